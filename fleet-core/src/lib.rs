@@ -1,1 +1,42 @@
-//! Placeholder.
+//! The values every other crate speaks in: ids, addresses and their classes, ports, device
+//! identities, secrets' formats, state machines, outcomes, permissions and limits.
+//!
+//! Pure: no clock, no randomness, no IO; time and random bytes are arguments. Start with
+//! [`AddressPolicy`] (what may be scanned), [`DeviceReport`] (what a node may say) and
+//! [`outcome`] (what an operator is told).
+
+mod address;
+mod backoff;
+pub mod enrollment;
+mod identity;
+mod ids;
+pub mod limits;
+mod mac;
+pub mod outcome;
+mod permission;
+mod port;
+mod regressions;
+mod report;
+mod scan;
+mod secret;
+mod time;
+
+pub use address::{
+    AddressClass, AddressPolicy, Endpoint, RefusedAddress, canonical, classify, parse_literal,
+};
+pub use backoff::{Backoff, full_jitter};
+pub use identity::{DeviceIdentifier, Fingerprint, InvalidIdentifier, Serial, auto_identifier};
+pub use ids::{
+    CommandId, ConnectionId, DeviceId, Epoch, InstanceId, KeyId, NodeId, OperatorId, OrgId,
+    ParseUuidError, PendingEnrollmentId, ReplicaId, ScanId, SessionId,
+};
+pub use mac::{InvalidMac, Mac};
+pub use permission::{Permission, Role, UnknownRole};
+pub use port::{InvalidPort, Port};
+pub use report::{DeviceReport, RawDeviceReport, RejectReason};
+pub use scan::{ChunkState, CommandState, Lane, ScanState, TargetOutcome, UnknownState};
+pub use secret::{
+    CHALLENGE_BYTES, CHALLENGE_TAG, InvalidSecret, Secret, SecretHash, SecretKind, challenge,
+    is_domain_separated,
+};
+pub use time::Timestamp;

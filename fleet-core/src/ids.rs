@@ -1,0 +1,130 @@
+//! Typed ids, in one list. Database ids are 64-bit integers; scan and command ids are UUIDv7, made
+//! from a time and random bytes that the caller brings.
+
+use std::{fmt, str::FromStr};
+
+use crate::Timestamp;
+
+macro_rules! integer_ids {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub i64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
+}
+
+integer_ids! {
+    /// An organization: the tenant every other row belongs to.
+    OrgId;
+    /// An operator: a person or a script with a credential.
+    OperatorId;
+    /// An operator's or a node's API key.
+    KeyId;
+    /// A fleet node.
+    NodeId;
+    /// An invitation for a node.
+    PendingEnrollmentId;
+    /// A node's session, opened by a handshake.
+    SessionId;
+    /// A device of the inventory.
+    DeviceId;
+}
+
+/// A control stream of one server process; never reused within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// How often the control stream of a node was claimed: the fencing token of its streams. Only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub i64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One start of a node's process: 16 random bytes that it says in every Hello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceId(pub [u8; 16]);
+
+/// One start of a server's process: 16 random bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplicaId(pub [u8; 16]);
+
+/// A text that is not the canonical form of a UUID.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not an id: expected a lower-case UUID such as 0199d2c0-5b1e-7c3a-9f00-1234567890ab"
+)]
+pub struct ParseUuidError(String);
+
+macro_rules! uuid_ids {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(uuid::Uuid);
+
+        impl $name {
+            /// Makes a UUIDv7 (RFC 9562) from the time and ten random bytes.
+            pub fn new(now: Timestamp, random: [u8; 10]) -> Self {
+                let millis = u64::try_from(now.as_millis()).unwrap_or(0);
+                Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.as_hyphenated().fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseUuidError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let refused = || ParseUuidError(text.chars().take(64).collect());
+                let id = uuid::Uuid::try_parse(text).map(Self).map_err(|_| refused())?;
+                if id.to_string() == text { Ok(id) } else { Err(refused()) }
+            }
+        }
+    )*};
+}
+
+uuid_ids! {
+    /// What an operator asked for.
+    ScanId;
+    /// One chunk's attempt on a node.
+    CommandId;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_canonical_text_of_an_id_is_read() {
+        let id = ScanId::new(Timestamp::from_micros(1_700_000_000_000_000), [7; 10]);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in [
+            "",
+            "x",
+            &id.to_string().to_uppercase(),
+            &id.to_string().replace('-', ""),
+        ] {
+            assert!(text.parse::<ScanId>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_made_later_sort_later() {
+        let at = |ms: i64| CommandId::new(Timestamp::from_micros(ms * 1000), [0xff; 10]);
+        assert!(at(1_700_000_000_000) < at(1_700_000_000_001));
+    }
+}

@@ -1,0 +1,100 @@
+//! The limits of the product, each with its unit. Wire bounds are the installed base's; the others
+//! are this product's own.
+
+use std::time::Duration;
+
+/// Targets that one scan may name: a /16.
+pub const SCAN_TARGETS: usize = 65_536;
+/// Ports that one scan may name.
+pub const SCAN_PORTS: usize = 64;
+/// List entries of one request on the wire.
+pub const REQUEST_LIST_ENTRIES: usize = 4_096;
+/// Ports of one request on the wire.
+pub const REQUEST_PORTS: usize = 256;
+/// Targets of one command to a node that announced nothing.
+pub const STOCK_COMMAND_TARGETS: usize = 1_024;
+/// Ports of one command to a node that announced nothing.
+pub const STOCK_COMMAND_PORTS: usize = 10;
+/// The shortest IPv4 prefix that a stock node takes in one command.
+pub const STOCK_COMMAND_PREFIX: u8 = 22;
+/// Targets of one command, whatever the node announced.
+pub const COMMAND_TARGETS: usize = 16_384;
+/// Ports of one command, whatever the node announced.
+pub const COMMAND_PORTS: usize = 64;
+/// The shortest IPv4 prefix that a scan may name.
+pub const TARGET_PREFIX: u8 = 16;
+/// Devices of one report on the wire.
+pub const REPORT_DEVICES: usize = 1_024;
+/// Ports that the quota of a command counts when neither operator nor node named any.
+pub const QUOTA_PORTS: usize = 10;
+/// Refused rows, as a multiple of its quota, that end a command.
+pub const REFUSED_ROWS_FACTOR: usize = 10;
+/// Refused rows below which a command is never ended for them.
+pub const REFUSED_ROWS_FLOOR: usize = 10_240;
+/// What a node may spend on a command.
+pub const COMMAND_BUDGET: Duration = Duration::from_secs(600);
+/// How long the server waits for the ack of a command it has sent.
+pub const COMMAND_DEADLINE: Duration = Duration::from_secs(720);
+/// How often a chunk is tried before its targets count as not reached.
+pub const CHUNK_ATTEMPTS: u32 = 3;
+/// Scans that may wait for one node.
+pub const QUEUED_SCANS: usize = 16;
+/// How long a scan waits for its node unless told otherwise.
+pub const QUEUE_FOR: Duration = Duration::from_secs(24 * 3_600);
+/// The longest that a scan may be told to wait.
+pub const QUEUE_FOR_MOST: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// Probes a second of a node unless told otherwise.
+pub const DEFAULT_RATE: u32 = 5_000;
+/// Probes a second at full rate.
+pub const FULL_RATE: u32 = 50_000;
+/// Ports of raw printing services, which print what they are sent: never touched unless asked for.
+pub const PRINTER_PORTS: [u16; 10] = [515, 631, 9100, 9101, 9102, 9103, 9104, 9105, 9106, 9107];
+/// Connections to one host at a time.
+pub const HOST_CONNECTIONS: usize = 2;
+/// Devices that a node gathers before it reports.
+pub const BATCH_DEVICES: usize = 64;
+/// How long a node gathers before it reports.
+pub const BATCH_WAIT: Duration = Duration::from_millis(250);
+/// Addresses that one name may resolve to.
+pub const NAME_ADDRESSES: usize = 8;
+/// How long one name may take to resolve.
+pub const NAME_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Life of an enrollment code.
+pub const CODE_LIFE: Duration = Duration::from_secs(3_600);
+/// Life of a challenge.
+pub const CHALLENGE_LIFE: Duration = Duration::from_secs(30);
+/// Life of a node's session.
+pub const SESSION_LIFE: Duration = Duration::from_secs(24 * 3_600);
+/// What must remain of a session before a node refreshes it.
+pub const SESSION_REFRESH: Duration = Duration::from_secs(3_600);
+/// How long a session outlives the one that replaces it.
+pub const SESSION_OVERLAP: Duration = Duration::from_secs(60);
+/// Between two heartbeats of a node.
+pub const HEARTBEAT: Duration = Duration::from_secs(30);
+/// Unseen for longer than this, a node is shown offline.
+pub const NODE_OFFLINE: Duration = Duration::from_secs(120);
+/// Until the first message of a control stream.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two Accepted messages of a control stream.
+pub const ACCEPTED_EVERY: Duration = Duration::from_secs(30);
+/// Without a server message for this long, a node takes its stream as lost.
+pub const STREAM_SILENCE: Duration = Duration::from_secs(90);
+/// First ceiling of a node's reconnect delay.
+pub const RECONNECT_FIRST: Duration = Duration::from_secs(4);
+/// Last ceiling of a node's reconnect delay.
+pub const RECONNECT_MOST: Duration = Duration::from_secs(30);
+/// A session this long is stable: the back-off starts over.
+pub const STABLE_SESSION: Duration = Duration::from_secs(30);
+/// Takeovers between two instances within [`TAKEOVER_WINDOW`] that make the incumbent stay.
+pub const TAKEOVERS: usize = 3;
+/// The window in which takeovers count.
+pub const TAKEOVER_WINDOW: Duration = Duration::from_secs(60);
+/// How long the loser of a duplicated identity is refused.
+pub const DUPLICATE_HOLD: Duration = Duration::from_secs(600);
+/// Between two signs of life of an idle watch.
+pub const WATCH_IDLE: Duration = Duration::from_secs(15);
+/// How long a watcher waits before it looks again without a bell.
+pub const WATCH_POLL: Duration = Duration::from_secs(1);
+/// How long a node may be away before a stock-shaped discovery ends (its scan goes on).
+pub const NODE_AWAY: Duration = Duration::from_secs(120);

@@ -1,0 +1,177 @@
+//! States of scans, their chunks and commands, and what became of a target. Transitions that need
+//! rows are the store's; what is terminal and what outranks what is said here.
+
+use std::{fmt, str::FromStr};
+
+/// A text that names no state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a known state")]
+pub struct UnknownState(String);
+
+impl UnknownState {
+    pub(crate) fn new(text: &str) -> Self {
+        Self(text.chars().take(64).flat_map(char::escape_debug).collect())
+    }
+}
+
+macro_rules! named_states {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// Every state, in declaration order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name that storage and the API use.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownState;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::ALL.iter().copied().find(|state| state.as_str() == text).ok_or_else(|| UnknownState::new(text))
+            }
+        }
+    )*};
+}
+
+named_states! {
+    /// Where a scan stands.
+    ScanState {
+        /// Waits for its node.
+        Queued = "queued",
+        /// At least one command was issued.
+        Running = "running",
+        /// Everything was tried.
+        Completed = "completed",
+        /// Something was left out, with a reason.
+        Partial = "partial",
+        /// Nothing was achieved.
+        Failed = "failed",
+        /// Ended by an operator.
+        Cancelled = "cancelled",
+        /// Its node did not come in time.
+        Expired = "expired",
+    }
+    /// Where a chunk of a scan's plan stands.
+    ChunkState {
+        /// Waits to be issued, for the first time or again.
+        Waiting = "waiting",
+        /// A command of it is in flight.
+        Issued = "issued",
+        /// Ended: its verdict is known.
+        Done = "done",
+    }
+    /// Where a command stands. Reports are taken while it is `Issued` only.
+    CommandState {
+        /// In flight: from dispatch to ack, deadline or loss.
+        Issued = "issued",
+        /// Acknowledged by the node.
+        Acked = "acked",
+        /// The node came back without it, or its session is gone.
+        Lost = "lost",
+        /// The deadline passed.
+        Expired = "expired",
+        /// Its scan was cancelled and the node told so.
+        Cancelled = "cancelled",
+        /// Its node was revoked, or it was ended for its refused rows.
+        Ended = "ended",
+    }
+    /// Which queue of a node a scan waits in.
+    Lane {
+        /// A person waits.
+        Interactive = "interactive",
+        /// A schedule started it.
+        Scheduled = "scheduled",
+    }
+}
+
+impl ScanState {
+    /// Whether nothing can change any more.
+    pub fn is_terminal(self) -> bool {
+        match self {
+            Self::Queued | Self::Running => false,
+            Self::Completed | Self::Partial | Self::Failed | Self::Cancelled | Self::Expired => {
+                true
+            }
+        }
+    }
+}
+
+/// The best that was learned of a target, in rising order; one byte on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TargetOutcome {
+    /// Left out by the node, with a note. Outranked by anything learned over another port or chunk.
+    Skipped,
+    /// No probe of it was finished.
+    #[default]
+    NotReached,
+    /// Nothing answered.
+    Silent,
+    /// The host refused.
+    Refused,
+    /// Something answered that no driver knows.
+    Unidentified,
+    /// A driver named it.
+    Identified,
+}
+
+impl TargetOutcome {
+    /// The byte on the wire.
+    pub fn to_byte(self) -> u8 {
+        match self {
+            Self::NotReached => 0,
+            Self::Silent => 1,
+            Self::Refused => 2,
+            Self::Unidentified => 3,
+            Self::Identified => 4,
+            Self::Skipped => 5,
+        }
+    }
+
+    /// The outcome of a byte; an unknown one was not reached, as far as we know.
+    pub fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Silent,
+            2 => Self::Refused,
+            3 => Self::Unidentified,
+            4 => Self::Identified,
+            5 => Self::Skipped,
+            _ => Self::NotReached,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for state in ScanState::ALL {
+            assert_eq!(state.as_str().parse(), Ok(*state));
+        }
+        assert!("gone".parse::<CommandState>().is_err());
+    }
+
+    #[test]
+    fn outcomes_round_trip_and_the_better_one_is_greater() {
+        for byte in 0..=5 {
+            assert_eq!(TargetOutcome::from_byte(byte).to_byte(), byte);
+        }
+        assert_eq!(TargetOutcome::from_byte(200), TargetOutcome::NotReached);
+        assert!(TargetOutcome::Identified > TargetOutcome::Refused);
+        assert!(TargetOutcome::Refused > TargetOutcome::Silent);
+    }
+}

@@ -1,0 +1,267 @@
+//! Formats of the secrets that people and nodes carry, and of the challenge a node signs. Random
+//! bytes come from the caller; only hashes are stored.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+/// Which secret one is: its prefix says so, for people and for scanners of leaked secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SecretKind {
+    /// `fnc_`: an enrollment code, 256 bits.
+    EnrollmentCode,
+    /// `fnk_`: a node's API key, 256 bits.
+    NodeKey,
+    /// `fok_`: an operator's API key, 256 bits.
+    OperatorKey,
+    /// `fns_`: a node's session token, 256 bits.
+    NodeSession,
+    /// `fos_`: an operator's browser session, 256 bits.
+    OperatorSession,
+}
+
+impl SecretKind {
+    /// The prefix, underscore included.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::EnrollmentCode => "fnc_",
+            Self::NodeKey => "fnk_",
+            Self::OperatorKey => "fok_",
+            Self::NodeSession => "fns_",
+            Self::OperatorSession => "fos_",
+        }
+    }
+}
+
+/// A secret in clear text. Its `Debug` form hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+/// Base62 digits that hold 256 bits: ceil(256 / log2(62)).
+const BODY_DIGITS: usize = 43;
+/// Base62 digits that hold a CRC32: ceil(32 / log2(62)).
+const TAIL_DIGITS: usize = 6;
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// A text that is not a secret of the wanted kind. Never says what the text was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSecret {
+    /// Another prefix, length or alphabet.
+    #[error("not a `{0}...` secret: expected the prefix and 49 letters and digits")]
+    Shape(&'static str),
+    /// The checksum at the end does not match.
+    #[error("this `{0}...` secret was copied incompletely or changed: its checksum does not match")]
+    Checksum(&'static str),
+}
+
+impl Secret {
+    /// Writes 32 random bytes as a secret of this kind: prefix, 43 base62 digits, 6 digits of CRC32
+    /// over everything before them.
+    pub fn new(kind: SecretKind, random: &[u8; 32]) -> Self {
+        let mut text = String::from(kind.prefix());
+        push_base62(&mut text, random, BODY_DIGITS);
+        let sum = crc32fast::hash(text.as_bytes());
+        push_base62(&mut text, &sum.to_be_bytes(), TAIL_DIGITS);
+        Self(text)
+    }
+
+    /// Reads a secret of this kind.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSecret`] when prefix, length, alphabet or checksum are wrong. The server does not
+    /// need this: an unknown secret has an unknown hash. It is for prompts, to catch slips early.
+    pub fn parse(kind: SecretKind, text: &str) -> Result<Self, InvalidSecret> {
+        let prefix = kind.prefix();
+        let digits = text
+            .strip_prefix(prefix)
+            .ok_or(InvalidSecret::Shape(prefix))?;
+        if digits.len() != BODY_DIGITS + TAIL_DIGITS
+            || !digits.bytes().all(|b| b.is_ascii_alphanumeric())
+        {
+            return Err(InvalidSecret::Shape(prefix));
+        }
+        let (head, tail) = text.split_at(text.len() - TAIL_DIGITS);
+        let mut expected = String::new();
+        push_base62(
+            &mut expected,
+            &crc32fast::hash(head.as_bytes()).to_be_bytes(),
+            TAIL_DIGITS,
+        );
+        if expected == tail {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidSecret::Checksum(prefix))
+        }
+    }
+
+    /// The clear text, for the one place that hands it out.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// What is stored of it.
+    pub fn hash(&self) -> SecretHash {
+        SecretHash::of(&self.0)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Appends `bytes`, a big-endian number, in base62 with leading zeros.
+fn push_base62(text: &mut String, bytes: &[u8], digits: usize) {
+    let mut number = bytes.to_vec();
+    let mut reversed = Vec::with_capacity(digits);
+    for _ in 0..digits {
+        let mut remainder = 0_u16;
+        for byte in &mut number {
+            let value = remainder << 8 | u16::from(*byte);
+            // Below 62 * 256, so the quotient fits a byte.
+            *byte = u8::try_from(value / 62).unwrap_or(u8::MAX);
+            remainder = value % 62;
+        }
+        reversed.push(BASE62[usize::from(remainder)]);
+    }
+    text.extend(reversed.into_iter().rev().map(char::from));
+}
+
+/// SHA-256 of a secret: all that is stored. The secrets are random, so that no salt is needed.
+#[derive(Clone, Copy)]
+pub struct SecretHash([u8; 32]);
+
+impl SecretHash {
+    /// The hash of a clear text.
+    pub fn of(text: &str) -> Self {
+        Self::of_bytes(text.as_bytes())
+    }
+
+    /// The hash of raw bytes, such as a challenge.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The hash that storage holds.
+    pub const fn from_stored(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// For storage.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl PartialEq for SecretHash {
+    /// In constant time.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for SecretHash {}
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash(..)")
+    }
+}
+
+/// The head of every challenge. A stock node signs the raw challenge, so the separation of domains
+/// must live inside it: what a node's key signed for a handshake can serve as nothing else.
+pub const CHALLENGE_TAG: &[u8; 16] = b"fleet-node-auth1";
+/// Tag and 32 random bytes; the wire allows 16 to 64.
+pub const CHALLENGE_BYTES: usize = 48;
+
+/// A challenge around 32 random bytes.
+pub fn challenge(random: &[u8; 32]) -> [u8; CHALLENGE_BYTES] {
+    let mut bytes = [0; CHALLENGE_BYTES];
+    bytes[..16].copy_from_slice(CHALLENGE_TAG);
+    bytes[16..].copy_from_slice(random);
+    bytes
+}
+
+/// Whether a challenge carries the tag and enough randomness to be signed.
+pub fn is_domain_separated(challenge: &[u8]) -> bool {
+    challenge.len() == CHALLENGE_BYTES && challenge.starts_with(CHALLENGE_TAG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const KINDS: [SecretKind; 5] = [
+        SecretKind::EnrollmentCode,
+        SecretKind::NodeKey,
+        SecretKind::OperatorKey,
+        SecretKind::NodeSession,
+        SecretKind::OperatorSession,
+    ];
+
+    #[test]
+    fn the_format_is_final() {
+        // Computed by an independent implementation.
+        for (byte, expected) in [
+            (0, "fnc_00000000000000000000000000000000000000000004gW5WE"),
+            (255, "fnc_yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp11XjhFS"),
+        ] {
+            assert_eq!(
+                Secret::new(SecretKind::EnrollmentCode, &[byte; 32]).expose(),
+                expected
+            );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(crate::regressions!("secret"))]
+        #[test]
+        fn a_secret_reads_back_and_one_wrong_letter_is_noticed(random: [u8; 32], at in 4_usize..53, letter in "[0-9A-Za-z]") {
+            for kind in KINDS {
+                let secret = Secret::new(kind, &random);
+                prop_assert_eq!(Secret::parse(kind, secret.expose()), Ok(secret.clone()));
+                let mut changed = secret.expose().to_owned();
+                changed.replace_range(at..=at, &letter);
+                if changed != secret.expose() {
+                    prop_assert!(Secret::parse(kind, &changed).is_err());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn different_bytes_are_different_secrets() {
+        let mut seen = std::collections::BTreeSet::new();
+        for bit in 0..256 {
+            let mut random = [0; 32];
+            random[bit / 8] = 1 << (bit % 8);
+            assert!(
+                seen.insert(
+                    Secret::new(SecretKind::NodeKey, &random)
+                        .expose()
+                        .to_owned()
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let secret = Secret::new(SecretKind::NodeKey, &[9; 32]);
+        assert!(!format!("{secret:?}{:?}", secret.hash()).contains("fnk_"));
+    }
+
+    #[test]
+    fn only_a_tagged_challenge_is_signed() {
+        assert!(is_domain_separated(&challenge(&[1; 32])));
+        assert!(!is_domain_separated(&[1; 48]));
+        assert!(!is_domain_separated(CHALLENGE_TAG));
+        assert!(!is_domain_separated(
+            &[challenge(&[1; 32]).as_slice(), b"x"].concat()
+        ));
+    }
+}
