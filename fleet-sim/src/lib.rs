@@ -1,1 +1,19 @@
-//! Placeholder.
+//! A simulated LAN of devices on real sockets: the truth that tests, the demo and the lab compare with.
+//!
+//! A [`Site`] describes the devices, [`Lab::start`] puts them on the network, the [`Journal`] records every
+//! connection they see, and [`Truth`] says what a read-only identification should find. Nothing here knows how
+//! discovery works; the answers and the truth are written down independently of the scan engine.
+//!
+//! Read [`Site`] first.
+
+mod answer;
+mod journal;
+mod lab;
+mod rng;
+mod site;
+mod truth;
+
+pub use journal::{Connection, Journal, JournalError};
+pub use lab::{Lab, LabError, RunningSite, raise_descriptor_limit};
+pub use site::{Device, Make, Malformation, Manner, Ports, Protocol, Service, Site, SiteError};
+pub use truth::{Identity, Truth};

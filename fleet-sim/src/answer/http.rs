@@ -1,0 +1,175 @@
+//! Replies of devices' web servers: pages, login challenges and the few read-only API paths that need no login.
+
+use crate::site::{Device, Make};
+
+/// Length of a complete request head (with its blank line), once it is there.
+pub(crate) fn head_length(request: &[u8]) -> Option<usize> {
+    request
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .map(|at| at + 4)
+}
+
+/// The path of a GET or HEAD request.
+pub(crate) fn path_in(head: &[u8]) -> Option<String> {
+    let line = std::str::from_utf8(head).ok()?.lines().next()?;
+    let mut words = line.split(' ');
+    let method = words.next()?;
+    let path = words.next()?;
+    (method == "GET" || method == "HEAD").then(|| path.to_owned())
+}
+
+/// Whether the peer wants to ask again on this connection (the default of HTTP/1.1).
+pub(crate) fn keeps_alive(head: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(head).to_ascii_lowercase();
+    text.contains(" http/1.1\r\n") && !text.contains("connection: close")
+}
+
+/// The whole response to a request for a path.
+pub(crate) fn reply(device: &Device, path: &str) -> Vec<u8> {
+    let answer = answer(device, path);
+    let mut text = format!("HTTP/1.1 {}\r\n", answer.status);
+    for (name, value) in &answer.headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text.push_str(&format!("Content-Length: {}\r\n\r\n", answer.body.len()));
+    text.push_str(&answer.body);
+    text.into_bytes()
+}
+
+struct Answer {
+    status: &'static str,
+    headers: Vec<(&'static str, String)>,
+    body: String,
+}
+
+fn answer(device: &Device, path: &str) -> Answer {
+    match (device.make, path) {
+        (Make::Antminer, _) => digest_challenge(),
+        (Make::Bitaxe | Make::NerdAxe, "/api/system/info") => json(axeos_info(device)),
+        (Make::Proto, "/api/v1/pairing/info") => json(format!(
+            r#"{{"mac":"{}","cb_sn":"{}"}}"#,
+            device.mac.as_deref().unwrap_or_default(),
+            device.serial.as_deref().unwrap_or_default()
+        )),
+        (Make::Proto, "/api/v1/system") => json(format!(
+            r#"{{"system-info":{{"product_name":"Proto {0}","manufacturer":"Proto","model":"{0}","board":"C3","cb_sn":"{1}","os":{{"name":"ProtoOS","version":"{2}","variant":"release"}}}}}}"#,
+            device.model,
+            device.serial.as_deref().unwrap_or_default(),
+            device.firmware
+        )),
+        (Make::Whatsminer, "/") => Answer {
+            status: "307 Temporary Redirect",
+            headers: vec![
+                ("Location", format!("https://{}/", device.address)),
+                ("Server", "nginx".to_owned()),
+            ],
+            body: String::new(),
+        },
+        (_, "/") => page(device),
+        (_, _) => Answer {
+            status: "404 Not Found",
+            headers: vec![],
+            body: "Not Found".to_owned(),
+        },
+    }
+}
+
+fn digest_challenge() -> Answer {
+    Answer {
+        status: "401 Unauthorized",
+        headers: vec![
+            ("Server", "lighttpd/1.4.32".to_owned()),
+            (
+                "WWW-Authenticate",
+                r#"Digest realm="antMiner Configuration", nonce="68a49d3e:8b1d2f", algorithm=MD5, qop="auth""#.to_owned(),
+            ),
+            ("Content-Type", "text/html".to_owned()),
+        ],
+        body: "<html><head><title>401 - Unauthorized</title></head><body></body></html>".to_owned(),
+    }
+}
+
+fn json(body: String) -> Answer {
+    Answer {
+        status: "200 OK",
+        headers: vec![("Content-Type", "application/json".to_owned())],
+        body,
+    }
+}
+
+fn page(device: &Device) -> Answer {
+    let (title, extra, server) = match device.make {
+        Make::Braiins => ("Braiins OS", r#"<div id="root"></div>"#, "lighttpd"),
+        Make::LuxOs => ("Luxor Firmware", "", "LuxOS"),
+        Make::Vnish => ("AnthillOS", r#"<div id="root"></div>"#, "nginx"),
+        Make::Avalon => ("Avalon Device", "", "lighttpd/1.4.54"),
+        Make::SealMiner => (
+            "Dashboard",
+            r#"<link rel="stylesheet" href="/assets/css/amazeui.min.css">"#,
+            "nginx",
+        ),
+        Make::Epic => ("Miner Web Dashboard", "", ""),
+        Make::Bitaxe => ("AxeOS", "", ""),
+        Make::NerdAxe => ("NerdQAxe Dashboard", "", ""),
+        Make::Proto => ("Dashboard", r#"<div id="root"></div>"#, "miner-api-server"),
+        Make::Printer => (
+            "HP LaserJet Pro M404dn",
+            "",
+            "HP HTTP Server; HP LaserJet Pro; Serial",
+        ),
+        Make::Router => (
+            "LuCI",
+            r#"<meta http-equiv="refresh" content="0; URL=/cgi-bin/luci/">"#,
+            "",
+        ),
+        Make::Antminer
+        | Make::Whatsminer
+        | Make::Marathon
+        | Make::Auradine
+        | Make::PlainCgminer => ("Login", "<form></form>", "nginx"),
+    };
+    let mut headers = vec![("Content-Type", "text/html; charset=utf-8".to_owned())];
+    if !server.is_empty() {
+        headers.push(("Server", server.to_owned()));
+    }
+    Answer {
+        status: "200 OK",
+        headers,
+        body: format!(
+            "<!doctype html><html><head><title>{title}</title>{extra}</head><body></body></html>"
+        ),
+    }
+}
+
+/// Bitaxes name their chip and board, the NerdAxe family its model.
+fn axeos_info(device: &Device) -> String {
+    let mac = device.mac.as_deref().unwrap_or("00:00:00:00:00:00");
+    let names = if device.make == Make::NerdAxe {
+        format!(r#""ASICModel":"BM1368","deviceModel":"{}""#, device.model)
+    } else {
+        let (chip, board) = device.model.split_once(' ').unwrap_or_default();
+        format!(r#""ASICModel":"{chip}","boardVersion":"{board}""#)
+    };
+    format!(
+        r#"{{"power":2.65,"voltage":5175,"hashRate":1000,"macAddr":"{mac}","hostname":"bitaxe",{names},"version":"{}","idfVersion":"v5.4"}}"#,
+        device.firmware
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_read_once_its_head_is_complete() {
+        assert_eq!(head_length(b"GET / HTTP/1.1\r\nHost: x\r\n"), None);
+        let head = b"GET /api/system/info HTTP/1.1\r\nHost: x\r\n\r\nrest";
+        assert_eq!(head_length(head), Some(head.len() - 4));
+        assert_eq!(path_in(head).as_deref(), Some("/api/system/info"));
+        assert!(keeps_alive(head));
+        assert!(!keeps_alive(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"));
+        assert!(!keeps_alive(b"GET / HTTP/1.0\r\n\r\n"));
+        assert_eq!(path_in(b"POST / HTTP/1.1\r\n\r\n"), None);
+    }
+}

@@ -1,0 +1,189 @@
+//! The makes that are simulated, and which models and firmware versions their devices say they are.
+
+use serde::{Deserialize, Serialize};
+
+/// Who made a device, or which aftermarket firmware runs on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Make {
+    /// Bitmain Antminer with stock firmware.
+    Antminer,
+    /// MicroBT Whatsminer (BTMiner).
+    Whatsminer,
+    /// Canaan Avalon.
+    Avalon,
+    /// Antminer hardware under Braiins OS (BOSminer, BOSer).
+    Braiins,
+    /// Antminer hardware under LuxOS.
+    LuxOs,
+    /// Antminer hardware under VNish (AnthillOS).
+    Vnish,
+    /// Antminer hardware under Marathon's firmware.
+    Marathon,
+    /// Bitdeer SealMiner (BDMiner).
+    SealMiner,
+    /// Auradine Teraflux (FluxOS).
+    Auradine,
+    /// Bitaxe (AxeOS).
+    Bitaxe,
+    /// NerdAxe family.
+    NerdAxe,
+    /// ePIC control boards.
+    Epic,
+    /// Proto rigs.
+    Proto,
+    /// A plain cgminer on some computer: speaks the API, names no make.
+    PlainCgminer,
+    /// A network printer's web page.
+    Printer,
+    /// A router's LuCI web page, which looks a little like a Whatsminer's.
+    Router,
+}
+
+impl Make {
+    /// Every make.
+    pub const ALL: [Self; 16] = [
+        Self::Antminer,
+        Self::Whatsminer,
+        Self::Avalon,
+        Self::Braiins,
+        Self::LuxOs,
+        Self::Vnish,
+        Self::Marathon,
+        Self::SealMiner,
+        Self::Auradine,
+        Self::Bitaxe,
+        Self::NerdAxe,
+        Self::Epic,
+        Self::Proto,
+        Self::PlainCgminer,
+        Self::Printer,
+        Self::Router,
+    ];
+
+    /// Whether its devices answer the CGMiner API.
+    pub fn speaks_cgminer(self) -> bool {
+        match self {
+            Self::Antminer
+            | Self::Whatsminer
+            | Self::Avalon
+            | Self::Braiins
+            | Self::LuxOs
+            | Self::Vnish
+            | Self::Marathon
+            | Self::SealMiner
+            | Self::Auradine
+            | Self::PlainCgminer => true,
+            Self::Bitaxe
+            | Self::NerdAxe
+            | Self::Epic
+            | Self::Proto
+            | Self::Printer
+            | Self::Router => false,
+        }
+    }
+
+    /// Whether its web page alone names it; Whatsminer's and Marathon's do not.
+    pub(crate) fn web_page_names_it(self) -> bool {
+        match self {
+            Self::Antminer
+            | Self::Avalon
+            | Self::Braiins
+            | Self::LuxOs
+            | Self::Vnish
+            | Self::SealMiner
+            | Self::Bitaxe
+            | Self::NerdAxe
+            | Self::Epic
+            | Self::Proto => true,
+            Self::Whatsminer
+            | Self::Marathon
+            | Self::Auradine
+            | Self::PlainCgminer
+            | Self::Printer
+            | Self::Router => false,
+        }
+    }
+
+    /// Whether it is a miner of a make that can be named at all.
+    pub fn can_be_named(self) -> bool {
+        match self {
+            Self::PlainCgminer | Self::Printer | Self::Router => false,
+            Self::Antminer
+            | Self::Whatsminer
+            | Self::Avalon
+            | Self::Braiins
+            | Self::LuxOs
+            | Self::Vnish
+            | Self::Marathon
+            | Self::SealMiner
+            | Self::Auradine
+            | Self::Bitaxe
+            | Self::NerdAxe
+            | Self::Epic
+            | Self::Proto => true,
+        }
+    }
+
+    /// Models and firmware versions that its devices say they are.
+    pub(crate) fn catalogue(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Antminer => &[
+                ("Antminer S9", "2.0.0"),
+                ("Antminer S19", "1.0.0"),
+                ("Antminer S19 Pro", "1.0.0"),
+                ("Antminer S19j Pro", "uart_trans.1.3"),
+                ("Antminer S21", "uart_trans.1.3"),
+                ("Antminer S21+ Hyd.", "uart_trans.1.3"),
+                ("Antminer T21", "uart_trans.1.3"),
+            ],
+            Self::Whatsminer => &[
+                ("M31SV10", "20200725.18.REL"),
+                ("M30S++VH60", "20220920.15.REL"),
+                ("M50VH60", "20230803.11.REL"),
+                ("M60S_VK30", "20240612.12.REL"),
+            ],
+            Self::Avalon => &[
+                ("1246-81", "21030201_4ec6bb0_09b1765"),
+                ("1366", "23080901_25462b2_9ddf522"),
+                ("1566", "24102401_2fa8a7a"),
+            ],
+            Self::Braiins => &[
+                ("Antminer S19J", "boser-openwrt 0.1.0-11012d53"),
+                ("Antminer S19 Pro", "boser-buildroot 0.1.0-26ba61b9"),
+                ("Antminer S9", "boser-openwrt 0.1.0-7a5f1b02"),
+            ],
+            Self::LuxOs => &[
+                ("Antminer S19k Pro", "2025.4.8.220305-57b389c7"),
+                ("Antminer S19j Pro+", "2026.3.30.174759-b99dff377"),
+            ],
+            Self::Vnish => &[
+                ("Antminer S19", "1.2.0"),
+                ("Antminer S19j Pro", "1.2.6-rc5"),
+            ],
+            Self::Marathon => &[("Antminer S21", "1.4.2"), ("Antminer S19 XP", "1.3.0")],
+            Self::SealMiner => &[("A2", "2025091001"), ("A2 Pro Hyd", "2025101502")],
+            Self::Auradine => &[("AT1500", "2.1.3"), ("AI2500", "2.2.0")],
+            Self::Bitaxe => &[
+                ("BM1366 204", "v2.1.8"),
+                ("BM1368 401", "v2.4.5"),
+                ("BM1370 601", "v2.9.0"),
+            ],
+            Self::NerdAxe => &[("NerdQAxe++", "v1.0.32"), ("NerdAxe", "v1.0.29")],
+            Self::Epic => &[("", "")],
+            Self::Proto => &[("Rig", "1.8.0")],
+            Self::PlainCgminer => &[("", "4.12.1")],
+            Self::Printer => &[("LaserJet Pro M404dn", "20240115")],
+            Self::Router => &[("Router", "23.05.3")],
+        }
+    }
+
+    /// The first three octets of its MAC addresses in simulated sites (locally administered, so nobody's).
+    pub(crate) fn oui(self) -> [u8; 3] {
+        [
+            0x02,
+            0xf1,
+            Self::ALL.iter().position(|make| *make == self).unwrap_or(0) as u8,
+        ]
+    }
+}
