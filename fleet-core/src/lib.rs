@@ -37,6 +37,6 @@ pub use report::{DeviceReport, RawDeviceReport, RejectReason};
 pub use scan::{ChunkState, CommandState, Lane, ScanState, TargetOutcome, UnknownState};
 pub use secret::{
     CHALLENGE_BYTES, CHALLENGE_TAG, InvalidSecret, Secret, SecretHash, SecretKind, challenge,
-    is_domain_separated,
+    is_domain_separated, registration_statement,
 };
 pub use time::Timestamp;

@@ -190,6 +190,24 @@ pub fn is_domain_separated(challenge: &[u8]) -> bool {
     challenge.len() == CHALLENGE_BYTES && challenge.starts_with(CHALLENGE_TAG)
 }
 
+/// What a node of ours signs when it registers, so that nobody enrolls a key that is not theirs: a tag
+/// of its own, the code's hash, both public keys and the name.
+pub fn registration_statement(
+    code: &SecretHash,
+    name: &str,
+    identity_key: &[u8; 32],
+    encryption_key: &[u8; 32],
+) -> Vec<u8> {
+    [
+        b"fleet-node-reg1\0".as_slice(),
+        code.as_bytes(),
+        identity_key,
+        encryption_key,
+        name.as_bytes(),
+    ]
+    .concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
