@@ -1,1 +1,68 @@
-//! Placeholder.
+//! Finds devices on a network and names them: reachability, politeness, identification by drivers.
+//!
+//! [`Scanner`] runs a [`ScanJob`] and sends what it finds as [`ScanEvent`]s while it goes on; the [`ScanSummary`]
+//! says what became of every target. What is behind an open port is asked by [`Driver`]s; two are built in, the
+//! CGMiner API and HTTP, both read-only and without any login. Target grammar and plans are fleet-discovery's.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), fleet_scan::ScanError> {
+//! use std::{sync::Arc, time::Duration};
+//! use fleet_scan::{DriverSet, Guard, ScanEvent, ScanJob, ScanOptions, Scanner};
+//!
+//! let scanner = Scanner::new(ScanOptions::default(), Arc::new(DriverSet::built_in()));
+//! let job = ScanJob {
+//!     targets: (1..255).map(|host| [192, 168, 1, host].into()).collect(),
+//!     ports: Vec::new(),
+//!     budget: Duration::from_secs(60),
+//!     guard: Guard::default(),
+//! };
+//! let (sink, mut events) = tokio::sync::mpsc::channel(64);
+//! let scan = tokio::spawn(async move { scanner.run(job, sink, Default::default()).await });
+//! while let Some(event) = events.recv().await {
+//!     if let ScanEvent::Found(device) = event {
+//!         println!("{} {} {}", device.endpoint, device.manufacturer, device.model);
+//!     }
+//! }
+//! # drop(scan);
+//! # Ok(())
+//! # }
+//! ```
+
+mod cgminer;
+mod dial;
+mod driver;
+mod engine;
+mod guard;
+mod http;
+mod job;
+mod notes;
+mod pace;
+mod probe;
+mod text;
+mod timing;
+
+pub use cgminer::CgminerDriver;
+pub use driver::{
+    Answer, BoxFuture, Driver, DriverError, DriverSet, DriverSetError, Identification,
+};
+pub use engine::Scanner;
+pub use guard::Guard;
+pub use http::HttpDriver;
+pub use job::{
+    FoundDevice, Interruption, Progress, ScanError, ScanEvent, ScanJob, ScanOptions, ScanSummary,
+};
+pub use probe::{Ended, Probe, Reply};
+
+/// Entry points for fuzzing: the parsers of what devices say, as functions of bytes.
+#[doc(hidden)]
+pub mod fuzz {
+    /// Reads a CGMiner reply and what it says of its maker.
+    pub fn cgminer_reply(bytes: &[u8]) {
+        crate::cgminer::fuzz(bytes);
+    }
+
+    /// Reads an HTTP response and what it says of its maker.
+    pub fn http_response(bytes: &[u8]) {
+        crate::http::fuzz(bytes);
+    }
+}

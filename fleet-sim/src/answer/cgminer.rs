@@ -7,21 +7,19 @@ use crate::site::{Device, Make};
 const WHEN: u64 = 1_755_615_294;
 
 /// The command of a request once it is complete: `{"command":"version"}`, or the older `version` and `version|`.
+/// Like the real API it takes anything else for a command too, one that it does not know.
 pub(crate) fn command_in(request: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(request)
-        .ok()?
-        .trim_matches(['\0', '\n', '\r', ' ']);
+    let text = String::from_utf8_lossy(request);
+    let text = text.trim_matches(['\0', '\n', '\r', ' ']);
     if text.starts_with('{') {
         let value: serde_json::Value = serde_json::from_str(text).ok()?;
         let command = value.get("command").or_else(|| value.get("cmd"))?;
         return Some(command.as_str()?.to_owned());
     }
-    let command = text.split('|').next().unwrap_or_default();
-    let is_word = !command.is_empty()
-        && command
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    is_word.then(|| command.to_owned())
+    let end = text
+        .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .unwrap_or(text.len());
+    (!text.is_empty()).then(|| text[..end].to_owned())
 }
 
 /// The reply to a command.
@@ -257,7 +255,7 @@ mod tests {
             ("version|", Some("version")),
             ("devdetails\0", Some("devdetails")),
             (r#"{"comma"#, None),
-            ("GET / HTTP/1.1\r\n\r\n", None),
+            ("GET / HTTP/1.1\r\n\r\n", Some("GET")),
             ("", None),
         ] {
             assert_eq!(

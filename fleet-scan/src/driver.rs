@@ -1,0 +1,249 @@
+//! What a driver is: something that can tell, read-only, what kind of device is behind an open port.
+//!
+//! [`Driver`] first. Its view of the network is [`Probe`], which bounds everything it does.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use fleet_core::limits::PRINTER_PORTS;
+use fleet_core::{Mac, Port, Serial};
+
+use crate::cgminer::CgminerDriver;
+use crate::http::HttpDriver;
+use crate::probe::Probe;
+
+/// A boxed future, so that the trait can be an object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Tells what kind of device is behind an open port, without a login and without changing anything there.
+pub trait Driver: Send + Sync {
+    /// Its name in logs and notes. What is reported is [`Identification::driver`].
+    fn name(&self) -> &str;
+
+    /// The ports at which its devices listen. It is asked at these, and at ports that no driver claims.
+    fn default_ports(&self) -> Vec<Port>;
+
+    /// Whose word counts when several ports of one address are named: the highest.
+    fn precedence(&self) -> u8;
+
+    /// Asks the device. Dropped when the scan ends or the time for the port is over, so it must be cancel-safe in
+    /// the sense that a dropped call leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`DriverError`] when the device did not answer as the protocol demands; other drivers are asked then.
+    fn identify<'a>(
+        &'a self,
+        probe: &'a mut Probe<'_>,
+    ) -> BoxFuture<'a, Result<Answer, DriverError>>;
+}
+
+/// What a driver found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// A device that it knows.
+    Named(Box<Identification>),
+    /// The protocol is the driver's, the device is none that it knows. No other driver is asked.
+    Stranger {
+        /// What it said, escaped, for the operator.
+        evidence: String,
+    },
+    /// The protocol is not the driver's.
+    Foreign,
+}
+
+/// What a device is. Texts are cleaned and cut before they are reported.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identification {
+    /// The driver that such devices belong to; not empty.
+    pub driver: String,
+    /// `http`, or `tcp` for protocols without a scheme of their own.
+    pub scheme: String,
+    /// May be empty.
+    pub model: String,
+    /// May be empty.
+    pub manufacturer: String,
+    /// May be empty.
+    pub firmware: String,
+    /// Without placeholders.
+    pub mac: Option<Mac>,
+    /// Without placeholders.
+    pub serial: Option<Serial>,
+    /// What named it, escaped.
+    pub evidence: String,
+}
+
+/// Why a driver could not ask to the end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DriverError {
+    /// No reply came in time.
+    #[error("no reply in time")]
+    Silence,
+    /// The device closed the connection without a reply.
+    #[error("the connection was closed without a reply")]
+    Closed,
+    /// The connection failed.
+    #[error("the connection failed: {0}")]
+    Broken(std::io::ErrorKind),
+    /// The guard forbids the endpoint.
+    #[error("not dialled: {0}")]
+    Forbidden(String),
+    /// The reply breaks the driver's protocol; the text says how.
+    #[error("unexpected reply: {0}")]
+    Protocol(String),
+}
+
+/// The drivers of a scanner.
+#[derive(Clone)]
+pub struct DriverSet {
+    drivers: Vec<Arc<dyn Driver>>,
+}
+
+/// Why drivers make no set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DriverSetError {
+    /// Two drivers of one name.
+    #[error("two drivers are named `{0}`; names must differ")]
+    Duplicate(String),
+    /// A driver without a name.
+    #[error("a driver has no name")]
+    Nameless,
+}
+
+impl DriverSet {
+    /// The drivers that come with this crate: HTTP and the CGMiner API.
+    pub fn built_in() -> Self {
+        Self {
+            drivers: vec![Arc::new(HttpDriver::new()), Arc::new(CgminerDriver::new())],
+        }
+    }
+
+    /// A set of its own. At ports that none of them claims they are asked in this order.
+    ///
+    /// # Errors
+    /// [`DriverSetError`] when a name is empty or used twice.
+    pub fn new(drivers: Vec<Arc<dyn Driver>>) -> Result<Self, DriverSetError> {
+        for (at, driver) in drivers.iter().enumerate() {
+            if driver.name().is_empty() {
+                return Err(DriverSetError::Nameless);
+            }
+            if drivers
+                .iter()
+                .take(at)
+                .any(|other| other.name() == driver.name())
+            {
+                return Err(DriverSetError::Duplicate(driver.name().to_owned()));
+            }
+        }
+        Ok(Self { drivers })
+    }
+
+    /// The ports that are scanned when none is asked for: the drivers', of the highest precedence first, without
+    /// printers' raw ports.
+    pub fn default_ports(&self) -> Vec<Port> {
+        let mut by_precedence: Vec<&Arc<dyn Driver>> = self.drivers.iter().collect();
+        by_precedence.sort_by_key(|driver| std::cmp::Reverse(driver.precedence()));
+        let mut ports = Vec::new();
+        for port in by_precedence
+            .into_iter()
+            .flat_map(|driver| driver.default_ports())
+        {
+            if !ports.contains(&port) && !PRINTER_PORTS.contains(&port.number()) {
+                ports.push(port);
+            }
+        }
+        ports
+    }
+
+    /// Whom to ask at a port, in order: those that claim it, else all.
+    pub(crate) fn at(&self, port: Port) -> Vec<Arc<dyn Driver>> {
+        let claimants: Vec<_> = self
+            .drivers
+            .iter()
+            .filter(|driver| driver.default_ports().contains(&port))
+            .cloned()
+            .collect();
+        if claimants.is_empty() {
+            self.drivers.clone()
+        } else {
+            claimants
+        }
+    }
+
+    /// The highest precedence that an answer at a port can have.
+    pub(crate) fn precedence_at(&self, port: Port) -> u8 {
+        self.at(port)
+            .iter()
+            .map(|driver| driver.precedence())
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+impl fmt::Debug for DriverSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.drivers.iter().map(|driver| driver.name().to_owned()))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Named(&'static str, u16);
+
+    impl Driver for Named {
+        fn name(&self) -> &str {
+            self.0
+        }
+        fn default_ports(&self) -> Vec<Port> {
+            Port::new(self.1).into_iter().collect()
+        }
+        fn precedence(&self) -> u8 {
+            1
+        }
+        fn identify<'a>(
+            &'a self,
+            _: &'a mut Probe<'_>,
+        ) -> BoxFuture<'a, Result<Answer, DriverError>> {
+            Box::pin(async { Ok(Answer::Foreign) })
+        }
+    }
+
+    #[test]
+    fn names_must_differ() {
+        let twice: Vec<Arc<dyn Driver>> = vec![Arc::new(Named("a", 1)), Arc::new(Named("a", 2))];
+        assert_eq!(
+            DriverSet::new(twice).map(|_| ()),
+            Err(DriverSetError::Duplicate("a".into()))
+        );
+        assert_eq!(
+            DriverSet::new(vec![Arc::new(Named("", 1))]).map(|_| ()),
+            Err(DriverSetError::Nameless)
+        );
+    }
+
+    #[test]
+    fn a_claimed_port_is_asked_by_its_claimants_and_any_other_by_all() {
+        let port = |number| Port::new(number).expect("a port");
+        let set = DriverSet::built_in();
+        let names = |number| {
+            set.at(port(number))
+                .iter()
+                .map(|d| d.name().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(4028), ["cgminer"]);
+        assert_eq!(names(80), ["http"]);
+        assert_eq!(names(8080), ["http", "cgminer"]);
+        assert_eq!(set.default_ports(), [port(4028), port(80)]);
+    }
+
+    #[test]
+    fn printers_raw_ports_are_no_default_ports() {
+        let set = DriverSet::new(vec![Arc::new(Named("printer", 9100))]).expect("a set");
+        assert!(set.default_ports().is_empty());
+    }
+}

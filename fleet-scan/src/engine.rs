@@ -1,0 +1,373 @@
+//! The scanner: sweeps for reachability, identifies what answers while the sweep goes on, and tells what it finds.
+//!
+//! [`Scanner::run`] first. Reachability is `engine/sweep.rs`, the order of attempts `engine/schedule.rs` and what
+//! is known of an address `engine/host.rs` (both pure), the questions `engine/identify.rs`.
+
+mod host;
+mod identify;
+mod schedule;
+mod sweep;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_core::limits::SCAN_PORTS;
+use fleet_core::{Endpoint, Port, TargetOutcome, canonical};
+use rustix::process::{Resource, getrlimit};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::dial::Dialler;
+use crate::driver::DriverSet;
+use crate::job::{
+    FoundDevice, Interruption, Progress, ScanError, ScanEvent, ScanJob, ScanOptions, ScanSummary,
+};
+use crate::notes::Notes;
+
+use host::{Host, PortVerdict};
+use identify::{Identified, identify};
+use sweep::{Lease, Reach, Sweep, Swept};
+
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+
+/// Answers of the sweep that may wait to be dealt with.
+const SWEPT_WAITING: usize = 256;
+
+/// The most connections at a time, and the fewest that make a scan worth while.
+const CONNECTIONS: (u64, u64) = (16, 1_024);
+
+/// Different words of strangers that are noted one by one; the rest are counted together.
+const STRANGERS_QUOTED: u64 = 16;
+
+/// Scans with one set of drivers and one idea of politeness; one scan at a time is its whole network load, so that
+/// whoever runs several divides the rate among them. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Scanner {
+    options: ScanOptions,
+    drivers: Arc<DriverSet>,
+}
+
+impl Scanner {
+    /// A scanner that asks these drivers.
+    pub fn new(options: ScanOptions, drivers: Arc<DriverSet>) -> Self {
+        Self { options, drivers }
+    }
+
+    /// The drivers that it asks.
+    pub fn drivers(&self) -> &DriverSet {
+        &self.drivers
+    }
+
+    /// Runs one scan. Devices leave through `sink` as they are found; it waits when the sink is full, so somebody
+    /// has to take them. When `cancel` fires or the budget is spent, no connection is opened any more, open ones
+    /// are closed, what was found is delivered, and the summary says why. Dropping the future stops the scan
+    /// likewise, but what was not delivered is lost.
+    ///
+    /// # Errors
+    /// [`ScanError`] when the job cannot begin.
+    pub async fn run(
+        &self,
+        job: ScanJob,
+        sink: mpsc::Sender<ScanEvent>,
+        cancel: CancellationToken,
+    ) -> Result<ScanSummary, ScanError> {
+        let ports = if job.ports.is_empty() {
+            self.drivers.default_ports()
+        } else {
+            distinct(job.ports)
+        };
+        if ports.is_empty() {
+            return Err(ScanError::NoPorts);
+        }
+        if ports.len() > SCAN_PORTS {
+            return Err(ScanError::TooManyPorts(ports.len()));
+        }
+        let (hosts, host_of_target) = hosts_of(&job.targets);
+        let dialler = Arc::new(Dialler::new(&self.options, job.guard));
+        let mut scan = Scan {
+            options: &self.options,
+            drivers: &self.drivers,
+            precedences: ports
+                .iter()
+                .map(|port| self.drivers.precedence_at(*port))
+                .collect(),
+            states: vec![Host::new(ports.len()); hosts.len()],
+            hosts: hosts.into(),
+            ports: ports.into(),
+            dialler,
+            sink,
+            cancel,
+            deadline: Instant::now() + job.budget,
+            identifying: JoinSet::new(),
+            notes: Notes::default(),
+            strangers: 0,
+            done: 0,
+            found: 0,
+            driver_crashes: 0,
+            interrupted: None,
+        };
+        scan.run().await;
+        Ok(ScanSummary {
+            outcomes: host_of_target
+                .into_iter()
+                .map(|host| scan.outcome(host))
+                .collect(),
+            found: scan.found,
+            notes: scan.notes.into_texts(),
+            interrupted: scan.interrupted,
+            driver_crashes: scan.driver_crashes,
+        })
+    }
+}
+
+/// One running scan.
+struct Scan<'a> {
+    options: &'a ScanOptions,
+    drivers: &'a DriverSet,
+    hosts: Arc<[IpAddr]>,
+    ports: Arc<[Port]>,
+    precedences: Vec<u8>,
+    states: Vec<Host>,
+    dialler: Arc<Dialler>,
+    sink: mpsc::Sender<ScanEvent>,
+    cancel: CancellationToken,
+    deadline: Instant,
+    identifying: JoinSet<(u32, u8, Identified)>,
+    notes: Notes,
+    strangers: u64,
+    done: u64,
+    found: u64,
+    driver_crashes: u64,
+    interrupted: Option<Interruption>,
+}
+
+impl Scan<'_> {
+    async fn run(&mut self) {
+        let (out, mut swept) = mpsc::channel(SWEPT_WAITING);
+        let mut sweeping = JoinSet::new();
+        let sweep = Sweep {
+            hosts: Arc::clone(&self.hosts),
+            ports: Arc::clone(&self.ports),
+            tries: self.options.tries.max(1),
+            dialler: Arc::clone(&self.dialler),
+            room: Arc::new(Semaphore::new(connections(self.options.connections))),
+            out,
+        };
+        sweeping.spawn(sweep.run());
+        let mut tick = interval(TELL_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let cancel = self.cancel.clone();
+        let mut sweep_goes_on = true;
+        while self.interrupted.is_none() && (sweep_goes_on || !self.identifying.is_empty()) {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => self.interrupted = Some(Interruption::Cancelled),
+                () = sleep_until(self.deadline) => self.interrupted = Some(Interruption::BudgetSpent),
+                Some(identified) = self.identifying.join_next(), if !self.identifying.is_empty() => {
+                    if let Ok((host, port, identified)) = identified {
+                        self.identified(host, port, identified).await;
+                    }
+                }
+                told = swept.recv(), if sweep_goes_on => match told {
+                    Some(Swept::Reached { host, port, reach }) => self.reached(host, port, reach).await,
+                    Some(Swept::Note(kind, example)) => self.note(kind, &example).await,
+                    None => sweep_goes_on = false,
+                },
+                _ = tick.tick() => self.tell_progress(sweep_goes_on),
+            }
+        }
+        sweeping.shutdown().await;
+        self.identifying.shutdown().await;
+        drop(swept);
+        self.deliver_the_rest().await;
+        self.tell_progress(false);
+    }
+
+    async fn reached(&mut self, host: u32, port: u8, reach: Reach) {
+        let verdict = match reach {
+            Reach::Open(stream, lease) => return self.start_identifying(host, port, stream, lease),
+            Reach::Refused => PortVerdict::Refused,
+            Reach::Silent => PortVerdict::Silent,
+            Reach::NotReached => PortVerdict::NotReached,
+            Reach::Forbidden(reason) => {
+                self.note("skipped", &reason).await;
+                PortVerdict::Skipped
+            }
+        };
+        self.conclude(host, port, verdict).await;
+    }
+
+    fn start_identifying(
+        &mut self,
+        host: u32,
+        port: u8,
+        stream: tokio::net::TcpStream,
+        lease: Lease,
+    ) {
+        let Some(endpoint) = self.endpoint(host, port) else {
+            return;
+        };
+        let drivers = self.drivers.at(endpoint.port);
+        let asking = identify(
+            drivers,
+            Arc::clone(&self.dialler),
+            self.options.clone(),
+            endpoint,
+            stream,
+        );
+        self.identifying.spawn(async move {
+            let identified = asking.await;
+            drop(lease);
+            (host, port, identified)
+        });
+    }
+
+    async fn identified(&mut self, host: u32, port: u8, identified: Identified) {
+        let endpoint = self
+            .endpoint(host, port)
+            .map(|endpoint| endpoint.to_string())
+            .unwrap_or_default();
+        for driver in identified.crashed {
+            self.driver_crashes += 1;
+            self.note(&format!("driver {driver} crashed"), &endpoint)
+                .await;
+        }
+        if let Some(words) = identified.stranger {
+            self.strangers += 1;
+            let kind = match words.as_str() {
+                "" => "answered and said nothing".to_owned(),
+                _ if self.strangers > STRANGERS_QUOTED => {
+                    "answered and is no known device".to_owned()
+                }
+                words => format!("answered and is no known device, said `{words}`"),
+            };
+            self.note(&kind, &endpoint).await;
+        }
+        self.conclude(host, port, identified.verdict).await;
+    }
+
+    async fn conclude(&mut self, host: u32, port: u8, verdict: PortVerdict) {
+        let Some(state) = self.states.get_mut(host as usize) else {
+            return;
+        };
+        let devices = state.conclude(usize::from(port), verdict, &self.precedences);
+        if state.is_done() {
+            self.done += 1;
+        }
+        for device in devices {
+            self.deliver(device).await;
+        }
+    }
+
+    /// Waits for room in the sink; when the scan is to end meanwhile, that is noted first and the device still
+    /// delivered.
+    async fn deliver(&mut self, device: FoundDevice) {
+        self.found += 1;
+        self.tell(ScanEvent::Found(device)).await;
+    }
+
+    async fn note(&mut self, kind: &str, example: &str) {
+        if let Some(text) = self.notes.add(kind, example) {
+            self.tell(ScanEvent::Note(text)).await;
+        }
+    }
+
+    async fn tell(&mut self, event: ScanEvent) {
+        if self.interrupted.is_none() {
+            let ended = tokio::select! {
+                biased;
+                room = self.sink.reserve() => match room {
+                    Ok(room) => return room.send(event),
+                    Err(_) => Interruption::SinkClosed,
+                },
+                () = self.cancel.cancelled() => Interruption::Cancelled,
+                () = sleep_until(self.deadline) => Interruption::BudgetSpent,
+            };
+            self.interrupted = Some(ended);
+            self.identifying.abort_all();
+        }
+        // A closed sink has nobody to deliver to.
+        let _ = self.sink.send(event).await;
+    }
+
+    async fn deliver_the_rest(&mut self) {
+        for host in 0..self.states.len() {
+            let devices = self
+                .states
+                .get_mut(host)
+                .map(Host::give_up_waiting)
+                .unwrap_or_default();
+            for device in devices {
+                self.deliver(device).await;
+            }
+        }
+    }
+
+    fn tell_progress(&self, sweep_goes_on: bool) {
+        let phase = if sweep_goes_on { "sweep" } else { "identify" };
+        let progress = Progress {
+            done: self.done,
+            total: self.hosts.len() as u64,
+            phase,
+        };
+        // A full channel means that somebody is behind; the next figure will do.
+        let _ = self.sink.try_send(ScanEvent::Progress(progress));
+    }
+
+    fn endpoint(&self, host: u32, port: u8) -> Option<Endpoint> {
+        let (ip, port) = (
+            self.hosts.get(host as usize)?,
+            self.ports.get(usize::from(port))?,
+        );
+        Some(Endpoint {
+            ip: *ip,
+            port: *port,
+        })
+    }
+
+    fn outcome(&self, host: usize) -> TargetOutcome {
+        self.states.get(host).map(Host::outcome).unwrap_or_default()
+    }
+}
+
+/// The distinct addresses in canonical form, and which of them each target is.
+fn hosts_of(targets: &[IpAddr]) -> (Vec<IpAddr>, Vec<usize>) {
+    let mut index = HashMap::new();
+    let mut hosts = Vec::new();
+    let host_of_target = targets
+        .iter()
+        .map(|target| {
+            let ip = canonical(*target);
+            *index.entry(ip).or_insert_with(|| {
+                hosts.push(ip);
+                hosts.len() - 1
+            })
+        })
+        .collect();
+    (hosts, host_of_target)
+}
+
+fn distinct(ports: Vec<Port>) -> Vec<Port> {
+    let mut distinct = Vec::with_capacity(ports.len());
+    for port in ports {
+        if !distinct.contains(&port) {
+            distinct.push(port);
+        }
+    }
+    distinct
+}
+
+/// A quarter of the limit of open files, so that the program around the scanner has its share.
+fn connections(asked: usize) -> usize {
+    if asked > 0 {
+        return asked;
+    }
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from((files / 4).clamp(CONNECTIONS.0, CONNECTIONS.1))
+        .unwrap_or(CONNECTIONS.1 as usize)
+}

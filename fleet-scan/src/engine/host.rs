@@ -1,0 +1,301 @@
+//! What is known of one address: which ports are still open questions, who named it, what is reported. Pure.
+
+use fleet_core::TargetOutcome;
+
+use crate::job::FoundDevice;
+
+/// What became of one port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum PortVerdict {
+    /// Not allowed.
+    Skipped,
+    /// Could not be tried to the end.
+    NotReached,
+    /// Nothing answered.
+    Silent,
+    /// The host refused.
+    Refused,
+    /// It answered, no driver knows it.
+    Unidentified,
+    /// A driver of this precedence named it.
+    Named(u8, Box<FoundDevice>),
+}
+
+/// One address of a scan. Reports by the driver of highest precedence, once; a further port only when it shows
+/// another MAC or serial.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Host {
+    open_questions: u64,
+    candidates: Vec<(u8, FoundDevice)>,
+    reported: Vec<FoundDevice>,
+    learned: Option<TargetOutcome>,
+}
+
+impl Host {
+    /// A host with `ports` ports to try, at most 64.
+    pub(super) fn new(ports: usize) -> Self {
+        let open_questions = u64::MAX
+            .checked_shr(64 - u32::try_from(ports.min(64)).unwrap_or(64))
+            .unwrap_or(0);
+        Self {
+            open_questions,
+            ..Self::default()
+        }
+    }
+
+    /// Takes in what became of a port. `precedences` holds, a port, the highest precedence that may still name it.
+    /// Returns what is to be reported now.
+    #[must_use]
+    pub(super) fn conclude(
+        &mut self,
+        port: usize,
+        verdict: PortVerdict,
+        precedences: &[u8],
+    ) -> Vec<FoundDevice> {
+        self.open_questions &= !(1u64 << (port & 63));
+        self.learned = self.learned.max(Some(outcome_of(&verdict)));
+        if let PortVerdict::Named(precedence, device) = verdict {
+            self.candidates.push((precedence, *device));
+        }
+        let best = self
+            .candidates
+            .iter()
+            .map(|(precedence, _)| *precedence)
+            .max();
+        let may_still_be = precedences
+            .iter()
+            .enumerate()
+            .filter(|(port, _)| self.open_questions & (1u64 << (port & 63)) != 0)
+            .map(|(_, precedence)| *precedence)
+            .max();
+        if self.reported.is_empty() && may_still_be > best {
+            Vec::new()
+        } else {
+            self.report()
+        }
+    }
+
+    /// Whether nothing more will be learned of it.
+    pub(super) fn is_done(&self) -> bool {
+        self.open_questions == 0
+    }
+
+    /// The scan is over: what was held back for a better name is reported now.
+    #[must_use]
+    pub(super) fn give_up_waiting(&mut self) -> Vec<FoundDevice> {
+        self.report()
+    }
+
+    pub(super) fn outcome(&self) -> TargetOutcome {
+        match self.learned {
+            Some(TargetOutcome::Skipped) if !self.is_done() => TargetOutcome::NotReached,
+            Some(outcome) => outcome,
+            None => TargetOutcome::NotReached,
+        }
+    }
+
+    fn report(&mut self) -> Vec<FoundDevice> {
+        let mut candidates = std::mem::take(&mut self.candidates);
+        // Stable: of equals the one that answered first.
+        candidates.sort_by_key(|(precedence, _)| std::cmp::Reverse(*precedence));
+        let mut now: Vec<FoundDevice> = Vec::new();
+        for (_, device) in candidates {
+            let known = now.iter_mut().find(|other| !is_another(other, &device));
+            match known {
+                Some(same) => {
+                    same.mac = same.mac.or(device.mac);
+                    same.serial = same.serial.take().or(device.serial);
+                }
+                None if self
+                    .reported
+                    .iter()
+                    .any(|other| !is_another(other, &device)) => {}
+                None => now.push(device),
+            }
+        }
+        self.reported.extend(now.iter().cloned());
+        now
+    }
+}
+
+/// Whether two answers of one address are certainly two devices: MACs differ, or serials when a MAC is unknown.
+fn is_another(one: &FoundDevice, other: &FoundDevice) -> bool {
+    match (one.mac, other.mac) {
+        (Some(one), Some(other)) => one != other,
+        (Some(_), None) | (None, Some(_)) | (None, None) => {
+            matches!((&one.serial, &other.serial), (Some(one), Some(other)) if one != other)
+        }
+    }
+}
+
+fn outcome_of(verdict: &PortVerdict) -> TargetOutcome {
+    match verdict {
+        PortVerdict::Skipped => TargetOutcome::Skipped,
+        PortVerdict::NotReached => TargetOutcome::NotReached,
+        PortVerdict::Silent => TargetOutcome::Silent,
+        PortVerdict::Refused => TargetOutcome::Refused,
+        PortVerdict::Unidentified => TargetOutcome::Unidentified,
+        PortVerdict::Named(..) => TargetOutcome::Identified,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_core::{Endpoint, Port, Serial};
+
+    use super::*;
+
+    const API: usize = 0;
+    const WEB: usize = 1;
+    const PRECEDENCES: [u8; 2] = [100, 50];
+
+    fn device(driver: &str, mac: Option<&str>, serial: Option<&str>) -> Box<FoundDevice> {
+        Box::new(FoundDevice {
+            endpoint: Endpoint {
+                ip: [10, 0, 0, 7].into(),
+                port: Port::new(80).expect("a port"),
+            },
+            scheme: String::new(),
+            driver: driver.to_owned(),
+            model: String::new(),
+            manufacturer: String::new(),
+            firmware: String::new(),
+            mac: mac.map(|mac| mac.parse().expect("a MAC")),
+            serial: serial.and_then(Serial::new),
+            evidence: String::new(),
+        })
+    }
+
+    fn drivers(found: &[FoundDevice]) -> Vec<&str> {
+        found.iter().map(|device| device.driver.as_str()).collect()
+    }
+
+    #[test]
+    fn the_highest_precedence_is_reported_at_once_and_the_other_port_not_at_all() {
+        let mut host = Host::new(2);
+        let found = host.conclude(
+            API,
+            PortVerdict::Named(100, device("api", None, None)),
+            &PRECEDENCES,
+        );
+        assert_eq!(drivers(&found), ["api"]);
+        assert!(!host.is_done());
+        let found = host.conclude(
+            WEB,
+            PortVerdict::Named(50, device("web", None, None)),
+            &PRECEDENCES,
+        );
+        assert!(found.is_empty());
+        assert!(host.is_done());
+    }
+
+    #[test]
+    fn a_lower_one_waits_for_the_port_that_could_outrank_it() {
+        for (verdict, expected) in [
+            (PortVerdict::Refused, "web"),
+            (PortVerdict::Silent, "web"),
+            (PortVerdict::Unidentified, "web"),
+            (PortVerdict::Named(100, device("api", None, None)), "api"),
+        ] {
+            let mut host = Host::new(2);
+            let found = host.conclude(
+                WEB,
+                PortVerdict::Named(50, device("web", None, None)),
+                &PRECEDENCES,
+            );
+            assert!(found.is_empty());
+            assert_eq!(
+                drivers(&host.conclude(API, verdict, &PRECEDENCES)),
+                [expected]
+            );
+            assert_eq!(host.outcome(), TargetOutcome::Identified);
+        }
+    }
+
+    #[test]
+    fn a_further_port_with_another_mac_or_serial_is_another_device() {
+        let (a, b) = (Some("02:00:00:00:00:0a"), Some("02:00:00:00:00:0b"));
+        for (first, second, count) in [
+            (device("api", a, None), device("web", b, None), 2),
+            (device("api", a, None), device("web", a, None), 1),
+            (device("api", a, None), device("web", None, Some("S1")), 1),
+            (
+                device("api", None, Some("S1")),
+                device("web", None, Some("S2")),
+                2,
+            ),
+            (device("api", None, None), device("web", b, None), 1),
+        ] {
+            let mut host = Host::new(2);
+            let mut found =
+                host.conclude(API, PortVerdict::Named(100, first.clone()), &PRECEDENCES);
+            found.extend(host.conclude(WEB, PortVerdict::Named(50, second.clone()), &PRECEDENCES));
+            assert_eq!(found.len(), count, "{first:?} {second:?}");
+        }
+    }
+
+    #[test]
+    fn an_identity_learned_on_the_waiting_port_goes_into_the_one_report() {
+        let mut host = Host::new(2);
+        let mac = Some("02:00:00:00:00:0a");
+        let found = host.conclude(
+            WEB,
+            PortVerdict::Named(50, device("web", mac, Some("S1"))),
+            &PRECEDENCES,
+        );
+        assert!(found.is_empty());
+        let found = host.conclude(
+            API,
+            PortVerdict::Named(100, device("api", None, None)),
+            &PRECEDENCES,
+        );
+        assert_eq!(drivers(&found), ["api"]);
+        assert!(found[0].mac.is_some() && found[0].serial.is_some());
+    }
+
+    #[test]
+    fn an_interrupted_host_reports_what_it_had() {
+        let mut host = Host::new(2);
+        let found = host.conclude(
+            WEB,
+            PortVerdict::Named(50, device("web", None, None)),
+            &PRECEDENCES,
+        );
+        assert!(found.is_empty());
+        assert_eq!(drivers(&host.give_up_waiting()), ["web"]);
+        assert!(host.give_up_waiting().is_empty());
+    }
+
+    #[test]
+    fn the_best_that_was_learned_is_the_outcome() {
+        use PortVerdict::{NotReached, Refused, Silent, Skipped, Unidentified};
+        for (verdicts, expected) in [
+            (vec![], TargetOutcome::NotReached),
+            (vec![Skipped], TargetOutcome::NotReached),
+            (vec![Skipped, Skipped], TargetOutcome::Skipped),
+            (vec![Skipped, Silent], TargetOutcome::Silent),
+            (vec![Silent, Refused], TargetOutcome::Refused),
+            (vec![Unidentified, Silent], TargetOutcome::Unidentified),
+            (vec![NotReached, Skipped], TargetOutcome::NotReached),
+        ] {
+            let mut host = Host::new(2);
+            for (port, verdict) in verdicts.iter().cloned().enumerate() {
+                assert!(host.conclude(port, verdict, &PRECEDENCES).is_empty());
+            }
+            assert_eq!(host.outcome(), expected, "{verdicts:?}");
+        }
+    }
+
+    #[test]
+    fn sixty_four_ports_fit() {
+        let mut host = Host::new(64);
+        for port in 0..64 {
+            assert!(!host.is_done());
+            assert!(
+                host.conclude(port, PortVerdict::Silent, &[50; 64])
+                    .is_empty()
+            );
+        }
+        assert!(host.is_done());
+    }
+}

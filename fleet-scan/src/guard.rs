@@ -1,0 +1,51 @@
+//! The last word before a packet leaves: which endpoints may be dialled at all.
+
+use std::fmt;
+use std::sync::Arc;
+
+use fleet_core::{AddressPolicy, Endpoint};
+
+type Rule = dyn Fn(Endpoint) -> Result<(), String> + Send + Sync;
+
+/// Is asked before every dial, reconnections included. Cheap to clone.
+///
+/// The default allows what [`AddressPolicy::default`] does: private networks only.
+#[derive(Clone)]
+pub struct Guard(Arc<Rule>);
+
+impl Guard {
+    /// A guard with a rule of its own, which answers why an endpoint must not be dialled.
+    pub fn new(rule: impl Fn(Endpoint) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(rule))
+    }
+
+    /// Allows the addresses that a policy admits, on every port.
+    pub fn policy(policy: AddressPolicy) -> Self {
+        Self::new(move |endpoint| {
+            policy
+                .admit(endpoint.ip)
+                .map(|_| ())
+                .map_err(|refused| refused.to_string())
+        })
+    }
+
+    /// Whether an endpoint may be dialled.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn check(&self, endpoint: Endpoint) -> Result<(), String> {
+        (self.0)(endpoint)
+    }
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self::policy(AddressPolicy::default())
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Guard")
+    }
+}

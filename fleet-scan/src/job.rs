@@ -1,0 +1,196 @@
+//! What a scan is asked, what it tells while it runs, and what it ends with. Plain values.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use fleet_core::limits::{COMMAND_BUDGET, DEFAULT_RATE, SCAN_PORTS};
+use fleet_core::{DeviceIdentifier, Endpoint, Mac, NodeId, Port, Serial, TargetOutcome};
+
+use crate::guard::Guard;
+
+/// How a scanner treats the network. The defaults are polite on a site's own LAN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScanOptions {
+    /// Connection attempts a second, retries and reconnections included.
+    pub rate: u32,
+    /// Connections at a time; 0 takes a quarter of the limit of open files, at most 1,024.
+    pub connections: usize,
+    /// The shortest wait for an answer to a connection attempt, once round trips are known.
+    pub timeout_floor: Duration,
+    /// The longest such wait, and the first one.
+    pub timeout_ceiling: Duration,
+    /// Connection attempts to a silent port. With 1 % loss each way, two find every device.
+    pub tries: u8,
+    /// How long a device may take for one reply.
+    pub reply_timeout: Duration,
+    /// How long the identification of one port may take.
+    pub identify_timeout: Duration,
+    /// Bytes of one reply; what follows is not read.
+    pub reply_bytes: usize,
+}
+
+impl Default for ScanOptions {
+    fn default() -> Self {
+        Self {
+            rate: DEFAULT_RATE,
+            connections: 0,
+            timeout_floor: Duration::from_millis(100),
+            timeout_ceiling: Duration::from_secs(1),
+            tries: 2,
+            reply_timeout: Duration::from_secs(5),
+            identify_timeout: Duration::from_secs(20),
+            reply_bytes: 64 * 1024,
+        }
+    }
+}
+
+/// One scan.
+#[derive(Debug, Clone)]
+pub struct ScanJob {
+    /// The addresses, about in the order in which they are tried.
+    pub targets: Vec<IpAddr>,
+    /// The ports, at most 64; none means the drivers' default ports, printers' raw ports left out.
+    pub ports: Vec<Port>,
+    /// What the scan may take; then it ends with what it has.
+    pub budget: Duration,
+    /// What may be dialled.
+    pub guard: Guard,
+}
+
+impl ScanJob {
+    /// A scan of these addresses with default ports, budget and guard.
+    pub fn new(targets: Vec<IpAddr>) -> Self {
+        Self {
+            targets,
+            ports: Vec::new(),
+            budget: COMMAND_BUDGET,
+            guard: Guard::default(),
+        }
+    }
+}
+
+/// What a running scan tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScanEvent {
+    /// A device was named. Waits for room in the channel, never lost.
+    Found(FoundDevice),
+    /// How far the scan is, a few times a second. Left out when the channel is full.
+    Progress(Progress),
+    /// Something an operator should know; told once a kind, with counts in the summary.
+    Note(String),
+}
+
+/// How far a scan is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Targets about which nothing more will be learned.
+    pub done: u64,
+    /// All targets.
+    pub total: u64,
+    /// `sweep` while connections are still to be tried, then `identify`.
+    pub phase: &'static str,
+}
+
+/// A device that a driver named. Texts are printable and fit a report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundDevice {
+    /// What was dialled, whatever the device claims.
+    pub endpoint: Endpoint,
+    /// `http`, or `tcp` for protocols without a scheme of their own.
+    pub scheme: String,
+    /// The driver that such devices belong to.
+    pub driver: String,
+    /// At most 255 characters; may be empty.
+    pub model: String,
+    /// At most 255 characters; may be empty.
+    pub manufacturer: String,
+    /// At most 255 characters; may be empty.
+    pub firmware: String,
+    /// If it says so without a login; no placeholder.
+    pub mac: Option<Mac>,
+    /// If it says so without a login; no placeholder.
+    pub serial: Option<Serial>,
+    /// What named it, at most 512 characters, escaped.
+    pub evidence: String,
+}
+
+impl FoundDevice {
+    /// Its identifier, as found by this node.
+    pub fn identifier(&self, node: NodeId) -> DeviceIdentifier {
+        DeviceIdentifier::derive(
+            self.mac,
+            self.serial.as_ref(),
+            node,
+            self.endpoint,
+            &self.driver,
+            &self.model,
+        )
+    }
+}
+
+/// What became of a scan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScanSummary {
+    /// The best that was learned of each target, in the order of the job.
+    pub outcomes: Vec<TargetOutcome>,
+    /// Devices that were sent to the sink.
+    pub found: u64,
+    /// Skips, slow-downs and driver trouble, at most 64 of at most 512 characters.
+    pub notes: Vec<String>,
+    /// Why it ended before every target was tried, if it did.
+    pub interrupted: Option<Interruption>,
+    /// How often a driver crashed.
+    pub driver_crashes: u64,
+}
+
+impl ScanSummary {
+    /// Whether every target was tried with working drivers.
+    pub fn is_complete(&self) -> bool {
+        self.interrupted.is_none()
+            && self.driver_crashes == 0
+            && !self.outcomes.contains(&TargetOutcome::NotReached)
+    }
+
+    /// How many targets have this outcome.
+    pub fn count(&self, outcome: TargetOutcome) -> u64 {
+        self.outcomes
+            .iter()
+            .filter(|other| **other == outcome)
+            .count() as u64
+    }
+}
+
+/// Why a scan ended early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interruption {
+    /// The caller's token fired.
+    Cancelled,
+    /// The budget of the job is spent.
+    BudgetSpent,
+    /// Nobody listens any more.
+    SinkClosed,
+}
+
+impl fmt::Display for Interruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cancelled => "the scan was cancelled",
+            Self::BudgetSpent => "the time for the scan was over",
+            Self::SinkClosed => "nobody was left to take the results",
+        })
+    }
+}
+
+/// Why a scan could not begin; no packet was sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ScanError {
+    /// More ports than a scan can name.
+    #[error("{0} ports are too many for one scan; name at most {SCAN_PORTS}")]
+    TooManyPorts(usize),
+    /// Neither the job nor a driver names a port.
+    #[error(
+        "no ports to scan: name some, since the drivers have no default ports that may be touched unasked"
+    )]
+    NoPorts,
+}

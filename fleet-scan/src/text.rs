@@ -1,0 +1,55 @@
+//! What devices say, made fit for reports and logs: bounded, and without control characters.
+
+/// The longest name, model or version that a report carries, in characters.
+pub(crate) const FIELD: usize = 255;
+
+/// The longest evidence that a report carries, in characters.
+pub(crate) const EVIDENCE: usize = 512;
+
+/// A field of a report: controls dropped, blanks trimmed, at most [`FIELD`] characters.
+pub(crate) fn field(text: &str) -> String {
+    let clean: String = text.chars().filter(|c| !c.is_control()).collect();
+    clean
+        .trim()
+        .chars()
+        .take(FIELD)
+        .collect::<String>()
+        .trim_end()
+        .to_owned()
+}
+
+/// Quotable text of at most `most` characters: everything but printable ASCII is escaped.
+pub(crate) fn quotable(bytes: &[u8], most: usize) -> String {
+    // One byte becomes at least one character, so more than `most` bytes cannot show.
+    let text: String = bytes
+        .iter()
+        .take(most)
+        .flat_map(|byte| std::ascii::escape_default(*byte))
+        .map(char::from)
+        .collect();
+    text.chars().take(most).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_lose_controls_and_excess() {
+        for (input, expected) in [
+            ("  S19\t ", "S19"),
+            ("a\u{1b}[31mb", "a[31mb"),
+            ("\0\r\n", ""),
+            ("Müller", "Müller"),
+        ] {
+            assert_eq!(field(input), expected);
+        }
+        assert_eq!(field(&"é".repeat(300)).chars().count(), FIELD);
+    }
+
+    #[test]
+    fn quoted_bytes_are_escaped_and_bounded() {
+        assert_eq!(quotable(b"SSH-2.0\r\n\xff", 80), r"SSH-2.0\r\n\xff");
+        assert_eq!(quotable(&[0; 100], 10).len(), 10);
+    }
+}

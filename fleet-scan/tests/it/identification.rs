@@ -1,0 +1,138 @@
+//! What is found is what is there.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use fleet_core::TargetOutcome;
+use fleet_scan::{FoundDevice, ScanEvent};
+use fleet_sim::{Identity, Manner, Site, Truth};
+
+use crate::{job, quick, scan, scanner, start};
+
+/// The parts of a found device that the truth names.
+fn identity(device: &FoundDevice) -> Identity {
+    Identity {
+        port: device.endpoint.port.number(),
+        url_scheme: device.scheme.clone(),
+        driver_name: device.driver.clone(),
+        model: device.model.clone(),
+        manufacturer: device.manufacturer.clone(),
+        firmware_version: device.firmware.clone(),
+        mac: device.mac.map(|mac| mac.to_string()),
+        serial: device
+            .serial
+            .as_ref()
+            .map(|serial| serial.as_str().to_owned()),
+    }
+}
+
+/// Compares what was found, and the outcome of every target, with the truth of every device.
+fn assert_true(site: &Site, found: &[FoundDevice], outcomes: &[TargetOutcome]) {
+    let mut by_address: BTreeMap<IpAddr, Identity> = BTreeMap::new();
+    for device in found {
+        let twice = by_address.insert(device.endpoint.ip, identity(device));
+        assert!(twice.is_none(), "{} was reported twice", device.endpoint);
+    }
+    let ports = site.ports();
+    for (address, outcome) in site.addresses().into_iter().zip(outcomes) {
+        let device = site.device(address).expect("a device");
+        let (expected, expected_outcome) = match device.truth(&ports) {
+            Truth::Identified(identity) => (Some(*identity), TargetOutcome::Identified),
+            Truth::Unidentified => (None, TargetOutcome::Unidentified),
+            Truth::Refused => (None, TargetOutcome::Refused),
+        };
+        assert_eq!(by_address.remove(&address), expected, "{device:#?}");
+        assert_eq!(*outcome, expected_outcome, "{device:#?}");
+    }
+    assert!(
+        by_address.is_empty(),
+        "found where nothing is: {by_address:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_make_manner_and_defect_is_identified_as_the_truth_says() {
+    let running = start(Site::one_of_everything(3), 0).await;
+    let site = running.site();
+    let (summary, found, _) = scan(&scanner(quick()), job(site)).await;
+    assert_true(site, &found, &summary.outcomes);
+    assert!(summary.is_complete(), "{summary:?}");
+    assert_eq!(summary.found, found.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mixed_site_is_found_completely_slow_devices_and_strangers_included() {
+    let running = start(Site::demo(300, 7), 2).await;
+    let site = running.site();
+    let (summary, found, events) = scan(&scanner(quick()), job(site)).await;
+    assert_true(site, &found, &summary.outcomes);
+    assert_eq!(found.len(), 300);
+    assert_eq!(summary.count(TargetOutcome::Identified), 300);
+    assert_eq!(summary.outcomes.len(), site.addresses().len());
+    assert!(running.journal().max_concurrent_per_host() <= 2);
+    let first = events
+        .iter()
+        .position(|event| matches!(event, ScanEvent::Found(_)))
+        .expect("a device");
+    let last_progress = events
+        .iter()
+        .rposition(|event| matches!(event, ScanEvent::Progress(_)));
+    assert!(
+        Some(first) < last_progress,
+        "devices arrive while the scan goes on"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_thinks_for_seconds_is_found() {
+    let running = start(Site::slow(3, Duration::from_millis(2_500)), 4).await;
+    let (summary, found, _) = scan(&scanner(Default::default()), job(running.site())).await;
+    assert_true(running.site(), &found, &summary.outcomes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_where_nothing_listens_are_refused_and_the_order_is_the_jobs() {
+    let running = start(Site::slow(2, Duration::ZERO), 5).await;
+    let mut job = job(running.site());
+    let nobody = IpAddr::from([127, 90, 5, 200]);
+    let (one, two) = (job.targets[0], job.targets[1]);
+    job.targets = vec![nobody, two, one, nobody, two];
+    let (summary, found, _) = scan(&scanner(quick()), job).await;
+    use TargetOutcome::{Identified, Refused};
+    assert_eq!(
+        summary.outcomes,
+        [Refused, Identified, Identified, Refused, Identified]
+    );
+    assert_eq!(
+        found.len(),
+        2,
+        "a target that is named twice is scanned once"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_garbage_talker_costs_bounded_bytes_and_is_unidentified() {
+    let mut site = Site::slow(4, Duration::ZERO);
+    for service in site
+        .devices
+        .iter_mut()
+        .flat_map(|device| &mut device.services)
+    {
+        service.manner = Manner::Garbage;
+    }
+    let running = start(site, 6).await;
+    let (summary, found, _) = scan(&scanner(quick()), job(running.site())).await;
+    assert!(found.is_empty());
+    assert_eq!(summary.count(TargetOutcome::Unidentified), 4);
+    assert!(
+        summary
+            .notes
+            .iter()
+            .any(|note| note.contains("no known device")),
+        "{:?}",
+        summary.notes
+    );
+    assert!(summary.notes.iter().all(|note| note.chars().count() <= 512));
+    running.shutdown().await;
+}
