@@ -103,6 +103,7 @@ impl Scanner {
             sink,
             cancel,
             deadline: Instant::now() + job.budget,
+            sweeping: JoinSet::new(),
             identifying: JoinSet::new(),
             notes: Notes::default(),
             strangers: 0,
@@ -137,6 +138,7 @@ struct Scan<'a> {
     sink: mpsc::Sender<ScanEvent>,
     cancel: CancellationToken,
     deadline: Instant,
+    sweeping: JoinSet<()>,
     identifying: JoinSet<(u32, u8, Identified)>,
     notes: Notes,
     strangers: u64,
@@ -149,7 +151,6 @@ struct Scan<'a> {
 impl Scan<'_> {
     async fn run(&mut self) {
         let (out, mut swept) = mpsc::channel(SWEPT_WAITING);
-        let mut sweeping = JoinSet::new();
         let sweep = Sweep {
             hosts: Arc::clone(&self.hosts),
             ports: Arc::clone(&self.ports),
@@ -158,7 +159,7 @@ impl Scan<'_> {
             room: Arc::new(Semaphore::new(connections(self.options.connections))),
             out,
         };
-        sweeping.spawn(sweep.run());
+        self.sweeping.spawn(sweep.run());
         let mut tick = interval(TELL_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let cancel = self.cancel.clone();
@@ -166,8 +167,9 @@ impl Scan<'_> {
         while self.interrupted.is_none() && (sweep_goes_on || !self.identifying.is_empty()) {
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => self.interrupted = Some(Interruption::Cancelled),
-                () = sleep_until(self.deadline) => self.interrupted = Some(Interruption::BudgetSpent),
+                () = cancel.cancelled() => self.end(Interruption::Cancelled),
+                () = sleep_until(self.deadline) => self.end(Interruption::BudgetSpent),
+                _ = tick.tick() => self.tell_progress(sweep_goes_on),
                 Some(identified) = self.identifying.join_next(), if !self.identifying.is_empty() => {
                     if let Ok((host, port, identified)) = identified {
                         self.identified(host, port, identified).await;
@@ -178,10 +180,9 @@ impl Scan<'_> {
                     Some(Swept::Note(kind, example)) => self.note(kind, &example).await,
                     None => sweep_goes_on = false,
                 },
-                _ = tick.tick() => self.tell_progress(sweep_goes_on),
             }
         }
-        sweeping.shutdown().await;
+        self.sweeping.shutdown().await;
         self.identifying.shutdown().await;
         drop(swept);
         self.deliver_the_rest().await;
@@ -237,17 +238,6 @@ impl Scan<'_> {
             self.note(&format!("driver {driver} crashed"), &endpoint)
                 .await;
         }
-        if let Some(words) = identified.stranger {
-            self.strangers += 1;
-            let kind = match words.as_str() {
-                "" => "answered and said nothing".to_owned(),
-                _ if self.strangers > STRANGERS_QUOTED => {
-                    "answered and is no known device".to_owned()
-                }
-                words => format!("answered and is no known device, said `{words}`"),
-            };
-            self.note(&kind, &endpoint).await;
-        }
         self.conclude(host, port, identified.verdict).await;
     }
 
@@ -256,19 +246,37 @@ impl Scan<'_> {
             return;
         };
         let devices = state.conclude(usize::from(port), verdict, &self.precedences);
+        let stranger = state.stranger().map(str::to_owned);
         if state.is_done() {
             self.done += 1;
         }
         for device in devices {
             self.deliver(device).await;
         }
+        if let Some(words) = stranger {
+            self.note_stranger(host, &words).await;
+        }
     }
 
-    /// Waits for room in the sink; when the scan is to end meanwhile, that is noted first and the device still
-    /// delivered.
+    async fn note_stranger(&mut self, host: u32, words: &str) {
+        let address = self
+            .hosts
+            .get(host as usize)
+            .map(IpAddr::to_string)
+            .unwrap_or_default();
+        self.strangers += 1;
+        let kind = match words {
+            "" => "answered and said nothing".to_owned(),
+            _ if self.strangers > STRANGERS_QUOTED => "answered and is no known device".to_owned(),
+            words => format!("answered and is no known device, said `{words}`"),
+        };
+        self.note(&kind, &address).await;
+    }
+
     async fn deliver(&mut self, device: FoundDevice) {
-        self.found += 1;
-        self.tell(ScanEvent::Found(device)).await;
+        if self.tell(ScanEvent::Found(device)).await {
+            self.found += 1;
+        }
     }
 
     async fn note(&mut self, kind: &str, example: &str) {
@@ -277,22 +285,32 @@ impl Scan<'_> {
         }
     }
 
-    async fn tell(&mut self, event: ScanEvent) {
+    /// Waits for room in the sink. When the scan is to end meanwhile, it ends at once and the event is still
+    /// delivered. Whether it was.
+    async fn tell(&mut self, event: ScanEvent) -> bool {
         if self.interrupted.is_none() {
             let ended = tokio::select! {
                 biased;
                 room = self.sink.reserve() => match room {
-                    Ok(room) => return room.send(event),
+                    Ok(room) => {
+                        room.send(event);
+                        return true;
+                    }
                     Err(_) => Interruption::SinkClosed,
                 },
                 () = self.cancel.cancelled() => Interruption::Cancelled,
                 () = sleep_until(self.deadline) => Interruption::BudgetSpent,
             };
-            self.interrupted = Some(ended);
-            self.identifying.abort_all();
+            self.end(ended);
         }
-        // A closed sink has nobody to deliver to.
-        let _ = self.sink.send(event).await;
+        self.sink.send(event).await.is_ok()
+    }
+
+    /// Closes every connection at once.
+    fn end(&mut self, why: Interruption) {
+        self.interrupted = Some(why);
+        self.sweeping.abort_all();
+        self.identifying.abort_all();
     }
 
     async fn deliver_the_rest(&mut self) {

@@ -16,7 +16,7 @@ use crate::job::ScanOptions;
 const MOST_REQUESTS: u32 = 16;
 
 /// Bytes of the first reply that are kept as evidence for a port that nobody knows.
-const FIRST_WORDS: usize = 64;
+const FIRST_WORDS: usize = 32;
 
 /// One open port of one device. At most one connection is open at a time.
 #[derive(Debug)]
@@ -24,7 +24,6 @@ pub struct Probe<'a> {
     dialler: &'a Dialler,
     endpoint: Endpoint,
     stream: Option<TcpStream>,
-    used: bool,
     requests: u32,
     reply_timeout: Duration,
     reply_bytes: usize,
@@ -64,7 +63,6 @@ impl<'a> Probe<'a> {
             dialler,
             endpoint,
             stream: Some(stream),
-            used: false,
             requests: 0,
             reply_timeout: options.reply_timeout,
             reply_bytes: options.reply_bytes,
@@ -94,7 +92,7 @@ impl<'a> Probe<'a> {
             )));
         }
         self.requests += 1;
-        let reused = self.stream.is_some() && self.used;
+        let reused = self.stream.is_some();
         match self.exchange(request, complete).await {
             // A device may close an idle connection at any time; that says nothing of the request.
             Err(DriverError::Closed | DriverError::Broken(_)) if reused => {
@@ -122,7 +120,6 @@ impl<'a> Probe<'a> {
             Some(stream) => stream,
             None => self.connect().await?,
         };
-        self.used = true;
         let deadline = Instant::now() + self.reply_timeout;
         match timeout_at(deadline, stream.write_all(request)).await {
             Ok(Ok(())) => {}
@@ -161,7 +158,6 @@ impl<'a> Probe<'a> {
     }
 
     async fn connect(&mut self) -> Result<TcpStream, DriverError> {
-        self.used = false;
         match self.dialler.reconnect(self.endpoint).await {
             Dialled::Open(stream) => Ok(stream),
             Dialled::Refused => Err(DriverError::Broken(io::ErrorKind::ConnectionRefused)),

@@ -8,14 +8,14 @@ pub(crate) const EVIDENCE: usize = 512;
 
 /// A field of a report: controls dropped, blanks trimmed, at most [`FIELD`] characters.
 pub(crate) fn field(text: &str) -> String {
+    bounded(text, FIELD)
+}
+
+/// Text without controls and outer blanks, of at most `most` characters.
+pub(crate) fn bounded(text: &str, most: usize) -> String {
     let clean: String = text.chars().filter(|c| !c.is_control()).collect();
-    clean
-        .trim()
-        .chars()
-        .take(FIELD)
-        .collect::<String>()
-        .trim_end()
-        .to_owned()
+    let cut: String = clean.trim().chars().take(most).collect();
+    cut.trim_end().to_owned()
 }
 
 /// Quotable text of at most `most` characters: everything but printable ASCII is escaped.

@@ -15,8 +15,8 @@ pub(super) enum PortVerdict {
     Silent,
     /// The host refused.
     Refused,
-    /// It answered, no driver knows it.
-    Unidentified,
+    /// It answered, no driver knows it; what it said, escaped, perhaps nothing.
+    Unidentified(String),
     /// A driver of this precedence named it.
     Named(u8, Box<FoundDevice>),
 }
@@ -29,6 +29,7 @@ pub(super) struct Host {
     candidates: Vec<(u8, FoundDevice)>,
     reported: Vec<FoundDevice>,
     learned: Option<TargetOutcome>,
+    words: String,
 }
 
 impl Host {
@@ -54,8 +55,14 @@ impl Host {
     ) -> Vec<FoundDevice> {
         self.open_questions &= !(1u64 << (port & 63));
         self.learned = self.learned.max(Some(outcome_of(&verdict)));
-        if let PortVerdict::Named(precedence, device) = verdict {
-            self.candidates.push((precedence, *device));
+        match verdict {
+            PortVerdict::Named(precedence, device) => self.candidates.push((precedence, *device)),
+            PortVerdict::Unidentified(words) if self.words.is_empty() => self.words = words,
+            PortVerdict::Unidentified(_)
+            | PortVerdict::Skipped
+            | PortVerdict::NotReached
+            | PortVerdict::Silent
+            | PortVerdict::Refused => {}
         }
         let best = self
             .candidates
@@ -84,6 +91,12 @@ impl Host {
     #[must_use]
     pub(super) fn give_up_waiting(&mut self) -> Vec<FoundDevice> {
         self.report()
+    }
+
+    /// What it said, when it answered and nothing named it in the end; perhaps nothing.
+    pub(super) fn stranger(&self) -> Option<&str> {
+        let is_stranger = self.is_done() && self.learned == Some(TargetOutcome::Unidentified);
+        is_stranger.then_some(self.words.as_str())
     }
 
     pub(super) fn outcome(&self) -> TargetOutcome {
@@ -134,7 +147,7 @@ fn outcome_of(verdict: &PortVerdict) -> TargetOutcome {
         PortVerdict::NotReached => TargetOutcome::NotReached,
         PortVerdict::Silent => TargetOutcome::Silent,
         PortVerdict::Refused => TargetOutcome::Refused,
-        PortVerdict::Unidentified => TargetOutcome::Unidentified,
+        PortVerdict::Unidentified(_) => TargetOutcome::Unidentified,
         PortVerdict::Named(..) => TargetOutcome::Identified,
     }
 }
@@ -194,7 +207,7 @@ mod tests {
         for (verdict, expected) in [
             (PortVerdict::Refused, "web"),
             (PortVerdict::Silent, "web"),
-            (PortVerdict::Unidentified, "web"),
+            (PortVerdict::Unidentified(String::new()), "web"),
             (PortVerdict::Named(100, device("api", None, None)), "api"),
         ] {
             let mut host = Host::new(2);
@@ -275,7 +288,10 @@ mod tests {
             (vec![Skipped, Skipped], TargetOutcome::Skipped),
             (vec![Skipped, Silent], TargetOutcome::Silent),
             (vec![Silent, Refused], TargetOutcome::Refused),
-            (vec![Unidentified, Silent], TargetOutcome::Unidentified),
+            (
+                vec![Unidentified("?".to_owned()), Silent],
+                TargetOutcome::Unidentified,
+            ),
             (vec![NotReached, Skipped], TargetOutcome::NotReached),
         ] {
             let mut host = Host::new(2);
@@ -283,6 +299,28 @@ mod tests {
                 assert!(host.conclude(port, verdict, &PRECEDENCES).is_empty());
             }
             assert_eq!(host.outcome(), expected, "{verdicts:?}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_one_only_when_no_port_named_it() {
+        let said = |words: &str| PortVerdict::Unidentified(words.to_owned());
+        for (api, web, expected) in [
+            (said(""), said("HTTP 200"), Some("HTTP 200")),
+            (said("SSH"), said("HTTP 200"), Some("SSH")),
+            (said(""), PortVerdict::Silent, Some("")),
+            (
+                PortVerdict::Named(100, device("api", None, None)),
+                said("HTTP 200"),
+                None,
+            ),
+            (PortVerdict::Silent, PortVerdict::Refused, None),
+        ] {
+            let mut host = Host::new(2);
+            let _ = host.conclude(API, api, &PRECEDENCES);
+            assert_eq!(host.stranger(), None, "a port is still an open question");
+            let _ = host.conclude(WEB, web, &PRECEDENCES);
+            assert_eq!(host.stranger(), expected);
         }
     }
 

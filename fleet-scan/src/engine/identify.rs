@@ -25,8 +25,6 @@ const STRANGER_WORDS: usize = 160;
 #[derive(Debug)]
 pub(super) struct Identified {
     pub(super) verdict: PortVerdict,
-    /// What a stranger said, escaped; empty when it said nothing.
-    pub(super) stranger: Option<String>,
     /// Names of drivers that crashed.
     pub(super) crashed: Vec<String>,
 }
@@ -45,25 +43,18 @@ pub(super) async fn identify(
         ask(&drivers, &mut probe, &mut crashed),
     )
     .await;
-    let (verdict, stranger) = match asked {
+    let verdict = match asked {
         Ok(Some((precedence, Answer::Named(identification)))) => {
-            let device = device(endpoint, *identification);
-            (PortVerdict::Named(precedence, Box::new(device)), None)
+            PortVerdict::Named(precedence, Box::new(device(endpoint, *identification)))
         }
-        Ok(Some((_, Answer::Stranger { evidence }))) => (
-            PortVerdict::Unidentified,
-            Some(evidence.chars().take(STRANGER_WORDS).collect()),
-        ),
-        Ok(Some((_, Answer::Foreign)) | None) | Err(_) => (
-            PortVerdict::Unidentified,
-            Some(text::quotable(probe.first_words(), STRANGER_WORDS)),
-        ),
+        Ok(Some((_, Answer::Stranger { evidence }))) => {
+            PortVerdict::Unidentified(text::bounded(&evidence, STRANGER_WORDS))
+        }
+        Ok(Some((_, Answer::Foreign)) | None) | Err(_) => {
+            PortVerdict::Unidentified(text::quotable(probe.first_words(), STRANGER_WORDS))
+        }
     };
-    Identified {
-        verdict,
-        stranger,
-        crashed,
-    }
+    Identified { verdict, crashed }
 }
 
 /// The first answer that is not [`Answer::Foreign`], with its driver's precedence.
@@ -118,6 +109,6 @@ fn device(endpoint: Endpoint, identification: Identification) -> FoundDevice {
         firmware: text::field(&firmware),
         mac: mac.filter(|mac| !mac.is_placeholder()),
         serial,
-        evidence: text::quotable(evidence.as_bytes(), text::EVIDENCE),
+        evidence: text::bounded(&evidence, text::EVIDENCE),
     }
 }

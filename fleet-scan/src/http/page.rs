@@ -47,8 +47,8 @@ const WORDS: [(&str, Page); 7] = [
 
 impl Page {
     pub(super) fn of(response: &Response) -> Self {
-        let realms = response.header("www-authenticate");
-        if response.status == 401 && realms.into_iter().any(is_antminer_realm) {
+        let mut realms = response.header("www-authenticate").filter_map(realm);
+        if response.status == 401 && realms.any(|realm| realm.starts_with("antMiner")) {
             return Self::Named(Make::Antminer);
         }
         if !(200..300).contains(&response.status) {
@@ -98,16 +98,10 @@ pub(super) fn words(response: &Response) -> String {
             "server",
             response.header("server").next().map(str::to_owned),
         ),
+        ("realm", response.header("www-authenticate").find_map(realm)),
         (
-            "realm",
-            response
-                .header("www-authenticate")
-                .next()
-                .map(str::to_owned),
-        ),
-        (
-            "location",
-            response.header("location").next().map(str::to_owned),
+            "redirects to",
+            response.header("location").next().map(kind_of_location),
         ),
         ("title", title(&body).map(str::to_owned)),
     ];
@@ -122,11 +116,24 @@ pub(super) fn words(response: &Response) -> String {
     text::quotable(words.as_bytes(), text::EVIDENCE)
 }
 
-fn is_antminer_realm(challenge: &str) -> bool {
-    challenge
-        .to_ascii_lowercase()
-        .split_once("realm=")
-        .is_some_and(|(_, realm)| realm.trim_start_matches('"').starts_with("antminer"))
+/// Without the address, so that many devices' words are alike.
+fn kind_of_location(location: &str) -> String {
+    match location.split_once("://") {
+        Some((scheme, _)) => scheme.to_owned(),
+        None => location.to_owned(),
+    }
+}
+
+/// The realm of a challenge; the rest of it is different every time.
+fn realm(challenge: &str) -> Option<String> {
+    // ASCII lower case keeps every byte's place.
+    let start = challenge.to_ascii_lowercase().find("realm=")? + "realm=".len();
+    let rest = &challenge[start..];
+    let realm = match rest.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next(),
+        None => rest.split([',', ' ']).next(),
+    };
+    realm.map(str::to_owned)
 }
 
 fn looked_at(response: &Response) -> String {
@@ -234,6 +241,17 @@ mod tests {
             "HTTP 200, server HP HTTP Server, title LaserJet"
         );
         assert_eq!(words(&page("404 Not Found", "")), "HTTP 404");
+        assert_eq!(
+            words(&page(
+                "401 No\r\nWWW-Authenticate: Digest realm=\"door\", nonce=\"1\"",
+                ""
+            )),
+            "HTTP 401, realm door"
+        );
+        assert_eq!(
+            words(&page("307 X\r\nLocation: https://10.0.0.7/", "")),
+            "HTTP 307, redirects to https"
+        );
     }
 
     proptest! {
