@@ -100,7 +100,7 @@ def test_auto_identifiers_match_the_vectors(parts, identifier):
 
 
 def test_fingerprint_is_the_first_eight_bytes_of_sha256():
-    # FIPS 180-2 style check value: SHA-256 over 32 zero bytes begins 66687aadf862bd77.
+    # SHA-256 over 32 zero bytes begins 66687aadf862bd77.
     assert fingerprint(bytes(32)) == "66687aadf862bd77"
 
 
