@@ -1,0 +1,185 @@
+//! What the two ends of a control stream announce to each other. The names are the wire's; a peer that
+//! announces nothing is a stock one.
+
+use std::fmt;
+
+use fleet_core::limits;
+
+/// An extension of the control protocol that both ends must know before it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Capability {
+    /// The node says how far a command is.
+    Progress,
+    /// A command can be told to stop.
+    Cancel,
+    /// The server says why it ends a stream and when to come back.
+    Goodbye,
+    /// The node resolves names once and tells their addresses before it reports.
+    Pins,
+    /// Acks carry what became of each target.
+    Outcomes,
+    /// The node can ask by mDNS.
+    Mdns,
+    /// Commands may carry more targets and ports than a stock node takes.
+    BigCommands,
+}
+
+impl Capability {
+    /// Every capability, in declaration order.
+    pub const ALL: [Self; 7] = [
+        Self::Progress,
+        Self::Cancel,
+        Self::Goodbye,
+        Self::Pins,
+        Self::Outcomes,
+        Self::Mdns,
+        Self::BigCommands,
+    ];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Progress => "progress",
+            Self::Cancel => "cancel",
+            Self::Goodbye => "goodbye",
+            Self::Pins => "pins",
+            Self::Outcomes => "outcomes",
+            Self::Mdns => "mdns",
+            Self::BigCommands => "big-commands",
+        }
+    }
+
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A set of capabilities.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capabilities(u8);
+
+impl Capabilities {
+    /// What a stock peer announces.
+    pub const NONE: Self = Self(0);
+
+    /// Everything that this version knows.
+    pub fn all() -> Self {
+        Capability::ALL.into_iter().collect()
+    }
+
+    /// Reads the names of a Hello or an Accepted; unknown ones belong to a later version and mean nothing here.
+    pub fn parse<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        names
+            .into_iter()
+            .filter_map(|name| Capability::ALL.into_iter().find(|c| c.as_str() == name))
+            .collect()
+    }
+
+    /// Whether it is in the set.
+    pub fn has(self, capability: Capability) -> bool {
+        self.0 & capability.bit() != 0
+    }
+
+    /// Whether the peer is a stock one.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The capabilities in the set, in declaration order.
+    pub fn iter(self) -> impl Iterator<Item = Capability> {
+        Capability::ALL.into_iter().filter(move |c| self.has(*c))
+    }
+}
+
+impl FromIterator<Capability> for Capabilities {
+    fn from_iter<I: IntoIterator<Item = Capability>>(all: I) -> Self {
+        Self(all.into_iter().fold(0, |set, c| set | c.bit()))
+    }
+}
+
+impl fmt::Debug for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+/// What a node said in its Hello about the commands that it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// The extensions that it knows.
+    pub capabilities: Capabilities,
+    /// Targets of one command, between a stock node's and ours.
+    pub max_targets: usize,
+    /// Ports of one command, between a stock node's and ours.
+    pub max_ports: usize,
+}
+
+impl Announced {
+    /// What a stock node takes.
+    pub const STOCK: Self = Self {
+        capabilities: Capabilities::NONE,
+        max_targets: limits::STOCK_COMMAND_TARGETS,
+        max_ports: limits::STOCK_COMMAND_PORTS,
+    };
+
+    /// Reads a Hello. Sizes count only together with [`Capability::BigCommands`], and only between a stock
+    /// node's and the product's limits: a node can neither ask for less than every node takes nor for more
+    /// than we send.
+    pub fn new(capabilities: Capabilities, max_targets: u32, max_ports: u32) -> Self {
+        if !capabilities.has(Capability::BigCommands) {
+            return Self {
+                capabilities,
+                ..Self::STOCK
+            };
+        }
+        let within =
+            |said: u32, least, most| usize::try_from(said).unwrap_or(most).clamp(least, most);
+        Self {
+            capabilities,
+            max_targets: within(
+                max_targets,
+                limits::STOCK_COMMAND_TARGETS,
+                limits::COMMAND_TARGETS,
+            ),
+            max_ports: within(
+                max_ports,
+                limits::STOCK_COMMAND_PORTS,
+                limits::COMMAND_PORTS,
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_unknown_ones_mean_nothing() {
+        for capability in Capability::ALL {
+            let set = Capabilities::parse([capability.as_str(), "teleport"]);
+            assert_eq!(set.iter().collect::<Vec<_>>(), [capability]);
+        }
+        assert!(Capabilities::parse(["Cancel", ""]).is_empty());
+    }
+
+    #[test]
+    fn announced_sizes_stay_between_a_stock_nodes_and_ours() {
+        let big = Capabilities::all();
+        for (capabilities, targets, ports, expected) in [
+            (Capabilities::NONE, 16_384, 64, (1_024, 10)),
+            (big, 0, 0, (1_024, 10)),
+            (big, 4_096, 32, (4_096, 32)),
+            (big, u32::MAX, u32::MAX, (16_384, 64)),
+        ] {
+            let announced = Announced::new(capabilities, targets, ports);
+            assert_eq!((announced.max_targets, announced.max_ports), expected);
+        }
+    }
+}

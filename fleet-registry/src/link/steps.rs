@@ -1,0 +1,172 @@
+//! The steps that the inputs of [`NodeLink`] are made of.
+
+use std::time::{Duration, Instant};
+
+use fleet_core::{
+    full_jitter,
+    limits::{SESSION_REFRESH, STREAM_SILENCE},
+};
+
+use super::{
+    ACK_KEPT, Attempt, CancelReason, HINT_MOST, NodeLink, Output, Phase, StopReason, Stream, Timer,
+    Unsettled, WIDE_FIRST_DELAY,
+};
+
+impl NodeLink {
+    pub(super) fn is_started(&self) -> bool {
+        self.phase == Phase::Started
+    }
+
+    pub(super) fn is_open(&self, attempt: Attempt) -> bool {
+        matches!(self.stream, Stream::Open { attempt: open, .. } if open == attempt)
+    }
+
+    /// Whether the stream in question is the one that is held or being opened.
+    pub(super) fn is_of_stream(&self, attempt: Attempt) -> bool {
+        matches!(
+            self.stream,
+            Stream::Opening { attempt: held, .. } | Stream::Open { attempt: held, .. } if held == attempt
+        )
+    }
+
+    pub(super) fn handshake(&mut self) {
+        if !self.handshaking {
+            self.handshaking = true;
+            self.outputs.push_back(Output::Handshake);
+        }
+    }
+
+    /// When to refresh a session that lives this long: in the first half of its last hour, so that a failed
+    /// refresh has time to be tried again; a short session between half and three quarters of its life.
+    pub(super) fn refresh_after(&mut self, lifetime: Duration) -> Duration {
+        let random = self.random.next();
+        match lifetime.checked_sub(SESSION_REFRESH) {
+            Some(calm) if calm >= SESSION_REFRESH => {
+                calm + full_jitter(SESSION_REFRESH / 2, random)
+            }
+            Some(_) | None => lifetime / 2 + full_jitter(lifetime / 4, random),
+        }
+    }
+
+    /// The server does not take the session any more. Without effect when a newer one is in use.
+    pub(super) fn lose_session(&mut self, now: Instant, session: u64) {
+        if self.session.is_some_and(|current| current != session) {
+            return;
+        }
+        self.session = None;
+        self.timers.cancel(Timer::SessionEnd);
+        self.timers.cancel(Timer::Heartbeat);
+        if !self.handshaking {
+            let delay = self.handshakes.next_delay(self.random.next());
+            self.timers.set(Timer::Handshake, now + delay);
+        }
+    }
+
+    pub(super) fn open_stream(&mut self, now: Instant) {
+        let Some(session) = self.session else {
+            self.stream = Stream::Due;
+            return;
+        };
+        self.attempts += 1;
+        let attempt = Attempt(self.attempts);
+        self.stream = Stream::Opening { attempt, session };
+        self.timers.set(Timer::Silence, now + STREAM_SILENCE);
+        self.outputs.push_back(Output::OpenStream(attempt));
+    }
+
+    /// The delay after a stream was lost without a word.
+    pub(super) fn after_loss(&mut self) -> Duration {
+        let random = self.random.next();
+        let first = self.reconnects.attempts() == 0;
+        let delay = self.reconnects.next_delay(random);
+        match self.stream {
+            Stream::Open { .. } if first => full_jitter(WIDE_FIRST_DELAY, random),
+            Stream::Open { .. } | Stream::Opening { .. } | Stream::Waiting | Stream::Due => delay,
+        }
+    }
+
+    /// A server's hint, with a tenth of jitter on top: many may have got the same.
+    pub(super) fn hinted(&mut self, retry_after: Duration) -> Duration {
+        let hint = retry_after.min(HINT_MOST);
+        hint + full_jitter(hint / 10, self.random.next())
+    }
+
+    /// The stream is gone; the next one after `delay`.
+    pub(super) fn wait(&mut self, now: Instant, delay: Duration) {
+        self.stream = Stream::Waiting;
+        self.timers.cancel(Timer::Silence);
+        self.timers.cancel(Timer::Stable);
+        self.timers.cancel(Timer::Settled);
+        for unsettled in &mut self.unsettled {
+            unsettled.sent = None;
+        }
+        self.timers.set(Timer::Reconnect, now + delay);
+    }
+
+    /// Sends every ack that was not sent on this stream.
+    pub(super) fn send_unsent(&mut self, now: Instant, attempt: Attempt) {
+        for unsettled in self.unsettled.iter_mut().filter(|u| u.sent.is_none()) {
+            unsettled.sent = Some(now);
+            self.outputs.push_back(Output::SendAck {
+                attempt,
+                command: unsettled.command.clone(),
+            });
+        }
+        self.watch_acks();
+    }
+
+    /// A server that resumes nothing holds every command of an earlier stream for dead, and may refuse a
+    /// stream that still speaks of it.
+    pub(super) fn abandon(&mut self, attempt: Attempt) {
+        self.settle(|unsettled| unsettled.born != attempt);
+        if self.running.as_ref().is_some_and(|r| r.born != attempt) {
+            self.cancel_running(CancelReason::Abandoned);
+        }
+    }
+
+    pub(super) fn cancel_running(&mut self, reason: CancelReason) {
+        if let Some(running) = self.running.as_mut().filter(|r| !r.cancelled) {
+            running.cancelled = true;
+            self.outputs.push_back(Output::CancelScan {
+                command: running.command.clone(),
+                reason,
+            });
+        }
+    }
+
+    /// Forgets the acks that are known to have arrived, or to be of no use.
+    pub(super) fn settle(&mut self, is_settled: impl Fn(&Unsettled) -> bool) {
+        let outputs = &mut self.outputs;
+        self.unsettled.retain(|unsettled| {
+            let settled = is_settled(unsettled);
+            if settled {
+                outputs.push_back(Output::Forget(unsettled.command.clone()));
+            }
+            !settled
+        });
+        self.watch_acks();
+    }
+
+    pub(super) fn watch_acks(&mut self) {
+        let oldest = self.unsettled.iter().filter_map(|u| u.sent).min();
+        match oldest {
+            Some(sent) => self.timers.set(Timer::Settled, sent + ACK_KEPT),
+            None => self.timers.cancel(Timer::Settled),
+        }
+    }
+
+    pub(super) fn stop(&mut self, reason: StopReason) {
+        self.cancel_running(CancelReason::Stopping);
+        if let Stream::Opening { attempt, .. } | Stream::Open { attempt, .. } = self.stream {
+            self.outputs.push_back(Output::CloseStream(attempt));
+        }
+        self.phase = Phase::Stopped;
+        self.session = None;
+        self.heartbeat = None;
+        self.stream = Stream::Waiting;
+        self.running = None;
+        self.unsettled.clear();
+        self.timers.clear();
+        self.outputs.push_back(Output::Stop(reason));
+    }
+}

@@ -1,0 +1,269 @@
+//! The steps that the inputs of [`Registry`] are made of.
+
+use std::time::{Duration, Instant};
+
+use fleet_core::{
+    CommandId, ConnectionId, Epoch, Lane, NodeId, full_jitter,
+    limits::{ACCEPTED_EVERY, DUPLICATE_HOLD},
+};
+
+use super::{
+    Adopted, CommandEnd, Current, EvictReason, Flight, IN_FLIGHT_PER_NODE, Identity, InFlight,
+    Judgement, Node, Output, Phase, Progress, REMEMBER_NODE, Registry, Timer,
+};
+use crate::Capability;
+
+impl Flight {
+    pub(super) fn new(lane: Lane, deadline: Instant, cancelled: bool) -> Self {
+        Self {
+            shown: InFlight {
+                lane,
+                deadline,
+                cancelled,
+                progress: Progress::default(),
+            },
+            told: None,
+        }
+    }
+}
+
+impl Current {
+    pub(super) fn understands_cancel(&self) -> bool {
+        self.announced.capabilities.has(Capability::Cancel)
+    }
+}
+
+impl Node {
+    pub(super) fn is_idle(&self) -> bool {
+        self.current.is_none() && self.claiming.is_empty() && self.in_flight.is_empty()
+    }
+}
+
+impl Registry {
+    /// A slot for somebody who comes while this process goes down.
+    pub(super) fn draining_slot(&mut self) -> Option<Duration> {
+        let draining = self.draining.as_mut()?;
+        Some(full_jitter(draining.window, draining.random.next()))
+    }
+
+    /// Whether a node is, or can be, remembered. At the bound the one that was idle longest gives way.
+    pub(super) fn make_room_for(&mut self, node: NodeId) -> bool {
+        if self.nodes.contains_key(&node) || self.nodes.len() < self.limits.nodes {
+            return true;
+        }
+        let idle = self.timers.keys().find_map(|timer| match timer {
+            Timer::Forget(node) => Some(node),
+            Timer::Hello(_) | Timer::Claim(_) | Timer::Accepted(_) | Timer::Command(..) => None,
+        });
+        if let Some(idle) = idle {
+            self.timers.cancel(Timer::Forget(idle));
+            self.nodes.remove(&idle);
+        }
+        idle.is_some()
+    }
+
+    /// Whether a newcomer is refused as a duplicate, and for how long.
+    pub(super) fn judge(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        newcomer: Identity,
+    ) -> Option<Duration> {
+        let state = self.nodes.get_mut(&node)?;
+        let incumbent = state.current.map(|c| c.identity);
+        match state.takeovers.judge(now, incumbent, newcomer) {
+            Judgement::Proceed => None,
+            Judgement::Held(rest) => Some(rest),
+            Judgement::Duplicate { incumbent } => {
+                self.outputs.push_back(Output::DuplicateIdentity {
+                    node,
+                    incumbent,
+                    newcomer,
+                    hold: DUPLICATE_HOLD,
+                });
+                Some(DUPLICATE_HOLD)
+            }
+        }
+    }
+
+    /// Ends the claim of a connection. Answers who claimed, if the connection is still there.
+    pub(super) fn end_claim(&mut self, node: NodeId, connection: ConnectionId) -> Option<Identity> {
+        let state = self.nodes.get_mut(&node)?;
+        if !state.claiming.remove(&connection) {
+            return None;
+        }
+        self.timers.cancel(Timer::Claim(connection));
+        match self.connections.get(&connection)?.phase {
+            Phase::Claiming { identity, .. } => Some(identity),
+            Phase::Opened | Phase::Current { .. } => None,
+        }
+    }
+
+    /// Takes over what the store adopted; everything else in flight is lost.
+    pub(super) fn adopt(&mut self, node: NodeId, adopted: &[Adopted]) {
+        let adopted = &adopted[..adopted.len().min(IN_FLIGHT_PER_NODE)];
+        let goes_on = |command: &CommandId| adopted.iter().any(|a| a.command == *command);
+        for command in self.commands_of(node) {
+            if !goes_on(&command) {
+                self.end(node, command, CommandEnd::Lost);
+            }
+        }
+        let Some(state) = self.nodes.get_mut(&node) else {
+            return;
+        };
+        for found in adopted {
+            let command = found.command;
+            let timers = &mut self.timers;
+            let flight = state.in_flight.entry(command).or_insert_with(|| {
+                timers.set(Timer::Command(node, command), found.deadline);
+                Flight::new(found.lane, found.deadline, false)
+            });
+            flight.shown.cancelled |= found.cancelled;
+            self.outputs.push_back(Output::Adopted { node, command });
+        }
+    }
+
+    pub(super) fn make_current(&mut self, node: NodeId, current: Current) {
+        if let Some(held) = self.connections.get_mut(&current.connection) {
+            held.phase = Phase::Current { node };
+        }
+        if let Some(state) = self.nodes.get_mut(&node) {
+            state.current = Some(current);
+        }
+    }
+
+    /// Tells a node that came back what was cancelled meanwhile, or was told on a stream that broke.
+    pub(super) fn repeat_cancels(&mut self, node: NodeId) {
+        let Some(state) = self.nodes.get(&node) else {
+            return;
+        };
+        let Some(current) = state.current.filter(Current::understands_cancel) else {
+            return;
+        };
+        let connection = current.connection;
+        let cancelled = state.in_flight.iter().filter(|(_, f)| f.shown.cancelled);
+        self.outputs
+            .extend(cancelled.map(|(command, _)| Output::SendCancel {
+                connection,
+                command: *command,
+            }));
+    }
+
+    pub(super) fn say_accepted(&mut self, now: Instant, connection: ConnectionId, epoch: Epoch) {
+        self.outputs
+            .push_back(Output::Accepted { connection, epoch });
+        // From now, not from the last deadline: after a long pause one sign of life is enough.
+        self.timers
+            .set(Timer::Accepted(connection), now + ACCEPTED_EVERY);
+    }
+
+    pub(super) fn tell_if_ready(&mut self, node: NodeId) {
+        if let (true, Some(epoch)) = (self.can_dispatch(node), self.epoch(node)) {
+            self.outputs.push_back(Output::Ready { node, epoch });
+        }
+    }
+
+    /// Says goodbye to a greeted connection, ends another.
+    pub(super) fn send_away(&mut self, now: Instant, connection: ConnectionId, slot: Duration) {
+        let Some(held) = self.connections.get(&connection) else {
+            return;
+        };
+        match held.phase {
+            Phase::Opened => self.evict(connection, EvictReason::Draining, Some(slot)),
+            Phase::Claiming { node, .. } => {
+                self.evict(connection, EvictReason::Draining, Some(slot));
+                self.rest_if_idle(now, node);
+            }
+            Phase::Current { node } => self.outputs.push_back(Output::Goodbye {
+                connection,
+                retry_after: slot,
+                goodbye: self.understands_goodbye(node),
+            }),
+        }
+    }
+
+    /// Forgets a connection and tells the shell to end it. Its node keeps what is in flight.
+    pub(super) fn evict(
+        &mut self,
+        connection: ConnectionId,
+        reason: EvictReason,
+        retry_after: Option<Duration>,
+    ) {
+        let goodbye = self
+            .holder(connection)
+            .is_some_and(|node| self.understands_goodbye(node));
+        self.forget_connection(connection);
+        self.outputs.push_back(Output::Evict {
+            connection,
+            reason,
+            retry_after,
+            goodbye,
+        });
+    }
+
+    /// Removes every trace of a connection; the caller sees to its node.
+    pub(super) fn forget_connection(&mut self, connection: ConnectionId) {
+        self.timers.cancel(Timer::Hello(connection));
+        self.timers.cancel(Timer::Claim(connection));
+        self.timers.cancel(Timer::Accepted(connection));
+        let Some(held) = self.connections.remove(&connection) else {
+            return;
+        };
+        match held.phase {
+            Phase::Opened => {}
+            Phase::Claiming { node, .. } => {
+                if let Some(state) = self.nodes.get_mut(&node) {
+                    state.claiming.remove(&connection);
+                }
+            }
+            Phase::Current { node } => {
+                if let Some(state) = self.nodes.get_mut(&node) {
+                    state.current = None;
+                }
+            }
+        }
+    }
+
+    /// Ends everything that a node has in flight.
+    pub(super) fn end_all(&mut self, node: NodeId, end: CommandEnd) {
+        for command in self.commands_of(node) {
+            self.end(node, command, end);
+        }
+    }
+
+    /// Ends one command, once.
+    pub(super) fn end(&mut self, node: NodeId, command: CommandId, end: CommandEnd) {
+        self.timers.cancel(Timer::Command(node, command));
+        let flight = self
+            .nodes
+            .get_mut(&node)
+            .and_then(|n| n.in_flight.remove(&command));
+        if flight.is_some() {
+            self.outputs.push_back(Output::Ended { node, command, end });
+        }
+    }
+
+    /// Starts to forget a node that holds nothing.
+    pub(super) fn rest_if_idle(&mut self, now: Instant, node: NodeId) {
+        if self.nodes.get(&node).is_some_and(Node::is_idle) {
+            self.timers.set(Timer::Forget(node), now + REMEMBER_NODE);
+        }
+    }
+
+    pub(super) fn node_of(&self, connection: ConnectionId) -> Option<NodeId> {
+        match self.connections.get(&connection)?.phase {
+            Phase::Opened => None,
+            Phase::Claiming { node, .. } | Phase::Current { node } => Some(node),
+        }
+    }
+
+    fn commands_of(&self, node: NodeId) -> Vec<CommandId> {
+        let state = self.nodes.get(&node);
+        state.map_or_else(Vec::new, |n| n.in_flight.keys().copied().collect())
+    }
+
+    fn understands_goodbye(&self, node: NodeId) -> bool {
+        let current = self.nodes.get(&node).and_then(|n| n.current);
+        current.is_some_and(|c| c.announced.capabilities.has(Capability::Goodbye))
+    }
+}
