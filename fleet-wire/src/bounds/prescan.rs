@@ -1,0 +1,62 @@
+//! Counts repeated fields in the encoded form. Only lengths are looked at; what is malformed is left to the decoder.
+
+use super::{BrokenBound, Repeated};
+
+/// Checks the bounds of `fields` on an encoded message.
+///
+/// # Errors
+///
+/// The first field that occurs too often.
+pub(crate) fn count_repeated(message: &[u8], fields: &[Repeated]) -> Result<(), BrokenBound> {
+    if fields.is_empty() {
+        return Ok(());
+    }
+    let mut seen = vec![0_usize; fields.len()];
+    let mut rest = message;
+    while let Some((number, payload, next)) = next_field(rest) {
+        rest = next;
+        let Some(at) = fields.iter().position(|f| u64::from(f.number) == number) else {
+            continue;
+        };
+        let Repeated {
+            field, max, inner, ..
+        } = fields[at];
+        seen[at] += 1;
+        if seen[at] > max {
+            return Err(BrokenBound::new(
+                field,
+                format_args!("at most {max} elements, found more"),
+            ));
+        }
+        count_repeated(payload, inner)?;
+    }
+    Ok(())
+}
+
+/// Splits off one field: its number, its payload if it is length-delimited, and what follows. `None` at the end and at
+/// the first thing that is not well formed (groups included, which prost skips without building anything).
+fn next_field(message: &[u8]) -> Option<(u64, &[u8], &[u8])> {
+    let (key, rest) = varint(message)?;
+    let (payload, rest) = match key & 7 {
+        0 => (&[][..], varint(rest)?.1),
+        1 => (&[][..], rest.get(8..)?),
+        2 => {
+            let (length, rest) = varint(rest)?;
+            rest.split_at_checked(usize::try_from(length).ok()?)?
+        }
+        5 => (&[][..], rest.get(4..)?),
+        _ => return None,
+    };
+    Some((key >> 3, payload, rest))
+}
+
+fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0_u64;
+    for (i, byte) in bytes.iter().take(10).enumerate() {
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            return Some((value, &bytes[i + 1..]));
+        }
+    }
+    None
+}

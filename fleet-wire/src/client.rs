@@ -1,0 +1,17 @@
+//! Calling the services: a [`Channel`] to one server, over which the generated clients call.
+//!
+//! Unary calls and server streams go by Connect over HTTP/1.1 (or HTTP/2, where TLS negotiates it), streams both ways by
+//! gRPC over HTTP/2. The path of the server's URL is kept as a prefix, redirects are never followed, and nothing is
+//! retried here.
+
+mod channel;
+mod options;
+mod raw;
+mod stream;
+mod tls;
+mod transport;
+
+pub use channel::{Channel, ChannelConfig, ChannelError};
+pub use options::CallOptions;
+pub use stream::{Incoming, Outgoing};
+pub use tls::Roots;

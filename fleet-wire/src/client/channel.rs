@@ -1,0 +1,234 @@
+//! A channel to one server.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use connectrpc::client::{self, ClientConfig};
+use connectrpc::{Spec, StreamType};
+use http::Uri;
+
+use super::raw::{Raw, RawView};
+use super::stream::Source;
+use super::transport::Transport;
+use super::{CallOptions, Incoming, Outgoing, Roots};
+use crate::engine::Wire;
+use crate::{Method, Protocol, RpcError};
+
+/// How a channel connects.
+#[derive(Debug, Clone)]
+pub struct ChannelConfig {
+    /// Whom to trust for `https`.
+    pub roots: Roots,
+    /// Longest time for TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// Longest time of a unary call that sets none itself. Streams have none.
+    pub call_timeout: Duration,
+    /// Largest message taken from the server, in bytes.
+    pub max_response: usize,
+    /// Pause between the PINGs of an HTTP/2 connection.
+    pub keepalive_interval: Duration,
+    /// How long a PING may stay unanswered before the connection counts as lost.
+    pub keepalive_timeout: Duration,
+    /// The protocol of unary calls and server streams. What is not Connect goes by HTTP/2.
+    pub protocol: Protocol,
+}
+
+impl Default for ChannelConfig {
+    fn default() -> Self {
+        Self {
+            roots: Roots::System,
+            connect_timeout: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(30),
+            max_response: 16 << 20,
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+            protocol: Protocol::Connect,
+        }
+    }
+}
+
+/// Why there is no channel.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The URL is none, or not one of a server.
+    #[error(
+        "{url:?} is not the URL of a server: {reason}; give http://HOST[:PORT][/PREFIX] or https://..."
+    )]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file with the authorities cannot be used.
+    #[error("the CA file {} cannot be used: {reason}", path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The authorities cannot be used.
+    #[error("the CA certificates cannot be used: {reason}")]
+    Ca {
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// Nobody to trust.
+    #[error("no usable CA certificate; name a CA file, or install the system's CA certificates")]
+    NoRoots,
+}
+
+/// A channel to one server; cheap to clone, connects when it is needed.
+#[derive(Clone)]
+pub struct Channel {
+    unary: (Transport, ClientConfig),
+    stream: (Transport, ClientConfig),
+    call_timeout: Duration,
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channel")
+            .field("url", self.unary.1.base_uri())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Channel {
+    /// Prepares a channel; nothing is dialled yet. The path of the URL is a prefix of every call's path.
+    ///
+    /// # Errors
+    ///
+    /// The URL or the authorities cannot be used.
+    pub fn new(url: &str, config: &ChannelConfig) -> Result<Self, ChannelError> {
+        let uri = parse(url)?;
+        let tls = uri.scheme_str() == Some("https");
+        let client_config = |protocol| {
+            ClientConfig::new(uri.clone())
+                .with_protocol(protocol)
+                .with_default_max_message_size(config.max_response)
+        };
+        let stream = (
+            Transport::http2(config, tls)?,
+            client_config(connectrpc::Protocol::Grpc),
+        );
+        let unary = match config.protocol {
+            Protocol::Connect => (
+                Transport::any(config, tls)?,
+                client_config(connectrpc::Protocol::Connect),
+            ),
+            Protocol::Grpc => stream.clone(),
+            Protocol::GrpcWeb => (
+                stream.0.clone(),
+                client_config(connectrpc::Protocol::GrpcWeb),
+            ),
+        };
+        Ok(Self {
+            unary,
+            stream,
+            call_timeout: config.call_timeout,
+        })
+    }
+
+    pub(crate) async fn unary<I: Wire, O: Wire>(
+        &self,
+        method: &Method,
+        request: &I,
+        mut options: CallOptions,
+    ) -> Result<O, RpcError> {
+        options.timeout = options.timeout.or(Some(self.call_timeout));
+        let (transport, config) = &self.unary;
+        let spec = Spec::client(method.path(), StreamType::Unary);
+        let response = client::call_unary::<_, _, RawView<'static>>(
+            transport,
+            config,
+            spec,
+            raw(request),
+            engine_options(options),
+        )
+        .await?;
+        O::decode(response.into_view().into_bytes())
+            .map_err(|e| RpcError::internal(format!("the server's message does not decode: {e}")))
+    }
+
+    pub(crate) async fn server_stream<I: Wire, O: Wire>(
+        &self,
+        method: &Method,
+        request: &I,
+        options: CallOptions,
+    ) -> Result<Incoming<O>, RpcError> {
+        let (transport, config) = &self.unary;
+        let spec = Spec::client(method.path(), StreamType::ServerStream);
+        let stream = client::call_server_stream::<_, _, RawView<'static>>(
+            transport,
+            config,
+            spec,
+            raw(request),
+            engine_options(options),
+        )
+        .await?;
+        Ok(Incoming::new(Source::Server(Box::new(stream))))
+    }
+
+    pub(crate) async fn bidi<I: Wire, O: Wire>(
+        &self,
+        method: &Method,
+        options: CallOptions,
+    ) -> Result<(Outgoing<I>, Incoming<O>), RpcError> {
+        let (transport, config) = &self.stream;
+        let spec = Spec::client(method.path(), StreamType::BidiStream);
+        let stream = client::call_bidi_stream::<_, Raw, RawView<'static>>(
+            transport,
+            config,
+            spec,
+            engine_options(options),
+        )
+        .await?;
+        let (send, receive) = stream.into_split();
+        Ok((
+            Outgoing::new(send),
+            Incoming::new(Source::Bidi(Box::new(receive))),
+        ))
+    }
+}
+
+fn parse(url: &str) -> Result<Uri, ChannelError> {
+    let wrong = |reason: String| ChannelError::Url {
+        url: url.to_owned(),
+        reason,
+    };
+    let uri: Uri = url
+        .trim_end_matches('/')
+        .parse()
+        .map_err(|e: http::uri::InvalidUri| wrong(e.to_string()))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(wrong("its scheme is neither http nor https".to_owned()));
+    }
+    if uri.host().is_none_or(str::is_empty) {
+        return Err(wrong("it names no host".to_owned()));
+    }
+    if uri.query().is_some() {
+        return Err(wrong("it has a query".to_owned()));
+    }
+    if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
+        return Err(wrong("it has a user".to_owned()));
+    }
+    Ok(uri)
+}
+
+fn raw(message: &impl Wire) -> Raw {
+    Raw(message.encode_to_vec().into())
+}
+
+fn engine_options(options: CallOptions) -> client::CallOptions {
+    let headers = options
+        .headers
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()));
+    let out = client::CallOptions::default().with_headers(headers);
+    match options.timeout {
+        Some(timeout) => out.with_timeout(timeout),
+        None => out,
+    }
+}

@@ -1,0 +1,149 @@
+//! The seam to the RPC engine: its errors, contexts and codecs to ours and back. Together with the private halves of
+//! `server` and `client` the only code that names it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use bytes::Bytes;
+use connectrpc::{CodecFormat, ConnectError, EncodedBody, ErrorCode, ErrorDetail, RequestContext};
+use prost::Message;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::bounds::{self, Validate};
+use crate::{Code, Context, Detail, Protocol, RpcError};
+
+/// More objects in a JSON request than any legal one has (a report holds 1,024). An object of three bytes becomes a
+/// message of hundreds, so that without this bound a small body could fill the memory.
+const MAX_JSON_OBJECTS: usize = 8_192;
+
+/// What the runtime needs of a message.
+pub trait Wire: Message + Default + Serialize + DeserializeOwned + 'static {}
+impl<T: Message + Default + Serialize + DeserializeOwned + 'static> Wire for T {}
+
+/// Decodes a request and checks its bounds; nothing larger than the bounds allow is ever built.
+pub(crate) fn decode<M: Wire + Validate>(bytes: Bytes, format: CodecFormat) -> Result<M, RpcError> {
+    let message = if format == CodecFormat::Json {
+        decode_json(&bytes)?
+    } else {
+        decode_proto::<M>(bytes)?
+    };
+    message.validate()?;
+    Ok(message)
+}
+
+fn decode_proto<M: Wire + Validate>(bytes: Bytes) -> Result<M, RpcError> {
+    bounds::count_repeated(&bytes, M::REPEATED)?;
+    M::decode(bytes)
+        .map_err(|e| RpcError::invalid_argument(format!("the message does not decode: {e}")))
+}
+
+fn decode_json<M: Wire>(bytes: &[u8]) -> Result<M, RpcError> {
+    let body = if bytes.is_empty() { b"{}" } else { bytes };
+    if body.iter().filter(|b| **b == b'{').count() > MAX_JSON_OBJECTS {
+        return Err(RpcError::invalid_argument(format!(
+            "the JSON message has more than {MAX_JSON_OBJECTS} objects"
+        )));
+    }
+    serde_json::from_slice(body)
+        .map_err(|e| RpcError::invalid_argument(format!("the JSON message does not decode: {e}")))
+}
+
+pub(crate) fn encode<M: Wire>(
+    message: &M,
+    format: CodecFormat,
+) -> Result<EncodedBody, ConnectError> {
+    if format == CodecFormat::Json {
+        let json = serde_json::to_vec(message).map_err(|e| {
+            tracing::error!(error = %e, "a response has no JSON form");
+            ConnectError::internal("the response has no JSON form")
+        })?;
+        return Ok(Bytes::from(json).into());
+    }
+    Ok(Bytes::from(message.encode_to_vec()).into())
+}
+
+pub(crate) fn context(path: &'static str, ctx: RequestContext) -> Context {
+    Context {
+        path: path.to_owned(),
+        protocol: ctx.protocol().map_or(Protocol::Connect, protocol),
+        headers: ctx.headers().clone(),
+        deadline: ctx.deadline(),
+        extensions: ctx.extensions().clone(),
+    }
+}
+
+fn protocol(protocol: connectrpc::Protocol) -> Protocol {
+    if protocol == connectrpc::Protocol::Grpc {
+        Protocol::Grpc
+    } else if protocol == connectrpc::Protocol::GrpcWeb {
+        Protocol::GrpcWeb
+    } else {
+        Protocol::Connect
+    }
+}
+
+/// The codes of both sides, in one table.
+const CODES: [(Code, ErrorCode); 16] = [
+    (Code::Canceled, ErrorCode::Canceled),
+    (Code::Unknown, ErrorCode::Unknown),
+    (Code::InvalidArgument, ErrorCode::InvalidArgument),
+    (Code::DeadlineExceeded, ErrorCode::DeadlineExceeded),
+    (Code::NotFound, ErrorCode::NotFound),
+    (Code::AlreadyExists, ErrorCode::AlreadyExists),
+    (Code::PermissionDenied, ErrorCode::PermissionDenied),
+    (Code::ResourceExhausted, ErrorCode::ResourceExhausted),
+    (Code::FailedPrecondition, ErrorCode::FailedPrecondition),
+    (Code::Aborted, ErrorCode::Aborted),
+    (Code::OutOfRange, ErrorCode::OutOfRange),
+    (Code::Unimplemented, ErrorCode::Unimplemented),
+    (Code::Internal, ErrorCode::Internal),
+    (Code::Unavailable, ErrorCode::Unavailable),
+    (Code::DataLoss, ErrorCode::DataLoss),
+    (Code::Unauthenticated, ErrorCode::Unauthenticated),
+];
+
+impl From<RpcError> for ConnectError {
+    fn from(error: RpcError) -> Self {
+        let code = CODES
+            .iter()
+            .find(|(ours, _)| *ours == error.code)
+            .map_or(ErrorCode::Unknown, |(_, theirs)| *theirs);
+        error
+            .details
+            .into_iter()
+            .fold(Self::new(code, error.message), |out, detail| {
+                let value = Some(STANDARD_NO_PAD.encode(&detail.value));
+                out.with_detail(ErrorDetail {
+                    type_url: detail.type_name,
+                    value,
+                    debug: None,
+                })
+            })
+    }
+}
+
+impl From<ConnectError> for RpcError {
+    fn from(error: ConnectError) -> Self {
+        let code = CODES
+            .iter()
+            .find(|(_, theirs)| *theirs == error.code)
+            .map_or(Code::Unknown, |(ours, _)| *ours);
+        let details = error.details.iter().filter_map(|d| {
+            let text = d.value.as_deref().unwrap_or_default();
+            let value = STANDARD_NO_PAD
+                .decode(text)
+                .or_else(|_| STANDARD.decode(text))
+                .ok()?;
+            let type_name = d.type_url.rsplit('/').next().unwrap_or_default().to_owned();
+            Some(Detail {
+                type_name,
+                value: value.into(),
+            })
+        });
+        Self {
+            code,
+            message: error.message.clone().unwrap_or_default(),
+            details: details.collect(),
+        }
+    }
+}

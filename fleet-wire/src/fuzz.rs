@@ -1,0 +1,47 @@
+//! The entry of the fuzz target: whatever bytes come, decoding and checking them ends in a value or an error.
+
+use bytes::Bytes;
+use connectrpc::CodecFormat;
+
+use crate::bounds::Validate;
+use crate::engine::{self, Wire};
+use crate::{admin, fleet, gateway, pairing};
+
+fn both<M: Wire + Validate>(data: &Bytes) {
+    for format in [CodecFormat::Proto, CodecFormat::Json] {
+        let decoded = engine::decode::<M>(data.clone(), format);
+        if let Ok(message) = decoded {
+            engine::encode(&message, format)
+                .map(|_| ())
+                .unwrap_or_default();
+        }
+    }
+}
+
+macro_rules! each {
+    ($data:expr, $($package:ident :: {$($message:ident),* $(,)?}),* $(,)?) => {
+        $($(both::<$package::$message>(&$data);)*)*
+    };
+}
+
+/// Decodes `data` as every message that our sides receive, in both codecs.
+pub fn decode_any(data: &[u8]) {
+    let data = Bytes::copy_from_slice(data);
+    each!(
+        data,
+        gateway::{
+            RegisterRequest, BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, UploadHeartbeatRequest, ReportDiscoveredDevicesRequest,
+            ReportPairedDevicesRequest, ControlStreamRequest, ControlStreamResponse, AgentCommand,
+        },
+        admin::{
+            CreateEnrollmentCodeRequest, ListFleetNodesRequest, ConfirmFleetNodeRequest, RevokeFleetNodeRequest, PairDeviceToFleetNodeRequest,
+            UnpairDeviceRequest, ListFleetNodeDevicesRequest, DiscoverOnFleetNodeRequest, ListFleetNodeDiscoveredDevicesRequest,
+            PairDiscoveredDevicesOnFleetNodeRequest,
+        },
+        pairing::{DiscoverRequest, PairRequest},
+        fleet::{
+            StartScanRequest, PlanScanRequest, GetScanRequest, ListScansRequest, WatchScanRequest, CancelScanRequest, ListNodesRequest,
+            ListEnrollmentCodesRequest, CancelEnrollmentCodeRequest, ListDevicesRequest, WhoAmIRequest,
+        },
+    );
+}

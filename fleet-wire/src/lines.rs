@@ -1,0 +1,87 @@
+//! A scan's events as JSON lines: the one shape of event streams, of `-o ndjson` and of demonstrations.
+
+use serde_json::{Value, json};
+
+use crate::fleet::{
+    DeviceFound, Ledger, ReasonCount, ScanEnded, ScanProgress, ScanState, WatchScanResponse,
+    watch_scan_response::Event,
+};
+
+/// The line of an event, one JSON object whose `type` is `device`, `progress`, `warning` or `ledger`; none for a sign of
+/// life.
+pub fn line(message: &WatchScanResponse) -> Option<Value> {
+    Some(match message.event.as_ref()? {
+        Event::Device(found) => device(message.sequence, found),
+        Event::Progress(progress) => self::progress(progress),
+        Event::Warning(warning) => {
+            json!({ "type": "warning", "seq": message.sequence, "text": warning.text })
+        }
+        Event::Ended(ended) => self::ended(message.sequence, ended),
+    })
+}
+
+fn device(sequence: i64, found: &DeviceFound) -> Value {
+    json!({
+        "type": "device",
+        "seq": sequence,
+        "device_id": found.device_id,
+        "identifier": found.identifier,
+        "ip": found.ip,
+        "port": found.port,
+        "scheme": found.scheme,
+        "driver": found.driver,
+        "model": found.model,
+        "manufacturer": found.manufacturer,
+        "firmware": found.firmware,
+        "elapsed_ms": found.elapsed_ms,
+    })
+}
+
+fn progress(progress: &ScanProgress) -> Value {
+    json!({ "type": "progress", "done": progress.done, "total": progress.total, "phase": progress.phase, "elapsed_ms": progress.elapsed_ms })
+}
+
+fn ended(sequence: i64, ended: &ScanEnded) -> Value {
+    let none = Ledger::default();
+    let ledger = ended.ledger.as_ref().unwrap_or(&none);
+    json!({
+        "type": "ledger",
+        "seq": sequence,
+        "targets": ledger.targets,
+        "identified": ledger.identified,
+        "unidentified": ledger.unidentified,
+        "refused": ledger.refused,
+        "silent": ledger.silent,
+        "skipped": ledger.skipped,
+        "not_reached": ledger.not_reached,
+        "unknown": ledger.unknown,
+        "reported": ledger.reported,
+        "accepted": ledger.accepted,
+        "rejected": ledger.rejected,
+        "skipped_reasons": reasons(&ledger.skipped_reasons),
+        "rejected_reasons": reasons(&ledger.rejected_reasons),
+        "first_device_ms": ledger.first_device_ms,
+        "elapsed_ms": ledger.elapsed_ms,
+        "outcome": outcome(ended.state()),
+        "code": ended.code,
+        "reason": ended.reason,
+    })
+}
+
+fn reasons(counts: &[ReasonCount]) -> Vec<Value> {
+    counts.iter().map(|count| json!({ "reason": count.reason, "count": count.count, "example": count.example })).collect()
+}
+
+/// A state in the word that people read.
+pub fn outcome(state: ScanState) -> &'static str {
+    match state {
+        ScanState::Unspecified => "unknown",
+        ScanState::Queued => "queued",
+        ScanState::Running => "running",
+        ScanState::Completed => "completed",
+        ScanState::Partial => "partial",
+        ScanState::Failed => "failed",
+        ScanState::Cancelled => "cancelled",
+        ScanState::Expired => "expired",
+    }
+}

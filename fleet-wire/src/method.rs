@@ -1,0 +1,76 @@
+//! The methods of all services as values. Limits are in [`crate::limits`], the permission of each in the server.
+
+use crate::{admin, fleet, gateway, pairing};
+
+/// One method of one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Method {
+    path: &'static str,
+    kind: MethodKind,
+    idempotent: bool,
+}
+
+/// Who streams in a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MethodKind {
+    /// One message each way.
+    Unary,
+    /// One message up, a stream down.
+    ServerStream,
+    /// Streams both ways.
+    Bidi,
+}
+
+impl Method {
+    pub(crate) const fn new(path: &'static str, kind: MethodKind, idempotent: bool) -> Self {
+        Self {
+            path,
+            kind,
+            idempotent,
+        }
+    }
+
+    /// The path of a request, `/<package>.<Service>/<Method>`.
+    pub const fn path(&self) -> &'static str {
+        self.path
+    }
+
+    /// `<package>.<Service>`.
+    pub fn service(&self) -> &'static str {
+        self.path[1..]
+            .split_once('/')
+            .map_or(self.path, |(service, _)| service)
+    }
+
+    /// The name without its service.
+    pub fn name(&self) -> &'static str {
+        self.path[1..]
+            .split_once('/')
+            .map_or(self.path, |(_, name)| name)
+    }
+
+    /// Who streams.
+    pub const fn kind(&self) -> MethodKind {
+        self.kind
+    }
+
+    /// Whether the definition declares it free of side effects; such a unary method may come as a Connect GET.
+    pub const fn idempotent(&self) -> bool {
+        self.idempotent
+    }
+}
+
+/// Every method this crate defines, service by service. Health and reflection are not in it.
+pub fn methods() -> impl Iterator<Item = &'static Method> {
+    [
+        gateway::FleetNodeGatewayClient::METHODS,
+        admin::FleetNodeAdminClient::METHODS,
+        pairing::PairingClient::METHODS,
+        fleet::ScanClient::METHODS,
+        fleet::NodeClient::METHODS,
+        fleet::DeviceClient::METHODS,
+        fleet::AccountClient::METHODS,
+    ]
+    .into_iter()
+    .flatten()
+}

@@ -1,0 +1,63 @@
+//! `Debug` of the messages that carry secrets: lengths instead of texts.
+
+use std::fmt;
+
+use crate::generated::{
+    fleetnodeadmin::v1 as admin, fleetnodegateway::v1 as gateway, pairing::v1 as pairing,
+};
+
+/// Stands for a secret: shows how long it is.
+struct Hidden(usize);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<hidden, {} bytes>", self.0)
+    }
+}
+
+/// Writes `Debug` for a message: first the fields that may be seen, then those that may not.
+macro_rules! debug {
+    ($message:ty, [$($shown:ident),*], [$($hidden:ident),*]) => {
+        impl fmt::Debug for $message {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($message))
+                    $(.field(stringify!($shown), &self.$shown))*
+                    $(.field(stringify!($hidden), &Hidden(self.$hidden.len())))*
+                    .finish()
+            }
+        }
+    };
+}
+
+debug!(
+    gateway::RegisterRequest,
+    [name, identity_pubkey, encryption_pubkey, identity_proof],
+    [enrollment_token]
+);
+debug!(
+    gateway::BeginAuthHandshakeRequest,
+    [identity_pubkey],
+    [api_key]
+);
+debug!(
+    gateway::CompleteAuthHandshakeResponse,
+    [expires_at],
+    [session_token]
+);
+debug!(gateway::EncryptedCredentials, [], [username, password]);
+debug!(gateway::ControlCommand, [command_id], [payload]);
+debug!(
+    admin::CreateEnrollmentCodeResponse,
+    [expires_at, pending_enrollment_id],
+    [code]
+);
+debug!(admin::ConfirmFleetNodeResponse, [expires_at], [api_key]);
+
+impl fmt::Debug for pairing::Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("username", &Hidden(self.username.len()))
+            .field("password", &self.password.as_ref().map(|p| Hidden(p.len())))
+            .finish()
+    }
+}

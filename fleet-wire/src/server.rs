@@ -1,0 +1,13 @@
+//! Serving the services: [`Services`] collects them, [`HttpService`] is what goes into the listener (or into any hyper or
+//! axum server). Authentication happens here, before any body byte is read; who may do what is decided by whoever
+//! implements [`Authenticate`].
+
+mod auth;
+mod body;
+mod routes;
+mod service;
+
+pub use auth::{Admission, Authenticate, Call};
+pub use body::{Body, BoxError};
+pub use routes::{Mount, Routes};
+pub use service::{Health, HttpService, Services};

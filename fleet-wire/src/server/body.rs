@@ -1,0 +1,200 @@
+//! Bodies: the one type of all responses and plain requests, and the request body that must not stall.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use tokio::time::{Instant, Sleep};
+
+use crate::listener::ActiveCall;
+
+/// An error of any kind.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body, whatever is behind it.
+pub struct Body {
+    inner: UnsyncBoxBody<Bytes, BoxError>,
+    /// Counts the call as active until the body is dropped.
+    active: Option<ActiveCall>,
+}
+
+impl Body {
+    /// Wraps any body.
+    pub fn new<B>(body: B) -> Self
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self {
+            inner: body.map_err(Into::into).boxed_unsync(),
+            active: None,
+        }
+    }
+
+    /// A body without bytes.
+    pub fn empty() -> Self {
+        Self::new(Empty::new())
+    }
+
+    pub(super) fn holding(mut self, call: Option<ActiveCall>) -> Self {
+        self.active = call;
+        self
+    }
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::new(Full::new(bytes))
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").finish_non_exhaustive()
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Longest pause between two parts of a request that is read as a whole.
+const STALL: Duration = Duration::from_secs(20);
+/// Longest time for the whole of it: the largest report at 1 Mbit/s.
+const WHOLE: Duration = Duration::from_secs(300);
+
+/// Why a request body ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error("the request body stalled")]
+    Stalled,
+    #[error("the connection failed")]
+    Transport(#[source] BoxError),
+}
+
+/// Tells whether a body was given up.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stalled(Arc<AtomicBool>);
+
+impl Stalled {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The request body as the engine reads it; with a clock it must arrive steadily.
+pub(super) struct RequestBody {
+    inner: UnsyncBoxBody<Bytes, BoxError>,
+    clock: Option<Clock>,
+}
+
+struct Clock {
+    pause: Pin<Box<Sleep>>,
+    end: Instant,
+    stalled: Stalled,
+}
+
+impl RequestBody {
+    pub(super) fn empty() -> Self {
+        Self {
+            inner: Empty::new().map_err(|e| match e {}).boxed_unsync(),
+            clock: None,
+        }
+    }
+
+    /// A body that may pause for ever: a stream of messages.
+    pub(super) fn open(body: Body) -> Self {
+        Self {
+            inner: body.inner,
+            clock: None,
+        }
+    }
+
+    /// A body that is read as a whole.
+    pub(super) fn timed(body: Body, stalled: Stalled) -> Self {
+        let now = Instant::now();
+        let clock = Clock {
+            pause: Box::pin(tokio::time::sleep(STALL)),
+            end: now + WHOLE,
+            stalled,
+        };
+        Self {
+            inner: body.inner,
+            clock: Some(clock),
+        }
+    }
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
+            if let Some(clock) = &mut this.clock {
+                let next = (Instant::now() + STALL).min(clock.end);
+                clock.pause.as_mut().reset(next);
+            }
+            return Poll::Ready(frame.map(|f| f.map_err(BodyError::Transport)));
+        }
+        let Some(clock) = &mut this.clock else {
+            return Poll::Pending;
+        };
+        ready!(clock.pause.as_mut().poll(cx));
+        clock.stalled.0.store(true, Ordering::Relaxed);
+        Poll::Ready(Some(Err(BodyError::Stalled)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,304 @@
+//! The service behind every request: tells calls from plain requests, admits calls, and hands them to the engine.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use connectrpc::{
+    Chain, ConnectError, ConnectRpcBody, ConnectRpcService, DeadlinePolicy, Dispatcher, Limits,
+    MethodKind, Router,
+};
+use connectrpc_health::{StaticChecker, Status};
+use futures::future::FutureExt;
+use http::{HeaderMap, Request, Response, StatusCode};
+use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceExt};
+
+use super::auth::{Authenticate, Call, Gate};
+use super::body::{Body, BoxError, RequestBody, Stalled};
+use super::routes::{Mount, Routes};
+use crate::listener::ConnectionGuard;
+use crate::{DESCRIPTORS, RpcError};
+
+type Engine = ConnectRpcService<Chain<Routes, Router>>;
+type Plain = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// Requests of health and reflection: a name or two.
+const SMALL: usize = 16 << 10;
+
+/// Collects what one port serves.
+#[derive(Default)]
+pub struct Services {
+    routes: Routes,
+    plain: Option<Plain>,
+}
+
+impl Services {
+    /// Nothing yet. Health and reflection are always there.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a service, `FleetNodeGatewayServer::new(handlers)` for example.
+    #[must_use]
+    pub fn mount(mut self, service: impl Mount) -> Self {
+        service.mount(&mut self.routes);
+        self
+    }
+
+    /// Sets what answers requests that are no calls: `/`, `/healthz`, `/api/...`. Without it they are 404.
+    #[must_use]
+    pub fn plain<S>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.plain = Some(BoxCloneSyncService::new(service));
+        self
+    }
+
+    /// Closes the collection; every call has to pass `authenticate`.
+    pub fn build<A: Authenticate>(self, authenticate: A) -> (HttpService, Health) {
+        let (router, checker) = connectrpc_health::install_static(
+            Router::new(),
+            self.routes.services().iter().copied(),
+        );
+        let router = match connectrpc_reflection::Reflector::from_descriptor_set_bytes(DESCRIPTORS)
+        {
+            Ok(reflector) => connectrpc_reflection::install(router, reflector),
+            Err(error) => {
+                tracing::error!(%error, "reflection is off");
+                router
+            }
+        };
+        let limits = Limits::default()
+            .with_max_message_size(SMALL)
+            .with_max_request_body_size(SMALL);
+        let engine = ConnectRpcService::new(Chain(self.routes, router))
+            .with_limits(limits)
+            .with_deadline_policy(DeadlinePolicy::new().with_enforce_on_streams(true));
+        let inner = Inner {
+            engine,
+            gate: Box::new(authenticate),
+            plain: self.plain,
+        };
+        (HttpService(Arc::new(inner)), Health(checker))
+    }
+}
+
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Services")
+            .field("routes", &self.routes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What `grpc.health.v1` says.
+#[derive(Clone)]
+pub struct Health(Arc<StaticChecker>);
+
+impl Health {
+    /// Says of every service and of the whole whether it serves; all do at the start.
+    pub fn set_serving(&self, serving: bool) {
+        let status = if serving {
+            Status::Serving
+        } else {
+            Status::NotServing
+        };
+        for service in self.0.services() {
+            // The names come from the checker itself, so that none can be unknown.
+            self.0.set_status(&service, status).unwrap_or_default();
+        }
+    }
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Health").finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    engine: Engine,
+    gate: Box<dyn Gate>,
+    plain: Option<Plain>,
+}
+
+/// Serves every protocol: gRPC, gRPC-Web, Connect, and plain HTTP. Cheap to clone.
+#[derive(Clone)]
+pub struct HttpService(Arc<Inner>);
+
+impl fmt::Debug for HttpService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpService").finish_non_exhaustive()
+    }
+}
+
+impl<B> Service<Request<B>> for HttpService
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { Ok(inner.serve(request.map(Body::new)).await) })
+    }
+}
+
+impl Inner {
+    async fn serve(&self, request: Request<Body>) -> Response<Body> {
+        let path = request.uri().path();
+        match self
+            .engine
+            .dispatcher()
+            .lookup(path.trim_start_matches('/'))
+        {
+            Some(method) => self.call(method.kind, request).await,
+            None if looks_like_a_call(path, request.headers()) => {
+                self.engine(request.map(|_| RequestBody::empty())).await
+            }
+            None => self.plain(request).await,
+        }
+    }
+
+    async fn call(&self, kind: MethodKind, mut request: Request<Body>) -> Response<Body> {
+        let connection = request.extensions().get::<ConnectionGuard>().cloned();
+        let active = connection.as_ref().map(ConnectionGuard::begin_call);
+        let verdict = self
+            .gate
+            .admit(Call::new(
+                request.uri().path(),
+                request.headers(),
+                request.extensions(),
+            ))
+            .await;
+        match verdict {
+            Err(error) => return refuse(error, request.headers()).map(|body| body.holding(active)),
+            Ok(None) => {}
+            Ok(Some(principal)) => {
+                request.extensions_mut().extend(principal);
+                connection
+                    .iter()
+                    .for_each(ConnectionGuard::mark_authenticated);
+            }
+        }
+        // The engine reads the body to its end before it reports a method or an encoding that it does not know. An open
+        // stream has no end, so such a request goes in without its body.
+        if !encoding_is_known(request.headers())
+            || connectrpc::Protocol::detect(request.headers()).is_none()
+        {
+            return self
+                .engine(request.map(|_| RequestBody::empty()))
+                .await
+                .map(|body| body.holding(active));
+        }
+        if kind == MethodKind::BidiStreaming {
+            return self
+                .engine(request.map(RequestBody::open))
+                .await
+                .map(|body| body.holding(active));
+        }
+        let (stalled, headers) = (Stalled::default(), request.headers().clone());
+        let response = self
+            .engine(request.map(|body| RequestBody::timed(body, stalled.clone())))
+            .await;
+        let response = if stalled.is_set() {
+            refuse(
+                RpcError::deadline_exceeded("the request did not arrive in time"),
+                &headers,
+            )
+        } else {
+            response
+        };
+        response.map(|body| body.holding(active))
+    }
+
+    async fn engine(&self, request: Request<RequestBody>) -> Response<Body> {
+        let answer: Result<Response<ConnectRpcBody>, Infallible> =
+            self.engine.clone().oneshot(request).await;
+        let Ok(response) = answer;
+        response.map(Body::new)
+    }
+
+    async fn plain(&self, request: Request<Body>) -> Response<Body> {
+        if let Some(connection) = request.extensions().get::<ConnectionGuard>() {
+            connection.mark_plain();
+        }
+        let Some(plain) = self.plain.clone() else {
+            return status(StatusCode::NOT_FOUND);
+        };
+        match AssertUnwindSafe(plain.oneshot(request))
+            .catch_unwind()
+            .await
+        {
+            Ok(Ok(response)) => response,
+            Err(_) => {
+                tracing::error!("a plain request panicked");
+                status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        }
+    }
+}
+
+/// Renders an error in the protocol of the request, which is not read any further.
+fn refuse(error: RpcError, headers: &HeaderMap) -> Response<Body> {
+    ConnectError::from(error)
+        .into_http_response(headers)
+        .map(Body::new)
+}
+
+fn status(code: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = code;
+    response
+}
+
+/// Whether a request for a path that nobody serves came from a client of a service, which then deserves an answer in its
+/// protocol: by its content type, or by a path of the form `/<package>.<Service>/<Method>`.
+fn looks_like_a_call(path: &str, headers: &HeaderMap) -> bool {
+    let content_type = headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    let ours = [
+        "application/grpc",
+        "application/connect+",
+        "application/proto",
+    ]
+    .iter()
+    .any(|prefix| content_type.starts_with(prefix));
+    let mut segments = path.trim_start_matches('/').split('/');
+    let shaped = matches!((segments.next(), segments.next(), segments.next()), (Some(service), Some(method), None) if service.contains('.') && !method.is_empty());
+    ours || headers.contains_key("connect-protocol-version") || shaped
+}
+
+fn encoding_is_known(headers: &HeaderMap) -> bool {
+    [
+        "connect-content-encoding",
+        "grpc-encoding",
+        "content-encoding",
+    ]
+    .iter()
+    .all(|name| {
+        headers
+            .get(*name)
+            .is_none_or(|value| matches!(value.as_bytes(), b"identity" | b"gzip" | b"zstd"))
+    })
+}
