@@ -1,1 +1,33 @@
-//! Placeholder.
+//! What a scan is: the target grammar, the plan of chunks, the scope that a node may report in, the
+//! admission of what it reports, and the ledger at the end.
+//!
+//! Pure: no clock, no randomness, no IO, nothing of storage or wire. Start with [`plan`] (a request
+//! becomes chunks), then [`Scope`] and [`admit`] (what a node says becomes rows), then [`settle`]
+//! (rows and acks become a [`Ledger`] that adds up).
+
+mod addresses;
+mod admit;
+mod event;
+#[doc(hidden)]
+pub mod fuzz;
+mod ledger;
+mod name;
+mod node;
+mod plan;
+mod ports;
+mod request;
+mod scope;
+mod shown;
+mod target;
+
+pub use addresses::{AddressList, InvalidAddressList};
+pub use admit::{KnownRow, OverQuota, RowVerdict, admit};
+pub use event::{DeviceFound, ScanEnded, ScanEvent};
+pub use ledger::{ChunkFacts, Ledger, LedgerFacts, settle};
+pub use name::{HostName, InvalidName};
+pub use node::{Announcement, NodeProfile};
+pub use plan::{Chunk, ChunkCommand, Plan, PlanError, PlanPolicy, plan};
+pub use ports::{PortsError, parse_ports};
+pub use request::{Mode, ScanRequest, Tally};
+pub use scope::{InvalidScope, PinError, Pinned, Scope, ScopeKind};
+pub use target::{LOCAL_SUBNET, Target, TargetError, TargetErrorKind};

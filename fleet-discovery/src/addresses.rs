@@ -1,0 +1,292 @@
+//! Sets of addresses as sorted runs: small however many addresses they hold, and their text is
+//! canonical. Ports, names and classes are elsewhere. Start with [`AddressList`].
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use fleet_core::{canonical, limits, parse_literal};
+
+use crate::shown::shown;
+
+/// At most 65,536 different addresses in ascending order, IPv4 before IPv6; the order is also that of
+/// the outcome bytes of a command.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressList {
+    runs: Vec<Run>,
+}
+
+/// Consecutive addresses of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    first: IpAddr,
+    last: IpAddr,
+    /// Addresses in the runs before this one.
+    before: u64,
+}
+
+/// A text that is not an address list, or an amount of addresses that none holds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{input}` is not an address list: {why}")]
+pub struct InvalidAddressList {
+    input: String,
+    why: &'static str,
+}
+
+impl AddressList {
+    /// The addresses from `first` to `last`, both included; none when they are of two families, in
+    /// the wrong order, or more than 65,536.
+    pub fn span(first: IpAddr, last: IpAddr) -> Option<Self> {
+        let (first, last) = (canonical(first), canonical(last));
+        let fits = first.is_ipv4() == last.is_ipv4()
+            && number(last)
+                .checked_sub(number(first))
+                .is_some_and(|more| more < limits::SCAN_TARGETS as u128);
+        fits.then(|| Self {
+            runs: vec![Run {
+                first,
+                last,
+                before: 0,
+            }],
+        })
+    }
+
+    /// How many addresses there are.
+    pub fn len(&self) -> u64 {
+        self.runs.last().map_or(0, |run| run.before + run.len())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// The addresses in order.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.runs
+            .iter()
+            .flat_map(|run| (0..run.len()).map(|offset| advance(run.first, offset)))
+    }
+
+    /// Whether the address, or its IPv4 form, is one of them.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        self.position(ip).is_some()
+    }
+
+    /// How many of them are smaller than this one of them.
+    pub fn position(&self, ip: IpAddr) -> Option<u64> {
+        let ip = canonical(ip);
+        let at = self.runs.partition_point(|run| run.last < ip);
+        let run = self.runs.get(at).filter(|run| run.first <= ip)?;
+        let offset = number(ip).checked_sub(number(run.first))?;
+        Some(run.before + u64::try_from(offset).ok()?)
+    }
+
+    /// The addresses in pieces of at most `most`, in order.
+    pub fn chunks(&self, most: usize) -> Vec<Self> {
+        let most = most.max(1);
+        let mut addresses = self.iter().peekable();
+        let mut chunks = Vec::new();
+        while addresses.peek().is_some() {
+            chunks.push(addresses.by_ref().take(most).collect());
+        }
+        chunks
+    }
+
+    /// Those of them that `keep` wants.
+    pub fn filtered(&self, keep: impl Fn(IpAddr) -> bool) -> Self {
+        self.iter().filter(|ip| keep(*ip)).collect()
+    }
+
+    /// Puts an address that is greater than all others behind them.
+    fn push(&mut self, ip: IpAddr) {
+        let before = self.len();
+        match self.runs.last_mut() {
+            Some(run) if follows(run.last, ip) => run.last = ip,
+            _ => self.runs.push(Run {
+                first: ip,
+                last: ip,
+                before,
+            }),
+        }
+    }
+}
+
+impl Run {
+    fn len(&self) -> u64 {
+        // A run is never longer than a list, see `span` and `from_str`.
+        u64::try_from(number(self.last) - number(self.first)).map_or(u64::MAX, |more| more + 1)
+    }
+}
+
+/// The address as a number, comparable within its family.
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u32::from(ip).into(),
+        IpAddr::V6(ip) => ip.into(),
+    }
+}
+
+/// The address `offset` after `ip`; the caller knows that it exists.
+fn advance(ip: IpAddr, offset: u64) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits().wrapping_add(offset as u32)).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits().wrapping_add(offset.into())).into(),
+    }
+}
+
+/// Whether `next` is the address after `ip`.
+fn follows(ip: IpAddr, next: IpAddr) -> bool {
+    ip.is_ipv4() == next.is_ipv4() && number(ip).checked_add(1) == Some(number(next))
+}
+
+impl FromIterator<IpAddr> for AddressList {
+    /// Sorts and deduplicates; mapped addresses become IPv4.
+    fn from_iter<I: IntoIterator<Item = IpAddr>>(addresses: I) -> Self {
+        let mut all: Vec<IpAddr> = addresses.into_iter().map(canonical).collect();
+        all.sort_unstable();
+        all.dedup();
+        let mut list = Self::default();
+        all.into_iter().for_each(|ip| list.push(ip));
+        list
+    }
+}
+
+impl fmt::Display for AddressList {
+    /// Such as `10.0.0.2-10.0.3.254,fd00::1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, run) in self.runs.iter().enumerate() {
+            if at > 0 {
+                f.write_str(",")?;
+            }
+            if run.first == run.last {
+                write!(f, "{}", run.first)?;
+            } else {
+                write!(f, "{}-{}", run.first, run.last)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for AddressList {
+    type Err = InvalidAddressList;
+
+    /// Reads what [`fmt::Display`] writes and nothing else: runs in order, none touching the next.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let refused = |why| InvalidAddressList {
+            input: shown(text),
+            why,
+        };
+        let mut list = Self::default();
+        for piece in text.split(',').filter(|_| !text.is_empty()) {
+            let (first, last) = piece.split_once('-').unwrap_or((piece, piece));
+            let (Some(first), Some(last)) = (parse_literal(first), parse_literal(last)) else {
+                return Err(refused(
+                    "expected addresses or ranges such as 10.0.0.2-10.0.3.254",
+                ));
+            };
+            let mut span = Self::span(first, last).ok_or_else(|| refused("a range is not one"))?;
+            if let (Some(before), Some(run)) = (list.runs.last(), span.runs.first_mut()) {
+                run.before = list.len();
+                if before.last >= run.first || follows(before.last, run.first) {
+                    return Err(refused("ranges must ascend and not touch"));
+                }
+            }
+            list.runs.append(&mut span.runs);
+            if list.len() > limits::SCAN_TARGETS as u64 {
+                return Err(refused("more than 65,536 addresses"));
+            }
+        }
+        if list.to_string() == text {
+            Ok(list)
+        } else {
+            Err(refused("not in canonical form"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        parse_literal(text).expect(text)
+    }
+
+    #[test]
+    fn addresses_become_runs_in_order() {
+        let list: AddressList = [
+            "10.0.0.3",
+            "fd00::1",
+            "10.0.0.1",
+            "::ffff:10.0.0.2",
+            "10.0.0.9",
+            "10.0.0.1",
+        ]
+        .into_iter()
+        .map(ip)
+        .collect();
+        assert_eq!(list.to_string(), "10.0.0.1-10.0.0.3,10.0.0.9,fd00::1");
+        assert_eq!(list.len(), 5);
+        assert_eq!(list.position(ip("10.0.0.9")), Some(3));
+        assert_eq!(list.position(ip("fd00::1")), Some(4));
+        assert_eq!(list.position(ip("::ffff:10.0.0.1")), Some(0));
+        assert_eq!(list.position(ip("10.0.0.4")), None);
+        assert_eq!(list.position(ip("fd00::2")), None);
+        assert_eq!(
+            list.chunks(2)
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+            ["10.0.0.1-10.0.0.2", "10.0.0.3,10.0.0.9", "fd00::1"]
+        );
+    }
+
+    #[test]
+    fn the_ends_of_a_family_do_not_wrap() {
+        let list: AddressList = [ip("255.255.255.255"), ip("::"), ip("0.0.0.0")]
+            .into_iter()
+            .collect();
+        assert_eq!(list.to_string(), "0.0.0.0,255.255.255.255,::");
+        assert_eq!(list.to_string().parse(), Ok(list));
+    }
+
+    #[test]
+    fn only_canonical_text_is_read() {
+        let check = |text: &str, good: bool| {
+            assert_eq!(text.parse::<AddressList>().is_ok(), good, "{text}");
+        };
+        for text in [
+            "",
+            "10.0.0.1",
+            "10.0.0.1-10.0.0.2,10.0.0.4",
+            "10.0.0.0-10.0.255.255",
+            "10.0.0.1,fd00::-fd00::ff",
+        ] {
+            check(text, true);
+        }
+        for text in [
+            ",",
+            "10.0.0.1,",
+            "10.0.0.2-10.0.0.1",
+            "10.0.0.1-10.0.0.1",
+            "10.0.0.1,10.0.0.2",
+            "10.0.0.4,10.0.0.1",
+            "10.0.0.1,10.0.0.1",
+            "10.0.0.0-10.1.0.0",
+            "10.0.0.1-fd00::1",
+            "::-ffff::",
+            "::ffff:10.0.0.1",
+            "fd00::01",
+            "10.0.0.1 ",
+            "10.0.0.1-",
+            "fd00::1,10.0.0.1",
+            "10.0.0.0-10.0.255.255,10.2.0.0",
+        ] {
+            check(text, false);
+        }
+    }
+}

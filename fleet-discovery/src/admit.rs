@@ -1,0 +1,342 @@
+//! The admission of a report: which of its rows are new, repeated or refused, and whether the command
+//! may report that many. Who owns a device is asked of the caller. Start with [`admit`].
+
+use std::collections::BTreeMap;
+
+use fleet_core::{AddressPolicy, DeviceReport, Endpoint, RejectReason, canonical};
+
+use crate::{Scope, shown::shown};
+
+/// What became of an earlier row of the command at an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KnownRow {
+    /// The device was stored.
+    Accepted {
+        /// As sent then.
+        identifier: String,
+    },
+    /// The device was refused by its ownership or identity.
+    Rejected {
+        /// As sent then.
+        identifier: String,
+        /// Why.
+        reason: RejectReason,
+    },
+}
+
+impl KnownRow {
+    fn identifier(&self) -> &str {
+        match self {
+            Self::Accepted { identifier } | Self::Rejected { identifier, .. } => identifier,
+        }
+    }
+}
+
+/// What becomes of one row of a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowVerdict<D> {
+    /// A device to store, with what the caller decided about it. Counts towards the quota.
+    Accepted {
+        /// The device.
+        report: DeviceReport,
+        /// The caller's decision.
+        decision: D,
+    },
+    /// A device inside the scope that the caller refused: a row to store, so that it is answered alike
+    /// next time. Counts towards the quota.
+    Refused {
+        /// The device.
+        report: DeviceReport,
+        /// The caller's reason.
+        reason: RejectReason,
+        /// For the count of that reason; escaped and bounded.
+        example: String,
+    },
+    /// A row that was stored before: answered as then, nothing changes.
+    Repeated {
+        /// How it was answered.
+        accepted: bool,
+    },
+    /// A row that is not stored: malformed, out of scope, of a class that is never scanned, or at an
+    /// endpoint where the command reported another identifier.
+    Rejected {
+        /// Why.
+        reason: RejectReason,
+        /// For the count of that reason; escaped and bounded.
+        example: String,
+    },
+}
+
+/// A report with more rows than its command may still store; none of them is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the report would make {rows} rows of a command that may report {quota}")]
+pub struct OverQuota {
+    /// Rows of the command with this report's.
+    pub rows: u64,
+    /// Rows that the command may report.
+    pub quota: u64,
+}
+
+/// Judges the rows of a report, in order: form, scope, class, repetition, then by `decide` ownership
+/// and identity. Gives one verdict a row. An open scope closes by the devices that are accepted.
+///
+/// `rows_stored` counts the rows of the command that are stored; `known` holds those at the endpoints
+/// of this report, or more. A row that stands twice in the report is a repetition.
+///
+/// # Errors
+///
+/// [`OverQuota`] when more rows are new than the command may still store; the scope is unchanged, and
+/// what `decide` was asked is void.
+pub fn admit<D>(
+    scope: &mut Scope,
+    addresses: AddressPolicy,
+    rows_stored: u64,
+    known: &BTreeMap<Endpoint, KnownRow>,
+    reports: Vec<Result<DeviceReport, (RejectReason, String)>>,
+    mut decide: impl FnMut(&DeviceReport) -> Result<D, RejectReason>,
+) -> Result<Vec<RowVerdict<D>>, OverQuota> {
+    let quota = scope.quota();
+    let mut narrowed = scope.clone();
+    let mut fresh: BTreeMap<Endpoint, KnownRow> = BTreeMap::new();
+    let mut verdicts = Vec::with_capacity(reports.len());
+    for row in reports {
+        let mut report = match row {
+            Ok(report) => report,
+            Err((reason, example)) => {
+                verdicts.push(RowVerdict::Rejected { reason, example });
+                continue;
+            }
+        };
+        report.endpoint.ip = canonical(report.endpoint.ip);
+        let endpoint = report.endpoint;
+        let rejected = |report: &DeviceReport, reason| RowVerdict::Rejected {
+            reason,
+            example: example_of(report),
+        };
+        if let Err(reason) = narrowed.check(endpoint) {
+            verdicts.push(rejected(&report, reason));
+            continue;
+        }
+        if addresses.admit(endpoint.ip).is_err() {
+            verdicts.push(rejected(&report, RejectReason::AddressClass));
+            continue;
+        }
+        if let Some(row) = known.get(&endpoint).or_else(|| fresh.get(&endpoint)) {
+            verdicts.push(if row.identifier() == report.sent_identifier {
+                RowVerdict::Repeated {
+                    accepted: matches!(row, KnownRow::Accepted { .. }),
+                }
+            } else {
+                rejected(&report, RejectReason::AlreadyReported)
+            });
+            continue;
+        }
+        let rows = rows_stored.saturating_add(fresh.len() as u64 + 1);
+        if rows > quota {
+            return Err(OverQuota { rows, quota });
+        }
+        let identifier = report.sent_identifier.clone();
+        let (row, verdict) = match decide(&report) {
+            Ok(decision) => {
+                narrowed.narrow(endpoint);
+                (
+                    KnownRow::Accepted { identifier },
+                    RowVerdict::Accepted { report, decision },
+                )
+            }
+            Err(reason) => (
+                KnownRow::Rejected { identifier, reason },
+                RowVerdict::Refused {
+                    reason,
+                    example: example_of(&report),
+                    report,
+                },
+            ),
+        };
+        fresh.insert(endpoint, row);
+        verdicts.push(verdict);
+    }
+    *scope = narrowed;
+    Ok(verdicts)
+}
+
+/// The row as a count's example.
+fn example_of(report: &DeviceReport) -> String {
+    format!("{} {}", report.endpoint, shown(&report.sent_identifier))
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_core::RawDeviceReport;
+
+    use super::*;
+
+    type Row = Result<DeviceReport, (RejectReason, String)>;
+
+    fn row(identifier: &str, ip: &str, port: &str) -> Row {
+        let raw = RawDeviceReport {
+            identifier,
+            ip,
+            port,
+            driver: "antminer",
+            ..RawDeviceReport::default()
+        };
+        DeviceReport::parse(raw).map_err(|reason| (reason, ip.to_owned()))
+    }
+
+    fn stored(row: &Row, reason: Option<RejectReason>) -> (Endpoint, KnownRow) {
+        let report = row.as_ref().expect("well-formed");
+        let identifier = report.sent_identifier.clone();
+        let known = match reason {
+            None => KnownRow::Accepted { identifier },
+            Some(reason) => KnownRow::Rejected { identifier, reason },
+        };
+        (report.endpoint, known)
+    }
+
+    fn judge(
+        scope: &mut Scope,
+        rows_stored: u64,
+        known: impl IntoIterator<Item = (Endpoint, KnownRow)>,
+        rows: Vec<Row>,
+    ) -> Result<Vec<String>, OverQuota> {
+        let known = known.into_iter().collect();
+        let verdicts = admit(
+            scope,
+            AddressPolicy::default(),
+            rows_stored,
+            &known,
+            rows,
+            |report| {
+                if report.sent_identifier.starts_with("theirs") {
+                    Err(RejectReason::OwnedByOtherNode)
+                } else {
+                    Ok(())
+                }
+            },
+        )?;
+        Ok(verdicts
+            .into_iter()
+            .map(|verdict| match verdict {
+                RowVerdict::Accepted { .. } => "accepted".to_owned(),
+                RowVerdict::Refused { reason, .. } => format!("refused: {reason}"),
+                RowVerdict::Repeated { accepted } => format!("repeated: {accepted}"),
+                RowVerdict::Rejected { reason, .. } => format!("rejected: {reason}"),
+            })
+            .collect())
+    }
+
+    fn scope(text: &str) -> Scope {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn a_bad_row_never_fails_its_neighbours() {
+        let mut scope = scope("1|exact|10.0.0.1-10.0.0.9|80");
+        let rows = vec![
+            row("a", "10.0.0.1", "80"),
+            row("b", "10.0.0.1x", "80"),
+            row("c", "10.0.0.10", "80"),
+            row("d", "10.0.0.2", "81"),
+            row("theirs", "10.0.0.3", "80"),
+            row("e", "10.0.0.4", "80"),
+        ];
+        assert_eq!(
+            judge(&mut scope, 0, [], rows),
+            Ok(vec![
+                "accepted".into(),
+                "rejected: bad address".into(),
+                "rejected: address out of scope".into(),
+                "rejected: port out of scope".into(),
+                "refused: owned by another node".into(),
+                "accepted".into(),
+            ])
+        );
+    }
+
+    #[test]
+    fn a_repeated_row_is_answered_as_the_first_time() {
+        let mut scope = scope("1|exact|10.0.0.1-10.0.0.2|80");
+        let (a, theirs) = (row("a", "10.0.0.1", "80"), row("theirs", "10.0.0.2", "80"));
+        let first = vec![
+            a.clone(),
+            a.clone(),
+            theirs.clone(),
+            theirs.clone(),
+            row("b", "10.0.0.1", "80"),
+        ];
+        assert_eq!(
+            judge(&mut scope, 0, [], first.clone()),
+            Ok(vec![
+                "accepted".into(),
+                "repeated: true".into(),
+                "refused: owned by another node".into(),
+                "repeated: false".into(),
+                "rejected: already reported as another device".into(),
+            ])
+        );
+        let known = [
+            stored(&a, None),
+            stored(&theirs, Some(RejectReason::OwnedByOtherNode)),
+        ];
+        assert_eq!(
+            judge(&mut scope, 2, known, first),
+            Ok(vec![
+                "repeated: true".into(),
+                "repeated: true".into(),
+                "repeated: false".into(),
+                "repeated: false".into(),
+                "rejected: already reported as another device".into(),
+            ])
+        );
+    }
+
+    #[test]
+    fn over_quota_nothing_is_taken() {
+        let mut open = scope("1|unpinned|a.lan=|80");
+        let rows = vec![row("a", "10.0.0.1", "80"), row("b", "10.0.0.2", "80")];
+        assert_eq!(
+            judge(&mut open, 7, [], rows.clone()),
+            Err(OverQuota { rows: 9, quota: 8 })
+        );
+        assert_eq!(open, scope("1|unpinned|a.lan=|80"));
+        assert!(judge(&mut open, 6, [], rows).is_ok());
+        assert_eq!(open, scope("1|unpinned|a.lan=10.0.0.1+10.0.0.2|80"));
+    }
+
+    #[test]
+    fn repetitions_and_rejections_do_not_count_towards_the_quota() {
+        let mut scope = scope("1|exact|10.0.0.1|80");
+        let a = row("a", "10.0.0.1", "80");
+        let rows = vec![
+            a.clone(),
+            a.clone(),
+            row("b", "10.0.0.1", "80"),
+            row("c", "10.0.0.2", "80"),
+        ];
+        assert!(judge(&mut scope, 1, [stored(&a, None)], rows).is_ok());
+    }
+
+    #[test]
+    fn an_open_scope_closes_by_accepted_devices_only() {
+        let mut open = scope("1|subnet|?|80");
+        let rows = vec![
+            row("a", "8.8.8.8", "80"),
+            row("theirs", "10.1.0.1", "80"),
+            row("b", "10.2.0.1", "80"),
+            row("c", "10.1.0.1", "80"),
+            row("d", "10.2.3.255", "80"),
+        ];
+        assert_eq!(
+            judge(&mut open, 0, [], rows),
+            Ok(vec![
+                "rejected: address class".into(),
+                "refused: owned by another node".into(),
+                "accepted".into(),
+                "rejected: address out of scope".into(),
+                "accepted".into(),
+            ])
+        );
+        assert_eq!(open, scope("1|subnet|10.2.0.0|80"));
+    }
+}

@@ -1,0 +1,488 @@
+//! The ledger of a scan: what became of every target, in counts that add up whatever a node says.
+//! Start with [`settle`].
+
+use std::{collections::BTreeMap, collections::BTreeSet, net::IpAddr};
+
+use fleet_core::{TargetOutcome, outcome::Grade};
+
+use crate::{Scope, Tally};
+
+/// The counts at the end of a scan. A target is an address, or a name that has none; it is counted
+/// once, by the best that was learned of it over all ports and chunks.
+///
+/// `targets` is the sum of the eight rows from `identified` to `unknown`; `reported` is `accepted`
+/// plus `rejected`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Everything that was asked for, as far as it is known.
+    pub targets: u64,
+    /// Addresses with an accepted device.
+    pub identified: u64,
+    /// Addresses that answered without an accepted device.
+    pub unidentified: u64,
+    /// Addresses that refused.
+    pub refused: u64,
+    /// Addresses that did not answer.
+    pub silent: u64,
+    /// Left out by the plan or the node.
+    pub skipped: u64,
+    /// Not tried.
+    pub not_reached: u64,
+    /// Tried, but the node does not say with which result.
+    pub unknown: u64,
+    /// Rows that the node reported.
+    pub reported: u64,
+    /// Rows that were taken.
+    pub accepted: u64,
+    /// Rows that were not.
+    pub rejected: u64,
+    /// Why targets were left out; the counts add up to `skipped`.
+    pub skipped_reasons: Vec<Tally>,
+    /// Why rows were not taken; the counts add up to `rejected`.
+    pub rejected_reasons: Vec<Tally>,
+    /// From the scan's first command to its first device.
+    pub first_device_ms: Option<u64>,
+    /// From the scan's first command to its end.
+    pub elapsed_ms: u64,
+}
+
+/// What is known of a chunk when its scan ends.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkFacts<'a> {
+    /// The scope of its last command, or of the plan.
+    pub scope: &'a Scope,
+    /// One byte an address in scope order, as acked; none when the node does not say.
+    pub outcomes: Option<&'a [u8]>,
+    /// How it ended; none when it never did.
+    pub grade: Option<Grade>,
+}
+
+/// What is known of a scan when it ends.
+#[derive(Clone, Debug, Default)]
+pub struct LedgerFacts<'a> {
+    /// What the plan left out.
+    pub skipped: &'a [Tally],
+    /// Its chunks, in order.
+    pub chunks: Vec<ChunkFacts<'a>>,
+    /// Addresses of the devices that were accepted.
+    pub devices: BTreeSet<IpAddr>,
+    /// Rows that were taken.
+    pub accepted: u64,
+    /// Rows that were not, by reason.
+    pub rejected: &'a [Tally],
+    /// From the scan's first command to its first device.
+    pub first_device_ms: Option<u64>,
+    /// From the scan's first command to its end.
+    pub elapsed_ms: u64,
+}
+
+impl Ledger {
+    /// Whether the parts make the whole.
+    pub fn adds_up(&self) -> bool {
+        let parts = [
+            self.identified,
+            self.unidentified,
+            self.refused,
+            self.silent,
+            self.skipped,
+            self.not_reached,
+            self.unknown,
+        ];
+        let sum = |tallies: &[Tally]| {
+            tallies
+                .iter()
+                .map(|tally| u128::from(tally.count))
+                .sum::<u128>()
+        };
+        let whole = |parts: &[u64]| parts.iter().copied().map(u128::from).sum::<u128>();
+        whole(&parts) == self.targets.into()
+            && whole(&[self.accepted, self.rejected]) == self.reported.into()
+            && sum(&self.skipped_reasons) == self.skipped.into()
+            && sum(&self.rejected_reasons) == self.rejected.into()
+    }
+}
+
+/// What is known of a target, in rising order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Known {
+    Skipped,
+    NotReached,
+    /// Tried, result not told.
+    Unknown,
+    Silent,
+    Refused,
+    Unidentified,
+    Identified,
+}
+
+/// The reason under which targets count that the node left out.
+const SKIPPED_BY_NODE: &str = "left out by the node";
+/// The reason under which names count that have no address to scan.
+const SKIPPED_NAME: &str = "name not pinned";
+
+/// Makes the ledger. A node's word counts only as far as it is consistent:
+///
+/// - an address with an accepted device is identified, whatever the bytes say; one that the bytes
+///   call identified without an accepted device is unidentified;
+/// - bytes of the wrong length say nothing;
+/// - a chunk that ended well and says nothing leaves its addresses unknown, any other not reached;
+/// - of an open subnet only the addresses of accepted devices are targets.
+pub fn settle(facts: LedgerFacts<'_>) -> Ledger {
+    let mut ledger = Ledger {
+        accepted: facts.accepted,
+        first_device_ms: facts.first_device_ms,
+        elapsed_ms: facts.elapsed_ms,
+        ..Ledger::default()
+    };
+    for tally in facts.rejected {
+        Tally::add(
+            &mut ledger.rejected_reasons,
+            &tally.reason,
+            tally.count,
+            &tally.example,
+        );
+    }
+    ledger.rejected = total(&ledger.rejected_reasons);
+    ledger.reported = ledger.accepted.saturating_add(ledger.rejected);
+    ledger.accepted = ledger.reported - ledger.rejected;
+
+    for tally in facts.skipped {
+        Tally::add(
+            &mut ledger.skipped_reasons,
+            &tally.reason,
+            tally.count,
+            &tally.example,
+        );
+    }
+    let mut names = BTreeMap::new();
+    let mut addresses: BTreeMap<IpAddr, Known> = facts
+        .devices
+        .iter()
+        .map(|ip| (*ip, Known::Identified))
+        .collect();
+    for chunk in &facts.chunks {
+        let says_nothing = match chunk.grade {
+            Some(Grade::Complete | Grade::Partial) => Known::Unknown,
+            Some(Grade::Failed | Grade::Fatal) | None => Known::NotReached,
+        };
+        for (ip, known) in outcomes(chunk, says_nothing) {
+            let best = addresses.entry(ip).or_insert(known);
+            *best = known.max(*best);
+        }
+        for (name, skipped) in chunk.scope.names_without_address() {
+            let known = if skipped.is_some() {
+                Known::Skipped
+            } else {
+                says_nothing
+            };
+            let (best, why) = names.entry(name).or_insert((known, skipped));
+            (*best, *why) = (known.max(*best), why.or(skipped));
+        }
+    }
+    for (ip, known) in addresses {
+        if known == Known::Skipped {
+            Tally::add(
+                &mut ledger.skipped_reasons,
+                SKIPPED_BY_NODE,
+                1,
+                &ip.to_string(),
+            );
+        }
+        ledger.count(known);
+    }
+    for (name, (known, why)) in names {
+        if known == Known::Skipped {
+            let example = format!("{name}: {}", why.unwrap_or_default());
+            Tally::add(&mut ledger.skipped_reasons, SKIPPED_NAME, 1, &example);
+        }
+        ledger.count(known);
+    }
+    ledger.skipped = total(&ledger.skipped_reasons);
+    ledger.targets = [
+        ledger.identified,
+        ledger.unidentified,
+        ledger.refused,
+        ledger.silent,
+        ledger.skipped,
+        ledger.not_reached,
+        ledger.unknown,
+    ]
+    .into_iter()
+    .fold(0, u64::saturating_add);
+    ledger
+}
+
+impl Ledger {
+    /// Counts a target. Skipped ones count by their tallies.
+    fn count(&mut self, known: Known) {
+        match known {
+            Known::Skipped => {}
+            Known::NotReached => self.not_reached += 1,
+            Known::Unknown => self.unknown += 1,
+            Known::Silent => self.silent += 1,
+            Known::Refused => self.refused += 1,
+            Known::Unidentified => self.unidentified += 1,
+            Known::Identified => self.identified += 1,
+        }
+    }
+}
+
+/// The addresses of a chunk with what its bytes say of them.
+fn outcomes<'a>(
+    chunk: &ChunkFacts<'a>,
+    says_nothing: Known,
+) -> impl Iterator<Item = (IpAddr, Known)> + use<'a> {
+    let addresses: Vec<IpAddr> = chunk.scope.addresses().collect();
+    let bytes = chunk
+        .outcomes
+        .filter(|bytes| bytes.len() == addresses.len());
+    addresses.into_iter().enumerate().map(move |(at, ip)| {
+        let byte = bytes.and_then(|bytes| bytes.get(at));
+        (
+            ip,
+            byte.map_or(says_nothing, |byte| known(TargetOutcome::from_byte(*byte))),
+        )
+    })
+}
+
+fn known(outcome: TargetOutcome) -> Known {
+    match outcome {
+        TargetOutcome::Skipped => Known::Skipped,
+        TargetOutcome::NotReached => Known::NotReached,
+        TargetOutcome::Silent => Known::Silent,
+        TargetOutcome::Refused => Known::Refused,
+        // Identified is what has an accepted device, and nothing else.
+        TargetOutcome::Unidentified | TargetOutcome::Identified => Known::Unidentified,
+    }
+}
+
+fn total(tallies: &[Tally]) -> u64 {
+    tallies
+        .iter()
+        .fold(0, |sum, tally| tally.count.saturating_add(sum))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(text: &str) -> Scope {
+        text.parse().expect(text)
+    }
+
+    fn counts(ledger: &Ledger) -> [u64; 8] {
+        assert!(ledger.adds_up(), "{ledger:?}");
+        [
+            ledger.targets,
+            ledger.identified,
+            ledger.unidentified,
+            ledger.refused,
+            ledger.silent,
+            ledger.skipped,
+            ledger.not_reached,
+            ledger.unknown,
+        ]
+    }
+
+    /// The counts of one chunk: targets, identified, unidentified, refused, silent, skipped, not
+    /// reached, unknown.
+    #[track_caller]
+    fn check(
+        text: &str,
+        outcomes: Option<&[u8]>,
+        grade: Option<Grade>,
+        devices: &[&str],
+        expected: [u64; 8],
+    ) {
+        let scope = scope(text);
+        let ledger = settle(LedgerFacts {
+            chunks: vec![ChunkFacts {
+                scope: &scope,
+                outcomes,
+                grade,
+            }],
+            devices: devices
+                .iter()
+                .map(|ip| fleet_core::parse_literal(ip).expect(ip))
+                .collect(),
+            ..LedgerFacts::default()
+        });
+        assert_eq!(counts(&ledger), expected, "{text} {outcomes:?} {grade:?}");
+    }
+
+    #[test]
+    fn bytes_count_as_far_as_they_are_consistent() {
+        let six = "1|exact|10.0.0.1-10.0.0.6|80";
+        let done = Some(Grade::Complete);
+        check(
+            six,
+            Some(&[0, 1, 2, 3, 4, 5]),
+            done,
+            &["10.0.0.5"],
+            [6, 1, 1, 1, 1, 1, 1, 0],
+        );
+        // Said to be identified, but no device was accepted.
+        check(
+            six,
+            Some(&[0, 1, 2, 3, 4, 5]),
+            done,
+            &[],
+            [6, 0, 2, 1, 1, 1, 1, 0],
+        );
+        // A device was accepted where the bytes say silence.
+        check(
+            six,
+            Some(&[1; 6]),
+            done,
+            &["10.0.0.2"],
+            [6, 1, 0, 0, 5, 0, 0, 0],
+        );
+        // Too few, too many, numbers that mean nothing.
+        check(six, Some(&[1; 5]), done, &[], [6, 0, 0, 0, 0, 0, 0, 6]);
+        check(
+            six,
+            Some(&[1; 7]),
+            done,
+            &["10.0.0.2"],
+            [6, 1, 0, 0, 0, 0, 0, 5],
+        );
+        check(six, Some(&[99; 6]), done, &[], [6, 0, 0, 0, 0, 0, 6, 0]);
+    }
+
+    #[test]
+    fn without_bytes_a_chunk_is_unknown_or_not_reached() {
+        let two = "1|exact|10.0.0.1-10.0.0.2|80";
+        check(
+            two,
+            None,
+            Some(Grade::Complete),
+            &["10.0.0.1"],
+            [2, 1, 0, 0, 0, 0, 0, 1],
+        );
+        check(
+            two,
+            None,
+            Some(Grade::Partial),
+            &[],
+            [2, 0, 0, 0, 0, 0, 0, 2],
+        );
+        check(
+            two,
+            None,
+            Some(Grade::Failed),
+            &["10.0.0.1"],
+            [2, 1, 0, 0, 0, 0, 1, 0],
+        );
+        check(two, None, None, &[], [2, 0, 0, 0, 0, 0, 2, 0]);
+    }
+
+    #[test]
+    fn names_count_by_their_addresses_or_as_themselves() {
+        let pinned = "1|pinned|a.lan=10.0.0.9+10.0.0.1,b.lan=!no such host,c.lan=?|80";
+        check(
+            pinned,
+            Some(&[2, 1]),
+            Some(Grade::Complete),
+            &[],
+            [4, 0, 0, 1, 1, 1, 0, 1],
+        );
+        check(pinned, None, None, &[], [4, 0, 0, 0, 0, 1, 3, 0]);
+        check(
+            "1|unpinned|a.lan=|80",
+            None,
+            Some(Grade::Complete),
+            &[],
+            [1, 0, 0, 0, 0, 0, 0, 1],
+        );
+        check(
+            "1|unpinned|a.lan=10.0.0.1|80",
+            None,
+            Some(Grade::Complete),
+            &["10.0.0.1"],
+            [1, 1, 0, 0, 0, 0, 0, 0],
+        );
+    }
+
+    #[test]
+    fn an_open_subnet_has_the_targets_that_answered() {
+        check("1|subnet|?|80", None, Some(Grade::Complete), &[], [0; 8]);
+        check(
+            "1|subnet|10.0.0.0|80",
+            Some(&[1; 9]),
+            Some(Grade::Complete),
+            &["10.0.0.1", "10.0.0.2"],
+            [2, 2, 0, 0, 0, 0, 0, 0],
+        );
+    }
+
+    #[test]
+    fn a_target_counts_once_by_the_best_of_its_chunks() {
+        let (a, b) = (
+            scope("1|exact|10.0.0.1-10.0.0.4|80"),
+            scope("1|exact|10.0.0.1-10.0.0.4|443"),
+        );
+        let chunk = |scope, outcomes, grade| ChunkFacts {
+            scope,
+            outcomes,
+            grade,
+        };
+        let done = Some(Grade::Complete);
+        let ledger = settle(LedgerFacts {
+            chunks: vec![
+                chunk(&a, Some(&[5, 1, 5, 0]), done),
+                chunk(&b, Some(&[5, 3, 1, 5]), done),
+            ],
+            ..LedgerFacts::default()
+        });
+        assert_eq!(counts(&ledger), [4, 0, 1, 0, 1, 1, 1, 0]);
+        let ledger = settle(LedgerFacts {
+            chunks: vec![chunk(&a, Some(&[1, 1, 0, 5]), done), chunk(&b, None, done)],
+            ..LedgerFacts::default()
+        });
+        assert_eq!(counts(&ledger), [4, 0, 0, 0, 2, 0, 0, 2]);
+    }
+
+    #[test]
+    fn reasons_are_kept_and_add_up() {
+        let tally = |reason: &str, count| Tally {
+            reason: reason.into(),
+            count,
+            example: "x".into(),
+        };
+        let skipped = [tally("network address", 1), tally("broadcast address", 1)];
+        let rejected = [
+            tally("address out of scope", 3),
+            tally("address out of scope", 2),
+            tally("bad port", 1),
+        ];
+        let scope = scope("1|exact|10.0.0.1-10.0.0.2|80");
+        let ledger = settle(LedgerFacts {
+            skipped: &skipped,
+            chunks: vec![ChunkFacts {
+                scope: &scope,
+                outcomes: Some(&[5, 5]),
+                grade: Some(Grade::Partial),
+            }],
+            rejected: &rejected,
+            accepted: 4,
+            ..LedgerFacts::default()
+        });
+        assert_eq!(counts(&ledger), [4, 0, 0, 0, 0, 4, 0, 0]);
+        assert_eq!(
+            (ledger.reported, ledger.accepted, ledger.rejected),
+            (10, 4, 6)
+        );
+        assert_eq!(
+            ledger.skipped_reasons.last(),
+            Some(&Tally {
+                reason: SKIPPED_BY_NODE.into(),
+                count: 2,
+                example: "10.0.0.1".into()
+            })
+        );
+        assert_eq!(
+            ledger.rejected_reasons.first(),
+            Some(&tally("address out of scope", 5))
+        );
+    }
+}

@@ -1,0 +1,205 @@
+//! What a node can do, as far as a plan cares: limits, capabilities, default ports and local subnets,
+//! read tolerantly from what it announces in Hello.
+
+use std::net::IpAddr;
+
+use fleet_core::{Port, limits};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+/// Local subnets that are kept of an announcement.
+const LOCAL_SUBNETS: usize = 16;
+
+/// What a node can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeProfile {
+    /// Targets that one command may carry, 1..=16,384.
+    pub max_targets: usize,
+    /// Ports that one command may carry, 1..=64.
+    pub max_ports: usize,
+    /// It takes commands past the stock bounds, always as exact addresses.
+    pub big_commands: bool,
+    /// It resolves names once and says what they resolved to.
+    pub pins: bool,
+    /// It can listen to multicast DNS.
+    pub mdns: bool,
+    /// Its acks say what became of every target.
+    pub outcomes: bool,
+    /// It says how far it is.
+    pub progress: bool,
+    /// It can be told to stop.
+    pub cancel: bool,
+    /// Ports it probes when none are given; empty when it does not say.
+    pub default_ports: Vec<Port>,
+    /// Its own subnets, host bits masked; empty when it does not say.
+    pub local_subnets: Vec<IpNetwork>,
+}
+
+/// What a node says in Hello, as it came.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Announcement<'a> {
+    /// Names of capabilities; unknown ones are ignored.
+    pub capabilities: &'a [String],
+    /// Ports in decimal.
+    pub default_ports: &'a [String],
+    /// Subnets as CIDR.
+    pub local_subnets: &'a [String],
+    /// 0 when it does not say.
+    pub max_targets: u32,
+    /// 0 when it does not say.
+    pub max_ports: u32,
+}
+
+impl NodeProfile {
+    /// A node that announces nothing.
+    pub fn stock() -> Self {
+        Self {
+            max_targets: limits::STOCK_COMMAND_TARGETS,
+            max_ports: limits::STOCK_COMMAND_PORTS,
+            big_commands: false,
+            pins: false,
+            mdns: false,
+            outcomes: false,
+            progress: false,
+            cancel: false,
+            default_ports: Vec::new(),
+            local_subnets: Vec::new(),
+        }
+    }
+
+    /// Reads an announcement: limits are clamped, what does not parse is dropped. Limits count only
+    /// with the capability `big-commands`.
+    pub fn announced(announcement: Announcement<'_>) -> Self {
+        let stock = Self::stock();
+        let has = |name: &str| announcement.capabilities.iter().any(|known| known == name);
+        let big_commands = has("big-commands");
+        let limit = |announced: u32, stock: usize, most: usize| match usize::try_from(announced) {
+            Ok(announced) if big_commands && announced > 0 => announced.min(most),
+            _ => stock,
+        };
+        let mut default_ports: Vec<Port> = Vec::new();
+        for port in announcement
+            .default_ports
+            .iter()
+            .filter_map(|text| text.parse().ok())
+        {
+            if !default_ports.contains(&port) && default_ports.len() < limits::COMMAND_PORTS {
+                default_ports.push(port);
+            }
+        }
+        let mut local_subnets: Vec<IpNetwork> = Vec::new();
+        for subnet in announcement
+            .local_subnets
+            .iter()
+            .filter_map(|text| subnet(text))
+        {
+            if !local_subnets.contains(&subnet) && local_subnets.len() < LOCAL_SUBNETS {
+                local_subnets.push(subnet);
+            }
+        }
+        Self {
+            max_targets: limit(
+                announcement.max_targets,
+                stock.max_targets,
+                limits::COMMAND_TARGETS,
+            ),
+            max_ports: limit(
+                announcement.max_ports,
+                stock.max_ports,
+                limits::COMMAND_PORTS,
+            ),
+            big_commands,
+            pins: has("pins"),
+            mdns: has("mdns"),
+            outcomes: has("outcomes"),
+            progress: has("progress"),
+            cancel: has("cancel"),
+            default_ports,
+            local_subnets,
+        }
+    }
+}
+
+/// A subnet with its host bits masked.
+fn subnet(text: &str) -> Option<IpNetwork> {
+    let (address, prefix) = text.split_once('/')?;
+    let prefix: u8 = prefix.parse().ok()?;
+    match fleet_core::parse_literal(address)? {
+        IpAddr::V4(ip) => {
+            let network = Ipv4Network::new_checked(ip, prefix)?;
+            Ipv4Network::new_checked(network.network(), prefix).map(IpNetwork::V4)
+        }
+        IpAddr::V6(ip) => {
+            let network = Ipv6Network::new_checked(ip, prefix)?;
+            Ipv6Network::new_checked(network.network(), prefix).map(IpNetwork::V6)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts<const N: usize>(texts: [&str; N]) -> Vec<String> {
+        texts.map(str::to_owned).to_vec()
+    }
+
+    #[test]
+    fn a_node_that_announces_nothing_is_stock() {
+        assert_eq!(
+            NodeProfile::announced(Announcement::default()),
+            NodeProfile::stock()
+        );
+    }
+
+    #[test]
+    fn limits_need_their_capability_and_are_clamped() {
+        let announce = |capabilities: &[String], max_targets, max_ports| {
+            let profile = NodeProfile::announced(Announcement {
+                capabilities,
+                max_targets,
+                max_ports,
+                ..Announcement::default()
+            });
+            (profile.max_targets, profile.max_ports)
+        };
+        let big = texts(["big-commands"]);
+        assert_eq!(announce(&[], 5_000, 20), (1_024, 10));
+        assert_eq!(announce(&big, 5_000, 20), (5_000, 20));
+        assert_eq!(announce(&big, u32::MAX, u32::MAX), (16_384, 64));
+        assert_eq!(announce(&big, 0, 0), (1_024, 10));
+        assert_eq!(announce(&big, 1, 1), (1, 1));
+    }
+
+    #[test]
+    fn what_does_not_parse_is_dropped() {
+        let profile = NodeProfile::announced(Announcement {
+            capabilities: &texts(["pins", "teleport", "outcomes"]),
+            default_ports: &texts(["4028", "0", "x", "80", "4028"]),
+            local_subnets: &texts([
+                "10.0.1.7/22",
+                "10.0.0.0/22",
+                "10.0.0.0/33",
+                "fd00::1/64",
+                "10.0.0.0",
+            ]),
+            ..Announcement::default()
+        });
+        assert!(profile.pins && profile.outcomes && !profile.mdns && !profile.big_commands);
+        assert_eq!(
+            profile
+                .default_ports
+                .iter()
+                .map(|p| p.number())
+                .collect::<Vec<_>>(),
+            [4028, 80]
+        );
+        assert_eq!(
+            profile
+                .local_subnets
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+            ["10.0.0.0/22", "fd00::/64"]
+        );
+    }
+}

@@ -1,0 +1,247 @@
+//! From a selection to chunks that the node takes, with their scopes, and the estimate of time.
+
+use std::time::Duration;
+
+use fleet_core::{Port, limits};
+use ipnetwork::Ipv4Network;
+
+use super::{
+    Chunk, ChunkCommand, Plan,
+    select::{Selection, What},
+};
+use crate::{
+    AddressList, HostName, LOCAL_SUBNET, NodeProfile, Scope, ScopeKind, Target, scope::ScopePorts,
+};
+
+/// Probes that a stock node runs at a time, and how long each waits for an answer.
+const STOCK_PROBES: u64 = 32;
+/// Seconds after which a stock node gives an address up.
+const STOCK_TIMEOUT: u64 = 10;
+/// Probes of a list that a stock node finishes within its ten minutes when nothing answers, with a
+/// sixth in reserve: past that it would report nothing at all, since it uploads at the end.
+const STOCK_LIST_PROBES: usize = 1_600;
+/// Ports that drivers of stock nodes are known to probe: 80, 443 and 4028.
+const STOCK_DEFAULT_PORTS: u64 = 3;
+/// What the last probes of a command wait for an answer that does not come.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Addresses of the subnet that an estimate assumes when the node picks it.
+const ASSUMED_SUBNET: u64 = 254;
+
+pub(super) fn build(selection: Selection, ports: Vec<Port>, node: &NodeProfile) -> Plan {
+    let Selection {
+        what,
+        skipped,
+        mut notes,
+    } = selection;
+    let groups: Vec<&[Port]> = if ports.is_empty() {
+        vec![&[]]
+    } else {
+        ports
+            .chunks(node.max_ports.clamp(1, limits::COMMAND_PORTS))
+            .collect()
+    };
+    let mut chunks = Vec::new();
+    for ports in &groups {
+        Cutter {
+            node,
+            ports,
+            chunks: &mut chunks,
+        }
+        .cut(&what);
+    }
+    let targets = scanned(&what) + skipped.iter().map(|tally| tally.count).sum::<u64>();
+    let open_scope = chunks
+        .iter()
+        .any(|chunk| chunk.scope.kind() == ScopeKind::Open);
+    notes.extend(notes_on(&what, &ports, node));
+    Plan {
+        targets,
+        skipped,
+        estimate: estimate(&what, &ports, chunks.len(), node),
+        ports,
+        chunks,
+        notes,
+        open_scope,
+    }
+}
+
+/// Cuts a selection into chunks for one group of ports.
+struct Cutter<'a> {
+    node: &'a NodeProfile,
+    ports: &'a [Port],
+    chunks: &'a mut Vec<Chunk>,
+}
+
+impl Cutter<'_> {
+    fn cut(&mut self, what: &What) {
+        match what {
+            What::Listed { addresses, names } => {
+                self.lists(addresses, Scope::exact);
+                self.names(names);
+            }
+            What::Aimed { addresses, .. } if self.node.big_commands => {
+                self.lists(addresses, Scope::exact);
+            }
+            What::Aimed { target, addresses } => self.pieces(target, addresses),
+            What::Named(name) if self.node.pins => self.names(std::slice::from_ref(name)),
+            What::Named(name) => self.push(
+                ChunkCommand::Target(name.to_string()),
+                Scope::unpinned(name.clone(), self.scope_ports()),
+            ),
+            What::Announced(addresses) => self.lists(addresses, Scope::announced),
+            What::LocalSubnet => self.push(
+                ChunkCommand::Target(LOCAL_SUBNET.to_owned()),
+                Scope::subnet(self.scope_ports()),
+            ),
+        }
+    }
+
+    fn lists(&mut self, addresses: &AddressList, scope: fn(AddressList, ScopePorts) -> Scope) {
+        for piece in addresses.chunks(self.list_size()) {
+            let literals = piece.iter().map(|ip| ip.to_string()).collect();
+            self.push(
+                ChunkCommand::List(literals),
+                scope(piece, self.scope_ports()),
+            );
+        }
+    }
+
+    fn names(&mut self, names: &[HostName]) {
+        if self.node.pins {
+            let most = (self.node.max_targets / limits::NAME_ADDRESSES).max(1);
+            for piece in names.chunks(most) {
+                self.push(
+                    ChunkCommand::List(piece.iter().map(ToString::to_string).collect()),
+                    Scope::names(piece.iter().cloned(), self.scope_ports()),
+                );
+            }
+        } else {
+            for name in names {
+                self.push(
+                    ChunkCommand::List(vec![name.to_string()]),
+                    Scope::unpinned(name.clone(), self.scope_ports()),
+                );
+            }
+        }
+    }
+
+    /// A target for a stock node: networks in aligned pieces of at most /22, anything else as it is.
+    fn pieces(&mut self, target: &Target, addresses: &AddressList) {
+        let Target::Network(network) = target else {
+            let scope = Scope::exact(addresses.clone(), self.scope_ports());
+            return self.push(ChunkCommand::Target(target.to_string()), scope);
+        };
+        for piece in aligned(*network) {
+            let inside = addresses.filtered(|ip| match ip {
+                std::net::IpAddr::V4(ip) => piece.contains(ip),
+                std::net::IpAddr::V6(_) => false,
+            });
+            let scope = Scope::exact(inside, self.scope_ports());
+            self.push(
+                ChunkCommand::Target(Target::Network(piece).to_string()),
+                scope,
+            );
+        }
+    }
+
+    fn push(&mut self, command: ChunkCommand, scope: Scope) {
+        self.chunks.push(Chunk {
+            command,
+            ports: self.ports.to_vec(),
+            scope,
+        });
+    }
+
+    fn scope_ports(&self) -> ScopePorts {
+        ScopePorts::new(self.ports, &self.node.default_ports)
+    }
+
+    /// Addresses that one list may carry.
+    fn list_size(&self) -> usize {
+        if self.node.big_commands {
+            return self.node.max_targets.clamp(1, limits::COMMAND_TARGETS);
+        }
+        let ports = match self.ports {
+            [] => STOCK_DEFAULT_PORTS as usize,
+            ports => ports.len(),
+        };
+        (STOCK_LIST_PROBES / ports)
+            .min(self.node.max_targets)
+            .max(1)
+    }
+}
+
+/// The network itself, or its parts of the widest prefix that a stock node takes.
+fn aligned(network: Ipv4Network) -> Vec<Ipv4Network> {
+    let prefix = limits::STOCK_COMMAND_PREFIX;
+    if network.prefix() >= prefix {
+        return vec![network];
+    }
+    let first = network.network().to_bits();
+    let last = network.broadcast().to_bits();
+    (first..=last)
+        .step_by(1 << (32 - prefix))
+        .filter_map(|base| Ipv4Network::new_checked(base.into(), prefix))
+        .collect()
+}
+
+/// Targets that are not left out.
+fn scanned(what: &What) -> u64 {
+    match what {
+        What::Listed { addresses, names } => addresses.len() + names.len() as u64,
+        What::Aimed { addresses, .. } | What::Announced(addresses) => addresses.len(),
+        What::Named(_) => 1,
+        What::LocalSubnet => 0,
+    }
+}
+
+/// How long it takes when nothing answers.
+fn estimate(what: &What, ports: &[Port], commands: usize, node: &NodeProfile) -> Duration {
+    let targets = match what {
+        What::LocalSubnet => ASSUMED_SUBNET,
+        What::Listed { .. } | What::Aimed { .. } | What::Named(_) | What::Announced(_) => {
+            scanned(what)
+        }
+    };
+    let ports = match (ports.len(), node.default_ports.len()) {
+        (0, 0) => STOCK_DEFAULT_PORTS,
+        (0, defaults) => defaults as u64,
+        (given, _) => given as u64,
+    };
+    let probes = targets * ports;
+    if node.big_commands {
+        let rate = f64::from(limits::DEFAULT_RATE);
+        let commands = u32::try_from(commands).unwrap_or(u32::MAX);
+        Duration::from_secs_f64(probes as f64 / rate) + TIMEOUT.saturating_mul(commands)
+    } else {
+        Duration::from_secs(probes.div_ceil(STOCK_PROBES) * STOCK_TIMEOUT)
+    }
+}
+
+/// What is loose about the scopes, in words.
+fn notes_on(what: &What, ports: &[Port], node: &NodeProfile) -> Vec<String> {
+    let mut notes = Vec::new();
+    match what {
+        What::LocalSubnet => notes.push(format!(
+            "this node does not announce its subnets: it picks one itself, and what it reports is taken from the one /{} of its first device",
+            limits::STOCK_COMMAND_PREFIX
+        )),
+        What::Listed { names, .. } if !names.is_empty() && !node.pins => notes.push(unpinned()),
+        What::Named(_) if !node.pins => notes.push(unpinned()),
+        What::Listed { .. } | What::Aimed { .. } | What::Named(_) | What::Announced(_) => {}
+    }
+    if ports.is_empty() && node.default_ports.is_empty() {
+        notes.push(format!(
+            "this node does not announce its default ports: up to {} different ports are taken from each command",
+            limits::QUOTA_PORTS
+        ));
+    }
+    notes
+}
+
+fn unpinned() -> String {
+    format!(
+        "this node does not say what a host name resolves to: the first {} private addresses that it reports for a name are taken",
+        limits::NAME_ADDRESSES
+    )
+}

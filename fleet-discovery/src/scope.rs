@@ -1,0 +1,265 @@
+//! The scope of a command: the closed set of addresses and ports that its node may report, fixed
+//! before dispatch. Classes and ownership are judged elsewhere. Start with [`Scope`].
+
+mod pins;
+mod ports;
+mod text;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use fleet_core::{AddressPolicy, Endpoint, Port, RejectReason, canonical, limits};
+use ipnetwork::Ipv4Network;
+
+pub use pins::{PinError, Pinned};
+pub(crate) use ports::Ports as ScopePorts;
+pub use text::InvalidScope;
+
+use crate::{AddressList, HostName};
+use pins::Pin;
+use ports::Ports;
+
+/// Addresses of the subnet that an open scope closes on.
+const SUBNET_ADDRESSES: u64 = 1 << (32 - limits::STOCK_COMMAND_PREFIX);
+
+/// What a command's node may report: addresses and ports.
+///
+/// Its text ([`std::fmt::Display`], [`std::str::FromStr`]) is canonical and small; storage keeps it
+/// with the command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    addresses: Addresses,
+    ports: Ports,
+}
+
+/// How a scope was fixed, the loosest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ScopeKind {
+    /// By the request alone.
+    Exact,
+    /// By local subnets or default ports that the node named in Hello.
+    Announced,
+    /// By names, whose addresses the node says before its first report.
+    Pinned,
+    /// By the first devices reported, within a bound.
+    Open,
+}
+
+impl ScopeKind {
+    /// The name that the API uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Announced => "announced",
+            Self::Pinned => "pinned",
+            Self::Open => "open",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Addresses {
+    /// From the request.
+    Exact(AddressList),
+    /// From the node's Hello.
+    Announced(AddressList),
+    /// Of names, in the order of the command.
+    Pinned(Vec<Pin>),
+    /// The aligned /22 of the first accepted device.
+    Subnet(Option<Ipv4Network>),
+    /// The first eight addresses reported for a name that the node does not pin.
+    Unpinned(HostName, Vec<IpAddr>),
+}
+
+impl Scope {
+    /// A scope of these addresses and ports.
+    pub(crate) fn exact(addresses: AddressList, ports: Ports) -> Self {
+        Self {
+            addresses: Addresses::Exact(addresses),
+            ports,
+        }
+    }
+
+    /// A scope of addresses that the node announced.
+    pub(crate) fn announced(addresses: AddressList, ports: Ports) -> Self {
+        Self {
+            addresses: Addresses::Announced(addresses),
+            ports,
+        }
+    }
+
+    /// A scope of names that the node will pin.
+    pub(crate) fn names(names: impl IntoIterator<Item = HostName>, ports: Ports) -> Self {
+        Self {
+            addresses: Addresses::Pinned(names.into_iter().map(Pin::unanswered).collect()),
+            ports,
+        }
+    }
+
+    /// A scope of one name that the node will not pin.
+    pub(crate) fn unpinned(name: HostName, ports: Ports) -> Self {
+        Self {
+            addresses: Addresses::Unpinned(name, Vec::new()),
+            ports,
+        }
+    }
+
+    /// A scope of the subnet that a stock node picks.
+    pub(crate) fn subnet(ports: Ports) -> Self {
+        Self {
+            addresses: Addresses::Subnet(None),
+            ports,
+        }
+    }
+
+    /// Takes an endpoint of an accepted device into account: an open scope closes by it. Call it only
+    /// for an endpoint that [`Self::check`] lets pass and whose address may be reported.
+    pub(crate) fn narrow(&mut self, endpoint: Endpoint) {
+        match &mut self.addresses {
+            Addresses::Exact(_) | Addresses::Announced(_) | Addresses::Pinned(_) => {}
+            Addresses::Subnet(subnet) => {
+                if subnet.is_none() {
+                    *subnet = subnet_of(endpoint.ip);
+                }
+            }
+            Addresses::Unpinned(_, seen) => {
+                let ip = canonical(endpoint.ip);
+                if !seen.contains(&ip) {
+                    seen.push(ip);
+                }
+            }
+        }
+        self.ports.narrow(endpoint.port);
+    }
+
+    /// Stores a node's answer for a name: its addresses, or why it is left out. More than eight
+    /// addresses, none, or one that may not be scanned leave the name out too.
+    ///
+    /// # Errors
+    ///
+    /// [`PinError`] when the name is not in this scope, or was answered differently before.
+    pub fn pin(
+        &mut self,
+        name: &str,
+        answer: Result<&[IpAddr], &str>,
+        policy: AddressPolicy,
+    ) -> Result<Pinned, PinError> {
+        match &mut self.addresses {
+            Addresses::Pinned(pins) => pins::answer(pins, name, answer, policy),
+            Addresses::Exact(_)
+            | Addresses::Announced(_)
+            | Addresses::Subnet(_)
+            | Addresses::Unpinned(..) => Err(PinError::unknown(name)),
+        }
+    }
+
+    /// Whether a device at this endpoint may be reported.
+    ///
+    /// # Errors
+    ///
+    /// [`RejectReason::AddressOutOfScope`] or [`RejectReason::PortOutOfScope`].
+    pub fn check(&self, endpoint: Endpoint) -> Result<(), RejectReason> {
+        let ip = canonical(endpoint.ip);
+        let inside = match &self.addresses {
+            Addresses::Exact(list) | Addresses::Announced(list) => list.contains(ip),
+            Addresses::Pinned(pins) => pins.iter().any(|pin| pin.addresses().contains(&ip)),
+            Addresses::Subnet(Some(subnet)) => match ip {
+                IpAddr::V4(ip) => subnet.contains(ip),
+                IpAddr::V6(_) => false,
+            },
+            Addresses::Subnet(None) => ip.is_ipv4(),
+            Addresses::Unpinned(_, seen) => {
+                seen.contains(&ip) || seen.len() < limits::NAME_ADDRESSES
+            }
+        };
+        if !inside {
+            return Err(RejectReason::AddressOutOfScope);
+        }
+        if !self.ports.admits(endpoint.port) {
+            return Err(RejectReason::PortOutOfScope);
+        }
+        Ok(())
+    }
+
+    /// How it was fixed, by the loosest of its parts.
+    pub fn kind(&self) -> ScopeKind {
+        let addresses = match &self.addresses {
+            Addresses::Exact(_) => ScopeKind::Exact,
+            Addresses::Announced(_) => ScopeKind::Announced,
+            Addresses::Pinned(_) => ScopeKind::Pinned,
+            Addresses::Subnet(_) | Addresses::Unpinned(..) => ScopeKind::Open,
+        };
+        addresses.max(self.ports.kind())
+    }
+
+    /// How many targets the command has as far as is known: addresses, and names that have none yet.
+    pub fn targets(&self) -> u64 {
+        match &self.addresses {
+            Addresses::Exact(list) | Addresses::Announced(list) => list.len(),
+            Addresses::Pinned(pins) => {
+                let nameless = pins.iter().filter(|pin| pin.addresses().is_empty()).count();
+                (pins::addresses(pins).count() + nameless) as u64
+            }
+            Addresses::Subnet(_) => 0,
+            Addresses::Unpinned(_, seen) => seen.len().max(1) as u64,
+        }
+    }
+
+    /// The addresses that are known, in the order of the command's outcome bytes.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let (list, pins, seen) = match &self.addresses {
+            Addresses::Exact(list) | Addresses::Announced(list) => (Some(list), None, None),
+            Addresses::Pinned(pins) => (None, Some(pins), None),
+            Addresses::Subnet(_) => (None, None, None),
+            Addresses::Unpinned(_, seen) => (None, None, Some(seen)),
+        };
+        let list = list.into_iter().flat_map(AddressList::iter);
+        let pins = pins.into_iter().flat_map(|pins| pins::addresses(pins));
+        let seen = seen.into_iter().flatten().copied();
+        list.chain(pins).chain(seen)
+    }
+
+    /// Names of which no address is known, each with the reason why it was left out, if it was.
+    pub fn names_without_address(&self) -> impl Iterator<Item = (&HostName, Option<&str>)> {
+        let (pins, name) = match &self.addresses {
+            Addresses::Exact(_) | Addresses::Announced(_) | Addresses::Subnet(_) => (None, None),
+            Addresses::Pinned(pins) => (Some(pins), None),
+            Addresses::Unpinned(name, seen) => (None, seen.is_empty().then_some((name, None))),
+        };
+        pins.into_iter()
+            .flatten()
+            .filter(|pin| pin.addresses().is_empty())
+            .map(|pin| (pin.name(), pin.skipped()))
+            .chain(name)
+    }
+
+    /// How many rows the command may report: targets times ports.
+    pub fn quota(&self) -> u64 {
+        let targets = match &self.addresses {
+            Addresses::Exact(list) | Addresses::Announced(list) => list.len(),
+            Addresses::Pinned(pins) => pins.iter().map(Pin::most_addresses).sum(),
+            Addresses::Subnet(_) => SUBNET_ADDRESSES,
+            Addresses::Unpinned(..) => limits::NAME_ADDRESSES as u64,
+        };
+        targets.saturating_mul(self.ports.most())
+    }
+
+    /// The ports that may be reported, ascending; for open ports those seen so far.
+    pub fn ports(&self) -> &[Port] {
+        self.ports.known()
+    }
+}
+
+/// The aligned /22 around an IPv4 address.
+fn subnet_of(ip: IpAddr) -> Option<Ipv4Network> {
+    match canonical(ip) {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX << (32 - limits::STOCK_COMMAND_PREFIX);
+            let network = Ipv4Addr::from_bits(ip.to_bits() & mask);
+            Ipv4Network::new_checked(network, limits::STOCK_COMMAND_PREFIX)
+        }
+        IpAddr::V6(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! Names of a scope and the addresses that their node pinned them to, once, before its first report.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use fleet_core::{AddressPolicy, limits};
+
+use crate::{HostName, shown::shown};
+
+/// A name and the node's answer for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pin {
+    name: HostName,
+    answer: Answer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The node has not said.
+    None,
+    /// One to eight canonical addresses, each once, in the node's order.
+    Addresses(Vec<IpAddr>),
+    /// The name is left out; escaped and bounded.
+    Skipped(String),
+}
+
+/// What a node's answer for a name did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinned {
+    /// The name has addresses.
+    Pinned,
+    /// The name is left out, with a reason.
+    Skipped,
+    /// The same was said before: nothing changed.
+    Unchanged,
+}
+
+/// Why a node's answer for a name is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PinError {
+    /// The command does not ask for the name.
+    #[error("`{0}` is not a name that this command asked for")]
+    UnknownName(String),
+    /// The node said something else before: the first word stands.
+    #[error("`{0}` was pinned otherwise before")]
+    AlreadyPinned(HostName),
+}
+
+impl PinError {
+    pub(super) fn unknown(name: &str) -> Self {
+        Self::UnknownName(shown(name))
+    }
+}
+
+impl Pin {
+    pub(super) fn unanswered(name: HostName) -> Self {
+        Self::new(name, Answer::None)
+    }
+
+    pub(super) fn new(name: HostName, answer: Answer) -> Self {
+        Self { name, answer }
+    }
+
+    pub(super) fn name(&self) -> &HostName {
+        &self.name
+    }
+
+    pub(super) fn answer(&self) -> &Answer {
+        &self.answer
+    }
+
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        match &self.answer {
+            Answer::Addresses(addresses) => addresses,
+            Answer::None | Answer::Skipped(_) => &[],
+        }
+    }
+
+    pub(super) fn skipped(&self) -> Option<&str> {
+        match &self.answer {
+            Answer::Skipped(reason) => Some(reason),
+            Answer::None | Answer::Addresses(_) => None,
+        }
+    }
+
+    /// How many addresses it has, or may get.
+    pub(super) fn most_addresses(&self) -> u64 {
+        match &self.answer {
+            Answer::None => limits::NAME_ADDRESSES as u64,
+            Answer::Addresses(addresses) => addresses.len() as u64,
+            Answer::Skipped(_) => 0,
+        }
+    }
+}
+
+/// The addresses of all names in order, each once.
+pub(super) fn addresses(pins: &[Pin]) -> impl Iterator<Item = IpAddr> + '_ {
+    let mut seen = BTreeSet::new();
+    pins.iter()
+        .flat_map(|pin| pin.addresses().iter().copied())
+        .filter(move |ip| seen.insert(*ip))
+}
+
+pub(super) fn answer(
+    pins: &mut [Pin],
+    name: &str,
+    answer: Result<&[IpAddr], &str>,
+    policy: AddressPolicy,
+) -> Result<Pinned, PinError> {
+    let pin = pins
+        .iter_mut()
+        .find(|pin| pin.name.as_str().eq_ignore_ascii_case(name))
+        .ok_or_else(|| PinError::unknown(name))?;
+    let answer = judge(answer, policy);
+    if pin.answer == answer {
+        return Ok(Pinned::Unchanged);
+    }
+    if pin.answer != Answer::None {
+        return Err(PinError::AlreadyPinned(pin.name.clone()));
+    }
+    pin.answer = answer;
+    Ok(match pin.skipped() {
+        None => Pinned::Pinned,
+        Some(_) => Pinned::Skipped,
+    })
+}
+
+/// One address that may not be scanned refuses the whole name: a mixed answer is how a name that
+/// somebody else controls reaches into a network.
+fn judge(answer: Result<&[IpAddr], &str>, policy: AddressPolicy) -> Answer {
+    let answered = match answer {
+        Ok(answered) => answered,
+        Err(reason) => return Answer::Skipped(format!("the node left it out: {}", shown(reason))),
+    };
+    let mut addresses = Vec::new();
+    for ip in answered {
+        match policy.admit(*ip) {
+            Ok(ip) if addresses.contains(&ip) => {}
+            Ok(ip) => addresses.push(ip),
+            Err(refused) => {
+                return Answer::Skipped(format!(
+                    "it resolves to {}, a {} address",
+                    refused.ip,
+                    refused.class.as_str()
+                ));
+            }
+        }
+        if addresses.len() > limits::NAME_ADDRESSES {
+            return Answer::Skipped(format!(
+                "it resolves to more than {} addresses",
+                limits::NAME_ADDRESSES
+            ));
+        }
+    }
+    if addresses.is_empty() {
+        return Answer::Skipped("it resolves to no address".to_owned());
+    }
+    Answer::Addresses(addresses)
+}
