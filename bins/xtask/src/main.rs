@@ -1,2 +1,98 @@
-//! Placeholder.
-fn main() {}
+//! The project's chores: `cargo xtask test` is what CI runs and what a newcomer runs.
+//! This file reads the command line; [`steps`] holds the list of what a test run does.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "xtask talks to a terminal"
+)]
+
+mod apt;
+mod checks;
+mod lab;
+mod live;
+mod postgres;
+mod proc;
+mod purity;
+mod python;
+mod session;
+mod steps;
+mod tally;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+/// The exit code for a command line that cannot be understood (EX_USAGE of sysexits.h).
+const USAGE: u8 = 64;
+
+const HELP: &str = "\
+Usage: cargo xtask COMMAND
+
+  test [--only STEP]... [--skip STEP]... [--list]
+               run everything that CI runs, or some steps of it
+  purity       check that the crates that decide reach no clock, randomness or IO
+  postgres     start a temporary PostgreSQL, print its URL, remove it at Ctrl-C
+  lab up [--devices N] | down | exec hub|node|site COMMAND...   (root, Linux)
+               a site behind a real network boundary, in network namespaces
+  help         show this
+
+Missing Debian packages are installed where that is possible; FLEET_NO_INSTALL=1 declines.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["test", options @ ..] => match steps::Plan::parse(options) {
+            Ok(plan) => steps::run(&plan),
+            Err(error) => return usage(&error),
+        },
+        ["purity"] => run_purity(),
+        ["postgres"] => run_postgres(),
+        ["lab", options @ ..] => match lab::Request::parse(options) {
+            Ok(request) => lab::run(&request),
+            Err(error) => return usage(&error),
+        },
+        ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            Ok(true)
+        }
+        [] => return usage(&anyhow::anyhow!("no command given")),
+        other => return usage(&anyhow::anyhow!("unknown command `{}`", other.join(" "))),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage(error: &anyhow::Error) -> ExitCode {
+    eprintln!("xtask: {error:#}\n\n{HELP}");
+    ExitCode::from(USAGE)
+}
+
+fn run_purity() -> Result<bool> {
+    let findings = purity::check(&session::root())?;
+    findings
+        .violations
+        .iter()
+        .for_each(|violation| println!("{violation}"));
+    if let Some(reason) = &findings.without_wasm {
+        println!("skipped the compilation without an operating system: {reason}");
+    }
+    println!("purity: {} violations", findings.violations.len());
+    Ok(findings.violations.is_empty())
+}
+
+fn run_postgres() -> Result<bool> {
+    let cluster = postgres::Cluster::start()?;
+    println!("{}={}", postgres::ENV, cluster.url());
+    println!("Ctrl-C removes it.");
+    loop {
+        std::thread::park();
+    }
+}

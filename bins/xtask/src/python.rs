@@ -1,0 +1,136 @@
+//! The steps in Python: a client of another language, and a journey through the web page.
+//! Both live in `tests/python` and run in an environment of their own under the target folder.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{apt, live::Server, proc, session::Session, steps::Verdict};
+
+const LIMIT: Duration = Duration::from_secs(5 * 60);
+
+const FOLDER: &str = "tests/python";
+
+/// The browser's journey, run by a step of its own.
+const JOURNEY: &str = "test_journey.py";
+
+pub(crate) fn client(session: &mut Session) -> Result<Verdict> {
+    let folder = session.root.join(FOLDER);
+    if !folder.join("requirements.txt").exists() {
+        return Ok(Verdict::Skipped(format!(
+            "there is no {FOLDER}/requirements.txt"
+        )));
+    }
+    let python = match environment(session, &folder) {
+        Ok(python) => python,
+        Err(error) => return Ok(Verdict::Skipped(format!("{error:#}"))),
+    };
+    let server = Server::start(&session.bin_dir)?;
+    let mut pytest = pytest(&python, &folder, &server);
+    pytest.arg("--ignore").arg(JOURNEY);
+    session.suite(pytest, LIMIT)
+}
+
+pub(crate) fn browser(session: &mut Session) -> Result<Verdict> {
+    let folder = session.root.join(FOLDER);
+    if !folder.join(JOURNEY).exists() {
+        return Ok(Verdict::Skipped(format!("there is no {FOLDER}/{JOURNEY}")));
+    }
+    let prepared =
+        environment(session, &folder).and_then(|python| Ok((python, Browser::find_or_install()?)));
+    let (python, browser) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return Ok(Verdict::Skipped(format!("{error:#}"))),
+    };
+    let server = Server::start(&session.bin_dir)?;
+    let mut pytest = pytest(&python, &folder, &server);
+    pytest
+        .arg(JOURNEY)
+        .env("FLEET_CHROMIUM", browser.chromium)
+        .env("FLEET_CHROMEDRIVER", browser.driver);
+    session.suite(pytest, LIMIT)
+}
+
+fn pytest(python: &Path, folder: &Path, server: &Server) -> Command {
+    let mut command = Command::new(python);
+    command
+        .current_dir(folder)
+        // -rsfE names what was skipped and failed; caches do not belong into the sources.
+        .args(["-m", "pytest", "-rsfE", "-p", "no:cacheprovider"])
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("FLEET_SERVER_URL", &server.url)
+        .env("FLEET_OPERATOR_KEY", &server.key);
+    command
+}
+
+/// Makes the virtual environment if it is missing or its requirements have changed; returns its Python.
+fn environment(session: &Session, folder: &Path) -> Result<PathBuf> {
+    let target = session
+        .bin_dir
+        .parent()
+        .context("the binaries lie in the target folder")?;
+    let venv = target.join("venv");
+    let python = venv.join("bin/python");
+    let (wanted, stamp) = (
+        folder.join("requirements.txt"),
+        venv.join("requirements.txt"),
+    );
+    let wanted_text =
+        std::fs::read(&wanted).with_context(|| format!("reading {}", wanted.display()))?;
+    if python.exists() && std::fs::read(&stamp).is_ok_and(|installed| installed == wanted_text) {
+        return Ok(python);
+    }
+    let create = || {
+        proc::capture(
+            Command::new("python3")
+                .args(["-m", "venv", "--clear"])
+                .arg(&venv),
+        )
+    };
+    if create().is_err() {
+        // Debian keeps the module's other half in a package of its own.
+        apt::install(&["python3", "python3-venv"])?;
+        create()?;
+    }
+    let mut pip = Command::new(&python);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "-r",
+    ])
+    .arg(&wanted);
+    proc::capture(&mut pip).context("the Python packages cannot be had")?;
+    std::fs::write(&stamp, wanted_text).with_context(|| format!("writing {}", stamp.display()))?;
+    Ok(python)
+}
+
+/// Chromium and the program that drives it.
+#[derive(Debug)]
+struct Browser {
+    chromium: PathBuf,
+    driver: PathBuf,
+}
+
+impl Browser {
+    fn find_or_install() -> Result<Self> {
+        if let Some(browser) = Self::find() {
+            return Ok(browser);
+        }
+        apt::install(&["chromium", "chromium-driver"])?;
+        Self::find().context("the packages brought no chromium or no chromedriver")
+    }
+
+    fn find() -> Option<Self> {
+        Some(Self {
+            chromium: proc::which("chromium")?,
+            driver: proc::which("chromedriver")?,
+        })
+    }
+}

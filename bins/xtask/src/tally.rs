@@ -1,0 +1,162 @@
+//! Counts of tests, read from what test runners print, and the names of those that were skipped.
+//! Understands libtest and pytest; start with [`Tally::read`].
+
+use std::ops::AddAssign;
+
+/// Tests that passed, failed and were skipped, the latter by name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    /// Name and reason of each skipped test.
+    pub(crate) skipped: Vec<(String, String)>,
+    /// Names of the failed tests.
+    pub(crate) failures: Vec<String>,
+}
+
+impl Tally {
+    /// Takes in one line of a test runner's output; lines that say nothing of tests change nothing.
+    pub(crate) fn read(&mut self, line: &str) {
+        if let Some(result) = line.strip_prefix("test ") {
+            self.read_libtest(result);
+        } else if let Some(result) = line
+            .strip_prefix("SKIPPED ")
+            .or_else(|| line.strip_prefix("XFAIL "))
+        {
+            self.skipped.push(split_reason(result));
+        } else if let Some(name) = line
+            .strip_prefix("FAILED ")
+            .or_else(|| line.strip_prefix("ERROR "))
+        {
+            self.failures.push(split_reason(name).0);
+        } else if line.starts_with('=') && line.ends_with('=') {
+            self.read_pytest_summary(line);
+        }
+    }
+
+    /// Takes in a test that said itself why it did not really run, though its runner counted it as passed.
+    pub(crate) fn confess(&mut self, line: &str) {
+        self.passed = self.passed.saturating_sub(1);
+        self.skipped.push(split_reason(line));
+    }
+
+    /// One result line, `NAME ... ok|FAILED|ignored[, REASON]`, or a binary's closing line.
+    fn read_libtest(&mut self, result: &str) {
+        if let Some(counts) = result.strip_prefix("result: ") {
+            self.passed += count_before(counts, "passed");
+            self.failed += count_before(counts, "failed");
+        } else if let Some((name, how)) = result.rsplit_once(" ... ") {
+            if let Some(reason) = how.strip_prefix("ignored") {
+                let reason = reason.trim_start_matches([',', ' ']);
+                self.skipped.push((name.into(), reason.into()));
+            } else if how == "FAILED" {
+                self.failures.push(name.into());
+            }
+        }
+    }
+
+    /// `=== 3 passed, 1 failed, 2 skipped in 0.12s ===`; the skipped were named before.
+    fn read_pytest_summary(&mut self, line: &str) {
+        self.passed += count_before(line, "passed");
+        self.failed += count_before(line, "failed")
+            + count_before(line, "error")
+            + count_before(line, "errors");
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped.extend(other.skipped);
+        self.failures.extend(other.failures);
+    }
+}
+
+/// Splits `NAME - REASON`, `[1] NAME: REASON` or `NAME: REASON`.
+fn split_reason(text: &str) -> (String, String) {
+    let (name, reason) = text
+        .split_once(" - ")
+        .or_else(|| text.split_once(": "))
+        .unwrap_or((text, ""));
+    (name.trim().into(), reason.trim().into())
+}
+
+/// Finds the number that stands before `word`: 12 in "ok. 12 passed; 0 failed".
+fn count_before(text: &str, word: &str) -> u64 {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words
+        .windows(2)
+        .find(|pair| pair[1].trim_end_matches([',', ';']) == word)
+        .and_then(|pair| pair[0].parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(lines: &[&str]) -> Tally {
+        let mut tally = Tally::default();
+        lines.iter().for_each(|line| tally.read(line));
+        tally
+    }
+
+    fn named(name: &str, reason: &str) -> (String, String) {
+        (name.into(), reason.into())
+    }
+
+    #[test]
+    fn binaries_of_libtest_add_up() {
+        let tally = tally(&[
+            "running 3 tests",
+            "test a::b ... ok",
+            "test a::c ... ignored, needs root",
+            "test a::d ... FAILED",
+            "test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.10s",
+        ]);
+        assert_eq!((tally.passed, tally.failed), (13, 1));
+        assert_eq!(tally.skipped, [named("a::c", "needs root")]);
+        assert_eq!(tally.failures, ["a::d"]);
+    }
+
+    #[test]
+    fn summaries_of_pytest_add_up() {
+        let tally = tally(&[
+            "SKIPPED [1] test_live.py:12: no server",
+            "FAILED test_golden.py::test_hello - AssertionError",
+            "=========== short test summary info ===========",
+            "==== 1 failed, 3 passed, 1 skipped, 2 errors in 0.12s ====",
+        ]);
+        assert_eq!((tally.passed, tally.failed), (3, 3));
+        assert_eq!(tally.skipped, [named("[1] test_live.py:12", "no server")]);
+        assert_eq!(tally.failures, ["test_golden.py::test_hello"]);
+    }
+
+    #[test]
+    fn a_test_that_confesses_is_skipped_and_not_passed() {
+        let mut tally =
+            tally(&["test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out"]);
+        tally.confess("store::postgres::claims: no PostgreSQL");
+        assert_eq!(tally.passed, 1);
+        assert_eq!(
+            tally.skipped,
+            [named("store::postgres::claims", "no PostgreSQL")]
+        );
+    }
+
+    #[test]
+    fn lines_of_other_programs_count_for_nothing() {
+        assert_eq!(
+            tally(&[
+                "   Compiling x",
+                "tests passed",
+                "5 passed",
+                "",
+                "= not a summary"
+            ]),
+            Tally::default()
+        );
+    }
+}
