@@ -1,4 +1,19 @@
-//! The port.
+//! The port: one accept loop for TLS and plaintext, HTTP/1.1 and HTTP/2, with a bound on everything a peer can make us
+//! hold. Control-frame floods are not bounded here; neither hyper nor h2 counts them.
+//!
+//! [`serve`] runs until its token is cancelled and then drains. What is served is any tower service;
+//! [`crate::server::HttpService`] in this project.
+
+mod accept;
+mod config;
+mod connection;
 mod guard;
-pub(crate) use guard::ActiveCall;
+mod rewind;
+mod tls;
+
+pub use accept::{Accept, Drained, serve};
+pub use config::{ListenerConfig, ListenerCounts};
 pub use guard::ConnectionGuard;
+pub use tls::{DevCertificate, TlsError, TlsIdentity, dev_certificate};
+
+pub(crate) use guard::ActiveCall;

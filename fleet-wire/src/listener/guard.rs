@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 const NEW: u8 = 0;
 const PLAIN: u8 = 1;
 const AUTHENTICATED: u8 = 2;
+const GONE: u8 = 3;
 
 /// One connection of the listener; every request on it carries a clone in its extensions.
 ///
@@ -20,6 +21,7 @@ struct State {
     standing: AtomicU8,
     active: AtomicUsize,
     close: CancellationToken,
+    census: Arc<Census>,
 }
 
 impl ConnectionGuard {
@@ -30,7 +32,9 @@ impl ConnectionGuard {
 
     /// Notes an authenticated call: the connection may stay, and use what is reserved for known peers.
     pub fn mark_authenticated(&self) {
-        self.0.standing.fetch_max(AUTHENTICATED, Ordering::Relaxed);
+        if self.0.standing.fetch_max(AUTHENTICATED, Ordering::Relaxed) < AUTHENTICATED {
+            self.0.census.anonymous.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Whether the connection may stay.
@@ -70,5 +74,48 @@ pub(crate) struct ActiveCall(Arc<State>);
 impl Drop for ActiveCall {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many connections there are.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    total: AtomicUsize,
+    anonymous: AtomicUsize,
+}
+
+impl Census {
+    /// Enters a connection, unless there are `max`, or `max - reserved` whose peers are not known. Called by the accept
+    /// loop alone.
+    pub(super) fn enter(self: &Arc<Self>, max: usize, reserved: usize) -> Option<Seat> {
+        let full = self.total.load(Ordering::Relaxed) >= max
+            || self.anonymous.load(Ordering::Relaxed) >= max.saturating_sub(reserved);
+        if full {
+            return None;
+        }
+        self.total.fetch_add(1, Ordering::Relaxed);
+        self.anonymous.fetch_add(1, Ordering::Relaxed);
+        Some(Seat(ConnectionGuard(Arc::new(State {
+            census: Arc::clone(self),
+            ..State::default()
+        }))))
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection's place in the census, left on drop.
+#[derive(Debug)]
+pub(super) struct Seat(pub(super) ConnectionGuard);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let state = &self.0.0;
+        if state.standing.swap(GONE, Ordering::Relaxed) < AUTHENTICATED {
+            state.census.anonymous.fetch_sub(1, Ordering::Relaxed);
+        }
+        state.census.total.fetch_sub(1, Ordering::Relaxed);
     }
 }

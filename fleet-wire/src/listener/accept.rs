@@ -1,0 +1,147 @@
+//! The accept loop.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+use super::ListenerConfig;
+use super::config::count;
+use super::connection::{Connection, Ends};
+use super::guard::Census;
+use crate::server::BoxError;
+
+/// Where connections come from: a TCP listener, or a simulated one.
+pub trait Accept: Send {
+    /// The transport of a connection.
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// Waits for a connection. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// This connection failed, or none can be accepted now; the loop goes on.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Io = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, address) = TcpListener::accept(self).await?;
+        stream.set_nodelay(true)?;
+        Ok((stream, address))
+    }
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were still open when the time was over, and were cut.
+    pub cut: usize,
+}
+
+/// First pause after a failure to accept that will not go away by itself; doubles up to [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+/// Longest such pause: a second without new connections is better than a loop that spins.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Serves a port until `shutdown` is cancelled; then accepts no more, lets open requests end (streams must watch the
+/// token themselves), and after [`ListenerConfig::drain`] cuts what is left.
+pub async fn serve<L, S, B>(
+    mut listener: L,
+    service: S,
+    config: &ListenerConfig,
+    shutdown: CancellationToken,
+) -> Drained
+where
+    L: Accept,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let census = Arc::new(Census::default());
+    let connections = TaskTracker::new();
+    let ends = Ends {
+        drain: shutdown.clone(),
+        cut: CancellationToken::new(),
+    };
+    let tls = config.tls.as_ref().map(super::TlsIdentity::acceptor);
+    let mut pause = MIN_PAUSE;
+
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (io, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                count(&config.counts.accept_errors);
+                if is_of_one_connection(&error) {
+                    continue;
+                }
+                tracing::warn!(%error, pause_ms = pause.as_millis(), "no connection can be accepted");
+                tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(MAX_PAUSE);
+                continue;
+            }
+        };
+        pause = MIN_PAUSE;
+        count(&config.counts.accepted);
+        let Some(seat) = census.enter(config.max_connections, config.reserved) else {
+            count(&config.counts.full);
+            continue;
+        };
+        let connection = Connection {
+            address,
+            seat,
+            tls: tls.clone(),
+            plaintext: config.plaintext,
+            counts: Arc::clone(&config.counts),
+            ends: ends.clone(),
+        };
+        connections.spawn(connection.run(io, service.clone()));
+    }
+    drop(listener);
+
+    connections.close();
+    if tokio::time::timeout(config.drain, connections.wait())
+        .await
+        .is_ok()
+    {
+        return Drained { cut: 0 };
+    }
+    let cut = census.total();
+    ends.cut.cancel();
+    connections.wait().await;
+    Drained { cut }
+}
+
+/// Errors that concern the connection being accepted, not the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput | NotConnected
+    )
+}

@@ -1,0 +1,272 @@
+//! One connection: what it speaks, its limits, and the three ways it ends besides its own.
+
+use std::convert::Infallible;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Either;
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceExt};
+
+use super::config::{
+    CONNECTION_WINDOW, ERROR_RESETS, ESTABLISH, HEADER_LIST, HEADERS, HTTP1_IDLE, KEEPALIVE,
+    KEEPALIVE_TIMEOUT, LAST_WORDS, ListenerCounts, PENDING_RESETS, PREFACE, SEND_BUFFER,
+    STREAM_WINDOW, STREAMS, count,
+};
+use super::guard::Seat;
+use super::rewind::{Opening, Rewind};
+use crate::Peer;
+use crate::server::BoxError;
+
+/// What the loop says to all connections.
+#[derive(Debug, Clone)]
+pub(super) struct Ends {
+    /// Finish what is open, take nothing new.
+    pub(super) drain: CancellationToken,
+    /// End now.
+    pub(super) cut: CancellationToken,
+}
+
+/// An accepted connection, before its first byte.
+pub(super) struct Connection {
+    pub(super) address: SocketAddr,
+    pub(super) seat: Seat,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) plaintext: bool,
+    pub(super) counts: Arc<ListenerCounts>,
+    pub(super) ends: Ends,
+}
+
+impl Connection {
+    /// Serves the connection to its end, or until it is cut.
+    pub(super) async fn run<I, S, B>(self, io: I, service: S)
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let cut = self.ends.cut.clone();
+        tokio::select! {
+            () = cut.cancelled() => {}
+            () = self.open(io, service) => {}
+        }
+    }
+
+    async fn open<I, S, B>(&self, io: I, service: S)
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let opened = Instant::now();
+        let Some((opening, io)) = self.sniff(io).await else {
+            return;
+        };
+        match (opening, self.tls.clone()) {
+            (Opening::Tls, Some(acceptor)) => {
+                let handshake = timeout(PREFACE, acceptor.accept(io));
+                let Ok(Ok(io)) = handshake.await else {
+                    return count(&self.counts.tls_failed);
+                };
+                let Some((opening, io)) = self.sniff(io).await else {
+                    return;
+                };
+                self.serve(opening, io, true, opened, service).await;
+            }
+            (Opening::Tls, None) => count(&self.counts.tls_failed),
+            (Opening::Http1 | Opening::Http2, _) if self.plaintext => {
+                self.serve(opening, io, false, opened, service).await
+            }
+            (Opening::Http1 | Opening::Http2, _) => {
+                count(&self.counts.plaintext_refused);
+                timeout(LAST_WORDS, turn_away(io))
+                    .await
+                    .unwrap_or(Ok(()))
+                    .unwrap_or_default();
+            }
+        }
+    }
+
+    async fn sniff<I: AsyncRead + Unpin>(&self, io: I) -> Option<(Opening, Rewind<I>)> {
+        match timeout(PREFACE, Rewind::sniff(io)).await {
+            Ok(Ok(sniffed)) => sniffed,
+            Ok(Err(_)) => None,
+            Err(_) => {
+                count(&self.counts.silent);
+                None
+            }
+        }
+    }
+
+    async fn serve<I, S, B>(&self, opening: Opening, io: I, tls: bool, opened: Instant, service: S)
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (peer, guard) = (
+            Peer {
+                address: self.address,
+                tls,
+            },
+            self.seat.0.clone(),
+        );
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let too_many = request.headers().len() > HEADERS;
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(guard.clone());
+            let service = service.clone();
+            async move {
+                if too_many {
+                    return Ok(refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+                }
+                let answer: Result<Response<B>, Infallible> = service.oneshot(request).await;
+                answer.map(|response| response.map(Either::Left))
+            }
+        });
+        let io = TokioIo::new(io);
+        if opening == Opening::Http2 {
+            self.drive(http2_limits().serve_connection(io, service), opened)
+                .await;
+        } else {
+            self.drive(http1_limits().serve_connection(io, service), opened)
+                .await;
+        }
+    }
+
+    /// Polls the connection until it ends, or has to.
+    async fn drive<C>(&self, connection: C, opened: Instant)
+    where
+        C: GracefulConnection,
+        C::Error: std::fmt::Display,
+    {
+        let mut connection = pin!(connection);
+        let guard = &self.seat.0;
+        let (mut closed, mut drained) = (pin!(guard.closed()), pin!(self.ends.drain.cancelled()));
+        let mut bound = pin!(sleep_until(opened + ESTABLISH));
+        let mut phase = Phase::Unproven;
+        loop {
+            tokio::select! {
+                end = connection.as_mut() => {
+                    if let Err(error) = end {
+                        count(&self.counts.broken);
+                        tracing::debug!(%error, peer = %self.address, "a connection broke");
+                    }
+                    return;
+                }
+                () = closed.as_mut() => return,
+                () = drained.as_mut(), if !phase.is_ending() => {
+                    connection.as_mut().graceful_shutdown();
+                    phase = Phase::Draining;
+                }
+                () = bound.as_mut(), if phase != Phase::Proven && phase != Phase::Draining => {
+                    if phase == Phase::Closing {
+                        return;
+                    }
+                    if guard.is_established() {
+                        phase = Phase::Proven;
+                        continue;
+                    }
+                    count(&self.counts.unestablished);
+                    connection.as_mut().graceful_shutdown();
+                    bound.as_mut().reset(Instant::now() + LAST_WORDS);
+                    phase = Phase::Closing;
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing but public calls so far.
+    Unproven,
+    /// May stay.
+    Proven,
+    /// Closed for want of a call; ends at the bound.
+    Closing,
+    /// Finishing its open requests.
+    Draining,
+}
+
+impl Phase {
+    fn is_ending(self) -> bool {
+        matches!(self, Self::Closing | Self::Draining)
+    }
+}
+
+fn http1_limits() -> http1::Builder {
+    let mut http1 = http1::Builder::new();
+    http1
+        .timer(TokioTimer::new())
+        .header_read_timeout(HTTP1_IDLE)
+        .max_headers(HEADERS)
+        .max_header_size(HEADER_LIST)
+        .max_buf_size(STREAM_WINDOW as usize);
+    http1
+}
+
+fn http2_limits() -> http2::Builder<TokioExecutor> {
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADER_LIST as u32)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(ERROR_RESETS)
+        .keep_alive_interval(jittered(KEEPALIVE))
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    http2
+}
+
+/// The duration, a tenth more or less.
+fn jittered(duration: Duration) -> Duration {
+    let random = RandomState::new().hash_one(0_u8) % 2_001;
+    duration * 9 / 10 + duration / 10 * u32::try_from(random).unwrap_or(1_000) / 1_000
+}
+
+/// Answers a peer that speaks plaintext where it must not, in a way that its user can read.
+async fn turn_away<I: AsyncWrite + Unpin>(mut io: I) -> io::Result<()> {
+    const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 29\r\nconnection: close\r\n\r\nthis port speaks https only.\n";
+    io.write_all(ANSWER).await?;
+    io.shutdown().await
+}
+
+fn refused<B>(status: StatusCode) -> Response<Either<B, Empty<Bytes>>> {
+    let mut response = Response::new(Either::Right(Empty::new()));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,109 @@
+//! A transport whose first bytes were read already, and the look at those bytes.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+/// The first bytes of every HTTP/2 connection (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first byte of a TLS handshake record (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// What a peer begins to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    Tls,
+    Http1,
+    Http2,
+}
+
+/// Replays what was read, then goes on with the transport.
+#[derive(Debug)]
+pub(super) struct Rewind<T> {
+    io: T,
+    seen: [u8; PREFACE.len()],
+    start: usize,
+    end: usize,
+}
+
+impl<T: AsyncRead + Unpin> Rewind<T> {
+    /// Reads as little as tells what the peer speaks; `None` if it closes before that.
+    pub(super) async fn sniff(mut io: T) -> io::Result<Option<(Opening, Self)>> {
+        let mut seen = [0; PREFACE.len()];
+        let mut end = 0;
+        let opening = loop {
+            let read = io.read(&mut seen[end..]).await?;
+            if read == 0 {
+                return Ok(None);
+            }
+            end += read;
+            if seen[0] == TLS_HANDSHAKE {
+                break Opening::Tls;
+            }
+            if seen[..end] != PREFACE[..end] {
+                break Opening::Http1;
+            }
+            if end == PREFACE.len() {
+                break Opening::Http2;
+            }
+        };
+        Ok(Some((
+            opening,
+            Self {
+                io,
+                seen,
+                start: 0,
+                end,
+            },
+        )))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Rewind<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.start == this.end {
+            return Pin::new(&mut this.io).poll_read(cx, buffer);
+        }
+        let taken = buffer.remaining().min(this.end - this.start);
+        buffer.put_slice(&this.seen[this.start..this.start + taken]);
+        this.start += taken;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Rewind<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
