@@ -115,7 +115,17 @@ pub(crate) fn lab(session: &mut Session) -> Result<Verdict> {
         "--ignored",
         LAB_PREFIX,
     ];
-    session.suite(session.cargo(&filter), SHORT)
+    let verdict = session.suite(session.cargo(&filter), SHORT)?;
+    let ran = session
+        .tests
+        .as_ref()
+        .is_some_and(|tests| tests.passed + tests.failed > 0);
+    if verdict == Verdict::Passed && !ran {
+        return Ok(Verdict::Skipped(format!(
+            "no integration test is named {LAB_PREFIX}*"
+        )));
+    }
+    Ok(verdict)
 }
 
 fn belongs_to_lab(test: &str) -> bool {
