@@ -12,7 +12,7 @@ const SHORT: Duration = Duration::from_secs(10 * 60);
 /// Longest time for a build from nothing, and for all tests.
 const LONG: Duration = Duration::from_secs(20 * 60);
 
-/// Tests of this name need namespaces: they are marked `#[ignore]`, and [`lab`] runs them.
+/// Tests of this name need namespaces: they are marked `#[ignore]`, and [`lab()`] runs them.
 const LAB_PREFIX: &str = "lab_";
 
 pub(crate) fn fmt(session: &mut Session) -> Result<Verdict> {
