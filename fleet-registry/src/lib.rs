@@ -7,6 +7,8 @@
 //! sockets, no storage: the shells that have these live in the server and in the node.
 
 mod capability;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod link;
 mod random;
 pub mod registry;

@@ -28,6 +28,8 @@ use crate::{Announced, random::Random, timers::Timers};
 /// Commands of one node at a time: as many as a Hello may list. Only one of them is ever dispatched by this
 /// process; more can only come by adoption.
 pub const IN_FLIGHT_PER_NODE: usize = 64;
+/// Ended commands that are remembered a node: a claim that was on its way meanwhile cannot bring them back.
+pub const ENDED_REMEMBERED: usize = 8;
 /// How long a claim may take in the store before its stream is given up: longer than the store retries.
 pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a node without stream, claim and commands is remembered: as long as a duplicate is held off.
@@ -93,6 +95,8 @@ struct Node {
     current: Option<Current>,
     claiming: BTreeSet<ConnectionId>,
     in_flight: BTreeMap<CommandId, Flight>,
+    /// The last commands that ended for good here, at most [`ENDED_REMEMBERED`].
+    ended: VecDeque<CommandId>,
     takeovers: Takeovers,
 }
 
@@ -224,7 +228,7 @@ impl Registry {
             }
             self.evict(old.connection, EvictReason::Replaced, None);
         }
-        self.adopt(node, &claim.adopted);
+        self.adopt(node, &claim.adopted, claimant.is_some());
         let Some(identity) = claimant else {
             self.rest_if_idle(now, node);
             return Standing::Gone;
@@ -558,6 +562,12 @@ impl Registry {
         self.connections.len()
     }
 
+    /// Whether anything is remembered of a node. For tests.
+    #[doc(hidden)]
+    pub fn remembers(&self, node: NodeId) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
     /// Whether everything is within its stated bound and every index agrees with what it indexes. For tests.
     #[doc(hidden)]
     pub fn is_consistent(&self) -> bool {
@@ -574,6 +584,7 @@ impl Registry {
             current
                 && claiming
                 && node.in_flight.len() <= IN_FLIGHT_PER_NODE
+                && node.ended.len() <= ENDED_REMEMBERED
                 && node.takeovers.is_within_bounds()
         };
         let held = self

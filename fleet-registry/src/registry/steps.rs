@@ -8,8 +8,8 @@ use fleet_core::{
 };
 
 use super::{
-    Adopted, CommandEnd, Current, EvictReason, Flight, IN_FLIGHT_PER_NODE, Identity, InFlight,
-    Judgement, Node, Output, Phase, Progress, REMEMBER_NODE, Registry, Timer,
+    Adopted, CommandEnd, Current, ENDED_REMEMBERED, EvictReason, Flight, IN_FLIGHT_PER_NODE,
+    Identity, InFlight, Judgement, Node, Output, Phase, Progress, REMEMBER_NODE, Registry, Timer,
 };
 use crate::Capability;
 
@@ -99,8 +99,9 @@ impl Registry {
         }
     }
 
-    /// Takes over what the store adopted; everything else in flight is lost.
-    pub(super) fn adopt(&mut self, node: NodeId, adopted: &[Adopted]) {
+    /// Takes over what the store adopted; everything else in flight is lost. Without a stream here nothing
+    /// new is taken over.
+    pub(super) fn adopt(&mut self, node: NodeId, adopted: &[Adopted], has_stream: bool) {
         let adopted = &adopted[..adopted.len().min(IN_FLIGHT_PER_NODE)];
         let goes_on = |command: &CommandId| adopted.iter().any(|a| a.command == *command);
         for command in self.commands_of(node) {
@@ -113,6 +114,10 @@ impl Registry {
         };
         for found in adopted {
             let command = found.command;
+            let known = state.in_flight.contains_key(&command);
+            if !known && (!has_stream || state.ended.contains(&command)) {
+                continue;
+            }
             let timers = &mut self.timers;
             let flight = state.in_flight.entry(command).or_insert_with(|| {
                 timers.set(Timer::Command(node, command), found.deadline);
@@ -234,13 +239,23 @@ impl Registry {
     /// Ends one command, once.
     pub(super) fn end(&mut self, node: NodeId, command: CommandId, end: CommandEnd) {
         self.timers.cancel(Timer::Command(node, command));
-        let flight = self
-            .nodes
-            .get_mut(&node)
-            .and_then(|n| n.in_flight.remove(&command));
-        if flight.is_some() {
-            self.outputs.push_back(Output::Ended { node, command, end });
+        let Some(state) = self.nodes.get_mut(&node) else {
+            return;
+        };
+        if state.in_flight.remove(&command).is_none() {
+            return;
         }
+        match end {
+            CommandEnd::Acked | CommandEnd::Expired | CommandEnd::Revoked => {
+                if state.ended.len() == ENDED_REMEMBERED {
+                    state.ended.pop_front();
+                }
+                state.ended.push_back(command);
+            }
+            // The store may still bring these back.
+            CommandEnd::Lost | CommandEnd::Moved => {}
+        }
+        self.outputs.push_back(Output::Ended { node, command, end });
     }
 
     /// Starts to forget a node that holds nothing.

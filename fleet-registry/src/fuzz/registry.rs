@@ -1,0 +1,924 @@
+//! The registry against a model that is a few flat lists, searched from end to end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use fleet_core::{
+    CommandId, ConnectionId, Epoch, InstanceId, Lane, NodeId, SessionId, Timestamp, limits,
+};
+
+use super::{Op, origin, pick};
+use crate::{
+    Announced, Capabilities, Capability, Registry,
+    registry::{
+        Admission, Adopted, CLAIM_TIMEOUT, Claim, CommandEnd, DispatchRefused, Dropped,
+        ENDED_REMEMBERED, EvictReason, Identity, OpenRefused, Output, PROGRESS_EVERY, Progress,
+        RefuseReason, RegistryLimits, Standing,
+    },
+};
+
+const NODES: i64 = 3;
+const CONNECTIONS: usize = 8;
+const DRAIN_WINDOW: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Opened {
+        hello_by: Instant,
+    },
+    Claiming {
+        node: NodeId,
+        identity: Identity,
+        by: Instant,
+    },
+    Current {
+        node: NodeId,
+        identity: Identity,
+        announced: Announced,
+        next: Instant,
+    },
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    node: NodeId,
+    command: CommandId,
+    deadline: Instant,
+    cancelled: bool,
+    told: Option<Instant>,
+    progress: Progress,
+}
+
+/// A claim that the store granted and the registry has not heard of.
+#[derive(Clone, Debug)]
+struct Granted {
+    connection: ConnectionId,
+    node: NodeId,
+    epoch: Epoch,
+    adopted: Vec<Adopted>,
+}
+
+struct World {
+    registry: Registry,
+    now: Instant,
+    // The store.
+    store_epochs: BTreeMap<NodeId, i64>,
+    granted: Vec<Granted>,
+    claimed: BTreeSet<ConnectionId>,
+    // The model.
+    connections: BTreeMap<ConnectionId, State>,
+    known: BTreeMap<NodeId, Epoch>,
+    flights: Vec<Flight>,
+    ended: Vec<(NodeId, CommandId)>,
+    takeovers: Vec<(Instant, NodeId, Identity, Identity)>,
+    holds: Vec<(Instant, NodeId, Identity)>,
+    draining: bool,
+    dropped: u64,
+    // Counters over the whole run.
+    commands: Vec<CommandId>,
+    residences: BTreeMap<CommandId, i32>,
+    /// The highest epoch under which a stream of the node was ever current.
+    highest: BTreeMap<NodeId, Epoch>,
+    expected: Vec<Output>,
+}
+
+pub(super) fn run(ops: impl Iterator<Item = Op>) {
+    let mut world = World::new();
+    for op in ops {
+        world.step(op);
+        world.compare();
+    }
+    world.finish();
+}
+
+fn announced_by(argument: u8) -> Announced {
+    let capabilities: Capabilities = [(1, Capability::Cancel), (2, Capability::Goodbye)]
+        .into_iter()
+        .filter_map(|(bit, capability)| (argument & bit != 0).then_some(capability))
+        .collect();
+    Announced::new(capabilities, 0, 0)
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            registry: Registry::new(RegistryLimits {
+                connections: CONNECTIONS,
+                nodes: 64,
+            }),
+            now: origin(),
+            store_epochs: BTreeMap::new(),
+            granted: Vec::new(),
+            claimed: BTreeSet::new(),
+            connections: BTreeMap::new(),
+            known: BTreeMap::new(),
+            flights: Vec::new(),
+            ended: Vec::new(),
+            takeovers: Vec::new(),
+            holds: Vec::new(),
+            draining: false,
+            dropped: 0,
+            commands: Vec::new(),
+            residences: BTreeMap::new(),
+            highest: BTreeMap::new(),
+            expected: Vec::new(),
+        }
+    }
+
+    fn step(&mut self, [kind, a, b, c]: Op) {
+        let node = NodeId(i64::from(a) % NODES);
+        match kind % 20 {
+            0 | 1 => self.open(),
+            2 | 3 => self.admit(a, NodeId(i64::from(b) % NODES), c),
+            4 | 5 => self.grant(a, b),
+            6 | 7 => self.deliver(a, b),
+            8 => self.close(a),
+            9 | 10 => self.dispatch(node, b, c),
+            11 | 12 => self.ack(a, b),
+            13 => self.progress(a, b, c),
+            14 => self.cancel(node, b),
+            15 => self.pass(u64::from(a) * 40),
+            16 => self.pass(u64::from(a) * 1_000),
+            17 | 18 => self.tick(),
+            _ => match b % 8 {
+                0 => self.revoke(node),
+                1 | 2 => self.supersede(node, c),
+                3 if c > 200 => self.drain(u64::from(a)),
+                4 => self.malformed(c),
+                // A whole life of a stream at once, so that short runs get somewhere.
+                _ => {
+                    self.open();
+                    self.admit(u8::MAX, node, c);
+                    self.compare();
+                    self.grant(u8::MAX, c);
+                    self.deliver(u8::MAX, c);
+                }
+            },
+        }
+    }
+
+    /// The connection of an argument: one of all that ever were, or the latest.
+    fn connection(&self, argument: u8) -> Option<ConnectionId> {
+        if argument == u8::MAX {
+            return self.connections.last_key_value().map(|(id, _)| *id);
+        }
+        let recent: Vec<_> = self
+            .connections
+            .keys()
+            .rev()
+            .take(2 * CONNECTIONS)
+            .copied()
+            .collect();
+        pick(&recent, argument)
+    }
+
+    fn live(&self) -> usize {
+        let live = |s: &&State| !matches!(s, State::Ended);
+        self.connections.values().filter(live).count()
+    }
+
+    fn current(&self, node: NodeId) -> Option<(ConnectionId, Identity, Announced)> {
+        self.connections.iter().find_map(|(id, state)| match state {
+            State::Current {
+                node: of,
+                identity,
+                announced,
+                ..
+            } if *of == node => Some((*id, *identity, *announced)),
+            State::Opened { .. }
+            | State::Claiming { .. }
+            | State::Current { .. }
+            | State::Ended => None,
+        })
+    }
+
+    fn flights_of(&self, node: NodeId) -> Vec<CommandId> {
+        let mut of: Vec<_> = self
+            .flights
+            .iter()
+            .filter(|f| f.node == node)
+            .map(|f| f.command)
+            .collect();
+        of.sort();
+        of
+    }
+
+    // What the model does.
+
+    fn end_connection(&mut self, id: ConnectionId) {
+        self.connections.insert(id, State::Ended);
+    }
+
+    fn expect_evict(&mut self, connection: ConnectionId, reason: EvictReason) {
+        let goodbye = match self.connections.get(&connection) {
+            Some(State::Current { announced, .. }) => {
+                announced.capabilities.has(Capability::Goodbye)
+            }
+            Some(State::Opened { .. } | State::Claiming { .. } | State::Ended) | None => false,
+        };
+        self.expected.push(Output::Evict {
+            connection,
+            reason,
+            retry_after: None,
+            goodbye,
+        });
+        self.end_connection(connection);
+    }
+
+    fn expect_end(&mut self, node: NodeId, command: CommandId, end: CommandEnd) {
+        self.flights
+            .retain(|f| (f.node, f.command) != (node, command));
+        if !matches!(end, CommandEnd::Lost | CommandEnd::Moved) {
+            self.ended.push((node, command));
+        }
+        self.expected.push(Output::Ended { node, command, end });
+    }
+
+    fn expect_ready(&mut self, node: NodeId) {
+        if self.can_dispatch(node) {
+            let epoch = self.known[&node];
+            self.expected.push(Output::Ready { node, epoch });
+        }
+    }
+
+    fn can_dispatch(&self, node: NodeId) -> bool {
+        !self.draining && self.current(node).is_some() && self.flights_of(node).is_empty()
+    }
+
+    // Operations.
+
+    fn open(&mut self) {
+        let id = ConnectionId(self.connections.len() as u64);
+        let answer = self.registry.opened(self.now, id);
+        if self.draining {
+            assert!(
+                matches!(answer, Err(OpenRefused::Draining { retry_after }) if retry_after <= DRAIN_WINDOW)
+            );
+        } else if self.live() == CONNECTIONS {
+            assert_eq!(answer, Err(OpenRefused::TooMany(CONNECTIONS)));
+        } else {
+            assert_eq!(answer, Ok(()));
+            let hello_by = self.now + limits::HELLO_TIMEOUT;
+            self.connections.insert(id, State::Opened { hello_by });
+        }
+    }
+
+    fn admit(&mut self, which: u8, node: NodeId, who: u8) {
+        let Some(id) = self.connection(which) else {
+            return;
+        };
+        let session = SessionId(i64::from(who % 3));
+        let instance = (who < 160).then_some(InstanceId([who % 3; 16]));
+        let newcomer = Identity::new(instance, session);
+        let answer = self.registry.admit(self.now, id, node, instance, session);
+        if !matches!(self.connections[&id], State::Opened { .. }) {
+            assert_eq!(answer, Admission::Gone);
+            return;
+        }
+        match self.judge(node, newcomer) {
+            Some(retry_after) => {
+                let reason = RefuseReason::Duplicate;
+                assert_eq!(
+                    answer,
+                    Admission::Refuse {
+                        reason,
+                        retry_after
+                    }
+                );
+                self.end_connection(id);
+            }
+            None => {
+                assert_eq!(answer, Admission::Proceed);
+                let by = self.now + CLAIM_TIMEOUT;
+                self.connections.insert(
+                    id,
+                    State::Claiming {
+                        node,
+                        identity: newcomer,
+                        by,
+                    },
+                );
+            }
+        }
+    }
+
+    fn judge(&mut self, node: NodeId, newcomer: Identity) -> Option<Duration> {
+        let now = self.now;
+        self.holds.retain(|(until, ..)| *until > now);
+        let held: Vec<_> = self
+            .holds
+            .iter()
+            .filter(|(_, n, _)| *n == node)
+            .copied()
+            .collect();
+        if let Some((until, ..)) = held.iter().find(|(.., who)| *who == newcomer) {
+            return Some(*until - now);
+        }
+        let (_, incumbent, _) = self.current(node)?;
+        if incumbent == newcomer {
+            return None;
+        }
+        if let (Identity::Session(_), Some((until, ..))) = (newcomer, held.last()) {
+            return Some(*until - now);
+        }
+        let of_node = self
+            .takeovers
+            .iter()
+            .rev()
+            .filter(|(_, n, ..)| *n == node)
+            .take(8);
+        let between = of_node
+            .filter(|(at, ..)| now - *at < limits::TAKEOVER_WINDOW)
+            .filter(|(_, _, from, to)| {
+                BTreeSet::from([from, to]) == BTreeSet::from([&incumbent, &newcomer])
+            })
+            .count();
+        if between < 2 {
+            return None;
+        }
+        if let [(until, _, oldest), _, _, _] = held[..] {
+            self.holds.retain(|hold| *hold != (until, node, oldest));
+        }
+        self.holds
+            .push((now + limits::DUPLICATE_HOLD, node, newcomer));
+        self.expected.push(Output::DuplicateIdentity {
+            node,
+            incumbent,
+            newcomer,
+            hold: limits::DUPLICATE_HOLD,
+        });
+        Some(limits::DUPLICATE_HOLD)
+    }
+
+    /// The store grants a claim: its epoch is the highest, its transaction picks what is adopted.
+    fn grant(&mut self, which: u8, adopt: u8) {
+        let Some(id) = self.connection(which) else {
+            return;
+        };
+        let State::Claiming { node, .. } = self.connections[&id] else {
+            return;
+        };
+        if !self.claimed.insert(id) {
+            return;
+        }
+        let epoch = self.store_epochs.entry(node).or_insert(0);
+        *epoch += 1;
+        let epoch = Epoch(*epoch);
+        let mut adopted = Vec::new();
+        for (at, flight) in self.flights.iter().filter(|f| f.node == node).enumerate() {
+            if adopt & (1 << (at % 3)) != 0 {
+                adopted.push(Adopted {
+                    command: flight.command,
+                    lane: Lane::Interactive,
+                    deadline: self.now + Duration::from_secs(1),
+                    cancelled: adopt & 32 != 0,
+                });
+            }
+        }
+        if adopt & 8 != 0 {
+            // Another process had dispatched it.
+            let command = self.new_command();
+            let deadline = self.now + Duration::from_secs(u64::from(adopt));
+            adopted.push(Adopted {
+                command,
+                lane: Lane::Scheduled,
+                deadline,
+                cancelled: adopt & 16 != 0,
+            });
+        }
+        self.granted.push(Granted {
+            connection: id,
+            node,
+            epoch,
+            adopted,
+        });
+    }
+
+    /// The registry hears of a granted claim, in any order, perhaps after the connection has ended.
+    fn deliver(&mut self, which: u8, announced: u8) {
+        let Some(at) = usize::from(which).checked_rem(self.granted.len()) else {
+            return;
+        };
+        let Granted {
+            connection,
+            node,
+            epoch,
+            adopted,
+        } = self.granted.swap_remove(at);
+        let announced = announced_by(announced);
+        let remembered = self.registry.remembers(node);
+        let claim = Claim {
+            epoch,
+            announced,
+            adopted: adopted.clone(),
+        };
+        let answer = self.registry.connected(self.now, node, connection, claim);
+
+        let claimant = match self.connections[&connection] {
+            State::Claiming { identity, .. } => Some(identity),
+            State::Opened { .. } | State::Current { .. } | State::Ended => None,
+        };
+        if !remembered {
+            assert_eq!((answer, claimant), (Standing::Gone, None));
+            return;
+        }
+        // I1: an epoch that is not higher takes no effect.
+        if self.known.get(&node).is_some_and(|known| epoch <= *known) {
+            assert_eq!(answer, Standing::Fenced);
+            if claimant.is_some() {
+                self.expect_evict(connection, EvictReason::Replaced);
+            }
+            return;
+        }
+        self.known.insert(node, epoch);
+        if let Some((old, incumbent, _)) = self.current(node) {
+            self.expect_evict(old, EvictReason::Replaced);
+            if let Some(newcomer) = claimant.filter(|n| *n != incumbent) {
+                self.takeovers.push((self.now, node, incumbent, newcomer));
+            }
+        }
+        for command in self.flights_of(node) {
+            if !adopted.iter().any(|a| a.command == command) {
+                self.expect_end(node, command, CommandEnd::Lost);
+            }
+        }
+        for found in &adopted {
+            self.adopt(node, found, claimant.is_some());
+        }
+        let Some(identity) = claimant else {
+            assert_eq!(answer, Standing::Gone);
+            return;
+        };
+        assert_eq!(answer, Standing::Current);
+        // I1, across everything that was forgotten in between.
+        let before = self.highest.insert(node, epoch);
+        assert!(before.is_none_or(|before| before < epoch));
+        let next = self.now + limits::ACCEPTED_EVERY;
+        self.connections.insert(
+            connection,
+            State::Current {
+                node,
+                identity,
+                announced,
+                next,
+            },
+        );
+        self.expected.push(Output::Accepted { connection, epoch });
+        if announced.capabilities.has(Capability::Cancel) {
+            let cancelled: Vec<_> = self
+                .flights
+                .iter()
+                .filter(|f| f.node == node && f.cancelled)
+                .copied()
+                .collect();
+            for Flight { command, .. } in cancelled {
+                self.expected.push(Output::SendCancel {
+                    connection,
+                    command,
+                });
+            }
+        }
+        self.expect_ready(node);
+    }
+
+    fn adopt(&mut self, node: NodeId, found: &Adopted, has_stream: bool) {
+        let command = found.command;
+        let known = self
+            .flights
+            .iter_mut()
+            .find(|f| (f.node, f.command) == (node, command));
+        if let Some(flight) = known {
+            flight.cancelled |= found.cancelled;
+        } else {
+            let of_node = self
+                .ended
+                .iter()
+                .rev()
+                .filter(|(n, _)| *n == node)
+                .take(ENDED_REMEMBERED);
+            if !has_stream || of_node.into_iter().any(|(_, ended)| *ended == command) {
+                return;
+            }
+            *self.residences.entry(command).or_insert(0) += 1;
+            self.flights.push(Flight {
+                node,
+                command,
+                deadline: found.deadline,
+                cancelled: found.cancelled,
+                told: None,
+                progress: Progress::default(),
+            });
+        }
+        self.expected.push(Output::Adopted { node, command });
+    }
+
+    fn close(&mut self, which: u8) {
+        let Some(id) = self.connection(which) else {
+            return;
+        };
+        let answer = self.registry.closed(self.now, id);
+        match self.connections[&id] {
+            State::Current { node, .. } => {
+                let epoch = self.known[&node];
+                assert_eq!(answer.map(|r| (r.node, r.epoch)), Some((node, epoch)));
+            }
+            // A stale release changes nothing: the comparison of every view after this step says so.
+            State::Opened { .. } | State::Claiming { .. } | State::Ended => {
+                assert_eq!(answer, None)
+            }
+        }
+        self.end_connection(id);
+    }
+
+    fn new_command(&mut self) -> CommandId {
+        let number = self.commands.len() as u64;
+        let [a, b, c, d, e, f, g, h] = number.to_be_bytes();
+        let command = CommandId::new(Timestamp::from_micros(0), [a, b, c, d, e, f, g, h, 0, 0]);
+        self.commands.push(command);
+        command
+    }
+
+    fn dispatch(&mut self, node: NodeId, epoch: u8, seconds: u8) {
+        let command = self.new_command();
+        let known = self.known.get(&node).copied();
+        let epoch = match known {
+            Some(known) if epoch < 32 => Epoch(known.0 - 1),
+            Some(known) => known,
+            None => Epoch(1),
+        };
+        let deadline = self.now + Duration::from_secs(u64::from(seconds) * 3);
+        let answer = self
+            .registry
+            .dispatched(node, epoch, command, Lane::Interactive, deadline);
+        let Some((connection, ..)) = self.current(node).filter(|_| !self.draining) else {
+            assert_eq!(answer, Err(DispatchRefused::Away(node)));
+            return;
+        };
+        let current = self.known[&node];
+        if epoch != current {
+            assert_eq!(
+                answer,
+                Err(DispatchRefused::StaleEpoch {
+                    node,
+                    issued: epoch,
+                    current
+                })
+            );
+            return;
+        }
+        if let Some(running) = self.flights_of(node).first() {
+            let command = *running;
+            assert_eq!(answer, Err(DispatchRefused::Busy { node, command }));
+            return;
+        }
+        assert_eq!(answer, Ok(connection));
+        *self.residences.entry(command).or_insert(0) += 1;
+        self.flights.push(Flight {
+            node,
+            command,
+            deadline,
+            cancelled: false,
+            told: None,
+            progress: Progress::default(),
+        });
+    }
+
+    /// I3: which node a message speaks for, if it may.
+    fn judge_message(&mut self, id: ConnectionId, command: CommandId) -> Result<NodeId, Dropped> {
+        let judged = match self.connections[&id] {
+            State::Opened { .. } | State::Claiming { .. } | State::Ended => {
+                Err(Dropped::NotCurrent)
+            }
+            State::Current { node, .. } => {
+                if self
+                    .flights
+                    .iter()
+                    .any(|f| (f.node, f.command) == (node, command))
+                {
+                    Ok(node)
+                } else {
+                    Err(Dropped::NotInFlight(command))
+                }
+            }
+        };
+        self.dropped += u64::from(judged.is_err());
+        judged
+    }
+
+    fn message(&self, which: u8, command: u8) -> Option<(ConnectionId, CommandId)> {
+        let recent: Vec<_> = self.commands.iter().rev().take(6).copied().collect();
+        Some((self.connection(which)?, pick(&recent, command)?))
+    }
+
+    fn ack(&mut self, which: u8, command: u8) {
+        let Some((id, command)) = self.message(which, command) else {
+            return;
+        };
+        let judged = self.judge_message(id, command);
+        assert_eq!(self.registry.ack(self.now, id, command), judged);
+        if let Ok(node) = judged {
+            self.expect_end(node, command, CommandEnd::Acked);
+            self.expect_ready(node);
+        }
+    }
+
+    fn progress(&mut self, which: u8, command: u8, said: u8) {
+        let Some((id, command)) = self.message(which, command) else {
+            return;
+        };
+        let judged = self.judge_message(id, command);
+        let now = self.now;
+        let said = Progress {
+            done: u64::from(said),
+            total: u64::from(said / 2),
+        };
+        let answer = self.registry.progress(now, id, command, said);
+        let Ok(node) = judged else {
+            assert_eq!(answer, judged.map(|_| None));
+            return;
+        };
+        let mut flights = self.flights.iter_mut();
+        let Some(flight) = flights.find(|f| (f.node, f.command) == (node, command)) else {
+            return;
+        };
+        let total = said.total.max(flight.progress.total);
+        flight.progress = Progress {
+            done: flight.progress.done.max(said.done.min(total)),
+            total,
+        };
+        let recent = flight.told.is_some_and(|at| now - at < PROGRESS_EVERY);
+        assert_eq!(answer, Ok((!recent).then_some(flight.progress)));
+        if !recent {
+            flight.told = Some(now);
+        }
+    }
+
+    fn cancel(&mut self, node: NodeId, command: u8) {
+        let of_node = self.flights_of(node);
+        let Some(command) = pick(&of_node, command).or_else(|| pick(&self.commands, command))
+        else {
+            return;
+        };
+        self.registry.cancel(node, command);
+        let current = self.current(node);
+        let mut flights = self.flights.iter_mut();
+        let flight = flights.find(|f| (f.node, f.command) == (node, command) && !f.cancelled);
+        if let Some(flight) = flight {
+            flight.cancelled = true;
+            if let Some((connection, _, announced)) = current
+                && announced.capabilities.has(Capability::Cancel)
+            {
+                self.expected.push(Output::SendCancel {
+                    connection,
+                    command,
+                });
+            }
+        }
+    }
+
+    fn revoke(&mut self, node: NodeId) {
+        self.registry.revoked(self.now, node);
+        let of_node: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|(_, state)| match state {
+                State::Claiming { node: of, .. } | State::Current { node: of, .. } => *of == node,
+                State::Opened { .. } | State::Ended => false,
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in of_node {
+            self.expect_evict(id, EvictReason::Revoked);
+        }
+        for command in self.flights_of(node) {
+            self.expect_end(node, command, CommandEnd::Revoked);
+        }
+    }
+
+    /// Another process claims the node. Its bell may come late.
+    fn supersede(&mut self, node: NodeId, late: u8) {
+        let store = self.store_epochs.entry(node).or_insert(0);
+        if late < 200 {
+            *store += 1;
+        }
+        let epoch = Epoch(*store);
+        let remembered = self.registry.remembers(node);
+        self.registry.superseded(self.now, node, epoch);
+        if !remembered || self.known.get(&node).is_some_and(|known| epoch <= *known) {
+            return;
+        }
+        self.known.insert(node, epoch);
+        if let Some((old, ..)) = self.current(node) {
+            self.expect_evict(old, EvictReason::Replaced);
+        }
+        for command in self.flights_of(node) {
+            self.expect_end(node, command, CommandEnd::Moved);
+        }
+    }
+
+    fn malformed(&mut self, which: u8) {
+        if let Some(id) = self.connection(which) {
+            self.registry.malformed(id);
+            self.dropped += 1;
+        }
+    }
+
+    fn drain(&mut self, seed: u64) {
+        self.registry.drain(self.now, DRAIN_WINDOW, seed);
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        // Slots are random: what is checked is who gets one, where, and that it lies in its own share.
+        let mut spoken_to = Vec::new();
+        while let Some(output) = self.registry.poll_output() {
+            let (connection, slot) = match output {
+                Output::Goodbye {
+                    connection,
+                    retry_after,
+                    ..
+                } => {
+                    assert!(matches!(
+                        self.connections[&connection],
+                        State::Current { .. }
+                    ));
+                    (connection, Some(retry_after))
+                }
+                Output::Evict {
+                    connection,
+                    reason: EvictReason::Draining,
+                    retry_after,
+                    goodbye: false,
+                } => {
+                    assert!(matches!(
+                        self.connections[&connection],
+                        State::Opened { .. } | State::Claiming { .. }
+                    ));
+                    self.end_connection(connection);
+                    (connection, retry_after)
+                }
+                other @ (Output::Accepted { .. }
+                | Output::Evict { .. }
+                | Output::SendCancel { .. }
+                | Output::Adopted { .. }
+                | Output::Ended { .. }
+                | Output::Ready { .. }
+                | Output::DuplicateIdentity { .. }) => panic!("{other:?} while draining"),
+            };
+            spoken_to.push((connection, slot));
+        }
+        let share = DRAIN_WINDOW / u32::try_from(spoken_to.len().max(1)).unwrap_or(1);
+        for (at, (_, slot)) in (0_u32..).zip(&spoken_to) {
+            assert!(slot.is_some_and(|slot| share * at <= slot && slot <= share * (at + 1)));
+        }
+        let connections: BTreeSet<_> = spoken_to.iter().map(|(id, _)| *id).collect();
+        let live = self
+            .connections
+            .iter()
+            .filter(|(_, s)| matches!(s, State::Current { .. }));
+        assert!(live.into_iter().all(|(id, _)| connections.contains(id)));
+        assert_eq!(connections.len(), spoken_to.len());
+    }
+
+    /// Time passes; what comes next comes before any deadline is looked at.
+    fn pass(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+    }
+
+    fn tick(&mut self) {
+        if let Some(at) = self.registry.poll_timeout() {
+            self.now = self.now.max(at);
+        }
+        let now = self.now;
+        self.registry.handle_timeout(now);
+        assert!(self.registry.poll_timeout().is_none_or(|at| at > now));
+        for (id, state) in self.connections.clone() {
+            match state {
+                State::Opened { hello_by } if hello_by <= now => {
+                    self.expect_evict(id, EvictReason::NoHello)
+                }
+                State::Claiming { by, .. } if by <= now => {
+                    self.expect_evict(id, EvictReason::ClaimStuck)
+                }
+                State::Current {
+                    node,
+                    identity,
+                    announced,
+                    next,
+                } if next <= now => {
+                    let epoch = self.known[&node];
+                    self.expected.push(Output::Accepted {
+                        connection: id,
+                        epoch,
+                    });
+                    let next = now + limits::ACCEPTED_EVERY;
+                    self.connections.insert(
+                        id,
+                        State::Current {
+                            node,
+                            identity,
+                            announced,
+                            next,
+                        },
+                    );
+                }
+                State::Opened { .. }
+                | State::Claiming { .. }
+                | State::Current { .. }
+                | State::Ended => {}
+            }
+        }
+        let due: Vec<_> = self
+            .flights
+            .iter()
+            .filter(|f| f.deadline <= now)
+            .copied()
+            .collect();
+        let mut nodes = BTreeSet::new();
+        for flight in due {
+            self.expect_end(flight.node, flight.command, CommandEnd::Expired);
+            nodes.insert(flight.node);
+        }
+        for node in nodes {
+            self.expect_ready(node);
+        }
+    }
+
+    /// What the registry says and shows is what the model says and shows.
+    fn compare(&mut self) {
+        let mut said = Vec::new();
+        while let Some(output) = self.registry.poll_output() {
+            if let Output::Ended { command, .. } = output {
+                *self.residences.entry(command).or_insert(0) -= 1;
+            }
+            said.push(output);
+        }
+        let sorted = |outputs: Vec<Output>| {
+            let mut texts: Vec<_> = outputs.iter().map(|o| format!("{o:?}")).collect();
+            texts.sort();
+            texts
+        };
+        assert_eq!(sorted(said), sorted(std::mem::take(&mut self.expected)));
+        assert!(self.registry.is_consistent());
+        assert_eq!(self.registry.connections(), self.live());
+        assert_eq!(self.registry.dropped(), self.dropped);
+        for node in (0..NODES).map(NodeId) {
+            // I2: the model finds at most one current connection, and it is this one.
+            let current = self.current(node).map(|(id, _, announced)| (id, announced));
+            assert_eq!(self.registry.current(node), current);
+            assert_eq!(self.registry.can_dispatch(node), self.can_dispatch(node));
+            if !self.registry.remembers(node) {
+                assert!(current.is_none() && self.flights_of(node).is_empty());
+                self.known.remove(&node);
+                self.ended.retain(|(n, _)| *n != node);
+            }
+            assert_eq!(self.registry.epoch(node), self.known.get(&node).copied());
+            let shown: Vec<_> = self.registry.in_flight(node).collect();
+            assert_eq!(
+                shown.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
+                self.flights_of(node)
+            );
+            for (command, flight) in shown {
+                let model = self
+                    .flights
+                    .iter()
+                    .find(|f| (f.node, f.command) == (node, command));
+                let model = model.map(|f| (f.deadline, f.cancelled, f.progress));
+                assert_eq!(
+                    model,
+                    Some((flight.deadline, flight.cancelled, flight.progress))
+                );
+            }
+        }
+        // Every command that is not in flight has ended as often as it came.
+        for (command, open) in &self.residences {
+            let flying = self
+                .flights
+                .iter()
+                .filter(|f| f.command == *command)
+                .count();
+            assert_eq!(usize::try_from(*open), Ok(flying), "{command}");
+        }
+    }
+
+    /// Everything ends: streams close, deadlines pass, nodes are forgotten.
+    fn finish(&mut self) {
+        for id in self.connections.keys().copied().collect::<Vec<_>>() {
+            let _released = self.registry.closed(self.now, id);
+            self.end_connection(id);
+        }
+        self.compare();
+        for _ in 0..1_000 {
+            if self.registry.poll_timeout().is_none() {
+                break;
+            }
+            self.tick();
+            self.compare();
+        }
+        assert_eq!(self.registry.poll_timeout(), None);
+        assert!(self.flights.is_empty());
+        assert!((0..NODES).all(|node| !self.registry.remembers(NodeId(node))));
+    }
+}
