@@ -1,2 +1,67 @@
-//! Placeholder.
-fn main() {}
+//! `fleetctl`: parses the command line, calls the server, prints, exits with a documented status.
+
+mod cli;
+mod devices;
+mod failure;
+mod nodes;
+mod output;
+mod scans;
+mod server;
+mod times;
+mod watch;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser};
+
+use cli::{Cli, Command};
+use failure::Failure;
+use server::Server;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                64.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    if let Command::Completions { shell } = cli.command {
+        clap_complete::generate(shell, &mut Cli::command(), "fleetctl", &mut io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    let done = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    match done {
+        Ok(status) => status.into(),
+        // The reader of our output has left, as `head` does.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "fleetctl: {failure}");
+            failure.status().into()
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<u8, Failure> {
+    let server = Server::new(&cli)?;
+    match cli.command {
+        Command::Nodes(command) => nodes::run(&server, cli.output, command).await,
+        Command::Scan(command) => scans::run(&server, cli.output, command).await,
+        Command::Devices(command) => devices::run(&server, cli.output, command).await,
+        Command::Whoami => devices::whoami(&server, cli.output).await,
+        Command::Completions { .. } => Ok(0),
+    }
+}

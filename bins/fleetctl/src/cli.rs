@@ -1,0 +1,188 @@
+//! The command line as typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The operator's command line for a fleet server.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "The operator's key is read from FLEET_API_KEY, or from the file named with --api-key.\n\nExit status: 0 completed, 1 failed, 2 partial, 64 wrong usage or configuration, 69 server unavailable,\n75 busy or out of time, 77 not permitted, 130 cancelled."
+)]
+pub(crate) struct Cli {
+    /// The server's URL.
+    #[arg(
+        long,
+        env = "FLEET_SERVER",
+        default_value = "http://127.0.0.1:8420",
+        global = true,
+        value_name = "URL"
+    )]
+    pub(crate) server: String,
+    /// A file with the operator's key, `-` for standard input. Without it the variable FLEET_API_KEY holds the key.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) api_key: Option<PathBuf>,
+    /// Certificates to trust instead of the system's, PEM.
+    #[arg(long, env = "FLEET_CA", global = true, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Sends the key over plain HTTP to another machine.
+    #[arg(long, global = true)]
+    pub(crate) allow_insecure_transport: bool,
+    /// How to print.
+    #[arg(
+        short,
+        long,
+        default_value = "table",
+        global = true,
+        value_name = "FORMAT"
+    )]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// One JSON object a line.
+    Ndjson,
+    /// RFC 4180 with a header line.
+    Csv,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Nodes and their enrollment.
+    #[command(subcommand)]
+    Nodes(Nodes),
+    /// Scans.
+    #[command(subcommand)]
+    Scan(Scan),
+    /// The inventory.
+    #[command(subcommand)]
+    Devices(Devices),
+    /// Shows whose key is used.
+    Whoami,
+    /// Prints a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Nodes {
+    /// Lists the nodes.
+    List,
+    /// Makes an enrollment code; it is shown once and lives an hour.
+    Code,
+    /// Lists the open enrollment codes.
+    Codes,
+    /// Withdraws an enrollment code.
+    CancelCode {
+        /// The pending enrollment's id.
+        id: i64,
+    },
+    /// Confirms a node and prints its API key, alone, on standard output. It is shown once.
+    Confirm {
+        /// The node's id.
+        node: i64,
+        /// The fingerprint that the node shows; without it you are asked to compare.
+        #[arg(long, value_name = "HEX")]
+        fingerprint: Option<String>,
+    },
+    /// Revokes a node for good and releases its devices.
+    Revoke {
+        /// The node's id.
+        node: i64,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Scan {
+    /// Starts a scan and watches it.
+    Start(Start),
+    /// Says what a scan would do, and starts nothing.
+    Plan(What),
+    /// Watches a scan from its beginning, or from a sequence.
+    Watch {
+        /// The scan's id.
+        scan: String,
+        /// Starts after this sequence.
+        #[arg(long, default_value_t = 0, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
+        after: i64,
+    },
+    /// Lists scans, newest first.
+    List {
+        /// Of this node only.
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        node: i64,
+        /// At most so many.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// Shows a scan with its ledger.
+    Show {
+        /// The scan's id.
+        scan: String,
+    },
+    /// Cancels a scan; what it found stays.
+    Cancel {
+        /// The scan's id.
+        scan: String,
+    },
+}
+
+/// What to scan, and where.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct What {
+    /// The node to scan on.
+    #[arg(long)]
+    pub(crate) node: i64,
+    /// Ports to try; without them the node's drivers choose.
+    #[arg(long, value_delimiter = ',', value_name = "PORT,...")]
+    pub(crate) ports: Vec<String>,
+    /// Reads the single TARGET as a list entry rather than as a target expression.
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// One target (10.0.0.0/24, 10.0.0.1-50, an address, fleetnode-local-subnet), a range (10.0.0.1..10.0.3.254), or several addresses.
+    #[arg(required = true, value_name = "TARGET")]
+    pub(crate) targets: Vec<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    pub(crate) what: What,
+    /// Makes a repeated start harmless; chosen at random without it.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) request_id: Option<String>,
+    /// How long the scan may wait for its node, in seconds [default: 24 h].
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) queue_for: Option<i64>,
+    /// Waits behind scans that people started.
+    #[arg(long)]
+    pub(crate) scheduled: bool,
+    /// Prints the scan and leaves.
+    #[arg(long)]
+    pub(crate) no_watch: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Devices {
+    /// Lists the devices.
+    List {
+        /// Of this node only.
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        node: i64,
+    },
+}

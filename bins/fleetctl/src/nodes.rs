@@ -1,0 +1,237 @@
+//! `fleetctl nodes`.
+
+use std::io::{self, IsTerminal, Write};
+
+use fleet_wire::{
+    admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, RevokeFleetNodeRequest},
+    fleet::{
+        CancelEnrollmentCodeRequest, EnrollmentCode, ListEnrollmentCodesRequest, ListNodesRequest,
+        Node,
+    },
+};
+
+use crate::{
+    cli::{Format, Nodes},
+    failure::Failure,
+    output::{self, Rows},
+    server::Server,
+    times,
+};
+
+pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Result<u8, Failure> {
+    match command {
+        Nodes::List => {
+            let nodes = server
+                .nodes
+                .list_nodes(&ListNodesRequest {}, server.call()?)
+                .await?
+                .nodes;
+            if nodes.is_empty() && format == Format::Table {
+                writeln!(
+                    io::stderr(),
+                    "no nodes yet: make a code with `fleetctl nodes code` and run `fleetnode enroll` where the devices are"
+                )?;
+            }
+            output::rows(format, &nodes)?;
+        }
+        Nodes::Code => code(server, format).await?,
+        Nodes::Codes => {
+            let codes = server
+                .nodes
+                .list_enrollment_codes(&ListEnrollmentCodesRequest {}, server.call()?)
+                .await?
+                .codes;
+            output::rows(format, &codes)?;
+        }
+        Nodes::CancelCode { id } => {
+            server
+                .nodes
+                .cancel_enrollment_code(
+                    &CancelEnrollmentCodeRequest {
+                        pending_enrollment_id: id,
+                    },
+                    server.call()?,
+                )
+                .await?;
+        }
+        Nodes::Confirm { node, fingerprint } => {
+            confirm(server, node, fingerprint.as_deref()).await?
+        }
+        Nodes::Revoke { node, yes } => revoke(server, node, yes).await?,
+    }
+    Ok(0)
+}
+
+/// The code alone on standard output, what to do with it on standard error.
+async fn code(server: &Server, format: Format) -> Result<(), Failure> {
+    let made = server
+        .admin
+        .create_enrollment_code(&CreateEnrollmentCodeRequest::default(), server.call()?)
+        .await?;
+    if format == Format::Table {
+        writeln!(io::stdout(), "{}", made.code)?;
+        writeln!(
+            io::stderr(),
+            "shown once, lives until {}; on the node run: fleetnode enroll --server-url URL\nthen confirm with: fleetctl nodes confirm NODE",
+            times::moment(made.expires_at.as_ref())
+        )?;
+    } else {
+        let line = serde_json::json!({ "code": made.code, "pending_enrollment_id": made.pending_enrollment_id, "expires_at": times::moment(made.expires_at.as_ref()) });
+        writeln!(io::stdout(), "{line}")?;
+    }
+    Ok(())
+}
+
+async fn find(server: &Server, id: i64) -> Result<Node, Failure> {
+    let nodes = server
+        .nodes
+        .list_nodes(&ListNodesRequest {}, server.call()?)
+        .await?
+        .nodes;
+    nodes
+        .into_iter()
+        .find(|node| node.fleet_node_id == id)
+        .ok_or_else(|| {
+            fleet_wire::RpcError::not_found(format!(
+                "no node {id} in this organization: `fleetctl nodes list` shows them"
+            ))
+            .into()
+        })
+}
+
+/// Confirms only a node whose fingerprint was compared: given, or looked at.
+async fn confirm(server: &Server, id: i64, fingerprint: Option<&str>) -> Result<(), Failure> {
+    let node = find(server, id).await?;
+    let Some(pending_enrollment_id) = node.pending_enrollment_id else {
+        return Err(Failure::Declined(format!(
+            "node {id} ({}) does not wait for confirmation: it is {}",
+            output::plain(&node.name),
+            node.enrollment
+        )));
+    };
+    match fingerprint {
+        Some(given) if given.eq_ignore_ascii_case(&node.identity_fingerprint) => {}
+        Some(given) => {
+            return Err(Failure::Declined(format!(
+                "the server knows node {id} by the fingerprint {}, not {given}: this is not the machine you mean; revoke it with `fleetctl nodes revoke {id}`",
+                node.identity_fingerprint
+            )));
+        }
+        None => {
+            let question = format!(
+                "node {id} ({}) has the fingerprint {}. Does the node show the same?",
+                output::plain(&node.name),
+                node.identity_fingerprint
+            );
+            ask(
+                &question,
+                "compare the fingerprint that `fleetnode enroll` printed and give it with --fingerprint",
+            )?;
+        }
+    }
+    let request = ConfirmFleetNodeRequest {
+        fleet_node_id: id,
+        pending_enrollment_id,
+    };
+    let confirmed = server
+        .admin
+        .confirm_fleet_node(&request, server.call()?)
+        .await?;
+    writeln!(io::stdout(), "{}", confirmed.api_key)?;
+    writeln!(
+        io::stderr(),
+        "confirmed; the key above is shown once: give it to the node's prompt"
+    )?;
+    Ok(())
+}
+
+async fn revoke(server: &Server, id: i64, yes: bool) -> Result<(), Failure> {
+    let node = find(server, id).await?;
+    if !yes {
+        let question = format!(
+            "revoke node {id} ({}) for good? Its scans end and its devices are released.",
+            output::plain(&node.name)
+        );
+        ask(&question, "give --yes")?;
+    }
+    let request = RevokeFleetNodeRequest {
+        fleet_node_id: id,
+        pending_enrollment_id: node.pending_enrollment_id,
+    };
+    server
+        .admin
+        .revoke_fleet_node(&request, server.call()?)
+        .await?;
+    Ok(())
+}
+
+/// Asks on a terminal; elsewhere says what to give instead.
+fn ask(question: &str, instead: &str) -> Result<(), Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Usage(format!(
+            "{question} There is no terminal to ask on: {instead}"
+        )));
+    }
+    write!(io::stderr(), "{question} [y/N] ")?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        Ok(())
+    } else {
+        Err(Failure::Declined("nothing was done".to_owned()))
+    }
+}
+
+impl Rows for Node {
+    const HEAD: &'static [&'static str] = &[
+        "Node",
+        "Name",
+        "Status",
+        "Last seen",
+        "Fingerprint",
+        "Version",
+        "Scans",
+        "Subnets",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let status = match (
+            self.enrollment.as_str(),
+            self.duplicate_identity,
+            self.connected,
+            self.online,
+        ) {
+            (_, true, _, _) => "DUPLICATE IDENTITY",
+            ("confirmed", _, true, _) => "connected",
+            ("confirmed", _, _, true) => "online",
+            ("confirmed", _, _, false) => "offline",
+            (other, ..) => other,
+        };
+        vec![
+            self.fleet_node_id.to_string(),
+            self.name.clone(),
+            status.to_owned(),
+            times::moment(self.last_seen_at.as_ref()),
+            self.identity_fingerprint.clone(),
+            self.version.clone(),
+            self.queued_scans.to_string(),
+            self.local_subnets.join(" "),
+        ]
+    }
+}
+
+impl Rows for EnrollmentCode {
+    const HEAD: &'static [&'static str] = &["Id", "State", "Node", "Made by", "Lives until"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.pending_enrollment_id.to_string(),
+            self.state.clone(),
+            self.fleet_node_id
+                .map(|id| id.to_string())
+                .unwrap_or_default(),
+            self.created_by.clone(),
+            times::moment(self.expires_at.as_ref()),
+        ]
+    }
+}

@@ -1,0 +1,266 @@
+//! `fleetctl scan`, except for watching.
+
+use std::io::{self, Write};
+
+use fleet_wire::{
+    fleet::{
+        CancelScanRequest, GetScanRequest, Ledger, ListScansRequest, PlanScanRequest,
+        PlanScanResponse, Scan as Row, ScanLane, StartScanRequest,
+    },
+    lines::outcome,
+    pairing::{
+        DiscoverRequest, IpListModeRequest, IpRangeModeRequest, NmapModeRequest,
+        discover_request::Mode,
+    },
+};
+
+use crate::{
+    cli::{Format, Scan, Start, What},
+    failure::Failure,
+    output::{self, Rows},
+    server::Server,
+    times, watch,
+};
+
+pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Result<u8, Failure> {
+    match command {
+        Scan::Start(start) => self::start(server, format, start).await,
+        Scan::Plan(what) => {
+            let request = PlanScanRequest {
+                fleet_node_id: what.node,
+                request: Some(request(what)),
+            };
+            output::one(
+                format,
+                &server.scans.plan_scan(&request, server.call()?).await?,
+            )?;
+            Ok(0)
+        }
+        Scan::Watch { scan, after } => watch::run(server, format, &scan, after).await,
+        Scan::List { node, limit } => {
+            let request = ListScansRequest {
+                fleet_node_id: node,
+                limit,
+                before: String::new(),
+            };
+            output::rows(
+                format,
+                &server
+                    .scans
+                    .list_scans(&request, server.call()?)
+                    .await?
+                    .scans,
+            )?;
+            Ok(0)
+        }
+        Scan::Show { scan } => {
+            let found = server
+                .scans
+                .get_scan(&GetScanRequest { scan_id: scan }, server.call()?)
+                .await?
+                .scan
+                .unwrap_or_default();
+            show(format, &found)?;
+            Ok(0)
+        }
+        Scan::Cancel { scan } => {
+            let cancelled = server
+                .scans
+                .cancel_scan(&CancelScanRequest { scan_id: scan }, server.call()?)
+                .await?
+                .scan
+                .unwrap_or_default();
+            show(format, &cancelled)?;
+            Ok(0)
+        }
+    }
+}
+
+async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Failure> {
+    let request_id = match start.request_id {
+        Some(id) => id,
+        None => random_id()?,
+    };
+    let request = StartScanRequest {
+        request_id,
+        fleet_node_id: start.what.node,
+        request: Some(request(start.what)),
+        queue_for: start
+            .queue_for
+            .map(|seconds| fleet_wire::Duration { seconds, nanos: 0 }),
+        lane: if start.scheduled {
+            ScanLane::Scheduled
+        } else {
+            ScanLane::Interactive
+        }
+        .into(),
+    };
+    let scan = server
+        .scans
+        .start_scan(&request, server.call()?)
+        .await?
+        .scan
+        .unwrap_or_default();
+    if start.no_watch {
+        show(format, &scan)?;
+        return Ok(0);
+    }
+    if format == Format::Table {
+        writeln!(
+            io::stderr(),
+            "scan {} on node {} ({})",
+            scan.scan_id,
+            scan.fleet_node_id,
+            output::plain(&scan.node_name)
+        )?;
+    }
+    watch::run(server, format, &scan.scan_id, 0).await
+}
+
+fn random_id() -> Result<String, Failure> {
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Failure::Usage(format!(
+            "no random request id can be made ({error}): give one with --request-id"
+        ))
+    })?;
+    Ok(format!("fleetctl-{:032x}", u128::from_be_bytes(bytes)))
+}
+
+/// One target is an expression (or a range with `..`), several are a list.
+fn request(what: What) -> DiscoverRequest {
+    let ports = what.ports;
+    let mode = match what.targets.as_slice() {
+        [one] if !what.list => match one.split_once("..") {
+            Some((start, end)) => Mode::IpRange(IpRangeModeRequest {
+                start_ip: start.to_owned(),
+                end_ip: end.to_owned(),
+                ports,
+            }),
+            None => Mode::Nmap(NmapModeRequest {
+                target: one.clone(),
+                ports,
+            }),
+        },
+        _ => Mode::IpList(IpListModeRequest {
+            ip_addresses: what.targets,
+            ports,
+        }),
+    };
+    DiscoverRequest { mode: Some(mode) }
+}
+
+/// What was asked for, in a line.
+fn asked(request: Option<&DiscoverRequest>) -> String {
+    match request.and_then(|request| request.mode.as_ref()) {
+        Some(Mode::IpList(list)) => match list.ip_addresses.as_slice() {
+            [first, _, .., last] => {
+                format!("{first} .. {last} ({} entries)", list.ip_addresses.len())
+            }
+            few => few.join(" "),
+        },
+        Some(Mode::IpRange(range)) => format!("{}..{}", range.start_ip, range.end_ip),
+        Some(Mode::Nmap(nmap)) => nmap.target.clone(),
+        Some(Mode::Mdns(mdns)) => format!("mdns {}", mdns.service_type),
+        None => String::new(),
+    }
+}
+
+fn show(format: Format, scan: &Row) -> Result<(), Failure> {
+    output::one(format, scan)?;
+    if let (Format::Table, Some(ledger)) = (format, &scan.ledger) {
+        self::ledger(&mut io::stdout(), ledger)?;
+    }
+    Ok(())
+}
+
+/// The ledger for people: the parts, then the reasons.
+pub(crate) fn ledger(out: &mut impl Write, ledger: &Ledger) -> io::Result<()> {
+    let mut table = output::table();
+    let parts = [
+        ("identified", ledger.identified),
+        ("answered, not identified", ledger.unidentified),
+        ("refused", ledger.refused),
+        ("silent", ledger.silent),
+        ("skipped", ledger.skipped),
+        ("not reached", ledger.not_reached),
+        ("unknown", ledger.unknown),
+    ];
+    for (name, count) in parts.into_iter().filter(|(_, count)| *count > 0) {
+        table.add_row([format!("  {name}"), count.to_string()]);
+    }
+    table.add_row(["= targets".to_owned(), ledger.targets.to_string()]);
+    table.add_row([
+        "reported".to_owned(),
+        format!(
+            "{} = {} accepted + {} rejected",
+            ledger.reported, ledger.accepted, ledger.rejected
+        ),
+    ]);
+    if let Some(first) = ledger.first_device_ms {
+        table.add_row(["first device".to_owned(), times::span(first)]);
+    }
+    table.add_row(["elapsed".to_owned(), times::span(ledger.elapsed_ms)]);
+    writeln!(out, "{table}")?;
+    for (what, reasons) in [
+        ("skipped", &ledger.skipped_reasons),
+        ("rejected", &ledger.rejected_reasons),
+    ] {
+        for reason in reasons {
+            writeln!(
+                out,
+                "{what} {}: {}, first {}",
+                reason.count,
+                output::plain(&reason.reason),
+                output::plain(&reason.example)
+            )?;
+        }
+    }
+    Ok(())
+}
+
+impl Rows for Row {
+    const HEAD: &'static [&'static str] = &[
+        "Scan", "Node", "State", "Targets", "Done", "Started", "By", "Asked", "Outcome",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let progress = self.progress.clone().unwrap_or_default();
+        vec![
+            self.scan_id.clone(),
+            self.fleet_node_id.to_string(),
+            outcome(self.state()).to_owned(),
+            progress.total.to_string(),
+            progress.done.to_string(),
+            times::moment(self.created_at.as_ref()),
+            self.started_by.clone(),
+            asked(self.request.as_ref()),
+            self.reason.clone(),
+        ]
+    }
+}
+
+impl Rows for PlanScanResponse {
+    const HEAD: &'static [&'static str] = &[
+        "Targets", "Skipped", "Commands", "Ports", "Estimate", "Notes",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let ports = if self.ports.is_empty() {
+            "the node's defaults".to_owned()
+        } else {
+            self.ports.join(",")
+        };
+        let estimate = self.estimate.as_ref().map_or(0, |estimate| {
+            estimate.seconds * 1_000 + i64::from(estimate.nanos / 1_000_000)
+        });
+        vec![
+            self.targets.to_string(),
+            self.skipped.to_string(),
+            self.commands.to_string(),
+            ports,
+            times::span(estimate),
+            self.notes.join("; "),
+        ]
+    }
+}

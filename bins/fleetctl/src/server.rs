@@ -1,0 +1,93 @@
+//! The server behind the command line: whose key, which channel.
+
+use std::io::Read;
+
+use fleet_core::{Secret, SecretKind};
+use fleet_wire::{
+    RpcError,
+    admin::FleetNodeAdminClient,
+    client::{CallOptions, Channel, ChannelConfig, Roots},
+    fleet::{AccountClient, DeviceClient, NodeClient, ScanClient},
+};
+
+use crate::{cli::Cli, failure::Failure};
+
+/// A server and the operator's key for it.
+#[derive(Debug)]
+pub(crate) struct Server {
+    key: Secret,
+    pub(crate) nodes: NodeClient,
+    pub(crate) admin: FleetNodeAdminClient,
+    pub(crate) scans: ScanClient,
+    pub(crate) devices: DeviceClient,
+    pub(crate) account: AccountClient,
+}
+
+impl Server {
+    /// Reads the key and prepares the channel; nothing is dialled yet.
+    pub(crate) fn new(cli: &Cli) -> Result<Self, Failure> {
+        refuse_clear_text(cli)?;
+        let key = key(cli)?;
+        let roots = cli.ca.clone().map_or(Roots::System, Roots::File);
+        let channel = Channel::new(
+            &cli.server,
+            &ChannelConfig {
+                roots,
+                ..ChannelConfig::default()
+            },
+        )?;
+        Ok(Self {
+            key,
+            nodes: NodeClient::new(channel.clone()),
+            admin: FleetNodeAdminClient::new(channel.clone()),
+            scans: ScanClient::new(channel.clone()),
+            devices: DeviceClient::new(channel.clone()),
+            account: AccountClient::new(channel),
+        })
+    }
+
+    /// Options of a call with the operator's key.
+    pub(crate) fn call(&self) -> Result<CallOptions, RpcError> {
+        CallOptions::new()
+            .bearer(self.key.expose())
+            .map_err(|_| RpcError::invalid_argument("the key has characters that no key has"))
+    }
+}
+
+/// A key over plain HTTP is readable on the way.
+fn refuse_clear_text(cli: &Cli) -> Result<(), Failure> {
+    let Some(rest) = cli.server.strip_prefix("http://") else {
+        return Ok(());
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = authority
+        .strip_prefix('[')
+        .and_then(|v6| v6.split(']').next())
+        .unwrap_or_else(|| authority.split(':').next().unwrap_or_default());
+    let local =
+        host == "localhost" || fleet_core::parse_literal(host).is_some_and(|ip| ip.is_loopback());
+    if local || cli.allow_insecure_transport {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "--server is {}: the key would travel in clear text; use https, or --allow-insecure-transport",
+        cli.server
+    )))
+}
+
+fn key(cli: &Cli) -> Result<Secret, Failure> {
+    let text = match &cli.api_key {
+        None => std::env::var("FLEET_API_KEY").map_err(|_| Failure::Usage("no key: set FLEET_API_KEY, or name a file with --api-key; `fleetd admin create-key` makes one".to_owned()))?,
+        Some(path) if path.as_os_str() == "-" => {
+            let mut text = String::new();
+            std::io::stdin().take(1_024).read_to_string(&mut text).map_err(|error| Failure::Usage(format!("cannot read the key from standard input: {error}")))?;
+            text
+        }
+        Some(path) if path.to_string_lossy().starts_with(SecretKind::OperatorKey.prefix()) => {
+            return Err(Failure::Usage("--api-key takes a file, not the key itself, which other users of this machine could read: use FLEET_API_KEY or a file".to_owned()));
+        }
+        Some(path) => std::fs::read_to_string(path).map_err(|error| Failure::Usage(format!("cannot read the key file {}: {error}", path.display())))?,
+    };
+    Secret::parse(SecretKind::OperatorKey, text.trim())
+        .map_err(|error| Failure::Usage(error.to_string()))
+}

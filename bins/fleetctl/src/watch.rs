@@ -1,0 +1,249 @@
+//! Watching a scan: rows and a progress bar for people, lines for programs. A lost connection is taken up
+//! again after the last event seen; leaving never cancels the scan.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+use fleet_core::Backoff;
+use fleet_wire::{
+    Code,
+    fleet::{
+        DeviceFound, ScanEnded, ScanProgress, WatchScanRequest, WatchScanResponse,
+        watch_scan_response::Event,
+    },
+    lines,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::{
+    cli::Format,
+    failure::{self, Failure},
+    output, scans,
+    server::Server,
+    times,
+};
+
+/// How long a server may stay away before a watch gives up.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Watches until the scan's end and answers its exit status.
+pub(crate) async fn run(
+    server: &Server,
+    format: Format,
+    scan: &str,
+    after: i64,
+) -> Result<u8, Failure> {
+    let mut screen = Screen::new(format)?;
+    let mut cursor = after;
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+    let mut lost: Option<Instant> = None;
+    let leaving = tokio::signal::ctrl_c();
+    tokio::pin!(leaving);
+    loop {
+        let watched = tokio::select! {
+            watched = follow(server, scan, &mut cursor, &mut screen, &mut lost) => watched,
+            _ = &mut leaving => {
+                screen.close();
+                writeln!(io::stderr(), "the scan goes on: fleetctl scan watch {scan} --after {cursor}")?;
+                return Ok(130);
+            }
+        };
+        let error = match watched {
+            Ok(Some(ended)) => return screen.end(&ended).map_err(Failure::from),
+            // The cursor lies behind the end.
+            Ok(None) => return Ok(0),
+            Err(Failure::Call(error)) if error.code == Code::Unavailable => error,
+            Err(other) => return Err(other),
+        };
+        let since = *lost.get_or_insert_with(Instant::now);
+        if since.elapsed() > PATIENCE || after == cursor && !screen.spoke {
+            return Err(error.into());
+        }
+        screen.note(&format!(
+            "connection lost ({}), taking up after event {cursor}",
+            error.message
+        ))?;
+        tokio::time::sleep(backoff.next_delay(random())).await;
+    }
+}
+
+/// Follows one stream; answers the end of the scan, or none when nothing was left.
+async fn follow(
+    server: &Server,
+    scan: &str,
+    cursor: &mut i64,
+    screen: &mut Screen,
+    lost: &mut Option<Instant>,
+) -> Result<Option<ScanEnded>, Failure> {
+    let request = WatchScanRequest {
+        scan_id: scan.to_owned(),
+        after_sequence: *cursor,
+    };
+    let mut messages = server.scans.watch_scan(&request, server.call()?).await?;
+    while let Some(message) = messages.message().await? {
+        *lost = None;
+        if message.sequence > 0 {
+            *cursor = message.sequence;
+        }
+        screen.show(&message)?;
+        if let Some(Event::Ended(ended)) = message.event {
+            return Ok(Some(ended));
+        }
+    }
+    Ok(None)
+}
+
+fn random() -> u64 {
+    let mut bytes = [0_u8; 8];
+    // Without randomness the delay is the shortest.
+    getrandom::fill(&mut bytes).map_or(0, |()| u64::from_be_bytes(bytes))
+}
+
+/// Where a watch is shown.
+struct Screen {
+    format: Format,
+    bar: ProgressBar,
+    csv: Option<csv::Writer<io::Stdout>>,
+    spoke: bool,
+}
+
+impl Screen {
+    fn new(format: Format) -> Result<Self, Failure> {
+        let people = format == Format::Table && io::stderr().is_terminal();
+        let bar = ProgressBar::with_draw_target(
+            Some(0),
+            if people {
+                ProgressDrawTarget::stderr()
+            } else {
+                ProgressDrawTarget::hidden()
+            },
+        );
+        if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len} targets  {msg}") {
+            bar.set_style(style);
+        }
+        let csv = match format {
+            Format::Csv => {
+                let mut csv = csv::Writer::from_writer(io::stdout());
+                csv.write_record(DEVICE_HEAD).map_err(io::Error::from)?;
+                Some(csv)
+            }
+            Format::Table | Format::Json | Format::Ndjson => None,
+        };
+        Ok(Self {
+            format,
+            bar,
+            csv,
+            spoke: false,
+        })
+    }
+
+    fn show(&mut self, message: &WatchScanResponse) -> io::Result<()> {
+        self.spoke = true;
+        match (self.format, &message.event) {
+            (_, None) => Ok(()),
+            (Format::Json | Format::Ndjson, Some(_)) => match lines::line(message) {
+                Some(line) => writeln!(io::stdout(), "{line}"),
+                None => Ok(()),
+            },
+            (Format::Csv, Some(Event::Device(found))) => match &mut self.csv {
+                Some(csv) => {
+                    csv.write_record(device_cells(found).iter().map(|cell| output::inert(cell)))?;
+                    csv.flush()
+                }
+                None => Ok(()),
+            },
+            (Format::Table, Some(Event::Device(found))) => self.row(found),
+            (_, Some(Event::Progress(progress))) => {
+                self.progress(progress);
+                Ok(())
+            }
+            (_, Some(Event::Warning(warning))) => {
+                self.note(&format!("warning: {}", output::plain(&warning.text)))
+            }
+            (Format::Csv | Format::Table, Some(Event::Ended(_))) => Ok(()),
+        }
+    }
+
+    fn row(&self, found: &DeviceFound) -> io::Result<()> {
+        let what =
+            [&found.manufacturer, &found.model, &found.firmware].map(|text| output::plain(text));
+        let line = format!(
+            "{:<21} {:<28} {:<9} {}",
+            format!("{}:{}", found.ip, found.port),
+            output::plain(&found.identifier),
+            output::plain(&found.driver),
+            what.join(" ")
+        );
+        let mut written = Ok(());
+        self.bar
+            .suspend(|| written = writeln!(io::stdout(), "{}", line.trim_end()));
+        written
+    }
+
+    fn progress(&self, progress: &ScanProgress) {
+        self.bar.set_length(progress.total);
+        self.bar.set_position(progress.done);
+        self.bar.set_message(format!(
+            "{} {}",
+            output::plain(&progress.phase),
+            times::span(progress.elapsed_ms)
+        ));
+    }
+
+    fn note(&self, text: &str) -> io::Result<()> {
+        let mut written = Ok(());
+        self.bar
+            .suspend(|| written = writeln!(io::stderr(), "{text}"));
+        written
+    }
+
+    fn close(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    /// The outcome in a sentence, and the ledger.
+    fn end(&self, ended: &ScanEnded) -> io::Result<u8> {
+        self.close();
+        if self.format == Format::Table {
+            let mut out = io::stdout();
+            let reason = if ended.reason.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", output::plain(&ended.reason))
+            };
+            writeln!(out, "{}{reason}", lines::outcome(ended.state()))?;
+            if let Some(ledger) = &ended.ledger {
+                scans::ledger(&mut out, ledger)?;
+            }
+        }
+        Ok(failure::of_scan(ended.state(), &ended.code))
+    }
+}
+
+const DEVICE_HEAD: [&str; 9] = [
+    "elapsed_ms",
+    "identifier",
+    "ip",
+    "port",
+    "driver",
+    "manufacturer",
+    "model",
+    "firmware",
+    "device_id",
+];
+
+fn device_cells(found: &DeviceFound) -> [String; 9] {
+    [
+        found.elapsed_ms.to_string(),
+        found.identifier.clone(),
+        found.ip.clone(),
+        found.port.to_string(),
+        found.driver.clone(),
+        found.manufacturer.clone(),
+        found.model.clone(),
+        found.firmware.clone(),
+        found.device_id.to_string(),
+    ]
+}
