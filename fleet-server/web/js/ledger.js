@@ -1,0 +1,86 @@
+// The ledger of an ended scan: what became of every target and every report, with the sums that must hold.
+
+import { h } from "./dom.js";
+import { count, duration, int, plural } from "./format.js";
+
+/** What can become of a target: name in the ledger, label, meaning, look. */
+const PARTS = [
+  ["identified", "Identified", "A driver named the device."],
+  ["unidentified", "Unidentified", "Something answered that no driver knows."],
+  ["refused", "Refused", "A host is there, but no port was open."],
+  ["silent", "Silent", "No answer at all."],
+  ["skipped", "Skipped", "Never tried, for the reasons given."],
+  ["not_reached", "Not reached", "The scan ended before their turn."],
+  ["unknown", "Unknown", "The node does not say."],
+];
+
+/** The ledger of `GetScan`, whose names are lowerCamelCase, in the shape of the event stream. */
+export function ledgerOfScan(scan) {
+  const ledger = scan.ledger ?? {};
+  return {
+    ...ledger,
+    not_reached: ledger.notReached,
+    skipped_reasons: ledger.skippedReasons,
+    rejected_reasons: ledger.rejectedReasons,
+    first_device_ms: ledger.firstDeviceMs,
+    elapsed_ms: ledger.elapsedMs,
+    state: scan.state,
+    code: scan.code,
+    reason: scan.reason,
+  };
+}
+
+/** Makes the ledger's tables. */
+export function ledgerTable(ledger) {
+  const targets = int(ledger.targets);
+  const sum = PARTS.reduce((all, [name]) => all + int(ledger[name]), 0);
+  const reported = int(ledger.reported);
+  const reports = int(ledger.accepted) + int(ledger.rejected);
+  return h("div", { class: "ledger" },
+    bar(ledger, targets),
+    h("table", { class: "ledger-table", id: "ledger-targets" },
+      h("caption", {}, "Targets"),
+      h("tbody", {}, PARTS.map(([name, label, meaning]) => [
+        line(name, label, ledger[name], meaning),
+        name === "skipped" ? reasons(ledger.skipped_reasons) : null,
+      ])),
+      total("targets", "Targets", targets, sum === targets, sum)),
+    h("table", { class: "ledger-table", id: "ledger-reports" },
+      h("caption", {}, "Reports"),
+      h("tbody", {},
+        line("accepted", "Accepted", ledger.accepted, "Stored in the inventory."),
+        line("rejected", "Rejected", ledger.rejected, "Refused by the server, for the reasons given."),
+        reasons(ledger.rejected_reasons)),
+      total("reported", "Reported", reported, reports === reported, reports)),
+    h("dl", { class: "ledger-times" },
+      h("div", {}, h("dt", {}, "First device after"), h("dd", {}, ledger.first_device_ms === undefined || ledger.first_device_ms === null ? "none found" : duration(ledger.first_device_ms))),
+      h("div", {}, h("dt", {}, "Elapsed"), h("dd", {}, duration(ledger.elapsed_ms)))));
+}
+
+function line(name, label, value, meaning) {
+  return h("tr", { "data-part": name, class: int(value) ? "" : "zero" },
+    h("th", { scope: "row" }, h("span", { class: `swatch swatch-${name}`, "aria-hidden": "true" }), label, h("span", { class: "meaning" }, meaning)),
+    h("td", { "data-value": int(value) }, count(value)));
+}
+
+function total(name, label, value, holds, sum) {
+  return h("tfoot", {}, h("tr", { "data-total": name },
+    h("th", { scope: "row" }, label, holds ? null : h("span", { class: "meaning wrong" }, `The parts add up to ${count(sum)}: please report this.`)),
+    h("td", { "data-value": value }, count(value))));
+}
+
+function reasons(tallies) {
+  return (tallies ?? []).map((tally) => h("tr", { class: "reason" },
+    h("th", { scope: "row" }, tally.reason, tally.example ? h("span", { class: "meaning" }, "for instance ", h("span", { class: "mono" }, tally.example)) : null),
+    h("td", {}, count(tally.count))));
+}
+
+function bar(ledger, targets) {
+  const parts = PARTS.filter(([name]) => int(ledger[name]) > 0);
+  return h("div", { class: "ledger-bar", role: "img", "aria-label": parts.map(([name, label]) => `${label} ${count(ledger[name])}`).join(", ") || plural(targets, "target") },
+    parts.map(([name]) => {
+      const part = h("span", { class: `swatch-${name}` });
+      part.style.flexGrow = String(int(ledger[name]));
+      return part;
+    }));
+}

@@ -1,0 +1,228 @@
+// Starting a scan: node, targets, ports, and what the server says about them while they are typed.
+
+import { handledSignOut, may, title } from "./app.js";
+import { busy, errorBox } from "./dialog.js";
+import { fill, h, rich, show } from "./dom.js";
+import { count, duration, durationMillis, int, plural, sentence } from "./format.js";
+import { listNodes, nodeStatus } from "./nodes.js";
+import { takePrefill } from "./prefill.js";
+import { entries, findNamed, LOCAL_SUBNET, requestOf, valuesOf } from "./request.js";
+import { call, isAborted } from "./rpc.js";
+
+/** How long typing must rest before the server is asked. */
+const REST_MS = 300;
+
+const MODES = [
+  ["target", "Network or address"],
+  ["list", "List"],
+  ["range", "Range"],
+];
+
+/** Shows the form. */
+export function newScanView(root) {
+  title("New scan");
+  const prefill = takePrefill();
+  const initial = valuesOf(prefill.request);
+  if (!may("fleetnode:manage")) {
+    root.append(h("h1", { tabindex: "-1" }, "New scan"), h("p", { class: "notice" }, "Your role cannot start scans. Ask an operator or an administrator."));
+    return undefined;
+  }
+
+  const node = h("select", { id: "node", class: "input", required: true, "aria-describedby": "node-hint" });
+  const nodeHint = h("p", { id: "node-hint", class: "hint" });
+  const radios = MODES.map(([value, label]) => {
+    const input = h("input", { type: "radio", name: "mode", id: `mode-${value}`, value, class: "visually-hidden" });
+    input.checked = value === initial.mode;
+    return { value, input, element: h("span", { class: "segment" }, input, h("label", { for: `mode-${value}` }, label)) };
+  });
+  const text = (id, properties = {}) => h("input", {
+    id, class: "input mono", type: "text", autocomplete: "off", autocapitalize: "none", spellcheck: "false", inputmode: "text", ...properties,
+  });
+  const target = text("target", { maxlength: 253, placeholder: "10.0.0.0/22", "aria-describedby": "target-hint check" });
+  const list = h("textarea", {
+    id: "list", class: "input mono", rows: 6, autocomplete: "off", autocapitalize: "none", spellcheck: "false",
+    placeholder: "10.0.0.5\n10.0.0.9", "aria-describedby": "list-hint check",
+  });
+  const start = text("start", { maxlength: 45, placeholder: "10.0.0.10", "aria-describedby": "range-hint check" });
+  const end = text("end", { maxlength: 45, placeholder: "10.0.0.250", "aria-describedby": "range-hint check" });
+  const ports = text("ports", { maxlength: 2000, placeholder: "Driver defaults", "aria-describedby": "ports-hint check" });
+  Object.entries({ target, list, start, end, ports }).forEach(([name, field]) => { field.value = initial[name]; });
+  const portsHint = h("p", { id: "ports-hint", class: "hint" });
+  const subnets = h("div", { class: "chips" });
+  const check = h("div", { id: "check", class: "check-panel", role: "status", "aria-live": "polite" });
+  const submit = h("button", { type: "submit", class: "button button-primary", id: "start-scan", disabled: true }, "Start scan");
+  const error = errorBox();
+
+  const groups = {
+    target: h("div", { class: "field" },
+      h("label", { for: "target" }, "Target"), target, subnets,
+      h("p", { id: "target-hint", class: "hint" }, "An address, a network such as ", h("code", {}, "10.0.0.0/22"), ", or a span such as ", h("code", {}, "10.0.0.5-40"), ".")),
+    list: h("div", { class: "field" },
+      h("label", { for: "list" }, "Targets"), list,
+      h("p", { id: "list-hint", class: "hint" }, "Addresses, one a line or separated by commas. At most 4,096.")),
+    range: h("div", { class: "field" },
+      h("div", { class: "pair" },
+        h("div", { class: "field" }, h("label", { for: "start" }, "First address"), start),
+        h("div", { class: "field" }, h("label", { for: "end" }, "Last address"), end)),
+      h("p", { id: "range-hint", class: "hint" }, "Both ends are scanned. A range that starts at .0 or .1 starts at .2.")),
+  };
+
+  const form = h("form", { class: "stack scan-form", novalidate: true, onsubmit: begin, oninput: changed },
+    h("div", { class: "field" }, h("label", { for: "node" }, "Node"), node, nodeHint),
+    h("fieldset", { class: "field" }, h("legend", {}, "What to scan"), h("div", { class: "segments" }, radios.map(({ element }) => element))),
+    groups.target, groups.list, groups.range,
+    h("div", { class: "field" }, h("label", { for: "ports" }, "Ports", h("span", { class: "optional" }, " optional")), ports, portsHint),
+    check, error.element,
+    h("div", { class: "actions" }, submit, h("a", { class: "button button-quiet", href: "#/scans" }, "Back")));
+  root.append(
+    h("p", { class: "crumb" }, h("a", { href: "#/scans" }, "Scans")),
+    h("h1", { tabindex: "-1" }, "New scan"),
+    h("div", { class: "panel scan-form-panel" }, form));
+
+  const nodes = new Map();
+  let timer = 0;
+  let asking = null;
+  let starting = false;
+  // One id for one intent: a start that is tried again after a lost answer does not scan twice.
+  let requestId = freshRequestId();
+
+  const mode = () => radios.find(({ input }) => input.checked)?.value ?? "target";
+  const request = () => requestOf({ mode: mode(), target: target.value, list: list.value, start: start.value, end: end.value, ports: ports.value });
+
+  function clearInvalid() {
+    for (const field of [target, list, start, end, ports]) field.removeAttribute("aria-invalid");
+  }
+
+  function showMode() {
+    for (const [name, group] of Object.entries(groups)) show(group, name === mode());
+  }
+
+  function showNode() {
+    const chosen = nodes.get(node.value);
+    fill(nodeHint, chosen ? nodeStatus(chosen).means : "");
+    const defaults = chosen?.defaultPorts ?? [];
+    fill(portsHint, defaults.length
+      ? ["Leave empty for the ports that the node's drivers ask for: ", h("span", { class: "mono" }, defaults.join(", ")), "."]
+      : "Leave empty for the ports that the node's drivers ask for.");
+    const chip = (value, label) => h("button", { type: "button", class: "chip", onclick: () => { target.value = value; target.focus(); changed(); } }, label);
+    fill(subnets,
+      chip(LOCAL_SUBNET, "The node's own subnet"),
+      (chosen?.localSubnets ?? []).map((subnet) => chip(subnet, h("span", { class: "mono" }, subnet))));
+  }
+
+  function changed(event) {
+    requestId = freshRequestId();
+    error.clear();
+    showMode();
+    if (event?.target === node) showNode();
+    clearTimeout(timer);
+    asking?.abort();
+    submit.disabled = true;
+    clearInvalid();
+    if (!node.value || !request()) {
+      check.className = "check-panel";
+      fill(check, h("span", { class: "check-idle" }, "What would be scanned is shown here before anything starts."));
+      return;
+    }
+    check.classList.add("check-stale");
+    timer = setTimeout(ask, REST_MS);
+  }
+
+  async function ask() {
+    asking = new AbortController();
+    const { signal } = asking;
+    try {
+      const plan = await call("fleet.v1.ScanService/PlanScan", { fleetNodeId: node.value, request: request() }, { signal });
+      if (signal.aborted) return;
+      showPlan(check, plan);
+      clearInvalid();
+      submit.disabled = starting;
+    } catch (failure) {
+      if (isAborted(failure) || signal.aborted || handledSignOut(failure)) return;
+      showRefusal(failure);
+    }
+  }
+
+  function showRefusal(failure) {
+    check.className = "check-panel check-bad";
+    const fields = { target: [target], list: [list], range: [start, end] }[mode()];
+    const inPorts = /\bports?\b/i.test(failure.message);
+    const ordered = inPorts ? [ports, ...fields] : [...fields, ports];
+    const hit = ordered.map((field) => ({ field, place: findNamed(field.value, failure.message) })).find(({ place }) => place);
+    const named = hit?.field ?? (inPorts ? ports : fields[0]);
+    if (!failure.offline) named.setAttribute("aria-invalid", "true");
+    const retry = failure.offline ? h("button", { type: "button", class: "button button-small", onclick: ask }, "Check again") : null;
+    const jump = hit && entries(hit.field.value).length > 1
+      ? h("button", { type: "button", class: "button button-small", onclick: () => { hit.field.focus(); hit.field.setSelectionRange(hit.place.start, hit.place.end); } },
+        hit.field === list ? `Show entry in line ${count(hit.place.line)}` : "Show entry")
+      : null;
+    fill(check, h("p", { class: "check-error", id: "check-error" }, rich(sentence(failure.message))), jump, retry);
+  }
+
+  async function begin(event) {
+    event.preventDefault();
+    if (submit.disabled || starting) return;
+    error.clear();
+    starting = true;
+    try {
+      const { scan } = await busy(submit, () => call("fleet.v1.ScanService/StartScan", { requestId, fleetNodeId: node.value, request: request() }));
+      location.hash = `#/scans/${scan.scanId}`;
+    } catch (failure) {
+      if (!handledSignOut(failure)) error.show(failure);
+    } finally {
+      starting = false;
+    }
+  }
+
+  async function load() {
+    fill(node, h("option", { value: "" }, "Loading nodes…"));
+    try {
+      const all = (await listNodes()).filter(({ enrollment }) => enrollment === "confirmed");
+      for (const one of all) nodes.set(one.fleetNodeId, one);
+      if (all.length === 0) {
+        fill(node, h("option", { value: "" }, "No confirmed node"));
+        fill(nodeHint, "A scan needs a node. ", h("a", { href: "#/nodes/enroll" }, "Enroll a node"), " first.");
+        return;
+      }
+      all.sort((a, b) => Number(Boolean(b.connected)) - Number(Boolean(a.connected)) || a.name.localeCompare(b.name));
+      fill(node, all.map((one) => h("option", { value: one.fleetNodeId }, `${one.name} (${nodeStatus(one).word.toLowerCase()})`)));
+      node.value = nodes.has(prefill.node) ? prefill.node : all[0].fleetNodeId;
+      showNode();
+      changed();
+    } catch (failure) {
+      if (handledSignOut(failure)) return;
+      fill(node, h("option", { value: "" }, "No nodes loaded"));
+      error.show(failure);
+    }
+  }
+
+  showNode();
+  changed();
+  load();
+  return () => {
+    clearTimeout(timer);
+    asking?.abort();
+  };
+}
+
+function showPlan(check, plan) {
+  check.className = "check-panel check-good";
+  const skipped = int(plan.skipped);
+  const estimate = durationMillis(plan.estimate);
+  const ports = plan.ports ?? [];
+  const figure = (value, label) => h("div", { class: "figure" }, h("strong", {}, value), h("span", {}, label));
+  fill(check,
+    h("div", { class: "figures" },
+      figure(count(plan.targets), int(plan.targets) === 1 ? "target" : "targets"),
+      figure(ports.length ? count(ports.length) : "default", ports.length === 1 ? "port" : "ports"),
+      figure(count(plan.commands), int(plan.commands) === 1 ? "command" : "commands"),
+      figure(estimate ? `≈ ${duration(Math.max(1000, estimate)).replace(".0 s", " s")}` : "–", "estimated")),
+    skipped ? h("p", { class: "check-note" }, `${plural(skipped, "target")} will be skipped.`) : null,
+    (plan.notes ?? []).map((note) => h("p", { class: "check-note" }, rich(sentence(note)))));
+}
+
+function freshRequestId() {
+  // Not randomUUID: that one needs a secure context, which a node's plain-HTTP LAN is not.
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}

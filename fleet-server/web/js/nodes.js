@@ -1,0 +1,183 @@
+// The nodes: who is there, who waits for confirmation, and the way to enroll, confirm, scan and revoke.
+
+import { handledSignOut, may, poll, title } from "./app.js";
+import { confirmDialog, errorBox } from "./dialog.js";
+import { announce, fill, h, setText, show } from "./dom.js";
+import { absolute, int, plural, relative } from "./format.js";
+import { chooseNode } from "./prefill.js";
+import { call } from "./rpc.js";
+
+/** Every live node of the organization. */
+export async function listNodes() {
+  const { nodes = [] } = await call("fleet.v1.NodeService/ListNodes");
+  return nodes;
+}
+
+/** A node's status in a word, its look, and what it means. */
+export function nodeStatus(node) {
+  if (node.enrollment !== "confirmed") return { word: "Awaiting confirmation", look: "wait", means: "Compare its fingerprint, then confirm it." };
+  if (node.duplicateIdentity) return { word: "Duplicate identity", look: "bad", means: "Two machines present this identity. Stop one of them, or revoke the node and enroll both anew." };
+  if (node.connected) return { word: "Online", look: "good", means: "Connected: scans start at once." };
+  if (node.online) return { word: "Reconnecting", look: "wait", means: "Seen lately, but not connected right now. Scans wait until it is." };
+  return { word: "Offline", look: "off", means: "Not seen for two minutes. Scans wait until it is back." };
+}
+
+/** The fingerprint in four groups that are easy to compare; copied and read as one. */
+export function fingerprint(text) {
+  const groups = String(text ?? "").match(/.{1,4}/g) ?? [];
+  return h("code", { class: "fingerprint", "aria-label": groups.join(" ") }, groups.map((group) => h("span", {}, group)));
+}
+
+/** Asks, then revokes. Resolves to whether the node is gone. */
+export async function revoke(node) {
+  const waiting = node.enrollment !== "confirmed";
+  const agreed = await confirmDialog({
+    title: waiting ? `Refuse node “${node.name}”?` : `Revoke node “${node.name}”?`,
+    body: waiting
+      ? ["Its enrollment ends here, and its code is used up. To let it in after all, enroll it with a new code."]
+      : ["It is disconnected at once, its running scans end, and its key is void for good.", "Its devices stay in the inventory, but are released from the node. To let it in again, enroll it with a new code."],
+    action: waiting ? "Refuse node" : "Revoke node",
+    cancel: waiting ? "Go back" : "Keep node",
+    danger: true,
+  });
+  if (!agreed) return false;
+  const message = { fleetNodeId: node.fleetNodeId };
+  if (waiting && node.pendingEnrollmentId) message.pendingEnrollmentId = node.pendingEnrollmentId;
+  await call("fleetnodeadmin.v1.FleetNodeAdminService/RevokeFleetNode", message);
+  announce(waiting ? "Node refused." : "Node revoked.");
+  return true;
+}
+
+/** Shows the nodes and the open enrollment codes. */
+export function nodesView(root) {
+  title("Nodes");
+  const manage = may("fleetnode:manage");
+  const error = errorBox();
+  const list = h("ul", { class: "cards", id: "nodes", "aria-label": "Nodes" });
+  const empty = h("div", { class: "panel empty", hidden: true },
+    h("h2", {}, "No nodes yet"),
+    h("p", {}, "A node runs beside your devices and scans for them. Enroll the first one to begin."),
+    manage ? h("a", { class: "button button-primary", href: "#/nodes/enroll" }, "Enroll a node") : null);
+  const codes = h("section", { class: "codes", "aria-labelledby": "codes-title", hidden: true });
+  const loading = h("p", { class: "loading" }, "Loading nodes…");
+  root.append(
+    h("div", { class: "page-head" },
+      h("h1", { tabindex: "-1" }, "Nodes"),
+      manage ? h("a", { class: "button button-primary", href: "#/nodes/enroll", id: "enroll" }, "Enroll a node") : null),
+    error.element, loading, empty, list, codes);
+
+  const shown = new Map();
+  let left = false;
+
+  async function refresh() {
+    const [nodes, open] = await Promise.all([listNodes(), manage ? openCodes() : []]);
+    if (left) return;
+    loading.remove();
+    show(empty, nodes.length === 0);
+    const now = new Set(nodes.map((node) => node.fleetNodeId));
+    for (const [id, card] of shown) {
+      if (now.has(id)) continue;
+      card.element.remove();
+      shown.delete(id);
+    }
+    for (const node of nodes) {
+      let card = shown.get(node.fleetNodeId);
+      if (!card) {
+        card = nodeCard(manage, revokeAndRefresh);
+        shown.set(node.fleetNodeId, card);
+        list.append(card.element);
+      }
+      card.update(node);
+    }
+    showCodes(codes, open, cancelCode);
+  }
+
+  async function attempt(work) {
+    error.clear();
+    try {
+      await work();
+    } catch (failure) {
+      if (!handledSignOut(failure)) error.show(failure);
+    }
+  }
+  const revokeAndRefresh = (node) => attempt(async () => { if (await revoke(node)) await refresh(); });
+  const cancelCode = (code) => attempt(async () => {
+    await call("fleet.v1.NodeService/CancelEnrollmentCode", { pendingEnrollmentId: code.pendingEnrollmentId });
+    announce("Code cancelled.");
+    await refresh();
+  });
+
+  attempt(refresh).then(() => { if (error.element.hidden === false) loading.remove(); });
+  const stop = poll(5000, refresh);
+  return () => {
+    left = true;
+    stop();
+  };
+}
+
+function nodeCard(manage, onRevoke) {
+  let current = null;
+  const badge = h("span", { class: "badge" });
+  const name = h("h2", { class: "card-title" });
+  const means = h("p", { class: "card-note" });
+  const facts = {};
+  const fact = (key, label) => {
+    facts[key] = h("dd", {});
+    return h("div", { class: "fact" }, h("dt", {}, label), facts[key]);
+  };
+  const confirm = h("a", { class: "button button-primary", hidden: true }, "Compare and confirm");
+  const scan = h("a", { class: "button", href: "#/scans/new", hidden: true, onclick: () => chooseNode(current.fleetNodeId) }, "Scan");
+  const revokeButton = h("button", { type: "button", class: "button button-quiet-danger", hidden: !manage, onclick: () => onRevoke(current) }, "Revoke");
+  const element = h("li", { class: "card node" },
+    h("div", { class: "card-head" }, name, badge),
+    means,
+    h("dl", { class: "facts" },
+      fact("seen", "Last seen"), fact("version", "Version"), fact("subnets", "Local subnets"), fact("queued", "Scans waiting"),
+      fact("print", "Fingerprint")),
+    h("div", { class: "actions" }, confirm, scan, revokeButton));
+
+  return {
+    element,
+    update(node) {
+      const status = nodeStatus(node);
+      const awaiting = node.enrollment !== "confirmed";
+      setText(name, node.name);
+      setText(badge, status.word);
+      badge.className = `badge badge-${status.look}`;
+      element.dataset.status = status.look;
+      setText(means, status.means);
+      setText(facts.seen, relative(node.lastSeenAt));
+      facts.seen.title = absolute(node.lastSeenAt);
+      setText(facts.version, node.version || "not told");
+      setText(facts.subnets, (node.localSubnets ?? []).join(", ") || "not told");
+      setText(facts.queued, int(node.queuedScans) ? plural(node.queuedScans, "scan") : "none");
+      if (current?.identityFingerprint !== node.identityFingerprint) fill(facts.print, fingerprint(node.identityFingerprint));
+      show(confirm, manage && awaiting);
+      confirm.href = `#/nodes/${node.fleetNodeId}/confirm`;
+      show(scan, manage && !awaiting);
+      scan.setAttribute("aria-label", `Scan with ${node.name}`);
+      setText(revokeButton, awaiting ? "Refuse" : "Revoke");
+      revokeButton.setAttribute("aria-label", `${awaiting ? "Refuse" : "Revoke"} ${node.name}`);
+      current = node;
+    },
+  };
+}
+
+async function openCodes() {
+  const { codes = [] } = await call("fleet.v1.NodeService/ListEnrollmentCodes");
+  return codes.filter((code) => code.state === "pending");
+}
+
+function showCodes(section, codes, onCancel) {
+  show(section, codes.length > 0);
+  const names = codes.map((code) => code.pendingEnrollmentId).join();
+  if (section.dataset.names === names) return;
+  section.dataset.names = names;
+  fill(section,
+    h("h2", { id: "codes-title" }, "Open enrollment codes"),
+    h("p", { class: "hint" }, "Whoever holds one can ask to become a node. Cancel what you do not expect to be used."),
+    h("ul", { class: "plain-list" }, codes.map((code) => h("li", { class: "code-row" },
+      h("span", {}, `Made by ${code.createdBy || "an operator"} ${relative(code.createdAt)}, good until `,
+        h("time", { datetime: code.expiresAt, title: absolute(code.expiresAt) }, relative(code.expiresAt))),
+      h("button", { type: "button", class: "button button-small", onclick: () => onCancel(code) }, "Cancel code")))));
+}

@@ -1,0 +1,85 @@
+// From the form's texts to the request of the wire and back to words. What is legal is decided by the server alone.
+
+/** Texts split at white space, commas and semicolons. */
+export function entries(text) {
+  return String(text ?? "").split(/[\s,;]+/).filter(Boolean);
+}
+
+/** The word that stands for the node's own private subnet. */
+export const LOCAL_SUBNET = "fleetnode-local-subnet";
+
+/** The request for a form's values; null while there is nothing to ask for. */
+export function requestOf({ mode, target, list, start, end, ports }) {
+  const wanted = entries(ports);
+  switch (mode) {
+    case "target":
+      return target.trim() ? { nmap: { target: target.trim(), ports: wanted } } : null;
+    case "list": {
+      const addresses = entries(list);
+      return addresses.length ? { ipList: { ipAddresses: addresses, ports: wanted } } : null;
+    }
+    case "range":
+      return start.trim() && end.trim() ? { ipRange: { startIp: start.trim(), endIp: end.trim(), ports: wanted } } : null;
+    default:
+      return null;
+  }
+}
+
+/** The form's values for a request that was made before. */
+export function valuesOf(request = {}) {
+  const values = { mode: "target", target: "", list: "", start: "", end: "", ports: "" };
+  const mode = request.nmap ?? request.ipList ?? request.ipRange;
+  values.ports = (mode?.ports ?? []).join(", ");
+  if (request.ipList) {
+    values.mode = "list";
+    values.list = (request.ipList.ipAddresses ?? []).join("\n");
+  } else if (request.ipRange) {
+    values.mode = "range";
+    values.start = request.ipRange.startIp ?? "";
+    values.end = request.ipRange.endIp ?? "";
+  } else if (request.nmap) {
+    values.target = request.nmap.target ?? "";
+  }
+  return values;
+}
+
+/** A request in a few words. */
+export function summary(request = {}) {
+  if (request.nmap) return request.nmap.target === LOCAL_SUBNET ? "the node's own subnet" : request.nmap.target ?? "";
+  if (request.ipRange) return `${request.ipRange.startIp ?? ""} – ${request.ipRange.endIp ?? ""}`;
+  if (request.ipList) {
+    const addresses = request.ipList.ipAddresses ?? [];
+    return addresses.length > 2 ? `${addresses[0]}, ${addresses[1]} and ${addresses.length - 2} more` : addresses.join(", ");
+  }
+  if (request.mdns) return `mDNS ${request.mdns.serviceType ?? ""}`;
+  return "";
+}
+
+/** The ports of a request in a few words. */
+export function portSummary(request = {}) {
+  const ports = (request.nmap ?? request.ipList ?? request.ipRange)?.ports ?? [];
+  if (ports.length === 0) return "driver default ports";
+  return `${ports.length === 1 ? "port" : "ports"} ${ports.join(", ")}`;
+}
+
+/** Where the entry that an error names stands in a text, as `{ start, end, line }`; null when it is not there. */
+export function findNamed(text, message) {
+  const pattern = /[^\s,;]+/g;
+  const candidates = [];
+  for (let match = pattern.exec(text); match; match = pattern.exec(text)) {
+    if (namedIn(match[0], message)) candidates.push({ start: match.index, end: match.index + match[0].length });
+  }
+  // The longest: `10.0.0.1` is inside a message about `10.0.0.1-0`, but not what it is about.
+  candidates.sort((a, b) => (b.end - b.start) - (a.end - a.start));
+  const best = candidates[0];
+  return best ? { ...best, line: text.slice(0, best.start).split("\n").length } : null;
+}
+
+function namedIn(entry, message) {
+  for (let at = message.indexOf(entry); at >= 0; at = message.indexOf(entry, at + 1)) {
+    const before = message.charAt(at - 1);
+    const after = message.slice(at + entry.length, at + entry.length + 2);
+    if (!/[A-Za-z0-9.:/-]/.test(before) && !/^([A-Za-z0-9/-]|[.:][A-Za-z0-9])/.test(after)) return true;
+  }
+  return false;
+}

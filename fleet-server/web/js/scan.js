@@ -1,0 +1,279 @@
+// One scan: how far it is, the devices as they answer, warnings, and at the end the outcome and the ledger.
+
+import { banner, currentOperator, handledSignOut, may, poll, title } from "./app.js";
+import { busy, confirmDialog, errorBox } from "./dialog.js";
+import { announce, fill, h, rich, setText, show } from "./dom.js";
+import { followScan } from "./feed.js";
+import { absolute, count, int, plural, relative, running, sentence } from "./format.js";
+import { ledgerOfScan, ledgerTable } from "./ledger.js";
+import { repeatScan } from "./prefill.js";
+import { portSummary, summary } from "./request.js";
+import { call } from "./rpc.js";
+import { deviceRows } from "./rows.js";
+import { outcomeOf, stateOf } from "./states.js";
+
+/** How often screen readers hear of the progress. */
+const TELL_EVERY_MS = 15_000;
+
+/** Shows a scan, running or ended. */
+export function scanView(root, scanId) {
+  const parts = layout(root);
+  const manage = may("fleetnode:manage");
+  const rows = deviceRows(parts.devices, parts.more);
+  let scan = null;
+  let state = stateOf("queued");
+  let name = "Scan";
+  let done = 0;
+  let total = 0;
+  let phase = "";
+  let elapsed = 0;
+  let elapsedAt = performance.now();
+  let found = 0;
+  let warnings = 0;
+  let told = performance.now();
+  let over = false;
+  let left = false;
+  let frame = 0;
+  let unfollow = () => {};
+  let unpoll = () => {};
+
+  title("Scan");
+
+  function describe(next) {
+    scan = next;
+    name = `Scan of ${summary(scan.request)}`;
+    setText(parts.heading, name);
+    fill(parts.about,
+      h("span", {}, "Node ", h("strong", {}, scan.nodeName || scan.fleetNodeId)),
+      h("span", {}, portSummary(scan.request)),
+      h("span", {}, "started ", h("time", { datetime: scan.createdAt, title: absolute(scan.createdAt) }, relative(scan.createdAt)),
+        scan.startedBy && scan.startedBy !== currentOperator()?.email ? ` by ${scan.startedBy}` : ""),
+      scan.openScope ? h("span", { title: "The node chose addresses or ports itself: what it reports could not be checked against a list." }, "open scope") : null);
+    if (!over) setState(stateOf(scan.state));
+    const progress = scan.progress ?? {};
+    setProgress(int(progress.done), int(progress.total), progress.phase, int(progress.elapsedMs));
+    show(parts.cancel, manage && !state.over);
+    show(parts.again, manage && state.over);
+  }
+
+  function setState(next) {
+    state = next;
+    setText(parts.badge, state.word);
+    parts.badge.className = `badge badge-${state.look}`;
+    parts.panel.dataset.state = state.look;
+    schedule();
+  }
+
+  function setProgress(nextDone, nextTotal, nextPhase, nextElapsed) {
+    done = Math.max(done, nextDone);
+    total = Math.max(total, nextTotal);
+    phase = nextPhase || phase;
+    if (nextElapsed > elapsed) {
+      elapsed = nextElapsed;
+      elapsedAt = performance.now();
+    }
+    schedule();
+  }
+
+  function receive(message) {
+    switch (message.type) {
+      case "device":
+        found += 1;
+        rows.add(message);
+        started();
+        break;
+      case "progress":
+        setProgress(int(message.done), int(message.total), message.phase, int(message.elapsed_ms));
+        started();
+        break;
+      case "warning":
+        warnings += 1;
+        show(parts.warnings, true);
+        setText(parts.warningsTitle, warnings === 1 ? "1 warning" : `${count(warnings)} warnings`);
+        if (warnings <= 200) parts.warningList.append(h("li", {}, rich(sentence(message.text))));
+        break;
+      case "ledger":
+        end(message);
+        break;
+      default:
+        break;
+    }
+    schedule();
+  }
+
+  function started() {
+    if (!over && state === stateOf("queued")) setState(stateOf("running"));
+  }
+
+  function end(ledger) {
+    const first = !over;
+    over = true;
+    unpoll();
+    setState(stateOf(ledger.state ?? ledger.outcome));
+    const { headline, reason, facts } = outcomeOf(ledger);
+    fill(parts.outcome, h("p", { class: "outcome-headline", id: "outcome" }, headline), reason ? h("p", { class: "outcome-reason" }, rich(reason)) : null, facts ? h("p", { class: "outcome-facts" }, facts) : null);
+    fill(parts.ledger, h("h2", { id: "ledger-title" }, "Ledger"), ledgerTable(ledger));
+    parts.ledger.classList.remove("ledger-pending");
+    show(parts.live, false);
+    show(parts.outcome, true);
+    show(parts.cancel, false);
+    show(parts.again, manage);
+    banner("");
+    if (first) announce(`${headline} ${reason}`);
+  }
+
+  function schedule() {
+    if (!frame && !left) frame = requestAnimationFrame(paint);
+  }
+
+  function paint() {
+    frame = 0;
+    const percent = total ? Math.min(100, Math.floor((done / total) * 100)) : 0;
+    if (over || state.look === "live") {
+      parts.bar.value = total ? done / total : 0;
+    } else {
+      parts.bar.value = 0;
+    }
+    setText(parts.done, total ? `${count(done)} of ${count(total)}` : "–");
+    setText(parts.percent, total && !over ? `${percent} %` : "");
+    setText(parts.phase, over ? "" : state.look === "live" ? (PHASES[phase] ?? phase) || "starting" : waitingFor());
+    setText(parts.found, count(found));
+    setText(parts.devicesTitle, found ? `${plural(found, "device")}` : "Devices");
+    show(parts.empty, found === 0);
+    setText(parts.empty, over ? "No device was found." : "Devices appear here as they answer.");
+    title(over ? `${state.word} · ${name}` : total ? `${percent} % · ${name}` : name);
+    if (!over && state.look === "live" && performance.now() - told > TELL_EVERY_MS) {
+      told = performance.now();
+      announce(`${percent} percent, ${plural(found, "device")} found.`);
+    }
+    rows.paint(schedule);
+  }
+
+  function waitingFor() {
+    return scan ? `waiting for ${scan.nodeName || "the node"}` : "";
+  }
+
+  function tick() {
+    if (over) return;
+    const now = state.look === "live" ? elapsed + performance.now() - elapsedAt : elapsed;
+    setText(parts.elapsed, running(now));
+  }
+  const ticker = setInterval(tick, 100);
+  tick();
+
+  parts.cancel.addEventListener("click", async () => {
+    const agreed = await confirmDialog({
+      title: "Cancel this scan?",
+      body: "The node stops, and the scan ends. The devices found until then are kept.",
+      action: "Cancel the scan", cancel: "Go on scanning", danger: true,
+    });
+    if (!agreed || over) return;
+    parts.error.clear();
+    try {
+      await busy(parts.cancel, () => call("fleet.v1.ScanService/CancelScan", { scanId }));
+    } catch (failure) {
+      if (!handledSignOut(failure)) parts.error.show(failure);
+    }
+  });
+  parts.again.addEventListener("click", () => {
+    repeatScan(scan);
+    location.hash = "#/scans/new";
+  });
+
+  async function load() {
+    const { scan: next } = await call("fleet.v1.ScanService/GetScan", { scanId });
+    if (left) return;
+    describe(next);
+    if (stateOf(next.state).over && next.ledger && !over) end(ledgerOfScan(next));
+  }
+
+  async function begin() {
+    try {
+      await load();
+    } catch (failure) {
+      if (left || handledSignOut(failure)) return;
+      if (failure.code === "not_found" || failure.code === "invalid_argument") {
+        setText(parts.heading, "No such scan");
+        show(parts.panel, false);
+        show(parts.columns, false);
+        parts.error.show(failure);
+        return;
+      }
+      if (!failure.offline) parts.error.show(failure);
+    }
+    if (left) return;
+    unfollow = followScan(scanId, {
+      event: receive,
+      live: () => {
+        banner("");
+        if (!scan) load().catch(() => {});
+      },
+      lost: () => banner("Connection lost. The scan goes on without this page; trying to connect again…"),
+      refused: (failure) => {
+        banner("");
+        if (handledSignOut(failure)) return;
+        parts.error.show(over ? `The devices of this scan cannot be shown: ${failure.message}` : failure);
+      },
+    });
+    // A waiting scan has no events: whether its node came is asked for.
+    unpoll = poll(4000, () => (over || state.look === "live" && scan ? undefined : load()), { quiet: true });
+    if (over) unpoll();
+  }
+  begin();
+
+  return () => {
+    left = true;
+    unfollow();
+    unpoll();
+    clearInterval(ticker);
+    cancelAnimationFrame(frame);
+  };
+}
+
+const PHASES = { sweep: "looking for hosts", identify: "identifying devices" };
+
+function layout(root) {
+  const parts = {
+    heading: h("h1", { tabindex: "-1" }, "Scan"),
+    badge: h("span", { class: "badge", id: "scan-state" }),
+    about: h("p", { class: "about" }),
+    error: errorBox(),
+    bar: h("progress", { max: "1", value: "0", "aria-label": "Progress of the scan", id: "progress" }),
+    percent: h("span", { class: "percent" }),
+    done: h("strong", { id: "done" }, "–"),
+    found: h("strong", { id: "found" }, "0"),
+    phase: h("span", { class: "phase", id: "phase" }),
+    elapsed: h("strong", { id: "elapsed" }, "0.0 s"),
+    cancel: h("button", { type: "button", class: "button button-danger-outline", id: "cancel-scan", hidden: true }, "Cancel scan"),
+    again: h("button", { type: "button", class: "button", id: "scan-again", hidden: true }, "Scan again"),
+    outcome: h("div", { class: "outcome", hidden: true }),
+    warningsTitle: h("h2", { id: "warnings-title" }, "Warnings"),
+    warningList: h("ul", { class: "warning-list" }),
+    ledger: h("section", { class: "panel ledger-panel ledger-pending", id: "ledger", "aria-labelledby": "ledger-title" },
+      h("h2", { id: "ledger-title" }, "Ledger"), h("p", { class: "hint" }, "Written when the scan ends: what became of every target.")),
+    devicesTitle: h("h2", { id: "devices-title" }, "Devices"),
+    devices: h("div", {}),
+    more: h("div", { class: "more" }),
+    empty: h("p", { class: "loading" }),
+  };
+  parts.live = h("div", { class: "progress-live" },
+    h("div", { class: "bar-row" }, parts.bar, parts.percent),
+    h("div", { class: "figures" },
+      h("div", { class: "figure" }, parts.done, h("span", {}, "targets done")),
+      h("div", { class: "figure" }, parts.found, h("span", {}, "devices")),
+      h("div", { class: "figure" }, parts.elapsed, h("span", {}, "elapsed"))),
+    parts.phase);
+  parts.warnings = h("section", { class: "panel warnings", "aria-labelledby": "warnings-title", hidden: true }, parts.warningsTitle, parts.warningList);
+  parts.panel = h("section", { class: "panel scan-panel", "aria-label": "Progress and outcome" },
+    h("div", { class: "scan-panel-main" }, parts.live, parts.outcome),
+    h("div", { class: "scan-panel-actions" }, parts.cancel, parts.again));
+  parts.columns = h("div", { class: "columns" },
+    h("section", { class: "column-main", "aria-labelledby": "devices-title" },
+      h("div", { class: "section-head" }, parts.devicesTitle), parts.devices, parts.empty, parts.more),
+    h("div", { class: "column-side" }, parts.warnings, parts.ledger));
+  root.append(
+    h("p", { class: "crumb" }, h("a", { href: "#/scans" }, "Scans")),
+    h("div", { class: "page-head" }, h("div", { class: "page-title" }, parts.heading, parts.badge)),
+    parts.about, parts.error.element, parts.panel, parts.columns);
+  return parts;
+}
