@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::net::TcpStream;
 
 /// Connections kept in memory; later ones are counted only. A million are some 200 MB.
@@ -28,7 +28,8 @@ pub struct Connection {
     pub port: u16,
     /// Who connected.
     pub peer: SocketAddr,
-    /// When it was accepted, since the site started.
+    /// When it was accepted, since the site started; microseconds in the file.
+    #[serde(rename = "at_micros", serialize_with = "micros")]
     pub at: Duration,
     /// The same as microseconds of Unix time.
     pub unix_micros: u64,
@@ -38,8 +39,23 @@ pub struct Connection {
     pub bytes_sent: u64,
     /// What was asked and answered: `version`, `GET /`, `garbage`, ...
     pub answered: Vec<String>,
-    /// When it ended, since the site started; none while it is open.
+    /// When it ended, since the site started; none while it is open. Microseconds in the file.
+    #[serde(rename = "closed_micros", serialize_with = "optional_micros")]
     pub closed: Option<Duration>,
+}
+
+fn micros<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+}
+
+fn optional_micros<S: Serializer>(
+    time: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => micros(time, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// The record of one running site. Cheap to clone; clones share it.

@@ -1,5 +1,7 @@
 //! The simulator seen from outside: plain sockets against a running site, and its own record of them.
 
+mod program;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -216,6 +218,8 @@ async fn the_journal_file_holds_an_opening_and_a_closing_line() {
     assert_eq!(events[1]["event"], "close");
     assert_eq!(events[1]["answered"][0], "stats");
     assert_eq!(events[1]["number"], events[0]["number"]);
+    assert!(events[0]["closed_micros"].is_null());
+    assert!(events[1]["closed_micros"].as_u64() >= events[0]["at_micros"].as_u64());
 }
 
 #[tokio::test]
