@@ -34,6 +34,8 @@ function open(view, ...parameters) {
   leave();
   leave = () => {};
   banner("");
+  // A question belongs to the view that asked it.
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   fill(main);
   leave = view(main, ...parameters) ?? (() => {});
 }

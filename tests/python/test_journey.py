@@ -1,0 +1,294 @@
+"""An operator's journey through the web page, in a real browser against a live server that has a node online.
+
+FLEET_SERVER_URL and FLEET_OPERATOR_KEY say where and who. FLEET_JOURNEY_TARGETS is what to scan, as one would type it: one
+entry is a target (`127.77.0.0/18`), several are a list. It must take some seconds, since the page is reloaded in mid-scan, and
+hold at least one device. FLEET_JOURNEY_PORTS are its ports, none for the drivers' defaults. What is missing skips by name.
+FLEET_CHROMIUM and FLEET_CHROMEDRIVER name the browser and its driver where they are not Debian's.
+"""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+
+import pytest
+
+PATIENCE = 30
+"""Seconds for a step; the scan as a whole has SCAN_PATIENCE."""
+SCAN_PATIENCE = 180
+
+FLAGS = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--window-size=1280,900",
+]
+
+WITNESS = """
+window.violations = [];
+document.addEventListener('securitypolicyviolation', (event) => window.violations.push(`${event.effectiveDirective} ${event.blockedURI}`));
+"""
+
+SNAPSHOT = """
+const text = (id) => document.getElementById(id)?.textContent ?? null;
+return {
+  over: document.getElementById('outcome') !== null,
+  rows: [...document.querySelectorAll('[data-seq]')].map((row) => Number(row.dataset.seq)),
+  done: text('done'), found: text('found'), elapsed: text('elapsed'), outcome: text('outcome'),
+  progress: document.getElementById('progress')?.value ?? null,
+};
+"""
+
+
+def required(name: str) -> str:
+    """A variable of the environment, or a skip that names it."""
+    return os.environ.get(name) or pytest.skip(f"{name} is not set: no journey through the web page")
+
+
+def program(variable: str, *names: str) -> str:
+    """Where a program lies, or a skip that names it."""
+    found = os.environ.get(variable) or next(filter(None, map(shutil.which, names)), None)
+    return found or pytest.skip(f"{names[0]} is not installed: no journey through the web page")
+
+
+@dataclass
+class Settings:
+    """What the environment says about the journey."""
+
+    server: str
+    key: str
+    targets: str
+    ports: str
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """The settings, read before any browser is started."""
+    return Settings(
+        required("FLEET_SERVER_URL"), required("FLEET_OPERATOR_KEY"), required("FLEET_JOURNEY_TARGETS"), os.environ.get("FLEET_JOURNEY_PORTS", ""),
+    )
+
+
+@pytest.fixture
+def browser(settings, tmp_path):
+    """Chromium with a profile of its own, without a window."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: no journey through the web page")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program("FLEET_CHROMIUM", "chromium", "/usr/bin/chromium")
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = program("FLEET_CHROMEDRIVER", "chromedriver", "/usr/bin/chromedriver")
+    chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        chromium.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WITNESS})
+        yield chromium
+    finally:
+        chromium.quit()
+
+
+class Page:
+    """The page as its operator handles it: every step waits until what it needs is there."""
+
+    def __init__(self, browser, server: str):
+        self.browser = browser
+        self.server = server.rstrip("/")
+        self.console: list[str] = []
+
+    def until(self, what: str, look, patience: float = PATIENCE):
+        """Looks until there is something; fails with what was waited for and what is on the page."""
+        end = time.monotonic() + patience
+        while True:
+            seen = look()
+            if seen:
+                return seen
+            if time.monotonic() > end:
+                pytest.fail(f"waited in vain for {what}; the page shows:\n{self.text()}\nconsole: {self.read_console()}")
+            time.sleep(0.02)
+
+    def text(self) -> str:
+        return self.browser.execute_script("return document.body.innerText")
+
+    def find(self, selector: str):
+        """The first visible element, waited for."""
+        def look():
+            found = self.browser.find_elements("css selector", selector)
+            return next((element for element in found if element.is_displayed()), None)
+        return self.until(selector, look)
+
+    def click(self, selector: str) -> None:
+        self.find(selector).click()
+
+    def type(self, selector: str, text: str) -> None:
+        field = self.find(selector)
+        field.clear()
+        field.send_keys(text)
+
+    def snapshot(self) -> dict:
+        """A scan's view at one moment."""
+        return self.browser.execute_script(SNAPSHOT)
+
+    def read_console(self) -> list[str]:
+        """What the browser's console got until now, which reading empties."""
+        self.console += [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
+        return self.console
+
+    def violations(self) -> list[str]:
+        return self.browser.execute_script("return window.violations")
+
+    def status(self, path: str) -> int:
+        return self.browser.execute_async_script("fetch(arguments[0], {cache: 'no-store'}).then((answer) => arguments[1](answer.status))", path)
+
+
+def test_an_operator_signs_in_scans_and_reads_the_ledger(settings, browser):
+    page, key = Page(browser, settings.server), settings.key
+
+    sign_in(page, key)
+    assert_the_key_is_nowhere(page, key)
+    see_a_node_online(page)
+    start_a_scan(page, settings.targets, settings.ports)
+
+    address = browser.current_url
+    before = watch_rows_arrive(page)
+    assert_the_key_is_nowhere(page, key)
+    browser.refresh()
+    assert browser.current_url == address, "the address alone brings the scan back"
+    resume(page, before)
+    ended = page.until("the outcome", lambda: (now := page.snapshot())["over"] and now, SCAN_PATIENCE)
+    assert ended["outcome"].startswith("Completed"), ended["outcome"]
+    read_the_ledger(page)
+
+    assert_the_key_is_nowhere(page, key)
+    assert_nothing_was_blocked_or_broken(page)
+    sign_out(page)
+
+
+def sign_in(page: Page, key: str) -> None:
+    page.browser.get(page.server + "/")
+    page.type("#key", "fok_this_key_was_never_made")
+    page.click("button[type=submit]")
+    assert "not valid" in page.find("[role=alert]").text
+    page.type("#key", key)
+    page.click("button[type=submit]")
+    page.find("#sign-out")
+    cookies = page.browser.get_cookies()
+    assert cookies, "the sign-in left no cookie"
+    for cookie in cookies:
+        assert cookie["httpOnly"] and cookie["sameSite"] == "Strict", cookie["name"]
+        assert key not in cookie["value"], "the cookie is the key"
+
+
+def assert_the_key_is_nowhere(page: Page, key: str) -> None:
+    places = page.browser.execute_script("""
+        return {
+          address: location.href, title: document.title, cookie: document.cookie,
+          local: JSON.stringify({...localStorage}), session: JSON.stringify({...sessionStorage}),
+          requests: performance.getEntries().map((entry) => entry.name).join(' '),
+          fields: [...document.querySelectorAll('input, textarea')].map((field) => field.value).join(' '),
+          document: document.documentElement.outerHTML,
+        };""")
+    leaks = [name for name, text in places.items() if key in text]
+    assert not leaks, f"the key is in {leaks}"
+    assert places["cookie"] == "", "a script can read a cookie"
+    assert places["local"] == "{}" and places["session"] == "{}", "the page stores something"
+
+
+def see_a_node_online(page: Page) -> None:
+    page.click("a[href='#/nodes']")
+    node = page.find("#nodes .node[data-status=good]")
+    assert "Online" in node.text
+    assert node.find_element("css selector", "h2").text
+
+
+def start_a_scan(page: Page, targets: str, ports: str) -> None:
+    page.click("a[href='#/scans']")
+    page.click("#new-scan")
+    check_refuses(page, "8.8.8.8")
+    several = len(targets.replace(",", " ").split()) > 1
+    if several:
+        page.click("label[for=mode-list]")
+    page.type("#list" if several else "#target", targets)
+    page.type("#ports", ports)
+    page.find("#check.check-good:not(.check-stale)")
+    planned = page.find("#check .figure strong").text
+    assert int(planned.replace(",", "")) > 0, f"the check counts {planned} targets"
+    page.until("a start that is allowed", lambda: page.find("#start-scan").is_enabled())
+    page.click("#start-scan")
+    page.until("the scan's address", lambda: page.browser.current_url.rpartition("#/scans/")[2].count("-") == 4)
+
+
+def check_refuses(page: Page, target: str) -> None:
+    """The live check names what is wrong, and nothing can be started."""
+    page.type("#target", target)
+    assert target in page.find("#check-error").text
+    assert page.find("#target").get_attribute("aria-invalid") == "true"
+    assert not page.find("#start-scan").is_enabled()
+
+
+def watch_rows_arrive(page: Page) -> dict:
+    """Sees rows, progress and time move while the scan goes on; returns the last look."""
+    def rows_before_the_end():
+        now = page.snapshot()
+        assert not now["over"], "the scan was over before a row was seen: give FLEET_JOURNEY_TARGETS that take some seconds"
+        return now["rows"] and now
+    first = page.until("a row before the scan's end", rows_before_the_end)
+
+    def further():
+        now = page.snapshot()
+        assert not now["over"], "the scan was over before its progress was seen: give FLEET_JOURNEY_TARGETS that take some seconds"
+        return len(now["rows"]) > len(first["rows"]) and now["elapsed"] != first["elapsed"] and (now["progress"] or 0) > 0 and now
+    now = page.until("more rows, progress and time", further)
+    assert now["rows"][: len(first["rows"])] == first["rows"], "a row has moved"
+    assert now["rows"] == sorted(set(now["rows"])), "rows stand in the order of their sequence, each once"
+    assert " of " in now["done"], now["done"]
+    return now
+
+
+def resume(page: Page, before: dict) -> None:
+    """After the reload the rows are there again, the same ones first."""
+    count = len(before["rows"])
+    now = page.until("the rows of before the reload", lambda: len((now := page.snapshot())["rows"]) >= count and now)
+    assert now["rows"][:count] == before["rows"]
+
+
+def read_the_ledger(page: Page) -> None:
+    parts = part_values(page, "#ledger-targets")
+    assert parts["targets"] == sum(value for name, value in parts.items() if name != "targets"), parts
+    assert parts["identified"] > 0, parts
+    reports = part_values(page, "#ledger-reports")
+    assert reports["reported"] == reports["accepted"] + reports["rejected"], reports
+    # Rows past 5,000 wait for a click.
+    expected = min(reports["accepted"], 5000)
+    rows = page.until("a row for every accepted report", lambda: len(now := page.snapshot()["rows"]) >= expected and now)
+    assert len(rows) == len(set(rows)) == expected, "each accepted report is one row"
+
+
+def part_values(page: Page, table: str) -> dict[str, int]:
+    rows = page.find(table).find_elements("css selector", "tr[data-part], tr[data-total]")
+    return {
+        row.get_attribute("data-part") or row.get_attribute("data-total"): int(row.find_element("css selector", "td").get_attribute("data-value"))
+        for row in rows
+    }
+
+
+def assert_nothing_was_blocked_or_broken(page: Page) -> None:
+    assert page.violations() == []
+    # The browser itself writes down refusals that were asked for: not signed in yet, a wrong key, a target that is none.
+    expected = ("/api/session - Failed to load resource: the server responded with a status of 401", "/fleet.v1.ScanService/PlanScan - Failed to load resource: the server responded with a status of 400")
+    unexpected = [message for message in page.read_console() if not any(text in message for text in expected)]
+    assert unexpected == [], json.dumps(unexpected, indent=1)
+    page.browser.execute_script("""
+        const inline = document.createElement('script');
+        inline.textContent = 'window.inlineRan = true';
+        document.body.append(inline);""")
+    assert page.until("the policy's word on an inline script", page.violations)
+    assert page.browser.execute_script("return window.inlineRan") is None, "an inline script ran"
+
+
+def sign_out(page: Page) -> None:
+    page.click("#sign-out")
+    page.find("#key")
+    assert page.status("/api/session") == 401
+    page.browser.get(page.server + "/#/scans")
+    page.browser.refresh()
+    page.find("#key")
+    assert not page.find("main").find_elements("css selector", ".grid")
