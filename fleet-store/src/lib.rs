@@ -1,1 +1,41 @@
-//! Placeholder.
+//! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
+//!
+//! [`Store`] is what servers hold; its operations are grouped in [`Operators`], [`Enrollment`],
+//! [`Sessions`], [`Streams`], [`Scans`], [`Inventory`] and [`Audit`]. Rules are not decided here:
+//! the pure crates decide over the rows that a transaction has loaded and locked, and the same
+//! transaction writes what they decided. Start with [`Scans::record_report`].
+
+mod api;
+mod sql;
+
+pub use api::{
+    audit::{Actor, Audit, AuditEntry, AuditResult, AuditRow, Who},
+    devices::{DeviceRow, Inventory},
+    enrollment::{
+        CancelCodeError, ConfirmError, Enrollment, Hello, Invitation, NewNode, NodeRow,
+        RegisterError, Registered, RevokeError, Revoked,
+    },
+    error::StoreError,
+    operators::{CreateKeyError, CreateOperatorError, NewOperator, OperatorIdentity, Operators},
+    reports::{NewReport, ReportAnswer, ReportError},
+    scans::{
+        Ack, Acked, CancelScanError, Cancelled, CreateScanError, CreatedScan, EventPage,
+        IssuedCommand, NewScan, Pins, PinsError, PinsTaken, Progress, Queueing, ScanRow, Scans,
+        StoredEvent, Swept,
+    },
+    sessions::{BeginError, Challenged, NodeIdentity, OpenSessionError, Sessions},
+    streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
+};
+
+pub use sql::{MigrateMode, SqlStore, StoreOptions};
+
+/// Everything a server keeps.
+pub trait Store:
+    Operators + Enrollment + Sessions + Streams + Scans + Inventory + Audit + std::fmt::Debug
+{
+}
+
+impl<T> Store for T where
+    T: Operators + Enrollment + Sessions + Streams + Scans + Inventory + Audit + std::fmt::Debug
+{
+}

@@ -1,0 +1,11 @@
+//! The traits and the values that cross them, one file a group. Nothing here knows a database.
+
+pub(crate) mod audit;
+pub(crate) mod devices;
+pub(crate) mod enrollment;
+pub(crate) mod error;
+pub(crate) mod operators;
+pub(crate) mod reports;
+pub(crate) mod scans;
+pub(crate) mod sessions;
+pub(crate) mod streams;

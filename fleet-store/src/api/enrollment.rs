@@ -1,0 +1,254 @@
+//! Invitations and nodes. Rows are locked in one order: node, then invitation.
+
+use async_trait::async_trait;
+use fleet_core::{
+    Fingerprint, NodeId, OrgId, PendingEnrollmentId, ScanId, SecretHash, Timestamp,
+    enrollment::{InvitationState, NodeState},
+};
+use fleet_discovery::{Announcement, NodeProfile};
+
+use crate::{Actor, StoreError};
+
+/// An open invitation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invitation {
+    /// Its id.
+    pub id: PendingEnrollmentId,
+    /// Pending or awaiting confirmation.
+    pub state: InvitationState,
+    /// When the code was made.
+    pub created_at: Timestamp,
+    /// When it dies.
+    pub expires_at: Timestamp,
+    /// The e-mail of the operator who made it.
+    pub created_by: String,
+    /// The node that used it.
+    pub node: Option<NodeId>,
+}
+
+/// A node that presents a code.
+#[derive(Clone, Debug)]
+pub struct NewNode {
+    /// The hash of the code it presents.
+    pub code: SecretHash,
+    /// 1..=255 characters, unique among the live nodes of the organization.
+    pub name: String,
+    /// A valid ed25519 public key, unique among the live nodes of the organization.
+    pub identity_key: [u8; 32],
+    /// A usable X25519 public key.
+    pub encryption_key: [u8; 32],
+    /// Where it came from.
+    pub actor: Actor,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A registered node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// The node.
+    pub node: NodeId,
+    /// Whose it is.
+    pub org: OrgId,
+    /// The invitation it used.
+    pub invitation: PendingEnrollmentId,
+}
+
+/// Why a node could not register.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// Unknown, used, cancelled and expired codes are told apart nowhere.
+    #[error("the enrollment code is not valid: ask the operator for a new one")]
+    Code,
+    /// A live node has this name. The code stays usable.
+    #[error("a node named `{0}` exists already: enroll with another --name")]
+    NameTaken(String),
+    /// A live node has this identity key. The code stays usable.
+    #[error(
+        "this identity key belongs to a node that is enrolled already: revoke that node first, or enroll with a new state directory"
+    )]
+    KeyTaken,
+    /// Storage trouble.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+}
+
+/// Why a node could not be confirmed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfirmError {
+    /// No such node in this organization.
+    #[error("no node {0} in this organization")]
+    NotFound(NodeId),
+    /// The ids do not belong together, or the node does not wait.
+    #[error("{0}")]
+    Refused(String),
+    /// Storage trouble.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+}
+
+/// Why a node could not be revoked.
+#[derive(Debug, thiserror::Error)]
+pub enum RevokeError {
+    /// No such live node in this organization.
+    #[error("no node {0} in this organization")]
+    NotFound(NodeId),
+    /// An awaiting node is named together with its invitation.
+    #[error("node {0} awaits confirmation: name its pending_enrollment_id too")]
+    PendingIdMissing(NodeId),
+    /// The ids do not belong together.
+    #[error("{0}")]
+    Refused(String),
+    /// Storage trouble.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+}
+
+/// Why a code could not be cancelled.
+#[derive(Debug, thiserror::Error)]
+pub enum CancelCodeError {
+    /// No such invitation in this organization.
+    #[error("no enrollment code {0} in this organization")]
+    NotFound(PendingEnrollmentId),
+    /// It is not pending any more.
+    #[error("enrollment code {0} is {1}: only a pending code can be cancelled")]
+    NotPending(PendingEnrollmentId, InvitationState),
+    /// Storage trouble.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+}
+
+/// What a revocation touched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revoked {
+    /// Scans that ended because of it; their watchers want a bell.
+    pub scans: Vec<ScanId>,
+}
+
+/// What a node said in its last Hello, as text; bounded by the caller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hello {
+    /// Empty for a stock node.
+    pub version: String,
+    /// Empty for a stock node.
+    pub capabilities: Vec<String>,
+    /// Ports it tries when none are given.
+    pub default_ports: Vec<String>,
+    /// Its own private subnets.
+    pub local_subnets: Vec<String>,
+    /// Targets it takes in one command; 0 when it does not say.
+    pub max_targets: u32,
+    /// Ports it takes in one command; 0 when it does not say.
+    pub max_ports: u32,
+}
+
+impl Hello {
+    /// What plans may rely on.
+    pub fn profile(&self) -> NodeProfile {
+        NodeProfile::announced(Announcement {
+            capabilities: &self.capabilities,
+            default_ports: &self.default_ports,
+            local_subnets: &self.local_subnets,
+            max_targets: self.max_targets,
+            max_ports: self.max_ports,
+        })
+    }
+}
+
+/// A live node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    /// The node.
+    pub id: NodeId,
+    /// Whose it is.
+    pub org: OrgId,
+    /// Its name.
+    pub name: String,
+    /// Pending or confirmed.
+    pub state: NodeState,
+    /// Of its identity key.
+    pub fingerprint: Fingerprint,
+    /// When it registered.
+    pub created_at: Timestamp,
+    /// The last heartbeat or stream, by the server's clock.
+    pub last_seen_at: Option<Timestamp>,
+    /// The invitation it waits on.
+    pub invitation: Option<PendingEnrollmentId>,
+    /// Whether a control stream is claimed and not released.
+    pub connected: bool,
+    /// What it said last; none before its first stream.
+    pub hello: Option<Hello>,
+    /// Two machines present this identity.
+    pub duplicate_identity: bool,
+    /// Scans that wait or run on it.
+    pub open_scans: u32,
+}
+
+/// Invitations and nodes.
+#[async_trait]
+pub trait Enrollment: Send + Sync {
+    /// Stores a code's hash as a pending invitation.
+    async fn create_code(
+        &self,
+        org: OrgId,
+        code: SecretHash,
+        expires: Timestamp,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<PendingEnrollmentId, StoreError>;
+
+    /// The open invitations, newest first.
+    async fn list_codes(&self, org: OrgId) -> Result<Vec<Invitation>, StoreError>;
+
+    /// Withdraws a pending code.
+    async fn cancel_code(
+        &self,
+        org: OrgId,
+        id: PendingEnrollmentId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), CancelCodeError>;
+
+    /// Uses a code: the node is pending, the invitation awaits confirmation and is bound to it.
+    async fn register_node(&self, new: NewNode) -> Result<Registered, RegisterError>;
+
+    /// Confirms an awaiting node and stores the hash of its API key.
+    async fn confirm_node(
+        &self,
+        org: OrgId,
+        node: NodeId,
+        invitation: PendingEnrollmentId,
+        key: SecretHash,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), ConfirmError>;
+
+    /// Revokes a live node for good: open invitations cancelled, keys, challenges, sessions and its
+    /// stream void, its commands ended, its scans ended with what they found, its devices released.
+    async fn revoke_node(
+        &self,
+        org: OrgId,
+        node: NodeId,
+        invitation: Option<PendingEnrollmentId>,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Revoked, RevokeError>;
+
+    /// Expires invitations past their time and soft-deletes the unconfirmed nodes bound to them, each
+    /// in one transaction. Answers how many.
+    async fn sweep_enrollments(&self, now: Timestamp) -> Result<u64, StoreError>;
+
+    /// The live nodes of an organization, by id.
+    async fn list_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError>;
+
+    /// One live node of an organization.
+    async fn node(&self, org: OrgId, node: NodeId) -> Result<Option<NodeRow>, StoreError>;
+
+    /// Marks that two machines present this node's identity, with its audit record; or that no longer.
+    async fn flag_duplicate_identity(
+        &self,
+        node: NodeId,
+        duplicate: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+}

@@ -1,0 +1,42 @@
+//! What goes wrong in storage itself. Refusals of an operation are that operation's own error.
+
+/// Storage trouble. Callers answer UNAVAILABLE; the text never reaches a client.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be reached, or stayed busy through every retry.
+    #[error("the database cannot serve `{operation}` now: {detail}")]
+    Unavailable {
+        /// The operation that failed.
+        operation: &'static str,
+        /// The database's own words, for the log.
+        detail: String,
+    },
+    /// The database answered something that cannot be.
+    #[error("`{operation}` failed: {detail}")]
+    Broken {
+        /// The operation that failed.
+        operation: &'static str,
+        /// What was wrong, for the log.
+        detail: String,
+    },
+    /// The schema is newer than this program.
+    #[error(
+        "the database was written by a newer version (it has the migration `{0}`): run that version, or restore a backup"
+    )]
+    NewerSchema(String),
+    /// The schema is older than this program.
+    #[error(
+        "the database lacks the migration `{0}`: run `fleetd migrate`, or `fleetd serve --migrate`"
+    )]
+    OlderSchema(String),
+    /// The database URL is not understood.
+    #[error(
+        "`{url}` is not a database URL: {detail}; write sqlite:///path/fleet.db?mode=rwc or postgres://user@host/database"
+    )]
+    Url {
+        /// The URL without its password.
+        url: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+}

@@ -1,0 +1,108 @@
+//! Handshakes and sessions of nodes.
+
+use async_trait::async_trait;
+use fleet_core::{KeyId, NodeId, OrgId, SecretHash, SessionId, Timestamp};
+
+use crate::{Actor, StoreError};
+
+/// Why a handshake could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// Unknown key, or an identity key that is not the node's (compared in constant time).
+    #[error("the API key is not valid for this identity: enroll the node again")]
+    Credentials,
+    /// The node exists but is not confirmed.
+    #[error("node {0} is not confirmed")]
+    NotConfirmed(NodeId),
+    /// Storage trouble.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+}
+
+/// A consumed challenge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Challenged {
+    /// Whom it was for.
+    pub node: NodeId,
+    /// The key that must have signed it.
+    pub identity_key: [u8; 32],
+    /// The API key that began the handshake.
+    pub key: KeyId,
+    /// Whether it was still alive.
+    pub alive: bool,
+}
+
+/// Why a session could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenSessionError {
+    /// The node or its key is not live any more.
+    #[error("the node is not confirmed any more")]
+    Refused,
+    /// Storage trouble.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+}
+
+/// Who a session token belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// The node; confirmed.
+    pub node: NodeId,
+    /// Whose it is.
+    pub org: OrgId,
+    /// Its name.
+    pub name: String,
+    /// The session.
+    pub session: SessionId,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+/// Handshakes and sessions.
+#[async_trait]
+pub trait Sessions: Send + Sync {
+    /// Stores the hash of a challenge for the holder of an API key; one a node, the newest replaces.
+    async fn begin_handshake(
+        &self,
+        key: SecretHash,
+        identity_key: [u8; 32],
+        challenge: SecretHash,
+        expires: Timestamp,
+    ) -> Result<NodeId, BeginError>;
+
+    /// Consumes a challenge, whatever comes of it; none when it is unknown.
+    async fn take_challenge(
+        &self,
+        challenge: SecretHash,
+        now: Timestamp,
+    ) -> Result<Option<Challenged>, StoreError>;
+
+    /// Opens a session after re-reading node and key; every earlier session of the node ends within
+    /// `fleet_core::limits::SESSION_OVERLAP`, and at most one earlier one stays. Audited.
+    async fn open_session(
+        &self,
+        node: NodeId,
+        key: KeyId,
+        token: SecretHash,
+        expires: Timestamp,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<SessionId, OpenSessionError>;
+
+    /// Who holds this token; none when it is unknown or over, or the node not confirmed any more.
+    async fn node_by_session(
+        &self,
+        token: SecretHash,
+        now: Timestamp,
+    ) -> Result<Option<NodeIdentity>, StoreError>;
+
+    /// Whether the node is confirmed and has any live session: a stream outlives the session that
+    /// opened it as long as a rotated one lives.
+    async fn has_live_session(&self, node: NodeId, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Moves `last_seen_at` of a node. Answers whether the node is live.
+    async fn heartbeat(&self, node: NodeId, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Deletes challenges and sessions that are over.
+    async fn sweep_sessions(&self, now: Timestamp) -> Result<u64, StoreError>;
+}

@@ -1,0 +1,82 @@
+//! Claims of control streams: the growing epoch that fences a node's older streams, on every server.
+
+use async_trait::async_trait;
+use fleet_core::{
+    CommandId, Epoch, InstanceId, Lane, NodeId, ReplicaId, ScanId, SessionId, Timestamp,
+};
+
+use crate::{Hello, StoreError};
+
+/// A stream that has said Hello.
+#[derive(Clone, Debug)]
+pub struct StreamClaim {
+    /// Whose it is.
+    pub node: NodeId,
+    /// The session that opened it.
+    pub session: SessionId,
+    /// The server that holds it.
+    pub replica: ReplicaId,
+    /// The node's process; none for a stock node.
+    pub instance: Option<InstanceId>,
+    /// What it said.
+    pub hello: Hello,
+    /// Commands that still run there or have unsent reports.
+    pub running: Vec<CommandId>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A command that goes on under a new epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdoptedCommand {
+    /// Which.
+    pub command: CommandId,
+    /// Its lane.
+    pub lane: Lane,
+    /// When the server stops waiting.
+    pub deadline: Timestamp,
+    /// Whether its scan was cancelled meanwhile: the node is told again.
+    pub cancelled: bool,
+}
+
+/// A claimed stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimedStream {
+    /// Greater than that of every earlier stream of this node.
+    pub epoch: Epoch,
+    /// Commands that go on under this stream.
+    pub adopted: Vec<AdoptedCommand>,
+    /// Scans that ended because a chunk was lost for the last time; their watchers want a bell.
+    pub ended: Vec<ScanId>,
+}
+
+/// Why a stream could not be claimed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// The node is not live and confirmed.
+    #[error("node {0} is not enrolled any more")]
+    NotFound(NodeId),
+    /// Storage trouble.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+}
+
+/// Claims of control streams.
+#[async_trait]
+pub trait Streams: Send + Sync {
+    /// Claims the stream of a node: a new epoch; the commands it still runs are adopted, all other
+    /// issued ones are lost and their chunks wait again under new ids, or end as not reached after
+    /// the last attempt. Remembers what the node announced.
+    async fn claim_stream(&self, claim: StreamClaim) -> Result<ClaimedStream, ClaimError>;
+
+    /// Says that the stream of this epoch is over. Nothing happens when a newer one was claimed.
+    async fn release_stream(
+        &self,
+        node: NodeId,
+        epoch: Epoch,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Whether this epoch is the node's current one.
+    async fn is_current(&self, node: NodeId, epoch: Epoch) -> Result<bool, StoreError>;
+}

@@ -1,0 +1,293 @@
+//! Opening a database: URLs, pools, migrations and the check of the schema's version.
+
+use std::{path::Path, time::Duration};
+
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement,
+    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+};
+use sea_orm_migration::MigratorTrait;
+
+use super::{migration::Migrator, transaction::store_error};
+use crate::{SqlStore, StoreError};
+
+/// How a database is opened.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Connections to PostgreSQL, or readers of SQLite (which has one writer). Default 16.
+    pub connections: u32,
+    /// How long an operation waits for a connection before the database counts as unavailable.
+    /// Default 10 s.
+    pub acquire_timeout: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            connections: 16,
+            acquire_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What happens to an older schema when a database is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrateMode {
+    /// It is brought up to date.
+    Migrate,
+    /// It is refused, with what to run.
+    Check,
+}
+
+/// PostgreSQL's advisory lock that keeps two servers from migrating at once.
+const MIGRATION_LOCK: i64 = 0x666c_6565_746d_6967;
+
+impl SqlStore {
+    /// Opens a database, with its schema brought up to date or checked.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Url`], [`StoreError::NewerSchema`], [`StoreError::OlderSchema`] in
+    /// [`MigrateMode::Check`], or the database's trouble.
+    pub async fn open(url: &str, mode: MigrateMode) -> Result<Self, StoreError> {
+        if mode == MigrateMode::Migrate {
+            Self::migrate(url).await?;
+        }
+        let store = Self::connect(url, StoreOptions::default()).await?;
+        store.check_schema().await?;
+        Ok(store)
+    }
+
+    /// Opens the pools of a database without looking at its schema. A SQLite file that does not exist
+    /// is created, readable by its owner only.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Url`] or the database's trouble.
+    pub async fn connect(url: &str, options: StoreOptions) -> Result<Self, StoreError> {
+        let engine = Engine::of(url)?;
+        let failed = |error| store_error("connect", &error);
+        engine.prepare().map_err(|error| StoreError::Unavailable {
+            operation: "connect",
+            detail: error.to_string(),
+        })?;
+        let writers = match engine {
+            Engine::Sqlite { .. } => 1,
+            Engine::Postgres => options.connections,
+        };
+        let writer = pool(url, &engine, writers, options.acquire_timeout)
+            .await
+            .map_err(failed)?;
+        let reader = match engine {
+            Engine::Sqlite { .. } => {
+                pool(url, &engine, options.connections, options.acquire_timeout)
+                    .await
+                    .map_err(failed)?
+            }
+            Engine::Postgres => writer.clone(),
+        };
+        Ok(Self::new(writer, reader))
+    }
+
+    /// Brings the schema up to date, each step in a transaction, over one connection of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NewerSchema`] when the database was written by a newer version, or its trouble.
+    pub async fn migrate(url: &str) -> Result<(), StoreError> {
+        let options = StoreOptions {
+            connections: 1,
+            ..StoreOptions::default()
+        };
+        let store = Self::connect(url, options).await?;
+        let migrated = store.run_migrations().await;
+        store.close().await;
+        migrated
+    }
+
+    async fn run_migrations(&self) -> Result<(), StoreError> {
+        let failed = |error: DbErr| store_error("migrate", &error);
+        let database = self.writer();
+        if !self.is_sqlite() {
+            let lock = Statement::from_sql_and_values(
+                DbBackend::Postgres,
+                "SELECT pg_advisory_lock($1)",
+                [MIGRATION_LOCK.into()],
+            );
+            // Held until the one connection closes.
+            database.execute_raw(lock).await.map_err(failed)?;
+        }
+        if let Some(newer) = newer(&applied(database).await.map_err(failed)?) {
+            return Err(StoreError::NewerSchema(newer));
+        }
+        Migrator::up(database, None).await.map_err(failed)
+    }
+
+    /// Compares the schema's version with this program's.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NewerSchema`], [`StoreError::OlderSchema`] with what to run, or the database's
+    /// trouble.
+    pub async fn check_schema(&self) -> Result<(), StoreError> {
+        let applied = applied(self.reader())
+            .await
+            .map_err(|error| store_error("check_schema", &error))?;
+        if let Some(newer) = newer(&applied) {
+            return Err(StoreError::NewerSchema(newer));
+        }
+        match known().into_iter().find(|name| !applied.contains(name)) {
+            Some(missing) => Err(StoreError::OlderSchema(missing)),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes every connection; what runs meanwhile ends first.
+    pub async fn close(&self) {
+        for pool in [self.reader(), self.writer()] {
+            let _ = pool.close_by_ref().await;
+        }
+    }
+}
+
+fn known() -> Vec<String> {
+    Migrator::migrations()
+        .iter()
+        .map(|step| step.name().to_owned())
+        .collect()
+}
+
+/// A step that this program does not know.
+fn newer(applied: &[String]) -> Option<String> {
+    let known = known();
+    applied
+        .iter()
+        .rev()
+        .find(|name| !known.contains(name))
+        .cloned()
+}
+
+/// The steps a database has seen, oldest first; none before the first.
+async fn applied(database: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    let backend = database.get_database_backend();
+    let tables = if backend == DbBackend::Sqlite {
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'seaql_migrations'"
+    } else {
+        "SELECT table_name AS name FROM information_schema.tables WHERE table_schema = CURRENT_SCHEMA() AND table_name = 'seaql_migrations'"
+    };
+    let exists = database
+        .query_one_raw(Statement::from_string(backend, tables))
+        .await?;
+    if exists.is_none() {
+        return Ok(Vec::new());
+    }
+    let rows = database
+        .query_all_raw(Statement::from_string(
+            backend,
+            "SELECT version FROM seaql_migrations ORDER BY version",
+        ))
+        .await?;
+    rows.iter().map(|row| row.try_get("", "version")).collect()
+}
+
+/// Which database a URL names.
+enum Engine {
+    Sqlite { path: String },
+    Postgres,
+}
+
+impl Engine {
+    fn of(url: &str) -> Result<Self, StoreError> {
+        let refused = |detail: &str| {
+            Err(StoreError::Url {
+                url: without_password(url),
+                detail: detail.to_owned(),
+            })
+        };
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(Self::Postgres);
+        }
+        let Some(rest) = url.strip_prefix("sqlite:") else {
+            return refused("it must begin with sqlite: or postgres://");
+        };
+        let path = rest
+            .trim_start_matches("//")
+            .split('?')
+            .next()
+            .unwrap_or_default();
+        if path.is_empty() || path == ":memory:" || rest.contains("mode=memory") {
+            return refused("SQLite needs a file here: several connections share it");
+        }
+        Ok(Self::Sqlite {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Makes a new SQLite file its owner's alone before anything is written to it.
+    fn prepare(&self) -> std::io::Result<()> {
+        let Self::Sqlite { path } = self else {
+            return Ok(());
+        };
+        if Path::new(path).exists() {
+            return Ok(());
+        }
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        match options.open(path) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(std::io::Error::new(
+                error.kind(),
+                format!("cannot create `{path}`: {error}"),
+            )),
+        }
+    }
+}
+
+async fn pool(
+    url: &str,
+    engine: &Engine,
+    connections: u32,
+    acquire_timeout: Duration,
+) -> Result<DatabaseConnection, DbErr> {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(connections)
+        .acquire_timeout(acquire_timeout)
+        .connect_timeout(acquire_timeout)
+        // Statements carry hashes and addresses: they belong in no log and no span.
+        .sqlx_logging(false)
+        .record_stmt_in_spans(false);
+    match engine {
+        Engine::Sqlite { .. } => {
+            options.map_sqlx_sqlite_opts(|sqlite| {
+                sqlite
+                    .create_if_missing(true)
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full)
+                    .foreign_keys(true)
+                    .busy_timeout(Duration::from_secs(5))
+            });
+        }
+        Engine::Postgres => {
+            options.set_application_name("fleetd");
+        }
+    }
+    Database::connect(options).await
+}
+
+/// The URL as it may be shown.
+fn without_password(url: &str) -> String {
+    match url
+        .split_once("://")
+        .and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)))
+    {
+        Some((scheme, (user, host))) => {
+            let name = user.split(':').next().unwrap_or_default();
+            format!("{scheme}://{name}@{host}")
+        }
+        None => url.to_owned(),
+    }
+}

@@ -1,0 +1,19 @@
+//! The rows of every table, as the newest migration leaves them. Plain values: relations are foreign
+//! keys in the migrations, joins are written where they are asked. They never leave this crate.
+
+#![expect(
+    unreachable_pub,
+    reason = "the entity derives need `pub` on what stays inside this crate"
+)]
+
+mod devices;
+mod nodes;
+mod operators;
+mod scans;
+
+pub(crate) use devices::{binding, device, device_alias, node_endpoint};
+pub(crate) use nodes::{invitation, node, node_challenge, node_key, node_session, node_stream};
+pub(crate) use operators::{audit, operator, operator_key, operator_session, org};
+pub(crate) use scans::{
+    chunk, command, report, report_refusal, report_row, scan, scan_event, scan_request,
+};

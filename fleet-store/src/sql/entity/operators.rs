@@ -1,0 +1,107 @@
+//! Tenants, operators, their credentials, and the audit trail.
+
+pub(crate) mod org {
+    use sea_orm::entity::prelude::*;
+
+    use crate::sql::value::Micros;
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "org")]
+    pub struct Model {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub name: String,
+        pub created_at: Micros,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(crate) mod operator {
+    use fleet_core::Role;
+    use sea_orm::entity::prelude::*;
+
+    use crate::sql::value::{AsText, Micros};
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "operator")]
+    pub struct Model {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub org_id: i64,
+        pub email: String,
+        pub role: AsText<Role>,
+        pub created_at: Micros,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(crate) mod operator_key {
+    use sea_orm::entity::prelude::*;
+
+    use crate::sql::value::{Hash, Micros};
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "operator_key")]
+    pub struct Model {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub operator_id: i64,
+        pub hash: Hash,
+        pub created_at: Micros,
+        pub revoked_at: Option<Micros>,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(crate) mod operator_session {
+    use sea_orm::entity::prelude::*;
+
+    use crate::sql::value::{Hash, Micros};
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "operator_session")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub hash: Hash,
+        pub key_id: i64,
+        pub created_at: Micros,
+        pub expires_at: Micros,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(crate) mod audit {
+    use std::net::IpAddr;
+
+    use sea_orm::entity::prelude::*;
+
+    use crate::sql::value::{AsText, Micros};
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "audit")]
+    pub struct Model {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub org_id: Option<i64>,
+        pub who: String,
+        pub who_id: Option<i64>,
+        pub from_address: Option<AsText<IpAddr>>,
+        pub action: String,
+        pub subject: String,
+        pub refusal: Option<String>,
+        pub count: i64,
+        pub at: Micros,
+        pub fold: Option<String>,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}

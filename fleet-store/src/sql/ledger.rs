@@ -1,0 +1,172 @@
+//! What the end of a scan is computed from: the verdicts of its chunks and the facts of its ledger,
+//! loaded in a few queries however big the scan is.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use fleet_core::{
+    ScanId, Timestamp,
+    outcome::{Code, Grade, Verdict},
+};
+use fleet_discovery::{ChunkFacts, Ledger, LedgerFacts, Scope, Tally};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
+    QuerySelect,
+};
+
+use super::{
+    codec,
+    entity::{chunk, report_refusal, report_row, scan},
+    transaction::unreadable,
+    value::AsText,
+};
+
+/// What is counted of a chunk, without its big columns.
+#[derive(FromQueryResult)]
+pub(crate) struct ChunkCounts {
+    pub(crate) targets: i64,
+    pub(crate) attempts: i64,
+}
+
+#[derive(FromQueryResult)]
+struct ChunkVerdict {
+    grade: Option<String>,
+    code: Option<String>,
+    reason: String,
+}
+
+#[derive(FromQueryResult)]
+struct ChunkResult {
+    scope: AsText<Scope>,
+    outcomes: Option<Vec<u8>>,
+    grade: Option<String>,
+}
+
+const GRADES: [(Grade, &str); 4] = [
+    (Grade::Complete, "complete"),
+    (Grade::Partial, "partial"),
+    (Grade::Failed, "failed"),
+    (Grade::Fatal, "fatal"),
+];
+
+/// The name of a grade in storage.
+pub(crate) fn grade_name(grade: Grade) -> &'static str {
+    match grade {
+        Grade::Complete => "complete",
+        Grade::Partial => "partial",
+        Grade::Failed => "failed",
+        Grade::Fatal => "fatal",
+    }
+}
+
+fn read_grade(text: &str) -> Result<Grade, DbErr> {
+    let found = GRADES.into_iter().find(|(_, name)| *name == text);
+    found
+        .map(|(grade, _)| grade)
+        .ok_or_else(|| unreadable("grade", text))
+}
+
+/// The verdicts of the chunks that have one, in order.
+pub(crate) async fn verdicts(
+    tx: &impl ConnectionTrait,
+    scan: ScanId,
+) -> Result<Vec<Verdict>, DbErr> {
+    let chunks = chunk::Entity::find()
+        .filter(chunk::Column::ScanId.eq(AsText(scan)))
+        .order_by_asc(chunk::Column::Position)
+        .select_only()
+        .columns([
+            chunk::Column::Grade,
+            chunk::Column::Code,
+            chunk::Column::Reason,
+        ])
+        .into_model::<ChunkVerdict>()
+        .all(tx)
+        .await?;
+    let verdict = |row: ChunkVerdict| match (row.grade, row.code) {
+        (Some(grade), Some(code)) => Some(read_verdict(&grade, &code, row.reason)),
+        _ => None,
+    };
+    chunks.into_iter().filter_map(verdict).collect()
+}
+
+fn read_verdict(grade: &str, code: &str, reason: String) -> Result<Verdict, DbErr> {
+    let code: Code = codec::read_code(code)?;
+    Ok(Verdict {
+        grade: read_grade(grade)?,
+        code,
+        reason,
+    })
+}
+
+/// Makes the ledger of a scan that ends now.
+pub(crate) async fn settle(
+    tx: &impl ConnectionTrait,
+    scan: &scan::Model,
+    now: Timestamp,
+) -> Result<Ledger, DbErr> {
+    let chunks = chunk::Entity::find()
+        .filter(chunk::Column::ScanId.eq(scan.id))
+        .order_by_asc(chunk::Column::Position)
+        .select_only()
+        .columns([
+            chunk::Column::Scope,
+            chunk::Column::Outcomes,
+            chunk::Column::Grade,
+        ])
+        .into_model::<ChunkResult>()
+        .all(tx)
+        .await?;
+    let facts = chunks
+        .iter()
+        .map(|chunk| {
+            Ok(ChunkFacts {
+                scope: &chunk.scope.0,
+                outcomes: chunk.outcomes.as_deref(),
+                grade: chunk.grade.as_deref().map(read_grade).transpose()?,
+            })
+        })
+        .collect::<Result<_, DbErr>>()?;
+    let skipped = codec::read_tallies(&scan.skipped)?;
+    let rejected = refusals(tx, scan.id.0).await?;
+    let started = scan.started_at.map(|at| at.0);
+    let since_start = |at: Timestamp| {
+        u64::try_from(at.since(started.unwrap_or(at)).as_millis()).unwrap_or(u64::MAX)
+    };
+    Ok(fleet_discovery::settle(LedgerFacts {
+        skipped: &skipped,
+        chunks: facts,
+        devices: devices(tx, scan.id.0).await?,
+        accepted: u64::try_from(scan.accepted).unwrap_or(0),
+        rejected: &rejected,
+        first_device_ms: scan.first_device_at.map(|at| since_start(at.0)),
+        elapsed_ms: since_start(now),
+    }))
+}
+
+/// Addresses with an accepted row.
+async fn devices(tx: &impl ConnectionTrait, scan: ScanId) -> Result<BTreeSet<IpAddr>, DbErr> {
+    let addresses = report_row::Entity::find()
+        .filter(report_row::Column::ScanId.eq(AsText(scan)))
+        .filter(report_row::Column::Refusal.is_null())
+        .select_only()
+        .column(report_row::Column::Ip)
+        .distinct()
+        .into_tuple::<AsText<IpAddr>>()
+        .all(tx)
+        .await?;
+    Ok(addresses.into_iter().map(|ip| ip.0).collect())
+}
+
+async fn refusals(tx: &impl ConnectionTrait, scan: ScanId) -> Result<Vec<Tally>, DbErr> {
+    let rows = report_refusal::Entity::find()
+        .filter(report_refusal::Column::ScanId.eq(AsText(scan)))
+        .order_by_asc(report_refusal::Column::Reason)
+        .all(tx)
+        .await?;
+    let tally = |row: report_refusal::Model| Tally {
+        reason: row.reason,
+        count: u64::try_from(row.count).unwrap_or(0),
+        example: row.example,
+    };
+    Ok(rows.into_iter().map(tally).collect())
+}

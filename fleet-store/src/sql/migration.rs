@@ -1,0 +1,16 @@
+//! The schema, in steps that run once and in order, each in a transaction on both databases. Steps
+//! that were released never change; entities follow the newest one.
+
+mod m0001_first_schema;
+
+use sea_orm_migration::prelude::*;
+
+/// All steps in order.
+pub(crate) struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_first_schema::FirstSchema)]
+    }
+}

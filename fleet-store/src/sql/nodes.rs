@@ -1,0 +1,137 @@
+//! Node rows as others need them: locking one, and reading them as operators see them.
+
+use std::collections::BTreeMap;
+
+use fleet_core::{
+    Fingerprint, NodeId, OrgId, PendingEnrollmentId, ScanState, enrollment::InvitationState,
+};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    QueryTrait, sea_query::LockType,
+};
+
+use super::{
+    codec,
+    entity::{invitation, node, node_stream, scan},
+    value::AsText,
+};
+use crate::NodeRow;
+
+/// Locks a live node: the first lock of everything that concerns its work. None when it is gone.
+///
+/// The lock leaves the key alone, so that rows which refer to the node can be written meanwhile.
+pub(crate) async fn lock(
+    tx: &impl ConnectionTrait,
+    id: NodeId,
+) -> Result<Option<node::Model>, DbErr> {
+    node::Entity::find_by_id(id.0)
+        .filter(node::Column::DeletedAt.is_null())
+        .lock(LockType::NoKeyUpdate)
+        .one(tx)
+        .await
+}
+
+/// Locks a live node of an organization.
+pub(crate) async fn lock_of(
+    tx: &impl ConnectionTrait,
+    org: OrgId,
+    id: NodeId,
+) -> Result<Option<node::Model>, DbErr> {
+    Ok(lock(tx, id).await?.filter(|node| node.org_id == org.0))
+}
+
+/// Locks a node, gone or not: its scans can still end.
+pub(crate) async fn lock_any(
+    tx: &impl ConnectionTrait,
+    id: i64,
+) -> Result<Option<node::Model>, DbErr> {
+    node::Entity::find_by_id(id)
+        .lock(LockType::NoKeyUpdate)
+        .one(tx)
+        .await
+}
+
+/// The scan states in which something can still change.
+pub(crate) fn open_states() -> Vec<AsText<ScanState>> {
+    ScanState::ALL
+        .iter()
+        .copied()
+        .filter(|state| !state.is_terminal())
+        .map(AsText)
+        .collect()
+}
+
+/// The live nodes of an organization by id, or one of them: four queries, however many there are.
+pub(crate) async fn rows(
+    db: &impl ConnectionTrait,
+    org: OrgId,
+    only: Option<NodeId>,
+) -> Result<Vec<NodeRow>, DbErr> {
+    let mut nodes = node::Entity::find()
+        .filter(node::Column::OrgId.eq(org.0))
+        .filter(node::Column::DeletedAt.is_null())
+        .order_by_asc(node::Column::Id);
+    let of_org = node::Entity::find()
+        .select_only()
+        .column(node::Column::Id)
+        .filter(node::Column::OrgId.eq(org.0));
+    let mut streams = node_stream::Entity::find()
+        .filter(node_stream::Column::NodeId.in_subquery(of_org.into_query()));
+    let mut invitations = invitation::Entity::find()
+        .filter(invitation::Column::OrgId.eq(org.0))
+        .filter(invitation::Column::State.eq(AsText(InvitationState::AwaitingConfirmation)));
+    let mut scans = scan::Entity::find()
+        .filter(scan::Column::OrgId.eq(org.0))
+        .filter(scan::Column::State.is_in(open_states()));
+    if let Some(NodeId(id)) = only {
+        nodes = nodes.filter(node::Column::Id.eq(id));
+        streams = streams.filter(node_stream::Column::NodeId.eq(id));
+        invitations = invitations.filter(invitation::Column::NodeId.eq(id));
+        scans = scans.filter(scan::Column::NodeId.eq(id));
+    }
+    let connected: BTreeMap<i64, bool> = streams
+        .all(db)
+        .await?
+        .into_iter()
+        .map(|stream| (stream.node_id, stream.released_at.is_none()))
+        .collect();
+    let waiting: BTreeMap<i64, i64> = invitations
+        .all(db)
+        .await?
+        .into_iter()
+        .filter_map(|invitation| Some((invitation.node_id?, invitation.id)))
+        .collect();
+    let open: BTreeMap<i64, i64> = scans
+        .select_only()
+        .column(scan::Column::NodeId)
+        .column_as(scan::Column::Id.count(), "open")
+        .group_by(scan::Column::NodeId)
+        .into_tuple::<(i64, i64)>()
+        .all(db)
+        .await?
+        .into_iter()
+        .collect();
+    let nodes = nodes.all(db).await?;
+    nodes
+        .into_iter()
+        .map(|node| {
+            Ok(NodeRow {
+                id: NodeId(node.id),
+                org,
+                state: node.state.0,
+                fingerprint: Fingerprint::of(&node.identity_key.0),
+                created_at: node.created_at.0,
+                last_seen_at: node.last_seen_at.map(|at| at.0),
+                invitation: waiting.get(&node.id).copied().map(PendingEnrollmentId),
+                connected: connected.get(&node.id).copied().unwrap_or(false),
+                hello: node.hello.as_deref().map(codec::read_hello).transpose()?,
+                duplicate_identity: node.duplicate_identity,
+                open_scans: open
+                    .get(&node.id)
+                    .and_then(|n| u32::try_from(*n).ok())
+                    .unwrap_or(0),
+                name: node.name,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,218 @@
+//! Claims of control streams: the epoch that fences older ones, and what becomes of commands in flight.
+
+use async_trait::async_trait;
+use fleet_core::{
+    CommandId, CommandState, Epoch, NodeId, ScanId, ScanState, Timestamp, enrollment::NodeState,
+};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter,
+    QuerySelect, Set,
+    sea_query::{LockType, OnConflict},
+};
+
+use super::{
+    codec,
+    entity::{command, node, node_stream},
+    locked::LockedScan,
+    nodes,
+    transaction::{Failure, refuse},
+    value::{AsText, Bytes16, Micros},
+};
+use crate::{
+    AdoptedCommand, ClaimError, ClaimedStream, SqlStore, StoreError, StreamClaim, Streams,
+};
+
+#[async_trait]
+impl Streams for SqlStore {
+    async fn claim_stream(&self, claim: StreamClaim) -> Result<ClaimedStream, ClaimError> {
+        self.transaction("claim_stream", claim, |tx, claim| {
+            Box::pin(claim_stream(tx, claim))
+        })
+        .await
+    }
+
+    async fn release_stream(
+        &self,
+        node: NodeId,
+        epoch: Epoch,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.transaction(
+            "release_stream",
+            (node, epoch, now),
+            |tx, (node, epoch, now)| {
+                Box::pin(async move {
+                    node_stream::Entity::update_many()
+                        .col_expr(node_stream::Column::ReleasedAt, Micros(*now).into())
+                        .filter(node_stream::Column::NodeId.eq(node.0))
+                        .filter(node_stream::Column::Epoch.eq(epoch.0))
+                        .filter(node_stream::Column::ReleasedAt.is_null())
+                        .exec(tx)
+                        .await?;
+                    Ok(())
+                })
+            },
+        )
+        .await
+    }
+
+    async fn is_current(&self, node: NodeId, epoch: Epoch) -> Result<bool, StoreError> {
+        let current = current_epoch(self.reader(), node).await;
+        Self::reading("is_current", current.map(|current| current == Some(epoch)))
+    }
+}
+
+/// The epoch of a node's stream that is claimed and not released.
+pub(crate) async fn current_epoch(
+    db: &impl ConnectionTrait,
+    node: NodeId,
+) -> Result<Option<Epoch>, DbErr> {
+    let stream = node_stream::Entity::find_by_id(node.0).one(db).await?;
+    Ok(stream
+        .filter(|stream| stream.released_at.is_none())
+        .map(|stream| Epoch(stream.epoch)))
+}
+
+/// The newest epoch of a node, released or not: what came in by it before it ended still counts.
+pub(crate) async fn newest_epoch(
+    db: &impl ConnectionTrait,
+    node: NodeId,
+) -> Result<Option<Epoch>, DbErr> {
+    let stream = node_stream::Entity::find_by_id(node.0).one(db).await?;
+    Ok(stream.map(|stream| Epoch(stream.epoch)))
+}
+
+async fn claim_stream(
+    tx: &DatabaseTransaction,
+    claim: &StreamClaim,
+) -> Result<ClaimedStream, Failure<ClaimError>> {
+    let node = nodes::lock(tx, claim.node)
+        .await?
+        .filter(|node| node.state.0 == NodeState::Confirmed);
+    if node.is_none() {
+        return refuse(ClaimError::NotFound(claim.node));
+    }
+    let epoch = next_epoch(tx, claim).await?;
+    let hello = codec::write_hello(&claim.hello)?;
+    let seen = node::ActiveModel {
+        last_seen_at: Set(Some(Micros(claim.now))),
+        hello: Set(Some(hello)),
+        ..Default::default()
+    };
+    node::Entity::update_many()
+        .set(seen)
+        .filter(node::Column::Id.eq(claim.node.0))
+        .exec(tx)
+        .await?;
+    let mut claimed = ClaimedStream {
+        epoch,
+        adopted: Vec::new(),
+        ended: Vec::new(),
+    };
+    for command in in_flight(tx, claim.node).await? {
+        if claim.running.contains(&command.id.0) {
+            claimed.adopted.extend(adopt(tx, &command, epoch).await?);
+        } else if let Some(ended) = lose(tx, &command, claim.now).await? {
+            claimed.ended.push(ended);
+        }
+    }
+    Ok(claimed)
+}
+
+/// One conditional upsert: an epoch only grows, also across releases.
+async fn next_epoch(tx: &DatabaseTransaction, claim: &StreamClaim) -> Result<Epoch, DbErr> {
+    let last = newest_epoch(tx, claim.node)
+        .await?
+        .map_or(0, |epoch| epoch.0);
+    let stream = node_stream::ActiveModel {
+        node_id: Set(claim.node.0),
+        epoch: Set(last + 1),
+        replica: Set(Bytes16(claim.replica.0)),
+        session_id: Set(claim.session.0),
+        instance: Set(claim.instance.map(|instance| Bytes16(instance.0))),
+        claimed_at: Set(Micros(claim.now)),
+        released_at: Set(None),
+    };
+    use node_stream::Column as C;
+    let newest = OnConflict::column(C::NodeId)
+        .update_columns([
+            C::Epoch,
+            C::Replica,
+            C::SessionId,
+            C::Instance,
+            C::ClaimedAt,
+            C::ReleasedAt,
+        ])
+        .to_owned();
+    node_stream::Entity::insert(stream)
+        .on_conflict(newest)
+        .exec_without_returning(tx)
+        .await?;
+    Ok(Epoch(last + 1))
+}
+
+/// The commands of a node that are in flight: one at the most, by an index.
+pub(crate) async fn in_flight(
+    tx: &impl ConnectionTrait,
+    node: NodeId,
+) -> Result<Vec<command::Model>, DbErr> {
+    command::Entity::find()
+        .filter(command::Column::NodeId.eq(node.0))
+        .filter(command::Column::State.eq(AsText(CommandState::Issued)))
+        .all(tx)
+        .await
+}
+
+async fn adopt(
+    tx: &DatabaseTransaction,
+    command: &command::Model,
+    epoch: Epoch,
+) -> Result<Option<AdoptedCommand>, DbErr> {
+    let Some(scan) = LockedScan::lock(tx, command.scan_id.0).await? else {
+        return Ok(None);
+    };
+    let adopted = command::ActiveModel {
+        epoch: Set(epoch.0),
+        ..Default::default()
+    };
+    command::Entity::update_many()
+        .set(adopted)
+        .filter(command::Column::Id.eq(command.id))
+        .exec(tx)
+        .await?;
+    Ok(Some(AdoptedCommand {
+        command: command.id.0,
+        lane: scan.row().lane.0,
+        deadline: command.deadline.0,
+        cancelled: scan.row().cancel_until.is_some() || scan.row().state.0 == ScanState::Cancelled,
+    }))
+}
+
+/// Gives up a command that its node has forgotten. Answers its scan if that ended it.
+async fn lose(
+    tx: &DatabaseTransaction,
+    command: &command::Model,
+    now: Timestamp,
+) -> Result<Option<ScanId>, DbErr> {
+    let Some(mut scan) = LockedScan::lock(tx, command.scan_id.0).await? else {
+        return Ok(None);
+    };
+    scan.end_command(command, CommandState::Lost, now).await?;
+    scan.lose_chunk(command, now).await?;
+    let ended = scan.ended_now().then_some(command.scan_id.0);
+    scan.save().await?;
+    Ok(ended)
+}
+
+/// Locks a command of a node; none when it is unknown or another's.
+pub(crate) async fn command_of(
+    tx: &DatabaseTransaction,
+    node: NodeId,
+    id: CommandId,
+) -> Result<Option<command::Model>, DbErr> {
+    command::Entity::find_by_id(AsText(id))
+        .filter(command::Column::NodeId.eq(node.0))
+        .lock(LockType::NoKeyUpdate)
+        .one(tx)
+        .await
+}
