@@ -157,7 +157,8 @@ fn an_unpinned_name_takes_eight_addresses() {
 #[test]
 fn a_name_is_pinned_once() {
     let policy = AddressPolicy::default();
-    let ip = |text| fleet_core::parse_literal(text).expect("a literal");
+    let ip = |text: &str| fleet_core::parse_literal(text).expect("a literal");
+    let mixed = [ip("10.0.0.8"), ip("8.8.8.8")];
     let mut scope = scope("1|pinned|a.lan=?,b.lan=?,c.lan=?,d.lan=?,e.lan=?|80");
     assert_eq!(
         scope.check(endpoint("10.0.0.7", 80)),
@@ -176,10 +177,7 @@ fn a_name_is_pinned_once() {
         scope.pin("x.lan", Ok(&two), policy),
         Err(PinError::UnknownName(_))
     ));
-    assert_eq!(
-        scope.pin("b.lan", Ok(&[ip("10.0.0.8"), ip("8.8.8.8")]), policy),
-        Ok(Pinned::Skipped)
-    );
+    assert_eq!(scope.pin("b.lan", Ok(&mixed), policy), Ok(Pinned::Skipped));
     let nine: Vec<IpAddr> = (1..=9).map(|n| ip(&format!("10.0.1.{n}"))).collect();
     assert_eq!(scope.pin("c.lan", Ok(&nine), policy), Ok(Pinned::Skipped));
     assert_eq!(scope.pin("d.lan", Ok(&[]), policy), Ok(Pinned::Skipped));
