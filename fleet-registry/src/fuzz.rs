@@ -1,7 +1,9 @@
 //! Operations instead of bytes: each machine against a small reference model that is written to be
 //! obvious, not fast. Property tests and fuzz targets run the same interpreters; every panic is a finding.
 
+mod link;
 mod registry;
+mod spool;
 
 use std::time::Instant;
 
@@ -20,6 +22,16 @@ fn ops_of(data: &[u8]) -> impl Iterator<Item = Op> {
 /// Runs the server's registry.
 pub fn registry_operations(data: &[u8]) {
     registry::run(ops_of(data));
+}
+
+/// Runs the node's link.
+pub fn link_operations(data: &[u8]) {
+    link::run(ops_of(data));
+}
+
+/// Runs the node's spool.
+pub fn spool_operations(data: &[u8]) {
+    spool::run(ops_of(data));
 }
 
 /// Some moment: only differences count.

@@ -341,7 +341,9 @@ impl NodeLink {
 
     /// Carries out every deadline that `now` has reached. Call it when all events received were handled.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.timers.pop(now) {
+        // A session that is over serves nothing that is due as well, whichever was due first.
+        let mut first = self.timers.pop_key(Timer::SessionEnd, now);
+        while let Some(timer) = first.take().or_else(|| self.timers.pop(now)) {
             match timer {
                 Timer::Silence => {
                     if let Stream::Opening { attempt, .. } | Stream::Open { attempt, .. } =

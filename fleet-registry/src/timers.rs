@@ -40,6 +40,13 @@ impl<K: Copy + Ord> Timers<K> {
         self.by_time.clear();
     }
 
+    /// Takes the deadline of a key if `now` has reached it.
+    pub(crate) fn pop_key(&mut self, key: K, now: Instant) -> Option<K> {
+        self.by_key.get(&key).filter(|at| **at <= now)?;
+        self.cancel(key);
+        Some(key)
+    }
+
     /// Takes the earliest deadline that `now` has reached.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<K> {
         let (at, key) = *self.by_time.first()?;

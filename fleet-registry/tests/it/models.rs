@@ -26,3 +26,19 @@ proptest! {
         fuzz::registry_operations(ops.0.as_flattened());
     }
 }
+
+proptest! {
+    #![proptest_config(fleet_core::regressions!("link", 1024))]
+    #[test]
+    fn a_link_does_what_its_model_does(ops in operations()) {
+        fuzz::link_operations(ops.0.as_flattened());
+    }
+}
+
+proptest! {
+    #![proptest_config(fleet_core::regressions!("spool", 1024))]
+    #[test]
+    fn a_spool_does_what_its_model_does(ops in operations()) {
+        fuzz::spool_operations(ops.0.as_flattened());
+    }
+}
