@@ -12,9 +12,9 @@ const LOCAL_SUBNETS: usize = 16;
 /// What a node can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeProfile {
-    /// Targets that one command may carry, 1..=16,384.
+    /// Targets that one command may carry, 1,024..=16,384.
     pub max_targets: usize,
-    /// Ports that one command may carry, 1..=64.
+    /// Ports that one command may carry, 10..=64.
     pub max_ports: usize,
     /// It takes commands past the stock bounds, always as exact addresses.
     pub big_commands: bool,
@@ -67,13 +67,13 @@ impl NodeProfile {
     }
 
     /// Reads an announcement: limits are clamped, what does not parse is dropped. Limits count only
-    /// with the capability `big-commands`.
+    /// with the capability `big-commands`, and only upwards: a plan for tiny commands would be huge.
     pub fn announced(announcement: Announcement<'_>) -> Self {
         let stock = Self::stock();
         let has = |name: &str| announcement.capabilities.iter().any(|known| known == name);
         let big_commands = has("big-commands");
         let limit = |announced: u32, stock: usize, most: usize| match usize::try_from(announced) {
-            Ok(announced) if big_commands && announced > 0 => announced.min(most),
+            Ok(announced) if big_commands => announced.clamp(stock, most),
             _ => stock,
         };
         let mut default_ports: Vec<Port> = Vec::new();
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(announce(&big, 5_000, 20), (5_000, 20));
         assert_eq!(announce(&big, u32::MAX, u32::MAX), (16_384, 64));
         assert_eq!(announce(&big, 0, 0), (1_024, 10));
-        assert_eq!(announce(&big, 1, 1), (1, 1));
+        assert_eq!(announce(&big, 1, 1), (1_024, 10));
     }
 
     #[test]

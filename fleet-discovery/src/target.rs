@@ -77,7 +77,7 @@ pub struct TargetError {
 }
 
 impl TargetError {
-    pub(crate) fn new(input: &str, kind: TargetErrorKind) -> Self {
+    fn new(input: &str, kind: TargetErrorKind) -> Self {
         Self {
             input: shown(input),
             kind,
@@ -150,11 +150,6 @@ pub enum TargetErrorKind {
     /// Not a host name either.
     #[error("{0}")]
     Name(&'static str),
-    /// A network or range among the entries of a list.
-    #[error(
-        "a list holds single addresses and host names: use a target scan for a network or a range"
-    )]
-    NotForList,
 }
 
 impl FromStr for Target {

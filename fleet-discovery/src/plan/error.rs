@@ -19,6 +19,11 @@ pub enum PlanError {
     /// A list without entries.
     #[error("the list is empty: name at least one address or host name")]
     EmptyList,
+    /// A network, a range or the local-subnet word among the entries of a list.
+    #[error(
+        "`{0}` cannot stand in a list, which holds single addresses and host names: use a target scan for it"
+    )]
+    NotForList(String),
     /// An address that may not be scanned.
     #[error(transparent)]
     Address(#[from] RefusedAddress),
@@ -108,6 +113,7 @@ impl PlanError {
             Self::Ports(_)
             | Self::Target(_)
             | Self::EmptyList
+            | Self::NotForList(_)
             | Self::Address(_)
             | Self::Holds { .. }
             | Self::RangeEnd { .. }

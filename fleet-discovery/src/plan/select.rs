@@ -10,9 +10,7 @@ use fleet_core::{AddressPolicy, classify, limits, parse_literal};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{PlanError, PlanPolicy};
-use crate::{
-    AddressList, HostName, NodeProfile, Tally, Target, TargetError, TargetErrorKind, shown::shown,
-};
+use crate::{AddressList, HostName, NodeProfile, Tally, Target, shown::shown};
 
 /// What is to be scanned.
 #[derive(Debug)]
@@ -60,7 +58,7 @@ pub(super) fn list(
                 names.insert(name_for(name, node, policy)?);
             }
             Target::Network(_) | Target::Span { .. } | Target::LocalSubnet => {
-                return Err(TargetError::new(entry, TargetErrorKind::NotForList).into());
+                return Err(PlanError::NotForList(shown(entry)));
             }
         }
     }
@@ -123,12 +121,9 @@ pub(super) fn target(
             let name = name_for(name.clone(), node, policy)?;
             return Ok(Selection::of(What::Named(name)));
         }
-        Target::Address(ip) => policy.addresses.admit(*ip).into_iter().collect(),
+        Target::Address(ip) => AddressList::from_iter([policy.addresses.admit(*ip)?]),
         Target::Network(_) | Target::Span { .. } => target.addresses().unwrap_or_default(),
     };
-    if let Target::Address(ip) = &target {
-        policy.addresses.admit(*ip)?;
-    }
     permitted(&target.to_string(), &addresses, policy.addresses)?;
     let mut skipped = Vec::new();
     if let Target::Network(network) = &target {
