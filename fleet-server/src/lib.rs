@@ -1,1 +1,32 @@
-//! Placeholder.
+//! The server: what nodes and operators call, dispatch of scans to connected nodes, authentication,
+//! audit, and the web page. Rules are the pure crates', rows the store's, protocols the wire's; here
+//! they meet.
+//!
+//! Start with [`Server`]; a scan's way begins in `scans`, goes on in `dispatch`, `stream` and `gateway`,
+//! and is seen by `watch`.
+
+mod admin;
+mod app;
+mod auth;
+mod bells;
+mod convert;
+mod discover;
+mod dispatch;
+mod environment;
+mod failure;
+mod gateway;
+mod http;
+mod hub;
+mod limiter;
+mod messages;
+mod operators;
+mod policy;
+mod scans;
+mod server;
+mod stream;
+mod sweep;
+mod watch;
+
+pub use app::{Rates, ServerConfig};
+pub use environment::{Environment, SystemEnvironment};
+pub use server::Server;

@@ -1,2 +1,75 @@
-//! Placeholder.
-fn main() {}
+//! `fleetd`: parses the command line, wires the parts, runs them.
+
+mod admin;
+mod cli;
+mod config;
+#[cfg(feature = "demo")]
+mod demo;
+mod dev_cert;
+mod logging;
+mod serve;
+
+use std::{io::Write, process::ExitCode};
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command};
+
+/// Wrong flags or configuration (sysexits EX_USAGE).
+const USAGE: u8 = 64;
+/// Database or port unavailable (sysexits EX_UNAVAILABLE).
+const UNAVAILABLE: u8 = 69;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                USAGE.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return failed(&anyhow::Error::new(error).context("cannot start the runtime"));
+        }
+    };
+    let done = runtime.block_on(run(cli.command));
+    // Whatever still runs is not worth waiting for: everything that matters is in the database.
+    runtime.shutdown_background();
+    done.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(args) => serve::run(args).await,
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::run(args).await,
+        Command::Migrate(args) => serve::migrate(args).await,
+        Command::Admin(args) => admin::run(args.command).await,
+        Command::DevCert(args) => dev_cert::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "fleetd", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "fleetd: {error:#}");
+    if error.is::<config::ConfigError>() {
+        return USAGE.into();
+    }
+    match error.downcast_ref::<fleet_store::StoreError>() {
+        Some(fleet_store::StoreError::Url { .. }) => USAGE.into(),
+        Some(_) => UNAVAILABLE.into(),
+        None if error.is::<serve::BindError>() => UNAVAILABLE.into(),
+        None => ExitCode::FAILURE,
+    }
+}

@@ -1,0 +1,301 @@
+//! From flags, variables and file to one meaning. An error names the key and exits 64.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use ipnetwork::IpNetwork;
+use serde::Deserialize;
+
+use crate::cli::{DatabaseArgs, LogArgs, LogFormat, ServeArgs};
+
+/// Where `serve` listens unless told otherwise.
+const LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8_420);
+/// One file in the working folder: no set-up.
+const DATABASE_URL: &str = "sqlite://fleet.db?mode=rwc";
+/// Read from the working folder when it is there.
+const FILE: &str = "fleetd.toml";
+
+/// A wrong flag, variable or key of the file.
+#[derive(Debug)]
+pub(crate) struct ConfigError(String);
+
+impl ConfigError {
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The configuration file as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct File {
+    database_url: Option<String>,
+    log_format: Option<LogFormat>,
+    log: Option<String>,
+    listen: Option<SocketAddr>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    allow_insecure_transport: Option<bool>,
+    public_url: Option<String>,
+    trusted_proxy: Vec<IpNetwork>,
+    migrate: Option<bool>,
+    allow_carrier_shared: Option<bool>,
+    allow_unpinned_names: Option<bool>,
+}
+
+/// What a command on the database needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Database {
+    pub(crate) url: String,
+    pub(crate) log: Log,
+}
+
+/// How to log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Log {
+    pub(crate) format: LogFormat,
+    pub(crate) filter: Option<String>,
+}
+
+/// What `serve` needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Serve {
+    pub(crate) database: Database,
+    pub(crate) listen: SocketAddr,
+    pub(crate) tls: Option<TlsFiles>,
+    pub(crate) public_url: Option<String>,
+    pub(crate) trusted_proxies: Vec<IpNetwork>,
+    pub(crate) migrate: bool,
+    pub(crate) carrier_shared: bool,
+    pub(crate) unpinned_names: bool,
+    pub(crate) demo_loopback: bool,
+}
+
+/// Certificate and key.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsFiles {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+/// The meaning of a database command's flags.
+pub(crate) fn database(args: DatabaseArgs) -> Result<Database, ConfigError> {
+    let file = read(args.config.as_deref())?;
+    Ok(meant_database(args, &file))
+}
+
+/// The meaning of `serve`'s flags.
+pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
+    let file = read(args.database.config.as_deref())?;
+    let database = meant_database(args.database, &file);
+    let listen = args.listen.or(file.listen).unwrap_or(LISTEN);
+    let tls = match (
+        args.tls_cert.or(file.tls_cert),
+        args.tls_key.or(file.tls_key),
+    ) {
+        (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+        (None, None) => None,
+        (Some(cert), None) => {
+            return Err(ConfigError(format!(
+                "tls-cert is {} but tls-key is missing: give both",
+                cert.display()
+            )));
+        }
+        (None, Some(key)) => {
+            return Err(ConfigError(format!(
+                "tls-key is {} but tls-cert is missing: give both",
+                key.display()
+            )));
+        }
+    };
+    let insecure = args
+        .allow_insecure_transport
+        .or(file.allow_insecure_transport)
+        .unwrap_or(false);
+    if tls.is_none() && !listen.ip().is_loopback() && !insecure {
+        return Err(ConfigError(format!(
+            "listen is {listen}, which other machines can reach, without TLS: keys would travel in clear text. Give tls-cert and tls-key, or allow-insecure-transport behind a proxy that ends TLS"
+        )));
+    }
+    let public_url = args.public_url.or(file.public_url);
+    if let Some(url) = &public_url
+        && !(url.starts_with("https://") || url.starts_with("http://"))
+    {
+        return Err(ConfigError(format!(
+            "public-url is `{url}`: write it with its scheme, such as https://fleet.example.org"
+        )));
+    }
+    let trusted_proxies = if args.trusted_proxy.is_empty() {
+        file.trusted_proxy
+    } else {
+        args.trusted_proxy
+    };
+    Ok(Serve {
+        database,
+        listen,
+        tls,
+        public_url,
+        trusted_proxies,
+        migrate: args.migrate.or(file.migrate).unwrap_or(false),
+        carrier_shared: args
+            .allow_carrier_shared
+            .or(file.allow_carrier_shared)
+            .unwrap_or(false),
+        unpinned_names: args
+            .allow_unpinned_names
+            .or(file.allow_unpinned_names)
+            .unwrap_or(false),
+        demo_loopback: args.demo_allow_loopback,
+    })
+}
+
+/// The meaning of logging flags alone.
+#[cfg(feature = "demo")]
+pub(crate) fn log(args: LogArgs) -> Log {
+    meant_log(args, &File::default())
+}
+
+fn meant_database(args: DatabaseArgs, file: &File) -> Database {
+    let url = args
+        .database_url
+        .or_else(|| file.database_url.clone())
+        .unwrap_or_else(|| DATABASE_URL.to_owned());
+    Database {
+        url,
+        log: meant_log(args.log, file),
+    }
+}
+
+fn meant_log(args: LogArgs, file: &File) -> Log {
+    Log {
+        format: args.log_format.or(file.log_format).unwrap_or_default(),
+        filter: args.log.or_else(|| file.log.clone()),
+    }
+}
+
+/// Reads the named file, or the one in the working folder when it is there.
+fn read(named: Option<&Path>) -> Result<File, ConfigError> {
+    let path = named.unwrap_or_else(|| Path::new(FILE));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(File::default());
+        }
+        Err(error) => {
+            return Err(ConfigError(format!(
+                "cannot read the configuration file {}: {error}",
+                path.display()
+            )));
+        }
+    };
+    // toml's error shows line, key and what would do.
+    toml::from_str(&text).map_err(|error| {
+        ConfigError(format!(
+            "{}: {}",
+            path.display(),
+            error.to_string().trim_end()
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(listen: Option<&str>) -> ServeArgs {
+        ServeArgs {
+            listen: listen.map(|text| text.parse().expect("an address")),
+            ..ServeArgs::default()
+        }
+    }
+
+    fn with_file(text: &str) -> (tempfile::TempDir, ServeArgs) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("fleetd.toml");
+        std::fs::write(&path, text).expect("writes");
+        let database = DatabaseArgs {
+            config: Some(path),
+            ..DatabaseArgs::default()
+        };
+        (
+            dir,
+            ServeArgs {
+                database,
+                ..ServeArgs::default()
+            },
+        )
+    }
+
+    #[test]
+    fn without_any_setting_only_this_machine_is_served() {
+        let meant = serve(args(None)).expect("is fine");
+        assert_eq!(
+            (meant.listen, meant.database.url.as_str()),
+            (LISTEN, DATABASE_URL)
+        );
+    }
+
+    #[test]
+    fn an_address_that_others_reach_needs_tls_or_a_word() {
+        let refused = serve(args(Some("0.0.0.0:8420")))
+            .expect_err("is open")
+            .to_string();
+        assert!(
+            refused.contains("0.0.0.0:8420") && refused.contains("tls-cert"),
+            "{refused}"
+        );
+        let allowed = ServeArgs {
+            allow_insecure_transport: Some(true),
+            ..args(Some("0.0.0.0:8420"))
+        };
+        assert!(serve(allowed).is_ok());
+    }
+
+    #[test]
+    fn flags_come_before_the_file() {
+        let (_dir, mut given) =
+            with_file("listen = \"127.0.0.1:9000\"\ndatabase-url = \"sqlite://a.db\"\n");
+        assert_eq!(serve(given.clone()).expect("is fine").listen.port(), 9_000);
+        given.listen = Some("127.0.0.1:9001".parse().expect("an address"));
+        let meant = serve(given).expect("is fine");
+        assert_eq!(
+            (meant.listen.port(), meant.database.url.as_str()),
+            (9_001, "sqlite://a.db")
+        );
+    }
+
+    #[test]
+    fn a_wrong_key_or_value_is_named() {
+        for (text, named) in [
+            ("lisen = 1\n", "lisen"),
+            ("listen = \"nowhere\"\n", "listen"),
+            ("tls-cert = \"c.pem\"\n", "tls-key"),
+            ("public-url = \"fleet\"\n", "public-url"),
+        ] {
+            let (_dir, given) = with_file(text);
+            let refused = serve(given).expect_err(text).to_string();
+            assert!(refused.contains(named), "{refused}");
+        }
+        let missing = DatabaseArgs {
+            config: Some("/nonexistent/fleetd.toml".into()),
+            ..DatabaseArgs::default()
+        };
+        assert!(
+            database(missing)
+                .expect_err("is missing")
+                .to_string()
+                .contains("/nonexistent/fleetd.toml")
+        );
+    }
+}

@@ -1,0 +1,102 @@
+//! The node of the demonstration: it enrolls over the wire exactly as a real one, with the operator's
+//! steps in between, and runs in this process.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use fleet_agent::{
+    Agent, AgentOptions, EnrollOptions, SecretText, SitePolicy, StateDir, StopReason,
+};
+use fleet_core::{AddressPolicy, Fingerprint};
+use fleet_wire::{
+    admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, FleetNodeAdminClient},
+    fleet::{ListNodesRequest, NodeClient},
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Operator;
+
+/// A running node.
+#[derive(Debug)]
+pub(super) struct DemoNode {
+    pub(super) id: i64,
+    pub(super) fingerprint: Fingerprint,
+    shutdown: CancellationToken,
+    running: JoinHandle<Result<(), StopReason>>,
+    /// Held, as a node holds its state.
+    _state: StateDir,
+}
+
+impl DemoNode {
+    /// Code, Register, fingerprint, Confirm, key, handshake, then the node's own loop.
+    pub(super) async fn start(base: &str, folder: &Path, operator: &Operator) -> Result<Self> {
+        let admin = FleetNodeAdminClient::new(operator.channel.clone());
+        let code = admin
+            .create_enrollment_code(&CreateEnrollmentCodeRequest::default(), operator.call()?)
+            .await?;
+        let dir = StateDir::open(folder)?;
+        let options = EnrollOptions {
+            name: "demo-node".to_owned(),
+            ..EnrollOptions::new(base)
+        };
+        let registered = fleet_agent::register(&dir, options, &SecretText::new(code.code)).await?;
+
+        let nodes = NodeClient::new(operator.channel.clone())
+            .list_nodes(&ListNodesRequest {}, operator.call()?)
+            .await?
+            .nodes;
+        let seen = nodes
+            .into_iter()
+            .find(|node| node.fleet_node_id == registered.fleet_node_id)
+            .context("the server does not list the node")?;
+        if seen.identity_fingerprint != registered.fingerprint.to_string() {
+            bail!(
+                "the server shows the fingerprint {}, the node {}",
+                seen.identity_fingerprint,
+                registered.fingerprint
+            );
+        }
+        let confirm = ConfirmFleetNodeRequest {
+            fleet_node_id: registered.fleet_node_id,
+            pending_enrollment_id: code.pending_enrollment_id,
+        };
+        let key = admin
+            .confirm_fleet_node(&confirm, operator.call()?)
+            .await?
+            .api_key;
+        fleet_agent::finish(&dir, SecretText::new(key)).await?;
+
+        let state = dir.load()?.context("the node's state is gone")?;
+        let site = SitePolicy {
+            addresses: AddressPolicy::DEMO,
+            ..SitePolicy::default()
+        };
+        let agent = Agent::new(
+            state,
+            AgentOptions {
+                site,
+                ..AgentOptions::default()
+            },
+        )?;
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(agent.run(shutdown.clone()));
+        Ok(Self {
+            id: registered.fleet_node_id,
+            fingerprint: registered.fingerprint,
+            shutdown,
+            running,
+            _state: dir,
+        })
+    }
+
+    /// Ends the node as SIGTERM does.
+    pub(super) async fn stop(self) {
+        self.shutdown.cancel();
+        match self.running.await {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => tracing::warn!(%reason, "the node stopped"),
+            Err(error) => tracing::warn!(%error, "the node failed"),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What a demonstration prints: rows as devices arrive, a progress line, the ledger; or JSON lines.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Instant,
+};
+
+use fleet_wire::{
+    fleet::{DeviceFound, ScanEnded, ScanProgress, WatchScanResponse, watch_scan_response::Event},
+    lines,
+};
+
+use super::print;
+
+/// The screen of a demonstration.
+#[derive(Debug)]
+pub(super) struct Show {
+    json: bool,
+    terminal: bool,
+    devices: u64,
+    first_ms: Option<u128>,
+    progress: String,
+}
+
+impl Show {
+    pub(super) fn new(json: bool) -> Self {
+        Self {
+            json,
+            terminal: !json && io::stdout().is_terminal(),
+            devices: 0,
+            first_ms: None,
+            progress: String::new(),
+        }
+    }
+
+    /// A step before the scan.
+    pub(super) fn step(&self, text: &str) -> io::Result<()> {
+        if self.json { Ok(()) } else { print(text) }
+    }
+
+    /// An event of the scan, `asked` being the moment before it was asked for.
+    pub(super) fn message(
+        &mut self,
+        message: &WatchScanResponse,
+        asked: Instant,
+    ) -> io::Result<()> {
+        if matches!(message.event, Some(Event::Device(_))) {
+            self.devices += 1;
+            self.first_ms.get_or_insert(asked.elapsed().as_millis());
+        }
+        if self.json {
+            return lines::line(message).map_or(Ok(()), |line| print(&line.to_string()));
+        }
+        match &message.event {
+            Some(Event::Device(found)) => self.row(found),
+            Some(Event::Progress(progress)) => self.progress(progress),
+            Some(Event::Warning(warning)) => self.above(&format!("warning: {}", warning.text)),
+            Some(Event::Ended(ended)) => self.end(ended),
+            None => Ok(()),
+        }
+    }
+
+    fn row(&mut self, found: &DeviceFound) -> io::Result<()> {
+        let endpoint = format!("{}:{}", found.ip, found.port);
+        let what = format!("{} {} {}", found.manufacturer, found.model, found.firmware);
+        self.above(
+            format!(
+                "{endpoint:<20} {:<30} {:<9} {what}",
+                found.identifier, found.driver
+            )
+            .trim_end(),
+        )
+    }
+
+    fn progress(&mut self, progress: &ScanProgress) -> io::Result<()> {
+        let seconds = progress.elapsed_ms as f64 / 1_000.0;
+        self.progress = format!(
+            "{} of {} targets, {} devices, {seconds:.1} s",
+            progress.done, progress.total, self.devices
+        );
+        if self.terminal {
+            self.redraw()
+        } else {
+            print(&format!("-- {}", self.progress))
+        }
+    }
+
+    /// Prints a line above the progress line.
+    fn above(&self, line: &str) -> io::Result<()> {
+        if !self.terminal {
+            return print(line);
+        }
+        write!(io::stdout(), "\r\x1b[K{line}\n")?;
+        self.redraw()
+    }
+
+    fn redraw(&self) -> io::Result<()> {
+        let mut out = io::stdout();
+        write!(out, "\r\x1b[K-- {}", self.progress)?;
+        out.flush()
+    }
+
+    fn end(&mut self, ended: &ScanEnded) -> io::Result<()> {
+        if self.terminal {
+            write!(io::stdout(), "\r\x1b[K")?;
+        }
+        let reason = if ended.reason.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", ended.reason)
+        };
+        print(&format!("\n{}{reason}", lines::outcome(ended.state())))?;
+        let ledger = ended.ledger.clone().unwrap_or_default();
+        let parts = [
+            ("identified", ledger.identified),
+            ("answered, not identified", ledger.unidentified),
+            ("refused", ledger.refused),
+            ("silent", ledger.silent),
+            ("skipped", ledger.skipped),
+            ("not reached", ledger.not_reached),
+            ("unknown", ledger.unknown),
+        ];
+        for (name, count) in parts.into_iter().filter(|(_, count)| *count > 0) {
+            print(&format!("  {name:<26}{count:>7}"))?;
+        }
+        print(&format!("  {:<26}{:>7}", "= targets", ledger.targets))?;
+        print(&format!(
+            "  {:<26}{:>7} = {} accepted + {} rejected",
+            "reported", ledger.reported, ledger.accepted, ledger.rejected
+        ))?;
+        if let Some(first) = self.first_ms {
+            print(&format!(
+                "  first device here after {first} ms, all of it in {:.2} s",
+                ledger.elapsed_ms as f64 / 1_000.0
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// What to do next.
+    pub(super) fn invite(&self, base: &str, key: &str) -> io::Result<()> {
+        let lines = format!(
+            "\nThe demonstration stays up until Ctrl-C.\n  web page   {base}/\n  key        {key}\n  try        FLEET_API_KEY={key} fleetctl --server {base} devices list"
+        );
+        if self.json {
+            writeln!(io::stderr(), "{lines}")
+        } else {
+            print(&lines)
+        }
+    }
+}

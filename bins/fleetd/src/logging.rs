@@ -1,0 +1,28 @@
+//! Log lines on standard error.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    cli::LogFormat,
+    config::{ConfigError, Log},
+};
+
+/// The crates below are loud at info.
+const QUIET: &str = "info,sea_orm_migration=warn,sqlx=warn,h2=warn,hyper=warn,mio=warn,rustls=warn";
+
+/// Starts logging for the life of the process.
+pub(crate) fn start(log: &Log, fallback: Option<&str>) -> Result<(), ConfigError> {
+    let text = log.filter.as_deref().or(fallback).unwrap_or(QUIET);
+    let filter = EnvFilter::try_new(text)
+        .map_err(|error| ConfigError::new(format!("log is `{text}`: {error}; write a level such as debug, or directives such as info,fleet_server=debug")))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => lines
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

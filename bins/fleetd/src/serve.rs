@@ -1,0 +1,156 @@
+//! `fleetd serve` and `fleetd migrate`: open the database, bind the port, run until a signal.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use anyhow::{Context, Result};
+use fleet_core::AddressPolicy;
+use fleet_server::{Server, ServerConfig, SystemEnvironment};
+use fleet_store::{MigrateMode, Operators, SqlStore, StoreError};
+use fleet_wire::listener::{self, ListenerConfig, TlsIdentity};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::{DatabaseArgs, ServeArgs},
+    config::{self, Database, Serve},
+    logging,
+};
+
+/// The port cannot be had.
+#[derive(Debug)]
+pub(crate) struct BindError {
+    pub(crate) address: SocketAddr,
+    pub(crate) source: io::Error,
+}
+
+impl std::fmt::Display for BindError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "cannot listen on {}: {}; stop what uses it, or choose another address with --listen",
+            self.address, self.source
+        )
+    }
+}
+
+impl std::error::Error for BindError {}
+
+pub(crate) async fn run(args: ServeArgs) -> Result<()> {
+    let config = config::serve(args)?;
+    logging::start(&config.database.log, None)?;
+    let store = open(&config.database, config.migrate).await?;
+    if !store.has_operators().await? {
+        tracing::warn!(
+            "no operator exists yet: run `fleetd admin create-operator --org ORG --email EMAIL --role admin`, then `fleetd admin create-key --email EMAIL`"
+        );
+    }
+    let listener = bind(config.listen).await?;
+    let listening = listener_config(&config)?;
+    let shutdown = on_signals()?;
+    let server = Server::start(
+        server_config(&config),
+        Arc::new(store),
+        Arc::new(SystemEnvironment),
+    );
+    let address = listener.local_addr().context("the port has no address")?;
+    tracing::info!(%address, tls = config.tls.is_some(), version = env!("CARGO_PKG_VERSION"), "serving");
+    notify(&[sd_notify::NotifyState::Ready]);
+
+    let closing = CancellationToken::new();
+    let port = {
+        let (service, closing) = (server.service(), closing.clone());
+        tokio::spawn(async move { listener::serve(listener, service, &listening, closing).await })
+    };
+    shutdown.cancelled().await;
+    tracing::info!(
+        "going down: nodes are told, reports in hand are stored; a second signal ends at once"
+    );
+    notify(&[sd_notify::NotifyState::Stopping]);
+    server.drain().await;
+    closing.cancel();
+    let drained = port.await.context("the port's task failed")?;
+    tracing::info!(cut = drained.cut, "down");
+    Ok(())
+}
+
+pub(crate) async fn migrate(args: DatabaseArgs) -> Result<()> {
+    let database = config::database(args)?;
+    logging::start(&database.log, None)?;
+    open(&database, true).await?;
+    tracing::info!("the database has this version's schema");
+    Ok(())
+}
+
+/// Opens the database. A file's schema is always brought up to date; a server's only when asked, since
+/// others may be using it.
+pub(crate) async fn open(database: &Database, migrate: bool) -> Result<SqlStore, StoreError> {
+    let mode = if migrate || database.url.starts_with("sqlite:") {
+        MigrateMode::Migrate
+    } else {
+        MigrateMode::Check
+    };
+    SqlStore::open(&database.url, mode).await
+}
+
+/// Binds the port.
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| BindError { address, source })
+}
+
+fn listener_config(config: &Serve) -> Result<ListenerConfig> {
+    let Some(files) = &config.tls else {
+        return Ok(ListenerConfig::plaintext());
+    };
+    let identity = TlsIdentity::load(&files.cert, &files.key)
+        .map_err(|error| config::ConfigError::new(format!("tls-cert, tls-key: {error}")))?;
+    Ok(ListenerConfig::tls(identity))
+}
+
+fn server_config(config: &Serve) -> ServerConfig {
+    ServerConfig {
+        addresses: AddressPolicy {
+            carrier_shared: config.carrier_shared,
+            loopback: config.demo_loopback,
+        },
+        unpinned_names: config.unpinned_names,
+        trusted_proxies: config.trusted_proxies.clone(),
+        public_https: config
+            .public_url
+            .as_deref()
+            .is_some_and(|url| url.starts_with("https://")),
+        ..ServerConfig::default()
+    }
+}
+
+/// Fires at the first SIGTERM or SIGINT; the second ends the process at once.
+pub(crate) fn on_signals() -> Result<CancellationToken> {
+    let mut term = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let token = CancellationToken::new();
+    let fired = token.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            if fired.is_cancelled() {
+                std::process::exit(130);
+            }
+            fired.cancel();
+        }
+    });
+    Ok(token)
+}
+
+/// Tells systemd, if it listens.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}

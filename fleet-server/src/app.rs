@@ -1,0 +1,136 @@
+//! What every handler of a server shares: storage, clocks, bells, who is connected, limits.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use fleet_core::{AddressPolicy, ReplicaId};
+use fleet_discovery::PlanPolicy;
+use fleet_store::Store;
+use ipnetwork::IpNetwork;
+use tokio_util::sync::CancellationToken;
+
+use crate::{bells::Bells, dispatch::Work, environment::Environment, hub::Hub, limiter::Limiter};
+
+/// How a server behaves.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Which addresses may be scanned and reported.
+    pub addresses: AddressPolicy,
+    /// Whether host names are sent to nodes that cannot pin what they resolve to.
+    pub unpinned_names: bool,
+    /// Limits of calls that need no credential; none switches them off.
+    pub rates: Option<Rates>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNetwork>,
+    /// Whether browsers reach this server by https, whatever the last hop speaks.
+    pub public_https: bool,
+    /// Said by `WhoAmI` and to nodes.
+    pub version: String,
+    /// How long nodes are given to come back after a drain.
+    pub drain_window: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            addresses: AddressPolicy::default(),
+            unpinned_names: false,
+            rates: Some(Rates::default()),
+            trusted_proxies: Vec::new(),
+            public_https: false,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            drain_window: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Calls a minute.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// `Register`, by address.
+    pub register: NonZeroU32,
+    /// Handshake calls, by address.
+    pub handshakes: NonZeroU32,
+    /// Handshake calls, by API key.
+    pub handshakes_of_a_key: NonZeroU32,
+    /// Sign-ins of browsers, by address.
+    pub sign_ins: NonZeroU32,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        let per_minute = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+        Self {
+            register: per_minute(10),
+            handshakes: per_minute(600),
+            handshakes_of_a_key: per_minute(30),
+            sign_ins: per_minute(30),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Limiters {
+    pub(crate) register: Limiter,
+    pub(crate) handshakes: Limiter,
+    pub(crate) handshakes_of_a_key: Limiter,
+    pub(crate) sign_ins: Limiter,
+}
+
+impl Limiters {
+    fn new(rates: Rates) -> Self {
+        Self {
+            register: Limiter::per_minute(rates.register),
+            handshakes: Limiter::per_minute(rates.handshakes),
+            handshakes_of_a_key: Limiter::per_minute(rates.handshakes_of_a_key),
+            sign_ins: Limiter::per_minute(rates.sign_ins),
+        }
+    }
+}
+
+/// What every handler of a server shares.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) config: ServerConfig,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) environment: Arc<dyn Environment>,
+    pub(crate) replica: ReplicaId,
+    pub(crate) hub: Hub,
+    pub(crate) work: Arc<Work>,
+    pub(crate) bells: Bells,
+    pub(crate) limiters: Option<Limiters>,
+    /// One audit record a minute for each actor and refused procedure, so that nobody can flood it.
+    pub(crate) refusals: Limiter,
+    /// Fires when the server begins to go down: watches end, nodes are told.
+    pub(crate) drain: CancellationToken,
+}
+
+impl App {
+    pub(crate) fn new(
+        config: ServerConfig,
+        store: Arc<dyn Store>,
+        environment: Arc<dyn Environment>,
+    ) -> Arc<Self> {
+        let limiters = config.rates.map(Limiters::new);
+        let work = Arc::new(Work::new());
+        Arc::new(Self {
+            replica: ReplicaId(environment.random()),
+            hub: Hub::new(environment.clone(), work.clone(), config.version.clone()),
+            work,
+            bells: Bells::new(),
+            limiters,
+            refusals: Limiter::per_minute(NonZeroU32::MIN),
+            drain: CancellationToken::new(),
+            config,
+            store,
+            environment,
+        })
+    }
+
+    /// What plans are judged by.
+    pub(crate) fn plan_policy(&self) -> PlanPolicy {
+        PlanPolicy {
+            addresses: self.config.addresses,
+            unpinned_names: self.config.unpinned_names,
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! Between the wire's messages and the domain's values. Nothing is decided here.
+
+use fleet_core::{
+    Lane, NodeId, RawDeviceReport, ScanState, Timestamp, enrollment::NodeState, limits,
+};
+use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
+use fleet_store::{DeviceRow, Hello, Invitation, NodeRow, Progress, ScanRow};
+use fleet_wire::{admin, fleet, gateway, pairing};
+
+/// A moment on the wire.
+pub(crate) fn timestamp(at: Timestamp) -> fleet_wire::Timestamp {
+    let (seconds, nanos) = at.to_seconds_and_nanos();
+    fleet_wire::Timestamp { seconds, nanos }
+}
+
+fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// What an operator asks for; none without a mode.
+pub(crate) fn scan_request(request: pairing::DiscoverRequest) -> Option<ScanRequest> {
+    use pairing::discover_request::Mode as Wire;
+    Some(match request.mode? {
+        Wire::IpList(list) => ScanRequest {
+            mode: Mode::List(list.ip_addresses),
+            ports: list.ports,
+        },
+        Wire::IpRange(range) => ScanRequest {
+            mode: Mode::Range {
+                start: range.start_ip,
+                end: range.end_ip,
+            },
+            ports: range.ports,
+        },
+        Wire::Nmap(nmap) => ScanRequest {
+            mode: Mode::Target(nmap.target),
+            ports: nmap.ports,
+        },
+        Wire::Mdns(mdns) => ScanRequest {
+            mode: Mode::Mdns {
+                service_type: mdns.service_type,
+                domain: mdns.domain,
+                timeout_seconds: mdns.timeout_seconds,
+            },
+            ports: Vec::new(),
+        },
+    })
+}
+
+/// A request as it came, and as a node takes it.
+pub(crate) fn discover_request(request: ScanRequest) -> pairing::DiscoverRequest {
+    use pairing::discover_request::Mode as Wire;
+    let ports = request.ports;
+    let mode = match request.mode {
+        Mode::List(ip_addresses) => Wire::IpList(pairing::IpListModeRequest {
+            ip_addresses,
+            ports,
+        }),
+        Mode::Range { start, end } => Wire::IpRange(pairing::IpRangeModeRequest {
+            start_ip: start,
+            end_ip: end,
+            ports,
+        }),
+        Mode::Target(target) => Wire::Nmap(pairing::NmapModeRequest { target, ports }),
+        Mode::Mdns {
+            service_type,
+            domain,
+            timeout_seconds,
+        } => Wire::Mdns(pairing::MdnsModeRequest {
+            service_type,
+            domain,
+            timeout_seconds,
+        }),
+    };
+    pairing::DiscoverRequest { mode: Some(mode) }
+}
+
+/// A device of a report, its fields unchecked.
+pub(crate) fn raw_report(device: &gateway::DiscoveredDeviceReport) -> RawDeviceReport<'_> {
+    RawDeviceReport {
+        identifier: &device.device_identifier,
+        ip: &device.ip_address,
+        port: &device.port,
+        scheme: &device.url_scheme,
+        driver: &device.driver_name,
+        model: &device.model,
+        manufacturer: &device.manufacturer,
+        firmware: &device.firmware_version,
+        mac: &device.mac_address,
+        serial: &device.serial_number,
+        evidence: &device.evidence,
+    }
+}
+
+/// What a node said in its Hello.
+pub(crate) fn hello(hello: gateway::ControlHello) -> Hello {
+    Hello {
+        version: printable(&hello.version, 64),
+        capabilities: hello.capabilities,
+        default_ports: hello.default_ports,
+        local_subnets: hello.local_subnets,
+        max_targets: hello.max_targets,
+        max_ports: hello.max_ports,
+    }
+}
+
+/// A peer's text for people: bounded, control characters escaped.
+pub(crate) fn printable(text: &str, most: usize) -> String {
+    let escaped = text.chars().flat_map(|c| {
+        let control = c.is_control();
+        std::iter::once(c)
+            .filter(move |_| !control)
+            .chain(c.escape_default().take(if control { 10 } else { 0 }))
+    });
+    escaped.take(most).collect()
+}
+
+/// A scan as operators see it.
+pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
+    let conclusion = row.conclusion.as_ref();
+    fleet::Scan {
+        scan_id: row.id.to_string(),
+        fleet_node_id: row.node.0,
+        node_name: row.node_name,
+        state: scan_state(row.state).into(),
+        lane: lane(row.lane).into(),
+        request: Some(discover_request(row.request)),
+        created_at: Some(timestamp(row.created_at)),
+        started_at: row.started_at.map(timestamp),
+        ended_at: row.ended_at.map(timestamp),
+        queued_until: row.queued_until.map(timestamp),
+        started_by: row.started_by,
+        reason: conclusion.map(|c| c.reason.clone()).unwrap_or_default(),
+        code: conclusion
+            .map(|c| c.code.as_str().to_owned())
+            .unwrap_or_default(),
+        progress: Some(progress(&row.progress)),
+        ledger: row.ledger.as_ref().map(ledger),
+        last_sequence: row.last_sequence,
+        open_scope: row.open_scope,
+        commands: row.chunks,
+        commands_done: row.chunks_done,
+    }
+}
+
+fn scan_state(state: ScanState) -> fleet::ScanState {
+    match state {
+        ScanState::Queued => fleet::ScanState::Queued,
+        ScanState::Running => fleet::ScanState::Running,
+        ScanState::Completed => fleet::ScanState::Completed,
+        ScanState::Partial => fleet::ScanState::Partial,
+        ScanState::Failed => fleet::ScanState::Failed,
+        ScanState::Cancelled => fleet::ScanState::Cancelled,
+        ScanState::Expired => fleet::ScanState::Expired,
+    }
+}
+
+fn lane(lane: Lane) -> fleet::ScanLane {
+    match lane {
+        Lane::Interactive => fleet::ScanLane::Interactive,
+        Lane::Scheduled => fleet::ScanLane::Scheduled,
+    }
+}
+
+/// How far a scan is.
+pub(crate) fn progress(progress: &Progress) -> fleet::ScanProgress {
+    fleet::ScanProgress {
+        done: progress.done,
+        total: progress.total,
+        phase: progress.phase.clone(),
+        elapsed_ms: millis(progress.elapsed),
+    }
+}
+
+/// A device of the event log.
+pub(crate) fn device_found(found: &DeviceFound) -> fleet::DeviceFound {
+    fleet::DeviceFound {
+        device_id: found.device.0,
+        identifier: found.identifier.to_string(),
+        ip: found.endpoint.ip.to_string(),
+        port: found.endpoint.port.number().into(),
+        scheme: found.scheme.clone(),
+        driver: found.driver.clone(),
+        model: found.model.clone(),
+        manufacturer: found.manufacturer.clone(),
+        firmware: found.firmware.clone(),
+        elapsed_ms: i64::try_from(found.elapsed_ms).unwrap_or(i64::MAX),
+    }
+}
+
+/// The same in the stock shape.
+pub(crate) fn stock_device(found: &DeviceFound) -> pairing::Device {
+    let mac = match &found.identifier {
+        fleet_core::DeviceIdentifier::Mac(mac) => mac.to_string(),
+        fleet_core::DeviceIdentifier::Serial(_) | fleet_core::DeviceIdentifier::Auto(_) => {
+            String::new()
+        }
+    };
+    let serial = match &found.identifier {
+        fleet_core::DeviceIdentifier::Serial(serial) => serial.as_str().to_owned(),
+        fleet_core::DeviceIdentifier::Mac(_) | fleet_core::DeviceIdentifier::Auto(_) => {
+            String::new()
+        }
+    };
+    pairing::Device {
+        device_identifier: found.identifier.to_string(),
+        ip_address: found.endpoint.ip.to_string(),
+        port: found.endpoint.port.to_string(),
+        mac_address: mac,
+        serial_number: serial,
+        model: found.model.clone(),
+        manufacturer: found.manufacturer.clone(),
+        url_scheme: found.scheme.clone(),
+        firmware_version: found.firmware.clone(),
+        driver_name: found.driver.clone(),
+        ..pairing::Device::default()
+    }
+}
+
+/// A scan's end.
+pub(crate) fn scan_ended(ended: &ScanEnded) -> fleet::ScanEnded {
+    fleet::ScanEnded {
+        state: scan_state(ended.conclusion.state).into(),
+        code: ended.conclusion.code.as_str().to_owned(),
+        reason: ended.conclusion.reason.clone(),
+        ledger: Some(ledger(&ended.ledger)),
+    }
+}
+
+/// A ledger.
+pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
+    let tallies = |tallies: &[Tally]| {
+        tallies
+            .iter()
+            .map(|tally| fleet::ReasonCount {
+                reason: tally.reason.clone(),
+                count: tally.count,
+                example: tally.example.clone(),
+            })
+            .collect()
+    };
+    fleet::Ledger {
+        targets: ledger.targets,
+        identified: ledger.identified,
+        unidentified: ledger.unidentified,
+        refused: ledger.refused,
+        silent: ledger.silent,
+        skipped: ledger.skipped,
+        not_reached: ledger.not_reached,
+        unknown: ledger.unknown,
+        reported: ledger.reported,
+        accepted: ledger.accepted,
+        rejected: ledger.rejected,
+        skipped_reasons: tallies(&ledger.skipped_reasons),
+        rejected_reasons: tallies(&ledger.rejected_reasons),
+        first_device_ms: ledger
+            .first_device_ms
+            .map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
+        elapsed_ms: i64::try_from(ledger.elapsed_ms).unwrap_or(i64::MAX),
+    }
+}
+
+/// Whether a node counts as online.
+fn online(row: &NodeRow, now: Timestamp) -> bool {
+    row.last_seen_at
+        .is_some_and(|seen| now.since(seen) <= limits::NODE_OFFLINE)
+}
+
+/// A node as operators see it.
+pub(crate) fn node(row: NodeRow, now: Timestamp) -> fleet::Node {
+    let online = online(&row, now);
+    let hello = row.hello.unwrap_or_default();
+    fleet::Node {
+        fleet_node_id: row.id.0,
+        name: row.name,
+        enrollment: enrollment(row.state).to_owned(),
+        identity_fingerprint: row.fingerprint.to_string(),
+        created_at: Some(timestamp(row.created_at)),
+        last_seen_at: row.last_seen_at.map(timestamp),
+        pending_enrollment_id: row.invitation.map(|id| id.0),
+        online,
+        connected: row.connected && online,
+        version: hello.version,
+        capabilities: hello.capabilities,
+        local_subnets: hello.local_subnets,
+        default_ports: hello.default_ports,
+        duplicate_identity: row.duplicate_identity,
+        queued_scans: row.open_scans,
+    }
+}
+
+/// A node that registered waits for its operator.
+fn enrollment(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Pending => "awaiting_confirmation",
+        NodeState::Confirmed => "confirmed",
+        NodeState::Revoked => "revoked",
+    }
+}
+
+/// A node in the stock shape.
+pub(crate) fn node_summary(row: NodeRow) -> admin::FleetNodeSummary {
+    use admin::FleetNodeEnrollmentStatus as Status;
+    let status = match row.state {
+        NodeState::Pending => Status::AwaitingConfirmation,
+        NodeState::Confirmed => Status::Confirmed,
+        NodeState::Revoked => Status::Revoked,
+    };
+    admin::FleetNodeSummary {
+        fleet_node_id: row.id.0,
+        name: row.name,
+        enrollment_status: status.into(),
+        identity_fingerprint: row.fingerprint.to_string(),
+        created_at: Some(timestamp(row.created_at)),
+        last_seen_at: row.last_seen_at.map(timestamp),
+        pending_enrollment_id: row.invitation.map(|id| id.0),
+    }
+}
+
+/// An open invitation.
+pub(crate) fn invitation(row: Invitation) -> fleet::EnrollmentCode {
+    fleet::EnrollmentCode {
+        pending_enrollment_id: row.id.0,
+        state: row.state.to_string(),
+        created_at: Some(timestamp(row.created_at)),
+        expires_at: Some(timestamp(row.expires_at)),
+        created_by: row.created_by,
+        fleet_node_id: row.node.map(|id| id.0),
+    }
+}
+
+/// A device of the inventory.
+pub(crate) fn device(row: DeviceRow) -> fleet::Device {
+    fleet::Device {
+        device_id: row.id.0,
+        identifier: row.identifier.to_string(),
+        fleet_node_id: row.node.map_or(0, |NodeId(id)| id),
+        ip: row
+            .endpoint
+            .map(|endpoint| endpoint.ip.to_string())
+            .unwrap_or_default(),
+        port: row
+            .endpoint
+            .map_or(0, |endpoint| endpoint.port.number().into()),
+        scheme: row.scheme,
+        driver: row.driver,
+        model: row.model,
+        manufacturer: row.manufacturer,
+        firmware: row.firmware,
+        mac: row.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        serial: row.serial,
+        first_seen: Some(timestamp(row.first_seen)),
+        last_seen: Some(timestamp(row.last_seen)),
+        evidence: row.evidence,
+    }
+}
+
+/// A device of the inventory in the stock shape; nothing can be paired yet.
+pub(crate) fn discovered_device(row: DeviceRow) -> admin::FleetNodeDiscoveredDevice {
+    admin::FleetNodeDiscoveredDevice {
+        fleet_node_id: row.node.map_or(0, |NodeId(id)| id),
+        device_identifier: row.identifier.to_string(),
+        ip_address: row
+            .endpoint
+            .map(|endpoint| endpoint.ip.to_string())
+            .unwrap_or_default(),
+        port: row
+            .endpoint
+            .map(|endpoint| endpoint.port.to_string())
+            .unwrap_or_default(),
+        url_scheme: row.scheme,
+        driver_name: row.driver,
+        model: row.model,
+        manufacturer: row.manufacturer,
+        firmware_version: row.firmware,
+        last_seen: Some(timestamp(row.last_seen)),
+        pairing_status: "UNPAIRED".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peers_text_cannot_move_the_cursor() {
+        assert_eq!(printable("a\u{1b}[31mb\n", 64), "a\\u{1b}[31mb\\n");
+        assert_eq!(printable("ééé", 2), "éé");
+    }
+}

@@ -1,0 +1,185 @@
+//! `DiscoverOnFleetNode`: a scan that never queues, watched in the stock shape. Leaving the stream never
+//! cancels the scan, whose id is in the header `fleet-scan-id`.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fleet_core::{
+    Lane, NodeId, ScanId, ScanState, limits,
+    outcome::{self, Conclusion},
+};
+use fleet_discovery::ScanEvent;
+use fleet_store::{Actor, OperatorIdentity, Queueing};
+use fleet_wire::{
+    BoxStream, Reply, RpcError,
+    admin::{DiscoverOnFleetNodeRequest, DiscoverOnFleetNodeResponse},
+    pairing::DiscoverResponse,
+};
+use futures::{StreamExt, stream};
+use http::{HeaderName, HeaderValue};
+
+use crate::{
+    app::App,
+    convert,
+    failure::{self, Refusal},
+    operators::scan_request,
+    scans::{self, Start},
+    watch::{self, Item},
+};
+
+/// Names the scan behind a stock-shaped discovery.
+const SCAN_ID: HeaderName = HeaderName::from_static("fleet-scan-id");
+/// Between two looks at whether the node is there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Starts the scan and answers its devices as they come.
+pub(crate) async fn start(
+    app: &Arc<App>,
+    operator: &OperatorIdentity,
+    actor: Actor,
+    request: DiscoverOnFleetNodeRequest,
+) -> Result<Reply<BoxStream<DiscoverOnFleetNodeResponse>>, RpcError> {
+    let node = NodeId(request.fleet_node_id);
+    let wanted = scan_request(request.request)?;
+    // Unknown nodes and bad requests are told first, whether the node is there or not.
+    scans::planned(app, operator, node, &wanted).await?;
+    if !app.hub.is_connected(node) {
+        return Err(RpcError::failed_precondition(format!(
+            "node {node} is not connected: start it, or queue the scan with fleet.v1 StartScan"
+        )));
+    }
+    let start = Start {
+        node,
+        request: wanted,
+        request_id: None,
+        lane: Lane::Interactive,
+        queueing: Queueing::Never,
+    };
+    let scan = scans::start(app, operator, actor, start).await?.scan.id;
+    let messages = Discovery {
+        app: app.clone(),
+        node,
+        scan,
+        away: None,
+        over: false,
+    }
+    .messages(operator);
+    let header = HeaderValue::from_str(&scan.to_string())
+        .map_err(|_| RpcError::internal("a scan id is no header value"))?;
+    Ok(Reply::stream(messages).with_header(SCAN_ID, header))
+}
+
+struct Discovery {
+    app: Arc<App>,
+    node: NodeId,
+    scan: ScanId,
+    away: Option<Instant>,
+    over: bool,
+}
+
+impl Discovery {
+    fn messages(
+        self,
+        operator: &OperatorIdentity,
+    ) -> impl futures::Stream<Item = Result<DiscoverOnFleetNodeResponse, RpcError>> + Send + use<>
+    {
+        let items = Box::pin(watch::watch(self.app.clone(), operator.org, self.scan, 0));
+        stream::unfold((self, items), |(mut discovery, mut items)| async move {
+            while !discovery.over {
+                let item = tokio::select! {
+                    item = items.next() => item?,
+                    () = tokio::time::sleep(LOOK) => {
+                        let Err(gone) = discovery.look() else { continue };
+                        discovery.over = true;
+                        return Some((Err(gone), (discovery, items)));
+                    }
+                };
+                if let Some(message) = discovery.message(item) {
+                    return Some((message, (discovery, items)));
+                }
+            }
+            None
+        })
+    }
+
+    /// Ends the stream when the node has been away for too long; its scan goes on.
+    fn look(&mut self) -> Result<(), RpcError> {
+        if self.app.hub.is_connected(self.node) {
+            self.away = None;
+            return Ok(());
+        }
+        let now = self.app.environment.instant();
+        let away = now.duration_since(*self.away.get_or_insert(now));
+        if away < limits::NODE_AWAY {
+            return Ok(());
+        }
+        Err(RpcError::failed_precondition(format!(
+            "node {} has been away for {} s; scan {} goes on when it comes back: watch it with fleet.v1 WatchScan",
+            self.node,
+            away.as_secs(),
+            self.scan
+        )))
+    }
+
+    /// What an item is in the stock shape, if anything.
+    fn message(
+        &mut self,
+        item: Result<Item, watch::WatchError>,
+    ) -> Option<Result<DiscoverOnFleetNodeResponse, RpcError>> {
+        let response = match item {
+            Ok(Item::Alive) => DiscoverResponse::default(),
+            Ok(Item::Progress(_)) => return None,
+            Ok(Item::Event(stored)) => match stored.event {
+                ScanEvent::Device(found) => DiscoverResponse {
+                    devices: vec![convert::stock_device(&found)],
+                    error: String::new(),
+                },
+                // Warnings are of the scan, not of this call; the stock shape has a place for the end's reason only.
+                ScanEvent::Warning { .. } => return None,
+                ScanEvent::Ended(ended) => {
+                    self.over = true;
+                    match conclude(&ended.conclusion) {
+                        Ok(None) => return None,
+                        Ok(Some(error)) => DiscoverResponse {
+                            devices: Vec::new(),
+                            error,
+                        },
+                        Err(error) => return Some(Err(error)),
+                    }
+                }
+            },
+            Err(error) => {
+                self.over = true;
+                return Some(Err(error.refusal()));
+            }
+        };
+        Some(Ok(DiscoverOnFleetNodeResponse {
+            response: Some(response),
+        }))
+    }
+}
+
+/// How the stream ends: well, well with a reason, or with the outcome's code.
+fn conclude(conclusion: &Conclusion) -> Result<Option<String>, RpcError> {
+    match conclusion.state {
+        ScanState::Completed => Ok(None),
+        ScanState::Partial => Ok(Some(conclusion.reason.clone())),
+        ScanState::Queued
+        | ScanState::Running
+        | ScanState::Failed
+        | ScanState::Cancelled
+        | ScanState::Expired => {
+            let code = if conclusion.code == outcome::Code::Ok {
+                outcome::Code::Internal
+            } else {
+                conclusion.code
+            };
+            Err(RpcError::new(
+                failure::code(code),
+                conclusion.reason.clone(),
+            ))
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What callers are told when storage refuses or fails: refusals keep their sentence, trouble becomes
+//! UNAVAILABLE with an id that is in the log.
+
+use fleet_core::outcome;
+use fleet_store::{
+    CancelCodeError, CancelScanError, ConfirmError, CreateScanError, RegisterError, ReportError,
+    RevokeError, StoreError,
+};
+use fleet_wire::{Code, RpcError};
+
+use crate::watch::WatchError;
+
+/// The answer for storage trouble; the database's words go to the log only.
+pub(crate) fn storage(error: &StoreError) -> RpcError {
+    let mut id = [0_u8; 4];
+    let id = getrandom::fill(&mut id).map_or(0, |()| u32::from_be_bytes(id));
+    tracing::error!(incident = format_args!("{id:08x}"), %error, "storage failed");
+    RpcError::unavailable(format!(
+        "the server cannot reach its storage now, try again shortly (incident {id:08x})"
+    ))
+}
+
+/// The code on the wire.
+pub(crate) fn code(code: outcome::Code) -> Code {
+    match code {
+        // A scan that ended well is no failure; asked for its failure, nothing is known of one.
+        outcome::Code::Ok => Code::Unknown,
+        outcome::Code::Cancelled => Code::Canceled,
+        outcome::Code::InvalidArgument => Code::InvalidArgument,
+        outcome::Code::DeadlineExceeded => Code::DeadlineExceeded,
+        outcome::Code::ResourceExhausted => Code::ResourceExhausted,
+        outcome::Code::FailedPrecondition => Code::FailedPrecondition,
+        outcome::Code::Internal => Code::Internal,
+        outcome::Code::Unavailable => Code::Unavailable,
+    }
+}
+
+/// Turns an operation's refusal into the answer.
+pub(crate) trait Refusal {
+    /// The answer.
+    fn refusal(self) -> RpcError;
+}
+
+impl Refusal for StoreError {
+    fn refusal(self) -> RpcError {
+        storage(&self)
+    }
+}
+
+impl Refusal for RegisterError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::Code => RpcError::unauthenticated(self.to_string()),
+            Self::NameTaken(_) | Self::KeyTaken => RpcError::failed_precondition(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for ConfirmError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) => RpcError::not_found(self.to_string()),
+            Self::Refused(_) => RpcError::failed_precondition(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for RevokeError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) => RpcError::not_found(self.to_string()),
+            Self::PendingIdMissing(_) => RpcError::invalid_argument(self.to_string()),
+            Self::Refused(_) => RpcError::failed_precondition(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for CancelCodeError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) => RpcError::not_found(self.to_string()),
+            Self::NotPending(..) => RpcError::failed_precondition(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for CreateScanError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NodeNotFound(_) => RpcError::not_found(self.to_string()),
+            Self::NotConfirmed(_) => RpcError::failed_precondition(self.to_string()),
+            Self::Busy(_) | Self::QueueFull { .. } => {
+                RpcError::resource_exhausted(self.to_string())
+            }
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for CancelScanError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) => RpcError::not_found(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for ReportError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotInFlight(_) => RpcError::failed_precondition(self.to_string()),
+            Self::OverQuota { .. } | Self::Flooded(_) => {
+                RpcError::resource_exhausted(self.to_string())
+            }
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for WatchError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) => RpcError::not_found(self.to_string()),
+            Self::Ahead { .. } => RpcError::out_of_range(self.to_string()),
+            Self::Draining => RpcError::unavailable(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}

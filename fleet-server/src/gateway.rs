@@ -1,0 +1,358 @@
+//! The node's side of the wire: registration, handshakes, heartbeats, reports. The control stream is in
+//! [`crate::stream`].
+
+use std::{str::FromStr, sync::Arc};
+
+use ed25519_dalek::{Signature, VerifyingKey};
+use fleet_core::{
+    CommandId, DeviceReport, Fingerprint, SecretHash, SecretKind, challenge, limits,
+    registration_statement,
+};
+use fleet_store::{Actor, BeginError, NewNode, NewReport, OpenSessionError, Who};
+use fleet_wire::{
+    BoxStream, Context, Message, Reply, RpcError,
+    gateway::{
+        BeginAuthHandshakeRequest, BeginAuthHandshakeResponse, CompleteAuthHandshakeRequest,
+        CompleteAuthHandshakeResponse, ControlStreamRequest, ControlStreamResponse,
+        EnrollmentStatus, FleetNodeGatewayService, RegisterRequest, RegisterResponse,
+        ReportDiscoveredDevicesRequest, ReportDiscoveredDevicesResponse,
+        ReportPairedDevicesRequest, ReportPairedDevicesResponse, UploadHeartbeatRequest,
+        UploadHeartbeatResponse,
+    },
+};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    app::App,
+    auth::{calling_address, calling_node},
+    convert::{printable, raw_report, timestamp},
+    failure::{self, Refusal},
+    limiter::{self, Limiter},
+    stream,
+};
+
+/// The node services.
+#[derive(Clone, Debug)]
+pub(crate) struct Gateway {
+    pub(crate) app: Arc<App>,
+}
+
+impl FleetNodeGatewayService for Gateway {
+    async fn register(
+        &self,
+        context: Context,
+        request: RegisterRequest,
+    ) -> Result<Reply<RegisterResponse>, RpcError> {
+        let from = calling_address(&self.app, &context);
+        if let Some(limits) = &self.app.limiters {
+            allow(&limits.register, limiter::source(from), "registrations")?;
+        }
+        let identity_key = identity_key(&request.identity_pubkey)?;
+        let encryption_key = encryption_key(&request.encryption_pubkey)?;
+        let code = SecretHash::of(&request.enrollment_token);
+        verify_possession(&identity_key, &encryption_key, &request, &code)?;
+        let fingerprint = Fingerprint::of(identity_key.as_bytes());
+        let new = NewNode {
+            code,
+            name: request.name,
+            identity_key: identity_key.to_bytes(),
+            encryption_key,
+            actor: Actor {
+                who: Who::Anonymous,
+                from: Some(from),
+            },
+            now: self.app.environment.now(),
+        };
+        let registered = self
+            .app
+            .store
+            .register_node(new)
+            .await
+            .map_err(Refusal::refusal)?;
+        tracing::info!(node = %registered.node, %fingerprint, "node registered");
+        Ok(Reply::new(RegisterResponse {
+            fleet_node_id: registered.node.0,
+            enrollment_status: EnrollmentStatus::Pending.into(),
+            identity_fingerprint: fingerprint.to_string(),
+        }))
+    }
+
+    async fn begin_auth_handshake(
+        &self,
+        context: Context,
+        request: BeginAuthHandshakeRequest,
+    ) -> Result<Reply<BeginAuthHandshakeResponse>, RpcError> {
+        let key = SecretHash::of(&request.api_key);
+        if let Some(limits) = &self.app.limiters {
+            allow(
+                &limits.handshakes,
+                limiter::source(calling_address(&self.app, &context)),
+                "handshakes",
+            )?;
+            allow(
+                &limits.handshakes_of_a_key,
+                key.as_bytes(),
+                "handshakes with this key",
+            )?;
+        }
+        let identity_key = bytes32(&request.identity_pubkey, "identity_pubkey")?;
+        let challenge = challenge(&self.app.environment.random());
+        let now = self.app.environment.now();
+        let expires = now.plus(limits::CHALLENGE_LIFE);
+        let begun = self
+            .app
+            .store
+            .begin_handshake(key, identity_key, SecretHash::of_bytes(&challenge), expires)
+            .await;
+        begun.map_err(|error| match &error {
+            BeginError::Credentials => RpcError::unauthenticated(error.to_string()),
+            BeginError::NotConfirmed(_) => RpcError::failed_precondition(error.to_string()),
+            BeginError::Storage(error) => failure::storage(error),
+        })?;
+        Ok(Reply::new(BeginAuthHandshakeResponse {
+            challenge: challenge.to_vec().into(),
+            expires_at: Some(timestamp(expires)),
+        }))
+    }
+
+    async fn complete_auth_handshake(
+        &self,
+        context: Context,
+        request: CompleteAuthHandshakeRequest,
+    ) -> Result<Reply<CompleteAuthHandshakeResponse>, RpcError> {
+        let from = calling_address(&self.app, &context);
+        if let Some(limits) = &self.app.limiters {
+            allow(&limits.handshakes, limiter::source(from), "handshakes")?;
+        }
+        let refused =
+            || RpcError::unauthenticated("the challenge was not met: begin a new handshake");
+        let now = self.app.environment.now();
+        let taken = self
+            .app
+            .store
+            .take_challenge(SecretHash::of_bytes(&request.challenge), now)
+            .await
+            .map_err(Refusal::refusal)?;
+        let challenged = taken
+            .filter(|challenged| challenged.alive)
+            .ok_or_else(refused)?;
+        let key = VerifyingKey::from_bytes(&challenged.identity_key).map_err(|_| refused())?;
+        let signature = Signature::from_slice(&request.signature).map_err(|_| refused())?;
+        key.verify_strict(&request.challenge, &signature)
+            .map_err(|_| refused())?;
+        let token = self.app.environment.secret(SecretKind::NodeSession);
+        let expires = now.plus(limits::SESSION_LIFE);
+        let actor = Actor {
+            who: Who::Node(challenged.node),
+            from: Some(from),
+        };
+        let opened = self
+            .app
+            .store
+            .open_session(
+                challenged.node,
+                challenged.key,
+                token.hash(),
+                expires,
+                actor,
+                now,
+            )
+            .await;
+        opened.map_err(|error| match &error {
+            OpenSessionError::Refused => refused(),
+            OpenSessionError::Storage(error) => failure::storage(error),
+        })?;
+        Ok(Reply::new(CompleteAuthHandshakeResponse {
+            session_token: token.expose().to_owned(),
+            expires_at: Some(timestamp(expires)),
+        }))
+    }
+
+    async fn upload_heartbeat(
+        &self,
+        context: Context,
+        _: UploadHeartbeatRequest,
+    ) -> Result<Reply<UploadHeartbeatResponse>, RpcError> {
+        let node = calling_node(&context)?;
+        let now = self.app.environment.now();
+        if !self
+            .app
+            .store
+            .heartbeat(node.node, now)
+            .await
+            .map_err(Refusal::refusal)?
+        {
+            return Err(RpcError::not_found(format!(
+                "node {} is not enrolled any more",
+                node.node
+            )));
+        }
+        Ok(Reply::new(UploadHeartbeatResponse {
+            received_at: Some(timestamp(now)),
+        }))
+    }
+
+    async fn report_discovered_devices(
+        &self,
+        context: Context,
+        request: ReportDiscoveredDevicesRequest,
+    ) -> Result<Reply<ReportDiscoveredDevicesResponse>, RpcError> {
+        let node = calling_node(&context)?;
+        let command = command_id(&request.command_id)?;
+        let digest = Sha256::digest(request.encode_to_vec()).into();
+        let rows = request.devices.iter().map(|device| {
+            DeviceReport::parse(raw_report(device))
+                .map_err(|reason| (reason, printable(&device.ip_address, 64)))
+        });
+        let report = NewReport {
+            node: node.node,
+            org: node.org,
+            command,
+            digest,
+            rows: rows.collect(),
+            addresses: self.app.config.addresses,
+            now: self.app.environment.now(),
+        };
+        let answer = self
+            .app
+            .store
+            .record_report(report)
+            .await
+            .map_err(Refusal::refusal)?;
+        self.app.bells.ring(answer.scan);
+        if answer.ended {
+            tracing::warn!(node = %node.node, %command, "a command was ended because too many of its rows were refused");
+            self.app.work.look_at(node.node);
+        }
+        Ok(Reply::new(ReportDiscoveredDevicesResponse {
+            accepted_count: count(answer.accepted),
+            rejected_count: count(answer.rejected),
+        }))
+    }
+
+    async fn report_paired_devices(
+        &self,
+        context: Context,
+        request: ReportPairedDevicesRequest,
+    ) -> Result<Reply<ReportPairedDevicesResponse>, RpcError> {
+        let node = calling_node(&context)?;
+        // No pairing command is ever sent, so none can be in flight.
+        Err(RpcError::failed_precondition(format!(
+            "command {} is not in flight for node {}",
+            printable(&request.command_id, 64),
+            node.node
+        )))
+    }
+
+    async fn control_stream(
+        &self,
+        context: Context,
+        inbound: BoxStream<ControlStreamRequest>,
+    ) -> Result<Reply<BoxStream<ControlStreamResponse>>, RpcError> {
+        let node = calling_node(&context)?.clone();
+        stream::open(self.app.clone(), node, inbound).await
+    }
+}
+
+/// Takes one call from an allowance.
+fn allow(limiter: &Limiter, key: impl std::hash::Hash, what: &str) -> Result<(), RpcError> {
+    limiter.take(key).map_err(|wait| {
+        RpcError::resource_exhausted(format!(
+            "too many {what}: try again in {} s",
+            wait.as_secs() + 1
+        ))
+        .with_retry_after(wait)
+    })
+}
+
+fn bytes32(bytes: &[u8], field: &str) -> Result<[u8; 32], RpcError> {
+    bytes.try_into().map_err(|_| {
+        RpcError::invalid_argument(format!(
+            "{field} has {} bytes: it must have 32",
+            bytes.len()
+        ))
+    })
+}
+
+/// A point of the ed25519 curve that is no point of small order, with which any signature would verify.
+fn identity_key(bytes: &[u8]) -> Result<VerifyingKey, RpcError> {
+    let key = VerifyingKey::from_bytes(&bytes32(bytes, "identity_pubkey")?)
+        .ok()
+        .filter(|key| !key.is_weak());
+    key.ok_or_else(|| {
+        RpcError::invalid_argument(
+            "identity_pubkey is not a usable ed25519 public key: generate a new key pair",
+        )
+    })
+}
+
+/// An X25519 point that yields a shared secret (RFC 7748, 6.1: points of low order yield zeros).
+fn encryption_key(bytes: &[u8]) -> Result<[u8; 32], RpcError> {
+    let bytes = bytes32(bytes, "encryption_pubkey")?;
+    let secret = x25519_dalek::StaticSecret::from([1; 32]);
+    if secret
+        .diffie_hellman(&x25519_dalek::PublicKey::from(bytes))
+        .was_contributory()
+    {
+        return Ok(bytes);
+    }
+    Err(RpcError::invalid_argument(
+        "encryption_pubkey is a point of low order: generate a new key pair",
+    ))
+}
+
+/// Where a node proves possession of its key already at registration, the proof must hold.
+fn verify_possession(
+    key: &VerifyingKey,
+    encryption_key: &[u8; 32],
+    request: &RegisterRequest,
+    code: &SecretHash,
+) -> Result<(), RpcError> {
+    if request.identity_proof.is_empty() {
+        return Ok(());
+    }
+    let refused = || {
+        RpcError::invalid_argument(
+            "identity_proof is not identity_pubkey's signature over code, name and keys",
+        )
+    };
+    let signature = Signature::from_slice(&request.identity_proof).map_err(|_| refused())?;
+    let statement = registration_statement(code, &request.name, key.as_bytes(), encryption_key);
+    key.verify_strict(&statement, &signature)
+        .map_err(|_| refused())
+}
+
+/// A command that cannot be ours is not in flight either.
+fn command_id(text: &str) -> Result<CommandId, RpcError> {
+    CommandId::from_str(text).map_err(|_| {
+        RpcError::failed_precondition(format!(
+            "command {} is not in flight for this node",
+            printable(text, 64)
+        ))
+    })
+}
+
+fn count(rows: u64) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weak_points_are_refused() {
+        // The identity of the curve, and the low-order point 0 of Montgomery form.
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        assert!(super::identity_key(&identity).is_err());
+        assert!(encryption_key(&[0; 32]).is_err());
+        assert!(encryption_key(&[9; 32]).is_ok());
+        assert!(
+            super::identity_key(&[0; 31])
+                .expect_err("is short")
+                .message
+                .contains("31")
+        );
+    }
+}

@@ -1,0 +1,91 @@
+//! A scan as server-sent events (WHATWG HTML, 9.2): one JSON object each, the id is the sequence, so
+//! that a browser resumes by itself.
+
+use bytes::Bytes;
+use fleet_core::Permission;
+use fleet_wire::{RpcError, lines, server::Body};
+use futures::StreamExt;
+use http::{Method, Response, StatusCode, request::Parts};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use std::sync::Arc;
+
+use super::respond;
+use crate::{
+    app::App,
+    auth,
+    failure::Refusal,
+    operators::{scan_id, watched},
+    scans,
+    watch::{self, Item},
+};
+
+/// Streams a scan's events after `Last-Event-ID`, or after the query's `after`.
+pub(super) async fn stream(
+    app: &Arc<App>,
+    parts: &Parts,
+    scan: &str,
+) -> Result<Response<Body>, RpcError> {
+    let operator = auth::operator(app, &Method::GET, &parts.headers).await?;
+    if !operator.role.may(Permission::NodeRead) {
+        return Err(RpcError::permission_denied(format!(
+            "this needs the permission {}",
+            Permission::NodeRead
+        )));
+    }
+    let scan = scan_id(scan)?;
+    let after = cursor(parts)?;
+    scans::get(app, &operator, scan).await?;
+    let items = watch::watch(app.clone(), operator.org, scan, after);
+    let pieces = items.map(move |item| match item {
+        Ok(item) => piece(item),
+        // The stream just ends: the browser comes back with its last id and is told then.
+        Err(error) => {
+            let error = error.refusal();
+            tracing::debug!(%scan, %error, "an event stream ended early");
+            Bytes::new()
+        }
+    });
+    let begin = futures::stream::iter([Bytes::from_static(b": scan events\nretry: 1000\n\n")]);
+    let pieces = begin.chain(pieces.take_while(|piece| std::future::ready(!piece.is_empty())));
+    let frames = pieces.map(|piece| Ok::<_, std::convert::Infallible>(Frame::data(piece)));
+    Ok(respond(
+        StatusCode::OK,
+        "text/event-stream",
+        Body::new(StreamBody::new(frames)),
+    ))
+}
+
+/// The sequence to start after.
+fn cursor(parts: &Parts) -> Result<i64, RpcError> {
+    let header = parts
+        .headers
+        .get("last-event-id")
+        .map(|value| value.to_str().unwrap_or("?"));
+    let query = parts
+        .uri
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("after="));
+    let text = header.or(query).unwrap_or("0");
+    text.parse()
+        .ok()
+        .filter(|after| *after >= 0)
+        .ok_or_else(|| {
+            RpcError::invalid_argument(format!(
+                "`{}` is no sequence of an event: give 0 or a number that was seen",
+                text.escape_debug().take(32).collect::<String>()
+            ))
+        })
+}
+
+fn piece(item: Item) -> Bytes {
+    let message = watched(item);
+    match lines::line(&message) {
+        None => Bytes::from_static(b": alive\n\n"),
+        // Progress is no part of the log: it must not move the id that a browser resumes from.
+        Some(line) if message.sequence == 0 => Bytes::from(format!("data: {line}\n\n")),
+        Some(line) => Bytes::from(format!("id: {}\ndata: {line}\n\n", message.sequence)),
+    }
+}

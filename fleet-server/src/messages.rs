@@ -1,0 +1,84 @@
+//! The messages that the server sends down a control stream.
+
+use std::time::Duration;
+
+use fleet_core::{CommandId, Epoch, Timestamp};
+use fleet_discovery::{ChunkCommand, Mode, ScanRequest};
+use fleet_registry::{Capabilities, registry::EvictReason};
+use fleet_store::IssuedCommand;
+use fleet_wire::{
+    Message,
+    gateway::{
+        AgentCommand, ControlAccepted, ControlCancel, ControlCommand, ControlGoodbye,
+        GoodbyeReason, agent_command,
+    },
+};
+
+use crate::convert;
+
+/// A chunk as a node takes it.
+pub(crate) fn command(issued: &IssuedCommand) -> ControlCommand {
+    let mode = match issued.request.clone() {
+        ChunkCommand::List(entries) => Mode::List(entries),
+        ChunkCommand::Target(target) => Mode::Target(target),
+    };
+    let request = ScanRequest {
+        mode,
+        ports: issued.ports.iter().map(ToString::to_string).collect(),
+    };
+    let command = AgentCommand {
+        command: Some(agent_command::Command::Discover(convert::discover_request(
+            request,
+        ))),
+    };
+    ControlCommand {
+        command_id: issued.command.to_string(),
+        payload: command.encode_to_vec().into(),
+    }
+}
+
+/// The answer to Hello, and the sign of life.
+pub(crate) fn accepted(now: Timestamp, version: &str, epoch: Epoch) -> ControlAccepted {
+    ControlAccepted {
+        server_time: Some(convert::timestamp(now)),
+        version: version.to_owned(),
+        capabilities: Capabilities::all()
+            .iter()
+            .map(|capability| capability.to_string())
+            .collect(),
+        epoch: u64::try_from(epoch.0).unwrap_or(0),
+    }
+}
+
+/// Stops a command.
+pub(crate) fn cancel(command: CommandId) -> ControlCancel {
+    ControlCancel {
+        command_id: command.to_string(),
+    }
+}
+
+/// The server goes down; the node has a slot to come back in.
+pub(crate) fn draining(retry_after: Duration) -> ControlGoodbye {
+    parting(GoodbyeReason::Drain, Some(retry_after))
+}
+
+/// Why a stream was ended.
+pub(crate) fn goodbye(reason: EvictReason, retry_after: Option<Duration>) -> ControlGoodbye {
+    let reason = match reason {
+        EvictReason::Replaced => GoodbyeReason::Replaced,
+        EvictReason::Revoked => GoodbyeReason::Revoked,
+        EvictReason::Draining => GoodbyeReason::Drain,
+        EvictReason::NoHello | EvictReason::ClaimStuck => GoodbyeReason::Unspecified,
+    };
+    parting(reason, retry_after)
+}
+
+fn parting(reason: GoodbyeReason, retry_after: Option<Duration>) -> ControlGoodbye {
+    let millis = retry_after.map_or(0, |after| {
+        u32::try_from(after.as_millis()).unwrap_or(u32::MAX)
+    });
+    ControlGoodbye {
+        reason: reason.into(),
+        retry_after_ms: millis,
+    }
+}

@@ -1,0 +1,146 @@
+//! Who may call what: every procedure in exactly one class. A procedure that is not in the table does
+//! not exist for callers.
+
+use fleet_core::Permission;
+
+/// Who may call a procedure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Anybody; rate limited where it matters.
+    Public,
+    /// A node with a session.
+    Node,
+    /// An operator with this permission.
+    Operator(Permission),
+    /// Any operator.
+    AnyOperator,
+}
+
+use Class::{AnyOperator, Node, Operator, Public};
+use Permission::{MinerPair, NodeManage, NodeRead};
+
+/// Every procedure, by its path without the leading slash.
+const TABLE: &[(&str, Class)] = &[
+    (
+        "fleetnodegateway.v1.FleetNodeGatewayService/Register",
+        Public,
+    ),
+    (
+        "fleetnodegateway.v1.FleetNodeGatewayService/BeginAuthHandshake",
+        Public,
+    ),
+    (
+        "fleetnodegateway.v1.FleetNodeGatewayService/CompleteAuthHandshake",
+        Public,
+    ),
+    (
+        "fleetnodegateway.v1.FleetNodeGatewayService/UploadHeartbeat",
+        Node,
+    ),
+    (
+        "fleetnodegateway.v1.FleetNodeGatewayService/ReportDiscoveredDevices",
+        Node,
+    ),
+    (
+        "fleetnodegateway.v1.FleetNodeGatewayService/ReportPairedDevices",
+        Node,
+    ),
+    (
+        "fleetnodegateway.v1.FleetNodeGatewayService/ControlStream",
+        Node,
+    ),
+    (
+        "fleetnodegateway.v1.FleetNodeGatewayService/UploadTelemetry",
+        Node,
+    ),
+    (
+        "fleetnodegateway.v1.FleetNodeGatewayService/UploadEvents",
+        Node,
+    ),
+    (
+        "fleetnodegateway.v1.FleetNodeGatewayService/UploadCommandArtifact",
+        Node,
+    ),
+    (
+        "fleetnodegateway.v1.FleetNodeGatewayService/DownloadCommandArtifact",
+        Node,
+    ),
+    (
+        "fleetnodeadmin.v1.FleetNodeAdminService/CreateEnrollmentCode",
+        Operator(NodeManage),
+    ),
+    (
+        "fleetnodeadmin.v1.FleetNodeAdminService/ListFleetNodes",
+        Operator(NodeRead),
+    ),
+    (
+        "fleetnodeadmin.v1.FleetNodeAdminService/ConfirmFleetNode",
+        Operator(NodeManage),
+    ),
+    (
+        "fleetnodeadmin.v1.FleetNodeAdminService/RevokeFleetNode",
+        Operator(NodeManage),
+    ),
+    (
+        "fleetnodeadmin.v1.FleetNodeAdminService/PairDeviceToFleetNode",
+        Operator(NodeManage),
+    ),
+    (
+        "fleetnodeadmin.v1.FleetNodeAdminService/UnpairDevice",
+        Operator(NodeManage),
+    ),
+    (
+        "fleetnodeadmin.v1.FleetNodeAdminService/ListFleetNodeDevices",
+        Operator(NodeRead),
+    ),
+    (
+        "fleetnodeadmin.v1.FleetNodeAdminService/DiscoverOnFleetNode",
+        Operator(NodeManage),
+    ),
+    (
+        "fleetnodeadmin.v1.FleetNodeAdminService/ListFleetNodeDiscoveredDevices",
+        Operator(NodeRead),
+    ),
+    (
+        "fleetnodeadmin.v1.FleetNodeAdminService/PairDiscoveredDevicesOnFleetNode",
+        Operator(MinerPair),
+    ),
+    ("pairing.v1.PairingService/Discover", Operator(NodeManage)),
+    ("pairing.v1.PairingService/Pair", Operator(MinerPair)),
+    ("fleet.v1.ScanService/StartScan", Operator(NodeManage)),
+    ("fleet.v1.ScanService/PlanScan", Operator(NodeManage)),
+    ("fleet.v1.ScanService/GetScan", Operator(NodeRead)),
+    ("fleet.v1.ScanService/ListScans", Operator(NodeRead)),
+    ("fleet.v1.ScanService/WatchScan", Operator(NodeRead)),
+    ("fleet.v1.ScanService/CancelScan", Operator(NodeManage)),
+    ("fleet.v1.NodeService/ListNodes", Operator(NodeRead)),
+    (
+        "fleet.v1.NodeService/ListEnrollmentCodes",
+        Operator(NodeRead),
+    ),
+    (
+        "fleet.v1.NodeService/CancelEnrollmentCode",
+        Operator(NodeManage),
+    ),
+    ("fleet.v1.DeviceService/ListDevices", Operator(NodeRead)),
+    ("fleet.v1.AccountService/WhoAmI", AnyOperator),
+    ("grpc.health.v1.Health/Check", Public),
+    ("grpc.health.v1.Health/Watch", Public),
+    ("grpc.health.v1.Health/List", Public),
+    (
+        "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        Public,
+    ),
+    (
+        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        Public,
+    ),
+];
+
+/// The class of a procedure; none when there is no such procedure.
+pub(crate) fn class_of(path: &str) -> Option<Class> {
+    TABLE
+        .iter()
+        .find(|(known, _)| *known == path)
+        .map(|(_, class)| *class)
+}

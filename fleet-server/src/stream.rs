@@ -1,0 +1,416 @@
+//! The control stream of a node: Hello, the claim of a new epoch, then what the node says. What goes down
+//! is the hub's.
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use fleet_core::{
+    CommandId, ConnectionId, Epoch, InstanceId,
+    outcome::{AckCode, verdict_of_ack},
+};
+use fleet_registry::{
+    Announced, Capabilities,
+    registry::{Admission, Adopted, Claim, OpenRefused, Progress, RefuseReason, Standing},
+};
+use fleet_store::{Ack, Acked, ClaimError, ClaimedStream, NodeIdentity, Pins, StreamClaim};
+use fleet_wire::{
+    BoxStream, Reply, RpcError, Validate,
+    gateway::{
+        ControlAck, ControlHello, ControlPins, ControlProgress, ControlStreamRequest,
+        ControlStreamResponse, control_stream_request::Kind,
+    },
+};
+use futures::{StreamExt, stream};
+
+use crate::{
+    app::App,
+    convert::{self, printable},
+    failure::{self, Refusal},
+    hub::Opened,
+};
+
+/// How often a stream asks storage whether it may still be: whether a session of the node lives, and
+/// whether its epoch is still the newest of all servers.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
+/// An ack's text for people.
+const REASON_MOST: usize = 512;
+
+/// Opens a node's stream: waits for Hello, claims the epoch, and answers the messages to send.
+pub(crate) async fn open(
+    app: Arc<App>,
+    node: NodeIdentity,
+    mut inbound: BoxStream<ControlStreamRequest>,
+) -> Result<Reply<BoxStream<ControlStreamResponse>>, RpcError> {
+    let mut opened = app.hub.open().map_err(|refused| match refused {
+        OpenRefused::TooMany(_) => RpcError::resource_exhausted(refused.to_string()),
+        OpenRefused::Draining { retry_after } => {
+            RpcError::not_active(refused.to_string()).with_retry_after(retry_after)
+        }
+    })?;
+    let held = Held {
+        app: app.clone(),
+        connection: opened.connection,
+    };
+    let hello = greet(&mut inbound, &mut opened).await?;
+    let (epoch, held) = claim(held, &node, hello).await?;
+    tracing::info!(node = %node.node, %epoch, "node connected");
+    let Opened { outbox, over, .. } = opened;
+    let listening = Listening {
+        app,
+        node,
+        epoch,
+        held,
+    };
+    tokio::spawn(async move {
+        let ended = async {
+            tokio::select! {
+                () = listening.listen(inbound) => {}
+                () = over.cancelled() => {}
+            }
+        };
+        ended.await;
+        listening.end().await;
+    });
+    Ok(Reply::stream(stream::unfold(
+        outbox,
+        |mut outbox| async move { outbox.recv().await.map(|message| (message, outbox)) },
+    )))
+}
+
+/// Closes the connection in the hub when dropped, whatever ended it.
+#[derive(Debug)]
+struct Held {
+    app: Arc<App>,
+    connection: ConnectionId,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Nothing to release: either it never became current, or it was released before.
+        let _ = self.app.hub.closed(self.connection);
+    }
+}
+
+/// Waits for the first message, which must be Hello; the hub ends the stream when it does not come.
+async fn greet(
+    inbound: &mut BoxStream<ControlStreamRequest>,
+    opened: &mut Opened,
+) -> Result<ControlHello, RpcError> {
+    let first = tokio::select! {
+        first = inbound.next() => first,
+        evicted = opened.outbox.recv() => {
+            return Err(evicted.and_then(Result::err).unwrap_or_else(|| RpcError::unavailable("the stream was ended")));
+        }
+    };
+    match first {
+        Some(Ok(ControlStreamRequest {
+            kind: Some(Kind::Hello(hello)),
+        })) => hello.validate().map(|()| hello).map_err(RpcError::from),
+        Some(Ok(_)) => Err(RpcError::invalid_argument(
+            "the first message must be Hello",
+        )),
+        Some(Err(error)) => Err(error),
+        None => Err(RpcError::failed_precondition(
+            "the stream ended before its Hello",
+        )),
+    }
+}
+
+/// Asks for admission, claims the epoch in the store, and makes the stream current.
+async fn claim(
+    held: Held,
+    node: &NodeIdentity,
+    hello: ControlHello,
+) -> Result<(Epoch, Held), RpcError> {
+    let (app, connection) = (&held.app, held.connection);
+    let instance = <[u8; 16]>::try_from(hello.instance_id.as_ref())
+        .ok()
+        .map(InstanceId);
+    match app.hub.admit(connection, node.node, instance, node.session) {
+        Admission::Proceed => {}
+        Admission::Gone => return Err(RpcError::unavailable("the stream was ended")),
+        Admission::Refuse {
+            reason,
+            retry_after,
+        } => {
+            if reason == RefuseReason::Duplicate {
+                let flagged = app
+                    .store
+                    .flag_duplicate_identity(node.node, true, app.environment.now())
+                    .await;
+                flagged.map_err(Refusal::refusal)?;
+            }
+            let text = match reason {
+                RefuseReason::Duplicate => {
+                    "another machine uses this node's identity: stop one of them, or enroll this one anew"
+                }
+                RefuseReason::Full => {
+                    "this server remembers as many nodes as it may, try again later"
+                }
+            };
+            return Err(RpcError::resource_exhausted(text).with_retry_after(retry_after));
+        }
+    }
+    let announced = announced(&hello);
+    let running = hello
+        .running
+        .iter()
+        .filter_map(|id| CommandId::from_str(id).ok())
+        .collect();
+    let claim = StreamClaim {
+        node: node.node,
+        session: node.session,
+        replica: app.replica,
+        instance,
+        hello: convert::hello(hello),
+        running,
+        now: app.environment.now(),
+    };
+    let claimed = app
+        .store
+        .claim_stream(claim)
+        .await
+        .map_err(|error| match &error {
+            ClaimError::NotFound(_) => RpcError::not_found(error.to_string()),
+            ClaimError::Storage(error) => failure::storage(error),
+        })?;
+    for scan in &claimed.ended {
+        app.bells.ring(*scan);
+    }
+    let epoch = claimed.epoch;
+    match app
+        .hub
+        .connected(node.node, connection, in_registry(app, &claimed, announced))
+    {
+        // A fenced stream has its goodbye in the outbox already.
+        Standing::Current | Standing::Fenced => Ok((epoch, held)),
+        Standing::Gone => {
+            app.store
+                .release_stream(node.node, epoch, app.environment.now())
+                .await
+                .map_err(Refusal::refusal)?;
+            Err(RpcError::unavailable("the stream was ended"))
+        }
+    }
+}
+
+fn announced(hello: &ControlHello) -> Announced {
+    let capabilities = Capabilities::parse(hello.capabilities.iter().map(String::as_str));
+    Announced::new(capabilities, hello.max_targets, hello.max_ports)
+}
+
+fn in_registry(app: &App, claimed: &ClaimedStream, announced: Announced) -> Claim {
+    let (now, instant) = (app.environment.now(), app.environment.instant());
+    let adopted = claimed.adopted.iter().map(|adopted| Adopted {
+        command: adopted.command,
+        lane: adopted.lane,
+        deadline: instant + adopted.deadline.since(now),
+        cancelled: adopted.cancelled,
+    });
+    Claim {
+        epoch: claimed.epoch,
+        announced,
+        adopted: adopted.collect(),
+    }
+}
+
+/// A current stream and what it hears.
+#[derive(Debug)]
+struct Listening {
+    app: Arc<App>,
+    node: NodeIdentity,
+    epoch: Epoch,
+    held: Held,
+}
+
+impl Listening {
+    /// Hears the node until it ends the stream or may not have one any more.
+    async fn listen(&self, mut inbound: BoxStream<ControlStreamRequest>) {
+        let mut check = tokio::time::interval(CHECK_EVERY);
+        check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        check.tick().await;
+        loop {
+            tokio::select! {
+                message = inbound.next() => match message {
+                    Some(Ok(ControlStreamRequest { kind: Some(kind) })) => self.hear(kind).await,
+                    Some(Ok(ControlStreamRequest { kind: None }) | Err(_)) => self.app.hub.malformed(self.held.connection),
+                    None => return,
+                },
+                _ = check.tick() => if !self.may_stay().await { return },
+            }
+        }
+    }
+
+    /// Storage trouble ends nothing: a node that was revoked is found out later.
+    async fn may_stay(&self) -> bool {
+        let (store, node) = (&self.app.store, self.node.node);
+        if let Ok(false) = store
+            .has_live_session(node, self.app.environment.now())
+            .await
+        {
+            self.app.hub.fail(
+                self.held.connection,
+                RpcError::unauthenticated(
+                    "the session is over: open a new one with BeginAuthHandshake",
+                ),
+            );
+            return false;
+        }
+        if let Ok(false) = store.is_current(node, self.epoch).await {
+            self.app.hub.superseded(node, self.epoch);
+            return false;
+        }
+        true
+    }
+
+    async fn hear(&self, kind: Kind) {
+        let heard = match &kind {
+            Kind::Ack(ack) => ack.validate().map_err(RpcError::from),
+            Kind::Progress(progress) => progress.validate().map_err(RpcError::from),
+            Kind::Pins(pins) => pins.validate().map_err(RpcError::from),
+            Kind::Hello(_) => Err(RpcError::invalid_argument("Hello was said before")),
+        };
+        if let Err(error) = heard {
+            tracing::debug!(node = %self.node.node, %error, "a node's message was dropped");
+            return self.app.hub.malformed(self.held.connection);
+        }
+        match kind {
+            Kind::Ack(ack) => self.ack(ack).await,
+            Kind::Progress(progress) => self.progress(progress).await,
+            Kind::Pins(pins) => self.pins(pins).await,
+            Kind::Hello(_) => {}
+        }
+    }
+
+    /// The command, if it is in flight on this stream.
+    fn in_flight(&self, id: &str) -> Option<CommandId> {
+        let Ok(command) = CommandId::from_str(id) else {
+            self.app.hub.malformed(self.held.connection);
+            return None;
+        };
+        match self.app.hub.check(self.held.connection, command) {
+            Ok(_) => Some(command),
+            Err(dropped) => {
+                tracing::debug!(node = %self.node.node, %dropped, "a node's message was dropped");
+                None
+            }
+        }
+    }
+
+    /// The end of a command is stored before the lane is free.
+    async fn ack(&self, ack: ControlAck) {
+        let Some(command) = self.in_flight(&ack.command_id) else {
+            return;
+        };
+        let reason = printable(&ack.error_message, REASON_MOST);
+        let stored = Ack {
+            node: self.node.node,
+            epoch: self.epoch,
+            command,
+            verdict: verdict_of_ack(AckCode::from_number(ack.code), ack.succeeded, &reason),
+            outcomes: (!ack.outcomes.is_empty()).then(|| ack.outcomes.to_vec()),
+            notes: ack
+                .notes
+                .iter()
+                .map(|note| printable(note, REASON_MOST))
+                .collect(),
+            now: self.app.environment.now(),
+        };
+        match self.app.store.record_ack(stored).await {
+            Ok(Acked::Chunk { scan, .. } | Acked::Waits { scan, .. }) => self.app.bells.ring(scan),
+            Ok(Acked::Stale) => {}
+            Err(error) => {
+                // The deadline will judge the command; the lane stays taken until then, since the store
+                // still holds the command to be in flight.
+                failure::storage(&error);
+                return;
+            }
+        }
+        self.app.hub.acknowledged(self.held.connection, command);
+        self.app.work.look_at(self.node.node);
+    }
+
+    async fn progress(&self, said: ControlProgress) {
+        let Some(command) = self.in_flight(&said.command_id) else {
+            return;
+        };
+        let progress = Progress {
+            done: said.targets_done,
+            total: said.targets_total,
+        };
+        let Ok(Some(progress)) = self
+            .app
+            .hub
+            .progress(self.held.connection, command, progress)
+        else {
+            return;
+        };
+        let phase = printable(&said.phase, 64);
+        match self
+            .app
+            .store
+            .record_progress(self.node.node, self.epoch, command, progress.done, &phase)
+            .await
+        {
+            Ok(Some(scan)) => self.app.bells.ring(scan),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "progress was not stored"),
+        }
+    }
+
+    async fn pins(&self, said: ControlPins) {
+        let Some(command) = self.in_flight(&said.command_id) else {
+            return;
+        };
+        let names = said.names.into_iter().map(|pinned| {
+            let addresses = pinned
+                .addresses
+                .iter()
+                .filter_map(|text| fleet_core::parse_literal(text))
+                .collect();
+            let skipped = printable(&pinned.skipped_reason, REASON_MOST);
+            (
+                pinned.name,
+                if skipped.is_empty() {
+                    Ok(addresses)
+                } else {
+                    Err(skipped)
+                },
+            )
+        });
+        let pins = Pins {
+            node: self.node.node,
+            command,
+            names: names.collect(),
+            addresses: self.app.config.addresses,
+            now: self.app.environment.now(),
+        };
+        match self.app.store.record_pins(pins).await {
+            Ok(taken) => {
+                self.app.bells.ring(taken.scan);
+                taken
+                    .refused
+                    .iter()
+                    .for_each(|_| self.app.hub.malformed(self.held.connection));
+            }
+            Err(error) => {
+                tracing::warn!(node = %self.node.node, %command, %error, "pins were not taken")
+            }
+        }
+    }
+
+    /// Gives the node free, unless a newer stream has it.
+    async fn end(self) {
+        let Some(released) = self.app.hub.closed(self.held.connection) else {
+            return;
+        };
+        tracing::info!(node = %released.node, epoch = %released.epoch, "node disconnected");
+        if let Err(error) = self
+            .app
+            .store
+            .release_stream(released.node, released.epoch, self.app.environment.now())
+            .await
+        {
+            tracing::warn!(%error, "a stream's end was not stored");
+        }
+    }
+}

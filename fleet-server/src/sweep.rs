@@ -1,0 +1,53 @@
+//! What time alone brings about: deadlines of commands, ends of queues, expiry of codes and sessions.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::app::App;
+
+/// Deadlines are minutes long; a second late is soon enough.
+const SCANS_EVERY: Duration = Duration::from_secs(1);
+/// Codes live an hour, sessions a day; both are checked where they are used too.
+const REST_EVERY: Duration = Duration::from_secs(30);
+
+/// Sweeps until the server drains.
+pub(crate) async fn run(app: Arc<App>) {
+    let mut scans = tokio::time::interval(SCANS_EVERY);
+    let mut rest = tokio::time::interval(REST_EVERY);
+    for interval in [&mut scans, &mut rest] {
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    }
+    loop {
+        tokio::select! {
+            () = app.drain.cancelled() => return,
+            _ = scans.tick() => sweep_scans(&app).await,
+            _ = rest.tick() => sweep_rest(&app).await,
+        }
+    }
+}
+
+async fn sweep_scans(app: &App) {
+    match app.store.sweep_scans(app.environment.now()).await {
+        Ok(swept) => {
+            for (node, command) in swept.commands {
+                tracing::info!(%node, %command, "a command passed its deadline");
+                app.work.look_at(node);
+            }
+            for scan in swept.scans {
+                app.bells.ring(scan);
+            }
+        }
+        Err(error) => tracing::warn!(%error, "cannot sweep scans"),
+    }
+}
+
+async fn sweep_rest(app: &App) {
+    let now = app.environment.now();
+    match app.store.sweep_enrollments(now).await {
+        Ok(0) => {}
+        Ok(expired) => tracing::info!(expired, "enrollment codes expired"),
+        Err(error) => tracing::warn!(%error, "cannot sweep enrollments"),
+    }
+    if let Err(error) = app.store.sweep_sessions(now).await {
+        tracing::warn!(%error, "cannot sweep sessions");
+    }
+}
