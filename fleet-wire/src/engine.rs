@@ -22,16 +22,27 @@ impl<T: Message + Default + Serialize + DeserializeOwned + 'static> Wire for T {
 
 /// Decodes a request and checks its bounds; nothing larger than the bounds allow is ever built.
 pub(crate) fn decode<M: Wire + Validate>(bytes: Bytes, format: CodecFormat) -> Result<M, RpcError> {
-    let message = if format == CodecFormat::Json {
-        decode_json(&bytes)?
-    } else {
-        decode_proto::<M>(bytes)?
-    };
+    if format != CodecFormat::Json {
+        return decode_checked(bytes);
+    }
+    let message: M = decode_json(&bytes)?;
     message.validate()?;
     Ok(message)
 }
 
-fn decode_proto<M: Wire + Validate>(bytes: Bytes) -> Result<M, RpcError> {
+/// Decodes a message that came inside another one, the payload of a command for example, as the servers decode requests:
+/// elements are counted before anything is built, then the bounds are checked.
+///
+/// # Errors
+///
+/// INVALID_ARGUMENT: it does not decode, or a field breaks its bound.
+pub fn decode_checked<M: Message + Default + Validate>(bytes: Bytes) -> Result<M, RpcError> {
+    let message: M = decode_proto(bytes)?;
+    message.validate()?;
+    Ok(message)
+}
+
+fn decode_proto<M: Message + Default + Validate>(bytes: Bytes) -> Result<M, RpcError> {
     bounds::count_repeated(&bytes, M::REPEATED)?;
     M::decode(bytes)
         .map_err(|e| RpcError::invalid_argument(format!("the message does not decode: {e}")))

@@ -2,7 +2,7 @@
 
 #![expect(
     missing_docs,
-    clippy::wildcard_enum_match_arm,
+    clippy::allow_attributes,
     reason = "generated from the definitions, which carry the comments"
 )]
 

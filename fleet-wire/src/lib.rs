@@ -21,6 +21,7 @@ pub mod server;
 
 pub use bounds::{BrokenBound, Repeated, Validate};
 pub use context::{BoxStream, Context, Peer, Protocol, Reply};
+pub use engine::decode_checked;
 pub use error::{Code, Detail, RpcError};
 pub use generated::common::v1 as common;
 pub use generated::fleet::v1 as fleet;
