@@ -1,0 +1,295 @@
+//! How a command ended, as its ack says it. Pure. Start with [`ack`].
+
+use fleet_core::{TargetOutcome, outcome::AckCode};
+use fleet_registry::{
+    link::{CancelReason, WireCommandId},
+    spool::Tally,
+};
+use fleet_scan::{Interruption, ScanSummary};
+use fleet_wire::gateway::ControlAck;
+
+use super::order::Refusal;
+
+/// Notes of an ack on the wire, and characters of one.
+const NOTES: (usize, usize) = (64, 512);
+/// Characters of the reason on the wire.
+const REASON: usize = 4_096;
+
+/// How the work on a command ended on this node.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// It was not begun.
+    Refused(Refusal),
+    /// The scan could not run, or crashed.
+    Failed(String),
+    /// The scan ran.
+    Ran(ScanSummary),
+}
+
+/// Why a scan was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// The link said so.
+    Cancelled(CancelReason),
+    /// The server refuses everything of the command.
+    CommandDead,
+    /// This process is to end.
+    ShuttingDown,
+}
+
+/// The ack of a command: `ending` is what the scan came to, `tally` what became of its reports, `lost` how many
+/// found devices could not be put into a report.
+pub(super) fn ack(
+    command: &WireCommandId,
+    ending: &Ending,
+    stopped: Option<Stopped>,
+    tally: &Tally,
+    lost: u64,
+) -> ControlAck {
+    let (code, reason) = judge(ending, stopped, tally, lost);
+    let mut notes = Vec::new();
+    let mut outcomes = Vec::new();
+    if let Ending::Ran(summary) = ending {
+        outcomes = summary
+            .outcomes
+            .iter()
+            .copied()
+            .map(TargetOutcome::to_byte)
+            .collect();
+        notes.clone_from(&summary.notes);
+    }
+    if tally.rejected > 0 {
+        let all = tally.rejected + tally.accepted;
+        notes.insert(
+            0,
+            format!(
+                "the server rejected {} of {all} reported devices",
+                tally.rejected
+            ),
+        );
+    }
+    notes.truncate(NOTES.0);
+    ControlAck {
+        command_id: command.as_str().to_owned(),
+        succeeded: code == AckCode::Ok,
+        error_message: bounded(&reason, REASON),
+        code: code.number(),
+        payload: bytes::Bytes::new(),
+        outcomes: outcomes.into(),
+        notes: notes.iter().map(|note| bounded(note, NOTES.1)).collect(),
+    }
+}
+
+/// The ack of a command that is not begun because another one runs.
+pub(super) fn busy(command: &WireCommandId) -> ControlAck {
+    ControlAck {
+        command_id: command.as_str().to_owned(),
+        error_message: "another scan is running on this node".to_owned(),
+        code: AckCode::Busy.number(),
+        ..ControlAck::default()
+    }
+}
+
+fn judge(ending: &Ending, stopped: Option<Stopped>, tally: &Tally, lost: u64) -> (AckCode, String) {
+    let summary = match ending {
+        Ending::Refused(refusal) => return (refusal.code, refusal.reason.clone()),
+        Ending::Failed(reason) => return (AckCode::ScanFailed, reason.clone()),
+        Ending::Ran(summary) => summary,
+    };
+    let mut gaps = Vec::new();
+    match (summary.interrupted, stopped) {
+        (Some(Interruption::Cancelled), Some(Stopped::Cancelled(CancelReason::Asked))) => {
+            gaps.push("cancelled".to_owned())
+        }
+        (Some(Interruption::Cancelled), Some(Stopped::CommandDead)) => {
+            gaps.push("stopped, because the server takes nothing more of this command".to_owned())
+        }
+        (
+            Some(Interruption::Cancelled),
+            Some(Stopped::ShuttingDown | Stopped::Cancelled(_)) | None,
+        ) => gaps.push("stopped on the node".to_owned()),
+        (Some(interruption @ (Interruption::BudgetSpent | Interruption::SinkClosed)), _) => {
+            gaps.push(interruption.to_string())
+        }
+        (None, _) => {}
+    }
+    let not_reached = summary.count(TargetOutcome::NotReached);
+    if not_reached > 0 {
+        gaps.push(format!(
+            "{not_reached} of {} targets were not reached",
+            summary.outcomes.len()
+        ));
+    }
+    if summary.driver_crashes > 0 {
+        gaps.push(format!("a driver crashed {} times", summary.driver_crashes));
+    }
+    if lost > 0 {
+        gaps.push(format!(
+            "{lost} devices answered with what no report can hold"
+        ));
+    }
+    if tally.dropped > 0 {
+        let refusal = tally.refusal.as_deref().unwrap_or("no reason given");
+        let text = format!(
+            "{} devices were not taken by the server: {refusal}",
+            tally.dropped
+        );
+        if tally.accepted + tally.rejected == 0 {
+            return (AckCode::ReportFailed, text);
+        }
+        gaps.push(text);
+    }
+    if gaps.is_empty() {
+        (AckCode::Ok, String::new())
+    } else {
+        (AckCode::Partial, gaps.join("; "))
+    }
+}
+
+fn bounded(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ran(
+        outcomes: &[TargetOutcome],
+        interrupted: Option<Interruption>,
+        driver_crashes: u64,
+    ) -> Ending {
+        Ending::Ran(ScanSummary {
+            outcomes: outcomes.to_vec(),
+            found: 0,
+            notes: Vec::new(),
+            interrupted,
+            driver_crashes,
+        })
+    }
+
+    fn tally(accepted: u64, rejected: u64, dropped: u64) -> Tally {
+        Tally {
+            accepted,
+            rejected,
+            dropped,
+            refusal: (dropped > 0).then(|| "too many".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_ack_says_ok_only_when_nothing_is_missing() {
+        use TargetOutcome::{Identified, NotReached, Silent};
+        let all = [Identified, Silent];
+        let asked = Some(Stopped::Cancelled(CancelReason::Asked));
+        let cancelled = Some(Interruption::Cancelled);
+        let refusal = Refusal {
+            code: AckCode::AgentIncapable,
+            reason: "port 22".to_owned(),
+        };
+        for (ending, stopped, tally, lost, code, said) in [
+            (ran(&all, None, 0), None, tally(1, 0, 0), 0, AckCode::Ok, ""),
+            (
+                ran(&all, None, 0),
+                asked,
+                tally(1, 1, 0),
+                0,
+                AckCode::Ok,
+                "",
+            ),
+            (
+                ran(&all, None, 1),
+                None,
+                tally(1, 0, 0),
+                0,
+                AckCode::Partial,
+                "crashed",
+            ),
+            (
+                ran(&all, None, 0),
+                None,
+                tally(1, 0, 0),
+                3,
+                AckCode::Partial,
+                "3 devices",
+            ),
+            (
+                ran(&all, None, 0),
+                None,
+                tally(1, 0, 2),
+                0,
+                AckCode::Partial,
+                "too many",
+            ),
+            (
+                ran(&all, None, 0),
+                None,
+                tally(0, 0, 2),
+                0,
+                AckCode::ReportFailed,
+                "too many",
+            ),
+            (
+                ran(&[NotReached], cancelled, 0),
+                asked,
+                tally(0, 0, 0),
+                0,
+                AckCode::Partial,
+                "cancelled; 1 of 1",
+            ),
+            (
+                ran(&[NotReached], Some(Interruption::BudgetSpent), 0),
+                None,
+                tally(0, 0, 0),
+                0,
+                AckCode::Partial,
+                "time",
+            ),
+            (
+                Ending::Failed("crashed".to_owned()),
+                None,
+                tally(3, 0, 0),
+                0,
+                AckCode::ScanFailed,
+                "crashed",
+            ),
+            (
+                Ending::Refused(refusal),
+                None,
+                tally(0, 0, 0),
+                0,
+                AckCode::AgentIncapable,
+                "port 22",
+            ),
+        ] {
+            let id = WireCommandId::new("c").expect("an id");
+            let ack = ack(&id, &ending, stopped, &tally, lost);
+            assert_eq!(AckCode::from_number(ack.code), code, "{ending:?}");
+            assert_eq!(ack.succeeded, code == AckCode::Ok);
+            assert!(
+                ack.error_message.contains(said) && ack.error_message.is_empty() == said.is_empty(),
+                "{}",
+                ack.error_message
+            );
+        }
+    }
+
+    #[test]
+    fn texts_fit_the_wire() {
+        let summary = ScanSummary {
+            outcomes: vec![TargetOutcome::Silent],
+            found: 0,
+            notes: vec!["é".repeat(600); 70],
+            interrupted: None,
+            driver_crashes: 0,
+        };
+        let id = WireCommandId::new("c").expect("an id");
+        let ack = ack(&id, &Ending::Ran(summary), None, &tally(1, 2, 0), 0);
+        assert_eq!(ack.notes.len(), 64);
+        assert!(
+            ack.notes[0].contains("rejected 2 of 3")
+                && ack.notes.iter().all(|note| note.chars().count() <= 512)
+        );
+        assert_eq!(&ack.outcomes[..], [1]);
+    }
+}

@@ -1,0 +1,262 @@
+//! Enrollment: a code becomes a registered node, the operator's API key an enrolled one. Each step is saved before
+//! the next, so that a second start goes on where the first one ended. Start with [`register`].
+
+use std::path::PathBuf;
+
+use ed25519_dalek::{Signer, SigningKey};
+use fleet_core::{Fingerprint, SecretHash, registration_statement};
+use fleet_wire::{
+    Code, RpcError,
+    client::CallOptions,
+    gateway::{FleetNodeGatewayClient, RegisterRequest},
+};
+
+use crate::{
+    session::{self, ServerClock, SessionError},
+    state::{NodeState, SecretKey, SecretText, Stage, StateDir, StateError},
+    transport::{self, ServerAddress, TransportError},
+};
+
+/// Where and how to enroll.
+#[derive(Clone, Debug)]
+pub struct EnrollOptions {
+    /// The server, with scheme and path prefix.
+    pub server_url: String,
+    /// The name to register, 1 to 255 characters.
+    pub name: String,
+    /// Certificates to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The server is the stock implementation: its challenges carry no tag.
+    pub stock_server: bool,
+    /// Plain HTTP to another machine is accepted.
+    pub allow_insecure_transport: bool,
+}
+
+impl EnrollOptions {
+    /// A server of ours by https, or on this machine; the name is `fleetnode`.
+    pub fn new(server_url: impl Into<String>) -> Self {
+        Self {
+            server_url: server_url.into(),
+            name: "fleetnode".to_owned(),
+            ca_file: None,
+            stock_server: false,
+            allow_insecure_transport: false,
+        }
+    }
+}
+
+/// A node that the server knows and the operator has to confirm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// The server's id of the node.
+    pub fleet_node_id: i64,
+    /// What the operator compares.
+    pub fingerprint: Fingerprint,
+}
+
+/// Why an enrollment did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollError {
+    /// The state cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The server cannot be talked to.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// No session.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// There is a registration already.
+    #[error(
+        "this node is registered already as {name:?} (id {fleet_node_id}): go on with its API key, or move {path} away to enroll anew"
+    )]
+    AlreadyRegistered {
+        /// Its name.
+        name: String,
+        /// Its id.
+        fleet_node_id: i64,
+        /// The state folder.
+        path: PathBuf,
+    },
+    /// There is no registration yet.
+    #[error("this node is not registered yet: run `fleetnode enroll` with a code from the server")]
+    NotRegistered,
+    /// The server refused the registration.
+    #[error("{advice} ({source})")]
+    Refused {
+        /// What to do.
+        advice: &'static str,
+        /// What it said.
+        source: RpcError,
+    },
+    /// The server saw another key than the one that was sent: somebody is in between.
+    #[error(
+        "the server names fingerprint {theirs:?} where this node's is {ours}: somebody on the way may have exchanged the key; nothing was kept, revoke the node at the server and check the connection"
+    )]
+    FingerprintDiffers {
+        /// This node's.
+        ours: Fingerprint,
+        /// The server's, bounded.
+        theirs: String,
+    },
+    /// No randomness from the system.
+    #[error("the system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+/// Makes the node's keys and registers them with an enrollment code; the state is saved when the server knows the
+/// node and names the same fingerprint.
+///
+/// # Errors
+///
+/// [`EnrollError`]; then nothing is saved, and the code stays usable unless the fingerprint differs.
+pub async fn register(
+    dir: &StateDir,
+    options: EnrollOptions,
+    code: &SecretText,
+) -> Result<Registered, EnrollError> {
+    if let Some(NodeState {
+        name,
+        fleet_node_id: Some(fleet_node_id),
+        ..
+    }) = dir.load()?
+    {
+        return Err(EnrollError::AlreadyRegistered {
+            name,
+            fleet_node_id,
+            path: dir.path().to_owned(),
+        });
+    }
+    let mut state = NodeState {
+        server_url: options.server_url,
+        name: options.name,
+        identity_key: new_key()?,
+        encryption_key: new_key()?,
+        ca_file: options.ca_file,
+        allow_insecure_transport: options.allow_insecure_transport,
+        stock_server: options.stock_server,
+        fleet_node_id: None,
+        api_key: None,
+    };
+    let client = client(&state)?;
+    let (identity, encryption) = (state.identity_public(), state.encryption_public());
+    let statement = registration_statement(
+        &SecretHash::of(code.expose()),
+        &state.name,
+        &identity,
+        &encryption,
+    );
+    let proof = SigningKey::from_bytes(state.identity_key.expose()).sign(&statement);
+    let request = RegisterRequest {
+        enrollment_token: code.expose().to_owned(),
+        name: state.name.clone(),
+        identity_pubkey: identity.to_vec().into(),
+        encryption_pubkey: encryption.to_vec().into(),
+        identity_proof: proof.to_bytes().to_vec().into(),
+    };
+    let answer = client
+        .register(&request, CallOptions::new())
+        .await
+        .map_err(refused)?;
+    let fingerprint = state.fingerprint();
+    if answer.identity_fingerprint != fingerprint.to_string() {
+        let theirs = answer.identity_fingerprint.chars().take(64).collect();
+        return Err(EnrollError::FingerprintDiffers {
+            ours: fingerprint,
+            theirs,
+        });
+    }
+    state.fleet_node_id = Some(answer.fleet_node_id);
+    dir.save(&state)?;
+    Ok(Registered {
+        fleet_node_id: answer.fleet_node_id,
+        fingerprint,
+    })
+}
+
+/// Takes the API key that the operator got for confirming: saves it, then proves it by a handshake. A key that the
+/// server does not accept is forgotten again.
+///
+/// # Errors
+///
+/// [`EnrollError`]; after any but a refused key, [`refresh`] can prove the saved key later.
+pub async fn finish(dir: &StateDir, api_key: SecretText) -> Result<(), EnrollError> {
+    let mut state = dir
+        .load()?
+        .filter(|state| state.stage() != Stage::New)
+        .ok_or(EnrollError::NotRegistered)?;
+    state.api_key = Some(api_key);
+    dir.save(&state)?;
+    let proved = prove(&state).await;
+    if let Err(EnrollError::Session(SessionError::KeyRefused)) = proved {
+        state.api_key = None;
+        dir.save(&state)?;
+    }
+    proved
+}
+
+/// Proves the saved API key by a handshake.
+///
+/// # Errors
+///
+/// [`EnrollError::NotRegistered`] or [`SessionError::NoKey`] when the enrollment is not that far; else why the
+/// handshake failed. The state does not change.
+pub async fn refresh(dir: &StateDir) -> Result<(), EnrollError> {
+    let state = dir
+        .load()?
+        .filter(|state| state.stage() != Stage::New)
+        .ok_or(EnrollError::NotRegistered)?;
+    prove(&state).await
+}
+
+async fn prove(state: &NodeState) -> Result<(), EnrollError> {
+    session::open(&client(state)?, state, ServerClock::default()).await?;
+    Ok(())
+}
+
+fn client(state: &NodeState) -> Result<FleetNodeGatewayClient, TransportError> {
+    transport::open(ServerAddress {
+        url: &state.server_url,
+        ca_file: state.ca_file.as_ref(),
+        allow_insecure: state.allow_insecure_transport,
+    })
+    .map(FleetNodeGatewayClient::new)
+}
+
+fn new_key() -> Result<SecretKey, EnrollError> {
+    let mut bytes = zeroize::Zeroizing::new([0; 32]);
+    getrandom::fill(bytes.as_mut()).map_err(EnrollError::Random)?;
+    Ok(SecretKey::new(*bytes))
+}
+
+fn refused(source: RpcError) -> EnrollError {
+    let advice = match source.code {
+        Code::Unauthenticated => {
+            "the server does not accept this enrollment code: codes live one hour and work once, create a new one"
+        }
+        Code::FailedPrecondition | Code::AlreadyExists => {
+            "the server cannot register this node: choose another --name, or revoke the node that has it; the code stays usable"
+        }
+        Code::InvalidArgument => {
+            "the server does not take this registration: check code and --name"
+        }
+        Code::ResourceExhausted => {
+            "the server takes no more registrations from here for now: wait a minute and try again with the same code"
+        }
+        Code::Unimplemented | Code::NotFound => {
+            "nothing at this address takes registrations: check --server-url"
+        }
+        Code::Canceled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::PermissionDenied
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => {
+            "the server could not be asked: check --server-url and that it runs, then try again with the same code"
+        }
+    };
+    EnrollError::Refused { advice, source }
+}

@@ -1,0 +1,413 @@
+//! The folder a node's state lives in: 0700 and its own, one process at a time, replaced atomically,
+//! no links followed.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+
+use super::NodeState;
+
+/// A state file holds two keys and a few names; more than this is not one.
+const FILE_MOST: u64 = 64 * 1024;
+
+/// Why the state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Something could not be read or written.
+    #[error("cannot {doing} {path}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A file or the folder is not safe to use.
+    #[error("{path} {problem}")]
+    Unsafe {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it, and the way out.
+        problem: String,
+    },
+    /// Another process uses it.
+    #[error(
+        "{path} is in use by process {holder}: stop that one first, or choose another --state-dir"
+    )]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// Its process id, if it said so.
+        holder: String,
+    },
+    /// The file is not a state file.
+    #[error("{path} is not a state file of this version: {detail}; move it away and enroll again")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it; never its content.
+        detail: String,
+    },
+}
+
+/// A node's state folder, held by this process until dropped.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Opens the folder, creating it (0700) when it is missing, and locks it.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Unsafe`] when it is a link, somebody else's, or open to others;
+    /// [`StateError::Locked`] when another process holds it, naming that one.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let io = |doing| {
+            move |source| StateError::Io {
+                doing,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        match DirBuilder::new().mode(0o700).recursive(true).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io("create")(error));
+            }
+            _ => {}
+        }
+        let meta = fs::symlink_metadata(path).map_err(io("read"))?;
+        if !meta.is_dir() {
+            return Err(unsafe_at(
+                path,
+                "is not a folder: name a folder of the node's own",
+            ));
+        }
+        check_private(path, &meta, 0o700)?;
+        let lock = Self::lock(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// The process that holds the folder, without waiting for it; none when it is free or missing.
+    pub fn holder(path: &Path) -> Option<String> {
+        match Self::lock(path) {
+            Err(StateError::Locked { holder, .. }) => Some(holder),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    fn lock(dir: &Path) -> Result<File, StateError> {
+        let path = dir.join("lock");
+        let io = |doing| {
+            let path = path.clone();
+            move |source| StateError::Io {
+                doing,
+                path,
+                source,
+            }
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(nofollow())
+            .open(&path)
+            .map_err(io("open"))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut holder = String::new();
+            let read = (&mut file).take(32).read_to_string(&mut holder);
+            let known = read.is_ok() && !holder.trim().is_empty();
+            let holder = if known {
+                holder.trim().to_owned()
+            } else {
+                "(unknown)".to_owned()
+            };
+            return Err(StateError::Locked {
+                path: dir.to_owned(),
+                holder,
+            });
+        }
+        let write = |file: &mut File| {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        };
+        write(&mut file).map_err(io("write"))?;
+        Ok(file)
+    }
+
+    /// Reads the state; none when the node was never enrolled.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Unsafe`] when the file is a link, somebody else's, or readable by others;
+    /// [`StateError::Malformed`] when it is not a state file.
+    pub fn load(&self) -> Result<Option<NodeState>, StateError> {
+        read_state(&self.file())
+    }
+
+    /// Reads the state of a folder that another process may hold.
+    ///
+    /// # Errors
+    ///
+    /// As [`StateDir::load`].
+    pub fn peek(path: &Path) -> Result<Option<NodeState>, StateError> {
+        read_state(&path.join("node.json"))
+    }
+
+    /// Replaces the state: a new file is written, synced and renamed over the old one, then the folder
+    /// is synced, so that a crash leaves the old state or the new one.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Io`], naming the step.
+    pub fn save(&self, state: &NodeState) -> Result<(), StateError> {
+        let (path, temporary) = (self.file(), self.path.join("node.json.new"));
+        let io = |doing, path: &Path| {
+            let path = path.to_owned();
+            move |source| StateError::Io {
+                doing,
+                path,
+                source,
+            }
+        };
+        let text = zeroize::Zeroizing::new(
+            serde_json::to_vec_pretty(state).map_err(|error| io("encode", &path)(error.into()))?,
+        );
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io("replace", &temporary)(error));
+            }
+            _ => {}
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)
+            .map_err(io("create", &temporary))?;
+        file.write_all(&text)
+            .and_then(|()| file.sync_all())
+            .map_err(io("write", &temporary))?;
+        fs::rename(&temporary, &path).map_err(io("replace", &path))?;
+        File::open(&self.path)
+            .and_then(|dir| dir.sync_all())
+            .map_err(io("sync", &self.path))
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn file(&self) -> PathBuf {
+        self.path.join("node.json")
+    }
+}
+
+fn read_state(path: &Path) -> Result<Option<NodeState>, StateError> {
+    let io = |doing| {
+        move |source| StateError::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    let file = match OpenOptions::new()
+        .read(true)
+        .custom_flags(nofollow())
+        .open(path)
+    {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(unsafe_at(
+                path,
+                "is a link: the state file must be a file of the node's own",
+            ));
+        }
+        Err(error) => return Err(io("open")(error)),
+    };
+    check_private(path, &file.metadata().map_err(io("read"))?, 0o600)?;
+    let mut text = zeroize::Zeroizing::new(Vec::new());
+    file.take(FILE_MOST + 1)
+        .read_to_end(&mut text)
+        .map_err(io("read"))?;
+    let malformed = |detail: String| StateError::Malformed {
+        path: path.to_owned(),
+        detail,
+    };
+    if text.len() as u64 > FILE_MOST {
+        return Err(malformed(format!("it is larger than {FILE_MOST} bytes")));
+    }
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|error| malformed(format!("line {}, column {}", error.line(), error.column())))
+}
+
+/// Refuses what others own or may open.
+fn check_private(path: &Path, meta: &fs::Metadata, mode: u32) -> Result<(), StateError> {
+    let me = rustix::process::geteuid().as_raw();
+    if meta.uid() != me {
+        return Err(unsafe_at(
+            path,
+            &format!(
+                "belongs to user {}, not to user {me}: run as its owner or choose another --state-dir",
+                meta.uid()
+            ),
+        ));
+    }
+    if meta.mode() & 0o077 != 0 {
+        return Err(unsafe_at(
+            path,
+            &format!(
+                "is open to others (mode {:03o}): run `chmod {mode:o} {}`",
+                meta.mode() & 0o777,
+                path.display()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn unsafe_at(path: &Path, problem: &str) -> StateError {
+    StateError::Unsafe {
+        path: path.to_owned(),
+        problem: problem.to_owned(),
+    }
+}
+
+fn nofollow() -> i32 {
+    // The flag's bits are those of the C constant, which fits an int.
+    i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+    use crate::state::{SecretKey, Stage};
+
+    fn state() -> NodeState {
+        NodeState {
+            server_url: "https://fleet.example".into(),
+            name: "barn".into(),
+            identity_key: SecretKey::new([7; 32]),
+            encryption_key: SecretKey::new([9; 32]),
+            ca_file: None,
+            allow_insecure_transport: false,
+            stock_server: false,
+            fleet_node_id: None,
+            api_key: None,
+        }
+    }
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let parent = tempfile::tempdir().expect("a temporary folder");
+        let path = parent.path().join("node");
+        (parent, path)
+    }
+
+    #[test]
+    fn state_survives_and_secrets_do_not_print() {
+        let (_parent, path) = folder();
+        let dir = StateDir::open(&path).expect("opens");
+        assert!(dir.load().expect("reads").is_none());
+        dir.save(&state()).expect("saves");
+        dir.save(&NodeState {
+            fleet_node_id: Some(4),
+            ..state()
+        })
+        .expect("saves again");
+        let read = dir.load().expect("reads").expect("is there");
+        assert_eq!(
+            (read.stage(), read.fingerprint()),
+            (Stage::Registered, state().fingerprint())
+        );
+        assert!(!format!("{read:?}").contains("0707"));
+        let mode = fs::metadata(path.join("node.json"))
+            .expect("is there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_second_process_is_told_who_holds_the_folder() {
+        let (_parent, path) = folder();
+        let _held = StateDir::open(&path).expect("opens");
+        let refused = StateDir::open(&path).expect_err("is held").to_string();
+        assert!(
+            refused.contains(&std::process::id().to_string()),
+            "{refused}"
+        );
+        assert_eq!(
+            StateDir::holder(&path),
+            Some(std::process::id().to_string())
+        );
+    }
+
+    #[test]
+    fn links_and_open_modes_are_refused() {
+        let (parent, path) = folder();
+        let dir = StateDir::open(&path).expect("opens");
+        dir.save(&state()).expect("saves");
+        let file = path.join("node.json");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("chmod");
+        assert!(matches!(dir.load(), Err(StateError::Unsafe { .. })));
+        let elsewhere = parent.path().join("elsewhere.json");
+        fs::rename(&file, &elsewhere).expect("moves");
+        symlink(&elsewhere, &file).expect("links");
+        assert!(
+            dir.load()
+                .expect_err("is a link")
+                .to_string()
+                .contains("is a link")
+        );
+        drop(dir);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+        assert!(
+            StateDir::open(&path)
+                .expect_err("is open")
+                .to_string()
+                .contains("chmod 700")
+        );
+        let link = parent.path().join("link");
+        symlink(&path, &link).expect("links");
+        assert!(matches!(
+            StateDir::open(&link),
+            Err(StateError::Unsafe { .. })
+        ));
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_without_its_content() {
+        let (_parent, path) = folder();
+        let dir = StateDir::open(&path).expect("opens");
+        dir.save(&state()).expect("saves");
+        let file = path.join("node.json");
+        let mut text = fs::read_to_string(&file).expect("reads");
+        text = text.replacen("barn", "barn\",\"identity_kex\":\"", 1);
+        fs::write(&file, text).expect("writes");
+        let refused = dir.load().expect_err("is damaged").to_string();
+        assert!(
+            refused.contains("node.json") && !refused.contains("0707"),
+            "{refused}"
+        );
+    }
+}
