@@ -21,6 +21,7 @@ mod operators;
 mod pins;
 mod report;
 mod scans;
+mod schema;
 mod sessions;
 mod streams;
 mod transaction;

@@ -1,0 +1,121 @@
+//! Comparing the entities with the schema as it is: what no compiler sees.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityName, EntityTrait,
+    IdenStatic, Iterable, Statement, sea_query::ColumnType,
+};
+
+use super::entity;
+use crate::{SqlStore, StoreError};
+
+/// A column: its kind, and whether it may be unset.
+#[derive(Debug, PartialEq, Eq)]
+struct Shape {
+    kind: &'static str,
+    nullable: bool,
+}
+
+impl SqlStore {
+    /// Names every difference between this program's rows and the tables of the database; none when
+    /// they agree. For tests, and for a database that somebody has changed by hand.
+    ///
+    /// # Errors
+    ///
+    /// The database's trouble.
+    pub async fn schema_differences(&self) -> Result<Vec<String>, StoreError> {
+        let mut differences = Vec::new();
+        let database = self.reader();
+        macro_rules! compare {
+            ($($entity:ident)*) => {$(
+                let found = compare::<entity::$entity::Entity>(database).await;
+                differences.extend(Self::reading("schema_differences", found)?);
+            )*};
+        }
+        compare!(
+            org operator operator_key operator_session audit
+            node invitation node_key node_challenge node_session node_stream
+            scan scan_request chunk command report report_row report_refusal scan_event
+            device device_alias node_endpoint binding
+        );
+        Ok(differences)
+    }
+}
+
+async fn compare<E: EntityTrait>(database: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    let entity = E::default();
+    let table = entity.table_name();
+    let mut stored = columns(database, table).await?;
+    let mut differences = Vec::new();
+    for column in E::Column::iter() {
+        let definition = column.def();
+        let expected = Shape {
+            kind: kind_of(definition.get_column_type()),
+            nullable: definition.is_null(),
+        };
+        match stored.remove(column.as_str()) {
+            Some(found) if found == expected => {}
+            found => differences.push(format!(
+                "{table}.{}: expected {expected:?}, found {found:?}",
+                column.as_str()
+            )),
+        }
+    }
+    differences.extend(
+        stored
+            .into_keys()
+            .map(|name| format!("{table}.{name} is not known")),
+    );
+    Ok(differences)
+}
+
+async fn columns(
+    database: &DatabaseConnection,
+    table: &str,
+) -> Result<BTreeMap<String, Shape>, DbErr> {
+    let backend = database.get_database_backend();
+    let sql = if backend == DbBackend::Sqlite {
+        r#"SELECT name, lower(type) AS type, CASE WHEN "notnull" = 0 AND pk = 0 THEN 'YES' ELSE 'NO' END AS nullable FROM pragma_table_info($1)"#
+    } else {
+        "SELECT column_name AS name, data_type AS type, is_nullable AS nullable FROM information_schema.columns WHERE table_schema = CURRENT_SCHEMA() AND table_name = $1"
+    };
+    let rows = database
+        .query_all_raw(Statement::from_sql_and_values(backend, sql, [table.into()]))
+        .await?;
+    rows.into_iter()
+        .map(|row| {
+            let kind: String = row.try_get("", "type")?;
+            let nullable: String = row.try_get("", "nullable")?;
+            let shape = Shape {
+                kind: stored_kind(&kind),
+                nullable: nullable == "YES",
+            };
+            Ok((row.try_get("", "name")?, shape))
+        })
+        .collect()
+}
+
+fn stored_kind(name: &str) -> &'static str {
+    match name {
+        "bigint" | "integer" => "integer",
+        "text" => "text",
+        "blob" | "bytea" => "bytes",
+        "boolean" => "boolean",
+        _ => "unknown",
+    }
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "every other column type is a mistake here"
+)]
+fn kind_of(column: &ColumnType) -> &'static str {
+    match column {
+        ColumnType::BigInteger => "integer",
+        ColumnType::String(_) | ColumnType::Text => "text",
+        ColumnType::Blob | ColumnType::VarBinary(_) | ColumnType::Binary(_) => "bytes",
+        ColumnType::Boolean => "boolean",
+        _ => "unexpected",
+    }
+}

@@ -1,0 +1,110 @@
+//! The audit trail: one record a deed, refusals folded.
+
+use fleet_core::NodeId;
+use fleet_store::*;
+
+use crate::site::{Site, at, nobody};
+
+contract! {
+    refusals_alike_within_a_minute_are_one_record
+    records_are_read_newest_first_page_by_page
+    another_tenants_records_are_not_shown
+}
+
+fn refusal(site: &Site, actor: Actor, reason: &str, now: u64) -> AuditEntry {
+    AuditEntry {
+        org: Some(site.org),
+        actor,
+        action: "report.refuse".into(),
+        subject: format!("at {now}"),
+        result: AuditResult::Refused(reason.into()),
+        at: at(now),
+    }
+}
+
+async fn refusals_alike_within_a_minute_are_one_record(site: Site) {
+    let before = site.audited().await.len();
+    let node = |id| Actor {
+        who: Who::Node(NodeId(id)),
+        from: "10.0.0.1".parse().ok(),
+    };
+    let minute = 60;
+    for entry in [
+        refusal(&site, node(7), "over quota", minute),
+        refusal(&site, node(7), "over quota", minute + 59),
+        refusal(&site, node(7), "not in flight", minute + 59),
+        refusal(&site, node(8), "over quota", minute + 59),
+        refusal(&site, node(7), "over quota", minute + 60),
+    ] {
+        site.store.record_audit(entry).await.expect("written");
+    }
+    let mut found: Vec<_> = site.audited().await;
+    found.truncate(found.len() - before);
+    let counts: Vec<_> = found
+        .iter()
+        .rev()
+        .map(|row| (row.entry.subject.as_str(), row.count))
+        .collect();
+    assert_eq!(
+        counts,
+        [("at 60", 2), ("at 119", 1), ("at 119", 1), ("at 120", 1)]
+    );
+    // What was done is never folded.
+    for _ in 0..2 {
+        let done = AuditEntry::done(site.org, nobody(), "policy.set", "loopback".into(), at(1));
+        site.store.record_audit(done).await.expect("written");
+    }
+    assert_eq!(
+        site.audited()
+            .await
+            .iter()
+            .filter(|row| row.entry.action == "policy.set")
+            .count(),
+        2
+    );
+}
+
+async fn records_are_read_newest_first_page_by_page(site: Site) {
+    for n in 0..5 {
+        let done = AuditEntry::done(site.org, site.actor(), "test", n.to_string(), at(n));
+        site.store.record_audit(done).await.expect("written");
+    }
+    let page = site
+        .store
+        .list_audit(site.org, None, 2)
+        .await
+        .expect("read");
+    assert_eq!(
+        page.iter()
+            .map(|row| row.entry.subject.as_str())
+            .collect::<Vec<_>>(),
+        ["4", "3"]
+    );
+    assert_eq!(
+        page[0].entry,
+        AuditEntry::done(site.org, site.actor(), "test", "4".into(), at(4))
+    );
+    let next = site
+        .store
+        .list_audit(site.org, Some(page[1].id), 2)
+        .await
+        .expect("read");
+    assert_eq!(
+        next.iter()
+            .map(|row| row.entry.subject.as_str())
+            .collect::<Vec<_>>(),
+        ["2", "1"]
+    );
+}
+
+async fn another_tenants_records_are_not_shown(site: Site) {
+    let other = site.other_org().await;
+    let theirs = site.store.list_audit(other, None, 100).await.expect("read");
+    assert!(theirs.iter().all(|row| row.entry.org == Some(other)));
+    assert!(
+        site.audited()
+            .await
+            .iter()
+            .all(|row| row.entry.org == Some(site.org))
+    );
+}

@@ -1,0 +1,19 @@
+//! The contract of the store, the same for both databases. Each `contract!` makes two tests of every
+//! function it names: one on a SQLite file, one on a PostgreSQL database of its own.
+
+#[macro_use]
+mod site;
+
+mod audit;
+mod cancelling;
+mod dispatch;
+mod ending;
+mod enrollment;
+mod inventory;
+mod operators;
+mod races;
+mod reports;
+mod schema;
+mod sessions;
+mod streams;
+mod throughput;

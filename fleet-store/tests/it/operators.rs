@@ -1,0 +1,161 @@
+//! Operators, their keys and browser sessions.
+
+use fleet_core::Role;
+use fleet_store::*;
+
+use crate::site::{Site, at, nobody, secret};
+
+contract! {
+    an_operator_is_found_by_key_and_by_session
+    an_email_is_taken_once_in_any_case
+    a_key_needs_an_operator
+    a_session_ends_by_time_and_by_word
+    ping_answers
+}
+
+async fn an_operator_is_found_by_key_and_by_session(site: Site) {
+    assert!(site.store.has_operators().await.expect("read"));
+    assert_eq!(
+        site.store
+            .operator_by_key(secret("nobody's"))
+            .await
+            .expect("read"),
+        None
+    );
+    let identity = site
+        .store
+        .operator_by_key(secret("ann's key"))
+        .await
+        .expect("read")
+        .expect("known");
+    assert_eq!(
+        (
+            identity.operator,
+            identity.org,
+            identity.org_name.as_str(),
+            identity.email.as_str(),
+            identity.role
+        ),
+        (
+            site.operator,
+            site.org,
+            "acme",
+            "ann@acme.test",
+            Role::Admin
+        )
+    );
+    site.store
+        .open_operator_session(&identity, secret("token"), at(100), site.actor(), at(1))
+        .await
+        .expect("opened");
+    let session = site
+        .store
+        .operator_by_session(secret("token"), at(99))
+        .await
+        .expect("read");
+    assert_eq!(session, Some(identity));
+    let sign_in = site.audited().await.remove(0).entry;
+    assert_eq!(
+        (sign_in.action.as_ref(), sign_in.actor, sign_in.at),
+        ("operator.sign_in", site.actor(), at(1))
+    );
+}
+
+async fn an_email_is_taken_once_in_any_case(site: Site) {
+    let new = |email: &str| NewOperator {
+        org: "acme".into(),
+        email: email.into(),
+        role: Role::Viewer,
+        now: at(1),
+    };
+    let taken = site
+        .store
+        .create_operator(new(" Ann@ACME.test "), nobody())
+        .await;
+    assert!(
+        matches!(taken, Err(CreateOperatorError::EmailTaken(email)) if email == "ann@acme.test")
+    );
+    site.store
+        .create_operator(new("carl@acme.test"), nobody())
+        .await
+        .expect("created");
+    let key = site
+        .store
+        .create_operator_key("CARL@acme.test", secret("carl's"), nobody(), at(1))
+        .await;
+    key.expect("a key");
+    let carl = site
+        .store
+        .operator_by_key(secret("carl's"))
+        .await
+        .expect("read")
+        .expect("known");
+    assert_eq!(
+        (carl.org, carl.role),
+        (site.org, Role::Viewer),
+        "the organization of this name was there"
+    );
+}
+
+async fn a_key_needs_an_operator(site: Site) {
+    let refused = site
+        .store
+        .create_operator_key("eve@acme.test", secret("x"), nobody(), at(1))
+        .await;
+    assert!(
+        matches!(refused, Err(CreateKeyError::UnknownEmail(email)) if email == "eve@acme.test")
+    );
+}
+
+async fn a_session_ends_by_time_and_by_word(site: Site) {
+    let identity = site
+        .store
+        .operator_by_key(secret("ann's key"))
+        .await
+        .expect("read")
+        .expect("known");
+    for (token, expires) in [("short", 50), ("long", 1_000)] {
+        site.store
+            .open_operator_session(&identity, secret(token), at(expires), site.actor(), at(1))
+            .await
+            .expect("opened");
+    }
+    let found = |token: &'static str, now| {
+        let store = site.store.clone();
+        async move {
+            store
+                .operator_by_session(secret(token), at(now))
+                .await
+                .expect("read")
+                .is_some()
+        }
+    };
+    assert!(found("short", 49).await);
+    assert!(!found("short", 50).await);
+    assert!(found("long", 999).await);
+    site.store
+        .close_operator_session(secret("long"))
+        .await
+        .expect("closed");
+    assert!(!found("long", 2).await);
+    site.store
+        .close_operator_session(secret("long"))
+        .await
+        .expect("closing again is nothing");
+}
+
+async fn ping_answers(site: Site) {
+    site.store.ping().await.expect("reachable");
+    site.store.close().await;
+    let gone = site.store.ping().await;
+    assert!(
+        matches!(
+            gone,
+            Err(StoreError::Unavailable {
+                operation: "ping",
+                ..
+            })
+        ),
+        "{gone:?}"
+    );
+}

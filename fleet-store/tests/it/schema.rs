@@ -1,0 +1,156 @@
+//! Migrations, versions, URLs, and the agreement of rows and tables.
+
+use fleet_store::*;
+use sea_orm::{ConnectionTrait, DbBackend};
+
+use crate::site::Site;
+
+contract! {
+    rows_and_tables_agree
+    opening_again_changes_nothing
+    a_newer_schema_is_refused
+    an_older_schema_says_what_to_run
+    a_node_with_devices_cannot_be_deleted
+    writes_survive_a_crash_by_the_settings
+}
+
+async fn rows_and_tables_agree(site: Site) {
+    assert_eq!(
+        site.store.schema_differences().await.expect("read"),
+        Vec::<String>::new()
+    );
+    let raw = site.raw().await;
+    raw.execute_unprepared("ALTER TABLE org ADD COLUMN extra bigint")
+        .await
+        .expect("altered");
+    assert_eq!(
+        site.store.schema_differences().await.expect("read"),
+        ["org.extra is not known"]
+    );
+    raw.execute_unprepared("ALTER TABLE scan DROP COLUMN phase")
+        .await
+        .expect("altered");
+    assert_eq!(
+        site.store.schema_differences().await.expect("read").len(),
+        2
+    );
+}
+
+async fn opening_again_changes_nothing(site: Site) {
+    for mode in [MigrateMode::Migrate, MigrateMode::Check] {
+        let again = SqlStore::open(&site.url, mode).await.expect("opened");
+        assert!(again.has_operators().await.expect("read"));
+        again.close().await;
+    }
+}
+
+async fn a_newer_schema_is_refused(site: Site) {
+    let raw = site.raw().await;
+    raw.execute_unprepared(
+        "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_from_the_future', 1)",
+    )
+    .await
+    .expect("inserted");
+    for mode in [MigrateMode::Migrate, MigrateMode::Check] {
+        let refused = SqlStore::open(&site.url, mode).await;
+        assert!(
+            matches!(&refused, Err(StoreError::NewerSchema(name)) if name == "m9999_from_the_future"),
+            "{refused:?}"
+        );
+    }
+}
+
+async fn an_older_schema_says_what_to_run(site: Site) {
+    let raw = site.raw().await;
+    for sql in [
+        "DELETE FROM seaql_migrations",
+        "DROP TABLE seaql_migrations",
+    ] {
+        raw.execute_unprepared(sql).await.expect(sql);
+        let refused = SqlStore::open(&site.url, MigrateMode::Check).await;
+        let Err(error @ StoreError::OlderSchema(_)) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(error.to_string().contains("fleetd migrate"), "{error}");
+    }
+}
+
+async fn a_node_with_devices_cannot_be_deleted(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    site.reported(
+        node,
+        command.command,
+        vec![crate::site::plain("10.0.0.7", "80")],
+    )
+    .await;
+    let raw = site.raw().await;
+    raw.execute_unprepared(if raw.get_database_backend() == DbBackend::Sqlite {
+        "PRAGMA foreign_keys = ON"
+    } else {
+        "SELECT 1"
+    })
+    .await
+    .expect("set");
+    assert!(
+        raw.execute_unprepared("DELETE FROM device_alias")
+            .await
+            .is_ok()
+    );
+    assert!(raw.execute_unprepared("DELETE FROM node").await.is_err());
+    assert_eq!(site.number("SELECT count(*) FROM node").await, 1);
+}
+
+async fn writes_survive_a_crash_by_the_settings(site: Site) {
+    let raw = site.raw().await;
+    if raw.get_database_backend() == DbBackend::Sqlite {
+        let mode = sea_orm::Statement::from_string(DbBackend::Sqlite, "PRAGMA journal_mode");
+        let row = raw.query_one_raw(mode).await.expect("read").expect("a row");
+        assert_eq!(row.try_get_by_index::<String>(0).expect("a text"), "wal");
+        let path = site.url.trim_start_matches("sqlite://");
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata(path).expect("a file").permissions(),
+        );
+        assert_eq!(mode & 0o777, 0o600, "its owner's alone");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_url_is_named_without_its_password() {
+    for (url, shown) in [
+        ("mysql://root:secret@db/fleet", "mysql://root@db/fleet"),
+        ("sqlite::memory:", "sqlite::memory:"),
+        ("sqlite://?mode=rwc", "sqlite://?mode=rwc"),
+        ("fleet.db", "fleet.db"),
+    ] {
+        let refused = SqlStore::open(url, MigrateMode::Migrate).await;
+        assert!(
+            matches!(&refused, Err(StoreError::Url { url, .. }) if url == shown),
+            "{refused:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_unavailable() {
+    let options = StoreOptions {
+        acquire_timeout: std::time::Duration::from_millis(200),
+        ..StoreOptions::default()
+    };
+    for url in [
+        "postgres://fleet@127.0.0.1:1/none",
+        "sqlite:///nonexistent/folder/fleet.db",
+    ] {
+        let refused = SqlStore::connect(url, options.clone()).await;
+        assert!(
+            matches!(
+                refused,
+                Err(StoreError::Unavailable {
+                    operation: "connect",
+                    ..
+                })
+            ),
+            "{refused:?}"
+        );
+    }
+}
