@@ -41,14 +41,14 @@ pub(crate) async fn record(
     let Some(mut command) = command_of(tx, new.node, new.command).await? else {
         return refuse(not_in_flight);
     };
-    if let Some(answer) = answered_before(tx, new, &command).await? {
-        return Ok(answer);
-    }
     if command.flooded {
         return refuse(ReportError::Flooded(new.command));
     }
     if command.state.0 != CommandState::Issued {
         return refuse(not_in_flight);
+    }
+    if let Some(answer) = answered_before(tx, new, &command).await? {
+        return Ok(answer);
     }
     let Some(mut scan) = LockedScan::lock(tx, command.scan_id.0).await? else {
         return refuse(not_in_flight);
