@@ -1,2 +1,59 @@
-//! Placeholder.
-fn main() {}
+//! `fleetnode`: parses the command line and does what it says; the node itself is the library fleet-agent.
+
+mod cli;
+mod enroll;
+mod exit;
+mod logging;
+mod run;
+mod status;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                exit::USAGE.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let done = logging::start(&cli.log).and_then(|()| start(cli));
+    done.unwrap_or_else(|error| {
+        let _ = writeln!(io::stderr(), "fleetnode: {error:#}");
+        exit::code(&error).into()
+    })
+}
+
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let done = runtime.block_on(carry_out(cli));
+    // What still runs is not worth waiting for: whatever matters has reached the server.
+    runtime.shutdown_background();
+    done
+}
+
+async fn carry_out(cli: Cli) -> anyhow::Result<ExitCode> {
+    let state_dir = cli.state_dir()?;
+    match cli.command {
+        Command::Enroll(args) => enroll::enroll(&state_dir, args).await?,
+        Command::Refresh => enroll::refresh(&state_dir).await?,
+        Command::Status { json } => status::show(&state_dir, json)?,
+        Command::Run(args) => return run::run(&state_dir, args).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "fleetnode", &mut io::stdout());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -3,11 +3,12 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use bytes::Bytes;
 use fleet_core::{Endpoint, Port, limits, outcome::AckCode, parse_literal};
 use fleet_discovery::{AddressList, LOCAL_SUBNET, Target, parse_ports};
 use fleet_scan::{Guard, ScanJob};
 use fleet_wire::{
-    Message,
+    decode_checked,
     gateway::{AgentCommand, agent_command},
     pairing::{DiscoverRequest, discover_request::Mode},
 };
@@ -54,9 +55,9 @@ impl Order<'_> {
     ///
     /// [`Refusal`]: BAD_REQUEST for what cannot be scanned by anybody, AGENT_INCAPABLE for what this site does not
     /// allow or this node cannot do, UNIMPLEMENTED for other commands.
-    pub(super) fn read(&self, payload: &[u8]) -> Result<ScanJob, Refusal> {
-        let command = AgentCommand::decode(payload)
-            .map_err(|error| Refusal::bad(format!("the command does not decode: {error}")))?;
+    pub(super) fn read(&self, payload: Bytes) -> Result<ScanJob, Refusal> {
+        let command: AgentCommand =
+            decode_checked(payload).map_err(|error| Refusal::bad(error.message))?;
         match command.command {
             Some(agent_command::Command::Discover(request)) => self.discover(request),
             Some(agent_command::Command::Pair(_)) => Err(Refusal::new(
@@ -217,6 +218,7 @@ fn without_edges(network: Ipv4Network, addresses: Option<AddressList>) -> Vec<Ip
 #[cfg(test)]
 mod tests {
     use fleet_core::AddressPolicy;
+    use fleet_wire::Message;
     use fleet_wire::pairing::{IpListModeRequest, NmapModeRequest};
 
     use super::*;
@@ -256,7 +258,7 @@ mod tests {
                 mode: Some(mode),
             })),
         };
-        let job = order.read(&command.encode_to_vec())?;
+        let job = order.read(command.encode_to_vec().into())?;
         Ok(job.targets.iter().map(ToString::to_string).collect())
     }
 
@@ -336,12 +338,12 @@ mod tests {
         // Field 3, an empty message: a command of the installed base that is not taken here.
         for payload in [pair.encode_to_vec(), vec![0x1a, 0]] {
             assert_eq!(
-                order.read(&payload).expect_err("not a scan").code,
+                order.read(payload.into()).expect_err("not a scan").code,
                 AckCode::Unimplemented
             );
         }
         assert_eq!(
-            order.read(&[0xff]).expect_err("no message").code,
+            order.read(vec![0xff].into()).expect_err("no message").code,
             AckCode::BadRequest
         );
     }

@@ -280,7 +280,7 @@ impl Shell {
             default_ports: &self.default_ports,
             stock_server: self.server.is_empty(),
         };
-        match order.read(&payload) {
+        match order.read(payload) {
             Ok(job) => {
                 tracing::info!(%command, targets = job.targets.len(), ports = job.ports.len(), "a scan begins");
                 self.work = Some(Work::scanning(command, &self.scanner, job));

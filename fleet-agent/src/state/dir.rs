@@ -100,12 +100,16 @@ impl StateDir {
         })
     }
 
-    /// The process that holds the folder, without waiting for it; none when it is free or missing.
+    /// The process that holds the folder; none when it is free or missing. Changes nothing.
     pub fn holder(path: &Path) -> Option<String> {
-        match Self::lock(path) {
-            Err(StateError::Locked { holder, .. }) => Some(holder),
-            Ok(_) | Err(_) => None,
-        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(nofollow())
+            .open(path.join("lock"))
+            .ok()?;
+        flock(&file, FlockOperation::NonBlockingLockShared)
+            .is_err()
+            .then(|| holder_in(&mut file))
     }
 
     fn lock(dir: &Path) -> Result<File, StateError> {
@@ -128,14 +132,7 @@ impl StateDir {
             .open(&path)
             .map_err(io("open"))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let mut holder = String::new();
-            let read = (&mut file).take(32).read_to_string(&mut holder);
-            let known = read.is_ok() && !holder.trim().is_empty();
-            let holder = if known {
-                holder.trim().to_owned()
-            } else {
-                "(unknown)".to_owned()
-            };
+            let holder = holder_in(&mut file);
             return Err(StateError::Locked {
                 path: dir.to_owned(),
                 holder,
@@ -216,6 +213,18 @@ impl StateDir {
 
     fn file(&self) -> PathBuf {
         self.path.join("node.json")
+    }
+}
+
+/// The process id in a lock file.
+fn holder_in(file: &mut File) -> String {
+    let mut holder = String::new();
+    let read = file.take(32).read_to_string(&mut holder);
+    let known = read.is_ok() && !holder.trim().is_empty();
+    if known {
+        holder.trim().to_owned()
+    } else {
+        "(unknown)".to_owned()
     }
 }
 

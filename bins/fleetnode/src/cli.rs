@@ -1,0 +1,168 @@
+//! The command line. What its values mean is decided here, what is done with them elsewhere.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use fleet_core::{
+    Port,
+    limits::{DEFAULT_RATE, FULL_RATE},
+};
+use ipnetwork::{IpNetwork, Ipv4Network};
+
+use crate::exit::Usage;
+
+/// The fleet node: runs beside the devices, dials out to its server, scans when asked.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Exit status: 0 done, 1 failed, 64 wrong flags, 69 server or state folder unavailable, 77 credentials missing or refused for good."
+)]
+pub(crate) struct Cli {
+    /// The node's own folder for keys and enrollment [default: /var/lib/fleetnode for root, else ~/.local/state/fleetnode]
+    #[arg(long, global = true, env = "FLEETNODE_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Registers this node with an enrollment code, then takes the API key that confirming it shows.
+    ///
+    /// Code and key come from a prompt that does not show them, or one a line on standard input. What is done is
+    /// saved: a second `enroll` goes on at the API key.
+    Enroll(EnrollArgs),
+    /// Says how far the enrollment is and whether the node runs.
+    Status {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Proves to the server that the saved API key is good; takes the key first if it is missing.
+    Refresh,
+    /// Runs the node until SIGTERM or SIGINT; a second signal ends it at once.
+    Run(RunArgs),
+    /// Prints a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// Log lines for people or for machines.
+    #[arg(
+        long,
+        global = true,
+        env = "FLEETNODE_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub(crate) log_format: LogFormat,
+    /// What to log: a level, or directives such as `info,fleet_agent=debug`.
+    #[arg(
+        long,
+        global = true,
+        env = "FLEETNODE_LOG",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    pub(crate) log: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EnrollArgs {
+    /// The server, such as https://fleet.example; needed for the first `enroll`.
+    #[arg(long, env = "FLEETNODE_SERVER_URL", value_name = "URL")]
+    pub(crate) server_url: Option<String>,
+    /// The name that operators see [default: this machine's host name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Trust the authorities in this PEM file instead of the system's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// The server is a stock one, whose challenges do not say what they are for.
+    #[arg(long)]
+    pub(crate) stock_server: bool,
+    /// Accept plain HTTP to another machine; anybody on the way can read the node's keys.
+    #[arg(long)]
+    pub(crate) allow_insecure_transport: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Scan nothing outside of this network; may be repeated.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) allow_network: Vec<IpNetwork>,
+    /// Never dial this port; may be repeated.
+    #[arg(long, value_name = "PORT")]
+    pub(crate) deny_port: Vec<Port>,
+    /// Probes a second.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_RATE, value_parser = clap::value_parser!(u32).range(1..=i64::from(FULL_RATE)))]
+    pub(crate) rate: u32,
+    /// What `fleetnode-local-subnet` stands for, instead of the networks of this machine's interfaces; may be repeated.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) local_subnet: Vec<Ipv4Network>,
+    /// For demonstrations and tests only: also scan simulated devices on this machine's loopback addresses.
+    #[arg(long, hide_short_help = true)]
+    pub(crate) demo_allow_loopback: bool,
+}
+
+impl Cli {
+    /// The state folder: named, or the usual one of this user.
+    pub(crate) fn state_dir(&self) -> Result<PathBuf, Usage> {
+        if let Some(named) = &self.state_dir {
+            return Ok(named.clone());
+        }
+        if rustix::process::geteuid().is_root() {
+            return Ok("/var/lib/fleetnode".into());
+        }
+        let variable = |name| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        variable("XDG_STATE_HOME")
+            .or_else(|| variable("HOME").map(|home| home.join(".local/state")))
+            .map(|base| base.join("fleetnode"))
+            .ok_or_else(|| {
+                Usage::new("neither XDG_STATE_HOME nor HOME names a folder: pass --state-dir")
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        for (arguments, named) in [
+            (vec!["run", "--allow-network", "10.0.0.0/33"], "10.0.0.0/33"),
+            (vec!["run", "--deny-port", "80/tcp"], "80/tcp"),
+            (vec!["run", "--rate", "0"], "0"),
+            (vec!["run", "--local-subnet", "fd00::/64"], "fd00::/64"),
+        ] {
+            let arguments = ["fleetnode"].into_iter().chain(arguments);
+            let error = Cli::try_parse_from(arguments).expect_err(named).to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

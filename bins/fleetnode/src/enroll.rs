@@ -1,0 +1,135 @@
+//! `fleetnode enroll` and `fleetnode refresh`: the dialogue around the library's steps. Start with [`enroll`].
+
+use std::{
+    io::{self, BufRead, IsTerminal, Write},
+    path::Path,
+};
+
+use anyhow::Context;
+use fleet_agent::{EnrollError, EnrollOptions, NodeState, SecretText, Stage, StateDir};
+use fleet_core::{Fingerprint, Secret, SecretKind};
+use zeroize::Zeroizing;
+
+use crate::{cli::EnrollArgs, exit::Usage};
+
+/// Longest secret on the wire, in characters, and some room for line ends.
+const LINE: u64 = 520;
+
+pub(crate) async fn enroll(state_dir: &Path, args: EnrollArgs) -> anyhow::Result<()> {
+    let dir = StateDir::open(state_dir)?;
+    let state = dir.load()?;
+    let stage = state.as_ref().map_or(Stage::New, NodeState::stage);
+    match (stage, state) {
+        (Stage::Registered, Some(state)) => {
+            say(&format!(
+                "This node is registered already as {:?} at {}.",
+                state.name, state.server_url
+            ))?;
+            say_fingerprint(state.fingerprint())?;
+        }
+        (Stage::Enrolled, Some(state)) => {
+            let (name, fleet_node_id) = (state.name, state.fleet_node_id.unwrap_or_default());
+            return Err(EnrollError::AlreadyRegistered {
+                name,
+                fleet_node_id,
+                path: state_dir.to_owned(),
+            }
+            .into());
+        }
+        (Stage::New | Stage::Registered | Stage::Enrolled, _) => register(&dir, args).await?,
+    }
+    finish(&dir).await
+}
+
+pub(crate) async fn refresh(state_dir: &Path) -> anyhow::Result<()> {
+    let dir = StateDir::open(state_dir)?;
+    let state = dir
+        .load()?
+        .filter(|state| state.stage() != Stage::New)
+        .ok_or(EnrollError::NotRegistered)?;
+    if state.stage() == Stage::Registered {
+        say_fingerprint(state.fingerprint())?;
+        return finish(&dir).await;
+    }
+    fleet_agent::refresh(&dir).await?;
+    say("The server accepts this node.")
+}
+
+async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
+    let server_url = args.server_url.ok_or_else(|| {
+        Usage::new("no server named: pass --server-url, such as https://fleet.example")
+    })?;
+    let options = EnrollOptions {
+        server_url,
+        name: args.name.unwrap_or_else(host_name),
+        ca_file: args.ca,
+        stock_server: args.stock_server,
+        allow_insecure_transport: args.allow_insecure_transport,
+    };
+    let kind = (!options.stock_server).then_some(SecretKind::EnrollmentCode);
+    let code = secret("Enrollment code: ", kind)?.ok_or_else(|| Usage::new("no enrollment code on standard input: create one in the web page or with `fleetctl nodes code`"))?;
+    let name = options.name.clone();
+    let registered = fleet_agent::register(dir, options, &code).await?;
+    say(&format!(
+        "Registered as {name:?} (id {}).",
+        registered.fleet_node_id
+    ))?;
+    say_fingerprint(registered.fingerprint)
+}
+
+async fn finish(dir: &StateDir) -> anyhow::Result<()> {
+    let stock_server = dir.load()?.is_some_and(|state| state.stock_server);
+    let kind = (!stock_server).then_some(SecretKind::NodeKey);
+    let Some(api_key) = secret("API key: ", kind)? else {
+        return say(
+            "Saved. Once the node is confirmed, run `fleetnode enroll` or `fleetnode refresh` to enter its API key.",
+        );
+    };
+    fleet_agent::finish(dir, api_key).await?;
+    say("Enrolled: the server accepts this node. Start it with `fleetnode run`.")
+}
+
+fn say_fingerprint(fingerprint: Fingerprint) -> anyhow::Result<()> {
+    say(&format!(
+        "Fingerprint: {fingerprint}\nCompare it in the web page or with `fleetctl nodes list`, then confirm the node there; confirming shows its API key once."
+    ))
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{text}").context("cannot write to standard output")
+}
+
+/// Asks for a secret: a prompt without echo on a terminal, else the next line of standard input; none at its end.
+/// A slip in a secret of ours is told before the server is asked.
+fn secret(prompt: &str, kind: Option<SecretKind>) -> anyhow::Result<Option<SecretText>> {
+    let mut line = Zeroizing::new(String::new());
+    if io::stdin().is_terminal() {
+        line = Zeroizing::new(
+            rpassword::prompt_password(prompt).context("cannot read from the terminal")?,
+        );
+    } else {
+        io::Read::take(io::stdin().lock(), LINE)
+            .read_line(&mut line)
+            .context("cannot read standard input")?;
+    }
+    let text = line.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if let Some(kind) = kind {
+        Secret::parse(kind, text).map_err(|error| Usage::new(error.to_string()))?;
+    }
+    Ok(Some(SecretText::new(text.to_owned())))
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    if name.is_empty() {
+        "fleetnode".to_owned()
+    } else {
+        name
+    }
+}

@@ -1,0 +1,151 @@
+//! `fleetnode run`: options become an agent, signals end it, the service manager is told. Start with [`run`].
+
+use std::{io, path::Path, pin::pin, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use fleet_agent::{Agent, AgentError, AgentOptions, AgentStatus, SitePolicy, StateDir};
+use fleet_core::{AddressPolicy, classify};
+use fleet_scan::ScanOptions;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{cli::RunArgs, exit::Usage};
+
+/// A tick that nobody waits for, where no service manager watches.
+const UNWATCHED: Duration = Duration::from_secs(3_600);
+
+/// What a shell reports of a program that SIGINT ended.
+const SECOND_SIGNAL: u8 = 130;
+
+/// Runs the node until a signal, or until the server has ended it for good.
+pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitCode> {
+    let options = options(args)?;
+    // Held until the process ends, so that no second one uses the same identity.
+    let dir = StateDir::open(state_dir)?;
+    let state = dir.load()?.ok_or(AgentError::NotEnrolled)?;
+    raise_descriptor_limit();
+    let mut signals = Signals::new().context("cannot listen for signals")?;
+    tracing::info!(server = state.server_url, name = state.name, fingerprint = %state.fingerprint(), version = env!("CARGO_PKG_VERSION"), "the node starts");
+    let agent = Agent::new(state, options)?;
+    let mut status = agent.status();
+    let shutdown = CancellationToken::new();
+    let mut running = pin!(agent.run(shutdown.clone()));
+    notify(&[NotifyState::Ready]);
+    let mut watchdog = interval(sd_notify::watchdog_enabled().map_or(UNWATCHED, |every| every / 2));
+    watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // All in one task: where the agent hangs, the watchdog is not fed.
+    loop {
+        tokio::select! {
+            ended = &mut running => {
+                notify(&[NotifyState::Stopping]);
+                return ended.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::new);
+            }
+            name = signals.next() => {
+                if shutdown.is_cancelled() {
+                    tracing::warn!(signal = name, "a second signal: ending at once");
+                    return Ok(SECOND_SIGNAL.into());
+                }
+                tracing::info!(signal = name, "going down: what was found is reported; a second signal ends at once");
+                notify(&[NotifyState::Stopping]);
+                shutdown.cancel();
+            }
+            Ok(()) = status.changed() => {
+                let text = sentence(&status.borrow_and_update());
+                notify(&[NotifyState::Status(&text)]);
+            }
+            _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
+        }
+    }
+}
+
+fn options(args: RunArgs) -> Result<AgentOptions, Usage> {
+    let addresses = if args.demo_allow_loopback {
+        AddressPolicy::DEMO
+    } else {
+        AddressPolicy::default()
+    };
+    for subnet in &args.local_subnet {
+        let edges = [subnet.network(), subnet.broadcast()];
+        if let Some(edge) = edges
+            .into_iter()
+            .find(|edge| addresses.admit((*edge).into()).is_err())
+        {
+            let class = classify(edge.into()).as_str();
+            return Err(Usage::new(format!(
+                "--local-subnet {subnet} holds {edge}, a {class} address: name a private network such as 10.0.0.0/22"
+            )));
+        }
+    }
+    Ok(AgentOptions {
+        site: SitePolicy {
+            allowed_networks: args.allow_network,
+            denied_ports: args.deny_port.into_iter().collect(),
+            addresses,
+        },
+        scan: ScanOptions {
+            rate: args.rate,
+            ..ScanOptions::default()
+        },
+        local_subnets: (!args.local_subnet.is_empty()).then_some(args.local_subnet),
+        ..AgentOptions::default()
+    })
+}
+
+/// What the service manager shows.
+fn sentence(status: &AgentStatus) -> String {
+    let link = match (status.connected, status.session) {
+        (true, _) => "connected",
+        (false, true) => "signed in, no control stream",
+        (false, false) => "not connected",
+    };
+    match &status.running {
+        Some(command) => format!(
+            "{link}; scanning ({command}), {} devices to report",
+            status.spooled
+        ),
+        None => link.to_owned(),
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}
+
+/// A scan holds as many connections as a quarter of the limit allows.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// The signals that end the process.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one and names it. Cancel-safe.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}

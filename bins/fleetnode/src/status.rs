@@ -1,0 +1,67 @@
+//! `fleetnode status`: what the state folder says, without disturbing a node that runs.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+use fleet_agent::{Stage, StateDir};
+use serde::Serialize;
+
+#[derive(Debug, Serialize)]
+struct Status {
+    /// `new`, `registered` (the API key is missing) or `enrolled`.
+    stage: &'static str,
+    name: Option<String>,
+    server_url: Option<String>,
+    fleet_node_id: Option<i64>,
+    fingerprint: Option<String>,
+    /// The process that holds the state folder.
+    process: Option<String>,
+}
+
+pub(crate) fn show(state_dir: &Path, json: bool) -> anyhow::Result<()> {
+    let state = StateDir::peek(state_dir)?;
+    let status = Status {
+        stage: match state.as_ref().map_or(Stage::New, |state| state.stage()) {
+            Stage::New => "new",
+            Stage::Registered => "registered",
+            Stage::Enrolled => "enrolled",
+        },
+        fleet_node_id: state.as_ref().and_then(|state| state.fleet_node_id),
+        fingerprint: state.as_ref().map(|state| state.fingerprint().to_string()),
+        name: state.as_ref().map(|state| state.name.clone()),
+        server_url: state.map(|state| state.server_url),
+        process: StateDir::holder(state_dir),
+    };
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&status)?)?;
+        return Ok(());
+    }
+    let next = match status.stage {
+        "new" => "not enrolled: run `fleetnode enroll` with a code from the server",
+        "registered" => {
+            "registered, not confirmed here: run `fleetnode enroll` and enter the API key that confirming showed"
+        }
+        _ => "enrolled",
+    };
+    writeln!(out, "enrollment   {next}")?;
+    let id = status.fleet_node_id.map(|id| id.to_string());
+    for (label, value) in [
+        ("name", &status.name),
+        ("server", &status.server_url),
+        ("id", &id),
+        ("fingerprint", &status.fingerprint),
+    ] {
+        if let Some(value) = value {
+            writeln!(out, "{label:<12} {value}")?;
+        }
+    }
+    let running = status.process.map_or_else(
+        || "not running".to_owned(),
+        |process| format!("running as process {process}"),
+    );
+    writeln!(out, "node         {running}")?;
+    Ok(())
+}
