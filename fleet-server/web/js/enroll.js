@@ -148,6 +148,8 @@ function wizard(root, begin) {
       step(3, "Hand over the key",
         h("p", {}, "The node waits for its key at the prompt ", h("code", {}, "API key"), ". Paste it there. ", h("strong", {}, "It is shown only here, only now"), "; if it is lost, revoke the node and enroll it again."),
         secretRow(apiKey, "API key of the node", "api-key"),
+        h("p", {}, "Then start the node there:"),
+        secretRow("fleetnode run", "Command"),
         status,
         h("div", { class: "actions" }, h("a", { class: "button", href: "#/nodes" }, "Done")));
       watch((nodes) => {

@@ -28,18 +28,17 @@ export function outcomeOf(ledger) {
   const state = stateName(ledger.state ?? ledger.outcome);
   const found = plural(ledger.identified, "device");
   const within = `${found} identified among ${plural(ledger.targets, "target")} in ${duration(ledger.elapsed_ms)}`;
-  const kept = int(ledger.accepted) ? ` ${count(ledger.accepted)} accepted until then ${int(ledger.accepted) === 1 ? "is" : "are"} kept.` : "";
+  const kept = int(ledger.identified) ? `: the ${found} found until then ${int(ledger.identified) === 1 ? "is" : "are"} kept.` : ".";
   const headline = {
     completed: `Completed: ${within}.`,
     partial: `Completed in part: ${within}, but something was left out.`,
-    failed: `Failed after ${duration(ledger.elapsed_ms)}.${kept}`,
-    cancelled: `Cancelled after ${duration(ledger.elapsed_ms)}.${kept}`,
+    failed: `Failed after ${duration(ledger.elapsed_ms)}${kept}`,
+    cancelled: `Cancelled after ${duration(ledger.elapsed_ms)}${kept}`,
     expired: "Expired: its node did not come in time.",
   }[state] ?? `${STATES[state].word}.`;
   const facts = [
     ledger.first_device_ms === undefined || ledger.first_device_ms === null ? "" : `first device after ${duration(ledger.first_device_ms)}`,
-    int(ledger.accepted) ? `${plural(ledger.accepted, "report")} accepted` : "",
-    int(ledger.rejected) ? `${count(ledger.rejected)} rejected` : "",
+    int(ledger.rejected) ? `${count(ledger.rejected)} of ${plural(ledger.reported, "report")} rejected` : "",
   ].filter(Boolean).join(", ");
   return { headline, reason: sentence(ledger.reason), facts: sentence(facts) };
 }
