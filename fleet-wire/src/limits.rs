@@ -1,7 +1,7 @@
 //! The counts that bound messages, and the message sizes that follow from them.
 //!
 //! A size is the sum of the largest legal fields: a string of n code points takes up to 4 n bytes, and each field up to
-//! [`FIELD`] more for its key and length (in JSON: its name, quotes and comma). So every legal message passes and nothing
+//! 32 more for its key and length (in JSON: its name, quotes and comma). So every legal message passes and nothing
 //! much larger is ever read. JSON that escapes what need not be escaped can be larger than its bounds suggest, and is
 //! refused at the same size.
 

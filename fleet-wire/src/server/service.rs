@@ -234,7 +234,7 @@ impl Inner {
         let answer: Result<Response<ConnectRpcBody>, Infallible> =
             self.engine.clone().oneshot(request).await;
         let Ok(response) = answer;
-        response.map(Body::new)
+        response.map(body)
     }
 
     async fn plain(&self, request: Request<Body>) -> Response<Body> {
@@ -257,11 +257,20 @@ impl Inner {
     }
 }
 
+/// The engine's body as ours; a whole one keeps its length, which the engine's type does not tell.
+fn body(engine: ConnectRpcBody) -> Body {
+    if let ConnectRpcBody::Full(whole) = engine {
+        Body::new(whole)
+    } else {
+        Body::new(engine)
+    }
+}
+
 /// Renders an error in the protocol of the request, which is not read any further.
 fn refuse(error: RpcError, headers: &HeaderMap) -> Response<Body> {
     ConnectError::from(error)
         .into_http_response(headers)
-        .map(Body::new)
+        .map(body)
 }
 
 fn status(code: StatusCode) -> Response<Body> {

@@ -1,0 +1,490 @@
+//! The port: what is spoken, who is shown out, and how it closes. Waiting is done on virtual time over pipes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fleet_wire::Protocol;
+use fleet_wire::client::CallOptions;
+use fleet_wire::fleet::{ScanClient, WatchScanRequest};
+use fleet_wire::gateway::FleetNodeGatewayClient;
+use fleet_wire::listener::{self, Accept, Drained, ListenerConfig, TlsError, TlsIdentity};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{
+    Alive, Answer, Scripted, Server, TOKEN, heartbeat, register, services, signed_in,
+};
+
+/// Hands out pipes, or failures.
+struct Pipes(mpsc::UnboundedReceiver<io::Result<DuplexStream>>);
+
+impl Accept for Pipes {
+    type Io = DuplexStream;
+
+    async fn accept(&mut self) -> io::Result<(DuplexStream, SocketAddr)> {
+        match self.0.recv().await {
+            Some(Ok(pipe)) => Ok((pipe, ([192, 0, 2, 1], 1).into())),
+            Some(Err(error)) => Err(error),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// A server on pipes.
+struct Piped {
+    connect: mpsc::UnboundedSender<io::Result<DuplexStream>>,
+    config: ListenerConfig,
+    alive: Alive,
+    shutdown: CancellationToken,
+    running: JoinHandle<Drained>,
+}
+
+impl Piped {
+    fn start(config: ListenerConfig) -> Self {
+        let (connect, pipes) = mpsc::unbounded_channel();
+        let scripted = Scripted::default();
+        let (service, _) = services(&scripted);
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn({
+            let (config, shutdown) = (config.clone(), shutdown.clone());
+            async move { listener::serve(Pipes(pipes), service, &config, shutdown).await }
+        });
+        Self {
+            connect,
+            config,
+            alive: scripted.alive,
+            shutdown,
+            running,
+        }
+    }
+
+    fn connect(&self) -> DuplexStream {
+        let (ours, theirs) = duplex(64 << 10);
+        self.connect.send(Ok(theirs)).expect("the server runs");
+        ours
+    }
+}
+
+/// Waits until the server closes, and returns what it said and when.
+async fn closed(mut pipe: DuplexStream) -> (Duration, Vec<u8>) {
+    let (start, mut said) = (Instant::now(), Vec::new());
+    // A reset is an end as good as any.
+    let _ = pipe.read_to_end(&mut said).await;
+    (start.elapsed(), said)
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_and_half_a_preface_end_after_five_seconds() {
+    let server = Piped::start(ListenerConfig::plaintext());
+    for opening in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n"] {
+        let mut pipe = server.connect();
+        pipe.write_all(opening).await.expect("sent");
+        let (after, said) = closed(pipe).await;
+        assert_eq!(
+            (after, said),
+            (Duration::from_secs(5), Vec::new()),
+            "{opening:?}"
+        );
+    }
+    assert_eq!(server.config.counts.silent(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_only_says_its_preface_ends_after_ten_seconds_and_a_grace() {
+    let server = Piped::start(ListenerConfig::plaintext());
+    let mut pipe = server.connect();
+    pipe.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .expect("sent");
+    let (after, _) = closed(pipe).await;
+    assert!(
+        (Duration::from_secs(10)..=Duration::from_secs(15)).contains(&after),
+        "{after:?}"
+    );
+    assert_eq!(server.config.counts.unestablished(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_never_ends_is_not_waited_for() {
+    let server = Piped::start(ListenerConfig::plaintext());
+    let mut pipe = server.connect();
+    pipe.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nx-slow: ")
+        .await
+        .expect("sent");
+    let (after, _) = closed(pipe).await;
+    assert!(after <= Duration::from_secs(15), "{after:?}");
+}
+
+/// Speaks HTTP/2 over a pipe.
+async fn http2(pipe: DuplexStream) -> (h2::client::SendRequest<bytes::Bytes>, JoinHandle<()>) {
+    let (client, connection) = h2::client::handshake(pipe).await.expect("speaks HTTP/2");
+    let connection = tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    (client, connection)
+}
+
+async fn post(
+    client: &mut h2::client::SendRequest<bytes::Bytes>,
+    path: &str,
+    token: Option<&str>,
+) -> u16 {
+    let mut request =
+        http::Request::post(format!("http://x{path}")).header("content-type", "application/json");
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    *client = client.clone().ready().await.expect("open");
+    let (response, mut body) = client
+        .send_request(request.body(()).expect("a good request"), false)
+        .expect("sent");
+    let json = serde_json::to_vec(&heartbeat()).expect("has a JSON form");
+    // Refused before the body: then the stream may be gone already.
+    let _ = body.send_data(json.into(), true);
+    response.await.expect("answered").status().as_u16()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authenticated_call_makes_a_connection_stay_and_a_refused_one_does_not() {
+    let server = Piped::start(ListenerConfig::plaintext());
+    let path = FleetNodeGatewayClient::UPLOAD_HEARTBEAT.path();
+
+    let (mut known, mut open) = http2(server.connect()).await;
+    assert_eq!(post(&mut known, path, Some(TOKEN)).await, 200);
+    let (mut unknown, refused) = http2(server.connect()).await;
+    assert_eq!(post(&mut unknown, path, Some("guessed")).await, 401);
+
+    let start = Instant::now();
+    refused.await.expect("closed");
+    assert!(
+        start.elapsed() <= Duration::from_secs(15),
+        "{:?}",
+        start.elapsed()
+    );
+    tokio::time::timeout(Duration::from_secs(120), &mut open)
+        .await
+        .expect_err("still open");
+    assert_eq!(post(&mut known, path, Some(TOKEN)).await, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_answer_pings_is_gone_within_forty_five_seconds() {
+    let server = Piped::start(ListenerConfig::plaintext());
+    let mut pipe = server.connect();
+    // Preface, empty SETTINGS, and GET / as HEADERS from the static table (RFC 7541, appendix A).
+    let opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x03\x01\x05\0\0\0\x01\x82\x86\x84";
+    pipe.write_all(opening).await.expect("sent");
+    let (after, _) = closed(pipe).await;
+    assert!(
+        (Duration::from_secs(30)..=Duration::from_secs(45)).contains(&after),
+        "{after:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_body_that_stalls_is_given_up_and_the_connection_serves_on() {
+    let server = Piped::start(ListenerConfig::plaintext());
+    let (client, _open) = http2(server.connect()).await;
+    let mut client = client.ready().await.expect("open");
+    let path = FleetNodeGatewayClient::UPLOAD_HEARTBEAT.path();
+    let request = http::Request::post(format!("http://x{path}"))
+        .header("content-type", "application/json")
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .body(())
+        .expect("a good request");
+    let (response, _stalled) = client.send_request(request, false).expect("sent");
+    let start = Instant::now();
+    assert_eq!(response.await.expect("answered").status(), 504);
+    assert_eq!(start.elapsed(), Duration::from_secs(20));
+    assert_eq!(post(&mut client, path, Some(TOKEN)).await, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lack_of_descriptors_slows_the_loop_down_and_passes() {
+    const EMFILE: i32 = 24;
+    let server = Piped::start(ListenerConfig::plaintext());
+    let start = Instant::now();
+    for _ in 0..10 {
+        server
+            .connect
+            .send(Err(io::Error::from_raw_os_error(EMFILE)))
+            .expect("the server runs");
+    }
+    server
+        .connect
+        .send(Err(io::ErrorKind::ConnectionAborted.into()))
+        .expect("the server runs");
+    let (mut client, _open) = http2(server.connect()).await;
+    assert_eq!(
+        post(
+            &mut client,
+            FleetNodeGatewayClient::UPLOAD_HEARTBEAT.path(),
+            Some(TOKEN)
+        )
+        .await,
+        200
+    );
+    // 10 ms doubling seven times, then twice a second: 10 + 20 + ... + 640 + 1,000 x 3.
+    assert_eq!(start.elapsed().as_millis(), 1_270 + 3_000);
+    assert_eq!(server.config.counts.accept_errors(), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_port_keeps_the_reserved_places_for_known_peers() {
+    let server = Piped::start(ListenerConfig {
+        max_connections: 3,
+        reserved: 1,
+        ..ListenerConfig::plaintext()
+    });
+    let path = FleetNodeGatewayClient::UPLOAD_HEARTBEAT.path();
+    let (mut first, _open1) = http2(server.connect()).await;
+    assert_eq!(post(&mut first, path, Some(TOKEN)).await, 200);
+    let (mut second, _open2) = http2(server.connect()).await;
+    assert_eq!(post(&mut second, path, Some(TOKEN)).await, 200);
+    let (mut third, _open3) = http2(server.connect()).await;
+    assert_eq!(post(&mut third, path, Some(TOKEN)).await, 200);
+    // Three known peers fill it.
+    assert_eq!(closed(server.connect()).await, (Duration::ZERO, Vec::new()));
+    assert_eq!(server.config.counts.full(), 1);
+
+    let server = Piped::start(ListenerConfig {
+        max_connections: 3,
+        reserved: 1,
+        ..ListenerConfig::plaintext()
+    });
+    let (_quiet1, _quiet2) = (server.connect(), server.connect());
+    // Two unknown peers take all that unknown peers may have, until they are shown out.
+    assert_eq!(closed(server.connect()).await, (Duration::ZERO, Vec::new()));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let (mut known, _open) = http2(server.connect()).await;
+    assert_eq!(post(&mut known, path, Some(TOKEN)).await, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_lets_requests_end_and_cuts_what_does_not() {
+    let server = Piped::start(ListenerConfig::plaintext());
+    let (client, _open) = http2(server.connect()).await;
+    let mut client = client.ready().await.expect("open");
+    let request = http::Request::post(format!("http://x{}", ScanClient::WATCH_SCAN.path()))
+        .header("content-type", "application/connect+json")
+        .header("authorization", format!("Bearer {TOKEN}"));
+    let (response, mut body) = client
+        .send_request(request.body(()).expect("a good request"), false)
+        .expect("sent");
+    body.send_data(
+        b"\0\0\0\0\x11{\"scanId\":\"open\"}"[..].to_vec().into(),
+        true,
+    )
+    .expect("sent");
+    assert_eq!(response.await.expect("answered").status(), 200);
+    server.alive.reaches(1).await;
+
+    let (start, alive) = (Instant::now(), server.alive.clone());
+    server.shutdown.cancel();
+    assert_eq!(server.running.await.expect("ended"), Drained { cut: 1 });
+    assert_eq!(start.elapsed(), Duration::from_secs(10));
+    alive.reaches(0).await;
+}
+
+#[tokio::test]
+async fn a_drain_without_open_requests_is_over_at_once_even_with_idle_connections() {
+    let server = Server::start().await;
+    let client = FleetNodeGatewayClient::new(server.channel("http", Protocol::Grpc));
+    client
+        .upload_heartbeat(&heartbeat(), signed_in())
+        .await
+        .expect("signed in");
+    server.shutdown.cancel();
+    assert_eq!(server.running.await.expect("ended"), Drained { cut: 0 });
+}
+
+#[tokio::test]
+async fn a_drain_is_over_as_soon_as_the_last_stream_is() {
+    let server = Server::start().await;
+    let request = WatchScanRequest {
+        scan_id: "open".to_owned(),
+        after_sequence: 0,
+    };
+    let mut incoming = ScanClient::new(server.channel("https", Protocol::Grpc))
+        .watch_scan(&request, signed_in())
+        .await
+        .expect("opened");
+    incoming.message().await.expect("an event");
+    server.shutdown.cancel();
+    drop(incoming);
+    assert_eq!(server.running.await.expect("ended"), Drained { cut: 0 });
+}
+
+#[tokio::test]
+async fn plaintext_where_only_tls_is_spoken_is_told_so() {
+    let server = Server::with(|config| config.plaintext = false).await;
+    let mut stream = TcpStream::connect(server.address)
+        .await
+        .expect("the server listens");
+    stream.write_all(b"G").await.expect("sent");
+    let answer = Answer::read(stream).await;
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (400, "this port speaks https only.\n")
+    );
+    assert_eq!(server.config.counts.plaintext_refused(), 1);
+    let client = FleetNodeGatewayClient::new(server.channel("https", Protocol::Connect));
+    client
+        .register(&register("a"), CallOptions::new())
+        .await
+        .expect("over TLS");
+}
+
+#[tokio::test]
+async fn tls_where_none_is_spoken_is_closed() {
+    let server = Server::with(|config| config.tls = None).await;
+    let client = FleetNodeGatewayClient::new(server.channel("https", Protocol::Connect));
+    client
+        .register(&register("a"), CallOptions::new())
+        .await
+        .expect_err("no TLS here");
+    assert!(server.config.counts.tls_failed() > 0);
+}
+
+#[tokio::test]
+async fn headers_are_bounded_in_number_and_in_size() {
+    let server = Server::start().await;
+    let many: String = (0..60).map(|i| format!("\r\nx-{i}: y")).collect();
+    assert_eq!(
+        server
+            .http1(&format!("GET /healthz HTTP/1.1{many}"), "")
+            .await
+            .status,
+        200
+    );
+    let more: String = (0..65).map(|i| format!("\r\nx-{i}: y")).collect();
+    assert_eq!(
+        server
+            .http1(&format!("GET /healthz HTTP/1.1{more}"), "")
+            .await
+            .status,
+        431
+    );
+    let long = "y".repeat(9_000);
+    assert_eq!(
+        server
+            .http1(&format!("GET /healthz HTTP/1.1\r\nx-long: {long}"), "")
+            .await
+            .status,
+        431
+    );
+
+    let tcp = TcpStream::connect(server.address)
+        .await
+        .expect("the server listens");
+    let (client, connection) = h2::client::handshake(tcp).await.expect("speaks HTTP/2");
+    tokio::spawn(connection);
+    for (headers, size, expected) in [(60, 1, 200), (65, 1, 431), (9, 1_000, 431)] {
+        let mut client = client.clone().ready().await.expect("open");
+        let mut request = http::Request::get("http://x/healthz");
+        for i in 0..headers {
+            request = request.header(format!("x-{i}"), "y".repeat(size));
+        }
+        let (response, _) = client
+            .send_request(request.body(()).expect("a good request"), true)
+            .expect("sent");
+        assert_eq!(
+            response.await.expect("answered").status().as_u16(),
+            expected,
+            "{headers} of {size}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_connection_has_thirty_two_streams() {
+    let server = Server::start().await;
+    let tcp = TcpStream::connect(server.address)
+        .await
+        .expect("the server listens");
+    let (client, mut connection) = h2::client::handshake(tcp).await.expect("speaks HTTP/2");
+    let ping = connection.ping_pong().expect("the first");
+    tokio::spawn(connection);
+    let mut ping = ping;
+    ping.ping(h2::Ping::opaque()).await.expect("settled");
+    assert_eq!(client.current_max_send_streams(), 32);
+}
+
+#[tokio::test]
+async fn a_connection_can_be_closed_from_inside() {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let address = socket.local_addr().expect("bound");
+    let service = tower::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+        CALLS.fetch_add(1, Ordering::SeqCst);
+        request
+            .extensions()
+            .get::<listener::ConnectionGuard>()
+            .expect("ours")
+            .close();
+        std::future::pending::<Result<http::Response<String>, std::convert::Infallible>>().await
+    });
+    let config = ListenerConfig::plaintext();
+    tokio::spawn(async move {
+        listener::serve(socket, service, &config, CancellationToken::new()).await
+    });
+    let mut stream = TcpStream::connect(address)
+        .await
+        .expect("the server listens");
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .expect("sent");
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said).await;
+    assert_eq!((said, CALLS.load(Ordering::SeqCst)), (Vec::new(), 1));
+}
+
+#[test]
+fn errors_of_certificates_name_their_file() {
+    let folder = std::env::temp_dir().join(format!("fleet-wire-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let made = listener::dev_certificate(&["localhost".to_owned()]).expect("a good name");
+    let other = listener::dev_certificate(&["localhost".to_owned()]).expect("a good name");
+    let (cert, key, empty) = (
+        folder.join("cert.pem"),
+        folder.join("key.pem"),
+        folder.join("empty.pem"),
+    );
+    std::fs::write(&cert, &made.cert_pem).expect("written");
+    std::fs::write(&key, &made.key_pem).expect("written");
+    std::fs::write(&empty, "").expect("written");
+
+    TlsIdentity::load(&cert, &key).expect("fits");
+    let absent = folder.join("absent.pem");
+    for (cert, key, culprit) in [
+        (&absent, &key, &absent),
+        (&empty, &key, &empty),
+        (&cert, &absent, &absent),
+        (&cert, &cert, &cert),
+        (&cert, &empty, &empty),
+    ] {
+        let error = TlsIdentity::load(cert, key)
+            .expect_err("unusable")
+            .to_string();
+        assert!(error.contains(&culprit.display().to_string()), "{error}");
+    }
+    std::fs::write(&key, &other.key_pem).expect("written");
+    assert!(matches!(
+        TlsIdentity::load(&cert, &key),
+        Err(TlsError::Pair { .. })
+    ));
+    assert!(matches!(
+        listener::dev_certificate(&["not\u{e9}ascii".to_owned()]),
+        Err(TlsError::Development { .. })
+    ));
+    std::fs::remove_dir_all(&folder).expect("removed");
+}

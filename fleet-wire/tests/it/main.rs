@@ -1,0 +1,9 @@
+//! The wire from outside: every protocol over the real listener, limits, bounds, and what a hostile peer may try.
+
+mod bounds;
+mod decoder;
+mod harness;
+mod hostile;
+mod listener;
+mod protocols;
+mod streams;
