@@ -1,13 +1,14 @@
 //! The node of the demonstration: it enrolls over the wire exactly as a real one, with the operator's
 //! steps in between, and runs in this process.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use fleet_agent::{
     Agent, AgentOptions, EnrollOptions, SecretText, SitePolicy, StateDir, StopReason,
 };
 use fleet_core::{AddressPolicy, Fingerprint};
+use fleet_scan::ScanOptions;
 use fleet_wire::{
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, FleetNodeAdminClient},
     fleet::{ListNodesRequest, NodeClient},
@@ -72,10 +73,16 @@ impl DemoNode {
             addresses: AddressPolicy::DEMO,
             ..SitePolicy::default()
         };
+        // Devices that accept and say nothing decide when a demonstration ends.
+        let scan = ScanOptions {
+            reply_timeout: Duration::from_secs(2),
+            ..ScanOptions::default()
+        };
         let agent = Agent::new(
             state,
             AgentOptions {
                 site,
+                scan,
                 ..AgentOptions::default()
             },
         )?;

@@ -20,6 +20,7 @@ pub(super) struct Show {
     devices: u64,
     first_ms: Option<u128>,
     progress: String,
+    done: u64,
 }
 
 impl Show {
@@ -30,6 +31,7 @@ impl Show {
             devices: 0,
             first_ms: None,
             progress: String::new(),
+            done: 0,
         }
     }
 
@@ -74,6 +76,10 @@ impl Show {
 
     fn progress(&mut self, progress: &ScanProgress) -> io::Result<()> {
         let seconds = progress.elapsed_ms as f64 / 1_000.0;
+        let told = std::mem::replace(&mut self.done, progress.done);
+        if told == progress.done && !self.terminal {
+            return Ok(());
+        }
         self.progress = format!(
             "{} of {} targets, {} devices, {seconds:.1} s",
             progress.done, progress.total, self.devices
