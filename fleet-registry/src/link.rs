@@ -102,7 +102,12 @@ enum Stream {
     /// Hello is on its way.
     Opening { attempt: Attempt, session: u64 },
     /// The server accepted it.
-    Open { attempt: Attempt, session: u64 },
+    Open {
+        attempt: Attempt,
+        session: u64,
+        /// Whether it takes up commands of earlier streams.
+        resumes: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -204,14 +209,18 @@ impl NodeLink {
                 attempt: expected,
                 session,
             } if expected == attempt => {
-                self.stream = Stream::Open { attempt, session };
+                self.stream = Stream::Open {
+                    attempt,
+                    session,
+                    resumes,
+                };
                 self.handshakes.reset();
                 self.timers.set(Timer::Silence, now + STREAM_SILENCE);
                 self.timers.set(Timer::Stable, now + STABLE_SESSION);
                 if !resumes {
                     self.abandon(attempt);
                 }
-                self.send_unsent(now, attempt);
+                self.send_unsent(now);
             }
             Stream::Open { .. } | Stream::Opening { .. } | Stream::Waiting | Stream::Due => {
                 self.heard(now, attempt);
@@ -284,9 +293,7 @@ impl NodeLink {
             born: done.born,
             sent: None,
         });
-        if let Stream::Open { attempt, .. } = self.stream {
-            self.send_unsent(now, attempt);
-        }
+        self.send_unsent(now);
     }
 
     /// The server says why it will end the stream and when to come back. The stream is dropped at once: the

@@ -52,6 +52,8 @@ struct World {
     /// How long it lived when it was opened.
     lifetime: Duration,
     stream: Stream,
+    /// Whether the server of the open stream takes up what an earlier one brought.
+    resumes: bool,
     /// When the server was last heard, or the stream opened.
     heard: Instant,
     /// The earliest and the latest moment of the next stream, once there is a session.
@@ -85,6 +87,7 @@ impl World {
             session: None,
             lifetime: Duration::ZERO,
             stream: Stream::None,
+            resumes: false,
             heard: now,
             reconnect: Some((now, now)),
             attempts: 0,
@@ -199,6 +202,7 @@ impl World {
     fn accepted(&mut self, attempt: Attempt, resumes: bool) {
         if self.stream == Stream::Opening(attempt) {
             self.stream = Stream::Open(attempt);
+            self.resumes = resumes;
             let mut sends = Vec::new();
             for (id, command) in &mut self.commands {
                 let old = command.born != attempt;
@@ -331,18 +335,25 @@ impl World {
             return;
         }
         self.link.finished(self.now, &id);
-        let sent = match self.stream {
-            Stream::Open(attempt) => {
+        let born = self.commands.get(&id).map(|c| c.born);
+        let state = match self.stream {
+            Stream::Open(attempt) if self.resumes || born == Some(attempt) => {
                 self.wanted.push(Output::SendAck {
                     attempt,
                     command: id.clone(),
                 });
-                Some(self.now)
+                CommandState::Finished {
+                    sent: Some(self.now),
+                }
             }
-            Stream::None | Stream::Opening(_) => None,
+            Stream::Open(_) => {
+                self.wanted.push(Output::Forget(id.clone()));
+                CommandState::Forgotten
+            }
+            Stream::None | Stream::Opening(_) => CommandState::Finished { sent: None },
         };
         if let Some(command) = self.commands.get_mut(&id) {
-            command.state = CommandState::Finished { sent };
+            command.state = state;
         }
     }
 

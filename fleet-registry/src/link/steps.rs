@@ -103,8 +103,17 @@ impl NodeLink {
         self.timers.set(Timer::Reconnect, now + delay);
     }
 
-    /// Sends every ack that was not sent on this stream.
-    pub(super) fn send_unsent(&mut self, now: Instant, attempt: Attempt) {
+    /// Sends every ack that was not sent on this stream, if there is one that may hear of it.
+    pub(super) fn send_unsent(&mut self, now: Instant) {
+        let Stream::Open {
+            attempt, resumes, ..
+        } = self.stream
+        else {
+            return;
+        };
+        if !resumes {
+            self.settle(|unsettled| unsettled.born != attempt);
+        }
         for unsettled in self.unsettled.iter_mut().filter(|u| u.sent.is_none()) {
             unsettled.sent = Some(now);
             self.outputs.push_back(Output::SendAck {
@@ -115,10 +124,8 @@ impl NodeLink {
         self.watch_acks();
     }
 
-    /// A server that resumes nothing holds every command of an earlier stream for dead, and may refuse a
-    /// stream that still speaks of it.
+    /// A server that resumes nothing holds every command of an earlier stream for dead: what runs is of no use.
     pub(super) fn abandon(&mut self, attempt: Attempt) {
-        self.settle(|unsettled| unsettled.born != attempt);
         if self.running.as_ref().is_some_and(|r| r.born != attempt) {
             self.cancel_running(CancelReason::Abandoned);
         }

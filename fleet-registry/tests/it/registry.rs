@@ -1,0 +1,559 @@
+//! What the registry promises, told as scenarios.
+
+use std::time::{Duration, Instant};
+
+use fleet_core::{
+    CommandId, ConnectionId, Epoch, InstanceId, Lane, NodeId, SessionId, Timestamp,
+    limits::{DUPLICATE_HOLD, HELLO_TIMEOUT},
+};
+use fleet_registry::{
+    Announced, Capabilities, Registry,
+    registry::{
+        Admission, Adopted, Claim, CommandEnd, DispatchRefused, Dropped, EvictReason, OpenRefused,
+        Output, Progress, RefuseReason, RegistryLimits, Standing,
+    },
+};
+
+use crate::now;
+
+const NODE: NodeId = NodeId(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A server process with a clock and a store that grants every claim.
+struct Server {
+    registry: Registry,
+    now: Instant,
+    connections: u64,
+    epoch: i64,
+}
+
+fn server() -> Server {
+    Server {
+        registry: Registry::new(RegistryLimits::default()),
+        now: now(),
+        connections: 0,
+        epoch: 0,
+    }
+}
+
+fn ours() -> Announced {
+    Announced::new(Capabilities::all(), 0, 0)
+}
+
+fn command(number: u8) -> CommandId {
+    CommandId::new(Timestamp::from_micros(0), [number; 10])
+}
+
+impl Server {
+    fn open(&mut self) -> ConnectionId {
+        self.connections += 1;
+        let connection = ConnectionId(self.connections);
+        assert_eq!(self.registry.opened(self.now, connection), Ok(()));
+        connection
+    }
+
+    fn admit(&mut self, connection: ConnectionId, instance: u8) -> Admission {
+        let instance = Some(InstanceId([instance; 16]));
+        self.registry
+            .admit(self.now, connection, NODE, instance, SessionId(1))
+    }
+
+    fn claim(&mut self, announced: Announced, adopted: &[Adopted]) -> Claim {
+        self.epoch += 1;
+        Claim {
+            epoch: Epoch(self.epoch),
+            announced,
+            adopted: adopted.to_vec(),
+        }
+    }
+
+    /// The whole way of a stream.
+    fn connect(&mut self, instance: u8, announced: Announced, adopted: &[Adopted]) -> ConnectionId {
+        let connection = self.open();
+        assert_eq!(self.admit(connection, instance), Admission::Proceed);
+        let claim = self.claim(announced, adopted);
+        let standing = self.registry.connected(self.now, NODE, connection, claim);
+        assert_eq!(standing, Standing::Current);
+        connection
+    }
+
+    fn dispatch(&mut self, number: u8) -> Result<ConnectionId, DispatchRefused> {
+        let deadline = self.now + 720 * SECOND;
+        let epoch = Epoch(self.epoch);
+        self.registry
+            .dispatched(NODE, epoch, command(number), Lane::Interactive, deadline)
+    }
+
+    fn adopted(&self, number: u8) -> Adopted {
+        Adopted {
+            command: command(number),
+            lane: Lane::Interactive,
+            deadline: self.now + 720 * SECOND,
+            cancelled: false,
+        }
+    }
+
+    fn outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.registry.poll_output()).collect()
+    }
+
+    fn ended(&mut self) -> Vec<(CommandId, CommandEnd)> {
+        let ended = |output| match output {
+            Output::Ended { command, end, .. } => Some((command, end)),
+            Output::Accepted { .. }
+            | Output::Evict { .. }
+            | Output::Goodbye { .. }
+            | Output::SendCancel { .. }
+            | Output::Adopted { .. }
+            | Output::Ready { .. }
+            | Output::DuplicateIdentity { .. } => None,
+        };
+        self.outputs().into_iter().filter_map(ended).collect()
+    }
+}
+
+#[test]
+fn the_newest_stream_wins_and_the_older_one_is_told() {
+    let mut server = server();
+    let old = server.connect(1, ours(), &[]);
+    server.outputs();
+    let new = server.connect(1, ours(), &[]);
+    let epoch = Epoch(2);
+    assert_eq!(
+        server.outputs(),
+        [
+            Output::Evict {
+                connection: old,
+                reason: EvictReason::Replaced,
+                retry_after: None,
+                goodbye: true,
+            },
+            Output::Accepted {
+                connection: new,
+                epoch
+            },
+            Output::Ready { node: NODE, epoch },
+        ]
+    );
+}
+
+#[test]
+fn a_stale_release_changes_nothing() {
+    let mut server = server();
+    let old = server.connect(1, ours(), &[]);
+    let new = server.connect(1, ours(), &[]);
+    assert_eq!(server.registry.closed(server.now, old), None);
+    assert_eq!(server.registry.current(NODE).map(|(c, _)| c), Some(new));
+    let released = server.registry.closed(server.now, new);
+    assert_eq!(released.map(|r| r.epoch), Some(Epoch(2)));
+    assert_eq!(server.registry.closed(server.now, new), None);
+}
+
+#[test]
+fn claims_that_cross_leave_the_higher_epoch_current() {
+    let mut server = server();
+    let (first, second) = (server.open(), server.open());
+    assert_eq!(server.admit(first, 1), Admission::Proceed);
+    assert_eq!(server.admit(second, 1), Admission::Proceed);
+    let (earlier, later) = (server.claim(ours(), &[]), server.claim(ours(), &[]));
+    let registry = &mut server.registry;
+    assert_eq!(
+        registry.connected(server.now, NODE, second, later),
+        Standing::Current
+    );
+    assert_eq!(
+        registry.connected(server.now, NODE, first, earlier),
+        Standing::Fenced
+    );
+    assert_eq!(registry.current(NODE).map(|(c, _)| c), Some(second));
+    assert_eq!(registry.epoch(NODE), Some(Epoch(2)));
+}
+
+#[test]
+fn a_claim_whose_stream_died_still_fences_the_older_one() {
+    let mut server = server();
+    let old = server.connect(1, ours(), &[]);
+    let dead = server.open();
+    assert_eq!(server.admit(dead, 1), Admission::Proceed);
+    let claim = server.claim(ours(), &[]);
+    assert_eq!(server.registry.closed(server.now, dead), None);
+    let standing = server.registry.connected(server.now, NODE, dead, claim);
+    assert_eq!(standing, Standing::Gone);
+    assert_eq!(server.registry.current(NODE), None);
+    assert_eq!(
+        server.registry.ack(server.now, old, command(1)),
+        Err(Dropped::NotCurrent)
+    );
+}
+
+#[test]
+fn the_third_takeover_between_two_machines_is_refused_and_shown() {
+    let mut server = server();
+    server.connect(1, ours(), &[]);
+    server.now += 10 * SECOND;
+    server.connect(2, ours(), &[]);
+    server.now += 10 * SECOND;
+    let incumbent = server.connect(1, ours(), &[]);
+    server.outputs();
+    server.now += 10 * SECOND;
+
+    let refused = |retry_after| Admission::Refuse {
+        reason: RefuseReason::Duplicate,
+        retry_after,
+    };
+    let newcomer = server.open();
+    assert_eq!(server.admit(newcomer, 2), refused(DUPLICATE_HOLD));
+    assert!(matches!(
+        server.outputs()[..],
+        [Output::DuplicateIdentity { node: NODE, .. }]
+    ));
+    assert_eq!(
+        server.registry.current(NODE).map(|(c, _)| c),
+        Some(incumbent)
+    );
+
+    // Held for what is left, without another alarm; even when the incumbent has gone.
+    server.now += 100 * SECOND;
+    server.registry.closed(server.now, incumbent);
+    let again = server.open();
+    assert_eq!(
+        server.admit(again, 2),
+        refused(DUPLICATE_HOLD - 100 * SECOND)
+    );
+    assert_eq!(server.outputs(), []);
+    server.now += DUPLICATE_HOLD;
+    server.connect(2, ours(), &[]);
+}
+
+#[test]
+fn slow_takeovers_restarts_and_third_machines_are_no_duplicates() {
+    for instances in [[1, 2, 1, 2], [1, 2, 3, 4], [1, 1, 1, 1], [1, 2, 3, 1]] {
+        let pause = if instances == [1, 2, 1, 2] { 31 } else { 1 };
+        let mut server = server();
+        for instance in instances {
+            server.connect(instance, ours(), &[]);
+            server.now += pause * SECOND;
+        }
+    }
+}
+
+#[test]
+fn an_ack_that_comes_with_its_deadline_counts() {
+    let mut server = server();
+    let connection = server.connect(1, ours(), &[]);
+    server.dispatch(1).expect("the lane is free");
+    server.now += 720 * SECOND;
+    // The deadline is due, but what was received comes first.
+    let acked = server.registry.ack(server.now, connection, command(1));
+    assert_eq!(acked, Ok(NODE));
+    server.registry.handle_timeout(server.now);
+    assert_eq!(server.ended(), [(command(1), CommandEnd::Acked)]);
+}
+
+#[test]
+fn a_deadline_fires_once_and_a_late_ack_is_counted() {
+    let mut server = server();
+    let connection = server.connect(1, ours(), &[]);
+    server.dispatch(1).expect("the lane is free");
+    server.now += 720 * SECOND;
+    server.registry.handle_timeout(server.now);
+    server.registry.handle_timeout(server.now);
+    assert_eq!(server.ended(), [(command(1), CommandEnd::Expired)]);
+    assert_eq!(
+        server.registry.ack(server.now, connection, command(1)),
+        Err(Dropped::NotInFlight(command(1)))
+    );
+    let counts = server.registry.dropped_of(connection);
+    assert_eq!(counts.map(|c| c.not_in_flight), Some(1));
+}
+
+#[test]
+fn the_heavy_lane_holds_one_command() {
+    let mut server = server();
+    let connection = server.connect(1, ours(), &[]);
+    assert_eq!(server.dispatch(1), Ok(connection));
+    assert!(!server.registry.can_dispatch(NODE));
+    let (node, busy) = (NODE, command(1));
+    assert_eq!(
+        server.dispatch(2),
+        Err(DispatchRefused::Busy {
+            node,
+            command: busy
+        })
+    );
+    server.outputs();
+    assert_eq!(server.registry.ack(server.now, connection, busy), Ok(NODE));
+    assert!(server.outputs().contains(&Output::Ready {
+        node,
+        epoch: Epoch(1)
+    }));
+    assert_eq!(server.dispatch(2), Ok(connection));
+}
+
+#[test]
+fn a_command_issued_under_an_older_epoch_is_not_sent() {
+    let mut server = server();
+    server.connect(1, ours(), &[]);
+    server.connect(1, ours(), &[]);
+    server.epoch = 1;
+    assert_eq!(
+        server.dispatch(1),
+        Err(DispatchRefused::StaleEpoch {
+            node: NODE,
+            issued: Epoch(1),
+            current: Epoch(2)
+        })
+    );
+}
+
+#[test]
+fn a_command_survives_its_stream_when_the_node_still_runs_it() {
+    let mut server = server();
+    let old = server.connect(1, ours(), &[]);
+    server.dispatch(1).expect("the lane is free");
+    server.registry.closed(server.now, old);
+    assert_eq!(server.ended(), []);
+    let adopted = server.adopted(1);
+    let new = server.connect(1, ours(), &[adopted]);
+    assert!(server.outputs().contains(&Output::Adopted {
+        node: NODE,
+        command: command(1)
+    }));
+    assert!(!server.registry.can_dispatch(NODE));
+    assert_eq!(server.registry.ack(server.now, new, command(1)), Ok(NODE));
+}
+
+#[test]
+fn a_command_that_the_node_omits_is_lost() {
+    let mut server = server();
+    server.connect(1, Announced::STOCK, &[]);
+    server.dispatch(1).expect("the lane is free");
+    server.connect(1, Announced::STOCK, &[]);
+    assert_eq!(server.ended(), [(command(1), CommandEnd::Lost)]);
+    assert!(server.registry.can_dispatch(NODE));
+}
+
+#[test]
+fn a_claim_on_its_way_does_not_revive_what_was_acknowledged_meanwhile() {
+    let mut server = server();
+    let old = server.connect(1, ours(), &[]);
+    server.dispatch(1).expect("the lane is free");
+    let new = server.open();
+    assert_eq!(server.admit(new, 1), Admission::Proceed);
+    let adopted = server.adopted(1);
+    let claim = server.claim(ours(), &[adopted]);
+    assert_eq!(server.registry.ack(server.now, old, command(1)), Ok(NODE));
+    let standing = server.registry.connected(server.now, NODE, new, claim);
+    assert_eq!(standing, Standing::Current);
+    assert_eq!(server.ended(), [(command(1), CommandEnd::Acked)]);
+    assert!(server.registry.can_dispatch(NODE));
+}
+
+#[test]
+fn a_cancel_is_told_once_to_a_node_that_understands_and_again_after_it_came_back() {
+    let mut server = server();
+    let old = server.connect(1, ours(), &[]);
+    server.dispatch(1).expect("the lane is free");
+    server.outputs();
+    server.registry.cancel(NODE, command(1));
+    server.registry.cancel(NODE, command(1));
+    let told = |connection| Output::SendCancel {
+        connection,
+        command: command(1),
+    };
+    assert_eq!(server.outputs(), [told(old)]);
+    assert!(!server.registry.can_dispatch(NODE), "it keeps the lane");
+    let adopted = server.adopted(1);
+    let new = server.connect(1, ours(), &[adopted]);
+    assert!(server.outputs().contains(&told(new)));
+}
+
+#[test]
+fn a_stock_node_is_not_told_and_keeps_the_lane_until_its_deadline() {
+    let mut server = server();
+    server.connect(1, Announced::STOCK, &[]);
+    server.dispatch(1).expect("the lane is free");
+    server.outputs();
+    server.registry.cancel(NODE, command(1));
+    assert_eq!(server.outputs(), []);
+    assert!(!server.registry.can_dispatch(NODE));
+    server.now += 720 * SECOND;
+    server.registry.handle_timeout(server.now);
+    assert_eq!(server.ended(), [(command(1), CommandEnd::Expired)]);
+    assert!(server.registry.can_dispatch(NODE));
+}
+
+#[test]
+fn revoking_ends_streams_claims_and_commands_at_once() {
+    let mut server = server();
+    let current = server.connect(1, ours(), &[]);
+    server.dispatch(1).expect("the lane is free");
+    let claiming = server.open();
+    assert_eq!(server.admit(claiming, 1), Admission::Proceed);
+    server.outputs();
+    server.registry.revoked(server.now, NODE);
+    let evicted = |connection, goodbye| Output::Evict {
+        connection,
+        reason: EvictReason::Revoked,
+        retry_after: None,
+        goodbye,
+    };
+    assert_eq!(
+        server.outputs(),
+        [
+            evicted(claiming, false),
+            evicted(current, true),
+            Output::Ended {
+                node: NODE,
+                command: command(1),
+                end: CommandEnd::Revoked
+            },
+        ]
+    );
+}
+
+#[test]
+fn a_node_that_another_server_took_leaves_this_one() {
+    let mut server = server();
+    server.connect(1, ours(), &[]);
+    server.dispatch(1).expect("the lane is free");
+    server.registry.superseded(server.now, NODE, Epoch(1));
+    assert!(
+        server.registry.current(NODE).is_some(),
+        "that is its own epoch"
+    );
+    server.registry.superseded(server.now, NODE, Epoch(7));
+    assert_eq!(server.registry.current(NODE), None);
+    assert_eq!(server.ended(), [(command(1), CommandEnd::Moved)]);
+}
+
+#[test]
+fn a_stream_without_hello_is_ended_after_five_seconds() {
+    let mut server = server();
+    let connection = server.open();
+    assert_eq!(
+        server.registry.poll_timeout(),
+        Some(server.now + HELLO_TIMEOUT)
+    );
+    server.now += HELLO_TIMEOUT;
+    server.registry.handle_timeout(server.now);
+    let reason = EvictReason::NoHello;
+    assert_eq!(
+        server.outputs(),
+        [Output::Evict {
+            connection,
+            reason,
+            retry_after: None,
+            goodbye: false
+        }]
+    );
+    assert_eq!(server.admit(connection, 1), Admission::Gone);
+}
+
+#[test]
+fn a_sign_of_life_goes_out_every_thirty_seconds() {
+    let mut server = server();
+    let connection = server.connect(1, ours(), &[]);
+    server.outputs();
+    let epoch = Epoch(1);
+    for _ in 0..3 {
+        let at = server.registry.poll_timeout().expect("it is scheduled");
+        assert_eq!(at, server.now + 30 * SECOND);
+        server.now = at;
+        server.registry.handle_timeout(at);
+        assert_eq!(server.outputs(), [Output::Accepted { connection, epoch }]);
+    }
+    // After a long pause of the process one is enough.
+    server.now += 3_600 * SECOND;
+    server.registry.handle_timeout(server.now);
+    assert_eq!(server.outputs().len(), 1);
+}
+
+#[test]
+fn a_drain_spreads_the_nodes_evenly_over_its_window() {
+    let (mut server, nodes) = (server(), 200_u32);
+    let window = 20 * SECOND;
+    for node in 0..i64::from(nodes) {
+        let connection = server.open();
+        let node = NodeId(node);
+        let admitted = server
+            .registry
+            .admit(server.now, connection, node, None, SessionId(1));
+        assert_eq!(admitted, Admission::Proceed);
+        let claim = server.claim(ours(), &[]);
+        let standing = server
+            .registry
+            .connected(server.now, node, connection, claim);
+        assert_eq!(standing, Standing::Current);
+    }
+    server.outputs();
+    server.registry.drain(server.now, window, 42);
+    server.registry.drain(server.now, window, 43);
+    let mut a_second = [0_u32; 20];
+    let outputs = server.outputs();
+    assert_eq!(outputs.len(), 200);
+    for output in outputs {
+        let Output::Goodbye { retry_after, .. } = output else {
+            panic!("{output:?}");
+        };
+        let second = usize::try_from(retry_after.as_secs()).expect("it is small");
+        a_second[second.min(19)] += 1;
+    }
+    assert!(a_second.iter().all(|count| *count == 10), "{a_second:?}");
+    assert!(!server.registry.can_dispatch(NODE));
+    assert!(matches!(
+        server.registry.opened(server.now, ConnectionId(999)),
+        Err(OpenRefused::Draining { retry_after }) if retry_after <= window
+    ));
+}
+
+#[test]
+fn progress_never_falls_and_is_passed_on_five_times_a_second() {
+    let mut server = server();
+    let connection = server.connect(1, ours(), &[]);
+    server.dispatch(1).expect("the lane is free");
+    let mut say = |after_ms, done, total| {
+        server.now += Duration::from_millis(after_ms);
+        let said = Progress { done, total };
+        let answer = server
+            .registry
+            .progress(server.now, connection, command(1), said);
+        answer.expect("it is in flight")
+    };
+    let told = |done, total| Some(Progress { done, total });
+    assert_eq!(say(0, 10, 100), told(10, 100));
+    assert_eq!(say(199, 20, 100), None);
+    assert_eq!(say(1, 15, 100), told(20, 100));
+    assert_eq!(say(200, 900, 50), told(100, 100));
+}
+
+#[test]
+fn a_full_process_refuses_streams_and_forgets_the_node_that_was_idle_longest() {
+    let mut server = server();
+    server.registry = Registry::new(RegistryLimits {
+        connections: 2,
+        nodes: 2,
+    });
+    let admit = |server: &mut Server, connection, node| {
+        let (now, session) = (server.now, SessionId(1));
+        server
+            .registry
+            .admit(now, connection, NodeId(node), None, session)
+    };
+    for node in [1, 2] {
+        let connection = server.open();
+        assert_eq!(admit(&mut server, connection, node), Admission::Proceed);
+        server.registry.closed(server.now, connection);
+        server.now += SECOND;
+    }
+    let (one, two) = (server.open(), server.open());
+    assert_eq!(
+        server.registry.opened(server.now, ConnectionId(99)),
+        Err(OpenRefused::TooMany(2))
+    );
+    assert_eq!(admit(&mut server, one, 3), Admission::Proceed);
+    assert!(!server.registry.remembers(NodeId(1)));
+    assert!(server.registry.remembers(NodeId(2)));
+    assert_eq!(admit(&mut server, two, 2), Admission::Proceed);
+    assert!(server.registry.is_consistent());
+}
