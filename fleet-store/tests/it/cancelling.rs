@@ -1,1 +1,244 @@
-//! To be written.
+//! Cancelling: at once, with a grace for nodes that can be told, and around everything else.
+
+use std::time::Duration;
+
+use fleet_core::{
+    ScanState,
+    outcome::{AckCode, Code},
+};
+use fleet_discovery::ScanEvent;
+use fleet_store::*;
+
+use crate::site::{Site, at, plain};
+
+contract! {
+    a_waiting_scan_ends_at_once
+    a_command_gets_its_grace_and_its_ack_ends_the_scan
+    the_sweep_ends_a_scan_past_its_grace
+    a_stock_node_keeps_its_lane_and_its_reports_are_kept
+    cancelling_again_changes_nothing
+    a_busy_answer_to_a_cancelled_command_ends_it
+    another_tenants_scan_is_not_found
+}
+
+const GRACE: Option<Duration> = Some(Duration::from_secs(5));
+
+async fn cancel(site: &Site, scan: fleet_core::ScanId, grace: Option<Duration>) -> Cancelled {
+    site.store
+        .cancel_scan(site.org, scan, grace, site.actor(), at(40))
+        .await
+        .expect("cancelled")
+}
+
+async fn a_waiting_scan_ends_at_once(site: Site) {
+    let node = site.node("north").await;
+    for grace in [None, GRACE] {
+        let scan = site.scan(node, "10.0.0.0/24").await;
+        let cancelled = cancel(&site, scan, grace).await;
+        assert_eq!(
+            (cancelled.scan.state, cancelled.in_flight),
+            (ScanState::Cancelled, None)
+        );
+        assert_eq!(
+            cancelled.scan.conclusion.map(|ended| ended.code),
+            Some(Code::Cancelled)
+        );
+        site.log(scan).await;
+    }
+    assert_eq!(site.issue(node).await, None);
+    assert_eq!(
+        site.audited()
+            .await
+            .iter()
+            .filter(|row| row.entry.action == "scan.cancel")
+            .count(),
+        2
+    );
+}
+
+async fn a_command_gets_its_grace_and_its_ack_ends_the_scan(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/20").await;
+    let cancelled = cancel(&site, command.scan, GRACE).await;
+    assert_eq!(
+        (cancelled.scan.state, cancelled.in_flight),
+        (ScanState::Running, Some(command.command))
+    );
+    assert_eq!(site.issue(node).await, None);
+    assert_eq!(
+        site.reported(node, command.command, vec![plain("10.0.0.7", "80")])
+            .await,
+        (1, 0),
+        "what was found is kept"
+    );
+    let acked = site.acked(node, command.command, AckCode::Partial).await;
+    assert_eq!(
+        acked,
+        Acked::Chunk {
+            scan: command.scan,
+            ended: true
+        }
+    );
+    let row = site.look(command.scan).await;
+    assert_eq!(row.state, ScanState::Cancelled);
+    assert_eq!(
+        row.ledger
+            .map(|ledger| (ledger.adds_up(), ledger.identified)),
+        Some((true, 1))
+    );
+    site.log(command.scan).await;
+}
+
+async fn the_sweep_ends_a_scan_past_its_grace(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/20").await;
+    cancel(&site, command.scan, GRACE).await;
+    assert_eq!(
+        site.store.sweep_scans(at(44)).await.expect("swept"),
+        Swept::default()
+    );
+    let swept = site.store.sweep_scans(at(45)).await.expect("swept");
+    assert_eq!(
+        swept,
+        Swept {
+            commands: vec![(node.id, command.command)],
+            scans: vec![command.scan]
+        }
+    );
+    assert_eq!(site.look(command.scan).await.state, ScanState::Cancelled);
+    let late = site
+        .store
+        .record_report(site.report(node, command.command, vec![plain("10.0.0.7", "80")]))
+        .await;
+    assert!(matches!(late, Err(ReportError::NotInFlight(_))));
+    assert_eq!(
+        site.acked(node, command.command, AckCode::Ok).await,
+        Acked::Stale
+    );
+    let next = site.scan(node, "10.0.0.0/24").await;
+    assert_eq!(
+        site.issue(node).await.map(|command| command.scan),
+        Some(next),
+        "the lane is free"
+    );
+}
+
+async fn a_stock_node_keeps_its_lane_and_its_reports_are_kept(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    site.reported(node, command.command, vec![plain("10.0.0.7", "80")])
+        .await;
+    let cancelled = cancel(&site, command.scan, None).await;
+    assert_eq!(
+        (cancelled.scan.state, cancelled.in_flight),
+        (ScanState::Cancelled, None)
+    );
+    let next = site.scan(node, "10.0.0.0/24").await;
+    assert_eq!(site.issue(node).await, None, "its lane is taken");
+    assert_eq!(
+        site.reported(node, command.command, vec![plain("10.0.0.8", "80")])
+            .await,
+        (1, 0)
+    );
+    let log = site.log(command.scan).await;
+    assert!(
+        matches!(
+            log.as_slice(),
+            [
+                ScanEvent::Device(_),
+                ScanEvent::Ended(_),
+                ScanEvent::Device(_)
+            ]
+        ),
+        "{log:?}"
+    );
+    let acked = site.acked(node, command.command, AckCode::Ok).await;
+    assert_eq!(
+        acked,
+        Acked::Chunk {
+            scan: command.scan,
+            ended: false
+        }
+    );
+    assert_eq!(
+        site.look(command.scan).await.ledger,
+        cancelled.scan.ledger,
+        "the ledger stays"
+    );
+    assert_eq!(
+        site.issue(node).await.map(|command| command.scan),
+        Some(next)
+    );
+}
+
+async fn cancelling_again_changes_nothing(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    cancel(&site, command.scan, GRACE).await;
+    let later = site
+        .store
+        .cancel_scan(site.org, command.scan, GRACE, site.actor(), at(44))
+        .await
+        .expect("cancelled");
+    assert_eq!(later.in_flight, Some(command.command), "to be told again");
+    assert_eq!(
+        site.store.sweep_scans(at(45)).await.expect("swept").scans,
+        [command.scan],
+        "the grace is the first one"
+    );
+    let ended = cancel(&site, command.scan, GRACE).await;
+    assert_eq!(
+        (ended.scan.state, ended.in_flight),
+        (ScanState::Cancelled, None)
+    );
+    site.log(command.scan).await;
+    let done = site.running(node, "10.0.0.0/24").await;
+    site.acked(node, done.command, AckCode::Ok).await;
+    assert_eq!(
+        cancel(&site, done.scan, None).await.scan.state,
+        ScanState::Completed
+    );
+    // Impatience: the second cancel does not wait for the node.
+    let slow = site.running(node, "10.0.0.0/24").await;
+    cancel(&site, slow.scan, GRACE).await;
+    assert_eq!(
+        cancel(&site, slow.scan, None).await.scan.state,
+        ScanState::Cancelled
+    );
+}
+
+async fn a_busy_answer_to_a_cancelled_command_ends_it(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    cancel(&site, command.scan, GRACE).await;
+    let acked = site.acked(node, command.command, AckCode::Busy).await;
+    assert_eq!(
+        acked,
+        Acked::Chunk {
+            scan: command.scan,
+            ended: true
+        }
+    );
+    let withdrawn = site.running(node, "10.0.0.0/24").await;
+    cancel(&site, withdrawn.scan, GRACE).await;
+    site.store
+        .withdraw_command(withdrawn.command, at(41))
+        .await
+        .expect("withdrawn");
+    for scan in [command.scan, withdrawn.scan] {
+        assert_eq!(site.look(scan).await.state, ScanState::Cancelled);
+        site.log(scan).await;
+    }
+}
+
+async fn another_tenants_scan_is_not_found(site: Site) {
+    let node = site.node("north").await;
+    let scan = site.scan(node, "10.0.0.0/24").await;
+    let other = site.other_org().await;
+    let refused = site
+        .store
+        .cancel_scan(other, scan, None, site.actor(), at(40))
+        .await;
+    assert!(matches!(refused, Err(CancelScanError::NotFound(id)) if id == scan));
+    assert_eq!(site.look(scan).await.state, ScanState::Queued);
+}

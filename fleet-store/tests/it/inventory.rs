@@ -1,1 +1,422 @@
-//! To be written.
+//! Devices over many reports: identity, moves, ownership, and what blanks do.
+
+use std::collections::BTreeSet;
+
+use fleet_core::{DeviceId, RawDeviceReport, outcome::AckCode};
+use fleet_store::*;
+use sea_orm::ConnectionTrait;
+
+use crate::site::{Node, Row, Site, at, blank, plain, row, with_mac};
+
+contract! {
+    a_device_keeps_its_id_across_scans
+    blank_fields_never_erase_known_ones
+    a_device_that_shows_a_mac_stays_one_record
+    another_device_takes_the_place
+    two_rows_of_one_device_in_one_report_agree
+    a_live_nodes_device_is_refused_to_another
+    a_revoked_nodes_device_moves_to_its_new_reporter
+    a_bound_device_is_refused_to_other_nodes
+    what_the_server_found_is_no_nodes
+    two_sites_with_one_range_stay_apart
+    every_place_ever_attributed_is_remembered
+    last_seen_moves_by_accepted_reports_only
+    devices_are_listed_page_by_page
+}
+
+const MAC: &str = "02:00:5E:00:00:01";
+
+/// One scan of 10.0.0.0/16 part by part, in which the node reports these rows.
+async fn scan(site: &Site, node: Node, rows: Vec<Row>) -> (u64, u64) {
+    let command = site.running(node, "10.0.0.0/22").await.command;
+    let counts = site.reported(node, command, rows).await;
+    site.acked(node, command, AckCode::Ok).await;
+    counts
+}
+
+async fn only(site: &Site) -> DeviceRow {
+    let mut devices = site.devices().await;
+    assert_eq!(devices.len(), 1, "{devices:#?}");
+    devices.remove(0)
+}
+
+async fn a_device_keeps_its_id_across_scans(site: Site) {
+    let node = site.node("north").await;
+    scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await;
+    let first = only(&site).await;
+    scan(&site, node, vec![with_mac("10.0.0.99", MAC)]).await;
+    let moved = only(&site).await;
+    assert_eq!((moved.id, moved.identifier), (first.id, first.identifier));
+    assert_eq!(
+        moved.endpoint.map(|place| place.to_string()),
+        Some("10.0.0.99:80".into())
+    );
+}
+
+async fn blank_fields_never_erase_known_ones(site: Site) {
+    let node = site.node("north").await;
+    let known = row(RawDeviceReport {
+        ip: "10.0.0.7",
+        mac: MAC,
+        serial: "SN1",
+        scheme: "http",
+        manufacturer: "Bitmain",
+        firmware: "1.2",
+        evidence: "title",
+        ..blank()
+    });
+    scan(&site, node, vec![known]).await;
+    let before = only(&site).await;
+    let blanks = row(RawDeviceReport {
+        ip: "10.0.0.7",
+        mac: MAC,
+        model: "",
+        ..blank()
+    });
+    scan(&site, node, vec![blanks]).await;
+    assert_eq!(only(&site).await, before);
+    let newer = row(RawDeviceReport {
+        ip: "10.0.0.7",
+        mac: MAC,
+        model: "",
+        firmware: "1.3",
+        ..blank()
+    });
+    scan(&site, node, vec![newer]).await;
+    assert_eq!(
+        only(&site).await,
+        DeviceRow {
+            firmware: "1.3".into(),
+            ..before
+        }
+    );
+}
+
+async fn a_device_that_shows_a_mac_stays_one_record(site: Site) {
+    let node = site.node("north").await;
+    scan(&site, node, vec![plain("10.0.0.7", "80")]).await;
+    let weak = only(&site).await;
+    assert!(!weak.identifier.is_strong());
+    scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await;
+    let strong = only(&site).await;
+    assert_eq!(
+        (strong.id, strong.identifier.to_string()),
+        (weak.id, format!("mac:{MAC}"))
+    );
+    let alias = format!(
+        "SELECT count(*) FROM device_alias WHERE identifier = '{}' AND device_id = {}",
+        weak.identifier, weak.id
+    );
+    assert_eq!(site.number(&alias).await, 1, "the former name is kept");
+    scan(&site, node, vec![plain("10.0.0.7", "80")]).await;
+    assert_eq!(
+        only(&site).await.identifier,
+        strong.identifier,
+        "a report without it is the same device"
+    );
+}
+
+async fn another_device_takes_the_place(site: Site) {
+    let node = site.node("north").await;
+    let other = "02:00:5E:00:00:02";
+    scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await;
+    scan(&site, node, vec![with_mac("10.0.0.7", other)]).await;
+    let places: Vec<_> = site
+        .devices()
+        .await
+        .into_iter()
+        .map(|device| (device.identifier.to_string(), device.endpoint.is_some()))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            (format!("mac:{MAC}"), false),
+            (format!("mac:{other}"), true)
+        ]
+    );
+    // They swap within one report.
+    scan(&site, node, vec![with_mac("10.0.0.8", MAC)]).await;
+    assert_eq!(
+        scan(
+            &site,
+            node,
+            vec![with_mac("10.0.0.8", other), with_mac("10.0.0.7", MAC)]
+        )
+        .await,
+        (2, 0)
+    );
+    let places: Vec<_> = site
+        .devices()
+        .await
+        .into_iter()
+        .map(|device| device.endpoint.map(|place| place.to_string()))
+        .collect();
+    assert_eq!(
+        places,
+        [Some("10.0.0.7:80".into()), Some("10.0.0.8:80".into())]
+    );
+}
+
+async fn two_rows_of_one_device_in_one_report_agree(site: Site) {
+    let node = site.node("north").await;
+    assert_eq!(
+        scan(
+            &site,
+            node,
+            vec![with_mac("10.0.0.7", MAC), with_mac("10.0.0.8", MAC)]
+        )
+        .await,
+        (2, 0)
+    );
+    assert_eq!(
+        only(&site).await.endpoint.map(|place| place.to_string()),
+        Some("10.0.0.8:80".into())
+    );
+}
+
+async fn a_live_nodes_device_is_refused_to_another(site: Site) {
+    let (north, south) = (site.node("north").await, site.node("south").await);
+    scan(&site, north, vec![with_mac("10.0.0.7", MAC)]).await;
+    let before = only(&site).await;
+    let command = site.running(south, "10.0.0.0/24").await;
+    assert_eq!(
+        site.reported(
+            south,
+            command.command,
+            vec![with_mac("10.0.0.7", MAC), plain("10.0.0.8", "80")]
+        )
+        .await,
+        (1, 1)
+    );
+    assert_eq!(site.devices().await[0], before);
+    // The refused row is answered alike next time, also without its digest.
+    assert_eq!(
+        site.reported(south, command.command, vec![with_mac("10.0.0.7", MAC)])
+            .await,
+        (0, 1)
+    );
+    site.acked(south, command.command, AckCode::Ok).await;
+    let ledger = site.look(command.scan).await.ledger.expect("ended");
+    assert_eq!(
+        (
+            ledger.accepted,
+            ledger.rejected,
+            ledger.rejected_reasons[0].reason.as_str()
+        ),
+        (1, 1, "owned by another node")
+    );
+}
+
+async fn a_revoked_nodes_device_moves_to_its_new_reporter(site: Site) {
+    let (north, south) = (site.node("north").await, site.node("south").await);
+    scan(&site, north, vec![with_mac("10.0.0.7", MAC)]).await;
+    site.store
+        .revoke_node(site.org, north.id, None, site.actor(), at(50))
+        .await
+        .expect("revoked");
+    assert_eq!(
+        scan(&site, south, vec![with_mac("10.0.0.7", MAC)]).await,
+        (1, 0)
+    );
+    assert_eq!(only(&site).await.node, Some(south.id));
+}
+
+async fn bind(site: &Site, device: DeviceId, node: Option<i64>) {
+    let node = node.map_or("NULL".into(), |id| id.to_string());
+    let sql = format!(
+        "INSERT INTO binding (device_id, org_id, node_id, created_at) VALUES ({device}, {}, {node}, 1)",
+        site.org
+    );
+    site.raw()
+        .await
+        .execute_unprepared(&sql)
+        .await
+        .expect("bound");
+}
+
+async fn a_bound_device_is_refused_to_other_nodes(site: Site) {
+    let (north, south) = (site.node("north").await, site.node("south").await);
+    scan(&site, north, vec![with_mac("10.0.0.7", MAC)]).await;
+    let device = only(&site).await.id;
+    bind(&site, device, Some(south.id.0)).await;
+    assert_eq!(
+        scan(&site, north, vec![with_mac("10.0.0.7", MAC)]).await,
+        (0, 1)
+    );
+    assert_eq!(
+        scan(&site, south, vec![with_mac("10.0.0.7", MAC)]).await,
+        (1, 0),
+        "attribution follows the binding"
+    );
+    assert_eq!(only(&site).await.node, Some(south.id));
+    let twice = format!(
+        "INSERT INTO binding (device_id, org_id, node_id, created_at) VALUES ({device}, {}, NULL, 1)",
+        site.org
+    );
+    assert!(
+        site.raw().await.execute_unprepared(&twice).await.is_err(),
+        "one row a device"
+    );
+    site.store
+        .revoke_node(site.org, south.id, None, site.actor(), at(50))
+        .await
+        .expect("revoked");
+    assert_eq!(
+        site.number("SELECT count(*) FROM binding").await,
+        0,
+        "revocation releases"
+    );
+    assert_eq!(
+        scan(&site, north, vec![with_mac("10.0.0.7", MAC)]).await,
+        (1, 0)
+    );
+}
+
+async fn what_the_server_found_is_no_nodes(site: Site) {
+    let node = site.node("north").await;
+    scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await;
+    let device = only(&site).await.id;
+    site.raw()
+        .await
+        .execute_unprepared("UPDATE device SET node_id = NULL")
+        .await
+        .expect("updated");
+    assert_eq!(
+        scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await,
+        (0, 1)
+    );
+    site.raw()
+        .await
+        .execute_unprepared(&format!("UPDATE device SET node_id = {}", node.id))
+        .await
+        .expect("updated");
+    bind(&site, device, None).await;
+    assert_eq!(
+        scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await,
+        (0, 1),
+        "paired by the server"
+    );
+}
+
+async fn two_sites_with_one_range_stay_apart(site: Site) {
+    let (north, south) = (site.node("north").await, site.node("south").await);
+    for node in [north, south] {
+        assert_eq!(
+            scan(&site, node, vec![plain("10.0.0.7", "80")]).await,
+            (1, 0)
+        );
+    }
+    let devices = site.devices().await;
+    assert_eq!(
+        devices.iter().map(|device| device.node).collect::<Vec<_>>(),
+        [Some(north.id), Some(south.id)]
+    );
+    assert_ne!(devices[0].identifier, devices[1].identifier);
+    // Another tenant may have the same MAC.
+    let org = site.other_org().await;
+    let theirs = Site {
+        org,
+        ..site.clone()
+    };
+    let foreign = theirs.confirmed_in(org, "foreign").await;
+    let claimed = site
+        .store
+        .claim_stream(Site::claim(foreign, &[], at(3)))
+        .await
+        .expect("claimed");
+    let foreign = Node {
+        id: foreign,
+        epoch: claimed.epoch,
+    };
+    scan(&site, north, vec![with_mac("10.0.0.9", MAC)]).await;
+    assert_eq!(
+        scan(&theirs, foreign, vec![with_mac("10.0.0.9", MAC)]).await,
+        (1, 0)
+    );
+    assert_eq!(
+        (site.devices().await.len(), theirs.devices().await.len()),
+        (3, 1)
+    );
+}
+
+async fn every_place_ever_attributed_is_remembered(site: Site) {
+    let node = site.node("north").await;
+    for ip in ["10.0.0.7", "10.0.0.8", "10.0.0.7"] {
+        scan(&site, node, vec![with_mac(ip, MAC)]).await;
+    }
+    assert_eq!(site.number("SELECT count(*) FROM node_endpoint").await, 2);
+}
+
+async fn last_seen_moves_by_accepted_reports_only(site: Site) {
+    let (north, south) = (site.node("north").await, site.node("south").await);
+    let command = site.running(north, "10.0.0.0/24").await.command;
+    let report = site.report(north, command, vec![with_mac("10.0.0.7", MAC)]);
+    site.store
+        .record_report(report.clone())
+        .await
+        .expect("recorded");
+    site.store
+        .record_report(NewReport {
+            now: at(90),
+            ..report
+        })
+        .await
+        .expect("answered");
+    let repeated = NewReport {
+        now: at(91),
+        ..site.report(north, command, vec![with_mac("10.0.0.7", MAC)])
+    };
+    site.store.record_report(repeated).await.expect("answered");
+    let foreign = site.running(south, "10.0.0.0/24").await.command;
+    let refused = NewReport {
+        now: at(92),
+        ..site.report(south, foreign, vec![with_mac("10.0.0.7", MAC)])
+    };
+    site.store.record_report(refused).await.expect("answered");
+    site.acked(north, command, AckCode::Ok).await;
+    let device = only(&site).await;
+    assert_eq!((device.first_seen, device.last_seen), (at(30), at(30)));
+    let command = site.running(north, "10.0.0.0/24").await.command;
+    let accepted = NewReport {
+        now: at(95),
+        ..site.report(north, command, vec![with_mac("10.0.0.7", MAC)])
+    };
+    site.store.record_report(accepted).await.expect("recorded");
+    let device = only(&site).await;
+    assert_eq!((device.first_seen, device.last_seen), (at(30), at(95)));
+}
+
+async fn devices_are_listed_page_by_page(site: Site) {
+    let (north, south) = (site.node("north").await, site.node("south").await);
+    scan(
+        &site,
+        north,
+        (1..=7)
+            .map(|n| plain(&format!("10.0.0.{n}"), "80"))
+            .collect(),
+    )
+    .await;
+    scan(&site, south, vec![plain("10.0.0.1", "80")]).await;
+    let (mut seen, mut after) = (BTreeSet::new(), DeviceId(0));
+    loop {
+        let page = site
+            .store
+            .list_devices(site.org, Some(north.id), after, 3)
+            .await
+            .expect("read");
+        let Some(last) = page.last() else { break };
+        assert!(page.len() <= 3);
+        after = last.id;
+        seen.extend(page.into_iter().map(|device| device.id));
+    }
+    assert_eq!(seen.len(), 7);
+    assert_eq!(site.devices().await.len(), 8);
+    let other = site.other_org().await;
+    assert_eq!(
+        site.store
+            .list_devices(other, None, DeviceId(0), 100)
+            .await
+            .expect("read"),
+        []
+    );
+}

@@ -1,1 +1,586 @@
-//! To be written.
+//! Recording reports: what is taken, what is refused, what is counted, and that re-delivery of
+//! anything changes nothing.
+
+use fleet_core::{CommandState, NodeId, RawDeviceReport, ScanState, outcome::AckCode};
+use fleet_discovery::{Mode, NodeProfile, ScanEvent};
+use fleet_store::*;
+
+use crate::site::{Node, Row, Site, at, blank, command_id, mac, plain, row};
+
+contract! {
+    an_accepted_device_is_stored_and_told_together
+    the_same_report_again_is_answered_as_the_first_time
+    the_same_rows_in_another_report_change_nothing
+    another_identifier_at_a_reported_place_is_refused
+    bad_rows_are_refused_by_themselves_and_counted
+    a_report_over_quota_stores_nothing
+    a_full_report_fits
+    an_open_scope_closes_by_the_first_device
+    only_the_commands_node_can_report_while_it_is_in_flight
+    a_flood_of_refused_rows_ends_the_command
+    refusals_are_one_audit_record_a_command_and_reason
+    an_empty_report_is_harmless
+    pins_are_stored_before_the_first_report
+}
+
+async fn an_accepted_device_is_stored_and_told_together(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    let full = row(RawDeviceReport {
+        identifier: "mac:02:00:5e:00:00:01",
+        ip: "10.0.0.7",
+        scheme: "HTTP",
+        manufacturer: "Bitmain",
+        firmware: "1.2",
+        serial: "SN1",
+        evidence: "title",
+        ..blank()
+    });
+    let answer = site
+        .store
+        .record_report(site.report(node, command.command, vec![full]))
+        .await
+        .expect("recorded");
+    assert_eq!(
+        answer,
+        ReportAnswer {
+            accepted: 1,
+            rejected: 0,
+            scan: command.scan,
+            ended: false
+        }
+    );
+    let devices = site.devices().await;
+    let device = &devices[0];
+    assert_eq!(device.identifier.to_string(), "mac:02:00:5E:00:00:01");
+    assert_eq!(
+        (device.node, device.endpoint.map(|place| place.to_string())),
+        (Some(node.id), Some("10.0.0.7:80".into()))
+    );
+    assert_eq!(
+        [
+            &device.scheme,
+            &device.driver,
+            &device.model,
+            &device.manufacturer,
+            &device.firmware,
+            &device.serial,
+            &device.evidence
+        ],
+        ["http", "antminer", "S19", "Bitmain", "1.2", "SN1", "title"]
+    );
+    assert_eq!((device.first_seen, device.last_seen), (at(30), at(30)));
+    let log = site.log(command.scan).await;
+    let [ScanEvent::Device(found)] = log.as_slice() else {
+        panic!("{log:?}")
+    };
+    assert_eq!(
+        (found.device, &found.identifier, Some(found.endpoint)),
+        (device.id, &device.identifier, device.endpoint)
+    );
+    assert_eq!(
+        [
+            &found.scheme,
+            &found.driver,
+            &found.model,
+            &found.manufacturer,
+            &found.firmware
+        ],
+        [
+            &device.scheme,
+            &device.driver,
+            &device.model,
+            &device.manufacturer,
+            &device.firmware
+        ]
+    );
+    assert_eq!(found.elapsed_ms, 10_000);
+}
+
+async fn the_same_report_again_is_answered_as_the_first_time(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    let report = site.report(
+        node,
+        command.command,
+        vec![plain("10.0.0.7", "80"), plain("10.9.0.7", "80")],
+    );
+    let first = site
+        .store
+        .record_report(report.clone())
+        .await
+        .expect("recorded");
+    assert_eq!((first.accepted, first.rejected), (1, 1));
+    let (log, devices, audited) = (
+        site.log(command.scan).await,
+        site.devices().await,
+        site.audited().await,
+    );
+    for _ in 0..3 {
+        let again = NewReport {
+            now: at(50),
+            ..report.clone()
+        };
+        assert_eq!(
+            site.store.record_report(again).await.expect("answered"),
+            first
+        );
+    }
+    assert_eq!(
+        (
+            site.log(command.scan).await,
+            site.devices().await,
+            site.audited().await
+        ),
+        (log, devices, audited)
+    );
+    site.acked(node, command.command, AckCode::Ok).await;
+    let late = site.store.record_report(report).await;
+    assert!(
+        matches!(late, Err(ReportError::NotInFlight(_))),
+        "the command's state comes first: {late:?}"
+    );
+    let ledger = site.look(command.scan).await.ledger.expect("ended");
+    assert_eq!(
+        (ledger.reported, ledger.accepted, ledger.rejected),
+        (2, 1, 1)
+    );
+}
+
+async fn the_same_rows_in_another_report_change_nothing(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    let rows = || vec![plain("10.0.0.7", "80"), plain("10.0.0.8", "80")];
+    assert_eq!(site.reported(node, command.command, rows()).await, (2, 0));
+    let (log, devices) = (site.log(command.scan).await, site.devices().await);
+    let mut more = rows();
+    more.extend(rows());
+    more.push(plain("10.0.0.9", "80"));
+    assert_eq!(site.reported(node, command.command, more).await, (5, 0));
+    assert_eq!(site.log(command.scan).await[..2], log);
+    assert_eq!(site.devices().await[..2], devices);
+    assert_eq!(site.told(command.scan).await.len(), 3);
+    assert_eq!(site.number("SELECT rows FROM command").await, 3);
+}
+
+async fn another_identifier_at_a_reported_place_is_refused(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    assert_eq!(
+        site.reported(node, command.command, vec![plain("10.0.0.7", "80")])
+            .await,
+        (1, 0)
+    );
+    let other = row(RawDeviceReport {
+        identifier: "auto:y",
+        ip: "10.0.0.7",
+        ..blank()
+    });
+    assert_eq!(
+        site.reported(node, command.command, vec![other]).await,
+        (0, 1)
+    );
+    assert_eq!(site.devices().await.len(), 1);
+}
+
+async fn bad_rows_are_refused_by_themselves_and_counted(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    let rows = vec![
+        plain("10.0.0.7", "80"),
+        plain("10.0.0.300", "80"),
+        plain("10.0.0.8", "0"),
+        plain("8.8.8.8", "80"),
+        plain("10.1.0.8", "80"),
+        plain("10.0.0.9", "81"),
+        row(RawDeviceReport {
+            ip: "10.0.0.10",
+            model: "a\u{7}",
+            ..blank()
+        }),
+        plain("10.0.0.11", "80"),
+    ];
+    assert_eq!(site.reported(node, command.command, rows).await, (2, 6));
+    assert_eq!(site.devices().await.len(), 2);
+    site.acked(node, command.command, AckCode::Ok).await;
+    let ledger = site.look(command.scan).await.ledger.expect("ended");
+    assert!(ledger.adds_up());
+    let reasons: Vec<_> = ledger
+        .rejected_reasons
+        .iter()
+        .map(|tally| (tally.reason.as_str(), tally.count))
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            ("address out of scope", 2),
+            ("bad address", 1),
+            ("bad port", 1),
+            ("bad text", 1),
+            ("port out of scope", 1)
+        ]
+    );
+    assert!(
+        ledger.rejected_reasons[0].example.contains("8.8.8.8"),
+        "the first example"
+    );
+}
+
+async fn a_report_over_quota_stores_nothing(site: Site) {
+    let node = site.node("north").await;
+    // Stock and without ports: six addresses with any ten ports.
+    let new = site.new_scan(node.id, "10.0.0.0/29", &[]);
+    let scan = site.create(new).await.id;
+    let command = site.issue(node).await.expect("issued");
+    let places = |ports: std::ops::Range<u16>| -> Vec<Row> {
+        (1..=6)
+            .flat_map(|n| {
+                ports
+                    .clone()
+                    .map(move |port| plain(&format!("10.0.0.{n}"), &port.to_string()))
+            })
+            .collect()
+    };
+    assert_eq!(
+        site.reported(node, command.command, places(1..10)).await,
+        (54, 0)
+    );
+    // Six more are left; an eleventh port is out of scope, so that only rows inside count.
+    assert_eq!(
+        site.reported(node, command.command, places(10..12)).await,
+        (6, 6)
+    );
+    assert_eq!(site.number("SELECT rows FROM command").await, 60);
+    assert_eq!(site.told(scan).await.len(), 60);
+}
+
+async fn a_full_report_fits(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/22").await;
+    let rows = |serial: &str| -> Vec<Row> {
+        (1..1_023_usize)
+            .map(|n| {
+                let (ip, mac) = (format!("10.0.{}.{}", n >> 8, n & 255), mac(n));
+                row(RawDeviceReport {
+                    ip: &ip,
+                    mac: &mac,
+                    serial,
+                    ..blank()
+                })
+            })
+            .chain([plain("10.9.0.1", "80"), plain("10.9.0.2", "80")])
+            .collect()
+    };
+    assert_eq!(
+        site.reported(node, command.command, rows("")).await,
+        (1_022, 2)
+    );
+    assert_eq!(site.told(command.scan).await.len(), 1_022);
+    site.acked(node, command.command, AckCode::Ok).await;
+    assert_eq!(
+        site.look(command.scan)
+            .await
+            .ledger
+            .map(|ledger| (ledger.identified, ledger.targets)),
+        Some((1_022, 1_024))
+    );
+    let ids: Vec<_> = site
+        .devices()
+        .await
+        .into_iter()
+        .map(|device| device.id)
+        .collect();
+    let again = site.running(node, "10.0.0.0/22").await;
+    assert_eq!(
+        site.reported(node, again.command, rows("S")).await,
+        (1_022, 2),
+        "all known, all changed"
+    );
+    let devices = site.devices().await;
+    assert_eq!(
+        devices.iter().map(|device| device.id).collect::<Vec<_>>(),
+        ids
+    );
+    assert!(devices.iter().all(|device| device.serial == "S"));
+}
+
+async fn an_open_scope_closes_by_the_first_device(site: Site) {
+    let node = site.node("north").await;
+    let (request, plan) = Site::plan(
+        Mode::Target("fleetnode-local-subnet".into()),
+        &["80"],
+        &NodeProfile::stock(),
+    );
+    assert!(plan.open_scope);
+    let scan = site
+        .create(NewScan {
+            request,
+            plan,
+            ..site.new_scan(node.id, "10.0.0.0/24", &["80"])
+        })
+        .await;
+    assert!(scan.open_scope);
+    let command = site.issue(node).await.expect("issued");
+    assert_eq!(
+        site.reported(
+            node,
+            command.command,
+            vec![plain("10.7.1.7", "80"), plain("10.7.9.9", "80")]
+        )
+        .await,
+        (1, 1)
+    );
+    assert_eq!(
+        site.reported(
+            node,
+            command.command,
+            vec![plain("10.7.3.7", "80"), plain("10.7.4.7", "80")]
+        )
+        .await,
+        (1, 1)
+    );
+    site.acked(node, command.command, AckCode::Ok).await;
+    let ledger = site.look(scan.id).await.ledger.expect("ended");
+    assert_eq!(
+        (
+            ledger.targets,
+            ledger.identified,
+            ledger.accepted,
+            ledger.rejected
+        ),
+        (2, 2, 2, 2)
+    );
+}
+
+async fn refused(site: &Site, node: Node, command: fleet_core::CommandId) -> bool {
+    let answer = site
+        .store
+        .record_report(site.report(node, command, vec![plain("10.0.0.7", "80")]))
+        .await;
+    matches!(answer, Err(ReportError::NotInFlight(id)) if id == command)
+}
+
+async fn only_the_commands_node_can_report_while_it_is_in_flight(site: Site) {
+    let (north, south) = (site.node("north").await, site.node("south").await);
+    let command = site.running(north, "10.0.0.0/24").await.command;
+    assert!(refused(&site, south, command).await, "another node's");
+    assert!(refused(&site, north, command_id()).await, "unknown");
+    let foreign = NewReport {
+        org: site.other_org().await,
+        ..site.report(north, command, vec![plain("10.0.0.7", "80")])
+    };
+    assert!(matches!(
+        site.store.record_report(foreign).await,
+        Err(ReportError::NotInFlight(_))
+    ));
+    assert!(
+        refused(
+            &site,
+            Node {
+                id: NodeId(9_999),
+                ..north
+            },
+            command
+        )
+        .await
+    );
+    site.acked(north, command, AckCode::Ok).await;
+    assert!(refused(&site, north, command).await, "it has ended");
+    assert_eq!(site.devices().await, []);
+}
+
+async fn a_flood_of_refused_rows_ends_the_command(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    let flood = || {
+        (0..1_024)
+            .map(|n| plain(&format!("10.9.{}.{}", n >> 8, n & 255), "80"))
+            .collect::<Vec<_>>()
+    };
+    for n in 1..=10 {
+        let answer = site
+            .store
+            .record_report(site.report(node, command.command, flood()))
+            .await
+            .expect("counted");
+        assert!(!answer.ended, "report {n}");
+    }
+    let last = site.report(
+        node,
+        command.command,
+        vec![plain("10.0.0.7", "80"), plain("10.9.0.1", "80")],
+    );
+    let answer = site
+        .store
+        .record_report(last.clone())
+        .await
+        .expect("the one that passes the bound");
+    assert_eq!(
+        (answer.accepted, answer.rejected, answer.ended),
+        (1, 1, true)
+    );
+    let after = site
+        .store
+        .record_report(site.report(node, command.command, vec![plain("10.0.0.8", "80")]))
+        .await;
+    assert!(matches!(after, Err(ReportError::Flooded(id)) if id == command.command));
+    let again = site.store.record_report(last).await;
+    assert!(matches!(again, Err(ReportError::Flooded(_))), "{again:?}");
+    let row = site.look(command.scan).await;
+    assert_eq!(row.state, ScanState::Failed);
+    let ledger = row.ledger.expect("ended");
+    assert_eq!(
+        (ledger.accepted, ledger.rejected, ledger.identified),
+        (1, 10_241, 1)
+    );
+    assert!(ledger.adds_up());
+    assert!(
+        site.audited()
+            .await
+            .iter()
+            .any(|row| row.entry.action == "node.flood")
+    );
+    let ended = CommandState::Ended.as_str();
+    assert_eq!(
+        site.number(&format!(
+            "SELECT count(*) FROM command WHERE state = '{ended}'"
+        ))
+        .await,
+        1
+    );
+    assert_eq!(
+        site.acked(node, command.command, AckCode::Ok).await,
+        Acked::Stale
+    );
+}
+
+async fn refusals_are_one_audit_record_a_command_and_reason(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    for n in 1..=3 {
+        let rows = vec![
+            plain(&format!("10.9.0.{n}"), "80"),
+            plain(&format!("10.9.1.{n}"), "80"),
+            plain("10.0.0.7", "81"),
+        ];
+        site.reported(node, command.command, rows).await;
+    }
+    let records: Vec<_> = site
+        .audited()
+        .await
+        .into_iter()
+        .filter(|row| row.entry.action == "report.refuse")
+        .collect();
+    let mut counts: Vec<_> = records.iter().map(|row| row.count).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [3, 6]);
+    let six = records.iter().find(|row| row.count == 6).expect("there");
+    let AuditResult::Refused(reason) = &six.entry.result else {
+        panic!("{six:?}")
+    };
+    assert!(
+        reason.contains("address out of scope") && reason.contains("10.9.0.1"),
+        "{reason}"
+    );
+    assert_eq!(six.entry.actor.who, Who::Node(node.id));
+}
+
+async fn an_empty_report_is_harmless(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    assert_eq!(site.reported(node, command.command, vec![]).await, (0, 0));
+    assert_eq!(site.log(command.scan).await, []);
+}
+
+async fn pins_are_stored_before_the_first_report(site: Site) {
+    let node = site.node("north").await;
+    let profile = NodeProfile {
+        pins: true,
+        ..NodeProfile::stock()
+    };
+    let names = vec![
+        "rig.example".into(),
+        "gone.example".into(),
+        "evil.example".into(),
+    ];
+    let (request, plan) = Site::plan(Mode::List(names), &["80"], &profile);
+    let scan = site
+        .create(NewScan {
+            request,
+            plan,
+            ..site.new_scan(node.id, "10.0.0.0/24", &["80"])
+        })
+        .await
+        .id;
+    let command = site.issue(node).await.expect("issued").command;
+    assert_eq!(
+        site.reported(node, command, vec![plain("10.0.0.7", "80")])
+            .await,
+        (0, 1),
+        "nothing is pinned yet"
+    );
+    let pins = |names: Vec<(&str, Result<Vec<&str>, &str>)>| Pins {
+        node: node.id,
+        command,
+        names: names
+            .into_iter()
+            .map(|(name, answer)| {
+                let addresses = |list: Vec<&str>| {
+                    list.into_iter()
+                        .map(|ip| ip.parse().expect("an address"))
+                        .collect()
+                };
+                (
+                    name.to_owned(),
+                    answer.map(addresses).map_err(str::to_owned),
+                )
+            })
+            .collect(),
+        addresses: fleet_core::AddressPolicy::default(),
+        now: at(25),
+    };
+    let answers = vec![
+        ("rig.example", Ok(vec!["10.0.0.7", "10.0.0.8"])),
+        ("gone.example", Err("no such host")),
+        ("evil.example", Ok(vec!["10.0.0.9", "8.8.8.8"])),
+        ("other.example", Ok(vec!["10.0.0.1"])),
+    ];
+    let taken = site
+        .store
+        .record_pins(pins(answers.clone()))
+        .await
+        .expect("taken");
+    assert_eq!(
+        (taken.scan, taken.pinned, taken.refused.len()),
+        (scan, 1, 1)
+    );
+    let again = site.store.record_pins(pins(answers)).await.expect("taken");
+    assert_eq!(again.pinned, 0);
+    let otherwise = site
+        .store
+        .record_pins(pins(vec![("rig.example", Ok(vec!["10.0.0.66"]))]))
+        .await
+        .expect("answered");
+    assert_eq!(otherwise.refused.len(), 1, "the first word stands");
+    let warnings = site.log(scan).await;
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+
+    let rows = ["10.0.0.7", "10.0.0.8", "10.0.0.9", "10.0.0.66"]
+        .map(|ip| plain(ip, "80"))
+        .to_vec();
+    assert_eq!(site.reported(node, command, rows).await, (2, 2));
+    let late = site
+        .store
+        .record_pins(pins(vec![("rig.example", Ok(vec!["10.0.0.7"]))]))
+        .await;
+    assert!(matches!(late, Err(PinsError::TooLate(_))));
+    site.acked(node, command, AckCode::Ok).await;
+    let dead = site.store.record_pins(pins(vec![])).await;
+    assert!(matches!(dead, Err(PinsError::NotInFlight(_))));
+    let ledger = site.look(scan).await.ledger.expect("ended");
+    assert!(ledger.adds_up());
+    assert_eq!(
+        (ledger.targets, ledger.identified, ledger.skipped),
+        (4, 2, 2)
+    );
+}

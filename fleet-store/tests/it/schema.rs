@@ -11,7 +11,6 @@ contract! {
     a_newer_schema_is_refused
     an_older_schema_says_what_to_run
     a_node_with_devices_cannot_be_deleted
-    writes_survive_a_crash_by_the_settings
 }
 
 async fn rows_and_tables_agree(site: Site) {
@@ -101,20 +100,6 @@ async fn a_node_with_devices_cannot_be_deleted(site: Site) {
     assert_eq!(site.number("SELECT count(*) FROM node").await, 1);
 }
 
-async fn writes_survive_a_crash_by_the_settings(site: Site) {
-    let raw = site.raw().await;
-    if raw.get_database_backend() == DbBackend::Sqlite {
-        let mode = sea_orm::Statement::from_string(DbBackend::Sqlite, "PRAGMA journal_mode");
-        let row = raw.query_one_raw(mode).await.expect("read").expect("a row");
-        assert_eq!(row.try_get_by_index::<String>(0).expect("a text"), "wal");
-        let path = site.url.trim_start_matches("sqlite://");
-        let mode = std::os::unix::fs::PermissionsExt::mode(
-            &std::fs::metadata(path).expect("a file").permissions(),
-        );
-        assert_eq!(mode & 0o777, 0o600, "its owner's alone");
-    }
-}
-
 #[tokio::test]
 async fn a_wrong_url_is_named_without_its_password() {
     for (url, shown) in [
@@ -153,4 +138,25 @@ async fn a_database_that_is_away_is_unavailable() {
             "{refused:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_new_sqlite_file_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("fleet.db");
+    let store = SqlStore::open(
+        &format!("sqlite://{}", path.display()),
+        MigrateMode::Migrate,
+    )
+    .await
+    .expect("opened");
+    for name in ["fleet.db", "fleet.db-wal"] {
+        let mode = std::fs::metadata(folder.path().join(name))
+            .expect(name)
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    store.close().await;
 }

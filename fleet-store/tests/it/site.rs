@@ -11,7 +11,7 @@ use fleet_core::{
     AddressPolicy, CommandId, DeviceReport, Epoch, Lane, NodeId, OperatorId, OrgId,
     PendingEnrollmentId, RawDeviceReport, RejectReason, ReplicaId, Role, ScanId, SecretHash,
     SessionId, Timestamp,
-    outcome::{AckCode, AckVerdict, verdict_of_ack},
+    outcome::{AckCode, verdict_of_ack},
 };
 use fleet_discovery::{Mode, NodeProfile, Plan, PlanPolicy, ScanEvent, ScanRequest, plan};
 use fleet_store::*;
@@ -472,7 +472,7 @@ pub(crate) fn with_mac(ip: &str, mac: &str) -> Row {
 
 pub(crate) fn blank() -> RawDeviceReport<'static> {
     RawDeviceReport {
-        identifier: "auto:x",
+        identifier: "auto:0000000000000000",
         port: "80",
         driver: "antminer",
         model: "S19",
