@@ -24,13 +24,26 @@ const PRECEDENCE: u8 = 50;
 const PORT: u16 = 80;
 
 /// Names devices by their web server, read-only and without a login.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HttpDriver;
+#[derive(Debug, Clone)]
+pub struct HttpDriver {
+    ports: Vec<Port>,
+}
 
 impl HttpDriver {
-    /// The driver.
+    /// The driver of plain HTTP's own port.
     pub fn new() -> Self {
-        Self
+        Self::on(Port::new(PORT).into_iter().collect())
+    }
+
+    /// The driver of other ports, tried in this order.
+    pub fn on(ports: Vec<Port>) -> Self {
+        Self { ports }
+    }
+}
+
+impl Default for HttpDriver {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -40,7 +53,7 @@ impl Driver for HttpDriver {
     }
 
     fn default_ports(&self) -> Vec<Port> {
-        Port::new(PORT).into_iter().collect()
+        self.ports.clone()
     }
 
     fn precedence(&self) -> u8 {

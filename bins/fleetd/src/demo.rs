@@ -7,9 +7,9 @@ mod show;
 use std::{io::Write, net::SocketAddr, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result, bail};
-use fleet_core::{AddressPolicy, Role, SecretKind};
+use fleet_core::{AddressPolicy, Port, Role, SecretKind};
 use fleet_server::{Environment, Server, ServerConfig, SystemEnvironment};
-use fleet_sim::{Lab, RunningSite, Site};
+use fleet_sim::{Lab, Ports, Site};
 use fleet_store::{Actor, MigrateMode, NewOperator, Operators, SqlStore};
 use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig},
@@ -26,7 +26,7 @@ use crate::{
     config, logging,
     serve::{BindError, bind, on_signals},
 };
-use node::DemoNode;
+use node::{DemoNode, Surroundings};
 use show::Show;
 
 /// The same site every time.
@@ -76,14 +76,19 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     ))?;
 
     let operator = Operator::new(&base, key.clone())?;
-    let node = DemoNode::start(&base, &folder.path().join("node"), &operator).await?;
+    let network = covering(site.site())?;
+    let surroundings = Surroundings {
+        network,
+        http: Port::new(Ports::UNPRIVILEGED.http).into_iter().collect(),
+    };
+    let node = DemoNode::start(&base, &folder.path().join("node"), &operator, surroundings).await?;
     show.step(&format!(
         "node       {} enrolled over the wire, fingerprint {} compared",
         node.id, node.fingerprint
     ))?;
 
     tokio::select! {
-        scanned = scan(&operator, node.id, &site, &mut show) => scanned?,
+        scanned = scan(&operator, node.id, network, &mut show) => scanned?,
         () = shutdown.cancelled() => {}
     }
     if !args.once && !shutdown.is_cancelled() {
@@ -158,20 +163,14 @@ impl Operator {
 }
 
 /// Starts a scan of the site's network and shows it until its end.
-async fn scan(operator: &Operator, node: i64, site: &RunningSite, show: &mut Show) -> Result<()> {
+async fn scan(operator: &Operator, node: i64, network: Ipv4Network, show: &mut Show) -> Result<()> {
     wait_for_stream(operator, node).await?;
-    let network = covering(site.site())?;
-    let ports = site
-        .site()
-        .ports()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let target = NmapModeRequest {
+        target: network.to_string(),
+        ports: Vec::new(),
+    };
     let request = DiscoverRequest {
-        mode: Some(Mode::Nmap(NmapModeRequest {
-            target: network.to_string(),
-            ports,
-        })),
+        mode: Some(Mode::Nmap(target)),
     };
     let scans = ScanClient::new(operator.channel.clone());
     let asked = Instant::now();

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -16,6 +16,9 @@ use crate::proc::{self, Background, Scratch};
 
 /// How long a server may take to answer its readiness check.
 const START: Duration = Duration::from_secs(30);
+
+/// How long a demonstration may take to its invitation, its first scan included.
+const DEMO: Duration = Duration::from_secs(90);
 
 const EMAIL: &str = "lab@example.org";
 
@@ -63,6 +66,75 @@ impl Server {
             key,
         })
     }
+}
+
+/// Devices of the demonstration: enough for a scan that lasts a few seconds.
+const DEMO_DEVICES: &str = "250";
+
+/// A running demonstration: a server with a simulated site and a node; dropping it ends all of them.
+#[derive(Debug)]
+pub(crate) struct Demo {
+    _process: Background,
+    _files: Scratch,
+    /// Where it listens.
+    pub(crate) url: String,
+    /// The administrator's API key.
+    pub(crate) key: String,
+}
+
+impl Demo {
+    /// Starts `fleetd demo` on a free loopback port and waits until it invites to its page.
+    pub(crate) fn start(bin_dir: &Path) -> Result<Self> {
+        let files = Scratch::new("fleet-demo")?;
+        let log = files.path().join("demo.log");
+        let mut demo = Command::new(bin_dir.join("fleetd"));
+        demo.args([
+            "demo",
+            "--json",
+            "--listen",
+            "127.0.0.1:0",
+            "--devices",
+            DEMO_DEVICES,
+        ])
+        .stdout(Stdio::null())
+        .stderr(File::create(&log)?);
+        let mut process = Background::start(&mut demo)?;
+        let deadline = Instant::now() + DEMO;
+        loop {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            if let (Some(url), Some(key)) =
+                (word_after(&said, "web page"), word_after(&said, "key "))
+            {
+                return Ok(Self {
+                    _process: process,
+                    _files: files,
+                    url,
+                    key,
+                });
+            }
+            if let Some(status) = process.ended()? {
+                bail!("fleetd demo ended at once ({status}): {said}");
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "fleetd demo is not ready after {} s: {said}",
+                    DEMO.as_secs()
+                );
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// The first word after a label that begins a line.
+fn word_after(text: &str, label: &str) -> Option<String> {
+    let line = text
+        .lines()
+        .map(str::trim)
+        .find_map(|line| line.strip_prefix(label))?;
+    line.split_whitespace()
+        .next()
+        .map(|word| word.trim_end_matches('/').to_owned())
 }
 
 /// Makes the first operator of a database and returns the key.
@@ -129,4 +201,20 @@ fn is_ready(address: SocketAddr) -> bool {
         Ok(&status == b"HTTP/1.1 200")
     };
     ask().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::word_after;
+
+    #[test]
+    fn address_and_key_are_read_from_the_invitation() {
+        let said = "\nThe demonstration stays up.\n  web page   http://127.0.0.1:8420/\n  key        fok_x\n";
+        assert_eq!(
+            word_after(said, "web page").as_deref(),
+            Some("http://127.0.0.1:8420")
+        );
+        assert_eq!(word_after(said, "key ").as_deref(), Some("fok_x"));
+        assert_eq!(word_after("starting", "key "), None);
+    }
 }

@@ -9,7 +9,13 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{apt, live::Server, proc, session::Session, steps::Verdict};
+use crate::{
+    apt,
+    live::{Demo, Server},
+    proc,
+    session::Session,
+    steps::Verdict,
+};
 
 const LIMIT: Duration = Duration::from_secs(5 * 60);
 
@@ -17,6 +23,9 @@ const FOLDER: &str = "tests/python";
 
 /// The browser's journey, run by a step of its own.
 const JOURNEY: &str = "test_journey.py";
+
+/// The demonstration's devices and much that refuses: a scan long enough to reload the page in its middle.
+const JOURNEY_TARGETS: &str = "127.77.0.0/18";
 
 pub(crate) fn client(session: &mut Session) -> Result<Verdict> {
     let folder = session.root.join(FOLDER);
@@ -30,7 +39,7 @@ pub(crate) fn client(session: &mut Session) -> Result<Verdict> {
         Err(error) => return Ok(Verdict::Skipped(format!("{error:#}"))),
     };
     let server = Server::start(&session.bin_dir)?;
-    let mut pytest = pytest(&python, &folder, &server);
+    let mut pytest = pytest(&python, &folder, &server.url, &server.key);
     pytest.arg("--ignore").arg(JOURNEY);
     session.suite(pytest, LIMIT)
 }
@@ -46,24 +55,25 @@ pub(crate) fn browser(session: &mut Session) -> Result<Verdict> {
         Ok(prepared) => prepared,
         Err(error) => return Ok(Verdict::Skipped(format!("{error:#}"))),
     };
-    let server = Server::start(&session.bin_dir)?;
-    let mut pytest = pytest(&python, &folder, &server);
+    let demo = Demo::start(&session.bin_dir)?;
+    let mut pytest = pytest(&python, &folder, &demo.url, &demo.key);
     pytest
         .arg(JOURNEY)
+        .env("FLEET_JOURNEY_TARGETS", JOURNEY_TARGETS)
         .env("FLEET_CHROMIUM", browser.chromium)
         .env("FLEET_CHROMEDRIVER", browser.driver);
     session.suite(pytest, LIMIT)
 }
 
-fn pytest(python: &Path, folder: &Path, server: &Server) -> Command {
+fn pytest(python: &Path, folder: &Path, url: &str, key: &str) -> Command {
     let mut command = Command::new(python);
     command
         .current_dir(folder)
         // -rsfE names what was skipped and failed; caches do not belong into the sources.
         .args(["-m", "pytest", "-rsfE", "-p", "no:cacheprovider"])
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("FLEET_SERVER_URL", &server.url)
-        .env("FLEET_OPERATOR_KEY", &server.key);
+        .env("FLEET_SERVER_URL", url)
+        .env("FLEET_OPERATOR_KEY", key);
     command
 }
 

@@ -1,22 +1,40 @@
 //! The node of the demonstration: it enrolls over the wire exactly as a real one, with the operator's
 //! steps in between, and runs in this process.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use fleet_agent::{
     Agent, AgentOptions, EnrollOptions, SecretText, SitePolicy, StateDir, StopReason,
 };
-use fleet_core::{AddressPolicy, Fingerprint};
-use fleet_scan::ScanOptions;
+use fleet_core::{AddressPolicy, Fingerprint, Port};
+use fleet_scan::{CgminerDriver, Driver, DriverSet, HttpDriver, ScanOptions};
 use fleet_wire::{
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, FleetNodeAdminClient},
     fleet::{ListNodesRequest, NodeClient},
 };
+use ipnetwork::Ipv4Network;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Operator;
+
+/// What the node has around it: the site's network, and the unprivileged ports of its devices.
+#[derive(Clone, Debug)]
+pub(super) struct Surroundings {
+    pub(super) network: Ipv4Network,
+    pub(super) http: Vec<Port>,
+}
+
+impl Surroundings {
+    fn drivers(&self) -> Result<Arc<DriverSet>> {
+        let drivers: Vec<Arc<dyn Driver>> = vec![
+            Arc::new(CgminerDriver::new()),
+            Arc::new(HttpDriver::on(self.http.clone())),
+        ];
+        Ok(Arc::new(DriverSet::new(drivers)?))
+    }
+}
 
 /// A running node.
 #[derive(Debug)]
@@ -31,7 +49,12 @@ pub(super) struct DemoNode {
 
 impl DemoNode {
     /// Code, Register, fingerprint, Confirm, key, handshake, then the node's own loop.
-    pub(super) async fn start(base: &str, folder: &Path, operator: &Operator) -> Result<Self> {
+    pub(super) async fn start(
+        base: &str,
+        folder: &Path,
+        operator: &Operator,
+        surroundings: Surroundings,
+    ) -> Result<Self> {
         let admin = FleetNodeAdminClient::new(operator.channel.clone());
         let code = admin
             .create_enrollment_code(&CreateEnrollmentCodeRequest::default(), operator.call()?)
@@ -78,14 +101,14 @@ impl DemoNode {
             reply_timeout: Duration::from_secs(2),
             ..ScanOptions::default()
         };
-        let agent = Agent::new(
-            state,
-            AgentOptions {
-                site,
-                scan,
-                ..AgentOptions::default()
-            },
-        )?;
+        let options = AgentOptions {
+            site,
+            scan,
+            drivers: surroundings.drivers()?,
+            local_subnets: Some(vec![surroundings.network]),
+            ..AgentOptions::default()
+        };
+        let agent = Agent::new(state, options)?;
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(agent.run(shutdown.clone()));
         Ok(Self {
