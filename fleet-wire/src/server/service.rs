@@ -14,7 +14,7 @@ use connectrpc::{
 };
 use connectrpc_health::{StaticChecker, Status};
 use futures::future::FutureExt;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
@@ -168,10 +168,10 @@ impl Inner {
         match self
             .engine
             .dispatcher()
-            .lookup(path.trim_start_matches('/'))
+            .lookup(path.strip_prefix('/').unwrap_or(path))
         {
             Some(method) => self.call(method.kind, request).await,
-            None if looks_like_a_call(path, request.headers()) => {
+            None if looks_like_a_call(&request) => {
                 self.engine(request.map(|_| RequestBody::empty())).await
             }
             None => self.plain(request).await,
@@ -280,22 +280,26 @@ fn status(code: StatusCode) -> Response<Body> {
 }
 
 /// Whether a request for a path that nobody serves came from a client of a service, which then deserves an answer in its
-/// protocol: by its content type, or by a path of the form `/<package>.<Service>/<Method>`.
-fn looks_like_a_call(path: &str, headers: &HeaderMap) -> bool {
-    let content_type = headers
-        .get(http::header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default();
-    let ours = [
+/// protocol: by its headers, or by being a POST to a path of the form `/<package>.<Service>/<Method>`.
+fn looks_like_a_call(request: &Request<Body>) -> bool {
+    const TYPES: [&str; 3] = [
         "application/grpc",
         "application/connect+",
         "application/proto",
-    ]
-    .iter()
-    .any(|prefix| content_type.starts_with(prefix));
-    let mut segments = path.trim_start_matches('/').split('/');
-    let shaped = matches!((segments.next(), segments.next(), segments.next()), (Some(service), Some(method), None) if service.contains('.') && !method.is_empty());
-    ours || headers.contains_key("connect-protocol-version") || shaped
+    ];
+    let headers = request.headers();
+    let content_type = headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let mut segments = request.uri().path().split('/').skip(1);
+    let shaped = matches!(
+        (segments.next(), segments.next(), segments.next()),
+        (Some(service), Some(method), None) if service.contains('.') && !method.is_empty()
+    );
+    TYPES.iter().any(|prefix| content_type.starts_with(prefix))
+        || headers.contains_key("connect-protocol-version")
+        || (request.method() == Method::POST && shaped)
 }
 
 fn encoding_is_known(headers: &HeaderMap) -> bool {

@@ -1,5 +1,7 @@
 //! Peers that do not keep to the rules: sizes, open streams that ask for nothing known, bodies that never come.
 
+use std::time::Duration;
+
 use fleet_wire::gateway::{
     DiscoveredDeviceReport, FleetNodeGatewayClient, ReportDiscoveredDevicesRequest,
     UploadHeartbeatRequest,
@@ -25,7 +27,11 @@ async fn open_stream(server: &Server, path: &str, headers: &[(&str, &str)]) -> (
     let (response, _open) = client
         .send_request(request.body(()).expect("a good request"), false)
         .expect("sent");
-    let mut response = response.await.expect("answered while the request is open");
+    // Without an early answer this would wait for ever; the bound only turns that into a failure.
+    let mut response = tokio::time::timeout(Duration::from_secs(30), response)
+        .await
+        .expect("answered while the request is open")
+        .expect("a response");
     let mut grpc_status = response.headers().get("grpc-status").cloned();
     if grpc_status.is_none() {
         while let Some(data) = response.body_mut().data().await {

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod decoder;
+mod golden;
 mod harness;
 mod hostile;
 mod listener;

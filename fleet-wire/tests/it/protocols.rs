@@ -213,6 +213,7 @@ async fn what_is_no_call_goes_to_the_plain_service() {
         "/healthz",
         "/api/scans",
         "/assets/a.b/c.d/e.js",
+        "/v1.2/app.js",
         "/fleet.v1.ScanService",
     ] {
         let answer = server.http1(&format!("GET {path} HTTP/1.1"), "").await;

@@ -1,0 +1,108 @@
+//! The golden bytes of `tests/golden/wire.json`, to which the client in another language is held too: every
+//! message of the stock protocol and of our additions to its stream, every field set, as JSON and as hex.
+
+use std::{collections::BTreeSet, fmt::Debug, path::Path};
+
+use fleet_wire::{DESCRIPTORS, Message, admin, common, gateway, minercommand, pairing};
+use prost_types::FileDescriptorSet;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+#[derive(Deserialize)]
+struct Golden {
+    message: String,
+    json: Value,
+    hex: String,
+}
+
+fn golden() -> Vec<Golden> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/wire.json");
+    let text = std::fs::read_to_string(&file).expect("the golden file is part of the sources");
+    serde_json::from_str(&text).expect("the golden file is a list of messages")
+}
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+    assert!(rest.is_empty(), "half a byte in {hex}");
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+    let bytes = pairs.iter().map(byte).collect::<Option<_>>();
+    bytes.unwrap_or_else(|| panic!("`{hex}` is no hex"))
+}
+
+fn check<M: Message + Default + PartialEq + Debug + Serialize + DeserializeOwned>(golden: &Golden) {
+    let name = &golden.message;
+    let bytes = bytes_of(&golden.hex);
+    let message = M::decode(bytes.as_slice()).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert_eq!(message.encode_to_vec(), bytes, "{name} encoded again");
+    let read = serde_json::from_value::<M>(golden.json.clone());
+    let read = read.unwrap_or_else(|error| panic!("{name} from JSON: {error}"));
+    assert_eq!(
+        read, message,
+        "{name}: JSON and bytes mean different things"
+    );
+    let written = serde_json::to_value(&message).expect("every message has a JSON form");
+    assert_eq!(written, golden.json, "{name} as JSON");
+}
+
+/// Names each message once: what it is called on the wire, and the type that must understand it.
+macro_rules! known {
+    ($($package:literal $module:ident :: {$($message:ident),* $(,)?}),* $(,)?) => {
+        fn check_any(golden: &Golden) {
+            match golden.message.as_str() {
+                $($(concat!($package, ".", stringify!($message)) => check::<$module::$message>(golden),)*)*
+                other => panic!("{other} is in the golden file, but not in this list"),
+            }
+        }
+
+        const PACKAGES: &[&str] = &[$($package),*];
+    };
+}
+
+known!(
+    "common.v1" common::{DeviceIdentifierList, FleetErrorDetails},
+    "fleetnodeadmin.v1" admin::{
+        ConfirmFleetNodeRequest, ConfirmFleetNodeResponse, CreateEnrollmentCodeRequest, CreateEnrollmentCodeResponse,
+        DevicePairingResult, DiscoverOnFleetNodeRequest, DiscoverOnFleetNodeResponse, FleetNodeDeviceSummary,
+        FleetNodeDiscoveredDevice, FleetNodeSummary, ListFleetNodeDevicesRequest, ListFleetNodeDevicesResponse,
+        ListFleetNodeDiscoveredDevicesRequest, ListFleetNodeDiscoveredDevicesResponse, ListFleetNodesRequest,
+        ListFleetNodesResponse, PairDeviceToFleetNodeRequest, PairDeviceToFleetNodeResponse,
+        PairDiscoveredDevicesOnFleetNodeRequest, PairDiscoveredDevicesOnFleetNodeResponse, RevokeFleetNodeRequest,
+        RevokeFleetNodeResponse, UnpairDeviceRequest, UnpairDeviceResponse,
+    },
+    "fleetnodegateway.v1" gateway::{
+        AgentCommand, BeginAuthHandshakeRequest, BeginAuthHandshakeResponse, CompleteAuthHandshakeRequest,
+        CompleteAuthHandshakeResponse, ControlAccepted, ControlAck, ControlCancel, ControlCommand, ControlGoodbye,
+        ControlHello, ControlPins, ControlProgress, ControlStreamRequest, ControlStreamResponse,
+        DiscoveredDeviceReport, EncryptedCredentials, FleetNodePairResult, PinnedName, RegisterRequest,
+        RegisterResponse, ReportDiscoveredDevicesRequest, ReportDiscoveredDevicesResponse,
+        ReportPairedDevicesRequest, ReportPairedDevicesResponse, UploadHeartbeatRequest, UploadHeartbeatResponse,
+    },
+    "minercommand.v1" minercommand::{DeviceFilter, DeviceSelector},
+    "pairing.v1" pairing::{
+        Credentials, Device, DiscoverRequest, DiscoverResponse, FleetNodePairRequest, FleetNodePairTarget,
+        IpListModeRequest, IpRangeModeRequest, MdnsModeRequest, NmapModeRequest, PairRequest, PairResponse,
+    },
+);
+
+#[test]
+fn every_golden_message_is_read_and_written_alike_as_bytes_and_as_json() {
+    golden().iter().for_each(check_any);
+}
+
+#[test]
+fn the_golden_file_leaves_out_no_message_of_its_packages() {
+    let golden = golden();
+    let golden: BTreeSet<_> = golden
+        .iter()
+        .map(|golden| golden.message.as_str())
+        .collect();
+    let definitions = FileDescriptorSet::decode(DESCRIPTORS).expect("build.rs encoded them");
+    for file in &definitions.file {
+        if PACKAGES.contains(&file.package()) {
+            for message in &file.message_type {
+                let name = format!("{}.{}", file.package(), message.name());
+                assert!(golden.contains(name.as_str()), "{name} has no golden bytes");
+            }
+        }
+    }
+}
