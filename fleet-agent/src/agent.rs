@@ -11,7 +11,7 @@ mod work;
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::NodeId;
+use fleet_core::{NodeId, limits};
 use fleet_registry::link::StopReason;
 use fleet_scan::{DriverSet, ScanOptions};
 use fleet_wire::gateway::FleetNodeGatewayClient;
@@ -36,6 +36,8 @@ pub struct AgentOptions {
     pub drivers: Arc<DriverSet>,
     /// What `fleetnode-local-subnet` stands for; none takes the private subnets of the machine's own interfaces.
     pub local_subnets: Option<Vec<Ipv4Network>>,
+    /// Targets that it asks for in one command at the most, 1,024..=16,384; what a crash costs is at most one command.
+    pub command_targets: u32,
     /// How long it may take, once told to shut down, to upload what was found.
     pub drain: Duration,
 }
@@ -47,6 +49,7 @@ impl Default for AgentOptions {
             scan: ScanOptions::default(),
             drivers: Arc::new(DriverSet::built_in()),
             local_subnets: None,
+            command_targets: u32::try_from(limits::COMMAND_TARGETS).unwrap_or(u32::MAX),
             drain: Duration::from_secs(10),
         }
     }

@@ -5,11 +5,16 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fleet_core::{
     Port,
-    limits::{DEFAULT_RATE, FULL_RATE},
+    limits::{COMMAND_TARGETS, DEFAULT_RATE, FULL_RATE, STOCK_COMMAND_TARGETS},
 };
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use crate::exit::Usage;
+
+/// Targets that a server puts into one command of any node.
+const LEAST_TARGETS: i64 = STOCK_COMMAND_TARGETS as i64;
+/// Targets that a server puts into one command at the most.
+const MOST_TARGETS: u32 = COMMAND_TARGETS as u32;
 
 /// The fleet node: runs beside the devices, dials out to its server, scans when asked.
 #[derive(Debug, Parser)]
@@ -113,6 +118,9 @@ pub(crate) struct RunArgs {
     /// What `fleetnode-local-subnet` stands for, instead of the networks of this machine's interfaces; may be repeated.
     #[arg(long, value_name = "CIDR")]
     pub(crate) local_subnet: Vec<Ipv4Network>,
+    /// Targets to take in one command, 1024 to 16384: a scan that is interrupted repeats at most one command.
+    #[arg(long, value_name = "N", default_value_t = MOST_TARGETS, value_parser = clap::value_parser!(u32).range(LEAST_TARGETS..=i64::from(MOST_TARGETS)))]
+    pub(crate) max_targets: u32,
     /// For demonstrations and tests only: also scan simulated devices on this machine's loopback addresses.
     #[arg(long, hide_short_help = true)]
     pub(crate) demo_allow_loopback: bool,
@@ -159,6 +167,7 @@ mod tests {
             (vec!["run", "--deny-port", "80/tcp"], "80/tcp"),
             (vec!["run", "--rate", "0"], "0"),
             (vec!["run", "--local-subnet", "fd00::/64"], "fd00::/64"),
+            (vec!["run", "--max-targets", "1023"], "1023"),
         ] {
             let arguments = ["fleetnode"].into_iter().chain(arguments);
             let error = Cli::try_parse_from(arguments).expect_err(named).to_string();

@@ -92,6 +92,7 @@ fn options(args: RunArgs) -> Result<AgentOptions, Usage> {
             ..ScanOptions::default()
         },
         local_subnets: (!args.local_subnet.is_empty()).then_some(args.local_subnet),
+        command_targets: args.max_targets,
         ..AgentOptions::default()
     })
 }

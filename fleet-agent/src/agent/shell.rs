@@ -243,7 +243,7 @@ impl Shell {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
-            max_targets: u32::try_from(limits::COMMAND_TARGETS).unwrap_or(u32::MAX),
+            max_targets: self.agent.options.command_targets,
             max_ports: u32::try_from(limits::COMMAND_PORTS).unwrap_or(u32::MAX),
         };
         self.server = Capabilities::NONE;
@@ -315,7 +315,7 @@ impl Shell {
                 }
             }
             Step::Event(ScanEvent::Note(note)) => {
-                tracing::info!(command = %work.command, note, "the scan notes");
+                tracing::debug!(command = %work.command, note, "the scan notes");
                 self.tell(note.chars().take(512).collect());
             }
             Step::Over(result) => {
