@@ -68,7 +68,7 @@ pub enum EnrollError {
     Session(#[from] SessionError),
     /// There is a registration already.
     #[error(
-        "this node is registered already as {name:?} (id {fleet_node_id}): go on with its API key, or move {path} away to enroll anew"
+        "this node is enrolled already as {name:?} (id {fleet_node_id}): run it, or move {path} away to enroll anew"
     )]
     AlreadyRegistered {
         /// Its name.
@@ -82,7 +82,7 @@ pub enum EnrollError {
     #[error("this node is not registered yet: run `fleetnode enroll` with a code from the server")]
     NotRegistered,
     /// The server refused the registration.
-    #[error("{advice} ({source})")]
+    #[error("{advice}")]
     Refused {
         /// What to do.
         advice: &'static str,

@@ -49,7 +49,7 @@ pub enum SessionError {
     )]
     TaglessChallenge,
     /// The server refused, or could not be reached.
-    #[error("the handshake failed at {step}: {source}")]
+    #[error("the handshake failed at {step}")]
     Call {
         /// Which call.
         step: &'static str,

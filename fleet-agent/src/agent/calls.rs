@@ -60,7 +60,8 @@ impl Calls {
         let work = async move {
             let opened = session::open(&client, &state, clock).await;
             Done::Handshake(opened.map_err(|error| {
-                tracing::warn!(%error, "no session with the server");
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, cause, "no session with the server");
                 error.failure()
             }))
         };

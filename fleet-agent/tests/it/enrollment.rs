@@ -1,0 +1,148 @@
+//! Enrollment: what is sent, what is saved, and when it stops.
+
+use ed25519_dalek::{Signature, Verifier, VerifyingKey};
+use fleet_agent::{
+    EnrollError, EnrollOptions, SecretText, SessionError, Stage, StateDir, finish, refresh,
+    register,
+};
+use fleet_core::{SecretHash, registration_statement};
+use fleet_wire::RpcError;
+
+use crate::{NODE, gateway::Gateway};
+
+const CODE: &str = "fnc_a-code-of-the-tests";
+
+fn code() -> SecretText {
+    SecretText::new(CODE.to_owned())
+}
+
+fn key() -> SecretText {
+    SecretText::new("fnk_a-key-of-the-tests".to_owned())
+}
+
+fn options(gateway: &Gateway) -> EnrollOptions {
+    EnrollOptions {
+        name: "barn".to_owned(),
+        ..EnrollOptions::new(gateway.url())
+    }
+}
+
+fn folder() -> (tempfile::TempDir, StateDir) {
+    let parent = tempfile::tempdir().expect("a folder");
+    let dir = StateDir::open(&parent.path().join("node")).expect("a state folder");
+    (parent, dir)
+}
+
+#[tokio::test]
+async fn a_node_enrolls_in_two_steps_and_proves_its_key_at_once() {
+    let gateway = Gateway::start().await;
+    let (_parent, dir) = folder();
+    let registered = register(&dir, options(&gateway), &code())
+        .await
+        .expect("registers");
+    let state = dir.load().expect("reads").expect("was saved");
+    assert_eq!(
+        (state.stage(), registered.fleet_node_id),
+        (Stage::Registered, NODE)
+    );
+    assert_eq!(registered.fingerprint, state.fingerprint());
+
+    let sent = gateway.seen().registration.expect("a registration");
+    let statement = registration_statement(
+        &SecretHash::of(CODE),
+        "barn",
+        &state.identity_public(),
+        &state.encryption_public(),
+    );
+    let identity = VerifyingKey::from_bytes(&state.identity_public()).expect("a key");
+    let proof = Signature::from_slice(&sent.identity_proof).expect("a signature");
+    identity
+        .verify(&statement, &proof)
+        .expect("the key was proved");
+
+    assert!(matches!(
+        refresh(&dir).await,
+        Err(EnrollError::Session(SessionError::NoKey))
+    ));
+    assert!(matches!(
+        register(&dir, options(&gateway), &code()).await,
+        Err(EnrollError::AlreadyRegistered { .. })
+    ));
+    finish(&dir, key()).await.expect("proves the key");
+    assert_eq!(
+        dir.load().expect("reads").expect("was saved").stage(),
+        Stage::Enrolled
+    );
+    refresh(&dir).await.expect("the key is good");
+    assert_eq!(gateway.seen().completed, 2);
+}
+
+#[tokio::test]
+async fn a_fingerprint_that_differs_stops_the_enrollment() {
+    let gateway = Gateway::start().await;
+    gateway.behaviour().fingerprint = Some("0123456789abcdef".to_owned());
+    let (_parent, dir) = folder();
+    let stopped = register(&dir, options(&gateway), &code())
+        .await
+        .expect_err("somebody is in between");
+    assert!(
+        matches!(&stopped, EnrollError::FingerprintDiffers { theirs, .. } if theirs == "0123456789abcdef"),
+        "{stopped}"
+    );
+    assert!(dir.load().expect("reads").is_none());
+    assert!(matches!(
+        finish(&dir, key()).await,
+        Err(EnrollError::NotRegistered)
+    ));
+}
+
+#[tokio::test]
+async fn a_challenge_without_the_tag_is_signed_for_a_stock_server_only() {
+    let gateway = Gateway::start().await;
+    gateway.behaviour().tagged = false;
+    let (_parent, dir) = folder();
+    register(&dir, options(&gateway), &code())
+        .await
+        .expect("registers");
+    let refused = finish(&dir, key()).await.expect_err("is not signed");
+    assert!(
+        matches!(
+            refused,
+            EnrollError::Session(SessionError::TaglessChallenge)
+        ),
+        "{refused}"
+    );
+    assert_eq!((gateway.seen().begun, gateway.seen().completed), (1, 0));
+
+    let (_parent, dir) = folder();
+    let stock = EnrollOptions {
+        stock_server: true,
+        ..options(&gateway)
+    };
+    register(&dir, stock, &code()).await.expect("registers");
+    finish(&dir, key())
+        .await
+        .expect("a stock server's challenge is signed");
+}
+
+#[tokio::test]
+async fn a_key_is_forgotten_only_when_the_server_refuses_it() {
+    let gateway = Gateway::start().await;
+    let (_parent, dir) = folder();
+    register(&dir, options(&gateway), &code())
+        .await
+        .expect("registers");
+    let stage = || dir.load().expect("reads").expect("was saved").stage();
+    gateway.behaviour().begin = Some(RpcError::unauthenticated("who?"));
+    let refused = finish(&dir, key()).await.expect_err("is refused");
+    assert!(
+        matches!(refused, EnrollError::Session(SessionError::KeyRefused)),
+        "{refused}"
+    );
+    assert_eq!(stage(), Stage::Registered);
+    gateway.behaviour().begin = Some(RpcError::unavailable("later"));
+    assert!(finish(&dir, key()).await.is_err());
+    assert_eq!(stage(), Stage::Enrolled);
+    gateway.behaviour().begin = None;
+    refresh(&dir).await.expect("the saved key is good");
+}

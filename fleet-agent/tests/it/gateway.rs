@@ -1,0 +1,429 @@
+//! A server that does what a test says. Start with [`Gateway`]; a control stream of it is a [`Stream`].
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use fleet_core::{Fingerprint, challenge};
+use fleet_wire::{
+    BoxStream, Context, Message, Reply, RpcError, Timestamp,
+    gateway::*,
+    listener::{self, ListenerConfig},
+    pairing::{DiscoverRequest, IpListModeRequest, discover_request},
+    server::{Admission, Authenticate, Call, Services},
+};
+use futures::StreamExt;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::within;
+
+type Down = Result<ControlStreamResponse, RpcError>;
+
+/// The server.
+pub(crate) struct Gateway {
+    address: SocketAddr,
+    script: Arc<Script>,
+    streams: tokio::sync::Mutex<mpsc::UnboundedReceiver<Stream>>,
+    _serving: DropGuard,
+}
+
+/// What the server does; tests change it as they go.
+pub(crate) struct Behaviour {
+    /// The fingerprint to claim instead of the right one.
+    pub(crate) fingerprint: Option<String>,
+    /// Whether challenges carry the tag.
+    pub(crate) tagged: bool,
+    /// How long sessions live.
+    pub(crate) session_life: Duration,
+    /// What Begin answers instead of a challenge.
+    pub(crate) begin: Option<RpcError>,
+    /// What heartbeats are answered instead.
+    pub(crate) heartbeat: Option<RpcError>,
+    /// What the next reports are answered instead; the last one stays for good where `refuse_for_good` says so.
+    pub(crate) reports: Vec<RpcError>,
+    pub(crate) refuse_for_good: bool,
+}
+
+/// What the server has seen.
+#[derive(Clone, Default)]
+pub(crate) struct Seen {
+    pub(crate) registration: Option<RegisterRequest>,
+    pub(crate) begun: usize,
+    pub(crate) completed: usize,
+    /// The reports that were accepted, in order.
+    pub(crate) reports: Vec<ReportDiscoveredDevicesRequest>,
+}
+
+struct Script {
+    behaviour: Mutex<Behaviour>,
+    seen: watch::Sender<Seen>,
+    streams: mpsc::UnboundedSender<Stream>,
+}
+
+/// The server's end of one control stream.
+pub(crate) struct Stream {
+    up: mpsc::UnboundedReceiver<control_stream_request::Kind>,
+    down: mpsc::UnboundedSender<Down>,
+}
+
+impl Seen {
+    /// Every reported device.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &DiscoveredDeviceReport> {
+        self.reports.iter().flat_map(|report| &report.devices)
+    }
+
+    /// The addresses of all reported devices.
+    pub(crate) fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.rows()
+            .filter_map(|row| row.ip_address.parse().ok())
+            .collect()
+    }
+}
+
+impl Gateway {
+    pub(crate) async fn start() -> Arc<Self> {
+        let (tell, streams) = mpsc::unbounded_channel();
+        let script = Arc::new(Script {
+            behaviour: Mutex::new(Behaviour {
+                fingerprint: None,
+                tagged: true,
+                session_life: Duration::from_secs(24 * 3_600),
+                begin: None,
+                heartbeat: None,
+                reports: Vec::new(),
+                refuse_for_good: false,
+            }),
+            seen: watch::Sender::default(),
+            streams: tell,
+        });
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = socket.local_addr().expect("an address");
+        let service = FleetNodeGatewayServer::from_arc(Arc::clone(&script));
+        let (service, _) = Services::new().mount(service).build(Gate);
+        let closing = CancellationToken::new();
+        let serving = closing.clone();
+        tokio::spawn(async move {
+            let config = ListenerConfig {
+                drain: Duration::ZERO,
+                ..ListenerConfig::plaintext()
+            };
+            listener::serve(socket, service, &config, serving).await
+        });
+        Arc::new(Self {
+            address,
+            script,
+            streams: tokio::sync::Mutex::new(streams),
+            _serving: closing.drop_guard(),
+        })
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What to change.
+    pub(crate) fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
+        self.script.behaviour()
+    }
+
+    /// What was seen until now.
+    pub(crate) fn seen(&self) -> Seen {
+        self.script.seen.borrow().clone()
+    }
+
+    /// Waits until the server has seen something.
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&Seen) -> bool) -> Seen {
+        let mut seen = self.script.seen.subscribe();
+        let seen = within(what, seen.wait_for(|seen| is_so(seen))).await;
+        seen.expect("the script lives").clone()
+    }
+
+    /// The next control stream that the node opens.
+    pub(crate) async fn stream(&self) -> Stream {
+        let mut streams = self.streams.lock().await;
+        within("a control stream", streams.recv())
+            .await
+            .expect("the script lives")
+    }
+
+    /// The next control stream, with its Hello read and accepted by a server of ours.
+    pub(crate) async fn accepted(&self) -> (Stream, ControlHello) {
+        let mut stream = self.stream().await;
+        let hello = stream.hello().await;
+        stream.accept(&["progress", "cancel", "goodbye", "outcomes", "big-commands"]);
+        (stream, hello)
+    }
+}
+
+impl Stream {
+    /// The next message.
+    pub(crate) async fn next(&mut self) -> control_stream_request::Kind {
+        within("a message of the node", self.up.recv())
+            .await
+            .expect("the stream lives")
+    }
+
+    /// Waits for the node to end its half.
+    pub(crate) async fn ended(&mut self) -> Vec<control_stream_request::Kind> {
+        let mut rest = Vec::new();
+        while let Some(kind) = within("the end of the stream", self.up.recv()).await {
+            rest.push(kind);
+        }
+        rest
+    }
+
+    pub(crate) async fn hello(&mut self) -> ControlHello {
+        let message = self.next().await;
+        let control_stream_request::Kind::Hello(hello) = message else {
+            panic!("not a Hello: {message:?}");
+        };
+        hello
+    }
+
+    /// The next ack; progress on the way to it is passed over.
+    pub(crate) async fn ack(&mut self) -> ControlAck {
+        loop {
+            match self.next().await {
+                control_stream_request::Kind::Ack(ack) => return ack,
+                control_stream_request::Kind::Progress(_) => {}
+                other @ (control_stream_request::Kind::Hello(_)
+                | control_stream_request::Kind::Pins(_)) => panic!("not an ack: {other:?}"),
+            }
+        }
+    }
+
+    pub(crate) fn accept(&self, capabilities: &[&str]) {
+        self.send(control_stream_response::Kind::Accepted(ControlAccepted {
+            server_time: Some(now()),
+            version: "test".to_owned(),
+            capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
+            epoch: 1,
+        }));
+    }
+
+    /// Orders a scan of a list.
+    pub(crate) fn discover(&self, id: &str, addresses: &[IpAddr], ports: &[u16]) {
+        let list = IpListModeRequest {
+            ip_addresses: addresses.iter().map(ToString::to_string).collect(),
+            ports: ports.iter().map(ToString::to_string).collect(),
+        };
+        self.command(id, discover_request::Mode::IpList(list));
+    }
+
+    pub(crate) fn command(&self, id: &str, mode: discover_request::Mode) {
+        let command = AgentCommand {
+            command: Some(agent_command::Command::Discover(DiscoverRequest {
+                mode: Some(mode),
+            })),
+        };
+        self.send(control_stream_response::Kind::Command(ControlCommand {
+            command_id: id.to_owned(),
+            payload: command.encode_to_vec().into(),
+        }));
+    }
+
+    pub(crate) fn cancel(&self, id: &str) {
+        self.send(control_stream_response::Kind::Cancel(ControlCancel {
+            command_id: id.to_owned(),
+        }));
+    }
+
+    pub(crate) fn send(&self, kind: control_stream_response::Kind) {
+        self.down
+            .send(Ok(ControlStreamResponse { kind: Some(kind) }))
+            .expect("the stream lives");
+    }
+
+    /// Breaks the stream; the node is told to be back soon, so that no test waits for its jitter.
+    pub(crate) fn fail(self) {
+        let soon =
+            RpcError::resource_exhausted("come back").with_retry_after(Duration::from_millis(20));
+        self.down.send(Err(soon)).expect("the stream lives");
+    }
+}
+
+impl Script {
+    fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
+        self.behaviour
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn saw(&self, note: impl FnOnce(&mut Seen)) {
+        self.seen.send_modify(note);
+    }
+}
+
+impl FleetNodeGatewayService for Script {
+    async fn register(
+        &self,
+        _: Context,
+        request: RegisterRequest,
+    ) -> Result<Reply<RegisterResponse>, RpcError> {
+        let key: [u8; 32] = request.identity_pubkey[..]
+            .try_into()
+            .map_err(|_| RpcError::invalid_argument("key"))?;
+        self.saw(|seen| seen.registration = Some(request));
+        let claimed = self.behaviour().fingerprint.clone();
+        Ok(RegisterResponse {
+            fleet_node_id: NODE_ID,
+            enrollment_status: EnrollmentStatus::Pending.into(),
+            identity_fingerprint: claimed.unwrap_or_else(|| Fingerprint::of(&key).to_string()),
+        }
+        .into())
+    }
+
+    async fn begin_auth_handshake(
+        &self,
+        _: Context,
+        _: BeginAuthHandshakeRequest,
+    ) -> Result<Reply<BeginAuthHandshakeResponse>, RpcError> {
+        self.saw(|seen| seen.begun += 1);
+        let behaviour = self.behaviour();
+        if let Some(error) = behaviour.begin.clone() {
+            return Err(error);
+        }
+        let challenge = if behaviour.tagged {
+            challenge(&[3; 32]).to_vec()
+        } else {
+            vec![3; 32]
+        };
+        Ok(BeginAuthHandshakeResponse {
+            challenge: challenge.into(),
+            expires_at: Some(after(Duration::from_secs(30))),
+        }
+        .into())
+    }
+
+    async fn complete_auth_handshake(
+        &self,
+        _: Context,
+        _: CompleteAuthHandshakeRequest,
+    ) -> Result<Reply<CompleteAuthHandshakeResponse>, RpcError> {
+        self.saw(|seen| seen.completed += 1);
+        let life = self.behaviour().session_life;
+        Ok(CompleteAuthHandshakeResponse {
+            session_token: "fns_of-the-tests-only".to_owned(),
+            expires_at: Some(after(life)),
+        }
+        .into())
+    }
+
+    async fn upload_heartbeat(
+        &self,
+        _: Context,
+        _: UploadHeartbeatRequest,
+    ) -> Result<Reply<UploadHeartbeatResponse>, RpcError> {
+        match self.behaviour().heartbeat.clone() {
+            Some(error) => Err(error),
+            None => Ok(UploadHeartbeatResponse {
+                received_at: Some(now()),
+            }
+            .into()),
+        }
+    }
+
+    async fn report_discovered_devices(
+        &self,
+        _: Context,
+        request: ReportDiscoveredDevicesRequest,
+    ) -> Result<Reply<ReportDiscoveredDevicesResponse>, RpcError> {
+        let refused = {
+            let mut behaviour = self.behaviour();
+            let last = behaviour.reports.len() == 1 && behaviour.refuse_for_good;
+            if last {
+                behaviour.reports.first().cloned()
+            } else {
+                (!behaviour.reports.is_empty()).then(|| behaviour.reports.remove(0))
+            }
+        };
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        let accepted_count = i64::try_from(request.devices.len()).unwrap_or(i64::MAX);
+        self.saw(|seen| seen.reports.push(request));
+        Ok(ReportDiscoveredDevicesResponse {
+            accepted_count,
+            rejected_count: 0,
+        }
+        .into())
+    }
+
+    async fn report_paired_devices(
+        &self,
+        _: Context,
+        _: ReportPairedDevicesRequest,
+    ) -> Result<Reply<ReportPairedDevicesResponse>, RpcError> {
+        Err(RpcError::unimplemented("no pairing here"))
+    }
+
+    async fn control_stream(
+        &self,
+        _: Context,
+        mut request: BoxStream<ControlStreamRequest>,
+    ) -> Result<Reply<BoxStream<ControlStreamResponse>>, RpcError> {
+        let (tell_up, up) = mpsc::unbounded_channel();
+        let (down, mut tell_down) = mpsc::unbounded_channel::<Down>();
+        tokio::spawn(async move {
+            while let Some(message) = request.next().await {
+                if let Some(kind) = message.ok().and_then(|message| message.kind)
+                    && tell_up.send(kind).is_err()
+                {
+                    break;
+                }
+            }
+        });
+        self.streams
+            .send(Stream { up, down })
+            .map_err(|_| RpcError::unavailable("the test is over"))?;
+        Ok(Reply::stream(futures::stream::poll_fn(move |context| {
+            tell_down.poll_recv(context)
+        })))
+    }
+}
+
+/// Public procedures for everybody, the others for whoever holds the session token.
+struct Gate;
+
+impl Authenticate for Gate {
+    type Principal = ();
+
+    async fn authenticate(&self, call: Call<'_>) -> Result<Admission<()>, RpcError> {
+        if ["Register", "BeginAuthHandshake", "CompleteAuthHandshake"]
+            .iter()
+            .any(|public| call.path().ends_with(public))
+        {
+            return Ok(Admission::Public);
+        }
+        match call.bearer() {
+            Some("fns_of-the-tests-only") => Ok(Admission::Known(())),
+            Some(_) | None => Err(RpcError::unauthenticated("no session")),
+        }
+    }
+}
+
+const NODE_ID: i64 = crate::NODE;
+
+/// The server lives an hour ahead of the node: only its own times may count.
+fn now() -> Timestamp {
+    after(Duration::ZERO)
+}
+
+fn after(life: Duration) -> Timestamp {
+    let ahead = Duration::from_secs(3_600) + life;
+    let time = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        + ahead;
+    Timestamp {
+        seconds: i64::try_from(time.as_secs()).expect("a time"),
+        nanos: i32::try_from(time.subsec_nanos()).expect("below a second"),
+    }
+}

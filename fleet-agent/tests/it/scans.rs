@@ -1,0 +1,162 @@
+//! Commands that are carried out: what is reported, what the ack says.
+
+use std::collections::BTreeMap;
+
+use fleet_core::outcome::AckCode;
+use fleet_sim::{Site, Truth};
+use fleet_wire::{
+    gateway::{ControlAck, control_stream_request},
+    pairing::{NmapModeRequest, discover_request::Mode},
+};
+
+use crate::{Running, gateway::Gateway, start};
+
+fn code(ack: &ControlAck) -> AckCode {
+    AckCode::from_number(ack.code)
+}
+
+#[tokio::test]
+async fn what_is_found_is_reported_while_it_is_found_and_acked_target_by_target() {
+    let site = start(Site::demo(80, 5), 1).await;
+    let gateway = Gateway::start().await;
+    let _node = Running::start(&gateway, 5_000);
+    let (mut stream, _) = gateway.accepted().await;
+    let (mut addresses, ports) = (site.site().addresses(), site.site().ports());
+    // The outcomes follow the list, whatever its order.
+    addresses.reverse();
+    stream.discover("c1", &addresses, &ports);
+    let mut progress = Vec::new();
+    let ack = loop {
+        match stream.next().await {
+            control_stream_request::Kind::Ack(ack) => break ack,
+            control_stream_request::Kind::Progress(told) => {
+                progress.push((told.targets_done, told.targets_total))
+            }
+            other @ (control_stream_request::Kind::Hello(_)
+            | control_stream_request::Kind::Pins(_)) => panic!("unexpected: {other:?}"),
+        }
+    };
+    assert_eq!(
+        (code(&ack), ack.succeeded, &*ack.error_message),
+        (AckCode::Ok, true, "")
+    );
+    assert!(
+        progress
+            .iter()
+            .all(|(done, total)| done <= total && *total == addresses.len() as u64),
+        "{progress:?}"
+    );
+    assert_eq!(
+        progress.last().map(|(done, _)| *done),
+        Some(addresses.len() as u64)
+    );
+
+    let seen = gateway.seen();
+    assert_eq!(
+        seen.reports[0].devices.len(),
+        1,
+        "the first device leaves at once"
+    );
+    assert!(
+        seen.reports
+            .iter()
+            .all(|report| report.command_id == "c1" && report.devices.len() <= 64)
+    );
+    let models: BTreeMap<_, _> = seen
+        .rows()
+        .map(|row| (row.ip_address.clone(), row.model.clone()))
+        .collect();
+    assert_eq!(models.len(), seen.rows().count(), "one report an address");
+    for (address, outcome) in addresses.iter().zip(&ack.outcomes) {
+        let truth = site
+            .site()
+            .device(*address)
+            .map(|device| device.truth(&ports));
+        match truth {
+            Some(Truth::Identified(identity)) => {
+                assert_eq!(
+                    (*outcome, models.get(&address.to_string())),
+                    (4, Some(&identity.model)),
+                    "{address}"
+                );
+            }
+            Some(Truth::Unidentified) => assert_eq!(
+                (*outcome, models.get(&address.to_string())),
+                (3, None),
+                "{address}"
+            ),
+            Some(Truth::Refused) => assert_eq!(*outcome, 2, "{address}"),
+            None => panic!("{address} is no device"),
+        }
+    }
+    assert_eq!(ack.outcomes.len(), addresses.len());
+}
+
+#[tokio::test]
+async fn a_second_command_is_busy_and_a_cancel_keeps_what_was_found() {
+    let site = start(Site::demo(100, 6), 2).await;
+    let gateway = Gateway::start().await;
+    let _node = Running::start(&gateway, 40);
+    let (mut stream, _) = gateway.accepted().await;
+    let addresses = site.site().addresses();
+    stream.discover("long", &addresses, &site.site().ports());
+    gateway
+        .until("a first device", |seen| !seen.reports.is_empty())
+        .await;
+    stream.discover("second", &addresses[..1], &[80]);
+    let busy = stream.ack().await;
+    assert_eq!(
+        (&*busy.command_id, code(&busy), busy.succeeded),
+        ("second", AckCode::Busy, false)
+    );
+    // The same command again is the one that runs.
+    stream.discover("long", &addresses, &site.site().ports());
+    stream.cancel("another");
+    stream.cancel("long");
+    let ack = stream.ack().await;
+    assert_eq!(
+        (&*ack.command_id, code(&ack), ack.succeeded),
+        ("long", AckCode::Partial, false)
+    );
+    assert!(
+        ack.error_message.starts_with("cancelled"),
+        "{}",
+        ack.error_message
+    );
+    let found = ack.outcomes.iter().filter(|outcome| **outcome == 4).count();
+    assert!(ack.outcomes.contains(&0), "something was left");
+    assert!(found > 0 && found <= gateway.seen().addresses().len());
+    // The lane is free again.
+    stream.discover("third", &addresses[..1], &site.site().ports());
+    assert_eq!(stream.ack().await.command_id, "third");
+}
+
+#[tokio::test]
+async fn a_stock_server_gets_scans_of_targets_without_their_edges() {
+    let site = start(Site::demo(12, 7), 3).await;
+    let gateway = Gateway::start().await;
+    let _node = Running::start(&gateway, 5_000);
+    let mut stream = gateway.stream().await;
+    stream.hello().await;
+    stream.accept(&[]);
+    let ports = site
+        .site()
+        .ports()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    stream.command(
+        "t",
+        Mode::Nmap(NmapModeRequest {
+            target: "127.91.3.0/28".to_owned(),
+            ports,
+        }),
+    );
+    // No progress either: a stock server cannot read it.
+    let control_stream_request::Kind::Ack(ack) = stream.next().await else {
+        panic!("not an ack");
+    };
+    assert_eq!((code(&ack), ack.outcomes.len()), (AckCode::Ok, 14));
+    let broadcast = "127.91.3.15".parse().expect("an address");
+    assert!(!site.journal().touched_addresses().contains(&broadcast));
+}

@@ -1,0 +1,76 @@
+//! Sessions and their end: refreshes, and what stops a node for good.
+
+use std::time::Duration;
+
+use fleet_agent::StopReason;
+use fleet_wire::{
+    RpcError,
+    gateway::{ControlGoodbye, GoodbyeReason, control_stream_response},
+};
+
+use crate::{Running, gateway::Gateway};
+
+#[tokio::test]
+async fn a_refresh_does_not_drop_the_stream() {
+    let gateway = Gateway::start().await;
+    gateway.behaviour().session_life = Duration::from_secs(2);
+    let node = Running::start(&gateway, 1_000);
+    let (mut stream, hello) = gateway.accepted().await;
+    assert_eq!(
+        hello.capabilities,
+        ["progress", "cancel", "goodbye", "outcomes", "big-commands"]
+    );
+    assert_eq!(
+        (hello.instance_id.len(), hello.max_targets, hello.max_ports),
+        (16, 16_384, 64)
+    );
+    assert!(hello.running.is_empty() && !hello.default_ports.is_empty());
+    // The server's clock is an hour ahead: a node that believed its own would not refresh yet.
+    gateway
+        .until("a second handshake", |seen| seen.completed >= 2)
+        .await;
+    stream.discover("after", &[], &[]);
+    assert_eq!(stream.ack().await.command_id, "after");
+    drop(node);
+}
+
+#[tokio::test]
+async fn what_the_server_says_for_good_ends_the_node() {
+    let gateway = Gateway::start().await;
+    gateway.behaviour().begin = Some(RpcError::unauthenticated("who?"));
+    assert_eq!(
+        Running::start(&gateway, 1_000).ended().await,
+        Err(StopReason::KeyRefused)
+    );
+
+    gateway.behaviour().begin = None;
+    gateway.behaviour().heartbeat = Some(RpcError::not_found("no such node"));
+    assert_eq!(
+        Running::start(&gateway, 1_000).ended().await,
+        Err(StopReason::NodeUnknown)
+    );
+
+    let gateway = Gateway::start().await;
+    let node = Running::start(&gateway, 1_000);
+    let (stream, _) = gateway.accepted().await;
+    stream.send(control_stream_response::Kind::Goodbye(ControlGoodbye {
+        reason: GoodbyeReason::Revoked.into(),
+        retry_after_ms: 0,
+    }));
+    assert_eq!(node.ended().await, Err(StopReason::Revoked));
+}
+
+#[tokio::test]
+async fn a_node_comes_back_in_its_slot_after_goodbye() {
+    let gateway = Gateway::start().await;
+    let node = Running::start(&gateway, 1_000);
+    let (mut stream, first) = gateway.accepted().await;
+    stream.send(control_stream_response::Kind::Goodbye(ControlGoodbye {
+        reason: GoodbyeReason::Drain.into(),
+        retry_after_ms: 30,
+    }));
+    assert!(stream.ended().await.is_empty());
+    let (_stream, second) = gateway.accepted().await;
+    assert_eq!(first.instance_id, second.instance_id);
+    drop(node);
+}
