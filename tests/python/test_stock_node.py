@@ -43,7 +43,7 @@ def awaiting(server_url, enrolled, invitation) -> Node:
     with refused("invalid_argument", "failed_precondition"):
         newcomer.register(invitation["code"], encryption_pubkey=LOW_ORDER_POINT)
     with refused("invalid_argument", "failed_precondition", "unauthenticated"):
-        newcomer.register(invitation["code"], identity_signature=bytes(64))
+        newcomer.register(invitation["code"], identity_proof=bytes(64))
     newcomer.register(invitation["code"])
     return newcomer
 

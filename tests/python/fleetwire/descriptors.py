@@ -76,7 +76,7 @@ WIRE = {
 
         service FleetNodeGatewayService
         rpc Register
-            request 1 enrollment_token string; 2 name string; 3 identity_pubkey bytes; 4 encryption_pubkey bytes; 100 identity_signature bytes
+            request 1 enrollment_token string; 2 name string; 3 identity_pubkey bytes; 4 encryption_pubkey bytes; 100 identity_proof bytes
             response 1 fleet_node_id int64; 2 enrollment_status EnrollmentStatus; 3 identity_fingerprint string
         rpc BeginAuthHandshake
             request 1 api_key string; 2 identity_pubkey bytes

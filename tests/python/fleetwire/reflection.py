@@ -19,7 +19,7 @@ FREE_NAMES = {
     "fleetnodegateway.v1.PinnedName",
     "fleetnodegateway.v1.ControlCancel",
     "fleetnodegateway.v1.ControlGoodbye",
-    "fleetnodegateway.v1.RegisterRequest.identity_signature",
+    "fleetnodegateway.v1.RegisterRequest.identity_proof",
 }
 """Types and one field whose numbers and shapes are facts, and whose names are this table's own choice."""
 
