@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_well_known_types()
         .extern_path(".google.protobuf", "::pbjson_types")
         .service_generator(Box::new(Services))
-        .compile_fds(FileDescriptorSet::decode(encoded.as_slice())?)?;
+        .compile_fds(generated(FileDescriptorSet::decode(encoded.as_slice())?))?;
 
     let packages = [
         "common",
@@ -59,6 +59,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .ignore_unknown_fields()
         .build(&packages)?;
     Ok(())
+}
+
+/// What code is generated for: the health service is the engine's own.
+fn generated(mut all: FileDescriptorSet) -> FileDescriptorSet {
+    all.file.retain(|file| !file.package().starts_with("grpc."));
+    all
 }
 
 /// Collects every .proto below `dir`.

@@ -72,6 +72,19 @@ fn reasons(counts: &[ReasonCount]) -> Vec<Value> {
     counts.iter().map(|count| json!({ "reason": count.reason, "count": count.count, "example": count.example })).collect()
 }
 
+/// The parts that a ledger's targets fall into, in the words that people read; together they are its targets.
+pub fn parts(ledger: &Ledger) -> [(&'static str, u64); 7] {
+    [
+        ("identified", ledger.identified),
+        ("answered, not identified", ledger.unidentified),
+        ("refused", ledger.refused),
+        ("silent", ledger.silent),
+        ("skipped", ledger.skipped),
+        ("not reached", ledger.not_reached),
+        ("unknown", ledger.unknown),
+    ]
+}
+
 /// A state in the word that people read.
 pub fn outcome(state: ScanState) -> &'static str {
     match state {

@@ -7,7 +7,7 @@ use fleet_wire::{
         CancelScanRequest, GetScanRequest, Ledger, ListScansRequest, PlanScanRequest,
         PlanScanResponse, Scan as Row, ScanLane, StartScanRequest,
     },
-    lines::outcome,
+    lines::{self, outcome},
     pairing::{
         DiscoverRequest, IpListModeRequest, IpRangeModeRequest, NmapModeRequest,
         discover_request::Mode,
@@ -177,16 +177,10 @@ fn show(format: Format, scan: &Row) -> Result<(), Failure> {
 /// The ledger for people: the parts, then the reasons.
 pub(crate) fn ledger(out: &mut impl Write, ledger: &Ledger) -> io::Result<()> {
     let mut table = output::table();
-    let parts = [
-        ("identified", ledger.identified),
-        ("answered, not identified", ledger.unidentified),
-        ("refused", ledger.refused),
-        ("silent", ledger.silent),
-        ("skipped", ledger.skipped),
-        ("not reached", ledger.not_reached),
-        ("unknown", ledger.unknown),
-    ];
-    for (name, count) in parts.into_iter().filter(|(_, count)| *count > 0) {
+    for (name, count) in lines::parts(ledger)
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+    {
         table.add_row([format!("  {name}"), count.to_string()]);
     }
     table.add_row(["= targets".to_owned(), ledger.targets.to_string()]);

@@ -172,7 +172,11 @@ impl Inner {
         {
             Some(method) => self.call(method.kind, request).await,
             None if looks_like_a_call(&request) => {
-                self.engine(request.map(|_| RequestBody::empty())).await
+                // The engine says 404 to Connect; the installed base knows UNIMPLEMENTED as 501.
+                refuse(
+                    RpcError::unimplemented(format!("{path} is not served here")),
+                    request.headers(),
+                )
             }
             None => self.plain(request).await,
         }

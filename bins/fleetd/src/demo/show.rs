@@ -117,16 +117,10 @@ impl Show {
         };
         print(&format!("\n{}{reason}", lines::outcome(ended.state())))?;
         let ledger = ended.ledger.clone().unwrap_or_default();
-        let parts = [
-            ("identified", ledger.identified),
-            ("answered, not identified", ledger.unidentified),
-            ("refused", ledger.refused),
-            ("silent", ledger.silent),
-            ("skipped", ledger.skipped),
-            ("not reached", ledger.not_reached),
-            ("unknown", ledger.unknown),
-        ];
-        for (name, count) in parts.into_iter().filter(|(_, count)| *count > 0) {
+        for (name, count) in lines::parts(&ledger)
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+        {
             print(&format!("  {name:<26}{count:>7}"))?;
         }
         print(&format!("  {:<26}{:>7}", "= targets", ledger.targets))?;
