@@ -3,14 +3,14 @@
 use std::{io, path::Path, pin::pin, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use fleet_agent::{Agent, AgentError, AgentOptions, AgentStatus, SitePolicy, StateDir};
+use fleet_agent::{Agent, AgentError, AgentOptions, AgentStatus, SitePolicy, StateDir, StateError};
 use fleet_core::{AddressPolicy, classify};
 use fleet_scan::ScanOptions;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,9 @@ use crate::{cli::RunArgs, exit::Usage};
 /// A tick that nobody waits for, where no service manager watches.
 const UNWATCHED: Duration = Duration::from_secs(3_600);
 
+/// How long a start waits for the state folder.
+const HOLD_ON: Duration = Duration::from_secs(2);
+
 /// What a shell reports of a program that SIGINT ended.
 const SECOND_SIGNAL: u8 = 130;
 
@@ -26,7 +29,7 @@ const SECOND_SIGNAL: u8 = 130;
 pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitCode> {
     let options = options(args)?;
     // Held until the process ends, so that no second one uses the same identity.
-    let dir = StateDir::open(state_dir)?;
+    let dir = open(state_dir).await?;
     let state = dir.load()?.ok_or(AgentError::NotEnrolled)?;
     raise_descriptor_limit();
     let mut signals = Signals::new().context("cannot listen for signals")?;
@@ -35,6 +38,7 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
     let mut status = agent.status();
     let shutdown = CancellationToken::new();
     let mut running = pin!(agent.run(shutdown.clone()));
+    let mut told = String::new();
     notify(&[NotifyState::Ready]);
     let mut watchdog = interval(sd_notify::watchdog_enabled().map_or(UNWATCHED, |every| every / 2));
     watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -56,9 +60,23 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
             }
             Ok(()) = status.changed() => {
                 let text = sentence(&status.borrow_and_update());
-                notify(&[NotifyState::Status(&text)]);
+                if text != told {
+                    notify(&[NotifyState::Status(&text)]);
+                    told = text;
+                }
             }
             _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
+        }
+    }
+}
+
+/// Opens the state folder. A process that was killed a moment ago may not have let go of it yet.
+async fn open(state_dir: &Path) -> Result<StateDir, StateError> {
+    let until = Instant::now() + HOLD_ON;
+    loop {
+        match StateDir::open(state_dir) {
+            Err(StateError::Locked { .. }) if Instant::now() < until => sleep(HOLD_ON / 20).await,
+            opened => return opened,
         }
     }
 }
@@ -105,10 +123,7 @@ fn sentence(status: &AgentStatus) -> String {
         (false, false) => "not connected",
     };
     match &status.running {
-        Some(command) => format!(
-            "{link}; scanning ({command}), {} devices to report",
-            status.spooled
-        ),
+        Some(command) => format!("{link}; scanning ({command})"),
         None => link.to_owned(),
     }
 }
