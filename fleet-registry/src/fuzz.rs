@@ -19,28 +19,19 @@ fn ops_of(data: &[u8]) -> impl Iterator<Item = Op> {
     ops.iter().copied().take(MOST_OPERATIONS)
 }
 
-/// Runs the server's registry.
-pub fn registry_operations(data: &[u8]) {
-    registry::run(ops_of(data));
+/// Runs the server's registry, started at any moment: only differences count.
+pub fn registry_operations(origin: Instant, data: &[u8]) {
+    registry::run(origin, ops_of(data));
 }
 
-/// Runs the node's link.
-pub fn link_operations(data: &[u8]) {
-    link::run(ops_of(data));
+/// Runs the node's link, started at any moment.
+pub fn link_operations(origin: Instant, data: &[u8]) {
+    link::run(origin, ops_of(data));
 }
 
-/// Runs the node's spool.
-pub fn spool_operations(data: &[u8]) {
-    spool::run(ops_of(data));
-}
-
-/// Some moment: only differences count.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "an `Instant` has no other origin; nothing depends on which one it is"
-)]
-fn origin() -> Instant {
-    Instant::now()
+/// Runs the node's spool, started at any moment.
+pub fn spool_operations(origin: Instant, data: &[u8]) {
+    spool::run(origin, ops_of(data));
 }
 
 /// One of `items`, picked by an operation's argument.

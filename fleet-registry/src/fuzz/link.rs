@@ -7,7 +7,7 @@ use std::{
 
 use fleet_core::limits;
 
-use super::{Op, origin};
+use super::Op;
 use crate::{
     NodeLink,
     link::{
@@ -67,8 +67,8 @@ struct World {
     said: Vec<Output>,
 }
 
-pub(super) fn run(ops: impl Iterator<Item = Op>) {
-    let mut world = World::new();
+pub(super) fn run(origin: Instant, ops: impl Iterator<Item = Op>) {
+    let mut world = World::new(origin);
     for op in ops {
         world.step(op);
         world.compare();
@@ -77,8 +77,7 @@ pub(super) fn run(ops: impl Iterator<Item = Op>) {
 }
 
 impl World {
-    fn new() -> Self {
-        let now = origin();
+    fn new(now: Instant) -> Self {
         let mut world = Self {
             link: NodeLink::new(11),
             now,
@@ -513,7 +512,9 @@ impl World {
             texts.sort();
             texts
         };
-        assert_eq!(sorted(&self.said), sorted(&self.wanted));
+        if self.said != self.wanted {
+            assert_eq!(sorted(&self.said), sorted(&self.wanted));
+        }
         self.wanted.clear();
 
         assert_eq!(

@@ -8,7 +8,7 @@ use std::{
 
 use fleet_core::limits::{BATCH_DEVICES, BATCH_WAIT};
 
-use super::{Op, origin};
+use super::Op;
 use crate::{
     Spool,
     link::{HINT_MOST, WireCommandId},
@@ -43,10 +43,10 @@ struct Model {
     tally: Tally,
 }
 
-pub(super) fn run(ops: impl Iterator<Item = Op>) {
+pub(super) fn run(origin: Instant, ops: impl Iterator<Item = Op>) {
     let mut world = World {
         spool: Spool::new(ROWS, 7),
-        now: origin(),
+        now: origin,
         commands: 0,
         open: None,
         upload: None,

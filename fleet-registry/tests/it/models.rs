@@ -5,6 +5,8 @@ use std::fmt;
 use fleet_registry::fuzz;
 use proptest::{collection::vec, prelude::*};
 
+use crate::now;
+
 /// Operations of four bytes each, printed on one line.
 #[derive(Clone)]
 struct Ops(Vec<fuzz::Op>);
@@ -23,7 +25,7 @@ proptest! {
     #![proptest_config(fleet_core::regressions!("registry", 1024))]
     #[test]
     fn a_registry_does_what_its_model_does(ops in operations()) {
-        fuzz::registry_operations(ops.0.as_flattened());
+        fuzz::registry_operations(now(), ops.0.as_flattened());
     }
 }
 
@@ -31,7 +33,7 @@ proptest! {
     #![proptest_config(fleet_core::regressions!("link", 1024))]
     #[test]
     fn a_link_does_what_its_model_does(ops in operations()) {
-        fuzz::link_operations(ops.0.as_flattened());
+        fuzz::link_operations(now(), ops.0.as_flattened());
     }
 }
 
@@ -39,6 +41,6 @@ proptest! {
     #![proptest_config(fleet_core::regressions!("spool", 1024))]
     #[test]
     fn a_spool_does_what_its_model_does(ops in operations()) {
-        fuzz::spool_operations(ops.0.as_flattened());
+        fuzz::spool_operations(now(), ops.0.as_flattened());
     }
 }
