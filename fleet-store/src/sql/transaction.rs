@@ -169,3 +169,115 @@ pub(crate) fn store_error(operation: &'static str, error: &DbErr) -> StoreError 
 pub(crate) fn unreadable(what: &'static str, detail: impl std::fmt::Display) -> DbErr {
     DbErr::Type(format!("stored {what}: {detail}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use sea_orm::ConnectionTrait;
+
+    use super::*;
+    use crate::MigrateMode;
+
+    async fn on_empty_store(test: impl AsyncFnOnce(SqlStore)) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = format!("sqlite://{}", folder.path().join("fleet.db").display());
+        let store = SqlStore::open(&url, MigrateMode::Migrate)
+            .await
+            .expect("opened");
+        test(store.clone()).await;
+        store.close().await;
+    }
+
+    const ONE: &str = "INSERT INTO org (id, name, created_at) VALUES (1, 'one', 0)";
+    const FIRST: &str = "INSERT INTO org (name, created_at) VALUES ('first', 0)";
+
+    /// Loses a race `losses` times, after a write that must not stay.
+    async fn race(store: &SqlStore, losses: u32) -> (Result<(), StoreError>, u32) {
+        let attempts = AtomicU32::new(0);
+        let ended = store
+            .transaction("race", (losses, &attempts), |tx, (losses, attempts)| {
+                Box::pin(async move {
+                    tx.execute_unprepared(FIRST).await?;
+                    if attempts.fetch_add(1, Ordering::Relaxed) < *losses {
+                        tx.execute_unprepared(ONE).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await;
+        (ended, attempts.into_inner())
+    }
+
+    #[tokio::test]
+    async fn a_lost_race_starts_over_from_nothing() {
+        on_empty_store(async |store| {
+            store
+                .writer()
+                .execute_unprepared(ONE)
+                .await
+                .expect("inserted");
+            let (ended, attempts) = race(&store, 3).await;
+            ended.expect("the fourth attempt");
+            assert_eq!(attempts, 4);
+            let (again, _) = race(&store, 0).await;
+            assert!(
+                again.is_err(),
+                "`first` was stored once, so that another is refused"
+            );
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_race_that_is_always_lost_ends_as_unavailable() {
+        on_empty_store(async |store| {
+            store
+                .writer()
+                .execute_unprepared(ONE)
+                .await
+                .expect("inserted");
+            let (ended, attempts) = race(&store, u32::MAX).await;
+            assert!(
+                matches!(
+                    ended,
+                    Err(StoreError::Unavailable {
+                        operation: "race",
+                        ..
+                    })
+                ),
+                "{ended:?}"
+            );
+            assert_eq!(attempts, ATTEMPTS);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_mistake_of_ours_is_not_tried_again() {
+        on_empty_store(async |store| {
+            let attempts = AtomicU32::new(0);
+            let ended: Result<(), StoreError> = store
+                .transaction("mistake", &attempts, |tx, attempts| {
+                    Box::pin(async move {
+                        attempts.fetch_add(1, Ordering::Relaxed);
+                        tx.execute_unprepared("SELECT nothing FROM nowhere").await?;
+                        Ok(())
+                    })
+                })
+                .await;
+            assert!(
+                matches!(
+                    ended,
+                    Err(StoreError::Broken {
+                        operation: "mistake",
+                        ..
+                    })
+                ),
+                "{ended:?}"
+            );
+            assert_eq!(attempts.into_inner(), 1);
+        })
+        .await;
+    }
+}

@@ -8,14 +8,13 @@ use std::{
 };
 
 use fleet_core::{
-    AddressPolicy, CommandId, DeviceReport, Epoch, Lane, NodeId, OperatorId, OrgId,
-    PendingEnrollmentId, RawDeviceReport, RejectReason, ReplicaId, Role, ScanId, SecretHash,
-    SessionId, Timestamp,
-    outcome::{AckCode, verdict_of_ack},
+    CommandId, DeviceReport, Epoch, NodeId, OperatorId, OrgId, RawDeviceReport, RejectReason, Role,
+    SecretHash, Timestamp,
 };
-use fleet_discovery::{Mode, NodeProfile, Plan, PlanPolicy, ScanEvent, ScanRequest, plan};
 use fleet_store::*;
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
+use sea_orm::{ConnectionTrait, Database};
+
+mod words;
 
 /// Makes both tests of each named function `async fn(Site)`.
 macro_rules! contract {
@@ -38,6 +37,11 @@ macro_rules! contract {
 
 const POSTGRES: &str = "FLEET_TEST_POSTGRES";
 
+#[expect(clippy::print_stderr, reason = "what was skipped is said by name")]
+fn skip() {
+    eprintln!("skipped: {POSTGRES} is not set");
+}
+
 /// Numbers that no two tests of this process share.
 fn unique() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -55,7 +59,7 @@ pub(crate) async fn on_sqlite<F: Future<Output = ()>>(test: impl FnOnce(Site) ->
 
 pub(crate) async fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(Site) -> F) {
     let Ok(server) = std::env::var(POSTGRES) else {
-        eprintln!("skipped: {POSTGRES} is not set");
+        skip();
         return;
     };
     let name = format!("fleet_store_{}_{}", std::process::id(), unique());
@@ -82,7 +86,6 @@ pub(crate) struct Site {
     pub(crate) store: SqlStore,
     pub(crate) org: OrgId,
     pub(crate) operator: OperatorId,
-    pub(crate) now: Timestamp,
 }
 
 /// A confirmed node with a claimed stream.
@@ -142,315 +145,7 @@ impl Site {
             store,
             org: identity.org,
             operator,
-            now: at(0),
         }
-    }
-
-    pub(crate) fn actor(&self) -> Actor {
-        Actor {
-            who: Who::Operator(self.operator),
-            from: "192.0.2.1".parse().ok(),
-        }
-    }
-
-    /// Another organization of the same database.
-    pub(crate) async fn other_org(&self) -> OrgId {
-        let new = NewOperator {
-            org: "other".into(),
-            email: "bob@other.test".into(),
-            role: Role::Admin,
-            now: at(0),
-        };
-        self.store
-            .create_operator(new, Actor::SYSTEM)
-            .await
-            .expect("an operator");
-        let key = secret("bob's key");
-        self.store
-            .create_operator_key("bob@other.test", key, Actor::SYSTEM, at(0))
-            .await
-            .expect("a key");
-        self.store
-            .operator_by_key(key)
-            .await
-            .expect("read")
-            .expect("known")
-            .org
-    }
-
-    pub(crate) async fn code(&self, code: &str) -> PendingEnrollmentId {
-        self.code_of(self.org, code).await
-    }
-
-    pub(crate) async fn code_of(&self, org: OrgId, code: &str) -> PendingEnrollmentId {
-        self.store
-            .create_code(org, secret(code), at(3_600), self.actor(), at(0))
-            .await
-            .expect("a code")
-    }
-
-    pub(crate) fn newcomer(code: &str, name: &str) -> NewNode {
-        let mut identity_key = [0; 32];
-        identity_key[..name.len().min(32)].copy_from_slice(&name.as_bytes()[..name.len().min(32)]);
-        NewNode {
-            code: secret(code),
-            name: name.to_owned(),
-            identity_key,
-            encryption_key: [9; 32],
-            actor: nobody(),
-            now: at(1),
-        }
-    }
-
-    /// A registered node that awaits its confirmation.
-    pub(crate) async fn pending(&self, name: &str) -> Registered {
-        self.code(name).await;
-        self.store
-            .register_node(Self::newcomer(name, name))
-            .await
-            .expect("registered")
-    }
-
-    pub(crate) async fn confirmed(&self, name: &str) -> NodeId {
-        self.confirmed_in(self.org, name).await
-    }
-
-    pub(crate) async fn confirmed_in(&self, org: OrgId, name: &str) -> NodeId {
-        self.code_of(org, name).await;
-        let new = self
-            .store
-            .register_node(Self::newcomer(name, name))
-            .await
-            .expect("registered");
-        let key = secret(&format!("{name}'s key"));
-        self.store
-            .confirm_node(org, new.node, new.invitation, key, self.actor(), at(2))
-            .await
-            .expect("confirmed");
-        new.node
-    }
-
-    pub(crate) fn claim(node: NodeId, running: &[CommandId], now: Timestamp) -> StreamClaim {
-        StreamClaim {
-            node,
-            session: SessionId(1),
-            replica: ReplicaId([1; 16]),
-            instance: None,
-            hello: Hello::default(),
-            running: running.to_vec(),
-            now,
-        }
-    }
-
-    /// A confirmed node with a claimed stream.
-    pub(crate) async fn node(&self, name: &str) -> Node {
-        let id = self.confirmed(name).await;
-        let claimed = self
-            .store
-            .claim_stream(Self::claim(id, &[], at(3)))
-            .await
-            .expect("claimed");
-        Node {
-            id,
-            epoch: claimed.epoch,
-        }
-    }
-
-    /// Claims the node's stream anew.
-    pub(crate) async fn reconnect(
-        &self,
-        node: &mut Node,
-        running: &[CommandId],
-        now: Timestamp,
-    ) -> ClaimedStream {
-        let claimed = self
-            .store
-            .claim_stream(Self::claim(node.id, running, now))
-            .await
-            .expect("claimed");
-        node.epoch = claimed.epoch;
-        claimed
-    }
-
-    pub(crate) fn plan(mode: Mode, ports: &[&str], profile: &NodeProfile) -> (ScanRequest, Plan) {
-        let ports = ports.iter().map(|port| (*port).to_owned()).collect();
-        let request = ScanRequest { mode, ports };
-        let planned = plan(&request, profile, &PlanPolicy::default()).expect("a plan");
-        (request, planned)
-    }
-
-    pub(crate) fn new_scan(&self, node: NodeId, target: &str, ports: &[&str]) -> NewScan {
-        let (request, plan) = Self::plan(Mode::Target(target.into()), ports, &NodeProfile::stock());
-        NewScan {
-            id: ScanId::new(at(unique()), [3; 10]),
-            org: self.org,
-            node,
-            operator: self.operator,
-            request_id: None,
-            request,
-            plan,
-            lane: Lane::Interactive,
-            queueing: Queueing::Until(at(86_400)),
-            now: at(10),
-        }
-    }
-
-    pub(crate) async fn create(&self, new: NewScan) -> ScanRow {
-        self.store
-            .create_scan(new, self.actor())
-            .await
-            .expect("created")
-            .scan
-    }
-
-    /// A scan of one /24 or several /22 on port 80.
-    pub(crate) async fn scan(&self, node: Node, target: &str) -> ScanId {
-        self.create(self.new_scan(node.id, target, &["80"]))
-            .await
-            .id
-    }
-
-    pub(crate) async fn issue(&self, node: Node) -> Option<IssuedCommand> {
-        self.issue_at(node, at(20)).await
-    }
-
-    pub(crate) async fn issue_at(&self, node: Node, now: Timestamp) -> Option<IssuedCommand> {
-        self.store
-            .issue_command(node.id, node.epoch, command_id(), now)
-            .await
-            .expect("issued")
-    }
-
-    /// A scan with a command in flight.
-    pub(crate) async fn running(&self, node: Node, target: &str) -> IssuedCommand {
-        self.scan(node, target).await;
-        self.issue(node).await.expect("a command")
-    }
-
-    pub(crate) fn report(&self, node: Node, command: CommandId, rows: Vec<Row>) -> NewReport {
-        let mut digest = [0; 32];
-        digest[..8].copy_from_slice(&unique().to_be_bytes());
-        NewReport {
-            node: node.id,
-            org: self.org,
-            command,
-            digest,
-            rows,
-            addresses: AddressPolicy::default(),
-            now: at(30),
-        }
-    }
-
-    /// Reports rows that must be taken as a whole.
-    pub(crate) async fn reported(
-        &self,
-        node: Node,
-        command: CommandId,
-        rows: Vec<Row>,
-    ) -> (u64, u64) {
-        let answer = self
-            .store
-            .record_report(self.report(node, command, rows))
-            .await
-            .expect("recorded");
-        (answer.accepted, answer.rejected)
-    }
-
-    pub(crate) fn ack(node: Node, command: CommandId, code: AckCode) -> Ack {
-        Ack {
-            node: node.id,
-            epoch: node.epoch,
-            command,
-            verdict: verdict_of_ack(code, code == AckCode::Ok, "said so"),
-            outcomes: None,
-            notes: Vec::new(),
-            now: at(60),
-        }
-    }
-
-    pub(crate) async fn acked(&self, node: Node, command: CommandId, code: AckCode) -> Acked {
-        self.store
-            .record_ack(Self::ack(node, command, code))
-            .await
-            .expect("acked")
-    }
-
-    pub(crate) async fn look(&self, scan: ScanId) -> ScanRow {
-        self.store
-            .scan(self.org, scan, at(100))
-            .await
-            .expect("read")
-            .expect("there")
-    }
-
-    /// The whole log of a scan, whose invariants are checked: dense sequences, at most one end, and
-    /// an end exactly when the scan is over.
-    pub(crate) async fn log(&self, scan: ScanId) -> Vec<ScanEvent> {
-        let page = self
-            .store
-            .read_events(self.org, scan, 0, 100_000, at(100))
-            .await
-            .expect("read")
-            .expect("there");
-        let sequences: Vec<i64> = page.events.iter().map(|event| event.sequence).collect();
-        let dense: Vec<i64> = (1..=page.events.len() as i64).collect();
-        assert_eq!(sequences, dense, "sequences are dense");
-        assert_eq!(page.last_sequence, page.events.len() as i64);
-        let ends = page
-            .events
-            .iter()
-            .filter(|stored| matches!(stored.event, ScanEvent::Ended(_)))
-            .count();
-        assert_eq!(
-            ends,
-            usize::from(page.state.is_terminal()),
-            "one end, when it is over"
-        );
-        page.events.into_iter().map(|stored| stored.event).collect()
-    }
-
-    /// The devices in a scan's log, as `identifier endpoint`.
-    pub(crate) async fn told(&self, scan: ScanId) -> Vec<String> {
-        let device = |event| match event {
-            ScanEvent::Device(found) => Some(format!("{} {}", found.identifier, found.endpoint)),
-            ScanEvent::Warning { .. } | ScanEvent::Ended(_) => None,
-        };
-        self.log(scan)
-            .await
-            .into_iter()
-            .filter_map(device)
-            .collect()
-    }
-
-    pub(crate) async fn devices(&self) -> Vec<DeviceRow> {
-        self.store
-            .list_devices(self.org, None, fleet_core::DeviceId(0), 100_000)
-            .await
-            .expect("read")
-    }
-
-    pub(crate) async fn audited(&self) -> Vec<AuditRow> {
-        self.store
-            .list_audit(self.org, None, 1_000)
-            .await
-            .expect("read")
-    }
-
-    /// A connection past the store.
-    pub(crate) async fn raw(&self) -> DatabaseConnection {
-        Database::connect(&self.url).await.expect("connected")
-    }
-
-    /// The one number that a query answers.
-    pub(crate) async fn number(&self, sql: &str) -> i64 {
-        let raw = self.raw().await;
-        let statement = Statement::from_string(raw.get_database_backend(), sql.to_owned());
-        let row = raw
-            .query_one_raw(statement)
-            .await
-            .expect(sql)
-            .expect("a row");
-        row.try_get_by_index(0).expect("a number")
     }
 }
 

@@ -26,6 +26,7 @@ mod on_postgres {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "the figure is what it is for")]
 async fn rows_a_second(site: Site, engine: &str) {
     let node = site.node("north").await;
     for round in ["new devices", "known devices"] {

@@ -1,24 +1,21 @@
 //! The devices that a report may touch: loaded and locked at once, changed in memory row by row as
 //! `fleet_pairing` decides, and written at once.
 
+mod load;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{
     DeviceId, DeviceIdentifier, DeviceReport, Endpoint, NodeId, OrgId, RejectReason, Serial,
     Timestamp,
 };
-use fleet_pairing::{Binding, DeviceRecord, Inventory as Rules, ReportDecision};
-use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, NotSet, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait, Set,
-    sea_query::{LockType, OnConflict, UnionType},
-};
+use fleet_pairing::{Inventory as Rules, ReportDecision};
+use sea_orm::{DatabaseTransaction, DbErr, NotSet, Set, sea_query::OnConflict};
 
 use crate::{
     NewReport,
     sql::{
-        devices,
-        entity::{binding, device, device_alias, node, node_endpoint},
+        entity::{device, device_alias, node_endpoint},
         inserts,
         transaction::unreadable,
         value::{AsText, Micros},
@@ -72,12 +69,12 @@ impl Inventory {
         let models = if reports.is_empty() {
             Vec::new()
         } else {
-            locked(tx, new, reports).await?
+            load::locked(tx, new, reports).await?
         };
         let records = if models.is_empty() {
             Vec::new()
         } else {
-            records(tx, &models).await?
+            load::records(tx, &models).await?
         };
         let held = |model: device::Model| {
             (
@@ -288,94 +285,6 @@ impl Held {
             self.change = Change::Updated;
         }
     }
-}
-
-/// The devices that any row may be, locked in the order of their ids.
-async fn locked(
-    tx: &DatabaseTransaction,
-    new: &NewReport,
-    reports: &[&DeviceReport],
-) -> Result<Vec<device::Model>, DbErr> {
-    let names: BTreeSet<_> = reports
-        .iter()
-        .map(|report| AsText(report.identifier(new.node)))
-        .collect();
-    let addresses: BTreeSet<_> = reports
-        .iter()
-        .map(|report| AsText(report.endpoint.ip))
-        .collect();
-    let by_place = device::Entity::find()
-        .select_only()
-        .column(device::Column::Id)
-        .filter(device::Column::NodeId.eq(new.node.0))
-        .filter(device::Column::Ip.is_in(addresses))
-        .filter(device::Column::DeletedAt.is_null());
-    let mut candidates = device::Entity::find()
-        .select_only()
-        .column(device::Column::Id)
-        .filter(device::Column::OrgId.eq(new.org.0))
-        .filter(device::Column::Identifier.is_in(names))
-        .filter(device::Column::DeletedAt.is_null());
-    // Two indexes; an OR of the two conditions would use neither.
-    QueryTrait::query(&mut candidates).union(UnionType::Distinct, by_place.into_query());
-    let candidates: Vec<i64> = candidates.into_tuple().all(tx).await?;
-    if candidates.is_empty() {
-        return Ok(Vec::new());
-    }
-    device::Entity::find()
-        .filter(device::Column::Id.is_in(candidates))
-        .filter(device::Column::DeletedAt.is_null())
-        .order_by_asc(device::Column::Id)
-        .lock(LockType::NoKeyUpdate)
-        .all(tx)
-        .await
-}
-
-/// The devices as the rules see them. A binding changes only under its device's lock.
-async fn records(
-    tx: &DatabaseTransaction,
-    models: &[device::Model],
-) -> Result<Vec<DeviceRecord>, DbErr> {
-    let bindings: BTreeMap<i64, Binding> = binding::Entity::find()
-        .filter(binding::Column::DeviceId.is_in(models.iter().map(|device| device.id)))
-        .all(tx)
-        .await?
-        .into_iter()
-        .map(|row| {
-            (
-                row.device_id,
-                row.node_id
-                    .map_or(Binding::Server, |id| Binding::Node(NodeId(id))),
-            )
-        })
-        .collect();
-    let owners: BTreeSet<i64> = models.iter().filter_map(|device| device.node_id).collect();
-    let live: BTreeSet<i64> = node::Entity::find()
-        .select_only()
-        .column(node::Column::Id)
-        .filter(node::Column::Id.is_in(owners))
-        .filter(node::Column::DeletedAt.is_null())
-        .into_tuple::<i64>()
-        .all(tx)
-        .await?
-        .into_iter()
-        .collect();
-    let record = |model: &device::Model| {
-        Ok(DeviceRecord {
-            id: DeviceId(model.id),
-            identifier: model.identifier.0.clone(),
-            endpoint: devices::endpoint(model)?,
-            owner: model.node_id.map(NodeId),
-            owner_live: model.node_id.is_some_and(|owner| live.contains(&owner)),
-            binding: bindings.get(&model.id).copied().unwrap_or(Binding::Free),
-            driver: model.driver.clone(),
-            model: model.model.clone(),
-            manufacturer: model.manufacturer.clone(),
-            mac: model.mac.map(|mac| mac.0),
-            serial: Serial::new(&model.serial),
-        })
-    };
-    models.iter().map(record).collect()
 }
 
 /// What a report can change of a device.

@@ -1,0 +1,244 @@
+//! Twins of what a scan's log and its end hold: tallies, ledger, events.
+
+use fleet_core::{DeviceId, Endpoint};
+use fleet_discovery::{DeviceFound, Ledger, ScanEnded, ScanEvent, Tally};
+use sea_orm::DbErr;
+use serde::{Deserialize, Serialize};
+
+use super::{read, read_conclusion, read_port, write};
+use crate::sql::transaction::unreadable;
+
+#[derive(Serialize, Deserialize)]
+struct StoredTally {
+    reason: String,
+    count: u64,
+    example: String,
+}
+
+impl From<&Tally> for StoredTally {
+    fn from(
+        Tally {
+            reason,
+            count,
+            example,
+        }: &Tally,
+    ) -> Self {
+        Self {
+            reason: reason.clone(),
+            count: *count,
+            example: example.clone(),
+        }
+    }
+}
+
+impl From<StoredTally> for Tally {
+    fn from(
+        StoredTally {
+            reason,
+            count,
+            example,
+        }: StoredTally,
+    ) -> Self {
+        Self {
+            reason,
+            count,
+            example,
+        }
+    }
+}
+
+pub(crate) fn write_tallies(tallies: &[Tally]) -> Result<String, DbErr> {
+    write(
+        "tallies",
+        &tallies.iter().map(StoredTally::from).collect::<Vec<_>>(),
+    )
+}
+
+pub(crate) fn read_tallies(text: &str) -> Result<Vec<Tally>, DbErr> {
+    Ok(read::<Vec<StoredTally>>("tallies", text)?
+        .into_iter()
+        .map(Tally::from)
+        .collect())
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredLedger {
+    targets: u64,
+    identified: u64,
+    unidentified: u64,
+    refused: u64,
+    silent: u64,
+    skipped: u64,
+    not_reached: u64,
+    unknown: u64,
+    reported: u64,
+    accepted: u64,
+    rejected: u64,
+    skipped_reasons: Vec<StoredTally>,
+    rejected_reasons: Vec<StoredTally>,
+    first_device_ms: Option<u64>,
+    elapsed_ms: u64,
+}
+
+impl From<&Ledger> for StoredLedger {
+    fn from(ledger: &Ledger) -> Self {
+        let Ledger {
+            targets,
+            identified,
+            unidentified,
+            refused,
+            silent,
+            skipped,
+            not_reached,
+            unknown,
+            reported,
+            accepted,
+            rejected,
+            skipped_reasons,
+            rejected_reasons,
+            first_device_ms,
+            elapsed_ms,
+        } = ledger;
+        Self {
+            targets: *targets,
+            identified: *identified,
+            unidentified: *unidentified,
+            refused: *refused,
+            silent: *silent,
+            skipped: *skipped,
+            not_reached: *not_reached,
+            unknown: *unknown,
+            reported: *reported,
+            accepted: *accepted,
+            rejected: *rejected,
+            skipped_reasons: skipped_reasons.iter().map(StoredTally::from).collect(),
+            rejected_reasons: rejected_reasons.iter().map(StoredTally::from).collect(),
+            first_device_ms: *first_device_ms,
+            elapsed_ms: *elapsed_ms,
+        }
+    }
+}
+
+impl From<StoredLedger> for Ledger {
+    fn from(stored: StoredLedger) -> Self {
+        let tallies = |stored: Vec<StoredTally>| stored.into_iter().map(Tally::from).collect();
+        Self {
+            targets: stored.targets,
+            identified: stored.identified,
+            unidentified: stored.unidentified,
+            refused: stored.refused,
+            silent: stored.silent,
+            skipped: stored.skipped,
+            not_reached: stored.not_reached,
+            unknown: stored.unknown,
+            reported: stored.reported,
+            accepted: stored.accepted,
+            rejected: stored.rejected,
+            skipped_reasons: tallies(stored.skipped_reasons),
+            rejected_reasons: tallies(stored.rejected_reasons),
+            first_device_ms: stored.first_device_ms,
+            elapsed_ms: stored.elapsed_ms,
+        }
+    }
+}
+
+pub(crate) fn write_ledger(ledger: &Ledger) -> Result<String, DbErr> {
+    write("ledger", &StoredLedger::from(ledger))
+}
+
+pub(crate) fn read_ledger(text: &str) -> Result<Ledger, DbErr> {
+    read::<StoredLedger>("ledger", text).map(Ledger::from)
+}
+
+/// The name of an event's kind, as a column of its own.
+pub(crate) fn kind(event: &ScanEvent) -> &'static str {
+    match event {
+        ScanEvent::Device(_) => "device",
+        ScanEvent::Warning { .. } => "warning",
+        ScanEvent::Ended(_) => "ended",
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StoredEventPayload {
+    Device(StoredDevice),
+    Warning(String),
+    Ended {
+        state: String,
+        code: String,
+        reason: String,
+        ledger: StoredLedger,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredDevice {
+    device: i64,
+    identifier: String,
+    ip: std::net::IpAddr,
+    port: u16,
+    scheme: String,
+    driver: String,
+    model: String,
+    manufacturer: String,
+    firmware: String,
+    elapsed_ms: u64,
+}
+
+pub(crate) fn write_event(event: &ScanEvent) -> Result<String, DbErr> {
+    let twin = match event {
+        ScanEvent::Device(found) => StoredEventPayload::Device(StoredDevice {
+            device: found.device.0,
+            identifier: found.identifier.to_string(),
+            ip: found.endpoint.ip,
+            port: found.endpoint.port.number(),
+            scheme: found.scheme.clone(),
+            driver: found.driver.clone(),
+            model: found.model.clone(),
+            manufacturer: found.manufacturer.clone(),
+            firmware: found.firmware.clone(),
+            elapsed_ms: found.elapsed_ms,
+        }),
+        ScanEvent::Warning { text } => StoredEventPayload::Warning(text.clone()),
+        ScanEvent::Ended(ScanEnded { conclusion, ledger }) => StoredEventPayload::Ended {
+            state: conclusion.state.to_string(),
+            code: conclusion.code.to_string(),
+            reason: conclusion.reason.clone(),
+            ledger: ledger.into(),
+        },
+    };
+    write("event", &twin)
+}
+
+pub(crate) fn read_event(text: &str) -> Result<ScanEvent, DbErr> {
+    Ok(match read("event", text)? {
+        StoredEventPayload::Device(stored) => ScanEvent::Device(DeviceFound {
+            device: DeviceId(stored.device),
+            identifier: stored
+                .identifier
+                .parse()
+                .map_err(|error| unreadable("event", error))?,
+            endpoint: Endpoint {
+                ip: stored.ip,
+                port: read_port(i64::from(stored.port))?,
+            },
+            scheme: stored.scheme,
+            driver: stored.driver,
+            model: stored.model,
+            manufacturer: stored.manufacturer,
+            firmware: stored.firmware,
+            elapsed_ms: stored.elapsed_ms,
+        }),
+        StoredEventPayload::Warning(text) => ScanEvent::Warning { text },
+        StoredEventPayload::Ended {
+            state,
+            code,
+            reason,
+            ledger,
+        } => ScanEvent::Ended(ScanEnded {
+            conclusion: read_conclusion(&state, &code, reason)?,
+            ledger: ledger.into(),
+        }),
+    })
+}

@@ -1,0 +1,208 @@
+//! Invitations: the code that one node may use, from its making to its end.
+
+use std::collections::BTreeMap;
+
+use fleet_core::{
+    NodeId, OrgId, PendingEnrollmentId, SecretHash, Timestamp,
+    enrollment::{InvitationState, InvitationStep},
+};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait,
+    NotSet, QueryFilter, QueryOrder, QuerySelect, Select, Set, sea_query::LockType,
+};
+
+use super::members;
+use crate::{
+    Actor, AuditEntry, CancelCodeError, Invitation, StoreError, Who,
+    sql::{
+        audit,
+        entity::{invitation, operator},
+        nodes,
+        transaction::{Failure, refuse},
+        value::{AsText, Hash, Micros},
+    },
+};
+
+pub(super) async fn create(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    code: SecretHash,
+    expires: Timestamp,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<PendingEnrollmentId, Failure<StoreError>> {
+    let created = invitation::ActiveModel {
+        id: NotSet,
+        org_id: Set(org.0),
+        hash: Set(Hash(code)),
+        state: Set(AsText(InvitationState::Pending)),
+        created_at: Set(Micros(now)),
+        expires_at: Set(Micros(expires)),
+        created_by: Set(match actor.who {
+            Who::Operator(id) => Some(id.0),
+            Who::Node(_) | Who::System | Who::Anonymous => None,
+        }),
+        node_id: Set(None),
+    };
+    let id = PendingEnrollmentId(created.insert(tx).await?.id);
+    let subject = format!("enrollment code {id}");
+    let entry = AuditEntry::done(org, actor.clone(), "code.create", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(id)
+}
+
+pub(super) async fn cancel(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    id: PendingEnrollmentId,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<(), Failure<CancelCodeError>> {
+    let Some(found) = lock(tx, id, org).await? else {
+        return refuse(CancelCodeError::NotFound(id));
+    };
+    let state = found.state.0;
+    let Ok(next) = state.step(InvitationStep::Cancel) else {
+        return refuse(CancelCodeError::NotPending(id, state));
+    };
+    advance(tx, &found, next, None).await?;
+    let subject = format!("enrollment code {id}");
+    let entry = AuditEntry::done(org, actor.clone(), "code.cancel", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(())
+}
+
+fn in_open_states() -> Select<invitation::Entity> {
+    let open = [
+        InvitationState::Pending,
+        InvitationState::AwaitingConfirmation,
+    ];
+    invitation::Entity::find().filter(invitation::Column::State.is_in(open.map(AsText)))
+}
+
+/// The open invitations of an organization, newest first.
+pub(super) async fn open(db: &impl ConnectionTrait, org: OrgId) -> Result<Vec<Invitation>, DbErr> {
+    let rows = in_open_states()
+        .filter(invitation::Column::OrgId.eq(org.0))
+        .order_by_desc(invitation::Column::Id)
+        .all(db)
+        .await?;
+    let emails: BTreeMap<i64, String> = operator::Entity::find()
+        .filter(operator::Column::OrgId.eq(org.0))
+        .all(db)
+        .await?
+        .into_iter()
+        .map(|operator| (operator.id, operator.email))
+        .collect();
+    let email = |id: Option<i64>| id.and_then(|id| emails.get(&id).cloned());
+    let invitation = |row: invitation::Model| Invitation {
+        id: PendingEnrollmentId(row.id),
+        state: row.state.0,
+        created_at: row.created_at.0,
+        expires_at: row.expires_at.0,
+        created_by: email(row.created_by).unwrap_or_default(),
+        node: row.node_id.map(NodeId),
+    };
+    Ok(rows.into_iter().map(invitation).collect())
+}
+
+/// Open invitations past their time.
+pub(super) async fn due(
+    db: &impl ConnectionTrait,
+    now: Timestamp,
+) -> Result<Vec<invitation::Model>, DbErr> {
+    in_open_states()
+        .filter(invitation::Column::ExpiresAt.lte(Micros(now)))
+        .order_by_asc(invitation::Column::Id)
+        .all(db)
+        .await
+}
+
+/// Ends an invitation past its time, and the node that waits on it. Answers whether it did: the
+/// invitation may have been used since the sweep looked.
+pub(super) async fn expire(
+    tx: &DatabaseTransaction,
+    due: &invitation::Model,
+    now: Timestamp,
+) -> Result<bool, Failure<StoreError>> {
+    if let Some(id) = due.node_id {
+        nodes::lock_any(tx, id).await?;
+    }
+    let due = lock(tx, PendingEnrollmentId(due.id), OrgId(due.org_id))
+        .await?
+        // A node that came in between has not been locked: its turn is the next sweep.
+        .filter(|current| current.node_id == due.node_id);
+    let Some(due) = due else {
+        return Ok(false);
+    };
+    let Ok(next) = due.state.0.step(InvitationStep::Expire) else {
+        return Ok(false);
+    };
+    advance(tx, &due, next, due.node_id).await?;
+    if let Some(node) = due.node_id {
+        members::bury(tx, node, now).await?;
+    }
+    let subject = format!("enrollment code {}", due.id);
+    let org = OrgId(due.org_id);
+    audit::write(
+        tx,
+        AuditEntry::done(org, Actor::SYSTEM, "code.expire", subject, now),
+    )
+    .await?;
+    Ok(true)
+}
+
+pub(super) async fn lock(
+    tx: &DatabaseTransaction,
+    id: PendingEnrollmentId,
+    org: OrgId,
+) -> Result<Option<invitation::Model>, DbErr> {
+    invitation::Entity::find_by_id(id.0)
+        .filter(invitation::Column::OrgId.eq(org.0))
+        .lock(LockType::NoKeyUpdate)
+        .one(tx)
+        .await
+}
+
+pub(super) async fn lock_by_code(
+    tx: &DatabaseTransaction,
+    code: SecretHash,
+) -> Result<Option<invitation::Model>, DbErr> {
+    invitation::Entity::find()
+        .filter(invitation::Column::Hash.eq(Hash(code)))
+        .lock(LockType::NoKeyUpdate)
+        .one(tx)
+        .await
+}
+
+/// Cancels what is still open of a node's invitations.
+pub(super) async fn cancel_all_of(tx: &DatabaseTransaction, node: i64) -> Result<(), DbErr> {
+    let bound = invitation::Entity::find()
+        .filter(invitation::Column::NodeId.eq(node))
+        .order_by_asc(invitation::Column::Id)
+        .lock(LockType::NoKeyUpdate)
+        .all(tx)
+        .await?;
+    for invitation in bound {
+        if let Ok(next) = invitation.state.0.step(InvitationStep::Revoke) {
+            advance(tx, &invitation, next, invitation.node_id).await?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn advance(
+    tx: &DatabaseTransaction,
+    invitation: &invitation::Model,
+    next: InvitationState,
+    node: Option<i64>,
+) -> Result<(), DbErr> {
+    let change = invitation::ActiveModel {
+        id: Set(invitation.id),
+        state: Set(AsText(next)),
+        node_id: Set(node),
+        ..Default::default()
+    };
+    change.update(tx).await?;
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! Nodes: registered by a code, confirmed by an operator, revoked for good.
+
+use fleet_core::{
+    NodeId, OrgId, PendingEnrollmentId, SecretHash, Timestamp,
+    enrollment::{InvitationStep, NodeState},
+};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, Condition, DatabaseTransaction, DbErr, EntityTrait, NotSet,
+    QueryFilter, Set,
+};
+
+use super::invitations;
+use crate::{
+    Actor, AuditEntry, ConfirmError, NewNode, RegisterError, Registered, RevokeError, Revoked,
+    StoreError,
+    sql::{
+        audit, ending,
+        entity::{binding, node, node_challenge, node_key, node_session, node_stream},
+        nodes,
+        transaction::{Failure, refuse},
+        value::{AsText, Bytes32, Hash, Micros},
+    },
+};
+
+pub(super) async fn register(
+    tx: &DatabaseTransaction,
+    new: &NewNode,
+) -> Result<Registered, Failure<RegisterError>> {
+    let code = invitations::lock_by_code(tx, new.code).await?;
+    let Some(code) = code.filter(|code| code.expires_at.0 > new.now) else {
+        return refuse(RegisterError::Code);
+    };
+    let Ok(next) = code.state.0.step(InvitationStep::Register) else {
+        return refuse(RegisterError::Code);
+    };
+    check_unique(tx, OrgId(code.org_id), new).await?;
+    let created = node::ActiveModel {
+        id: NotSet,
+        org_id: Set(code.org_id),
+        name: Set(new.name.clone()),
+        state: Set(AsText(NodeState::Pending)),
+        identity_key: Set(Bytes32(new.identity_key)),
+        encryption_key: Set(Bytes32(new.encryption_key)),
+        created_at: Set(Micros(new.now)),
+        last_seen_at: Set(None),
+        deleted_at: Set(None),
+        duplicate_identity: Set(false),
+        hello: Set(None),
+    };
+    let created = created.insert(tx).await?;
+    invitations::advance(tx, &code, next, Some(created.id)).await?;
+    let registered = Registered {
+        node: NodeId(created.id),
+        org: OrgId(code.org_id),
+        invitation: PendingEnrollmentId(code.id),
+    };
+    let subject = format!("{} by enrollment code {}", shown(&created), code.id);
+    let actor = new.actor.clone();
+    let entry = AuditEntry::done(registered.org, actor, "node.register", subject, new.now);
+    audit::write(tx, entry).await?;
+    Ok(registered)
+}
+
+/// Name and identity key are unique among the living; a race for them is lost to the index.
+async fn check_unique(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    new: &NewNode,
+) -> Result<(), Failure<RegisterError>> {
+    let same = Condition::any()
+        .add(node::Column::Name.eq(new.name.as_str()))
+        .add(node::Column::IdentityKey.eq(Bytes32(new.identity_key)));
+    let alike = node::Entity::find()
+        .filter(node::Column::OrgId.eq(org.0))
+        .filter(node::Column::DeletedAt.is_null())
+        .filter(same)
+        .all(tx)
+        .await?;
+    if alike
+        .iter()
+        .any(|node| node.identity_key.0 == new.identity_key)
+    {
+        return refuse(RegisterError::KeyTaken);
+    }
+    if !alike.is_empty() {
+        return refuse(RegisterError::NameTaken(new.name.clone()));
+    }
+    Ok(())
+}
+
+pub(super) async fn confirm(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    id: NodeId,
+    invitation: PendingEnrollmentId,
+    key: SecretHash,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<(), Failure<ConfirmError>> {
+    let refused = |why: String| refuse(ConfirmError::Refused(why));
+    let Some(node) = nodes::lock_of(tx, org, id).await? else {
+        return refuse(ConfirmError::NotFound(id));
+    };
+    if node.state.0 != NodeState::Pending {
+        return refused(format!("node {id} is {} already", node.state.0));
+    }
+    let bound = invitations::lock(tx, invitation, org).await?;
+    let Some(bound) = bound.filter(|bound| bound.node_id == Some(id.0)) else {
+        return refused(format!(
+            "pending_enrollment_id {invitation} does not belong to node {id}"
+        ));
+    };
+    let again = "enroll it again with a new code";
+    let state = bound.state.0;
+    let Ok(next) = state.step(InvitationStep::Confirm) else {
+        return refused(format!("the enrollment of node {id} is {state}: {again}"));
+    };
+    if bound.expires_at.0 <= now {
+        return refused(format!("the enrollment of node {id} has expired: {again}"));
+    }
+    invitations::advance(tx, &bound, next, bound.node_id).await?;
+    set_state(tx, node.id, NodeState::Confirmed, None).await?;
+    let key = node_key::ActiveModel {
+        id: NotSet,
+        node_id: Set(node.id),
+        hash: Set(Hash(key)),
+        created_at: Set(Micros(now)),
+        revoked_at: Set(None),
+    };
+    key.insert(tx).await?;
+    let entry = AuditEntry::done(org, actor.clone(), "node.confirm", shown(&node), now);
+    audit::write(tx, entry).await?;
+    Ok(())
+}
+
+pub(super) async fn revoke(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    id: NodeId,
+    invitation: Option<PendingEnrollmentId>,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<Revoked, Failure<RevokeError>> {
+    let Some(node) = nodes::lock_of(tx, org, id).await? else {
+        return refuse(RevokeError::NotFound(id));
+    };
+    if node.state.0 == NodeState::Pending {
+        check_invitation(tx, &node, invitation).await?;
+    }
+    invitations::cancel_all_of(tx, node.id).await?;
+    bury(tx, node.id, now).await?;
+    let scans = ending::end_work_of_revoked(tx, id, now).await?;
+    binding::Entity::delete_many()
+        .filter(binding::Column::NodeId.eq(node.id))
+        .exec(tx)
+        .await?;
+    let entry = AuditEntry::done(org, actor.clone(), "node.revoke", shown(&node), now);
+    audit::write(tx, entry).await?;
+    Ok(Revoked { scans })
+}
+
+/// An awaiting node is revoked together with its invitation, by name.
+async fn check_invitation(
+    tx: &DatabaseTransaction,
+    node: &node::Model,
+    invitation: Option<PendingEnrollmentId>,
+) -> Result<(), Failure<RevokeError>> {
+    let id = NodeId(node.id);
+    let Some(invitation) = invitation else {
+        return refuse(RevokeError::PendingIdMissing(id));
+    };
+    let bound = invitations::lock(tx, invitation, OrgId(node.org_id)).await?;
+    if bound.is_none_or(|bound| bound.node_id != Some(node.id)) {
+        return refuse(RevokeError::Refused(format!(
+            "pending_enrollment_id {invitation} does not belong to node {id}"
+        )));
+    }
+    Ok(())
+}
+
+pub(super) async fn flag_duplicate(
+    tx: &DatabaseTransaction,
+    id: NodeId,
+    duplicate: bool,
+    now: Timestamp,
+) -> Result<(), Failure<StoreError>> {
+    let node = nodes::lock(tx, id).await?;
+    let Some(node) = node.filter(|node| node.duplicate_identity != duplicate) else {
+        return Ok(());
+    };
+    let flagged = node::ActiveModel {
+        id: Set(node.id),
+        duplicate_identity: Set(duplicate),
+        ..Default::default()
+    };
+    flagged.update(tx).await?;
+    let action = if duplicate {
+        "node.duplicate_identity"
+    } else {
+        "node.single_identity"
+    };
+    let org = OrgId(node.org_id);
+    audit::write(
+        tx,
+        AuditEntry::done(org, Actor::SYSTEM, action, shown(&node), now),
+    )
+    .await?;
+    Ok(())
+}
+
+/// Marks a node as gone: no key, challenge, session or stream of it counts any more.
+pub(super) async fn bury(tx: &DatabaseTransaction, node: i64, now: Timestamp) -> Result<(), DbErr> {
+    set_state(tx, node, NodeState::Revoked, Some(Micros(now))).await?;
+    node_key::Entity::update_many()
+        .col_expr(node_key::Column::RevokedAt, Micros(now).into())
+        .filter(node_key::Column::NodeId.eq(node))
+        .filter(node_key::Column::RevokedAt.is_null())
+        .exec(tx)
+        .await?;
+    node_challenge::Entity::delete_many()
+        .filter(node_challenge::Column::NodeId.eq(node))
+        .exec(tx)
+        .await?;
+    node_session::Entity::delete_many()
+        .filter(node_session::Column::NodeId.eq(node))
+        .exec(tx)
+        .await?;
+    node_stream::Entity::update_many()
+        .col_expr(node_stream::Column::ReleasedAt, Micros(now).into())
+        .filter(node_stream::Column::NodeId.eq(node))
+        .filter(node_stream::Column::ReleasedAt.is_null())
+        .exec(tx)
+        .await?;
+    Ok(())
+}
+
+async fn set_state(
+    tx: &DatabaseTransaction,
+    node: i64,
+    state: NodeState,
+    deleted_at: Option<Micros>,
+) -> Result<(), DbErr> {
+    let change = node::ActiveModel {
+        id: Set(node),
+        state: Set(AsText(state)),
+        deleted_at: Set(deleted_at),
+        ..Default::default()
+    };
+    change.update(tx).await?;
+    Ok(())
+}
+
+/// The node as audit records name it.
+fn shown(node: &node::Model) -> String {
+    format!("node {} ({})", node.id, node.name)
+}

@@ -1,0 +1,249 @@
+//! How commands and scans end when nobody says a word: deadlines, queue times, revocation.
+
+use fleet_core::{
+    ScanState,
+    outcome::{AckCode, Code, Conclusion},
+};
+use fleet_store::*;
+
+use crate::site::{Site, at, plain};
+
+contract! {
+    a_deadline_ends_the_chunk
+    a_scan_queued_for_too_long_expires
+    a_scan_that_ran_and_was_left_waiting_ends_by_its_chunks
+    an_abandoned_scan_that_never_queues_is_swept
+    end_scan_ends_once
+    revoking_ends_scans_and_keeps_results
+}
+
+async fn a_deadline_ends_the_chunk(site: Site) {
+    let node = site.node("north").await;
+    let scan = site.scan(node, "10.0.0.0/21").await;
+    let first = site.issue(node).await.expect("a chunk");
+    site.reported(node, first.command, vec![plain("10.0.0.7", "80")])
+        .await;
+    assert_eq!(
+        site.store.sweep_scans(at(739)).await.expect("swept"),
+        Swept::default()
+    );
+    let swept = site.store.sweep_scans(at(740)).await.expect("swept");
+    assert_eq!(
+        swept,
+        Swept {
+            commands: vec![(node.id, first.command)],
+            scans: vec![scan]
+        }
+    );
+    assert_eq!(
+        site.store.sweep_scans(at(741)).await.expect("swept"),
+        Swept::default()
+    );
+    let late = site
+        .store
+        .record_report(site.report(node, first.command, vec![plain("10.0.0.8", "80")]))
+        .await;
+    assert!(matches!(late, Err(ReportError::NotInFlight(_))));
+    assert_eq!(
+        site.acked(node, first.command, AckCode::Ok).await,
+        Acked::Stale
+    );
+    let second = site
+        .issue_at(node, at(741))
+        .await
+        .expect("the rest goes on");
+    site.acked(node, second.command, AckCode::Ok).await;
+    let ended = site.look(scan).await.conclusion.expect("ended");
+    assert_eq!(ended.state, ScanState::Partial);
+    assert!(
+        ended.reason.contains("no answer within 12 minutes"),
+        "{}",
+        ended.reason
+    );
+
+    let alone = site.running(node, "10.0.0.0/24").await;
+    site.store.sweep_scans(at(2_000)).await.expect("swept");
+    let ended = site.look(alone.scan).await.conclusion.expect("ended");
+    assert_eq!(
+        (ended.state, ended.code),
+        (ScanState::Failed, Code::DeadlineExceeded)
+    );
+}
+
+async fn a_scan_queued_for_too_long_expires(site: Site) {
+    let offline = site.confirmed("offline").await;
+    let scan = site
+        .create(NewScan {
+            queueing: Queueing::Until(at(500)),
+            ..site.new_scan(offline, "10.0.0.0/24", &["80"])
+        })
+        .await
+        .id;
+    assert_eq!(
+        site.store.sweep_scans(at(499)).await.expect("swept").scans,
+        []
+    );
+    assert_eq!(
+        site.store.sweep_scans(at(500)).await.expect("swept").scans,
+        [scan]
+    );
+    let row = site.look(scan).await;
+    assert_eq!((row.state, row.started_at), (ScanState::Expired, None));
+    assert_eq!(row.conclusion.expect("ended").code, Code::DeadlineExceeded);
+    let ledger = row.ledger.expect("ended");
+    assert_eq!(
+        (
+            ledger.adds_up(),
+            ledger.not_reached,
+            ledger.skipped,
+            ledger.elapsed_ms
+        ),
+        (true, 254, 2, 0)
+    );
+    site.log(scan).await;
+}
+
+async fn a_scan_that_ran_and_was_left_waiting_ends_by_its_chunks(site: Site) {
+    let mut node = site.node("north").await;
+    let scan = site
+        .create(NewScan {
+            queueing: Queueing::Until(at(500)),
+            ..site.new_scan(node.id, "10.0.0.0/21", &["80"])
+        })
+        .await
+        .id;
+    let first = site.issue(node).await.expect("a chunk");
+    site.acked(node, first.command, AckCode::Ok).await;
+    let second = site.issue_at(node, at(499)).await.expect("a chunk");
+    assert_eq!(
+        site.store.sweep_scans(at(501)).await.expect("swept").scans,
+        [],
+        "a command in flight has its own deadline"
+    );
+    site.reconnect(&mut node, &[], at(502)).await;
+    assert_eq!(
+        site.store.sweep_scans(at(503)).await.expect("swept").scans,
+        [scan]
+    );
+    assert_eq!(site.look(scan).await.state, ScanState::Partial);
+    assert_eq!(
+        site.acked(node, second.command, AckCode::Ok).await,
+        Acked::Stale
+    );
+}
+
+async fn an_abandoned_scan_that_never_queues_is_swept(site: Site) {
+    let offline = site.confirmed("offline").await;
+    let scan = site
+        .create(NewScan {
+            queueing: Queueing::Never,
+            ..site.new_scan(offline, "10.0.0.0/24", &["80"])
+        })
+        .await
+        .id;
+    assert_eq!(
+        site.store.sweep_scans(at(129)).await.expect("swept").scans,
+        []
+    );
+    assert_eq!(
+        site.store.sweep_scans(at(130)).await.expect("swept").scans,
+        [scan]
+    );
+    let ended = site.look(scan).await.conclusion.expect("ended");
+    assert_eq!(
+        (ended.state, ended.code),
+        (ScanState::Failed, Code::FailedPrecondition)
+    );
+}
+
+async fn end_scan_ends_once(site: Site) {
+    let offline = site.confirmed("offline").await;
+    let scan = site
+        .create(NewScan {
+            queueing: Queueing::Never,
+            ..site.new_scan(offline, "10.0.0.0/24", &["80"])
+        })
+        .await
+        .id;
+    let conclusion = Conclusion::new(ScanState::Failed, Code::FailedPrecondition, "no stream");
+    assert!(
+        site.store
+            .end_scan(scan, conclusion.clone(), at(11))
+            .await
+            .expect("ended")
+    );
+    let other = Conclusion::new(ScanState::Cancelled, Code::Cancelled, "late");
+    assert!(
+        !site
+            .store
+            .end_scan(scan, other, at(12))
+            .await
+            .expect("ignored")
+    );
+    assert_eq!(site.look(scan).await.conclusion, Some(conclusion));
+    let unknown = fleet_core::ScanId::new(at(1), [9; 10]);
+    assert!(
+        !site
+            .store
+            .end_scan(
+                unknown,
+                Conclusion::new(ScanState::Failed, Code::Internal, ""),
+                at(12)
+            )
+            .await
+            .expect("ignored")
+    );
+}
+
+async fn revoking_ends_scans_and_keeps_results(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/21").await;
+    let queued = site.scan(node, "10.0.0.0/24").await;
+    site.reported(node, command.command, vec![plain("10.0.0.7", "80")])
+        .await;
+    let revoked = site
+        .store
+        .revoke_node(site.org, node.id, None, site.actor(), at(40))
+        .await
+        .expect("revoked");
+    assert_eq!(revoked.scans, [command.scan, queued]);
+    for scan in [command.scan, queued] {
+        let ended = site.look(scan).await.conclusion.expect("ended");
+        assert_eq!(
+            (ended.state, ended.code),
+            (ScanState::Failed, Code::FailedPrecondition)
+        );
+        site.log(scan).await;
+    }
+    assert_eq!(
+        site.look(command.scan)
+            .await
+            .ledger
+            .map(|ledger| ledger.identified),
+        Some(1)
+    );
+    assert_eq!(site.told(command.scan).await.len(), 1);
+    assert_eq!(
+        site.devices().await[0].node,
+        Some(node.id),
+        "attribution is never cleared"
+    );
+    let late = site
+        .store
+        .record_report(site.report(node, command.command, vec![plain("10.0.0.8", "80")]))
+        .await;
+    assert!(matches!(late, Err(ReportError::NotInFlight(_))));
+    assert_eq!(
+        site.acked(node, command.command, AckCode::Ok).await,
+        Acked::Stale
+    );
+    assert_eq!(
+        site.number("SELECT count(*) FROM command WHERE state = 'issued'")
+            .await,
+        0
+    );
+    assert_eq!(
+        site.store.sweep_scans(at(90_000)).await.expect("swept"),
+        Swept::default()
+    );
+}
