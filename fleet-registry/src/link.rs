@@ -12,7 +12,7 @@ use std::{
 
 use fleet_core::{
     Backoff, full_jitter,
-    limits::{HEARTBEAT, RECONNECT_FIRST, RECONNECT_MOST, STABLE_SESSION, STREAM_SILENCE},
+    limits::{RECONNECT_FIRST, RECONNECT_MOST, STABLE_SESSION, STREAM_SILENCE},
 };
 
 pub use io::{
@@ -74,7 +74,7 @@ enum Phase {
     Stopped,
 }
 
-/// Every deadline of the link. Where two are due at once the earlier variant comes first.
+/// Every deadline of the link. Where two are due at the same moment the earlier variant comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     /// The server said nothing for 90 s, or the stream could not be opened in that time.
@@ -348,37 +348,15 @@ impl NodeLink {
 
     /// Carries out every deadline that `now` has reached. Call it when all events received were handled.
     pub fn handle_timeout(&mut self, now: Instant) {
-        // A session that is over serves nothing that is due as well, whichever was due first.
-        let mut first = self.timers.pop_key(Timer::SessionEnd, now);
-        while let Some(timer) = first.take().or_else(|| self.timers.pop(now)) {
-            match timer {
-                Timer::Silence => {
-                    if let Stream::Opening { attempt, .. } | Stream::Open { attempt, .. } =
-                        self.stream
-                    {
-                        self.outputs.push_back(Output::CloseStream(attempt));
-                        let delay = self.after_loss();
-                        self.wait(now, delay);
-                    }
-                }
-                Timer::SessionEnd => {
-                    self.session = None;
-                    self.timers.cancel(Timer::Heartbeat);
-                }
-                Timer::Handshake => self.handshake(),
-                Timer::Heartbeat => {
-                    self.timers.set(Timer::Heartbeat, now + HEARTBEAT);
-                    if self.heartbeat.is_none() && self.session.is_some() {
-                        self.heartbeat = self.session;
-                        self.outputs.push_back(Output::Heartbeat);
-                    }
-                }
-                Timer::Reconnect => self.open_stream(now),
-                Timer::Stable => self.reconnects.reset(),
-                Timer::Settled => {
-                    self.settle(|u| u.sent.is_some_and(|at| at + ACK_KEPT <= now));
-                }
-            }
+        // After a long pause of the process: a session that is over serves nothing that is due as well, and a
+        // stream that was silent too long proves no ack, whichever was due first.
+        let first =
+            [Timer::SessionEnd, Timer::Silence].map(|timer| self.timers.pop_key(timer, now));
+        for timer in first.into_iter().flatten() {
+            self.fire(now, timer);
+        }
+        while let Some(timer) = self.timers.pop(now) {
+            self.fire(now, timer);
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use fleet_core::{
     full_jitter,
-    limits::{SESSION_REFRESH, STREAM_SILENCE},
+    limits::{HEARTBEAT, SESSION_REFRESH, STREAM_SILENCE},
 };
 
 use super::{
@@ -13,6 +13,36 @@ use super::{
 };
 
 impl NodeLink {
+    pub(super) fn fire(&mut self, now: Instant, timer: Timer) {
+        match timer {
+            Timer::Silence => {
+                if let Stream::Opening { attempt, .. } | Stream::Open { attempt, .. } = self.stream
+                {
+                    self.outputs.push_back(Output::CloseStream(attempt));
+                    let delay = self.after_loss();
+                    self.wait(now, delay);
+                }
+            }
+            Timer::SessionEnd => {
+                self.session = None;
+                self.timers.cancel(Timer::Heartbeat);
+            }
+            Timer::Handshake => self.handshake(),
+            Timer::Heartbeat => {
+                self.timers.set(Timer::Heartbeat, now + HEARTBEAT);
+                if self.heartbeat.is_none() && self.session.is_some() {
+                    self.heartbeat = self.session;
+                    self.outputs.push_back(Output::Heartbeat);
+                }
+            }
+            Timer::Reconnect => self.open_stream(now),
+            Timer::Stable => self.reconnects.reset(),
+            Timer::Settled => {
+                self.settle(|u| u.sent.is_some_and(|at| at + ACK_KEPT <= now));
+            }
+        }
+    }
+
     pub(super) fn is_started(&self) -> bool {
         self.phase == Phase::Started
     }
