@@ -1,0 +1,100 @@
+//! Cancelling: the node stops dialling within a second, what was found stays.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use fleet_sim::Lab;
+
+use crate::harness::{ScanState, World, adds_up, eventually, found_addresses, range};
+
+on_both_databases! {
+    a_cancelled_scan_stops_within_a_second_and_keeps_what_it_found
+    a_scan_that_waits_is_cancelled_without_a_packet
+}
+
+/// After a cancel, no connection later than this.
+const STOPS: Duration = Duration::from_secs(1);
+/// How long the devices are watched for connections after that.
+const WATCHED: Duration = Duration::from_secs(2);
+
+async fn a_cancelled_scan_stops_within_a_second_and_keeps_what_it_found(world: World) {
+    let node = world.node("barn", &["--rate", "100"]).await;
+    // A device at every address, so that every packet is seen; twelve seconds and more of work.
+    let site = world.range.crowd(600, Duration::from_millis(50));
+    let lab = Lab::start(site).await.expect("a site");
+    let journal = lab.journal();
+    let request = range(world.range.address(1), world.range.address(600));
+    let scan = world.operator.start(node.id, request).await.scan_id;
+    let mut watch = world.operator.watch(&scan, 0).await;
+    for _ in 0..10 {
+        watch.next_device().await;
+    }
+
+    let cancelled = world.operator.cancel(&scan).await;
+    let stops_by = journal.now() + STOPS;
+    assert_eq!(cancelled.state(), ScanState::Cancelled, "{cancelled:?}");
+    eventually("a while to watch", async || {
+        (journal.now() > stops_by + WATCHED).then_some(())
+    })
+    .await;
+    assert_eq!(journal.connections_since(stops_by), []);
+
+    let history = world.operator.history(&scan).await;
+    let ledger = history.ended_as(ScanState::Cancelled);
+    adds_up(ledger);
+    assert_eq!(history.ended().code, "canceled");
+    assert!(ledger.not_reached > 0, "{ledger:?}");
+    let found: BTreeSet<_> = found_addresses(history.events()).into_keys().collect();
+    assert!(found.len() >= 10 && found.len() < 600, "{}", found.len());
+    assert_eq!(ledger.identified, found.len() as u64, "{ledger:?}");
+    assert!(found.is_subset(&journal.touched_addresses()));
+    let kept: BTreeSet<_> = world
+        .operator
+        .devices()
+        .await
+        .into_iter()
+        .map(|device| device.ip.parse().expect("an address"))
+        .collect();
+    assert_eq!(kept, found);
+
+    // The lane is free again.
+    let request = range(world.range.address(1), world.range.address(3));
+    let next = world.operator.start(node.id, request).await.scan_id;
+    world
+        .operator
+        .history(&next)
+        .await
+        .ended_as(ScanState::Completed);
+}
+
+async fn a_scan_that_waits_is_cancelled_without_a_packet(world: World) {
+    let mut node = world.node("barn", &[]).await;
+    assert!(node.terminate().await.success());
+    let site = world.range.crowd(5, Duration::ZERO);
+    let lab = Lab::start(site).await.expect("a site");
+    let request = range(world.range.address(1), world.range.address(5));
+    let scan = world.operator.start(node.id, request).await.scan_id;
+    assert_eq!(
+        world.operator.cancel(&scan).await.state(),
+        ScanState::Cancelled
+    );
+    // Once more changes nothing.
+    assert_eq!(
+        world.operator.cancel(&scan).await.state(),
+        ScanState::Cancelled
+    );
+    let history = world.operator.history(&scan).await;
+    let ledger = history.ended_as(ScanState::Cancelled);
+    adds_up(ledger);
+    assert_eq!(ledger.not_reached, 5, "{ledger:?}");
+
+    node.start(&world.server).await;
+    let request = range(world.range.address(5), world.range.address(5));
+    let next = world.operator.start(node.id, request).await.scan_id;
+    world
+        .operator
+        .history(&next)
+        .await
+        .ended_as(ScanState::Completed);
+    let touched = lab.journal().touched_addresses();
+    assert_eq!(touched, [world.range.address(5).into()].into());
+}

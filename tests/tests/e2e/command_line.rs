@@ -1,0 +1,132 @@
+//! `fleetctl` as scripts use it: its exit status and its lines.
+
+use std::{net::TcpListener, time::Duration};
+
+use fleet_core::Role;
+use fleet_sim::Lab;
+use serde_json::Value;
+
+use crate::harness::{Expected, Operator, World, eventually};
+
+on_both_databases! {
+    fleetctl_exits_with_the_status_of_what_it_did
+    fleetctl_prints_a_scan_as_lines
+}
+
+async fn fleetctl_exits_with_the_status_of_what_it_did(world: World) {
+    let mut node = world.node("barn", &["--rate", "30"]).await;
+    let site = world.range.crowd(200, Duration::from_millis(50));
+    let _lab = Lab::start(site).await.expect("a site");
+    let id = node.id.to_string();
+    let at = |number| world.range.address(number).to_string();
+    let start = ["scan", "start", "--node", &id, "--ports", "4028"];
+    let scan = |more: &[&str]| {
+        [&start, more]
+            .concat()
+            .iter()
+            .map(|a| (*a).to_owned())
+            .collect::<Vec<_>>()
+    };
+
+    let one = at(1);
+    let completed = fleetctl(&world, &world.operator, &scan(&[&one])).await;
+    assert_eq!(completed.0, 0, "{completed:?}");
+
+    // Seven seconds of work, cancelled as soon as it runs.
+    let many = format!("{}..{}", at(1), at(200));
+    let arguments = scan(&[&many]);
+    let (cancelled, ()) = futures::join!(fleetctl(&world, &world.operator, &arguments), async {
+        let running = eventually("a running scan", async || {
+            let listed = world
+                .fleetctl(&["scan", "list", "-o", "ndjson", "--limit", "1"])
+                .await
+                .well();
+            let newest: Value = serde_json::from_str(&listed).expect("one line");
+            (newest["state"] == "SCAN_STATE_RUNNING")
+                .then(|| newest["scanId"].as_str().expect("an id").to_owned())
+        })
+        .await;
+        world.fleetctl(&["scan", "cancel", &running]).await.well();
+    });
+    assert_eq!(cancelled.0, 130, "{cancelled:?}");
+
+    let viewer = world.another_operator(Role::Viewer).await;
+    let refused = fleetctl(&world, &viewer, &scan(&[&one])).await;
+    assert_eq!(refused.0, 77, "{refused:?}");
+    assert!(refused.1.contains("fleetnode:manage"), "{refused:?}");
+    assert_eq!(
+        world.fleetctl_as(&viewer, &["nodes", "list"]).await.status,
+        0
+    );
+    let stranger = Operator::new(&world.server.url(), "fok_unknown");
+    let refused = world.fleetctl_as(&stranger, &["nodes", "list"]).await;
+    assert_eq!(
+        refused.status, 64,
+        "no key is sent that cannot be one: {refused:?}"
+    );
+
+    let wrong = fleetctl(&world, &world.operator, &scan(&["8.8.8.8"])).await;
+    assert_eq!(wrong.0, 64, "{wrong:?}");
+    assert!(wrong.1.contains("8.8.8.8"), "{wrong:?}");
+    let unknown = world
+        .fleetctl(&["scan", "start", "--node", "999", &one])
+        .await;
+    assert_eq!(unknown.status, 1, "{unknown:?}");
+
+    assert!(node.terminate().await.success());
+    let expired = fleetctl(&world, &world.operator, &scan(&["--queue-for", "1", &one])).await;
+    assert_eq!(expired.0, 75, "{expired:?}");
+
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("an address");
+    let nowhere = format!("http://{nobody}");
+    let unavailable = world
+        .fleetctl(&["--server", &nowhere, "nodes", "list"])
+        .await;
+    assert_eq!(unavailable.status, 69, "{unavailable:?}");
+}
+
+/// Runs `fleetctl`; its status and what it says to people.
+async fn fleetctl(world: &World, operator: &Operator, arguments: &[String]) -> (i32, String) {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = world.fleetctl_as(operator, &arguments).await;
+    (done.status, done.stderr)
+}
+
+async fn fleetctl_prints_a_scan_as_lines(world: World) {
+    let node = world.node("barn", &[]).await;
+    let lab = Lab::start(world.range.mixed(12)).await.expect("a site");
+    let (id, network) = (node.id.to_string(), world.range.network(27));
+    let arguments = [
+        "scan",
+        "start",
+        "--node",
+        &id,
+        "--ports",
+        "4028,8080",
+        "-o",
+        "ndjson",
+        &network,
+    ];
+    let printed = world.fleetctl(&arguments).await.well();
+    let lines: Vec<Value> = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect();
+    let asked = (1..31).map(|number| world.range.address(number));
+    let expected = Expected::of(lab.site(), node.id, asked).skipping(2);
+    let of_type = |kind: &str| lines.iter().filter(|line| line["type"] == kind).count();
+    assert_eq!(of_type("device"), expected.devices());
+    let last = lines.last().expect("lines");
+    assert_eq!(last["type"], "ledger");
+    assert_eq!(last["outcome"], "completed");
+    assert_eq!(last["identified"], expected.devices());
+
+    let listed = world
+        .fleetctl(&["devices", "list", "-o", "csv"])
+        .await
+        .well();
+    assert_eq!(listed.lines().count(), 1 + expected.devices(), "{listed}");
+}

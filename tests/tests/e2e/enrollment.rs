@@ -1,0 +1,96 @@
+//! A node's way in: code, registration, fingerprint, confirmation, and what operators see of it.
+
+use fleet_core::{Secret, SecretKind};
+
+use crate::harness::{Node, World, confirm, eventually, new_code};
+
+on_both_databases! {
+    a_node_is_enrolled_confirmed_and_seen
+    a_code_opens_the_door_once
+    a_fingerprint_that_differs_is_not_confirmed
+}
+
+async fn a_node_is_enrolled_confirmed_and_seen(world: World) {
+    let code = new_code(&world).await;
+    let mut dialogue = Node::begin(&world, "barn");
+    dialogue.say(&code).await;
+    let printed = dialogue.hear("Fingerprint: ").await.expect("a fingerprint");
+
+    let listed = world.operator.node_named("barn").await;
+    assert_eq!(listed.identity_fingerprint, printed);
+    assert_eq!(listed.enrollment, "awaiting_confirmation");
+    let table = world.fleetctl(&["nodes", "list"]).await.well();
+    assert!(table.contains(&printed), "{table}");
+
+    let key = confirm(&world, listed.fleet_node_id, &printed).await;
+    dialogue.say(&key).await;
+    dialogue.end().await.well();
+    let listed = world.operator.node_named("barn").await;
+    assert_eq!(listed.enrollment, "confirmed");
+    assert!(!listed.connected, "it does not run yet");
+
+    let mut node = Node::enrolled(&world, "barn", listed.fleet_node_id);
+    node.start(&world.server).await;
+    let running = eventually("a node that is online", async || {
+        let node = world.operator.node_named("barn").await;
+        (node.connected && node.online).then_some(node)
+    })
+    .await;
+    assert!(!running.version.is_empty(), "{running:?}");
+    assert!(running.last_seen_at.is_some(), "{running:?}");
+    let table = world.fleetctl(&["nodes", "list"]).await.well();
+    assert!(table.contains("connected"), "{table}");
+
+    let ended = node.terminate().await;
+    assert!(ended.success(), "{ended}");
+    eventually("a node that has left", async || {
+        let node = world.operator.node_named("barn").await;
+        (!node.connected).then_some(())
+    })
+    .await;
+}
+
+async fn a_code_opens_the_door_once(world: World) {
+    let never_given = Secret::new(SecretKind::EnrollmentCode, &[7; 32]);
+    let used = new_code(&world).await;
+    let mut first = Node::begin(&world, "first");
+    first.say(&used).await;
+    first.hear("Fingerprint: ").await.expect("a fingerprint");
+
+    for wrong in [never_given.expose(), used.as_str()] {
+        let mut dialogue = Node::begin(&world, "second");
+        dialogue.say(wrong).await;
+        assert_eq!(dialogue.hear("Fingerprint: ").await, None);
+        let refused = dialogue.end().await;
+        assert_ne!(refused.status, 0, "{refused:?}");
+        assert!(!refused.stderr.contains(wrong), "{refused:?}");
+    }
+    let names: Vec<String> = world
+        .operator
+        .nodes()
+        .await
+        .into_iter()
+        .map(|node| node.name)
+        .collect();
+    assert_eq!(names, ["first"], "a refused node leaves nothing behind");
+}
+
+async fn a_fingerprint_that_differs_is_not_confirmed(world: World) {
+    let code = new_code(&world).await;
+    let mut dialogue = Node::begin(&world, "barn");
+    dialogue.say(&code).await;
+    let printed = dialogue.hear("Fingerprint: ").await.expect("a fingerprint");
+    let id = world.operator.node_named("barn").await.fleet_node_id;
+
+    let other = printed
+        .chars()
+        .map(|digit| if digit == '0' { '1' } else { '0' })
+        .collect::<String>();
+    let arguments = ["nodes", "confirm", &id.to_string(), "--fingerprint", &other];
+    let refused = world.fleetctl(&arguments).await;
+    assert_eq!(refused.status, 1, "{refused:?}");
+    assert_eq!(refused.stdout, "", "no key leaves the server");
+    assert!(refused.stderr.contains(&printed), "{refused:?}");
+    let listed = world.operator.node_named("barn").await;
+    assert_eq!(listed.enrollment, "awaiting_confirmation");
+}

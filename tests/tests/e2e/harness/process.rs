@@ -1,0 +1,121 @@
+//! A child process in a group of its own, its output in a file. It never outlives its handle, and when a
+//! test fails its log is printed.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::{Child, Command};
+
+use super::within;
+
+/// As much of a log's end is printed when a test fails.
+const TAIL: u64 = 24 * 1_024;
+
+/// A running process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+    group: Pid,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it; what it prints is appended to `log`.
+    pub(crate) fn spawn(name: &str, mut command: Command, log: &Path) -> Self {
+        let file = append(log);
+        let output = file.try_clone().expect("a second handle of the log");
+        command
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(file)
+            .process_group(0);
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let group = child
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()))
+            .expect("a process that was just started has an id");
+        Self {
+            name: name.to_owned(),
+            child,
+            group,
+            log: log.to_owned(),
+        }
+    }
+
+    /// Ends it with SIGKILL: no word to anybody, nothing flushed.
+    pub(crate) async fn kill(mut self) {
+        self.signal(Signal::KILL);
+        self.ended().await;
+    }
+
+    /// Ends it with SIGTERM and answers how it ended.
+    pub(crate) async fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let what = format!("the end of {}", self.name);
+        within(&what, self.child.wait())
+            .await
+            .expect("a child can be waited for")
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be asked")
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Gone already: then there is nobody to tell.
+        let _ = kill_process_group(self.group, signal);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.child.id().is_some() {
+            self.signal(Signal::KILL);
+            let _ = self.child.start_kill();
+        }
+        if std::thread::panicking() {
+            show(&self.name, &self.log);
+        }
+    }
+}
+
+/// Opens a log for appending, so that the next start of a process continues it.
+fn append(log: &Path) -> File {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .unwrap_or_else(|error| panic!("{} cannot be opened: {error}", log.display()))
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the test runner shows it with the failed test"
+)]
+fn show(name: &str, log: &Path) {
+    let tail = File::open(log).and_then(|mut file| {
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    });
+    match tail {
+        Ok(text) => eprintln!("--- log of {name}\n{text}--- end of the log of {name}"),
+        Err(error) => eprintln!("--- no log of {name}: {error}"),
+    }
+}

@@ -1,0 +1,198 @@
+//! What a scan should have found, by the simulator's own description, and whether events, inventory and
+//! ledger say the same. Start with [`Expected`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use fleet_core::{Endpoint, NodeId, Port, auto_identifier};
+use fleet_sim::{Identity, Site, Truth};
+use fleet_wire::fleet::{Device, Ledger};
+
+use super::{History, Operator, PORTS, ScanState, found_addresses};
+
+/// What a scan of some addresses, on the ports of simulated devices, should find.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    node: NodeId,
+    asked: BTreeSet<IpAddr>,
+    identified: BTreeMap<IpAddr, Identity>,
+    unidentified: u64,
+    /// Addresses that the request names and the plan leaves out.
+    skipped: u64,
+}
+
+impl Expected {
+    /// The truth about these addresses, scanned by this node.
+    pub(crate) fn of<T: Into<IpAddr>>(
+        site: &Site,
+        node: i64,
+        asked: impl IntoIterator<Item = T>,
+    ) -> Self {
+        let asked: BTreeSet<IpAddr> = asked.into_iter().map(Into::into).collect();
+        let mut identified = BTreeMap::new();
+        let mut unidentified = 0;
+        for device in site.devices.iter().filter(|d| asked.contains(&d.address)) {
+            match device.truth(&PORTS) {
+                Truth::Identified(identity) => {
+                    identified.insert(device.address, *identity);
+                }
+                Truth::Unidentified => unidentified += 1,
+                Truth::Refused => {}
+            }
+        }
+        Self {
+            node: NodeId(node),
+            asked,
+            identified,
+            unidentified,
+            skipped: 0,
+        }
+    }
+
+    /// The same, of a request that names this many addresses more, which the plan leaves out.
+    pub(crate) fn skipping(mut self, skipped: u64) -> Self {
+        self.skipped = skipped;
+        self
+    }
+
+    /// How many devices should be identified.
+    pub(crate) fn devices(&self) -> usize {
+        self.identified.len()
+    }
+
+    /// Insists that a scan completed, that its events and the inventory hold every device that exists
+    /// exactly once and nothing else, and that its ledger says so.
+    pub(crate) async fn is_what_came_of(&self, operator: &Operator, scan: &str) -> History {
+        let history = operator.history(scan).await;
+        self.is_ledger(history.ended_as(ScanState::Completed));
+        self.are_events(&history);
+        self.is_inventory(&operator.devices().await);
+        history
+    }
+
+    fn is_ledger(&self, ledger: &Ledger) {
+        adds_up(ledger);
+        let identified = self.identified.len() as u64;
+        let reached = self.asked.len() as u64;
+        let parts = [
+            ("targets", ledger.targets, reached + self.skipped),
+            ("identified", ledger.identified, identified),
+            ("unidentified", ledger.unidentified, self.unidentified),
+            // Nobody is silent on loopback: where no device is, the kernel refuses.
+            (
+                "refused",
+                ledger.refused,
+                reached - identified - self.unidentified,
+            ),
+            ("skipped", ledger.skipped, self.skipped),
+            ("accepted", ledger.accepted, identified),
+            ("rejected", ledger.rejected, 0),
+        ];
+        for (name, said, expected) in parts {
+            assert_eq!(said, expected, "{name} of {ledger:?}");
+        }
+    }
+
+    fn are_events(&self, history: &History) {
+        let found = found_addresses(history.events());
+        let told: BTreeMap<IpAddr, Told> = found
+            .into_iter()
+            .map(|(ip, device)| {
+                let told = Told {
+                    identifier: device.identifier.clone(),
+                    port: device.port,
+                    scheme: device.scheme.clone(),
+                    driver: device.driver.clone(),
+                    model: device.model.clone(),
+                    manufacturer: device.manufacturer.clone(),
+                    firmware: device.firmware.clone(),
+                };
+                (ip, told)
+            })
+            .collect();
+        assert_eq!(told, self.truth(), "events");
+    }
+
+    fn is_inventory(&self, devices: &[Device]) {
+        let mut told = BTreeMap::new();
+        for device in devices {
+            let ip: IpAddr = device.ip.parse().expect("an address");
+            if !self.asked.contains(&ip) {
+                continue;
+            }
+            assert_eq!(device.fleet_node_id, self.node.0, "{ip} was found by");
+            let row = Told {
+                identifier: device.identifier.clone(),
+                port: device.port,
+                scheme: device.scheme.clone(),
+                driver: device.driver.clone(),
+                model: device.model.clone(),
+                manufacturer: device.manufacturer.clone(),
+                firmware: device.firmware.clone(),
+            };
+            let twice = told.insert(ip, row);
+            assert_eq!(twice, None, "{ip} is stored twice");
+        }
+        assert_eq!(told, self.truth(), "inventory");
+    }
+
+    fn truth(&self) -> BTreeMap<IpAddr, Told> {
+        let tell =
+            |(ip, identity): (&IpAddr, &Identity)| (*ip, Told::truth(self.node, *ip, identity));
+        self.identified.iter().map(tell).collect()
+    }
+}
+
+/// What is said of one device.
+#[derive(Debug, PartialEq, Eq)]
+struct Told {
+    identifier: String,
+    port: u32,
+    scheme: String,
+    driver: String,
+    model: String,
+    manufacturer: String,
+    firmware: String,
+}
+
+impl Told {
+    fn truth(node: NodeId, ip: IpAddr, identity: &Identity) -> Self {
+        let identifier = match (&identity.mac, &identity.serial) {
+            (Some(mac), _) => format!("mac:{mac}"),
+            (None, Some(serial)) => format!("serial:{serial}"),
+            (None, None) => {
+                let port = Port::new(identity.port).expect("devices listen on ports");
+                let endpoint = Endpoint { ip, port };
+                auto_identifier(node, endpoint, &identity.driver_name, &identity.model).to_string()
+            }
+        };
+        Self {
+            identifier,
+            port: identity.port.into(),
+            scheme: identity.url_scheme.clone(),
+            driver: identity.driver_name.clone(),
+            model: identity.model.clone(),
+            manufacturer: identity.manufacturer.clone(),
+            firmware: identity.firmware_version.clone(),
+        }
+    }
+}
+
+/// Insists that a ledger's parts are its targets, and its reports were accepted or rejected.
+pub(crate) fn adds_up(ledger: &Ledger) {
+    let parts = ledger.identified
+        + ledger.unidentified
+        + ledger.refused
+        + ledger.silent
+        + ledger.skipped
+        + ledger.not_reached
+        + ledger.unknown;
+    assert_eq!(ledger.targets, parts, "{ledger:?}");
+    assert_eq!(
+        ledger.reported,
+        ledger.accepted + ledger.rejected,
+        "{ledger:?}"
+    );
+}

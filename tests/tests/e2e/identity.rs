@@ -1,0 +1,70 @@
+//! Two machines with one identity: the newest wins, until they would take over from each other for ever.
+
+use std::time::Duration;
+
+use fleet_sim::Lab;
+
+use crate::harness::{CONNECTED, Expected, ScanState, World, eventually, range};
+
+on_both_databases! {
+    the_newest_of_two_machines_wins_and_they_do_not_evict_each_other_for_ever
+}
+
+/// How long a quarrel that has ended is watched for its return: longer than any delay before a stream.
+const QUIET: Duration = Duration::from_secs(5);
+
+async fn the_newest_of_two_machines_wins_and_they_do_not_evict_each_other_for_ever(world: World) {
+    let first = world.node("barn", &["--rate", "60"]).await;
+    let site = world.range.spread(12, 4, Duration::from_millis(20));
+    let lab = Lab::start(site).await.expect("a site");
+    let asked: Vec<_> = (1..=60).map(|n| world.range.address(n)).collect();
+    let expected = Expected::of(lab.site(), first.id, asked.clone());
+    let request = range(asked[0], asked[59]);
+
+    let mut second = first.copy("copy");
+    second.start(&world.server).await;
+    eventually("word to the first that it was replaced", async || {
+        first.logged().contains("Replaced").then_some(())
+    })
+    .await;
+    assert!(
+        !second.logged().contains("Replaced"),
+        "the newest has the node"
+    );
+
+    // The first comes back and takes over; the second is held off when it comes back in turn.
+    eventually("a duplicate identity", async || {
+        let node = world.operator.node_named("barn").await;
+        node.duplicate_identity.then_some(())
+    })
+    .await;
+    let streams = world.server.said(CONNECTED);
+    assert!(streams <= 3, "{streams} streams became the newest");
+
+    for _ in 0..2 {
+        let scan = world
+            .operator
+            .start(first.id, request.clone())
+            .await
+            .scan_id;
+        expected.is_what_came_of(&world.operator, &scan).await;
+    }
+    let quiet = std::time::Instant::now();
+    eventually("a while without a quarrel", async || {
+        (quiet.elapsed() > QUIET).then_some(())
+    })
+    .await;
+    assert_eq!(
+        world.server.said(CONNECTED),
+        streams,
+        "nobody was evicted since"
+    );
+    let node = world.operator.node_named("barn").await;
+    assert!(node.connected, "{node:?}");
+    let scan = world.operator.start(first.id, request).await.scan_id;
+    world
+        .operator
+        .history(&scan)
+        .await
+        .ended_as(ScanState::Completed);
+}

@@ -1,0 +1,18 @@
+//! The product end to end: the built binaries as processes, real sockets, simulated devices on loopback
+//! addresses, and the simulator's own record as the truth. Every test runs on SQLite and on PostgreSQL.
+//!
+//! The binaries are those of `FLEET_BIN_DIR`, or lie beside this test: `cargo build --workspace --bins`
+//! makes them. Start with `harness::World`; what a scan's end must look like is in `harness/truth.rs`.
+
+#[macro_use]
+mod harness;
+
+mod cancelling;
+mod command_line;
+mod enrollment;
+mod identity;
+mod interruptions;
+mod lanes;
+mod revoking;
+mod scanning;
+mod watching;
