@@ -230,6 +230,10 @@ fn new_key() -> Result<SecretKey, EnrollError> {
 }
 
 fn refused(source: RpcError) -> EnrollError {
+    if source.code == Code::Unavailable && source.message.contains("certificate") {
+        let advice = "the server's certificate is not trusted here: pass the file of its authority with --ca, and check --server-url";
+        return EnrollError::Refused { advice, source };
+    }
     let advice = match source.code {
         Code::Unauthenticated => {
             "the server does not accept this enrollment code: codes live one hour and work once, create a new one"

@@ -12,6 +12,9 @@ use fleet_wire::{
 };
 use http::Uri;
 
+/// The largest message taken from a server: a command's payload of 1 MiB, and as much again for what is around it.
+const MOST: usize = 2 << 20;
+
 /// Why a server cannot be talked to at all.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
@@ -43,13 +46,12 @@ pub(crate) struct ServerAddress<'a> {
 /// [`TransportError`]: the URL is none, or plain HTTP beyond this machine; the CA file cannot be used.
 pub(crate) fn open(server: ServerAddress<'_>) -> Result<Channel, TransportError> {
     let roots = server.ca_file.cloned().map_or(Roots::System, Roots::File);
-    let channel = Channel::new(
-        server.url,
-        &ChannelConfig {
-            roots,
-            ..ChannelConfig::default()
-        },
-    )?;
+    let config = ChannelConfig {
+        roots,
+        max_response: MOST,
+        ..ChannelConfig::default()
+    };
+    let channel = Channel::new(server.url, &config)?;
     // The channel has refused what is no URL.
     let uri: Option<Uri> = server.url.parse().ok();
     let plain = uri

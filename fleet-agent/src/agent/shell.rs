@@ -188,7 +188,9 @@ impl Shell {
             }
             link::Output::Stop(reason) => {
                 let lost = self.spool.abandon().map_or(0, |(_, tally)| tally.dropped);
-                tracing::error!(%reason, devices_lost = lost, "the node stops");
+                if lost > 0 {
+                    tracing::warn!(devices = lost, "found devices are lost with the link");
+                }
                 return Err(reason);
             }
         }
@@ -380,7 +382,13 @@ impl Shell {
             Heard::Message(Some(kind)) => kind,
             Heard::Message(None) => return self.link.heard(now, attempt),
             Heard::Ended(end) => {
-                self.stream.take_if(|stream| stream.attempt == attempt);
+                if self
+                    .stream
+                    .take_if(|stream| stream.attempt == attempt)
+                    .is_some()
+                {
+                    tracing::info!(?end, "the control stream ended");
+                }
                 return self.link.stream_ended(now, attempt, end);
             }
         };
@@ -396,7 +404,11 @@ impl Shell {
                     self.server = capabilities;
                     self.clock.heard(now, accepted.server_time.as_ref());
                 }
+                let first = !self.link.is_connected();
                 self.link.accepted(now, attempt, !capabilities.is_empty());
+                if first && self.link.is_connected() {
+                    tracing::info!(server = accepted.version, ?capabilities, "connected");
+                }
             }
             down::Kind::Command(command) => match WireCommandId::new(&command.command_id) {
                 Ok(id) => {

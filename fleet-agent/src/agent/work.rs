@@ -120,3 +120,53 @@ pub(super) async fn next(work: &mut Option<Work>) -> Step {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use fleet_scan::{Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanOptions};
+
+    use super::*;
+
+    /// A driver whose registration alone brings the scan down.
+    #[derive(Debug)]
+    struct Mine;
+
+    impl Driver for Mine {
+        fn name(&self) -> &str {
+            "mine"
+        }
+
+        fn default_ports(&self) -> Vec<fleet_core::Port> {
+            panic!("on purpose")
+        }
+
+        fn precedence(&self) -> u8 {
+            1
+        }
+
+        fn identify<'a>(
+            &'a self,
+            _: &'a mut Probe<'_>,
+        ) -> BoxFuture<'a, Result<Answer, DriverError>> {
+            panic!("on purpose")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_scan_that_crashes_fails_alone() {
+        let Ok(drivers) = DriverSet::new(vec![Arc::new(Mine)]) else {
+            panic!("a set of drivers");
+        };
+        let scanner = Scanner::new(ScanOptions::default(), Arc::new(drivers));
+        let id = WireCommandId::new("c").expect("an id");
+        let mut work = Some(Work::scanning(id, &scanner, ScanJob::new(Vec::new())));
+        let Step::Over(result) = next(&mut work).await else {
+            panic!("nothing can be found");
+        };
+        let mut work = work.expect("is still there");
+        work.end(result);
+        assert!(matches!(work.ending, Some(Ending::Failed(reason)) if reason.contains("crashed")));
+    }
+}
