@@ -50,22 +50,6 @@ const TABLE: &[(&str, Class)] = &[
         Node,
     ),
     (
-        "fleetnodegateway.v1.FleetNodeGatewayService/UploadTelemetry",
-        Node,
-    ),
-    (
-        "fleetnodegateway.v1.FleetNodeGatewayService/UploadEvents",
-        Node,
-    ),
-    (
-        "fleetnodegateway.v1.FleetNodeGatewayService/UploadCommandArtifact",
-        Node,
-    ),
-    (
-        "fleetnodegateway.v1.FleetNodeGatewayService/DownloadCommandArtifact",
-        Node,
-    ),
-    (
         "fleetnodeadmin.v1.FleetNodeAdminService/CreateEnrollmentCode",
         Operator(NodeManage),
     ),
@@ -143,4 +127,51 @@ pub(crate) fn class_of(path: &str) -> Option<Class> {
         .iter()
         .find(|(known, _)| *known == path)
         .map(|(_, class)| *class)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use fleet_core::Role;
+
+    use super::*;
+
+    /// Served by the engine itself: no descriptor of ours names them.
+    const OF_THE_ENGINE: [&str; 5] = [
+        "grpc.health.v1.Health/Check",
+        "grpc.health.v1.Health/List",
+        "grpc.health.v1.Health/Watch",
+        "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ];
+
+    #[test]
+    fn every_procedure_is_in_exactly_one_class_and_every_entry_exists() {
+        let declared: BTreeSet<&str> = fleet_wire::methods()
+            .map(|method| method.path().trim_start_matches('/'))
+            .chain(OF_THE_ENGINE)
+            .collect();
+        let classed: BTreeSet<&str> = TABLE.iter().map(|(path, _)| *path).collect();
+        assert_eq!(
+            TABLE.len(),
+            classed.len(),
+            "a procedure is in the table twice"
+        );
+        assert_eq!(declared, classed);
+    }
+
+    /// `PairDiscoveredDevicesOnFleetNode` asks for `miner:pair` alone, though it manages a node too.
+    #[test]
+    fn whoever_may_pair_may_manage_nodes() {
+        for role in Role::ALL {
+            assert!(!role.may(MinerPair) || role.may(NodeManage), "{role}");
+        }
+    }
+
+    #[test]
+    fn nobody_may_call_what_is_not_in_the_table() {
+        assert_eq!(class_of("fleet.v1.ScanService/DropEverything"), None);
+        assert_eq!(class_of("/fleet.v1.AccountService/WhoAmI"), None);
+    }
 }
