@@ -19,6 +19,7 @@ use fleet_wire::{
 
 use crate::{
     app::App,
+    audit::Attempt,
     auth::calling_operator,
     convert::{self, timestamp},
     discover,
@@ -35,9 +36,14 @@ impl FleetNodeAdminService for Admin {
     async fn create_enrollment_code(
         &self,
         context: Context,
-        _: CreateEnrollmentCodeRequest,
+        request: CreateEnrollmentCodeRequest,
     ) -> Result<Reply<CreateEnrollmentCodeResponse>, RpcError> {
         let (operator, actor) = calling_operator(&context)?;
+        if request.replaces_fleet_node_id != 0 {
+            return Err(RpcError::unimplemented(
+                "replaces_fleet_node_id is not served by this version: create a code without it",
+            ));
+        }
         let code = self.app.environment.secret(SecretKind::EnrollmentCode);
         let now = self.app.environment.now();
         let expires = now.plus(limits::CODE_LIFE);
@@ -83,11 +89,20 @@ impl FleetNodeAdminService for Admin {
             PendingEnrollmentId(request.pending_enrollment_id),
         );
         let now = self.app.environment.now();
-        self.app
+        let attempt = Attempt {
+            org: Some(operator.org),
+            actor: actor.clone(),
+            action: "node.confirm",
+            subject: format!("node {node}, enrollment code {invitation}"),
+        };
+        let confirmed = self
+            .app
             .store
             .confirm_node(operator.org, node, invitation, key.hash(), actor, now)
-            .await
-            .map_err(Refusal::refusal)?;
+            .await;
+        if let Err(error) = confirmed {
+            return Err(attempt.refused(&self.app, error.refusal()).await);
+        }
         tracing::info!(%node, "node confirmed");
         Ok(Reply::new(ConfirmFleetNodeResponse {
             api_key: key.expose().to_owned(),
@@ -103,18 +118,30 @@ impl FleetNodeAdminService for Admin {
         let (operator, actor) = calling_operator(&context)?;
         let node = NodeId(request.fleet_node_id);
         let invitation = request.pending_enrollment_id.map(PendingEnrollmentId);
-        let now = self.app.environment.now();
-        let revoked = self
-            .app
-            .store
-            .revoke_node(operator.org, node, invitation, actor, now)
-            .await
-            .map_err(Refusal::refusal)?;
-        self.app.hub.revoked(node);
-        for scan in revoked.scans {
-            self.app.bells.ring(scan);
+        let attempt = Attempt {
+            org: Some(operator.org),
+            actor: actor.clone(),
+            action: "node.revoke",
+            subject: format!("node {node}"),
+        };
+        let (app, org) = (self.app.clone(), operator.org);
+        let revoked = self.app.carry_through(async move {
+            let now = app.environment.now();
+            let revoked = app
+                .store
+                .revoke_node(org, node, invitation, actor, now)
+                .await
+                .map_err(Refusal::refusal)?;
+            app.hub.revoked(node);
+            for scan in revoked.scans {
+                app.bells.ring(scan);
+            }
+            tracing::info!(%node, "node revoked");
+            Ok(())
+        });
+        if let Err(error) = revoked.await {
+            return Err(attempt.refused(&self.app, error).await);
         }
-        tracing::info!(%node, "node revoked");
         Ok(Reply::new(RevokeFleetNodeResponse {}))
     }
 

@@ -5,8 +5,9 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use fleet_core::{AddressPolicy, ReplicaId};
 use fleet_discovery::PlanPolicy;
 use fleet_store::Store;
+use fleet_wire::RpcError;
 use ipnetwork::IpNetwork;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{bells::Bells, dispatch::Work, environment::Environment, hub::Hub, limiter::Limiter};
 
@@ -102,6 +103,8 @@ pub(crate) struct App {
     pub(crate) refusals: Limiter,
     /// Fires when the server begins to go down: watches end, nodes are told.
     pub(crate) drain: CancellationToken,
+    /// Streams, and deeds that are carried through though their caller has hung up; a drain waits for them.
+    pub(crate) tasks: TaskTracker,
 }
 
 impl App {
@@ -120,10 +123,26 @@ impl App {
             limiters,
             refusals: Limiter::per_minute(NonZeroU32::MIN),
             drain: CancellationToken::new(),
+            tasks: TaskTracker::new(),
             config,
             store,
             environment,
         })
+    }
+
+    /// Runs what must not stop halfway when the caller hangs up: what the store has done, the hub is told.
+    ///
+    /// # Errors
+    ///
+    /// Those of `deed`; INTERNAL when it panicked.
+    pub(crate) async fn carry_through<T: Send + 'static>(
+        &self,
+        deed: impl Future<Output = Result<T, RpcError>> + Send + 'static,
+    ) -> Result<T, RpcError> {
+        self.tasks
+            .spawn(deed)
+            .await
+            .map_err(|_| RpcError::internal("internal error"))?
     }
 
     /// What plans are judged by.

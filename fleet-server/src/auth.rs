@@ -7,9 +7,10 @@ use std::{
 };
 
 use fleet_core::{Permission, SecretHash, SecretKind};
-use fleet_store::{Actor, AuditEntry, AuditResult, NodeIdentity, OperatorIdentity, Who};
+use fleet_store::{Actor, NodeIdentity, OperatorIdentity, Who};
 use fleet_wire::{
     Context, RpcError,
+    listener::ConnectionGuard,
     server::{Admission, Authenticate, Call},
 };
 use http::{HeaderMap, Method, header};
@@ -17,6 +18,7 @@ use ipnetwork::IpNetwork;
 
 use crate::{
     app::App,
+    audit::Attempt,
     failure,
     policy::{Class, class_of},
 };
@@ -64,12 +66,14 @@ impl Authenticate for Gate {
         let from = client_address(peer, headers, &app.config.trusted_proxies);
         let caller = match class_of(path.trim_start_matches('/')) {
             Some(Class::Public) => return Ok(Admission::Public),
-            Some(Class::Node) => Caller::Node(node(app, headers).await?),
-            Some(Class::AnyOperator) => {
-                Caller::Operator(operator(app, &Method::POST, headers).await?)
+            Some(Class::Node) => {
+                let identity = node(app, headers).await?;
+                few_calls(&call)?;
+                Caller::Node(identity)
             }
+            Some(Class::AnyOperator) => Caller::Operator(known(app, headers, path, from).await?),
             Some(Class::Operator(permission)) => {
-                let identity = operator(app, &Method::POST, headers).await?;
+                let identity = known(app, headers, path, from).await?;
                 permit(app, &identity, permission, path, from).await?;
                 Caller::Operator(identity)
             }
@@ -77,6 +81,45 @@ impl Authenticate for Gate {
         };
         Ok(Admission::Known(Principal { caller, from }))
     }
+}
+
+/// A node needs its stream, a report and a heartbeat at a time; a connection gives it no more than this.
+const CALLS_OF_A_NODE: usize = 8;
+
+fn few_calls(call: &Call<'_>) -> Result<(), RpcError> {
+    let active = call.connection().map_or(0, ConnectionGuard::active_calls);
+    if active <= CALLS_OF_A_NODE {
+        return Ok(());
+    }
+    Err(RpcError::resource_exhausted(format!(
+        "a node may have {CALLS_OF_A_NODE} calls at a time on a connection: wait for one to end"
+    )))
+}
+
+/// The operator behind a call; a credential that is not valid leaves a record.
+async fn known(
+    app: &App,
+    headers: &HeaderMap,
+    path: &str,
+    from: IpAddr,
+) -> Result<OperatorIdentity, RpcError> {
+    let refused = match operator(app, &Method::POST, headers).await {
+        Ok(identity) => return Ok(identity),
+        Err(refused) => refused,
+    };
+    if bearer(headers).or(cookie(headers)).is_none() {
+        return Err(refused);
+    }
+    let attempt = Attempt {
+        org: None,
+        actor: Actor {
+            who: Who::Anonymous,
+            from: Some(from),
+        },
+        action: "operator.call",
+        subject: path.to_owned(),
+    };
+    Err(attempt.refused(app, refused).await)
 }
 
 /// The node whose session token is presented.
@@ -142,28 +185,20 @@ pub(crate) async fn permit(
     if identity.role.may(permission) {
         return Ok(());
     }
+    let attempt = Attempt {
+        org: Some(identity.org),
+        actor: Actor {
+            who: Who::Operator(identity.operator),
+            from: Some(from),
+        },
+        action: "operator.call",
+        subject: path.to_owned(),
+    };
     let refusal = RpcError::permission_denied(format!(
         "this needs the permission {permission}, which the role {} lacks",
         identity.role
     ));
-    if app.refusals.take((identity.operator, path)).is_ok() {
-        let entry = AuditEntry {
-            org: Some(identity.org),
-            actor: Actor {
-                who: Who::Operator(identity.operator),
-                from: Some(from),
-            },
-            action: "permission.refused".into(),
-            subject: path.chars().take(255).collect(),
-            result: AuditResult::Refused(refusal.message.clone()),
-            at: app.environment.now(),
-        };
-        app.store
-            .record_audit(entry)
-            .await
-            .map_err(|error| failure::storage(&error))?;
-    }
-    Err(refusal)
+    Err(attempt.refused(app, refusal).await)
 }
 
 /// The operator behind a call whose class is an operator's.

@@ -1,6 +1,8 @@
 //! Bells: "something happened to this scan, look again". They carry no data; who misses one looks again
 //! after a second anyway.
 
+use std::hash::{BuildHasher, RandomState};
+
 use fleet_core::ScanId;
 use tokio::sync::{Notify, futures::Notified};
 
@@ -11,12 +13,14 @@ const BELLS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Bells {
     bells: [Notify; BELLS],
+    hasher: RandomState,
 }
 
 impl Bells {
     pub(crate) fn new() -> Self {
         Self {
             bells: std::array::from_fn(|_| Notify::new()),
+            hasher: RandomState::new(),
         }
     }
 
@@ -31,8 +35,7 @@ impl Bells {
     }
 
     fn of(&self, scan: ScanId) -> &Notify {
-        // The tail of a UUIDv7 is random.
-        let tail = scan.to_string().bytes().last().map_or(0, usize::from);
-        &self.bells[tail % BELLS]
+        let hash = usize::try_from(self.hasher.hash_one(scan) % BELLS as u64).unwrap_or(0);
+        &self.bells[hash]
     }
 }

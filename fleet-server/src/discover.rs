@@ -58,6 +58,9 @@ pub(crate) async fn start(
         queueing: Queueing::Never,
     };
     let scan = scans::start(app, operator, actor, start).await?.scan.id;
+    if !app.hub.is_connected(node) {
+        give_up(app, operator, scan).await?;
+    }
     let messages = Discovery {
         app: app.clone(),
         node,
@@ -69,6 +72,25 @@ pub(crate) async fn start(
     let header = HeaderValue::from_str(&scan.to_string())
         .map_err(|_| RpcError::internal("a scan id is no header value"))?;
     Ok(Reply::stream(messages).with_header(SCAN_ID, header))
+}
+
+/// Ends a scan whose node went away before anything was sent; what was sent goes on.
+async fn give_up(app: &App, operator: &OperatorIdentity, scan: ScanId) -> Result<(), RpcError> {
+    let row = scans::get(app, operator, scan).await?;
+    if row.state != ScanState::Queued {
+        return Ok(());
+    }
+    let reason = format!(
+        "node {} went away before the scan was sent to it: run it again",
+        row.node
+    );
+    let conclusion = Conclusion::new(ScanState::Failed, outcome::Code::FailedPrecondition, reason);
+    app.store
+        .end_scan(scan, conclusion, app.environment.now())
+        .await
+        .map_err(Refusal::refusal)?;
+    app.bells.ring(scan);
+    Ok(())
 }
 
 struct Discovery {

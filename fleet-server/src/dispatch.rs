@@ -59,6 +59,9 @@ pub(crate) async fn run(app: Arc<App>) {
             }
         }
         for node in app.work.take() {
+            if app.drain.is_cancelled() {
+                return;
+            }
             if let Err(error) = dispatch(&app, node).await {
                 // The next look tries again.
                 tracing::warn!(%node, %error, "cannot dispatch");

@@ -3,8 +3,8 @@
 
 use fleet_core::outcome;
 use fleet_store::{
-    CancelCodeError, CancelScanError, ConfirmError, CreateScanError, RegisterError, ReportError,
-    RevokeError, StoreError,
+    BeginError, CancelCodeError, CancelScanError, ConfirmError, CreateScanError, RegisterError,
+    ReportError, RevokeError, StoreError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -52,6 +52,16 @@ impl Refusal for RegisterError {
         match &self {
             Self::Code => RpcError::unauthenticated(self.to_string()),
             Self::NameTaken(_) | Self::KeyTaken => RpcError::failed_precondition(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for BeginError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::Credentials => RpcError::unauthenticated(self.to_string()),
+            Self::NotConfirmed(_) => RpcError::failed_precondition(self.to_string()),
             Self::Storage(error) => storage(error),
         }
     }

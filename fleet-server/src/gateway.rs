@@ -8,7 +8,7 @@ use fleet_core::{
     CommandId, DeviceReport, Fingerprint, SecretHash, SecretKind, challenge, limits,
     registration_statement,
 };
-use fleet_store::{Actor, BeginError, NewNode, NewReport, OpenSessionError, Who};
+use fleet_store::{Actor, Challenged, NewNode, NewReport, OpenSessionError, Who};
 use fleet_wire::{
     BoxStream, Context, Message, Reply, RpcError,
     gateway::{
@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     app::App,
+    audit::Attempt,
     auth::{calling_address, calling_node},
     convert::{printable, raw_report, timestamp},
     failure::{self, Refusal},
@@ -52,23 +53,28 @@ impl FleetNodeGatewayService for Gateway {
         let code = SecretHash::of(&request.enrollment_token);
         verify_possession(&identity_key, &encryption_key, &request, &code)?;
         let fingerprint = Fingerprint::of(identity_key.as_bytes());
+        let actor = Actor {
+            who: Who::Anonymous,
+            from: Some(from),
+        };
+        let attempt = Attempt {
+            org: None,
+            actor: actor.clone(),
+            action: "node.register",
+            subject: format!("identity {fingerprint}"),
+        };
         let new = NewNode {
             code,
             name: request.name,
             identity_key: identity_key.to_bytes(),
             encryption_key,
-            actor: Actor {
-                who: Who::Anonymous,
-                from: Some(from),
-            },
+            actor,
             now: self.app.environment.now(),
         };
-        let registered = self
-            .app
-            .store
-            .register_node(new)
-            .await
-            .map_err(Refusal::refusal)?;
+        let registered = match self.app.store.register_node(new).await {
+            Ok(registered) => registered,
+            Err(error) => return Err(attempt.refused(&self.app, error.refusal()).await),
+        };
         tracing::info!(node = %registered.node, %fingerprint, "node registered");
         Ok(Reply::new(RegisterResponse {
             fleet_node_id: registered.node.0,
@@ -82,13 +88,10 @@ impl FleetNodeGatewayService for Gateway {
         context: Context,
         request: BeginAuthHandshakeRequest,
     ) -> Result<Reply<BeginAuthHandshakeResponse>, RpcError> {
+        let from = calling_address(&self.app, &context);
         let key = SecretHash::of(&request.api_key);
         if let Some(limits) = &self.app.limiters {
-            allow(
-                &limits.handshakes,
-                limiter::source(calling_address(&self.app, &context)),
-                "handshakes",
-            )?;
+            allow(&limits.handshakes, limiter::source(from), "handshakes")?;
             allow(
                 &limits.handshakes_of_a_key,
                 key.as_bytes(),
@@ -104,11 +107,18 @@ impl FleetNodeGatewayService for Gateway {
             .store
             .begin_handshake(key, identity_key, SecretHash::of_bytes(&challenge), expires)
             .await;
-        begun.map_err(|error| match &error {
-            BeginError::Credentials => RpcError::unauthenticated(error.to_string()),
-            BeginError::NotConfirmed(_) => RpcError::failed_precondition(error.to_string()),
-            BeginError::Storage(error) => failure::storage(error),
-        })?;
+        if let Err(error) = begun {
+            let attempt = Attempt {
+                org: None,
+                actor: Actor {
+                    who: Who::Anonymous,
+                    from: Some(from),
+                },
+                action: "node.handshake",
+                subject: format!("identity {}", Fingerprint::of(&identity_key)),
+            };
+            return Err(attempt.refused(&self.app, error.refusal()).await);
+        }
         Ok(Reply::new(BeginAuthHandshakeResponse {
             challenge: challenge.to_vec().into(),
             expires_at: Some(timestamp(expires)),
@@ -133,13 +143,21 @@ impl FleetNodeGatewayService for Gateway {
             .take_challenge(SecretHash::of_bytes(&request.challenge), now)
             .await
             .map_err(Refusal::refusal)?;
-        let challenged = taken
+        let met = taken
             .filter(|challenged| challenged.alive)
-            .ok_or_else(refused)?;
-        let key = VerifyingKey::from_bytes(&challenged.identity_key).map_err(|_| refused())?;
-        let signature = Signature::from_slice(&request.signature).map_err(|_| refused())?;
-        key.verify_strict(&request.challenge, &signature)
-            .map_err(|_| refused())?;
+            .filter(|challenged| meets(challenged, &request));
+        let Some(challenged) = met else {
+            let attempt = Attempt {
+                org: None,
+                actor: Actor {
+                    who: taken.map_or(Who::Anonymous, |challenged| Who::Node(challenged.node)),
+                    from: Some(from),
+                },
+                action: "node.sign_in",
+                subject: String::new(),
+            };
+            return Err(attempt.refused(&self.app, refused()).await);
+        };
         let token = self.app.environment.secret(SecretKind::NodeSession);
         let expires = now.plus(limits::SESSION_LIFE);
         let actor = Actor {
@@ -222,6 +240,8 @@ impl FleetNodeGatewayService for Gateway {
         self.app.bells.ring(answer.scan);
         if answer.ended {
             tracing::warn!(node = %node.node, %command, "a command was ended because too many of its rows were refused");
+            self.app.hub.cancel(node.node, command);
+            self.app.hub.forget(node.node, command);
             self.app.work.look_at(node.node);
         }
         Ok(Reply::new(ReportDiscoveredDevicesResponse {
@@ -252,6 +272,17 @@ impl FleetNodeGatewayService for Gateway {
         let node = calling_node(&context)?.clone();
         stream::open(self.app.clone(), node, inbound).await
     }
+}
+
+/// Whether the answer is the challenged key's signature over the challenge.
+fn meets(challenged: &Challenged, answer: &CompleteAuthHandshakeRequest) -> bool {
+    let (Ok(key), Ok(signature)) = (
+        VerifyingKey::from_bytes(&challenged.identity_key),
+        Signature::from_slice(&answer.signature),
+    ) else {
+        return false;
+    };
+    key.verify_strict(&answer.challenge, &signature).is_ok()
 }
 
 /// Takes one call from an allowance.

@@ -53,7 +53,9 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
     let result = match (&parts.method, path.as_slice()) {
         (&Method::GET, ["healthz"]) => Ok(text(StatusCode::OK, "ok\n")),
         (&Method::GET, ["readyz"]) => Ok(ready(&app).await),
-        (&Method::POST, ["api", "session"]) => session::sign_in(&app, origin.tls, from, body).await,
+        (&Method::POST, ["api", "session"]) => {
+            session::sign_in(&app, origin.tls, from, &parts, body).await
+        }
         (&Method::GET, ["api", "session"]) => session::show(&app, &parts).await,
         (&Method::DELETE, ["api", "session"]) => session::sign_out(&app, origin.tls, &parts).await,
         (&Method::GET, ["api", "scans", scan, "events"]) => {
@@ -127,17 +129,25 @@ fn failed(error: &RpcError) -> Response<Body> {
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::REQUEST_TIMEOUT,
         Code::Canceled
         | Code::Unknown
-        | Code::DeadlineExceeded
         | Code::AlreadyExists
         | Code::Aborted
         | Code::Unimplemented
         | Code::Internal
         | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    json(
+    let mut response = json(
         status,
         &serde_json::json!({ "code": error.code.as_str(), "message": error.message }),
-    )
+    );
+    if let Some(wait) = error.retry_after() {
+        // Whole seconds (RFC 9110, 10.2.3), never too early.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
 }

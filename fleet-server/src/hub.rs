@@ -2,20 +2,23 @@
 //! and carries the outputs out; nothing is decided here. The lock is never held across an await.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use fleet_core::{CommandId, ConnectionId, Epoch, InstanceId, NodeId, SessionId, Timestamp};
+use fleet_core::{
+    CommandId, ConnectionId, Epoch, InstanceId, NodeId, SessionId, Timestamp,
+    limits::DUPLICATE_HOLD,
+};
 use fleet_registry::{
     Announced, Capability, Registry,
     registry::{
-        Admission, Claim, Dropped, EvictReason, OpenRefused, Output, Progress, RegistryLimits,
-        Released, Standing,
+        self, Admission, Claim, Dropped, EvictReason, Output, Progress, RefuseReason,
+        RegistryLimits, Released, Standing,
     },
 };
 use fleet_store::IssuedCommand;
@@ -31,6 +34,10 @@ use crate::{dispatch::Work, environment::Environment, messages};
 /// Messages that may wait for one node: a sign of life, a command, cancels, a goodbye. A node that does
 /// not take them is let go.
 const OUTBOX: usize = 32;
+
+/// Streams of one node at a time: its current one, a newer one that says Hello, and older ones on their way
+/// out. No node can take the places of others.
+const STREAMS_OF_A_NODE: u8 = 8;
 
 /// What goes down a stream; an error is its last item.
 pub(crate) type Outgoing = Result<ControlStreamResponse, RpcError>;
@@ -50,6 +57,25 @@ pub(crate) struct Hub {
 struct State {
     registry: Registry,
     streams: BTreeMap<ConnectionId, Stream>,
+    /// Whose each connection is, until it is closed.
+    nodes: BTreeMap<ConnectionId, NodeId>,
+    /// How many connections each node has, none of them zero.
+    held: BTreeMap<NodeId, u8>,
+    /// When another machine was last refused the identity of a node; an entry goes after [`DUPLICATE_HOLD`].
+    contested: BTreeMap<NodeId, Instant>,
+}
+
+/// Why a stream cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenRefused {
+    /// The process is full or going down.
+    #[error(transparent)]
+    Registry(#[from] registry::OpenRefused),
+    /// The node has too many.
+    #[error(
+        "node {0} has {STREAMS_OF_A_NODE} control streams open, the limit: close the older ones first"
+    )]
+    OfNode(NodeId),
 }
 
 /// The way to one stream; dropping it ends the stream after what was sent.
@@ -81,6 +107,9 @@ impl Hub {
             state: Mutex::new(State {
                 registry,
                 streams: BTreeMap::new(),
+                nodes: BTreeMap::new(),
+                held: BTreeMap::new(),
+                contested: BTreeMap::new(),
             }),
             timers_changed: Notify::new(),
             next_connection: AtomicU64::new(1),
@@ -110,15 +139,25 @@ impl Hub {
         }
     }
 
-    /// A stream was opened.
-    pub(crate) fn open(&self) -> Result<Opened, OpenRefused> {
+    /// A node opened a stream.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenRefused`] when the node or the process has too many, or the process is going down.
+    pub(crate) fn open(&self, node: NodeId) -> Result<Opened, OpenRefused> {
         let connection = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
         let (sender, outbox) = mpsc::channel(OUTBOX);
         let over = CancellationToken::new();
         let mut state = self.lock();
+        let held = state.held.get(&node).copied().unwrap_or(0);
+        if held >= STREAMS_OF_A_NODE {
+            return Err(OpenRefused::OfNode(node));
+        }
         state
             .registry
             .opened(self.environment.instant(), connection)?;
+        state.nodes.insert(connection, node);
+        state.held.insert(node, held + 1);
         state.streams.insert(
             connection,
             Stream {
@@ -144,7 +183,38 @@ impl Hub {
         session: SessionId,
     ) -> Admission {
         let now = self.environment.instant();
-        self.with(|registry| registry.admit(now, connection, node, instance, session))
+        let mut state = self.lock();
+        let admission = state
+            .registry
+            .admit(now, connection, node, instance, session);
+        if let Admission::Refuse {
+            reason: RefuseReason::Duplicate,
+            ..
+        } = admission
+        {
+            state.contested.insert(node, now);
+        }
+        self.carry_out(&mut state);
+        admission
+    }
+
+    /// Whether another machine was refused this node's identity lately.
+    pub(crate) fn is_contested(&self, node: NodeId) -> bool {
+        let now = self.environment.instant();
+        let refused = self.lock().contested.get(&node).copied();
+        refused.is_some_and(|at| now.saturating_duration_since(at) < DUPLICATE_HOLD)
+    }
+
+    /// The nodes whose identity no other machine claimed for long enough; each is answered once.
+    pub(crate) fn settled(&self) -> Vec<NodeId> {
+        let now = self.environment.instant();
+        let mut state = self.lock();
+        let (lately, settled): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut state.contested)
+                .into_iter()
+                .partition(|(_, at)| now.saturating_duration_since(*at) < DUPLICATE_HOLD);
+        state.contested = lately;
+        settled.into_keys().collect()
     }
 
     /// The store made a stream the newest of its node.
@@ -158,12 +228,20 @@ impl Hub {
         self.with(|registry| registry.connected(now, node, connection, claim))
     }
 
-    /// A stream ended.
+    /// A stream ended; a second time nothing happens.
     pub(crate) fn closed(&self, connection: ConnectionId) -> Option<Released> {
         let now = self.environment.instant();
         let mut state = self.lock();
         let released = state.registry.closed(now, connection);
         state.streams.remove(&connection);
+        if let Some(node) = state.nodes.remove(&connection)
+            && let Entry::Occupied(mut held) = state.held.entry(node)
+        {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
         self.carry_out(&mut state);
         released
     }
@@ -223,6 +301,17 @@ impl Hub {
     /// Tells the node to stop a command, now or when it comes back.
     pub(crate) fn cancel(&self, node: NodeId, command: CommandId) {
         self.with(|registry| registry.cancel(node, command));
+    }
+
+    /// The store ended a command without its node's word: the lane is free here too.
+    pub(crate) fn forget(&self, node: NodeId, command: CommandId) {
+        let now = self.environment.instant();
+        self.with(|registry| {
+            if let Some((connection, _)) = registry.current(node) {
+                // Dropped: it was not in flight here any more.
+                let _ = registry.ack(now, connection, command);
+            }
+        });
     }
 
     /// The epoch under which a command could be issued to the node now.

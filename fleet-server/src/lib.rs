@@ -7,6 +7,7 @@
 
 mod admin;
 mod app;
+mod audit;
 mod auth;
 mod bells;
 mod convert;
@@ -20,6 +21,7 @@ mod hub;
 mod limiter;
 mod messages;
 mod operators;
+mod pairing;
 mod policy;
 mod scans;
 mod server;

@@ -22,6 +22,7 @@ use futures::StreamExt;
 
 use crate::{
     app::App,
+    audit::Attempt,
     auth::calling_operator,
     convert,
     failure::Refusal,
@@ -214,11 +215,20 @@ impl NodeService for OperatorApi {
     ) -> Result<Reply<CancelEnrollmentCodeResponse>, RpcError> {
         let (operator, actor) = calling_operator(&context)?;
         let id = PendingEnrollmentId(request.pending_enrollment_id);
-        self.app
+        let attempt = Attempt {
+            org: Some(operator.org),
+            actor: actor.clone(),
+            action: "code.cancel",
+            subject: format!("enrollment code {id}"),
+        };
+        let cancelled = self
+            .app
             .store
             .cancel_code(operator.org, id, actor, self.app.environment.now())
-            .await
-            .map_err(Refusal::refusal)?;
+            .await;
+        if let Err(error) = cancelled {
+            return Err(attempt.refused(&self.app, error.refusal()).await);
+        }
         Ok(Reply::new(CancelEnrollmentCodeResponse {}))
     }
 }

@@ -10,6 +10,7 @@ use fleet_wire::RpcError;
 
 use crate::{
     app::App,
+    audit::Attempt,
     failure::{self, Refusal},
 };
 
@@ -30,6 +31,24 @@ pub(crate) struct Start {
 
 /// Plans and stores a scan, and has it dispatched.
 pub(crate) async fn start(
+    app: &App,
+    operator: &OperatorIdentity,
+    actor: Actor,
+    start: Start,
+) -> Result<CreatedScan, RpcError> {
+    let attempt = Attempt {
+        org: Some(operator.org),
+        actor: actor.clone(),
+        action: "scan.start",
+        subject: format!("node {}", start.node),
+    };
+    match store(app, operator, actor, start).await {
+        Ok(created) => Ok(created),
+        Err(error) => Err(attempt.refused(app, error).await),
+    }
+}
+
+async fn store(
     app: &App,
     operator: &OperatorIdentity,
     actor: Actor,
@@ -111,18 +130,27 @@ pub(crate) async fn cancel(
     scan: ScanId,
 ) -> Result<ScanRow, RpcError> {
     let row = get(app, operator, scan).await?;
-    let grace = app.hub.can_cancel(row.node).then_some(CANCEL_GRACE);
-    let now = app.environment.now();
-    let cancelled = app
-        .store
-        .cancel_scan(operator.org, scan, grace, actor, now)
-        .await
-        .map_err(Refusal::refusal)?;
-    if let Some(command) = cancelled.in_flight {
-        app.hub.cancel(row.node, command);
-    }
-    app.bells.ring(scan);
-    app.work.look_at(row.node);
+    let cancelled = {
+        let (app, org, node) = (app.clone(), operator.org, row.node);
+        let deed = app.clone();
+        app.carry_through(async move {
+            let app = deed;
+            let grace = app.hub.can_cancel(node).then_some(CANCEL_GRACE);
+            let now = app.environment.now();
+            let cancelled = app
+                .store
+                .cancel_scan(org, scan, grace, actor, now)
+                .await
+                .map_err(Refusal::refusal)?;
+            if let Some(command) = cancelled.in_flight {
+                app.hub.cancel(node, command);
+            }
+            app.bells.ring(scan);
+            app.work.look_at(node);
+            Ok(cancelled)
+        })
+        .await?
+    };
     if cancelled.scan.state.is_terminal() {
         return Ok(cancelled.scan);
     }

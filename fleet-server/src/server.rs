@@ -1,6 +1,6 @@
 //! A server as a whole: its service for a listener, its background work, its orderly end.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use ::http::{Request, Response};
 use fleet_store::Store;
@@ -8,9 +8,11 @@ use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{AccountServer, DeviceServer, NodeServer, ScanServer},
     gateway::FleetNodeGatewayServer,
+    pairing::PairingServer,
     server::{Body, Health, HttpService, Services},
 };
-use tokio::task::JoinSet;
+use futures::FutureExt;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
     admin::Admin,
@@ -21,11 +23,16 @@ use crate::{
     gateway::Gateway,
     http,
     operators::OperatorApi,
+    pairing::OwnNetwork,
     sweep,
 };
 
 /// How long nodes are heard after they were told to go: what they say last is still stored.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long what is being stored at the end may take: about as long as storage retries.
+const LAST_DEEDS: Duration = Duration::from_secs(5);
+/// Between a panic of background work and its next start.
+const START_AGAIN: Duration = Duration::from_secs(1);
 
 /// A server.
 #[derive(Debug)]
@@ -34,6 +41,8 @@ pub struct Server {
     service: HttpService,
     health: Health,
     work: JoinSet<()>,
+    /// The part of `work` that has no end of its own.
+    deadlines: AbortHandle,
 }
 
 impl Server {
@@ -55,6 +64,7 @@ impl Server {
         let (service, health) = Services::new()
             .mount(FleetNodeGatewayServer::new(Gateway { app: app.clone() }))
             .mount(FleetNodeAdminServer::new(Admin { app: app.clone() }))
+            .mount(PairingServer::new(OwnNetwork))
             .mount(ScanServer::from_arc(operators.clone()))
             .mount(NodeServer::from_arc(operators.clone()))
             .mount(DeviceServer::from_arc(operators.clone()))
@@ -62,17 +72,17 @@ impl Server {
             .plain(plain)
             .build(Gate { app: app.clone() });
         let mut work = JoinSet::new();
-        work.spawn(dispatch::run(app.clone()));
-        work.spawn(sweep::run(app.clone()));
-        work.spawn({
-            let app = app.clone();
-            async move { app.hub.run().await }
-        });
+        work.spawn(supervise("dispatch", app.clone(), dispatch::run));
+        work.spawn(supervise("sweep", app.clone(), sweep::run));
+        let deadlines = work.spawn(supervise("deadlines", app.clone(), async |app| {
+            app.hub.run().await
+        }));
         Self {
             app,
             service,
             health,
             work,
+            deadlines,
         }
     }
 
@@ -82,13 +92,41 @@ impl Server {
     }
 
     /// Ends in order: nothing new is admitted or dispatched, nodes get their slots to come back, watches
-    /// end, what nodes say last is stored, streams end. Scans go on when a server starts again.
+    /// end, what nodes say last is stored, streams end. Scans go on when a server starts again. Takes a few
+    /// seconds at the most.
     pub async fn drain(mut self) {
         self.health.set_serving(false);
         self.app.drain.cancel();
         self.app.hub.drain(self.app.config.drain_window);
         tokio::time::sleep(LAST_WORDS).await;
         self.app.hub.end_all();
+        self.app.tasks.close();
+        let work = async {
+            self.app.tasks.wait().await;
+            self.deadlines.abort();
+            while self.work.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout(LAST_DEEDS, work).await.is_err() {
+            tracing::warn!(
+                tasks = self.app.tasks.len(),
+                "not everything came to its end"
+            );
+        }
         self.work.shutdown().await;
+    }
+}
+
+/// Runs background work and runs it anew when it panics: one node's bad luck must not end everybody's.
+async fn supervise<F>(name: &'static str, app: Arc<App>, work: impl Fn(Arc<App>) -> F)
+where
+    F: Future<Output = ()>,
+{
+    while AssertUnwindSafe(work(app.clone()))
+        .catch_unwind()
+        .await
+        .is_err()
+    {
+        tracing::error!(name, "background work panicked and starts anew");
+        tokio::time::sleep(START_AGAIN).await;
     }
 }

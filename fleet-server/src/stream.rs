@@ -1,5 +1,6 @@
 //! The control stream of a node: Hello, the claim of a new epoch, then what the node says. What goes down
-//! is the hub's.
+//! is the hub's. From the claim on a stream lives in a task of its own: a peer that hangs up in the middle
+//! of something leaves neither the store nor the hub halfway.
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -20,29 +21,39 @@ use fleet_wire::{
     },
 };
 use futures::{StreamExt, stream};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
     convert::{self, printable},
     failure::{self, Refusal},
-    hub::Opened,
+    hub::{self, Opened},
 };
 
 /// How often a stream asks storage whether it may still be: whether a session of the node lives, and
 /// whether its epoch is still the newest of all servers.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
+/// Between two tries to store an ack.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// An ack's text for people.
 const REASON_MOST: usize = 512;
 
 /// Opens a node's stream: waits for Hello, claims the epoch, and answers the messages to send.
+///
+/// Dropping the future before Hello closes the connection; after it the claim is carried through, and the
+/// stream found to be over.
 pub(crate) async fn open(
     app: Arc<App>,
     node: NodeIdentity,
     mut inbound: BoxStream<ControlStreamRequest>,
 ) -> Result<Reply<BoxStream<ControlStreamResponse>>, RpcError> {
-    let mut opened = app.hub.open().map_err(|refused| match refused {
-        OpenRefused::TooMany(_) => RpcError::resource_exhausted(refused.to_string()),
-        OpenRefused::Draining { retry_after } => {
+    let mut opened = app.hub.open(node.node).map_err(|refused| match refused {
+        hub::OpenRefused::OfNode(_) => RpcError::resource_exhausted(refused.to_string()),
+        hub::OpenRefused::Registry(OpenRefused::TooMany(_)) => {
+            RpcError::resource_exhausted(refused.to_string())
+        }
+        hub::OpenRefused::Registry(OpenRefused::Draining { retry_after }) => {
             RpcError::not_active(refused.to_string()).with_retry_after(retry_after)
         }
     })?;
@@ -51,25 +62,37 @@ pub(crate) async fn open(
         connection: opened.connection,
     };
     let hello = greet(&mut inbound, &mut opened).await?;
-    let (epoch, held) = claim(held, &node, hello).await?;
-    tracing::info!(node = %node.node, %epoch, "node connected");
     let Opened { outbox, over, .. } = opened;
-    let listening = Listening {
-        app,
-        node,
-        epoch,
-        held,
-    };
-    tokio::spawn(async move {
-        let ended = async {
-            tokio::select! {
-                () = listening.listen(inbound) => {}
-                () = over.cancelled() => {}
+    let (claimed, current) = oneshot::channel();
+    let evicted = over.clone();
+    let tasks = app.tasks.clone();
+    tasks.spawn(async move {
+        match claim(&held, &node, hello).await {
+            Err(refused) => {
+                // Nobody listens any more where the peer has hung up.
+                let _ = claimed.send(Err(refused));
             }
-        };
-        ended.await;
-        listening.end().await;
+            Ok(epoch) => {
+                tracing::info!(node = %node.node, %epoch, "node connected");
+                let _ = claimed.send(Ok(()));
+                let listening = Listening {
+                    app,
+                    node,
+                    epoch,
+                    held,
+                };
+                listening.is_single().await;
+                listening.listen(inbound, &over).await;
+                listening.end().await;
+            }
+        }
     });
+    // Evicted while it claimed: the outbox holds what to say of it.
+    tokio::select! {
+        biased;
+        claimed = current => claimed.map_err(|_| RpcError::internal("internal error"))??,
+        () = evicted.cancelled() => {}
+    }
     Ok(Reply::stream(stream::unfold(
         outbox,
         |mut outbox| async move { outbox.recv().await.map(|message| (message, outbox)) },
@@ -116,11 +139,7 @@ async fn greet(
 }
 
 /// Asks for admission, claims the epoch in the store, and makes the stream current.
-async fn claim(
-    held: Held,
-    node: &NodeIdentity,
-    hello: ControlHello,
-) -> Result<(Epoch, Held), RpcError> {
+async fn claim(held: &Held, node: &NodeIdentity, hello: ControlHello) -> Result<Epoch, RpcError> {
     let (app, connection) = (&held.app, held.connection);
     let instance = <[u8; 16]>::try_from(hello.instance_id.as_ref())
         .ok()
@@ -182,7 +201,7 @@ async fn claim(
         .connected(node.node, connection, in_registry(app, &claimed, announced))
     {
         // A fenced stream has its goodbye in the outbox already.
-        Standing::Current | Standing::Fenced => Ok((epoch, held)),
+        Standing::Current | Standing::Fenced => Ok(epoch),
         Standing::Gone => {
             app.store
                 .release_stream(node.node, epoch, app.environment.now())
@@ -223,19 +242,49 @@ struct Listening {
 }
 
 impl Listening {
-    /// Hears the node until it ends the stream or may not have one any more.
-    async fn listen(&self, mut inbound: BoxStream<ControlStreamRequest>) {
+    /// A node that connects, and whose identity no other machine claimed lately, is shown as one again.
+    async fn is_single(&self) {
+        let (app, node) = (&self.app, &self.node);
+        if app.hub.is_contested(node.node) {
+            return;
+        }
+        let cleared = async {
+            let row = app.store.node(node.org, node.node).await?;
+            if row.is_none_or(|row| !row.duplicate_identity) {
+                return Ok(());
+            }
+            let now = app.environment.now();
+            app.store
+                .flag_duplicate_identity(node.node, false, now)
+                .await
+        };
+        if let Err(error) = cleared.await {
+            tracing::warn!(node = %node.node, %error, "a node is shown as duplicate still");
+        }
+    }
+
+    /// Hears the node until it ends the stream, is evicted, or may not have a stream any more. A message
+    /// that was received is stored to its end, whatever becomes of the stream meanwhile; whether it still
+    /// counts is for the store to say, by the epoch.
+    async fn listen(&self, mut inbound: BoxStream<ControlStreamRequest>, over: &CancellationToken) {
         let mut check = tokio::time::interval(CHECK_EVERY);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         check.tick().await;
         loop {
-            tokio::select! {
-                message = inbound.next() => match message {
-                    Some(Ok(ControlStreamRequest { kind: Some(kind) })) => self.hear(kind).await,
-                    Some(Ok(ControlStreamRequest { kind: None }) | Err(_)) => self.app.hub.malformed(self.held.connection),
-                    None => return,
-                },
-                _ = check.tick() => if !self.may_stay().await { return },
+            // None of the three loses anything when another one is first.
+            let message = tokio::select! {
+                message = inbound.next() => message,
+                () = over.cancelled() => return,
+                _ = check.tick() => {
+                    if self.may_stay().await { continue } else { return }
+                }
+            };
+            match message {
+                Some(Ok(ControlStreamRequest { kind: Some(kind) })) => self.hear(kind, over).await,
+                Some(Ok(ControlStreamRequest { kind: None }) | Err(_)) => {
+                    self.app.hub.malformed(self.held.connection);
+                }
+                None => return,
             }
         }
     }
@@ -262,7 +311,7 @@ impl Listening {
         true
     }
 
-    async fn hear(&self, kind: Kind) {
+    async fn hear(&self, kind: Kind, over: &CancellationToken) {
         let heard = match &kind {
             Kind::Ack(ack) => ack.validate().map_err(RpcError::from),
             Kind::Progress(progress) => progress.validate().map_err(RpcError::from),
@@ -274,7 +323,7 @@ impl Listening {
             return self.app.hub.malformed(self.held.connection);
         }
         match kind {
-            Kind::Ack(ack) => self.ack(ack).await,
+            Kind::Ack(ack) => self.ack(ack, over).await,
             Kind::Progress(progress) => self.progress(progress).await,
             Kind::Pins(pins) => self.pins(pins).await,
             Kind::Hello(_) => {}
@@ -297,7 +346,7 @@ impl Listening {
     }
 
     /// The end of a command is stored before the lane is free.
-    async fn ack(&self, ack: ControlAck) {
+    async fn ack(&self, ack: ControlAck, over: &CancellationToken) {
         let Some(command) = self.in_flight(&ack.command_id) else {
             return;
         };
@@ -315,18 +364,35 @@ impl Listening {
                 .collect(),
             now: self.app.environment.now(),
         };
-        match self.app.store.record_ack(stored).await {
-            Ok(Acked::Chunk { scan, .. } | Acked::Waits { scan, .. }) => self.app.bells.ring(scan),
-            Ok(Acked::Stale) => {}
-            Err(error) => {
-                // The deadline will judge the command; the lane stays taken until then, since the store
-                // still holds the command to be in flight.
-                failure::storage(&error);
-                return;
+        match self.store_ack(stored, over).await {
+            Some(Acked::Chunk { scan, .. } | Acked::Waits { scan, .. }) => {
+                self.app.bells.ring(scan);
             }
+            Some(Acked::Stale) => {}
+            None => return,
         }
         self.app.hub.acknowledged(self.held.connection, command);
         self.app.work.look_at(self.node.node);
+    }
+
+    /// Stores an ack, which a stock node says once and never again: storage trouble is waited out, until
+    /// the stream ends or the deadline has judged the command.
+    async fn store_ack(&self, ack: Ack, over: &CancellationToken) -> Option<Acked> {
+        let mut told = false;
+        loop {
+            let error = match self.app.store.record_ack(ack.clone()).await {
+                Ok(acked) => return Some(acked),
+                Err(error) => error,
+            };
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(node = %ack.node, command = %ack.command, %error, "an ack waits for storage");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(STORE_AGAIN) => {}
+                () = over.cancelled() => return None,
+            }
+            self.app.hub.check(self.held.connection, ack.command).ok()?;
+        }
     }
 
     async fn progress(&self, said: ControlProgress) {

@@ -30,6 +30,7 @@ async fn sweep_scans(app: &App) {
         Ok(swept) => {
             for (node, command) in swept.commands {
                 tracing::info!(%node, %command, "a command passed its deadline");
+                app.hub.forget(node, command);
                 app.work.look_at(node);
             }
             for scan in swept.scans {
@@ -49,5 +50,11 @@ async fn sweep_rest(app: &App) {
     }
     if let Err(error) = app.store.sweep_sessions(now).await {
         tracing::warn!(%error, "cannot sweep sessions");
+    }
+    for node in app.hub.settled() {
+        // Where this fails, the node's next connect does it.
+        if let Err(error) = app.store.flag_duplicate_identity(node, false, now).await {
+            tracing::warn!(%node, %error, "a node is shown as duplicate still");
+        }
     }
 }

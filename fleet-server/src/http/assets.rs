@@ -1,5 +1,8 @@
 //! The web page: files of `web/`, compiled in.
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use rust_embed::{EmbeddedFile, RustEmbed};
 
@@ -34,7 +37,10 @@ pub(super) fn asset(parts: &Parts) -> Option<Response<Body>> {
         respond(
             StatusCode::OK,
             content_type(path),
-            Body::from(bytes::Bytes::from(file.data.into_owned())),
+            Body::from(match file.data {
+                Cow::Borrowed(data) => Bytes::from_static(data),
+                Cow::Owned(data) => Bytes::from(data),
+            }),
         )
     };
     let headers = response.headers_mut();

@@ -17,7 +17,7 @@ use crate::{
     failure::Refusal,
     operators::{scan_id, watched},
     scans,
-    watch::{self, Item},
+    watch::{self, Item, WatchError},
 };
 
 /// Streams a scan's events after `Last-Event-ID`, or after the query's `after`.
@@ -35,7 +35,24 @@ pub(super) async fn stream(
     }
     let scan = scan_id(scan)?;
     let after = cursor(parts)?;
-    scans::get(app, &operator, scan).await?;
+    let row = scans::get(app, &operator, scan).await?;
+    if after > row.last_sequence {
+        // Told before the stream begins: a browser tries a broken stream again for ever.
+        let ahead = WatchError::Ahead {
+            scan,
+            after,
+            newest: row.last_sequence,
+        };
+        return Err(ahead.refusal());
+    }
+    if row.state.is_terminal() && after == row.last_sequence {
+        // No content, which browsers do not reconnect to (WHATWG HTML, 9.2.3).
+        return Ok(respond(
+            StatusCode::NO_CONTENT,
+            "text/event-stream",
+            Body::empty(),
+        ));
+    }
     let items = watch::watch(app.clone(), operator.org, scan, after);
     let pieces = items.map(move |item| match item {
         Ok(item) => piece(item),

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use fleet_core::{Permission, SecretHash, SecretKind};
-use fleet_store::{Actor, AuditEntry, AuditResult, Who};
+use fleet_store::{Actor, Who};
 use fleet_wire::RpcError;
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Limited};
@@ -14,12 +14,14 @@ use serde_json::json;
 use fleet_wire::server::Body;
 
 use super::{json, respond};
-use crate::{app::App, auth, failure::Refusal, limiter};
+use crate::{app::App, audit::Attempt, auth, failure::Refusal, limiter};
 
 /// A browser's session ends a working day later.
 const SESSION_LIFE: Duration = Duration::from_secs(12 * 3_600);
 /// A key in JSON fits many times.
 const BODY_MOST: usize = 4_096;
+/// A key takes one packet.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,8 +34,15 @@ pub(super) async fn sign_in(
     app: &App,
     tls: bool,
     from: IpAddr,
+    parts: &Parts,
     body: Body,
 ) -> Result<Response<Body>, RpcError> {
+    // No form can send this type: another site cannot sign a browser in as somebody else.
+    if !is_json(parts) {
+        return Err(RpcError::invalid_argument(
+            "a sign-in needs `content-type: application/json`",
+        ));
+    }
     if let Some(limits) = &app.limiters {
         limits
             .sign_ins
@@ -47,11 +56,10 @@ pub(super) async fn sign_in(
             })?;
     }
     let unreadable = || RpcError::invalid_argument("expected {\"key\": \"fok_...\"} as JSON");
-    let bytes = Limited::new(body, BODY_MOST)
-        .collect()
+    let whole = tokio::time::timeout(BODY_WITHIN, Limited::new(body, BODY_MOST).collect())
         .await
-        .map_err(|_| unreadable())?
-        .to_bytes();
+        .map_err(|_| RpcError::deadline_exceeded("the request did not arrive in time"))?;
+    let bytes = whole.map_err(|_| unreadable())?.to_bytes();
     let SignIn { key } = serde_json::from_slice(&bytes).map_err(|_| unreadable())?;
     let now = app.environment.now();
     let Some(identity) = app
@@ -60,7 +68,19 @@ pub(super) async fn sign_in(
         .await
         .map_err(Refusal::refusal)?
     else {
-        return Err(refuse(app, from).await?);
+        let attempt = Attempt {
+            org: None,
+            actor: Actor {
+                who: Who::Anonymous,
+                from: Some(from),
+            },
+            action: "operator.sign_in",
+            subject: String::new(),
+        };
+        let refusal = RpcError::unauthenticated(
+            "this key is not valid: check that it was copied whole, or make a new one with `fleetd admin create-key`",
+        );
+        return Err(attempt.refused(app, refusal).await);
     };
     let token = app.environment.secret(SecretKind::OperatorSession);
     let actor = Actor {
@@ -74,32 +94,12 @@ pub(super) async fn sign_in(
     Ok(with_cookie(app, tls, token.expose(), SESSION_LIFE))
 }
 
-/// The answer to a wrong key, after its audit record (one a minute for each source).
-async fn refuse(app: &App, from: IpAddr) -> Result<RpcError, RpcError> {
-    if app
-        .refusals
-        .take((limiter::source(from), "operator.sign_in"))
-        .is_ok()
-    {
-        let entry = AuditEntry {
-            org: None,
-            actor: Actor {
-                who: Who::Anonymous,
-                from: Some(from),
-            },
-            action: "operator.sign_in".into(),
-            subject: String::new(),
-            result: AuditResult::Refused("unknown key".to_owned()),
-            at: app.environment.now(),
-        };
-        app.store
-            .record_audit(entry)
-            .await
-            .map_err(Refusal::refusal)?;
-    }
-    Ok(RpcError::unauthenticated(
-        "this key is not valid: check that it was copied whole, or make a new one with `fleetd admin create-key`",
-    ))
+fn is_json(parts: &Parts) -> bool {
+    let value = parts.headers.get(header::CONTENT_TYPE);
+    let media = value
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next());
+    media.is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
 }
 
 /// Who is signed in.
