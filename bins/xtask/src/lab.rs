@@ -1,5 +1,6 @@
 //! A site behind a real network boundary, on one machine: three network namespaces, the site's addresses
-//! routed and mostly dark. [`network`] makes and removes it; [`run`] is the command.
+//! routed and mostly dark. [`network`] makes and removes them, [`services`] runs the fleet in them; [`run`] is
+//! the command.
 //!
 //! ```text
 //!   fleet-hub  10.78.0.1 --- 10.78.0.2  fleet-node  10.77.255.1 --- 10.77.255.2  fleet-site  10.77.0.0/22
@@ -7,6 +8,7 @@
 //! ```
 
 mod network;
+mod services;
 
 use std::{
     fs::File,
@@ -22,9 +24,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::{proc, session};
 use network::{HUB_ADDRESS, Network, Place};
+use services::Services;
 
-/// Namespaces are this and the name of the place.
+/// The lab that is meant when none is named.
 const NAME: &str = "fleet";
+
+/// How long a lab's name may be, in bytes.
+const LONGEST_NAME: usize = 32;
 
 /// How many hosts the site has unless told otherwise; the rest of [`SUBNET`] is dark.
 const DEVICES: usize = 300;
@@ -35,20 +41,47 @@ const SUBNET: &str = "10.77.0.0/22";
 /// How long a program of the lab may take to get ready.
 const START: Duration = Duration::from_secs(30);
 
-/// What to do with the lab.
+/// What to do with which lab; labs of different names stand side by side.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Request {
+pub(crate) struct Order {
+    /// Namespaces are this and the name of the place.
+    name: String,
+    request: Request,
+}
+
+impl Order {
+    /// Reads what follows `lab` on the command line.
+    pub(crate) fn parse(options: &[&str]) -> Result<Self> {
+        let (name, rest) = match options {
+            ["--name", name, rest @ ..] => (*name, rest),
+            rest => (NAME, rest),
+        };
+        let is_plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_plain) {
+            bail!("--name `{name}`: up to {LONGEST_NAME} of a-z, 0-9 and - name a lab");
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            request: Request::parse(rest)?,
+        })
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Request {
     /// Make it, in place of one that is there.
     Up { devices: usize },
     /// Remove it, if it is there.
     Down,
+    /// Run a scan from its hub and watch it; the words are for `fleetctl scan start`.
+    Scan { words: Vec<String> },
     /// Run a command inside one of its places.
     Exec { place: Place, words: Vec<String> },
 }
 
 impl Request {
-    /// Reads what follows `lab` on the command line.
-    pub(crate) fn parse(options: &[&str]) -> Result<Self> {
+    fn parse(options: &[&str]) -> Result<Self> {
         match options {
             ["up"] => Ok(Self::Up { devices: DEVICES }),
             ["up", "--devices", number] => {
@@ -58,6 +91,14 @@ impl Request {
                 Ok(Self::Up { devices })
             }
             ["down"] => Ok(Self::Down),
+            ["scan", words @ ..] => {
+                let has_target = words.first().is_some_and(|word| !word.starts_with('-'));
+                let target = (!has_target).then_some(&SUBNET);
+                let words = target.into_iter().chain(words);
+                Ok(Self::Scan {
+                    words: words.map(|word| (*word).to_owned()).collect(),
+                })
+            }
             ["exec", place, words @ ..] if !words.is_empty() => {
                 let place = Place::ALL.into_iter().find(|known| known.name() == *place);
                 let place = place.context("lab exec: the places are hub, node and site")?;
@@ -67,7 +108,7 @@ impl Request {
                 })
             }
             other => bail!(
-                "lab `{}`: up [--devices N], down and exec PLACE COMMAND... are known",
+                "lab `{}`: up [--devices N], scan [TARGET], down and exec PLACE COMMAND... are known",
                 other.join(" ")
             ),
         }
@@ -75,13 +116,14 @@ impl Request {
 }
 
 /// Does what was asked and says whether it went well.
-pub(crate) fn run(request: &Request) -> Result<bool> {
+pub(crate) fn run(order: &Order) -> Result<bool> {
     permitted()?;
-    let network = Network::new(NAME)?;
-    match request {
+    let network = Network::new(&order.name)?;
+    let files = files(&order.name);
+    match &order.request {
         Request::Up { devices } => {
             network.down()?;
-            let made = up(&network, *devices);
+            let made = up(&network, &files, *devices);
             if made.is_err() {
                 network.down()?;
             }
@@ -89,7 +131,6 @@ pub(crate) fn run(request: &Request) -> Result<bool> {
         }
         Request::Down => {
             let removed = network.down()?;
-            let files = files();
             if files.exists() {
                 std::fs::remove_dir_all(&files)
                     .with_context(|| format!("removing {}", files.display()))?;
@@ -104,14 +145,27 @@ pub(crate) fn run(request: &Request) -> Result<bool> {
             );
             Ok(true)
         }
+        Request::Scan { words } => {
+            standing(&network)?;
+            let bin_dir = session::bin_dir()?;
+            let services = Services::new(&network, &bin_dir, &files);
+            let node = services.node()?;
+            let mut scan = services.fleetctl(&["scan", "start", "--node", &node]);
+            Ok(scan.args(words).status()?.success())
+        }
         Request::Exec { place, words } => {
-            if !network.is_up()? {
-                bail!("there is no lab; `cargo xtask lab up` makes one");
-            }
+            standing(&network)?;
             let mut command = network.exec(*place, &words[0]);
             Ok(command.args(&words[1..]).status()?.success())
         }
     }
+}
+
+fn standing(network: &Network) -> Result<()> {
+    if !network.is_up()? {
+        bail!("there is no lab; `cargo xtask lab up` makes one");
+    }
+    Ok(())
 }
 
 /// Says why this machine or user cannot have a lab, if so.
@@ -128,14 +182,18 @@ pub(crate) fn permitted() -> Result<()> {
     Ok(())
 }
 
-fn up(network: &Network, devices: usize) -> Result<()> {
-    let simulator = session::bin_dir()?.join("fleet-sim");
-    if !simulator.exists() {
-        bail!(
-            "{} is missing: `cargo build --workspace --bins` makes it",
-            simulator.display()
-        );
+fn up(network: &Network, files: &Path, devices: usize) -> Result<()> {
+    let bin_dir = session::bin_dir()?;
+    for name in ["fleet-sim", "fleetd", "fleetctl", "fleetnode"] {
+        let program = bin_dir.join(name);
+        if !program.exists() {
+            bail!(
+                "{} is missing: `cargo build --workspace --bins` makes it",
+                program.display()
+            );
+        }
     }
+    let simulator = bin_dir.join("fleet-sim");
     let site = [
         "--subnet".to_owned(),
         SUBNET.into(),
@@ -144,8 +202,7 @@ fn up(network: &Network, devices: usize) -> Result<()> {
     ];
     let truth = proc::capture(Command::new(&simulator).args(&site).arg("--print-truth"))?;
     network.up(SUBNET, &addresses(&truth)?)?;
-    let files = files();
-    std::fs::create_dir_all(&files).with_context(|| format!("making {}", files.display()))?;
+    services::make_folder(files)?;
     std::fs::write(files.join("truth.ndjson"), truth)?;
     let mut simulate = network.exec(Place::Site, &simulator);
     simulate
@@ -153,9 +210,11 @@ fn up(network: &Network, devices: usize) -> Result<()> {
         .arg("--journal")
         .arg(files.join("journal.ndjson"));
     start(simulate, &files.join("fleet-sim.log"), "ready:")?;
+    Services::new(network, &bin_dir, files).up()?;
     println!(
         "{devices} hosts in {SUBNET}, seen from the node; the hub ({HUB_ADDRESS}) has no way there\n\
-         what exists and what was touched: {}",
+         logs, what exists and what was touched: {}\n\
+         `cargo xtask lab scan` scans it, `cargo xtask lab down` removes it",
         files.display()
     );
     Ok(())
@@ -210,8 +269,8 @@ fn addresses(truth: &str) -> Result<Vec<Ipv4Addr>> {
 }
 
 /// Where a lab keeps its logs and records.
-fn files() -> PathBuf {
-    Path::new("/run").join(format!("{NAME}-lab"))
+fn files(name: &str) -> PathBuf {
+    Path::new("/run").join(format!("{name}-lab"))
 }
 
 #[cfg(test)]
@@ -219,30 +278,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_read_and_wrong_ones_name_what_would_do() {
-        assert_eq!(
-            Request::parse(&["up"]).expect("up"),
-            Request::Up { devices: DEVICES }
-        );
-        assert_eq!(
-            Request::parse(&["up", "--devices", "5"]).expect("up"),
-            Request::Up { devices: 5 }
-        );
+    fn orders_are_read_and_wrong_ones_name_what_would_do() {
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let up = |devices| Request::Up { devices };
+        let scan = |words| Request::Scan {
+            words: owned(words),
+        };
         let exec = Request::Exec {
             place: Place::Node,
-            words: vec!["ip".into(), "addr".into()],
+            words: owned(&["ip", "addr"]),
         };
-        assert_eq!(
-            Request::parse(&["exec", "node", "ip", "addr"]).expect("exec"),
-            exec
-        );
+        for (words, name, request) in [
+            (&["up"][..], NAME, up(DEVICES)),
+            (&["up", "--devices", "5"], NAME, up(5)),
+            (&["--name", "other-1", "up"], "other-1", up(DEVICES)),
+            (&["scan"], NAME, scan(&[SUBNET])),
+            (&["scan", "-o", "csv"], NAME, scan(&[SUBNET, "-o", "csv"])),
+            (&["scan", "10.77.1.1"], NAME, scan(&["10.77.1.1"])),
+            (&["exec", "node", "ip", "addr"], NAME, exec),
+        ] {
+            let order = Order {
+                name: name.to_owned(),
+                request,
+            };
+            assert_eq!(Order::parse(words).expect("an order"), order, "{words:?}");
+        }
         for (wrong, hint) in [
             (&["up", "--devices", "many"][..], "many"),
             (&["exec", "moon", "ip"], "hub, node and site"),
             (&["exec", "node"], "exec PLACE COMMAND"),
+            (&["--name", "../up", "up"], "a-z"),
+            (&["--name", "", "up"], "a-z"),
             (&[], "down"),
         ] {
-            let error = format!("{:#}", Request::parse(wrong).expect_err("wrong"));
+            let error = format!("{:#}", Order::parse(wrong).expect_err("wrong"));
             assert!(error.contains(hint), "{wrong:?}: {error}");
         }
     }

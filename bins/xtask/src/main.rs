@@ -32,8 +32,9 @@ Usage: cargo xtask COMMAND
                run everything that CI runs, or some steps of it
   purity       check that the crates that decide reach no clock, randomness or IO
   postgres     start a temporary PostgreSQL, print its URL, remove it at Ctrl-C
-  lab up [--devices N] | down | exec hub|node|site COMMAND...   (root, Linux)
-               a site behind a real network boundary, in network namespaces
+  lab [--name NAME] up [--devices N] | scan [TARGET] | down | exec hub|node|site COMMAND...
+               a site behind a real network boundary, in network namespaces (root, Linux);
+               words after TARGET are for `fleetctl scan start`
   help         show this
 
 Missing Debian packages are installed where that is possible; FLEET_NO_INSTALL=1 declines.
@@ -49,8 +50,8 @@ fn main() -> ExitCode {
         },
         ["purity"] => run_purity(),
         ["postgres"] => run_postgres(),
-        ["lab", options @ ..] => match lab::Request::parse(options) {
-            Ok(request) => lab::run(&request),
+        ["lab", options @ ..] => match lab::Order::parse(options) {
+            Ok(order) => lab::run(&order),
             Err(error) => return usage(&error),
         },
         ["help" | "--help" | "-h"] => {
