@@ -14,15 +14,16 @@ mod sites;
 mod truth;
 mod world;
 
+pub(crate) use command::{Done, binary, run};
 pub(crate) use database::Kind;
 pub(crate) use fleet_wire::{Code, fleet::ScanState};
-pub(crate) use history::{History, Watch, found_addresses};
+pub(crate) use history::{History, Watch, devices, found_addresses};
 pub(crate) use http::EventSource;
 pub(crate) use node::{CONNECTED, Node, confirm, new_code};
 pub(crate) use operator::{Operator, list, range, target};
 pub(crate) use poll::{eventually, within};
 pub(crate) use sites::{PORTS, Range, ports};
-pub(crate) use truth::{Expected, adds_up};
+pub(crate) use truth::{Expected, Told, adds_up};
 pub(crate) use world::{World, on};
 
 /// Makes two tests of every `async fn(World)` that it names, one on each database.

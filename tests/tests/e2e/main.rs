@@ -12,6 +12,7 @@ mod command_line;
 mod enrollment;
 mod identity;
 mod interruptions;
+mod lab;
 mod lanes;
 mod revoking;
 mod scanning;

@@ -147,18 +147,19 @@ impl Expected {
 
 /// What is said of one device.
 #[derive(Debug, PartialEq, Eq)]
-struct Told {
-    identifier: String,
-    port: u32,
-    scheme: String,
-    driver: String,
-    model: String,
-    manufacturer: String,
-    firmware: String,
+pub(crate) struct Told {
+    pub(crate) identifier: String,
+    pub(crate) port: u32,
+    pub(crate) scheme: String,
+    pub(crate) driver: String,
+    pub(crate) model: String,
+    pub(crate) manufacturer: String,
+    pub(crate) firmware: String,
 }
 
 impl Told {
-    fn truth(node: NodeId, ip: IpAddr, identity: &Identity) -> Self {
+    /// What a scan should say of a device that is such.
+    pub(crate) fn truth(node: NodeId, ip: IpAddr, identity: &Identity) -> Self {
         let identifier = match (&identity.mac, &identity.serial) {
             (Some(mac), _) => format!("mac:{mac}"),
             (None, Some(serial)) => format!("serial:{serial}"),

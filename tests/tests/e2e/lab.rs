@@ -1,0 +1,222 @@
+//! The product across a real network boundary: `cargo xtask lab` puts server, node and devices into network
+//! namespaces of their own, most of the site's addresses dark. Its own record is the truth.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use fleet_core::NodeId;
+use fleet_sim::Truth;
+use fleet_wire::fleet::Ledger;
+use serde_json::Value;
+
+use crate::harness::{Done, Told, adds_up, binary, run};
+
+/// A lab of the test's own. One that a killed run left behind is replaced.
+const NAME: &str = "fleet-test";
+const DEVICES: usize = 120;
+/// Every address of the site's /22.
+const TARGETS: u64 = 1_024;
+/// Where the node comes from when it goes to the devices.
+const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 255, 1);
+
+#[tokio::test]
+#[ignore = "needs root and network namespaces: run by cargo xtask test as its step lab"]
+async fn lab_finds_every_device_across_a_real_boundary() {
+    let lab = Lab::up().await;
+    let truth = lab.truth();
+    assert_eq!(truth.len(), DEVICES);
+    let node = lab.node();
+    let identified: BTreeMap<IpAddr, Told> = truth
+        .iter()
+        .filter_map(|(ip, truth)| match truth {
+            Truth::Identified(identity) => Some((*ip, Told::truth(node, *ip, identity))),
+            Truth::Unidentified | Truth::Refused => None,
+        })
+        .collect();
+    let (ip, device) = identified.first_key_value().expect("a device");
+    lab.only_the_node_reaches(*ip, device.port).await;
+
+    let events = lab.scan().await;
+    let (ended, devices) = events.split_last().expect("a scan has an end");
+    let devices = devices.iter().filter(|line| line["type"] == "device");
+    let found: Vec<_> = devices
+        .map(|line| (address(line, "ip"), told(line)))
+        .collect();
+    assert_eq!(found.len(), identified.len(), "each device is told once");
+    assert_eq!(BTreeMap::from_iter(found), identified);
+
+    assert_eq!(ended["outcome"], "completed", "{ended}");
+    let ledger = ledger(ended);
+    adds_up(&ledger);
+    let live = DEVICES as u64;
+    let expected = Ledger {
+        targets: TARGETS,
+        identified: identified.len() as u64,
+        unidentified: live - identified.len() as u64,
+        // The network's own address and the broadcast address.
+        skipped: 2,
+        // Nothing answers from a dark address, not even a refusal.
+        silent: TARGETS - 2 - live,
+        reported: identified.len() as u64,
+        accepted: identified.len() as u64,
+        ..Ledger::default()
+    };
+    assert_eq!(ledger, expected);
+    assert!(
+        ended["first_device_ms"].as_u64() < ended["elapsed_ms"].as_u64(),
+        "{ended}"
+    );
+
+    let touched = lab.touched();
+    assert!(truth.keys().eq(touched.keys()), "every device was asked");
+    let others = touched.values().flatten().filter(|peer| peer.ip() != NODE);
+    assert_eq!(others.count(), 0, "only the node was at the devices");
+
+    lab.down().await;
+}
+
+fn told(line: &Value) -> Told {
+    Told {
+        identifier: text(line, "identifier"),
+        port: u32::try_from(count(line, "port")).expect("a port"),
+        scheme: text(line, "scheme"),
+        driver: text(line, "driver"),
+        model: text(line, "model"),
+        manufacturer: text(line, "manufacturer"),
+        firmware: text(line, "firmware"),
+    }
+}
+
+fn address(line: &Value, field: &str) -> IpAddr {
+    text(line, field).parse().expect("an address")
+}
+
+fn text(line: &Value, field: &str) -> String {
+    let text = line[field].as_str();
+    text.unwrap_or_else(|| panic!("{line} has no text `{field}`"))
+        .to_owned()
+}
+
+fn count(line: &Value, field: &str) -> u64 {
+    let count = line[field].as_u64();
+    count.unwrap_or_else(|| panic!("{line} has no count `{field}`"))
+}
+
+/// The counts of a ledger's line.
+fn ledger(line: &Value) -> Ledger {
+    let count = |field| count(line, field);
+    Ledger {
+        targets: count("targets"),
+        identified: count("identified"),
+        unidentified: count("unidentified"),
+        refused: count("refused"),
+        silent: count("silent"),
+        skipped: count("skipped"),
+        not_reached: count("not_reached"),
+        unknown: count("unknown"),
+        reported: count("reported"),
+        accepted: count("accepted"),
+        rejected: count("rejected"),
+        ..Ledger::default()
+    }
+}
+
+/// A lab that goes when the test ends, however it ends.
+struct Lab {
+    standing: bool,
+}
+
+impl Lab {
+    async fn up() -> Self {
+        let lab = Self { standing: true };
+        xtask(&["up", "--devices", &DEVICES.to_string()])
+            .await
+            .well();
+        lab
+    }
+
+    /// What is there, by address.
+    fn truth(&self) -> BTreeMap<IpAddr, Truth> {
+        let line = |line: &Value| {
+            let truth = serde_json::from_value(line["truth"].clone());
+            (address(line, "address"), truth.expect("a truth"))
+        };
+        lines(&self.read("truth.ndjson")).iter().map(line).collect()
+    }
+
+    /// The enrolled node.
+    fn node(&self) -> NodeId {
+        NodeId(self.read("node").parse().expect("the id of a node"))
+    }
+
+    /// Who was at which device.
+    fn touched(&self) -> BTreeMap<IpAddr, Vec<SocketAddr>> {
+        let mut touched = BTreeMap::<_, Vec<_>>::new();
+        for line in lines(&self.read("journal.ndjson")) {
+            let peers = touched.entry(address(&line, "address")).or_default();
+            peers.push(text(&line, "peer").parse().expect("address and port"));
+        }
+        touched
+    }
+
+    /// Proves the boundary with a connection that the node's side can open and the server's side cannot.
+    async fn only_the_node_reaches(&self, device: IpAddr, port: u32) {
+        let dial = format!("exec 3<>/dev/tcp/{device}/{port}");
+        let from = async |place| xtask(&["exec", place, "bash", "-c", &dial]).await;
+        from("node").await.well();
+        let hub = from("hub").await;
+        assert!(hub.status != 0, "the server reaches {device}");
+        assert!(hub.stderr.contains("unreachable"), "{}", hub.stderr);
+    }
+
+    /// A scan of the whole site, as lines.
+    async fn scan(&self) -> Vec<Value> {
+        lines(&xtask(&["scan", "-o", "ndjson"]).await.well())
+    }
+
+    async fn down(mut self) {
+        xtask(&["down"]).await.well();
+        self.standing = false;
+        assert!(!Self::folder().exists(), "keys and logs are left behind");
+        for place in ["hub", "node", "site"] {
+            let exec = xtask(&["exec", place, "true"]).await;
+            assert!(exec.stderr.contains("there is no lab"), "{exec:?}");
+        }
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(Self::folder().join(file)).expect("the lab keeps its records")
+    }
+
+    fn folder() -> PathBuf {
+        PathBuf::from(format!("/run/{NAME}-lab"))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.standing {
+            // The test has failed already, for a reason that matters more.
+            let _ = xtask_command(&["down"]).as_std_mut().status();
+        }
+    }
+}
+
+async fn xtask(words: &[&str]) -> Done {
+    run(xtask_command(words)).await
+}
+
+fn xtask_command(words: &[&str]) -> tokio::process::Command {
+    let mut command = binary("xtask", &std::env::temp_dir());
+    command.args(["lab", "--name", NAME]).args(words);
+    command
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    text.lines().map(line).collect()
+}
