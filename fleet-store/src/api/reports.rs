@@ -15,7 +15,8 @@ pub struct NewReport {
     pub org: OrgId,
     /// The command it belongs to.
     pub command: CommandId,
-    /// SHA-256 of the report's content: the same report again is answered as the first time.
+    /// SHA-256 of the report's content: while the command is in flight, the same report again is
+    /// answered as the first time.
     pub digest: [u8; 32],
     /// Its rows in order; a malformed one with its reason and an escaped example.
     pub rows: Vec<Result<DeviceReport, (RejectReason, String)>>,

@@ -4,7 +4,10 @@ use std::{path::Path, time::Duration};
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement,
-    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+    sqlx::{
+        AssertSqlSafe, Executor as _,
+        sqlite::{SqliteJournalMode, SqliteSynchronous},
+    },
 };
 use sea_orm_migration::MigratorTrait;
 
@@ -19,6 +22,9 @@ pub struct StoreOptions {
     /// How long an operation waits for a connection before the database counts as unavailable.
     /// Default 10 s.
     pub acquire_timeout: Duration,
+    /// How long a statement may wait for a lock in PostgreSQL; zero is for ever, as migrations need
+    /// it. Default 10 s. SQLite waits 5 s for another process.
+    pub lock_timeout: Duration,
 }
 
 impl Default for StoreOptions {
@@ -26,6 +32,7 @@ impl Default for StoreOptions {
         Self {
             connections: 16,
             acquire_timeout: Duration::from_secs(10),
+            lock_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -38,6 +45,10 @@ pub enum MigrateMode {
     /// It is refused, with what to run.
     Check,
 }
+
+/// How long a transaction may stand idle before PostgreSQL ends it; none of ours waits for anything but
+/// the database.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 
 /// PostgreSQL's advisory lock that keeps two servers from migrating at once.
 const MIGRATION_LOCK: i64 = 0x666c_6565_746d_6967;
@@ -75,15 +86,13 @@ impl SqlStore {
             Engine::Sqlite { .. } => 1,
             Engine::Postgres => options.connections,
         };
-        let writer = pool(url, &engine, writers, options.acquire_timeout)
+        let writer = pool(url, &engine, writers, &options)
             .await
             .map_err(failed)?;
         let reader = match engine {
-            Engine::Sqlite { .. } => {
-                pool(url, &engine, options.connections, options.acquire_timeout)
-                    .await
-                    .map_err(failed)?
-            }
+            Engine::Sqlite { .. } => pool(url, &engine, options.connections, &options)
+                .await
+                .map_err(failed)?,
             Engine::Postgres => writer.clone(),
         };
         Ok(Self::new(writer, reader))
@@ -97,6 +106,7 @@ impl SqlStore {
     pub async fn migrate(url: &str) -> Result<(), StoreError> {
         let options = StoreOptions {
             connections: 1,
+            lock_timeout: Duration::ZERO,
             ..StoreOptions::default()
         };
         let store = Self::connect(url, options).await?;
@@ -250,13 +260,13 @@ async fn pool(
     url: &str,
     engine: &Engine,
     connections: u32,
-    acquire_timeout: Duration,
+    settings: &StoreOptions,
 ) -> Result<DatabaseConnection, DbErr> {
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(connections)
-        .acquire_timeout(acquire_timeout)
-        .connect_timeout(acquire_timeout)
+        .acquire_timeout(settings.acquire_timeout)
+        .connect_timeout(settings.acquire_timeout)
         // Statements carry hashes and addresses: they belong in no log and no span.
         .sqlx_logging(false)
         .record_stmt_in_spans(false);
@@ -273,6 +283,21 @@ async fn pool(
         }
         Engine::Postgres => {
             options.set_application_name("fleetd");
+            // A server that hangs in a transaction must not hang the others.
+            let bounds = format!(
+                "SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}",
+                settings.lock_timeout.as_millis(),
+                IDLE_IN_TRANSACTION.as_millis(),
+            );
+            options.map_sqlx_postgres_pool_opts(move |pool| {
+                let bounds = bounds.clone();
+                pool.after_connect(move |connection, _| {
+                    let bounds = bounds.clone();
+                    Box::pin(
+                        async move { connection.execute(AssertSqlSafe(bounds)).await.map(drop) },
+                    )
+                })
+            });
         }
     }
     Database::connect(options).await

@@ -134,9 +134,9 @@ fn is_unavailable(error: &DbErr) -> bool {
         return true;
     }
     if let Some(code) = database_code(error) {
-        // PostgreSQL classes: connection, resources, operator intervention, system. SQLite: out of
+        // PostgreSQL classes: connection, resources, lock timeout, operator intervention, system. SQLite: out of
         // memory, read-only, IO error, full, cannot open; extended codes have these in the low byte.
-        let classes = ["08", "53", "57", "58"];
+        let classes = ["08", "53", "55", "57", "58"];
         return match code.parse::<u32>() {
             Ok(number) if code.len() < 5 => matches!(number & 0xff, 7 | 8 | 10 | 13 | 14),
             _ => classes.iter().any(|class| code.starts_with(class)),

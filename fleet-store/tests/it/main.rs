@@ -20,3 +20,4 @@ mod schema;
 mod sessions;
 mod streams;
 mod throughput;
+mod wandering;

@@ -77,27 +77,45 @@ async fn an_older_schema_says_what_to_run(site: Site) {
 async fn a_node_with_devices_cannot_be_deleted(site: Site) {
     let node = site.node("north").await;
     let command = site.running(node, "10.0.0.0/24").await;
-    site.reported(
-        node,
-        command.command,
-        vec![crate::site::plain("10.0.0.7", "80")],
-    )
-    .await;
+    let found = vec![crate::site::plain("10.0.0.7", "80")];
+    site.reported(node, command.command, found).await;
     let raw = site.raw().await;
-    raw.execute_unprepared(if raw.get_database_backend() == DbBackend::Sqlite {
-        "PRAGMA foreign_keys = ON"
-    } else {
-        "SELECT 1"
-    })
-    .await
-    .expect("set");
-    assert!(
-        raw.execute_unprepared("DELETE FROM device_alias")
+    if raw.get_database_backend() == DbBackend::Sqlite {
+        let enforce = "PRAGMA foreign_keys = ON";
+        raw.execute_unprepared(enforce).await.expect(enforce);
+    }
+    // Everything else that refers to the node goes first: attribution alone must hold it.
+    for table in [
+        "node_endpoint",
+        "report_row",
+        "report",
+        "report_refusal",
+        "scan_event",
+        "command",
+        "chunk",
+        "scan_request",
+        "scan",
+        "node_stream",
+        "node_session",
+        "node_key",
+        "invitation",
+    ] {
+        raw.execute_unprepared(&format!("DELETE FROM {table}"))
             .await
-            .is_ok()
-    );
-    assert!(raw.execute_unprepared("DELETE FROM node").await.is_err());
-    assert_eq!(site.number("SELECT count(*) FROM node").await, 1);
+            .expect(table);
+    }
+    let refused = raw
+        .execute_unprepared("DELETE FROM node")
+        .await
+        .expect_err("restricted");
+    let why = refused.to_string().to_lowercase();
+    assert!(why.contains("foreign key"), "{why}");
+    raw.execute_unprepared("DELETE FROM device")
+        .await
+        .expect("free");
+    raw.execute_unprepared("DELETE FROM node")
+        .await
+        .expect("nothing holds it now");
 }
 
 #[tokio::test]
