@@ -1,6 +1,7 @@
 //! What holds for any request, any scope and any word of a node: coverage, limits, membership, sums.
 
 mod admission;
+mod corpus;
 mod grammar;
 mod ledger;
 mod plans;

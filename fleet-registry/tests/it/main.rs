@@ -1,5 +1,6 @@
 //! Every machine against its model, and what it promises told as scenarios.
 
+mod corpus;
 mod link;
 mod models;
 mod registry;

@@ -1,6 +1,7 @@
 //! The scanner against simulated devices on loopback: what it finds is compared with the simulator's truth, what it
 //! does with the simulator's record.
 
+mod corpus;
 mod drivers;
 mod identification;
 mod politeness;

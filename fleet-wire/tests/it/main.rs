@@ -1,6 +1,7 @@
 //! The wire from outside: every protocol over the real listener, limits, bounds, and what a hostile peer may try.
 
 mod bounds;
+mod corpus;
 mod decoder;
 mod golden;
 mod harness;

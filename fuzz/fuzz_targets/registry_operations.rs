@@ -1,0 +1,7 @@
+//! The server's registry does what its model does.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fleet_registry::fuzz::registry_operations(
+    std::time::Instant::now(),
+    data
+));
