@@ -4,6 +4,7 @@
 //! gRPC over HTTP/2. The path of the server's URL is kept as a prefix, redirects are never followed, and nothing is
 //! retried here.
 
+mod broken;
 mod channel;
 mod options;
 mod raw;

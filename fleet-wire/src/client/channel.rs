@@ -7,6 +7,7 @@ use connectrpc::client::{self, ClientConfig};
 use connectrpc::{Spec, StreamType};
 use http::Uri;
 
+use super::broken::failed;
 use super::raw::{Raw, RawView};
 use super::stream::Source;
 use super::transport::Transport;
@@ -147,7 +148,8 @@ impl Channel {
             raw(request),
             engine_options(options),
         )
-        .await?;
+        .await
+        .map_err(failed)?;
         O::decode(response.into_view().into_bytes())
             .map_err(|e| RpcError::internal(format!("the server's message does not decode: {e}")))
     }
@@ -167,7 +169,8 @@ impl Channel {
             raw(request),
             engine_options(options),
         )
-        .await?;
+        .await
+        .map_err(failed)?;
         Ok(Incoming::new(Source::Server(Box::new(stream))))
     }
 
@@ -184,7 +187,8 @@ impl Channel {
             spec,
             engine_options(options),
         )
-        .await?;
+        .await
+        .map_err(failed)?;
         let (send, receive) = stream.into_split();
         Ok((
             Outgoing::new(send),

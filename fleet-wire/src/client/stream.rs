@@ -7,6 +7,7 @@ use connectrpc::{BidiRecvHalf, BidiSendHalf, ServerStream};
 use futures::stream;
 use http::HeaderMap;
 
+use super::broken::failed;
 use super::raw::{Raw, RawView};
 use crate::engine::Wire;
 use crate::{BoxStream, RpcError};
@@ -42,7 +43,7 @@ impl<T: Wire> Incoming<T> {
             Source::Server(stream) => stream.message::<Raw>().await,
             Source::Bidi(stream) => stream.message::<Raw>().await,
         };
-        let Some(message) = message? else {
+        let Some(message) = message.map_err(failed)? else {
             return Ok(None);
         };
         T::decode(message.bytes().clone())

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use fleet_wire::client::{Incoming, Outgoing};
+use fleet_wire::client::{Channel, ChannelConfig, Incoming, Outgoing};
 use fleet_wire::fleet::{ScanClient, WatchScanRequest, WatchScanResponse};
 use fleet_wire::gateway::{
     ControlStreamRequest, ControlStreamResponse, FleetNodeGatewayClient, control_stream_request,
     control_stream_response,
 };
 use fleet_wire::{Code, Protocol};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::harness::{Server, ack, signed_in};
 
@@ -201,4 +203,33 @@ async fn a_stream_without_a_session_is_refused() {
         .await
         .expect_err("refused while the stream is open");
     assert_eq!(error.code, Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_in_the_middle_of_an_answer_makes_it_unavailable() {
+    // One message of a watch, and then no more: neither its end nor that of the chunked body.
+    const BEGUN: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/connect+proto\r\ntransfer-encoding: chunked\r\n\r\n7\r\n\0\0\0\0\x02\x08\x07\r\n";
+    // The end of the body, but not that of the stream.
+    const CUT: &[u8] = b"0\r\n\r\n";
+    for answer in [BEGUN.to_vec(), [BEGUN, CUT].concat()] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let dies = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a call");
+            let mut request = [0; 4_096];
+            let read = stream.read(&mut request).await.expect("a request");
+            assert!(read > 0, "somebody asks");
+            stream.write_all(&answer).await.expect("written");
+        });
+        let channel = Channel::new(&url, &ChannelConfig::default()).expect("a channel");
+        let request = WatchScanRequest::default();
+        let opened = ScanClient::new(channel)
+            .watch_scan(&request, signed_in())
+            .await;
+        let mut incoming = opened.expect("opened");
+        assert_eq!(sequences(&mut incoming, 1).await, [7]);
+        dies.await.expect("no panic");
+        let error = incoming.message().await.expect_err("no end");
+        assert_eq!(error.code, Code::Unavailable, "{error:?}");
+    }
 }
