@@ -113,6 +113,8 @@ pub struct FoundDevice {
     pub serial: Option<Serial>,
     /// What named it, at most 512 characters, escaped.
     pub evidence: String,
+    /// The scan was interrupted before every port of the host had answered: another one might have named it better.
+    pub provisional: bool,
 }
 
 impl FoundDevice {

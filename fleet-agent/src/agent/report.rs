@@ -63,6 +63,7 @@ mod tests {
             mac: None,
             serial: None,
             evidence: "said so".to_owned(),
+            provisional: false,
         }
     }
 

@@ -300,6 +300,12 @@ impl Shell {
             return;
         };
         match step {
+            // The next start of this node scans the host again, and would name it by its better port then.
+            Step::Event(ScanEvent::Found(found))
+                if found.provisional && work.stopped == Some(Stopped::ShuttingDown) =>
+            {
+                tracing::debug!(endpoint = %found.endpoint, "a device is left to the next start of this node");
+            }
             Step::Event(ScanEvent::Found(found)) => {
                 tracing::debug!(endpoint = %found.endpoint, driver = found.driver, model = found.model, "a device");
                 let row = report::row(self.agent.node, found, self.policy.addresses);

@@ -90,7 +90,12 @@ impl Host {
     /// The scan is over: what was held back for a better name is reported now.
     #[must_use]
     pub(super) fn give_up_waiting(&mut self) -> Vec<FoundDevice> {
-        self.report()
+        let provisional = !self.is_done();
+        let mut devices = self.report();
+        for device in &mut devices {
+            device.provisional = provisional;
+        }
+        devices
     }
 
     /// What it said, when it answered and nothing named it in the end; perhaps nothing.
@@ -176,6 +181,7 @@ mod tests {
             mac: mac.map(|mac| mac.parse().expect("a MAC")),
             serial: serial.and_then(Serial::new),
             evidence: String::new(),
+            provisional: false,
         })
     }
 
@@ -275,7 +281,12 @@ mod tests {
             &PRECEDENCES,
         );
         assert!(found.is_empty());
-        assert_eq!(drivers(&host.give_up_waiting()), ["web"]);
+        let left = host.give_up_waiting();
+        assert_eq!(drivers(&left), ["web"]);
+        assert!(
+            left[0].provisional,
+            "the other port might have known better"
+        );
         assert!(host.give_up_waiting().is_empty());
     }
 

@@ -110,5 +110,6 @@ fn device(endpoint: Endpoint, identification: Identification) -> FoundDevice {
         mac: mac.filter(|mac| !mac.is_placeholder()),
         serial,
         evidence: text::bounded(&evidence, text::EVIDENCE),
+        provisional: false,
     }
 }
