@@ -4,15 +4,16 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use fleet_sim::Lab;
-use fleet_wire::pairing::DiscoverRequest;
+use fleet_wire::pairing::{DiscoverRequest, MdnsModeRequest, discover_request::Mode};
 
-use crate::harness::{Expected, ScanState, World, list, range, target};
+use crate::harness::{Code, Expected, ScanState, World, adds_up, list, range, target};
 
 on_both_databases! {
     a_scan_in_each_mode_finds_exactly_what_is_there
     devices_arrive_while_the_scan_runs
     a_discovery_in_the_stock_shape_streams_the_devices_of_its_scan
     a_command_that_the_site_forbids_is_refused_by_the_node
+    a_request_that_cannot_be_run_is_refused_with_the_offender_named
 }
 
 async fn a_scan_in_each_mode_finds_exactly_what_is_there(world: World) {
@@ -104,7 +105,7 @@ async fn a_command_that_the_site_forbids_is_refused_by_the_node(world: World) {
 
     let history = world.operator.history(&scan).await;
     let ledger = history.ended_as(ScanState::Failed);
-    crate::harness::adds_up(ledger);
+    adds_up(ledger);
     let ended = history.ended();
     assert_eq!(ended.code, "failed_precondition");
     assert!(
@@ -113,4 +114,46 @@ async fn a_command_that_the_site_forbids_is_refused_by_the_node(world: World) {
         ended.reason
     );
     assert_eq!(lab.journal().count(), 0, "nothing was dialled");
+}
+
+async fn a_request_that_cannot_be_run_is_refused_with_the_offender_named(world: World) {
+    let node = world.node("barn", &[]).await;
+    let mdns = DiscoverRequest {
+        mode: Some(Mode::Mdns(MdnsModeRequest {
+            service_type: "_http._tcp".to_owned(),
+            ..MdnsModeRequest::default()
+        })),
+    };
+    for (request, code, named) in [
+        (target("8.8.8.0/24"), Code::InvalidArgument, "8.8.8.0"),
+        (target("010.8.8.8"), Code::InvalidArgument, "010.8.8.8"),
+        (target("10.0.0.0/8"), Code::InvalidArgument, "/8"),
+        (target("miner.lan"), Code::FailedPrecondition, "miner.lan"),
+        (
+            range("10.0.0.9", "10.0.0.3"),
+            Code::InvalidArgument,
+            "10.0.0.3",
+        ),
+        (
+            list(["10.0.0.1", "10.0.0.300"]),
+            Code::InvalidArgument,
+            "10.0.0.300",
+        ),
+        (list::<String>([]), Code::InvalidArgument, "empty"),
+        (mdns, Code::FailedPrecondition, "mdns"),
+    ] {
+        let refused = world.operator.is_refused(node.id, request.clone()).await;
+        assert_eq!(refused.code, code, "{refused:?}");
+        assert!(
+            refused.message.to_lowercase().contains(named),
+            "{refused:?}"
+        );
+        let refused = world.operator.try_start(node.id, request).await;
+        assert_eq!(refused.expect_err(named).code, code);
+    }
+    let listed = world
+        .fleetctl(&["scan", "list", "-o", "ndjson"])
+        .await
+        .well();
+    assert_eq!(listed, "", "nothing was stored");
 }

@@ -52,6 +52,16 @@ impl Operator {
 
     /// Starts a scan, which waits for its node.
     pub(crate) async fn start(&self, node: i64, request: DiscoverRequest) -> Scan {
+        let started = self.try_start(node, request).await;
+        started.expect("a scan that can be started")
+    }
+
+    /// The same, which may be refused.
+    pub(crate) async fn try_start(
+        &self,
+        node: i64,
+        request: DiscoverRequest,
+    ) -> Result<Scan, RpcError> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let request = StartScanRequest {
             request_id: format!("e2e-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
@@ -59,11 +69,8 @@ impl Operator {
             request: Some(request),
             ..StartScanRequest::default()
         };
-        let started = self.scans.start_scan(&request, self.call()).await;
-        started
-            .expect("a scan that can be started")
-            .scan
-            .expect("a scan")
+        let started = self.scans.start_scan(&request, self.call()).await?;
+        Ok(started.scan.expect("an answer names its scan"))
     }
 
     /// Starts a scan the stock way, which never waits.

@@ -1,5 +1,5 @@
-//! A child process in a group of its own, its output in a file. It never outlives its handle, and when a
-//! test fails its log is printed.
+//! A child process, its output in a file. It never outlives its handle, and when a test fails its log is
+//! printed. It stays in the test's process group, so that whatever ends the test run from outside ends it too.
 
 use std::{
     fs::{File, OpenOptions},
@@ -8,7 +8,7 @@ use std::{
     process::{ExitStatus, Stdio},
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use super::within;
@@ -21,7 +21,7 @@ const TAIL: u64 = 24 * 1_024;
 pub(crate) struct Process {
     name: String,
     child: Child,
-    group: Pid,
+    id: Pid,
     log: PathBuf,
 }
 
@@ -30,22 +30,18 @@ impl Process {
     pub(crate) fn spawn(name: &str, mut command: Command, log: &Path) -> Self {
         let file = append(log);
         let output = file.try_clone().expect("a second handle of the log");
-        command
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(file)
-            .process_group(0);
+        command.stdin(Stdio::null()).stdout(output).stderr(file);
         let child = command
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        let group = child
+        let id = child
             .id()
             .and_then(|id| Pid::from_raw(id.cast_signed()))
             .expect("a process that was just started has an id");
         Self {
             name: name.to_owned(),
             child,
-            group,
+            id,
             log: log.to_owned(),
         }
     }
@@ -75,18 +71,16 @@ impl Process {
         self.child.try_wait().expect("a child can be asked")
     }
 
+    /// Before it was waited for, its id is nobody else's.
     fn signal(&self, signal: Signal) {
-        // Gone already: then there is nobody to tell.
-        let _ = kill_process_group(self.group, signal);
+        kill_process(self.id, signal).expect("a child can be sent a signal");
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.child.id().is_some() {
-            self.signal(Signal::KILL);
-            let _ = self.child.start_kill();
-        }
+        // An error means that it has ended already.
+        let _ = self.child.start_kill();
         if std::thread::panicking() {
             show(&self.name, &self.log);
         }

@@ -9,10 +9,11 @@ use std::{
 
 use fleet_core::Role;
 use futures::FutureExt;
+use tokio::process::Command;
 
 use super::{
     Kind, Node, Operator, Range,
-    command::{Done, binary, run},
+    command::{Dialogue, Done, binary, run},
     database::Database,
     server::Server,
 };
@@ -75,12 +76,24 @@ impl World {
 
     /// Runs `fleetctl` with somebody's key.
     pub(crate) async fn fleetctl_as(&self, operator: &Operator, arguments: &[&str]) -> Done {
+        run(self.command(operator, arguments)).await
+    }
+
+    /// Starts `fleetctl` as the administrator, and waits until it has printed a line.
+    pub(crate) async fn fleetctl_in_background(&self, arguments: &[&str]) -> Dialogue {
+        let mut dialogue = Dialogue::begin(self.command(&self.operator, arguments));
+        let first = dialogue.hear("").await;
+        assert!(first.is_some(), "{:?}", dialogue.end().await);
+        dialogue
+    }
+
+    fn command(&self, operator: &Operator, arguments: &[&str]) -> Command {
         let mut command = binary("fleetctl", &self.folder);
         command
             .args(arguments)
             .env("FLEET_SERVER", self.server.url())
             .env("FLEET_API_KEY", operator.key());
-        run(command).await
+        command
     }
 
     /// Enrolls a node through the command line and starts it with these flags.
