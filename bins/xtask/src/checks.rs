@@ -1,6 +1,6 @@
 //! What the steps around cargo do, one function each. Python's and the browser's are in [`crate::python`].
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -159,26 +159,16 @@ pub(crate) fn advisories(session: &mut Session) -> Result<Verdict> {
     )
 }
 
+/// On stable: only running the targets takes cargo-fuzz and a nightly compiler. Dependencies were checked before.
 pub(crate) fn fuzz_build(session: &mut Session) -> Result<Verdict> {
-    let missing = if !session.root.join("fuzz/Cargo.toml").exists() {
-        "there is no fuzz/Cargo.toml"
-    } else if proc::which("cargo-fuzz").is_none() {
-        "cargo-fuzz is not installed (`cargo install cargo-fuzz`); the corpora are replayed by the tests"
-    } else if !has_nightly() {
-        "there is no nightly toolchain; the corpora are replayed by the tests"
-    } else {
-        let mut build = Command::new("cargo");
-        build
-            .current_dir(&session.root)
-            .args(["+nightly", "fuzz", "build"]);
-        return session.check(build, LONG);
-    };
-    Ok(Verdict::Skipped(missing.into()))
-}
-
-fn has_nightly() -> bool {
-    let listed = proc::capture(Command::new("rustup").args(["toolchain", "list"]));
-    listed.is_ok_and(|list| list.lines().any(|line| line.starts_with("nightly")))
+    if proc::which("c++").is_none() {
+        let reason = "libFuzzer takes a C++ compiler; the corpora are replayed by the tests";
+        return Ok(Verdict::Skipped(reason.into()));
+    }
+    let target = session.bin_dir.parent().unwrap_or(&session.bin_dir);
+    let mut check = session.cargo(&["check", "--manifest-path", "fuzz/Cargo.toml"]);
+    check.arg("--target-dir").arg(target);
+    session.check(check, LONG)
 }
 
 #[cfg(test)]
