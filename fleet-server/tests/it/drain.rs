@@ -1,0 +1,152 @@
+//! A server that goes down, and the next one on the same database.
+
+use std::time::Duration;
+
+use fleet_core::Role;
+use fleet_server::ServerConfig;
+use fleet_wire::{
+    Code,
+    gateway::{AckCode, GoodbyeReason, control_stream_response::Kind},
+};
+
+use crate::harness::{
+    Enrolled, Profile, Started, World, device, eventually, list, refused, request, soon, start,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_goes_on_under_the_next_server() {
+    let mut world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let profile = Profile::ours();
+    let mut node = enrolled.connect(&world, profile.clone()).await;
+    let asked = list(&["10.0.0.1", "10.0.0.2"], &["4028"]);
+    let scan = start(&operator, &enrolled, asked).await.id;
+    let waiting = start(&operator, &enrolled, list(&["10.0.0.3"], &["4028"]))
+        .await
+        .id;
+    let (command, _) = node.command().await;
+    node.report(&command, vec![device("10.0.0.1")])
+        .await
+        .expect("is taken");
+    let drained = world.stop().await;
+    assert_eq!(drained.cut, 0);
+    world.start().await;
+
+    let operator = operator.at(&world);
+    let mut node = enrolled.connect(&world, profile.running(&command)).await;
+    node.report(&command, vec![device("10.0.0.2")])
+        .await
+        .expect("is taken");
+    node.ack(&command, AckCode::Ok).await;
+    let (next, _) = node.command().await;
+    node.ack(&next, AckCode::Ok).await;
+    let ended = Started::known(&operator, &scan)
+        .is("SCAN_STATE_COMPLETED")
+        .await;
+    assert_eq!(ended.ledger.expect("has ended").accepted, 2);
+    Started::known(&operator, &waiting)
+        .is("SCAN_STATE_COMPLETED")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn going_down_gives_nodes_their_slots_ends_watches_and_hears_last_words() {
+    let window = Duration::from_secs(7);
+    let mut world = World::with(ServerConfig {
+        rates: None,
+        drain_window: window,
+        ..ServerConfig::default()
+    })
+    .await;
+    let operator = world.operator(Role::Operator).await;
+    let ours = Enrolled::new(&world, &operator).await;
+    let stock = Enrolled::new(&world, &operator).await;
+    let mut node = ours.connect(&world, Profile::ours()).await;
+    let mut old = stock.connect(&world, Profile::stock()).await;
+    let scan = start(&operator, &ours, list(&["10.0.0.1"], &["4028"])).await;
+    let (command, _) = node.command().await;
+    let mut watch = scan.watch(0).await;
+    soon(watch.message()).await.expect("it began");
+    let id = scan.id.clone();
+
+    let (address, drained) = world.draining();
+    match node.heard().await {
+        Kind::Goodbye(goodbye) => {
+            assert_eq!(goodbye.reason(), GoodbyeReason::Drain);
+            assert!(u128::from(goodbye.retry_after_ms) <= window.as_millis());
+        }
+        other => panic!("no goodbye: {other:?}"),
+    }
+    let ready = request(address, "GET", "/readyz", &[], "").await;
+    assert_eq!((ready.status, ready.body.as_str()), (503, "draining\n"));
+    // What is said last is stored still.
+    node.ack(&command, AckCode::Ok).await;
+    let error = soon(async {
+        loop {
+            match watch.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => break None,
+                Err(error) => break Some(error),
+            }
+        }
+    })
+    .await;
+    if let Some(error) = error {
+        assert_eq!(error.code, Code::Unavailable, "{error}");
+        assert!(error.message.contains("watch again"), "{error}");
+    }
+    node.end().await.expect("ends cleanly");
+    let error = old.end().await.expect_err("is told by its end");
+    assert!(error.is_not_active(), "{error}");
+    soon(drained).await.expect("drains");
+
+    world.start().await;
+    let operator = operator.at(&world);
+    Started::known(&operator, &id)
+        .is("SCAN_STATE_COMPLETED")
+        .await;
+    // Both streams were given back.
+    for node in [&ours, &stock] {
+        let row = fleet_store::Enrollment::node(&world.store, operator.org, node.id).await;
+        assert!(!row.expect("it reads").expect("it is there").connected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_of_a_running_scan_ends_unavailable() {
+    let mut world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
+    let mut watch = scan.watch(0).await;
+    soon(watch.message()).await.expect("it began");
+    let (_, drained) = world.draining();
+    let error = refused(soon(watch.message()).await, Code::Unavailable);
+    assert!(error.message.contains("last sequence"), "{error}");
+    soon(drained).await.expect("drains");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_vanished_leaves_nothing_that_stops_the_next_one() {
+    let mut world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::stock()).await;
+    let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"]))
+        .await
+        .id;
+    let (lost, _) = node.command().await;
+    // A second server starts without the first one's end.
+    world.start().await;
+    let operator = operator.at(&world);
+    let mut back = enrolled.connect(&world, Profile::stock()).await;
+    let (again, _) = back.command().await;
+    assert_ne!(lost, again);
+    // What the old stream says does not count any more.
+    node.ack(&lost, AckCode::ScanFailed).await;
+    back.ack(&again, AckCode::Ok).await;
+    let scan = Started::known(&operator, &scan);
+    scan.is("SCAN_STATE_COMPLETED").await;
+    eventually(|| async { scan.get().await.commands_done == 1 }).await;
+}

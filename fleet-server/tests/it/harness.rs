@@ -1,0 +1,369 @@
+//! What every test stands on: a server with its database and port, a clock that can be moved, operators
+//! with their clients, and plain HTTP by hand.
+
+mod http;
+mod node;
+mod scan;
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use fleet_core::{OrgId, Role, Secret, SecretKind, Timestamp};
+use fleet_server::{Environment, Server, ServerConfig, SystemEnvironment};
+use fleet_store::{
+    Actor, AuditRow, Enrollment as _, MigrateMode, NewOperator, Operators, SqlStore,
+};
+use fleet_wire::{
+    BoxStream, Code, Protocol, RpcError,
+    admin::FleetNodeAdminClient,
+    client::{CallOptions, Channel, ChannelConfig},
+    fleet::{AccountClient, DeviceClient, NodeClient, ScanClient},
+    gateway::FleetNodeGatewayClient,
+    listener::{self, Drained, ListenerConfig},
+    pairing::{self, DiscoverRequest, PairingClient, discover_request::Mode},
+};
+use futures::StreamExt;
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use http::{Http, request};
+pub(crate) use node::{
+    Enrolled, Node, Profile, bearer, complete, device, heartbeat, identity, registration,
+};
+pub(crate) use scan::{Started, start, start_as};
+
+/// No test waits longer for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The machine's clocks, moved ahead; and its randomness, which can be made to fail.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    ahead: Mutex<Duration>,
+    broken: AtomicBool,
+}
+
+impl Clock {
+    /// Lets time pass.
+    pub(crate) fn pass(&self, by: Duration) {
+        *self.ahead.lock().expect("not poisoned") += by;
+    }
+
+    /// Makes every use of randomness panic, or work again.
+    pub(crate) fn break_randomness(&self, broken: bool) {
+        self.broken.store(broken, Ordering::SeqCst);
+    }
+
+    fn ahead(&self) -> Duration {
+        *self.ahead.lock().expect("not poisoned")
+    }
+}
+
+impl Environment for Clock {
+    fn now(&self) -> Timestamp {
+        SystemEnvironment.now().plus(self.ahead())
+    }
+
+    fn instant(&self) -> Instant {
+        SystemEnvironment.instant() + self.ahead()
+    }
+
+    fn fill(&self, bytes: &mut [u8]) {
+        assert!(!self.broken.load(Ordering::SeqCst), "no randomness");
+        SystemEnvironment.fill(bytes);
+    }
+}
+
+/// A server that listens, and what it stands on.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) store: SqlStore,
+    config: ServerConfig,
+    running: Option<Running>,
+    _folder: TempDir,
+}
+
+#[derive(Debug)]
+struct Running {
+    server: Server,
+    address: std::net::SocketAddr,
+    closing: CancellationToken,
+    port: JoinHandle<Drained>,
+}
+
+impl World {
+    /// A server without rate limits on an empty database.
+    pub(crate) async fn new() -> Self {
+        Self::with(ServerConfig {
+            rates: None,
+            ..ServerConfig::default()
+        })
+        .await
+    }
+
+    pub(crate) async fn with(config: ServerConfig) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = format!("sqlite://{}", folder.path().join("fleet.db").display());
+        let store = SqlStore::open(&url, MigrateMode::Migrate)
+            .await
+            .expect("the database opens");
+        let mut world = Self {
+            clock: Arc::new(Clock::default()),
+            store,
+            config,
+            running: None,
+            _folder: folder,
+        };
+        world.start().await;
+        world
+    }
+
+    /// Starts a server on the database, on a new port.
+    pub(crate) async fn start(&mut self) {
+        let server = Server::start(
+            self.config.clone(),
+            Arc::new(self.store.clone()),
+            self.clock.clone(),
+        );
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = socket.local_addr().expect("an address");
+        let (closing, service) = (CancellationToken::new(), server.service());
+        let port = tokio::spawn({
+            let closing = closing.clone();
+            async move {
+                let config = ListenerConfig::plaintext();
+                listener::serve(socket, service, &config, closing).await
+            }
+        });
+        self.running = Some(Running {
+            server,
+            address,
+            closing,
+            port,
+        });
+    }
+
+    /// Drains the server and closes its port.
+    pub(crate) async fn stop(&mut self) -> Drained {
+        let running = self.running.take().expect("it runs");
+        running.server.drain().await;
+        running.closing.cancel();
+        running.port.await.expect("the port ends well")
+    }
+
+    /// Begins to drain and answers what to wait for; the port stays open until then.
+    pub(crate) fn draining(&mut self) -> (std::net::SocketAddr, JoinHandle<()>) {
+        let running = self.running.take().expect("it runs");
+        let address = running.address;
+        let drained = tokio::spawn(async move {
+            running.server.drain().await;
+            running.closing.cancel();
+            running.port.await.expect("the port ends well");
+        });
+        (address, drained)
+    }
+
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        self.running.as_ref().expect("it runs").address
+    }
+
+    /// A new connection's channel, by gRPC.
+    pub(crate) fn channel(&self) -> Channel {
+        channel(self.address())
+    }
+
+    pub(crate) fn gateway(&self) -> FleetNodeGatewayClient {
+        FleetNodeGatewayClient::new(self.channel())
+    }
+
+    /// An operator of the organization `Acme`.
+    pub(crate) async fn operator(&self, role: Role) -> Operator {
+        self.operator_of("Acme", role).await
+    }
+
+    pub(crate) async fn operator_of(&self, org: &str, role: Role) -> Operator {
+        let email = format!("{role}-{}@{}.example", unique(), org.to_lowercase());
+        let now = self.clock.now();
+        let new = NewOperator {
+            org: org.to_owned(),
+            email: email.clone(),
+            role,
+            now,
+        };
+        self.store
+            .create_operator(new, Actor::SYSTEM)
+            .await
+            .expect("an operator");
+        let mut random = [0; 32];
+        self.clock.fill(&mut random);
+        let key = Secret::new(SecretKind::OperatorKey, &random);
+        self.store
+            .create_operator_key(&email, key.hash(), Actor::SYSTEM, now)
+            .await
+            .expect("a key");
+        let identity = self.store.operator_by_key(key.hash()).await;
+        let identity = identity.expect("it reads").expect("it is there");
+        Operator {
+            key: key.expose().to_owned(),
+            email,
+            org: identity.org,
+            channel: self.channel(),
+        }
+    }
+
+    /// What the audit trail says of an action, newest first.
+    pub(crate) async fn audited(&self, org: OrgId, action: &str) -> Vec<AuditRow> {
+        use fleet_store::Audit as _;
+        let rows = self.store.list_audit(org, None, 1_000).await;
+        let rows = rows.expect("the trail reads").into_iter();
+        rows.filter(|row| row.entry.action == action).collect()
+    }
+
+    /// Whether the node is shown as a duplicate.
+    pub(crate) async fn is_flagged(&self, operator: &Operator, node: &Enrolled) -> bool {
+        let row = self.store.node(operator.org, node.id).await;
+        row.expect("it reads")
+            .expect("it is there")
+            .duplicate_identity
+    }
+}
+
+/// A channel by gRPC to an address.
+pub(crate) fn channel(address: std::net::SocketAddr) -> Channel {
+    let config = ChannelConfig {
+        protocol: Protocol::Grpc,
+        ..ChannelConfig::default()
+    };
+    Channel::new(&format!("http://{address}"), &config).expect("a channel")
+}
+
+/// An operator's credential and clients.
+#[derive(Debug)]
+pub(crate) struct Operator {
+    pub(crate) key: String,
+    pub(crate) email: String,
+    pub(crate) org: OrgId,
+    channel: Channel,
+}
+
+impl Operator {
+    pub(crate) fn options(&self) -> CallOptions {
+        CallOptions::new().bearer(&self.key).expect("a header")
+    }
+
+    pub(crate) fn admin(&self) -> FleetNodeAdminClient {
+        FleetNodeAdminClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn scans(&self) -> ScanClient {
+        ScanClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn nodes(&self) -> NodeClient {
+        NodeClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn devices(&self) -> DeviceClient {
+        DeviceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn account(&self) -> AccountClient {
+        AccountClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn pairing(&self) -> PairingClient {
+        PairingClient::new(self.channel.clone())
+    }
+
+    /// The same operator at another server.
+    pub(crate) fn at(mut self, world: &World) -> Self {
+        self.channel = world.channel();
+        self
+    }
+}
+
+/// Numbers that no two tests of this process share.
+pub(crate) fn unique() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The refusal, with its code checked.
+pub(crate) fn refused<T: std::fmt::Debug>(answer: Result<T, RpcError>, code: Code) -> RpcError {
+    let error = answer.expect_err("is refused");
+    assert_eq!(error.code, code, "{error}");
+    error
+}
+
+/// Why a stream was refused, at its opening or as its first message.
+pub(crate) async fn stream_refused<T: std::fmt::Debug>(
+    opened: Result<BoxStream<T>, RpcError>,
+    code: Code,
+) -> RpcError {
+    let answer = match opened {
+        Ok(mut stream) => soon(stream.next()).await.transpose(),
+        Err(error) => Err(error),
+    };
+    refused(answer, code)
+}
+
+/// A future's output, or the test's end when it takes too long.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what)
+        .await
+        .expect("it comes in time")
+}
+
+/// Looks again and again until it is so.
+pub(crate) async fn eventually<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
+    soon(async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+pub(crate) fn list(addresses: &[&str], ports: &[&str]) -> DiscoverRequest {
+    wanted(Mode::IpList(pairing::IpListModeRequest {
+        ip_addresses: owned(addresses),
+        ports: owned(ports),
+    }))
+}
+
+pub(crate) fn range(start: &str, end: &str, ports: &[&str]) -> DiscoverRequest {
+    wanted(Mode::IpRange(pairing::IpRangeModeRequest {
+        start_ip: start.to_owned(),
+        end_ip: end.to_owned(),
+        ports: owned(ports),
+    }))
+}
+
+pub(crate) fn target(target: &str, ports: &[&str]) -> DiscoverRequest {
+    wanted(Mode::Nmap(pairing::NmapModeRequest {
+        target: target.to_owned(),
+        ports: owned(ports),
+    }))
+}
+
+pub(crate) fn mdns(service_type: &str) -> DiscoverRequest {
+    wanted(Mode::Mdns(pairing::MdnsModeRequest {
+        service_type: service_type.to_owned(),
+        domain: String::new(),
+        timeout_seconds: 5,
+    }))
+}
+
+fn wanted(mode: Mode) -> DiscoverRequest {
+    DiscoverRequest { mode: Some(mode) }
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}

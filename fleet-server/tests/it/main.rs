@@ -1,0 +1,17 @@
+//! A server over a real database, spoken to by real clients and by scripted nodes over loopback. Start with
+//! [`harness::World`]; each other module holds one part of the contract.
+
+mod access;
+mod audit;
+mod bystanders;
+mod commands;
+mod discover;
+mod drain;
+mod enrollment;
+mod handshake;
+mod harness;
+mod requests;
+mod scans;
+mod stream;
+mod watching;
+mod web;

@@ -1,0 +1,227 @@
+//! Control streams: how they begin, who stays, what ends them.
+
+use std::time::Duration;
+
+use fleet_core::Role;
+use fleet_wire::{
+    Code,
+    admin::RevokeFleetNodeRequest,
+    fleet::ListNodesRequest,
+    gateway::{
+        AckCode, ControlAck, GoodbyeReason, control_stream_request, control_stream_response::Kind,
+    },
+};
+
+use crate::harness::{Enrolled, Node, Profile, World, eventually, heartbeat, list, refused, start};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_may_hold_a_few_silent_streams_and_each_is_ended_without_its_hello() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let noisy = Enrolled::new(&world, &operator).await;
+    let token = noisy.sign_in(&world).await;
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        streams.push(Node::dial(&world, &token).await);
+    }
+    let mut codes = Vec::new();
+    for stream in &mut streams {
+        codes.push(stream.end().await.expect_err("is refused").code);
+    }
+    codes.sort_by_key(|code| code.as_str());
+    let mut expected = vec![Code::FailedPrecondition; 8];
+    expected.extend([Code::ResourceExhausted; 2]);
+    assert_eq!(codes, expected);
+    // Their places are free again.
+    noisy.connect(&world, Profile::ours()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_message_must_be_a_hello_within_its_bounds() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let token = enrolled.sign_in(&world).await;
+
+    let mut node = Node::dial(&world, &token).await;
+    node.ack("0199d2c0-5b1e-7c3a-9f00-1234567890ab", AckCode::Ok)
+        .await;
+    let error = refused(node.end().await, Code::InvalidArgument);
+    assert!(error.message.contains("Hello"), "{error}");
+
+    let mut profile = Profile::ours();
+    profile.0.version = "v".repeat(65);
+    let error = Node::try_connect(&world, &token, profile).await;
+    assert_eq!(error.code, Code::InvalidArgument, "{error}");
+    assert!(error.message.contains("version"), "{error}");
+
+    let mut node = Node::dial(&world, &token).await;
+    node.hang_up();
+    refused(node.end().await, Code::FailedPrecondition);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_stream_wins_and_a_node_of_ours_is_told() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let profile = Profile::ours();
+    let mut older = enrolled.connect(&world, profile.clone()).await;
+    let mut newer = Node::dial(&world, &older.token).await;
+    newer
+        .say(control_stream_request::Kind::Hello(profile.0))
+        .await;
+    assert!(newer.accepted().await > 1, "a greater epoch");
+    match older.heard().await {
+        Kind::Goodbye(goodbye) => assert_eq!(goodbye.reason(), GoodbyeReason::Replaced),
+        other => panic!("no goodbye: {other:?}"),
+    }
+    older.end().await.expect("ends cleanly");
+    // The end of the old stream has not unregistered the new one.
+    start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
+    newer.command().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stock_node_sees_its_older_stream_end_cleanly_and_without_a_word() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut older = enrolled.connect(&world, Profile::stock()).await;
+    let _newer = enrolled.connect(&world, Profile::stock()).await;
+    assert_eq!(older.next().await.expect("ends cleanly"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_messages_are_dropped_and_the_stream_lives() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    node.ack("0199d2c0-5b1e-7c3a-9f00-1234567890ab", AckCode::Ok)
+        .await;
+    node.ack("not an id of ours", AckCode::Ok).await;
+    node.say(control_stream_request::Kind::Hello(Profile::ours().0))
+        .await;
+    node.say(control_stream_request::Kind::Ack(ControlAck {
+        command_id: "oversized".into(),
+        error_message: "e".repeat(4_097),
+        ..ControlAck::default()
+    }))
+    .await;
+    let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
+    let (command, _) = node.command().await;
+    node.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_of_another_nodes_command_changes_nothing() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let (victim, liar) = (
+        Enrolled::new(&world, &operator).await,
+        Enrolled::new(&world, &operator).await,
+    );
+    let mut node = victim.connect(&world, Profile::ours()).await;
+    let mut other = liar.connect(&world, Profile::ours()).await;
+    let scan = start(&operator, &victim, list(&["10.0.0.1"], &["80"])).await;
+    let (command, _) = node.command().await;
+    other.ack(&command, AckCode::ScanFailed).await;
+    // Heard in order: once the second scan ended, the lie was judged.
+    let second = start(&operator, &liar, list(&["10.0.0.1"], &["80"])).await;
+    let (of_liar, _) = other.command().await;
+    other.ack(&of_liar, AckCode::Ok).await;
+    second.is("SCAN_STATE_COMPLETED").await;
+    node.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_third_takeover_between_two_machines_is_refused_shown_and_forgotten_in_time() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let (here, there) = (Profile::ours(), Profile::ours());
+    let _first = enrolled.connect(&world, here.clone()).await;
+    let _second = enrolled.connect(&world, there.clone()).await;
+    let mut incumbent = enrolled.connect(&world, here.clone()).await;
+    assert!(!world.is_flagged(&operator, &enrolled).await);
+    let token = enrolled.sign_in(&world).await;
+    for _ in 0..2 {
+        let error = Node::try_connect(&world, &token, there.clone()).await;
+        assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+        assert!(error.message.contains("stop one of them"), "{error}");
+        assert!(error.retry_after().is_some(), "{error:?}");
+    }
+    assert!(world.is_flagged(&operator, &enrolled).await);
+    assert_eq!(
+        world
+            .audited(operator.org, "node.duplicate_identity")
+            .await
+            .len(),
+        1
+    );
+    // The incumbent stays and works.
+    start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
+    incumbent.command().await;
+    // Connecting again while the other is still held off clears nothing; ten quiet minutes later it does.
+    let _again = enrolled.connect(&world, here.clone()).await;
+    assert!(world.is_flagged(&operator, &enrolled).await);
+    world.clock.pass(Duration::from_secs(601));
+    let _later = enrolled.connect(&world, here).await;
+    eventually(|| async { !world.is_flagged(&operator, &enrolled).await }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revoking_a_node_ends_its_stream_at_once_and_its_session() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
+    node.command().await;
+    let request = RevokeFleetNodeRequest {
+        fleet_node_id: enrolled.id.0,
+        pending_enrollment_id: None,
+    };
+    operator
+        .admin()
+        .revoke_fleet_node(&request, operator.options())
+        .await
+        .expect("is revoked");
+    match node.heard().await {
+        Kind::Goodbye(goodbye) => assert_eq!(goodbye.reason(), GoodbyeReason::Revoked),
+        other => panic!("no goodbye: {other:?}"),
+    }
+    node.end().await.expect("ends cleanly");
+    let dead = heartbeat(&world.gateway(), &node.token).await;
+    refused(dead, Code::Unauthenticated);
+    let ended = scan.is("SCAN_STATE_FAILED").await;
+    assert_eq!(ended.code, "failed_precondition");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hangs_up_in_the_middle_of_connecting_is_shown_as_gone_and_can_come_back() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let token = enrolled.sign_in(&world).await;
+    let profile = Profile::ours();
+    for _ in 0..20 {
+        let mut node = Node::dial(&world, &token).await;
+        node.say(control_stream_request::Kind::Hello(profile.0.clone()))
+            .await;
+    }
+    eventually(|| async {
+        let nodes = operator
+            .nodes()
+            .list_nodes(&ListNodesRequest {}, operator.options())
+            .await;
+        !nodes.expect("lists").nodes[0].connected
+    })
+    .await;
+    let mut node = enrolled.connect(&world, profile).await;
+    start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
+    node.command().await;
+}

@@ -1,0 +1,104 @@
+//! Watching scans: every event once and in order, whoever comes late or leaves.
+
+use std::time::Duration;
+
+use fleet_core::Role;
+use fleet_wire::{Code, fleet::watch_scan_response::Event, gateway::AckCode};
+
+use crate::harness::{Enrolled, Profile, World, device, list, refused, soon, start};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_come_live_dense_and_once_and_again_from_a_cursor() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    let scan = start(
+        &operator,
+        &enrolled,
+        list(&["10.0.0.1", "10.0.0.2"], &["4028"]),
+    )
+    .await;
+    let (command, _) = node.command().await;
+    let mut live = scan.watch(0).await;
+    node.report(&command, vec![device("10.0.0.1")])
+        .await
+        .expect("is taken");
+    loop {
+        let message = soon(live.message()).await.expect("goes on");
+        if let Some(Event::Device(found)) = message.expect("has not ended").event {
+            assert_eq!(
+                (found.ip.as_str(), found.model.as_str()),
+                ("10.0.0.1", "S19")
+            );
+            break;
+        }
+    }
+    // A watcher that leaves changes nothing.
+    drop(live);
+    node.report(&command, vec![device("10.0.0.2")])
+        .await
+        .expect("is taken");
+    node.ack(&command, AckCode::Ok).await;
+    let log = scan.log(0).await;
+    let about: Vec<_> = log.iter().map(|(_, about)| about.as_str()).collect();
+    assert_eq!(about, ["10.0.0.1", "10.0.0.2", "SCAN_STATE_COMPLETED"]);
+    let sequences: Vec<_> = log.iter().map(|(sequence, _)| *sequence).collect();
+    assert_eq!(sequences, [1, 2, 3]);
+    for after in 0..=3_i64 {
+        let rest = scan.log(after).await;
+        assert_eq!(rest, log[usize::try_from(after).expect("small")..]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_ahead_of_the_log_is_out_of_range() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
+    let mut watch = scan.watch(1_000).await;
+    let error = refused(soon(watch.message()).await, Code::OutOfRange);
+    assert!(error.message.contains("1000"), "{error}");
+    assert!(error.message.contains("start from 0"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_watch_gives_signs_of_life() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
+    let mut watch = scan.watch(0).await;
+    let first = soon(watch.message()).await.expect("goes on");
+    let first = first.expect("has not ended");
+    assert!(matches!(first.event, Some(Event::Progress(_))), "{first:?}");
+    world.clock.pass(Duration::from_secs(15));
+    let next = soon(watch.message()).await.expect("goes on");
+    let next = next.expect("has not ended");
+    assert_eq!((next.sequence, next.event), (0, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_watchers_see_the_same_log() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    let addresses: Vec<String> = (1..=50).map(|n| format!("10.0.0.{n}")).collect();
+    let asked: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let scan = start(&operator, &enrolled, list(&asked, &["4028"])).await;
+    let (command, _) = node.command().await;
+    let watchers = futures::future::join_all((0..8).map(|_| scan.log(0)));
+    let reporting = async {
+        for address in &addresses {
+            node.report(&command, vec![device(address)])
+                .await
+                .expect("is taken");
+        }
+        node.ack(&command, AckCode::Ok).await;
+    };
+    let (logs, ()) = tokio::join!(watchers, reporting);
+    assert_eq!(logs[0].len(), 51);
+    assert!(logs.iter().all(|log| *log == logs[0]));
+}

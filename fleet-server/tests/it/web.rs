@@ -1,0 +1,304 @@
+//! The plain side of the port: health, the page, sign-in, event streams.
+
+use fleet_core::Role;
+use fleet_server::ServerConfig;
+use fleet_wire::gateway::AckCode;
+
+use crate::harness::{Enrolled, Http, Profile, World, device, list, request, start};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+async fn get(world: &World, path: &str, headers: &[(&str, &str)]) -> Http {
+    request(world.address(), "GET", path, headers, "").await
+}
+
+async fn sign_in(world: &World, key: &str) -> Http {
+    let body = serde_json::json!({ "key": key }).to_string();
+    request(world.address(), "POST", "/api/session", &[JSON], &body).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_plain_and_unknown_paths_are_not_found() {
+    let world = World::new().await;
+    let health = get(&world, "/healthz", &[]).await;
+    assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
+    let ready = get(&world, "/readyz", &[]).await;
+    assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));
+    for path in [
+        "/nothing",
+        "/api",
+        "/api/nothing",
+        "/js/../index.html",
+        "/index.htm%6c/",
+    ] {
+        let answer = get(&world, path, &[]).await;
+        assert_eq!(answer.status, 404, "{path}");
+        assert_eq!(answer.json()["code"], "not_found");
+    }
+    let answer = request(world.address(), "PUT", "/healthz", &[], "").await;
+    assert_eq!(answer.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_goes_red_with_the_database() {
+    let world = World::new().await;
+    world.store.close().await;
+    let ready = get(&world, "/readyz", &[]).await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains("database"), "{}", ready.body);
+    let health = get(&world, "/healthz", &[]).await;
+    assert_eq!(health.status, 200, "the process itself is well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_trouble_is_unavailable_and_says_nothing_of_the_database() {
+    let world = World::new().await;
+    let admin = world.operator(Role::Admin).await;
+    world.store.close().await;
+    let bearer = format!("Bearer {}", admin.key);
+    let path = "/fleet.v1.AccountService/WhoAmI";
+    let headers = [JSON, ("authorization", bearer.as_str())];
+    let answer = request(world.address(), "POST", path, &headers, "{}").await;
+    assert_eq!(
+        answer.json()["code"],
+        "unavailable",
+        "never unauthenticated"
+    );
+    let message = answer.json()["message"].to_string();
+    assert!(message.contains("incident"), "{message}");
+    assert!(!message.to_lowercase().contains("sql"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_runs_nothing_but_its_own_files() {
+    let world = World::new().await;
+    let page = get(&world, "/", &[]).await;
+    assert_eq!(page.status, 200);
+    assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
+    let policy = page.header("content-security-policy");
+    for rule in [
+        "default-src 'none'",
+        "script-src 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+    ] {
+        assert!(policy.contains(rule), "{policy}");
+    }
+    assert!(!policy.contains("unsafe"), "{policy}");
+    assert_eq!(page.header("x-content-type-options"), "nosniff");
+    assert_eq!(page.header("referrer-policy"), "no-referrer");
+    let tag = page.header("etag").to_owned();
+    let again = get(&world, "/", &[("if-none-match", &tag)]).await;
+    assert_eq!((again.status, again.body.as_str()), (304, ""));
+    let head = request(world.address(), "HEAD", "/", &[], "").await;
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_becomes_a_cookie_that_no_script_can_read() {
+    let world = World::new().await;
+    let viewer = world.operator(Role::Viewer).await;
+    let answer = sign_in(&world, &viewer.key).await;
+    assert_eq!((answer.status, answer.body.as_str()), (204, ""));
+    let set = answer.header("set-cookie");
+    for flag in ["HttpOnly", "SameSite=Strict", "Path=/", "Max-Age=43200"] {
+        assert!(set.contains(flag), "{set}");
+    }
+    assert!(!set.contains("Secure"), "plain HTTP on loopback: {set}");
+    assert!(!set.contains(&viewer.key));
+
+    let cookie = answer.cookie();
+    let shown = get(&world, "/api/session", &[("cookie", &cookie)]).await;
+    assert_eq!(shown.status, 200);
+    assert_eq!(shown.json()["email"], viewer.email);
+    assert_eq!(shown.json()["role"], "viewer");
+    assert_eq!(
+        shown.json()["permissions"],
+        serde_json::json!(["fleetnode:read"])
+    );
+    let nobody = get(&world, "/api/session", &[]).await;
+    assert_eq!(nobody.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_https_the_cookie_is_secure() {
+    let world = World::with(ServerConfig {
+        rates: None,
+        public_https: true,
+        ..ServerConfig::default()
+    })
+    .await;
+    let viewer = world.operator(Role::Viewer).await;
+    let answer = sign_in(&world, &viewer.key).await;
+    assert!(answer.header("set-cookie").contains("; Secure"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sign_ins_that_are_none_are_refused() {
+    let world = World::new().await;
+    let viewer = world.operator(Role::Viewer).await;
+    let wrong = sign_in(&world, "fok_wrong").await;
+    assert_eq!(wrong.status, 401);
+    assert!(wrong.header("set-cookie").is_empty());
+    let good = serde_json::json!({ "key": viewer.key }).to_string();
+    for (headers, body, why) in [
+        (vec![JSON], "nonsense".to_owned(), "no JSON"),
+        (
+            vec![JSON],
+            r#"{"key":"x","more":1}"#.to_owned(),
+            "unknown field",
+        ),
+        (vec![JSON], "{".to_owned() + &" ".repeat(5_000), "too long"),
+        (
+            vec![("content-type", "text/plain")],
+            good.clone(),
+            "a form's type",
+        ),
+        (vec![], good, "no type"),
+    ] {
+        let answer = request(world.address(), "POST", "/api/session", &headers, &body).await;
+        assert_eq!(answer.status, 400, "{why}: {}", answer.body);
+        assert!(answer.header("set-cookie").is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sign_ins_are_limited_and_told_when_to_come_back() {
+    let mut rates = fleet_server::Rates::default();
+    rates.sign_ins = 2.try_into().expect("not zero");
+    let world = World::with(ServerConfig {
+        rates: Some(rates),
+        ..ServerConfig::default()
+    })
+    .await;
+    for _ in 0..2 {
+        assert_eq!(sign_in(&world, "fok_wrong").await.status, 401);
+    }
+    let limited = sign_in(&world, "fok_wrong").await;
+    assert_eq!(limited.status, 429);
+    let wait: u64 = limited.header("retry-after").parse().expect("seconds");
+    assert!((1..=60).contains(&wait), "{wait}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_changes_nothing_without_the_header_that_no_form_can_send() {
+    let world = World::new().await;
+    let admin = world.operator(Role::Admin).await;
+    let cookie = sign_in(&world, &admin.key).await.cookie();
+    let path = "/fleetnodeadmin.v1.FleetNodeAdminService/CreateEnrollmentCode";
+    let create = async |headers: &[(&str, &str)]| {
+        request(world.address(), "POST", path, headers, "{}").await
+    };
+    let refused = create(&[JSON, ("cookie", &cookie)]).await;
+    assert_eq!(refused.status, 401);
+    let message = refused.json()["message"].to_string();
+    assert!(message.contains("x-fleet-csrf"), "{message}");
+    let taken = create(&[JSON, ("cookie", &cookie), ("x-fleet-csrf", "1")]).await;
+    assert_eq!(taken.status, 200, "{}", taken.body);
+    // A bearer token is no ambient authority: it needs no such header.
+    let bearer = format!("Bearer {}", admin.key);
+    assert_eq!(
+        create(&[JSON, ("authorization", &bearer)]).await.status,
+        200
+    );
+    // A wrong bearer is not saved by a good cookie.
+    let both = create(&[
+        JSON,
+        ("authorization", "Bearer fok_wrong"),
+        ("cookie", &cookie),
+        ("x-fleet-csrf", "1"),
+    ])
+    .await;
+    assert_eq!(both.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signing_out_ends_the_session_and_takes_the_cookie_back() {
+    let world = World::new().await;
+    let viewer = world.operator(Role::Viewer).await;
+    let cookie = sign_in(&world, &viewer.key).await.cookie();
+    let with = [("cookie", cookie.as_str())];
+    let refused = request(world.address(), "DELETE", "/api/session", &with, "").await;
+    assert_eq!(refused.status, 401, "without the header nothing changes");
+    assert_eq!(get(&world, "/api/session", &with).await.status, 200);
+    let with_header = [("cookie", cookie.as_str()), ("x-fleet-csrf", "1")];
+    let out = request(world.address(), "DELETE", "/api/session", &with_header, "").await;
+    assert_eq!(out.status, 204);
+    assert!(out.header("set-cookie").contains("Max-Age=0"));
+    assert_eq!(get(&world, "/api/session", &with).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browsers_session_ends_after_a_working_day() {
+    let world = World::new().await;
+    let viewer = world.operator(Role::Viewer).await;
+    let cookie = sign_in(&world, &viewer.key).await.cookie();
+    world
+        .clock
+        .pass(std::time::Duration::from_secs(12 * 3_600 + 1));
+    let over = get(&world, "/api/session", &[("cookie", &cookie)]).await;
+    assert_eq!(over.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_stream_resumes_where_the_browser_was() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let cookie = sign_in(&world, &operator.key).await.cookie();
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    let scan = start(
+        &operator,
+        &enrolled,
+        list(&["10.0.0.1", "10.0.0.2"], &["4028"]),
+    )
+    .await;
+    let (command, _) = node.command().await;
+    let path = format!("/api/scans/{}/events", scan.id);
+    let mut live = get(&world, &path, &[("cookie", &cookie)]).await;
+    assert_eq!(live.status, 200);
+    assert_eq!(live.header("content-type"), "text/event-stream");
+    node.report(&command, vec![device("10.0.0.1")])
+        .await
+        .expect("is taken");
+    live.read_until("id: 1\ndata: ").await;
+    live.read_until("10.0.0.1").await;
+    drop(live);
+    node.report(&command, vec![device("10.0.0.2")])
+        .await
+        .expect("is taken");
+    node.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
+
+    let resumed = [("cookie", cookie.as_str()), ("last-event-id", "1")];
+    let mut rest = get(&world, &path, &resumed).await;
+    rest.read_to_end().await;
+    assert!(!rest.body.contains("id: 1\n"), "{}", rest.body);
+    assert!(rest.body.contains("id: 2\n"), "{}", rest.body);
+    assert!(rest.body.contains("10.0.0.2"), "{}", rest.body);
+    assert!(rest.body.contains("id: 3\n"), "{}", rest.body);
+    assert!(rest.body.contains(r#""type":"ledger""#), "{}", rest.body);
+    // The header of a browser that reconnects counts more than the address it began with.
+    let mut both = get(&world, &format!("{path}?after=0"), &resumed).await;
+    both.read_to_end().await;
+    assert!(!both.body.contains("id: 1\n"), "{}", both.body);
+
+    // Nothing is left: a browser is told not to come back.
+    let done = get(&world, &format!("{path}?after=3"), &[("cookie", &cookie)]).await;
+    assert_eq!(done.status, 204);
+    let ahead = get(&world, &format!("{path}?after=4"), &[("cookie", &cookie)]).await;
+    assert_eq!(
+        (ahead.status, ahead.json()["code"].as_str()),
+        (400, Some("out_of_range"))
+    );
+    for wrong in ["-1", "x", ""] {
+        let answer = get(
+            &world,
+            &format!("{path}?after={wrong}"),
+            &[("cookie", &cookie)],
+        )
+        .await;
+        assert_eq!(answer.status, 400, "{wrong}");
+    }
+    assert_eq!(get(&world, &path, &[]).await.status, 401);
+}
