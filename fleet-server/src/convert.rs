@@ -94,11 +94,12 @@ pub(crate) fn raw_report(device: &gateway::DiscoveredDeviceReport) -> RawDeviceR
 
 /// What a node said in its Hello.
 pub(crate) fn hello(hello: gateway::ControlHello) -> Hello {
+    let shown = |texts: Vec<String>| texts.iter().map(|text| printable(text, 64)).collect();
     Hello {
         version: printable(&hello.version, 64),
-        capabilities: hello.capabilities,
-        default_ports: hello.default_ports,
-        local_subnets: hello.local_subnets,
+        capabilities: shown(hello.capabilities),
+        default_ports: shown(hello.default_ports),
+        local_subnets: shown(hello.local_subnets),
         max_targets: hello.max_targets,
         max_ports: hello.max_ports,
     }
@@ -213,7 +214,6 @@ pub(crate) fn stock_device(found: &DeviceFound) -> pairing::Device {
         url_scheme: found.scheme.clone(),
         firmware_version: found.firmware.clone(),
         driver_name: found.driver.clone(),
-        ..pairing::Device::default()
     }
 }
 

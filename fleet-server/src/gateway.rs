@@ -48,6 +48,12 @@ impl FleetNodeGatewayService for Gateway {
         if let Some(limits) = &self.app.limiters {
             allow(&limits.register, limiter::source(from), "registrations")?;
         }
+        if request.name.chars().any(char::is_control) {
+            return Err(RpcError::invalid_argument(format!(
+                "name is `{}`, with control characters in it: enroll with another --name",
+                printable(&request.name, 255)
+            )));
+        }
         let identity_key = identity_key(&request.identity_pubkey)?;
         let encryption_key = encryption_key(&request.encryption_pubkey)?;
         let code = SecretHash::of(&request.enrollment_token);

@@ -2,7 +2,11 @@
 //! is the hub's. From the claim on a stream lives in a task of its own: a peer that hangs up in the middle
 //! of something leaves neither the store nor the hub halfway.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fleet_core::{
     CommandId, ConnectionId, Epoch, InstanceId,
@@ -36,6 +40,9 @@ use crate::{
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// Between two tries to store an ack.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
+/// Between two progress messages of a stream that are stored: each is a transaction, and watchers look once
+/// a second.
+const STORE_PROGRESS_EVERY: Duration = Duration::from_millis(900);
 /// An ack's text for people.
 const REASON_MOST: usize = 512;
 
@@ -75,11 +82,12 @@ pub(crate) async fn open(
             Ok(epoch) => {
                 tracing::info!(node = %node.node, %epoch, "node connected");
                 let _ = claimed.send(Ok(()));
-                let listening = Listening {
+                let mut listening = Listening {
                     app,
                     node,
                     epoch,
                     held,
+                    progress_stored: None,
                 };
                 listening.is_single().await;
                 listening.listen(inbound, &over).await;
@@ -246,6 +254,8 @@ struct Listening {
     node: NodeIdentity,
     epoch: Epoch,
     held: Held,
+    /// When progress was last stored.
+    progress_stored: Option<Instant>,
 }
 
 impl Listening {
@@ -273,7 +283,11 @@ impl Listening {
     /// Hears the node until it ends the stream, is evicted, or may not have a stream any more. A message
     /// that was received is stored to its end, whatever becomes of the stream meanwhile; whether it still
     /// counts is for the store to say, by the epoch.
-    async fn listen(&self, mut inbound: BoxStream<ControlStreamRequest>, over: &CancellationToken) {
+    async fn listen(
+        &mut self,
+        mut inbound: BoxStream<ControlStreamRequest>,
+        over: &CancellationToken,
+    ) {
         let mut check = tokio::time::interval(CHECK_EVERY);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         check.tick().await;
@@ -318,7 +332,7 @@ impl Listening {
         true
     }
 
-    async fn hear(&self, kind: Kind, over: &CancellationToken) {
+    async fn hear(&mut self, kind: Kind, over: &CancellationToken) {
         let heard = match &kind {
             Kind::Ack(ack) => ack.validate().map_err(RpcError::from),
             Kind::Progress(progress) => progress.validate().map_err(RpcError::from),
@@ -402,7 +416,7 @@ impl Listening {
         }
     }
 
-    async fn progress(&self, said: ControlProgress) {
+    async fn progress(&mut self, said: ControlProgress) {
         let Some(command) = self.in_flight(&said.command_id) else {
             return;
         };
@@ -417,6 +431,12 @@ impl Listening {
         else {
             return;
         };
+        let now = self.app.environment.instant();
+        let recent = |at: Instant| now.saturating_duration_since(at) < STORE_PROGRESS_EVERY;
+        if self.progress_stored.is_some_and(recent) {
+            return;
+        }
+        self.progress_stored = Some(now);
         let phase = printable(&said.phase, 64);
         match self
             .app

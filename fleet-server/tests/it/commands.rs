@@ -5,13 +5,13 @@ use std::time::Duration;
 use fleet_core::Role;
 use fleet_wire::{
     Code,
-    gateway::{AckCode, control_stream_response::Kind},
+    gateway::{AckCode, ControlPins, ControlProgress, PinnedName, control_stream_request},
     pairing::discover_request::Mode,
 };
 
 use crate::harness::{
-    Enrolled, Node, Operator, Profile, World, device, eventually, list, range, refused, soon,
-    start, target,
+    Enrolled, Node, Operator, Profile, World, device, eventually, list, range, refused, start,
+    target,
 };
 
 async fn connected(world: &World, profile: Profile) -> (Operator, Enrolled, Node) {
@@ -150,10 +150,7 @@ async fn a_node_that_floods_refused_rows_is_cut_off_and_its_lane_is_free() {
     let error = ended.expect("is cut off");
     assert_eq!(error.code, Code::ResourceExhausted, "{error}");
     assert_eq!(error.retry_after(), None);
-    match node.heard().await {
-        Kind::Cancel(cancel) => assert_eq!(cancel.command_id, command),
-        other => panic!("not cancelled: {other:?}"),
-    }
+    assert_eq!(node.cancel().await, command);
     start(&operator, &enrolled, list(&["10.0.0.2"], &["4028"])).await;
     node.command().await;
 }
@@ -173,10 +170,7 @@ async fn cancelling_tells_a_node_that_can_be_told_and_keeps_what_it_found() {
         .await
         .expect("is taken");
     let told = async {
-        match node.heard().await {
-            Kind::Cancel(cancel) => assert_eq!(cancel.command_id, command),
-            other => panic!("not cancelled: {other:?}"),
-        }
+        assert_eq!(node.cancel().await, command);
         node.report(&command, vec![device("10.0.0.2")])
             .await
             .expect("is taken still");
@@ -198,7 +192,7 @@ async fn a_node_of_ours_that_does_not_stop_is_not_waited_for_and_its_lane_is_fre
     let (command, _) = node.command().await;
     let pending = scan.cancel().await;
     assert_eq!(pending.state().as_str_name(), "SCAN_STATE_RUNNING");
-    assert!(matches!(node.heard().await, Kind::Cancel(_)));
+    node.cancel().await;
     world.clock.pass(Duration::from_secs(11));
     scan.is("SCAN_STATE_CANCELLED").await;
     let late = node.report(&command, vec![device("10.0.0.1")]).await;
@@ -249,16 +243,7 @@ async fn a_command_without_an_ack_ends_at_its_deadline_and_the_next_one_goes_out
     world.clock.pass(Duration::from_secs(721));
     let ended = scan.is("SCAN_STATE_FAILED").await;
     assert_eq!(ended.code, "deadline_exceeded");
-    let (command, _) = soon(async {
-        loop {
-            match node.heard().await {
-                Kind::Accepted(_) => {}
-                Kind::Command(command) => break (command.command_id, ()),
-                other => panic!("not a command: {other:?}"),
-            }
-        }
-    })
-    .await;
+    let (command, _) = node.command().await;
     node.ack(&command, AckCode::Ok).await;
     next.is("SCAN_STATE_COMPLETED").await;
 }
@@ -318,8 +303,58 @@ async fn a_cancel_reaches_a_node_that_was_away() {
     let cancelled = scan.cancel().await;
     assert_eq!(cancelled.state().as_str_name(), "SCAN_STATE_CANCELLED");
     let mut back = enrolled.connect(&world, profile.running(&command)).await;
-    match back.heard().await {
-        Kind::Cancel(cancel) => assert_eq!(cancel.command_id, command),
-        other => panic!("not cancelled: {other:?}"),
-    }
+    assert_eq!(back.cancel().await, command);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_pinned_before_the_first_report_and_bound_what_is_taken() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut profile = Profile::ours();
+    profile.0.capabilities.push("pins".into());
+    let mut node = enrolled.connect(&world, profile).await;
+    let scan = start(&operator, &enrolled, list(&["miner.example"], &["4028"])).await;
+    let (command, request) = node.command().await;
+    let Some(Mode::IpList(asked)) = request.mode else {
+        panic!("not as a list: {request:?}");
+    };
+    assert_eq!(asked.ip_addresses, ["miner.example"]);
+    let unpinned = node.report(&command, vec![device("10.0.0.7")]).await;
+    assert_eq!(unpinned.expect("is judged").accepted_count, 0);
+    // It has reported: too late for pins, and nothing of that name can be taken any more.
+    pin(&mut node, &command, "10.0.0.7").await;
+    node.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
+
+    let scan = start(&operator, &enrolled, list(&["miner.example"], &["4028"])).await;
+    let (command, _) = node.command().await;
+    pin(&mut node, &command, "10.0.0.7").await;
+    // The report goes beside the stream: wait until what was said on it has been heard.
+    node.say(control_stream_request::Kind::Progress(ControlProgress {
+        command_id: command.clone(),
+        targets_done: 1,
+        targets_total: 1,
+        ..ControlProgress::default()
+    }))
+    .await;
+    eventually(|| async { scan.get().await.progress.expect("is there").done > 0 }).await;
+    let answer = node.report(&command, vec![device("10.0.0.7")]).await;
+    assert_eq!(answer.expect("is judged").accepted_count, 1);
+    let other = node.report(&command, vec![device("10.0.0.8")]).await;
+    assert_eq!(other.expect("is judged").accepted_count, 0);
+    node.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
+}
+
+async fn pin(node: &mut Node, command: &str, address: &str) {
+    node.say(control_stream_request::Kind::Pins(ControlPins {
+        command_id: command.to_owned(),
+        names: vec![PinnedName {
+            name: "miner.example".into(),
+            addresses: vec![address.to_owned()],
+            skipped_reason: String::new(),
+        }],
+    }))
+    .await;
 }

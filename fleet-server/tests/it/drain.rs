@@ -6,7 +6,7 @@ use fleet_core::Role;
 use fleet_server::ServerConfig;
 use fleet_wire::{
     Code,
-    gateway::{AckCode, GoodbyeReason, control_stream_response::Kind},
+    gateway::{AckCode, GoodbyeReason},
 };
 
 use crate::harness::{
@@ -71,13 +71,9 @@ async fn going_down_gives_nodes_their_slots_ends_watches_and_hears_last_words() 
     let id = scan.id.clone();
 
     let (address, drained) = world.draining();
-    match node.heard().await {
-        Kind::Goodbye(goodbye) => {
-            assert_eq!(goodbye.reason(), GoodbyeReason::Drain);
-            assert!(u128::from(goodbye.retry_after_ms) <= window.as_millis());
-        }
-        other => panic!("no goodbye: {other:?}"),
-    }
+    let goodbye = node.goodbye().await;
+    assert_eq!(goodbye.reason(), GoodbyeReason::Drain);
+    assert!(u128::from(goodbye.retry_after_ms) <= window.as_millis());
     let ready = request(address, "GET", "/readyz", &[], "").await;
     assert_eq!((ready.status, ready.body.as_str()), (503, "draining\n"));
     // What is said last is stored still.

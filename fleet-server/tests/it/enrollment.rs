@@ -125,6 +125,16 @@ async fn a_name_is_taken_within_its_organization_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_would_move_a_cursor_is_refused_and_shown_harmless() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let code = code(&operator).await.code;
+    let answer = register(&world, &registration(&code, "b\u{1b}[2Jarn", &identity())).await;
+    let error = refused(answer, Code::InvalidArgument);
+    assert!(!error.message.contains('\u{1b}'), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn weak_keys_are_refused_and_leave_the_code_usable() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;

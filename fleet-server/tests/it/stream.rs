@@ -7,9 +7,7 @@ use fleet_wire::{
     Code,
     admin::RevokeFleetNodeRequest,
     fleet::ListNodesRequest,
-    gateway::{
-        AckCode, ControlAck, GoodbyeReason, control_stream_request, control_stream_response::Kind,
-    },
+    gateway::{AckCode, ControlAck, GoodbyeReason, control_stream_request},
 };
 
 use crate::harness::{Enrolled, Node, Profile, World, eventually, heartbeat, list, refused, start};
@@ -72,10 +70,7 @@ async fn the_newest_stream_wins_and_a_node_of_ours_is_told() {
         .say(control_stream_request::Kind::Hello(profile.0))
         .await;
     assert!(newer.accepted().await > 1, "a greater epoch");
-    match older.heard().await {
-        Kind::Goodbye(goodbye) => assert_eq!(goodbye.reason(), GoodbyeReason::Replaced),
-        other => panic!("no goodbye: {other:?}"),
-    }
+    assert_eq!(older.goodbye().await.reason(), GoodbyeReason::Replaced);
     older.end().await.expect("ends cleanly");
     // The end of the old stream has not unregistered the new one.
     start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
@@ -190,10 +185,7 @@ async fn revoking_a_node_ends_its_stream_at_once_and_its_session() {
         .revoke_fleet_node(&request, operator.options())
         .await
         .expect("is revoked");
-    match node.heard().await {
-        Kind::Goodbye(goodbye) => assert_eq!(goodbye.reason(), GoodbyeReason::Revoked),
-        other => panic!("no goodbye: {other:?}"),
-    }
+    assert_eq!(node.goodbye().await.reason(), GoodbyeReason::Revoked);
     node.end().await.expect("ends cleanly");
     let dead = heartbeat(&world.gateway(), &node.token).await;
     refused(dead, Code::Unauthenticated);

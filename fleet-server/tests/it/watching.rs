@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use fleet_core::Role;
-use fleet_wire::{Code, fleet::watch_scan_response::Event, gateway::AckCode};
+use fleet_wire::{
+    Code,
+    fleet::watch_scan_response::Event,
+    gateway::{AckCode, ControlProgress, control_stream_request},
+};
 
-use crate::harness::{Enrolled, Profile, World, device, list, refused, soon, start};
+use crate::harness::{Enrolled, Profile, World, device, list, range, refused, soon, start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_come_live_dense_and_once_and_again_from_a_cursor() {
@@ -101,4 +105,38 @@ async fn many_watchers_see_the_same_log() {
     let (logs, ()) = tokio::join!(watchers, reporting);
     assert_eq!(logs[0].len(), 51);
     assert!(logs.iter().all(|log| *log == logs[0]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_a_node_is_reaches_whoever_watches() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    let asked = range("10.0.0.2", "10.0.0.101", &["80"]);
+    let scan = start(&operator, &enrolled, asked).await;
+    let (command, _) = node.command().await;
+    let mut watch = scan.watch(0).await;
+    node.say(control_stream_request::Kind::Progress(ControlProgress {
+        command_id: command,
+        targets_done: 40,
+        targets_total: 100,
+        phase: "sweep\u{7}".into(),
+        note: String::new(),
+    }))
+    .await;
+    soon(async {
+        loop {
+            let message = watch.message().await.expect("goes on");
+            let message = message.expect("has not ended");
+            if let Some(Event::Progress(progress)) = message.event
+                && progress.done > 0
+            {
+                assert_eq!((progress.done, progress.total), (40, 100));
+                assert_eq!(progress.phase, "sweep\\u{7}", "bells do not ring");
+                break;
+            }
+        }
+    })
+    .await;
 }

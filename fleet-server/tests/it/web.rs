@@ -1,7 +1,9 @@
 //! The plain side of the port: health, the page, sign-in, event streams.
 
+use std::num::NonZeroU32;
+
 use fleet_core::Role;
-use fleet_server::ServerConfig;
+use fleet_server::{Rates, ServerConfig};
 use fleet_wire::gateway::AckCode;
 
 use crate::harness::{Enrolled, Http, Profile, World, device, list, request, start};
@@ -164,8 +166,10 @@ async fn sign_ins_that_are_none_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sign_ins_are_limited_and_told_when_to_come_back() {
-    let mut rates = fleet_server::Rates::default();
-    rates.sign_ins = 2.try_into().expect("not zero");
+    let rates = Rates {
+        sign_ins: NonZeroU32::new(2).expect("not zero"),
+        ..Rates::default()
+    };
     let world = World::with(ServerConfig {
         rates: Some(rates),
         ..ServerConfig::default()

@@ -8,10 +8,10 @@ use fleet_wire::{
     client::{CallOptions, Incoming, Outgoing},
     gateway::{
         AckCode, AgentCommand, BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, ControlAck,
-        ControlHello, ControlStreamRequest, ControlStreamResponse, DiscoveredDeviceReport,
-        FleetNodeGatewayClient, RegisterRequest, RegisterResponse, ReportDiscoveredDevicesRequest,
-        ReportDiscoveredDevicesResponse, UploadHeartbeatRequest, agent_command,
-        control_stream_request, control_stream_response::Kind,
+        ControlGoodbye, ControlHello, ControlStreamRequest, ControlStreamResponse,
+        DiscoveredDeviceReport, FleetNodeGatewayClient, RegisterRequest, RegisterResponse,
+        ReportDiscoveredDevicesRequest, ReportDiscoveredDevicesResponse, UploadHeartbeatRequest,
+        agent_command, control_stream_request, control_stream_response::Kind,
     },
     pairing::DiscoverRequest,
 };
@@ -225,27 +225,47 @@ impl Node {
         next.expect("the stream goes on")
     }
 
+    /// The next message, which must be Accepted: its epoch.
     pub(crate) async fn accepted(&mut self) -> u64 {
-        match self.heard().await {
-            Kind::Accepted(accepted) => accepted.epoch,
-            other => panic!("not accepted: {other:?}"),
-        }
+        let heard = self.heard().await;
+        let Kind::Accepted(accepted) = heard else {
+            panic!("not accepted: {heard:?}");
+        };
+        accepted.epoch
     }
 
-    /// The next message, a command.
+    /// The next message but signs of life, which must be a scan: its id and what to scan.
     pub(crate) async fn command(&mut self) -> (String, DiscoverRequest) {
-        match self.heard().await {
-            Kind::Command(command) => {
-                let payload = AgentCommand::decode(command.payload).expect("decodes");
-                match payload.command {
-                    Some(agent_command::Command::Discover(request)) => {
-                        (command.command_id, request)
-                    }
-                    other => panic!("not a scan: {other:?}"),
-                }
-            }
-            other => panic!("not a command: {other:?}"),
+        let mut heard = self.heard().await;
+        while matches!(heard, Kind::Accepted(_)) {
+            heard = self.heard().await;
         }
+        let Kind::Command(command) = heard else {
+            panic!("not a command: {heard:?}");
+        };
+        let payload = AgentCommand::decode(command.payload).expect("decodes");
+        let Some(agent_command::Command::Discover(request)) = payload.command else {
+            panic!("not a scan: {payload:?}");
+        };
+        (command.command_id, request)
+    }
+
+    /// The next message, which must be a cancel: of which command.
+    pub(crate) async fn cancel(&mut self) -> String {
+        let heard = self.heard().await;
+        let Kind::Cancel(cancel) = heard else {
+            panic!("not cancelled: {heard:?}");
+        };
+        cancel.command_id
+    }
+
+    /// The next message, which must be a goodbye.
+    pub(crate) async fn goodbye(&mut self) -> ControlGoodbye {
+        let heard = self.heard().await;
+        let Kind::Goodbye(goodbye) = heard else {
+            panic!("no goodbye: {heard:?}");
+        };
+        goodbye
     }
 
     /// How the stream ends, whatever comes before.
