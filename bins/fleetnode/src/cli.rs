@@ -87,7 +87,7 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, Args)]
 pub(crate) struct EnrollArgs {
-    /// The server, such as https://fleet.example; needed for the first `enroll`.
+    /// The server, such as `https://fleet.example`; needed for the first `enroll`.
     #[arg(long, env = "FLEETNODE_SERVER_URL", value_name = "URL")]
     pub(crate) server_url: Option<String>,
     /// The name that operators see [default: this machine's host name]
