@@ -3,6 +3,7 @@
 
 use std::{
     future::Future,
+    io::Write,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -37,9 +38,23 @@ macro_rules! contract {
 
 const POSTGRES: &str = "FLEET_TEST_POSTGRES";
 
+/// Says by name what was skipped: on standard error, and to the test run where it keeps a list.
 #[expect(clippy::print_stderr, reason = "what was skipped is said by name")]
 fn skip() {
-    eprintln!("skipped: {POSTGRES} is not set");
+    let thread = std::thread::current();
+    let line = format!(
+        "{}: {POSTGRES} is not set",
+        thread.name().unwrap_or("a test")
+    );
+    eprintln!("skipped: {line}");
+    if let Ok(log) = std::env::var("FLEET_SKIP_LOG") {
+        let log = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(log);
+        log.and_then(|mut log| writeln!(log, "{line}"))
+            .expect("the list of skipped tests");
+    }
 }
 
 /// Numbers that no two tests of this process share.
