@@ -505,3 +505,66 @@ impl Hub {
         stream.over.cancel();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment::SystemEnvironment;
+
+    /// A clock that is moved by hand.
+    #[derive(Debug)]
+    struct Clock(Instant, Mutex<Duration>);
+
+    impl Environment for Clock {
+        fn now(&self) -> Timestamp {
+            SystemEnvironment.now()
+        }
+
+        fn instant(&self) -> Instant {
+            self.0 + *self.1.lock().expect("not poisoned")
+        }
+
+        fn fill(&self, bytes: &mut [u8]) {
+            SystemEnvironment.fill(bytes);
+        }
+    }
+
+    #[test]
+    fn an_identity_that_nobody_contests_any_more_is_settled_once() {
+        let clock = Arc::new(Clock(Instant::now(), Mutex::default()));
+        let pass = |by| *clock.1.lock().expect("not poisoned") += by;
+        let hub = Hub::new(clock.clone(), Arc::new(Work::new()), String::new());
+        let (early, late) = (NodeId(1), NodeId(2));
+        hub.lock().contested.insert(early, clock.instant());
+        pass(Duration::from_secs(1));
+        hub.lock().contested.insert(late, clock.instant());
+        pass(DUPLICATE_HOLD - Duration::from_secs(1));
+        assert!(!hub.is_contested(early) && hub.is_contested(late));
+        assert_eq!(hub.settled(), [early]);
+        assert_eq!(hub.settled(), []);
+        assert!(hub.is_contested(late));
+    }
+
+    #[test]
+    fn a_nodes_places_are_counted_and_given_back_once() {
+        let hub = Hub::new(
+            Arc::new(SystemEnvironment),
+            Arc::new(Work::new()),
+            String::new(),
+        );
+        let node = NodeId(1);
+        let held: Vec<_> = (0..STREAMS_OF_A_NODE)
+            .map(|_| hub.open(node).expect("has a place").connection)
+            .collect();
+        assert!(matches!(hub.open(node), Err(OpenRefused::OfNode(_))));
+        assert!(
+            hub.open(NodeId(2)).is_ok(),
+            "another node's places are its own"
+        );
+        for connection in held {
+            hub.closed(connection);
+            hub.closed(connection);
+        }
+        assert!(!hub.lock().held.contains_key(&node));
+    }
+}

@@ -10,7 +10,8 @@ use fleet_wire::{
 };
 
 use crate::harness::{
-    Enrolled, Profile, Started, World, device, eventually, list, refused, request, soon, start,
+    Enrolled, Node, Profile, Started, World, device, eventually, list, refused, request, soon,
+    start,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,18 +67,27 @@ async fn going_down_gives_nodes_their_slots_ends_watches_and_hears_last_words() 
     let mut old = stock.connect(&world, Profile::stock()).await;
     let scan = start(&operator, &ours, list(&["10.0.0.1"], &["4028"])).await;
     let (command, _) = node.command().await;
+    let token = node.token.clone();
     let mut watch = scan.watch(0).await;
     soon(watch.message()).await.expect("it began");
     let id = scan.id.clone();
 
-    let (address, drained) = world.draining();
+    let draining = world.draining();
     let goodbye = node.goodbye().await;
     assert_eq!(goodbye.reason(), GoodbyeReason::Drain);
     assert!(u128::from(goodbye.retry_after_ms) <= window.as_millis());
-    let ready = request(address, "GET", "/readyz", &[], "").await;
-    assert_eq!((ready.status, ready.body.as_str()), (503, "draining\n"));
     // What is said last is stored still.
     node.ack(&command, AckCode::Ok).await;
+    let ready = request(draining.address, "GET", "/readyz", &[], "").await;
+    assert_eq!((ready.status, ready.body.as_str()), (503, "draining\n"));
+    // Who comes now is told when to come back, in structure.
+    let mut late = Node::dial_at(draining.address, &token).await;
+    let error = late.end().await.expect_err("is refused");
+    assert!(error.is_not_active(), "{error}");
+    assert!(
+        error.retry_after().is_some_and(|wait| wait <= window),
+        "{error:?}"
+    );
     let error = soon(async {
         loop {
             match watch.message().await {
@@ -95,7 +105,7 @@ async fn going_down_gives_nodes_their_slots_ends_watches_and_hears_last_words() 
     node.end().await.expect("ends cleanly");
     let error = old.end().await.expect_err("is told by its end");
     assert!(error.is_not_active(), "{error}");
-    soon(drained).await.expect("drains");
+    draining.done().await;
 
     world.start().await;
     let operator = operator.at(&world);
@@ -117,10 +127,10 @@ async fn a_watch_of_a_running_scan_ends_unavailable() {
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
     let mut watch = scan.watch(0).await;
     soon(watch.message()).await.expect("it began");
-    let (_, drained) = world.draining();
+    let draining = world.draining();
     let error = refused(soon(watch.message()).await, Code::Unavailable);
     assert!(error.message.contains("last sequence"), "{error}");
-    soon(drained).await.expect("drains");
+    draining.done().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -157,16 +157,20 @@ impl World {
         running.port.await.expect("the port ends well")
     }
 
-    /// Begins to drain and answers what to wait for; the port stays open until then.
-    pub(crate) fn draining(&mut self) -> (std::net::SocketAddr, JoinHandle<()>) {
-        let running = self.running.take().expect("it runs");
-        let address = running.address;
-        let drained = tokio::spawn(async move {
-            running.server.drain().await;
-            running.closing.cancel();
-            running.port.await.expect("the port ends well");
-        });
-        (address, drained)
+    /// Begins to drain; the port stays open until [`Draining::done`].
+    pub(crate) fn draining(&mut self) -> Draining {
+        let Running {
+            server,
+            address,
+            closing,
+            port,
+        } = self.running.take().expect("it runs");
+        Draining {
+            address,
+            drained: tokio::spawn(server.drain()),
+            closing,
+            port,
+        }
     }
 
     pub(crate) fn address(&self) -> std::net::SocketAddr {
@@ -231,6 +235,24 @@ impl World {
         row.expect("it reads")
             .expect("it is there")
             .duplicate_identity
+    }
+}
+
+/// A server that goes down.
+#[derive(Debug)]
+pub(crate) struct Draining {
+    pub(crate) address: std::net::SocketAddr,
+    drained: JoinHandle<()>,
+    closing: CancellationToken,
+    port: JoinHandle<Drained>,
+}
+
+impl Draining {
+    /// Waits until it is down, and closes its port.
+    pub(crate) async fn done(self) {
+        soon(self.drained).await.expect("drains");
+        self.closing.cancel();
+        soon(self.port).await.expect("the port ends well");
     }
 }
 

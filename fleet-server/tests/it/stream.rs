@@ -158,10 +158,13 @@ async fn the_third_takeover_between_two_machines_is_refused_shown_and_forgotten_
         1
     );
     // The incumbent stays and works.
-    start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
+    let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
     incumbent.command().await;
     // Connecting again while the other is still held off clears nothing; ten quiet minutes later it does.
-    let _again = enrolled.connect(&world, here.clone()).await;
+    let mut again = enrolled.connect(&world, here.clone()).await;
+    let (command, _) = again.command().await;
+    again.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
     assert!(world.is_flagged(&operator, &enrolled).await);
     world.clock.pass(Duration::from_secs(601));
     let _later = enrolled.connect(&world, here).await;

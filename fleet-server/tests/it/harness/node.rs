@@ -1,5 +1,7 @@
 //! A node that does what the test says: enrolls, proves its identity, holds a stream, reports, acks.
 
+use std::net::SocketAddr;
+
 use ed25519_dalek::{Signer, SigningKey};
 use fleet_core::NodeId;
 use fleet_wire::{
@@ -16,7 +18,7 @@ use fleet_wire::{
     pairing::DiscoverRequest,
 };
 
-use super::{Operator, World, soon, unique};
+use super::{Operator, World, channel, soon, unique};
 
 /// Capabilities of our own node.
 const OURS: [&str; 5] = ["progress", "cancel", "goodbye", "outcomes", "big-commands"];
@@ -181,7 +183,12 @@ pub(crate) struct Node {
 impl Node {
     /// Opens a stream and says nothing.
     pub(crate) async fn dial(world: &World, token: &str) -> Self {
-        let gateway = world.gateway();
+        Self::dial_at(world.address(), token).await
+    }
+
+    /// The same, at an address.
+    pub(crate) async fn dial_at(address: SocketAddr, token: &str) -> Self {
+        let gateway = FleetNodeGatewayClient::new(channel(address));
         let (up, down) = gateway
             .control_stream(bearer(token))
             .await
