@@ -276,10 +276,7 @@ impl FleetNodeGatewayService for Gateway {
         inbound: BoxStream<ControlStreamRequest>,
     ) -> Result<Reply<BoxStream<ControlStreamResponse>>, RpcError> {
         let node = calling_node(&context)?.clone();
-        let opened = stream::open(self.app.clone(), node, inbound).await;
-        // A refusal goes out as the stream's end: the engine's refusal of a whole stream would be read from
-        // the headers, without its details, and nodes need the hint when to come back.
-        Ok(opened.unwrap_or_else(|refused| Reply::stream(stream::once(refused))))
+        stream::open(self.app.clone(), node, inbound).await
     }
 }
 

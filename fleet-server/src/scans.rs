@@ -54,6 +54,20 @@ async fn store(
     actor: Actor,
     start: Start,
 ) -> Result<CreatedScan, RpcError> {
+    // A retry is answered whatever has become of its node meanwhile.
+    if let Some(request_id) = &start.request_id {
+        let now = app.environment.now();
+        let made = app
+            .store
+            .scan_by_request(operator.org, request_id, now)
+            .await;
+        if let Some(scan) = made.map_err(Refusal::refusal)? {
+            return Ok(CreatedScan {
+                scan,
+                existing: true,
+            });
+        }
+    }
     let (_, plan) = planned(app, operator, start.node, &start.request).await?;
     let new = NewScan {
         id: app.environment.scan_id(),

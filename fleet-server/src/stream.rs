@@ -107,13 +107,6 @@ pub(crate) async fn open(
     )))
 }
 
-/// A stream that is nothing but its end.
-pub(crate) fn once(
-    error: RpcError,
-) -> impl futures::Stream<Item = Result<ControlStreamResponse, RpcError>> + Send {
-    stream::once(std::future::ready(Err(error)))
-}
-
 /// Closes the connection in the hub when dropped, whatever ended it.
 #[derive(Debug)]
 struct Held {

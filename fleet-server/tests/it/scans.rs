@@ -5,6 +5,7 @@ use std::time::Duration;
 use fleet_core::Role;
 use fleet_wire::{
     Code,
+    admin::RevokeFleetNodeRequest,
     fleet::{ListScansRequest, ScanLane, StartScanRequest},
     gateway::AckCode,
     pairing::discover_request::Mode,
@@ -34,10 +35,24 @@ async fn a_retry_under_the_same_request_id_never_starts_a_second_scan() {
         first.existing, retry.existing,
         "one of them was there before"
     );
-    assert_eq!(
-        first.scan.expect("a scan").scan_id,
-        retry.scan.expect("a scan").scan_id
-    );
+    let made = first.scan.expect("a scan").scan_id;
+    assert_eq!(made, retry.scan.expect("a scan").scan_id);
+    // Also when the node could not take it any more.
+    let revoke = RevokeFleetNodeRequest {
+        fleet_node_id: enrolled.id.0,
+        pending_enrollment_id: None,
+    };
+    let revoked = operator
+        .admin()
+        .revoke_fleet_node(&revoke, operator.options())
+        .await;
+    revoked.expect("is revoked");
+    let late = scans
+        .start_scan(&asked("10.0.0.1"), operator.options())
+        .await;
+    let late = late.expect("answers");
+    assert!(late.existing);
+    assert_eq!(late.scan.expect("a scan").scan_id, made);
     // Another organization may choose the same id.
     let other = world.operator_of("Other", Role::Operator).await;
     let theirs = Enrolled::new(&world, &other).await;

@@ -365,6 +365,14 @@ pub trait Scans: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<ScanRow>, StoreError>;
 
+    /// The scan that a request id has made in an organization.
+    async fn scan_by_request(
+        &self,
+        org: OrgId,
+        request_id: &str,
+        now: Timestamp,
+    ) -> Result<Option<ScanRow>, StoreError>;
+
     /// Scans of an organization, newest first, before a scan, at most `limit`; of one node or of all.
     async fn list_scans(
         &self,

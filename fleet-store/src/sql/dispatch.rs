@@ -80,16 +80,8 @@ async fn by_request_id(
     tx: &DatabaseTransaction,
     new: &NewScan,
 ) -> Result<Option<crate::ScanRow>, DbErr> {
-    let Some(request_id) = &new.request_id else {
-        return Ok(None);
-    };
-    let found = scan::Entity::find()
-        .filter(scan::Column::OrgId.eq(new.org.0))
-        .filter(scan::Column::RequestId.eq(request_id.as_str()))
-        .one(tx)
-        .await?;
-    match found {
-        Some(row) => Ok(Some(scans::read_one(tx, row, new.now).await?)),
+    match &new.request_id {
+        Some(request_id) => scans::by_request_id(tx, new.org, request_id, new.now).await,
         None => Ok(None),
     }
 }

@@ -185,6 +185,18 @@ impl Scans for SqlStore {
         Self::reading("scan", found.await)
     }
 
+    async fn scan_by_request(
+        &self,
+        org: OrgId,
+        request_id: &str,
+        now: Timestamp,
+    ) -> Result<Option<ScanRow>, StoreError> {
+        Self::reading(
+            "scan_by_request",
+            by_request_id(self.reader(), org, request_id, now).await,
+        )
+    }
+
     async fn list_scans(
         &self,
         org: OrgId,
@@ -264,6 +276,24 @@ async fn of_org(
         .filter(scan::Column::OrgId.eq(org.0))
         .one(db)
         .await
+}
+
+/// The scan that a request id has made.
+pub(crate) async fn by_request_id(
+    db: &impl ConnectionTrait,
+    org: OrgId,
+    request_id: &str,
+    now: Timestamp,
+) -> Result<Option<ScanRow>, DbErr> {
+    let found = scan::Entity::find()
+        .filter(scan::Column::OrgId.eq(org.0))
+        .filter(scan::Column::RequestId.eq(request_id))
+        .one(db)
+        .await?;
+    match found {
+        Some(row) => read_one(db, row, now).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// A scan as operators read it.

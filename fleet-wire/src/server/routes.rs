@@ -92,7 +92,13 @@ impl Routes {
         let call = move |ctx: RequestContext, body: Bytes, format| -> StreamingResult {
             let call = engine::decode(body, format)
                 .map(|request| handler(engine::context(path, ctx), request));
-            Box::pin(async move { Ok(outbound(path, guarded(path, call?).await?, format)) })
+            Box::pin(async move {
+                Ok(outbound(
+                    path,
+                    refusable(guarded(path, call?).await),
+                    format,
+                ))
+            })
         };
         self.add(method, Call::ServerStream(Box::new(call)));
     }
@@ -107,7 +113,9 @@ impl Routes {
         let path = method.path();
         let call = move |ctx: RequestContext, inbound: RequestStream, format| -> StreamingResult {
             let call = handler(engine::context(path, ctx), self::inbound(inbound, format));
-            Box::pin(async move { Ok(outbound(path, guarded(path, call).await?, format)) })
+            Box::pin(
+                async move { Ok(outbound(path, refusable(guarded(path, call).await), format)) },
+            )
         };
         self.add(method, Call::Bidi(Box::new(call)));
     }
@@ -218,6 +226,14 @@ async fn guarded<T>(
         .catch_unwind()
         .await
         .unwrap_or_else(|_| Err(panicked(path)))
+}
+
+/// A refused stream is one that ends with the refusal: sent as headers alone, gRPC clients would read the error
+/// from there and miss its details, such as the hint when to come back.
+fn refusable<M: Send + 'static>(
+    reply: Result<Reply<BoxStream<M>>, RpcError>,
+) -> Reply<BoxStream<M>> {
+    reply.unwrap_or_else(|refused| Reply::stream(stream::iter([Err(refused)])))
 }
 
 fn panicked(path: &'static str) -> RpcError {
