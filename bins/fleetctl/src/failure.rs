@@ -23,6 +23,14 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// The way out, where the failure itself does not say it.
+    pub(crate) fn advice(&self) -> &'static str {
+        match self {
+            Self::Call(error) => advice(error),
+            Self::Usage(_) | Self::Channel(_) | Self::Output(_) | Self::Declined(_) => "",
+        }
+    }
+
     /// The exit status.
     pub(crate) fn status(&self) -> u8 {
         match self {
@@ -31,6 +39,17 @@ impl Failure {
             Self::Output(_) | Self::Declined(_) => 1,
         }
     }
+}
+
+/// What to do about an unreachable server; servers' own words need no more.
+fn advice(error: &RpcError) -> &'static str {
+    if error.message.contains("invalid peer certificate") {
+        return "; if the certificate is the server's own, name it with --ca";
+    }
+    if error.code == Code::Unavailable && error.message.contains("connect error") {
+        return "; check that the server runs and that --server or FLEET_SERVER names it";
+    }
+    ""
 }
 
 fn of_code(code: Code) -> u8 {

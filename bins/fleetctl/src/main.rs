@@ -34,7 +34,10 @@ fn main() -> ExitCode {
         }
     };
     if let Command::Completions { shell } = cli.command {
-        clap_complete::generate(shell, &mut Cli::command(), "fleetctl", &mut io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "fleetctl", &mut script);
+        // A reader that left, as `head` does, has what it wanted.
+        let _ = io::stdout().write_all(&script);
         return ExitCode::SUCCESS;
     }
     let done = tokio::runtime::Builder::new_current_thread()
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "fleetctl: {failure}");
+            let _ = writeln!(io::stderr(), "fleetctl: {failure}{}", failure.advice());
             failure.status().into()
         }
     }

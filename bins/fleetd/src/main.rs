@@ -55,7 +55,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Admin(args) => admin::run(args.command).await,
         Command::DevCert(args) => dev_cert::run(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "fleetd", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fleetd", &mut script);
+            // A reader that left, as `head` does, has what it wanted.
+            let _ = std::io::stdout().write_all(&script);
             Ok(())
         }
     }

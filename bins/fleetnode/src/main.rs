@@ -52,7 +52,10 @@ async fn carry_out(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status { json } => status::show(&state_dir, json)?,
         Command::Run(args) => return run::run(&state_dir, args).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "fleetnode", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fleetnode", &mut script);
+            // A reader that left, as `head` does, has what it wanted.
+            let _ = io::stdout().write_all(&script);
         }
     }
     Ok(ExitCode::SUCCESS)
