@@ -7,6 +7,7 @@ use fleet_core::AddressPolicy;
 use fleet_server::{Server, ServerConfig, SystemEnvironment};
 use fleet_store::{MigrateMode, Operators, SqlStore, StoreError};
 use fleet_wire::listener::{self, ListenerConfig, TlsIdentity};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -47,6 +48,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
             "no operator exists yet: run `fleetd admin create-operator --org ORG --email EMAIL --role admin`, then `fleetd admin create-key --email EMAIL`"
         );
     }
+    raise_descriptor_limit();
     let listener = bind(config.listen).await?;
     let listening = listener_config(&config)?;
     let shutdown = on_signals()?;
@@ -93,6 +95,22 @@ pub(crate) async fn open(database: &Database, migrate: bool) -> Result<SqlStore,
         MigrateMode::Check
     };
     SqlStore::open(&database.url, mode).await
+}
+
+/// Raises the soft limit of open files to the hard one: a connection takes one, and login shells often
+/// give 1,024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if setrlimit(Resource::Nofile, raised).is_err() {
+        tracing::warn!(
+            limit = limit.current,
+            "the limit of open files could not be raised"
+        );
+    }
 }
 
 /// Binds the port.
