@@ -110,14 +110,14 @@ impl Discovery {
         let items = Box::pin(watch::watch(self.app.clone(), operator.org, self.scan, 0));
         stream::unfold((self, items), |(mut discovery, mut items)| async move {
             while !discovery.over {
-                let item = tokio::select! {
-                    item = items.next() => item?,
-                    () = tokio::time::sleep(LOOK) => {
-                        let Err(gone) = discovery.look() else { continue };
-                        discovery.over = true;
-                        return Some((Err(gone), (discovery, items)));
-                    }
+                if let Err(gone) = discovery.look() {
+                    discovery.over = true;
+                    return Some((Err(gone), (discovery, items)));
+                }
+                let Ok(item) = tokio::time::timeout(LOOK, items.next()).await else {
+                    continue;
                 };
+                let item = item?;
                 if let Some(message) = discovery.message(item) {
                     return Some((message, (discovery, items)));
                 }
