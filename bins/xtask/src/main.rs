@@ -12,6 +12,7 @@ mod lab;
 mod live;
 mod postgres;
 mod proc;
+mod prove;
 mod purity;
 mod python;
 mod session;
@@ -35,6 +36,9 @@ Usage: cargo xtask COMMAND
   lab [--name NAME] up [--devices N] | scan [TARGET] | down | exec hub|node|site COMMAND...
                a site behind a real network boundary, in network namespaces (root, Linux);
                words after TARGET are for `fleetctl scan start`
+  prove boundary [PROOF]...
+               show by exhaustion and great numbers that nothing crosses the trust boundary (minutes,
+               release build, both databases)
   help         show this
 
 Missing Debian packages are installed where that is possible; FLEET_NO_INSTALL=1 declines.
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
             Ok(order) => lab::run(&order),
             Err(error) => return usage(&error),
         },
+        ["prove", "boundary", names @ ..] => prove::boundary(names),
         ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             Ok(true)

@@ -1,0 +1,35 @@
+//! The proofs that are too long for a test run: `tests/prove`, built for speed and given a database.
+
+use std::{process::Command, time::Duration};
+
+use anyhow::Result;
+
+use crate::{
+    postgres::{self, Cluster},
+    proc, session,
+};
+
+/// Longest time for the build and all proofs.
+const LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Runs the proofs of the trust boundary, all or those that are named; says whether all hold.
+pub(crate) fn boundary(names: &[&str]) -> Result<bool> {
+    let mut prove = Command::new("cargo");
+    prove.current_dir(session::root()).args([
+        "run",
+        "--release",
+        "--package",
+        "fleet-prove",
+        "--",
+        "boundary",
+    ]);
+    prove.args(names);
+    let mut cluster = None;
+    if std::env::var_os(postgres::ENV).is_none() {
+        let started = cluster.insert(Cluster::start()?);
+        prove.env(postgres::ENV, started.url());
+    }
+    let ended = proc::run(&mut prove, LIMIT, |_| {})?;
+    drop(cluster);
+    Ok(ended.is_success())
+}

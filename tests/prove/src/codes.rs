@@ -1,0 +1,61 @@
+//! One enrollment code, presented by a thousand nodes at the same moment, each on a connection of its own.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use fleet_store::Enrollment as _;
+use fleet_wire::{Code, client::CallOptions, gateway::FleetNodeGatewayClient};
+use tokio::{sync::Barrier, task::JoinSet};
+
+use crate::{
+    database::Scratch,
+    live::{self, Live},
+};
+
+/// How many race for the code.
+const NODES: usize = 1_000;
+
+pub(crate) fn run() -> Result<Vec<String>> {
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let mut figures = Vec::new();
+        for scratch in Scratch::both().await? {
+            figures.push(race(&scratch).await.context(scratch.engine)?);
+            scratch.remove().await?;
+        }
+        Ok(figures)
+    })
+}
+
+async fn race(scratch: &Scratch) -> Result<String> {
+    let live = Live::start(&scratch.store).await?;
+    let (code, _) = live.code().await?;
+    let start = Arc::new(Barrier::new(NODES));
+    let mut nodes = JoinSet::new();
+    for number in 0..NODES {
+        let gateway = FleetNodeGatewayClient::new(live.channel()?);
+        let request = live::registration(&code, &format!("node-{number}"), &live::identity());
+        let start = start.clone();
+        nodes.spawn(async move {
+            start.wait().await;
+            gateway.register(&request, CallOptions::new()).await
+        });
+    }
+    let (mut won, mut lost, mut other) = (0, 0, Vec::new());
+    while let Some(answer) = nodes.join_next().await {
+        match answer? {
+            Ok(_) => won += 1,
+            Err(error) if error.code == Code::Unauthenticated => lost += 1,
+            Err(error) => other.push(error),
+        }
+    }
+    let enrolled = scratch.store.list_nodes(live.org).await?.len();
+    live.stop().await?;
+    ensure!(
+        won == 1 && lost == NODES - 1 && enrolled == 1,
+        "{won} won and {lost} were refused, {enrolled} are enrolled, other answers: {other:?}"
+    );
+    Ok(format!(
+        "{}: {NODES} nodes raced for one code, {won} won, {lost} were refused alike, {enrolled} is enrolled",
+        scratch.engine
+    ))
+}

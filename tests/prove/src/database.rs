@@ -1,0 +1,79 @@
+//! Empty databases, one for each proof and kind, gone when dropped by the caller.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+use fleet_store::{MigrateMode, SqlStore};
+use sea_orm::{ConnectionTrait, Database};
+use tempfile::TempDir;
+
+/// Names the server whose databases are made and dropped.
+const POSTGRES: &str = "FLEET_TEST_POSTGRES";
+
+/// An empty database with the newest schema.
+pub(crate) struct Scratch {
+    pub(crate) engine: &'static str,
+    pub(crate) store: SqlStore,
+    place: Place,
+}
+
+enum Place {
+    Folder { _folder: TempDir },
+    Postgres { server: String, name: String },
+}
+
+impl Scratch {
+    /// One of each kind.
+    pub(crate) async fn both() -> Result<[Self; 2]> {
+        Ok([Self::sqlite().await?, Self::postgres().await?])
+    }
+
+    /// A file in a folder of its own.
+    pub(crate) async fn sqlite() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let url = format!("sqlite://{}", folder.path().join("fleet.db").display());
+        Ok(Self {
+            engine: "SQLite",
+            store: SqlStore::open(&url, MigrateMode::Migrate).await?,
+            place: Place::Folder { _folder: folder },
+        })
+    }
+
+    /// A database on the server that the environment names.
+    pub(crate) async fn postgres() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let server = std::env::var(POSTGRES).with_context(|| {
+            format!("{POSTGRES} must name a PostgreSQL server, as `cargo xtask prove` does")
+        })?;
+        let name = format!(
+            "fleet_prove_{}_{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        Database::connect(&server)
+            .await?
+            .execute_unprepared(&format!("CREATE DATABASE {name}"))
+            .await?;
+        let (head, _) = server
+            .rsplit_once('/')
+            .with_context(|| format!("{POSTGRES} names no database: end it with /postgres"))?;
+        let url = format!("{head}/{name}");
+        Ok(Self {
+            engine: "PostgreSQL",
+            store: SqlStore::open(&url, MigrateMode::Migrate).await?,
+            place: Place::Postgres { server, name },
+        })
+    }
+
+    /// Closes and removes it.
+    pub(crate) async fn remove(self) -> Result<()> {
+        self.store.close().await;
+        if let Place::Postgres { server, name } = &self.place {
+            Database::connect(server)
+                .await?
+                .execute_unprepared(&format!("DROP DATABASE {name} WITH (FORCE)"))
+                .await?;
+        }
+        Ok(())
+    }
+}

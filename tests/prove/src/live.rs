@@ -1,0 +1,211 @@
+//! A server that listens on loopback, an operator, and nodes that say what a proof wants them to say.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::{Context, Result, bail};
+use ed25519_dalek::{Signer, SigningKey};
+use fleet_core::{NodeId, OrgId, Role, Secret, SecretKind};
+use fleet_server::{Environment, Server, ServerConfig, SystemEnvironment};
+use fleet_store::{Actor, NewOperator, Operators as _, SqlStore};
+use fleet_wire::{
+    Protocol,
+    admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, FleetNodeAdminClient},
+    client::{CallOptions, Channel, ChannelConfig, Incoming, Outgoing},
+    fleet::{ScanClient, StartScanRequest},
+    gateway::{
+        BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, ControlHello,
+        ControlStreamRequest, ControlStreamResponse, FleetNodeGatewayClient, RegisterRequest,
+        control_stream_request, control_stream_response::Kind,
+    },
+    listener::{self, Drained, ListenerConfig},
+    pairing::DiscoverRequest,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// A server without rate limits, and an administrator of its only organization.
+pub(crate) struct Live {
+    pub(crate) org: OrgId,
+    address: SocketAddr,
+    key: String,
+    server: Server,
+    closing: CancellationToken,
+    port: JoinHandle<Drained>,
+}
+
+impl Live {
+    pub(crate) async fn start(store: &SqlStore) -> Result<Self> {
+        let environment: Arc<dyn Environment> = Arc::new(SystemEnvironment);
+        let (email, now) = ("prover@example.org", environment.now());
+        let new = NewOperator {
+            org: "Proof".to_owned(),
+            email: email.to_owned(),
+            role: Role::Admin,
+            now,
+        };
+        store.create_operator(new, Actor::SYSTEM).await?;
+        let key = Secret::new(SecretKind::OperatorKey, &environment.random());
+        store
+            .create_operator_key(email, key.hash(), Actor::SYSTEM, now)
+            .await?;
+        let operator = store.operator_by_key(key.hash()).await?;
+        let config = ServerConfig {
+            rates: None,
+            ..ServerConfig::default()
+        };
+        let server = Server::start(config, Arc::new(store.clone()), environment);
+        let socket = TcpListener::bind("127.0.0.1:0").await?;
+        let address = socket.local_addr()?;
+        let (closing, service) = (CancellationToken::new(), server.service());
+        let port = tokio::spawn({
+            let closing = closing.clone();
+            async move { listener::serve(socket, service, &ListenerConfig::plaintext(), closing).await }
+        });
+        Ok(Self {
+            org: operator.context("the operator that was just created")?.org,
+            address,
+            key: key.expose().to_owned(),
+            server,
+            closing,
+            port,
+        })
+    }
+
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.server.drain().await;
+        self.closing.cancel();
+        self.port.await?;
+        Ok(())
+    }
+
+    /// A connection of its own.
+    pub(crate) fn channel(&self) -> Result<Channel> {
+        let config = ChannelConfig {
+            protocol: Protocol::Grpc,
+            ..ChannelConfig::default()
+        };
+        Ok(Channel::new(&format!("http://{}", self.address), &config)?)
+    }
+
+    fn operator(&self) -> Result<CallOptions> {
+        Ok(CallOptions::new().bearer(&self.key)?)
+    }
+
+    /// A new enrollment code and its pending enrollment.
+    pub(crate) async fn code(&self) -> Result<(String, i64)> {
+        let code = FleetNodeAdminClient::new(self.channel()?)
+            .create_enrollment_code(&CreateEnrollmentCodeRequest::default(), self.operator()?)
+            .await?;
+        Ok((code.code, code.pending_enrollment_id))
+    }
+
+    /// Enrolls a node and connects it.
+    pub(crate) async fn node(&self, name: &str) -> Result<Node> {
+        let (code, pending) = self.code().await?;
+        let gateway = FleetNodeGatewayClient::new(self.channel()?);
+        let signing = identity();
+        let registered = gateway
+            .register(&registration(&code, name, &signing), CallOptions::new())
+            .await?;
+        let confirm = ConfirmFleetNodeRequest {
+            fleet_node_id: registered.fleet_node_id,
+            pending_enrollment_id: pending,
+        };
+        let confirmed = FleetNodeAdminClient::new(self.channel()?)
+            .confirm_fleet_node(&confirm, self.operator()?)
+            .await?;
+        let begin = BeginAuthHandshakeRequest {
+            api_key: confirmed.api_key,
+            identity_pubkey: signing.verifying_key().to_bytes().to_vec().into(),
+        };
+        let challenge = gateway
+            .begin_auth_handshake(&begin, CallOptions::new())
+            .await?
+            .challenge;
+        let signature = signing.sign(&challenge).to_bytes().to_vec().into();
+        let answer = CompleteAuthHandshakeRequest {
+            challenge,
+            signature,
+        };
+        let token = gateway
+            .complete_auth_handshake(&answer, CallOptions::new())
+            .await?
+            .session_token;
+        let (mut up, down) = gateway
+            .control_stream(CallOptions::new().bearer(&token)?)
+            .await?;
+        let hello = ControlHello {
+            capabilities: ["big-commands", "outcomes"].map(str::to_owned).to_vec(),
+            max_targets: 16_384,
+            max_ports: 64,
+            ..ControlHello::default()
+        };
+        let hello = ControlStreamRequest {
+            kind: Some(control_stream_request::Kind::Hello(hello)),
+        };
+        up.send(&hello).await?;
+        Ok(Node {
+            id: NodeId(registered.fleet_node_id),
+            token,
+            gateway,
+            _up: up,
+            down,
+        })
+    }
+
+    /// Starts a scan on a node and answers its id.
+    pub(crate) async fn scan(&self, node: &Node, request: DiscoverRequest) -> Result<String> {
+        let request = StartScanRequest {
+            request_id: format!("proof-{}", node.id),
+            fleet_node_id: node.id.0,
+            request: Some(request),
+            ..StartScanRequest::default()
+        };
+        let started = ScanClient::new(self.channel()?)
+            .start_scan(&request, self.operator()?)
+            .await?;
+        Ok(started.scan.context("a scan")?.scan_id)
+    }
+}
+
+/// An identity key of its own.
+pub(crate) fn identity() -> SigningKey {
+    let environment: &dyn Environment = &SystemEnvironment;
+    SigningKey::from_bytes(&environment.random())
+}
+
+/// A registration that is in order.
+pub(crate) fn registration(code: &str, name: &str, signing: &SigningKey) -> RegisterRequest {
+    RegisterRequest {
+        enrollment_token: code.to_owned(),
+        name: name.to_owned(),
+        identity_pubkey: signing.verifying_key().to_bytes().to_vec().into(),
+        encryption_pubkey: vec![9; 32].into(),
+        identity_proof: Vec::new().into(),
+    }
+}
+
+/// A connected node.
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) gateway: FleetNodeGatewayClient,
+    token: String,
+    _up: Outgoing<ControlStreamRequest>,
+    down: Incoming<ControlStreamResponse>,
+}
+
+impl Node {
+    pub(crate) fn options(&self) -> Result<CallOptions> {
+        Ok(CallOptions::new().bearer(&self.token)?)
+    }
+
+    /// Waits for the next command and answers its id.
+    pub(crate) async fn command(&mut self) -> Result<String> {
+        while let Some(message) = self.down.message().await? {
+            if let Some(Kind::Command(command)) = message.kind {
+                return Ok(command.command_id);
+            }
+        }
+        bail!("the stream of node {} ended without a command", self.id)
+    }
+}

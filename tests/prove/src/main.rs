@@ -1,0 +1,85 @@
+//! Proofs that take minutes: what a test shows by examples, each of these shows by exhaustion or by great
+//! numbers, and says its figures. `cargo xtask prove boundary` runs them with a database. The list is
+//! [`BOUNDARY`]; each proof is a module of its own with a `run` that fails at the first violation.
+#![expect(clippy::print_stdout, reason = "its figures are what it is for")]
+
+mod codes;
+mod database;
+mod live;
+mod random;
+mod reports;
+
+use std::{process::ExitCode, time::Instant};
+
+use anyhow::Result;
+
+/// A claim and what shows it.
+struct Proof {
+    name: &'static str,
+    claim: &'static str,
+    /// Answers the figures, a line each.
+    run: fn() -> Result<Vec<String>>,
+}
+
+/// The trust boundary between server and nodes.
+const BOUNDARY: &[Proof] = &[
+    Proof {
+        name: "codes",
+        claim: "one enrollment code enrolls one node, however many race for it",
+        run: codes::run,
+    },
+    Proof {
+        name: "reports",
+        claim: "nothing malformed is stored, and no good neighbour of it is lost",
+        run: reports::run,
+    },
+];
+
+/// The exit code for a command line that cannot be understood (EX_USAGE of sysexits.h).
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let Some(("boundary", names)) = words
+        .split_first()
+        .map(|(suite, names)| (suite.as_str(), names))
+    else {
+        println!("Usage: fleet-prove boundary [PROOF]...\n");
+        describe();
+        return ExitCode::from(USAGE);
+    };
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| BOUNDARY.iter().all(|proof| proof.name != **name))
+    {
+        println!("no proof is called `{unknown}`; there are:\n");
+        describe();
+        return ExitCode::from(USAGE);
+    }
+    let asked = |proof: &&Proof| names.is_empty() || names.iter().any(|name| name == proof.name);
+    let mut holds = true;
+    for proof in BOUNDARY.iter().filter(asked) {
+        println!("=== {}: {}", proof.name, proof.claim);
+        let started = Instant::now();
+        match (proof.run)() {
+            Ok(figures) => figures.iter().for_each(|line| println!("    {line}")),
+            Err(violation) => {
+                holds = false;
+                println!("    VIOLATED: {violation:#}");
+            }
+        }
+        println!("    {:.1} s", started.elapsed().as_secs_f64());
+    }
+    if holds {
+        println!("every proof holds");
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn describe() {
+    for proof in BOUNDARY {
+        println!("  {:<10} {}", proof.name, proof.claim);
+    }
+}
