@@ -8,6 +8,8 @@
 mod address;
 mod backoff;
 pub mod enrollment;
+#[doc(hidden)]
+pub mod fuzz;
 mod identity;
 mod ids;
 pub mod limits;

@@ -1,8 +1,59 @@
-//! Bodies of the fuzz targets: each asserts what must hold for any input.
+//! Bodies of the fuzz targets: each asserts what must hold for any input. Property tests and proofs run them too.
+
+mod admission;
+mod model;
+
+use std::net::IpAddr;
 
 use fleet_core::{AddressPolicy, Endpoint, Port};
 
-use crate::{Mode, NodeProfile, PlanPolicy, ScanRequest, Scope, Target, plan};
+pub use admission::report_admission;
+
+use crate::{HostName, Mode, NodeProfile, PlanPolicy, ScanRequest, Scope, Target, plan};
+
+/// Whatever is taken as a host name is one to a strict reading and nothing else: no address in any form that some
+/// resolver knows, not the local host.
+pub fn host_name(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let Ok(name) = text.parse::<HostName>() else {
+        return;
+    };
+    let name = name.as_str();
+    assert_eq!(
+        name.parse::<HostName>().as_ref().map(HostName::as_str),
+        Ok(name)
+    );
+    assert!(
+        name.eq_ignore_ascii_case(&text) && name.len() <= 253,
+        "{name}"
+    );
+    assert!(name.parse::<IpAddr>().is_err(), "{name}");
+    assert!(!is_number_to_resolvers(name), "{name}");
+    assert!(
+        name != "localhost" && !name.ends_with(".localhost"),
+        "{name}"
+    );
+    let target = text.parse::<Target>();
+    assert!(
+        target.is_err() || matches!(target, Ok(Target::Name(_) | Target::LocalSubnet)),
+        "{name} is a name, and {target:?}"
+    );
+}
+
+/// Whether `inet_aton`, which resolvers ask first, takes a text for an address: one to four numbers, each decimal,
+/// octal after `0` or hexadecimal after `0x`.
+fn is_number_to_resolvers(text: &str) -> bool {
+    let number = |part: &str| {
+        let (digits, radix) = match part.strip_prefix("0x") {
+            Some(hexadecimal) => (hexadecimal, 16),
+            None if part.len() > 1 && part.starts_with('0') => (part, 8),
+            None => (part, 10),
+        };
+        u64::from_str_radix(digits, radix).is_ok()
+    };
+    let parts: Vec<&str> = text.split('.').collect();
+    parts.len() <= 4 && parts.into_iter().all(number)
+}
 
 /// Whatever is taken as a target has a canonical form that means the same; whatever is not is refused
 /// in a bounded text without control characters; planning it does neither panic nor pass the limits.

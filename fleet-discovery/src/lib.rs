@@ -29,5 +29,5 @@ pub use node::{Announcement, NodeProfile};
 pub use plan::{Chunk, ChunkCommand, Plan, PlanError, PlanPolicy, plan};
 pub use ports::{PortsError, parse_ports};
 pub use request::{Mode, ScanRequest, Tally};
-pub use scope::{InvalidScope, PinError, Pinned, Scope, ScopeKind};
+pub use scope::{InvalidScope, PinError, Pinned, Scope, ScopeKind, pinnable};
 pub use target::{LOCAL_SUBNET, Target, TargetError, TargetErrorKind};

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use fleet_core::{AddressPolicy, Endpoint, Port, RejectReason, canonical, limits};
 use ipnetwork::Ipv4Network;
 
-pub use pins::{PinError, Pinned};
+pub use pins::{PinError, Pinned, pinnable};
 pub(crate) use ports::Ports as ScopePorts;
 pub use text::InvalidScope;
 
@@ -216,6 +216,31 @@ impl Scope {
         let pins = pins.into_iter().flat_map(|pins| pins::addresses(pins));
         let seen = seen.into_iter().flatten().copied();
         list.chain(pins).chain(seen)
+    }
+
+    /// Whether a name of the command is still to be pinned: until then nothing of it may be reported.
+    pub fn awaits_pins(&self) -> bool {
+        match &self.addresses {
+            Addresses::Pinned(pins) => pins.iter().any(Pin::is_unanswered),
+            Addresses::Exact(_)
+            | Addresses::Announced(_)
+            | Addresses::Subnet(_)
+            | Addresses::Unpinned(..) => false,
+        }
+    }
+
+    /// The addresses that a name is pinned to; none when it has none, or is not of this scope.
+    pub fn pinned_to(&self, name: &str) -> &[IpAddr] {
+        match &self.addresses {
+            Addresses::Pinned(pins) => pins
+                .iter()
+                .find(|pin| pin.is_of(name))
+                .map_or(&[], Pin::addresses),
+            Addresses::Exact(_)
+            | Addresses::Announced(_)
+            | Addresses::Subnet(_)
+            | Addresses::Unpinned(..) => &[],
+        }
     }
 
     /// Names of which no address is known, each with the reason why it was left out, if it was.

@@ -64,6 +64,14 @@ impl Pin {
         &self.name
     }
 
+    pub(super) fn is_of(&self, name: &str) -> bool {
+        self.name.as_str().eq_ignore_ascii_case(name)
+    }
+
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.answer == Answer::None
+    }
+
     pub(super) fn answer(&self) -> &Answer {
         &self.answer
     }
@@ -108,7 +116,7 @@ pub(super) fn answer(
 ) -> Result<Pinned, PinError> {
     let pin = pins
         .iter_mut()
-        .find(|pin| pin.name.as_str().eq_ignore_ascii_case(name))
+        .find(|pin| pin.is_of(name))
         .ok_or_else(|| PinError::unknown(name))?;
     let answer = judge(answer, policy);
     if pin.answer == answer {
@@ -124,20 +132,21 @@ pub(super) fn answer(
     })
 }
 
-/// One address that may not be scanned refuses the whole name: a mixed answer is how a name that
-/// somebody else controls reaches into a network.
-fn judge(answer: Result<&[IpAddr], &str>, policy: AddressPolicy) -> Answer {
-    let answered = match answer {
-        Ok(answered) => answered,
-        Err(reason) => return Answer::Skipped(format!("the node left it out: {}", shown(reason))),
-    };
+/// What a name may be pinned to, of what it resolved to: its addresses, canonical and each once, in the order of the
+/// answer. Whoever looks a name up and whoever is told of it judge by this.
+///
+/// # Errors
+///
+/// Why the name is left out: it has no address, more than eight, or one that may not be scanned. One is enough: a
+/// mixed answer is how a name that somebody else controls reaches into a network.
+pub fn pinnable(answered: &[IpAddr], policy: AddressPolicy) -> Result<Vec<IpAddr>, String> {
     let mut addresses = Vec::new();
     for ip in answered {
         match policy.admit(*ip) {
             Ok(ip) if addresses.contains(&ip) => {}
             Ok(ip) => addresses.push(ip),
             Err(refused) => {
-                return Answer::Skipped(format!(
+                return Err(format!(
                     "it resolves to {}, a {} address",
                     refused.ip,
                     refused.class.as_str()
@@ -145,14 +154,21 @@ fn judge(answer: Result<&[IpAddr], &str>, policy: AddressPolicy) -> Answer {
             }
         }
         if addresses.len() > limits::NAME_ADDRESSES {
-            return Answer::Skipped(format!(
+            return Err(format!(
                 "it resolves to more than {} addresses",
                 limits::NAME_ADDRESSES
             ));
         }
     }
     if addresses.is_empty() {
-        return Answer::Skipped("it resolves to no address".to_owned());
+        return Err("it resolves to no address".to_owned());
     }
-    Answer::Addresses(addresses)
+    Ok(addresses)
+}
+
+fn judge(answer: Result<&[IpAddr], &str>, policy: AddressPolicy) -> Answer {
+    match answer {
+        Ok(answered) => pinnable(answered, policy).map_or_else(Answer::Skipped, Answer::Addresses),
+        Err(reason) => Answer::Skipped(format!("the node left it out: {}", shown(reason))),
+    }
 }

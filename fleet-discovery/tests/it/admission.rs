@@ -91,3 +91,12 @@ proptest! {
         prop_assert_eq!(scope.to_string().parse::<Scope>(), Ok(scope));
     }
 }
+
+proptest! {
+    #![proptest_config(fleet_core::regressions!("admission-model"))]
+
+    #[test]
+    fn scope_and_admission_do_what_their_model_does(ops in prop::collection::vec(any::<[u8; 4]>(), 2..24)) {
+        fleet_discovery::fuzz::report_admission(ops.as_flattened());
+    }
+}

@@ -11,6 +11,7 @@ fn near_target() -> impl Strategy<Value = String> {
     prop_oneof![
         "[0-9a-fx.:/-]{0,24}",
         "[0-9]{1,3}(\\.[0-9]{1,3}){3}([-/][0-9]{1,3})?",
+        "(0[xX]?)?[0-9a-f]{1,10}(\\.(0[xX]?)?[0-9a-f]{1,3}){0,4}",
         "[a-zA-Z0-9-]{1,8}(\\.[a-zA-Z0-9-]{1,8}){0,3}",
         ".{0,40}",
     ]
@@ -22,6 +23,7 @@ proptest! {
     #[test]
     fn what_is_taken_means_the_same_in_canonical_form(text in near_target()) {
         fuzz::target_grammar(text.as_bytes());
+        fuzz::host_name(text.as_bytes());
         if let Ok(name) = text.parse::<HostName>() {
             prop_assert_eq!(name.to_string().parse(), Ok(name));
             prop_assert!(text.parse::<IpAddr>().is_err());
@@ -72,6 +74,7 @@ proptest! {
     fn any_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
         fuzz::scope_text(&bytes);
         fuzz::target_grammar(&bytes);
+        fuzz::host_name(&bytes);
     }
 }
 
