@@ -3,11 +3,13 @@
 //! [`BOUNDARY`]; each proof is a module of its own with a `run` that fails at the first violation.
 #![expect(clippy::print_stdout, reason = "its figures are what it is for")]
 
+mod addresses;
 mod codes;
 mod database;
 mod live;
 mod random;
 mod reports;
+mod scopes;
 
 use std::{process::ExitCode, time::Instant};
 
@@ -23,6 +25,16 @@ struct Proof {
 
 /// The trust boundary between server and nodes.
 const BOUNDARY: &[Proof] = &[
+    Proof {
+        name: "addresses",
+        claim: "every IPv4 address has the class that IANA's registry gives it, or a reason why not",
+        run: addresses::run,
+    },
+    Proof {
+        name: "scopes",
+        claim: "scope, quota and ownership hold for any reports, and nothing that is repeated counts twice",
+        run: scopes::run,
+    },
     Proof {
         name: "codes",
         claim: "one enrollment code enrolls one node, however many race for it",

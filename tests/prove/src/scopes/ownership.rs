@@ -1,0 +1,251 @@
+//! Three nodes report devices that move, change their identity and are bound to somebody, while nodes are revoked.
+//! After every row the records are compared with those before it: whatever has changed was owned by its reporter, or
+//! free for it. Start with [`run`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use fleet_core::{AddressPolicy, DeviceId, DeviceReport, Endpoint, NodeId, RawDeviceReport};
+use fleet_discovery::{KnownRow, RowVerdict, Scope, admit};
+use fleet_pairing::{Binding, DeviceRecord, Inventory};
+
+use crate::random::Random;
+
+/// Every node's command: some of the addresses that devices are at.
+const SCOPES: [&str; 3] = [
+    "1|exact|10.0.0.0-10.0.0.3|80,4028",
+    "1|exact|10.0.0.2-10.0.0.5|80,4028",
+    "1|exact|10.0.0.0-10.0.0.5|80",
+];
+
+/// What a live world looks like between two operations.
+struct World {
+    records: Vec<DeviceRecord>,
+    live: [bool; 3],
+}
+
+/// Runs operations of four bytes each.
+pub(super) fn run(data: &[u8]) {
+    let mut world = World {
+        records: Vec::new(),
+        live: [true; 3],
+    };
+    let (ops, _) = data.as_chunks::<4>();
+    for op in ops {
+        world.step(*op);
+    }
+}
+
+impl World {
+    fn step(&mut self, [what, a, b, c]: [u8; 4]) {
+        match what % 16 {
+            0 => self.revoke(usize::from(a) % 3),
+            1 => self.bind(a, b),
+            2 => self.found_by_the_server(a),
+            _ => {
+                let seed = u32::from_le_bytes([what, a, b, c]);
+                self.report(usize::from(a) % 3, seed.into());
+            }
+        }
+        let identifiers: BTreeSet<_> = self.records.iter().map(|r| &r.identifier).collect();
+        assert_eq!(
+            identifiers.len(),
+            self.records.len(),
+            "one record an identifier"
+        );
+    }
+
+    fn revoke(&mut self, at: usize) {
+        self.live[at] = false;
+        for record in &mut self.records {
+            if record.owner == Some(node(at)) {
+                record.owner_live = false;
+            }
+            if record.binding == Binding::Node(node(at)) {
+                record.binding = Binding::Free;
+            }
+        }
+        // The site has a new node in its place; what the old one had is free for whoever reports it.
+        if self.live == [false; 3] {
+            self.live = [true; 3];
+        }
+    }
+
+    fn bind(&mut self, which: u8, whom: u8) {
+        let live = self.live;
+        let count = self.records.len().max(1);
+        if let Some(record) = self.records.get_mut(usize::from(which) % count) {
+            let at = usize::from(whom) % 3;
+            record.binding = match whom % 5 {
+                0 => Binding::Server,
+                1 => Binding::Free,
+                _ if live[at] => Binding::Node(node(at)),
+                _ => Binding::Free,
+            };
+        }
+    }
+
+    /// The record loses its attribution: as if the server itself had found it.
+    fn found_by_the_server(&mut self, which: u8) {
+        let count = self.records.len().max(1);
+        if let Some(record) = self.records.get_mut(usize::from(which) % count) {
+            record.owner = None;
+        }
+    }
+
+    fn report(&mut self, at: usize, seed: u64) {
+        if !self.live[at] {
+            return;
+        }
+        let mut random = Random::new(seed);
+        let rows: Vec<DeviceReport> = (0..1 + random.below(6)).map(|_| row(&mut random)).collect();
+        let mut known = BTreeMap::new();
+        let first = self.judge(at, &rows, &mut known);
+        let (records, rows_stored) = (self.records.clone(), known.len());
+        let second = self.judge(at, &rows, &mut known);
+        assert_eq!(first, second, "a repeated report is answered otherwise");
+        assert_eq!(records, self.records, "a repeated report changed records");
+        assert_eq!(rows_stored, known.len(), "a repeated report stored rows");
+    }
+
+    /// Judges a report as the server does; answers which rows were taken.
+    fn judge(
+        &mut self,
+        at: usize,
+        rows: &[DeviceReport],
+        known: &mut BTreeMap<Endpoint, KnownRow>,
+    ) -> Vec<bool> {
+        let reporter = node(at);
+        let mut scope: Scope = SCOPES[at].parse().unwrap_or_else(|error| panic!("{error}"));
+        let closed = scope.clone();
+        let mut inventory = Inventory::new(self.records.clone());
+        let verdicts = admit(
+            &mut scope,
+            AddressPolicy::default(),
+            known.len() as u64,
+            &*known,
+            rows.iter().cloned().map(Ok).collect(),
+            |report| {
+                assert_eq!(
+                    closed.check(report.endpoint),
+                    Ok(()),
+                    "asked about a stranger"
+                );
+                let before = inventory.records().to_vec();
+                let decided = inventory.decide(reporter, report);
+                changes(&before, inventory.records(), reporter, decided.is_ok());
+                decided
+            },
+        );
+        let Ok(verdicts) = verdicts else {
+            panic!("a report of distinct endpoints cannot pass the quota of an exact scope");
+        };
+        assert_eq!(scope, closed, "an exact scope never changes");
+        // The store gives records that were created their ids.
+        self.records = inventory.records().to_vec();
+        let next = self
+            .records
+            .iter()
+            .map(|record| record.id.0)
+            .max()
+            .unwrap_or(0)
+            .max(0)
+            + 1;
+        let created = self
+            .records
+            .iter_mut()
+            .filter(|r| Inventory::is_provisional(r.id));
+        for (record, id) in created.zip(next..) {
+            record.id = DeviceId(id);
+        }
+        let mut taken = Vec::new();
+        for verdict in verdicts {
+            let (row, accepted) = match verdict {
+                RowVerdict::Accepted { report, .. } => (Some((report, None)), true),
+                RowVerdict::Refused { report, reason, .. } => (Some((report, Some(reason))), false),
+                RowVerdict::Repeated { accepted } => (None, accepted),
+                RowVerdict::Rejected { .. } => (None, false),
+            };
+            taken.push(accepted);
+            if let Some((report, refused)) = row {
+                let identifier = report.sent_identifier;
+                let row = match refused {
+                    None => KnownRow::Accepted { identifier },
+                    Some(reason) => KnownRow::Rejected { identifier, reason },
+                };
+                known.insert(report.endpoint, row);
+            }
+        }
+        assert!(known.len() as u64 <= closed.quota(), "over quota");
+        taken
+    }
+}
+
+/// I7: what a row changes was the reporter's or free, and is the reporter's now; a refused row changes nothing.
+fn changes(before: &[DeviceRecord], after: &[DeviceRecord], reporter: NodeId, taken: bool) {
+    for record in after {
+        let Some(was) = before.iter().find(|was| was.id == record.id) else {
+            assert!(taken && record.owner == Some(reporter), "{record:?}");
+            continue;
+        };
+        if was == record {
+            continue;
+        }
+        assert!(taken, "a refused row changed {was:?} to {record:?}");
+        assert!(may_write(was, reporter), "{reporter:?} took {was:?}");
+        assert_eq!(was.binding, record.binding, "a report binds nobody");
+        assert_eq!(record.owner, Some(reporter), "{record:?}");
+    }
+    let gone = before
+        .iter()
+        .find(|was| after.iter().all(|record| record.id != was.id));
+    // A record may end in another one, if both were the reporter's to write.
+    if let Some(was) = gone {
+        assert!(taken && may_write(was, reporter), "{was:?} is gone");
+    }
+}
+
+/// SPEC 7, once more and plainly.
+fn may_write(record: &DeviceRecord, reporter: NodeId) -> bool {
+    match record.binding {
+        Binding::Server => false,
+        Binding::Node(bound) => bound == reporter,
+        Binding::Free => {
+            record.owner == Some(reporter) || (record.owner.is_some() && !record.owner_live)
+        }
+    }
+}
+
+fn node(at: usize) -> NodeId {
+    NodeId(i64::try_from(at).unwrap_or(0) + 1)
+}
+
+/// A device with or without MAC and serial, where one of six addresses is.
+fn row(random: &mut Random) -> DeviceReport {
+    let pick = |random: &mut Random, some: &[&'static str]| some[random.size(some.len())];
+    let ip = Ipv4Addr::new(10, 0, 0, random.below(7) as u8).to_string();
+    let identifier = format!("id-{}", random.below(4));
+    let raw = RawDeviceReport {
+        identifier: &identifier,
+        ip: &ip,
+        port: pick(random, &["80", "4028", "443"]),
+        driver: "antminer",
+        model: pick(random, &["", "", "S19", "M50"]),
+        manufacturer: pick(random, &["", "Bitmain", "MicroBT"]),
+        mac: pick(
+            random,
+            &[
+                "",
+                "",
+                "02:00:5e:00:00:01",
+                "02:00:5e:00:00:02",
+                "02:00:5e:00:00:03",
+            ],
+        ),
+        serial: pick(random, &["", "", "SN1", "SN2"]),
+        ..RawDeviceReport::default()
+    };
+    DeviceReport::parse(raw).unwrap_or_else(|reason| panic!("a row of ours is refused: {reason}"))
+}
