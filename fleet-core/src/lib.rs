@@ -6,6 +6,7 @@
 //! [`outcome`] (what an operator is told).
 
 mod address;
+mod audit;
 mod backoff;
 pub mod enrollment;
 #[doc(hidden)]
@@ -25,6 +26,9 @@ mod time;
 
 pub use address::{
     AddressClass, AddressPolicy, Endpoint, RefusedAddress, canonical, classify, parse_literal,
+};
+pub use audit::{
+    ChainFault, ChainHash, ChainHead, ChainRecord, ChainVerifier, InvalidHead, StoredLink,
 };
 pub use backoff::{Backoff, full_jitter};
 pub use identity::{DeviceIdentifier, Fingerprint, InvalidIdentifier, Serial, auto_identifier};

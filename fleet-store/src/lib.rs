@@ -9,7 +9,9 @@ mod api;
 mod sql;
 
 pub use api::{
-    audit::{Actor, Audit, AuditEntry, AuditResult, AuditRow, Who},
+    audit::{
+        Actor, Audit, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow, LinkedRecord, Who,
+    },
     devices::{DeviceRow, Inventory},
     enrollment::{
         CancelCodeError, ConfirmError, Enrollment, Hello, Invitation, NewNode, NodeRow,

@@ -5,6 +5,7 @@
 //! id, bindings. SQLite locks the whole file instead (BEGIN IMMEDIATE).
 
 mod audit;
+mod chain;
 mod codec;
 mod connect;
 mod devices;

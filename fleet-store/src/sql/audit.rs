@@ -1,18 +1,24 @@
 //! The audit trail: how records are written inside the transactions of others, and read.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use async_trait::async_trait;
-use fleet_core::{NodeId, OperatorId, OrgId};
+use fleet_core::{ChainHead, NodeId, OperatorId, OrgId, Timestamp};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbErr, EntityTrait, NotSet, QueryFilter, QueryOrder, QuerySelect,
     Set,
-    sea_query::{Alias, Expr, ExprTrait, OnConflict},
+    sea_query::{Alias, Expr, ExprTrait, LikeExpr, OnConflict},
 };
 
 use super::{
-    entity::audit,
+    chain,
+    entity::{audit, node, operator},
     value::{AsText, Micros},
 };
-use crate::{Actor, Audit, AuditEntry, AuditResult, AuditRow, SqlStore, StoreError, Who};
+use crate::{
+    Actor, Audit, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow, SqlStore, StoreError,
+    Who,
+};
 
 #[async_trait]
 impl Audit for SqlStore {
@@ -23,24 +29,109 @@ impl Audit for SqlStore {
         .await
     }
 
-    async fn list_audit(
-        &self,
-        org: OrgId,
-        before: Option<i64>,
-        limit: u32,
-    ) -> Result<Vec<AuditRow>, StoreError> {
-        let rows = audit::Entity::find()
-            .filter(audit::Column::OrgId.eq(org.0))
-            .filter(audit::Column::Id.lt(before.unwrap_or(i64::MAX)))
-            .order_by_desc(audit::Column::Id)
-            .limit(u64::from(limit))
-            .all(self.reader())
-            .await;
-        Self::reading(
-            "list_audit",
-            rows.map(|rows| rows.into_iter().map(row).collect()),
-        )
+    async fn find_audit(&self, org: OrgId, query: AuditQuery) -> Result<Vec<AuditRow>, StoreError> {
+        Self::reading("find_audit", find(self.reader(), org, query).await)
     }
+
+    async fn seal_audit(&self, now: Timestamp) -> Result<u64, StoreError> {
+        chain::seal(self, now).await
+    }
+
+    async fn audit_chains(&self) -> Result<Vec<Option<OrgId>>, StoreError> {
+        Self::reading("audit_chains", chain::chains(self.reader()).await)
+    }
+
+    async fn audit_head(&self, org: Option<OrgId>) -> Result<ChainHead, StoreError> {
+        Self::reading("audit_head", chain::head(self.reader(), org).await)
+    }
+
+    async fn audit_links(
+        &self,
+        org: Option<OrgId>,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<AuditLink>, StoreError> {
+        let links = chain::links(self.reader(), org, after, limit).await;
+        Self::reading("audit_links", links)
+    }
+}
+
+async fn find(
+    db: &impl ConnectionTrait,
+    org: OrgId,
+    query: AuditQuery,
+) -> Result<Vec<AuditRow>, DbErr> {
+    let mut select = audit::Entity::find()
+        .filter(audit::Column::OrgId.eq(org.0))
+        .filter(audit::Column::Id.lt(query.before.unwrap_or(i64::MAX)));
+    if !query.action.is_empty() {
+        let begin = LikeExpr::new(format!("{}%", literally(&query.action))).escape('\\');
+        select = select.filter(audit::Column::Action.like(begin));
+    }
+    if query.refused {
+        select = select.filter(audit::Column::Refusal.is_not_null());
+    }
+    if let Some(who) = &query.who {
+        let (kind, id) = who.parts();
+        select = select.filter(audit::Column::Who.eq(kind));
+        if let Some(id) = id {
+            select = select.filter(audit::Column::WhoId.eq(id));
+        }
+    }
+    let found = select
+        .order_by_desc(audit::Column::Id)
+        .limit(u64::from(query.limit))
+        .all(db)
+        .await?;
+    let mut rows: Vec<_> = found.into_iter().map(row).collect();
+    name(db, &mut rows).await?;
+    Ok(rows)
+}
+
+/// A text in which no letter means anything to LIKE.
+fn literally(text: &str) -> String {
+    let escaped = text.chars().flat_map(|letter| {
+        let special = matches!(letter, '%' | '_' | '\\');
+        special.then_some('\\').into_iter().chain([letter])
+    });
+    escaped.collect()
+}
+
+/// Adds what people call the authors.
+async fn name(db: &impl ConnectionTrait, rows: &mut [AuditRow]) -> Result<(), DbErr> {
+    let ids = |kind: &str| -> BTreeSet<i64> {
+        let parts = rows.iter().map(|row| row.entry.actor.who.parts());
+        parts
+            .filter(|(who, _)| *who == kind)
+            .filter_map(|(_, id)| id)
+            .collect()
+    };
+    let (operators, nodes) = (ids("operator"), ids("node"));
+    let mut names: BTreeMap<(&str, i64), String> = BTreeMap::new();
+    if !operators.is_empty() {
+        let found = operator::Entity::find()
+            .filter(operator::Column::Id.is_in(operators))
+            .all(db)
+            .await?;
+        names.extend(
+            found
+                .into_iter()
+                .map(|row| (("operator", row.id), row.email)),
+        );
+    }
+    if !nodes.is_empty() {
+        let found = node::Entity::find()
+            .filter(node::Column::Id.is_in(nodes))
+            .all(db)
+            .await?;
+        names.extend(found.into_iter().map(|row| (("node", row.id), row.name)));
+    }
+    for row in rows {
+        if let (kind, Some(id)) = row.entry.actor.who.parts() {
+            row.name = names.get(&(kind, id)).cloned();
+        }
+    }
+    Ok(())
 }
 
 /// Writes a record inside the transaction of what it is about.
@@ -79,7 +170,7 @@ fn fold(entry: &AuditEntry) -> Option<String> {
     let AuditResult::Refused(reason) = &entry.result else {
         return None;
     };
-    let (who, id) = author(&entry.actor.who);
+    let (who, id) = entry.actor.who.parts();
     let minute = entry.at.as_millis().div_euclid(60_000);
     // An operator or node is one actor wherever it comes from; of strangers the address is all we know.
     let from = entry.actor.from.filter(|_| id.is_none());
@@ -91,17 +182,8 @@ fn fold(entry: &AuditEntry) -> Option<String> {
     ))
 }
 
-fn author(who: &Who) -> (&'static str, Option<i64>) {
-    match who {
-        Who::Operator(id) => ("operator", Some(id.0)),
-        Who::Node(id) => ("node", Some(id.0)),
-        Who::System => ("system", None),
-        Who::Anonymous => ("anonymous", None),
-    }
-}
-
 fn model(entry: AuditEntry, count: i64, fold: Option<String>) -> audit::ActiveModel {
-    let (who, who_id) = author(&entry.actor.who);
+    let (who, who_id) = entry.actor.who.parts();
     let refusal = match entry.result {
         AuditResult::Done => None,
         AuditResult::Refused(reason) => Some(reason),
@@ -118,6 +200,9 @@ fn model(entry: AuditEntry, count: i64, fold: Option<String>) -> audit::ActiveMo
         count: Set(count),
         at: Set(Micros(entry.at)),
         fold: Set(fold),
+        sealed_seq: NotSet,
+        sealed_count: NotSet,
+        sealed_at: NotSet,
     }
 }
 
@@ -131,6 +216,8 @@ fn row(model: audit::Model) -> AuditRow {
     AuditRow {
         id: model.id,
         count: u64::try_from(model.count).unwrap_or(0),
+        seq: model.sealed_seq.and_then(|seq| u64::try_from(seq).ok()),
+        name: None,
         entry: AuditEntry {
             org: model.org_id.map(OrgId),
             actor: Actor {

@@ -6,11 +6,13 @@
     reason = "the entity derives need `pub` on what stays inside this crate"
 )]
 
+mod chain;
 mod devices;
 mod nodes;
 mod operators;
 mod scans;
 
+pub(crate) use chain::{audit_head, audit_link};
 pub(crate) use devices::{binding, device, device_alias, node_endpoint};
 pub(crate) use nodes::{invitation, node, node_challenge, node_key, node_session, node_stream};
 pub(crate) use operators::{audit, operator, operator_key, operator_session, org};

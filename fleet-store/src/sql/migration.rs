@@ -2,6 +2,7 @@
 //! that were released never change; entities follow the newest one.
 
 mod m0001_first_schema;
+mod m0006_audit_chain;
 
 use sea_orm_migration::prelude::*;
 
@@ -11,6 +12,9 @@ pub(crate) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_first_schema::FirstSchema)]
+        vec![
+            Box::new(m0001_first_schema::FirstSchema),
+            Box::new(m0006_audit_chain::AuditChain),
+        ]
     }
 }

@@ -6,6 +6,7 @@ mod site;
 
 mod audit;
 mod cancelling;
+mod chain;
 mod dispatch;
 mod ending;
 mod enrollment;

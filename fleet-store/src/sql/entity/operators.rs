@@ -101,6 +101,10 @@ pub(crate) mod audit {
         pub count: i64,
         pub at: Micros,
         pub fold: Option<String>,
+        /// The newest link of this record, the count it states, and when it was made; none before the sealer came.
+        pub sealed_seq: Option<i64>,
+        pub sealed_count: Option<i64>,
+        pub sealed_at: Option<Micros>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}

@@ -50,7 +50,10 @@ impl MigrationTrait for FirstSchema {
 }
 
 /// A table of these columns.
-fn table<const N: usize>(name: &'static str, columns: [ColumnDef; N]) -> TableCreateStatement {
+pub(super) fn table<const N: usize>(
+    name: &'static str,
+    columns: [ColumnDef; N],
+) -> TableCreateStatement {
     let mut table = Table::create().table(name).to_owned();
     for column in columns {
         table.col(column);
@@ -59,7 +62,7 @@ fn table<const N: usize>(name: &'static str, columns: [ColumnDef; N]) -> TableCr
 }
 
 /// Names the columns of a primary key of several.
-trait Keyed {
+pub(super) trait Keyed {
     fn keyed<const N: usize>(self, columns: [&'static str; N]) -> Self;
     /// Refers to `(org_id, id)` of `node` or to another table's `id`; the referred row stays.
     fn refers<const N: usize>(
@@ -110,7 +113,7 @@ fn id() -> ColumnDef {
         .to_owned()
 }
 
-fn integer(name: &'static str) -> ColumnDef {
+pub(super) fn integer(name: &'static str) -> ColumnDef {
     ColumnDef::new(name).big_integer().not_null().to_owned()
 }
 
@@ -118,7 +121,7 @@ fn text(name: &'static str) -> ColumnDef {
     ColumnDef::new(name).text().not_null().to_owned()
 }
 
-fn bytes(name: &'static str) -> ColumnDef {
+pub(super) fn bytes(name: &'static str) -> ColumnDef {
     ColumnDef::new(name).blob().not_null().to_owned()
 }
 
@@ -127,7 +130,7 @@ fn flag(name: &'static str) -> ColumnDef {
 }
 
 /// The same column, unset at times.
-fn optional(mut column: ColumnDef) -> ColumnDef {
+pub(super) fn optional(mut column: ColumnDef) -> ColumnDef {
     column.null().to_owned()
 }
 

@@ -1,0 +1,236 @@
+//! Sealing: records get their place and their hash after they were written, in transactions of their own.
+//!
+//! Whoever holds the row of a chain's head seals that chain; the key of the links makes two links in one
+//! place impossible. Records are found by having no link, never by a cursor over ids: on PostgreSQL a record
+//! with a lower id may be committed after one with a higher.
+
+use std::{collections::HashMap, time::Duration};
+
+use fleet_core::{ChainHash, ChainHead, OrgId, Timestamp};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect, Set, Statement,
+    sea_query::{Expr, ExprTrait, LockType, OnConflict},
+};
+
+use super::{
+    dispatch::count,
+    entity::{audit, audit_head, audit_link},
+    inserts,
+    value::{Bytes32, Micros},
+};
+use crate::{AuditLink, LinkedRecord, SqlStore, StoreError};
+
+/// Links of one transaction.
+const LINKS: u64 = 512;
+/// Chains of one look.
+const CHAINS: u64 = 256;
+/// A record that goes on counting is linked again this often at the most: a refusal a minute is one record,
+/// and so it is final with its second link.
+const GROWN: Duration = Duration::from_secs(60);
+
+/// Links what has no link yet.
+pub(super) async fn seal(store: &SqlStore, now: Timestamp) -> Result<u64, StoreError> {
+    let mut sealed = 0;
+    loop {
+        let waiting = SqlStore::reading("seal_audit", waiting(store.reader(), now).await)?;
+        let mut more = waiting.len() as u64 == CHAINS;
+        for chain in waiting {
+            let links: Result<u64, StoreError> = store
+                .transaction("seal_audit", (chain, now), |tx, (chain, now)| {
+                    Box::pin(async move { Ok(seal_chain(tx, *chain, *now).await?) })
+                })
+                .await;
+            let links = links?;
+            sealed += links;
+            more |= links == LINKS;
+        }
+        if !more {
+            return Ok(sealed);
+        }
+    }
+}
+
+/// What the index of unsealed records holds, word for word, and how late a grown count is linked.
+fn unsealed(now: Timestamp) -> Expr {
+    Expr::cust("(sealed_count IS NULL OR sealed_count < count)").and(
+        audit::Column::SealedAt
+            .is_null()
+            .or(audit::Column::SealedAt.lte(Micros(now.minus(GROWN)))),
+    )
+}
+
+/// The chains with something to link; a record of no organization is in chain 0.
+async fn waiting(db: &impl ConnectionTrait, now: Timestamp) -> Result<Vec<i64>, DbErr> {
+    let chains: Vec<Option<i64>> = audit::Entity::find()
+        .select_only()
+        .column(audit::Column::OrgId)
+        .filter(unsealed(now))
+        .distinct()
+        .limit(CHAINS)
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok(chains
+        .into_iter()
+        .map(|chain| chain.unwrap_or_default())
+        .collect())
+}
+
+async fn seal_chain(tx: &DatabaseTransaction, chain: i64, now: Timestamp) -> Result<u64, DbErr> {
+    let mut head = lock(tx, chain).await?;
+    let before = head.seq;
+    let of_chain = match chain {
+        0 => audit::Column::OrgId.is_null(),
+        org => audit::Column::OrgId.eq(org),
+    };
+    let rows = audit::Entity::find()
+        .filter(of_chain)
+        .filter(unsealed(now))
+        .order_by_asc(audit::Column::Id)
+        .limit(LINKS)
+        .all(tx)
+        .await?;
+    let mut links = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (id, stated) = (row.id, row.count);
+        head = head.next(org_of(chain), &linked(row, stated).as_chain());
+        links.push(audit_link::ActiveModel {
+            chain: Set(chain),
+            seq: Set(count(head.seq)),
+            audit_id: Set(id),
+            count: Set(stated),
+            hash: Set(Bytes32(head.hash.0)),
+        });
+    }
+    if links.is_empty() {
+        return Ok(0);
+    }
+    let made = links.len() as u64;
+    inserts::all(tx, links).await?;
+    audit_head::Entity::update_many()
+        .col_expr(audit_head::Column::Seq, Expr::value(count(head.seq)))
+        .col_expr(audit_head::Column::Hash, Expr::value(Bytes32(head.hash.0)))
+        .filter(audit_head::Column::Chain.eq(chain))
+        .exec(tx)
+        .await?;
+    // Last, because it locks the records, on which others may be counting.
+    let mark = "UPDATE audit SET sealed_seq = audit_link.seq, sealed_count = audit_link.count, sealed_at = $1 \
+                FROM audit_link WHERE audit_link.audit_id = audit.id AND audit_link.chain = $2 AND audit_link.seq > $3";
+    let values = [now.as_micros().into(), chain.into(), count(before).into()];
+    let mark = Statement::from_sql_and_values(tx.get_database_backend(), mark, values);
+    tx.execute_raw(mark).await?;
+    Ok(made)
+}
+
+/// Locks a chain by its head, which is made when it is missing.
+async fn lock(tx: &DatabaseTransaction, chain: i64) -> Result<ChainHead, DbErr> {
+    let start = audit_head::ActiveModel {
+        chain: Set(chain),
+        seq: Set(0),
+        hash: Set(Bytes32(ChainHead::START.hash.0)),
+    };
+    audit_head::Entity::insert(start)
+        .on_conflict(
+            OnConflict::column(audit_head::Column::Chain)
+                .do_nothing()
+                .to_owned(),
+        )
+        .exec_without_returning(tx)
+        .await?;
+    let row = audit_head::Entity::find_by_id(chain)
+        .lock(LockType::NoKeyUpdate)
+        .one(tx)
+        .await?;
+    Ok(row.map_or(ChainHead::START, stored))
+}
+
+/// The chains that have a head.
+pub(super) async fn chains(db: &impl ConnectionTrait) -> Result<Vec<Option<OrgId>>, DbErr> {
+    let rows = audit_head::Entity::find()
+        .order_by_asc(audit_head::Column::Chain)
+        .all(db)
+        .await?;
+    Ok(rows.into_iter().map(|row| org_of(row.chain)).collect())
+}
+
+/// Where a chain ends.
+pub(super) async fn head(
+    db: &impl ConnectionTrait,
+    org: Option<OrgId>,
+) -> Result<ChainHead, DbErr> {
+    let row = audit_head::Entity::find_by_id(chain_of(org))
+        .one(db)
+        .await?;
+    Ok(row.map_or(ChainHead::START, stored))
+}
+
+/// Links after a place with their records. A record that was moved to another organization is gone here.
+pub(super) async fn links(
+    db: &impl ConnectionTrait,
+    org: Option<OrgId>,
+    after: u64,
+    limit: u32,
+) -> Result<Vec<AuditLink>, DbErr> {
+    let links = audit_link::Entity::find()
+        .filter(audit_link::Column::Chain.eq(chain_of(org)))
+        .filter(audit_link::Column::Seq.gt(count(after)))
+        .order_by_asc(audit_link::Column::Seq)
+        .limit(u64::from(limit))
+        .all(db)
+        .await?;
+    let ids: Vec<_> = links.iter().map(|link| link.audit_id).collect();
+    let mut records = HashMap::new();
+    // Within the databases' limits of binds.
+    for ids in ids.chunks(10_000) {
+        let rows = audit::Entity::find()
+            .filter(audit::Column::Id.is_in(ids.iter().copied()))
+            .all(db)
+            .await?;
+        let ours = rows
+            .into_iter()
+            .filter(|row| row.org_id == org.map(|org| org.0));
+        records.extend(ours.map(|row| (row.id, row)));
+    }
+    let links = links.into_iter().map(|link| AuditLink {
+        seq: link.seq.try_into().unwrap_or(0),
+        hash: ChainHash(link.hash.0),
+        record: records.get(&link.audit_id).map(|row| {
+            // A count may have grown since its newest link; one that has shrunk was changed by hand.
+            let newest = row.sealed_seq == Some(link.seq);
+            let bound = if newest { row.count } else { i64::MAX };
+            let stated = Ord::min(link.count, bound);
+            linked(row.clone(), stated)
+        }),
+    });
+    Ok(links.collect())
+}
+
+fn linked(row: audit::Model, stated: i64) -> LinkedRecord {
+    LinkedRecord {
+        id: row.id,
+        at: row.at.0,
+        who: row.who,
+        who_id: row.who_id,
+        from: row.from_address.map(|ip| ip.0.to_string()),
+        action: row.action,
+        subject: row.subject,
+        refusal: row.refusal,
+        count: u64::try_from(stated).unwrap_or(0),
+    }
+}
+
+fn stored(row: audit_head::Model) -> ChainHead {
+    ChainHead {
+        seq: u64::try_from(row.seq).unwrap_or(0),
+        hash: ChainHash(row.hash.0),
+    }
+}
+
+fn chain_of(org: Option<OrgId>) -> i64 {
+    org.map_or(0, |org| org.0)
+}
+
+fn org_of(chain: i64) -> Option<OrgId> {
+    (chain != 0).then_some(OrgId(chain))
+}
