@@ -9,7 +9,10 @@ use fleet_wire::RpcError;
 use ipnetwork::IpNetwork;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{bells::Bells, dispatch::Work, environment::Environment, hub::Hub, limiter::Limiter};
+use crate::{
+    audit::Refusals, bells::Bells, dispatch::Work, environment::Environment, hub::Hub,
+    limiter::Limiter,
+};
 
 /// How a server behaves.
 #[derive(Clone, Debug)]
@@ -99,8 +102,8 @@ pub(crate) struct App {
     pub(crate) work: Arc<Work>,
     pub(crate) bells: Bells,
     pub(crate) limiters: Option<Limiters>,
-    /// One audit record a minute for each actor and refused procedure, so that nobody can flood it.
-    pub(crate) refusals: Limiter,
+    /// Which refusals of this minute are on record, so that nobody can flood the trail.
+    pub(crate) refusals: Refusals,
     /// Fires when the server begins to go down: watches end, nodes are told.
     pub(crate) drain: CancellationToken,
     /// Streams, and deeds that are carried through though their caller has hung up; a drain waits for them.
@@ -121,7 +124,7 @@ impl App {
             work,
             bells: Bells::new(),
             limiters,
-            refusals: Limiter::per_minute(NonZeroU32::MIN),
+            refusals: Refusals::new(),
             drain: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,

@@ -67,7 +67,7 @@ impl Authenticate for Gate {
         let caller = match class_of(path.trim_start_matches('/')) {
             Some(Class::Public) => return Ok(Admission::Public),
             Some(Class::Node) => {
-                let identity = node(app, headers).await?;
+                let identity = known_node(app, headers, path, from).await?;
                 few_calls(&call)?;
                 Caller::Node(identity)
             }
@@ -75,6 +75,12 @@ impl Authenticate for Gate {
             Some(Class::Operator(permission)) => {
                 let identity = known(app, headers, path, from).await?;
                 permit(app, &identity, permission, path, from).await?;
+                Caller::Operator(identity)
+            }
+            Some(Class::OperatorOfBoth(one, other)) => {
+                let identity = known(app, headers, path, from).await?;
+                permit(app, &identity, one, path, from).await?;
+                permit(app, &identity, other, path, from).await?;
                 Caller::Operator(identity)
             }
             None => return Err(RpcError::unimplemented(format!("nobody may call {path}"))),
@@ -117,6 +123,32 @@ async fn known(
             from: Some(from),
         },
         action: "operator.call",
+        subject: path.to_owned(),
+    };
+    Err(attempt.refused(app, refused).await)
+}
+
+/// The node behind a call; a token that is not valid leaves a record.
+async fn known_node(
+    app: &App,
+    headers: &HeaderMap,
+    path: &str,
+    from: IpAddr,
+) -> Result<NodeIdentity, RpcError> {
+    let refused = match node(app, headers).await {
+        Ok(identity) => return Ok(identity),
+        Err(refused) => refused,
+    };
+    if bearer(headers).or(cookie(headers)).is_none() {
+        return Err(refused);
+    }
+    let attempt = Attempt {
+        org: None,
+        actor: Actor {
+            who: Who::Anonymous,
+            from: Some(from),
+        },
+        action: "node.call",
         subject: path.to_owned(),
     };
     Err(attempt.refused(app, refused).await)

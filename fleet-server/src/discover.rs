@@ -10,7 +10,7 @@ use fleet_core::{
     Lane, NodeId, ScanId, ScanState, limits,
     outcome::{self, Conclusion},
 };
-use fleet_discovery::ScanEvent;
+use fleet_discovery::{ScanEvent, ScanRequest};
 use fleet_store::{Actor, OperatorIdentity, Queueing};
 use fleet_wire::{
     BoxStream, Reply, RpcError,
@@ -22,6 +22,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::{
     app::App,
+    audit::Attempt,
     convert,
     failure::{self, Refusal},
     operators::scan_request,
@@ -43,12 +44,14 @@ pub(crate) async fn start(
 ) -> Result<Reply<BoxStream<DiscoverOnFleetNodeResponse>>, RpcError> {
     let node = NodeId(request.fleet_node_id);
     let wanted = scan_request(request.request)?;
-    // Unknown nodes and bad requests are told first, whether the node is there or not.
-    scans::planned(app, operator, node, &wanted).await?;
-    if !app.hub.is_connected(node) {
-        return Err(RpcError::failed_precondition(format!(
-            "node {node} is not connected: start it, or queue the scan with fleet.v1 StartScan"
-        )));
+    let attempt = Attempt {
+        org: Some(operator.org),
+        actor: actor.clone(),
+        action: "scan.start",
+        subject: format!("node {node}"),
+    };
+    if let Err(error) = ready(app, operator, node, &wanted).await {
+        return Err(attempt.refused(app, error).await);
     }
     let start = Start {
         node,
@@ -72,6 +75,22 @@ pub(crate) async fn start(
     let header = HeaderValue::from_str(&scan.to_string())
         .map_err(|_| RpcError::internal("a scan id is no header value"))?;
     Ok(Reply::stream(messages).with_header(SCAN_ID, header))
+}
+
+/// Unknown nodes and bad requests are told first, whether the node is there or not.
+async fn ready(
+    app: &App,
+    operator: &OperatorIdentity,
+    node: NodeId,
+    wanted: &ScanRequest,
+) -> Result<(), RpcError> {
+    scans::planned(app, operator, node, wanted).await?;
+    if app.hub.is_connected(node) {
+        return Ok(());
+    }
+    Err(RpcError::failed_precondition(format!(
+        "node {node} is not connected: start it, or queue the scan with fleet.v1 StartScan"
+    )))
 }
 
 /// Ends a scan whose node went away before anything was sent; what was sent goes on.

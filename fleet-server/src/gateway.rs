@@ -152,16 +152,16 @@ impl FleetNodeGatewayService for Gateway {
         let met = taken
             .filter(|challenged| challenged.alive)
             .filter(|challenged| meets(challenged, &request));
+        let attempt = Attempt {
+            org: None,
+            actor: Actor {
+                who: taken.map_or(Who::Anonymous, |challenged| Who::Node(challenged.node)),
+                from: Some(from),
+            },
+            action: "node.sign_in",
+            subject: String::new(),
+        };
         let Some(challenged) = met else {
-            let attempt = Attempt {
-                org: None,
-                actor: Actor {
-                    who: taken.map_or(Who::Anonymous, |challenged| Who::Node(challenged.node)),
-                    from: Some(from),
-                },
-                action: "node.sign_in",
-                subject: String::new(),
-            };
             return Err(attempt.refused(&self.app, refused()).await);
         };
         let token = self.app.environment.secret(SecretKind::NodeSession);
@@ -182,10 +182,13 @@ impl FleetNodeGatewayService for Gateway {
                 now,
             )
             .await;
-        opened.map_err(|error| match &error {
-            OpenSessionError::Refused => refused(),
-            OpenSessionError::Storage(error) => failure::storage(error),
-        })?;
+        match opened {
+            Ok(_) => {}
+            Err(OpenSessionError::Refused) => {
+                return Err(attempt.refused(&self.app, refused()).await);
+            }
+            Err(OpenSessionError::Storage(error)) => return Err(failure::storage(&error)),
+        }
         Ok(Reply::new(CompleteAuthHandshakeResponse {
             session_token: token.expose().to_owned(),
             expires_at: Some(timestamp(expires)),
@@ -222,6 +225,7 @@ impl FleetNodeGatewayService for Gateway {
         request: ReportDiscoveredDevicesRequest,
     ) -> Result<Reply<ReportDiscoveredDevicesResponse>, RpcError> {
         let node = calling_node(&context)?;
+        let from = calling_address(&self.app, &context);
         let command = command_id(&request.command_id)?;
         let digest = Sha256::digest(request.encode_to_vec()).into();
         let rows = request.devices.iter().map(|device| {
@@ -231,18 +235,28 @@ impl FleetNodeGatewayService for Gateway {
         let report = NewReport {
             node: node.node,
             org: node.org,
+            from: Some(from),
             command,
             digest,
             rows: rows.collect(),
             addresses: self.app.config.addresses,
             now: self.app.environment.now(),
         };
-        let answer = self
-            .app
-            .store
-            .record_report(report)
-            .await
-            .map_err(Refusal::refusal)?;
+        let answer = match self.app.store.record_report(report).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let attempt = Attempt {
+                    org: Some(node.org),
+                    actor: Actor {
+                        who: Who::Node(node.node),
+                        from: Some(from),
+                    },
+                    action: "report.refuse",
+                    subject: format!("command {command}"),
+                };
+                return Err(attempt.refused(&self.app, error.refusal()).await);
+            }
+        };
         self.app.bells.ring(answer.scan);
         if answer.ended {
             tracing::warn!(node = %node.node, %command, "a command was ended because too many of its rows were refused");

@@ -24,9 +24,11 @@ mod operators;
 mod pairing;
 mod policy;
 mod scans;
+mod seal;
 mod server;
 mod stream;
 mod sweep;
+mod trail;
 mod watch;
 
 pub use app::{Rates, ServerConfig};

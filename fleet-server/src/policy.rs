@@ -12,12 +12,14 @@ pub(crate) enum Class {
     Node,
     /// An operator with this permission.
     Operator(Permission),
+    /// An operator with both.
+    OperatorOfBoth(Permission, Permission),
     /// Any operator.
     AnyOperator,
 }
 
-use Class::{AnyOperator, Node, Operator, Public};
-use Permission::{MinerPair, NodeManage, NodeRead};
+use Class::{AnyOperator, Node, Operator, OperatorOfBoth, Public};
+use Permission::{MinerPair, NodeManage, NodeRead, OrgAdmin};
 
 /// Every procedure, by its path without the leading slash.
 const TABLE: &[(&str, Class)] = &[
@@ -87,7 +89,7 @@ const TABLE: &[(&str, Class)] = &[
     ),
     (
         "fleetnodeadmin.v1.FleetNodeAdminService/PairDiscoveredDevicesOnFleetNode",
-        Operator(MinerPair),
+        OperatorOfBoth(NodeManage, MinerPair),
     ),
     ("pairing.v1.PairingService/Discover", Operator(NodeManage)),
     ("pairing.v1.PairingService/Pair", Operator(MinerPair)),
@@ -108,6 +110,9 @@ const TABLE: &[(&str, Class)] = &[
     ),
     ("fleet.v1.DeviceService/ListDevices", Operator(NodeRead)),
     ("fleet.v1.AccountService/WhoAmI", AnyOperator),
+    ("fleet.v1.AuditService/ListAudit", Operator(OrgAdmin)),
+    ("fleet.v1.AuditService/GetAuditHead", Operator(OrgAdmin)),
+    ("fleet.v1.AuditService/ListAuditLinks", Operator(OrgAdmin)),
     ("grpc.health.v1.Health/Check", Public),
     ("grpc.health.v1.Health/Watch", Public),
     ("grpc.health.v1.Health/List", Public),
@@ -132,8 +137,6 @@ pub(crate) fn class_of(path: &str) -> Option<Class> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-
-    use fleet_core::Role;
 
     use super::*;
 
@@ -161,12 +164,10 @@ mod tests {
         assert_eq!(declared, classed);
     }
 
-    /// `PairDiscoveredDevicesOnFleetNode` asks for `miner:pair` alone, though it manages a node too.
     #[test]
-    fn whoever_may_pair_may_manage_nodes() {
-        for role in [Role::Viewer, Role::Operator, Role::Admin] {
-            assert!(!role.may(MinerPair) || role.may(NodeManage), "{role}");
-        }
+    fn pairing_through_a_node_manages_the_node_too() {
+        let path = "fleetnodeadmin.v1.FleetNodeAdminService/PairDiscoveredDevicesOnFleetNode";
+        assert_eq!(class_of(path), Some(OperatorOfBoth(NodeManage, MinerPair)));
     }
 
     #[test]

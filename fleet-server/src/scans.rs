@@ -143,6 +143,24 @@ pub(crate) async fn cancel(
     actor: Actor,
     scan: ScanId,
 ) -> Result<ScanRow, RpcError> {
+    let attempt = Attempt {
+        org: Some(operator.org),
+        actor: actor.clone(),
+        action: "scan.cancel",
+        subject: format!("scan {scan}"),
+    };
+    match end(app, operator, actor, scan).await {
+        Ok(row) => Ok(row),
+        Err(error) => Err(attempt.refused(app, error).await),
+    }
+}
+
+async fn end(
+    app: &Arc<App>,
+    operator: &OperatorIdentity,
+    actor: Actor,
+    scan: ScanId,
+) -> Result<ScanRow, RpcError> {
     let row = get(app, operator, scan).await?;
     let cancelled = {
         let (app, org, node) = (app.clone(), operator.org, row.node);

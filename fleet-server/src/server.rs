@@ -6,7 +6,7 @@ use ::http::{Request, Response};
 use fleet_store::Store;
 use fleet_wire::{
     admin::FleetNodeAdminServer,
-    fleet::{AccountServer, DeviceServer, NodeServer, ScanServer},
+    fleet::{AccountServer, AuditServer, DeviceServer, NodeServer, ScanServer},
     gateway::FleetNodeGatewayServer,
     pairing::PairingServer,
     server::{Body, Health, HttpService, Services},
@@ -24,7 +24,7 @@ use crate::{
     http,
     operators::OperatorApi,
     pairing::OwnNetwork,
-    sweep,
+    seal, sweep,
 };
 
 /// How long nodes are heard after they were told to go: what they say last is still stored.
@@ -68,12 +68,14 @@ impl Server {
             .mount(ScanServer::from_arc(operators.clone()))
             .mount(NodeServer::from_arc(operators.clone()))
             .mount(DeviceServer::from_arc(operators.clone()))
+            .mount(AuditServer::from_arc(operators.clone()))
             .mount(AccountServer::from_arc(operators))
             .plain(plain)
             .build(Gate { app: app.clone() });
         let mut work = JoinSet::new();
         work.spawn(supervise("dispatch", app.clone(), dispatch::run));
         work.spawn(supervise("sweep", app.clone(), sweep::run));
+        work.spawn(supervise("seal", app.clone(), seal::run));
         let deadlines = work.spawn(supervise("deadlines", app.clone(), async |app| {
             app.hub.run().await
         }));

@@ -5,6 +5,7 @@
 //! the texts mean (an address, a port, a scheme) is for the domain types to say.
 
 mod admin;
+mod audit;
 mod fleet;
 mod gateway;
 mod pairing;

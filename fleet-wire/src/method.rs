@@ -70,6 +70,7 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         fleet::NodeClient::METHODS,
         fleet::DeviceClient::METHODS,
         fleet::AccountClient::METHODS,
+        fleet::AuditClient::METHODS,
     ]
     .into_iter()
     .flatten()

@@ -10,6 +10,7 @@ mod drain;
 mod enrollment;
 mod handshake;
 mod harness;
+mod matrix;
 mod requests;
 mod scans;
 mod stream;

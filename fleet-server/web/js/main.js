@@ -1,10 +1,11 @@
 // Where the page starts: session first, then the view that the address names. Read this one first.
 //
 // The address holds nothing but the view and an id: `#/scans`, `#/scans/new`, `#/scans/<scan>`, `#/devices`,
-// `#/nodes`, `#/nodes/enroll`, `#/nodes/<node>/confirm`. Keys and codes never enter it.
+// `#/nodes`, `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`. Keys and codes never enter it.
 
-import { banner, currentOperator, frame, onSignedOut, setSession, title } from "./app.js";
-import { fill, h } from "./dom.js";
+import { banner, currentOperator, frame, may, onSignedOut, setSession, title } from "./app.js";
+import { auditView } from "./audit.js";
+import { fill, h, show } from "./dom.js";
 import { sentence } from "./format.js";
 import { currentSession, signOut } from "./rpc.js";
 import { devicesView } from "./devices.js";
@@ -23,6 +24,7 @@ const ROUTES = [
   [/^\/nodes$/, "nodes", nodesView],
   [/^\/nodes\/enroll$/, "nodes", enrollView],
   [/^\/nodes\/(\d{1,19})\/confirm$/, "nodes", confirmView],
+  [/^\/audit$/, "audit", auditView],
 ];
 
 const main = document.getElementById("main");
@@ -80,6 +82,7 @@ async function start() {
   document.getElementById("account-email").textContent = session.email ?? "";
   document.getElementById("account-role").textContent = [session.organization, session.role].filter(Boolean).join(" · ");
   document.getElementById("footer").textContent = session.serverVersion ? `Fleet server ${session.serverVersion}` : "Fleet server";
+  for (const link of document.querySelectorAll(".nav [data-needs]")) show(link, may(link.dataset.needs));
   frame(true);
   route();
 }

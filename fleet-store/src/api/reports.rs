@@ -1,5 +1,7 @@
 //! A report as it enters storage, and what comes of it.
 
+use std::net::IpAddr;
+
 use fleet_core::{
     AddressPolicy, CommandId, DeviceReport, NodeId, OrgId, RejectReason, ScanId, Timestamp,
 };
@@ -13,6 +15,8 @@ pub struct NewReport {
     pub node: NodeId,
     /// Whose node it is.
     pub org: OrgId,
+    /// Where it came from.
+    pub from: Option<IpAddr>,
     /// The command it belongs to.
     pub command: CommandId,
     /// SHA-256 of the report's content: while the command is in flight, the same report again is

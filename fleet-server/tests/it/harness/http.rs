@@ -69,8 +69,9 @@ pub(crate) async fn request(
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
-    body: &str,
+    body: impl AsRef<[u8]>,
 ) -> Http {
+    let body = body.as_ref();
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: fleet\r\nconnection: close\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -79,10 +80,10 @@ pub(crate) async fn request(
         head.push_str(&format!("content-length: {}\r\n", body.len()));
     }
     head.push_str("\r\n");
-    head.push_str(body);
     soon(async {
         let mut stream = TcpStream::connect(address).await.expect("connects");
-        stream.write_all(head.as_bytes()).await.expect("is sent");
+        let whole = [head.as_bytes(), body].concat();
+        stream.write_all(&whole).await.expect("is sent");
         let mut text = String::new();
         while !text.contains("\r\n\r\n") {
             assert!(read(&mut stream, &mut text).await, "no head: {text}");

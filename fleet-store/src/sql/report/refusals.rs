@@ -81,7 +81,7 @@ impl Refusals {
                 org: Some(new.org),
                 actor: Actor {
                     who: Who::Node(new.node),
-                    from: None,
+                    from: new.from,
                 },
                 action: "report.refuse".into(),
                 subject: format!("command {} of scan {}", new.command, command.scan_id.0),

@@ -199,6 +199,7 @@ impl Site {
         NewReport {
             node: node.id,
             org: self.org,
+            from: "192.0.2.9".parse().ok(),
             command,
             digest,
             rows,

@@ -1,0 +1,350 @@
+//! What the rows name: nodes, codes, scans and devices of one organization in their states, made when a row
+//! asks for them, and the credentials of everybody who calls.
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::VerifyingKey;
+use fleet_core::{Role, Secret, SecretKind};
+use fleet_wire::{
+    admin::{CreateEnrollmentCodeRequest, RevokeFleetNodeRequest},
+    fleet::{CancelEnrollmentCodeRequest, ListDevicesRequest},
+    gateway::AckCode,
+};
+
+use super::{call::Answer, table::Row};
+use crate::harness::{
+    Enrolled, Node, Operator, Profile, World, device, identity, list, request, start, unique,
+};
+
+/// The world of the table.
+#[derive(Debug)]
+pub(super) struct Scene<'a> {
+    world: &'a World,
+    viewer: Operator,
+    operator: Operator,
+    admin: Operator,
+    other: Operator,
+    cookie: String,
+    /// Tokens of a node of ours, of another organization's, and of a revoked one.
+    node: String,
+    foreign: String,
+    revoked: String,
+    /// What rows have named so far, by its name.
+    named: BTreeMap<&'static str, String>,
+    /// Connected nodes of what is named.
+    connected: Vec<Node>,
+    /// The node that runs what is named.
+    runner: Option<String>,
+}
+
+/// Everything that a row can name. A procedure that takes something new adds its name here and makes it in
+/// [`Scene::make`].
+const NAMES: [&str; 14] = [
+    "$awaitingCode",
+    "$awaiting",
+    "$cancelledCode",
+    "$code",
+    "$command",
+    "$confirmed",
+    "$device",
+    "$ended",
+    "$identifier",
+    "$pubkey",
+    "$queued",
+    "$revoked",
+    "$running",
+    "$token",
+];
+
+impl<'a> Scene<'a> {
+    pub(super) async fn new(world: &'a World) -> Self {
+        let admin = world.operator(Role::Admin).await;
+        let other = world.operator_of("Other", Role::Admin).await;
+        let gone = Enrolled::new(world, &admin).await;
+        let revoked = gone.sign_in(world).await;
+        revoke(&admin, &gone).await;
+        let body = format!(r#"{{"key":"{}"}}"#, admin.key);
+        let json = [("content-type", "application/json")];
+        let signed_in = request(world.address(), "POST", "/api/session", &json, body).await;
+        Self {
+            world,
+            viewer: world.operator(Role::Viewer).await,
+            operator: world.operator(Role::Operator).await,
+            node: Enrolled::new(world, &admin).await.sign_in(world).await,
+            foreign: Enrolled::new(world, &other).await.sign_in(world).await,
+            revoked,
+            cookie: signed_in.cookie(),
+            admin,
+            other,
+            named: BTreeMap::new(),
+            connected: Vec::new(),
+            runner: None,
+        }
+    }
+
+    /// Makes what a row names, without calling it.
+    pub(super) async fn prepare(&mut self, row: &Row) {
+        for name in NAMES {
+            if row.body.contains(name) || row.path.contains(name) {
+                self.make(name).await;
+            }
+        }
+    }
+
+    /// The operator behind a letter of the table; the cookie is the administrator's.
+    pub(super) fn operator_called(&self, caller: char) -> Option<&Operator> {
+        match caller {
+            'v' => Some(&self.viewer),
+            'o' => Some(&self.operator),
+            'a' | 'h' => Some(&self.admin),
+            'x' => Some(&self.other),
+            _ => None,
+        }
+    }
+
+    /// Calls a row's procedure as one of its callers, with what `meant` makes of every name in it.
+    pub(super) async fn ask(
+        &mut self,
+        row: &Row,
+        caller: char,
+        meant: fn(&Self, &'static str) -> String,
+    ) -> Answer {
+        let (mut path, mut body) = (row.path.to_owned(), row.body.to_owned());
+        for name in NAMES {
+            if body.contains(name) || path.contains(name) {
+                self.make(name).await;
+                let value = meant(self, name);
+                body = body.replace(name, &value);
+                path = path.replace(name, &value);
+            }
+        }
+        assert!(!body.contains('$'), "the scene knows no such name: {body}");
+        let known = self.runner.as_ref().unwrap_or(&self.node);
+        let (bearer, cookie) = match caller {
+            'n' => (None, None),
+            'w' => (Some(self.wrong(row)), None),
+            'd' => (Some(known.clone()), None),
+            'f' => (Some(self.foreign.clone()), None),
+            'r' => (Some(self.revoked.clone()), None),
+            'v' => (Some(self.viewer.key.clone()), None),
+            'o' => (Some(self.operator.key.clone()), None),
+            'a' => (Some(self.admin.key.clone()), None),
+            'x' => (Some(self.other.key.clone()), None),
+            'c' | 'h' => (None, Some(&self.cookie)),
+            _ => panic!("nobody calls as {caller}"),
+        };
+        let bearer = bearer.map(|token| format!("Bearer {token}"));
+        let mut headers = Vec::new();
+        if let Some(bearer) = &bearer {
+            headers.push(("authorization", bearer.as_str()));
+        }
+        if let Some(cookie) = cookie {
+            headers.push(("cookie", cookie));
+        }
+        if caller == 'h' {
+            headers.push(("x-fleet-csrf", "1"));
+        }
+        Answer::to(self.world, &path, &headers, &body).await
+    }
+
+    /// Calls a row's procedure as another organization's administrator, every id in it chosen by `dice`: what
+    /// the name stands for, or a small number, which somebody's is. Answers what was asked for, too.
+    pub(super) async fn ask_at_random(
+        &self,
+        row: &Row,
+        mut dice: impl FnMut(usize) -> usize,
+    ) -> (Answer, Vec<String>) {
+        let (mut path, mut body) = (row.path.to_owned(), row.body.to_owned());
+        let mut asked = Vec::new();
+        for name in NAMES {
+            if body.contains(name) || path.contains(name) {
+                let known = self.known(name);
+                let by_chance = known.parse::<i64>().is_ok() && dice(2) == 0;
+                let value = if by_chance {
+                    (1 + dice(60)).to_string()
+                } else {
+                    known
+                };
+                body = body.replace(name, &value);
+                path = path.replace(name, &value);
+                asked.push(value);
+            }
+        }
+        let bearer = format!("Bearer {}", self.other.key);
+        let headers = [("authorization", bearer.as_str())];
+        (Answer::to(self.world, &path, &headers, &body).await, asked)
+    }
+
+    /// A credential of the right kind that nobody was given.
+    fn wrong(&self, row: &Row) -> String {
+        let kind = if row.path.contains("gateway") {
+            SecretKind::NodeSession
+        } else {
+            SecretKind::OperatorKey
+        };
+        Secret::new(kind, &[42; 32]).expose().to_owned()
+    }
+
+    /// What a name stands for.
+    pub(super) fn known(&self, name: &'static str) -> String {
+        self.named[name].clone()
+    }
+
+    /// Something of the same form that nobody has.
+    pub(super) fn unknown(&self, name: &'static str) -> String {
+        let known = self.known(name);
+        if known.parse::<i64>().is_ok() {
+            return "987654321".to_owned();
+        }
+        match name {
+            "$pubkey" | "$token" => known,
+            "$identifier" => "auto:ffffffffffffffff".to_owned(),
+            _ => "01a208ec-434b-777d-a405-a673cdd63546".to_owned(),
+        }
+    }
+
+    /// An answer with names in the place of what they stand for.
+    pub(super) fn shown(&self, answer: &Answer) -> String {
+        let mut shown = answer.body.clone();
+        for name in self.named.keys().copied() {
+            for value in [self.known(name), self.unknown(name)] {
+                // A short number occurs by chance.
+                if value.len() > 2 {
+                    shown = shown.replace(&value, "ID");
+                }
+                for around in [' ', '`', '"'] {
+                    shown = shown.replace(&format!("{around}{value} "), &format!("{around}ID "));
+                }
+            }
+        }
+        shown
+    }
+
+    /// The next call meets everything anew.
+    pub(super) fn forget(&mut self) {
+        self.named.clear();
+        self.connected.clear();
+        self.runner = None;
+    }
+
+    /// Makes what a name stands for, with everything that comes with it.
+    async fn make(&mut self, name: &'static str) {
+        if self.named.contains_key(name) {
+            return;
+        }
+        let (world, admin) = (self.world, &self.admin);
+        match name {
+            "$code" | "$token" => {
+                let request = CreateEnrollmentCodeRequest::default();
+                let made = admin
+                    .admin()
+                    .create_enrollment_code(&request, admin.options())
+                    .await
+                    .expect("a code");
+                let id = made.pending_enrollment_id.to_string();
+                self.named.insert("$code", id);
+                self.named.insert("$token", made.code);
+            }
+            "$cancelledCode" => {
+                let request = CreateEnrollmentCodeRequest::default();
+                let made = admin.admin();
+                let made = made.create_enrollment_code(&request, admin.options()).await;
+                let id = made.expect("a code").pending_enrollment_id;
+                let cancel = CancelEnrollmentCodeRequest {
+                    pending_enrollment_id: id,
+                };
+                let nodes = admin.nodes();
+                let cancelled = nodes.cancel_enrollment_code(&cancel, admin.options()).await;
+                cancelled.expect("is cancelled");
+                self.named.insert(name, id.to_string());
+            }
+            "$pubkey" => {
+                self.named.insert(name, base64(&identity().verifying_key()));
+            }
+            "$awaiting" | "$awaitingCode" => {
+                let (_, code, registered) = Enrolled::register(world, admin).await;
+                self.named.insert("$awaitingCode", code.to_string());
+                let id = registered.fleet_node_id.to_string();
+                self.named.insert("$awaiting", id);
+            }
+            "$confirmed" => {
+                let node = Enrolled::new(world, admin).await;
+                self.connected
+                    .push(node.connect(world, Profile::ours()).await);
+                self.named.insert(name, node.id.to_string());
+            }
+            "$revoked" => {
+                let node = Enrolled::new(world, admin).await;
+                revoke(admin, &node).await;
+                self.named.insert(name, node.id.to_string());
+            }
+            "$queued" => {
+                let node = Enrolled::new(world, admin).await;
+                let scan = start(admin, &node, list(&["10.0.0.1"], &["80"])).await;
+                self.named.insert(name, scan.id);
+            }
+            "$ended" => {
+                let node = Enrolled::new(world, admin).await;
+                let mut link = node.connect(world, Profile::ours()).await;
+                let scan = start(admin, &node, list(&["10.0.0.1"], &["80"])).await;
+                let (command, _) = link.command().await;
+                link.ack(&command, AckCode::Ok).await;
+                scan.is("SCAN_STATE_COMPLETED").await;
+                self.named.insert(name, scan.id);
+            }
+            "$running" | "$command" | "$device" | "$identifier" => {
+                let node = Enrolled::new(world, admin).await;
+                let mut link = node.connect(world, Profile::ours()).await;
+                // Another device each time: one that a node owns is no other node's.
+                let [high, low] = u16::try_from(unique()).expect("is small").to_be_bytes();
+                let address = format!("10.1.{high}.{low}");
+                let scan = start(admin, &node, list(&[&address, "10.0.0.2"], &["4028"])).await;
+                let (command, _) = link.command().await;
+                let found = device(&address);
+                link.report(&command, vec![found]).await.expect("is taken");
+                let wanted = ListDevicesRequest {
+                    fleet_node_id: node.id.0,
+                    ..ListDevicesRequest::default()
+                };
+                let listed = admin.devices();
+                let listed = listed.list_devices(&wanted, admin.options()).await;
+                let device = listed.expect("lists").devices.remove(0);
+                self.named.insert("$running", scan.id);
+                self.named.insert("$command", command);
+                self.named.insert("$device", device.device_id.to_string());
+                self.named.insert("$identifier", device.identifier);
+                self.runner = Some(link.token.clone());
+                self.connected.push(link);
+            }
+            _ => panic!("{name} is not made anywhere"),
+        }
+    }
+}
+
+async fn revoke(admin: &Operator, node: &Enrolled) {
+    let request = RevokeFleetNodeRequest {
+        fleet_node_id: node.id.0,
+        pending_enrollment_id: None,
+    };
+    let revoked = admin
+        .admin()
+        .revoke_fleet_node(&request, admin.options())
+        .await;
+    revoked.expect("is revoked");
+}
+
+/// A public key as JSON carries it.
+fn base64(key: &VerifyingKey) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for group in key.as_bytes().chunks(3) {
+        let mut bytes = [0; 4];
+        bytes[1..=group.len()].copy_from_slice(group);
+        let number = u32::from_be_bytes(bytes);
+        for digit in 0..=group.len() {
+            let at = usize::try_from(number >> (18 - 6 * digit) & 63).expect("is small");
+            text.push(char::from(DIGITS[at]));
+        }
+    }
+    text
+}
