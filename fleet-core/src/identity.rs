@@ -7,13 +7,14 @@ use sha2::{Digest, Sha256};
 
 use crate::{Endpoint, Mac, NodeId};
 
-/// A serial number that identifies: no placeholder, 1..=248 characters, none of them a control.
+/// A serial number that identifies: no placeholder, 1..=248 characters, all of them visible.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Serial(String);
 
 impl Serial {
     /// The serial in `text`, trimmed; none when firmware that has none wrote it (empty, `N/A`,
-    /// `unknown`, only zeros and dashes) or when it would not fit an identifier.
+    /// `unknown`, only zeros and dashes), when it would not fit an identifier, or when it has characters
+    /// that nobody sees: two serials that look alike are alike.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         let lower = text.to_ascii_lowercase();
@@ -22,7 +23,7 @@ impl Serial {
                 lower.as_str(),
                 "n/a" | "na" | "none" | "null" | "unknown" | "undefined"
             );
-        let fits = text.chars().count() <= 248 && !text.chars().any(char::is_control);
+        let fits = text.chars().count() <= 248 && !text.chars().any(is_invisible);
         (!nothing && fits).then(|| Self(text.to_owned()))
     }
 
@@ -30,6 +31,16 @@ impl Serial {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Controls, and what prints nothing or reorders what is beside it: soft hyphen, zero-width characters,
+/// marks and overrides of direction, blanks other than the space (Unicode 16, general categories Cc, Zl,
+/// Zp and the default-ignorable of Cf).
+fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || (c.is_whitespace() && c != ' ')
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// The stable identity of a device within an organization, strongest kind first.
@@ -226,6 +237,9 @@ mod tests {
             "serial:0000",
             "serial:unknown",
             "serial:a\nb",
+            "serial:S\u{200b}1",
+            "serial:S\u{202e}1",
+            "serial:S\u{a0}1",
             "auto:XYZ",
             "auto:00FF00FF00FF00FF",
             "uuid:1",

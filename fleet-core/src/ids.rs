@@ -34,6 +34,8 @@ integer_ids! {
     SessionId;
     /// A device of the inventory.
     DeviceId;
+    /// A change of a device's identity that a report made and an operator can take back.
+    IdentityChangeId;
 }
 
 /// A control stream of one server process; never reused within it.

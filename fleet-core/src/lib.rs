@@ -33,8 +33,8 @@ pub use audit::{
 pub use backoff::{Backoff, full_jitter};
 pub use identity::{DeviceIdentifier, Fingerprint, InvalidIdentifier, Serial, auto_identifier};
 pub use ids::{
-    CommandId, ConnectionId, DeviceId, Epoch, InstanceId, KeyId, NodeId, OperatorId, OrgId,
-    ParseUuidError, PendingEnrollmentId, ReplicaId, ScanId, SessionId,
+    CommandId, ConnectionId, DeviceId, Epoch, IdentityChangeId, InstanceId, KeyId, NodeId,
+    OperatorId, OrgId, ParseUuidError, PendingEnrollmentId, ReplicaId, ScanId, SessionId,
 };
 pub use mac::{InvalidMac, Mac};
 pub use permission::{Permission, Role, UnknownRole};

@@ -98,3 +98,9 @@ pub const WATCH_IDLE: Duration = Duration::from_secs(15);
 pub const WATCH_POLL: Duration = Duration::from_secs(1);
 /// How long a node may be away before a stock-shaped discovery ends (its scan goes on).
 pub const NODE_AWAY: Duration = Duration::from_secs(120);
+
+/// Devices kept for operators to see that were refused to one node because another has them; the ones
+/// not seen for longest go first.
+pub const REFUSED_DEVICES_A_NODE: usize = 4_096;
+/// How long a refused device is shown after it was last reported.
+pub const REFUSED_DEVICE_KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);

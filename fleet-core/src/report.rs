@@ -199,10 +199,13 @@ impl DeviceReport {
                 self.serial = self.serial.take().or(Some(serial))
             }
             Ok(DeviceIdentifier::Auto(_)) => {}
-            Err(_) if self.evidence.is_empty() => {
-                self.evidence = format!("identifier {}", self.sent_identifier)
+            Err(_) => {
+                let sent = format!("identifier {}", self.sent_identifier);
+                self.evidence = match self.evidence.as_str() {
+                    "" => sent,
+                    known => format!("{known}; {sent}"),
+                };
             }
-            Err(_) => {}
         }
     }
 
@@ -387,6 +390,17 @@ mod tests {
         })
         .expect("well-formed");
         assert_eq!(report.evidence, "identifier uuid:1");
+        let report = DeviceReport::parse(RawDeviceReport {
+            identifier: "uuid:1",
+            evidence: "title Antminer",
+            ..good()
+        })
+        .expect("well-formed");
+        assert_eq!(report.evidence, "title Antminer; identifier uuid:1");
+        assert_eq!(
+            report.identifier(NodeId(1)).to_string(),
+            "auto:bc7e693e1d31d8f6"
+        );
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::{fmt, str::FromStr};
 pub struct UnknownState(String);
 
 impl UnknownState {
-    pub(crate) fn new(text: &str) -> Self {
+    /// The text, escaped and shortened.
+    pub fn new(text: &str) -> Self {
         Self(text.chars().take(64).flat_map(char::escape_debug).collect())
     }
 }

@@ -1,14 +1,21 @@
 //! A whole report: decisions row after row, each over what the rows before it made.
 
-use fleet_core::{DeviceId, DeviceReport, NodeId, RejectReason};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Binding, DeviceRecord, ReportDecision, decide_report};
+use fleet_core::{DeviceId, DeviceIdentifier, DeviceReport, Endpoint, NodeId};
+
+use crate::{
+    Binding, DeviceRecord, Refused, ReportDecision, Reporter, decide_report, heir_identifier,
+};
 
 /// The records that a report touches, as they become while its rows are decided in order. Two rows of
-/// one device, or of two devices at one place, thus agree with each other.
+/// one device, or of two devices at one place, thus agree with each other. A row looks at the records
+/// that it names or whose place it is at, however many there are.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    records: Vec<DeviceRecord>,
+    records: BTreeMap<DeviceId, DeviceRecord>,
+    by_identifier: BTreeMap<DeviceIdentifier, DeviceId>,
+    by_place: BTreeMap<(NodeId, Endpoint), BTreeSet<DeviceId>>,
     created: i64,
 }
 
@@ -24,11 +31,12 @@ pub struct Planned {
 impl Inventory {
     /// Begins with the live records of the organization that have one of the report's identifiers or
     /// stand at one of its endpoints.
-    pub fn new(records: Vec<DeviceRecord>) -> Self {
-        Self {
-            records,
-            created: 0,
+    pub fn new(records: impl IntoIterator<Item = DeviceRecord>) -> Self {
+        let mut inventory = Self::default();
+        for record in records {
+            inventory.put(record);
         }
+        inventory
     }
 
     /// Whether an id stands for a record that is yet to be created.
@@ -40,71 +48,129 @@ impl Inventory {
     ///
     /// # Errors
     ///
-    /// The reason why the row is refused; nothing changed.
+    /// Why the row is refused, and by which record; nothing changed.
     pub fn decide(
         &mut self,
-        reporter: NodeId,
+        reporter: Reporter,
         report: &DeviceReport,
-    ) -> Result<Planned, RejectReason> {
-        let identifier = report.identifier(reporter);
-        let decision = decide_report(reporter, report, &identifier, &self.records);
-        let (device, taken_from) = match &decision {
-            ReportDecision::Refuse(reason) => return Err(*reason),
+    ) -> Result<Planned, Refused> {
+        let identifier = report.identifier(reporter.node);
+        let candidates = self.candidates(reporter, report, &identifier);
+        let decision = decide_report(reporter, report, &identifier, &candidates);
+        let (device, losers) = match &decision {
+            ReportDecision::Refuse(refused) => return Err(*refused),
             ReportDecision::Create {
                 endpoint_taken_from,
             } => {
                 self.created += 1;
                 let device = DeviceId(-self.created);
-                self.records.push(DeviceRecord {
-                    id: device,
-                    identifier,
-                    endpoint: None,
-                    owner: Some(reporter),
-                    owner_live: true,
-                    binding: Binding::Free,
-                    driver: String::new(),
-                    model: String::new(),
-                    manufacturer: String::new(),
-                    mac: None,
-                    serial: None,
-                });
+                self.put(DeviceRecord::blank(device, identifier, reporter.node));
                 (device, endpoint_taken_from)
             }
             ReportDecision::Update {
                 device,
                 rekey,
+                merges,
                 endpoint_taken_from,
             } => {
-                if let Some(record) = self.record_mut(*device) {
-                    record.identifier = rekey.clone().unwrap_or_else(|| record.identifier.clone());
+                for (merged, _) in merges {
+                    if let Some(merged) = self.take(*merged) {
+                        self.change(*device, |record| record.absorb(&merged));
+                    }
+                }
+                if let Some(rekey) = rekey {
+                    self.change(*device, |record| record.identifier = rekey.to.clone());
                 }
                 (*device, endpoint_taken_from)
             }
         };
-        for taken_from in taken_from {
-            if let Some(record) = self.record_mut(*taken_from) {
-                record.endpoint = None;
-            }
+        for loser in losers {
+            self.change(*loser, |record| record.endpoint = None);
         }
-        if let Some(record) = self.record_mut(device) {
-            record.take(reporter, report);
-        }
+        self.change(device, |record| record.learn(reporter.node, report));
         Ok(Planned { device, decision })
     }
 
-    /// The records as they are now, those yet to be created behind the others.
-    pub fn records(&self) -> &[DeviceRecord] {
-        &self.records
+    /// The records as they are now, in the order of their ids.
+    pub fn records(&self) -> impl Iterator<Item = &DeviceRecord> {
+        self.records.values()
     }
 
-    fn record_mut(&mut self, device: DeviceId) -> Option<&mut DeviceRecord> {
-        self.records.iter_mut().find(|record| record.id == device)
+    /// What a row can be about: at most one record by its identifier, one by the replaced node's, and
+    /// those at its place. Records yet to be created come last.
+    fn candidates(
+        &self,
+        reporter: Reporter,
+        report: &DeviceReport,
+        identifier: &DeviceIdentifier,
+    ) -> Vec<&DeviceRecord> {
+        let heir = heir_identifier(reporter, report);
+        let named = [Some(identifier), heir.as_ref()];
+        let here = self.by_place.get(&(reporter.node, report.endpoint));
+        let ids: BTreeSet<(bool, i64)> = named
+            .into_iter()
+            .flatten()
+            .filter_map(|identifier| self.by_identifier.get(identifier))
+            .chain(here.into_iter().flatten())
+            .map(|id| (Self::is_provisional(*id), id.0.abs()))
+            .collect();
+        ids.into_iter()
+            .map(|(provisional, id)| DeviceId(if provisional { -id } else { id }))
+            .filter_map(|id| self.records.get(&id))
+            .collect()
+    }
+
+    /// Changes a record, its entries in the indexes included.
+    fn change(&mut self, device: DeviceId, change: impl FnOnce(&mut DeviceRecord)) {
+        if let Some(mut record) = self.take(device) {
+            change(&mut record);
+            self.put(record);
+        }
+    }
+
+    fn put(&mut self, record: DeviceRecord) {
+        self.by_identifier
+            .insert(record.identifier.clone(), record.id);
+        if let (Some(owner), Some(endpoint)) = (record.owner, record.endpoint) {
+            let place = self.by_place.entry((owner, endpoint)).or_default();
+            place.insert(record.id);
+        }
+        self.records.insert(record.id, record);
+    }
+
+    fn take(&mut self, device: DeviceId) -> Option<DeviceRecord> {
+        let record = self.records.remove(&device)?;
+        self.by_identifier.remove(&record.identifier);
+        if let (Some(owner), Some(endpoint)) = (record.owner, record.endpoint)
+            && let Some(place) = self.by_place.get_mut(&(owner, endpoint))
+        {
+            place.remove(&device);
+        }
+        Some(record)
     }
 }
 
 impl DeviceRecord {
+    /// A record that knows nothing yet but whose it is.
+    fn blank(id: DeviceId, identifier: DeviceIdentifier, owner: NodeId) -> Self {
+        Self {
+            id,
+            identifier,
+            endpoint: None,
+            owner: Some(owner),
+            owner_live: true,
+            binding: Binding::Free,
+            driver: String::new(),
+            model: String::new(),
+            manufacturer: String::new(),
+            mac: None,
+            serial: None,
+            kept_apart: Vec::new(),
+        }
+    }
+
     /// Takes over what a report says; a blank field never erases a known one.
-    fn take(&mut self, reporter: NodeId, report: &DeviceReport) {
+    fn learn(&mut self, reporter: NodeId, report: &DeviceReport) {
         let fill = |known: &mut String, said: &str| {
             if !said.is_empty() {
                 said.clone_into(known);
@@ -118,6 +184,24 @@ impl DeviceRecord {
         self.mac = report.mac.or(self.mac);
         if report.serial.is_some() {
             self.serial.clone_from(&report.serial);
+        }
+    }
+
+    /// Takes over from a record that is the same device what this one does not know, and its binding.
+    fn absorb(&mut self, merged: &Self) {
+        for (known, theirs) in [
+            (&mut self.driver, &merged.driver),
+            (&mut self.model, &merged.model),
+            (&mut self.manufacturer, &merged.manufacturer),
+        ] {
+            if known.is_empty() {
+                known.clone_from(theirs);
+            }
+        }
+        self.mac = self.mac.or(merged.mac);
+        self.serial = self.serial.take().or_else(|| merged.serial.clone());
+        if self.binding == Binding::Free {
+            self.binding = merged.binding;
         }
     }
 }

@@ -29,6 +29,9 @@ pub struct DeviceRecord {
     pub mac: Option<Mac>,
     /// The last serial that it showed.
     pub serial: Option<Serial>,
+    /// Identifiers of devices that an operator told it apart from: it takes on none of them, and never
+    /// ends in a record that has one.
+    pub kept_apart: Vec<DeviceIdentifier>,
 }
 
 /// Whom a device is bound to: one row, so never both.
@@ -45,7 +48,11 @@ pub enum Binding {
 impl DeviceRecord {
     /// Whether a node that reports the device inside its command's scope may write the record. Where
     /// it may, the record is attributed to it from then on.
-    pub(crate) fn writable_by(&self, reporter: NodeId) -> Result<(), RejectReason> {
+    ///
+    /// # Errors
+    ///
+    /// Who has it instead.
+    pub fn writable_by(&self, reporter: NodeId) -> Result<(), RejectReason> {
         match (self.binding, self.owner) {
             (Binding::Server, _) => Err(RejectReason::PairedByServer),
             (Binding::Node(node), _) if node == reporter => Ok(()),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use fleet_core::{NodeId, PendingEnrollmentId, SecretKind, limits};
+use fleet_store::NewCode;
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
     admin::{
@@ -39,20 +40,29 @@ impl FleetNodeAdminService for Admin {
         request: CreateEnrollmentCodeRequest,
     ) -> Result<Reply<CreateEnrollmentCodeResponse>, RpcError> {
         let (operator, actor) = calling_operator(&context)?;
-        if request.replaces_fleet_node_id != 0 {
-            return Err(RpcError::unimplemented(
-                "replaces_fleet_node_id is not served by this version: create a code without it",
-            ));
-        }
         let code = self.app.environment.secret(SecretKind::EnrollmentCode);
         let now = self.app.environment.now();
         let expires = now.plus(limits::CODE_LIFE);
-        let id = self
-            .app
-            .store
-            .create_code(operator.org, code.hash(), expires, actor, now)
-            .await
-            .map_err(Refusal::refusal)?;
+        let replaces =
+            (request.replaces_fleet_node_id != 0).then_some(NodeId(request.replaces_fleet_node_id));
+        let attempt = Attempt {
+            org: Some(operator.org),
+            actor: actor.clone(),
+            action: "code.create",
+            subject: replaces.map_or_else(String::new, |node| format!("to replace node {node}")),
+        };
+        let new = NewCode {
+            org: operator.org,
+            code: code.hash(),
+            expires,
+            replaces,
+            actor,
+            now,
+        };
+        let id = match self.app.store.create_code(new).await {
+            Ok(id) => id,
+            Err(error) => return Err(attempt.refused(&self.app, error.refusal()).await),
+        };
         Ok(Reply::new(CreateEnrollmentCodeResponse {
             code: code.expose().to_owned(),
             expires_at: Some(timestamp(expires)),

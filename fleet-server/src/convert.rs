@@ -7,6 +7,8 @@ use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_store::{DeviceRow, Hello, Invitation, NodeRow, Progress, ScanRow};
 use fleet_wire::{admin, fleet, gateway, pairing};
 
+use crate::devices;
+
 /// A moment on the wire.
 pub(crate) fn timestamp(at: Timestamp) -> fleet_wire::Timestamp {
     let (seconds, nanos) = at.to_seconds_and_nanos();
@@ -286,6 +288,7 @@ pub(crate) fn node(row: NodeRow, now: Timestamp) -> fleet::Node {
         default_ports: hello.default_ports,
         duplicate_identity: row.duplicate_identity,
         queued_scans: row.open_scans,
+        replaces_fleet_node_id: row.replaces.map_or(0, |NodeId(id)| id),
     }
 }
 
@@ -326,6 +329,7 @@ pub(crate) fn invitation(row: Invitation) -> fleet::EnrollmentCode {
         expires_at: Some(timestamp(row.expires_at)),
         created_by: row.created_by,
         fleet_node_id: row.node.map(|id| id.0),
+        replaces_fleet_node_id: row.replaces.map_or(0, |NodeId(id)| id),
     }
 }
 
@@ -352,6 +356,7 @@ pub(crate) fn device(row: DeviceRow) -> fleet::Device {
         first_seen: Some(timestamp(row.first_seen)),
         last_seen: Some(timestamp(row.last_seen)),
         evidence: row.evidence,
+        aliases: row.aliases.into_iter().map(devices::alias).collect(),
     }
 }
 

@@ -3,8 +3,8 @@
 
 use fleet_core::outcome;
 use fleet_store::{
-    BeginError, CancelCodeError, CancelScanError, ConfirmError, CreateScanError, RegisterError,
-    ReportError, RevokeError, StoreError,
+    BeginError, CancelCodeError, CancelScanError, ConfirmError, CreateCodeError, CreateScanError,
+    RegisterError, ReportError, RevokeError, StoreError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -51,7 +51,31 @@ impl Refusal for RegisterError {
     fn refusal(self) -> RpcError {
         match &self {
             Self::Code => RpcError::unauthenticated(self.to_string()),
-            Self::NameTaken(_) | Self::KeyTaken => RpcError::failed_precondition(self.to_string()),
+            Self::NameTaken(_) | Self::KeyTaken | Self::ReplacementTaken { .. } => {
+                RpcError::failed_precondition(self.to_string())
+            }
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for CreateCodeError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) => RpcError::not_found(self.to_string()),
+            Self::NotRevoked(_) | Self::Replaced { .. } => {
+                RpcError::failed_precondition(self.to_string())
+            }
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for UndoError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) => RpcError::not_found(self.to_string()),
+            Self::Refused(_) => RpcError::failed_precondition(self.to_string()),
             Self::Storage(error) => storage(error),
         }
     }

@@ -11,6 +11,7 @@ mod audit;
 mod auth;
 mod bells;
 mod convert;
+mod devices;
 mod discover;
 mod dispatch;
 mod environment;

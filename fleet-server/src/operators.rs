@@ -1,17 +1,17 @@
-//! `fleet.v1`: scans, nodes, devices and the account, as operators use them.
+//! `fleet.v1`: scans, nodes and the account, as operators use them. Devices are in [`crate::devices`].
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
-use fleet_core::{DeviceId, Lane, NodeId, PendingEnrollmentId, Permission, ScanId, limits};
+use fleet_core::{Lane, NodeId, PendingEnrollmentId, Permission, ScanId, limits};
 use fleet_discovery::ScanEvent;
 use fleet_store::Queueing;
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
     fleet::{
         AccountService, CancelEnrollmentCodeRequest, CancelEnrollmentCodeResponse,
-        CancelScanRequest, CancelScanResponse, DeviceService, GetScanRequest, GetScanResponse,
-        ListDevicesRequest, ListDevicesResponse, ListEnrollmentCodesRequest,
-        ListEnrollmentCodesResponse, ListNodesRequest, ListNodesResponse, ListScansRequest,
+        CancelScanRequest, CancelScanResponse, GetScanRequest, GetScanResponse,
+        ListEnrollmentCodesRequest, ListEnrollmentCodesResponse, ListNodesRequest,
+        ListNodesResponse, ListRevokedNodesRequest, ListRevokedNodesResponse, ListScansRequest,
         ListScansResponse, NodeService, PlanScanRequest, PlanScanResponse, ScanLane, ScanService,
         ScanWarning, StartScanRequest, StartScanResponse, WatchScanRequest, WatchScanResponse,
         WhoAmIRequest, WhoAmIResponse, watch_scan_response::Event,
@@ -40,8 +40,6 @@ pub(crate) struct OperatorApi {
 const SCANS: u32 = 50;
 /// Scans of a page at the most.
 const SCANS_MOST: u32 = 200;
-/// Devices of a page at the most, and unless the caller says.
-const DEVICES_MOST: u32 = 1_000;
 
 impl ScanService for OperatorApi {
     async fn start_scan(
@@ -191,6 +189,27 @@ impl NodeService for OperatorApi {
         }))
     }
 
+    async fn list_revoked_nodes(
+        &self,
+        context: Context,
+        _: ListRevokedNodesRequest,
+    ) -> Result<Reply<ListRevokedNodesResponse>, RpcError> {
+        let (operator, _) = calling_operator(&context)?;
+        let rows = self
+            .app
+            .store
+            .list_revoked_nodes(operator.org)
+            .await
+            .map_err(Refusal::refusal)?;
+        let now = self.app.environment.now();
+        Ok(Reply::new(ListRevokedNodesResponse {
+            nodes: rows
+                .into_iter()
+                .map(|row| convert::node(row, now))
+                .collect(),
+        }))
+    }
+
     async fn list_enrollment_codes(
         &self,
         context: Context,
@@ -230,34 +249,6 @@ impl NodeService for OperatorApi {
             return Err(attempt.refused(&self.app, error.refusal()).await);
         }
         Ok(Reply::new(CancelEnrollmentCodeResponse {}))
-    }
-}
-
-impl DeviceService for OperatorApi {
-    async fn list_devices(
-        &self,
-        context: Context,
-        request: ListDevicesRequest,
-    ) -> Result<Reply<ListDevicesResponse>, RpcError> {
-        let (operator, _) = calling_operator(&context)?;
-        let limit = if request.limit == 0 {
-            DEVICES_MOST
-        } else {
-            request.limit.min(DEVICES_MOST)
-        };
-        let node = (request.fleet_node_id != 0).then_some(NodeId(request.fleet_node_id));
-        let rows = self
-            .app
-            .store
-            .list_devices(operator.org, node, DeviceId(request.cursor), limit)
-            .await
-            .map_err(Refusal::refusal)?;
-        let full = rows.len() >= limit as usize;
-        let next_cursor = rows.last().filter(|_| full).map_or(0, |row| row.id.0);
-        Ok(Reply::new(ListDevicesResponse {
-            devices: rows.into_iter().map(convert::device).collect(),
-            next_cursor,
-        }))
     }
 }
 

@@ -108,7 +108,17 @@ const TABLE: &[(&str, Class)] = &[
         "fleet.v1.NodeService/CancelEnrollmentCode",
         Operator(NodeManage),
     ),
+    ("fleet.v1.NodeService/ListRevokedNodes", Operator(NodeRead)),
     ("fleet.v1.DeviceService/ListDevices", Operator(NodeRead)),
+    ("fleet.v1.DeviceService/GetDevice", Operator(NodeRead)),
+    (
+        "fleet.v1.DeviceService/UndoIdentityChange",
+        Operator(NodeManage),
+    ),
+    (
+        "fleet.v1.DeviceService/ListRefusedDevices",
+        Operator(NodeRead),
+    ),
     ("fleet.v1.AccountService/WhoAmI", AnyOperator),
     ("fleet.v1.AuditService/ListAudit", Operator(OrgAdmin)),
     ("fleet.v1.AuditService/GetAuditHead", Operator(OrgAdmin)),

@@ -13,6 +13,8 @@ const REST_EVERY: Duration = Duration::from_secs(30);
 pub(crate) async fn run(app: Arc<App>) {
     let mut scans = tokio::time::interval(SCANS_EVERY);
     let mut rest = tokio::time::interval(REST_EVERY);
+    // Where the sweep of refused devices goes on: a part of them at a time.
+    let mut refused = 0;
     for interval in [&mut scans, &mut rest] {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     }
@@ -20,7 +22,10 @@ pub(crate) async fn run(app: Arc<App>) {
         tokio::select! {
             () = app.drain.cancelled() => return,
             _ = scans.tick() => sweep_scans(&app).await,
-            _ = rest.tick() => sweep_rest(&app).await,
+            _ = rest.tick() => {
+                sweep_rest(&app).await;
+                refused = sweep_refused_devices(&app, refused).await;
+            }
         }
     }
 }
@@ -55,6 +60,17 @@ async fn sweep_rest(app: &App) {
         // Where this fails, the node's next connect does it.
         if let Err(error) = app.store.flag_duplicate_identity(node, false, now).await {
             tracing::warn!(%node, %error, "a node is shown as duplicate still");
+        }
+    }
+}
+
+async fn sweep_refused_devices(app: &App, after: i64) -> i64 {
+    let now = app.environment.now();
+    match app.store.sweep_refused_devices(after, now).await {
+        Ok(next) => next.unwrap_or(0),
+        Err(error) => {
+            tracing::warn!(%error, "cannot sweep refused devices");
+            after
         }
     }
 }

@@ -12,10 +12,10 @@ pub use api::{
     audit::{
         Actor, Audit, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow, LinkedRecord, Who,
     },
-    devices::{DeviceRow, Inventory},
+    devices::{DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, ToldApart, UndoError},
     enrollment::{
-        CancelCodeError, ConfirmError, Enrollment, Hello, Invitation, NewNode, NodeRow,
-        RegisterError, Registered, RevokeError, Revoked,
+        CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Hello, Invitation, NewCode,
+        NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
     },
     error::StoreError,
     operators::{CreateKeyError, CreateOperatorError, NewOperator, OperatorIdentity, Operators},

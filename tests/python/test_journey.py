@@ -139,6 +139,34 @@ class Page:
         return self.browser.execute_async_script("fetch(arguments[0], {cache: 'no-store'}).then((answer) => arguments[1](answer.status))", path)
 
 
+LINKS = {
+    ("http", "10.0.0.7", 80): "http://10.0.0.7/",
+    ("https", "10.0.0.7", 8443): "https://10.0.0.7:8443/",
+    ("http", "fd00::7", 8080): "http://[fd00::7]:8080/",
+    ("javascript", "10.0.0.7", 80): None,
+    ("JavaScript", "10.0.0.7", 80): None,
+    ("data", "10.0.0.7", 80): None,
+    ("file", "10.0.0.7", 80): None,
+    ("stratum+tcp", "10.0.0.7", 3333): None,
+    ("http", "10.0.0.7@evil.example", 80): None,
+    ("http", "evil.example", 80): None,
+    ("http", "10.0.0.7", 0): None,
+    ("", "10.0.0.7", 80): None,
+}
+"""What a device says of itself, and the link that is made of it."""
+
+
+def test_only_http_and_https_to_a_literal_address_become_links(settings, browser):
+    """A scheme is data: whatever a node stored as one, nothing of it runs and nothing else is linked."""
+    browser.get(settings.server)
+    make = """
+      const [devices, done] = arguments;
+      import("/js/grid.js").then(({ deviceAddress }) => done(devices.map((device) => deviceAddress(device).href ?? null)));
+    """
+    devices = [{"scheme": scheme, "ip": ip, "port": port} for scheme, ip, port in LINKS]
+    assert browser.execute_async_script(make, devices) == list(LINKS.values())
+
+
 def test_an_operator_signs_in_scans_and_reads_the_ledger(settings, browser):
     page, key = Page(browser, settings.server), settings.key
 

@@ -79,9 +79,23 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Nodes {
     /// Lists the nodes.
-    List,
+    List {
+        /// Lists the revoked ones instead.
+        #[arg(long)]
+        revoked: bool,
+    },
     /// Makes an enrollment code; it is shown once and lives an hour.
-    Code,
+    Code {
+        /// The revoked node whose place the new one takes: devices that it knew by address, port and type
+        /// alone go over to the new node when that reports the same.
+        #[arg(
+            long,
+            value_name = "NODE",
+            default_value_t = 0,
+            hide_default_value = true
+        )]
+        replaces: i64,
+    },
     /// Lists the open enrollment codes.
     Codes,
     /// Withdraws an enrollment code.
@@ -182,6 +196,22 @@ pub(crate) enum Devices {
     /// Lists the devices.
     List {
         /// Of this node only.
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        node: i64,
+    },
+    /// Shows a device, with the names that it had and why they are its own.
+    Show {
+        /// Its id, or any identifier that it has or had.
+        device: String,
+    },
+    /// Takes back what a report made one: the two names are two devices again, and stay so.
+    Undo {
+        /// The change, as `devices show` numbers it.
+        change: i64,
+    },
+    /// Lists devices that were refused to a node because another has them, and the way out.
+    Refused {
+        /// Reported by this node only.
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         node: i64,
     },

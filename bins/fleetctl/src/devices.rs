@@ -1,6 +1,11 @@
 //! `fleetctl devices` and `whoami`.
 
-use fleet_wire::fleet::{Device, ListDevicesRequest, WhoAmIRequest, WhoAmIResponse};
+use std::io::{self, Write};
+
+use fleet_wire::fleet::{
+    Device, DeviceAlias, GetDeviceRequest, ListDevicesRequest, ListRefusedDevicesRequest,
+    RefusedDevice, UndoIdentityChangeRequest, WhoAmIRequest, WhoAmIResponse,
+};
 
 use crate::{
     cli::{Devices, Format},
@@ -11,7 +16,26 @@ use crate::{
 };
 
 pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Result<u8, Failure> {
-    let Devices::List { node } = command;
+    match command {
+        Devices::List { node } => list(server, format, node).await?,
+        Devices::Show { device } => show(server, format, &device).await?,
+        Devices::Undo { change } => {
+            let request = UndoIdentityChangeRequest {
+                identity_change_id: change,
+            };
+            let apart = server
+                .devices
+                .undo_identity_change(&request, server.call()?)
+                .await?;
+            let both: Vec<_> = apart.kept.into_iter().chain(apart.restored).collect();
+            output::rows(format, &both)?;
+        }
+        Devices::Refused { node } => refused(server, format, node).await?,
+    }
+    Ok(0)
+}
+
+async fn list(server: &Server, format: Format, node: i64) -> Result<(), Failure> {
     let mut devices = Vec::new();
     let mut cursor = 0;
     loop {
@@ -32,7 +56,62 @@ pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Re
         cursor = page.next_cursor;
     }
     output::rows(format, &devices)?;
-    Ok(0)
+    Ok(())
+}
+
+/// One device; for people its names follow, each a row of its own.
+async fn show(server: &Server, format: Format, device: &str) -> Result<(), Failure> {
+    let request = match device.parse() {
+        Ok(device_id) => GetDeviceRequest {
+            device_id,
+            identifier: String::new(),
+        },
+        Err(_) => GetDeviceRequest {
+            device_id: 0,
+            identifier: device.to_owned(),
+        },
+    };
+    let found = server.devices.get_device(&request, server.call()?).await?;
+    let Some(shown) = found.device else {
+        return Ok(());
+    };
+    if request.device_id != 0 && request.device_id != shown.device_id {
+        writeln!(
+            io::stderr(),
+            "device {} has ended in device {}",
+            request.device_id,
+            shown.device_id
+        )?;
+    }
+    output::one(format, &shown)?;
+    if format == Format::Table && !shown.aliases.is_empty() {
+        writeln!(io::stdout())?;
+        output::rows(format, &shown.aliases)?;
+    }
+    Ok(())
+}
+
+async fn refused(server: &Server, format: Format, node: i64) -> Result<(), Failure> {
+    let mut devices = Vec::new();
+    let mut cursor = 0;
+    loop {
+        let request = ListRefusedDevicesRequest {
+            fleet_node_id: node,
+            limit: 0,
+            cursor,
+        };
+        let page = server
+            .devices
+            .list_refused_devices(&request, server.call()?)
+            .await?;
+        devices.extend(page.devices);
+        if page.next_cursor <= cursor {
+            break;
+        }
+        cursor = page.next_cursor;
+    }
+    output::rows(format, &devices)?;
+    Ok(())
 }
 
 pub(crate) async fn whoami(server: &Server, format: Format) -> Result<u8, Failure> {
@@ -56,6 +135,8 @@ impl Rows for Device {
         "Firmware",
         "Node",
         "Last seen",
+        "Formerly",
+        "Evidence",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -69,6 +150,63 @@ impl Rows for Device {
             self.model.clone(),
             self.firmware.clone(),
             self.fleet_node_id.to_string(),
+            times::moment(self.last_seen.as_ref()),
+            self.aliases
+                .iter()
+                .map(|alias| alias.identifier.as_str())
+                .collect::<Vec<_>>()
+                .join(" "),
+            self.evidence.clone(),
+        ]
+    }
+}
+
+impl Rows for DeviceAlias {
+    const HEAD: &'static [&'static str] = &[
+        "Change",
+        "Formerly",
+        "Since",
+        "Because",
+        "Was device",
+        "Evidence then",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let merged = (self.merged_device_id != 0).then(|| self.merged_device_id.to_string());
+        vec![
+            self.identity_change_id.to_string(),
+            self.identifier.clone(),
+            times::moment(self.since.as_ref()),
+            self.reason.clone(),
+            merged.unwrap_or_default(),
+            self.evidence.clone(),
+        ]
+    }
+}
+
+impl Rows for RefusedDevice {
+    const HEAD: &'static [&'static str] = &[
+        "Node",
+        "Address",
+        "Port",
+        "Identifier",
+        "Refused because",
+        "Way out",
+        "Device",
+        "Times",
+        "Last seen",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.fleet_node_id.to_string(),
+            self.ip.clone(),
+            self.port.to_string(),
+            self.identifier.clone(),
+            self.reason.clone(),
+            self.way_out.clone(),
+            self.device_id.to_string(),
+            self.count.to_string(),
             times::moment(self.last_seen.as_ref()),
         ]
     }

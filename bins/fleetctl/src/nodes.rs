@@ -6,7 +6,7 @@ use fleet_wire::{
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, RevokeFleetNodeRequest},
     fleet::{
         CancelEnrollmentCodeRequest, EnrollmentCode, ListEnrollmentCodesRequest, ListNodesRequest,
-        Node,
+        ListRevokedNodesRequest, Node,
     },
 };
 
@@ -20,7 +20,15 @@ use crate::{
 
 pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Result<u8, Failure> {
     match command {
-        Nodes::List => {
+        Nodes::List { revoked: true } => {
+            let nodes = server
+                .nodes
+                .list_revoked_nodes(&ListRevokedNodesRequest {}, server.call()?)
+                .await?
+                .nodes;
+            output::rows(format, &nodes)?;
+        }
+        Nodes::List { revoked: false } => {
             let nodes = server
                 .nodes
                 .list_nodes(&ListNodesRequest {}, server.call()?)
@@ -34,7 +42,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Resu
             }
             output::rows(format, &nodes)?;
         }
-        Nodes::Code => code(server, format).await?,
+        Nodes::Code { replaces } => code(server, format, replaces).await?,
         Nodes::Codes => {
             let codes = server
                 .nodes
@@ -63,10 +71,13 @@ pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Resu
 }
 
 /// The code alone on standard output, what to do with it on standard error.
-async fn code(server: &Server, format: Format) -> Result<(), Failure> {
+async fn code(server: &Server, format: Format, replaces: i64) -> Result<(), Failure> {
+    let request = CreateEnrollmentCodeRequest {
+        replaces_fleet_node_id: replaces,
+    };
     let made = server
         .admin
-        .create_enrollment_code(&CreateEnrollmentCodeRequest::default(), server.call()?)
+        .create_enrollment_code(&request, server.call()?)
         .await?;
     if format == Format::Table {
         writeln!(io::stdout(), "{}", made.code)?;

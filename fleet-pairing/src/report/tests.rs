@@ -54,6 +54,7 @@ fn record(id: i64, identifier: &str) -> DeviceRecord {
         manufacturer: String::new(),
         mac: None,
         serial: None,
+        kept_apart: Vec::new(),
     }
 }
 
@@ -84,27 +85,62 @@ fn model(model: &str, record: DeviceRecord) -> DeviceRecord {
     }
 }
 
-/// A decision in short: `create`, `update 1`, `update 1 as mac:..`, each `takes 2`; or the reason.
-fn decided(report: &DeviceReport, candidates: &[DeviceRecord]) -> String {
+/// The record as node `owner` would know it by its place and type.
+fn auto_of(owner: NodeId, kind: &str, record: DeviceRecord) -> DeviceRecord {
+    DeviceRecord {
+        identifier: report("", kind).identifier(owner),
+        ..record
+    }
+}
+
+fn apart(from: &str, record: DeviceRecord) -> DeviceRecord {
+    DeviceRecord {
+        kept_apart: vec![from.parse().expect(from)],
+        ..record
+    }
+}
+
+/// A decision in short: `create`, `update 1`, `update 1 as mac:..`, `merges 3`, `takes 2`; or the reason.
+fn decided_for(reporter: Reporter, report: &DeviceReport, candidates: &[DeviceRecord]) -> String {
     let takes = |from: &[DeviceId]| {
         from.iter()
             .map(|id| format!(" takes {id}"))
             .collect::<String>()
     };
-    match decide_report(ME, report, &report.identifier(ME), candidates) {
+    let candidates: Vec<_> = candidates.iter().collect();
+    match decide_report(
+        reporter,
+        report,
+        &report.identifier(reporter.node),
+        &candidates,
+    ) {
         ReportDecision::Create {
             endpoint_taken_from,
         } => format!("create{}", takes(&endpoint_taken_from)),
         ReportDecision::Update {
             device,
             rekey,
+            merges,
             endpoint_taken_from,
         } => {
-            let rekey = rekey.map(|id| format!(" as {id}")).unwrap_or_default();
-            format!("update {device}{rekey}{}", takes(&endpoint_taken_from))
+            let rekey = rekey
+                .map(|rekey| format!(" as {}", rekey.to))
+                .unwrap_or_default();
+            let merges: String = merges
+                .iter()
+                .map(|(id, _)| format!(" merges {id}"))
+                .collect();
+            format!(
+                "update {device}{rekey}{merges}{}",
+                takes(&endpoint_taken_from)
+            )
         }
-        ReportDecision::Refuse(reason) => reason.to_string(),
+        ReportDecision::Refuse(refused) => refused.reason.to_string(),
     }
+}
+
+fn decided(report: &DeviceReport, candidates: &[DeviceRecord]) -> String {
+    decided_for(ME.into(), report, candidates)
 }
 
 #[track_caller]
@@ -114,35 +150,6 @@ fn check(shows: &str, candidates: &[DeviceRecord], expected: &str) {
         expected,
         "{shows} {candidates:?}"
     );
-}
-
-#[test]
-fn a_record_is_written_by_its_owner_or_after_its_owner_was_revoked() {
-    use Binding::{Free, Node, Server};
-    let (updated, owned_by, bound_to) =
-        ("update 1", "owned by another node", "bound to another node");
-    for (owner, live, binding, expected) in [
-        (Some(ME), true, Free, updated),
-        (Some(ME), true, Node(ME), updated),
-        (Some(ME), true, Node(OTHER), bound_to),
-        (Some(ME), true, Server, "paired by the server"),
-        (Some(OTHER), true, Free, owned_by),
-        (Some(OTHER), true, Node(OTHER), bound_to),
-        (Some(OTHER), true, Node(ME), updated),
-        (Some(OTHER), true, Server, "paired by the server"),
-        (Some(OTHER), false, Free, updated),
-        (Some(OTHER), false, Node(OTHER), bound_to),
-        (Some(OTHER), false, Node(NodeId(3)), bound_to),
-        (Some(OTHER), false, Server, "paired by the server"),
-        (None, false, Free, "found by the server itself"),
-        (None, false, Server, "paired by the server"),
-        (None, false, Node(OTHER), bound_to),
-    ] {
-        for place in [HERE, ELSEWHERE] {
-            let record = bound(binding, owned(owner, live, at(place, record(1, MAC))));
-            check(MAC, &[record], expected);
-        }
-    }
 }
 
 #[test]
@@ -250,11 +257,29 @@ fn an_identity_shown_before_is_the_same_device() {
 fn two_records_of_one_device_become_one() {
     let weak = || record(1, "auto");
     let strong = || at(ELSEWHERE, record(2, MAC));
-    check(MAC, &[weak(), strong()], "update 2 takes 1");
+    check(MAC, &[weak(), strong()], "update 2 merges 1");
     check(
         MAC,
         &[weak(), owned(Some(OTHER), false, strong())],
-        "update 2 takes 1",
+        "update 2 merges 1",
+    );
+    // A record of the serial that the device shows beside its MAC is the same device too.
+    let both = format!("{MAC} {SERIAL}");
+    check(&both, &[record(1, SERIAL), strong()], "update 2 merges 1");
+    check(MAC, &[record(1, SERIAL), strong()], "update 2 takes 1");
+    // A binding may have brought two records of one place to one node.
+    check(
+        "",
+        &[record(1, "auto"), record(2, "auto:0000000000000001")],
+        "update 1 merges 2",
+    );
+    check(
+        "",
+        &[
+            record(1, "auto:0000000000000001"),
+            auto_of(ME, "S19", record(2, "auto")),
+        ],
+        "update 2 merges 1",
     );
     for record in [
         owned(Some(OTHER), true, strong()),
@@ -264,6 +289,95 @@ fn two_records_of_one_device_become_one() {
     ] {
         check(MAC, &[weak(), record], "identity conflict");
     }
+}
+
+#[test]
+fn records_of_two_types_never_become_one() {
+    let strong = || at(ELSEWHERE, record(2, MAC));
+    check(
+        MAC,
+        &[model("S21", record(1, "auto")), strong()],
+        "update 2 takes 1",
+    );
+    check(
+        MAC,
+        &[
+            model("S21", record(1, "auto")),
+            owned(Some(OTHER), true, strong()),
+        ],
+        "owned by another node",
+    );
+}
+
+#[test]
+fn what_an_operator_told_apart_stays_apart_until_there_is_new_evidence() {
+    let told = || apart(MAC, record(1, "auto"));
+    check(MAC, &[told()], "create takes 1");
+    check(
+        MAC,
+        &[told(), at(ELSEWHERE, record(2, MAC))],
+        "update 2 takes 1",
+    );
+    check("", &[told()], "update 1");
+    check(MAC_2, &[told()], &format!("update 1 as {MAC_2}"));
+    check(SERIAL, &[told()], &format!("update 1 as {SERIAL}"));
+    let both = format!("{MAC} {SERIAL}");
+    check(&both, &[apart(MAC, record(1, SERIAL))], "create takes 1");
+}
+
+#[test]
+fn a_replacement_takes_over_what_the_dead_node_knew_of_the_place_and_type() {
+    let heir = Reporter {
+        node: ME,
+        replaces: Some(OTHER),
+    };
+    let theirs = || owned(Some(OTHER), false, auto_of(OTHER, "S19", record(1, "auto")));
+    let auto = report("", "S19").identifier(ME);
+    let check = |shows: &str, candidates: &[DeviceRecord], expected: &str| {
+        assert_eq!(
+            decided_for(heir, &report(shows, "S19"), candidates),
+            expected,
+            "{shows} {candidates:?}"
+        );
+    };
+    check("", &[theirs()], &format!("update 1 as {auto}"));
+    check(MAC, &[theirs()], &format!("update 1 as {MAC}"));
+    check("", &[theirs(), record(2, "auto")], "update 2 merges 1");
+    check(
+        MAC,
+        &[theirs(), at(ELSEWHERE, record(2, MAC))],
+        "update 2 merges 1",
+    );
+    // Never by guess: the place alone, another type, another node's record, a node that lives.
+    check("", &[auto_of(OTHER, "S21", theirs())], "create");
+    check("", &[auto_of(NodeId(3), "S19", theirs())], "create");
+    check("", &[owned(Some(NodeId(3)), false, theirs())], "create");
+    check("", &[owned(Some(OTHER), true, theirs())], "create");
+    check("", &[bound(Binding::Node(NodeId(3)), theirs())], "create");
+    check("", &[bound(Binding::Server, theirs())], "create");
+    // Who was not named as the replacement takes over nothing.
+    assert_eq!(decided(&report("", "S19"), &[theirs()]), "create");
+    // Nor what an operator told apart.
+    check("", &[apart(&auto.to_string(), theirs())], "create");
+}
+
+#[test]
+fn a_refusal_names_the_record_that_stands_in_the_way() {
+    let strong = owned(Some(OTHER), true, at(ELSEWHERE, record(2, MAC)));
+    let weak = record(1, "auto");
+    let report = report(MAC, "S19");
+    assert_eq!(
+        decide_report(
+            ME.into(),
+            &report,
+            &report.identifier(ME),
+            &[&weak, &strong]
+        ),
+        ReportDecision::Refuse(Refused {
+            reason: RejectReason::IdentityConflict,
+            record: DeviceId(2),
+        })
+    );
 }
 
 #[test]
@@ -282,7 +396,14 @@ fn a_record_that_may_not_be_written_keeps_its_place() {
 
 fn any_record() -> impl Strategy<Value = DeviceRecord> {
     (
-        prop::sample::select(vec!["auto", MAC, MAC_2, SERIAL, "auto:0000000000000001"]),
+        prop::sample::select(vec![
+            "auto",
+            "heir",
+            MAC,
+            MAC_2,
+            SERIAL,
+            "auto:0000000000000001",
+        ]),
         prop::sample::select(vec![HERE, ELSEWHERE]),
         prop::sample::select(vec![None, Some(ME), Some(OTHER)]),
         any::<bool>(),
@@ -293,51 +414,76 @@ fn any_record() -> impl Strategy<Value = DeviceRecord> {
             Binding::Server,
         ]),
         prop::sample::select(vec!["", "S19", "S21"]),
+        prop::sample::subsequence(vec![MAC, MAC_2, SERIAL], 0..3),
     )
-        .prop_map(|(identifier, place, owner, live, binding, kind)| {
+        .prop_map(|(identifier, place, owner, live, binding, kind, told)| {
             let live = live || owner == Some(ME);
-            model(
-                kind,
-                bound(
-                    binding,
-                    owned(owner, live, at(place, record(0, identifier))),
-                ),
-            )
+            let named = match identifier {
+                "heir" => auto_of(OTHER, "S19", record(0, "auto")),
+                other => record(0, other),
+            };
+            let kept_apart = told.into_iter().map(|id| id.parse().expect(id)).collect();
+            let known = model(kind, bound(binding, owned(owner, live, at(place, named))));
+            DeviceRecord {
+                kept_apart,
+                ..known
+            }
         })
 }
 
 proptest! {
-    #![proptest_config(fleet_core::regressions!("report", 1024))]
+    #![proptest_config(fleet_core::regressions!("report", 4096))]
 
     #[test]
     fn only_what_the_reporter_may_write_is_written(
         records in prop::collection::vec(any_record(), 0..5),
         shows in prop::sample::select(vec!["", MAC, SERIAL, "mac:02:00:5E:10:00:01 serial:S-1"]),
+        replaces in prop::sample::select(vec![None, Some(OTHER)]),
     ) {
+        let mut names = std::collections::BTreeSet::new();
         let records: Vec<_> = records
             .into_iter()
+            // The database keeps identifiers unique among live records.
+            .filter(|record| names.insert(record.identifier.clone()))
             .zip(1..)
             .map(|(record, id)| DeviceRecord { id: DeviceId(id), ..record })
             .collect();
         let report = report(shows, "S19");
+        let reporter = Reporter { node: ME, replaces };
+        let identifier = report.identifier(ME);
+        let heir = heir_identifier(reporter, &report);
+        let candidates: Vec<_> = records.iter().collect();
         let find = |id: &DeviceId| records.iter().find(|record| record.id == *id).expect("a candidate");
-        let written: Vec<DeviceId> = match decide_report(ME, &report, &report.identifier(ME), &records) {
+        let decision = decide_report(reporter, &report, &identifier, &candidates);
+        let written: Vec<DeviceId> = match decision {
             ReportDecision::Create { endpoint_taken_from } => endpoint_taken_from,
-            ReportDecision::Update { device, rekey, mut endpoint_taken_from } => {
-                prop_assert!(!endpoint_taken_from.contains(&device));
-                if let Some(rekey) = rekey {
-                    prop_assert!(rekey.is_strong() && rekey == report.identifier(ME));
-                    prop_assert!(records.iter().all(|record| record.identifier != rekey));
+            ReportDecision::Update { device, rekey, merges, endpoint_taken_from } => {
+                let becomes = rekey.as_ref().map_or(&find(&device).identifier, |rekey| &rekey.to);
+                if let Some(rekey) = &rekey {
+                    prop_assert!(rekey.to == identifier);
+                    prop_assert!(rekey.to.is_strong() || rekey.reason == IdentityReason::Replacement);
+                    prop_assert!(records.iter().all(|record| record.identifier != rekey.to));
+                    prop_assert!(!find(&device).kept_apart.contains(&rekey.to));
                 }
-                endpoint_taken_from.push(device);
-                endpoint_taken_from
+                for (merged, _) in &merges {
+                    prop_assert!(!find(merged).kept_apart.contains(becomes));
+                    prop_assert!(!matches!(find(merged).identifier, DeviceIdentifier::Mac(_)));
+                }
+                let merged = merges.into_iter().map(|(id, _)| id);
+                std::iter::once(device).chain(merged).chain(endpoint_taken_from).collect()
             }
-            ReportDecision::Refuse(_) => vec![],
+            ReportDecision::Refuse(refused) => {
+                find(&refused.record);
+                vec![]
+            }
         };
+        let mut once = std::collections::BTreeSet::new();
         for id in &written {
             let record = find(id);
+            prop_assert!(once.insert(*id), "each record has one part");
             prop_assert!(record.writable_by(ME).is_ok());
-            prop_assert!(record.identifier == report.identifier(ME) || record.is_at(ME, report.endpoint));
+            let inherited = Some(&record.identifier) == heir.as_ref() && record.owner == Some(OTHER) && !record.owner_live;
+            prop_assert!(record.identifier == identifier || record.is_at(ME, report.endpoint) || inherited);
         }
     }
 }

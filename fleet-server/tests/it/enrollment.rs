@@ -12,7 +12,10 @@ use fleet_wire::{
         RevokeFleetNodeResponse,
     },
     client::CallOptions,
-    fleet::{CancelEnrollmentCodeRequest, ListEnrollmentCodesRequest, ListNodesRequest},
+    fleet::{
+        CancelEnrollmentCodeRequest, ListEnrollmentCodesRequest, ListNodesRequest,
+        ListRevokedNodesRequest,
+    },
     gateway::{EnrollmentStatus, RegisterRequest, RegisterResponse},
 };
 
@@ -308,15 +311,57 @@ async fn open_codes_and_nodes_are_listed_as_they_stand() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_code_that_would_replace_a_node_is_refused_rather_than_made_without() {
+async fn a_code_replaces_a_revoked_node_and_no_other() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
-    let request = CreateEnrollmentCodeRequest {
-        replaces_fleet_node_id: 1,
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let replacing = |node: i64| {
+        let request = CreateEnrollmentCodeRequest {
+            replaces_fleet_node_id: node,
+        };
+        let admin = operator.admin();
+        let options = operator.options();
+        async move { admin.create_enrollment_code(&request, options).await }
     };
-    let answer = operator
+    let alive = refused(replacing(enrolled.id.0).await, Code::FailedPrecondition);
+    assert!(alive.message.contains("revoke it first"), "{alive:?}");
+    refused(replacing(4_711).await, Code::NotFound);
+    let trail = world.audited(operator.org, "code.create").await;
+    assert!(
+        trail
+            .iter()
+            .any(|row| matches!(row.entry.result, fleet_store::AuditResult::Refused(_))),
+        "{trail:?}"
+    );
+    revoke(&operator, enrolled.id.0, None)
+        .await
+        .expect("revoked");
+    replacing(enrolled.id.0).await.expect("a code");
+    let open = operator
+        .nodes()
+        .list_enrollment_codes(&ListEnrollmentCodesRequest {}, operator.options())
+        .await
+        .expect("lists")
+        .codes;
+    assert_eq!(open[0].replaces_fleet_node_id, enrolled.id.0);
+    let gone = operator
+        .nodes()
+        .list_revoked_nodes(&ListRevokedNodesRequest {}, operator.options())
+        .await
+        .expect("lists")
+        .nodes;
+    assert_eq!(
+        (gone[0].fleet_node_id, gone[0].enrollment.as_str()),
+        (enrolled.id.0, "revoked")
+    );
+    // Of another organization there is nothing to replace, and nothing to see.
+    let stranger = world.operator_of("other", Role::Operator).await;
+    let request = CreateEnrollmentCodeRequest {
+        replaces_fleet_node_id: enrolled.id.0,
+    };
+    let answer = stranger
         .admin()
-        .create_enrollment_code(&request, operator.options())
+        .create_enrollment_code(&request, stranger.options())
         .await;
-    refused(answer, Code::Unimplemented);
+    refused(answer, Code::NotFound);
 }

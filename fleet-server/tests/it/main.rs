@@ -5,6 +5,7 @@ mod access;
 mod audit;
 mod bystanders;
 mod commands;
+mod devices;
 mod discover;
 mod drain;
 mod enrollment;

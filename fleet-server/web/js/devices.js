@@ -1,9 +1,9 @@
 // The inventory, page by page.
 
-import { handledSignOut, title } from "./app.js";
-import { errorBox } from "./dialog.js";
-import { announce, h, setText, show } from "./dom.js";
-import { absolute, int, makeAndModel, plural, relative } from "./format.js";
+import { handledSignOut, may, title } from "./app.js";
+import { busy, confirmDialog, errorBox } from "./dialog.js";
+import { announce, fill, h, setText, show } from "./dom.js";
+import { absolute, endpoint, int, makeAndModel, plural, relative, sentence } from "./format.js";
 import { deviceAddress, grid } from "./grid.js";
 import { listNodes } from "./nodes.js";
 import { call } from "./rpc.js";
@@ -17,6 +17,14 @@ const COLUMNS = [
   { name: "identifier", label: "Identifier" },
   { name: "node", label: "Node" },
   { name: "seen", label: "Last seen" },
+];
+
+const REFUSED = [
+  { name: "endpoint", label: "Address" },
+  { name: "reporter", label: "Reported by" },
+  { name: "identifier", label: "Identifier" },
+  { name: "reason", label: "Refused, and the way out" },
+  { name: "seen", label: "Last reported" },
 ];
 
 /** Shows the inventory. */
@@ -39,6 +47,8 @@ export function devicesView(root) {
       h("h1", { tabindex: "-1" }, "Devices"),
       h("div", { class: "inline-field" }, h("label", { for: "device-node" }, "Node"), node)),
     error.element, loading, empty, table.element, pager);
+  const refused = refusedSection();
+  root.append(refused.element);
   show(table.element, false);
   show(pager, false);
 
@@ -61,7 +71,7 @@ export function devicesView(root) {
       if (left || mine !== turn) return;
       following = String(nextCursor);
       table.clear();
-      table.append(devices.map((device) => table.row(cells(device, names))));
+      table.append(devices.map((device) => table.row(cells(device, names, tellApart))));
       const page = cursors.length;
       const begin = (page - 1) * PAGE;
       setText(where, devices.length ? `Devices ${begin + 1} to ${begin + devices.length}` : "");
@@ -78,6 +88,25 @@ export function devicesView(root) {
         previous.disabled = cursors.length < 2;
         next.disabled = int(following) === 0;
       }
+    }
+  }
+
+  async function tellApart(alias, device, button) {
+    error.clear();
+    const agreed = await confirmDialog({
+      title: "Two devices after all?",
+      body: [`${alias.identifier} and ${device.identifier} are one device because ${reason(alias)}.`,
+        "Told apart, the former name gets a record of its own, without an address until it is reported. Reports do not make the two one again."],
+      action: "Tell them apart",
+      cancel: "Keep as one",
+    });
+    if (!agreed) return;
+    try {
+      await busy(button, () => call("fleet.v1.DeviceService/UndoIdentityChange", { identityChangeId: alias.identityChangeId }));
+      announce("Told apart.");
+      await load();
+    } catch (failure) {
+      if (!handledSignOut(failure)) error.show(failure);
     }
   }
 
@@ -98,19 +127,67 @@ export function devicesView(root) {
     } catch (failure) {
       if (left || handledSignOut(failure)) return;
     }
-    if (!left) await load();
+    if (!left) await Promise.all([load(), refused.load(names, () => left)]);
   }
   begin();
   return () => { left = true; };
 }
 
-function cells(device, names) {
+/** Devices that another has, with the way out; nothing where there are none. */
+function refusedSection() {
+  const table = grid({ kind: "refused", label: "Refused devices", columns: REFUSED });
+  const note = h("p", { class: "hint" });
+  const element = h("section", { "aria-labelledby": "refused-title", hidden: true },
+    h("h2", { id: "refused-title" }, "Refused, because another has them"), note, table.element);
+  async function load(names, left) {
+    try {
+      const { devices = [], nextCursor = "0" } = await call("fleet.v1.DeviceService/ListRefusedDevices", { limit: PAGE });
+      if (left()) return;
+      fill(note, "Nodes reported these devices, but may not take them. ",
+        int(nextCursor) ? [`The first ${PAGE} are shown; `, h("code", {}, "fleetctl devices refused"), " lists all."] : null);
+      table.append(devices.map((device) => table.row(refusedCells(device, names))));
+      show(element, devices.length > 0);
+    } catch (failure) {
+      if (!left()) handledSignOut(failure);
+    }
+  }
+  return { element, load };
+}
+
+function refusedCells(device, names) {
+  return {
+    endpoint: endpoint(device.ip, device.port),
+    reporter: names.get(String(device.fleetNodeId)) ?? `node ${device.fleetNodeId}`,
+    identifier: device.identifier,
+    reason: [h("span", { class: "primary" }, sentence(device.reason)), h("span", { class: "hint" }, sentence(device.wayOut))],
+    seen: h("time", { datetime: device.lastSeen, title: `${plural(device.count, "time")}, first ${absolute(device.firstSeen)}` }, relative(device.lastSeen)),
+  };
+}
+
+/** Why two names are one device, inside a sentence. */
+function reason(alias) {
+  return String(alias.reason ?? "").trim();
+}
+
+function formerly(alias, device, tellApart) {
+  const merged = int(alias.mergedDeviceId) ? ` (device ${alias.mergedDeviceId})` : "";
+  const why = `${sentence(reason(alias))} Since ${absolute(alias.since)}.${alias.evidence ? ` Evidence then: ${alias.evidence}` : ""}`;
+  const button = may("fleetnode:manage")
+    ? h("button", { type: "button", class: "link", onclick: () => tellApart(alias, device, button) }, "not the same?")
+    : null;
+  return h("span", { class: "hint formerly", title: why }, `formerly ${alias.identifier}${merged}: ${reason(alias)} `, button);
+}
+
+function cells(device, names, tellApart) {
   const id = String(device.fleetNodeId ?? "0");
   return {
     endpoint: deviceAddress(device),
     model: [h("span", { class: "primary" }, makeAndModel(device)), device.driver ? h("span", { class: "tag" }, device.driver) : null],
     firmware: device.firmware || h("span", { class: "none" }, "–"),
-    identifier: h("span", { title: device.evidence ?? "" }, device.identifier),
+    identifier: [
+      h("span", { title: device.evidence ? `Named by: ${device.evidence}` : "" }, device.identifier),
+      (device.aliases ?? []).map((alias) => formerly(alias, device, tellApart)),
+    ],
     node: int(id) ? names.get(id) ?? `revoked node ${id}` : "server",
     seen: h("time", { datetime: device.lastSeen, title: `First seen ${absolute(device.firstSeen)}, last seen ${absolute(device.lastSeen)}` }, relative(device.lastSeen)),
   };

@@ -57,10 +57,13 @@ function wizard(root, begin) {
     code() {
       const error = errorBox();
       const make = h("button", { type: "button", class: "button button-primary", id: "make-code" }, "Make a code");
+      const replaces = h("select", { id: "replaces", class: "input" }, h("option", { value: "0" }, "No other node"));
+      const replacing = h("div", { class: "inline-field", hidden: true }, h("label", { for: "replaces" }, "It replaces"), replaces);
+      offerRevoked(replaces, replacing);
       make.addEventListener("click", async () => {
         error.clear();
         try {
-          const answer = await busy(make, () => call("fleetnodeadmin.v1.FleetNodeAdminService/CreateEnrollmentCode"));
+          const answer = await busy(make, () => call("fleetnodeadmin.v1.FleetNodeAdminService/CreateEnrollmentCode", { replacesFleetNodeId: replaces.value }));
           if (!left) steps.wait(answer);
         } catch (failure) {
           if (!handledSignOut(failure)) error.show(failure);
@@ -70,7 +73,7 @@ function wizard(root, begin) {
         h("p", {}, "A node is a machine beside your devices that runs ", h("code", {}, "fleetnode"), ". A code lets one machine ask to become a node of your organization. It is good for one hour and for one node."),
         error.element,
         may("fleetnode:manage")
-          ? h("div", { class: "actions" }, make)
+          ? [replacing, h("div", { class: "actions" }, make)]
           : h("p", { class: "notice" }, "Your role cannot enroll nodes. Ask an operator or an administrator."));
     },
 
@@ -178,6 +181,19 @@ function wizard(root, begin) {
     // Secrets do not outlive the view.
     fill(body);
   };
+}
+
+/** Offers the revoked nodes whose place the new one can take; without any, nothing is asked. */
+async function offerRevoked(select, field) {
+  try {
+    const { nodes = [] } = await call("fleet.v1.NodeService/ListRevokedNodes");
+    for (const node of nodes) {
+      select.append(h("option", { value: node.fleetNodeId }, `${node.name} (node ${node.fleetNodeId}, revoked)`));
+    }
+    field.hidden = nodes.length === 0;
+  } catch (failure) {
+    handledSignOut(failure);
+  }
 }
 
 function secretRow(text, label, id) {

@@ -24,6 +24,52 @@ pub struct Invitation {
     pub created_by: String,
     /// The node that used it.
     pub node: Option<NodeId>,
+    /// The revoked node whose place the invited one takes.
+    pub replaces: Option<NodeId>,
+}
+
+/// A code to store.
+#[derive(Clone, Debug)]
+pub struct NewCode {
+    /// Whose node it lets in.
+    pub org: OrgId,
+    /// Its hash.
+    pub code: SecretHash,
+    /// When it dies.
+    pub expires: Timestamp,
+    /// The revoked node whose place the new one takes: what that knew by place and type alone goes over
+    /// to it when it reports the same.
+    pub replaces: Option<NodeId>,
+    /// Who makes it.
+    pub actor: Actor,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// Why a code was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateCodeError {
+    /// No such node in this organization.
+    #[error(
+        "no node {0} in this organization: `fleetctl nodes list --revoked` shows those that can be replaced"
+    )]
+    NotFound(NodeId),
+    /// It lives.
+    #[error("node {0} is not revoked: only a revoked node can be replaced; revoke it first")]
+    NotRevoked(NodeId),
+    /// Another has taken its place.
+    #[error(
+        "node {by} replaces node {node} already: revoke node {by} first, or make a code that replaces node {by}"
+    )]
+    Replaced {
+        /// The revoked node.
+        node: NodeId,
+        /// The live one in its place.
+        by: NodeId,
+    },
+    /// Storage trouble.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
 }
 
 /// A node that presents a code.
@@ -68,6 +114,14 @@ pub enum RegisterError {
         "this identity key belongs to a node that is enrolled already: revoke that node first, or enroll with a new state directory"
     )]
     KeyTaken,
+    /// Another node has used a code for the same place. The code stays usable.
+    #[error("node {by} replaces node {node} already: ask the operator for a new code")]
+    ReplacementTaken {
+        /// The revoked node.
+        node: NodeId,
+        /// The live one in its place.
+        by: NodeId,
+    },
     /// Storage trouble.
     #[error(transparent)]
     Storage(#[from] StoreError),
@@ -155,7 +209,7 @@ impl Hello {
     }
 }
 
-/// A live node.
+/// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRow {
     /// The node.
@@ -164,7 +218,7 @@ pub struct NodeRow {
     pub org: OrgId,
     /// Its name.
     pub name: String,
-    /// Pending or confirmed.
+    /// Pending or confirmed; revoked only in [`Enrollment::list_revoked_nodes`].
     pub state: NodeState,
     /// Of its identity key.
     pub fingerprint: Fingerprint,
@@ -182,20 +236,15 @@ pub struct NodeRow {
     pub duplicate_identity: bool,
     /// Scans that wait or run on it.
     pub open_scans: u32,
+    /// The revoked node whose place it takes.
+    pub replaces: Option<NodeId>,
 }
 
 /// Invitations and nodes.
 #[async_trait]
 pub trait Enrollment: Send + Sync {
     /// Stores a code's hash as a pending invitation.
-    async fn create_code(
-        &self,
-        org: OrgId,
-        code: SecretHash,
-        expires: Timestamp,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<PendingEnrollmentId, StoreError>;
+    async fn create_code(&self, new: NewCode) -> Result<PendingEnrollmentId, CreateCodeError>;
 
     /// The open invitations, newest first.
     async fn list_codes(&self, org: OrgId) -> Result<Vec<Invitation>, StoreError>;
@@ -240,6 +289,9 @@ pub trait Enrollment: Send + Sync {
 
     /// The live nodes of an organization, by id.
     async fn list_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError>;
+
+    /// The revoked nodes of an organization, newest first, at most 200.
+    async fn list_revoked_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError>;
 
     /// One live node of an organization.
     async fn node(&self, org: OrgId, node: NodeId) -> Result<Option<NodeRow>, StoreError>;

@@ -4,7 +4,7 @@
 mod events;
 
 use fleet_core::{
-    Port, ScanState,
+    DeviceIdentifier, Port, ScanState,
     outcome::{Code, Conclusion},
 };
 use fleet_discovery::{ChunkCommand, Mode, ScanRequest};
@@ -24,6 +24,22 @@ fn write<T: Serialize>(what: &'static str, twin: &T) -> Result<String, DbErr> {
 
 fn read<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, DbErr> {
     serde_json::from_str(text).map_err(|error| unreadable(what, error))
+}
+
+/// Identifiers, one a line: none of them has a control character.
+pub(crate) fn read_identifiers(text: Option<&str>) -> Result<Vec<DeviceIdentifier>, DbErr> {
+    text.into_iter()
+        .flat_map(str::lines)
+        .map(|line| {
+            line.parse()
+                .map_err(|error| unreadable("identifiers", error))
+        })
+        .collect()
+}
+
+pub(crate) fn write_identifiers(identifiers: &[DeviceIdentifier]) -> Option<String> {
+    let lines: Vec<_> = identifiers.iter().map(ToString::to_string).collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
 #[derive(Default, Serialize, Deserialize)]

@@ -1,11 +1,22 @@
 //! The inventory as operators read it.
 
-use async_trait::async_trait;
-use fleet_core::{DeviceId, Endpoint, NodeId, OrgId};
-use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use std::collections::BTreeMap;
 
-use super::{codec, entity::device};
-use crate::{DeviceRow, Inventory, SqlStore, StoreError};
+use async_trait::async_trait;
+use fleet_core::{DeviceId, Endpoint, IdentityChangeId, NodeId, OrgId, Timestamp};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+};
+
+use super::{
+    codec,
+    entity::{device, identity_change},
+    identity, refused,
+};
+use crate::{
+    Actor, DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, SqlStore, StoreError,
+    ToldApart, UndoError,
+};
 
 #[async_trait]
 impl Inventory for SqlStore {
@@ -23,13 +34,117 @@ impl Inventory for SqlStore {
         if let Some(node) = node {
             query = query.filter(device::Column::NodeId.eq(node.0));
         }
-        let rows = query
+        let models = query
             .order_by_asc(device::Column::Id)
             .limit(u64::from(limit))
             .all(self.reader())
             .await;
-        let rows = rows.and_then(|rows| rows.into_iter().map(row).collect());
+        let rows = match models {
+            Ok(models) => rows(self.reader(), models).await,
+            Err(error) => Err(error),
+        };
         Self::reading("list_devices", rows)
+    }
+
+    async fn device(&self, org: OrgId, name: DeviceName) -> Result<Option<DeviceRow>, StoreError> {
+        let found = match identity::find(self.reader(), org, &name).await {
+            Ok(Some(model)) => rows(self.reader(), vec![model]).await,
+            Ok(None) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        Self::reading("device", found.map(|rows| rows.into_iter().next()))
+    }
+
+    async fn undo_identity_change(
+        &self,
+        org: OrgId,
+        change: IdentityChangeId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<ToldApart, UndoError> {
+        self.transaction(
+            "undo_identity_change",
+            (org, change, actor, now),
+            |tx, (org, change, actor, now)| {
+                Box::pin(identity::undo(tx, *org, *change, actor, *now))
+            },
+        )
+        .await
+    }
+
+    async fn list_refused_devices(
+        &self,
+        org: OrgId,
+        reporter: Option<NodeId>,
+        after: i64,
+        limit: u32,
+    ) -> Result<(Vec<RefusedDevice>, Option<i64>), StoreError> {
+        let page = refused::page(self.reader(), Some(org), reporter, after, limit).await;
+        Self::reading(
+            "list_refused_devices",
+            page.map(|page| (page.refused, page.next)),
+        )
+    }
+
+    async fn sweep_refused_devices(
+        &self,
+        after: i64,
+        now: Timestamp,
+    ) -> Result<Option<i64>, StoreError> {
+        let page = refused::page(self.reader(), None, None, after, refused::SWEPT).await;
+        let page = Self::reading("sweep_refused_devices", page)?;
+        let forget = page.to_forget(now);
+        if !forget.is_empty() {
+            self.transaction("sweep_refused_devices", (forget, now), |tx, (ids, now)| {
+                Box::pin(refused::forget(tx, ids, *now))
+            })
+            .await?;
+        }
+        Ok(page.next)
+    }
+}
+
+/// Former names shown of a device.
+const ALIASES: usize = 32;
+
+/// Devices with their former names: one query more, however many there are.
+async fn rows(
+    db: &impl ConnectionTrait,
+    models: Vec<device::Model>,
+) -> Result<Vec<DeviceRow>, DbErr> {
+    let mut aliases: BTreeMap<i64, Vec<DeviceAlias>> = BTreeMap::new();
+    if !models.is_empty() {
+        let changes = identity_change::Entity::find()
+            .filter(identity_change::Column::DeviceId.is_in(models.iter().map(|model| model.id)))
+            .filter(identity_change::Column::UndoneAt.is_null())
+            .order_by_desc(identity_change::Column::Id)
+            .all(db)
+            .await?;
+        for change in changes {
+            let of_device = aliases.entry(change.device_id).or_default();
+            if of_device.len() < ALIASES {
+                of_device.push(alias(change));
+            }
+        }
+    }
+    models
+        .into_iter()
+        .map(|model| {
+            let aliases = aliases.remove(&model.id).unwrap_or_default();
+            row(model, aliases)
+        })
+        .collect()
+}
+
+fn alias(change: identity_change::Model) -> DeviceAlias {
+    DeviceAlias {
+        change: IdentityChangeId(change.id),
+        identifier: change.former.0,
+        reason: change.reason.0,
+        merged: change.merged_device_id.map(DeviceId),
+        node: change.node_id.map(NodeId),
+        evidence: change.evidence,
+        since: change.at.0,
     }
 }
 
@@ -44,7 +159,7 @@ pub(super) fn endpoint(model: &device::Model) -> Result<Option<Endpoint>, DbErr>
     }
 }
 
-fn row(model: device::Model) -> Result<DeviceRow, DbErr> {
+fn row(model: device::Model, aliases: Vec<DeviceAlias>) -> Result<DeviceRow, DbErr> {
     Ok(DeviceRow {
         id: DeviceId(model.id),
         endpoint: endpoint(&model)?,
@@ -60,5 +175,6 @@ fn row(model: device::Model) -> Result<DeviceRow, DbErr> {
         evidence: model.evidence,
         first_seen: model.first_seen.0,
         last_seen: model.last_seen.0,
+        aliases,
     })
 }

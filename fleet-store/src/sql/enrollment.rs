@@ -7,29 +7,18 @@ mod members;
 use async_trait::async_trait;
 use fleet_core::{NodeId, OrgId, PendingEnrollmentId, SecretHash, Timestamp};
 
-use super::nodes;
+use super::nodes::{self, Which};
 use crate::{
-    Actor, CancelCodeError, ConfirmError, Enrollment, Invitation, NewNode, NodeRow, RegisterError,
-    Registered, RevokeError, Revoked, SqlStore, StoreError,
+    Actor, CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Invitation, NewCode,
+    NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked, SqlStore, StoreError,
 };
 
 #[async_trait]
 impl Enrollment for SqlStore {
-    async fn create_code(
-        &self,
-        org: OrgId,
-        code: SecretHash,
-        expires: Timestamp,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<PendingEnrollmentId, StoreError> {
-        self.transaction(
-            "create_code",
-            (org, code, expires, actor, now),
-            |tx, (org, code, expires, actor, now)| {
-                Box::pin(invitations::create(tx, *org, *code, *expires, actor, *now))
-            },
-        )
+    async fn create_code(&self, new: NewCode) -> Result<PendingEnrollmentId, CreateCodeError> {
+        self.transaction("create_code", new, |tx, new| {
+            Box::pin(invitations::create(tx, new))
+        })
         .await
     }
 
@@ -119,11 +108,17 @@ impl Enrollment for SqlStore {
     }
 
     async fn list_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
-        Self::reading("list_nodes", nodes::rows(self.reader(), org, None).await)
+        let rows = nodes::rows(self.reader(), org, Which::Live).await;
+        Self::reading("list_nodes", rows)
+    }
+
+    async fn list_revoked_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
+        let rows = nodes::rows(self.reader(), org, Which::Revoked).await;
+        Self::reading("list_revoked_nodes", rows)
     }
 
     async fn node(&self, org: OrgId, node: NodeId) -> Result<Option<NodeRow>, StoreError> {
-        let rows = nodes::rows(self.reader(), org, Some(node)).await;
+        let rows = nodes::rows(self.reader(), org, Which::One(node)).await;
         Self::reading("node", rows.map(|rows| rows.into_iter().next()))
     }
 

@@ -13,7 +13,9 @@ mod operators;
 mod scans;
 
 pub(crate) use chain::{audit_head, audit_link};
-pub(crate) use devices::{binding, device, device_alias, node_endpoint};
+pub(crate) use devices::{
+    binding, device, device_alias, identity_change, node_endpoint, refused_device,
+};
 pub(crate) use nodes::{invitation, node, node_challenge, node_key, node_session, node_stream};
 pub(crate) use operators::{audit, operator, operator_key, operator_session, org};
 pub(crate) use scans::{

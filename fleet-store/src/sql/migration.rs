@@ -2,7 +2,10 @@
 //! that were released never change; entities follow the newest one.
 
 mod m0001_first_schema;
+mod m0002_identity;
 mod m0006_audit_chain;
+#[cfg(test)]
+mod upgrade;
 
 use sea_orm_migration::prelude::*;
 
@@ -14,6 +17,7 @@ impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         vec![
             Box::new(m0001_first_schema::FirstSchema),
+            Box::new(m0002_identity::Identity),
             Box::new(m0006_audit_chain::AuditChain),
         ]
     }

@@ -61,16 +61,36 @@ pub(crate) fn open_states() -> Vec<AsText<ScanState>> {
         .collect()
 }
 
-/// The live nodes of an organization by id, or one of them: four queries, however many there are.
+/// Which nodes are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// All that live, by id.
+    Live,
+    /// This one, if it lives.
+    One(NodeId),
+    /// Those revoked, newest first, as many as a page shows.
+    Revoked,
+}
+
+/// Revoked nodes that are listed.
+const REVOKED: u64 = 200;
+
+/// Nodes of an organization: four queries, however many there are.
 pub(crate) async fn rows(
     db: &impl ConnectionTrait,
     org: OrgId,
-    only: Option<NodeId>,
+    which: Which,
 ) -> Result<Vec<NodeRow>, DbErr> {
-    let mut nodes = node::Entity::find()
-        .filter(node::Column::OrgId.eq(org.0))
-        .filter(node::Column::DeletedAt.is_null())
-        .order_by_asc(node::Column::Id);
+    let of_tenant = node::Entity::find().filter(node::Column::OrgId.eq(org.0));
+    let mut nodes = match which {
+        Which::Live | Which::One(_) => of_tenant
+            .filter(node::Column::DeletedAt.is_null())
+            .order_by_asc(node::Column::Id),
+        Which::Revoked => of_tenant
+            .filter(node::Column::DeletedAt.is_not_null())
+            .order_by_desc(node::Column::Id)
+            .limit(REVOKED),
+    };
     let of_org = node::Entity::find()
         .select_only()
         .column(node::Column::Id)
@@ -83,7 +103,7 @@ pub(crate) async fn rows(
     let mut scans = scan::Entity::find()
         .filter(scan::Column::OrgId.eq(org.0))
         .filter(scan::Column::State.is_in(open_states()));
-    if let Some(NodeId(id)) = only {
+    if let Which::One(NodeId(id)) = which {
         nodes = nodes.filter(node::Column::Id.eq(id));
         streams = streams.filter(node_stream::Column::NodeId.eq(id));
         invitations = invitations.filter(invitation::Column::NodeId.eq(id));
@@ -130,6 +150,7 @@ pub(crate) async fn rows(
                     .get(&node.id)
                     .and_then(|n| u32::try_from(*n).ok())
                     .unwrap_or(0),
+                replaces: node.replaces_node_id.map(NodeId),
                 name: node.name,
             })
         })

@@ -3,15 +3,16 @@
 //! The rules are pure and elsewhere: `fleet_discovery::admit` judges rows, `fleet_pairing` judges
 //! ownership. Here the rows they need are loaded and locked, and what they decide is written.
 
-mod inventory;
+pub(in crate::sql) mod inventory;
 mod known;
 mod refusals;
 
 use fleet_core::{
-    CommandState, DeviceId, DeviceReport, Endpoint, limits,
+    CommandState, DeviceId, DeviceReport, Endpoint, NodeId, limits,
     outcome::{Code, Verdict},
 };
 use fleet_discovery::{DeviceFound, RowVerdict, ScanEvent, admit};
+use fleet_pairing::Reporter;
 use sea_orm::{ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, Set};
 
 use super::{
@@ -35,9 +36,9 @@ pub(crate) async fn record(
     new: &NewReport,
 ) -> Result<ReportAnswer, Failure<ReportError>> {
     let not_in_flight = ReportError::NotInFlight(new.command);
-    if nodes::lock_of(tx, new.org, new.node).await?.is_none() {
+    let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
         return refuse(not_in_flight);
-    }
+    };
     let Some(mut command) = command_of(tx, new.node, new.command).await? else {
         return refuse(not_in_flight);
     };
@@ -55,7 +56,11 @@ pub(crate) async fn record(
     };
     let reports: Vec<&DeviceReport> = new.rows.iter().flatten().collect();
     let known = KnownRows::load(tx, &command, &reports).await?;
-    let mut inventory = Inventory::load(tx, new, &reports).await?;
+    let reporter = Reporter {
+        node: new.node,
+        replaces: node.replaces_node_id.map(NodeId),
+    };
+    let mut inventory = Inventory::load(tx, new, reporter, &reports).await?;
 
     let stored = u64::try_from(command.rows).unwrap_or(0);
     let quota = command.scope.0.quota();

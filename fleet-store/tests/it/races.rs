@@ -25,7 +25,7 @@ contract! {
 }
 
 /// Runs all at the same moment and answers what each answered.
-async fn at_once<T: Send + 'static>(
+pub(crate) async fn at_once<T: Send + 'static>(
     tasks: Vec<impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
     let start = Arc::new(Barrier::new(tasks.len()));

@@ -4,9 +4,10 @@ use super::{
     BrokenBound, Checked, Repeated, Validate, at_most, id, inner, not_negative, required, text,
 };
 use crate::fleet::{
-    CancelEnrollmentCodeRequest, CancelScanRequest, GetScanRequest, ListDevicesRequest,
-    ListEnrollmentCodesRequest, ListNodesRequest, ListScansRequest, PlanScanRequest,
-    StartScanRequest, WatchScanRequest, WhoAmIRequest,
+    CancelEnrollmentCodeRequest, CancelScanRequest, GetDeviceRequest, GetScanRequest,
+    ListDevicesRequest, ListEnrollmentCodesRequest, ListNodesRequest, ListRefusedDevicesRequest,
+    ListRevokedNodesRequest, ListScansRequest, PlanScanRequest, StartScanRequest,
+    UndoIdentityChangeRequest, WatchScanRequest, WhoAmIRequest,
 };
 use crate::pairing::DiscoverRequest;
 
@@ -15,7 +16,12 @@ const SCAN_ID: usize = 64;
 /// The longest that a scan may wait for its node: 7 days.
 const MAX_QUEUE_SECONDS: i64 = 7 * 24 * 3_600;
 
-super::unbounded!(ListEnrollmentCodesRequest, ListNodesRequest, WhoAmIRequest);
+super::unbounded!(
+    ListEnrollmentCodesRequest,
+    ListNodesRequest,
+    ListRevokedNodesRequest,
+    WhoAmIRequest
+);
 
 impl Validate for StartScanRequest {
     const REPEATED: &'static [Repeated] = &[Repeated {
@@ -88,6 +94,34 @@ impl Validate for CancelEnrollmentCodeRequest {
 }
 
 impl Validate for ListDevicesRequest {
+    fn validate(&self) -> Checked {
+        not_negative("fleet_node_id", self.fleet_node_id)?;
+        at_most("limit", self.limit.into(), 1_000)?;
+        not_negative("cursor", self.cursor)
+    }
+}
+
+impl Validate for GetDeviceRequest {
+    fn validate(&self) -> Checked {
+        not_negative("device_id", self.device_id)?;
+        text("identifier", &self.identifier, 0, 255)?;
+        if (self.device_id == 0) == self.identifier.is_empty() {
+            return Err(BrokenBound::new(
+                "device_id",
+                format_args!("either device_id or identifier, one of the two"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Validate for UndoIdentityChangeRequest {
+    fn validate(&self) -> Checked {
+        id("identity_change_id", self.identity_change_id)
+    }
+}
+
+impl Validate for ListRefusedDevicesRequest {
     fn validate(&self) -> Checked {
         not_negative("fleet_node_id", self.fleet_node_id)?;
         at_most("limit", self.limit.into(), 1_000)?;

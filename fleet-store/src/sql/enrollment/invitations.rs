@@ -13,7 +13,7 @@ use sea_orm::{
 
 use super::members;
 use crate::{
-    Actor, AuditEntry, CancelCodeError, Invitation, StoreError, Who,
+    Actor, AuditEntry, CancelCodeError, CreateCodeError, Invitation, NewCode, StoreError, Who,
     sql::{
         audit,
         entity::{invitation, operator},
@@ -25,30 +25,53 @@ use crate::{
 
 pub(super) async fn create(
     tx: &DatabaseTransaction,
-    org: OrgId,
-    code: SecretHash,
-    expires: Timestamp,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<PendingEnrollmentId, Failure<StoreError>> {
+    new: &NewCode,
+) -> Result<PendingEnrollmentId, Failure<CreateCodeError>> {
+    if let Some(replaced) = new.replaces {
+        check_replaceable(tx, new.org, replaced).await?;
+    }
     let created = invitation::ActiveModel {
         id: NotSet,
-        org_id: Set(org.0),
-        hash: Set(Hash(code)),
+        org_id: Set(new.org.0),
+        hash: Set(Hash(new.code)),
         state: Set(AsText(InvitationState::Pending)),
-        created_at: Set(Micros(now)),
-        expires_at: Set(Micros(expires)),
-        created_by: Set(match actor.who {
+        created_at: Set(Micros(new.now)),
+        expires_at: Set(Micros(new.expires)),
+        created_by: Set(match new.actor.who {
             Who::Operator(id) => Some(id.0),
             Who::Node(_) | Who::System | Who::Anonymous => None,
         }),
         node_id: Set(None),
+        replaces_node_id: Set(new.replaces.map(|node| node.0)),
     };
     let id = PendingEnrollmentId(created.insert(tx).await?.id);
-    let subject = format!("enrollment code {id}");
-    let entry = AuditEntry::done(org, actor.clone(), "code.create", subject, now);
+    let subject = match new.replaces {
+        Some(node) => format!("enrollment code {id} for a node that replaces node {node}"),
+        None => format!("enrollment code {id}"),
+    };
+    let entry = AuditEntry::done(new.org, new.actor.clone(), "code.create", subject, new.now);
     audit::write(tx, entry).await?;
     Ok(id)
+}
+
+/// Only what is revoked for good can be replaced, and by one node at a time: two in one place would
+/// both take over what they report, at two sites with one range perhaps.
+async fn check_replaceable(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    id: NodeId,
+) -> Result<(), Failure<CreateCodeError>> {
+    let node = nodes::lock_any(tx, id.0).await?;
+    let Some(node) = node.filter(|node| node.org_id == org.0) else {
+        return refuse(CreateCodeError::NotFound(id));
+    };
+    if node.deleted_at.is_none() {
+        return refuse(CreateCodeError::NotRevoked(id));
+    }
+    match members::replacement_of(tx, id).await? {
+        Some(by) => refuse(CreateCodeError::Replaced { node: id, by }),
+        None => Ok(()),
+    }
 }
 
 pub(super) async fn cancel(
@@ -102,6 +125,7 @@ pub(super) async fn open(db: &impl ConnectionTrait, org: OrgId) -> Result<Vec<In
         expires_at: row.expires_at.0,
         created_by: email(row.created_by).unwrap_or_default(),
         node: row.node_id.map(NodeId),
+        replaces: row.replaces_node_id.map(NodeId),
     };
     Ok(rows.into_iter().map(invitation).collect())
 }

@@ -34,6 +34,12 @@ pub(super) async fn register(
         return refuse(RegisterError::Code);
     };
     check_unique(tx, OrgId(code.org_id), new).await?;
+    let replaces = code.replaces_node_id.map(NodeId);
+    if let Some(node) = replaces
+        && let Some(by) = replacement_of(tx, node).await?
+    {
+        return refuse(RegisterError::ReplacementTaken { node, by });
+    }
     let created = node::ActiveModel {
         id: NotSet,
         org_id: Set(code.org_id),
@@ -46,6 +52,7 @@ pub(super) async fn register(
         deleted_at: Set(None),
         duplicate_identity: Set(false),
         hello: Set(None),
+        replaces_node_id: Set(code.replaces_node_id),
     };
     let created = created.insert(tx).await?;
     invitations::advance(tx, &code, next, Some(created.id)).await?;
@@ -59,6 +66,19 @@ pub(super) async fn register(
     let entry = AuditEntry::done(registered.org, actor, "node.register", subject, new.now);
     audit::write(tx, entry).await?;
     Ok(registered)
+}
+
+/// The live node in the place of a revoked one; a race for the place is lost to the index.
+pub(super) async fn replacement_of(
+    tx: &DatabaseTransaction,
+    replaced: NodeId,
+) -> Result<Option<NodeId>, DbErr> {
+    let node = node::Entity::find()
+        .filter(node::Column::ReplacesNodeId.eq(replaced.0))
+        .filter(node::Column::DeletedAt.is_null())
+        .one(tx)
+        .await?;
+    Ok(node.map(|node| NodeId(node.id)))
 }
 
 /// Name and identity key are unique among the living; a race for them is lost to the index.

@@ -30,6 +30,8 @@ pub(crate) mod device {
         pub first_seen: Micros,
         pub last_seen: Micros,
         pub deleted_at: Option<Micros>,
+        /// Identifiers, one a line.
+        pub kept_apart: Option<String>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}
@@ -52,6 +54,75 @@ pub(crate) mod device_alias {
         #[sea_orm(primary_key, auto_increment = false)]
         pub device_id: i64,
         pub since: Micros,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(crate) mod identity_change {
+    use fleet_core::DeviceIdentifier;
+    use fleet_pairing::IdentityReason;
+    use sea_orm::entity::prelude::*;
+
+    use crate::sql::value::{AsText, Micros};
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "identity_change")]
+    pub struct Model {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub org_id: i64,
+        pub device_id: i64,
+        /// The record that ended; unset where one changed its identifier.
+        pub merged_device_id: Option<i64>,
+        pub reason: AsText<IdentityReason>,
+        pub former: AsText<DeviceIdentifier>,
+        pub became: AsText<DeviceIdentifier>,
+        /// Whose report made the change.
+        pub node_id: Option<i64>,
+        /// Whose the record was before.
+        pub former_node_id: Option<i64>,
+        pub driver: String,
+        pub model: String,
+        pub manufacturer: String,
+        pub evidence: String,
+        pub last_seen: Micros,
+        /// When the binding was made that went over from the record that ended.
+        pub binding_since: Option<Micros>,
+        pub at: Micros,
+        pub undone_at: Option<Micros>,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(crate) mod refused_device {
+    use std::net::IpAddr;
+
+    use fleet_core::{DeviceIdentifier, RejectReason};
+    use sea_orm::entity::prelude::*;
+
+    use crate::sql::value::{AsText, Micros};
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "refused_device")]
+    pub struct Model {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub org_id: i64,
+        /// Who reported it.
+        pub node_id: i64,
+        pub ip: AsText<IpAddr>,
+        pub port: i64,
+        pub identifier: AsText<DeviceIdentifier>,
+        pub reason: AsText<RejectReason>,
+        /// The record that stands in the way.
+        pub device_id: i64,
+        pub count: i64,
+        pub first_seen: Micros,
+        pub last_seen: Micros,
     }
 
     impl ActiveModelBehavior for ActiveModel {}

@@ -22,6 +22,8 @@ pub(crate) mod node {
         pub deleted_at: Option<Micros>,
         pub duplicate_identity: bool,
         pub hello: Option<String>,
+        /// The revoked node whose place it takes.
+        pub replaces_node_id: Option<i64>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}
@@ -46,6 +48,8 @@ pub(crate) mod invitation {
         pub expires_at: Micros,
         pub created_by: Option<i64>,
         pub node_id: Option<i64>,
+        /// The revoked node whose place the invited one takes.
+        pub replaces_node_id: Option<i64>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}

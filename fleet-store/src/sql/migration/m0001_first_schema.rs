@@ -104,7 +104,7 @@ impl Keyed for TableCreateStatement {
 }
 
 /// An id that the database gives and never gives again.
-fn id() -> ColumnDef {
+pub(super) fn id() -> ColumnDef {
     ColumnDef::new("id")
         .big_integer()
         .not_null()
@@ -117,7 +117,7 @@ pub(super) fn integer(name: &'static str) -> ColumnDef {
     ColumnDef::new(name).big_integer().not_null().to_owned()
 }
 
-fn text(name: &'static str) -> ColumnDef {
+pub(super) fn text(name: &'static str) -> ColumnDef {
     ColumnDef::new(name).text().not_null().to_owned()
 }
 
@@ -125,7 +125,7 @@ pub(super) fn bytes(name: &'static str) -> ColumnDef {
     ColumnDef::new(name).blob().not_null().to_owned()
 }
 
-fn flag(name: &'static str) -> ColumnDef {
+pub(super) fn flag(name: &'static str) -> ColumnDef {
     ColumnDef::new(name).boolean().not_null().to_owned()
 }
 
@@ -134,7 +134,7 @@ pub(super) fn optional(mut column: ColumnDef) -> ColumnDef {
     column.null().to_owned()
 }
 
-fn index<const N: usize>(
+pub(super) fn index<const N: usize>(
     name: &'static str,
     table: &'static str,
     columns: [&'static str; N],
@@ -147,7 +147,7 @@ fn index<const N: usize>(
 }
 
 /// Unique; with a condition among the rows that meet it only.
-fn unique<const N: usize>(
+pub(super) fn unique<const N: usize>(
     name: &'static str,
     table: &'static str,
     columns: [&'static str; N],

@@ -50,9 +50,20 @@ impl Site {
 
     pub(crate) async fn code_of(&self, org: OrgId, code: &str) -> PendingEnrollmentId {
         self.store
-            .create_code(org, secret(code), at(3_600), self.actor(), at(0))
+            .create_code(self.new_code(org, code))
             .await
             .expect("a code")
+    }
+
+    pub(crate) fn new_code(&self, org: OrgId, code: &str) -> NewCode {
+        NewCode {
+            org,
+            code: secret(code),
+            expires: at(3_600),
+            replaces: None,
+            actor: self.actor(),
+            now: at(0),
+        }
     }
 
     pub(crate) fn newcomer(code: &str, name: &str) -> NewNode {

@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{DeviceId, DeviceReport, NodeId, Serial};
-use fleet_pairing::{Binding, DeviceRecord};
+use fleet_pairing::{Binding, DeviceRecord, Reporter, heir_identifier};
 use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait,
     sea_query::{LockType, UnionType},
 };
 
 use crate::{
     NewReport,
     sql::{
-        devices,
+        codec, devices,
         entity::{binding, device, node},
         value::AsText,
     },
@@ -23,11 +23,18 @@ use crate::{
 pub(super) async fn locked(
     tx: &DatabaseTransaction,
     new: &NewReport,
+    reporter: Reporter,
     reports: &[&DeviceReport],
 ) -> Result<Vec<device::Model>, DbErr> {
     let names: BTreeSet<_> = reports
         .iter()
-        .map(|report| AsText(report.identifier(new.node)))
+        .flat_map(|report| {
+            let inherited = heir_identifier(reporter, report);
+            inherited
+                .into_iter()
+                .chain([report.identifier(reporter.node)])
+        })
+        .map(AsText)
         .collect();
     let addresses: BTreeSet<_> = reports
         .iter()
@@ -60,24 +67,27 @@ pub(super) async fn locked(
         .await
 }
 
-/// The devices as the rules see them. A binding changes only under its device's lock.
-pub(super) async fn records(
-    tx: &DatabaseTransaction,
+/// The devices' bindings. They change only under their device's lock.
+pub(in crate::sql) async fn bindings(
+    db: &impl ConnectionTrait,
     models: &[device::Model],
-) -> Result<Vec<DeviceRecord>, DbErr> {
-    let bindings: BTreeMap<i64, Binding> = binding::Entity::find()
+) -> Result<BTreeMap<DeviceId, binding::Model>, DbErr> {
+    let rows = binding::Entity::find()
         .filter(binding::Column::DeviceId.is_in(models.iter().map(|device| device.id)))
-        .all(tx)
-        .await?
+        .all(db)
+        .await?;
+    Ok(rows
         .into_iter()
-        .map(|row| {
-            (
-                row.device_id,
-                row.node_id
-                    .map_or(Binding::Server, |id| Binding::Node(NodeId(id))),
-            )
-        })
-        .collect();
+        .map(|row| (DeviceId(row.device_id), row))
+        .collect())
+}
+
+/// The devices as the rules see them.
+pub(in crate::sql) async fn records(
+    db: &impl ConnectionTrait,
+    models: &[device::Model],
+    bindings: &BTreeMap<DeviceId, binding::Model>,
+) -> Result<Vec<DeviceRecord>, DbErr> {
     let owners: BTreeSet<i64> = models.iter().filter_map(|device| device.node_id).collect();
     let live: BTreeSet<i64> = node::Entity::find()
         .select_only()
@@ -85,23 +95,29 @@ pub(super) async fn records(
         .filter(node::Column::Id.is_in(owners))
         .filter(node::Column::DeletedAt.is_null())
         .into_tuple::<i64>()
-        .all(tx)
+        .all(db)
         .await?
         .into_iter()
         .collect();
     let record = |model: &device::Model| {
+        let binding = bindings.get(&DeviceId(model.id));
         Ok(DeviceRecord {
             id: DeviceId(model.id),
             identifier: model.identifier.0.clone(),
             endpoint: devices::endpoint(model)?,
             owner: model.node_id.map(NodeId),
             owner_live: model.node_id.is_some_and(|owner| live.contains(&owner)),
-            binding: bindings.get(&model.id).copied().unwrap_or(Binding::Free),
+            binding: match binding.map(|row| row.node_id) {
+                None => Binding::Free,
+                Some(None) => Binding::Server,
+                Some(Some(node)) => Binding::Node(NodeId(node)),
+            },
             driver: model.driver.clone(),
             model: model.model.clone(),
             manufacturer: model.manufacturer.clone(),
             mac: model.mac.map(|mac| mac.0),
             serial: Serial::new(&model.serial),
+            kept_apart: codec::read_identifiers(model.kept_apart.as_deref())?,
         })
     };
     models.iter().map(record).collect()

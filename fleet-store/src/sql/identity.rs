@@ -1,0 +1,258 @@
+//! Devices by any name they had, and taking back what a report made one.
+
+use fleet_core::{DeviceId, DeviceIdentifier, IdentityChangeId, OrgId, Timestamp};
+use fleet_pairing::{DeviceRecord, IdentityChange, Undo, decide_undo, keep_apart};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait,
+    NotSet, QueryFilter, QueryOrder, QuerySelect, Set,
+    sea_query::{Expr, LockType},
+};
+
+use super::{
+    audit, codec,
+    entity::{binding, device, device_alias, identity_change},
+    report::inventory::load,
+    transaction::{Failure, refuse, unreadable},
+    value::{AsText, Micros},
+};
+use crate::{Actor, AuditEntry, DeviceName, ToldApart, UndoError};
+
+/// Records that end in one another, one after the other: more than a device has kinds of identity.
+const HOPS: usize = 64;
+
+/// The live device of a name.
+pub(super) async fn find(
+    db: &impl ConnectionTrait,
+    org: OrgId,
+    name: &DeviceName,
+) -> Result<Option<device::Model>, DbErr> {
+    match name {
+        DeviceName::Id(id) => living(db, org, *id).await,
+        DeviceName::Identifier(identifier) => {
+            if let Some(model) = holder(db, org, identifier).await? {
+                return Ok(Some(model));
+            }
+            let former = identity_change::Entity::find()
+                .filter(identity_change::Column::OrgId.eq(org.0))
+                .filter(identity_change::Column::Former.eq(AsText(identifier.clone())))
+                .filter(identity_change::Column::UndoneAt.is_null())
+                .order_by_desc(identity_change::Column::Id)
+                .one(db)
+                .await?;
+            match former {
+                Some(change) => living(db, org, DeviceId(change.device_id)).await,
+                None => Ok(None),
+            }
+        }
+    }
+}
+
+/// The live record with an identifier.
+async fn holder(
+    db: &impl ConnectionTrait,
+    org: OrgId,
+    identifier: &DeviceIdentifier,
+) -> Result<Option<device::Model>, DbErr> {
+    device::Entity::find()
+        .filter(device::Column::OrgId.eq(org.0))
+        .filter(device::Column::Identifier.eq(AsText(identifier.clone())))
+        .filter(device::Column::DeletedAt.is_null())
+        .one(db)
+        .await
+}
+
+/// A record, or the one in which it ended, and that one.
+async fn living(
+    db: &impl ConnectionTrait,
+    org: OrgId,
+    mut id: DeviceId,
+) -> Result<Option<device::Model>, DbErr> {
+    for _ in 0..HOPS {
+        let model = device::Entity::find_by_id(id.0)
+            .filter(device::Column::OrgId.eq(org.0))
+            .one(db)
+            .await?;
+        match model {
+            None => return Ok(None),
+            Some(model) if model.deleted_at.is_none() => return Ok(Some(model)),
+            Some(_) => {}
+        }
+        let ended = identity_change::Entity::find()
+            .filter(identity_change::Column::MergedDeviceId.eq(id.0))
+            .filter(identity_change::Column::UndoneAt.is_null())
+            .order_by_desc(identity_change::Column::Id)
+            .one(db)
+            .await?;
+        match ended {
+            Some(change) => id = DeviceId(change.device_id),
+            None => return Ok(None),
+        }
+    }
+    Err(unreadable("identity_change", "records end in a circle"))
+}
+
+/// Makes two devices of one again.
+pub(super) async fn undo(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    id: IdentityChangeId,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<ToldApart, Failure<UndoError>> {
+    let row = identity_change::Entity::find_by_id(id.0)
+        .filter(identity_change::Column::OrgId.eq(org.0))
+        .lock(LockType::NoKeyUpdate)
+        .one(tx)
+        .await?;
+    let Some(row) = row else {
+        return refuse(UndoError::NotFound(id));
+    };
+    let survivor = lock_survivor(tx, org, &row).await?;
+    let change = IdentityChange {
+        device: survivor.id,
+        merged: row.merged_device_id.map(DeviceId),
+        former: row.former.0.clone(),
+        became: row.became.0.clone(),
+        undone: row.undone_at.is_some(),
+    };
+    let holding = holder(tx, org, &change.former).await?;
+    let undo = decide_undo(&change, &survivor, holding.map(|model| DeviceId(model.id)));
+    let undo = match undo {
+        Ok(undo) => undo,
+        Err(refusal) => return refuse(refusal.into()),
+    };
+    let restored = match undo.revive {
+        Some(ended) => revive(tx, ended, undo).await?,
+        None => create(tx, &survivor, &row, undo).await?,
+    };
+    if let Some(since) = row.binding_since {
+        give_back(tx, survivor.id, restored, since).await?;
+    }
+    device_alias::Entity::delete_many()
+        .filter(device_alias::Column::OrgId.eq(org.0))
+        .filter(device_alias::Column::Identifier.eq(row.former.clone()))
+        .filter(device_alias::Column::DeviceId.eq(row.device_id))
+        .exec(tx)
+        .await?;
+    let undone = identity_change::ActiveModel {
+        id: Set(row.id),
+        undone_at: Set(Some(Micros(now))),
+        ..Default::default()
+    };
+    undone.update(tx).await?;
+    let subject = format!(
+        "device {restored} ({}) is not device {} ({})",
+        change.former, survivor.id, survivor.identifier
+    );
+    let entry = AuditEntry::done(org, actor.clone(), "device.tell_apart", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(ToldApart {
+        kept: change.device,
+        restored,
+    })
+}
+
+/// Locks what a change concerns, in the order of ids, and answers the record that lives.
+async fn lock_survivor(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    change: &identity_change::Model,
+) -> Result<DeviceRecord, DbErr> {
+    for _ in 0..HOPS {
+        let Some(found) = living(tx, org, DeviceId(change.device_id)).await? else {
+            break;
+        };
+        let concerned = [Some(found.id), change.merged_device_id];
+        let locked = device::Entity::find()
+            .filter(device::Column::Id.is_in(concerned.into_iter().flatten()))
+            .order_by_asc(device::Column::Id)
+            .lock(LockType::NoKeyUpdate)
+            .all(tx)
+            .await?;
+        let survivor = locked.into_iter().find(|model| model.id == found.id);
+        // It may have ended in another between the two looks: then that one is it.
+        if let Some(survivor) = survivor.filter(|model| model.deleted_at.is_none()) {
+            let survivor = [survivor];
+            let bindings = load::bindings(tx, &survivor).await?;
+            let records = load::records(tx, &survivor, &bindings).await?;
+            if let Some(record) = records.into_iter().next() {
+                return Ok(record);
+            }
+        }
+    }
+    Err(unreadable("identity_change", "its device is gone"))
+}
+
+/// The record that ended lives again, with all that it knew.
+async fn revive(tx: &DatabaseTransaction, ended: DeviceId, undo: Undo) -> Result<DeviceId, DbErr> {
+    let Some(model) = device::Entity::find_by_id(ended.0).one(tx).await? else {
+        return Err(unreadable("device", "a record that ended is gone"));
+    };
+    let known = codec::read_identifiers(model.kept_apart.as_deref())?;
+    let revived = device::ActiveModel {
+        id: Set(ended.0),
+        deleted_at: Set(None),
+        kept_apart: Set(codec::write_identifiers(&keep_apart(
+            &known,
+            undo.keep_apart,
+        ))),
+        ..Default::default()
+    };
+    revived.update(tx).await?;
+    Ok(ended)
+}
+
+/// A record of its own for the former name, as it was when the name was left.
+async fn create(
+    tx: &DatabaseTransaction,
+    survivor: &DeviceRecord,
+    change: &identity_change::Model,
+    undo: Undo,
+) -> Result<DeviceId, DbErr> {
+    let serial = match &change.former.0 {
+        DeviceIdentifier::Serial(serial) => serial.as_str().to_owned(),
+        DeviceIdentifier::Mac(_) | DeviceIdentifier::Auto(_) => String::new(),
+    };
+    let first_seen = device::Entity::find_by_id(survivor.id.0)
+        .one(tx)
+        .await?
+        .map_or(change.last_seen, |model| model.first_seen);
+    let created = device::ActiveModel {
+        id: NotSet,
+        org_id: Set(change.org_id),
+        identifier: Set(change.former.clone()),
+        // Attribution is never cleared: whose it was, it is again.
+        node_id: Set(change.former_node_id),
+        ip: Set(None),
+        port: Set(None),
+        scheme: Set(String::new()),
+        driver: Set(change.driver.clone()),
+        model: Set(change.model.clone()),
+        manufacturer: Set(change.manufacturer.clone()),
+        firmware: Set(String::new()),
+        mac: Set(None),
+        serial: Set(serial),
+        evidence: Set(change.evidence.clone()),
+        first_seen: Set(first_seen),
+        last_seen: Set(change.last_seen),
+        deleted_at: Set(None),
+        kept_apart: Set(codec::write_identifiers(&undo.keep_apart)),
+    };
+    Ok(DeviceId(created.insert(tx).await?.id))
+}
+
+/// The binding that went over goes back, unless the survivor was bound anew meanwhile.
+async fn give_back(
+    tx: &DatabaseTransaction,
+    from: DeviceId,
+    to: DeviceId,
+    since: Micros,
+) -> Result<(), DbErr> {
+    binding::Entity::update_many()
+        .col_expr(binding::Column::DeviceId, Expr::value(to.0))
+        .filter(binding::Column::DeviceId.eq(from.0))
+        .filter(binding::Column::CreatedAt.eq(since))
+        .exec(tx)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Devices that were refused to a node because another has them, as long as that is so: what a row says
+//! is weighed against the record that stood in the way, as it is now.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fleet_core::{DeviceId, Endpoint, NodeId, OrgId, RejectReason, Timestamp, limits};
+use fleet_pairing::{Binding, DeviceRecord};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect,
+};
+
+use super::{
+    codec,
+    entity::{device, node, refused_device},
+    report::inventory::load,
+    transaction::Failure,
+    value::Micros,
+};
+use crate::{RefusedDevice, StoreError};
+
+/// Rows that a sweep looks at in one step.
+pub(super) const SWEPT: u32 = 1_000;
+
+/// A part of what was refused.
+pub(super) struct Page {
+    /// What is refused still.
+    pub(super) refused: Vec<RefusedDevice>,
+    /// Rows whose reporter may write the device now, or that lack one of the two.
+    resolved: Vec<i64>,
+    /// To go on after.
+    pub(super) next: Option<i64>,
+}
+
+pub(super) async fn page(
+    db: &impl ConnectionTrait,
+    org: Option<OrgId>,
+    reporter: Option<NodeId>,
+    after: i64,
+    limit: u32,
+) -> Result<Page, DbErr> {
+    use refused_device::{Column as C, Entity};
+    let mut query = Entity::find().filter(C::Id.gt(after));
+    if let Some(org) = org {
+        query = query.filter(C::OrgId.eq(org.0));
+    }
+    if let Some(reporter) = reporter {
+        query = query.filter(C::NodeId.eq(reporter.0));
+    }
+    let rows = query
+        .order_by_asc(C::Id)
+        .limit(u64::from(limit))
+        .all(db)
+        .await?;
+    let next = rows
+        .last()
+        .filter(|_| rows.len() >= limit as usize)
+        .map(|row| row.id);
+    let mut page = Page {
+        refused: Vec::new(),
+        resolved: Vec::new(),
+        next,
+    };
+    if rows.is_empty() {
+        return Ok(page);
+    }
+    let devices = in_the_way(db, &rows).await?;
+    let reporters = living_reporters(db, &rows).await?;
+    for row in rows {
+        let reporter = NodeId(row.node_id);
+        let device = devices
+            .get(&DeviceId(row.device_id))
+            .filter(|_| reporters.contains(&row.node_id));
+        match device.map(|device| (device, device.writable_by(reporter))) {
+            Some((device, Err(reason))) => page.refused.push(shown(row, device, reason)?),
+            Some((_, Ok(()))) | None => page.resolved.push(row.id),
+        }
+    }
+    Ok(page)
+}
+
+impl Page {
+    /// What need not be kept any longer.
+    pub(super) fn to_forget(&self, now: Timestamp) -> Vec<i64> {
+        let old = self
+            .refused
+            .iter()
+            .filter(|row| now.since(row.last_seen) > limits::REFUSED_DEVICE_KEPT)
+            .map(|row| row.id);
+        self.resolved.iter().copied().chain(old).collect()
+    }
+}
+
+/// Forgets rows, except those that were reported again meanwhile.
+pub(super) async fn forget(
+    tx: &DatabaseTransaction,
+    ids: &[i64],
+    now: Timestamp,
+) -> Result<(), Failure<StoreError>> {
+    refused_device::Entity::delete_many()
+        .filter(refused_device::Column::Id.is_in(ids.iter().copied()))
+        .filter(refused_device::Column::LastSeen.lt(Micros(now)))
+        .exec(tx)
+        .await?;
+    Ok(())
+}
+
+async fn in_the_way(
+    db: &impl ConnectionTrait,
+    rows: &[refused_device::Model],
+) -> Result<BTreeMap<DeviceId, DeviceRecord>, DbErr> {
+    let ids: BTreeSet<i64> = rows.iter().map(|row| row.device_id).collect();
+    let models = device::Entity::find()
+        .filter(device::Column::Id.is_in(ids))
+        .filter(device::Column::DeletedAt.is_null())
+        .all(db)
+        .await?;
+    let bindings = load::bindings(db, &models).await?;
+    let records = load::records(db, &models, &bindings).await?;
+    Ok(records
+        .into_iter()
+        .map(|record| (record.id, record))
+        .collect())
+}
+
+async fn living_reporters(
+    db: &impl ConnectionTrait,
+    rows: &[refused_device::Model],
+) -> Result<BTreeSet<i64>, DbErr> {
+    let ids: BTreeSet<i64> = rows.iter().map(|row| row.node_id).collect();
+    let living = node::Entity::find()
+        .select_only()
+        .column(node::Column::Id)
+        .filter(node::Column::Id.is_in(ids))
+        .filter(node::Column::DeletedAt.is_null())
+        .into_tuple::<i64>()
+        .all(db)
+        .await?;
+    Ok(living.into_iter().collect())
+}
+
+fn shown(
+    row: refused_device::Model,
+    device: &DeviceRecord,
+    now: RejectReason,
+) -> Result<RefusedDevice, DbErr> {
+    let conflict = row.reason.0 == RejectReason::IdentityConflict;
+    Ok(RefusedDevice {
+        id: row.id,
+        reporter: NodeId(row.node_id),
+        endpoint: Endpoint {
+            ip: row.ip.0,
+            port: codec::read_port(row.port)?,
+        },
+        identifier: row.identifier.0,
+        reason: if conflict { row.reason.0 } else { now },
+        device: device.id,
+        owner: device.owner,
+        bound_to: match device.binding {
+            Binding::Node(node) => Some(node),
+            Binding::Free | Binding::Server => None,
+        },
+        count: u64::try_from(row.count).unwrap_or(0),
+        first_seen: row.first_seen.0,
+        last_seen: row.last_seen.0,
+    })
+}

@@ -1,0 +1,246 @@
+//! Writing what a report has changed of the inventory: each table in one statement, whatever the number
+//! of rows.
+
+use std::collections::BTreeMap;
+
+use fleet_core::{DeviceId, DeviceIdentifier, Endpoint, limits};
+use fleet_pairing::Refused;
+use sea_orm::{
+    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, NotSet, QueryFilter, QueryOrder,
+    QuerySelect, Set,
+    sea_query::{Alias, Expr, ExprTrait, OnConflict},
+};
+
+use super::{
+    Changed, Inventory, SavedIds,
+    held::{Change, Held},
+};
+use crate::sql::{
+    entity::{binding, device, device_alias, identity_change, node_endpoint, refused_device},
+    inserts,
+    transaction::unreadable,
+    value::{AsText, Micros},
+};
+
+impl Inventory {
+    /// Writes what changed: an insert of the new ones, an upsert by id of the others, former names with
+    /// their reasons, places, and what was refused. A device that another node's report made meanwhile
+    /// violates the index and starts the transaction over.
+    pub(in crate::sql::report) async fn save(
+        &self,
+        tx: &DatabaseTransaction,
+    ) -> Result<SavedIds, DbErr> {
+        let changed = |change| {
+            self.held
+                .iter()
+                .filter(move |(_, held)| held.change() == change)
+        };
+        let updated = changed(Change::Updated)
+            .map(|(_, held)| active(held.model()))
+            .collect();
+        let by_id = OnConflict::column(device::Column::Id)
+            .update_columns(MUTABLE)
+            .to_owned();
+        inserts::all_or(tx, updated, by_id).await?;
+        let created = changed(Change::Created)
+            .map(|(_, held)| device::ActiveModel {
+                id: NotSet,
+                ..active(held.model())
+            })
+            .collect();
+        let created: BTreeMap<DeviceIdentifier, i64> = inserts::returning(tx, created)
+            .await?
+            .into_iter()
+            .map(|device| (device.identifier.0, device.id))
+            .collect();
+        let stored_as = |(provisional, held): (&DeviceId, &Held)| match created
+            .get(&held.model().identifier.0)
+        {
+            Some(id) => Ok((*provisional, DeviceId(*id))),
+            None => Err(unreadable("device", "an inserted row was not returned")),
+        };
+        let ids = SavedIds(
+            changed(Change::Created)
+                .map(stored_as)
+                .collect::<Result<_, _>>()?,
+        );
+        self.save_changes(tx, &ids).await?;
+        self.save_places(tx).await?;
+        self.save_refused(tx).await?;
+        Ok(ids)
+    }
+
+    /// Remembers every former name, why it is former, and what the record was under it.
+    async fn save_changes(&self, tx: &DatabaseTransaction, ids: &SavedIds) -> Result<(), DbErr> {
+        use device_alias::Column as C;
+        if self.changes.is_empty() {
+            return Ok(());
+        }
+        for change in &self.changes {
+            if let Some(merged) = change.merged {
+                let survivor = ids.of(change.device);
+                hand_over(tx, ids.of(merged), survivor, change.binding_since).await?;
+            }
+        }
+        let alias = |change: &Changed| device_alias::ActiveModel {
+            org_id: Set(self.org.0),
+            identifier: Set(change.was.identifier.clone()),
+            device_id: Set(ids.of(change.device).0),
+            since: Set(Micros(self.now)),
+        };
+        let known = OnConflict::columns([C::OrgId, C::Identifier, C::DeviceId])
+            .do_nothing()
+            .to_owned();
+        inserts::all_or(tx, self.changes.iter().map(alias).collect(), known).await?;
+        let row = |change: &Changed| identity_change::ActiveModel {
+            id: NotSet,
+            org_id: Set(self.org.0),
+            device_id: Set(ids.of(change.device).0),
+            merged_device_id: Set(change.merged.map(|merged| ids.of(merged).0)),
+            reason: Set(AsText(change.reason)),
+            former: Set(change.was.identifier.clone()),
+            became: Set(AsText(change.became.clone())),
+            node_id: Set(Some(self.reporter.node.0)),
+            former_node_id: Set(change.was.node_id),
+            driver: Set(change.was.driver.clone()),
+            model: Set(change.was.model.clone()),
+            manufacturer: Set(change.was.manufacturer.clone()),
+            evidence: Set(change.was.evidence.clone()),
+            last_seen: Set(change.was.last_seen),
+            binding_since: Set(change.binding_since),
+            at: Set(Micros(self.now)),
+            undone_at: Set(None),
+        };
+        inserts::all(tx, self.changes.iter().map(row).collect()).await
+    }
+
+    /// Remembers every place ever attributed to a node: the server itself never dials those.
+    async fn save_places(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
+        use node_endpoint::Column as C;
+        let row = |place: &Endpoint| node_endpoint::ActiveModel {
+            org_id: Set(self.org.0),
+            ip: Set(AsText(place.ip)),
+            port: Set(i64::from(place.port.number())),
+            node_id: Set(self.reporter.node.0),
+            since: Set(Micros(self.now)),
+        };
+        let rows = self.places.iter().map(row).collect();
+        let known = OnConflict::columns([C::OrgId, C::Ip, C::Port, C::NodeId])
+            .do_nothing()
+            .to_owned();
+        inserts::all_or(tx, rows, known).await
+    }
+
+    /// Shows operators what another has. The oldest rows of the reporter beyond the bound go.
+    async fn save_refused(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
+        use refused_device::{Column as C, Entity};
+        if self.refused.is_empty() {
+            return Ok(());
+        }
+        let row = |(place, identifier, refused): &(Endpoint, DeviceIdentifier, Refused)| {
+            refused_device::ActiveModel {
+                id: NotSet,
+                org_id: Set(self.org.0),
+                node_id: Set(self.reporter.node.0),
+                ip: Set(AsText(place.ip)),
+                port: Set(i64::from(place.port.number())),
+                identifier: Set(AsText(identifier.clone())),
+                reason: Set(AsText(refused.reason)),
+                device_id: Set(refused.record.0),
+                count: Set(1),
+                first_seen: Set(Micros(self.now)),
+                last_seen: Set(Micros(self.now)),
+            }
+        };
+        let sum = Expr::col((Entity, C::Count)).add(Expr::col((Alias::new("excluded"), C::Count)));
+        let again = OnConflict::columns([C::NodeId, C::Ip, C::Port])
+            .update_columns([C::Identifier, C::Reason, C::DeviceId, C::LastSeen])
+            .value(C::Count, sum)
+            .to_owned();
+        inserts::all_or(tx, self.refused.iter().map(row).collect(), again).await?;
+        let beyond: Vec<i64> = Entity::find()
+            .select_only()
+            .column(C::Id)
+            .filter(C::NodeId.eq(self.reporter.node.0))
+            .order_by_desc(C::LastSeen)
+            .order_by_desc(C::Id)
+            .offset(limits::REFUSED_DEVICES_A_NODE as u64)
+            .limit(limits::REPORT_DEVICES as u64)
+            .into_tuple()
+            .all(tx)
+            .await?;
+        if !beyond.is_empty() {
+            Entity::delete_many()
+                .filter(C::Id.is_in(beyond))
+                .exec(tx)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// What was bound goes over, row and all; where the survivor is bound itself, that binding stays.
+async fn hand_over(
+    tx: &DatabaseTransaction,
+    from: DeviceId,
+    to: DeviceId,
+    bound_since: Option<Micros>,
+) -> Result<(), DbErr> {
+    let ended = binding::Column::DeviceId.eq(from.0);
+    if bound_since.is_some() {
+        binding::Entity::update_many()
+            .col_expr(binding::Column::DeviceId, Expr::value(to.0))
+            .filter(ended)
+            .exec(tx)
+            .await?;
+    } else {
+        binding::Entity::delete_many()
+            .filter(ended)
+            .exec(tx)
+            .await?;
+    }
+    Ok(())
+}
+
+/// What a report can change of a device.
+const MUTABLE: [device::Column; 15] = [
+    device::Column::Identifier,
+    device::Column::NodeId,
+    device::Column::Ip,
+    device::Column::Port,
+    device::Column::Scheme,
+    device::Column::Driver,
+    device::Column::Model,
+    device::Column::Manufacturer,
+    device::Column::Firmware,
+    device::Column::Mac,
+    device::Column::Serial,
+    device::Column::Evidence,
+    device::Column::FirstSeen,
+    device::Column::LastSeen,
+    device::Column::DeletedAt,
+];
+
+fn active(model: &device::Model) -> device::ActiveModel {
+    let model = model.clone();
+    device::ActiveModel {
+        id: Set(model.id),
+        org_id: Set(model.org_id),
+        identifier: Set(model.identifier),
+        node_id: Set(model.node_id),
+        ip: Set(model.ip),
+        port: Set(model.port),
+        scheme: Set(model.scheme),
+        driver: Set(model.driver),
+        model: Set(model.model),
+        manufacturer: Set(model.manufacturer),
+        firmware: Set(model.firmware),
+        mac: Set(model.mac),
+        serial: Set(model.serial),
+        evidence: Set(model.evidence),
+        first_seen: Set(model.first_seen),
+        last_seen: Set(model.last_seen),
+        deleted_at: Set(model.deleted_at),
+        kept_apart: Set(model.kept_apart),
+    }
+}

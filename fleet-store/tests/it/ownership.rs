@@ -1,0 +1,366 @@
+//! The table of whose device it is, on both databases under concurrency: each case is set up in the
+//! store, then its reporter, the same report in another envelope, and a second node report the device at
+//! once. Whatever comes first, the outcome is one that the table allows.
+
+use std::collections::BTreeMap;
+
+use fleet_core::{DeviceIdentifier, NodeId, RawDeviceReport};
+use fleet_store::*;
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+
+use crate::{
+    races::at_once,
+    site::{Node, Row, Site, at, blank, mac, row, secret},
+};
+
+contract! {
+    every_case_under_concurrency_ends_as_the_table_allows
+}
+
+const TABLE: &str = include_str!("../../../fleet-pairing/ownership.txt");
+const KINDS: [&str; 3] = ["mac", "serial", "auto"];
+/// Each case is raced so often; devices of a round are reported together.
+const ROUNDS: usize = 6;
+/// Rows of one report: several reports of each node meet those of the others.
+const ROWS: usize = 8;
+
+/// Who has the device, by node id; none is the server.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct State {
+    owner: Option<NodeId>,
+    bound: Option<Option<NodeId>>,
+}
+
+struct Nodes {
+    reporter: Node,
+    second: Node,
+    other: NodeId,
+    dead: NodeId,
+    predecessor: NodeId,
+}
+
+struct Table(BTreeMap<(&'static str, &'static str), [&'static str; 3]>);
+
+impl Table {
+    fn read() -> Self {
+        let lines = TABLE
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let case = |line: &'static str| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            ((words[0], words[1]), [words[2], words[3], words[4]])
+        };
+        Self(lines.map(case).collect())
+    }
+
+    /// What becomes of a node's report in a state, and the state after it.
+    fn outcome(
+        &self,
+        nodes: &Nodes,
+        node: NodeId,
+        state: State,
+        kind: usize,
+    ) -> (&'static str, State) {
+        let owner = match state.owner {
+            None => "server",
+            Some(owner) if owner == node => "me",
+            Some(owner) if owner == nodes.predecessor && node == nodes.reporter.id => "predecessor",
+            Some(owner) if owner == nodes.predecessor || owner == nodes.dead => "dead",
+            Some(_) => "other",
+        };
+        let bound = match state.bound {
+            None => "nobody",
+            Some(None) => "server",
+            Some(Some(to)) if to == node => "me",
+            Some(to) if to == state.owner => "owner",
+            Some(Some(_)) => "third",
+        };
+        let outcome = self.0[&(owner, bound)][kind];
+        let after = match outcome {
+            "updated" | "inherited" => State {
+                owner: Some(node),
+                ..state
+            },
+            _ => state,
+        };
+        (outcome, after)
+    }
+}
+
+/// One device of one round.
+struct Case {
+    words: (&'static str, &'static str),
+    kind: usize,
+    state: State,
+    number: usize,
+    /// The record that was there before.
+    device: i64,
+}
+
+impl Case {
+    fn ip(&self) -> String {
+        format!("10.0.{}.{}", self.number / 250, self.number % 250 + 1)
+    }
+
+    fn row(&self) -> Row {
+        let (ip, mac) = (self.ip(), mac(self.number));
+        let serial = format!("S-{}", self.number);
+        row(RawDeviceReport {
+            ip: &ip,
+            mac: if self.kind == 0 { &mac } else { "" },
+            serial: if self.kind == 1 { &serial } else { "" },
+            ..blank()
+        })
+    }
+
+    fn identifier(&self, owner: NodeId) -> DeviceIdentifier {
+        self.row().expect("well-formed").identifier(owner)
+    }
+}
+
+async fn every_case_under_concurrency_ends_as_the_table_allows(site: Site) {
+    let table = Table::read();
+    let nodes = nodes(&site).await;
+    let raw = site.raw().await;
+    for round in 0..ROUNDS {
+        let cases = set_up(&site, &raw, &nodes, &table).await;
+        let mut deliveries = Vec::new();
+        let mut commands = Vec::new();
+        for node in [nodes.reporter, nodes.second] {
+            let command = site.running(node, "10.0.0.0/22").await.command;
+            commands.push(command);
+            let mut parts: Vec<Vec<Row>> = cases
+                .chunks(ROWS)
+                .map(|part| part.iter().map(Case::row).collect())
+                .collect();
+            if round % 2 == 1 {
+                parts.reverse();
+            }
+            for part in parts {
+                // Twice in different envelopes: the second is answered as the first, whoever is first.
+                for _ in 0..2 {
+                    let report = site.report(node, command, part.clone());
+                    let store = site.store.clone();
+                    deliveries.push(async move { store.record_report(report).await });
+                }
+            }
+        }
+        for answer in at_once(deliveries).await {
+            answer.expect("answered");
+        }
+        for case in &cases {
+            let mut allowed = Vec::new();
+            let both = [nodes.reporter.id, nodes.second.id];
+            for order in [[0, 1], [1, 0]] {
+                let mut outcomes = ["", ""];
+                let mut state = case.state;
+                for at in order {
+                    (outcomes[at], state) = table.outcome(&nodes, both[at], state, case.kind);
+                }
+                allowed.push((outcomes, state.owner));
+            }
+            let mut happened = ["", ""];
+            for (at, command) in commands.iter().enumerate() {
+                happened[at] = told(&raw, command, case).await;
+            }
+            // Whether a record was inherited or updated shows in its name.
+            let owner = owner_of(&raw, case.device).await;
+            let plain = |outcomes: [&'static str; 2]| {
+                outcomes.map(|outcome| {
+                    if outcome == "inherited" {
+                        "updated"
+                    } else {
+                        outcome
+                    }
+                })
+            };
+            let fits = allowed
+                .iter()
+                .any(|(outcomes, left)| plain(*outcomes) == happened && *left == owner);
+            assert!(
+                fits,
+                "round {round}, {:?} {}: {happened:?} and then of {owner:?}, allowed are {allowed:?}",
+                case.words, KINDS[case.kind]
+            );
+        }
+        for (node, command) in [nodes.reporter, nodes.second].into_iter().zip(commands) {
+            site.acked(node, command, fleet_core::outcome::AckCode::Ok)
+                .await;
+        }
+        clear(&raw).await;
+    }
+    assert_eq!(
+        site.number("SELECT count(*) FROM (SELECT identifier FROM device WHERE deleted_at IS NULL GROUP BY org_id, identifier HAVING count(*) > 1) AS twice")
+            .await,
+        0
+    );
+}
+
+async fn nodes(site: &Site) -> Nodes {
+    let (other, dead, predecessor) = (
+        site.confirmed("other").await,
+        site.confirmed("dead").await,
+        site.confirmed("predecessor").await,
+    );
+    for node in [dead, predecessor] {
+        site.store
+            .revoke_node(site.org, node, None, site.actor(), at(5))
+            .await
+            .expect("revoked");
+    }
+    Nodes {
+        reporter: site.replacement("reporter", predecessor).await,
+        second: site.node("second").await,
+        other,
+        dead,
+        predecessor,
+    }
+}
+
+/// Puts the known record of every case into the store.
+async fn set_up(site: &Site, raw: &DatabaseConnection, nodes: &Nodes, table: &Table) -> Vec<Case> {
+    let me = nodes.reporter.id;
+    let mut cases = Vec::new();
+    for ((owner, bound), kind) in table
+        .0
+        .keys()
+        .flat_map(|words| (0..3).map(move |kind| (*words, kind)))
+    {
+        let owner_id = match owner {
+            "me" => Some(me),
+            "other" => Some(nodes.other),
+            "dead" => Some(nodes.dead),
+            "predecessor" => Some(nodes.predecessor),
+            _ => None,
+        };
+        let bound_to = match bound {
+            "me" => Some(Some(me)),
+            "owner" => Some(owner_id),
+            "third" => Some(Some(nodes.second.id)),
+            "server" => Some(None),
+            _ => None,
+        };
+        let mut case = Case {
+            words: (owner, bound),
+            kind,
+            state: State {
+                owner: owner_id,
+                bound: bound_to,
+            },
+            number: cases.len(),
+            device: 0,
+        };
+        let identifier = case.identifier(owner_id.unwrap_or(NodeId(0)));
+        let null = |id: Option<NodeId>| id.map_or("NULL".to_owned(), |id| id.to_string());
+        let sql = format!(
+            "INSERT INTO device (org_id, identifier, node_id, ip, port, scheme, driver, model, manufacturer, firmware, serial, evidence, first_seen, last_seen) \
+             VALUES ({}, '{identifier}', {}, '{}', 80, '', 'antminer', 'S19', '', '', '', '', 1, 1) RETURNING id",
+            site.org,
+            null(owner_id),
+            case.ip()
+        );
+        case.device = number(raw, &sql).await.expect("inserted");
+        if let Some(bound_to) = bound_to {
+            let sql = format!(
+                "INSERT INTO binding (device_id, org_id, node_id, created_at) VALUES ({}, {}, {}, 1)",
+                case.device,
+                site.org,
+                null(bound_to)
+            );
+            raw.execute_unprepared(&sql).await.expect("bound");
+        }
+        cases.push(case);
+    }
+    cases
+}
+
+/// What a node was told of its row: whether it was refused, and else which record it is.
+async fn told(
+    raw: &DatabaseConnection,
+    command: &fleet_core::CommandId,
+    case: &Case,
+) -> &'static str {
+    let sql = format!(
+        "SELECT refusal, device_id FROM report_row WHERE command_id = '{command}' AND ip = '{}'",
+        case.ip()
+    );
+    let rows = raw
+        .query_all_raw(Statement::from_string(raw.get_database_backend(), sql))
+        .await
+        .expect("read");
+    assert_eq!(rows.len(), 1, "one row, however often it came");
+    let refusal: Option<String> = rows[0].try_get_by_index(0).expect("a refusal");
+    let device: Option<i64> = rows[0].try_get_by_index(1).expect("a device");
+    match refusal.as_deref() {
+        None if device == Some(case.device) => "updated",
+        None => "created",
+        Some("owned by another node") => "owned",
+        Some("bound to another node") => "bound",
+        Some("paired by the server") => "paired",
+        Some("found by the server itself") => "unattributed",
+        Some(reason) => panic!("{reason}"),
+    }
+}
+
+async fn owner_of(raw: &DatabaseConnection, device: i64) -> Option<NodeId> {
+    let sql = format!("SELECT node_id FROM device WHERE id = {device} AND deleted_at IS NULL");
+    number(raw, &sql).await.map(NodeId)
+}
+
+async fn number(raw: &DatabaseConnection, sql: &str) -> Option<i64> {
+    let statement = Statement::from_string(raw.get_database_backend(), sql.to_owned());
+    let row = raw
+        .query_one_raw(statement)
+        .await
+        .expect(sql)
+        .expect("a row");
+    row.try_get_by_index(0).expect("a number")
+}
+
+/// Between rounds: the same places again, with nothing known of them.
+async fn clear(raw: &DatabaseConnection) {
+    for table in [
+        "refused_device",
+        "identity_change",
+        "device_alias",
+        "binding",
+        "report_row",
+    ] {
+        raw.execute_unprepared(&format!("DELETE FROM {table}"))
+            .await
+            .expect(table);
+    }
+    raw.execute_unprepared("DELETE FROM device")
+        .await
+        .expect("device");
+}
+
+impl Site {
+    /// A confirmed node with a claimed stream that takes the place of a revoked one.
+    pub(crate) async fn replacement(&self, name: &str, replaces: NodeId) -> Node {
+        let code = NewCode {
+            replaces: Some(replaces),
+            ..self.new_code(self.org, name)
+        };
+        self.store.create_code(code).await.expect("a code");
+        let new = self
+            .store
+            .register_node(Self::newcomer(name, name))
+            .await
+            .expect("registered");
+        let key = secret(&format!("{name}'s key"));
+        self.store
+            .confirm_node(self.org, new.node, new.invitation, key, self.actor(), at(2))
+            .await
+            .expect("confirmed");
+        let claimed = self
+            .store
+            .claim_stream(Self::claim(new.node, &[], at(3)))
+            .await
+            .expect("claimed");
+        Node {
+            id: new.node,
+            epoch: claimed.epoch,
+        }
+    }
+}
