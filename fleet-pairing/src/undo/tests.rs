@@ -1,9 +1,10 @@
 //! What is taken back, what is not, and that the next reports leave it so.
 
 use fleet_core::{DeviceReport, NodeId, RawDeviceReport};
+use proptest::prelude::*;
 
 use super::*;
-use crate::{Binding, Inventory, ReportDecision};
+use crate::{Binding, Inventory, Planned, ReportDecision};
 
 const ME: NodeId = NodeId(1);
 const MAC: &str = "02:00:5e:10:00:01";
@@ -129,4 +130,106 @@ fn what_is_kept_apart_is_bounded_and_each_once() {
     }
     assert_eq!(known.len(), KEPT_APART_MOST);
     assert_eq!(known.last(), Some(&serial(39)));
+}
+
+const MACS: [&str; 3] = ["", MAC, "02:00:5e:10:00:02"];
+const SERIALS: [&str; 2] = ["", "S-1"];
+
+/// What a node may say about one of two places: which MAC, serial and model it shows there.
+fn rows() -> impl Strategy<Value = (usize, usize, usize, usize)> {
+    (0..2_usize, 0..3_usize, 0..2_usize, 0..2_usize)
+}
+
+fn said((place, mac, serial, model): (usize, usize, usize, usize)) -> DeviceReport {
+    DeviceReport::parse(RawDeviceReport {
+        identifier: "x",
+        ip: ["10.0.0.7", "10.0.0.8"][place],
+        port: "80",
+        driver: "antminer",
+        model: ["", "S19"][model],
+        mac: MACS[mac],
+        serial: SERIALS[serial],
+        ..RawDeviceReport::default()
+    })
+    .expect("well-formed")
+}
+
+/// The records as stored, without provisional ids.
+fn stored(inventory: &Inventory) -> Vec<DeviceRecord> {
+    let settled = |record: &DeviceRecord| DeviceRecord {
+        id: settled(record.id),
+        ..record.clone()
+    };
+    inventory.records().map(settled).collect()
+}
+
+fn settled(id: DeviceId) -> DeviceId {
+    DeviceId(id.0.abs())
+}
+
+/// The change that a decision has made, the first of them where it has made several.
+fn made(before: &[DeviceRecord], after: &[DeviceRecord], planned: &Planned) -> Option<IdentityChange> {
+    let ReportDecision::Update { rekey, merges, .. } = &planned.decision else {
+        return None;
+    };
+    let find = |records: &[DeviceRecord], id: DeviceId| {
+        let known = records.iter().find(|record| record.id == settled(id));
+        known.cloned().expect("a record")
+    };
+    let merged = merges.first().map(|(merged, _)| settled(*merged));
+    let former = match (merged, rekey) {
+        (Some(merged), _) => find(before, merged).identifier,
+        (None, Some(_)) => find(before, planned.device).identifier,
+        (None, None) => return None,
+    };
+    Some(IdentityChange {
+        device: settled(planned.device),
+        merged,
+        former,
+        became: find(after, planned.device).identifier,
+        undone: false,
+    })
+}
+
+proptest! {
+    #![proptest_config(fleet_core::regressions!("undo", 1024))]
+
+    /// Whatever led to it: the report that made two one does not do so again after they were told apart,
+    /// nor does any report that shows nothing new.
+    #[test]
+    fn what_was_taken_back_stays_so_until_there_is_new_evidence(
+        first in prop::collection::vec(rows(), 1..12),
+        then in prop::collection::vec(rows(), 0..12),
+    ) {
+        let mut inventory = Inventory::default();
+        for row in first {
+            let before = stored(&inventory);
+            let report = said(row);
+            let planned = inventory.decide(ME.into(), &report).expect("its own");
+            let after = stored(&inventory);
+            let Some(change) = made(&before, &after, &planned) else { continue };
+            let survivor = after.iter().find(|record| record.id == change.device).expect("it lives");
+            let holder = after.iter().find(|record| record.identifier == change.former);
+            let Ok(undo) = decide_undo(&change, survivor, holder.map(|record| record.id)) else { continue };
+            let restored = DeviceRecord {
+                id: undo.revive.unwrap_or(DeviceId(1_000)),
+                identifier: change.former.clone(),
+                endpoint: None,
+                kept_apart: keep_apart(&[], undo.keep_apart),
+                ..record(0, change.former.clone())
+            };
+            let told_apart = restored.id;
+            let mut inventory = Inventory::new(after.into_iter().chain([restored]));
+            let nothing_new = then.iter().map(|row| said(*row)).filter(|report| {
+                let shown = report.identifier(ME);
+                !shown.is_strong() || shown == change.became
+            });
+            for report in std::iter::once(report).chain(nothing_new) {
+                inventory.decide(ME.into(), &report).expect("its own");
+                let weaker = inventory.records().find(|record| record.id == told_apart);
+                prop_assert_eq!(weaker.map(|record| &record.identifier), Some(&change.former));
+            }
+            break;
+        }
+    }
 }
