@@ -168,7 +168,11 @@ fn settled(id: DeviceId) -> DeviceId {
 }
 
 /// The change that a decision has made, the first of them where it has made several.
-fn made(before: &[DeviceRecord], after: &[DeviceRecord], planned: &Planned) -> Option<IdentityChange> {
+fn made(
+    before: &[DeviceRecord],
+    after: &[DeviceRecord],
+    planned: &Planned,
+) -> Option<IdentityChange> {
     let ReportDecision::Update { rekey, merges, .. } = &planned.decision else {
         return None;
     };

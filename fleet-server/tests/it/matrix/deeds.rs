@@ -68,6 +68,7 @@ const DEEDS: &[(&str, Deed)] = &[
     ("RevokeFleetNode", Named("node.revoke")),
     ("PairDeviceToFleetNode", Named("device.pair")),
     ("UnpairDevice", Named("device.unpair")),
+    ("UndoIdentityChange", Named("device.tell_apart")),
     ("PairDiscoveredDevicesOnFleetNode", Named("device.pair")),
     ("DiscoverOnFleetNode", Named("scan.start")),
     ("StartScan", Named("scan.start")),

@@ -7,8 +7,8 @@ use ed25519_dalek::VerifyingKey;
 use fleet_core::{Role, Secret, SecretKind};
 use fleet_wire::{
     admin::{CreateEnrollmentCodeRequest, RevokeFleetNodeRequest},
-    fleet::{CancelEnrollmentCodeRequest, ListDevicesRequest},
-    gateway::AckCode,
+    fleet::{CancelEnrollmentCodeRequest, ListDevicesRequest, UndoIdentityChangeRequest},
+    gateway::{AckCode, DiscoveredDeviceReport},
 };
 
 use super::{call::Answer, table::Row};
@@ -39,10 +39,11 @@ pub(super) struct Scene<'a> {
 
 /// Everything that a row can name. A procedure that takes something new adds its name here and makes it in
 /// [`Scene::make`].
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 16] = [
     "$awaitingCode",
     "$awaiting",
     "$cancelledCode",
+    "$change",
     "$code",
     "$command",
     "$confirmed",
@@ -54,6 +55,7 @@ const NAMES: [&str; 14] = [
     "$revoked",
     "$running",
     "$token",
+    "$undone",
 ];
 
 impl<'a> Scene<'a> {
@@ -316,9 +318,49 @@ impl<'a> Scene<'a> {
                 self.runner = Some(link.token.clone());
                 self.connected.push(link);
             }
+            "$change" | "$undone" => {
+                let change = renamed(world, admin).await;
+                if name == "$undone" {
+                    let undo = UndoIdentityChangeRequest {
+                        identity_change_id: change,
+                    };
+                    let devices = admin.devices();
+                    let undone = devices.undo_identity_change(&undo, admin.options()).await;
+                    undone.expect("is taken back");
+                }
+                self.named.insert(name, change.to_string());
+            }
             _ => panic!("{name} is not made anywhere"),
         }
     }
+}
+
+/// A device that was known by its place and has shown its MAC: the id of that change.
+async fn renamed(world: &World, admin: &Operator) -> i64 {
+    let node = Enrolled::new(world, admin).await;
+    let mut link = node.connect(world, Profile::ours()).await;
+    let [high, low] = u16::try_from(unique()).expect("is small").to_be_bytes();
+    let address = format!("10.2.{high}.{low}");
+    let strong = device(&address);
+    let weak = DiscoveredDeviceReport {
+        device_identifier: "auto:0000000000000000".to_owned(),
+        mac_address: String::new(),
+        ..strong.clone()
+    };
+    for found in [weak, strong] {
+        let scan = start(admin, &node, list(&[&address], &["4028"])).await;
+        let (command, _) = link.command().await;
+        link.report(&command, vec![found]).await.expect("is taken");
+        link.ack(&command, AckCode::Ok).await;
+        scan.is("SCAN_STATE_COMPLETED").await;
+    }
+    let wanted = ListDevicesRequest {
+        fleet_node_id: node.id.0,
+        ..ListDevicesRequest::default()
+    };
+    let devices = admin.devices();
+    let listed = devices.list_devices(&wanted, admin.options()).await;
+    listed.expect("lists").devices[0].aliases[0].identity_change_id
 }
 
 async fn revoke(admin: &Operator, node: &Enrolled) {
