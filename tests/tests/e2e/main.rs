@@ -7,6 +7,7 @@
 #[macro_use]
 mod harness;
 
+mod audit;
 mod cancelling;
 mod command_line;
 mod enrollment;
