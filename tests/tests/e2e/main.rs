@@ -17,4 +17,5 @@ mod lab;
 mod lanes;
 mod revoking;
 mod scanning;
+mod secrets;
 mod watching;
