@@ -11,9 +11,10 @@ use prost_types::FileDescriptorSet;
 use prost_types::method_options::IdempotencyLevel;
 
 /// Messages that carry secrets: their `Debug` is written by hand and shows none.
-const SECRET: [&str; 8] = [
+const SECRET: [&str; 9] = [
     ".fleetnodegateway.v1.RegisterRequest",
     ".fleetnodegateway.v1.BeginAuthHandshakeRequest",
+    ".fleetnodegateway.v1.CompleteAuthHandshakeRequest",
     ".fleetnodegateway.v1.CompleteAuthHandshakeResponse",
     ".fleetnodegateway.v1.EncryptedCredentials",
     ".fleetnodegateway.v1.ControlCommand",

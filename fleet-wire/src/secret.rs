@@ -40,6 +40,11 @@ debug!(
     [api_key]
 );
 debug!(
+    gateway::CompleteAuthHandshakeRequest,
+    [],
+    [challenge, signature]
+);
+debug!(
     gateway::CompleteAuthHandshakeResponse,
     [expires_at],
     [session_token]

@@ -8,6 +8,7 @@ FLEET_CHROMIUM and FLEET_CHROMEDRIVER name the browser and its driver where they
 
 import json
 import os
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -184,6 +185,7 @@ def test_an_operator_signs_in_scans_and_reads_the_ledger(settings, browser):
     ended = page.until("the outcome", lambda: (now := page.snapshot())["over"] and now, SCAN_PATIENCE)
     assert ended["outcome"].startswith("Completed"), ended["outcome"]
     read_the_ledger(page)
+    read_the_audit_trail(page)
 
     assert_the_key_is_nowhere(page, key)
     assert_nothing_was_blocked_or_broken(page)
@@ -288,6 +290,17 @@ def read_the_ledger(page: Page) -> None:
     expected = min(reports["accepted"], 5000)
     rows = page.until("a row for every accepted report", lambda: len(now := page.snapshot()["rows"]) >= expected and now)
     assert len(rows) == len(set(rows)) == expected, "each accepted report is one row"
+
+
+def read_the_audit_trail(page: Page) -> None:
+    """The start of the scan is on record, the mistyped key too where refusals are asked for, and the chain's end is shown."""
+    page.click("a[href='#/audit']")
+    page.find("#audit-kind").find_element("css selector", "option[value='scan.']").click()
+    page.until("the scan's record", lambda: "scan.start" in page.text() and "code.create" not in page.text())
+    page.until("the end of the chain", lambda: re.search(r"\b\d+:[0-9a-f]{64}\b", page.find("#audit-chain").text))
+    page.find("#audit-refused").send_keys(" ")
+    page.until("nothing refused among the scans", lambda: "No records here" in page.text() or "Refused:" in page.text())
+    assert "Done" not in page.text(), "what was done is not refused"
 
 
 def part_values(page: Page, table: str) -> dict[str, int]:

@@ -67,6 +67,9 @@ pub(crate) enum Command {
     /// The inventory.
     #[command(subcommand)]
     Devices(Devices),
+    /// The audit trail: who did what.
+    #[command(subcommand)]
+    Audit(Audit),
     /// Shows whose key is used.
     Whoami,
     /// Prints a completion script for a shell.
@@ -214,5 +217,37 @@ pub(crate) enum Devices {
         /// Reported by this node only.
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         node: i64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// Lists records, newest first.
+    List {
+        /// Only deeds whose name begins so, such as `node.` or `scan.start`.
+        #[arg(
+            long,
+            default_value = "",
+            hide_default_value = true,
+            value_name = "NAME"
+        )]
+        action: String,
+        /// Only what was refused.
+        #[arg(long)]
+        refused: bool,
+        /// Only the deeds of this node.
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        node: i64,
+        /// At most so many.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Prints the end of the chain as SEQ:HASH. Keep it where the server cannot reach it.
+    Head,
+    /// Reads the whole chain and computes every hash anew; exits with 1 and says which record is wrong.
+    Verify {
+        /// A head that was kept: shows that nothing up to it was cut off or written anew.
+        #[arg(long, value_name = "SEQ:HASH")]
+        expect: Option<fleet_core::ChainHead>,
     },
 }

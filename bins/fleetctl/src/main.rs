@@ -1,5 +1,6 @@
 //! `fleetctl`: parses the command line, calls the server, prints, exits with a documented status.
 
+mod audit;
 mod cli;
 mod devices;
 mod failure;
@@ -64,6 +65,7 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Nodes(command) => nodes::run(&server, cli.output, command).await,
         Command::Scan(command) => scans::run(&server, cli.output, command).await,
         Command::Devices(command) => devices::run(&server, cli.output, command).await,
+        Command::Audit(command) => audit::run(&server, cli.output, command).await,
         Command::Whoami => devices::whoami(&server, cli.output).await,
         Command::Completions { .. } => Ok(0),
     }

@@ -7,7 +7,7 @@ use fleet_wire::{
     RpcError,
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig, Roots},
-    fleet::{AccountClient, DeviceClient, NodeClient, ScanClient},
+    fleet::{AccountClient, AuditClient, DeviceClient, NodeClient, ScanClient},
 };
 
 use crate::{cli::Cli, failure::Failure};
@@ -21,6 +21,7 @@ pub(crate) struct Server {
     pub(crate) scans: ScanClient,
     pub(crate) devices: DeviceClient,
     pub(crate) account: AccountClient,
+    pub(crate) audit: AuditClient,
 }
 
 impl Server {
@@ -42,6 +43,7 @@ impl Server {
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
+            audit: AuditClient::new(channel.clone()),
             account: AccountClient::new(channel),
         })
     }

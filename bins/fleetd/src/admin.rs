@@ -9,6 +9,8 @@ use fleet_store::{Actor, NewOperator, Operators, SqlStore};
 
 use crate::{cli::AdminCommand, config, logging, serve};
 
+mod audit;
+
 /// Runs one administrative command.
 pub(crate) async fn run(command: AdminCommand) -> Result<()> {
     let environment: &dyn Environment = &SystemEnvironment;
@@ -35,6 +37,14 @@ pub(crate) async fn run(command: AdminCommand) -> Result<()> {
                 std::io::stderr(),
                 "created {role} {email} in {org}; now make a key: fleetd admin create-key --email {email}"
             )?;
+        }
+        AdminCommand::AuditHead { database } => {
+            let store = open(database).await?;
+            audit::head(&store).await?;
+        }
+        AdminCommand::AuditVerify { expect, database } => {
+            let store = open(database).await?;
+            audit::verify(&store, &expect).await?;
         }
         AdminCommand::CreateKey { email, database } => {
             let store = open(database).await?;

@@ -154,6 +154,19 @@ pub(crate) enum AdminCommand {
         #[command(flatten)]
         database: DatabaseArgs,
     },
+    /// Prints where the chain of each organization's audit trail ends, and the server's own: keep them elsewhere.
+    AuditHead {
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+    /// Reads every chain of the audit trail and computes every hash anew; exits with 1 when one is broken.
+    AuditVerify {
+        /// A head that was kept, as audit-head prints it; may be given several times.
+        #[arg(long, value_name = "CHAIN=SEQ:HASH")]
+        expect: Vec<String>,
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
     /// Creates an API key for an operator and prints it, alone, on standard output. It is shown once.
     CreateKey {
         /// The operator's e-mail.

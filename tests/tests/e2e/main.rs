@@ -7,6 +7,7 @@
 #[macro_use]
 mod harness;
 
+mod audit;
 mod cancelling;
 mod command_line;
 mod enrollment;
@@ -16,4 +17,5 @@ mod lab;
 mod lanes;
 mod revoking;
 mod scanning;
+mod secrets;
 mod watching;

@@ -27,6 +27,7 @@ pub(crate) struct Node {
     folder: PathBuf,
     state: PathBuf,
     flags: Vec<String>,
+    log_filter: String,
     process: Option<Process>,
 }
 
@@ -54,6 +55,7 @@ impl Node {
             folder: world.folder().to_owned(),
             state: state_of(world.folder(), name),
             flags: Vec::new(),
+            log_filter: "info,fleet_agent=debug".to_owned(),
             process: None,
         }
     }
@@ -74,6 +76,16 @@ impl Node {
         self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     }
 
+    /// What the process logs from its next start on.
+    pub(crate) fn set_log(&mut self, filter: &str) {
+        filter.clone_into(&mut self.log_filter);
+    }
+
+    /// Where it keeps its keys.
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
     /// Starts the process and waits until the server has accepted its stream.
     pub(crate) async fn start(&mut self, server: &Server) {
         let before = server.said(CONNECTED);
@@ -88,12 +100,7 @@ impl Node {
     pub(crate) fn spawn(&mut self) {
         let mut command = binary("fleetnode", &self.folder);
         command
-            .args([
-                "run",
-                "--demo-allow-loopback",
-                "--log",
-                "info,fleet_agent=debug",
-            ])
+            .args(["run", "--demo-allow-loopback", "--log", &self.log_filter])
             .arg("--state-dir")
             .arg(&self.state)
             .args(&self.flags);
@@ -136,6 +143,7 @@ impl Node {
             folder: self.folder.clone(),
             state,
             flags: self.flags.clone(),
+            log_filter: self.log_filter.clone(),
             process: None,
         }
     }

@@ -25,6 +25,7 @@ pub(crate) struct Server {
     address: SocketAddr,
     database_url: String,
     folder: PathBuf,
+    log_filter: String,
     process: Option<Process>,
 }
 
@@ -35,6 +36,7 @@ impl Server {
             address: free_port(),
             database_url: database_url.to_owned(),
             folder: folder.to_owned(),
+            log_filter: "info,fleet_server=debug,sqlx=warn".to_owned(),
             process: None,
         };
         server.fleetd(&["migrate"]).await.well();
@@ -57,7 +59,7 @@ impl Server {
         let mut command = binary("fleetd", &self.folder);
         command.args(["serve", "--listen", &listen, "--demo-allow-loopback"]);
         command.args(["--database-url", &self.database_url]);
-        command.args(["--log", "info,fleet_server=debug,sqlx=warn"]);
+        command.args(["--log", &self.log_filter]);
         let log = self.log();
         let process = self.process.insert(Process::spawn("fleetd", command, &log));
         eventually("a ready server", async || {
@@ -69,6 +71,11 @@ impl Server {
                 .filter(|status| *status == StatusCode::OK)
         })
         .await;
+    }
+
+    /// What the process logs from its next start on.
+    pub(crate) fn set_log(&mut self, filter: &str) {
+        filter.clone_into(&mut self.log_filter);
     }
 
     /// Ends the process with SIGKILL.
@@ -91,6 +98,11 @@ impl Server {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What it is given as its database.
+    pub(crate) fn database_url(&self) -> &str {
+        &self.database_url
     }
 
     /// How many lines of the log say this.

@@ -1,0 +1,117 @@
+//! `fleetd admin audit-head` and `audit-verify`: all chains at once, on the database itself.
+
+use std::{collections::BTreeMap, io::Write};
+
+use anyhow::{Context, Result, bail};
+use fleet_core::{ChainHead, ChainVerifier, OrgId, StoredLink};
+use fleet_store::{Audit, LinkedRecord, SqlStore};
+
+/// Links that are read at a time.
+const PAGE: u32 = 1_000;
+/// Faults that are printed of a chain; one that was written anew has one a record.
+const FAULTS: usize = 100;
+
+/// Prints the heads, `CHAIN=SEQ:HASH` a line.
+pub(super) async fn head(store: &SqlStore) -> Result<()> {
+    for org in store.audit_chains().await? {
+        let head = store.audit_head(org).await?;
+        writeln!(std::io::stdout(), "{}={head}", name(org))?;
+    }
+    Ok(())
+}
+
+/// Verifies every chain that is there or of which a head was kept.
+pub(super) async fn verify(store: &SqlStore, expect: &[String]) -> Result<()> {
+    let mut kept = kept(expect)?;
+    let mut broken = Vec::new();
+    let mut chains = store.audit_chains().await?;
+    for org in kept.keys().map(|id| (*id != 0).then_some(OrgId(*id))) {
+        if !chains.contains(&org) {
+            chains.push(org);
+        }
+    }
+    for org in chains {
+        let kept = kept.remove(&org.map_or(0, |org| org.0));
+        if !chain(store, org, kept).await? {
+            broken.push(name(org));
+        }
+    }
+    if !broken.is_empty() {
+        bail!("the audit trail was tampered with: {}", broken.join(", "));
+    }
+    Ok(())
+}
+
+/// Verifies one chain and says what is wrong with it.
+async fn chain(store: &SqlStore, org: Option<OrgId>, kept: Option<ChainHead>) -> Result<bool> {
+    let stored = store.audit_head(org).await?;
+    let mut verifier = ChainVerifier::new(org, stored, kept);
+    let mut faults = 0;
+    let mut say = |fault: fleet_core::ChainFault| {
+        faults += 1;
+        if faults <= FAULTS {
+            writeln!(std::io::stderr(), "{}: {fault}", name(org))
+        } else {
+            Ok(())
+        }
+    };
+    loop {
+        let links = store.audit_links(org, verifier.seq(), PAGE).await?;
+        if links.is_empty() {
+            break;
+        }
+        for link in &links {
+            let link = StoredLink {
+                seq: link.seq,
+                hash: link.hash,
+                record: link.record.as_ref().map(LinkedRecord::as_chain),
+            };
+            for fault in verifier.take(&link).err().unwrap_or_default() {
+                say(fault)?;
+            }
+        }
+    }
+    let head = match verifier.finish() {
+        Ok(head) => Some(head),
+        Err(fault) => {
+            say(fault)?;
+            None
+        }
+    };
+    if let (Some(head), 0) = (head, faults) {
+        writeln!(std::io::stdout(), "{}={head}", name(org))?;
+        return Ok(true);
+    }
+    if faults > FAULTS {
+        writeln!(
+            std::io::stderr(),
+            "{}: and {} more",
+            name(org),
+            faults - FAULTS
+        )?;
+    }
+    Ok(false)
+}
+
+/// `org 7`'s chain is called 7, that of no organization `server`.
+fn name(org: Option<OrgId>) -> String {
+    org.map_or_else(|| "server".to_owned(), |org| org.0.to_string())
+}
+
+fn kept(expect: &[String]) -> Result<BTreeMap<i64, ChainHead>> {
+    expect
+        .iter()
+        .map(|text| -> Result<(i64, ChainHead)> {
+            let (chain, head) = text.split_once('=').with_context(|| {
+                format!("--expect {text}: expected CHAIN=SEQ:HASH, as audit-head prints it")
+            })?;
+            let id = match chain {
+                "server" => 0,
+                id => id
+                    .parse::<i64>()
+                    .with_context(|| format!("--expect {text}: `{id}` is no chain"))?,
+            };
+            Ok((id, head.parse::<ChainHead>()?))
+        })
+        .collect()
+}

@@ -1,0 +1,213 @@
+//! No secret is where it does not belong: the whole life of operators and nodes with every process logging
+//! all it can, and then a search for each secret, in every form it could have, in every log and in the
+//! database. Whoever adds a secret to the product adds it to [`life`], in one line each.
+
+mod canary;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
+};
+
+use ed25519_dalek::{Signer, SigningKey};
+use fleet_core::Role;
+use fleet_sim::Lab;
+use fleet_wire::{
+    client::{CallOptions, Channel, ChannelConfig},
+    gateway::{
+        BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, FleetNodeGatewayClient,
+        RegisterRequest, UploadHeartbeatRequest,
+    },
+};
+
+use crate::harness::{Node, World, confirm, list, new_code, within};
+use canary::Canaries;
+
+on_both_databases! {
+    no_secret_is_in_a_log_or_in_the_database
+}
+
+async fn no_secret_is_in_a_log_or_in_the_database(mut world: World) {
+    world.server.terminate().await;
+    world.server.set_log("trace");
+    world.server.go_on().await;
+    let mut canaries = Canaries::default();
+    let node = life(&mut world, &mut canaries).await;
+    // What was written last is in the file then, and in the log.
+    drop(node);
+    world.server.terminate().await;
+
+    let mut found = Vec::new();
+    let mut places = 0;
+    for (place, bytes) in canary::files(world.folder()) {
+        places += 1;
+        found.extend(canaries.found_in(&place, &bytes));
+    }
+    for (table, bytes) in canary::tables(world.server.database_url()).await {
+        places += 1;
+        found.extend(canaries.found_in(&table, &bytes));
+    }
+    assert!(places > 20, "logs and tables were read: {places}");
+    assert_eq!(found, Vec::<String>::new());
+    canaries.would_be_found();
+}
+
+/// Everything that handles a secret, once.
+async fn life(world: &mut World, canaries: &mut Canaries) -> Node {
+    canaries.text("an administrator's key", world.operator.key());
+    let viewer = world.another_operator(Role::Viewer).await;
+    canaries.text("a viewer's key", viewer.key());
+
+    let cookie = sign_in(world, world.operator.key());
+    canaries.text("a browser's session", &cookie);
+
+    let code = new_code(world).await;
+    canaries.text("an enrollment code", &code);
+    let mut dialogue = Node::begin(world, "barn");
+    dialogue.say(&code).await;
+    let fingerprint = dialogue.hear("Fingerprint: ").await.expect("a fingerprint");
+    let id = world.operator.node_named("barn").await.fleet_node_id;
+    let key = confirm(world, id, &fingerprint).await;
+    canaries.text("a node's API key", &key);
+    dialogue.say(&key).await;
+    let enrolled = dialogue.end().await;
+    assert_eq!(
+        canaries.found_in("fleetnode enroll", enrolled.stderr.as_bytes()),
+        Vec::<String>::new()
+    );
+
+    let mut node = Node::enrolled(world, "barn", id);
+    let kept = fs::read_to_string(node.state().join("node.json")).expect("a state");
+    let kept: serde_json::Value = serde_json::from_str(&kept).expect("JSON");
+    for key in ["identity_key", "encryption_key"] {
+        canaries.hex(key, kept[key].as_str().expect("a key"));
+    }
+    node.set_log("trace");
+    node.start(&world.server).await;
+    let lab = Lab::start(world.range.mixed(4)).await.expect("a site");
+    let targets = [world.range.address(1), world.range.address(2)];
+    let scan = world.operator.start(node.id, list(&targets)).await;
+    let watch = ["scan", "watch", &scan.scan_id];
+    world.fleetctl(&watch).await.well();
+    drop(lab);
+
+    by_hand(world, canaries).await;
+    mistakes(world, canaries).await;
+    let revoked = world
+        .fleetctl(&["nodes", "revoke", &id.to_string(), "--yes"])
+        .await;
+    revoked.well();
+    within("the node's end", node.ended()).await;
+    node
+}
+
+/// A node whose handshake is known byte by byte.
+async fn by_hand(world: &World, canaries: &mut Canaries) {
+    let code = new_code(world).await;
+    canaries.text("a second enrollment code", &code);
+    let signing = SigningKey::from_bytes(&[0x5a; 32]);
+    let identity = signing.verifying_key().to_bytes().to_vec();
+    let channel = Channel::new(&world.server.url(), &ChannelConfig::default()).expect("a URL");
+    let gateway = FleetNodeGatewayClient::new(channel);
+    let register = RegisterRequest {
+        enrollment_token: code,
+        name: "by hand".to_owned(),
+        identity_pubkey: identity.clone().into(),
+        encryption_pubkey: vec![9; 32].into(),
+        identity_proof: Vec::new().into(),
+    };
+    let registered = gateway.register(&register, CallOptions::new()).await;
+    let registered = registered.expect("registers");
+    let key = confirm(
+        world,
+        registered.fleet_node_id,
+        &registered.identity_fingerprint,
+    )
+    .await;
+    canaries.text("a second node's API key", &key);
+    let begin = BeginAuthHandshakeRequest {
+        api_key: key,
+        identity_pubkey: identity.into(),
+    };
+    let begun = gateway
+        .begin_auth_handshake(&begin, CallOptions::new())
+        .await;
+    let challenge = begun.expect("begins").challenge;
+    canaries.raw("a challenge", &challenge[16..]);
+    let signature = signing.sign(&challenge).to_bytes();
+    canaries.raw("a challenge's signature", &signature);
+    let complete = CompleteAuthHandshakeRequest {
+        challenge,
+        signature: signature.to_vec().into(),
+    };
+    let completed = gateway
+        .complete_auth_handshake(&complete, CallOptions::new())
+        .await;
+    let token = completed.expect("completes").session_token;
+    canaries.text("a node's session", &token);
+    let beat = UploadHeartbeatRequest {
+        sent_at: Some(fleet_wire::Timestamp::default()),
+    };
+    let options = CallOptions::new().bearer(&token).expect("a header");
+    gateway
+        .upload_heartbeat(&beat, options)
+        .await
+        .expect("beats");
+}
+
+/// Secrets that are refused are secrets still.
+async fn mistakes(world: &World, canaries: &mut Canaries) {
+    let never = |kind, byte| {
+        fleet_core::Secret::new(kind, &[byte; 32])
+            .expose()
+            .to_owned()
+    };
+    let key = never(fleet_core::SecretKind::OperatorKey, 3);
+    canaries.text("a key that opens nothing", &key);
+    let nobody = crate::harness::Operator::new(&world.server.url(), &key);
+    let refused = world.fleetctl_as(&nobody, &["nodes", "list"]).await;
+    assert_eq!(refused.status, 77, "{refused:?}");
+    assert_eq!(
+        canaries.found_in("fleetctl", refused.stderr.as_bytes()),
+        Vec::<String>::new()
+    );
+    let answer = post(world, "/api/session", &format!(r#"{{"key":"{key}"}}"#));
+    assert!(answer.contains("401"), "{answer}");
+    let code = never(fleet_core::SecretKind::EnrollmentCode, 4);
+    canaries.text("a code that opens nothing", &code);
+    let mut dialogue = Node::begin(world, "nobody");
+    dialogue.say(&code).await;
+    let refused = dialogue.end().await;
+    assert_eq!(
+        canaries.found_in("fleetnode enroll", refused.stderr.as_bytes()),
+        Vec::<String>::new()
+    );
+}
+
+/// A browser's sign-in; the cookie's value.
+fn sign_in(world: &World, key: &str) -> String {
+    let answer = post(world, "/api/session", &format!(r#"{{"key":"{key}"}}"#));
+    let (_, cookie) = answer.split_once("fleet_session=").expect("a cookie");
+    let (value, _) = cookie.split_once(';').expect("with attributes");
+    value.to_owned()
+}
+
+fn post(world: &World, path: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(world.server.address()).expect("connects");
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: fleet\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).expect("is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("is answered");
+    answer
+}
+
+/// Whether a file is where secrets belong: a node keeps its own in its state folder.
+fn keeps_secrets(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "state")
+}
