@@ -1,4 +1,4 @@
-//! `fleet.v1`: scans, nodes, devices and the account, as operators use them.
+//! `fleet.v1`: scans, nodes and devices, as operators use them. Accounts are in [`crate::accounts`].
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -8,13 +8,12 @@ use fleet_store::Queueing;
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
     fleet::{
-        AccountService, CancelEnrollmentCodeRequest, CancelEnrollmentCodeResponse,
-        CancelScanRequest, CancelScanResponse, DeviceService, GetScanRequest, GetScanResponse,
-        ListDevicesRequest, ListDevicesResponse, ListEnrollmentCodesRequest,
-        ListEnrollmentCodesResponse, ListNodesRequest, ListNodesResponse, ListScansRequest,
-        ListScansResponse, NodeService, PlanScanRequest, PlanScanResponse, ScanLane, ScanService,
-        ScanWarning, StartScanRequest, StartScanResponse, WatchScanRequest, WatchScanResponse,
-        WhoAmIRequest, WhoAmIResponse, watch_scan_response::Event,
+        CancelEnrollmentCodeRequest, CancelEnrollmentCodeResponse, CancelScanRequest,
+        CancelScanResponse, DeviceService, GetScanRequest, GetScanResponse, ListDevicesRequest,
+        ListDevicesResponse, ListEnrollmentCodesRequest, ListEnrollmentCodesResponse,
+        ListNodesRequest, ListNodesResponse, ListScansRequest, ListScansResponse, NodeService,
+        PlanScanRequest, PlanScanResponse, ScanLane, ScanService, ScanWarning, StartScanRequest,
+        StartScanResponse, WatchScanRequest, WatchScanResponse, watch_scan_response::Event,
     },
     pairing,
 };
@@ -23,7 +22,7 @@ use futures::StreamExt;
 use crate::{
     app::App,
     audit::Attempt,
-    auth::calling_operator,
+    auth::{calling_operator, while_permitted},
     convert,
     failure::Refusal,
     scans::{self, Start},
@@ -151,9 +150,14 @@ impl ScanService for OperatorApi {
         // An unknown scan is refused before the stream begins.
         scans::get(&self.app, operator, scan).await?;
         let items = watch::watch(self.app.clone(), operator.org, scan, request.after_sequence);
-        Ok(Reply::stream(
-            items.map(|item| item.map(watched).map_err(Refusal::refusal)),
-        ))
+        let messages = items.map(|item| item.map(watched).map_err(Refusal::refusal));
+        let permission = Permission::NodeRead;
+        Ok(Reply::stream(while_permitted(
+            self.app.clone(),
+            operator,
+            permission,
+            messages,
+        )))
     }
 
     async fn cancel_scan(
@@ -257,28 +261,6 @@ impl DeviceService for OperatorApi {
         Ok(Reply::new(ListDevicesResponse {
             devices: rows.into_iter().map(convert::device).collect(),
             next_cursor,
-        }))
-    }
-}
-
-impl AccountService for OperatorApi {
-    async fn who_am_i(
-        &self,
-        context: Context,
-        _: WhoAmIRequest,
-    ) -> Result<Reply<WhoAmIResponse>, RpcError> {
-        let (operator, _) = calling_operator(&context)?;
-        let permissions = Permission::ALL
-            .into_iter()
-            .filter(|permission| operator.role.may(*permission));
-        Ok(Reply::new(WhoAmIResponse {
-            email: operator.email.clone(),
-            organization: operator.org_name.clone(),
-            role: operator.role.to_string(),
-            permissions: permissions
-                .map(|permission| permission.to_string())
-                .collect(),
-            server_version: self.app.config.version.clone(),
         }))
     }
 }

@@ -7,7 +7,7 @@ use fleet_wire::{
     RpcError,
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig, Roots},
-    fleet::{AccountClient, DeviceClient, NodeClient, ScanClient},
+    fleet::{AccountClient, DeviceClient, KeyClient, NodeClient, OperatorClient, ScanClient},
 };
 
 use crate::{cli::Cli, failure::Failure};
@@ -21,6 +21,8 @@ pub(crate) struct Server {
     pub(crate) scans: ScanClient,
     pub(crate) devices: DeviceClient,
     pub(crate) account: AccountClient,
+    pub(crate) keys: KeyClient,
+    pub(crate) operators: OperatorClient,
 }
 
 impl Server {
@@ -42,7 +44,9 @@ impl Server {
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
-            account: AccountClient::new(channel),
+            account: AccountClient::new(channel.clone()),
+            keys: KeyClient::new(channel.clone()),
+            operators: OperatorClient::new(channel),
         })
     }
 

@@ -2,6 +2,7 @@
 //! that were released never change; entities follow the newest one.
 
 mod m0001_first_schema;
+mod m0005_sign_in;
 mod m0006_audit_chain;
 
 use sea_orm_migration::prelude::*;
@@ -14,6 +15,7 @@ impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         vec![
             Box::new(m0001_first_schema::FirstSchema),
+            Box::new(m0005_sign_in::SignIn),
             Box::new(m0006_audit_chain::AuditChain),
         ]
     }
