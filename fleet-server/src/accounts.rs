@@ -152,7 +152,7 @@ impl AccountService for Accounts {
             .map_err(Refusal::refusal)?;
         if !ended {
             let unknown = RpcError::not_found(format!(
-                "you have no session {id}: `fleetctl sessions list` shows those there are"
+                "session {id} is none of yours: `fleetctl sessions list` shows those there are"
             ));
             return Err(attempt.refused(&self.app, unknown).await);
         }

@@ -87,7 +87,7 @@ pub enum Reach {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// No such live key within reach.
-    #[error("no key {0}: `fleetctl keys list` shows the keys there are")]
+    #[error("key {0} is none that you look after: `fleetctl keys list` shows those there are")]
     NotFound(KeyId),
     /// No such operator in the organization.
     #[error("no operator {0} in this organization: `fleetctl operators list` shows them")]
