@@ -7,7 +7,7 @@ use fleet_core::{
     BrowserSessionId, KeyId, OperatorId, Password, Permission, Role, SecretKind, Timestamp, limits,
 };
 use fleet_store::{
-    Actor, Credential, NewKey, NewOperator, OperatorIdentity, PasswordHash, Reach, Who,
+    Actor, Credential, NewKey, NewOperator, OperatorIdentity, PasswordHash, Reach, Rotation, Who,
 };
 use fleet_wire::{
     Context, Reply, RpcError,
@@ -316,8 +316,13 @@ impl KeyService for Accounts {
         let key = self.app.environment.secret(SecretKind::OperatorKey);
         let (reach, actor) = (reach(operator), attempt.actor.clone());
         let store = &self.app.store;
+        let rotation = Rotation {
+            key: id,
+            hash: key.hash(),
+            old_until,
+        };
         let rotated = store
-            .rotate_key(operator.org, reach, id, key.hash(), old_until, actor, now)
+            .rotate_key(operator.org, reach, rotation, actor, now)
             .await;
         let made = self.or_refused(attempt, rotated).await?;
         Ok(Reply::new(RotateKeyResponse {

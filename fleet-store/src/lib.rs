@@ -11,7 +11,7 @@ mod sql;
 pub use api::{
     accounts::{
         Account, Accounts, BrowserSession, KEYS_OF_AN_OPERATOR, KeyError, Member, MemberError,
-        NewKey, OperatorKey, Reach,
+        NewKey, OperatorKey, Reach, Rotation,
     },
     audit::{
         Actor, Audit, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow, LinkedRecord, Who,

@@ -100,7 +100,7 @@ async fn a_one_time_password_is_exchanged_once_and_the_chosen_one_signs_in() {
     for (weak, why) in [
         ("short", "at least 12"),
         ("ann@example.org", "e-mail"),
-        (&one_time, "one-time"),
+        (one_time.as_str(), "one-time"),
     ] {
         let answer = sign_in_from(&world, "198.51.100.1", body(Some(weak))).await;
         assert_eq!(answer.status, 400);

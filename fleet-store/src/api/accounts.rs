@@ -74,6 +74,17 @@ pub struct NewKey {
     pub expires_at: Option<Timestamp>,
 }
 
+/// A key that takes another one's place.
+#[derive(Clone, Copy, Debug)]
+pub struct Rotation {
+    /// The key to replace.
+    pub key: KeyId,
+    /// The hash of the new one.
+    pub hash: SecretHash,
+    /// When the older one dies at the latest.
+    pub old_until: Timestamp,
+}
+
 /// Which keys a caller may touch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
@@ -200,14 +211,12 @@ pub trait Accounts: Send + Sync {
         now: Timestamp,
     ) -> Result<(), KeyError>;
 
-    /// Makes a key of the same name and end as an older one, which dies at `old_until` at the latest. Audited.
+    /// Makes a key of the same name and end as an older one, whose own end comes nearer. Audited.
     async fn rotate_key(
         &self,
         org: OrgId,
         reach: Reach,
-        key: KeyId,
-        hash: SecretHash,
-        old_until: Timestamp,
+        rotation: Rotation,
         actor: Actor,
         now: Timestamp,
     ) -> Result<KeyId, KeyError>;

@@ -10,7 +10,7 @@ pub(super) mod sessions;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
-use fleet_core::{BrowserSessionId, KeyId, OperatorId, OrgId, Role, SecretHash, Timestamp};
+use fleet_core::{BrowserSessionId, KeyId, OperatorId, OrgId, Role, Timestamp};
 use sea_orm::{
     ColumnTrait, Condition, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QuerySelect,
     sea_query::LockType,
@@ -19,7 +19,7 @@ use sea_orm::{
 use super::entity::{browser_session, operator};
 use crate::{
     Account, Accounts, Actor, BrowserSession, KeyError, Member, MemberError, NewKey, OperatorKey,
-    PasswordHash, Reach, SqlStore, StoreError,
+    PasswordHash, Reach, Rotation, SqlStore, StoreError,
 };
 
 #[async_trait]
@@ -134,19 +134,15 @@ impl Accounts for SqlStore {
         &self,
         org: OrgId,
         reach: Reach,
-        key: KeyId,
-        hash: SecretHash,
-        old_until: Timestamp,
+        rotation: Rotation,
         actor: Actor,
         now: Timestamp,
     ) -> Result<KeyId, KeyError> {
         self.transaction(
             "rotate_key",
-            (org, reach, key, hash, old_until, actor, now),
-            |tx, (org, reach, key, hash, old_until, actor, now)| {
-                Box::pin(keys::rotate(
-                    tx, *org, *reach, *key, *hash, *old_until, actor, *now,
-                ))
+            (org, reach, rotation, actor, now),
+            |tx, (org, reach, rotation, actor, now)| {
+                Box::pin(keys::rotate(tx, *org, *reach, *rotation, actor, *now))
             },
         )
         .await

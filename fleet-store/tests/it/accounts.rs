@@ -263,7 +263,12 @@ async fn a_rotated_key_lives_for_its_grace_and_not_longer(site: Site) {
     let rotate = |id, hash: &'static str, until| {
         let (store, org, actor) = (site.store.clone(), site.org, site.actor());
         async move {
-            let rotated = store.rotate_key(org, reach, id, secret(hash), at(until), actor, at(10));
+            let rotation = Rotation {
+                key: id,
+                hash: secret(hash),
+                old_until: at(until),
+            };
+            let rotated = store.rotate_key(org, reach, rotation, actor, at(10));
             rotated.await.expect("rotated")
         }
     };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fleet_core::{KeyId, OperatorId, OrgId, SecretHash, Timestamp};
+use fleet_core::{KeyId, OperatorId, OrgId, Timestamp};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr,
     EntityTrait, NotSet, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Set,
@@ -10,7 +10,7 @@ use sea_orm::{
 
 use super::{lock, sessions};
 use crate::{
-    Actor, AuditEntry, KEYS_OF_AN_OPERATOR, KeyError, NewKey, OperatorKey, Reach,
+    Actor, AuditEntry, KEYS_OF_AN_OPERATOR, KeyError, NewKey, OperatorKey, Reach, Rotation,
     sql::{
         audit,
         entity::{operator, operator_key},
@@ -138,17 +138,15 @@ pub(super) async fn revoke(
     Ok(())
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call of one transaction: who, which, by what, until when"
-)]
 pub(super) async fn rotate(
     tx: &DatabaseTransaction,
     org: OrgId,
     reach: Reach,
-    key: KeyId,
-    hash: SecretHash,
-    old_until: Timestamp,
+    Rotation {
+        key,
+        hash,
+        old_until,
+    }: Rotation,
     actor: &Actor,
     now: Timestamp,
 ) -> Result<KeyId, Failure<KeyError>> {
