@@ -11,7 +11,7 @@ use prost_types::FileDescriptorSet;
 use prost_types::method_options::IdempotencyLevel;
 
 /// Messages that carry secrets: their `Debug` is written by hand and shows none.
-const SECRET: [&str; 9] = [
+const SECRET: [&str; 14] = [
     ".fleetnodegateway.v1.RegisterRequest",
     ".fleetnodegateway.v1.BeginAuthHandshakeRequest",
     ".fleetnodegateway.v1.CompleteAuthHandshakeRequest",
@@ -21,6 +21,11 @@ const SECRET: [&str; 9] = [
     ".fleetnodeadmin.v1.CreateEnrollmentCodeResponse",
     ".fleetnodeadmin.v1.ConfirmFleetNodeResponse",
     ".pairing.v1.Credentials",
+    ".fleet.v1.CreateKeyResponse",
+    ".fleet.v1.RotateKeyResponse",
+    ".fleet.v1.CreateOperatorResponse",
+    ".fleet.v1.ResetOperatorPasswordResponse",
+    ".fleet.v1.ChangePasswordRequest",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -26,6 +26,8 @@ integer_ids! {
     OperatorId;
     /// An operator's or a node's API key.
     KeyId;
+    /// A browser's session of an operator.
+    BrowserSessionId;
     /// A fleet node.
     NodeId;
     /// An invitation for a node.

@@ -16,12 +16,14 @@ mod ids;
 pub mod limits;
 mod mac;
 pub mod outcome;
+mod password;
 mod permission;
 mod port;
 mod regressions;
 mod report;
 mod scan;
 mod secret;
+pub mod takeover;
 mod time;
 
 pub use address::{
@@ -33,10 +35,12 @@ pub use audit::{
 pub use backoff::{Backoff, full_jitter};
 pub use identity::{DeviceIdentifier, Fingerprint, InvalidIdentifier, Serial, auto_identifier};
 pub use ids::{
-    CommandId, ConnectionId, DeviceId, Epoch, IdentityChangeId, InstanceId, KeyId, NodeId,
+    BrowserSessionId, CommandId, ConnectionId, DeviceId, Epoch, IdentityChangeId, InstanceId,
+    KeyId, NodeId,
     OperatorId, OrgId, ParseUuidError, PendingEnrollmentId, ReplicaId, ScanId, SessionId,
 };
 pub use mac::{InvalidMac, Mac};
+pub use password::{PASSWORD_LEAST, PASSWORD_MOST, Password, WeakPassword};
 pub use permission::{Permission, Role, UnknownRole};
 pub use port::{InvalidPort, Port};
 pub use report::{DeviceReport, RawDeviceReport, RejectReason};

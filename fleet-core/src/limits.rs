@@ -62,6 +62,12 @@ pub const NAME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Life of an enrollment code.
 pub const CODE_LIFE: Duration = Duration::from_secs(3_600);
+/// Life of an operator's browser session: a working day.
+pub const BROWSER_SESSION_LIFE: Duration = Duration::from_secs(12 * 3_600);
+/// How long a one-time password can be exchanged for one of the operator's choice.
+pub const ONE_TIME_PASSWORD_LIFE: Duration = Duration::from_secs(24 * 3_600);
+/// How long the older key may live on after a rotation.
+pub const KEY_GRACE_MOST: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Life of a challenge.
 pub const CHALLENGE_LIFE: Duration = Duration::from_secs(30);
 /// Life of a node's session.

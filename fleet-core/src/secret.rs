@@ -5,6 +5,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 /// Which secret one is: its prefix says so, for people and for scanners of leaked secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,9 +35,9 @@ impl SecretKind {
     }
 }
 
-/// A secret in clear text. Its `Debug` form hides it.
+/// A secret in clear text. Wiped when dropped; its `Debug` form hides it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 /// Base62 digits that hold 256 bits: ceil(256 / log2(62)).
 const BODY_DIGITS: usize = 43;
@@ -59,7 +60,8 @@ impl Secret {
     /// Writes 32 random bytes as a secret of this kind: prefix, 43 base62 digits, 6 digits of CRC32
     /// over everything before them.
     pub fn new(kind: SecretKind, random: &[u8; 32]) -> Self {
-        let mut text = String::from(kind.prefix());
+        let mut text = Zeroizing::new(String::with_capacity(53));
+        text.push_str(kind.prefix());
         push_base62(&mut text, random, BODY_DIGITS);
         let sum = crc32fast::hash(text.as_bytes());
         push_base62(&mut text, &sum.to_be_bytes(), TAIL_DIGITS);
@@ -90,7 +92,7 @@ impl Secret {
             TAIL_DIGITS,
         );
         if expected == tail {
-            Ok(Self(text.to_owned()))
+            Ok(Self(Zeroizing::new(text.to_owned())))
         } else {
             Err(InvalidSecret::Checksum(prefix))
         }

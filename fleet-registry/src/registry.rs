@@ -4,7 +4,6 @@
 
 mod io;
 mod steps;
-mod takeovers;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -12,16 +11,13 @@ use std::{
 };
 
 use fleet_core::{
-    CommandId, ConnectionId, Epoch, InstanceId, Lane, NodeId, SessionId, full_jitter,
-    limits::{DUPLICATE_HOLD, HELLO_TIMEOUT},
+    CommandId, ConnectionId, Epoch, Lane, NodeId, full_jitter, limits::HELLO_TIMEOUT,
 };
 
 pub use io::{
     Admission, Adopted, Claim, CommandEnd, DispatchRefused, Dropped, DroppedCounts, EvictReason,
-    Identity, InFlight, OpenRefused, Output, Progress, RefuseReason, RegistryLimits, Released,
-    Standing,
+    InFlight, OpenRefused, Output, Progress, RegistryLimits, Released, Standing,
 };
-use takeovers::{Judgement, Takeovers};
 
 use crate::{Announced, random::Random, timers::Timers};
 
@@ -32,8 +28,9 @@ pub const IN_FLIGHT_PER_NODE: usize = 64;
 pub const ENDED_REMEMBERED: usize = 8;
 /// How long a claim may take in the store before its stream is given up: longer than the store retries.
 pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a node without stream, claim and commands is remembered: as long as a duplicate is held off.
-pub const REMEMBER_NODE: Duration = DUPLICATE_HOLD;
+/// How long a node without stream, claim and commands is remembered: its epoch and its last commands, against
+/// claims that were on their way. Twenty times as long as a claim may take.
+pub const REMEMBER_NODE: Duration = Duration::from_secs(600);
 /// Between two progress messages of a command that are passed on: what a person can follow.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -83,7 +80,7 @@ enum Phase {
     /// Waits for Hello.
     Opened,
     /// Admitted; the store is claiming its epoch.
-    Claiming { node: NodeId, identity: Identity },
+    Claiming { node: NodeId },
     /// Its node's current connection.
     Current { node: NodeId },
 }
@@ -97,13 +94,11 @@ struct Node {
     in_flight: BTreeMap<CommandId, Flight>,
     /// The last commands that ended for good here, at most [`ENDED_REMEMBERED`].
     ended: VecDeque<CommandId>,
-    takeovers: Takeovers,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Current {
     connection: ConnectionId,
-    identity: Identity,
     announced: Announced,
 }
 
@@ -157,33 +152,17 @@ impl Registry {
         Ok(())
     }
 
-    /// A connection said Hello in the name of an authenticated node: may it claim the node's epoch? Asked
-    /// before the claim, since the claim is what makes it the newest.
-    pub fn admit(
-        &mut self,
-        now: Instant,
-        connection: ConnectionId,
-        node: NodeId,
-        instance: Option<InstanceId>,
-        session: SessionId,
-    ) -> Admission {
+    /// A connection said Hello in the name of an authenticated node: may it claim the node's epoch? Whether
+    /// another machine holds the node's identity is for the claim to say.
+    pub fn admit(&mut self, now: Instant, connection: ConnectionId, node: NodeId) -> Admission {
         let waits = |c: &Connection| matches!(c.phase, Phase::Opened);
         if !self.connections.get(&connection).is_some_and(waits) {
             return Admission::Gone;
         }
-        let identity = Identity::new(instance, session);
-        let refusal = if self.make_room_for(node) {
-            self.judge(now, node, identity)
-                .map(|retry_after| (RefuseReason::Duplicate, retry_after))
-        } else {
-            Some((RefuseReason::Full, CLAIM_TIMEOUT))
-        };
-        if let Some((reason, retry_after)) = refusal {
+        if !self.make_room_for(node) {
             self.forget_connection(connection);
-            self.rest_if_idle(now, node);
-            return Admission::Refuse {
-                reason,
-                retry_after,
+            return Admission::Full {
+                retry_after: CLAIM_TIMEOUT,
             };
         }
         self.timers.cancel(Timer::Hello(connection));
@@ -191,7 +170,7 @@ impl Registry {
             .set(Timer::Claim(connection), now + CLAIM_TIMEOUT);
         self.timers.cancel(Timer::Forget(node));
         if let Some(held) = self.connections.get_mut(&connection) {
-            held.phase = Phase::Claiming { node, identity };
+            held.phase = Phase::Claiming { node };
         }
         self.nodes
             .entry(node)
@@ -210,12 +189,12 @@ impl Registry {
         connection: ConnectionId,
         claim: Claim,
     ) -> Standing {
-        let claimant = self.end_claim(node, connection);
+        let is_there = self.end_claim(node, connection);
         let Some(state) = self.nodes.get_mut(&node) else {
             return Standing::Gone;
         };
         if state.epoch.is_some_and(|known| claim.epoch <= known) {
-            if claimant.is_some() {
+            if is_there {
                 self.evict(connection, EvictReason::Replaced, None);
             }
             self.rest_if_idle(now, node);
@@ -223,21 +202,17 @@ impl Registry {
         }
         state.epoch = Some(claim.epoch);
         if let Some(old) = state.current {
-            if let Some(identity) = claimant {
-                state.takeovers.record(now, old.identity, identity);
-            }
             self.evict(old.connection, EvictReason::Replaced, None);
         }
-        self.adopt(node, &claim.adopted, claimant.is_some());
-        let Some(identity) = claimant else {
+        self.adopt(node, &claim.adopted, is_there);
+        if !is_there {
             self.rest_if_idle(now, node);
             return Standing::Gone;
-        };
+        }
         self.make_current(
             node,
             Current {
                 connection,
-                identity,
                 announced: claim.announced,
             },
         );
@@ -255,7 +230,7 @@ impl Registry {
                 self.forget_connection(connection);
                 None
             }
-            Phase::Claiming { node, .. } => {
+            Phase::Claiming { node } => {
                 self.forget_connection(connection);
                 self.rest_if_idle(now, node);
                 None
@@ -580,12 +555,11 @@ impl Registry {
             let claiming = node
                 .claiming
                 .iter()
-                .all(|c| matches!(phase_of(c), Some(Phase::Claiming { node, .. }) if node == *id));
+                .all(|c| matches!(phase_of(c), Some(Phase::Claiming { node }) if node == *id));
             current
                 && claiming
                 && node.in_flight.len() <= IN_FLIGHT_PER_NODE
                 && node.ended.len() <= ENDED_REMEMBERED
-                && node.takeovers.is_within_bounds()
         };
         let held = self
             .nodes

@@ -11,7 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     audit::Refusals, bells::Bells, dispatch::Work, environment::Environment, hub::Hub,
-    limiter::Limiter,
+    limiter::Limiter, passwords::Passwords,
 };
 
 /// How a server behaves.
@@ -58,6 +58,10 @@ pub struct Rates {
     pub handshakes_of_a_key: NonZeroU32,
     /// Sign-ins of browsers, by address.
     pub sign_ins: NonZeroU32,
+    /// Passwords tried for one account: by each address from which its owner has signed in before, and by all
+    /// other addresses together. So a stranger who guesses cannot lock the owner out, and many strangers
+    /// guess no faster than one.
+    pub passwords_of_an_account: NonZeroU32,
 }
 
 impl Default for Rates {
@@ -68,6 +72,7 @@ impl Default for Rates {
             handshakes: per_minute(600),
             handshakes_of_a_key: per_minute(30),
             sign_ins: per_minute(30),
+            passwords_of_an_account: per_minute(10),
         }
     }
 }
@@ -78,6 +83,7 @@ pub(crate) struct Limiters {
     pub(crate) handshakes: Limiter,
     pub(crate) handshakes_of_a_key: Limiter,
     pub(crate) sign_ins: Limiter,
+    pub(crate) passwords_of_an_account: Limiter,
 }
 
 impl Limiters {
@@ -87,6 +93,7 @@ impl Limiters {
             handshakes: Limiter::per_minute(rates.handshakes),
             handshakes_of_a_key: Limiter::per_minute(rates.handshakes_of_a_key),
             sign_ins: Limiter::per_minute(rates.sign_ins),
+            passwords_of_an_account: Limiter::per_minute(rates.passwords_of_an_account),
         }
     }
 }
@@ -104,6 +111,7 @@ pub(crate) struct App {
     pub(crate) limiters: Option<Limiters>,
     /// Which refusals of this minute are on record, so that nobody can flood the trail.
     pub(crate) refusals: Refusals,
+    pub(crate) passwords: Passwords,
     /// Fires when the server begins to go down: watches end, nodes are told.
     pub(crate) drain: CancellationToken,
     /// Streams, and deeds that are carried through though their caller has hung up; a drain waits for them.
@@ -125,6 +133,7 @@ impl App {
             bells: Bells::new(),
             limiters,
             refusals: Refusals::new(),
+            passwords: Passwords::new(),
             drain: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,

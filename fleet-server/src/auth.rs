@@ -4,6 +4,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::Duration,
 };
 
 use fleet_core::{Permission, SecretHash, SecretKind};
@@ -13,6 +14,7 @@ use fleet_wire::{
     listener::ConnectionGuard,
     server::{Admission, Authenticate, Call},
 };
+use futures::{Stream, StreamExt, stream};
 use http::{HeaderMap, Method, header};
 use ipnetwork::IpNetwork;
 
@@ -182,7 +184,9 @@ pub(crate) async fn operator(
 ) -> Result<OperatorIdentity, RpcError> {
     let identity = match (bearer(headers), cookie(headers)) {
         (Some(key), _) if key.starts_with(SecretKind::OperatorKey.prefix()) => {
-            app.store.operator_by_key(SecretHash::of(key)).await
+            app.store
+                .operator_by_key(SecretHash::of(key), app.environment.now())
+                .await
         }
         (Some(_), _) => Ok(None),
         (None, Some(token)) => {
@@ -231,6 +235,48 @@ pub(crate) async fn permit(
         identity.role
     ));
     Err(attempt.refused(app, refusal).await)
+}
+
+/// Between two looks at whether who watches may still do so.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Passes a stream on for as long as its operator's credential is good and permits it; then it ends
+/// UNAUTHENTICATED. Storage trouble ends nothing.
+pub(crate) fn while_permitted<T, S>(
+    app: Arc<App>,
+    identity: &OperatorIdentity,
+    permission: Permission,
+    items: S,
+) -> impl Stream<Item = Result<T, RpcError>> + Send + use<T, S>
+where
+    T: Send,
+    S: Stream<Item = Result<T, RpcError>> + Send,
+{
+    let credential = identity.credential;
+    let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_AGAIN, LOOK_AGAIN);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let state = Some((Box::pin(items), look));
+    stream::unfold(state, move |state| {
+        let app = app.clone();
+        async move {
+            let (mut items, mut look) = state?;
+            loop {
+                tokio::select! {
+                    item = items.next() => return Some((item?, Some((items, look)))),
+                    _ = look.tick() => {}
+                }
+                let now = app.environment.now();
+                match app.store.operator_by_credential(credential, now).await {
+                    Ok(Some(identity)) if identity.role.may(permission) => {}
+                    Err(error) => tracing::debug!(%error, "a watcher could not be looked at"),
+                    Ok(_) => {
+                        let ended = "the key or session of this call is not valid any more, or lost its permission: sign in again";
+                        return Some((Err(RpcError::unauthenticated(ended)), None));
+                    }
+                }
+            }
+        }
+    })
 }
 
 /// The operator behind a call whose class is an operator's.

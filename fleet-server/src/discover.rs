@@ -7,7 +7,7 @@ use std::{
 };
 
 use fleet_core::{
-    Lane, NodeId, ScanId, ScanState, limits,
+    Lane, NodeId, Permission, ScanId, ScanState, limits,
     outcome::{self, Conclusion},
 };
 use fleet_discovery::{ScanEvent, ScanRequest};
@@ -23,6 +23,7 @@ use http::{HeaderName, HeaderValue};
 use crate::{
     app::App,
     audit::Attempt,
+    auth::while_permitted,
     convert,
     failure::{self, Refusal},
     operators::scan_request,
@@ -74,6 +75,7 @@ pub(crate) async fn start(
     .messages(operator);
     let header = HeaderValue::from_str(&scan.to_string())
         .map_err(|_| RpcError::internal("a scan id is no header value"))?;
+    let messages = while_permitted(app.clone(), operator, Permission::NodeManage, messages);
     Ok(Reply::stream(messages).with_header(SCAN_ID, header))
 }
 

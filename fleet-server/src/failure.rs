@@ -3,8 +3,9 @@
 
 use fleet_core::outcome;
 use fleet_store::{
-    BeginError, CancelCodeError, CancelScanError, ConfirmError, CreateCodeError, CreateScanError,
-    RegisterError, ReportError, RevokeError, StoreError, UndoError,
+    BeginError, CancelCodeError, CancelScanError, ConfirmError, CreateCodeError,
+    CreateOperatorError, CreateScanError, KeyError, MemberError, RegisterError, ReportError,
+    RevokeError, StoreError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -151,6 +152,38 @@ impl Refusal for ReportError {
             Self::OverQuota { .. } | Self::Flooded(_) => {
                 RpcError::resource_exhausted(self.to_string())
             }
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for KeyError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) | Self::NoOperator(_) => RpcError::not_found(self.to_string()),
+            Self::TooMany(_) => RpcError::resource_exhausted(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for MemberError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) => RpcError::not_found(self.to_string()),
+            Self::LastAdmin(_) => RpcError::failed_precondition(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for CreateOperatorError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            // Whose it is, in this organization or another, is nobody's business.
+            Self::EmailTaken(email) => RpcError::failed_precondition(format!(
+                "an operator with the e-mail `{email}` exists already: choose another one"
+            )),
             Self::Storage(error) => storage(error),
         }
     }

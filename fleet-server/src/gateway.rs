@@ -29,6 +29,7 @@ use crate::{
     convert::{printable, raw_report, timestamp},
     failure::{self, Refusal},
     limiter::{self, Limiter},
+    points::{bytes32, encryption_key, identity_key},
     stream,
 };
 
@@ -316,42 +317,6 @@ fn allow(limiter: &Limiter, key: impl std::hash::Hash, what: &str) -> Result<(),
     })
 }
 
-fn bytes32(bytes: &[u8], field: &str) -> Result<[u8; 32], RpcError> {
-    bytes.try_into().map_err(|_| {
-        RpcError::invalid_argument(format!(
-            "{field} has {} bytes: it must have 32",
-            bytes.len()
-        ))
-    })
-}
-
-/// A point of the ed25519 curve that is no point of small order, with which any signature would verify.
-fn identity_key(bytes: &[u8]) -> Result<VerifyingKey, RpcError> {
-    let key = VerifyingKey::from_bytes(&bytes32(bytes, "identity_pubkey")?)
-        .ok()
-        .filter(|key| !key.is_weak());
-    key.ok_or_else(|| {
-        RpcError::invalid_argument(
-            "identity_pubkey is not a usable ed25519 public key: generate a new key pair",
-        )
-    })
-}
-
-/// An X25519 point that yields a shared secret (RFC 7748, 6.1: points of low order yield zeros).
-fn encryption_key(bytes: &[u8]) -> Result<[u8; 32], RpcError> {
-    let bytes = bytes32(bytes, "encryption_pubkey")?;
-    let secret = x25519_dalek::StaticSecret::from([1; 32]);
-    if secret
-        .diffie_hellman(&x25519_dalek::PublicKey::from(bytes))
-        .was_contributory()
-    {
-        return Ok(bytes);
-    }
-    Err(RpcError::invalid_argument(
-        "encryption_pubkey is a point of low order: generate a new key pair",
-    ))
-}
-
 /// Where a node proves possession of its key already at registration, the proof must hold.
 fn verify_possession(
     key: &VerifyingKey,
@@ -385,25 +350,4 @@ fn command_id(text: &str) -> Result<CommandId, RpcError> {
 
 fn count(rows: u64) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn weak_points_are_refused() {
-        // The identity of the curve, and the low-order point 0 of Montgomery form.
-        let mut identity = [0; 32];
-        identity[0] = 1;
-        assert!(super::identity_key(&identity).is_err());
-        assert!(encryption_key(&[0; 32]).is_err());
-        assert!(encryption_key(&[9; 32]).is_ok());
-        assert!(
-            super::identity_key(&[0; 31])
-                .expect_err("is short")
-                .message
-                .contains("31")
-        );
-    }
 }

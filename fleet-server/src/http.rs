@@ -57,7 +57,9 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
             session::sign_in(&app, origin.tls, from, &parts, body).await
         }
         (&Method::GET, ["api", "session"]) => session::show(&app, &parts).await,
-        (&Method::DELETE, ["api", "session"]) => session::sign_out(&app, origin.tls, &parts).await,
+        (&Method::DELETE, ["api", "session"]) => {
+            session::sign_out(&app, origin.tls, from, &parts).await
+        }
         (&Method::GET, ["api", "scans", scan, "events"]) => {
             events::stream(&app, &parts, scan).await
         }

@@ -7,18 +7,15 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use fleet_core::{
-    CommandId, ConnectionId, Epoch, InstanceId, NodeId, SessionId, Timestamp,
-    limits::DUPLICATE_HOLD,
-};
+use fleet_core::{CommandId, ConnectionId, Epoch, NodeId, Timestamp};
 use fleet_registry::{
     Announced, Capability, Registry,
     registry::{
-        self, Admission, Claim, Dropped, EvictReason, Output, Progress, RefuseReason,
-        RegistryLimits, Released, Standing,
+        self, Admission, Claim, Dropped, EvictReason, Output, Progress, RegistryLimits, Released,
+        Standing,
     },
 };
 use fleet_store::IssuedCommand;
@@ -61,8 +58,6 @@ struct State {
     nodes: BTreeMap<ConnectionId, NodeId>,
     /// How many connections each node has, none of them zero.
     held: BTreeMap<NodeId, u8>,
-    /// When another machine was last refused the identity of a node; an entry goes after [`DUPLICATE_HOLD`].
-    contested: BTreeMap<NodeId, Instant>,
 }
 
 /// Why a stream cannot be opened.
@@ -109,7 +104,6 @@ impl Hub {
                 streams: BTreeMap::new(),
                 nodes: BTreeMap::new(),
                 held: BTreeMap::new(),
-                contested: BTreeMap::new(),
             }),
             timers_changed: Notify::new(),
             next_connection: AtomicU64::new(1),
@@ -175,46 +169,9 @@ impl Hub {
     }
 
     /// Whether a stream that said Hello may claim its node.
-    pub(crate) fn admit(
-        &self,
-        connection: ConnectionId,
-        node: NodeId,
-        instance: Option<InstanceId>,
-        session: SessionId,
-    ) -> Admission {
+    pub(crate) fn admit(&self, connection: ConnectionId, node: NodeId) -> Admission {
         let now = self.environment.instant();
-        let mut state = self.lock();
-        let admission = state
-            .registry
-            .admit(now, connection, node, instance, session);
-        if let Admission::Refuse {
-            reason: RefuseReason::Duplicate,
-            ..
-        } = admission
-        {
-            state.contested.insert(node, now);
-        }
-        self.carry_out(&mut state);
-        admission
-    }
-
-    /// Whether another machine was refused this node's identity lately.
-    pub(crate) fn is_contested(&self, node: NodeId) -> bool {
-        let now = self.environment.instant();
-        let refused = self.lock().contested.get(&node).copied();
-        refused.is_some_and(|at| now.saturating_duration_since(at) < DUPLICATE_HOLD)
-    }
-
-    /// The nodes whose identity no other machine claimed for long enough; each is answered once.
-    pub(crate) fn settled(&self) -> Vec<NodeId> {
-        let now = self.environment.instant();
-        let mut state = self.lock();
-        let (lately, settled): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            std::mem::take(&mut state.contested)
-                .into_iter()
-                .partition(|(_, at)| now.saturating_duration_since(*at) < DUPLICATE_HOLD);
-        state.contested = lately;
-        settled.into_keys().collect()
+        self.with(|registry| registry.admit(now, connection, node))
     }
 
     /// The store made a stream the newest of its node.
@@ -254,10 +211,10 @@ impl Hub {
         }
     }
 
-    /// Another server claimed the node.
+    /// Another server claimed the node under this epoch; nothing happens when it is no newer than what is known.
     pub(crate) fn superseded(&self, node: NodeId, epoch: Epoch) {
         let now = self.environment.instant();
-        self.with(|registry| registry.superseded(now, node, Epoch(epoch.0 + 1)));
+        self.with(|registry| registry.superseded(now, node, epoch));
     }
 
     /// The node was revoked.
@@ -443,14 +400,6 @@ impl Hub {
                 Output::Ended { node, command, end } => {
                     tracing::debug!(%node, %command, ?end, "command left flight")
                 }
-                Output::DuplicateIdentity {
-                    node,
-                    incumbent,
-                    newcomer,
-                    hold,
-                } => {
-                    tracing::warn!(%node, ?incumbent, ?newcomer, ?hold, "two machines use one identity");
-                }
             }
         }
         self.timers_changed.notify_one();
@@ -510,40 +459,6 @@ impl Hub {
 mod tests {
     use super::*;
     use crate::environment::SystemEnvironment;
-
-    /// A clock that is moved by hand.
-    #[derive(Debug)]
-    struct Clock(Instant, Mutex<Duration>);
-
-    impl Environment for Clock {
-        fn now(&self) -> Timestamp {
-            SystemEnvironment.now()
-        }
-
-        fn instant(&self) -> Instant {
-            self.0 + *self.1.lock().expect("not poisoned")
-        }
-
-        fn fill(&self, bytes: &mut [u8]) {
-            SystemEnvironment.fill(bytes);
-        }
-    }
-
-    #[test]
-    fn an_identity_that_nobody_contests_any_more_is_settled_once() {
-        let clock = Arc::new(Clock(Instant::now(), Mutex::default()));
-        let pass = |by| *clock.1.lock().expect("not poisoned") += by;
-        let hub = Hub::new(clock.clone(), Arc::new(Work::new()), String::new());
-        let (early, late) = (NodeId(1), NodeId(2));
-        hub.lock().contested.insert(early, clock.instant());
-        pass(Duration::from_secs(1));
-        hub.lock().contested.insert(late, clock.instant());
-        pass(DUPLICATE_HOLD - Duration::from_secs(1));
-        assert!(!hub.is_contested(early) && hub.is_contested(late));
-        assert_eq!(hub.settled(), [early]);
-        assert_eq!(hub.settled(), []);
-        assert!(hub.is_contested(late));
-    }
 
     #[test]
     fn a_nodes_places_are_counted_and_given_back_once() {

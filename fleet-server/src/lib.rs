@@ -5,6 +5,7 @@
 //! Start with [`Server`]; a scan's way begins in `scans`, goes on in `dispatch`, `stream` and `gateway`,
 //! and is seen by `watch`.
 
+mod accounts;
 mod admin;
 mod app;
 mod audit;
@@ -23,6 +24,8 @@ mod limiter;
 mod messages;
 mod operators;
 mod pairing;
+mod passwords;
+mod points;
 mod policy;
 mod scans;
 mod seal;
@@ -34,4 +37,5 @@ mod watch;
 
 pub use app::{Rates, ServerConfig};
 pub use environment::{Environment, SystemEnvironment};
+pub use passwords::hash_password;
 pub use server::Server;

@@ -1,4 +1,5 @@
-//! `fleet.v1`: scans, nodes and the account, as operators use them. Devices are in [`crate::devices`].
+//! `fleet.v1`: scans and nodes, as operators use them. Devices are in [`crate::devices`], accounts in
+//! [`crate::accounts`].
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -8,13 +9,12 @@ use fleet_store::Queueing;
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
     fleet::{
-        AccountService, CancelEnrollmentCodeRequest, CancelEnrollmentCodeResponse,
-        CancelScanRequest, CancelScanResponse, GetScanRequest, GetScanResponse,
-        ListEnrollmentCodesRequest, ListEnrollmentCodesResponse, ListNodesRequest,
-        ListNodesResponse, ListRevokedNodesRequest, ListRevokedNodesResponse, ListScansRequest,
-        ListScansResponse, NodeService, PlanScanRequest, PlanScanResponse, ScanLane, ScanService,
-        ScanWarning, StartScanRequest, StartScanResponse, WatchScanRequest, WatchScanResponse,
-        WhoAmIRequest, WhoAmIResponse, watch_scan_response::Event,
+        CancelEnrollmentCodeRequest, CancelEnrollmentCodeResponse, CancelScanRequest,
+        CancelScanResponse, GetScanRequest, GetScanResponse, ListEnrollmentCodesRequest,
+        ListEnrollmentCodesResponse, ListNodesRequest, ListNodesResponse, ListRevokedNodesRequest,
+        ListRevokedNodesResponse, ListScansRequest, ListScansResponse, NodeService,
+        PlanScanRequest, PlanScanResponse, ScanLane, ScanService, ScanWarning, StartScanRequest,
+        StartScanResponse, WatchScanRequest, WatchScanResponse, watch_scan_response::Event,
     },
     pairing,
 };
@@ -23,7 +23,7 @@ use futures::StreamExt;
 use crate::{
     app::App,
     audit::Attempt,
-    auth::calling_operator,
+    auth::{calling_operator, while_permitted},
     convert,
     failure::Refusal,
     scans::{self, Start},
@@ -149,9 +149,14 @@ impl ScanService for OperatorApi {
         // An unknown scan is refused before the stream begins.
         scans::get(&self.app, operator, scan).await?;
         let items = watch::watch(self.app.clone(), operator.org, scan, request.after_sequence);
-        Ok(Reply::stream(
-            items.map(|item| item.map(watched).map_err(Refusal::refusal)),
-        ))
+        let messages = items.map(|item| item.map(watched).map_err(Refusal::refusal));
+        let permission = Permission::NodeRead;
+        Ok(Reply::stream(while_permitted(
+            self.app.clone(),
+            operator,
+            permission,
+            messages,
+        )))
     }
 
     async fn cancel_scan(
@@ -249,28 +254,6 @@ impl NodeService for OperatorApi {
             return Err(attempt.refused(&self.app, error.refusal()).await);
         }
         Ok(Reply::new(CancelEnrollmentCodeResponse {}))
-    }
-}
-
-impl AccountService for OperatorApi {
-    async fn who_am_i(
-        &self,
-        context: Context,
-        _: WhoAmIRequest,
-    ) -> Result<Reply<WhoAmIResponse>, RpcError> {
-        let (operator, _) = calling_operator(&context)?;
-        let permissions = Permission::ALL
-            .into_iter()
-            .filter(|permission| operator.role.may(*permission));
-        Ok(Reply::new(WhoAmIResponse {
-            email: operator.email.clone(),
-            organization: operator.org_name.clone(),
-            role: operator.role.to_string(),
-            permissions: permissions
-                .map(|permission| permission.to_string())
-                .collect(),
-            server_version: self.app.config.version.clone(),
-        }))
     }
 }
 

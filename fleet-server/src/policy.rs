@@ -123,6 +123,31 @@ const TABLE: &[(&str, Class)] = &[
     ("fleet.v1.AuditService/ListAudit", Operator(OrgAdmin)),
     ("fleet.v1.AuditService/GetAuditHead", Operator(OrgAdmin)),
     ("fleet.v1.AuditService/ListAuditLinks", Operator(OrgAdmin)),
+    ("fleet.v1.AccountService/ListSessions", AnyOperator),
+    ("fleet.v1.AccountService/EndSession", AnyOperator),
+    ("fleet.v1.AccountService/ChangePassword", AnyOperator),
+    // Everybody's own keys; others' are asked about inside.
+    ("fleet.v1.KeyService/ListKeys", AnyOperator),
+    ("fleet.v1.KeyService/CreateKey", AnyOperator),
+    ("fleet.v1.KeyService/RevokeKey", AnyOperator),
+    ("fleet.v1.KeyService/RotateKey", AnyOperator),
+    ("fleet.v1.OperatorService/ListOperators", Operator(OrgAdmin)),
+    (
+        "fleet.v1.OperatorService/CreateOperator",
+        Operator(OrgAdmin),
+    ),
+    (
+        "fleet.v1.OperatorService/SetOperatorRole",
+        Operator(OrgAdmin),
+    ),
+    (
+        "fleet.v1.OperatorService/RemoveOperator",
+        Operator(OrgAdmin),
+    ),
+    (
+        "fleet.v1.OperatorService/ResetOperatorPassword",
+        Operator(OrgAdmin),
+    ),
     ("grpc.health.v1.Health/Check", Public),
     ("grpc.health.v1.Health/Watch", Public),
     ("grpc.health.v1.Health/List", Public),

@@ -6,7 +6,9 @@ use ::http::{Request, Response};
 use fleet_store::Store;
 use fleet_wire::{
     admin::FleetNodeAdminServer,
-    fleet::{AccountServer, AuditServer, DeviceServer, NodeServer, ScanServer},
+    fleet::{
+        AccountServer, AuditServer, DeviceServer, KeyServer, NodeServer, OperatorServer, ScanServer,
+    },
     gateway::FleetNodeGatewayServer,
     pairing::PairingServer,
     server::{Body, Health, HttpService, Services},
@@ -15,6 +17,7 @@ use futures::FutureExt;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
+    accounts::Accounts,
     admin::Admin,
     app::{App, ServerConfig},
     auth::Gate,
@@ -54,6 +57,7 @@ impl Server {
     ) -> Self {
         let app = App::new(config, store, environment);
         let operators = Arc::new(OperatorApi { app: app.clone() });
+        let accounts = Arc::new(Accounts { app: app.clone() });
         let plain = {
             let app = app.clone();
             tower::service_fn(move |request: Request<Body>| {
@@ -68,8 +72,10 @@ impl Server {
             .mount(ScanServer::from_arc(operators.clone()))
             .mount(NodeServer::from_arc(operators.clone()))
             .mount(DeviceServer::from_arc(operators.clone()))
-            .mount(AuditServer::from_arc(operators.clone()))
-            .mount(AccountServer::from_arc(operators))
+            .mount(AuditServer::from_arc(operators))
+            .mount(AccountServer::from_arc(accounts.clone()))
+            .mount(KeyServer::from_arc(accounts.clone()))
+            .mount(OperatorServer::from_arc(accounts))
             .plain(plain)
             .build(Gate { app: app.clone() });
         let mut work = JoinSet::new();

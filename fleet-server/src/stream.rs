@@ -14,7 +14,7 @@ use fleet_core::{
 };
 use fleet_registry::{
     Announced, Capabilities,
-    registry::{Admission, Adopted, Claim, OpenRefused, Progress, RefuseReason, Standing},
+    registry::{Admission, Adopted, Claim, OpenRefused, Progress, Standing},
 };
 use fleet_store::{Ack, Acked, ClaimError, ClaimedStream, NodeIdentity, Pins, StreamClaim};
 use fleet_wire::{
@@ -89,7 +89,6 @@ pub(crate) async fn open(
                     held,
                     progress_stored: None,
                 };
-                listening.is_single().await;
                 listening.listen(inbound, &over).await;
                 listening.end().await;
             }
@@ -152,29 +151,12 @@ async fn claim(held: &Held, node: &NodeIdentity, hello: ControlHello) -> Result<
     let instance = <[u8; 16]>::try_from(hello.instance_id.as_ref())
         .ok()
         .map(InstanceId);
-    match app.hub.admit(connection, node.node, instance, node.session) {
+    match app.hub.admit(connection, node.node) {
         Admission::Proceed => {}
         Admission::Gone => return Err(RpcError::unavailable("the stream was ended")),
-        Admission::Refuse {
-            reason,
-            retry_after,
-        } => {
-            if reason == RefuseReason::Duplicate {
-                let flagged = app
-                    .store
-                    .flag_duplicate_identity(node.node, true, app.environment.now())
-                    .await;
-                flagged.map_err(Refusal::refusal)?;
-            }
-            let text = match reason {
-                RefuseReason::Duplicate => {
-                    "another machine uses this node's identity: stop one of them, or enroll this one anew"
-                }
-                RefuseReason::Full => {
-                    "this server remembers as many nodes as it may, try again later"
-                }
-            };
-            return Err(RpcError::resource_exhausted(text).with_retry_after(retry_after));
+        Admission::Full { retry_after } => {
+            let full = "this server remembers as many nodes as it may, try again later";
+            return Err(RpcError::resource_exhausted(full).with_retry_after(retry_after));
         }
     }
     let announced = announced(&hello);
@@ -198,6 +180,10 @@ async fn claim(held: &Held, node: &NodeIdentity, hello: ControlHello) -> Result<
         .await
         .map_err(|error| match &error {
             ClaimError::NotFound(_) => RpcError::not_found(error.to_string()),
+            ClaimError::Duplicate { node, hold } => {
+                tracing::warn!(%node, ?hold, "two machines use one identity");
+                RpcError::resource_exhausted(error.to_string()).with_retry_after(*hold)
+            }
             ClaimError::Storage(error) => failure::storage(error),
         })?;
     for scan in &claimed.ended {
@@ -252,27 +238,6 @@ struct Listening {
 }
 
 impl Listening {
-    /// A node that connects, and whose identity no other machine claimed lately, is shown as one again.
-    async fn is_single(&self) {
-        let (app, node) = (&self.app, &self.node);
-        if app.hub.is_contested(node.node) {
-            return;
-        }
-        let cleared = async {
-            let row = app.store.node(node.org, node.node).await?;
-            if row.is_none_or(|row| !row.duplicate_identity) {
-                return Ok(());
-            }
-            let now = app.environment.now();
-            app.store
-                .flag_duplicate_identity(node.node, false, now)
-                .await
-        };
-        if let Err(error) = cleared.await {
-            tracing::warn!(node = %node.node, %error, "a node is shown as duplicate still");
-        }
-    }
-
     /// Hears the node until it ends the stream, is evicted, or may not have a stream any more. A message
     /// that was received is stored to its end, whatever becomes of the stream meanwhile; whether it still
     /// counts is for the store to say, by the epoch.
@@ -319,7 +284,8 @@ impl Listening {
             return false;
         }
         if let Ok(false) = store.is_current(node, self.epoch).await {
-            self.app.hub.superseded(node, self.epoch);
+            // By at least the next one: which it is makes no difference here.
+            self.app.hub.superseded(node, Epoch(self.epoch.0 + 1));
             return false;
         }
         true

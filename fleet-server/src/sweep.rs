@@ -21,7 +21,10 @@ pub(crate) async fn run(app: Arc<App>) {
     loop {
         tokio::select! {
             () = app.drain.cancelled() => return,
-            _ = scans.tick() => sweep_scans(&app).await,
+            _ = scans.tick() => {
+                sweep_scans(&app).await;
+                follow_claims(&app).await;
+            }
             _ = rest.tick() => {
                 sweep_rest(&app).await;
                 refused = sweep_refused_devices(&app, refused).await;
@@ -56,11 +59,28 @@ async fn sweep_rest(app: &App) {
     if let Err(error) = app.store.sweep_sessions(now).await {
         tracing::warn!(%error, "cannot sweep sessions");
     }
-    for node in app.hub.settled() {
-        // Where this fails, the node's next connect does it.
-        if let Err(error) = app.store.flag_duplicate_identity(node, false, now).await {
-            tracing::warn!(%node, %error, "a node is shown as duplicate still");
+    match app.store.sweep_duplicates(now).await {
+        Ok(0) => {}
+        Ok(cleared) => tracing::info!(cleared, "nodes are single again"),
+        Err(error) => tracing::warn!(%error, "cannot look after duplicate identities"),
+    }
+}
+
+/// How far back to look each time: a claim is stored some time after the moment it names, and servers' clocks
+/// differ. What is missed by this is found out by the stream's own check.
+const LOOK_BACK: Duration = Duration::from_secs(10);
+
+/// Ends the streams whose nodes went to another server, so that the older machine learns soon that a newer one
+/// came.
+async fn follow_claims(app: &App) {
+    let since = app.environment.now().minus(LOOK_BACK);
+    match app.store.claimed_elsewhere(app.replica, since).await {
+        Ok(claimed) => {
+            for (node, epoch) in claimed {
+                app.hub.superseded(node, epoch);
+            }
         }
+        Err(error) => tracing::warn!(%error, "cannot look for nodes that went to other servers"),
     }
 }
 

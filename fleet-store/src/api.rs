@@ -1,5 +1,6 @@
 //! The traits and the values that cross them, one file a group. Nothing here knows a database.
 
+pub(crate) mod accounts;
 pub(crate) mod audit;
 pub(crate) mod devices;
 pub(crate) mod enrollment;

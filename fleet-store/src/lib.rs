@@ -1,6 +1,6 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
-//! [`Store`] is what servers hold; its operations are grouped in [`Operators`], [`Enrollment`],
+//! [`Store`] is what servers hold; its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
 //! [`Sessions`], [`Streams`], [`Scans`], [`Inventory`] and [`Audit`]. Rules are not decided here:
 //! the pure crates decide over the rows that a transaction has loaded and locked, and the same
 //! transaction writes what they decided. Start with [`Scans::record_report`].
@@ -9,6 +9,10 @@ mod api;
 mod sql;
 
 pub use api::{
+    accounts::{
+        Account, Accounts, BrowserSession, KEYS_OF_AN_OPERATOR, KeyError, Member, MemberError,
+        NewKey, OperatorKey, Reach, Rotation,
+    },
     audit::{
         Actor, Audit, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow, LinkedRecord, Who,
     },
@@ -18,7 +22,10 @@ pub use api::{
         NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
     },
     error::StoreError,
-    operators::{CreateKeyError, CreateOperatorError, NewOperator, OperatorIdentity, Operators},
+    operators::{
+        CreateKeyError, CreateOperatorError, Credential, NewBrowserSession, NewOperator,
+        OpenBrowserSessionError, OperatorIdentity, Operators, PasswordHash, Proof,
+    },
     reports::{NewReport, ReportAnswer, ReportError},
     scans::{
         Ack, Acked, CancelScanError, Cancelled, CreateScanError, CreatedScan, EventPage,
@@ -33,11 +40,19 @@ pub use sql::{MigrateMode, SqlStore, StoreOptions};
 
 /// Everything a server keeps.
 pub trait Store:
-    Operators + Enrollment + Sessions + Streams + Scans + Inventory + Audit + std::fmt::Debug
+    Operators + Accounts + Enrollment + Sessions + Streams + Scans + Inventory + Audit + std::fmt::Debug
 {
 }
 
 impl<T> Store for T where
-    T: Operators + Enrollment + Sessions + Streams + Scans + Inventory + Audit + std::fmt::Debug
+    T: Operators
+        + Accounts
+        + Enrollment
+        + Sessions
+        + Streams
+        + Scans
+        + Inventory
+        + Audit
+        + std::fmt::Debug
 {
 }

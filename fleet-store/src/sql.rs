@@ -4,6 +4,7 @@
 //! begins by locking it. All locks are taken in one order: node, invitation, command, scan, devices by
 //! id, bindings. SQLite locks the whole file instead (BEGIN IMMEDIATE).
 
+mod accounts;
 mod audit;
 mod chain;
 mod codec;

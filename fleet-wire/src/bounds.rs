@@ -4,6 +4,7 @@
 //! tree; [`Validate`] checks what was decoded. Strings are measured in Unicode code points, byte fields in bytes. What
 //! the texts mean (an address, a port, a scheme) is for the domain types to say.
 
+mod accounts;
 mod admin;
 mod audit;
 mod fleet;

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::generated::{
-    fleetnodeadmin::v1 as admin, fleetnodegateway::v1 as gateway, pairing::v1 as pairing,
+    fleet::v1 as fleet, fleetnodeadmin::v1 as admin, fleetnodegateway::v1 as gateway,
+    pairing::v1 as pairing,
 };
 
 /// Stands for a secret: shows how long it is.
@@ -57,6 +58,23 @@ debug!(
     [code]
 );
 debug!(admin::ConfirmFleetNodeResponse, [expires_at], [api_key]);
+debug!(fleet::CreateKeyResponse, [key_id, expires_at], [key]);
+debug!(fleet::RotateKeyResponse, [key_id, old_key_ends_at], [key]);
+debug!(
+    fleet::CreateOperatorResponse,
+    [operator_id, expires_at],
+    [one_time_password]
+);
+debug!(
+    fleet::ResetOperatorPasswordResponse,
+    [expires_at],
+    [one_time_password]
+);
+debug!(
+    fleet::ChangePasswordRequest,
+    [],
+    [current_password, new_password]
+);
 
 impl fmt::Debug for pairing::Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

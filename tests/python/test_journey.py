@@ -1,6 +1,7 @@
 """An operator's journey through the web page, in a real browser against a live server that has a node online.
 
-FLEET_SERVER_URL and FLEET_OPERATOR_KEY say where and who. FLEET_JOURNEY_TARGETS is what to scan, as one would type it: one
+FLEET_SERVER_URL and FLEET_OPERATOR_KEY say where and who; FLEET_OPERATOR_EMAIL and FLEET_OPERATOR_PASSWORD are the same operator's (the
+password is changed on the way). FLEET_JOURNEY_TARGETS is what to scan, as one would type it: one
 entry is a target (`127.77.0.0/18`), several are a list. It must take some seconds, since the page is reloaded in mid-scan, and
 hold at least one device. FLEET_JOURNEY_PORTS are its ports, none for the drivers' defaults. What is missing skips by name.
 FLEET_CHROMIUM and FLEET_CHROMEDRIVER name the browser and its driver where they are not Debian's.
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 
 import pytest
 
+NEVER_MADE = "fok_00000000000000000000000000000000000000000002sC6MA"
+"""The key of 32 zero bytes: well formed, and nobody's."""
 PATIENCE = 30
 """Seconds for a step; the scan as a whole has SCAN_PATIENCE."""
 SCAN_PATIENCE = 180
@@ -59,6 +62,8 @@ class Settings:
     key: str
     targets: str
     ports: str
+    email: str
+    password: str
 
 
 @pytest.fixture
@@ -66,6 +71,7 @@ def settings() -> Settings:
     """The settings, read before any browser is started."""
     return Settings(
         required("FLEET_SERVER_URL"), required("FLEET_OPERATOR_KEY"), required("FLEET_JOURNEY_TARGETS"), os.environ.get("FLEET_JOURNEY_PORTS", ""),
+        required("FLEET_OPERATOR_EMAIL"), required("FLEET_OPERATOR_PASSWORD"),
     )
 
 
@@ -194,9 +200,17 @@ def test_an_operator_signs_in_scans_and_reads_the_ledger(settings, browser):
 
 def sign_in(page: Page, key: str) -> None:
     page.browser.get(page.server + "/")
+    page.click("#by-key")
     page.type("#key", "fok_this_key_was_never_made")
     page.click("button[type=submit]")
-    assert "not valid" in page.find("[role=alert]").text
+    assert "not a whole operator key" in page.find("[role=alert]").text
+    mistyped = key[:-8] + ("A" if key[-8] != "A" else "B") + key[-7:]
+    page.type("#key", mistyped)
+    page.click("button[type=submit]")
+    page.until("the word that the key was mistyped", lambda: "checksum" in page.find("[role=alert]").text)
+    page.type("#key", NEVER_MADE)
+    page.click("button[type=submit]")
+    page.until("the refusal", lambda: "not valid" in page.find("[role=alert]").text)
     page.type("#key", key)
     page.click("button[type=submit]")
     page.find("#sign-out")
@@ -325,11 +339,71 @@ def assert_nothing_was_blocked_or_broken(page: Page) -> None:
     assert page.browser.execute_script("return window.inlineRan") is None, "an inline script ran"
 
 
+def test_an_operator_signs_in_by_password_and_looks_after_the_account(settings, browser):
+    page, key = Page(browser, settings.server), settings.key
+    chosen = "the password of a journey"
+
+    page.browser.get(page.server + "/")
+    enter(page, settings.email, "not the password")
+    page.until("the refusal", lambda: "not right" in page.find("[role=alert]").text)
+    enter(page, settings.email, settings.password)
+    page.find("#sign-out")
+    assert_the_key_is_nowhere(page, settings.password)
+
+    page.click("a[href='#/account']")
+    page.find("#keys .entry")
+    made = make_and_revoke_a_key(page)
+    assert_the_key_is_nowhere(page, made)
+    change_the_password(page, settings.password, chosen)
+    try:
+        assert_the_key_is_nowhere(page, chosen)
+        assert page.violations() == []
+        sign_out(page)
+        enter(page, settings.email, settings.password)
+        page.until("the refusal of the old password", lambda: "not right" in page.find("[role=alert]").text)
+        enter(page, settings.email, chosen)
+        page.find("#sign-out")
+    finally:
+        page.browser.get(page.server + "/#/account")
+        change_the_password(page, chosen, settings.password)
+    sign_out(page)
+
+
+def enter(page: Page, email: str, password: str) -> None:
+    page.type("#email", email)
+    page.type("#password", password)
+    page.click("button[type=submit]")
+
+
+def make_and_revoke_a_key(page: Page) -> str:
+    page.type("#key-name", "of the journey")
+    page.click("#make-key")
+    made = page.find("#new-key").text
+    assert made.startswith("fok_") and len(made) == 53
+    entry = page.until("the new key in the list", lambda: next((one for one in page.browser.find_elements("css selector", "#keys .entry") if "of the journey" in one.text), None))
+    entry.find_element("css selector", "button").click()
+    page.click("#dialog-action")
+    page.until("the key to be gone", lambda: "of the journey" not in page.find("#keys").text)
+    return made
+
+
+def change_the_password(page: Page, current: str, new: str) -> None:
+    page.type("#current-password", current)
+    page.type("#new-password", "short")
+    page.type("#new-password-again", "short")
+    page.click("#change-password")
+    page.until("the word on its length", lambda: "at least 12" in page.find("form [role=alert]").text)
+    page.type("#new-password", new)
+    page.type("#new-password-again", new)
+    page.click("#change-password")
+    page.until("the change", lambda: "was changed" in page.find(".notice-good").text)
+
+
 def sign_out(page: Page) -> None:
     page.click("#sign-out")
-    page.find("#key")
+    page.find("#email")
     assert page.status("/api/session") == 401
     page.browser.get(page.server + "/#/scans")
     page.browser.refresh()
-    page.find("#key")
+    page.find("#email")
     assert not page.find("main").find_elements("css selector", ".grid")

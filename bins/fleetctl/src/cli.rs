@@ -70,12 +70,109 @@ pub(crate) enum Command {
     /// The audit trail: who did what.
     #[command(subcommand)]
     Audit(Audit),
+    /// API keys for scripts: your own, or with org:admin everybody's.
+    #[command(subcommand)]
+    Keys(Keys),
+    /// The operators of the organization; needs org:admin.
+    #[command(subcommand)]
+    Operators(Operators),
+    /// Your browser sessions.
+    #[command(subcommand)]
+    Sessions(Sessions),
+    /// Changes your password; asks for it without echo, or reads the present and the new one as two lines of standard input.
+    Password,
     /// Shows whose key is used.
     Whoami,
     /// Prints a completion script for a shell.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Lists the keys that are neither revoked nor over.
+    List {
+        /// Everybody's of the organization; needs org:admin.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Makes a key and prints it, alone, on standard output. It is shown once.
+    Create {
+        /// What to call it, such as the script that it is for.
+        #[arg(long)]
+        name: String,
+        /// Ends the key by itself after so many seconds.
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(60..))]
+        expires_in: Option<i64>,
+        /// For this operator; another one than yourself needs org:admin.
+        #[arg(
+            long,
+            default_value_t = 0,
+            hide_default_value = true,
+            value_name = "ID"
+        )]
+        operator: i64,
+    },
+    /// Revokes a key at once, with the browser sessions that it opened.
+    Revoke {
+        /// The key's id.
+        key: i64,
+    },
+    /// Makes a key in place of another one, which lives on for a while. It is shown once.
+    Rotate {
+        /// The id of the key to replace.
+        key: i64,
+        /// How long the older key lives on, in seconds, at most 30 days; 0 ends it at once.
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(0..=2_592_000))]
+        grace: i64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Operators {
+    /// Lists the operators.
+    List,
+    /// Creates an operator and prints a one-time password, alone, on standard output. It is shown once.
+    Create {
+        /// The e-mail, unique on the server.
+        #[arg(long)]
+        email: String,
+        /// viewer (reads), operator (manages nodes, scans and pairing) or admin (everything).
+        #[arg(long)]
+        role: fleet_core::Role,
+    },
+    /// Gives an operator another role.
+    SetRole {
+        /// The operator's id.
+        operator: i64,
+        /// viewer, operator or admin.
+        role: fleet_core::Role,
+    },
+    /// Removes an operator; keys and sessions are void at once.
+    Remove {
+        /// The operator's id.
+        operator: i64,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Gives an operator a one-time password, printed alone on standard output, and ends the operator's browser sessions.
+    ResetPassword {
+        /// The operator's id.
+        operator: i64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sessions {
+    /// Lists your browser sessions.
+    List,
+    /// Ends one of your browser sessions.
+    End {
+        /// The session's id.
+        session: i64,
     },
 }
 

@@ -1,10 +1,13 @@
 //! `fleetctl`: parses the command line, calls the server, prints, exits with a documented status.
 
 mod audit;
+mod ask;
 mod cli;
 mod devices;
 mod failure;
+mod keys;
 mod nodes;
+mod operators;
 mod output;
 mod scans;
 mod server;
@@ -66,6 +69,10 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Scan(command) => scans::run(&server, cli.output, command).await,
         Command::Devices(command) => devices::run(&server, cli.output, command).await,
         Command::Audit(command) => audit::run(&server, cli.output, command).await,
+        Command::Keys(command) => keys::run(&server, cli.output, command).await,
+        Command::Operators(command) => operators::run(&server, cli.output, command).await,
+        Command::Sessions(command) => operators::sessions(&server, cli.output, command).await,
+        Command::Password => operators::password(&server).await,
         Command::Whoami => devices::whoami(&server, cli.output).await,
         Command::Completions { .. } => Ok(0),
     }

@@ -1,6 +1,6 @@
 //! `fleetctl nodes`.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use fleet_wire::{
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, RevokeFleetNodeRequest},
@@ -11,6 +11,7 @@ use fleet_wire::{
 };
 
 use crate::{
+    ask::agreed,
     cli::{Format, Nodes},
     failure::Failure,
     output::{self, Rows},
@@ -134,7 +135,7 @@ async fn confirm(server: &Server, id: i64, fingerprint: Option<&str>) -> Result<
                 output::plain(&node.name),
                 node.identity_fingerprint
             );
-            ask(
+            agreed(
                 &question,
                 "compare the fingerprint that `fleetnode enroll` printed and give it with --fingerprint",
             )?;
@@ -163,7 +164,7 @@ async fn revoke(server: &Server, id: i64, yes: bool) -> Result<(), Failure> {
             "revoke node {id} ({}) for good? Its scans end and its devices are released.",
             output::plain(&node.name)
         );
-        ask(&question, "give --yes")?;
+        agreed(&question, "give --yes")?;
     }
     let request = RevokeFleetNodeRequest {
         fleet_node_id: id,
@@ -174,23 +175,6 @@ async fn revoke(server: &Server, id: i64, yes: bool) -> Result<(), Failure> {
         .revoke_fleet_node(&request, server.call()?)
         .await?;
     Ok(())
-}
-
-/// Asks on a terminal; elsewhere says what to give instead.
-fn ask(question: &str, instead: &str) -> Result<(), Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!(
-            "{question} There is no terminal to ask on: {instead}"
-        )));
-    }
-    write!(io::stderr(), "{question} [y/N] ")?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
-        Ok(())
-    } else {
-        Err(Failure::Declined("nothing was done".to_owned()))
-    }
 }
 
 impl Rows for Node {

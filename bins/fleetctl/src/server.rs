@@ -7,7 +7,9 @@ use fleet_wire::{
     RpcError,
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig, Roots},
-    fleet::{AccountClient, AuditClient, DeviceClient, NodeClient, ScanClient},
+    fleet::{
+        AccountClient, AuditClient, DeviceClient, KeyClient, NodeClient, OperatorClient, ScanClient,
+    },
 };
 
 use crate::{cli::Cli, failure::Failure};
@@ -22,6 +24,8 @@ pub(crate) struct Server {
     pub(crate) devices: DeviceClient,
     pub(crate) account: AccountClient,
     pub(crate) audit: AuditClient,
+    pub(crate) keys: KeyClient,
+    pub(crate) operators: OperatorClient,
 }
 
 impl Server {
@@ -44,7 +48,9 @@ impl Server {
             scans: ScanClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
             audit: AuditClient::new(channel.clone()),
-            account: AccountClient::new(channel),
+            account: AccountClient::new(channel.clone()),
+            keys: KeyClient::new(channel.clone()),
+            operators: OperatorClient::new(channel),
         })
     }
 

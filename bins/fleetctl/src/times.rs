@@ -15,6 +15,11 @@ pub(crate) fn moment(at: Option<&fleet_wire::Timestamp>) -> String {
     .unwrap_or_default()
 }
 
+/// Whole seconds as the wire counts them.
+pub(crate) fn seconds(seconds: i64) -> fleet_wire::Duration {
+    fleet_wire::Duration { seconds, nanos: 0 }
+}
+
 /// `0.84 s`, `12.3 s`, `3 min 20 s`.
 pub(crate) fn span(millis: i64) -> String {
     let span = Duration::from_millis(u64::try_from(millis).unwrap_or(0));

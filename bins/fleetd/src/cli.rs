@@ -138,9 +138,19 @@ pub(crate) struct AdminArgs {
     pub(crate) command: AdminCommand,
 }
 
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct PasswordArgs {
+    /// Reads the password as one line of standard input.
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdminCommand {
     /// Creates an operator, and the organization when it is new.
+    ///
+    /// The password is asked for on a terminal; Enter, or no terminal, makes a one-time password, printed alone on
+    /// standard output.
     CreateOperator {
         /// The organization's name.
         #[arg(long)]
@@ -151,6 +161,18 @@ pub(crate) enum AdminCommand {
         /// viewer (reads), operator (manages nodes, scans and pairing) or admin (everything).
         #[arg(long)]
         role: fleet_core::Role,
+        #[command(flatten)]
+        password: PasswordArgs,
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+    /// Gives an operator another password, and ends the operator's browser sessions.
+    ResetPassword {
+        /// The operator's e-mail.
+        #[arg(long)]
+        email: String,
+        #[command(flatten)]
+        password: PasswordArgs,
         #[command(flatten)]
         database: DatabaseArgs,
     },

@@ -2,9 +2,11 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
+use fleet_server::Rates;
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
@@ -52,6 +54,38 @@ struct File {
     migrate: Option<bool>,
     allow_carrier_shared: Option<bool>,
     allow_unpinned_names: Option<bool>,
+    rates: RatesFile,
+}
+
+/// Calls a minute that need no credential, as written; 0 is no limit, nothing is [`Rates`]' default.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct RatesFile {
+    register: Option<u32>,
+    handshakes: Option<u32>,
+    handshakes_of_a_key: Option<u32>,
+    sign_ins: Option<u32>,
+    passwords_of_an_account: Option<u32>,
+}
+
+impl RatesFile {
+    fn meant(&self) -> Rates {
+        let or = |written: Option<u32>, default| {
+            // As many as can be counted are no limit.
+            written.map_or(default, |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MAX))
+        };
+        let default = Rates::default();
+        Rates {
+            register: or(self.register, default.register),
+            handshakes: or(self.handshakes, default.handshakes),
+            handshakes_of_a_key: or(self.handshakes_of_a_key, default.handshakes_of_a_key),
+            sign_ins: or(self.sign_ins, default.sign_ins),
+            passwords_of_an_account: or(
+                self.passwords_of_an_account,
+                default.passwords_of_an_account,
+            ),
+        }
+    }
 }
 
 /// What a command on the database needs.
@@ -79,6 +113,7 @@ pub(crate) struct Serve {
     pub(crate) migrate: bool,
     pub(crate) carrier_shared: bool,
     pub(crate) unpinned_names: bool,
+    pub(crate) rates: Rates,
     pub(crate) demo_loopback: bool,
 }
 
@@ -156,6 +191,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
             .allow_unpinned_names
             .or(file.allow_unpinned_names)
             .unwrap_or(false),
+        rates: file.rates.meant(),
         demo_loopback: args.demo_allow_loopback,
     })
 }
@@ -276,12 +312,22 @@ mod tests {
     }
 
     #[test]
+    fn rates_are_the_files_where_it_names_them_and_0_is_no_limit() {
+        let (_dir, given) = with_file("[rates]\nregister = 0\nhandshakes-of-a-key = 7\n");
+        let (meant, default) = (serve(given).expect("is fine").rates, Rates::default());
+        assert_eq!(meant.register, NonZeroU32::MAX);
+        assert_eq!(meant.handshakes_of_a_key.get(), 7);
+        assert_eq!(meant.handshakes, default.handshakes);
+    }
+
+    #[test]
     fn a_wrong_key_or_value_is_named() {
         for (text, named) in [
             ("lisen = 1\n", "lisen"),
             ("listen = \"nowhere\"\n", "listen"),
             ("tls-cert = \"c.pem\"\n", "tls-key"),
             ("public-url = \"fleet\"\n", "public-url"),
+            ("[rates]\nregistrations = 1\n", "registrations"),
         ] {
             let (_dir, given) = with_file(text);
             let refused = serve(given).expect_err(text).to_string();

@@ -7,10 +7,10 @@ mod show;
 use std::{io::Write, net::SocketAddr, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result, bail};
-use fleet_core::{AddressPolicy, Port, Role, SecretKind};
-use fleet_server::{Environment, Server, ServerConfig, SystemEnvironment};
+use fleet_core::{AddressPolicy, Password, Port, Role, SecretKind};
+use fleet_server::{Environment, Server, ServerConfig, SystemEnvironment, hash_password};
 use fleet_sim::{Lab, Ports, Site};
-use fleet_store::{Actor, MigrateMode, NewOperator, Operators, SqlStore};
+use fleet_store::{Actor, MigrateMode, NewOperator, Operators, PasswordHash, SqlStore};
 use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig},
     fleet::{ListNodesRequest, NodeClient, ScanClient, StartScanRequest, WatchScanRequest},
@@ -31,6 +31,8 @@ use show::Show;
 
 /// The same site every time.
 const SEED: u64 = 8_420;
+/// Who the demonstration belongs to.
+const EMAIL: &str = "demo@example.org";
 /// Ports tried after a busy one.
 const PORTS: u16 = 100;
 
@@ -47,7 +49,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         folder.path().join("fleet.db").display()
     );
     let store = SqlStore::open(&url, MigrateMode::Migrate).await?;
-    let key = operator(&store).await?;
+    let Credentials { password, key } = operator(&store).await?;
 
     let listener = bind_next(args.listen).await?;
     let address = listener.local_addr().context("the port has no address")?;
@@ -92,7 +94,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         () = shutdown.cancelled() => {}
     }
     if !args.once && !shutdown.is_cancelled() {
-        show.invite(&base, &key)?;
+        show.invite(&base, EMAIL, password.expose(), &key)?;
         shutdown.cancelled().await;
     }
     node.stop().await;
@@ -103,22 +105,40 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     Ok(())
 }
 
-/// The first operator and a key, as `fleetd admin` makes them.
-async fn operator(store: &SqlStore) -> Result<String> {
+/// What the demonstration's operator signs in with.
+#[derive(Debug)]
+struct Credentials {
+    password: Password,
+    key: String,
+}
+
+/// The first operator, a password and a key, as `fleetd admin` makes them.
+async fn operator(store: &SqlStore) -> Result<Credentials> {
     let environment: &dyn Environment = &SystemEnvironment;
-    let email = "demo@example.org";
     let new = NewOperator {
         org: "demo".to_owned(),
-        email: email.to_owned(),
+        email: EMAIL.to_owned(),
         role: Role::Admin,
         now: environment.now(),
     };
-    store.create_operator(new, Actor::SYSTEM).await?;
+    let password = Password::one_time(&environment.random());
+    let phc = hash_password(&password, &environment.random())
+        .map_err(|error| anyhow::anyhow!("the password cannot be hashed: {error}"))?;
+    let hash = PasswordHash {
+        phc,
+        one_time_until: None,
+    };
+    store
+        .create_operator_with(new, Some(hash), Actor::SYSTEM)
+        .await?;
     let key = environment.secret(SecretKind::OperatorKey);
     store
-        .create_operator_key(email, key.hash(), Actor::SYSTEM, environment.now())
+        .create_operator_key(EMAIL, key.hash(), Actor::SYSTEM, environment.now())
         .await?;
-    Ok(key.expose().to_owned())
+    Ok(Credentials {
+        password,
+        key: key.expose().to_owned(),
+    })
 }
 
 /// Binds the wanted port or the next free one.

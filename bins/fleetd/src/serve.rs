@@ -45,7 +45,8 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let store = open(&config.database, config.migrate).await?;
     if !store.has_operators().await? {
         tracing::warn!(
-            "no operator exists yet: run `fleetd admin create-operator --org ORG --email EMAIL --role admin`, then `fleetd admin create-key --email EMAIL`"
+            "no operator exists yet, so nobody can sign in: on this machine, with the same --config or --database-url as here, run `fleetd admin create-operator --org ORG --email EMAIL --role admin`, then open {} and sign in with the password that it asks for or prints; `fleetd admin create-key --email EMAIL` makes a key for fleetctl",
+            page(&config)
         );
     }
     raise_descriptor_limit();
@@ -129,6 +130,19 @@ fn listener_config(config: &Serve) -> Result<ListenerConfig> {
     Ok(ListenerConfig::tls(identity))
 }
 
+/// Where the web page is.
+fn page(config: &Serve) -> String {
+    let scheme = if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    config
+        .public_url
+        .clone()
+        .unwrap_or_else(|| format!("{scheme}://{}/", config.listen))
+}
+
 fn server_config(config: &Serve) -> ServerConfig {
     ServerConfig {
         addresses: AddressPolicy {
@@ -136,6 +150,7 @@ fn server_config(config: &Serve) -> ServerConfig {
             loopback: config.demo_loopback,
         },
         unpinned_names: config.unpinned_names,
+        rates: Some(config.rates),
         trusted_proxies: config.trusted_proxies.clone(),
         public_https: config
             .public_url

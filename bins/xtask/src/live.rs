@@ -80,6 +80,10 @@ pub(crate) struct Demo {
     pub(crate) url: String,
     /// The administrator's API key.
     pub(crate) key: String,
+    /// What the administrator signs in with on the page.
+    pub(crate) email: String,
+    /// The password that goes with it.
+    pub(crate) password: String,
 }
 
 impl Demo {
@@ -102,14 +106,20 @@ impl Demo {
         let deadline = Instant::now() + DEMO;
         loop {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
-            if let (Some(url), Some(key)) =
-                (word_after(&said, "web page"), word_after(&said, "key "))
-            {
+            let word = |label| word_after(&said, label);
+            if let (Some(url), Some(email), Some(password), Some(key)) = (
+                word("web page"),
+                word("e-mail "),
+                word("password "),
+                word("key "),
+            ) {
                 return Ok(Self {
                     _process: process,
                     _files: files,
                     url,
                     key,
+                    email,
+                    password,
                 });
             }
             if let Some(status) = process.ended()? {

@@ -60,6 +60,8 @@ pub(crate) fn browser(session: &mut Session) -> Result<Verdict> {
     pytest
         .arg(JOURNEY)
         .env("FLEET_JOURNEY_TARGETS", JOURNEY_TARGETS)
+        .env("FLEET_OPERATOR_EMAIL", &demo.email)
+        .env("FLEET_OPERATOR_PASSWORD", &demo.password)
         .env("FLEET_CHROMIUM", browser.chromium)
         .env("FLEET_CHROMEDRIVER", browser.driver);
     session.suite(pytest, LIMIT)

@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_core::{CommandId, ConnectionId, Epoch, InstanceId, Lane, NodeId, SessionId, limits};
+use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId, limits};
 
 use super::{Op, pick};
 use crate::{
     Announced, Capabilities, Capability, Registry,
     registry::{
         Admission, Adopted, CLAIM_TIMEOUT, Claim, CommandEnd, ENDED_REMEMBERED, EvictReason,
-        Identity, OpenRefused, Output, Progress, RefuseReason, RegistryLimits, Standing,
+        OpenRefused, Output, Progress, RegistryLimits, Standing,
     },
 };
 
@@ -30,12 +30,10 @@ enum State {
     },
     Claiming {
         node: NodeId,
-        identity: Identity,
         by: Instant,
     },
     Current {
         node: NodeId,
-        identity: Identity,
         announced: Announced,
         next: Instant,
     },
@@ -73,8 +71,6 @@ struct World {
     known: BTreeMap<NodeId, Epoch>,
     flights: Vec<Flight>,
     ended: Vec<(NodeId, CommandId)>,
-    takeovers: Vec<(Instant, NodeId, Identity, Identity)>,
-    holds: Vec<(Instant, NodeId, Identity)>,
     draining: bool,
     dropped: u64,
     // Counters over the whole run.
@@ -117,8 +113,6 @@ impl World {
             known: BTreeMap::new(),
             flights: Vec::new(),
             ended: Vec::new(),
-            takeovers: Vec::new(),
-            holds: Vec::new(),
             draining: false,
             dropped: 0,
             commands: Vec::new(),
@@ -132,7 +126,7 @@ impl World {
         let node = NodeId(i64::from(a) % NODES);
         match kind % 24 {
             0 | 1 => self.open(),
-            2 | 3 => self.admit(a, NodeId(i64::from(b) % NODES), c),
+            2 | 3 => self.admit(a, NodeId(i64::from(b) % NODES)),
             4 | 5 => self.grant(a, b),
             6 | 7 => self.deliver(a, b),
             8 => self.close(a),
@@ -151,11 +145,11 @@ impl World {
                 3 if c > 200 => self.drain(u64::from(a)),
                 _ => self.malformed(c),
             },
-            19..22 => self.live_once(node, b, c),
+            19..22 => self.live_once(node, c),
             // Machines that fight for one node.
             _ => {
-                for at in 0..=(b % 6) {
-                    self.live_once(node, c.wrapping_add(at % 2), c);
+                for _ in 0..=(b % 6) {
+                    self.live_once(node, c);
                     self.compare();
                 }
             }
@@ -163,9 +157,9 @@ impl World {
     }
 
     /// A stream's way to its place at once, so that short runs get somewhere.
-    fn live_once(&mut self, node: NodeId, who: u8, adopt: u8) {
+    fn live_once(&mut self, node: NodeId, adopt: u8) {
         self.open();
-        self.admit(u8::MAX, node, who);
+        self.admit(u8::MAX, node);
         self.compare();
         self.grant(u8::MAX, adopt);
         self.deliver(u8::MAX, adopt);
@@ -191,14 +185,13 @@ impl World {
         self.connections.values().filter(live).count()
     }
 
-    fn current(&self, node: NodeId) -> Option<(ConnectionId, Identity, Announced)> {
+    fn current(&self, node: NodeId) -> Option<(ConnectionId, Announced)> {
         self.connections.iter().find_map(|(id, state)| match state {
             State::Current {
                 node: of,
-                identity,
                 announced,
                 ..
-            } if *of == node => Some((*id, *identity, *announced)),
+            } if *of == node => Some((*id, *announced)),
             State::Opened { .. }
             | State::Claiming { .. }
             | State::Current { .. }
@@ -277,91 +270,18 @@ impl World {
         }
     }
 
-    fn admit(&mut self, which: u8, node: NodeId, who: u8) {
+    fn admit(&mut self, which: u8, node: NodeId) {
         let Some(id) = self.connection(which) else {
             return;
         };
-        let session = SessionId(i64::from(who % 3));
-        let instance = (who < 160).then_some(InstanceId([who % 3; 16]));
-        let newcomer = Identity::new(instance, session);
-        let answer = self.registry.admit(self.now, id, node, instance, session);
+        let answer = self.registry.admit(self.now, id, node);
         if !matches!(self.connections[&id], State::Opened { .. }) {
             assert_eq!(answer, Admission::Gone);
             return;
         }
-        match self.judge(node, newcomer) {
-            Some(retry_after) => {
-                let reason = RefuseReason::Duplicate;
-                assert_eq!(
-                    answer,
-                    Admission::Refuse {
-                        reason,
-                        retry_after
-                    }
-                );
-                self.end_connection(id);
-            }
-            None => {
-                assert_eq!(answer, Admission::Proceed);
-                let by = self.now + CLAIM_TIMEOUT;
-                self.connections.insert(
-                    id,
-                    State::Claiming {
-                        node,
-                        identity: newcomer,
-                        by,
-                    },
-                );
-            }
-        }
-    }
-
-    fn judge(&mut self, node: NodeId, newcomer: Identity) -> Option<Duration> {
-        let now = self.now;
-        self.holds.retain(|(until, ..)| *until > now);
-        let held: Vec<_> = self
-            .holds
-            .iter()
-            .filter(|(_, n, _)| *n == node)
-            .copied()
-            .collect();
-        if let Some((until, ..)) = held.iter().find(|(.., who)| *who == newcomer) {
-            return Some(*until - now);
-        }
-        let (_, incumbent, _) = self.current(node)?;
-        if incumbent == newcomer {
-            return None;
-        }
-        if let (Identity::Session(_), Some((until, ..))) = (newcomer, held.last()) {
-            return Some(*until - now);
-        }
-        let of_node = self
-            .takeovers
-            .iter()
-            .rev()
-            .filter(|(_, n, ..)| *n == node)
-            .take(8);
-        let between = of_node
-            .filter(|(at, ..)| now - *at < limits::TAKEOVER_WINDOW)
-            .filter(|(_, _, from, to)| {
-                BTreeSet::from([from, to]) == BTreeSet::from([&incumbent, &newcomer])
-            })
-            .count();
-        if between < 2 {
-            return None;
-        }
-        if let [(until, _, oldest), _, _, _] = held[..] {
-            self.holds.retain(|hold| *hold != (until, node, oldest));
-        }
-        self.holds
-            .push((now + limits::DUPLICATE_HOLD, node, newcomer));
-        self.expected.push(Output::DuplicateIdentity {
-            node,
-            incumbent,
-            newcomer,
-            hold: limits::DUPLICATE_HOLD,
-        });
-        Some(limits::DUPLICATE_HOLD)
+        assert_eq!(answer, Admission::Proceed);
+        let by = self.now + CLAIM_TIMEOUT;
+        self.connections.insert(id, State::Claiming { node, by });
     }
 
     /// The store grants a claim: its epoch is the highest, its transaction picks what is adopted.
@@ -428,28 +348,22 @@ impl World {
         };
         let answer = self.registry.connected(self.now, node, connection, claim);
 
-        let claimant = match self.connections[&connection] {
-            State::Claiming { identity, .. } => Some(identity),
-            State::Opened { .. } | State::Current { .. } | State::Ended => None,
-        };
+        let is_there = matches!(self.connections[&connection], State::Claiming { .. });
         if !remembered {
-            assert_eq!((answer, claimant), (Standing::Gone, None));
+            assert_eq!((answer, is_there), (Standing::Gone, false));
             return;
         }
         // I1: an epoch that is not higher takes no effect.
         if self.known.get(&node).is_some_and(|known| epoch <= *known) {
             assert_eq!(answer, Standing::Fenced);
-            if claimant.is_some() {
+            if is_there {
                 self.expect_evict(connection, EvictReason::Replaced);
             }
             return;
         }
         self.known.insert(node, epoch);
-        if let Some((old, incumbent, _)) = self.current(node) {
+        if let Some((old, _)) = self.current(node) {
             self.expect_evict(old, EvictReason::Replaced);
-            if let Some(newcomer) = claimant.filter(|n| *n != incumbent) {
-                self.takeovers.push((self.now, node, incumbent, newcomer));
-            }
         }
         for command in self.flights_of(node) {
             if !adopted.iter().any(|a| a.command == command) {
@@ -457,12 +371,12 @@ impl World {
             }
         }
         for found in &adopted {
-            self.adopt(node, found, claimant.is_some());
+            self.adopt(node, found, is_there);
         }
-        let Some(identity) = claimant else {
+        if !is_there {
             assert_eq!(answer, Standing::Gone);
             return;
-        };
+        }
         assert_eq!(answer, Standing::Current);
         // I1, across everything that was forgotten in between.
         let before = self.highest.insert(node, epoch);
@@ -472,7 +386,6 @@ impl World {
             connection,
             State::Current {
                 node,
-                identity,
                 announced,
                 next,
             },

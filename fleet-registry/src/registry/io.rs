@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fleet_core::{CommandId, ConnectionId, Epoch, InstanceId, Lane, NodeId, SessionId};
+use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId};
 
 use crate::Announced;
 
@@ -25,23 +25,6 @@ impl Default for RegistryLimits {
     }
 }
 
-/// Who speaks in the name of a node. A node of ours says which start of its process it is; of a stock node
-/// only the session is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Identity {
-    /// One start of a node's process.
-    Instance(InstanceId),
-    /// One session of a node that says nothing about its process.
-    Session(SessionId),
-}
-
-impl Identity {
-    /// The instance where there is one, else the session.
-    pub fn new(instance: Option<InstanceId>, session: SessionId) -> Self {
-        instance.map_or(Self::Session(session), Self::Instance)
-    }
-}
-
 /// Whether a node's stream may claim its epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -49,24 +32,14 @@ pub enum Admission {
     /// Claim the epoch in the store, then call [`Registry::connected`](super::Registry::connected), or
     /// [`Registry::closed`](super::Registry::closed) when the store refused.
     Proceed,
-    /// End the stream with RESOURCE_EXHAUSTED and the hint; the connection is forgotten.
-    Refuse {
-        /// Why.
-        reason: RefuseReason,
+    /// This process remembers as many nodes as it may: end the stream with RESOURCE_EXHAUSTED and the hint; the
+    /// connection is forgotten.
+    Full {
         /// When the node may try again.
         retry_after: Duration,
     },
     /// The connection is not waiting for its Hello (any more): end it.
     Gone,
-}
-
-/// Why a stream is not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefuseReason {
-    /// Another machine holds the node's identity and stays.
-    Duplicate,
-    /// This process remembers as many nodes as it may.
-    Full,
 }
 
 /// Why a connection cannot be opened.
@@ -258,17 +231,6 @@ pub enum Output {
         node: NodeId,
         /// Under which epoch to issue it.
         epoch: Epoch,
-    },
-    /// Two machines use one identity: audit it and show it on the node.
-    DuplicateIdentity {
-        /// Whose.
-        node: NodeId,
-        /// The one that stays.
-        incumbent: Identity,
-        /// The one that is refused.
-        newcomer: Identity,
-        /// For how long.
-        hold: Duration,
     },
 }
 

@@ -3,13 +3,12 @@
 use std::time::{Duration, Instant};
 
 use fleet_core::{
-    CommandId, ConnectionId, Epoch, Lane, NodeId, full_jitter,
-    limits::{ACCEPTED_EVERY, DUPLICATE_HOLD},
+    CommandId, ConnectionId, Epoch, Lane, NodeId, full_jitter, limits::ACCEPTED_EVERY,
 };
 
 use super::{
     Adopted, CommandEnd, Current, ENDED_REMEMBERED, EvictReason, Flight, IN_FLIGHT_PER_NODE,
-    Identity, InFlight, Judgement, Node, Output, Phase, Progress, REMEMBER_NODE, Registry, Timer,
+    InFlight, Node, Output, Phase, Progress, REMEMBER_NODE, Registry, Timer,
 };
 use crate::Capability;
 
@@ -62,41 +61,15 @@ impl Registry {
         idle.is_some()
     }
 
-    /// Whether a newcomer is refused as a duplicate, and for how long.
-    pub(super) fn judge(
-        &mut self,
-        now: Instant,
-        node: NodeId,
-        newcomer: Identity,
-    ) -> Option<Duration> {
-        let state = self.nodes.get_mut(&node)?;
-        let incumbent = state.current.map(|c| c.identity);
-        match state.takeovers.judge(now, incumbent, newcomer) {
-            Judgement::Proceed => None,
-            Judgement::Held(rest) => Some(rest),
-            Judgement::Duplicate { incumbent } => {
-                self.outputs.push_back(Output::DuplicateIdentity {
-                    node,
-                    incumbent,
-                    newcomer,
-                    hold: DUPLICATE_HOLD,
-                });
-                Some(DUPLICATE_HOLD)
-            }
-        }
-    }
-
-    /// Ends the claim of a connection. Answers who claimed, if the connection is still there.
-    pub(super) fn end_claim(&mut self, node: NodeId, connection: ConnectionId) -> Option<Identity> {
-        let state = self.nodes.get_mut(&node)?;
-        if !state.claiming.remove(&connection) {
-            return None;
+    /// Ends the claim of a connection. Answers whether the connection is still there.
+    pub(super) fn end_claim(&mut self, node: NodeId, connection: ConnectionId) -> bool {
+        let claimed = |state: &mut Node| state.claiming.remove(&connection);
+        if !self.nodes.get_mut(&node).is_some_and(claimed) {
+            return false;
         }
         self.timers.cancel(Timer::Claim(connection));
-        match self.connections.get(&connection)?.phase {
-            Phase::Claiming { identity, .. } => Some(identity),
-            Phase::Opened | Phase::Current { .. } => None,
-        }
+        let held = self.connections.get(&connection);
+        held.is_some_and(|held| matches!(held.phase, Phase::Claiming { .. }))
     }
 
     /// Takes over what the store adopted; everything else in flight is lost. Without a stream here nothing
@@ -175,7 +148,7 @@ impl Registry {
         };
         match held.phase {
             Phase::Opened => self.evict(connection, EvictReason::Draining, Some(slot)),
-            Phase::Claiming { node, .. } => {
+            Phase::Claiming { node } => {
                 self.evict(connection, EvictReason::Draining, Some(slot));
                 self.rest_if_idle(now, node);
             }
@@ -216,7 +189,7 @@ impl Registry {
         };
         match held.phase {
             Phase::Opened => {}
-            Phase::Claiming { node, .. } => {
+            Phase::Claiming { node } => {
                 if let Some(state) = self.nodes.get_mut(&node) {
                     state.claiming.remove(&connection);
                 }
@@ -268,7 +241,7 @@ impl Registry {
     pub(super) fn node_of(&self, connection: ConnectionId) -> Option<NodeId> {
         match self.connections.get(&connection)?.phase {
             Phase::Opened => None,
-            Phase::Claiming { node, .. } | Phase::Current { node } => Some(node),
+            Phase::Claiming { node } | Phase::Current { node } => Some(node),
         }
     }
 

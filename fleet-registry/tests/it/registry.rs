@@ -2,15 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use fleet_core::{
-    CommandId, ConnectionId, Epoch, InstanceId, Lane, NodeId, SessionId, Timestamp,
-    limits::{DUPLICATE_HOLD, HELLO_TIMEOUT},
-};
+use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId, Timestamp, limits::HELLO_TIMEOUT};
 use fleet_registry::{
     Announced, Capabilities, Registry,
     registry::{
         Admission, Adopted, Claim, CommandEnd, DispatchRefused, Dropped, EvictReason, OpenRefused,
-        Output, Progress, RefuseReason, RegistryLimits, Standing,
+        Output, Progress, RegistryLimits, Standing,
     },
 };
 
@@ -52,10 +49,8 @@ impl Server {
         connection
     }
 
-    fn admit(&mut self, connection: ConnectionId, instance: u8) -> Admission {
-        let instance = Some(InstanceId([instance; 16]));
-        self.registry
-            .admit(self.now, connection, NODE, instance, SessionId(1))
+    fn admit(&mut self, connection: ConnectionId) -> Admission {
+        self.registry.admit(self.now, connection, NODE)
     }
 
     fn claim(&mut self, announced: Announced, adopted: &[Adopted]) -> Claim {
@@ -68,9 +63,9 @@ impl Server {
     }
 
     /// The whole way of a stream.
-    fn connect(&mut self, instance: u8, announced: Announced, adopted: &[Adopted]) -> ConnectionId {
+    fn connect(&mut self, announced: Announced, adopted: &[Adopted]) -> ConnectionId {
         let connection = self.open();
-        assert_eq!(self.admit(connection, instance), Admission::Proceed);
+        assert_eq!(self.admit(connection), Admission::Proceed);
         let claim = self.claim(announced, adopted);
         let standing = self.registry.connected(self.now, NODE, connection, claim);
         assert_eq!(standing, Standing::Current);
@@ -105,8 +100,7 @@ impl Server {
             | Output::Goodbye { .. }
             | Output::SendCancel { .. }
             | Output::Adopted { .. }
-            | Output::Ready { .. }
-            | Output::DuplicateIdentity { .. } => None,
+            | Output::Ready { .. } => None,
         };
         self.outputs().into_iter().filter_map(ended).collect()
     }
@@ -115,9 +109,9 @@ impl Server {
 #[test]
 fn the_newest_stream_wins_and_the_older_one_is_told() {
     let mut server = server();
-    let old = server.connect(1, ours(), &[]);
+    let old = server.connect(ours(), &[]);
     server.outputs();
-    let new = server.connect(1, ours(), &[]);
+    let new = server.connect(ours(), &[]);
     let epoch = Epoch(2);
     assert_eq!(
         server.outputs(),
@@ -140,8 +134,8 @@ fn the_newest_stream_wins_and_the_older_one_is_told() {
 #[test]
 fn a_stale_release_changes_nothing() {
     let mut server = server();
-    let old = server.connect(1, ours(), &[]);
-    let new = server.connect(1, ours(), &[]);
+    let old = server.connect(ours(), &[]);
+    let new = server.connect(ours(), &[]);
     assert_eq!(server.registry.closed(server.now, old), None);
     assert_eq!(server.registry.current(NODE).map(|(c, _)| c), Some(new));
     let released = server.registry.closed(server.now, new);
@@ -153,8 +147,8 @@ fn a_stale_release_changes_nothing() {
 fn claims_that_cross_leave_the_higher_epoch_current() {
     let mut server = server();
     let (first, second) = (server.open(), server.open());
-    assert_eq!(server.admit(first, 1), Admission::Proceed);
-    assert_eq!(server.admit(second, 1), Admission::Proceed);
+    assert_eq!(server.admit(first), Admission::Proceed);
+    assert_eq!(server.admit(second), Admission::Proceed);
     let (earlier, later) = (server.claim(ours(), &[]), server.claim(ours(), &[]));
     let registry = &mut server.registry;
     assert_eq!(
@@ -172,9 +166,9 @@ fn claims_that_cross_leave_the_higher_epoch_current() {
 #[test]
 fn a_claim_whose_stream_died_still_fences_the_older_one() {
     let mut server = server();
-    let old = server.connect(1, ours(), &[]);
+    let old = server.connect(ours(), &[]);
     let dead = server.open();
-    assert_eq!(server.admit(dead, 1), Admission::Proceed);
+    assert_eq!(server.admit(dead), Admission::Proceed);
     let claim = server.claim(ours(), &[]);
     assert_eq!(server.registry.closed(server.now, dead), None);
     let standing = server.registry.connected(server.now, NODE, dead, claim);
@@ -187,60 +181,9 @@ fn a_claim_whose_stream_died_still_fences_the_older_one() {
 }
 
 #[test]
-fn the_third_takeover_between_two_machines_is_refused_and_shown() {
-    let mut server = server();
-    server.connect(1, ours(), &[]);
-    server.now += 10 * SECOND;
-    server.connect(2, ours(), &[]);
-    server.now += 10 * SECOND;
-    let incumbent = server.connect(1, ours(), &[]);
-    server.outputs();
-    server.now += 10 * SECOND;
-
-    let refused = |retry_after| Admission::Refuse {
-        reason: RefuseReason::Duplicate,
-        retry_after,
-    };
-    let newcomer = server.open();
-    assert_eq!(server.admit(newcomer, 2), refused(DUPLICATE_HOLD));
-    assert!(matches!(
-        server.outputs()[..],
-        [Output::DuplicateIdentity { node: NODE, .. }]
-    ));
-    assert_eq!(
-        server.registry.current(NODE).map(|(c, _)| c),
-        Some(incumbent)
-    );
-
-    // Held for what is left, without another alarm; even when the incumbent has gone.
-    server.now += 100 * SECOND;
-    server.registry.closed(server.now, incumbent);
-    let again = server.open();
-    assert_eq!(
-        server.admit(again, 2),
-        refused(DUPLICATE_HOLD - 100 * SECOND)
-    );
-    assert_eq!(server.outputs(), []);
-    server.now += DUPLICATE_HOLD;
-    server.connect(2, ours(), &[]);
-}
-
-#[test]
-fn slow_takeovers_restarts_and_third_machines_are_no_duplicates() {
-    for instances in [[1, 2, 1, 2], [1, 2, 3, 4], [1, 1, 1, 1], [1, 2, 3, 1]] {
-        let pause = if instances == [1, 2, 1, 2] { 31 } else { 1 };
-        let mut server = server();
-        for instance in instances {
-            server.connect(instance, ours(), &[]);
-            server.now += pause * SECOND;
-        }
-    }
-}
-
-#[test]
 fn an_ack_that_comes_with_its_deadline_counts() {
     let mut server = server();
-    let connection = server.connect(1, ours(), &[]);
+    let connection = server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
     server.now += 720 * SECOND;
     // The deadline is due, but what was received comes first.
@@ -253,7 +196,7 @@ fn an_ack_that_comes_with_its_deadline_counts() {
 #[test]
 fn a_deadline_fires_once_and_a_late_ack_is_counted() {
     let mut server = server();
-    let connection = server.connect(1, ours(), &[]);
+    let connection = server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
     server.now += 720 * SECOND;
     server.registry.handle_timeout(server.now);
@@ -270,7 +213,7 @@ fn a_deadline_fires_once_and_a_late_ack_is_counted() {
 #[test]
 fn the_heavy_lane_holds_one_command() {
     let mut server = server();
-    let connection = server.connect(1, ours(), &[]);
+    let connection = server.connect(ours(), &[]);
     assert_eq!(server.dispatch(1), Ok(connection));
     assert!(!server.registry.can_dispatch(NODE));
     let (node, busy) = (NODE, command(1));
@@ -293,8 +236,8 @@ fn the_heavy_lane_holds_one_command() {
 #[test]
 fn a_command_issued_under_an_older_epoch_is_not_sent() {
     let mut server = server();
-    server.connect(1, ours(), &[]);
-    server.connect(1, ours(), &[]);
+    server.connect(ours(), &[]);
+    server.connect(ours(), &[]);
     server.epoch = 1;
     assert_eq!(
         server.dispatch(1),
@@ -309,12 +252,12 @@ fn a_command_issued_under_an_older_epoch_is_not_sent() {
 #[test]
 fn a_command_survives_its_stream_when_the_node_still_runs_it() {
     let mut server = server();
-    let old = server.connect(1, ours(), &[]);
+    let old = server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
     server.registry.closed(server.now, old);
     assert_eq!(server.ended(), []);
     let adopted = server.adopted(1);
-    let new = server.connect(1, ours(), &[adopted]);
+    let new = server.connect(ours(), &[adopted]);
     assert!(server.outputs().contains(&Output::Adopted {
         node: NODE,
         command: command(1)
@@ -326,9 +269,9 @@ fn a_command_survives_its_stream_when_the_node_still_runs_it() {
 #[test]
 fn a_command_that_the_node_omits_is_lost() {
     let mut server = server();
-    server.connect(1, Announced::STOCK, &[]);
+    server.connect(Announced::STOCK, &[]);
     server.dispatch(1).expect("the lane is free");
-    server.connect(1, Announced::STOCK, &[]);
+    server.connect(Announced::STOCK, &[]);
     assert_eq!(server.ended(), [(command(1), CommandEnd::Lost)]);
     assert!(server.registry.can_dispatch(NODE));
 }
@@ -336,10 +279,10 @@ fn a_command_that_the_node_omits_is_lost() {
 #[test]
 fn a_claim_on_its_way_does_not_revive_what_was_acknowledged_meanwhile() {
     let mut server = server();
-    let old = server.connect(1, ours(), &[]);
+    let old = server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
     let new = server.open();
-    assert_eq!(server.admit(new, 1), Admission::Proceed);
+    assert_eq!(server.admit(new), Admission::Proceed);
     let adopted = server.adopted(1);
     let claim = server.claim(ours(), &[adopted]);
     assert_eq!(server.registry.ack(server.now, old, command(1)), Ok(NODE));
@@ -352,7 +295,7 @@ fn a_claim_on_its_way_does_not_revive_what_was_acknowledged_meanwhile() {
 #[test]
 fn a_cancel_is_told_once_to_a_node_that_understands_and_again_after_it_came_back() {
     let mut server = server();
-    let old = server.connect(1, ours(), &[]);
+    let old = server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
     server.outputs();
     server.registry.cancel(NODE, command(1));
@@ -364,14 +307,14 @@ fn a_cancel_is_told_once_to_a_node_that_understands_and_again_after_it_came_back
     assert_eq!(server.outputs(), [told(old)]);
     assert!(!server.registry.can_dispatch(NODE), "it keeps the lane");
     let adopted = server.adopted(1);
-    let new = server.connect(1, ours(), &[adopted]);
+    let new = server.connect(ours(), &[adopted]);
     assert!(server.outputs().contains(&told(new)));
 }
 
 #[test]
 fn a_stock_node_is_not_told_and_keeps_the_lane_until_its_deadline() {
     let mut server = server();
-    server.connect(1, Announced::STOCK, &[]);
+    server.connect(Announced::STOCK, &[]);
     server.dispatch(1).expect("the lane is free");
     server.outputs();
     server.registry.cancel(NODE, command(1));
@@ -386,10 +329,10 @@ fn a_stock_node_is_not_told_and_keeps_the_lane_until_its_deadline() {
 #[test]
 fn revoking_ends_streams_claims_and_commands_at_once() {
     let mut server = server();
-    let current = server.connect(1, ours(), &[]);
+    let current = server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
     let claiming = server.open();
-    assert_eq!(server.admit(claiming, 1), Admission::Proceed);
+    assert_eq!(server.admit(claiming), Admission::Proceed);
     server.outputs();
     server.registry.revoked(server.now, NODE);
     let evicted = |connection, goodbye| Output::Evict {
@@ -415,7 +358,7 @@ fn revoking_ends_streams_claims_and_commands_at_once() {
 #[test]
 fn a_node_that_another_server_took_leaves_this_one() {
     let mut server = server();
-    server.connect(1, ours(), &[]);
+    server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
     server.registry.superseded(server.now, NODE, Epoch(1));
     assert!(
@@ -447,13 +390,13 @@ fn a_stream_without_hello_is_ended_after_five_seconds() {
             goodbye: false
         }]
     );
-    assert_eq!(server.admit(connection, 1), Admission::Gone);
+    assert_eq!(server.admit(connection), Admission::Gone);
 }
 
 #[test]
 fn a_sign_of_life_goes_out_every_thirty_seconds() {
     let mut server = server();
-    let connection = server.connect(1, ours(), &[]);
+    let connection = server.connect(ours(), &[]);
     server.outputs();
     let epoch = Epoch(1);
     for _ in 0..3 {
@@ -476,9 +419,7 @@ fn a_drain_spreads_the_nodes_evenly_over_its_window() {
     for node in 0..i64::from(nodes) {
         let connection = server.open();
         let node = NodeId(node);
-        let admitted = server
-            .registry
-            .admit(server.now, connection, node, None, SessionId(1));
+        let admitted = server.registry.admit(server.now, connection, node);
         assert_eq!(admitted, Admission::Proceed);
         let claim = server.claim(ours(), &[]);
         let standing = server
@@ -510,7 +451,7 @@ fn a_drain_spreads_the_nodes_evenly_over_its_window() {
 #[test]
 fn progress_never_falls_and_is_passed_on_five_times_a_second() {
     let mut server = server();
-    let connection = server.connect(1, ours(), &[]);
+    let connection = server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
     let mut say = |after_ms, done, total| {
         server.now += Duration::from_millis(after_ms);
@@ -535,10 +476,7 @@ fn a_full_process_refuses_streams_and_forgets_the_node_that_was_idle_longest() {
         nodes: 2,
     });
     let admit = |server: &mut Server, connection, node| {
-        let (now, session) = (server.now, SessionId(1));
-        server
-            .registry
-            .admit(now, connection, NodeId(node), None, session)
+        server.registry.admit(server.now, connection, NodeId(node))
     };
     for node in [1, 2] {
         let connection = server.open();

@@ -54,11 +54,12 @@ pub(super) async fn stream(
         ));
     }
     let items = watch::watch(app.clone(), operator.org, scan, after);
+    let items = items.map(|item| item.map_err(Refusal::refusal));
+    let items = auth::while_permitted(app.clone(), &operator, Permission::NodeRead, items);
     let pieces = items.map(move |item| match item {
         Ok(item) => piece(item),
         // The stream just ends: the browser comes back with its last id and is told then.
         Err(error) => {
-            let error = error.refusal();
             tracing::debug!(%scan, %error, "an event stream ended early");
             Bytes::new()
         }

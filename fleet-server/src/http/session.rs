@@ -1,35 +1,61 @@
-//! Sign-in of browsers: a key is exchanged for a cookie that no script can read. The key is never in a
-//! URL, the cookie never leaves this origin.
+//! Sign-in of browsers: e-mail and password, or a key, is exchanged for a cookie that no script can read.
+//! Neither is ever in a URL, the cookie never leaves this origin.
 
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
+use std::time::Duration;
 
-use fleet_core::{Permission, SecretHash, SecretKind};
-use fleet_store::{Actor, Who};
+use fleet_core::{Password, Permission, SecretHash, SecretKind, Timestamp, limits};
+use fleet_store::{
+    Account, Actor, Credential, NewBrowserSession, OpenBrowserSessionError, PasswordHash, Proof,
+    Who,
+};
 use fleet_wire::RpcError;
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use fleet_wire::server::Body;
 
 use super::{json, respond};
-use crate::{app::App, audit::Attempt, auth, failure::Refusal, limiter};
+use crate::{
+    accounts::{author, chosen, too_many_passwords},
+    app::App,
+    audit::Attempt,
+    auth,
+    convert::printable,
+    failure::Refusal,
+    limiter,
+};
 
-/// A browser's session ends a working day later.
-const SESSION_LIFE: Duration = Duration::from_secs(12 * 3_600);
-/// A key in JSON fits many times.
-const BODY_MOST: usize = 4_096;
-/// A key takes one packet.
+/// Two passwords in JSON fit, every byte of them escaped.
+const BODY_MOST: usize = 16 * 1_024;
+/// A sign-in takes one packet.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
+/// What is kept of a browser's name for itself.
+const AGENT_MOST: usize = 160;
+/// The longest e-mail (RFC 5321, 4.5.3.1.3).
+const EMAIL_MOST: usize = 254;
 
+/// What signs in; no `Debug`, since all of it is secret.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SignIn {
-    key: String,
+#[serde(untagged, deny_unknown_fields)]
+enum SignIn {
+    Key {
+        key: Zeroizing<String>,
+    },
+    #[serde(rename_all = "camelCase")]
+    Password {
+        email: String,
+        password: Zeroizing<String>,
+        /// Chosen in place of a one-time password.
+        #[serde(default)]
+        new_password: Option<Zeroizing<String>>,
+    },
 }
 
-/// Exchanges a key for a session cookie.
+/// Exchanges a credential for a session cookie.
 pub(super) async fn sign_in(
     app: &App,
     tls: bool,
@@ -55,43 +81,206 @@ pub(super) async fn sign_in(
                 .with_retry_after(wait)
             })?;
     }
-    let unreadable = || RpcError::invalid_argument("expected {\"key\": \"fok_...\"} as JSON");
+    let unreadable = || {
+        RpcError::invalid_argument(
+            "expected {\"email\": \"...\", \"password\": \"...\"} or {\"key\": \"fok_...\"} as JSON",
+        )
+    };
     let whole = tokio::time::timeout(BODY_WITHIN, Limited::new(body, BODY_MOST).collect())
         .await
         .map_err(|_| RpcError::deadline_exceeded("the request did not arrive in time"))?;
     let bytes = whole.map_err(|_| unreadable())?.to_bytes();
-    let SignIn { key } = serde_json::from_slice(&bytes).map_err(|_| unreadable())?;
+    let sign_in = serde_json::from_slice(&bytes).map_err(|_| unreadable())?;
     let now = app.environment.now();
-    let Some(identity) = app
-        .store
-        .operator_by_key(SecretHash::of(&key))
-        .await
-        .map_err(Refusal::refusal)?
-    else {
-        let attempt = Attempt {
-            org: None,
-            actor: Actor {
-                who: Who::Anonymous,
-                from: Some(from),
-            },
-            action: "operator.sign_in",
-            subject: String::new(),
-        };
-        let refusal = RpcError::unauthenticated(
-            "this key is not valid: check that it was copied whole, or make a new one with `fleetd admin create-key`",
-        );
-        return Err(attempt.refused(app, refusal).await);
+    let (operator, proof) = match sign_in {
+        SignIn::Key { key } => by_key(app, from, &key, now).await?,
+        SignIn::Password {
+            email,
+            password,
+            new_password,
+        } => {
+            let account = by_password(app, from, &email, password, now).await?;
+            let (operator, password) = account;
+            match (password.one_time_until, new_password) {
+                (None, None) => {
+                    let source = Some(limiter::source(from));
+                    let phc = password.phc;
+                    (operator.operator, Proof::Password { phc, source })
+                }
+                (Some(_), Some(new)) => {
+                    exchange(app, from, &operator, password.phc, new, now).await?
+                }
+                (Some(_), None) => {
+                    return Err(RpcError::failed_precondition(
+                        "this is a one-time password: choose a password of your own with it",
+                    ));
+                }
+                (None, Some(_)) => {
+                    return Err(RpcError::invalid_argument(
+                        "newPassword goes with a one-time password only: sign in, then change the password",
+                    ));
+                }
+            }
+        }
     };
     let token = app.environment.secret(SecretKind::OperatorSession);
-    let actor = Actor {
-        who: Who::Operator(identity.operator),
-        from: Some(from),
+    let new = NewBrowserSession {
+        operator,
+        proof,
+        token: token.hash(),
+        expires: now.plus(limits::BROWSER_SESSION_LIFE),
+        agent: agent(parts),
     };
-    app.store
-        .open_operator_session(&identity, token.hash(), now.plus(SESSION_LIFE), actor, now)
+    let opened = app
+        .store
+        .open_browser_session(new, author(operator, from), now)
+        .await;
+    opened.map_err(|error| match error {
+        OpenBrowserSessionError::Refused => {
+            RpcError::unauthenticated("the credential was changed meanwhile: sign in again")
+        }
+        OpenBrowserSessionError::Storage(error) => error.refusal(),
+    })?;
+    Ok(with_cookie(
+        app,
+        tls,
+        token.expose(),
+        limits::BROWSER_SESSION_LIFE,
+    ))
+}
+
+async fn by_key(
+    app: &App,
+    from: IpAddr,
+    key: &str,
+    now: Timestamp,
+) -> Result<(fleet_core::OperatorId, Proof), RpcError> {
+    let found = app.store.operator_by_key(SecretHash::of(key), now).await;
+    if let Some(identity) = found.map_err(Refusal::refusal)?
+        && let Credential::Key(key) = identity.credential
+    {
+        return Ok((identity.operator, Proof::Key(key)));
+    }
+    let refusal = RpcError::unauthenticated(
+        "this key is not valid: check that it was copied whole, or make a new one with `fleetctl keys create` or `fleetd admin create-key`",
+    );
+    Err(attempt(None, from, String::new())
+        .refused(app, refusal)
+        .await)
+}
+
+/// The account and its stored password, when the password is that one. An unknown e-mail, an account without a
+/// password, a one-time password that is over and a wrong password are answered alike, after the same work.
+async fn by_password(
+    app: &App,
+    from: IpAddr,
+    email: &str,
+    password: Zeroizing<String>,
+    now: Timestamp,
+) -> Result<(Account, PasswordHash), RpcError> {
+    let source = limiter::source(from);
+    let email: String = email
+        .trim()
+        .to_lowercase()
+        .chars()
+        .take(EMAIL_MOST)
+        .collect();
+    let account = app
+        .store
+        .account(&email, Some(source))
         .await
         .map_err(Refusal::refusal)?;
-    Ok(with_cookie(app, tls, token.expose(), SESSION_LIFE))
+    if let Some(limits) = &app.limiters {
+        // Where the owner has been before, the owner has an allowance of one's own.
+        let own = account
+            .as_ref()
+            .is_some_and(|account| account.known_source)
+            .then_some(source);
+        limits
+            .passwords_of_an_account
+            .take((&email, own))
+            .map_err(too_many_passwords)?;
+    }
+    let stored = account
+        .as_ref()
+        .and_then(|account| account.password.clone());
+    let presented = Password::presented(password);
+    let phc = stored
+        .as_ref()
+        .filter(|_| presented.is_some())
+        .map(|stored| stored.phc.clone());
+    let presented = match presented {
+        Some(presented) => presented,
+        None => Password::one_time(&[0; 20]),
+    };
+    let is_right = app.passwords.verify(presented, phc).await?;
+    let lives = stored
+        .as_ref()
+        .is_some_and(|stored| stored.one_time_until.is_none_or(|until| until > now));
+    let (org, subject) = match &account {
+        Some(account) => (
+            Some(account.org),
+            format!("operator {} ({})", account.operator, account.email),
+        ),
+        None => (None, format!("e-mail {}", printable(&email, 200))),
+    };
+    match (account, stored) {
+        (Some(account), Some(stored)) if is_right && lives => Ok((account, stored)),
+        _ => {
+            let refusal = RpcError::unauthenticated(
+                "e-mail or password is not right: if the password is forgotten, an administrator can reset it",
+            );
+            Err(attempt(org, from, subject).refused(app, refusal).await)
+        }
+    }
+}
+
+/// Replaces a one-time password by a chosen one.
+async fn exchange(
+    app: &App,
+    from: IpAddr,
+    account: &Account,
+    one_time: String,
+    new: Zeroizing<String>,
+    now: Timestamp,
+) -> Result<(fleet_core::OperatorId, Proof), RpcError> {
+    let new = chosen(new, &account.email)?;
+    if app.passwords.verify(new.clone(), Some(one_time)).await? {
+        return Err(RpcError::invalid_argument(
+            "the new password is the one-time password: choose another one",
+        ));
+    }
+    let phc = app.passwords.hash(new, app.environment.random()).await?;
+    let password = PasswordHash {
+        phc: phc.clone(),
+        one_time_until: None,
+    };
+    let (org, operator) = (Some(account.org), account.operator);
+    app.store
+        .set_password(org, operator, password, None, author(operator, from), now)
+        .await
+        .map_err(Refusal::refusal)?;
+    let source = Some(limiter::source(from));
+    Ok((operator, Proof::Password { phc, source }))
+}
+
+fn attempt(org: Option<fleet_core::OrgId>, from: IpAddr, subject: String) -> Attempt {
+    Attempt {
+        org,
+        actor: Actor {
+            who: Who::Anonymous,
+            from: Some(from),
+        },
+        action: "operator.sign_in",
+        subject,
+    }
+}
+
+/// What the browser calls itself, harmless to show.
+fn agent(parts: &Parts) -> String {
+    let agent = parts.headers.get(header::USER_AGENT);
+    let agent = agent.and_then(|agent| agent.to_str().ok());
+    printable(agent.unwrap_or_default(), AGENT_MOST)
 }
 
 fn is_json(parts: &Parts) -> bool {
@@ -121,6 +310,7 @@ pub(super) async fn show(app: &App, parts: &Parts) -> Result<Response<Body>, Rpc
 pub(super) async fn sign_out(
     app: &App,
     tls: bool,
+    from: IpAddr,
     parts: &Parts,
 ) -> Result<Response<Body>, RpcError> {
     if !parts.headers.contains_key(auth::CSRF_HEADER) {
@@ -130,10 +320,13 @@ pub(super) async fn sign_out(
         )));
     }
     if let Some(token) = auth::cookie(&parts.headers) {
-        app.store
-            .close_operator_session(SecretHash::of(token))
-            .await
-            .map_err(Refusal::refusal)?;
+        let (token, now) = (SecretHash::of(token), app.environment.now());
+        let whose = app.store.operator_by_session(token, now).await;
+        if let Some(identity) = whose.map_err(Refusal::refusal)? {
+            let actor = author(identity.operator, from);
+            let closed = app.store.close_browser_session(token, actor, now).await;
+            closed.map_err(Refusal::refusal)?;
+        }
     }
     Ok(with_cookie(app, tls, "", Duration::ZERO))
 }

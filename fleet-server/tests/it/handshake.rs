@@ -119,6 +119,7 @@ async fn calls_without_a_credential_are_limited_and_told_when_to_come_back() {
             handshakes: of(8),
             handshakes_of_a_key: of(3),
             sign_ins: of(30),
+            passwords_of_an_account: of(10),
         }),
         ..ServerConfig::default()
     })

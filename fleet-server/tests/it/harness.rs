@@ -124,6 +124,19 @@ impl World {
         world
     }
 
+    /// Another server on the same database.
+    pub(crate) async fn another(&self) -> Self {
+        let mut world = Self {
+            clock: self.clock.clone(),
+            store: self.store.clone(),
+            config: self.config.clone(),
+            running: None,
+            _folder: tempfile::tempdir().expect("a folder"),
+        };
+        world.start().await;
+        world
+    }
+
     /// Starts a server on the database, on a new port.
     pub(crate) async fn start(&mut self) {
         let server = Server::start(
@@ -211,7 +224,7 @@ impl World {
             .create_operator_key(&email, key.hash(), Actor::SYSTEM, now)
             .await
             .expect("a key");
-        let identity = self.store.operator_by_key(key.hash()).await;
+        let identity = self.store.operator_by_key(key.hash(), now).await;
         let identity = identity.expect("it reads").expect("it is there");
         Operator {
             key: key.expose().to_owned(),

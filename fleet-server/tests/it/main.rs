@@ -2,6 +2,7 @@
 //! [`harness::World`]; each other module holds one part of the contract.
 
 mod access;
+mod accounts;
 mod audit;
 mod bystanders;
 mod commands;

@@ -172,6 +172,37 @@ async fn the_third_takeover_between_two_machines_is_refused_shown_and_forgotten_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_machines_at_two_servers_do_not_evict_each_other_in_a_loop() {
+    let world = World::new().await;
+    let other_world = world.another().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let (here, there) = (Profile::ours(), Profile::ours());
+    let mut first = enrolled.connect(&world, here.clone()).await;
+    let mut second = enrolled.connect(&other_world, there.clone()).await;
+    // The other server's claim is followed within a second or two, so that the older machine learns of it.
+    assert_eq!(first.goodbye().await.reason(), GoodbyeReason::Replaced);
+    let mut incumbent = enrolled.connect(&world, here).await;
+    assert_eq!(second.goodbye().await.reason(), GoodbyeReason::Replaced);
+    assert!(!world.is_flagged(&operator, &enrolled).await);
+    let token = enrolled.sign_in(&other_world).await;
+    let error = Node::try_connect(&other_world, &token, there.clone()).await;
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    let wait = error.retry_after().expect("is told when to come back");
+    assert!(wait > Duration::from_secs(590), "{wait:?}");
+    assert!(world.is_flagged(&operator, &enrolled).await);
+    // Held off at the first server too, and the incumbent works.
+    let error = Node::try_connect(&world, &token, there).await;
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
+    let (command, _) = incumbent.command().await;
+    incumbent.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
+    let found = world.audited(operator.org, "node.duplicate_identity").await;
+    assert_eq!(found.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn revoking_a_node_ends_its_stream_at_once_and_its_session() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;

@@ -150,7 +150,11 @@ async fn sign_ins_that_are_none_are_refused() {
             r#"{"key":"x","more":1}"#.to_owned(),
             "unknown field",
         ),
-        (vec![JSON], "{".to_owned() + &" ".repeat(5_000), "too long"),
+        (
+            vec![JSON],
+            format!(r#"{{{}"key":"x"}}"#, " ".repeat(20_000)),
+            "too long",
+        ),
         (
             vec![("content-type", "text/plain")],
             good.clone(),

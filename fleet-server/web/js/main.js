@@ -1,13 +1,14 @@
 // Where the page starts: session first, then the view that the address names. Read this one first.
 //
 // The address holds nothing but the view and an id: `#/scans`, `#/scans/new`, `#/scans/<scan>`, `#/devices`,
-// `#/nodes`, `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`. Keys and codes never enter it.
+// `#/nodes`, `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/account`. Keys, codes and passwords never enter it.
 
 import { banner, currentOperator, frame, may, onSignedOut, setSession, title } from "./app.js";
 import { auditView } from "./audit.js";
 import { fill, h, show } from "./dom.js";
 import { sentence } from "./format.js";
 import { currentSession, signOut } from "./rpc.js";
+import { accountView } from "./account.js";
 import { devicesView } from "./devices.js";
 import { confirmView, enrollView } from "./enroll.js";
 import { newScanView } from "./newscan.js";
@@ -25,6 +26,7 @@ const ROUTES = [
   [/^\/nodes\/enroll$/, "nodes", enrollView],
   [/^\/nodes\/(\d{1,19})\/confirm$/, "nodes", confirmView],
   [/^\/audit$/, "audit", auditView],
+  [/^\/account$/, "account", accountView],
 ];
 
 const main = document.getElementById("main");
@@ -50,7 +52,7 @@ function route({ moveFocus = true } = {}) {
     location.replace("#/scans");
     return;
   }
-  for (const link of document.querySelectorAll(".nav a")) {
+  for (const link of document.querySelectorAll("a[data-section]")) {
     if (link.dataset.section === found.section) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }

@@ -49,12 +49,12 @@ export async function currentSession() {
   }
 }
 
-/** Exchanges a key for the session's cookie. */
-export async function signIn(key) {
+/** Exchanges a credential, `{ key }` or `{ email, password }`, for the session's cookie. */
+export async function signIn(credential) {
   await request("/api/session", {
     method: "POST",
     headers: { "content-type": "application/json", ...CSRF },
-    body: JSON.stringify({ key }),
+    body: JSON.stringify(credential),
   });
 }
 

@@ -295,12 +295,4 @@ pub trait Enrollment: Send + Sync {
 
     /// One live node of an organization.
     async fn node(&self, org: OrgId, node: NodeId) -> Result<Option<NodeRow>, StoreError>;
-
-    /// Marks that two machines present this node's identity, with its audit record; or that no longer.
-    async fn flag_duplicate_identity(
-        &self,
-        node: NodeId,
-        duplicate: bool,
-        now: Timestamp,
-    ) -> Result<(), StoreError>;
 }

@@ -1,7 +1,9 @@
 //! Operators, their keys and their browser sessions.
 
+use std::net::IpAddr;
+
 use async_trait::async_trait;
-use fleet_core::{KeyId, OperatorId, OrgId, Role, SecretHash, Timestamp};
+use fleet_core::{BrowserSessionId, KeyId, OperatorId, OrgId, Role, SecretHash, Timestamp};
 
 use crate::{Actor, StoreError};
 
@@ -18,6 +20,15 @@ pub struct NewOperator {
     pub now: Timestamp,
 }
 
+/// What an operator presented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// An API key.
+    Key(KeyId),
+    /// A browser's session.
+    Session(BrowserSessionId),
+}
+
 /// Who a credential belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperatorIdentity {
@@ -31,8 +42,66 @@ pub struct OperatorIdentity {
     pub email: String,
     /// What the operator may do.
     pub role: Role,
-    /// The key that was presented, or that opened the session.
-    pub key: KeyId,
+    /// What was presented.
+    pub credential: Credential,
+}
+
+/// A password as it is stored.
+#[derive(Clone)]
+pub struct PasswordHash {
+    /// The hash with its parameters and salt (PHC string format).
+    pub phc: String,
+    /// Until when it may be exchanged for one of the operator's choice, if it is only good for that.
+    pub one_time_until: Option<Timestamp>,
+}
+
+impl std::fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PasswordHash")
+            .field("one_time_until", &self.one_time_until)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a browser's session is opened with.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// This key.
+    Key(KeyId),
+    /// The password whose hash is this one still; it came from this source, which is remembered as the
+    /// operator's own.
+    Password {
+        /// The hash that was verified.
+        phc: String,
+        /// The address that sign-ins are counted by.
+        source: Option<IpAddr>,
+    },
+}
+
+/// A browser's session to open.
+#[derive(Clone, Debug)]
+pub struct NewBrowserSession {
+    /// Whose.
+    pub operator: OperatorId,
+    /// With what.
+    pub proof: Proof,
+    /// The hash of its token.
+    pub token: SecretHash,
+    /// When it ends.
+    pub expires: Timestamp,
+    /// What the browser calls itself, bounded by the caller.
+    pub agent: String,
+}
+
+/// Why a browser's session could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenBrowserSessionError {
+    /// The operator, the key or the password is not what it was any more.
+    #[error("the credential is not valid any more")]
+    Refused,
+    /// Storage trouble.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
 }
 
 /// Why an operator could not be created.
@@ -68,14 +137,24 @@ pub trait Operators: Send + Sync {
     /// Whether any operator exists.
     async fn has_operators(&self) -> Result<bool, StoreError>;
 
-    /// Creates an operator, and the organization when its name is new.
+    /// Creates an operator, and the organization when its name is new; with a password, where one is given.
+    async fn create_operator_with(
+        &self,
+        new: NewOperator,
+        password: Option<PasswordHash>,
+        actor: Actor,
+    ) -> Result<OperatorId, CreateOperatorError>;
+
+    /// Creates an operator without a password.
     async fn create_operator(
         &self,
         new: NewOperator,
         actor: Actor,
-    ) -> Result<OperatorId, CreateOperatorError>;
+    ) -> Result<OperatorId, CreateOperatorError> {
+        self.create_operator_with(new, None, actor).await
+    }
 
-    /// Stores a key's hash for the operator of this e-mail.
+    /// Stores a key's hash for the operator of this e-mail, under a name.
     async fn create_operator_key(
         &self,
         email: &str,
@@ -84,29 +163,40 @@ pub trait Operators: Send + Sync {
         now: Timestamp,
     ) -> Result<KeyId, CreateKeyError>;
 
-    /// Who holds this key; none when it is unknown or revoked.
+    /// Who holds this key; none when it is unknown, over or revoked. Remembers that it was used, to the minute.
     async fn operator_by_key(
         &self,
         key: SecretHash,
+        now: Timestamp,
     ) -> Result<Option<OperatorIdentity>, StoreError>;
 
-    /// Opens a browser session for the holder of a key, with its audit record.
-    async fn open_operator_session(
-        &self,
-        identity: &OperatorIdentity,
-        token: SecretHash,
-        expires: Timestamp,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<(), StoreError>;
-
-    /// Who holds this browser session; none when it is unknown, over, or its key revoked.
+    /// Who holds this browser session; none when it is unknown or over, or its key is.
     async fn operator_by_session(
         &self,
         token: SecretHash,
         now: Timestamp,
     ) -> Result<Option<OperatorIdentity>, StoreError>;
 
-    /// Ends a browser session; nothing happens when it is unknown.
-    async fn close_operator_session(&self, token: SecretHash) -> Result<(), StoreError>;
+    /// Who holds a credential that was good before, as things are now.
+    async fn operator_by_credential(
+        &self,
+        credential: Credential,
+        now: Timestamp,
+    ) -> Result<Option<OperatorIdentity>, StoreError>;
+
+    /// Opens a browser session, with its audit record. Of more than 32 of one operator the oldest end.
+    async fn open_browser_session(
+        &self,
+        new: NewBrowserSession,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<BrowserSessionId, OpenBrowserSessionError>;
+
+    /// Ends a browser session, with its audit record; nothing happens when it is unknown.
+    async fn close_browser_session(
+        &self,
+        token: SecretHash,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
 }

@@ -1,5 +1,7 @@
 //! Claims of control streams: the growing epoch that fences a node's older streams, on every server.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use fleet_core::{
     CommandId, Epoch, InstanceId, Lane, NodeId, ReplicaId, ScanId, SessionId, Timestamp,
@@ -56,6 +58,17 @@ pub enum ClaimError {
     /// The node is not live and confirmed.
     #[error("node {0} is not enrolled any more")]
     NotFound(NodeId),
+    /// Another machine uses the node's identity and stays; this one is held off. Remembered for every server
+    /// and audited.
+    #[error(
+        "another machine uses the identity of node {node}: stop one of them, or enroll this one anew"
+    )]
+    Duplicate {
+        /// Whose identity it is.
+        node: NodeId,
+        /// For how long this machine is held off.
+        hold: Duration,
+    },
     /// Storage trouble.
     #[error(transparent)]
     Storage(#[from] StoreError),
@@ -66,7 +79,9 @@ pub enum ClaimError {
 pub trait Streams: Send + Sync {
     /// Claims the stream of a node: a new epoch; the commands it still runs are adopted, all other
     /// issued ones are lost and their chunks wait again under new ids, or end as not reached after
-    /// the last attempt. Remembers what the node announced.
+    /// the last attempt. Remembers what the node announced. Two machines that take the stream from each other
+    /// for the third time within `fleet_core::limits::TAKEOVER_WINDOW` are found out here: the claimant is
+    /// refused, and the node shown as a duplicate until nobody was refused for as long as a hold lasts.
     async fn claim_stream(&self, claim: StreamClaim) -> Result<ClaimedStream, ClaimError>;
 
     /// Says that the stream of this epoch is over. Nothing happens when a newer one was claimed.
@@ -76,6 +91,18 @@ pub trait Streams: Send + Sync {
         epoch: Epoch,
         now: Timestamp,
     ) -> Result<(), StoreError>;
+
+    /// The nodes that other servers have claimed since then, with their epochs: what this server holds of them
+    /// under a lower epoch is over.
+    async fn claimed_elsewhere(
+        &self,
+        replica: ReplicaId,
+        since: Timestamp,
+    ) -> Result<Vec<(NodeId, Epoch)>, StoreError>;
+
+    /// Shows nodes as single again whose identity nobody has contested for as long as a hold lasts. Answers
+    /// how many.
+    async fn sweep_duplicates(&self, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Whether this epoch is the node's current one.
     async fn is_current(&self, node: NodeId, epoch: Epoch) -> Result<bool, StoreError>;

@@ -2,6 +2,7 @@
 //! searched is kept so; unknown fields of newer versions are ignored when read.
 
 mod events;
+mod takeovers;
 
 use fleet_core::{
     DeviceIdentifier, Port, ScanState,
@@ -17,6 +18,7 @@ use crate::Hello;
 pub(crate) use events::{
     kind, read_event, read_ledger, read_tallies, write_event, write_ledger, write_tallies,
 };
+pub(crate) use takeovers::{read_takeovers, write_takeovers};
 
 fn write<T: Serialize>(what: &'static str, twin: &T) -> Result<String, DbErr> {
     serde_json::to_string(twin).map_err(|error| unreadable(what, error))

@@ -121,20 +121,4 @@ impl Enrollment for SqlStore {
         let rows = nodes::rows(self.reader(), org, Which::One(node)).await;
         Self::reading("node", rows.map(|rows| rows.into_iter().next()))
     }
-
-    async fn flag_duplicate_identity(
-        &self,
-        node: NodeId,
-        duplicate: bool,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.transaction(
-            "flag_duplicate_identity",
-            (node, duplicate, now),
-            |tx, (node, duplicate, now)| {
-                Box::pin(members::flag_duplicate(tx, *node, *duplicate, *now))
-            },
-        )
-        .await
-    }
 }

@@ -17,7 +17,9 @@ pub(crate) use devices::{
     binding, device, device_alias, identity_change, node_endpoint, refused_device,
 };
 pub(crate) use nodes::{invitation, node, node_challenge, node_key, node_session, node_stream};
-pub(crate) use operators::{audit, operator, operator_key, operator_session, org};
+pub(crate) use operators::{
+    audit, browser_session, operator, operator_key, operator_password, operator_source, org,
+};
 pub(crate) use scans::{
     chunk, command, report, report_refusal, report_row, scan, scan_event, scan_request,
 };

@@ -1,22 +1,30 @@
-//! Tenants, operators, their keys and browser sessions.
+//! Tenants, operators, and who a key or a browser's session belongs to. What operators keep is in
+//! [`super::accounts`].
 
 use async_trait::async_trait;
-use fleet_core::{KeyId, OperatorId, OrgId, SecretHash, Timestamp};
+use fleet_core::{BrowserSessionId, KeyId, OperatorId, OrgId, SecretHash, Timestamp};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, NotSet, PaginatorTrait,
-    QueryFilter, Set,
+    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, NotSet,
+    PaginatorTrait, QueryFilter, Set,
 };
 
 use super::{
+    accounts::{passwords, sessions},
     audit,
-    entity::{operator, operator_key, operator_session, org},
+    entity::{browser_session, operator, operator_key, org},
     transaction::refuse,
     value::{AsText, Hash, Micros},
 };
 use crate::{
-    Actor, AuditEntry, CreateKeyError, CreateOperatorError, NewOperator, OperatorIdentity,
-    Operators, SqlStore, StoreError,
+    Actor, AuditEntry, CreateKeyError, CreateOperatorError, Credential, NewBrowserSession,
+    NewOperator, OpenBrowserSessionError, OperatorIdentity, Operators, PasswordHash, SqlStore,
+    StoreError,
 };
+
+/// A key's last use is remembered to this: a busy key costs one write a minute.
+const USE_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+/// What a key is called that was made on the server's own machine.
+const FIRST_KEY: &str = "made by fleetd admin";
 
 #[async_trait]
 impl Operators for SqlStore {
@@ -29,39 +37,50 @@ impl Operators for SqlStore {
     }
 
     async fn has_operators(&self) -> Result<bool, StoreError> {
-        let count = operator::Entity::find().count(self.reader()).await;
+        let living = operator::Entity::find().filter(operator::Column::RemovedAt.is_null());
+        let count = living.count(self.reader()).await;
         Self::reading("has_operators", count.map(|count| count > 0))
     }
 
-    async fn create_operator(
+    async fn create_operator_with(
         &self,
         new: NewOperator,
+        password: Option<PasswordHash>,
         actor: Actor,
     ) -> Result<OperatorId, CreateOperatorError> {
-        self.transaction("create_operator", (new, actor), |tx, (new, actor)| {
-            Box::pin(async move {
-                let email = canonical_email(&new.email);
-                if by_email(tx, &email).await?.is_some() {
-                    return refuse(CreateOperatorError::EmailTaken(email));
-                }
-                let org = OrgId(org_named(tx, &new.org, new.now).await?);
-                let created = operator::ActiveModel {
-                    id: NotSet,
-                    org_id: Set(org.0),
-                    email: Set(email.clone()),
-                    role: Set(AsText(new.role)),
-                    created_at: Set(Micros(new.now)),
-                };
-                let id = OperatorId(created.insert(tx).await?.id);
-                let subject = format!("operator {id} ({email}) as {}", new.role);
-                audit::write(
-                    tx,
-                    AuditEntry::done(org, actor.clone(), "operator.create", subject, new.now),
-                )
-                .await?;
-                Ok(id)
-            })
-        })
+        self.transaction(
+            "create_operator",
+            (new, password, actor),
+            |tx, (new, password, actor)| {
+                Box::pin(async move {
+                    let email = canonical_email(&new.email);
+                    if by_email(tx, &email).await?.is_some() {
+                        return refuse(CreateOperatorError::EmailTaken(email));
+                    }
+                    let org = OrgId(org_named(tx, &new.org, new.now).await?);
+                    let created = operator::ActiveModel {
+                        id: NotSet,
+                        org_id: Set(org.0),
+                        email: Set(email.clone()),
+                        role: Set(AsText(new.role)),
+                        created_at: Set(Micros(new.now)),
+                        removed_at: Set(None),
+                    };
+                    let id = OperatorId(created.insert(tx).await?.id);
+                    if let Some(password) = password {
+                        passwords::write(tx, id, password, new.now).await?;
+                    }
+                    let subject = format!("operator {id} ({email}) as {}", new.role);
+                    let action = "operator.create";
+                    audit::write(
+                        tx,
+                        AuditEntry::done(org, actor.clone(), action, subject, new.now),
+                    )
+                    .await?;
+                    Ok(id)
+                })
+            },
+        )
         .await
     }
 
@@ -87,18 +106,17 @@ impl Operators for SqlStore {
                         hash: Set(Hash(*key)),
                         created_at: Set(Micros(*now)),
                         revoked_at: Set(None),
+                        name: Set(FIRST_KEY.to_owned()),
+                        last_used_at: Set(None),
+                        expires_at: Set(None),
                     };
                     let id = KeyId(created.insert(tx).await?.id);
                     let subject = format!("key {id} of operator {} ({email})", operator.id);
+                    let org = OrgId(operator.org_id);
+                    let action = "operator.create_key";
                     audit::write(
                         tx,
-                        AuditEntry::done(
-                            OrgId(operator.org_id),
-                            actor.clone(),
-                            "operator.create_key",
-                            subject,
-                            *now,
-                        ),
+                        AuditEntry::done(org, actor.clone(), action, subject, *now),
                     )
                     .await?;
                     Ok(id)
@@ -111,64 +129,27 @@ impl Operators for SqlStore {
     async fn operator_by_key(
         &self,
         key: SecretHash,
+        now: Timestamp,
     ) -> Result<Option<OperatorIdentity>, StoreError> {
         let found = async {
             let key = operator_key::Entity::find()
                 .filter(operator_key::Column::Hash.eq(Hash(key)))
                 .one(self.reader())
                 .await?;
-            identity(self.reader(), key).await
+            let Some(key) = key.filter(|key| is_live(key, now)) else {
+                return Ok(None);
+            };
+            let id = Credential::Key(KeyId(key.id));
+            let identity = identity(self.reader(), key.operator_id, id).await?;
+            Ok(identity.map(|identity| (identity, key)))
         };
-        Self::reading("operator_by_key", found.await)
-    }
-
-    async fn open_operator_session(
-        &self,
-        identity: &OperatorIdentity,
-        token: SecretHash,
-        expires: Timestamp,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.transaction(
-            "open_operator_session",
-            (identity.clone(), token, expires, actor, now),
-            |tx, (identity, token, expires, actor, now)| {
-                Box::pin(async move {
-                    // Sessions that are over go with the next sign-in; there is no other writer to this table.
-                    operator_session::Entity::delete_many()
-                        .filter(operator_session::Column::ExpiresAt.lte(Micros(*now)))
-                        .exec(tx)
-                        .await?;
-                    let session = operator_session::ActiveModel {
-                        hash: Set(Hash(*token)),
-                        key_id: Set(identity.key.0),
-                        created_at: Set(Micros(*now)),
-                        expires_at: Set(Micros(*expires)),
-                    };
-                    operator_session::Entity::insert(session)
-                        .exec_without_returning(tx)
-                        .await?;
-                    let subject = format!(
-                        "operator {} ({}) by key {}",
-                        identity.operator, identity.email, identity.key
-                    );
-                    audit::write(
-                        tx,
-                        AuditEntry::done(
-                            identity.org,
-                            actor.clone(),
-                            "operator.sign_in",
-                            subject,
-                            *now,
-                        ),
-                    )
-                    .await?;
-                    Ok(())
-                })
-            },
-        )
-        .await
+        let Some((identity, key)) = Self::reading("operator_by_key", found.await)? else {
+            return Ok(None);
+        };
+        if let Err(error) = self.remember_use(&key, now).await {
+            tracing::warn!(key = key.id, %error, "a key's use was not remembered");
+        }
+        Ok(Some(identity))
     }
 
     async fn operator_by_session(
@@ -176,48 +157,104 @@ impl Operators for SqlStore {
         token: SecretHash,
         now: Timestamp,
     ) -> Result<Option<OperatorIdentity>, StoreError> {
-        let found = async {
-            let session = operator_session::Entity::find()
-                .filter(operator_session::Column::Hash.eq(Hash(token)))
-                .filter(operator_session::Column::ExpiresAt.gt(Micros(now)))
-                .one(self.reader())
-                .await?;
-            let Some(session) = session else {
-                return Ok(None);
-            };
-            let key = operator_key::Entity::find_by_id(session.key_id)
-                .one(self.reader())
-                .await?;
-            identity(self.reader(), key).await
-        };
-        Self::reading("operator_by_session", found.await)
+        let which = browser_session::Column::Hash.eq(Hash(token));
+        let found = by_session(self.reader(), which, now).await;
+        Self::reading("operator_by_session", found)
     }
 
-    async fn close_operator_session(&self, token: SecretHash) -> Result<(), StoreError> {
-        self.transaction("close_operator_session", token, |tx, token| {
-            Box::pin(async move {
-                operator_session::Entity::delete_many()
-                    .filter(operator_session::Column::Hash.eq(Hash(*token)))
-                    .exec(tx)
-                    .await?;
-                Ok(())
-            })
-        })
+    async fn operator_by_credential(
+        &self,
+        credential: Credential,
+        now: Timestamp,
+    ) -> Result<Option<OperatorIdentity>, StoreError> {
+        let found = async {
+            match credential {
+                Credential::Session(id) => {
+                    let which = browser_session::Column::Id.eq(id.0);
+                    by_session(self.reader(), which, now).await
+                }
+                Credential::Key(id) => match live_key(self.reader(), id.0, now).await? {
+                    Some(key) => identity(self.reader(), key.operator_id, credential).await,
+                    None => Ok(None),
+                },
+            }
+        };
+        Self::reading("operator_by_credential", found.await)
+    }
+
+    async fn open_browser_session(
+        &self,
+        new: NewBrowserSession,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<BrowserSessionId, OpenBrowserSessionError> {
+        self.transaction(
+            "open_browser_session",
+            (new, actor, now),
+            |tx, (new, actor, now)| Box::pin(sessions::open(tx, new, actor, *now)),
+        )
+        .await
+    }
+
+    async fn close_browser_session(
+        &self,
+        token: SecretHash,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.transaction(
+            "close_browser_session",
+            (token, actor, now),
+            |tx, (token, actor, now)| {
+                Box::pin(async move {
+                    let which = browser_session::Column::Hash.eq(Hash(*token));
+                    let action = "operator.sign_out";
+                    sessions::end(tx, Condition::all().add(which), action, actor, *now).await?;
+                    Ok(())
+                })
+            },
+        )
         .await
     }
 }
 
-fn canonical_email(email: &str) -> String {
+impl SqlStore {
+    /// Remembers that a key was used, unless that was done within the last minute.
+    async fn remember_use(&self, key: &operator_key::Model, now: Timestamp) -> Result<(), DbErr> {
+        if key
+            .last_used_at
+            .is_some_and(|at| at.0 > now.minus(USE_EVERY))
+        {
+            return Ok(());
+        }
+        use operator_key::Column as C;
+        let stale = Condition::any()
+            .add(C::LastUsedAt.is_null())
+            .add(C::LastUsedAt.lte(Micros(now.minus(USE_EVERY))));
+        operator_key::Entity::update_many()
+            .col_expr(C::LastUsedAt, Micros(now).into())
+            .filter(C::Id.eq(key.id))
+            .filter(stale)
+            .exec(self.writer())
+            .await?;
+        Ok(())
+    }
+}
+
+/// The form in which e-mails are stored and compared.
+pub(super) fn canonical_email(email: &str) -> String {
     email.trim().to_lowercase()
 }
 
-async fn by_email(
-    tx: &impl ConnectionTrait,
+/// The living operator of an e-mail.
+pub(super) async fn by_email(
+    db: &impl ConnectionTrait,
     email: &str,
 ) -> Result<Option<operator::Model>, DbErr> {
     operator::Entity::find()
         .filter(operator::Column::Email.eq(email))
-        .one(tx)
+        .filter(operator::Column::RemovedAt.is_null())
+        .one(db)
         .await
 }
 
@@ -237,18 +274,50 @@ async fn org_named(tx: &impl ConnectionTrait, name: &str, now: Timestamp) -> Res
     Ok(created.insert(tx).await?.id)
 }
 
-/// Who holds a key, unless it was revoked.
-async fn identity(
+/// Whether a key is neither revoked nor over.
+pub(super) fn is_live(key: &operator_key::Model, now: Timestamp) -> bool {
+    key.revoked_at.is_none() && key.expires_at.is_none_or(|end| end.0 > now)
+}
+
+pub(super) async fn live_key(
     db: &impl ConnectionTrait,
-    key: Option<operator_key::Model>,
+    id: i64,
+    now: Timestamp,
+) -> Result<Option<operator_key::Model>, DbErr> {
+    let key = operator_key::Entity::find_by_id(id).one(db).await?;
+    Ok(key.filter(|key| is_live(key, now)))
+}
+
+async fn by_session(
+    db: &impl ConnectionTrait,
+    which: sea_orm::sea_query::Expr,
+    now: Timestamp,
 ) -> Result<Option<OperatorIdentity>, DbErr> {
-    let Some(key) = key.filter(|key| key.revoked_at.is_none()) else {
+    let session = browser_session::Entity::find()
+        .filter(which)
+        .filter(browser_session::Column::ExpiresAt.gt(Micros(now)))
+        .one(db)
+        .await?;
+    let Some(session) = session else {
         return Ok(None);
     };
-    let Some(operator) = operator::Entity::find_by_id(key.operator_id)
-        .one(db)
-        .await?
-    else {
+    if let Some(key) = session.key_id
+        && live_key(db, key, now).await?.is_none()
+    {
+        return Ok(None);
+    }
+    let credential = Credential::Session(BrowserSessionId(session.id));
+    identity(db, session.operator_id, credential).await
+}
+
+/// Who a living operator is.
+async fn identity(
+    db: &impl ConnectionTrait,
+    operator: i64,
+    credential: Credential,
+) -> Result<Option<OperatorIdentity>, DbErr> {
+    let operator = operator::Entity::find_by_id(operator).one(db).await?;
+    let Some(operator) = operator.filter(|operator| operator.removed_at.is_none()) else {
         return Ok(None);
     };
     let org = org::Entity::find_by_id(operator.org_id).one(db).await?;
@@ -258,6 +327,6 @@ async fn identity(
         org_name: org.name,
         email: operator.email,
         role: operator.role.0,
-        key: KeyId(key.id),
+        credential,
     }))
 }

@@ -34,7 +34,8 @@ impl SqlStore {
             )*};
         }
         compare!(
-            org operator operator_key operator_session audit audit_link audit_head
+            org operator operator_key operator_password operator_source browser_session
+            audit audit_link audit_head
             node invitation node_key node_challenge node_session node_stream
             scan scan_request chunk command report report_row report_refusal scan_event
             device device_alias identity_change refused_device node_endpoint binding

@@ -1,17 +1,23 @@
 //! Claims of control streams: the epoch that fences older ones, and what becomes of commands in flight.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use fleet_core::{
-    CommandId, CommandState, Epoch, NodeId, ScanId, ScanState, Timestamp, enrollment::NodeState,
+    CommandId, CommandState, Epoch, InstanceId, NodeId, OrgId, ReplicaId, ScanId, ScanState,
+    SessionId, Timestamp,
+    enrollment::NodeState,
+    limits::DUPLICATE_HOLD,
+    takeover::{Claimant, Judgement, Takeovers},
 };
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
     QuerySelect, Set,
     sea_query::{LockType, OnConflict},
 };
 
 use super::{
-    codec,
+    audit, codec,
     entity::{command, node, node_stream},
     locked::LockedScan,
     nodes,
@@ -19,16 +25,67 @@ use super::{
     value::{AsText, Bytes16, Micros},
 };
 use crate::{
-    AdoptedCommand, ClaimError, ClaimedStream, SqlStore, StoreError, StreamClaim, Streams,
+    Actor, AdoptedCommand, AuditEntry, ClaimError, ClaimedStream, SqlStore, StoreError,
+    StreamClaim, Streams,
 };
 
 #[async_trait]
 impl Streams for SqlStore {
     async fn claim_stream(&self, claim: StreamClaim) -> Result<ClaimedStream, ClaimError> {
-        self.transaction("claim_stream", claim, |tx, claim| {
-            Box::pin(claim_stream(tx, claim))
-        })
-        .await
+        let id = claim.node;
+        let judged = self
+            .transaction("claim_stream", claim, |tx, claim| {
+                Box::pin(claim_stream(tx, claim))
+            })
+            .await?;
+        judged.map_err(|hold| ClaimError::Duplicate { node: id, hold })
+    }
+
+    async fn claimed_elsewhere(
+        &self,
+        replica: ReplicaId,
+        since: Timestamp,
+    ) -> Result<Vec<(NodeId, Epoch)>, StoreError> {
+        use node_stream::Column as C;
+        let claimed = node_stream::Entity::find()
+            .filter(C::ClaimedAt.gte(Micros(since)))
+            .filter(C::Replica.ne(Bytes16(replica.0)))
+            .select_only()
+            .columns([C::NodeId, C::Epoch])
+            .into_tuple::<(i64, i64)>()
+            .all(self.reader())
+            .await;
+        let claimed = Self::reading("claimed_elsewhere", claimed)?;
+        Ok(claimed
+            .into_iter()
+            .map(|(node, epoch)| (NodeId(node), Epoch(epoch)))
+            .collect())
+    }
+
+    async fn sweep_duplicates(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let flagged = node::Entity::find()
+            .filter(node::Column::DuplicateIdentity.eq(true))
+            .filter(node::Column::DeletedAt.is_null())
+            .order_by_asc(node::Column::Id)
+            .all(self.reader())
+            .await;
+        let mut cleared = 0;
+        for node in Self::reading("sweep_duplicates", flagged)? {
+            let done = self
+                .transaction("sweep_duplicates", (node.id, now), |tx, (node, now)| {
+                    Box::pin(async move {
+                        let Some(node) = nodes::lock(tx, NodeId(*node)).await? else {
+                            return Ok(false);
+                        };
+                        let stream = node_stream::Entity::find_by_id(node.id).one(tx).await?;
+                        let contested = takeovers(stream.as_ref())?.is_contested(*now);
+                        Ok(show_duplicate(tx, &node, contested, *now).await?)
+                    })
+                })
+                .await?;
+            cleared += u64::from(done);
+        }
+        Ok(cleared)
     }
 
     async fn release_stream(
@@ -82,17 +139,34 @@ pub(crate) async fn newest_epoch(
     Ok(stream.map(|stream| Epoch(stream.epoch)))
 }
 
+/// Claims, or answers for how long the claimant is held off because another machine has the node's identity:
+/// the refusal is remembered too, so it is no failure of the transaction.
 async fn claim_stream(
     tx: &DatabaseTransaction,
     claim: &StreamClaim,
-) -> Result<ClaimedStream, Failure<ClaimError>> {
+) -> Result<Result<ClaimedStream, Duration>, Failure<ClaimError>> {
     let node = nodes::lock(tx, claim.node)
         .await?
         .filter(|node| node.state.0 == NodeState::Confirmed);
-    if node.is_none() {
+    let Some(node) = node else {
         return refuse(ClaimError::NotFound(claim.node));
+    };
+    let last = node_stream::Entity::find_by_id(claim.node.0)
+        .one(tx)
+        .await?;
+    let mut known = takeovers(last.as_ref())?;
+    let hold = judge(&mut known, last.as_ref(), claim);
+    show_duplicate(tx, &node, known.is_contested(claim.now), claim.now).await?;
+    let known = codec::write_takeovers(&known)?;
+    if let Some(hold) = hold {
+        node_stream::Entity::update_many()
+            .col_expr(node_stream::Column::Takeovers, known.into())
+            .filter(node_stream::Column::NodeId.eq(claim.node.0))
+            .exec(tx)
+            .await?;
+        return Ok(Err(hold));
     }
-    let epoch = next_epoch(tx, claim).await?;
+    let epoch = next_epoch(tx, claim, last.map_or(0, |last| last.epoch), known).await?;
     let hello = codec::write_hello(&claim.hello)?;
     let seen = node::ActiveModel {
         last_seen_at: Set(Some(Micros(claim.now))),
@@ -116,14 +190,70 @@ async fn claim_stream(
             claimed.ended.push(ended);
         }
     }
-    Ok(claimed)
+    Ok(Ok(claimed))
+}
+
+/// For how long the claimant is held off, if it is.
+fn judge(
+    known: &mut Takeovers,
+    last: Option<&node_stream::Model>,
+    claim: &StreamClaim,
+) -> Option<Duration> {
+    let incumbent = last
+        .filter(|stream| stream.released_at.is_none())
+        .map(|stream| {
+            let instance = stream.instance.map(|instance| InstanceId(instance.0));
+            Claimant::new(instance, SessionId(stream.session_id))
+        });
+    match known.judge(
+        claim.now,
+        incumbent,
+        Claimant::new(claim.instance, claim.session),
+    ) {
+        Judgement::Proceed => None,
+        Judgement::Held(rest) => Some(rest),
+        Judgement::Duplicate => Some(DUPLICATE_HOLD),
+    }
+}
+
+fn takeovers(stream: Option<&node_stream::Model>) -> Result<Takeovers, DbErr> {
+    let stored = stream.and_then(|stream| stream.takeovers.as_deref());
+    stored.map_or_else(|| Ok(Takeovers::default()), codec::read_takeovers)
+}
+
+/// Shows a node as a duplicate, or as one again. Answers whether that is new; then it is audited.
+async fn show_duplicate(
+    tx: &DatabaseTransaction,
+    node: &node::Model,
+    duplicate: bool,
+    now: Timestamp,
+) -> Result<bool, DbErr> {
+    if node.duplicate_identity == duplicate {
+        return Ok(false);
+    }
+    node::Entity::update_many()
+        .col_expr(node::Column::DuplicateIdentity, duplicate.into())
+        .filter(node::Column::Id.eq(node.id))
+        .exec(tx)
+        .await?;
+    let action = if duplicate {
+        "node.duplicate_identity"
+    } else {
+        "node.single_identity"
+    };
+    let subject = format!("node {} ({})", node.id, node.name);
+    let entry = AuditEntry::done(OrgId(node.org_id), Actor::SYSTEM, action, subject, now);
+    audit::write(tx, entry).await?;
+    Ok(true)
 }
 
 /// One conditional upsert: an epoch only grows, also across releases.
-async fn next_epoch(tx: &DatabaseTransaction, claim: &StreamClaim) -> Result<Epoch, DbErr> {
-    let last = newest_epoch(tx, claim.node)
-        .await?
-        .map_or(0, |epoch| epoch.0);
+async fn next_epoch(
+    tx: &DatabaseTransaction,
+    claim: &StreamClaim,
+    last: i64,
+    takeovers: Option<String>,
+) -> Result<Epoch, DbErr> {
     let stream = node_stream::ActiveModel {
         node_id: Set(claim.node.0),
         epoch: Set(last + 1),
@@ -132,6 +262,7 @@ async fn next_epoch(tx: &DatabaseTransaction, claim: &StreamClaim) -> Result<Epo
         instance: Set(claim.instance.map(|instance| Bytes16(instance.0))),
         claimed_at: Set(Micros(claim.now)),
         released_at: Set(None),
+        takeovers: Set(takeovers),
     };
     use node_stream::Column as C;
     let newest = OnConflict::column(C::NodeId)
@@ -142,6 +273,7 @@ async fn next_epoch(tx: &DatabaseTransaction, claim: &StreamClaim) -> Result<Epo
             C::Instance,
             C::ClaimedAt,
             C::ReleasedAt,
+            C::Takeovers,
         ])
         .to_owned();
     node_stream::Entity::insert(stream)

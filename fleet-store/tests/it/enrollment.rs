@@ -19,7 +19,6 @@ contract! {
     the_sweep_expires_codes_and_unconfirmed_nodes
     a_revoked_node_leaves_its_name_and_key
     another_tenants_ids_are_not_found
-    a_duplicate_identity_is_flagged_once
 }
 
 async fn a_code_leads_to_a_confirmed_node(site: Site) {
@@ -448,29 +447,4 @@ async fn another_tenants_ids_are_not_found(site: Site) {
         .register_node(Site::newcomer("twin code", "twin"))
         .await
         .expect("unique by tenant only");
-}
-
-async fn a_duplicate_identity_is_flagged_once(site: Site) {
-    let node = site.confirmed("north").await;
-    for duplicate in [true, true, false, true] {
-        site.store
-            .flag_duplicate_identity(node, duplicate, at(5))
-            .await
-            .expect("flagged");
-    }
-    assert!(
-        site.store
-            .node(site.org, node)
-            .await
-            .expect("read")
-            .expect("there")
-            .duplicate_identity
-    );
-    let records = site
-        .audited()
-        .await
-        .into_iter()
-        .filter(|row| row.entry.action == "node.duplicate_identity")
-        .count();
-    assert_eq!(records, 2);
 }

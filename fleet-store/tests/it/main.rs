@@ -4,6 +4,7 @@
 #[macro_use]
 mod site;
 
+mod accounts;
 mod audit;
 mod cancelling;
 mod chain;

@@ -13,18 +13,41 @@ contract! {
     ping_answers
 }
 
+/// Opens a browser session by the key of an identity.
+async fn open(
+    site: &Site,
+    identity: &OperatorIdentity,
+    token: &str,
+    expires: u64,
+) -> fleet_core::BrowserSessionId {
+    let Credential::Key(key) = identity.credential else {
+        panic!("{identity:?}");
+    };
+    let new = NewBrowserSession {
+        operator: identity.operator,
+        proof: Proof::Key(key),
+        token: secret(token),
+        expires: at(expires),
+        agent: "a browser".into(),
+    };
+    site.store
+        .open_browser_session(new, site.actor(), at(1))
+        .await
+        .expect("opened")
+}
+
 async fn an_operator_is_found_by_key_and_by_session(site: Site) {
     assert!(site.store.has_operators().await.expect("read"));
     assert_eq!(
         site.store
-            .operator_by_key(secret("nobody's"))
+            .operator_by_key(secret("nobody's"), at(0))
             .await
             .expect("read"),
         None
     );
     let identity = site
         .store
-        .operator_by_key(secret("ann's key"))
+        .operator_by_key(secret("ann's key"), at(0))
         .await
         .expect("read")
         .expect("known");
@@ -44,16 +67,22 @@ async fn an_operator_is_found_by_key_and_by_session(site: Site) {
             Role::Admin
         )
     );
-    site.store
-        .open_operator_session(&identity, secret("token"), at(100), site.actor(), at(1))
-        .await
-        .expect("opened");
+    let id = open(&site, &identity, "token", 100).await;
     let session = site
         .store
         .operator_by_session(secret("token"), at(99))
         .await
         .expect("read");
-    assert_eq!(session, Some(identity));
+    let credential = Credential::Session(id);
+    let expected = OperatorIdentity {
+        credential,
+        ..identity.clone()
+    };
+    assert_eq!(session.as_ref(), Some(&expected));
+    for same in [identity, expected] {
+        let again = site.store.operator_by_credential(same.credential, at(99));
+        assert_eq!(again.await.expect("read"), Some(same));
+    }
     let sign_in = site.audited().await.remove(0).entry;
     assert_eq!(
         (sign_in.action.as_ref(), sign_in.actor, sign_in.at),
@@ -86,7 +115,7 @@ async fn an_email_is_taken_once_in_any_case(site: Site) {
     key.expect("a key");
     let carl = site
         .store
-        .operator_by_key(secret("carl's"))
+        .operator_by_key(secret("carl's"), at(0))
         .await
         .expect("read")
         .expect("known");
@@ -110,15 +139,12 @@ async fn a_key_needs_an_operator(site: Site) {
 async fn a_session_ends_by_time_and_by_word(site: Site) {
     let identity = site
         .store
-        .operator_by_key(secret("ann's key"))
+        .operator_by_key(secret("ann's key"), at(0))
         .await
         .expect("read")
         .expect("known");
     for (token, expires) in [("short", 50), ("long", 1_000)] {
-        site.store
-            .open_operator_session(&identity, secret(token), at(expires), site.actor(), at(1))
-            .await
-            .expect("opened");
+        open(&site, &identity, token, expires).await;
     }
     let found = |token: &'static str, now| {
         let store = site.store.clone();
@@ -133,15 +159,16 @@ async fn a_session_ends_by_time_and_by_word(site: Site) {
     assert!(found("short", 49).await);
     assert!(!found("short", 50).await);
     assert!(found("long", 999).await);
-    site.store
-        .close_operator_session(secret("long"))
-        .await
-        .expect("closed");
+    let close = || {
+        site.store
+            .close_browser_session(secret("long"), site.actor(), at(2))
+    };
+    close().await.expect("closed");
     assert!(!found("long", 2).await);
-    site.store
-        .close_operator_session(secret("long"))
-        .await
-        .expect("closing again is nothing");
+    close().await.expect("closing again is nothing");
+    let signed_out = site.audited().await.into_iter();
+    let signed_out = signed_out.filter(|row| row.entry.action == "operator.sign_out");
+    assert_eq!(signed_out.count(), 1);
 }
 
 async fn ping_answers(site: Site) {

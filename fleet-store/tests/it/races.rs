@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use fleet_core::{OrgId, ScanState, outcome::AckCode};
+use fleet_core::{InstanceId, OrgId, Role, ScanState, outcome::AckCode};
 use fleet_store::*;
 use tokio::{sync::Barrier, task::JoinSet};
 
@@ -22,6 +22,8 @@ contract! {
     one_request_id_makes_one_scan
     everything_that_ends_a_scan_at_once_ends_it_once
     one_email_makes_one_operator
+    administrators_who_remove_each_other_leave_one
+    machines_that_fight_for_a_node_leave_one_current
 }
 
 /// Runs all at the same moment and answers what each answered.
@@ -375,4 +377,65 @@ async fn one_email_makes_one_operator(site: Site) {
         "{lost:?}"
     );
     assert_eq!(site.number("SELECT count(*) FROM org").await, 2);
+}
+
+async fn administrators_who_remove_each_other_leave_one(site: Site) {
+    let mut admins = vec![site.operator];
+    for n in 1..MANY {
+        let new = NewOperator {
+            org: "acme".into(),
+            email: format!("admin{n}@acme.test"),
+            role: Role::Admin,
+            now: at(1),
+        };
+        let created = site.store.create_operator(new, Actor::SYSTEM).await;
+        admins.push(created.expect("created"));
+    }
+    let leave = admins.into_iter().zip(0..).map(|(admin, n)| {
+        let (store, org, actor) = (site.store.clone(), site.org, site.actor());
+        async move {
+            if n % 2 == 0 {
+                store.remove_member(org, admin, actor, at(2)).await
+            } else {
+                store.set_role(org, admin, Role::Viewer, actor, at(2)).await
+            }
+        }
+    });
+    let answers = at_once(leave.collect()).await;
+    let refused: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
+    assert!(
+        matches!(refused[..], [MemberError::LastAdmin(_)]),
+        "{refused:?}"
+    );
+    let members = site
+        .store
+        .list_members(site.org, at(3))
+        .await
+        .expect("read");
+    let admins = members.iter().filter(|member| member.role == Role::Admin);
+    assert_eq!(admins.count(), 1);
+}
+
+async fn machines_that_fight_for_a_node_leave_one_current(site: Site) {
+    let node = site.confirmed("north").await;
+    let claim = |n: u64| {
+        let claim = StreamClaim {
+            instance: Some(InstanceId([u8::try_from(n % 2).expect("small"); 16])),
+            ..Site::claim(node, &[], at(10))
+        };
+        let store = site.store.clone();
+        async move { store.claim_stream(claim).await }
+    };
+    let answers = at_once((0..MANY).map(claim).collect()).await;
+    let mut current = 0;
+    for answer in answers {
+        match answer {
+            Ok(claimed) => {
+                let is_current = site.store.is_current(node, claimed.epoch).await;
+                current += usize::from(is_current.expect("read"));
+            }
+            Err(error) => assert!(matches!(error, ClaimError::Duplicate { .. }), "{error}"),
+        }
+    }
+    assert_eq!(current, 1);
 }

@@ -151,7 +151,7 @@ impl Site {
             .await
             .expect("a key");
         let identity = store
-            .operator_by_key(key)
+            .operator_by_key(key, at(0))
             .await
             .expect("read")
             .expect("known");

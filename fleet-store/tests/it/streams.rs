@@ -1,6 +1,8 @@
 //! Claims of control streams: epochs that only grow, and what becomes of commands in flight.
 
-use fleet_core::{Epoch, NodeId, ScanState, outcome::AckCode};
+use std::time::Duration;
+
+use fleet_core::{Epoch, InstanceId, NodeId, ReplicaId, ScanState, outcome::AckCode};
 use fleet_discovery::ScanEvent;
 use fleet_store::*;
 
@@ -16,6 +18,9 @@ contract! {
     a_chunk_lost_three_times_is_not_reached
     an_older_stream_has_no_effect
     a_cancelled_command_is_adopted_as_cancelled
+    two_machines_with_one_identity_are_found_out_over_all_servers
+    a_refused_machine_is_forgotten_ten_minutes_after_the_last_refusal
+    what_other_servers_claim_is_told
 }
 
 async fn an_epoch_only_grows_and_one_is_current(site: Site) {
@@ -301,4 +306,97 @@ async fn a_cancelled_command_is_adopted_as_cancelled(site: Site) {
     assert!(
         matches!(site.log(command.scan).await.last(), Some(ScanEvent::Ended(ended)) if ended.conclusion.state == ScanState::Cancelled)
     );
+}
+
+/// A machine's claim at a server.
+fn claim_of(node: NodeId, machine: u8, server: u8, now: u64) -> StreamClaim {
+    StreamClaim {
+        replica: ReplicaId([server; 16]),
+        instance: Some(InstanceId([machine; 16])),
+        ..Site::claim(node, &[], at(now))
+    }
+}
+
+async fn is_duplicate(site: &Site, node: NodeId) -> bool {
+    let row = site.store.node(site.org, node).await.expect("read");
+    row.expect("there").duplicate_identity
+}
+
+async fn deeds(site: &Site, action: &str) -> usize {
+    let rows = site.audited().await.into_iter();
+    rows.filter(|row| row.entry.action == action).count()
+}
+
+/// Two machines take the stream from each other at two servers. At the third time the one that has it stays.
+async fn fight(site: &Site) -> (NodeId, Epoch) {
+    let node = site.confirmed("north").await;
+    let mut epoch = Epoch(0);
+    for (machine, now) in [(1, 10), (2, 11), (1, 12)] {
+        let claimed = site
+            .store
+            .claim_stream(claim_of(node, machine, machine, now));
+        epoch = claimed.await.expect("claimed").epoch;
+    }
+    assert!(!is_duplicate(site, node).await);
+    let refused = site.store.claim_stream(claim_of(node, 2, 2, 13)).await;
+    assert!(
+        matches!(&refused, Err(ClaimError::Duplicate { node: of, hold }) if *of == node && hold.as_secs() == 600),
+        "{refused:?}"
+    );
+    (node, epoch)
+}
+
+async fn two_machines_with_one_identity_are_found_out_over_all_servers(site: Site) {
+    let (node, epoch) = fight(&site).await;
+    assert!(site.store.is_current(node, epoch).await.expect("read"));
+    assert!(is_duplicate(&site, node).await);
+    assert_eq!(deeds(&site, "node.duplicate_identity").await, 1);
+    // Held off at every server, also when the other one has gone; the one that stayed comes and goes.
+    site.store
+        .release_stream(node, epoch, at(14))
+        .await
+        .expect("released");
+    for server in [1, 2, 3] {
+        let refused = site
+            .store
+            .claim_stream(claim_of(node, 2, server, 113))
+            .await;
+        assert!(
+            matches!(&refused, Err(ClaimError::Duplicate { hold, .. }) if *hold == Duration::from_secs(500)),
+            "{refused:?}"
+        );
+    }
+    let back = site.store.claim_stream(claim_of(node, 1, 3, 114)).await;
+    assert!(back.expect("claimed").epoch > epoch);
+    assert_eq!(deeds(&site, "node.duplicate_identity").await, 1);
+}
+
+async fn a_refused_machine_is_forgotten_ten_minutes_after_the_last_refusal(site: Site) {
+    let (node, _) = fight(&site).await;
+    let sweep = |now| site.store.sweep_duplicates(at(now));
+    assert_eq!(sweep(612).await.expect("swept"), 0);
+    assert_eq!(sweep(613).await.expect("swept"), 1);
+    assert_eq!(sweep(614).await.expect("swept"), 0);
+    assert!(!is_duplicate(&site, node).await);
+    assert_eq!(deeds(&site, "node.single_identity").await, 1);
+    let back = site.store.claim_stream(claim_of(node, 2, 2, 615)).await;
+    back.expect("is let in again");
+}
+
+async fn what_other_servers_claim_is_told(site: Site) {
+    let (north, south) = (site.confirmed("north").await, site.confirmed("south").await);
+    let claim = |node, server, now| site.store.claim_stream(claim_of(node, 1, server, now));
+    claim(north, 1, 10).await.expect("claimed");
+    claim(south, 1, 10).await.expect("claimed");
+    let moved = claim(north, 2, 20).await.expect("claimed").epoch;
+    let told = |server: u8, since| {
+        let store = site.store.clone();
+        async move {
+            let told = store.claimed_elsewhere(ReplicaId([server; 16]), at(since));
+            told.await.expect("read")
+        }
+    };
+    assert_eq!(told(1, 15).await, [(north, moved)]);
+    assert_eq!(told(2, 15).await, []);
+    assert_eq!(told(1, 21).await, []);
 }

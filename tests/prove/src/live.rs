@@ -48,7 +48,7 @@ impl Live {
         store
             .create_operator_key(email, key.hash(), Actor::SYSTEM, now)
             .await?;
-        let operator = store.operator_by_key(key.hash()).await?;
+        let operator = store.operator_by_key(key.hash(), now).await?;
         let config = ServerConfig {
             rates: None,
             ..ServerConfig::default()

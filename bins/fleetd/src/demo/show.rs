@@ -138,9 +138,15 @@ impl Show {
     }
 
     /// What to do next.
-    pub(super) fn invite(&self, base: &str, key: &str) -> io::Result<()> {
+    pub(super) fn invite(
+        &self,
+        base: &str,
+        email: &str,
+        password: &str,
+        key: &str,
+    ) -> io::Result<()> {
         let lines = format!(
-            "\nThe demonstration stays up until Ctrl-C.\n  web page   {base}/\n  key        {key}\n  try        FLEET_API_KEY={key} fleetctl --server {base} devices list"
+            "\nThe demonstration stays up until Ctrl-C.\n  web page   {base}/\n  e-mail     {email}\n  password   {password}\n  key        {key}\n  try        FLEET_API_KEY={key} fleetctl --server {base} devices list"
         );
         if self.json {
             writeln!(io::stderr(), "{lines}")

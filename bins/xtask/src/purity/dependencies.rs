@@ -9,7 +9,7 @@ use crate::proc;
 
 /// Foreign crates that may be linked into a pure crate, and why each is harmless. Build-time helpers
 /// (procedural macros and what they need) are not linked and not listed.
-const PERMITTED: [(&str, &str); 14] = [
+const PERMITTED: [(&str, &str); 15] = [
     ("block-buffer", "part of sha2"),
     ("cfg-if", "compile-time choice"),
     ("const-oid", "part of sha2"),
@@ -30,6 +30,7 @@ const PERMITTED: [(&str, &str); 14] = [
         "uuid",
         "ids as values; its generators would bring getrandom, which is not listed",
     ),
+    ("zeroize", "wipes secrets when they are dropped"),
 ];
 
 /// Returns a sentence for every linked crate that is neither pure nor permitted.

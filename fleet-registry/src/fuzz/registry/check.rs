@@ -46,8 +46,7 @@ impl World {
                 | Output::SendCancel { .. }
                 | Output::Adopted { .. }
                 | Output::Ended { .. }
-                | Output::Ready { .. }
-                | Output::DuplicateIdentity { .. }) => panic!("{other:?} while draining"),
+                | Output::Ready { .. }) => panic!("{other:?} while draining"),
             };
             spoken_to.push((connection, slot));
         }
@@ -81,7 +80,6 @@ impl World {
                 }
                 State::Current {
                     node,
-                    identity,
                     announced,
                     next,
                 } if next <= now => {
@@ -95,7 +93,6 @@ impl World {
                         id,
                         State::Current {
                             node,
-                            identity,
                             announced,
                             next,
                         },
@@ -146,7 +143,7 @@ impl World {
         assert_eq!(self.registry.dropped(), self.dropped);
         for node in (0..NODES).map(NodeId) {
             // I2: the model finds at most one current connection, and it is this one.
-            let current = self.current(node).map(|(id, _, announced)| (id, announced));
+            let current = self.current(node);
             assert_eq!(self.registry.current(node), current);
             assert_eq!(self.registry.can_dispatch(node), self.can_dispatch(node));
             if !self.registry.remembers(node) {

@@ -151,7 +151,7 @@ impl World {
         let flight = flights.find(|f| (f.node, f.command) == (node, command) && !f.cancelled);
         if let Some(flight) = flight {
             flight.cancelled = true;
-            if let Some((connection, _, announced)) = current
+            if let Some((connection, announced)) = current
                 && announced.capabilities.has(Capability::Cancel)
             {
                 self.expected.push(Output::SendCancel {

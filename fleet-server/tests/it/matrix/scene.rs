@@ -7,13 +7,16 @@ use ed25519_dalek::VerifyingKey;
 use fleet_core::{Role, Secret, SecretKind};
 use fleet_wire::{
     admin::{CreateEnrollmentCodeRequest, RevokeFleetNodeRequest},
-    fleet::{CancelEnrollmentCodeRequest, ListDevicesRequest, UndoIdentityChangeRequest},
+    fleet::{
+        CancelEnrollmentCodeRequest, CreateKeyRequest, CreateOperatorRequest, KeyClient,
+        ListDevicesRequest, ListSessionsRequest, OperatorClient, UndoIdentityChangeRequest,
+    },
     gateway::{AckCode, DiscoveredDeviceReport},
 };
 
 use super::{call::Answer, table::Row};
 use crate::harness::{
-    Enrolled, Node, Operator, Profile, World, device, identity, list, request, start, unique,
+    Enrolled, Http, Node, Operator, Profile, World, device, identity, list, request, start, unique,
 };
 
 /// The world of the table.
@@ -39,7 +42,7 @@ pub(super) struct Scene<'a> {
 
 /// Everything that a row can name. A procedure that takes something new adds its name here and makes it in
 /// [`Scene::make`].
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 20] = [
     "$awaitingCode",
     "$awaiting",
     "$cancelledCode",
@@ -48,12 +51,16 @@ const NAMES: [&str; 16] = [
     "$command",
     "$confirmed",
     "$device",
+    "$email",
     "$ended",
     "$identifier",
+    "$key",
+    "$member",
     "$pubkey",
     "$queued",
     "$revoked",
     "$running",
+    "$session",
     "$token",
     "$undone",
 ];
@@ -65,9 +72,7 @@ impl<'a> Scene<'a> {
         let gone = Enrolled::new(world, &admin).await;
         let revoked = gone.sign_in(world).await;
         revoke(&admin, &gone).await;
-        let body = format!(r#"{{"key":"{}"}}"#, admin.key);
-        let json = [("content-type", "application/json")];
-        let signed_in = request(world.address(), "POST", "/api/session", &json, body).await;
+        let signed_in = sign_in(world, &admin).await;
         Self {
             world,
             viewer: world.operator(Role::Viewer).await,
@@ -199,7 +204,7 @@ impl<'a> Scene<'a> {
             return "987654321".to_owned();
         }
         match name {
-            "$pubkey" | "$token" => known,
+            "$pubkey" | "$token" | "$email" => known,
             "$identifier" => "auto:ffffffffffffffff".to_owned(),
             _ => "01a208ec-434b-777d-a405-a673cdd63546".to_owned(),
         }
@@ -259,6 +264,39 @@ impl<'a> Scene<'a> {
                 let cancelled = nodes.cancel_enrollment_code(&cancel, admin.options()).await;
                 cancelled.expect("is cancelled");
                 self.named.insert(name, id.to_string());
+            }
+            "$email" => {
+                let email = format!("new-{}@example.org", unique());
+                self.named.insert(name, email);
+            }
+            "$member" => {
+                let create = CreateOperatorRequest {
+                    email: format!("member-{}@example.org", unique()),
+                    role: "viewer".to_owned(),
+                };
+                let operators = OperatorClient::new(world.channel());
+                let made = operators.create_operator(&create, admin.options()).await;
+                let id = made.expect("is made").operator_id;
+                self.named.insert(name, id.to_string());
+            }
+            "$key" => {
+                let create = CreateKeyRequest {
+                    name: "named by a row".to_owned(),
+                    ..CreateKeyRequest::default()
+                };
+                let keys = KeyClient::new(world.channel());
+                let made = keys.create_key(&create, admin.options()).await;
+                let id = made.expect("is made").key_id;
+                self.named.insert(name, id.to_string());
+            }
+            "$session" => {
+                sign_in(world, admin).await;
+                let account = admin.account();
+                let listed = account
+                    .list_sessions(&ListSessionsRequest {}, admin.options())
+                    .await;
+                let newest = listed.expect("lists").sessions.remove(0);
+                self.named.insert(name, newest.session_id.to_string());
             }
             "$pubkey" => {
                 self.named.insert(name, base64(&identity().verifying_key()));
@@ -361,6 +399,13 @@ async fn renamed(world: &World, admin: &Operator) -> i64 {
     let devices = admin.devices();
     let listed = devices.list_devices(&wanted, admin.options()).await;
     listed.expect("lists").devices[0].aliases[0].identity_change_id
+}
+
+/// Signs a browser in by key.
+async fn sign_in(world: &World, operator: &Operator) -> Http {
+    let body = format!(r#"{{"key":"{}"}}"#, operator.key);
+    let json = [("content-type", "application/json")];
+    request(world.address(), "POST", "/api/session", &json, body).await
 }
 
 async fn revoke(admin: &Operator, node: &Enrolled) {

@@ -12,7 +12,6 @@ use sea_orm::{
 use super::invitations;
 use crate::{
     Actor, AuditEntry, ConfirmError, NewNode, RegisterError, Registered, RevokeError, Revoked,
-    StoreError,
     sql::{
         audit, ending,
         entity::{binding, node, node_challenge, node_key, node_session, node_stream},
@@ -195,36 +194,6 @@ async fn check_invitation(
             "pending_enrollment_id {invitation} does not belong to node {id}"
         )));
     }
-    Ok(())
-}
-
-pub(super) async fn flag_duplicate(
-    tx: &DatabaseTransaction,
-    id: NodeId,
-    duplicate: bool,
-    now: Timestamp,
-) -> Result<(), Failure<StoreError>> {
-    let node = nodes::lock(tx, id).await?;
-    let Some(node) = node.filter(|node| node.duplicate_identity != duplicate) else {
-        return Ok(());
-    };
-    let flagged = node::ActiveModel {
-        id: Set(node.id),
-        duplicate_identity: Set(duplicate),
-        ..Default::default()
-    };
-    flagged.update(tx).await?;
-    let action = if duplicate {
-        "node.duplicate_identity"
-    } else {
-        "node.single_identity"
-    };
-    let org = OrgId(node.org_id);
-    audit::write(
-        tx,
-        AuditEntry::done(org, Actor::SYSTEM, action, shown(&node), now),
-    )
-    .await?;
     Ok(())
 }
 

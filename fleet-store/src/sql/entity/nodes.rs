@@ -132,6 +132,7 @@ pub(crate) mod node_stream {
         pub instance: Option<Bytes16>,
         pub claimed_at: Micros,
         pub released_at: Option<Micros>,
+        pub takeovers: Option<String>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}

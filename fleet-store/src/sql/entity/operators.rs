@@ -34,6 +34,7 @@ pub(crate) mod operator {
         pub email: String,
         pub role: AsText<Role>,
         pub created_at: Micros,
+        pub removed_at: Option<Micros>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}
@@ -54,25 +55,74 @@ pub(crate) mod operator_key {
         pub hash: Hash,
         pub created_at: Micros,
         pub revoked_at: Option<Micros>,
+        pub name: String,
+        pub last_used_at: Option<Micros>,
+        pub expires_at: Option<Micros>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod operator_session {
+pub(crate) mod operator_password {
     use sea_orm::entity::prelude::*;
 
-    use crate::sql::value::{Hash, Micros};
+    use crate::sql::value::Micros;
 
     #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "operator_session")]
+    #[sea_orm(table_name = "operator_password")]
     pub struct Model {
         #[sea_orm(primary_key, auto_increment = false)]
+        pub operator_id: i64,
+        pub hash: String,
+        pub changed_at: Micros,
+        pub one_time_until: Option<Micros>,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(crate) mod operator_source {
+    use std::net::IpAddr;
+
+    use sea_orm::entity::prelude::*;
+
+    use crate::sql::value::{AsText, Micros};
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "operator_source")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub operator_id: i64,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub source: AsText<IpAddr>,
+        pub seen_at: Micros,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(crate) mod browser_session {
+    use std::net::IpAddr;
+
+    use sea_orm::entity::prelude::*;
+
+    use crate::sql::value::{AsText, Hash, Micros};
+
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "browser_session")]
+    pub struct Model {
+        #[sea_orm(primary_key)]
+        pub id: i64,
         pub hash: Hash,
-        pub key_id: i64,
+        pub operator_id: i64,
+        pub key_id: Option<i64>,
         pub created_at: Micros,
         pub expires_at: Micros,
+        pub from_address: Option<AsText<IpAddr>>,
+        pub agent: String,
     }
 
     impl ActiveModelBehavior for ActiveModel {}

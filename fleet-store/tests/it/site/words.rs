@@ -37,7 +37,7 @@ impl Site {
             .await
             .expect("a key");
         self.store
-            .operator_by_key(key)
+            .operator_by_key(key, at(0))
             .await
             .expect("read")
             .expect("known")

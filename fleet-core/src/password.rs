@@ -1,0 +1,121 @@
+//! Operators' passwords in clear text: what may be chosen, and how one-time passwords are made. Hashing is
+//! the server's. Start with [`Password`].
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// Fewest characters of a chosen password (NIST SP 800-63B-4, 3.1.1.2 asks for 15 where a password is the only
+/// factor and 8 beside another; OWASP ASVS 2.1.1 for 12).
+pub const PASSWORD_LEAST: usize = 12;
+/// Most bytes: no sentence is refused, and hashing costs nothing beside the memory that it fills.
+pub const PASSWORD_MOST: usize = 1_024;
+
+/// A password in clear text. Wiped when dropped; its `Debug` form hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(Zeroizing<String>);
+
+/// Why a password cannot be chosen. Never says what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WeakPassword {
+    /// Fewer characters than [`PASSWORD_LEAST`].
+    #[error(
+        "the password has {0} characters: choose at least {PASSWORD_LEAST}, several words for instance"
+    )]
+    TooShort(usize),
+    /// More bytes than [`PASSWORD_MOST`].
+    #[error("the password has {0} bytes: at most {PASSWORD_MOST} are taken")]
+    TooLong(usize),
+    /// It is the e-mail.
+    #[error("the password is the e-mail itself: choose something that nobody can look up")]
+    IsEmail,
+}
+
+impl Password {
+    /// A password that somebody chooses for the account of this e-mail. No rule about kinds of characters: such
+    /// rules make passwords worse (NIST SP 800-63B-4, appendix A).
+    ///
+    /// # Errors
+    ///
+    /// [`WeakPassword`], with the way out.
+    pub fn chosen(text: Zeroizing<String>, email: &str) -> Result<Self, WeakPassword> {
+        if text.len() > PASSWORD_MOST {
+            return Err(WeakPassword::TooLong(text.len()));
+        }
+        let characters = text.chars().count();
+        if characters < PASSWORD_LEAST {
+            return Err(WeakPassword::TooShort(characters));
+        }
+        if Zeroizing::new(text.trim().to_lowercase()).as_str() == email.trim().to_lowercase() {
+            return Err(WeakPassword::IsEmail);
+        }
+        Ok(Self(text))
+    }
+
+    /// A password that somebody presents; none when it is longer than any can be.
+    pub fn presented(text: Zeroizing<String>) -> Option<Self> {
+        (text.len() <= PASSWORD_MOST).then_some(Self(text))
+    }
+
+    /// A password to be exchanged at its first use, of 100 random bits: five groups of four letters and digits
+    /// that are not mistaken for each other (Crockford's base 32).
+    pub fn one_time(random: &[u8; 20]) -> Self {
+        const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+        let mut text = Zeroizing::new(String::with_capacity(24));
+        for (at, byte) in random.iter().enumerate() {
+            if at > 0 && at % 4 == 0 {
+                text.push('-');
+            }
+            text.push(char::from(DIGITS[usize::from(byte & 31)]));
+        }
+        Self(text)
+    }
+
+    /// The clear text, for hashing and for the one place that hands it out.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(text: &str) -> Result<(), WeakPassword> {
+        Password::chosen(Zeroizing::new(text.to_owned()), "Ann@Example.org").map(|_| ())
+    }
+
+    #[test]
+    fn length_counts_and_kinds_of_characters_do_not() {
+        for (text, expected) in [
+            ("", Err(WeakPassword::TooShort(0))),
+            ("Tr0ub4dor&3", Err(WeakPassword::TooShort(11))),
+            ("aaaaaaaaaaaa", Ok(())),
+            ("correct horse battery staple", Ok(())),
+            // Characters, not bytes: twelve of them in 36 bytes, eleven in 33.
+            (&"\u{732b}".repeat(12), Ok(())),
+            (&"\u{732b}".repeat(11), Err(WeakPassword::TooShort(11))),
+            (&"x".repeat(1_024), Ok(())),
+            (&"x".repeat(1_025), Err(WeakPassword::TooLong(1_025))),
+            (" ann@example.ORG ", Err(WeakPassword::IsEmail)),
+            ("ann@example.org!", Ok(())),
+        ] {
+            assert_eq!(chosen(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_one_time_password_could_be_chosen_and_does_not_print() {
+        let one_time = Password::one_time(&[255; 20]);
+        assert_eq!(one_time.expose(), "zzzz-zzzz-zzzz-zzzz-zzzz");
+        assert_eq!(chosen(one_time.expose()), Ok(()));
+        assert_eq!(format!("{one_time:?}"), "Password(..)");
+        assert_ne!(one_time, Password::one_time(&[254; 20]));
+    }
+}

@@ -1,0 +1,205 @@
+//! Operators' API keys.
+
+use std::collections::BTreeMap;
+
+use fleet_core::{KeyId, OperatorId, OrgId, Timestamp};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr,
+    EntityTrait, NotSet, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Set,
+};
+
+use super::{lock, sessions};
+use crate::{
+    Actor, AuditEntry, KEYS_OF_AN_OPERATOR, KeyError, NewKey, OperatorKey, Reach, Rotation,
+    sql::{
+        audit,
+        entity::{operator, operator_key},
+        operators::is_live,
+        transaction::{Failure, refuse},
+        value::{Hash, Micros},
+    },
+};
+
+/// Neither revoked nor over.
+pub(super) fn living(now: Timestamp) -> Condition {
+    use operator_key::Column as C;
+    let lasts = Condition::any()
+        .add(C::ExpiresAt.is_null())
+        .add(C::ExpiresAt.gt(Micros(now)));
+    Condition::all().add(C::RevokedAt.is_null()).add(lasts)
+}
+
+pub(super) async fn list(
+    db: &impl ConnectionTrait,
+    org: OrgId,
+    reach: Reach,
+    limit: u32,
+    now: Timestamp,
+) -> Result<Vec<OperatorKey>, DbErr> {
+    let mut of_org = operator::Entity::find()
+        .filter(operator::Column::OrgId.eq(org.0))
+        .filter(operator::Column::RemovedAt.is_null());
+    if let Reach::Own(own) = reach {
+        of_org = of_org.filter(operator::Column::Id.eq(own.0));
+    }
+    let ids = of_org.clone().select_only().column(operator::Column::Id);
+    let emails: BTreeMap<i64, String> = of_org
+        .all(db)
+        .await?
+        .into_iter()
+        .map(|operator| (operator.id, operator.email))
+        .collect();
+    let rows = operator_key::Entity::find()
+        .filter(operator_key::Column::OperatorId.in_subquery(ids.into_query()))
+        .filter(living(now))
+        .order_by_asc(operator_key::Column::Id)
+        .limit(u64::from(limit))
+        .all(db)
+        .await?;
+    let key = |row: operator_key::Model| OperatorKey {
+        id: KeyId(row.id),
+        operator: OperatorId(row.operator_id),
+        email: emails.get(&row.operator_id).cloned().unwrap_or_default(),
+        name: row.name,
+        created_at: row.created_at.0,
+        last_used_at: row.last_used_at.map(|at| at.0),
+        expires_at: row.expires_at.map(|at| at.0),
+    };
+    Ok(rows.into_iter().map(key).collect())
+}
+
+pub(super) async fn create(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    new: &NewKey,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<KeyId, Failure<KeyError>> {
+    let owner = lock(tx, new.operator).await?;
+    let Some(owner) = owner.filter(|owner| owner.org_id == org.0) else {
+        return refuse(KeyError::NoOperator(new.operator));
+    };
+    let id = insert(tx, &owner, new, now).await?;
+    let subject = format!(
+        "key {id} of operator {} ({}), {}",
+        owner.id, owner.email, new.name
+    );
+    let entry = AuditEntry::done(org, actor.clone(), "operator.create_key", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(id)
+}
+
+async fn insert(
+    tx: &DatabaseTransaction,
+    owner: &operator::Model,
+    new: &NewKey,
+    now: Timestamp,
+) -> Result<KeyId, Failure<KeyError>> {
+    let held = operator_key::Entity::find()
+        .filter(operator_key::Column::OperatorId.eq(owner.id))
+        .filter(living(now))
+        .count(tx)
+        .await?;
+    if held >= KEYS_OF_AN_OPERATOR {
+        return refuse(KeyError::TooMany(new.operator));
+    }
+    let created = operator_key::ActiveModel {
+        id: NotSet,
+        operator_id: Set(owner.id),
+        hash: Set(Hash(new.hash)),
+        created_at: Set(Micros(now)),
+        revoked_at: Set(None),
+        name: Set(new.name.clone()),
+        last_used_at: Set(None),
+        expires_at: Set(new.expires_at.map(Micros)),
+    };
+    Ok(KeyId(created.insert(tx).await?.id))
+}
+
+pub(super) async fn revoke(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    reach: Reach,
+    key: KeyId,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<(), Failure<KeyError>> {
+    let (owner, found) = within_reach(tx, org, reach, key, now).await?;
+    let revoked = operator_key::ActiveModel {
+        id: Set(found.id),
+        revoked_at: Set(Some(Micros(now))),
+        ..Default::default()
+    };
+    revoked.update(tx).await?;
+    sessions::end_of_key(tx, found.id).await?;
+    let subject = format!("key {key} of operator {} ({})", owner.id, owner.email);
+    let entry = AuditEntry::done(org, actor.clone(), "operator.revoke_key", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(())
+}
+
+pub(super) async fn rotate(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    reach: Reach,
+    Rotation {
+        key,
+        hash,
+        old_until,
+    }: Rotation,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<KeyId, Failure<KeyError>> {
+    let (owner, found) = within_reach(tx, org, reach, key, now).await?;
+    let new = NewKey {
+        operator: OperatorId(owner.id),
+        name: found.name.clone(),
+        hash,
+        expires_at: found.expires_at.map(|end| end.0),
+    };
+    let end = found
+        .expires_at
+        .map_or(old_until, |end| end.0.min(old_until));
+    let ending = operator_key::ActiveModel {
+        id: Set(found.id),
+        expires_at: Set(Some(Micros(end))),
+        ..Default::default()
+    };
+    ending.update(tx).await?;
+    let id = insert(tx, &owner, &new, now).await?;
+    let subject = format!(
+        "key {key} of operator {} ({}) by key {id}",
+        owner.id, owner.email
+    );
+    let entry = AuditEntry::done(org, actor.clone(), "operator.rotate_key", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(id)
+}
+
+/// Locks the owner of a live key and the key with it.
+async fn within_reach(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    reach: Reach,
+    id: KeyId,
+    now: Timestamp,
+) -> Result<(operator::Model, operator_key::Model), Failure<KeyError>> {
+    let find = || operator_key::Entity::find_by_id(id.0);
+    let Some(key) = find().one(tx).await? else {
+        return refuse(KeyError::NotFound(id));
+    };
+    let owner = lock(tx, OperatorId(key.operator_id)).await?;
+    let owner = owner.filter(|owner| {
+        owner.org_id == org.0
+            && match reach {
+                Reach::Own(own) => own.0 == owner.id,
+                Reach::Org => true,
+            }
+    });
+    // Read again under the owner's lock.
+    let key = find().one(tx).await?.filter(|key| is_live(key, now));
+    match (owner, key) {
+        (Some(owner), Some(key)) => Ok((owner, key)),
+        _ => refuse(KeyError::NotFound(id)),
+    }
+}
