@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod bad_reports;
 mod bystanders;
 mod commands;
 mod discover;
@@ -10,6 +11,7 @@ mod drain;
 mod enrollment;
 mod handshake;
 mod harness;
+mod names;
 mod requests;
 mod scans;
 mod stream;

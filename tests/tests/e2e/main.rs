@@ -14,6 +14,7 @@ mod identity;
 mod interruptions;
 mod lab;
 mod lanes;
+mod names;
 mod revoking;
 mod scanning;
 mod watching;
