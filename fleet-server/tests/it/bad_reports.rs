@@ -11,7 +11,7 @@ use fleet_wire::{
 use crate::harness::{Enrolled, Profile, World, device, list, start, target};
 
 /// Where every bad row stands: in the same /22 as the good ones, at an address that no good one has.
-const PLACE: &str = "10.77.3.200";
+const PLACE: &str = "10.77.0.5";
 
 /// A sound device, changed.
 fn row(change: impl FnOnce(&mut DiscoveredDeviceReport)) -> DiscoveredDeviceReport {
@@ -164,7 +164,7 @@ async fn of_a_thousand_devices_with_every_kind_of_wrong_exactly_the_good_ones_ar
     });
     reasons.push(AlreadyReported);
     rows.push(DiscoveredDeviceReport {
-        ip_address: "10.77.3.201".to_owned(),
+        ip_address: "10.77.0.6".to_owned(),
         ..owned.clone()
     });
     reasons.push(OwnedByOtherNode);
