@@ -7,13 +7,14 @@ mod order;
 mod report;
 mod shell;
 mod stream;
+mod task;
 mod work;
 
 use std::{sync::Arc, time::Duration};
 
 use fleet_core::{NodeId, limits};
 use fleet_registry::link::StopReason;
-use fleet_scan::{DriverSet, ScanOptions};
+use fleet_scan::{DnsResolver, DriverSet, Resolver, ScanOptions};
 use fleet_wire::gateway::FleetNodeGatewayClient;
 use ipnetwork::Ipv4Network;
 use tokio::sync::watch;
@@ -34,6 +35,8 @@ pub struct AgentOptions {
     pub scan: ScanOptions,
     /// The drivers that name devices.
     pub drivers: Arc<DriverSet>,
+    /// What says which addresses a host name has.
+    pub resolver: Arc<dyn Resolver>,
     /// What `fleetnode-local-subnet` stands for; none takes the private subnets of the machine's own interfaces.
     pub local_subnets: Option<Vec<Ipv4Network>>,
     /// Targets that it asks for in one command at the most, 1,024..=16,384; what a crash costs is at most one command.
@@ -48,6 +51,7 @@ impl Default for AgentOptions {
             site: SitePolicy::default(),
             scan: ScanOptions::default(),
             drivers: Arc::new(DriverSet::built_in()),
+            resolver: Arc::new(DnsResolver::system()),
             local_subnets: None,
             command_targets: u32::try_from(limits::COMMAND_TARGETS).unwrap_or(u32::MAX),
             drain: Duration::from_secs(10),

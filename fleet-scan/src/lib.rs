@@ -2,7 +2,8 @@
 //!
 //! [`Scanner`] runs a [`ScanJob`] and sends what it finds as [`ScanEvent`]s while it goes on; the [`ScanSummary`]
 //! says what became of every target. What is behind an open port is asked by [`Driver`]s; two are built in, the
-//! CGMiner API and HTTP, both read-only and without any login. Target grammar and plans are fleet-discovery's.
+//! CGMiner API and HTTP, both read-only and without any login. Host names are pinned to addresses before a job is made,
+//! by [`pin_names`]; a scan itself knows no names. Target grammar and plans are fleet-discovery's.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), fleet_scan::ScanError> {
@@ -35,6 +36,7 @@ mod engine;
 mod guard;
 mod http;
 mod job;
+mod names;
 mod notes;
 mod pace;
 mod probe;
@@ -51,6 +53,7 @@ pub use http::HttpDriver;
 pub use job::{
     FoundDevice, Interruption, Progress, ScanError, ScanEvent, ScanJob, ScanOptions, ScanSummary,
 };
+pub use names::{DnsResolver, LookupError, PinnedName, Resolver, pin_names};
 pub use probe::{Ended, Probe, Reply};
 
 /// Entry points for fuzzing: the parsers of what devices say, as functions of bytes.

@@ -1,6 +1,8 @@
 //! What callers are told when storage refuses or fails: refusals keep their sentence, trouble becomes
 //! UNAVAILABLE with an id that is in the log.
 
+use std::time::Duration;
+
 use fleet_core::outcome;
 use fleet_store::{
     BeginError, CancelCodeError, CancelScanError, ConfirmError, CreateCodeError,
@@ -10,6 +12,9 @@ use fleet_store::{
 use fleet_wire::{Code, RpcError};
 
 use crate::watch::WatchError;
+
+/// When a report may come again that has overtaken what names resolve to: the two are moments apart.
+const PINS_SOON: Duration = Duration::from_millis(100);
 
 /// The answer for storage trouble; the database's words go to the log only.
 pub(crate) fn storage(error: &StoreError) -> RpcError {
@@ -149,6 +154,9 @@ impl Refusal for ReportError {
     fn refusal(self) -> RpcError {
         match &self {
             Self::NotInFlight(_) => RpcError::failed_precondition(self.to_string()),
+            Self::AwaitsPins(_) => {
+                RpcError::unavailable(self.to_string()).with_retry_after(PINS_SOON)
+            }
             Self::OverQuota { .. } | Self::Flooded(_) => {
                 RpcError::resource_exhausted(self.to_string())
             }

@@ -3,6 +3,7 @@
 //! of something leaves neither the store nor the hub halfway.
 
 use std::{
+    net::IpAddr,
     str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
@@ -414,20 +415,13 @@ impl Listening {
             return;
         };
         let names = said.names.into_iter().map(|pinned| {
-            let addresses = pinned
-                .addresses
-                .iter()
-                .filter_map(|text| fleet_core::parse_literal(text))
-                .collect();
             let skipped = printable(&pinned.skipped_reason, REASON_MOST);
-            (
-                pinned.name,
-                if skipped.is_empty() {
-                    Ok(addresses)
-                } else {
-                    Err(skipped)
-                },
-            )
+            let answer = if skipped.is_empty() {
+                addresses(&pinned.addresses)
+            } else {
+                Err(skipped)
+            };
+            (pinned.name, answer)
         });
         let pins = Pins {
             node: self.node.node,
@@ -465,4 +459,14 @@ impl Listening {
             tracing::warn!(%error, "a stream's end was not stored");
         }
     }
+}
+
+/// What a node says a name resolves to. One text that is no address leaves the name out, as one address that may not
+/// be scanned does.
+fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, String> {
+    let parsed = texts.iter().map(|text| {
+        fleet_core::parse_literal(text)
+            .ok_or_else(|| format!("`{}` is no address", printable(text, 45)))
+    });
+    parsed.collect()
 }

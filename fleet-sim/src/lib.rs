@@ -4,16 +4,18 @@
 //! connection they see, and [`Truth`] says what a read-only identification should find. Nothing here knows how
 //! discovery works; the answers and the truth are written down independently of the scan engine.
 //!
-//! Read [`Site`] first.
+//! Read [`Site`] first. Beside the devices there is a [`NameServer`] for tests of host names.
 
 mod answer;
 mod journal;
 mod lab;
+mod names;
 mod rng;
 mod site;
 mod truth;
 
 pub use journal::{Connection, Journal, JournalError};
 pub use lab::{Lab, LabError, RunningSite, raise_descriptor_limit};
+pub use names::{NameRecord, NameServer};
 pub use site::{Device, Make, Malformation, Manner, Ports, Protocol, Service, Site, SiteError};
 pub use truth::{Identity, Truth};

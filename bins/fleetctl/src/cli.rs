@@ -268,7 +268,7 @@ pub(crate) struct What {
     /// Reads the single TARGET as a list entry rather than as a target expression.
     #[arg(long)]
     pub(crate) list: bool,
-    /// One target (10.0.0.0/24, 10.0.0.1-50, an address, fleetnode-local-subnet), a range (10.0.0.1..10.0.3.254), or several addresses.
+    /// One target (10.0.0.0/24, 10.0.0.1-50, an address, a host name, fleetnode-local-subnet), a range (10.0.0.1..10.0.3.254), or several addresses and host names.
     #[arg(required = true, value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
 }

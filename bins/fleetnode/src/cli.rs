@@ -1,6 +1,9 @@
 //! The command line. What its values mean is decided here, what is done with them elsewhere.
 
-use std::path::PathBuf;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fleet_core::{
@@ -118,12 +121,25 @@ pub(crate) struct RunArgs {
     /// What `fleetnode-local-subnet` stands for, instead of the networks of this machine's interfaces; may be repeated.
     #[arg(long, value_name = "CIDR")]
     pub(crate) local_subnet: Vec<Ipv4Network>,
+    /// Ask this name server for host names, an address with or without a port, instead of those of this machine; may be
+    /// repeated.
+    #[arg(long, value_name = "ADDR", value_parser = name_server)]
+    pub(crate) dns_server: Vec<SocketAddr>,
     /// Targets to take in one command, 1024 to 16384: a scan that is interrupted repeats at most one command.
     #[arg(long, value_name = "N", default_value_t = MOST_TARGETS, value_parser = clap::value_parser!(u32).range(LEAST_TARGETS..=i64::from(MOST_TARGETS)))]
     pub(crate) max_targets: u32,
     /// For demonstrations and tests only: also scan simulated devices on this machine's loopback addresses.
     #[arg(long, hide_short_help = true)]
     pub(crate) demo_allow_loopback: bool,
+}
+
+/// The address of a name server, at DNS's own port unless it says another.
+fn name_server(text: &str) -> Result<SocketAddr, String> {
+    const DNS: u16 = 53;
+    let literal = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS));
+    literal.or_else(|_| text.parse()).map_err(|_| {
+        "write an address such as 10.0.0.1, 10.0.0.1:5353 or [fd00::1]:5353".to_owned()
+    })
 }
 
 impl Cli {
@@ -168,6 +184,7 @@ mod tests {
             (vec!["run", "--rate", "0"], "0"),
             (vec!["run", "--local-subnet", "fd00::/64"], "fd00::/64"),
             (vec!["run", "--max-targets", "1023"], "1023"),
+            (vec!["run", "--dns-server", "ns.lan"], "ns.lan"),
         ] {
             let arguments = ["fleetnode"].into_iter().chain(arguments);
             let error = Cli::try_parse_from(arguments).expect_err(named).to_string();

@@ -1,11 +1,11 @@
 //! `fleetnode run`: options become an agent, signals end it, the service manager is told. Start with [`run`].
 
-use std::{io, path::Path, pin::pin, process::ExitCode, time::Duration};
+use std::{io, path::Path, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use fleet_agent::{Agent, AgentError, AgentOptions, AgentStatus, SitePolicy, StateDir, StateError};
 use fleet_core::{AddressPolicy, classify};
-use fleet_scan::ScanOptions;
+use fleet_scan::{DnsResolver, ScanOptions};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::{
@@ -111,6 +111,7 @@ fn options(args: RunArgs) -> Result<AgentOptions, Usage> {
         },
         local_subnets: (!args.local_subnet.is_empty()).then_some(args.local_subnet),
         command_targets: args.max_targets,
+        resolver: Arc::new(DnsResolver::asking(args.dns_server)),
         ..AgentOptions::default()
     })
 }

@@ -37,16 +37,24 @@ pub(super) enum Stopped {
     ShuttingDown,
 }
 
-/// The ack of a command: `ending` is what the scan came to, `tally` what became of its reports, `lost` how many
-/// found devices could not be put into a report.
+/// What the server does not get to see otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Gaps {
+    /// Found devices that could not be put into a report.
+    pub(super) lost: u64,
+    /// Names that were left out, if the server was not told.
+    pub(super) left_out: Option<String>,
+}
+
+/// The ack of a command: `ending` is what the scan came to, `tally` what became of its reports.
 pub(super) fn ack(
     command: &WireCommandId,
     ending: &Ending,
     stopped: Option<Stopped>,
     tally: &Tally,
-    lost: u64,
+    gaps: Gaps,
 ) -> ControlAck {
-    let (code, reason) = judge(ending, stopped, tally, lost);
+    let (code, reason) = judge(ending, stopped, tally, gaps);
     let mut notes = Vec::new();
     let mut outcomes = Vec::new();
     if let Ending::Ran(summary) = ending {
@@ -90,13 +98,18 @@ pub(super) fn busy(command: &WireCommandId) -> ControlAck {
     }
 }
 
-fn judge(ending: &Ending, stopped: Option<Stopped>, tally: &Tally, lost: u64) -> (AckCode, String) {
+fn judge(
+    ending: &Ending,
+    stopped: Option<Stopped>,
+    tally: &Tally,
+    Gaps { lost, left_out }: Gaps,
+) -> (AckCode, String) {
     let summary = match ending {
         Ending::Refused(refusal) => return (refusal.code, refusal.reason.clone()),
         Ending::Failed(reason) => return (AckCode::ScanFailed, reason.clone()),
         Ending::Ran(summary) => summary,
     };
-    let mut gaps = Vec::new();
+    let mut gaps: Vec<String> = left_out.into_iter().collect();
     match (summary.interrupted, stopped) {
         (Some(Interruption::Cancelled), Some(Stopped::Cancelled(CancelReason::Asked))) => {
             gaps.push("cancelled".to_owned())
@@ -263,7 +276,11 @@ mod tests {
             ),
         ] {
             let id = WireCommandId::new("c").expect("an id");
-            let ack = ack(&id, &ending, stopped, &tally, lost);
+            let gaps = Gaps {
+                lost,
+                left_out: None,
+            };
+            let ack = ack(&id, &ending, stopped, &tally, gaps);
             assert_eq!(AckCode::from_number(ack.code), code, "{ending:?}");
             assert_eq!(ack.succeeded, code == AckCode::Ok);
             assert!(
@@ -284,7 +301,13 @@ mod tests {
             driver_crashes: 0,
         };
         let id = WireCommandId::new("c").expect("an id");
-        let ack = ack(&id, &Ending::Ran(summary), None, &tally(1, 2, 0), 0);
+        let ack = ack(
+            &id,
+            &Ending::Ran(summary),
+            None,
+            &tally(1, 2, 0),
+            Gaps::default(),
+        );
         assert_eq!(ack.notes.len(), 64);
         assert!(
             ack.notes[0].contains("rejected 2 of 3")

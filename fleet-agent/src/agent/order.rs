@@ -1,12 +1,11 @@
-//! From a command's payload to a scan that the site allows, or to the ack that refuses it. Pure, apart from the
-//! list of own subnets, which is handed in. Start with [`Order::read`].
+//! From a command's payload to what the site lets be scanned, or to the ack that refuses it. Names are resolved
+//! elsewhere. Pure, apart from the list of own subnets, which is handed in. Start with [`Order::read`].
 
 use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
-use fleet_core::{Endpoint, Port, limits, outcome::AckCode, parse_literal};
+use fleet_core::{Port, limits, outcome::AckCode, parse_literal};
 use fleet_discovery::{AddressList, LOCAL_SUBNET, Target, parse_ports};
-use fleet_scan::{Guard, ScanJob};
 use fleet_wire::{
     decode_checked,
     gateway::{AgentCommand, agent_command},
@@ -14,6 +13,7 @@ use fleet_wire::{
 };
 use ipnetwork::Ipv4Network;
 
+use super::task::{Entry, Task};
 use crate::site::SitePolicy;
 
 /// The last field of `AgentCommand` that is known here.
@@ -58,7 +58,7 @@ impl Order<'_> {
     ///
     /// [`Refusal`]: BAD_REQUEST for what cannot be scanned by anybody, AGENT_INCAPABLE for what this site does not
     /// allow or this node cannot do, UNIMPLEMENTED for other commands.
-    pub(super) fn read(&self, payload: Bytes) -> Result<ScanJob, Refusal> {
+    pub(super) fn read(&self, payload: Bytes) -> Result<Task, Refusal> {
         // The bounds want an arm that is known here; a message that begins with another one is a command of a server
         // that knows more.
         if payload.first().is_some_and(|key| key >> 3 > KNOWN_ARMS) {
@@ -76,9 +76,9 @@ impl Order<'_> {
         }
     }
 
-    fn discover(&self, request: DiscoverRequest) -> Result<ScanJob, Refusal> {
-        let (targets, ports) = match request.mode {
-            Some(Mode::IpList(list)) => (literals(&list.ip_addresses)?, list.ports),
+    fn discover(&self, request: DiscoverRequest) -> Result<Task, Refusal> {
+        let (entries, ports) = match request.mode {
+            Some(Mode::IpList(list)) => (listed(&list.ip_addresses)?, list.ports),
             Some(Mode::Nmap(nmap)) => (self.target(&nmap.target)?, nmap.ports),
             Some(Mode::IpRange(_)) => {
                 return Err(Refusal::bad(
@@ -93,18 +93,22 @@ impl Order<'_> {
             }
             None => return Err(Refusal::bad("the request has no mode that this node knows")),
         };
-        if targets.is_empty() {
+        if entries.is_empty() {
             return Err(Refusal::bad("the request names no address"));
         }
-        if targets.len() > limits::COMMAND_TARGETS {
-            let count = targets.len();
+        let count: usize = entries.iter().map(most_addresses).sum();
+        if count > limits::COMMAND_TARGETS {
             return Err(Refusal::bad(format!(
-                "{count} targets in one command: a node takes {} at most",
+                "{count} targets in one command, a name counting as {}: a node takes {} at most",
+                limits::NAME_ADDRESSES,
                 limits::COMMAND_TARGETS
             )));
         }
         let ports = self.ports(&ports)?;
-        for ip in &targets {
+        for entry in &entries {
+            let Entry::Address(ip) = entry else {
+                continue;
+            };
             self.policy.addresses.admit(*ip).map_err(Refusal::bad)?;
             if !self.policy.allows(*ip) {
                 return Err(Refusal::new(
@@ -115,12 +119,11 @@ impl Order<'_> {
                 ));
             }
         }
-        let policy = Arc::clone(self.policy);
-        Ok(ScanJob {
-            targets,
+        Ok(Task {
+            entries,
             ports,
             budget: limits::COMMAND_BUDGET,
-            guard: Guard::new(move |endpoint: Endpoint| policy.check(endpoint)),
+            policy: Arc::clone(self.policy),
         })
     }
 
@@ -147,17 +150,18 @@ impl Order<'_> {
         }
     }
 
-    fn target(&self, text: &str) -> Result<Vec<IpAddr>, Refusal> {
-        match text.parse::<Target>().map_err(Refusal::bad)? {
-            Target::Name(name) => Err(no_names(name)),
-            Target::LocalSubnet => self.local(),
+    fn target(&self, text: &str) -> Result<Vec<Entry>, Refusal> {
+        let addresses = match text.parse::<Target>().map_err(Refusal::bad)? {
+            Target::Name(name) => return Ok(vec![Entry::Name(name)]),
+            Target::LocalSubnet => self.local()?,
             target @ Target::Network(network) if self.stock_server => {
-                Ok(without_edges(network, target.addresses()))
+                without_edges(network, target.addresses())
             }
-            target @ (Target::Address(_) | Target::Span { .. } | Target::Network(_)) => Ok(target
+            target @ (Target::Address(_) | Target::Span { .. } | Target::Network(_)) => target
                 .addresses()
-                .map_or_else(Vec::new, |all| all.iter().collect())),
-        }
+                .map_or_else(Vec::new, |all| all.iter().collect()),
+        };
+        Ok(addresses.into_iter().map(Entry::Address).collect())
     }
 
     fn local(&self) -> Result<Vec<IpAddr>, Refusal> {
@@ -193,26 +197,28 @@ fn unknown_command() -> Refusal {
     )
 }
 
-/// The addresses of a list, in its order: the server counts on it for the outcomes.
-fn literals(entries: &[String]) -> Result<Vec<IpAddr>, Refusal> {
-    let literal = |entry: &String| match parse_literal(entry) {
-        Some(ip) => Ok(fleet_core::canonical(ip)),
-        None => match entry.parse::<Target>() {
-            Ok(Target::Name(name)) => Err(no_names(name)),
+/// The addresses and names of a list, in its order: the server counts on it for the outcomes.
+fn listed(entries: &[String]) -> Result<Vec<Entry>, Refusal> {
+    let entry = |text: &String| match parse_literal(text) {
+        Some(ip) => Ok(Entry::Address(fleet_core::canonical(ip))),
+        None => match text.parse::<Target>() {
+            Ok(Target::Name(name)) => Ok(Entry::Name(name)),
             Ok(_) => Err(Refusal::bad(format!(
                 "`{}` is not a single address",
-                entry.escape_debug()
+                text.escape_debug()
             ))),
             Err(error) => Err(Refusal::bad(error)),
         },
     };
-    entries.iter().map(literal).collect()
+    entries.iter().map(entry).collect()
 }
 
-fn no_names(name: impl std::fmt::Display) -> Refusal {
-    Refusal::bad(format!(
-        "`{name}` is a host name, and this version of the node does not resolve names: scan the address itself"
-    ))
+/// How many targets an entry may become.
+fn most_addresses(entry: &Entry) -> usize {
+    match entry {
+        Entry::Address(_) => 1,
+        Entry::Name(_) => limits::NAME_ADDRESSES,
+    }
 }
 
 /// A network's addresses without its own network and broadcast address, which no device has before /31.
@@ -272,8 +278,12 @@ mod tests {
                 mode: Some(mode),
             })),
         };
-        let job = order.read(command.encode_to_vec().into())?;
-        Ok(job.targets.iter().map(ToString::to_string).collect())
+        let task = order.read(command.encode_to_vec().into())?;
+        let text = |entry: &Entry| match entry {
+            Entry::Address(ip) => ip.to_string(),
+            Entry::Name(name) => name.to_string(),
+        };
+        Ok(task.entries.iter().map(text).collect())
     }
 
     #[test]
@@ -305,6 +315,14 @@ mod tests {
             read(target("10.1.0.0/31"), true).map(|all| all.len()),
             Ok(2)
         );
+        assert_eq!(
+            read(list(&["10.0.0.9", "Miner.lan"], &[]), true),
+            Ok(vec!["10.0.0.9".into(), "miner.lan".into()])
+        );
+        assert_eq!(
+            read(target("miner.lan"), false),
+            Ok(vec!["miner.lan".into()])
+        );
         assert_eq!(read(target("10.1.0.0-3"), true).map(|all| all.len()), Ok(4));
         assert_eq!(
             read(target(LOCAL_SUBNET), false),
@@ -321,10 +339,13 @@ mod tests {
             (list(&["192.168.0.1"], &[]), AgentIncapable, "192.168.0.1"),
             (list(&["10.0.0.1"], &["22"]), AgentIncapable, "22"),
             (list(&["10.0.0.1"], &["80/tcp"]), BadRequest, "80/tcp"),
-            (list(&["miner.lan"], &[]), BadRequest, "miner.lan"),
+            (list(&["2130706433"], &[]), BadRequest, "2130706433"),
+            (list(&["0x7f.1"], &[]), BadRequest, "0x7f.1"),
+            (list(&["a.localhost"], &[]), BadRequest, "a.localhost"),
             (list(&["10.0.0.0/24"], &[]), BadRequest, "10.0.0.0/24"),
             (list(&["010.0.0.1"], &[]), BadRequest, "010.0.0.1"),
-            (target("miner.lan"), BadRequest, "does not resolve names"),
+            (target("localhost"), BadRequest, "localhost"),
+            (list(&["name.lan"; 2_049], &[]), BadRequest, "16392"),
             (target("10.0.0.0/16"), BadRequest, "65536"),
             (target("10.0.0.0/8"), BadRequest, "/8"),
             (target("-sV"), BadRequest, "-sV"),

@@ -22,11 +22,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Agent, AgentStatus,
-    ack::{self, Ending, Stopped},
+    ack::{self, Ending, Gaps, Stopped},
     calls::{Calls, Done, Taken},
     order::Order,
     report,
     stream::{ControlStream, Heard},
+    task,
     work::{self, Step, Work},
 };
 use crate::{
@@ -35,10 +36,11 @@ use crate::{
 };
 
 /// What this node can do beyond a stock one.
-const CAPABILITIES: [Capability; 5] = [
+const CAPABILITIES: [Capability; 6] = [
     Capability::Progress,
     Capability::Cancel,
     Capability::Goodbye,
+    Capability::Pins,
     Capability::Outcomes,
     Capability::BigCommands,
 ];
@@ -283,9 +285,10 @@ impl Shell {
             stock_server: self.server.is_empty(),
         };
         match order.read(payload) {
-            Ok(job) => {
-                tracing::info!(%command, targets = job.targets.len(), ports = job.ports.len(), "a scan begins");
-                self.work = Some(Work::scanning(command, &self.scanner, job));
+            Ok(task) => {
+                tracing::info!(%command, entries = task.entries.len(), ports = task.ports.len(), "a scan begins");
+                let resolver = &self.agent.options.resolver;
+                self.work = Some(Work::begin(command, task, &self.scanner, resolver));
             }
             Err(refusal) => {
                 tracing::warn!(%command, reason = refusal.reason, "a command is refused");
@@ -300,6 +303,14 @@ impl Shell {
             return;
         };
         match step {
+            Step::Pinned(pins) => {
+                work.pinned(pins, &self.scanner);
+                let over = !work.is_active();
+                self.tell_pins();
+                if over {
+                    self.finish();
+                }
+            }
             // The next start of this node scans the host again, and would name it by its better port then.
             Step::Event(ScanEvent::Found(found))
                 if found.provisional && work.stopped == Some(Stopped::ShuttingDown) =>
@@ -356,6 +367,21 @@ impl Shell {
         }));
     }
 
+    /// Tells what the names of the running command are pinned to. The server refuses reports until it has heard that;
+    /// on a new stream it is said again, since the old one may not have carried it.
+    fn tell_pins(&mut self) {
+        let (Some(stream), Some(work)) = (&self.stream, &self.work) else {
+            return;
+        };
+        if !self.server.has(Capability::Pins) {
+            return;
+        }
+        let attempt = stream.attempt;
+        for pins in task::messages(&work.command, &work.pins) {
+            self.send(attempt, up::Kind::Pins(pins));
+        }
+    }
+
     /// The scan is over: what waits in the spool leaves.
     fn finish(&mut self) {
         if let Err(misuse) = self.spool.finish(now()) {
@@ -376,7 +402,18 @@ impl Shell {
             tracing::info!(%command, reported = tally.accepted, "the scan is left to the next start of this node");
             return;
         }
-        let ack = ack::ack(&command, &ending, work.stopped, tally, work.lost);
+        // A server that knows pins has heard which names are left out; to another one that is a gap.
+        let left_out = task::left_out(&work.pins).filter(|_| !self.server.has(Capability::Pins));
+        let ack = ack::ack(
+            &command,
+            &ending,
+            work.stopped,
+            tally,
+            Gaps {
+                lost: work.lost,
+                left_out,
+            },
+        );
         tracing::info!(%command, code = ack.code, reason = ack.error_message, accepted = tally.accepted, rejected = tally.rejected, dropped = tally.dropped, "a command ended");
         self.acks.insert(command.clone(), ack);
         self.link.finished(now(), &command);
@@ -413,6 +450,7 @@ impl Shell {
                 let first = !self.link.is_connected();
                 self.link.accepted(now, attempt, !capabilities.is_empty());
                 if first && self.link.is_connected() {
+                    self.tell_pins();
                     tracing::info!(server = accepted.version, ?capabilities, "connected");
                 }
             }
@@ -498,7 +536,7 @@ impl Shell {
     fn drain(&mut self) {
         tracing::info!("shutting down");
         self.draining = Some(Instant::now() + self.agent.options.drain);
-        if let Some(work) = self.work.as_mut().filter(|work| work.is_scanning()) {
+        if let Some(work) = self.work.as_mut().filter(|work| work.is_active()) {
             work.stop(Stopped::ShuttingDown);
         }
     }

@@ -1,9 +1,13 @@
-//! The command that is carried out: its scan in a task of its own, and what is known of it. Start with [`Work`].
+//! The command that is carried out: its names looked up and its scan in a task of its own, and what is known of it.
+//! Start with [`Work`].
 
-use std::future::pending;
+use std::{future::pending, sync::Arc};
 
 use fleet_registry::link::WireCommandId;
-use fleet_scan::{Progress, ScanError, ScanEvent, ScanJob, ScanSummary, Scanner};
+use fleet_scan::{
+    Interruption, PinnedName, Progress, Resolver, ScanError, ScanEvent, ScanJob, ScanSummary,
+    Scanner,
+};
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinHandle},
@@ -11,7 +15,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::ack::{Ending, Stopped};
+use super::{
+    ack::{Ending, Stopped},
+    task::Task,
+};
 
 /// Devices that may wait between scan and spool.
 const SINK: usize = 64;
@@ -20,7 +27,9 @@ const SINK: usize = 64;
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) command: WireCommandId,
-    scan: Option<Scan>,
+    stage: Option<Stage>,
+    /// What its names are pinned to, known before anything is dialled.
+    pub(super) pins: Vec<PinnedName>,
     /// Known once the scan is over.
     pub(super) ending: Option<Ending>,
     pub(super) stopped: Option<Stopped>,
@@ -31,6 +40,21 @@ pub(super) struct Work {
     pub(super) progress: Option<Progress>,
 }
 
+#[derive(Debug)]
+enum Stage {
+    Pinning(Pinning),
+    Scanning(Scan),
+}
+
+/// Names that are looked up. Dropping it stops that at once.
+#[derive(Debug)]
+struct Pinning {
+    task: Task,
+    lookups: JoinHandle<Option<Vec<PinnedName>>>,
+    began: Instant,
+    cancel: CancellationToken,
+}
+
 /// A scan that runs. Dropping it stops it at once.
 #[derive(Debug)]
 struct Scan {
@@ -39,26 +63,47 @@ struct Scan {
     cancel: CancellationToken,
 }
 
-/// What a scan says.
+/// What comes of the work.
 #[derive(Debug)]
 pub(super) enum Step {
+    /// The names are looked up; nothing when that was stopped.
+    Pinned(Result<Option<Vec<PinnedName>>, JoinError>),
     Event(ScanEvent),
     Over(Result<Result<ScanSummary, ScanError>, JoinError>),
 }
 
 impl Work {
-    /// Begins a scan.
-    pub(super) fn scanning(command: WireCommandId, scanner: &Scanner, job: ScanJob) -> Self {
-        let (sink, events) = mpsc::channel(SINK);
+    /// Begins a command: with its scan, or before that with the lookups of its names.
+    pub(super) fn begin(
+        command: WireCommandId,
+        task: Task,
+        scanner: &Scanner,
+        resolver: &Arc<dyn Resolver>,
+    ) -> Self {
+        if task.names().is_empty() {
+            return Self::scanning(command, scanner, task.job(&[]));
+        }
         let cancel = CancellationToken::new();
-        let (scanner, token) = (scanner.clone(), cancel.clone());
-        let task = tokio::spawn(async move { scanner.run(job, sink, token).await });
+        let (asked, token, resolver) = (task.clone(), cancel.clone(), Arc::clone(resolver));
+        let lookups = tokio::spawn(async move {
+            let pins = asked.pin(&*resolver);
+            token.run_until_cancelled(pins).await
+        });
+        let pinning = Pinning {
+            task,
+            lookups,
+            began: Instant::now(),
+            cancel,
+        };
         Self {
-            scan: Some(Scan {
-                events,
-                task,
-                cancel,
-            }),
+            stage: Some(Stage::Pinning(pinning)),
+            ..Self::ended(command, None)
+        }
+    }
+
+    fn scanning(command: WireCommandId, scanner: &Scanner, job: ScanJob) -> Self {
+        Self {
+            stage: Some(Stage::Scanning(Scan::begin(scanner, job))),
             ..Self::ended(command, None)
         }
     }
@@ -67,7 +112,8 @@ impl Work {
     pub(super) fn ended(command: WireCommandId, ending: Option<Ending>) -> Self {
         Self {
             command,
-            scan: None,
+            stage: None,
+            pins: Vec::new(),
             ending,
             stopped: None,
             lost: 0,
@@ -76,22 +122,60 @@ impl Work {
         }
     }
 
-    /// Whether the scan still runs.
-    pub(super) fn is_scanning(&self) -> bool {
-        self.scan.is_some()
+    /// Whether names are looked up or the scan runs.
+    pub(super) fn is_active(&self) -> bool {
+        self.stage.is_some()
     }
 
-    /// Tells the scan to stop; the first reason counts.
+    /// Tells lookups or scan to stop; the first reason counts.
     pub(super) fn stop(&mut self, why: Stopped) {
-        if let Some(scan) = &self.scan {
-            self.stopped.get_or_insert(why);
-            scan.cancel.cancel();
+        let cancel = match &self.stage {
+            Some(Stage::Pinning(pinning)) => &pinning.cancel,
+            Some(Stage::Scanning(scan)) => &scan.cancel,
+            None => return,
+        };
+        self.stopped.get_or_insert(why);
+        cancel.cancel();
+    }
+
+    /// The names are looked up: the scan begins, with what is left of the command's time.
+    pub(super) fn pinned(
+        &mut self,
+        result: Result<Option<Vec<PinnedName>>, JoinError>,
+        scanner: &Scanner,
+    ) {
+        let Some(Stage::Pinning(pinning)) = self.stage.take() else {
+            return;
+        };
+        match result {
+            Ok(Some(pins)) => {
+                let mut task = pinning.task.clone();
+                task.budget = task.budget.saturating_sub(pinning.began.elapsed());
+                self.pins = pins;
+                let job = task.job(&self.pins);
+                self.stage = Some(Stage::Scanning(Scan::begin(scanner, job)));
+            }
+            Ok(None) => {
+                self.ending = Some(Ending::Ran(ScanSummary {
+                    outcomes: Vec::new(),
+                    found: 0,
+                    notes: Vec::new(),
+                    interrupted: Some(Interruption::Cancelled),
+                    driver_crashes: 0,
+                }));
+            }
+            Err(error) => {
+                tracing::error!(%error, command = %self.command, "looking names up crashed");
+                self.ending = Some(Ending::Failed(
+                    "looking the names up crashed; the node's log says where".to_owned(),
+                ));
+            }
         }
     }
 
     /// The scan is over.
     pub(super) fn end(&mut self, result: Result<Result<ScanSummary, ScanError>, JoinError>) {
-        self.scan = None;
+        self.stage = None;
         self.ending = Some(match result {
             Ok(Ok(summary)) => Ending::Ran(summary),
             Ok(Err(error)) => Ending::Failed(error.to_string()),
@@ -103,17 +187,38 @@ impl Work {
     }
 }
 
+impl Scan {
+    fn begin(scanner: &Scanner, job: ScanJob) -> Self {
+        let (sink, events) = mpsc::channel(SINK);
+        let cancel = CancellationToken::new();
+        let (scanner, token) = (scanner.clone(), cancel.clone());
+        let task = tokio::spawn(async move { scanner.run(job, sink, token).await });
+        Self {
+            events,
+            task,
+            cancel,
+        }
+    }
+}
+
+impl Drop for Pinning {
+    fn drop(&mut self) {
+        self.lookups.abort();
+    }
+}
+
 impl Drop for Scan {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// The next thing that the scan in `work` says; waits forever when there is none. Cancel-safe.
+/// The next thing that comes of `work`; waits forever when it is over. Cancel-safe.
 pub(super) async fn next(work: &mut Option<Work>) -> Step {
-    match work.as_mut().and_then(|work| work.scan.as_mut()) {
+    match work.as_mut().and_then(|work| work.stage.as_mut()) {
         None => pending().await,
-        Some(scan) => match scan.events.recv().await {
+        Some(Stage::Pinning(pinning)) => Step::Pinned((&mut pinning.lookups).await),
+        Some(Stage::Scanning(scan)) => match scan.events.recv().await {
             Some(event) => Step::Event(event),
             // The scan has let go of its sink: it returns now, or has crashed.
             None => Step::Over((&mut scan.task).await),

@@ -157,7 +157,14 @@ impl Gateway {
     pub(crate) async fn accepted(&self) -> (Stream, ControlHello) {
         let mut stream = self.stream().await;
         let hello = stream.hello().await;
-        stream.accept(&["progress", "cancel", "goodbye", "outcomes", "big-commands"]);
+        stream.accept(&[
+            "progress",
+            "cancel",
+            "goodbye",
+            "outcomes",
+            "big-commands",
+            "pins",
+        ]);
         (stream, hello)
     }
 }
@@ -199,6 +206,18 @@ impl Stream {
         }
     }
 
+    /// The next pins; progress on the way to them is passed over.
+    pub(crate) async fn pins(&mut self) -> ControlPins {
+        loop {
+            match self.next().await {
+                control_stream_request::Kind::Pins(pins) => return pins,
+                control_stream_request::Kind::Progress(_) => {}
+                other @ (control_stream_request::Kind::Hello(_)
+                | control_stream_request::Kind::Ack(_)) => panic!("no pins: {other:?}"),
+            }
+        }
+    }
+
     pub(crate) fn accept(&self, capabilities: &[&str]) {
         self.send(control_stream_response::Kind::Accepted(ControlAccepted {
             server_time: Some(now()),
@@ -210,8 +229,14 @@ impl Stream {
 
     /// Orders a scan of a list.
     pub(crate) fn discover(&self, id: &str, addresses: &[IpAddr], ports: &[u16]) {
+        let entries: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        self.discover_entries(id, &entries, ports);
+    }
+
+    /// The same, of a list that may hold names.
+    pub(crate) fn discover_entries<T: ToString>(&self, id: &str, entries: &[T], ports: &[u16]) {
         let list = IpListModeRequest {
-            ip_addresses: addresses.iter().map(ToString::to_string).collect(),
+            ip_addresses: entries.iter().map(ToString::to_string).collect(),
             ports: ports.iter().map(ToString::to_string).collect(),
         };
         self.command(id, discover_request::Mode::IpList(list));

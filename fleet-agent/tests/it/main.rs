@@ -4,6 +4,7 @@
 mod enrollment;
 mod gateway;
 mod interruptions;
+mod names;
 mod refusals;
 mod scans;
 mod sessions;
@@ -75,7 +76,11 @@ struct Running {
 
 impl Running {
     fn start(gateway: &Arc<Gateway>, rate: u32) -> Self {
-        let agent = Agent::new(state(gateway), options(rate)).expect("an agent");
+        Self::with(gateway, options(rate))
+    }
+
+    fn with(gateway: &Arc<Gateway>, options: AgentOptions) -> Self {
+        let agent = Agent::new(state(gateway), options).expect("an agent");
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(agent.run(shutdown.clone()));
         Self { shutdown, task }

@@ -84,7 +84,7 @@ async fn a_command_that_cannot_be_carried_out_is_refused_without_a_packet() {
     stream.command(
         "name",
         Mode::Nmap(NmapModeRequest {
-            target: "miner.lan".to_owned(),
+            target: "miner.localhost".to_owned(),
             ports: Vec::new(),
         }),
     );
@@ -94,7 +94,7 @@ async fn a_command_that_cannot_be_carried_out_is_refused_without_a_packet() {
     }));
     for (id, code, named) in [
         ("public", AckCode::BadRequest, "8.8.8.8"),
-        ("name", AckCode::BadRequest, "miner.lan"),
+        ("name", AckCode::BadRequest, "miner.localhost"),
         ("other", AckCode::Unimplemented, "does not know"),
     ] {
         let ack = stream.ack().await;

@@ -18,7 +18,14 @@ async fn a_refresh_does_not_drop_the_stream() {
     let (mut stream, hello) = gateway.accepted().await;
     assert_eq!(
         hello.capabilities,
-        ["progress", "cancel", "goodbye", "outcomes", "big-commands"]
+        [
+            "progress",
+            "cancel",
+            "goodbye",
+            "pins",
+            "outcomes",
+            "big-commands"
+        ]
     );
     assert_eq!(
         (hello.instance_id.len(), hello.max_targets, hello.max_ports),

@@ -4,6 +4,7 @@
 mod corpus;
 mod drivers;
 mod identification;
+mod names;
 mod politeness;
 mod stopping;
 

@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::Role;
-use fleet_wire::{
-    Code,
-    gateway::{AckCode, ControlPins, ControlProgress, PinnedName, control_stream_request},
-    pairing::discover_request::Mode,
-};
+use fleet_wire::{Code, gateway::AckCode, pairing::discover_request::Mode};
 
 use crate::harness::{
     Enrolled, Node, Operator, Profile, World, device, eventually, list, range, refused, start,
@@ -304,57 +300,4 @@ async fn a_cancel_reaches_a_node_that_was_away() {
     assert_eq!(cancelled.state().as_str_name(), "SCAN_STATE_CANCELLED");
     let mut back = enrolled.connect(&world, profile.running(&command)).await;
     assert_eq!(back.cancel().await, command);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn names_are_pinned_before_the_first_report_and_bound_what_is_taken() {
-    let world = World::new().await;
-    let operator = world.operator(Role::Operator).await;
-    let enrolled = Enrolled::new(&world, &operator).await;
-    let mut profile = Profile::ours();
-    profile.0.capabilities.push("pins".into());
-    let mut node = enrolled.connect(&world, profile).await;
-    let scan = start(&operator, &enrolled, list(&["miner.example"], &["4028"])).await;
-    let (command, request) = node.command().await;
-    let Some(Mode::IpList(asked)) = request.mode else {
-        panic!("not as a list: {request:?}");
-    };
-    assert_eq!(asked.ip_addresses, ["miner.example"]);
-    let unpinned = node.report(&command, vec![device("10.0.0.7")]).await;
-    assert_eq!(unpinned.expect("is judged").accepted_count, 0);
-    // It has reported: too late for pins, and nothing of that name can be taken any more.
-    pin(&mut node, &command, "10.0.0.7").await;
-    node.ack(&command, AckCode::Ok).await;
-    scan.is("SCAN_STATE_COMPLETED").await;
-
-    let scan = start(&operator, &enrolled, list(&["miner.example"], &["4028"])).await;
-    let (command, _) = node.command().await;
-    pin(&mut node, &command, "10.0.0.7").await;
-    // The report goes beside the stream: wait until what was said on it has been heard.
-    node.say(control_stream_request::Kind::Progress(ControlProgress {
-        command_id: command.clone(),
-        targets_done: 1,
-        targets_total: 1,
-        ..ControlProgress::default()
-    }))
-    .await;
-    eventually(|| async { scan.get().await.progress.expect("is there").done > 0 }).await;
-    let answer = node.report(&command, vec![device("10.0.0.7")]).await;
-    assert_eq!(answer.expect("is judged").accepted_count, 1);
-    let other = node.report(&command, vec![device("10.0.0.8")]).await;
-    assert_eq!(other.expect("is judged").accepted_count, 0);
-    node.ack(&command, AckCode::Ok).await;
-    scan.is("SCAN_STATE_COMPLETED").await;
-}
-
-async fn pin(node: &mut Node, command: &str, address: &str) {
-    node.say(control_stream_request::Kind::Pins(ControlPins {
-        command_id: command.to_owned(),
-        names: vec![PinnedName {
-            name: "miner.example".into(),
-            addresses: vec![address.to_owned()],
-            skipped_reason: String::new(),
-        }],
-    }))
-    .await;
 }

@@ -4,6 +4,7 @@
 mod access;
 mod accounts;
 mod audit;
+mod bad_reports;
 mod bystanders;
 mod commands;
 mod devices;
@@ -13,6 +14,7 @@ mod enrollment;
 mod handshake;
 mod harness;
 mod matrix;
+mod names;
 mod requests;
 mod scans;
 mod stream;

@@ -49,6 +49,10 @@ pub enum ReportError {
     /// The command is unknown, another node's, or not in flight.
     #[error("command {0} is not in flight for this node")]
     NotInFlight(CommandId),
+    /// The addresses of the command's names are not known yet: they travel beside reports, and may come
+    /// a moment later.
+    #[error("command {0} waits for what its names resolve to: report again when that was said")]
+    AwaitsPins(CommandId),
     /// More rows than the command may report.
     #[error("command {command} may report {quota} rows and no more")]
     OverQuota {

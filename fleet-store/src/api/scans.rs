@@ -214,7 +214,7 @@ pub struct Pins {
 /// What came of pins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinsTaken {
-    /// The scan, whose watchers want a bell: names that are left out became warnings.
+    /// The scan, whose watchers want a bell: what names are pinned to, or why they are left out, is told.
     pub scan: ScanId,
     /// Names that have addresses now and had none before.
     pub pinned: u32,
@@ -228,9 +228,6 @@ pub enum PinsError {
     /// The command is unknown, another node's, or not in flight.
     #[error("command {0} is not in flight for this node")]
     NotInFlight(CommandId),
-    /// The command has reported already.
-    #[error("command {0} has reported devices already: names are pinned before the first report")]
-    TooLate(CommandId),
     /// Storage trouble.
     #[error(transparent)]
     Storage(#[from] StoreError),
@@ -313,7 +310,8 @@ pub trait Scans: Send + Sync {
     /// row, its event and the counts become durable together.
     async fn record_report(&self, report: NewReport) -> Result<ReportAnswer, ReportError>;
 
-    /// Stores the pins of a command as part of its scope, before its first report.
+    /// Stores the pins of a command as part of its scope. Its reports are refused until every name is
+    /// answered; the first answer for a name stands, and the same again changes nothing.
     async fn record_pins(&self, pins: Pins) -> Result<PinsTaken, PinsError>;
 
     /// Ends a command by its node's word, its chunk, and with the last chunk the scan.

@@ -1,5 +1,7 @@
 //! The addresses that a node pinned the names of a command to: part of its scope, stored before the
-//! first report.
+//! first report, which waits for them. Said again, as after a reconnect, they change nothing.
+
+use std::net::IpAddr;
 
 use fleet_core::CommandState;
 use fleet_discovery::Pinned;
@@ -24,35 +26,36 @@ pub(crate) async fn record(
     let Some(command) = command.filter(|command| command.state.0 == CommandState::Issued) else {
         return refuse(PinsError::NotInFlight(pins.command));
     };
-    if command.rows > 0 {
-        return refuse(PinsError::TooLate(pins.command));
-    }
     let mut scope = command.scope.0.clone();
     let mut taken = PinsTaken {
         scan: command.scan_id.0,
         pinned: 0,
         refused: Vec::new(),
     };
-    let mut warnings = Vec::new();
+    let mut told = Vec::new();
+    let mut left_out = Vec::new();
     for (name, answer) in &pins.names {
         let answer = answer.as_deref().map_err(String::as_str);
         match scope.pin(name, answer, pins.addresses) {
-            Ok(Pinned::Pinned) => taken.pinned += 1,
-            Ok(Pinned::Skipped) => warnings.push(name.clone()),
+            Ok(Pinned::Pinned) => {
+                taken.pinned += 1;
+                told.push(pinned(name, scope.pinned_to(name)));
+            }
+            Ok(Pinned::Skipped) => left_out.push(name.clone()),
             Ok(Pinned::Unchanged) => {}
             Err(error) => taken.refused.push(error.to_string()),
         }
     }
-    let warnings: Vec<String> = scope
-        .names_without_address()
-        .filter_map(|(name, why)| Some((name.to_string(), why?.to_owned())))
-        .filter(|(name, _)| {
-            warnings
-                .iter()
-                .any(|warned| warned.eq_ignore_ascii_case(name))
-        })
-        .map(|(name, why)| format!("`{name}` is left out: {why}"))
-        .collect();
+    told.extend(
+        scope
+            .names_without_address()
+            .filter_map(|(name, why)| Some((name.as_str(), why?)))
+            .filter(|(name, _)| left_out.iter().any(|said| said.eq_ignore_ascii_case(name)))
+            .map(|(name, why)| format!("`{name}` is left out: {why}")),
+    );
+    if told.is_empty() {
+        return Ok(taken);
+    }
     let pinned = command::ActiveModel {
         scope: Set(AsText(scope)),
         ..Default::default()
@@ -63,8 +66,14 @@ pub(crate) async fn record(
         .exec(tx)
         .await?;
     if let Some(mut scan) = LockedScan::lock(tx, command.scan_id.0).await? {
-        scan.warn(warnings, pins.now).await?;
+        scan.warn(told, pins.now).await?;
         scan.save().await?;
     }
     Ok(taken)
+}
+
+/// What the operator reads of a name that has addresses.
+fn pinned(name: &str, addresses: &[IpAddr]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    format!("`{name}` is pinned to {}", addresses.join(", "))
 }

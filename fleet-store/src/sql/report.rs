@@ -48,6 +48,9 @@ pub(crate) async fn record(
     if command.state.0 != CommandState::Issued {
         return refuse(not_in_flight);
     }
+    if command.scope.0.awaits_pins() {
+        return refuse(ReportError::AwaitsPins(new.command));
+    }
     if let Some(answer) = answered_before(tx, new, &command).await? {
         return Ok(answer);
     }

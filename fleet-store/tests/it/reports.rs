@@ -320,11 +320,11 @@ async fn pins_are_stored_before_the_first_report(site: Site) {
         .await
         .id;
     let command = site.issue(node).await.expect("issued").command;
-    assert_eq!(
-        site.reported(node, command, vec![plain("10.0.0.7", "80")])
-            .await,
-        (0, 1),
-        "nothing is pinned yet"
+    let early = site.report(node, command, vec![plain("10.0.0.7", "80")]);
+    let early = site.store.record_report(early).await;
+    assert!(
+        matches!(early, Err(ReportError::AwaitsPins(_))),
+        "nothing is pinned yet: {early:?}"
     );
     let pins = |names: Vec<(&str, Result<Vec<&str>, &str>)>| Pins {
         node: node.id,
@@ -352,6 +352,14 @@ async fn pins_are_stored_before_the_first_report(site: Site) {
         ("evil.example", Ok(vec!["10.0.0.9", "8.8.8.8"])),
         ("other.example", Ok(vec!["10.0.0.1"])),
     ];
+    let first = site.store.record_pins(pins(answers[..1].to_vec())).await;
+    assert_eq!(first.expect("taken").pinned, 1);
+    let early = site.report(node, command, vec![plain("10.0.0.7", "80")]);
+    let early = site.store.record_report(early).await;
+    assert!(
+        matches!(early, Err(ReportError::AwaitsPins(_))),
+        "{early:?}"
+    );
     let taken = site
         .store
         .record_pins(pins(answers.clone()))
@@ -359,9 +367,13 @@ async fn pins_are_stored_before_the_first_report(site: Site) {
         .expect("taken");
     assert_eq!(
         (taken.scan, taken.pinned, taken.refused.len()),
-        (scan, 1, 1)
+        (scan, 0, 1)
     );
-    let again = site.store.record_pins(pins(answers)).await.expect("taken");
+    let again = site
+        .store
+        .record_pins(pins(answers.clone()))
+        .await
+        .expect("taken");
     assert_eq!(again.pinned, 0);
     let otherwise = site
         .store
@@ -369,18 +381,16 @@ async fn pins_are_stored_before_the_first_report(site: Site) {
         .await
         .expect("answered");
     assert_eq!(otherwise.refused.len(), 1, "the first word stands");
-    let warnings = site.log(scan).await;
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let told = site.log(scan).await;
+    assert_eq!(told.len(), 3, "each name is told once: {told:?}");
 
     let rows = ["10.0.0.7", "10.0.0.8", "10.0.0.9", "10.0.0.66"]
         .map(|ip| plain(ip, "80"))
         .to_vec();
     assert_eq!(site.reported(node, command, rows).await, (2, 2));
-    let late = site
-        .store
-        .record_pins(pins(vec![("rig.example", Ok(vec!["10.0.0.7"]))]))
-        .await;
-    assert!(matches!(late, Err(PinsError::TooLate(_))));
+    // After a reconnect the node says it again.
+    let again = site.store.record_pins(pins(answers)).await.expect("taken");
+    assert_eq!((again.pinned, site.log(scan).await.len()), (0, 5));
     site.acked(node, command, AckCode::Ok).await;
     let dead = site.store.record_pins(pins(vec![])).await;
     assert!(matches!(dead, Err(PinsError::NotInFlight(_))));

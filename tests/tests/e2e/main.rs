@@ -15,6 +15,7 @@ mod identity;
 mod interruptions;
 mod lab;
 mod lanes;
+mod names;
 mod revoking;
 mod scanning;
 mod secrets;

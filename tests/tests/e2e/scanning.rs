@@ -128,7 +128,11 @@ async fn a_request_that_cannot_be_run_is_refused_with_the_offender_named(world: 
         (target("8.8.8.0/24"), Code::InvalidArgument, "8.8.8.0"),
         (target("010.8.8.8"), Code::InvalidArgument, "010.8.8.8"),
         (target("10.0.0.0/8"), Code::InvalidArgument, "/8"),
-        (target("miner.lan"), Code::FailedPrecondition, "miner.lan"),
+        (
+            target("miner.localhost"),
+            Code::InvalidArgument,
+            "miner.localhost",
+        ),
         (
             range("10.0.0.9", "10.0.0.3"),
             Code::InvalidArgument,

@@ -1,0 +1,221 @@
+//! Commands that name hosts: looked up once, pinned, told before anything is reported, and nothing else dialled.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use fleet_agent::AgentOptions;
+use fleet_core::outcome::AckCode;
+use fleet_discovery::HostName;
+use fleet_scan::{BoxFuture, DnsResolver, LookupError, Resolver};
+use fleet_sim::{NameRecord, NameServer, RunningSite, Site};
+use fleet_wire::gateway::{ControlAck, ControlPins};
+
+use crate::{Running, gateway::Gateway, options, start};
+
+fn address(ip: impl Into<IpAddr>) -> NameRecord {
+    NameRecord::Address(ip.into())
+}
+
+/// A node of a site on loopback that asks `server`; it may scan the site's addresses only.
+fn at(site: &RunningSite, server: &NameServer, rate: u32) -> AgentOptions {
+    let mut options = options(rate);
+    options.resolver = Arc::new(DnsResolver::asking(vec![server.address()]));
+    let network = match site.site().addresses()[0] {
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & 0xffff_ff00),
+        IpAddr::V6(ip) => panic!("not on loopback: {ip}"),
+    };
+    let network = format!("{network}/24").parse().expect("a network");
+    options.site.allowed_networks = vec![network];
+    options
+}
+
+fn told(pins: &ControlPins) -> Vec<String> {
+    let said = pins.names.iter().map(|pin| {
+        let addresses = pin.addresses.join(" ");
+        format!("{}: {addresses}{}", pin.name, pin.skipped_reason)
+    });
+    said.collect()
+}
+
+fn code(ack: &ControlAck) -> AckCode {
+    AckCode::from_number(ack.code)
+}
+
+#[tokio::test]
+async fn host_names_that_bypass_the_private_address_rule_are_left_out_and_never_dialled() {
+    let site = start(Site::demo(30, 11), 21).await;
+    let all = site.site().addresses();
+    let (device, elsewhere) = (all[0], all[9]);
+    let server = NameServer::start().await.expect("a name server");
+    let public = address(Ipv4Addr::new(8, 8, 8, 8));
+    server.set("good.lan", [address(device), address(all[1])]);
+    server.set("public.lan", [public.clone()]);
+    server.set("mixed.lan", [address(all[2]), public]);
+    server.set("metadata.lan", [address(Ipv4Addr::new(169, 254, 169, 254))]);
+    server.set("local.lan", [NameRecord::Alias("localhost".to_owned())]);
+    server.set("nine.lan", all.iter().take(9).copied().map(address));
+    // Rebinding: what the name says when it is asked again is something else.
+    server.set("rebound.lan", [address(all[3])]);
+    let names = [
+        "good.lan",
+        "public.lan",
+        "mixed.lan",
+        "metadata.lan",
+        "local.lan",
+        "nine.lan",
+        "rebound.lan",
+        "unknown.lan",
+    ];
+
+    let gateway = Gateway::start().await;
+    let _node = Running::with(&gateway, at(&site, &server, 40));
+    let (mut stream, hello) = gateway.accepted().await;
+    assert!(hello.capabilities.iter().any(|name| name == "pins"));
+    stream.discover_entries("c1", &names, &site.site().ports());
+    let pins = stream.pins().await;
+    assert!(gateway.seen().reports.is_empty(), "pins come first");
+    server.set("rebound.lan", [address(elsewhere)]);
+    assert_eq!(pins.command_id, "c1");
+    let local =
+        "it resolves to 127.0.0.1, outside of the networks that this site lets its node scan";
+    assert_eq!(
+        told(&pins),
+        [
+            format!("good.lan: {device} {}", all[1]),
+            "public.lan: it resolves to 8.8.8.8, a public address".to_owned(),
+            "mixed.lan: it resolves to 8.8.8.8, a public address".to_owned(),
+            "metadata.lan: it resolves to 169.254.169.254, a link-local address".to_owned(),
+            format!("local.lan: {local}"),
+            "nine.lan: it resolves to more than 8 addresses".to_owned(),
+            format!("rebound.lan: {}", all[3]),
+            "unknown.lan: it resolves to no address".to_owned(),
+        ]
+    );
+
+    let ack = stream.ack().await;
+    // What is left out is known to the server: nothing is missing.
+    assert_eq!((code(&ack), &*ack.error_message), (AckCode::Ok, ""));
+    assert_eq!(
+        ack.outcomes.len(),
+        3,
+        "one byte an address, in the pins' order"
+    );
+    let pinned = BTreeSet::from([device, all[1], all[3]]);
+    assert!(site.journal().touched_addresses().is_subset(&pinned));
+    assert!(gateway.seen().addresses().is_subset(&pinned));
+    for name in names {
+        assert_eq!(server.asked(name), 1, "{name} is looked up once");
+    }
+}
+
+#[tokio::test]
+async fn what_looks_like_a_name_and_is_a_number_or_the_local_host_is_not_even_looked_up() {
+    let site = start(Site::demo(2, 12), 22).await;
+    let server = NameServer::start().await.expect("a name server");
+    let gateway = Gateway::start().await;
+    let _node = Running::with(&gateway, at(&site, &server, 5_000));
+    let (mut stream, _) = gateway.accepted().await;
+    for (id, name) in [
+        "localhost",
+        "rig.localhost",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "127.1",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        stream.discover_entries(&format!("c{id}"), &["good.lan", name], &[80]);
+        let ack = stream.ack().await;
+        assert_eq!(code(&ack), AckCode::BadRequest, "{name}");
+        assert!(ack.error_message.contains(name), "{}", ack.error_message);
+    }
+    assert_eq!(server.asked("good.lan"), 0);
+    assert_eq!(site.journal().count(), 0);
+}
+
+#[tokio::test]
+async fn pins_are_told_again_on_a_new_stream() {
+    let site = start(Site::demo(40, 13), 23).await;
+    let all = site.site().addresses();
+    let server = NameServer::start().await.expect("a name server");
+    server.set("good.lan", all.iter().take(8).copied().map(address));
+    let gateway = Gateway::start().await;
+    // Slow enough that the scan outlives the stream.
+    let _node = Running::with(&gateway, at(&site, &server, 4));
+    let (mut stream, _) = gateway.accepted().await;
+    stream.discover_entries("c1", &["good.lan"], &site.site().ports());
+    let first = stream.pins().await;
+    stream.fail();
+    let (mut stream, hello) = gateway.accepted().await;
+    assert_eq!(hello.running, ["c1"]);
+    assert_eq!(stream.pins().await, first);
+    stream.cancel("c1");
+    assert_eq!(stream.ack().await.command_id, "c1");
+    assert_eq!(server.asked("good.lan"), 1);
+}
+
+#[tokio::test]
+async fn a_stock_server_is_told_in_the_ack_which_names_were_left_out() {
+    let site = start(Site::demo(4, 14), 24).await;
+    let all = site.site().addresses();
+    let server = NameServer::start().await.expect("a name server");
+    server.set("good.lan", [address(all[0])]);
+    let gateway = Gateway::start().await;
+    let _node = Running::with(&gateway, at(&site, &server, 5_000));
+    let mut stream = gateway.stream().await;
+    stream.hello().await;
+    stream.accept(&[]);
+    let entries = [
+        "good.lan".to_owned(),
+        "bad.lan".to_owned(),
+        all[1].to_string(),
+    ];
+    stream.discover_entries("c1", &entries, &site.site().ports());
+    let ack = stream.ack().await;
+    assert_eq!(code(&ack), AckCode::Partial);
+    let said = "`bad.lan` was left out: it resolves to no address";
+    assert!(ack.error_message.contains(said), "{}", ack.error_message);
+    let dialled = BTreeSet::from([all[0], all[1]]);
+    assert_eq!(site.journal().touched_addresses(), dialled);
+}
+
+/// A name server that never answers.
+#[derive(Debug)]
+struct Silent;
+
+impl Resolver for Silent {
+    fn lookup<'a>(&'a self, _: &'a HostName) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_command_is_cancelled_while_its_names_are_looked_up() {
+    let gateway = Gateway::start().await;
+    let options = AgentOptions {
+        resolver: Arc::new(Silent),
+        ..options(5_000)
+    };
+    let _node = Running::with(&gateway, options);
+    let (mut stream, _) = gateway.accepted().await;
+    // Many more than are looked up at a time: left alone this takes minutes.
+    let names: Vec<String> = (0..2_000).map(|n| format!("rig-{n}.lan")).collect();
+    stream.discover_entries("c1", &names, &[80]);
+    stream.discover_entries("c2", &["other.lan"], &[80]);
+    assert_eq!(
+        code(&stream.ack().await),
+        AckCode::Busy,
+        "the lane is taken"
+    );
+    stream.cancel("c1");
+    let ack = stream.ack().await;
+    assert_eq!(
+        (code(&ack), &*ack.error_message),
+        (AckCode::Partial, "cancelled")
+    );
+}

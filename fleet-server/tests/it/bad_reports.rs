@@ -1,0 +1,255 @@
+//! A report with everything wrong in it that a node can get wrong, or try.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fleet_core::{RejectReason, RejectReason::*, Role};
+use fleet_wire::{
+    fleet::ListDevicesRequest,
+    gateway::{AckCode, DiscoveredDeviceReport},
+};
+
+use crate::harness::{Enrolled, Profile, World, device, list, start, target};
+
+/// Where every bad row stands: in the same /22 as the good ones, at an address that no good one has.
+const PLACE: &str = "10.77.0.5";
+
+/// A sound device, changed.
+fn row(change: impl FnOnce(&mut DiscoveredDeviceReport)) -> DiscoveredDeviceReport {
+    let mut row = device(PLACE);
+    change(&mut row);
+    row
+}
+
+/// A text field, changed.
+type Field = fn(&mut DiscoveredDeviceReport) -> &mut String;
+
+/// Every kind of wrong that one row can hold by itself, with what is said of it.
+fn wrong() -> Vec<(DiscoveredDeviceReport, RejectReason)> {
+    let long = |most: usize| "x".repeat(most + 1);
+    let (identifier, ip, port, scheme, driver): (Field, Field, Field, Field, Field) = (
+        |row| &mut row.device_identifier,
+        |row| &mut row.ip_address,
+        |row| &mut row.port,
+        |row| &mut row.url_scheme,
+        |row| &mut row.driver_name,
+    );
+    let texts: [(Field, usize); 6] = [
+        (|row| &mut row.model, 255),
+        (|row| &mut row.manufacturer, 255),
+        (|row| &mut row.firmware_version, 255),
+        (|row| &mut row.mac_address, 64),
+        (|row| &mut row.serial_number, 255),
+        (|row| &mut row.evidence, 512),
+    ];
+    let mut fields: Vec<(Field, String, RejectReason)> = Vec::new();
+    for text in ["", "a\nb", "a\u{0}b", "a\u{1b}[31mb", "a\u{85}b"] {
+        fields.push((identifier, text.to_owned(), Identifier));
+        fields.push((driver, text.to_owned(), Driver));
+    }
+    fields.push((identifier, long(255), Identifier));
+    fields.push((driver, long(50), Driver));
+    for text in [
+        "miner.lan",
+        "",
+        "localhost",
+        "10.77.3",
+        "10.77.3.300",
+        "010.77.3.200",
+        "0x0a4d03c8",
+        "172819400",
+        "10.77.3.200/32",
+        "10.77.3.200:80",
+        " 10.77.3.200",
+        "１０.77.3.200",
+        "fe80::1%eth0",
+        "fd00::1%1",
+        "[fd00::1]",
+    ] {
+        fields.push((ip, text.to_owned(), Address));
+    }
+    for text in [
+        "", "0", "080", "+80", "70000", "80/tcp", "http", "-1", "８０",
+    ] {
+        fields.push((port, text.to_owned(), Port));
+    }
+    for text in [
+        "javascript:",
+        "java script",
+        "javascript:alert(1)",
+        "1http",
+        "http\n",
+        "ｈttp",
+        "data:text/html,<script>",
+        &long(32),
+    ] {
+        fields.push((scheme, text.to_owned(), Scheme));
+    }
+    for (field, most) in texts {
+        fields.push((field, long(most), Text));
+        fields.push((field, "a\u{7}b".to_owned(), Text));
+    }
+    for text in [
+        "8.8.8.8",
+        "127.0.0.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "10.77.4.1",
+        "10.76.255.255",
+        "fd00::1",
+        "::1",
+        "::ffff:10.78.0.1",
+        "64:ff9b::10.77.3.200",
+        "2002:a4d:3c8::1",
+        "0.0.0.0",
+        "255.255.255.255",
+    ] {
+        fields.push((ip, text.to_owned(), AddressOutOfScope));
+    }
+    for text in ["22", "4029", "65535"] {
+        fields.push((port, text.to_owned(), PortOutOfScope));
+    }
+    fields
+        .into_iter()
+        .map(|(field, text, reason)| (row(|row| *field(row) = text), reason))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_thousand_devices_with_every_kind_of_wrong_exactly_the_good_ones_are_stored() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    // Another node owns a device, under a MAC that it showed.
+    let other = Enrolled::new(&world, &operator).await;
+    let mut theirs = other.connect(&world, Profile::ours()).await;
+    let scan = start(&operator, &other, list(&["10.77.0.9"], &["4028"])).await;
+    let (command, _) = theirs.command().await;
+    let owned = device("10.77.0.9");
+    let stored = theirs.report(&command, vec![owned.clone()]).await;
+    assert_eq!(stored.expect("is judged").accepted_count, 1);
+    theirs.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
+
+    // This node knows a device by its place only.
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::stock()).await;
+    let scan = start(&operator, &enrolled, list(&["10.77.0.7"], &["4028"])).await;
+    let (command, _) = node.command().await;
+    let nameless = DiscoveredDeviceReport {
+        device_identifier: "auto:0000000000000000".to_owned(),
+        mac_address: String::new(),
+        ..device("10.77.0.7")
+    };
+    let stored = node.report(&command, vec![nameless]).await;
+    assert_eq!(stored.expect("is judged").accepted_count, 1);
+    node.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
+
+    let request = target("fleetnode-local-subnet", &["4028", "80"]);
+    let scan = start(&operator, &enrolled, request).await;
+    let (command, _) = node.command().await;
+    let (mut rows, mut reasons) = (Vec::new(), Vec::new());
+    // Before the first good device the scope is still open: the class alone keeps this one out.
+    rows.push(device("8.8.4.4"));
+    reasons.push(AddressClass);
+    let good = |n: u16| format!("10.77.{}.{}", n / 240, 11 + n % 240);
+    rows.push(device(&good(0)));
+    for (row, reason) in wrong() {
+        rows.push(row);
+        reasons.push(reason);
+    }
+    // What takes a second row, or an earlier report, to be wrong.
+    rows.push(DiscoveredDeviceReport {
+        device_identifier: "serial:ANOTHER".to_owned(),
+        ..device(&good(0))
+    });
+    reasons.push(AlreadyReported);
+    rows.push(DiscoveredDeviceReport {
+        ip_address: "10.77.0.6".to_owned(),
+        ..owned.clone()
+    });
+    reasons.push(OwnedByOtherNode);
+    rows.push(DiscoveredDeviceReport {
+        ip_address: "10.77.0.7".to_owned(),
+        ..owned.clone()
+    });
+    reasons.push(IdentityConflict);
+    let bad = rows.len() - 1;
+    let mut addresses = vec![good(0)];
+    addresses.extend((1..).take(1_000 - rows.len()).map(good));
+    // Good neighbours before, between and after: the bad ones stand in the middle of them.
+    let (before, after) = addresses[1..].split_at(400);
+    let between = rows.split_off(rows.len() / 2);
+    rows.extend(before.iter().map(|ip| device(ip)));
+    rows.extend(between);
+    rows.extend(after.iter().map(|ip| device(ip)));
+    assert_eq!(rows.len(), 1_000);
+
+    let answer = node
+        .report(&command, rows.clone())
+        .await
+        .expect("is judged");
+    let counted = |answer: &fleet_wire::gateway::ReportDiscoveredDevicesResponse| {
+        (
+            answer.accepted_count as usize,
+            answer.rejected_count as usize,
+        )
+    };
+    assert_eq!(counted(&answer), (addresses.len(), bad));
+    let again = node.report(&command, rows).await.expect("is judged");
+    assert_eq!(
+        again, answer,
+        "a repeated report is answered as the first time"
+    );
+    node.ack(&command, AckCode::Ok).await;
+    let over = scan.is("SCAN_STATE_COMPLETED").await;
+
+    let mut expected: BTreeMap<String, u64> = BTreeMap::new();
+    for reason in &reasons {
+        *expected.entry(reason.to_string()).or_default() += 1;
+    }
+    let ledger = over.ledger.expect("a ledger");
+    let told: BTreeMap<String, u64> = ledger
+        .rejected_reasons
+        .iter()
+        .map(|tally| (tally.reason.clone(), tally.count))
+        .collect();
+    assert_eq!(told, expected);
+    for tally in &ledger.rejected_reasons {
+        let printable = !tally.example.chars().any(char::is_control);
+        assert!(!tally.example.is_empty() && printable, "{tally:?}");
+    }
+    assert_eq!(
+        (ledger.accepted as usize, ledger.rejected as usize),
+        (addresses.len(), bad)
+    );
+
+    let mut request = ListDevicesRequest::default();
+    let mut listed = BTreeSet::new();
+    loop {
+        let page = operator
+            .devices()
+            .list_devices(&request, operator.options())
+            .await;
+        let page = page.expect("devices can be listed");
+        listed.extend(page.devices.into_iter().map(|device| device.ip));
+        request.cursor = page.next_cursor;
+        if request.cursor == 0 {
+            break;
+        }
+    }
+    let mut stored: BTreeSet<String> = addresses.into_iter().collect();
+    stored.extend(["10.77.0.7", "10.77.0.9"].map(str::to_owned));
+    assert_eq!(listed, stored, "exactly the good ones are stored");
+
+    let trail = world.audited(operator.org, "report.refuse").await;
+    let audited: BTreeSet<String> = trail
+        .iter()
+        .filter(|row| row.entry.subject.contains(&command))
+        .map(|row| format!("{:?}", row.entry.result))
+        .collect();
+    assert_eq!(
+        audited.len(),
+        expected.len(),
+        "one record a reason: {audited:?}"
+    );
+}

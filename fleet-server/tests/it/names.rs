@@ -1,0 +1,132 @@
+//! Host names: pinned by nodes that can, refused for nodes that cannot unless the policy says otherwise.
+
+use fleet_core::Role;
+use fleet_server::ServerConfig;
+use fleet_wire::{
+    Code,
+    gateway::{AckCode, ControlPins, PinnedName, control_stream_request},
+    pairing::discover_request::Mode,
+};
+
+use crate::harness::{
+    Enrolled, Node, Profile, World, device, eventually, list, refused, start, start_as, target,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_pinned_before_the_first_report_and_bound_what_is_taken() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut profile = Profile::ours();
+    profile.0.capabilities.push("pins".into());
+    let mut node = enrolled.connect(&world, profile).await;
+    let scan = start(&operator, &enrolled, list(&["miner.example"], &["4028"])).await;
+    let (command, request) = node.command().await;
+    let Some(Mode::IpList(asked)) = request.mode else {
+        panic!("not as a list: {request:?}");
+    };
+    assert_eq!(asked.ip_addresses, ["miner.example"]);
+    let early = refused(
+        node.report(&command, vec![device("10.0.0.7")]).await,
+        Code::Unavailable,
+    );
+    assert!(
+        early.retry_after().is_some(),
+        "it may come again: {early:?}"
+    );
+    pin(&mut node, &command, "10.0.0.7").await;
+    // The report goes beside the stream: it is taken once what was said there has been heard.
+    eventually(|| async {
+        let answer = node.report(&command, vec![device("10.0.0.7")]).await;
+        answer.is_ok_and(|answer| answer.accepted_count == 1)
+    })
+    .await;
+    let other = node.report(&command, vec![device("10.0.0.8")]).await;
+    assert_eq!(other.expect("is judged").accepted_count, 0);
+    node.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
+    let told = scan.log(0).await;
+    assert!(
+        told.iter()
+            .any(|(_, text)| text == "`miner.example` is pinned to 10.0.0.7"),
+        "{told:?}"
+    );
+
+    // One answer that is no address leaves the name out, whatever else was said of it.
+    let scan = start(&operator, &enrolled, list(&["miner.example"], &["4028"])).await;
+    let (command, _) = node.command().await;
+    pin(&mut node, &command, "0x0a000007").await;
+    eventually(|| async {
+        let answer = node.report(&command, vec![device("10.0.0.7")]).await;
+        answer.is_ok_and(|answer| answer.accepted_count == 0)
+    })
+    .await;
+    node.ack(&command, AckCode::Ok).await;
+    let over = scan.is("SCAN_STATE_COMPLETED").await;
+    let ledger = over.ledger.expect("a ledger");
+    assert_eq!((ledger.targets, ledger.skipped), (1, 1), "{ledger:?}");
+}
+
+async fn pin(node: &mut Node, command: &str, address: &str) {
+    node.say(control_stream_request::Kind::Pins(ControlPins {
+        command_id: command.to_owned(),
+        names: vec![PinnedName {
+            name: "miner.example".into(),
+            addresses: vec![address.to_owned()],
+            skipped_reason: String::new(),
+        }],
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stock_nodes_unpinned_name_is_refused() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let _node = enrolled.connect(&world, Profile::stock()).await;
+    for request in [
+        list(&["10.0.0.1", "miner.example"], &["4028"]),
+        target("miner.example", &["4028"]),
+    ] {
+        let answer = start_as(&operator, &enrolled, request, "names").await;
+        let error = refused(answer, Code::FailedPrecondition);
+        assert!(error.message.contains("miner.example"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_policy_allows_it_an_unpinned_name_is_a_command_of_its_own_with_eight_addresses()
+{
+    let world = World::with(ServerConfig {
+        rates: None,
+        unpinned_names: true,
+        ..ServerConfig::default()
+    })
+    .await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::stock()).await;
+    let request = list(&["10.0.0.1", "miner.example"], &["4028"]);
+    let scan = start(&operator, &enrolled, request).await;
+
+    // The literal stays exact.
+    let (command, _) = node.command().await;
+    let stray = node.report(&command, vec![device("10.0.0.2")]).await;
+    assert_eq!(stray.expect("is judged").accepted_count, 0);
+    node.ack(&command, AckCode::Ok).await;
+
+    let (command, request) = node.command().await;
+    let Some(Mode::IpList(asked)) = request.mode else {
+        panic!("not as a list: {request:?}");
+    };
+    assert_eq!(asked.ip_addresses, ["miner.example"]);
+    let mut rows = vec![device("8.8.8.8"), device("169.254.169.254")];
+    rows.extend((11..19).map(|n| device(&format!("10.0.0.{n}"))));
+    let answer = node.report(&command, rows).await.expect("is judged");
+    assert_eq!((answer.accepted_count, answer.rejected_count), (8, 2));
+    let ninth = node.report(&command, vec![device("10.0.0.99")]).await;
+    assert_eq!(ninth.expect("is judged").accepted_count, 0);
+    node.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
+}
