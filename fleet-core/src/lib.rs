@@ -36,8 +36,8 @@ pub use backoff::{Backoff, full_jitter};
 pub use identity::{DeviceIdentifier, Fingerprint, InvalidIdentifier, Serial, auto_identifier};
 pub use ids::{
     BrowserSessionId, CommandId, ConnectionId, DeviceId, Epoch, IdentityChangeId, InstanceId,
-    KeyId, NodeId,
-    OperatorId, OrgId, ParseUuidError, PendingEnrollmentId, ReplicaId, ScanId, SessionId,
+    KeyId, NodeId, OperatorId, OrgId, ParseUuidError, PendingEnrollmentId, ReplicaId, ScanId,
+    SessionId,
 };
 pub use mac::{InvalidMac, Mac};
 pub use password::{PASSWORD_LEAST, PASSWORD_MOST, Password, WeakPassword};

@@ -1,7 +1,7 @@
 //! `fleetctl`: parses the command line, calls the server, prints, exits with a documented status.
 
-mod audit;
 mod ask;
+mod audit;
 mod cli;
 mod devices;
 mod failure;

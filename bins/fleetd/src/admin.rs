@@ -106,7 +106,7 @@ fn tell(done: &str, one_time: Option<Password>) -> Result<()> {
 fn acquire(
     email: &str,
     args: &PasswordArgs,
-    environment: &dyn Environment,
+    environment: &(dyn Environment + 'static),
 ) -> Result<(PasswordHash, Option<Password>)> {
     let typed = if args.password_stdin {
         Some(line()?)
