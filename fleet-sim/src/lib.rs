@@ -4,9 +4,12 @@
 //! connection they see, and [`Truth`] says what a read-only identification should find. Nothing here knows how
 //! discovery works; the answers and the truth are written down independently of the scan engine.
 //!
+//! [`attack`] is apart from it: peers that a server must withstand.
+//!
 //! Read [`Site`] first.
 
 mod answer;
+pub mod attack;
 mod journal;
 mod lab;
 mod rng;

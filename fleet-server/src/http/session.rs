@@ -13,7 +13,7 @@ use serde_json::json;
 
 use fleet_wire::server::Body;
 
-use super::{json, respond};
+use super::{json, known, respond};
 use crate::{app::App, audit::Attempt, auth, failure::Refusal, limiter};
 
 /// A browser's session ends a working day later.
@@ -105,6 +105,7 @@ fn is_json(parts: &Parts) -> bool {
 /// Who is signed in.
 pub(super) async fn show(app: &App, parts: &Parts) -> Result<Response<Body>, RpcError> {
     let operator = auth::operator(app, &Method::GET, &parts.headers).await?;
+    known(parts);
     let permissions: Vec<_> = Permission::ALL
         .into_iter()
         .filter(|p| operator.role.may(*p))

@@ -10,6 +10,7 @@ mod drain;
 mod enrollment;
 mod handshake;
 mod harness;
+mod hostile;
 mod matrix;
 mod requests;
 mod scans;
