@@ -22,7 +22,7 @@ const NEVER: u64 = 100_000_000;
 /// What a process may hold more after all floods.
 const MEMORY: u64 = 128 << 20;
 /// What an honest call may take at most while two cores are under attack and other tests run.
-const PATIENT: Duration = Duration::from_secs(10);
+const PATIENT: Duration = Duration::from_secs(30);
 
 /// A node at work and who watches it.
 struct Honest<'a> {
