@@ -9,8 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use fleet_wire::{Code, Peer, RpcError};
-use http::{Method, Request, Response, StatusCode, header};
+use fleet_wire::{Code, Peer, RpcError, listener::ConnectionGuard};
+use http::{Method, Request, Response, StatusCode, header, request::Parts};
 
 use fleet_wire::server::Body;
 
@@ -36,6 +36,13 @@ impl Origin {
                 tls: false,
             },
         }
+    }
+}
+
+/// Notes that a request came from somebody who is known, so that its connection may stay.
+fn known(parts: &Parts) {
+    if let Some(connection) = parts.extensions.get::<ConnectionGuard>() {
+        connection.mark_authenticated();
     }
 }
 

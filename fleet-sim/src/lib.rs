@@ -4,9 +4,11 @@
 //! connection they see, and [`Truth`] says what a read-only identification should find. Nothing here knows how
 //! discovery works; the answers and the truth are written down independently of the scan engine.
 //!
-//! Read [`Site`] first. Beside the devices there is a [`NameServer`] for tests of host names.
+//! Read [`Site`] first. Beside the devices there is a [`NameServer`] for tests of host names, and [`attack`]: peers
+//! that a server must withstand.
 
 mod answer;
+pub mod attack;
 mod journal;
 mod lab;
 mod names;

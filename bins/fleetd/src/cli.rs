@@ -91,7 +91,7 @@ pub(crate) struct ServeArgs {
     /// The URL under which operators and nodes reach this server.
     #[arg(long, env = "FLEETD_PUBLIC_URL", value_name = "URL")]
     pub(crate) public_url: Option<String>,
-    /// A proxy whose X-Forwarded-For is believed; may be given several times.
+    /// A proxy whose X-Forwarded-For is believed and whose connections are not counted as one source; may be given several times.
     #[arg(
         long,
         env = "FLEETD_TRUSTED_PROXY",

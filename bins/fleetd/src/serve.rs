@@ -49,9 +49,9 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
             page(&config)
         );
     }
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     let listener = bind(config.listen).await?;
-    let listening = listener_config(&config)?;
+    let listening = listener_config(&config, descriptors)?;
     let shutdown = on_signals()?;
     let server = Server::start(
         server_config(&config),
@@ -99,8 +99,8 @@ pub(crate) async fn open(database: &Database, migrate: bool) -> Result<SqlStore,
 }
 
 /// Raises the soft limit of open files to the hard one: a connection takes one, and login shells often
-/// give 1,024.
-fn raise_descriptor_limit() {
+/// give 1,024. Answers what there is now.
+fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -112,6 +112,11 @@ fn raise_descriptor_limit() {
             "the limit of open files could not be raised"
         );
     }
+    // None is no limit.
+    let current = getrlimit(Resource::Nofile).current;
+    current
+        .and_then(|limit| usize::try_from(limit).ok())
+        .unwrap_or(usize::MAX)
 }
 
 /// Binds the port.
@@ -121,13 +126,24 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> 
         .map_err(|source| BindError { address, source })
 }
 
-fn listener_config(config: &Serve) -> Result<ListenerConfig> {
-    let Some(files) = &config.tls else {
-        return Ok(ListenerConfig::plaintext());
+fn listener_config(config: &Serve, descriptors: usize) -> Result<ListenerConfig> {
+    let mut listening = match &config.tls {
+        None => ListenerConfig::plaintext(),
+        Some(files) => {
+            let identity = TlsIdentity::load(&files.cert, &files.key)
+                .map_err(|error| config::ConfigError::new(format!("tls-cert, tls-key: {error}")))?;
+            ListenerConfig::tls(identity)
+        }
     };
-    let identity = TlsIdentity::load(&files.cert, &files.key)
-        .map_err(|error| config::ConfigError::new(format!("tls-cert, tls-key: {error}")))?;
-    Ok(ListenerConfig::tls(identity))
+    listening.exempt.extend(&config.trusted_proxies);
+    let listening = listening.within_descriptors(descriptors);
+    tracing::info!(
+        most = listening.max_connections,
+        reserved = listening.reserved,
+        descriptors,
+        "connections"
+    );
+    Ok(listening)
 }
 
 /// Where the web page is.

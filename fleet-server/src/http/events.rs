@@ -10,7 +10,7 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use std::sync::Arc;
 
-use super::respond;
+use super::{known, respond};
 use crate::{
     app::App,
     auth,
@@ -27,6 +27,7 @@ pub(super) async fn stream(
     scan: &str,
 ) -> Result<Response<Body>, RpcError> {
     let operator = auth::operator(app, &Method::GET, &parts.headers).await?;
+    known(parts);
     if !operator.role.may(Permission::NodeRead) {
         return Err(RpcError::permission_denied(format!(
             "this needs the permission {}",

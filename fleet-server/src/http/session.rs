@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use fleet_wire::server::Body;
 
-use super::{json, respond};
+use super::{json, known, respond};
 use crate::{
     accounts::{author, chosen, too_many_passwords},
     app::App,
@@ -294,6 +294,7 @@ fn is_json(parts: &Parts) -> bool {
 /// Who is signed in.
 pub(super) async fn show(app: &App, parts: &Parts) -> Result<Response<Body>, RpcError> {
     let operator = auth::operator(app, &Method::GET, &parts.headers).await?;
+    known(parts);
     let permissions: Vec<_> = Permission::ALL
         .into_iter()
         .filter(|p| operator.role.may(*p))

@@ -13,6 +13,7 @@ mod drain;
 mod enrollment;
 mod handshake;
 mod harness;
+mod hostile;
 mod matrix;
 mod names;
 mod requests;

@@ -11,14 +11,15 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::ListenerConfig;
-use super::config::count;
+use super::census::{Census, NoPlace};
+use super::config::{SUMMARY, Summary, count};
 use super::connection::{Connection, Ends};
-use super::guard::Census;
 use crate::server::BoxError;
 
 /// Where connections come from: a TCP listener, or a simulated one.
@@ -55,6 +56,8 @@ pub struct Drained {
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 /// Longest such pause: a second without new connections is better than a loop that spins.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// How many unknown peers are shown out when nothing can be accepted, so that their descriptors come free.
+const ROOM: usize = 16;
 
 /// Serves a port until `shutdown` is cancelled; then accepts no more, lets open requests end (streams must watch the
 /// token themselves), and after [`ListenerConfig::drain`] cuts what is left.
@@ -74,7 +77,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let census = Arc::new(Census::default());
+    let census = Census::new(config);
     let connections = TaskTracker::new();
     let ends = Ends {
         drain: shutdown.clone(),
@@ -82,10 +85,19 @@ where
     };
     let tls = config.tls.as_ref().map(super::TlsIdentity::acceptor);
     let mut pause = MIN_PAUSE;
+    let mut told = Summary::of(&config.counts);
+    let mut summary = tokio::time::interval(SUMMARY);
+    summary.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
+            _ = summary.tick() => {
+                let now = Summary::of(&config.counts);
+                now.warn_since(&told);
+                told = now;
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         let (io, address) = match accepted {
@@ -95,7 +107,8 @@ where
                 if is_of_one_connection(&error) {
                     continue;
                 }
-                tracing::warn!(%error, pause_ms = pause.as_millis(), "no connection can be accepted");
+                let shown_out = census.make_room(ROOM);
+                tracing::debug!(%error, shown_out, pause_ms = pause.as_millis(), "no connection can be accepted");
                 tokio::select! {
                     () = shutdown.cancelled() => break,
                     () = tokio::time::sleep(pause) => {}
@@ -106,9 +119,16 @@ where
         };
         pause = MIN_PAUSE;
         count(&config.counts.accepted);
-        let Some(seat) = census.enter(config.max_connections, config.reserved) else {
-            count(&config.counts.full);
-            continue;
+        let seat = match census.enter(address.ip()) {
+            Ok(seat) => seat,
+            Err(NoPlace::Full) => {
+                count(&config.counts.full);
+                continue;
+            }
+            Err(NoPlace::Crowded) => {
+                count(&config.counts.crowded);
+                continue;
+            }
         };
         let connection = Connection {
             address,

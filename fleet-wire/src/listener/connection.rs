@@ -23,12 +23,15 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
+use super::census::Seat;
 use super::config::{
     CONNECTION_WINDOW, ERROR_RESETS, ESTABLISH, HEADER_LIST, HEADERS, HTTP1_IDLE, KEEPALIVE,
-    KEEPALIVE_TIMEOUT, LAST_WORDS, ListenerCounts, PENDING_RESETS, PREFACE, SEND_BUFFER,
-    STREAM_WINDOW, STREAMS, count,
+    KEEPALIVE_TIMEOUT, LAST_WORDS, ListenerCounts, PENDING_RESETS, PLAIN_IDLE, PREFACE,
+    SEND_BUFFER, STREAM_WINDOW, STREAMS, count,
 };
-use super::guard::Seat;
+use super::guard::Standing;
+use super::metered::Metered;
+use super::patience::Patience;
 use super::rewind::{Opening, Rewind};
 use crate::Peer;
 use crate::server::BoxError;
@@ -65,9 +68,10 @@ impl Connection {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let cut = self.ends.cut.clone();
+        let (cut, closed) = (self.ends.cut.clone(), self.seat.0.closed());
         tokio::select! {
             () = cut.cancelled() => {}
+            () = closed => {}
             () = self.open(io, service) => {}
         }
     }
@@ -113,7 +117,12 @@ impl Connection {
     }
 
     async fn sniff<I: AsyncRead + Unpin>(&self, io: I) -> Option<(Opening, Rewind<I>)> {
-        match timeout(PREFACE, Rewind::sniff(io)).await {
+        let sniffed = tokio::select! {
+            // Nothing was asked for yet.
+            () = self.ends.drain.cancelled() => return None,
+            sniffed = timeout(PREFACE, Rewind::sniff(io)) => sniffed,
+        };
+        match sniffed {
             Ok(Ok(sniffed)) => sniffed,
             Ok(Err(_)) => None,
             Err(_) => {
@@ -154,13 +163,17 @@ impl Connection {
                 answer.map(|response| response.map(Either::Left))
             }
         });
-        let io = TokioIo::new(io);
+        let io = Patience::new(io, Arc::clone(&self.counts));
         if opening == Opening::Http2 {
+            let io = TokioIo::new(Metered::new(io, self.address, Arc::clone(&self.counts)));
             self.drive(http2_limits().serve_connection(io, service), opened)
                 .await;
         } else {
-            self.drive(http1_limits().serve_connection(io, service), opened)
-                .await;
+            self.drive(
+                http1_limits().serve_connection(TokioIo::new(io), service),
+                opened,
+            )
+            .await;
         }
     }
 
@@ -172,9 +185,10 @@ impl Connection {
     {
         let mut connection = pin!(connection);
         let guard = &self.seat.0;
-        let (mut closed, mut drained) = (pin!(guard.closed()), pin!(self.ends.drain.cancelled()));
+        let mut drained = pin!(self.ends.drain.cancelled());
         let mut bound = pin!(sleep_until(opened + ESTABLISH));
         let mut phase = Phase::Unproven;
+        let mut requests = 0;
         loop {
             tokio::select! {
                 end = connection.as_mut() => {
@@ -184,7 +198,6 @@ impl Connection {
                     }
                     return;
                 }
-                () = closed.as_mut() => return,
                 () = drained.as_mut(), if !phase.is_ending() => {
                     connection.as_mut().graceful_shutdown();
                     phase = Phase::Draining;
@@ -193,11 +206,21 @@ impl Connection {
                     if phase == Phase::Closing {
                         return;
                     }
-                    if guard.is_established() {
-                        phase = Phase::Proven;
-                        continue;
-                    }
-                    count(&self.counts.unestablished);
+                    let late = match guard.standing() {
+                        Standing::ShownOut => return,
+                        Standing::Authenticated => {
+                            phase = Phase::Proven;
+                            continue;
+                        }
+                        Standing::Plain if guard.plain_requests() != requests => {
+                            requests = guard.plain_requests();
+                            bound.as_mut().reset(Instant::now() + PLAIN_IDLE);
+                            continue;
+                        }
+                        Standing::Plain => &self.counts.idle,
+                        Standing::New => &self.counts.unestablished,
+                    };
+                    count(late);
                     connection.as_mut().graceful_shutdown();
                     bound.as_mut().reset(Instant::now() + LAST_WORDS);
                     phase = Phase::Closing;
@@ -209,7 +232,7 @@ impl Connection {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nothing but public calls so far.
+    /// No authenticated call so far; has until the bound.
     Unproven,
     /// May stay.
     Proven,

@@ -1,7 +1,6 @@
 //! The port: what is spoken, who is shown out, and how it closes. Waiting is done on virtual time over pipes.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -9,67 +8,14 @@ use fleet_wire::Protocol;
 use fleet_wire::client::CallOptions;
 use fleet_wire::fleet::{ScanClient, WatchScanRequest};
 use fleet_wire::gateway::FleetNodeGatewayClient;
-use fleet_wire::listener::{self, Accept, Drained, ListenerConfig, TlsError, TlsIdentity};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use fleet_wire::listener::{self, Drained, ListenerConfig, TlsError, TlsIdentity};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{
-    Alive, Answer, Scripted, Server, TOKEN, heartbeat, register, services, signed_in,
-};
-
-/// Hands out pipes, or failures.
-struct Pipes(mpsc::UnboundedReceiver<io::Result<DuplexStream>>);
-
-impl Accept for Pipes {
-    type Io = DuplexStream;
-
-    async fn accept(&mut self) -> io::Result<(DuplexStream, SocketAddr)> {
-        match self.0.recv().await {
-            Some(Ok(pipe)) => Ok((pipe, ([192, 0, 2, 1], 1).into())),
-            Some(Err(error)) => Err(error),
-            None => std::future::pending().await,
-        }
-    }
-}
-
-/// A server on pipes.
-struct Piped {
-    connect: mpsc::UnboundedSender<io::Result<DuplexStream>>,
-    config: ListenerConfig,
-    alive: Alive,
-    shutdown: CancellationToken,
-    running: JoinHandle<Drained>,
-}
-
-impl Piped {
-    fn start(config: ListenerConfig) -> Self {
-        let (connect, pipes) = mpsc::unbounded_channel();
-        let scripted = Scripted::default();
-        let (service, _) = services(&scripted);
-        let shutdown = CancellationToken::new();
-        let running = tokio::spawn({
-            let (config, shutdown) = (config.clone(), shutdown.clone());
-            async move { listener::serve(Pipes(pipes), service, &config, shutdown).await }
-        });
-        Self {
-            connect,
-            config,
-            alive: scripted.alive,
-            shutdown,
-            running,
-        }
-    }
-
-    fn connect(&self) -> DuplexStream {
-        let (ours, theirs) = duplex(64 << 10);
-        self.connect.send(Ok(theirs)).expect("the server runs");
-        ours
-    }
-}
+use crate::harness::{Answer, Server, TOKEN, heartbeat, register, signed_in};
+use crate::pipes::{Piped, http2, post};
 
 /// Waits until the server closes, and returns what it said and when.
 async fn closed(mut pipe: DuplexStream) -> (Duration, Vec<u8>) {
@@ -119,35 +65,6 @@ async fn a_head_that_never_ends_is_not_waited_for() {
         .expect("sent");
     let (after, _) = closed(pipe).await;
     assert!(after <= Duration::from_secs(15), "{after:?}");
-}
-
-/// Speaks HTTP/2 over a pipe.
-async fn http2(pipe: DuplexStream) -> (h2::client::SendRequest<bytes::Bytes>, JoinHandle<()>) {
-    let (client, connection) = h2::client::handshake(pipe).await.expect("speaks HTTP/2");
-    let connection = tokio::spawn(async move {
-        let _ = connection.await;
-    });
-    (client, connection)
-}
-
-async fn post(
-    client: &mut h2::client::SendRequest<bytes::Bytes>,
-    path: &str,
-    token: Option<&str>,
-) -> u16 {
-    let mut request =
-        http::Request::post(format!("http://x{path}")).header("content-type", "application/json");
-    if let Some(token) = token {
-        request = request.header("authorization", format!("Bearer {token}"));
-    }
-    *client = client.clone().ready().await.expect("open");
-    let (response, mut body) = client
-        .send_request(request.body(()).expect("a good request"), false)
-        .expect("sent");
-    let json = serde_json::to_vec(&heartbeat()).expect("has a JSON form");
-    // Refused before the body: then the stream may be gone already.
-    let _ = body.send_data(json.into(), true);
-    response.await.expect("answered").status().as_u16()
 }
 
 #[tokio::test(start_paused = true)]
@@ -258,12 +175,178 @@ async fn a_full_port_keeps_the_reserved_places_for_known_peers() {
         reserved: 1,
         ..ListenerConfig::plaintext()
     });
-    let (_quiet1, _quiet2) = (server.connect(), server.connect());
-    // Two unknown peers take all that unknown peers may have, until they are shown out.
-    assert_eq!(closed(server.connect()).await, (Duration::ZERO, Vec::new()));
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    let (oldest, _quiet) = (server.connect(), server.connect());
+    // Two unknown peers take all that unknown peers may have; the next comes in place of the oldest.
     let (mut known, _open) = http2(server.connect()).await;
+    assert_eq!(closed(oldest).await, (Duration::ZERO, Vec::new()));
     assert_eq!(post(&mut known, path, Some(TOKEN)).await, 200);
+    assert_eq!(server.config.counts.shown_out(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_silent_peers_keep_nobody_out() {
+    let server = Piped::start(ListenerConfig {
+        max_connections: 100,
+        reserved: 10,
+        ..ListenerConfig::plaintext()
+    });
+    let path = FleetNodeGatewayClient::UPLOAD_HEARTBEAT.path();
+    let (mut before, _open1) = http2(server.connect()).await;
+    assert_eq!(post(&mut before, path, Some(TOKEN)).await, 200);
+    let mut silent = Vec::new();
+    for _ in 0..1_000 {
+        silent.push(server.connect());
+        tokio::task::yield_now().await;
+    }
+    let (mut after, _open2) = http2(server.connect()).await;
+    assert_eq!(post(&mut after, path, Some(TOKEN)).await, 200);
+    assert_eq!(post(&mut before, path, Some(TOKEN)).await, 200);
+    let counts = &server.config.counts;
+    assert!(counts.shown_out() >= 900, "{counts:?}");
+    assert_eq!((counts.full(), counts.silent()), (0, 0));
+    for pipe in silent {
+        closed(pipe).await;
+    }
+    assert!(counts.silent() <= 90, "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_has_its_share_and_known_peers_of_it_have_more() {
+    let server = Piped::start(ListenerConfig {
+        per_source: 4,
+        anonymous_per_source: 2,
+        exempt: vec!["192.0.2.99/32".parse().expect("a network")],
+        ..ListenerConfig::plaintext()
+    });
+    let path = FleetNodeGatewayClient::UPLOAD_HEARTBEAT.path();
+    // Known peers do not count as unknown ones of their site.
+    let mut known = Vec::new();
+    for _ in 0..3 {
+        let (mut client, open) = http2(server.connect()).await;
+        assert_eq!(post(&mut client, path, Some(TOKEN)).await, 200);
+        known.push((client, open));
+    }
+    let _fourth = server.connect();
+    assert_eq!(closed(server.connect()).await, (Duration::ZERO, Vec::new()));
+    assert_eq!(server.config.counts.crowded(), 1);
+
+    // Addresses of one /64 are one source: the third shows the first out.
+    let from = |text: &str| server.connect_from(text.parse().expect("an address"));
+    let first = from("2001:db8::1");
+    let _second = from("2001:db8::2");
+    let _third = from("2001:db8::3");
+    let _elsewhere = from("2001:db8:0:1::1");
+    assert_eq!(closed(first).await, (Duration::ZERO, Vec::new()));
+    assert_eq!(server.config.counts.shown_out(), 1);
+
+    // A proxy speaks for everybody.
+    let proxied: Vec<_> = (0..20).map(|_| from("192.0.2.99")).collect();
+    for pipe in proxied {
+        assert!(closed(pipe).await.1.is_empty());
+    }
+    let counts = &server.config.counts;
+    assert_eq!((counts.crowded(), counts.shown_out()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_a_call_is_shown_out_after_who_has_none() {
+    let server = Piped::start(ListenerConfig {
+        max_connections: 2,
+        reserved: 0,
+        ..ListenerConfig::plaintext()
+    });
+    let (mut busy, _open) = http2(server.connect()).await;
+    busy = busy.ready().await.expect("open");
+    let request = http::Request::post(format!(
+        "http://x{}",
+        FleetNodeGatewayClient::REGISTER.path()
+    ))
+    .header("content-type", "application/proto");
+    let (_answer, _body) = busy
+        .send_request(request.body(()).expect("a good request"), false)
+        .expect("sent");
+    // Whatever is answered after it came after it.
+    let mut other = busy.clone();
+    assert_eq!(
+        post(
+            &mut other,
+            FleetNodeGatewayClient::UPLOAD_HEARTBEAT.path(),
+            None
+        )
+        .await,
+        401
+    );
+    let idle = server.connect();
+    let _next = server.connect();
+    assert_eq!(closed(idle).await, (Duration::ZERO, Vec::new()));
+    assert_eq!(
+        post(
+            &mut other,
+            FleetNodeGatewayClient::UPLOAD_HEARTBEAT.path(),
+            None
+        )
+        .await,
+        401
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_stalls_ends_after_five_seconds() {
+    let certificate = listener::dev_certificate(&["localhost".to_owned()]).expect("a good name");
+    let identity = TlsIdentity::from_pem(&certificate.cert_pem, &certificate.key_pem)
+        .expect("a certificate with its key");
+    let server = Piped::start(ListenerConfig::tls(identity));
+    let mut pipe = server.connect();
+    // A handshake record of 512 bytes, of which two come.
+    pipe.write_all(&[0x16, 3, 1, 2, 0, 1, 0])
+        .await
+        .expect("sent");
+    assert_eq!(closed(pipe).await, (Duration::from_secs(5), Vec::new()));
+    assert_eq!(server.config.counts.tls_failed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_only_looked_at_a_page_is_closed_when_it_asks_no_more() {
+    let server = Piped::start(ListenerConfig::plaintext());
+    let (client, open) = http2(server.connect()).await;
+    let start = Instant::now();
+    for wait in [0, 60, 60] {
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+        let mut client = client.clone().ready().await.expect("open");
+        let request = http::Request::get("http://x/page").body(());
+        let (response, _) = client
+            .send_request(request.expect("a good request"), true)
+            .expect("sent");
+        assert_eq!(response.await.expect("answered").status(), 200);
+    }
+    open.await.expect("closed");
+    // Looked at after 10 s and then every 75 s.
+    assert!(
+        (195..=240).contains(&start.elapsed().as_secs()),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(server.config.counts.idle(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_is_cut_after_forty_seconds() {
+    let server = Piped::start(ListenerConfig::plaintext());
+    // The answer is larger than the pipe.
+    let mut pipe = server.connect_through(64);
+    pipe.write_all(b"GET /a-long-way-to-go HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .expect("sent");
+    let start = Instant::now();
+    while server.config.counts.broken() == 0 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(
+        (40..=42).contains(&start.elapsed().as_secs()),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(server.config.counts.stalled(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -290,6 +373,18 @@ async fn a_drain_lets_requests_end_and_cuts_what_does_not() {
     assert_eq!(server.running.await.expect("ended"), Drained { cut: 1 });
     assert_eq!(start.elapsed(), Duration::from_secs(10));
     alive.reaches(0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_silent_peers() {
+    let server = Piped::start(ListenerConfig::plaintext());
+    let silent = server.connect();
+    let (start, shutdown) = (Instant::now(), server.shutdown.clone());
+    tokio::task::yield_now().await;
+    shutdown.cancel();
+    assert_eq!(server.running.await.expect("ended"), Drained { cut: 0 });
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert!(closed(silent).await.1.is_empty());
 }
 
 #[tokio::test]

@@ -3,9 +3,12 @@
 mod bounds;
 mod corpus;
 mod decoder;
+mod descriptors;
+mod floods;
 mod golden;
 mod harness;
 mod hostile;
 mod listener;
+mod pipes;
 mod protocols;
 mod streams;
