@@ -105,7 +105,6 @@ async fn a_former_name_says_why_and_can_be_taken_back() {
         2
     );
     node.hang_up();
-    world.done().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,5 +166,4 @@ async fn what_another_node_has_is_listed_with_the_way_out() {
     assert_eq!(listed(&stranger).await, []);
     first.hang_up();
     second.hang_up();
-    world.done().await;
 }

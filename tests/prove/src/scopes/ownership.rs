@@ -133,10 +133,10 @@ impl World {
                     Ok(()),
                     "asked about a stranger"
                 );
-                let before = inventory.records().to_vec();
-                let decided = inventory.decide(reporter, report);
-                changes(&before, inventory.records(), reporter, decided.is_ok());
-                decided
+                let before = listed(&inventory);
+                let decided = inventory.decide(reporter.into(), report);
+                changes(&before, &listed(&inventory), reporter, decided.is_ok());
+                decided.map_err(|refused| refused.reason)
             },
         );
         let Ok(verdicts) = verdicts else {
@@ -144,7 +144,7 @@ impl World {
         };
         assert_eq!(scope, closed, "an exact scope never changes");
         // The store gives records that were created their ids.
-        self.records = inventory.records().to_vec();
+        self.records = listed(&inventory);
         let next = self
             .records
             .iter()
@@ -183,6 +183,10 @@ impl World {
     }
 }
 
+fn listed(inventory: &Inventory) -> Vec<DeviceRecord> {
+    inventory.records().cloned().collect()
+}
+
 /// I7: what a row changes was the reporter's or free, and is the reporter's now; a refused row changes nothing.
 fn changes(before: &[DeviceRecord], after: &[DeviceRecord], reporter: NodeId, taken: bool) {
     for record in after {
@@ -200,9 +204,9 @@ fn changes(before: &[DeviceRecord], after: &[DeviceRecord], reporter: NodeId, ta
     }
     let gone = before
         .iter()
-        .find(|was| after.iter().all(|record| record.id != was.id));
+        .filter(|was| after.iter().all(|record| record.id != was.id));
     // A record may end in another one, if both were the reporter's to write.
-    if let Some(was) = gone {
+    for was in gone {
         assert!(taken && may_write(was, reporter), "{was:?} is gone");
     }
 }
