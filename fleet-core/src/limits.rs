@@ -60,6 +60,16 @@ pub const NAME_ADDRESSES: usize = 8;
 /// How long one name may take to resolve.
 pub const NAME_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Addresses that the server itself dials at a time.
+pub const DIRECT_BATCH: usize = 1_024;
+/// How long the server may dial addresses once they are released. Nodes' reports of them wait meanwhile.
+pub const DIRECT_TERM: Duration = Duration::from_secs(15);
+/// How long nodes' reports wait for a server that released addresses and died: the clocks of servers may
+/// be half a minute apart.
+pub const DIRECT_HOLD: Duration = Duration::from_secs(45);
+/// Scans of its own that a server runs at a time, each another organization's.
+pub const DIRECT_SCANS: usize = 4;
+
 /// Life of an enrollment code.
 pub const CODE_LIFE: Duration = Duration::from_secs(3_600);
 /// Life of an operator's browser session: a working day.

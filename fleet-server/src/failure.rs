@@ -15,6 +15,8 @@ use crate::watch::WatchError;
 
 /// When a report may come again that has overtaken what names resolve to: the two are moments apart.
 const PINS_SOON: Duration = Duration::from_millis(100);
+/// When a report may come again at whose addresses the server itself dials: it has waited already.
+const DIALLED_SOON: Duration = Duration::from_secs(2);
 
 /// The answer for storage trouble; the database's words go to the log only.
 pub(crate) fn storage(error: &StoreError) -> RpcError {
@@ -156,6 +158,9 @@ impl Refusal for ReportError {
             Self::NotInFlight(_) => RpcError::failed_precondition(self.to_string()),
             Self::AwaitsPins(_) => {
                 RpcError::unavailable(self.to_string()).with_retry_after(PINS_SOON)
+            }
+            Self::BeingDialled(_) => {
+                RpcError::unavailable(self.to_string()).with_retry_after(DIALLED_SOON)
             }
             Self::OverQuota { .. } | Self::Flooded(_) => {
                 RpcError::resource_exhausted(self.to_string())

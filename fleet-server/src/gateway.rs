@@ -1,14 +1,16 @@
 //! The node's side of the wire: registration, handshakes, heartbeats, reports. The control stream is in
 //! [`crate::stream`].
 
-use std::{str::FromStr, sync::Arc};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use fleet_core::{
     CommandId, DeviceReport, Fingerprint, SecretHash, SecretKind, challenge, limits,
     registration_statement,
 };
-use fleet_store::{Actor, Challenged, NewNode, NewReport, OpenSessionError, Who};
+use fleet_store::{
+    Actor, Challenged, NewNode, NewReport, OpenSessionError, ReportAnswer, ReportError, Who,
+};
 use fleet_wire::{
     BoxStream, Context, Message, Reply, RpcError,
     gateway::{
@@ -32,6 +34,11 @@ use crate::{
     points::{bytes32, encryption_key, identity_key},
     stream,
 };
+
+/// How long a report waits for the server's own dials at its addresses: somewhat longer than those last.
+const REPORT_WAIT: Duration = Duration::from_secs(20);
+/// Between two looks.
+const REPORT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The node services.
 #[derive(Clone, Debug)]
@@ -243,7 +250,7 @@ impl FleetNodeGatewayService for Gateway {
             addresses: self.app.config.addresses,
             now: self.app.environment.now(),
         };
-        let answer = match self.app.store.record_report(report).await {
+        let answer = match self.record(report).await {
             Ok(answer) => answer,
             Err(error) => {
                 let attempt = Attempt {
@@ -292,6 +299,32 @@ impl FleetNodeGatewayService for Gateway {
     ) -> Result<Reply<BoxStream<ControlStreamResponse>>, RpcError> {
         let node = calling_node(&context)?.clone();
         stream::open(self.app.clone(), node, inbound).await
+    }
+}
+
+impl Gateway {
+    /// Records a report. While the server itself dials at one of its addresses it waits: a stock node
+    /// uploads once, and gives up at the first trouble.
+    async fn record(&self, report: NewReport) -> Result<ReportAnswer, ReportError> {
+        let app = &self.app;
+        let deadline = app.environment.instant() + REPORT_WAIT;
+        loop {
+            let report = NewReport {
+                now: app.environment.now(),
+                ..report.clone()
+            };
+            match app.store.record_report(report).await {
+                Err(waits @ ReportError::BeingDialled(_))
+                    if app.environment.instant() < deadline =>
+                {
+                    tokio::select! {
+                        () = app.drain.cancelled() => return Err(waits),
+                        () = tokio::time::sleep(REPORT_PAUSE) => {}
+                    }
+                }
+                answer => return answer,
+            }
+        }
     }
 }
 

@@ -93,6 +93,10 @@ const TABLE: &[(&str, Class)] = &[
     ),
     ("pairing.v1.PairingService/Discover", Operator(NodeManage)),
     ("pairing.v1.PairingService/Pair", Operator(MinerPair)),
+    (
+        "fleet.v1.DirectService/ScanOwnNetwork",
+        Operator(NodeManage),
+    ),
     ("fleet.v1.ScanService/StartScan", Operator(NodeManage)),
     ("fleet.v1.ScanService/PlanScan", Operator(NodeManage)),
     ("fleet.v1.ScanService/GetScan", Operator(NodeRead)),

@@ -67,6 +67,9 @@ pub(crate) enum Command {
     /// The inventory.
     #[command(subcommand)]
     Devices(Devices),
+    /// Devices that the server itself reaches, where its administrator allows that.
+    #[command(subcommand)]
+    Direct(Direct),
     /// The audit trail: who did what.
     #[command(subcommand)]
     Audit(Audit),
@@ -262,7 +265,14 @@ pub(crate) struct What {
     /// The node to scan on.
     #[arg(long)]
     pub(crate) node: i64,
-    /// Ports to try; without them the node's drivers choose.
+    #[command(flatten)]
+    pub(crate) targets: Targets,
+}
+
+/// What to scan.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Targets {
+    /// Ports to try; without them the drivers choose.
     #[arg(long, value_delimiter = ',', value_name = "PORT,...")]
     pub(crate) ports: Vec<String>,
     /// Reads the single TARGET as a list entry rather than as a target expression.
@@ -289,6 +299,12 @@ pub(crate) struct Start {
     /// Prints the scan and leaves.
     #[arg(long)]
     pub(crate) no_watch: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Direct {
+    /// Scans the server's own network and watches it; leaving ends the scan. What has or had a node is left out.
+    Scan(Targets),
 }
 
 #[derive(Debug, Subcommand)]

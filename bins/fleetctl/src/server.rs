@@ -8,7 +8,8 @@ use fleet_wire::{
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
-        AccountClient, AuditClient, DeviceClient, KeyClient, NodeClient, OperatorClient, ScanClient,
+        AccountClient, AuditClient, DeviceClient, DirectClient, KeyClient, NodeClient,
+        OperatorClient, ScanClient,
     },
 };
 
@@ -22,6 +23,7 @@ pub(crate) struct Server {
     pub(crate) admin: FleetNodeAdminClient,
     pub(crate) scans: ScanClient,
     pub(crate) devices: DeviceClient,
+    pub(crate) direct: DirectClient,
     pub(crate) account: AccountClient,
     pub(crate) audit: AuditClient,
     pub(crate) keys: KeyClient,
@@ -47,6 +49,7 @@ impl Server {
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
+            direct: DirectClient::new(channel.clone()),
             audit: AuditClient::new(channel.clone()),
             account: AccountClient::new(channel.clone()),
             keys: KeyClient::new(channel.clone()),

@@ -22,7 +22,7 @@ use fleet_wire::{
     BoxStream, Code, Protocol, RpcError,
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig},
-    fleet::{AccountClient, DeviceClient, NodeClient, ScanClient},
+    fleet::{AccountClient, DeviceClient, DirectClient, NodeClient, ScanClient},
     gateway::FleetNodeGatewayClient,
     listener::{self, Drained, ListenerConfig},
     pairing::{self, DiscoverRequest, PairingClient, discover_request::Mode},
@@ -306,6 +306,10 @@ impl Operator {
 
     pub(crate) fn devices(&self) -> DeviceClient {
         DeviceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn direct(&self) -> DirectClient {
+        DirectClient::new(self.channel.clone())
     }
 
     pub(crate) fn account(&self) -> AccountClient {

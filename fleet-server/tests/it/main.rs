@@ -8,6 +8,7 @@ mod bad_reports;
 mod bystanders;
 mod commands;
 mod devices;
+mod direct;
 mod discover;
 mod drain;
 mod enrollment;

@@ -159,7 +159,8 @@ pub(super) fn endpoint(model: &device::Model) -> Result<Option<Endpoint>, DbErr>
     }
 }
 
-fn row(model: device::Model, aliases: Vec<DeviceAlias>) -> Result<DeviceRow, DbErr> {
+/// A device as others see it.
+pub(super) fn row(model: device::Model, aliases: Vec<DeviceAlias>) -> Result<DeviceRow, DbErr> {
     Ok(DeviceRow {
         id: DeviceId(model.id),
         endpoint: endpoint(&model)?,

@@ -8,6 +8,7 @@ mod accounts;
 mod audit;
 mod cancelling;
 mod chain;
+mod direct;
 mod dispatch;
 mod ending;
 mod enrollment;

@@ -6,8 +6,8 @@ use super::{
 use crate::fleet::{
     CancelEnrollmentCodeRequest, CancelScanRequest, GetDeviceRequest, GetScanRequest,
     ListDevicesRequest, ListEnrollmentCodesRequest, ListNodesRequest, ListRefusedDevicesRequest,
-    ListRevokedNodesRequest, ListScansRequest, PlanScanRequest, StartScanRequest,
-    UndoIdentityChangeRequest, WatchScanRequest, WhoAmIRequest,
+    ListRevokedNodesRequest, ListScansRequest, PlanScanRequest, ScanOwnNetworkRequest,
+    StartScanRequest, UndoIdentityChangeRequest, WatchScanRequest, WhoAmIRequest,
 };
 use crate::pairing::DiscoverRequest;
 
@@ -56,6 +56,19 @@ impl Validate for PlanScanRequest {
 
     fn validate(&self) -> Checked {
         id("fleet_node_id", self.fleet_node_id)?;
+        inner("request", required("request", self.request.as_ref())?)
+    }
+}
+
+impl Validate for ScanOwnNetworkRequest {
+    const REPEATED: &'static [Repeated] = &[Repeated {
+        field: "request",
+        number: 1,
+        max: 1,
+        inner: DiscoverRequest::REPEATED,
+    }];
+
+    fn validate(&self) -> Checked {
         inner("request", required("request", self.request.as_ref())?)
     }
 }

@@ -10,6 +10,7 @@ mod harness;
 mod audit;
 mod cancelling;
 mod command_line;
+mod direct;
 mod enrollment;
 mod identity;
 mod interruptions;

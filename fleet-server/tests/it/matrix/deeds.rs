@@ -86,10 +86,8 @@ const DEEDS: &[(&str, Deed)] = &[
         "WatchScan",
         Never("it reads; Connect has no word for a stream without side effects"),
     ),
-    (
-        "Discover",
-        Never("it is switched off here: nothing is done, and nothing is guarded"),
-    ),
+    ("Discover", Named("direct.scan")),
+    ("ScanOwnNetwork", Named("direct.scan")),
     (
         "Pair",
         Never("it is switched off here: nothing is done, and nothing is guarded"),
