@@ -38,6 +38,7 @@ mod job;
 mod notes;
 mod pace;
 mod probe;
+mod shares;
 mod text;
 mod timing;
 
