@@ -1,43 +1,49 @@
-//! Finds devices on a network and prints them as they answer: `cargo run --example discover 192.168.1.0/24`.
-
+//! Discovers the devices of a network: `discover [--rate PROBES_PER_SECOND] CIDR [PORT]...`
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{env, error::Error, sync::Arc};
 
-use fleet_core::TargetOutcome;
-use fleet_scan::{DriverSet, Guard, ScanEvent, ScanJob, ScanOptions, Scanner};
-use tokio::sync::mpsc;
+use fleet_core::{Port, limits::DEFAULT_RATE};
+use fleet_scan::{DriverSet, ScanEvent, ScanJob, ScanOptions, Scanner};
+use ipnetwork::IpNetwork;
+use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let network = std::env::args()
-        .nth(1)
-        .ok_or("usage: discover NETWORK, such as 192.168.1.0/24")?;
-    let network: ipnetwork::Ipv4Network = network.parse()?;
-    let job = ScanJob {
-        targets: network.iter().map(IpAddr::V4).collect(),
-        ports: Vec::new(),
-        budget: Duration::from_secs(60),
-        guard: Guard::default(),
+async fn main() -> Result<(), Box<dyn Error>> {
+    let words: Vec<String> = env::args().skip(1).collect();
+    let (rate, words) = match words.as_slice() {
+        [flag, rate, words @ ..] if flag == "--rate" => (rate.parse()?, words),
+        words => (DEFAULT_RATE, words),
     };
-    let scanner = Scanner::new(ScanOptions::default(), Arc::new(DriverSet::built_in()));
-    let (sink, mut events) = mpsc::channel(64);
-    let scan = tokio::spawn(async move { scanner.run(job, sink, Default::default()).await });
+    let (network, ports) = words.split_first().ok_or("name a network in CIDR form")?;
+    let job = ScanJob {
+        ports: ports
+            .iter()
+            .map(|port| port.parse::<Port>())
+            .collect::<Result<_, _>>()?,
+        ..ScanJob::new(network.parse::<IpNetwork>()?.iter().collect())
+    };
+    let options = ScanOptions {
+        rate,
+        ..ScanOptions::default()
+    };
+    let scanner = Scanner::new(options, Arc::new(DriverSet::built_in()));
+    let (sink, mut events) = tokio::sync::mpsc::channel(64);
+    let scan = tokio::spawn(async move { scanner.run(job, sink, CancellationToken::new()).await });
     while let Some(event) = events.recv().await {
         match event {
-            ScanEvent::Found(found) => {
-                println!("{} {} {}", found.endpoint, found.manufacturer, found.model)
-            }
-            ScanEvent::Note(note) => println!("note: {note}"),
+            ScanEvent::Found(found) => println!(
+                "{} {} {} {}",
+                found.endpoint, found.manufacturer, found.model, found.firmware
+            ),
+            ScanEvent::Note(note) => println!("# {note}"),
             ScanEvent::Progress(_) => {}
         }
     }
     let summary = scan.await??;
     println!(
-        "{} identified of {}",
-        summary.count(TargetOutcome::Identified),
+        "# {} of {} identified",
+        summary.found,
         summary.outcomes.len()
     );
     Ok(())

@@ -1,44 +1,51 @@
-//! Opens connections: the only place that does. Guard, pace and timeout apply to each, whoever asks for it.
+//! What may be dialled and how fast, whoever asks; and connections to endpoints that are known to listen.
+//!
+//! First attempts are made by the sweep (`engine/sweep.rs`), after [`Dialler::check`] and [`Dialler::wait`].
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fleet_core::Endpoint;
 use rustix::io::Errno;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::guard::Guard;
 use crate::job::ScanOptions;
 use crate::pace::Pace;
-use crate::timing::RoundTrips;
 
 /// What one connection attempt came to.
 #[derive(Debug)]
 pub(crate) enum Dialled {
     Open(TcpStream),
+    /// Nothing answered.
+    TimedOut,
+    Failed(Failure),
+    /// The guard forbids the endpoint.
+    Forbidden(String),
+}
+
+/// Why a connection failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
     /// The host answered with a reset.
     Refused,
     /// A router or the host's own network says that it is not there.
     Unreachable,
-    /// Nothing answered.
+    /// The system itself gave up waiting.
     TimedOut,
     /// This machine is out of descriptors, ports or memory.
     Starved(io::Error),
     /// This machine cannot send there at all: no route, or its firewall forbids it.
     NoWay(io::Error),
-    /// The guard forbids the endpoint.
-    Forbidden(String),
 }
 
 #[derive(Debug)]
 pub(crate) struct Dialler {
     guard: Guard,
     pace: Pace,
-    trips: Mutex<RoundTrips>,
-    ceiling: Duration,
+    longest_wait: Duration,
 }
 
 impl Dialler {
@@ -46,74 +53,65 @@ impl Dialler {
         Self {
             guard,
             pace: Pace::new(options.rate),
-            trips: Mutex::new(RoundTrips::new(
-                options.timeout_floor,
-                options.timeout_ceiling,
-            )),
-            ceiling: options.timeout_ceiling,
+            longest_wait: options.timeout_ceiling,
         }
     }
 
-    /// Waits for leave to knock once.
-    pub(crate) async fn turn(&self) {
-        self.pace.take().await;
+    /// Whether an endpoint may be dialled.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub(crate) fn check(&self, endpoint: Endpoint) -> Result<(), String> {
+        self.guard.check(endpoint)
     }
 
-    /// Tries an endpoint of which nothing is known, with the timeout learned so far, and learns from the answer.
-    /// [`Dialler::turn`] comes first.
-    pub(crate) async fn knock(&self, endpoint: Endpoint) -> Dialled {
-        let wait = self.trips().timeout();
-        let (dialled, round_trip) = self.dial(endpoint, wait).await;
-        if matches!(dialled, Dialled::Open(_) | Dialled::Refused) {
-            self.trips().answered(round_trip);
-        }
-        dialled
+    /// How long until the sweep may make an attempt.
+    pub(crate) fn wait(&self) -> Duration {
+        self.pace.wait()
     }
 
-    /// Connects again to an endpoint that is known to listen, when its turn has come.
+    /// The sweep makes an attempt now.
+    pub(crate) fn spend_turn(&self) {
+        self.pace.spend();
+    }
+
+    /// Connects again to an endpoint that is known to listen, when its turn has come; turns of the sweep come after.
     pub(crate) async fn reconnect(&self, endpoint: Endpoint) -> Dialled {
-        self.turn().await;
-        self.dial(endpoint, self.ceiling).await.0
+        self.pace.take().await;
+        if let Err(reason) = self.check(endpoint) {
+            return Dialled::Forbidden(reason);
+        }
+        let connecting = TcpStream::connect(SocketAddr::new(endpoint.ip, endpoint.port.number()));
+        match timeout(self.longest_wait, connecting).await {
+            Ok(Ok(stream)) => Dialled::Open(stream),
+            Ok(Err(error)) => Dialled::Failed(Failure::of(error)),
+            Err(_) => Dialled::TimedOut,
+        }
     }
 
     /// Goes at half the pace for a while. The new rate, if this changed it.
     pub(crate) fn slow_down(&self) -> Option<u32> {
         self.pace.slow_down()
     }
-
-    async fn dial(&self, endpoint: Endpoint, wait: Duration) -> (Dialled, Duration) {
-        if let Err(reason) = self.guard.check(endpoint) {
-            return (Dialled::Forbidden(reason), Duration::ZERO);
-        }
-        let start = Instant::now();
-        let connecting = TcpStream::connect(SocketAddr::new(endpoint.ip, endpoint.port.number()));
-        let dialled = match timeout(wait, connecting).await {
-            Ok(Ok(stream)) => Dialled::Open(stream),
-            Ok(Err(error)) => failure(error),
-            Err(_) => Dialled::TimedOut,
-        };
-        (dialled, start.elapsed())
-    }
-
-    fn trips(&self) -> MutexGuard<'_, RoundTrips> {
-        self.trips.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-fn failure(error: io::Error) -> Dialled {
-    match Errno::from_io_error(&error) {
-        Some(Errno::CONNREFUSED | Errno::CONNRESET | Errno::CONNABORTED) => Dialled::Refused,
-        Some(Errno::HOSTUNREACH | Errno::HOSTDOWN) => Dialled::Unreachable,
-        Some(Errno::TIMEDOUT) => Dialled::TimedOut,
-        Some(
-            Errno::MFILE
-            | Errno::NFILE
-            | Errno::NOBUFS
-            | Errno::NOMEM
-            | Errno::AGAIN
-            | Errno::ADDRNOTAVAIL,
-        ) => Dialled::Starved(error),
-        _ => Dialled::NoWay(error),
+impl Failure {
+    /// What the system's word means.
+    pub(crate) fn of(error: io::Error) -> Self {
+        match Errno::from_io_error(&error) {
+            Some(Errno::CONNREFUSED | Errno::CONNRESET | Errno::CONNABORTED) => Self::Refused,
+            Some(Errno::HOSTUNREACH | Errno::HOSTDOWN) => Self::Unreachable,
+            Some(Errno::TIMEDOUT) => Self::TimedOut,
+            Some(
+                Errno::MFILE
+                | Errno::NFILE
+                | Errno::NOBUFS
+                | Errno::NOMEM
+                | Errno::AGAIN
+                | Errno::ADDRNOTAVAIL,
+            ) => Self::Starved(error),
+            _ => Self::NoWay(error),
+        }
     }
 }
 
@@ -123,12 +121,12 @@ mod tests {
 
     #[test]
     fn errors_of_the_host_of_the_network_and_of_this_machine_are_told_apart() {
-        let of = |errno: Errno| failure(io::Error::from(errno));
-        assert!(matches!(of(Errno::CONNREFUSED), Dialled::Refused));
-        assert!(matches!(of(Errno::HOSTUNREACH), Dialled::Unreachable));
-        assert!(matches!(of(Errno::TIMEDOUT), Dialled::TimedOut));
-        assert!(matches!(of(Errno::MFILE), Dialled::Starved(_)));
-        assert!(matches!(of(Errno::NETUNREACH), Dialled::NoWay(_)));
-        assert!(matches!(of(Errno::PERM), Dialled::NoWay(_)));
+        let of = |errno: Errno| Failure::of(io::Error::from(errno));
+        assert!(matches!(of(Errno::CONNREFUSED), Failure::Refused));
+        assert!(matches!(of(Errno::HOSTUNREACH), Failure::Unreachable));
+        assert!(matches!(of(Errno::TIMEDOUT), Failure::TimedOut));
+        assert!(matches!(of(Errno::MFILE), Failure::Starved(_)));
+        assert!(matches!(of(Errno::NETUNREACH), Failure::NoWay(_)));
+        assert!(matches!(of(Errno::PERM), Failure::NoWay(_)));
     }
 }

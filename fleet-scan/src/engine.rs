@@ -1,22 +1,25 @@
 //! The scanner: sweeps for reachability, identifies what answers while the sweep goes on, and tells what it finds.
 //!
-//! [`Scanner::run`] first. Reachability is `engine/sweep.rs`, the order of attempts `engine/schedule.rs` and what
-//! is known of an address `engine/host.rs` (both pure), the questions `engine/identify.rs`.
+//! [`Scanner::run`] first. Reachability is `engine/sweep.rs` around `engine/schedule.rs` and `engine/sockets.rs`, the
+//! questions are `engine/identify.rs`, what is known of an address `engine/host.rs`. All but sweep, sockets and
+//! questions are pure.
 
 mod host;
 mod identify;
 mod schedule;
+mod sockets;
 mod sweep;
+mod targets;
+mod walk;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_core::limits::SCAN_PORTS;
-use fleet_core::{Endpoint, Port, TargetOutcome, canonical};
-use rustix::process::{Resource, getrlimit};
-use tokio::sync::{Semaphore, mpsc};
+use fleet_core::{Endpoint, Port, TargetOutcome};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -31,15 +34,13 @@ use crate::notes::Notes;
 use host::{Host, PortVerdict};
 use identify::{Identified, identify};
 use sweep::{Lease, Reach, Sweep, Swept};
+use targets::Targets;
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 
 /// Answers of the sweep that may wait to be dealt with.
 const SWEPT_WAITING: usize = 256;
-
-/// The most connections at a time, and the fewest that make a scan worth while.
-const CONNECTIONS: (u64, u64) = (16, 1_024);
 
 /// Different words of strangers that are noted one by one; the rest are counted together.
 const STRANGERS_QUOTED: u64 = 16;
@@ -87,8 +88,18 @@ impl Scanner {
         if ports.len() > SCAN_PORTS {
             return Err(ScanError::TooManyPorts(ports.len()));
         }
-        let (hosts, host_of_target) = hosts_of(&job.targets);
+        let targets = Arc::new(Targets::new(&job.targets));
+        let ports: Arc<[Port]> = ports.into();
         let dialler = Arc::new(Dialler::new(&self.options, job.guard));
+        let (out, swept) = mpsc::channel(SWEPT_WAITING);
+        let sweep = Sweep::start(
+            Arc::clone(&targets),
+            Arc::clone(&ports),
+            Arc::clone(&dialler),
+            &self.options,
+            out,
+        )
+        .map_err(|error| ScanError::Poller(error.kind()))?;
         let mut scan = Scan {
             options: &self.options,
             drivers: &self.drivers,
@@ -96,14 +107,14 @@ impl Scanner {
                 .iter()
                 .map(|port| self.drivers.precedence_at(*port))
                 .collect(),
-            states: vec![Host::new(ports.len()); hosts.len()],
-            hosts: hosts.into(),
-            ports: ports.into(),
+            states: vec![Host::new(ports.len()); targets.len()],
+            targets,
+            ports,
             dialler,
             sink,
             cancel,
             deadline: Instant::now() + job.budget,
-            sweeping: JoinSet::new(),
+            sweep,
             identifying: JoinSet::new(),
             notes: Notes::default(),
             strangers: 0,
@@ -112,17 +123,20 @@ impl Scanner {
             driver_crashes: 0,
             interrupted: None,
         };
-        scan.run().await;
-        Ok(ScanSummary {
-            outcomes: host_of_target
-                .into_iter()
-                .map(|host| scan.outcome(host))
+        scan.run(swept).await;
+        let summary = ScanSummary {
+            outcomes: job
+                .targets
+                .iter()
+                .map(|target| scan.outcome(*target))
                 .collect(),
             found: scan.found,
             notes: scan.notes.into_texts(),
             interrupted: scan.interrupted,
             driver_crashes: scan.driver_crashes,
-        })
+        };
+        scan.sweep.ended();
+        Ok(summary)
     }
 }
 
@@ -130,7 +144,7 @@ impl Scanner {
 struct Scan<'a> {
     options: &'a ScanOptions,
     drivers: &'a DriverSet,
-    hosts: Arc<[IpAddr]>,
+    targets: Arc<Targets>,
     ports: Arc<[Port]>,
     precedences: Vec<u8>,
     states: Vec<Host>,
@@ -138,7 +152,7 @@ struct Scan<'a> {
     sink: mpsc::Sender<ScanEvent>,
     cancel: CancellationToken,
     deadline: Instant,
-    sweeping: JoinSet<()>,
+    sweep: Sweep,
     identifying: JoinSet<(u32, u8, Identified)>,
     notes: Notes,
     strangers: u64,
@@ -149,17 +163,7 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    async fn run(&mut self) {
-        let (out, mut swept) = mpsc::channel(SWEPT_WAITING);
-        let sweep = Sweep {
-            hosts: Arc::clone(&self.hosts),
-            ports: Arc::clone(&self.ports),
-            tries: self.options.tries.max(1),
-            dialler: Arc::clone(&self.dialler),
-            room: Arc::new(Semaphore::new(connections(self.options.connections))),
-            out,
-        };
-        self.sweeping.spawn(sweep.run());
+    async fn run(&mut self, mut swept: mpsc::Receiver<Swept>) {
         let mut tick = interval(TELL_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let cancel = self.cancel.clone();
@@ -182,19 +186,30 @@ impl Scan<'_> {
                 },
             }
         }
-        self.sweeping.shutdown().await;
+        self.sweep.stop();
+        // Its channel is closed after its last socket.
+        while swept.recv().await.is_some() {}
         self.identifying.shutdown().await;
-        drop(swept);
         self.deliver_the_rest().await;
         self.tell_progress(false);
     }
 
     async fn reached(&mut self, host: u32, port: u8, reach: Reach) {
         let verdict = match reach {
-            Reach::Open(stream, lease) => return self.start_identifying(host, port, stream, lease),
+            Reach::Open(stream, lease) => match TcpStream::from_std(stream) {
+                Ok(stream) => return self.start_identifying(host, port, stream, lease),
+                Err(error) => {
+                    self.note("some connections were lost", &error.to_string())
+                        .await;
+                    PortVerdict::NotReached
+                }
+            },
             Reach::Refused => PortVerdict::Refused,
             Reach::Silent => PortVerdict::Silent,
-            Reach::NotReached => PortVerdict::NotReached,
+            Reach::NotReached(why, example) => {
+                self.note(why, &example).await;
+                PortVerdict::NotReached
+            }
             Reach::Forbidden(reason) => {
                 self.note("skipped", &reason).await;
                 PortVerdict::Skipped
@@ -203,13 +218,7 @@ impl Scan<'_> {
         self.conclude(host, port, verdict).await;
     }
 
-    fn start_identifying(
-        &mut self,
-        host: u32,
-        port: u8,
-        stream: tokio::net::TcpStream,
-        lease: Lease,
-    ) {
+    fn start_identifying(&mut self, host: u32, port: u8, stream: TcpStream, lease: Lease) {
         let Some(endpoint) = self.endpoint(host, port) else {
             return;
         };
@@ -260,9 +269,9 @@ impl Scan<'_> {
 
     async fn note_stranger(&mut self, host: u32, words: &str) {
         let address = self
-            .hosts
-            .get(host as usize)
-            .map(IpAddr::to_string)
+            .targets
+            .address(host)
+            .map(|address| address.to_string())
             .unwrap_or_default();
         self.strangers += 1;
         let kind = match words {
@@ -309,7 +318,7 @@ impl Scan<'_> {
     /// Closes every connection at once.
     fn end(&mut self, why: Interruption) {
         self.interrupted = Some(why);
-        self.sweeping.abort_all();
+        self.sweep.stop();
         self.identifying.abort_all();
     }
 
@@ -330,7 +339,7 @@ impl Scan<'_> {
         let phase = if sweep_goes_on { "sweep" } else { "identify" };
         let progress = Progress {
             done: self.done,
-            total: self.hosts.len() as u64,
+            total: self.targets.len() as u64,
             phase,
         };
         // A full channel means that somebody is behind; the next figure will do.
@@ -338,36 +347,19 @@ impl Scan<'_> {
     }
 
     fn endpoint(&self, host: u32, port: u8) -> Option<Endpoint> {
-        let (ip, port) = (
-            self.hosts.get(host as usize)?,
-            self.ports.get(usize::from(port))?,
-        );
         Some(Endpoint {
-            ip: *ip,
-            port: *port,
+            ip: self.targets.address(host)?,
+            port: *self.ports.get(usize::from(port))?,
         })
     }
 
-    fn outcome(&self, host: usize) -> TargetOutcome {
-        self.states.get(host).map(Host::outcome).unwrap_or_default()
+    fn outcome(&self, target: IpAddr) -> TargetOutcome {
+        self.targets
+            .host(target)
+            .and_then(|host| self.states.get(host))
+            .map(Host::outcome)
+            .unwrap_or_default()
     }
-}
-
-/// The distinct addresses in canonical form, and which of them each target is.
-fn hosts_of(targets: &[IpAddr]) -> (Vec<IpAddr>, Vec<usize>) {
-    let mut index = HashMap::new();
-    let mut hosts = Vec::new();
-    let host_of_target = targets
-        .iter()
-        .map(|target| {
-            let ip = canonical(*target);
-            *index.entry(ip).or_insert_with(|| {
-                hosts.push(ip);
-                hosts.len() - 1
-            })
-        })
-        .collect();
-    (hosts, host_of_target)
 }
 
 fn distinct(ports: Vec<Port>) -> Vec<Port> {
@@ -378,14 +370,4 @@ fn distinct(ports: Vec<Port>) -> Vec<Port> {
         }
     }
     distinct
-}
-
-/// A quarter of the limit of open files, so that the program around the scanner has its share.
-fn connections(asked: usize) -> usize {
-    if asked > 0 {
-        return asked;
-    }
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from((files / 4).clamp(CONNECTIONS.0, CONNECTIONS.1))
-        .unwrap_or(CONNECTIONS.1 as usize)
 }

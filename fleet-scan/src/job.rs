@@ -14,13 +14,14 @@ use crate::guard::Guard;
 pub struct ScanOptions {
     /// Connection attempts a second, retries and reconnections included.
     pub rate: u32,
-    /// Connections at a time; 0 takes a quarter of the limit of open files, at most 1,024.
+    /// Connections at a time, at most 32,768; 0 takes what the rate needs, within three quarters of the limit of
+    /// open files and the machine's local ports.
     pub connections: usize,
-    /// The shortest wait for an answer to a connection attempt, once round trips are known.
+    /// The shortest wait for an answer to a connection attempt, once round trips to its subnet are known.
     pub timeout_floor: Duration,
     /// The longest such wait, and the first one.
     pub timeout_ceiling: Duration,
-    /// Connection attempts to a silent port. With 1 % loss each way, two find every device.
+    /// Connection attempts to a silent port, 1 to 3. With 1 % loss each way, two find every device.
     pub tries: u8,
     /// How long a device may take for one reply.
     pub reply_timeout: Duration,
@@ -48,7 +49,7 @@ impl Default for ScanOptions {
 /// One scan.
 #[derive(Debug, Clone)]
 pub struct ScanJob {
-    /// The addresses, about in the order in which they are tried.
+    /// The addresses, in any order; they are tried in one that spares hosts and subnets.
     pub targets: Vec<IpAddr>,
     /// The ports, at most 64; none means the drivers' default ports, printers' raw ports left out.
     pub ports: Vec<Port>,
@@ -195,4 +196,7 @@ pub enum ScanError {
         "no ports to scan: name some, since the drivers have no default ports that may be touched unasked"
     )]
     NoPorts,
+    /// The system gives no means to wait for answers.
+    #[error("answers cannot be waited for: {0}; raise the limit of open files if they are used up")]
+    Poller(std::io::ErrorKind),
 }

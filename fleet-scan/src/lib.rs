@@ -40,6 +40,7 @@ mod names;
 mod notes;
 mod pace;
 mod probe;
+mod shares;
 mod text;
 mod timing;
 

@@ -3,9 +3,9 @@
 //! [`Pace`] is the shared handle; [`Bucket`] decides, as a function of the time it is given.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// The slowest pace, as a part of the configured one.
 const SLOWEST: u32 = 16;
@@ -40,6 +40,22 @@ impl Pace {
         }
     }
 
+    /// How long until one connection may be tried without going ahead of those that [`Pace::take`] promised.
+    pub(crate) fn wait(&self) -> Duration {
+        self.bucket
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .wait(Instant::now())
+    }
+
+    /// One connection is tried now.
+    pub(crate) fn spend(&self) {
+        self.bucket
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .reserve(Instant::now());
+    }
+
     /// Goes at half the pace for a while. The new rate, if this changed it.
     pub(crate) fn slow_down(&self) -> Option<u32> {
         self.bucket
@@ -72,19 +88,26 @@ impl Bucket {
         Duration::from_secs(1) * self.divisor / self.rate
     }
 
-    /// What may be sent at once: 2.5 ms worth, since timers tick in milliseconds, and at least 16.
+    /// What may be sent at once: 4 ms worth, since timers tick in milliseconds and come late, and at least 16.
     fn burst(&self) -> Duration {
-        Duration::from_micros(2_500).max(self.interval() * 16)
+        Duration::from_millis(4).max(self.interval() * 16)
     }
 
-    /// How long to wait before the next connection.
+    /// How long to wait before the next connection, for which leave is taken.
     fn reserve(&mut self, now: Instant) -> Duration {
+        let wait = self.wait(now);
+        self.due = self.due.max(now) + self.interval();
+        wait
+    }
+
+    /// How long there is no leave.
+    fn wait(&mut self, now: Instant) -> Duration {
         if self.divisor > 1 && now.duration_since(self.changed) >= RECOVERY {
             self.divisor /= 2;
             self.changed = now;
         }
-        self.due = self.due.max(now) + self.interval();
-        self.due.duration_since(now).saturating_sub(self.burst())
+        let due = self.due.max(now) + self.interval();
+        due.duration_since(now).saturating_sub(self.burst())
     }
 
     fn slow_down(&mut self, now: Instant) -> Option<u32> {
@@ -128,6 +151,28 @@ mod tests {
             assert!(sent <= rate * 10 + 16 + rate / 200, "{sent} at {rate}/s");
             assert!(sent >= rate * 9, "{sent} at {rate}/s");
         }
+    }
+
+    #[test]
+    fn whoever_does_not_wait_takes_what_the_others_leave() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(1_000, start);
+        let mut now = start;
+        let mut taken = 0;
+        while now < start + Duration::from_secs(1) {
+            while bucket.wait(now).is_zero() {
+                bucket.reserve(now);
+                taken += 1;
+            }
+            now += Duration::from_millis(1);
+        }
+        assert!((1_000..=1_016).contains(&taken), "{taken}");
+        for _ in 0..10 {
+            bucket.reserve(now);
+        }
+        let wait = bucket.wait(now);
+        assert!(wait >= Duration::from_millis(9), "{wait:?}");
+        assert_eq!(bucket.wait(now + wait), Duration::ZERO);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::dial::{Dialled, Dialler};
+use crate::dial::{Dialled, Dialler, Failure};
 use crate::driver::DriverError;
 use crate::job::ScanOptions;
 
@@ -160,10 +160,14 @@ impl<'a> Probe<'a> {
     async fn connect(&mut self) -> Result<TcpStream, DriverError> {
         match self.dialler.reconnect(self.endpoint).await {
             Dialled::Open(stream) => Ok(stream),
-            Dialled::Refused => Err(DriverError::Broken(io::ErrorKind::ConnectionRefused)),
-            Dialled::Unreachable => Err(DriverError::Broken(io::ErrorKind::HostUnreachable)),
-            Dialled::TimedOut => Err(DriverError::Silence),
-            Dialled::Starved(error) | Dialled::NoWay(error) => {
+            Dialled::TimedOut | Dialled::Failed(Failure::TimedOut) => Err(DriverError::Silence),
+            Dialled::Failed(Failure::Refused) => {
+                Err(DriverError::Broken(io::ErrorKind::ConnectionRefused))
+            }
+            Dialled::Failed(Failure::Unreachable) => {
+                Err(DriverError::Broken(io::ErrorKind::HostUnreachable))
+            }
+            Dialled::Failed(Failure::Starved(error) | Failure::NoWay(error)) => {
                 Err(DriverError::Broken(error.kind()))
             }
             Dialled::Forbidden(reason) => Err(DriverError::Forbidden(reason)),

@@ -7,6 +7,7 @@
 //!   (server, operators)                 (fleetnode)                              (devices)
 //! ```
 
+mod bed;
 mod network;
 mod services;
 
@@ -23,8 +24,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{proc, session};
-use network::{HUB_ADDRESS, Network, Place};
+use network::{HUB_ADDRESS, Network};
 use services::Services;
+
+pub(crate) use bed::{Bed, Site};
+pub(crate) use network::Place;
 
 /// The lab that is meant when none is named.
 const NAME: &str = "fleet";

@@ -8,6 +8,7 @@
 
 mod apt;
 mod checks;
+mod engine;
 mod lab;
 mod live;
 mod postgres;
@@ -39,6 +40,9 @@ Usage: cargo xtask COMMAND
   prove boundary [PROOF]...
                show by exhaustion and great numbers that nothing crosses the trust boundary (minutes,
                release build, both databases)
+  prove engine [CASE]...
+               our scan engine beside nmap, zmap and RustScan on a simulated site (minutes, release build,
+               root, Linux)
   help         show this
 
 Missing Debian packages are installed where that is possible; FLEET_NO_INSTALL=1 declines.
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
             Err(error) => return usage(&error),
         },
         ["prove", "boundary", names @ ..] => prove::boundary(names),
+        ["prove", "engine", names @ ..] => engine::prove(names),
         ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             Ok(true)

@@ -105,3 +105,12 @@ pub(crate) fn bin_dir() -> Result<PathBuf> {
     let own = std::env::current_exe().context("asking for the path of xtask")?;
     Ok(own.parent().context("xtask lies in a folder")?.to_owned())
 }
+
+/// The folder of what was built with the release profile, beside that.
+pub(crate) fn release_dir() -> Result<PathBuf> {
+    let bin_dir = bin_dir()?;
+    let target = bin_dir
+        .parent()
+        .context("the binaries' folder lies in the target folder")?;
+    Ok(target.join("release"))
+}

@@ -23,12 +23,20 @@ pub(super) enum PortVerdict {
 
 /// One address of a scan. Reports by the driver of highest precedence, once; a further port only when it shows
 /// another MAC or serial.
+///
+/// 24 bytes where nothing answered: a scan may have 65,536.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Host {
     open_questions: u64,
+    learned: Option<TargetOutcome>,
+    answers: Option<Box<Answers>>,
+}
+
+/// What a host said.
+#[derive(Debug, Clone, Default)]
+struct Answers {
     candidates: Vec<(u8, FoundDevice)>,
     reported: Vec<FoundDevice>,
-    learned: Option<TargetOutcome>,
     words: String,
 }
 
@@ -56,15 +64,24 @@ impl Host {
         self.open_questions &= !(1u64 << (port & 63));
         self.learned = self.learned.max(Some(outcome_of(&verdict)));
         match verdict {
-            PortVerdict::Named(precedence, device) => self.candidates.push((precedence, *device)),
-            PortVerdict::Unidentified(words) if self.words.is_empty() => self.words = words,
-            PortVerdict::Unidentified(_)
-            | PortVerdict::Skipped
+            PortVerdict::Named(precedence, device) => {
+                self.answers().candidates.push((precedence, *device));
+            }
+            PortVerdict::Unidentified(words) => {
+                let first = &mut self.answers().words;
+                if first.is_empty() {
+                    *first = words;
+                }
+            }
+            PortVerdict::Skipped
             | PortVerdict::NotReached
             | PortVerdict::Silent
             | PortVerdict::Refused => {}
         }
-        let best = self
+        let Some(answers) = &mut self.answers else {
+            return Vec::new();
+        };
+        let best = answers
             .candidates
             .iter()
             .map(|(precedence, _)| *precedence)
@@ -75,10 +92,10 @@ impl Host {
             .filter(|(port, _)| self.open_questions & (1u64 << (port & 63)) != 0)
             .map(|(_, precedence)| *precedence)
             .max();
-        if self.reported.is_empty() && may_still_be > best {
+        if answers.reported.is_empty() && may_still_be > best {
             Vec::new()
         } else {
-            self.report()
+            answers.report()
         }
     }
 
@@ -91,7 +108,11 @@ impl Host {
     #[must_use]
     pub(super) fn give_up_waiting(&mut self) -> Vec<FoundDevice> {
         let provisional = !self.is_done();
-        let mut devices = self.report();
+        let mut devices = self
+            .answers
+            .as_mut()
+            .map(|answers| answers.report())
+            .unwrap_or_default();
         for device in &mut devices {
             device.provisional = provisional;
         }
@@ -101,7 +122,8 @@ impl Host {
     /// What it said, when it answered and nothing named it in the end; perhaps nothing.
     pub(super) fn stranger(&self) -> Option<&str> {
         let is_stranger = self.is_done() && self.learned == Some(TargetOutcome::Unidentified);
-        is_stranger.then_some(self.words.as_str())
+        let words = self.answers.as_ref().map(|answers| answers.words.as_str());
+        words.filter(|_| is_stranger)
     }
 
     pub(super) fn outcome(&self) -> TargetOutcome {
@@ -112,6 +134,12 @@ impl Host {
         }
     }
 
+    fn answers(&mut self) -> &mut Answers {
+        self.answers.get_or_insert_default()
+    }
+}
+
+impl Answers {
     fn report(&mut self) -> Vec<FoundDevice> {
         let mut candidates = std::mem::take(&mut self.candidates);
         // Stable: of equals the one that answered first.

@@ -1,205 +1,469 @@
-//! In which order endpoints are tried: hosts interleaved, few connections to a host, retries in between. Pure.
+//! Which connection is tried when, and what silence means: the machine of reachability. Pure; time is an argument.
 //!
-//! Hosts go in blocks; within a block one port of every host, then the next port. So two connections to a host are
-//! far apart, yet all that can be learned of a host is learned within a block.
+//! [`Schedule::next`] says what to do, [`Schedule::expire`] what has waited long enough. An endpoint that is tried
+//! has a slot from its first attempt until it is settled; an attempt that met silence leaves its socket open beside
+//! the next one's, since a slow answer is an answer too. Order of first attempts: `walk.rs`; waits: `timing.rs`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fleet_core::limits::HOST_CONNECTIONS;
 
-/// Hosts in a block: enough to interleave, few enough that a host's last port comes soon.
-const BLOCK: u32 = 256;
+use super::targets::Targets;
+use super::walk::Walk;
+use crate::timing::Timeouts;
 
-/// One connection attempt.
+/// The most attempts at an endpoint.
+pub(super) const TRIES: u8 = 3;
+
+/// The most sockets at a time, so that slots can be told apart in 16 bits.
+pub(super) const ROOM: usize = 32_768;
+
+/// How often an attempt that has waited for the shortest time is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// An endpoint in progress. Not valid any more once it is settled, which the schedule notices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    /// Less than twice the room.
+    pub(super) slot: u32,
+    /// Tells users of one slot apart.
+    pub(super) generation: u32,
+}
+
+/// One attempt, with a socket of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Attempt {
-    /// Index of the host.
+    pub(super) key: Key,
+    /// Less than [`TRIES`].
+    pub(super) nth: u8,
+}
+
+/// An endpoint by its indexes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct At {
     pub(super) host: u32,
-    /// Index of the port.
     pub(super) port: u8,
-    /// Earlier attempts that met silence.
-    pub(super) tries: u8,
 }
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Dial this. Then call [`Schedule::retry`] or [`Schedule::settle`], and [`Schedule::release`] once it is closed.
-    Dial(Attempt),
-    /// Nothing until something is retried, settled or released.
+    /// Connect, then tell what came of it.
+    Dial(Attempt, At),
+    /// Close the socket of this attempt: somebody needs its room more.
+    Abandon(Attempt),
+    /// Nothing, until something is told, released or expires.
     Wait,
     /// Everything is settled.
     Done,
 }
 
+/// What an open connection means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opened {
+    /// Its endpoint is settled: close its other sockets; [`Schedule::release`] once this one is closed.
+    Take(At),
+    /// The host has enough of them: close this one, the endpoint will be tried again.
+    OneTooMany,
+    /// The endpoint was settled already: close it.
+    Stale,
+}
+
 #[derive(Debug)]
 pub(super) struct Schedule {
-    hosts: u32,
-    ports: u8,
-    block: u32,
-    at: u32,
-    again: VecDeque<Attempt>,
-    parked: HashMap<u32, VecDeque<Attempt>>,
+    targets: Arc<Targets>,
+    walk: Walk,
+    tries: u8,
+    room: usize,
+    /// Open ones: waiting, late, and those that were taken.
+    sockets: usize,
+    /// Of each host, the attempts that wait and the connections that were taken.
     busy: Vec<u8>,
-    unsettled: usize,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// May be dialled as soon as there is room; looked at before the walk goes on.
+    ready: VecDeque<Work>,
+    /// What waits for a host that is busy.
+    parked: BTreeMap<u32, Parked>,
+    timeouts: Timeouts,
+    /// When to look at attempts for the first time, and again; each in the order of time.
+    first_looks: VecDeque<(Instant, Attempt)>,
+    later_looks: VecDeque<(Instant, Attempt)>,
+    /// Attempts that met silence, the oldest first; some are closed already.
+    late: VecDeque<Attempt>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    Fresh(At),
+    Again(Key),
+}
+
+/// Ports of a host as bits, and endpoints to be tried again.
+#[derive(Debug, Default)]
+struct Parked {
+    fresh: u64,
+    again: Vec<Key>,
+}
+
+#[derive(Debug, Clone)]
+struct Slot {
+    generation: u32,
+    at: At,
+    state: State,
+    /// Attempts so far.
+    tries: u8,
+    /// Bits of the attempts whose sockets are open.
+    open: u8,
+    sent: [Option<Instant>; TRIES as usize],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Free,
+    /// The last attempt waits for its answer.
+    Waiting,
+    /// The next attempt is ready or parked.
+    Resting,
 }
 
 impl Schedule {
-    pub(super) fn new(hosts: u32, ports: u8) -> Self {
+    /// Tries `ports` ports of every target, each at most `tries` times, with at most `room` sockets.
+    pub(super) fn new(
+        targets: Arc<Targets>,
+        ports: u8,
+        tries: u8,
+        room: usize,
+        timeouts: Timeouts,
+    ) -> Self {
+        let hosts = targets.len();
         Self {
-            hosts,
-            ports,
-            block: 0,
-            at: 0,
-            again: VecDeque::new(),
-            parked: HashMap::new(),
-            busy: vec![0; hosts as usize],
-            unsettled: 0,
+            targets,
+            // Targets are counted in 32 bits.
+            walk: Walk::new(hosts as u32, ports),
+            tries: tries.clamp(1, TRIES),
+            room: room.clamp(1, ROOM),
+            sockets: 0,
+            busy: vec![0; hosts],
+            slots: Vec::new(),
+            free: Vec::new(),
+            ready: VecDeque::new(),
+            parked: BTreeMap::new(),
+            timeouts,
+            first_looks: VecDeque::new(),
+            later_looks: VecDeque::new(),
+            late: VecDeque::new(),
         }
     }
 
-    pub(super) fn next(&mut self) -> Next {
-        while let Some(attempt) = self.again.pop_front().or_else(|| self.fresh()) {
-            let busy = &mut self.busy[attempt.host as usize];
-            if usize::from(*busy) < HOST_CONNECTIONS {
-                *busy += 1;
-                self.unsettled += 1;
-                return Next::Dial(attempt);
+    /// Whether [`Schedule::next`] would have something to do.
+    pub(super) fn has_work(&self) -> bool {
+        !self.ready.is_empty() || (!self.walk.is_over() && self.in_progress() < 2 * self.room)
+    }
+
+    /// What to do next.
+    pub(super) fn next(&mut self, now: Instant) -> Next {
+        while self.has_work() {
+            if self.sockets >= self.room {
+                return self.oldest_late().map_or(Next::Wait, Next::Abandon);
             }
-            self.parked
-                .entry(attempt.host)
-                .or_default()
-                .push_back(attempt);
+            let work = self.ready.pop_front().or_else(|| {
+                self.walk
+                    .next()
+                    .map(|(host, port)| Work::Fresh(At { host, port }))
+            });
+            let Some((work, at)) = work.and_then(|work| Some((work, self.at_of(work)?))) else {
+                continue;
+            };
+            if self.is_busy(at.host) {
+                self.park(work, at);
+                continue;
+            }
+            let key = match work {
+                Work::Fresh(at) => self.take_slot(at),
+                Work::Again(key) => key,
+            };
+            return Next::Dial(self.dial(key, now), at);
         }
-        if self.unsettled == 0 && self.parked.is_empty() {
+        if self.in_progress() == 0 && self.parked.is_empty() && self.walk.is_over() {
             Next::Done
         } else {
             Next::Wait
         }
     }
 
-    /// The attempt met silence and is to be repeated. Its connection is to be released as well.
-    pub(super) fn retry(&mut self, attempt: Attempt) {
-        self.again.push_back(Attempt {
-            tries: attempt.tries + 1,
-            ..attempt
-        });
-        self.settle();
-    }
-
-    /// An attempt will not be repeated; its connection may still be open.
-    pub(super) fn settle(&mut self) {
-        self.unsettled = self.unsettled.saturating_sub(1);
-    }
-
-    /// A connection to the host is closed.
-    pub(super) fn release(&mut self, host: u32) {
-        if let Some(busy) = self.busy.get_mut(host as usize) {
-            *busy = busy.saturating_sub(1);
+    /// An attempt led to a connection.
+    #[must_use]
+    pub(super) fn opened(&mut self, attempt: Attempt, now: Instant) -> Opened {
+        let Some(slot) = self.slot(attempt.key) else {
+            return Opened::Stale;
+        };
+        let (at, state, open) = (slot.at, slot.state, slot.open);
+        self.learn(attempt, now);
+        if state == State::Resting {
+            if self.is_busy(at.host) {
+                self.closed(attempt);
+                return Opened::OneTooMany;
+            }
+            self.occupy(at.host);
         }
-        if let Some(waiting) = self.parked.get_mut(&host) {
-            self.again.extend(waiting.pop_front());
-            if waiting.is_empty() {
-                self.parked.remove(&host);
+        self.sockets = (self.sockets + 1).saturating_sub(open.count_ones() as usize);
+        self.free_slot(attempt.key);
+        Opened::Take(at)
+    }
+
+    /// The host answered an attempt with a reset: final for the endpoint, whose sockets are to be closed.
+    pub(super) fn refused(&mut self, attempt: Attempt, now: Instant) -> Option<At> {
+        self.slot(attempt.key)?;
+        self.learn(attempt, now);
+        self.settle(attempt.key)
+    }
+
+    /// Nothing more is to be learned of the endpoint, whose sockets are to be closed.
+    pub(super) fn settle(&mut self, key: Key) -> Option<At> {
+        let slot = self.slot(key)?;
+        let (at, state, open) = (slot.at, slot.state, slot.open);
+        self.sockets = self.sockets.saturating_sub(open.count_ones() as usize);
+        self.free_slot(key);
+        if state == State::Waiting {
+            self.vacate(at.host);
+        }
+        self.unpark(at.host);
+        Some(at)
+    }
+
+    /// The socket of an attempt is closed, which settles nothing.
+    pub(super) fn closed(&mut self, attempt: Attempt) {
+        if !self.has_socket(attempt) {
+            return;
+        }
+        if let Some(slot) = self.slot_mut(attempt.key) {
+            slot.open &= !(1 << attempt.nth);
+            self.sockets = self.sockets.saturating_sub(1);
+        }
+    }
+
+    /// The attempt could not be made, for want of something that may come back: it is made again.
+    pub(super) fn starved(&mut self, attempt: Attempt) {
+        self.closed(attempt);
+        let Some(slot) = self.slot_mut(attempt.key) else {
+            return;
+        };
+        let host = slot.at.host;
+        slot.tries = slot.tries.saturating_sub(1);
+        slot.state = State::Resting;
+        self.ready.push_front(Work::Again(attempt.key));
+        self.vacate(host);
+    }
+
+    /// A connection that was taken is closed.
+    pub(super) fn release(&mut self, host: u32) {
+        self.sockets = self.sockets.saturating_sub(1);
+        self.vacate(host);
+        self.unpark(host);
+    }
+
+    /// An endpoint that stayed silent to the last attempt: it is settled, its sockets are to be closed. To be called
+    /// until there is none.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<(Key, At)> {
+        while let Some(attempt) = self.due(now) {
+            let Some(slot) = self.slot(attempt.key) else {
+                continue;
+            };
+            let (at, tries) = (slot.at, slot.tries);
+            if slot.state != State::Waiting || attempt.nth + 1 != tries {
+                continue;
+            }
+            let Some(sent) = slot.sent[usize::from(attempt.nth)] else {
+                continue;
+            };
+            if now < sent + self.timeouts.of(self.targets.subnet(at.host)) {
+                self.later_looks.push_back((now + LOOK_AGAIN, attempt));
+            } else if tries < self.tries {
+                self.rest(attempt);
+            } else {
+                self.settle(attempt.key);
+                return Some((attempt.key, at));
             }
         }
+        None
     }
 
-    fn fresh(&mut self) -> Option<Attempt> {
-        if self.block >= self.hosts {
-            return None;
-        }
-        let size = BLOCK.min(self.hosts - self.block);
-        let attempt = Attempt {
-            host: self.block + self.at % size,
-            port: (self.at / size) as u8,
-            tries: 0,
+    /// When to call [`Schedule::expire`] again; too early at times.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let fronts = [self.first_looks.front(), self.later_looks.front()];
+        fronts.into_iter().flatten().map(|(look, _)| *look).min()
+    }
+
+    /// The attempt's socket stays open beside the next one's.
+    fn rest(&mut self, attempt: Attempt) {
+        let Some(slot) = self.slot_mut(attempt.key) else {
+            return;
         };
-        self.at += 1;
-        if self.at >= size * u32::from(self.ports) {
-            self.block += size;
-            self.at = 0;
+        slot.state = State::Resting;
+        let host = slot.at.host;
+        self.late.push_back(attempt);
+        self.ready.push_back(Work::Again(attempt.key));
+        self.vacate(host);
+        self.unpark(host);
+    }
+
+    fn due(&mut self, now: Instant) -> Option<Attempt> {
+        [&mut self.first_looks, &mut self.later_looks]
+            .into_iter()
+            .find_map(|looks| looks.pop_front_if(|(look, _)| *look <= now))
+            .map(|(_, attempt)| attempt)
+    }
+
+    fn dial(&mut self, key: Key, now: Instant) -> Attempt {
+        let slot = &mut self.slots[key.slot as usize];
+        let attempt = Attempt {
+            key,
+            nth: slot.tries,
+        };
+        slot.state = State::Waiting;
+        slot.tries += 1;
+        slot.open |= 1 << attempt.nth;
+        slot.sent[usize::from(attempt.nth)] = Some(now);
+        let host = slot.at.host;
+        self.sockets += 1;
+        self.occupy(host);
+        self.first_looks
+            .push_back((now + self.timeouts.floor(), attempt));
+        attempt
+    }
+
+    fn learn(&mut self, attempt: Attempt, now: Instant) {
+        let Some(slot) = self.slot(attempt.key) else {
+            return;
+        };
+        if let Some(sent) = slot.sent[usize::from(attempt.nth)] {
+            let subnet = self.targets.subnet(slot.at.host);
+            let round_trip = now.saturating_duration_since(sent);
+            self.timeouts.answered(subnet, round_trip);
         }
-        Some(attempt)
+    }
+
+    /// The late attempt that gives its room to another; its socket counts as closed.
+    fn oldest_late(&mut self) -> Option<Attempt> {
+        while let Some(attempt) = self.late.pop_front() {
+            if self.has_socket(attempt) {
+                self.closed(attempt);
+                return Some(attempt);
+            }
+        }
+        None
+    }
+
+    fn has_socket(&self, attempt: Attempt) -> bool {
+        self.slot(attempt.key)
+            .is_some_and(|slot| slot.open & 1 << attempt.nth != 0)
+    }
+
+    fn at_of(&self, work: Work) -> Option<At> {
+        match work {
+            Work::Fresh(at) => Some(at),
+            Work::Again(key) => self
+                .slot(key)
+                .filter(|slot| slot.state == State::Resting)
+                .map(|slot| slot.at),
+        }
+    }
+
+    fn park(&mut self, work: Work, at: At) {
+        let parked = self.parked.entry(at.host).or_default();
+        match work {
+            Work::Fresh(at) => parked.fresh |= 1 << (at.port & 63),
+            Work::Again(key) => parked.again.push(key),
+        }
+    }
+
+    /// One of those that wait for a host becomes ready.
+    fn unpark(&mut self, host: u32) {
+        let Some(mut parked) = self.parked.remove(&host) else {
+            return;
+        };
+        let again = std::iter::from_fn(|| parked.again.pop())
+            .find(|key| self.at_of(Work::Again(*key)).is_some());
+        if let Some(key) = again {
+            self.ready.push_back(Work::Again(key));
+        } else if parked.fresh != 0 {
+            let port = parked.fresh.trailing_zeros() as u8;
+            parked.fresh &= parked.fresh - 1;
+            self.ready.push_back(Work::Fresh(At { host, port }));
+        }
+        if parked.fresh != 0 || !parked.again.is_empty() {
+            self.parked.insert(host, parked);
+        }
+    }
+
+    fn is_busy(&self, host: u32) -> bool {
+        usize::from(self.busy[host as usize]) >= HOST_CONNECTIONS
+    }
+
+    fn occupy(&mut self, host: u32) {
+        self.busy[host as usize] += 1;
+    }
+
+    fn vacate(&mut self, host: u32) {
+        let busy = &mut self.busy[host as usize];
+        *busy = busy.saturating_sub(1);
+    }
+
+    fn in_progress(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    fn take_slot(&mut self, at: At) -> Key {
+        let fresh = Slot {
+            generation: 0,
+            at,
+            state: State::Resting,
+            tries: 0,
+            open: 0,
+            sent: [None; TRIES as usize],
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                let generation = self.slots[slot as usize].generation;
+                self.slots[slot as usize] = Slot {
+                    generation,
+                    ..fresh
+                };
+                slot
+            }
+            None => {
+                self.slots.push(fresh);
+                self.slots.len() as u32 - 1
+            }
+        };
+        Key {
+            slot,
+            generation: self.slots[slot as usize].generation,
+        }
+    }
+
+    fn free_slot(&mut self, key: Key) {
+        let slot = &mut self.slots[key.slot as usize];
+        slot.state = State::Free;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(key.slot);
+    }
+
+    fn slot(&self, key: Key) -> Option<&Slot> {
+        self.slots
+            .get(key.slot as usize)
+            .filter(|slot| slot.generation == key.generation && slot.state != State::Free)
+    }
+
+    fn slot_mut(&mut self, key: Key) -> Option<&mut Slot> {
+        self.slots
+            .get_mut(key.slot as usize)
+            .filter(|slot| slot.generation == key.generation && slot.state != State::Free)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn hosts_are_interleaved_within_a_block() {
-        let mut schedule = Schedule::new(300, 2);
-        let order: Vec<(u32, u8)> = std::iter::from_fn(|| match schedule.next() {
-            Next::Dial(attempt) => Some((attempt.host, attempt.port)),
-            Next::Wait | Next::Done => None,
-        })
-        .collect();
-        assert_eq!(order.len(), 600);
-        assert_eq!(order[..2], [(0, 0), (1, 0)]);
-        assert_eq!(order[256], (0, 1));
-        assert_eq!(order[512], (256, 0));
-        assert_eq!(order[599], (299, 1));
-    }
-
-    #[test]
-    fn nothing_to_scan_is_done_at_once() {
-        assert_eq!(Schedule::new(0, 3).next(), Next::Done);
-    }
-
-    proptest! {
-        #![proptest_config(fleet_core::regressions!("schedule", 64))]
-
-        /// Whatever the order of answers: each endpoint is settled once, a host never has more than two
-        /// connections, and the schedule ends.
-        #[test]
-        fn every_endpoint_is_settled_once_and_hosts_are_spared(
-            hosts in 1u32..600,
-            ports in 1u8..6,
-            choices in proptest::collection::vec((0usize..64, 0u8..3), 1..200),
-        ) {
-            let mut schedule = Schedule::new(hosts, ports);
-            let (mut dialled, mut open) = (Vec::new(), Vec::new());
-            let mut settled: BTreeMap<(u32, u8), u32> = BTreeMap::new();
-            let mut choices = choices.into_iter().cycle();
-            for step in 0.. {
-                prop_assert!(step < 100_000, "the schedule does not end");
-                let next = schedule.next();
-                if let Next::Dial(attempt) = next {
-                    dialled.push(attempt);
-                    let at_once = dialled.iter().chain(&open).filter(|a: &&Attempt| a.host == attempt.host).count();
-                    prop_assert!(at_once <= HOST_CONNECTIONS);
-                }
-                if next == Next::Done {
-                    prop_assert!(dialled.is_empty());
-                    break;
-                }
-                let (pick, what) = choices.next().unwrap_or_default();
-                if next == Next::Wait || pick % 3 == 0 {
-                    if !dialled.is_empty() {
-                        let attempt = dialled.swap_remove(pick % dialled.len());
-                        if what == 0 && attempt.tries < 2 {
-                            schedule.retry(attempt);
-                            schedule.release(attempt.host);
-                        } else {
-                            schedule.settle();
-                            *settled.entry((attempt.host, attempt.port)).or_default() += 1;
-                            open.push(attempt);
-                        }
-                    }
-                    if (dialled.is_empty() || what == 1) && !open.is_empty() {
-                        let attempt = open.swap_remove(pick % open.len());
-                        schedule.release(attempt.host);
-                    }
-                }
-            }
-            prop_assert_eq!(settled.len(), hosts as usize * usize::from(ports));
-            prop_assert!(settled.values().all(|times| *times == 1));
-        }
-    }
-}
+mod tests;

@@ -1,28 +1,49 @@
 //! Reachability: tries every endpoint of a plan and hands on what answered. Knows nothing of drivers.
 //!
-//! This is a seam: whatever sends one [`Swept::Reached`] an endpoint, with the open connection where there is one,
-//! and keeps to the [`Schedule`](super::schedule::Schedule), can take its place.
+//! One loop on a thread of its own around [`Schedule`], which decides, and [`Sockets`], which connect. Exactly one
+//! [`Swept::Reached`] an endpoint comes out, with the open connection where there is one. [`Sweep::start`] first.
 
+use std::collections::VecDeque;
+use std::net::TcpStream;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use fleet_core::{Endpoint, Port};
-use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use mio::Waker;
+use tokio::sync::mpsc;
 
-use super::schedule::{Attempt, Next, Schedule};
-use crate::dial::{Dialled, Dialler};
+use super::schedule::{At, Attempt, Next, Opened, Schedule};
+use super::sockets::{Heard, Sockets};
+use super::targets::Targets;
+use crate::dial::{Dialler, Failure};
+use crate::job::ScanOptions;
+use crate::shares::{self, Tracked};
+use crate::timing::Timeouts;
+
+/// How long to wait for leave at least: what has come together meanwhile is sent in one go.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Attempts that are made before answers are heard again: well under a millisecond.
+const IN_ONE_GO: usize = 64;
 
 /// Rest before this machine's own shortage is tested again.
 const REST: Duration = Duration::from_millis(100);
 
-/// Attempts of one endpoint that may fail for this machine's own shortage: 5 s in all.
+/// Shortages in a row, one a [`REST`], after which endpoints are given up.
 const SHORTAGES: u32 = 50;
 
 /// Hosts reported unreachable in a row, without an answer in between, that are a reason to slow down.
 const UNREACHABLE_IN_A_ROW: u32 = 64;
+
+/// Words that may wait for the scan before no further endpoint is tried; what is in flight can still add to them.
+const UNTOLD: usize = 256;
+
+/// How often the table of tracked connections is looked at.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What is told while sweeping.
 #[derive(Debug)]
@@ -40,197 +61,396 @@ pub(super) enum Reach {
     Open(TcpStream, Lease),
     Refused,
     Silent,
-    /// This machine could not try it.
-    NotReached,
+    /// This machine could not try it: kind and example of the reason.
+    NotReached(&'static str, String),
     /// The guard forbids it, with the reason.
     Forbidden(String),
 }
 
-/// Everything a sweep needs.
-#[derive(Debug, Clone)]
+/// A sweep that goes on. Dropping it ends it: no connection is opened any more, those that were not handed on are
+/// closed, and the channel is closed after that.
+#[derive(Debug)]
 pub(super) struct Sweep {
-    pub(super) hosts: Arc<[std::net::IpAddr]>,
-    pub(super) ports: Arc<[Port]>,
-    pub(super) tries: u8,
-    pub(super) dialler: Arc<Dialler>,
-    pub(super) room: Arc<Semaphore>,
-    pub(super) out: mpsc::Sender<Swept>,
+    thread: Option<JoinHandle<()>>,
+    link: Arc<Link>,
+}
+
+/// What the loop works with.
+#[derive(Debug)]
+struct Loop {
+    targets: Arc<Targets>,
+    ports: Arc<[Port]>,
+    dialler: Arc<Dialler>,
+    schedule: Schedule,
+    sockets: Sockets,
+    untold: VecDeque<Swept>,
+    link: Arc<Link>,
+    /// Until when this machine has a rest.
+    rest: Option<Instant>,
+    /// Shortages since the last attempt that could be made.
+    shortages: u32,
+    /// Hosts reported unreachable since the last answer.
+    unreachable: u32,
+    /// Attempts that may be made until the table of tracked connections is looked at again, if there is one.
+    tracking: Option<(u64, Instant)>,
+    answered: Vec<Attempt>,
+    /// Dropped last: whoever sees its end knows that every socket is closed.
+    out: mpsc::Sender<Swept>,
+}
+
+/// What others tell the loop.
+#[derive(Debug)]
+struct Link {
+    waker: Waker,
+    stopped: AtomicBool,
+    /// Hosts of connections that were closed; at most one each of the sockets there may be.
+    released: Mutex<Vec<u32>>,
 }
 
 /// A connection's place among those allowed to its host and to the scanner.
 #[derive(Debug)]
 pub(super) struct Lease {
-    shared: Arc<Shared>,
+    link: Arc<Link>,
     host: u32,
-    _room: OwnedSemaphorePermit,
-}
-
-#[derive(Debug)]
-struct Shared {
-    schedule: Mutex<Schedule>,
-    changed: Notify,
-    unreachable: Mutex<u32>,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.shared.change(|schedule| schedule.release(self.host));
+        self.link.released().push(self.host);
+        self.link.wake();
     }
 }
 
-impl Shared {
-    fn schedule(&self) -> MutexGuard<'_, Schedule> {
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+impl Link {
+    fn released(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.released.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Schedule)) {
-        change(&mut self.schedule());
-        self.changed.notify_one();
+    fn wake(&self) {
+        // Fails only when the system is out of memory; then the next deadline wakes it.
+        let _ = self.waker.wake();
     }
 }
 
 impl Sweep {
-    /// Tries everything, then ends. Dropping it drops every connection that was not handed on.
-    pub(super) async fn run(self) {
-        let shared = Arc::new(Shared {
-            schedule: Mutex::new(Schedule::new(
-                self.hosts.len() as u32,
-                self.ports.len() as u8,
-            )),
-            changed: Notify::new(),
-            unreachable: Mutex::new(0),
+    /// Begins to try everything; the channel is closed when all is said.
+    ///
+    /// # Errors
+    /// When the system gives no poller or no thread.
+    pub(super) fn start(
+        targets: Arc<Targets>,
+        ports: Arc<[Port]>,
+        dialler: Arc<Dialler>,
+        options: &ScanOptions,
+        out: mpsc::Sender<Swept>,
+    ) -> io::Result<Self> {
+        let timeouts = Timeouts::new(
+            options.timeout_floor,
+            options.timeout_ceiling,
+            targets.subnets(),
+        );
+        let room = shares::connections(options.connections, options.rate, options.timeout_ceiling);
+        let schedule = Schedule::new(
+            Arc::clone(&targets),
+            // At most 64.
+            ports.len() as u8,
+            options.tries,
+            room,
+            timeouts,
+        );
+        let sockets = Sockets::new()?;
+        let link = Arc::new(Link {
+            waker: sockets.waker()?,
+            stopped: AtomicBool::new(false),
+            released: Mutex::default(),
         });
-        let mut attempts = JoinSet::new();
-        loop {
-            while attempts.try_join_next().is_some() {}
-            let Ok(room) = Arc::clone(&self.room).acquire_owned().await else {
-                return;
-            };
-            let next = shared.schedule().next();
-            match next {
-                Next::Dial(attempt) => {
-                    let lease = Lease {
-                        shared: Arc::clone(&shared),
-                        host: attempt.host,
-                        _room: room,
-                    };
-                    // Here and not in the attempt, so that identification never queues behind the whole sweep.
-                    self.dialler.turn().await;
-                    attempts.spawn(self.clone().attempt(attempt, lease));
-                }
-                Next::Wait => {
-                    drop(room);
-                    shared.changed.notified().await;
-                }
-                Next::Done => break,
-            }
-        }
-        while attempts.join_next().await.is_some() {}
+        let sweep = Loop {
+            targets,
+            ports,
+            dialler,
+            schedule,
+            sockets,
+            untold: VecDeque::new(),
+            link: Arc::clone(&link),
+            rest: None,
+            shortages: 0,
+            unreachable: 0,
+            tracking: Tracked::now().map(|_| (0, Instant::now())),
+            answered: Vec::new(),
+            out,
+        };
+        let thread = thread::Builder::new().name("fleet-sweep".to_owned());
+        Ok(Self {
+            thread: Some(thread.spawn(|| sweep.run())?),
+            link,
+        })
     }
 
-    async fn attempt(self, attempt: Attempt, lease: Lease) {
-        let (Some(ip), Some(port)) = (
-            self.hosts.get(attempt.host as usize),
-            self.ports.get(usize::from(attempt.port)),
-        ) else {
-            return;
-        };
-        let endpoint = Endpoint {
-            ip: *ip,
-            port: *port,
-        };
-        let mut dialled = self.dialler.knock(endpoint).await;
-        for _ in 0..SHORTAGES {
-            let Dialled::Starved(error) = &dialled else {
-                break;
-            };
-            self.slow_down("this machine ran short of connections", &error.to_string())
-                .await;
-            sleep(REST).await;
-            self.dialler.turn().await;
-            dialled = self.dialler.knock(endpoint).await;
-        }
-        tracing::trace!(%endpoint, ?dialled, "tried");
-        let shared = Arc::clone(&lease.shared);
-        if matches!(dialled, Dialled::Open(_) | Dialled::Refused) {
-            *shared
-                .unreachable
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = 0;
-        }
-        let reach = match dialled {
-            Dialled::Open(stream) => Reach::Open(stream, lease),
-            Dialled::Refused => Reach::Refused,
-            Dialled::TimedOut if attempt.tries + 1 < self.tries => {
-                shared.change(|schedule| schedule.retry(attempt));
-                return;
-            }
-            Dialled::TimedOut => Reach::Silent,
-            Dialled::Unreachable => {
-                if shared.one_more_unreachable() {
-                    self.slow_down(
-                        "many hosts in a row were reported unreachable",
-                        &endpoint.to_string(),
-                    )
-                    .await;
-                }
-                Reach::Silent
-            }
-            Dialled::Starved(error) => {
-                self.note(
-                    "some targets could not be tried for lack of connections",
-                    error.to_string(),
-                )
-                .await;
-                Reach::NotReached
-            }
-            Dialled::NoWay(error) => {
-                self.note(
-                    "some targets could not be tried",
-                    format!("{endpoint}: {error}"),
-                )
-                .await;
-                Reach::NotReached
-            }
-            Dialled::Forbidden(reason) => Reach::Forbidden(reason),
-        };
-        shared.change(Schedule::settle);
-        let _ = self
-            .out
-            .send(Swept::Reached {
-                host: attempt.host,
-                port: attempt.port,
-                reach,
-            })
-            .await;
+    /// Tells it to end.
+    pub(super) fn stop(&self) {
+        self.link.stopped.store(true, Ordering::Relaxed);
+        self.link.wake();
     }
 
-    async fn slow_down(&self, why: &'static str, example: &str) {
-        if let Some(rate) = self.dialler.slow_down() {
-            self.note(
-                "slowed down",
-                format!("{why}, now {rate} probes/s ({example})"),
-            )
-            .await;
+    /// To be called when its channel is closed: a crash goes on in the caller.
+    pub(super) fn ended(mut self) {
+        if let Some(Err(crash)) = self.thread.take().map(JoinHandle::join) {
+            resume_unwind(crash);
         }
-    }
-
-    async fn note(&self, kind: &'static str, example: String) {
-        let _ = self.out.send(Swept::Note(kind, example)).await;
     }
 }
 
-impl Shared {
-    fn one_more_unreachable(&self) -> bool {
-        let mut count = self
-            .unreachable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *count += 1;
-        let many = *count >= UNREACHABLE_IN_A_ROW;
-        if many {
-            *count = 0;
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Loop {
+    fn run(mut self) {
+        let mut wait = Some(Duration::ZERO);
+        while !self.link.stopped.load(Ordering::Relaxed) {
+            self.hear(wait);
+            self.take_back();
+            self.give_up_silent();
+            let (wake, done) = self.dial();
+            if !self.tell() || (done && self.untold.is_empty()) {
+                return;
+            }
+            let now = Instant::now();
+            let untold = (!self.untold.is_empty()).then_some(now + TICK);
+            let wake = [wake, untold, self.schedule.deadline()];
+            wait = wake
+                .into_iter()
+                .flatten()
+                .min()
+                .map(|wake| wake.saturating_duration_since(now));
         }
-        many
+    }
+
+    /// Connections that were handed on and are closed make room.
+    fn take_back(&mut self) {
+        let hosts = std::mem::take(&mut *self.link.released());
+        for host in hosts {
+            self.schedule.release(host);
+        }
+    }
+
+    fn hear(&mut self, wait: Option<Duration>) {
+        let mut answered = std::mem::take(&mut self.answered);
+        if let Err(error) = self.sockets.wait(wait, &mut answered) {
+            // A signal; the next round waits again.
+            tracing::debug!(%error, "interrupted while waiting for answers");
+            answered.clear();
+        }
+        let now = Instant::now();
+        for attempt in answered.drain(..) {
+            match self.sockets.heard(attempt) {
+                Heard::Open => self.open(attempt, now),
+                Heard::Failed(failure) => self.failed(attempt, failure, now),
+                Heard::Nothing => {}
+            }
+        }
+        self.answered = answered;
+    }
+
+    fn open(&mut self, attempt: Attempt, now: Instant) {
+        self.unreachable = 0;
+        match self.schedule.opened(attempt, now) {
+            Opened::Take(at) => {
+                let stream = self.sockets.take(attempt);
+                self.sockets.close_all(attempt.key);
+                let lease = Lease {
+                    link: Arc::clone(&self.link),
+                    host: at.host,
+                };
+                let reach = match stream {
+                    Ok(stream) => Reach::Open(stream, lease),
+                    Err(error) => {
+                        Reach::NotReached("some connections were lost", error.to_string())
+                    }
+                };
+                self.reached(at, reach);
+            }
+            Opened::OneTooMany | Opened::Stale => self.sockets.close(attempt),
+        }
+    }
+
+    fn failed(&mut self, attempt: Attempt, failure: Failure, now: Instant) {
+        match failure {
+            Failure::Refused => {
+                self.unreachable = 0;
+                let at = self.schedule.refused(attempt, now);
+                self.settled(attempt, at, Reach::Refused);
+            }
+            Failure::Unreachable => {
+                let at = self.schedule.settle(attempt.key);
+                self.one_more_unreachable(at);
+                self.settled(attempt, at, Reach::Silent);
+            }
+            // Its own deadline says more.
+            Failure::TimedOut => {
+                self.sockets.close(attempt);
+                self.schedule.closed(attempt);
+            }
+            Failure::Starved(error) => self.starved(attempt, &error, now),
+            Failure::NoWay(error) => {
+                let at = self.schedule.settle(attempt.key);
+                let endpoint = at.and_then(|at| self.endpoint(at));
+                let example = endpoint.map_or_else(String::new, |to| format!("{to}: {error}"));
+                let why = "some targets could not be tried";
+                self.settled(attempt, at, Reach::NotReached(why, example));
+            }
+        }
+    }
+
+    fn starved(&mut self, attempt: Attempt, error: &io::Error, now: Instant) {
+        self.shortages += 1;
+        if self.shortages > SHORTAGES {
+            let at = self.schedule.settle(attempt.key);
+            let why = "some targets could not be tried for lack of connections";
+            return self.settled(attempt, at, Reach::NotReached(why, error.to_string()));
+        }
+        self.sockets.close(attempt);
+        self.schedule.starved(attempt);
+        self.rest = Some(now + REST);
+        self.slow_down("this machine ran short of connections", &error.to_string());
+    }
+
+    fn give_up_silent(&mut self) {
+        let now = Instant::now();
+        while let Some((key, at)) = self.schedule.expire(now) {
+            self.sockets.close_all(key);
+            self.reached(at, Reach::Silent);
+        }
+    }
+
+    /// Tries what may be tried now. When to go on, if that is a matter of time, and whether everything is done.
+    fn dial(&mut self) -> (Option<Instant>, bool) {
+        let now = Instant::now();
+        if let Some(rest) = self.rest.filter(|rest| now < *rest) {
+            return (Some(rest), false);
+        }
+        for _ in 0..IN_ONE_GO {
+            if self.untold.len() >= UNTOLD {
+                return (None, false);
+            }
+            if self.schedule.has_work() {
+                let wait = self.dialler.wait();
+                if !wait.is_zero() {
+                    return (Some(now + wait.max(TICK)), false);
+                }
+                if let Some(look) = self.untracked_until(now) {
+                    return (Some(look), false);
+                }
+            }
+            match self.schedule.next(Instant::now()) {
+                Next::Dial(attempt, at) => self.attempt(attempt, at),
+                Next::Abandon(attempt) => self.sockets.close(attempt),
+                Next::Wait => return (None, false),
+                Next::Done => return (None, true),
+            }
+            if let Some(rest) = self.rest.filter(|rest| now < *rest) {
+                return (Some(rest), false);
+            }
+        }
+        (Some(now), false)
+    }
+
+    fn attempt(&mut self, attempt: Attempt, at: At) {
+        let Some(endpoint) = self.endpoint(at) else {
+            return;
+        };
+        if let Err(reason) = self.dialler.check(endpoint) {
+            let at = self.schedule.settle(attempt.key);
+            return self.settled(attempt, at, Reach::Forbidden(reason));
+        }
+        tracing::trace!(%endpoint, nth = attempt.nth, "tried");
+        self.dialler.spend_turn();
+        if let Some((left, _)) = &mut self.tracking {
+            *left = left.saturating_sub(1);
+        }
+        match self.sockets.open(attempt, endpoint) {
+            Ok(()) => self.shortages = 0,
+            Err(error) => self.failed(attempt, Failure::of(error), Instant::now()),
+        }
+    }
+
+    /// When the table of tracked connections has room again; none when it has.
+    fn untracked_until(&mut self, now: Instant) -> Option<Instant> {
+        let (left, look) = self.tracking?;
+        if now >= look {
+            let table = Tracked::now()?;
+            if table.is_tight() {
+                self.say(Swept::Note(
+                    "slowed down",
+                    format!(
+                        "this machine tracks connections and its table is nearly full ({} of {})",
+                        table.used, table.most
+                    ),
+                ));
+            }
+            self.tracking = Some((table.allowance(), now + LOOK));
+            return None;
+        }
+        (left == 0).then_some(look)
+    }
+
+    fn settled(&mut self, attempt: Attempt, at: Option<At>, reach: Reach) {
+        self.sockets.close_all(attempt.key);
+        if let Some(at) = at {
+            self.reached(at, reach);
+        }
+    }
+
+    fn reached(&mut self, at: At, reach: Reach) {
+        let At { host, port } = at;
+        self.say(Swept::Reached { host, port, reach });
+    }
+
+    fn one_more_unreachable(&mut self, at: Option<At>) {
+        self.unreachable += 1;
+        if self.unreachable >= UNREACHABLE_IN_A_ROW {
+            self.unreachable = 0;
+            let example = at.and_then(|at| self.endpoint(at));
+            self.slow_down(
+                "many hosts in a row were reported unreachable",
+                &example.map_or_else(String::new, |endpoint| endpoint.to_string()),
+            );
+        }
+    }
+
+    fn slow_down(&mut self, why: &str, example: &str) {
+        if let Some(rate) = self.dialler.slow_down() {
+            let text = format!("{why}, now {rate} probes/s ({example})");
+            self.say(Swept::Note("slowed down", text));
+        }
+    }
+
+    /// In the order of events, so that nothing overtakes what waits.
+    fn say(&mut self, word: Swept) {
+        self.untold.push_back(word);
+    }
+
+    /// Says what there is room for; whether anybody listens.
+    fn tell(&mut self) -> bool {
+        while let Some(word) = self.untold.pop_front() {
+            match self.out.try_send(word) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(word)) => {
+                    self.untold.push_front(word);
+                    break;
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => return false,
+            }
+        }
+        true
+    }
+
+    fn endpoint(&self, at: At) -> Option<Endpoint> {
+        Some(Endpoint {
+            ip: self.targets.address(at.host)?,
+            port: *self.ports.get(usize::from(at.port))?,
+        })
     }
 }

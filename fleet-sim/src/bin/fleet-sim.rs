@@ -30,6 +30,9 @@ struct Cli {
     /// How many hosts, including a few that no scan can identify
     #[arg(long, value_name = "N", default_value_t = 250, conflicts_with = "site")]
     devices: usize,
+    /// Stock Antminers only, which answer at once and properly: for measuring scanners
+    #[arg(long, conflicts_with = "site")]
+    uniform: bool,
     /// The same seed gives the same site
     #[arg(long, value_name = "S", default_value_t = 1, conflicts_with = "site")]
     seed: u64,
@@ -85,10 +88,17 @@ async fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
         Some(path) => Site::from_json(
             &std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?,
         )?,
-        None => Site::in_network(cli.subnet, cli.devices, cli.seed)?.on_ports(Ports {
-            cgminer: cli.cgminer_port,
-            http: cli.http_port,
-        }),
+        None => {
+            let site = if cli.uniform {
+                Site::uniform(cli.subnet, cli.devices, cli.seed)?
+            } else {
+                Site::in_network(cli.subnet, cli.devices, cli.seed)?
+            };
+            site.on_ports(Ports {
+                cgminer: cli.cgminer_port,
+                http: cli.http_port,
+            })
+        }
     };
     let ports = site.ports();
     if cli.print_site {

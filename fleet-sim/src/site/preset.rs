@@ -116,25 +116,40 @@ impl Site {
     /// # Errors
     /// [`SiteError::NoRoom`] when the network is too small.
     pub fn in_network(network: Ipv4Network, devices: usize, seed: u64) -> Result<Self, SiteError> {
+        let mut site = Self::demo(devices, seed);
+        site.devices.truncate(devices);
+        site.on_ports(Ports::REAL).scattered(network, seed)
+    }
+
+    /// Stock Antminers that answer at once and properly, scattered likewise: nothing there takes a scanner's time but
+    /// the network.
+    ///
+    /// # Errors
+    /// [`SiteError::NoRoom`] when the network is too small.
+    pub fn uniform(network: Ipv4Network, devices: usize, seed: u64) -> Result<Self, SiteError> {
+        let site = Self::slow(devices, Duration::ZERO).on_ports(Ports::REAL);
+        Self { seed, ..site }.scattered(network, seed)
+    }
+
+    /// The same devices at random host addresses of a network, all but the first.
+    fn scattered(mut self, network: Ipv4Network, seed: u64) -> Result<Self, SiteError> {
         let size = 1u64 << (32 - u32::from(network.prefix()));
         let mut hosts: Vec<u32> = (2..size.saturating_sub(1))
             .map(|host| u32::from(network.network()) + host as u32)
             .collect();
-        if hosts.len() < devices {
+        if hosts.len() < self.devices.len() {
             return Err(SiteError::NoRoom {
                 network,
                 room: hosts.len(),
-                devices,
+                devices: self.devices.len(),
             });
         }
-        let mut site = Self::demo(devices, seed).on_ports(Ports::REAL);
-        site.devices.truncate(devices);
         SplitMix::new(seed ^ 0x006c_616e).shuffle(&mut hosts);
-        for (device, host) in site.devices.iter_mut().zip(hosts) {
+        for (device, host) in self.devices.iter_mut().zip(hosts) {
             device.address = IpAddr::V4(Ipv4Addr::from(host));
         }
-        site.devices.sort_by_key(|device| device.address);
-        Ok(site)
+        self.devices.sort_by_key(|device| device.address);
+        Ok(self)
     }
 
     /// The same devices on consecutive addresses from `first`, so that sites can stand side by side.

@@ -24,7 +24,7 @@ pub(crate) enum Place {
 impl Place {
     pub(super) const ALL: [Self; 3] = [Self::Hub, Self::Node, Self::Site];
 
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Hub => "hub",
             Self::Node => "node",

@@ -1,0 +1,163 @@
+//! The scanners that are compared: how each is called and how it says what it found.
+
+use std::{net::Ipv4Addr, process::Command};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    lab::{Bed, Place},
+    proc, session,
+};
+
+/// Probes a second of our full rate.
+const FULL_RATE: &str = "50000";
+
+/// nmap as the field calls it for discovery.
+const NMAP: &[&str] = &[
+    "--unique",
+    "-n",
+    "-T4",
+    "--max-retries",
+    "1",
+    "--host-timeout",
+    "10000ms",
+    "--min-rtt-timeout",
+    "100ms",
+];
+
+/// A scanner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tool {
+    /// At full rate, identification included.
+    Ours,
+    /// With the default politeness, identification included.
+    OursPolite,
+    /// Raw sockets, ports only.
+    NmapRoot,
+    /// Without raw sockets, ports only.
+    Nmap,
+    /// Raw sockets, one port, at our full rate, with the shortest cool-down it takes.
+    Zmap,
+    RustScan,
+}
+
+/// Fails with the way to install what is missing of the required ones.
+pub(super) fn required() -> Result<()> {
+    let missing: Vec<&str> = ["nmap", "zmap"]
+        .into_iter()
+        .filter(|name| proc::which(name).is_none())
+        .collect();
+    if !missing.is_empty() {
+        let missing = missing.join(" ");
+        bail!("{missing} missing, and required for the comparison: apt-get install {missing}");
+    }
+    Ok(())
+}
+
+impl Tool {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "fleet-scan, full rate",
+            Self::OursPolite => "fleet-scan, default rate",
+            Self::NmapRoot => "nmap as root (ports only)",
+            Self::Nmap => "nmap --unprivileged (ports)",
+            Self::Zmap => "zmap (ports only)",
+            Self::RustScan => "RustScan (ports only)",
+        }
+    }
+
+    pub(super) fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::OursPolite)
+    }
+
+    /// Whether it can run here.
+    pub(super) fn is_there(self) -> bool {
+        match self {
+            Self::Ours | Self::OursPolite => true,
+            Self::NmapRoot | Self::Nmap => proc::which("nmap").is_some(),
+            Self::Zmap => proc::which("zmap").is_some(),
+            Self::RustScan => proc::which("rustscan").is_some(),
+        }
+    }
+
+    /// The command that scans a network from the node's place.
+    pub(super) fn command(self, bed: &Bed, subnet: &str, ports: &[u16]) -> Result<Command> {
+        let each: Vec<String> = ports.iter().map(u16::to_string).collect();
+        let listed = each.join(",");
+        let command = match self {
+            Self::Ours | Self::OursPolite => {
+                let discover = session::release_dir()?.join("examples/discover");
+                let mut command = bed.exec(Place::Node, discover);
+                if self == Self::Ours {
+                    command.args(["--rate", FULL_RATE]);
+                }
+                command.arg(subnet).args(each);
+                command
+            }
+            Self::NmapRoot | Self::Nmap => {
+                let mut command = bed.exec(Place::Node, "nmap");
+                if self == Self::Nmap {
+                    command.arg("--unprivileged");
+                }
+                command
+                    .args(NMAP)
+                    .args(["--open", "-oG", "-", "-p", &listed, subnet]);
+                command
+            }
+            Self::Zmap => {
+                let mut command = bed.exec(Place::Node, "zmap");
+                command.args(["-q", "-p", &listed, "-r", FULL_RATE, "-c", "1"]);
+                // Its stock configuration leaves private networks out.
+                command.args(["-C", "/dev/null", "-b", "/dev/null", "-o", "-"]);
+                command.args(["-i", Place::Site.name(), "-G", &bed.site_mac()?]);
+                command.arg(subnet);
+                command
+            }
+            Self::RustScan => {
+                let mut command = bed.exec(Place::Node, "rustscan");
+                command.args(["--no-config", "--greppable", "--ulimit", "15000"]);
+                command.args(["--addresses", subnet, "--ports", &listed]);
+                command
+            }
+        };
+        Ok(command)
+    }
+
+    /// The address in a line of its output that tells of an open port.
+    pub(super) fn found(self, line: &str) -> Option<Ipv4Addr> {
+        let address = match self {
+            Self::Ours | Self::OursPolite => line.split(':').next()?,
+            Self::NmapRoot | Self::Nmap => {
+                let rest = line.strip_prefix("Host: ")?;
+                rest.contains("/open/").then_some(rest)?.split(' ').next()?
+            }
+            Self::Zmap => line.trim(),
+            Self::RustScan => line.split(" -> ").next()?,
+        };
+        address.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_read_out_of_each_output() {
+        let found = Some(Ipv4Addr::new(10, 77, 0, 9));
+        for (tool, line, expected) in [
+            (Tool::Ours, "10.77.0.9:4028 Bitmain S19 2023", found),
+            (Tool::Ours, "# 1 of 1022 identified", None),
+            (
+                Tool::Nmap,
+                "Host: 10.77.0.9 ()\tPorts: 4028/open/tcp//dtserver-port///",
+                found,
+            ),
+            (Tool::Nmap, "Host: 10.77.0.9 ()\tStatus: Up", None),
+            (Tool::Zmap, "10.77.0.9", found),
+            (Tool::RustScan, "10.77.0.9 -> [4028]", found),
+        ] {
+            assert_eq!(tool.found(line), expected, "{line}");
+        }
+    }
+}

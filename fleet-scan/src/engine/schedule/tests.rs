@@ -1,0 +1,328 @@
+//! The schedule over a simulated network: late answers, loss, refusals, silence, and little room.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What a simulated endpoint does with an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deed {
+    /// Opens after so many milliseconds, and is closed again after so many more.
+    Open(u64, u64),
+    /// Refuses after so many milliseconds.
+    Refuse(u64),
+    Ignore,
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy, PartialOrd, Ord)]
+enum Outcome {
+    Open,
+    Refused,
+    Silent,
+}
+
+/// What came of a simulated scan.
+#[derive(Debug, Default)]
+struct Ran {
+    outcomes: BTreeMap<At, Outcome>,
+    dialled: BTreeMap<At, Vec<Duration>>,
+    took: Duration,
+    most_of_a_host: usize,
+    most_sockets: usize,
+}
+
+struct Network {
+    schedule: Schedule,
+    start: Instant,
+    now: Instant,
+    /// Sockets that wait or are late, and the deed that they will meet.
+    sockets: BTreeMap<Attempt, (At, Instant, Deed)>,
+    /// Connections that were taken: until when.
+    taken: Vec<(Instant, u32)>,
+    ran: Ran,
+}
+
+impl Network {
+    fn run(schedule: Schedule, deed: impl Fn(At, u8) -> Deed) -> Ran {
+        let start = Instant::now();
+        let mut network = Self {
+            schedule,
+            start,
+            now: start,
+            sockets: BTreeMap::new(),
+            taken: Vec::new(),
+            ran: Ran::default(),
+        };
+        for _ in 0..1_000_000 {
+            match network.schedule.next(network.now) {
+                Next::Dial(attempt, at) => network.dial(attempt, at, deed(at, attempt.nth)),
+                Next::Abandon(attempt) => {
+                    assert!(network.sockets.remove(&attempt).is_some(), "not open");
+                }
+                Next::Wait => network.wait(),
+                Next::Done => {
+                    assert!(network.sockets.is_empty(), "{:?}", network.sockets);
+                    network.ran.took = network.now - network.start;
+                    return network.ran;
+                }
+            }
+        }
+        panic!("the schedule does not end");
+    }
+
+    fn dial(&mut self, attempt: Attempt, at: At, deed: Deed) {
+        let since = self.now - self.start;
+        self.ran.dialled.entry(at).or_default().push(since);
+        self.sockets.insert(attempt, (at, self.now, deed));
+        let waiting: BTreeMap<Key, u32> = self
+            .sockets
+            .iter()
+            .map(|(attempt, (at, ..))| (attempt.key, at.host))
+            .filter(|(key, _)| self.schedule.slots[key.slot as usize].state == State::Waiting)
+            .collect();
+        let of_host = waiting.values().filter(|host| **host == at.host).count()
+            + self
+                .taken
+                .iter()
+                .filter(|(_, host)| *host == at.host)
+                .count();
+        self.ran.most_of_a_host = self.ran.most_of_a_host.max(of_host);
+        let all = self.sockets.len() + self.taken.len();
+        self.ran.most_sockets = self.ran.most_sockets.max(all);
+    }
+
+    /// Time goes on to whatever happens next.
+    fn wait(&mut self) {
+        let answers = self
+            .sockets
+            .iter()
+            .filter_map(|(attempt, (_, sent, deed))| {
+                let (Deed::Open(after, _) | Deed::Refuse(after)) = *deed else {
+                    return None;
+                };
+                Some((*sent + Duration::from_millis(after), *attempt))
+            });
+        let answer = answers.min();
+        let closing = self.taken.iter().min().copied();
+        let times = [
+            answer.map(|(at, _)| at),
+            closing.map(|(at, _)| at),
+            self.schedule.deadline(),
+        ];
+        let next = times
+            .into_iter()
+            .flatten()
+            .min()
+            .expect("waits for nothing");
+        self.now = self.now.max(next);
+        if let Some((at, attempt)) = answer
+            && at <= self.now
+        {
+            self.answer(attempt);
+        } else if let Some((at, host)) = closing
+            && at <= self.now
+        {
+            let place = self.taken.iter().position(|taken| *taken == (at, host));
+            self.taken.swap_remove(place.expect("it was found"));
+            self.schedule.release(host);
+        }
+        while let Some((key, at)) = self.schedule.expire(self.now) {
+            self.settle(key, at, Outcome::Silent);
+        }
+    }
+
+    fn answer(&mut self, attempt: Attempt) {
+        let (at, _, deed) = self.sockets.remove(&attempt).expect("it is open");
+        if let Deed::Open(_, stays) = deed {
+            match self.schedule.opened(attempt, self.now) {
+                Opened::Take(taken) => {
+                    assert_eq!(taken, at);
+                    self.settle(attempt.key, at, Outcome::Open);
+                    self.taken
+                        .push((self.now + Duration::from_millis(stays), at.host));
+                }
+                Opened::OneTooMany => {}
+                Opened::Stale => panic!("its socket was to be closed"),
+            }
+        } else {
+            let settled = self.schedule.refused(attempt, self.now);
+            assert_eq!(settled, Some(at));
+            self.settle(attempt.key, at, Outcome::Refused);
+        }
+    }
+
+    fn settle(&mut self, key: Key, at: At, outcome: Outcome) {
+        self.sockets.retain(|attempt, _| attempt.key != key);
+        let twice = self.ran.outcomes.insert(at, outcome);
+        assert_eq!(twice, None, "{at:?} is settled twice");
+    }
+}
+
+/// Of hosts in eight subnets.
+fn schedule(hosts: u32, ports: u8, tries: u8, room: usize) -> Schedule {
+    let addresses: Vec<IpAddr> = (0..hosts)
+        .map(|host| [10, 0, (host * 8 / hosts) as u8, (host % 256) as u8].into())
+        .collect();
+    let targets = Targets::new(&addresses);
+    let (floor, ceiling) = (Duration::from_millis(100), Duration::from_secs(1));
+    let timeouts = Timeouts::new(floor, ceiling, targets.subnets());
+    Schedule::new(Arc::new(targets), ports, tries, room, timeouts)
+}
+
+fn millis(times: &[Duration]) -> Vec<u128> {
+    times.iter().map(Duration::as_millis).collect()
+}
+
+#[test]
+fn nothing_to_scan_is_done_at_once() {
+    for (hosts, ports) in [(0, 3), (3, 0)] {
+        assert_eq!(
+            schedule(hosts, ports, 2, 9).next(Instant::now()),
+            Next::Done
+        );
+    }
+}
+
+#[test]
+fn silence_is_tried_again_on_a_new_socket_and_a_refusal_never() {
+    let ran = Network::run(schedule(40, 1, 3, 100), |at, _| {
+        if at.host < 20 {
+            Deed::Refuse(1)
+        } else {
+            Deed::Ignore
+        }
+    });
+    for (at, dialled) in &ran.dialled {
+        if at.host < 20 {
+            assert_eq!((dialled.len(), ran.outcomes[at]), (1, Outcome::Refused));
+        } else {
+            assert_eq!(ran.outcomes[at], Outcome::Silent);
+            assert!([vec![0, 100, 200], vec![0, 200, 400]].contains(&millis(dialled)));
+        }
+    }
+}
+
+#[test]
+fn without_any_answer_each_attempt_has_the_longest_wait() {
+    let ran = Network::run(schedule(3, 2, 2, 100), |_, _| Deed::Ignore);
+    assert_eq!(ran.took, Duration::from_secs(2));
+    assert!(
+        ran.dialled
+            .values()
+            .all(|times| millis(times) == [0, 1_000])
+    );
+}
+
+#[test]
+fn an_answer_that_comes_after_the_next_attempt_has_left_counts() {
+    let fast = |at: At| at.host < 32;
+    let ran = Network::run(schedule(40, 1, 2, 100), |at, nth| match (fast(at), nth) {
+        (true, _) => Deed::Refuse(1),
+        (false, 0) => Deed::Open(150, 10),
+        (false, _) => Deed::Ignore,
+    });
+    let slow = ran.outcomes.iter().filter(|(at, _)| !fast(**at));
+    assert!(slow.clone().count() > 0);
+    assert!(
+        slow.into_iter()
+            .all(|(_, outcome)| *outcome == Outcome::Open)
+    );
+}
+
+#[test]
+fn a_slow_subnet_beside_a_fast_one_is_waited_for() {
+    let is_slow = |at: At| at.host < 50;
+    let ran = Network::run(schedule(400, 1, 2, 1_000), |at, _| {
+        Deed::Refuse(if is_slow(at) { 300 } else { 1 })
+    });
+    assert!(
+        ran.outcomes
+            .values()
+            .all(|outcome| *outcome == Outcome::Refused)
+    );
+}
+
+#[test]
+fn late_sockets_give_way_when_room_is_short() {
+    let ran = Network::run(schedule(50, 2, 3, 7), |_, _| Deed::Ignore);
+    assert_eq!(ran.outcomes.len(), 100);
+    assert_eq!(ran.most_sockets, 7);
+    assert!(ran.dialled.values().all(|dialled| dialled.len() == 3));
+}
+
+#[test]
+fn an_attempt_that_could_not_be_made_is_made_again() {
+    let now = Instant::now();
+    let mut schedule = schedule(1, 1, 1, 4);
+    let Next::Dial(first, at) = schedule.next(now) else {
+        panic!("nothing to dial");
+    };
+    schedule.starved(first);
+    assert_eq!(schedule.sockets, 0);
+    assert_eq!(schedule.next(now), Next::Dial(first, at));
+    assert_eq!(schedule.settle(first.key), Some(at));
+    assert_eq!(schedule.next(now), Next::Done);
+}
+
+#[test]
+fn what_was_settled_is_stale() {
+    let now = Instant::now();
+    let mut schedule = schedule(2, 1, 1, 1);
+    let Next::Dial(first, _) = schedule.next(now) else {
+        panic!("nothing to dial");
+    };
+    assert!(schedule.settle(first.key).is_some());
+    let Next::Dial(second, at) = schedule.next(now) else {
+        panic!("nothing to dial");
+    };
+    assert_eq!(first.key.slot, second.key.slot, "slots are used again");
+    assert_eq!(schedule.opened(first, now), Opened::Stale);
+    assert_eq!(schedule.refused(first, now), None);
+    assert_eq!(schedule.opened(second, now), Opened::Take(at));
+}
+
+proptest! {
+    #![proptest_config(fleet_core::regressions!("schedule", 96))]
+
+    /// Whatever the network does: each endpoint is settled once and rightly, a host never has more than two
+    /// attempts and connections, sockets stay within their room, and the schedule ends.
+    #[test]
+    fn every_endpoint_is_settled_once_and_hosts_are_spared(
+        hosts in 1u32..60,
+        ports in 1u8..6,
+        tries in 1u8..4,
+        room in 1usize..80,
+        seed in any::<u64>(),
+    ) {
+        let deed = |at: At, nth: u8| {
+            let mix = (seed ^ u64::from(at.host) << 20 ^ u64::from(at.port) << 8 ^ u64::from(nth))
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let delay = [0, 1, 30, 90, 150, 400, 900, 1_400][(mix >> 40) as usize % 8];
+            match mix >> 60 {
+                0..5 => Deed::Open(delay, (mix >> 50) % 700),
+                5..8 => Deed::Refuse(delay),
+                _ => Deed::Ignore,
+            }
+        };
+        let ran = Network::run(schedule(hosts, ports, tries, room), deed);
+        prop_assert_eq!(ran.outcomes.len(), hosts as usize * usize::from(ports));
+        prop_assert!(ran.most_of_a_host <= HOST_CONNECTIONS);
+        prop_assert!(ran.most_sockets <= room);
+        for (at, outcome) in &ran.outcomes {
+            let deeds: BTreeSet<_> = (0..tries).map(|nth| match deed(*at, nth) {
+                Deed::Open(..) => Outcome::Open,
+                Deed::Refuse(_) => Outcome::Refused,
+                Deed::Ignore => Outcome::Silent,
+            }).collect();
+            prop_assert!(deeds.contains(outcome) || *outcome == Outcome::Silent, "{:?} {:?}", at, outcome);
+            let at_once = deed(*at, 0);
+            if let Deed::Open(0..=90, _) = at_once {
+                prop_assert_eq!(*outcome, Outcome::Open);
+            }
+        }
+        prop_assert!(ran.dialled.values().all(|dialled| dialled.len() <= usize::from(tries)));
+    }
+}
