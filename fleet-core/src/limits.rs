@@ -37,6 +37,11 @@ pub const COMMAND_BUDGET: Duration = Duration::from_secs(600);
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(720);
 /// How often a chunk is tried before its targets count as not reached.
 pub const CHUNK_ATTEMPTS: u32 = 3;
+/// How long a pairing waits for the server that has its credentials: one that says nothing for so long
+/// has gone, and the credentials with it.
+pub const PAIRING_LEASE: Duration = Duration::from_secs(30);
+/// Bytes of a user name, and of a password, as a node seals them.
+pub const SEALED_BYTES: usize = 4_096;
 /// Scans that may wait for one node.
 pub const QUEUED_SCANS: usize = 16;
 /// How long a scan waits for its node unless told otherwise.
@@ -59,6 +64,16 @@ pub const BATCH_WAIT: Duration = Duration::from_millis(250);
 pub const NAME_ADDRESSES: usize = 8;
 /// How long one name may take to resolve.
 pub const NAME_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Addresses that the server itself dials at a time.
+pub const DIRECT_BATCH: usize = 1_024;
+/// How long the server may dial addresses once they are released. Nodes' reports of them wait meanwhile.
+pub const DIRECT_TERM: Duration = Duration::from_secs(15);
+/// How long nodes' reports wait for a server that released addresses and died: the clocks of servers may
+/// be half a minute apart.
+pub const DIRECT_HOLD: Duration = Duration::from_secs(45);
+/// Scans of its own that a server runs at a time, each another organization's.
+pub const DIRECT_SCANS: usize = 4;
 
 /// Life of an enrollment code.
 pub const CODE_LIFE: Duration = Duration::from_secs(3_600);

@@ -10,8 +10,14 @@ use ipnetwork::IpNetwork;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    audit::Refusals, bells::Bells, dispatch::Work, environment::Environment, hub::Hub,
-    limiter::Limiter, passwords::Passwords,
+    audit::Refusals,
+    bells::Bells,
+    direct::{DirectPath, Lanes},
+    dispatch::Work,
+    environment::Environment,
+    hub::Hub,
+    limiter::Limiter,
+    passwords::Passwords,
 };
 
 /// How a server behaves.
@@ -31,6 +37,8 @@ pub struct ServerConfig {
     pub version: String,
     /// How long nodes are given to come back after a drain.
     pub drain_window: Duration,
+    /// How the server reaches devices itself; none switches that off.
+    pub direct: Option<DirectPath>,
 }
 
 impl Default for ServerConfig {
@@ -43,6 +51,7 @@ impl Default for ServerConfig {
             public_https: false,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             drain_window: Duration::from_secs(10),
+            direct: None,
         }
     }
 }
@@ -108,6 +117,7 @@ pub(crate) struct App {
     pub(crate) hub: Hub,
     pub(crate) work: Arc<Work>,
     pub(crate) bells: Bells,
+    pub(crate) direct: Lanes,
     pub(crate) limiters: Option<Limiters>,
     /// Which refusals of this minute are on record, so that nobody can flood the trail.
     pub(crate) refusals: Refusals,
@@ -131,6 +141,7 @@ impl App {
             hub: Hub::new(environment.clone(), work.clone(), config.version.clone()),
             work,
             bells: Bells::new(),
+            direct: Lanes::default(),
             limiters,
             refusals: Refusals::new(),
             passwords: Passwords::new(),

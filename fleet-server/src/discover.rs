@@ -171,37 +171,43 @@ impl Discovery {
         &mut self,
         item: Result<Item, watch::WatchError>,
     ) -> Option<Result<DiscoverOnFleetNodeResponse, RpcError>> {
-        let response = match item {
-            Ok(Item::Alive) => DiscoverResponse::default(),
-            Ok(Item::Progress(_)) => return None,
-            Ok(Item::Event(stored)) => match stored.event {
-                ScanEvent::Device(found) => DiscoverResponse {
-                    devices: vec![convert::stock_device(&found)],
-                    error: String::new(),
-                },
-                // Warnings are of the scan, not of this call; the stock shape has a place for the end's reason only.
-                ScanEvent::Warning { .. } => return None,
-                ScanEvent::Ended(ended) => {
-                    self.over = true;
-                    match conclude(&ended.conclusion) {
-                        Ok(None) => return None,
-                        Ok(Some(error)) => DiscoverResponse {
-                            devices: Vec::new(),
-                            error,
-                        },
-                        Err(error) => return Some(Err(error)),
-                    }
-                }
-            },
-            Err(error) => {
-                self.over = true;
-                return Some(Err(error.refusal()));
-            }
+        self.over = match &item {
+            Ok(Item::Event(stored)) => matches!(stored.event, ScanEvent::Ended(_)),
+            Ok(Item::Alive | Item::Progress(_)) => false,
+            Err(_) => true,
         };
-        Some(Ok(DiscoverOnFleetNodeResponse {
+        let response = match item {
+            Ok(item) => stock(item)?,
+            Err(error) => Err(error.refusal()),
+        };
+        Some(response.map(|response| DiscoverOnFleetNodeResponse {
             response: Some(response),
         }))
     }
+}
+
+/// What an item is in the stock shape, if anything.
+pub(crate) fn stock(item: Item) -> Option<Result<DiscoverResponse, RpcError>> {
+    Some(Ok(match item {
+        Item::Alive => DiscoverResponse::default(),
+        Item::Progress(_) => return None,
+        Item::Event(stored) => match stored.event {
+            ScanEvent::Device(found) => DiscoverResponse {
+                devices: vec![convert::stock_device(&found)],
+                error: String::new(),
+            },
+            // Warnings are of the scan, not of this call; the stock shape has a place for the end's reason only.
+            ScanEvent::Warning { .. } => return None,
+            ScanEvent::Ended(ended) => match conclude(&ended.conclusion) {
+                Ok(None) => return None,
+                Ok(Some(error)) => DiscoverResponse {
+                    devices: Vec::new(),
+                    error,
+                },
+                Err(error) => return Some(Err(error)),
+            },
+        },
+    }))
 }
 
 /// How the stream ends: well, well with a reason, or with the outcome's code.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use fleet_core::outcome;
 use fleet_store::{
-    BeginError, CancelCodeError, CancelScanError, ConfirmError, CreateCodeError,
-    CreateOperatorError, CreateScanError, KeyError, MemberError, RegisterError, ReportError,
-    RevokeError, StoreError, UndoError,
+    BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
+    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, KeyError,
+    MemberError, RegisterError, ReportError, RevokeError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -15,6 +15,8 @@ use crate::watch::WatchError;
 
 /// When a report may come again that has overtaken what names resolve to: the two are moments apart.
 const PINS_SOON: Duration = Duration::from_millis(100);
+/// When a report may come again at whose addresses the server itself dials: it has waited already.
+const DIALLED_SOON: Duration = Duration::from_secs(2);
 
 /// The answer for storage trouble; the database's words go to the log only.
 pub(crate) fn storage(error: &StoreError) -> RpcError {
@@ -157,6 +159,9 @@ impl Refusal for ReportError {
             Self::AwaitsPins(_) => {
                 RpcError::unavailable(self.to_string()).with_retry_after(PINS_SOON)
             }
+            Self::BeingDialled(_) => {
+                RpcError::unavailable(self.to_string()).with_retry_after(DIALLED_SOON)
+            }
             Self::OverQuota { .. } | Self::Flooded(_) => {
                 RpcError::resource_exhausted(self.to_string())
             }
@@ -175,11 +180,44 @@ impl Refusal for KeyError {
     }
 }
 
+impl Refusal for BindError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NodeNotFound(_) | Self::DeviceNotFound(_) => {
+                RpcError::not_found(self.to_string())
+            }
+            Self::BeingDialled(_) => RpcError::unavailable(self.to_string()),
+            Self::Refused { .. } => RpcError::failed_precondition(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
 impl Refusal for MemberError {
     fn refusal(self) -> RpcError {
         match &self {
             Self::NotFound(_) => RpcError::not_found(self.to_string()),
             Self::LastAdmin(_) => RpcError::failed_precondition(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for CreatePairingError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NodeNotFound(_) => RpcError::not_found(self.to_string()),
+            Self::NotConfirmed(_) => RpcError::failed_precondition(self.to_string()),
+            Self::Busy(_) => RpcError::resource_exhausted(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for CancelPairingError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) => RpcError::not_found(self.to_string()),
             Self::Storage(error) => storage(error),
         }
     }
@@ -192,6 +230,15 @@ impl Refusal for CreateOperatorError {
             Self::EmailTaken(email) => RpcError::failed_precondition(format!(
                 "an operator with the e-mail `{email}` exists already: choose another one"
             )),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for UnbindError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) => RpcError::not_found(self.to_string()),
             Self::Storage(error) => storage(error),
         }
     }

@@ -1,23 +1,26 @@
 //! The node's side of the wire: registration, handshakes, heartbeats, reports. The control stream is in
 //! [`crate::stream`].
 
-use std::{str::FromStr, sync::Arc};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use fleet_core::{
-    CommandId, DeviceReport, Fingerprint, SecretHash, SecretKind, challenge, limits,
-    registration_statement,
+    CommandId, DeviceReport, Fingerprint, PairRejectReason, PairResult, RawPairResult, SecretHash,
+    SecretKind, challenge, limits, registration_statement,
 };
-use fleet_store::{Actor, Challenged, NewNode, NewReport, OpenSessionError, Who};
+use fleet_store::{
+    Actor, Challenged, NewNode, NewPairResults, NewReport, OpenSessionError, PairRow, ReportAnswer,
+    ReportError, SealedCredentials, Who,
+};
 use fleet_wire::{
     BoxStream, Context, Message, Reply, RpcError,
     gateway::{
         BeginAuthHandshakeRequest, BeginAuthHandshakeResponse, CompleteAuthHandshakeRequest,
         CompleteAuthHandshakeResponse, ControlStreamRequest, ControlStreamResponse,
-        EnrollmentStatus, FleetNodeGatewayService, RegisterRequest, RegisterResponse,
-        ReportDiscoveredDevicesRequest, ReportDiscoveredDevicesResponse,
-        ReportPairedDevicesRequest, ReportPairedDevicesResponse, UploadHeartbeatRequest,
-        UploadHeartbeatResponse,
+        EnrollmentStatus, FleetNodeGatewayService, FleetNodePairResult, PairOutcome,
+        RegisterRequest, RegisterResponse, ReportDiscoveredDevicesRequest,
+        ReportDiscoveredDevicesResponse, ReportPairedDevicesRequest, ReportPairedDevicesResponse,
+        UploadHeartbeatRequest, UploadHeartbeatResponse,
     },
 };
 use sha2::{Digest, Sha256};
@@ -32,6 +35,13 @@ use crate::{
     points::{bytes32, encryption_key, identity_key},
     stream,
 };
+
+/// How long a report waits for the server's own dials at its addresses: somewhat longer than those last.
+const REPORT_WAIT: Duration = Duration::from_secs(20);
+/// Between two looks.
+const REPORT_PAUSE: Duration = Duration::from_millis(100);
+/// What is kept of a node's words about a device that it could not pair.
+const PAIR_ERROR: usize = 512;
 
 /// The node services.
 #[derive(Clone, Debug)]
@@ -243,7 +253,7 @@ impl FleetNodeGatewayService for Gateway {
             addresses: self.app.config.addresses,
             now: self.app.environment.now(),
         };
-        let answer = match self.app.store.record_report(report).await {
+        let answer = match self.record(report).await {
             Ok(answer) => answer,
             Err(error) => {
                 let attempt = Attempt {
@@ -277,12 +287,36 @@ impl FleetNodeGatewayService for Gateway {
         request: ReportPairedDevicesRequest,
     ) -> Result<Reply<ReportPairedDevicesResponse>, RpcError> {
         let node = calling_node(&context)?;
-        // No pairing command is ever sent, so none can be in flight.
-        Err(RpcError::failed_precondition(format!(
-            "command {} is not in flight for node {}",
-            printable(&request.command_id, 64),
-            node.node
-        )))
+        let from = calling_address(&self.app, &context);
+        let command = command_id(&request.command_id)?;
+        let report = NewPairResults {
+            node: node.node,
+            org: node.org,
+            from: Some(from),
+            command,
+            rows: request.results.into_iter().map(pair_row).collect(),
+            now: self.app.environment.now(),
+        };
+        let answer = match self.app.store.record_pair_results(report).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let attempt = Attempt {
+                    org: Some(node.org),
+                    actor: Actor {
+                        who: Who::Node(node.node),
+                        from: Some(from),
+                    },
+                    action: "pairing.refuse",
+                    subject: format!("command {command}"),
+                };
+                return Err(attempt.refused(&self.app, error.refusal()).await);
+            }
+        };
+        self.app.bells.ring(answer.pairing);
+        Ok(Reply::new(ReportPairedDevicesResponse {
+            accepted_count: count(answer.accepted),
+            rejected_count: count(answer.rejected),
+        }))
     }
 
     async fn control_stream(
@@ -293,6 +327,70 @@ impl FleetNodeGatewayService for Gateway {
         let node = calling_node(&context)?.clone();
         stream::open(self.app.clone(), node, inbound).await
     }
+}
+
+impl Gateway {
+    /// Records a report. While the server itself dials at one of its addresses it waits: a stock node
+    /// uploads once, and gives up at the first trouble.
+    async fn record(&self, report: NewReport) -> Result<ReportAnswer, ReportError> {
+        let app = &self.app;
+        let deadline = app.environment.instant() + REPORT_WAIT;
+        loop {
+            let report = NewReport {
+                now: app.environment.now(),
+                ..report.clone()
+            };
+            match app.store.record_report(report).await {
+                Err(waits @ ReportError::BeingDialled(_))
+                    if app.environment.instant() < deadline =>
+                {
+                    tokio::select! {
+                        () = app.drain.cancelled() => return Err(waits),
+                        () = tokio::time::sleep(REPORT_PAUSE) => {}
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// A result as it may be stored: its words escaped and bounded, what was sealed bounded.
+fn pair_row(said: FleetNodePairResult) -> Result<PairRow, (PairRejectReason, String)> {
+    let refused = |reason| (reason, printable(&said.device_identifier, 64));
+    let outcome = match said.outcome() {
+        PairOutcome::Unspecified => None,
+        PairOutcome::Paired => Some(fleet_core::PairOutcome::Paired),
+        PairOutcome::AuthNeeded => Some(fleet_core::PairOutcome::AuthNeeded),
+        PairOutcome::AuthFailed => Some(fleet_core::PairOutcome::AuthFailed),
+        PairOutcome::Error => Some(fleet_core::PairOutcome::Error),
+    };
+    let mut result = PairResult::parse(RawPairResult {
+        identifier: &said.device_identifier,
+        outcome,
+        default_password: said.default_password_active,
+        serial: &said.serial_number,
+        mac: &said.mac_address,
+        model: &said.model,
+        manufacturer: &said.manufacturer,
+        firmware: &said.firmware_version,
+        error: &said.error_message,
+    })
+    .map_err(refused)?;
+    result.error = printable(&result.error, PAIR_ERROR);
+    let sealed = said.encrypted_credentials.as_ref();
+    if sealed.is_some_and(|sealed| {
+        sealed.username.len().max(sealed.password.len()) > limits::SEALED_BYTES
+    }) {
+        return Err(refused(PairRejectReason::Credentials));
+    }
+    let sealed = sealed
+        .filter(|sealed| !sealed.username.is_empty() || !sealed.password.is_empty())
+        .map(|sealed| SealedCredentials {
+            username: sealed.username.to_vec(),
+            password: sealed.password.to_vec(),
+        });
+    Ok(PairRow { result, sealed })
 }
 
 /// Whether the answer is the challenged key's signature over the challenge.

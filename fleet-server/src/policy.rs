@@ -93,6 +93,10 @@ const TABLE: &[(&str, Class)] = &[
     ),
     ("pairing.v1.PairingService/Discover", Operator(NodeManage)),
     ("pairing.v1.PairingService/Pair", Operator(MinerPair)),
+    (
+        "fleet.v1.DirectService/ScanOwnNetwork",
+        Operator(NodeManage),
+    ),
     ("fleet.v1.ScanService/StartScan", Operator(NodeManage)),
     ("fleet.v1.ScanService/PlanScan", Operator(NodeManage)),
     ("fleet.v1.ScanService/GetScan", Operator(NodeRead)),
@@ -118,6 +122,18 @@ const TABLE: &[(&str, Class)] = &[
     (
         "fleet.v1.DeviceService/ListRefusedDevices",
         Operator(NodeRead),
+    ),
+    (
+        "fleet.v1.DevicePairingService/StartPairing",
+        Operator(MinerPair),
+    ),
+    (
+        "fleet.v1.DevicePairingService/GetPairing",
+        Operator(NodeRead),
+    ),
+    (
+        "fleet.v1.DevicePairingService/CancelPairing",
+        Operator(MinerPair),
     ),
     ("fleet.v1.AccountService/WhoAmI", AnyOperator),
     ("fleet.v1.AuditService/ListAudit", Operator(OrgAdmin)),

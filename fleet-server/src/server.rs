@@ -7,7 +7,8 @@ use fleet_store::Store;
 use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
-        AccountServer, AuditServer, DeviceServer, KeyServer, NodeServer, OperatorServer, ScanServer,
+        AccountServer, AuditServer, DevicePairingServer, DeviceServer, DirectServer, KeyServer,
+        NodeServer, OperatorServer, ScanServer,
     },
     gateway::FleetNodeGatewayServer,
     pairing::PairingServer,
@@ -21,12 +22,12 @@ use crate::{
     admin::Admin,
     app::{App, ServerConfig},
     auth::Gate,
+    direct::OwnNetwork,
     dispatch,
     environment::Environment,
     gateway::Gateway,
     http,
     operators::OperatorApi,
-    pairing::OwnNetwork,
     seal, sweep,
 };
 
@@ -58,6 +59,7 @@ impl Server {
         let app = App::new(config, store, environment);
         let operators = Arc::new(OperatorApi { app: app.clone() });
         let accounts = Arc::new(Accounts { app: app.clone() });
+        let own_network = Arc::new(OwnNetwork { app: app.clone() });
         let plain = {
             let app = app.clone();
             tower::service_fn(move |request: Request<Body>| {
@@ -68,11 +70,13 @@ impl Server {
         let (service, health) = Services::new()
             .mount(FleetNodeGatewayServer::new(Gateway { app: app.clone() }))
             .mount(FleetNodeAdminServer::new(Admin { app: app.clone() }))
-            .mount(PairingServer::new(OwnNetwork))
+            .mount(PairingServer::from_arc(own_network.clone()))
+            .mount(DirectServer::from_arc(own_network))
             .mount(ScanServer::from_arc(operators.clone()))
             .mount(NodeServer::from_arc(operators.clone()))
             .mount(DeviceServer::from_arc(operators.clone()))
-            .mount(AuditServer::from_arc(operators))
+            .mount(AuditServer::from_arc(operators.clone()))
+            .mount(DevicePairingServer::from_arc(operators))
             .mount(AccountServer::from_arc(accounts.clone()))
             .mount(KeyServer::from_arc(accounts.clone()))
             .mount(OperatorServer::from_arc(accounts))

@@ -3,9 +3,11 @@
 pub(crate) mod accounts;
 pub(crate) mod audit;
 pub(crate) mod devices;
+pub(crate) mod direct;
 pub(crate) mod enrollment;
 pub(crate) mod error;
 pub(crate) mod operators;
+pub(crate) mod pairing;
 pub(crate) mod reports;
 pub(crate) mod scans;
 pub(crate) mod sessions;

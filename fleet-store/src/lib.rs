@@ -1,7 +1,7 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
 //! [`Store`] is what servers hold; its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
-//! [`Sessions`], [`Streams`], [`Scans`], [`Inventory`] and [`Audit`]. Rules are not decided here:
+//! [`Sessions`], [`Streams`], [`Scans`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. Rules are not decided here:
 //! the pure crates decide over the rows that a transaction has loaded and locked, and the same
 //! transaction writes what they decided. Start with [`Scans::record_report`].
 
@@ -17,6 +17,7 @@ pub use api::{
         Actor, Audit, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow, LinkedRecord, Who,
     },
     devices::{DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, ToldApart, UndoError},
+    direct::{DialRequest, Direct, Exclusion, NewSightings, ReleaseError, Released, Sighted},
     enrollment::{
         CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Hello, Invitation, NewCode,
         NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
@@ -25,6 +26,12 @@ pub use api::{
     operators::{
         CreateKeyError, CreateOperatorError, Credential, NewBrowserSession, NewOperator,
         OpenBrowserSessionError, OperatorIdentity, Operators, PasswordHash, Proof,
+    },
+    pairing::{
+        BindError, BoundDevice, CancelPairingError, Changed, CreatePairingError, DevicePairing,
+        NewPairResults, NewPairing, PairPage, PairResultRow, PairResultsAnswer, PairRow,
+        PairTarget, PairTargets, PairWish, Pairing, PairingRow, PairingStep, SealedCredentials,
+        UnbindError,
     },
     reports::{NewReport, ReportAnswer, ReportError},
     scans::{
@@ -40,7 +47,17 @@ pub use sql::{MigrateMode, SqlStore, StoreOptions};
 
 /// Everything a server keeps.
 pub trait Store:
-    Operators + Accounts + Enrollment + Sessions + Streams + Scans + Inventory + Audit + std::fmt::Debug
+    Operators
+    + Accounts
+    + Enrollment
+    + Sessions
+    + Streams
+    + Scans
+    + Inventory
+    + Pairing
+    + Direct
+    + Audit
+    + std::fmt::Debug
 {
 }
 
@@ -52,6 +69,8 @@ impl<T> Store for T where
         + Streams
         + Scans
         + Inventory
+        + Pairing
+        + Direct
         + Audit
         + std::fmt::Debug
 {

@@ -2,7 +2,7 @@
 //!
 //! A node's row is its lock: whatever concerns a node's enrollment, stream, commands, scans or reports
 //! begins by locking it. All locks are taken in one order: node, invitation, command, scan, devices by
-//! id, bindings. SQLite locks the whole file instead (BEGIN IMMEDIATE).
+//! id, bindings, the organization's places. SQLite locks the whole file instead (BEGIN IMMEDIATE).
 
 mod accounts;
 mod audit;
@@ -10,6 +10,7 @@ mod chain;
 mod codec;
 mod connect;
 mod devices;
+mod direct;
 mod dispatch;
 mod ending;
 mod enrollment;
@@ -21,7 +22,9 @@ mod locked;
 mod migration;
 mod nodes;
 mod operators;
+mod pairing;
 mod pins;
+mod places;
 mod refused;
 mod report;
 mod scans;

@@ -4,11 +4,13 @@ mod ask;
 mod audit;
 mod cli;
 mod devices;
+mod direct;
 mod failure;
 mod keys;
 mod nodes;
 mod operators;
 mod output;
+mod pair;
 mod scans;
 mod server;
 mod times;
@@ -68,6 +70,7 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Nodes(command) => nodes::run(&server, cli.output, command).await,
         Command::Scan(command) => scans::run(&server, cli.output, command).await,
         Command::Devices(command) => devices::run(&server, cli.output, command).await,
+        Command::Direct(command) => direct::run(&server, cli.output, command).await,
         Command::Audit(command) => audit::run(&server, cli.output, command).await,
         Command::Keys(command) => keys::run(&server, cli.output, command).await,
         Command::Operators(command) => operators::run(&server, cli.output, command).await,

@@ -15,7 +15,7 @@ use fleet_wire::{
 };
 
 use crate::{
-    cli::{Format, Scan, Start, What},
+    cli::{Format, Scan, Start, Targets},
     failure::Failure,
     output::{self, Rows},
     server::Server,
@@ -28,7 +28,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
         Scan::Plan(what) => {
             let request = PlanScanRequest {
                 fleet_node_id: what.node,
-                request: Some(request(what)),
+                request: Some(request(what.targets)),
             };
             output::one(
                 format,
@@ -84,7 +84,7 @@ async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Fail
     let request = StartScanRequest {
         request_id,
         fleet_node_id: start.what.node,
-        request: Some(request(start.what)),
+        request: Some(request(start.what.targets)),
         queue_for: start
             .queue_for
             .map(|seconds| fleet_wire::Duration { seconds, nanos: 0 }),
@@ -128,7 +128,7 @@ fn random_id() -> Result<String, Failure> {
 }
 
 /// One target is an expression (or a range with `..`), several are a list.
-fn request(what: What) -> DiscoverRequest {
+pub(crate) fn request(what: Targets) -> DiscoverRequest {
     let ports = what.ports;
     let mode = match what.targets.as_slice() {
         [one] if !what.list => match one.split_once("..") {

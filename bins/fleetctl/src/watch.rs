@@ -8,10 +8,10 @@ use std::{
 
 use fleet_core::Backoff;
 use fleet_wire::{
-    Code,
+    Code, RpcError,
     fleet::{
-        DeviceFound, ScanEnded, ScanProgress, WatchScanRequest, WatchScanResponse,
-        watch_scan_response::Event,
+        DeviceFound, ScanEnded, ScanOwnNetworkRequest, ScanProgress, WatchScanRequest,
+        WatchScanResponse, watch_scan_response::Event,
     },
     lines,
 };
@@ -66,6 +66,48 @@ pub(crate) async fn run(
             error.message
         ))?;
         tokio::time::sleep(backoff.next_delay(random())).await;
+    }
+}
+
+/// Scans the server's own network and shows it. There is nothing to come back to: leaving ends the scan.
+pub(crate) async fn own_network(
+    server: &Server,
+    format: Format,
+    request: &ScanOwnNetworkRequest,
+) -> Result<u8, Failure> {
+    let mut screen = Screen::new(format)?;
+    let following = async {
+        let mut messages = server
+            .direct
+            .scan_own_network(request, server.call()?)
+            .await?;
+        while let Some(message) = messages.message().await? {
+            screen.show(&message)?;
+            if let Some(Event::Ended(ended)) = message.event {
+                return Ok(ended);
+            }
+        }
+        let cut = "the server ended the scan without a word: what it found is in the inventory";
+        Err(RpcError::unavailable(cut).into())
+    };
+    let followed: Option<Result<ScanEnded, Failure>> = tokio::select! {
+        followed = following => Some(followed),
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    let Some(followed) = followed else {
+        screen.close();
+        writeln!(
+            io::stderr(),
+            "the scan is over: what it found is in the inventory"
+        )?;
+        return Ok(130);
+    };
+    match followed {
+        Ok(ended) => Ok(screen.end(&ended)?),
+        Err(failure) => {
+            screen.close();
+            Err(failure)
+        }
     }
 }
 

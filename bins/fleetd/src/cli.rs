@@ -108,6 +108,17 @@ pub(crate) struct ServeArgs {
     /// Sends host names to nodes that cannot pin what they resolve to.
     #[arg(long, env = "FLEETD_ALLOW_UNPINNED_NAMES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) allow_unpinned_names: Option<bool>,
+    /// Lets the server itself scan and pair devices in the networks of --direct-network.
+    #[arg(long, env = "FLEETD_DIRECT_ENABLED", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) direct_enabled: Option<bool>,
+    /// A private network that the server itself may dial; may be given several times.
+    #[arg(
+        long,
+        env = "FLEETD_DIRECT_NETWORK",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub(crate) direct_network: Vec<IpNetwork>,
     /// Lets loopback addresses be scanned, for demonstrations and tests with simulated devices on this machine.
     #[arg(long, hide = true)]
     pub(crate) demo_allow_loopback: bool,

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use fleet_core::{AddressPolicy, classify};
 use fleet_server::Rates;
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
@@ -55,6 +56,7 @@ struct File {
     allow_carrier_shared: Option<bool>,
     allow_unpinned_names: Option<bool>,
     rates: RatesFile,
+    direct: DirectFile,
 }
 
 /// Calls a minute that need no credential, as written; 0 is no limit, nothing is [`Rates`]' default.
@@ -88,6 +90,14 @@ impl RatesFile {
     }
 }
 
+/// The server's own path as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct DirectFile {
+    enabled: Option<bool>,
+    networks: Vec<IpNetwork>,
+}
+
 /// What a command on the database needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Database {
@@ -115,6 +125,8 @@ pub(crate) struct Serve {
     pub(crate) unpinned_names: bool,
     pub(crate) rates: Rates,
     pub(crate) demo_loopback: bool,
+    /// The only networks that the server itself dials; none when that is switched off.
+    pub(crate) direct: Option<Vec<IpNetwork>>,
 }
 
 /// Certificate and key.
@@ -176,6 +188,25 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
     } else {
         args.trusted_proxy
     };
+    let carrier_shared = args
+        .allow_carrier_shared
+        .or(file.allow_carrier_shared)
+        .unwrap_or(false);
+    let addresses = AddressPolicy {
+        carrier_shared,
+        loopback: args.demo_allow_loopback,
+    };
+    let direct_networks = if args.direct_network.is_empty() {
+        file.direct.networks
+    } else {
+        args.direct_network
+    };
+    let direct = args
+        .direct_enabled
+        .or(file.direct.enabled)
+        .unwrap_or(false)
+        .then(|| own_networks(direct_networks, addresses))
+        .transpose()?;
     Ok(Serve {
         database,
         listen,
@@ -183,17 +214,44 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         public_url,
         trusted_proxies,
         migrate: args.migrate.or(file.migrate).unwrap_or(false),
-        carrier_shared: args
-            .allow_carrier_shared
-            .or(file.allow_carrier_shared)
-            .unwrap_or(false),
+        carrier_shared,
         unpinned_names: args
             .allow_unpinned_names
             .or(file.allow_unpinned_names)
             .unwrap_or(false),
         rates: file.rates.meant(),
         demo_loopback: args.demo_allow_loopback,
+        direct,
     })
+}
+
+/// The networks that the server itself may dial: at least one, each private from end to end.
+fn own_networks(
+    networks: Vec<IpNetwork>,
+    addresses: AddressPolicy,
+) -> Result<Vec<IpNetwork>, ConfigError> {
+    if networks.is_empty() {
+        return Err(ConfigError(
+            "direct.enabled is true but direct.networks is empty: list the only networks that the server itself may dial, such as networks = [\"10.20.0.0/24\"]".to_owned(),
+        ));
+    }
+    for network in &networks {
+        let ends =
+            [network.network(), network.broadcast()].map(|ip| (addresses.admit(ip), classify(ip)));
+        let [(Ok(_), first), (Ok(_), last)] = ends else {
+            return Err(not_private(network));
+        };
+        if first != last {
+            return Err(not_private(network));
+        }
+    }
+    Ok(networks)
+}
+
+fn not_private(network: &IpNetwork) -> ConfigError {
+    ConfigError(format!(
+        "direct.networks holds {network}, which is no private network: the server dials within 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 and fc00::/7 only"
+    ))
 }
 
 /// The meaning of logging flags alone.
@@ -318,6 +376,35 @@ mod tests {
         assert_eq!(meant.register, NonZeroU32::MAX);
         assert_eq!(meant.handshakes_of_a_key.get(), 7);
         assert_eq!(meant.handshakes, default.handshakes);
+    }
+
+    #[test]
+    fn the_server_dials_nothing_itself_unless_networks_are_listed() {
+        assert_eq!(serve(args(None)).expect("is fine").direct, None);
+        let (_dir, given) = with_file("[direct]\nnetworks = [\"10.20.0.0/24\"]\n");
+        assert_eq!(
+            serve(given).expect("is fine").direct,
+            None,
+            "off by default"
+        );
+        let (_dir, given) =
+            with_file("[direct]\nenabled = true\nnetworks = [\"10.20.0.0/24\", \"fd00:1::/64\"]\n");
+        let meant = serve(given).expect("is fine").direct.expect("on");
+        assert_eq!(meant.len(), 2);
+        for (networks, named) in [
+            ("", "direct.networks is empty"),
+            ("\"0.0.0.0/0\"", "0.0.0.0/0"),
+            ("\"10.0.0.0/7\"", "/7"),
+            ("\"8.8.8.0/24\"", "8.8.8.0/24"),
+            ("\"127.0.0.0/8\"", "127.0.0.0/8"),
+            ("\"169.254.0.0/16\"", "169.254.0.0/16"),
+        ] {
+            let (_dir, given) = with_file(&format!(
+                "[direct]\nenabled = true\nnetworks = [{networks}]\n"
+            ));
+            let refused = serve(given).expect_err(networks).to_string();
+            assert!(refused.contains(named), "{refused}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod config;
 #[cfg(feature = "demo")]
 mod demo;
 mod dev_cert;
+mod direct;
 mod logging;
 mod serve;
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cli::{DatabaseArgs, ServeArgs},
     config::{self, Database, Serve},
-    logging,
+    direct, logging,
 };
 
 /// The port cannot be had.
@@ -167,6 +167,7 @@ fn server_config(config: &Serve) -> ServerConfig {
         },
         unpinned_names: config.unpinned_names,
         rates: Some(config.rates),
+        direct: config.direct.clone().map(direct::path),
         trusted_proxies: config.trusted_proxies.clone(),
         public_https: config
             .public_url

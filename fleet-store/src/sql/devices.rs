@@ -108,7 +108,7 @@ impl Inventory for SqlStore {
 const ALIASES: usize = 32;
 
 /// Devices with their former names: one query more, however many there are.
-async fn rows(
+pub(super) async fn rows(
     db: &impl ConnectionTrait,
     models: Vec<device::Model>,
 ) -> Result<Vec<DeviceRow>, DbErr> {
@@ -159,7 +159,8 @@ pub(super) fn endpoint(model: &device::Model) -> Result<Option<Endpoint>, DbErr>
     }
 }
 
-fn row(model: device::Model, aliases: Vec<DeviceAlias>) -> Result<DeviceRow, DbErr> {
+/// A device as others see it.
+pub(super) fn row(model: device::Model, aliases: Vec<DeviceAlias>) -> Result<DeviceRow, DbErr> {
     Ok(DeviceRow {
         id: DeviceId(model.id),
         endpoint: endpoint(&model)?,

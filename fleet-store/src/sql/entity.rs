@@ -8,17 +8,23 @@
 
 mod chain;
 mod devices;
+mod direct;
 mod nodes;
 mod operators;
+mod pairings;
 mod scans;
 
 pub(crate) use chain::{audit_head, audit_link};
 pub(crate) use devices::{
     binding, device, device_alias, identity_change, node_endpoint, refused_device,
 };
+pub(crate) use direct::direct_lease;
 pub(crate) use nodes::{invitation, node, node_challenge, node_key, node_session, node_stream};
 pub(crate) use operators::{
     audit, browser_session, operator, operator_key, operator_password, operator_source, org,
+};
+pub(crate) use pairings::{
+    device_credential, device_pairing, pairing, pairing_command, pairing_target,
 };
 pub(crate) use scans::{
     chunk, command, report, report_refusal, report_row, scan, scan_event, scan_request,

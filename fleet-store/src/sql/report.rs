@@ -21,7 +21,7 @@ use super::{
     entity::{command, device, report, report_row},
     inserts,
     locked::LockedScan,
-    nodes,
+    nodes, places,
     streams::command_of,
     transaction::{Failure, refuse},
     value::{AsText, Bytes32, Micros},
@@ -86,6 +86,9 @@ pub(crate) async fn record(
     };
 
     let ids = inventory.save(tx).await?;
+    if let Some(ip) = places::attribute(tx, new.org, new.node, inventory.places(), new.now).await? {
+        return refuse(ReportError::BeingDialled(ip));
+    }
     let mut outcome = Outcome::default();
     for verdict in verdicts {
         outcome.take(verdict, &inventory, &known);

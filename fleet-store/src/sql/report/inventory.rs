@@ -195,6 +195,11 @@ impl Inventory {
         Some(since)
     }
 
+    /// The places that are the reporter's from now on.
+    pub(super) fn places(&self) -> &BTreeSet<Endpoint> {
+        &self.places
+    }
+
     fn blank(&self, report: &DeviceReport) -> device::Model {
         device::Model {
             id: 0,

@@ -26,6 +26,7 @@ pub(crate) struct Server {
     database_url: String,
     folder: PathBuf,
     log_filter: String,
+    flags: Vec<String>,
     process: Option<Process>,
 }
 
@@ -37,6 +38,7 @@ impl Server {
             database_url: database_url.to_owned(),
             folder: folder.to_owned(),
             log_filter: "info,fleet_server=debug,sqlx=warn".to_owned(),
+            flags: Vec::new(),
             process: None,
         };
         server.fleetd(&["migrate"]).await.well();
@@ -60,6 +62,7 @@ impl Server {
         command.args(["serve", "--listen", &listen, "--demo-allow-loopback"]);
         command.args(["--database-url", &self.database_url]);
         command.args(["--log", &self.log_filter]);
+        command.args(&self.flags);
         let log = self.log();
         let process = self.process.insert(Process::spawn("fleetd", command, &log));
         eventually("a ready server", async || {
@@ -76,6 +79,11 @@ impl Server {
     /// What the process logs from its next start on.
     pub(crate) fn set_log(&mut self, filter: &str) {
         filter.clone_into(&mut self.log_filter);
+    }
+
+    /// What `fleetd serve` is given besides from the next start on.
+    pub(crate) fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     }
 
     /// Ends the process with SIGKILL.

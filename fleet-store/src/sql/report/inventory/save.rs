@@ -16,15 +16,15 @@ use super::{
     held::{Change, Held},
 };
 use crate::sql::{
-    entity::{binding, device, device_alias, identity_change, node_endpoint, refused_device},
-    inserts,
+    entity::{binding, device, device_alias, identity_change, refused_device},
+    inserts, pairing,
     transaction::unreadable,
     value::{AsText, Micros},
 };
 
 impl Inventory {
     /// Writes what changed: an insert of the new ones, an upsert by id of the others, former names with
-    /// their reasons, places, and what was refused. A device that another node's report made meanwhile
+    /// their reasons, and what was refused. A device that another node's report made meanwhile
     /// violates the index and starts the transaction over.
     pub(in crate::sql::report) async fn save(
         &self,
@@ -65,7 +65,6 @@ impl Inventory {
                 .collect::<Result<_, _>>()?,
         );
         self.save_changes(tx, &ids).await?;
-        self.save_places(tx).await?;
         self.save_refused(tx).await?;
         Ok(ids)
     }
@@ -112,23 +111,6 @@ impl Inventory {
             undone_at: Set(None),
         };
         inserts::all(tx, self.changes.iter().map(row).collect()).await
-    }
-
-    /// Remembers every place ever attributed to a node: the server itself never dials those.
-    async fn save_places(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
-        use node_endpoint::Column as C;
-        let row = |place: &Endpoint| node_endpoint::ActiveModel {
-            org_id: Set(self.org.0),
-            ip: Set(AsText(place.ip)),
-            port: Set(i64::from(place.port.number())),
-            node_id: Set(self.reporter.node.0),
-            since: Set(Micros(self.now)),
-        };
-        let rows = self.places.iter().map(row).collect();
-        let known = OnConflict::columns([C::OrgId, C::Ip, C::Port, C::NodeId])
-            .do_nothing()
-            .to_owned();
-        inserts::all_or(tx, rows, known).await
     }
 
     /// Shows operators what another has. The oldest rows of the reporter beyond the bound go.
@@ -179,7 +161,8 @@ impl Inventory {
     }
 }
 
-/// What was bound goes over, row and all; where the survivor is bound itself, that binding stays.
+/// What was bound goes over, row and all, with where its pairing stands; where the survivor is bound itself,
+/// that binding stays.
 async fn hand_over(
     tx: &DatabaseTransaction,
     from: DeviceId,
@@ -193,13 +176,14 @@ async fn hand_over(
             .filter(ended)
             .exec(tx)
             .await?;
+        pairing::hand_over(tx, from, to).await
     } else {
         binding::Entity::delete_many()
             .filter(ended)
             .exec(tx)
             .await?;
+        pairing::forget_pairing(tx, from).await
     }
-    Ok(())
 }
 
 /// What a report can change of a device.

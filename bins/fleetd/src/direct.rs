@@ -1,0 +1,109 @@
+//! What dials for the server on its own network: the scan engine and its drivers.
+
+use std::{sync::Arc, time::Duration};
+
+use fleet_core::{DeviceReport, NodeId, Port, RawDeviceReport};
+use fleet_scan::{DriverSet, FoundDevice, Guard, ScanEvent, ScanJob, ScanOptions, Scanner};
+use fleet_server::{DirectPath, ProbeEvent, ProbeOrder, ProbeSummary, Prober};
+use ipnetwork::IpNetwork;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How long a device may take for a reply, and to be identified: the addresses of a batch are the server's
+/// to dial for a few seconds only.
+const REPLY: Duration = Duration::from_secs(3);
+const IDENTIFY: Duration = Duration::from_secs(8);
+/// Events that may wait between engine and server.
+const SINK: usize = 64;
+
+/// The path over these networks with the built-in drivers.
+pub(crate) fn path(networks: Vec<IpNetwork>) -> DirectPath {
+    let options = ScanOptions {
+        reply_timeout: REPLY,
+        identify_timeout: IDENTIFY,
+        ..ScanOptions::default()
+    };
+    let scanner = Scanner::new(options, Arc::new(DriverSet::built_in()));
+    DirectPath {
+        networks,
+        prober: Arc::new(Engine(scanner)),
+    }
+}
+
+#[derive(Debug)]
+struct Engine(Scanner);
+
+impl Prober for Engine {
+    fn default_ports(&self) -> Vec<Port> {
+        self.0.drivers().default_ports()
+    }
+
+    fn probe<'a>(
+        &'a self,
+        order: ProbeOrder,
+        events: mpsc::Sender<ProbeEvent>,
+        cancel: CancellationToken,
+    ) -> fleet_scan::BoxFuture<'a, Result<ProbeSummary, String>> {
+        Box::pin(async move {
+            let leave = order.leave;
+            let job = ScanJob {
+                targets: order.addresses,
+                ports: order.ports,
+                budget: order.budget,
+                guard: Guard::new(move |endpoint| leave.check(endpoint)),
+            };
+            let (sink, mut told) = mpsc::channel(SINK);
+            let forward = async {
+                while let Some(event) = told.recv().await {
+                    if let Some(event) = translate(event)
+                        && events.send(event).await.is_err()
+                    {
+                        cancel.cancel();
+                    }
+                }
+            };
+            let (scanned, ()) = tokio::join!(self.0.run(job, sink, cancel.clone()), forward);
+            let summary = scanned.map_err(|error| error.to_string())?;
+            Ok(ProbeSummary {
+                outcomes: summary.outcomes,
+            })
+        })
+    }
+}
+
+fn translate(event: ScanEvent) -> Option<ProbeEvent> {
+    match event {
+        ScanEvent::Found(device) => match report(&device) {
+            Ok(report) => Some(ProbeEvent::Found(report)),
+            Err(reason) => Some(ProbeEvent::Note(format!(
+                "a device at {} cannot be stored: {reason}",
+                device.endpoint
+            ))),
+        },
+        ScanEvent::Note(text) => Some(ProbeEvent::Note(text)),
+        ScanEvent::Progress(progress) => Some(ProbeEvent::Progress(progress.done)),
+    }
+}
+
+/// What was found, through the checks that a node's report goes through.
+fn report(device: &FoundDevice) -> Result<DeviceReport, fleet_core::RejectReason> {
+    let text = |text: Option<String>| text.unwrap_or_default();
+    DeviceReport::parse(RawDeviceReport {
+        identifier: &device.identifier(NodeId(0)).to_string(),
+        ip: &device.endpoint.ip.to_string(),
+        port: &device.endpoint.port.to_string(),
+        scheme: &device.scheme,
+        driver: &device.driver,
+        model: &device.model,
+        manufacturer: &device.manufacturer,
+        firmware: &device.firmware,
+        mac: &text(device.mac.map(|mac| mac.to_string())),
+        serial: &text(
+            device
+                .serial
+                .as_ref()
+                .map(|serial| serial.as_str().to_owned()),
+        ),
+        evidence: &device.evidence,
+    })
+}

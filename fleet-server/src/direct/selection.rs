@@ -1,0 +1,92 @@
+//! What a request means for the server's own network. The grammar and the limits are a node's scan's.
+
+use std::net::IpAddr;
+
+use fleet_core::{AddressPolicy, Port, limits, parse_literal};
+use fleet_discovery::{
+    ChunkCommand, LOCAL_SUBNET, Mode, NodeProfile, PlanError, PlanPolicy, ScanRequest, Tally, plan,
+};
+use fleet_wire::RpcError;
+
+use super::{DirectPath, prober::outside};
+use crate::failure;
+
+/// What to scan.
+#[derive(Debug)]
+pub(super) struct Selection {
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) ports: Vec<Port>,
+    /// Targets that the plan left out, by reason.
+    pub(super) skipped: Vec<Tally>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Reads a request.
+///
+/// # Errors
+///
+/// INVALID_ARGUMENT or FAILED_PRECONDITION with the offending entry and the way out.
+pub(super) fn select(
+    request: &ScanRequest,
+    path: &DirectPath,
+    addresses: AddressPolicy,
+) -> Result<Selection, RpcError> {
+    let server = NodeProfile {
+        max_targets: limits::COMMAND_TARGETS,
+        max_ports: limits::SCAN_PORTS,
+        big_commands: true,
+        default_ports: path.prober.default_ports(),
+        ..NodeProfile::stock()
+    };
+    let policy = PlanPolicy {
+        addresses,
+        ..PlanPolicy::default()
+    };
+    let plan = match &request.mode {
+        Mode::Mdns { .. } => {
+            return Err(RpcError::failed_precondition(
+                "the server does not listen to mDNS on its own network: give addresses",
+            ));
+        }
+        Mode::Target(text) if text.eq_ignore_ascii_case(LOCAL_SUBNET) => {
+            return Err(RpcError::failed_precondition(format!(
+                "`{LOCAL_SUBNET}` is a node's subnet: name the server's own network, such as 10.0.0.0/24"
+            )));
+        }
+        Mode::List(_) | Mode::Range { .. } | Mode::Target(_) => plan(request, &server, &policy),
+    };
+    let plan = plan.map_err(|error| {
+        let code = failure::code(error.code());
+        if let PlanError::NameUnpinned(name) = &error {
+            let text = format!(
+                "`{name}` is a host name, which the server does not resolve for scans of its own: write its address, or scan through a node"
+            );
+            return RpcError::new(code, text);
+        }
+        RpcError::new(code, error.to_string())
+    })?;
+    let literals = plan.chunks.iter().flat_map(|chunk| match &chunk.command {
+        ChunkCommand::List(entries) => entries.as_slice(),
+        ChunkCommand::Target(target) => std::slice::from_ref(target),
+    });
+    let addresses: Vec<IpAddr> = literals
+        .map(|literal| {
+            parse_literal(literal).ok_or_else(|| RpcError::internal("a plan without addresses"))
+        })
+        .collect::<Result<_, _>>()?;
+    let allowed = |ip: &IpAddr| path.networks.iter().any(|network| network.contains(*ip));
+    if let Some(ip) = addresses.iter().find(|ip| !allowed(ip)) {
+        return Err(RpcError::failed_precondition(outside(*ip)));
+    }
+    let ports = if plan.ports.is_empty() {
+        server.default_ports
+    } else {
+        plan.ports
+    };
+    Ok(Selection {
+        addresses,
+        ports,
+        skipped: plan.skipped,
+        notes: plan.notes,
+    })
+}

@@ -1,0 +1,463 @@
+//! The server's own path: off unless switched on, and never at what has or had a node.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex},
+};
+
+use fleet_core::{DeviceReport, Endpoint, Port, RawDeviceReport, Role, TargetOutcome};
+use fleet_server::{DirectPath, ProbeEvent, ProbeOrder, ProbeSummary, Prober, ServerConfig};
+use fleet_store::AuditResult;
+use fleet_wire::{
+    Code, RpcError,
+    admin::RevokeFleetNodeRequest,
+    client::Incoming,
+    fleet::{
+        Device, ListDevicesRequest, ScanEnded, ScanOwnNetworkRequest, ScanState, WatchScanResponse,
+        watch_scan_response::Event,
+    },
+    pairing::DiscoverRequest,
+};
+use futures::future::BoxFuture;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{
+    Enrolled, Node, Operator, Profile, World, device, eventually, list, mdns, soon, stream_refused,
+    target,
+};
+
+/// A network of devices that speak nothing, each found as soon as it is dialled, and a record of the dials.
+#[derive(Debug)]
+struct Wire {
+    devices: Vec<IpAddr>,
+    dialled: Mutex<Vec<IpAddr>>,
+    /// A permit for each address that may be dialled.
+    turns: Semaphore,
+}
+
+impl Wire {
+    fn with(devices: &[&str], turns: usize) -> Arc<Self> {
+        Arc::new(Self {
+            devices: devices.iter().map(|ip| ip.parse().expect(ip)).collect(),
+            dialled: Mutex::default(),
+            turns: Semaphore::new(turns),
+        })
+    }
+
+    fn dialled(&self) -> Vec<String> {
+        let dialled = self.dialled.lock().expect("not poisoned");
+        dialled.iter().map(ToString::to_string).collect()
+    }
+
+    async fn world(self: &Arc<Self>) -> World {
+        World::with(ServerConfig {
+            rates: None,
+            direct: Some(DirectPath {
+                networks: vec!["10.0.0.0/24".parse().expect("a network")],
+                prober: self.clone(),
+            }),
+            ..ServerConfig::default()
+        })
+        .await
+    }
+}
+
+impl Prober for Wire {
+    fn default_ports(&self) -> Vec<Port> {
+        Port::new(4028).into_iter().collect()
+    }
+
+    fn probe<'a>(
+        &'a self,
+        order: ProbeOrder,
+        events: mpsc::Sender<ProbeEvent>,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'a, Result<ProbeSummary, String>> {
+        Box::pin(async move {
+            let mut outcomes = vec![TargetOutcome::NotReached; order.addresses.len()];
+            for (ip, outcome) in order.addresses.iter().zip(&mut outcomes) {
+                tokio::select! {
+                    () = cancel.cancelled() => break,
+                    turn = self.turns.acquire() => turn.expect("open").forget(),
+                }
+                let endpoint = Endpoint {
+                    ip: *ip,
+                    port: order.ports[0],
+                };
+                order.leave.check(endpoint)?;
+                self.dialled.lock().expect("not poisoned").push(*ip);
+                *outcome = TargetOutcome::Silent;
+                if self.devices.contains(ip) {
+                    *outcome = TargetOutcome::Identified;
+                    let _ = events.send(ProbeEvent::Found(found(endpoint))).await;
+                }
+            }
+            Ok(ProbeSummary { outcomes })
+        })
+    }
+}
+
+/// The device that a node would report at the same address.
+fn found(endpoint: Endpoint) -> DeviceReport {
+    let reported = device(&endpoint.ip.to_string());
+    DeviceReport::parse(RawDeviceReport {
+        identifier: &reported.device_identifier,
+        ip: &reported.ip_address,
+        port: &endpoint.port.to_string(),
+        scheme: "http",
+        driver: "antminer",
+        model: "S19",
+        manufacturer: "Bitmain",
+        mac: &reported.mac_address,
+        ..RawDeviceReport::default()
+    })
+    .expect("well-formed")
+}
+
+async fn scan(
+    operator: &Operator,
+    request: DiscoverRequest,
+) -> Result<Incoming<WatchScanResponse>, RpcError> {
+    let request = ScanOwnNetworkRequest {
+        request: Some(request),
+    };
+    operator
+        .direct()
+        .scan_own_network(&request, operator.options())
+        .await
+}
+
+async fn not_scanned(operator: &Operator, request: DiscoverRequest, code: Code) -> RpcError {
+    let opened = scan(operator, request).await;
+    stream_refused(opened.map(Incoming::into_stream), code).await
+}
+
+/// What a scan brings until its end: addresses of devices, and warnings.
+async fn to_its_end(
+    mut messages: Incoming<WatchScanResponse>,
+) -> (Vec<String>, Vec<String>, ScanEnded) {
+    let (mut devices, mut warnings, mut next) = (Vec::new(), Vec::new(), 1);
+    loop {
+        let message = soon(messages.message())
+            .await
+            .expect("goes on")
+            .expect("has an end");
+        if message.sequence > 0 {
+            assert_eq!(message.sequence, next, "sequences are dense");
+            next += 1;
+        }
+        match message.event {
+            Some(Event::Device(device)) => devices.push(device.ip),
+            Some(Event::Warning(warning)) => warnings.push(warning.text),
+            Some(Event::Ended(ended)) => {
+                let ledger = ended.ledger.clone().expect("a ledger");
+                let sum = ledger.identified
+                    + ledger.unidentified
+                    + ledger.refused
+                    + ledger.silent
+                    + ledger.skipped
+                    + ledger.not_reached;
+                assert_eq!(sum, ledger.targets, "{ledger:?}");
+                assert_eq!(
+                    ledger.reported,
+                    ledger.accepted + ledger.rejected,
+                    "{ledger:?}"
+                );
+                return (devices, warnings, ended);
+            }
+            Some(Event::Progress(_)) | None => {}
+        }
+    }
+}
+
+async fn devices(operator: &Operator) -> Vec<Device> {
+    let listed = operator
+        .devices()
+        .list_devices(&ListDevicesRequest::default(), operator.options())
+        .await;
+    listed.expect("lists").devices
+}
+
+/// A node that has found these devices and has a command for more of them in flight.
+async fn node_with(world: &World, operator: &Operator, found: &[&str]) -> (Enrolled, Node, String) {
+    let enrolled = Enrolled::new(world, operator).await;
+    let mut node = enrolled.connect(world, Profile::stock()).await;
+    crate::harness::start(operator, &enrolled, target("10.0.0.0/24", &["4028"])).await;
+    let (command, _) = node.command().await;
+    if !found.is_empty() {
+        let reported = node
+            .report(&command, found.iter().map(|ip| device(ip)).collect())
+            .await;
+        assert_eq!(reported.expect("taken").accepted_count, found.len() as i64);
+    }
+    (enrolled, node, command)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_configuration_the_server_dials_nothing_and_says_what_to_do() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let error = not_scanned(
+        &operator,
+        list(&["10.0.0.7"], &[]),
+        Code::FailedPrecondition,
+    )
+    .await;
+    for way_out in ["enroll a node", "StartScan", "[direct]", "fleetd.toml"] {
+        assert!(error.message.contains(way_out), "{error}");
+    }
+    let stock = operator
+        .pairing()
+        .discover(&list(&["10.0.0.7"], &[]), operator.options())
+        .await;
+    stream_refused(stock.map(Incoming::into_stream), Code::FailedPrecondition).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_finds_is_told_stored_and_no_nodes() {
+    let wire = Wire::with(&["10.0.0.7", "10.0.0.9"], 100);
+    let world = wire.world().await;
+    let operator = world.operator(Role::Operator).await;
+    let messages = scan(&operator, target("10.0.0.0/28", &[]))
+        .await
+        .expect("starts");
+    let (found, warnings, ended) = to_its_end(messages).await;
+    assert_eq!(found, ["10.0.0.7", "10.0.0.9"]);
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(
+        (ended.state(), ended.reason.as_str()),
+        (ScanState::Completed, "")
+    );
+    let ledger = ended.ledger.expect("a ledger");
+    assert_eq!(
+        (
+            ledger.targets,
+            ledger.identified,
+            ledger.silent,
+            ledger.skipped
+        ),
+        (16, 2, 12, 2)
+    );
+    assert_eq!(wire.dialled().len(), 14);
+    let listed = devices(&operator).await;
+    assert!(
+        listed.iter().all(|device| device.fleet_node_id == 0),
+        "{listed:?}"
+    );
+    assert_eq!(listed.len(), 2);
+
+    // The stock shape: devices, then a good end.
+    let mut stock = operator
+        .pairing()
+        .discover(&list(&["10.0.0.7"], &[]), operator.options())
+        .await
+        .expect("starts");
+    let first = loop {
+        let message = soon(stock.message())
+            .await
+            .expect("goes on")
+            .expect("a device");
+        if let [device] = message.devices.as_slice() {
+            break device.ip_address.clone();
+        }
+    };
+    assert_eq!(first, "10.0.0.7");
+    while let Some(message) = soon(stock.message()).await.expect("ends well") {
+        assert_eq!(message.error, "");
+    }
+    assert_eq!(devices(&operator).await.len(), 2, "the same records");
+    let done = world.audited(operator.org, "direct.scan").await;
+    assert_eq!(done.len(), 2, "{done:?}");
+    assert!(done[1].entry.subject.contains("10.0.0.0/28"), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_found_is_never_dialled_nor_after_its_revocation() {
+    let wire = Wire::with(&["10.0.0.7", "10.0.0.8", "10.0.0.9"], 100);
+    let world = wire.world().await;
+    let operator = world.operator(Role::Operator).await;
+    let (enrolled, _node, _) = node_with(&world, &operator, &["10.0.0.7", "10.0.0.9"]).await;
+    for round in 1..=2 {
+        let asked = list(&["10.0.0.7", "10.0.0.8", "10.0.0.9"], &["80", "4028"]);
+        let (found, warnings, ended) =
+            to_its_end(scan(&operator, asked).await.expect("starts")).await;
+        assert_eq!(found, ["10.0.0.8"]);
+        assert_eq!(wire.dialled(), vec!["10.0.0.8"; round]);
+        assert_eq!(ended.state(), ScanState::Partial);
+        let node = format!("node {}", enrolled.id);
+        for text in [&ended.reason, &warnings[0]] {
+            assert!(text.contains(&node) && text.contains("10.0.0.7"), "{text}");
+        }
+        assert_eq!(warnings.len(), 1, "once a node: {warnings:?}");
+        let ledger = ended.ledger.expect("a ledger");
+        assert_eq!((ledger.identified, ledger.skipped), (1, 2));
+        assert_eq!(ledger.skipped_reasons[0].count, 2);
+        let revoke = RevokeFleetNodeRequest {
+            fleet_node_id: enrolled.id.0,
+            pending_enrollment_id: None,
+        };
+        if round == 1 {
+            operator
+                .admin()
+                .revoke_fleet_node(&revoke, operator.options())
+                .await
+                .expect("revoked");
+        }
+    }
+    let excluded = world.audited(operator.org, "direct.exclude").await;
+    assert_eq!(
+        excluded.iter().map(|row| row.count).sum::<u64>(),
+        2,
+        "{excluded:?}"
+    );
+    assert!(
+        matches!(&excluded[0].entry.result, AuditResult::Refused(why) if why.contains("10.0.0.7")),
+        "{excluded:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_of_what_the_server_dials_right_now_waits_and_is_taken() {
+    let wire = Wire::with(&[], 0);
+    let world = wire.world().await;
+    let operator = world.operator(Role::Operator).await;
+    let (_, node, command) = node_with(&world, &operator, &[]).await;
+    let scanning = scan(&operator, list(&["10.0.0.6", "10.0.0.7"], &[]))
+        .await
+        .expect("starts");
+    // Released, but not dialled yet.
+    wire.turns.add_permits(1);
+    eventually(|| async { wire.dialled() == ["10.0.0.6"] }).await;
+    let reporting = tokio::spawn(async move {
+        let reported = node.report(&command, vec![device("10.0.0.7")]).await;
+        (reported, node)
+    });
+    let elsewhere = devices(&operator).await;
+    assert!(
+        elsewhere.is_empty() && !reporting.is_finished(),
+        "{elsewhere:?}"
+    );
+    wire.turns.add_permits(1);
+    let (_, _, ended) = to_its_end(scanning).await;
+    assert_eq!(ended.state(), ScanState::Completed);
+    let (reported, _node) = soon(reporting).await.expect("does not panic");
+    assert_eq!(reported.expect("taken").accepted_count, 1);
+    assert_eq!(wire.dialled(), ["10.0.0.6", "10.0.0.7"]);
+
+    // From here on it is the node's.
+    wire.turns.add_permits(10);
+    let (_, warnings, _) = to_its_end(
+        scan(&operator, list(&["10.0.0.7"], &[]))
+            .await
+            .expect("starts"),
+    )
+    .await;
+    assert_eq!(warnings.len(), 1);
+    assert_eq!(wire.dialled().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaving_ends_the_scan_and_frees_its_addresses() {
+    let wire = Wire::with(&["10.0.0.1"], 1);
+    let world = wire.world().await;
+    let operator = world.operator(Role::Operator).await;
+    let (_, node, command) = node_with(&world, &operator, &[]).await;
+    let mut first = scan(&operator, list(&["10.0.0.1", "10.0.0.2"], &[]))
+        .await
+        .expect("starts");
+    loop {
+        let message = soon(first.message())
+            .await
+            .expect("goes on")
+            .expect("a device");
+        if matches!(message.event, Some(Event::Device(_))) {
+            break;
+        }
+    }
+    let busy = not_scanned(&operator, list(&["10.0.0.3"], &[]), Code::ResourceExhausted).await;
+    assert!(busy.message.contains("when it is over"), "{busy}");
+    drop(first);
+    let reported = node.report(&command, vec![device("10.0.0.2")]).await;
+    assert_eq!(reported.expect("taken").accepted_count, 1);
+    wire.turns.add_permits(10);
+    let again = || async {
+        match scan(&operator, list(&["10.0.0.3"], &[])).await {
+            Ok(mut messages) => soon(messages.message()).await.is_ok(),
+            Err(_) => false,
+        }
+    };
+    eventually(again).await;
+    assert!(
+        !wire.dialled().contains(&"10.0.0.2".to_owned()),
+        "{:?}",
+        wire.dialled()
+    );
+    assert_eq!(devices(&operator).await.len(), 2, "what it found stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_ends_the_scan() {
+    let wire = Wire::with(&[], 0);
+    let mut world = wire.world().await;
+    let operator = world.operator(Role::Operator).await;
+    let mut messages = scan(&operator, list(&["10.0.0.1"], &[]))
+        .await
+        .expect("starts");
+    let draining = world.draining();
+    let ended = loop {
+        match soon(messages.message()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("ends with a word"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(ended.code, Code::Unavailable, "{ended}");
+    draining.done().await;
+    assert!(wire.dialled().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_scanned_is_refused_with_the_way_out() {
+    let wire = Wire::with(&[], 0);
+    let world = wire.world().await;
+    let operator = world.operator(Role::Operator).await;
+    use Code::{FailedPrecondition, InvalidArgument};
+    for (request, code, named) in [
+        (target("10.9.0.0/30", &[]), FailedPrecondition, "10.9.0.1"),
+        (
+            list(&["10.0.0.1", "10.0.1.1"], &[]),
+            FailedPrecondition,
+            "[direct]",
+        ),
+        (target("miner.lan", &[]), FailedPrecondition, "miner.lan"),
+        (
+            target("fleetnode-local-subnet", &[]),
+            FailedPrecondition,
+            "a node's subnet",
+        ),
+        (mdns("_http._tcp"), FailedPrecondition, "mDNS"),
+        (target("8.8.8.8", &[]), InvalidArgument, "8.8.8.8"),
+        (
+            target("169.254.169.254", &[]),
+            InvalidArgument,
+            "169.254.169.254",
+        ),
+        (target("127.0.0.1", &[]), InvalidArgument, "127.0.0.1"),
+        (target("10.0.0.0/8", &[]), InvalidArgument, "/8"),
+        (list(&["10.0.0.1"], &["80/tcp"]), InvalidArgument, "80/tcp"),
+        (list(&[], &[]), InvalidArgument, "empty"),
+    ] {
+        let error = not_scanned(&operator, request, code).await;
+        assert!(error.message.contains(named), "{error}");
+    }
+    assert!(wire.dialled().is_empty());
+    let refused = world.audited(operator.org, "direct.scan").await;
+    assert!(
+        !refused.is_empty()
+            && refused
+                .iter()
+                .all(|row| row.entry.result != AuditResult::Done),
+        "{refused:?}"
+    );
+}

@@ -1,0 +1,111 @@
+//! The server's own path: what it may dial itself, what it found there.
+//!
+//! The server never dials what has or had a node. A node can report a device at any moment, on any
+//! replica, so that looking first would not do: an address is *released* for one scan of the server's
+//! own, and while it is, no transaction attributes a place there to a node. See [`Direct`].
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use fleet_core::{DeviceReport, NodeId, OrgId, ScanId, Timestamp};
+use fleet_pairing::DirectRefusal;
+
+use crate::{DeviceRow, StoreError};
+
+/// Addresses that the server would like to dial next.
+#[derive(Clone, Debug)]
+pub struct DialRequest {
+    /// On whose behalf.
+    pub org: OrgId,
+    /// Names the server's own scan or pairing; there is no scan row.
+    pub scan: ScanId,
+    /// At most 1,024.
+    pub addresses: Vec<IpAddr>,
+    /// How long nodes' reports wait for this release if it is never given back: the server that asked
+    /// must have stopped dialling well before.
+    pub until: Timestamp,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What may be dialled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Released {
+    /// Canonical, each once, in the order asked.
+    pub allowed: Vec<IpAddr>,
+    /// The others.
+    pub excluded: Vec<Exclusion>,
+}
+
+/// An address where a node has or had a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exclusion {
+    /// The address.
+    pub ip: IpAddr,
+    /// The first node that it was attributed to, revoked or not.
+    pub node: NodeId,
+    /// What that node called itself.
+    pub node_name: String,
+}
+
+/// Why nothing was released.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// Another scan of the server's own is dialling for this organization.
+    #[error(
+        "the server is dialling for another scan or pairing of this organization (run {0}): try again when it is over"
+    )]
+    Busy(ScanId),
+    /// Storage trouble.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+}
+
+/// Devices that the server found at released addresses.
+#[derive(Clone, Debug)]
+pub struct NewSightings {
+    /// On whose behalf.
+    pub org: OrgId,
+    /// The scan that the addresses were released for.
+    pub scan: ScanId,
+    /// In order.
+    pub rows: Vec<DeviceReport>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What came of a device that the server found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sighted {
+    /// Stored without attribution.
+    Stored(Box<DeviceRow>),
+    /// It is a node's; its address is excluded from now on.
+    OfNode {
+        /// Why.
+        refusal: DirectRefusal,
+        /// What that node called itself.
+        node_name: String,
+    },
+    /// Its address is not released for this scan, or not any more.
+    NotReleased,
+}
+
+/// The server's own path.
+///
+/// What is promised: between the commit of [`Direct::release_for_dialling`] and the earlier of
+/// [`Direct::give_back`] and [`DialRequest::until`], no transaction commits that attributes a place at an
+/// allowed address to a node; and an address at which a place was ever attributed is never allowed. A
+/// server that dials only in that time thus never dials an address after a node's report of it was
+/// accepted. The nodes' side waits meanwhile: [`ReportError::BeingDialled`](crate::ReportError).
+#[async_trait]
+pub trait Direct: Send + Sync {
+    /// Releases addresses for one scan of the server's own; one at a time an organization.
+    async fn release_for_dialling(&self, request: DialRequest) -> Result<Released, ReleaseError>;
+
+    /// Stores what was found at addresses that are released for the scan: new records and updates of
+    /// unattributed ones. Answers each row in order.
+    async fn record_direct(&self, sightings: NewSightings) -> Result<Vec<Sighted>, StoreError>;
+
+    /// Ends every release of a scan: it does not dial any more.
+    async fn give_back(&self, org: OrgId, scan: ScanId) -> Result<(), StoreError>;
+}

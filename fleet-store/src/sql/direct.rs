@@ -1,0 +1,124 @@
+//! The server's own path: releasing addresses, recording what was found there, giving them back.
+
+mod sightings;
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use async_trait::async_trait;
+use fleet_core::{Endpoint, NodeId, OrgId, ScanId};
+use fleet_pairing::divide;
+use sea_orm::{
+    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, Set,
+    sea_query::OnConflict,
+};
+
+use super::{
+    codec,
+    entity::{direct_lease, node_endpoint},
+    inserts, places,
+    transaction::{Failure, refuse},
+    value::{AsText, Micros},
+};
+use crate::{
+    DialRequest, Direct, Exclusion, NewSightings, ReleaseError, Released, Sighted, SqlStore,
+    StoreError,
+};
+
+#[async_trait]
+impl Direct for SqlStore {
+    async fn release_for_dialling(&self, request: DialRequest) -> Result<Released, ReleaseError> {
+        self.transaction("release_for_dialling", request, |tx, request| {
+            Box::pin(release(tx, request))
+        })
+        .await
+    }
+
+    async fn record_direct(&self, sightings: NewSightings) -> Result<Vec<Sighted>, StoreError> {
+        self.transaction("record_direct", sightings, |tx, sightings| {
+            Box::pin(async move { Ok(sightings::record(tx, sightings).await?) })
+        })
+        .await
+    }
+
+    async fn give_back(&self, org: OrgId, scan: ScanId) -> Result<(), StoreError> {
+        self.transaction("give_back", (org, scan), |tx, (org, scan)| {
+            Box::pin(async move {
+                direct_lease::Entity::delete_many()
+                    .filter(direct_lease::Column::OrgId.eq(org.0))
+                    .filter(direct_lease::Column::ScanId.eq(AsText(*scan)))
+                    .exec(tx)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+async fn release(
+    tx: &DatabaseTransaction,
+    request: &DialRequest,
+) -> Result<Released, Failure<ReleaseError>> {
+    use direct_lease::Column as C;
+    let org = request.org;
+    places::alone(tx, org).await?;
+    direct_lease::Entity::delete_many()
+        .filter(C::OrgId.eq(org.0))
+        .filter(C::Until.lte(Micros(request.now)))
+        .exec(tx)
+        .await?;
+    let other = direct_lease::Entity::find()
+        .filter(C::OrgId.eq(org.0))
+        .filter(C::ScanId.ne(AsText(request.scan)))
+        .one(tx)
+        .await?;
+    if let Some(other) = other {
+        return refuse(ReleaseError::Busy(other.scan_id.0));
+    }
+    let attributed = attributed(tx, org, &request.addresses).await?;
+    let divided = divide(request.addresses.iter().copied(), attributed);
+    let row = |ip: &IpAddr| direct_lease::ActiveModel {
+        org_id: Set(org.0),
+        ip: Set(AsText(*ip)),
+        scan_id: Set(AsText(request.scan)),
+        until: Set(Micros(request.until)),
+    };
+    let again = OnConflict::columns([C::OrgId, C::Ip])
+        .update_column(C::Until)
+        .to_owned();
+    inserts::all_or(tx, divided.allowed.iter().map(row).collect(), again).await?;
+    let nodes: BTreeSet<NodeId> = divided.excluded.iter().map(|(_, node)| *node).collect();
+    let names = places::names(tx, nodes).await?;
+    let exclusion = |(ip, node): (IpAddr, NodeId)| Exclusion {
+        ip,
+        node,
+        node_name: names.get(&node).cloned().unwrap_or_default(),
+    };
+    Ok(Released {
+        allowed: divided.allowed,
+        excluded: divided.excluded.into_iter().map(exclusion).collect(),
+    })
+}
+
+/// Every place at these addresses that was ever attributed to a node.
+async fn attributed(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    addresses: &[IpAddr],
+) -> Result<Vec<(Endpoint, NodeId)>, DbErr> {
+    let addresses = addresses
+        .iter()
+        .map(|ip| AsText(fleet_core::canonical(*ip)));
+    let rows = node_endpoint::Entity::find()
+        .filter(node_endpoint::Column::OrgId.eq(org.0))
+        .filter(node_endpoint::Column::Ip.is_in(addresses))
+        .order_by_asc(node_endpoint::Column::Since)
+        .all(tx)
+        .await?;
+    rows.into_iter()
+        .map(|row| {
+            let port = codec::read_port(row.port)?;
+            Ok((Endpoint { ip: row.ip.0, port }, NodeId(row.node_id)))
+        })
+        .collect()
+}

@@ -1,0 +1,322 @@
+//! Recording what the server found: the records that it may be are loaded and locked, `fleet_pairing`
+//! decides row after row, and what changed is written.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use fleet_core::{DeviceId, DeviceIdentifier, DeviceReport, Endpoint, NodeId, Serial, Timestamp};
+use fleet_pairing::{Binding, DirectDecision, DirectRefusal, KnownDevice, SERVER, Sightings};
+use sea_orm::{
+    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, NotSet, QueryFilter, QueryOrder,
+    QuerySelect, Set, sea_query::LockType,
+};
+
+use crate::{
+    NewSightings, Sighted,
+    sql::{
+        devices,
+        entity::{binding, device, device_alias, direct_lease},
+        inserts, places,
+        transaction::unreadable,
+        value::{AsText, Micros},
+    },
+};
+
+pub(super) async fn record(
+    tx: &DatabaseTransaction,
+    new: &NewSightings,
+) -> Result<Vec<Sighted>, DbErr> {
+    let released = released(tx, new).await?;
+    let mut records = Records::load(tx, new).await?;
+    let mut fates = Vec::with_capacity(new.rows.len());
+    for report in &new.rows {
+        fates.push(if released.contains(&report.endpoint.ip) {
+            records.decide(new, report)
+        } else {
+            Fate::NotReleased
+        });
+    }
+    let ids = records.save(tx).await?;
+    let refused = new.rows.iter().zip(&fates).filter_map(|(report, fate)| {
+        let Fate::Refused(refusal) = fate else {
+            return None;
+        };
+        Some((report.endpoint, refusal.node()))
+    });
+    // The device of a node was met at a place where its node has not seen it: dialled once, never again.
+    let refused: Vec<(Endpoint, NodeId)> = refused.collect();
+    let names = places::names(tx, refused.iter().map(|(_, node)| *node).collect()).await?;
+    places::remember(tx, new.org, refused.into_iter(), new.now).await?;
+    fates
+        .into_iter()
+        .map(|fate| {
+            Ok(match fate {
+                Fate::NotReleased => Sighted::NotReleased,
+                Fate::Refused(refusal) => Sighted::OfNode {
+                    refusal,
+                    node_name: names.get(&refusal.node()).cloned().unwrap_or_default(),
+                },
+                Fate::Stored(provisional) => {
+                    let model = records.model(provisional, &ids)?;
+                    Sighted::Stored(Box::new(devices::row(model, Vec::new())?))
+                }
+            })
+        })
+        .collect()
+}
+
+/// The addresses that are released for this scan now.
+async fn released(tx: &DatabaseTransaction, new: &NewSightings) -> Result<BTreeSet<IpAddr>, DbErr> {
+    use direct_lease::Column as C;
+    let addresses = new.rows.iter().map(|report| AsText(report.endpoint.ip));
+    let leases = direct_lease::Entity::find()
+        .filter(C::OrgId.eq(new.org.0))
+        .filter(C::ScanId.eq(AsText(new.scan)))
+        .filter(C::Ip.is_in(addresses))
+        .filter(C::Until.gt(Micros(new.now)))
+        .all(tx)
+        .await?;
+    Ok(leases.into_iter().map(|lease| lease.ip.0).collect())
+}
+
+/// What became of a row; the id of a record that is yet to be stored is provisional.
+enum Fate {
+    Stored(DeviceId),
+    Refused(DirectRefusal),
+    NotReleased,
+}
+
+/// The records in memory.
+struct Records {
+    rules: Sightings,
+    models: BTreeMap<DeviceId, device::Model>,
+    changed: BTreeSet<DeviceId>,
+}
+
+impl Records {
+    /// Loads and locks every record that a row may turn out to be, by its identities, former ones too, and
+    /// the server's own records at the endpoints.
+    async fn load(tx: &DatabaseTransaction, new: &NewSightings) -> Result<Self, DbErr> {
+        let names: BTreeSet<_> = new.rows.iter().flat_map(identities).map(AsText).collect();
+        let addresses = new.rows.iter().map(|report| AsText(report.endpoint.ip));
+        let former = device_alias::Entity::find()
+            .filter(device_alias::Column::OrgId.eq(new.org.0))
+            .filter(device_alias::Column::Identifier.is_in(names.iter().cloned()))
+            .all(tx)
+            .await?;
+        let live = || {
+            device::Entity::find()
+                .select_only()
+                .column(device::Column::Id)
+                .filter(device::Column::OrgId.eq(new.org.0))
+                .filter(device::Column::DeletedAt.is_null())
+        };
+        let named = live().filter(device::Column::Identifier.is_in(names));
+        let here = live()
+            .filter(device::Column::NodeId.is_null())
+            .filter(device::Column::Ip.is_in(addresses));
+        let mut candidates: BTreeSet<i64> = former.iter().map(|alias| alias.device_id).collect();
+        candidates.extend(named.into_tuple::<i64>().all(tx).await?);
+        candidates.extend(here.into_tuple::<i64>().all(tx).await?);
+        let models = device::Entity::find()
+            .filter(device::Column::Id.is_in(candidates.iter().copied()))
+            .order_by_asc(device::Column::Id)
+            .lock(LockType::NoKeyUpdate)
+            .all(tx)
+            .await?;
+        let bindings: BTreeMap<i64, Option<i64>> = binding::Entity::find()
+            .filter(binding::Column::DeviceId.is_in(candidates))
+            .all(tx)
+            .await?
+            .into_iter()
+            .map(|row| (row.device_id, row.node_id))
+            .collect();
+        let known = models
+            .iter()
+            .map(|model| {
+                Ok(KnownDevice {
+                    id: DeviceId(model.id),
+                    identifier: model.identifier.0.clone(),
+                    former: former
+                        .iter()
+                        .filter(|alias| alias.device_id == model.id)
+                        .map(|alias| alias.identifier.0.clone())
+                        .collect(),
+                    live: model.deleted_at.is_none(),
+                    endpoint: devices::endpoint(model)?,
+                    owner: model.node_id.map(NodeId),
+                    binding: match bindings.get(&model.id) {
+                        None => Binding::Free,
+                        Some(None) => Binding::Server,
+                        Some(Some(node)) => Binding::Node(NodeId(*node)),
+                    },
+                })
+            })
+            .collect::<Result<_, DbErr>>()?;
+        Ok(Self {
+            rules: Sightings::new(known),
+            models: models
+                .into_iter()
+                .map(|model| (DeviceId(model.id), model))
+                .collect(),
+            changed: BTreeSet::new(),
+        })
+    }
+
+    fn decide(&mut self, new: &NewSightings, report: &DeviceReport) -> Fate {
+        let (device, losers) = match self.rules.decide(report) {
+            DirectDecision::Refuse(refusal) => return Fate::Refused(refusal),
+            DirectDecision::Create {
+                device,
+                endpoint_taken_from,
+            } => {
+                self.models.insert(device, blank(new, report));
+                (device, endpoint_taken_from)
+            }
+            DirectDecision::Update {
+                device,
+                endpoint_taken_from,
+            } => (device, endpoint_taken_from),
+        };
+        for loser in losers {
+            if let Some(model) = self.models.get_mut(&loser) {
+                (model.ip, model.port) = (None, None);
+                self.changed.insert(loser);
+            }
+        }
+        if let Some(model) = self.models.get_mut(&device) {
+            learn(model, report, new.now);
+            self.changed.insert(device);
+        }
+        Fate::Stored(device)
+    }
+
+    /// Writes what changed; answers the ids of created records.
+    async fn save(
+        &self,
+        tx: &DatabaseTransaction,
+    ) -> Result<BTreeMap<DeviceIdentifier, i64>, DbErr> {
+        let changed = || {
+            let with_model = |id: &DeviceId| Some((*id, self.models.get(id)?));
+            // Provisional ids fall: this is the order of finding.
+            self.changed.iter().rev().filter_map(with_model)
+        };
+        for (id, model) in changed().filter(|(id, _)| id.0 > 0) {
+            device::Entity::update_many()
+                .set(mutable(model))
+                .filter(device::Column::Id.eq(id.0))
+                .exec(tx)
+                .await?;
+        }
+        let created = changed()
+            .filter(|(id, _)| id.0 < 0)
+            .map(|(_, model)| device::ActiveModel {
+                id: NotSet,
+                org_id: Set(model.org_id),
+                identifier: Set(model.identifier.clone()),
+                node_id: Set(None),
+                first_seen: Set(model.first_seen),
+                deleted_at: Set(None),
+                kept_apart: Set(None),
+                ..mutable(model)
+            })
+            .collect();
+        let created = inserts::returning(tx, created).await?;
+        Ok(created
+            .into_iter()
+            .map(|model| (model.identifier.0, model.id))
+            .collect())
+    }
+
+    fn model(
+        &self,
+        device: DeviceId,
+        ids: &BTreeMap<DeviceIdentifier, i64>,
+    ) -> Result<device::Model, DbErr> {
+        let mut model = self
+            .models
+            .get(&device)
+            .cloned()
+            .ok_or_else(|| unreadable("device", "a decided record is not there"))?;
+        if device.0 < 0 {
+            model.id = *ids
+                .get(&model.identifier.0)
+                .ok_or_else(|| unreadable("device", "an inserted row was not returned"))?;
+        }
+        Ok(model)
+    }
+}
+
+/// Every identity by which a found device may be known already.
+fn identities(report: &DeviceReport) -> impl Iterator<Item = DeviceIdentifier> {
+    let serial = report.serial.clone().map(DeviceIdentifier::Serial);
+    [Some(report.identifier(SERVER)), serial]
+        .into_iter()
+        .flatten()
+}
+
+fn blank(new: &NewSightings, report: &DeviceReport) -> device::Model {
+    device::Model {
+        id: 0,
+        org_id: new.org.0,
+        identifier: AsText(report.identifier(SERVER)),
+        node_id: None,
+        ip: None,
+        port: None,
+        scheme: String::new(),
+        driver: String::new(),
+        model: String::new(),
+        manufacturer: String::new(),
+        firmware: String::new(),
+        mac: None,
+        serial: String::new(),
+        evidence: String::new(),
+        first_seen: Micros(new.now),
+        last_seen: Micros(new.now),
+        deleted_at: None,
+        kept_apart: None,
+    }
+}
+
+/// Takes over what was found; what was left blank stays as it was known.
+fn learn(model: &mut device::Model, report: &DeviceReport, now: Timestamp) {
+    let serial = report.serial.as_ref().map_or("", Serial::as_str);
+    for (known, found) in [
+        (&mut model.scheme, report.scheme.as_str()),
+        (&mut model.driver, report.driver.as_str()),
+        (&mut model.model, report.model.as_str()),
+        (&mut model.manufacturer, report.manufacturer.as_str()),
+        (&mut model.firmware, report.firmware.as_str()),
+        (&mut model.serial, serial),
+        (&mut model.evidence, report.evidence.as_str()),
+    ] {
+        if !found.is_empty() {
+            found.clone_into(known);
+        }
+    }
+    model.mac = report.mac.map(AsText).or(model.mac);
+    model.ip = Some(AsText(report.endpoint.ip));
+    model.port = Some(i64::from(report.endpoint.port.number()));
+    model.last_seen = Micros(now);
+}
+
+/// The columns that a finding can change.
+fn mutable(model: &device::Model) -> device::ActiveModel {
+    let model = model.clone();
+    device::ActiveModel {
+        ip: Set(model.ip),
+        port: Set(model.port),
+        scheme: Set(model.scheme),
+        driver: Set(model.driver),
+        model: Set(model.model),
+        manufacturer: Set(model.manufacturer),
+        firmware: Set(model.firmware),
+        mac: Set(model.mac),
+        serial: Set(model.serial),
+        evidence: Set(model.evidence),
+        last_seen: Set(model.last_seen),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,500 @@
+//! The server's own path: what it may dial, what becomes of what it finds, and the order between its dials
+//! and the reports of nodes.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use fleet_core::{DeviceReport, OrgId, RawDeviceReport, RejectReason, ScanId};
+use fleet_pairing::DirectRefusal;
+use fleet_store::*;
+use sea_orm::{ConnectionTrait, Statement};
+use tokio::{sync::Barrier, task::JoinSet};
+
+use crate::site::{Node, Site, at, blank, mac, plain, row, with_mac};
+
+contract! {
+    what_a_node_ever_had_is_never_released
+    exclusion_holds_after_revoke_and_for_the_node_that_comes_after
+    another_organizations_devices_exclude_nothing
+    a_report_waits_while_the_server_dials_there
+    a_report_elsewhere_does_not_wait
+    a_server_that_died_holds_reports_up_for_a_while_only
+    one_scan_of_an_organization_dials_at_a_time
+    what_the_server_finds_is_unattributed_and_no_nodes_to_claim
+    what_the_server_finds_again_is_the_same_record
+    two_devices_at_one_endpoint_are_never_merged
+    a_nodes_device_that_the_server_meets_elsewhere_is_left_alone_and_never_met_again
+    only_released_addresses_are_recorded
+    a_report_that_races_the_servers_own_dial_comes_before_or_after_it
+    one_device_found_by_node_and_server_at_once_has_one_record
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect(text)
+}
+
+fn run(n: u64) -> ScanId {
+    ScanId::new(at(n), [9; 10])
+}
+
+/// Devices as the server found them.
+fn found(rows: impl IntoIterator<Item = crate::site::Row>) -> Vec<DeviceReport> {
+    rows.into_iter()
+        .map(|row| row.expect("well-formed"))
+        .collect()
+}
+
+impl Site {
+    async fn try_release(
+        &self,
+        org: OrgId,
+        scan: ScanId,
+        addresses: &[&str],
+        now: u64,
+    ) -> Result<Released, ReleaseError> {
+        let request = DialRequest {
+            org,
+            scan,
+            addresses: addresses.iter().map(|text| ip(text)).collect(),
+            until: at(now + 45),
+            now: at(now),
+        };
+        self.store.release_for_dialling(request).await
+    }
+
+    /// What is allowed, and what is excluded with its node.
+    async fn release(&self, scan: ScanId, addresses: &[&str]) -> (Vec<String>, Vec<String>) {
+        let released = self
+            .try_release(self.org, scan, addresses, 40)
+            .await
+            .expect("released");
+        let excluded = |exclusion: &Exclusion| format!("{} {}", exclusion.ip, exclusion.node_name);
+        (
+            released.allowed.iter().map(ToString::to_string).collect(),
+            released.excluded.iter().map(excluded).collect(),
+        )
+    }
+
+    async fn give_back(&self, scan: ScanId) {
+        self.store
+            .give_back(self.org, scan)
+            .await
+            .expect("given back");
+    }
+
+    async fn sighted(&self, scan: ScanId, rows: Vec<DeviceReport>, now: u64) -> Vec<Sighted> {
+        let sightings = NewSightings {
+            org: self.org,
+            scan,
+            rows,
+            now: at(now),
+        };
+        self.store.record_direct(sightings).await.expect("recorded")
+    }
+
+    /// Devices that the server finds on a scan of its own.
+    async fn server_finds(&self, scan: ScanId, rows: Vec<DeviceReport>) -> Vec<Sighted> {
+        let addresses: Vec<String> = rows.iter().map(|row| row.endpoint.ip.to_string()).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        self.release(scan, &addresses).await;
+        let sighted = self.sighted(scan, rows, 41).await;
+        self.give_back(scan).await;
+        sighted
+    }
+
+    /// A node that has found devices.
+    async fn node_with(&self, name: &str, rows: Vec<crate::site::Row>) -> Node {
+        let node = self.node(name).await;
+        let count = rows.len() as u64;
+        let command = self.running(node, "10.0.0.0/24").await;
+        assert_eq!(self.reported(node, command.command, rows).await, (count, 0));
+        node
+    }
+}
+
+fn stored(sighted: &Sighted) -> &DeviceRow {
+    match sighted {
+        Sighted::Stored(row) => row,
+        Sighted::OfNode { .. } | Sighted::NotReleased => panic!("{sighted:?}"),
+    }
+}
+
+async fn what_a_node_ever_had_is_never_released(site: Site) {
+    site.node_with(
+        "north",
+        vec![plain("10.0.0.7", "80"), plain("10.0.0.9", "80")],
+    )
+    .await;
+    let asked = ["10.0.0.9", "10.0.0.8", "::ffff:10.0.0.7", "10.0.0.8"];
+    let (allowed, excluded) = site.release(run(1), &asked).await;
+    assert_eq!(allowed, ["10.0.0.8"]);
+    assert_eq!(excluded, ["10.0.0.9 north", "10.0.0.7 north"]);
+}
+
+/// The record moves on, its places stay the first node's too.
+async fn exclusion_holds_after_revoke_and_for_the_node_that_comes_after(site: Site) {
+    let north = site
+        .node_with("north", vec![with_mac("10.0.0.7", &mac(1))])
+        .await;
+    site.store
+        .revoke_node(site.org, north.id, None, site.actor(), at(35))
+        .await
+        .expect("revoked");
+    assert_eq!(
+        site.release(run(1), &["10.0.0.7"]).await.1,
+        ["10.0.0.7 north"]
+    );
+
+    // Another node takes the device over at another address: both stay excluded.
+    let south = site.node("south").await;
+    let command = site.running(south, "10.0.0.0/24").await;
+    let moved = vec![with_mac("10.0.0.8", &mac(1))];
+    assert_eq!(site.reported(south, command.command, moved).await, (1, 0));
+    let (allowed, excluded) = site.release(run(1), &["10.0.0.7", "10.0.0.8"]).await;
+    assert!(allowed.is_empty(), "{allowed:?}");
+    assert_eq!(excluded, ["10.0.0.7 north", "10.0.0.8 south"]);
+}
+
+async fn another_organizations_devices_exclude_nothing(site: Site) {
+    site.node_with("north", vec![plain("10.0.0.7", "80")]).await;
+    let other = site.other_org().await;
+    let released = site
+        .try_release(other, run(1), &["10.0.0.7"], 40)
+        .await
+        .expect("released");
+    assert_eq!(released.allowed, [ip("10.0.0.7")]);
+    // Nor does it wait for this one's scan.
+    site.release(run(2), &["10.0.0.8"]).await;
+}
+
+async fn a_report_waits_while_the_server_dials_there(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    site.release(run(1), &["10.0.0.7"]).await;
+    let report = NewReport {
+        now: at(41),
+        ..site.report(
+            node,
+            command.command,
+            vec![plain("10.0.0.6", "80"), plain("10.0.0.7", "80")],
+        )
+    };
+    let refused = site.store.record_report(report.clone()).await;
+    let Err(ReportError::BeingDialled(waiting)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(waiting, ip("10.0.0.7"));
+    assert!(site.devices().await.is_empty(), "nothing of it is stored");
+    assert!(site.told(command.scan).await.is_empty());
+
+    site.give_back(run(1)).await;
+    let taken = site.store.record_report(report).await.expect("taken");
+    assert_eq!((taken.accepted, taken.rejected), (2, 0));
+    assert_eq!(
+        site.release(run(1), &["10.0.0.7"]).await.1,
+        ["10.0.0.7 north"]
+    );
+}
+
+async fn a_report_elsewhere_does_not_wait(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    site.release(run(1), &["10.0.0.7"]).await;
+    assert_eq!(
+        site.reported(node, command.command, vec![plain("10.0.0.8", "80")])
+            .await,
+        (1, 0)
+    );
+    // A refused row attributes nothing.
+    let refused = vec![plain("10.9.0.7", "80")];
+    assert_eq!(site.reported(node, command.command, refused).await, (0, 1));
+}
+
+async fn a_server_that_died_holds_reports_up_for_a_while_only(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    site.release(run(1), &["10.0.0.7"]).await;
+    for (seconds, waits) in [(84, true), (85, false)] {
+        let report = NewReport {
+            now: at(seconds),
+            ..site.report(node, command.command, vec![plain("10.0.0.7", "80")])
+        };
+        let answer = site.store.record_report(report).await;
+        assert_eq!(
+            matches!(answer, Err(ReportError::BeingDialled(_))),
+            waits,
+            "{answer:?}"
+        );
+        assert_eq!(answer.is_ok(), !waits, "{answer:?}");
+    }
+}
+
+async fn one_scan_of_an_organization_dials_at_a_time(site: Site) {
+    site.release(run(1), &["10.0.0.7"]).await;
+    // The same scan goes on to its next addresses, and may renew.
+    site.release(run(1), &["10.0.0.7", "10.0.0.8"]).await;
+    let busy = site.try_release(site.org, run(2), &["10.0.0.9"], 41).await;
+    assert!(
+        matches!(busy, Err(ReleaseError::Busy(other)) if other == run(1)),
+        "{busy:?}"
+    );
+    site.give_back(run(1)).await;
+    assert_eq!(site.release(run(2), &["10.0.0.9"]).await.0, ["10.0.0.9"]);
+    // One that died is in the way until its time is over.
+    let later = site
+        .try_release(site.org, run(3), &["10.0.0.9"], 85)
+        .await
+        .expect("released");
+    assert_eq!(later.allowed, [ip("10.0.0.9")]);
+    assert_eq!(site.number("SELECT count(*) FROM direct_lease").await, 1);
+}
+
+async fn what_the_server_finds_is_unattributed_and_no_nodes_to_claim(site: Site) {
+    let sighted = site
+        .server_finds(
+            run(1),
+            found([with_mac("10.0.0.7", &mac(1)), plain("10.0.0.8", "80")]),
+        )
+        .await;
+    let rows: Vec<&DeviceRow> = sighted.iter().map(stored).collect();
+    assert!(rows.iter().all(|row| row.node.is_none()), "{rows:?}");
+    let listed = site.devices().await;
+    assert_eq!(listed.iter().collect::<Vec<_>>(), rows);
+    // In `auto:` the node is 0.
+    let report = plain("10.0.0.8", "80").expect("well-formed");
+    assert_eq!(rows[1].identifier, report.identifier(fleet_core::NodeId(0)));
+    assert_eq!(site.number("SELECT count(*) FROM node_endpoint").await, 0);
+
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await;
+    assert_eq!(
+        site.reported(node, command.command, vec![with_mac("10.0.0.7", &mac(1))])
+            .await,
+        (0, 1)
+    );
+    let why = format!(
+        "SELECT count(*) FROM report_refusal WHERE reason = '{}'",
+        RejectReason::Unattributed
+    );
+    assert_eq!(site.number(&why).await, 1);
+    assert_eq!(site.devices().await, listed);
+    // What is refused is no node's: the server may go on dialling it.
+    assert_eq!(site.release(run(1), &["10.0.0.7"]).await.0, ["10.0.0.7"]);
+}
+
+async fn what_the_server_finds_again_is_the_same_record(site: Site) {
+    let first = site
+        .server_finds(run(1), found([with_mac("10.0.0.7", &mac(1))]))
+        .await;
+    let again = RawDeviceReport {
+        ip: "10.0.0.9",
+        mac: &mac(1),
+        model: "",
+        firmware: "2",
+        ..blank()
+    };
+    site.release(run(2), &["10.0.0.9"]).await;
+    let second = site.sighted(run(2), found([row(again)]), 50).await;
+    let (first, second) = (stored(&first[0]), stored(&second[0]));
+    assert_eq!((first.id, first.first_seen), (second.id, second.first_seen));
+    assert_eq!(
+        (second.model.as_str(), second.firmware.as_str()),
+        ("S19", "2"),
+        "a blank erases nothing"
+    );
+    assert_eq!(second.last_seen, at(50));
+    assert_eq!(
+        second.endpoint.map(|at| at.to_string()).as_deref(),
+        Some("10.0.0.9:80")
+    );
+    assert_eq!(site.devices().await, std::slice::from_ref(second));
+}
+
+async fn two_devices_at_one_endpoint_are_never_merged(site: Site) {
+    site.server_finds(run(1), found([plain("10.0.0.7", "80")]))
+        .await;
+    site.server_finds(run(2), found([with_mac("10.0.0.7", &mac(1))]))
+        .await;
+    let listed = site.devices().await;
+    let seen: Vec<_> = listed
+        .iter()
+        .map(|row| (row.endpoint.is_some(), row.identifier.is_strong()))
+        .collect();
+    assert_eq!(seen, [(false, false), (true, true)], "{listed:?}");
+    assert_eq!(site.number("SELECT count(*) FROM device_alias").await, 0);
+}
+
+async fn a_nodes_device_that_the_server_meets_elsewhere_is_left_alone_and_never_met_again(
+    site: Site,
+) {
+    let node = site
+        .node_with("north", vec![with_mac("10.0.0.7", &mac(1))])
+        .await;
+    let before = site.devices().await;
+    let sighted = site
+        .server_finds(run(1), found([with_mac("10.0.0.9", &mac(1))]))
+        .await;
+    let of_node = Sighted::OfNode {
+        refusal: DirectRefusal::Attributed(node.id),
+        node_name: "north".into(),
+    };
+    assert_eq!(sighted, [of_node]);
+    assert_eq!(site.devices().await, before);
+    assert_eq!(
+        site.release(run(2), &["10.0.0.9"]).await.1,
+        ["10.0.0.9 north"]
+    );
+}
+
+async fn only_released_addresses_are_recorded(site: Site) {
+    site.release(run(1), &["10.0.0.7"]).await;
+    let both = found([plain("10.0.0.7", "80"), plain("10.0.0.8", "80")]);
+    assert_eq!(
+        site.sighted(run(2), both.clone(), 41).await,
+        [Sighted::NotReleased, Sighted::NotReleased]
+    );
+    let sighted = site.sighted(run(1), both.clone(), 41).await;
+    assert!(
+        matches!(sighted[..], [Sighted::Stored(_), Sighted::NotReleased]),
+        "{sighted:?}"
+    );
+    assert_eq!(
+        site.sighted(run(1), both, 85).await,
+        [Sighted::NotReleased, Sighted::NotReleased],
+        "its time is over"
+    );
+    assert_eq!(site.devices().await.len(), 1);
+}
+
+/// How often each side was first at an address.
+#[derive(Default)]
+struct Firsts {
+    node: AtomicU32,
+    server: AtomicU32,
+}
+
+/// Pairing and scanning by the server race the reports of nodes: whenever the server dials, no node's report
+/// of that address has been committed, and none is until it has let go.
+async fn a_report_that_races_the_servers_own_dial_comes_before_or_after_it(site: Site) {
+    const ROUNDS: u8 = 40;
+    let north = site.node("north").await;
+    let command = site.running(north, "10.0.0.0/24").await.command;
+    let raw = Arc::new(site.raw().await);
+    let firsts = Arc::new(Firsts::default());
+    for round in 1..=ROUNDS {
+        let address = format!("10.0.0.{round}");
+        let start = Arc::new(Barrier::new(3));
+        let mut racing = JoinSet::new();
+        for dialler in 0..2 {
+            let (site, raw, start, firsts) = (
+                site.clone(),
+                Arc::clone(&raw),
+                Arc::clone(&start),
+                Arc::clone(&firsts),
+            );
+            let address = address.clone();
+            racing.spawn(async move {
+                let scan = run(u64::from(round) * 10 + dialler);
+                start.wait().await;
+                let released = loop {
+                    match site.try_release(site.org, scan, &[&address], 40).await {
+                        Ok(released) => break released,
+                        Err(ReleaseError::Busy(_)) => tokio::task::yield_now().await,
+                        Err(error) => panic!("{error}"),
+                    }
+                };
+                // A dial begins and goes on for some statements' time.
+                for _ in 0..released.allowed.len() * 3 {
+                    let sql = format!("SELECT count(*) FROM node_endpoint WHERE ip = '{address}'");
+                    let statement = Statement::from_string(raw.get_database_backend(), sql);
+                    let counted = raw
+                        .query_one_raw(statement)
+                        .await
+                        .expect("read")
+                        .expect("a row");
+                    let attributed: i64 = counted.try_get_by_index(0).expect("a number");
+                    assert_eq!(
+                        attributed, 0,
+                        "{address} is dialled after a node's report of it"
+                    );
+                }
+                firsts
+                    .server
+                    .fetch_add(released.allowed.len() as u32, Ordering::Relaxed);
+                site.give_back(scan).await;
+            });
+        }
+        let (site, start, firsts) = (site.clone(), Arc::clone(&start), Arc::clone(&firsts));
+        racing.spawn(async move {
+            let report = site.report(north, command, vec![plain(&address, "80")]);
+            let report = NewReport {
+                now: at(41),
+                ..report
+            };
+            start.wait().await;
+            let mut waited = false;
+            loop {
+                match site.store.record_report(report.clone()).await {
+                    Ok(answer) => break assert_eq!((answer.accepted, answer.rejected), (1, 0)),
+                    Err(ReportError::BeingDialled(_)) => waited = true,
+                    Err(error) => panic!("{error}"),
+                }
+                tokio::task::yield_now().await;
+            }
+            firsts.node.fetch_add(u32::from(!waited), Ordering::Relaxed);
+        });
+        while let Some(ended) = racing.join_next().await {
+            ended.expect("no assertion failed");
+        }
+    }
+    let asked: Vec<String> = (1..=ROUNDS).map(|n| format!("10.0.0.{n}")).collect();
+    let asked: Vec<&str> = asked.iter().map(String::as_str).collect();
+    let (allowed, excluded) = site.release(run(1_000), &asked).await;
+    assert_eq!((allowed.len(), excluded.len()), (0, usize::from(ROUNDS)));
+    let (node, server) = (
+        firsts.node.load(Ordering::Relaxed),
+        firsts.server.load(Ordering::Relaxed),
+    );
+    assert!(node + server >= u32::from(ROUNDS), "{node} + {server}");
+}
+
+/// The address tells nothing here: node and server meet one device at two places.
+async fn one_device_found_by_node_and_server_at_once_has_one_record(site: Site) {
+    let north = site.node("north").await;
+    let command = site.running(north, "10.0.0.0/24").await.command;
+    for round in 1..=20 {
+        let device = mac(round);
+        let (here, there) = (format!("10.0.0.{round}"), format!("10.0.0.{}", 100 + round));
+        site.release(run(round as u64), &[&there]).await;
+        let start = Barrier::new(2);
+        let by_node = async {
+            start.wait().await;
+            site.reported(north, command, vec![with_mac(&here, &device)])
+                .await
+        };
+        let by_server = async {
+            start.wait().await;
+            site.sighted(run(round as u64), found([with_mac(&there, &device)]), 41)
+                .await
+        };
+        let (reported, sighted) = tokio::join!(by_node, by_server);
+        site.give_back(run(round as u64)).await;
+        let node_won = reported == (1, 0);
+        assert_eq!(
+            matches!(sighted[..], [Sighted::OfNode { .. }]),
+            node_won,
+            "{reported:?} {sighted:?}"
+        );
+        assert_eq!(
+            matches!(sighted[..], [Sighted::Stored(_)]),
+            !node_won,
+            "{reported:?} {sighted:?}"
+        );
+        assert_eq!(site.devices().await.len(), round);
+    }
+}

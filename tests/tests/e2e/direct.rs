@@ -1,0 +1,122 @@
+//! Devices that the server itself reaches, with the simulator's record of what was touched as the truth.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use fleet_sim::Lab;
+use serde_json::Value;
+
+use crate::harness::{Done, ScanState, World, list, ports};
+
+on_both_databases! {
+    the_server_dials_when_it_is_told_to_and_never_what_a_node_ever_found
+}
+
+async fn the_server_dials_when_it_is_told_to_and_never_what_a_node_ever_found(mut world: World) {
+    let here = world.range;
+    let lab = Lab::start(here.spread(12, 1, Duration::ZERO))
+        .await
+        .expect("a site");
+    let all: Vec<IpAddr> = lab.site().addresses().into_iter().collect();
+    let (nodes, servers) = all.split_at(6);
+    let network = here.network(26);
+
+    let off = scan(&world, &network).await;
+    assert_eq!(off.status, 1, "{off:?}");
+    for way_out in ["enroll a node", "[direct]"] {
+        assert!(off.stderr.contains(way_out), "{off:?}");
+    }
+    assert_eq!(lab.journal().count(), 0, "nothing was dialled");
+
+    let node = world.node("barn", &[]).await;
+    let found = world.operator.start(node.id, list(nodes)).await.scan_id;
+    world
+        .operator
+        .history(&found)
+        .await
+        .ended_as(ScanState::Completed);
+    let touched = lab.journal().now();
+
+    world.server.terminate().await;
+    let flags = ["--direct-enabled", "--direct-network", &network];
+    world.server.set_flags(&flags);
+    world.server.go_on().await;
+    let listed: BTreeSet<IpAddr> = servers.iter().copied().collect();
+    let theirs = |after: Duration| -> BTreeSet<IpAddr> {
+        let connections = lab.journal().connections_since(after);
+        connections
+            .into_iter()
+            .map(|connection| connection.address)
+            .collect()
+    };
+
+    let first = scan(&world, &network).await;
+    assert_eq!(first.status, 2, "partial: {first:?}");
+    assert_eq!(found_in(&first), listed);
+    let ledger = last_line(&first);
+    assert_eq!(
+        (&ledger["identified"], &ledger["skipped"]),
+        (&6.into(), &8.into()),
+        "{ledger}"
+    );
+    let reason = ledger["reason"].as_str().expect("a reason");
+    assert!(reason.contains("(barn) 6"), "{reason}");
+    assert_eq!(theirs(touched), listed, "what a node found is not touched");
+    let devices = world.operator.devices().await;
+    let unattributed = |ip: &str| {
+        devices
+            .iter()
+            .any(|device| device.ip == ip && device.fleet_node_id == 0)
+    };
+    assert!(
+        servers.iter().all(|ip| unattributed(&ip.to_string())),
+        "{devices:?}"
+    );
+    assert_eq!(devices.len(), 12);
+
+    // What the node found stays out of reach when it is gone.
+    world
+        .fleetctl(&["nodes", "revoke", &node.id.to_string(), "--yes"])
+        .await
+        .well();
+    let touched = lab.journal().now();
+    let second = scan(&world, &network).await;
+    assert_eq!(found_in(&second), listed);
+    assert_eq!(theirs(touched), listed);
+    assert_eq!(world.operator.devices().await.len(), 12, "the same records");
+
+    // Outside of its networks it dials nothing.
+    let outside = scan(&world, &here.address(0x100).to_string()).await;
+    assert_eq!(outside.status, 1, "{outside:?}");
+}
+
+async fn scan(world: &World, target: &str) -> Done {
+    let ports = ports().join(",");
+    world
+        .fleetctl(&["direct", "scan", target, "--ports", &ports, "-o", "ndjson"])
+        .await
+}
+
+fn lines(done: &Done) -> Vec<Value> {
+    let line = |line: &str| serde_json::from_str(line).expect("JSON");
+    done.stdout.lines().map(line).collect()
+}
+
+fn last_line(done: &Done) -> Value {
+    let ledger = lines(done).pop().expect("a ledger");
+    assert_eq!(ledger["type"], "ledger", "{done:?}");
+    ledger
+}
+
+/// The addresses of the devices that a scan told.
+fn found_in(done: &Done) -> BTreeSet<IpAddr> {
+    lines(done)
+        .iter()
+        .filter(|line| line["type"] == "device")
+        .map(|line| {
+            line["ip"]
+                .as_str()
+                .and_then(|ip| ip.parse().ok())
+                .expect("an address")
+        })
+        .collect()
+}
