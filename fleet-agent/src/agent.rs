@@ -4,6 +4,7 @@
 mod ack;
 mod calls;
 mod order;
+mod pairing;
 mod report;
 mod shell;
 mod stream;

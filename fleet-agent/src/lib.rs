@@ -7,6 +7,7 @@
 
 mod agent;
 mod enroll;
+mod seal;
 mod session;
 mod site;
 mod state;
@@ -15,6 +16,7 @@ mod transport;
 pub use agent::{Agent, AgentError, AgentOptions, AgentStatus};
 pub use enroll::{EnrollError, EnrollOptions, Registered, finish, refresh, register};
 pub use fleet_registry::link::StopReason;
+pub use seal::{Half, SealError, open, seal};
 pub use session::SessionError;
 pub use site::SitePolicy;
 pub use state::{NodeState, SecretKey, SecretText, Stage, StateDir, StateError};

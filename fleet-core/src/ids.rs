@@ -104,7 +104,9 @@ macro_rules! uuid_ids {
 uuid_ids! {
     /// What an operator asked for.
     ScanId;
-    /// One chunk's attempt on a node.
+    /// What an operator asked a node to pair.
+    PairingId;
+    /// One chunk's attempt on a node, or one part of a pairing.
     CommandId;
 }
 

@@ -16,6 +16,7 @@ mod ids;
 pub mod limits;
 mod mac;
 pub mod outcome;
+mod pairing;
 mod password;
 mod permission;
 mod port;
@@ -36,10 +37,11 @@ pub use backoff::{Backoff, full_jitter};
 pub use identity::{DeviceIdentifier, Fingerprint, InvalidIdentifier, Serial, auto_identifier};
 pub use ids::{
     BrowserSessionId, CommandId, ConnectionId, DeviceId, Epoch, IdentityChangeId, InstanceId,
-    KeyId, NodeId, OperatorId, OrgId, ParseUuidError, PendingEnrollmentId, ReplicaId, ScanId,
-    SessionId,
+    KeyId, NodeId, OperatorId, OrgId, PairingId, ParseUuidError, PendingEnrollmentId, ReplicaId,
+    ScanId, SessionId,
 };
 pub use mac::{InvalidMac, Mac};
+pub use pairing::{PairOutcome, PairRejectReason, PairResult, PairingStatus, RawPairResult};
 pub use password::{PASSWORD_LEAST, PASSWORD_MOST, Password, WeakPassword};
 pub use permission::{Permission, Role, UnknownRole};
 pub use port::{InvalidPort, Port};

@@ -37,6 +37,11 @@ pub const COMMAND_BUDGET: Duration = Duration::from_secs(600);
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(720);
 /// How often a chunk is tried before its targets count as not reached.
 pub const CHUNK_ATTEMPTS: u32 = 3;
+/// How long a pairing waits for the server that has its credentials: one that says nothing for so long
+/// has gone, and the credentials with it.
+pub const PAIRING_LEASE: Duration = Duration::from_secs(30);
+/// Bytes of a user name, and of a password, as a node seals them.
+pub const SEALED_BYTES: usize = 4_096;
 /// Scans that may wait for one node.
 pub const QUEUED_SCANS: usize = 16;
 /// How long a scan waits for its node unless told otherwise.

@@ -224,7 +224,7 @@ impl DeviceReport {
 }
 
 /// The text itself, if it has at most `most` characters and none of them is a control.
-fn text(value: &str, most: usize) -> Option<String> {
+pub(crate) fn text(value: &str, most: usize) -> Option<String> {
     let fits = value.chars().take(most + 1).count() <= most && !value.chars().any(char::is_control);
     fits.then(|| value.to_owned())
 }

@@ -15,6 +15,7 @@ impl UnknownState {
     }
 }
 
+/// Enums whose variants have one name each, for storage and the API.
 macro_rules! named_states {
     ($($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* })*) => {$(
         $(#[$doc])*
@@ -46,6 +47,8 @@ macro_rules! named_states {
         }
     )*};
 }
+
+pub(crate) use named_states;
 
 named_states! {
     /// Where a scan stands.

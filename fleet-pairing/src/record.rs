@@ -45,6 +45,23 @@ pub enum Binding {
     Server,
 }
 
+/// Whether a node may write a record that is bound and attributed so.
+pub(crate) fn writable(
+    binding: Binding,
+    owner: Option<NodeId>,
+    owner_live: bool,
+    reporter: NodeId,
+) -> Result<(), RejectReason> {
+    match (binding, owner) {
+        (Binding::Server, _) => Err(RejectReason::PairedByServer),
+        (Binding::Node(node), _) if node == reporter => Ok(()),
+        (Binding::Node(_), _) => Err(RejectReason::BoundToOtherNode),
+        (Binding::Free, None) => Err(RejectReason::Unattributed),
+        (Binding::Free, Some(owner)) if owner == reporter || !owner_live => Ok(()),
+        (Binding::Free, Some(_)) => Err(RejectReason::OwnedByOtherNode),
+    }
+}
+
 impl DeviceRecord {
     /// Whether a node that reports the device inside its command's scope may write the record. Where
     /// it may, the record is attributed to it from then on.
@@ -53,14 +70,7 @@ impl DeviceRecord {
     ///
     /// Who has it instead.
     pub fn writable_by(&self, reporter: NodeId) -> Result<(), RejectReason> {
-        match (self.binding, self.owner) {
-            (Binding::Server, _) => Err(RejectReason::PairedByServer),
-            (Binding::Node(node), _) if node == reporter => Ok(()),
-            (Binding::Node(_), _) => Err(RejectReason::BoundToOtherNode),
-            (Binding::Free, None) => Err(RejectReason::Unattributed),
-            (Binding::Free, Some(owner)) if owner == reporter || !self.owner_live => Ok(()),
-            (Binding::Free, Some(_)) => Err(RejectReason::OwnedByOtherNode),
-        }
+        writable(self.binding, self.owner, self.owner_live, reporter)
     }
 
     /// Whether this is what the node knows at that place. The same private address behind another

@@ -11,6 +11,7 @@ use fleet_core::{Mac, Port, Serial};
 
 use crate::cgminer::CgminerDriver;
 use crate::http::HttpDriver;
+use crate::login::{Authenticated, Login};
 use crate::probe::Probe;
 
 /// A boxed future, so that the trait can be an object.
@@ -36,6 +37,28 @@ pub trait Driver: Send + Sync {
         &'a self,
         probe: &'a mut Probe<'_>,
     ) -> BoxFuture<'a, Result<Answer, DriverError>>;
+
+    /// Where this driver logs in to a device that was identified at port `at`; none when it cannot.
+    fn login_port(&self, device: &Identification, at: Port) -> Option<Port> {
+        let _ = (device, at);
+        None
+    }
+
+    /// Tries a login at a device that was identified just now; without one, asks whether it wants any. Must make sure
+    /// again that the port is such a device's before it sends anything that a password can be guessed from, and
+    /// never sends the password itself where there is another way. Cancel-safe as [`Driver::identify`].
+    ///
+    /// # Errors
+    /// [`DriverError`] when the device did not answer as its protocol demands.
+    fn authenticate<'a>(
+        &'a self,
+        probe: &'a mut Probe<'_>,
+        device: &'a Identification,
+        login: Option<&'a Login>,
+    ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
+        let _ = (probe, device, login);
+        Box::pin(async { Ok(Authenticated::Unsupported) })
+    }
 }
 
 /// What a driver found out.
@@ -153,6 +176,11 @@ impl DriverSet {
             }
         }
         ports
+    }
+
+    /// Every driver, in the order of the set.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<dyn Driver>> {
+        self.drivers.iter()
     }
 
     /// Whom to ask at a port, in order: those that claim it, else all.

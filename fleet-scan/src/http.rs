@@ -2,6 +2,8 @@
 //!
 //! Responses are read in `http/response.rs`; which page names which make is `http/page.rs`. TLS is not spoken.
 
+mod antminer;
+mod digest;
 mod page;
 mod response;
 
@@ -11,6 +13,7 @@ use fleet_core::{Mac, Port, Serial};
 use serde_json::Value;
 
 use crate::driver::{Answer, BoxFuture, Driver, DriverError, Identification};
+use crate::login::{Authenticated, Login};
 use crate::probe::Probe;
 use crate::text;
 
@@ -66,6 +69,33 @@ impl Driver for HttpDriver {
     ) -> BoxFuture<'a, Result<Answer, DriverError>> {
         Box::pin(identify(probe))
     }
+
+    fn login_port(&self, device: &Identification, at: Port) -> Option<Port> {
+        if !antminer::is_one(device) {
+            return None;
+        }
+        // Named by its web page, it logs in there; named by its API, at the web server's own port.
+        if device.scheme == "http" {
+            Some(at)
+        } else {
+            self.ports.first().copied()
+        }
+    }
+
+    fn authenticate<'a>(
+        &'a self,
+        probe: &'a mut Probe<'_>,
+        device: &'a Identification,
+        login: Option<&'a Login>,
+    ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
+        Box::pin(async move {
+            if antminer::is_one(device) {
+                antminer::authenticate(probe, login).await
+            } else {
+                Ok(Authenticated::Unsupported)
+            }
+        })
+    }
 }
 
 async fn identify(probe: &mut Probe<'_>) -> Result<Answer, DriverError> {
@@ -109,6 +139,15 @@ async fn identify(probe: &mut Probe<'_>) -> Result<Answer, DriverError> {
 
 /// The response to a request for a path; none when what came back is not HTTP.
 async fn get(probe: &mut Probe<'_>, path: &str) -> Result<Option<Response>, DriverError> {
+    get_with(probe, path, "").await
+}
+
+/// The same with further header lines, each ended.
+async fn get_with(
+    probe: &mut Probe<'_>,
+    path: &str,
+    headers: &str,
+) -> Result<Option<Response>, DriverError> {
     let endpoint = probe.endpoint();
     let host = match (endpoint.ip, endpoint.port.number()) {
         (IpAddr::V4(ip), PORT) => ip.to_string(),
@@ -116,7 +155,7 @@ async fn get(probe: &mut Probe<'_>, path: &str) -> Result<Option<Response>, Driv
         _ => endpoint.to_string(),
     };
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: fleet-scan/{}\r\nAccept: */*\r\n\r\n",
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: fleet-scan/{}\r\nAccept: */*\r\n{headers}\r\n",
         env!("CARGO_PKG_VERSION")
     );
     let reply = probe.ask(request.as_bytes(), response::is_complete).await?;

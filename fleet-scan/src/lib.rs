@@ -3,7 +3,8 @@
 //! [`Scanner`] runs a [`ScanJob`] and sends what it finds as [`ScanEvent`]s while it goes on; the [`ScanSummary`]
 //! says what became of every target. What is behind an open port is asked by [`Driver`]s; two are built in, the
 //! CGMiner API and HTTP, both read-only and without any login. Host names are pinned to addresses before a job is made,
-//! by [`pin_names`]; a scan itself knows no names. Target grammar and plans are fleet-discovery's.
+//! by [`pin_names`]; a scan itself knows no names. [`Pairer`] tries logins, where an operator asks for it. Target grammar
+//! and plans are fleet-discovery's.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), fleet_scan::ScanError> {
@@ -36,9 +37,11 @@ mod engine;
 mod guard;
 mod http;
 mod job;
+mod login;
 mod names;
 mod notes;
 mod pace;
+mod pairing;
 mod probe;
 mod shares;
 mod text;
@@ -54,7 +57,9 @@ pub use http::HttpDriver;
 pub use job::{
     FoundDevice, Interruption, Progress, ScanError, ScanEvent, ScanJob, ScanOptions, ScanSummary,
 };
+pub use login::{Authenticated, Login};
 pub use names::{DnsResolver, LookupError, PinnedName, Resolver, pin_names};
+pub use pairing::{PairReport, PairTarget, Pairer};
 pub use probe::{Ended, Probe, Reply};
 
 /// Entry points for fuzzing: the parsers of what devices say, as functions of bytes.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use fleet_core::{NodeId, PendingEnrollmentId, SecretKind, limits};
-use fleet_store::NewCode;
+use fleet_core::{DeviceId, NodeId, PendingEnrollmentId, SecretKind, limits};
+use fleet_store::{DevicePairing, NewCode};
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
     admin::{
@@ -25,6 +25,7 @@ use crate::{
     convert::{self, timestamp},
     discover,
     failure::Refusal,
+    pair,
 };
 
 /// The administration services.
@@ -166,27 +167,40 @@ impl FleetNodeAdminService for Admin {
 
     async fn pair_device_to_fleet_node(
         &self,
-        _: Context,
-        _: PairDeviceToFleetNodeRequest,
+        context: Context,
+        request: PairDeviceToFleetNodeRequest,
     ) -> Result<Reply<PairDeviceToFleetNodeResponse>, RpcError> {
-        Err(not_yet("PairDeviceToFleetNode"))
+        let (operator, actor) = calling_operator(&context)?;
+        let (node, device) = (NodeId(request.fleet_node_id), DeviceId(request.device_id));
+        pair::bind(&self.app, operator, actor, node, device).await?;
+        Ok(Reply::new(PairDeviceToFleetNodeResponse {}))
     }
 
     async fn unpair_device(
         &self,
-        _: Context,
-        _: UnpairDeviceRequest,
+        context: Context,
+        request: UnpairDeviceRequest,
     ) -> Result<Reply<UnpairDeviceResponse>, RpcError> {
-        Err(not_yet("UnpairDevice"))
+        let (operator, actor) = calling_operator(&context)?;
+        pair::unbind(&self.app, operator, actor, DeviceId(request.device_id)).await?;
+        Ok(Reply::new(UnpairDeviceResponse {}))
     }
 
     async fn list_fleet_node_devices(
         &self,
-        _: Context,
-        _: ListFleetNodeDevicesRequest,
+        context: Context,
+        request: ListFleetNodeDevicesRequest,
     ) -> Result<Reply<ListFleetNodeDevicesResponse>, RpcError> {
-        // Nothing can be paired yet, so nothing is.
-        Ok(Reply::new(ListFleetNodeDevicesResponse::default()))
+        let (operator, _) = calling_operator(&context)?;
+        let pairs = self
+            .app
+            .store
+            .list_bound_devices(operator.org, one_or_all(request.fleet_node_id))
+            .await
+            .map_err(Refusal::refusal)?;
+        Ok(Reply::new(ListFleetNodeDevicesResponse {
+            pairs: pairs.into_iter().map(convert::bound_device).collect(),
+        }))
     }
 
     async fn list_fleet_node_discovered_devices(
@@ -200,26 +214,32 @@ impl FleetNodeAdminService for Admin {
         } else {
             u32::try_from(request.limit).unwrap_or(1_024)
         };
-        let node = (request.fleet_node_id != 0).then_some(NodeId(request.fleet_node_id));
+        let node = one_or_all(request.fleet_node_id);
         let rows = self
             .app
             .store
-            .list_devices(
-                operator.org,
-                node,
-                fleet_core::DeviceId(request.cursor),
-                limit,
-            )
+            .list_found_devices(operator.org, node, DeviceId(request.cursor), limit)
             .await
             .map_err(Refusal::refusal)?;
         let next_cursor = rows
             .last()
             .filter(|_| rows.len() >= limit as usize)
             .map_or(0, |row| row.id.0);
+        let ids: Vec<DeviceId> = rows.iter().map(|row| row.id).collect();
+        let pairings = self
+            .app
+            .store
+            .pairings_of(operator.org, &ids)
+            .await
+            .map_err(Refusal::refusal)?;
         let devices = rows
             .into_iter()
-            .filter(|row| row.node.is_some())
-            .map(convert::discovered_device)
+            .map(|row| {
+                let status = pairings
+                    .get(&row.id)
+                    .map_or(DevicePairing::NONE.status, |pairing| pairing.status);
+                convert::discovered_device(row, status)
+            })
             .collect();
         Ok(Reply::new(ListFleetNodeDiscoveredDevicesResponse {
             devices,
@@ -229,16 +249,15 @@ impl FleetNodeAdminService for Admin {
 
     async fn pair_discovered_devices_on_fleet_node(
         &self,
-        _: Context,
-        _: PairDiscoveredDevicesOnFleetNodeRequest,
+        context: Context,
+        request: PairDiscoveredDevicesOnFleetNodeRequest,
     ) -> Result<Reply<BoxStream<PairDiscoveredDevicesOnFleetNodeResponse>>, RpcError> {
-        Err(not_yet("PairDiscoveredDevicesOnFleetNode"))
+        let (operator, actor) = calling_operator(&context)?;
+        pair::pair(&self.app, operator, actor, request).await
     }
 }
 
-/// Pairing is not part of this version.
-fn not_yet(procedure: &str) -> RpcError {
-    RpcError::unimplemented(format!(
-        "{procedure} is not served by this version: pairing comes with a later one"
-    ))
+/// A node of a list; 0 means every node.
+fn one_or_all(node: i64) -> Option<NodeId> {
+    (node != 0).then_some(NodeId(node))
 }

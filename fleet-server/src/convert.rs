@@ -1,11 +1,16 @@
 //! Between the wire's messages and the domain's values. Nothing is decided here.
 
 use fleet_core::{
-    Lane, NodeId, RawDeviceReport, ScanState, Timestamp, enrollment::NodeState, limits,
+    Lane, NodeId, PairingStatus, RawDeviceReport, ScanState, Timestamp, enrollment::NodeState,
+    limits,
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
-use fleet_store::{DeviceRow, Hello, Invitation, NodeRow, Progress, ScanRow};
-use fleet_wire::{admin, fleet, gateway, pairing};
+use fleet_pairing::Binding;
+use fleet_store::{
+    BoundDevice, DevicePairing, DeviceRow, Hello, Invitation, NodeRow, PairResultRow, Progress,
+    ScanRow,
+};
+use fleet_wire::{admin, fleet, fleetmanagement, gateway, pairing};
 
 use crate::devices;
 
@@ -334,7 +339,7 @@ pub(crate) fn invitation(row: Invitation) -> fleet::EnrollmentCode {
 }
 
 /// A device of the inventory.
-pub(crate) fn device(row: DeviceRow) -> fleet::Device {
+pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
     fleet::Device {
         device_id: row.id.0,
         identifier: row.identifier.to_string(),
@@ -357,11 +362,21 @@ pub(crate) fn device(row: DeviceRow) -> fleet::Device {
         last_seen: Some(timestamp(row.last_seen)),
         evidence: row.evidence,
         aliases: row.aliases.into_iter().map(devices::alias).collect(),
+        pairing_status: pairing.status.to_string(),
+        pairing_error: pairing.error,
+        bound_to_fleet_node_id: match pairing.binding {
+            Binding::Node(NodeId(id)) => id,
+            Binding::Free | Binding::Server => 0,
+        },
+        bound_to_server: pairing.binding == Binding::Server,
     }
 }
 
-/// A device of the inventory in the stock shape; nothing can be paired yet.
-pub(crate) fn discovered_device(row: DeviceRow) -> admin::FleetNodeDiscoveredDevice {
+/// A device of the inventory in the stock shape.
+pub(crate) fn discovered_device(
+    row: DeviceRow,
+    status: PairingStatus,
+) -> admin::FleetNodeDiscoveredDevice {
     admin::FleetNodeDiscoveredDevice {
         fleet_node_id: row.node.map_or(0, |NodeId(id)| id),
         device_identifier: row.identifier.to_string(),
@@ -379,7 +394,50 @@ pub(crate) fn discovered_device(row: DeviceRow) -> admin::FleetNodeDiscoveredDev
         manufacturer: row.manufacturer,
         firmware_version: row.firmware,
         last_seen: Some(timestamp(row.last_seen)),
-        pairing_status: "UNPAIRED".to_owned(),
+        pairing_status: status.to_string(),
+    }
+}
+
+/// A status of pairing on the wire.
+fn pairing_status(status: PairingStatus) -> fleetmanagement::PairingStatus {
+    use fleetmanagement::PairingStatus as Wire;
+    match status {
+        PairingStatus::Paired => Wire::Paired,
+        PairingStatus::Unpaired => Wire::Unpaired,
+        PairingStatus::AuthenticationNeeded => Wire::AuthenticationNeeded,
+        PairingStatus::Pending => Wire::Pending,
+        PairingStatus::Failed => Wire::Failed,
+        PairingStatus::DefaultPassword => Wire::DefaultPassword,
+    }
+}
+
+/// What came of one device.
+pub(crate) fn pairing_result(
+    device_identifier: String,
+    status: PairingStatus,
+    error: String,
+) -> admin::DevicePairingResult {
+    admin::DevicePairingResult {
+        device_identifier,
+        pairing_status: pairing_status(status).into(),
+        error,
+    }
+}
+
+/// A stored result.
+pub(crate) fn paired(row: PairResultRow) -> admin::DevicePairingResult {
+    pairing_result(row.identifier, row.told, row.error)
+}
+
+/// A device that is bound to a node, in the stock shape.
+pub(crate) fn bound_device(bound: BoundDevice) -> admin::FleetNodeDeviceSummary {
+    admin::FleetNodeDeviceSummary {
+        fleet_node_id: bound.node.0,
+        device_id: bound.device.id.0,
+        device_identifier: bound.device.identifier.to_string(),
+        device_type: bound.device.driver,
+        assigned_at: Some(timestamp(bound.since)),
+        assigned_by: bound.assigned_by.map(|operator| operator.0),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::str::FromStr;
 
 use fleet_core::{DeviceId, DeviceIdentifier, IdentityChangeId, NodeId, OrgId, RejectReason};
-use fleet_store::{DeviceAlias, DeviceName, RefusedDevice};
+use fleet_store::{DeviceAlias, DeviceName, DevicePairing, DeviceRow, RefusedDevice};
 use fleet_wire::{
     Context, Reply, RpcError,
     fleet::{
@@ -52,7 +52,7 @@ impl DeviceService for OperatorApi {
         let full = rows.len() >= limit as usize;
         let next_cursor = rows.last().filter(|_| full).map_or(0, |row| row.id.0);
         Ok(Reply::new(ListDevicesResponse {
-            devices: rows.into_iter().map(convert::device).collect(),
+            devices: self.with_pairings(operator.org, rows).await?,
             next_cursor,
         }))
     }
@@ -146,7 +146,30 @@ impl OperatorApi {
             .await
             .map_err(Refusal::refusal)?
             .ok_or_else(|| RpcError::not_found(asked))?;
-        Ok(convert::device(row))
+        let mut devices = self.with_pairings(org, vec![row]).await?;
+        devices
+            .pop()
+            .ok_or_else(|| RpcError::internal("internal error"))
+    }
+
+    /// Devices with where their pairing stands: three queries more, however many there are.
+    async fn with_pairings(
+        &self,
+        org: OrgId,
+        rows: Vec<DeviceRow>,
+    ) -> Result<Vec<fleet::Device>, RpcError> {
+        let ids: Vec<DeviceId> = rows.iter().map(|row| row.id).collect();
+        let mut pairings = self
+            .app
+            .store
+            .pairings_of(org, &ids)
+            .await
+            .map_err(Refusal::refusal)?;
+        let device = |row: DeviceRow| {
+            let pairing = pairings.remove(&row.id).unwrap_or(DevicePairing::NONE);
+            convert::device(row, pairing)
+        };
+        Ok(rows.into_iter().map(device).collect())
     }
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use fleet_core::outcome;
 use fleet_store::{
-    BeginError, CancelCodeError, CancelScanError, ConfirmError, CreateCodeError,
-    CreateOperatorError, CreateScanError, KeyError, MemberError, RegisterError, ReportError,
-    RevokeError, StoreError, UndoError,
+    BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
+    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, KeyError,
+    MemberError, RegisterError, ReportError, RevokeError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -180,11 +180,44 @@ impl Refusal for KeyError {
     }
 }
 
+impl Refusal for BindError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NodeNotFound(_) | Self::DeviceNotFound(_) => {
+                RpcError::not_found(self.to_string())
+            }
+            Self::BeingDialled(_) => RpcError::unavailable(self.to_string()),
+            Self::Refused { .. } => RpcError::failed_precondition(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
 impl Refusal for MemberError {
     fn refusal(self) -> RpcError {
         match &self {
             Self::NotFound(_) => RpcError::not_found(self.to_string()),
             Self::LastAdmin(_) => RpcError::failed_precondition(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for CreatePairingError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NodeNotFound(_) => RpcError::not_found(self.to_string()),
+            Self::NotConfirmed(_) => RpcError::failed_precondition(self.to_string()),
+            Self::Busy(_) => RpcError::resource_exhausted(self.to_string()),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for CancelPairingError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) => RpcError::not_found(self.to_string()),
             Self::Storage(error) => storage(error),
         }
     }
@@ -197,6 +230,15 @@ impl Refusal for CreateOperatorError {
             Self::EmailTaken(email) => RpcError::failed_precondition(format!(
                 "an operator with the e-mail `{email}` exists already: choose another one"
             )),
+            Self::Storage(error) => storage(error),
+        }
+    }
+}
+
+impl Refusal for UnbindError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) => RpcError::not_found(self.to_string()),
             Self::Storage(error) => storage(error),
         }
     }

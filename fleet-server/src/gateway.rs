@@ -5,21 +5,22 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use fleet_core::{
-    CommandId, DeviceReport, Fingerprint, SecretHash, SecretKind, challenge, limits,
-    registration_statement,
+    CommandId, DeviceReport, Fingerprint, PairRejectReason, PairResult, RawPairResult, SecretHash,
+    SecretKind, challenge, limits, registration_statement,
 };
 use fleet_store::{
-    Actor, Challenged, NewNode, NewReport, OpenSessionError, ReportAnswer, ReportError, Who,
+    Actor, Challenged, NewNode, NewPairResults, NewReport, OpenSessionError, PairRow, ReportAnswer,
+    ReportError, SealedCredentials, Who,
 };
 use fleet_wire::{
     BoxStream, Context, Message, Reply, RpcError,
     gateway::{
         BeginAuthHandshakeRequest, BeginAuthHandshakeResponse, CompleteAuthHandshakeRequest,
         CompleteAuthHandshakeResponse, ControlStreamRequest, ControlStreamResponse,
-        EnrollmentStatus, FleetNodeGatewayService, RegisterRequest, RegisterResponse,
-        ReportDiscoveredDevicesRequest, ReportDiscoveredDevicesResponse,
-        ReportPairedDevicesRequest, ReportPairedDevicesResponse, UploadHeartbeatRequest,
-        UploadHeartbeatResponse,
+        EnrollmentStatus, FleetNodeGatewayService, FleetNodePairResult, PairOutcome,
+        RegisterRequest, RegisterResponse, ReportDiscoveredDevicesRequest,
+        ReportDiscoveredDevicesResponse, ReportPairedDevicesRequest, ReportPairedDevicesResponse,
+        UploadHeartbeatRequest, UploadHeartbeatResponse,
     },
 };
 use sha2::{Digest, Sha256};
@@ -39,6 +40,8 @@ use crate::{
 const REPORT_WAIT: Duration = Duration::from_secs(20);
 /// Between two looks.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
+/// What is kept of a node's words about a device that it could not pair.
+const PAIR_ERROR: usize = 512;
 
 /// The node services.
 #[derive(Clone, Debug)]
@@ -284,12 +287,36 @@ impl FleetNodeGatewayService for Gateway {
         request: ReportPairedDevicesRequest,
     ) -> Result<Reply<ReportPairedDevicesResponse>, RpcError> {
         let node = calling_node(&context)?;
-        // No pairing command is ever sent, so none can be in flight.
-        Err(RpcError::failed_precondition(format!(
-            "command {} is not in flight for node {}",
-            printable(&request.command_id, 64),
-            node.node
-        )))
+        let from = calling_address(&self.app, &context);
+        let command = command_id(&request.command_id)?;
+        let report = NewPairResults {
+            node: node.node,
+            org: node.org,
+            from: Some(from),
+            command,
+            rows: request.results.into_iter().map(pair_row).collect(),
+            now: self.app.environment.now(),
+        };
+        let answer = match self.app.store.record_pair_results(report).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let attempt = Attempt {
+                    org: Some(node.org),
+                    actor: Actor {
+                        who: Who::Node(node.node),
+                        from: Some(from),
+                    },
+                    action: "pairing.refuse",
+                    subject: format!("command {command}"),
+                };
+                return Err(attempt.refused(&self.app, error.refusal()).await);
+            }
+        };
+        self.app.bells.ring(answer.pairing);
+        Ok(Reply::new(ReportPairedDevicesResponse {
+            accepted_count: count(answer.accepted),
+            rejected_count: count(answer.rejected),
+        }))
     }
 
     async fn control_stream(
@@ -326,6 +353,44 @@ impl Gateway {
             }
         }
     }
+}
+
+/// A result as it may be stored: its words escaped and bounded, what was sealed bounded.
+fn pair_row(said: FleetNodePairResult) -> Result<PairRow, (PairRejectReason, String)> {
+    let refused = |reason| (reason, printable(&said.device_identifier, 64));
+    let outcome = match said.outcome() {
+        PairOutcome::Unspecified => None,
+        PairOutcome::Paired => Some(fleet_core::PairOutcome::Paired),
+        PairOutcome::AuthNeeded => Some(fleet_core::PairOutcome::AuthNeeded),
+        PairOutcome::AuthFailed => Some(fleet_core::PairOutcome::AuthFailed),
+        PairOutcome::Error => Some(fleet_core::PairOutcome::Error),
+    };
+    let mut result = PairResult::parse(RawPairResult {
+        identifier: &said.device_identifier,
+        outcome,
+        default_password: said.default_password_active,
+        serial: &said.serial_number,
+        mac: &said.mac_address,
+        model: &said.model,
+        manufacturer: &said.manufacturer,
+        firmware: &said.firmware_version,
+        error: &said.error_message,
+    })
+    .map_err(refused)?;
+    result.error = printable(&result.error, PAIR_ERROR);
+    let sealed = said.encrypted_credentials.as_ref();
+    if sealed.is_some_and(|sealed| {
+        sealed.username.len().max(sealed.password.len()) > limits::SEALED_BYTES
+    }) {
+        return Err(refused(PairRejectReason::Credentials));
+    }
+    let sealed = sealed
+        .filter(|sealed| !sealed.username.is_empty() || !sealed.password.is_empty())
+        .map(|sealed| SealedCredentials {
+            username: sealed.username.to_vec(),
+            password: sealed.password.to_vec(),
+        });
+    Ok(PairRow { result, sealed })
 }
 
 /// Whether the answer is the challenged key's signature over the challenge.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{CommandId, ConnectionId, Epoch, NodeId, Timestamp};
+use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId, Timestamp};
 use fleet_registry::{
     Announced, Capability, Registry,
     registry::{
@@ -21,7 +21,7 @@ use fleet_registry::{
 use fleet_store::IssuedCommand;
 use fleet_wire::{
     RpcError,
-    gateway::{ControlStreamResponse, control_stream_response::Kind},
+    gateway::{ControlCommand, ControlStreamResponse, control_stream_response::Kind},
 };
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -288,25 +288,48 @@ impl Hub {
         issued: &IssuedCommand,
         now: Timestamp,
     ) -> bool {
-        let deadline = self.environment.instant() + issued.deadline.since(now);
+        let wait = issued.deadline.since(now);
         let message = messages::command(issued);
+        self.hand_over(node, epoch, (issued.command, issued.lane), wait, message)
+    }
+
+    /// Hands a stored command of pairing to the node's stream. Whether it is on its way.
+    pub(crate) fn send_pairing(
+        &self,
+        node: NodeId,
+        epoch: Epoch,
+        command: CommandId,
+        wait: Duration,
+        message: ControlCommand,
+    ) -> bool {
+        self.hand_over(node, epoch, (command, Lane::Interactive), wait, message)
+    }
+
+    fn hand_over(
+        &self,
+        node: NodeId,
+        epoch: Epoch,
+        (command, lane): (CommandId, Lane),
+        wait: Duration,
+        message: ControlCommand,
+    ) -> bool {
+        let deadline = self.environment.instant() + wait;
         let mut state = self.lock();
-        let sent =
-            match state
-                .registry
-                .dispatched(node, epoch, issued.command, issued.lane, deadline)
-            {
-                Ok(connection) => {
-                    // From here on the command is in flight: a stream that fails now is found out by its node's
-                    // next Hello, which will not list the command.
-                    self.send(&mut state, connection, Kind::Command(message));
-                    true
-                }
-                Err(refused) => {
-                    tracing::debug!(%node, command = %issued.command, %refused, "command not sent");
-                    false
-                }
-            };
+        let sent = match state
+            .registry
+            .dispatched(node, epoch, command, lane, deadline)
+        {
+            Ok(connection) => {
+                // From here on the command is in flight: a stream that fails now is found out by its node's
+                // next Hello, which will not list the command.
+                self.send(&mut state, connection, Kind::Command(message));
+                true
+            }
+            Err(refused) => {
+                tracing::debug!(%node, %command, %refused, "command not sent");
+                false
+            }
+        };
         self.carry_out(&mut state);
         sent
     }

@@ -24,6 +24,7 @@ mod hub;
 mod limiter;
 mod messages;
 mod operators;
+mod pair;
 mod passwords;
 mod points;
 mod policy;

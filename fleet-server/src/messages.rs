@@ -12,6 +12,7 @@ use fleet_wire::{
         AgentCommand, ControlAccepted, ControlCancel, ControlCommand, ControlGoodbye,
         GoodbyeReason, agent_command,
     },
+    pairing::FleetNodePairRequest,
 };
 
 use crate::convert;
@@ -33,6 +34,18 @@ pub(crate) fn command(issued: &IssuedCommand) -> ControlCommand {
     };
     ControlCommand {
         command_id: issued.command.to_string(),
+        payload: command.encode_to_vec().into(),
+    }
+}
+
+/// A part of pairing as a node takes it: the targets, and what they are tried with.
+pub(crate) fn pair(command: CommandId, request: FleetNodePairRequest) -> ControlCommand {
+    let command_id = command.to_string();
+    let command = AgentCommand {
+        command: Some(agent_command::Command::Pair(request)),
+    };
+    ControlCommand {
+        command_id,
         payload: command.encode_to_vec().into(),
     }
 }

@@ -123,6 +123,18 @@ const TABLE: &[(&str, Class)] = &[
         "fleet.v1.DeviceService/ListRefusedDevices",
         Operator(NodeRead),
     ),
+    (
+        "fleet.v1.DevicePairingService/StartPairing",
+        Operator(MinerPair),
+    ),
+    (
+        "fleet.v1.DevicePairingService/GetPairing",
+        Operator(NodeRead),
+    ),
+    (
+        "fleet.v1.DevicePairingService/CancelPairing",
+        Operator(MinerPair),
+    ),
     ("fleet.v1.AccountService/WhoAmI", AnyOperator),
     ("fleet.v1.AuditService/ListAudit", Operator(OrgAdmin)),
     ("fleet.v1.AuditService/GetAuditHead", Operator(OrgAdmin)),

@@ -7,8 +7,8 @@ use fleet_store::Store;
 use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
-        AccountServer, AuditServer, DeviceServer, DirectServer, KeyServer, NodeServer,
-        OperatorServer, ScanServer,
+        AccountServer, AuditServer, DevicePairingServer, DeviceServer, DirectServer, KeyServer,
+        NodeServer, OperatorServer, ScanServer,
     },
     gateway::FleetNodeGatewayServer,
     pairing::PairingServer,
@@ -75,7 +75,8 @@ impl Server {
             .mount(ScanServer::from_arc(operators.clone()))
             .mount(NodeServer::from_arc(operators.clone()))
             .mount(DeviceServer::from_arc(operators.clone()))
-            .mount(AuditServer::from_arc(operators))
+            .mount(AuditServer::from_arc(operators.clone()))
+            .mount(DevicePairingServer::from_arc(operators))
             .mount(AccountServer::from_arc(accounts.clone()))
             .mount(KeyServer::from_arc(accounts.clone()))
             .mount(OperatorServer::from_arc(accounts))

@@ -349,6 +349,7 @@ impl Listening {
             Some(Acked::Chunk { scan, .. } | Acked::Waits { scan, .. }) => {
                 self.app.bells.ring(scan);
             }
+            Some(Acked::Pairing(pairing)) => self.app.bells.ring(pairing),
             Some(Acked::Stale) => {}
             None => return,
         }

@@ -23,6 +23,7 @@ pub(crate) async fn run(app: Arc<App>) {
             () = app.drain.cancelled() => return,
             _ = scans.tick() => {
                 sweep_scans(&app).await;
+                sweep_pairings(&app).await;
                 follow_claims(&app).await;
             }
             _ = rest.tick() => {
@@ -46,6 +47,19 @@ async fn sweep_scans(app: &App) {
             }
         }
         Err(error) => tracing::warn!(%error, "cannot sweep scans"),
+    }
+}
+
+async fn sweep_pairings(app: &App) {
+    match app.store.sweep_pairings(app.environment.now()).await {
+        Ok(commands) => {
+            for (node, command) in commands {
+                tracing::info!(%node, %command, "a command of pairing passed its deadline");
+                app.hub.forget(node, command);
+                app.work.look_at(node);
+            }
+        }
+        Err(error) => tracing::warn!(%error, "cannot sweep pairings"),
     }
 }
 

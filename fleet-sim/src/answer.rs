@@ -5,5 +5,5 @@ mod http;
 mod malform;
 
 pub(crate) use cgminer::{command_in, reply as cgminer_reply};
-pub(crate) use http::{head_length, keeps_alive, path_in, reply as http_reply};
+pub(crate) use http::{head_length, header_in, keeps_alive, path_in, reply as http_reply};
 pub(crate) use malform::malform;

@@ -19,5 +19,7 @@ mod truth;
 pub use journal::{Connection, Journal, JournalError};
 pub use lab::{Lab, LabError, RunningSite, raise_descriptor_limit};
 pub use names::{NameRecord, NameServer};
-pub use site::{Device, Make, Malformation, Manner, Ports, Protocol, Service, Site, SiteError};
+pub use site::{
+    Device, DeviceLogin, Make, Malformation, Manner, Ports, Protocol, Service, Site, SiteError,
+};
 pub use truth::{Identity, Truth};

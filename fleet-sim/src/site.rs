@@ -42,6 +42,38 @@ pub struct Device {
     pub serial: Option<String>,
     /// What it listens on.
     pub services: Vec<Service>,
+    /// Who may see more; none means as it was delivered. Only Antminers ask for a login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<DeviceLogin>,
+}
+
+/// Whom a simulated device lets in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceLogin {
+    /// The user name.
+    pub username: String,
+    /// The password.
+    pub password: String,
+    /// Lets nobody in, whatever the password.
+    #[serde(default)]
+    pub locked: bool,
+}
+
+impl DeviceLogin {
+    /// What Antminers are delivered with.
+    pub fn delivered() -> Self {
+        Self::new("root", "root")
+    }
+
+    /// A user name and a password.
+    pub fn new(username: &str, password: &str) -> Self {
+        Self {
+            username: username.to_owned(),
+            password: password.to_owned(),
+            locked: false,
+        }
+    }
 }
 
 /// One listening port of a device.

@@ -7,6 +7,7 @@ pub(crate) mod direct;
 pub(crate) mod enrollment;
 pub(crate) mod error;
 pub(crate) mod operators;
+pub(crate) mod pairing;
 pub(crate) mod reports;
 pub(crate) mod scans;
 pub(crate) mod sessions;

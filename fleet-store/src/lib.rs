@@ -1,7 +1,7 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
 //! [`Store`] is what servers hold; its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
-//! [`Sessions`], [`Streams`], [`Scans`], [`Inventory`], [`Direct`] and [`Audit`]. Rules are not decided here:
+//! [`Sessions`], [`Streams`], [`Scans`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. Rules are not decided here:
 //! the pure crates decide over the rows that a transaction has loaded and locked, and the same
 //! transaction writes what they decided. Start with [`Scans::record_report`].
 
@@ -27,6 +27,12 @@ pub use api::{
         CreateKeyError, CreateOperatorError, Credential, NewBrowserSession, NewOperator,
         OpenBrowserSessionError, OperatorIdentity, Operators, PasswordHash, Proof,
     },
+    pairing::{
+        BindError, BoundDevice, CancelPairingError, Changed, CreatePairingError, DevicePairing,
+        NewPairResults, NewPairing, PairPage, PairResultRow, PairResultsAnswer, PairRow,
+        PairTarget, PairTargets, PairWish, Pairing, PairingRow, PairingStep, SealedCredentials,
+        UnbindError,
+    },
     reports::{NewReport, ReportAnswer, ReportError},
     scans::{
         Ack, Acked, CancelScanError, Cancelled, CreateScanError, CreatedScan, EventPage,
@@ -48,6 +54,7 @@ pub trait Store:
     + Streams
     + Scans
     + Inventory
+    + Pairing
     + Direct
     + Audit
     + std::fmt::Debug
@@ -62,6 +69,7 @@ impl<T> Store for T where
         + Streams
         + Scans
         + Inventory
+        + Pairing
         + Direct
         + Audit
         + std::fmt::Debug

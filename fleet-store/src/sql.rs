@@ -22,6 +22,7 @@ mod locked;
 mod migration;
 mod nodes;
 mod operators;
+mod pairing;
 mod pins;
 mod places;
 mod refused;

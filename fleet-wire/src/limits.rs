@@ -79,7 +79,7 @@ const _: () = assert!(
 
 /// The largest request message of a method, in bytes after decompression; per message where the request is a stream.
 pub fn request_limit(method: &Method) -> usize {
-    const LARGE: [(Method, usize); 9] = [
+    const LARGE: [(Method, usize); 10] = [
         (
             gateway::FleetNodeGatewayClient::REPORT_DISCOVERED_DEVICES,
             DISCOVERED,
@@ -96,6 +96,7 @@ pub fn request_limit(method: &Method) -> usize {
         ),
         (pairing::PairingClient::DISCOVER, SCAN),
         (pairing::PairingClient::PAIR, SELECTION),
+        (fleet::DevicePairingClient::START_PAIRING, SELECTION),
         (fleet::ScanClient::START_SCAN, SCAN),
         (fleet::ScanClient::PLAN_SCAN, SCAN),
     ];

@@ -71,6 +71,8 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         fleet::DeviceClient::METHODS,
         fleet::AccountClient::METHODS,
         fleet::AuditClient::METHODS,
+        fleet::KeyClient::METHODS,
+        fleet::OperatorClient::METHODS,
     ]
     .into_iter()
     .flatten()

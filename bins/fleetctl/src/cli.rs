@@ -301,6 +301,21 @@ pub(crate) struct Start {
     pub(crate) no_watch: bool,
 }
 
+/// On which node, and with what. The password is never an argument.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Pair {
+    /// The node.
+    #[arg(long)]
+    pub(crate) node: i64,
+    /// The user name [default with a password: root].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) username: Option<String>,
+    /// A file with the password, `-` for standard input. Without it the variable FLEET_DEVICE_PASSWORD holds the password,
+    /// and without that the devices are asked whether they want one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Direct {
     /// Scans the server's own network and watches it; leaving ends the scan. What has or had a node is left out.
@@ -330,6 +345,39 @@ pub(crate) enum Devices {
         /// Reported by this node only.
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         node: i64,
+    },
+    /// Binds devices to a node, which from then on is the one that they are reached through.
+    Bind {
+        /// The ids of the devices.
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<i64>,
+        /// The node.
+        #[arg(long)]
+        node: i64,
+    },
+    /// Pairs devices on a node, each tried once with the same credentials.
+    Pair {
+        /// Ids or identifiers of devices that the node found.
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<String>,
+        #[command(flatten)]
+        how: Pair,
+    },
+    /// Pairs everything that a node found and that is not paired.
+    PairAll {
+        #[command(flatten)]
+        how: Pair,
+    },
+    /// Ends a pairing; what was paired stays paired.
+    CancelPairing {
+        /// The pairing's id.
+        pairing: String,
+    },
+    /// Releases devices: bound to nobody, paired nowhere, their stored credentials deleted.
+    Unpair {
+        /// The ids of the devices.
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<i64>,
     },
 }
 

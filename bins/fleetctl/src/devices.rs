@@ -2,15 +2,19 @@
 
 use std::io::{self, Write};
 
-use fleet_wire::fleet::{
-    Device, DeviceAlias, GetDeviceRequest, ListDevicesRequest, ListRefusedDevicesRequest,
-    RefusedDevice, UndoIdentityChangeRequest, WhoAmIRequest, WhoAmIResponse,
+use fleet_wire::{
+    admin::{PairDeviceToFleetNodeRequest, UnpairDeviceRequest},
+    fleet::{
+        Device, DeviceAlias, GetDeviceRequest, ListDevicesRequest, ListRefusedDevicesRequest,
+        RefusedDevice, UndoIdentityChangeRequest, WhoAmIRequest, WhoAmIResponse,
+    },
 };
 
 use crate::{
     cli::{Devices, Format},
     failure::Failure,
     output::{self, Rows},
+    pair,
     server::Server,
     times,
 };
@@ -31,11 +35,40 @@ pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Re
             output::rows(format, &both)?;
         }
         Devices::Refused { node } => refused(server, format, node).await?,
+        Devices::Bind { devices, node } => {
+            for device in devices {
+                let request = PairDeviceToFleetNodeRequest {
+                    fleet_node_id: node,
+                    device_id: device,
+                };
+                server
+                    .admin
+                    .pair_device_to_fleet_node(&request, server.call()?)
+                    .await?;
+            }
+        }
+        Devices::Pair { devices, how } => {
+            return pair::run(server, format, &devices, false, &how).await;
+        }
+        Devices::PairAll { how } => return pair::run(server, format, &[], true, &how).await,
+        Devices::CancelPairing { pairing } => return pair::cancel(server, pairing).await,
+        Devices::Unpair { devices } => {
+            for device in devices {
+                let request = UnpairDeviceRequest { device_id: device };
+                server.admin.unpair_device(&request, server.call()?).await?;
+            }
+        }
     }
     Ok(0)
 }
 
 async fn list(server: &Server, format: Format, node: i64) -> Result<(), Failure> {
+    output::rows(format, &all(server, node).await?)?;
+    Ok(())
+}
+
+/// Every device of a node; 0 means every node.
+pub(crate) async fn all(server: &Server, node: i64) -> Result<Vec<Device>, Failure> {
     let mut devices = Vec::new();
     let mut cursor = 0;
     loop {
@@ -55,8 +88,7 @@ async fn list(server: &Server, format: Format, node: i64) -> Result<(), Failure>
         }
         cursor = page.next_cursor;
     }
-    output::rows(format, &devices)?;
-    Ok(())
+    Ok(devices)
 }
 
 /// One device; for people its names follow, each a row of its own.
@@ -134,6 +166,8 @@ impl Rows for Device {
         "Model",
         "Firmware",
         "Node",
+        "Pairing",
+        "Bound to",
         "Last seen",
         "Formerly",
         "Evidence",
@@ -150,6 +184,12 @@ impl Rows for Device {
             self.model.clone(),
             self.firmware.clone(),
             self.fleet_node_id.to_string(),
+            self.pairing_status.clone(),
+            match self.bound_to_fleet_node_id {
+                _ if self.bound_to_server => "server".to_owned(),
+                0 => String::new(),
+                node => format!("node {node}"),
+            },
             times::moment(self.last_seen.as_ref()),
             self.aliases
                 .iter()

@@ -71,6 +71,17 @@ fn of_code(code: Code) -> u8 {
     }
 }
 
+/// The exit status of a code by its name in snake_case.
+pub(crate) fn of_code_named(code: &str) -> u8 {
+    match code {
+        "invalid_argument" => 64,
+        "unavailable" => 69,
+        "resource_exhausted" | "deadline_exceeded" => 75,
+        "canceled" => 130,
+        _ => 1,
+    }
+}
+
 /// The exit status of a scan's end.
 pub(crate) fn of_scan(state: ScanState, code: &str) -> u8 {
     match state {

@@ -10,6 +10,7 @@ mod keys;
 mod nodes;
 mod operators;
 mod output;
+mod pair;
 mod scans;
 mod server;
 mod times;

@@ -8,8 +8,8 @@ use fleet_wire::{
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
-        AccountClient, AuditClient, DeviceClient, DirectClient, KeyClient, NodeClient,
-        OperatorClient, ScanClient,
+        AccountClient, AuditClient, DeviceClient, DevicePairingClient, DirectClient, KeyClient,
+        NodeClient, OperatorClient, ScanClient,
     },
 };
 
@@ -24,6 +24,7 @@ pub(crate) struct Server {
     pub(crate) scans: ScanClient,
     pub(crate) devices: DeviceClient,
     pub(crate) direct: DirectClient,
+    pub(crate) pairing: DevicePairingClient,
     pub(crate) account: AccountClient,
     pub(crate) audit: AuditClient,
     pub(crate) keys: KeyClient,
@@ -51,6 +52,7 @@ impl Server {
             devices: DeviceClient::new(channel.clone()),
             direct: DirectClient::new(channel.clone()),
             audit: AuditClient::new(channel.clone()),
+            pairing: DevicePairingClient::new(channel.clone()),
             account: AccountClient::new(channel.clone()),
             keys: KeyClient::new(channel.clone()),
             operators: OperatorClient::new(channel),

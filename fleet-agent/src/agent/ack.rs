@@ -8,7 +8,7 @@ use fleet_registry::{
 use fleet_scan::{Interruption, ScanSummary};
 use fleet_wire::gateway::ControlAck;
 
-use super::order::Refusal;
+use super::{order::Refusal, pairing::PairSummary};
 
 /// Notes of an ack on the wire, and characters of one.
 const NOTES: (usize, usize) = (64, 512);
@@ -24,6 +24,8 @@ pub(super) enum Ending {
     Failed(String),
     /// The scan ran.
     Ran(ScanSummary),
+    /// The pairing ran.
+    Paired(PairSummary),
 }
 
 /// Why a scan was told to stop.
@@ -98,6 +100,52 @@ pub(super) fn busy(command: &WireCommandId) -> ControlAck {
     }
 }
 
+/// OK when every target has a result that the server took.
+fn judge_pairing(
+    summary: PairSummary,
+    stopped: Option<Stopped>,
+    tally: &Tally,
+) -> (AckCode, String) {
+    let PairSummary {
+        targets,
+        tried,
+        cancelled,
+    } = summary;
+    if tried > 0 && tally.accepted == 0 && tally.dropped > 0 {
+        let why = "no result could be uploaded".to_owned();
+        return (AckCode::ReportFailed, why);
+    }
+    let mut gaps = Vec::new();
+    if cancelled {
+        gaps.push(match stopped {
+            Some(Stopped::Cancelled(CancelReason::Asked)) => "cancelled".to_owned(),
+            Some(Stopped::CommandDead) => {
+                "stopped, because the server takes nothing more of this command".to_owned()
+            }
+            Some(Stopped::ShuttingDown | Stopped::Cancelled(_)) | None => {
+                "stopped on the node".to_owned()
+            }
+        });
+    }
+    if tried < targets {
+        gaps.push(format!(
+            "{} of {targets} devices were not tried",
+            targets - tried
+        ));
+    }
+    if tally.rejected + tally.dropped > 0 {
+        gaps.push(format!(
+            "{} results were not taken",
+            tally.rejected + tally.dropped
+        ));
+    }
+    if gaps.is_empty() {
+        (AckCode::Ok, String::new())
+    } else {
+        (AckCode::Partial, gaps.join("; "))
+    }
+}
+
 fn judge(
     ending: &Ending,
     stopped: Option<Stopped>,
@@ -108,6 +156,7 @@ fn judge(
         Ending::Refused(refusal) => return (refusal.code, refusal.reason.clone()),
         Ending::Failed(reason) => return (AckCode::ScanFailed, reason.clone()),
         Ending::Ran(summary) => summary,
+        Ending::Paired(summary) => return judge_pairing(*summary, stopped, tally),
     };
     let mut gaps: Vec<String> = left_out.into_iter().collect();
     match (summary.interrupted, stopped) {

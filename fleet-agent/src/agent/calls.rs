@@ -9,13 +9,14 @@ use fleet_registry::{
 use fleet_wire::{
     Code, RpcError, Timestamp,
     gateway::{
-        DiscoveredDeviceReport, FleetNodeGatewayClient, ReportDiscoveredDevicesRequest,
+        FleetNodeGatewayClient, ReportDiscoveredDevicesRequest, ReportPairedDevicesRequest,
         UploadHeartbeatRequest,
     },
 };
 use futures::FutureExt;
 use tokio::task::JoinSet;
 
+use super::report::Row;
 use crate::{
     session::{self, ServerClock, Session},
     state::NodeState,
@@ -90,23 +91,42 @@ impl Calls {
         session: &Session,
         batch: BatchId,
         command: &WireCommandId,
-        rows: &Arc<[DiscoveredDeviceReport]>,
+        rows: &Arc<[Row]>,
     ) {
         let (client, options) = (client.clone(), session.options());
-        let request = ReportDiscoveredDevicesRequest {
-            devices: rows.to_vec(),
-            command_id: command.as_str().to_owned(),
-        };
+        // The rows of one command are of one kind.
+        let (mut devices, mut results) = (Vec::new(), Vec::new());
+        for row in rows.iter().cloned() {
+            match row {
+                Row::Found(device) => devices.push(device),
+                Row::Paired(result) => results.push(result),
+            }
+        }
+        let command_id = command.as_str().to_owned();
         let work = async move {
-            let answer = client.report_discovered_devices(&request, options).await;
-            let count = |count: i64| u64::try_from(count).unwrap_or(0);
-            let result = answer
-                .map(|answer| Taken {
-                    accepted: count(answer.accepted_count),
-                    rejected: count(answer.rejected_count),
-                })
-                .map_err(upload_failure);
-            Done::Upload { batch, result }
+            let taken = |accepted: i64, rejected: i64| Taken {
+                accepted: u64::try_from(accepted).unwrap_or(0),
+                rejected: u64::try_from(rejected).unwrap_or(0),
+            };
+            let answer = if results.is_empty() {
+                let request = ReportDiscoveredDevicesRequest {
+                    devices,
+                    command_id,
+                };
+                let answer = client.report_discovered_devices(&request, options).await;
+                answer.map(|answer| taken(answer.accepted_count, answer.rejected_count))
+            } else {
+                let request = ReportPairedDevicesRequest {
+                    command_id,
+                    results,
+                };
+                let answer = client.report_paired_devices(&request, options).await;
+                answer.map(|answer| taken(answer.accepted_count, answer.rejected_count))
+            };
+            Done::Upload {
+                batch,
+                result: answer.map_err(upload_failure),
+            }
         };
         self.spawn(work, move || Done::Upload {
             batch,

@@ -1,5 +1,5 @@
-//! From a command's payload to what the site lets be scanned, or to the ack that refuses it. Names are resolved
-//! elsewhere. Pure, apart from the list of own subnets, which is handed in. Start with [`Order::read`].
+//! From a command's payload to what the site allows, or to the ack that refuses it. Names are resolved elsewhere.
+//! Pure, apart from the list of own subnets, which is handed in. Start with [`Order::read`].
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -13,7 +13,10 @@ use fleet_wire::{
 };
 use ipnetwork::Ipv4Network;
 
-use super::task::{Entry, Task};
+use super::{
+    pairing::PairJob,
+    task::{Entry, Task},
+};
 use crate::site::SitePolicy;
 
 /// The last field of `AgentCommand` that is known here.
@@ -29,6 +32,13 @@ pub(super) struct Order<'a> {
     pub(super) default_ports: &'a [Port],
     /// The server is a stock one: it sends networks as the operator wrote them.
     pub(super) stock_server: bool,
+}
+
+/// What a command asks for.
+#[derive(Debug)]
+pub(super) enum Job {
+    Scan(Task),
+    Pair(PairJob),
 }
 
 /// Why a command is not carried out: the code and the sentence of its ack.
@@ -58,7 +68,7 @@ impl Order<'_> {
     ///
     /// [`Refusal`]: BAD_REQUEST for what cannot be scanned by anybody, AGENT_INCAPABLE for what this site does not
     /// allow or this node cannot do, UNIMPLEMENTED for other commands.
-    pub(super) fn read(&self, payload: Bytes) -> Result<Task, Refusal> {
+    pub(super) fn read(&self, payload: Bytes) -> Result<Job, Refusal> {
         // The bounds want an arm that is known here; a message that begins with another one is a command of a server
         // that knows more.
         if payload.first().is_some_and(|key| key >> 3 > KNOWN_ARMS) {
@@ -67,11 +77,12 @@ impl Order<'_> {
         let command: AgentCommand =
             decode_checked(payload).map_err(|error| Refusal::bad(error.message))?;
         match command.command {
-            Some(agent_command::Command::Discover(request)) => self.discover(request),
-            Some(agent_command::Command::Pair(_)) => Err(Refusal::new(
-                AckCode::Unimplemented,
-                "this version of the node does not pair devices yet",
-            )),
+            Some(agent_command::Command::Discover(request)) => {
+                self.discover(request).map(Job::Scan)
+            }
+            Some(agent_command::Command::Pair(request)) => {
+                Ok(Job::Pair(PairJob::new(request, self.policy)))
+            }
             None => Err(unknown_command()),
         }
     }
@@ -237,9 +248,7 @@ fn without_edges(network: Ipv4Network, addresses: Option<AddressList>) -> Vec<Ip
 mod tests {
     use fleet_core::AddressPolicy;
     use fleet_wire::Message;
-    use fleet_wire::pairing::{
-        FleetNodePairRequest, FleetNodePairTarget, IpListModeRequest, NmapModeRequest,
-    };
+    use fleet_wire::pairing::{IpListModeRequest, NmapModeRequest};
 
     use super::*;
 
@@ -278,7 +287,9 @@ mod tests {
                 mode: Some(mode),
             })),
         };
-        let task = order.read(command.encode_to_vec().into())?;
+        let Job::Scan(task) = order.read(command.encode_to_vec().into())? else {
+            panic!("a scan");
+        };
         let text = |entry: &Entry| match entry {
             Entry::Address(ip) => ip.to_string(),
             Entry::Name(name) => name.to_string(),
@@ -367,25 +378,14 @@ mod tests {
             default_ports: &[],
             stock_server: false,
         };
-        let pair = AgentCommand {
-            command: Some(agent_command::Command::Pair(FleetNodePairRequest {
-                targets: vec![FleetNodePairTarget {
-                    device_identifier: "serial:1".to_owned(),
-                    ip_address: "10.0.0.7".to_owned(),
-                    port: "80".to_owned(),
-                    driver_name: "antminer".to_owned(),
-                    ..FleetNodePairTarget::default()
-                }],
-                credentials: None,
-            })),
-        };
         // Field 3, an empty message: a command of the installed base that is not taken here.
-        for payload in [pair.encode_to_vec(), vec![0x1a, 0]] {
-            assert_eq!(
-                order.read(payload.into()).expect_err("not a scan").code,
-                AckCode::Unimplemented
-            );
-        }
+        assert_eq!(
+            order
+                .read(vec![0x1a, 0].into())
+                .expect_err("not known")
+                .code,
+            AckCode::Unimplemented
+        );
         assert_eq!(
             order
                 .read(vec![0x0a, 0x7f].into())

@@ -1,8 +1,15 @@
-//! A found device as a row of a report. Start with [`row`].
+//! What the spool holds: a found device as a row of a report, or a result of pairing. Start with [`row`].
 
 use fleet_core::{AddressPolicy, DeviceReport, NodeId, RawDeviceReport};
 use fleet_scan::FoundDevice;
-use fleet_wire::gateway::DiscoveredDeviceReport;
+use fleet_wire::gateway::{DiscoveredDeviceReport, FleetNodePairResult};
+
+/// A row of a report; those of one command are of one kind.
+#[derive(Clone, Debug)]
+pub(super) enum Row {
+    Found(DiscoveredDeviceReport),
+    Paired(FleetNodePairResult),
+}
 
 /// The row of a device; none when a server would refuse it, and with it perhaps the whole report.
 pub(super) fn row(

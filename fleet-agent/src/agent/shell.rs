@@ -11,8 +11,8 @@ use fleet_registry::{
 };
 use fleet_scan::{Progress, ScanEvent, Scanner};
 use fleet_wire::gateway::{
-    self, ControlAck, ControlHello, ControlProgress, DiscoveredDeviceReport,
-    control_stream_request as up, control_stream_response as down,
+    self, ControlAck, ControlHello, ControlProgress, control_stream_request as up,
+    control_stream_response as down,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -24,7 +24,7 @@ use super::{
     Agent, AgentStatus,
     ack::{self, Ending, Gaps, Stopped},
     calls::{Calls, Done, Taken},
-    order::Order,
+    order::{Job, Order},
     report,
     stream::{ControlStream, Heard},
     task,
@@ -60,7 +60,7 @@ pub(super) struct Shell {
     scanner: Scanner,
     default_ports: Vec<Port>,
     link: NodeLink,
-    spool: Spool<DiscoveredDeviceReport>,
+    spool: Spool<report::Row>,
     session: Option<Session>,
     clock: ServerClock,
     stream: Option<ControlStream>,
@@ -199,7 +199,7 @@ impl Shell {
         Ok(())
     }
 
-    fn on_spool(&mut self, output: spool::Output<DiscoveredDeviceReport>) {
+    fn on_spool(&mut self, output: spool::Output<report::Row>) {
         match output {
             spool::Output::Upload {
                 batch,
@@ -285,10 +285,19 @@ impl Shell {
             stock_server: self.server.is_empty(),
         };
         match order.read(payload) {
-            Ok(task) => {
+            Ok(Job::Scan(task)) => {
                 tracing::info!(%command, entries = task.entries.len(), ports = task.ports.len(), "a scan begins");
                 let resolver = &self.agent.options.resolver;
                 self.work = Some(Work::begin(command, task, &self.scanner, resolver));
+            }
+            Ok(Job::Pair(job)) => {
+                tracing::info!(%command, targets = job.targets(), "a pairing begins");
+                let (options, drivers) = (
+                    self.agent.options.scan.clone(),
+                    Arc::clone(&self.agent.options.drivers),
+                );
+                let key = self.agent.state.encryption_public();
+                self.work = Some(Work::pairing(command, options, drivers, key, job));
             }
             Err(refusal) => {
                 tracing::warn!(%command, reason = refusal.reason, "a command is refused");
@@ -320,7 +329,7 @@ impl Shell {
             Step::Event(ScanEvent::Found(found)) => {
                 tracing::debug!(endpoint = %found.endpoint, driver = found.driver, model = found.model, "a device");
                 let row = report::row(self.agent.node, found, self.policy.addresses);
-                let pushed = row.map(|row| self.spool.push(now(), row));
+                let pushed = row.map(|row| self.spool.push(now(), report::Row::Found(row)));
                 if !matches!(pushed, Some(Ok(()))) {
                     tracing::warn!(command = %work.command, ?pushed, "a device cannot be reported");
                     work.lost += 1;
@@ -336,6 +345,17 @@ impl Shell {
             Step::Event(ScanEvent::Note(note)) => {
                 tracing::debug!(command = %work.command, note, "the scan notes");
                 self.tell(note.chars().take(512).collect());
+            }
+            Step::Paired(result) => {
+                let pushed = self.spool.push(now(), report::Row::Paired(result));
+                if pushed.is_err() {
+                    tracing::warn!(command = %work.command, ?pushed, "a result cannot be reported");
+                    work.lost += 1;
+                }
+            }
+            Step::PairingOver(result) => {
+                work.end_pairing(result);
+                self.finish();
             }
             Step::Over(result) => {
                 work.end(result);

@@ -1,13 +1,14 @@
-//! The command that is carried out: its names looked up and its scan in a task of its own, and what is known of it.
+//! The command that is carried out: its names looked up, its scan or pairing in a task of its own, and what is known of it.
 //! Start with [`Work`].
 
 use std::{future::pending, sync::Arc};
 
 use fleet_registry::link::WireCommandId;
 use fleet_scan::{
-    Interruption, PinnedName, Progress, Resolver, ScanError, ScanEvent, ScanJob, ScanSummary,
-    Scanner,
+    DriverSet, Interruption, PinnedName, Progress, Resolver, ScanError, ScanEvent, ScanJob,
+    ScanOptions, ScanSummary, Scanner,
 };
+use fleet_wire::gateway::FleetNodePairResult;
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinHandle},
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ack::{Ending, Stopped},
+    pairing::{self, PairJob, PairSummary},
     task::Task,
 };
 
@@ -44,6 +46,7 @@ pub(super) struct Work {
 enum Stage {
     Pinning(Pinning),
     Scanning(Scan),
+    Pairing(Pairing),
 }
 
 /// Names that are looked up. Dropping it stops that at once.
@@ -63,6 +66,14 @@ struct Scan {
     cancel: CancellationToken,
 }
 
+/// A pairing that runs. Dropping it stops it at once.
+#[derive(Debug)]
+struct Pairing {
+    results: mpsc::Receiver<FleetNodePairResult>,
+    task: JoinHandle<PairSummary>,
+    cancel: CancellationToken,
+}
+
 /// What comes of the work.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -70,6 +81,8 @@ pub(super) enum Step {
     Pinned(Result<Option<Vec<PinnedName>>, JoinError>),
     Event(ScanEvent),
     Over(Result<Result<ScanSummary, ScanError>, JoinError>),
+    Paired(FleetNodePairResult),
+    PairingOver(Result<PairSummary, JoinError>),
 }
 
 impl Work {
@@ -108,6 +121,28 @@ impl Work {
         }
     }
 
+    /// Begins a pairing; what worked is sealed to `key`.
+    pub(super) fn pairing(
+        command: WireCommandId,
+        options: ScanOptions,
+        drivers: Arc<DriverSet>,
+        key: [u8; 32],
+        job: PairJob,
+    ) -> Self {
+        let (sink, results) = mpsc::channel(SINK);
+        let cancel = CancellationToken::new();
+        let token = cancel.clone();
+        let task = tokio::spawn(pairing::run(job, options, drivers, key, sink, token));
+        Self {
+            stage: Some(Stage::Pairing(Pairing {
+                results,
+                task,
+                cancel,
+            })),
+            ..Self::ended(command, None)
+        }
+    }
+
     /// Work that is over before it began.
     pub(super) fn ended(command: WireCommandId, ending: Option<Ending>) -> Self {
         Self {
@@ -122,16 +157,17 @@ impl Work {
         }
     }
 
-    /// Whether names are looked up or the scan runs.
+    /// Whether names are looked up, or scan or pairing runs.
     pub(super) fn is_active(&self) -> bool {
         self.stage.is_some()
     }
 
-    /// Tells lookups or scan to stop; the first reason counts.
+    /// Tells it to stop; the first reason counts.
     pub(super) fn stop(&mut self, why: Stopped) {
         let cancel = match &self.stage {
             Some(Stage::Pinning(pinning)) => &pinning.cancel,
             Some(Stage::Scanning(scan)) => &scan.cancel,
+            Some(Stage::Pairing(pairing)) => &pairing.cancel,
             None => return,
         };
         self.stopped.get_or_insert(why);
@@ -173,6 +209,18 @@ impl Work {
         }
     }
 
+    /// The pairing is over.
+    pub(super) fn end_pairing(&mut self, result: Result<PairSummary, JoinError>) {
+        self.stage = None;
+        self.ending = Some(match result {
+            Ok(summary) => Ending::Paired(summary),
+            Err(error) => {
+                tracing::error!(%error, command = %self.command, "a pairing crashed");
+                Ending::Failed("the pairing crashed; the node's log says where".to_owned())
+            }
+        });
+    }
+
     /// The scan is over.
     pub(super) fn end(&mut self, result: Result<Result<ScanSummary, ScanError>, JoinError>) {
         self.stage = None;
@@ -207,6 +255,12 @@ impl Drop for Pinning {
     }
 }
 
+impl Drop for Pairing {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 impl Drop for Scan {
     fn drop(&mut self) {
         self.task.abort();
@@ -222,6 +276,10 @@ pub(super) async fn next(work: &mut Option<Work>) -> Step {
             Some(event) => Step::Event(event),
             // The scan has let go of its sink: it returns now, or has crashed.
             None => Step::Over((&mut scan.task).await),
+        },
+        Some(Stage::Pairing(pairing)) => match pairing.results.recv().await {
+            Some(result) => Step::Paired(result),
+            None => Step::PairingOver((&mut pairing.task).await),
         },
     }
 }

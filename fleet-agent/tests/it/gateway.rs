@@ -12,7 +12,7 @@ use fleet_wire::{
     BoxStream, Context, Message, Reply, RpcError, Timestamp,
     gateway::*,
     listener::{self, ListenerConfig},
-    pairing::{DiscoverRequest, IpListModeRequest, discover_request},
+    pairing::{DiscoverRequest, FleetNodePairRequest, IpListModeRequest, discover_request},
     server::{Admission, Authenticate, Call, Services},
 };
 use futures::StreamExt;
@@ -59,6 +59,8 @@ pub(crate) struct Seen {
     pub(crate) completed: usize,
     /// The reports that were accepted, in order.
     pub(crate) reports: Vec<ReportDiscoveredDevicesRequest>,
+    /// The results of pairing that were accepted, in order.
+    pub(crate) paired: Vec<FleetNodePairResult>,
 }
 
 struct Script {
@@ -254,6 +256,17 @@ impl Stream {
         }));
     }
 
+    /// Orders a pairing.
+    pub(crate) fn pair(&self, id: &str, request: FleetNodePairRequest) {
+        let command = AgentCommand {
+            command: Some(agent_command::Command::Pair(request)),
+        };
+        self.send(control_stream_response::Kind::Command(ControlCommand {
+            command_id: id.to_owned(),
+            payload: command.encode_to_vec().into(),
+        }));
+    }
+
     pub(crate) fn cancel(&self, id: &str) {
         self.send(control_stream_response::Kind::Cancel(ControlCancel {
             command_id: id.to_owned(),
@@ -384,9 +397,20 @@ impl FleetNodeGatewayService for Script {
     async fn report_paired_devices(
         &self,
         _: Context,
-        _: ReportPairedDevicesRequest,
+        request: ReportPairedDevicesRequest,
     ) -> Result<Reply<ReportPairedDevicesResponse>, RpcError> {
-        Err(RpcError::unimplemented("no pairing here"))
+        let mut behaviour = self.behaviour();
+        if !behaviour.reports.is_empty() {
+            return Err(behaviour.reports.remove(0));
+        }
+        drop(behaviour);
+        let accepted_count = i64::try_from(request.results.len()).expect("a count");
+        self.saw(|seen| seen.paired.extend(request.results));
+        Ok(ReportPairedDevicesResponse {
+            accepted_count,
+            rejected_count: 0,
+        }
+        .into())
     }
 
     async fn control_stream(

@@ -5,6 +5,7 @@ mod enrollment;
 mod gateway;
 mod interruptions;
 mod names;
+mod pairing;
 mod refusals;
 mod scans;
 mod sessions;

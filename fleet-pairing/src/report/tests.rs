@@ -446,7 +446,12 @@ proptest! {
             // The database keeps identifiers unique among live records.
             .filter(|record| names.insert(record.identifier.clone()))
             .zip(1..)
-            .map(|(record, id)| DeviceRecord { id: DeviceId(id), ..record })
+            .map(|(record, id)| DeviceRecord {
+                id: DeviceId(id),
+                // Only a revoked node is replaced.
+                owner_live: record.owner_live && record.owner != replaces,
+                ..record
+            })
             .collect();
         let report = report(shows, "S19");
         let reporter = Reporter { node: ME, replaces };

@@ -22,7 +22,9 @@ use fleet_wire::{
     BoxStream, Code, Protocol, RpcError,
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig},
-    fleet::{AccountClient, DeviceClient, DirectClient, NodeClient, ScanClient},
+    fleet::{
+        AccountClient, DeviceClient, DevicePairingClient, DirectClient, NodeClient, ScanClient,
+    },
     gateway::FleetNodeGatewayClient,
     listener::{self, Drained, ListenerConfig},
     pairing::{self, DiscoverRequest, PairingClient, discover_request::Mode},
@@ -86,7 +88,7 @@ pub(crate) struct World {
     pub(crate) store: SqlStore,
     config: ServerConfig,
     running: Option<Running>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 #[derive(Debug)]
@@ -118,7 +120,7 @@ impl World {
             store,
             config,
             running: None,
-            _folder: folder,
+            folder,
         };
         world.start().await;
         world
@@ -131,10 +133,15 @@ impl World {
             store: self.store.clone(),
             config: self.config.clone(),
             running: None,
-            _folder: tempfile::tempdir().expect("a folder"),
+            folder: tempfile::tempdir().expect("a folder"),
         };
         world.start().await;
         world
+    }
+
+    /// Where the database is.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     /// Starts a server on the database, on a new port.
@@ -314,6 +321,10 @@ impl Operator {
 
     pub(crate) fn account(&self) -> AccountClient {
         AccountClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn device_pairing(&self) -> DevicePairingClient {
+        DevicePairingClient::new(self.channel.clone())
     }
 
     pub(crate) fn pairing(&self) -> PairingClient {

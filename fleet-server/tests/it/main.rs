@@ -17,6 +17,7 @@ mod harness;
 mod hostile;
 mod matrix;
 mod names;
+mod pairing;
 mod requests;
 mod scans;
 mod stream;

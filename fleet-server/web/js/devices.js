@@ -6,6 +6,7 @@ import { announce, fill, h, setText, show } from "./dom.js";
 import { absolute, endpoint, int, makeAndModel, plural, relative, sentence } from "./format.js";
 import { deviceAddress, grid } from "./grid.js";
 import { listNodes } from "./nodes.js";
+import { pairDialog, pairingCell } from "./pairing.js";
 import { call } from "./rpc.js";
 
 const PAGE = 100;
@@ -16,6 +17,7 @@ const COLUMNS = [
   { name: "firmware", label: "Firmware" },
   { name: "identifier", label: "Identifier" },
   { name: "node", label: "Node" },
+  { name: "pairing", label: "Pairing" },
   { name: "seen", label: "Last seen" },
 ];
 
@@ -40,12 +42,14 @@ export function devicesView(root) {
   const loading = h("p", { class: "loading" }, "Loading devices…");
   const previous = h("button", { type: "button", class: "button", disabled: true }, "Previous");
   const next = h("button", { type: "button", class: "button", disabled: true }, "Next");
+  const pairAll = h("button", { type: "button", class: "button", id: "pair-all", hidden: true,
+    onclick: () => pairDialog({ node: node.value, name: names.get(node.value) }).then(load) }, "Pair all unpaired");
   const where = h("span", { class: "hint" });
   const pager = h("nav", { class: "pager", "aria-label": "Pages of devices" }, previous, where, next);
   root.append(
     h("div", { class: "page-head" },
       h("h1", { tabindex: "-1" }, "Devices"),
-      h("div", { class: "inline-field" }, h("label", { for: "device-node" }, "Node"), node)),
+      h("div", { class: "inline-field" }, h("label", { for: "device-node" }, "Node"), node, pairAll)),
     error.element, loading, empty, table.element, pager);
   const refused = refusedSection();
   root.append(refused.element);
@@ -71,7 +75,7 @@ export function devicesView(root) {
       if (left || mine !== turn) return;
       following = String(nextCursor);
       table.clear();
-      table.append(devices.map((device) => table.row(cells(device, names, tellApart))));
+      table.append(devices.map((device) => table.row({ ...cells(device, names, tellApart), pairing: pairingCell(device, names, { error, changed: load }) })));
       const page = cursors.length;
       const begin = (page - 1) * PAGE;
       setText(where, devices.length ? `Devices ${begin + 1} to ${begin + devices.length}` : "");
@@ -116,6 +120,7 @@ export function devicesView(root) {
   }
   next.addEventListener("click", () => go(() => cursors.push(following)));
   previous.addEventListener("click", () => go(() => cursors.pop()));
+  node.addEventListener("change", () => show(pairAll, may("miner:pair") && names.has(node.value)));
   node.addEventListener("change", () => go(() => { cursors = ["0"]; following = "0"; }));
 
   async function begin() {

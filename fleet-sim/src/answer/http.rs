@@ -1,5 +1,7 @@
 //! Replies of devices' web servers: pages, login challenges and the few read-only API paths that need no login.
 
+mod login;
+
 use crate::site::{Device, Make};
 
 /// Length of a complete request head (with its blank line), once it is there.
@@ -25,9 +27,18 @@ pub(crate) fn keeps_alive(head: &[u8]) -> bool {
     text.contains(" http/1.1\r\n") && !text.contains("connection: close")
 }
 
+/// The value of a header of a request.
+pub(crate) fn header_in<'h>(head: &'h [u8], name: &str) -> Option<&'h str> {
+    let lines = std::str::from_utf8(head).ok()?.lines().skip(1);
+    let mut headers = lines.filter_map(|line| line.split_once(':'));
+    headers
+        .find(|(header, _)| header.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
+}
+
 /// The whole response to a request for a path.
-pub(crate) fn reply(device: &Device, path: &str) -> Vec<u8> {
-    let answer = answer(device, path);
+pub(crate) fn reply(device: &Device, path: &str, authorization: Option<&str>) -> Vec<u8> {
+    let answer = answer(device, path, authorization);
     let mut text = format!("HTTP/1.1 {}\r\n", answer.status);
     for (name, value) in &answer.headers {
         text.push_str(&format!("{name}: {value}\r\n"));
@@ -43,9 +54,12 @@ struct Answer {
     body: String,
 }
 
-fn answer(device: &Device, path: &str) -> Answer {
+fn answer(device: &Device, path: &str, authorization: Option<&str>) -> Answer {
     match (device.make, path) {
-        (Make::Antminer, _) => digest_challenge(),
+        (Make::Antminer, _) => match authorization {
+            None => digest_challenge(),
+            Some(authorization) => login::answer(device, path, authorization),
+        },
         (Make::Bitaxe | Make::NerdAxe, "/api/system/info") => json(axeos_info(device)),
         (Make::Proto, "/api/v1/pairing/info") => json(format!(
             r#"{{"mac":"{}","cb_sn":"{}"}}"#,
@@ -82,7 +96,11 @@ fn digest_challenge() -> Answer {
             ("Server", "lighttpd/1.4.32".to_owned()),
             (
                 "WWW-Authenticate",
-                r#"Digest realm="antMiner Configuration", nonce="68a49d3e:8b1d2f", algorithm=MD5, qop="auth""#.to_owned(),
+                format!(
+                    r#"Digest realm="{}", nonce="{}", algorithm=MD5, qop="auth""#,
+                    login::REALM,
+                    login::NONCE
+                ),
             ),
             ("Content-Type", "text/html".to_owned()),
         ],

@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Host;
 use crate::answer::{
-    cgminer_reply, command_in, head_length, http_reply, keeps_alive, malform, path_in,
+    cgminer_reply, command_in, head_length, header_in, http_reply, keeps_alive, malform, path_in,
 };
 use crate::rng::SplitMix;
 use crate::site::{Device, Manner, Protocol};
@@ -119,7 +119,8 @@ impl Talk<'_> {
             };
             sleep(self.host.service.delay()).await;
             self.note(&format!("GET {path}"));
-            self.send(&http_reply(self.device()?, &path)).await?;
+            let reply = http_reply(self.device()?, &path, header_in(&head, "authorization"));
+            self.send(&reply).await?;
             if !keeps_alive(&head) {
                 return Ok(());
             }

@@ -291,6 +291,7 @@ fn device_of(rng: &mut SplitMix, make: Make, entry: usize) -> Device {
     let serial = format!("SN{:010}", rng.next() % 10_000_000_000);
     let lacks = rng.below(10);
     Device {
+        login: None,
         address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         make,
         model: model.to_owned(),

@@ -22,6 +22,7 @@ async fn start(site: Site) -> RunningSite {
 
 fn one_device(test: u8, make: Make, protocol: Protocol, manner: Manner) -> Site {
     let device = Device {
+        login: None,
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         make,
         model: "Antminer S19".to_owned(),

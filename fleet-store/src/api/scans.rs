@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fleet_core::{
-    AddressPolicy, CommandId, Epoch, Lane, NodeId, OperatorId, OrgId, Port, ScanId, ScanState,
-    Timestamp,
+    AddressPolicy, CommandId, Epoch, Lane, NodeId, OperatorId, OrgId, PairingId, Port, ScanId,
+    ScanState, Timestamp,
     outcome::{AckVerdict, Conclusion},
 };
 use fleet_discovery::{ChunkCommand, Ledger, Plan, ScanEvent, ScanRequest};
@@ -192,6 +192,8 @@ pub enum Acked {
         /// When it may be issued again.
         until: Timestamp,
     },
+    /// The command was one of pairing, which may have ended with it; its watchers want a bell.
+    Pairing(PairingId),
     /// The command is unknown, another node's, of an older epoch, or ended before: nothing changed.
     Stale,
 }

@@ -108,7 +108,7 @@ impl Inventory for SqlStore {
 const ALIASES: usize = 32;
 
 /// Devices with their former names: one query more, however many there are.
-async fn rows(
+pub(super) async fn rows(
     db: &impl ConnectionTrait,
     models: Vec<device::Model>,
 ) -> Result<Vec<DeviceRow>, DbErr> {

@@ -15,7 +15,9 @@ use super::{
     entity::{chunk, command, node_stream, scan, scan_request},
     inserts,
     locked::{LockedScan, cancelled},
-    nodes, scans,
+    nodes,
+    pairing::commands as pairing,
+    scans,
     streams::{current_epoch, in_flight},
     transaction::{Failure, refuse},
     value::{AsText, Micros},
@@ -98,7 +100,10 @@ async fn check_room(
                 .filter(scan::Column::State.is_in(nodes::open_states()))
                 .count(tx)
                 .await?;
-            if open > 0 || !in_flight(tx, new.node).await?.is_empty() {
+            if open > 0
+                || pairing::is_open(tx, new.node).await?
+                || !in_flight(tx, new.node).await?.is_empty()
+            {
                 return refuse(CreateScanError::Busy(new.node));
             }
         }
@@ -223,7 +228,10 @@ pub(crate) async fn issue(
         _ => return Ok(None),
     };
     let id = NodeId(node.id);
-    if current_epoch(tx, id).await? != Some(epoch) || !in_flight(tx, id).await?.is_empty() {
+    if current_epoch(tx, id).await? != Some(epoch)
+        || !in_flight(tx, id).await?.is_empty()
+        || pairing::is_open(tx, id).await?
+    {
         return Ok(None);
     }
     let next = ready(now)
@@ -343,6 +351,7 @@ pub(crate) async fn nodes_with_work(
     let nodes = ready(now)
         .filter(scan::Column::NodeId.in_subquery(streams.into_query()))
         .filter(scan::Column::NodeId.not_in_subquery(at_work.into_query()))
+        .filter(scan::Column::NodeId.not_in_subquery(pairing::nodes_at_it()))
         .select_only()
         .column(scan::Column::NodeId)
         .distinct()

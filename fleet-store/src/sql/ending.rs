@@ -16,7 +16,9 @@ use super::{
     audit,
     entity::{command, scan},
     locked::{LockedScan, cancelled},
-    nodes, scans,
+    nodes,
+    pairing::{commands as pairing, ends},
+    scans,
     streams::{command_of, in_flight, newest_epoch},
     transaction::{Failure, refuse},
     value::{AsText, Micros},
@@ -43,7 +45,7 @@ async fn spoken_for(
 
 pub(crate) async fn ack(tx: &DatabaseTransaction, ack: &Ack) -> Result<Acked, Failure<StoreError>> {
     let Some(command) = spoken_for(tx, ack.node, ack.epoch, ack.command).await? else {
-        return Ok(Acked::Stale);
+        return ack_of_pairing(tx, ack).await;
     };
     let id = command.scan_id.0;
     let Some(mut scan) = LockedScan::lock(tx, id).await? else {
@@ -77,6 +79,21 @@ pub(crate) async fn ack(tx: &DatabaseTransaction, ack: &Ack) -> Result<Acked, Fa
         Some(until) => Acked::Waits { scan: id, until },
         None => Acked::Chunk { scan: id, ended },
     })
+}
+
+/// The ack of a command of pairing. One that was refused as busy is not issued again: its credentials
+/// are gone.
+async fn ack_of_pairing(tx: &DatabaseTransaction, ack: &Ack) -> Result<Acked, Failure<StoreError>> {
+    if newest_epoch(tx, ack.node).await? != Some(ack.epoch) {
+        return Ok(Acked::Stale);
+    }
+    let command = pairing::command_of(tx, ack.node, ack.command).await?;
+    let Some(command) = command.filter(|command| command.state.0 == CommandState::Issued) else {
+        return Ok(Acked::Stale);
+    };
+    let (AckVerdict::Ended(verdict) | AckVerdict::Busy(verdict)) = ack.verdict.clone();
+    let ended = ends::conclude(tx, &command, CommandState::Acked, verdict, ack.now).await?;
+    Ok(ended.map_or(Acked::Stale, Acked::Pairing))
 }
 
 /// Doubles the wait of a scan with every BUSY in a row.

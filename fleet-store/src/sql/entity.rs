@@ -11,6 +11,7 @@ mod devices;
 mod direct;
 mod nodes;
 mod operators;
+mod pairings;
 mod scans;
 
 pub(crate) use chain::{audit_head, audit_link};
@@ -21,6 +22,9 @@ pub(crate) use direct::direct_lease;
 pub(crate) use nodes::{invitation, node, node_challenge, node_key, node_session, node_stream};
 pub(crate) use operators::{
     audit, browser_session, operator, operator_key, operator_password, operator_source, org,
+};
+pub(crate) use pairings::{
+    device_credential, device_pairing, pairing, pairing_command, pairing_target,
 };
 pub(crate) use scans::{
     chunk, command, report, report_refusal, report_row, scan, scan_event, scan_request,

@@ -11,6 +11,7 @@ use sea_orm::{
 use super::{
     audit, codec,
     entity::{binding, device, device_alias, identity_change},
+    pairing,
     report::inventory::load,
     transaction::{Failure, refuse, unreadable},
     value::{AsText, Micros},
@@ -248,11 +249,14 @@ async fn give_back(
     to: DeviceId,
     since: Micros,
 ) -> Result<(), DbErr> {
-    binding::Entity::update_many()
+    let given = binding::Entity::update_many()
         .col_expr(binding::Column::DeviceId, Expr::value(to.0))
         .filter(binding::Column::DeviceId.eq(from.0))
         .filter(binding::Column::CreatedAt.eq(since))
         .exec(tx)
         .await?;
+    if given.rows_affected > 0 {
+        pairing::hand_over(tx, from, to).await?;
+    }
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod m0001_first_schema;
 mod m0002_identity;
+mod m0003_pairing;
 mod m0004_direct;
 mod m0005_sign_in;
 mod m0006_audit_chain;
@@ -20,6 +21,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m0001_first_schema::FirstSchema),
             Box::new(m0002_identity::Identity),
+            Box::new(m0003_pairing::Pairing),
             Box::new(m0004_direct::Direct),
             Box::new(m0005_sign_in::SignIn),
             Box::new(m0006_audit_chain::AuditChain),

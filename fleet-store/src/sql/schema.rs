@@ -40,6 +40,7 @@ impl SqlStore {
             scan scan_request chunk command report report_row report_refusal scan_event
             device device_alias identity_change refused_device node_endpoint binding
             direct_lease
+            device_pairing device_credential pairing pairing_command pairing_target
         );
         Ok(differences)
     }

@@ -21,6 +21,7 @@ use super::{
     entity::{command, node, node_stream},
     locked::LockedScan,
     nodes,
+    pairing::commands as pairing,
     transaction::{Failure, refuse},
     value::{AsText, Bytes16, Micros},
 };
@@ -190,6 +191,10 @@ async fn claim_stream(
             claimed.ended.push(ended);
         }
     }
+    let (running, now) = (&claim.running, claim.now);
+    claimed
+        .adopted
+        .extend(pairing::adopt_or_lose(tx, claim.node, epoch, running, now).await?);
     Ok(Ok(claimed))
 }
 

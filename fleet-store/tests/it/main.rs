@@ -18,6 +18,8 @@ mod interruptions;
 mod inventory;
 mod operators;
 mod ownership;
+mod pairing;
+mod pairing_commands;
 mod races;
 mod refusals;
 mod reports;

@@ -12,6 +12,7 @@ contract! {
     an_older_schema_says_what_to_run
     a_node_with_devices_cannot_be_deleted
     signing_in_by_password_came_without_ending_sessions_or_keys
+    bindings_of_the_schema_before_pairing_are_kept
 }
 
 async fn rows_and_tables_agree(site: Site) {
@@ -176,6 +177,50 @@ async fn signing_in_by_password_came_without_ending_sessions_or_keys(site: Site)
     let keys = store.list_keys(site.org, reach, 10, at(99)).await;
     assert_eq!(keys.expect("read").len(), 1);
     store.close().await;
+}
+
+async fn bindings_of_the_schema_before_pairing_are_kept(site: Site) {
+    let north = site.node("north").await;
+    let device = site.found_by(north, "10.0.0.7").await;
+    // The schema as it was: without what the step adds, and with what a store of then had written.
+    let raw = site.raw().await;
+    for sql in [
+        "DROP TABLE pairing_target",
+        "DROP TABLE pairing_command",
+        "DROP TABLE pairing",
+        "DROP TABLE device_credential",
+        "DROP TABLE device_pairing",
+        "ALTER TABLE binding DROP COLUMN assigned_by",
+        "DELETE FROM seaql_migrations WHERE version = 'm0003_pairing'",
+        &format!(
+            "INSERT INTO binding (device_id, org_id, node_id, created_at) VALUES ({}, {}, {}, 5)",
+            device, site.org, north.id
+        ),
+    ] {
+        raw.execute_unprepared(sql).await.expect(sql);
+    }
+    let checked = SqlStore::open(&site.url, MigrateMode::Check).await;
+    assert!(
+        matches!(checked, Err(StoreError::OlderSchema(name)) if name == "m0003_pairing"),
+        "it is missed"
+    );
+    let again = SqlStore::open(&site.url, MigrateMode::Migrate)
+        .await
+        .expect("migrated");
+    assert_eq!(
+        again.schema_differences().await.expect("read"),
+        Vec::<String>::new()
+    );
+    let kept = again
+        .list_bound_devices(site.org, None)
+        .await
+        .expect("read");
+    assert_eq!(kept.len(), 1);
+    assert_eq!(
+        (kept[0].device.id, kept[0].node, kept[0].assigned_by),
+        (device, north.id, None)
+    );
+    again.close().await;
 }
 
 #[tokio::test]

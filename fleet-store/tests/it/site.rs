@@ -58,7 +58,7 @@ fn skip() {
 }
 
 /// Numbers that no two tests of this process share.
-fn unique() -> u64 {
+pub(crate) fn unique() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }

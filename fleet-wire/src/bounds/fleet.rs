@@ -2,13 +2,16 @@
 
 use super::{
     BrokenBound, Checked, Repeated, Validate, at_most, id, inner, not_negative, required, text,
+    texts,
 };
 use crate::fleet::{
-    CancelEnrollmentCodeRequest, CancelScanRequest, GetDeviceRequest, GetScanRequest,
-    ListDevicesRequest, ListEnrollmentCodesRequest, ListNodesRequest, ListRefusedDevicesRequest,
-    ListRevokedNodesRequest, ListScansRequest, PlanScanRequest, ScanOwnNetworkRequest,
-    StartScanRequest, UndoIdentityChangeRequest, WatchScanRequest, WhoAmIRequest,
+    CancelEnrollmentCodeRequest, CancelPairingRequest, CancelScanRequest, GetDeviceRequest,
+    GetPairingRequest, GetScanRequest, ListDevicesRequest, ListEnrollmentCodesRequest,
+    ListNodesRequest, ListRefusedDevicesRequest, ListRevokedNodesRequest, ListScansRequest,
+    PlanScanRequest, ScanOwnNetworkRequest, StartPairingRequest, StartScanRequest,
+    UndoIdentityChangeRequest, WatchScanRequest, WhoAmIRequest,
 };
+use crate::limits::MAX_REPORT;
 use crate::pairing::DiscoverRequest;
 
 /// Longer than the text of any scan id.
@@ -97,6 +100,42 @@ impl Validate for WatchScanRequest {
 impl Validate for CancelScanRequest {
     fn validate(&self) -> Checked {
         text("scan_id", &self.scan_id, 1, SCAN_ID)
+    }
+}
+
+impl Validate for StartPairingRequest {
+    const REPEATED: &'static [Repeated] = &[Repeated {
+        field: "device_identifiers",
+        number: 2,
+        max: MAX_REPORT,
+        inner: &[],
+    }];
+
+    fn validate(&self) -> Checked {
+        id("fleet_node_id", self.fleet_node_id)?;
+        texts(
+            "device_identifiers",
+            &self.device_identifiers,
+            MAX_REPORT,
+            1,
+            255,
+        )?;
+        self.credentials
+            .iter()
+            .try_for_each(|c| inner("credentials", c))
+    }
+}
+
+impl Validate for GetPairingRequest {
+    fn validate(&self) -> Checked {
+        text("pairing_id", &self.pairing_id, 1, SCAN_ID)?;
+        not_negative("after", self.after)
+    }
+}
+
+impl Validate for CancelPairingRequest {
+    fn validate(&self) -> Checked {
+        text("pairing_id", &self.pairing_id, 1, SCAN_ID)
     }
 }
 

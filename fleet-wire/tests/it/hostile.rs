@@ -270,7 +270,7 @@ fn no_request_is_read_beyond_what_its_bounds_need() {
             "ReportDiscoveredDevices" => 9 << 20,
             "ControlStream" => 4 << 20,
             "DiscoverOnFleetNode" | "Discover" | "StartScan" | "PlanScan" => 5 << 20,
-            "PairDiscoveredDevicesOnFleetNode" | "Pair" => 2 << 20,
+            "PairDiscoveredDevicesOnFleetNode" | "Pair" | "StartPairing" => 2 << 20,
             _ => 16 << 10,
         };
         assert!(limit <= most, "{}: {limit}", method.path());

@@ -17,6 +17,7 @@ mod interruptions;
 mod lab;
 mod lanes;
 mod names;
+mod pairing;
 mod revoking;
 mod scanning;
 mod secrets;

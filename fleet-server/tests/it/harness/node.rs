@@ -11,11 +11,12 @@ use fleet_wire::{
     gateway::{
         AckCode, AgentCommand, BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, ControlAck,
         ControlGoodbye, ControlHello, ControlStreamRequest, ControlStreamResponse,
-        DiscoveredDeviceReport, FleetNodeGatewayClient, RegisterRequest, RegisterResponse,
-        ReportDiscoveredDevicesRequest, ReportDiscoveredDevicesResponse, UploadHeartbeatRequest,
+        DiscoveredDeviceReport, FleetNodeGatewayClient, FleetNodePairResult, RegisterRequest,
+        RegisterResponse, ReportDiscoveredDevicesRequest, ReportDiscoveredDevicesResponse,
+        ReportPairedDevicesRequest, ReportPairedDevicesResponse, UploadHeartbeatRequest,
         agent_command, control_stream_request, control_stream_response::Kind,
     },
-    pairing::DiscoverRequest,
+    pairing::{DiscoverRequest, FleetNodePairRequest},
 };
 
 use super::{Operator, World, channel, soon, unique};
@@ -255,6 +256,36 @@ impl Node {
             panic!("not a scan: {payload:?}");
         };
         (command.command_id, request)
+    }
+
+    /// The next message but signs of life, which must be a pairing: its id and what to pair.
+    pub(crate) async fn pairing(&mut self) -> (String, FleetNodePairRequest) {
+        let mut heard = self.heard().await;
+        while matches!(heard, Kind::Accepted(_)) {
+            heard = self.heard().await;
+        }
+        let Kind::Command(command) = heard else {
+            panic!("not a command: {heard:?}");
+        };
+        let payload = AgentCommand::decode(command.payload).expect("decodes");
+        let Some(agent_command::Command::Pair(request)) = payload.command else {
+            panic!("not a pairing: {payload:?}");
+        };
+        (command.command_id, request)
+    }
+
+    pub(crate) async fn report_paired(
+        &self,
+        command: &str,
+        results: Vec<FleetNodePairResult>,
+    ) -> Result<ReportPairedDevicesResponse, RpcError> {
+        let request = ReportPairedDevicesRequest {
+            command_id: command.to_owned(),
+            results,
+        };
+        self.gateway
+            .report_paired_devices(&request, bearer(&self.token))
+            .await
     }
 
     /// The next message, which must be a cancel: of which command.

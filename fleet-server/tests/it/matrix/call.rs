@@ -44,7 +44,8 @@ impl Answer {
         if answer.status != 200 {
             return Self::plain(answer.status, answer.body);
         }
-        if !answer.header("fleet-scan-id").is_empty() {
+        let named = |name| !answer.header(name).is_empty();
+        if named("fleet-scan-id") || named("fleet-pairing-id") {
             return Self::plain(200, String::new());
         }
         answer.read_until("}").await;

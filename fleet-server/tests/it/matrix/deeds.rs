@@ -53,7 +53,10 @@ const DEEDS: &[(&str, Deed)] = &[
     ),
     (
         "ReportPairedDevices",
-        Never("no pairing is sent, so none is ever reported"),
+        Silent(
+            "pairing.refuse",
+            "what is accepted is recorded with what it did to devices",
+        ),
     ),
     (
         "ControlStream",
@@ -69,7 +72,9 @@ const DEEDS: &[(&str, Deed)] = &[
     ("PairDeviceToFleetNode", Named("device.pair")),
     ("UnpairDevice", Named("device.unpair")),
     ("UndoIdentityChange", Named("device.tell_apart")),
-    ("PairDiscoveredDevicesOnFleetNode", Named("device.pair")),
+    ("PairDiscoveredDevicesOnFleetNode", Named("pairing.start")),
+    ("StartPairing", Named("pairing.start")),
+    ("CancelPairing", Named("pairing.cancel")),
     ("DiscoverOnFleetNode", Named("scan.start")),
     ("StartScan", Named("scan.start")),
     ("CancelScan", Named("scan.cancel")),

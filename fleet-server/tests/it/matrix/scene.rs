@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use ed25519_dalek::VerifyingKey;
 use fleet_core::{Role, Secret, SecretKind};
 use fleet_wire::{
-    admin::{CreateEnrollmentCodeRequest, RevokeFleetNodeRequest},
+    admin::{CreateEnrollmentCodeRequest, PairDeviceToFleetNodeRequest, RevokeFleetNodeRequest},
     fleet::{
         CancelEnrollmentCodeRequest, CreateKeyRequest, CreateOperatorRequest, KeyClient,
-        ListDevicesRequest, ListSessionsRequest, OperatorClient, UndoIdentityChangeRequest,
+        ListDevicesRequest, ListSessionsRequest, OperatorClient, StartPairingRequest,
+        UndoIdentityChangeRequest,
     },
     gateway::{AckCode, DiscoveredDeviceReport},
 };
@@ -42,9 +43,10 @@ pub(super) struct Scene<'a> {
 
 /// Everything that a row can name. A procedure that takes something new adds its name here and makes it in
 /// [`Scene::make`].
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 24] = [
     "$awaitingCode",
     "$awaiting",
+    "$bound",
     "$cancelledCode",
     "$change",
     "$code",
@@ -53,9 +55,12 @@ const NAMES: [&str; 20] = [
     "$device",
     "$email",
     "$ended",
+    "$finder",
     "$identifier",
     "$key",
     "$member",
+    "$mine",
+    "$pairing",
     "$pubkey",
     "$queued",
     "$revoked",
@@ -205,7 +210,7 @@ impl<'a> Scene<'a> {
         }
         match name {
             "$pubkey" | "$token" | "$email" => known,
-            "$identifier" => "auto:ffffffffffffffff".to_owned(),
+            "$identifier" | "$mine" => "auto:ffffffffffffffff".to_owned(),
             _ => "01a208ec-434b-777d-a405-a673cdd63546".to_owned(),
         }
     }
@@ -332,7 +337,7 @@ impl<'a> Scene<'a> {
                 scan.is("SCAN_STATE_COMPLETED").await;
                 self.named.insert(name, scan.id);
             }
-            "$running" | "$command" | "$device" | "$identifier" => {
+            "$running" | "$command" | "$device" | "$identifier" | "$bound" => {
                 let node = Enrolled::new(world, admin).await;
                 let mut link = node.connect(world, Profile::ours()).await;
                 // Another device each time: one that a node owns is no other node's.
@@ -352,8 +357,49 @@ impl<'a> Scene<'a> {
                 self.named.insert("$running", scan.id);
                 self.named.insert("$command", command);
                 self.named.insert("$device", device.device_id.to_string());
-                self.named.insert("$identifier", device.identifier);
+                self.named.insert("$identifier", device.identifier.clone());
                 self.runner = Some(link.token.clone());
+                self.connected.push(link);
+                if name == "$bound" {
+                    let bind = PairDeviceToFleetNodeRequest {
+                        fleet_node_id: node.id.0,
+                        device_id: device.device_id,
+                    };
+                    let bound = admin.admin();
+                    let bound = bound
+                        .pair_device_to_fleet_node(&bind, admin.options())
+                        .await;
+                    bound.expect("is bound");
+                    self.named.insert(name, device.device_id.to_string());
+                }
+            }
+            "$finder" | "$mine" | "$pairing" => {
+                let node = Enrolled::new(world, admin).await;
+                let mut link = node.connect(world, Profile::ours()).await;
+                let [high, low] = u16::try_from(unique()).expect("is small").to_be_bytes();
+                let address = format!("10.2.{high}.{low}");
+                let scan = start(admin, &node, list(&[&address], &["4028"])).await;
+                let (command, _) = link.command().await;
+                let found = device(&address);
+                self.named.insert("$finder", node.id.0.to_string());
+                self.named.insert("$mine", found.device_identifier.clone());
+                link.report(&command, vec![found.clone()])
+                    .await
+                    .expect("is taken");
+                link.ack(&command, AckCode::Ok).await;
+                scan.is("SCAN_STATE_COMPLETED").await;
+                if name == "$pairing" {
+                    let wanted = StartPairingRequest {
+                        fleet_node_id: node.id.0,
+                        device_identifiers: vec![found.device_identifier],
+                        ..StartPairingRequest::default()
+                    };
+                    let pairing = admin.device_pairing();
+                    let started = pairing.start_pairing(&wanted, admin.options()).await;
+                    self.named
+                        .insert(name, started.expect("is begun").pairing_id);
+                    link.pairing().await;
+                }
                 self.connected.push(link);
             }
             "$change" | "$undone" => {

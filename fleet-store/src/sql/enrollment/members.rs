@@ -14,8 +14,8 @@ use crate::{
     Actor, AuditEntry, ConfirmError, NewNode, RegisterError, Registered, RevokeError, Revoked,
     sql::{
         audit, ending,
-        entity::{binding, node, node_challenge, node_key, node_session, node_stream},
-        nodes,
+        entity::{node, node_challenge, node_key, node_session, node_stream},
+        nodes, pairing,
         transaction::{Failure, refuse},
         value::{AsText, Bytes32, Hash, Micros},
     },
@@ -169,10 +169,9 @@ pub(super) async fn revoke(
     invitations::cancel_all_of(tx, node.id).await?;
     bury(tx, node.id, now).await?;
     let scans = ending::end_work_of_revoked(tx, id, now).await?;
-    binding::Entity::delete_many()
-        .filter(binding::Column::NodeId.eq(node.id))
-        .exec(tx)
-        .await?;
+    // Devices first: whoever releases one holds it when it comes to the targets of a pairing.
+    pairing::release_all_of(tx, org, id).await?;
+    pairing::ends::end_of_revoked(tx, id, now).await?;
     let entry = AuditEntry::done(org, actor.clone(), "node.revoke", shown(&node), now);
     audit::write(tx, entry).await?;
     Ok(Revoked { scans })

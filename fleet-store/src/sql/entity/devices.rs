@@ -167,6 +167,7 @@ pub(crate) mod binding {
         pub org_id: i64,
         pub node_id: Option<i64>,
         pub created_at: Micros,
+        pub assigned_by: Option<i64>,
     }
 
     impl ActiveModelBehavior for ActiveModel {}

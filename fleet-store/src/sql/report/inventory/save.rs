@@ -17,7 +17,7 @@ use super::{
 };
 use crate::sql::{
     entity::{binding, device, device_alias, identity_change, refused_device},
-    inserts,
+    inserts, pairing,
     transaction::unreadable,
     value::{AsText, Micros},
 };
@@ -161,7 +161,8 @@ impl Inventory {
     }
 }
 
-/// What was bound goes over, row and all; where the survivor is bound itself, that binding stays.
+/// What was bound goes over, row and all, with where its pairing stands; where the survivor is bound itself,
+/// that binding stays.
 async fn hand_over(
     tx: &DatabaseTransaction,
     from: DeviceId,
@@ -175,13 +176,14 @@ async fn hand_over(
             .filter(ended)
             .exec(tx)
             .await?;
+        pairing::hand_over(tx, from, to).await
     } else {
         binding::Entity::delete_many()
             .filter(ended)
             .exec(tx)
             .await?;
+        pairing::forget_pairing(tx, from).await
     }
-    Ok(())
 }
 
 /// What a report can change of a device.

@@ -1,0 +1,258 @@
+//! `fleetctl devices pair`, `pair-all` and `cancel-pairing`: pairing with credentials on a node. They come
+//! from a file, standard input or the environment, never from an argument.
+
+use std::{
+    io::{self, Read, Write},
+    path::Path,
+    time::Duration,
+};
+
+use fleet_wire::{
+    admin::DevicePairingResult,
+    fleet::{CancelPairingRequest, Device, DevicePairing, GetPairingRequest, StartPairingRequest},
+    fleetmanagement::PairingStatus,
+    pairing::Credentials,
+};
+use serde::Serialize;
+
+use crate::{
+    cli::{Format, Pair},
+    devices,
+    failure::{self, Failure},
+    output::{self, Rows},
+    server::Server,
+};
+
+/// Names the password where no file does.
+const PASSWORD: &str = "FLEET_DEVICE_PASSWORD";
+/// What a password file may hold at most, in bytes.
+const PASSWORD_MOST: u64 = 4_096;
+/// Between two looks at results.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// Starts pairing and shows its results as they come.
+pub(crate) async fn run(
+    server: &Server,
+    format: Format,
+    names: &[String],
+    all: bool,
+    how: &Pair,
+) -> Result<u8, Failure> {
+    let password = password(how.password_file.as_deref())?;
+    let credentials = (password.is_some() || how.username.is_some()).then(|| Credentials {
+        username: how.username.clone().unwrap_or_else(|| "root".to_owned()),
+        password,
+    });
+    let request = StartPairingRequest {
+        fleet_node_id: how.node,
+        device_identifiers: identifiers(server, names).await?,
+        all_unpaired: all,
+        credentials,
+    };
+    let started = server
+        .pairing
+        .start_pairing(&request, server.call()?)
+        .await?;
+    let mut screen = Screen::new(format)?;
+    screen.show(started.refused)?;
+    let leaving = tokio::signal::ctrl_c();
+    tokio::pin!(leaving);
+    tokio::select! {
+        ended = follow(server, &started.pairing_id, &mut screen) => screen.end(&ended?),
+        _ = &mut leaving => {
+            writeln!(
+                io::stderr(),
+                "the pairing goes on: fleetctl devices cancel-pairing {} ends it",
+                started.pairing_id
+            )?;
+            Ok(130)
+        }
+    }
+}
+
+/// Cancels pairing.
+pub(crate) async fn cancel(server: &Server, pairing: String) -> Result<u8, Failure> {
+    let request = CancelPairingRequest {
+        pairing_id: pairing,
+    };
+    server
+        .pairing
+        .cancel_pairing(&request, server.call()?)
+        .await?;
+    Ok(0)
+}
+
+async fn follow(
+    server: &Server,
+    pairing: &str,
+    screen: &mut Screen,
+) -> Result<DevicePairing, Failure> {
+    let mut after = 0;
+    loop {
+        let request = GetPairingRequest {
+            pairing_id: pairing.to_owned(),
+            after,
+        };
+        let page = server.pairing.get_pairing(&request, server.call()?).await?;
+        let told = page.results.len();
+        screen.show(page.results)?;
+        after = page.next_cursor;
+        match page.pairing {
+            Some(pairing) if pairing.ended && told == 0 => return Ok(pairing),
+            Some(_) | None => {}
+        }
+        if told == 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Devices by id or identifier, as identifiers.
+async fn identifiers(server: &Server, names: &[String]) -> Result<Vec<String>, Failure> {
+    if names.iter().all(|name| name.parse::<i64>().is_err()) {
+        return Ok(names.to_vec());
+    }
+    let known = devices::all(server, 0).await?;
+    let identifier = |name: &String| match name.parse::<i64>() {
+        Err(_) => Ok(name.clone()),
+        Ok(id) => known
+            .iter()
+            .find(|device: &&Device| device.device_id == id)
+            .map(|device| device.identifier.clone())
+            .ok_or_else(|| {
+                Failure::Usage(format!(
+                    "no device {id} in this organization: `fleetctl devices list` shows them"
+                ))
+            }),
+    };
+    names.iter().map(identifier).collect()
+}
+
+/// The password, without the line's end.
+fn password(file: Option<&Path>) -> Result<Option<String>, Failure> {
+    let text = match file {
+        None => match std::env::var(PASSWORD) {
+            Ok(text) => text,
+            Err(_) => return Ok(None),
+        },
+        Some(path) if path.as_os_str() == "-" => read(io::stdin(), "standard input")?,
+        Some(path) => {
+            let shown = path.display().to_string();
+            let file = std::fs::File::open(path)
+                .map_err(|error| Failure::Usage(format!("cannot read {shown}: {error}")))?;
+            read(file, &shown)?
+        }
+    };
+    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+fn read(from: impl Read, shown: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    from.take(PASSWORD_MOST)
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::Usage(format!("cannot read {shown}: {error}")))?;
+    Ok(text)
+}
+
+/// One device's result, as it is printed.
+#[derive(Serialize)]
+struct Row {
+    device_identifier: String,
+    pairing_status: &'static str,
+    error: String,
+}
+
+impl Rows for Row {
+    const HEAD: &'static [&'static str] = &["Device", "Status", "Error"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.device_identifier.clone(),
+            self.pairing_status.to_owned(),
+            self.error.clone(),
+        ]
+    }
+}
+
+/// Where results are shown: lines as they come, or one document at the end.
+struct Screen {
+    format: Format,
+    rows: Vec<Row>,
+    csv: Option<csv::Writer<io::Stdout>>,
+}
+
+impl Screen {
+    fn new(format: Format) -> Result<Self, Failure> {
+        let csv = match format {
+            Format::Csv => {
+                let mut csv = csv::Writer::from_writer(io::stdout());
+                csv.write_record(Row::HEAD.iter().map(|head| head.to_lowercase()))
+                    .map_err(io::Error::from)?;
+                Some(csv)
+            }
+            Format::Table | Format::Json | Format::Ndjson => None,
+        };
+        Ok(Self {
+            format,
+            rows: Vec::new(),
+            csv,
+        })
+    }
+
+    fn show(&mut self, results: Vec<DevicePairingResult>) -> Result<(), Failure> {
+        for result in results {
+            let row = Row {
+                pairing_status: name(result.pairing_status()),
+                device_identifier: result.device_identifier,
+                error: result.error,
+            };
+            match (self.format, &mut self.csv) {
+                (Format::Csv, Some(csv)) => {
+                    csv.write_record(row.cells().iter().map(|cell| output::inert(cell)))
+                        .map_err(io::Error::from)?;
+                    csv.flush()?;
+                }
+                (Format::Ndjson, _) => {
+                    let line = serde_json::to_string(&row).map_err(io::Error::from)?;
+                    writeln!(io::stdout(), "{line}")?;
+                }
+                (Format::Table, _) => writeln!(
+                    io::stdout(),
+                    "{:<40} {:<22} {}",
+                    output::plain(&row.device_identifier),
+                    row.pairing_status,
+                    output::plain(&row.error)
+                )?,
+                (Format::Json | Format::Csv, _) => {}
+            }
+            self.rows.push(row);
+        }
+        Ok(())
+    }
+
+    /// Says what it came to, and answers the exit status.
+    fn end(self, ended: &DevicePairing) -> Result<u8, Failure> {
+        if self.format == Format::Json {
+            output::rows(Format::Json, &self.rows)?;
+        }
+        let is_paired = |row: &&Row| matches!(row.pairing_status, "PAIRED" | "DEFAULT_PASSWORD");
+        let paired = self.rows.iter().filter(is_paired).count();
+        let all = self.rows.len();
+        let mut out = io::stderr();
+        writeln!(out, "{paired} of {all} devices paired")?;
+        if ended.code != "ok" {
+            writeln!(out, "fleetctl: {}", output::plain(&ended.reason))?;
+            return Ok(failure::of_code_named(&ended.code));
+        }
+        Ok(match (paired, all) {
+            (paired, all) if paired == all => 0,
+            (0, _) => 1,
+            _ => 2,
+        })
+    }
+}
+
+fn name(status: PairingStatus) -> &'static str {
+    let name = status.as_str_name();
+    name.strip_prefix("PAIRING_STATUS_").unwrap_or(name)
+}

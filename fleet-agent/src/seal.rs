@@ -1,0 +1,156 @@
+//! Sealing credentials that worked, so that the server keeps what only this node can read.
+//!
+//! HPKE (RFC 9180) in its base mode with X25519, HKDF-SHA256 and ChaCha20-Poly1305, to the node's own encryption
+//! key: 32 bytes of the ephemeral key, then the ciphertext with its tag. The private half is in the node's state.
+
+use fleet_core::limits;
+use hpke::{
+    Deserializable, OpModeR, OpModeS, Serializable, aead::ChaCha20Poly1305, kdf::HkdfSha256,
+    kem::X25519HkdfSha256,
+};
+use zeroize::Zeroizing;
+
+type Kem = X25519HkdfSha256;
+type PublicKey = <Kem as hpke::Kem>::PublicKey;
+
+/// Separates these boxes from whatever else the key may be used for.
+const PURPOSE: &[u8] = b"fleet device credentials 1";
+/// Bytes of the ephemeral key at the beginning of a box.
+const EPHEMERAL: usize = 32;
+
+/// Why something cannot be sealed or opened. Says nothing about what is inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// What is sealed would be longer than a report may carry.
+    #[error("too long to be sealed: {} bytes at the most", limits::SEALED_BYTES - 48)]
+    TooLong,
+    /// The key is none, or the box is not for it, or was changed.
+    #[error("not sealed to this key")]
+    NotOurs,
+}
+
+/// Which half of the credentials a box holds: one cannot stand for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// The user name.
+    Username,
+    /// The password.
+    Password,
+}
+
+impl Half {
+    fn label(self) -> &'static [u8] {
+        match self {
+            Self::Username => b"username",
+            Self::Password => b"password",
+        }
+    }
+}
+
+/// Seals a text to a public encryption key.
+///
+/// # Errors
+///
+/// [`SealError::TooLong`]; [`SealError::NotOurs`] when the key is of low order.
+pub fn seal(key: &[u8; 32], half: Half, text: &str) -> Result<Vec<u8>, SealError> {
+    let key = PublicKey::from_bytes(key).map_err(|_| SealError::NotOurs)?;
+    let (ephemeral, mut sealed) = hpke::single_shot_seal::<ChaCha20Poly1305, HkdfSha256, Kem>(
+        &OpModeS::Base,
+        &key,
+        PURPOSE,
+        text.as_bytes(),
+        half.label(),
+    )
+    .map_err(|_| SealError::NotOurs)?;
+    let mut whole = ephemeral.to_bytes().to_vec();
+    whole.append(&mut sealed);
+    if whole.len() > limits::SEALED_BYTES {
+        return Err(SealError::TooLong);
+    }
+    Ok(whole)
+}
+
+/// Opens what [`seal`] made, with the private encryption key.
+///
+/// # Errors
+///
+/// [`SealError::NotOurs`].
+pub fn open(key: &[u8; 32], half: Half, sealed: &[u8]) -> Result<Zeroizing<String>, SealError> {
+    let not_ours = |_| SealError::NotOurs;
+    let (ephemeral, sealed) = sealed
+        .split_at_checked(EPHEMERAL)
+        .ok_or(SealError::NotOurs)?;
+    let key = <Kem as hpke::Kem>::PrivateKey::from_bytes(key).map_err(not_ours)?;
+    let ephemeral = <Kem as hpke::Kem>::EncappedKey::from_bytes(ephemeral).map_err(not_ours)?;
+    let opened = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, Kem>(
+        &OpModeR::Base,
+        &key,
+        &ephemeral,
+        PURPOSE,
+        sealed,
+        half.label(),
+    )
+    .map_err(not_ours)?;
+    String::from_utf8(opened)
+        .map(Zeroizing::new)
+        .map_err(|_| SealError::NotOurs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn public(private: &[u8; 32]) -> [u8; 32] {
+        x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(*private)).to_bytes()
+    }
+
+    #[test]
+    fn only_the_node_itself_opens_what_it_sealed() {
+        let (ours, theirs) = ([7; 32], [8; 32]);
+        let long = "p".repeat(1_024);
+        for text in ["", "root", "pass wörd", &long] {
+            let sealed = seal(&public(&ours), Half::Password, text).expect("sealed");
+            assert!(sealed.len() <= limits::SEALED_BYTES);
+            assert_eq!(sealed.len(), text.len() + 48);
+            let opened = open(&ours, Half::Password, &sealed).expect("opened");
+            assert_eq!(opened.as_str(), text);
+            assert_eq!(
+                open(&theirs, Half::Password, &sealed),
+                Err(SealError::NotOurs)
+            );
+            assert_eq!(
+                open(&ours, Half::Username, &sealed),
+                Err(SealError::NotOurs)
+            );
+            for at in [0, EPHEMERAL, sealed.len() - 1] {
+                let mut changed = sealed.clone();
+                changed[at] ^= 1;
+                assert_eq!(
+                    open(&ours, Half::Password, &changed),
+                    Err(SealError::NotOurs)
+                );
+            }
+            assert_ne!(
+                seal(&public(&ours), Half::Password, text).expect("sealed"),
+                sealed,
+                "the same text is sealed differently every time"
+            );
+        }
+        assert_eq!(
+            open(&ours, Half::Password, &[0; 20]),
+            Err(SealError::NotOurs)
+        );
+    }
+
+    #[test]
+    fn what_a_report_cannot_carry_is_not_sealed() {
+        let key = public(&[7; 32]);
+        let most = limits::SEALED_BYTES - 48;
+        assert!(seal(&key, Half::Password, &"p".repeat(most)).is_ok());
+        assert_eq!(
+            seal(&key, Half::Password, &"p".repeat(most + 1)),
+            Err(SealError::TooLong)
+        );
+        assert_eq!(seal(&[0; 32], Half::Password, "p"), Err(SealError::NotOurs));
+    }
+}

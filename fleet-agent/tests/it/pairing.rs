@@ -1,0 +1,138 @@
+//! Pairing as a command: each target tried once, results told as they come, credentials sealed to this node.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use fleet_agent::{Half, open};
+use fleet_core::outcome::AckCode;
+use fleet_sim::{Device, DeviceLogin, Make, Manner, Protocol, Service, Site};
+use fleet_wire::{
+    RpcError,
+    gateway::{FleetNodePairResult, PairOutcome},
+    pairing::{Credentials, FleetNodePairRequest, FleetNodePairTarget},
+};
+
+use crate::{Running, gateway::Gateway, start};
+
+const PORT: u16 = 18_081;
+const PASSWORD: &str = "the site's own";
+
+fn antminer(login: Option<DeviceLogin>, delay_ms: u64) -> Device {
+    Device {
+        address: Ipv4Addr::LOCALHOST.into(),
+        make: Make::Antminer,
+        model: "Antminer S19".to_owned(),
+        firmware: "1.0.0".to_owned(),
+        mac: None,
+        serial: Some("SN7".to_owned()),
+        services: vec![Service {
+            port: PORT,
+            protocol: Protocol::Http,
+            manner: Manner::Proper,
+            delay_ms,
+        }],
+        login,
+    }
+}
+
+fn target(ip: IpAddr) -> FleetNodePairTarget {
+    FleetNodePairTarget {
+        device_identifier: format!("serial:{ip}"),
+        ip_address: ip.to_string(),
+        port: PORT.to_string(),
+        driver_name: "asicrs".to_owned(),
+        manufacturer: "Bitmain".to_owned(),
+        ..FleetNodePairTarget::default()
+    }
+}
+
+fn request(targets: Vec<FleetNodePairTarget>) -> FleetNodePairRequest {
+    FleetNodePairRequest {
+        targets,
+        credentials: Some(Credentials {
+            username: "root".to_owned(),
+            password: Some(PASSWORD.to_owned()),
+        }),
+    }
+}
+
+fn of<'r>(results: &'r [FleetNodePairResult], ip: &str) -> &'r FleetNodePairResult {
+    let found = results
+        .iter()
+        .find(|result| result.device_identifier == format!("serial:{ip}"));
+    found.unwrap_or_else(|| panic!("no result of {ip}: {results:?}"))
+}
+
+#[tokio::test]
+async fn each_target_has_one_result_and_what_worked_is_sealed_to_this_node() {
+    let own = Some(DeviceLogin::new("root", PASSWORD));
+    let site = Site {
+        seed: 1,
+        devices: vec![antminer(own, 0), antminer(None, 0)],
+    };
+    let site = start(site, 40).await;
+    let gateway = Gateway::start().await;
+    // A report that fails for a while is sent again.
+    gateway.behaviour().reports = vec![RpcError::unavailable("not now")];
+    let _node = Running::start(&gateway, 5_000);
+    let (mut stream, _) = gateway.accepted().await;
+    let mut targets: Vec<_> = site.site().addresses().into_iter().map(target).collect();
+    targets.push(target([8, 8, 8, 8].into()));
+    targets.push(FleetNodePairTarget {
+        ip_address: "010.0.0.1".to_owned(),
+        device_identifier: "serial:odd".to_owned(),
+        ..target([10, 0, 0, 1].into())
+    });
+    stream.pair("p1", request(targets));
+    let ack = stream.ack().await;
+    assert_eq!(AckCode::from_number(ack.code), AckCode::Ok, "{ack:?}");
+    let results = gateway.seen().paired;
+    assert_eq!(results.len(), 4, "{results:?}");
+
+    let first = of(&results, "127.91.40.1");
+    assert_eq!(first.outcome(), PairOutcome::Paired, "{first:?}");
+    assert_eq!(first.default_password_active, Some(false));
+    assert_eq!(first.serial_number, "SN7");
+    let sealed = first.encrypted_credentials.as_ref().expect("sealed");
+    let key = [9; 32];
+    let opened = open(&key, Half::Password, &sealed.password).expect("ours");
+    assert_eq!(opened.as_str(), PASSWORD);
+    let opened = open(&key, Half::Username, &sealed.username).expect("ours");
+    assert_eq!(opened.as_str(), "root");
+
+    let second = of(&results, "127.91.40.2");
+    assert_eq!(second.outcome(), PairOutcome::AuthFailed);
+    assert_eq!(second.encrypted_credentials, None);
+    for other in ["8.8.8.8", "odd"] {
+        let refused = of(&results, other);
+        assert_eq!(refused.outcome(), PairOutcome::Error, "{refused:?}");
+        assert!(!refused.error_message.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_second_command_meets_a_busy_node_and_a_cancel_ends_the_first() {
+    let site = Site {
+        seed: 1,
+        devices: vec![antminer(None, 1_500)],
+    };
+    let site = start(site, 41).await;
+    let gateway = Gateway::start().await;
+    let _node = Running::start(&gateway, 5_000);
+    let (mut stream, _) = gateway.accepted().await;
+    let targets: Vec<_> = site.site().addresses().into_iter().map(target).collect();
+    stream.pair("p1", request(targets.clone()));
+    stream.pair("p2", request(targets));
+    let busy = stream.ack().await;
+    assert_eq!(
+        (busy.command_id.as_str(), AckCode::from_number(busy.code)),
+        ("p2", AckCode::Busy)
+    );
+    stream.cancel("p1");
+    let ack = stream.ack().await;
+    assert_eq!(
+        (ack.command_id.as_str(), AckCode::from_number(ack.code)),
+        ("p1", AckCode::Partial)
+    );
+    assert!(ack.error_message.contains("cancelled"), "{ack:?}");
+    assert!(gateway.seen().paired.is_empty());
+}

@@ -1,0 +1,241 @@
+//! Words of pairing: what a node says of an attempt, and where a device stands. What follows from what
+//! is decided in `fleet-pairing`.
+
+use std::{fmt, str::FromStr};
+
+use crate::{
+    Mac, RejectReason, Serial,
+    report::text,
+    scan::{UnknownState, named_states},
+};
+
+named_states! {
+    /// Where a device stands, whoever it is bound to. The names are those of the installed base's
+    /// enumeration without its prefix.
+    PairingStatus {
+        /// Its credentials were accepted.
+        Paired = "PAIRED",
+        /// Nobody has tried, or it was released.
+        Unpaired = "UNPAIRED",
+        /// It wants credentials that it was not given.
+        AuthenticationNeeded = "AUTHENTICATION_NEEDED",
+        /// An attempt is under way.
+        Pending = "PENDING",
+        /// The last attempt came to nothing.
+        Failed = "FAILED",
+        /// Its credentials were accepted, and they are the ones that it was delivered with.
+        DefaultPassword = "DEFAULT_PASSWORD",
+    }
+    /// What a node says of one attempt to pair.
+    PairOutcome {
+        /// The device took the credentials.
+        Paired = "paired",
+        /// It wants credentials, and there were none.
+        AuthNeeded = "auth_needed",
+        /// It refused the credentials.
+        AuthFailed = "auth_failed",
+        /// Something else went wrong.
+        Error = "error",
+    }
+}
+
+impl PairingStatus {
+    /// Whether its credentials were accepted.
+    pub fn is_paired(self) -> bool {
+        match self {
+            Self::Paired | Self::DefaultPassword => true,
+            Self::Unpaired | Self::AuthenticationNeeded | Self::Pending | Self::Failed => false,
+        }
+    }
+}
+
+/// The fields of a node's pairing result as they came.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RawPairResult<'a> {
+    /// 1..=255 characters: what the command named the device.
+    pub identifier: &'a str,
+    /// None when it was not given, or is no known number.
+    pub outcome: Option<PairOutcome>,
+    /// None when the node does not know.
+    pub default_password: Option<bool>,
+    /// At most 255 characters; may be empty.
+    pub serial: &'a str,
+    /// A MAC in any spelling, at most 64 characters; may be empty.
+    pub mac: &'a str,
+    /// At most 255 characters; may be empty.
+    pub model: &'a str,
+    /// At most 255 characters; may be empty.
+    pub manufacturer: &'a str,
+    /// At most 255 characters; may be empty.
+    pub firmware: &'a str,
+    /// At most 4,096 characters.
+    pub error: &'a str,
+}
+
+/// A node's pairing result whose every field is well-formed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairResult {
+    /// What the command named the device.
+    pub identifier: String,
+    /// What came of it.
+    pub outcome: PairOutcome,
+    /// Whether the password it was delivered with is active; none when the node does not know.
+    pub default_password: Option<bool>,
+    /// No placeholder.
+    pub serial: Option<Serial>,
+    /// No placeholder.
+    pub mac: Option<Mac>,
+    /// May be empty: not known.
+    pub model: String,
+    /// May be empty: not known.
+    pub manufacturer: String,
+    /// May be empty: not known.
+    pub firmware: String,
+    /// As the node wrote it; to be escaped where it is shown.
+    pub error: String,
+}
+
+/// Why one result of a report was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PairRejectReason {
+    /// Identifier empty, too long, or with control characters.
+    Identifier,
+    /// The outcome is missing or unknown.
+    Outcome,
+    /// A text is too long or has control characters.
+    Text,
+    /// Sealed credentials are too long.
+    Credentials,
+    /// The command did not ask for the device.
+    NotAskedFor,
+    /// The command has another result of it already.
+    AlreadyReported,
+    /// The device was released, or is gone, since the command was sent.
+    Released,
+    /// The record is not the node's any more.
+    Record(RejectReason),
+}
+
+impl fmt::Display for PairRejectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Identifier => "bad identifier",
+            Self::Outcome => "no known outcome",
+            Self::Text => "bad text",
+            Self::Credentials => "sealed credentials too long",
+            Self::NotAskedFor => "not asked for",
+            Self::AlreadyReported => "already reported with another outcome",
+            Self::Released => "released since it was asked for",
+            Self::Record(reason) => reason.as_str(),
+        })
+    }
+}
+
+impl PairResult {
+    /// Checks every field of a pairing result.
+    ///
+    /// # Errors
+    ///
+    /// The first field that is not well-formed, as a [`PairRejectReason`].
+    pub fn parse(raw: RawPairResult<'_>) -> Result<Self, PairRejectReason> {
+        let identifier = text(raw.identifier, 255)
+            .filter(|text| !text.is_empty())
+            .ok_or(PairRejectReason::Identifier)?;
+        let field = |value, most| text(value, most).ok_or(PairRejectReason::Text);
+        if raw.error.chars().take(4_097).count() > 4_096 {
+            return Err(PairRejectReason::Text);
+        }
+        Ok(Self {
+            identifier,
+            outcome: raw.outcome.ok_or(PairRejectReason::Outcome)?,
+            default_password: raw.default_password,
+            serial: Serial::new(&field(raw.serial, 255)?),
+            mac: field(raw.mac, 64)?
+                .parse()
+                .ok()
+                .filter(|mac: &Mac| !mac.is_placeholder()),
+            model: field(raw.model, 255)?,
+            manufacturer: field(raw.manufacturer, 255)?,
+            firmware: field(raw.firmware, 255)?,
+            error: raw.error.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_field_of_a_result_is_refused_by_its_own_reason() {
+        let good = RawPairResult {
+            identifier: "mac:02:00:5E:00:00:01",
+            outcome: Some(PairOutcome::Paired),
+            ..RawPairResult::default()
+        };
+        let (long, error) = ("x".repeat(256), "x".repeat(4_097));
+        for (raw, expected) in [
+            (good, None),
+            (
+                RawPairResult {
+                    identifier: "",
+                    ..good
+                },
+                Some(PairRejectReason::Identifier),
+            ),
+            (
+                RawPairResult {
+                    identifier: "a\u{7}",
+                    ..good
+                },
+                Some(PairRejectReason::Identifier),
+            ),
+            (
+                RawPairResult {
+                    outcome: None,
+                    ..good
+                },
+                Some(PairRejectReason::Outcome),
+            ),
+            (
+                RawPairResult {
+                    model: &long,
+                    ..good
+                },
+                Some(PairRejectReason::Text),
+            ),
+            (
+                RawPairResult {
+                    error: &error,
+                    ..good
+                },
+                Some(PairRejectReason::Text),
+            ),
+            (
+                RawPairResult {
+                    error: "two\nlines",
+                    ..good
+                },
+                None,
+            ),
+        ] {
+            assert_eq!(PairResult::parse(raw).err(), expected, "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn the_names_of_statuses_are_those_of_the_installed_base() {
+        let names: Vec<_> = PairingStatus::ALL.iter().map(|s| s.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "PAIRED",
+                "UNPAIRED",
+                "AUTHENTICATION_NEEDED",
+                "PENDING",
+                "FAILED",
+                "DEFAULT_PASSWORD"
+            ]
+        );
+    }
+}

@@ -1,0 +1,297 @@
+//! Trying a login at a device, once it has proved to be what the caller knows it as.
+//!
+//! [`Pairer::pair`] asks the device anew who it is, without a login; only when its answer agrees with what the
+//! server named is anything sent that a password can be guessed from. Everything is dialled through the guard.
+
+use std::{sync::Arc, time::Duration};
+
+use fleet_core::{Endpoint, Mac, PairOutcome, Serial};
+use tokio::time::timeout;
+
+use crate::{
+    dial::{Dialled, Dialler},
+    driver::{Answer, DriverError, DriverSet, Identification},
+    guard::Guard,
+    job::ScanOptions,
+    login::{Authenticated, Login},
+    probe::Probe,
+    text,
+};
+
+/// What a device may take for its proof and its login, retries included.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A device as the server knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairTarget {
+    /// Where it was found.
+    pub endpoint: Endpoint,
+    /// The driver that named it.
+    pub driver: String,
+    /// May be empty: not known.
+    pub manufacturer: String,
+    /// If it showed one.
+    pub mac: Option<Mac>,
+    /// If it showed one.
+    pub serial: Option<Serial>,
+}
+
+/// What came of one attempt. Texts are printable and fit a report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairReport {
+    /// What came of it.
+    pub outcome: PairOutcome,
+    /// Whether the password it was delivered with is active; none when that is not known.
+    pub default_password: Option<bool>,
+    /// What it says of itself behind its login.
+    pub device: Identification,
+    /// Why it came to nothing; empty when it did not.
+    pub error: String,
+}
+
+impl PairReport {
+    fn of(outcome: PairOutcome, error: impl Into<String>) -> Self {
+        Self {
+            outcome,
+            default_password: None,
+            device: Identification::default(),
+            error: error.into(),
+        }
+    }
+
+    fn failed(error: impl Into<String>) -> Self {
+        Self::of(PairOutcome::Error, error)
+    }
+}
+
+/// Tries logins at devices. Clones share pace and guard.
+#[derive(Debug, Clone)]
+pub struct Pairer {
+    options: ScanOptions,
+    drivers: Arc<DriverSet>,
+    dialler: Arc<Dialler>,
+}
+
+impl Pairer {
+    /// A pairer that dials what `guard` allows, at the pace of `options`.
+    pub fn new(options: ScanOptions, drivers: Arc<DriverSet>, guard: Guard) -> Self {
+        let dialler = Arc::new(Dialler::new(&options, guard));
+        Self {
+            options,
+            drivers,
+            dialler,
+        }
+    }
+
+    /// Tries a login at one device; without one, asks whether it wants any. Cancel-safe: when dropped, connections
+    /// are closed and nothing more is sent.
+    pub async fn pair(&self, target: &PairTarget, login: Option<&Login>) -> PairReport {
+        match timeout(PATIENCE, self.attempt(target, login)).await {
+            Ok(Ok(report)) => report,
+            Ok(Err(error)) => PairReport::failed(error.to_string()),
+            Err(_) => PairReport::failed("the device was too slow"),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        target: &PairTarget,
+        login: Option<&Login>,
+    ) -> Result<PairReport, DriverError> {
+        let device = match self.identify(target.endpoint).await? {
+            Some(device) => device,
+            None => return Ok(PairReport::failed("nothing there names itself any more")),
+        };
+        if let Err(why) = is_the_same(target, &device) {
+            return Ok(PairReport::failed(why));
+        }
+        let at = target.endpoint.port;
+        let door = self
+            .drivers
+            .all()
+            .find_map(|driver| Some((driver, driver.login_port(&device, at)?)));
+        let Some((driver, port)) = door else {
+            let kind = text::field(&device.driver);
+            return Ok(PairReport::failed(format!(
+                "this node has no way to log in to devices of the driver {kind}"
+            )));
+        };
+        let endpoint = Endpoint {
+            ip: target.endpoint.ip,
+            port,
+        };
+        let mut probe = self.open(endpoint).await?;
+        let said = driver.authenticate(&mut probe, &device, login).await?;
+        Ok(match said {
+            Authenticated::Accepted {
+                device,
+                default_password,
+            } => PairReport {
+                default_password,
+                device: fit(*device),
+                ..PairReport::of(PairOutcome::Paired, "")
+            },
+            Authenticated::Wanted => {
+                PairReport::of(PairOutcome::AuthNeeded, "the device wants a password")
+            }
+            Authenticated::Refused => {
+                PairReport::of(PairOutcome::AuthFailed, "the device refused the password")
+            }
+            Authenticated::Unsupported => {
+                PairReport::failed("this node has no way to log in to such devices")
+            }
+        })
+    }
+
+    /// What is at an endpoint now, by its own word and without a login.
+    async fn identify(&self, endpoint: Endpoint) -> Result<Option<Identification>, DriverError> {
+        let mut probe = self.open(endpoint).await?;
+        let mut failed = None;
+        for driver in self.drivers.at(endpoint.port) {
+            match driver.identify(&mut probe).await {
+                Ok(Answer::Named(device)) => return Ok(Some(*device)),
+                Ok(Answer::Stranger { .. }) => return Ok(None),
+                Ok(Answer::Foreign) => {}
+                Err(error) => failed = Some(error),
+            }
+            probe.close();
+        }
+        failed.map_or(Ok(None), Err)
+    }
+
+    async fn open(&self, endpoint: Endpoint) -> Result<Probe<'_>, DriverError> {
+        match self.dialler.reconnect(endpoint).await {
+            Dialled::Open(stream) => Ok(Probe::new(&self.dialler, endpoint, stream, &self.options)),
+            Dialled::Refused => Err(DriverError::Broken(std::io::ErrorKind::ConnectionRefused)),
+            Dialled::Unreachable => Err(DriverError::Broken(std::io::ErrorKind::HostUnreachable)),
+            Dialled::TimedOut => Err(DriverError::Silence),
+            Dialled::Starved(error) | Dialled::NoWay(error) => {
+                Err(DriverError::Broken(error.kind()))
+            }
+            Dialled::Forbidden(reason) => Err(DriverError::Forbidden(reason)),
+        }
+    }
+}
+
+/// Whether what answers now is what the server named. A MAC or serial that it shows must be the known one.
+fn is_the_same(target: &PairTarget, device: &Identification) -> Result<(), String> {
+    let other = |what: &str, now: &str, known: &str| {
+        Err(format!(
+            "another device answers there now ({what} {}, not {}): nothing was sent to it; scan again",
+            text::field(now),
+            text::field(known)
+        ))
+    };
+    if device.driver != target.driver {
+        return other("driver", &device.driver, &target.driver);
+    }
+    let (now, known) = (device.manufacturer.trim(), target.manufacturer.trim());
+    if !known.is_empty() && !now.eq_ignore_ascii_case(known) {
+        return other("make", now, known);
+    }
+    if let (Some(now), Some(known)) = (device.mac, target.mac)
+        && now != known
+    {
+        return other("MAC", &now.to_string(), &known.to_string());
+    }
+    if let (Some(now), Some(known)) = (&device.serial, &target.serial)
+        && now != known
+    {
+        return other("serial", now.as_str(), known.as_str());
+    }
+    Ok(())
+}
+
+/// What a device says, as it may be reported.
+fn fit(device: Identification) -> Identification {
+    Identification {
+        model: text::field(&device.model),
+        manufacturer: text::field(&device.manufacturer),
+        firmware: text::field(&device.firmware),
+        mac: device.mac.filter(|mac| !mac.is_placeholder()),
+        ..device
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> PairTarget {
+        PairTarget {
+            endpoint: "10.0.0.7:4028".parse().map_or_else(
+                |_| unreachable!("an endpoint"),
+                |address: std::net::SocketAddr| Endpoint {
+                    ip: address.ip(),
+                    port: fleet_core::Port::new(address.port()).expect("a port"),
+                },
+            ),
+            driver: "antminer".to_owned(),
+            manufacturer: "Bitmain".to_owned(),
+            mac: "02:00:5E:00:00:01".parse().ok(),
+            serial: Serial::new("A1"),
+        }
+    }
+
+    fn device() -> Identification {
+        Identification {
+            driver: "antminer".to_owned(),
+            manufacturer: "bitmain".to_owned(),
+            ..Identification::default()
+        }
+    }
+
+    #[test]
+    fn only_what_the_server_named_is_given_anything() {
+        assert_eq!(is_the_same(&target(), &device()), Ok(()));
+        let same = Identification {
+            mac: target().mac,
+            serial: target().serial,
+            ..device()
+        };
+        assert_eq!(is_the_same(&target(), &same), Ok(()));
+        for (other, named) in [
+            (
+                Identification {
+                    driver: "asicrs".to_owned(),
+                    ..device()
+                },
+                "asicrs",
+            ),
+            (
+                Identification {
+                    manufacturer: "MicroBT".to_owned(),
+                    ..device()
+                },
+                "MicroBT",
+            ),
+            (
+                Identification {
+                    manufacturer: String::new(),
+                    ..device()
+                },
+                "make",
+            ),
+            (
+                Identification {
+                    mac: "02:00:5E:00:00:02".parse().ok(),
+                    ..device()
+                },
+                "02:00:5E:00:00:02",
+            ),
+            (
+                Identification {
+                    serial: Serial::new("B2"),
+                    ..device()
+                },
+                "B2",
+            ),
+        ] {
+            let why = is_the_same(&target(), &other).expect_err(named);
+            assert!(
+                why.contains(named) && why.contains("nothing was sent"),
+                "{why}"
+            );
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Logins at simulated Antminers: what opens, what does not, and what is never sent.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use fleet_core::{AddressPolicy, Endpoint, PairOutcome, Port};
+use fleet_scan::{DriverSet, Guard, Login, PairReport, PairTarget, Pairer};
+use fleet_sim::{Device, DeviceLogin, Make, Manner, Protocol, RunningSite, Service, Site};
+
+use crate::{quick, start};
+
+const PORT: u16 = 18_080;
+
+fn site(devices: Vec<(Make, Option<DeviceLogin>)>) -> Site {
+    let device = |(make, login)| Device {
+        address: Ipv4Addr::LOCALHOST.into(),
+        make,
+        model: "Antminer S19".to_owned(),
+        firmware: "1.0.0".to_owned(),
+        mac: Some("02:F1:00:00:00:07".to_owned()),
+        serial: Some("SN7".to_owned()),
+        services: vec![Service {
+            port: PORT,
+            protocol: Protocol::Http,
+            manner: Manner::Proper,
+            delay_ms: 0,
+        }],
+        login,
+    };
+    Site {
+        seed: 1,
+        devices: devices.into_iter().map(device).collect(),
+    }
+}
+
+fn target(site: &RunningSite, at: usize) -> PairTarget {
+    PairTarget {
+        endpoint: Endpoint {
+            ip: site.site().devices[at].address,
+            port: Port::new(PORT).expect("a port"),
+        },
+        driver: "asicrs".to_owned(),
+        manufacturer: "Bitmain".to_owned(),
+        mac: None,
+        serial: None,
+    }
+}
+
+async fn pair(site: &RunningSite, at: usize, password: Option<&str>) -> PairReport {
+    pair_as(
+        &target(site, at),
+        password,
+        Guard::policy(AddressPolicy::DEMO),
+    )
+    .await
+}
+
+async fn pair_as(target: &PairTarget, password: Option<&str>, guard: Guard) -> PairReport {
+    let pairer = Pairer::new(quick(), Arc::new(DriverSet::built_in()), guard);
+    let login = password.map(|word| Login::new("root".to_owned(), word.to_owned()));
+    pairer.pair(target, login.as_ref()).await
+}
+
+fn asked(site: &RunningSite) -> Vec<String> {
+    let connections = site.journal().connections().into_iter();
+    connections.flat_map(|one| one.answered).collect()
+}
+
+#[tokio::test]
+async fn a_login_opens_what_it_belongs_to() {
+    let own = Some(DeviceLogin::new("root", "own"));
+    let locked = Some(DeviceLogin {
+        locked: true,
+        ..DeviceLogin::delivered()
+    });
+    let site = start(
+        site(vec![
+            (Make::Antminer, None),
+            (Make::Antminer, own),
+            (Make::Antminer, locked),
+        ]),
+        60,
+    )
+    .await;
+    use PairOutcome::{AuthFailed, AuthNeeded, Error, Paired};
+    for (at, password, outcome, default) in [
+        (0, None, AuthNeeded, None),
+        (0, Some("root"), Paired, Some(true)),
+        (0, Some("own"), AuthFailed, None),
+        (1, Some("root"), AuthFailed, None),
+        (1, Some("own"), Paired, Some(false)),
+        (2, Some("root"), Error, None),
+    ] {
+        let report = pair(&site, at, password).await;
+        assert_eq!(
+            (report.outcome, report.default_password),
+            (outcome, default),
+            "{at} {password:?}: {report:?}"
+        );
+        assert_eq!(report.error.is_empty(), outcome == Paired, "{report:?}");
+        if outcome == Paired {
+            let device = report.device;
+            assert_eq!(
+                device.mac.map(|mac| mac.to_string()).as_deref(),
+                Some("02:F1:00:00:00:07")
+            );
+            assert_eq!(device.serial.as_ref().map(|s| s.as_str()), Some("SN7"));
+            assert_eq!(device.model, "Antminer S19");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_what_the_server_named_is_sent_nothing() {
+    let site = start(
+        site(vec![
+            (Make::Bitaxe, None),
+            (Make::Antminer, None),
+            (Make::Router, None),
+        ]),
+        61,
+    )
+    .await;
+    let antminer = target(&site, 1);
+    for (target, why) in [
+        (target(&site, 0), "another device"),
+        (
+            PairTarget {
+                driver: "antminer".to_owned(),
+                ..antminer.clone()
+            },
+            "another device",
+        ),
+        (
+            PairTarget {
+                manufacturer: "MicroBT".to_owned(),
+                ..antminer.clone()
+            },
+            "another device",
+        ),
+        (target(&site, 2), "nothing there names itself"),
+    ] {
+        let report = pair_as(&target, Some("root"), Guard::policy(AddressPolicy::DEMO)).await;
+        assert_eq!(report.outcome, PairOutcome::Error);
+        assert!(report.error.contains(why), "{}", report.error);
+    }
+    let asked = asked(&site);
+    assert!(
+        !asked.iter().any(|path| path.contains("cgi-bin")),
+        "{asked:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_make_without_a_login_says_so_and_the_guard_has_the_last_word() {
+    let site = start(site(vec![(Make::Bitaxe, None)]), 62).await;
+    let bitaxe = PairTarget {
+        manufacturer: "Bitaxe".to_owned(),
+        ..target(&site, 0)
+    };
+    let report = pair_as(&bitaxe, Some("x"), Guard::policy(AddressPolicy::DEMO)).await;
+    assert!(report.error.contains("no way to log in"), "{report:?}");
+    let before = site.journal().count();
+    let report = pair_as(&bitaxe, Some("x"), Guard::default()).await;
+    assert!(report.error.contains("loopback"), "{report:?}");
+    assert_eq!(site.journal().count(), before, "nothing was dialled");
+}

@@ -1,0 +1,110 @@
+//! Following a pairing: its results as they are stored, then its end. Whoever leaves changes nothing.
+
+use std::{sync::Arc, time::Instant};
+
+use fleet_core::{OrgId, PairingId, limits, outcome::Code};
+use fleet_wire::{
+    RpcError,
+    admin::{DevicePairingResult, PairDiscoveredDevicesOnFleetNodeResponse},
+};
+use futures::{Stream, stream};
+
+use crate::{
+    app::App,
+    convert,
+    failure::{self, Refusal},
+};
+
+/// Results of one message.
+pub(crate) const PAGE: u32 = 256;
+
+type Message = PairDiscoveredDevicesOnFleetNodeResponse;
+
+struct Following {
+    app: Arc<App>,
+    org: OrgId,
+    pairing: PairingId,
+    after: i64,
+    /// Told before anything is read.
+    first: Vec<DevicePairingResult>,
+    spoke: Instant,
+    over: bool,
+}
+
+/// What was refused, then the results in their order; it ends well, or with the pairing's own code. A
+/// message without results is a sign of life.
+pub(super) fn stream(
+    app: Arc<App>,
+    org: OrgId,
+    pairing: PairingId,
+    refused: Vec<DevicePairingResult>,
+) -> impl Stream<Item = Result<Message, RpcError>> + Send {
+    let following = Following {
+        spoke: app.environment.instant(),
+        app,
+        org,
+        pairing,
+        after: 0,
+        first: refused,
+        over: false,
+    };
+    stream::unfold(following, |mut following| async move {
+        let message = following.next().await?;
+        following.over |= message.is_err();
+        following.spoke = following.app.environment.instant();
+        Some((message, following))
+    })
+}
+
+impl Following {
+    async fn next(&mut self) -> Option<Result<Message, RpcError>> {
+        if self.over {
+            return None;
+        }
+        if !self.first.is_empty() {
+            let results = std::mem::take(&mut self.first);
+            return Some(Ok(Message { results }));
+        }
+        loop {
+            let app = Arc::clone(&self.app);
+            let bell = app.bells.listen(self.pairing);
+            let page = match app
+                .store
+                .read_pairing(self.org, self.pairing, self.after, PAGE)
+                .await
+            {
+                Ok(Some(page)) => page,
+                Ok(None) => {
+                    let why = format!("no pairing {} in this organization", self.pairing);
+                    return Some(Err(RpcError::not_found(why)));
+                }
+                Err(error) => return Some(Err(error.refusal())),
+            };
+            if let Some(last) = page.results.last() {
+                self.after = last.sequence;
+                let results = page.results.into_iter().map(convert::paired).collect();
+                return Some(Ok(Message { results }));
+            }
+            if let Some((code, reason)) = page.pairing.ended {
+                self.over = true;
+                return match code {
+                    Code::Ok => None,
+                    code => Some(Err(RpcError::new(failure::code(code), reason))),
+                };
+            }
+            let idle = app.environment.instant().duration_since(self.spoke);
+            if idle >= limits::WATCH_IDLE {
+                return Some(Ok(Message::default()));
+            }
+            tokio::select! {
+                () = bell => {}
+                () = tokio::time::sleep(limits::WATCH_POLL) => {}
+                () = app.drain.cancelled() => {
+                    return Some(Err(RpcError::unavailable(
+                        "the server is going down; the pairing goes on where it was sent",
+                    )));
+                }
+            }
+        }
+    }
+}

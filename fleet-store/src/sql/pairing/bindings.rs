@@ -1,0 +1,437 @@
+//! Whom devices are bound to. A binding, and where a device's pairing stands, change only under the
+//! lock of the device's row; a binding to a node also under the node's, so that nothing is bound to a
+//! node that is being revoked.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use fleet_core::{DeviceId, Endpoint, NodeId, OperatorId, OrgId, PairingStatus, Timestamp};
+use fleet_pairing::{BindDecision, Binding, ServerClaim, decide_bind, decide_bind_to_server};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect, Set,
+    sea_query::{Expr, LockType, OnConflict},
+};
+
+use crate::{
+    Actor, AuditEntry, BindError, BoundDevice, Changed, DevicePairing, UnbindError, Who,
+    sql::{
+        audit, devices,
+        entity::{
+            binding, device, device_credential, device_pairing, node_endpoint, pairing_target,
+        },
+        inserts, nodes, places,
+        transaction::{Failure, refuse},
+        value::{AsText, Micros},
+    },
+};
+
+/// Locks a live device of an organization.
+async fn lock_device(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    id: DeviceId,
+) -> Result<Option<device::Model>, DbErr> {
+    Ok(lock_devices(tx, org, [id.0]).await?.pop())
+}
+
+/// Locks live devices of an organization in the order of their ids.
+pub(in crate::sql) async fn lock_devices(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    ids: impl IntoIterator<Item = i64>,
+) -> Result<Vec<device::Model>, DbErr> {
+    device::Entity::find()
+        .filter(device::Column::Id.is_in(ids))
+        .filter(device::Column::OrgId.eq(org.0))
+        .filter(device::Column::DeletedAt.is_null())
+        .order_by_asc(device::Column::Id)
+        .lock(LockType::NoKeyUpdate)
+        .all(tx)
+        .await
+}
+
+async fn binding_of(tx: &DatabaseTransaction, device: i64) -> Result<Binding, DbErr> {
+    let row = binding::Entity::find_by_id(device).one(tx).await?;
+    Ok(row.map_or(Binding::Free, |row| bound(&row)))
+}
+
+/// Whom a binding's row binds to.
+pub(in crate::sql) fn bound(row: &binding::Model) -> Binding {
+    row.node_id
+        .map_or(Binding::Server, |id| Binding::Node(NodeId(id)))
+}
+
+/// The device as audit records name it.
+fn shown(device: &device::Model) -> String {
+    format!("device {} ({})", device.id, device.identifier.0)
+}
+
+pub(super) async fn bind(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    node: NodeId,
+    device: DeviceId,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<Changed, Failure<BindError>> {
+    let Some(row) = nodes::lock_of(tx, org, node).await? else {
+        return refuse(BindError::NodeNotFound(node));
+    };
+    let Some(found) = lock_device(tx, org, device).await? else {
+        return refuse(BindError::DeviceNotFound(device));
+    };
+    match decide_bind(node, row.state.0, binding_of(tx, device.0).await?) {
+        Err(why) => return refuse(BindError::Refused { device, why }),
+        Ok(BindDecision::Already) => return Ok(Changed::No),
+        Ok(BindDecision::Bind) => {}
+    }
+    let assigned_by = match actor.who {
+        Who::Operator(OperatorId(id)) => Some(id),
+        Who::Node(_) | Who::System | Who::Anonymous => None,
+    };
+    forget_credentials(tx, [device.0]).await?;
+    write_binding(tx, &found, Some(node), assigned_by, now).await?;
+    if let Some(ip) = attribute(tx, &found, node, now).await? {
+        return refuse(BindError::BeingDialled(ip));
+    }
+    let subject = format!("{} to node {node}", shown(&found));
+    let entry = AuditEntry::done(org, actor.clone(), "device.pair", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(Changed::Yes)
+}
+
+pub(super) async fn unbind(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    device: DeviceId,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<Changed, Failure<UnbindError>> {
+    let Some(found) = lock_device(tx, org, device).await? else {
+        return refuse(UnbindError::NotFound(device));
+    };
+    if !release(tx, &[device.0], "unpaired before its result came").await? {
+        return Ok(Changed::No);
+    }
+    let entry = AuditEntry::done(org, actor.clone(), "device.unpair", shown(&found), now);
+    audit::write(tx, entry).await?;
+    Ok(Changed::Yes)
+}
+
+pub(super) async fn bind_to_server(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    device: DeviceId,
+    status: PairingStatus,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<Changed, Failure<BindError>> {
+    let Some(found) = lock_device(tx, org, device).await? else {
+        return refuse(BindError::DeviceNotFound(device));
+    };
+    let place = devices::endpoint(&found)?;
+    // The last lock: no node gets the place between the look at it and the end of this.
+    places::alone(tx, org).await?;
+    let claim = ServerClaim {
+        binding: binding_of(tx, device.0).await?,
+        owner: found.node_id.map(NodeId),
+        has_place: place.is_some(),
+        place_of: match place {
+            Some(place) => node_of_place(tx, org, place).await?,
+            None => None,
+        },
+    };
+    match decide_bind_to_server(claim) {
+        Err(why) => return refuse(BindError::Refused { device, why }),
+        Ok(BindDecision::Already) => return Ok(Changed::No),
+        Ok(BindDecision::Bind) => {}
+    }
+    forget_credentials(tx, [device.0]).await?;
+    write_binding(tx, &found, None, None, now).await?;
+    write_status(tx, org, [(device.0, status, String::new())], now).await?;
+    let subject = format!("{} by the server itself", shown(&found));
+    let entry = AuditEntry::done(org, actor.clone(), "device.pair", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(Changed::Yes)
+}
+
+/// A node to which a place was ever attributed, on whatever port: a device that a node found at one port
+/// answers at others too.
+async fn node_of_place(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    place: Endpoint,
+) -> Result<Option<NodeId>, DbErr> {
+    let row = node_endpoint::Entity::find()
+        .filter(node_endpoint::Column::OrgId.eq(org.0))
+        .filter(node_endpoint::Column::Ip.eq(AsText(place.ip)))
+        .order_by_asc(node_endpoint::Column::NodeId)
+        .one(tx)
+        .await?;
+    Ok(row.map(|row| NodeId(row.node_id)))
+}
+
+/// Writes the one row that binds a device. A row of another binding would violate its key: the
+/// transaction starts over and the rules see it.
+pub(in crate::sql) async fn write_binding(
+    tx: &DatabaseTransaction,
+    device: &device::Model,
+    node: Option<NodeId>,
+    assigned_by: Option<i64>,
+    now: Timestamp,
+) -> Result<(), DbErr> {
+    let row = binding::ActiveModel {
+        device_id: Set(device.id),
+        org_id: Set(device.org_id),
+        node_id: Set(node.map(|node| node.0)),
+        created_at: Set(Micros(now)),
+        assigned_by: Set(assigned_by),
+    };
+    binding::Entity::insert(row)
+        .exec_without_returning(tx)
+        .await?;
+    Ok(())
+}
+
+/// Attributes a device to the node that it is bound to, and remembers its place: from now on the
+/// server itself never dials it. Answers the address where the server is dialling just now; then nothing
+/// may be kept.
+pub(in crate::sql) async fn attribute(
+    tx: &DatabaseTransaction,
+    device: &device::Model,
+    node: NodeId,
+    now: Timestamp,
+) -> Result<Option<IpAddr>, DbErr> {
+    if device.node_id != Some(node.0) {
+        let moved = device::ActiveModel {
+            node_id: Set(Some(node.0)),
+            ..Default::default()
+        };
+        device::Entity::update_many()
+            .set(moved)
+            .filter(device::Column::Id.eq(device.id))
+            .exec(tx)
+            .await?;
+    }
+    let places = devices::endpoint(device)?.into_iter().collect();
+    places::attribute(tx, OrgId(device.org_id), node, &places, now).await
+}
+
+/// Sets where the pairing of devices stands. Each device at most once.
+pub(in crate::sql) async fn write_status(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    devices: impl IntoIterator<Item = (i64, PairingStatus, String)>,
+    now: Timestamp,
+) -> Result<(), DbErr> {
+    use device_pairing::Column as C;
+    let row = |(device, status, error)| device_pairing::ActiveModel {
+        device_id: Set(device),
+        org_id: Set(org.0),
+        status: Set(AsText(status)),
+        error: Set(error),
+        changed_at: Set(Micros(now)),
+    };
+    let newest = OnConflict::column(C::DeviceId)
+        .update_columns([C::Status, C::Error, C::ChangedAt])
+        .to_owned();
+    inserts::all_or(tx, devices.into_iter().map(row).collect(), newest).await
+}
+
+/// Deletes what nodes sealed for devices.
+pub(in crate::sql) async fn forget_credentials(
+    tx: &DatabaseTransaction,
+    devices: impl IntoIterator<Item = i64>,
+) -> Result<(), DbErr> {
+    device_credential::Entity::delete_many()
+        .filter(device_credential::Column::DeviceId.is_in(devices))
+        .exec(tx)
+        .await?;
+    Ok(())
+}
+
+/// Releases locked devices: neither bound nor paired, nothing sealed is kept, and no result that was
+/// asked for before is taken. Whether anything changed.
+async fn release(
+    tx: &DatabaseTransaction,
+    devices: &[i64],
+    why: &'static str,
+) -> Result<bool, DbErr> {
+    if devices.is_empty() {
+        return Ok(false);
+    }
+    let ids = || devices.iter().copied();
+    let bindings = binding::Entity::delete_many()
+        .filter(binding::Column::DeviceId.is_in(ids()))
+        .exec(tx)
+        .await?;
+    let statuses = device_pairing::Entity::delete_many()
+        .filter(device_pairing::Column::DeviceId.is_in(ids()))
+        .exec(tx)
+        .await?;
+    forget_credentials(tx, ids()).await?;
+    let withdrawn = pairing_target::ActiveModel {
+        told: Set(Some(AsText(PairingStatus::Unpaired))),
+        error: Set(why.to_owned()),
+        ..Default::default()
+    };
+    let targets = pairing_target::Entity::update_many()
+        .set(withdrawn)
+        .filter(pairing_target::Column::DeviceId.is_in(ids()))
+        .filter(pairing_target::Column::Told.is_null())
+        .exec(tx)
+        .await?;
+    Ok(bindings.rows_affected + statuses.rows_affected + targets.rows_affected > 0)
+}
+
+/// What is known of a record's pairing goes over to another one together with its binding, both locked.
+pub(crate) async fn hand_over(
+    tx: &DatabaseTransaction,
+    from: DeviceId,
+    to: DeviceId,
+) -> Result<(), DbErr> {
+    forget_pairing(tx, to).await?;
+    device_pairing::Entity::update_many()
+        .col_expr(device_pairing::Column::DeviceId, Expr::value(to.0))
+        .filter(device_pairing::Column::DeviceId.eq(from.0))
+        .exec(tx)
+        .await?;
+    device_credential::Entity::update_many()
+        .col_expr(device_credential::Column::DeviceId, Expr::value(to.0))
+        .filter(device_credential::Column::DeviceId.eq(from.0))
+        .exec(tx)
+        .await?;
+    Ok(())
+}
+
+/// Forgets where the pairing of a record stands and what was sealed for it.
+pub(crate) async fn forget_pairing(
+    tx: &DatabaseTransaction,
+    device: DeviceId,
+) -> Result<(), DbErr> {
+    device_pairing::Entity::delete_many()
+        .filter(device_pairing::Column::DeviceId.eq(device.0))
+        .exec(tx)
+        .await?;
+    forget_credentials(tx, [device.0]).await
+}
+
+/// Releases every device that is bound to a node which is being revoked, under the node's lock, and
+/// deletes all that it sealed. Attribution stays.
+pub(crate) async fn release_all_of(
+    tx: &DatabaseTransaction,
+    org: OrgId,
+    node: NodeId,
+) -> Result<(), DbErr> {
+    let bound: Vec<i64> = binding::Entity::find()
+        .select_only()
+        .column(binding::Column::DeviceId)
+        .filter(binding::Column::NodeId.eq(node.0))
+        .into_tuple()
+        .all(tx)
+        .await?;
+    for part in bound.chunks(DEVICES_A_STATEMENT) {
+        lock_devices(tx, org, part.iter().copied()).await?;
+        // Some may have been released before their lock was ours; nothing new is bound under the node's.
+        release(tx, part, "its node was revoked").await?;
+    }
+    device_credential::Entity::delete_many()
+        .filter(device_credential::Column::NodeId.eq(node.0))
+        .exec(tx)
+        .await?;
+    Ok(())
+}
+
+/// Well below the databases' limits of binds.
+const DEVICES_A_STATEMENT: usize = 10_000;
+
+pub(super) async fn bound_devices(
+    db: &impl ConnectionTrait,
+    org: OrgId,
+    node: Option<NodeId>,
+) -> Result<Vec<BoundDevice>, DbErr> {
+    let mut bindings = binding::Entity::find()
+        .filter(binding::Column::OrgId.eq(org.0))
+        .filter(binding::Column::NodeId.is_not_null());
+    if let Some(node) = node {
+        bindings = bindings.filter(binding::Column::NodeId.eq(node.0));
+    }
+    let bindings = bindings
+        .order_by_asc(binding::Column::DeviceId)
+        .all(db)
+        .await?;
+    let mut listed = Vec::with_capacity(bindings.len());
+    for part in bindings.chunks(DEVICES_A_STATEMENT) {
+        let models = device::Entity::find()
+            .filter(device::Column::Id.is_in(part.iter().map(|row| row.device_id)))
+            .filter(device::Column::DeletedAt.is_null())
+            .all(db)
+            .await?;
+        let mut devices: BTreeMap<i64, _> = devices::rows(db, models)
+            .await?
+            .into_iter()
+            .map(|device| (device.id.0, device))
+            .collect();
+        for row in part {
+            let (Some(device), Some(node)) = (devices.remove(&row.device_id), row.node_id) else {
+                continue;
+            };
+            listed.push(BoundDevice {
+                device,
+                node: NodeId(node),
+                since: row.created_at.0,
+                assigned_by: row.assigned_by.map(OperatorId),
+            });
+        }
+    }
+    Ok(listed)
+}
+
+/// Where the pairing of devices stands: three queries for each ten thousand.
+pub(in crate::sql) async fn pairings(
+    db: &impl ConnectionTrait,
+    org: OrgId,
+    devices: &[i64],
+) -> Result<BTreeMap<DeviceId, DevicePairing>, DbErr> {
+    let mut found: BTreeMap<DeviceId, DevicePairing> = BTreeMap::new();
+    for part in devices.chunks(DEVICES_A_STATEMENT) {
+        let ids = || part.iter().copied();
+        let statuses = device_pairing::Entity::find()
+            .filter(device_pairing::Column::OrgId.eq(org.0))
+            .filter(device_pairing::Column::DeviceId.is_in(ids()))
+            .all(db)
+            .await?;
+        for row in statuses {
+            let known = found
+                .entry(DeviceId(row.device_id))
+                .or_insert(DevicePairing::NONE);
+            (known.status, known.error) = (row.status.0, row.error);
+        }
+        let bindings = binding::Entity::find()
+            .filter(binding::Column::OrgId.eq(org.0))
+            .filter(binding::Column::DeviceId.is_in(ids()))
+            .all(db)
+            .await?;
+        for row in bindings {
+            found
+                .entry(DeviceId(row.device_id))
+                .or_insert(DevicePairing::NONE)
+                .binding = bound(&row);
+        }
+        let sealed: Vec<i64> = device_credential::Entity::find()
+            .select_only()
+            .column(device_credential::Column::DeviceId)
+            .filter(device_credential::Column::OrgId.eq(org.0))
+            .filter(device_credential::Column::DeviceId.is_in(ids()))
+            .into_tuple()
+            .all(db)
+            .await?;
+        for device in sealed {
+            found
+                .entry(DeviceId(device))
+                .or_insert(DevicePairing::NONE)
+                .has_credentials = true;
+        }
+    }
+    Ok(found)
+}

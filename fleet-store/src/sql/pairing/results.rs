@@ -1,0 +1,334 @@
+//! Recording what a node says of the devices that it was asked to pair: one transaction, each device
+//! judged under its lock by `fleet_pairing`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fleet_core::{
+    CommandState, DeviceId, NodeId, PairRejectReason, PairResult, PairingStatus, Serial,
+};
+use fleet_pairing::{Binding, PairWord, decide_result, may_settle};
+use sea_orm::{
+    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QuerySelect, Set,
+    sea_query::OnConflict,
+};
+
+use super::{
+    bindings::{
+        attribute, forget_credentials, lock_devices, pairings, write_binding, write_status,
+    },
+    commands, ends,
+};
+use crate::{
+    Actor, AuditEntry, AuditResult, NewPairResults, PairResultsAnswer, PairRow, ReportError,
+    SealedCredentials, Who,
+    sql::{
+        audit,
+        dispatch::count,
+        entity::{device, device_credential, node, pairing, pairing_target},
+        inserts, nodes,
+        transaction::{Failure, refuse},
+        value::{AsText, Micros},
+    },
+};
+
+pub(crate) async fn record(
+    tx: &DatabaseTransaction,
+    new: &NewPairResults,
+) -> Result<PairResultsAnswer, Failure<ReportError>> {
+    let not_in_flight = ReportError::NotInFlight(new.command);
+    if nodes::lock_of(tx, new.org, new.node).await?.is_none() {
+        return refuse(not_in_flight);
+    }
+    let command = commands::command_of(tx, new.node, new.command).await?;
+    let Some(command) = command.filter(|command| command.state.0 == CommandState::Issued) else {
+        return refuse(not_in_flight);
+    };
+    let Some(mut row) = commands::lock(tx, command.pairing_id.0).await? else {
+        return refuse(not_in_flight);
+    };
+    let mut report = Report::load(tx, new, &row, command.part).await?;
+    for row in &new.rows {
+        report.take(row);
+    }
+    let (accepted, rejected) = (report.accepted, report.rejected());
+    report.save(tx, &mut row).await?;
+    ends::save(tx, &row).await?;
+    Ok(PairResultsAnswer {
+        accepted,
+        rejected,
+        pairing: row.id.0,
+    })
+}
+
+/// A device of the command, as it is under its lock.
+struct Held {
+    target: pairing_target::Model,
+    /// None when the record is gone.
+    device: Option<device::Model>,
+    binding: Binding,
+    owner_live: bool,
+    status: PairingStatus,
+    /// What is to be written, if anything.
+    change: Option<Change>,
+}
+
+#[derive(Default)]
+struct Change {
+    bind: bool,
+    learned: Option<PairResult>,
+    sealed: Option<SealedCredentials>,
+}
+
+struct Report<'n> {
+    new: &'n NewPairResults,
+    held: BTreeMap<String, Held>,
+    accepted: u64,
+    refused: BTreeMap<PairRejectReason, (u64, String)>,
+}
+
+impl<'n> Report<'n> {
+    /// Loads the targets that the report names and locks their devices by id.
+    async fn load(
+        tx: &DatabaseTransaction,
+        new: &'n NewPairResults,
+        pairing: &pairing::Model,
+        part: i64,
+    ) -> Result<Self, DbErr> {
+        let names: BTreeSet<&str> = new
+            .rows
+            .iter()
+            .flatten()
+            .map(|row| row.result.identifier.as_str())
+            .collect();
+        let of_part = || {
+            pairing_target::Entity::find()
+                .filter(pairing_target::Column::PairingId.eq(pairing.id))
+                .filter(pairing_target::Column::Part.eq(part))
+                .filter(pairing_target::Column::Identifier.is_in(names.iter().copied()))
+        };
+        let ids: Vec<i64> = of_part()
+            .all(tx)
+            .await?
+            .iter()
+            .map(|target| target.device_id)
+            .collect();
+        let mut devices: BTreeMap<i64, device::Model> =
+            lock_devices(tx, new.org, ids.iter().copied())
+                .await?
+                .into_iter()
+                .map(|device| (device.id, device))
+                .collect();
+        // Again under the devices' locks: one of them may have been released meanwhile.
+        let targets = of_part().all(tx).await?;
+        let known = pairings(tx, new.org, &ids).await?;
+        let live = live_owners(tx, devices.values()).await?;
+        let held = |target: pairing_target::Model| {
+            let device = devices.remove(&target.device_id);
+            let known = known.get(&DeviceId(target.device_id));
+            let owner = device.as_ref().and_then(|device| device.node_id);
+            let held = Held {
+                binding: known.map_or(Binding::Free, |known| known.binding),
+                status: known.map_or(PairingStatus::Unpaired, |known| known.status),
+                owner_live: owner.is_some_and(|owner| live.contains(&owner)),
+                device,
+                change: None,
+                target,
+            };
+            (held.target.identifier.clone(), held)
+        };
+        Ok(Self {
+            new,
+            held: targets.into_iter().map(held).collect(),
+            accepted: 0,
+            refused: BTreeMap::new(),
+        })
+    }
+
+    fn rejected(&self) -> u64 {
+        self.refused.values().map(|(count, _)| count).sum()
+    }
+
+    fn take(&mut self, row: &Result<PairRow, (PairRejectReason, String)>) {
+        let judged = match row {
+            Ok(row) => self
+                .judge(row)
+                .map_err(|reason| (reason, row.result.identifier.clone())),
+            Err((reason, example)) => Err((*reason, example.clone())),
+        };
+        match judged {
+            Ok(()) => self.accepted += 1,
+            Err((reason, example)) => {
+                let refused = self.refused.entry(reason).or_insert((0, example));
+                refused.0 += 1;
+            }
+        }
+    }
+
+    fn judge(&mut self, row: &PairRow) -> Result<(), PairRejectReason> {
+        let result = &row.result;
+        let Some(held) = self.held.get_mut(&result.identifier) else {
+            return Err(PairRejectReason::NotAskedFor);
+        };
+        let word = (Some(AsText(result.outcome)), result.default_password);
+        if held.target.outcome.is_some() {
+            let same = word == (held.target.outcome, held.target.default_password);
+            return if same {
+                Ok(())
+            } else {
+                Err(PairRejectReason::AlreadyReported)
+            };
+        }
+        let Some(device) = held.device.as_ref().filter(|_| held.target.told.is_none()) else {
+            return Err(PairRejectReason::Released);
+        };
+        let owner = device.node_id.map(NodeId);
+        may_settle(self.new.node, held.binding, owner, held.owner_live)
+            .map_err(PairRejectReason::Record)?;
+        let said = PairWord::Said {
+            outcome: result.outcome,
+            default_password: result.default_password,
+        };
+        let settled = decide_result(said, held.status);
+        (held.target.outcome, held.target.default_password) = word;
+        held.target.told = Some(AsText(settled.told));
+        held.target.error.clone_from(&result.error);
+        held.status = settled.status;
+        held.change = Some(Change {
+            bind: settled.bind && held.binding == Binding::Free,
+            learned: settled.bind.then(|| result.clone()),
+            sealed: row.sealed.clone().filter(|_| settled.bind),
+        });
+        Ok(())
+    }
+
+    async fn save(
+        self,
+        tx: &DatabaseTransaction,
+        pairing: &mut pairing::Model,
+    ) -> Result<(), Failure<ReportError>> {
+        let (org, node, now) = (self.new.org, self.new.node, self.new.now);
+        let (mut statuses, mut told, mut sealed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bound = 0_usize;
+        for held in self.held.into_values() {
+            let (Some(change), Some(device)) = (held.change, held.device) else {
+                continue;
+            };
+            statuses.push((device.id, held.status, held.target.error.clone()));
+            told.push(held.target);
+            if change.bind {
+                bound += 1;
+                forget_credentials(tx, [device.id]).await?;
+                write_binding(tx, &device, Some(node), Some(pairing.operator_id), now).await?;
+            }
+            if let Some(learned) = change.learned {
+                if let Some(ip) = attribute(tx, &device, node, now).await? {
+                    return refuse(ReportError::BeingDialled(ip));
+                }
+                learn(tx, &device, &learned).await?;
+            }
+            if let Some(credentials) = change.sealed {
+                sealed.push(device_credential::ActiveModel {
+                    device_id: Set(device.id),
+                    org_id: Set(org.0),
+                    node_id: Set(node.0),
+                    username: Set(credentials.username),
+                    password: Set(credentials.password),
+                    stored_at: Set(Micros(now)),
+                });
+            }
+        }
+        use device_credential::Column as C;
+        let newest = OnConflict::column(C::DeviceId)
+            .update_columns([C::NodeId, C::Username, C::Password, C::StoredAt])
+            .to_owned();
+        inserts::all_or(tx, sealed, newest).await?;
+        let results = statuses.len();
+        write_status(tx, org, statuses, now).await?;
+        ends::tell(tx, pairing, told).await?;
+        let subject = format!("pairing {} on node {node}", pairing.id.0);
+        let actor = Actor {
+            who: Who::Node(node),
+            from: self.new.from,
+        };
+        if results > 0 {
+            let done = format!("{subject}: {results} results, {bound} bound");
+            let entry = AuditEntry::done(org, actor.clone(), "pairing.result", done, now);
+            audit::write(tx, entry).await?;
+        }
+        let refusal = |(reason, (times, example)): (PairRejectReason, (u64, String))| {
+            let entry = AuditEntry {
+                org: Some(org),
+                actor: actor.clone(),
+                action: "pairing.refuse".into(),
+                subject: subject.clone(),
+                result: AuditResult::Refused(format!("{reason}, such as {example}")),
+                at: now,
+            };
+            let fold = format!("pairing/{}/{reason}", self.new.command);
+            (entry, count(times), Some(fold))
+        };
+        audit::write_counted(tx, self.refused.into_iter().map(refusal)).await?;
+        Ok(())
+    }
+}
+
+/// The owners among devices that are not revoked.
+async fn live_owners(
+    tx: &DatabaseTransaction,
+    devices: impl Iterator<Item = &device::Model>,
+) -> Result<BTreeSet<i64>, DbErr> {
+    let owners: BTreeSet<i64> = devices.filter_map(|device| device.node_id).collect();
+    let live: Vec<i64> = node::Entity::find()
+        .select_only()
+        .column(node::Column::Id)
+        .filter(node::Column::Id.is_in(owners))
+        .filter(node::Column::DeletedAt.is_null())
+        .into_tuple()
+        .all(tx)
+        .await?;
+    Ok(live.into_iter().collect())
+}
+
+/// Takes over what a device said behind its password; a blank never erases what was known. Its
+/// identity is settled by its next report.
+async fn learn(
+    tx: &DatabaseTransaction,
+    device: &device::Model,
+    result: &PairResult,
+) -> Result<(), DbErr> {
+    let said =
+        |text: &str, known: &str| (!text.is_empty() && text != known).then(|| text.to_owned());
+    let mut change = device::ActiveModel::default();
+    let mut changed = false;
+    let serial = result.serial.as_ref().map_or("", Serial::as_str);
+    for (column, text) in [
+        (&mut change.model, said(&result.model, &device.model)),
+        (
+            &mut change.manufacturer,
+            said(&result.manufacturer, &device.manufacturer),
+        ),
+        (
+            &mut change.firmware,
+            said(&result.firmware, &device.firmware),
+        ),
+        (&mut change.serial, said(serial, &device.serial)),
+    ] {
+        if let Some(text) = text {
+            *column = Set(text);
+            changed = true;
+        }
+    }
+    if let Some(mac) = result.mac {
+        change.mac = Set(Some(AsText(mac)));
+        changed = true;
+    }
+    if !changed {
+        return Ok(());
+    }
+    device::Entity::update_many()
+        .set(change)
+        .filter(device::Column::Id.eq(device.id))
+        .exec(tx)
+        .await?;
+    Ok(())
+}

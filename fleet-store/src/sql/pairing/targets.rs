@@ -1,0 +1,132 @@
+//! What an operator's wish comes to: which devices a node may be asked to pair.
+
+use fleet_core::{DeviceId, NodeId, OrgId, PairingStatus};
+use fleet_pairing::{Binding, NotPairable, PairCandidate, decide_target, decide_unpaired_target};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait,
+};
+
+use super::bindings::pairings;
+use crate::{
+    PairTarget, PairTargets, PairWish,
+    sql::{
+        devices,
+        entity::{binding, device},
+    },
+};
+
+/// Devices that a wish may come to: what the node found and what is bound to it.
+const CANDIDATES: u64 = 65_536;
+
+pub(crate) async fn targets(
+    db: &impl ConnectionTrait,
+    org: OrgId,
+    node: NodeId,
+    wish: &PairWish,
+) -> Result<PairTargets, DbErr> {
+    let mut wanted = PairTargets::default();
+    let mut named = Vec::new();
+    if !wish.identifiers.is_empty() {
+        let rows = device::Entity::find()
+            .filter(device::Column::OrgId.eq(org.0))
+            .filter(device::Column::DeletedAt.is_null())
+            .filter(device::Column::Identifier.is_in(wish.identifiers.iter().map(String::as_str)))
+            .order_by_asc(device::Column::Id)
+            .all(db)
+            .await?;
+        for identifier in &wish.identifiers {
+            let known = rows
+                .iter()
+                .any(|row| row.identifier.0.to_string() == *identifier);
+            if !known
+                && !wanted
+                    .refused
+                    .iter()
+                    .any(|(refused, _)| refused == identifier)
+            {
+                let why = "no such device in this organization".to_owned();
+                wanted.refused.push((identifier.clone(), why));
+            }
+        }
+        named = rows;
+    }
+    let all = if wish.all_unpaired {
+        candidates(db, org, node).await?
+    } else {
+        Vec::new()
+    };
+    let ids: Vec<i64> = named.iter().chain(&all).map(|row| row.id).collect();
+    let known = pairings(db, org, &ids).await?;
+    let candidate = |row: &device::Model| {
+        let (binding, status) = known
+            .get(&DeviceId(row.id))
+            .map_or((Binding::Free, PairingStatus::Unpaired), |known| {
+                (known.binding, known.status)
+            });
+        PairCandidate {
+            binding,
+            owner: row.node_id.map(NodeId),
+            status,
+            has_place: row.ip.is_some(),
+        }
+    };
+    for row in named {
+        match decide_target(node, candidate(&row)) {
+            Ok(()) => wanted.targets.extend(target(row)?),
+            Err(why) => wanted
+                .refused
+                .push((row.identifier.0.to_string(), why.to_string())),
+        }
+    }
+    for row in all {
+        let decided: Result<(), NotPairable> =
+            decide_unpaired_target(node, candidate(&row), wish.with_password);
+        if decided.is_ok() {
+            wanted.targets.extend(target(row)?);
+        }
+    }
+    wanted.targets.sort_by_key(|target| target.device);
+    wanted.targets.dedup_by_key(|target| target.device);
+    Ok(wanted)
+}
+
+/// What a node found, and what is bound to it.
+async fn candidates(
+    db: &impl ConnectionTrait,
+    org: OrgId,
+    node: NodeId,
+) -> Result<Vec<device::Model>, DbErr> {
+    let bound = binding::Entity::find()
+        .select_only()
+        .column(binding::Column::DeviceId)
+        .filter(binding::Column::NodeId.eq(node.0));
+    device::Entity::find()
+        .filter(device::Column::OrgId.eq(org.0))
+        .filter(device::Column::DeletedAt.is_null())
+        .filter(
+            Condition::any()
+                .add(device::Column::NodeId.eq(node.0))
+                .add(device::Column::Id.in_subquery(bound.into_query())),
+        )
+        .order_by_asc(device::Column::Id)
+        .limit(CANDIDATES)
+        .all(db)
+        .await
+}
+
+/// A device as its node is told; none when it is nowhere.
+fn target(row: device::Model) -> Result<Option<PairTarget>, DbErr> {
+    let Some(endpoint) = devices::endpoint(&row)? else {
+        return Ok(None);
+    };
+    Ok(Some(PairTarget {
+        device: DeviceId(row.id),
+        identifier: row.identifier.0,
+        endpoint,
+        scheme: row.scheme,
+        driver: row.driver,
+        manufacturer: row.manufacturer,
+        firmware: row.firmware,
+    }))
+}

@@ -1,0 +1,247 @@
+//! Pairing over real processes: a password goes from the command line through the server to the node, is
+//! tried at simulated devices, and stays nowhere but sealed.
+
+use std::{collections::BTreeMap, path::Path};
+
+use fleet_sim::{Device, DeviceLogin, Lab, Make, Manner, Ports, Protocol, Service, Site};
+use fleet_wire::fleet;
+
+use crate::harness::{World, list};
+
+on_both_databases! {
+    a_password_pairs_what_it_opens_and_is_kept_nowhere
+    what_another_device_took_the_place_of_is_given_nothing
+}
+
+const PASSWORD: &str = "canary-of-the-site-password";
+
+fn device(world: &World, number: u16, make: Make, login: Option<DeviceLogin>) -> Device {
+    Device {
+        address: world.range.address(number).into(),
+        make,
+        model: match make {
+            Make::Bitaxe => "BM1366 204".to_owned(),
+            _ => "Antminer S19".to_owned(),
+        },
+        firmware: "1.0.0".to_owned(),
+        mac: Some(format!("02:F1:00:00:00:{number:02X}")),
+        serial: Some(format!("SN{number:08}")),
+        services: vec![Service {
+            port: Ports::UNPRIVILEGED.http,
+            protocol: Protocol::Http,
+            manner: Manner::Proper,
+            delay_ms: 0,
+        }],
+        login,
+    }
+}
+
+fn changed() -> Option<DeviceLogin> {
+    Some(DeviceLogin::new("root", PASSWORD))
+}
+
+/// The devices by the last number of their address.
+async fn inventory(world: &World) -> BTreeMap<u16, fleet::Device> {
+    let number = |ip: &str| ip.rsplit('.').next().and_then(|last| last.parse().ok());
+    let devices = world.operator.devices().await.into_iter();
+    devices
+        .map(|device| (number(&device.ip).expect("an address"), device))
+        .collect()
+}
+
+async fn statuses(world: &World) -> BTreeMap<u16, String> {
+    let devices = inventory(world).await.into_iter();
+    devices
+        .map(|(number, device)| (number, device.pairing_status))
+        .collect()
+}
+
+async fn scan(world: &World, node: i64, numbers: &[u16]) {
+    let asked = numbers.iter().map(|number| world.range.address(*number));
+    let scan = world.operator.start(node, list(asked)).await.scan_id;
+    world.operator.history(&scan).await;
+}
+
+/// Where a text stands in any file below a folder.
+fn found_in(folder: &Path, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("the folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(found_in(&path, text));
+        } else if let Ok(bytes) = std::fs::read(&path) {
+            let text = text.as_bytes();
+            if bytes.windows(text.len()).any(|window| window == text) {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found
+}
+
+async fn a_password_pairs_what_it_opens_and_is_kept_nowhere(world: World) {
+    let mut node = world.node("barn", &["--log", "trace"]).await;
+    let locked = DeviceLogin {
+        locked: true,
+        ..DeviceLogin::new("root", PASSWORD)
+    };
+    let site = Site {
+        seed: 1,
+        devices: vec![
+            device(&world, 1, Make::Antminer, None),
+            device(&world, 2, Make::Antminer, changed()),
+            device(
+                &world,
+                3,
+                Make::Antminer,
+                Some(DeviceLogin::new("root", "yet another")),
+            ),
+            device(&world, 4, Make::Antminer, Some(locked)),
+            device(&world, 5, Make::Bitaxe, None),
+        ],
+    };
+    let _lab = Lab::start(site).await.expect("a site");
+    scan(&world, node.id, &[1, 2, 3, 4, 5]).await;
+    let id = node.id.to_string();
+    let all = ["devices", "pair-all", "--node", &id];
+
+    // Without a password: which of them want one.
+    let asked = world.fleetctl(&all).await;
+    assert_eq!(asked.status, 1, "{asked:?}");
+    let expected =
+        |one: [&str; 5]| -> BTreeMap<u16, String> { (1..).zip(one.map(str::to_owned)).collect() };
+    const WANTS: &str = "AUTHENTICATION_NEEDED";
+    assert_eq!(
+        statuses(&world).await,
+        expected([WANTS, WANTS, WANTS, WANTS, "FAILED"])
+    );
+
+    // The site's password opens one of them; what it does not open says so.
+    let secret = world.folder().join("password");
+    std::fs::write(&secret, format!("{PASSWORD}\n")).expect("a file");
+    let file = secret.to_str().expect("a path");
+    let with_file = [&all[..], &["--password-file", file, "-o", "ndjson"]].concat();
+    let tried = world.fleetctl(&with_file).await;
+    assert_eq!(tried.status, 2, "{tried:?}");
+    assert_eq!(tried.stdout.lines().count(), 5, "{tried:?}");
+    assert!(tried.stderr.contains("1 of 5 devices paired"), "{tried:?}");
+    assert_eq!(
+        statuses(&world).await,
+        expected([WANTS, "PAIRED", WANTS, "FAILED", "FAILED"])
+    );
+    let paired = inventory(&world).await.remove(&2).expect("known");
+    assert_eq!(paired.bound_to_fleet_node_id, node.id);
+    assert_eq!(paired.serial, "SN00000002", "told behind the login");
+
+    // The password that it was delivered with is told.
+    let delivered = world.folder().join("delivered");
+    std::fs::write(&delivered, "root").expect("a file");
+    let first = inventory(&world).await[&1].device_id.to_string();
+    let file = delivered.to_str().expect("a path");
+    let pair = ["devices", "pair", &first, "--node", &id];
+    let default = world
+        .fleetctl(&[&pair[..], &["--password-file", file]].concat())
+        .await
+        .well();
+    assert!(default.contains("DEFAULT_PASSWORD"), "{default}");
+
+    // Released, it is paired nowhere, and can be paired again.
+    world.fleetctl(&["devices", "unpair", &first]).await.well();
+    let released = inventory(&world).await.remove(&1).expect("known");
+    assert_eq!(
+        (
+            released.pairing_status.as_str(),
+            released.bound_to_fleet_node_id
+        ),
+        ("UNPAIRED", 0)
+    );
+    world
+        .fleetctl(&[&pair[..], &["--password-file", file]].concat())
+        .await
+        .well();
+    assert_eq!(statuses(&world).await[&1], "DEFAULT_PASSWORD");
+
+    // Revoked, its node has nothing any more; another one can have the device.
+    world
+        .fleetctl(&["nodes", "revoke", &id, "--yes"])
+        .await
+        .well();
+    node.ended().await;
+    let left = inventory(&world).await;
+    assert!(
+        left.values()
+            .all(|device| device.bound_to_fleet_node_id == 0)
+    );
+    let paired = |device: &&fleet::Device| {
+        matches!(
+            device.pairing_status.as_str(),
+            "PAIRED" | "DEFAULT_PASSWORD"
+        )
+    };
+    assert_eq!(left.values().filter(paired).count(), 0, "{left:?}");
+    let other = world.node("shed", &[]).await;
+    scan(&world, other.id, &[1, 2]).await;
+    let id = other.id.to_string();
+    let second = inventory(&world).await[&2].device_id.to_string();
+    let file = secret.to_str().expect("a path");
+    world
+        .fleetctl(&[
+            "devices",
+            "pair",
+            &second,
+            "--node",
+            &id,
+            "--password-file",
+            file,
+        ])
+        .await
+        .well();
+    let paired = inventory(&world).await.remove(&2).expect("known");
+    assert_eq!(
+        (
+            paired.pairing_status.as_str(),
+            paired.bound_to_fleet_node_id
+        ),
+        ("PAIRED", other.id)
+    );
+
+    // The file that the test wrote is the only place that has it.
+    std::fs::remove_file(&secret).expect("removed");
+    assert_eq!(found_in(world.folder(), PASSWORD), Vec::<String>::new());
+    assert_eq!(world.server.said(PASSWORD), 0);
+    assert!(!node.logged().contains(PASSWORD) && !other.logged().contains(PASSWORD));
+}
+
+async fn what_another_device_took_the_place_of_is_given_nothing(world: World) {
+    let node = world.node("barn", &[]).await;
+    let site = |make| Site {
+        seed: 1,
+        devices: vec![device(&world, 1, make, changed())],
+    };
+    let lab = Lab::start(site(Make::Antminer)).await.expect("a site");
+    scan(&world, node.id, &[1]).await;
+    lab.shutdown().await;
+    let lab = Lab::start(site(Make::Bitaxe)).await.expect("a site");
+    let secret = world.folder().join("password");
+    std::fs::write(&secret, PASSWORD).expect("a file");
+    let file = secret.to_str().expect("a path");
+    let id = node.id.to_string();
+    let tried = world
+        .fleetctl(&[
+            "devices",
+            "pair-all",
+            "--node",
+            &id,
+            "--password-file",
+            file,
+        ])
+        .await;
+    assert_eq!(tried.status, 1, "{tried:?}");
+    assert!(tried.stdout.contains("nothing was sent"), "{tried:?}");
+    let heard = lab.journal().connections();
+    let asked: Vec<_> = heard.iter().flat_map(|one| &one.answered).collect();
+    assert!(
+        asked.iter().all(|asked| !asked.contains("cgi-bin")),
+        "{asked:?}"
+    );
+}
