@@ -399,7 +399,7 @@ pub(crate) fn discovered_device(
 }
 
 /// A status of pairing on the wire.
-fn pairing_status(status: PairingStatus) -> fleetmanagement::PairingStatus {
+pub(crate) fn pairing_status(status: PairingStatus) -> fleetmanagement::PairingStatus {
     use fleetmanagement::PairingStatus as Wire;
     match status {
         PairingStatus::Paired => Wire::Paired,

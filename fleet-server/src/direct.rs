@@ -4,6 +4,7 @@
 //! [`start`] admits a scan, `run` carries it out batch by batch; [`Prober`] is what dials.
 
 mod dialling;
+mod pair;
 mod prober;
 mod run;
 mod selection;
@@ -22,7 +23,9 @@ use futures::Stream;
 use ipnetwork::IpNetwork;
 use tokio::sync::mpsc;
 
-pub use prober::{Leave, ProbeEvent, ProbeOrder, ProbeSummary, Prober};
+pub use prober::{
+    Leave, PairAnswer, PairLogin, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober,
+};
 
 use crate::{app::App, audit::Attempt, convert::printable, failure::Refusal, watch::Item};
 use run::{Admitted, Run};

@@ -37,7 +37,10 @@ mod trail;
 mod watch;
 
 pub use app::{Rates, ServerConfig};
-pub use direct::{DirectPath, Leave, ProbeEvent, ProbeOrder, ProbeSummary, Prober};
+pub use direct::{
+    DirectPath, Leave, PairAnswer, PairLogin, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary,
+    Prober,
+};
 pub use environment::{Environment, SystemEnvironment};
 pub use passwords::hash_password;
 pub use server::Server;

@@ -21,7 +21,7 @@ use fleet_wire::{
 use http::{HeaderName, HeaderValue};
 
 use crate::{app::App, audit::Attempt, convert, failure::Refusal};
-use credentials::PairCredentials;
+pub(crate) use credentials::PairCredentials;
 use drive::Drive;
 
 /// Names the pairing behind a stock-shaped call.

@@ -307,6 +307,13 @@ pub(crate) struct Pair {
     /// The node.
     #[arg(long)]
     pub(crate) node: i64,
+    #[command(flatten)]
+    pub(crate) login: Login,
+}
+
+/// What devices are tried with.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Login {
     /// The user name [default with a password: root].
     #[arg(long, value_name = "NAME")]
     pub(crate) username: Option<String>,
@@ -320,6 +327,17 @@ pub(crate) struct Pair {
 pub(crate) enum Direct {
     /// Scans the server's own network and watches it; leaving ends the scan. What has or had a node is left out.
     Scan(Targets),
+    /// Pairs devices that the server found itself; exits 2 when some were not paired, and prints those.
+    Pair {
+        /// Their identifiers, such as mac:02:00:5E:10:00:01.
+        #[arg(required_unless_present = "all", value_name = "IDENTIFIER")]
+        devices: Vec<String>,
+        /// Every device of the server's that is not paired.
+        #[arg(long, conflicts_with = "devices")]
+        all: bool,
+        #[command(flatten)]
+        login: Login,
+    },
 }
 
 #[derive(Debug, Subcommand)]

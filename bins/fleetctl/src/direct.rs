@@ -1,11 +1,18 @@
 //! `fleetctl direct`: devices that the server itself reaches.
 
-use fleet_wire::fleet::ScanOwnNetworkRequest;
+use fleet_wire::{
+    common::DeviceIdentifierList,
+    fleet::ScanOwnNetworkRequest,
+    minercommand::{DeviceFilter, DeviceSelector, device_selector::SelectionType},
+    pairing::PairRequest,
+};
+use serde::Serialize;
 
 use crate::{
     cli::{Direct, Format},
     failure::Failure,
-    scans,
+    output::{self, Rows},
+    pair, scans,
     server::Server,
     watch,
 };
@@ -18,5 +25,48 @@ pub(crate) async fn run(server: &Server, format: Format, command: Direct) -> Res
             };
             watch::own_network(server, format, &request).await
         }
+        Direct::Pair {
+            devices,
+            all,
+            login,
+        } => {
+            let selection = if all {
+                SelectionType::AllDevices(DeviceFilter::default())
+            } else {
+                SelectionType::IncludeDevices(DeviceIdentifierList {
+                    device_identifiers: devices,
+                })
+            };
+            let request = PairRequest {
+                credentials: pair::credentials(&login)?,
+                device_selector: Some(DeviceSelector {
+                    selection_type: Some(selection),
+                }),
+            };
+            let answer = server.own_network.pair(&request, server.call()?).await?;
+            let failed: Vec<NotPaired> = answer
+                .failed_device_ids
+                .into_iter()
+                .map(|device_identifier| NotPaired { device_identifier })
+                .collect();
+            if !failed.is_empty() || format != Format::Table {
+                output::rows(format, &failed)?;
+            }
+            Ok(if failed.is_empty() { 0 } else { 2 })
+        }
+    }
+}
+
+/// A device that the server did not pair; its log says why.
+#[derive(Serialize)]
+struct NotPaired {
+    device_identifier: String,
+}
+
+impl Rows for NotPaired {
+    const HEAD: &'static [&'static str] = &["Not paired"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.device_identifier.clone()]
     }
 }

@@ -16,7 +16,7 @@ use fleet_wire::{
 use serde::Serialize;
 
 use crate::{
-    cli::{Format, Pair},
+    cli::{Format, Login, Pair},
     devices,
     failure::{self, Failure},
     output::{self, Rows},
@@ -38,16 +38,11 @@ pub(crate) async fn run(
     all: bool,
     how: &Pair,
 ) -> Result<u8, Failure> {
-    let password = password(how.password_file.as_deref())?;
-    let credentials = (password.is_some() || how.username.is_some()).then(|| Credentials {
-        username: how.username.clone().unwrap_or_else(|| "root".to_owned()),
-        password,
-    });
     let request = StartPairingRequest {
         fleet_node_id: how.node,
         device_identifiers: identifiers(server, names).await?,
         all_unpaired: all,
-        credentials,
+        credentials: credentials(&how.login)?,
     };
     let started = server
         .pairing
@@ -126,6 +121,16 @@ async fn identifiers(server: &Server, names: &[String]) -> Result<Vec<String>, F
             }),
     };
     names.iter().map(identifier).collect()
+}
+
+/// What devices are to be tried with; none asks whether they want a login.
+pub(crate) fn credentials(login: &Login) -> Result<Option<Credentials>, Failure> {
+    let password = password(login.password_file.as_deref())?;
+    let given = password.is_some() || login.username.is_some();
+    Ok(given.then(|| Credentials {
+        username: login.username.clone().unwrap_or_else(|| "root".to_owned()),
+        password,
+    }))
 }
 
 /// The password, without the line's end.

@@ -11,6 +11,7 @@ use fleet_wire::{
         AccountClient, AuditClient, DeviceClient, DevicePairingClient, DirectClient, KeyClient,
         NodeClient, OperatorClient, ScanClient,
     },
+    pairing::PairingClient,
 };
 
 use crate::{cli::Cli, failure::Failure};
@@ -24,6 +25,7 @@ pub(crate) struct Server {
     pub(crate) scans: ScanClient,
     pub(crate) devices: DeviceClient,
     pub(crate) direct: DirectClient,
+    pub(crate) own_network: PairingClient,
     pub(crate) pairing: DevicePairingClient,
     pub(crate) account: AccountClient,
     pub(crate) audit: AuditClient,
@@ -51,6 +53,7 @@ impl Server {
             scans: ScanClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
             direct: DirectClient::new(channel.clone()),
+            own_network: PairingClient::new(channel.clone()),
             audit: AuditClient::new(channel.clone()),
             pairing: DevicePairingClient::new(channel.clone()),
             account: AccountClient::new(channel.clone()),

@@ -3,8 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use fleet_core::{DeviceReport, NodeId, Port, RawDeviceReport};
-use fleet_scan::{DriverSet, FoundDevice, Guard, ScanEvent, ScanJob, ScanOptions, Scanner};
-use fleet_server::{DirectPath, ProbeEvent, ProbeOrder, ProbeSummary, Prober};
+use fleet_scan::{
+    DriverSet, FoundDevice, Guard, Login, PairTarget, Pairer, ScanEvent, ScanJob, ScanOptions,
+    Scanner,
+};
+use fleet_server::{
+    DirectPath, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober,
+};
 use ipnetwork::IpNetwork;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -23,19 +28,27 @@ pub(crate) fn path(networks: Vec<IpNetwork>) -> DirectPath {
         identify_timeout: IDENTIFY,
         ..ScanOptions::default()
     };
-    let scanner = Scanner::new(options, Arc::new(DriverSet::built_in()));
+    let drivers = Arc::new(DriverSet::built_in());
     DirectPath {
         networks,
-        prober: Arc::new(Engine(scanner)),
+        prober: Arc::new(Engine {
+            scanner: Scanner::new(options.clone(), drivers.clone()),
+            options,
+            drivers,
+        }),
     }
 }
 
 #[derive(Debug)]
-struct Engine(Scanner);
+struct Engine {
+    scanner: Scanner,
+    options: ScanOptions,
+    drivers: Arc<DriverSet>,
+}
 
 impl Prober for Engine {
     fn default_ports(&self) -> Vec<Port> {
-        self.0.drivers().default_ports()
+        self.drivers.default_ports()
     }
 
     fn probe<'a>(
@@ -62,11 +75,38 @@ impl Prober for Engine {
                     }
                 }
             };
-            let (scanned, ()) = tokio::join!(self.0.run(job, sink, cancel.clone()), forward);
+            let (scanned, ()) = tokio::join!(self.scanner.run(job, sink, cancel.clone()), forward);
             let summary = scanned.map_err(|error| error.to_string())?;
             Ok(ProbeSummary {
                 outcomes: summary.outcomes,
             })
+        })
+    }
+
+    fn pair<'a>(&'a self, order: PairOrder) -> fleet_scan::BoxFuture<'a, PairAnswer> {
+        Box::pin(async move {
+            let leave = order.leave;
+            let guard = Guard::new(move |endpoint| leave.check(endpoint));
+            let target = PairTarget {
+                endpoint: order.endpoint,
+                driver: order.driver,
+                manufacturer: order.manufacturer,
+                mac: order.mac,
+                serial: order.serial,
+            };
+            let login = order.login.map(|login| {
+                Login::new(
+                    String::clone(&login.username),
+                    String::clone(&login.password),
+                )
+            });
+            let pairer = Pairer::new(self.options.clone(), self.drivers.clone(), guard);
+            let report = pairer.pair(&target, login.as_ref()).await;
+            PairAnswer {
+                outcome: report.outcome,
+                default_password: report.default_password,
+                error: report.error,
+            }
         })
     }
 }

@@ -12,11 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_core::{AddressPolicy, DeviceReport, Endpoint, Port, TargetOutcome, Timestamp, limits};
+use fleet_core::{
+    AddressPolicy, DeviceReport, Endpoint, Mac, PairOutcome, Port, Serial, TargetOutcome,
+    Timestamp, limits,
+};
 use futures::future::BoxFuture;
 use ipnetwork::IpNetwork;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use crate::Environment;
 
@@ -34,6 +38,55 @@ pub trait Prober: Send + Sync + fmt::Debug {
         events: mpsc::Sender<ProbeEvent>,
         cancel: CancellationToken,
     ) -> BoxFuture<'a, Result<ProbeSummary, String>>;
+
+    /// Tries a login at one device, once it has proved to be what the order says; without a login it asks
+    /// whether the device wants any. Leave as above. Dropping the future closes its connections.
+    fn pair<'a>(&'a self, order: PairOrder) -> BoxFuture<'a, PairAnswer>;
+}
+
+/// A device to pair, as the server knows it.
+#[derive(Clone, Debug)]
+pub struct PairOrder {
+    /// Where it was found.
+    pub endpoint: Endpoint,
+    /// The driver that named it.
+    pub driver: String,
+    /// May be empty.
+    pub manufacturer: String,
+    /// If it ever showed one.
+    pub mac: Option<Mac>,
+    /// If it ever showed one.
+    pub serial: Option<Serial>,
+    /// What to try; none asks whether the device wants a login.
+    pub login: Option<PairLogin>,
+    /// Has the last word before every connection.
+    pub leave: Leave,
+}
+
+/// A user name and a password: wiped when dropped, never printed.
+#[derive(Clone)]
+pub struct PairLogin {
+    /// The user name.
+    pub username: Zeroizing<String>,
+    /// The password.
+    pub password: Zeroizing<String>,
+}
+
+impl fmt::Debug for PairLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PairLogin(..)")
+    }
+}
+
+/// What a device said to a login.
+#[derive(Clone, Debug)]
+pub struct PairAnswer {
+    /// What came of it.
+    pub outcome: PairOutcome,
+    /// Whether the password it was delivered with is active; none when that is not known.
+    pub default_password: Option<bool>,
+    /// Why it came to nothing; empty when it did not.
+    pub error: String,
 }
 
 /// What to probe.

@@ -4,7 +4,7 @@
 use std::{future::ready, sync::Arc};
 
 use fleet_wire::{
-    BoxStream, Code, Context, Reply, RpcError,
+    BoxStream, Context, Reply, RpcError,
     fleet::{DirectService, ScanOwnNetworkRequest, WatchScanResponse},
     pairing::{DiscoverRequest, DiscoverResponse, PairRequest, PairResponse, PairingService},
 };
@@ -13,7 +13,7 @@ use futures::StreamExt;
 use crate::{
     app::App,
     auth::calling_operator,
-    direct,
+    direct::{self, pair},
     discover::stock,
     operators::{scan_request, watched},
 };
@@ -42,12 +42,14 @@ impl PairingService for OwnNetwork {
         Ok(Reply::stream(messages))
     }
 
-    async fn pair(&self, _: Context, _: PairRequest) -> Result<Reply<PairResponse>, RpcError> {
-        self.app.direct_path()?;
-        Err(RpcError::new(
-            Code::Unimplemented,
-            "the server does not pair devices itself yet: pair them through a node",
-        ))
+    async fn pair(
+        &self,
+        context: Context,
+        request: PairRequest,
+    ) -> Result<Reply<PairResponse>, RpcError> {
+        let (operator, actor) = calling_operator(&context)?;
+        let failed_device_ids = pair::pair(&self.app, operator, actor, request).await?;
+        Ok(Reply::new(PairResponse { failed_device_ids }))
     }
 }
 

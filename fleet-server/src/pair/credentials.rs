@@ -5,6 +5,8 @@ use std::fmt;
 use fleet_wire::pairing::Credentials;
 use zeroize::Zeroizing;
 
+use crate::PairLogin;
+
 /// A user name and a password, or that there are none.
 #[derive(Clone, Default)]
 pub(crate) struct PairCredentials {
@@ -27,6 +29,15 @@ impl PairCredentials {
         self.password
             .as_ref()
             .is_some_and(|password| !password.is_empty())
+    }
+
+    /// As the server itself tries them; none when there is no password.
+    pub(crate) fn login(&self) -> Option<PairLogin> {
+        let password = self.password.clone().filter(|_| self.has_password())?;
+        Some(PairLogin {
+            username: self.username.clone(),
+            password,
+        })
     }
 
     /// As a node is told; none when the operator gave nothing.

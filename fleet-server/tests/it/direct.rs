@@ -5,18 +5,25 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use fleet_core::{DeviceReport, Endpoint, Port, RawDeviceReport, Role, TargetOutcome};
-use fleet_server::{DirectPath, ProbeEvent, ProbeOrder, ProbeSummary, Prober, ServerConfig};
-use fleet_store::AuditResult;
+use fleet_core::{
+    DeviceId, DeviceReport, Endpoint, PairOutcome, PairingStatus, Port, RawDeviceReport, Role,
+    TargetOutcome,
+};
+use fleet_server::{
+    DirectPath, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober, ServerConfig,
+};
+use fleet_store::{AuditResult, Pairing as _};
 use fleet_wire::{
     Code, RpcError,
-    admin::RevokeFleetNodeRequest,
+    admin::{RevokeFleetNodeRequest, UnpairDeviceRequest},
     client::Incoming,
+    common::DeviceIdentifierList,
     fleet::{
         Device, ListDevicesRequest, ScanEnded, ScanOwnNetworkRequest, ScanState, WatchScanResponse,
         watch_scan_response::Event,
     },
-    pairing::DiscoverRequest,
+    minercommand::{DeviceFilter, DeviceSelector, device_selector::SelectionType},
+    pairing::{Credentials, DiscoverRequest, PairRequest},
 };
 use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
@@ -96,7 +103,32 @@ impl Prober for Wire {
             Ok(ProbeSummary { outcomes })
         })
     }
+
+    fn pair<'a>(&'a self, order: PairOrder) -> BoxFuture<'a, PairAnswer> {
+        Box::pin(async move {
+            let answer = |outcome, error: &str| PairAnswer {
+                outcome,
+                default_password: Some(false),
+                error: error.to_owned(),
+            };
+            if let Err(why) = order.leave.check(order.endpoint) {
+                return answer(PairOutcome::Error, &why);
+            }
+            let ip = order.endpoint.ip;
+            self.dialled.lock().expect("not poisoned").push(ip);
+            match order.login {
+                None => answer(PairOutcome::AuthNeeded, "it wants a password"),
+                Some(login) if login.password.as_str() == PASSWORD => {
+                    answer(PairOutcome::Paired, "")
+                }
+                Some(_) => answer(PairOutcome::AuthFailed, "wrong"),
+            }
+        })
+    }
 }
+
+/// What every device takes.
+const PASSWORD: &str = "let me in";
 
 /// The device that a node would report at the same address.
 fn found(endpoint: Endpoint) -> DeviceReport {
@@ -460,4 +492,121 @@ async fn what_cannot_be_scanned_is_refused_with_the_way_out() {
                 .all(|row| row.entry.result != AuditResult::Done),
         "{refused:?}"
     );
+}
+
+fn named(ips: &[&str]) -> SelectionType {
+    SelectionType::IncludeDevices(DeviceIdentifierList {
+        device_identifiers: ips.iter().map(|ip| device(ip).device_identifier).collect(),
+    })
+}
+
+/// Pairs what is selected; answers the addresses whose devices were not paired.
+async fn not_paired(
+    operator: &Operator,
+    selection: SelectionType,
+    password: Option<&str>,
+) -> Result<Vec<String>, RpcError> {
+    let request = PairRequest {
+        credentials: password.map(|password| Credentials {
+            username: "root".to_owned(),
+            password: Some(password.to_owned()),
+        }),
+        device_selector: Some(DeviceSelector {
+            selection_type: Some(selection),
+        }),
+    };
+    let answer = operator
+        .pairing()
+        .pair(&request, operator.options())
+        .await?;
+    Ok(answer.failed_device_ids)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_pairs_what_it_found_and_nothing_that_has_or_had_a_node() {
+    let wire = Wire::with(&["10.0.0.7", "10.0.0.8"], 100);
+    let world = wire.world().await;
+    let operator = world.operator(Role::Operator).await;
+    let (enrolled, _node, _) = node_with(&world, &operator, &["10.0.0.9"]).await;
+    let asked = list(&["10.0.0.7", "10.0.0.8"], &[]);
+    to_its_end(scan(&operator, asked).await.expect("starts")).await;
+    let identifier = |ip: &str| device(ip).device_identifier;
+    let all = || SelectionType::AllDevices(DeviceFilter::default());
+    let dialled = || wire.dialled().split_off(2);
+
+    // Without a password, and with a wrong one: nobody is bound.
+    for password in [None, Some("wrong")] {
+        let failed = not_paired(&operator, named(&["10.0.0.7"]), password).await;
+        assert_eq!(failed.expect("answers"), [identifier("10.0.0.7")]);
+    }
+    assert_eq!(dialled(), ["10.0.0.7", "10.0.0.7"]);
+    let failed = not_paired(
+        &operator,
+        named(&["10.0.0.7", "10.0.0.9", "10.0.0.77"]),
+        Some(PASSWORD),
+    )
+    .await;
+    assert_eq!(
+        failed.expect("answers"),
+        [identifier("10.0.0.9"), identifier("10.0.0.77")]
+    );
+    assert_eq!(dialled().len(), 3, "what a node has is not dialled");
+
+    // What is paired already is left alone, and the node's is told.
+    let failed = not_paired(&operator, all(), Some(PASSWORD)).await;
+    assert_eq!(failed.expect("answers"), [identifier("10.0.0.9")]);
+    assert_eq!(dialled().last().map(String::as_str), Some("10.0.0.8"));
+    assert_eq!(dialled().len(), 4);
+    let listed = devices(&operator).await;
+    let ids: Vec<DeviceId> = listed
+        .iter()
+        .map(|device| DeviceId(device.device_id))
+        .collect();
+    let stands = world
+        .store
+        .pairings_of(operator.org, &ids)
+        .await
+        .expect("reads");
+    for device in &listed {
+        let stands = stands.get(&DeviceId(device.device_id));
+        let paired = stands.is_some_and(|stands| stands.status == PairingStatus::Paired);
+        assert_eq!(paired, device.fleet_node_id == 0, "{device:?} {stands:?}");
+    }
+
+    // Nor is the node's when it is released everywhere and its node is gone.
+    let theirs = listed
+        .iter()
+        .find(|device| device.ip == "10.0.0.9")
+        .expect("there");
+    let unpair = UnpairDeviceRequest {
+        device_id: theirs.device_id,
+    };
+    operator
+        .admin()
+        .unpair_device(&unpair, operator.options())
+        .await
+        .expect("released");
+    let revoke = RevokeFleetNodeRequest {
+        fleet_node_id: enrolled.id.0,
+        pending_enrollment_id: None,
+    };
+    operator
+        .admin()
+        .revoke_fleet_node(&revoke, operator.options())
+        .await
+        .expect("revoked");
+    let failed = not_paired(&operator, named(&["10.0.0.9"]), Some(PASSWORD)).await;
+    assert_eq!(failed.expect("answers"), [identifier("10.0.0.9")]);
+    assert_eq!(dialled().len(), 4);
+    let done = world.audited(operator.org, "direct.pair").await;
+    assert_eq!(done.len(), 5, "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pairing_by_the_server_is_off_unless_configured() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let refused = not_paired(&operator, named(&["10.0.0.7"]), None).await;
+    assert_eq!(refused.expect_err("off").code, Code::FailedPrecondition);
+    assert_eq!(world.audited(operator.org, "direct.pair").await.len(), 1);
 }

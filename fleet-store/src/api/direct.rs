@@ -4,10 +4,10 @@
 //! replica, so that looking first would not do: an address is *released* for one scan of the server's
 //! own, and while it is, no transaction attributes a place there to a node. See [`Direct`].
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use async_trait::async_trait;
-use fleet_core::{DeviceReport, NodeId, OrgId, ScanId, Timestamp};
+use fleet_core::{DeviceIdentifier, DeviceReport, NodeId, OrgId, ScanId, Timestamp};
 use fleet_pairing::DirectRefusal;
 
 use crate::{DeviceRow, StoreError};
@@ -105,6 +105,13 @@ pub trait Direct: Send + Sync {
     /// Stores what was found at addresses that are released for the scan: new records and updates of
     /// unattributed ones. Answers each row in order.
     async fn record_direct(&self, sightings: NewSightings) -> Result<Vec<Sighted>, StoreError>;
+
+    /// The live devices that go by one of these identifiers now.
+    async fn devices_named(
+        &self,
+        org: OrgId,
+        identifiers: BTreeSet<DeviceIdentifier>,
+    ) -> Result<Vec<DeviceRow>, StoreError>;
 
     /// Ends every release of a scan: it does not dial any more.
     async fn give_back(&self, org: OrgId, scan: ScanId) -> Result<(), StoreError>;

@@ -5,7 +5,7 @@ mod sightings;
 use std::{collections::BTreeSet, net::IpAddr};
 
 use async_trait::async_trait;
-use fleet_core::{Endpoint, NodeId, OrgId, ScanId};
+use fleet_core::{DeviceIdentifier, Endpoint, NodeId, OrgId, ScanId};
 use fleet_pairing::divide;
 use sea_orm::{
     ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, Set,
@@ -13,15 +13,15 @@ use sea_orm::{
 };
 
 use super::{
-    codec,
-    entity::{direct_lease, node_endpoint},
+    codec, devices,
+    entity::{device, direct_lease, node_endpoint},
     inserts, places,
     transaction::{Failure, refuse},
     value::{AsText, Micros},
 };
 use crate::{
-    DialRequest, Direct, Exclusion, NewSightings, ReleaseError, Released, Sighted, SqlStore,
-    StoreError,
+    DeviceRow, DialRequest, Direct, Exclusion, NewSightings, ReleaseError, Released, Sighted,
+    SqlStore, StoreError,
 };
 
 #[async_trait]
@@ -38,6 +38,23 @@ impl Direct for SqlStore {
             Box::pin(async move { Ok(sightings::record(tx, sightings).await?) })
         })
         .await
+    }
+
+    async fn devices_named(
+        &self,
+        org: OrgId,
+        identifiers: BTreeSet<DeviceIdentifier>,
+    ) -> Result<Vec<DeviceRow>, StoreError> {
+        let rows = device::Entity::find()
+            .filter(device::Column::OrgId.eq(org.0))
+            .filter(device::Column::Identifier.is_in(identifiers.into_iter().map(AsText)))
+            .filter(device::Column::DeletedAt.is_null())
+            .order_by_asc(device::Column::Id)
+            .all(self.reader())
+            .await;
+        let row = |model| devices::row(model, Vec::new());
+        let rows = rows.and_then(|rows| rows.into_iter().map(row).collect());
+        Self::reading("devices_named", rows)
     }
 
     async fn give_back(&self, org: OrgId, scan: ScanId) -> Result<(), StoreError> {

@@ -93,10 +93,7 @@ const DEEDS: &[(&str, Deed)] = &[
     ),
     ("Discover", Named("direct.scan")),
     ("ScanOwnNetwork", Named("direct.scan")),
-    (
-        "Pair",
-        Never("it is switched off here: nothing is done, and nothing is guarded"),
-    ),
+    ("Pair", Named("direct.pair")),
 ];
 
 fn deed(row: &Row) -> Option<&'static Deed> {
