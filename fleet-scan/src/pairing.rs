@@ -9,7 +9,7 @@ use fleet_core::{Endpoint, Mac, PairOutcome, Serial};
 use tokio::time::timeout;
 
 use crate::{
-    dial::{Dialled, Dialler},
+    dial::{Dialled, Dialler, Failure},
     driver::{Answer, DriverError, DriverSet, Identification},
     guard::Guard,
     job::ScanOptions,
@@ -162,10 +162,14 @@ impl Pairer {
     async fn open(&self, endpoint: Endpoint) -> Result<Probe<'_>, DriverError> {
         match self.dialler.reconnect(endpoint).await {
             Dialled::Open(stream) => Ok(Probe::new(&self.dialler, endpoint, stream, &self.options)),
-            Dialled::Refused => Err(DriverError::Broken(std::io::ErrorKind::ConnectionRefused)),
-            Dialled::Unreachable => Err(DriverError::Broken(std::io::ErrorKind::HostUnreachable)),
-            Dialled::TimedOut => Err(DriverError::Silence),
-            Dialled::Starved(error) | Dialled::NoWay(error) => {
+            Dialled::TimedOut | Dialled::Failed(Failure::TimedOut) => Err(DriverError::Silence),
+            Dialled::Failed(Failure::Refused) => {
+                Err(DriverError::Broken(std::io::ErrorKind::ConnectionRefused))
+            }
+            Dialled::Failed(Failure::Unreachable) => {
+                Err(DriverError::Broken(std::io::ErrorKind::HostUnreachable))
+            }
+            Dialled::Failed(Failure::Starved(error) | Failure::NoWay(error)) => {
                 Err(DriverError::Broken(error.kind()))
             }
             Dialled::Forbidden(reason) => Err(DriverError::Forbidden(reason)),

@@ -136,15 +136,23 @@ impl Limited {
     }
 }
 
-/// Connects an honest peer and makes a call.
+/// Connects an honest peer and makes a call. Where no place is free at that moment it comes again, as nodes do.
 async fn calls(port: u16) -> u16 {
-    let path = FleetNodeGatewayClient::UPLOAD_HEARTBEAT.path();
     let call = async {
-        let tcp = TcpStream::connect(("127.0.0.1", port))
-            .await
-            .expect("the kernel accepts");
-        let (mut client, _open) = http2(tcp).await;
-        post(&mut client, path, Some(TOKEN)).await
+        loop {
+            let attempt = tokio::spawn(async move {
+                let path = FleetNodeGatewayClient::UPLOAD_HEARTBEAT.path();
+                let tcp = TcpStream::connect(("127.0.0.1", port))
+                    .await
+                    .expect("the kernel accepts");
+                let (mut client, _open) = http2(tcp).await;
+                post(&mut client, path, Some(TOKEN)).await
+            });
+            match attempt.await {
+                Ok(status) => return status,
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
     };
     tokio::time::timeout(Duration::from_secs(60), call)
         .await

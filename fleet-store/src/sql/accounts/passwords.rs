@@ -133,10 +133,13 @@ pub(super) async fn remember_source(
         .on_conflict(seen)
         .exec_without_returning(tx)
         .await?;
-    let of_operator = operator_source::Entity::find().filter(C::OperatorId.eq(operator));
-    let too_old = of_operator
+    // This one is never the oldest, even when several were seen at one moment.
+    let others = operator_source::Entity::find()
+        .filter(C::OperatorId.eq(operator))
+        .filter(C::Source.ne(AsText(source)));
+    let too_old = others
         .order_by_desc(C::SeenAt)
-        .offset(SOURCES)
+        .offset(SOURCES - 1)
         .limit(SOURCES)
         .all(tx)
         .await?;

@@ -42,7 +42,9 @@ impl Inventory {
             .update_columns(MUTABLE)
             .to_owned();
         inserts::all_or(tx, updated, by_id).await?;
+        // Provisional ids fall: the other way round, devices get their ids in the order of their rows.
         let created = changed(Change::Created)
+            .rev()
             .map(|(_, held)| device::ActiveModel {
                 id: NotSet,
                 ..active(held.model())
