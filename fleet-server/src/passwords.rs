@@ -26,7 +26,7 @@ const AT_ONCE: usize = 2;
 const WAITING: usize = 32;
 
 /// A hash of nobody's password, verified where there is none to verify, so that it takes as long.
-const NOBODYS: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyB0aGlz$RCHXKL1s1dKe4bpLbJDlKfOTxrSdKpVQXZOUHmZCzLU";
+const NOBODYS: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyB0aGlzIQ$RCHXKL1s1dKe4bpLbJDlKfOTxrSdKpVQXZOUHmZCzLU";
 
 /// Hashes a password under a salt for storing (PHC string format). Takes tens of milliseconds and 19 MiB; on
 /// async threads use [`Passwords`].

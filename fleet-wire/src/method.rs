@@ -73,6 +73,8 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         fleet::AuditClient::METHODS,
         fleet::KeyClient::METHODS,
         fleet::OperatorClient::METHODS,
+        fleet::DevicePairingClient::METHODS,
+        fleet::DirectClient::METHODS,
     ]
     .into_iter()
     .flatten()

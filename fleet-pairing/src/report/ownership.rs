@@ -105,7 +105,17 @@ fn outcome(record: &DeviceRecord, kind: &str) -> &'static str {
             RejectReason::BoundToOtherNode => "bound",
             RejectReason::PairedByServer => "paired",
             RejectReason::Unattributed => "unattributed",
-            reason => panic!("{reason} of {record:?}"),
+            reason @ (RejectReason::Identifier
+            | RejectReason::Address
+            | RejectReason::Port
+            | RejectReason::Scheme
+            | RejectReason::Driver
+            | RejectReason::Text
+            | RejectReason::AddressOutOfScope
+            | RejectReason::PortOutOfScope
+            | RejectReason::AddressClass
+            | RejectReason::AlreadyReported
+            | RejectReason::IdentityConflict) => panic!("{reason} of {record:?}"),
         },
     }
 }

@@ -87,10 +87,8 @@ impl Following {
             }
             if let Some((code, reason)) = page.pairing.ended {
                 self.over = true;
-                return match code {
-                    Code::Ok => None,
-                    code => Some(Err(RpcError::new(failure::code(code), reason))),
-                };
+                let ended_well = matches!(code, Code::Ok);
+                return (!ended_well).then(|| Err(RpcError::new(failure::code(code), reason)));
             }
             let idle = app.environment.instant().duration_since(self.spoke);
             if idle >= limits::WATCH_IDLE {

@@ -19,9 +19,10 @@ fn device(world: &World, number: u16, make: Make, login: Option<DeviceLogin>) ->
     Device {
         address: world.range.address(number).into(),
         make,
-        model: match make {
-            Make::Bitaxe => "BM1366 204".to_owned(),
-            _ => "Antminer S19".to_owned(),
+        model: if matches!(make, Make::Bitaxe) {
+            "BM1366 204".to_owned()
+        } else {
+            "Antminer S19".to_owned()
         },
         firmware: "1.0.0".to_owned(),
         mac: Some(format!("02:F1:00:00:00:{number:02X}")),

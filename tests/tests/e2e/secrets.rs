@@ -88,7 +88,7 @@ async fn life(world: &mut World, canaries: &mut Canaries) -> Node {
     node.start(&world.server).await;
     let lab = Lab::start(world.range.mixed(4)).await.expect("a site");
     let targets = [world.range.address(1), world.range.address(2)];
-    let scan = world.operator.start(node.id, list(&targets)).await;
+    let scan = world.operator.start(node.id, list(targets)).await;
     let watch = ["scan", "watch", &scan.scan_id];
     world.fleetctl(&watch).await.well();
     drop(lab);

@@ -205,9 +205,6 @@ fn nanoseconds_a_frame() {
             );
         }
         let each = start.elapsed().as_nanos() / 1_000_000;
-        #[expect(clippy::print_stdout, reason = "a measurement is for reading")]
-        {
-            println!("{name}: {each} ns a frame");
-        }
+        println!("{name}: {each} ns a frame");
     }
 }
