@@ -21,8 +21,9 @@ pub(super) struct Row {
 impl Row {
     /// Whether the request names anything that belongs to somebody.
     pub(super) fn names_something(&self) -> bool {
-        // A code is whoever's that holds it.
-        (self.body.contains('$') || self.path.contains('$')) && !self.body.contains("$token")
+        // A code is whoever's that holds it, and a new e-mail nobody's yet.
+        (self.body.contains('$') || self.path.contains('$'))
+            && !["$token", "$email"].iter().any(|name| self.body.contains(name))
     }
 
     /// The same row with other cells, to be compared by eye.
