@@ -29,7 +29,7 @@ const WAITING: usize = 32;
 const NOBODYS: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyB0aGlzIQ$RCHXKL1s1dKe4bpLbJDlKfOTxrSdKpVQXZOUHmZCzLU";
 
 /// Hashes a password under a salt for storing (PHC string format). Takes tens of milliseconds and 19 MiB; on
-/// async threads use [`Passwords`].
+/// async threads use `Passwords`.
 ///
 /// # Errors
 ///

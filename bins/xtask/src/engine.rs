@@ -1,6 +1,6 @@
 //! `prove engine`: our scan engine beside nmap, zmap and RustScan, in one run, on the same simulated site.
 //!
-//! A lab of network namespaces holds the site ([`crate::lab::Bed`]); [`tools`] knows the scanners, [`measure`] what one
+//! A lab of network namespaces holds the site ([`crate::lab::Bed`]); [`tools`] knows the scanners, [`mod@measure`] what one
 //! run costs. Ratios decide, since they hold on any machine; absolute figures are printed beside what is aimed at.
 
 mod measure;

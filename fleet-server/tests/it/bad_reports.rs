@@ -1,8 +1,19 @@
 //! A report with everything wrong in it that a node can get wrong, or try.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use fleet_core::{RejectReason, RejectReason::*, Role};
+use fleet_core::{
+    DeviceId, DeviceIdentifier, DeviceReport, OrgId, PairingStatus, RawDeviceReport, RejectReason,
+    RejectReason::*, Role, ScanId,
+};
+use fleet_server::Environment as _;
+use fleet_store::{
+    Actor, Changed, DeviceName, DialRequest, Direct as _, Inventory as _, NewSightings,
+    Pairing as _, Sighted,
+};
 use fleet_wire::{
     fleet::ListDevicesRequest,
     gateway::{AckCode, DiscoveredDeviceReport},
@@ -114,6 +125,43 @@ fn wrong() -> Vec<(DiscoveredDeviceReport, RejectReason)> {
         .collect()
 }
 
+/// A device that the server found on its own path.
+async fn servers_own(world: &World, org: OrgId, device: &DiscoveredDeviceReport) -> DeviceId {
+    let now = world.clock.now();
+    let row = DeviceReport::parse(RawDeviceReport {
+        identifier: &device.device_identifier,
+        ip: &device.ip_address,
+        port: &device.port,
+        driver: &device.driver_name,
+        mac: &device.mac_address,
+        ..RawDeviceReport::default()
+    })
+    .expect("well-formed");
+    let scan = ScanId::new(now, [9; 10]);
+    let request = DialRequest {
+        org,
+        scan,
+        addresses: vec![row.endpoint.ip],
+        until: now.plus(Duration::from_secs(45)),
+        now,
+    };
+    let released = world.store.release_for_dialling(request).await;
+    assert_eq!(released.expect("is released").allowed.len(), 1);
+    let rows = vec![row];
+    let sightings = NewSightings {
+        org,
+        scan,
+        rows,
+        now,
+    };
+    let sighted = world.store.record_direct(sightings).await.expect("stored");
+    world.store.give_back(org, scan).await.expect("given back");
+    match &sighted[..] {
+        [Sighted::Stored(row)] => row.id,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_thousand_devices_with_every_kind_of_wrong_exactly_the_good_ones_are_stored() {
     let world = World::new().await;
@@ -121,13 +169,33 @@ async fn of_a_thousand_devices_with_every_kind_of_wrong_exactly_the_good_ones_ar
     // Another node owns a device, under a MAC that it showed.
     let other = Enrolled::new(&world, &operator).await;
     let mut theirs = other.connect(&world, Profile::ours()).await;
-    let scan = start(&operator, &other, list(&["10.77.0.9"], &["4028"])).await;
+    let request = list(&["10.77.0.8", "10.77.0.9"], &["4028"]);
+    let scan = start(&operator, &other, request).await;
     let (command, _) = theirs.command().await;
-    let owned = device("10.77.0.9");
-    let stored = theirs.report(&command, vec![owned.clone()]).await;
-    assert_eq!(stored.expect("is judged").accepted_count, 1);
+    let (owned, bound) = (device("10.77.0.9"), device("10.77.0.8"));
+    let stored = theirs
+        .report(&command, vec![owned.clone(), bound.clone()])
+        .await;
+    assert_eq!(stored.expect("is judged").accepted_count, 2);
     theirs.ack(&command, AckCode::Ok).await;
     scan.is("SCAN_STATE_COMPLETED").await;
+    // An operator has paired one of them there.
+    let named: DeviceIdentifier = bound.device_identifier.parse().expect("an identifier");
+    let (store, now) = (&world.store, world.clock.now());
+    let record = store
+        .device(operator.org, DeviceName::Identifier(named))
+        .await;
+    let record = record.expect("reads").expect("is known").id;
+    let node = other.id;
+    let changed = store.bind_device(operator.org, node, record, Actor::SYSTEM, now);
+    assert_eq!(changed.await.expect("binds"), Changed::Yes);
+    // The server itself has found two devices, and paired one.
+    let (servers, paired) = (device("10.77.0.3"), device("10.77.0.4"));
+    servers_own(&world, operator.org, &servers).await;
+    let record = servers_own(&world, operator.org, &paired).await;
+    let status = PairingStatus::Paired;
+    let changed = store.bind_to_server(operator.org, record, status, Actor::SYSTEM, now);
+    assert_eq!(changed.await.expect("binds"), Changed::Yes);
 
     // This node knows a device by its place only.
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -163,16 +231,32 @@ async fn of_a_thousand_devices_with_every_kind_of_wrong_exactly_the_good_ones_ar
         ..device(&good(0))
     });
     reasons.push(AlreadyReported);
-    rows.push(DiscoveredDeviceReport {
-        ip_address: "10.77.0.6".to_owned(),
-        ..owned.clone()
-    });
-    reasons.push(OwnedByOtherNode);
+    for (at, (theirs, reason)) in [
+        (&owned, OwnedByOtherNode),
+        (&bound, BoundToOtherNode),
+        (&servers, Unattributed),
+        (&paired, PairedByServer),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        rows.push(DiscoveredDeviceReport {
+            ip_address: format!("10.77.0.{}", 251 + at),
+            ..theirs.clone()
+        });
+        reasons.push(reason);
+    }
     rows.push(DiscoveredDeviceReport {
         ip_address: "10.77.0.7".to_owned(),
         ..owned.clone()
     });
     reasons.push(IdentityConflict);
+    let told_of: BTreeSet<RejectReason> = reasons.iter().copied().collect();
+    assert_eq!(
+        told_of,
+        RejectReason::ALL.into_iter().collect(),
+        "every kind"
+    );
     let bad = rows.len() - 1;
     let mut addresses = vec![good(0)];
     addresses.extend((1..).take(1_000 - rows.len()).map(good));
@@ -238,7 +322,16 @@ async fn of_a_thousand_devices_with_every_kind_of_wrong_exactly_the_good_ones_ar
         }
     }
     let mut stored: BTreeSet<String> = addresses.into_iter().collect();
-    stored.extend(["10.77.0.7", "10.77.0.9"].map(str::to_owned));
+    stored.extend(
+        [
+            "10.77.0.3",
+            "10.77.0.4",
+            "10.77.0.7",
+            "10.77.0.8",
+            "10.77.0.9",
+        ]
+        .map(str::to_owned),
+    );
     assert_eq!(listed, stored, "exactly the good ones are stored");
 
     let trail = world.audited(operator.org, "report.refuse").await;

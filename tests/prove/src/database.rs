@@ -14,6 +14,8 @@ const POSTGRES: &str = "FLEET_TEST_POSTGRES";
 pub(crate) struct Scratch {
     pub(crate) engine: &'static str,
     pub(crate) store: SqlStore,
+    /// For a look past the store.
+    pub(crate) url: String,
     place: Place,
 }
 
@@ -35,6 +37,7 @@ impl Scratch {
         Ok(Self {
             engine: "SQLite",
             store: SqlStore::open(&url, MigrateMode::Migrate).await?,
+            url,
             place: Place::Folder { _folder: folder },
         })
     }
@@ -61,6 +64,7 @@ impl Scratch {
         Ok(Self {
             engine: "PostgreSQL",
             store: SqlStore::open(&url, MigrateMode::Migrate).await?,
+            url,
             place: Place::Postgres { server, name },
         })
     }

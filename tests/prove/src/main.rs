@@ -7,6 +7,7 @@ mod addresses;
 mod codes;
 mod database;
 mod live;
+mod races;
 mod random;
 mod reports;
 mod scopes;
@@ -39,6 +40,11 @@ const BOUNDARY: &[Proof] = &[
         name: "codes",
         claim: "one enrollment code enrolls one node, however many race for it",
         run: codes::run,
+    },
+    Proof {
+        name: "races",
+        claim: "whoever comes first, no device is bound twice, claimed without right, or dialled at a node's place",
+        run: races::run,
     },
     Proof {
         name: "reports",

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path};
 use fleet_sim::{Device, DeviceLogin, Lab, Make, Manner, Ports, Protocol, Service, Site};
 use fleet_wire::fleet;
 
-use crate::harness::{World, list};
+use crate::harness::{Node, World, list};
 
 on_both_databases! {
     a_password_pairs_what_it_opens_and_is_kept_nowhere
@@ -15,7 +15,8 @@ on_both_databases! {
 
 const PASSWORD: &str = "canary-of-the-site-password";
 
-fn device(world: &World, number: u16, make: Make, login: Option<DeviceLogin>) -> Device {
+/// A device at the number's address of the range, with an HTTP port alone.
+pub(crate) fn device(world: &World, number: u16, make: Make, login: Option<DeviceLogin>) -> Device {
     Device {
         address: world.range.address(number).into(),
         make,
@@ -81,7 +82,9 @@ fn found_in(folder: &Path, text: &str) -> Vec<String> {
 }
 
 async fn a_password_pairs_what_it_opens_and_is_kept_nowhere(world: World) {
-    let mut node = world.node("barn", &["--log", "trace"]).await;
+    let mut node = Node::enroll(&world, "barn").await;
+    node.set_log("trace");
+    node.start(&world.server).await;
     let locked = DeviceLogin {
         locked: true,
         ..DeviceLogin::new("root", PASSWORD)

@@ -13,7 +13,7 @@ use std::{
 
 use ed25519_dalek::{Signer, SigningKey};
 use fleet_core::Role;
-use fleet_sim::Lab;
+use fleet_sim::{DeviceLogin, Lab, Make, Site};
 use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig},
     gateway::{
@@ -22,7 +22,10 @@ use fleet_wire::{
     },
 };
 
-use crate::harness::{Node, World, confirm, list, new_code, within};
+use crate::{
+    harness::{Node, World, confirm, list, new_code, within},
+    pairing::device,
+};
 use canary::Canaries;
 
 on_both_databases! {
@@ -62,6 +65,7 @@ async fn life(world: &mut World, canaries: &mut Canaries) -> Node {
 
     let cookie = sign_in(world, world.operator.key());
     canaries.text("a browser's session", &cookie);
+    passwords(world, canaries).await;
 
     let code = new_code(world).await;
     canaries.text("an enrollment code", &code);
@@ -92,6 +96,7 @@ async fn life(world: &mut World, canaries: &mut Canaries) -> Node {
     let watch = ["scan", "watch", &scan.scan_id];
     world.fleetctl(&watch).await.well();
     drop(lab);
+    pairing(world, canaries, node.id).await;
 
     by_hand(world, canaries).await;
     mistakes(world, canaries).await;
@@ -101,6 +106,67 @@ async fn life(world: &mut World, canaries: &mut Canaries) -> Node {
     revoked.well();
     within("the node's end", node.ended()).await;
     node
+}
+
+/// An operator who signs in by password, with one that is wrong, and with one of their own.
+async fn passwords(world: &World, canaries: &mut Canaries) {
+    let email = "canary@example.org";
+    let create = ["operators", "create", "--email", email, "--role", "viewer"];
+    let made = world.fleetctl(&create).await.well();
+    let one_time = made.trim();
+    canaries.text("a one-time password", one_time);
+    let (wrong, own) = ("no horse battery staple", "canary battery staple");
+    canaries.text("a wrong password", wrong);
+    canaries.text("a password", own);
+    let with = |password: &str, new: &str| {
+        let mut body = serde_json::json!({"email": email, "password": password});
+        if !new.is_empty() {
+            body["newPassword"] = new.into();
+        }
+        post(world, "/api/session", &body.to_string())
+    };
+    let refused = with(wrong, "");
+    assert!(refused.contains("401"), "{refused}");
+    for answer in [with(one_time, own), with(own, "")] {
+        canaries.text("a session by password", cookie_of(&answer));
+    }
+}
+
+/// A device's password on its way to the node, and what the node sealed of it.
+async fn pairing(world: &World, canaries: &mut Canaries, node: i64) {
+    let password = "canary-of-a-device-password";
+    canaries.text("a device's password", password);
+    let login = Some(DeviceLogin::new("root", password));
+    let site = Site {
+        seed: 1,
+        devices: vec![device(world, 9, Make::Antminer, login)],
+    };
+    let _lab = Lab::start(site).await.expect("a site");
+    let scan = world
+        .operator
+        .start(node, list([world.range.address(9)]))
+        .await;
+    world.operator.history(&scan.scan_id).await;
+    // A person's own file is theirs to keep.
+    let folder = world.folder().join("given.state");
+    fs::create_dir(&folder).expect("a folder");
+    let file = folder.join("password");
+    fs::write(&file, password).expect("a file");
+    let (node, file) = (node.to_string(), file.display().to_string());
+    let pair = [
+        "devices",
+        "pair-all",
+        "--node",
+        &node,
+        "--password-file",
+        &file,
+    ];
+    let paired = world.fleetctl(&pair).await;
+    assert!(paired.stderr.contains("1 of"), "{paired:?}");
+    assert_eq!(
+        canaries.found_in("fleetctl", paired.stderr.as_bytes()),
+        Vec::<String>::new()
+    );
 }
 
 /// A node whose handshake is known byte by byte.
@@ -189,9 +255,13 @@ async fn mistakes(world: &World, canaries: &mut Canaries) {
 /// A browser's sign-in; the cookie's value.
 fn sign_in(world: &World, key: &str) -> String {
     let answer = post(world, "/api/session", &format!(r#"{{"key":"{key}"}}"#));
-    let (_, cookie) = answer.split_once("fleet_session=").expect("a cookie");
+    cookie_of(&answer).to_owned()
+}
+
+fn cookie_of(answer: &str) -> &str {
+    let (_, cookie) = answer.split_once("fleet_session=").expect(answer);
     let (value, _) = cookie.split_once(';').expect("with attributes");
-    value.to_owned()
+    value
 }
 
 fn post(world: &World, path: &str, body: &str) -> String {

@@ -23,7 +23,9 @@ impl Row {
     pub(super) fn names_something(&self) -> bool {
         // A code is whoever's that holds it, and a new e-mail nobody's yet.
         (self.body.contains('$') || self.path.contains('$'))
-            && !["$token", "$email"].iter().any(|name| self.body.contains(name))
+            && !["$token", "$email"]
+                .iter()
+                .any(|name| self.body.contains(name))
     }
 
     /// The same row with other cells, to be compared by eye.

@@ -1,0 +1,126 @@
+//! Ten thousand races for devices, in each database: a node that reports, an operator who pairs, one who
+//! unpairs, one who revokes the node, the server's own pairing, and a replacement node. What each was told,
+//! and when, must fit some order that the rules allow (`races/judge.rs`).
+
+mod judge;
+mod round;
+mod site;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use sea_orm::Database;
+
+use crate::{database::Scratch, random::Random};
+use judge::{Deed, Holder, Moment, Race, Violation, judge};
+use round::{Nodes, PLACES};
+use site::Site;
+
+/// Races in each database, at least.
+const RACES: u32 = 10_000;
+/// Each party comes first in so many of a hundred, or the races are none.
+const FAIR: f64 = 1.0;
+/// Where the choice of who begins when starts; who comes first depends on the machine too.
+const SEED: u64 = 0x5eed_0006;
+
+/// Who can come first.
+const PARTIES: [&str; 6] = [
+    "report",
+    "pair",
+    "unpair",
+    "revoke",
+    "server",
+    "replacement",
+];
+/// When a race changed nothing for anybody.
+const NOBODY: &str = "nobody";
+
+pub(crate) fn run() -> Result<Vec<String>> {
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let mut figures = Vec::new();
+        for scratch in Scratch::both().await? {
+            figures.extend(races(&scratch).await.context(scratch.engine)?);
+            scratch.remove().await?;
+        }
+        Ok(figures)
+    })
+}
+
+async fn races(scratch: &Scratch) -> Result<Vec<String>> {
+    let site = Site::new(&scratch.store).await?;
+    let raw = Database::connect(&scratch.url).await?;
+    let other = site.node("other", None, "10.255.0.0/24").await?.id;
+    let mut random = Random::new(SEED);
+    let mut first: BTreeMap<&str, u32> = BTreeMap::new();
+    let (mut count, mut dials) = (0, 0);
+    for number in 0..RACES.div_ceil(PLACES) {
+        let (nodes, races) = round::run(&site, &raw, number, other, &mut random).await?;
+        for race in &races {
+            if let Some(violation) = judge(race).first() {
+                bail!("{}: {race:#?} of {nodes:#?}", said(*violation));
+            }
+            *first.entry(who_was_first(race, &nodes)).or_default() += 1;
+            dials += race.dialled.len();
+            count += 1;
+        }
+    }
+    raw.close().await?;
+    let share =
+        |party| f64::from(first.get(party).copied().unwrap_or(0)) * 100.0 / f64::from(count);
+    let shares: Vec<String> = PARTIES
+        .into_iter()
+        .chain([NOBODY])
+        .map(|party| format!("{party} {:.1} %", share(party)))
+        .collect();
+    let shares = shares.join(", ");
+    for party in PARTIES {
+        ensure!(
+            share(party) >= FAIR,
+            "{party} came first too seldom for a race: {shares}"
+        );
+    }
+    Ok(vec![
+        format!(
+            "{}: {count} races, 0 devices bound twice, 0 claimed without right; {dials} dials of the server, 0 where a node ever had anything",
+            scratch.engine
+        ),
+        format!("{}: first came {shares}", scratch.engine),
+    ])
+}
+
+fn said(violation: Violation) -> String {
+    match violation {
+        Violation::BoundTwice(device) => format!("device {device} is bound twice"),
+        Violation::ClaimedWithoutRight(device) => {
+            format!("device {device} is claimed without right")
+        }
+        Violation::Dialled(moment) => format!("the server dialled a node's place after {moment:?}"),
+    }
+}
+
+/// Whose deed was answered first of those that took effect.
+fn who_was_first(race: &Race, nodes: &Nodes) -> &'static str {
+    let reporter = nodes.reporter.id;
+    let done = race.done.iter().filter_map(|done| {
+        let party = match done.deed {
+            Deed::Reported(node) if node == reporter => "report",
+            Deed::Reported(_) => "replacement",
+            Deed::Paired(_) => "pair",
+            Deed::Unpaired => "unpair",
+            Deed::PairedByServer => "server",
+            Deed::Sighted => return None,
+        };
+        Some((done.when.answered, party))
+    });
+    // A revocation takes effect on what its node has.
+    let had = race.known.is_some_and(|known| {
+        known.owner == Some(reporter) || known.holder == Some(Holder::Node(reporter))
+    });
+    let revoked = race
+        .revoked
+        .iter()
+        .filter(|(node, _)| had && *node == reporter)
+        .map(|(_, span)| (span.answered, "revoke"));
+    let first = done.chain(revoked).min();
+    first.map_or(NOBODY, |(_, party): (Moment, _)| party)
+}

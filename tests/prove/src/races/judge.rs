@@ -1,0 +1,399 @@
+//! What the parties of a race were told, held against what may be: pure, over moments of one clock. Of two
+//! deeds that overlap either may have come first, so that a violation is what no order explains.
+
+use std::time::Duration;
+
+use fleet_core::{DeviceId, NodeId};
+
+/// Time since the round began.
+pub(super) type Moment = Duration;
+
+/// From before a call until after its answer: it took effect somewhere between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) asked: Moment,
+    pub(super) answered: Moment,
+}
+
+impl Span {
+    /// What was so before the round.
+    pub(super) const BEFORE: Self = Self {
+        asked: Moment::ZERO,
+        answered: Moment::ZERO,
+    };
+
+    /// Whether this one can have taken effect before another.
+    fn may_precede(self, other: Self) -> bool {
+        self.asked <= other.answered
+    }
+
+    /// Whether this one took effect before another, whatever the order within them.
+    fn precedes(self, other: Self) -> bool {
+        self.answered < other.asked
+    }
+}
+
+/// Whom a device is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    Node(NodeId),
+    Server,
+}
+
+/// What took effect on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deed {
+    /// A node's report of it was accepted.
+    Reported(NodeId),
+    /// An operator bound it to a node.
+    Paired(NodeId),
+    /// An operator released it.
+    Unpaired,
+    /// The server stored what it found there.
+    Sighted,
+    /// The server bound it to itself.
+    PairedByServer,
+}
+
+/// A deed that took effect, and on which record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Done {
+    pub(super) deed: Deed,
+    pub(super) device: DeviceId,
+    pub(super) when: Span,
+}
+
+/// The record of a place before the round.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) device: DeviceId,
+    /// None is the server.
+    pub(super) owner: Option<NodeId>,
+    pub(super) holder: Option<Holder>,
+}
+
+/// Everything that happened at one place.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Race {
+    pub(super) known: Option<Known>,
+    pub(super) done: Vec<Done>,
+    /// When the server dialled the place.
+    pub(super) dialled: Vec<Moment>,
+    /// Which nodes were revoked, and when.
+    pub(super) revoked: Vec<(NodeId, Span)>,
+    /// The records at the place afterwards: device, owner, holder.
+    pub(super) left: Vec<Known>,
+}
+
+/// What must not be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Violation {
+    BoundTwice(DeviceId),
+    ClaimedWithoutRight(DeviceId),
+    Dialled(Moment),
+}
+
+/// Every violation of a race.
+pub(super) fn judge(race: &Race) -> Vec<Violation> {
+    let mut devices: Vec<DeviceId> = race.done.iter().map(|done| done.device).collect();
+    devices.extend(race.known.map(|known| known.device));
+    devices.extend(race.left.iter().map(|left| left.device));
+    devices.sort_unstable();
+    devices.dedup();
+    let mut found = Vec::new();
+    for device in devices {
+        let record = Record { race, device };
+        if !record.bindings_exclude_each_other() {
+            found.push(Violation::BoundTwice(device));
+        }
+        if !record.claims_are_rightful() {
+            found.push(Violation::ClaimedWithoutRight(device));
+        }
+    }
+    let dialled = race.dialled.iter().copied();
+    found.extend(
+        dialled
+            .filter(|moment| race.was_a_nodes_at(*moment))
+            .map(Violation::Dialled),
+    );
+    found
+}
+
+impl Race {
+    /// Whether a node ever had anything at the place by then.
+    fn was_a_nodes_at(&self, moment: Moment) -> bool {
+        self.known.is_some_and(|known| known.owner.is_some())
+            || self.done.iter().any(|done| {
+                matches!(done.deed, Deed::Reported(_) | Deed::Paired(_))
+                    && done.when.answered < moment
+            })
+    }
+
+    fn may_be_revoked_by(&self, node: NodeId, when: Span) -> bool {
+        self.revoked
+            .iter()
+            .any(|(revoked, span)| *revoked == node && span.may_precede(when))
+    }
+}
+
+/// One record of a race.
+struct Record<'a> {
+    race: &'a Race,
+    device: DeviceId,
+}
+
+impl Record<'_> {
+    fn known(&self) -> Option<Known> {
+        self.race.known.filter(|known| known.device == self.device)
+    }
+
+    fn done(&self) -> impl Iterator<Item = &Done> {
+        self.race
+            .done
+            .iter()
+            .filter(|done| done.device == self.device)
+    }
+
+    fn left(&self) -> impl Iterator<Item = &Known> {
+        self.race
+            .left
+            .iter()
+            .filter(|left| left.device == self.device)
+    }
+
+    /// Who came to hold it, and when.
+    fn bindings(&self) -> Vec<(Holder, Span)> {
+        let before = self.known().and_then(|known| known.holder);
+        let bound = self.done().filter_map(|done| match done.deed {
+            Deed::Paired(node) => Some((Holder::Node(node), done.when)),
+            Deed::PairedByServer => Some((Holder::Server, done.when)),
+            Deed::Reported(_) | Deed::Unpaired | Deed::Sighted => None,
+        });
+        let before = before.map(|holder| (holder, Span::BEFORE));
+        before.into_iter().chain(bound).collect()
+    }
+
+    /// Whether a binding can have ended before something else.
+    fn may_be_released(&self, (holder, bound): (Holder, Span), by: Span) -> bool {
+        let between = |span: Span| bound.may_precede(span) && span.may_precede(by);
+        let unpaired = self
+            .done()
+            .any(|done| done.deed == Deed::Unpaired && between(done.when));
+        let revoked = self
+            .race
+            .revoked
+            .iter()
+            .any(|(node, span)| holder == Holder::Node(*node) && between(*span));
+        unpaired || revoked
+    }
+
+    fn bindings_exclude_each_other(&self) -> bool {
+        let bindings = self.bindings();
+        let follows = |first: (Holder, Span), second: (Holder, Span)| {
+            first.1.may_precede(second.1) && self.may_be_released(first, second.1)
+        };
+        let apart = bindings.iter().enumerate().all(|(at, one)| {
+            let mut later = bindings[at + 1..].iter();
+            later.all(|other| follows(*one, *other) || follows(*other, *one))
+        });
+        let mut holders = self.left().filter_map(|left| left.holder);
+        apart && holders.all(|holder| bindings.iter().any(|(bound, _)| *bound == holder))
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        let before = self.known().and_then(|known| known.owner);
+        let before = before.map(|node| Claim {
+            node,
+            when: Span::BEFORE,
+            origin: Origin::Before,
+        });
+        let claimed = self.done().filter_map(|done| {
+            let (node, origin) = match done.deed {
+                Deed::Reported(node) => (node, Origin::Report),
+                Deed::Paired(node) => (node, Origin::Operator),
+                Deed::Unpaired | Deed::Sighted | Deed::PairedByServer => return None,
+            };
+            let when = done.when;
+            Some(Claim { node, when, origin })
+        });
+        before.into_iter().chain(claimed).collect()
+    }
+
+    /// Whether a node could come to have it after another had.
+    fn may_follow(&self, first: Claim, second: Claim) -> bool {
+        let given = |claim: &Claim| {
+            claim.origin == Origin::Operator
+                && claim.node == second.node
+                && claim.when.may_precede(second.when)
+        };
+        first.when.may_precede(second.when)
+            && (self.race.may_be_revoked_by(first.node, second.when)
+                || self.claims().iter().any(given))
+    }
+
+    /// Whether a report was let through beside another's binding, or of what the server found.
+    fn is_an_intrusion(&self, report: Claim) -> bool {
+        let bound_to_another = self.bindings().into_iter().any(|binding| {
+            binding.0 != Holder::Node(report.node)
+                && binding.1.precedes(report.when)
+                && !self.may_be_released(binding, report.when)
+        });
+        let servers = self.known().is_some_and(|known| known.owner.is_none())
+            || self
+                .done()
+                .any(|done| done.deed == Deed::Sighted && done.when.precedes(report.when));
+        let given_away = self
+            .claims()
+            .iter()
+            .any(|claim| claim.origin == Origin::Operator && claim.when.may_precede(report.when));
+        bound_to_another || (servers && !given_away)
+    }
+
+    fn claims_are_rightful(&self) -> bool {
+        let claims = self.claims();
+        let after_each_other = claims.iter().enumerate().all(|(at, one)| {
+            claims[at + 1..].iter().all(|other| {
+                one.node == other.node
+                    || self.may_follow(*one, *other)
+                    || self.may_follow(*other, *one)
+            })
+        });
+        let mut reports = claims.iter().filter(|claim| claim.origin == Origin::Report);
+        let mut owners = self.left().filter_map(|left| left.owner);
+        after_each_other
+            && !reports.any(|report| self.is_an_intrusion(*report))
+            && owners.all(|owner| claims.iter().any(|claim| claim.node == owner))
+    }
+}
+
+/// How a node came to have a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Before,
+    Operator,
+    Report,
+}
+
+/// That a node came to have a record.
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    node: NodeId,
+    when: Span,
+    origin: Origin,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: DeviceId = DeviceId(1);
+    const A: NodeId = NodeId(10);
+    const B: NodeId = NodeId(11);
+
+    fn span(asked: u64, answered: u64) -> Span {
+        Span {
+            asked: Moment::from_micros(asked),
+            answered: Moment::from_micros(answered),
+        }
+    }
+
+    fn done(deed: Deed, asked: u64, answered: u64) -> Done {
+        Done {
+            deed,
+            device: DEVICE,
+            when: span(asked, answered),
+        }
+    }
+
+    fn known(owner: Option<NodeId>, holder: Option<Holder>) -> Option<Known> {
+        Some(Known {
+            device: DEVICE,
+            owner,
+            holder,
+        })
+    }
+
+    #[test]
+    fn two_bindings_need_a_release_that_fits_between() {
+        let paired = [done(Deed::Paired(A), 1, 2), done(Deed::Paired(B), 5, 6)];
+        let with = |unpaired: Option<Done>| Race {
+            known: known(Some(A), None),
+            done: paired.iter().copied().chain(unpaired).collect(),
+            ..Race::default()
+        };
+        let twice = vec![Violation::BoundTwice(DEVICE)];
+        assert_eq!(judge(&with(None)), twice);
+        assert_eq!(judge(&with(Some(done(Deed::Unpaired, 7, 8)))), twice);
+        assert_eq!(judge(&with(Some(done(Deed::Unpaired, 2, 7)))), []);
+    }
+
+    #[test]
+    fn a_binding_that_nobody_made_is_one_too_many() {
+        let race = Race {
+            known: known(Some(A), None),
+            left: known(Some(A), Some(Holder::Server)).into_iter().collect(),
+            ..Race::default()
+        };
+        assert_eq!(judge(&race), [Violation::BoundTwice(DEVICE)]);
+    }
+
+    #[test]
+    fn another_nodes_record_is_claimed_only_after_its_revocation() {
+        let race = |revoked: Option<Span>| Race {
+            known: known(Some(A), None),
+            done: vec![done(Deed::Reported(B), 5, 6)],
+            revoked: revoked.into_iter().map(|span| (A, span)).collect(),
+            ..Race::default()
+        };
+        let claimed = vec![Violation::ClaimedWithoutRight(DEVICE)];
+        assert_eq!(judge(&race(None)), claimed);
+        assert_eq!(judge(&race(Some(span(7, 9)))), claimed);
+        assert_eq!(judge(&race(Some(span(6, 9)))), []);
+        assert_eq!(judge(&race(Some(Span::BEFORE))), []);
+    }
+
+    #[test]
+    fn of_two_nodes_that_report_a_new_record_one_is_too_many() {
+        let race = Race {
+            done: vec![done(Deed::Reported(A), 1, 9), done(Deed::Reported(B), 2, 8)],
+            ..Race::default()
+        };
+        assert_eq!(judge(&race), [Violation::ClaimedWithoutRight(DEVICE)]);
+    }
+
+    #[test]
+    fn what_the_server_found_is_no_nodes_unless_an_operator_gives_it() {
+        let race = |paired: Option<Done>| Race {
+            known: known(None, None),
+            done: paired
+                .into_iter()
+                .chain([done(Deed::Reported(A), 5, 6)])
+                .collect(),
+            ..Race::default()
+        };
+        assert_eq!(judge(&race(None)), [Violation::ClaimedWithoutRight(DEVICE)]);
+        assert_eq!(judge(&race(Some(done(Deed::Paired(A), 1, 2)))), []);
+    }
+
+    #[test]
+    fn an_owner_that_never_claimed_has_no_right() {
+        let race = Race {
+            known: known(Some(A), None),
+            left: known(Some(B), None).into_iter().collect(),
+            ..Race::default()
+        };
+        assert_eq!(judge(&race), [Violation::ClaimedWithoutRight(DEVICE)]);
+    }
+
+    #[test]
+    fn a_dial_after_a_report_was_answered_is_one_too_many() {
+        let race = |dialled: u64| Race {
+            done: vec![done(Deed::Reported(A), 1, 5)],
+            dialled: vec![Moment::from_micros(dialled)],
+            ..Race::default()
+        };
+        assert_eq!(judge(&race(4)), []);
+        let moment = Moment::from_micros(6);
+        assert_eq!(judge(&race(6)), [Violation::Dialled(moment)]);
+    }
+}
