@@ -303,7 +303,7 @@ pub(crate) struct Start {
 
 /// On which node, and with what. The password is never an argument.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Pair {
+pub(crate) struct PairOn {
     /// The node.
     #[arg(long)]
     pub(crate) node: i64,
@@ -379,12 +379,12 @@ pub(crate) enum Devices {
         #[arg(required = true, value_name = "DEVICE")]
         devices: Vec<String>,
         #[command(flatten)]
-        how: Pair,
+        how: PairOn,
     },
     /// Pairs everything that a node found and that is not paired.
     PairAll {
         #[command(flatten)]
-        how: Pair,
+        how: PairOn,
     },
     /// Ends a pairing; what was paired stays paired.
     CancelPairing {
@@ -429,4 +429,14 @@ pub(crate) enum Audit {
         #[arg(long, value_name = "SEQ:HASH")]
         expect: Option<fleet_core::ChainHead>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
 }

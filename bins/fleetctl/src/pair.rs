@@ -16,7 +16,7 @@ use fleet_wire::{
 use serde::Serialize;
 
 use crate::{
-    cli::{Format, Login, Pair},
+    cli::{Format, Login, PairOn},
     devices,
     failure::{self, Failure},
     output::{self, Rows},
@@ -36,7 +36,7 @@ pub(crate) async fn run(
     format: Format,
     names: &[String],
     all: bool,
-    how: &Pair,
+    how: &PairOn,
 ) -> Result<u8, Failure> {
     let request = StartPairingRequest {
         fleet_node_id: how.node,

@@ -222,3 +222,13 @@ pub(crate) struct DevCertArgs {
     #[arg(long, default_value = "dev-key.pem", value_name = "FILE")]
     pub(crate) key: PathBuf,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}
