@@ -302,7 +302,8 @@ impl OnLink {
                     learned.push(Learned::Connect(host));
                     continue;
                 }
-                sent => table.resolver.asked(sent == Poked::Full),
+                Poked::Sent => table.resolver.asked(false),
+                Poked::Full => table.resolver.asked(true),
             }
             table.asked = now;
             dialler.spend_turn();
