@@ -3,7 +3,7 @@
 
 use std::{env, error::Error, sync::Arc};
 
-use fleet_core::{Port, limits::DEFAULT_RATE};
+use fleet_core::{Port, TargetOutcome, limits::DEFAULT_RATE};
 use fleet_scan::{DriverSet, ScanEvent, ScanJob, ScanOptions, Scanner};
 use ipnetwork::IpNetwork;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +33,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     while let Some(event) = events.recv().await {
         match event {
             ScanEvent::Found(found) => println!(
-                "{} {} {} {}",
-                found.endpoint, found.manufacturer, found.model, found.firmware
+                "{} {} {} {} ({})",
+                found.endpoint, found.manufacturer, found.model, found.firmware, found.evidence
             ),
             ScanEvent::Note(note) => println!("# {note}"),
             ScanEvent::Progress(_) => {}
@@ -42,9 +42,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let summary = scan.await??;
     println!(
-        "# {} of {} identified",
+        "# {} of {} identified, {} not reached",
         summary.found,
-        summary.outcomes.len()
+        summary.outcomes.len(),
+        summary.count(TargetOutcome::NotReached)
     );
     Ok(())
 }

@@ -1,17 +1,19 @@
 //! The scanner: sweeps for reachability, identifies what answers while the sweep goes on, and tells what it finds.
 //!
 //! [`Scanner::run`] first. Reachability is `engine/sweep.rs` around `engine/schedule.rs` and `engine/sockets.rs`, the
-//! questions are `engine/identify.rs`, what is known of an address `engine/host.rs`. All but sweep, sockets and
-//! questions are pure.
+//! questions are `engine/identify.rs`, what is known of an address `engine/host.rs`, of neighbours `engine/onlink.rs`. All
+//! but sweep, sockets, questions and the ends of `onlink` are pure.
 
 mod host;
 mod identify;
+mod onlink;
 mod schedule;
 mod sockets;
 mod sweep;
 mod targets;
 mod walk;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,14 +35,15 @@ use crate::notes::Notes;
 
 use host::{Host, PortVerdict};
 use identify::{Identified, identify};
-use sweep::{Lease, Reach, Sweep, Swept};
+use onlink::Neighbour;
+use sweep::{Absence, Lease, Reach, Sweep, Swept};
 use targets::Targets;
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 
-/// Answers of the sweep that may wait to be dealt with.
-const SWEPT_WAITING: usize = 256;
+/// Batches of answers of the sweep that may wait to be dealt with.
+const SWEPT_WAITING: usize = 8;
 
 /// Different words of strangers that are noted one by one; the rest are counted together.
 const STRANGERS_QUOTED: u64 = 16;
@@ -115,6 +118,8 @@ impl Scanner {
             cancel,
             deadline: Instant::now() + job.budget,
             sweep,
+            neighbours: None,
+            nameless: VecDeque::new(),
             identifying: JoinSet::new(),
             notes: Notes::default(),
             strangers: 0,
@@ -140,6 +145,9 @@ impl Scanner {
     }
 }
 
+/// How long a device without an identity of its own waits for the hardware address that answers for it.
+const IDENTITY_WAIT: Duration = Duration::from_secs(5);
+
 /// One running scan.
 struct Scan<'a> {
     options: &'a ScanOptions,
@@ -153,6 +161,10 @@ struct Scan<'a> {
     cancel: CancellationToken,
     deadline: Instant,
     sweep: Sweep,
+    /// Whose hardware address answered for which host on the link, once that is known of all.
+    neighbours: Option<BTreeMap<u32, Neighbour>>,
+    /// Devices that wait for it, and since when.
+    nameless: VecDeque<(Instant, u32, FoundDevice)>,
     identifying: JoinSet<(u32, u8, Identified)>,
     notes: Notes,
     strangers: u64,
@@ -163,7 +175,7 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    async fn run(&mut self, mut swept: mpsc::Receiver<Swept>) {
+    async fn run(&mut self, mut swept: mpsc::Receiver<Vec<Swept>>) {
         let mut tick = interval(TELL_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let cancel = self.cancel.clone();
@@ -173,15 +185,17 @@ impl Scan<'_> {
                 biased;
                 () = cancel.cancelled() => self.end(Interruption::Cancelled),
                 () = sleep_until(self.deadline) => self.end(Interruption::BudgetSpent),
-                _ = tick.tick() => self.tell_progress(sweep_goes_on),
+                _ = tick.tick() => {
+                    self.deliver_nameless(Some(IDENTITY_WAIT)).await;
+                    self.tell_progress(sweep_goes_on);
+                }
                 Some(identified) = self.identifying.join_next(), if !self.identifying.is_empty() => {
                     if let Ok((host, port, identified)) = identified {
                         self.identified(host, port, identified).await;
                     }
                 }
                 told = swept.recv(), if sweep_goes_on => match told {
-                    Some(Swept::Reached { host, port, reach }) => self.reached(host, port, reach).await,
-                    Some(Swept::Note(kind, example)) => self.note(kind, &example).await,
+                    Some(words) => self.hear(words).await,
                     None => sweep_goes_on = false,
                 },
             }
@@ -192,6 +206,24 @@ impl Scan<'_> {
         self.identifying.shutdown().await;
         self.deliver_the_rest().await;
         self.tell_progress(false);
+    }
+
+    /// Takes in what the sweep tells; once the scan is to end, the rest does not count any more.
+    async fn hear(&mut self, words: Vec<Swept>) {
+        for word in words {
+            if self.interrupted.is_some() {
+                return;
+            }
+            match word {
+                Swept::Reached { host, port, reach } => self.reached(host, port, reach).await,
+                Swept::Absent { host, absence } => self.absent(host, absence).await,
+                Swept::Neighbours(neighbours) => {
+                    self.neighbours = Some(neighbours);
+                    self.deliver_nameless(None).await;
+                }
+                Swept::Note(kind, example) => self.note(kind, &example).await,
+            }
+        }
     }
 
     async fn reached(&mut self, host: u32, port: u8, reach: Reach) {
@@ -216,6 +248,23 @@ impl Scan<'_> {
             }
         };
         self.conclude(host, port, verdict).await;
+    }
+
+    async fn absent(&mut self, host: u32, absence: Absence) {
+        let verdict = match absence {
+            Absence::Silent => PortVerdict::Silent,
+            Absence::Unsure => {
+                let address = self.targets.address(host);
+                let example = address.map_or_else(String::new, |address| address.to_string());
+                let why = "the neighbour table of this machine had no room for some targets";
+                self.note(why, &example).await;
+                PortVerdict::NotReached
+            }
+        };
+        // At most 64.
+        for port in 0..self.ports.len() as u8 {
+            self.conclude(host, port, verdict.clone()).await;
+        }
     }
 
     fn start_identifying(&mut self, host: u32, port: u8, stream: TcpStream, lease: Lease) {
@@ -260,7 +309,7 @@ impl Scan<'_> {
             self.done += 1;
         }
         for device in devices {
-            self.deliver(device).await;
+            self.deliver_named(host, device).await;
         }
         if let Some(words) = stranger {
             self.note_stranger(host, &words).await;
@@ -280,6 +329,38 @@ impl Scan<'_> {
             words => format!("answered and is no known device, said `{words}`"),
         };
         self.note(&kind, &address).await;
+    }
+
+    /// A device on the link that has no identity of its own waits until it is known whose hardware address is its
+    /// own: one that answers for several is a router's, which shows only at the end.
+    async fn deliver_named(&mut self, host: u32, mut device: FoundDevice) {
+        let waits = device.mac.is_none()
+            && device.serial.is_none()
+            && self.neighbours.is_none()
+            && self.sweep.is_on_link(host);
+        if waits {
+            self.nameless.push_back((Instant::now(), host, device));
+            return;
+        }
+        let neighbour = self.neighbours.as_ref().and_then(|all| all.get(&host));
+        if let Some(neighbour) = neighbour {
+            neighbour.vouch_for(&mut device);
+        }
+        self.deliver(device).await;
+    }
+
+    /// Delivers devices that waited so long, or for what is known now.
+    async fn deliver_nameless(&mut self, waited: Option<Duration>) {
+        let late = |since: Instant| waited.is_none_or(|waited| since.elapsed() >= waited);
+        while let Some((_, host, mut device)) =
+            self.nameless.pop_front_if(|(since, _, _)| late(*since))
+        {
+            let neighbour = self.neighbours.as_ref().and_then(|all| all.get(&host));
+            if let Some(neighbour) = neighbour {
+                neighbour.vouch_for(&mut device);
+            }
+            self.deliver(device).await;
+        }
     }
 
     async fn deliver(&mut self, device: FoundDevice) {
@@ -323,16 +404,19 @@ impl Scan<'_> {
     }
 
     async fn deliver_the_rest(&mut self) {
+        self.deliver_nameless(None).await;
         for host in 0..self.states.len() {
             let devices = self
                 .states
                 .get_mut(host)
                 .map(Host::give_up_waiting)
                 .unwrap_or_default();
+            // Less than 2^32 hosts.
             for device in devices {
-                self.deliver(device).await;
+                self.deliver_named(host as u32, device).await;
             }
         }
+        self.deliver_nameless(None).await;
     }
 
     fn tell_progress(&self, sweep_goes_on: bool) {

@@ -27,8 +27,8 @@ use crate::{proc, session};
 use network::{HUB_ADDRESS, Network};
 use services::Services;
 
-pub(crate) use bed::{Bed, Site};
-pub(crate) use network::Place;
+pub(crate) use bed::{Bed, IdleNode, Site};
+pub(crate) use network::{Layout, Place};
 
 /// The lab that is meant when none is named.
 const NAME: &str = "fleet";
@@ -205,7 +205,7 @@ fn up(network: &Network, files: &Path, devices: usize) -> Result<()> {
         devices.to_string(),
     ];
     let truth = proc::capture(Command::new(&simulator).args(&site).arg("--print-truth"))?;
-    network.up(SUBNET, &addresses(&truth)?)?;
+    network.up(SUBNET, &addresses(&truth)?, Layout::Routed)?;
     services::make_folder(files)?;
     std::fs::write(files.join("truth.ndjson"), truth)?;
     let mut simulate = network.exec(Place::Site, &simulator);

@@ -40,9 +40,11 @@ Usage: cargo xtask COMMAND
   prove boundary [PROOF]...
                show by exhaustion and great numbers that nothing crosses the trust boundary (minutes,
                release build, both databases)
-  prove engine [CASE]...
-               our scan engine beside nmap, zmap and RustScan on a simulated site (minutes, release build,
-               root, Linux)
+  prove engine [--quick] [CASE]...
+               our scan engine beside nmap, zmap and RustScan on a simulated site (half an hour, minutes
+               with --quick; release build, root, Linux)
+  dial-patiently NETWORK PORT...
+               connect 32 at a time and wait 10 s each, the yardstick of `prove engine`
   help         show this
 
 Missing Debian packages are installed where that is possible; FLEET_NO_INSTALL=1 declines.
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         },
         ["prove", "boundary", names @ ..] => prove::boundary(names),
         ["prove", "engine", names @ ..] => engine::prove(names),
+        ["dial-patiently", network, ports @ ..] => engine::dial_patiently(network, ports),
         ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             Ok(true)

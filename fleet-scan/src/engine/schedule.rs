@@ -4,7 +4,7 @@
 //! has a slot from its first attempt until it is settled; an attempt that met silence leaves its socket open beside
 //! the next one's, since a slow answer is an answer too. Order of first attempts: `walk.rs`; waits: `timing.rs`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -85,6 +85,13 @@ pub(super) struct Schedule {
     free: Vec<u32>,
     /// May be dialled as soon as there is room; looked at before the walk goes on.
     ready: VecDeque<Work>,
+    /// Hosts of which must be known first whether they are there.
+    held: BTreeSet<u32>,
+    /// Of each host, whether it was ever held: the walk passes it by.
+    passed_by: Vec<bool>,
+    /// Hosts that were held and are there, with their next port.
+    admitted: VecDeque<(u32, u8)>,
+    ports: u8,
     /// What waits for a host that is busy.
     parked: BTreeMap<u32, Parked>,
     timeouts: Timeouts,
@@ -150,6 +157,10 @@ impl Schedule {
             slots: Vec::new(),
             free: Vec::new(),
             ready: VecDeque::new(),
+            held: BTreeSet::new(),
+            passed_by: vec![false; hosts],
+            admitted: VecDeque::new(),
+            ports,
             parked: BTreeMap::new(),
             timeouts,
             first_looks: VecDeque::new(),
@@ -158,9 +169,32 @@ impl Schedule {
         }
     }
 
+    /// Tries nothing at these hosts until [`Schedule::admit`] or [`Schedule::rule_out`]. Before the first
+    /// [`Schedule::next`].
+    pub(super) fn hold(&mut self, hosts: &[u32]) {
+        for host in hosts {
+            if let Some(passed_by) = self.passed_by.get_mut(*host as usize) {
+                *passed_by = true;
+                self.held.insert(*host);
+            }
+        }
+    }
+
+    /// A host that was held is there: its ports are tried.
+    pub(super) fn admit(&mut self, host: u32) {
+        if self.held.remove(&host) && self.ports > 0 {
+            self.admitted.push_back((host, 0));
+        }
+    }
+
+    /// A host that was held is not there: nothing is tried.
+    pub(super) fn rule_out(&mut self, host: u32) {
+        self.held.remove(&host);
+    }
+
     /// Whether [`Schedule::next`] would have something to do.
     pub(super) fn has_work(&self) -> bool {
-        !self.ready.is_empty() || (!self.walk.is_over() && self.in_progress() < 2 * self.room)
+        !self.ready.is_empty() || (!self.is_begun() && self.in_progress() < 2 * self.room)
     }
 
     /// What to do next.
@@ -169,11 +203,8 @@ impl Schedule {
             if self.sockets >= self.room {
                 return self.oldest_late().map_or(Next::Wait, Next::Abandon);
             }
-            let work = self.ready.pop_front().or_else(|| {
-                self.walk
-                    .next()
-                    .map(|(host, port)| Work::Fresh(At { host, port }))
-            });
+            let work = self.ready.pop_front();
+            let work = work.or_else(|| self.first_attempt().map(Work::Fresh));
             let Some((work, at)) = work.and_then(|work| Some((work, self.at_of(work)?))) else {
                 continue;
             };
@@ -187,7 +218,11 @@ impl Schedule {
             };
             return Next::Dial(self.dial(key, now), at);
         }
-        if self.in_progress() == 0 && self.parked.is_empty() && self.walk.is_over() {
+        if self.in_progress() == 0
+            && self.parked.is_empty()
+            && self.held.is_empty()
+            && self.is_begun()
+        {
             Next::Done
         } else {
             Next::Wait
@@ -295,6 +330,24 @@ impl Schedule {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let fronts = [self.first_looks.front(), self.later_looks.front()];
         fronts.into_iter().flatten().map(|(look, _)| *look).min()
+    }
+
+    /// Whether every endpoint that may be tried was tried once.
+    fn is_begun(&self) -> bool {
+        self.admitted.is_empty() && self.walk.is_over()
+    }
+
+    /// The next endpoint to try for the first time. Who is known to be there goes first, its ports in turns.
+    fn first_attempt(&mut self) -> Option<At> {
+        if let Some((host, port)) = self.admitted.pop_front() {
+            if port + 1 < self.ports {
+                self.admitted.push_back((host, port + 1));
+            }
+            return Some(At { host, port });
+        }
+        let passed_by = &self.passed_by;
+        let next = self.walk.find(|(host, _)| !passed_by[*host as usize]);
+        next.map(|(host, port)| At { host, port })
     }
 
     /// The attempt's socket stays open beside the next one's.

@@ -1,9 +1,10 @@
 //! Reachability: tries every endpoint of a plan and hands on what answered. Knows nothing of drivers.
 //!
 //! One loop on a thread of its own around [`Schedule`], which decides, and [`Sockets`], which connect. Exactly one
-//! [`Swept::Reached`] an endpoint comes out, with the open connection where there is one. [`Sweep::start`] first.
+//! [`Swept::Reached`] an endpoint comes out, with the open connection where there is one, or one [`Swept::Absent`] of its
+//! host. Whether neighbours are there says [`OnLink`]. [`Sweep::start`] first.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::TcpStream;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use fleet_core::{Endpoint, Port};
 use mio::Waker;
 use tokio::sync::mpsc;
 
+use super::onlink::{Learned, Neighbour, OnLink, Waits};
 use super::schedule::{At, Attempt, Next, Opened, Schedule};
 use super::sockets::{Heard, Sockets};
 use super::targets::Targets;
@@ -42,16 +44,32 @@ const UNREACHABLE_IN_A_ROW: u32 = 64;
 /// Words that may wait for the scan before no further endpoint is tried; what is in flight can still add to them.
 const UNTOLD: usize = 256;
 
+/// Words that are told in one go: waking the scan costs more than what most of them say.
+const TOLD_AT_ONCE: usize = 64;
+
 /// How often the table of tracked connections is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What is told while sweeping.
 #[derive(Debug)]
 pub(super) enum Swept {
-    /// One endpoint is settled; exactly one of these an endpoint.
+    /// One endpoint is settled; exactly one of these an endpoint of a host that is not absent.
     Reached { host: u32, port: u8, reach: Reach },
+    /// A host on the link is settled as a whole, in place of its endpoints.
+    Absent { host: u32, absence: Absence },
+    /// Every host on the link is settled: which hardware address answered for which.
+    Neighbours(BTreeMap<u32, Neighbour>),
     /// Something an operator should know: kind and example.
     Note(&'static str, String),
+}
+
+/// Why nothing of a host was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Absence {
+    /// Nobody answered for its address on the link.
+    Silent,
+    /// This machine's neighbour table had no room to ask.
+    Unsure,
 }
 
 /// What became of an endpoint.
@@ -73,6 +91,8 @@ pub(super) enum Reach {
 pub(super) struct Sweep {
     thread: Option<JoinHandle<()>>,
     link: Arc<Link>,
+    /// Hosts on a link of this machine, ascending.
+    on_link: Vec<u32>,
 }
 
 /// What the loop works with.
@@ -83,6 +103,8 @@ struct Loop {
     dialler: Arc<Dialler>,
     schedule: Schedule,
     sockets: Sockets,
+    on_link: Option<OnLink>,
+    learned: Vec<Learned>,
     untold: VecDeque<Swept>,
     link: Arc<Link>,
     /// Until when this machine has a rest.
@@ -95,7 +117,7 @@ struct Loop {
     tracking: Option<(u64, Instant)>,
     answered: Vec<Attempt>,
     /// Dropped last: whoever sees its end knows that every socket is closed.
-    out: mpsc::Sender<Swept>,
+    out: mpsc::Sender<Vec<Swept>>,
 }
 
 /// What others tell the loop.
@@ -142,7 +164,7 @@ impl Sweep {
         ports: Arc<[Port]>,
         dialler: Arc<Dialler>,
         options: &ScanOptions,
-        out: mpsc::Sender<Swept>,
+        out: mpsc::Sender<Vec<Swept>>,
     ) -> io::Result<Self> {
         let timeouts = Timeouts::new(
             options.timeout_floor,
@@ -150,7 +172,7 @@ impl Sweep {
             targets.subnets(),
         );
         let room = shares::connections(options.connections, options.rate, options.timeout_ceiling);
-        let schedule = Schedule::new(
+        let mut schedule = Schedule::new(
             Arc::clone(&targets),
             // At most 64.
             ports.len() as u8,
@@ -158,6 +180,19 @@ impl Sweep {
             room,
             timeouts,
         );
+        let waits = Waits {
+            floor: options.timeout_floor,
+            ceiling: options.timeout_ceiling,
+        };
+        let mut untold = VecDeque::new();
+        let on_link = OnLink::find(&targets, waits, Instant::now()).unwrap_or_else(|error| {
+            let what = "neighbours are not told apart from others";
+            untold.push_back(Swept::Note(what, error.to_string()));
+            None
+        });
+        let neighbours = on_link.as_ref().map(|on_link| on_link.hosts().to_vec());
+        let neighbours = neighbours.unwrap_or_default();
+        schedule.hold(&neighbours);
         let sockets = Sockets::new()?;
         let link = Arc::new(Link {
             waker: sockets.waker()?,
@@ -170,7 +205,9 @@ impl Sweep {
             dialler,
             schedule,
             sockets,
-            untold: VecDeque::new(),
+            on_link,
+            learned: Vec::new(),
+            untold,
             link: Arc::clone(&link),
             rest: None,
             shortages: 0,
@@ -183,7 +220,13 @@ impl Sweep {
         Ok(Self {
             thread: Some(thread.spawn(|| sweep.run())?),
             link,
+            on_link: neighbours,
         })
+    }
+
+    /// Whether [`Swept::Neighbours`] may name a host.
+    pub(super) fn is_on_link(&self, host: u32) -> bool {
+        self.on_link.binary_search(&host).is_ok()
     }
 
     /// Tells it to end.
@@ -213,13 +256,14 @@ impl Loop {
             self.hear(wait);
             self.take_back();
             self.give_up_silent();
+            let neighbours = self.meet_neighbours();
             let (wake, done) = self.dial();
             if !self.tell() || (done && self.untold.is_empty()) {
                 return;
             }
             let now = Instant::now();
             let untold = (!self.untold.is_empty()).then_some(now + TICK);
-            let wake = [wake, untold, self.schedule.deadline()];
+            let wake = [wake, neighbours, untold, self.schedule.deadline()];
             wait = wake
                 .into_iter()
                 .flatten()
@@ -323,6 +367,45 @@ impl Loop {
             self.sockets.close_all(key);
             self.reached(at, Reach::Silent);
         }
+    }
+
+    /// Asks which hosts on the link are there. When to go on, if there is more to ask.
+    fn meet_neighbours(&mut self) -> Option<Instant> {
+        let on_link = self.on_link.as_mut()?;
+        let now = Instant::now();
+        if self.untold.len() >= UNTOLD || self.rest.is_some_and(|rest| now < rest) {
+            return Some(now + TICK);
+        }
+        let (targets, ports, dialler) = (&self.targets, &self.ports, &self.dialler);
+        let may = |host| {
+            targets.address(host).is_some_and(|ip| {
+                let mut endpoints = ports.iter().map(|port| Endpoint { ip, port: *port });
+                endpoints.any(|endpoint| dialler.check(endpoint).is_ok())
+            })
+        };
+        let busy = self.schedule.has_work();
+        let wake = on_link.step(now, dialler, busy, may, &mut self.learned);
+        let mut learned = std::mem::take(&mut self.learned);
+        for word in learned.drain(..) {
+            self.learn(word);
+        }
+        self.learned = learned;
+        wake
+    }
+
+    fn learn(&mut self, word: Learned) {
+        match word {
+            Learned::Connect(host) => self.schedule.admit(host),
+            Learned::Silent(host) => self.absent(host, Absence::Silent),
+            Learned::Unsure(host) => self.absent(host, Absence::Unsure),
+            Learned::Overflow(text) => self.say(Swept::Note("slowed down", text)),
+            Learned::Neighbours(judged) => self.say(Swept::Neighbours(judged)),
+        }
+    }
+
+    fn absent(&mut self, host: u32, absence: Absence) {
+        self.schedule.rule_out(host);
+        self.say(Swept::Absent { host, absence });
     }
 
     /// Tries what may be tried now. When to go on, if that is a matter of time, and whether everything is done.
@@ -434,14 +517,14 @@ impl Loop {
 
     /// Says what there is room for; whether anybody listens.
     fn tell(&mut self) -> bool {
-        while let Some(word) = self.untold.pop_front() {
-            match self.out.try_send(word) {
-                Ok(()) => {}
-                Err(mpsc::error::TrySendError::Full(word)) => {
-                    self.untold.push_front(word);
-                    break;
+        while !self.untold.is_empty() {
+            match self.out.try_reserve() {
+                Ok(room) => {
+                    let words = self.untold.len().min(TOLD_AT_ONCE);
+                    room.send(self.untold.drain(..words).collect());
                 }
-                Err(mpsc::error::TrySendError::Closed(_)) => return false,
+                Err(mpsc::error::TrySendError::Full(())) => break,
+                Err(mpsc::error::TrySendError::Closed(())) => return false,
             }
         }
         true

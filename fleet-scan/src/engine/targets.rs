@@ -1,6 +1,7 @@
 //! The addresses of a scan in order, each once, and their subnets. Pure.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use fleet_core::canonical;
 
@@ -34,6 +35,16 @@ impl Targets {
 
     pub(super) fn len(&self) -> usize {
         self.hosts.len()
+    }
+
+    /// Every host, ascending.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, IpAddr)> {
+        (0..).zip(self.hosts.iter().copied())
+    }
+
+    /// From the lowest to the highest; none of none.
+    pub(super) fn range(&self) -> Option<RangeInclusive<IpAddr>> {
+        Some(*self.hosts.first()?..=*self.hosts.last()?)
     }
 
     /// How many subnets the hosts are in.
@@ -92,6 +103,9 @@ mod tests {
         assert_eq!(targets.address(0), Some(ip("10.0.0.3")));
         assert_eq!(targets.host(ip("10.0.0.4")), None);
         assert_eq!(targets.address(3), None);
+        assert_eq!(targets.iter().nth(1), Some((1, ip("10.0.1.9"))));
+        assert_eq!(targets.range(), Some(ip("10.0.0.3")..=ip("fd00::1")));
+        assert_eq!(Targets::new(&[]).range(), None);
     }
 
     #[test]

@@ -30,10 +30,12 @@ pub(super) struct Figures {
     /// Most resident, in KiB.
     pub(super) memory: u64,
     pub(super) found: BTreeSet<Ipv4Addr>,
+    /// Lines that begin with `#`: what our scanner says besides.
+    pub(super) remarks: Vec<String>,
 }
 
 impl Figures {
-    /// Each figure's median; what was found is left out.
+    /// Each figure's median; what was found and said is left out.
     pub(super) fn median(runs: &[Self]) -> Self {
         fn middle<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
             let mut values: Vec<T> = values.collect();
@@ -46,6 +48,7 @@ impl Figures {
             cpu: middle(runs.iter().map(|run| run.cpu)).unwrap_or_default(),
             memory: middle(runs.iter().map(|run| run.memory)).unwrap_or_default(),
             found: BTreeSet::new(),
+            remarks: Vec::new(),
         }
     }
 }
@@ -96,10 +99,14 @@ pub(super) fn measure(
     reader
         .join()
         .map_err(|_| anyhow::anyhow!("the reader of its output crashed"))?;
-    let findings: Vec<(Instant, Ipv4Addr)> = received
-        .iter()
-        .filter_map(|(at, line)| Some((at, found(&line)?)))
-        .collect();
+    let mut findings: Vec<(Instant, Ipv4Addr)> = Vec::new();
+    let mut remarks = Vec::new();
+    for (at, line) in received {
+        findings.extend(found(&line).map(|address| (at, address)));
+        if line.starts_with('#') {
+            remarks.push(line);
+        }
+    }
     Ok(Figures {
         wall,
         first: findings
@@ -108,6 +115,7 @@ pub(super) fn measure(
         cpu,
         memory,
         found: findings.into_iter().map(|(_, address)| address).collect(),
+        remarks,
     })
 }
 
@@ -159,6 +167,7 @@ mod tests {
             cpu: Duration::ZERO,
             memory,
             found: BTreeSet::new(),
+            remarks: Vec::new(),
         };
         let runs = [run(9, None, 1), run(1, Some(1), 3), run(2, Some(2), 2)];
         let median = Figures::median(&runs);

@@ -32,6 +32,8 @@ pub(super) enum Tool {
     Ours,
     /// With the default politeness, identification included.
     OursPolite,
+    /// At full rate, without any capability.
+    OursUnprivileged,
     /// Raw sockets, ports only.
     NmapRoot,
     /// Without raw sockets, ports only.
@@ -59,6 +61,7 @@ impl Tool {
         match self {
             Self::Ours => "fleet-scan, full rate",
             Self::OursPolite => "fleet-scan, default rate",
+            Self::OursUnprivileged => "fleet-scan, unprivileged",
             Self::NmapRoot => "nmap as root (ports only)",
             Self::Nmap => "nmap --unprivileged (ports)",
             Self::Zmap => "zmap (ports only)",
@@ -67,13 +70,13 @@ impl Tool {
     }
 
     pub(super) fn is_ours(self) -> bool {
-        matches!(self, Self::Ours | Self::OursPolite)
+        matches!(self, Self::Ours | Self::OursPolite | Self::OursUnprivileged)
     }
 
     /// Whether it can run here.
     pub(super) fn is_there(self) -> bool {
         match self {
-            Self::Ours | Self::OursPolite => true,
+            Self::Ours | Self::OursPolite | Self::OursUnprivileged => true,
             Self::NmapRoot | Self::Nmap => proc::which("nmap").is_some(),
             Self::Zmap => proc::which("zmap").is_some(),
             Self::RustScan => proc::which("rustscan").is_some(),
@@ -85,10 +88,17 @@ impl Tool {
         let each: Vec<String> = ports.iter().map(u16::to_string).collect();
         let listed = each.join(",");
         let command = match self {
-            Self::Ours | Self::OursPolite => {
+            Self::Ours | Self::OursPolite | Self::OursUnprivileged => {
                 let discover = session::release_dir()?.join("examples/discover");
-                let mut command = bed.exec(Place::Node, discover);
-                if self == Self::Ours {
+                let mut command = if self == Self::OursUnprivileged {
+                    let mut command = bed.exec(Place::Node, "setpriv");
+                    command.args(["--bounding-set", "-all", "--inh-caps", "-all"]);
+                    command.arg(discover);
+                    command
+                } else {
+                    bed.exec(Place::Node, discover)
+                };
+                if self != Self::OursPolite {
                     command.args(["--rate", FULL_RATE]);
                 }
                 command.arg(subnet).args(each);
@@ -126,7 +136,7 @@ impl Tool {
     /// The address in a line of its output that tells of an open port.
     pub(super) fn found(self, line: &str) -> Option<Ipv4Addr> {
         let address = match self {
-            Self::Ours | Self::OursPolite => line.split(':').next()?,
+            Self::Ours | Self::OursPolite | Self::OursUnprivileged => line.split(':').next()?,
             Self::NmapRoot | Self::Nmap => {
                 let rest = line.strip_prefix("Host: ")?;
                 rest.contains("/open/").then_some(rest)?.split(' ').next()?

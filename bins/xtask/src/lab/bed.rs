@@ -1,13 +1,15 @@
-//! A lab without server and node, for measuring scanners: a uniform site that goes away with its value.
+//! Labs for measuring, which go away with their values: a uniform site without server and node, and a node without a
+//! site.
 
-use std::{net::Ipv4Addr, path::Path, process::Command};
+use std::{fs, net::Ipv4Addr, path::Path, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use super::{
-    addresses, files,
-    network::{Network, Place},
-    services, start,
+    SUBNET, addresses, files,
+    network::{Layout, Network, Place},
+    services::{self, Services},
+    start,
 };
 use crate::proc;
 
@@ -19,6 +21,7 @@ const NAME: &str = "fleet-prove";
 pub(crate) struct Site<'a> {
     pub(crate) subnet: &'a str,
     pub(crate) devices: usize,
+    pub(crate) layout: Layout,
     /// The program of the simulator.
     pub(crate) simulator: &'a Path,
 }
@@ -53,7 +56,7 @@ impl Bed {
             network,
             devices: addresses(&truth)?,
         };
-        bed.network.up(site.subnet, &bed.devices)?;
+        bed.network.up(site.subnet, &bed.devices, site.layout)?;
         let files = files(NAME);
         services::make_folder(&files)?;
         let mut simulate = bed.exec(Place::Site, site.simulator);
@@ -72,6 +75,14 @@ impl Bed {
         self.network.exec(place, program)
     }
 
+    /// Loses one packet in a hundred each way from now on.
+    ///
+    /// # Errors
+    /// When nft (nftables) is missing, or the kernel cannot do that.
+    pub(crate) fn lose(&self) -> Result<()> {
+        self.network.lose()
+    }
+
     /// The hardware address of the site's router as the node sees it.
     pub(crate) fn site_mac(&self) -> Result<String> {
         let interface = format!("/sys/class/net/{}/address", Place::Node.name());
@@ -82,8 +93,55 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        if let Err(error) = self.network.down() {
-            eprintln!("xtask: the lab {NAME} could not be removed: {error:#}");
-        }
+        remove(&self.network);
+    }
+}
+
+/// A server and a node that is connected to it and has nothing to do.
+#[derive(Debug)]
+pub(crate) struct IdleNode {
+    network: Network,
+}
+
+impl IdleNode {
+    /// Makes it of the programs in `bin_dir`, in place of one that is there.
+    pub(crate) fn up(bin_dir: &Path) -> Result<Self> {
+        super::permitted()?;
+        let network = Network::new(NAME)?;
+        network.down()?;
+        // From here on dropping it cleans up.
+        let idle = Self { network };
+        idle.network.up(SUBNET, &[], Layout::Routed)?;
+        let files = files(NAME);
+        services::make_folder(&files)?;
+        Services::new(&idle.network, bin_dir, &files).up()?;
+        Ok(idle)
+    }
+
+    /// What its process holds in memory, in KiB.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        let processes = self.network.processes(Place::Node)?;
+        let [node] = processes.as_slice() else {
+            bail!("the node is one process, and there are {processes:?}");
+        };
+        let status = fs::read_to_string(format!("/proc/{node}/status"))?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let resident = resident.and_then(|line| line.split_whitespace().next());
+        resident
+            .context("every process says VmRSS")?
+            .parse()
+            .context("VmRSS is a number")
+    }
+}
+
+impl Drop for IdleNode {
+    fn drop(&mut self) {
+        remove(&self.network);
+    }
+}
+
+fn remove(network: &Network) {
+    if let Err(error) = network.down() {
+        eprintln!("xtask: the lab {NAME} could not be removed: {error:#}");
     }
 }

@@ -33,6 +33,15 @@ impl Place {
     }
 }
 
+/// How the site's addresses are reached from the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Through a router, which drops what is for nobody.
+    Routed,
+    /// On the node's own link, where nobody answers for what is not there.
+    OnLink,
+}
+
 /// The namespaces of one lab.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -68,7 +77,7 @@ impl Network {
     }
 
     /// Makes the namespaces; of `subnet` only `live` answer, whatever else is sent there vanishes.
-    pub(super) fn up(&self, subnet: &str, live: &[Ipv4Addr]) -> Result<()> {
+    pub(super) fn up(&self, subnet: &str, live: &[Ipv4Addr], layout: Layout) -> Result<()> {
         for place in Place::ALL {
             self.ip(&["netns", "add", &self.namespace(place)])?;
         }
@@ -77,12 +86,37 @@ impl Network {
         for place in Place::ALL {
             self.batch(place, "link set lo up\n")?;
         }
-        self.batch(
-            Place::Node,
-            &format!("route add {subnet} via 10.77.255.2\n"),
-        )?;
-        self.batch(Place::Site, &site_commands(subnet, live))?;
+        match layout {
+            Layout::Routed => {
+                let route = format!("route add {subnet} via 10.77.255.2\n");
+                self.batch(Place::Node, &route)?;
+                self.batch(Place::Site, &site_commands(subnet, live))?;
+            }
+            Layout::OnLink => {
+                let (own, length) = first_host(subnet)?;
+                let address = format!("addr add {own}/{length} dev site\n");
+                self.batch(Place::Node, &address)?;
+                self.batch(Place::Site, &link_commands(own, live))?;
+            }
+        }
         self.prove_boundary(subnet)
+    }
+
+    /// Loses one packet in a hundred each way between node and site, by chance.
+    ///
+    /// # Errors
+    /// When nft (nftables) is missing, or the kernel cannot do that.
+    pub(super) fn lose(&self) -> Result<()> {
+        for place in [Place::Node, Place::Site] {
+            proc::capture_with_input(self.exec(place, "nft").args(["-f", "-"]), LOSS)?;
+        }
+        Ok(())
+    }
+
+    /// The processes inside a namespace.
+    pub(super) fn processes(&self, place: Place) -> Result<Vec<u32>> {
+        let pids = self.ip(&["netns", "pids", &self.namespace(place)])?;
+        Ok(pids.lines().filter_map(|pid| pid.parse().ok()).collect())
     }
 
     /// Ends every process in the namespaces and removes them; says how many there were.
@@ -181,6 +215,31 @@ impl Network {
     }
 }
 
+/// Of what arrives: a packet that its sender's own firewall drops would be reported to it.
+const LOSS: &str = "table ip loss {
+  chain arriving {
+    type filter hook input priority -150
+    numgen random mod 100 == 0 drop
+  }
+}
+";
+
+/// The first host of a subnet, which is never a device's, and the length of the prefix.
+fn first_host(subnet: &str) -> Result<(Ipv4Addr, u8)> {
+    let parts = subnet.split_once('/').context("a subnet has a length")?;
+    let network: Ipv4Addr = parts.0.parse()?;
+    Ok((Ipv4Addr::from_bits(network.to_bits() + 1), parts.1.parse()?))
+}
+
+/// The live addresses become the site's own; nobody answers for the rest, and `node` is on the same link.
+fn link_commands(node: Ipv4Addr, live: &[Ipv4Addr]) -> String {
+    let addresses = live
+        .iter()
+        .map(|address| format!("addr add {address}/32 dev lo\n"));
+    let route = format!("route add {node}/32 dev node\n");
+    addresses.chain([route]).collect()
+}
+
 /// The live addresses become the site's own; what is left of the subnet is thrown away without an answer,
 /// and every other network is reached back through the node.
 fn site_commands(subnet: &str, live: &[Ipv4Addr]) -> String {
@@ -205,6 +264,16 @@ mod tests {
         let expected = "addr add 10.77.0.9/32 dev lo\naddr add 10.77.3.1/32 dev lo\n\
                         route add blackhole 10.77.0.0/22\nroute add default via 10.77.255.1\n";
         assert_eq!(commands, expected);
+    }
+
+    #[test]
+    fn a_site_on_the_link_answers_for_its_live_addresses_only() {
+        let (node, length) = first_host("10.77.0.0/22").expect("a subnet");
+        assert_eq!((node, length), (Ipv4Addr::new(10, 77, 0, 1), 22));
+        let commands = link_commands(node, &[Ipv4Addr::new(10, 77, 0, 9)]);
+        let expected = "addr add 10.77.0.9/32 dev lo\nroute add 10.77.0.1/32 dev node\n";
+        assert_eq!(commands, expected);
+        assert!(first_host("10.77.0.0").is_err());
     }
 
     #[test]

@@ -284,6 +284,32 @@ fn what_was_settled_is_stale() {
     assert_eq!(schedule.opened(second, now), Opened::Take(at));
 }
 
+#[test]
+fn a_held_host_is_tried_when_it_is_admitted_and_not_at_all_when_it_is_ruled_out() {
+    let now = Instant::now();
+    let mut schedule = schedule(4, 2, 1, 100);
+    schedule.hold(&[1, 2]);
+    let mut dialled = Vec::new();
+    let mut dial_all = |schedule: &mut Schedule| {
+        while let Next::Dial(attempt, at) = schedule.next(now) {
+            dialled.push((at.host, at.port));
+            assert_eq!(schedule.settle(attempt.key), Some(at));
+        }
+        std::mem::take(&mut dialled)
+    };
+    let mut first = dial_all(&mut schedule);
+    first.sort_unstable();
+    assert_eq!(first, [(0, 0), (0, 1), (3, 0), (3, 1)]);
+    assert_eq!(schedule.next(now), Next::Wait, "hosts are held");
+    schedule.admit(2);
+    schedule.admit(2);
+    assert!(schedule.has_work());
+    assert_eq!(dial_all(&mut schedule), [(2, 0), (2, 1)]);
+    assert_eq!(schedule.next(now), Next::Wait);
+    schedule.rule_out(1);
+    assert_eq!(schedule.next(now), Next::Done);
+}
+
 proptest! {
     #![proptest_config(fleet_core::regressions!("schedule", 96))]
 

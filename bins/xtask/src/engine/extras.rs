@@ -1,0 +1,204 @@
+//! Proofs that are not comparisons of medians: loss, a neighbour table that is too small, a node at rest.
+
+use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+use super::{
+    cases::{Case, Extra},
+    measure::{Figures, measure},
+    tools::Tool,
+};
+use crate::{
+    lab::{Bed, IdleNode, Layout, Site},
+    proc, session,
+};
+
+/// The longest that one run may take; the unprivileged one takes about seven minutes.
+pub(super) const LIMIT: Duration = Duration::from_secs(900);
+
+/// Of 204 endpoints under loss.
+const ENDPOINTS: usize = 203;
+
+/// How often a site is scanned under loss.
+const LOSSY_RUNS: usize = 5;
+
+/// What a node at rest may hold in memory, in KiB.
+const AT_REST: u64 = 15 * 1024;
+
+/// How long a node rests before it is looked at.
+const REST: Duration = Duration::from_secs(20);
+
+/// Whether it holds.
+pub(super) fn run(extra: Extra, quick: bool) -> Result<bool> {
+    println!("\n=== {}", extra.name());
+    match extra {
+        Extra::Unprivileged | Extra::Idle if quick => {
+            println!("    not measured: --quick");
+            Ok(true)
+        }
+        Extra::Unprivileged => unprivileged(),
+        Extra::Loss => loss(),
+        Extra::Idle => idle(),
+    }
+}
+
+/// A /16 of neighbours through a table of 1,024: everything is found, or the scan says what it is not sure of.
+fn unprivileged() -> Result<bool> {
+    let subnet = "10.76.0.0/16";
+    let bed = bed(subnet, 655, Layout::OnLink)?;
+    let figures = scan(&bed, Tool::OursUnprivileged, subnet, &[4028])?;
+    let missed = missed(&bed, &figures);
+    let said = figures.remarks.iter().any(|remark| says_doubt(remark));
+    println!(
+        "    {} of {} in {:.1} s, {:.2} s CPU, {:.1} MiB",
+        bed.devices().len() - missed,
+        bed.devices().len(),
+        figures.wall.as_secs_f64(),
+        figures.cpu.as_secs_f64(),
+        figures.memory as f64 / 1024.0
+    );
+    figures
+        .remarks
+        .iter()
+        .for_each(|remark| println!("        {remark}"));
+    let holds = missed == 0 || said;
+    println!(
+        "    everything found, or doubt told: {}",
+        if holds { "holds" } else { "FAILS" }
+    );
+    Ok(holds)
+}
+
+/// Whether a remark of our scanner tells that targets stayed unsure for want of room in the neighbour table.
+fn says_doubt(remark: &str) -> bool {
+    remark.contains("the neighbour table of this machine had no room")
+}
+
+fn loss() -> Result<bool> {
+    let subnet = "10.77.0.0/22";
+    let bed = bed(subnet, 102, Layout::Routed)?;
+    if let Err(error) = bed.lose() {
+        println!("    not measured: {error:#} (apt-get install nftables)");
+        return Ok(true);
+    }
+    let truth: BTreeSet<Ipv4Addr> = bed.devices().iter().copied().collect();
+    let (mut devices, mut endpoints) = (Vec::new(), Vec::new());
+    for _ in 0..LOSSY_RUNS {
+        // The devices have one port each: two scans stand for two ports.
+        let one = scan(&bed, Tool::Ours, subnet, &[4028])?.found;
+        let other = scan(&bed, Tool::Ours, subnet, &[4028])?.found;
+        let both: BTreeSet<Ipv4Addr> = one.union(&other).copied().collect();
+        devices.push(both.intersection(&truth).count());
+        endpoints.push(one.intersection(&truth).count() + other.intersection(&truth).count());
+    }
+    endpoints.sort_unstable();
+    let every = devices.iter().all(|found| *found == truth.len());
+    let enough = endpoints[LOSSY_RUNS / 2] >= ENDPOINTS;
+    println!(
+        "    devices {devices:?} of {}: {}",
+        bed.devices().len(),
+        if every { "holds" } else { "FAILS" }
+    );
+    println!(
+        "    endpoints {endpoints:?} of {}, median wanted {ENDPOINTS}: {}",
+        bed.devices().len() * 2,
+        if enough { "holds" } else { "FAILS" }
+    );
+    Ok(every && enough)
+}
+
+fn idle() -> Result<bool> {
+    proc::capture(Command::new("cargo").current_dir(session::root()).args([
+        "build",
+        "--release",
+        "--workspace",
+        "--bins",
+    ]))?;
+    let node = IdleNode::up(&session::release_dir()?)?;
+    thread::sleep(REST);
+    let resident = node.resident()?;
+    println!(
+        "    {:.1} MiB, aimed at {}: {}",
+        resident as f64 / 1024.0,
+        AT_REST / 1024,
+        if resident <= AT_REST {
+            "met"
+        } else {
+            "not met"
+        }
+    );
+    Ok(true)
+}
+
+/// How long 32 connections at a time that wait 10 s each would take for a case: measured on a /27 of the same site,
+/// scaled by the rounds that its dark endpoints take.
+pub(super) fn patience(case: &Case) -> Result<Duration> {
+    let bed = bed("10.77.0.0/27", 3, Layout::Routed)?;
+    let mut command = bed.exec(crate::lab::Place::Node, std::env::current_exe()?);
+    command.args(["dial-patiently", "10.77.0.0/27"]);
+    command.args(case.ports.iter().map(u16::to_string));
+    let began = Instant::now();
+    proc::capture(&mut command)?;
+    let hosts = 1_usize
+        << (32
+            - case
+                .subnet
+                .rsplit('/')
+                .next()
+                .unwrap_or("32")
+                .parse::<u32>()?);
+    let here = rounds(32 - 3, case.ports.len());
+    let there = rounds(hosts - case.devices, case.ports.len());
+    Ok(began.elapsed() * there / here)
+}
+
+/// How often 32 dark endpoints are waited for.
+fn rounds(dark: usize, ports: usize) -> u32 {
+    u32::try_from((dark * ports).div_ceil(super::patient::AT_A_TIME)).unwrap_or(u32::MAX)
+}
+
+pub(super) fn bed(subnet: &str, devices: usize, layout: Layout) -> Result<Bed> {
+    Bed::up(&Site {
+        subnet,
+        devices,
+        layout,
+        simulator: &session::release_dir()?.join("fleet-sim"),
+    })
+}
+
+pub(super) fn scan(bed: &Bed, tool: Tool, subnet: &str, ports: &[u16]) -> Result<Figures> {
+    let mut command = tool.command(bed, subnet, ports)?;
+    measure(&mut command, LIMIT, |line| tool.found(line))
+}
+
+fn missed(bed: &Bed, figures: &Figures) -> usize {
+    let truth: BTreeSet<Ipv4Addr> = bed.devices().iter().copied().collect();
+    truth.difference(&figures.found).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dark_endpoints_wait_in_rounds_of_32() {
+        for (dark, ports, expected) in [(0, 3, 0), (32, 1, 1), (29, 3, 3), (922, 3, 87)] {
+            assert_eq!(rounds(dark, ports), expected);
+        }
+    }
+
+    #[test]
+    fn doubt_is_told_by_the_words_of_the_scanner() {
+        let told =
+            "# the neighbour table of this machine had no room for some targets: 9 (10.76.0.9)";
+        assert!(says_doubt(told));
+        assert!(!says_doubt("# 655 of 65536 identified, 0 not reached"));
+    }
+}
