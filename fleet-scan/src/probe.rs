@@ -15,8 +15,9 @@ use crate::job::ScanOptions;
 /// Requests that drivers may make of one port, all drivers together.
 const MOST_REQUESTS: u32 = 16;
 
-/// Bytes of the first reply that are kept as evidence for a port that nobody knows.
-const FIRST_WORDS: usize = 32;
+/// Bytes of the first reply that are kept as evidence for a port that nobody knows: the banner of a server that
+/// speaks first (SSH, FTP, SMTP) fits.
+const FIRST_WORDS: usize = 64;
 
 /// One open port of one device. At most one connection is open at a time.
 #[derive(Debug)]
