@@ -40,7 +40,7 @@ fn scanner() -> Scanner {
 /// Serves a recording at an address of its own and compares.
 async fn check(folder: &Path, nth: u8, expected: &Expected<'_>) {
     let name = expected.recording;
-    let text = fs::read_to_string(folder.join(name).with_extension("txt"))
+    let text = fs::read_to_string(folder.join(format!("{name}.txt")))
         .unwrap_or_else(|error| panic!("{name}: {error}"));
     let recording = Recording::parse(&text).unwrap_or_else(|why| panic!("{name}: {why}"));
     for key in ["device", "source", "date", "kind", "trimmed"] {
