@@ -2,10 +2,11 @@
 //! to three further commands, each on a connection of its own since devices close after a reply.
 //!
 //! Who made it is told in `cgminer/make.rs`; replies are read, with the defects that real firmware has, in
-//! `cgminer/json.rs`.
+//! `cgminer/json.rs`, and those of the API's older form in `cgminer/plain.rs`.
 
 mod json;
 mod make;
+mod plain;
 
 use fleet_core::{Mac, Port, Serial};
 use serde_json::Value;
@@ -73,6 +74,13 @@ async fn identify(probe: &mut Probe<'_>) -> Result<Answer, DriverError> {
         said.details = details;
         return Ok(Answer::Named(Box::new(make.identification(&said))));
     }
+    // Some firmware for older Antminers says in `version` only what cgminer it is.
+    if let Ok(Some(stats)) = ask(probe, "stats").await
+        && let Some(make) = Make::of(&stats)
+    {
+        let said = gather(probe, make, stats).await;
+        return Ok(Answer::Named(Box::new(make.identification(&said))));
+    }
     Ok(Answer::Stranger {
         evidence: make::words(&version),
     })
@@ -81,6 +89,7 @@ async fn identify(probe: &mut Probe<'_>) -> Result<Answer, DriverError> {
 /// The replies of one device; null where it was not asked or did not say.
 #[derive(Debug, Default)]
 struct Said {
+    /// The reply to `version`, or the one to `stats` where that named it.
     version: Value,
     details: Value,
     more: Vec<Value>,
@@ -108,14 +117,32 @@ async fn ask(probe: &mut Probe<'_>, command: &str) -> Result<Option<Value>, Driv
     let reply = probe
         .ask(
             format!(r#"{{"command":"{command}"}}"#).as_bytes(),
-            json::is_complete,
+            is_complete,
         )
         .await?;
     probe.close();
     if reply.ended == Ended::Full {
         return Ok(None);
     }
-    Ok(json::parse(&reply.bytes).filter(Value::is_object))
+    Ok(parse(&reply.bytes))
+}
+
+fn is_complete(bytes: &[u8]) -> bool {
+    if plain::is_one(bytes) {
+        plain::is_complete(bytes)
+    } else {
+        json::is_complete(bytes)
+    }
+}
+
+/// The object that a reply is, in either form.
+fn parse(bytes: &[u8]) -> Option<Value> {
+    let value = if plain::is_one(bytes) {
+        plain::parse(bytes)
+    } else {
+        json::parse(bytes)
+    };
+    value.filter(Value::is_object)
 }
 
 fn mac(text: &str) -> Option<Mac> {
@@ -130,17 +157,21 @@ fn serial(text: &str) -> Option<Serial> {
 }
 
 pub(crate) fn fuzz(bytes: &[u8]) {
-    let _ = json::is_complete(bytes);
-    let Some(value) = json::parse(bytes) else {
+    let _ = is_complete(bytes);
+    let Some(value) = parse(bytes) else {
         return;
     };
-    let _ = make::words(&value);
+    let words = make::words(&value);
+    assert!(words.chars().count() <= text::EVIDENCE && words.is_ascii());
     if let Some(make) = Make::of(&value) {
         let said = Said {
             version: value.clone(),
             details: value.clone(),
             more: vec![value],
         };
-        let _: Identification = make.identification(&said);
+        let device: Identification = make.identification(&said);
+        assert!(!device.driver.is_empty());
+        assert!(device.evidence.chars().count() <= text::EVIDENCE);
+        assert!(device.mac.is_none_or(|mac| !mac.is_placeholder()));
     }
 }

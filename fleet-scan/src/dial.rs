@@ -9,11 +9,19 @@ use std::time::Duration;
 use fleet_core::Endpoint;
 use rustix::io::Errno;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::guard::Guard;
 use crate::job::ScanOptions;
 use crate::pace::Pace;
+
+/// Bytes by which a reply grows. The first of each reply are free: nearly all replies are shorter.
+pub(crate) const REPLY_BLOCK: usize = 4 * 1024;
+
+/// Further blocks that the replies of one scan may hold at a time, 16 MiB: thousands of devices that talk garbage
+/// without end wait for each other instead of filling the memory.
+const REPLY_ROOM: usize = 4 * 1024;
 
 /// What one connection attempt came to.
 #[derive(Debug)]
@@ -46,15 +54,27 @@ pub(crate) struct Dialler {
     guard: Guard,
     pace: Pace,
     longest_wait: Duration,
+    room: Semaphore,
 }
 
 impl Dialler {
     pub(crate) fn new(options: &ScanOptions, guard: Guard) -> Self {
+        Self::with_room(options, guard, REPLY_ROOM)
+    }
+
+    /// With room for so many further blocks of replies.
+    pub(crate) fn with_room(options: &ScanOptions, guard: Guard, blocks: usize) -> Self {
         Self {
             guard,
             pace: Pace::new(options.rate),
             longest_wait: options.timeout_ceiling,
+            room: Semaphore::new(blocks),
         }
+    }
+
+    /// Room for long replies, in blocks of [`REPLY_BLOCK`].
+    pub(crate) fn room(&self) -> &Semaphore {
+        &self.room
     }
 
     /// Whether an endpoint may be dialled.

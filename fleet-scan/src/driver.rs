@@ -10,7 +10,7 @@ use fleet_core::limits::PRINTER_PORTS;
 use fleet_core::{Mac, Port, Serial};
 
 use crate::cgminer::CgminerDriver;
-use crate::http::HttpDriver;
+use crate::http::{EpicDriver, HttpDriver, HttpsDriver};
 use crate::login::{Authenticated, Login};
 use crate::probe::Probe;
 
@@ -80,7 +80,7 @@ pub enum Answer {
 pub struct Identification {
     /// The driver that such devices belong to; not empty.
     pub driver: String,
-    /// `http`, or `tcp` for protocols without a scheme of their own.
+    /// `http`, `https`, or `tcp` for protocols without a scheme of their own.
     pub scheme: String,
     /// May be empty.
     pub model: String,
@@ -134,10 +134,15 @@ pub enum DriverSetError {
 }
 
 impl DriverSet {
-    /// The drivers that come with this crate: HTTP and the CGMiner API.
+    /// The drivers that come with this crate: HTTP with and without TLS, the CGMiner API, and ePIC's API.
     pub fn built_in() -> Self {
         Self {
-            drivers: vec![Arc::new(HttpDriver::new()), Arc::new(CgminerDriver::new())],
+            drivers: vec![
+                Arc::new(HttpDriver::new()),
+                Arc::new(CgminerDriver::new()),
+                Arc::new(EpicDriver::new()),
+                Arc::new(HttpsDriver::new()),
+            ],
         }
     }
 
@@ -253,25 +258,58 @@ mod tests {
         );
     }
 
+    /// Whom to ask where, in which order, and whose word counts: the whole of it.
     #[test]
-    fn a_claimed_port_is_asked_by_its_claimants_and_any_other_by_all() {
-        let port = |number| Port::new(number).expect("a port");
+    fn precedence_is_a_table() {
         let set = DriverSet::built_in();
-        let names = |number| {
-            set.at(port(number))
-                .iter()
-                .map(|d| d.name().to_owned())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(names(4028), ["cgminer"]);
-        assert_eq!(names(80), ["http"]);
-        assert_eq!(names(8080), ["http", "cgminer"]);
-        assert_eq!(set.default_ports(), [port(4028), port(80)]);
+        let drivers: Vec<_> = set
+            .all()
+            .map(|driver| {
+                let ports = driver.default_ports();
+                let ports: Vec<u16> = ports.into_iter().map(Port::number).collect();
+                (driver.name(), driver.precedence(), ports)
+            })
+            .collect();
+        assert_eq!(
+            drivers,
+            [
+                ("http", 50, vec![80]),
+                ("cgminer", 100, vec![4028]),
+                ("epic", 100, vec![4028]),
+                ("https", 60, vec![443]),
+            ]
+        );
+        let port = |number| Port::new(number).expect("a port");
+        for (number, asked, precedence) in [
+            (4028, vec!["cgminer", "epic"], 100),
+            (80, vec!["http"], 50),
+            (443, vec!["https"], 60),
+            (8080, vec!["http", "cgminer", "epic", "https"], 100),
+            (22, vec!["http", "cgminer", "epic", "https"], 100),
+        ] {
+            let at = set.at(port(number));
+            let names: Vec<_> = at.iter().map(|driver| driver.name()).collect();
+            assert_eq!(names, asked, "{number}");
+            assert_eq!(set.precedence_at(port(number)), precedence, "{number}");
+        }
+        assert_eq!(set.default_ports(), [port(4028), port(443), port(80)]);
     }
 
     #[test]
-    fn printers_raw_ports_are_no_default_ports() {
-        let set = DriverSet::new(vec![Arc::new(Named("printer", 9100))]).expect("a set");
-        assert!(set.default_ports().is_empty());
+    fn none_of_printers_raw_ports_is_a_default_port_whichever_driver_wants_it() {
+        assert_eq!(
+            PRINTER_PORTS,
+            [515, 631, 9100, 9101, 9102, 9103, 9104, 9105, 9106, 9107]
+        );
+        for number in PRINTER_PORTS {
+            let set = DriverSet::new(vec![Arc::new(Named("printer", number))]).expect("a set");
+            assert!(set.default_ports().is_empty(), "{number}");
+        }
+        let built_in = DriverSet::built_in().default_ports();
+        assert!(
+            built_in
+                .iter()
+                .all(|port| !PRINTER_PORTS.contains(&port.number()))
+        );
     }
 }

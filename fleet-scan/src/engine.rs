@@ -9,6 +9,7 @@ mod identify;
 mod onlink;
 mod schedule;
 mod sockets;
+mod strangers;
 mod sweep;
 mod targets;
 mod walk;
@@ -36,6 +37,7 @@ use crate::notes::Notes;
 use host::{Host, PortVerdict};
 use identify::{Identified, identify};
 use onlink::Neighbour;
+use strangers::Strangers;
 use sweep::{Absence, Lease, Reach, Sweep, Swept};
 use targets::Targets;
 
@@ -44,9 +46,6 @@ const TELL_EVERY: Duration = Duration::from_millis(250);
 
 /// Batches of answers of the sweep that may wait to be dealt with.
 const SWEPT_WAITING: usize = 8;
-
-/// Different words of strangers that are noted one by one; the rest are counted together.
-const STRANGERS_QUOTED: u64 = 16;
 
 /// Scans with one set of drivers and one idea of politeness; one scan at a time is its whole network load, so that
 /// whoever runs several divides the rate among them. Cheap to clone.
@@ -122,7 +121,7 @@ impl Scanner {
             nameless: VecDeque::new(),
             identifying: JoinSet::new(),
             notes: Notes::default(),
-            strangers: 0,
+            strangers: Strangers::default(),
             done: 0,
             found: 0,
             driver_crashes: 0,
@@ -136,7 +135,7 @@ impl Scanner {
                 .map(|target| scan.outcome(*target))
                 .collect(),
             found: scan.found,
-            notes: scan.notes.into_texts(),
+            notes: [scan.notes.into_texts(), scan.strangers.into_texts()].concat(),
             interrupted: scan.interrupted,
             driver_crashes: scan.driver_crashes,
         };
@@ -167,7 +166,7 @@ struct Scan<'a> {
     nameless: VecDeque<(Instant, u32, FoundDevice)>,
     identifying: JoinSet<(u32, u8, Identified)>,
     notes: Notes,
-    strangers: u64,
+    strangers: Strangers,
     done: u64,
     found: u64,
     driver_crashes: u64,
@@ -304,31 +303,26 @@ impl Scan<'_> {
             return;
         };
         let devices = state.conclude(usize::from(port), verdict, &self.precedences);
-        let stranger = state.stranger().map(str::to_owned);
+        let stranger = state
+            .stranger()
+            .map(|(port, words)| (port, words.to_owned()));
         if state.is_done() {
             self.done += 1;
         }
         for device in devices {
             self.deliver_named(host, device).await;
         }
-        if let Some(words) = stranger {
-            self.note_stranger(host, &words).await;
+        if let Some((port, words)) = stranger {
+            self.note_stranger(host, port as u8, &words).await;
         }
     }
 
-    async fn note_stranger(&mut self, host: u32, words: &str) {
-        let address = self
-            .targets
-            .address(host)
-            .map(|address| address.to_string())
-            .unwrap_or_default();
-        self.strangers += 1;
-        let kind = match words {
-            "" => "answered and said nothing".to_owned(),
-            _ if self.strangers > STRANGERS_QUOTED => "answered and is no known device".to_owned(),
-            words => format!("answered and is no known device, said `{words}`"),
-        };
-        self.note(&kind, &address).await;
+    async fn note_stranger(&mut self, host: u32, port: u8, words: &str) {
+        if let Some(endpoint) = self.endpoint(host, port)
+            && let Some(text) = self.strangers.add(endpoint, words)
+        {
+            self.tell(ScanEvent::Note(text)).await;
+        }
     }
 
     /// A device on the link that has no identity of its own waits until it is known whose hardware address is its

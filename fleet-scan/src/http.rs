@@ -1,15 +1,22 @@
-//! The driver for web servers (TCP 80): asks the root page and the few paths that tell more without a login.
+//! The drivers for web servers (TCP 80; under TLS, TCP 443): ask the root page and the few paths that tell more
+//! without a login.
 //!
-//! Responses are read in `http/response.rs`; which page names which make is `http/page.rs`. TLS is not spoken.
+//! Responses are read in `http/response.rs`; which page names which make is `http/page.rs`, what an API says is a
+//! file a make (`axe.rs`, `epic.rs`, `goldshell.rs`, `proto.rs`, `vnish.rs`). Certificates are not verified.
 
 mod antminer;
+mod axe;
 mod digest;
+mod epic;
+mod goldshell;
 mod page;
+mod proto;
 mod response;
+mod vnish;
 
 use std::net::IpAddr;
 
-use fleet_core::{Mac, Port, Serial};
+use fleet_core::{Mac, Port};
 use serde_json::Value;
 
 use crate::driver::{Answer, BoxFuture, Driver, DriverError, Identification};
@@ -17,14 +24,22 @@ use crate::login::{Authenticated, Login};
 use crate::probe::Probe;
 use crate::text;
 
-use page::Page;
+use page::{Make, Page};
 use response::Response;
+
+pub use epic::EpicDriver;
 
 /// Below the CGMiner API's (100).
 const PRECEDENCE: u8 = 50;
 
+/// Above plain HTTP's: who serves both says the same at both, and keeps the plain one to send browsers away.
+const TLS_PRECEDENCE: u8 = 60;
+
 /// The port of plain HTTP.
 const PORT: u16 = 80;
+
+/// The port of HTTP under TLS.
+const TLS_PORT: u16 = 443;
 
 /// Names devices by their web server, read-only and without a login.
 #[derive(Debug, Clone)]
@@ -98,43 +113,113 @@ impl Driver for HttpDriver {
     }
 }
 
+/// Names devices by their web server under TLS, read-only and without a login. Certificates are not verified: a
+/// device signs its own, which proves nothing. It never logs in.
+#[derive(Debug, Clone)]
+pub struct HttpsDriver {
+    ports: Vec<Port>,
+}
+
+impl HttpsDriver {
+    /// The driver of HTTPS' own port.
+    pub fn new() -> Self {
+        Self::on(Port::new(TLS_PORT).into_iter().collect())
+    }
+
+    /// The driver of other ports, tried in this order.
+    pub fn on(ports: Vec<Port>) -> Self {
+        Self { ports }
+    }
+}
+
+impl Default for HttpsDriver {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Driver for HttpsDriver {
+    fn name(&self) -> &str {
+        "https"
+    }
+
+    fn default_ports(&self) -> Vec<Port> {
+        self.ports.clone()
+    }
+
+    fn precedence(&self) -> u8 {
+        TLS_PRECEDENCE
+    }
+
+    fn identify<'a>(
+        &'a self,
+        probe: &'a mut Probe<'_>,
+    ) -> BoxFuture<'a, Result<Answer, DriverError>> {
+        Box::pin(async move {
+            probe.encrypt();
+            identify(probe).await
+        })
+    }
+}
+
 async fn identify(probe: &mut Probe<'_>) -> Result<Answer, DriverError> {
     let Some(root) = get(probe, "/").await? else {
         return Ok(Answer::Foreign);
     };
-    let evidence = page::words(&root);
-    let identification = match Page::of(&root) {
-        Page::Named(make) => Some(Identification {
-            evidence: evidence.clone(),
-            ..make.identification()
-        }),
-        Page::AxeOs => {
-            let info = get_json(probe, "/api/system/info")
-                .await
-                .unwrap_or_default();
-            Some(axe_os(&info, &evidence))
+    let said = page::words(&root);
+    let named = match Page::of(&root) {
+        Page::Named(Make::Vnish) => {
+            let info = get_json(probe, vnish::INFO).await.ok().flatten();
+            Some(vnish::identification(&info.unwrap_or_default()))
         }
-        Page::PerhapsNerd => get_json(probe, "/api/system/info")
-            .await
-            .filter(is_axe_info)
-            .map(|info| nerd_axe(&info, &evidence)),
-        // A rig's page is a bare application shell; only its API names it.
-        Page::Shell => match get_json(probe, "/api/v1/pairing/info")
-            .await
-            .filter(is_pairing_info)
-        {
-            Some(pairing) => {
-                let system = get_json(probe, "/api/v1/system").await.unwrap_or_default();
-                Some(proto(&pairing, &system))
-            }
-            None => None,
-        },
+        Page::Named(make) => Some(make.identification()),
+        Page::AxeOs => {
+            let info = get_json(probe, axe::INFO).await.ok().flatten();
+            Some(axe::identification(&info.unwrap_or_default()))
+        }
+        // Who falls silent in between stays a stranger that said what its page says.
+        Page::Shell => by_its_api(probe).await.ok().flatten(),
         Page::Other => None,
     };
-    Ok(match identification {
-        Some(identification) => Answer::Named(Box::new(identification)),
-        None => Answer::Stranger { evidence },
-    })
+    let Some(device) = named else {
+        return Ok(Answer::Stranger { evidence: said });
+    };
+    let scheme = if probe.is_encrypted() {
+        "https"
+    } else {
+        "http"
+    };
+    let evidence = match device.evidence.as_str() {
+        "" => said,
+        path => text::bounded(&format!("{path}, {said}"), text::EVIDENCE),
+    };
+    Ok(Answer::Named(Box::new(Identification {
+        scheme: scheme.to_owned(),
+        evidence,
+        ..device
+    })))
+}
+
+/// Many pages are a bare application shell; only what the application asks names the device.
+async fn by_its_api(probe: &mut Probe<'_>) -> Result<Option<Identification>, DriverError> {
+    if let Some(pairing) = get_json(probe, proto::PAIRING_INFO).await?
+        && proto::is_pairing_info(&pairing)
+    {
+        let system = get_json(probe, proto::SYSTEM).await.ok().flatten();
+        return Ok(Some(proto::identification(
+            &pairing,
+            &system.unwrap_or_default(),
+        )));
+    }
+    if let Some(info) = get_json(probe, axe::INFO).await?
+        && axe::is_info(&info)
+    {
+        return Ok(Some(axe::identification(&info)));
+    }
+    let status = get_json(probe, goldshell::STATUS).await?;
+    Ok(status
+        .filter(goldshell::is_status)
+        .map(|status| goldshell::identification(&status)))
 }
 
 /// The response to a request for a path; none when what came back is not HTTP.
@@ -149,10 +234,11 @@ async fn get_with(
     headers: &str,
 ) -> Result<Option<Response>, DriverError> {
     let endpoint = probe.endpoint();
-    let host = match (endpoint.ip, endpoint.port.number()) {
-        (IpAddr::V4(ip), PORT) => ip.to_string(),
-        (IpAddr::V6(ip), PORT) => format!("[{ip}]"),
-        _ => endpoint.to_string(),
+    let implied = if probe.is_encrypted() { TLS_PORT } else { PORT };
+    let host = match endpoint.ip {
+        _ if endpoint.port.number() != implied => endpoint.to_string(),
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
     };
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: fleet-scan/{}\r\nAccept: */*\r\n{headers}\r\n",
@@ -166,88 +252,12 @@ async fn get_with(
     Ok(response)
 }
 
-/// The JSON at a path; none when there is none, for whatever reason.
-async fn get_json(probe: &mut Probe<'_>, path: &str) -> Option<Value> {
-    let response = get(probe, path)
-        .await
-        .ok()
-        .flatten()
-        .filter(|response| response.status == 200)?;
-    serde_json::from_slice(&response.body).ok()
-}
-
-fn is_axe_info(info: &Value) -> bool {
-    info.get("ASICModel").is_some()
-}
-
-fn axe_os(info: &Value, evidence: &str) -> Identification {
-    let chip = text_of(info, "ASICModel");
-    let said = text_of(info, "deviceModel");
-    let model = match (said.as_str(), chip.as_str()) {
-        ("", "BM1397") => "Bitaxe Max".to_owned(),
-        ("", "BM1366") => "Bitaxe Ultra".to_owned(),
-        ("", "BM1368") => "Bitaxe Supra".to_owned(),
-        ("", "BM1370") => "Bitaxe Gamma".to_owned(),
-        ("", _) => "Bitaxe".to_owned(),
-        (said, _) if said.starts_with("Bitaxe") => said.to_owned(),
-        (said, _) => format!("Bitaxe {said}"),
-    };
-    Identification {
-        model,
-        manufacturer: "Bitaxe".to_owned(),
-        ..axe(info, evidence)
-    }
-}
-
-fn nerd_axe(info: &Value, evidence: &str) -> Identification {
-    Identification {
-        model: text_of(info, "deviceModel"),
-        manufacturer: "NerdAxe".to_owned(),
-        ..axe(info, evidence)
-    }
-}
-
-/// What every descendant of AxeOS says.
-fn axe(info: &Value, evidence: &str) -> Identification {
-    Identification {
-        driver: "asicrs".to_owned(),
-        scheme: "http".to_owned(),
-        firmware: text_of(info, "version"),
-        mac: mac(&text_of(info, "macAddr")),
-        evidence: evidence.to_owned(),
-        ..Identification::default()
-    }
-}
-
-fn is_pairing_info(info: &Value) -> bool {
-    mac(&text_of(info, "mac")).is_some() && info.get("cb_sn").is_some_and(Value::is_string)
-}
-
-/// A rig's system information is in an envelope in some versions.
-fn proto(pairing: &Value, system: &Value) -> Identification {
-    let system = system.get("system-info").unwrap_or(system);
-    let maker = text_of(system, "manufacturer");
-    let model = [text_of(system, "model"), text_of(system, "product_name")];
-    Identification {
-        driver: "proto".to_owned(),
-        scheme: "http".to_owned(),
-        model: model
-            .into_iter()
-            .find(|text| !text.is_empty())
-            .unwrap_or_default(),
-        manufacturer: if maker.is_empty() {
-            "Proto".to_owned()
-        } else {
-            maker
-        },
-        firmware: system
-            .get("os")
-            .map(|os| text_of(os, "version"))
-            .unwrap_or_default(),
-        mac: mac(&text_of(pairing, "mac")),
-        serial: Serial::new(&text_of(pairing, "cb_sn")),
-        evidence: "/api/v1/pairing/info".to_owned(),
-    }
+/// The JSON at a path; none when there is none.
+async fn get_json(probe: &mut Probe<'_>, path: &str) -> Result<Option<Value>, DriverError> {
+    let response = get(probe, path).await?;
+    Ok(response
+        .filter(|response| response.status == 200)
+        .and_then(|response| serde_json::from_slice(&response.body).ok()))
 }
 
 fn text_of(object: &Value, field: &str) -> String {
@@ -267,60 +277,38 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let Some(response) = response::parse(bytes) else {
         return;
     };
-    let _ = (Page::of(&response), page::words(&response));
-    if let Ok(value) = serde_json::from_slice(&response.body) {
-        let _ = (
-            axe_os(&value, ""),
-            nerd_axe(&value, ""),
-            proto(&value, &value),
-        );
-    }
+    let words = page::words(&response);
+    assert!(words.chars().count() <= text::EVIDENCE && words.is_ascii());
+    let _ = Page::of(&response);
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
+pub(crate) fn fuzz_challenge(bytes: &[u8]) {
+    digest::fuzz(bytes);
+}
 
-    use super::*;
-
-    #[test]
-    fn a_bitaxe_is_named_by_its_own_word_or_its_chip() {
-        for (info, expected) in [
-            (json!({"ASICModel": "BM1368"}), "Bitaxe Supra"),
-            (
-                json!({"ASICModel": "BM1370", "deviceModel": "Gamma"}),
-                "Bitaxe Gamma",
-            ),
-            (json!({"deviceModel": "Bitaxe GT"}), "Bitaxe GT"),
-            (json!({"ASICModel": "BM9999"}), "Bitaxe"),
-            (json!(null), "Bitaxe"),
-        ] {
-            assert_eq!(axe_os(&info, "").model, expected, "{info}");
+/// What every reader of a device's JSON makes of it: never a panic, nothing unbounded, always a driver's name.
+pub(crate) fn fuzz_json(bytes: &[u8]) {
+    let Ok(value) = serde_json::from_slice::<Value>(bytes) else {
+        return;
+    };
+    let _ = (
+        proto::is_pairing_info(&value),
+        axe::is_info(&value),
+        goldshell::is_status(&value),
+        epic::is_summary(&value),
+    );
+    for device in [
+        proto::identification(&value, &value),
+        axe::identification(&value),
+        goldshell::identification(&value),
+        vnish::identification(&value),
+        epic::identification(&value, &value),
+    ] {
+        assert!(!device.driver.is_empty());
+        for text in [&device.model, &device.manufacturer, &device.firmware] {
+            assert!(text.chars().count() <= 2 * text::FIELD, "{device:?}");
+            assert!(!text.chars().any(char::is_control), "{device:?}");
         }
-    }
-
-    #[test]
-    fn a_rig_is_read_with_and_without_envelope() {
-        let pairing = json!({"mac": "02:00:00:ad:66:39", "cb_sn": "B1"});
-        let bare = json!({"model": "Rig", "manufacturer": "Proto", "os": {"version": "1.8.0"}});
-        for system in [bare.clone(), json!({ "system-info": bare })] {
-            let rig = proto(&pairing, &system);
-            assert_eq!(
-                (
-                    rig.model.as_str(),
-                    rig.firmware.as_str(),
-                    rig.driver.as_str()
-                ),
-                ("Rig", "1.8.0", "proto")
-            );
-            assert_eq!(
-                rig.mac.map(|mac| mac.to_string()).as_deref(),
-                Some("02:00:00:AD:66:39")
-            );
-        }
-        assert!(!is_pairing_info(
-            &json!({"mac": "00:00:00:00:00:00", "cb_sn": "B1"})
-        ));
-        assert!(!is_pairing_info(&json!({"mac": "02:00:00:ad:66:39"})));
+        assert!(device.mac.is_none_or(|mac| !mac.is_placeholder()));
     }
 }

@@ -98,7 +98,7 @@ pub struct Progress {
 pub struct FoundDevice {
     /// What was dialled, whatever the device claims.
     pub endpoint: Endpoint,
-    /// `http`, or `tcp` for protocols without a scheme of their own.
+    /// `http`, `https`, or `tcp` for protocols without a scheme of their own.
     pub scheme: String,
     /// The driver that such devices belong to.
     pub driver: String,

@@ -1,8 +1,8 @@
 //! Finds devices on a network and names them: reachability, politeness, identification by drivers.
 //!
 //! [`Scanner`] runs a [`ScanJob`] and sends what it finds as [`ScanEvent`]s while it goes on; the [`ScanSummary`]
-//! says what became of every target. What is behind an open port is asked by [`Driver`]s; two are built in, the
-//! CGMiner API and HTTP, both read-only and without any login. Host names are pinned to addresses before a job is made,
+//! says what became of every target. What is behind an open port is asked by [`Driver`]s; built in are the
+//! CGMiner API, HTTP with and without TLS, and ePIC's API, all read-only and without any login. Host names are pinned to addresses before a job is made,
 //! by [`pin_names`]; a scan itself knows no names. [`Pairer`] tries logins, where an operator asks for it. Target grammar
 //! and plans are fleet-discovery's.
 //!
@@ -38,6 +38,7 @@ mod guard;
 mod http;
 mod job;
 mod login;
+mod maker;
 mod names;
 mod notes;
 mod pace;
@@ -53,7 +54,7 @@ pub use driver::{
 };
 pub use engine::Scanner;
 pub use guard::Guard;
-pub use http::HttpDriver;
+pub use http::{EpicDriver, HttpDriver, HttpsDriver};
 pub use job::{
     FoundDevice, Interruption, Progress, ScanError, ScanEvent, ScanJob, ScanOptions, ScanSummary,
 };
@@ -70,8 +71,18 @@ pub mod fuzz {
         crate::cgminer::fuzz(bytes);
     }
 
-    /// Reads an HTTP response and what it says of its maker.
+    /// Reads an HTTP response and what its page says of its maker.
     pub fn http_response(bytes: &[u8]) {
         crate::http::fuzz(bytes);
+    }
+
+    /// Reads what APIs over HTTP say of a device.
+    pub fn device_json(bytes: &[u8]) {
+        crate::http::fuzz_json(bytes);
+    }
+
+    /// Reads a challenge to log in, and answers it.
+    pub fn login_challenge(bytes: &[u8]) {
+        crate::http::fuzz_challenge(bytes);
     }
 }

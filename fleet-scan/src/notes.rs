@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-/// The most kinds that are kept.
-const KINDS: usize = 64;
+/// The most kinds that are kept. Together with the answers of strangers these are the 64 notes of a summary.
+const KINDS: usize = 31;
 
 /// The longest note, in characters.
-const LONGEST: usize = 512;
+pub(crate) const LONGEST: usize = 512;
 
 /// Counts and first examples by kind.
 #[derive(Debug, Default)]

@@ -154,7 +154,7 @@ impl Pairer {
                 Ok(Answer::Foreign) => {}
                 Err(error) => failed = Some(error),
             }
-            probe.close();
+            probe.start_over();
         }
         failed.map_or(Ok(None), Err)
     }

@@ -1,32 +1,40 @@
 //! A driver's view of one open port: requests and replies, everything bounded in bytes, time and number.
 
+mod line;
+
 use std::io;
 use std::time::Duration;
 
 use fleet_core::Endpoint;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use crate::dial::{Dialled, Dialler, Failure};
+use crate::dial::{Dialled, Dialler, Failure, REPLY_BLOCK};
 use crate::driver::DriverError;
 use crate::job::ScanOptions;
+
+use line::Line;
 
 /// Requests that drivers may make of one port, all drivers together.
 const MOST_REQUESTS: u32 = 16;
 
-/// Bytes of the first reply that are kept as evidence for a port that nobody knows.
-const FIRST_WORDS: usize = 32;
+/// Bytes of the first reply that are kept as evidence for a port that nobody knows: the banner of a server that
+/// speaks first (SSH, FTP, SMTP) fits.
+const FIRST_WORDS: usize = 64;
 
 /// One open port of one device. At most one connection is open at a time.
 #[derive(Debug)]
 pub struct Probe<'a> {
     dialler: &'a Dialler,
     endpoint: Endpoint,
-    stream: Option<TcpStream>,
+    line: Option<Line>,
+    encrypts: bool,
     requests: u32,
     reply_timeout: Duration,
     reply_bytes: usize,
+    /// Room for long replies, kept while a driver may hold what it read.
+    room: Option<SemaphorePermit<'a>>,
     first_words: Vec<u8>,
 }
 
@@ -62,10 +70,12 @@ impl<'a> Probe<'a> {
         Self {
             dialler,
             endpoint,
-            stream: Some(stream),
+            line: Some(Line::Plain(stream)),
+            encrypts: false,
             requests: 0,
             reply_timeout: options.reply_timeout,
             reply_bytes: options.reply_bytes,
+            room: None,
             first_words: Vec::new(),
         }
     }
@@ -92,7 +102,7 @@ impl<'a> Probe<'a> {
             )));
         }
         self.requests += 1;
-        let reused = self.stream.is_some();
+        let reused = self.line.is_some();
         match self.exchange(request, complete).await {
             // A device may close an idle connection at any time; that says nothing of the request.
             Err(DriverError::Closed | DriverError::Broken(_)) if reused => {
@@ -102,9 +112,26 @@ impl<'a> Probe<'a> {
         }
     }
 
+    /// Speaks TLS from now on: with the connection that is open, if it is new, and with those to come. Certificates
+    /// are **not** verified, since a device's own proves nothing: never send through it what others must not read.
+    pub fn encrypt(&mut self) {
+        self.encrypts = true;
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.encrypts
+    }
+
     /// Closes the connection; the next request opens a new one.
     pub fn close(&mut self) {
-        self.stream = None;
+        self.line = None;
+    }
+
+    /// As new, for the next driver; what was said and the number of requests stay.
+    pub(crate) fn start_over(&mut self) {
+        self.close();
+        self.encrypts = false;
     }
 
     pub(crate) fn first_words(&self) -> &[u8] {
@@ -116,22 +143,30 @@ impl<'a> Probe<'a> {
         request: &[u8],
         complete: fn(&[u8]) -> bool,
     ) -> Result<Reply, DriverError> {
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => self.connect().await?,
+        let line = match self.line.take() {
+            Some(line) => line,
+            None => Line::Plain(self.connect().await?),
         };
         let deadline = Instant::now() + self.reply_timeout;
-        match timeout_at(deadline, stream.write_all(request)).await {
+        let mut line = self.prepared(line, deadline).await?;
+        match timeout_at(deadline, line.write_all(request)).await {
             Ok(Ok(())) => {}
             // What it said before it hung up is still there to read.
             Ok(Err(_)) => {}
             Err(_) => return Err(DriverError::Silence),
         }
         let mut bytes = Vec::new();
-        let mut block = [0; 4096];
+        let mut room = REPLY_BLOCK;
+        let mut block = [0; REPLY_BLOCK];
         let ended = loop {
-            let room = block.len().min(self.reply_bytes - bytes.len());
-            let read = match timeout_at(deadline, stream.read(&mut block[..room])).await {
+            if bytes.len() == room {
+                if !self.take_room(deadline).await {
+                    break Ended::TimedOut;
+                }
+                room += REPLY_BLOCK;
+            }
+            let most = room.min(self.reply_bytes) - bytes.len();
+            let read = match timeout_at(deadline, line.read(&mut block[..most])).await {
                 Ok(Ok(0)) => break Ended::Closed,
                 Ok(Ok(count)) => count,
                 Ok(Err(error)) if bytes.is_empty() => return Err(broken(&error)),
@@ -141,7 +176,7 @@ impl<'a> Probe<'a> {
             };
             bytes.extend_from_slice(&block[..read]);
             if complete(&bytes) {
-                self.stream = Some(stream);
+                self.line = Some(line);
                 break Ended::Complete;
             }
             if bytes.len() >= self.reply_bytes {
@@ -151,10 +186,41 @@ impl<'a> Probe<'a> {
         if bytes.is_empty() {
             return Err(DriverError::Closed);
         }
+        self.overhear(&bytes);
+        Ok(Reply { bytes, ended })
+    }
+
+    /// The line, under TLS if the driver wants that.
+    async fn prepared(&mut self, line: Line, deadline: Instant) -> Result<Line, DriverError> {
+        if !self.encrypts {
+            return Ok(line);
+        }
+        match timeout_at(deadline, line.encrypted(self.endpoint)).await {
+            Ok(Ok(line)) => Ok(line),
+            Ok(Err(failed)) => {
+                self.overhear(&failed.said);
+                Err(DriverError::Protocol(format!("no TLS: {}", failed.error)))
+            }
+            Err(_) => Err(DriverError::Silence),
+        }
+    }
+
+    /// Waits for room for another block of a reply, as long as the reply may take. Whether there was any.
+    async fn take_room(&mut self, deadline: Instant) -> bool {
+        let Ok(Ok(permit)) = timeout_at(deadline, self.dialler.room().acquire()).await else {
+            return false;
+        };
+        match &mut self.room {
+            Some(room) => room.merge(permit),
+            None => self.room = Some(permit),
+        }
+        true
+    }
+
+    fn overhear(&mut self, bytes: &[u8]) {
         if self.first_words.is_empty() {
             self.first_words = bytes.iter().take(FIRST_WORDS).copied().collect();
         }
-        Ok(Reply { bytes, ended })
     }
 
     async fn connect(&mut self) -> Result<TcpStream, DriverError> {
@@ -180,5 +246,74 @@ fn broken(error: &io::Error) -> DriverError {
         DriverError::Closed
     } else {
         DriverError::Broken(error.kind())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use fleet_core::{AddressPolicy, Port};
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::guard::Guard;
+
+    /// A host that talks without end.
+    async fn talker() -> Endpoint {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move { while stream.write_all(&[b'x'; 1024]).await.is_ok() {} });
+            }
+        });
+        Endpoint {
+            ip: Ipv4Addr::LOCALHOST.into(),
+            port: Port::new(port).expect("a port"),
+        }
+    }
+
+    async fn listen(probe: &mut Probe<'_>) -> (usize, Ended) {
+        let reply = probe.ask(b"?", |_| false).await.expect("a reply");
+        (reply.bytes.len(), reply.ended)
+    }
+
+    #[tokio::test]
+    async fn talkers_without_end_share_the_room_for_long_replies() {
+        let options = ScanOptions {
+            reply_timeout: Duration::from_millis(300),
+            ..ScanOptions::default()
+        };
+        let dialler = Dialler::with_room(&options, Guard::policy(AddressPolicy::DEMO), 2);
+        let endpoint = talker().await;
+        let open = async || {
+            let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, endpoint.port.number()));
+            Probe::new(
+                &dialler,
+                endpoint,
+                stream.await.expect("it listens"),
+                &options,
+            )
+        };
+        let (mut first, mut second) = (open().await, open().await);
+        let (block, timed_out) = (REPLY_BLOCK, Ended::TimedOut);
+        assert_eq!(listen(&mut first).await, (3 * block, timed_out));
+        assert_eq!(listen(&mut second).await, (block, timed_out));
+        drop(first);
+        assert_eq!(listen(&mut second).await, (3 * block, timed_out));
+        drop(second);
+        let roomy = Dialler::new(&options, Guard::policy(AddressPolicy::DEMO));
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, endpoint.port.number()));
+        let mut third = Probe::new(
+            &roomy,
+            endpoint,
+            stream.await.expect("it listens"),
+            &options,
+        );
+        assert_eq!(listen(&mut third).await, (options.reply_bytes, Ended::Full));
     }
 }

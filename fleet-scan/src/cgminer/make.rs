@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{Said, mac, serial};
 use crate::driver::Identification;
+use crate::maker::{firmware as firmware_named, of_board as board_maker};
 use crate::text;
 
 /// Makes that a reply can name.
@@ -15,6 +16,7 @@ pub(super) enum Make {
     Braiins,
     LuxOs,
     Vnish,
+    Hiveon,
     Marathon,
     SealMiner,
     Auradine,
@@ -22,13 +24,14 @@ pub(super) enum Make {
 
 /// Words that name a make, in upper case. Aftermarket firmware goes first: it runs on hardware that says
 /// `Antminer` all the same.
-const WORDS: [(&str, Make); 14] = [
+const WORDS: [(&str, Make); 15] = [
     ("BOSMINER", Make::Braiins),
     ("BOSER", Make::Braiins),
     ("LUXMINER", Make::LuxOs),
     ("MARAFW", Make::Marathon),
     ("KAONSU", Make::Marathon),
     ("VNISH", Make::Vnish),
+    ("HIVEON", Make::Hiveon),
     ("BITMICRO", Make::Whatsminer),
     ("BTMINER", Make::Whatsminer),
     ("WHATSMINER", Make::Whatsminer),
@@ -78,7 +81,7 @@ impl Make {
     /// What to ask besides `version`.
     pub(super) fn further_commands(self, version: &Value) -> &'static [&'static str] {
         match self {
-            Self::Antminer | Self::Vnish | Self::Avalon => &[],
+            Self::Antminer | Self::Vnish | Self::Hiveon | Self::Avalon => &[],
             Self::Whatsminer => &["devdetails", "get_version", "get_miner_info"],
             Self::LuxOs => &["config"],
             Self::SealMiner => &["stats"],
@@ -94,7 +97,9 @@ impl Make {
     /// What all replies together say.
     pub(super) fn identification(self, said: &Said) -> Identification {
         let empty = Value::Null;
-        let version = first(&said.version, "VERSION").unwrap_or(&empty);
+        let version = first(&said.version, "VERSION")
+            .or_else(|| first(&said.version, "STATS"))
+            .unwrap_or(&empty);
         let details = first(&said.details, "DEVDETAILS").unwrap_or(&empty);
         let more = |list: &str| {
             said.more
@@ -130,29 +135,45 @@ impl Make {
         };
         match self {
             Self::Antminer => {
+                let said_type = text_of(version, "Type");
+                if let Some((model, name, number)) = aftermarket(&said_type) {
+                    return Identification {
+                        driver: "asicrs".to_owned(),
+                        ..named(model.to_owned(), "Bitmain", firmware_named(name, number))
+                    };
+                }
                 let firmware = [text_of(version, "BMMiner"), text_of(version, "Miner")];
                 let firmware = firmware
                     .into_iter()
                     .find(|text| !text.is_empty())
                     .unwrap_or_default();
-                named(text_of(version, "Type"), "Bitmain", firmware)
+                named(said_type, "Bitmain", firmware)
             }
             Self::Vnish => {
                 let said_type = text_of(version, "Type");
-                let (model, rest) = said_type.split_once(" (").unwrap_or((&said_type, ""));
-                let number = rest
-                    .trim_end_matches(')')
-                    .split_once(' ')
-                    .map_or("", |(_, number)| number);
+                let (model, number) = match aftermarket(&said_type) {
+                    Some((model, _, number)) => (model.to_owned(), number.to_owned()),
+                    None => (said_type, String::new()),
+                };
                 let number = if number.is_empty() {
                     text_of(version, "Miner")
                 } else {
-                    number.to_owned()
+                    number
+                };
+                let firmware = firmware_named("VNish", &number);
+                named(model.clone(), board_maker(&model, "VNish"), firmware)
+            }
+            Self::Hiveon => {
+                let said_type = text_of(version, "Type");
+                // What it calls its versions are those of the program that it was made from.
+                let model = match said_type.to_ascii_uppercase().find("HIVEON") {
+                    Some(at) => said_type[..at].trim_end().to_owned(),
+                    None => said_type,
                 };
                 named(
-                    model.to_owned(),
-                    board_maker(model, "VNish"),
-                    firmware_named("VNish", &number),
+                    model.clone(),
+                    board_maker(&model, "Hiveon"),
+                    "Hiveon".to_owned(),
                 )
             }
             Self::LuxOs => {
@@ -193,14 +214,19 @@ impl Make {
                 ..named(text_of(details, "Model"), "MicroBT", message("fw_ver"))
             },
             Self::Avalon => {
-                let model = [text_of(version, "PROD"), text_of(version, "MODEL")];
-                let model = model
-                    .into_iter()
-                    .find(|text| !text.is_empty())
-                    .unwrap_or_default();
+                // Home devices name the family only (`Avalonnano`), and the device in MODEL.
+                let (product, model) = (text_of(version, "PROD"), text_of(version, "MODEL"));
+                let is_told = product.to_lowercase().contains(&model.to_lowercase());
+                let model = if is_told {
+                    product
+                } else {
+                    firmware_named(&product, &model)
+                };
+                let firmware = [text_of(version, "VERSION"), text_of(version, "LVERSION")];
+                let firmware = firmware.into_iter().find(|text| !text.is_empty());
                 Identification {
                     mac: mac(&text_of(version, "MAC")),
-                    ..named(model, "Canaan", text_of(version, "VERSION"))
+                    ..named(model, "Canaan", firmware.unwrap_or_default())
                 }
             }
             Self::SealMiner => {
@@ -225,6 +251,7 @@ impl Make {
             | Self::Braiins
             | Self::LuxOs
             | Self::Vnish
+            | Self::Hiveon
             | Self::Marathon
             | Self::SealMiner
             | Self::Auradine => "asicrs",
@@ -235,9 +262,11 @@ impl Make {
 /// What named it, in the device's own words.
 fn words_of(make: Make, said: &Said) -> String {
     let said_type = first(&said.version, "VERSION")
+        .or_else(|| first(&said.version, "STATS"))
         .map(|version| text_of(version, "Type"))
         .unwrap_or_default();
-    if make == Make::Antminer && !said_type.is_empty() {
+    let named_by_type = matches!(make, Make::Antminer | Make::Vnish | Make::Hiveon);
+    if named_by_type && !said_type.is_empty() {
         return text::quotable(
             format!("CGMiner API, type {said_type}").as_bytes(),
             text::EVIDENCE,
@@ -251,17 +280,15 @@ fn words_of(make: Make, said: &Said) -> String {
     }
 }
 
-/// Aftermarket firmware runs on other makers' boards; who made the board is in the model's name.
-fn board_maker<'a>(model: &str, firmware_maker: &'a str) -> &'a str {
-    if model.to_ascii_lowercase().starts_with("antminer") {
-        "Bitmain"
-    } else {
-        firmware_maker
-    }
-}
-
-fn firmware_named(name: &str, number: &str) -> String {
-    format!("{name} {number}").trim_end().to_owned()
+/// Firmware for Antminers that is not Bitmain's puts its name behind the model, with or without a number: `Antminer
+/// S19 (Vnish 1.2.0)`, `Antminer S21+ Hyd (HashMaster)`. What begins with a digit is a hashrate or a board.
+fn aftermarket(said_type: &str) -> Option<(&str, &str, &str)> {
+    let (model, rest) = said_type.split_once(" (")?;
+    let named = rest.trim_end().strip_suffix(')')?;
+    let (name, number) = named.split_once(' ').unwrap_or((named, ""));
+    // `7Miners` is a name, `110TH` and `024` are none.
+    let is_name = name.chars().filter(|c| c.is_alphabetic()).count() > 2;
+    is_name.then_some((model, name, number))
 }
 
 /// The first object of a list.
@@ -358,6 +385,45 @@ mod tests {
         ] {
             assert_eq!(Make::of(&parse(reply)), expected, "{reply}");
         }
+    }
+
+    #[test]
+    fn aftermarket_firmware_is_named_behind_the_model() {
+        for (said_type, expected) in [
+            (
+                "Antminer S19 (Vnish 1.2.0)",
+                Some(("Antminer S19", "Vnish", "1.2.0")),
+            ),
+            (
+                "Antminer T21 (7Miners 1.2.6-rc1)",
+                Some(("Antminer T21", "7Miners", "1.2.6-rc1")),
+            ),
+            (
+                "Antminer S21+ Hyd (HashMaster)",
+                Some(("Antminer S21+ Hyd", "HashMaster", "")),
+            ),
+            ("Antminer S19 PRO (110TH)", None),
+            ("Antminer L3+ (024)", None),
+            ("Antminer S21+ Hyd.", None),
+            ("Antminer S19 (Vnish", None),
+        ] {
+            assert_eq!(aftermarket(said_type), expected, "{said_type}");
+        }
+        let version = parse(
+            r#"{"STATUS":[],"VERSION":[{"BMMiner":"1.0.0","Type":"Antminer T21 (7Miners 1.2.6-rc1)"}]}"#,
+        );
+        let named = Make::Antminer.identification(&Said {
+            version,
+            ..Said::default()
+        });
+        assert_eq!(
+            (
+                named.driver.as_str(),
+                named.model.as_str(),
+                named.firmware.as_str()
+            ),
+            ("asicrs", "Antminer T21", "7Miners 1.2.6-rc1")
+        );
     }
 
     #[test]

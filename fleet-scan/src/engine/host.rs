@@ -1,5 +1,7 @@
 //! What is known of one address: which ports are still open questions, who named it, what is reported. Pure.
 
+use std::cmp::Reverse;
+
 use fleet_core::TargetOutcome;
 
 use crate::job::FoundDevice;
@@ -21,8 +23,10 @@ pub(super) enum PortVerdict {
     Named(u8, Box<FoundDevice>),
 }
 
-/// One address of a scan. Reports by the driver of highest precedence, once; a further port only when it shows
-/// another MAC or serial.
+/// One address of a scan. Reports by the driver of highest precedence, of equals by the port that the scan names
+/// first, once; a further port only when it shows another MAC or serial. A device that showed no MAC waits for the
+/// other ports, since one of them may. So neither the report nor the identity in it hangs on which port was the
+/// quickest.
 ///
 /// 24 bytes where nothing answered: a scan may have 65,536.
 #[derive(Debug, Clone, Default)]
@@ -35,10 +39,14 @@ pub(super) struct Host {
 /// What a host said.
 #[derive(Debug, Clone, Default)]
 struct Answers {
-    candidates: Vec<(u8, FoundDevice)>,
+    candidates: Vec<(Rank, FoundDevice)>,
     reported: Vec<FoundDevice>,
-    words: String,
+    /// Of the first port of the scan that said anything.
+    words: Option<(usize, String)>,
 }
+
+/// Precedence, then the earlier port of the scan.
+type Rank = (u8, Reverse<usize>);
 
 impl Host {
     /// A host with `ports` ports to try, at most 64.
@@ -65,14 +73,10 @@ impl Host {
         self.learned = self.learned.max(Some(outcome_of(&verdict)));
         match verdict {
             PortVerdict::Named(precedence, device) => {
-                self.answers().candidates.push((precedence, *device));
+                let rank = (precedence, Reverse(port));
+                self.answers().candidates.push((rank, *device));
             }
-            PortVerdict::Unidentified(words) => {
-                let first = &mut self.answers().words;
-                if first.is_empty() {
-                    *first = words;
-                }
-            }
+            PortVerdict::Unidentified(words) => self.answers().heard(port, words),
             PortVerdict::Skipped
             | PortVerdict::NotReached
             | PortVerdict::Silent
@@ -81,18 +85,19 @@ impl Host {
         let Some(answers) = &mut self.answers else {
             return Vec::new();
         };
-        let best = answers
-            .candidates
-            .iter()
-            .map(|(precedence, _)| *precedence)
-            .max();
+        let best = answers.candidates.iter().max_by_key(|(rank, _)| *rank);
         let may_still_be = precedences
             .iter()
             .enumerate()
             .filter(|(port, _)| self.open_questions & (1u64 << (port & 63)) != 0)
-            .map(|(_, precedence)| *precedence)
+            .map(|(port, precedence)| (*precedence, Reverse(port)))
             .max();
-        if answers.reported.is_empty() && may_still_be > best {
+        let is_settled = match (best, may_still_be) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some((rank, device)), Some(other)) => *rank > other && device.mac.is_some(),
+        };
+        if answers.reported.is_empty() && !is_settled {
             Vec::new()
         } else {
             answers.report()
@@ -119,11 +124,11 @@ impl Host {
         devices
     }
 
-    /// What it said, when it answered and nothing named it in the end; perhaps nothing.
-    pub(super) fn stranger(&self) -> Option<&str> {
+    /// At which port it said what, when it answered and nothing named it in the end; perhaps nothing.
+    pub(super) fn stranger(&self) -> Option<(usize, &str)> {
         let is_stranger = self.is_done() && self.learned == Some(TargetOutcome::Unidentified);
-        let words = self.answers.as_ref().map(|answers| answers.words.as_str());
-        words.filter(|_| is_stranger)
+        let (port, words) = self.answers.as_ref()?.words.as_ref()?;
+        is_stranger.then_some((*port, words.as_str()))
     }
 
     pub(super) fn outcome(&self) -> TargetOutcome {
@@ -140,10 +145,18 @@ impl Host {
 }
 
 impl Answers {
+    /// Words go before silence, then the earlier port of the scan.
+    fn heard(&mut self, port: usize, words: String) {
+        let place = |port: usize, words: &str| (words.is_empty(), port);
+        let known = self.words.as_ref();
+        if known.is_none_or(|(other, said)| place(port, &words) < place(*other, said)) {
+            self.words = Some((port, words));
+        }
+    }
+
     fn report(&mut self) -> Vec<FoundDevice> {
         let mut candidates = std::mem::take(&mut self.candidates);
-        // Stable: of equals the one that answered first.
-        candidates.sort_by_key(|(precedence, _)| std::cmp::Reverse(*precedence));
+        candidates.sort_by_key(|(rank, _)| Reverse(*rank));
         let mut now: Vec<FoundDevice> = Vec::new();
         for (_, device) in candidates {
             let known = now.iter_mut().find(|other| !is_another(other, &device));
@@ -188,6 +201,7 @@ fn outcome_of(verdict: &PortVerdict) -> TargetOutcome {
 #[cfg(test)]
 mod tests {
     use fleet_core::{Endpoint, Port, Serial};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -222,7 +236,7 @@ mod tests {
         let mut host = Host::new(2);
         let found = host.conclude(
             API,
-            PortVerdict::Named(100, device("api", None, None)),
+            PortVerdict::Named(100, device("api", Some("02:00:00:00:00:0a"), None)),
             &PRECEDENCES,
         );
         assert_eq!(drivers(&found), ["api"]);
@@ -282,22 +296,55 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_learned_on_the_waiting_port_goes_into_the_one_report() {
-        let mut host = Host::new(2);
-        let mac = Some("02:00:00:00:00:0a");
-        let found = host.conclude(
-            WEB,
-            PortVerdict::Named(50, device("web", mac, Some("S1"))),
-            &PRECEDENCES,
-        );
-        assert!(found.is_empty());
-        let found = host.conclude(
-            API,
-            PortVerdict::Named(100, device("api", None, None)),
-            &PRECEDENCES,
-        );
-        assert_eq!(drivers(&found), ["api"]);
-        assert!(found[0].mac.is_some() && found[0].serial.is_some());
+    fn the_identity_that_a_port_of_lower_precedence_shows_goes_into_the_one_report_whichever_answers_first()
+     {
+        let api = PortVerdict::Named(100, device("api", None, None));
+        let web = PortVerdict::Named(50, device("web", Some("02:00:00:00:00:0a"), Some("S1")));
+        for order in [
+            [(API, api.clone()), (WEB, web.clone())],
+            [(WEB, web), (API, api)],
+        ] {
+            let mut host = Host::new(2);
+            let [(first, one), (second, other)] = order;
+            assert!(host.conclude(first, one, &PRECEDENCES).is_empty());
+            let found = host.conclude(second, other, &PRECEDENCES);
+            assert_eq!(drivers(&found), ["api"]);
+            assert!(found[0].mac.is_some() && found[0].serial.is_some());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(fleet_core::regressions!("host-order"))]
+
+        /// Four ports, two precedences, three identities or none.
+        #[test]
+        fn what_is_reported_does_not_hang_on_the_order_of_answers(
+            verdicts in proptest::collection::vec((0u8..4, 0u8..2), 4),
+            order in Just([0usize, 1, 2, 3]).prop_shuffle(),
+        ) {
+            let precedences = [100, 50, 50, 100];
+            let verdict = |port: usize| match verdicts[port] {
+                (3, _) => PortVerdict::Unidentified(format!("port {port}")),
+                (mac, serial) => {
+                    let mac = [None, Some("02:00:00:00:00:0a"), Some("02:00:00:00:00:0b")][usize::from(mac)];
+                    let mut named = device(&format!("port {port}"), mac, (serial == 1).then_some("S1"));
+                    named.model = format!("{port}");
+                    PortVerdict::Named(precedences[port], named)
+                }
+            };
+            let run = |order: &[usize]| {
+                let mut host = Host::new(4);
+                let mut found = Vec::new();
+                for port in order {
+                    found.extend(host.conclude(*port, verdict(*port), &precedences));
+                }
+                prop_assert!(host.give_up_waiting().is_empty());
+                let words = host.stranger().map(|(port, words)| (port, words.to_owned()));
+                let first = found.into_iter().next().map(|device| (device.driver, device.mac));
+                Ok((first, host.outcome(), words))
+            };
+            prop_assert_eq!(run(&[0, 1, 2, 3])?, run(&order)?);
+        }
     }
 
     #[test]
@@ -345,9 +392,9 @@ mod tests {
     fn a_stranger_is_one_only_when_no_port_named_it() {
         let said = |words: &str| PortVerdict::Unidentified(words.to_owned());
         for (api, web, expected) in [
-            (said(""), said("HTTP 200"), Some("HTTP 200")),
-            (said("SSH"), said("HTTP 200"), Some("SSH")),
-            (said(""), PortVerdict::Silent, Some("")),
+            (said(""), said("HTTP 200"), Some((WEB, "HTTP 200"))),
+            (said("SSH"), said("HTTP 200"), Some((API, "SSH"))),
+            (said(""), PortVerdict::Silent, Some((API, ""))),
             (
                 PortVerdict::Named(100, device("api", None, None)),
                 said("HTTP 200"),

@@ -83,7 +83,7 @@ async fn ask(
             }
             Err(_) => crashed.push(driver.name().to_owned()),
         }
-        probe.close();
+        probe.start_over();
     }
     None
 }

@@ -123,6 +123,21 @@ fn parameters(text: &str) -> Vec<(String, String)> {
     found
 }
 
+/// Whatever a device challenges with, the answer is one header line that holds neither password nor anything that
+/// ends the line early.
+pub(super) fn fuzz(bytes: &[u8]) {
+    let header = String::from_utf8_lossy(bytes);
+    let Some(challenge) = Challenge::parse(&header) else {
+        return;
+    };
+    let login = Login::new("root".to_owned(), "correct horse battery".to_owned());
+    if let Ok(line) = challenge.answer(&login, "GET", "/", 7) {
+        let inner = line.strip_suffix("\r\n").unwrap_or("\n");
+        assert!(!inner.chars().any(char::is_control), "{inner:?}");
+        assert!(!inner.contains("battery") || header.contains("battery"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,8 +14,6 @@ pub(super) enum Page {
     Named(Make),
     /// A Bitaxe's; its API tells more.
     AxeOs,
-    /// Perhaps the NerdAxe family's; its API must confirm it.
-    PerhapsNerd,
     /// A page that may belong to anything that has an API.
     Shell,
     /// An error, a redirect or a login.
@@ -35,13 +33,14 @@ pub(super) enum Make {
 }
 
 /// Words in a page that name its make.
-const WORDS: [(&str, Page); 7] = [
+const WORDS: [(&str, Page); 8] = [
     ("Braiins OS", Page::Named(Make::Braiins)),
     ("Luxor Firmware", Page::Named(Make::LuxOs)),
     ("AnthillOS", Page::Named(Make::Vnish)),
     ("Miner Web Dashboard", Page::Named(Make::Epic)),
     ("amazeui", Page::Named(Make::SealMiner)),
     ("AxeOS", Page::AxeOs),
+    ("AxeOs", Page::AxeOs),
     ("Avalon", Page::Named(Make::Avalon)),
 ];
 
@@ -55,15 +54,10 @@ impl Page {
             return Self::Other;
         }
         let body = looked_at(response);
-        if let Some((_, page)) = WORDS.iter().find(|(word, _)| body.contains(word)) {
-            return *page;
-        }
-        // A short word that other pages use too.
-        if title(&body).is_some_and(|title| title.contains("Nerd")) {
-            Self::PerhapsNerd
-        } else {
-            Self::Shell
-        }
+        WORDS
+            .iter()
+            .find(|(word, _)| body.contains(word))
+            .map_or(Self::Shell, |(_, page)| *page)
     }
 }
 
@@ -81,7 +75,6 @@ impl Make {
         };
         Identification {
             driver: "asicrs".to_owned(),
-            scheme: "http".to_owned(),
             manufacturer: manufacturer.to_owned(),
             firmware: firmware.to_owned(),
             ..Identification::default()
@@ -212,7 +205,8 @@ mod tests {
                 Page::Named(Make::SealMiner),
             ),
             ("200 OK", "<title>AxeOS</title>", Page::AxeOs),
-            ("200 OK", "<title>NerdQAxe</title>", Page::PerhapsNerd),
+            ("200 OK", "<title>AxeOs</title>", Page::AxeOs),
+            ("200 OK", "<title>Nerd*axe Dashboard</title>", Page::Shell),
             ("200 OK", "<p>fonts by Nerd Fonts</p>", Page::Shell),
             (
                 "200 OK",

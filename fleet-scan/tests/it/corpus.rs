@@ -14,3 +14,13 @@ fn every_known_cgminer_reply_is_read_or_refused() {
 fn every_known_http_response_is_read_or_refused() {
     replay("http_response", fleet_scan::fuzz::http_response);
 }
+
+#[test]
+fn every_known_device_json_is_read_or_refused() {
+    replay("device_json", fleet_scan::fuzz::device_json);
+}
+
+#[test]
+fn every_known_login_challenge_is_answered_or_refused() {
+    replay("login_challenge", fleet_scan::fuzz::login_challenge);
+}

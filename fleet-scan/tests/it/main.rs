@@ -7,7 +7,9 @@ mod identification;
 mod names;
 mod pairing;
 mod politeness;
+mod recorded;
 mod stopping;
+mod strangers;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

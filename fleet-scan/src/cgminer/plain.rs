@@ -1,0 +1,117 @@
+//! Reads the API's older form, `STATUS=S,Code=22,Msg=CGMiner versions|VERSION,CGMiner=4.11.1,API=3.7|`, which some
+//! devices use for whatever they are asked, into the shape of its JSON. Pure and bounded by its input.
+
+use serde_json::{Map, Value};
+
+/// How such a reply begins.
+const START: &[u8] = b"STATUS=";
+
+/// Sections of one reply that are read. Real ones have one a hash board, and a few.
+const SECTIONS: usize = 32;
+
+/// Fields of one section that are read.
+const FIELDS: usize = 128;
+
+pub(super) fn is_one(bytes: &[u8]) -> bool {
+    bytes.starts_with(START)
+}
+
+/// Whether the reply is whole, as far as its closing NUL tells; not all firmware sends one.
+pub(super) fn is_complete(bytes: &[u8]) -> bool {
+    bytes.last() == Some(&0)
+}
+
+/// The sections as lists of objects, by their names: what is said in `VERSION,A=1|` stands in `VERSION[0].A`. What
+/// was cut off is left out, since half a model name is another model.
+pub(super) fn parse(bytes: &[u8]) -> Option<Value> {
+    let text = String::from_utf8_lossy(bytes);
+    let (whole, _) = text.rsplit_once('|')?;
+    let mut reply = Map::new();
+    for section in whole.split('|').take(SECTIONS) {
+        let (name, fields) = self::section(section);
+        if name.is_empty() {
+            continue;
+        }
+        let list = reply
+            .entry(name)
+            .or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(list) = list {
+            list.push(Value::Object(fields));
+        }
+    }
+    Some(Value::Object(reply))
+}
+
+/// A section is named by its first field, which may have a value of its own (`STATUS=S`, `DEVDETAILS=0`).
+fn section(text: &str) -> (String, Map<String, Value>) {
+    let mut fields: Vec<(&str, String)> = Vec::new();
+    for piece in text
+        .trim_matches(['\0', ' ', '\r', '\n'])
+        .split(',')
+        .take(FIELDS)
+    {
+        match (piece.split_once('='), fields.last_mut()) {
+            (Some((name, value)), _) => fields.push((name.trim(), value.to_owned())),
+            (None, None) => fields.push((piece.trim(), String::new())),
+            // A comma within a value.
+            (None, Some((_, value))) => {
+                value.push(',');
+                value.push_str(piece);
+            }
+        }
+    }
+    let name = fields.first().map(|(name, _)| (*name).to_owned());
+    let fields = fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), Value::String(value)))
+        .collect();
+    (name.unwrap_or_default(), fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn sections_become_lists_of_objects() {
+        for (text, expected) in [
+            (
+                "STATUS=S,Code=22,Msg=CGMiner versions|VERSION,API=3.7,PROD=Avalon Mini3|\0",
+                json!({
+                    "STATUS": [{"STATUS": "S", "Code": "22", "Msg": "CGMiner versions"}],
+                    "VERSION": [{"VERSION": "", "API": "3.7", "PROD": "Avalon Mini3"}],
+                }),
+            ),
+            (
+                "STATUS=S|DEVDETAILS=0,Name=A|DEVDETAILS=1,Name=B|",
+                json!({
+                    "STATUS": [{"STATUS": "S"}],
+                    "DEVDETAILS": [{"DEVDETAILS": "0", "Name": "A"}, {"DEVDETAILS": "1", "Name": "B"}],
+                }),
+            ),
+            (
+                "STATUS=E,Msg=no, not this|VERSION,PROD=Avalon Mi",
+                json!({"STATUS": [{"STATUS": "E", "Msg": "no, not this"}]}),
+            ),
+        ] {
+            assert_eq!(parse(text.as_bytes()), Some(expected), "{text}");
+        }
+        assert_eq!(parse(b"STATUS=S,Code=22"), None);
+        assert!(is_one(b"STATUS=S|") && !is_one(b"{\"STATUS\":1}"));
+        assert!(is_complete(b"STATUS=S|\0") && !is_complete(b"STATUS=S|"));
+    }
+
+    proptest! {
+        #![proptest_config(fleet_core::regressions!("cgminer-plain"))]
+
+        #[test]
+        fn no_reply_panics_or_grows(text in "STATUS=([A-Z]{0,3}[,|=]\\PC{0,20}){0,60}") {
+            if let Some(value) = parse(text.as_bytes()) {
+                prop_assert!(value.as_object().is_some_and(|sections| sections.len() <= SECTIONS));
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! One connection to a device, plain or under TLS.
+//!
+//! **No certificate is verified**: devices sign theirs themselves, so that one proves nothing, and nothing secret is
+//! sent through a [`Line`]. TLS serves to ask those that speak nothing else. rustls bounds a handshake (64 KiB a
+//! message), the caller its time.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
+
+use fleet_core::Endpoint;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientConfig, Resumption};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::FIRST_WORDS;
+
+#[derive(Debug)]
+pub(super) enum Line {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<Overheard>>),
+}
+
+/// Why a handshake came to nothing.
+#[derive(Debug)]
+pub(super) struct NoTls {
+    pub(super) error: io::Error,
+    /// What the device said instead, its first bytes.
+    pub(super) said: Vec<u8>,
+}
+
+impl Line {
+    /// Shakes hands, unless that was done.
+    ///
+    /// # Errors
+    /// [`NoTls`] when the device does not speak it, or no version or cipher that is still fit for use.
+    pub(super) async fn encrypted(self, endpoint: Endpoint) -> Result<Self, NoTls> {
+        let stream = match self {
+            Self::Tls(_) => return Ok(self),
+            Self::Plain(stream) => stream,
+        };
+        let Some(config) = CONFIG.as_ref() else {
+            return Err(NoTls {
+                error: io::ErrorKind::Unsupported.into(),
+                said: Vec::new(),
+            });
+        };
+        let overheard = Overheard {
+            stream,
+            first: Vec::new(),
+        };
+        let name = ServerName::IpAddress(endpoint.ip.into());
+        let connecting = TlsConnector::from(Arc::clone(config)).connect(name, overheard);
+        match connecting.into_fallible().await {
+            Ok(stream) => Ok(Self::Tls(Box::new(stream))),
+            Err((error, overheard)) => Err(NoTls {
+                error,
+                said: overheard.first,
+            }),
+        }
+    }
+
+    pub(super) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.write_all(bytes).await,
+            Self::Tls(stream) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await
+            }
+        }
+    }
+
+    pub(super) async fn read(&mut self, block: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(block).await,
+            // Devices close without saying so in TLS; what they said before is whole or not by its own framing.
+            Self::Tls(stream) => match stream.read(block).await {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+                outcome => outcome,
+            },
+        }
+    }
+}
+
+/// A connection whose first bytes are kept.
+#[derive(Debug)]
+pub(super) struct Overheard {
+    stream: TcpStream,
+    first: Vec<u8>,
+}
+
+impl AsyncRead for Overheard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        block: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = block.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, block);
+        let room = FIRST_WORDS.saturating_sub(self.first.len());
+        self.first
+            .extend(block.filled().iter().skip(before).take(room));
+        polled
+    }
+}
+
+impl AsyncWrite for Overheard {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// One for the process: no sessions are kept in it, so that it does not grow with the devices. None is unheard of:
+/// the versions are those that the provider has.
+static CONFIG: LazyLock<Option<Arc<ClientConfig>>> = LazyLock::new(|| {
+    let provider = Arc::new(ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .ok()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody { provider }))
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    config.enable_sni = false;
+    Some(Arc::new(config))
+});
+
+/// Takes every certificate.
+#[derive(Debug)]
+struct Anybody {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

@@ -1,0 +1,160 @@
+//! What hosts say that are no known device reaches the operator: cut, escaped, once, with the place.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_core::{AddressPolicy, Port, TargetOutcome};
+use fleet_scan::{
+    CgminerDriver, Driver, DriverSet, EpicDriver, Guard, HttpDriver, HttpsDriver, ScanEvent,
+    ScanJob, ScanSummary, Scanner,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::{quick, scan};
+
+/// No driver claims it, so that all are asked.
+const ANYBODYS: u16 = 14_022;
+const HTTPS: u16 = 14_445;
+
+/// Hosts that say the same to everybody, before they are asked.
+async fn speakers(test: u8, port: u16, said: &[Vec<u8>]) -> JoinSet<()> {
+    let mut speaking = JoinSet::new();
+    for (host, said) in (1..).zip(said.iter().cloned()) {
+        let listener = TcpListener::bind((Ipv4Addr::new(127, 92, test, host), port))
+            .await
+            .expect("a free port");
+        speaking.spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let said = said.clone();
+                tokio::spawn(async move {
+                    // Whoever has heard enough hangs up.
+                    let _ = stream.write_all(&said).await;
+                    let _ = stream.shutdown().await;
+                    let _ = stream.read_to_end(&mut Vec::new()).await;
+                });
+            }
+        });
+    }
+    speaking
+}
+
+async fn scan_all(test: u8, port: u16, hosts: u8) -> (ScanSummary, Vec<ScanEvent>) {
+    let drivers: Vec<Arc<dyn Driver>> = vec![
+        Arc::new(HttpDriver::new()),
+        Arc::new(CgminerDriver::new()),
+        Arc::new(EpicDriver::new()),
+        Arc::new(HttpsDriver::on(Port::new(HTTPS).into_iter().collect())),
+    ];
+    let scanner = Scanner::new(quick(), Arc::new(DriverSet::new(drivers).expect("a set")));
+    let job = ScanJob {
+        ports: Port::new(port).into_iter().collect(),
+        guard: Guard::policy(AddressPolicy::DEMO),
+        budget: Duration::from_secs(60),
+        ..ScanJob::new(
+            (1..=hosts)
+                .map(|host| [127, 92, test, host].into())
+                .collect(),
+        )
+    };
+    let (summary, found, events) = scan(&scanner, job).await;
+    assert!(found.is_empty(), "{found:?}");
+    assert_eq!(
+        summary.count(TargetOutcome::Unidentified),
+        u64::from(hosts),
+        "{summary:?}"
+    );
+    (summary, events)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_unknown_host_said_first_is_told_at_once_and_in_the_end() {
+    let said: Vec<(Vec<u8>, &str)> = vec![
+        (
+            b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n".to_vec(),
+            r"said `SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n`: 127.92.1.1:14022",
+        ),
+        (
+            b"220 printer FTP server \x1b[31mready\x00\xff\n".to_vec(),
+            r"said `220 printer FTP server \x1b[31mready\x00\xff\n`: 127.92.1.2:14022",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nServer: Boa\r\nContent-Length: 30\r\n\r\n<title>Boiler \xe2\x99\xa8 7</title><p>".to_vec(),
+            r"said `HTTP 200, server Boa, title Boiler \xe2\x99\xa8 7`: 127.92.1.3:14022",
+        ),
+        (
+            b"{\"STATUS\":[{\"STATUS\":\"S\",\"Description\":\"sgminer 5.6.1\"}],\"id\":1}\0".to_vec(),
+            "said `CGMiner API, sgminer 5.6.1`: 127.92.1.4:14022",
+        ),
+        (vec![], "answered and said nothing: 127.92.1.5:14022"),
+        // Without end as far as anybody reads.
+        (
+            vec![b'A'; 200_000],
+            "said `AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA`: 127.92.1.6:14022",
+        ),
+    ];
+    let bytes: Vec<Vec<u8>> = said.iter().map(|(bytes, _)| bytes.clone()).collect();
+    let _speaking = speakers(1, ANYBODYS, &bytes).await;
+    let (summary, events) = scan_all(1, ANYBODYS, said.len() as u8).await;
+    let told: Vec<&String> = events
+        .iter()
+        .filter_map(|event| match event {
+            ScanEvent::Note(text) => Some(text),
+            ScanEvent::Found(_) | ScanEvent::Progress(_) => None,
+        })
+        .collect();
+    for (_, expected) in said {
+        for texts in [summary.notes.iter().collect(), told.clone()] {
+            assert!(
+                texts.iter().any(|text: &&String| text.contains(expected)),
+                "{expected}: {texts:#?}"
+            );
+        }
+    }
+    assert!(
+        summary
+            .notes
+            .iter()
+            .all(|note| note.is_ascii() && note.len() <= 512)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_speaks_no_tls_is_told_by_what_it_said_instead() {
+    let said = [
+        b"SSH-2.0-dropbear\r\n".to_vec(),
+        // An alert: handshake failure.
+        vec![0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28],
+    ];
+    let _speaking = speakers(2, HTTPS, &said).await;
+    let (summary, _) = scan_all(2, HTTPS, 2).await;
+    for expected in [
+        r"said `SSH-2.0-dropbear\r\n`: 127.92.2.1:14445",
+        r"said `\x15\x03\x01\x00\x02\x02(`: 127.92.2.2:14445",
+    ] {
+        assert!(
+            summary.notes.iter().any(|note| note.contains(expected)),
+            "{expected}: {:#?}",
+            summary.notes
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_who_say_the_same_are_one_line() {
+    let said = vec![b"SSH-2.0-dropbear\r\n".to_vec(); 60];
+    let _speaking = speakers(3, ANYBODYS, &said).await;
+    let (summary, events) = scan_all(3, ANYBODYS, 60).await;
+    assert_eq!(summary.notes.len(), 1, "{:#?}", summary.notes);
+    assert!(
+        summary.notes[0].contains("(60 hosts): 127.92.3."),
+        "{:?}",
+        summary.notes
+    );
+    let told = events
+        .iter()
+        .filter(|event| matches!(event, ScanEvent::Note(_)));
+    assert_eq!(told.count(), 1);
+}
