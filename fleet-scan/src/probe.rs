@@ -60,9 +60,21 @@ impl<'a> Probe<'a> {
         options: &ScanOptions,
     ) -> Self {
         Self {
+            stream: Some(stream),
+            ..Self::unconnected(dialler, endpoint, options)
+        }
+    }
+
+    /// Without a connection: the first request opens one.
+    pub(crate) fn unconnected(
+        dialler: &'a Dialler,
+        endpoint: Endpoint,
+        options: &ScanOptions,
+    ) -> Self {
+        Self {
             dialler,
             endpoint,
-            stream: Some(stream),
+            stream: None,
             requests: 0,
             reply_timeout: options.reply_timeout,
             reply_bytes: options.reply_bytes,
