@@ -7,7 +7,7 @@ use fleet_scan::{Identification, Login};
 use fleet_wire::{
     Code, Empty, Protocol, RpcError,
     client::{CallOptions, Channel, ChannelConfig, ChannelError},
-    plugin::{GrpcControllerClient, GrpcStdioClient, StdioData},
+    plugin::{GrpcControllerClient, GrpcStdioClient},
     sdk::{
         DeviceInfo, DiscoverDeviceRequest, DriverClient, PairDeviceRequest, SecretBundle,
         UsernamePassword, secret_bundle::Kind,
@@ -24,7 +24,7 @@ const ANSWER: usize = 64 * 1_024;
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
 /// A plugin that serves.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Live {
     /// The name of its driver, as it may be reported.
     pub(crate) driver: Arc<str>,
@@ -124,20 +124,20 @@ impl Live {
     /// # Errors
     ///
     /// What the plugin answered: UNIMPLEMENTED from those that know no such request.
-    pub(crate) async fn shut_down(self, most: Duration) -> Result<(), RpcError> {
-        let controller = GrpcControllerClient::new(self.channel);
+    pub(crate) async fn shut_down(&self, most: Duration) -> Result<(), RpcError> {
+        let controller = GrpcControllerClient::new(self.channel.clone());
         let options = CallOptions::new().timeout(most);
         controller.shutdown(&Empty {}, options).await.map(|_| ())
     }
 
     /// Hands on what the plugin prints through gRPC, until it ends; at once where it does not do that.
-    pub(crate) async fn read_prints(self, mut each: impl FnMut(StdioData)) {
-        let stdio = GrpcStdioClient::new(self.channel);
+    pub(crate) async fn read_prints(&self, mut each: impl FnMut(&[u8])) {
+        let stdio = GrpcStdioClient::new(self.channel.clone());
         let Ok(mut prints) = stdio.stream_stdio(&Empty {}, CallOptions::new()).await else {
             return;
         };
         while let Ok(Some(data)) = prints.message().await {
-            each(data);
+            each(&data.data);
         }
     }
 }

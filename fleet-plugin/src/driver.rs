@@ -76,11 +76,11 @@ impl PluginDriver {
                     device: Box::new(self.identification(&live, &said)),
                 })
             }
-            Err(error) => match error.code {
-                Code::Unauthenticated | Code::PermissionDenied => Ok(Authenticated::Refused),
-                Code::Unimplemented => Ok(Authenticated::Unsupported),
-                _ => self.judge(&live, error).await.and(Err(nothing())),
-            },
+            Err(error) if matches!(error.code, Code::Unauthenticated | Code::PermissionDenied) => {
+                Ok(Authenticated::Refused)
+            }
+            Err(error) if error.code == Code::Unimplemented => Ok(Authenticated::Unsupported),
+            Err(error) => self.judge(&live, error).await.and(Err(nothing())),
         }
     }
 
@@ -101,17 +101,18 @@ impl PluginDriver {
             return unusable("crashed".to_owned());
         }
         self.plugin.heard();
-        let message = answer::error(&error.message);
-        match error.code {
-            Code::NotFound | Code::Unimplemented => Ok(Answer::Foreign),
-            Code::Unauthenticated => Ok(Answer::Stranger {
-                evidence: format!("plugin {}: it wants a login", self.plugin.name()),
-            }),
-            // Answers that are too large or do not decode.
-            Code::Internal | Code::ResourceExhausted => {
-                unusable(format!("gave a bad answer ({})", error.code))
-            }
-            code => Err(DriverError::Protocol(format!("{code}: {message}"))),
+        let RpcError { code, message, .. } = error;
+        if matches!(code, Code::NotFound | Code::Unimplemented) {
+            Ok(Answer::Foreign)
+        } else if code == Code::Unauthenticated {
+            let evidence = format!("plugin {}: it wants a login", self.plugin.name());
+            Ok(Answer::Stranger { evidence })
+        } else if matches!(code, Code::Internal | Code::ResourceExhausted) {
+            // Too large, or no message.
+            unusable(format!("gave a bad answer ({code})"))
+        } else {
+            let message = answer::error(&message);
+            Err(DriverError::Protocol(format!("{code}: {message}")))
         }
     }
 }

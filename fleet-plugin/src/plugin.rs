@@ -57,7 +57,7 @@ pub(crate) struct Plugin {
 #[derive(Clone, Debug)]
 enum Status {
     Starting,
-    Serving(Live),
+    Serving(Arc<Live>),
     /// Why.
     Down(String),
     Stopped,
@@ -84,14 +84,14 @@ impl Plugin {
     /// # Errors
     ///
     /// Why it cannot be asked, in words that follow its name.
-    pub(crate) fn live(&self) -> Result<Live, String> {
+    pub(crate) fn live(&self) -> Result<Arc<Live>, String> {
         match &*self.status.borrow() {
             Status::Serving(live) => match self.names.owner(&live.driver) {
                 Some(owner) if owner != self.name => Err(format!(
                     "is not asked: plugin {owner} has the driver name `{}` too, remove one of them",
                     live.driver
                 )),
-                _ => Ok(live.clone()),
+                _ => Ok(Arc::clone(live)),
             },
             Status::Starting => Err("is not up yet".to_owned()),
             Status::Down(why) => Err(format!("is down: {why}")),
@@ -131,7 +131,7 @@ impl Plugin {
         self.status.send_replace(status);
     }
 
-    fn serves(&self, live: Live) {
+    fn serves(&self, live: Arc<Live>) {
         self.names.claim(&live.driver, &self.name);
         self.heard();
         *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = live.ports.clone();
@@ -229,9 +229,9 @@ pub(crate) async fn run(
 /// A process with what is going on around it.
 struct Body {
     process: Process,
-    greeting: Option<AbortOnDropHandle<Result<Live, String>>>,
+    greeting: Option<AbortOnDropHandle<Result<Arc<Live>, String>>>,
     shutdown: Option<AbortOnDropHandle<Result<(), RpcError>>>,
-    live: Option<Live>,
+    live: Option<Arc<Live>>,
     prints: JoinSet<()>,
     last_line: LastLine,
 }
@@ -240,7 +240,7 @@ type LastLine = Arc<Mutex<String>>;
 
 enum News {
     Ended(String),
-    Greeted(Result<Live, String>),
+    Greeted(Result<Arc<Live>, String>),
     ShutDown(Result<(), RpcError>),
 }
 
@@ -289,7 +289,7 @@ impl Body {
                 return pending().await;
             };
             let address = address(&first).map_err(|error| error.to_string())?;
-            Live::greet(&address).await
+            Live::greet(&address).await.map(Arc::new)
         });
         Self {
             process,
@@ -301,19 +301,20 @@ impl Body {
         }
     }
 
-    fn serves(&mut self, plugin: &Plugin, live: &Live) {
+    fn serves(&mut self, plugin: &Plugin, live: &Arc<Live>) {
         let mut log = Log::new(plugin, "grpc", None);
         let mut lines = Lines::new(handshake::LINE);
-        let reading = live
-            .clone()
-            .read_prints(move |data| lines.push(&data.data, |line| log.print(&line)));
-        self.prints.spawn(reading);
-        self.live = Some(live.clone());
+        let served = Arc::clone(live);
+        self.prints.spawn(async move {
+            let print = |data: &[u8]| lines.push(data, |line| log.print(&line));
+            served.read_prints(print).await;
+        });
+        self.live = Some(Arc::clone(live));
     }
 
     fn shut_down(&mut self, most: Duration) {
         if let Some(live) = self.live.take() {
-            let asking = tokio::spawn(live.shut_down(most));
+            let asking = tokio::spawn(async move { live.shut_down(most).await });
             self.shutdown = Some(AbortOnDropHandle::new(asking));
         }
     }
