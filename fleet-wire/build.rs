@@ -10,8 +10,11 @@ use prost_build::{Config, Method, Service, ServiceGenerator};
 use prost_types::FileDescriptorSet;
 use prost_types::method_options::IdempotencyLevel;
 
+/// What plugins are asked is compiled apart: no server of ours serves it or shows it in its reflection.
+const PLUGIN: &str = "proto-plugin";
+
 /// Messages that carry secrets: their `Debug` is written by hand and shows none.
-const SECRET: [&str; 14] = [
+const SECRET: [&str; 15] = [
     ".fleetnodegateway.v1.RegisterRequest",
     ".fleetnodegateway.v1.BeginAuthHandshakeRequest",
     ".fleetnodegateway.v1.CompleteAuthHandshakeRequest",
@@ -26,28 +29,13 @@ const SECRET: [&str; 14] = [
     ".fleet.v1.CreateOperatorResponse",
     ".fleet.v1.ResetOperatorPasswordResponse",
     ".fleet.v1.ChangePasswordRequest",
+    ".sdk.v1.UsernamePassword",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    let mut files = Vec::new();
-    definitions(Path::new("proto"), &mut files)?;
-    files.sort();
-
-    let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).open_files(&files)?;
-    let encoded = compiler.encode_file_descriptor_set();
+    let encoded = compile("proto")?;
     std::fs::write(out.join("descriptors.bin"), &encoded)?;
-
-    Config::new()
-        .bytes(["."])
-        .skip_debug(SECRET)
-        .compile_well_known_types()
-        .extern_path(".google.protobuf", "::pbjson_types")
-        .service_generator(Box::new(Services))
-        .compile_fds(generated(FileDescriptorSet::decode(encoded.as_slice())?))?;
-
     let packages = [
         "common",
         "fleet",
@@ -57,10 +45,34 @@ fn main() -> Result<(), Box<dyn Error>> {
         "google.rpc",
         "minercommand",
         "pairing",
-    ]
-    .map(|p| format!(".{p}"));
+    ];
+    generate(&encoded, &packages, true)?;
+    generate(&compile(PLUGIN)?, &["sdk", "plugin"], false)
+}
+
+/// Every definition below a folder, as an encoded set of descriptors.
+fn compile(folder: &str) -> Result<Vec<u8>, Box<dyn Error>> {
+    println!("cargo:rerun-if-changed={folder}");
+    let mut files = Vec::new();
+    definitions(Path::new(folder), &mut files)?;
+    files.sort();
+    let mut compiler = protox::Compiler::new([folder])?;
+    compiler.include_imports(true).open_files(&files)?;
+    Ok(compiler.encode_file_descriptor_set())
+}
+
+/// Messages, services, and the JSON form of the messages of `packages`.
+fn generate(encoded: &[u8], packages: &[&str], served: bool) -> Result<(), Box<dyn Error>> {
+    Config::new()
+        .bytes(["."])
+        .skip_debug(SECRET)
+        .compile_well_known_types()
+        .extern_path(".google.protobuf", "::pbjson_types")
+        .service_generator(Box::new(Services { served }))
+        .compile_fds(generated(FileDescriptorSet::decode(encoded)?))?;
+    let packages: Vec<String> = packages.iter().map(|p| format!(".{p}")).collect();
     pbjson_build::Builder::new()
-        .register_descriptors(&encoded)?
+        .register_descriptors(encoded)?
         .extern_path(".google.protobuf", "::pbjson_types")
         .ignore_unknown_fields()
         .build(&packages)?;
@@ -86,13 +98,19 @@ fn definitions(dir: &Path, into: &mut Vec<PathBuf>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Emits the trait, the server and the client of a service.
-struct Services;
+/// Emits the client of a service and, where one of ours serves it, the trait and the server.
+struct Services {
+    served: bool,
+}
 
 impl ServiceGenerator for Services {
     fn generate(&mut self, service: Service, buf: &mut String) {
-        emit_trait(&service, buf)
-            .and_then(|()| emit_server(&service, buf))
+        let served = if self.served {
+            emit_trait(&service, buf).and_then(|()| emit_server(&service, buf))
+        } else {
+            Ok(())
+        };
+        served
             .and_then(|()| emit_client(&service, buf))
             .expect("writing to a String cannot fail");
     }

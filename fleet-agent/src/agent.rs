@@ -34,7 +34,7 @@ pub struct AgentOptions {
     pub site: SitePolicy,
     /// How it treats the network.
     pub scan: ScanOptions,
-    /// The drivers that name devices.
+    /// The drivers that name devices. The default ports of external ones are announced as they are when a stream opens.
     pub drivers: Arc<DriverSet>,
     /// What says which addresses a host name has.
     pub resolver: Arc<dyn Resolver>,

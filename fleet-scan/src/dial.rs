@@ -109,6 +109,15 @@ impl Dialler {
         }
     }
 
+    /// Takes a turn for somebody who dials by himself.
+    ///
+    /// # Errors
+    /// The reason why the endpoint must not be dialled.
+    pub(crate) async fn lend_turn(&self, endpoint: Endpoint) -> Result<(), String> {
+        self.pace.take().await;
+        self.check(endpoint)
+    }
+
     /// Goes at half the pace for a while. The new rate, if this changed it.
     pub(crate) fn slow_down(&self) -> Option<u32> {
         self.pace.slow_down()

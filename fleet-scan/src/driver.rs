@@ -25,8 +25,22 @@ pub trait Driver: Send + Sync {
     /// The ports at which its devices listen. It is asked at these, and at ports that no driver claims.
     fn default_ports(&self) -> Vec<Port>;
 
-    /// Whose word counts when several ports of one address are named: the highest.
+    /// Whose word counts when several ports of one address are named: the highest. Among external drivers the order
+    /// of the set decides.
     fn precedence(&self) -> u8;
+
+    /// Whether it dials by itself, over connections that no [`Probe`] bounds. Such a driver is asked last: about hosts
+    /// that no other driver named on any port, one question at a time a host, at its own ports and at those that
+    /// were asked for by number. It bounds its answers in time and size itself.
+    fn is_external(&self) -> bool {
+        false
+    }
+
+    /// Why it cannot be asked at present, in a few words that are the same for the same reason; none when it works.
+    /// A scan that begins meanwhile says so and is not complete.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 
     /// Asks the device. Dropped when the scan ends or the time for the port is over, so it must be cancel-safe in
     /// the sense that a dropped call leaves nothing behind.
@@ -114,6 +128,9 @@ pub enum DriverError {
     /// The reply breaks the driver's protocol; the text says how.
     #[error("unexpected reply: {0}")]
     Protocol(String),
+    /// The driver itself could not work, in a few words that are the same for the same reason. The scan is not complete.
+    #[error("the driver {0}")]
+    Unusable(String),
 }
 
 /// The drivers of a scanner.
@@ -183,24 +200,52 @@ impl DriverSet {
         ports
     }
 
+    /// This set with more drivers behind those that it has.
+    ///
+    /// # Errors
+    /// [`DriverSetError`] as in [`DriverSet::new`].
+    pub fn with(
+        mut self,
+        more: impl IntoIterator<Item = Arc<dyn Driver>>,
+    ) -> Result<Self, DriverSetError> {
+        self.drivers.extend(more);
+        Self::new(self.drivers)
+    }
+
     /// Every driver, in the order of the set.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<dyn Driver>> {
         self.drivers.iter()
     }
 
-    /// Whom to ask at a port, in order: those that claim it, else all.
+    /// Whom to ask at a port at once, in order: those that claim it, else all; no external ones.
     pub(crate) fn at(&self, port: Port) -> Vec<Arc<dyn Driver>> {
-        let claimants: Vec<_> = self
-            .drivers
-            .iter()
+        let internal = || self.drivers.iter().filter(|driver| !driver.is_external());
+        let claimants: Vec<_> = internal()
             .filter(|driver| driver.default_ports().contains(&port))
             .cloned()
             .collect();
         if claimants.is_empty() {
-            self.drivers.clone()
+            internal().cloned().collect()
         } else {
             claimants
         }
+    }
+
+    /// Which external drivers to ask at a port, in order: those that claim it; all when it was asked for by number.
+    pub(crate) fn external_at(&self, port: Port, asked_for: bool) -> Vec<Arc<dyn Driver>> {
+        // Whatever is sent to a printer's raw port is printed.
+        if PRINTER_PORTS.contains(&port.number()) {
+            return Vec::new();
+        }
+        self.external()
+            .filter(|driver| asked_for || driver.default_ports().contains(&port))
+            .cloned()
+            .collect()
+    }
+
+    /// The external drivers, in the order of the set.
+    pub(crate) fn external(&self) -> impl Iterator<Item = &Arc<dyn Driver>> {
+        self.drivers.iter().filter(|driver| driver.is_external())
     }
 
     /// The highest precedence that an answer at a port can have.
@@ -226,6 +271,30 @@ mod tests {
     use super::*;
 
     struct Named(&'static str, u16);
+
+    /// The same, from outside.
+    struct Outside(&'static str, u16);
+
+    impl Driver for Outside {
+        fn name(&self) -> &str {
+            self.0
+        }
+        fn default_ports(&self) -> Vec<Port> {
+            Port::new(self.1).into_iter().collect()
+        }
+        fn precedence(&self) -> u8 {
+            0
+        }
+        fn is_external(&self) -> bool {
+            true
+        }
+        fn identify<'a>(
+            &'a self,
+            _: &'a mut Probe<'_>,
+        ) -> BoxFuture<'a, Result<Answer, DriverError>> {
+            Box::pin(async { Ok(Answer::Foreign) })
+        }
+    }
 
     impl Driver for Named {
         fn name(&self) -> &str {
@@ -293,6 +362,36 @@ mod tests {
             assert_eq!(set.precedence_at(port(number)), precedence, "{number}");
         }
         assert_eq!(set.default_ports(), [port(4028), port(443), port(80)]);
+    }
+
+    #[test]
+    fn external_drivers_are_asked_apart_at_their_own_ports_and_at_those_asked_for() {
+        let port = |number| Port::new(number).expect("a port");
+        let outside: Vec<Arc<dyn Driver>> =
+            vec![Arc::new(Outside("a", 443)), Arc::new(Outside("b", 80))];
+        let set = DriverSet::built_in().with(outside).expect("a set");
+        let names = |drivers: Vec<Arc<dyn Driver>>| {
+            let names = drivers.iter().map(|driver| driver.name().to_owned());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names(set.at(port(80))), ["http"]);
+        assert_eq!(names(set.at(port(443))), ["http", "cgminer"]);
+        for (number, asked_for, expected) in [
+            (443, false, vec!["a"]),
+            (80, false, vec!["b"]),
+            (4028, false, vec![]),
+            (4028, true, vec!["a", "b"]),
+            (9100, true, vec![]),
+        ] {
+            let asked = names(set.external_at(port(number), asked_for));
+            assert_eq!(asked, expected, "{number} {asked_for}");
+        }
+        assert_eq!(set.default_ports(), [4028, 80, 443].map(port));
+        let again: Vec<Arc<dyn Driver>> = vec![Arc::new(Outside("http", 1))];
+        assert_eq!(
+            DriverSet::built_in().with(again).map(|_| ()),
+            Err(DriverSetError::Duplicate("http".into()))
+        );
     }
 
     #[test]

@@ -35,7 +35,7 @@ use crate::job::{
 use crate::notes::Notes;
 
 use host::{Host, PortVerdict};
-use identify::{Identified, identify};
+use identify::{Identified, Trouble, identify, identify_outside};
 use onlink::Neighbour;
 use strangers::Strangers;
 use sweep::{Absence, Lease, Reach, Sweep, Swept};
@@ -79,6 +79,7 @@ impl Scanner {
         sink: mpsc::Sender<ScanEvent>,
         cancel: CancellationToken,
     ) -> Result<ScanSummary, ScanError> {
+        let asked_for = !job.ports.is_empty() && !job.ports_are_defaults;
         let ports = if job.ports.is_empty() {
             self.drivers.default_ports()
         } else {
@@ -105,6 +106,7 @@ impl Scanner {
         let mut scan = Scan {
             options: &self.options,
             drivers: &self.drivers,
+            asked_for,
             precedences: ports
                 .iter()
                 .map(|port| self.drivers.precedence_at(*port))
@@ -146,6 +148,11 @@ impl Scanner {
 
 /// How long a device without an identity of its own waits for the hardware address that answers for it.
 const IDENTITY_WAIT: Duration = Duration::from_secs(5);
+/// What drivers made of a port, or external ones of a host.
+enum Answered {
+    Port(u32, u8, Identified),
+    Outside(u32, Identified),
+}
 
 /// One running scan.
 struct Scan<'a> {
@@ -153,6 +160,8 @@ struct Scan<'a> {
     drivers: &'a DriverSet,
     targets: Arc<Targets>,
     ports: Arc<[Port]>,
+    /// The ports were asked for by number.
+    asked_for: bool,
     precedences: Vec<u8>,
     states: Vec<Host>,
     dialler: Arc<Dialler>,
@@ -164,7 +173,7 @@ struct Scan<'a> {
     neighbours: Option<BTreeMap<u32, Neighbour>>,
     /// Devices that wait for it, and since when.
     nameless: VecDeque<(Instant, u32, FoundDevice)>,
-    identifying: JoinSet<(u32, u8, Identified)>,
+    identifying: JoinSet<Answered>,
     notes: Notes,
     strangers: Strangers,
     done: u64,
@@ -178,6 +187,7 @@ impl Scan<'_> {
         let mut tick = interval(TELL_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let cancel = self.cancel.clone();
+        self.note_troubles().await;
         let mut sweep_goes_on = true;
         while self.interrupted.is_none() && (sweep_goes_on || !self.identifying.is_empty()) {
             tokio::select! {
@@ -189,8 +199,8 @@ impl Scan<'_> {
                     self.tell_progress(sweep_goes_on);
                 }
                 Some(identified) = self.identifying.join_next(), if !self.identifying.is_empty() => {
-                    if let Ok((host, port, identified)) = identified {
-                        self.identified(host, port, identified).await;
+                    if let Ok(answered) = identified {
+                        self.identified(answered).await;
                     }
                 }
                 told = swept.recv(), if sweep_goes_on => match told {
@@ -281,21 +291,40 @@ impl Scan<'_> {
         self.identifying.spawn(async move {
             let identified = asking.await;
             drop(lease);
-            (host, port, identified)
+            Answered::Port(host, port, identified)
         });
     }
 
-    async fn identified(&mut self, host: u32, port: u8, identified: Identified) {
-        let endpoint = self
-            .endpoint(host, port)
-            .map(|endpoint| endpoint.to_string())
-            .unwrap_or_default();
-        for driver in identified.crashed {
-            self.driver_crashes += 1;
-            self.note(&format!("driver {driver} crashed"), &endpoint)
-                .await;
+    async fn identified(&mut self, answered: Answered) {
+        match answered {
+            Answered::Port(host, port, Identified { verdict, troubles }) => {
+                self.note_crashes(troubles).await;
+                self.conclude(host, port, verdict).await;
+            }
+            Answered::Outside(host, Identified { verdict, troubles }) => {
+                self.note_crashes(troubles).await;
+                self.conclude_outside(host, verdict).await;
+            }
         }
-        self.conclude(host, port, identified.verdict).await;
+    }
+
+    async fn note_crashes(&mut self, troubles: Vec<Trouble>) {
+        for Trouble { kind, endpoint } in troubles {
+            self.driver_crashes += 1;
+            self.note(&kind, &endpoint.to_string()).await;
+        }
+    }
+
+    /// Tells of drivers that do not work as the scan begins: nothing may be asked of them later that would show it.
+    async fn note_troubles(&mut self) {
+        let drivers = self.drivers;
+        for driver in drivers.external() {
+            if let Some(trouble) = driver.trouble() {
+                self.driver_crashes += 1;
+                self.note(&identify::kind(driver.name(), &trouble), "")
+                    .await;
+            }
+        }
     }
 
     async fn conclude(&mut self, host: u32, port: u8, verdict: PortVerdict) {
@@ -303,16 +332,54 @@ impl Scan<'_> {
             return;
         };
         let devices = state.conclude(usize::from(port), verdict, &self.precedences);
-        let stranger = state
-            .stranger()
-            .map(|(port, words)| (port, words.to_owned()));
-        if state.is_done() {
-            self.done += 1;
-        }
+        let is_done = state.is_done();
         for device in devices {
             self.deliver_named(host, device).await;
         }
-        if let Some((port, words)) = stranger {
+        if is_done && !self.ask_outside(host) {
+            self.settle(host).await;
+        }
+    }
+
+    /// Hands a host that nobody named to the external drivers; whether there are any for it.
+    fn ask_outside(&mut self, host: u32) -> bool {
+        let Some(state) = self.states.get(host as usize) else {
+            return false;
+        };
+        let questions: Vec<_> = state
+            .unnamed()
+            .filter_map(|port| self.endpoint(host, port))
+            .map(|endpoint| {
+                let drivers = self.drivers.external_at(endpoint.port, self.asked_for);
+                (endpoint, drivers)
+            })
+            .filter(|(_, drivers)| !drivers.is_empty())
+            .collect();
+        if questions.is_empty() || self.interrupted.is_some() {
+            return false;
+        }
+        let (dialler, options) = (Arc::clone(&self.dialler), self.options.clone());
+        let asking = identify_outside(questions, dialler, options);
+        self.identifying
+            .spawn(async move { Answered::Outside(host, asking.await) });
+        true
+    }
+
+    async fn conclude_outside(&mut self, host: u32, verdict: PortVerdict) {
+        let Some(state) = self.states.get_mut(host as usize) else {
+            return;
+        };
+        for device in state.conclude_outside(verdict) {
+            self.deliver_named(host, device).await;
+        }
+        self.settle(host).await;
+    }
+
+    /// Nothing more will be learned of a host.
+    async fn settle(&mut self, host: u32) {
+        self.done += 1;
+        let stranger = self.states.get(host as usize).and_then(Host::stranger);
+        if let Some((port, words)) = stranger.map(|(port, words)| (port, words.to_owned())) {
             self.note_stranger(host, port as u8, &words).await;
         }
     }

@@ -53,6 +53,8 @@ pub struct ScanJob {
     pub targets: Vec<IpAddr>,
     /// The ports, at most 64; none means the drivers' default ports, printers' raw ports left out.
     pub ports: Vec<Port>,
+    /// Nobody asked for these ports by number, they are defaults: external drivers are asked at their own only.
+    pub ports_are_defaults: bool,
     /// What the scan may take; then it ends with what it has.
     pub budget: Duration,
     /// What may be dialled.
@@ -65,6 +67,7 @@ impl ScanJob {
         Self {
             targets,
             ports: Vec::new(),
+            ports_are_defaults: false,
             budget: COMMAND_BUDGET,
             guard: Guard::default(),
         }
@@ -143,7 +146,7 @@ pub struct ScanSummary {
     pub notes: Vec<String>,
     /// Why it ended before every target was tried, if it did.
     pub interrupted: Option<Interruption>,
-    /// How often a driver crashed.
+    /// How often a driver crashed or could not work.
     pub driver_crashes: u64,
 }
 

@@ -2,21 +2,20 @@
 //!
 //! [`Scanner`] runs a [`ScanJob`] and sends what it finds as [`ScanEvent`]s while it goes on; the [`ScanSummary`]
 //! says what became of every target. What is behind an open port is asked by [`Driver`]s; built in are the
-//! CGMiner API, HTTP with and without TLS, and ePIC's API, all read-only and without any login. Host names are pinned to addresses before a job is made,
+//! CGMiner API, HTTP with and without TLS, and ePIC's API, all read-only and without any login; others can be external,
+//! and are asked last. Host names are pinned to addresses before a job is made,
 //! by [`pin_names`]; a scan itself knows no names. [`Pairer`] tries logins, where an operator asks for it. Target grammar
 //! and plans are fleet-discovery's.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), fleet_scan::ScanError> {
 //! use std::{sync::Arc, time::Duration};
-//! use fleet_scan::{DriverSet, Guard, ScanEvent, ScanJob, ScanOptions, Scanner};
+//! use fleet_scan::{DriverSet, ScanEvent, ScanJob, ScanOptions, Scanner};
 //!
 //! let scanner = Scanner::new(ScanOptions::default(), Arc::new(DriverSet::built_in()));
 //! let job = ScanJob {
-//!     targets: (1..255).map(|host| [192, 168, 1, host].into()).collect(),
-//!     ports: Vec::new(),
 //!     budget: Duration::from_secs(60),
-//!     guard: Guard::default(),
+//!     ..ScanJob::new((1..255).map(|host| [192, 168, 1, host].into()).collect())
 //! };
 //! let (sink, mut events) = tokio::sync::mpsc::channel(64);
 //! let scan = tokio::spawn(async move { scanner.run(job, sink, Default::default()).await });

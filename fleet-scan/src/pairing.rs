@@ -150,11 +150,27 @@ impl Pairer {
         for driver in self.drivers.at(endpoint.port) {
             match driver.identify(&mut probe).await {
                 Ok(Answer::Named(device)) => return Ok(Some(*device)),
-                Ok(Answer::Stranger { .. }) => return Ok(None),
+                Ok(Answer::Stranger { .. }) => {
+                    failed = None;
+                    probe.close();
+                    break;
+                }
                 Ok(Answer::Foreign) => {}
                 Err(error) => failed = Some(error),
             }
             probe.start_over();
+        }
+        // The server names the endpoint of a device that was found, so that every external driver may be asked.
+        for driver in self.drivers.external_at(endpoint.port, true) {
+            self.dialler
+                .lend_turn(endpoint)
+                .await
+                .map_err(DriverError::Forbidden)?;
+            match driver.identify(&mut probe).await {
+                Ok(Answer::Named(device)) => return Ok(Some(*device)),
+                Ok(Answer::Stranger { .. } | Answer::Foreign) => {}
+                Err(error) => failed = Some(error),
+            }
         }
         failed.map_or(Ok(None), Err)
     }

@@ -68,9 +68,21 @@ impl<'a> Probe<'a> {
         options: &ScanOptions,
     ) -> Self {
         Self {
+            line: Some(Line::Plain(stream)),
+            ..Self::unconnected(dialler, endpoint, options)
+        }
+    }
+
+    /// Without a connection: the first request opens one.
+    pub(crate) fn unconnected(
+        dialler: &'a Dialler,
+        endpoint: Endpoint,
+        options: &ScanOptions,
+    ) -> Self {
+        Self {
             dialler,
             endpoint,
-            line: Some(Line::Plain(stream)),
+            line: None,
             encrypts: false,
             requests: 0,
             reply_timeout: options.reply_timeout,

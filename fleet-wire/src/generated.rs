@@ -54,3 +54,13 @@ pub(crate) mod pairing {
         package!("pairing.v1");
     }
 }
+pub(crate) mod go_plugin {
+    pub mod plugin {
+        package!("plugin");
+    }
+}
+pub(crate) mod sdk {
+    pub mod v1 {
+        package!("sdk.v1");
+    }
+}

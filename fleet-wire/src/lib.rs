@@ -28,13 +28,15 @@ pub use generated::fleet::v1 as fleet;
 pub use generated::fleetmanagement::v1 as fleetmanagement;
 pub use generated::fleetnodeadmin::v1 as admin;
 pub use generated::fleetnodegateway::v1 as gateway;
+pub use generated::go_plugin::plugin;
 pub use generated::google::rpc as google_rpc;
 pub use generated::minercommand::v1 as minercommand;
 pub use generated::pairing::v1 as pairing;
+pub use generated::sdk::v1 as sdk;
 pub use method::{Method, MethodKind, methods};
 
-/// The protobuf timestamp and duration that the messages use, and the trait that encodes them.
-pub use pbjson_types::{Duration, Timestamp};
+/// The well-known messages that the definitions use, and the trait that encodes them.
+pub use pbjson_types::{Duration, Empty, Timestamp};
 pub use prost::Message;
 
 /// Every definition, imports included, as an encoded `google.protobuf.FileDescriptorSet`.

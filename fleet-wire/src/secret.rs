@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::generated::{
     fleet::v1 as fleet, fleetnodeadmin::v1 as admin, fleetnodegateway::v1 as gateway,
-    pairing::v1 as pairing,
+    pairing::v1 as pairing, sdk::v1 as sdk,
 };
 
 /// Stands for a secret: shows how long it is.
@@ -75,6 +75,7 @@ debug!(
     [],
     [current_password, new_password]
 );
+debug!(sdk::UsernamePassword, [], [username, password]);
 
 impl fmt::Debug for pairing::Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -60,10 +60,10 @@ impl Prober for Engine {
         Box::pin(async move {
             let leave = order.leave;
             let job = ScanJob {
-                targets: order.addresses,
                 ports: order.ports,
                 budget: order.budget,
                 guard: Guard::new(move |endpoint| leave.check(endpoint)),
+                ..ScanJob::new(order.addresses)
             };
             let (sink, mut told) = mpsc::channel(SINK);
             let forward = async {

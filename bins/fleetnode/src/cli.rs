@@ -1,6 +1,7 @@
 //! The command line. What its values mean is decided here, what is done with them elsewhere.
 
 use std::{
+    ffi::OsString,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
@@ -18,6 +19,9 @@ use crate::exit::Usage;
 const LEAST_TARGETS: i64 = STOCK_COMMAND_TARGETS as i64;
 /// Targets that a server puts into one command at the most.
 const MOST_TARGETS: u32 = COMMAND_TARGETS as u32;
+
+/// The command that a plugin runs under.
+pub(crate) const GUARD: &str = "plugin-guard";
 
 /// The fleet node: runs beside the devices, dials out to its server, scans when asked.
 #[derive(Debug, Parser)]
@@ -53,6 +57,12 @@ pub(crate) enum Command {
     Refresh,
     /// Runs the node until SIGTERM or SIGINT; a second signal ends it at once.
     Run(RunArgs),
+    /// Runs a plugin that must not outlive the node. The node calls it.
+    #[command(name = GUARD, hide = true)]
+    PluginGuard {
+        /// The plugin.
+        program: PathBuf,
+    },
     /// Prints a completion script for a shell.
     Completions {
         /// The shell.
@@ -128,6 +138,14 @@ pub(crate) struct RunArgs {
     /// Targets to take in one command, 1024 to 16384: a scan that is interrupted repeats at most one command.
     #[arg(long, value_name = "N", default_value_t = MOST_TARGETS, value_parser = clap::value_parser!(u32).range(LEAST_TARGETS..=i64::from(MOST_TARGETS)))]
     pub(crate) max_targets: u32,
+    /// Run the driver plugins in this folder; only root and this user may be able to change it [default: `plugins` beside
+    /// this program, if there is such a folder]
+    #[arg(long, env = "FLEETNODE_PLUGIN_DIR", value_name = "DIR")]
+    pub(crate) plugin_dir: Option<PathBuf>,
+    /// Let plugins see this variable of the environment too, such as RUST_LOG; may be repeated. They see PATH, HOME, the
+    /// language and what their protocol needs.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) plugin_env: Vec<OsString>,
     /// For demonstrations and tests only: also scan simulated devices on this machine's loopback addresses.
     #[arg(long, hide_short_help = true)]
     pub(crate) demo_allow_loopback: bool,

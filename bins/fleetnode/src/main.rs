@@ -4,6 +4,7 @@ mod cli;
 mod enroll;
 mod exit;
 mod logging;
+mod plugins;
 mod run;
 mod status;
 
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
             };
         }
     };
+    if let Command::PluginGuard { program } = &cli.command {
+        return fleet_plugin::guard(program);
+    }
     let done = logging::start(&cli.log).and_then(|()| start(cli));
     done.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "fleetnode: {error:#}");
@@ -51,6 +55,8 @@ async fn carry_out(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Refresh => enroll::refresh(&state_dir).await?,
         Command::Status { json } => status::show(&state_dir, json)?,
         Command::Run(args) => return run::run(&state_dir, args).await,
+        // A process of its own, which never comes here.
+        Command::PluginGuard { .. } => {}
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "fleetnode", &mut script);

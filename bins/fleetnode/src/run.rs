@@ -5,7 +5,7 @@ use std::{io, path::Path, pin::pin, process::ExitCode, sync::Arc, time::Duration
 use anyhow::Context;
 use fleet_agent::{Agent, AgentError, AgentOptions, AgentStatus, SitePolicy, StateDir, StateError};
 use fleet_core::{AddressPolicy, classify};
-use fleet_scan::{DnsResolver, ScanOptions};
+use fleet_scan::{DnsResolver, DriverSet, ScanOptions};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{cli::RunArgs, exit::Usage};
+use crate::{cli::RunArgs, exit::Usage, plugins};
 
 /// A tick that nobody waits for, where no service manager watches.
 const UNWATCHED: Duration = Duration::from_secs(3_600);
@@ -22,19 +22,59 @@ const UNWATCHED: Duration = Duration::from_secs(3_600);
 /// How long a start waits for the state folder.
 const HOLD_ON: Duration = Duration::from_secs(2);
 
+/// How long the node waits for plugins to come up before it asks for work: those that take longer are missed by scans,
+/// which say so.
+const PLUGINS: Duration = Duration::from_secs(10);
+
 /// What a shell reports of a program that SIGINT ended.
 const SECOND_SIGNAL: u8 = 130;
 
 /// Runs the node until a signal, or until the server has ended it for good.
 pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitCode> {
-    let options = options(args)?;
+    let (plugin_dir, plugin_env) = (args.plugin_dir.clone(), args.plugin_env.clone());
+    let mut options = options(args)?;
     // Held until the process ends, so that no second one uses the same identity.
     let dir = open(state_dir).await?;
     let state = dir.load()?.ok_or(AgentError::NotEnrolled)?;
     raise_descriptor_limit();
     let mut signals = Signals::new().context("cannot listen for signals")?;
     tracing::info!(server = state.server_url, name = state.name, fingerprint = %state.fingerprint(), version = env!("CARGO_PKG_VERSION"), "the node starts");
+    let plugins = plugins::start(plugin_dir, plugin_env, state_dir);
+    if let Some(plugins) = &plugins {
+        tokio::select! {
+            () = plugins.settled(PLUGINS) => {}
+            name = signals.next() => {
+                tracing::info!(signal = name, "going down while plugins come up");
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+        options.drivers = Arc::new(DriverSet::built_in().with(plugins.drivers())?);
+    }
     let agent = Agent::new(state, options)?;
+    let ended = serve(agent, &mut signals).await;
+    if let Some(plugins) = plugins
+        && !matches!(ended, Ok(Ended::AtOnce))
+    {
+        tokio::select! {
+            () = plugins.stop() => {}
+            name = signals.next() => tracing::warn!(signal = name, "plugins are killed"),
+        }
+    }
+    Ok(match ended? {
+        Ended::Well => ExitCode::SUCCESS,
+        Ended::AtOnce => SECOND_SIGNAL.into(),
+    })
+}
+
+/// How a node came to its end.
+enum Ended {
+    Well,
+    /// By a second signal.
+    AtOnce,
+}
+
+/// Runs the agent until a signal, or until the server has ended it for good.
+async fn serve(agent: Agent, signals: &mut Signals) -> anyhow::Result<Ended> {
     let mut status = agent.status();
     let shutdown = CancellationToken::new();
     let mut running = pin!(agent.run(shutdown.clone()));
@@ -47,12 +87,12 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
         tokio::select! {
             ended = &mut running => {
                 notify(&[NotifyState::Stopping]);
-                return ended.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::new);
+                return ended.map(|()| Ended::Well).map_err(anyhow::Error::new);
             }
             name = signals.next() => {
                 if shutdown.is_cancelled() {
                     tracing::warn!(signal = name, "a second signal: ending at once");
-                    return Ok(SECOND_SIGNAL.into());
+                    return Ok(Ended::AtOnce);
                 }
                 tracing::info!(signal = name, "going down: what was found is reported; a second signal ends at once");
                 notify(&[NotifyState::Stopping]);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::{lab, postgres::Cluster, proc, purity, session::Session, steps::Verdict};
+use crate::{lab, postgres::Cluster, proc, purity, python, session::Session, steps::Verdict};
 
 /// Longest time for a cargo command that compiles at most some crates.
 const SHORT: Duration = Duration::from_secs(10 * 60);
@@ -83,6 +83,7 @@ pub(crate) fn build(session: &mut Session) -> Result<Verdict> {
 }
 
 pub(crate) fn tests(session: &mut Session) -> Result<Verdict> {
+    python::provide(session);
     let verdict = session.suite(
         session.cargo(&["test", "--workspace", "--tests", "--no-fail-fast"]),
         LONG,

@@ -67,6 +67,14 @@ pub(crate) fn browser(session: &mut Session) -> Result<Verdict> {
     session.suite(pytest, LIMIT)
 }
 
+/// Sets up the Python of tests that host a plugin; without it they skip themselves by name.
+pub(crate) fn provide(session: &mut Session) {
+    match environment(session, &session.root.join(FOLDER)) {
+        Ok(python) => session.python = Some(python),
+        Err(error) => println!("no Python for the tests: {error:#}"),
+    }
+}
+
 fn pytest(python: &Path, folder: &Path, url: &str, key: &str) -> Command {
     let mut command = Command::new(python);
     command

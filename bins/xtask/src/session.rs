@@ -19,6 +19,9 @@ use crate::{
 /// no way to say at run time that a test was skipped.
 const SKIP_LOG: &str = "FLEET_SKIP_LOG";
 
+/// A Python with the packages of `tests/python`, for tests that host a plugin in it.
+const PYTHON: &str = "FLEET_TEST_PYTHON";
+
 /// The folder of the built binaries, for tests that start them.
 const BIN_DIR: &str = "FLEET_BIN_DIR";
 
@@ -33,6 +36,8 @@ pub(crate) struct Session {
     pub(crate) tests: Option<Tally>,
     /// The tests' database, once its step has started it.
     pub(crate) postgres: Option<Cluster>,
+    /// The tests' Python, once it is set up.
+    pub(crate) python: Option<PathBuf>,
     scratch: Scratch,
 }
 
@@ -45,6 +50,7 @@ impl Session {
             bin_dir,
             tests: None,
             postgres: None,
+            python: None,
             scratch,
         })
     }
@@ -77,6 +83,9 @@ impl Session {
         command.env(SKIP_LOG, &log).env(BIN_DIR, &self.bin_dir);
         if let Some(cluster) = &self.postgres {
             command.env(postgres::ENV, cluster.url());
+        }
+        if let Some(python) = &self.python {
+            command.env(PYTHON, python);
         }
         let tally = self.tests.insert(Tally::default());
         let ended = proc::run(&mut command, limit, |line| tally.read(line))?;

@@ -183,7 +183,10 @@ fn judge(
         ));
     }
     if summary.driver_crashes > 0 {
-        gaps.push(format!("a driver crashed {} times", summary.driver_crashes));
+        gaps.push(format!(
+            "a driver crashed or did not work, {} times",
+            summary.driver_crashes
+        ));
     }
     if lost > 0 {
         gaps.push(format!(

@@ -115,6 +115,7 @@ impl Order<'_> {
                 limits::COMMAND_TARGETS
             )));
         }
+        let default_ports = ports.is_empty();
         let ports = self.ports(&ports)?;
         for entry in &entries {
             let Entry::Address(ip) = entry else {
@@ -133,6 +134,7 @@ impl Order<'_> {
         Ok(Task {
             entries,
             ports,
+            default_ports,
             budget: limits::COMMAND_BUDGET,
             policy: Arc::clone(self.policy),
         })

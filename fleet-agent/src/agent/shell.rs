@@ -58,6 +58,7 @@ pub(super) struct Shell {
     agent: Agent,
     policy: Arc<SitePolicy>,
     scanner: Scanner,
+    /// As they were announced on the newest stream; an external driver may name its own later.
     default_ports: Vec<Port>,
     link: NodeLink,
     spool: Spool<report::Row>,
@@ -86,12 +87,6 @@ impl Shell {
             agent.options.scan.clone(),
             Arc::clone(&agent.options.drivers),
         );
-        let default_ports = scanner
-            .drivers()
-            .default_ports()
-            .into_iter()
-            .filter(|port| !policy.denied_ports.contains(port))
-            .collect();
         Self {
             link: NodeLink::new(agent.seed),
             // Another stream of randomness, so that retries of reports and of streams do not march in step.
@@ -99,7 +94,7 @@ impl Shell {
             agent,
             policy,
             scanner,
-            default_ports,
+            default_ports: Vec::new(),
             session: None,
             clock: ServerClock::default(),
             stream: None,
@@ -232,6 +227,7 @@ impl Shell {
         let Some(session) = &self.session else {
             return self.link.stream_ended(now(), attempt, StreamEnd::Lost);
         };
+        self.default_ports = self.announced_ports();
         let hello = ControlHello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             capabilities: CAPABILITIES.iter().map(ToString::to_string).collect(),
@@ -258,6 +254,17 @@ impl Shell {
             hello,
             self.tell_heard.clone(),
         ));
+    }
+
+    /// The ports that a scan without ports takes: what drivers name now, as far as the site allows it.
+    fn announced_ports(&self) -> Vec<Port> {
+        self.scanner
+            .drivers()
+            .default_ports()
+            .into_iter()
+            .filter(|port| !self.policy.denied_ports.contains(port))
+            .take(limits::COMMAND_PORTS)
+            .collect()
     }
 
     fn local_subnets(&self) -> Vec<ipnetwork::Ipv4Network> {

@@ -20,6 +20,8 @@ pub(super) struct Task {
     /// In the order of the command.
     pub(super) entries: Vec<Entry>,
     pub(super) ports: Vec<Port>,
+    /// The command names no ports; these are the defaults that the server knows of this node.
+    pub(super) default_ports: bool,
     pub(super) budget: Duration,
     pub(super) policy: Arc<SitePolicy>,
 }
@@ -79,6 +81,7 @@ impl Task {
         ScanJob {
             targets,
             ports: self.ports,
+            ports_are_defaults: self.default_ports,
             budget: self.budget,
             guard: Guard::new(move |endpoint: Endpoint| policy.check(endpoint)),
         }

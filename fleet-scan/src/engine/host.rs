@@ -43,6 +43,8 @@ struct Answers {
     reported: Vec<FoundDevice>,
     /// Of the first port of the scan that said anything.
     words: Option<(usize, String)>,
+    /// A bit each for the ports that answered and were not named.
+    unnamed: u64,
 }
 
 /// Precedence, then the earlier port of the scan.
@@ -104,7 +106,22 @@ impl Host {
         }
     }
 
-    /// Whether nothing more will be learned of it.
+    /// Takes in what external drivers made of it, after every port is settled. Returns what is to be reported.
+    #[must_use]
+    pub(super) fn conclude_outside(&mut self, verdict: PortVerdict) -> Vec<FoundDevice> {
+        // No port is an open question any more, so that there is nothing to wait for.
+        self.conclude(0, verdict, &[])
+    }
+
+    /// The ports at which external drivers may be asked: none before all are settled, none once one was named.
+    pub(super) fn unnamed(&self) -> impl Iterator<Item = u8> + use<> {
+        let may_ask = self.is_done() && self.learned == Some(TargetOutcome::Unidentified);
+        let answers = self.answers.as_ref().filter(|_| may_ask);
+        let ports = answers.map_or(0, |answers| answers.unnamed);
+        (0..64).filter(move |port| ports & (1u64 << port) != 0)
+    }
+
+    /// Whether its ports are settled.
     pub(super) fn is_done(&self) -> bool {
         self.open_questions == 0
     }
@@ -148,6 +165,7 @@ impl Answers {
     /// Words go before silence, then the earlier port of the scan.
     fn heard(&mut self, port: usize, words: String) {
         let place = |port: usize, words: &str| (words.is_empty(), port);
+        self.unnamed |= 1u64 << (port & 63);
         let known = self.words.as_ref();
         if known.is_none_or(|(other, said)| place(port, &words) < place(*other, said)) {
             self.words = Some((port, words));
@@ -408,6 +426,38 @@ mod tests {
             let _ = host.conclude(WEB, web, &PRECEDENCES);
             assert_eq!(host.stranger(), expected);
         }
+    }
+
+    #[test]
+    fn external_drivers_get_what_answered_and_nobody_named_once_all_is_settled() {
+        let said = || PortVerdict::Unidentified(String::new());
+        let mut host = Host::new(2);
+        assert!(host.conclude(WEB, said(), &PRECEDENCES).is_empty());
+        assert_eq!(
+            host.unnamed().count(),
+            0,
+            "a port is still an open question"
+        );
+        assert!(
+            host.conclude(API, PortVerdict::Silent, &PRECEDENCES)
+                .is_empty()
+        );
+        assert_eq!(host.unnamed().collect::<Vec<_>>(), [1]);
+        let found = host.conclude_outside(PortVerdict::Named(0, device("plugin", None, None)));
+        assert_eq!(drivers(&found), ["plugin"]);
+        assert_eq!(host.unnamed().count(), 0, "it is identified");
+        assert_eq!(host.outcome(), TargetOutcome::Identified);
+        assert_eq!(host.stranger(), None);
+    }
+
+    #[test]
+    fn a_host_that_a_built_in_driver_named_is_no_external_drivers_business() {
+        let mut host = Host::new(2);
+        let named = PortVerdict::Named(100, device("api", None, None));
+        assert_eq!(host.conclude(API, named, &PRECEDENCES).len(), 1);
+        let said = PortVerdict::Unidentified(String::new());
+        assert!(host.conclude(WEB, said, &PRECEDENCES).is_empty());
+        assert_eq!(host.unnamed().count(), 0);
     }
 
     #[test]

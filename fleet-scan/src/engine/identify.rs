@@ -1,5 +1,5 @@
-//! Asks the drivers about one open port, on the connection that proved it open. A driver that crashes costs its
-//! own answer and nothing else.
+//! Asks the drivers about one open port, on the connection that proved it open; and external drivers about a host,
+//! question by question. A driver that crashes costs its own answer and nothing else.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,6 +18,9 @@ use crate::text;
 
 use super::host::PortVerdict;
 
+/// How much of a driver's trouble goes into a note, in characters.
+const TROUBLE: usize = 200;
+
 /// How much of what a stranger said goes into a note, in characters.
 const STRANGER_WORDS: usize = 160;
 
@@ -25,8 +28,33 @@ const STRANGER_WORDS: usize = 160;
 #[derive(Debug)]
 pub(super) struct Identified {
     pub(super) verdict: PortVerdict,
-    /// Names of drivers that crashed.
-    pub(super) crashed: Vec<String>,
+    /// What was wrong with drivers.
+    pub(super) troubles: Vec<Trouble>,
+}
+
+/// What was wrong with a driver, as a kind of note, and where.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) kind: String,
+    pub(super) endpoint: Endpoint,
+}
+
+impl Trouble {
+    fn crash(driver: &str, endpoint: Endpoint) -> Self {
+        Self::of(driver, "crashed", endpoint)
+    }
+
+    fn of(driver: &str, what: &str, endpoint: Endpoint) -> Self {
+        Self {
+            kind: kind(driver, what),
+            endpoint,
+        }
+    }
+}
+
+/// The kind of note that tells of a driver's trouble.
+pub(super) fn kind(driver: &str, what: &str) -> String {
+    format!("driver {driver} {}", text::bounded(what, TROUBLE))
 }
 
 pub(super) async fn identify(
@@ -36,11 +64,11 @@ pub(super) async fn identify(
     endpoint: Endpoint,
     stream: TcpStream,
 ) -> Identified {
-    let mut crashed = Vec::new();
+    let mut troubles = Vec::new();
     let mut probe = Probe::new(&dialler, endpoint, stream, &options);
     let asked = timeout(
         options.identify_timeout,
-        ask(&drivers, &mut probe, &mut crashed),
+        ask(&drivers, &mut probe, &mut troubles),
     )
     .await;
     let verdict = match asked {
@@ -54,34 +82,84 @@ pub(super) async fn identify(
             PortVerdict::Unidentified(text::quotable(probe.first_words(), STRANGER_WORDS))
         }
     };
-    Identified { verdict, crashed }
+    Identified { verdict, troubles }
+}
+
+/// Asks external drivers, one question after the other, until one names the host.
+pub(super) async fn identify_outside(
+    questions: Vec<(Endpoint, Vec<Arc<dyn Driver>>)>,
+    dialler: Arc<Dialler>,
+    options: ScanOptions,
+) -> Identified {
+    let mut troubles = Vec::new();
+    let mut words = String::new();
+    for (endpoint, drivers) in questions {
+        for driver in drivers {
+            if let Err(reason) = dialler.lend_turn(endpoint).await {
+                tracing::debug!(%endpoint, reason, "no plugin is asked");
+                break;
+            }
+            let mut probe = Probe::unconnected(&dialler, endpoint, &options);
+            match question(&*driver, &mut probe).await {
+                Some(Ok(Answer::Named(identification))) => {
+                    let device = Box::new(device(endpoint, *identification));
+                    let verdict = PortVerdict::Named(driver.precedence(), device);
+                    return Identified { verdict, troubles };
+                }
+                Some(Ok(Answer::Stranger { evidence })) if words.is_empty() => {
+                    words = text::bounded(&evidence, STRANGER_WORDS);
+                }
+                Some(Ok(Answer::Stranger { .. } | Answer::Foreign)) => {}
+                Some(Err(DriverError::Unusable(what))) => {
+                    troubles.push(Trouble::of(driver.name(), &what, endpoint));
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%endpoint, driver = driver.name(), %error, "not identified");
+                }
+                None => troubles.push(Trouble::crash(driver.name(), endpoint)),
+            }
+        }
+    }
+    let verdict = PortVerdict::Unidentified(words);
+    Identified { verdict, troubles }
+}
+
+/// What a driver says; none when it crashed over it.
+async fn question(
+    driver: &dyn Driver,
+    probe: &mut Probe<'_>,
+) -> Option<Result<Answer, DriverError>> {
+    AssertUnwindSafe(async { driver.identify(probe).await })
+        .catch_unwind()
+        .await
+        .ok()
 }
 
 /// The first answer that is not [`Answer::Foreign`], with its driver's precedence.
 async fn ask(
     drivers: &[Arc<dyn Driver>],
     probe: &mut Probe<'_>,
-    crashed: &mut Vec<String>,
+    troubles: &mut Vec<Trouble>,
 ) -> Option<(u8, Answer)> {
     // Whatever is sent to a printer's raw port is printed.
     if PRINTER_PORTS.contains(&probe.endpoint().port.number()) {
         return None;
     }
     for driver in drivers {
-        let answer = AssertUnwindSafe(async { driver.identify(probe).await })
-            .catch_unwind()
-            .await;
-        match answer {
-            Ok(Ok(Answer::Foreign)) => {}
-            Ok(Ok(answer)) => return Some((driver.precedence(), answer)),
+        match question(&**driver, probe).await {
+            Some(Ok(Answer::Foreign)) => {}
+            Some(Ok(answer)) => return Some((driver.precedence(), answer)),
             // Who says nothing to one protocol says nothing to the next: it would only take its time again.
-            Ok(Err(DriverError::Silence | DriverError::Forbidden(_))) => return None,
-            Ok(Err(
+            Some(Err(DriverError::Silence | DriverError::Forbidden(_))) => return None,
+            Some(Err(DriverError::Unusable(what))) => {
+                troubles.push(Trouble::of(driver.name(), &what, probe.endpoint()));
+            }
+            Some(Err(
                 error @ (DriverError::Closed | DriverError::Broken(_) | DriverError::Protocol(_)),
             )) => {
                 tracing::debug!(endpoint = %probe.endpoint(), driver = driver.name(), %error, "not identified");
             }
-            Err(_) => crashed.push(driver.name().to_owned()),
+            None => troubles.push(Trouble::crash(driver.name(), probe.endpoint())),
         }
         probe.start_over();
     }

@@ -5,6 +5,7 @@ mod corpus;
 mod drivers;
 mod identification;
 mod names;
+mod outside;
 mod pairing;
 mod politeness;
 mod recorded;

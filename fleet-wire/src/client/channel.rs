@@ -1,6 +1,6 @@
 //! A channel to one server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use connectrpc::client::{self, ClientConfig};
@@ -15,6 +15,9 @@ use super::{CallOptions, Incoming, Outgoing, Roots};
 use crate::engine::Wire;
 use crate::{Method, Protocol, RpcError};
 
+/// What servers on Unix sockets are called in requests, as gRPC has it.
+const UNIX_URL: &str = "http://localhost";
+
 /// How a channel connects.
 #[derive(Debug, Clone)]
 pub struct ChannelConfig {
@@ -26,8 +29,8 @@ pub struct ChannelConfig {
     pub call_timeout: Duration,
     /// Largest message taken from the server, in bytes.
     pub max_response: usize,
-    /// Pause between the PINGs of an HTTP/2 connection.
-    pub keepalive_interval: Duration,
+    /// Pause between the PINGs of an HTTP/2 connection; none sends no PING.
+    pub keepalive_interval: Option<Duration>,
     /// How long a PING may stay unanswered before the connection counts as lost.
     pub keepalive_timeout: Duration,
     /// The protocol of unary calls and server streams. What is not Connect goes by HTTP/2.
@@ -41,7 +44,7 @@ impl Default for ChannelConfig {
             connect_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(30),
             max_response: 16 << 20,
-            keepalive_interval: Duration::from_secs(30),
+            keepalive_interval: Some(Duration::from_secs(30)),
             keepalive_timeout: Duration::from_secs(10),
             protocol: Protocol::Connect,
         }
@@ -103,7 +106,19 @@ impl Channel {
     ///
     /// The URL or the authorities cannot be used.
     pub fn new(url: &str, config: &ChannelConfig) -> Result<Self, ChannelError> {
-        let uri = parse(url)?;
+        Self::over(parse(url)?, None, config)
+    }
+
+    /// Prepares a channel to a server that listens on a Unix socket, in plain text; nothing is dialled yet.
+    ///
+    /// # Errors
+    ///
+    /// None today; what a socket is not shows when it is dialled.
+    pub fn unix(socket: &Path, config: &ChannelConfig) -> Result<Self, ChannelError> {
+        Self::over(parse(UNIX_URL)?, Some(socket), config)
+    }
+
+    fn over(uri: Uri, socket: Option<&Path>, config: &ChannelConfig) -> Result<Self, ChannelError> {
         let tls = uri.scheme_str() == Some("https");
         let client_config = |protocol| {
             ClientConfig::new(uri.clone())
@@ -111,12 +126,12 @@ impl Channel {
                 .with_default_max_message_size(config.max_response)
         };
         let stream = (
-            Transport::http2(config, tls)?,
+            Transport::http2(config, tls, socket)?,
             client_config(connectrpc::Protocol::Grpc),
         );
         let unary = match config.protocol {
             Protocol::Connect => (
-                Transport::any(config, tls)?,
+                Transport::any(config, tls, socket)?,
                 client_config(connectrpc::Protocol::Connect),
             ),
             Protocol::Grpc => stream.clone(),

@@ -1,6 +1,7 @@
-//! HTTP for the client: TCP and TLS by hand, pooling and both versions of HTTP by hyper.
+//! HTTP for the client: TCP, Unix sockets and TLS by hand, pooling and both versions of HTTP by hyper.
 
 use std::error::Error;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,6 +16,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 use tower::Service;
 
@@ -28,14 +30,22 @@ pub(super) struct Transport(Client<Connector, ClientBody>);
 
 impl Transport {
     /// HTTP/1.1, or HTTP/2 where TLS negotiates it.
-    pub(super) fn any(config: &ChannelConfig, tls: bool) -> Result<Self, ChannelError> {
-        let connector = Connector::new(config, tls, &[b"h2", b"http/1.1"])?;
+    pub(super) fn any(
+        config: &ChannelConfig,
+        tls: bool,
+        socket: Option<&Path>,
+    ) -> Result<Self, ChannelError> {
+        let connector = Connector::new(config, tls, socket, &[b"h2", b"http/1.1"])?;
         Ok(Self(builder(config).build(connector)))
     }
 
     /// HTTP/2 only: by prior knowledge without TLS.
-    pub(super) fn http2(config: &ChannelConfig, tls: bool) -> Result<Self, ChannelError> {
-        let connector = Connector::new(config, tls, &[b"h2"])?;
+    pub(super) fn http2(
+        config: &ChannelConfig,
+        tls: bool,
+        socket: Option<&Path>,
+    ) -> Result<Self, ChannelError> {
+        let connector = Connector::new(config, tls, socket, &[b"h2"])?;
         Ok(Self(builder(config).http2_only(true).build(connector)))
     }
 }
@@ -98,12 +108,19 @@ fn chain(error: &dyn Error) -> String {
 #[derive(Clone)]
 struct Connector {
     tcp: HttpConnector,
+    /// Dialled instead, whatever the URL says.
+    socket: Option<Arc<Path>>,
     tls: Option<TlsConnector>,
     timeout: Duration,
 }
 
 impl Connector {
-    fn new(config: &ChannelConfig, tls: bool, alpn: &[&[u8]]) -> Result<Self, ChannelError> {
+    fn new(
+        config: &ChannelConfig,
+        tls: bool,
+        socket: Option<&Path>,
+        alpn: &[&[u8]],
+    ) -> Result<Self, ChannelError> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -116,6 +133,7 @@ impl Connector {
         };
         Ok(Self {
             tcp,
+            socket: socket.map(Arc::from),
             tls,
             timeout: config.connect_timeout,
         })
@@ -133,14 +151,15 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (tcp, tls, timeout) = (self.tcp.call(uri.clone()), self.tls.clone(), self.timeout);
+        let socket = self.socket.clone();
         Box::pin(async move {
             let connect = async {
+                if let Some(socket) = socket {
+                    return Ok(Io::plain(UnixStream::connect(socket).await?));
+                }
                 let tcp = tcp.await?.into_inner();
                 let Some(tls) = tls else {
-                    return Ok(Io {
-                        stream: TokioIo::new(Box::new(tcp)),
-                        http2: false,
-                    });
+                    return Ok(Io::plain(tcp));
                 };
                 let host = uri
                     .host()
@@ -170,6 +189,15 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 struct Io {
     stream: TokioIo<Box<dyn Stream>>,
     http2: bool,
+}
+
+impl Io {
+    fn plain(stream: impl Stream + 'static) -> Self {
+        Self {
+            stream: TokioIo::new(Box::new(stream)),
+            http2: false,
+        }
+    }
 }
 
 impl Connection for Io {

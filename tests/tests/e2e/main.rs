@@ -18,6 +18,7 @@ mod lab;
 mod lanes;
 mod names;
 mod pairing;
+mod plugins;
 mod revoking;
 mod scanning;
 mod secrets;

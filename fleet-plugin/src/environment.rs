@@ -1,0 +1,97 @@
+//! What a plugin gets to see of the node's environment. Pure. Start with [`environment`].
+
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+};
+
+/// What programs need to find their files and to speak their user's language; nothing of the node's own.
+const KEPT: [&str; 11] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
+/// Further parts of the language.
+const LOCALE: &str = "LC_";
+
+/// What the plugins' contract sets. A plugin without the cookie says that it is no program of its own and ends.
+const CONTRACT: [(&str, &str); 4] = [
+    ("MINER_DRIVER_PLUGIN", "fleet-miner-driver"),
+    ("PLUGIN_PROTOCOL_VERSIONS", "1"),
+    ("PLUGIN_MIN_PORT", "10000"),
+    ("PLUGIN_MAX_PORT", "25000"),
+];
+/// Where plugins that like Unix sockets may make theirs.
+const SOCKETS: &str = "PLUGIN_UNIX_SOCKET_DIR";
+/// Makes some plugins speak TLS; never passed on.
+const CERTIFICATE: &str = "PLUGIN_CLIENT_CERT";
+
+/// The whole environment of a plugin: the contract's variables, what every program needs of `own`, and those that
+/// the operator named in `more`.
+pub(crate) fn environment(
+    own: impl IntoIterator<Item = (OsString, OsString)>,
+    more: &[OsString],
+    sockets: Option<&Path>,
+) -> Vec<(OsString, OsString)> {
+    let is_set = |name: &OsStr| CONTRACT.iter().any(|(set, _)| name == *set) || name == SOCKETS;
+    let is_kept = |name: &OsStr| {
+        KEPT.iter().any(|kept| name == *kept)
+            || more.iter().any(|named| named == name)
+            || name.to_str().is_some_and(|name| name.starts_with(LOCALE))
+    };
+    let kept = own
+        .into_iter()
+        .filter(|(name, _)| is_kept(name) && !is_set(name) && name != CERTIFICATE);
+    let set = CONTRACT.map(|(name, value)| (name.into(), value.into()));
+    let sockets = sockets.map(|folder| (SOCKETS.into(), folder.into()));
+    kept.chain(set).chain(sockets).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_sees_the_contract_what_programs_need_and_what_the_operator_names() {
+        let own = [
+            ("PATH", "/bin"),
+            ("LC_ALL", "C"),
+            ("FLEETNODE_STATE_DIR", "/secret"),
+            ("NOTIFY_SOCKET", "/run/notify"),
+            ("MINER_DRIVER_PLUGIN", "wrong"),
+            ("PLUGIN_UNIX_SOCKET_DIR", "/wrong"),
+            ("PLUGIN_CLIENT_CERT", "pem"),
+            ("RUST_LOG", "debug"),
+        ];
+        let own = || own.map(|(name, value)| (name.into(), value.into()));
+        let names = |environment: Vec<(OsString, OsString)>| {
+            let mut pairs: Vec<_> = environment
+                .into_iter()
+                .map(|(name, value)| format!("{}={}", name.display(), value.display()))
+                .collect();
+            pairs.sort();
+            pairs
+        };
+        let mut expected = vec![
+            "LC_ALL=C",
+            "MINER_DRIVER_PLUGIN=fleet-miner-driver",
+            "PATH=/bin",
+            "PLUGIN_MAX_PORT=25000",
+            "PLUGIN_MIN_PORT=10000",
+            "PLUGIN_PROTOCOL_VERSIONS=1",
+        ];
+        assert_eq!(names(environment(own(), &[], None)), expected);
+        expected.extend(["PLUGIN_UNIX_SOCKET_DIR=/run/p", "RUST_LOG=debug"]);
+        let more = ["RUST_LOG", "PLUGIN_CLIENT_CERT", "MISSING"].map(OsString::from);
+        let seen = environment(own(), &more, Some(Path::new("/run/p")));
+        assert_eq!(names(seen), expected);
+    }
+}

@@ -1,0 +1,129 @@
+//! Plugins as processes: a plugin in Python that knows the devices of `tests/plugins/acme.py`, and scripts that do
+//! everything wrong that a plugin can do wrong.
+
+mod bad;
+mod corpus;
+mod hosted;
+mod life;
+
+#[path = "../../../tests/plugins/hosted.rs"]
+mod plugins;
+
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fleet_core::{AddressPolicy, Port};
+use fleet_plugin::{HostOptions, PluginHost, Timing};
+use fleet_scan::{
+    DriverSet, FoundDevice, Guard, ScanEvent, ScanJob, ScanOptions, ScanSummary, Scanner,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How long anything may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Short rests, so that tests need not wait.
+fn quick() -> Timing {
+    Timing {
+        first_rest: Duration::from_millis(100),
+        ..Timing::default()
+    }
+}
+
+fn options(folder: &Path, timing: Timing) -> HostOptions {
+    HostOptions {
+        timing,
+        ..HostOptions::new(folder, env!("CARGO_BIN_EXE_fleet-plugin-guard"))
+    }
+}
+
+/// Starts the plugins of a folder and waits until they are up.
+async fn start(options: HostOptions) -> PluginHost {
+    let host = PluginHost::start(options).expect("a safe folder");
+    host.settled(PATIENCE).await;
+    host
+}
+
+/// Looks until there is something to see.
+async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < until, "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A folder of this user's own.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    plugins::private(folder.path());
+    folder
+}
+
+fn address(test: u8, host: u8) -> IpAddr {
+    [127, 94, test, host].into()
+}
+
+fn drivers(host: &PluginHost) -> Arc<DriverSet> {
+    let set = DriverSet::built_in().with(host.drivers());
+    Arc::new(set.expect("a set of drivers"))
+}
+
+fn quick_scan() -> ScanOptions {
+    ScanOptions {
+        reply_timeout: Duration::from_secs(2),
+        ..ScanOptions::default()
+    }
+}
+
+fn job(targets: Vec<IpAddr>, port: u16) -> ScanJob {
+    ScanJob {
+        ports: Port::new(port).into_iter().collect(),
+        guard: Guard::policy(AddressPolicy::DEMO),
+        ..ScanJob::new(targets)
+    }
+}
+
+/// Scans the devices of the plugins and says what came of it.
+async fn scan(host: &PluginHost, targets: &[IpAddr]) -> (ScanSummary, Vec<FoundDevice>) {
+    scan_with(host, job(targets.to_vec(), plugins::PORT)).await
+}
+
+async fn scan_with(host: &PluginHost, job: ScanJob) -> (ScanSummary, Vec<FoundDevice>) {
+    let scanner = Scanner::new(quick_scan(), drivers(host));
+    let (sink, mut events) = mpsc::channel(16);
+    let running = scanner.run(job, sink, CancellationToken::new());
+    let gathering = async {
+        let mut found = Vec::new();
+        while let Some(event) = events.recv().await {
+            if let ScanEvent::Found(device) = event {
+                found.push(device);
+            }
+        }
+        found
+    };
+    let (summary, found) = tokio::join!(running, gathering);
+    (summary.expect("the scan begins"), found)
+}
+
+/// The trouble of the only plugin.
+fn trouble(host: &PluginHost) -> Option<String> {
+    host.drivers().first().and_then(|driver| driver.trouble())
+}
+
+/// Whether a process runs; one that nobody has waited for yet does not.
+fn runs(pid: &str) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+    !state.starts_with('Z')
+}
