@@ -13,6 +13,8 @@ mod work;
 
 use std::{sync::Arc, time::Duration};
 
+pub(crate) use task::{Entry, Task};
+
 use fleet_core::{NodeId, limits};
 use fleet_registry::link::StopReason;
 use fleet_scan::{DnsResolver, DriverSet, Resolver, ScanOptions};
@@ -42,6 +44,8 @@ pub struct AgentOptions {
     pub local_subnets: Option<Vec<Ipv4Network>>,
     /// Targets that it asks for in one command at the most, 1,024..=16,384; what a crash costs is at most one command.
     pub command_targets: u32,
+    /// The site's kill switch: while there is a reason, nothing is scanned or paired, and what runs stops at once.
+    pub halt: watch::Receiver<Option<String>>,
     /// How long it may take, once told to shut down, to upload what was found.
     pub drain: Duration,
 }
@@ -55,6 +59,7 @@ impl Default for AgentOptions {
             resolver: Arc::new(DnsResolver::system()),
             local_subnets: None,
             command_targets: u32::try_from(limits::COMMAND_TARGETS).unwrap_or(u32::MAX),
+            halt: watch::channel(None).1,
             drain: Duration::from_secs(10),
         }
     }

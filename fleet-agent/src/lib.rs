@@ -7,6 +7,7 @@
 
 mod agent;
 mod enroll;
+mod local;
 mod seal;
 mod session;
 mod site;
@@ -16,8 +17,9 @@ mod transport;
 pub use agent::{Agent, AgentError, AgentOptions, AgentStatus};
 pub use enroll::{EnrollError, EnrollOptions, Registered, finish, refresh, register};
 pub use fleet_registry::link::StopReason;
+pub use local::{LocalScan, LocalScanError, LocalSummary};
 pub use seal::{Half, SealError, open, seal};
 pub use session::SessionError;
-pub use site::SitePolicy;
+pub use site::{SitePolicy, Unscannable};
 pub use state::{NodeState, SecretKey, SecretText, Stage, StateDir, StateError};
 pub use transport::TransportError;

@@ -6,7 +6,9 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use fleet_core::{AddressClass, AddressPolicy, Endpoint, Port, canonical, classify};
+use fleet_core::{
+    AddressClass, AddressPolicy, Endpoint, Port, RefusedAddress, canonical, classify,
+};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 /// Local subnets that a Hello may name.
@@ -28,36 +30,73 @@ pub struct SitePolicy {
     pub addresses: AddressPolicy,
 }
 
+/// Why a node does not dial an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unscannable {
+    /// Its class is never scanned.
+    #[error(transparent)]
+    Class(#[from] RefusedAddress),
+    /// The site names networks, and it is in none.
+    #[error("{0} is outside of the networks that this site lets its node scan")]
+    Network(IpAddr),
+    /// The site denies the port.
+    #[error("port {0} is denied by this site")]
+    Port(Port),
+}
+
 impl SitePolicy {
     /// Whether an address lies in the site's allowed networks; its class is another question.
     pub(crate) fn allows(&self, ip: IpAddr) -> bool {
+        self.allowed_networks.is_empty() || self.network_of(ip).is_some()
+    }
+
+    fn network_of(&self, ip: IpAddr) -> Option<&IpNetwork> {
         let ip = canonical(ip);
-        self.allowed_networks.is_empty()
-            || self
-                .allowed_networks
-                .iter()
-                .any(|network| network.contains(ip))
+        let mut networks = self.allowed_networks.iter();
+        networks.find(|network| network.contains(ip))
+    }
+
+    pub(crate) fn check_network(&self, ip: IpAddr) -> Result<(), Unscannable> {
+        if self.allows(ip) {
+            Ok(())
+        } else {
+            Err(Unscannable::Network(ip))
+        }
+    }
+
+    pub(crate) fn check_port(&self, port: Port) -> Result<(), Unscannable> {
+        if self.denied_ports.contains(&port) {
+            Err(Unscannable::Port(port))
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether an endpoint may be dialled.
     ///
     /// # Errors
     ///
-    /// The reason why not.
-    pub(crate) fn check(&self, endpoint: Endpoint) -> Result<(), String> {
-        self.addresses
-            .admit(endpoint.ip)
-            .map_err(|refused| refused.to_string())?;
-        if !self.allows(endpoint.ip) {
-            return Err(format!(
-                "{} is outside of the networks that this site lets its node scan",
-                endpoint.ip
-            ));
-        }
-        if self.denied_ports.contains(&endpoint.port) {
-            return Err(format!("port {} is denied by this site", endpoint.port));
-        }
-        Ok(())
+    /// [`Unscannable`]: the first rule against it.
+    pub fn check(&self, endpoint: Endpoint) -> Result<(), Unscannable> {
+        self.addresses.admit(endpoint.ip)?;
+        self.check_network(endpoint.ip)?;
+        self.check_port(endpoint.port)
+    }
+
+    /// Why an endpoint may be dialled, for people.
+    ///
+    /// # Errors
+    ///
+    /// [`Unscannable`]: the first rule against it.
+    pub fn explain(&self, endpoint: Endpoint) -> Result<String, Unscannable> {
+        self.check(endpoint)?;
+        let class = classify(endpoint.ip).as_str();
+        Ok(match self.network_of(endpoint.ip) {
+            Some(network) => format!("{class} address in the allowed network {network}"),
+            None => {
+                format!("{class} address; no networks are named, so that all of them are allowed")
+            }
+        })
     }
 
     /// What of `subnets` may be scanned, each network once, at most 16.
@@ -153,6 +192,7 @@ mod tests {
                 port: Port::new(port).expect("a port"),
             };
             policy.check(endpoint).map_err(|why| {
+                let why = why.to_string();
                 why.split_once(' ')
                     .map_or(why.clone(), |(_, rest)| rest.to_owned())
             })

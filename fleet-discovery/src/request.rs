@@ -47,7 +47,7 @@ pub struct Tally {
 
 impl Tally {
     /// Adds to the tally of the same reason, or begins one.
-    pub(crate) fn add(tallies: &mut Vec<Self>, reason: &str, count: u64, example: &str) {
+    pub fn add(tallies: &mut Vec<Self>, reason: &str, count: u64, example: &str) {
         if count == 0 {
             return;
         }

@@ -28,7 +28,7 @@ pub(crate) const GUARD: &str = "plugin-guard";
 #[command(
     version,
     max_term_width = 100,
-    after_help = "Exit status: 0 done, 1 failed, 64 wrong flags, 69 server or state folder unavailable, 77 credentials missing or refused for good."
+    after_help = "Exit status: 0 done, 1 failed, 2 a scan with gaps, 64 wrong flags, 69 server or state folder unavailable, 77 credentials missing or refused for good."
 )]
 pub(crate) struct Cli {
     /// The node's own folder for keys and enrollment [default: /var/lib/fleetnode for root, else ~/.local/state/fleetnode]
@@ -57,6 +57,27 @@ pub(crate) enum Command {
     Refresh,
     /// Runs the node until SIGTERM or SIGINT; a second signal ends it at once.
     Run(RunArgs),
+    /// Scans from this machine without a server: a table of what answers, and what became of the rest.
+    ///
+    /// Nothing is enrolled or reported. Ctrl-C stops it and keeps what was found. Exit status: 0 complete, 2 with gaps,
+    /// 64 a target that cannot be scanned, 130 stopped.
+    Scan(ScanArgs),
+    /// What the site lets its node scan.
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Stops all scanning and pairing by this node at once, until `resume`; the node stays connected and says so.
+    Halt {
+        /// What operators are told.
+        #[arg(
+            long,
+            default_value = "",
+            hide_default_value = true,
+            value_name = "TEXT"
+        )]
+        reason: String,
+    },
+    /// Lets a halted node scan again.
+    Resume,
     /// Runs a plugin that must not outlive the node. The node calls it.
     #[command(name = GUARD, hide = true)]
     PluginGuard {
@@ -119,25 +140,87 @@ pub(crate) struct EnrollArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) site: SiteArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Targets to take in one command, 1024 to 16384: a scan that is interrupted repeats at most one command.
+    #[arg(long, value_name = "N", default_value_t = MOST_TARGETS, value_parser = clap::value_parser!(u32).range(LEAST_TARGETS..=i64::from(MOST_TARGETS)))]
+    pub(crate) max_targets: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScanArgs {
+    /// What to scan: 10.0.0.7, 10.0.0.0/22, 10.0.0.5-40, a host name, or fleetnode-local-subnet.
+    #[arg(required = true, value_name = "TARGET")]
+    pub(crate) targets: Vec<String>,
+    /// Try this port instead of the drivers' own; may be repeated.
+    #[arg(short, long = "port", value_name = "PORT", value_delimiter = ',')]
+    pub(crate) ports: Vec<String>,
+    /// A JSON object a line, in the shape of the server's event stream, instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) site: SiteArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// Says of endpoints whether `run` with the same flags and variables would dial them, and by which rule; exits with 1
+    /// when it would not dial one.
+    Check {
+        /// An address with or without a port, such as 10.0.0.7:4028 or [fd00::7]:80.
+        #[arg(required = true, value_name = "ENDPOINT", value_parser = endpoint)]
+        endpoints: Vec<SocketAddr>,
+        #[command(flatten)]
+        site: SiteArgs,
+    },
+}
+
+/// What the site lets its node do. Commas part the values of a variable.
+#[derive(Debug, Args)]
+pub(crate) struct SiteArgs {
     /// Scan nothing outside of this network; may be repeated.
-    #[arg(long, value_name = "CIDR")]
+    #[arg(
+        long,
+        env = "FLEETNODE_ALLOW_NETWORK",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
     pub(crate) allow_network: Vec<IpNetwork>,
     /// Never dial this port; may be repeated.
-    #[arg(long, value_name = "PORT")]
+    #[arg(
+        long,
+        env = "FLEETNODE_DENY_PORT",
+        value_name = "PORT",
+        value_delimiter = ','
+    )]
     pub(crate) deny_port: Vec<Port>,
+    /// For demonstrations and tests only: also scan simulated devices on this machine's loopback addresses.
+    #[arg(long, hide_short_help = true)]
+    pub(crate) demo_allow_loopback: bool,
+}
+
+/// How devices are looked for.
+#[derive(Debug, Args)]
+pub(crate) struct EngineArgs {
     /// Probes a second.
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_RATE, value_parser = clap::value_parser!(u32).range(1..=i64::from(FULL_RATE)))]
+    #[arg(long, env = "FLEETNODE_RATE", value_name = "N", default_value_t = DEFAULT_RATE, value_parser = clap::value_parser!(u32).range(1..=i64::from(FULL_RATE)))]
     pub(crate) rate: u32,
     /// What `fleetnode-local-subnet` stands for, instead of the networks of this machine's interfaces; may be repeated.
-    #[arg(long, value_name = "CIDR")]
+    #[arg(
+        long,
+        env = "FLEETNODE_LOCAL_SUBNET",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
     pub(crate) local_subnet: Vec<Ipv4Network>,
     /// Ask this name server for host names, an address with or without a port, instead of those of this machine; may be
     /// repeated.
     #[arg(long, value_name = "ADDR", value_parser = name_server)]
     pub(crate) dns_server: Vec<SocketAddr>,
-    /// Targets to take in one command, 1024 to 16384: a scan that is interrupted repeats at most one command.
-    #[arg(long, value_name = "N", default_value_t = MOST_TARGETS, value_parser = clap::value_parser!(u32).range(LEAST_TARGETS..=i64::from(MOST_TARGETS)))]
-    pub(crate) max_targets: u32,
     /// Run the driver plugins in this folder; only root and this user may be able to change it [default: `plugins` beside
     /// this program, if there is such a folder]
     #[arg(long, env = "FLEETNODE_PLUGIN_DIR", value_name = "DIR")]
@@ -146,9 +229,6 @@ pub(crate) struct RunArgs {
     /// language and what their protocol needs.
     #[arg(long, value_name = "NAME")]
     pub(crate) plugin_env: Vec<OsString>,
-    /// For demonstrations and tests only: also scan simulated devices on this machine's loopback addresses.
-    #[arg(long, hide_short_help = true)]
-    pub(crate) demo_allow_loopback: bool,
 }
 
 /// The address of a name server, at DNS's own port unless it says another.
@@ -158,6 +238,19 @@ fn name_server(text: &str) -> Result<SocketAddr, String> {
     literal.or_else(|_| text.parse()).map_err(|_| {
         "write an address such as 10.0.0.1, 10.0.0.1:5353 or [fd00::1]:5353".to_owned()
     })
+}
+
+/// An address, at HTTP's port unless it says another.
+fn endpoint(text: &str) -> Result<SocketAddr, String> {
+    const HTTP: u16 = 80;
+    let literal = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, HTTP));
+    literal
+        .or_else(|_| text.parse())
+        .ok()
+        .filter(|endpoint| endpoint.port() != 0)
+        .ok_or_else(|| {
+            "write an endpoint such as 10.0.0.7, 10.0.0.7:4028 or [fd00::7]:80".to_owned()
+        })
 }
 
 impl Cli {

@@ -3,6 +3,10 @@
 use fleet_agent::{AgentError, EnrollError, SessionError, StateError, StopReason, TransportError};
 use fleet_wire::Code;
 
+/// A scan with gaps.
+pub(crate) const PARTIAL: u8 = 2;
+/// A scan that was stopped.
+pub(crate) const CANCELLED: u8 = 130;
 /// Wrong flags.
 pub(crate) const USAGE: u8 = 64;
 /// The server or the state folder cannot be used now.

@@ -3,9 +3,13 @@
 mod cli;
 mod enroll;
 mod exit;
+mod halt;
 mod logging;
+mod options;
 mod plugins;
+mod policy;
 mod run;
+mod scan;
 mod status;
 
 use std::{
@@ -14,7 +18,7 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser};
-use cli::{Cli, Command};
+use cli::{Cli, Command, Policy};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -55,6 +59,12 @@ async fn carry_out(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Refresh => enroll::refresh(&state_dir).await?,
         Command::Status { json } => status::show(&state_dir, json)?,
         Command::Run(args) => return run::run(&state_dir, args).await,
+        Command::Scan(args) => return scan::run(&state_dir, args).await,
+        Command::Policy(Policy::Check { endpoints, site }) => {
+            return policy::check(&endpoints, site);
+        }
+        Command::Halt { reason } => halt::halt(&state_dir, &reason)?,
+        Command::Resume => halt::resume(&state_dir)?,
         // A process of its own, which never comes here.
         Command::PluginGuard { .. } => {}
         Command::Completions { shell } => {

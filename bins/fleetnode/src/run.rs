@@ -3,9 +3,8 @@
 use std::{io, path::Path, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use fleet_agent::{Agent, AgentError, AgentOptions, AgentStatus, SitePolicy, StateDir, StateError};
-use fleet_core::{AddressPolicy, classify};
-use fleet_scan::{DnsResolver, DriverSet, ScanOptions};
+use fleet_agent::{Agent, AgentError, AgentOptions, AgentStatus, StateDir, StateError};
+use fleet_scan::DriverSet;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::{
@@ -14,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{cli::RunArgs, exit::Usage, plugins};
+use crate::{cli::RunArgs, halt, options, plugins};
 
 /// A tick that nobody waits for, where no service manager watches.
 const UNWATCHED: Duration = Duration::from_secs(3_600);
@@ -24,15 +23,22 @@ const HOLD_ON: Duration = Duration::from_secs(2);
 
 /// How long the node waits for plugins to come up before it asks for work: those that take longer are missed by scans,
 /// which say so.
-const PLUGINS: Duration = Duration::from_secs(10);
+pub(crate) const PLUGINS: Duration = Duration::from_secs(10);
 
 /// What a shell reports of a program that SIGINT ended.
 const SECOND_SIGNAL: u8 = 130;
 
 /// Runs the node until a signal, or until the server has ended it for good.
 pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitCode> {
-    let (plugin_dir, plugin_env) = (args.plugin_dir.clone(), args.plugin_env.clone());
-    let mut options = options(args)?;
+    let (plugin_dir, plugin_env) = (
+        args.engine.plugin_dir.clone(),
+        args.engine.plugin_env.clone(),
+    );
+    let mut options = AgentOptions {
+        command_targets: args.max_targets,
+        halt: halt::watch(state_dir),
+        ..options::agent(args.site, args.engine)?
+    };
     // Held until the process ends, so that no second one uses the same identity.
     let dir = open(state_dir).await?;
     let state = dir.load()?.ok_or(AgentError::NotEnrolled)?;
@@ -121,41 +127,6 @@ async fn open(state_dir: &Path) -> Result<StateDir, StateError> {
     }
 }
 
-fn options(args: RunArgs) -> Result<AgentOptions, Usage> {
-    let addresses = if args.demo_allow_loopback {
-        AddressPolicy::DEMO
-    } else {
-        AddressPolicy::default()
-    };
-    for subnet in &args.local_subnet {
-        let edges = [subnet.network(), subnet.broadcast()];
-        if let Some(edge) = edges
-            .into_iter()
-            .find(|edge| addresses.admit((*edge).into()).is_err())
-        {
-            let class = classify(edge.into()).as_str();
-            return Err(Usage::new(format!(
-                "--local-subnet {subnet} holds {edge}, a {class} address: name a private network such as 10.0.0.0/22"
-            )));
-        }
-    }
-    Ok(AgentOptions {
-        site: SitePolicy {
-            allowed_networks: args.allow_network,
-            denied_ports: args.deny_port.into_iter().collect(),
-            addresses,
-        },
-        scan: ScanOptions {
-            rate: args.rate,
-            ..ScanOptions::default()
-        },
-        local_subnets: (!args.local_subnet.is_empty()).then_some(args.local_subnet),
-        command_targets: args.max_targets,
-        resolver: Arc::new(DnsResolver::asking(args.dns_server)),
-        ..AgentOptions::default()
-    })
-}
-
 /// What the service manager shows.
 fn sentence(status: &AgentStatus) -> String {
     let link = match (status.connected, status.session) {
@@ -176,7 +147,7 @@ fn notify(states: &[NotifyState<'_>]) {
 }
 
 /// A scan holds as many connections as a quarter of the limit allows.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
@@ -185,13 +156,13 @@ fn raise_descriptor_limit() {
 }
 
 /// The signals that end the process.
-struct Signals {
+pub(crate) struct Signals {
     term: Signal,
     int: Signal,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
@@ -199,7 +170,7 @@ impl Signals {
     }
 
     /// Waits for the next one and names it. Cancel-safe.
-    async fn next(&mut self) -> &'static str {
+    pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.term.recv() => "SIGTERM",
             _ = self.int.recv() => "SIGINT",

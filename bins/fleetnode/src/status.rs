@@ -8,6 +8,8 @@ use std::{
 use fleet_agent::{Stage, StateDir};
 use serde::Serialize;
 
+use crate::halt;
+
 #[derive(Debug, Serialize)]
 struct Status {
     /// `new`, `registered` (the API key is missing) or `enrolled`.
@@ -18,6 +20,8 @@ struct Status {
     fingerprint: Option<String>,
     /// The process that holds the state folder.
     process: Option<String>,
+    /// Why the site lets it scan nothing; may be empty.
+    halted: Option<String>,
 }
 
 pub(crate) fn show(state_dir: &Path, json: bool) -> anyhow::Result<()> {
@@ -33,6 +37,7 @@ pub(crate) fn show(state_dir: &Path, json: bool) -> anyhow::Result<()> {
         name: state.as_ref().map(|state| state.name.clone()),
         server_url: state.map(|state| state.server_url),
         process: StateDir::holder(state_dir),
+        halted: halt::reason(state_dir),
     };
     let mut out = io::stdout().lock();
     if json {
@@ -63,5 +68,11 @@ pub(crate) fn show(state_dir: &Path, json: bool) -> anyhow::Result<()> {
         |process| format!("running as process {process}"),
     );
     writeln!(out, "node         {running}")?;
+    if let Some(reason) = status.halted {
+        writeln!(
+            out,
+            "scanning     halted, until `fleetnode resume`: {reason}"
+        )?;
+    }
     Ok(())
 }

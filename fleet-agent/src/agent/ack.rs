@@ -12,6 +12,8 @@ use super::{order::Refusal, pairing::PairSummary};
 
 /// Notes of an ack on the wire, and characters of one.
 const NOTES: (usize, usize) = (64, 512);
+/// What a command that ran is told of.
+const HALTED: &str = "halted by the administrator of the node's site";
 /// Characters of the reason on the wire.
 const REASON: usize = 4_096;
 
@@ -37,6 +39,8 @@ pub(super) enum Stopped {
     CommandDead,
     /// This process is to end.
     ShuttingDown,
+    /// The site's administrator halted the node.
+    Halted,
 }
 
 /// What the server does not get to see otherwise.
@@ -122,6 +126,7 @@ fn judge_pairing(
             Some(Stopped::CommandDead) => {
                 "stopped, because the server takes nothing more of this command".to_owned()
             }
+            Some(Stopped::Halted) => HALTED.to_owned(),
             Some(Stopped::ShuttingDown | Stopped::Cancelled(_)) | None => {
                 "stopped on the node".to_owned()
             }
@@ -166,6 +171,7 @@ fn judge(
         (Some(Interruption::Cancelled), Some(Stopped::CommandDead)) => {
             gaps.push("stopped, because the server takes nothing more of this command".to_owned())
         }
+        (Some(Interruption::Cancelled), Some(Stopped::Halted)) => gaps.push(HALTED.to_owned()),
         (
             Some(Interruption::Cancelled),
             Some(Stopped::ShuttingDown | Stopped::Cancelled(_)) | None,

@@ -56,6 +56,20 @@ impl Refusal {
         }
     }
 
+    /// The site's kill switch is on.
+    pub(super) fn halted(reason: &str) -> Self {
+        let why = match reason {
+            "" => String::new(),
+            reason => format!(" ({reason})"),
+        };
+        Self::new(
+            AckCode::AgentIncapable,
+            format!(
+                "scanning is halted on this node by the administrator of its site{why}: `fleetnode resume` there ends that"
+            ),
+        )
+    }
+
     fn bad(reason: impl ToString) -> Self {
         Self::new(AckCode::BadRequest, reason.to_string())
     }
@@ -107,7 +121,7 @@ impl Order<'_> {
         if entries.is_empty() {
             return Err(Refusal::bad("the request names no address"));
         }
-        let count: usize = entries.iter().map(most_addresses).sum();
+        let count: usize = entries.iter().map(Entry::most_addresses).sum();
         if count > limits::COMMAND_TARGETS {
             return Err(Refusal::bad(format!(
                 "{count} targets in one command, a name counting as {}: a node takes {} at most",
@@ -224,14 +238,6 @@ fn listed(entries: &[String]) -> Result<Vec<Entry>, Refusal> {
         },
     };
     entries.iter().map(entry).collect()
-}
-
-/// How many targets an entry may become.
-fn most_addresses(entry: &Entry) -> usize {
-    match entry {
-        Entry::Address(_) => 1,
-        Entry::Name(_) => limits::NAME_ADDRESSES,
-    }
 }
 
 /// A network's addresses without its own network and broadcast address, which no device has before /31.

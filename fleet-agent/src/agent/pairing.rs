@@ -49,7 +49,7 @@ impl PairJob {
             .filter(|login| !login.password().is_empty());
         let judge = |target: FleetNodePairTarget| {
             let read = read(&target).and_then(|read| {
-                policy.check(read.endpoint)?;
+                policy.check(read.endpoint).map_err(|why| why.to_string())?;
                 Ok(read)
             });
             (target.device_identifier, read)
@@ -58,7 +58,9 @@ impl PairJob {
         Self {
             targets: request.targets.into_iter().map(judge).collect(),
             login,
-            guard: Guard::new(move |endpoint: Endpoint| site.check(endpoint)),
+            guard: Guard::new(move |endpoint: Endpoint| {
+                site.check(endpoint).map_err(|why| why.to_string())
+            }),
         }
     }
 

@@ -24,7 +24,7 @@ use super::{
     Agent, AgentStatus,
     ack::{self, Ending, Gaps, Stopped},
     calls::{Calls, Done, Taken},
-    order::{Job, Order},
+    order::{Job, Order, Refusal},
     report,
     stream::{ControlStream, Heard},
     task,
@@ -126,6 +126,7 @@ impl Shell {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled(), if self.draining.is_none() => self.drain(),
+                Ok(()) = self.agent.options.halt.changed() => self.on_halt(),
                 Some((attempt, heard)) = self.heard.recv() => self.on_heard(attempt, heard),
                 Some(done) = self.calls.next() => self.on_done(done),
                 step = work::next(&mut self.work), if self.spool.has_room() => self.on_step(step),
@@ -135,6 +136,24 @@ impl Shell {
                 }
             }
         }
+    }
+
+    fn on_halt(&mut self) {
+        match &*self.agent.options.halt.borrow_and_update() {
+            Some(reason) => {
+                tracing::warn!(reason, "halted by the site: nothing is scanned");
+                if let Some(work) = &mut self.work {
+                    work.stop(Stopped::Halted);
+                }
+            }
+            None => tracing::info!("the site lets this node scan again"),
+        }
+    }
+
+    /// What a command that comes while the node is halted is answered.
+    fn halted(&self) -> Option<Refusal> {
+        let reason = self.agent.options.halt.borrow().clone()?;
+        Some(Refusal::halted(&reason))
     }
 
     /// Carries out what the machines say, until they say nothing more.
@@ -291,7 +310,8 @@ impl Shell {
             default_ports: &self.default_ports,
             stock_server: self.server.is_empty(),
         };
-        match order.read(payload) {
+        let job = self.halted().map_or_else(|| order.read(payload), Err);
+        match job {
             Ok(Job::Scan(task)) => {
                 tracing::info!(%command, entries = task.entries.len(), ports = task.ports.len(), "a scan begins");
                 let resolver = &self.agent.options.resolver;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
-use fleet_core::{Endpoint, Port};
+use fleet_core::{Endpoint, Port, limits};
 use fleet_discovery::HostName;
 use fleet_registry::link::WireCommandId;
 use fleet_scan::{Guard, PinnedName, Resolver, ScanJob, pin_names};
@@ -16,26 +16,36 @@ const PINS: (usize, usize) = (256, 512);
 
 /// What a command asks, allowed by the site as far as it is known.
 #[derive(Clone, Debug)]
-pub(super) struct Task {
+pub(crate) struct Task {
     /// In the order of the command.
-    pub(super) entries: Vec<Entry>,
-    pub(super) ports: Vec<Port>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) ports: Vec<Port>,
     /// The command names no ports; these are the defaults that the server knows of this node.
-    pub(super) default_ports: bool,
-    pub(super) budget: Duration,
-    pub(super) policy: Arc<SitePolicy>,
+    pub(crate) default_ports: bool,
+    pub(crate) budget: Duration,
+    pub(crate) policy: Arc<SitePolicy>,
 }
 
 /// An entry of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(crate) enum Entry {
     Address(IpAddr),
     Name(HostName),
 }
 
+impl Entry {
+    /// How many targets it may become.
+    pub(crate) fn most_addresses(&self) -> usize {
+        match self {
+            Self::Address(_) => 1,
+            Self::Name(_) => limits::NAME_ADDRESSES,
+        }
+    }
+}
+
 impl Task {
     /// The names, each once, in order.
-    pub(super) fn names(&self) -> Vec<HostName> {
+    pub(crate) fn names(&self) -> Vec<HostName> {
         let mut seen = BTreeSet::new();
         let names = self.entries.iter().filter_map(|entry| match entry {
             Entry::Name(name) => Some(name.clone()),
@@ -45,7 +55,7 @@ impl Task {
     }
 
     /// Looks the names up, once. A name with an address outside of the site's networks is left out.
-    pub(super) async fn pin(&self, resolver: &dyn Resolver) -> Vec<PinnedName> {
+    pub(crate) async fn pin(&self, resolver: &dyn Resolver) -> Vec<PinnedName> {
         let mut pins = pin_names(resolver, self.names(), self.policy.addresses).await;
         for pin in &mut pins {
             let outside = |addresses: &Vec<IpAddr>| {
@@ -63,7 +73,7 @@ impl Task {
 
     /// The scan of the addresses and of what the names are pinned to. The server counts on the order: that of the
     /// command; where there are names, each address once.
-    pub(super) fn job(self, pins: &[PinnedName]) -> ScanJob {
+    pub(crate) fn job(self, pins: &[PinnedName]) -> ScanJob {
         let mut seen = BTreeSet::new();
         let targets = self.entries.iter().flat_map(|entry| match entry {
             Entry::Address(ip) => std::slice::from_ref(ip),
@@ -83,13 +93,15 @@ impl Task {
             ports: self.ports,
             ports_are_defaults: self.default_ports,
             budget: self.budget,
-            guard: Guard::new(move |endpoint: Endpoint| policy.check(endpoint)),
+            guard: Guard::new(move |endpoint: Endpoint| {
+                policy.check(endpoint).map_err(|why| why.to_string())
+            }),
         }
     }
 }
 
 /// Pins as messages to the server.
-pub(super) fn messages(command: &WireCommandId, pins: &[PinnedName]) -> Vec<ControlPins> {
+pub(crate) fn messages(command: &WireCommandId, pins: &[PinnedName]) -> Vec<ControlPins> {
     let named = |pin: &PinnedName| {
         let (addresses, skipped_reason) = match &pin.addresses {
             Ok(addresses) => (
@@ -113,7 +125,7 @@ pub(super) fn messages(command: &WireCommandId, pins: &[PinnedName]) -> Vec<Cont
 }
 
 /// What is missing for a server that cannot be told which names were left out.
-pub(super) fn left_out(pins: &[PinnedName]) -> Option<String> {
+pub(crate) fn left_out(pins: &[PinnedName]) -> Option<String> {
     let mut out = pins
         .iter()
         .filter_map(|pin| Some((&pin.name, pin.addresses.as_ref().err()?)));

@@ -4,6 +4,7 @@
 mod enrollment;
 mod gateway;
 mod interruptions;
+mod local;
 mod names;
 mod pairing;
 mod refusals;

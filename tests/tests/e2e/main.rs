@@ -7,6 +7,7 @@
 #[macro_use]
 mod harness;
 
+mod alone;
 mod audit;
 mod cancelling;
 mod command_line;

@@ -1,0 +1,343 @@
+//! `fleetnode scan`: a scan without a server, as a table with a progress bar, or as the lines of the server's event
+//! stream. Start with [`run`].
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::Context;
+use fleet_agent::{AgentOptions, LocalScan, LocalScanError, LocalSummary};
+use fleet_core::{NodeId, TargetOutcome};
+use fleet_plugin::PluginHost;
+use fleet_scan::{DriverSet, FoundDevice, Interruption, Progress, ScanEvent};
+use fleet_wire::{
+    fleet::{
+        DeviceFound, Ledger, ReasonCount, ScanEnded, ScanProgress, ScanState, ScanWarning,
+        WatchScanResponse, watch_scan_response::Event,
+    },
+    lines,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::ScanArgs,
+    exit::{self, Usage},
+    halt, options, plugins,
+    run::{PLUGINS, Signals, raise_descriptor_limit},
+};
+
+/// Devices that may wait to be printed.
+const SINK: usize = 64;
+
+/// Scans and says what came of it.
+pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<ExitCode> {
+    if let Some(reason) = halt::reason(state_dir) {
+        return Err(Usage::new(format!(
+            "scanning is halted on this node ({reason}): `fleetnode resume` ends that"
+        ))
+        .into());
+    }
+    let (folder, environment) = (
+        args.engine.plugin_dir.clone(),
+        args.engine.plugin_env.clone(),
+    );
+    let mut options = options::agent(args.site, args.engine)?;
+    raise_descriptor_limit();
+    let mut signals = Signals::new().context("cannot listen for signals")?;
+    let plugins = plugins::start(folder, environment, state_dir);
+    if let Some(plugins) = &plugins {
+        plugins.settled(PLUGINS).await;
+        options.drivers = Arc::new(DriverSet::built_in().with(plugins.drivers())?);
+    }
+    let done = scan(
+        &args.targets,
+        &args.ports,
+        &options,
+        args.json,
+        &mut signals,
+    )
+    .await;
+    if let Some(plugins) = plugins {
+        PluginHost::stop(plugins).await;
+    }
+    done
+}
+
+async fn scan(
+    targets: &[String],
+    ports: &[String],
+    options: &AgentOptions,
+    json: bool,
+    signals: &mut Signals,
+) -> anyhow::Result<ExitCode> {
+    let scan = LocalScan::plan(targets, ports, options).map_err(meant)?;
+    let skipped: Vec<ReasonCount> = scan
+        .skipped()
+        .iter()
+        .map(|tally| ReasonCount {
+            reason: tally.reason.clone(),
+            count: tally.count,
+            example: tally.example.clone(),
+        })
+        .collect();
+    let mut screen = Screen::new(json, scan.targets() as u64)?;
+    let (sink, mut events) = mpsc::channel(SINK);
+    let cancel = CancellationToken::new();
+    let running = tokio::spawn(scan.run(sink, cancel.clone()));
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => screen.show(event)?,
+                None => break,
+            },
+            _ = signals.next() => cancel.cancel(),
+        }
+    }
+    let summary = running.await.context("the scan crashed")??;
+    let code = exit_code(&summary);
+    screen.end(&summary, skipped)?;
+    Ok(code)
+}
+
+/// What cannot be scanned was not meant.
+fn meant(error: LocalScanError) -> anyhow::Error {
+    match error {
+        LocalScanError::Scan(error) => error.into(),
+        error @ (LocalScanError::Target(_)
+        | LocalScanError::Ports(_)
+        | LocalScanError::Plan(_)
+        | LocalScanError::Site(_)
+        | LocalScanError::NoLocalSubnet
+        | LocalScanError::TooMany(_)) => Usage::new(error.to_string()).into(),
+    }
+}
+
+fn exit_code(summary: &LocalSummary) -> ExitCode {
+    match summary.scan.interrupted {
+        Some(Interruption::Cancelled) => exit::CANCELLED.into(),
+        Some(Interruption::BudgetSpent | Interruption::SinkClosed) => exit::PARTIAL.into(),
+        None if is_complete(summary) => ExitCode::SUCCESS,
+        None => exit::PARTIAL.into(),
+    }
+}
+
+fn is_complete(summary: &LocalSummary) -> bool {
+    summary.scan.is_complete() && summary.names.iter().all(|name| name.addresses.is_ok())
+}
+
+/// Where it is shown.
+struct Screen {
+    json: bool,
+    bar: ProgressBar,
+    began: Instant,
+    found: u64,
+    first: Option<i64>,
+    sequence: i64,
+}
+
+impl Screen {
+    fn new(json: bool, targets: u64) -> io::Result<Self> {
+        let bar = if !json && io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let bar = ProgressBar::with_draw_target(Some(targets), bar);
+        if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len} targets  {msg}") {
+            bar.set_style(style);
+        }
+        let screen = Self {
+            json,
+            bar,
+            began: Instant::now(),
+            found: 0,
+            first: None,
+            sequence: 0,
+        };
+        if !json {
+            screen.row("Address", "Driver", "MAC or serial", "Device")?;
+        }
+        Ok(screen)
+    }
+
+    fn elapsed(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn show(&mut self, event: ScanEvent) -> io::Result<()> {
+        match event {
+            ScanEvent::Found(device) => self.device(&device),
+            ScanEvent::Progress(progress) => self.progress(progress),
+            ScanEvent::Note(text) => self.warning(text),
+        }
+    }
+
+    fn device(&mut self, device: &FoundDevice) -> io::Result<()> {
+        let elapsed = self.elapsed();
+        self.found += 1;
+        self.first.get_or_insert(elapsed);
+        if self.json {
+            return self.line(Event::Device(DeviceFound {
+                device_id: 0,
+                identifier: device.identifier(NodeId(0)).to_string(),
+                ip: device.endpoint.ip.to_string(),
+                port: device.endpoint.port.number().into(),
+                scheme: device.scheme.clone(),
+                driver: device.driver.clone(),
+                model: device.model.clone(),
+                manufacturer: device.manufacturer.clone(),
+                firmware: device.firmware.clone(),
+                elapsed_ms: elapsed,
+            }));
+        }
+        let mac = device.mac.map(|mac| mac.to_string());
+        let serial = device.serial.as_ref().map(|serial| serial.as_str().to_owned());
+        let identity = mac.or(serial).unwrap_or_else(|| "-".to_owned());
+        let what = [&device.manufacturer, &device.model, &device.firmware];
+        let what: Vec<&str> = what
+            .into_iter()
+            .map(String::as_str)
+            .filter(|text| !text.is_empty())
+            .collect();
+        let endpoint = device.endpoint.to_string();
+        self.row(&endpoint, &device.driver, &identity, &what.join(" "))
+    }
+
+    fn row(&self, endpoint: &str, driver: &str, identity: &str, what: &str) -> io::Result<()> {
+        let row = format!("{endpoint:<21} {driver:<10} {identity:<20} {what}");
+        self.bar
+            .suspend(|| writeln!(io::stdout(), "{}", row.trim_end()))
+    }
+
+    fn progress(&mut self, progress: Progress) -> io::Result<()> {
+        let Progress { done, total, phase } = progress;
+        if self.json {
+            return self.line(Event::Progress(ScanProgress {
+                done,
+                total,
+                phase: phase.to_owned(),
+                elapsed_ms: self.elapsed(),
+            }));
+        }
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+        self.bar
+            .set_message(format!("{phase}, {} found", self.found));
+        Ok(())
+    }
+
+    fn warning(&mut self, text: String) -> io::Result<()> {
+        if self.json {
+            return self.line(Event::Warning(ScanWarning { text }));
+        }
+        self.bar
+            .suspend(|| writeln!(io::stderr(), "warning: {text}"))
+    }
+
+    fn line(&mut self, event: Event) -> io::Result<()> {
+        if !matches!(event, Event::Progress(_)) {
+            self.sequence += 1;
+        }
+        let message = WatchScanResponse {
+            sequence: self.sequence,
+            event: Some(event),
+        };
+        match lines::line(&message) {
+            Some(line) => writeln!(io::stdout(), "{line}"),
+            None => Ok(()),
+        }
+    }
+
+    /// The outcome in a sentence, and what became of every target.
+    fn end(&mut self, summary: &LocalSummary, skipped: Vec<ReasonCount>) -> io::Result<()> {
+        for name in &summary.names {
+            if let Err(why) = &name.addresses {
+                self.warning(format!("`{}` is left out: {why}", name.name))?;
+            }
+        }
+        self.bar.finish_and_clear();
+        let ledger = self.ledger(summary, skipped);
+        let state = match summary.scan.interrupted {
+            Some(Interruption::Cancelled) => ScanState::Cancelled,
+            Some(Interruption::BudgetSpent | Interruption::SinkClosed) => ScanState::Partial,
+            None if is_complete(summary) => ScanState::Completed,
+            None => ScanState::Partial,
+        };
+        if self.json {
+            return self.line(Event::Ended(ScanEnded {
+                state: state.into(),
+                code: String::new(),
+                reason: summary
+                    .scan
+                    .interrupted
+                    .map(|why| why.to_string())
+                    .unwrap_or_default(),
+                ledger: Some(ledger),
+            }));
+        }
+        let mut out = io::stdout().lock();
+        let parts: Vec<String> = lines::parts(&ledger)
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(part, count)| format!("{count} {part}"))
+            .collect();
+        writeln!(
+            out,
+            "{}: {} devices; {} of {} targets; {:.1} s",
+            lines::outcome(state),
+            self.found,
+            parts.join(", "),
+            ledger.targets,
+            self.began.elapsed().as_secs_f64(),
+        )?;
+        for reason in &ledger.skipped_reasons {
+            let ReasonCount {
+                reason,
+                count,
+                example,
+            } = reason;
+            writeln!(out, "skipped {count}: {reason}, first {example}")?;
+        }
+        Ok(())
+    }
+
+    fn ledger(&self, summary: &LocalSummary, mut skipped: Vec<ReasonCount>) -> Ledger {
+        let left_out: Vec<_> = summary
+            .names
+            .iter()
+            .filter_map(|name| Some((name, name.addresses.as_ref().err()?)))
+            .collect();
+        if let Some((name, why)) = left_out.first() {
+            skipped.push(ReasonCount {
+                reason: (*why).clone(),
+                count: left_out.len() as u64,
+                example: name.name.to_string(),
+            });
+        }
+        let count = |outcome| summary.scan.count(outcome);
+        let before: u64 = skipped.iter().map(|reason| reason.count).sum();
+        Ledger {
+            targets: summary.targets.len() as u64 + before,
+            identified: count(TargetOutcome::Identified),
+            unidentified: count(TargetOutcome::Unidentified),
+            refused: count(TargetOutcome::Refused),
+            silent: count(TargetOutcome::Silent),
+            skipped: count(TargetOutcome::Skipped) + before,
+            not_reached: count(TargetOutcome::NotReached),
+            unknown: 0,
+            reported: self.found,
+            accepted: self.found,
+            rejected: 0,
+            skipped_reasons: skipped,
+            rejected_reasons: Vec::new(),
+            first_device_ms: self.first,
+            elapsed_ms: self.elapsed(),
+        }
+    }
+}

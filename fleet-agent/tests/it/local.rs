@@ -1,0 +1,108 @@
+//! A scan without a server, and the switch that stops every scan.
+
+use std::sync::Arc;
+
+use fleet_agent::{LocalScan, LocalScanError};
+use fleet_core::{Port, outcome::AckCode};
+use fleet_scan::ScanEvent;
+use fleet_sim::Site;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Running, gateway::Gateway, options, start, within};
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_scan_without_a_server_finds_what_there_is_and_says_what_became_of_the_rest() {
+    let running = start(Site::demo(6, 21), 21).await;
+    let addresses = running.site().addresses();
+    let mut targets: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    // The same again, and a network around one of them.
+    targets.extend(targets.clone());
+    targets.push(format!("{}/32", addresses[0]));
+    let ports: Vec<String> = running
+        .site()
+        .ports()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let scan = LocalScan::plan(&targets, &ports, &options(5_000)).expect("a plan");
+    assert_eq!(scan.targets(), addresses.len());
+    let (sink, mut events) = mpsc::channel(64);
+    let running_scan = tokio::spawn(scan.run(sink, CancellationToken::new()));
+    let mut found = Vec::new();
+    while let Some(event) = within("an event", events.recv()).await {
+        if let ScanEvent::Found(device) = event {
+            found.push(device.endpoint.ip);
+        }
+    }
+    let summary = running_scan.await.expect("no crash").expect("it ran");
+    found.sort_unstable();
+    assert_eq!(found, addresses);
+    assert!(summary.scan.is_complete(), "{summary:?}");
+    assert_eq!(summary.targets.len(), summary.scan.outcomes.len());
+}
+
+#[test]
+fn what_the_site_does_not_allow_is_refused_by_name() {
+    let mut options = options(5_000);
+    options.site.allowed_networks = vec!["10.0.0.0/24".parse().expect("a network")];
+    options.site.denied_ports = Port::new(22).into_iter().collect();
+    options.local_subnets = Some(Vec::new());
+    let plan = |targets: &[&str], ports: &[&str]| {
+        LocalScan::plan(&texts(targets), &texts(ports), &options)
+            .map(|scan| (scan.targets(), scan.ports().len(), scan.skipped().len()))
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(plan(&["10.0.0.0/29", "10.0.0.1-3"], &["80"]), Ok((6, 1, 2)));
+    for (targets, ports, named) in [
+        (&["10.0.0.0/23"][..], &["80"][..], "10.0.1.0"),
+        (&["8.8.8.8"], &["80"], "8.8.8.8"),
+        (&["10.0.0.7"], &["22"], "port 22"),
+        (&["10.0.0.7"], &["80/tcp"], "80/tcp"),
+        (&["010.0.0.7"], &["80"], "010.0.0.7"),
+        (&["fleetnode-local-subnet"], &["80"], "--local-subnet"),
+    ] {
+        let refused = plan(targets, ports).expect_err(named);
+        assert!(refused.contains(named), "{refused}");
+    }
+    options.site.allowed_networks = Vec::new();
+    let large = texts(&["10.0.0.0/16", "10.1.0.0/16"]);
+    assert!(matches!(
+        LocalScan::plan(&large, &texts(&["80"]), &options),
+        Err(LocalScanError::TooMany(131_068))
+    ));
+}
+
+#[tokio::test]
+async fn a_halted_node_stops_at_once_refuses_what_comes_and_goes_on_when_it_may() {
+    let running = start(Site::demo(40, 22), 22).await;
+    let (addresses, ports) = (running.site().addresses(), running.site().ports());
+    let (tell, halt) = watch::channel(None);
+    let gateway = Gateway::start().await;
+    let mut options = options(20);
+    options.halt = halt;
+    let _node = Running::with(&Arc::clone(&gateway), options);
+    let (mut stream, _) = gateway.accepted().await;
+
+    stream.discover("slow", &addresses, &ports);
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tell.send_replace(Some("new switch".to_owned()));
+    let ack = within("the ack", stream.ack()).await;
+    assert_eq!(AckCode::from_number(ack.code), AckCode::Partial);
+    assert!(ack.error_message.contains("halted"), "{ack:?}");
+
+    stream.discover("next", &addresses, &ports);
+    let ack = within("the refusal", stream.ack()).await;
+    assert_eq!(AckCode::from_number(ack.code), AckCode::AgentIncapable);
+    assert!(ack.error_message.contains("new switch"), "{ack:?}");
+    assert!(ack.error_message.contains("fleetnode resume"), "{ack:?}");
+
+    tell.send_replace(None);
+    stream.discover("again", &addresses[..1], &ports);
+    let ack = within("the ack", stream.ack()).await;
+    assert_eq!(AckCode::from_number(ack.code), AckCode::Ok, "{ack:?}");
+}

@@ -1,0 +1,119 @@
+//! The node's own commands: a scan without a server, what its policy says, and the switch that halts it.
+
+use fleet_sim::Lab;
+use serde_json::Value;
+
+use crate::harness::{World, binary, list, run};
+
+on_both_databases! {
+    a_node_scans_without_a_server
+    a_halted_node_scans_nothing_until_it_is_resumed
+}
+
+async fn a_node_scans_without_a_server(world: World) {
+    let lab = Lab::start(world.range.mixed(8)).await.expect("a site");
+    let folder = world.folder().join("alone");
+    std::fs::create_dir(&folder).expect("a folder");
+    let (first, last) = (world.range.address(1), world.range.address(12));
+    let octet = last.octets()[3];
+    let target = format!("{first}-{octet}");
+    let mut command = binary("fleetnode", &folder);
+    command.args(["scan", &target, "--demo-allow-loopback", "--json"]);
+    for port in lab.site().ports() {
+        command.args(["--port", &port.to_string()]);
+    }
+    let scanned = run(command).await;
+    let lines: Vec<Value> = scanned
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).expect(line))
+        .collect();
+    let ledger = lines.last().expect("a last line");
+    assert_eq!(ledger["type"], "ledger", "{scanned:?}");
+    assert_eq!(ledger["targets"], 12);
+    let devices = lines.iter().filter(|line| line["type"] == "device");
+    assert_eq!(ledger["reported"], devices.count() as u64);
+    assert_eq!(
+        [
+            "identified",
+            "unidentified",
+            "refused",
+            "silent",
+            "skipped",
+            "not_reached"
+        ]
+        .iter()
+        .filter_map(|part| ledger[*part].as_u64())
+        .sum::<u64>(),
+        12,
+        "{ledger}"
+    );
+    assert!(ledger["identified"].as_u64() > Some(0), "{ledger}");
+    let expected = if ledger["outcome"] == "completed" {
+        0
+    } else {
+        2
+    };
+    assert_eq!(scanned.status, expected, "{scanned:?}");
+
+    // For people, and what cannot be scanned.
+    let mut command = binary("fleetnode", &folder);
+    let one = first.to_string();
+    command.args(["scan", &one, "--demo-allow-loopback", "--port", "4028"]);
+    let shown = run(command).await;
+    assert!(shown.stdout.starts_with("Address"), "{shown:?}");
+    let mut command = binary("fleetnode", &folder);
+    command.args(["scan", "8.8.8.8"]);
+    let refused = run(command).await;
+    assert_eq!(refused.status, 64, "{refused:?}");
+    assert!(refused.stderr.contains("8.8.8.8"), "{refused:?}");
+
+    let mut command = binary("fleetnode", &folder);
+    command
+        .env("FLEETNODE_ALLOW_NETWORK", "10.0.0.0/24,10.1.0.0/24")
+        .args([
+            "policy",
+            "check",
+            "10.1.0.7:4028",
+            "10.2.0.7",
+            "--deny-port",
+            "22",
+        ]);
+    let checked = run(command).await;
+    assert_eq!(checked.status, 1, "{checked:?}");
+    let lines: Vec<&str> = checked.stdout.lines().collect();
+    assert!(lines[0].contains("10.1.0.0/24"), "{checked:?}");
+    assert!(lines[1].contains("never dialled"), "{checked:?}");
+}
+
+async fn a_halted_node_scans_nothing_until_it_is_resumed(world: World) {
+    let node = world.node("barn", &["--rate", "20"]).await;
+    let _lab = Lab::start(world.range.mixed(40)).await.expect("a site");
+    let switch = async |arguments: &[&str]| {
+        let mut command = binary("fleetnode", world.folder());
+        command.args(arguments).arg("--state-dir").arg(node.state());
+        run(command).await.well()
+    };
+    let targets = || list((1..=40).map(|number| world.range.address(number)));
+    let scan = world.operator.start(node.id, targets()).await.scan_id;
+    switch(&["halt", "--reason", "new switch"]).await;
+    assert!(switch(&["status"]).await.contains("new switch"));
+    world.operator.history(&scan).await;
+    let said = world.fleetctl(&["scan", "show", &scan, "-o", "json"]).await;
+    assert!(said.stdout.contains("halted"), "{said:?}");
+
+    let scan = world.operator.start(node.id, targets()).await.scan_id;
+    world.operator.history(&scan).await;
+    let said = world.fleetctl(&["scan", "show", &scan, "-o", "json"]).await;
+    assert!(said.stdout.contains("new switch"), "{said:?}");
+    assert!(said.stdout.contains("SCAN_STATE_FAILED"), "{said:?}");
+
+    switch(&["resume"]).await;
+    let one = list([world.range.address(1)]);
+    // The switch is looked at four times a second.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let scan = world.operator.start(node.id, one).await.scan_id;
+    world.operator.history(&scan).await;
+    let said = world.fleetctl(&["scan", "show", &scan, "-o", "json"]).await;
+    assert!(said.stdout.contains("SCAN_STATE_COMPLETED"), "{said:?}");
+}
