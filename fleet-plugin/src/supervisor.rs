@@ -317,8 +317,8 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            Just(Step::Serves),
-            Just(Step::Reject),
+            2 => Just(Step::Serves),
+            1 => Just(Step::Reject),
             3 => Just(Step::Exit),
             1 => Just(Step::Stop),
             4 => any::<u8>().prop_map(Step::Wait),

@@ -57,7 +57,8 @@ impl Driver for Outside {
                 let mut open = self.open.lock().expect("no test crashed");
                 let here = open.0.entry(endpoint.ip).or_default();
                 *here += 1;
-                open.1 = open.1.max(*here);
+                let here = *here;
+                open.1 = open.1.max(here);
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
             let mut open = self.open.lock().expect("no test crashed");
