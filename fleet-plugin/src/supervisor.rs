@@ -336,7 +336,8 @@ mod tests {
             let timing = Timing::default();
             let mut now = Instant::now();
             let mut supervisor = Supervisor::new(timing, now);
-            let (mut runs, mut killed, mut stopped, mut over) = (false, false, false, false);
+            prop_assert!(matches!(supervisor.poll_output(), Some(Output::Start)));
+            let (mut runs, mut killed, mut stopped, mut over) = (true, false, false, false);
             let ending = [Step::Stop, Step::Wait(2)];
             for step in steps.into_iter().chain(ending) {
                 match step {

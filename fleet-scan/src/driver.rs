@@ -375,7 +375,7 @@ mod tests {
             names.collect::<Vec<_>>()
         };
         assert_eq!(names(set.at(port(80))), ["http"]);
-        assert_eq!(names(set.at(port(443))), ["http", "cgminer"]);
+        assert_eq!(names(set.at(port(443))), ["https"]);
         for (number, asked_for, expected) in [
             (443, false, vec!["a"]),
             (80, false, vec!["b"]),
@@ -386,7 +386,7 @@ mod tests {
             let asked = names(set.external_at(port(number), asked_for));
             assert_eq!(asked, expected, "{number} {asked_for}");
         }
-        assert_eq!(set.default_ports(), [4028, 80, 443].map(port));
+        assert_eq!(set.default_ports(), [4028, 443, 80].map(port));
         let again: Vec<Arc<dyn Driver>> = vec![Arc::new(Outside("http", 1))];
         assert_eq!(
             DriverSet::built_in().with(again).map(|_| ()),

@@ -197,7 +197,10 @@ impl Screen {
             }));
         }
         let mac = device.mac.map(|mac| mac.to_string());
-        let serial = device.serial.as_ref().map(|serial| serial.as_str().to_owned());
+        let serial = device
+            .serial
+            .as_ref()
+            .map(|serial| serial.as_str().to_owned());
         let identity = mac.or(serial).unwrap_or_else(|| "-".to_owned());
         let what = [&device.manufacturer, &device.model, &device.firmware];
         let what: Vec<&str> = what

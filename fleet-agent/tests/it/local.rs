@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fleet_agent::{LocalScan, LocalScanError};
-use fleet_core::{Port, outcome::AckCode};
+use fleet_core::{Port, TargetOutcome, outcome::AckCode};
 use fleet_scan::ScanEvent;
 use fleet_sim::Site;
 use tokio::sync::{mpsc, watch};
@@ -41,7 +41,10 @@ async fn a_scan_without_a_server_finds_what_there_is_and_says_what_became_of_the
     }
     let summary = running_scan.await.expect("no crash").expect("it ran");
     found.sort_unstable();
-    assert_eq!(found, addresses);
+    found.dedup();
+    assert_eq!(found.len(), 6, "every device that can be named");
+    assert!(found.iter().all(|ip| addresses.contains(ip)));
+    assert_eq!(summary.scan.count(TargetOutcome::Identified), 6);
     assert!(summary.scan.is_complete(), "{summary:?}");
     assert_eq!(summary.targets.len(), summary.scan.outcomes.len());
 }
