@@ -87,9 +87,11 @@ pub(super) struct Schedule {
     ready: VecDeque<Work>,
     /// Hosts of which must be known first whether they are there.
     held: BTreeSet<u32>,
-    /// Of each host, whether it was ever held: the walk passes it by.
+    /// Of each host, whether it was held or has answered: the walk passes it by.
     passed_by: Vec<bool>,
-    /// Hosts that were held and are there, with their next port.
+    /// Of each host, how many of its ports the walk has visited, the first ones.
+    visited: Vec<u8>,
+    /// Hosts that are known to be there, with their next port.
     admitted: VecDeque<(u32, u8)>,
     ports: u8,
     /// What waits for a host that is busy.
@@ -159,6 +161,7 @@ impl Schedule {
             ready: VecDeque::new(),
             held: BTreeSet::new(),
             passed_by: vec![false; hosts],
+            visited: vec![0; hosts],
             admitted: VecDeque::new(),
             ports,
             parked: BTreeMap::new(),
@@ -246,6 +249,7 @@ impl Schedule {
         }
         self.sockets = (self.sockets + 1).saturating_sub(open.count_ones() as usize);
         self.free_slot(attempt.key);
+        self.is_there(at.host);
         Opened::Take(at)
     }
 
@@ -253,7 +257,11 @@ impl Schedule {
     pub(super) fn refused(&mut self, attempt: Attempt, now: Instant) -> Option<At> {
         self.slot(attempt.key)?;
         self.learn(attempt, now);
-        self.settle(attempt.key)
+        let at = self.settle(attempt.key);
+        if let Some(at) = at {
+            self.is_there(at.host);
+        }
+        at
     }
 
     /// Nothing more is to be learned of the endpoint, whose sockets are to be closed.
@@ -346,8 +354,17 @@ impl Schedule {
             return Some(At { host, port });
         }
         let passed_by = &self.passed_by;
-        let next = self.walk.find(|(host, _)| !passed_by[*host as usize]);
-        next.map(|(host, port)| At { host, port })
+        let (host, port) = self.walk.find(|(host, _)| !passed_by[*host as usize])?;
+        self.visited[host as usize] = port + 1;
+        Some(At { host, port })
+    }
+
+    /// A host has answered: what its other ports say decides how it is named, so they do not wait for the walk.
+    fn is_there(&mut self, host: u32) {
+        let at = host as usize;
+        if !std::mem::replace(&mut self.passed_by[at], true) && self.visited[at] < self.ports {
+            self.admitted.push_back((host, self.visited[at]));
+        }
     }
 
     /// The attempt's socket stays open beside the next one's.
