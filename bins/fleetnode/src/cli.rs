@@ -171,7 +171,7 @@ pub(crate) enum Policy {
     /// Says of endpoints whether `run` with the same flags and variables would dial them, and by which rule; exits with 1
     /// when it would not dial one.
     Check {
-        /// An address with or without a port, such as 10.0.0.7:4028 or [fd00::7]:80.
+        /// An address with or without a port, such as 10.0.0.7:4028; one of IPv6 with a port is written in brackets.
         #[arg(required = true, value_name = "ENDPOINT", value_parser = endpoint)]
         endpoints: Vec<SocketAddr>,
         #[command(flatten)]
