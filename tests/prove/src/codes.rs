@@ -1,8 +1,11 @@
-//! One enrollment code, presented by a thousand nodes at the same moment, each on a connection of its own.
+//! One enrollment code, presented by a thousand nodes at the same moment, each on a connection of its own. The
+//! connections are opened before, one after the other: a thousand at once overflow the queue of the kernel, which
+//! resets some of them.
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use fleet_core::{Secret, SecretKind};
 use fleet_store::Enrollment as _;
 use fleet_wire::{Code, client::CallOptions, gateway::FleetNodeGatewayClient};
 use tokio::{sync::Barrier, task::JoinSet};
@@ -30,9 +33,13 @@ async fn race(scratch: &Scratch) -> Result<String> {
     let live = Live::start(&scratch.store).await?;
     let (code, _) = live.code().await?;
     let start = Arc::new(Barrier::new(NODES));
+    let nobodys = Secret::new(SecretKind::EnrollmentCode, &[0; 32]);
     let mut nodes = JoinSet::new();
     for number in 0..NODES {
         let gateway = FleetNodeGatewayClient::new(live.channel()?);
+        let opening = live::registration(nobodys.expose(), "nobody", &live::identity());
+        let refused = gateway.register(&opening, CallOptions::new()).await;
+        ensure!(refused.is_err(), "a code that nobody made was taken");
         let request = live::registration(&code, &format!("node-{number}"), &live::identity());
         let start = start.clone();
         nodes.spawn(async move {
@@ -49,10 +56,13 @@ async fn race(scratch: &Scratch) -> Result<String> {
         }
     }
     let enrolled = scratch.store.list_nodes(live.org).await?.len();
+    let counts = live.counts.clone();
     live.stop().await?;
     ensure!(
         won == 1 && lost == NODES - 1 && enrolled == 1,
-        "{won} won and {lost} were refused, {enrolled} are enrolled, other answers: {other:?}"
+        "{won} won and {lost} were refused, {enrolled} are enrolled, {} other answers, such as {:?}, of a port that counts {counts:?}",
+        other.len(),
+        other.first()
     );
     Ok(format!(
         "{}: {NODES} nodes raced for one code, {won} won, {lost} were refused alike, {enrolled} is enrolled",

@@ -17,7 +17,7 @@ use fleet_wire::{
         ControlStreamRequest, ControlStreamResponse, FleetNodeGatewayClient, RegisterRequest,
         control_stream_request, control_stream_response::Kind,
     },
-    listener::{self, Drained, ListenerConfig},
+    listener::{self, Drained, ListenerConfig, ListenerCounts},
     pairing::DiscoverRequest,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -31,6 +31,8 @@ pub(crate) struct Live {
     server: Server,
     closing: CancellationToken,
     port: JoinHandle<Drained>,
+    /// What the port refused.
+    pub(crate) counts: Arc<ListenerCounts>,
 }
 
 impl Live {
@@ -57,9 +59,11 @@ impl Live {
         let socket = TcpListener::bind("127.0.0.1:0").await?;
         let address = socket.local_addr()?;
         let (closing, service) = (CancellationToken::new(), server.service());
+        let config = ListenerConfig::plaintext();
+        let counts = config.counts.clone();
         let port = tokio::spawn({
             let closing = closing.clone();
-            async move { listener::serve(socket, service, &ListenerConfig::plaintext(), closing).await }
+            async move { listener::serve(socket, service, &config, closing).await }
         });
         Ok(Self {
             org: operator.context("the operator that was just created")?.org,
@@ -68,6 +72,7 @@ impl Live {
             server,
             closing,
             port,
+            counts,
         })
     }
 
@@ -131,7 +136,7 @@ impl Live {
             .complete_auth_handshake(&answer, CallOptions::new())
             .await?
             .session_token;
-        let (mut up, down) = gateway
+        let (mut up, mut down) = gateway
             .control_stream(CallOptions::new().bearer(&token)?)
             .await?;
         let hello = ControlHello {
@@ -144,6 +149,12 @@ impl Live {
             kind: Some(control_stream_request::Kind::Hello(hello)),
         };
         up.send(&hello).await?;
+        // What it can do is known from then on.
+        while let Some(message) = down.message().await? {
+            if matches!(message.kind, Some(Kind::Accepted(_))) {
+                break;
+            }
+        }
         Ok(Node {
             id: NodeId(registered.fleet_node_id),
             token,

@@ -3,9 +3,9 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use fleet_core::{DeviceId, ScanId};
-use fleet_store::{Inventory as _, Scans as _};
+use fleet_store::{Audit as _, Inventory as _, Scans as _};
 use fleet_wire::{
     Code,
     gateway::{DiscoveredDeviceReport, ReportDiscoveredDevicesRequest},
@@ -68,10 +68,10 @@ async fn flood(scratch: &Scratch) -> Result<Vec<String>> {
             }
         }
         let answer = report(&node, &command, devices).await?;
-        ensure!(
-            answer == (GOOD, REPORT - GOOD),
-            "report {calls} was answered {answer:?}"
-        );
+        if answer != (GOOD, REPORT - GOOD) {
+            let told = scratch.store.list_audit(live.org, None, 40).await?;
+            bail!("report {calls} was answered {answer:?}; the audit trail says {told:#?}");
+        }
         malformed += REPORT - GOOD;
         calls += 1;
     }

@@ -160,6 +160,7 @@ impl World {
         for (record, id) in created.zip(next..) {
             record.id = DeviceId(id);
         }
+        self.records.sort_unstable_by_key(|record| record.id);
         let mut taken = Vec::new();
         for verdict in verdicts {
             let (row, accepted) = match verdict {
