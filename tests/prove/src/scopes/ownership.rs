@@ -188,8 +188,14 @@ fn listed(inventory: &Inventory) -> Vec<DeviceRecord> {
     inventory.records().cloned().collect()
 }
 
-/// I7: what a row changes was the reporter's or free, and is the reporter's now; a refused row changes nothing.
+/// I7: what a row changes was the reporter's or free, and is the reporter's now; a refused row changes nothing; nobody
+/// is bound but by a record that ends in another.
 fn changes(before: &[DeviceRecord], after: &[DeviceRecord], reporter: NodeId, taken: bool) {
+    let ended = || {
+        before
+            .iter()
+            .filter(|was| after.iter().all(|record| record.id != was.id))
+    };
     for record in after {
         let Some(was) = before.iter().find(|was| was.id == record.id) else {
             assert!(taken && record.owner == Some(reporter), "{record:?}");
@@ -200,15 +206,20 @@ fn changes(before: &[DeviceRecord], after: &[DeviceRecord], reporter: NodeId, ta
         }
         assert!(taken, "a refused row changed {was:?} to {record:?}");
         assert!(may_write(was, reporter), "{reporter:?} took {was:?}");
-        assert_eq!(was.binding, record.binding, "a report binds nobody");
+        let kept = was.binding == record.binding;
+        let inherited =
+            was.binding == Binding::Free && ended().any(|gone| gone.binding == record.binding);
+        assert!(
+            kept || inherited,
+            "a report binds nobody: {was:?} {record:?}"
+        );
         assert_eq!(record.owner, Some(reporter), "{record:?}");
     }
-    let gone = before
-        .iter()
-        .filter(|was| after.iter().all(|record| record.id != was.id));
-    // A record may end in another one, if both were the reporter's to write.
-    for was in gone {
+    // A record may end in another one, if both were the reporter's to write; its binding goes over.
+    for was in ended() {
         assert!(taken && may_write(was, reporter), "{was:?} is gone");
+        let goes_on = after.iter().any(|record| record.binding == was.binding);
+        assert!(was.binding == Binding::Free || goes_on, "{was:?} was bound");
     }
 }
 
