@@ -60,7 +60,7 @@ pub(crate) enum Command {
     /// Scans from this machine without a server: a table of what answers, and what became of the rest.
     ///
     /// Nothing is enrolled or reported. Ctrl-C stops it and keeps what was found. Exit status: 0 complete, 2 with gaps,
-    /// 64 a target that cannot be scanned, 130 stopped.
+    /// 64 a target that cannot be scanned, 77 halted, 130 stopped.
     Scan(ScanArgs),
     /// What the site lets its node scan.
     #[command(subcommand)]

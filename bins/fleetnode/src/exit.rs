@@ -3,6 +3,8 @@
 use fleet_agent::{AgentError, EnrollError, SessionError, StateError, StopReason, TransportError};
 use fleet_wire::Code;
 
+use crate::halt::Halted;
+
 /// A scan with gaps.
 pub(crate) const PARTIAL: u8 = 2;
 /// A scan that was stopped.
@@ -37,7 +39,7 @@ impl std::error::Error for Usage {}
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
     if error.is::<Usage>() || error.is::<TransportError>() {
         USAGE
-    } else if error.is::<StopReason>() {
+    } else if error.is::<StopReason>() || error.is::<Halted>() {
         PERMISSION
     } else if let Some(error) = error.downcast_ref::<StateError>() {
         of_state(error)

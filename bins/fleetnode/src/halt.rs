@@ -2,7 +2,8 @@
 //! a second, so that it works without the node's help, by hand too. Start with [`halt`].
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -39,18 +40,36 @@ pub(crate) fn resume(state_dir: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// Nothing is scanned: the site has halted its node.
+#[derive(Debug)]
+pub(crate) struct Halted(pub(crate) String);
+
+impl std::fmt::Display for Halted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(reason) = self;
+        let why = if reason.is_empty() {
+            "no reason given"
+        } else {
+            reason
+        };
+        write!(
+            f,
+            "scanning is halted on this node ({why}): `fleetnode resume` ends that"
+        )
+    }
+}
+
+impl std::error::Error for Halted {}
+
 /// Why the node is halted, if it is. What cannot be looked at halts.
 pub(crate) fn reason(state_dir: &Path) -> Option<String> {
-    use io::Read as _;
-
-    let file = match fs::File::open(state_dir.join(FILE)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => return Some(error.to_string()),
-    };
+    let file = state_dir.join(FILE);
     let mut bytes = Vec::new();
-    if let Err(error) = file.take(REASON).read_to_end(&mut bytes) {
-        return Some(error.to_string());
+    let read = fs::File::open(&file).and_then(|open| open.take(REASON).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => return Some(format!("{} cannot be read: {error}", file.display())),
     }
     Some(
         String::from_utf8_lossy(&bytes)

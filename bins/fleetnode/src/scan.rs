@@ -28,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cli::ScanArgs,
     exit::{self, Usage},
-    halt, options, plugins,
+    halt::{self, Halted},
+    options, plugins,
     run::{PLUGINS, Signals, raise_descriptor_limit},
 };
 
@@ -38,10 +39,7 @@ const SINK: usize = 64;
 /// Scans and says what came of it.
 pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<ExitCode> {
     if let Some(reason) = halt::reason(state_dir) {
-        return Err(Usage::new(format!(
-            "scanning is halted on this node ({reason}): `fleetnode resume` ends that"
-        ))
-        .into());
+        return Err(Halted(reason).into());
     }
     let (folder, environment) = (
         args.engine.plugin_dir.clone(),

@@ -8,7 +8,7 @@ use std::{
 use fleet_agent::{Stage, StateDir};
 use serde::Serialize;
 
-use crate::halt;
+use crate::halt::{self, Halted};
 
 #[derive(Debug, Serialize)]
 struct Status {

@@ -1,7 +1,5 @@
 //! A scan without a server, and the switch that stops every scan.
 
-use std::sync::Arc;
-
 use fleet_agent::{LocalScan, LocalScanError};
 use fleet_core::{Port, TargetOutcome, outcome::AckCode};
 use fleet_scan::ScanEvent;
@@ -9,7 +7,11 @@ use fleet_sim::Site;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Running, gateway::Gateway, options, start, within};
+use crate::{
+    Running,
+    gateway::{Gateway, Seen},
+    options, start, within,
+};
 
 fn texts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
@@ -88,15 +90,17 @@ async fn a_halted_node_stops_at_once_refuses_what_comes_and_goes_on_when_it_may(
     let gateway = Gateway::start().await;
     let mut options = options(20);
     options.halt = halt;
-    let _node = Running::with(&Arc::clone(&gateway), options);
+    let _node = Running::with(&gateway, options);
     let (mut stream, _) = gateway.accepted().await;
 
     stream.discover("slow", &addresses, &ports);
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let rows = |seen: &Seen| seen.rows().count();
+    gateway.until("a device", |seen| rows(seen) > 0).await;
     tell.send_replace(Some("new switch".to_owned()));
     let ack = within("the ack", stream.ack()).await;
     assert_eq!(AckCode::from_number(ack.code), AckCode::Partial);
     assert!(ack.error_message.contains("halted"), "{ack:?}");
+    assert!(ack.error_message.contains("not reached"), "{ack:?}");
 
     stream.discover("next", &addresses, &ports);
     let ack = within("the refusal", stream.ack()).await;

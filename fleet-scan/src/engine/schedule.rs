@@ -2,7 +2,8 @@
 //!
 //! [`Schedule::next`] says what to do, [`Schedule::expire`] what has waited long enough. An endpoint that is tried
 //! has a slot from its first attempt until it is settled; an attempt that met silence leaves its socket open beside
-//! the next one's, since a slow answer is an answer too. Order of first attempts: `walk.rs`; waits: `timing.rs`.
+//! the next one's, since a slow answer is an answer too. Order of first attempts: `walk.rs`, but the other ports of a
+//! host that has answered go next; waits: `timing.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

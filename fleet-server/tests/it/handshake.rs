@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, time::Duration};
 use ed25519_dalek::Signer;
 use fleet_core::{Role, is_domain_separated};
 use fleet_server::{Rates, ServerConfig};
-use fleet_wire::{Code, client::CallOptions, gateway::AckCode};
+use fleet_wire::{Code, admin::RevokeFleetNodeRequest, client::CallOptions, gateway::AckCode};
 
 use crate::harness::{
     Enrolled, Profile, World, complete, heartbeat, identity, list, refused, registration, start,
@@ -73,6 +73,67 @@ async fn only_the_key_and_the_identity_together_begin_a_handshake() {
         complete(&world, &challenge, &signature).await,
         Code::Unauthenticated,
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tampered_challenge_or_token_opens_nothing() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let node = Enrolled::new(&world, &operator).await;
+    let challenge = node.challenge(&world).await.expect("a challenge");
+    for at in [0, 15, 16, challenge.len() - 1] {
+        let mut tampered = challenge.clone();
+        tampered[at] ^= 1;
+        let answer = node.answer(&world, &tampered).await;
+        refused(answer, Code::Unauthenticated);
+    }
+    // What was tried with others' bytes took nothing from the true one.
+    let token = node.answer(&world, &challenge).await.expect("a session");
+    for at in 0..token.len() {
+        let mut tampered = token.clone().into_bytes();
+        tampered[at] = if tampered[at] == b'x' { b'y' } else { b'x' };
+        let tampered = String::from_utf8(tampered).expect("ASCII");
+        let answer = heartbeat(&world.gateway(), &tampered).await;
+        refused(answer, Code::Unauthenticated);
+    }
+    heartbeat(&world.gateway(), &token)
+        .await
+        .expect("the session is good");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_revoked_between_challenge_and_answer_gets_no_session() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let node = Enrolled::new(&world, &operator).await;
+    let challenge = node.challenge(&world).await.expect("a challenge");
+    let revoke = RevokeFleetNodeRequest {
+        fleet_node_id: node.id.0,
+        ..RevokeFleetNodeRequest::default()
+    };
+    let admin = operator.admin();
+    let revoked = admin.revoke_fleet_node(&revoke, operator.options());
+    revoked.await.expect("is revoked");
+    refused(node.answer(&world, &challenge).await, Code::Unauthenticated);
+    refused(node.challenge(&world).await, Code::Unauthenticated);
+}
+
+/// A stock node takes UNAUTHENTICATED for the end of its enrollment.
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_trouble_is_never_a_refusal_of_who_it_is() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let node = Enrolled::new(&world, &operator).await;
+    let token = node.sign_in(&world).await;
+    let challenge = node.challenge(&world).await.expect("a challenge");
+    world.store.close().await;
+    refused(node.challenge(&world).await, Code::Unavailable);
+    refused(node.answer(&world, &challenge).await, Code::Unavailable);
+    refused(heartbeat(&world.gateway(), &token).await, Code::Unavailable);
+    let request = registration("fnc_not-a-code-of-anybody", "barn", &identity());
+    let gateway = world.gateway();
+    let registered = gateway.register(&request, CallOptions::new()).await;
+    refused(registered, Code::Unavailable);
 }
 
 #[tokio::test(flavor = "multi_thread")]

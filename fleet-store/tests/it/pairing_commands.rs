@@ -36,6 +36,7 @@ contract! {
     all_that_is_unpaired_leaves_out_what_wants_a_password
     another_tenant_sees_nothing_of_it
     results_race_unpairing_and_revocation
+    what_a_lost_node_had_paired_is_paired_again_by_its_replacement
 }
 
 impl Site {
@@ -765,4 +766,48 @@ async fn results_race_unpairing_and_revocation(site: Site) {
             }
         }
     }
+}
+
+async fn what_a_lost_node_had_paired_is_paired_again_by_its_replacement(site: Site) {
+    let north = site.node("north").await;
+    let device = site.found_by(north, "10.0.0.7").await;
+    let named = site.identifier(device).await;
+    assert!(named.starts_with("auto:"), "{named}");
+    let (_, command) = site.pairing(north, &[device]).await;
+    let paired = vec![site.said(device, PairOutcome::Paired).await];
+    let taken = site.results(north, command, paired).await;
+    assert_eq!(taken.expect("taken"), (1, 0));
+    site.revoke(north.id).await;
+    let released = site.pairing_of(device).await;
+    assert_eq!(
+        (released.status, released.binding, released.has_credentials),
+        (PairingStatus::Unpaired, Binding::Free, false)
+    );
+
+    // It is the replacement's to pair once that has reported it, and not before.
+    let heir = site.replacement("heir", north.id).await;
+    let wish = || PairWish {
+        identifiers: Vec::new(),
+        all_unpaired: true,
+        with_password: true,
+    };
+    assert_eq!(site.targets(heir, wish()).await.targets, []);
+    let scan = site.running(heir, "10.0.0.7").await;
+    let rows = vec![crate::site::plain("10.0.0.7", "80")];
+    assert_eq!(site.reported(heir, scan.command, rows).await, (1, 0));
+    site.acked(heir, scan.command, AckCode::Ok).await;
+    assert_ne!(site.identifier(device).await, named, "re-keyed");
+    assert_eq!(site.devices().await.len(), 1, "one record");
+
+    let (pairing, command) = site.pairing(heir, &[device]).await;
+    let paired = vec![site.said(device, PairOutcome::Paired).await];
+    let taken = site.results(heir, command, paired).await;
+    assert_eq!(taken.expect("taken"), (1, 0));
+    site.acked(heir, command, AckCode::Ok).await;
+    let (told, ended) = site.came_of(pairing).await;
+    assert_eq!(told, [(device, PairingStatus::Paired)]);
+    assert_eq!(ended, Some(Code::Ok));
+    let again = site.pairing_of(device).await;
+    assert_eq!(again.binding, Binding::Node(heir.id));
+    assert!(again.has_credentials);
 }

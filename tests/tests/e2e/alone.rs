@@ -1,14 +1,19 @@
 //! The node's own commands: a scan without a server, what its policy says, and the switch that halts it.
 
+use std::time::Duration;
+
 use fleet_sim::Lab;
 use serde_json::Value;
 
-use crate::harness::{World, binary, list, run};
+use crate::harness::{ScanState, World, binary, eventually, list, range, run};
 
 on_both_databases! {
     a_node_scans_without_a_server
     a_halted_node_scans_nothing_until_it_is_resumed
 }
+
+/// After a halt, no connection later than this.
+const STOPS: Duration = Duration::from_secs(1);
 
 async fn a_node_scans_without_a_server(world: World) {
     let lab = Lab::start(world.range.mixed(8)).await.expect("a site");
@@ -87,33 +92,53 @@ async fn a_node_scans_without_a_server(world: World) {
 }
 
 async fn a_halted_node_scans_nothing_until_it_is_resumed(world: World) {
-    let node = world.node("barn", &["--rate", "20"]).await;
-    let _lab = Lab::start(world.range.mixed(40)).await.expect("a site");
+    let node = world.node("barn", &["--rate", "100"]).await;
+    let site = world.range.crowd(600, Duration::from_millis(50));
+    let lab = Lab::start(site).await.expect("a site");
+    let journal = lab.journal();
     let switch = async |arguments: &[&str]| {
         let mut command = binary("fleetnode", world.folder());
         command.args(arguments).arg("--state-dir").arg(node.state());
         run(command).await.well()
     };
-    let targets = || list((1..=40).map(|number| world.range.address(number)));
-    let scan = world.operator.start(node.id, targets()).await.scan_id;
-    switch(&["halt", "--reason", "new switch"]).await;
-    assert!(switch(&["status"]).await.contains("new switch"));
-    world.operator.history(&scan).await;
-    let said = world.fleetctl(&["scan", "show", &scan, "-o", "json"]).await;
-    assert!(said.stdout.contains("halted"), "{said:?}");
+    let request = range(world.range.address(1), world.range.address(600));
+    let scan = world.operator.start(node.id, request).await.scan_id;
+    let mut watch = world.operator.watch(&scan, 0).await;
+    watch.next_device().await;
 
-    let scan = world.operator.start(node.id, targets()).await.scan_id;
-    world.operator.history(&scan).await;
-    let said = world.fleetctl(&["scan", "show", &scan, "-o", "json"]).await;
-    assert!(said.stdout.contains("new switch"), "{said:?}");
-    assert!(said.stdout.contains("SCAN_STATE_FAILED"), "{said:?}");
+    switch(&["halt", "--reason", "new switch"]).await;
+    let stops_by = journal.now() + STOPS;
+    assert!(switch(&["status"]).await.contains("new switch"));
+    let mut alone = binary("fleetnode", world.folder());
+    alone
+        .args(["scan", "10.0.0.7", "--state-dir"])
+        .arg(node.state());
+    let refused = run(alone).await;
+    assert_eq!(refused.status, 77, "{refused:?}");
+    assert!(refused.stderr.contains("new switch"), "{refused:?}");
+    let history = world.operator.history(&scan).await;
+    let ledger = history.ended_as(ScanState::Partial);
+    assert!(ledger.not_reached > 0, "{ledger:?}");
+    let why = &history.ended().reason;
+    assert!(why.contains("halted"), "{why}");
+
+    let one = || list([world.range.address(1)]);
+    let scan = world.operator.start(node.id, one()).await.scan_id;
+    let history = world.operator.history(&scan).await;
+    history.ended_as(ScanState::Failed);
+    let why = &history.ended().reason;
+    assert!(why.contains("new switch"), "{why}");
+    eventually("a while to watch", async || {
+        (journal.now() > stops_by + STOPS).then_some(())
+    })
+    .await;
+    assert_eq!(journal.connections_since(stops_by), []);
 
     switch(&["resume"]).await;
-    let one = list([world.range.address(1)]);
-    // The switch is looked at four times a second.
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    let scan = world.operator.start(node.id, one).await.scan_id;
-    world.operator.history(&scan).await;
-    let said = world.fleetctl(&["scan", "show", &scan, "-o", "json"]).await;
-    assert!(said.stdout.contains("SCAN_STATE_COMPLETED"), "{said:?}");
+    eventually("a scan again", async || {
+        let scan = world.operator.start(node.id, one()).await.scan_id;
+        let history = world.operator.history(&scan).await;
+        (history.ended().state() == ScanState::Completed).then_some(())
+    })
+    .await;
 }

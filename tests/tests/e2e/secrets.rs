@@ -32,6 +32,9 @@ on_both_databases! {
     no_secret_is_in_a_log_or_in_the_database
 }
 
+/// What a line of the finest level says.
+const TRACE: &[u8] = b" TRACE ";
+
 async fn no_secret_is_in_a_log_or_in_the_database(mut world: World) {
     world.server.terminate().await;
     world.server.set_log("trace");
@@ -43,11 +46,16 @@ async fn no_secret_is_in_a_log_or_in_the_database(mut world: World) {
     world.server.terminate().await;
 
     let mut found = Vec::new();
-    let mut places = 0;
+    let (mut places, mut traced) = (0, Vec::new());
     for (place, bytes) in canary::files(world.folder()) {
         places += 1;
         found.extend(canaries.found_in(&place, &bytes));
+        if bytes.windows(TRACE.len()).any(|window| window == TRACE) {
+            traced.push(place);
+        }
     }
+    let traces = |name: &str| traced.iter().any(|place| place.contains(name));
+    assert!(traces("fleetd") && traces("barn"), "{traced:?}");
     for (table, bytes) in canary::tables(world.server.database_url()).await {
         places += 1;
         found.extend(canaries.found_in(&table, &bytes));

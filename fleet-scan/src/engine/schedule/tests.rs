@@ -285,6 +285,27 @@ fn what_was_settled_is_stale() {
 }
 
 #[test]
+fn who_answers_has_its_other_ports_tried_before_the_walk_goes_on() {
+    let mut schedule = schedule(50, 3, 1, 200);
+    let now = Instant::now();
+    let mut dial = |schedule: &mut Schedule| match schedule.next(now) {
+        Next::Dial(attempt, at) => (attempt, at),
+        other => panic!("{other:?}"),
+    };
+    let (attempt, there) = dial(&mut schedule);
+    let (_, silent) = dial(&mut schedule);
+    assert_eq!((there.port, silent.port), (0, 0));
+    assert_eq!(schedule.refused(attempt, now), Some(there));
+    for port in [1, 2] {
+        let host = there.host;
+        assert_eq!(dial(&mut schedule).1, At { host, port });
+    }
+    let (_, next) = dial(&mut schedule);
+    assert_eq!(next.port, 0, "the walk goes on");
+    assert!(![there.host, silent.host].contains(&next.host));
+}
+
+#[test]
 fn a_held_host_is_tried_when_it_is_admitted_and_not_at_all_when_it_is_ruled_out() {
     let now = Instant::now();
     let mut schedule = schedule(4, 2, 1, 100);
