@@ -8,7 +8,7 @@ use std::{
 use fleet_agent::{Stage, StateDir};
 use serde::Serialize;
 
-use crate::halt::{self, Halted};
+use crate::halt;
 
 #[derive(Debug, Serialize)]
 struct Status {

@@ -288,9 +288,11 @@ fn what_was_settled_is_stale() {
 fn who_answers_has_its_other_ports_tried_before_the_walk_goes_on() {
     let mut schedule = schedule(50, 3, 1, 200);
     let now = Instant::now();
-    let mut dial = |schedule: &mut Schedule| match schedule.next(now) {
-        Next::Dial(attempt, at) => (attempt, at),
-        other => panic!("{other:?}"),
+    let dial = |schedule: &mut Schedule| {
+        let Next::Dial(attempt, at) = schedule.next(now) else {
+            panic!("nothing to dial");
+        };
+        (attempt, at)
     };
     let (attempt, there) = dial(&mut schedule);
     let (_, silent) = dial(&mut schedule);
