@@ -64,6 +64,11 @@ pub const BATCH_WAIT: Duration = Duration::from_millis(250);
 pub const NAME_ADDRESSES: usize = 8;
 /// How long one name may take to resolve.
 pub const NAME_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a node listens to mDNS unless told otherwise: three rounds of questions, a second and two apart
+/// (RFC 6762, 5.2).
+pub const MDNS_LISTEN: Duration = Duration::from_secs(5);
+/// The longest that a node may be told to listen to mDNS.
+pub const MDNS_LISTEN_MOST: Duration = Duration::from_secs(60);
 
 /// Addresses that the server itself dials at a time.
 pub const DIRECT_BATCH: usize = 1_024;

@@ -17,6 +17,7 @@ mod plan;
 mod ports;
 mod request;
 mod scope;
+mod service;
 mod shown;
 mod target;
 
@@ -30,4 +31,5 @@ pub use plan::{Chunk, ChunkCommand, Plan, PlanError, PlanPolicy, plan};
 pub use ports::{PortsError, parse_ports};
 pub use request::{Mode, ScanRequest, Tally};
 pub use scope::{InvalidScope, PinError, Pinned, Scope, ScopeKind, pinnable};
+pub use service::{InvalidServiceType, Listening, ListeningError, ServiceType};
 pub use target::{LOCAL_SUBNET, Target, TargetError, TargetErrorKind};

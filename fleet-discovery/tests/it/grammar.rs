@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use fleet_core::limits;
-use fleet_discovery::{AddressList, HostName, Scope, Target, fuzz};
+use fleet_discovery::{AddressList, HostName, Listening, Scope, ServiceType, Target, fuzz};
 use proptest::prelude::*;
 
 /// Texts near the grammar: its letters in any order, and pieces of good targets.
@@ -17,8 +17,36 @@ fn near_target() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Texts near types of services.
+fn near_service() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "_?[a-zA-Z0-9-]{0,17}[._]{0,2}_?(tcp|TCP|udp|sctp)?(\\.?[lL]ocal)?\\.?",
+        "[a-z0-9_.-]{0,24}",
+        ".{0,40}",
+    ]
+}
+
 proptest! {
     #![proptest_config(fleet_core::regressions!("grammar", 1024))]
+
+    #[test]
+    fn a_type_of_services_is_two_labels_that_dns_takes(
+        text in near_service(),
+        domain in "[a-zA-Z.]{0,8}",
+        seconds: i32,
+    ) {
+        if let Ok(service) = text.parse::<ServiceType>() {
+            let name = service.to_string();
+            prop_assert_eq!(name.parse(), Ok(service.clone()));
+            prop_assert_eq!(format!("{}.local.", name.to_uppercase()).parse(), Ok(service));
+            let labels: Vec<&str> = name.split('.').collect();
+            prop_assert!(matches!(labels.as_slice(), [name, "_tcp" | "_udp"] if (2..=16).contains(&name.len())));
+        }
+        if let Ok(read) = Listening::read(&text, &domain, seconds) {
+            prop_assert!((1..=60).contains(&read.seconds()));
+            prop_assert_eq!(Listening::read(read.service.as_str(), "local", read.seconds()), Ok(read));
+        }
+    }
 
     #[test]
     fn what_is_taken_means_the_same_in_canonical_form(text in near_target()) {

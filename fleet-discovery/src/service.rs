@@ -1,0 +1,236 @@
+//! Types of services as DNS-SD names them (RFC 6763), and what else an mDNS scan is asked with: outside text, read once.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use fleet_core::limits;
+
+use crate::shown::shown;
+
+/// Letters, digits and hyphens that the name of a service may have (RFC 6335, 5.1).
+const NAME: usize = 15;
+/// What is asked for when no type is named: what announces a web page, as AxeOS does.
+const DEFAULT: &str = "_http._tcp";
+
+/// A type of services in lower case, such as `_http._tcp`; its domain is always `local`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceType(String);
+
+impl ServiceType {
+    /// The type, without its domain.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for ServiceType {
+    fn default() -> Self {
+        Self(DEFAULT.to_owned())
+    }
+}
+
+impl fmt::Display for ServiceType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an mDNS scan listens for, and how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// The services that are asked for.
+    pub service: ServiceType,
+    /// At least a second, at most [`limits::MDNS_LISTEN_MOST`].
+    pub time: Duration,
+}
+
+impl Listening {
+    /// Reads what an operator asks for. No type is `_http._tcp`, no domain is `local`, 0 seconds are
+    /// [`limits::MDNS_LISTEN`].
+    ///
+    /// # Errors
+    ///
+    /// [`ListeningError`] names the value that would not do, and one that would.
+    pub fn read(
+        service_type: &str,
+        domain: &str,
+        timeout_seconds: i32,
+    ) -> Result<Self, ListeningError> {
+        let service = if service_type.is_empty() {
+            ServiceType::default()
+        } else {
+            service_type.parse()?
+        };
+        let domain_is_local = ["", "."].contains(&domain)
+            || domain
+                .strip_suffix('.')
+                .unwrap_or(domain)
+                .eq_ignore_ascii_case("local");
+        if !domain_is_local {
+            return Err(ListeningError::Domain(shown(domain)));
+        }
+        let time = match u64::try_from(timeout_seconds).map(Duration::from_secs) {
+            Ok(Duration::ZERO) => limits::MDNS_LISTEN,
+            Ok(time) if time <= limits::MDNS_LISTEN_MOST => time,
+            Ok(_) | Err(_) => return Err(ListeningError::Timeout(timeout_seconds)),
+        };
+        Ok(Self { service, time })
+    }
+
+    /// The time in the unit of the wire.
+    pub fn seconds(&self) -> i32 {
+        i32::try_from(self.time.as_secs()).unwrap_or(i32::MAX)
+    }
+}
+
+/// Why nothing can be listened for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ListeningError {
+    /// The type of services.
+    #[error(transparent)]
+    Service(#[from] InvalidServiceType),
+    /// A domain that multicast DNS does not have.
+    #[error(
+        "the domain `{0}` cannot be listened for: multicast DNS exists only in `local`; leave the domain empty"
+    )]
+    Domain(String),
+    /// Too long, or negative.
+    #[error("a node cannot listen for {0} seconds: name 1 to {most}, or 0 for {usual}", most = limits::MDNS_LISTEN_MOST.as_secs(), usual = limits::MDNS_LISTEN.as_secs())]
+    Timeout(i32),
+}
+
+/// A text that is not a type of services.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{input}` is not a type of services: {why}")]
+pub struct InvalidServiceType {
+    input: String,
+    why: &'static str,
+}
+
+impl FromStr for ServiceType {
+    type Err = InvalidServiceType;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let lower = text.to_ascii_lowercase();
+        let bare = lower.strip_suffix('.').unwrap_or(&lower);
+        let bare = bare.strip_suffix(".local").unwrap_or(bare);
+        match fault(bare) {
+            None => Ok(Self(bare.to_owned())),
+            Some(why) => Err(InvalidServiceType {
+                input: shown(text),
+                why,
+            }),
+        }
+    }
+}
+
+/// What keeps a text from being a type of services, with the way out.
+fn fault(text: &str) -> Option<&'static str> {
+    let mut labels = text.split('.');
+    let (Some(service), Some(protocol), None) = (labels.next(), labels.next(), labels.next())
+    else {
+        return Some(if text.contains("._sub.") {
+            "a subtype cannot be asked for: write the type after `_sub`, such as _http._tcp"
+        } else if text.ends_with("._dns-sd._udp") {
+            "it asks which types there are, not where a service is: write one type, such as _http._tcp"
+        } else {
+            "write the name of a service and its protocol, such as _http._tcp"
+        });
+    };
+    if !["_tcp", "_udp"].contains(&protocol) {
+        return Some(
+            "it ends in `._tcp`, or `._udp` for everything that is not TCP, such as _http._tcp",
+        );
+    }
+    let Some(name) = service.strip_prefix('_') else {
+        return Some("its name begins with an underscore, as in _http._tcp");
+    };
+    if name.is_empty() || name.len() > NAME {
+        return Some("its name has 1 to 15 characters after the underscore, as in _http._tcp");
+    }
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Some("its name may hold ASCII letters, digits and hyphens only, as in _http._tcp");
+    }
+    if !name.bytes().any(|b| b.is_ascii_alphabetic()) {
+        return Some("its name has at least one letter, as in _http._tcp");
+    }
+    if name.starts_with('-') || name.ends_with('-') || name.contains("--") {
+        return Some(
+            "hyphens in its name stand alone and between other characters, as in _esp-web._tcp",
+        );
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_read_in_every_form_that_people_write() {
+        for (text, expected) in [
+            ("_http._tcp", "_http._tcp"),
+            ("_HTTP._TCP.", "_http._tcp"),
+            ("_http._tcp.local", "_http._tcp"),
+            ("_http._tcp.Local.", "_http._tcp"),
+            ("_a._udp", "_a._udp"),
+            ("_fifteen-chars-0._udp", "_fifteen-chars-0._udp"),
+            ("_local._tcp", "_local._tcp"),
+        ] {
+            let read = text.parse::<ServiceType>().map(|read| read.to_string());
+            assert_eq!(read, Ok(expected.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_type_is_refused_with_a_hint() {
+        for (text, hint) in [
+            ("", "such as _http._tcp"),
+            ("http", "such as _http._tcp"),
+            ("_http", "such as _http._tcp"),
+            ("http._tcp", "underscore"),
+            ("_http.tcp", "._udp"),
+            ("_http._sctp", "._udp"),
+            ("_http._tcp.example.com", "such as _http._tcp"),
+            ("_http._tcp..", "such as _http._tcp"),
+            ("_http._tcp.local.local", "such as _http._tcp"),
+            ("_._tcp", "1 to 15"),
+            ("_sixteen-chars-00._tcp", "1 to 15"),
+            ("_ht_tp._tcp", "hyphens only"),
+            ("_ht tp._tcp", "hyphens only"),
+            ("_ünter._tcp", "hyphens only"),
+            ("_123._tcp", "one letter"),
+            ("_-a._tcp", "between"),
+            ("_a-._tcp", "between"),
+            ("_a--b._tcp", "between"),
+            ("_axeos._sub._http._tcp", "after `_sub`"),
+            ("_services._dns-sd._udp", "one type"),
+        ] {
+            let error = text.parse::<ServiceType>().expect_err(text).to_string();
+            assert!(error.contains(hint), "{error}");
+            assert!(error.contains(&format!("`{text}`")), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_usual_value() {
+        let read = |domain, seconds| Listening::read("", domain, seconds);
+        for domain in ["", ".", "local", "local.", "LOCAL"] {
+            let listening = read(domain, 0).expect(domain);
+            assert_eq!(listening.service.as_str(), "_http._tcp");
+            assert_eq!(listening.seconds(), 5);
+        }
+        for seconds in [1, 60] {
+            assert_eq!(read("", seconds).map(|read| read.seconds()), Ok(seconds));
+        }
+        for (domain, seconds, named) in [
+            ("example.com", 0, "`example.com`"),
+            ("locale", 0, "`locale`"),
+            ("local..", 0, "`local..`"),
+            ("", 61, "61 seconds"),
+            ("", -1, "-1 seconds"),
+        ] {
+            let error = read(domain, seconds).expect_err(named).to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}
