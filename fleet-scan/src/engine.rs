@@ -2,8 +2,10 @@
 //!
 //! [`Scanner::run`] first. Reachability is `engine/sweep.rs` around `engine/schedule.rs` and `engine/sockets.rs`, the
 //! questions are `engine/identify.rs`, what is known of an address `engine/host.rs`, of neighbours `engine/onlink.rs`. All
-//! but sweep, sockets, questions and the ends of `onlink` are pure.
+//! but sweep, sockets, questions and the ends of `onlink` are pure. A job that listens first (`mdns.rs`) holds every host
+//! until it was heard (`engine/awaited.rs`).
 
+mod awaited;
 mod host;
 mod identify;
 mod onlink;
@@ -32,6 +34,7 @@ use crate::driver::DriverSet;
 use crate::job::{
     FoundDevice, Interruption, Progress, ScanError, ScanEvent, ScanJob, ScanOptions, ScanSummary,
 };
+use crate::mdns::{Listener, Word};
 use crate::notes::Notes;
 
 use host::{Host, PortVerdict};
@@ -100,9 +103,13 @@ impl Scanner {
             Arc::clone(&ports),
             Arc::clone(&dialler),
             &self.options,
+            job.listen.is_some(),
             out,
         )
         .map_err(|error| ScanError::Poller(error.kind()))?;
+        let listener = job
+            .listen
+            .map(|listen| Listener::start(listen, targets.len()));
         let mut scan = Scan {
             options: &self.options,
             drivers: &self.drivers,
@@ -119,6 +126,7 @@ impl Scanner {
             cancel,
             deadline: Instant::now() + job.budget,
             sweep,
+            listener,
             neighbours: None,
             nameless: VecDeque::new(),
             identifying: JoinSet::new(),
@@ -169,6 +177,8 @@ struct Scan<'a> {
     cancel: CancellationToken,
     deadline: Instant,
     sweep: Sweep,
+    /// While there is something to hear.
+    listener: Option<Listener>,
     /// Whose hardware address answered for which host on the link, once that is known of all.
     neighbours: Option<BTreeMap<u32, Neighbour>>,
     /// Devices that wait for it, and since when.
@@ -207,8 +217,10 @@ impl Scan<'_> {
                     Some(words) => self.hear(words).await,
                     None => sweep_goes_on = false,
                 },
+                Some(word) = next_word(&mut self.listener) => self.listened(word).await,
             }
         }
+        self.listener = None;
         self.sweep.stop();
         // Its channel is closed after its last socket.
         while swept.recv().await.is_some() {}
@@ -233,6 +245,43 @@ impl Scan<'_> {
                 Swept::Note(kind, example) => self.note(kind, &example).await,
             }
         }
+    }
+
+    /// Takes in what was heard by mDNS.
+    async fn listened(&mut self, word: Heard) {
+        match word {
+            Heard::Word(Word::Service(at)) => self.announced(at).await,
+            Heard::Word(Word::Note(kind, example)) => self.note(kind, &example).await,
+            Heard::Word(Word::Over { is_complete: true }) => self.listened_to_all(Absence::Silent),
+            Heard::Word(Word::Over { is_complete: false }) => {
+                self.listened_to_all(Absence::Unheard);
+            }
+            Heard::Broken => {
+                self.listened_to_all(Absence::Unheard);
+                self.note("listening to mDNS broke off", "").await;
+            }
+        }
+    }
+
+    /// A service is said to be somewhere. Whoever says so may say anything: only targets are dialled, only at the ports
+    /// of the scan.
+    async fn announced(&mut self, at: Endpoint) {
+        let host = self.targets.host(at.ip);
+        // Less than 2^32 hosts.
+        let Some(host) = host.map(|host| host as u32) else {
+            let what = "mDNS named hosts that are not among the targets";
+            return self.note(what, &at.ip.to_string()).await;
+        };
+        self.sweep.heard(host);
+        if !self.ports.contains(&at.port) {
+            let what = "mDNS named services at ports that this scan does not cover";
+            self.note(what, &at.to_string()).await;
+        }
+    }
+
+    fn listened_to_all(&mut self, absence: Absence) {
+        self.listener = None;
+        self.sweep.heard_all(absence);
     }
 
     async fn reached(&mut self, host: u32, port: u8, reach: Reach) {
@@ -262,6 +311,7 @@ impl Scan<'_> {
     async fn absent(&mut self, host: u32, absence: Absence) {
         let verdict = match absence {
             Absence::Silent => PortVerdict::Silent,
+            Absence::Unheard => PortVerdict::NotReached,
             Absence::Unsure => {
                 let address = self.targets.address(host);
                 let example = address.map_or_else(String::new, |address| address.to_string());
@@ -481,7 +531,11 @@ impl Scan<'_> {
     }
 
     fn tell_progress(&self, sweep_goes_on: bool) {
-        let phase = if sweep_goes_on { "sweep" } else { "identify" };
+        let phase = match &self.listener {
+            Some(_) => "listen",
+            None if sweep_goes_on => "sweep",
+            None => "identify",
+        };
         let progress = Progress {
             done: self.done,
             total: self.targets.len() as u64,
@@ -505,6 +559,19 @@ impl Scan<'_> {
             .map(Host::outcome)
             .unwrap_or_default()
     }
+}
+
+/// What comes of listening.
+enum Heard {
+    Word(Word),
+    /// It ended without saying so.
+    Broken,
+}
+
+/// What is heard next; none where nobody listens.
+async fn next_word(listener: &mut Option<Listener>) -> Option<Heard> {
+    let word = listener.as_mut()?.next().await;
+    Some(word.map_or(Heard::Broken, Heard::Word))
 }
 
 fn distinct(ports: Vec<Port>) -> Vec<Port> {

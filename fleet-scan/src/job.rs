@@ -8,6 +8,7 @@ use fleet_core::limits::{COMMAND_BUDGET, DEFAULT_RATE, SCAN_PORTS};
 use fleet_core::{DeviceIdentifier, Endpoint, Mac, NodeId, Port, Serial, TargetOutcome};
 
 use crate::guard::Guard;
+use crate::mdns::Listen;
 
 /// How a scanner treats the network. The defaults are polite on a site's own LAN.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub struct ScanJob {
     pub budget: Duration,
     /// What may be dialled.
     pub guard: Guard,
+    /// Only targets that are heard to announce a service are tried; the others are silent.
+    pub listen: Option<Listen>,
 }
 
 impl ScanJob {
@@ -70,6 +73,7 @@ impl ScanJob {
             ports_are_defaults: false,
             budget: COMMAND_BUDGET,
             guard: Guard::default(),
+            listen: None,
         }
     }
 }
@@ -92,7 +96,8 @@ pub struct Progress {
     pub done: u64,
     /// All targets.
     pub total: u64,
-    /// `sweep` while connections are still to be tried, then `identify`.
+    /// `listen` while hosts are waited for that announce themselves, `sweep` while connections are still to be tried,
+    /// then `identify`.
     pub phase: &'static str,
 }
 

@@ -4,7 +4,8 @@
 //! says what became of every target. What is behind an open port is asked by [`Driver`]s; built in are the
 //! CGMiner API, HTTP with and without TLS, and ePIC's API, all read-only and without any login; others can be external,
 //! and are asked last. Host names are pinned to addresses before a job is made,
-//! by [`pin_names`]; a scan itself knows no names. [`Pairer`] tries logins, where an operator asks for it. Target grammar
+//! by [`pin_names`]; a scan itself knows no names. A job may [`Listen`] to mDNS first, and dial only who announces a
+//! service. [`Pairer`] tries logins, where an operator asks for it. Target grammar
 //! and plans are fleet-discovery's.
 //!
 //! ```no_run
@@ -38,6 +39,7 @@ mod http;
 mod job;
 mod login;
 mod maker;
+mod mdns;
 mod names;
 mod notes;
 mod pace;
@@ -58,6 +60,7 @@ pub use job::{
     FoundDevice, Interruption, Progress, ScanError, ScanEvent, ScanJob, ScanOptions, ScanSummary,
 };
 pub use login::{Authenticated, Login};
+pub use mdns::Listen;
 pub use names::{DnsResolver, LookupError, PinnedName, Resolver, pin_names};
 pub use pairing::{PairReport, PairTarget, Pairer};
 pub use probe::{Ended, Probe, Reply};

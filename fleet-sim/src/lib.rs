@@ -4,9 +4,10 @@
 //! connection they see, and [`Truth`] says what a read-only identification should find. Nothing here knows how
 //! discovery works; the answers and the truth are written down independently of the scan engine.
 //!
-//! Read [`Site`] first. Beside the devices there is a [`NameServer`] for tests of host names, and [`attack`]: peers
-//! that a server must withstand.
+//! Read [`Site`] first. Beside the devices there is a [`NameServer`] for tests of host names, an [`Announcer`] for
+//! tests of mDNS, and [`attack`]: peers that a server must withstand.
 
+mod announcer;
 mod answer;
 pub mod attack;
 mod journal;
@@ -16,6 +17,7 @@ mod rng;
 mod site;
 mod truth;
 
+pub use announcer::{Announcement, Announcer};
 pub use journal::{Connection, Journal, JournalError};
 pub use lab::{Lab, LabError, RunningSite, raise_descriptor_limit};
 pub use names::{NameRecord, NameServer};

@@ -4,7 +4,8 @@
 //! Linux keeps its neighbours in a small table and silently drops what finds no room in it, which a scan would take
 //! for silence. So: where ARP frames may be sent (CAP_NET_RAW), a sweep of our own ([`ask`]) that leaves the table
 //! alone, then only who answered enters it; else, and for IPv6, datagrams in windows that the table can hold
-//! ([`resolve`]). [`OnLink::find`] first, then [`OnLink::step`]. Which targets these are says [`link`], whose hardware
+//! ([`resolve`]). [`OnLink::find`] first, then [`OnLink::step`]; where hosts are to be heard first, each is met when it
+//! was ([`OnLink::meet`]). Which targets these are says [`link`], whose hardware
 //! address is an identity [`identity`]; all four are pure, [`netlink`] and [`packet`] are thin.
 
 mod ask;
@@ -73,6 +74,9 @@ pub(super) struct OnLink {
     targets: Arc<Targets>,
     /// The hosts that this is about, ascending.
     hosts: Vec<u32>,
+    links: Links,
+    /// More hosts may be to be met.
+    awaits: bool,
     routers: BTreeSet<IpAddr>,
     kernel: Kernel,
     sweeps: Vec<Sweep>,
@@ -111,13 +115,15 @@ pub(super) struct Waits {
 }
 
 impl OnLink {
-    /// The targets that are on a link of this machine; none if there are none.
+    /// The targets that are on a link of this machine; none if there are none. With `awaits` they are met one by one,
+    /// by [`OnLink::meet`] until [`OnLink::meet_no_more`].
     ///
     /// # Errors
     /// When the system does not tell of its interfaces, routes or neighbours.
     pub(super) fn find(
         targets: &Arc<Targets>,
         waits: Waits,
+        awaits: bool,
         now: Instant,
     ) -> io::Result<Option<Self>> {
         let Some(range) = targets.range() else {
@@ -154,6 +160,8 @@ impl OnLink {
         let mut on_link = Self {
             targets: Arc::clone(targets),
             hosts,
+            links,
+            awaits,
             routers: routers.into_iter().collect(),
             kernel,
             sweeps: Vec::new(),
@@ -164,7 +172,8 @@ impl OnLink {
         };
         for port in &ports {
             if let Some(hosts) = by_port.remove(&port.interface.index) {
-                on_link.add(port, hosts, waits);
+                let now = if awaits { VecDeque::new() } else { hosts };
+                on_link.add(port, now, waits);
             }
         }
         Ok(Some(on_link))
@@ -173,6 +182,27 @@ impl OnLink {
     /// The hosts that this is about, ascending: nothing is to be tried there before a word of them is learned.
     pub(super) fn hosts(&self) -> &[u32] {
         &self.hosts
+    }
+
+    /// A host was heard, and may be met from now on; whether it is on a link.
+    pub(super) fn meet(&mut self, host: u32) -> bool {
+        if self.hosts.binary_search(&host).is_err() {
+            return false;
+        }
+        let target = self.targets.address(host).filter(IpAddr::is_ipv4);
+        let link = target.and_then(|target| self.links.of(target));
+        let index = link.map(|interface| interface.index);
+        let mut sweeps = self.sweeps.iter_mut();
+        match sweeps.find(|sweep| Some(sweep.interface.index) == index) {
+            Some(sweep) => sweep.ask.add(host),
+            None => self.resolve(host),
+        }
+        true
+    }
+
+    /// No further host will be heard.
+    pub(super) fn meet_no_more(&mut self) {
+        self.awaits = false;
     }
 
     fn add(&mut self, port: &Port, hosts: VecDeque<u32>, waits: Waits) {
@@ -219,7 +249,8 @@ impl OnLink {
         for at in 0..self.tables.len() {
             wakes.extend(self.step_table(at, now, dialler, &may, learned));
         }
-        let over = self.sweeps.iter().all(|sweep| sweep.ask.is_done())
+        let over = !self.awaits
+            && self.sweeps.iter().all(|sweep| sweep.ask.is_done())
             && self.tables.iter().all(|table| table.resolver.is_idle());
         if over {
             self.told = true;

@@ -86,7 +86,7 @@ pub(super) struct Schedule {
     free: Vec<u32>,
     /// May be dialled as soon as there is room; looked at before the walk goes on.
     ready: VecDeque<Work>,
-    /// Hosts of which must be known first whether they are there.
+    /// Hosts of which must be known first whether they are there, by hardware address or by what they announce.
     held: BTreeSet<u32>,
     /// Of each host, whether it was held or has answered: the walk passes it by.
     passed_by: Vec<bool>,

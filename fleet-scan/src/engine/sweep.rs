@@ -2,9 +2,10 @@
 //!
 //! One loop on a thread of its own around [`Schedule`], which decides, and [`Sockets`], which connect. Exactly one
 //! [`Swept::Reached`] an endpoint comes out, with the open connection where there is one, or one [`Swept::Absent`] of its
-//! host. Whether neighbours are there says [`OnLink`]. [`Sweep::start`] first.
+//! host. Whether neighbours are there says [`OnLink`]; where hosts are to be heard first, whoever hears them says so
+//! ([`Sweep::heard`]), and only then are they met as neighbours, or dialled. [`Sweep::start`] first.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::TcpStream;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,7 @@ use fleet_core::{Endpoint, Port};
 use mio::Waker;
 use tokio::sync::mpsc;
 
+use super::awaited::Awaited;
 use super::onlink::{Learned, Neighbour, OnLink, Waits};
 use super::schedule::{At, Attempt, Next, Opened, Schedule};
 use super::sockets::{Heard, Sockets};
@@ -55,7 +57,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) enum Swept {
     /// One endpoint is settled; exactly one of these an endpoint of a host that is not absent.
     Reached { host: u32, port: u8, reach: Reach },
-    /// A host on the link is settled as a whole, in place of its endpoints.
+    /// A host is settled as a whole, in place of its endpoints.
     Absent { host: u32, absence: Absence },
     /// Every host on the link is settled: which hardware address answered for which.
     Neighbours(BTreeMap<u32, Neighbour>),
@@ -66,10 +68,12 @@ pub(super) enum Swept {
 /// Why nothing of a host was tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Absence {
-    /// Nobody answered for its address on the link.
+    /// Nobody answered for its address on the link, or it is to be heard first and says nothing.
     Silent,
     /// This machine's neighbour table had no room to ask.
     Unsure,
+    /// It is to be heard first, and listening failed.
+    Unheard,
 }
 
 /// What became of an endpoint.
@@ -104,6 +108,8 @@ struct Loop {
     schedule: Schedule,
     sockets: Sockets,
     on_link: Option<OnLink>,
+    /// Hosts that are to be heard first, if they are.
+    awaited: Option<Awaited>,
     learned: Vec<Learned>,
     untold: VecDeque<Swept>,
     link: Arc<Link>,
@@ -127,6 +133,14 @@ struct Link {
     stopped: AtomicBool,
     /// Hosts of connections that were closed; at most one each of the sockets there may be.
     released: Mutex<Vec<u32>>,
+    heard: Mutex<Hearing>,
+}
+
+/// What was heard of hosts since it was last looked at.
+#[derive(Debug, Default)]
+struct Hearing {
+    hosts: BTreeSet<u32>,
+    over: Option<Absence>,
 }
 
 /// A connection's place among those allowed to its host and to the scanner.
@@ -148,6 +162,10 @@ impl Link {
         self.released.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn heard(&self) -> MutexGuard<'_, Hearing> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn wake(&self) {
         // Fails only when the system is out of memory; then the next deadline wakes it.
         let _ = self.waker.wake();
@@ -155,7 +173,8 @@ impl Link {
 }
 
 impl Sweep {
-    /// Begins to try everything; the channel is closed when all is said.
+    /// Begins to try everything, with `awaits` only hosts that are [`heard`](Self::heard), until it is told that
+    /// [nothing more](Self::heard_all) will be; the channel is closed when all is said.
     ///
     /// # Errors
     /// When the system gives no poller or no thread.
@@ -164,6 +183,7 @@ impl Sweep {
         ports: Arc<[Port]>,
         dialler: Arc<Dialler>,
         options: &ScanOptions,
+        awaits: bool,
         out: mpsc::Sender<Vec<Swept>>,
     ) -> io::Result<Self> {
         let timeouts = Timeouts::new(
@@ -185,19 +205,28 @@ impl Sweep {
             ceiling: options.timeout_ceiling,
         };
         let mut untold = VecDeque::new();
-        let on_link = OnLink::find(&targets, waits, Instant::now()).unwrap_or_else(|error| {
+        let on_link = OnLink::find(&targets, waits, awaits, Instant::now());
+        let on_link = on_link.unwrap_or_else(|error| {
             let what = "neighbours are not told apart from others";
             untold.push_back(Swept::Note(what, error.to_string()));
             None
         });
         let neighbours = on_link.as_ref().map(|on_link| on_link.hosts().to_vec());
         let neighbours = neighbours.unwrap_or_default();
-        schedule.hold(&neighbours);
+        // Targets are counted in 32 bits.
+        let awaited = awaits.then(|| Awaited::new(targets.len() as u32));
+        if awaits {
+            let all: Vec<u32> = targets.iter().map(|(host, _)| host).collect();
+            schedule.hold(&all);
+        } else {
+            schedule.hold(&neighbours);
+        }
         let sockets = Sockets::new()?;
         let link = Arc::new(Link {
             waker: sockets.waker()?,
             stopped: AtomicBool::new(false),
             released: Mutex::default(),
+            heard: Mutex::default(),
         });
         let sweep = Loop {
             targets,
@@ -206,6 +235,7 @@ impl Sweep {
             schedule,
             sockets,
             on_link,
+            awaited,
             learned: Vec::new(),
             untold,
             link: Arc::clone(&link),
@@ -227,6 +257,18 @@ impl Sweep {
     /// Whether [`Swept::Neighbours`] may name a host.
     pub(super) fn is_on_link(&self, host: u32) -> bool {
         self.on_link.binary_search(&host).is_ok()
+    }
+
+    /// A host that is to be heard first was heard; once is enough.
+    pub(super) fn heard(&self, host: u32) {
+        self.link.heard().hosts.insert(host);
+        self.link.wake();
+    }
+
+    /// Nothing more will be heard: what that means for hosts that were not.
+    pub(super) fn heard_all(&self, absence: Absence) {
+        self.link.heard().over.get_or_insert(absence);
+        self.link.wake();
     }
 
     /// Tells it to end.
@@ -256,6 +298,7 @@ impl Loop {
             self.hear(wait);
             self.take_back();
             self.give_up_silent();
+            self.meet_heard();
             let neighbours = self.meet_neighbours();
             let (wake, done) = self.dial();
             if !self.tell() || (done && self.untold.is_empty()) {
@@ -366,6 +409,35 @@ impl Loop {
         while let Some((key, at)) = self.schedule.expire(now) {
             self.sockets.close_all(key);
             self.reached(at, Reach::Silent);
+        }
+    }
+
+    /// Lets hosts that were heard be met, and gives up the others when there is nothing more to hear.
+    fn meet_heard(&mut self) {
+        let Some(awaited) = &mut self.awaited else {
+            return;
+        };
+        let Hearing { hosts, over } = std::mem::take(&mut *self.link.heard());
+        for host in hosts {
+            if !awaited.hear(host) {
+                continue;
+            }
+            let on_link = self.on_link.as_mut();
+            if !on_link.is_some_and(|on_link| on_link.meet(host)) {
+                self.schedule.admit(host);
+            }
+        }
+        if let Some(absence) = over
+            && awaited.end(absence)
+            && let Some(on_link) = &mut self.on_link
+        {
+            on_link.meet_no_more();
+        }
+        while self.untold.len() < UNTOLD {
+            let Some((host, absence)) = self.awaited.as_mut().and_then(Awaited::next_absent) else {
+                break;
+            };
+            self.absent(host, absence);
         }
     }
 

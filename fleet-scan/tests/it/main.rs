@@ -4,6 +4,7 @@
 mod corpus;
 mod drivers;
 mod identification;
+mod mdns;
 mod names;
 mod outside;
 mod pairing;

@@ -37,6 +37,12 @@ impl Ask {
         }
     }
 
+    /// One more host to ask for.
+    pub(super) fn add(&mut self, host: u32) {
+        self.fresh.push_back(host);
+        self.open.insert(host, None);
+    }
+
     /// Whether every host answered or was given up.
     pub(super) fn is_done(&self) -> bool {
         self.open.is_empty()
@@ -172,6 +178,17 @@ mod tests {
         assert_eq!(ask.want(), Some(8));
         ask.skip();
         assert_eq!(ask.want(), None);
+        assert!(ask.is_done());
+    }
+
+    #[test]
+    fn a_host_may_come_later() {
+        let mut ask = Ask::new(VecDeque::new(), FLOOR, CEILING);
+        assert!(ask.is_done());
+        ask.add(7);
+        assert_eq!(ask.want(), Some(7));
+        ask.asked(Instant::now());
+        assert!(!ask.is_done() && ask.answered(7, Instant::now()));
         assert!(ask.is_done());
     }
 
