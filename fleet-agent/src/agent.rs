@@ -40,7 +40,7 @@ pub struct AgentOptions {
     pub drivers: Arc<DriverSet>,
     /// What says which addresses a host name has.
     pub resolver: Arc<dyn Resolver>,
-    /// What `fleetnode-local-subnet` stands for; none takes the private subnets of the machine's own interfaces.
+    /// What `fleetnode-local-subnet` stands for, and where mDNS is listened to; none takes the private subnets of the machine's own interfaces.
     pub local_subnets: Option<Vec<Ipv4Network>>,
     /// Targets that it asks for in one command at the most, 1,024..=16,384; what a crash costs is at most one command.
     pub command_targets: u32,

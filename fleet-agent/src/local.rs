@@ -1,14 +1,14 @@
 //! A scan without a server, by whoever sits at the node: the same grammar, site policy and engine. Start with
-//! [`LocalScan::plan`].
+//! [`LocalScan::plan`], or [`LocalScan::listen`] for an mDNS scan.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use fleet_core::{Port, limits};
 use fleet_discovery::{
-    LOCAL_SUBNET, Mode, NodeProfile, PlanError, PlanPolicy, PortsError, ScanRequest, Tally, Target,
-    TargetError, parse_ports, plan,
+    LOCAL_SUBNET, Listening, ListeningError, Mode, NodeProfile, PlanError, PlanPolicy, PortsError,
+    ScanRequest, Tally, Target, TargetError, parse_ports, plan,
 };
-use fleet_scan::{PinnedName, Resolver, ScanError, ScanEvent, ScanSummary, Scanner};
+use fleet_scan::{Listen, PinnedName, Resolver, ScanError, ScanEvent, ScanSummary, Scanner};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +49,9 @@ pub enum LocalScanError {
     /// A port cannot be read.
     #[error(transparent)]
     Ports(#[from] PortsError),
+    /// A service cannot be listened for.
+    #[error(transparent)]
+    Listening(#[from] ListeningError),
     /// A target cannot be scanned by anybody.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -57,7 +60,7 @@ pub enum LocalScanError {
     Site(#[from] Unscannable),
     /// There is no subnet that the word could stand for.
     #[error(
-        "`{LOCAL_SUBNET}`: this machine has no private subnet that may be scanned: name one with --local-subnet, or scan a network by its address"
+        "this machine has no private subnet that may be scanned: name one with --local-subnet, or scan a network by its address"
     )]
     NoLocalSubnet,
     /// More than a scan takes.
@@ -83,6 +86,32 @@ impl LocalScan {
         ports: &[String],
         options: &AgentOptions,
     ) -> Result<Self, LocalScanError> {
+        Self::of(targets, None, ports, options)
+    }
+
+    /// Reads a type of services and how long to listen for it, 0 for five seconds. Who announces it in the machine's own
+    /// subnets is scanned.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalScanError`] names what cannot be listened for or scanned, and what would do.
+    pub fn listen(
+        service_type: &str,
+        seconds: i32,
+        ports: &[String],
+        options: &AgentOptions,
+    ) -> Result<Self, LocalScanError> {
+        let listening = Listening::read(service_type, "", seconds)?;
+        let subnets = [LOCAL_SUBNET.to_owned()];
+        Self::of(&subnets, Some(listening), ports, options)
+    }
+
+    fn of(
+        targets: &[String],
+        listening: Option<Listening>,
+        ports: &[String],
+        options: &AgentOptions,
+    ) -> Result<Self, LocalScanError> {
         let policy = Arc::new(options.site.clone());
         let scanner = Scanner::new(options.scan.clone(), Arc::clone(&options.drivers));
         let subnets = options.local_subnets.clone();
@@ -92,7 +121,7 @@ impl LocalScan {
             max_ports: limits::COMMAND_PORTS,
             big_commands: true,
             pins: true,
-            local_subnets: subnets.into_iter().map(Into::into).collect(),
+            local_subnets: subnets.iter().copied().map(Into::into).collect(),
             ..NodeProfile::stock()
         };
         let named = parse_ports(ports)?;
@@ -126,6 +155,7 @@ impl LocalScan {
             ports,
             default_ports,
             budget: BUDGET,
+            listen: listening.map(|listening| Listen::new(listening, subnets)),
             policy,
         };
         Ok(Self {

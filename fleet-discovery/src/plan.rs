@@ -11,7 +11,7 @@ use fleet_core::{AddressPolicy, Port};
 
 pub use error::PlanError;
 
-use crate::{Mode, NodeProfile, ScanRequest, Scope, Tally, parse_ports};
+use crate::{Listening, Mode, NodeProfile, ScanRequest, Scope, Tally, parse_ports};
 
 /// What a scan will do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub enum ChunkCommand {
     List(Vec<String>),
     /// One target: address, CIDR, `A.B.C.D-N`, name, or the local-subnet word.
     Target(String),
+    /// Hosts of the node's own subnets that announce a service. Ports are always the node's defaults.
+    Mdns(Listening),
 }
 
 /// What the server lets be scanned.
@@ -78,7 +80,17 @@ pub fn plan(
         Mode::Range { start, end } => select::range(start, end, policy)?,
         Mode::Target(text) => select::target(text, node, policy)?,
         Mode::Mdns { .. } if !node.mdns => return Err(PlanError::MdnsNotAnnounced),
-        Mode::Mdns { .. } => return Err(PlanError::MdnsNotDispatched),
+        Mode::Mdns {
+            service_type,
+            domain,
+            timeout_seconds,
+        } => {
+            if let Some(port) = ports.first() {
+                return Err(PlanError::MdnsPorts(*port));
+            }
+            let listening = Listening::read(service_type, domain, *timeout_seconds)?;
+            select::announcers(listening, node, policy)?
+        }
     };
     Ok(build::build(selection, ports, node))
 }

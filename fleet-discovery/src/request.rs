@@ -25,11 +25,11 @@ pub enum Mode {
     Target(String),
     /// Multicast DNS on the node's own subnets.
     Mdns {
-        /// Such as `_http._tcp`.
+        /// Such as `_http._tcp`; empty for that.
         service_type: String,
-        /// Such as `local`.
+        /// `local`, or empty.
         domain: String,
-        /// How long the node listens.
+        /// How long the node listens; 0 leaves it to the product.
         timeout_seconds: i32,
     },
 }

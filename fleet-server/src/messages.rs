@@ -22,6 +22,11 @@ pub(crate) fn command(issued: &IssuedCommand) -> ControlCommand {
     let mode = match issued.request.clone() {
         ChunkCommand::List(entries) => Mode::List(entries),
         ChunkCommand::Target(target) => Mode::Target(target),
+        ChunkCommand::Mdns(listening) => Mode::Mdns {
+            timeout_seconds: listening.seconds(),
+            service_type: listening.service.to_string(),
+            domain: "local".to_owned(),
+        },
     };
     let request = ScanRequest {
         mode,

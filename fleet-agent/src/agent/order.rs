@@ -5,11 +5,12 @@ use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use fleet_core::{Port, limits, outcome::AckCode, parse_literal};
-use fleet_discovery::{AddressList, LOCAL_SUBNET, Target, parse_ports};
+use fleet_discovery::{AddressList, LOCAL_SUBNET, Listening, Target, parse_ports};
+use fleet_scan::Listen;
 use fleet_wire::{
     decode_checked,
     gateway::{AgentCommand, agent_command},
-    pairing::{DiscoverRequest, discover_request::Mode},
+    pairing::{DiscoverRequest, MdnsModeRequest, discover_request::Mode},
 };
 use ipnetwork::Ipv4Network;
 
@@ -26,7 +27,7 @@ const KNOWN_ARMS: u8 = 2;
 #[derive(Debug)]
 pub(super) struct Order<'a> {
     pub(super) policy: &'a Arc<SitePolicy>,
-    /// What `fleetnode-local-subnet` stands for, cut to the policy.
+    /// What `fleetnode-local-subnet` stands for, and where mDNS is listened to; cut to the policy.
     pub(super) local_subnets: &'a [Ipv4Network],
     /// What an empty port list stands for.
     pub(super) default_ports: &'a [Port],
@@ -102,18 +103,19 @@ impl Order<'_> {
     }
 
     fn discover(&self, request: DiscoverRequest) -> Result<Task, Refusal> {
+        let mut listen = None;
         let (entries, ports) = match request.mode {
             Some(Mode::IpList(list)) => (listed(&list.ip_addresses)?, list.ports),
             Some(Mode::Nmap(nmap)) => (self.target(&nmap.target)?, nmap.ports),
+            Some(Mode::Mdns(mdns)) => {
+                listen = Some(self.listen(&mdns)?);
+                let targets = self.local("an mDNS scan")?;
+                let entries = targets.into_iter().map(Entry::Address).collect();
+                (entries, Vec::new())
+            }
             Some(Mode::IpRange(_)) => {
                 return Err(Refusal::bad(
                     "ranges reach a node as lists of addresses: update the server",
-                ));
-            }
-            Some(Mode::Mdns(_)) => {
-                return Err(Refusal::new(
-                    AckCode::AgentIncapable,
-                    "this node cannot listen to mDNS: scan addresses",
                 ));
             }
             None => return Err(Refusal::bad("the request has no mode that this node knows")),
@@ -150,6 +152,7 @@ impl Order<'_> {
             ports,
             default_ports,
             budget: limits::COMMAND_BUDGET,
+            listen,
             policy: Arc::clone(self.policy),
         })
     }
@@ -180,7 +183,7 @@ impl Order<'_> {
     fn target(&self, text: &str) -> Result<Vec<Entry>, Refusal> {
         let addresses = match text.parse::<Target>().map_err(Refusal::bad)? {
             Target::Name(name) => return Ok(vec![Entry::Name(name)]),
-            Target::LocalSubnet => self.local()?,
+            Target::LocalSubnet => self.local(&format!("`{LOCAL_SUBNET}`"))?,
             target @ Target::Network(network) if self.stock_server => {
                 without_edges(network, target.addresses())
             }
@@ -191,11 +194,18 @@ impl Order<'_> {
         Ok(addresses.into_iter().map(Entry::Address).collect())
     }
 
-    fn local(&self) -> Result<Vec<IpAddr>, Refusal> {
+    fn listen(&self, mdns: &MdnsModeRequest) -> Result<Listen, Refusal> {
+        let listening = Listening::read(&mdns.service_type, &mdns.domain, mdns.timeout_seconds);
+        let listening = listening.map_err(Refusal::bad)?;
+        Ok(Listen::new(listening, self.local_subnets.to_vec()))
+    }
+
+    /// The addresses of the node's own subnets, for `what`. The server counts on the order for the outcomes.
+    fn local(&self, what: &str) -> Result<Vec<IpAddr>, Refusal> {
         let incapable = |reason: String| Refusal::new(AckCode::AgentIncapable, reason);
         if self.local_subnets.is_empty() {
             return Err(incapable(format!(
-                "`{LOCAL_SUBNET}`: this node has no private subnet that it may scan: name one with --local-subnet, or scan a network by its address"
+                "{what}: this node has no private subnet that it may scan: name one with --local-subnet, or scan a network by its address"
             )));
         }
         let size: u64 = self
@@ -205,7 +215,7 @@ impl Order<'_> {
             .sum();
         if size > limits::COMMAND_TARGETS as u64 {
             return Err(incapable(format!(
-                "`{LOCAL_SUBNET}` stands for {size} addresses here, a command takes {} at most: narrow it with --local-subnet, or scan a part by its address",
+                "{what} stands for {size} addresses here, a command takes {} at most: narrow it with --local-subnet, or scan a part by its address",
                 limits::COMMAND_TARGETS
             )));
         }
@@ -275,7 +285,24 @@ mod tests {
         })
     }
 
+    fn mdns(service_type: &str, domain: &str, timeout_seconds: i32) -> Mode {
+        Mode::Mdns(MdnsModeRequest {
+            service_type: service_type.to_owned(),
+            domain: domain.to_owned(),
+            timeout_seconds,
+        })
+    }
+
     fn read(mode: Mode, stock_server: bool) -> Result<Vec<String>, Refusal> {
+        let task = task(mode, &["10.9.0.0/30"], stock_server)?;
+        let text = |entry: &Entry| match entry {
+            Entry::Address(ip) => ip.to_string(),
+            Entry::Name(name) => name.to_string(),
+        };
+        Ok(task.entries.iter().map(text).collect())
+    }
+
+    fn task(mode: Mode, subnets: &[&str], stock_server: bool) -> Result<Task, Refusal> {
         let policy = Arc::new(SitePolicy {
             allowed_networks: ["10.0.0.0/8", "8.8.8.0/24"]
                 .iter()
@@ -284,9 +311,10 @@ mod tests {
             denied_ports: Port::new(22).into_iter().collect(),
             addresses: AddressPolicy::default(),
         });
+        let subnets = subnets.iter().map(|text| text.parse().expect("a network"));
         let order = Order {
             policy: &policy,
-            local_subnets: &["10.9.0.0/30".parse().expect("a network")],
+            local_subnets: &subnets.collect::<Vec<_>>(),
             default_ports: &[Port::new(4028).expect("a port")],
             stock_server,
         };
@@ -298,11 +326,35 @@ mod tests {
         let Job::Scan(task) = order.read(command.encode_to_vec().into())? else {
             panic!("a scan");
         };
-        let text = |entry: &Entry| match entry {
-            Entry::Address(ip) => ip.to_string(),
-            Entry::Name(name) => name.to_string(),
-        };
-        Ok(task.entries.iter().map(text).collect())
+        Ok(task)
+    }
+
+    #[test]
+    fn an_mdns_scan_listens_on_the_nodes_own_subnets_and_has_all_of_them_for_targets() {
+        let subnets = &["10.9.0.0/30", "10.8.0.0/31"];
+        let task = task(mdns("_HTTP._tcp.local", "local.", 0), subnets, false).expect("a task");
+        let targets: Vec<_> = task.entries.into_iter().collect();
+        let expected = ["10.8.0.0", "10.8.0.1", "10.9.0.1", "10.9.0.2"];
+        let address = |text: &str| Entry::Address(text.parse().expect("an address"));
+        assert_eq!(targets, expected.map(address));
+        assert!(task.default_ports);
+        let listen = task.listen.expect("it listens");
+        assert_eq!(listen.listening.service.as_str(), "_http._tcp");
+        assert_eq!(listen.listening.seconds(), 5);
+        assert_eq!(listen.port, 5_353);
+        assert_eq!(listen.subnets.len(), 2);
+    }
+
+    #[test]
+    fn an_mdns_scan_needs_subnets_that_fit_a_command() {
+        for (subnets, named) in [
+            (&[][..], "an mDNS scan: this node has no private subnet"),
+            (&["10.0.0.0/17"], "an mDNS scan stands for 32768 addresses"),
+        ] {
+            let refused = task(mdns("", "", 0), subnets, false).expect_err(named);
+            assert_eq!(refused.code, AckCode::AgentIncapable);
+            assert!(refused.reason.contains(named), "{}", refused.reason);
+        }
     }
 
     #[test]
@@ -369,7 +421,9 @@ mod tests {
             (target("10.0.0.0/8"), BadRequest, "/8"),
             (target("-sV"), BadRequest, "-sV"),
             (Mode::IpRange(Default::default()), BadRequest, "ranges"),
-            (Mode::Mdns(Default::default()), AgentIncapable, "mDNS"),
+            (mdns("http", "", 5), BadRequest, "`http`"),
+            (mdns("", "example.com", 5), BadRequest, "`example.com`"),
+            (mdns("", "local", 61), BadRequest, "61 seconds"),
         ] {
             let refused = read(mode.clone(), false).expect_err(named);
             assert_eq!(refused.code, code, "{mode:?}");

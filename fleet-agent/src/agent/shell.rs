@@ -36,12 +36,13 @@ use crate::{
 };
 
 /// What this node can do beyond a stock one.
-const CAPABILITIES: [Capability; 6] = [
+const CAPABILITIES: [Capability; 7] = [
     Capability::Progress,
     Capability::Cancel,
     Capability::Goodbye,
     Capability::Pins,
     Capability::Outcomes,
+    Capability::Mdns,
     Capability::BigCommands,
 ];
 /// Messages of the server that may wait.

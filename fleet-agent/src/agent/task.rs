@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use fleet_core::{Endpoint, Port, limits};
 use fleet_discovery::HostName;
 use fleet_registry::link::WireCommandId;
-use fleet_scan::{Guard, PinnedName, Resolver, ScanJob, pin_names};
+use fleet_scan::{Guard, Listen, PinnedName, Resolver, ScanJob, pin_names};
 use fleet_wire::gateway::{self, ControlPins};
 
 use crate::site::SitePolicy;
@@ -23,6 +23,8 @@ pub(crate) struct Task {
     /// The command names no ports; these are the defaults that the server knows of this node.
     pub(crate) default_ports: bool,
     pub(crate) budget: Duration,
+    /// Of the addresses only those are tried that announce a service.
+    pub(crate) listen: Option<Listen>,
     pub(crate) policy: Arc<SitePolicy>,
 }
 
@@ -93,6 +95,7 @@ impl Task {
             ports: self.ports,
             ports_are_defaults: self.default_ports,
             budget: self.budget,
+            listen: self.listen,
             guard: Guard::new(move |endpoint: Endpoint| {
                 policy.check(endpoint).map_err(|why| why.to_string())
             }),

@@ -5,6 +5,7 @@ mod enrollment;
 mod gateway;
 mod interruptions;
 mod local;
+mod mdns;
 mod names;
 mod pairing;
 mod refusals;

@@ -24,6 +24,7 @@ async fn a_refresh_does_not_drop_the_stream() {
             "goodbye",
             "pins",
             "outcomes",
+            "mdns",
             "big-commands"
         ]
     );

@@ -93,6 +93,13 @@ impl Cutter<'_> {
                 ChunkCommand::Target(LOCAL_SUBNET.to_owned()),
                 Scope::subnet(self.scope_ports()),
             ),
+            What::Heard {
+                listening,
+                addresses,
+            } => self.push(
+                ChunkCommand::Mdns(listening.clone()),
+                Scope::announced(addresses.clone(), self.scope_ports()),
+            ),
         }
     }
 
@@ -189,7 +196,9 @@ fn aligned(network: Ipv4Network) -> Vec<Ipv4Network> {
 fn scanned(what: &What) -> u64 {
     match what {
         What::Listed { addresses, names } => addresses.len() + names.len() as u64,
-        What::Aimed { addresses, .. } | What::Announced(addresses) => addresses.len(),
+        What::Aimed { addresses, .. }
+        | What::Announced(addresses)
+        | What::Heard { addresses, .. } => addresses.len(),
         What::Named(_) => 1,
         What::LocalSubnet => 0,
     }
@@ -198,6 +207,8 @@ fn scanned(what: &What) -> u64 {
 /// How long it takes when nothing answers.
 fn estimate(what: &What, ports: &[Port], commands: usize, node: &NodeProfile) -> Duration {
     let targets = match what {
+        // Nobody is dialled who does not announce the service.
+        What::Heard { listening, .. } => return listening.time + TIMEOUT,
         What::LocalSubnet => ASSUMED_SUBNET,
         What::Listed { .. } | What::Aimed { .. } | What::Named(_) | What::Announced(_) => {
             scanned(what)
@@ -218,7 +229,7 @@ fn estimate(what: &What, ports: &[Port], commands: usize, node: &NodeProfile) ->
     }
 }
 
-/// What is loose about the scopes, in words.
+/// What an operator would not expect of the commands and their scopes, in words.
 fn notes_on(what: &What, ports: &[Port], node: &NodeProfile) -> Vec<String> {
     let mut notes = Vec::new();
     match what {
@@ -228,6 +239,11 @@ fn notes_on(what: &What, ports: &[Port], node: &NodeProfile) -> Vec<String> {
         )),
         What::Listed { names, .. } if !names.is_empty() && !node.pins => notes.push(unpinned()),
         What::Named(_) if !node.pins => notes.push(unpinned()),
+        What::Heard { listening, .. } => notes.push(format!(
+            "the node listens for {} for {} seconds: addresses that do not announce it are not dialled, and count as silent",
+            listening.service,
+            listening.time.as_secs()
+        )),
         What::Listed { .. } | What::Aimed { .. } | What::Named(_) | What::Announced(_) => {}
     }
     if ports.is_empty() && node.default_ports.is_empty() {

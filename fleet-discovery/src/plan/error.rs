@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use fleet_core::{AddressClass, RefusedAddress, limits, outcome::Code};
+use fleet_core::{AddressClass, Port, RefusedAddress, limits, outcome::Code};
 use ipnetwork::IpNetwork;
 
-use crate::{HostName, LOCAL_SUBNET, PortsError, TargetError};
+use crate::{HostName, LOCAL_SUBNET, ListeningError, PortsError, TargetError};
 
 /// Why a request has no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,9 +100,34 @@ pub enum PlanError {
     /// Multicast DNS for a node that does not announce it.
     #[error("this node cannot listen to mDNS: choose a node that announces it, or scan addresses")]
     MdnsNotAnnounced,
-    /// Multicast DNS in general.
-    #[error("mDNS scans cannot be started yet: scan addresses, or the target `{LOCAL_SUBNET}`")]
-    MdnsNotDispatched,
+    /// What is to be listened for.
+    #[error(transparent)]
+    Listening(#[from] ListeningError),
+    /// Ports for a multicast DNS scan, whose command has no room for them.
+    #[error(
+        "port {0} cannot be asked for in an mDNS scan, which tries the node's default ports: leave the ports out, or scan the target `{LOCAL_SUBNET}`"
+    )]
+    MdnsPorts(Port),
+    /// Multicast DNS for a node whose subnets are more than one command takes.
+    #[error(
+        "an mDNS scan covers the node's own subnets, {count} targets with {subnet}: this node takes {most} in one command; narrow its subnets with --local-subnet, or scan a part by its address"
+    )]
+    MdnsTooLarge {
+        /// The subnet with which the bound is passed.
+        subnet: IpNetwork,
+        /// Targets with it.
+        count: u64,
+        /// Targets that the node takes.
+        most: usize,
+    },
+    /// Multicast DNS for a node that announced no subnet which can be scanned.
+    #[error(
+        "an mDNS scan covers the node's own subnets, and none that it announced can be scanned ({subnets}): name a private IPv4 network with --local-subnet there, or scan addresses"
+    )]
+    MdnsNoSubnet {
+        /// What it announced.
+        subnets: String,
+    },
 }
 
 impl PlanError {
@@ -119,12 +144,15 @@ impl PlanError {
             | Self::RangeEnd { .. }
             | Self::RangeOrder { .. }
             | Self::RangeEmpty { .. }
-            | Self::TooManyTargets { .. } => Code::InvalidArgument,
+            | Self::TooManyTargets { .. }
+            | Self::Listening(_)
+            | Self::MdnsPorts(_) => Code::InvalidArgument,
             Self::NameUnpinned(_)
             | Self::LocalSubnetTooLarge { .. }
             | Self::NoLocalSubnet { .. }
             | Self::MdnsNotAnnounced
-            | Self::MdnsNotDispatched => Code::FailedPrecondition,
+            | Self::MdnsTooLarge { .. }
+            | Self::MdnsNoSubnet { .. } => Code::FailedPrecondition,
         }
     }
 }

@@ -10,7 +10,7 @@ use fleet_core::{AddressPolicy, classify, limits, parse_literal};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{PlanError, PlanPolicy};
-use crate::{AddressList, HostName, NodeProfile, Tally, Target, shown::shown};
+use crate::{AddressList, HostName, Listening, NodeProfile, Tally, Target, shown::shown};
 
 /// What is to be scanned.
 #[derive(Debug)]
@@ -39,6 +39,11 @@ pub(super) enum What {
     Announced(AddressList),
     /// The word by which a node picks its own subnet.
     LocalSubnet,
+    /// Addresses of the node's subnets, of which those are tried that announce a service.
+    Heard {
+        listening: Listening,
+        addresses: AddressList,
+    },
 }
 
 pub(super) fn list(
@@ -141,6 +146,55 @@ fn local_subnet(node: &NodeProfile, policy: &PlanPolicy) -> Result<Selection, Pl
     if node.local_subnets.is_empty() {
         return Ok(Selection::of(What::LocalSubnet));
     }
+    let announced = announced(node, policy, limits::SCAN_TARGETS);
+    announced.map_err(|fault| match fault {
+        SubnetFault::TooLarge { subnet, count } => PlanError::LocalSubnetTooLarge { subnet, count },
+        SubnetFault::None { subnets } => PlanError::NoLocalSubnet { subnets },
+    })
+}
+
+/// The subnets that the node announced, in one command.
+pub(super) fn announcers(
+    listening: Listening,
+    node: &NodeProfile,
+    policy: &PlanPolicy,
+) -> Result<Selection, PlanError> {
+    let most = node.max_targets.min(limits::COMMAND_TARGETS);
+    let announced = announced(node, policy, most);
+    let mut selection = announced.map_err(|fault| match fault {
+        SubnetFault::TooLarge { subnet, count } => PlanError::MdnsTooLarge {
+            subnet,
+            count,
+            most,
+        },
+        SubnetFault::None { subnets } if subnets.is_empty() => PlanError::MdnsNoSubnet {
+            subnets: "it announced none".to_owned(),
+        },
+        SubnetFault::None { subnets } => PlanError::MdnsNoSubnet { subnets },
+    })?;
+    if let What::Announced(addresses) = selection.what {
+        selection.what = What::Heard {
+            listening,
+            addresses,
+        };
+    }
+    Ok(selection)
+}
+
+/// Why a node's subnets cannot be scanned.
+enum SubnetFault {
+    /// With this subnet they are too many targets.
+    TooLarge { subnet: IpNetwork, count: u64 },
+    /// None of these can be swept.
+    None { subnets: String },
+}
+
+/// The subnets that the node announced, as far as they can be swept.
+fn announced(
+    node: &NodeProfile,
+    policy: &PlanPolicy,
+    most: usize,
+) -> Result<Selection, SubnetFault> {
     let mut selection = Selection::of(What::LocalSubnet);
     let mut all: BTreeSet<IpAddr> = BTreeSet::new();
     let mut edges: BTreeSet<Ipv4Network> = BTreeSet::new();
@@ -156,10 +210,8 @@ fn local_subnet(node: &NodeProfile, policy: &PlanPolicy) -> Result<Selection, Pl
         };
         let size = 1_u64 << (32 - network.prefix());
         let span = AddressList::span(network.network().into(), network.broadcast().into());
-        let Some(addresses) =
-            span.filter(|_| size + all.len() as u64 <= limits::SCAN_TARGETS as u64)
-        else {
-            return Err(PlanError::LocalSubnetTooLarge {
+        let Some(addresses) = span.filter(|_| size + all.len() as u64 <= most as u64) else {
+            return Err(SubnetFault::TooLarge {
                 subnet: *subnet,
                 count: size + all.len() as u64,
             });
@@ -175,7 +227,7 @@ fn local_subnet(node: &NodeProfile, policy: &PlanPolicy) -> Result<Selection, Pl
     }
     if edges.is_empty() {
         let subnets: Vec<_> = node.local_subnets.iter().map(ToString::to_string).collect();
-        return Err(PlanError::NoLocalSubnet {
+        return Err(SubnetFault::None {
             subnets: subnets.join(", "),
         });
     }

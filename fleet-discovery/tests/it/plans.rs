@@ -18,7 +18,11 @@ fn node() -> impl Strategy<Value = NodeProfile> {
         prop::collection::vec(1_u16.., 0..4),
     )
         .prop_map(|(pins, max_targets, max_ports, ports)| {
-            let mut capabilities = vec!["big-commands".to_owned(), "outcomes".to_owned()];
+            let mut capabilities = vec![
+                "big-commands".to_owned(),
+                "outcomes".to_owned(),
+                "mdns".to_owned(),
+            ];
             capabilities.extend(pins.then(|| "pins".to_owned()));
             NodeProfile::announced(Announcement {
                 capabilities: &capabilities,
@@ -49,6 +53,11 @@ fn mode() -> impl Strategy<Value = Mode> {
         (0_u32..70_000, 0_u32..256)
             .prop_map(move |(n, last)| Mode::Target(format!("{}-{last}", ip(n)))),
         Just(Mode::Target(fleet_discovery::LOCAL_SUBNET.to_owned())),
+        (0_i32..=60).prop_map(|timeout_seconds| Mode::Mdns {
+            service_type: "_http._tcp".to_owned(),
+            domain: String::new(),
+            timeout_seconds,
+        }),
     ]
 }
 
@@ -108,6 +117,10 @@ proptest! {
                     prop_assert!(scope.iter().all(|ip| meant.contains(ip)));
                     prop_assert!(meant.len() as u64 <= scope.len() as u64 + skipped(&plan));
                 }
+                ChunkCommand::Mdns(_) => {
+                    prop_assert_eq!(plan.chunks.len(), 1);
+                    prop_assert!(scope.len() <= node.max_targets.min(limits::COMMAND_TARGETS));
+                }
             }
             prop_assert!(chunk.ports.len() <= node.max_ports.min(limits::COMMAND_PORTS));
             prop_assert_eq!(chunk.scope.to_string().parse::<Scope>(), Ok(chunk.scope.clone()));
@@ -125,7 +138,11 @@ proptest! {
         let groups = ports.len().max(1) as u64;
         let covered: BTreeSet<IpAddr> = probes.keys().map(|(ip, _)| *ip).collect();
         prop_assert_eq!(probes.len() as u64, covered.len() as u64 * groups);
-        let announced = matches!(&mode, Mode::Target(word) if word == fleet_discovery::LOCAL_SUBNET);
+        let announced = match &mode {
+            Mode::Target(word) => word == fleet_discovery::LOCAL_SUBNET,
+            Mode::Mdns { .. } => true,
+            Mode::List(_) | Mode::Range { .. } => false,
+        };
         if !announced {
             let asked = asked(&mode);
             prop_assert!(covered.is_subset(&asked));

@@ -68,6 +68,8 @@ pub(super) fn select(
     let literals = plan.chunks.iter().flat_map(|chunk| match &chunk.command {
         ChunkCommand::List(entries) => entries.as_slice(),
         ChunkCommand::Target(target) => std::slice::from_ref(target),
+        // Refused above.
+        ChunkCommand::Mdns(_) => &[],
     });
     let addresses: Vec<IpAddr> = literals
         .map(|literal| {

@@ -224,6 +224,37 @@ async fn every_refusal_names_the_offending_value_and_the_way_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_cannot_listen_for_is_refused_with_the_way_out() {
+    use Code::{FailedPrecondition, InvalidArgument};
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut profile = Profile::ours();
+    profile.0.capabilities.push("mdns".to_owned());
+    let node = enrolled.connect(&world, profile.clone()).await;
+    for (service, code, names) in [
+        ("http", InvalidArgument, "`http`"),
+        ("_http._tcp", FailedPrecondition, "announced none"),
+    ] {
+        let planned = plan(&operator, enrolled.id.0, mdns(service)).await;
+        let refusal = refused(planned, code);
+        assert!(refusal.message.contains(names), "{names}: {refusal}");
+    }
+    drop(node);
+    profile.0.local_subnets = vec!["10.9.0.0/24".to_owned()];
+    let _node = enrolled.connect(&world, profile).await;
+    let planned = plan(&operator, enrolled.id.0, mdns(""))
+        .await
+        .expect("a plan");
+    assert_eq!((planned.targets, planned.commands), (256, 1));
+    let notes = planned.notes.join("; ");
+    assert!(
+        notes.contains("_http._tcp") && notes.contains("silent"),
+        "{notes}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_without_a_mode_and_waits_out_of_bounds_are_refused() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;

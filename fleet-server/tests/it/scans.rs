@@ -7,11 +7,13 @@ use fleet_wire::{
     Code,
     admin::RevokeFleetNodeRequest,
     fleet::{ListScansRequest, ScanLane, StartScanRequest},
-    gateway::AckCode,
+    gateway::{AckCode, ControlAck, control_stream_request},
     pairing::discover_request::Mode,
 };
 
-use crate::harness::{Enrolled, Profile, Started, World, list, refused, start, start_as};
+use crate::harness::{
+    Enrolled, Profile, Started, World, device, list, mdns, refused, start, start_as,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_under_the_same_request_id_never_starts_a_second_scan() {
@@ -188,4 +190,47 @@ async fn an_id_that_is_none_is_refused_by_name() {
         .await;
     let error = refused(answer, Code::InvalidArgument);
     assert!(error.message.contains("nonsense"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_mdns_scan_is_one_command_whose_ledger_has_every_address_of_the_nodes_subnets() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut profile = Profile::ours();
+    profile.0.capabilities.push("mdns".to_owned());
+    profile.0.local_subnets = vec!["10.9.0.0/29".to_owned(), "10.8.0.0/30".to_owned()];
+    let mut node = enrolled.connect(&world, profile).await;
+    let scan = start(&operator, &enrolled, mdns("_HTTP._tcp.local")).await;
+    let (command, request) = node.command().await;
+    let Some(Mode::Mdns(asked)) = request.mode else {
+        panic!("not mDNS: {request:?}");
+    };
+    assert_eq!(
+        (&*asked.service_type, &*asked.domain, asked.timeout_seconds),
+        ("_http._tcp", "local", 5)
+    );
+    // 10.8.0.1 and .2, then 10.9.0.1 to .6: what is in none of them is refused, at whatever port.
+    let answer = node.report(&command, vec![device("10.9.0.2"), device("10.9.1.2")]);
+    let answer = answer.await.expect("is taken");
+    assert_eq!((answer.accepted_count, answer.rejected_count), (1, 1));
+    node.say(control_stream_request::Kind::Ack(ControlAck {
+        command_id: command,
+        succeeded: true,
+        code: AckCode::Ok.into(),
+        outcomes: vec![1, 1, 1, 4, 1, 1, 3, 1].into(),
+        ..ControlAck::default()
+    }))
+    .await;
+    let ended = scan.is("SCAN_STATE_COMPLETED").await;
+    let ledger = ended.ledger.expect("a ledger");
+    assert_eq!(
+        (ledger.targets, ledger.identified, ledger.unidentified),
+        (12, 1, 1)
+    );
+    assert_eq!((ledger.silent, ledger.skipped), (6, 4));
+    assert_eq!(
+        (ledger.reported, ledger.accepted, ledger.rejected),
+        (2, 1, 1)
+    );
 }

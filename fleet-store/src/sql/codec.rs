@@ -8,7 +8,7 @@ use fleet_core::{
     DeviceIdentifier, Port, ScanState,
     outcome::{Code, Conclusion},
 };
-use fleet_discovery::{ChunkCommand, Mode, ScanRequest};
+use fleet_discovery::{ChunkCommand, Listening, Mode, ScanRequest};
 use sea_orm::DbErr;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -166,12 +166,17 @@ pub(crate) fn read_request(text: &str) -> Result<ScanRequest, DbErr> {
 enum StoredCommand {
     List(Vec<String>),
     Target(String),
+    Mdns { service_type: String, seconds: i32 },
 }
 
 pub(crate) fn write_command(command: &ChunkCommand) -> Result<String, DbErr> {
     let twin = match command.clone() {
         ChunkCommand::List(entries) => StoredCommand::List(entries),
         ChunkCommand::Target(target) => StoredCommand::Target(target),
+        ChunkCommand::Mdns(listening) => StoredCommand::Mdns {
+            service_type: listening.service.to_string(),
+            seconds: listening.seconds(),
+        },
     };
     write("command", &twin)
 }
@@ -180,6 +185,13 @@ pub(crate) fn read_command(text: &str) -> Result<ChunkCommand, DbErr> {
     Ok(match read("command", text)? {
         StoredCommand::List(entries) => ChunkCommand::List(entries),
         StoredCommand::Target(target) => ChunkCommand::Target(target),
+        StoredCommand::Mdns {
+            service_type,
+            seconds,
+        } => {
+            let listening = Listening::read(&service_type, "", seconds);
+            ChunkCommand::Mdns(listening.map_err(|error| unreadable("command", error))?)
+        }
     })
 }
 
@@ -221,4 +233,32 @@ pub(crate) fn read_code(text: &str) -> Result<Code, DbErr> {
 pub(crate) fn read_port(number: i64) -> Result<Port, DbErr> {
     let port = u16::try_from(number).ok().and_then(Port::new);
     port.ok_or_else(|| unreadable("port", number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_read_as_they_were_written_by_this_version_and_before() {
+        let listening = Listening::read("_axeos._tcp", "local", 30).expect("a service");
+        for (command, text) in [
+            (
+                ChunkCommand::List(vec!["10.0.0.1".into(), "a.lan".into()]),
+                r#"{"list":["10.0.0.1","a.lan"]}"#,
+            ),
+            (
+                ChunkCommand::Target("10.0.0.0/22".into()),
+                r#"{"target":"10.0.0.0/22"}"#,
+            ),
+            (
+                ChunkCommand::Mdns(listening),
+                r#"{"mdns":{"service_type":"_axeos._tcp","seconds":30}}"#,
+            ),
+        ] {
+            assert_eq!(write_command(&command).expect("a text"), text);
+            assert_eq!(read_command(text).expect("a command"), command);
+        }
+        assert!(read_command(r#"{"mdns":{"service_type":"http","seconds":30}}"#).is_err());
+    }
 }

@@ -120,7 +120,7 @@ async fn a_request_that_cannot_be_run_is_refused_with_the_offender_named(world: 
     let node = world.node("barn", &[]).await;
     let mdns = DiscoverRequest {
         mode: Some(Mode::Mdns(MdnsModeRequest {
-            service_type: "_http._tcp".to_owned(),
+            service_type: "http".to_owned(),
             ..MdnsModeRequest::default()
         })),
     };
@@ -144,7 +144,7 @@ async fn a_request_that_cannot_be_run_is_refused_with_the_offender_named(world: 
             "10.0.0.300",
         ),
         (list::<String>([]), Code::InvalidArgument, "empty"),
-        (mdns, Code::FailedPrecondition, "mdns"),
+        (mdns, Code::InvalidArgument, "_http._tcp"),
     ] {
         let refused = world.operator.is_refused(node.id, request.clone()).await;
         assert_eq!(refused.code, code, "{refused:?}");
