@@ -83,6 +83,11 @@ pub mod fuzz {
         crate::http::fuzz_json(bytes);
     }
 
+    /// Hears datagrams of mDNS, parted by the bytes `0xff 0xff`, and asks what is missing.
+    pub fn mdns_answer(bytes: &[u8]) {
+        crate::mdns::fuzz(bytes);
+    }
+
     /// Reads a challenge to log in, and answers it.
     pub fn login_challenge(bytes: &[u8]) {
         crate::http::fuzz_challenge(bytes);

@@ -222,6 +222,11 @@ impl Link {
     }
 }
 
+/// Hears datagrams, and holds to its bounds.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    browse::fuzz(bytes);
+}
+
 /// A socket that hears the group on one interface, and sends there.
 fn open(own: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
@@ -276,4 +281,67 @@ fn links(
         })
     };
     (interfaces.into_iter().filter_map(link).collect(), missed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(texts: &[&str]) -> Vec<Ipv4Network> {
+        texts.iter().map(|text| text.parse().expect(text)).collect()
+    }
+
+    /// The interfaces of a machine with two links and a container bridge.
+    fn own() -> Vec<(String, Ipv4Addr, Ipv4Network)> {
+        [
+            ("lo", "127.0.0.1/8"),
+            ("eth0", "203.0.113.9/24"),
+            ("eth0", "10.0.3.9/22"),
+            ("eth1", "192.168.7.1/24"),
+            ("docker0", "172.17.0.1/16"),
+        ]
+        .map(|(interface, network)| {
+            let network: Ipv4Network = network.parse().expect(network);
+            (interface.to_owned(), network.ip(), network)
+        })
+        .to_vec()
+    }
+
+    #[test]
+    fn only_interfaces_in_a_local_subnet_are_listened_on() {
+        for (subnets, interfaces, missed) in [
+            (&["10.0.0.0/22"][..], &["eth0 10.0.3.9"][..], &[][..]),
+            (
+                &["10.0.1.0/24", "192.168.0.0/16"],
+                &["eth0 10.0.3.9", "eth1 192.168.7.1"],
+                &[],
+            ),
+            (
+                &["10.9.0.0/24", "192.168.7.0/24"],
+                &["eth1 192.168.7.1"],
+                &["10.9.0.0/24"],
+            ),
+            (&[], &[], &[]),
+        ] {
+            let (links, without) = links(own(), &networks(subnets));
+            let named = |link: &Link| format!("{} {}", link.interface, link.own);
+            assert_eq!(links.iter().map(named).collect::<Vec<_>>(), interfaces);
+            assert_eq!(without, networks(missed));
+        }
+    }
+
+    #[test]
+    fn answers_come_from_the_link_and_from_the_port_of_mdns() {
+        let (links, _) = links(own(), &networks(&["10.0.0.0/22"]));
+        for (from, counts) in [
+            ("10.0.0.7:5353", true),
+            ("203.0.113.7:5353", true),
+            ("10.0.0.7:5354", false),
+            ("10.0.4.7:5353", false),
+            ("[fe80::7]:5353", false),
+        ] {
+            let from = from.parse().expect(from);
+            assert_eq!(links[0].has(from, PORT), counts, "{from}");
+        }
+    }
 }

@@ -359,5 +359,33 @@ fn is_internet(record: &Record) -> bool {
     u16::from(record.dns_class) & !FLUSH == u16::from(DNSClass::IN)
 }
 
+/// Datagrams that `0xff 0xff` parts are heard, and everything that is due within a minute is asked.
+pub(super) fn fuzz(bytes: &[u8]) {
+    const MOST: usize = 4;
+    let service = ServiceType::default();
+    let mut now = Instant::now();
+    let Some(mut browse) = Browse::new(&service, MOST, now) else {
+        return;
+    };
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let end = rest.windows(2).position(|pair| pair == [0xff, 0xff]);
+        let (datagram, next) = rest.split_at(end.unwrap_or(rest.len()));
+        browse.hear(datagram, now);
+        rest = next.get(2..).unwrap_or_default();
+        now += PAUSE;
+    }
+    let end = now + Duration::from_secs(60);
+    while now < end {
+        while let Some(question) = browse.ask(now) {
+            assert!(question.len() <= PACKET + 72, "{} bytes", question.len());
+        }
+        let deadline = browse.deadline();
+        assert!(deadline > now, "it would spin");
+        now = deadline;
+    }
+    assert!(browse.services.len() <= MOST && browse.hosts.len() <= MOST);
+}
+
 #[cfg(test)]
 mod tests;

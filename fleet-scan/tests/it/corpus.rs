@@ -21,6 +21,11 @@ fn every_known_device_json_is_read_or_refused() {
 }
 
 #[test]
+fn every_known_mdns_answer_is_heard_within_bounds() {
+    replay("mdns_answer", fleet_scan::fuzz::mdns_answer);
+}
+
+#[test]
 fn every_known_login_challenge_is_answered_or_refused() {
     replay("login_challenge", fleet_scan::fuzz::login_challenge);
 }
