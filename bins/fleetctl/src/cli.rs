@@ -279,8 +279,14 @@ pub(crate) struct Targets {
     #[arg(long)]
     pub(crate) list: bool,
     /// One target (10.0.0.0/24, 10.0.0.1-50, an address, a host name, fleetnode-local-subnet), a range (10.0.0.1..10.0.3.254), or several addresses and host names.
-    #[arg(required = true, value_name = "TARGET")]
+    #[arg(required_unless_present = "mdns", value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
+    /// Scans what announces this service by mDNS in the node's own subnets, _http._tcp unless named; the drivers choose the ports.
+    #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["targets", "list", "ports"])]
+    pub(crate) mdns: Option<String>,
+    /// Has the node listen to mDNS for so long, 1 to 60 [default: 5].
+    #[arg(long, value_name = "SECONDS", requires = "mdns")]
+    pub(crate) listen: Option<i32>,
 }
 
 #[derive(Clone, Debug, Args)]

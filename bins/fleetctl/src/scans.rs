@@ -9,7 +9,7 @@ use fleet_wire::{
     },
     lines::{self, outcome},
     pairing::{
-        DiscoverRequest, IpListModeRequest, IpRangeModeRequest, NmapModeRequest,
+        DiscoverRequest, IpListModeRequest, IpRangeModeRequest, MdnsModeRequest, NmapModeRequest,
         discover_request::Mode,
     },
 };
@@ -127,8 +127,18 @@ fn random_id() -> Result<String, Failure> {
     Ok(format!("fleetctl-{:032x}", u128::from_be_bytes(bytes)))
 }
 
-/// One target is an expression (or a range with `..`), several are a list.
+/// A service is listened for; one target is an expression (or a range with `..`), several are a list.
 pub(crate) fn request(what: Targets) -> DiscoverRequest {
+    if let Some(service_type) = what.mdns {
+        let mdns = MdnsModeRequest {
+            service_type,
+            domain: String::new(),
+            timeout_seconds: what.listen.unwrap_or(0),
+        };
+        return DiscoverRequest {
+            mode: Some(Mode::Mdns(mdns)),
+        };
+    }
     let ports = what.ports;
     let mode = match what.targets.as_slice() {
         [one] if !what.list => match one.split_once("..") {
@@ -161,7 +171,7 @@ fn asked(request: Option<&DiscoverRequest>) -> String {
         },
         Some(Mode::IpRange(range)) => format!("{}..{}", range.start_ip, range.end_ip),
         Some(Mode::Nmap(nmap)) => nmap.target.clone(),
-        Some(Mode::Mdns(mdns)) => format!("mdns {}", mdns.service_type),
+        Some(Mode::Mdns(mdns)) => format!("mdns {}", mdns.service_type).trim_end().to_owned(),
         None => String::new(),
     }
 }

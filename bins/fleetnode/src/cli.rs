@@ -152,8 +152,14 @@ pub(crate) struct RunArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ScanArgs {
     /// What to scan: 10.0.0.7, 10.0.0.0/22, 10.0.0.5-40, a host name, or fleetnode-local-subnet.
-    #[arg(required = true, value_name = "TARGET")]
+    #[arg(required_unless_present = "mdns", value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
+    /// Scan what announces this service by mDNS in this machine's own subnets, _http._tcp unless named.
+    #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with = "targets")]
+    pub(crate) mdns: Option<String>,
+    /// Listen to mDNS for so long, 1 to 60 [default: 5].
+    #[arg(long, value_name = "SECONDS", requires = "mdns")]
+    pub(crate) listen: Option<i32>,
     /// Try this port instead of the drivers' own; may be repeated.
     #[arg(short, long = "port", value_name = "PORT", value_delimiter = ',')]
     pub(crate) ports: Vec<String>,
@@ -209,7 +215,7 @@ pub(crate) struct EngineArgs {
     /// Probes a second.
     #[arg(long, env = "FLEETNODE_RATE", value_name = "N", default_value_t = DEFAULT_RATE, value_parser = clap::value_parser!(u32).range(1..=i64::from(FULL_RATE)))]
     pub(crate) rate: u32,
-    /// What `fleetnode-local-subnet` stands for, instead of the networks of this machine's interfaces; may be repeated.
+    /// What `fleetnode-local-subnet` stands for, and where mDNS is listened to, instead of the networks of this machine's interfaces; may be repeated.
     #[arg(
         long,
         env = "FLEETNODE_LOCAL_SUBNET",
@@ -288,6 +294,29 @@ mod tests {
     }
 
     #[test]
+    fn a_service_need_not_be_named() {
+        for (arguments, service, seconds) in [
+            (&["--mdns"][..], "", None),
+            (&["--mdns", "_axeos._tcp"], "_axeos._tcp", None),
+            (&["--mdns", "--listen", "20", "--json"], "", Some(20)),
+        ] {
+            let arguments = ["fleetnode", "scan"].iter().chain(arguments);
+            let Ok(Cli {
+                command: Command::Scan(scan),
+                ..
+            }) = Cli::try_parse_from(arguments)
+            else {
+                panic!("{service}: no scan");
+            };
+            assert_eq!(
+                (scan.mdns.as_deref(), scan.listen),
+                (Some(service), seconds)
+            );
+            assert!(scan.targets.is_empty());
+        }
+    }
+
+    #[test]
     fn wrong_values_are_named() {
         for (arguments, named) in [
             (vec!["run", "--allow-network", "10.0.0.0/33"], "10.0.0.0/33"),
@@ -296,6 +325,10 @@ mod tests {
             (vec!["run", "--local-subnet", "fd00::/64"], "fd00::/64"),
             (vec!["run", "--max-targets", "1023"], "1023"),
             (vec!["run", "--dns-server", "ns.lan"], "ns.lan"),
+            (vec!["scan"], "TARGET"),
+            (vec!["scan", "10.0.0.1", "--mdns"], "--mdns"),
+            (vec!["scan", "10.0.0.1", "--listen", "9"], "--mdns"),
+            (vec!["scan", "--mdns", "--listen", "long"], "long"),
         ] {
             let arguments = ["fleetnode"].into_iter().chain(arguments);
             let error = Cli::try_parse_from(arguments).expect_err(named).to_string();

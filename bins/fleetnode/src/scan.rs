@@ -45,6 +45,12 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
         args.engine.plugin_dir.clone(),
         args.engine.plugin_env.clone(),
     );
+    let what = What {
+        targets: args.targets,
+        mdns: args.mdns,
+        listen: args.listen.unwrap_or(0),
+        ports: args.ports,
+    };
     let mut options = options::agent(args.site, args.engine)?;
     raise_descriptor_limit();
     let mut signals = Signals::new().context("cannot listen for signals")?;
@@ -53,28 +59,38 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
         plugins.settled(PLUGINS).await;
         options.drivers = Arc::new(DriverSet::built_in().with(plugins.drivers())?);
     }
-    let done = scan(
-        &args.targets,
-        &args.ports,
-        &options,
-        args.json,
-        &mut signals,
-    )
-    .await;
+    let done = scan(&what, &options, args.json, &mut signals).await;
     if let Some(plugins) = plugins {
         PluginHost::stop(plugins).await;
     }
     done
 }
 
+/// What is to be scanned.
+struct What {
+    targets: Vec<String>,
+    /// The service to listen for, in place of targets.
+    mdns: Option<String>,
+    listen: i32,
+    ports: Vec<String>,
+}
+
+impl What {
+    fn plan(&self, options: &AgentOptions) -> Result<LocalScan, LocalScanError> {
+        match &self.mdns {
+            Some(service) => LocalScan::listen(service, self.listen, &self.ports, options),
+            None => LocalScan::plan(&self.targets, &self.ports, options),
+        }
+    }
+}
+
 async fn scan(
-    targets: &[String],
-    ports: &[String],
+    what: &What,
     options: &AgentOptions,
     json: bool,
     signals: &mut Signals,
 ) -> anyhow::Result<ExitCode> {
-    let scan = LocalScan::plan(targets, ports, options).map_err(meant)?;
+    let scan = what.plan(options).map_err(meant)?;
     let skipped: Vec<ReasonCount> = scan
         .skipped()
         .iter()
@@ -109,6 +125,7 @@ fn meant(error: LocalScanError) -> anyhow::Error {
         LocalScanError::Scan(error) => error.into(),
         error @ (LocalScanError::Target(_)
         | LocalScanError::Ports(_)
+        | LocalScanError::Listening(_)
         | LocalScanError::Plan(_)
         | LocalScanError::Site(_)
         | LocalScanError::NoLocalSubnet
