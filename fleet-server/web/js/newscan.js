@@ -16,6 +16,7 @@ const MODES = [
   ["target", "Network or address"],
   ["list", "List"],
   ["range", "Range"],
+  ["mdns", "mDNS"],
 ];
 
 /** Shows the form. */
@@ -45,8 +46,10 @@ export function newScanView(root) {
   });
   const start = text("start", { maxlength: 45, placeholder: "10.0.0.10", "aria-describedby": "range-hint check" });
   const end = text("end", { maxlength: 45, placeholder: "10.0.0.250", "aria-describedby": "range-hint check" });
+  const service = text("service", { maxlength: 255, placeholder: "_http._tcp", "aria-describedby": "mdns-hint check" });
+  const seconds = text("seconds", { type: "number", min: 1, max: 60, placeholder: "5", inputmode: "numeric", "aria-describedby": "mdns-hint check" });
   const ports = text("ports", { maxlength: 2000, placeholder: "Driver defaults", "aria-describedby": "ports-hint check" });
-  Object.entries({ target, list, start, end, ports }).forEach(([name, field]) => { field.value = initial[name]; });
+  Object.entries({ target, list, start, end, service, seconds, ports }).forEach(([name, field]) => { field.value = initial[name]; });
   const portsHint = h("p", { id: "ports-hint", class: "hint" });
   const subnets = h("div", { class: "chips" });
   const check = h("div", { id: "check", class: "check-panel", role: "status", "aria-live": "polite" });
@@ -65,13 +68,18 @@ export function newScanView(root) {
         h("div", { class: "field" }, h("label", { for: "start" }, "First address"), start),
         h("div", { class: "field" }, h("label", { for: "end" }, "Last address"), end)),
       h("p", { id: "range-hint", class: "hint" }, "Both ends are scanned. A range that starts at .0 or .1 starts at .2.")),
+    mdns: h("div", { class: "field" },
+      h("div", { class: "pair" },
+        h("div", { class: "field" }, h("label", { for: "service" }, "Type of service"), service),
+        h("div", { class: "field" }, h("label", { for: "seconds" }, "Seconds to listen"), seconds)),
+      h("p", { id: "mdns-hint", class: "hint" }, "The node listens to mDNS in its own subnets and scans who announces the service, at the ports that its drivers ask for.")),
   };
+  const portsField = h("div", { class: "field" }, h("label", { for: "ports" }, "Ports", h("span", { class: "optional" }, " optional")), ports, portsHint);
 
   const form = h("form", { class: "stack scan-form", novalidate: true, onsubmit: begin, oninput: changed },
     h("div", { class: "field" }, h("label", { for: "node" }, "Node"), node, nodeHint),
     h("fieldset", { class: "field" }, h("legend", {}, "What to scan"), h("div", { class: "segments" }, radios.map(({ element }) => element))),
-    groups.target, groups.list, groups.range,
-    h("div", { class: "field" }, h("label", { for: "ports" }, "Ports", h("span", { class: "optional" }, " optional")), ports, portsHint),
+    groups.target, groups.list, groups.range, groups.mdns, portsField,
     check, error.element,
     h("div", { class: "actions" }, submit, h("a", { class: "button button-quiet", href: "#/scans" }, "Back")));
   root.append(
@@ -87,14 +95,15 @@ export function newScanView(root) {
   let requestId = freshRequestId();
 
   const mode = () => radios.find(({ input }) => input.checked)?.value ?? "target";
-  const request = () => requestOf({ mode: mode(), target: target.value, list: list.value, start: start.value, end: end.value, ports: ports.value });
+  const request = () => requestOf({ mode: mode(), target: target.value, list: list.value, start: start.value, end: end.value, service: service.value, seconds: seconds.value, ports: ports.value });
 
   function clearInvalid() {
-    for (const field of [target, list, start, end, ports]) field.removeAttribute("aria-invalid");
+    for (const field of [target, list, start, end, service, seconds, ports]) field.removeAttribute("aria-invalid");
   }
 
   function showMode() {
     for (const [name, group] of Object.entries(groups)) show(group, name === mode());
+    show(portsField, mode() !== "mdns");
   }
 
   function showNode() {
@@ -145,8 +154,8 @@ export function newScanView(root) {
 
   function showRefusal(failure) {
     check.className = "check-panel check-bad";
-    const fields = { target: [target], list: [list], range: [start, end] }[mode()];
-    const inPorts = /\bports?\b/i.test(failure.message);
+    const fields = { target: [target], list: [list], range: [start, end], mdns: [service, seconds] }[mode()];
+    const inPorts = mode() !== "mdns" && /\bports?\b/i.test(failure.message);
     const ordered = inPorts ? [ports, ...fields] : [...fields, ports];
     const hit = ordered.map((field) => ({ field, place: findNamed(field.value, failure.message) })).find(({ place }) => place);
     const named = hit?.field ?? (inPorts ? ports : fields[0]);

@@ -9,7 +9,7 @@ export function entries(text) {
 export const LOCAL_SUBNET = "fleetnode-local-subnet";
 
 /** The request for a form's values; null while there is nothing to ask for. */
-export function requestOf({ mode, target, list, start, end, ports }) {
+export function requestOf({ mode, target, list, start, end, service, seconds, ports }) {
   const wanted = entries(ports);
   switch (mode) {
     case "target":
@@ -20,6 +20,11 @@ export function requestOf({ mode, target, list, start, end, ports }) {
     }
     case "range":
       return start.trim() && end.trim() ? { ipRange: { startIp: start.trim(), endIp: end.trim(), ports: wanted } } : null;
+    case "mdns": {
+      // Nothing named is the server's choice; a command of this kind has no ports.
+      const timeoutSeconds = Number.parseInt(seconds, 10);
+      return { mdns: { serviceType: service.trim(), ...(Number.isNaN(timeoutSeconds) ? {} : { timeoutSeconds }) } };
+    }
     default:
       return null;
   }
@@ -27,7 +32,7 @@ export function requestOf({ mode, target, list, start, end, ports }) {
 
 /** The form's values for a request that was made before. */
 export function valuesOf(request = {}) {
-  const values = { mode: "target", target: "", list: "", start: "", end: "", ports: "" };
+  const values = { mode: "target", target: "", list: "", start: "", end: "", service: "", seconds: "", ports: "" };
   const mode = request.nmap ?? request.ipList ?? request.ipRange;
   values.ports = (mode?.ports ?? []).join(", ");
   if (request.ipList) {
@@ -37,6 +42,10 @@ export function valuesOf(request = {}) {
     values.mode = "range";
     values.start = request.ipRange.startIp ?? "";
     values.end = request.ipRange.endIp ?? "";
+  } else if (request.mdns) {
+    values.mode = "mdns";
+    values.service = request.mdns.serviceType ?? "";
+    values.seconds = request.mdns.timeoutSeconds ? String(request.mdns.timeoutSeconds) : "";
   } else if (request.nmap) {
     values.target = request.nmap.target ?? "";
   }
@@ -51,7 +60,7 @@ export function summary(request = {}) {
     const addresses = request.ipList.ipAddresses ?? [];
     return addresses.length > 2 ? `${addresses[0]}, ${addresses[1]} and ${addresses.length - 2} more` : addresses.join(", ");
   }
-  if (request.mdns) return `mDNS ${request.mdns.serviceType ?? ""}`;
+  if (request.mdns) return `mDNS ${request.mdns.serviceType || "_http._tcp"}`;
   return "";
 }
 

@@ -230,7 +230,7 @@ export function scanView(root, scanId) {
   };
 }
 
-const PHASES = { sweep: "looking for hosts", identify: "identifying devices" };
+const PHASES = { listen: "listening for services", sweep: "looking for hosts", identify: "identifying devices" };
 
 function layout(root) {
   const parts = {
