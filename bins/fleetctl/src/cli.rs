@@ -285,7 +285,12 @@ pub(crate) struct Targets {
     #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["targets", "list", "ports"])]
     pub(crate) mdns: Option<String>,
     /// Has the node listen to mDNS for so long, 1 to 60 [default: 5].
-    #[arg(long, value_name = "SECONDS", requires = "mdns")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        requires = "mdns",
+        conflicts_with = "targets"
+    )]
     pub(crate) listen: Option<i32>,
 }
 

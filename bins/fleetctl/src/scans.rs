@@ -268,3 +268,58 @@ impl Rows for PlanScanResponse {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        targets: Targets,
+    }
+
+    fn read(arguments: &[&str]) -> Result<DiscoverRequest, String> {
+        let arguments = ["scan"].iter().chain(arguments);
+        let line = Line::try_parse_from(arguments).map_err(|error| error.to_string())?;
+        Ok(request(line.targets))
+    }
+
+    #[test]
+    fn the_shape_of_the_arguments_is_the_mode_of_the_scan() {
+        for (arguments, expected) in [
+            (&["10.0.0.0/24"][..], "10.0.0.0/24"),
+            (&["10.0.0.1..10.0.3.254"], "10.0.0.1..10.0.3.254"),
+            (&["10.0.0.1", "a.lan"], "10.0.0.1 a.lan"),
+            (&["--mdns"], "mdns"),
+            (
+                &["--mdns", "_axeos._tcp", "--listen", "9"],
+                "mdns _axeos._tcp",
+            ),
+        ] {
+            let request = read(arguments).expect(expected);
+            assert_eq!(asked(Some(&request)), expected);
+            if let Some(Mode::Mdns(mdns)) = request.mode {
+                assert_eq!(
+                    mdns.timeout_seconds,
+                    if arguments.len() > 1 { 9 } else { 0 }
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_mdns_scan_has_no_room_for_is_refused() {
+        for (arguments, named) in [
+            (&[][..], "TARGET"),
+            (&["10.0.0.1", "--mdns"], "--mdns"),
+            (&["--mdns", "_http._tcp", "--ports", "80"], "--ports"),
+            (&["10.0.0.1", "--listen", "9"], "--listen"),
+        ] {
+            let error = read(arguments).expect_err(named);
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

@@ -158,7 +158,12 @@ pub(crate) struct ScanArgs {
     #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with = "targets")]
     pub(crate) mdns: Option<String>,
     /// Listen to mDNS for so long, 1 to 60 [default: 5].
-    #[arg(long, value_name = "SECONDS", requires = "mdns")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        requires = "mdns",
+        conflicts_with = "targets"
+    )]
     pub(crate) listen: Option<i32>,
     /// Try this port instead of the drivers' own; may be repeated.
     #[arg(short, long = "port", value_name = "PORT", value_delimiter = ',')]
@@ -327,7 +332,8 @@ mod tests {
             (vec!["run", "--dns-server", "ns.lan"], "ns.lan"),
             (vec!["scan"], "TARGET"),
             (vec!["scan", "10.0.0.1", "--mdns"], "--mdns"),
-            (vec!["scan", "10.0.0.1", "--listen", "9"], "--mdns"),
+            (vec!["scan", "10.0.0.1", "--listen", "9"], "--listen"),
+            (vec!["scan", "--listen", "9"], "--mdns"),
             (vec!["scan", "--mdns", "--listen", "long"], "long"),
         ] {
             let arguments = ["fleetnode"].into_iter().chain(arguments);
