@@ -4,7 +4,7 @@
 //! [`Swept::Reached`] an endpoint comes out, with the open connection where there is one, or one [`Swept::Absent`] of its
 //! host. Whether neighbours are there says [`OnLink`]. [`Sweep::start`] first.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,7 @@ use super::onlink::{Learned, Neighbour, OnLink, Waits};
 use super::schedule::{At, Attempt, Next, Opened, Schedule};
 use super::sockets::{Heard, Sockets};
 use super::targets::Targets;
+use super::untold::Untold;
 use crate::dial::{Dialler, Failure};
 use crate::job::ScanOptions;
 use crate::shares::{self, Tracked};
@@ -40,12 +41,6 @@ const SHORTAGES: u32 = 50;
 
 /// Hosts reported unreachable in a row, without an answer in between, that are a reason to slow down.
 const UNREACHABLE_IN_A_ROW: u32 = 64;
-
-/// Words that may wait for the scan before no further endpoint is tried; what is in flight can still add to them.
-const UNTOLD: usize = 256;
-
-/// Words that are told in one go: waking the scan costs more than what most of them say.
-const TOLD_AT_ONCE: usize = 64;
 
 /// How often the table of tracked connections is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -105,7 +100,6 @@ struct Loop {
     sockets: Sockets,
     on_link: Option<OnLink>,
     learned: Vec<Learned>,
-    untold: VecDeque<Swept>,
     link: Arc<Link>,
     /// Until when this machine has a rest.
     rest: Option<Instant>,
@@ -116,8 +110,8 @@ struct Loop {
     /// Attempts that may be made until the table of tracked connections is looked at again, if there is one.
     tracking: Option<(u64, Instant)>,
     answered: Vec<Attempt>,
-    /// Dropped last: whoever sees its end knows that every socket is closed.
-    out: mpsc::Sender<Vec<Swept>>,
+    /// Dropped last: whoever hears its end knows that every socket is closed.
+    untold: Untold<Swept>,
 }
 
 /// What others tell the loop.
@@ -184,10 +178,10 @@ impl Sweep {
             floor: options.timeout_floor,
             ceiling: options.timeout_ceiling,
         };
-        let mut untold = VecDeque::new();
+        let mut untold = Untold::new(out);
         let on_link = OnLink::find(&targets, waits, Instant::now()).unwrap_or_else(|error| {
             let what = "neighbours are not told apart from others";
-            untold.push_back(Swept::Note(what, error.to_string()));
+            untold.say(Swept::Note(what, error.to_string()));
             None
         });
         let neighbours = on_link.as_ref().map(|on_link| on_link.hosts().to_vec());
@@ -207,14 +201,13 @@ impl Sweep {
             sockets,
             on_link,
             learned: Vec::new(),
-            untold,
             link: Arc::clone(&link),
             rest: None,
             shortages: 0,
             unreachable: 0,
             tracking: Tracked::now().map(|_| (0, Instant::now())),
             answered: Vec::new(),
-            out,
+            untold,
         };
         let thread = thread::Builder::new().name("fleet-sweep".to_owned());
         Ok(Self {
@@ -258,11 +251,11 @@ impl Loop {
             self.give_up_silent();
             let neighbours = self.meet_neighbours();
             let (wake, done) = self.dial();
-            if !self.tell() || (done && self.untold.is_empty()) {
+            if !self.untold.tell() || (done && self.untold.is_empty()) {
                 return;
             }
             let now = Instant::now();
-            let untold = (!self.untold.is_empty()).then_some(now + TICK);
+            let untold = self.untold.again(now);
             let wake = [wake, neighbours, untold, self.schedule.deadline()];
             wait = wake
                 .into_iter()
@@ -373,8 +366,11 @@ impl Loop {
     fn meet_neighbours(&mut self) -> Option<Instant> {
         let on_link = self.on_link.as_mut()?;
         let now = Instant::now();
-        if self.untold.len() >= UNTOLD || self.rest.is_some_and(|rest| now < rest) {
-            return Some(now + TICK);
+        if !self.untold.has_room() {
+            return None;
+        }
+        if let Some(rest) = self.rest.filter(|rest| now < *rest) {
+            return Some(rest);
         }
         let (targets, ports, dialler) = (&self.targets, &self.ports, &self.dialler);
         let may = |host| {
@@ -398,14 +394,14 @@ impl Loop {
             Learned::Connect(host) => self.schedule.admit(host),
             Learned::Silent(host) => self.absent(host, Absence::Silent),
             Learned::Unsure(host) => self.absent(host, Absence::Unsure),
-            Learned::Overflow(text) => self.say(Swept::Note("slowed down", text)),
-            Learned::Neighbours(judged) => self.say(Swept::Neighbours(judged)),
+            Learned::Overflow(text) => self.untold.say(Swept::Note("slowed down", text)),
+            Learned::Neighbours(judged) => self.untold.say(Swept::Neighbours(judged)),
         }
     }
 
     fn absent(&mut self, host: u32, absence: Absence) {
         self.schedule.rule_out(host);
-        self.say(Swept::Absent { host, absence });
+        self.untold.say(Swept::Absent { host, absence });
     }
 
     /// Tries what may be tried now. When to go on, if that is a matter of time, and whether everything is done.
@@ -415,7 +411,7 @@ impl Loop {
             return (Some(rest), false);
         }
         for _ in 0..IN_ONE_GO {
-            if self.untold.len() >= UNTOLD {
+            if !self.untold.has_room() {
                 return (None, false);
             }
             if self.schedule.has_work() {
@@ -465,7 +461,7 @@ impl Loop {
         if now >= look {
             let table = Tracked::now()?;
             if table.is_tight() {
-                self.say(Swept::Note(
+                self.untold.say(Swept::Note(
                     "slowed down",
                     format!(
                         "this machine tracks connections and its table is nearly full ({} of {})",
@@ -488,7 +484,7 @@ impl Loop {
 
     fn reached(&mut self, at: At, reach: Reach) {
         let At { host, port } = at;
-        self.say(Swept::Reached { host, port, reach });
+        self.untold.say(Swept::Reached { host, port, reach });
     }
 
     fn one_more_unreachable(&mut self, at: Option<At>) {
@@ -506,28 +502,8 @@ impl Loop {
     fn slow_down(&mut self, why: &str, example: &str) {
         if let Some(rate) = self.dialler.slow_down() {
             let text = format!("{why}, now {rate} probes/s ({example})");
-            self.say(Swept::Note("slowed down", text));
+            self.untold.say(Swept::Note("slowed down", text));
         }
-    }
-
-    /// In the order of events, so that nothing overtakes what waits.
-    fn say(&mut self, word: Swept) {
-        self.untold.push_back(word);
-    }
-
-    /// Says what there is room for; whether anybody listens.
-    fn tell(&mut self) -> bool {
-        while !self.untold.is_empty() {
-            match self.out.try_reserve() {
-                Ok(room) => {
-                    let words = self.untold.len().min(TOLD_AT_ONCE);
-                    room.send(self.untold.drain(..words).collect());
-                }
-                Err(mpsc::error::TrySendError::Full(())) => break,
-                Err(mpsc::error::TrySendError::Closed(())) => return false,
-            }
-        }
-        true
     }
 
     fn endpoint(&self, at: At) -> Option<Endpoint> {
