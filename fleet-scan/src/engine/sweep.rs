@@ -187,7 +187,7 @@ impl Sweep {
         let neighbours = on_link.as_ref().map(|on_link| on_link.hosts().to_vec());
         let neighbours = neighbours.unwrap_or_default();
         schedule.hold(&neighbours);
-        let sockets = Sockets::new()?;
+        let sockets = Sockets::new(room)?;
         let link = Arc::new(Link {
             waker: sockets.waker()?,
             stopped: AtomicBool::new(false),
@@ -296,7 +296,7 @@ impl Loop {
         match self.schedule.opened(attempt, now) {
             Opened::Take(at) => {
                 let stream = self.sockets.take(attempt);
-                self.sockets.close_all(attempt.key);
+                self.sockets.give_up_all(attempt.key);
                 let lease = Lease {
                     link: Arc::clone(&self.link),
                     host: at.host,
@@ -327,7 +327,7 @@ impl Loop {
             }
             // Its own deadline says more.
             Failure::TimedOut => {
-                self.sockets.close(attempt);
+                self.sockets.give_up(attempt);
                 self.schedule.closed(attempt);
             }
             Failure::Starved(error) => self.starved(attempt, &error, now),
@@ -357,7 +357,7 @@ impl Loop {
     fn give_up_silent(&mut self) {
         let now = Instant::now();
         while let Some((key, at)) = self.schedule.expire(now) {
-            self.sockets.close_all(key);
+            self.sockets.give_up_all(key);
             self.reached(at, Reach::Silent);
         }
     }
@@ -425,7 +425,7 @@ impl Loop {
             }
             match self.schedule.next(Instant::now()) {
                 Next::Dial(attempt, at) => self.attempt(attempt, at),
-                Next::Abandon(attempt) => self.sockets.close(attempt),
+                Next::Abandon(attempt) => self.sockets.give_up(attempt),
                 Next::Wait => return (None, false),
                 Next::Done => return (None, true),
             }
@@ -476,7 +476,7 @@ impl Loop {
     }
 
     fn settled(&mut self, attempt: Attempt, at: Option<At>, reach: Reach) {
-        self.sockets.close_all(attempt.key);
+        self.sockets.give_up_all(attempt.key);
         if let Some(at) = at {
             self.reached(at, reach);
         }
