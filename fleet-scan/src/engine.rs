@@ -14,6 +14,7 @@ mod sockets;
 mod strangers;
 mod sweep;
 mod targets;
+mod untold;
 mod walk;
 
 use std::collections::{BTreeMap, VecDeque};

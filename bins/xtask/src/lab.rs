@@ -152,9 +152,7 @@ pub(crate) fn run(order: &Order) -> Result<bool> {
         Request::Scan { words } => {
             standing(&network)?;
             let bin_dir = session::bin_dir()?;
-            let services = Services::new(&network, &bin_dir, &files);
-            let node = services.node()?;
-            let mut scan = services.fleetctl(&["scan", "start", "--node", &node]);
+            let mut scan = Services::new(&network, &bin_dir, &files).scan()?;
             Ok(scan.args(words).status()?.success())
         }
         Request::Exec { place, words } => {
@@ -214,7 +212,7 @@ fn up(network: &Network, files: &Path, devices: usize) -> Result<()> {
         .arg("--journal")
         .arg(files.join("journal.ndjson"));
     start(simulate, &files.join("fleet-sim.log"), "ready:")?;
-    Services::new(network, &bin_dir, files).up()?;
+    Services::new(network, &bin_dir, files).up(&[])?;
     println!(
         "{devices} hosts in {SUBNET}, seen from the node; the hub ({HUB_ADDRESS}) has no way there\n\
          logs, what exists and what was touched: {}\n\

@@ -21,7 +21,7 @@ pub(super) const TRIES: u8 = 3;
 /// The most sockets at a time, so that slots can be told apart in 16 bits.
 pub(super) const ROOM: usize = 32_768;
 
-/// How often an attempt that has waited for the shortest time is looked at again.
+/// How soon an attempt is looked at again that is due before long, and perhaps sooner if answers come.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// An endpoint in progress. Not valid any more once it is settled, which the schedule notices.
@@ -98,9 +98,9 @@ pub(super) struct Schedule {
     /// What waits for a host that is busy.
     parked: BTreeMap<u32, Parked>,
     timeouts: Timeouts,
-    /// When to look at attempts for the first time, and again; each in the order of time.
-    first_looks: VecDeque<(Instant, Attempt)>,
-    later_looks: VecDeque<(Instant, Attempt)>,
+    /// When to look at attempts, each in the order of time: after the shortest wait, and soon again.
+    far_looks: VecDeque<(Instant, Attempt)>,
+    near_looks: VecDeque<(Instant, Attempt)>,
     /// Attempts that met silence, the oldest first; some are closed already.
     late: VecDeque<Attempt>,
 }
@@ -167,8 +167,8 @@ impl Schedule {
             ports,
             parked: BTreeMap::new(),
             timeouts,
-            first_looks: VecDeque::new(),
-            later_looks: VecDeque::new(),
+            far_looks: VecDeque::new(),
+            near_looks: VecDeque::new(),
             late: VecDeque::new(),
         }
     }
@@ -323,8 +323,9 @@ impl Schedule {
             let Some(sent) = slot.sent[usize::from(attempt.nth)] else {
                 continue;
             };
-            if now < sent + self.timeouts.of(self.targets.subnet(at.host)) {
-                self.later_looks.push_back((now + LOOK_AGAIN, attempt));
+            let due = sent + self.timeouts.of(self.targets.subnet(at.host));
+            if now < due {
+                self.look_again(attempt, now, due);
             } else if tries < self.tries {
                 self.rest(attempt);
             } else {
@@ -337,7 +338,7 @@ impl Schedule {
 
     /// When to call [`Schedule::expire`] again; too early at times.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let fronts = [self.first_looks.front(), self.later_looks.front()];
+        let fronts = [self.far_looks.front(), self.near_looks.front()];
         fronts.into_iter().flatten().map(|(look, _)| *look).min()
     }
 
@@ -381,8 +382,18 @@ impl Schedule {
         self.unpark(host);
     }
 
+    /// Each queue has one delay, so that its order is that of time.
+    fn look_again(&mut self, attempt: Attempt, now: Instant, due: Instant) {
+        let floor = self.timeouts.floor();
+        if due.saturating_duration_since(now) + LOOK_AGAIN > floor {
+            self.far_looks.push_back((now + floor, attempt));
+        } else {
+            self.near_looks.push_back((now + LOOK_AGAIN, attempt));
+        }
+    }
+
     fn due(&mut self, now: Instant) -> Option<Attempt> {
-        [&mut self.first_looks, &mut self.later_looks]
+        [&mut self.far_looks, &mut self.near_looks]
             .into_iter()
             .find_map(|looks| looks.pop_front_if(|(look, _)| *look <= now))
             .map(|(_, attempt)| attempt)
@@ -401,7 +412,7 @@ impl Schedule {
         let host = slot.at.host;
         self.sockets += 1;
         self.occupy(host);
-        self.first_looks
+        self.far_looks
             .push_back((now + self.timeouts.floor(), attempt));
         attempt
     }

@@ -1,6 +1,9 @@
 //! The sockets of connection attempts, and word of which of them were answered. Thin: decides nothing.
 //!
-//! One poller of the system for all of them: an attempt costs a descriptor and a few bytes, no task.
+//! One poller of the system for all of them: an attempt costs a descriptor and a few bytes, no task. A socket that met
+//! silence is used again ([`recycle`]).
+
+mod recycle;
 
 use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
@@ -10,9 +13,11 @@ use std::time::Duration;
 use fleet_core::Endpoint;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::io::Errno;
 
 use super::schedule::{Attempt, Key, TRIES};
 use crate::dial::Failure;
+use recycle::Recycler;
 
 /// Answers that are taken from the system at a time.
 const BATCH: usize = 1_024;
@@ -25,12 +30,16 @@ pub(super) struct Sockets {
     poll: Poll,
     events: Events,
     slots: Vec<Held>,
+    /// IPv4 sockets that are not connected; the poller knows them by what they were last.
+    spare: Vec<TcpStream>,
+    recycler: Recycler,
 }
 
 /// The sockets of one endpoint.
 #[derive(Debug, Default)]
 struct Held {
     generation: u32,
+    is_v4: bool,
     streams: [Option<TcpStream>; TRIES as usize],
 }
 
@@ -43,13 +52,17 @@ pub(super) enum Heard {
 }
 
 impl Sockets {
+    /// For `room` sockets at a time: a sixteenth more may be open.
+    ///
     /// # Errors
-    /// When the system gives no poller.
-    pub(super) fn new() -> io::Result<Self> {
+    /// When the system gives no poller or no thread.
+    pub(super) fn new(room: usize) -> io::Result<Self> {
         Ok(Self {
             poll: Poll::new()?,
             events: Events::with_capacity(BATCH),
             slots: Vec::new(),
+            spare: Vec::new(),
+            recycler: Recycler::start(room / 16)?,
         })
     }
 
@@ -67,16 +80,31 @@ impl Sockets {
     /// What the system says at once.
     pub(super) fn open(&mut self, attempt: Attempt, endpoint: Endpoint) -> io::Result<()> {
         let address = SocketAddr::new(endpoint.ip, endpoint.port.number());
-        let mut stream = TcpStream::connect(address)?;
-        // Registered after connecting, since a socket that was not connected at all is reported as closed.
+        let spare = self.spare(endpoint);
         let registry = self.poll.registry();
-        registry.register(&mut stream, token(attempt), Interest::WRITABLE)?;
+        // Registered after connecting, since a socket that was not connected at all is reported as closed.
+        let stream = match spare {
+            Some(mut stream) => {
+                match rustix::net::connect(&stream, &address) {
+                    Ok(()) | Err(Errno::INPROGRESS) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                registry.reregister(&mut stream, token(attempt), Interest::WRITABLE)?;
+                stream
+            }
+            None => {
+                let mut stream = TcpStream::connect(address)?;
+                registry.register(&mut stream, token(attempt), Interest::WRITABLE)?;
+                stream
+            }
+        };
         let slot = attempt.key.slot as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, Held::default);
         }
         let held = &mut self.slots[slot];
         held.generation = attempt.key.generation;
+        held.is_v4 = endpoint.ip.is_ipv4();
         held.streams[usize::from(attempt.nth)] = Some(stream);
         Ok(())
     }
@@ -132,18 +160,40 @@ impl Sockets {
         Ok(StdStream::from(OwnedFd::from(stream)))
     }
 
-    /// Closes the socket of an attempt.
+    /// Closes the connection of an attempt.
     pub(super) fn close(&mut self, attempt: Attempt) {
         if let Some(stream) = self.stream_mut(attempt) {
             *stream = None;
         }
     }
 
-    /// Closes every socket of an endpoint.
-    pub(super) fn close_all(&mut self, key: Key) {
-        for nth in 0..TRIES {
-            self.close(Attempt { key, nth });
+    /// Waits no more for the answer to an attempt.
+    pub(super) fn give_up(&mut self, attempt: Attempt) {
+        let stream = self.stream_mut(attempt).and_then(Option::take);
+        let is_v4 = self
+            .slots
+            .get(attempt.key.slot as usize)
+            .is_some_and(|held| held.is_v4);
+        if let Some(stream) = stream.filter(|_| is_v4) {
+            self.recycler.give(stream);
         }
+    }
+
+    /// Waits no more for the answer to any attempt at an endpoint.
+    pub(super) fn give_up_all(&mut self, key: Key) {
+        for nth in 0..TRIES {
+            self.give_up(Attempt { key, nth });
+        }
+    }
+
+    fn spare(&mut self, to: Endpoint) -> Option<TcpStream> {
+        if !to.ip.is_ipv4() {
+            return None;
+        }
+        if self.spare.is_empty() {
+            self.spare = self.recycler.take();
+        }
+        self.spare.pop()
     }
 
     fn stream(&self, attempt: Attempt) -> Option<&TcpStream> {
@@ -164,7 +214,8 @@ impl Sockets {
     }
 }
 
-/// A slot has 16 bits. A closed socket is not reported any more, so that generations need none.
+/// A slot has 16 bits. Generations need none: a closed socket is not reported any more, and one that waits to be used
+/// again is at most mistaken for another one, which is then looked at.
 fn token(attempt: Attempt) -> Token {
     Token(attempt.key.slot as usize | usize::from(attempt.nth) << 16)
 }

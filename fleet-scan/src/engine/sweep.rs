@@ -5,7 +5,7 @@
 //! host. Whether neighbours are there says [`OnLink`]; where hosts are to be heard first, whoever hears them says so
 //! ([`Sweep::heard`]), and only then are they met as neighbours, or dialled. [`Sweep::start`] first.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpStream;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,7 @@ use super::onlink::{Learned, Neighbour, OnLink, Waits};
 use super::schedule::{At, Attempt, Next, Opened, Schedule};
 use super::sockets::{Heard, Sockets};
 use super::targets::Targets;
+use super::untold::Untold;
 use crate::dial::{Dialler, Failure};
 use crate::job::ScanOptions;
 use crate::shares::{self, Tracked};
@@ -42,12 +43,6 @@ const SHORTAGES: u32 = 50;
 
 /// Hosts reported unreachable in a row, without an answer in between, that are a reason to slow down.
 const UNREACHABLE_IN_A_ROW: u32 = 64;
-
-/// Words that may wait for the scan before no further endpoint is tried; what is in flight can still add to them.
-const UNTOLD: usize = 256;
-
-/// Words that are told in one go: waking the scan costs more than what most of them say.
-const TOLD_AT_ONCE: usize = 64;
 
 /// How often the table of tracked connections is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -111,7 +106,6 @@ struct Loop {
     /// Hosts that are to be heard first, if they are.
     awaited: Option<Awaited>,
     learned: Vec<Learned>,
-    untold: VecDeque<Swept>,
     link: Arc<Link>,
     /// Until when this machine has a rest.
     rest: Option<Instant>,
@@ -122,8 +116,8 @@ struct Loop {
     /// Attempts that may be made until the table of tracked connections is looked at again, if there is one.
     tracking: Option<(u64, Instant)>,
     answered: Vec<Attempt>,
-    /// Dropped last: whoever sees its end knows that every socket is closed.
-    out: mpsc::Sender<Vec<Swept>>,
+    /// Dropped last: whoever hears its end knows that every socket is closed.
+    untold: Untold<Swept>,
 }
 
 /// What others tell the loop.
@@ -204,11 +198,11 @@ impl Sweep {
             floor: options.timeout_floor,
             ceiling: options.timeout_ceiling,
         };
-        let mut untold = VecDeque::new();
+        let mut untold = Untold::new(out);
         let on_link = OnLink::find(&targets, waits, awaits, Instant::now());
         let on_link = on_link.unwrap_or_else(|error| {
             let what = "neighbours are not told apart from others";
-            untold.push_back(Swept::Note(what, error.to_string()));
+            untold.say(Swept::Note(what, error.to_string()));
             None
         });
         let neighbours = on_link.as_ref().map(|on_link| on_link.hosts().to_vec());
@@ -221,7 +215,7 @@ impl Sweep {
         } else {
             schedule.hold(&neighbours);
         }
-        let sockets = Sockets::new()?;
+        let sockets = Sockets::new(room)?;
         let link = Arc::new(Link {
             waker: sockets.waker()?,
             stopped: AtomicBool::new(false),
@@ -237,14 +231,13 @@ impl Sweep {
             on_link,
             awaited,
             learned: Vec::new(),
-            untold,
             link: Arc::clone(&link),
             rest: None,
             shortages: 0,
             unreachable: 0,
             tracking: Tracked::now().map(|_| (0, Instant::now())),
             answered: Vec::new(),
-            out,
+            untold,
         };
         let thread = thread::Builder::new().name("fleet-sweep".to_owned());
         Ok(Self {
@@ -301,11 +294,11 @@ impl Loop {
             self.meet_heard();
             let neighbours = self.meet_neighbours();
             let (wake, done) = self.dial();
-            if !self.tell() || (done && self.untold.is_empty()) {
+            if !self.untold.tell() || (done && self.untold.is_empty()) {
                 return;
             }
             let now = Instant::now();
-            let untold = (!self.untold.is_empty()).then_some(now + TICK);
+            let untold = self.untold.again(now);
             let wake = [wake, neighbours, untold, self.schedule.deadline()];
             wait = wake
                 .into_iter()
@@ -346,7 +339,7 @@ impl Loop {
         match self.schedule.opened(attempt, now) {
             Opened::Take(at) => {
                 let stream = self.sockets.take(attempt);
-                self.sockets.close_all(attempt.key);
+                self.sockets.give_up_all(attempt.key);
                 let lease = Lease {
                     link: Arc::clone(&self.link),
                     host: at.host,
@@ -377,7 +370,7 @@ impl Loop {
             }
             // Its own deadline says more.
             Failure::TimedOut => {
-                self.sockets.close(attempt);
+                self.sockets.give_up(attempt);
                 self.schedule.closed(attempt);
             }
             Failure::Starved(error) => self.starved(attempt, &error, now),
@@ -407,7 +400,7 @@ impl Loop {
     fn give_up_silent(&mut self) {
         let now = Instant::now();
         while let Some((key, at)) = self.schedule.expire(now) {
-            self.sockets.close_all(key);
+            self.sockets.give_up_all(key);
             self.reached(at, Reach::Silent);
         }
     }
@@ -433,7 +426,7 @@ impl Loop {
         {
             on_link.meet_no_more();
         }
-        while self.untold.len() < UNTOLD {
+        while self.untold.has_room() {
             let Some((host, absence)) = self.awaited.as_mut().and_then(Awaited::next_absent) else {
                 break;
             };
@@ -445,8 +438,11 @@ impl Loop {
     fn meet_neighbours(&mut self) -> Option<Instant> {
         let on_link = self.on_link.as_mut()?;
         let now = Instant::now();
-        if self.untold.len() >= UNTOLD || self.rest.is_some_and(|rest| now < rest) {
-            return Some(now + TICK);
+        if !self.untold.has_room() {
+            return None;
+        }
+        if let Some(rest) = self.rest.filter(|rest| now < *rest) {
+            return Some(rest);
         }
         let (targets, ports, dialler) = (&self.targets, &self.ports, &self.dialler);
         let may = |host| {
@@ -470,14 +466,14 @@ impl Loop {
             Learned::Connect(host) => self.schedule.admit(host),
             Learned::Silent(host) => self.absent(host, Absence::Silent),
             Learned::Unsure(host) => self.absent(host, Absence::Unsure),
-            Learned::Overflow(text) => self.say(Swept::Note("slowed down", text)),
-            Learned::Neighbours(judged) => self.say(Swept::Neighbours(judged)),
+            Learned::Overflow(text) => self.untold.say(Swept::Note("slowed down", text)),
+            Learned::Neighbours(judged) => self.untold.say(Swept::Neighbours(judged)),
         }
     }
 
     fn absent(&mut self, host: u32, absence: Absence) {
         self.schedule.rule_out(host);
-        self.say(Swept::Absent { host, absence });
+        self.untold.say(Swept::Absent { host, absence });
     }
 
     /// Tries what may be tried now. When to go on, if that is a matter of time, and whether everything is done.
@@ -487,7 +483,7 @@ impl Loop {
             return (Some(rest), false);
         }
         for _ in 0..IN_ONE_GO {
-            if self.untold.len() >= UNTOLD {
+            if !self.untold.has_room() {
                 return (None, false);
             }
             if self.schedule.has_work() {
@@ -501,7 +497,7 @@ impl Loop {
             }
             match self.schedule.next(Instant::now()) {
                 Next::Dial(attempt, at) => self.attempt(attempt, at),
-                Next::Abandon(attempt) => self.sockets.close(attempt),
+                Next::Abandon(attempt) => self.sockets.give_up(attempt),
                 Next::Wait => return (None, false),
                 Next::Done => return (None, true),
             }
@@ -537,7 +533,7 @@ impl Loop {
         if now >= look {
             let table = Tracked::now()?;
             if table.is_tight() {
-                self.say(Swept::Note(
+                self.untold.say(Swept::Note(
                     "slowed down",
                     format!(
                         "this machine tracks connections and its table is nearly full ({} of {})",
@@ -552,7 +548,7 @@ impl Loop {
     }
 
     fn settled(&mut self, attempt: Attempt, at: Option<At>, reach: Reach) {
-        self.sockets.close_all(attempt.key);
+        self.sockets.give_up_all(attempt.key);
         if let Some(at) = at {
             self.reached(at, reach);
         }
@@ -560,7 +556,7 @@ impl Loop {
 
     fn reached(&mut self, at: At, reach: Reach) {
         let At { host, port } = at;
-        self.say(Swept::Reached { host, port, reach });
+        self.untold.say(Swept::Reached { host, port, reach });
     }
 
     fn one_more_unreachable(&mut self, at: Option<At>) {
@@ -578,28 +574,8 @@ impl Loop {
     fn slow_down(&mut self, why: &str, example: &str) {
         if let Some(rate) = self.dialler.slow_down() {
             let text = format!("{why}, now {rate} probes/s ({example})");
-            self.say(Swept::Note("slowed down", text));
+            self.untold.say(Swept::Note("slowed down", text));
         }
-    }
-
-    /// In the order of events, so that nothing overtakes what waits.
-    fn say(&mut self, word: Swept) {
-        self.untold.push_back(word);
-    }
-
-    /// Says what there is room for; whether anybody listens.
-    fn tell(&mut self) -> bool {
-        while !self.untold.is_empty() {
-            match self.out.try_reserve() {
-                Ok(room) => {
-                    let words = self.untold.len().min(TOLD_AT_ONCE);
-                    room.send(self.untold.drain(..words).collect());
-                }
-                Err(mpsc::error::TrySendError::Full(())) => break,
-                Err(mpsc::error::TrySendError::Closed(())) => return false,
-            }
-        }
-        true
     }
 
     fn endpoint(&self, at: At) -> Option<Endpoint> {

@@ -30,6 +30,12 @@ pub(super) struct Case {
 /// Until the first device is told, which answers at once here; the start of the program is in it.
 pub(super) const FIRST: Duration = Duration::from_millis(20);
 
+/// Until the first device is on the operator's screen; the start of the operator's program is in it.
+pub(super) const FIRST_SEEN: Duration = Duration::from_millis(300);
+
+/// How many times as long a scan through a server may take as one without.
+pub(super) const THROUGH_SERVER: f64 = 2.0;
+
 /// What one run may take of memory on our side, in KiB.
 pub(super) const MEMORY: u64 = 40 * 1024;
 
@@ -129,16 +135,19 @@ pub(super) enum Extra {
     Loss,
     /// What a node holds in memory when it has nothing to do.
     Idle,
+    /// D by a node for an operator, beside D by the engine alone.
+    Server,
 }
 
 impl Extra {
-    pub(super) const ALL: [Self; 3] = [Self::Unprivileged, Self::Loss, Self::Idle];
+    pub(super) const ALL: [Self; 4] = [Self::Unprivileged, Self::Loss, Self::Idle, Self::Server];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Unprivileged => "D-link-unprivileged",
             Self::Loss => "loss",
             Self::Idle => "idle",
+            Self::Server => "D-server",
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Proofs that are not comparisons of medians: loss, a neighbour table that is too small, a node at rest.
+//! Proofs that are not comparisons with other scanners: loss, a neighbour table that is too small, a node at rest, a
+//! scan through a server.
 
 use std::{
     collections::BTreeSet,
@@ -11,9 +12,10 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    cases::{Case, Extra},
+    ROUNDS,
+    cases::{Case, Extra, FIRST_SEEN, THROUGH_SERVER},
     measure::{Figures, measure},
-    tools::Tool,
+    tools::{FULL_RATE, Tool},
 };
 use crate::{
     lab::{Bed, IdleNode, Layout, Site},
@@ -39,13 +41,14 @@ const REST: Duration = Duration::from_secs(20);
 pub(super) fn run(extra: Extra, quick: bool) -> Result<bool> {
     println!("\n=== {}", extra.name());
     match extra {
-        Extra::Unprivileged | Extra::Idle if quick => {
+        Extra::Unprivileged | Extra::Idle | Extra::Server if quick => {
             println!("    not measured: --quick");
             Ok(true)
         }
         Extra::Unprivileged => unprivileged(),
         Extra::Loss => loss(),
         Extra::Idle => idle(),
+        Extra::Server => through_server(),
     }
 }
 
@@ -114,13 +117,57 @@ fn loss() -> Result<bool> {
     Ok(every && enough)
 }
 
+fn build_programs() -> Result<()> {
+    let mut build = Command::new("cargo");
+    build.current_dir(session::root());
+    build.args(["build", "--release"]);
+    for package in ["fleetd", "fleetnode", "fleetctl", "fleet-sim"] {
+        build.args(["--package", package]);
+    }
+    proc::capture(&mut build).map(drop)
+}
+
+/// The same site by the engine alone and by a node at the same rate, in turns.
+fn through_server() -> Result<bool> {
+    build_programs()?;
+    let (subnet, port, devices) = ("10.76.0.0/16", 4028, 655);
+    let bed = bed(subnet, devices, Layout::Routed)?;
+    let programs = session::release_dir()?;
+    bed.serve(&programs, &["--rate", FULL_RATE])?;
+    let truth: BTreeSet<Ipv4Addr> = bed.devices().iter().copied().collect();
+    let (mut alone, mut through) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        alone.push(scan(&bed, Tool::Ours, subnet, &[port])?);
+        let mut command = bed.scan_through_server(&programs)?;
+        command.args(["--ports", &port.to_string(), subnet]);
+        through.push(measure(&mut command, LIMIT, |line| Tool::Ours.found(line))?);
+    }
+    let exact = through.iter().filter(|run| run.found == truth).count();
+    let (alone, seen) = (Figures::median(&alone), Figures::median(&through));
+    let ratio = seen.wall.as_secs_f64() / alone.wall.as_secs_f64();
+    println!(
+        "    alone {:.3?}, through the server {:.3?}, {exact} of {ROUNDS} runs exact",
+        alone.wall, seen.wall
+    );
+    println!(
+        "    first device at the operator: {:.3?}, aimed at {FIRST_SEEN:?}: {}",
+        seen.first.unwrap_or(seen.wall),
+        if seen.first.is_some_and(|first| first <= FIRST_SEEN) {
+            "met"
+        } else {
+            "not met"
+        }
+    );
+    let holds = ratio <= THROUGH_SERVER && exact == ROUNDS;
+    println!(
+        "    {ratio:.2} times as long as alone, and everything found (wanted {THROUGH_SERVER:.2} at most): {}",
+        if holds { "holds" } else { "FAILS" }
+    );
+    Ok(holds)
+}
+
 fn idle() -> Result<bool> {
-    proc::capture(Command::new("cargo").current_dir(session::root()).args([
-        "build",
-        "--release",
-        "--workspace",
-        "--bins",
-    ]))?;
+    build_programs()?;
     let node = IdleNode::up(&session::release_dir()?)?;
     thread::sleep(REST);
     let resident = node.resident()?;

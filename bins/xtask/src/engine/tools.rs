@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Probes a second of our full rate.
-const FULL_RATE: &str = "50000";
+pub(super) const FULL_RATE: &str = "50000";
 
 /// nmap as the field calls it for discovery.
 const NMAP: &[&str] = &[

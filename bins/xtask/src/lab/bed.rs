@@ -75,6 +75,24 @@ impl Bed {
         self.network.exec(place, program)
     }
 
+    /// Starts a server in the hub and a node with these options; the programs are in `bin_dir`.
+    pub(crate) fn serve(&self, bin_dir: &Path, options: &[&str]) -> Result<()> {
+        self.services(bin_dir, |services| services.up(options))
+    }
+
+    /// A scan by the node that [`Self::serve`] started, watched from the hub; the target is missing.
+    pub(crate) fn scan_through_server(&self, bin_dir: &Path) -> Result<Command> {
+        self.services(bin_dir, |services| services.scan())
+    }
+
+    fn services<T>(
+        &self,
+        bin_dir: &Path,
+        run: impl FnOnce(Services<'_>) -> Result<T>,
+    ) -> Result<T> {
+        run(Services::new(&self.network, bin_dir, &files(NAME)))
+    }
+
     /// Loses one packet in a hundred each way from now on.
     ///
     /// # Errors
@@ -114,7 +132,7 @@ impl IdleNode {
         idle.network.up(SUBNET, &[], Layout::Routed)?;
         let files = files(NAME);
         services::make_folder(&files)?;
-        Services::new(&idle.network, bin_dir, &files).up()?;
+        Services::new(&idle.network, bin_dir, &files).up(&[])?;
         Ok(idle)
     }
 

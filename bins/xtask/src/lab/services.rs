@@ -45,8 +45,8 @@ impl<'a> Services<'a> {
         }
     }
 
-    /// Starts the server, enrolls the node and starts it; both stay until the lab goes.
-    pub(super) fn up(&self) -> Result<()> {
+    /// Starts the server, enrolls the node and starts it with these options besides; both stay until the lab goes.
+    pub(super) fn up(&self, options: &[&str]) -> Result<()> {
         let database = format!("sqlite://{}?mode=rwc", self.file("fleet.db").display());
         let key = live::create_operator(&self.bin_dir.join("fleetd"), &database)?;
         write_secret(&self.file("operator.key"), &key)?;
@@ -60,7 +60,8 @@ impl<'a> Services<'a> {
         fs::write(self.file("node"), node)?;
         let mut run = self.program(Place::Node, "fleetnode");
         run.args(["run", "--local-subnet", SUBNET, "--state-dir"])
-            .arg(self.file("state"));
+            .arg(self.file("state"))
+            .args(options);
         start(run, &self.file("fleetnode.log"), "connected")
     }
 
@@ -77,8 +78,13 @@ impl<'a> Services<'a> {
         command
     }
 
+    /// A scan on the node that the operator starts and watches: `fleetctl scan start --node NODE`, without a target.
+    pub(super) fn scan(&self) -> Result<Command> {
+        Ok(self.fleetctl(&["scan", "start", "--node", &self.node()?]))
+    }
+
     /// The id of the enrolled node.
-    pub(super) fn node(&self) -> Result<String> {
+    fn node(&self) -> Result<String> {
         let file = self.file("node");
         fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
     }
