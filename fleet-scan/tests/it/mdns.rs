@@ -257,3 +257,18 @@ async fn a_service_of_another_implementation_is_heard() {
     assert_eq!(devices, [addresses[1]], "{summary:?}");
     assert!(summary.is_complete(), "{summary:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_network_that_says_nothing_is_silent_once_the_time_is_over() {
+    let targets: Vec<IpAddr> = (0..4_000_u32)
+        .map(|n| std::net::Ipv4Addr::from_bits(0x7f5b_8000 + n).into())
+        .collect();
+    let job = ScanJob {
+        ports: Port::new(80).into_iter().collect(),
+        listen: Some(listen(86, 1)),
+        ..ScanJob::new(targets)
+    };
+    let (summary, _, _) = scan(&scanner(quick()), job).await;
+    assert_eq!(summary.count(TargetOutcome::Silent), 4_000);
+    assert!(summary.is_complete(), "{:?}", summary.notes);
+}
