@@ -1,51 +1,37 @@
-//! Discovers the devices of a network: `discover [--rate PROBES_PER_SECOND] CIDR [PORT]...`
+//! Discovers the devices of a network: `discover CIDR [PORT]...`
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 use std::{env, error::Error, sync::Arc};
 
-use fleet_core::{Port, TargetOutcome, limits::DEFAULT_RATE};
+use fleet_core::Port;
 use fleet_scan::{DriverSet, ScanEvent, ScanJob, ScanOptions, Scanner};
 use ipnetwork::IpNetwork;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let words: Vec<String> = env::args().skip(1).collect();
-    let (rate, words) = match words.as_slice() {
-        [flag, rate, words @ ..] if flag == "--rate" => (rate.parse()?, words),
-        words => (DEFAULT_RATE, words),
-    };
-    let (network, ports) = words.split_first().ok_or("name a network in CIDR form")?;
-    let job = ScanJob {
-        ports: ports
-            .iter()
-            .map(|port| port.parse::<Port>())
-            .collect::<Result<_, _>>()?,
-        ..ScanJob::new(network.parse::<IpNetwork>()?.iter().collect())
-    };
-    let options = ScanOptions {
-        rate,
-        ..ScanOptions::default()
-    };
-    let scanner = Scanner::new(options, Arc::new(DriverSet::built_in()));
-    let (sink, mut events) = tokio::sync::mpsc::channel(64);
+    let mut words = env::args().skip(1);
+    let network: IpNetwork = words.next().ok_or("name a network in CIDR form")?.parse()?;
+    let mut job = ScanJob::new(network.iter().collect());
+    job.ports = words
+        .map(|port| port.parse::<Port>())
+        .collect::<Result<_, _>>()?;
+    // Polite by default, and reads only: no driver logs in anywhere.
+    let scanner = Scanner::new(ScanOptions::default(), Arc::new(DriverSet::built_in()));
+    let (sink, mut events) = mpsc::channel(64);
     let scan = tokio::spawn(async move { scanner.run(job, sink, CancellationToken::new()).await });
+    // Devices come as they are found; the channel closes with the scan.
     while let Some(event) = events.recv().await {
-        match event {
-            ScanEvent::Found(found) => println!(
-                "{} {} {} {} ({})",
-                found.endpoint, found.manufacturer, found.model, found.firmware, found.evidence
-            ),
-            ScanEvent::Note(note) => println!("# {note}"),
-            ScanEvent::Progress(_) => {}
+        if let ScanEvent::Found(found) = event {
+            println!("{} {} {}", found.endpoint, found.manufacturer, found.model);
         }
     }
     let summary = scan.await??;
     println!(
-        "# {} of {} identified, {} not reached",
+        "# {} devices at {} addresses",
         summary.found,
-        summary.outcomes.len(),
-        summary.count(TargetOutcome::NotReached)
+        summary.outcomes.len()
     );
     Ok(())
 }

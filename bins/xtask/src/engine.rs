@@ -10,7 +10,7 @@ mod measure;
 mod patient;
 mod tools;
 
-use std::{collections::BTreeSet, net::Ipv4Addr, process::Command, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
@@ -42,13 +42,13 @@ pub(crate) fn prove(words: &[&str]) -> Result<bool> {
         bail!("prove engine makes network namespaces, which takes root");
     }
     tools::required()?;
-    proc::capture(Command::new("cargo").current_dir(session::root()).args([
+    proc::capture(session::cargo().args([
         "build",
         "--release",
         "--package",
         "fleet-scan",
         "--example",
-        "discover",
+        "measured",
         "--package",
         "fleet-sim",
         "--bin",

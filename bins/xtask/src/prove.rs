@@ -1,6 +1,6 @@
 //! The proofs that are too long for a test run: `tests/prove`, built for speed and given a database.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -14,8 +14,8 @@ const LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Runs the proofs of the trust boundary, all or those that are named; says whether all hold.
 pub(crate) fn boundary(names: &[&str]) -> Result<bool> {
-    let mut prove = Command::new("cargo");
-    prove.current_dir(session::root()).args([
+    let mut prove = session::cargo();
+    prove.args([
         "run",
         "--release",
         "--package",

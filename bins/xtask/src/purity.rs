@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::proc;
+use crate::{proc, session};
 
 /// The crates that must stay pure.
 const PURE: [&str; 4] = [
@@ -59,9 +59,8 @@ fn compile_for_wasm(root: &Path) -> Result<Option<String>> {
     if !PathBuf::from(libraries.trim()).exists() {
         return Ok(Some(format!("the target {WASM} is not installed")));
     }
-    let mut command = Command::new("cargo");
+    let mut command = session::cargo();
     command
-        .current_dir(root)
         .args(["check", "--target", WASM])
         .args(PURE.iter().flat_map(|package| ["-p", package]));
     let ended = proc::run(&mut command, Duration::from_secs(300), |_| {})?;

@@ -57,8 +57,8 @@ impl Session {
 
     /// A cargo command at the top of the workspace.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
-        let mut cargo = Command::new("cargo");
-        cargo.current_dir(&self.root).args(arguments);
+        let mut cargo = cargo();
+        cargo.args(arguments);
         // Incremental state costs time and space where nothing is built twice.
         if std::env::var_os("CI").is_some() && std::env::var_os("CARGO_INCREMENTAL").is_none() {
             cargo.env("CARGO_INCREMENTAL", "0");
@@ -98,6 +98,19 @@ impl Session {
             (_, failed) => Verdict::Failed(format!("{failed} tests failed")),
         })
     }
+}
+
+/// A cargo command at the top of the workspace, in the environment that a person's shell would give it: what `cargo run`
+/// told this program of itself would make build scripts that look at it run again, and with ring half of the workspace.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(root());
+    let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in names.filter(|name| own(name)) {
+        cargo.env_remove(name);
+    }
+    cargo
 }
 
 /// The top folder of the workspace.

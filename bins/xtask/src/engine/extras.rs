@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeSet,
     net::Ipv4Addr,
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -118,8 +117,7 @@ fn loss() -> Result<bool> {
 }
 
 fn build_programs() -> Result<()> {
-    let mut build = Command::new("cargo");
-    build.current_dir(session::root());
+    let mut build = session::cargo();
     build.args(["build", "--release"]);
     for package in ["fleetd", "fleetnode", "fleetctl", "fleet-sim"] {
         build.args(["--package", package]);

@@ -89,14 +89,14 @@ impl Tool {
         let listed = each.join(",");
         let command = match self {
             Self::Ours | Self::OursPolite | Self::OursUnprivileged => {
-                let discover = session::release_dir()?.join("examples/discover");
+                let scanner = session::release_dir()?.join("examples/measured");
                 let mut command = if self == Self::OursUnprivileged {
                     let mut command = bed.exec(Place::Node, "setpriv");
                     command.args(["--bounding-set", "-all", "--inh-caps", "-all"]);
-                    command.arg(discover);
+                    command.arg(scanner);
                     command
                 } else {
-                    bed.exec(Place::Node, discover)
+                    bed.exec(Place::Node, scanner)
                 };
                 if self != Self::OursPolite {
                     command.args(["--rate", FULL_RATE]);
