@@ -46,7 +46,7 @@ pub enum LabError {
     #[error(transparent)]
     Site(#[from] SiteError),
     /// A listener could not be opened.
-    #[error("cannot listen on {endpoint}: {source}{}", hint(source))]
+    #[error("cannot listen on {endpoint}{}", hint(source))]
     Bind {
         /// The address and port.
         endpoint: SocketAddr,

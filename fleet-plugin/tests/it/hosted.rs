@@ -1,6 +1,6 @@
 //! The plugin in Python, hosted.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use fleet_core::{AddressPolicy, Endpoint, PairOutcome, Port, TargetOutcome};
 use fleet_plugin::{HostOptions, Timing};
@@ -78,6 +78,37 @@ async fn a_plugin_that_crashes_leaves_a_gap_and_works_in_the_next_scan() {
 
     eventually("the restart", || trouble(&host).is_none().then_some(())).await;
     let (summary, found) = scan(&host, &[ip]).await;
+    assert!(summary.is_complete(), "{summary:?}");
+    assert_eq!(found.len(), 1);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_that_answers_nobody_any_more_is_started_again() {
+    let Some(python) = python("hosted::a_plugin_that_answers_nobody_any_more") else {
+        return;
+    };
+    let folder = folder();
+    put_acme(folder.path(), "acme", &python);
+    let timing = Timing {
+        answer: Duration::from_millis(500),
+        ..Timing::default()
+    };
+    let host = start(options(folder.path(), timing)).await;
+    let silent: Vec<IpAddr> = (1..=16).map(|number| address(11, number)).collect();
+    let _silent: Vec<Device> = silent
+        .iter()
+        .map(|ip| Device::start(*ip, &["SLEEP"]))
+        .collect();
+    let (summary, found) = scan(&host, &silent).await;
+    assert!(found.is_empty() && !summary.is_complete(), "{summary:?}");
+    let down = eventually("its end", || trouble(&host)).await;
+    assert_eq!(down, "is down: it left 16 questions in a row unanswered");
+
+    eventually("the restart", || trouble(&host).is_none().then_some(())).await;
+    let known = address(11, 17);
+    let _known = Device::start(known, &[ACME]);
+    let (summary, found) = scan(&host, &[known]).await;
     assert!(summary.is_complete(), "{summary:?}");
     assert_eq!(found.len(), 1);
     host.stop().await;
