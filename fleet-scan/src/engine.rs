@@ -48,6 +48,9 @@ use targets::Targets;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 
+/// How long a device without an identity of its own waits for the hardware address that answers for it.
+const IDENTITY_WAIT: Duration = Duration::from_secs(5);
+
 /// Batches of answers of the sweep that may wait to be dealt with.
 const SWEPT_WAITING: usize = 8;
 
@@ -155,8 +158,6 @@ impl Scanner {
     }
 }
 
-/// How long a device without an identity of its own waits for the hardware address that answers for it.
-const IDENTITY_WAIT: Duration = Duration::from_secs(5);
 /// What drivers made of a port, or external ones of a host.
 enum Answered {
     Port(u32, u8, Identified),

@@ -117,8 +117,8 @@ async fn serve(
 }
 
 impl Announcement {
-    /// Every record of it, the most telling one last.
-    fn response(&self) -> Vec<u8> {
+    /// What announces it: every record of it, the most telling one last.
+    pub fn response(&self) -> Vec<u8> {
         let service = labels(&[], &format!("{}.local", self.service));
         let instance = labels(&[&self.instance], &format!("{}.local", self.service));
         let host = labels(&[&self.host], "local");

@@ -1,6 +1,6 @@
 //! Scans that listen first: who announces the service is tried, nobody else is touched.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use fleet_core::{Port, TargetOutcome};
@@ -8,6 +8,7 @@ use fleet_discovery::Listening;
 use fleet_scan::{Interruption, Listen, ScanEvent, ScanJob, ScanSummary};
 use fleet_sim::{Announcement, Announcer, RunningSite, Site};
 use mdns_sd::{IfKind, ServiceDaemon, ServiceInfo};
+use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -168,6 +169,37 @@ async fn the_guard_has_the_last_word_on_whoever_announces_itself() {
         summary.outcomes,
         [TargetOutcome::Skipped, TargetOutcome::Silent]
     );
+    assert_eq!(running.journal().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_answer_for_its_host_is_not_believed() {
+    let running = start(Site::slow(1, Duration::ZERO), 89).await;
+    let response = announced(0, &running.site().addresses(), service_port(&running)).response();
+    // A program without privileges has any port but that of mDNS.
+    let stranger = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+    let own = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    stranger.bind(&own.into()).expect("any port");
+    stranger.set_multicast_if_v4(own.ip()).expect("loopback");
+    let group = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 251), port(89));
+    let lie = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            tick.tick().await;
+            stranger.send_to(&response, &group.into()).expect("sent");
+        }
+    };
+    let job = ScanJob {
+        listen: Some(listen(89, 1)),
+        ..job(running.site())
+    };
+    let scanner = scanner(quick());
+    let (summary, devices, _) = tokio::select! {
+        done = scan(&scanner, job) => done,
+        () = lie => unreachable!("it lies on"),
+    };
+    assert!(devices.is_empty(), "{devices:?}");
+    assert_eq!(summary.outcomes, [TargetOutcome::Silent]);
     assert_eq!(running.journal().count(), 0);
 }
 

@@ -89,6 +89,11 @@ mod tests {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         socket.bind(&any.into()).expect("a port");
         socket.listen(backlog).expect("it listens");
+        // Nobody is waited for in vain.
+        let patience = std::time::Duration::from_secs(30);
+        socket
+            .set_read_timeout(Some(patience))
+            .expect("a time-out for accepting");
         let listener = std::net::TcpListener::from(socket);
         let address = listener.local_addr().expect("its address");
         (listener, address)
