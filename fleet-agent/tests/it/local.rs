@@ -1,6 +1,8 @@
 //! A scan without a server, and the switch that stops every scan.
 
-use fleet_agent::{LocalScan, LocalScanError};
+use std::net::IpAddr;
+
+use fleet_agent::{LocalScan, LocalScanError, LocalSummary};
 use fleet_core::{Port, TargetOutcome, outcome::AckCode};
 use fleet_scan::ScanEvent;
 use fleet_sim::Site;
@@ -15,6 +17,20 @@ use crate::{
 
 fn texts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// Runs a scan to its end: where devices were found, in that order, and what became of the rest.
+pub(crate) async fn gathered(scan: LocalScan) -> (Vec<IpAddr>, LocalSummary) {
+    let (sink, mut events) = mpsc::channel(64);
+    let running_scan = tokio::spawn(scan.run(sink, CancellationToken::new()));
+    let mut found = Vec::new();
+    while let Some(event) = within("an event", events.recv()).await {
+        if let ScanEvent::Found(device) = event {
+            found.push(device.endpoint.ip);
+        }
+    }
+    let summary = running_scan.await.expect("no crash").expect("it ran");
+    (found, summary)
 }
 
 #[tokio::test]
@@ -33,15 +49,7 @@ async fn a_scan_without_a_server_finds_what_there_is_and_says_what_became_of_the
         .collect();
     let scan = LocalScan::plan(&targets, &ports, &options(5_000)).expect("a plan");
     assert_eq!(scan.targets(), addresses.len());
-    let (sink, mut events) = mpsc::channel(64);
-    let running_scan = tokio::spawn(scan.run(sink, CancellationToken::new()));
-    let mut found = Vec::new();
-    while let Some(event) = within("an event", events.recv()).await {
-        if let ScanEvent::Found(device) = event {
-            found.push(device.endpoint.ip);
-        }
-    }
-    let summary = running_scan.await.expect("no crash").expect("it ran");
+    let (mut found, summary) = gathered(scan).await;
     found.sort_unstable();
     found.dedup();
     assert_eq!(found.len(), 6, "every device that can be named");

@@ -4,14 +4,11 @@ use std::net::IpAddr;
 
 use fleet_agent::LocalScan;
 use fleet_core::{TargetOutcome, outcome::AckCode};
-use fleet_scan::ScanEvent;
 use fleet_sim::{Announcement, Announcer, RunningSite, Site};
 use fleet_wire::pairing::{MdnsModeRequest, discover_request::Mode};
 use ipnetwork::Ipv4Network;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
-use crate::{Running, gateway::Gateway, options, start, within};
+use crate::{Running, gateway::Gateway, local::gathered, options, start, within};
 
 /// A port that drivers ask for by themselves.
 const DEFAULT_PORT: u16 = 4028;
@@ -83,15 +80,7 @@ async fn a_scan_without_a_server_listens_too() {
     options.local_subnets = Some(vec![subnet(32)]);
     let scan = LocalScan::listen("_fleet-32._tcp.local", 1, &[], &options).expect("a plan");
     assert_eq!(scan.targets(), 6);
-    let (sink, mut events) = mpsc::channel(64);
-    let running_scan = tokio::spawn(scan.run(sink, CancellationToken::new()));
-    let mut found = Vec::new();
-    while let Some(event) = within("an event", events.recv()).await {
-        if let ScanEvent::Found(device) = event {
-            found.push(device.endpoint.ip);
-        }
-    }
-    let summary = running_scan.await.expect("no crash").expect("it ran");
+    let (found, summary) = gathered(scan).await;
     assert_eq!(found, addresses[..1]);
     assert_eq!(summary.scan.count(TargetOutcome::Silent), 5);
     assert!(summary.scan.is_complete(), "{summary:?}");
