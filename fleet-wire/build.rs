@@ -1,14 +1,15 @@
 //! Generates the messages, their JSON form and, for each service, a trait on prost types, its server and its client.
 //! No protoc: protox compiles the definitions.
 
-use std::error::Error;
-use std::fmt::{self, Write};
-use std::path::{Path, PathBuf};
+use std::{
+    error::Error,
+    fmt::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use prost::Message;
 use prost_build::{Config, Method, Service, ServiceGenerator};
-use prost_types::FileDescriptorSet;
-use prost_types::method_options::IdempotencyLevel;
+use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
 
 /// What plugins are asked is compiled apart: no server of ours serves it or shows it in its reflection.
 const PLUGIN: &str = "proto-plugin";

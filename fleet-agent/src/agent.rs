@@ -13,13 +13,12 @@ mod work;
 
 use std::{sync::Arc, time::Duration};
 
-pub(crate) use task::{Entry, Task};
-
 use fleet_core::{NodeId, limits};
 use fleet_registry::link::StopReason;
 use fleet_scan::{DnsResolver, DriverSet, Resolver, ScanOptions};
 use fleet_wire::gateway::FleetNodeGatewayClient;
 use ipnetwork::Ipv4Network;
+pub(crate) use task::{Entry, Task};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -106,7 +105,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Makes an agent; nothing is dialled yet.
+    /// Makes an agent; nothing is dialed yet.
     ///
     /// # Errors
     ///

@@ -26,8 +26,8 @@ pub struct EnrollOptions {
     pub name: String,
     /// Certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// The server is the stock implementation: its challenges carry no tag.
-    pub stock_server: bool,
+    /// The server is the upstream implementation: its challenges carry no tag.
+    pub upstream_server: bool,
     /// Plain HTTP to another machine is accepted.
     pub allow_insecure_transport: bool,
 }
@@ -39,7 +39,7 @@ impl EnrollOptions {
             server_url: server_url.into(),
             name: "fleetnode".to_owned(),
             ca_file: None,
-            stock_server: false,
+            upstream_server: false,
             allow_insecure_transport: false,
         }
     }
@@ -134,7 +134,7 @@ pub async fn register(
         encryption_key: new_key()?,
         ca_file: options.ca_file,
         allow_insecure_transport: options.allow_insecure_transport,
-        stock_server: options.stock_server,
+        upstream_server: options.upstream_server,
         fleet_node_id: None,
         api_key: None,
     };

@@ -122,7 +122,7 @@ impl LocalScan {
             big_commands: true,
             pins: true,
             local_subnets: subnets.iter().copied().map(Into::into).collect(),
-            ..NodeProfile::stock()
+            ..NodeProfile::upstream()
         };
         let named = parse_ports(ports)?;
         for port in &named {
@@ -181,7 +181,7 @@ impl LocalScan {
         &self.skipped
     }
 
-    /// Looks names up, then scans. Events go to `sink` as [`Scanner::run`] says, which is also how cancelling and
+    /// Looks names up, then scans. Events go to `sink` as [`Scanner::run`] says, which is also how canceling and
     /// dropping work.
     ///
     /// # Errors

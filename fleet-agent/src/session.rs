@@ -45,7 +45,7 @@ pub enum SessionError {
     KeyRefused,
     /// The challenge could be a text of any meaning.
     #[error(
-        "the server's challenge does not say what it is for, so it was not signed: only the stock server does that; enroll with --stock-server if this is one"
+        "the server's challenge does not say what it is for, so it was not signed: only the upstream server does that; enroll with --upstream-server if this is one"
     )]
     TaglessChallenge,
     /// The server refused, or could not be reached.
@@ -138,7 +138,7 @@ pub(crate) async fn open(
                 failed("BeginAuthHandshake")(source)
             }
         })?;
-    if !state.stock_server && !is_domain_separated(&begun.challenge) {
+    if !state.upstream_server && !is_domain_separated(&begun.challenge) {
         return Err(SessionError::TaglessChallenge);
     }
     let signature = SigningKey::from_bytes(state.identity_key.expose()).sign(&begun.challenge);

@@ -24,7 +24,7 @@ const VIRTUAL: [&str; 9] = [
 pub struct SitePolicy {
     /// The only networks that may be scanned; none means every network that `addresses` permits.
     pub allowed_networks: Vec<IpNetwork>,
-    /// Ports that are never dialled.
+    /// Ports that are never dialed.
     pub denied_ports: BTreeSet<Port>,
     /// Which classes of addresses may be scanned.
     pub addresses: AddressPolicy,
@@ -72,7 +72,7 @@ impl SitePolicy {
         }
     }
 
-    /// Whether an endpoint may be dialled.
+    /// Whether an endpoint may be dialed.
     ///
     /// # Errors
     ///
@@ -83,7 +83,7 @@ impl SitePolicy {
         self.check_port(endpoint.port)
     }
 
-    /// Why an endpoint may be dialled, for people.
+    /// Why an endpoint may be dialed, for people.
     ///
     /// # Errors
     ///

@@ -6,11 +6,10 @@ mod secret;
 
 use std::path::PathBuf;
 
-use fleet_core::Fingerprint;
-use serde::{Deserialize, Serialize};
-
 pub use dir::{StateDir, StateError};
+use fleet_core::Fingerprint;
 pub use secret::{SecretKey, SecretText};
+use serde::{Deserialize, Serialize};
 
 /// A node's state. Its `Debug` form shows no secret.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,9 +29,9 @@ pub struct NodeState {
     /// Plain HTTP to a host that is not this machine is accepted.
     #[serde(default)]
     pub allow_insecure_transport: bool,
-    /// The server is the stock implementation: its challenges carry no tag.
+    /// The server is the upstream implementation: its challenges carry no tag.
     #[serde(default)]
-    pub stock_server: bool,
+    pub upstream_server: bool,
     /// The id that the server gave at registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet_node_id: Option<i64>,

@@ -39,7 +39,7 @@ pub(crate) struct ServerAddress<'a> {
     pub(crate) allow_insecure: bool,
 }
 
-/// Prepares the channel; nothing is dialled yet.
+/// Prepares the channel; nothing is dialed yet.
 ///
 /// # Errors
 ///

@@ -1,8 +1,7 @@
 //! How long it takes to tell what an address is: the classifier is asked for every target, before every dial and for
 //! every row of every report.
 
-use std::hint::black_box;
-use std::net::IpAddr;
+use std::{hint::black_box, net::IpAddr};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fleet_core::{AddressPolicy, classify};

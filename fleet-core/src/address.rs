@@ -255,8 +255,9 @@ pub struct RefusedAddress {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use AddressClass::*;
+
+    use super::*;
 
     #[test]
     fn every_class_has_its_edges() {

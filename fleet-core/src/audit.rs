@@ -28,7 +28,7 @@ pub struct ChainRecord<'a> {
     pub who_id: Option<i64>,
     /// The address it came from, as text.
     pub from: Option<&'a str>,
-    /// The deed: `node.revoke`.
+    /// The action: `node.revoke`.
     pub action: &'a str,
     /// What it was done on.
     pub subject: &'a str,

@@ -51,8 +51,9 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     proptest! {
         #![proptest_config(crate::regressions!("backoff"))]

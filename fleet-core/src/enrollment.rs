@@ -13,7 +13,7 @@ pub enum InvitationState {
     /// The operator confirmed the node.
     Confirmed,
     /// Withdrawn, or its node was revoked.
-    Cancelled,
+    Canceled,
     /// Its hour is over.
     Expired,
 }
@@ -60,7 +60,7 @@ impl InvitationState {
         Self::Pending,
         Self::AwaitingConfirmation,
         Self::Confirmed,
-        Self::Cancelled,
+        Self::Canceled,
         Self::Expired,
     ];
 
@@ -70,16 +70,17 @@ impl InvitationState {
     ///
     /// [`StepRefused`] when the step is not allowed here. Terminal states allow none.
     pub fn step(self, step: InvitationStep) -> Result<Self, StepRefused> {
-        use {InvitationState as S, InvitationStep as T};
+        use InvitationState as S;
+        use InvitationStep as T;
         match (self, step) {
             (S::Pending, T::Register) => Ok(S::AwaitingConfirmation),
             (S::AwaitingConfirmation, T::Confirm) => Ok(S::Confirmed),
             (S::Pending, T::Cancel) | (S::Pending | S::AwaitingConfirmation, T::Revoke) => {
-                Ok(S::Cancelled)
+                Ok(S::Canceled)
             }
             (S::Pending | S::AwaitingConfirmation, T::Expire) => Ok(S::Expired),
             (
-                S::Pending | S::AwaitingConfirmation | S::Confirmed | S::Cancelled | S::Expired,
+                S::Pending | S::AwaitingConfirmation | S::Confirmed | S::Canceled | S::Expired,
                 T::Register | T::Confirm | T::Cancel | T::Revoke | T::Expire,
             ) => Err(StepRefused { state: self, step }),
         }
@@ -91,7 +92,7 @@ impl InvitationState {
             Self::Pending => "pending",
             Self::AwaitingConfirmation => "awaiting_confirmation",
             Self::Confirmed => "confirmed",
-            Self::Cancelled => "cancelled",
+            Self::Canceled => "canceled",
             Self::Expired => "expired",
         }
     }
@@ -148,7 +149,8 @@ mod tests {
 
     #[test]
     fn an_invitation_moves_only_forward() {
-        use {InvitationState as S, InvitationStep as T};
+        use InvitationState as S;
+        use InvitationStep as T;
         let steps = [T::Register, T::Confirm, T::Cancel, T::Revoke, T::Expire];
         let allowed: Vec<_> = S::ALL
             .into_iter()
@@ -159,11 +161,11 @@ mod tests {
             allowed,
             [
                 (S::Pending, T::Register, S::AwaitingConfirmation),
-                (S::Pending, T::Cancel, S::Cancelled),
-                (S::Pending, T::Revoke, S::Cancelled),
+                (S::Pending, T::Cancel, S::Canceled),
+                (S::Pending, T::Revoke, S::Canceled),
                 (S::Pending, T::Expire, S::Expired),
                 (S::AwaitingConfirmation, T::Confirm, S::Confirmed),
-                (S::AwaitingConfirmation, T::Revoke, S::Cancelled),
+                (S::AwaitingConfirmation, T::Revoke, S::Canceled),
                 (S::AwaitingConfirmation, T::Expire, S::Expired),
             ]
         );

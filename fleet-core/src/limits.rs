@@ -12,11 +12,11 @@ pub const REQUEST_LIST_ENTRIES: usize = 4_096;
 /// Ports of one request on the wire.
 pub const REQUEST_PORTS: usize = 256;
 /// Targets of one command to a node that announced nothing.
-pub const STOCK_COMMAND_TARGETS: usize = 1_024;
+pub const UPSTREAM_COMMAND_TARGETS: usize = 1_024;
 /// Ports of one command to a node that announced nothing.
-pub const STOCK_COMMAND_PORTS: usize = 10;
-/// The shortest IPv4 prefix that a stock node takes in one command.
-pub const STOCK_COMMAND_PREFIX: u8 = 22;
+pub const UPSTREAM_COMMAND_PORTS: usize = 10;
+/// The shortest IPv4 prefix that an upstream node takes in one command.
+pub const UPSTREAM_COMMAND_PREFIX: u8 = 22;
 /// Targets of one command, whatever the node announced.
 pub const COMMAND_TARGETS: usize = 16_384;
 /// Ports of one command, whatever the node announced.
@@ -122,7 +122,7 @@ pub const DUPLICATE_HOLD: Duration = Duration::from_secs(600);
 pub const WATCH_IDLE: Duration = Duration::from_secs(15);
 /// How long a watcher waits before it looks again without a bell.
 pub const WATCH_POLL: Duration = Duration::from_secs(1);
-/// How long a node may be away before a stock-shaped discovery ends (its scan goes on).
+/// How long a node may be away before an upstream-shaped discovery ends (its scan goes on).
 pub const NODE_AWAY: Duration = Duration::from_secs(120);
 
 /// Devices kept for operators to see that were refused to one node because another has them; the ones

@@ -11,7 +11,7 @@ pub enum Code {
     /// All went well.
     Ok,
     /// Ended by the operator.
-    Cancelled,
+    Canceled,
     /// The request is wrong.
     InvalidArgument,
     /// Nothing in time.
@@ -31,7 +31,7 @@ impl Code {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
-            Self::Cancelled => "canceled",
+            Self::Canceled => "canceled",
             Self::InvalidArgument => "invalid_argument",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::ResourceExhausted => "resource_exhausted",
@@ -45,7 +45,7 @@ impl Code {
     pub fn parse(name: &str) -> Option<Self> {
         [
             Self::Ok,
-            Self::Cancelled,
+            Self::Canceled,
             Self::InvalidArgument,
             Self::DeadlineExceeded,
             Self::ResourceExhausted,
@@ -253,7 +253,7 @@ pub struct Conclusion {
 }
 
 impl Conclusion {
-    /// A conclusion that does not come from the chunks: cancelled, expired, revoked.
+    /// A conclusion that does not come from the chunks: canceled, expired, revoked.
     pub fn new(state: ScanState, code: Code, reason: impl Into<String>) -> Self {
         Self {
             state,
@@ -320,7 +320,8 @@ mod tests {
 
     #[test]
     fn every_ack_has_its_outcome() {
-        use {Code as C, Grade as G};
+        use Code as C;
+        use Grade as G;
         for (code, succeeded, grade, expected) in [
             (AckCode::Ok, true, G::Complete, C::Ok),
             (AckCode::Ok, false, G::Failed, C::Internal),

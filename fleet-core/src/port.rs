@@ -2,7 +2,7 @@
 
 use std::{fmt, num::NonZeroU16, str::FromStr};
 
-/// A TCP port that can be dialled.
+/// A TCP port that can be dialed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port(NonZeroU16);
 

@@ -37,7 +37,7 @@ pub struct RawDeviceReport<'a> {
 pub struct DeviceReport {
     /// The identifier as sent, for comparing a repeated row.
     pub sent_identifier: String,
-    /// Where the node dialled it.
+    /// Where the node dialed it.
     pub endpoint: Endpoint,
     /// Lower-case scheme; data, not a link.
     pub scheme: String,

@@ -64,7 +64,7 @@ named_states! {
         /// Nothing was achieved.
         Failed = "failed",
         /// Ended by an operator.
-        Cancelled = "cancelled",
+        Canceled = "canceled",
         /// Its node did not come in time.
         Expired = "expired",
     }
@@ -87,8 +87,8 @@ named_states! {
         Lost = "lost",
         /// The deadline passed.
         Expired = "expired",
-        /// Its scan was cancelled and the node told so.
-        Cancelled = "cancelled",
+        /// Its scan was canceled and the node told so.
+        Canceled = "canceled",
         /// Its node was revoked, or it was ended for its refused rows.
         Ended = "ended",
     }
@@ -106,9 +106,7 @@ impl ScanState {
     pub fn is_terminal(self) -> bool {
         match self {
             Self::Queued | Self::Running => false,
-            Self::Completed | Self::Partial | Self::Failed | Self::Cancelled | Self::Expired => {
-                true
-            }
+            Self::Completed | Self::Partial | Self::Failed | Self::Canceled | Self::Expired => true,
         }
     }
 }

@@ -173,7 +173,7 @@ impl fmt::Debug for SecretHash {
     }
 }
 
-/// The head of every challenge. A stock node signs the raw challenge, so the separation of domains
+/// The head of every challenge. An upstream node signs the raw challenge, so the separation of domains
 /// must live inside it: what a node's key signed for a handshake can serve as nothing else.
 pub const CHALLENGE_TAG: &[u8; 16] = b"fleet-node-auth1";
 /// Tag and 32 random bytes; the wire allows 16 to 64.
@@ -212,8 +212,9 @@ pub fn registration_statement(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     const KINDS: [SecretKind; 5] = [
         SecretKind::EnrollmentCode,

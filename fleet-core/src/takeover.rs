@@ -15,7 +15,7 @@ pub const HISTORY: usize = 8;
 /// Identities held off a node; the oldest hold gives way.
 pub const HOLDS: usize = 4;
 
-/// Who speaks in the name of a node. A node of ours says which start of its process it is; of a stock node
+/// Who speaks in the name of a node. A node of ours says which start of its process it is; of an upstream node
 /// only the session is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claimant {
@@ -112,7 +112,7 @@ impl Takeovers {
         let Some(incumbent) = incumbent.filter(|incumbent| *incumbent != newcomer) else {
             return Judgement::Proceed;
         };
-        // A held machine of a stock node can come back with a session that nobody has seen.
+        // A held machine of an upstream node can come back with a session that nobody has seen.
         if let (Claimant::Session(_), Some(hold)) = (newcomer, self.holds.back()) {
             return Judgement::Held(hold.until.since(now));
         }
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stock_machine_that_is_held_cannot_come_back_with_a_new_session() {
+    fn a_upstream_machine_that_is_held_cannot_come_back_with_a_new_session() {
         let session = |id| Claimant::Session(SessionId(id));
         let judgements = come(
             &[session(1), session(2), session(1), session(2), session(3)],

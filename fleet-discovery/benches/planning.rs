@@ -1,8 +1,10 @@
 //! How long it takes to read what an operator types, to plan it, and to check what a node says against it: the first
 //! two are in an operator's way, the third in that of every row of every report.
 
-use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    hint::black_box,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fleet_core::{Endpoint, Port};
@@ -43,7 +45,7 @@ fn planner(criterion: &mut Criterion) {
         max_targets: 16_384,
         max_ports: 64,
     });
-    let stock = NodeProfile::stock();
+    let upstream = NodeProfile::upstream();
     let policy = PlanPolicy::default();
     let listed: Vec<String> = (0..4_096)
         .map(|host| Ipv4Addr::from_bits(0x0a14_0000 + host * 7).to_string())
@@ -57,8 +59,8 @@ fn planner(criterion: &mut Criterion) {
             65_536,
         ),
         (
-            "a /16 for a stock node",
-            &stock,
+            "a /16 for an upstream node",
+            &upstream,
             Mode::Target("10.20.0.0/16".to_owned()),
             65_536,
         ),

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_row_never_fails_its_neighbours() {
+    fn a_bad_row_never_fails_its_neighbors() {
         let mut scope = scope("1|exact|10.0.0.1-10.0.0.9|80");
         let rows = vec![
             row("a", "10.0.0.1", "80"),

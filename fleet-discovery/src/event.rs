@@ -25,7 +25,7 @@ pub struct DeviceFound {
     pub device: DeviceId,
     /// Its identity there.
     pub identifier: DeviceIdentifier,
-    /// Where the node dialled it.
+    /// Where the node dialed it.
     pub endpoint: Endpoint,
     /// Lower-case scheme; data, not a link.
     pub scheme: String,

@@ -5,9 +5,8 @@ mod model;
 
 use std::net::IpAddr;
 
-use fleet_core::{AddressPolicy, Endpoint, Port};
-
 pub use admission::report_admission;
+use fleet_core::{AddressPolicy, Endpoint, Port};
 
 use crate::{HostName, Mode, NodeProfile, PlanPolicy, ScanRequest, Scope, Target, plan};
 
@@ -78,7 +77,7 @@ pub fn target_grammar(data: &[u8]) {
         mode: Mode::Target(text.into_owned()),
         ports: vec!["80".to_owned()],
     };
-    match plan(&request, &NodeProfile::stock(), &PlanPolicy::default()) {
+    match plan(&request, &NodeProfile::upstream(), &PlanPolicy::default()) {
         Ok(plan) => {
             assert!(parsed.is_ok(), "a plan of what is no target");
             for ip in plan.chunks.iter().flat_map(|chunk| chunk.scope.addresses()) {

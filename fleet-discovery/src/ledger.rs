@@ -1,7 +1,10 @@
 //! The ledger of a scan: what became of every target, in counts that add up whatever a node says.
 //! Start with [`settle`].
 
-use std::{collections::BTreeMap, collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use fleet_core::{TargetOutcome, outcome::Grade};
 

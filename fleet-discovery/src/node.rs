@@ -16,7 +16,7 @@ pub struct NodeProfile {
     pub max_targets: usize,
     /// Ports that one command may carry, 10..=64.
     pub max_ports: usize,
-    /// It takes commands past the stock bounds, always as exact addresses.
+    /// It takes commands past the upstream bounds, always as exact addresses.
     pub big_commands: bool,
     /// It resolves names once and says what they resolved to.
     pub pins: bool,
@@ -51,10 +51,10 @@ pub struct Announcement<'a> {
 
 impl NodeProfile {
     /// A node that announces nothing.
-    pub fn stock() -> Self {
+    pub fn upstream() -> Self {
         Self {
-            max_targets: limits::STOCK_COMMAND_TARGETS,
-            max_ports: limits::STOCK_COMMAND_PORTS,
+            max_targets: limits::UPSTREAM_COMMAND_TARGETS,
+            max_ports: limits::UPSTREAM_COMMAND_PORTS,
             big_commands: false,
             pins: false,
             mdns: false,
@@ -69,12 +69,13 @@ impl NodeProfile {
     /// Reads an announcement: limits are clamped, what does not parse is dropped. Limits count only
     /// with the capability `big-commands`, and only upwards: a plan for tiny commands would be huge.
     pub fn announced(announcement: Announcement<'_>) -> Self {
-        let stock = Self::stock();
+        let upstream = Self::upstream();
         let has = |name: &str| announcement.capabilities.iter().any(|known| known == name);
         let big_commands = has("big-commands");
-        let limit = |announced: u32, stock: usize, most: usize| match usize::try_from(announced) {
-            Ok(announced) if big_commands => announced.clamp(stock, most),
-            _ => stock,
+        let limit = |announced: u32, upstream: usize, most: usize| match usize::try_from(announced)
+        {
+            Ok(announced) if big_commands => announced.clamp(upstream, most),
+            _ => upstream,
         };
         let mut default_ports: Vec<Port> = Vec::new();
         for port in announcement
@@ -99,12 +100,12 @@ impl NodeProfile {
         Self {
             max_targets: limit(
                 announcement.max_targets,
-                stock.max_targets,
+                upstream.max_targets,
                 limits::COMMAND_TARGETS,
             ),
             max_ports: limit(
                 announcement.max_ports,
-                stock.max_ports,
+                upstream.max_ports,
                 limits::COMMAND_PORTS,
             ),
             big_commands,
@@ -144,10 +145,10 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_announces_nothing_is_stock() {
+    fn a_node_that_announces_nothing_is_upstream() {
         assert_eq!(
             NodeProfile::announced(Announcement::default()),
-            NodeProfile::stock()
+            NodeProfile::upstream()
         );
     }
 

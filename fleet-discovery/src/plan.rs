@@ -7,9 +7,8 @@ mod select;
 
 use std::time::Duration;
 
-use fleet_core::{AddressPolicy, Port};
-
 pub use error::PlanError;
+use fleet_core::{AddressPolicy, Port};
 
 use crate::{Listening, Mode, NodeProfile, ScanRequest, Scope, Tally, parse_ports};
 

@@ -9,17 +9,16 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use fleet_core::{AddressPolicy, Endpoint, Port, RejectReason, canonical, limits};
 use ipnetwork::Ipv4Network;
-
+use pins::Pin;
 pub use pins::{PinError, Pinned, pinnable};
 pub(crate) use ports::Ports as ScopePorts;
+use ports::Ports;
 pub use text::InvalidScope;
 
 use crate::{AddressList, HostName};
-use pins::Pin;
-use ports::Ports;
 
 /// Addresses of the subnet that an open scope closes on.
-const SUBNET_ADDRESSES: u64 = 1 << (32 - limits::STOCK_COMMAND_PREFIX);
+const SUBNET_ADDRESSES: u64 = 1 << (32 - limits::UPSTREAM_COMMAND_PREFIX);
 
 /// What a command's node may report: addresses and ports.
 ///
@@ -103,7 +102,7 @@ impl Scope {
         }
     }
 
-    /// A scope of the subnet that a stock node picks.
+    /// A scope of the subnet that an upstream node picks.
     pub(crate) fn subnet(ports: Ports) -> Self {
         Self {
             addresses: Addresses::Subnet(None),
@@ -278,9 +277,9 @@ impl Scope {
 fn subnet_of(ip: IpAddr) -> Option<Ipv4Network> {
     match canonical(ip) {
         IpAddr::V4(ip) => {
-            let mask = u32::MAX << (32 - limits::STOCK_COMMAND_PREFIX);
+            let mask = u32::MAX << (32 - limits::UPSTREAM_COMMAND_PREFIX);
             let network = Ipv4Addr::from_bits(ip.to_bits() & mask);
-            Ipv4Network::new_checked(network, limits::STOCK_COMMAND_PREFIX)
+            Ipv4Network::new_checked(network, limits::UPSTREAM_COMMAND_PREFIX)
         }
         IpAddr::V6(_) => None,
     }

@@ -90,12 +90,13 @@ pub fn may_settle(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use PairOutcome::{AuthFailed, AuthNeeded, Error, Paired as Took};
     use PairingStatus::{
         AuthenticationNeeded as Needs, DefaultPassword as Default, Failed, Paired, Pending,
         Unpaired,
     };
+
+    use super::*;
 
     fn said(outcome: PairOutcome, default_password: Option<bool>) -> PairWord {
         PairWord::Said {

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::{answer, client::Live, plugin::Plugin};
 
-/// Questions to one plugin at a time; stock nodes ask as many.
+/// Questions to one plugin at a time; upstream nodes ask as many.
 const AT_ONCE: usize = 32;
 
 /// Asks a plugin, as a driver that dials by itself.

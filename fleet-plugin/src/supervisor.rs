@@ -21,7 +21,7 @@ pub struct Timing {
     pub longest_rest: Duration,
     /// Who served that long has no failures behind him.
     pub steady: Duration,
-    /// How long an answer about one port may take; stock nodes wait 10 s.
+    /// How long an answer about one port may take; upstream nodes wait 10 s.
     pub answer: Duration,
 }
 

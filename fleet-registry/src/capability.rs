@@ -1,5 +1,5 @@
 //! What the two ends of a control stream announce to each other. The names are the wire's; a peer that
-//! announces nothing is a stock one.
+//! announces nothing is an upstream one.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub enum Capability {
     Outcomes,
     /// The node can ask by mDNS.
     Mdns,
-    /// Commands may carry more targets and ports than a stock node takes.
+    /// Commands may carry more targets and ports than an upstream node takes.
     BigCommands,
 }
 
@@ -65,7 +65,7 @@ impl fmt::Display for Capability {
 pub struct Capabilities(u8);
 
 impl Capabilities {
-    /// What a stock peer announces.
+    /// What an upstream peer announces.
     pub const NONE: Self = Self(0);
 
     /// Everything that this version knows.
@@ -86,7 +86,7 @@ impl Capabilities {
         self.0 & capability.bit() != 0
     }
 
-    /// Whether the peer is a stock one.
+    /// Whether the peer is an upstream one.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -114,28 +114,28 @@ impl fmt::Debug for Capabilities {
 pub struct Announced {
     /// The extensions that it knows.
     pub capabilities: Capabilities,
-    /// Targets of one command, between a stock node's and ours.
+    /// Targets of one command, between an upstream node's and ours.
     pub max_targets: usize,
-    /// Ports of one command, between a stock node's and ours.
+    /// Ports of one command, between an upstream node's and ours.
     pub max_ports: usize,
 }
 
 impl Announced {
-    /// What a stock node takes.
-    pub const STOCK: Self = Self {
+    /// What an upstream node takes.
+    pub const UPSTREAM: Self = Self {
         capabilities: Capabilities::NONE,
-        max_targets: limits::STOCK_COMMAND_TARGETS,
-        max_ports: limits::STOCK_COMMAND_PORTS,
+        max_targets: limits::UPSTREAM_COMMAND_TARGETS,
+        max_ports: limits::UPSTREAM_COMMAND_PORTS,
     };
 
-    /// Reads a Hello. Sizes count only together with [`Capability::BigCommands`], and only between a stock
+    /// Reads a Hello. Sizes count only together with [`Capability::BigCommands`], and only between an upstream
     /// node's and the product's limits: a node can neither ask for less than every node takes nor for more
     /// than we send.
     pub fn new(capabilities: Capabilities, max_targets: u32, max_ports: u32) -> Self {
         if !capabilities.has(Capability::BigCommands) {
             return Self {
                 capabilities,
-                ..Self::STOCK
+                ..Self::UPSTREAM
             };
         }
         let within =
@@ -144,12 +144,12 @@ impl Announced {
             capabilities,
             max_targets: within(
                 max_targets,
-                limits::STOCK_COMMAND_TARGETS,
+                limits::UPSTREAM_COMMAND_TARGETS,
                 limits::COMMAND_TARGETS,
             ),
             max_ports: within(
                 max_ports,
-                limits::STOCK_COMMAND_PORTS,
+                limits::UPSTREAM_COMMAND_PORTS,
                 limits::COMMAND_PORTS,
             ),
         }
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn announced_sizes_stay_between_a_stock_nodes_and_ours() {
+    fn announced_sizes_stay_between_a_upstream_nodes_and_ours() {
         let big = Capabilities::all();
         for (capabilities, targets, ports, expected) in [
             (Capabilities::NONE, 16_384, 64, (1_024, 10)),

@@ -14,7 +14,6 @@ use fleet_core::{
     Backoff, full_jitter,
     limits::{RECONNECT_FIRST, RECONNECT_MOST, STABLE_SESSION, STREAM_SILENCE},
 };
-
 pub use io::{
     Attempt, CancelReason, GoodbyeReason, HandshakeFailure, HeartbeatFailure, InvalidCommandId,
     Output, StopReason, StreamEnd, WireCommandId,
@@ -36,7 +35,7 @@ pub const UNIMPLEMENTED_DELAY: Duration = Duration::from_secs(300);
 pub const HINT_MOST: Duration = Duration::from_secs(3_600);
 /// The longest session that is believed.
 const LIFETIME_MOST: Duration = Duration::from_secs(30 * 24 * 3_600);
-/// Least and spread of the delay after a stock server's NOT_ACTIVE.
+/// Least and spread of the delay after an upstream server's NOT_ACTIVE.
 const NOT_ACTIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(500));
 
 /// A node's link to its server.
@@ -115,7 +114,7 @@ struct Running {
     command: WireCommandId,
     /// The stream that brought it.
     born: Attempt,
-    cancelled: bool,
+    canceled: bool,
 }
 
 #[derive(Debug)]
@@ -202,7 +201,7 @@ impl NodeLink {
     }
 
     /// The server accepted the stream, for the first time or again. `resumes`: it announced any capability of
-    /// ours, so that it takes up commands where the last stream left them; a stock server does not.
+    /// ours, so that it takes up commands where the last stream left them; an upstream server does not.
     pub fn accepted(&mut self, now: Instant, attempt: Attempt, resumes: bool) {
         match self.stream {
             Stream::Opening {
@@ -265,7 +264,7 @@ impl NodeLink {
         self.running = Some(Running {
             command,
             born: attempt,
-            cancelled: false,
+            canceled: false,
         });
     }
 

@@ -13,7 +13,6 @@ use std::{
 use fleet_core::{
     CommandId, ConnectionId, Epoch, Lane, NodeId, full_jitter, limits::HELLO_TIMEOUT,
 };
-
 pub use io::{
     Admission, Adopted, Claim, CommandEnd, DispatchRefused, Dropped, DroppedCounts, EvictReason,
     InFlight, OpenRefused, Output, Progress, RegistryLimits, Released, Standing,
@@ -401,7 +400,7 @@ impl Registry {
         }
     }
 
-    /// An operator cancelled a command. A node that can be told is told, now or when it comes back; any
+    /// An operator canceled a command. A node that can be told is told, now or when it comes back; any
     /// command keeps the lane until its ack or deadline.
     pub fn cancel(&mut self, node: NodeId, command: CommandId) {
         let Some(state) = self.nodes.get_mut(&node) else {
@@ -410,7 +409,7 @@ impl Registry {
         let Some(flight) = state.in_flight.get_mut(&command) else {
             return;
         };
-        if std::mem::replace(&mut flight.shown.cancelled, true) {
+        if std::mem::replace(&mut flight.shown.canceled, true) {
             return;
         }
         if let Some(current) = state.current.filter(Current::understands_cancel) {

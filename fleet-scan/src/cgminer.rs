@@ -9,13 +9,14 @@ mod make;
 mod plain;
 
 use fleet_core::{Mac, Port, Serial};
+use make::Make;
 use serde_json::Value;
 
-use crate::driver::{Answer, BoxFuture, Driver, DriverError, Identification};
-use crate::probe::{Ended, Probe};
-use crate::text;
-
-use make::Make;
+use crate::{
+    driver::{Answer, BoxFuture, Driver, DriverError, Identification},
+    probe::{Ended, Probe},
+    text,
+};
 
 /// Above the web pages' (50): the API names model and firmware where pages often do not.
 const PRECEDENCE: u8 = 100;

@@ -1,20 +1,14 @@
-//! What may be dialled and how fast, whoever asks; and connections to endpoints that are known to listen.
+//! What may be dialed and how fast, whoever asks; and connections to endpoints that are known to listen.
 //!
 //! First attempts are made by the sweep (`engine/sweep.rs`), after [`Dialler::check`] and [`Dialler::wait`].
 
-use std::io;
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::{io, net::SocketAddr, time::Duration};
 
 use fleet_core::Endpoint;
 use rustix::io::Errno;
-use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 
-use crate::guard::Guard;
-use crate::job::ScanOptions;
-use crate::pace::Pace;
+use crate::{guard::Guard, job::ScanOptions, pace::Pace};
 
 /// Bytes by which a reply grows. The first of each reply are free: nearly all replies are shorter.
 pub(crate) const REPLY_BLOCK: usize = 4 * 1024;
@@ -25,7 +19,7 @@ const REPLY_ROOM: usize = 4 * 1024;
 
 /// What one connection attempt came to.
 #[derive(Debug)]
-pub(crate) enum Dialled {
+pub(crate) enum Dialed {
     Open(TcpStream),
     /// Nothing answered.
     TimedOut,
@@ -77,7 +71,7 @@ impl Dialler {
         &self.room
     }
 
-    /// Whether an endpoint may be dialled.
+    /// Whether an endpoint may be dialed.
     ///
     /// # Errors
     /// The reason why not.
@@ -96,23 +90,23 @@ impl Dialler {
     }
 
     /// Connects again to an endpoint that is known to listen, when its turn has come; turns of the sweep come after.
-    pub(crate) async fn reconnect(&self, endpoint: Endpoint) -> Dialled {
+    pub(crate) async fn reconnect(&self, endpoint: Endpoint) -> Dialed {
         self.pace.take().await;
         if let Err(reason) = self.check(endpoint) {
-            return Dialled::Forbidden(reason);
+            return Dialed::Forbidden(reason);
         }
         let connecting = TcpStream::connect(SocketAddr::new(endpoint.ip, endpoint.port.number()));
         match timeout(self.longest_wait, connecting).await {
-            Ok(Ok(stream)) => Dialled::Open(stream),
-            Ok(Err(error)) => Dialled::Failed(Failure::of(error)),
-            Err(_) => Dialled::TimedOut,
+            Ok(Ok(stream)) => Dialed::Open(stream),
+            Ok(Err(error)) => Dialed::Failed(Failure::of(error)),
+            Err(_) => Dialed::TimedOut,
         }
     }
 
     /// Takes a turn for somebody who dials by himself.
     ///
     /// # Errors
-    /// The reason why the endpoint must not be dialled.
+    /// The reason why the endpoint must not be dialed.
     pub(crate) async fn lend_turn(&self, endpoint: Endpoint) -> Result<(), String> {
         self.pace.take().await;
         self.check(endpoint)

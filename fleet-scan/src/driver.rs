@@ -2,17 +2,16 @@
 //!
 //! [`Driver`] first. Its view of the network is [`Probe`], which bounds everything it does.
 
-use std::fmt;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::{fmt, pin::Pin, sync::Arc};
 
-use fleet_core::limits::PRINTER_PORTS;
-use fleet_core::{Mac, Port, Serial};
+use fleet_core::{Mac, Port, Serial, limits::PRINTER_PORTS};
 
-use crate::cgminer::CgminerDriver;
-use crate::http::{EpicDriver, HttpDriver, HttpsDriver};
-use crate::login::{Authenticated, Login};
-use crate::probe::Probe;
+use crate::{
+    cgminer::CgminerDriver,
+    http::{EpicDriver, HttpDriver, HttpsDriver},
+    login::{Authenticated, Login},
+    probe::Probe,
+};
 
 /// A boxed future, so that the trait can be an object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -123,7 +122,7 @@ pub enum DriverError {
     #[error("the connection failed: {0}")]
     Broken(std::io::ErrorKind),
     /// The guard forbids the endpoint.
-    #[error("not dialled: {0}")]
+    #[error("not dialed: {0}")]
     Forbidden(String),
     /// The reply breaks the driver's protocol; the text says how.
     #[error("unexpected reply: {0}")]

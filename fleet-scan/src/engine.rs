@@ -1,7 +1,7 @@
 //! The scanner: sweeps for reachability, identifies what answers while the sweep goes on, and tells what it finds.
 //!
 //! [`Scanner::run`] first. Reachability is `engine/sweep.rs` around `engine/schedule.rs` and `engine/sockets.rs`, the
-//! questions are `engine/identify.rs`, what is known of an address `engine/host.rs`, of neighbours `engine/onlink.rs`. All
+//! questions are `engine/identify.rs`, what is known of an address `engine/host.rs`, of neighbors `engine/onlink.rs`. All
 //! but sweep, sockets, questions and the ends of `onlink` are pure. A job that listens first (`mdns.rs`) holds every host
 //! until it was heard (`engine/awaited.rs`).
 
@@ -17,33 +17,38 @@ mod targets;
 mod untold;
 mod walk;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
-
-use fleet_core::limits::SCAN_PORTS;
-use fleet_core::{Endpoint, Port, TargetOutcome};
-use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tokio_util::sync::CancellationToken;
-
-use crate::dial::Dialler;
-use crate::driver::DriverSet;
-use crate::job::{
-    FoundDevice, Interruption, Progress, ScanError, ScanEvent, ScanJob, ScanOptions, ScanSummary,
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
 };
-use crate::mdns::{Listener, Word};
-use crate::notes::Notes;
 
+use fleet_core::{Endpoint, Port, TargetOutcome, limits::SCAN_PORTS};
 use host::{Host, PortVerdict};
 use identify::{Identified, Trouble, identify, identify_outside};
-use onlink::Neighbour;
+use onlink::Neighbor;
 use strangers::Strangers;
 use sweep::{Absence, Lease, Reach, Sweep, Swept};
 use targets::Targets;
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    dial::Dialler,
+    driver::DriverSet,
+    job::{
+        FoundDevice, Interruption, Progress, ScanError, ScanEvent, ScanJob, ScanOptions,
+        ScanSummary,
+    },
+    mdns::{Listener, Word},
+    notes::Notes,
+};
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(250);
@@ -131,7 +136,7 @@ impl Scanner {
             deadline: Instant::now() + job.budget,
             sweep,
             listener,
-            neighbours: None,
+            neighbors: None,
             nameless: VecDeque::new(),
             identifying: JoinSet::new(),
             notes: Notes::default(),
@@ -182,7 +187,7 @@ struct Scan<'a> {
     /// While there is something to hear.
     listener: Option<Listener>,
     /// Whose hardware address answered for which host on the link, once that is known of all.
-    neighbours: Option<BTreeMap<u32, Neighbour>>,
+    neighbors: Option<BTreeMap<u32, Neighbor>>,
     /// Devices that wait for it, and since when.
     nameless: VecDeque<(Instant, u32, FoundDevice)>,
     identifying: JoinSet<Answered>,
@@ -204,7 +209,7 @@ impl Scan<'_> {
         while self.interrupted.is_none() && (sweep_goes_on || !self.identifying.is_empty()) {
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => self.end(Interruption::Cancelled),
+                () = cancel.cancelled() => self.end(Interruption::Canceled),
                 () = sleep_until(self.deadline) => self.end(Interruption::BudgetSpent),
                 _ = tick.tick() => {
                     self.deliver_nameless(Some(IDENTITY_WAIT)).await;
@@ -240,8 +245,8 @@ impl Scan<'_> {
             match word {
                 Swept::Reached { host, port, reach } => self.reached(host, port, reach).await,
                 Swept::Absent { host, absence } => self.absent(host, absence).await,
-                Swept::Neighbours(neighbours) => {
-                    self.neighbours = Some(neighbours);
+                Swept::Neighbors(neighbors) => {
+                    self.neighbors = Some(neighbors);
                     self.deliver_nameless(None).await;
                 }
                 Swept::Note(kind, example) => self.note(kind, &example).await,
@@ -265,7 +270,7 @@ impl Scan<'_> {
         }
     }
 
-    /// A service is said to be somewhere. Whoever says so may say anything: only targets are dialled, only at the ports
+    /// A service is said to be somewhere. Whoever says so may say anything: only targets are dialed, only at the ports
     /// of the scan.
     async fn announced(&mut self, at: Endpoint) {
         let host = self.targets.host(at.ip);
@@ -317,7 +322,7 @@ impl Scan<'_> {
             Absence::Unsure => {
                 let address = self.targets.address(host);
                 let example = address.map_or_else(String::new, |address| address.to_string());
-                let why = "the neighbour table of this machine had no room for some targets";
+                let why = "the neighbor table of this machine had no room for some targets";
                 self.note(why, &example).await;
                 PortVerdict::NotReached
             }
@@ -449,15 +454,15 @@ impl Scan<'_> {
     async fn deliver_named(&mut self, host: u32, mut device: FoundDevice) {
         let waits = device.mac.is_none()
             && device.serial.is_none()
-            && self.neighbours.is_none()
+            && self.neighbors.is_none()
             && self.sweep.is_on_link(host);
         if waits {
             self.nameless.push_back((Instant::now(), host, device));
             return;
         }
-        let neighbour = self.neighbours.as_ref().and_then(|all| all.get(&host));
-        if let Some(neighbour) = neighbour {
-            neighbour.vouch_for(&mut device);
+        let neighbor = self.neighbors.as_ref().and_then(|all| all.get(&host));
+        if let Some(neighbor) = neighbor {
+            neighbor.vouch_for(&mut device);
         }
         self.deliver(device).await;
     }
@@ -468,9 +473,9 @@ impl Scan<'_> {
         while let Some((_, host, mut device)) =
             self.nameless.pop_front_if(|(since, _, _)| late(*since))
         {
-            let neighbour = self.neighbours.as_ref().and_then(|all| all.get(&host));
-            if let Some(neighbour) = neighbour {
-                neighbour.vouch_for(&mut device);
+            let neighbor = self.neighbors.as_ref().and_then(|all| all.get(&host));
+            if let Some(neighbor) = neighbor {
+                neighbor.vouch_for(&mut device);
             }
             self.deliver(device).await;
         }
@@ -501,7 +506,7 @@ impl Scan<'_> {
                     }
                     Err(_) => Interruption::SinkClosed,
                 },
-                () = self.cancel.cancelled() => Interruption::Cancelled,
+                () = self.cancel.cancelled() => Interruption::Canceled,
                 () = sleep_until(self.deadline) => Interruption::BudgetSpent,
             };
             self.end(ended);

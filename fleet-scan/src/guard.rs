@@ -1,7 +1,6 @@
-//! The last word before a packet leaves: which endpoints may be dialled at all.
+//! The last word before a packet leaves: which endpoints may be dialed at all.
 
-use std::fmt;
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use fleet_core::{AddressPolicy, Endpoint};
 
@@ -14,7 +13,7 @@ type Rule = dyn Fn(Endpoint) -> Result<(), String> + Send + Sync;
 pub struct Guard(Arc<Rule>);
 
 impl Guard {
-    /// A guard with a rule of its own, which answers why an endpoint must not be dialled.
+    /// A guard with a rule of its own, which answers why an endpoint must not be dialed.
     pub fn new(rule: impl Fn(Endpoint) -> Result<(), String> + Send + Sync + 'static) -> Self {
         Self(Arc::new(rule))
     }
@@ -29,7 +28,7 @@ impl Guard {
         })
     }
 
-    /// Whether an endpoint may be dialled.
+    /// Whether an endpoint may be dialed.
     ///
     /// # Errors
     /// The reason why not.

@@ -16,18 +16,18 @@ mod vnish;
 
 use std::net::IpAddr;
 
+pub use epic::EpicDriver;
 use fleet_core::{Mac, Port};
-use serde_json::Value;
-
-use crate::driver::{Answer, BoxFuture, Driver, DriverError, Identification};
-use crate::login::{Authenticated, Login};
-use crate::probe::Probe;
-use crate::text;
-
 use page::{Make, Page};
 use response::Response;
+use serde_json::Value;
 
-pub use epic::EpicDriver;
+use crate::{
+    driver::{Answer, BoxFuture, Driver, DriverError, Identification},
+    login::{Authenticated, Login},
+    probe::Probe,
+    text,
+};
 
 /// Below the CGMiner API's (100).
 const PRECEDENCE: u8 = 50;

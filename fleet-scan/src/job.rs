@@ -1,14 +1,13 @@
 //! What a scan is asked, what it tells while it runs, and what it ends with. Plain values.
 
-use std::fmt;
-use std::net::IpAddr;
-use std::time::Duration;
+use std::{fmt, net::IpAddr, time::Duration};
 
-use fleet_core::limits::{COMMAND_BUDGET, DEFAULT_RATE, SCAN_PORTS};
-use fleet_core::{DeviceIdentifier, Endpoint, Mac, NodeId, Port, Serial, TargetOutcome};
+use fleet_core::{
+    DeviceIdentifier, Endpoint, Mac, NodeId, Port, Serial, TargetOutcome,
+    limits::{COMMAND_BUDGET, DEFAULT_RATE, SCAN_PORTS},
+};
 
-use crate::guard::Guard;
-use crate::mdns::Listen;
+use crate::{guard::Guard, mdns::Listen};
 
 /// How a scanner treats the network. The defaults are polite on a site's own LAN.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +57,7 @@ pub struct ScanJob {
     pub ports_are_defaults: bool,
     /// What the scan may take; then it ends with what it has.
     pub budget: Duration,
-    /// What may be dialled.
+    /// What may be dialed.
     pub guard: Guard,
     /// Only targets that are heard to announce a service are tried; the others are silent.
     pub listen: Option<Listen>,
@@ -104,7 +103,7 @@ pub struct Progress {
 /// A device that a driver named. Texts are printable and fit a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundDevice {
-    /// What was dialled, whatever the device claims.
+    /// What was dialed, whatever the device claims.
     pub endpoint: Endpoint,
     /// `http`, `https`, or `tcp` for protocols without a scheme of their own.
     pub scheme: String,
@@ -176,7 +175,7 @@ impl ScanSummary {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interruption {
     /// The caller's token fired.
-    Cancelled,
+    Canceled,
     /// The budget of the job is spent.
     BudgetSpent,
     /// Nobody listens any more.
@@ -186,7 +185,7 @@ pub enum Interruption {
 impl fmt::Display for Interruption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Cancelled => "the scan was cancelled",
+            Self::Canceled => "the scan was canceled",
             Self::BudgetSpent => "the time for the scan was over",
             Self::SinkClosed => "nobody was left to take the results",
         })

@@ -7,22 +7,25 @@
 
 mod browse;
 
-use std::collections::BTreeMap;
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::time::Instant;
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    time::Instant,
+};
 
+use browse::Browse;
 use fleet_core::{Endpoint, Port};
 use fleet_discovery::{Listening, ServiceType};
 use ipnetwork::Ipv4Network;
 use nix::net::if_::InterfaceFlags;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::{self, sleep_until};
-
-use browse::Browse;
+use tokio::{
+    net::UdpSocket,
+    sync::mpsc,
+    task::JoinSet,
+    time::{self, sleep_until},
+};
 
 /// The group that all of mDNS over IPv4 is sent to (RFC 6762, 3).
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);

@@ -6,12 +6,11 @@ mod dns;
 
 use std::{fmt, net::IpAddr};
 
+pub use dns::DnsResolver;
 use fleet_core::{AddressPolicy, limits::NAME_TIMEOUT};
 use fleet_discovery::{HostName, pinnable};
 use futures::{StreamExt, stream};
 use tokio::time::timeout;
-
-pub use dns::DnsResolver;
 
 use crate::BoxFuture;
 
@@ -20,7 +19,7 @@ const LOOKUPS: usize = 64;
 
 /// Says what a name resolves to. It is asked once a name and scan.
 pub trait Resolver: fmt::Debug + Send + Sync {
-    /// Every address of a name, IPv4 and IPv6, as it is answered: what may be dialled is judged by whoever asks.
+    /// Every address of a name, IPv4 and IPv6, as it is answered: what may be dialed is judged by whoever asks.
     /// Waiting is bounded by whoever asks, who drops the future then.
     fn lookup<'a>(&'a self, name: &'a HostName) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>>;
 }

@@ -2,8 +2,10 @@
 //!
 //! [`Pace`] is the shared handle; [`Bucket`] decides, as a function of the time it is given.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tokio::time::sleep;
 
@@ -28,7 +30,7 @@ impl Pace {
         }
     }
 
-    /// Waits for leave to try one connection. Cancel-safe; a cancelled wait may have used up its leave.
+    /// Waits for leave to try one connection. Cancel-safe; a canceled wait may have used up its leave.
     pub(crate) async fn take(&self) {
         let wait = self
             .bucket

@@ -1,7 +1,7 @@
 //! Trying a login at a device, once it has proved to be what the caller knows it as.
 //!
 //! [`Pairer::pair`] asks the device anew who it is, without a login; only when its answer agrees with what the
-//! server named is anything sent that a password can be guessed from. Everything is dialled through the guard.
+//! server named is anything sent that a password can be guessed from. Everything is dialed through the guard.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use fleet_core::{Endpoint, Mac, PairOutcome, Serial};
 use tokio::time::timeout;
 
 use crate::{
-    dial::{Dialled, Dialler, Failure},
+    dial::{Dialed, Dialler, Failure},
     driver::{Answer, DriverError, DriverSet, Identification},
     guard::Guard,
     job::ScanOptions,
@@ -177,18 +177,18 @@ impl Pairer {
 
     async fn open(&self, endpoint: Endpoint) -> Result<Probe<'_>, DriverError> {
         match self.dialler.reconnect(endpoint).await {
-            Dialled::Open(stream) => Ok(Probe::new(&self.dialler, endpoint, stream, &self.options)),
-            Dialled::TimedOut | Dialled::Failed(Failure::TimedOut) => Err(DriverError::Silence),
-            Dialled::Failed(Failure::Refused) => {
+            Dialed::Open(stream) => Ok(Probe::new(&self.dialler, endpoint, stream, &self.options)),
+            Dialed::TimedOut | Dialed::Failed(Failure::TimedOut) => Err(DriverError::Silence),
+            Dialed::Failed(Failure::Refused) => {
                 Err(DriverError::Broken(std::io::ErrorKind::ConnectionRefused))
             }
-            Dialled::Failed(Failure::Unreachable) => {
+            Dialed::Failed(Failure::Unreachable) => {
                 Err(DriverError::Broken(std::io::ErrorKind::HostUnreachable))
             }
-            Dialled::Failed(Failure::Starved(error) | Failure::NoWay(error)) => {
+            Dialed::Failed(Failure::Starved(error) | Failure::NoWay(error)) => {
                 Err(DriverError::Broken(error.kind()))
             }
-            Dialled::Forbidden(reason) => Err(DriverError::Forbidden(reason)),
+            Dialed::Forbidden(reason) => Err(DriverError::Forbidden(reason)),
         }
     }
 }

@@ -2,19 +2,21 @@
 
 mod line;
 
-use std::io;
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use fleet_core::Endpoint;
-use tokio::net::TcpStream;
-use tokio::sync::SemaphorePermit;
-use tokio::time::{Instant, timeout_at};
-
-use crate::dial::{Dialled, Dialler, Failure, REPLY_BLOCK};
-use crate::driver::DriverError;
-use crate::job::ScanOptions;
-
 use line::Line;
+use tokio::{
+    net::TcpStream,
+    sync::SemaphorePermit,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    dial::{Dialed, Dialler, Failure, REPLY_BLOCK},
+    driver::DriverError,
+    job::ScanOptions,
+};
 
 /// Requests that drivers may make of one port, all drivers together.
 const MOST_REQUESTS: u32 = 16;
@@ -92,7 +94,7 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// What was dialled.
+    /// What was dialed.
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint
     }
@@ -237,18 +239,18 @@ impl<'a> Probe<'a> {
 
     async fn connect(&mut self) -> Result<TcpStream, DriverError> {
         match self.dialler.reconnect(self.endpoint).await {
-            Dialled::Open(stream) => Ok(stream),
-            Dialled::TimedOut | Dialled::Failed(Failure::TimedOut) => Err(DriverError::Silence),
-            Dialled::Failed(Failure::Refused) => {
+            Dialed::Open(stream) => Ok(stream),
+            Dialed::TimedOut | Dialed::Failed(Failure::TimedOut) => Err(DriverError::Silence),
+            Dialed::Failed(Failure::Refused) => {
                 Err(DriverError::Broken(io::ErrorKind::ConnectionRefused))
             }
-            Dialled::Failed(Failure::Unreachable) => {
+            Dialed::Failed(Failure::Unreachable) => {
                 Err(DriverError::Broken(io::ErrorKind::HostUnreachable))
             }
-            Dialled::Failed(Failure::Starved(error) | Failure::NoWay(error)) => {
+            Dialed::Failed(Failure::Starved(error) | Failure::NoWay(error)) => {
                 Err(DriverError::Broken(error.kind()))
             }
-            Dialled::Forbidden(reason) => Err(DriverError::Forbidden(reason)),
+            Dialed::Forbidden(reason) => Err(DriverError::Forbidden(reason)),
         }
     }
 }
@@ -266,8 +268,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use fleet_core::{AddressPolicy, Port};
-    use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
 
     use super::*;
     use crate::guard::Guard;

@@ -4,8 +4,7 @@
 //! attempt moreover holds an entry for two minutes after nobody answered. Functions of texts and numbers, and the
 //! thin readers around them.
 
-use std::fs;
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use rustix::process::{Resource, getrlimit};
 

@@ -480,7 +480,7 @@ pub(crate) fn too_many_passwords(wait: Duration) -> RpcError {
     .with_retry_after(wait)
 }
 
-/// An operator as the author of a deed that begins without a credential.
+/// An operator as the author of a action that begins without a credential.
 pub(crate) fn author(operator: OperatorId, from: std::net::IpAddr) -> Actor {
     Actor {
         who: Who::Operator(operator),

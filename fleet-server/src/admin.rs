@@ -1,4 +1,4 @@
-//! `fleetnodeadmin.v1`: enrollment as operators do it, and discovery in the stock shape.
+//! `fleetnodeadmin.v1`: enrollment as operators do it, and discovery in the upstream shape.
 
 use std::sync::Arc;
 

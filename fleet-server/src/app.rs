@@ -124,7 +124,7 @@ pub(crate) struct App {
     pub(crate) passwords: Passwords,
     /// Fires when the server begins to go down: watches end, nodes are told.
     pub(crate) drain: CancellationToken,
-    /// Streams, and deeds that are carried through though their caller has hung up; a drain waits for them.
+    /// Streams, and actions that are carried through though their caller has hung up; a drain waits for them.
     pub(crate) tasks: TaskTracker,
 }
 
@@ -157,13 +157,13 @@ impl App {
     ///
     /// # Errors
     ///
-    /// Those of `deed`; INTERNAL when it panicked.
+    /// Those of `action`; INTERNAL when it panicked.
     pub(crate) async fn carry_through<T: Send + 'static>(
         &self,
-        deed: impl Future<Output = Result<T, RpcError>> + Send + 'static,
+        action: impl Future<Output = Result<T, RpcError>> + Send + 'static,
     ) -> Result<T, RpcError> {
         self.tasks
-            .spawn(deed)
+            .spawn(action)
             .await
             .map_err(|_| RpcError::internal("internal error"))?
     }

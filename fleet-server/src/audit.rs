@@ -22,7 +22,7 @@ const SUBJECT_MOST: usize = 255;
 /// record still: the store folds what is alike.
 const REMEMBERED: usize = 16_384;
 
-/// The refusals that are on record for this minute: one for each actor, deed and code.
+/// The refusals that are on record for this minute: one for each actor, action and code.
 ///
 /// Operators and nodes are told apart exactly, so that no flood hides another's refusal. Strangers are as many as
 /// they like: they share the cells of a limiter.
@@ -73,14 +73,14 @@ pub(crate) struct Attempt {
     pub(crate) org: Option<OrgId>,
     /// Who tried.
     pub(crate) actor: Actor,
-    /// The deed, named as when it is done: `node.confirm`.
+    /// The action, named as when it is done: `node.confirm`.
     pub(crate) action: &'static str,
     /// What it was tried on, without secrets.
     pub(crate) subject: String,
 }
 
 impl Attempt {
-    /// Records a guard's refusal and hands it on. One record a minute for each actor, deed and kind of
+    /// Records a guard's refusal and hands it on. One record a minute for each actor, action and kind of
     /// refusal, so that nobody can flood the trail; trouble is no refusal and leaves no record.
     pub(crate) async fn refused(self, app: &App, error: RpcError) -> RpcError {
         if !is_refusal(error.code) {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_news_once_a_minute_for_each_actor_deed_and_code() {
+    fn a_refusal_is_news_once_a_minute_for_each_actor_action_and_code() {
         let refusals = Refusals::new();
         let is_news =
             |id, action, code, seconds| refusals.is_news(&node(id), action, code, at(seconds));

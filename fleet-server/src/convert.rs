@@ -158,7 +158,7 @@ fn scan_state(state: ScanState) -> fleet::ScanState {
         ScanState::Completed => fleet::ScanState::Completed,
         ScanState::Partial => fleet::ScanState::Partial,
         ScanState::Failed => fleet::ScanState::Failed,
-        ScanState::Cancelled => fleet::ScanState::Cancelled,
+        ScanState::Canceled => fleet::ScanState::Canceled,
         ScanState::Expired => fleet::ScanState::Expired,
     }
 }
@@ -196,8 +196,8 @@ pub(crate) fn device_found(found: &DeviceFound) -> fleet::DeviceFound {
     }
 }
 
-/// The same in the stock shape.
-pub(crate) fn stock_device(found: &DeviceFound) -> pairing::Device {
+/// The same in the upstream shape.
+pub(crate) fn upstream_device(found: &DeviceFound) -> pairing::Device {
     let mac = match &found.identifier {
         fleet_core::DeviceIdentifier::Mac(mac) => mac.to_string(),
         fleet_core::DeviceIdentifier::Serial(_) | fleet_core::DeviceIdentifier::Auto(_) => {
@@ -306,7 +306,7 @@ fn enrollment(state: NodeState) -> &'static str {
     }
 }
 
-/// A node in the stock shape.
+/// A node in the upstream shape.
 pub(crate) fn node_summary(row: NodeRow) -> admin::FleetNodeSummary {
     use admin::FleetNodeEnrollmentStatus as Status;
     let status = match row.state {
@@ -372,7 +372,7 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
     }
 }
 
-/// A device of the inventory in the stock shape.
+/// A device of the inventory in the upstream shape.
 pub(crate) fn discovered_device(
     row: DeviceRow,
     status: PairingStatus,
@@ -429,7 +429,7 @@ pub(crate) fn paired(row: PairResultRow) -> admin::DevicePairingResult {
     pairing_result(row.identifier, row.told, row.error)
 }
 
-/// A device that is bound to a node, in the stock shape.
+/// A device that is bound to a node, in the upstream shape.
 pub(crate) fn bound_device(bound: BoundDevice) -> admin::FleetNodeDeviceSummary {
     admin::FleetNodeDeviceSummary {
         fleet_node_id: bound.node.0,

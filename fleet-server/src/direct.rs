@@ -3,7 +3,7 @@
 //!
 //! [`start`] admits a scan, `run` carries it out batch by batch; [`Prober`] is what dials.
 
-mod dialling;
+mod dialing;
 mod pair;
 mod prober;
 mod run;
@@ -21,15 +21,14 @@ use fleet_store::{Actor, AuditEntry, OperatorIdentity};
 use fleet_wire::RpcError;
 use futures::Stream;
 use ipnetwork::IpNetwork;
-use tokio::sync::mpsc;
-
 pub use prober::{
     Leave, PairAnswer, PairLogin, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober,
 };
-
-use crate::{app::App, audit::Attempt, convert::printable, failure::Refusal, watch::Item};
 use run::{Admitted, Run};
 pub(crate) use service::OwnNetwork;
+use tokio::sync::mpsc;
+
+use crate::{app::App, audit::Attempt, convert::printable, failure::Refusal, watch::Item};
 
 /// Items that may wait for a watcher; one that takes none for a while is gone.
 const WAITING: usize = 256;

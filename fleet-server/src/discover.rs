@@ -1,4 +1,4 @@
-//! `DiscoverOnFleetNode`: a scan that never queues, watched in the stock shape. Leaving the stream never
+//! `DiscoverOnFleetNode`: a scan that never queues, watched in the upstream shape. Leaving the stream never
 //! cancels the scan, whose id is in the header `fleet-scan-id`.
 
 use std::{
@@ -31,7 +31,7 @@ use crate::{
     watch::{self, Item},
 };
 
-/// Names the scan behind a stock-shaped discovery.
+/// Names the scan behind an upstream-shaped discovery.
 const SCAN_ID: HeaderName = HeaderName::from_static("fleet-scan-id");
 /// Between two looks at whether the node is there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -166,7 +166,7 @@ impl Discovery {
         )))
     }
 
-    /// What an item is in the stock shape, if anything.
+    /// What an item is in the upstream shape, if anything.
     fn message(
         &mut self,
         item: Result<Item, watch::WatchError>,
@@ -177,7 +177,7 @@ impl Discovery {
             Err(_) => true,
         };
         let response = match item {
-            Ok(item) => stock(item)?,
+            Ok(item) => upstream(item)?,
             Err(error) => Err(error.refusal()),
         };
         Some(response.map(|response| DiscoverOnFleetNodeResponse {
@@ -186,17 +186,17 @@ impl Discovery {
     }
 }
 
-/// What an item is in the stock shape, if anything.
-pub(crate) fn stock(item: Item) -> Option<Result<DiscoverResponse, RpcError>> {
+/// What an item is in the upstream shape, if anything.
+pub(crate) fn upstream(item: Item) -> Option<Result<DiscoverResponse, RpcError>> {
     Some(Ok(match item {
         Item::Alive => DiscoverResponse::default(),
         Item::Progress(_) => return None,
         Item::Event(stored) => match stored.event {
             ScanEvent::Device(found) => DiscoverResponse {
-                devices: vec![convert::stock_device(&found)],
+                devices: vec![convert::upstream_device(&found)],
                 error: String::new(),
             },
-            // Warnings are of the scan, not of this call; the stock shape has a place for the end's reason only.
+            // Warnings are of the scan, not of this call; the upstream shape has a place for the end's reason only.
             ScanEvent::Warning { .. } => return None,
             ScanEvent::Ended(ended) => match conclude(&ended.conclusion) {
                 Ok(None) => return None,
@@ -218,7 +218,7 @@ fn conclude(conclusion: &Conclusion) -> Result<Option<String>, RpcError> {
         ScanState::Queued
         | ScanState::Running
         | ScanState::Failed
-        | ScanState::Cancelled
+        | ScanState::Canceled
         | ScanState::Expired => {
             let code = if conclusion.code == outcome::Code::Ok {
                 outcome::Code::Internal

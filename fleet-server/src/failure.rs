@@ -16,7 +16,7 @@ use crate::watch::WatchError;
 /// When a report may come again that has overtaken what names resolve to: the two are moments apart.
 const PINS_SOON: Duration = Duration::from_millis(100);
 /// When a report may come again at whose addresses the server itself dials: it has waited already.
-const DIALLED_SOON: Duration = Duration::from_secs(2);
+const DIALED_SOON: Duration = Duration::from_secs(2);
 
 /// The answer for storage trouble; the database's words go to the log only.
 pub(crate) fn storage(error: &StoreError) -> RpcError {
@@ -33,7 +33,7 @@ pub(crate) fn code(code: outcome::Code) -> Code {
     match code {
         // A scan that ended well is no failure; asked for its failure, nothing is known of one.
         outcome::Code::Ok => Code::Unknown,
-        outcome::Code::Cancelled => Code::Canceled,
+        outcome::Code::Canceled => Code::Canceled,
         outcome::Code::InvalidArgument => Code::InvalidArgument,
         outcome::Code::DeadlineExceeded => Code::DeadlineExceeded,
         outcome::Code::ResourceExhausted => Code::ResourceExhausted,
@@ -159,8 +159,8 @@ impl Refusal for ReportError {
             Self::AwaitsPins(_) => {
                 RpcError::unavailable(self.to_string()).with_retry_after(PINS_SOON)
             }
-            Self::BeingDialled(_) => {
-                RpcError::unavailable(self.to_string()).with_retry_after(DIALLED_SOON)
+            Self::BeingDialed(_) => {
+                RpcError::unavailable(self.to_string()).with_retry_after(DIALED_SOON)
             }
             Self::OverQuota { .. } | Self::Flooded(_) => {
                 RpcError::resource_exhausted(self.to_string())
@@ -186,7 +186,7 @@ impl Refusal for BindError {
             Self::NodeNotFound(_) | Self::DeviceNotFound(_) => {
                 RpcError::not_found(self.to_string())
             }
-            Self::BeingDialled(_) => RpcError::unavailable(self.to_string()),
+            Self::BeingDialed(_) => RpcError::unavailable(self.to_string()),
             Self::Refused { .. } => RpcError::failed_precondition(self.to_string()),
             Self::Storage(error) => storage(error),
         }

@@ -330,7 +330,7 @@ impl FleetNodeGatewayService for Gateway {
 }
 
 impl Gateway {
-    /// Records a report. While the server itself dials at one of its addresses it waits: a stock node
+    /// Records a report. While the server itself dials at one of its addresses it waits: an upstream node
     /// uploads once, and gives up at the first trouble.
     async fn record(&self, report: NewReport) -> Result<ReportAnswer, ReportError> {
         let app = &self.app;
@@ -341,7 +341,7 @@ impl Gateway {
                 ..report.clone()
             };
             match app.store.record_report(report).await {
-                Err(waits @ ReportError::BeingDialled(_))
+                Err(waits @ ReportError::BeingDialed(_))
                     if app.environment.instant() < deadline =>
                 {
                     tokio::select! {

@@ -9,10 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use fleet_wire::{Code, Peer, RpcError, listener::ConnectionGuard};
+use fleet_wire::{Code, Peer, RpcError, listener::ConnectionGuard, server::Body};
 use http::{Method, Request, Response, StatusCode, header, request::Parts};
-
-use fleet_wire::server::Body;
 
 use crate::{app::App, auth::client_address};
 

@@ -245,12 +245,12 @@ impl NodeService for OperatorApi {
             action: "code.cancel",
             subject: format!("enrollment code {id}"),
         };
-        let cancelled = self
+        let canceled = self
             .app
             .store
             .cancel_code(operator.org, id, actor, self.app.environment.now())
             .await;
-        if let Err(error) = cancelled {
+        if let Err(error) = canceled {
             return Err(attempt.refused(&self.app, error.refusal()).await);
         }
         Ok(Reply::new(CancelEnrollmentCodeResponse {}))

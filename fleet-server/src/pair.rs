@@ -8,6 +8,8 @@ mod service;
 
 use std::sync::Arc;
 
+pub(crate) use credentials::PairCredentials;
+use drive::Drive;
 use fleet_core::{DeviceId, NodeId, PairingId, PairingStatus};
 use fleet_store::{Actor, NewPairing, NodeRow, OperatorIdentity, PairPage, PairTargets, PairWish};
 use fleet_wire::{
@@ -21,10 +23,8 @@ use fleet_wire::{
 use http::{HeaderName, HeaderValue};
 
 use crate::{app::App, audit::Attempt, convert, failure::Refusal};
-pub(crate) use credentials::PairCredentials;
-use drive::Drive;
 
-/// Names the pairing behind a stock-shaped call.
+/// Names the pairing behind an upstream-shaped call.
 const PAIRING_ID: HeaderName = HeaderName::from_static("fleet-pairing-id");
 
 /// Binds a device to a node.
@@ -215,7 +215,7 @@ fn nothing_to_pair(node: NodeId, refused: &[(String, String)]) -> String {
     }
 }
 
-/// Starts pairing and answers its results as they come, in the stock shape. Leaving changes nothing.
+/// Starts pairing and answers its results as they come, in the upstream shape. Leaving changes nothing.
 pub(crate) async fn pair(
     app: &Arc<App>,
     operator: &OperatorIdentity,
@@ -263,11 +263,11 @@ pub(crate) async fn cancel(
         subject: format!("pairing {pairing}"),
     };
     let now = app.environment.now();
-    let cancelled = app
+    let canceled = app
         .store
         .cancel_pairing(operator.org, pairing, actor, now)
         .await;
-    match cancelled {
+    match canceled {
         Ok(in_flight) => {
             if let Some((node, command)) = in_flight {
                 app.hub.cancel(node, command);

@@ -1,4 +1,4 @@
-//! Starting, planning, cancelling scans: the operator's request becomes a plan, the plan a stored scan.
+//! Starting, planning, canceling scans: the operator's request becomes a plan, the plan a stored scan.
 //! The first step of a scan's way; dispatch takes it from there.
 
 use std::{sync::Arc, time::Duration};
@@ -114,7 +114,7 @@ pub(crate) async fn planned(
         )));
     }
     let profile = row.hello.as_ref().map_or_else(
-        fleet_discovery::NodeProfile::stock,
+        fleet_discovery::NodeProfile::upstream,
         fleet_store::Hello::profile,
     );
     let plan = plan(request, &profile, &app.plan_policy())
@@ -162,29 +162,29 @@ async fn end(
     scan: ScanId,
 ) -> Result<ScanRow, RpcError> {
     let row = get(app, operator, scan).await?;
-    let cancelled = {
+    let canceled = {
         let (app, org, node) = (app.clone(), operator.org, row.node);
-        let deed = app.clone();
+        let action = app.clone();
         app.carry_through(async move {
-            let app = deed;
+            let app = action;
             let grace = app.hub.can_cancel(node).then_some(CANCEL_GRACE);
             let now = app.environment.now();
-            let cancelled = app
+            let canceled = app
                 .store
                 .cancel_scan(org, scan, grace, actor, now)
                 .await
                 .map_err(Refusal::refusal)?;
-            if let Some(command) = cancelled.in_flight {
+            if let Some(command) = canceled.in_flight {
                 app.hub.cancel(node, command);
             }
             app.bells.ring(scan);
             app.work.look_at(node);
-            Ok(cancelled)
+            Ok(canceled)
         })
         .await?
     };
-    if cancelled.scan.state.is_terminal() {
-        return Ok(cancelled.scan);
+    if canceled.scan.state.is_terminal() {
+        return Ok(canceled.scan);
     }
     let ended = async {
         loop {

@@ -34,7 +34,7 @@ use crate::{
 /// How long nodes are heard after they were told to go: what they say last is still stored.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long what is being stored at the end may take: about as long as storage retries.
-const LAST_DEEDS: Duration = Duration::from_secs(5);
+const LAST_ACTIONS: Duration = Duration::from_secs(5);
 /// Between a panic of background work and its next start.
 const START_AGAIN: Duration = Duration::from_secs(1);
 
@@ -118,7 +118,7 @@ impl Server {
             self.deadlines.abort();
             while self.work.join_next().await.is_some() {}
         };
-        if tokio::time::timeout(LAST_DEEDS, work).await.is_err() {
+        if tokio::time::timeout(LAST_ACTIONS, work).await.is_err() {
             tracing::warn!(
                 tasks = self.app.tasks.len(),
                 "not everything came to its end"

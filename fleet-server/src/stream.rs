@@ -218,7 +218,7 @@ fn in_registry(app: &App, claimed: &ClaimedStream, announced: Announced) -> Clai
         command: adopted.command,
         lane: adopted.lane,
         deadline: instant + adopted.deadline.since(now),
-        cancelled: adopted.cancelled,
+        canceled: adopted.canceled,
     });
     Claim {
         epoch: claimed.epoch,
@@ -357,7 +357,7 @@ impl Listening {
         self.app.work.look_at(self.node.node);
     }
 
-    /// Stores an ack, which a stock node says once and never again: storage trouble is waited out, until
+    /// Stores an ack, which an upstream node says once and never again: storage trouble is waited out, until
     /// the stream ends or the deadline has judged the command.
     async fn store_ack(&self, ack: Ack, over: &CancellationToken) -> Option<Acked> {
         let mut told = false;

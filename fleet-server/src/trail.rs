@@ -32,7 +32,7 @@ impl AuditService for OperatorApi {
             (0, id) => Some(Who::Node(NodeId(id))),
             (_, _) => {
                 return Err(RpcError::invalid_argument(
-                    "operator_id and fleet_node_id are both set: a deed has one author",
+                    "operator_id and fleet_node_id are both set: a action has one author",
                 ));
             }
         };

@@ -4,18 +4,22 @@
 
 mod serve;
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::Semaphore,
+};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
-use crate::journal::Journal;
-use crate::site::{Device, Service, Site, SiteError};
+use crate::{
+    journal::Journal,
+    site::{Device, Service, Site, SiteError},
+};
 
 /// Connections that a listener keeps waiting in the kernel.
 const BACKLOG: u32 = 128;

@@ -6,13 +6,10 @@
 mod make;
 mod preset;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 pub use make::Make;
+use serde::{Deserialize, Serialize};
 
 /// A simulated LAN: every device that exists on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -35,14 +35,13 @@ pub use api::{
     },
     reports::{NewReport, ReportAnswer, ReportError},
     scans::{
-        Ack, Acked, CancelScanError, Cancelled, CreateScanError, CreatedScan, EventPage,
+        Ack, Acked, CancelScanError, Canceled, CreateScanError, CreatedScan, EventPage,
         IssuedCommand, NewScan, Pins, PinsError, PinsTaken, Progress, Queueing, ScanRow, Scans,
         StoredEvent, Swept,
     },
     sessions::{BeginError, Challenged, NodeIdentity, OpenSessionError, Sessions},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
-
 pub use sql::{MigrateMode, SqlStore, StoreOptions};
 
 /// Everything a server keeps.

@@ -36,9 +36,8 @@ mod value;
 
 use std::fmt;
 
-use sea_orm::{DatabaseConnection, DbBackend, DbErr};
-
 pub use connect::{MigrateMode, StoreOptions};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr};
 
 use crate::StoreError;
 

@@ -14,9 +14,9 @@ mod prescan;
 
 use std::fmt;
 
-use crate::RpcError;
-
 pub(crate) use prescan::count_repeated;
+
+use crate::RpcError;
 
 /// A field that broke its bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,13 +1,12 @@
 //! What a handler knows of its call, and what it answers.
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::time::Instant;
+use std::{fmt, net::SocketAddr, pin::Pin, time::Instant};
 
 use futures::Stream;
-use http::header::{AsHeaderName, HeaderName, HeaderValue};
-use http::{Extensions, HeaderMap};
+use http::{
+    Extensions, HeaderMap,
+    header::{AsHeaderName, HeaderName, HeaderValue},
+};
 
 use crate::RpcError;
 

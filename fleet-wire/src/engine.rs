@@ -1,16 +1,19 @@
 //! The seam to the RPC engine: its errors, contexts and codecs to ours and back. Together with the private halves of
 //! `server` and `client` the only code that names it.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, STANDARD_NO_PAD},
+};
 use bytes::Bytes;
 use connectrpc::{CodecFormat, ConnectError, EncodedBody, ErrorCode, ErrorDetail, RequestContext};
 use prost::Message;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
-use crate::bounds::{self, Validate};
-use crate::{Code, Context, Detail, Protocol, RpcError};
+use crate::{
+    Code, Context, Detail, Protocol, RpcError,
+    bounds::{self, Validate},
+};
 
 /// More objects in a JSON request than any legal one has (a report holds 1,024). An object of three bytes becomes a
 /// message of hundreds, so that without this bound a small body could fill the memory.

@@ -1,13 +1,14 @@
 //! The error of a call, as handlers raise it and as clients receive it, with the details both sides know.
 
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
 
-use crate::common::{CommonErrorCode, FleetErrorDetails, fleet_error_details};
-use crate::google_rpc::RetryInfo;
+use crate::{
+    common::{CommonErrorCode, FleetErrorDetails, fleet_error_details},
+    google_rpc::RetryInfo,
+};
 
 const FLEET_DETAILS: &str = "common.v1.FleetErrorDetails";
 const RETRY_INFO: &str = "google.rpc.RetryInfo";
@@ -146,7 +147,7 @@ impl RpcError {
         unavailable => Unavailable;
         /// The caller is not known.
         unauthenticated => Unauthenticated;
-        /// The operation was cancelled.
+        /// The operation was canceled.
         canceled => Canceled;
     }
 

@@ -3,9 +3,12 @@
 use bytes::Bytes;
 use connectrpc::CodecFormat;
 
-use crate::bounds::Validate;
-use crate::engine::{self, Wire};
-use crate::{admin, fleet, gateway, pairing};
+use crate::{
+    admin,
+    bounds::Validate,
+    engine::{self, Wire},
+    fleet, gateway, pairing,
+};
 
 fn both<M: Wire + Validate>(data: &Bytes) {
     for format in [CodecFormat::Proto, CodecFormat::Json] {

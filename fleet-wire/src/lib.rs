@@ -23,18 +23,13 @@ pub use bounds::{BrokenBound, Repeated, Validate};
 pub use context::{BoxStream, Context, Peer, Protocol, Reply};
 pub use engine::decode_checked;
 pub use error::{Code, Detail, RpcError};
-pub use generated::common::v1 as common;
-pub use generated::fleet::v1 as fleet;
-pub use generated::fleetmanagement::v1 as fleetmanagement;
-pub use generated::fleetnodeadmin::v1 as admin;
-pub use generated::fleetnodegateway::v1 as gateway;
-pub use generated::go_plugin::plugin;
-pub use generated::google::rpc as google_rpc;
-pub use generated::minercommand::v1 as minercommand;
-pub use generated::pairing::v1 as pairing;
-pub use generated::sdk::v1 as sdk;
+pub use generated::{
+    common::v1 as common, fleet::v1 as fleet, fleetmanagement::v1 as fleetmanagement,
+    fleetnodeadmin::v1 as admin, fleetnodegateway::v1 as gateway, go_plugin::plugin,
+    google::rpc as google_rpc, minercommand::v1 as minercommand, pairing::v1 as pairing,
+    sdk::v1 as sdk,
+};
 pub use method::{Method, MethodKind, methods};
-
 /// The well-known messages that the definitions use, and the trait that encodes them.
 pub use pbjson_types::{Duration, Empty, Timestamp};
 pub use prost::Message;

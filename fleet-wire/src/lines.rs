@@ -94,7 +94,7 @@ pub fn outcome(state: ScanState) -> &'static str {
         ScanState::Completed => "completed",
         ScanState::Partial => "partial",
         ScanState::Failed => "failed",
-        ScanState::Cancelled => "cancelled",
+        ScanState::Canceled => "canceled",
         ScanState::Expired => "expired",
     }
 }

@@ -2,7 +2,7 @@
 //! hold or do: `config` has the numbers, `census` says who may have a place, `meter` counts the frames that neither hyper
 //! nor h2 counts.
 //!
-//! [`serve`] runs until its token is cancelled and then drains. What is served is any tower service;
+//! [`serve`] runs until its token is canceled and then drains. What is served is any tower service;
 //! [`crate::server::HttpService`] in this project.
 
 mod accept;
@@ -19,8 +19,7 @@ mod tls;
 
 pub use accept::{Accept, Drained, serve};
 pub use config::{ListenerConfig, ListenerCounts};
+pub(crate) use guard::ActiveCall;
 pub use guard::ConnectionGuard;
 pub use meter::Flood;
 pub use tls::{DevCertificate, TlsError, TlsIdentity, dev_certificate};
-
-pub(crate) use guard::ActiveCall;

@@ -41,7 +41,7 @@ def operator(server_url) -> Operator:
 
 @pytest.fixture(scope="session")
 def enrolled(server_url, operator) -> Enrolled:
-    """One node, enrolled step by step as a stock node and its operator would."""
+    """One node, enrolled step by step as an upstream node and its operator would."""
     node = Node(server_url, unique_name("python"))
     invitation = operator.create_code()
     registered = node.register(invitation["code"])
@@ -58,7 +58,7 @@ def node(enrolled) -> Node:
 
 @pytest.fixture
 def stream(node):
-    """The node's control stream, accepted, with the empty Hello of a stock node; open commands end with the test."""
+    """The node's control stream, accepted, with the empty Hello of an upstream node; open commands end with the test."""
     with node.open_stream() as stream:
         yield stream
 

@@ -82,10 +82,10 @@ def test_the_walker_refuses(damage, complaint):
         walker.walk("pairing.v1.FleetNodePairTarget", bytes.fromhex(damage))
 
 
-def test_a_stock_peer_skips_our_extensions():
+def test_a_upstream_peer_skips_our_extensions():
     extended = descriptors.message("fleetnodegateway.v1.ControlAck")(command_id="c", succeeded=True, outcomes=b"\x04", notes=["slow"])
-    stock = [(number, value) for number, _, value in walker.tags(extended.SerializeToString()) if number < 100]
-    assert stock == [(1, b"c"), (2, 1)]
+    upstream = [(number, value) for number, _, value in walker.tags(extended.SerializeToString()) if number < 100]
+    assert upstream == [(1, b"c"), (2, 1)]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(
     version,
     max_term_width = 100,
-    after_help = "The operator's key is read from FLEET_API_KEY, or from the file named with --api-key.\n\nExit status: 0 completed, 1 failed, 2 partial, 64 wrong usage or configuration, 69 server unavailable,\n75 busy or out of time, 77 not permitted, 130 cancelled."
+    after_help = "The operator's key is read from FLEET_API_KEY, or from the file named with --api-key.\n\nExit status: 0 completed, 1 failed, 2 partial, 64 wrong usage or configuration, 69 server unavailable,\n75 busy or out of time, 77 not permitted, 130 canceled."
 )]
 pub(crate) struct Cli {
     /// The server's URL.
@@ -414,7 +414,7 @@ pub(crate) enum Devices {
 pub(crate) enum Audit {
     /// Lists records, newest first.
     List {
-        /// Only deeds whose name begins so, such as `node.` or `scan.start`.
+        /// Only actions whose name begins so, such as `node.` or `scan.start`.
         #[arg(
             long,
             default_value = "",
@@ -425,7 +425,7 @@ pub(crate) enum Audit {
         /// Only what was refused.
         #[arg(long)]
         refused: bool,
-        /// Only the deeds of this node.
+        /// Only the actions of this node.
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         node: i64,
         /// At most so many.

@@ -87,7 +87,7 @@ pub(crate) fn of_scan(state: ScanState, code: &str) -> u8 {
     match state {
         ScanState::Completed => 0,
         ScanState::Partial => 2,
-        ScanState::Cancelled => 130,
+        ScanState::Canceled => 130,
         ScanState::Expired => 75,
         ScanState::Failed if matches!(code, "deadline_exceeded" | "resource_exhausted") => 75,
         ScanState::Failed | ScanState::Unspecified | ScanState::Queued | ScanState::Running => 1,
@@ -105,7 +105,7 @@ mod tests {
             (ScanState::Partial, "ok", 2),
             (ScanState::Failed, "internal", 1),
             (ScanState::Failed, "deadline_exceeded", 75),
-            (ScanState::Cancelled, "canceled", 130),
+            (ScanState::Canceled, "canceled", 130),
             (ScanState::Expired, "deadline_exceeded", 75),
         ] {
             assert_eq!(of_scan(state, code), status, "{state:?}");

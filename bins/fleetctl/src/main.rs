@@ -22,7 +22,6 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser};
-
 use cli::{Cli, Command};
 use failure::Failure;
 use server::Server;

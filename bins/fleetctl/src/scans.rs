@@ -64,13 +64,13 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
             Ok(0)
         }
         Scan::Cancel { scan } => {
-            let cancelled = server
+            let canceled = server
                 .scans
                 .cancel_scan(&CancelScanRequest { scan_id: scan }, server.call()?)
                 .await?
                 .scan
                 .unwrap_or_default();
-            show(format, &cancelled)?;
+            show(format, &canceled)?;
             Ok(0)
         }
     }

@@ -34,7 +34,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Reads the key and prepares the channel; nothing is dialled yet.
+    /// Reads the key and prepares the channel; nothing is dialed yet.
     pub(crate) fn new(cli: &Cli) -> Result<Self, Failure> {
         refuse_clear_text(cli)?;
         let key = key(cli)?;

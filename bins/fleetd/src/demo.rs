@@ -18,6 +18,8 @@ use fleet_wire::{
     pairing::{DiscoverRequest, NmapModeRequest, discover_request::Mode},
 };
 use ipnetwork::Ipv4Network;
+use node::{DemoNode, Surroundings};
+use show::Show;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -26,8 +28,6 @@ use crate::{
     config, logging,
     serve::{BindError, bind, on_signals},
 };
-use node::{DemoNode, Surroundings};
-use show::Show;
 
 /// The same site every time.
 const SEED: u64 = 8_420;

@@ -9,14 +9,14 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fleet_core::{
     Port,
-    limits::{COMMAND_TARGETS, DEFAULT_RATE, FULL_RATE, STOCK_COMMAND_TARGETS},
+    limits::{COMMAND_TARGETS, DEFAULT_RATE, FULL_RATE, UPSTREAM_COMMAND_TARGETS},
 };
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use crate::exit::Usage;
 
 /// Targets that a server puts into one command of any node.
-const LEAST_TARGETS: i64 = STOCK_COMMAND_TARGETS as i64;
+const LEAST_TARGETS: i64 = UPSTREAM_COMMAND_TARGETS as i64;
 /// Targets that a server puts into one command at the most.
 const MOST_TARGETS: u32 = COMMAND_TARGETS as u32;
 
@@ -130,9 +130,9 @@ pub(crate) struct EnrollArgs {
     /// Trust the authorities in this PEM file instead of the system's.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// The server is a stock one, whose challenges do not say what they are for.
+    /// The server is an upstream one, whose challenges do not say what they are for.
     #[arg(long)]
-    pub(crate) stock_server: bool,
+    pub(crate) upstream_server: bool,
     /// Accept plain HTTP to another machine; anybody on the way can read the node's keys.
     #[arg(long)]
     pub(crate) allow_insecure_transport: bool,

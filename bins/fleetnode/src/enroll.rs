@@ -63,10 +63,10 @@ async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
         server_url,
         name: args.name.unwrap_or_else(host_name),
         ca_file: args.ca,
-        stock_server: args.stock_server,
+        upstream_server: args.upstream_server,
         allow_insecure_transport: args.allow_insecure_transport,
     };
-    let kind = (!options.stock_server).then_some(SecretKind::EnrollmentCode);
+    let kind = (!options.upstream_server).then_some(SecretKind::EnrollmentCode);
     let code = secret("Enrollment code: ", kind)?.ok_or_else(|| Usage::new("no enrollment code on standard input: create one in the web page or with `fleetctl nodes code`"))?;
     let name = options.name.clone();
     let registered = fleet_agent::register(dir, options, &code).await?;
@@ -78,8 +78,8 @@ async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
 }
 
 async fn finish(dir: &StateDir) -> anyhow::Result<()> {
-    let stock_server = dir.load()?.is_some_and(|state| state.stock_server);
-    let kind = (!stock_server).then_some(SecretKind::NodeKey);
+    let upstream_server = dir.load()?.is_some_and(|state| state.upstream_server);
+    let kind = (!upstream_server).then_some(SecretKind::NodeKey);
     let Some(api_key) = secret("API key: ", kind)? else {
         return say(
             "Saved. Once the node is confirmed, run `fleetnode enroll` or `fleetnode refresh` to enter its API key.",

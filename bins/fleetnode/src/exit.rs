@@ -8,7 +8,7 @@ use crate::halt::Halted;
 /// A scan with gaps.
 pub(crate) const PARTIAL: u8 = 2;
 /// A scan that was stopped.
-pub(crate) const CANCELLED: u8 = 130;
+pub(crate) const CANCELED: u8 = 130;
 /// Wrong flags.
 pub(crate) const USAGE: u8 = 64;
 /// The server or the state folder cannot be used now.

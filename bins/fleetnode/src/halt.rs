@@ -13,7 +13,7 @@ use tokio::{sync::watch, time::interval};
 
 /// The file. What is in it is the reason.
 const FILE: &str = "halt";
-/// How often it is looked for: a halted scan ends within the second that cancelling takes.
+/// How often it is looked for: a halted scan ends within the second that canceling takes.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Bytes of a reason.
 const REASON: u64 = 512;

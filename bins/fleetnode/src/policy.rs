@@ -10,7 +10,7 @@ use fleet_core::{Endpoint, Port};
 
 use crate::{cli::SiteArgs, options};
 
-/// Prints a line an endpoint; fails when one may not be dialled.
+/// Prints a line an endpoint; fails when one may not be dialed.
 pub(crate) fn check(endpoints: &[SocketAddr], site: SiteArgs) -> anyhow::Result<ExitCode> {
     let policy = options::site(site);
     let mut out = io::stdout().lock();
@@ -26,8 +26,8 @@ pub(crate) fn check(endpoints: &[SocketAddr], site: SiteArgs) -> anyhow::Result<
         let verdict = policy.explain(endpoint);
         all &= verdict.is_ok();
         match verdict {
-            Ok(why) => writeln!(out, "{endpoint:<24} dialled: {why}")?,
-            Err(why) => writeln!(out, "{endpoint:<24} never dialled: {why}")?,
+            Ok(why) => writeln!(out, "{endpoint:<24} dialed: {why}")?,
+            Err(why) => writeln!(out, "{endpoint:<24} never dialed: {why}")?,
         }
     }
     Ok(if all {

@@ -135,7 +135,7 @@ fn meant(error: LocalScanError) -> anyhow::Error {
 
 fn exit_code(summary: &LocalSummary) -> ExitCode {
     match summary.scan.interrupted {
-        Some(Interruption::Cancelled) => exit::CANCELLED.into(),
+        Some(Interruption::Canceled) => exit::CANCELED.into(),
         Some(Interruption::BudgetSpent | Interruption::SinkClosed) => exit::PARTIAL.into(),
         None if is_complete(summary) => ExitCode::SUCCESS,
         None => exit::PARTIAL.into(),
@@ -282,7 +282,7 @@ impl Screen {
         self.bar.finish_and_clear();
         let ledger = self.ledger(summary, skipped);
         let state = match summary.scan.interrupted {
-            Some(Interruption::Cancelled) => ScanState::Cancelled,
+            Some(Interruption::Canceled) => ScanState::Canceled,
             Some(Interruption::BudgetSpent | Interruption::SinkClosed) => ScanState::Partial,
             None if is_complete(summary) => ScanState::Completed,
             None => ScanState::Partial,

@@ -13,13 +13,12 @@ mod tools;
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result, bail};
-
-use crate::{proc, session};
 use cases::{CASES, Case, Extra, FIRST, MEMORY};
 use measure::Figures;
+pub(crate) use patient::dial as dial_patiently;
 use tools::Tool;
 
-pub(crate) use patient::dial as dial_patiently;
+use crate::{proc, session};
 
 /// How often each scanner runs; medians are compared.
 const ROUNDS: usize = 5;

@@ -22,13 +22,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-
-use crate::{proc, session};
+pub(crate) use bed::{Bed, IdleNode, Site};
 use network::{HUB_ADDRESS, Network};
+pub(crate) use network::{Layout, Place};
 use services::Services;
 
-pub(crate) use bed::{Bed, IdleNode, Site};
-pub(crate) use network::{Layout, Place};
+use crate::{proc, session};
 
 /// The lab that is meant when none is named.
 const NAME: &str = "fleet";

@@ -34,7 +34,7 @@ pub(super) enum Ending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stopped {
     /// The link said so.
-    Cancelled(CancelReason),
+    Canceled(CancelReason),
     /// The server refuses everything of the command.
     CommandDead,
     /// This process is to end.
@@ -113,21 +113,21 @@ fn judge_pairing(
     let PairSummary {
         targets,
         tried,
-        cancelled,
+        canceled,
     } = summary;
     if tried > 0 && tally.accepted == 0 && tally.dropped > 0 {
         let why = "no result could be uploaded".to_owned();
         return (AckCode::ReportFailed, why);
     }
     let mut gaps = Vec::new();
-    if cancelled {
+    if canceled {
         gaps.push(match stopped {
-            Some(Stopped::Cancelled(CancelReason::Asked)) => "cancelled".to_owned(),
+            Some(Stopped::Canceled(CancelReason::Asked)) => "canceled".to_owned(),
             Some(Stopped::CommandDead) => {
                 "stopped, because the server takes nothing more of this command".to_owned()
             }
             Some(Stopped::Halted) => HALTED.to_owned(),
-            Some(Stopped::ShuttingDown | Stopped::Cancelled(_)) | None => {
+            Some(Stopped::ShuttingDown | Stopped::Canceled(_)) | None => {
                 "stopped on the node".to_owned()
             }
         });
@@ -165,16 +165,16 @@ fn judge(
     };
     let mut gaps: Vec<String> = left_out.into_iter().collect();
     match (summary.interrupted, stopped) {
-        (Some(Interruption::Cancelled), Some(Stopped::Cancelled(CancelReason::Asked))) => {
-            gaps.push("cancelled".to_owned())
+        (Some(Interruption::Canceled), Some(Stopped::Canceled(CancelReason::Asked))) => {
+            gaps.push("canceled".to_owned())
         }
-        (Some(Interruption::Cancelled), Some(Stopped::CommandDead)) => {
+        (Some(Interruption::Canceled), Some(Stopped::CommandDead)) => {
             gaps.push("stopped, because the server takes nothing more of this command".to_owned())
         }
-        (Some(Interruption::Cancelled), Some(Stopped::Halted)) => gaps.push(HALTED.to_owned()),
+        (Some(Interruption::Canceled), Some(Stopped::Halted)) => gaps.push(HALTED.to_owned()),
         (
-            Some(Interruption::Cancelled),
-            Some(Stopped::ShuttingDown | Stopped::Cancelled(_)) | None,
+            Some(Interruption::Canceled),
+            Some(Stopped::ShuttingDown | Stopped::Canceled(_)) | None,
         ) => gaps.push("stopped on the node".to_owned()),
         (Some(interruption @ (Interruption::BudgetSpent | Interruption::SinkClosed)), _) => {
             gaps.push(interruption.to_string())
@@ -252,8 +252,8 @@ mod tests {
     fn the_ack_says_ok_only_when_nothing_is_missing() {
         use TargetOutcome::{Identified, NotReached, Silent};
         let all = [Identified, Silent];
-        let asked = Some(Stopped::Cancelled(CancelReason::Asked));
-        let cancelled = Some(Interruption::Cancelled);
+        let asked = Some(Stopped::Canceled(CancelReason::Asked));
+        let canceled = Some(Interruption::Canceled);
         let refusal = Refusal {
             code: AckCode::AgentIncapable,
             reason: "port 22".to_owned(),
@@ -301,12 +301,12 @@ mod tests {
                 "too many",
             ),
             (
-                ran(&[NotReached], cancelled, 0),
+                ran(&[NotReached], canceled, 0),
                 asked,
                 tally(0, 0, 0),
                 0,
                 AckCode::Partial,
-                "cancelled; 1 of 1",
+                "canceled; 1 of 1",
             ),
             (
                 ran(&[NotReached], Some(Interruption::BudgetSpent), 0),

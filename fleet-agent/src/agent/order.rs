@@ -31,8 +31,8 @@ pub(super) struct Order<'a> {
     pub(super) local_subnets: &'a [Ipv4Network],
     /// What an empty port list stands for.
     pub(super) default_ports: &'a [Port],
-    /// The server is a stock one: it sends networks as the operator wrote them.
-    pub(super) stock_server: bool,
+    /// The server is an upstream one: it sends networks as the operator wrote them.
+    pub(super) upstream_server: bool,
 }
 
 /// What a command asks for.
@@ -184,7 +184,7 @@ impl Order<'_> {
         let addresses = match text.parse::<Target>().map_err(Refusal::bad)? {
             Target::Name(name) => return Ok(vec![Entry::Name(name)]),
             Target::LocalSubnet => self.local(&format!("`{LOCAL_SUBNET}`"))?,
-            target @ Target::Network(network) if self.stock_server => {
+            target @ Target::Network(network) if self.upstream_server => {
                 without_edges(network, target.addresses())
             }
             target @ (Target::Address(_) | Target::Span { .. } | Target::Network(_)) => target
@@ -265,8 +265,10 @@ fn without_edges(network: Ipv4Network, addresses: Option<AddressList>) -> Vec<Ip
 #[cfg(test)]
 mod tests {
     use fleet_core::AddressPolicy;
-    use fleet_wire::Message;
-    use fleet_wire::pairing::{IpListModeRequest, NmapModeRequest};
+    use fleet_wire::{
+        Message,
+        pairing::{IpListModeRequest, NmapModeRequest},
+    };
 
     use super::*;
 
@@ -293,8 +295,8 @@ mod tests {
         })
     }
 
-    fn read(mode: Mode, stock_server: bool) -> Result<Vec<String>, Refusal> {
-        let task = task(mode, &["10.9.0.0/30"], stock_server)?;
+    fn read(mode: Mode, upstream_server: bool) -> Result<Vec<String>, Refusal> {
+        let task = task(mode, &["10.9.0.0/30"], upstream_server)?;
         let text = |entry: &Entry| match entry {
             Entry::Address(ip) => ip.to_string(),
             Entry::Name(name) => name.to_string(),
@@ -302,7 +304,7 @@ mod tests {
         Ok(task.entries.iter().map(text).collect())
     }
 
-    fn task(mode: Mode, subnets: &[&str], stock_server: bool) -> Result<Task, Refusal> {
+    fn task(mode: Mode, subnets: &[&str], upstream_server: bool) -> Result<Task, Refusal> {
         let policy = Arc::new(SitePolicy {
             allowed_networks: ["10.0.0.0/8", "8.8.8.0/24"]
                 .iter()
@@ -316,7 +318,7 @@ mod tests {
             policy: &policy,
             local_subnets: &subnets.collect::<Vec<_>>(),
             default_ports: &[Port::new(4028).expect("a port")],
-            stock_server,
+            upstream_server,
         };
         let command = AgentCommand {
             command: Some(agent_command::Command::Discover(DiscoverRequest {
@@ -358,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_keep_their_order_and_targets_their_edges_unless_the_server_is_stock() {
+    fn lists_keep_their_order_and_targets_their_edges_unless_the_server_is_upstream() {
         assert_eq!(
             read(list(&["10.0.0.9", "fd00::1", "10.0.0.2"], &[]), false),
             Err(Refusal::new(
@@ -438,7 +440,7 @@ mod tests {
             policy: &policy,
             local_subnets: &[],
             default_ports: &[],
-            stock_server: false,
+            upstream_server: false,
         };
         // Field 3, an empty message: a command of the installed base that is not taken here.
         assert_eq!(

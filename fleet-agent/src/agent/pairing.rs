@@ -17,7 +17,7 @@ use crate::{
     site::SitePolicy,
 };
 
-/// Devices that are tried at a time: as many as a stock node does.
+/// Devices that are tried at a time: as many as an upstream node does.
 const AT_ONCE: usize = 32;
 /// Characters of a result's error on the wire that are used.
 const ERROR: usize = 512;
@@ -37,11 +37,11 @@ pub(super) struct PairSummary {
     /// Those with a result.
     pub(super) tried: u64,
     /// It was told to stop.
-    pub(super) cancelled: bool,
+    pub(super) canceled: bool,
 }
 
 impl PairJob {
-    /// Takes a request apart. A target that cannot be dialled here costs its own result only.
+    /// Takes a request apart. A target that cannot be dialed here costs its own result only.
     pub(super) fn new(request: FleetNodePairRequest, policy: &Arc<SitePolicy>) -> Self {
         let login = request
             .credentials
@@ -132,7 +132,7 @@ pub(super) async fn run(
             tried += 1;
         }
     };
-    let cancelled = tokio::select! {
+    let canceled = tokio::select! {
         biased;
         () = cancel.cancelled() => true,
         // Over, or the budget is spent: what was tried was told.
@@ -141,7 +141,7 @@ pub(super) async fn run(
     PairSummary {
         targets,
         tried,
-        cancelled,
+        canceled,
     }
 }
 

@@ -35,7 +35,7 @@ use crate::{
     site::{self, SitePolicy},
 };
 
-/// What this node can do beyond a stock one.
+/// What this node can do beyond an upstream one.
 const CAPABILITIES: [Capability; 7] = [
     Capability::Progress,
     Capability::Cancel,
@@ -192,7 +192,7 @@ impl Shell {
             }
             link::Output::CancelScan { command, reason } => {
                 if let Some(work) = self.work.as_mut().filter(|work| work.command == command) {
-                    work.stop(Stopped::Cancelled(reason));
+                    work.stop(Stopped::Canceled(reason));
                 }
             }
             link::Output::SendAck { attempt, command } => {
@@ -309,7 +309,7 @@ impl Shell {
             policy: &self.policy,
             local_subnets: &local_subnets,
             default_ports: &self.default_ports,
-            stock_server: self.server.is_empty(),
+            upstream_server: self.server.is_empty(),
         };
         let job = self.halted().map_or_else(|| order.read(payload), Err);
         match job {

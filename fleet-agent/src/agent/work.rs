@@ -30,7 +30,7 @@ const SINK: usize = 64;
 pub(super) struct Work {
     pub(super) command: WireCommandId,
     stage: Option<Stage>,
-    /// What its names are pinned to, known before anything is dialled.
+    /// What its names are pinned to, known before anything is dialed.
     pub(super) pins: Vec<PinnedName>,
     /// Known once the scan is over.
     pub(super) ending: Option<Ending>,
@@ -196,7 +196,7 @@ impl Work {
                     outcomes: Vec::new(),
                     found: 0,
                     notes: Vec::new(),
-                    interrupted: Some(Interruption::Cancelled),
+                    interrupted: Some(Interruption::Canceled),
                     driver_crashes: 0,
                 }));
             }

@@ -320,7 +320,7 @@ mod tests {
             encryption_key: SecretKey::new([9; 32]),
             ca_file: None,
             allow_insecure_transport: false,
-            stock_server: false,
+            upstream_server: false,
             fleet_node_id: None,
             api_key: None,
         }

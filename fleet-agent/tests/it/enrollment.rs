@@ -80,7 +80,7 @@ async fn a_node_enrolls_in_two_steps_and_proves_its_key_at_once() {
 #[tokio::test]
 async fn a_fingerprint_that_differs_stops_the_enrollment() {
     let gateway = Gateway::start().await;
-    gateway.behaviour().fingerprint = Some("0123456789abcdef".to_owned());
+    gateway.behavior().fingerprint = Some("0123456789abcdef".to_owned());
     let (_parent, dir) = folder();
     let stopped = register(&dir, options(&gateway), &code())
         .await
@@ -97,9 +97,9 @@ async fn a_fingerprint_that_differs_stops_the_enrollment() {
 }
 
 #[tokio::test]
-async fn a_challenge_without_the_tag_is_signed_for_a_stock_server_only() {
+async fn a_challenge_without_the_tag_is_signed_for_a_upstream_server_only() {
     let gateway = Gateway::start().await;
-    gateway.behaviour().tagged = false;
+    gateway.behavior().tagged = false;
     let (_parent, dir) = folder();
     register(&dir, options(&gateway), &code())
         .await
@@ -115,14 +115,14 @@ async fn a_challenge_without_the_tag_is_signed_for_a_stock_server_only() {
     assert_eq!((gateway.seen().begun, gateway.seen().completed), (1, 0));
 
     let (_parent, dir) = folder();
-    let stock = EnrollOptions {
-        stock_server: true,
+    let upstream = EnrollOptions {
+        upstream_server: true,
         ..options(&gateway)
     };
-    register(&dir, stock, &code()).await.expect("registers");
+    register(&dir, upstream, &code()).await.expect("registers");
     finish(&dir, key())
         .await
-        .expect("a stock server's challenge is signed");
+        .expect("an upstream server's challenge is signed");
 }
 
 #[tokio::test]
@@ -133,16 +133,16 @@ async fn a_key_is_forgotten_only_when_the_server_refuses_it() {
         .await
         .expect("registers");
     let stage = || dir.load().expect("reads").expect("was saved").stage();
-    gateway.behaviour().begin = Some(RpcError::unauthenticated("who?"));
+    gateway.behavior().begin = Some(RpcError::unauthenticated("who?"));
     let refused = finish(&dir, key()).await.expect_err("is refused");
     assert!(
         matches!(refused, EnrollError::Session(SessionError::KeyRefused)),
         "{refused}"
     );
     assert_eq!(stage(), Stage::Registered);
-    gateway.behaviour().begin = Some(RpcError::unavailable("later"));
+    gateway.behavior().begin = Some(RpcError::unavailable("later"));
     assert!(finish(&dir, key()).await.is_err());
     assert_eq!(stage(), Stage::Enrolled);
-    gateway.behaviour().begin = None;
+    gateway.behavior().begin = None;
     refresh(&dir).await.expect("the saved key is good");
 }

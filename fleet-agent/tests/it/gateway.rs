@@ -35,7 +35,7 @@ pub(crate) struct Gateway {
 }
 
 /// What the server does; tests change it as they go.
-pub(crate) struct Behaviour {
+pub(crate) struct Behavior {
     /// The fingerprint to claim instead of the right one.
     pub(crate) fingerprint: Option<String>,
     /// Whether challenges carry the tag.
@@ -64,7 +64,7 @@ pub(crate) struct Seen {
 }
 
 struct Script {
-    behaviour: Mutex<Behaviour>,
+    behavior: Mutex<Behavior>,
     seen: watch::Sender<Seen>,
     streams: mpsc::UnboundedSender<Stream>,
 }
@@ -93,7 +93,7 @@ impl Gateway {
     pub(crate) async fn start() -> Arc<Self> {
         let (tell, streams) = mpsc::unbounded_channel();
         let script = Arc::new(Script {
-            behaviour: Mutex::new(Behaviour {
+            behavior: Mutex::new(Behavior {
                 fingerprint: None,
                 tagged: true,
                 session_life: Duration::from_secs(24 * 3_600),
@@ -131,8 +131,8 @@ impl Gateway {
     }
 
     /// What to change.
-    pub(crate) fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
-        self.script.behaviour()
+    pub(crate) fn behavior(&self) -> MutexGuard<'_, Behavior> {
+        self.script.behavior()
     }
 
     /// What was seen until now.
@@ -288,10 +288,8 @@ impl Stream {
 }
 
 impl Script {
-    fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
-        self.behaviour
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn behavior(&self) -> MutexGuard<'_, Behavior> {
+        self.behavior.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn saw(&self, note: impl FnOnce(&mut Seen)) {
@@ -309,7 +307,7 @@ impl FleetNodeGatewayService for Script {
             .try_into()
             .map_err(|_| RpcError::invalid_argument("key"))?;
         self.saw(|seen| seen.registration = Some(request));
-        let claimed = self.behaviour().fingerprint.clone();
+        let claimed = self.behavior().fingerprint.clone();
         Ok(RegisterResponse {
             fleet_node_id: NODE_ID,
             enrollment_status: EnrollmentStatus::Pending.into(),
@@ -324,11 +322,11 @@ impl FleetNodeGatewayService for Script {
         _: BeginAuthHandshakeRequest,
     ) -> Result<Reply<BeginAuthHandshakeResponse>, RpcError> {
         self.saw(|seen| seen.begun += 1);
-        let behaviour = self.behaviour();
-        if let Some(error) = behaviour.begin.clone() {
+        let behavior = self.behavior();
+        if let Some(error) = behavior.begin.clone() {
             return Err(error);
         }
-        let challenge = if behaviour.tagged {
+        let challenge = if behavior.tagged {
             challenge(&[3; 32]).to_vec()
         } else {
             vec![3; 32]
@@ -346,7 +344,7 @@ impl FleetNodeGatewayService for Script {
         _: CompleteAuthHandshakeRequest,
     ) -> Result<Reply<CompleteAuthHandshakeResponse>, RpcError> {
         self.saw(|seen| seen.completed += 1);
-        let life = self.behaviour().session_life;
+        let life = self.behavior().session_life;
         Ok(CompleteAuthHandshakeResponse {
             session_token: "fns_of-the-tests-only".to_owned(),
             expires_at: Some(after(life)),
@@ -359,7 +357,7 @@ impl FleetNodeGatewayService for Script {
         _: Context,
         _: UploadHeartbeatRequest,
     ) -> Result<Reply<UploadHeartbeatResponse>, RpcError> {
-        match self.behaviour().heartbeat.clone() {
+        match self.behavior().heartbeat.clone() {
             Some(error) => Err(error),
             None => Ok(UploadHeartbeatResponse {
                 received_at: Some(now()),
@@ -374,12 +372,12 @@ impl FleetNodeGatewayService for Script {
         request: ReportDiscoveredDevicesRequest,
     ) -> Result<Reply<ReportDiscoveredDevicesResponse>, RpcError> {
         let refused = {
-            let mut behaviour = self.behaviour();
-            let last = behaviour.reports.len() == 1 && behaviour.refuse_for_good;
+            let mut behavior = self.behavior();
+            let last = behavior.reports.len() == 1 && behavior.refuse_for_good;
             if last {
-                behaviour.reports.first().cloned()
+                behavior.reports.first().cloned()
             } else {
-                (!behaviour.reports.is_empty()).then(|| behaviour.reports.remove(0))
+                (!behavior.reports.is_empty()).then(|| behavior.reports.remove(0))
             }
         };
         if let Some(error) = refused {
@@ -399,11 +397,11 @@ impl FleetNodeGatewayService for Script {
         _: Context,
         request: ReportPairedDevicesRequest,
     ) -> Result<Reply<ReportPairedDevicesResponse>, RpcError> {
-        let mut behaviour = self.behaviour();
-        if !behaviour.reports.is_empty() {
-            return Err(behaviour.reports.remove(0));
+        let mut behavior = self.behavior();
+        if !behavior.reports.is_empty() {
+            return Err(behavior.reports.remove(0));
         }
-        drop(behaviour);
+        drop(behavior);
         let accepted_count = i64::try_from(request.results.len()).expect("a count");
         self.saw(|seen| seen.paired.extend(request.results));
         Ok(ReportPairedDevicesResponse {

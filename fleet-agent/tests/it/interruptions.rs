@@ -46,7 +46,7 @@ async fn a_scan_goes_on_while_there_is_no_stream_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_stock_server_that_forgot_the_scan_gets_no_word_of_it() {
+async fn a_upstream_server_that_forgot_the_scan_gets_no_word_of_it() {
     let site = start(Site::demo(60, 12), 8).await;
     let gateway = Gateway::start().await;
     let _node = Running::start(&gateway, 50);

@@ -18,10 +18,9 @@ use fleet_agent::{Agent, AgentOptions, NodeState, SecretKey, SecretText, SitePol
 use fleet_core::AddressPolicy;
 use fleet_scan::ScanOptions;
 use fleet_sim::{Lab, RunningSite, Site};
+use gateway::Gateway;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-use gateway::Gateway;
 
 /// The id that every node of these tests has.
 const NODE: i64 = 7;
@@ -49,7 +48,7 @@ fn state(gateway: &Gateway) -> NodeState {
         encryption_key: SecretKey::new([9; 32]),
         ca_file: None,
         allow_insecure_transport: false,
-        stock_server: false,
+        upstream_server: false,
         fleet_node_id: Some(NODE),
         api_key: Some(SecretText::new("fnk_of-the-tests-only".to_owned())),
     }

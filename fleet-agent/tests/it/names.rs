@@ -1,4 +1,4 @@
-//! Commands that name hosts: looked up once, pinned, told before anything is reported, and nothing else dialled.
+//! Commands that name hosts: looked up once, pinned, told before anything is reported, and nothing else dialed.
 
 use std::{
     collections::BTreeSet,
@@ -45,7 +45,7 @@ fn code(ack: &ControlAck) -> AckCode {
 }
 
 #[tokio::test]
-async fn host_names_that_bypass_the_private_address_rule_are_left_out_and_never_dialled() {
+async fn host_names_that_bypass_the_private_address_rule_are_left_out_and_never_dialed() {
     let site = start(Site::demo(30, 11), 21).await;
     let all = site.site().addresses();
     let (device, elsewhere) = (all[0], all[9]);
@@ -160,7 +160,7 @@ async fn pins_are_told_again_on_a_new_stream() {
 }
 
 #[tokio::test]
-async fn a_stock_server_is_told_in_the_ack_which_names_were_left_out() {
+async fn a_upstream_server_is_told_in_the_ack_which_names_were_left_out() {
     let site = start(Site::demo(4, 14), 24).await;
     let all = site.site().addresses();
     let server = NameServer::start().await.expect("a name server");
@@ -180,8 +180,8 @@ async fn a_stock_server_is_told_in_the_ack_which_names_were_left_out() {
     assert_eq!(code(&ack), AckCode::Partial);
     let said = "`bad.lan` was left out: it resolves to no address";
     assert!(ack.error_message.contains(said), "{}", ack.error_message);
-    let dialled = BTreeSet::from([all[0], all[1]]);
-    assert_eq!(site.journal().touched_addresses(), dialled);
+    let dialed = BTreeSet::from([all[0], all[1]]);
+    assert_eq!(site.journal().touched_addresses(), dialed);
 }
 
 /// A name server that never answers.
@@ -195,7 +195,7 @@ impl Resolver for Silent {
 }
 
 #[tokio::test]
-async fn a_command_is_cancelled_while_its_names_are_looked_up() {
+async fn a_command_is_canceled_while_its_names_are_looked_up() {
     let gateway = Gateway::start().await;
     let options = AgentOptions {
         resolver: Arc::new(Silent),
@@ -216,6 +216,6 @@ async fn a_command_is_cancelled_while_its_names_are_looked_up() {
     let ack = stream.ack().await;
     assert_eq!(
         (code(&ack), &*ack.error_message),
-        (AckCode::Partial, "cancelled")
+        (AckCode::Partial, "canceled")
     );
 }

@@ -72,7 +72,7 @@ async fn each_target_has_one_result_and_what_worked_is_sealed_to_this_node() {
     let site = start(site, 40).await;
     let gateway = Gateway::start().await;
     // A report that fails for a while is sent again.
-    gateway.behaviour().reports = vec![RpcError::unavailable("not now")];
+    gateway.behavior().reports = vec![RpcError::unavailable("not now")];
     let _node = Running::start(&gateway, 5_000);
     let (mut stream, _) = gateway.accepted().await;
     let mut targets: Vec<_> = site.site().addresses().into_iter().map(target).collect();
@@ -133,6 +133,6 @@ async fn a_second_command_meets_a_busy_node_and_a_cancel_ends_the_first() {
         (ack.command_id.as_str(), AckCode::from_number(ack.code)),
         ("p1", AckCode::Partial)
     );
-    assert!(ack.error_message.contains("cancelled"), "{ack:?}");
+    assert!(ack.error_message.contains("canceled"), "{ack:?}");
     assert!(gateway.seen().paired.is_empty());
 }

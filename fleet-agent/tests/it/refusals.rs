@@ -22,8 +22,8 @@ async fn a_report_that_is_refused_for_good_is_told_in_the_ack() {
         (RpcError::resource_exhausted("over quota"), "quota"),
         (RpcError::failed_precondition("too late"), "dead"),
     ] {
-        gateway.behaviour().reports = vec![refusal.clone()];
-        gateway.behaviour().refuse_for_good = true;
+        gateway.behavior().reports = vec![refusal.clone()];
+        gateway.behavior().refuse_for_good = true;
         stream.discover(id, &addresses, &ports);
         let ack = stream.ack().await;
         assert_eq!(
@@ -38,8 +38,8 @@ async fn a_report_that_is_refused_for_good_is_told_in_the_ack() {
     }
     assert_eq!(gateway.seen().reports.len(), 0);
     // Where only one report is refused, the rest counts.
-    gateway.behaviour().reports = vec![RpcError::invalid_argument("one bad row")];
-    gateway.behaviour().refuse_for_good = false;
+    gateway.behavior().reports = vec![RpcError::invalid_argument("one bad row")];
+    gateway.behavior().refuse_for_good = false;
     stream.discover("some", &addresses, &ports);
     let ack = stream.ack().await;
     assert_eq!(AckCode::from_number(ack.code), AckCode::Partial);
@@ -56,7 +56,7 @@ async fn a_report_is_repeated_until_it_is_taken() {
     let gateway = Gateway::start().await;
     let _node = Running::start(&gateway, 5_000);
     let (mut stream, _) = gateway.accepted().await;
-    gateway.behaviour().reports = vec![
+    gateway.behavior().reports = vec![
         RpcError::unavailable("later"),
         RpcError::internal("id 7"),
         RpcError::unauthenticated("rotated"),

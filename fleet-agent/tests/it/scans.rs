@@ -119,7 +119,7 @@ async fn a_second_command_is_busy_and_a_cancel_keeps_what_was_found() {
         ("long", AckCode::Partial, false)
     );
     assert!(
-        ack.error_message.starts_with("cancelled"),
+        ack.error_message.starts_with("canceled"),
         "{}",
         ack.error_message
     );
@@ -132,7 +132,7 @@ async fn a_second_command_is_busy_and_a_cancel_keeps_what_was_found() {
 }
 
 #[tokio::test]
-async fn a_stock_server_gets_scans_of_targets_without_their_edges() {
+async fn a_upstream_server_gets_scans_of_targets_without_their_edges() {
     let site = start(Site::demo(12, 7), 3).await;
     let gateway = Gateway::start().await;
     let _node = Running::start(&gateway, 5_000);
@@ -152,7 +152,7 @@ async fn a_stock_server_gets_scans_of_targets_without_their_edges() {
             ports,
         }),
     );
-    // No progress either: a stock server cannot read it.
+    // No progress either: an upstream server cannot read it.
     let control_stream_request::Kind::Ack(ack) = stream.next().await else {
         panic!("not an ack");
     };

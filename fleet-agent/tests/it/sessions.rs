@@ -13,7 +13,7 @@ use crate::{Running, gateway::Gateway};
 #[tokio::test]
 async fn a_refresh_does_not_drop_the_stream() {
     let gateway = Gateway::start().await;
-    gateway.behaviour().session_life = Duration::from_secs(2);
+    gateway.behavior().session_life = Duration::from_secs(2);
     let node = Running::start(&gateway, 1_000);
     let (mut stream, hello) = gateway.accepted().await;
     assert_eq!(
@@ -45,14 +45,14 @@ async fn a_refresh_does_not_drop_the_stream() {
 #[tokio::test]
 async fn what_the_server_says_for_good_ends_the_node() {
     let gateway = Gateway::start().await;
-    gateway.behaviour().begin = Some(RpcError::unauthenticated("who?"));
+    gateway.behavior().begin = Some(RpcError::unauthenticated("who?"));
     assert_eq!(
         Running::start(&gateway, 1_000).ended().await,
         Err(StopReason::KeyRefused)
     );
 
-    gateway.behaviour().begin = None;
-    gateway.behaviour().heartbeat = Some(RpcError::not_found("no such node"));
+    gateway.behavior().begin = None;
+    gateway.behavior().heartbeat = Some(RpcError::not_found("no such node"));
     assert_eq!(
         Running::start(&gateway, 1_000).ended().await,
         Err(StopReason::NodeUnknown)

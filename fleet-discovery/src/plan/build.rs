@@ -13,15 +13,15 @@ use crate::{
     AddressList, HostName, LOCAL_SUBNET, NodeProfile, Scope, ScopeKind, Target, scope::ScopePorts,
 };
 
-/// Probes that a stock node runs at a time, and how long each waits for an answer.
-const STOCK_PROBES: u64 = 32;
-/// Seconds after which a stock node gives an address up.
-const STOCK_TIMEOUT: u64 = 10;
-/// Probes of a list that a stock node finishes within its ten minutes when nothing answers, with a
+/// Probes that an upstream node runs at a time, and how long each waits for an answer.
+const UPSTREAM_PROBES: u64 = 32;
+/// Seconds after which an upstream node gives an address up.
+const UPSTREAM_TIMEOUT: u64 = 10;
+/// Probes of a list that an upstream node finishes within its ten minutes when nothing answers, with a
 /// sixth in reserve: past that it would report nothing at all, since it uploads at the end.
-const STOCK_LIST_PROBES: usize = 1_600;
-/// Ports that drivers of stock nodes are known to probe: 80, 443 and 4028.
-const STOCK_DEFAULT_PORTS: u64 = 3;
+const UPSTREAM_LIST_PROBES: usize = 1_600;
+/// Ports that drivers of upstream nodes are known to probe: 80, 443 and 4028.
+const UPSTREAM_DEFAULT_PORTS: u64 = 3;
 /// What the last probes of a command wait for an answer that does not come.
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Addresses of the subnet that an estimate assumes when the node picks it.
@@ -132,7 +132,7 @@ impl Cutter<'_> {
         }
     }
 
-    /// A target for a stock node: networks in aligned pieces of at most /22, anything else as it is.
+    /// A target for an upstream node: networks in aligned pieces of at most /22, anything else as it is.
     fn pieces(&mut self, target: &Target, addresses: &AddressList) {
         let Target::Network(network) = target else {
             let scope = Scope::exact(addresses.clone(), self.scope_ports());
@@ -169,18 +169,18 @@ impl Cutter<'_> {
             return self.node.max_targets.clamp(1, limits::COMMAND_TARGETS);
         }
         let ports = match self.ports {
-            [] => STOCK_DEFAULT_PORTS as usize,
+            [] => UPSTREAM_DEFAULT_PORTS as usize,
             ports => ports.len(),
         };
-        (STOCK_LIST_PROBES / ports)
+        (UPSTREAM_LIST_PROBES / ports)
             .min(self.node.max_targets)
             .max(1)
     }
 }
 
-/// The network itself, or its parts of the widest prefix that a stock node takes.
+/// The network itself, or its parts of the widest prefix that an upstream node takes.
 fn aligned(network: Ipv4Network) -> Vec<Ipv4Network> {
-    let prefix = limits::STOCK_COMMAND_PREFIX;
+    let prefix = limits::UPSTREAM_COMMAND_PREFIX;
     if network.prefix() >= prefix {
         return vec![network];
     }
@@ -207,7 +207,7 @@ fn scanned(what: &What) -> u64 {
 /// How long it takes when nothing answers.
 fn estimate(what: &What, ports: &[Port], commands: usize, node: &NodeProfile) -> Duration {
     let targets = match what {
-        // Nobody is dialled who does not announce the service.
+        // Nobody is dialed who does not announce the service.
         What::Heard { listening, .. } => return listening.time + TIMEOUT,
         What::LocalSubnet => ASSUMED_SUBNET,
         What::Listed { .. } | What::Aimed { .. } | What::Named(_) | What::Announced(_) => {
@@ -215,7 +215,7 @@ fn estimate(what: &What, ports: &[Port], commands: usize, node: &NodeProfile) ->
         }
     };
     let ports = match (ports.len(), node.default_ports.len()) {
-        (0, 0) => STOCK_DEFAULT_PORTS,
+        (0, 0) => UPSTREAM_DEFAULT_PORTS,
         (0, defaults) => defaults as u64,
         (given, _) => given as u64,
     };
@@ -225,7 +225,7 @@ fn estimate(what: &What, ports: &[Port], commands: usize, node: &NodeProfile) ->
         let commands = u32::try_from(commands).unwrap_or(u32::MAX);
         Duration::from_secs_f64(probes as f64 / rate) + TIMEOUT.saturating_mul(commands)
     } else {
-        Duration::from_secs(probes.div_ceil(STOCK_PROBES) * STOCK_TIMEOUT)
+        Duration::from_secs(probes.div_ceil(UPSTREAM_PROBES) * UPSTREAM_TIMEOUT)
     }
 }
 
@@ -235,12 +235,12 @@ fn notes_on(what: &What, ports: &[Port], node: &NodeProfile) -> Vec<String> {
     match what {
         What::LocalSubnet => notes.push(format!(
             "this node does not announce its subnets: it picks one itself, and what it reports is taken from the one /{} of its first device",
-            limits::STOCK_COMMAND_PREFIX
+            limits::UPSTREAM_COMMAND_PREFIX
         )),
         What::Listed { names, .. } if !names.is_empty() && !node.pins => notes.push(unpinned()),
         What::Named(_) if !node.pins => notes.push(unpinned()),
         What::Heard { listening, .. } => notes.push(format!(
-            "the node listens for {} for {} seconds: addresses that do not announce it are not dialled, and count as silent",
+            "the node listens for {} for {} seconds: addresses that do not announce it are not dialed, and count as silent",
             listening.service,
             listening.time.as_secs()
         )),

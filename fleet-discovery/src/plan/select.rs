@@ -28,7 +28,7 @@ pub(super) enum What {
         addresses: AddressList,
         names: Vec<HostName>,
     },
-    /// One target with the addresses that it means; a stock node gets it as it is.
+    /// One target with the addresses that it means; an upstream node gets it as it is.
     Aimed {
         target: Target,
         addresses: AddressList,

@@ -117,7 +117,7 @@ fn ports_that_are_not_given_come_from_the_node() {
         ["list 10.0.0.1: 1|exact|10.0.0.1|~80,443,4028"]
     );
     assert!(plan.ports.is_empty() && plan.notes.is_empty() && !plan.open_scope);
-    let plan = planned(mode(), &[], &NodeProfile::stock());
+    let plan = planned(mode(), &[], &NodeProfile::upstream());
     assert_eq!(summary(&plan), ["list 10.0.0.1: 1|exact|10.0.0.1|*"]);
     assert!(plan.open_scope);
     assert_eq!(plan.notes.len(), 1);
@@ -166,8 +166,8 @@ fn a_range_begins_at_two() {
 
 #[test]
 fn a_network_loses_its_own_edges_only() {
-    let stock = NodeProfile::stock();
-    let plan = planned(target("10.0.5.7/21"), &["80"], &stock);
+    let upstream = NodeProfile::upstream();
+    let plan = planned(target("10.0.5.7/21"), &["80"], &upstream);
     assert_eq!(
         summary(&plan),
         [
@@ -192,7 +192,7 @@ fn a_network_loses_its_own_edges_only() {
         ("10.0.0.9-9", "1|exact|10.0.0.9|80"),
         ("fd00::9", "1|exact|fd00::9|80"),
     ] {
-        for node in [&stock, &ours()] {
+        for node in [&upstream, &ours()] {
             let plan = planned(target(text), &["80"], node);
             assert_eq!(plan.chunks.len(), 1, "{text}");
             assert_eq!(plan.chunks[0].scope.to_string(), scope, "{text}");
@@ -212,26 +212,26 @@ fn commands_stay_within_what_their_node_takes() {
             .collect::<Vec<_>>()
     };
     let whole = || range("10.0.0.2", "10.0.255.255");
-    let stock = NodeProfile::stock();
+    let upstream = NodeProfile::upstream();
     assert_eq!(
         sizes(target("10.0.0.0/16"), &["80"], &ours()),
         [(16_384, 1), (16_384, 1), (16_384, 1), (16_382, 1)]
     );
-    assert_eq!(sizes(whole(), &["80"], &stock).len(), 64);
+    assert_eq!(sizes(whole(), &["80"], &upstream).len(), 64);
     assert!(
-        sizes(whole(), &["80"], &stock)
+        sizes(whole(), &["80"], &upstream)
             .iter()
             .all(|(targets, _)| *targets <= 1_024)
     );
-    // A dark list of 1,024 addresses and two ports would take a stock node longer than it may.
+    // A dark list of 1,024 addresses and two ports would take an upstream node longer than it may.
     assert_eq!(
-        sizes(range("10.0.0.2", "10.0.4.1"), &["80", "443"], &stock),
+        sizes(range("10.0.0.2", "10.0.4.1"), &["80", "443"], &upstream),
         [(800, 2), (224, 2)]
     );
     let twelve: Vec<String> = (1..=12).map(|port| port.to_string()).collect();
     let twelve: Vec<&str> = twelve.iter().map(String::as_str).collect();
     assert_eq!(
-        sizes(list(&["10.0.0.1"]), &twelve, &stock),
+        sizes(list(&["10.0.0.1"]), &twelve, &upstream),
         [(1, 10), (1, 2)]
     );
     assert_eq!(sizes(list(&["10.0.0.1"]), &twelve, &ours()), [(1, 12)]);
@@ -239,7 +239,7 @@ fn commands_stay_within_what_their_node_takes() {
 
 #[test]
 fn names_need_a_node_that_pins_or_a_policy() {
-    let stock = NodeProfile::stock();
+    let upstream = NodeProfile::upstream();
     let lax = PlanPolicy {
         unpinned_names: true,
         ..PlanPolicy::default()
@@ -255,15 +255,15 @@ fn names_need_a_node_that_pins_or_a_policy() {
     );
     assert_eq!((plan.targets, plan.open_scope), (3, false));
     for mode in [mode(), target("a.lan")] {
-        let error =
-            plan_for(mode, &["80"], &stock, PlanPolicy::default()).expect_err("a stock node");
+        let error = plan_for(mode, &["80"], &upstream, PlanPolicy::default())
+            .expect_err("an upstream node");
         assert_eq!(error.code(), Code::FailedPrecondition);
         assert!(
             error.to_string().contains(".lan` is a host name"),
             "{error}"
         );
     }
-    let plan = plan_for(mode(), &["80"], &stock, lax).expect("a lax policy");
+    let plan = plan_for(mode(), &["80"], &upstream, lax).expect("a lax policy");
     assert_eq!(
         summary(&plan),
         [
@@ -273,7 +273,7 @@ fn names_need_a_node_that_pins_or_a_policy() {
         ]
     );
     assert!(plan.open_scope && plan.notes.len() == 1);
-    let plan = plan_for(target("A.lan"), &["80"], &stock, lax).expect("a lax policy");
+    let plan = plan_for(target("A.lan"), &["80"], &upstream, lax).expect("a lax policy");
     assert_eq!(summary(&plan), ["target a.lan: 1|unpinned|a.lan=|80"]);
     let plan = plan_for(target("A.lan"), &["80"], &ours(), lax).expect("a node that pins");
     assert_eq!(summary(&plan), ["list a.lan: 1|pinned|a.lan=?|80"]);
@@ -332,7 +332,7 @@ fn the_local_subnet_is_what_the_node_announced() {
 
 #[test]
 fn a_node_that_announces_nothing_picks_its_subnet() {
-    let mut plan = planned(target(LOCAL_SUBNET), &["80"], &NodeProfile::stock());
+    let mut plan = planned(target(LOCAL_SUBNET), &["80"], &NodeProfile::upstream());
     assert_eq!(
         summary(&plan),
         ["target fleetnode-local-subnet: 1|subnet|?|80"]
@@ -504,7 +504,7 @@ fn refusals_name_the_entry_and_the_way_out() {
         let error = plan_for(
             mode.clone(),
             ports,
-            &NodeProfile::stock(),
+            &NodeProfile::upstream(),
             PlanPolicy::default(),
         )
         .expect_err("no plan");
@@ -558,7 +558,7 @@ fn the_estimate_is_that_of_dark_space() {
         |mode, ports: &[&str], node: &NodeProfile| planned(mode, ports, node).estimate.as_secs();
     // 1,022 probes, 32 at a time, 10 s each.
     assert_eq!(
-        seconds(target("10.0.0.0/22"), &["80"], &NodeProfile::stock()),
+        seconds(target("10.0.0.0/22"), &["80"], &NodeProfile::upstream()),
         320
     );
     // 65,534 probes at 5,000 a second, and the last timeouts of four commands.

@@ -1,7 +1,9 @@
 //! Plans of any request.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
 
 use fleet_core::{AddressPolicy, Port, limits};
 use fleet_discovery::{
@@ -36,7 +38,7 @@ fn node() -> impl Strategy<Value = NodeProfile> {
                 max_ports,
             })
         });
-    prop_oneof![Just(NodeProfile::stock()), ours]
+    prop_oneof![Just(NodeProfile::upstream()), ours]
 }
 
 fn mode() -> impl Strategy<Value = Mode> {
@@ -61,7 +63,7 @@ fn mode() -> impl Strategy<Value = Mode> {
     ]
 }
 
-/// The addresses that a stock node would understand by a target.
+/// The addresses that an upstream node would understand by a target.
 fn meant(target: &str) -> BTreeSet<IpAddr> {
     let target: fleet_discovery::Target = target.parse().expect("a target of ours");
     target
@@ -113,7 +115,7 @@ proptest! {
                 ChunkCommand::Target(target) => {
                     prop_assert!(!node.big_commands || chunk.scope.kind() == ScopeKind::Open);
                     let meant = meant(target);
-                    prop_assert!(meant.len() <= limits::STOCK_COMMAND_TARGETS);
+                    prop_assert!(meant.len() <= limits::UPSTREAM_COMMAND_TARGETS);
                     prop_assert!(scope.iter().all(|ip| meant.contains(ip)));
                     prop_assert!(meant.len() as u64 <= scope.len() as u64 + skipped(&plan));
                 }

@@ -1,7 +1,9 @@
 //! Membership in a scope against a naive set.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use fleet_core::{Endpoint, Port, RejectReason};
 use fleet_discovery::{AddressList, Scope};

@@ -165,8 +165,8 @@ async fn what_a_plugin_answers_is_an_answer_a_gap_or_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_endpoint_is_what_was_dialled_and_a_flood_of_output_is_no_trouble() {
-    let Some(python) = python("hosted::the_endpoint_is_what_was_dialled") else {
+async fn the_endpoint_is_what_was_dialed_and_a_flood_of_output_is_no_trouble() {
+    let Some(python) = python("hosted::the_endpoint_is_what_was_dialed") else {
         return;
     };
     let folder = folder();

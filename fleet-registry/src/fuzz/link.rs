@@ -26,7 +26,7 @@ struct Command {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum CommandState {
     Runs {
-        cancelled: bool,
+        canceled: bool,
     },
     /// Finished; its ack was sent on the stream that is open now, at that time.
     Finished {
@@ -206,8 +206,8 @@ impl World {
             for (id, command) in &mut self.commands {
                 let old = command.born != attempt;
                 match command.state {
-                    CommandState::Runs { cancelled: false } if old && !resumes => {
-                        command.state = CommandState::Runs { cancelled: true };
+                    CommandState::Runs { canceled: false } if old && !resumes => {
+                        command.state = CommandState::Runs { canceled: true };
                         self.wanted.push(Output::CancelScan {
                             command: id.clone(),
                             reason: CancelReason::Abandoned,
@@ -288,7 +288,7 @@ impl World {
             }
         }
         self.wanted.push(Output::Start(id.clone()));
-        let state = CommandState::Runs { cancelled: false };
+        let state = CommandState::Runs { canceled: false };
         self.commands.insert(
             id,
             Command {
@@ -312,9 +312,9 @@ impl World {
         }
         self.heard = self.now;
         if let Some(command) = self.commands.get_mut(&id)
-            && command.state == (CommandState::Runs { cancelled: false })
+            && command.state == (CommandState::Runs { canceled: false })
         {
-            command.state = CommandState::Runs { cancelled: true };
+            command.state = CommandState::Runs { canceled: true };
             let reason = CancelReason::Asked;
             self.wanted.push(Output::CancelScan {
                 command: id,
@@ -429,7 +429,7 @@ impl World {
         if let Some(id) = self.running()
             && let Some(command) = self.commands.get_mut(&id)
         {
-            if command.state == (CommandState::Runs { cancelled: false }) {
+            if command.state == (CommandState::Runs { canceled: false }) {
                 let reason = CancelReason::Stopping;
                 self.wanted.push(Output::CancelScan {
                     command: id,

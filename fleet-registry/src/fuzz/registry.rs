@@ -45,7 +45,7 @@ struct Flight {
     node: NodeId,
     command: CommandId,
     deadline: Instant,
-    cancelled: bool,
+    canceled: bool,
     told: Option<Instant>,
     progress: Progress,
 }
@@ -305,7 +305,7 @@ impl World {
                     command: flight.command,
                     lane: Lane::Interactive,
                     deadline: self.now + Duration::from_secs(1),
-                    cancelled: adopt & 32 != 0,
+                    canceled: adopt & 32 != 0,
                 });
             }
         }
@@ -317,7 +317,7 @@ impl World {
                 command,
                 lane: Lane::Scheduled,
                 deadline,
-                cancelled: adopt & 16 != 0,
+                canceled: adopt & 16 != 0,
             });
         }
         self.granted.push(Granted {
@@ -392,13 +392,13 @@ impl World {
         );
         self.expected.push(Output::Accepted { connection, epoch });
         if announced.capabilities.has(Capability::Cancel) {
-            let cancelled: Vec<_> = self
+            let canceled: Vec<_> = self
                 .flights
                 .iter()
-                .filter(|f| f.node == node && f.cancelled)
+                .filter(|f| f.node == node && f.canceled)
                 .copied()
                 .collect();
-            for Flight { command, .. } in cancelled {
+            for Flight { command, .. } in canceled {
                 self.expected.push(Output::SendCancel {
                     connection,
                     command,
@@ -415,7 +415,7 @@ impl World {
             .iter_mut()
             .find(|f| (f.node, f.command) == (node, command));
         if let Some(flight) = known {
-            flight.cancelled |= found.cancelled;
+            flight.canceled |= found.canceled;
         } else {
             let of_node = self
                 .ended
@@ -431,7 +431,7 @@ impl World {
                 node,
                 command,
                 deadline: found.deadline,
-                cancelled: found.cancelled,
+                canceled: found.canceled,
                 told: None,
                 progress: Progress::default(),
             });

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-/// A command's id as the server spelled it. A stock server may use any text, so it is compared, never read.
+/// A command's id as the server spelled it. An upstream server may use any text, so it is compared, never read.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WireCommandId(Box<str>);
 
@@ -92,7 +92,7 @@ pub enum Output {
 pub enum CancelReason {
     /// The server said so.
     Asked,
-    /// The server cannot take it up again after the stream was lost (a stock one).
+    /// The server cannot take it up again after the stream was lost (an upstream one).
     Abandoned,
     /// The link has ended for good.
     Stopping,
@@ -148,7 +148,7 @@ pub enum StreamEnd {
     Unauthenticated,
     /// UNIMPLEMENTED: this server has no control stream (yet).
     Unimplemented,
-    /// UNAVAILABLE with the structured NOT_ACTIVE: a stock server that goes down or is on standby.
+    /// UNAVAILABLE with the structured NOT_ACTIVE: an upstream server that goes down or is on standby.
     NotActive,
     /// RESOURCE_EXHAUSTED with a hint.
     Limited {

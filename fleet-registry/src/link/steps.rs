@@ -162,8 +162,8 @@ impl NodeLink {
     }
 
     pub(super) fn cancel_running(&mut self, reason: CancelReason) {
-        if let Some(running) = self.running.as_mut().filter(|r| !r.cancelled) {
-            running.cancelled = true;
+        if let Some(running) = self.running.as_mut().filter(|r| !r.canceled) {
+            running.canceled = true;
             self.outputs.push_back(Output::CancelScan {
                 command: running.command.clone(),
                 reason,

@@ -79,8 +79,8 @@ pub struct Adopted {
     pub lane: Lane,
     /// Until when its ack is waited for. Counts only where this process did not know the command.
     pub deadline: Instant,
-    /// Whether its scan was cancelled already.
-    pub cancelled: bool,
+    /// Whether its scan was canceled already.
+    pub canceled: bool,
 }
 
 /// What became of a claim.
@@ -157,8 +157,8 @@ pub struct InFlight {
     pub lane: Lane,
     /// When it expires.
     pub deadline: Instant,
-    /// Whether its scan was cancelled; it keeps the lane until ack or deadline.
-    pub cancelled: bool,
+    /// Whether its scan was canceled; it keeps the lane until ack or deadline.
+    pub canceled: bool,
     /// The latest that the node said.
     pub progress: Progress,
 }

@@ -13,12 +13,12 @@ use super::{
 use crate::Capability;
 
 impl Flight {
-    pub(super) fn new(lane: Lane, deadline: Instant, cancelled: bool) -> Self {
+    pub(super) fn new(lane: Lane, deadline: Instant, canceled: bool) -> Self {
         Self {
             shown: InFlight {
                 lane,
                 deadline,
-                cancelled,
+                canceled,
                 progress: Progress::default(),
             },
             told: None,
@@ -96,7 +96,7 @@ impl Registry {
                 timers.set(Timer::Command(node, command), found.deadline);
                 Flight::new(found.lane, found.deadline, false)
             });
-            flight.shown.cancelled |= found.cancelled;
+            flight.shown.canceled |= found.canceled;
             self.outputs.push_back(Output::Adopted { node, command });
         }
     }
@@ -110,7 +110,7 @@ impl Registry {
         }
     }
 
-    /// Tells a node that came back what was cancelled meanwhile, or was told on a stream that broke.
+    /// Tells a node that came back what was canceled meanwhile, or was told on a stream that broke.
     pub(super) fn repeat_cancels(&mut self, node: NodeId) {
         let Some(state) = self.nodes.get(&node) else {
             return;
@@ -119,9 +119,9 @@ impl Registry {
             return;
         };
         let connection = current.connection;
-        let cancelled = state.in_flight.iter().filter(|(_, f)| f.shown.cancelled);
+        let canceled = state.in_flight.iter().filter(|(_, f)| f.shown.canceled);
         self.outputs
-            .extend(cancelled.map(|(command, _)| Output::SendCancel {
+            .extend(canceled.map(|(command, _)| Output::SendCancel {
                 connection,
                 command: *command,
             }));

@@ -343,7 +343,7 @@ fn a_running_command_and_an_unsure_ack_outlive_the_stream() {
 }
 
 #[test]
-fn a_stock_server_never_hears_of_a_command_of_an_earlier_stream() {
+fn a_upstream_server_never_hears_of_a_command_of_an_earlier_stream() {
     let (mut node, first) = Node::connected(9);
     node.link.command(node.now, first, id("one"));
     node.link.finished(node.now, &id("one"));

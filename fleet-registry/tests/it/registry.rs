@@ -84,7 +84,7 @@ impl Server {
             command: command(number),
             lane: Lane::Interactive,
             deadline: self.now + 720 * SECOND,
-            cancelled: false,
+            canceled: false,
         }
     }
 
@@ -269,9 +269,9 @@ fn a_command_survives_its_stream_when_the_node_still_runs_it() {
 #[test]
 fn a_command_that_the_node_omits_is_lost() {
     let mut server = server();
-    server.connect(Announced::STOCK, &[]);
+    server.connect(Announced::UPSTREAM, &[]);
     server.dispatch(1).expect("the lane is free");
-    server.connect(Announced::STOCK, &[]);
+    server.connect(Announced::UPSTREAM, &[]);
     assert_eq!(server.ended(), [(command(1), CommandEnd::Lost)]);
     assert!(server.registry.can_dispatch(NODE));
 }
@@ -312,9 +312,9 @@ fn a_cancel_is_told_once_to_a_node_that_understands_and_again_after_it_came_back
 }
 
 #[test]
-fn a_stock_node_is_not_told_and_keeps_the_lane_until_its_deadline() {
+fn a_upstream_node_is_not_told_and_keeps_the_lane_until_its_deadline() {
     let mut server = server();
-    server.connect(Announced::STOCK, &[]);
+    server.connect(Announced::UPSTREAM, &[]);
     server.dispatch(1).expect("the lane is free");
     server.outputs();
     server.registry.cancel(NODE, command(1));

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_values_keep_their_neighbours() {
+    fn odd_values_keep_their_neighbors() {
         assert_eq!(
             parse(br#"{"a":nan,"b":1,"c":-,"d":2}"#),
             Some(json!({"a": null, "b": 1, "c": null, "d": 2}))

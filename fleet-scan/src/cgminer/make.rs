@@ -3,9 +3,11 @@
 use serde_json::Value;
 
 use super::{Said, mac, serial};
-use crate::driver::Identification;
-use crate::maker::{firmware as firmware_named, of_board as board_maker};
-use crate::text;
+use crate::{
+    driver::Identification,
+    maker::{firmware as firmware_named, of_board as board_maker},
+    text,
+};
 
 /// Makes that a reply can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,7 +244,7 @@ impl Make {
         }
     }
 
-    /// Stock Antminers have a driver of their own; the other makes share one.
+    /// Upstream Antminers have a driver of their own; the other makes share one.
     fn driver(self) -> &'static str {
         match self {
             Self::Antminer => "antminer",
@@ -326,8 +328,7 @@ fn text_under(object: &Value, prefix: &str) -> String {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::json;
-    use super::*;
+    use super::{super::json, *};
 
     fn parse(text: &str) -> Value {
         json::parse(text.as_bytes()).unwrap_or_default()
@@ -427,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn firmware_of_stock_antminers_is_bmminer_else_miner() {
+    fn firmware_of_upstream_antminers_is_bmminer_else_miner() {
         for (fields, expected) in [
             (r#""BMMiner":"1.0.0","Miner":"49.0.1.3""#, "1.0.0"),
             (r#""Miner":"uart_trans.1.3""#, "uart_trans.1.3"),

@@ -1,22 +1,20 @@
 //! Asks the drivers about one open port, on the connection that proved it open; and external drivers about a host,
 //! question by question. A driver that crashes costs its own answer and nothing else.
 
-use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use fleet_core::Endpoint;
-use fleet_core::limits::PRINTER_PORTS;
+use fleet_core::{Endpoint, limits::PRINTER_PORTS};
 use futures::FutureExt;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-
-use crate::dial::Dialler;
-use crate::driver::{Answer, Driver, DriverError, Identification};
-use crate::job::{FoundDevice, ScanOptions};
-use crate::probe::Probe;
-use crate::text;
+use tokio::{net::TcpStream, time::timeout};
 
 use super::host::PortVerdict;
+use crate::{
+    dial::Dialler,
+    driver::{Answer, Driver, DriverError, Identification},
+    job::{FoundDevice, ScanOptions},
+    probe::Probe,
+    text,
+};
 
 /// How much of a driver's trouble goes into a note, in characters.
 const TROUBLE: usize = 200;
@@ -166,7 +164,7 @@ async fn ask(
     None
 }
 
-/// The endpoint is what was dialled; texts become fit for a report.
+/// The endpoint is what was dialed; texts become fit for a report.
 fn device(endpoint: Endpoint, identification: Identification) -> FoundDevice {
     let Identification {
         driver,

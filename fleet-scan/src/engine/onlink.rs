@@ -1,7 +1,7 @@
-//! Neighbours: hosts that this machine reaches without a router are asked for by their hardware address first, and
+//! Neighbors: hosts that this machine reaches without a router are asked for by their hardware address first, and
 //! only those that answer are connected to.
 //!
-//! Linux keeps its neighbours in a small table and silently drops what finds no room in it, which a scan would take
+//! Linux keeps its neighbors in a small table and silently drops what finds no room in it, which a scan would take
 //! for silence. So: where ARP frames may be sent (CAP_NET_RAW), a sweep of our own ([`ask`]) that leaves the table
 //! alone, then only who answered enters it; else, and for IPv6, datagrams in windows that the table can hold
 //! ([`resolve`]). [`OnLink::find`] first, then [`OnLink::step`]; where hosts are to be heard first, each is met when it
@@ -17,27 +17,28 @@ mod packet;
 mod resolve;
 mod table;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use fleet_core::Mac;
-
-use super::targets::Targets;
-use crate::dial::Dialler;
 use ask::Ask;
+use fleet_core::Mac;
 use frame::Sender;
+pub(super) use identity::Neighbor;
 use link::{Interface, Links};
 use netlink::{Family, Kernel};
 use packet::{ArpSocket, Poked, Port};
 use resolve::{Resolver, Verdict};
 use table::State;
 
-pub(super) use identity::Neighbour;
+use super::targets::Targets;
+use crate::dial::Dialler;
 
-/// Between two looks at the neighbour table while answers are fresh: a dump costs well under a millisecond.
+/// Between two looks at the neighbor table while answers are fresh: a dump costs well under a millisecond.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Between two looks when nothing was asked lately.
@@ -61,12 +62,12 @@ pub(super) enum Learned {
     /// It is there, or a connection has to tell.
     Connect(u32),
     Silent(u32),
-    /// The neighbour table had no room for it, time and again.
+    /// The neighbor table had no room for it, time and again.
     Unsure(u32),
-    /// The neighbour table overflowed.
+    /// The neighbor table overflowed.
     Overflow(String),
     /// All hosts are settled: who answered for which.
-    Neighbours(BTreeMap<u32, Neighbour>),
+    Neighbors(BTreeMap<u32, Neighbor>),
 }
 
 #[derive(Debug)]
@@ -95,7 +96,7 @@ struct Sweep {
     ask: Ask,
 }
 
-/// The neighbour table of one family.
+/// The neighbor table of one family.
 #[derive(Debug)]
 struct Table {
     family: Family,
@@ -119,7 +120,7 @@ impl OnLink {
     /// by [`OnLink::meet`] until [`OnLink::meet_no_more`].
     ///
     /// # Errors
-    /// When the system does not tell of its interfaces, routes or neighbours.
+    /// When the system does not tell of its interfaces, routes or neighbors.
     pub(super) fn find(
         targets: &Arc<Targets>,
         waits: Waits,
@@ -255,7 +256,7 @@ impl OnLink {
         if over {
             self.told = true;
             let judged = identity::judge(&self.answered, &self.router_macs);
-            learned.push(Learned::Neighbours(judged));
+            learned.push(Learned::Neighbors(judged));
             return None;
         }
         wakes.into_iter().min()
@@ -353,7 +354,7 @@ impl OnLink {
         let view = match self.kernel.view(table.family) {
             Ok(view) => view,
             Err(error) => {
-                tracing::debug!(%error, "cannot read the neighbour table");
+                tracing::debug!(%error, "cannot read the neighbor table");
                 table.failures += 1;
                 if table.failures > FAILURES {
                     let left = table.resolver.give_up();
@@ -379,8 +380,8 @@ impl OnLink {
         let looked = table.resolver.look(&view, host_of, now);
         if let Some(window) = looked.overflow {
             learned.push(Learned::Overflow(format!(
-                "the neighbour table of this machine (net.ipv4.neigh.default.gc_thresh3 = {}) overflowed, now \
-                 {window} neighbours at a time",
+                "the neighbor table of this machine (net.ipv4.neigh.default.gc_thresh3 = {}) overflowed, now \
+                 {window} neighbors at a time",
                 table.limit
             )));
         }
@@ -424,7 +425,7 @@ impl Sweep {
                 true
             }
             Err(error) => {
-                tracing::debug!(%target, %error, "cannot ask for a neighbour");
+                tracing::debug!(%target, %error, "cannot ask for a neighbor");
                 // Short of room: later. Anything else is as good as lost, which the tries bound.
                 let short = matches!(
                     error.kind(),

@@ -5,14 +5,15 @@
 //! the next one's, since a slow answer is an answer too. Order of first attempts: `walk.rs`, but the other ports of a
 //! host that has answered go next; waits: `timing.rs`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fleet_core::limits::HOST_CONNECTIONS;
 
-use super::targets::Targets;
-use super::walk::Walk;
+use super::{targets::Targets, walk::Walk};
 use crate::timing::Timeouts;
 
 /// The most attempts at an endpoint.
@@ -84,7 +85,7 @@ pub(super) struct Schedule {
     busy: Vec<u8>,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// May be dialled as soon as there is room; looked at before the walk goes on.
+    /// May be dialed as soon as there is room; looked at before the walk goes on.
     ready: VecDeque<Work>,
     /// Hosts of which must be known first whether they are there, by hardware address or by what they announce.
     held: BTreeSet<u32>,

@@ -5,19 +5,20 @@
 
 mod recycle;
 
-use std::io;
-use std::net::{SocketAddr, TcpStream as StdStream};
-use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::{
+    io,
+    net::{SocketAddr, TcpStream as StdStream},
+    os::fd::OwnedFd,
+    time::Duration,
+};
 
 use fleet_core::Endpoint;
-use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token, Waker, net::TcpStream};
+use recycle::Recycler;
 use rustix::io::Errno;
 
 use super::schedule::{Attempt, Key, TRIES};
 use crate::dial::Failure;
-use recycle::Recycler;
 
 /// Answers that are taken from the system at a time.
 const BATCH: usize = 1_024;

@@ -1,9 +1,7 @@
 //! What hosts said that answered and are no known device: every different answer once, with who gave it, so that an
 //! operator can tell what is there and a bad site floods nobody. Pure.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::{cmp::Reverse, collections::BTreeMap, fmt::Write as _};
 
 use fleet_core::Endpoint;
 

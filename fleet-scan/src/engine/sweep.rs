@@ -2,32 +2,41 @@
 //!
 //! One loop on a thread of its own around [`Schedule`], which decides, and [`Sockets`], which connect. Exactly one
 //! [`Swept::Reached`] an endpoint comes out, with the open connection where there is one, or one [`Swept::Absent`] of its
-//! host. Whether neighbours are there says [`OnLink`]; where hosts are to be heard first, whoever hears them says so
-//! ([`Sweep::heard`]), and only then are they met as neighbours, or dialled. [`Sweep::start`] first.
+//! host. Whether neighbors are there says [`OnLink`]; where hosts are to be heard first, whoever hears them says so
+//! ([`Sweep::heard`]), and only then are they met as neighbors, or dialed. [`Sweep::start`] first.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpStream;
-use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::TcpStream,
+    panic::resume_unwind,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use fleet_core::{Endpoint, Port};
 use mio::Waker;
 use tokio::sync::mpsc;
 
-use super::awaited::Awaited;
-use super::onlink::{Learned, Neighbour, OnLink, Waits};
-use super::schedule::{At, Attempt, Next, Opened, Schedule};
-use super::sockets::{Heard, Sockets};
-use super::targets::Targets;
-use super::untold::Untold;
-use crate::dial::{Dialler, Failure};
-use crate::job::ScanOptions;
-use crate::shares::{self, Tracked};
-use crate::timing::Timeouts;
+use super::{
+    awaited::Awaited,
+    onlink::{Learned, Neighbor, OnLink, Waits},
+    schedule::{At, Attempt, Next, Opened, Schedule},
+    sockets::{Heard, Sockets},
+    targets::Targets,
+    untold::Untold,
+};
+use crate::{
+    dial::{Dialler, Failure},
+    job::ScanOptions,
+    shares::{self, Tracked},
+    timing::Timeouts,
+};
 
 /// How long to wait for leave at least: what has come together meanwhile is sent in one go.
 const TICK: Duration = Duration::from_millis(1);
@@ -55,7 +64,7 @@ pub(super) enum Swept {
     /// A host is settled as a whole, in place of its endpoints.
     Absent { host: u32, absence: Absence },
     /// Every host on the link is settled: which hardware address answered for which.
-    Neighbours(BTreeMap<u32, Neighbour>),
+    Neighbors(BTreeMap<u32, Neighbor>),
     /// Something an operator should know: kind and example.
     Note(&'static str, String),
 }
@@ -65,7 +74,7 @@ pub(super) enum Swept {
 pub(super) enum Absence {
     /// Nobody answered for its address on the link, or it is to be heard first and says nothing.
     Silent,
-    /// This machine's neighbour table had no room to ask.
+    /// This machine's neighbor table had no room to ask.
     Unsure,
     /// It is to be heard first, and listening failed.
     Unheard,
@@ -201,19 +210,19 @@ impl Sweep {
         let mut untold = Untold::new(out);
         let on_link = OnLink::find(&targets, waits, awaits, Instant::now());
         let on_link = on_link.unwrap_or_else(|error| {
-            let what = "neighbours are not told apart from others";
+            let what = "neighbors are not told apart from others";
             untold.say(Swept::Note(what, error.to_string()));
             None
         });
-        let neighbours = on_link.as_ref().map(|on_link| on_link.hosts().to_vec());
-        let neighbours = neighbours.unwrap_or_default();
+        let neighbors = on_link.as_ref().map(|on_link| on_link.hosts().to_vec());
+        let neighbors = neighbors.unwrap_or_default();
         // Targets are counted in 32 bits.
         let awaited = awaits.then(|| Awaited::new(targets.len() as u32));
         if awaits {
             let all: Vec<u32> = targets.iter().map(|(host, _)| host).collect();
             schedule.hold(&all);
         } else {
-            schedule.hold(&neighbours);
+            schedule.hold(&neighbors);
         }
         let sockets = Sockets::new(room)?;
         let link = Arc::new(Link {
@@ -243,11 +252,11 @@ impl Sweep {
         Ok(Self {
             thread: Some(thread.spawn(|| sweep.run())?),
             link,
-            on_link: neighbours,
+            on_link: neighbors,
         })
     }
 
-    /// Whether [`Swept::Neighbours`] may name a host.
+    /// Whether [`Swept::Neighbors`] may name a host.
     pub(super) fn is_on_link(&self, host: u32) -> bool {
         self.on_link.binary_search(&host).is_ok()
     }
@@ -292,14 +301,14 @@ impl Loop {
             self.take_back();
             self.give_up_silent();
             self.meet_heard();
-            let neighbours = self.meet_neighbours();
+            let neighbors = self.meet_neighbors();
             let (wake, done) = self.dial();
             if !self.untold.tell() || (done && self.untold.is_empty()) {
                 return;
             }
             let now = Instant::now();
             let untold = self.untold.again(now);
-            let wake = [wake, neighbours, untold, self.schedule.deadline()];
+            let wake = [wake, neighbors, untold, self.schedule.deadline()];
             wait = wake
                 .into_iter()
                 .flatten()
@@ -435,7 +444,7 @@ impl Loop {
     }
 
     /// Asks which hosts on the link are there. When to go on, if there is more to ask.
-    fn meet_neighbours(&mut self) -> Option<Instant> {
+    fn meet_neighbors(&mut self) -> Option<Instant> {
         let on_link = self.on_link.as_mut()?;
         let now = Instant::now();
         if !self.untold.has_room() {
@@ -467,7 +476,7 @@ impl Loop {
             Learned::Silent(host) => self.absent(host, Absence::Silent),
             Learned::Unsure(host) => self.absent(host, Absence::Unsure),
             Learned::Overflow(text) => self.untold.say(Swept::Note("slowed down", text)),
-            Learned::Neighbours(judged) => self.untold.say(Swept::Neighbours(judged)),
+            Learned::Neighbors(judged) => self.untold.say(Swept::Neighbors(judged)),
         }
     }
 

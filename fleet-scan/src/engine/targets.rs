@@ -1,7 +1,6 @@
 //! The addresses of a scan in order, each once, and their subnets. Pure.
 
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use fleet_core::canonical;
 

@@ -1,7 +1,9 @@
 //! Words on their way from a loop that must not wait to somebody who may be slow: in order, in batches, bounded.
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc;
 

@@ -1,4 +1,4 @@
-//! In which order endpoints are tried first: every one once, neighbours far apart, nothing stored. Pure.
+//! In which order endpoints are tried first: every one once, neighbors far apart, nothing stored. Pure.
 
 /// Hosts that are visited on one port before the next port's turn: two knocks at one host are far apart, 20 ms at
 /// the full rate, yet all that can be learned of a host is learned within a block.

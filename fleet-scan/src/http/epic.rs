@@ -5,9 +5,11 @@ use fleet_core::Port;
 use serde_json::Value;
 
 use super::{get_json, text_of};
-use crate::driver::{Answer, BoxFuture, Driver, DriverError, Identification};
-use crate::maker;
-use crate::probe::Probe;
+use crate::{
+    driver::{Answer, BoxFuture, Driver, DriverError, Identification},
+    maker,
+    probe::Probe,
+};
 
 /// The CGMiner API's: both own the port and say as much.
 const PRECEDENCE: u8 = 100;

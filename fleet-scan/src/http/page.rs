@@ -1,8 +1,7 @@
 //! Which page names which make, and what is told of a page that names none. Pure.
 
 use super::response::Response;
-use crate::driver::Identification;
-use crate::text;
+use crate::{driver::Identification, text};
 
 /// How much of a page is looked at, in bytes: what names a make stands in its head.
 const LOOKED_AT: usize = 32 * 1024;
@@ -150,8 +149,7 @@ fn title(body: &str) -> Option<&str> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::response;
-    use super::*;
+    use super::{super::response, *};
 
     fn page(head: &str, body: &str) -> Response {
         let text = format!(

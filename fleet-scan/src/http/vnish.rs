@@ -4,8 +4,7 @@ use fleet_core::Serial;
 use serde_json::Value;
 
 use super::{mac, text_of};
-use crate::driver::Identification;
-use crate::maker;
+use crate::{driver::Identification, maker};
 
 /// What tells model, version, MAC and serial number.
 pub(super) const INFO: &str = "/api/v1/info";

@@ -5,16 +5,19 @@
 //! to look again. Records are read by hickory-proto. Whoever answers is a stranger: only what was asked for is kept, as
 //! much of it as there are targets, and nobody makes this side send more than a packet every [`PAUSE`].
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
+    time::{Duration, Instant},
+};
 
 use fleet_core::limits::NAME_ADDRESSES;
 use fleet_discovery::ServiceType;
-use hickory_proto::op::{Header, Message, MessageType, OpCode, Query};
-use hickory_proto::rr::rdata::PTR;
-use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
+use hickory_proto::{
+    op::{Header, Message, MessageType, OpCode, Query},
+    rr::{DNSClass, Name, RData, Record, RecordType, rdata::PTR},
+    serialize::binary::{BinDecodable, BinDecoder},
+};
 
 /// Between the first two questions for the services; it doubles each time (RFC 6762, 5.2).
 const ASK_AGAIN: Duration = Duration::from_secs(1);

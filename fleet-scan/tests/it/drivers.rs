@@ -1,7 +1,6 @@
 //! Drivers of one's own: what the engine makes of their answers, lies and crashes.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use fleet_core::{Port, TargetOutcome};
 use fleet_scan::{
@@ -15,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{job, quick, scan, start};
 
 /// A driver that does one thing at every port.
-struct Does(&'static str, Deed);
+struct Does(&'static str, Action);
 
-enum Deed {
+enum Action {
     Crash,
     Name(&'static str),
     AskForEver,
@@ -42,13 +41,13 @@ impl Driver for Does {
     ) -> BoxFuture<'a, Result<Answer, DriverError>> {
         Box::pin(async move {
             match &self.1 {
-                Deed::Crash => panic!("a driver's bug"),
-                Deed::Name(model) => Ok(Answer::Named(Box::new(Identification {
+                Action::Crash => panic!("a driver's bug"),
+                Action::Name(model) => Ok(Answer::Named(Box::new(Identification {
                     driver: self.0.to_owned(),
                     model: (*model).to_owned(),
                     ..Identification::default()
                 }))),
-                Deed::AskForEver => loop {
+                Action::AskForEver => loop {
                     probe.ask(br#"{"command":"version"}"#, |_| false).await?;
                 },
             }
@@ -68,8 +67,8 @@ fn with(drivers: Vec<Does>) -> Scanner {
 async fn a_driver_that_crashes_is_a_note_and_the_next_is_asked() {
     let running = start(Site::slow(3, Duration::ZERO), 30).await;
     let scanner = with(vec![
-        Does("buggy", Deed::Crash),
-        Does("good", Deed::Name("X1")),
+        Does("buggy", Action::Crash),
+        Does("good", Action::Name("X1")),
     ]);
     let (summary, found, _) = scan(&scanner, job(running.site())).await;
     assert_eq!(found.len(), 3);
@@ -89,7 +88,7 @@ async fn a_driver_that_crashes_is_a_note_and_the_next_is_asked() {
 async fn texts_of_drivers_are_made_fit_for_reports() {
     let running = start(Site::slow(1, Duration::ZERO), 31).await;
     let (_, found, _) = scan(
-        &with(vec![Does("rude", Deed::Name("a\u{1b}[31mb\n"))]),
+        &with(vec![Does("rude", Action::Name("a\u{1b}[31mb\n"))]),
         job(running.site()),
     )
     .await;
@@ -101,7 +100,7 @@ async fn texts_of_drivers_are_made_fit_for_reports() {
 async fn a_driver_cannot_ask_without_end() {
     let running = start(Site::slow(1, Duration::ZERO), 32).await;
     let (summary, found, _) = scan(
-        &with(vec![Does("curious", Deed::AskForEver)]),
+        &with(vec![Does("curious", Action::AskForEver)]),
         job(running.site()),
     )
     .await;
@@ -122,7 +121,7 @@ async fn a_scan_without_ports_or_with_too_many_does_not_begin() {
             ports,
             ..ScanJob::new(vec![[127, 90, 33, 1].into()])
         };
-        with(vec![Does("good", Deed::Name("X1"))])
+        with(vec![Does("good", Action::Name("X1"))])
             .run(job, sink, CancellationToken::new())
             .await
     };

@@ -1,8 +1,6 @@
 //! What is found is what is there.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::time::Duration;
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use fleet_core::TargetOutcome;
 use fleet_scan::{FoundDevice, ScanEvent};

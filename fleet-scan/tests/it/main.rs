@@ -13,9 +13,7 @@ mod recorded;
 mod stopping;
 mod strangers;
 
-use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use fleet_core::{AddressPolicy, Port};
 use fleet_scan::{

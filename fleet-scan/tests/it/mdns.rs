@@ -1,7 +1,9 @@
 //! Scans that listen first: who announces the service is tried, nobody else is touched.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::time::{Duration, Instant};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    time::{Duration, Instant},
+};
 
 use fleet_core::{Port, TargetOutcome};
 use fleet_discovery::Listening;
@@ -105,7 +107,7 @@ async fn who_announces_itself_is_found_while_others_are_listened_for_and_who_doe
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_lies_outside_of_the_scan_is_told_and_never_dialled() {
+async fn what_lies_outside_of_the_scan_is_told_and_never_dialed() {
     let running = start(Site::slow(6, Duration::ZERO), 81).await;
     let addresses = running.site().addresses();
     let at = service_port(&running);
@@ -234,17 +236,17 @@ async fn a_cancel_ends_listening_at_once_and_keeps_what_was_found() {
     let cancel = CancellationToken::new();
     let token = cancel.clone();
     let scan = tokio::spawn(async move { scanner(quick()).run(job, sink, token).await });
-    let mut cancelled = None;
+    let mut canceled = None;
     while let Some(event) = events.recv().await {
         if matches!(event, ScanEvent::Found(_)) {
             cancel.cancel();
-            cancelled = Some(Instant::now());
+            canceled = Some(Instant::now());
         }
     }
     let summary = scan.await.expect("no panic").expect("it began");
-    let since = cancelled.expect("a device").elapsed();
+    let since = canceled.expect("a device").elapsed();
     assert!(since < Duration::from_secs(1), "{since:?}");
-    assert_eq!(summary.interrupted, Some(Interruption::Cancelled));
+    assert_eq!(summary.interrupted, Some(Interruption::Canceled));
     assert_eq!(
         summary.outcomes,
         [

@@ -162,5 +162,5 @@ async fn a_make_without_a_login_says_so_and_the_guard_has_the_last_word() {
     let before = site.journal().count();
     let report = pair_as(&bitaxe, Some("x"), Guard::default()).await;
     assert!(report.error.contains("loopback"), "{report:?}");
-    assert_eq!(site.journal().count(), before, "nothing was dialled");
+    assert_eq!(site.journal().count(), before, "nothing was dialed");
 }

@@ -8,22 +8,16 @@
 mod expected;
 mod replay;
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::net::Ipv4Addr;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{collections::BTreeSet, fs, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
+use expected::{COUNTED, Expected, UNVERIFIED};
 use fleet_core::{AddressPolicy, Port, TargetOutcome};
 use fleet_scan::{
     CgminerDriver, Driver, DriverSet, EpicDriver, Guard, HttpDriver, HttpsDriver, ScanJob, Scanner,
 };
+use replay::{Recording, replay};
 
 use crate::{quick, scan};
-
-use expected::{COUNTED, Expected, UNVERIFIED};
-use replay::{Recording, replay};
 
 /// Drivers of ports that need no privilege: 4028 is the API's own.
 fn scanner() -> Scanner {

@@ -26,16 +26,16 @@ async fn after_a_cancel_no_connection_is_opened_and_what_was_found_is_kept() {
         gathered.push(events.recv().await.expect("more devices"));
     }
     cancel.cancel();
-    let cancelled_at = running.journal().now();
+    let canceled_at = running.journal().now();
     while let Some(event) = events.recv().await {
         gathered.push(event);
     }
     let summary = scan.await.expect("no panic").expect("the scan began");
     let late = running
         .journal()
-        .connections_since(cancelled_at + Duration::from_secs(1));
+        .connections_since(canceled_at + Duration::from_secs(1));
     assert!(late.is_empty(), "{late:?}");
-    assert_eq!(summary.interrupted, Some(Interruption::Cancelled));
+    assert_eq!(summary.interrupted, Some(Interruption::Canceled));
     assert!(!summary.is_complete());
     assert_eq!(summary.found, found(&gathered).len() as u64);
     assert_eq!(summary.count(TargetOutcome::Identified), summary.found);
@@ -123,6 +123,6 @@ async fn a_cancel_reaches_a_scan_that_waits_for_its_consumer() {
         gathered.push(event);
     }
     let summary = scan.await.expect("no panic").expect("the scan began");
-    assert_eq!(summary.interrupted, Some(Interruption::Cancelled));
+    assert_eq!(summary.interrupted, Some(Interruption::Canceled));
     assert_eq!(found(&gathered).len() as u64, summary.found);
 }

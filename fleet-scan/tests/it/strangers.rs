@@ -1,17 +1,17 @@
 //! What hosts say that are no known device reaches the operator: cut, escaped, once, with the place.
 
-use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use fleet_core::{AddressPolicy, Port, TargetOutcome};
 use fleet_scan::{
     CgminerDriver, Driver, DriverSet, EpicDriver, Guard, HttpDriver, HttpsDriver, ScanEvent,
     ScanJob, ScanSummary, Scanner,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinSet,
+};
 
 use crate::{quick, scan};
 

@@ -1,5 +1,5 @@
 //! Pairing devices that the server itself reaches: each proves who it is, is tried with the login, and what
-//! lets in is bound to the server. What has or had a node is never dialled.
+//! lets in is bound to the server. What has or had a node is never dialed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ use futures::future::join_all;
 
 use super::{
     DirectPath,
-    dialling::Dialling,
+    dialing::Dialing,
     prober::{Leave, PairAnswer, PairOrder},
 };
 use crate::{app::App, audit::Attempt, convert, failure::Refusal, pair::PairCredentials};
@@ -83,7 +83,7 @@ async fn carry_out(
         .await
         .map_err(Refusal::refusal)?;
     let pairing = Pairing {
-        dialling: Dialling {
+        dialing: Dialing {
             app: app.clone(),
             networks: path.networks.clone(),
             org: operator.org,
@@ -221,7 +221,7 @@ fn matches(filter: &DeviceFilter, row: &DeviceRow, status: PairingStatus) -> boo
 
 /// Pairing that runs.
 struct Pairing {
-    dialling: Dialling,
+    dialing: Dialing,
     path: DirectPath,
     actor: Actor,
     credentials: Arc<PairCredentials>,
@@ -237,14 +237,14 @@ impl Pairing {
         let leave = self.release(&addresses).await?;
         let tried = join_all(devices.iter().map(|row| self.attempt(row, &leave))).await;
         let bound = self.bind(devices, tried).await;
-        self.dialling.end(&leave).await;
+        self.dialing.end(&leave).await;
         bound
     }
 
     async fn release(&self, addresses: &[IpAddr]) -> Result<Leave, RpcError> {
         let (pause, attempts) = BUSY;
         for _ in 0..attempts {
-            match self.dialling.release(addresses).await {
+            match self.dialing.release(addresses).await {
                 Ok((leave, _)) => return Ok(leave),
                 Err(ReleaseError::Busy(_)) => tokio::time::sleep(pause).await,
                 Err(ReleaseError::Storage(error)) => return Err(error.refusal()),
@@ -291,7 +291,7 @@ impl Pairing {
         devices: &[DeviceRow],
         tried: Vec<Result<PairingStatus, String>>,
     ) -> Result<Vec<String>, RpcError> {
-        let app = &self.dialling.app;
+        let app = &self.dialing.app;
         let mut failed = Vec::new();
         for (row, tried) in devices.iter().zip(tried) {
             let why = match tried {
@@ -299,7 +299,7 @@ impl Pairing {
                     let now = app.environment.now();
                     let bound = app
                         .store
-                        .bind_to_server(self.dialling.org, row.id, status, self.actor.clone(), now)
+                        .bind_to_server(self.dialing.org, row.id, status, self.actor.clone(), now)
                         .await;
                     match bound {
                         Ok(_) => continue,
@@ -309,7 +309,7 @@ impl Pairing {
                 }
                 Err(why) => why,
             };
-            tracing::info!(run = %self.dialling.run, device = %row.id, why, "a device was not paired");
+            tracing::info!(run = %self.dialing.run, device = %row.id, why, "a device was not paired");
             failed.push(row.identifier.to_string());
         }
         Ok(failed)

@@ -105,7 +105,7 @@ pub struct ProbeOrder {
 /// What a prober tells while it works.
 #[derive(Clone, Debug)]
 pub enum ProbeEvent {
-    /// A device, at the endpoint that was dialled.
+    /// A device, at the endpoint that was dialed.
     Found(DeviceReport),
     /// Something the operator should know.
     Note(String),
@@ -155,7 +155,7 @@ impl Leave {
         }))
     }
 
-    /// Whether an endpoint may be dialled at this moment; the connection must be begun at once.
+    /// Whether an endpoint may be dialed at this moment; the connection must be begun at once.
     ///
     /// # Errors
     ///
@@ -170,10 +170,10 @@ impl Leave {
             return Err(outside(ip));
         }
         if !terms.addresses.contains(&ip) {
-            return Err(format!("{ip} was not released for dialling"));
+            return Err(format!("{ip} was not released for dialing"));
         }
         if self.left().is_zero() || terms.closed.load(Ordering::SeqCst) {
-            return Err(format!("the time for dialling {ip} is over"));
+            return Err(format!("the time for dialing {ip} is over"));
         }
         Ok(())
     }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn only_released_private_addresses_of_the_listed_networks_are_dialled() {
+    fn only_released_private_addresses_of_the_listed_networks_are_dialed() {
         let clocks = Arc::new(Clocks(Instant::now(), Mutex::new((Duration::ZERO, 0))));
         let leave = leave(&clocks);
         assert_eq!(leave.check(at("10.0.0.7:80")), Ok(()));
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_for_dialling_ends_by_either_clock_and_by_closing() {
+    fn the_time_for_dialing_ends_by_either_clock_and_by_closing() {
         let term = limits::DIRECT_TERM;
         let micros = i64::try_from(term.as_micros()).expect("some seconds");
         for (monotonic, wall, open) in [

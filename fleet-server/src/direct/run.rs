@@ -1,4 +1,4 @@
-//! A scan of the server's own network, batch by batch: addresses are released, dialled, recorded, given
+//! A scan of the server's own network, batch by batch: addresses are released, dialed, recorded, given
 //! back. What is told is what a node's scan tells, but nothing of it is kept for later watchers.
 
 use std::{
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     DirectPath,
-    dialling::Dialling,
+    dialing::Dialing,
     prober::{Leave, ProbeEvent, ProbeOrder, Prober},
     selection::Selection,
 };
@@ -54,7 +54,7 @@ pub(super) struct Admitted {
 /// A scan that runs.
 pub(super) struct Run {
     app: Arc<App>,
-    dialling: Dialling,
+    dialing: Dialing,
     prober: Arc<dyn Prober>,
     actor: Actor,
     selection: Selection,
@@ -100,7 +100,7 @@ impl Run {
         };
         Self {
             started: app.environment.instant(),
-            dialling: Dialling {
+            dialing: Dialing {
                 app: app.clone(),
                 networks: path.networks,
                 org,
@@ -126,11 +126,11 @@ impl Run {
         match worked {
             Ok(()) => {
                 let ended = self.ended();
-                tracing::info!(scan = %self.dialling.run, outcome = %ended.conclusion.state, accepted = self.ledger.accepted, "a scan of the server's own network ended");
+                tracing::info!(scan = %self.dialing.run, outcome = %ended.conclusion.state, accepted = self.ledger.accepted, "a scan of the server's own network ended");
                 let _ = self.tell(ScanEvent::Ended(ended)).await;
             }
             Err(Stop::Left) => {
-                tracing::info!(scan = %self.dialling.run, "a scan of the server's own network was left");
+                tracing::info!(scan = %self.dialing.run, "a scan of the server's own network was left");
                 let gone = RpcError::unavailable(
                     "the server is going down: start the scan again when it is back",
                 );
@@ -167,14 +167,14 @@ impl Run {
             Ok(()) => self.probe(&released.allowed, &leave).await,
             Err(stop) => Err(stop),
         };
-        self.dialling.end(&leave).await;
+        self.dialing.end(&leave).await;
         probed
     }
 
     async fn release(&mut self, addresses: &[IpAddr]) -> Result<(Leave, Released), Stop> {
         let (pause, attempts) = BUSY;
         for _ in 0..attempts {
-            match self.dialling.release(addresses).await {
+            match self.dialing.release(addresses).await {
                 Ok(released) => return Ok(released),
                 Err(ReleaseError::Busy(_)) => {}
                 Err(ReleaseError::Storage(error)) => return Err(Stop::Failed(error.refusal())),
@@ -281,8 +281,8 @@ impl Run {
             return Ok(());
         }
         let sightings = NewSightings {
-            org: self.dialling.org,
-            scan: self.dialling.run,
+            org: self.dialing.org,
+            scan: self.dialing.run,
             rows: rows.clone(),
             now: self.app.environment.now(),
         };
@@ -309,7 +309,7 @@ impl Run {
                     .await?;
                 }
                 Sighted::NotReleased => {
-                    self.reject("found after the time for dialling was over", &report);
+                    self.reject("found after the time for dialing was over", &report);
                 }
             }
         }
@@ -353,10 +353,10 @@ impl Run {
                 _ => self.ledger.rejected_reasons.push(tally),
             }
             let entry = AuditEntry {
-                org: Some(self.dialling.org),
+                org: Some(self.dialing.org),
                 actor: self.actor.clone(),
                 action: action.into(),
-                subject: format!("run {}", self.dialling.run),
+                subject: format!("run {}", self.dialing.run),
                 result: AuditResult::Refused(format!("{reason}: {}", by_node(tallies))),
                 at: self.app.environment.now(),
             };

@@ -36,7 +36,7 @@ pub(super) fn select(
         max_ports: limits::SCAN_PORTS,
         big_commands: true,
         default_ports: path.prober.default_ports(),
-        ..NodeProfile::stock()
+        ..NodeProfile::upstream()
     };
     let policy = PlanPolicy {
         addresses,

@@ -1,4 +1,4 @@
-//! The server's own network as operators call it: `pairing.v1` in the stock shape, and `fleet.v1` in a
+//! The server's own network as operators call it: `pairing.v1` in the upstream shape, and `fleet.v1` in a
 //! scan's.
 
 use std::{future::ready, sync::Arc};
@@ -14,7 +14,7 @@ use crate::{
     app::App,
     auth::calling_operator,
     direct::{self, pair},
-    discover::stock,
+    discover::upstream,
     operators::{scan_request, watched},
 };
 
@@ -35,7 +35,7 @@ impl PairingService for OwnNetwork {
         let items = direct::start(&self.app, operator, actor, request).await?;
         let messages = items.filter_map(|item| {
             ready(match item {
-                Ok(item) => stock(item),
+                Ok(item) => upstream(item),
                 Err(error) => Some(Err(error)),
             })
         });

@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use fleet_wire::server::Body;
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use rust_embed::{EmbeddedFile, RustEmbed};
-
-use fleet_wire::server::Body;
 
 use super::respond;
 

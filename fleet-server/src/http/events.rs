@@ -1,6 +1,8 @@
 //! A scan as server-sent events (WHATWG HTML, 9.2): one JSON object each, the id is the sequence, so
 //! that a browser resumes by itself.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use fleet_core::Permission;
 use fleet_wire::{RpcError, lines, server::Body};
@@ -8,7 +10,6 @@ use futures::StreamExt;
 use http::{Method, Response, StatusCode, request::Parts};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use std::sync::Arc;
 
 use super::{known, respond};
 use crate::{

@@ -1,22 +1,19 @@
 //! Sign-in of browsers: e-mail and password, or a key, is exchanged for a cookie that no script can read.
 //! Neither is ever in a URL, the cookie never leaves this origin.
 
-use std::net::IpAddr;
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use fleet_core::{Password, Permission, SecretHash, SecretKind, Timestamp, limits};
 use fleet_store::{
     Account, Actor, Credential, NewBrowserSession, OpenBrowserSessionError, PasswordHash, Proof,
     Who,
 };
-use fleet_wire::RpcError;
+use fleet_wire::{RpcError, server::Body};
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
-
-use fleet_wire::server::Body;
 
 use super::{json, known, respond};
 use crate::{

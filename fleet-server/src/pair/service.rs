@@ -1,4 +1,4 @@
-//! `fleet.v1.DevicePairingService`: pairing that is started, looked at and cancelled by calls of their own.
+//! `fleet.v1.DevicePairingService`: pairing that is started, looked at and canceled by calls of their own.
 
 use std::str::FromStr;
 

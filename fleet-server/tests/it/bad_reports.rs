@@ -145,7 +145,7 @@ async fn servers_own(world: &World, org: OrgId, device: &DiscoveredDeviceReport)
         until: now.plus(Duration::from_secs(45)),
         now,
     };
-    let released = world.store.release_for_dialling(request).await;
+    let released = world.store.release_for_dialing(request).await;
     assert_eq!(released.expect("is released").allowed.len(), 1);
     let rows = vec![row];
     let sightings = NewSightings {
@@ -199,7 +199,7 @@ async fn of_a_thousand_devices_with_every_kind_of_wrong_exactly_the_good_ones_ar
 
     // This node knows a device by its place only.
     let enrolled = Enrolled::new(&world, &operator).await;
-    let mut node = enrolled.connect(&world, Profile::stock()).await;
+    let mut node = enrolled.connect(&world, Profile::upstream()).await;
     let scan = start(&operator, &enrolled, list(&["10.77.0.7"], &["4028"])).await;
     let (command, _) = node.command().await;
     let nameless = DiscoveredDeviceReport {
@@ -260,7 +260,7 @@ async fn of_a_thousand_devices_with_every_kind_of_wrong_exactly_the_good_ones_ar
     let bad = rows.len() - 1;
     let mut addresses = vec![good(0)];
     addresses.extend((1..).take(1_000 - rows.len()).map(good));
-    // Good neighbours before, between and after: the bad ones stand in the middle of them.
+    // Good neighbors before, between and after: the bad ones stand in the middle of them.
     let (before, after) = addresses[1..].split_at(400);
     let between = rows.split_off(rows.len() / 2);
     rows.extend(before.iter().map(|ip| device(ip)));

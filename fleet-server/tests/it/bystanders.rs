@@ -36,7 +36,7 @@ async fn background_work_that_panics_starts_anew() {
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
-    let mut node = enrolled.connect(&world, Profile::stock()).await;
+    let mut node = enrolled.connect(&world, Profile::upstream()).await;
     let (command, _) = node.command().await;
     let second = start(&operator, &enrolled, list(&["10.0.0.2"], &["80"])).await;
     world.clock.break_randomness(true);
@@ -60,7 +60,7 @@ async fn a_node_may_have_eight_calls_at_a_time_on_a_connection() {
     let mut streams = Vec::new();
     for _ in 0..8 {
         let (up, mut down) = gateway.control_stream(bearer(&token)).await.expect("opens");
-        // Opened for sure: whatever comes on this connection after it is its neighbour.
+        // Opened for sure: whatever comes on this connection after it is its neighbor.
         tokio::select! {
             ended = down.message() => panic!("ended: {ended:?}"),
             () = tokio::time::sleep(Duration::from_millis(20)) => {}

@@ -20,7 +20,7 @@ async fn connected(world: &World, profile: Profile) -> (Operator, Enrolled, Node
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_node_says_is_what_the_operator_gets() {
     let world = World::new().await;
-    let (operator, enrolled, mut node) = connected(&world, Profile::stock()).await;
+    let (operator, enrolled, mut node) = connected(&world, Profile::upstream()).await;
     for (code, state, told) in [
         (AckCode::Ok, "SCAN_STATE_COMPLETED", "ok"),
         (AckCode::Partial, "SCAN_STATE_PARTIAL", "ok"),
@@ -46,10 +46,10 @@ async fn what_the_node_says_is_what_the_operator_gets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stock_node_gets_what_it_can_take_and_ours_gets_literals() {
+async fn a_upstream_node_gets_what_it_can_take_and_ours_gets_literals() {
     let world = World::new().await;
-    let (operator, stock, mut node) = connected(&world, Profile::stock()).await;
-    start(&operator, &stock, target("10.0.0.0/22", &["80"])).await;
+    let (operator, upstream, mut node) = connected(&world, Profile::upstream()).await;
+    start(&operator, &upstream, target("10.0.0.0/22", &["80"])).await;
     let (_, request) = node.command().await;
     match request.mode {
         Some(Mode::Nmap(asked)) => assert_eq!(asked.target, "10.0.0.0/22"),
@@ -152,7 +152,7 @@ async fn a_node_that_floods_refused_rows_is_cut_off_and_its_lane_is_free() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cancelling_tells_a_node_that_can_be_told_and_keeps_what_it_found() {
+async fn canceling_tells_a_node_that_can_be_told_and_keeps_what_it_found() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::ours()).await;
     let scan = start(
@@ -172,12 +172,12 @@ async fn cancelling_tells_a_node_that_can_be_told_and_keeps_what_it_found() {
             .expect("is taken still");
         node.ack(&command, AckCode::Partial).await;
     };
-    let (cancelled, ()) = tokio::join!(scan.cancel(), told);
-    assert_eq!(cancelled.state().as_str_name(), "SCAN_STATE_CANCELLED");
-    assert_eq!(cancelled.code, "canceled");
-    assert_eq!(cancelled.ledger.expect("has ended").accepted, 2);
+    let (canceled, ()) = tokio::join!(scan.cancel(), told);
+    assert_eq!(canceled.state().as_str_name(), "SCAN_STATE_CANCELED");
+    assert_eq!(canceled.code, "canceled");
+    assert_eq!(canceled.ledger.expect("has ended").accepted, 2);
     // Once more changes nothing.
-    assert_eq!(scan.cancel().await.last_sequence, cancelled.last_sequence);
+    assert_eq!(scan.cancel().await.last_sequence, canceled.last_sequence);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +190,7 @@ async fn a_node_of_ours_that_does_not_stop_is_not_waited_for_and_its_lane_is_fre
     assert_eq!(pending.state().as_str_name(), "SCAN_STATE_RUNNING");
     node.cancel().await;
     world.clock.pass(Duration::from_secs(11));
-    scan.is("SCAN_STATE_CANCELLED").await;
+    scan.is("SCAN_STATE_CANCELED").await;
     let late = node.report(&command, vec![device("10.0.0.1")]).await;
     refused(late, Code::FailedPrecondition);
     start(&operator, &enrolled, list(&["10.0.0.2"], &["4028"])).await;
@@ -198,14 +198,14 @@ async fn a_node_of_ours_that_does_not_stop_is_not_waited_for_and_its_lane_is_fre
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stock_nodes_scan_is_cancelled_at_once_while_its_command_keeps_the_lane_and_its_reports()
-{
+async fn a_upstream_nodes_scan_is_canceled_at_once_while_its_command_keeps_the_lane_and_its_reports()
+ {
     let world = World::new().await;
-    let (operator, enrolled, mut node) = connected(&world, Profile::stock()).await;
+    let (operator, enrolled, mut node) = connected(&world, Profile::upstream()).await;
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["4028"])).await;
     let (command, _) = node.command().await;
-    let cancelled = scan.cancel().await;
-    assert_eq!(cancelled.state().as_str_name(), "SCAN_STATE_CANCELLED");
+    let canceled = scan.cancel().await;
+    assert_eq!(canceled.state().as_str_name(), "SCAN_STATE_CANCELED");
     let next = start(&operator, &enrolled, list(&["10.0.0.2"], &["4028"])).await;
     let answer = node.report(&command, vec![device("10.0.0.1")]).await;
     assert_eq!(answer.expect("is stored").accepted_count, 1);
@@ -218,7 +218,7 @@ async fn a_stock_nodes_scan_is_cancelled_at_once_while_its_command_keeps_the_lan
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_node_is_asked_again_later() {
     let world = World::new().await;
-    let (operator, enrolled, mut node) = connected(&world, Profile::stock()).await;
+    let (operator, enrolled, mut node) = connected(&world, Profile::upstream()).await;
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
     let (first, _) = node.command().await;
     node.ack(&first, AckCode::Busy).await;
@@ -232,7 +232,7 @@ async fn a_busy_node_is_asked_again_later() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_without_an_ack_ends_at_its_deadline_and_the_next_one_goes_out() {
     let world = World::new().await;
-    let (operator, enrolled, mut node) = connected(&world, Profile::stock()).await;
+    let (operator, enrolled, mut node) = connected(&world, Profile::upstream()).await;
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
     node.command().await;
     let next = start(&operator, &enrolled, list(&["10.0.0.2"], &["80"])).await;
@@ -266,11 +266,11 @@ async fn a_command_that_the_nodes_next_hello_lists_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_the_nodes_next_hello_omits_is_dead_and_its_chunk_goes_out_anew() {
     let world = World::new().await;
-    let (operator, enrolled, mut node) = connected(&world, Profile::stock()).await;
+    let (operator, enrolled, mut node) = connected(&world, Profile::upstream()).await;
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["4028"])).await;
     let (lost, _) = node.command().await;
     drop(node);
-    let mut back = enrolled.connect(&world, Profile::stock()).await;
+    let mut back = enrolled.connect(&world, Profile::upstream()).await;
     let (again, _) = back.command().await;
     assert_ne!(lost, again);
     refused(
@@ -296,8 +296,8 @@ async fn a_cancel_reaches_a_node_that_was_away() {
         !row.expect("it reads").expect("it is there").connected
     })
     .await;
-    let cancelled = scan.cancel().await;
-    assert_eq!(cancelled.state().as_str_name(), "SCAN_STATE_CANCELLED");
+    let canceled = scan.cancel().await;
+    assert_eq!(canceled.state().as_str_name(), "SCAN_STATE_CANCELED");
     let mut back = enrolled.connect(&world, profile.running(&command)).await;
     assert_eq!(back.cancel().await, command);
 }

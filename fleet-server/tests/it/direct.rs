@@ -34,12 +34,12 @@ use crate::harness::{
     target,
 };
 
-/// A network of devices that speak nothing, each found as soon as it is dialled, and a record of the dials.
+/// A network of devices that speak nothing, each found as soon as it is dialed, and a record of the dials.
 #[derive(Debug)]
 struct Wire {
     devices: Vec<IpAddr>,
-    dialled: Mutex<Vec<IpAddr>>,
-    /// A permit for each address that may be dialled.
+    dialed: Mutex<Vec<IpAddr>>,
+    /// A permit for each address that may be dialed.
     turns: Semaphore,
 }
 
@@ -47,14 +47,14 @@ impl Wire {
     fn with(devices: &[&str], turns: usize) -> Arc<Self> {
         Arc::new(Self {
             devices: devices.iter().map(|ip| ip.parse().expect(ip)).collect(),
-            dialled: Mutex::default(),
+            dialed: Mutex::default(),
             turns: Semaphore::new(turns),
         })
     }
 
-    fn dialled(&self) -> Vec<String> {
-        let dialled = self.dialled.lock().expect("not poisoned");
-        dialled.iter().map(ToString::to_string).collect()
+    fn dialed(&self) -> Vec<String> {
+        let dialed = self.dialed.lock().expect("not poisoned");
+        dialed.iter().map(ToString::to_string).collect()
     }
 
     async fn world(self: &Arc<Self>) -> World {
@@ -93,7 +93,7 @@ impl Prober for Wire {
                     port: order.ports[0],
                 };
                 order.leave.check(endpoint)?;
-                self.dialled.lock().expect("not poisoned").push(*ip);
+                self.dialed.lock().expect("not poisoned").push(*ip);
                 *outcome = TargetOutcome::Silent;
                 if self.devices.contains(ip) {
                     *outcome = TargetOutcome::Identified;
@@ -115,7 +115,7 @@ impl Prober for Wire {
                 return answer(PairOutcome::Error, &why);
             }
             let ip = order.endpoint.ip;
-            self.dialled.lock().expect("not poisoned").push(ip);
+            self.dialed.lock().expect("not poisoned").push(ip);
             match order.login {
                 None => answer(PairOutcome::AuthNeeded, "it wants a password"),
                 Some(login) if login.password.as_str() == PASSWORD => {
@@ -214,7 +214,7 @@ async fn devices(operator: &Operator) -> Vec<Device> {
 /// A node that has found these devices and has a command for more of them in flight.
 async fn node_with(world: &World, operator: &Operator, found: &[&str]) -> (Enrolled, Node, String) {
     let enrolled = Enrolled::new(world, operator).await;
-    let mut node = enrolled.connect(world, Profile::stock()).await;
+    let mut node = enrolled.connect(world, Profile::upstream()).await;
     crate::harness::start(operator, &enrolled, target("10.0.0.0/24", &["4028"])).await;
     let (command, _) = node.command().await;
     if !found.is_empty() {
@@ -239,11 +239,15 @@ async fn without_configuration_the_server_dials_nothing_and_says_what_to_do() {
     for way_out in ["enroll a node", "StartScan", "[direct]", "fleetd.toml"] {
         assert!(error.message.contains(way_out), "{error}");
     }
-    let stock = operator
+    let upstream = operator
         .pairing()
         .discover(&list(&["10.0.0.7"], &[]), operator.options())
         .await;
-    stream_refused(stock.map(Incoming::into_stream), Code::FailedPrecondition).await;
+    stream_refused(
+        upstream.map(Incoming::into_stream),
+        Code::FailedPrecondition,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,7 +275,7 @@ async fn what_the_server_finds_is_told_stored_and_no_nodes() {
         ),
         (16, 2, 12, 2)
     );
-    assert_eq!(wire.dialled().len(), 14);
+    assert_eq!(wire.dialed().len(), 14);
     let listed = devices(&operator).await;
     assert!(
         listed.iter().all(|device| device.fleet_node_id == 0),
@@ -279,14 +283,14 @@ async fn what_the_server_finds_is_told_stored_and_no_nodes() {
     );
     assert_eq!(listed.len(), 2);
 
-    // The stock shape: devices, then a good end.
-    let mut stock = operator
+    // The upstream shape: devices, then a good end.
+    let mut upstream = operator
         .pairing()
         .discover(&list(&["10.0.0.7"], &[]), operator.options())
         .await
         .expect("starts");
     let first = loop {
-        let message = soon(stock.message())
+        let message = soon(upstream.message())
             .await
             .expect("goes on")
             .expect("a device");
@@ -295,7 +299,7 @@ async fn what_the_server_finds_is_told_stored_and_no_nodes() {
         }
     };
     assert_eq!(first, "10.0.0.7");
-    while let Some(message) = soon(stock.message()).await.expect("ends well") {
+    while let Some(message) = soon(upstream.message()).await.expect("ends well") {
         assert_eq!(message.error, "");
     }
     assert_eq!(devices(&operator).await.len(), 2, "the same records");
@@ -305,7 +309,7 @@ async fn what_the_server_finds_is_told_stored_and_no_nodes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_node_found_is_never_dialled_nor_after_its_revocation() {
+async fn what_a_node_found_is_never_dialed_nor_after_its_revocation() {
     let wire = Wire::with(&["10.0.0.7", "10.0.0.8", "10.0.0.9"], 100);
     let world = wire.world().await;
     let operator = world.operator(Role::Operator).await;
@@ -315,7 +319,7 @@ async fn what_a_node_found_is_never_dialled_nor_after_its_revocation() {
         let (found, warnings, ended) =
             to_its_end(scan(&operator, asked).await.expect("starts")).await;
         assert_eq!(found, ["10.0.0.8"]);
-        assert_eq!(wire.dialled(), vec!["10.0.0.8"; round]);
+        assert_eq!(wire.dialed(), vec!["10.0.0.8"; round]);
         assert_eq!(ended.state(), ScanState::Partial);
         let node = format!("node {}", enrolled.id);
         for text in [&ended.reason, &warnings[0]] {
@@ -358,9 +362,9 @@ async fn a_report_of_what_the_server_dials_right_now_waits_and_is_taken() {
     let scanning = scan(&operator, list(&["10.0.0.6", "10.0.0.7"], &[]))
         .await
         .expect("starts");
-    // Released, but not dialled yet.
+    // Released, but not dialed yet.
     wire.turns.add_permits(1);
-    eventually(|| async { wire.dialled() == ["10.0.0.6"] }).await;
+    eventually(|| async { wire.dialed() == ["10.0.0.6"] }).await;
     let reporting = tokio::spawn(async move {
         let reported = node.report(&command, vec![device("10.0.0.7")]).await;
         (reported, node)
@@ -375,7 +379,7 @@ async fn a_report_of_what_the_server_dials_right_now_waits_and_is_taken() {
     assert_eq!(ended.state(), ScanState::Completed);
     let (reported, _node) = soon(reporting).await.expect("does not panic");
     assert_eq!(reported.expect("taken").accepted_count, 1);
-    assert_eq!(wire.dialled(), ["10.0.0.6", "10.0.0.7"]);
+    assert_eq!(wire.dialed(), ["10.0.0.6", "10.0.0.7"]);
 
     // From here on it is the node's.
     wire.turns.add_permits(10);
@@ -386,7 +390,7 @@ async fn a_report_of_what_the_server_dials_right_now_waits_and_is_taken() {
     )
     .await;
     assert_eq!(warnings.len(), 1);
-    assert_eq!(wire.dialled().len(), 2);
+    assert_eq!(wire.dialed().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -421,9 +425,9 @@ async fn leaving_ends_the_scan_and_frees_its_addresses() {
     };
     eventually(again).await;
     assert!(
-        !wire.dialled().contains(&"10.0.0.2".to_owned()),
+        !wire.dialed().contains(&"10.0.0.2".to_owned()),
         "{:?}",
-        wire.dialled()
+        wire.dialed()
     );
     assert_eq!(devices(&operator).await.len(), 2, "what it found stays");
 }
@@ -446,7 +450,7 @@ async fn a_drain_ends_the_scan() {
     };
     assert_eq!(ended.code, Code::Unavailable, "{ended}");
     draining.done().await;
-    assert!(wire.dialled().is_empty());
+    assert!(wire.dialed().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -483,7 +487,7 @@ async fn what_cannot_be_scanned_is_refused_with_the_way_out() {
         let error = not_scanned(&operator, request, code).await;
         assert!(error.message.contains(named), "{error}");
     }
-    assert!(wire.dialled().is_empty());
+    assert!(wire.dialed().is_empty());
     let refused = world.audited(operator.org, "direct.scan").await;
     assert!(
         !refused.is_empty()
@@ -532,14 +536,14 @@ async fn the_server_pairs_what_it_found_and_nothing_that_has_or_had_a_node() {
     to_its_end(scan(&operator, asked).await.expect("starts")).await;
     let identifier = |ip: &str| device(ip).device_identifier;
     let all = || SelectionType::AllDevices(DeviceFilter::default());
-    let dialled = || wire.dialled().split_off(2);
+    let dialed = || wire.dialed().split_off(2);
 
     // Without a password, and with a wrong one: nobody is bound.
     for password in [None, Some("wrong")] {
         let failed = not_paired(&operator, named(&["10.0.0.7"]), password).await;
         assert_eq!(failed.expect("answers"), [identifier("10.0.0.7")]);
     }
-    assert_eq!(dialled(), ["10.0.0.7", "10.0.0.7"]);
+    assert_eq!(dialed(), ["10.0.0.7", "10.0.0.7"]);
     let failed = not_paired(
         &operator,
         named(&["10.0.0.7", "10.0.0.9", "10.0.0.77"]),
@@ -550,13 +554,13 @@ async fn the_server_pairs_what_it_found_and_nothing_that_has_or_had_a_node() {
         failed.expect("answers"),
         [identifier("10.0.0.9"), identifier("10.0.0.77")]
     );
-    assert_eq!(dialled().len(), 3, "what a node has is not dialled");
+    assert_eq!(dialed().len(), 3, "what a node has is not dialed");
 
     // What is paired already is left alone, and the node's is told.
     let failed = not_paired(&operator, all(), Some(PASSWORD)).await;
     assert_eq!(failed.expect("answers"), [identifier("10.0.0.9")]);
-    assert_eq!(dialled().last().map(String::as_str), Some("10.0.0.8"));
-    assert_eq!(dialled().len(), 4);
+    assert_eq!(dialed().last().map(String::as_str), Some("10.0.0.8"));
+    assert_eq!(dialed().len(), 4);
     let listed = devices(&operator).await;
     let ids: Vec<DeviceId> = listed
         .iter()
@@ -597,7 +601,7 @@ async fn the_server_pairs_what_it_found_and_nothing_that_has_or_had_a_node() {
         .expect("revoked");
     let failed = not_paired(&operator, named(&["10.0.0.9"]), Some(PASSWORD)).await;
     assert_eq!(failed.expect("answers"), [identifier("10.0.0.9")]);
-    assert_eq!(dialled().len(), 4);
+    assert_eq!(dialed().len(), 4);
     let done = world.audited(operator.org, "direct.pair").await;
     assert_eq!(done.len(), 5, "{done:?}");
 }

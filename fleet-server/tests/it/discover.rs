@@ -1,4 +1,4 @@
-//! `DiscoverOnFleetNode`: the stock shape of a scan, which never queues.
+//! `DiscoverOnFleetNode`: the upstream shape of a scan, which never queues.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ async fn devices_come_as_they_are_stored_and_the_header_names_the_scan() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
-    let mut node = enrolled.connect(&world, Profile::stock()).await;
+    let mut node = enrolled.connect(&world, Profile::upstream()).await;
     let asked = list(&["10.0.0.1", "10.0.0.2"], &["4028"]);
     let mut found = discover(&operator, &enrolled, asked).await;
     let scan = scan_id(&found);
@@ -96,7 +96,7 @@ async fn a_partial_scan_ends_well_after_a_last_message_with_the_reason() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
-    let mut node = enrolled.connect(&world, Profile::stock()).await;
+    let mut node = enrolled.connect(&world, Profile::upstream()).await;
     let mut found = discover(&operator, &enrolled, list(&["10.0.0.1"], &["4028"])).await;
     let (command, _) = node.command().await;
     node.ack_with(&command, AckCode::Partial, "the switch was rebooted")
@@ -117,7 +117,7 @@ async fn it_never_queues() {
     assert!(error.message.contains("not connected"), "{error}");
     assert!(error.message.contains("StartScan"), "{error}");
 
-    let mut node = enrolled.connect(&world, Profile::stock()).await;
+    let mut node = enrolled.connect(&world, Profile::upstream()).await;
     // The node says that it is busy with something the server does not know of.
     let mut busy = discover(&operator, &enrolled, asked()).await;
     let (command, _) = node.command().await;

@@ -62,9 +62,9 @@ async fn going_down_gives_nodes_their_slots_ends_watches_and_hears_last_words() 
     .await;
     let operator = world.operator(Role::Operator).await;
     let ours = Enrolled::new(&world, &operator).await;
-    let stock = Enrolled::new(&world, &operator).await;
+    let upstream = Enrolled::new(&world, &operator).await;
     let mut node = ours.connect(&world, Profile::ours()).await;
-    let mut old = stock.connect(&world, Profile::stock()).await;
+    let mut old = upstream.connect(&world, Profile::upstream()).await;
     let scan = start(&operator, &ours, list(&["10.0.0.1"], &["4028"])).await;
     let (command, _) = node.command().await;
     let token = node.token.clone();
@@ -113,7 +113,7 @@ async fn going_down_gives_nodes_their_slots_ends_watches_and_hears_last_words() 
         .is("SCAN_STATE_COMPLETED")
         .await;
     // Both streams were given back.
-    for node in [&ours, &stock] {
+    for node in [&ours, &upstream] {
         let row = fleet_store::Enrollment::node(&world.store, operator.org, node.id).await;
         assert!(!row.expect("it reads").expect("it is there").connected);
     }
@@ -138,7 +138,7 @@ async fn a_server_that_vanished_leaves_nothing_that_stops_the_next_one() {
     let mut world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
-    let mut node = enrolled.connect(&world, Profile::stock()).await;
+    let mut node = enrolled.connect(&world, Profile::upstream()).await;
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"]))
         .await
         .id;
@@ -146,7 +146,7 @@ async fn a_server_that_vanished_leaves_nothing_that_stops_the_next_one() {
     // A second server starts without the first one's end.
     world.start().await;
     let operator = operator.at(&world);
-    let mut back = enrolled.connect(&world, Profile::stock()).await;
+    let mut back = enrolled.connect(&world, Profile::upstream()).await;
     let (again, _) = back.command().await;
     assert_ne!(lost, again);
     // What the old stream says does not count any more.

@@ -66,29 +66,29 @@ async fn revoke(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_used_cancelled_and_expired_codes_are_answered_alike() {
+async fn unknown_used_canceled_and_expired_codes_are_answered_alike() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let used = code(&operator).await;
     register(&world, &registration(&used.code, "first", &identity()))
         .await
         .expect("registers");
-    let cancelled = code(&operator).await;
+    let canceled = code(&operator).await;
     operator
         .nodes()
         .cancel_enrollment_code(
             &CancelEnrollmentCodeRequest {
-                pending_enrollment_id: cancelled.pending_enrollment_id,
+                pending_enrollment_id: canceled.pending_enrollment_id,
             },
             operator.options(),
         )
         .await
-        .expect("is cancelled");
+        .expect("is canceled");
     let expired = code(&operator).await;
     world.clock.pass(Duration::from_secs(3_601));
     let mut answers = Vec::new();
     let unknown = "fnc_never-made-by-this-server".to_owned();
-    for code in [unknown, used.code, cancelled.code, expired.code] {
+    for code in [unknown, used.code, canceled.code, expired.code] {
         let answer = register(&world, &registration(&code, "second", &identity())).await;
         answers.push(refused(answer, Code::Unauthenticated));
     }
@@ -294,13 +294,13 @@ async fn open_codes_and_nodes_are_listed_as_they_stand() {
         (shown.enrollment.as_str(), shown.version.as_str()),
         ("confirmed", "test")
     );
-    let stock = operator
+    let upstream = operator
         .admin()
         .list_fleet_nodes(&ListFleetNodesRequest {}, operator.options())
         .await
         .expect("lists");
     assert_eq!(
-        stock.fleet_nodes[0].identity_fingerprint,
+        upstream.fleet_nodes[0].identity_fingerprint,
         shown.identity_fingerprint
     );
     drop(stream);

@@ -118,7 +118,7 @@ async fn a_node_that_is_revoked_between_challenge_and_answer_gets_no_session() {
     refused(node.challenge(&world).await, Code::Unauthenticated);
 }
 
-/// A stock node takes UNAUTHENTICATED for the end of its enrollment.
+/// An upstream node takes UNAUTHENTICATED for the end of its enrollment.
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_trouble_is_never_a_refusal_of_who_it_is() {
     let world = World::new().await;

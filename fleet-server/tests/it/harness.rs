@@ -30,15 +30,14 @@ use fleet_wire::{
     pairing::{self, DiscoverRequest, PairingClient, discover_request::Mode},
 };
 use futures::StreamExt;
-use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
-
 pub(crate) use http::{Http, request};
 pub(crate) use node::{
     Enrolled, Node, Profile, bearer, complete, device, heartbeat, identity, registration,
 };
 pub(crate) use scan::{Started, start, start_as};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 /// No test waits longer for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

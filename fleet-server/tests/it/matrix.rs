@@ -1,20 +1,20 @@
 //! Who may do what to whose, in which state: every cell of `matrix.txt`, written by hand, against the live
 //! service. A procedure without a row fails with what to add.
 
+mod actions;
 mod call;
-mod deeds;
 mod scene;
 mod table;
 mod tenancy;
 
 use std::collections::BTreeSet;
 
-use fleet_core::Role;
-
-use crate::harness::World;
 use call::Answer;
+use fleet_core::Role;
 use scene::Scene;
 use table::{CALLERS, Row, rows};
+
+use crate::harness::World;
 
 /// Served by the engine itself: no descriptor of ours names them.
 const OF_THE_ENGINE: [&str; 5] = [

@@ -80,11 +80,11 @@ async fn pin(node: &mut Node, command: &str, address: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stock_nodes_unpinned_name_is_refused() {
+async fn a_upstream_nodes_unpinned_name_is_refused() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
-    let _node = enrolled.connect(&world, Profile::stock()).await;
+    let _node = enrolled.connect(&world, Profile::upstream()).await;
     for request in [
         list(&["10.0.0.1", "miner.example"], &["4028"]),
         target("miner.example", &["4028"]),
@@ -106,7 +106,7 @@ async fn where_the_policy_allows_it_an_unpinned_name_is_a_command_of_its_own_wit
     .await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
-    let mut node = enrolled.connect(&world, Profile::stock()).await;
+    let mut node = enrolled.connect(&world, Profile::upstream()).await;
     let request = list(&["10.0.0.1", "miner.example"], &["4028"]);
     let scan = start(&operator, &enrolled, request).await;
 

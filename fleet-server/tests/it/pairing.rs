@@ -97,7 +97,7 @@ async fn rest(
     }
 }
 
-/// The statuses in the stock list, by identifier.
+/// The statuses in the upstream list, by identifier.
 async fn listed(operator: &Operator, node: &Enrolled) -> Vec<(String, String)> {
     let request = ListFleetNodeDiscoveredDevicesRequest {
         fleet_node_id: node.id.0,
@@ -195,7 +195,7 @@ async fn a_device_is_bound_released_and_bound_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn results_come_as_the_node_says_them() {
     let ips = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"];
-    for profile in [Profile::ours(), Profile::stock()] {
+    for profile in [Profile::ours(), Profile::upstream()] {
         let world = World::new().await;
         let (operator, enrolled, mut node) = found(&world, profile, &ips).await;
         let mut stream = pair(&operator, &wanted(&enrolled, &ips))
@@ -322,7 +322,7 @@ async fn what_cannot_be_paired_is_refused_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_says_busy_ends_it() {
     let world = World::new().await;
-    let (operator, enrolled, mut node) = found(&world, Profile::stock(), &["10.0.0.1"]).await;
+    let (operator, enrolled, mut node) = found(&world, Profile::upstream(), &["10.0.0.1"]).await;
     let mut stream = pair(&operator, &wanted(&enrolled, &[]))
         .await
         .expect("begun");
@@ -336,14 +336,14 @@ async fn a_node_that_says_busy_ends_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_node_ends_it_and_nothing_is_sent_again() {
     let world = World::new().await;
-    let (operator, enrolled, mut node) = found(&world, Profile::stock(), &["10.0.0.1"]).await;
+    let (operator, enrolled, mut node) = found(&world, Profile::upstream(), &["10.0.0.1"]).await;
     let mut stream = pair(&operator, &wanted(&enrolled, &[]))
         .await
         .expect("begun");
     let (command, _) = node.pairing().await;
     node.hang_up();
     drop(node);
-    let mut node = enrolled.connect(&world, Profile::stock()).await;
+    let mut node = enrolled.connect(&world, Profile::upstream()).await;
     let (_, end) = rest(&mut stream).await;
     let error = refused(end, Code::Unavailable);
     assert!(error.message.contains("run it again"), "{}", error.message);
@@ -357,7 +357,7 @@ async fn a_lost_node_ends_it_and_nothing_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cancelling_tells_the_node_and_keeps_what_came() {
+async fn canceling_tells_the_node_and_keeps_what_came() {
     let world = World::new().await;
     let ips = ["10.0.0.1", "10.0.0.2"];
     let (operator, enrolled, mut node) = found(&world, Profile::ours(), &ips).await;
@@ -381,7 +381,7 @@ async fn cancelling_tells_the_node_and_keeps_what_came() {
     client
         .cancel_pairing(&cancel, operator.options())
         .await
-        .expect("cancelled");
+        .expect("canceled");
     assert_eq!(node.cancel().await, command);
     node.ack(&command, AckCode::Partial).await;
     let look = GetPairingRequest {

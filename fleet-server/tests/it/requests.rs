@@ -32,7 +32,7 @@ async fn every_refusal_names_the_offending_value_and_the_way_out() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
-    let _node = enrolled.connect(&world, Profile::stock()).await;
+    let _node = enrolled.connect(&world, Profile::upstream()).await;
     let wide: Vec<String> = (1..=65).map(|port: u16| port.to_string()).collect();
     let wide: Vec<&str> = wide.iter().map(String::as_str).collect();
     let one = &["10.0.0.1"];

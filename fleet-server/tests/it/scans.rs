@@ -98,7 +98,7 @@ async fn interactive_scans_go_before_scheduled_ones() {
         .await
         .expect("starts");
     start(&operator, &enrolled, list(&["10.0.0.2"], &["80"])).await;
-    let mut node = enrolled.connect(&world, Profile::stock()).await;
+    let mut node = enrolled.connect(&world, Profile::upstream()).await;
     let mut order = Vec::new();
     for _ in 0..2 {
         let (command, request) = node.command().await;
@@ -137,7 +137,7 @@ async fn a_scan_waits_for_an_offline_node_until_its_time_is_over() {
         .is("SCAN_STATE_EXPIRED")
         .await;
     assert_eq!(expired.code, "deadline_exceeded", "{}", expired.reason);
-    let mut node = enrolled.connect(&world, Profile::stock()).await;
+    let mut node = enrolled.connect(&world, Profile::upstream()).await;
     let (command, _) = node.command().await;
     node.ack(&command, AckCode::Ok).await;
     waits.is("SCAN_STATE_COMPLETED").await;

@@ -78,12 +78,12 @@ async fn the_newest_stream_wins_and_a_node_of_ours_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stock_node_sees_its_older_stream_end_cleanly_and_without_a_word() {
+async fn a_upstream_node_sees_its_older_stream_end_cleanly_and_without_a_word() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
-    let mut older = enrolled.connect(&world, Profile::stock()).await;
-    let _newer = enrolled.connect(&world, Profile::stock()).await;
+    let mut older = enrolled.connect(&world, Profile::upstream()).await;
+    let _newer = enrolled.connect(&world, Profile::upstream()).await;
     assert_eq!(older.next().await.expect("ends cleanly"), None);
 }
 

@@ -28,9 +28,9 @@ export function accountView(root) {
     const again = secret("new-password-again", "new-password");
     const submit = h("button", { type: "submit", class: "button button-primary", id: "change-password" }, "Change password");
     const form = h("form", { method: "post", class: "stack", novalidate: true }, email,
-      labelled(current, "Present password", "Empty if you have signed in with keys only."),
-      labelled(fresh, "New password", `At least ${PASSWORD_LEAST} characters, several words for instance.`),
-      labelled(again, "New password again"),
+      labeled(current, "Present password", "Empty if you have signed in with keys only."),
+      labeled(fresh, "New password", `At least ${PASSWORD_LEAST} characters, several words for instance.`),
+      labeled(again, "New password again"),
       error.element, done,
       h("div", { class: "actions" }, submit));
     form.addEventListener("submit", async (event) => {
@@ -62,7 +62,7 @@ export function accountView(root) {
     const list = h("ul", { class: "entries", id: "keys" });
     const name = h("input", { id: "key-name", class: "input", maxlength: 64, autocomplete: "off", placeholder: "nightly scan" });
     const make = h("button", { type: "submit", class: "button", id: "make-key" }, "Make a key");
-    const form = h("form", { class: "account-inline", novalidate: true }, labelled(name, "Name of a new key"), make);
+    const form = h("form", { class: "account-inline", novalidate: true }, labeled(name, "Name of a new key"), make);
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       error.clear();
@@ -159,7 +159,7 @@ function secret(id, autocomplete) {
   return h("input", { id, class: "input", type: "password", maxlength: 1024, autocomplete, autocapitalize: "none", spellcheck: "false" });
 }
 
-function labelled(control, label, hint) {
+function labeled(control, label, hint) {
   if (hint) control.setAttribute("aria-describedby", `${control.id}-hint`);
   return h("div", { class: "field" }, h("label", { for: control.id }, label), control, hint ? h("p", { id: `${control.id}-hint`, class: "hint" }, hint) : null);
 }

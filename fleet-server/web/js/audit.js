@@ -11,7 +11,7 @@ const PAGE = 50;
 
 const COLUMNS = [
   { name: "seq", label: "No." },
-  { name: "deed", label: "Deed" },
+  { name: "action", label: "Action" },
   { name: "author", label: "By" },
   { name: "result", label: "Result" },
   { name: "seen", label: "When" },
@@ -19,7 +19,7 @@ const COLUMNS = [
 
 /** Deeds by the beginning of their names. */
 const KINDS = [
-  ["", "Every deed"],
+  ["", "Every action"],
   ["operator.", "Operators and sign-ins"],
   ["node.", "Nodes"],
   ["code.", "Enrollment codes"],
@@ -116,8 +116,8 @@ function cells(record) {
   const times = int(record.count) > 1 ? h("span", { class: "tag" }, `${count(record.count)} times`) : null;
   return {
     seq: int(record.seq) ? count(record.seq) : h("span", { class: "none", title: "Not sealed yet" }, "–"),
-    deed: [h("span", { class: "primary" }, record.action), h("span", { class: "deed-subject" }, record.subject)],
-    author: [author, record.from ? h("span", { class: "deed-from" }, record.from) : null],
+    action: [h("span", { class: "primary" }, record.action), h("span", { class: "action-subject" }, record.subject)],
+    author: [author, record.from ? h("span", { class: "action-from" }, record.from) : null],
     result: record.refusal === undefined ? "Done" : [h("span", { class: "refused" }, `Refused: ${record.refusal}`), times],
     seen: h("time", { datetime: record.at, title: absolute(record.at) }, relative(record.at)),
   };

@@ -142,7 +142,7 @@ export function devicesView(root) {
 function refusedSection() {
   const table = grid({ kind: "refused", label: "Refused devices", columns: REFUSED });
   const note = h("p", { class: "hint" });
-  const element = h("section", { "aria-labelledby": "refused-title", hidden: true },
+  const element = h("section", { "aria-labeledby": "refused-title", hidden: true },
     h("h2", { id: "refused-title" }, "Refused, because another has them"), note, table.element);
   async function load(names, left) {
     try {

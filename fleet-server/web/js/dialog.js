@@ -6,7 +6,7 @@ import { sentence } from "./format.js";
 /** Asks before doing. Resolves to whether the operator agreed; the focus returns to where it was. */
 export function confirmDialog({ title, body, action, cancel = "Keep it", danger = false }) {
   return new Promise((resolve) => {
-    const dialog = h("dialog", { class: "dialog", "aria-labelledby": "dialog-title", "aria-describedby": "dialog-body" },
+    const dialog = h("dialog", { class: "dialog", "aria-labeledby": "dialog-title", "aria-describedby": "dialog-body" },
       h("form", { method: "dialog" },
         h("h2", { id: "dialog-title" }, title),
         h("div", { id: "dialog-body", class: "dialog-body" }, [body].flat().map((text) => h("p", {}, text))),

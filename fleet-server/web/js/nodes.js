@@ -58,7 +58,7 @@ export function nodesView(root) {
     h("h2", {}, "No nodes yet"),
     h("p", {}, "A node runs beside your devices and scans for them. Enroll the first one to begin."),
     manage ? h("a", { class: "button button-primary", href: "#/nodes/enroll" }, "Enroll a node") : null);
-  const codes = h("section", { class: "codes", "aria-labelledby": "codes-title", hidden: true });
+  const codes = h("section", { class: "codes", "aria-labeledby": "codes-title", hidden: true });
   const loading = h("p", { class: "loading" }, "Loading nodes…");
   root.append(
     h("div", { class: "page-head" },
@@ -103,7 +103,7 @@ export function nodesView(root) {
   const revokeAndRefresh = (node) => attempt(async () => { if (await revoke(node)) await refresh(); });
   const cancelCode = (code) => attempt(async () => {
     await call("fleet.v1.NodeService/CancelEnrollmentCode", { pendingEnrollmentId: code.pendingEnrollmentId });
-    announce("Code cancelled.");
+    announce("Code canceled.");
     await refresh();
   });
 

@@ -87,7 +87,7 @@ export function pairDialog({ node, name, identifiers = [] }) {
     h("div", { class: "field" }, h("label", { for: username.id }, "User name"), username),
     h("div", { class: "field" }, h("label", { for: password.id }, "Password"), password,
       h("p", { class: "hint" }, "Leave it empty to find out which devices want one.")));
-  const dialog = h("dialog", { class: "dialog", "aria-labelledby": heading },
+  const dialog = h("dialog", { class: "dialog", "aria-labeledby": heading },
     h("form", { method: "post", class: "stack", novalidate: true, onsubmit: begin },
       h("h2", { id: heading }, title), fields, error.element, state, results,
       h("div", { class: "actions actions-end" }, close, stop, submit)));

@@ -249,7 +249,7 @@ function layout(root) {
     outcome: h("div", { class: "outcome", hidden: true }),
     warningsTitle: h("h2", { id: "warnings-title" }, "Warnings"),
     warningList: h("ul", { class: "warning-list" }),
-    ledger: h("section", { class: "panel ledger-panel ledger-pending", id: "ledger", "aria-labelledby": "ledger-title" },
+    ledger: h("section", { class: "panel ledger-panel ledger-pending", id: "ledger", "aria-labeledby": "ledger-title" },
       h("h2", { id: "ledger-title" }, "Ledger"), h("p", { class: "hint" }, "Written when the scan ends: what became of every target.")),
     devicesTitle: h("h2", { id: "devices-title" }, "Devices"),
     devices: h("div", {}),
@@ -263,12 +263,12 @@ function layout(root) {
       h("div", { class: "figure" }, parts.found, h("span", {}, "devices")),
       h("div", { class: "figure" }, parts.elapsed, h("span", {}, "elapsed"))),
     parts.phase);
-  parts.warnings = h("section", { class: "panel warnings", "aria-labelledby": "warnings-title", hidden: true }, parts.warningsTitle, parts.warningList);
+  parts.warnings = h("section", { class: "panel warnings", "aria-labeledby": "warnings-title", hidden: true }, parts.warningsTitle, parts.warningList);
   parts.panel = h("section", { class: "panel scan-panel", "aria-label": "Progress and outcome" },
     h("div", { class: "scan-panel-main" }, parts.live, parts.outcome),
     h("div", { class: "scan-panel-actions" }, parts.cancel, parts.again));
   parts.columns = h("div", { class: "columns" },
-    h("section", { class: "column-main", "aria-labelledby": "devices-title" },
+    h("section", { class: "column-main", "aria-labeledby": "devices-title" },
       h("div", { class: "section-head" }, parts.devicesTitle), parts.devices, parts.empty, parts.more),
     h("div", { class: "column-side" }, parts.warnings, parts.ledger));
   root.append(

@@ -19,7 +19,7 @@ export function signInView(root, { message, onSignedIn }) {
   const help = h("p", { class: "hint signin-help" });
   let way;
 
-  root.append(h("section", { class: "signin", "aria-labelledby": "signin-title" },
+  root.append(h("section", { class: "signin", "aria-labeledby": "signin-title" },
     h("div", { class: "signin-mark", "aria-hidden": "true" }, document.querySelector(".mark").cloneNode(true)),
     h("h1", { id: "signin-title", tabindex: "-1" }, "Sign in to Fleet"),
     message ? h("p", { class: "signin-message", role: "status" }, message) : null,

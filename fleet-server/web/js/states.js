@@ -8,7 +8,7 @@ const STATES = {
   completed: { word: "Completed", look: "good", over: true },
   partial: { word: "Partial", look: "part", over: true },
   failed: { word: "Failed", look: "bad", over: true },
-  cancelled: { word: "Cancelled", look: "off", over: true },
+  canceled: { word: "Canceled", look: "off", over: true },
   expired: { word: "Expired", look: "off", over: true },
 };
 
@@ -33,7 +33,7 @@ export function outcomeOf(ledger) {
     completed: `Completed: ${within}.`,
     partial: `Completed in part: ${within}, but something was left out.`,
     failed: `Failed after ${duration(ledger.elapsed_ms)}${kept}`,
-    cancelled: `Cancelled after ${duration(ledger.elapsed_ms)}${kept}`,
+    canceled: `Canceled after ${duration(ledger.elapsed_ms)}${kept}`,
     expired: "Expired: its node did not come in time.",
   }[state] ?? `${STATES[state].word}.`;
   const facts = [

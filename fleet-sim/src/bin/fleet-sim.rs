@@ -6,9 +6,7 @@
     reason = "a program for people and scripts"
 )]
 
-use std::error::Error;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use fleet_sim::{Lab, Ports, Site};
@@ -30,7 +28,7 @@ struct Cli {
     /// How many hosts, including a few that no scan can identify
     #[arg(long, value_name = "N", default_value_t = 250, conflicts_with = "site")]
     devices: usize,
-    /// Stock Antminers only, which answer at once and properly: for measuring scanners
+    /// Upstream Antminers only, which answer at once and properly: for measuring scanners
     #[arg(long, conflicts_with = "site")]
     uniform: bool,
     /// The same seed gives the same site

@@ -1,17 +1,21 @@
 //! What a simulated device does with one connection. Ends when the device would close it; bounded in time and bytes.
 
-use std::io;
-use std::time::Duration;
+use std::{io, time::Duration};
 
-use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
 use super::Host;
-use crate::answer::{
-    cgminer_reply, command_in, head_length, header_in, http_reply, keeps_alive, malform, path_in,
+use crate::{
+    answer::{
+        cgminer_reply, command_in, head_length, header_in, http_reply, keeps_alive, malform,
+        path_in,
+    },
+    rng::SplitMix,
+    site::{Device, Manner, Protocol},
 };
-use crate::rng::SplitMix;
-use crate::site::{Device, Manner, Protocol};
 
 /// Real devices drop a peer that does not ask within some seconds.
 const PATIENCE: Duration = Duration::from_secs(10);

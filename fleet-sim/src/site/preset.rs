@@ -1,7 +1,9 @@
 //! Ready-made sites: the demo's mix, slow devices for kill tests, one of everything, a lab's network.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use ipnetwork::Ipv4Network;
 
@@ -121,7 +123,7 @@ impl Site {
         site.on_ports(Ports::REAL).scattered(network, seed)
     }
 
-    /// Stock Antminers that answer at once and properly, scattered likewise: nothing there takes a scanner's time but
+    /// Upstream Antminers that answer at once and properly, scattered likewise: nothing there takes a scanner's time but
     /// the network.
     ///
     /// # Errors

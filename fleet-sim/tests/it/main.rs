@@ -2,14 +2,18 @@
 
 mod program;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use fleet_sim::{
     Device, Lab, LabError, Make, Manner, Protocol, RunningSite, Service, Site, SiteError, Truth,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// Each test has a part of 127/8 of its own, so that they run side by side.
 fn base(test: u8) -> Ipv4Addr {

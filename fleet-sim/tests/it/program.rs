@@ -1,7 +1,9 @@
 //! The program itself: flags, the ready line, the end by SIGTERM.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Output, Stdio};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Output, Stdio},
+};
 
 use fleet_sim::Site;
 

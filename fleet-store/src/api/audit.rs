@@ -9,7 +9,7 @@ use fleet_core::{ChainHash, ChainHead, ChainRecord, NodeId, OperatorId, OrgId, T
 
 use crate::StoreError;
 
-/// Whose deed it was.
+/// Whose action it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
     /// An operator.
@@ -22,10 +22,10 @@ pub enum Who {
     Anonymous,
 }
 
-/// A deed's author and where it came from.
+/// A action's author and where it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
-    /// Whose deed it was.
+    /// Whose action it was.
     pub who: Who,
     /// The peer's address, if there is one.
     pub from: Option<IpAddr>,
@@ -55,7 +55,7 @@ pub struct AuditEntry {
     pub org: Option<OrgId>,
     /// The author.
     pub actor: Actor,
-    /// The deed in dotted form: `node.revoke`, `operator.sign_in`.
+    /// The action in dotted form: `node.revoke`, `operator.sign_in`.
     pub action: Cow<'static, str>,
     /// What it was done on, such as `node 7`; at most 255 characters, no secrets.
     pub subject: String,
@@ -66,7 +66,7 @@ pub struct AuditEntry {
 }
 
 impl AuditEntry {
-    /// A deed that was done.
+    /// A action that was done.
     pub fn done(
         org: OrgId,
         actor: Actor,
@@ -120,11 +120,11 @@ pub struct AuditQuery {
     pub before: Option<i64>,
     /// At most so many.
     pub limit: u32,
-    /// Only deeds whose name begins so: `node.` or `scan.start`. Empty for all.
+    /// Only actions whose name begins so: `node.` or `scan.start`. Empty for all.
     pub action: String,
     /// Only what was refused.
     pub refused: bool,
-    /// Only the deeds of this author.
+    /// Only the actions of this author.
     pub who: Option<Who>,
 }
 
@@ -152,7 +152,7 @@ pub struct LinkedRecord {
     pub who_id: Option<i64>,
     /// Where it came from.
     pub from: Option<String>,
-    /// The deed.
+    /// The action.
     pub action: String,
     /// What it was done on.
     pub subject: String,

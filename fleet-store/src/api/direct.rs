@@ -22,13 +22,13 @@ pub struct DialRequest {
     /// At most 1,024.
     pub addresses: Vec<IpAddr>,
     /// How long nodes' reports wait for this release if it is never given back: the server that asked
-    /// must have stopped dialling well before.
+    /// must have stopped dialing well before.
     pub until: Timestamp,
     /// Now.
     pub now: Timestamp,
 }
 
-/// What may be dialled.
+/// What may be dialed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Released {
     /// Canonical, each once, in the order asked.
@@ -51,9 +51,9 @@ pub struct Exclusion {
 /// Why nothing was released.
 #[derive(Debug, thiserror::Error)]
 pub enum ReleaseError {
-    /// Another scan of the server's own is dialling for this organization.
+    /// Another scan of the server's own is dialing for this organization.
     #[error(
-        "the server is dialling for another scan or pairing of this organization (run {0}): try again when it is over"
+        "the server is dialing for another scan or pairing of this organization (run {0}): try again when it is over"
     )]
     Busy(ScanId),
     /// Storage trouble.
@@ -92,15 +92,15 @@ pub enum Sighted {
 
 /// The server's own path.
 ///
-/// What is promised: between the commit of [`Direct::release_for_dialling`] and the earlier of
+/// What is promised: between the commit of [`Direct::release_for_dialing`] and the earlier of
 /// [`Direct::give_back`] and [`DialRequest::until`], no transaction commits that attributes a place at an
 /// allowed address to a node; and an address at which a place was ever attributed is never allowed. A
 /// server that dials only in that time thus never dials an address after a node's report of it was
-/// accepted. The nodes' side waits meanwhile: [`ReportError::BeingDialled`](crate::ReportError).
+/// accepted. The nodes' side waits meanwhile: [`ReportError::BeingDialed`](crate::ReportError).
 #[async_trait]
 pub trait Direct: Send + Sync {
     /// Releases addresses for one scan of the server's own; one at a time an organization.
-    async fn release_for_dialling(&self, request: DialRequest) -> Result<Released, ReleaseError>;
+    async fn release_for_dialing(&self, request: DialRequest) -> Result<Released, ReleaseError>;
 
     /// Stores what was found at addresses that are released for the scan: new records and updates of
     /// unattributed ones. Answers each row in order.

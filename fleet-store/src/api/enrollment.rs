@@ -103,7 +103,7 @@ pub struct Registered {
 /// Why a node could not register.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
-    /// Unknown, used, cancelled and expired codes are told apart nowhere.
+    /// Unknown, used, canceled and expired codes are told apart nowhere.
     #[error("the enrollment code is not valid: ask the operator for a new one")]
     Code,
     /// A live node has this name. The code stays usable.
@@ -158,14 +158,14 @@ pub enum RevokeError {
     Storage(#[from] StoreError),
 }
 
-/// Why a code could not be cancelled.
+/// Why a code could not be canceled.
 #[derive(Debug, thiserror::Error)]
 pub enum CancelCodeError {
     /// No such invitation in this organization.
     #[error("no enrollment code {0} in this organization")]
     NotFound(PendingEnrollmentId),
     /// It is not pending any more.
-    #[error("enrollment code {0} is {1}: only a pending code can be cancelled")]
+    #[error("enrollment code {0} is {1}: only a pending code can be canceled")]
     NotPending(PendingEnrollmentId, InvitationState),
     /// Storage trouble.
     #[error(transparent)]
@@ -182,9 +182,9 @@ pub struct Revoked {
 /// What a node said in its last Hello, as text; bounded by the caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hello {
-    /// Empty for a stock node.
+    /// Empty for an upstream node.
     pub version: String,
-    /// Empty for a stock node.
+    /// Empty for an upstream node.
     pub capabilities: Vec<String>,
     /// Ports it tries when none are given.
     pub default_ports: Vec<String>,
@@ -272,7 +272,7 @@ pub trait Enrollment: Send + Sync {
         now: Timestamp,
     ) -> Result<(), ConfirmError>;
 
-    /// Revokes a live node for good: open invitations cancelled, keys, challenges, sessions and its
+    /// Revokes a live node for good: open invitations canceled, keys, challenges, sessions and its
     /// stream void, its commands ended, its scans ended with what they found, its devices released.
     async fn revoke_node(
         &self,

@@ -65,9 +65,9 @@ pub enum BindError {
     /// No such live device in this organization.
     #[error("no device {0} in this organization")]
     DeviceNotFound(DeviceId),
-    /// The server itself is dialling where the device is.
-    #[error("the server itself is dialling {0} just now: try again shortly")]
-    BeingDialled(IpAddr),
+    /// The server itself is dialing where the device is.
+    #[error("the server itself is dialing {0} just now: try again shortly")]
+    BeingDialed(IpAddr),
     /// The rules refuse it.
     #[error("device {device} cannot be paired: {why}")]
     Refused {
@@ -276,7 +276,7 @@ pub struct PairPage {
     pub results: Vec<PairResultRow>,
 }
 
-/// Why pairing could not be cancelled.
+/// Why pairing could not be canceled.
 #[derive(Debug, thiserror::Error)]
 pub enum CancelPairingError {
     /// No such pairing in this organization.
@@ -313,7 +313,7 @@ pub trait Pairing: Send + Sync {
 
     /// Binds a device to the server itself, which has paired it, unless a node has or had it: neither
     /// the device nor the place where it is may ever have been attributed to one. Decided under the
-    /// device's lock, whatever was known when the server dialled.
+    /// device's lock, whatever was known when the server dialed.
     async fn bind_to_server(
         &self,
         org: OrgId,

@@ -64,10 +64,10 @@ pub enum ReportError {
     /// The command was ended for its refused rows.
     #[error("command {0} was ended because too many of its rows were refused")]
     Flooded(CommandId),
-    /// The server itself is dialling at an address of the report, so that nothing there can become a
+    /// The server itself is dialing at an address of the report, so that nothing there can become a
     /// node's right now; it will be over within a minute at the most.
-    #[error("the server itself is dialling {0} at this moment: send the report again shortly")]
-    BeingDialled(IpAddr),
+    #[error("the server itself is dialing {0} at this moment: send the report again shortly")]
+    BeingDialed(IpAddr),
     /// Storage trouble.
     #[error(transparent)]
     Storage(#[from] StoreError),

@@ -1,8 +1,7 @@
 //! Durable scans: plan, outbox, reports, acks, events, ledger. Every operation that ends a scan writes
 //! its one terminal event in the same transaction.
 
-use std::net::IpAddr;
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
 use fleet_core::{
@@ -257,16 +256,16 @@ pub struct EventPage {
     pub last_sequence: i64,
 }
 
-/// A cancelled scan.
+/// A canceled scan.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Cancelled {
+pub struct Canceled {
     /// The scan; not ended yet when a command in flight is given a moment to stop.
     pub scan: ScanRow,
     /// The command to cancel on the node.
     pub in_flight: Option<CommandId>,
 }
 
-/// Why a scan could not be cancelled.
+/// Why a scan could not be canceled.
 #[derive(Debug, thiserror::Error)]
 pub enum CancelScanError {
     /// No such scan in this organization.
@@ -331,7 +330,7 @@ pub trait Scans: Send + Sync {
 
     /// Cancels a scan. With a `grace` (for a node that can be told to stop) a command in flight gets
     /// that long to stop and report what it has; else the scan ends at once and the command keeps its
-    /// lane until ack or deadline. Cancelling again, or a scan that has ended, changes nothing.
+    /// lane until ack or deadline. Canceling again, or a scan that has ended, changes nothing.
     async fn cancel_scan(
         &self,
         org: OrgId,
@@ -339,7 +338,7 @@ pub trait Scans: Send + Sync {
         grace: Option<Duration>,
         actor: Actor,
         now: Timestamp,
-    ) -> Result<Cancelled, CancelScanError>;
+    ) -> Result<Canceled, CancelScanError>;
 
     /// Ends a scan that never queues and found no stream, with this conclusion. Answers whether it ended
     /// now.
@@ -350,7 +349,7 @@ pub trait Scans: Send + Sync {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Expires commands past their deadline, cancelled scans past their grace, and scans queued for
+    /// Expires commands past their deadline, canceled scans past their grace, and scans queued for
     /// too long.
     async fn sweep_scans(&self, now: Timestamp) -> Result<Swept, StoreError>;
 

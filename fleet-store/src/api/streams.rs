@@ -18,7 +18,7 @@ pub struct StreamClaim {
     pub session: SessionId,
     /// The server that holds it.
     pub replica: ReplicaId,
-    /// The node's process; none for a stock node.
+    /// The node's process; none for an upstream node.
     pub instance: Option<InstanceId>,
     /// What it said.
     pub hello: Hello,
@@ -37,8 +37,8 @@ pub struct AdoptedCommand {
     pub lane: Lane,
     /// When the server stops waiting.
     pub deadline: Timestamp,
-    /// Whether its scan was cancelled meanwhile: the node is told again.
-    pub cancelled: bool,
+    /// Whether its scan was canceled meanwhile: the node is told again.
+    pub canceled: bool,
 }
 
 /// A claimed stream.

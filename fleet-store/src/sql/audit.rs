@@ -140,7 +140,7 @@ pub(crate) async fn write(tx: &impl ConnectionTrait, entry: AuditEntry) -> Resul
     write_counted(tx, [(entry, 1, fold)]).await
 }
 
-/// Writes records that stand for `count` deeds each; one whose `fold` is there already is counted on it.
+/// Writes records that stand for `count` actions each; one whose `fold` is there already is counted on it.
 pub(crate) async fn write_counted(
     tx: &impl ConnectionTrait,
     entries: impl IntoIterator<Item = (AuditEntry, i64, Option<String>)>,

@@ -4,6 +4,9 @@
 mod events;
 mod takeovers;
 
+pub(crate) use events::{
+    kind, read_event, read_ledger, read_tallies, write_event, write_ledger, write_tallies,
+};
 use fleet_core::{
     DeviceIdentifier, Port, ScanState,
     outcome::{Code, Conclusion},
@@ -11,14 +14,10 @@ use fleet_core::{
 use fleet_discovery::{ChunkCommand, Listening, Mode, ScanRequest};
 use sea_orm::DbErr;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+pub(crate) use takeovers::{read_takeovers, write_takeovers};
 
 use super::transaction::unreadable;
 use crate::Hello;
-
-pub(crate) use events::{
-    kind, read_event, read_ledger, read_tallies, write_event, write_ledger, write_tallies,
-};
-pub(crate) use takeovers::{read_takeovers, write_takeovers};
 
 fn write<T: Serialize>(what: &'static str, twin: &T) -> Result<String, DbErr> {
     serde_json::to_string(twin).map_err(|error| unreadable(what, error))

@@ -26,8 +26,8 @@ use crate::{
 
 #[async_trait]
 impl Direct for SqlStore {
-    async fn release_for_dialling(&self, request: DialRequest) -> Result<Released, ReleaseError> {
-        self.transaction("release_for_dialling", request, |tx, request| {
+    async fn release_for_dialing(&self, request: DialRequest) -> Result<Released, ReleaseError> {
+        self.transaction("release_for_dialing", request, |tx, request| {
             Box::pin(release(tx, request))
         })
         .await

@@ -14,7 +14,7 @@ use super::{
     audit, codec,
     entity::{chunk, command, node_stream, scan, scan_request},
     inserts,
-    locked::{LockedScan, cancelled},
+    locked::{LockedScan, canceled},
     nodes,
     pairing::commands as pairing,
     scans,
@@ -328,7 +328,7 @@ pub(crate) async fn withdraw(
     if scan.is_open() {
         scan.requeue_chunk(&command, false).await?;
         if scan.row().cancel_until.is_some() {
-            scan.finish(cancelled(), now).await?;
+            scan.finish(canceled(), now).await?;
         }
     }
     scan.save().await?;

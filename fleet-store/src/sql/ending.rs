@@ -15,7 +15,7 @@ use sea_orm::{
 use super::{
     audit,
     entity::{command, scan},
-    locked::{LockedScan, cancelled},
+    locked::{LockedScan, canceled},
     nodes,
     pairing::{commands as pairing, ends},
     scans,
@@ -23,7 +23,7 @@ use super::{
     transaction::{Failure, refuse},
     value::{AsText, Micros},
 };
-use crate::{Ack, Acked, Actor, AuditEntry, CancelScanError, Cancelled, StoreError};
+use crate::{Ack, Acked, Actor, AuditEntry, CancelScanError, Canceled, StoreError};
 
 /// First and last ceiling of the wait of a scan whose node said BUSY.
 const BUSY_WAITS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
@@ -63,7 +63,7 @@ pub(crate) async fn ack(tx: &DatabaseTransaction, ack: &Ack) -> Result<Acked, Fa
         AckVerdict::Busy(_) if !scan.is_open() => {}
         AckVerdict::Busy(_) if scan.row().cancel_until.is_some() => {
             scan.requeue_chunk(&command, false).await?;
-            scan.finish(cancelled(), ack.now).await?;
+            scan.finish(canceled(), ack.now).await?;
         }
         AckVerdict::Busy(verdict) if !scan.row().queues => {
             scan.give_up(verdict.clone(), ack.now).await?
@@ -147,7 +147,7 @@ pub(crate) async fn cancel(
     grace: Option<Duration>,
     actor: &Actor,
     now: Timestamp,
-) -> Result<Cancelled, Failure<CancelScanError>> {
+) -> Result<Canceled, Failure<CancelScanError>> {
     let Some(mut scan) = lock_with_node(tx, Some(org), id).await? else {
         return refuse(CancelScanError::NotFound(id));
     };
@@ -167,9 +167,9 @@ pub(crate) async fn cancel(
             }
             (Some(command), None) => {
                 scan.keep_scope(&command).await?;
-                scan.finish(cancelled(), now).await?;
+                scan.finish(canceled(), now).await?;
             }
-            (None, _) => scan.finish(cancelled(), now).await?,
+            (None, _) => scan.finish(canceled(), now).await?,
         }
         audit::write(
             tx,
@@ -178,7 +178,7 @@ pub(crate) async fn cancel(
         .await?;
     }
     let row = scan.save().await?;
-    Ok(Cancelled {
+    Ok(Canceled {
         scan: scans::read_one(tx, row, now).await?,
         in_flight: to_cancel,
     })
@@ -308,7 +308,7 @@ pub(crate) async fn expire_command(
     Ok(Some(command.scan_id.0))
 }
 
-/// Scans that wait for nothing any more: cancelled past their grace, or queued for too long.
+/// Scans that wait for nothing any more: canceled past their grace, or queued for too long.
 pub(crate) async fn stale(db: &impl ConnectionTrait, now: Timestamp) -> Result<Vec<ScanId>, DbErr> {
     let abandoned = Condition::all()
         .add(scan::Column::Queues.eq(false))
@@ -365,15 +365,15 @@ pub(crate) async fn expire_scan(
     match command {
         Some(command) if cancel_is_over => {
             // It was told to stop and had its time: what it sends from now on is not taken.
-            scan.end_command(&command, CommandState::Cancelled, now)
+            scan.end_command(&command, CommandState::Canceled, now)
                 .await?;
             scan.keep_scope(&command).await?;
             expired.command = Some((node, command.id.0));
-            scan.finish(cancelled(), now).await?;
+            scan.finish(canceled(), now).await?;
         }
         // In flight: its own deadline decides.
         Some(_) => {}
-        None if cancel_is_over => scan.finish(cancelled(), now).await?,
+        None if cancel_is_over => scan.finish(canceled(), now).await?,
         None if queue_is_over => expire_queued(&mut scan, now).await?,
         None if abandoned => {
             let why = "the node has no stream to the server";

@@ -141,7 +141,7 @@ impl<'t> LockedScan<'t> {
     }
 
     /// Its node has forgotten a command: the chunk waits again, or counts as not reached after the
-    /// last attempt. Nothing happens to a scan that has ended; a cancelled one ends.
+    /// last attempt. Nothing happens to a scan that has ended; a canceled one ends.
     pub(crate) async fn lose_chunk(
         &mut self,
         command: &command::Model,
@@ -152,7 +152,7 @@ impl<'t> LockedScan<'t> {
         }
         if self.row.cancel_until.is_some() {
             self.keep_scope(command).await?;
-            return self.finish(cancelled(), now).await;
+            return self.finish(canceled(), now).await;
         }
         let attempts = self
             .chunk_of(command)
@@ -203,7 +203,7 @@ impl<'t> LockedScan<'t> {
         self.row.units_settled += units;
         self.row.units_done = self.row.units_settled;
         if self.row.cancel_until.is_some() {
-            return self.finish(cancelled(), now).await;
+            return self.finish(canceled(), now).await;
         }
         if fatal || self.row.chunks_done >= self.row.chunks {
             return self.conclude(now).await;
@@ -322,11 +322,11 @@ impl<'t> LockedScan<'t> {
     }
 }
 
-/// How a scan ends that its operator has cancelled.
-pub(crate) fn cancelled() -> Conclusion {
+/// How a scan ends that its operator has canceled.
+pub(crate) fn canceled() -> Conclusion {
     Conclusion::new(
-        ScanState::Cancelled,
-        Code::Cancelled,
-        "cancelled; what was found is kept",
+        ScanState::Canceled,
+        Code::Canceled,
+        "canceled; what was found is kept",
     )
 }

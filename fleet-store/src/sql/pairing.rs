@@ -11,6 +11,7 @@ mod targets;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+pub(crate) use bindings::{forget_pairing, hand_over, release_all_of};
 use fleet_core::{
     CommandId, DeviceId, Epoch, NodeId, OrgId, PairingId, PairingStatus, Timestamp, outcome::Code,
 };
@@ -22,8 +23,6 @@ use crate::{
     DeviceRow, NewPairResults, NewPairing, PairPage, PairResultsAnswer, PairTargets, PairWish,
     Pairing, PairingStep, ReportError, SqlStore, StoreError, UnbindError,
 };
-
-pub(crate) use bindings::{forget_pairing, hand_over, release_all_of};
 
 #[async_trait]
 impl Pairing for SqlStore {

@@ -25,7 +25,7 @@ use super::{
 /// The kind of our advisory locks, beside an organization.
 const PLACES: i32 = 0x706c_6163;
 
-/// Attributes places to a node for ever, unless the server itself is dialling at one of them: then nothing
+/// Attributes places to a node for ever, unless the server itself is dialing at one of them: then nothing
 /// is written, and its address is answered.
 pub(crate) async fn attribute(
     tx: &DatabaseTransaction,
@@ -39,13 +39,13 @@ pub(crate) async fn attribute(
     }
     lock(tx, org, "SELECT pg_advisory_xact_lock_shared($1, $2)").await?;
     let addresses: BTreeSet<_> = places.iter().map(|place| AsText(place.ip)).collect();
-    let dialled = direct_lease::Entity::find()
+    let dialed = direct_lease::Entity::find()
         .filter(direct_lease::Column::OrgId.eq(org.0))
         .filter(direct_lease::Column::Ip.is_in(addresses))
         .filter(direct_lease::Column::Until.gt(Micros(now)))
         .one(tx)
         .await?;
-    if let Some(lease) = dialled {
+    if let Some(lease) = dialed {
         return Ok(Some(lease.ip.0));
     }
     remember(tx, org, places.iter().map(|place| (*place, node)), now).await?;
@@ -57,7 +57,7 @@ pub(crate) async fn alone(tx: &DatabaseTransaction, org: OrgId) -> Result<(), Db
     lock(tx, org, "SELECT pg_advisory_xact_lock($1, $2)").await
 }
 
-/// Writes which node each place was attributed to; for places that nobody can be dialling meanwhile.
+/// Writes which node each place was attributed to; for places that nobody can be dialing meanwhile.
 pub(crate) async fn remember(
     tx: &DatabaseTransaction,
     org: OrgId,

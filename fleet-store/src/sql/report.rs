@@ -13,6 +13,9 @@ use fleet_core::{
 };
 use fleet_discovery::{DeviceFound, RowVerdict, ScanEvent, admit};
 use fleet_pairing::Reporter;
+use inventory::{Inventory, SavedIds};
+use known::KnownRows;
+use refusals::Refusals;
 use sea_orm::{ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, Set};
 
 use super::{
@@ -27,9 +30,6 @@ use super::{
     value::{AsText, Bytes32, Micros},
 };
 use crate::{Actor, AuditEntry, AuditResult, NewReport, ReportAnswer, ReportError, Who};
-use inventory::{Inventory, SavedIds};
-use known::KnownRows;
-use refusals::Refusals;
 
 pub(crate) async fn record(
     tx: &DatabaseTransaction,
@@ -87,7 +87,7 @@ pub(crate) async fn record(
 
     let ids = inventory.save(tx).await?;
     if let Some(ip) = places::attribute(tx, new.org, new.node, inventory.places(), new.now).await? {
-        return refuse(ReportError::BeingDialled(ip));
+        return refuse(ReportError::BeingDialed(ip));
     }
     let mut outcome = Outcome::default();
     for verdict in verdicts {

@@ -16,7 +16,7 @@ use super::{
     value::AsText,
 };
 use crate::{
-    Ack, Acked, Actor, CancelScanError, Cancelled, CreateScanError, CreatedScan, EventPage,
+    Ack, Acked, Actor, CancelScanError, Canceled, CreateScanError, CreatedScan, EventPage,
     IssuedCommand, NewReport, NewScan, Pins, PinsError, PinsTaken, Progress, ReportAnswer,
     ReportError, ScanRow, Scans, SqlStore, StoreError, StoredEvent, Swept,
 };
@@ -102,7 +102,7 @@ impl Scans for SqlStore {
         grace: Option<Duration>,
         actor: Actor,
         now: Timestamp,
-    ) -> Result<Cancelled, CancelScanError> {
+    ) -> Result<Canceled, CancelScanError> {
         self.transaction(
             "cancel_scan",
             (org, scan, grace, actor, now),

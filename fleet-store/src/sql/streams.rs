@@ -321,7 +321,7 @@ async fn adopt(
         command: command.id.0,
         lane: scan.row().lane.0,
         deadline: command.deadline.0,
-        cancelled: scan.row().cancel_until.is_some() || scan.row().state.0 == ScanState::Cancelled,
+        canceled: scan.row().cancel_until.is_some() || scan.row().state.0 == ScanState::Canceled,
     }))
 }
 

@@ -1,4 +1,4 @@
-//! The audit trail: one record a deed, refusals folded.
+//! The audit trail: one record a action, refusals folded.
 
 use fleet_core::NodeId;
 use fleet_store::*;

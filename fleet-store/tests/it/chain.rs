@@ -119,7 +119,7 @@ async fn what_was_done_by_hand_is_found_and_named(site: Site) {
             vec![changed(3)],
         ),
         (
-            "a refusal made a deed",
+            "a refusal made a action",
             vec![format!(
                 "UPDATE audit SET refusal = '' WHERE id = {}",
                 record(3)

@@ -64,7 +64,7 @@ impl Site {
             until: at(now + 45),
             now: at(now),
         };
-        self.store.release_for_dialling(request).await
+        self.store.release_for_dialing(request).await
     }
 
     /// What is allowed, and what is excluded with its node.
@@ -185,7 +185,7 @@ async fn a_report_waits_while_the_server_dials_there(site: Site) {
         )
     };
     let refused = site.store.record_report(report.clone()).await;
-    let Err(ReportError::BeingDialled(waiting)) = refused else {
+    let Err(ReportError::BeingDialed(waiting)) = refused else {
         panic!("{refused:?}")
     };
     assert_eq!(waiting, ip("10.0.0.7"));
@@ -226,7 +226,7 @@ async fn a_server_that_died_holds_reports_up_for_a_while_only(site: Site) {
         };
         let answer = site.store.record_report(report).await;
         assert_eq!(
-            matches!(answer, Err(ReportError::BeingDialled(_))),
+            matches!(answer, Err(ReportError::BeingDialed(_))),
             waits,
             "{answer:?}"
         );
@@ -283,7 +283,7 @@ async fn what_the_server_finds_is_unattributed_and_no_nodes_to_claim(site: Site)
     );
     assert_eq!(site.number(&why).await, 1);
     assert_eq!(site.devices().await, listed);
-    // What is refused is no node's: the server may go on dialling it.
+    // What is refused is no node's: the server may go on dialing it.
     assert_eq!(site.release(run(1), &["10.0.0.7"]).await.0, ["10.0.0.7"]);
 }
 
@@ -420,7 +420,7 @@ async fn a_report_that_races_the_servers_own_dial_comes_before_or_after_it(site:
                     let attributed: i64 = counted.try_get_by_index(0).expect("a number");
                     assert_eq!(
                         attributed, 0,
-                        "{address} is dialled after a node's report of it"
+                        "{address} is dialed after a node's report of it"
                     );
                 }
                 firsts
@@ -441,7 +441,7 @@ async fn a_report_that_races_the_servers_own_dial_comes_before_or_after_it(site:
             loop {
                 match site.store.record_report(report.clone()).await {
                     Ok(answer) => break assert_eq!((answer.accepted, answer.rejected), (1, 0)),
-                    Err(ReportError::BeingDialled(_)) => waited = true,
+                    Err(ReportError::BeingDialed(_)) => waited = true,
                     Err(error) => panic!("{error}"),
                 }
                 tokio::task::yield_now().await;

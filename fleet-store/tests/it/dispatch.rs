@@ -40,7 +40,7 @@ async fn a_scan_reads_back_as_it_was_asked(site: Site) {
         ),
         (Mode::Target("10.0.0.0/24".into()), vec![]),
     ] {
-        let (request, plan) = Site::plan(mode, &ports, &NodeProfile::stock());
+        let (request, plan) = Site::plan(mode, &ports, &NodeProfile::upstream());
         let new = NewScan {
             request: request.clone(),
             plan: plan.clone(),

@@ -12,7 +12,7 @@ contract! {
     a_code_leads_to_a_confirmed_node
     a_code_that_cannot_be_used_says_nothing_more
     a_taken_name_or_key_leaves_the_code_usable
-    only_a_pending_code_can_be_cancelled
+    only_a_pending_code_can_be_canceled
     confirming_needs_the_ids_to_belong_together
     revoking_an_awaiting_node_needs_its_invitation
     revoking_voids_everything_of_the_node
@@ -82,14 +82,17 @@ async fn a_code_leads_to_a_confirmed_node(site: Site) {
         .expect("there");
     assert_eq!((node.state, node.invitation), (NodeState::Confirmed, None));
     assert_eq!(site.store.list_codes(site.org).await.expect("read"), []);
-    let deeds: Vec<_> = site
+    let actions: Vec<_> = site
         .audited()
         .await
         .into_iter()
         .rev()
         .map(|row| row.entry.action.into_owned())
         .collect();
-    assert_eq!(deeds[2..], ["code.create", "node.register", "node.confirm"]);
+    assert_eq!(
+        actions[2..],
+        ["code.create", "node.register", "node.confirm"]
+    );
 }
 
 async fn refused_code(site: &Site, code: &str, now: u64) -> bool {
@@ -107,12 +110,12 @@ async fn a_code_that_cannot_be_used_says_nothing_more(site: Site) {
     assert!(refused_code(&site, "unknown", 1).await);
     site.pending("used").await;
     assert!(refused_code(&site, "used", 1).await);
-    let cancelled = site.code("cancelled").await;
+    let canceled = site.code("canceled").await;
     site.store
-        .cancel_code(site.org, cancelled, site.actor(), at(1))
+        .cancel_code(site.org, canceled, site.actor(), at(1))
         .await
-        .expect("cancelled");
-    assert!(refused_code(&site, "cancelled", 1).await);
+        .expect("canceled");
+    assert!(refused_code(&site, "canceled", 1).await);
     site.code("old").await;
     assert!(refused_code(&site, "old", 3_600).await, "before any sweep");
     assert!(!refused_code(&site, "old", 3_599).await);
@@ -141,18 +144,18 @@ async fn a_taken_name_or_key_leaves_the_code_usable(site: Site) {
         .expect("the code is as good as new");
 }
 
-async fn only_a_pending_code_can_be_cancelled(site: Site) {
+async fn only_a_pending_code_can_be_canceled(site: Site) {
     let code = site.code("code").await;
     site.store
         .cancel_code(site.org, code, site.actor(), at(1))
         .await
-        .expect("cancelled");
+        .expect("canceled");
     let again = site
         .store
         .cancel_code(site.org, code, site.actor(), at(1))
         .await;
     assert!(
-        matches!(again, Err(CancelCodeError::NotPending(id, InvitationState::Cancelled)) if id == code)
+        matches!(again, Err(CancelCodeError::NotPending(id, InvitationState::Canceled)) if id == code)
     );
     let used = site.pending("used").await.invitation;
     let used = site

@@ -172,7 +172,7 @@ async fn end_scan_ends_once(site: Site) {
             .await
             .expect("ended")
     );
-    let other = Conclusion::new(ScanState::Cancelled, Code::Cancelled, "late");
+    let other = Conclusion::new(ScanState::Canceled, Code::Canceled, "late");
     assert!(
         !site
             .store

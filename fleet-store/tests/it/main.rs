@@ -6,7 +6,7 @@ mod site;
 
 mod accounts;
 mod audit;
-mod cancelling;
+mod canceling;
 mod chain;
 mod direct;
 mod dispatch;

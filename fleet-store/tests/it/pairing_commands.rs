@@ -29,7 +29,7 @@ contract! {
     a_node_that_comes_back_without_it_has_lost_it
     a_node_that_still_pairs_goes_on_under_its_new_stream
     a_node_that_says_nothing_runs_into_the_deadline
-    cancelling_sends_no_more_and_keeps_what_came
+    canceling_sends_no_more_and_keeps_what_came
     a_result_of_a_device_that_was_released_is_not_taken
     a_part_whose_devices_were_released_is_not_sent
     another_nodes_device_is_not_taken_by_a_result
@@ -518,7 +518,7 @@ async fn a_node_that_still_pairs_goes_on_under_its_new_stream(site: Site) {
     let claimed = site.reconnect(&mut north, &[command], at(120)).await;
     assert_eq!(claimed.adopted.len(), 1);
     assert_eq!(claimed.adopted[0].command, command);
-    assert!(!claimed.adopted[0].cancelled);
+    assert!(!claimed.adopted[0].canceled);
     assert_eq!(
         site.acked(before, command, AckCode::Ok).await,
         Acked::Stale,
@@ -555,7 +555,7 @@ async fn a_node_that_says_nothing_runs_into_the_deadline(site: Site) {
     );
 }
 
-async fn cancelling_sends_no_more_and_keeps_what_came(site: Site) {
+async fn canceling_sends_no_more_and_keeps_what_came(site: Site) {
     let north = site.node("north").await;
     let devices = site.several(north, 2).await;
     let parts = vec![
@@ -568,7 +568,7 @@ async fn cancelling_sends_no_more_and_keeps_what_came(site: Site) {
         site.store
             .cancel_pairing(site.org, pairing, site.actor(), at(105))
             .await
-            .expect("cancelled")
+            .expect("canceled")
     };
     assert_eq!(cancel().await, Some((north.id, command)));
     assert_eq!(cancel().await, Some((north.id, command)));
@@ -578,7 +578,7 @@ async fn cancelling_sends_no_more_and_keeps_what_came(site: Site) {
         .expect("taken");
     site.acked(north, command, AckCode::Partial).await;
     let (results, ended) = site.came_of(pairing).await;
-    assert_eq!(ended, Some(Code::Cancelled));
+    assert_eq!(ended, Some(Code::Canceled));
     assert_eq!(
         results,
         [
@@ -712,11 +712,11 @@ async fn another_tenant_sees_nothing_of_it(site: Site) {
     let (pairing, _) = site.pairing(north, &devices).await;
     let seen = site.store.read_pairing(other, pairing, 0, 10).await;
     assert_eq!(seen.expect("read"), None);
-    let cancelled = site
+    let canceled = site
         .store
         .cancel_pairing(other, pairing, site.actor(), at(105))
         .await;
-    assert!(matches!(cancelled, Err(CancelPairingError::NotFound(_))));
+    assert!(matches!(canceled, Err(CancelPairingError::NotFound(_))));
     let wish = PairWish {
         identifiers: vec![site.identifier(devices[0]).await],
         all_unpaired: true,

@@ -332,7 +332,7 @@ async fn everything_that_ends_a_scan_at_once_ends_it_once(site: Site) {
                         store
                             .cancel_scan(org, command.scan, None, actor, at(41))
                             .await
-                            .expect("cancelled"),
+                            .expect("canceled"),
                     ),
                     2 => drop(store.sweep_scans(at(1_000_000)).await.expect("swept")),
                     3 => drop(

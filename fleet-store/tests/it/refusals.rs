@@ -79,7 +79,7 @@ async fn bad_rows_are_refused_by_themselves_and_counted(site: Site) {
 
 async fn a_command_never_stores_more_than_its_quota(site: Site) {
     let node = site.node("north").await;
-    // Stock and without ports: six addresses with any ten ports.
+    // Upstream and without ports: six addresses with any ten ports.
     let new = site.new_scan(node.id, "10.0.0.0/29", &[]);
     let scan = site.create(new).await.id;
     let command = site.issue(node).await.expect("issued");

@@ -212,7 +212,7 @@ async fn an_open_scope_closes_by_the_first_device(site: Site) {
     let (request, plan) = Site::plan(
         Mode::Target("fleetnode-local-subnet".into()),
         &["80"],
-        &NodeProfile::stock(),
+        &NodeProfile::upstream(),
     );
     assert!(plan.open_scope);
     let scan = site
@@ -303,7 +303,7 @@ async fn pins_are_stored_before_the_first_report(site: Site) {
     let node = site.node("north").await;
     let profile = NodeProfile {
         pins: true,
-        ..NodeProfile::stock()
+        ..NodeProfile::upstream()
     };
     let names = vec![
         "rig.example".into(),

@@ -17,7 +17,7 @@ contract! {
     a_forgotten_command_is_issued_again_under_a_new_id
     a_chunk_lost_three_times_is_not_reached
     an_older_stream_has_no_effect
-    a_cancelled_command_is_adopted_as_cancelled
+    a_canceled_command_is_adopted_as_canceled
     two_machines_with_one_identity_are_found_out_over_all_servers
     a_refused_machine_is_forgotten_ten_minutes_after_the_last_refusal
     what_other_servers_claim_is_told
@@ -156,7 +156,7 @@ async fn commands_that_still_run_are_adopted(site: Site) {
             command: command.command,
             lane: command.lane,
             deadline: command.deadline,
-            cancelled: false
+            canceled: false
         }]
     );
     assert_eq!(claimed.ended, []);
@@ -287,16 +287,16 @@ async fn an_older_stream_has_no_effect(site: Site) {
     );
 }
 
-async fn a_cancelled_command_is_adopted_as_cancelled(site: Site) {
+async fn a_canceled_command_is_adopted_as_canceled(site: Site) {
     let mut node = site.node("north").await;
     let command = site.running(node, "10.0.0.0/24").await;
     let grace = Some(std::time::Duration::from_secs(10));
     site.store
         .cancel_scan(site.org, command.scan, grace, site.actor(), at(21))
         .await
-        .expect("cancelled");
+        .expect("canceled");
     let claimed = site.reconnect(&mut node, &[command.command], at(22)).await;
-    assert!(claimed.adopted[0].cancelled);
+    assert!(claimed.adopted[0].canceled);
     let claimed = site.reconnect(&mut node, &[], at(23)).await;
     assert_eq!(
         claimed.ended,
@@ -304,7 +304,7 @@ async fn a_cancelled_command_is_adopted_as_cancelled(site: Site) {
         "forgotten, so it has stopped"
     );
     assert!(
-        matches!(site.log(command.scan).await.last(), Some(ScanEvent::Ended(ended)) if ended.conclusion.state == ScanState::Cancelled)
+        matches!(site.log(command.scan).await.last(), Some(ScanEvent::Ended(ended)) if ended.conclusion.state == ScanState::Canceled)
     );
 }
 
@@ -322,7 +322,7 @@ async fn is_duplicate(site: &Site, node: NodeId) -> bool {
     row.expect("there").duplicate_identity
 }
 
-async fn deeds(site: &Site, action: &str) -> usize {
+async fn actions(site: &Site, action: &str) -> usize {
     let rows = site.audited().await.into_iter();
     rows.filter(|row| row.entry.action == action).count()
 }
@@ -350,7 +350,7 @@ async fn two_machines_with_one_identity_are_found_out_over_all_servers(site: Sit
     let (node, epoch) = fight(&site).await;
     assert!(site.store.is_current(node, epoch).await.expect("read"));
     assert!(is_duplicate(&site, node).await);
-    assert_eq!(deeds(&site, "node.duplicate_identity").await, 1);
+    assert_eq!(actions(&site, "node.duplicate_identity").await, 1);
     // Held off at every server, also when the other one has gone; the one that stayed comes and goes.
     site.store
         .release_stream(node, epoch, at(14))
@@ -368,7 +368,7 @@ async fn two_machines_with_one_identity_are_found_out_over_all_servers(site: Sit
     }
     let back = site.store.claim_stream(claim_of(node, 1, 3, 114)).await;
     assert!(back.expect("claimed").epoch > epoch);
-    assert_eq!(deeds(&site, "node.duplicate_identity").await, 1);
+    assert_eq!(actions(&site, "node.duplicate_identity").await, 1);
 }
 
 async fn a_refused_machine_is_forgotten_ten_minutes_after_the_last_refusal(site: Site) {
@@ -378,7 +378,7 @@ async fn a_refused_machine_is_forgotten_ten_minutes_after_the_last_refusal(site:
     assert_eq!(sweep(613).await.expect("swept"), 1);
     assert_eq!(sweep(614).await.expect("swept"), 0);
     assert!(!is_duplicate(&site, node).await);
-    assert_eq!(deeds(&site, "node.single_identity").await, 1);
+    assert_eq!(actions(&site, "node.single_identity").await, 1);
     let back = site.store.claim_stream(claim_of(node, 2, 2, 615)).await;
     back.expect("is let in again");
 }

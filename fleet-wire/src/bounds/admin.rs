@@ -1,14 +1,16 @@
 //! Bounds of the operators' requests about nodes.
 
 use super::{Checked, Repeated, Validate, at_most, id, inner, not_negative, required, texts};
-use crate::admin::{
-    ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, DiscoverOnFleetNodeRequest,
-    ListFleetNodeDevicesRequest, ListFleetNodeDiscoveredDevicesRequest, ListFleetNodesRequest,
-    PairDeviceToFleetNodeRequest, PairDiscoveredDevicesOnFleetNodeRequest, RevokeFleetNodeRequest,
-    UnpairDeviceRequest,
+use crate::{
+    admin::{
+        ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, DiscoverOnFleetNodeRequest,
+        ListFleetNodeDevicesRequest, ListFleetNodeDiscoveredDevicesRequest, ListFleetNodesRequest,
+        PairDeviceToFleetNodeRequest, PairDiscoveredDevicesOnFleetNodeRequest,
+        RevokeFleetNodeRequest, UnpairDeviceRequest,
+    },
+    limits::MAX_REPORT,
+    pairing::DiscoverRequest,
 };
-use crate::limits::MAX_REPORT;
-use crate::pairing::DiscoverRequest;
 
 super::unbounded!(ListFleetNodesRequest);
 

@@ -4,15 +4,17 @@ use super::{
     BrokenBound, Checked, Repeated, Validate, at_most, id, inner, not_negative, required, text,
     texts,
 };
-use crate::fleet::{
-    CancelEnrollmentCodeRequest, CancelPairingRequest, CancelScanRequest, GetDeviceRequest,
-    GetPairingRequest, GetScanRequest, ListDevicesRequest, ListEnrollmentCodesRequest,
-    ListNodesRequest, ListRefusedDevicesRequest, ListRevokedNodesRequest, ListScansRequest,
-    PlanScanRequest, ScanOwnNetworkRequest, StartPairingRequest, StartScanRequest,
-    UndoIdentityChangeRequest, WatchScanRequest, WhoAmIRequest,
+use crate::{
+    fleet::{
+        CancelEnrollmentCodeRequest, CancelPairingRequest, CancelScanRequest, GetDeviceRequest,
+        GetPairingRequest, GetScanRequest, ListDevicesRequest, ListEnrollmentCodesRequest,
+        ListNodesRequest, ListRefusedDevicesRequest, ListRevokedNodesRequest, ListScansRequest,
+        PlanScanRequest, ScanOwnNetworkRequest, StartPairingRequest, StartScanRequest,
+        UndoIdentityChangeRequest, WatchScanRequest, WhoAmIRequest,
+    },
+    limits::MAX_REPORT,
+    pairing::DiscoverRequest,
 };
-use crate::limits::MAX_REPORT;
-use crate::pairing::DiscoverRequest;
 
 /// Longer than the text of any scan id.
 const SCAN_ID: usize = 64;

@@ -1,14 +1,16 @@
 //! Bounds of what nodes send, and of what our node receives on its stream.
 
 use super::{BrokenBound, Checked, Repeated, Validate, bytes, count, inner, required, text, texts};
-use crate::gateway::{
-    AgentCommand, BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, ControlAccepted,
-    ControlAck, ControlCancel, ControlCommand, ControlGoodbye, ControlHello, ControlPins,
-    ControlProgress, ControlStreamRequest, ControlStreamResponse, PinnedName, RegisterRequest,
-    ReportDiscoveredDevicesRequest, ReportPairedDevicesRequest, UploadHeartbeatRequest,
-    agent_command, control_stream_request, control_stream_response,
+use crate::{
+    gateway::{
+        AgentCommand, BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, ControlAccepted,
+        ControlAck, ControlCancel, ControlCommand, ControlGoodbye, ControlHello, ControlPins,
+        ControlProgress, ControlStreamRequest, ControlStreamResponse, PinnedName, RegisterRequest,
+        ReportDiscoveredDevicesRequest, ReportPairedDevicesRequest, UploadHeartbeatRequest,
+        agent_command, control_stream_request, control_stream_response,
+    },
+    limits::{MAX_COMMAND_TARGETS, MAX_PAYLOAD, MAX_PINNED_NAMES, MAX_PORTS, MAX_REPORT},
 };
-use crate::limits::{MAX_COMMAND_TARGETS, MAX_PAYLOAD, MAX_PINNED_NAMES, MAX_PORTS, MAX_REPORT};
 
 const KEY: usize = 32;
 const COMMAND_ID: usize = 128;

@@ -1,11 +1,13 @@
 //! Bounds of discovery and pairing requests.
 
 use super::{Checked, Repeated, Validate, count, inner, required, text, texts};
-use crate::limits::{MAX_LIST, MAX_PORTS, MAX_REPORT};
-use crate::minercommand::{DeviceSelector, device_selector};
-use crate::pairing::{
-    Credentials, DiscoverRequest, FleetNodePairRequest, FleetNodePairTarget, PairRequest,
-    discover_request,
+use crate::{
+    limits::{MAX_LIST, MAX_PORTS, MAX_REPORT},
+    minercommand::{DeviceSelector, device_selector},
+    pairing::{
+        Credentials, DiscoverRequest, FleetNodePairRequest, FleetNodePairTarget, PairRequest,
+        discover_request,
+    },
 };
 
 /// Longer than any address, range or host name; what is longer is no target.

@@ -1,19 +1,24 @@
 //! A channel to one server.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use connectrpc::client::{self, ClientConfig};
-use connectrpc::{Spec, StreamType};
+use connectrpc::{
+    Spec, StreamType,
+    client::{self, ClientConfig},
+};
 use http::Uri;
 
-use super::broken::failed;
-use super::raw::{Raw, RawView};
-use super::stream::Source;
-use super::transport::Transport;
-use super::{CallOptions, Incoming, Outgoing, Roots};
-use crate::engine::Wire;
-use crate::{Method, Protocol, RpcError};
+use super::{
+    CallOptions, Incoming, Outgoing, Roots,
+    broken::failed,
+    raw::{Raw, RawView},
+    stream::Source,
+    transport::Transport,
+};
+use crate::{Method, Protocol, RpcError, engine::Wire};
 
 /// What servers on Unix sockets are called in requests, as gRPC has it.
 const UNIX_URL: &str = "http://localhost";
@@ -100,7 +105,7 @@ impl std::fmt::Debug for Channel {
 }
 
 impl Channel {
-    /// Prepares a channel; nothing is dialled yet. The path of the URL is a prefix of every call's path.
+    /// Prepares a channel; nothing is dialed yet. The path of the URL is a prefix of every call's path.
     ///
     /// # Errors
     ///
@@ -109,11 +114,11 @@ impl Channel {
         Self::over(parse(url)?, None, config)
     }
 
-    /// Prepares a channel to a server that listens on a Unix socket, in plain text; nothing is dialled yet.
+    /// Prepares a channel to a server that listens on a Unix socket, in plain text; nothing is dialed yet.
     ///
     /// # Errors
     ///
-    /// None today; what a socket is not shows when it is dialled.
+    /// None today; what a socket is not shows when it is dialed.
     pub fn unix(socket: &Path, config: &ChannelConfig) -> Result<Self, ChannelError> {
         Self::over(parse(UNIX_URL)?, Some(socket), config)
     }

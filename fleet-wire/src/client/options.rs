@@ -1,7 +1,6 @@
 //! What a single call may set.
 
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
 

@@ -1,8 +1,10 @@
 //! The one message the engine's client ever sees: bytes. Encoding and decoding are prost's.
 
-use buffa::encoding::Tag;
-use buffa::view::{MessageView, OwnedView};
-use buffa::{DecodeContext, DecodeError, EncodeSink, SizeCache};
+use buffa::{
+    DecodeContext, DecodeError, EncodeSink, SizeCache,
+    encoding::Tag,
+    view::{MessageView, OwnedView},
+};
 use bytes::{Buf, Bytes};
 
 /// An encoded message.

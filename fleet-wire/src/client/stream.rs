@@ -1,16 +1,16 @@
 //! The two ends of a stream, as a client holds them.
 
-use std::fmt;
-use std::marker::PhantomData;
+use std::{fmt, marker::PhantomData};
 
 use connectrpc::{BidiRecvHalf, BidiSendHalf, ServerStream};
 use futures::stream;
 use http::HeaderMap;
 
-use super::broken::failed;
-use super::raw::{Raw, RawView};
-use crate::engine::Wire;
-use crate::{BoxStream, RpcError};
+use super::{
+    broken::failed,
+    raw::{Raw, RawView},
+};
+use crate::{BoxStream, RpcError, engine::Wire};
 
 type ResponseBody = hyper::body::Incoming;
 

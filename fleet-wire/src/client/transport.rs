@@ -1,22 +1,32 @@
 //! HTTP for the client: TCP, Unix sockets and TLS by hand, pooling and both versions of HTTP by hyper.
 
-use std::error::Error;
-use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::{
+    error::Error,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use connectrpc::ConnectError;
-use connectrpc::client::{BoxFuture, ClientBody, ClientTransport};
+use connectrpc::{
+    ConnectError,
+    client::{BoxFuture, ClientBody, ClientTransport},
+};
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{Connected, Connection, HttpConnector},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
+};
 use tokio_rustls::TlsConnector;
 use tower::Service;
 
@@ -108,7 +118,7 @@ fn chain(error: &dyn Error) -> String {
 #[derive(Clone)]
 struct Connector {
     tcp: HttpConnector,
-    /// Dialled instead, whatever the URL says.
+    /// Dialed instead, whatever the URL says.
     socket: Option<Arc<Path>>,
     tls: Option<TlsConnector>,
     timeout: Duration,

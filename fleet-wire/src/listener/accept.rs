@@ -1,25 +1,24 @@
 //! The accept loop.
 
-use std::convert::Infallible;
-use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    time::MissedTickBehavior,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use super::ListenerConfig;
-use super::census::{Census, NoPlace};
-use super::config::{SUMMARY, Summary, count};
-use super::connection::{Connection, Ends};
+use super::{
+    ListenerConfig,
+    census::{Census, NoPlace},
+    config::{SUMMARY, Summary, count},
+    connection::{Connection, Ends},
+};
 use crate::server::BoxError;
 
 /// Where connections come from: a TCP listener, or a simulated one.
@@ -59,7 +58,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// How many unknown peers are shown out when nothing can be accepted, so that their descriptors come free.
 const ROOM: usize = 16;
 
-/// Serves a port until `shutdown` is cancelled; then accepts no more, lets open requests end (streams must watch the
+/// Serves a port until `shutdown` is canceled; then accepts no more, lets open requests end (streams must watch the
 /// token themselves), and after [`ListenerConfig::drain`] cuts what is left.
 pub async fn serve<L, S, B>(
     mut listener: L,

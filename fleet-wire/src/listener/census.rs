@@ -1,14 +1,18 @@
 //! Who holds a place on the port: how many, from where, and who has to leave when it gets crowded.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
-use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use ipnetwork::IpNetwork;
 
-use super::config::{ListenerConfig, ListenerCounts, count};
-use super::guard::{ConnectionGuard, Standing};
+use super::{
+    config::{ListenerConfig, ListenerCounts, count},
+    guard::{ConnectionGuard, Standing},
+};
 
 /// Connections that were told to leave and have not left: as many may be over the bounds for a moment.
 pub(super) const LEAVING: usize = 64;

@@ -1,14 +1,17 @@
 //! What a listener may be told, what it may not, and what it counts.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use ipnetwork::IpNetwork;
 
-use super::meter::Flood;
-use super::{TlsIdentity, census};
+use super::{TlsIdentity, census, meter::Flood};
 
 /// Window of a stream: 64 KiB, so that a stream nobody reads holds little.
 pub(super) const STREAM_WINDOW: u32 = 64 << 10;

@@ -1,40 +1,48 @@
 //! One connection: what it speaks, its limits, and the three ways it ends besides its own.
 
-use std::convert::Infallible;
-use std::hash::{BuildHasher, RandomState};
-use std::io;
-use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    hash::{BuildHasher, RandomState},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Either;
-use http_body_util::Empty;
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout};
+use http_body_util::{Either, Empty};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
-use super::census::Seat;
-use super::config::{
-    CONNECTION_WINDOW, ERROR_RESETS, ESTABLISH, HEADER_LIST, HEADERS, HTTP1_IDLE, KEEPALIVE,
-    KEEPALIVE_TIMEOUT, LAST_WORDS, ListenerCounts, PENDING_RESETS, PLAIN_IDLE, PREFACE,
-    SEND_BUFFER, STREAM_WINDOW, STREAMS, count,
+use super::{
+    census::Seat,
+    config::{
+        CONNECTION_WINDOW, ERROR_RESETS, ESTABLISH, HEADER_LIST, HEADERS, HTTP1_IDLE, KEEPALIVE,
+        KEEPALIVE_TIMEOUT, LAST_WORDS, ListenerCounts, PENDING_RESETS, PLAIN_IDLE, PREFACE,
+        SEND_BUFFER, STREAM_WINDOW, STREAMS, count,
+    },
+    guard::Standing,
+    metered::Metered,
+    patience::Patience,
+    rewind::{Opening, Rewind},
 };
-use super::guard::Standing;
-use super::metered::Metered;
-use super::patience::Patience;
-use super::rewind::{Opening, Rewind};
-use crate::Peer;
-use crate::server::BoxError;
+use crate::{Peer, server::BoxError};
 
 /// What the loop says to all connections.
 #[derive(Debug, Clone)]

@@ -1,7 +1,9 @@
 //! What a connection has shown of itself, shared between the accept loop and the calls on it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+};
 
 use tokio_util::sync::CancellationToken;
 

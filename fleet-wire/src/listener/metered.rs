@@ -1,17 +1,23 @@
 //! The transport of an HTTP/2 connection with its [`Meter`]: ends the connection that floods it.
 
-use std::io::{self, IoSlice};
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
-use super::config::ListenerCounts;
-use super::meter::{Flood, Meter};
-use super::rewind::PREFACE;
+use super::{
+    config::ListenerCounts,
+    meter::{Flood, Meter},
+    rewind::PREFACE,
+};
 
 /// GOAWAY with ENHANCE_YOUR_CALM and no stream promised (RFC 9113, sections 6.8 and 7).
 const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0b];

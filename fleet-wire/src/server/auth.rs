@@ -1,14 +1,11 @@
 //! The hook that admits calls. It sees a call's path, headers and connection, never its body.
 
-use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::{panic::AssertUnwindSafe, pin::Pin};
 
 use futures::future::FutureExt;
 use http::{Extensions, HeaderMap};
 
-use crate::context::Principal;
-use crate::listener::ConnectionGuard;
-use crate::{Peer, RpcError};
+use crate::{Peer, RpcError, context::Principal, listener::ConnectionGuard};
 
 /// What is known of a call before its body.
 #[derive(Debug, Clone, Copy)]

@@ -1,21 +1,24 @@
 //! The table of methods behind the engine's dispatcher: decode, check, call, encode, and panics become INTERNAL.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::panic::AssertUnwindSafe;
+use std::{collections::HashMap, fmt, panic::AssertUnwindSafe};
 
 use bytes::Bytes;
-use connectrpc::dispatcher::{RequestStream, StreamingResult, UnaryResult};
 use connectrpc::{
     CodecFormat, ConnectError, Dispatcher, EncodedStream, MethodDescriptor, Payload,
     RequestContext, Response, Spec, StreamType,
+    dispatcher::{RequestStream, StreamingResult, UnaryResult},
 };
-use futures::future::FutureExt;
-use futures::stream::{self, StreamExt};
+use futures::{
+    future::FutureExt,
+    stream::{self, StreamExt},
+};
 
-use crate::bounds::Validate;
-use crate::engine::{self, Wire};
-use crate::{BoxStream, Context, Method, MethodKind, Reply, RpcError, limits};
+use crate::{
+    BoxStream, Context, Method, MethodKind, Reply, RpcError,
+    bounds::Validate,
+    engine::{self, Wire},
+    limits,
+};
 
 /// A service with its handlers; implemented by the generated servers.
 pub trait Mount {

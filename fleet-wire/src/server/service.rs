@@ -1,11 +1,13 @@
 //! The service behind every request: tells calls from plain requests, admits calls, and hands them to the engine.
 
-use std::convert::Infallible;
-use std::fmt;
-use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::{
+    convert::Infallible,
+    fmt,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use connectrpc::{
@@ -15,14 +17,14 @@ use connectrpc::{
 use connectrpc_health::{StaticChecker, Status};
 use futures::future::FutureExt;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use tower::util::BoxCloneSyncService;
-use tower::{Service, ServiceExt};
+use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 
-use super::auth::{Authenticate, Call, Gate};
-use super::body::{Body, BoxError, RequestBody, Stalled};
-use super::routes::{Mount, Routes};
-use crate::listener::ConnectionGuard;
-use crate::{DESCRIPTORS, RpcError};
+use super::{
+    auth::{Authenticate, Call, Gate},
+    body::{Body, BoxError, RequestBody, Stalled},
+    routes::{Mount, Routes},
+};
+use crate::{DESCRIPTORS, RpcError, listener::ConnectionGuard};
 
 type Engine = ConnectRpcService<Chain<Routes, Router>>;
 type Plain = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;

@@ -1,13 +1,13 @@
 //! Every bound of the messages, on both of its sides.
 
-use fleet_wire::gateway::control_stream_request::Kind;
-use fleet_wire::gateway::*;
-use fleet_wire::pairing::{
-    Credentials, DiscoverRequest, FleetNodePairRequest, FleetNodePairTarget, IpListModeRequest,
-    IpRangeModeRequest, NmapModeRequest, PairRequest, discover_request::Mode,
-};
 use fleet_wire::{
-    Code, Duration, Message, RpcError, Validate, admin, decode_checked, fleet, limits,
+    Code, Duration, Message, RpcError, Validate, admin, decode_checked, fleet,
+    gateway::{control_stream_request::Kind, *},
+    limits,
+    pairing::{
+        Credentials, DiscoverRequest, FleetNodePairRequest, FleetNodePairTarget, IpListModeRequest,
+        IpRangeModeRequest, NmapModeRequest, PairRequest, discover_request::Mode,
+    },
 };
 
 use crate::harness::{heartbeat, register};

@@ -1,11 +1,10 @@
 //! No bytes make the decoder panic, and what was encoded comes back.
 
-use fleet_wire::gateway::{
-    ControlStreamRequest, DiscoveredDeviceReport, ReportDiscoveredDevicesRequest,
+use fleet_wire::{
+    Message, fuzz,
+    gateway::{ControlStreamRequest, DiscoveredDeviceReport, ReportDiscoveredDevicesRequest},
 };
-use fleet_wire::{Message, fuzz};
-use proptest::collection::vec;
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*};
 
 use crate::harness::{ack, register};
 

@@ -1,20 +1,26 @@
 //! A process with few descriptors under more connections than it can hold. The server runs in a child, which is this
 //! test again with a lower limit.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream as BlockingStream;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream as BlockingStream,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
+};
 
-use fleet_wire::gateway::FleetNodeGatewayClient;
-use fleet_wire::listener::{self, ListenerConfig};
+use fleet_wire::{
+    gateway::FleetNodeGatewayClient,
+    listener::{self, ListenerConfig},
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Scripted, TOKEN, services};
-use crate::pipes::{http2, post};
+use crate::{
+    harness::{Scripted, TOKEN, services},
+    pipes::{http2, post},
+};
 
 const MANNER: &str = "FLEET_TEST_DESCRIPTORS";
 const LIMIT: usize = 256;

@@ -3,16 +3,23 @@
 use std::sync::Arc;
 
 use fleet_sim::attack::{ATTACKS, Attack, Outcome};
-use fleet_wire::gateway::FleetNodeGatewayClient;
-use fleet_wire::listener::{Flood, ListenerConfig};
+use fleet_wire::{
+    gateway::FleetNodeGatewayClient,
+    listener::{Flood, ListenerConfig},
+};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, RootCertStore, crypto,
+        pki_types::{CertificateDer, ServerName, pem::PemObject},
+    },
+};
 
-use crate::harness::{Server, TOKEN};
-use crate::pipes::{Piped, http2, post};
+use crate::{
+    harness::{Server, TOKEN},
+    pipes::{Piped, http2, post},
+};
 
 /// HTTP/2's code for a peer that asks for too much (RFC 9113, section 7).
 const ENHANCE_YOUR_CALM: u32 = 11;

@@ -1,5 +1,5 @@
 //! The golden bytes of `tests/golden/wire.json`, to which the client in another language is held too: every
-//! message of the stock protocol and of our additions to its stream, every field set, as JSON and as hex.
+//! message of the upstream protocol and of our additions to its stream, every field set, as JSON and as hex.
 
 use std::{collections::BTreeSet, fmt::Debug, path::Path};
 

@@ -1,23 +1,31 @@
 //! A server with scripted handlers on loopback, clients for it, and HTTP/1.1 by hand.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use fleet_wire::client::{CallOptions, Channel, ChannelConfig, Roots};
-use fleet_wire::fleet::*;
-use fleet_wire::gateway::*;
-use fleet_wire::listener::{self, DevCertificate, Drained, ListenerConfig, TlsIdentity};
-use fleet_wire::server::{Admission, Authenticate, Body, Call, Health, HttpService, Services};
-use fleet_wire::{BoxStream, Code, Context, Peer, Protocol, Reply, RpcError, Timestamp};
+use fleet_wire::{
+    BoxStream, Code, Context, Peer, Protocol, Reply, RpcError, Timestamp,
+    client::{CallOptions, Channel, ChannelConfig, Roots},
+    fleet::*,
+    gateway::*,
+    listener::{self, DevCertificate, Drained, ListenerConfig, TlsIdentity},
+    server::{Admission, Authenticate, Body, Call, Health, HttpService, Services},
+};
 use futures::{StreamExt, stream};
 use http::{HeaderName, HeaderValue, Request, Response};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const TOKEN: &str = "a-session-token";

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use fleet_wire::gateway::{
-    DiscoveredDeviceReport, FleetNodeGatewayClient, ReportDiscoveredDevicesRequest,
-    UploadHeartbeatRequest,
+use fleet_wire::{
+    Code, Message, Protocol,
+    gateway::{
+        DiscoveredDeviceReport, FleetNodeGatewayClient, ReportDiscoveredDevicesRequest,
+        UploadHeartbeatRequest,
+    },
+    limits, methods,
 };
-use fleet_wire::{Code, Message, Protocol, limits, methods};
 use http::Request;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::harness::{Answer, Server, TOKEN, signed_in};
 

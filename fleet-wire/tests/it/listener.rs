@@ -1,21 +1,29 @@
 //! The port: what is spoken, who is shown out, and how it closes. Waiting is done on virtual time over pipes.
 
-use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::{
+    io,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
-use fleet_wire::Protocol;
-use fleet_wire::client::CallOptions;
-use fleet_wire::fleet::{ScanClient, WatchScanRequest};
-use fleet_wire::gateway::FleetNodeGatewayClient;
-use fleet_wire::listener::{self, Drained, ListenerConfig, TlsError, TlsIdentity};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::net::TcpStream;
-use tokio::time::Instant;
+use fleet_wire::{
+    Protocol,
+    client::CallOptions,
+    fleet::{ScanClient, WatchScanRequest},
+    gateway::FleetNodeGatewayClient,
+    listener::{self, Drained, ListenerConfig, TlsError, TlsIdentity},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    net::TcpStream,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Answer, Server, TOKEN, heartbeat, register, signed_in};
-use crate::pipes::{Piped, http2, post};
+use crate::{
+    harness::{Answer, Server, TOKEN, heartbeat, register, signed_in},
+    pipes::{Piped, http2, post},
+};
 
 /// Waits until the server closes, and returns what it said and when.
 async fn closed(mut pipe: DuplexStream) -> (Duration, Vec<u8>) {

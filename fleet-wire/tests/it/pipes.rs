@@ -1,12 +1,16 @@
 //! A server on pipes instead of sockets, so that its time can be virtual; and HTTP/2 over them.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 use fleet_wire::listener::{self, Accept, Drained, ListenerConfig};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream, duplex},
+    sync::mpsc,
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Alive, Scripted, heartbeat, services};

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use fleet_wire::client::{CallOptions, Channel, ChannelConfig, ChannelError, Roots};
-use fleet_wire::fleet::{GetScanRequest, ScanClient};
-use fleet_wire::gateway::FleetNodeGatewayClient;
-use fleet_wire::{Code, Message, Protocol, methods};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use fleet_wire::{
+    Code, Message, Protocol,
+    client::{CallOptions, Channel, ChannelConfig, ChannelError, Roots},
+    fleet::{GetScanRequest, ScanClient},
+    gateway::FleetNodeGatewayClient,
+    methods,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use crate::harness::{Server, heartbeat, register, signed_in};
 

@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use fleet_wire::client::{Channel, ChannelConfig, Incoming, Outgoing};
-use fleet_wire::fleet::{ScanClient, WatchScanRequest, WatchScanResponse};
-use fleet_wire::gateway::{
-    ControlStreamRequest, ControlStreamResponse, FleetNodeGatewayClient, control_stream_request,
-    control_stream_response,
+use fleet_wire::{
+    Code, Protocol,
+    client::{Channel, ChannelConfig, Incoming, Outgoing},
+    fleet::{ScanClient, WatchScanRequest, WatchScanResponse},
+    gateway::{
+        ControlStreamRequest, ControlStreamResponse, FleetNodeGatewayClient,
+        control_stream_request, control_stream_response,
+    },
 };
-use fleet_wire::{Code, Protocol};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use crate::harness::{Server, ack, signed_in};
 

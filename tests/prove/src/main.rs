@@ -43,12 +43,12 @@ const BOUNDARY: &[Proof] = &[
     },
     Proof {
         name: "races",
-        claim: "whoever comes first, no device is bound twice, claimed without right, or dialled at a node's place",
+        claim: "whoever comes first, no device is bound twice, claimed without right, or dialed at a node's place",
         run: races::run,
     },
     Proof {
         name: "reports",
-        claim: "nothing malformed is stored, and no good neighbour of it is lost",
+        claim: "nothing malformed is stored, and no good neighbor of it is lost",
         run: reports::run,
     },
 ];

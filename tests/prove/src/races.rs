@@ -9,12 +9,12 @@ mod site;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
+use judge::{Action, Holder, Moment, Race, Violation, judge};
+use round::{Nodes, PLACES};
 use sea_orm::Database;
+use site::Site;
 
 use crate::{database::Scratch, random::Random};
-use judge::{Deed, Holder, Moment, Race, Violation, judge};
-use round::{Nodes, PLACES};
-use site::Site;
 
 /// Races in each database, at least.
 const RACES: u32 = 10_000;
@@ -60,7 +60,7 @@ async fn races(scratch: &Scratch) -> Result<Vec<String>> {
                 bail!("{}: {race:#?} of {nodes:#?}", said(*violation));
             }
             *first.entry(who_was_first(race, &nodes)).or_default() += 1;
-            dials += race.dialled.len();
+            dials += race.dialed.len();
             count += 1;
         }
     }
@@ -94,21 +94,21 @@ fn said(violation: Violation) -> String {
         Violation::ClaimedWithoutRight(device) => {
             format!("device {device} is claimed without right")
         }
-        Violation::Dialled(moment) => format!("the server dialled a node's place after {moment:?}"),
+        Violation::Dialed(moment) => format!("the server dialed a node's place after {moment:?}"),
     }
 }
 
-/// Whose deed was answered first of those that took effect.
+/// Whose action was answered first of those that took effect.
 fn who_was_first(race: &Race, nodes: &Nodes) -> &'static str {
     let reporter = nodes.reporter.id;
     let done = race.done.iter().filter_map(|done| {
-        let party = match done.deed {
-            Deed::Reported(node) if node == reporter => "report",
-            Deed::Reported(_) => "replacement",
-            Deed::Paired(_) => "pair",
-            Deed::Unpaired => "unpair",
-            Deed::PairedByServer => "server",
-            Deed::Sighted => return None,
+        let party = match done.action {
+            Action::Reported(node) if node == reporter => "report",
+            Action::Reported(_) => "replacement",
+            Action::Paired(_) => "pair",
+            Action::Unpaired => "unpair",
+            Action::PairedByServer => "server",
+            Action::Sighted => return None,
         };
         Some((done.when.answered, party))
     });

@@ -121,7 +121,7 @@ async fn flood(scratch: &Scratch) -> Result<Vec<String>> {
             kinds.len(),
         ),
         format!(
-            "{}: {} good neighbours of them, {lost} lost",
+            "{}: {} good neighbors of them, {lost} lost",
             scratch.engine,
             good.len()
         ),

@@ -13,8 +13,8 @@ from . import descriptors
 from .descriptors import Method
 
 CONTROL_STREAM = descriptors.method("fleetnodegateway.v1.FleetNodeGatewayService", "ControlStream")
-STOCK_KINDS = {"accepted", "command"}
-"""The arms of ControlStreamResponse that a stock node can see; it refuses a message with any other."""
+UPSTREAM_KINDS = {"accepted", "command"}
+"""The arms of ControlStreamResponse that an upstream node can see; it refuses a message with any other."""
 
 _END = object()
 
@@ -45,7 +45,7 @@ class ControlStream:
 
     def __init__(self, base_url: str, bearer: str | None, extended: bool = False):
         """Opens the stream and sends nothing yet; `extended` allows the arms of our extensions to arrive."""
-        self.allowed = STOCK_KINDS | ({"cancel", "goodbye"} if extended else set())
+        self.allowed = UPSTREAM_KINDS | ({"cancel", "goodbye"} if extended else set())
         self.kinds: list[str | None] = []
         self.accepted: list = []
         self.unacked: list[str] = []
@@ -134,7 +134,7 @@ class ControlStream:
                 if kind == "command":
                     self.unacked.append(response.command.command_id)
                 if kind not in self.allowed:
-                    self._call.cancel()  # what a stock peer does with an arm it cannot see
+                    self._call.cancel()  # what an upstream peer does with an arm it cannot see
                 self._incoming.put(response)
         except grpc.RpcError:
             pass  # told by status()

@@ -1,12 +1,12 @@
 """The wire as one table, and the protobuf classes, methods and services built from it at import.
 
 The table below is the only statement of names, numbers and types in this client. It deliberately holds no bounds
-(the server checks them) and no behaviour. Read `WIRE` first, then `message` and `method`.
+(the server checks them) and no behavior. Read `WIRE` first, then `message` and `method`.
 
 How to read the table: `1 name string` is field number, name, type; `repeated` and `optional` stand before the type;
 `T` is google.protobuf.Timestamp; a type with a dot is of another package. An `rpc` states its request and response
 either as fields (the message is then `<Method>Request` or `<Method>Response`) or by name, `stream` in front.
-Field numbers from 100 on are extensions, which a stock peer skips as unknown.
+Field numbers from 100 on are extensions, which an upstream peer skips as unknown.
 """
 
 import re

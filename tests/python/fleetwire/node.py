@@ -1,4 +1,4 @@
-"""A small node that behaves as a stock one: it enrolls, proves itself, keeps its heartbeat, reports and opens its stream.
+"""A small node that behaves as an upstream one: it enrolls, proves itself, keeps its heartbeat, reports and opens its stream.
 
 Everything unary goes by Connect protobuf over HTTP/1.1, the control stream by gRPC, as the wire facts say. It decides
 nothing about scans: a test tells it what it has found. Read `Node` first.

@@ -24,7 +24,7 @@ FREE_NAMES = {
 """Types and one field whose numbers and shapes are facts, and whose names are this table's own choice."""
 
 EXTRA = {"pairing.v1.Device": {10}, "fleetnodegateway.v1.AgentCommand": {3, 4}}
-"""Stock fields that the wire facts mention and this table leaves out."""
+"""Upstream fields that the wire facts mention and this table leaves out."""
 
 FIRST_EXTENSION = 100
 

@@ -32,10 +32,10 @@ async fn fleetctl_exits_with_the_status_of_what_it_did(world: World) {
     let completed = fleetctl(&world, &world.operator, &scan(&[&one])).await;
     assert_eq!(completed.0, 0, "{completed:?}");
 
-    // Seven seconds of work, cancelled as soon as it runs.
+    // Seven seconds of work, canceled as soon as it runs.
     let many = format!("{}..{}", at(1), at(200));
     let arguments = scan(&[&many]);
-    let (cancelled, ()) = futures::join!(fleetctl(&world, &world.operator, &arguments), async {
+    let (canceled, ()) = futures::join!(fleetctl(&world, &world.operator, &arguments), async {
         let running = eventually("a running scan", async || {
             let listed = world
                 .fleetctl(&["scan", "list", "-o", "ndjson", "--limit", "1"])
@@ -48,7 +48,7 @@ async fn fleetctl_exits_with_the_status_of_what_it_did(world: World) {
         .await;
         world.fleetctl(&["scan", "cancel", &running]).await.well();
     });
-    assert_eq!(cancelled.0, 130, "{cancelled:?}");
+    assert_eq!(canceled.0, 130, "{canceled:?}");
 
     let viewer = world.another_operator(Role::Viewer).await;
     let refused = fleetctl(&world, &viewer, &scan(&[&one])).await;

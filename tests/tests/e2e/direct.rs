@@ -25,7 +25,7 @@ async fn the_server_dials_when_it_is_told_to_and_never_what_a_node_ever_found(mu
     for way_out in ["enroll a node", "[direct]"] {
         assert!(off.stderr.contains(way_out), "{off:?}");
     }
-    assert_eq!(lab.journal().count(), 0, "nothing was dialled");
+    assert_eq!(lab.journal().count(), 0, "nothing was dialed");
 
     let node = world.node("barn", &[]).await;
     let found = world.operator.start(node.id, list(nodes)).await.scan_id;

@@ -177,11 +177,11 @@ async fn a_command_lost_three_times_is_given_up_and_the_scan_ends_partial(world:
     for _ in 0..3 {
         let since = journal.now();
         eventually("a connection of the second command", async || {
-            let dialled = journal.connections_since(since);
+            let dialed = journal.connections_since(since);
             let of_second = |ip| second.iter().any(|other| ip == *other);
-            dialled
+            dialed
                 .iter()
-                .any(|dialled| of_second(dialled.address))
+                .any(|dialed| of_second(dialed.address))
                 .then_some(())
         })
         .await;

@@ -9,7 +9,7 @@ mod harness;
 
 mod alone;
 mod audit;
-mod cancelling;
+mod canceling;
 mod command_line;
 mod direct;
 mod enrollment;

@@ -6,9 +6,9 @@ use fleet_wire::{
     fleet::watch_scan_response::Event,
     pairing::{DiscoverRequest, NmapModeRequest, discover_request::Mode},
 };
+use hosted::{Device, PORT, private, put, put_acme, python};
 
 use crate::harness::{History, ScanState, World, eventually};
-use hosted::{Device, PORT, private, put, put_acme, python};
 
 #[path = "../../plugins/hosted.rs"]
 mod hosted;

@@ -57,5 +57,5 @@ async fn a_node_revoked_in_mid_scan_ends_for_good_and_its_results_stay(world: Wo
     assert!(world.operator.nodes().await.is_empty());
     let refused = world.operator.is_refused(node.id, request).await;
     assert_eq!(refused.code, Code::NotFound, "{refused:?}");
-    assert_eq!(lab.journal().count(), after, "nothing was dialled any more");
+    assert_eq!(lab.journal().count(), after, "nothing was dialed any more");
 }

@@ -11,7 +11,7 @@ use crate::harness::{Code, Expected, ScanState, World, adds_up, list, range, tar
 on_both_databases! {
     a_scan_in_each_mode_finds_exactly_what_is_there
     devices_arrive_while_the_scan_runs
-    a_discovery_in_the_stock_shape_streams_the_devices_of_its_scan
+    a_discovery_in_the_upstream_shape_streams_the_devices_of_its_scan
     a_command_that_the_site_forbids_is_refused_by_the_node
     a_request_that_cannot_be_run_is_refused_with_the_offender_named
 }
@@ -64,7 +64,7 @@ async fn devices_arrive_while_the_scan_runs(world: World) {
     expected.is_what_came_of(&world.operator, &scan).await;
 }
 
-async fn a_discovery_in_the_stock_shape_streams_the_devices_of_its_scan(world: World) {
+async fn a_discovery_in_the_upstream_shape_streams_the_devices_of_its_scan(world: World) {
     let node = world.node("barn", &["--rate", "60"]).await;
     let site = world.range.spread(10, 4, Duration::from_millis(20));
     let lab = Lab::start(site).await.expect("a site");
@@ -113,7 +113,7 @@ async fn a_command_that_the_site_forbids_is_refused_by_the_node(world: World) {
         "{}",
         ended.reason
     );
-    assert_eq!(lab.journal().count(), 0, "nothing was dialled");
+    assert_eq!(lab.journal().count(), 0, "nothing was dialed");
 }
 
 async fn a_request_that_cannot_be_run_is_refused_with_the_offender_named(world: World) {

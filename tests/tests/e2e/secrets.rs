@@ -11,6 +11,7 @@ use std::{
     path::Path,
 };
 
+use canary::Canaries;
 use ed25519_dalek::{Signer, SigningKey};
 use fleet_core::Role;
 use fleet_sim::{DeviceLogin, Lab, Make, Site};
@@ -26,7 +27,6 @@ use crate::{
     harness::{Node, World, confirm, list, new_code, within},
     pairing::device,
 };
-use canary::Canaries;
 
 on_both_databases! {
     no_secret_is_in_a_log_or_in_the_database

@@ -129,7 +129,7 @@ pub(super) const CASES: &[Case] = &[
 /// What is not a comparison of medians, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
-    /// D on the link without privileges: minutes, since the kernel asks for a neighbour for three seconds.
+    /// D on the link without privileges: minutes, since the kernel asks for a neighbor for three seconds.
     Unprivileged,
     /// One packet in a hundred lost each way.
     Loss,

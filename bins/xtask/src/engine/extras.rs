@@ -1,4 +1,4 @@
-//! Proofs that are not comparisons with other scanners: loss, a neighbour table that is too small, a node at rest, a
+//! Proofs that are not comparisons with other scanners: loss, a neighbor table that is too small, a node at rest, a
 //! scan through a server.
 
 use std::{
@@ -51,7 +51,7 @@ pub(super) fn run(extra: Extra, quick: bool) -> Result<bool> {
     }
 }
 
-/// A /16 of neighbours through a table of 1,024: everything is found, or the scan says what it is not sure of.
+/// A /16 of neighbors through a table of 1,024: everything is found, or the scan says what it is not sure of.
 fn unprivileged() -> Result<bool> {
     let subnet = "10.76.0.0/16";
     let bed = bed(subnet, 655, Layout::OnLink)?;
@@ -78,9 +78,9 @@ fn unprivileged() -> Result<bool> {
     Ok(holds)
 }
 
-/// Whether a remark of our scanner tells that targets stayed unsure for want of room in the neighbour table.
+/// Whether a remark of our scanner tells that targets stayed unsure for want of room in the neighbor table.
 fn says_doubt(remark: &str) -> bool {
-    remark.contains("the neighbour table of this machine had no room")
+    remark.contains("the neighbor table of this machine had no room")
 }
 
 fn loss() -> Result<bool> {
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn doubt_is_told_by_the_words_of_the_scanner() {
         let told =
-            "# the neighbour table of this machine had no room for some targets: 9 (10.76.0.9)";
+            "# the neighbor table of this machine had no room for some targets: 9 (10.76.0.9)";
         assert!(says_doubt(told));
         assert!(!says_doubt("# 655 of 65536 identified, 0 not reached"));
     }

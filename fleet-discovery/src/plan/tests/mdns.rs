@@ -131,7 +131,7 @@ fn an_mdns_scan_that_cannot_be_is_refused_with_the_way_out() {
     }
     let node = NodeProfile {
         mdns: true,
-        ..NodeProfile::stock()
+        ..NodeProfile::upstream()
     };
     let error =
         plan_for(mdns("", "", 0), &[], &node, PlanPolicy::default()).expect_err("no subnets");

@@ -162,10 +162,10 @@ impl World {
                     .flights
                     .iter()
                     .find(|f| (f.node, f.command) == (node, command));
-                let model = model.map(|f| (f.deadline, f.cancelled, f.progress));
+                let model = model.map(|f| (f.deadline, f.canceled, f.progress));
                 assert_eq!(
                     model,
-                    Some((flight.deadline, flight.cancelled, flight.progress))
+                    Some((flight.deadline, flight.canceled, flight.progress))
                 );
             }
         }

@@ -59,7 +59,7 @@ impl World {
             node,
             command,
             deadline,
-            cancelled: false,
+            canceled: false,
             told: None,
             progress: Progress::default(),
         });
@@ -148,9 +148,9 @@ impl World {
         self.registry.cancel(node, command);
         let current = self.current(node);
         let mut flights = self.flights.iter_mut();
-        let flight = flights.find(|f| (f.node, f.command) == (node, command) && !f.cancelled);
+        let flight = flights.find(|f| (f.node, f.command) == (node, command) && !f.canceled);
         if let Some(flight) = flight {
-            flight.cancelled = true;
+            flight.canceled = true;
             if let Some((connection, announced)) = current
                 && announced.capabilities.has(Capability::Cancel)
             {

@@ -1,10 +1,12 @@
 //! Which host is asked for by ARP when, and what silence means. Pure; time is an argument.
 //!
-//! Requests of our own leave the kernel's neighbour table alone, so that a network of any size is asked at the rate
+//! Requests of our own leave the kernel's neighbor table alone, so that a network of any size is asked at the rate
 //! of the scan.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
 
 use crate::timing::Timeouts;
 

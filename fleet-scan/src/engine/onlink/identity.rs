@@ -11,23 +11,23 @@ use crate::job::FoundDevice;
 /// The longest evidence, in characters.
 const EVIDENCE: usize = 512;
 
-/// What the neighbour table says of a host's hardware address.
+/// What the neighbor table says of a host's hardware address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::engine) enum Neighbour {
+pub(in crate::engine) enum Neighbor {
     /// Its own: it answered for this one address of the scan.
     Own(Mac),
     /// A router's, or it answered for other addresses too.
     Shared(Mac),
 }
 
-impl Neighbour {
+impl Neighbor {
     /// Gives a device that shows no identity of its own the address that answered for it, and says so in its
     /// evidence. What a device says of itself counts more: several may share an address.
     pub(in crate::engine) fn vouch_for(self, device: &mut FoundDevice) {
         let says_who = device.mac.is_some() || device.serial.is_some();
         let (mac, what) = match self {
-            Self::Own(mac) => (mac, "the neighbour table has"),
-            Self::Shared(mac) => (mac, "not its own, the neighbour table has"),
+            Self::Own(mac) => (mac, "the neighbor table has"),
+            Self::Shared(mac) => (mac, "not its own, the neighbor table has"),
         };
         if matches!(self, Self::Own(_)) && !says_who {
             device.mac = Some(mac);
@@ -44,7 +44,7 @@ impl Neighbour {
 pub(super) fn judge(
     answered: &BTreeMap<u32, Mac>,
     gateways: &BTreeSet<Mac>,
-) -> BTreeMap<u32, Neighbour> {
+) -> BTreeMap<u32, Neighbor> {
     let mut hosts_of: BTreeMap<Mac, u32> = BTreeMap::new();
     for mac in answered.values() {
         *hosts_of.entry(*mac).or_default() += 1;
@@ -52,9 +52,9 @@ pub(super) fn judge(
     let judged = |mac: Mac| {
         let alone = hosts_of.get(&mac) == Some(&1);
         if alone && !gateways.contains(&mac) {
-            Neighbour::Own(mac)
+            Neighbor::Own(mac)
         } else {
-            Neighbour::Shared(mac)
+            Neighbor::Shared(mac)
         }
     };
     answered
@@ -87,26 +87,26 @@ mod tests {
         ];
         let judged = judge(&answered.into(), &[mac(7)].into());
         let expected = [
-            (1, Neighbour::Own(mac(1))),
-            (2, Neighbour::Shared(mac(9))),
-            (3, Neighbour::Shared(mac(9))),
-            (4, Neighbour::Shared(mac(7))),
+            (1, Neighbor::Own(mac(1))),
+            (2, Neighbor::Shared(mac(9))),
+            (3, Neighbor::Shared(mac(9))),
+            (4, Neighbor::Shared(mac(7))),
         ];
         assert_eq!(judged, expected.into());
     }
 
     #[test]
     fn a_device_is_vouched_for_only_if_it_says_nothing_of_itself() {
-        let (own, shared) = (Neighbour::Own(mac(1)), Neighbour::Shared(mac(1)));
+        let (own, shared) = (Neighbor::Own(mac(1)), Neighbor::Shared(mac(1)));
         let (its, serial) = (Some(mac(5)), Serial::new("S1"));
-        for (neighbour, says, serial, expected) in [
+        for (neighbor, says, serial, expected) in [
             (own, None, None, Some(mac(1))),
             (own, its, None, its),
             (own, None, serial, None),
             (shared, None, None, None),
         ] {
             let mut device = device(says, serial);
-            neighbour.vouch_for(&mut device);
+            neighbor.vouch_for(&mut device);
             assert_eq!(device.mac, expected);
             assert!(device.evidence.contains("02:00:00:00:00:01"));
         }
@@ -146,10 +146,10 @@ mod tests {
             let judged = judge(&answered, &gateways);
             prop_assert_eq!(judged.len(), answered.len());
             let mut seen = BTreeSet::new();
-            for (host, neighbour) in judged {
-                let (Neighbour::Own(found) | Neighbour::Shared(found)) = neighbour;
+            for (host, neighbor) in judged {
+                let (Neighbor::Own(found) | Neighbor::Shared(found)) = neighbor;
                 prop_assert_eq!(Some(&found), answered.get(&host));
-                if let Neighbour::Own(mac) = neighbour {
+                if let Neighbor::Own(mac) = neighbor {
                     prop_assert!(seen.insert(mac) && !gateways.contains(&mac));
                 }
             }

@@ -1,8 +1,10 @@
 //! Which targets this machine reaches without a router, and by which interface. Pure.
 
-use std::cmp::Reverse;
-use std::net::{IpAddr, Ipv4Addr};
-use std::ops::RangeInclusive;
+use std::{
+    cmp::Reverse,
+    net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
+};
 
 use fleet_core::Mac;
 

@@ -1,41 +1,38 @@
-//! What the kernel knows of routes and neighbours, over netlink (RFC 3549), without any privilege. Thin.
+//! What the kernel knows of routes and neighbors, over netlink (RFC 3549), without any privilege. Thin.
 #![expect(
     clippy::wildcard_enum_match_arm,
     reason = "the library's enums are non-exhaustive: kernels have more to say than is read here"
 )]
 
-use std::io;
-use std::net::IpAddr;
-use std::time::Duration;
+use std::{io, net::IpAddr, time::Duration};
 
 use fleet_core::Mac;
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    neighbour_table::{NeighbourTableAttribute, NeighbourTableMessage},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
 };
-use netlink_packet_route::neighbour_table::{NeighbourTableAttribute, NeighbourTableMessage};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
-};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::link::{Route, Way};
-use super::table::{Entry, State, View};
+use super::{
+    link::{Route, Way},
+    table::{Entry, State, View},
+};
 
 /// What the kernel sends in one datagram at most (`NLMSG_GOODSIZE` is less).
 const DATAGRAM: usize = 64 * 1024;
 
-/// Messages of one dump: beyond a large neighbour table, and beyond any routing table but a transit router's.
+/// Messages of one dump: beyond a large neighbor table, and beyond any routing table but a transit router's.
 const MOST: usize = 65_536;
 
 /// Ticks of the kernel's ages are always 100 a second on Linux (`USER_HZ`).
 const TICK: Duration = Duration::from_millis(10);
 
-/// Neighbours of IPv4 and of IPv6 have a table each.
+/// Neighbors of IPv4 and of IPv6 have a table each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Family {
     V4,
@@ -64,7 +61,7 @@ impl Family {
     }
 }
 
-/// A neighbour table as such.
+/// A neighbor table as such.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Table {
     /// The most entries (`gc_thresh3`).
@@ -143,10 +140,10 @@ impl Kernel {
             entries: entries as usize,
             fulls,
         });
-        table.ok_or_else(|| io::Error::other("the neighbour table has no limit or statistics"))
+        table.ok_or_else(|| io::Error::other("the neighbor table has no limit or statistics"))
     }
 
-    /// The neighbours of a family, and how often there was no room for one.
+    /// The neighbors of a family, and how often there was no room for one.
     ///
     /// # Errors
     /// When the kernel does not tell.
@@ -202,7 +199,7 @@ impl Kernel {
                 }
                 messages += 1;
                 if messages > MOST {
-                    return Err(io::Error::other("more than 65,536 routes or neighbours"));
+                    return Err(io::Error::other("more than 65,536 routes or neighbors"));
                 }
             }
         }

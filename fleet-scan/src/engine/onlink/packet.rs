@@ -1,18 +1,20 @@
-//! Packets that find neighbours: ARP frames where this program may send them, else datagrams. Thin.
+//! Packets that find neighbors: ARP frames where this program may send them, else datagrams. Thin.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
-
-use nix::errno::Errno;
-use nix::net::if_::InterfaceFlags;
-use nix::sys::socket::{LinkAddr, SockaddrStorage, bind, setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use std::{
+    io::{self, Read, Write},
+    net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd,
+};
 
 use fleet_core::Mac;
+use nix::{
+    errno::Errno,
+    net::if_::InterfaceFlags,
+    sys::socket::{LinkAddr, SockaddrStorage, bind, setsockopt, sockopt},
+};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use super::frame::LENGTH;
-use super::link::Interface;
+use super::{frame::LENGTH, link::Interface};
 
 /// EtherType of ARP, in the byte order that `packet(7)` wants.
 const ARP: i32 = 0x0806_u16.to_be() as i32;
@@ -107,21 +109,21 @@ impl ArpSocket {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Poked {
     Sent,
-    /// There is no room for another neighbour.
+    /// There is no room for another neighbor.
     Full,
     /// It cannot be sent.
     Not,
 }
 
-/// Makes the kernel resolve a neighbour: an empty datagram that no router would pass on.
+/// Makes the kernel resolve a neighbor: an empty datagram that no router would pass on.
 ///
-/// A socket each, since a datagram that waits for its neighbour is counted against its socket.
+/// A socket each, since a datagram that waits for its neighbor is counted against its socket.
 pub(super) fn poke(target: IpAddr) -> Poked {
     match try_poke(target) {
         Ok(()) => Poked::Sent,
         Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Poked::Full,
         Err(error) => {
-            tracing::debug!(%target, %error, "cannot ask for a neighbour");
+            tracing::debug!(%target, %error, "cannot ask for a neighbor");
             Poked::Not
         }
     }
@@ -131,7 +133,7 @@ fn try_poke(target: IpAddr) -> io::Result<()> {
     let to = SocketAddr::new(target, DISCARD);
     let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None)?;
     socket.set_nonblocking(true)?;
-    // With these the system says at once that the neighbour table is full, which it would conceal else.
+    // With these the system says at once that the neighbor table is full, which it would conceal else.
     match target {
         IpAddr::V4(_) => {
             socket.set_ttl_v4(1)?;

@@ -1,13 +1,15 @@
-//! Asks the kernel to resolve hosts, in windows that its neighbour table can hold, and believes what the table says.
+//! Asks the kernel to resolve hosts, in windows that its neighbor table can hold, and believes what the table says.
 //! Pure: what is asked and seen comes in as calls.
 //!
-//! A packet to a neighbour that is not resolved makes an entry, and the kernel asks for it by its own rules: three
+//! A packet to a neighbor that is not resolved makes an entry, and the kernel asks for it by its own rules: three
 //! times, a second apart. Linux holds 1,024 entries unless told otherwise (`gc_thresh3`), for everybody on the machine,
 //! and silently drops what finds no room. [`Resolver::want`], [`Resolver::asked`], [`Resolver::look`].
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use fleet_core::Mac;
 

@@ -1,11 +1,10 @@
-//! What the kernel says of its neighbours. Values.
+//! What the kernel says of its neighbors. Values.
 
-use std::net::IpAddr;
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use fleet_core::Mac;
 
-/// One neighbour.
+/// One neighbor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) ip: IpAddr,
@@ -15,7 +14,7 @@ pub(super) struct Entry {
     pub(super) age: Duration,
 }
 
-/// How a neighbour stands.
+/// How a neighbor stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     /// Was asked for, has not answered (INCOMPLETE).

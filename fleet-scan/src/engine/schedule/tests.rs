@@ -1,7 +1,9 @@
 //! The schedule over a simulated network: late answers, loss, refusals, silence, and little room.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use proptest::prelude::*;
 
@@ -9,7 +11,7 @@ use super::*;
 
 /// What a simulated endpoint does with an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Deed {
+enum Action {
     /// Opens after so many milliseconds, and is closed again after so many more.
     Open(u64, u64),
     /// Refuses after so many milliseconds.
@@ -28,7 +30,7 @@ enum Outcome {
 #[derive(Debug, Default)]
 struct Ran {
     outcomes: BTreeMap<At, Outcome>,
-    dialled: BTreeMap<At, Vec<Duration>>,
+    dialed: BTreeMap<At, Vec<Duration>>,
     took: Duration,
     most_of_a_host: usize,
     most_sockets: usize,
@@ -38,15 +40,15 @@ struct Network {
     schedule: Schedule,
     start: Instant,
     now: Instant,
-    /// Sockets that wait or are late, and the deed that they will meet.
-    sockets: BTreeMap<Attempt, (At, Instant, Deed)>,
+    /// Sockets that wait or are late, and the action that they will meet.
+    sockets: BTreeMap<Attempt, (At, Instant, Action)>,
     /// Connections that were taken: until when.
     taken: Vec<(Instant, u32)>,
     ran: Ran,
 }
 
 impl Network {
-    fn run(schedule: Schedule, deed: impl Fn(At, u8) -> Deed) -> Ran {
+    fn run(schedule: Schedule, action: impl Fn(At, u8) -> Action) -> Ran {
         let start = Instant::now();
         let mut network = Self {
             schedule,
@@ -58,7 +60,7 @@ impl Network {
         };
         for _ in 0..1_000_000 {
             match network.schedule.next(network.now) {
-                Next::Dial(attempt, at) => network.dial(attempt, at, deed(at, attempt.nth)),
+                Next::Dial(attempt, at) => network.dial(attempt, at, action(at, attempt.nth)),
                 Next::Abandon(attempt) => {
                     assert!(network.sockets.remove(&attempt).is_some(), "not open");
                 }
@@ -73,10 +75,10 @@ impl Network {
         panic!("the schedule does not end");
     }
 
-    fn dial(&mut self, attempt: Attempt, at: At, deed: Deed) {
+    fn dial(&mut self, attempt: Attempt, at: At, action: Action) {
         let since = self.now - self.start;
-        self.ran.dialled.entry(at).or_default().push(since);
-        self.sockets.insert(attempt, (at, self.now, deed));
+        self.ran.dialed.entry(at).or_default().push(since);
+        self.sockets.insert(attempt, (at, self.now, action));
         let waiting: BTreeMap<Key, u32> = self
             .sockets
             .iter()
@@ -99,8 +101,8 @@ impl Network {
         let answers = self
             .sockets
             .iter()
-            .filter_map(|(attempt, (_, sent, deed))| {
-                let (Deed::Open(after, _) | Deed::Refuse(after)) = *deed else {
+            .filter_map(|(attempt, (_, sent, action))| {
+                let (Action::Open(after, _) | Action::Refuse(after)) = *action else {
                     return None;
                 };
                 Some((*sent + Duration::from_millis(after), *attempt))
@@ -135,8 +137,8 @@ impl Network {
     }
 
     fn answer(&mut self, attempt: Attempt) {
-        let (at, _, deed) = self.sockets.remove(&attempt).expect("it is open");
-        if let Deed::Open(_, stays) = deed {
+        let (at, _, action) = self.sockets.remove(&attempt).expect("it is open");
+        if let Action::Open(_, stays) = action {
             match self.schedule.opened(attempt, self.now) {
                 Opened::Take(taken) => {
                     assert_eq!(taken, at);
@@ -190,39 +192,35 @@ fn nothing_to_scan_is_done_at_once() {
 fn silence_is_tried_again_on_a_new_socket_and_a_refusal_never() {
     let ran = Network::run(schedule(40, 1, 3, 100), |at, _| {
         if at.host < 20 {
-            Deed::Refuse(1)
+            Action::Refuse(1)
         } else {
-            Deed::Ignore
+            Action::Ignore
         }
     });
-    for (at, dialled) in &ran.dialled {
+    for (at, dialed) in &ran.dialed {
         if at.host < 20 {
-            assert_eq!((dialled.len(), ran.outcomes[at]), (1, Outcome::Refused));
+            assert_eq!((dialed.len(), ran.outcomes[at]), (1, Outcome::Refused));
         } else {
             assert_eq!(ran.outcomes[at], Outcome::Silent);
-            assert!([vec![0, 100, 200], vec![0, 200, 400]].contains(&millis(dialled)));
+            assert!([vec![0, 100, 200], vec![0, 200, 400]].contains(&millis(dialed)));
         }
     }
 }
 
 #[test]
 fn without_any_answer_each_attempt_has_the_longest_wait() {
-    let ran = Network::run(schedule(3, 2, 2, 100), |_, _| Deed::Ignore);
+    let ran = Network::run(schedule(3, 2, 2, 100), |_, _| Action::Ignore);
     assert_eq!(ran.took, Duration::from_secs(2));
-    assert!(
-        ran.dialled
-            .values()
-            .all(|times| millis(times) == [0, 1_000])
-    );
+    assert!(ran.dialed.values().all(|times| millis(times) == [0, 1_000]));
 }
 
 #[test]
 fn an_answer_that_comes_after_the_next_attempt_has_left_counts() {
     let fast = |at: At| at.host < 32;
     let ran = Network::run(schedule(40, 1, 2, 100), |at, nth| match (fast(at), nth) {
-        (true, _) => Deed::Refuse(1),
-        (false, 0) => Deed::Open(150, 10),
-        (false, _) => Deed::Ignore,
+        (true, _) => Action::Refuse(1),
+        (false, 0) => Action::Open(150, 10),
+        (false, _) => Action::Ignore,
     });
     let slow = ran.outcomes.iter().filter(|(at, _)| !fast(**at));
     assert!(slow.clone().count() > 0);
@@ -236,7 +234,7 @@ fn an_answer_that_comes_after_the_next_attempt_has_left_counts() {
 fn a_slow_subnet_beside_a_fast_one_is_waited_for() {
     let is_slow = |at: At| at.host < 50;
     let ran = Network::run(schedule(400, 1, 2, 1_000), |at, _| {
-        Deed::Refuse(if is_slow(at) { 300 } else { 1 })
+        Action::Refuse(if is_slow(at) { 300 } else { 1 })
     });
     assert!(
         ran.outcomes
@@ -247,10 +245,10 @@ fn a_slow_subnet_beside_a_fast_one_is_waited_for() {
 
 #[test]
 fn late_sockets_give_way_when_room_is_short() {
-    let ran = Network::run(schedule(50, 2, 3, 7), |_, _| Deed::Ignore);
+    let ran = Network::run(schedule(50, 2, 3, 7), |_, _| Action::Ignore);
     assert_eq!(ran.outcomes.len(), 100);
     assert_eq!(ran.most_sockets, 7);
-    assert!(ran.dialled.values().all(|dialled| dialled.len() == 3));
+    assert!(ran.dialed.values().all(|dialed| dialed.len() == 3));
 }
 
 #[test]
@@ -312,13 +310,13 @@ fn a_held_host_is_tried_when_it_is_admitted_and_not_at_all_when_it_is_ruled_out(
     let now = Instant::now();
     let mut schedule = schedule(4, 2, 1, 100);
     schedule.hold(&[1, 2]);
-    let mut dialled = Vec::new();
+    let mut dialed = Vec::new();
     let mut dial_all = |schedule: &mut Schedule| {
         while let Next::Dial(attempt, at) = schedule.next(now) {
-            dialled.push((at.host, at.port));
+            dialed.push((at.host, at.port));
             assert_eq!(schedule.settle(attempt.key), Some(at));
         }
-        std::mem::take(&mut dialled)
+        std::mem::take(&mut dialed)
     };
     let mut first = dial_all(&mut schedule);
     first.sort_unstable();
@@ -346,32 +344,32 @@ proptest! {
         room in 1usize..80,
         seed in any::<u64>(),
     ) {
-        let deed = |at: At, nth: u8| {
+        let action = |at: At, nth: u8| {
             let mix = (seed ^ u64::from(at.host) << 20 ^ u64::from(at.port) << 8 ^ u64::from(nth))
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let delay = [0, 1, 30, 90, 150, 400, 900, 1_400][(mix >> 40) as usize % 8];
             match mix >> 60 {
-                0..5 => Deed::Open(delay, (mix >> 50) % 700),
-                5..8 => Deed::Refuse(delay),
-                _ => Deed::Ignore,
+                0..5 => Action::Open(delay, (mix >> 50) % 700),
+                5..8 => Action::Refuse(delay),
+                _ => Action::Ignore,
             }
         };
-        let ran = Network::run(schedule(hosts, ports, tries, room), deed);
+        let ran = Network::run(schedule(hosts, ports, tries, room), action);
         prop_assert_eq!(ran.outcomes.len(), hosts as usize * usize::from(ports));
         prop_assert!(ran.most_of_a_host <= HOST_CONNECTIONS);
         prop_assert!(ran.most_sockets <= room);
         for (at, outcome) in &ran.outcomes {
-            let deeds: BTreeSet<_> = (0..tries).map(|nth| match deed(*at, nth) {
-                Deed::Open(..) => Outcome::Open,
-                Deed::Refuse(_) => Outcome::Refused,
-                Deed::Ignore => Outcome::Silent,
+            let actions: BTreeSet<_> = (0..tries).map(|nth| match action(*at, nth) {
+                Action::Open(..) => Outcome::Open,
+                Action::Refuse(_) => Outcome::Refused,
+                Action::Ignore => Outcome::Silent,
             }).collect();
-            prop_assert!(deeds.contains(outcome) || *outcome == Outcome::Silent, "{:?} {:?}", at, outcome);
-            let at_once = deed(*at, 0);
-            if let Deed::Open(0..=90, _) = at_once {
+            prop_assert!(actions.contains(outcome) || *outcome == Outcome::Silent, "{:?} {:?}", at, outcome);
+            let at_once = action(*at, 0);
+            if let Action::Open(0..=90, _) = at_once {
                 prop_assert_eq!(*outcome, Outcome::Open);
             }
         }
-        prop_assert!(ran.dialled.values().all(|dialled| dialled.len() <= usize::from(tries)));
+        prop_assert!(ran.dialed.values().all(|dialed| dialed.len() <= usize::from(tries)));
     }
 }

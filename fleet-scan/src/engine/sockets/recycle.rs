@@ -3,8 +3,11 @@
 //! Making, registering and closing a socket takes the system as long as the attempt itself; taking one back takes a
 //! quarter of that, and a second processor can do it meanwhile.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::{io, thread};
+use std::{
+    io,
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
+};
 
 use mio::net::TcpStream;
 

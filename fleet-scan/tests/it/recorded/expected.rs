@@ -50,7 +50,7 @@ pub(super) const COUNTED: &[Expected<'_>] = &[
         NOTHING,
     ),
     row(
-        "antminer-s21-stock",
+        "antminer-s21-upstream",
         ["antminer", "tcp"],
         ["Bitmain", "Antminer S21", "1.0.0"],
         NOTHING,

@@ -1,15 +1,18 @@
 //! Answers as the recorded device did, and keeps what it was asked.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+};
 
-use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinSet,
+};
 use tokio_rustls::TlsAcceptor;
 
 /// Where what was recorded at 80 and 443 is served.

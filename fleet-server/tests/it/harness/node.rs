@@ -29,8 +29,8 @@ const OURS: [&str; 5] = ["progress", "cancel", "goodbye", "outcomes", "big-comma
 pub(crate) struct Profile(pub(crate) ControlHello);
 
 impl Profile {
-    /// A stock node: an empty Hello.
-    pub(crate) fn stock() -> Self {
+    /// An upstream node: an empty Hello.
+    pub(crate) fn upstream() -> Self {
         Self::default()
     }
 
@@ -292,7 +292,7 @@ impl Node {
     pub(crate) async fn cancel(&mut self) -> String {
         let heard = self.heard().await;
         let Kind::Cancel(cancel) = heard else {
-            panic!("not cancelled: {heard:?}");
+            panic!("not canceled: {heard:?}");
         };
         cancel.command_id
     }

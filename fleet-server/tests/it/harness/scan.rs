@@ -86,12 +86,12 @@ impl<'a> Started<'a> {
         let request = CancelScanRequest {
             scan_id: self.id.clone(),
         };
-        let cancelled = self
+        let canceled = self
             .operator
             .scans()
             .cancel_scan(&request, self.operator.options())
             .await;
-        cancelled.expect("answers").scan.expect("a scan")
+        canceled.expect("answers").scan.expect("a scan")
     }
 
     pub(crate) async fn watch(&self, after: i64) -> Incoming<WatchScanResponse> {

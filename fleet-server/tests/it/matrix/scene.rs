@@ -47,7 +47,7 @@ const NAMES: [&str; 24] = [
     "$awaitingCode",
     "$awaiting",
     "$bound",
-    "$cancelledCode",
+    "$canceledCode",
     "$change",
     "$code",
     "$command",
@@ -257,7 +257,7 @@ impl<'a> Scene<'a> {
                 self.named.insert("$code", id);
                 self.named.insert("$token", made.code);
             }
-            "$cancelledCode" => {
+            "$canceledCode" => {
                 let request = CreateEnrollmentCodeRequest::default();
                 let made = admin.admin();
                 let made = made.create_enrollment_code(&request, admin.options()).await;
@@ -266,8 +266,8 @@ impl<'a> Scene<'a> {
                     pending_enrollment_id: id,
                 };
                 let nodes = admin.nodes();
-                let cancelled = nodes.cancel_enrollment_code(&cancel, admin.options()).await;
-                cancelled.expect("is cancelled");
+                let canceled = nodes.cancel_enrollment_code(&cancel, admin.options()).await;
+                canceled.expect("is canceled");
                 self.named.insert(name, id.to_string());
             }
             "$email" => {

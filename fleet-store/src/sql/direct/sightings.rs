@@ -45,7 +45,7 @@ pub(super) async fn record(
         };
         Some((report.endpoint, refusal.node()))
     });
-    // The device of a node was met at a place where its node has not seen it: dialled once, never again.
+    // The device of a node was met at a place where its node has not seen it: dialed once, never again.
     let refused: Vec<(Endpoint, NodeId)> = refused.collect();
     let names = places::names(tx, refused.iter().map(|(_, node)| *node).collect()).await?;
     places::remember(tx, new.org, refused.into_iter(), new.now).await?;

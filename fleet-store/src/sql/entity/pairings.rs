@@ -61,7 +61,7 @@ pub(crate) mod pairing {
         pub parts: i64,
         pub created_at: Micros,
         pub kept_until: Micros,
-        pub cancelled_at: Option<Micros>,
+        pub canceled_at: Option<Micros>,
         pub ended_at: Option<Micros>,
         pub code: Option<String>,
         pub reason: String,

@@ -1,10 +1,11 @@
 //! Identity that can be taken back: why two names are one device, what operators told apart, which node
 //! takes whose place, and what was refused because another has it.
 
+use sea_orm_migration::prelude::*;
+
 use super::m0001_first_schema::{
     FirstSchema, Keyed, id, index, integer, optional, table, text, unique,
 };
-use sea_orm_migration::prelude::*;
 
 pub(super) struct Identity;
 

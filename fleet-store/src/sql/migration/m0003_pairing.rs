@@ -116,7 +116,7 @@ fn pairing() -> TableCreateStatement {
         .col(integer("parts"))
         .col(integer("created_at"))
         .col(integer("kept_until"))
-        .col(ColumnDef::new("cancelled_at").big_integer())
+        .col(ColumnDef::new("canceled_at").big_integer())
         .col(ColumnDef::new("ended_at").big_integer())
         .col(ColumnDef::new("code").text())
         .col(text("reason"))

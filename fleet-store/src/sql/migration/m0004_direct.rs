@@ -1,4 +1,4 @@
-//! Leases of the addresses that the server itself is dialling: while one is there, no place at its address
+//! Leases of the addresses that the server itself is dialing: while one is there, no place at its address
 //! is attributed to a node.
 
 use sea_orm_migration::prelude::*;
@@ -56,7 +56,7 @@ mod tests {
                 until: now,
                 now,
             };
-            let released = store.release_for_dialling(request).await.expect("released");
+            let released = store.release_for_dialing(request).await.expect("released");
             assert_eq!(released.allowed, addresses[1..]);
             assert_eq!(released.excluded[0].node_name, "north");
         })

@@ -92,7 +92,7 @@ pub(super) async fn bind(
     forget_credentials(tx, [device.0]).await?;
     write_binding(tx, &found, Some(node), assigned_by, now).await?;
     if let Some(ip) = attribute(tx, &found, node, now).await? {
-        return refuse(BindError::BeingDialled(ip));
+        return refuse(BindError::BeingDialed(ip));
     }
     let subject = format!("{} to node {node}", shown(&found));
     let entry = AuditEntry::done(org, actor.clone(), "device.pair", subject, now);
@@ -194,7 +194,7 @@ pub(in crate::sql) async fn write_binding(
 }
 
 /// Attributes a device to the node that it is bound to, and remembers its place: from now on the
-/// server itself never dials it. Answers the address where the server is dialling just now; then nothing
+/// server itself never dials it. Answers the address where the server is dialing just now; then nothing
 /// may be kept.
 pub(in crate::sql) async fn attribute(
     tx: &DatabaseTransaction,

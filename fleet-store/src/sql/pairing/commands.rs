@@ -13,7 +13,7 @@ use sea_orm::{
     QueryFilter, QueryOrder, QuerySelect, QueryTrait, Set, sea_query::LockType,
 };
 
-use super::ends::{cancelled, conclude, finish, save};
+use super::ends::{canceled, conclude, finish, save};
 use crate::{
     Actor, AuditEntry, CreatePairingError, NewPairing, PairPage, PairResultRow, PairTarget,
     PairingRow, PairingStep, StoreError,
@@ -70,7 +70,7 @@ pub(crate) async fn create(
         parts: Set(i64::from(parts)),
         created_at: Set(Micros(new.now)),
         kept_until: Set(Micros(new.now.plus(limits::PAIRING_LEASE))),
-        cancelled_at: Set(None),
+        canceled_at: Set(None),
         ended_at: Set(None),
         code: Set(None),
         reason: Set(String::new()),
@@ -174,8 +174,8 @@ pub(crate) async fn issue(
     let node = NodeId(row.node_id);
     let busy =
         pairing_in_flight(tx, node).await?.is_some() || !in_flight(tx, node).await?.is_empty();
-    if row.cancelled_at.is_some() && !busy {
-        finish(tx, &mut row, cancelled(), now).await?;
+    if row.canceled_at.is_some() && !busy {
+        finish(tx, &mut row, canceled(), now).await?;
         return Ok(PairingStep::Over);
     }
     if epoch.is_none() && !busy {
@@ -313,7 +313,7 @@ pub(crate) async fn adopt_or_lose(
         command: command.id.0,
         lane: fleet_core::Lane::Interactive,
         deadline: command.deadline.0,
-        cancelled: row.is_some_and(|row| row.cancelled_at.is_some()),
+        canceled: row.is_some_and(|row| row.canceled_at.is_some()),
     }))
 }
 

@@ -27,11 +27,11 @@ use crate::{
     },
 };
 
-/// How pairing ends that its operator has cancelled.
-pub(super) fn cancelled() -> (Code, String) {
+/// How pairing ends that its operator has canceled.
+pub(super) fn canceled() -> (Code, String) {
     (
-        Code::Cancelled,
-        "cancelled; what was paired stays paired".to_owned(),
+        Code::Canceled,
+        "canceled; what was paired stays paired".to_owned(),
     )
 }
 
@@ -73,7 +73,7 @@ async fn end_command(
 }
 
 /// Ends a command that its node has had: devices of which it said nothing have failed. With the last
-/// part, with a failure, or when it was cancelled, the pairing ends too.
+/// part, with a failure, or when it was canceled, the pairing ends too.
 pub(crate) async fn conclude(
     tx: &DatabaseTransaction,
     command: &pairing_command::Model,
@@ -89,8 +89,8 @@ pub(crate) async fn conclude(
     let id = row.id.0;
     let well = matches!(verdict.grade, Grade::Complete | Grade::Partial);
     let last = issued_parts(tx, id).await? >= row.parts;
-    if row.cancelled_at.is_some() {
-        finish(tx, &mut row, cancelled(), now).await?;
+    if row.canceled_at.is_some() {
+        finish(tx, &mut row, canceled(), now).await?;
     } else if !well {
         finish(tx, &mut row, (verdict.code, verdict.reason), now).await?;
     } else if last {
@@ -233,7 +233,7 @@ fn active(row: pairing_target::Model) -> pairing_target::ActiveModel {
 pub(super) async fn save(tx: &DatabaseTransaction, row: &pairing::Model) -> Result<(), DbErr> {
     let changed = pairing::ActiveModel {
         kept_until: Set(row.kept_until),
-        cancelled_at: Set(row.cancelled_at),
+        canceled_at: Set(row.canceled_at),
         ended_at: Set(row.ended_at),
         code: Set(row.code.clone()),
         reason: Set(row.reason.clone()),
@@ -286,11 +286,11 @@ pub(crate) async fn cancel(
     }
     let node = NodeId(row.node_id);
     let command = pairing_in_flight(tx, node).await?;
-    if row.cancelled_at.is_none() {
+    if row.canceled_at.is_none() {
         let subject = format!("pairing {id} on node {node}");
         let entry = AuditEntry::done(org, actor.clone(), "pairing.cancel", subject, now);
         audit::write(tx, entry).await?;
-        row.cancelled_at = Some(Micros(now));
+        row.canceled_at = Some(Micros(now));
     }
     match command {
         Some(command) => {
@@ -298,7 +298,7 @@ pub(crate) async fn cancel(
             Ok(Some((node, command.id.0)))
         }
         None => {
-            finish(tx, &mut row, cancelled(), now).await?;
+            finish(tx, &mut row, canceled(), now).await?;
             Ok(None)
         }
     }

@@ -222,7 +222,7 @@ impl<'n> Report<'n> {
             }
             if let Some(learned) = change.learned {
                 if let Some(ip) = attribute(tx, &device, node, now).await? {
-                    return refuse(ReportError::BeingDialled(ip));
+                    return refuse(ReportError::BeingDialed(ip));
                 }
                 learn(tx, &device, &learned).await?;
             }

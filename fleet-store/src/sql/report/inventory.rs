@@ -11,6 +11,7 @@ use fleet_core::{
     DeviceId, DeviceIdentifier, DeviceReport, Endpoint, OrgId, RejectReason, Timestamp,
 };
 use fleet_pairing::{IdentityReason, Inventory as Rules, Refused, Rekey, ReportDecision, Reporter};
+use held::Held;
 use sea_orm::{DatabaseTransaction, DbErr};
 
 use crate::{
@@ -20,7 +21,6 @@ use crate::{
         value::{AsText, Micros},
     },
 };
-use held::Held;
 
 pub(super) struct Inventory {
     org: OrgId,

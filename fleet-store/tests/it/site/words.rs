@@ -157,7 +157,8 @@ impl Site {
     }
 
     pub(crate) fn new_scan(&self, node: NodeId, target: &str, ports: &[&str]) -> NewScan {
-        let (request, plan) = Self::plan(Mode::Target(target.into()), ports, &NodeProfile::stock());
+        let (request, plan) =
+            Self::plan(Mode::Target(target.into()), ports, &NodeProfile::upstream());
         NewScan {
             id: ScanId::new(at(unique()), [3; 10]),
             org: self.org,

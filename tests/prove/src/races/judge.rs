@@ -1,5 +1,5 @@
 //! What the parties of a race were told, held against what may be: pure, over moments of one clock. Of two
-//! deeds that overlap either may have come first, so that a violation is what no order explains.
+//! actions that overlap either may have come first, so that a violation is what no order explains.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(super) enum Holder {
 
 /// What took effect on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Deed {
+pub(super) enum Action {
     /// A node's report of it was accepted.
     Reported(NodeId),
     /// An operator bound it to a node.
@@ -55,10 +55,10 @@ pub(super) enum Deed {
     PairedByServer,
 }
 
-/// A deed that took effect, and on which record.
+/// A action that took effect, and on which record.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Done {
-    pub(super) deed: Deed,
+    pub(super) action: Action,
     pub(super) device: DeviceId,
     pub(super) when: Span,
 }
@@ -77,8 +77,8 @@ pub(super) struct Known {
 pub(super) struct Race {
     pub(super) known: Option<Known>,
     pub(super) done: Vec<Done>,
-    /// When the server dialled the place.
-    pub(super) dialled: Vec<Moment>,
+    /// When the server dialed the place.
+    pub(super) dialed: Vec<Moment>,
     /// Which nodes were revoked, and when.
     pub(super) revoked: Vec<(NodeId, Span)>,
     /// The records at the place afterwards: device, owner, holder.
@@ -90,7 +90,7 @@ pub(super) struct Race {
 pub(super) enum Violation {
     BoundTwice(DeviceId),
     ClaimedWithoutRight(DeviceId),
-    Dialled(Moment),
+    Dialed(Moment),
 }
 
 /// Every violation of a race.
@@ -110,11 +110,11 @@ pub(super) fn judge(race: &Race) -> Vec<Violation> {
             found.push(Violation::ClaimedWithoutRight(device));
         }
     }
-    let dialled = race.dialled.iter().copied();
+    let dialed = race.dialed.iter().copied();
     found.extend(
-        dialled
+        dialed
             .filter(|moment| race.was_a_nodes_at(*moment))
-            .map(Violation::Dialled),
+            .map(Violation::Dialed),
     );
     found
 }
@@ -124,7 +124,7 @@ impl Race {
     fn was_a_nodes_at(&self, moment: Moment) -> bool {
         self.known.is_some_and(|known| known.owner.is_some())
             || self.done.iter().any(|done| {
-                matches!(done.deed, Deed::Reported(_) | Deed::Paired(_))
+                matches!(done.action, Action::Reported(_) | Action::Paired(_))
                     && done.when.answered < moment
             })
     }
@@ -164,10 +164,10 @@ impl Record<'_> {
     /// Who came to hold it, and when.
     fn bindings(&self) -> Vec<(Holder, Span)> {
         let before = self.known().and_then(|known| known.holder);
-        let bound = self.done().filter_map(|done| match done.deed {
-            Deed::Paired(node) => Some((Holder::Node(node), done.when)),
-            Deed::PairedByServer => Some((Holder::Server, done.when)),
-            Deed::Reported(_) | Deed::Unpaired | Deed::Sighted => None,
+        let bound = self.done().filter_map(|done| match done.action {
+            Action::Paired(node) => Some((Holder::Node(node), done.when)),
+            Action::PairedByServer => Some((Holder::Server, done.when)),
+            Action::Reported(_) | Action::Unpaired | Action::Sighted => None,
         });
         let before = before.map(|holder| (holder, Span::BEFORE));
         before.into_iter().chain(bound).collect()
@@ -178,7 +178,7 @@ impl Record<'_> {
         let between = |span: Span| bound.may_precede(span) && span.may_precede(by);
         let unpaired = self
             .done()
-            .any(|done| done.deed == Deed::Unpaired && between(done.when));
+            .any(|done| done.action == Action::Unpaired && between(done.when));
         let revoked = self
             .race
             .revoked
@@ -208,10 +208,10 @@ impl Record<'_> {
             origin: Origin::Before,
         });
         let claimed = self.done().filter_map(|done| {
-            let (node, origin) = match done.deed {
-                Deed::Reported(node) => (node, Origin::Report),
-                Deed::Paired(node) => (node, Origin::Operator),
-                Deed::Unpaired | Deed::Sighted | Deed::PairedByServer => return None,
+            let (node, origin) = match done.action {
+                Action::Reported(node) => (node, Origin::Report),
+                Action::Paired(node) => (node, Origin::Operator),
+                Action::Unpaired | Action::Sighted | Action::PairedByServer => return None,
             };
             let when = done.when;
             Some(Claim { node, when, origin })
@@ -241,7 +241,7 @@ impl Record<'_> {
         let servers = self.known().is_some_and(|known| known.owner.is_none())
             || self
                 .done()
-                .any(|done| done.deed == Deed::Sighted && done.when.precedes(report.when));
+                .any(|done| done.action == Action::Sighted && done.when.precedes(report.when));
         let given_away = self
             .claims()
             .iter()
@@ -297,9 +297,9 @@ mod tests {
         }
     }
 
-    fn done(deed: Deed, asked: u64, answered: u64) -> Done {
+    fn done(action: Action, asked: u64, answered: u64) -> Done {
         Done {
-            deed,
+            action,
             device: DEVICE,
             when: span(asked, answered),
         }
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn two_bindings_need_a_release_that_fits_between() {
-        let paired = [done(Deed::Paired(A), 1, 2), done(Deed::Paired(B), 5, 6)];
+        let paired = [done(Action::Paired(A), 1, 2), done(Action::Paired(B), 5, 6)];
         let with = |unpaired: Option<Done>| Race {
             known: known(Some(A), None),
             done: paired.iter().copied().chain(unpaired).collect(),
@@ -323,8 +323,8 @@ mod tests {
         };
         let twice = vec![Violation::BoundTwice(DEVICE)];
         assert_eq!(judge(&with(None)), twice);
-        assert_eq!(judge(&with(Some(done(Deed::Unpaired, 7, 8)))), twice);
-        assert_eq!(judge(&with(Some(done(Deed::Unpaired, 2, 7)))), []);
+        assert_eq!(judge(&with(Some(done(Action::Unpaired, 7, 8)))), twice);
+        assert_eq!(judge(&with(Some(done(Action::Unpaired, 2, 7)))), []);
     }
 
     #[test]
@@ -341,7 +341,7 @@ mod tests {
     fn another_nodes_record_is_claimed_only_after_its_revocation() {
         let race = |revoked: Option<Span>| Race {
             known: known(Some(A), None),
-            done: vec![done(Deed::Reported(B), 5, 6)],
+            done: vec![done(Action::Reported(B), 5, 6)],
             revoked: revoked.into_iter().map(|span| (A, span)).collect(),
             ..Race::default()
         };
@@ -355,7 +355,10 @@ mod tests {
     #[test]
     fn of_two_nodes_that_report_a_new_record_one_is_too_many() {
         let race = Race {
-            done: vec![done(Deed::Reported(A), 1, 9), done(Deed::Reported(B), 2, 8)],
+            done: vec![
+                done(Action::Reported(A), 1, 9),
+                done(Action::Reported(B), 2, 8),
+            ],
             ..Race::default()
         };
         assert_eq!(judge(&race), [Violation::ClaimedWithoutRight(DEVICE)]);
@@ -367,12 +370,12 @@ mod tests {
             known: known(None, None),
             done: paired
                 .into_iter()
-                .chain([done(Deed::Reported(A), 5, 6)])
+                .chain([done(Action::Reported(A), 5, 6)])
                 .collect(),
             ..Race::default()
         };
         assert_eq!(judge(&race(None)), [Violation::ClaimedWithoutRight(DEVICE)]);
-        assert_eq!(judge(&race(Some(done(Deed::Paired(A), 1, 2)))), []);
+        assert_eq!(judge(&race(Some(done(Action::Paired(A), 1, 2)))), []);
     }
 
     #[test]
@@ -387,13 +390,13 @@ mod tests {
 
     #[test]
     fn a_dial_after_a_report_was_answered_is_one_too_many() {
-        let race = |dialled: u64| Race {
-            done: vec![done(Deed::Reported(A), 1, 5)],
-            dialled: vec![Moment::from_micros(dialled)],
+        let race = |dialed: u64| Race {
+            done: vec![done(Action::Reported(A), 1, 5)],
+            dialed: vec![Moment::from_micros(dialed)],
             ..Race::default()
         };
         assert_eq!(judge(&race(4)), []);
         let moment = Moment::from_micros(6);
-        assert_eq!(judge(&race(6)), [Violation::Dialled(moment)]);
+        assert_eq!(judge(&race(6)), [Violation::Dialed(moment)]);
     }
 }

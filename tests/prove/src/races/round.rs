@@ -17,7 +17,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{
-    judge::{Deed, Done, Holder, Known, Moment, Race, Span},
+    judge::{Action, Done, Holder, Known, Moment, Race, Span},
     site::{AGAIN, Device, Node, Site, now, scan_id},
 };
 use crate::random::Random;
@@ -172,7 +172,7 @@ pub(super) async fn run(
         for place in &round.places {
             let mut race = place.race();
             for done in &mut race.done {
-                if done.deed == Deed::Reported(node.id) {
+                if done.action == Action::Reported(node.id) {
                     done.device = went_to[&place.device.ip];
                 }
             }
@@ -218,8 +218,12 @@ impl Round {
         }
     }
 
-    fn note(&self, at: usize, deed: Deed, device: DeviceId, when: Span) {
-        let done = Done { deed, device, when };
+    fn note(&self, at: usize, action: Action, device: DeviceId, when: Span) {
+        let done = Done {
+            action,
+            device,
+            when,
+        };
         self.places[at].race().done.push(done);
     }
 
@@ -272,7 +276,7 @@ impl Round {
             let when = self.since(asked);
             // Which record it went to is read when all is over.
             let unknown = DeviceId(0);
-            self.note(at, Deed::Reported(node.id), unknown, when);
+            self.note(at, Action::Reported(node.id), unknown, when);
         }
         Ok(())
     }
@@ -288,10 +292,10 @@ impl Round {
             match bound {
                 Ok(Changed::Yes) => {
                     let when = self.since(asked);
-                    self.note(at, Deed::Paired(to), device, when);
+                    self.note(at, Action::Paired(to), device, when);
                     return Ok(());
                 }
-                Err(BindError::BeingDialled(_)) => sleep(AGAIN).await,
+                Err(BindError::BeingDialed(_)) => sleep(AGAIN).await,
                 Err(BindError::Storage(error)) => return Err(error.into()),
                 Ok(Changed::No) | Err(_) => return Ok(()),
             }
@@ -306,7 +310,7 @@ impl Round {
             .await?;
         if released == Changed::Yes {
             let when = self.since(asked);
-            self.note(at, Deed::Unpaired, device, when);
+            self.note(at, Action::Unpaired, device, when);
         }
         Ok(())
     }
@@ -346,7 +350,7 @@ impl Round {
                     .map(move |one| (*at, one))
             }) {
                 let mut race = self.places[at].race();
-                race.dialled.push(served.dialled);
+                race.dialed.push(served.dialed);
                 race.done.extend(&served.done);
             }
             sleep(DIAL).await;
@@ -358,12 +362,12 @@ impl Round {
 /// What the server did at one place.
 struct Served {
     ip: IpAddr,
-    dialled: Moment,
+    dialed: Moment,
     /// What took effect, and on which record.
     done: Vec<Done>,
 }
 
-/// The server's own path for a few places: released, dialled, stored, bound to the server, given back.
+/// The server's own path for a few places: released, dialed, stored, bound to the server, given back.
 async fn serve(site: &Site, devices: &[Device], began: Instant) -> Result<Vec<Served>> {
     let scan = scan_id();
     let request = DialRequest {
@@ -373,13 +377,13 @@ async fn serve(site: &Site, devices: &[Device], began: Instant) -> Result<Vec<Se
         until: now().plus(Duration::from_secs(45)),
         now: now(),
     };
-    let released = site.store.release_for_dialling(request).await?;
+    let released = site.store.release_for_dialing(request).await?;
     let (mut served, mut rows) = (Vec::new(), Vec::new());
     for ip in released.allowed {
         sleep(DIAL).await;
         served.push(Served {
             ip,
-            dialled: began.elapsed(),
+            dialed: began.elapsed(),
             done: Vec::new(),
         });
         let device = devices.iter().find(|device| device.ip == ip);
@@ -402,8 +406,12 @@ async fn serve(site: &Site, devices: &[Device], began: Instant) -> Result<Vec<Se
             continue;
         };
         let device = row.id;
-        let (deed, when) = (Deed::Sighted, since(asked));
-        served.done.push(Done { deed, device, when });
+        let (action, when) = (Action::Sighted, since(asked));
+        served.done.push(Done {
+            action,
+            device,
+            when,
+        });
         let asked = began.elapsed();
         let bound = site
             .store
@@ -411,8 +419,12 @@ async fn serve(site: &Site, devices: &[Device], began: Instant) -> Result<Vec<Se
             .await;
         match bound {
             Ok(Changed::Yes) => {
-                let (deed, when) = (Deed::PairedByServer, since(asked));
-                served.done.push(Done { deed, device, when });
+                let (action, when) = (Action::PairedByServer, since(asked));
+                served.done.push(Done {
+                    action,
+                    device,
+                    when,
+                });
             }
             Err(BindError::Storage(error)) => return Err(error.into()),
             Ok(Changed::No) | Err(_) => {}

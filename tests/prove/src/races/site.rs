@@ -149,7 +149,7 @@ impl Site {
             mode: Mode::Target(network.to_owned()),
             ports: vec!["80".to_owned()],
         };
-        let plan = plan(&request, &NodeProfile::stock(), &PlanPolicy::default())?;
+        let plan = plan(&request, &NodeProfile::upstream(), &PlanPolicy::default())?;
         let new = NewScan {
             id: scan_id(),
             org: self.org,
@@ -202,7 +202,7 @@ impl Site {
             };
             match self.store.record_report(report).await {
                 Ok(answer) => return Ok(answer.accepted == 1),
-                Err(ReportError::BeingDialled(_)) => tokio::time::sleep(AGAIN).await,
+                Err(ReportError::BeingDialed(_)) => tokio::time::sleep(AGAIN).await,
                 Err(ReportError::Storage(error)) => return Err(error.into()),
                 Err(_) => return Ok(false),
             }

@@ -73,7 +73,7 @@ impl Operator {
         Ok(started.scan.expect("an answer names its scan"))
     }
 
-    /// Starts a scan the stock way, which never waits.
+    /// Starts a scan the upstream way, which never waits.
     pub(crate) async fn discover(
         &self,
         node: i64,
@@ -90,7 +90,7 @@ impl Operator {
         stream.expect("the server answers")
     }
 
-    /// Starts a scan the stock way, and insists on being refused.
+    /// Starts a scan the upstream way, and insists on being refused.
     pub(crate) async fn is_refused(&self, node: i64, request: DiscoverRequest) -> RpcError {
         let mut stream = self.discover(node, request).await;
         let first = within("a refusal", stream.message()).await;
@@ -126,9 +126,9 @@ impl Operator {
         let request = CancelScanRequest {
             scan_id: scan.to_owned(),
         };
-        let cancelled = self.scans.cancel_scan(&request, self.call()).await;
-        cancelled
-            .expect("a scan that can be cancelled")
+        let canceled = self.scans.cancel_scan(&request, self.call()).await;
+        canceled
+            .expect("a scan that can be canceled")
             .scan
             .expect("a scan")
     }

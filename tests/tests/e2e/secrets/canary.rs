@@ -44,7 +44,7 @@ impl Canaries {
             secret.len() >= SHORTEST,
             "{name} is too short to be looked for"
         );
-        // A part without its ends is found in a line that shortens, or encodes it with its neighbours.
+        // A part without its ends is found in a line that shortens, or encodes it with its neighbors.
         let body = &secret[secret.len() / 4..];
         let hex: String = body.iter().map(|byte| format!("{byte:02x}")).collect();
         let decimals: Vec<_> = body.iter().map(ToString::to_string).collect();
@@ -55,7 +55,7 @@ impl Canaries {
             decimals.join(", ").into_bytes(),
             body.escape_ascii().to_string().into_bytes(),
         ];
-        // Base64 of the same bytes at each offset within three; the ends depend on the neighbours.
+        // Base64 of the same bytes at each offset within three; the ends depend on the neighbors.
         for skipped in 0..3 {
             for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {
                 let whole = engine.encode(&body[skipped..]);

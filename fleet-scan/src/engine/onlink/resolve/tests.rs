@@ -4,8 +4,7 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
-use super::super::table::Entry;
-use super::*;
+use super::{super::table::Entry, *};
 
 /// How long the kernel asks.
 const HOLD: Duration = Duration::from_secs(3);

@@ -1,4 +1,4 @@
-"""Pairing through a stock-like node on a live server: what it is sent, what it may answer, what the operator sees."""
+"""Pairing through an upstream-like node on a live server: what it is sent, what it may answer, what the operator sees."""
 
 import threading
 from types import SimpleNamespace
@@ -9,14 +9,14 @@ from fleetwire import descriptors
 from fleetwire.connect import ConnectError
 from fleetwire.node import GATEWAY, decode_command, device
 from fleetwire.operator import ADMIN
-from test_stock_scan import unique_mac
+from test_upstream_scan import unique_mac
 
 PAIR = descriptors.method(ADMIN, "PairDiscoveredDevicesOnFleetNode")
 BIND = descriptors.method(ADMIN, "PairDeviceToFleetNode")
 LIST_FOUND = descriptors.method(ADMIN, "ListFleetNodeDiscoveredDevices")
 REPORT_PAIRED = descriptors.method(GATEWAY, "ReportPairedDevices")
 
-PASSWORD = "canary of the stock node"
+PASSWORD = "canary of the upstream node"
 PAIRED, AUTH_NEEDED = 1, 2
 
 

@@ -16,7 +16,7 @@ use crate::harness::World;
 
 /// What a procedure's records say.
 #[derive(Debug)]
-enum Deed {
+enum Action {
     /// The action of its record.
     Named(&'static str),
     /// Nothing is recorded when it is done, for this reason; refusals have the action.
@@ -24,16 +24,16 @@ enum Deed {
     /// Neither, for this reason.
     Never(&'static str),
 }
-use Deed::{Named, Never, Silent};
+use Action::{Named, Never, Silent};
 
 /// Every procedure that changes something, by its name.
-const DEEDS: &[(&str, Deed)] = &[
+const ACTIONS: &[(&str, Action)] = &[
     ("Register", Named("node.register")),
     (
         "BeginAuthHandshake",
         Silent(
             "node.handshake",
-            "half a sign-in: CompleteAuthHandshake is the deed",
+            "half a sign-in: CompleteAuthHandshake is the action",
         ),
     ),
     ("CompleteAuthHandshake", Named("node.sign_in")),
@@ -96,12 +96,12 @@ const DEEDS: &[(&str, Deed)] = &[
     ("Pair", Named("direct.pair")),
 ];
 
-fn deed(row: &Row) -> Option<&'static Deed> {
+fn action(row: &Row) -> Option<&'static Action> {
     let name = row.path.rsplit('/').next().expect("a name");
-    DEEDS
+    ACTIONS
         .iter()
         .find(|(known, _)| *known == name)
-        .map(|(_, deed)| deed)
+        .map(|(_, action)| action)
 }
 
 fn changes_something(row: &Row) -> bool {
@@ -113,17 +113,17 @@ fn changes_something(row: &Row) -> bool {
 fn every_procedure_that_changes_something_says_what_it_records() {
     for row in rows().iter().filter(|row| changes_something(row)) {
         assert!(
-            deed(row).is_some(),
-            "{} changes something: add it to DEEDS in fleet-server/tests/it/matrix/deeds.rs with the action of its audit record",
+            action(row).is_some(),
+            "{} changes something: add it to ACTIONS in fleet-server/tests/it/matrix/actions.rs with the action of its audit record",
             row.path
         );
     }
     let named: BTreeSet<_> = fleet_wire::methods().map(|method| method.name()).collect();
-    for (name, _) in DEEDS {
+    for (name, _) in ACTIONS {
         assert!(named.contains(name), "there is no procedure {name}");
     }
-    for (name, deed) in DEEDS {
-        if let Silent(_, reason) | Never(reason) = deed {
+    for (name, action) in ACTIONS {
+        if let Silent(_, reason) | Never(reason) = action {
             assert!(
                 reason.len() > 20,
                 "{name} is silent, and why is not said: {reason}"
@@ -133,11 +133,11 @@ fn every_procedure_that_changes_something_says_what_it_records() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_deed_and_every_refusal_by_a_guard_leaves_a_record() {
+async fn every_action_and_every_refusal_by_a_guard_leaves_a_record() {
     let mut wrong = Vec::new();
     for row in rows().iter().filter(|row| changes_something(row)) {
         let (Some(Named(action) | Silent(action, _)), done_is_recorded) =
-            (deed(row), matches!(deed(row), Some(Named(_))))
+            (action(row), matches!(action(row), Some(Named(_))))
         else {
             continue;
         };

@@ -1,4 +1,4 @@
-"""Scans answered by a stock-like node on a live server: what it is asked, what it may report, what the operator sees.
+"""Scans answered by an upstream-like node on a live server: what it is asked, what it may report, what the operator sees.
 
 Read the fixture `scan` first: one whole conversation, held once over gRPC and once over a Connect JSON stream.
 """
@@ -11,7 +11,7 @@ import pytest
 from conftest import unique_name
 from refusals import refused
 
-from fleetwire import node as stock
+from fleetwire import node as upstream
 from fleetwire.connect import ConnectError
 from fleetwire.events import read_events
 from fleetwire.node import HELLO, auto_identifier, decode_command, device
@@ -116,7 +116,7 @@ def test_the_scan_id_is_in_a_header(scan):
     assert scan.scan_id
 
 
-def test_a_device_outside_the_scope_is_rejected_and_its_neighbour_accepted(scan):
+def test_a_device_outside_the_scope_is_rejected_and_its_neighbor_accepted(scan):
     assert scan.first_report == (1, 1)
     assert scan.wrong_port_report == (0, 1)
 
@@ -252,7 +252,7 @@ def test_a_partial_scan_ends_ok_and_says_why(operator, node, stream, transport):
     assert "the lamp is off" in watch.errors[-1]
 
 
-def test_a_target_scan_reaches_a_stock_node_as_a_target(operator, node, stream):
+def test_a_target_scan_reaches_a_upstream_node_as_a_target(operator, node, stream):
     watch = operator.discover("grpc", node.node_id, {"nmap": {"target": "10.77.4.0/30", "ports": ["80"]}})
     command = stream.next("command")
     discover = decode_command(command).discover
@@ -262,7 +262,7 @@ def test_a_target_scan_reaches_a_stock_node_as_a_target(operator, node, stream):
     assert watch.outcome()[0] == "ok"
 
 
-def test_a_range_reaches_a_stock_node_as_a_list_from_dot_2(operator, node, stream):
+def test_a_range_reaches_a_upstream_node_as_a_list_from_dot_2(operator, node, stream):
     watch = operator.discover("grpc", node.node_id, {"ipRange": {"startIp": "10.77.4.0", "endIp": "10.77.4.4", "ports": ["80"]}})
     command = stream.next("command")
     discover = decode_command(command).discover
@@ -272,7 +272,7 @@ def test_a_range_reaches_a_stock_node_as_a_list_from_dot_2(operator, node, strea
     assert watch.outcome()[0] == "ok"
 
 
-def test_mdns_is_not_asked_of_a_stock_node(operator, node, stream):
+def test_mdns_is_not_asked_of_a_upstream_node(operator, node, stream):
     watch = operator.discover("grpc", node.node_id, {"mdns": {"serviceType": "_http._tcp", "domain": "local", "timeoutSeconds": 1}})
     assert watch.outcome()[0] == "failed_precondition"
     assert "command" not in stream.kinds
@@ -316,7 +316,7 @@ def test_devices_that_really_answer_are_reported(operator, node, stream):
     targets = {"ipAddresses": sorted({ip for ip, _ in wanted}), "ports": sorted({port for _, port in wanted})}
     watch = operator.discover("grpc", node.node_id, {"ipList": targets})
     command = stream.next("command")
-    found = [device("auto:0000000000000000", ip, port=port) for ip, port in wanted if stock.answers(ip, port)]
+    found = [device("auto:0000000000000000", ip, port=port) for ip, port in wanted if upstream.answers(ip, port)]
     assert len(found) == len(wanted), "a device of FLEET_SIM_DEVICE does not answer"
     assert node.report(command.command_id, *found) == (len(found), 0)
     stream.acknowledge(command.command_id, code="OK", succeeded=True)

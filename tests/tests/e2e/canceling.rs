@@ -1,4 +1,4 @@
-//! Cancelling: the node stops dialling within a second, what was found stays.
+//! Canceling: the node stops dialing within a second, what was found stays.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -7,8 +7,8 @@ use fleet_sim::Lab;
 use crate::harness::{ScanState, World, adds_up, eventually, found_addresses, range};
 
 on_both_databases! {
-    a_cancelled_scan_stops_within_a_second_and_keeps_what_it_found
-    a_scan_that_waits_is_cancelled_without_a_packet
+    a_canceled_scan_stops_within_a_second_and_keeps_what_it_found
+    a_scan_that_waits_is_canceled_without_a_packet
 }
 
 /// After a cancel, no connection later than this.
@@ -16,7 +16,7 @@ const STOPS: Duration = Duration::from_secs(1);
 /// How long the devices are watched for connections after that.
 const WATCHED: Duration = Duration::from_secs(2);
 
-async fn a_cancelled_scan_stops_within_a_second_and_keeps_what_it_found(world: World) {
+async fn a_canceled_scan_stops_within_a_second_and_keeps_what_it_found(world: World) {
     let node = world.node("barn", &["--rate", "100"]).await;
     // A device at every address, so that every packet is seen; twelve seconds and more of work.
     let site = world.range.crowd(600, Duration::from_millis(50));
@@ -29,9 +29,9 @@ async fn a_cancelled_scan_stops_within_a_second_and_keeps_what_it_found(world: W
         watch.next_device().await;
     }
 
-    let cancelled = world.operator.cancel(&scan).await;
+    let canceled = world.operator.cancel(&scan).await;
     let stops_by = journal.now() + STOPS;
-    assert_eq!(cancelled.state(), ScanState::Cancelled, "{cancelled:?}");
+    assert_eq!(canceled.state(), ScanState::Canceled, "{canceled:?}");
     eventually("a while to watch", async || {
         (journal.now() > stops_by + WATCHED).then_some(())
     })
@@ -39,7 +39,7 @@ async fn a_cancelled_scan_stops_within_a_second_and_keeps_what_it_found(world: W
     assert_eq!(journal.connections_since(stops_by), []);
 
     let history = world.operator.history(&scan).await;
-    let ledger = history.ended_as(ScanState::Cancelled);
+    let ledger = history.ended_as(ScanState::Canceled);
     adds_up(ledger);
     assert_eq!(history.ended().code, "canceled");
     assert!(ledger.not_reached > 0, "{ledger:?}");
@@ -66,7 +66,7 @@ async fn a_cancelled_scan_stops_within_a_second_and_keeps_what_it_found(world: W
         .ended_as(ScanState::Completed);
 }
 
-async fn a_scan_that_waits_is_cancelled_without_a_packet(world: World) {
+async fn a_scan_that_waits_is_canceled_without_a_packet(world: World) {
     let mut node = world.node("barn", &[]).await;
     assert!(node.terminate().await.success());
     let site = world.range.crowd(5, Duration::ZERO);
@@ -75,15 +75,15 @@ async fn a_scan_that_waits_is_cancelled_without_a_packet(world: World) {
     let scan = world.operator.start(node.id, request).await.scan_id;
     assert_eq!(
         world.operator.cancel(&scan).await.state(),
-        ScanState::Cancelled
+        ScanState::Canceled
     );
     // Once more changes nothing.
     assert_eq!(
         world.operator.cancel(&scan).await.state(),
-        ScanState::Cancelled
+        ScanState::Canceled
     );
     let history = world.operator.history(&scan).await;
-    let ledger = history.ended_as(ScanState::Cancelled);
+    let ledger = history.ended_as(ScanState::Canceled);
     adds_up(ledger);
     assert_eq!(ledger.not_reached, 5, "{ledger:?}");
 

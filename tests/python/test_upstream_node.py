@@ -1,6 +1,6 @@
-"""A stock-like node against a live server: enrollment, handshake, session, control stream, revocation.
+"""An upstream-like node against a live server: enrollment, handshake, session, control stream, revocation.
 
-Scans have a file of their own, `test_stock_scan.py`.
+Scans have a file of their own, `test_upstream_scan.py`.
 """
 
 import json
@@ -208,7 +208,7 @@ def test_no_bearer_opens_no_operator_procedure(server_url):
         ConnectClient(server_url).unary_json(LIST_NODES)
 
 
-def test_stock_telemetry_is_unimplemented(node):
+def test_upstream_telemetry_is_unimplemented(node):
     path = HEARTBEAT.path.replace("UploadHeartbeat", "UploadTelemetry")
     status, _, answer = node.session().raw_unary(path, "application/proto", b"")
     assert (status, json.loads(answer)["code"]) == (501, "unimplemented")
@@ -253,7 +253,7 @@ def test_a_stream_without_a_hello_is_ended(server_url, node):
 def test_the_newest_stream_wins_and_the_older_ends_cleanly(node, stream):
     with node.open_stream() as newer:
         assert stream.ended()[0] == grpc.StatusCode.OK
-        assert set(stream.kinds) <= {"accepted", "command"}, "a stock node saw an arm that it must refuse"
+        assert set(stream.kinds) <= {"accepted", "command"}, "an upstream node saw an arm that it must refuse"
         assert newer.alive
         assert newer.accepted[0].epoch > stream.accepted[0].epoch
 

@@ -15,7 +15,7 @@ const SETTLE: Duration = Duration::from_millis(100);
 
 /// On whose behalf the server dials, and where it may.
 #[derive(Clone)]
-pub(super) struct Dialling {
+pub(super) struct Dialing {
     pub(super) app: Arc<App>,
     pub(super) networks: Vec<IpNetwork>,
     pub(super) org: OrgId,
@@ -23,8 +23,8 @@ pub(super) struct Dialling {
     pub(super) run: ScanId,
 }
 
-impl Dialling {
-    /// Has addresses released; those that are may be dialled as long as the leave says so. [`Dialling::end`]
+impl Dialing {
+    /// Has addresses released; those that are may be dialed as long as the leave says so. [`Dialing::end`]
     /// must follow.
     pub(super) async fn release(
         &self,
@@ -40,7 +40,7 @@ impl Dialling {
             until: from.1.plus(limits::DIRECT_HOLD),
             now: from.1,
         };
-        let released = self.app.store.release_for_dialling(request).await?;
+        let released = self.app.store.release_for_dialing(request).await?;
         let leave = Leave::new(
             environment.clone(),
             released.allowed.iter().copied().collect(),

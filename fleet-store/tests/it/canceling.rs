@@ -1,4 +1,4 @@
-//! Cancelling: at once, with a grace for nodes that can be told, and around everything else.
+//! Canceling: at once, with a grace for nodes that can be told, and around everything else.
 
 use std::time::Duration;
 
@@ -15,33 +15,33 @@ contract! {
     a_waiting_scan_ends_at_once
     a_command_gets_its_grace_and_its_ack_ends_the_scan
     the_sweep_ends_a_scan_past_its_grace
-    a_stock_node_keeps_its_lane_and_its_reports_are_kept
-    cancelling_again_changes_nothing
-    a_busy_answer_to_a_cancelled_command_ends_it
+    a_upstream_node_keeps_its_lane_and_its_reports_are_kept
+    canceling_again_changes_nothing
+    a_busy_answer_to_a_canceled_command_ends_it
     another_tenants_scan_is_not_found
 }
 
 const GRACE: Option<Duration> = Some(Duration::from_secs(5));
 
-async fn cancel(site: &Site, scan: fleet_core::ScanId, grace: Option<Duration>) -> Cancelled {
+async fn cancel(site: &Site, scan: fleet_core::ScanId, grace: Option<Duration>) -> Canceled {
     site.store
         .cancel_scan(site.org, scan, grace, site.actor(), at(40))
         .await
-        .expect("cancelled")
+        .expect("canceled")
 }
 
 async fn a_waiting_scan_ends_at_once(site: Site) {
     let node = site.node("north").await;
     for grace in [None, GRACE] {
         let scan = site.scan(node, "10.0.0.0/24").await;
-        let cancelled = cancel(&site, scan, grace).await;
+        let canceled = cancel(&site, scan, grace).await;
         assert_eq!(
-            (cancelled.scan.state, cancelled.in_flight),
-            (ScanState::Cancelled, None)
+            (canceled.scan.state, canceled.in_flight),
+            (ScanState::Canceled, None)
         );
         assert_eq!(
-            cancelled.scan.conclusion.map(|ended| ended.code),
-            Some(Code::Cancelled)
+            canceled.scan.conclusion.map(|ended| ended.code),
+            Some(Code::Canceled)
         );
         site.log(scan).await;
     }
@@ -59,9 +59,9 @@ async fn a_waiting_scan_ends_at_once(site: Site) {
 async fn a_command_gets_its_grace_and_its_ack_ends_the_scan(site: Site) {
     let node = site.node("north").await;
     let command = site.running(node, "10.0.0.0/20").await;
-    let cancelled = cancel(&site, command.scan, GRACE).await;
+    let canceled = cancel(&site, command.scan, GRACE).await;
     assert_eq!(
-        (cancelled.scan.state, cancelled.in_flight),
+        (canceled.scan.state, canceled.in_flight),
         (ScanState::Running, Some(command.command))
     );
     assert_eq!(site.issue(node).await, None);
@@ -80,7 +80,7 @@ async fn a_command_gets_its_grace_and_its_ack_ends_the_scan(site: Site) {
         }
     );
     let row = site.look(command.scan).await;
-    assert_eq!(row.state, ScanState::Cancelled);
+    assert_eq!(row.state, ScanState::Canceled);
     assert_eq!(
         row.ledger
             .map(|ledger| (ledger.adds_up(), ledger.identified)),
@@ -105,7 +105,7 @@ async fn the_sweep_ends_a_scan_past_its_grace(site: Site) {
             scans: vec![command.scan]
         }
     );
-    assert_eq!(site.look(command.scan).await.state, ScanState::Cancelled);
+    assert_eq!(site.look(command.scan).await.state, ScanState::Canceled);
     let late = site
         .store
         .record_report(site.report(node, command.command, vec![plain("10.0.0.7", "80")]))
@@ -123,15 +123,15 @@ async fn the_sweep_ends_a_scan_past_its_grace(site: Site) {
     );
 }
 
-async fn a_stock_node_keeps_its_lane_and_its_reports_are_kept(site: Site) {
+async fn a_upstream_node_keeps_its_lane_and_its_reports_are_kept(site: Site) {
     let node = site.node("north").await;
     let command = site.running(node, "10.0.0.0/24").await;
     site.reported(node, command.command, vec![plain("10.0.0.7", "80")])
         .await;
-    let cancelled = cancel(&site, command.scan, None).await;
+    let canceled = cancel(&site, command.scan, None).await;
     assert_eq!(
-        (cancelled.scan.state, cancelled.in_flight),
-        (ScanState::Cancelled, None)
+        (canceled.scan.state, canceled.in_flight),
+        (ScanState::Canceled, None)
     );
     let next = site.scan(node, "10.0.0.0/24").await;
     assert_eq!(site.issue(node).await, None, "its lane is taken");
@@ -162,7 +162,7 @@ async fn a_stock_node_keeps_its_lane_and_its_reports_are_kept(site: Site) {
     );
     assert_eq!(
         site.look(command.scan).await.ledger,
-        cancelled.scan.ledger,
+        canceled.scan.ledger,
         "the ledger stays"
     );
     assert_eq!(
@@ -171,7 +171,7 @@ async fn a_stock_node_keeps_its_lane_and_its_reports_are_kept(site: Site) {
     );
 }
 
-async fn cancelling_again_changes_nothing(site: Site) {
+async fn canceling_again_changes_nothing(site: Site) {
     let node = site.node("north").await;
     let command = site.running(node, "10.0.0.0/24").await;
     cancel(&site, command.scan, GRACE).await;
@@ -179,7 +179,7 @@ async fn cancelling_again_changes_nothing(site: Site) {
         .store
         .cancel_scan(site.org, command.scan, GRACE, site.actor(), at(44))
         .await
-        .expect("cancelled");
+        .expect("canceled");
     assert_eq!(later.in_flight, Some(command.command), "to be told again");
     assert_eq!(
         site.store.sweep_scans(at(45)).await.expect("swept").scans,
@@ -189,7 +189,7 @@ async fn cancelling_again_changes_nothing(site: Site) {
     let ended = cancel(&site, command.scan, GRACE).await;
     assert_eq!(
         (ended.scan.state, ended.in_flight),
-        (ScanState::Cancelled, None)
+        (ScanState::Canceled, None)
     );
     site.log(command.scan).await;
     let done = site.running(node, "10.0.0.0/24").await;
@@ -203,11 +203,11 @@ async fn cancelling_again_changes_nothing(site: Site) {
     cancel(&site, slow.scan, GRACE).await;
     assert_eq!(
         cancel(&site, slow.scan, None).await.scan.state,
-        ScanState::Cancelled
+        ScanState::Canceled
     );
 }
 
-async fn a_busy_answer_to_a_cancelled_command_ends_it(site: Site) {
+async fn a_busy_answer_to_a_canceled_command_ends_it(site: Site) {
     let node = site.node("north").await;
     let command = site.running(node, "10.0.0.0/24").await;
     cancel(&site, command.scan, GRACE).await;
@@ -226,7 +226,7 @@ async fn a_busy_answer_to_a_cancelled_command_ends_it(site: Site) {
         .await
         .expect("withdrawn");
     for scan in [command.scan, withdrawn.scan] {
-        assert_eq!(site.look(scan).await.state, ScanState::Cancelled);
+        assert_eq!(site.look(scan).await.state, ScanState::Canceled);
         site.log(scan).await;
     }
 }
