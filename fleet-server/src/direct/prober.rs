@@ -13,7 +13,7 @@ use std::{
 };
 
 use fleet_core::{
-    AddressPolicy, DeviceReport, Endpoint, Mac, PairOutcome, Port, Serial, TargetOutcome,
+    AddressPolicy, DeviceFacts, DeviceReport, Endpoint, PairOutcome, Port, TargetOutcome,
     Timestamp, limits,
 };
 use futures::future::BoxFuture;
@@ -49,14 +49,8 @@ pub trait Prober: Send + Sync + fmt::Debug {
 pub struct PairOrder {
     /// Where it was found.
     pub endpoint: Endpoint,
-    /// The driver that named it.
-    pub driver: String,
-    /// May be empty.
-    pub manufacturer: String,
-    /// If it ever showed one.
-    pub mac: Option<Mac>,
-    /// If it ever showed one.
-    pub serial: Option<Serial>,
+    /// What is known of it.
+    pub facts: DeviceFacts,
     /// What to try; none asks whether the device wants a login.
     pub login: Option<PairLogin>,
     /// Has the last word before every connection.
