@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use fleet_core::{OrgId, ScanId, limits};
-use fleet_discovery::ScanEvent;
+use fleet_discovery::LogEvent;
 use fleet_store::{Progress, StoreError, StoredEvent};
 use fleet_wire::{
     RpcError,
@@ -148,7 +148,7 @@ impl Watch {
         let full = page.events.len() >= PAGE as usize;
         for event in page.events {
             self.after = event.sequence;
-            let ended = matches!(event.event, ScanEvent::Ended(_));
+            let ended = matches!(event.event, LogEvent::Ended(_));
             self.pending.push_back(Item::Event(event));
             if ended {
                 self.over = true;
@@ -195,9 +195,9 @@ pub(crate) fn message(item: Item) -> WatchScanResponse {
         },
         Item::Event(stored) => {
             let event = match &stored.event {
-                ScanEvent::Device(found) => Event::Device(convert::device_found(found)),
-                ScanEvent::Warning { text } => Event::Warning(ScanWarning { text: text.clone() }),
-                ScanEvent::Ended(ended) => Event::Ended(convert::scan_ended(ended)),
+                LogEvent::Device(found) => Event::Device(convert::device_found(found)),
+                LogEvent::Warning { text } => Event::Warning(ScanWarning { text: text.clone() }),
+                LogEvent::Ended(ended) => Event::Ended(convert::scan_ended(ended)),
             };
             WatchScanResponse {
                 sequence: stored.sequence,
