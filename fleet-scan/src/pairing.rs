@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A device as the server knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PairTarget {
+pub struct PairableDevice {
     /// Where it was found.
     pub endpoint: Endpoint,
     /// What is known of it. The driver must be the same; maker, MAC and serial must not differ where
@@ -80,7 +80,7 @@ impl Pairer {
 
     /// Tries a login at one device; without one, asks whether it wants any. Cancel-safe: when dropped, connections
     /// are closed and nothing more is sent.
-    pub async fn pair(&self, target: &PairTarget, login: Option<&Login>) -> PairReport {
+    pub async fn pair(&self, target: &PairableDevice, login: Option<&Login>) -> PairReport {
         match timeout(PATIENCE, self.attempt(target, login)).await {
             Ok(Ok(report)) => report,
             Ok(Err(error)) => PairReport::failed(error.to_string()),
@@ -90,7 +90,7 @@ impl Pairer {
 
     async fn attempt(
         &self,
-        target: &PairTarget,
+        target: &PairableDevice,
         login: Option<&Login>,
     ) -> Result<PairReport, DriverError> {
         let device = match self.identify(target.endpoint).await? {

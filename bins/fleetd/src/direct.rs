@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use fleet_core::{DeviceReport, NodeId, Port};
 use fleet_scan::{
-    DriverSet, Guard, Login, PairTarget, Pairer, ScanEvent, ScanJob, ScanOptions, Scanner,
+    DriverSet, FoundDevice, Guard, Login, PairableDevice, Pairer, ScanEvent, ScanJob, ScanOptions,
+    Scanner,
 };
 use fleet_server::{
     DirectPath, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober,
@@ -57,11 +58,11 @@ impl Prober for Engine {
         cancel: CancellationToken,
     ) -> fleet_scan::BoxFuture<'a, Result<ProbeSummary, String>> {
         Box::pin(async move {
-            let leave = order.leave;
+            let permit = order.permit;
             let job = ScanJob {
                 ports: order.ports,
                 budget: order.budget,
-                guard: Guard::new(move |endpoint| leave.check(endpoint)),
+                guard: Guard::new(move |endpoint| permit.check(endpoint)),
                 ..ScanJob::new(order.addresses)
             };
             let (sink, mut told) = mpsc::channel(SINK);
@@ -84,9 +85,9 @@ impl Prober for Engine {
 
     fn pair<'a>(&'a self, order: PairOrder) -> fleet_scan::BoxFuture<'a, PairAnswer> {
         Box::pin(async move {
-            let leave = order.leave;
-            let guard = Guard::new(move |endpoint| leave.check(endpoint));
-            let target = PairTarget {
+            let permit = order.permit;
+            let guard = Guard::new(move |endpoint| permit.check(endpoint));
+            let target = PairableDevice {
                 endpoint: order.endpoint,
                 facts: order.facts,
             };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fleet_core::{
     DeviceFacts, DeviceIdentifier, Endpoint, PairOutcome, canonical, limits, parse_literal,
 };
-use fleet_scan::{DriverSet, Guard, Login, PairReport, PairTarget, Pairer, ScanOptions};
+use fleet_scan::{DriverSet, Guard, Login, PairReport, PairableDevice, Pairer, ScanOptions};
 use fleet_wire::{
     gateway::{self, EncryptedCredentials, FleetNodePairResult},
     pairing::{FleetNodePairRequest, FleetNodePairTarget},
@@ -27,7 +27,7 @@ const ERROR: usize = 512;
 /// A pairing that the node may begin.
 #[derive(Debug)]
 pub(super) struct PairJob {
-    targets: Vec<(String, Result<PairTarget, String>)>,
+    targets: Vec<(String, Result<PairableDevice, String>)>,
     login: Option<Login>,
     guard: Guard,
 }
@@ -71,7 +71,7 @@ impl PairJob {
     }
 }
 
-fn read(target: &FleetNodePairTarget) -> Result<PairTarget, String> {
+fn read(target: &FleetNodePairTarget) -> Result<PairableDevice, String> {
     let shown = |text: &str| {
         text.chars()
             .take(64)
@@ -94,7 +94,7 @@ fn read(target: &FleetNodePairTarget) -> Result<PairTarget, String> {
         Ok(DeviceIdentifier::Serial(known)) => facts.serial = Some(known),
         Ok(DeviceIdentifier::Auto(_)) | Err(_) => {}
     }
-    Ok(PairTarget {
+    Ok(PairableDevice {
         endpoint: Endpoint {
             ip: canonical(ip),
             port,

@@ -7,7 +7,7 @@ use std::{
 
 use fleet_core::{AddressPolicy, DeviceFacts, Endpoint, PairOutcome, Port, TargetOutcome};
 use fleet_plugin::{HostOptions, Timing};
-use fleet_scan::{Guard, Login, PairTarget, Pairer, ScanJob};
+use fleet_scan::{Guard, Login, PairableDevice, Pairer, ScanJob};
 
 use crate::{
     PATIENCE, address, drivers, eventually, folder, job, options,
@@ -253,7 +253,7 @@ async fn a_plugin_logs_in_to_what_it_knows() {
         drivers(&host),
         Guard::policy(AddressPolicy::DEMO),
     );
-    let target = PairTarget {
+    let target = PairableDevice {
         endpoint: Endpoint {
             ip,
             port: Port::new(PORT).expect("a port"),
