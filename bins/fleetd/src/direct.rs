@@ -4,8 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use fleet_core::{DeviceReport, NodeId, Port};
 use fleet_scan::{
-    DriverSet, FoundDevice, Guard, Login, PairableDevice, Pairer, ScanEvent, ScanJob, ScanOptions,
-    Scanner,
+    DriverSet, Guard, Login, PairableDevice, Pairer, ScanEvent, ScanJob, ScanOptions, Scanner,
 };
 use fleet_server::{
     DirectPath, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober,
