@@ -1,9 +1,9 @@
-// What every view shares: who is signed in, and the way to the sign-in when the session is over.
+// State and helpers that all views share: the signed-in operator, the banner, the title, polling.
 
 import { setText, show } from "./dom.js";
 import { isSignedOut } from "./rpc.js";
 
-/** The signed-in operator as `GET /api/session` tells it; null before. */
+/** The response of `GET /api/session`; null while nobody is signed in. */
 let session = null;
 let signedOut = () => {};
 
@@ -11,50 +11,50 @@ export function setSession(value) {
   session = value;
 }
 
-/** Who is signed in. */
+/** Returns the signed-in operator, or null. */
 export function currentOperator() {
   return session;
 }
 
-/** Whether the operator may do something, `fleetnode:manage` for instance. */
+/** Returns whether the operator holds a permission such as `fleetnode:manage`. */
 export function may(permission) {
   return Boolean(session?.permissions?.includes(permission));
 }
 
-/** Sets what happens when the server says that nobody is signed in. */
+/** Sets the handler for a session that has ended. */
 export function onSignedOut(handler) {
   signedOut = handler;
 }
 
-/** Leads to the sign-in when that is what an error means. Returns whether it did. */
+/** Opens the sign-in view if the error means that the session has ended. Returns whether it did. */
 export function handledSignOut(error) {
   if (!isSignedOut(error)) return false;
   signedOut();
   return true;
 }
 
-/** Shows one line above everything, or takes it away with an empty text. */
+/** Shows a line over the page; an empty text hides it. */
 export function banner(text) {
   const element = document.getElementById("banner");
   setText(element, text);
   element.classList.toggle("banner-on", Boolean(text));
 }
 
-/** Names the page in the tab. */
+/** Sets the title of the browser tab. */
 export function title(text) {
   const wanted = text ? `${text} · Fleet` : "Fleet";
   if (document.title !== wanted) document.title = wanted;
 }
 
 /**
- * Repeats work while the page is looked at, never twice at once. Returns what stops it. `quiet` leaves the banner to
- * the caller.
+ * Repeats `work` while the page is visible, one call at a time. Returns a function that stops it. With `quiet`, the
+ * caller shows connection failures itself.
  */
 export function poll(milliseconds, work, { quiet = false } = {}) {
   let stopped = false;
   let working = false;
   let timer = 0;
-  async function turn() {
+  async function run() {
     clearTimeout(timer);
     if (stopped || working) return;
     if (!document.hidden) {
@@ -64,19 +64,19 @@ export function poll(milliseconds, work, { quiet = false } = {}) {
         if (!stopped && !quiet) banner("");
       } catch (error) {
         if (stopped) return;
-        if (!handledSignOut(error) && error.offline && !quiet) banner("The server cannot be reached. What you see may be old; trying again.");
+        if (!handledSignOut(error) && error.offline && !quiet) banner("The server cannot be reached. This page may be out of date. Retrying…");
       } finally {
         working = false;
       }
     }
-    if (!stopped) timer = setTimeout(turn, milliseconds);
+    if (!stopped) timer = setTimeout(run, milliseconds);
   }
   function wake() {
-    if (!document.hidden) turn();
+    if (!document.hidden) run();
   }
   document.addEventListener("visibilitychange", wake);
   window.addEventListener("online", wake);
-  timer = setTimeout(turn, milliseconds);
+  timer = setTimeout(run, milliseconds);
   return () => {
     stopped = true;
     clearTimeout(timer);
@@ -86,7 +86,7 @@ export function poll(milliseconds, work, { quiet = false } = {}) {
   };
 }
 
-/** Shows or hides the frame around the views. */
+/** Shows or hides the header and the footer. */
 export function frame(visible) {
   show(document.getElementById("header"), visible);
   show(document.getElementById("footer"), visible);

@@ -1,4 +1,4 @@
-// The audit trail: who did what, newest first, page by page.
+// The audit trail, newest records first.
 
 import { handledSignOut, title } from "./app.js";
 import { errorBox } from "./dialog.js";
@@ -17,18 +17,18 @@ const COLUMNS = [
   { name: "seen", label: "When" },
 ];
 
-/** Deeds by the beginning of their names. */
+/** Filters by the prefix of an action's name. */
 const KINDS = [
-  ["", "Every action"],
+  ["", "All actions"],
   ["operator.", "Operators and sign-ins"],
   ["node.", "Nodes"],
   ["code.", "Enrollment codes"],
   ["scan.", "Scans"],
   ["device.", "Devices and pairing"],
-  ["report.", "Reports of nodes"],
+  ["report.", "Node reports"],
 ];
 
-/** Shows the trail. */
+/** Shows the audit trail, page by page. */
 export function auditView(root) {
   title("Audit");
   const error = errorBox();
@@ -36,8 +36,8 @@ export function auditView(root) {
   const refused = h("input", { id: "audit-refused", type: "checkbox" });
   const table = grid({ kind: "audit", label: "Audit records, newest first", columns: COLUMNS });
   const empty = h("div", { class: "panel empty", hidden: true },
-    h("h2", {}, "No records here"),
-    h("p", {}, "Nothing of this kind has been done or refused."));
+    h("h2", {}, "No records"),
+    h("p", {}, "No records match this filter."));
   const loading = h("p", { class: "loading" }, "Loading records…");
   const newer = h("button", { type: "button", class: "button", disabled: true }, "Newer");
   const older = h("button", { type: "button", class: "button", disabled: true }, "Older");
@@ -54,14 +54,14 @@ export function auditView(root) {
   show(table.element, false);
   show(pager, false);
 
-  // The records before which the pages seen so far begin; the last one is the page on show.
+  // Cursors of the pages up to the current one.
   let befores = ["0"];
   let following = "0";
-  let turn = 0;
-  let left = false;
+  let latest = 0;
+  let closed = false;
 
   async function load() {
-    const mine = ++turn;
+    const mine = ++latest;
     error.clear();
     newer.disabled = true;
     older.disabled = true;
@@ -70,7 +70,7 @@ export function auditView(root) {
         call("fleet.v1.AuditService/ListAudit", { limit: PAGE, before: befores.at(-1), action: kind.value, refused: refused.checked }),
         call("fleet.v1.AuditService/GetAuditHead"),
       ]);
-      if (left || mine !== turn) return;
+      if (closed || mine !== latest) return;
       following = String(nextBefore);
       table.clear();
       table.append(records.map((record) => table.row(cells(record), record.refusal === undefined ? {} : { class: "row-refused" })));
@@ -80,14 +80,14 @@ export function auditView(root) {
       show(table.element, records.length > 0);
       show(pager, befores.length > 1 || int(following) !== 0);
       setText(chain, int(head.seq)
-        ? `${plural(head.seq, "record is", "records are")} sealed. The chain ends with ${head.seq}:${hex(head.hash)}; keep that elsewhere, and check with “fleetctl audit verify --expect”.`
-        : "Nothing is sealed yet.");
+        ? `${plural(head.seq, "record is", "records are")} sealed. The head of the chain is ${head.seq}:${hex(head.hash)}. Store it elsewhere and check it later with “fleetctl audit verify --expect”.`
+        : "No records are sealed yet.");
       announce(`${plural(records.length, "record")} shown.`);
     } catch (failure) {
-      if (left || mine !== turn || handledSignOut(failure)) return;
+      if (closed || mine !== latest || handledSignOut(failure)) return;
       error.show(failure);
     } finally {
-      if (mine === turn) {
+      if (mine === latest) {
         loading.remove();
         newer.disabled = befores.length < 2;
         older.disabled = int(following) === 0;
@@ -99,16 +99,16 @@ export function auditView(root) {
     change();
     load().then(() => window.scrollTo(0, 0));
   }
-  function afresh() {
+  function restart() {
     befores = ["0"];
     following = "0";
   }
   older.addEventListener("click", () => go(() => befores.push(following)));
   newer.addEventListener("click", () => go(() => befores.pop()));
-  kind.addEventListener("change", () => go(afresh));
-  refused.addEventListener("change", () => go(afresh));
+  kind.addEventListener("change", () => go(restart));
+  refused.addEventListener("change", () => go(restart));
   load();
-  return () => { left = true; };
+  return () => { closed = true; };
 }
 
 function cells(record) {
@@ -123,7 +123,7 @@ function cells(record) {
   };
 }
 
-/** Base64 as the wire carries bytes, in hexadecimal as people compare it. */
+/** Converts base64, the encoding of bytes in the API, to hexadecimal. */
 function hex(base64) {
   return Array.from(atob(base64 ?? ""), (byte) => byte.charCodeAt(0).toString(16).padStart(2, "0")).join("");
 }

@@ -1,4 +1,4 @@
-// The inventory, page by page.
+// The inventory of devices.
 
 import { handledSignOut, may, title } from "./app.js";
 import { busy, confirmDialog, errorBox } from "./dialog.js";
@@ -25,20 +25,20 @@ const REFUSED = [
   { name: "endpoint", label: "Address" },
   { name: "reporter", label: "Reported by" },
   { name: "identifier", label: "Identifier" },
-  { name: "reason", label: "Refused, and the way out" },
+  { name: "reason", label: "Reason and remedy" },
   { name: "seen", label: "Last reported" },
 ];
 
-/** Shows the inventory. */
+/** Shows the inventory, page by page. */
 export function devicesView(root) {
   title("Devices");
   const error = errorBox();
-  const node = h("select", { id: "device-node", class: "input" }, h("option", { value: "0" }, "Every node"));
+  const node = h("select", { id: "device-node", class: "input" }, h("option", { value: "0" }, "All nodes"));
   const table = grid({ kind: "devices", label: "Devices", columns: COLUMNS });
   const empty = h("div", { class: "panel empty", hidden: true },
-    h("h2", {}, "No devices here"),
+    h("h2", {}, "No devices"),
     h("p", {}, "Devices appear when a scan finds them."),
-    h("a", { class: "button", href: "#/scans" }, "Go to the scans"));
+    h("a", { class: "button", href: "#/scans" }, "Show scans"));
   const loading = h("p", { class: "loading" }, "Loading devices…");
   const previous = h("button", { type: "button", class: "button", disabled: true }, "Previous");
   const next = h("button", { type: "button", class: "button", disabled: true }, "Next");
@@ -57,14 +57,14 @@ export function devicesView(root) {
   show(pager, false);
 
   const names = new Map();
-  // The cursors that lead to the pages seen so far; the last one is the page on show.
+  // Cursors of the pages up to the current one.
   let cursors = ["0"];
   let following = "0";
-  let turn = 0;
-  let left = false;
+  let latest = 0;
+  let closed = false;
 
   async function load() {
-    const mine = ++turn;
+    const mine = ++latest;
     error.clear();
     previous.disabled = true;
     next.disabled = true;
@@ -72,10 +72,10 @@ export function devicesView(root) {
       const { devices = [], nextCursor = "0" } = await call("fleet.v1.DeviceService/ListDevices", {
         fleetNodeId: node.value, limit: PAGE, cursor: cursors.at(-1),
       });
-      if (left || mine !== turn) return;
+      if (closed || mine !== latest) return;
       following = String(nextCursor);
       table.clear();
-      table.append(devices.map((device) => table.row({ ...cells(device, names, tellApart), pairing: pairingCell(device, names, { error, changed: load }) })));
+      table.append(devices.map((device) => table.row({ ...cells(device, names, separate), pairing: pairingCell(device, names, { error, changed: load }) })));
       const page = cursors.length;
       const begin = (page - 1) * PAGE;
       setText(where, devices.length ? `Devices ${begin + 1} to ${begin + devices.length}` : "");
@@ -84,10 +84,10 @@ export function devicesView(root) {
       show(pager, page > 1 || int(following) !== 0);
       announce(`${plural(devices.length, "device")} shown.`);
     } catch (failure) {
-      if (left || mine !== turn || handledSignOut(failure)) return;
+      if (closed || mine !== latest || handledSignOut(failure)) return;
       error.show(failure);
     } finally {
-      if (mine === turn) {
+      if (mine === latest) {
         loading.remove();
         previous.disabled = cursors.length < 2;
         next.disabled = int(following) === 0;
@@ -95,19 +95,19 @@ export function devicesView(root) {
     }
   }
 
-  async function tellApart(alias, device, button) {
+  async function separate(alias, device, button) {
     error.clear();
     const agreed = await confirmDialog({
-      title: "Two devices after all?",
-      body: [`${alias.identifier} and ${device.identifier} are one device because ${reason(alias)}.`,
-        "Told apart, the former name gets a record of its own, without an address until it is reported. Reports do not make the two one again."],
-      action: "Tell them apart",
-      cancel: "Keep as one",
+      title: "Separate these devices?",
+      body: [`${alias.identifier} and ${device.identifier} were merged because ${reason(alias)}.`,
+        "The former identifier becomes a device of its own, without an address until it is reported. Later reports do not merge them again."],
+      action: "Separate",
+      cancel: "Keep merged",
     });
     if (!agreed) return;
     try {
       await busy(button, () => call("fleet.v1.DeviceService/UndoIdentityChange", { identityChangeId: alias.identityChangeId }));
-      announce("Told apart.");
+      announce("Devices separated.");
       await load();
     } catch (failure) {
       if (!handledSignOut(failure)) error.show(failure);
@@ -130,30 +130,30 @@ export function devicesView(root) {
         node.append(h("option", { value: one.fleetNodeId }, one.name));
       }
     } catch (failure) {
-      if (left || handledSignOut(failure)) return;
+      if (closed || handledSignOut(failure)) return;
     }
-    if (!left) await Promise.all([load(), refused.load(names, () => left)]);
+    if (!closed) await Promise.all([load(), refused.load(names, () => closed)]);
   }
   begin();
-  return () => { left = true; };
+  return () => { closed = true; };
 }
 
-/** Devices that another has, with the way out; nothing where there are none. */
+/** Creates the list of reported devices that belong to another node. It is hidden while empty. */
 function refusedSection() {
   const table = grid({ kind: "refused", label: "Refused devices", columns: REFUSED });
   const note = h("p", { class: "hint" });
-  const element = h("section", { "aria-labeledby": "refused-title", hidden: true },
-    h("h2", { id: "refused-title" }, "Refused, because another has them"), note, table.element);
-  async function load(names, left) {
+  const element = h("section", { "aria-labelledby": "refused-title", hidden: true },
+    h("h2", { id: "refused-title" }, "Refused devices"), note, table.element);
+  async function load(names, closed) {
     try {
       const { devices = [], nextCursor = "0" } = await call("fleet.v1.DeviceService/ListRefusedDevices", { limit: PAGE });
-      if (left()) return;
-      fill(note, "Nodes reported these devices, but may not take them. ",
+      if (closed()) return;
+      fill(note, "Nodes reported these devices, but the devices belong to another node or to the server. ",
         int(nextCursor) ? [`The first ${PAGE} are shown; `, h("code", {}, "fleetctl devices refused"), " lists all."] : null);
       table.append(devices.map((device) => table.row(refusedCells(device, names))));
       show(element, devices.length > 0);
     } catch (failure) {
-      if (!left()) handledSignOut(failure);
+      if (!closed()) handledSignOut(failure);
     }
   }
   return { element, load };
@@ -169,29 +169,29 @@ function refusedCells(device, names) {
   };
 }
 
-/** Why two names are one device, inside a sentence. */
+/** Returns why two identifiers are one device, as part of a sentence. */
 function reason(alias) {
   return String(alias.reason ?? "").trim();
 }
 
-function formerly(alias, device, tellApart) {
+function formerly(alias, device, separate) {
   const merged = int(alias.mergedDeviceId) ? ` (device ${alias.mergedDeviceId})` : "";
   const why = `${sentence(reason(alias))} Since ${absolute(alias.since)}.${alias.evidence ? ` Evidence then: ${alias.evidence}` : ""}`;
   const button = may("fleetnode:manage")
-    ? h("button", { type: "button", class: "link", onclick: () => tellApart(alias, device, button) }, "not the same?")
+    ? h("button", { type: "button", class: "link", onclick: () => separate(alias, device, button) }, "Separate")
     : null;
   return h("span", { class: "hint formerly", title: why }, `formerly ${alias.identifier}${merged}: ${reason(alias)} `, button);
 }
 
-function cells(device, names, tellApart) {
+function cells(device, names, separate) {
   const id = String(device.fleetNodeId ?? "0");
   return {
     endpoint: deviceAddress(device),
     model: [h("span", { class: "primary" }, makeAndModel(device)), device.driver ? h("span", { class: "tag" }, device.driver) : null],
     firmware: device.firmware || h("span", { class: "none" }, "–"),
     identifier: [
-      h("span", { title: device.evidence ? `Named by: ${device.evidence}` : "" }, device.identifier),
-      (device.aliases ?? []).map((alias) => formerly(alias, device, tellApart)),
+      h("span", { title: device.evidence ? `Evidence: ${device.evidence}` : "" }, device.identifier),
+      (device.aliases ?? []).map((alias) => formerly(alias, device, separate)),
     ],
     node: int(id) ? names.get(id) ?? `revoked node ${id}` : "server",
     seen: h("time", { datetime: device.lastSeen, title: `First seen ${absolute(device.firstSeen)}, last seen ${absolute(device.lastSeen)}` }, relative(device.lastSeen)),

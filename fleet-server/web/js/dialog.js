@@ -1,12 +1,12 @@
-// The questions that stand between an operator and something that cannot be taken back, and small shared widgets.
+// Confirmation dialogs and small widgets that views share.
 
 import { announce, fill, h, rich } from "./dom.js";
 import { sentence } from "./format.js";
 
-/** Asks before doing. Resolves to whether the operator agreed; the focus returns to where it was. */
-export function confirmDialog({ title, body, action, cancel = "Keep it", danger = false }) {
+/** Asks for confirmation. Resolves to whether the operator agreed. The focus returns to the element that had it. */
+export function confirmDialog({ title, body, action, cancel = "Back", danger = false }) {
   return new Promise((resolve) => {
-    const dialog = h("dialog", { class: "dialog", "aria-labeledby": "dialog-title", "aria-describedby": "dialog-body" },
+    const dialog = h("dialog", { class: "dialog", "aria-labelledby": "dialog-title", "aria-describedby": "dialog-body" },
       h("form", { method: "dialog" },
         h("h2", { id: "dialog-title" }, title),
         h("div", { id: "dialog-body", class: "dialog-body" }, [body].flat().map((text) => h("p", {}, text))),
@@ -22,7 +22,7 @@ export function confirmDialog({ title, body, action, cancel = "Keep it", danger 
   });
 }
 
-/** A refusal where it happened, read out at once. */
+/** Creates a box that shows an error and announces it at once. */
 export function errorBox() {
   const element = h("div", { class: "notice notice-error", role: "alert", hidden: true });
   return {
@@ -38,13 +38,13 @@ export function errorBox() {
   };
 }
 
-/** A button that copies a text, and says so. Works without a secure context too. */
+/** Creates a button that copies a text and confirms it. Works without a secure context. */
 export function copyButton(text, label = "Copy") {
   const button = h("button", { type: "button", class: "button", onclick: copy }, label);
   let timer = 0;
   async function copy() {
     const done = await copyText(text);
-    button.textContent = done ? "Copied" : "Select and copy by hand";
+    button.textContent = done ? "Copied" : "Copy failed: select the text";
     announce(button.textContent);
     clearTimeout(timer);
     timer = setTimeout(() => { button.textContent = label; }, 2500);
@@ -58,7 +58,7 @@ async function copyText(text) {
       await navigator.clipboard.writeText(text);
       return true;
     } catch {
-      // Not allowed here: the older way below.
+      // The permission was denied: fall back to execCommand.
     }
   }
   const helper = h("textarea", { class: "visually-hidden", readonly: true, "aria-hidden": "true" });
@@ -72,7 +72,7 @@ async function copyText(text) {
   return done;
 }
 
-/** Disables a button while something runs, so that a second click cannot do it twice. */
+/** Disables a button while `work` runs, which prevents a second run by a second click. */
 export async function busy(button, work) {
   button.disabled = true;
   button.setAttribute("aria-busy", "true");

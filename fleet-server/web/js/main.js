@@ -1,7 +1,7 @@
-// Where the page starts: session first, then the view that the address names. Read this one first.
+// Entry point: loads the session, then opens the view that the URL hash names. Read this file first.
 //
-// The address holds nothing but the view and an id: `#/scans`, `#/scans/new`, `#/scans/<scan>`, `#/devices`,
-// `#/nodes`, `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/account`. Keys, codes and passwords never enter it.
+// The hash contains only a view and an id: `#/scans`, `#/scans/new`, `#/scans/<scan>`, `#/devices`, `#/nodes`,
+// `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/account`. It never contains keys, codes or passwords.
 
 import { banner, currentOperator, frame, may, onSignedOut, setSession, title } from "./app.js";
 import { auditView } from "./audit.js";
@@ -31,17 +31,17 @@ const ROUTES = [
 
 const main = document.getElementById("main");
 
-/** Ends what the current view left running: timers, event streams, requests. */
-let leave = () => {};
+/** Stops the timers, event streams and requests of the current view. */
+let closeView = () => {};
 
 function open(view, ...parameters) {
-  leave();
-  leave = () => {};
+  closeView();
+  closeView = () => {};
   banner("");
-  // A question belongs to the view that asked it.
+  // A dialog belongs to the view that opened it.
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   fill(main);
-  leave = view(main, ...parameters) ?? (() => {});
+  closeView = view(main, ...parameters) ?? (() => {});
 }
 
 function route({ moveFocus = true } = {}) {
@@ -91,11 +91,11 @@ async function start() {
 
 function showUnreachable(error) {
   frame(false);
-  title("No connection");
+  title("Server not reachable");
   open((root) => {
-    const retry = h("button", { type: "button", class: "button button-primary", onclick: start }, "Try again");
+    const retry = h("button", { type: "button", class: "button button-primary", onclick: start }, "Retry");
     root.append(h("section", { class: "panel panel-narrow" },
-      h("h1", { tabindex: "-1" }, "No connection"),
+      h("h1", { tabindex: "-1" }, "Server not reachable"),
       h("p", { role: "alert" }, sentence(error.message)),
       h("div", { class: "actions" }, retry)));
     const timer = setTimeout(start, 5000);
@@ -108,19 +108,19 @@ document.getElementById("sign-out").addEventListener("click", async () => {
     await signOut();
   } catch (error) {
     if (error.code !== "unauthenticated") {
-      banner("You are still signed in: the server could not be reached. Try again.");
+      banner("The server cannot be reached, so you are still signed in. Try again.");
       return;
     }
   }
-  showSignIn("You are signed out.");
+  showSignIn("You have signed out.");
 });
 
 document.querySelector(".skip-link").addEventListener("click", (event) => {
-  // The address belongs to the views.
+  // Following the link would change the hash, which selects the view.
   event.preventDefault();
   main.focus();
 });
 
-onSignedOut(() => showSignIn("Your session is over. Sign in again to go on where you were."));
+onSignedOut(() => showSignIn("Your session has expired. Sign in again to continue."));
 window.addEventListener("hashchange", () => route());
 start();

@@ -1,13 +1,13 @@
-// Pairing devices: whom they are bound to, releasing them, and trying a password on them through a node.
+// Pairing: the pairing status and binding of a device, unpairing it, and the dialog that pairs devices on a node.
 
 import { handledSignOut, may } from "./app.js";
 import { busy, confirmDialog, errorBox } from "./dialog.js";
 import { announce, fill, freshId, h, setText, show } from "./dom.js";
-import { int, plural } from "./format.js";
+import { count, int, plural } from "./format.js";
 import { call } from "./rpc.js";
 
-/** Between two looks at a pairing that runs. */
-const LOOK_MS = 500;
+/** Interval between two polls of a running pairing. */
+const POLL_MS = 500;
 
 const SERVICE = "fleet.v1.DevicePairingService";
 
@@ -20,15 +20,15 @@ const STATUS = {
   UNPAIRED: { word: "Not paired", look: "off" },
 };
 
-/** A status as a badge: by its name with or without the prefix of the wire. */
+/** Creates the badge of a status. The prefix of the API name is optional. */
 export function pairingBadge(status, error) {
   const { word, look } = STATUS[String(status ?? "").replace("PAIRING_STATUS_", "")] ?? STATUS.UNPAIRED;
   return h("span", { class: `badge badge-${look}`, title: error || null }, word);
 }
 
 /**
- * The cell of a device: where its pairing stands, whom it is bound to, and what can be done about it.
- * `changed` is called when something was.
+ * Creates the table cell of a device: its pairing status, its binding and the possible actions.
+ * `changed` is called after an action.
  */
 export function pairingCell(device, names, { error, changed }) {
   const bound = String(device.boundToFleetNodeId ?? "0");
@@ -50,9 +50,9 @@ export function pairingCell(device, names, { error, changed }) {
 async function unpair(button, device, error, changed) {
   const agreed = await confirmDialog({
     title: `Unpair ${device.identifier}?`,
-    body: ["It is then bound to no node, and the credentials that its node stored for it are deleted. It stays in the inventory and can be paired again."],
+    body: ["The binding is removed, and the credentials that the node stored for the device are deleted. The device stays in the inventory and can be paired again."],
     action: "Unpair",
-    cancel: "Keep it paired",
+    cancel: "Keep paired",
     danger: true,
   });
   if (!agreed) return;
@@ -67,29 +67,29 @@ async function unpair(button, device, error, changed) {
 }
 
 /**
- * Asks for credentials and pairs devices on a node, showing each result as it comes. Without `identifiers` it is
- * everything on the node that is not paired. Resolves when the dialog is closed; what was begun goes on.
+ * Asks for credentials, pairs devices on a node and shows the results live. Without `identifiers`, all unpaired
+ * devices of the node are paired. Resolves when the dialog is closed; a running pairing continues.
  */
 export function pairDialog({ node, name, identifiers = [] }) {
-  const title = identifiers.length === 1 ? `Pair ${identifiers[0]}` : `Pair every unpaired device of ${name}`;
+  const title = identifiers.length === 1 ? `Pair ${identifiers[0]}` : `Pair all unpaired devices of ${name}`;
   const heading = freshId("pair-title");
   const error = errorBox();
   const username = h("input", { id: freshId("pair-user"), class: "input", value: "root", maxlength: 255, autocomplete: "off", autocapitalize: "none", spellcheck: "false" });
-  // Without a name the field is in no form submission, and no password manager is asked to keep a device's password.
+  // Without a name, the field is never submitted with the form, and no password manager offers to store the password.
   const password = h("input", { id: freshId("pair-password"), class: "input mono", type: "password", maxlength: 1024, autocomplete: "off" });
   const submit = h("button", { type: "submit", class: "button button-primary" }, "Pair");
-  const stop = h("button", { type: "button", class: "button button-quiet-danger", hidden: true }, "Stop");
+  const stop = h("button", { type: "button", class: "button button-quiet-danger", hidden: true }, "Cancel pairing");
   const close = h("button", { type: "button", class: "button" }, "Close");
   const state = h("p", { role: "status", class: "hint" });
-  const results = h("ul", { class: "plain-list", "aria-label": "Results" });
+  const list = h("ul", { class: "plain-list", "aria-label": "Results" });
   const fields = h("div", { class: "stack" },
-    h("p", {}, `The password is sent to ${name} and tried there, once on each device that still is what it was found to be. This server does not store it.`),
+    h("p", {}, `${name} tries this password once on each device, after it has identified the device again. The server does not store the password.`),
     h("div", { class: "field" }, h("label", { for: username.id }, "User name"), username),
     h("div", { class: "field" }, h("label", { for: password.id }, "Password"), password,
-      h("p", { class: "hint" }, "Leave it empty to find out which devices want one.")));
-  const dialog = h("dialog", { class: "dialog", "aria-labeledby": heading },
+      h("p", { class: "hint" }, "Leave empty to find out which devices need a password.")));
+  const dialog = h("dialog", { class: "dialog", "aria-labelledby": heading },
     h("form", { method: "post", class: "stack", novalidate: true, onsubmit: begin },
-      h("h2", { id: heading }, title), fields, error.element, state, results,
+      h("h2", { id: heading }, title), fields, error.element, state, list,
       h("div", { class: "actions actions-end" }, close, stop, submit)));
   let open = true;
   let pairing = "";
@@ -120,7 +120,7 @@ export function pairDialog({ node, name, identifiers = [] }) {
     show(fields, false);
     show(submit, false);
     show(stop, true);
-    fill(results);
+    fill(list);
     add(refused);
     await follow();
     show(stop, false);
@@ -131,23 +131,23 @@ export function pairDialog({ node, name, identifiers = [] }) {
     while (open) {
       const page = await call(`${SERVICE}/GetPairing`, { pairingId: pairing, after });
       if (!open) return;
-      const told = page.results ?? [];
+      const results = page.results ?? [];
       after = page.nextCursor ?? after;
-      add(told);
+      add(results);
       const { done = "0", targets = "0", ended, code, reason } = page.pairing ?? {};
-      setText(state, `${done} of ${plural(int(targets), "device")} tried`);
-      if (ended && told.length === 0) {
+      setText(state, `${count(done)} of ${plural(targets, "device")} tried`);
+      if (ended && results.length === 0) {
         if (code !== "ok") error.show(reason);
-        else setText(state, `Done: ${done} of ${plural(int(targets), "device")} tried.`);
+        else setText(state, `Done: ${count(done)} of ${plural(targets, "device")} tried.`);
         return;
       }
-      if (told.length === 0) await new Promise((resolve) => { setTimeout(resolve, LOOK_MS); });
+      if (results.length === 0) await new Promise((resolve) => { setTimeout(resolve, POLL_MS); });
     }
   }
 
-  function add(told) {
-    for (const { deviceIdentifier, pairingStatus, error: why } of told) {
-      results.append(h("li", {}, pairingBadge(pairingStatus), " ", h("code", {}, deviceIdentifier), why ? h("span", { class: "hint" }, ` ${why}`) : null));
+  function add(entries) {
+    for (const { deviceIdentifier, pairingStatus, error: why } of entries) {
+      list.append(h("li", {}, pairingBadge(pairingStatus), " ", h("code", {}, deviceIdentifier), why ? h("span", { class: "hint" }, ` ${why}`) : null));
     }
   }
 

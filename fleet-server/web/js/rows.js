@@ -1,12 +1,13 @@
-// The devices of a scan as rows, in the order they came: appended in frames, never moved, and bounded on the page.
+// The devices of a scan as table rows in order of arrival. Rows are appended once per frame, never move, and are
+// limited to a page.
 
 import { fill, h } from "./dom.js";
 import { count, int, makeAndModel } from "./format.js";
 import { deviceAddress, grid } from "./grid.js";
 
-/** Rows made in one frame, so that a replay of thousands never blocks the page. */
-const ROWS_A_FRAME = 200;
-/** Rows on the page before the rest waits for a click. */
+/** Rows drawn per frame. More would block the page while an old scan of thousands of rows is replayed. */
+const ROWS_PER_FRAME = 200;
+/** Rows drawn before the operator must ask for more. */
 const PAGE = 5000;
 
 const COLUMNS = [
@@ -14,12 +15,12 @@ const COLUMNS = [
   { name: "model", label: "Device" },
   { name: "firmware", label: "Firmware" },
   { name: "identifier", label: "Identifier" },
-  { name: "after", label: "After" },
+  { name: "after", label: "Found after" },
 ];
 
-/** Makes the rows in `container`, and the button for more of them in `more`. */
+/** Creates the table in `container`, and the button that shows more rows in `more`. */
 export function deviceRows(container, more) {
-  const table = grid({ kind: "found", label: "Devices found, in the order they answered", columns: COLUMNS });
+  const table = grid({ kind: "found", label: "Devices found, in order of arrival", columns: COLUMNS });
   const devices = [];
   let shown = 0;
   let allowed = PAGE;
@@ -41,13 +42,13 @@ export function deviceRows(container, more) {
   }
 
   return {
-    /** Takes a device; it is drawn by the next `paint`. */
+    /** Queues a device for the next `paint`. */
     add(device) {
       devices.push(device);
     },
-    /** Draws what is due in this frame; asks for another one when there is more. */
+    /** Draws the rows of this frame and schedules another frame if rows remain. */
     paint(schedule) {
-      const until = Math.min(devices.length, allowed, shown + ROWS_A_FRAME);
+      const until = Math.min(devices.length, allowed, shown + ROWS_PER_FRAME);
       if (until > shown) {
         if (!table.element.isConnected) container.append(table.element);
         table.append(devices.slice(shown, until).map((device) => table.row(cells(device), { "data-seq": device.seq })));

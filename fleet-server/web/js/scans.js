@@ -1,4 +1,4 @@
-// The history of scans, newest first.
+// The list of scans, newest first.
 
 import { handledSignOut, may, poll, title } from "./app.js";
 import { busy, errorBox } from "./dialog.js";
@@ -13,14 +13,14 @@ const PAGE = 50;
 
 const COLUMNS = [
   { name: "state", label: "State" },
-  { name: "what", label: "Scan of" },
+  { name: "what", label: "Target" },
   { name: "node", label: "Node" },
-  { name: "found", label: "Devices / targets" },
+  { name: "found", label: "Found / targets" },
   { name: "started", label: "Started" },
-  { name: "took", label: "Took" },
+  { name: "took", label: "Duration" },
 ];
 
-/** Shows the list. */
+/** Shows the list of scans. */
 export function scansView(root) {
   title("Scans");
   const manage = may("fleetnode:manage");
@@ -29,8 +29,8 @@ export function scansView(root) {
   const loading = h("p", { class: "loading" }, "Loading scans…");
   const empty = h("div", { class: "panel empty", hidden: true },
     h("h2", {}, "No scans yet"),
-    h("p", {}, "A scan asks one of your nodes which devices answer on its network."),
-    manage ? h("a", { class: "button button-primary", href: "#/scans/new" }, "Start the first scan") : null);
+    h("p", {}, "A scan finds the devices on the network of one of your nodes."),
+    manage ? h("a", { class: "button button-primary", href: "#/scans/new" }, "Start a scan") : null);
   const older = h("button", { type: "button", class: "button", hidden: true }, "Show older scans");
   root.append(
     h("div", { class: "page-head" },
@@ -41,7 +41,7 @@ export function scansView(root) {
 
   const rows = new Map();
   let next = "";
-  let left = false;
+  let closed = false;
 
   async function page(before) {
     const { scans = [], nextBefore = "" } = await call("fleet.v1.ScanService/ListScans", { limit: PAGE, before });
@@ -50,10 +50,10 @@ export function scansView(root) {
 
   async function refresh() {
     const { scans, nextBefore } = await page("");
-    if (left) return;
+    if (closed) return;
     error.clear();
     const first = rows.size === 0;
-    // Oldest first, so that each new one goes on top of what is there.
+    // Oldest first, because each new scan is inserted at the top.
     for (const scan of first ? scans : [...scans].reverse()) {
       const known = rows.get(scan.scanId);
       if (known) known.update(scan);
@@ -79,7 +79,7 @@ export function scansView(root) {
   older.addEventListener("click", () => busy(older, async () => {
     try {
       const { scans, nextBefore } = await page(next);
-      if (left) return;
+      if (closed) return;
       for (const scan of scans) if (!rows.has(scan.scanId)) add(scan, false);
       next = nextBefore;
       show(older, Boolean(next));
@@ -89,13 +89,13 @@ export function scansView(root) {
   }));
 
   refresh().catch((failure) => {
-    if (left || handledSignOut(failure)) return;
+    if (closed || handledSignOut(failure)) return;
     loading.remove();
     error.show(failure);
   });
   const stop = poll(3000, refresh);
   return () => {
-    left = true;
+    closed = true;
     stop();
   };
 }

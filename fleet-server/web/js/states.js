@@ -1,9 +1,9 @@
-// The states of a scan in words, and its outcome in a sentence.
+// Texts for the states and the outcome of a scan.
 
 import { count, duration, int, plural, sentence } from "./format.js";
 
 const STATES = {
-  queued: { word: "Waiting", look: "wait", over: false },
+  queued: { word: "Queued", look: "wait", over: false },
   running: { word: "Running", look: "live", over: false },
   completed: { word: "Completed", look: "good", over: true },
   partial: { word: "Partial", look: "part", over: true },
@@ -12,29 +12,29 @@ const STATES = {
   expired: { word: "Expired", look: "off", over: true },
 };
 
-/** A state of the wire (`SCAN_STATE_RUNNING`, `running`) as its short name. */
+/** Converts a state of the API (`SCAN_STATE_RUNNING`, `running`) to its short name. */
 export function stateName(state) {
   const name = String(state ?? "").replace(/^SCAN_STATE_/, "").toLowerCase();
   return name in STATES ? name : "queued";
 }
 
-/** A state's word and look, and whether the scan is over. */
+/** Returns the label and the look of a state, and whether the scan has ended. */
 export function stateOf(state) {
   return STATES[stateName(state)];
 }
 
-/** The outcome as `{ headline, reason, facts }`, from a ledger in the shape of the event stream. */
+/** Describes the outcome as `{ headline, reason, facts }`. The ledger has the names of the event stream. */
 export function outcomeOf(ledger) {
   const state = stateName(ledger.state ?? ledger.outcome);
   const found = plural(ledger.identified, "device");
-  const within = `${found} identified among ${plural(ledger.targets, "target")} in ${duration(ledger.elapsed_ms)}`;
-  const kept = int(ledger.identified) ? `: the ${found} found until then ${int(ledger.identified) === 1 ? "is" : "are"} kept.` : ".";
+  const within = `${found} identified in ${plural(ledger.targets, "target")}, ${duration(ledger.elapsed_ms)}`;
+  const kept = int(ledger.identified) ? `. The ${found} found before that ${int(ledger.identified) === 1 ? "is" : "are"} kept.` : ".";
   const headline = {
     completed: `Completed: ${within}.`,
-    partial: `Completed in part: ${within}, but something was left out.`,
+    partial: `Partially completed: ${within}. Some targets were not scanned.`,
     failed: `Failed after ${duration(ledger.elapsed_ms)}${kept}`,
     canceled: `Canceled after ${duration(ledger.elapsed_ms)}${kept}`,
-    expired: "Expired: its node did not come in time.",
+    expired: "Expired: the node did not connect in time.",
   }[state] ?? `${STATES[state].word}.`;
   const facts = [
     ledger.first_device_ms === undefined || ledger.first_device_ms === null ? "" : `first device after ${duration(ledger.first_device_ms)}`,

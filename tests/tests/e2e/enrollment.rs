@@ -39,7 +39,7 @@ async fn a_node_is_enrolled_confirmed_and_seen(world: World) {
     assert!(!running.version.is_empty(), "{running:?}");
     assert!(running.last_seen_at.is_some(), "{running:?}");
     let table = world.fleetctl(&["nodes", "list"]).await.well();
-    assert!(table.contains("connected"), "{table}");
+    assert!(table.contains("online"), "{table}");
 
     let ended = node.terminate().await;
     assert!(ended.success(), "{ended}");
