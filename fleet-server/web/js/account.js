@@ -1,9 +1,9 @@
 // The account of the signed-in operator: password, API keys and sessions.
 
-import { currentOperator, handledSignOut, may, title } from "./app.js";
+import { attempt, currentOperator, may, poll, title } from "./app.js";
 import { busy, confirmDialog, copyButton, errorBox } from "./dialog.js";
-import { announce, fill, h } from "./dom.js";
-import { absolute, relative } from "./format.js";
+import { announce, fill, foreign, h, timeAgo } from "./dom.js";
+import { absolute, isolate } from "./format.js";
 import { call } from "./rpc.js";
 import { PASSWORD_LEAST } from "./signin.js";
 
@@ -11,12 +11,17 @@ import { PASSWORD_LEAST } from "./signin.js";
 export function accountView(root) {
   title("Account");
   let closed = false;
+  const stops = [];
   const operator = currentOperator();
+  const heading = h("h1", { tabindex: "-1" }, "Account");
   root.append(
-    h("div", { class: "page-head" }, h("h1", { tabindex: "-1" }, "Account")),
+    h("div", { class: "page-head" }, heading),
     h("p", { class: "hint account-line" }, `${operator.email}, ${operator.role} of ${operator.organization}`),
     h("div", { class: "account-parts" }, passwordPart(), keysPart(), sessionsPart()));
-  return () => { closed = true; };
+  return () => {
+    closed = true;
+    for (const stop of stops) stop();
+  };
 
   function passwordPart() {
     const error = errorBox();
@@ -44,14 +49,12 @@ export function accountView(root) {
         problem.field.focus();
         return;
       }
-      try {
+      await attempt(error, async () => {
         await busy(submit, () => call("fleet.v1.AccountService/ChangePassword", { currentPassword: current.value, newPassword: fresh.value }));
         form.reset();
         done.hidden = false;
-        sessions.load();
-      } catch (failure) {
-        if (!handledSignOut(failure)) error.show(failure);
-      }
+        await sessions.load();
+      });
     });
     return part("Password", form);
   }
@@ -71,8 +74,8 @@ export function accountView(root) {
         name.focus();
         return;
       }
-      await attempt(error, create, async () => {
-        const created = await call("fleet.v1.KeyService/CreateKey", { name: name.value.trim() });
+      await attempt(error, async () => {
+        const created = await busy(create, () => call("fleet.v1.KeyService/CreateKey", { name: name.value.trim() }));
         name.value = "";
         if (closed) return;
         fill(shown, h("p", {}, h("strong", {}, "Copy the key now. It is shown only once.")),
@@ -82,32 +85,31 @@ export function accountView(root) {
       });
     });
     async function load() {
-      await attempt(error, null, async () => {
-        const { keys = [] } = await call("fleet.v1.KeyService/ListKeys");
-        if (closed) return;
-        fill(list, keys.length ? keys.map(row) : h("li", { class: "hint" }, "No keys."));
-      });
+      const { keys = [] } = await call("fleet.v1.KeyService/ListKeys");
+      if (closed) return;
+      fill(list, keys.length ? keys.map(row) : h("li", { class: "hint" }, "No keys."));
     }
     function row(key) {
-      const revoke = h("button", { type: "button", class: "button button-small button-quiet-danger" }, "Revoke");
+      const revoke = h("button", { type: "button", class: "button button-small button-quiet-danger", "aria-label": `Revoke ${isolate(key.name || key.keyId)}` }, "Revoke");
       revoke.addEventListener("click", async () => {
         const agreed = await confirmDialog({
-          title: `Revoke the key “${key.name || key.keyId}”?`,
+          title: ["Revoke the key “", foreign(key.name || key.keyId), "”?"],
           body: "Scripts that use this key stop working at once, and browsers that signed in with it are signed out.",
           action: "Revoke key", cancel: "Keep key", danger: true,
         });
         if (!agreed || closed) return;
-        await attempt(error, revoke, async () => {
-          await call("fleet.v1.KeyService/RevokeKey", { keyId: key.keyId });
+        await attempt(error, async () => {
+          await busy(revoke, () => call("fleet.v1.KeyService/RevokeKey", { keyId: key.keyId }));
           fill(shown);
           await load();
+          name.focus();
         });
       });
-      const facts = [key.lastUsedAt ? `last used ${relative(key.lastUsedAt)}` : "never used", key.expiresAt ? `expires ${absolute(key.expiresAt)}` : null];
       return h("li", { class: "entry", "data-key": key.keyId },
-        h("div", {}, h("strong", {}, key.name || `Key ${key.keyId}`), h("p", { class: "hint" }, facts.filter(Boolean).join(" · "))), revoke);
+        h("div", {}, h("strong", {}, foreign(key.name || `Key ${key.keyId}`)),
+          h("p", { class: "hint" }, key.lastUsedAt ? ["last used ", timeAgo(key.lastUsedAt)] : "never used", key.expiresAt ? ` · expires ${absolute(key.expiresAt)}` : null)), revoke);
     }
-    load();
+    stops.push(poll(0, load, { failed: error.show }));
     return part("API keys", h("div", { class: "stack" },
       h("p", { class: "hint" }, h("code", {}, "fleetctl"), " and scripts use a key to act as you.", may("org:admin") ? [" ", h("code", {}, "fleetctl keys list --all"), " lists the keys of all operators."] : null),
       list, form, shown, error.element));
@@ -117,33 +119,23 @@ export function accountView(root) {
     const error = errorBox();
     const list = h("ul", { class: "entries", id: "sessions" });
     sessions.load = async () => {
-      await attempt(error, null, async () => {
-        const { sessions: open = [] } = await call("fleet.v1.AccountService/ListSessions");
-        if (!closed) fill(list, open.map(row));
-      });
+      const { sessions: open = [] } = await call("fleet.v1.AccountService/ListSessions");
+      if (!closed) fill(list, open.map(row));
     };
     function row(session) {
       const end = h("button", { type: "button", class: "button button-small button-quiet-danger" }, "Sign out");
-      end.addEventListener("click", () => attempt(error, end, async () => {
-        await call("fleet.v1.AccountService/EndSession", { sessionId: session.sessionId });
+      end.addEventListener("click", () => attempt(error, async () => {
+        await busy(end, () => call("fleet.v1.AccountService/EndSession", { sessionId: session.sessionId }));
         await sessions.load();
+        heading.focus();
       }));
       return h("li", { class: "entry" },
         h("div", {}, h("strong", {}, session.current ? "This browser" : session.fromAddress || "Another browser"),
-          h("p", { class: "hint" }, [`signed in ${relative(session.createdAt)}`, session.agent].filter(Boolean).join(" · "))),
+          h("p", { class: "hint" }, "signed in ", timeAgo(session.createdAt), session.agent ? [" · ", foreign(session.agent)] : null)),
         session.current ? null : end);
     }
-    sessions.load();
+    stops.push(poll(0, sessions.load, { failed: error.show }));
     return part("Sessions", h("div", { class: "stack" }, list, error.element));
-  }
-
-  async function attempt(error, button, work) {
-    error.clear();
-    try {
-      await (button ? busy(button, work) : work());
-    } catch (failure) {
-      if (!closed && !handledSignOut(failure)) error.show(failure);
-    }
   }
 }
 

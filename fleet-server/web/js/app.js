@@ -46,44 +46,67 @@ export function title(text) {
   if (document.title !== wanted) document.title = wanted;
 }
 
+/** Interval between two attempts while the server cannot be reached. */
+const RETRY_MS = 2000;
+
 /**
- * Repeats `work` while the page is visible, one call at a time. Returns a function that stops it. With `quiet`, the
- * caller shows connection failures itself.
+ * Runs `work` and repeats it every `milliseconds` while the page is visible, one call at a time. Returns a function
+ * that stops it. With 0 milliseconds, `work` runs until it succeeds once. While the server cannot be reached, `work` is
+ * retried and the banner says so; with `quiet`, the caller shows that itself. `failed` receives every other error.
  */
-export function poll(milliseconds, work, { quiet = false } = {}) {
+export function poll(milliseconds, work, { quiet = false, failed = (/** @type {any} */ _error) => {} } = {}) {
   let stopped = false;
   let working = false;
+  let done = false;
+  let offline = false;
   let timer = 0;
   async function run() {
     clearTimeout(timer);
-    if (stopped || working) return;
+    if (stopped || working || done) return;
     if (!document.hidden) {
       working = true;
       try {
         await work();
-        if (!stopped && !quiet) banner("");
+        if (!stopped && offline && !quiet) banner("");
+        offline = false;
+        done = milliseconds === 0;
       } catch (error) {
-        if (stopped) return;
-        if (!handledSignOut(error) && error.offline && !quiet) banner("The server cannot be reached. This page may be out of date. Retrying…");
+        if (stopped || handledSignOut(error)) return;
+        offline = Boolean(error.offline);
+        if (offline && !quiet) banner("The server cannot be reached. This page may be out of date. Retrying…");
+        if (!offline) failed(error);
+        done = milliseconds === 0 && !offline;
       } finally {
         working = false;
       }
     }
-    if (!stopped) timer = setTimeout(run, milliseconds);
+    if (!stopped && !done) timer = setTimeout(run, offline || !milliseconds ? RETRY_MS : milliseconds);
   }
   function wake() {
     if (!document.hidden) run();
   }
   document.addEventListener("visibilitychange", wake);
   window.addEventListener("online", wake);
-  timer = setTimeout(run, milliseconds);
+  run();
   return () => {
     stopped = true;
     clearTimeout(timer);
     document.removeEventListener("visibilitychange", wake);
     window.removeEventListener("online", wake);
-    if (!quiet) banner("");
+    if (offline && !quiet) banner("");
   };
+}
+
+/** Clears the error box, runs `work` and shows its error there. Returns whether it succeeded. */
+export async function attempt(error, work) {
+  error.clear();
+  try {
+    await work();
+    return true;
+  } catch (failure) {
+    if (!handledSignOut(failure)) error.show(failure);
+    return false;
+  }
 }
 
 /** Shows or hides the header and the footer. */

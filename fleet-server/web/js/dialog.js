@@ -1,25 +1,43 @@
 // Confirmation dialogs and small widgets that views share.
 
-import { announce, fill, h, rich } from "./dom.js";
+import { announce, fill, freshId, h, rich } from "./dom.js";
 import { sentence } from "./format.js";
 
-/** Asks for confirmation. Resolves to whether the operator agreed. The focus returns to the element that had it. */
-export function confirmDialog({ title, body, action, cancel = "Back", danger = false }) {
-  return new Promise((resolve) => {
-    const dialog = h("dialog", { class: "dialog", "aria-labelledby": "dialog-title", "aria-describedby": "dialog-body" },
-      h("form", { method: "dialog" },
-        h("h2", { id: "dialog-title" }, title),
-        h("div", { id: "dialog-body", class: "dialog-body" }, [body].flat().map((text) => h("p", {}, text))),
-        h("div", { class: "actions actions-end" },
-          h("button", { class: "button", value: "no", autofocus: true }, cancel),
-          h("button", { class: `button ${danger ? "button-danger" : "button-primary"}`, value: "yes", id: "dialog-action" }, action))));
+/**
+ * Opens a modal dialog. `content(heading)` creates its content, which must contain the heading. Returns the dialog and a
+ * promise that resolves when it is closed. The focus then returns to the element that had it, or, if that is gone, to
+ * the heading of the page.
+ */
+export function openDialog(heading, content) {
+  const opener = document.activeElement;
+  const id = freshId("dialog");
+  const dialog = h("dialog", { class: "dialog", "aria-labelledby": id }, content(h("h2", { id }, heading)));
+  const closed = new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       dialog.remove();
-      resolve(dialog.returnValue === "yes");
+      resolve(dialog.returnValue);
     });
-    document.body.append(dialog);
-    dialog.showModal();
   });
+  document.body.append(dialog);
+  dialog.showModal();
+  return { dialog, closed: closed.then((value) => { restoreFocus(opener); return value; }) };
+}
+
+/** Moves the focus to an element, or to the heading of the page if the element cannot have it. */
+export function restoreFocus(element) {
+  if (element instanceof HTMLElement && element.isConnected && element !== document.body) element.focus({ preventScroll: true });
+  if (document.activeElement === null || document.activeElement === document.body) /** @type {HTMLElement | null} */ (document.querySelector("main h1"))?.focus({ preventScroll: true });
+}
+
+/** Asks for confirmation. Resolves to whether the operator agreed. */
+export async function confirmDialog({ title, body, action, cancel = "Back", danger = false }) {
+  const { closed } = openDialog(title, (heading) => h("form", { method: "dialog" },
+    heading,
+    h("div", { class: "dialog-body" }, (Array.isArray(body) ? body : [body]).map((text) => h("p", {}, text))),
+    h("div", { class: "actions actions-end" },
+      h("button", { class: "button", value: "no", autofocus: true }, cancel),
+      h("button", { class: `button ${danger ? "button-danger" : "button-primary"}`, value: "yes", id: "dialog-action" }, action))));
+  return await closed === "yes";
 }
 
 /** Creates a box that shows an error and announces it at once. */
@@ -63,7 +81,7 @@ async function copyText(text) {
   }
   const helper = h("textarea", { class: "visually-hidden", readonly: true, "aria-hidden": "true" });
   helper.value = text;
-  const focused = document.activeElement;
+  const focused = /** @type {HTMLElement | null} */ (document.activeElement);
   document.body.append(helper);
   helper.select();
   const done = document.execCommand("copy");
@@ -74,6 +92,7 @@ async function copyText(text) {
 
 /** Disables a button while `work` runs, which prevents a second run by a second click. */
 export async function busy(button, work) {
+  const focused = document.activeElement === button;
   button.disabled = true;
   button.setAttribute("aria-busy", "true");
   try {
@@ -81,5 +100,7 @@ export async function busy(button, work) {
   } finally {
     button.disabled = false;
     button.removeAttribute("aria-busy");
+    // A disabled button loses the focus.
+    if (focused && document.activeElement === document.body) button.focus({ preventScroll: true });
   }
 }

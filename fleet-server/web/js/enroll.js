@@ -1,9 +1,9 @@
 // The enrollment of a node in four steps. Codes and API keys are shown once and exist only in this view.
 
-import { handledSignOut, may, poll, title } from "./app.js";
+import { attempt, may, poll, title } from "./app.js";
 import { busy, copyButton, errorBox } from "./dialog.js";
-import { announce, fill, h } from "./dom.js";
-import { timeOfDay } from "./format.js";
+import { announce, fill, foreign, h } from "./dom.js";
+import { isolate, timeOfDay } from "./format.js";
 import { fingerprint, listNodes, nodeStatus, revoke } from "./nodes.js";
 import { chooseNode } from "./prefill.js";
 import { call } from "./rpc.js";
@@ -59,22 +59,17 @@ function wizard(root, begin) {
       const create = h("button", { type: "button", class: "button button-primary", id: "create-code" }, "Create code");
       const replaces = h("select", { id: "replaces", class: "input" }, h("option", { value: "0" }, "No other node"));
       const replacing = h("div", { class: "inline-field", hidden: true }, h("label", { for: "replaces" }, "Replaces"), replaces);
-      offerRevoked(replaces, replacing);
-      create.addEventListener("click", async () => {
-        error.clear();
-        try {
-          const answer = await busy(create, () => call("fleetnodeadmin.v1.FleetNodeAdminService/CreateEnrollmentCode", { replacesFleetNodeId: replaces.value }));
-          if (!closed) steps.wait(answer);
-        } catch (failure) {
-          if (!handledSignOut(failure)) error.show(failure);
-        }
-      });
+      create.addEventListener("click", () => attempt(error, async () => {
+        const created = await busy(create, () => call("fleetnodeadmin.v1.FleetNodeAdminService/CreateEnrollmentCode", { replacesFleetNodeId: replaces.value }));
+        if (!closed) steps.wait(created);
+      }));
       step(0, "Create a code",
         h("p", {}, "A node is a machine on the network of your devices that runs ", h("code", {}, "fleetnode"), ". With a code, one machine can request enrollment in your organization. A code expires after one hour."),
         error.element,
         may("fleetnode:manage")
           ? [replacing, h("div", { class: "actions" }, create)]
           : h("p", { class: "notice" }, "Your role cannot enroll nodes. Ask an operator or an administrator."));
+      if (may("fleetnode:manage")) stop = offerRevoked(replaces, replacing);
     },
 
     wait({ code, expiresAt, pendingEnrollmentId }) {
@@ -89,23 +84,21 @@ function wizard(root, begin) {
       watch((nodes) => {
         const node = nodes.find((one) => one.pendingEnrollmentId && one.pendingEnrollmentId === pendingEnrollmentId);
         if (node) {
-          announce(`Node ${node.name} has enrolled. Compare its fingerprint.`);
+          announce(`Node ${isolate(node.name)} has enrolled. Compare its fingerprint.`);
           steps.compare(node);
         }
       });
     },
 
-    async find(nodeId) {
+    find(nodeId) {
       step(2, "Compare the fingerprint", h("p", { class: "loading" }, "Loading the node…"));
-      try {
+      stop = poll(0, async () => {
         const node = (await listNodes()).find((one) => one.fleetNodeId === nodeId);
         if (closed) return;
         if (!node) steps.gone("This node no longer exists. Its code may have expired. Enroll it with a new code.");
-        else if (node.enrollment === "confirmed") steps.gone(`Node “${node.name}” is already confirmed.`);
+        else if (node.enrollment === "confirmed") steps.gone("Node “", foreign(node.name), "” is already confirmed.");
         else steps.compare(node);
-      } catch (failure) {
-        if (!handledSignOut(failure)) steps.gone(failure.message);
-      }
+      }, { failed: (failure) => steps.gone(failure.message) });
     },
 
     compare(node) {
@@ -114,27 +107,21 @@ function wizard(root, begin) {
       const confirm = h("button", { type: "button", class: "button button-primary", id: "confirm-node", disabled: true }, "Confirm node");
       const refuse = h("button", { type: "button", class: "button button-danger-outline" }, "Refuse node");
       same.addEventListener("change", () => { confirm.disabled = !same.checked; });
-      confirm.addEventListener("click", () => attempt(confirm, async () => {
+      confirm.addEventListener("click", () => decide(confirm, async () => {
         const { apiKey } = await call("fleetnodeadmin.v1.FleetNodeAdminService/ConfirmFleetNode", {
           fleetNodeId: node.fleetNodeId, pendingEnrollmentId: node.pendingEnrollmentId,
         });
         if (!closed) steps.key(node, apiKey);
       }));
-      refuse.addEventListener("click", () => attempt(refuse, async () => {
-        if (await revoke(node) && !closed) steps.gone(`Node “${node.name}” was refused. Find out which machine used the code before you create a new one.`);
+      refuse.addEventListener("click", () => decide(refuse, async () => {
+        if (await revoke(node) && !closed) steps.gone("Node “", foreign(node.name), "” was refused. Find out which machine used the code before you create a new one.");
       }));
-      async function attempt(button, work) {
-        error.clear();
-        try {
-          await busy(button, work);
-        } catch (failure) {
-          if (!handledSignOut(failure)) error.show(failure);
-        } finally {
-          confirm.disabled = !same.checked;
-        }
+      async function decide(button, work) {
+        await attempt(error, () => busy(button, work));
+        confirm.disabled = !same.checked;
       }
       step(2, "Compare the fingerprint",
-        h("p", {}, "The node ", h("strong", {}, node.name), " requests enrollment. Its terminal shows a fingerprint. Compare every character with this one:"),
+        h("p", {}, "The node ", h("strong", {}, foreign(node.name)), " requests enrollment. Its terminal shows a fingerprint. Compare every character with this one:"),
         h("div", { class: "compare", id: "fingerprint" }, fingerprint(node.identityFingerprint)),
         may("fleetnode:manage")
           ? [
@@ -147,7 +134,7 @@ function wizard(root, begin) {
     },
 
     key(node, apiKey) {
-      const status = waiting(`Waiting for ${node.name} to connect…`);
+      const status = waiting(["Waiting for ", foreign(node.name), " to connect…"]);
       step(3, "Copy the API key",
         h("p", {}, "Paste this key at the prompt ", h("code", {}, "API key"), " of the node. ", h("strong", {}, "It is shown only once."), " If it is lost, revoke the node and enroll it again."),
         secretRow(apiKey, "API key of the node", "api-key"),
@@ -159,15 +146,15 @@ function wizard(root, begin) {
         const now = nodes.find((one) => one.fleetNodeId === node.fleetNodeId);
         if (!now?.connected) return;
         stop();
-        announce(`Node ${now.name} is online.`);
+        announce(`Node ${isolate(now.name)} is online.`);
         fill(status,
           h("span", { class: "badge badge-good" }, nodeStatus(now).word),
-          h("span", {}, `${now.name} is connected. `),
+          h("span", {}, foreign(now.name), " is connected. "),
           h("a", { href: "#/scans/new", onclick: () => chooseNode(now.fleetNodeId) }, "Start a scan"));
       });
     },
 
-    gone(text) {
+    gone(...text) {
       step(2, "Node cannot be confirmed",
         h("p", {}, text),
         h("div", { class: "actions" }, h("a", { class: "button", href: "#/nodes" }, "Show nodes")));
@@ -184,16 +171,14 @@ function wizard(root, begin) {
 }
 
 /** Lists the revoked nodes that the new node can replace. The field stays hidden if there are none. */
-async function offerRevoked(select, field) {
-  try {
+function offerRevoked(select, field) {
+  return poll(0, async () => {
     const { nodes = [] } = await call("fleet.v1.NodeService/ListRevokedNodes");
     for (const node of nodes) {
-      select.append(h("option", { value: node.fleetNodeId }, `${node.name} (node ${node.fleetNodeId}, revoked)`));
+      select.append(h("option", { value: node.fleetNodeId }, `${isolate(node.name)} (node ${node.fleetNodeId}, revoked)`));
     }
     field.hidden = nodes.length === 0;
-  } catch (failure) {
-    handledSignOut(failure);
-  }
+  });
 }
 
 function secretRow(text, label, id) {

@@ -85,6 +85,14 @@ export function sentence(text) {
   return /[.!?:]$/.test(first) ? first : `${first}.`;
 }
 
+/**
+ * Isolates a foreign text where no element is possible: in attributes, options and announcements. Without isolation,
+ * right-to-left characters in it would reorder the text around it.
+ */
+export function isolate(text) {
+  return `\u2068${text ?? ""}\u2069`;
+}
+
 /** Formats an endpoint; IPv6 addresses are in brackets. */
 export function endpoint(ip, port) {
   const host = String(ip ?? "").includes(":") ? `[${ip}]` : String(ip ?? "");

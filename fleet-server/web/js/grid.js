@@ -1,7 +1,7 @@
 // Tables for many rows. Rows are in blocks with `content-visibility: auto`, so the browser does not lay out the
 // blocks outside the viewport. This does not work for table elements; the table is built from ARIA roles instead.
 
-import { h } from "./dom.js";
+import { breakable, h } from "./dom.js";
 import { deviceLink, endpoint } from "./format.js";
 
 /** Rows per block. */
@@ -52,7 +52,7 @@ export function grid({ kind, label, columns }) {
 
 /** Returns the endpoint of a device, as a link if `deviceLink` allows one. */
 export function deviceAddress(device) {
-  const text = endpoint(device.ip, device.port);
+  const text = breakable(endpoint(device.ip, device.port));
   const link = deviceLink(device);
-  return link ? h("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, text) : text;
+  return link ? h("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, text) : h("span", {}, text);
 }

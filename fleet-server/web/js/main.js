@@ -5,7 +5,7 @@
 
 import { banner, currentOperator, frame, may, onSignedOut, setSession, title } from "./app.js";
 import { auditView } from "./audit.js";
-import { fill, h, show } from "./dom.js";
+import { fill, h, show, tickTimes } from "./dom.js";
 import { sentence } from "./format.js";
 import { currentSession, signOut } from "./rpc.js";
 import { accountView } from "./account.js";
@@ -17,6 +17,7 @@ import { scanView } from "./scan.js";
 import { scansView } from "./scans.js";
 import { signInView } from "./signin.js";
 
+/** @type {[RegExp, string, (root: HTMLElement, ...parameters: string[]) => (() => void) | undefined][]} */
 const ROUTES = [
   [/^\/scans$/, "scans", scansView],
   [/^\/scans\/new$/, "scans", newScanView],
@@ -39,7 +40,7 @@ function open(view, ...parameters) {
   closeView = () => {};
   banner("");
   // A dialog belongs to the view that opened it.
-  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+  for (const dialog of document.getElementsByTagName("dialog")) dialog.close();
   fill(main);
   closeView = view(main, ...parameters) ?? (() => {});
 }
@@ -52,7 +53,8 @@ function route({ moveFocus = true } = {}) {
     location.replace("#/scans");
     return;
   }
-  for (const link of document.querySelectorAll("a[data-section]")) {
+  for (const link of document.getElementsByTagName("a")) {
+    if (!link.dataset.section) continue;
     if (link.dataset.section === found.section) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
@@ -84,7 +86,7 @@ async function start() {
   document.getElementById("account-email").textContent = session.email ?? "";
   document.getElementById("account-role").textContent = [session.organization, session.role].filter(Boolean).join(" · ");
   document.getElementById("footer").textContent = session.serverVersion ? `Fleet server ${session.serverVersion}` : "Fleet server";
-  for (const link of document.querySelectorAll(".nav [data-needs]")) show(link, may(link.dataset.needs));
+  for (const link of document.getElementsByTagName("a")) if (link.dataset.needs) show(link, may(link.dataset.needs));
   frame(true);
   route();
 }
@@ -98,7 +100,7 @@ function showUnreachable(error) {
       h("h1", { tabindex: "-1" }, "Server not reachable"),
       h("p", { role: "alert" }, sentence(error.message)),
       h("div", { class: "actions" }, retry)));
-    const timer = setTimeout(start, 5000);
+    const timer = setTimeout(start, 2000);
     return () => clearTimeout(timer);
   });
 }
@@ -123,4 +125,5 @@ document.querySelector(".skip-link").addEventListener("click", (event) => {
 
 onSignedOut(() => showSignIn("Your session has expired. Sign in again to continue."));
 window.addEventListener("hashchange", () => route());
+setInterval(tickTimes, 1000);
 start();

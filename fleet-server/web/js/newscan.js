@@ -1,14 +1,16 @@
 // The form that starts a scan. The server checks the targets while they are typed.
 
-import { handledSignOut, may, title } from "./app.js";
+import { attempt, handledSignOut, may, poll, title } from "./app.js";
 import { busy, errorBox } from "./dialog.js";
-import { fill, h, rich, show } from "./dom.js";
-import { count, duration, durationMillis, int, plural, sentence } from "./format.js";
+import { fill, h, rich, setText, show } from "./dom.js";
+import { count, duration, durationMillis, int, isolate, plural, sentence } from "./format.js";
 import { listNodes, nodeStatus } from "./nodes.js";
 import { takePrefill } from "./prefill.js";
 import { entries, findNamed, LOCAL_SUBNET, requestOf, valuesOf } from "./request.js";
 import { call, isAborted } from "./rpc.js";
 
+/** Interval between two looks at the nodes. */
+const NODES_MS = 3000;
 /** Delay between the last keystroke and the check by the server. */
 const DEBOUNCE_MS = 300;
 
@@ -149,6 +151,8 @@ export function newScanView(root) {
     } catch (failure) {
       if (isAborted(failure) || signal.aborted || handledSignOut(failure)) return;
       showError(failure);
+      // The check of these targets is repeated until the server answers.
+      if (failure.offline) timer = setTimeout(checkPlan, 2000);
     }
   }
 
@@ -171,44 +175,52 @@ export function newScanView(root) {
   async function begin(event) {
     event.preventDefault();
     if (submit.disabled || starting) return;
-    error.clear();
     starting = true;
-    try {
+    await attempt(error, async () => {
       const { scan } = await busy(submit, () => call("fleet.v1.ScanService/StartScan", { requestId, fleetNodeId: node.value, request: request() }));
       location.hash = `#/scans/${scan.scanId}`;
-    } catch (failure) {
-      if (!handledSignOut(failure)) error.show(failure);
-    } finally {
-      starting = false;
-    }
+    });
+    starting = false;
   }
 
   async function load() {
-    fill(node, h("option", { value: "" }, "Loading nodes…"));
-    try {
-      const all = (await listNodes()).filter(({ enrollment }) => enrollment === "confirmed");
-      for (const one of all) nodes.set(one.fleetNodeId, one);
-      if (all.length === 0) {
-        fill(node, h("option", { value: "" }, "No confirmed nodes"));
-        fill(nodeHint, "A scan needs a node. ", h("a", { href: "#/nodes/enroll" }, "Enroll a node"), ".");
-        return;
-      }
-      all.sort((a, b) => Number(Boolean(b.connected)) - Number(Boolean(a.connected)) || a.name.localeCompare(b.name));
-      fill(node, all.map((one) => h("option", { value: one.fleetNodeId }, `${one.name} (${nodeStatus(one).word.toLowerCase()})`)));
-      node.value = nodes.has(prefill.node) ? prefill.node : all[0].fleetNodeId;
-      showNode();
-      changed();
-    } catch (failure) {
-      if (handledSignOut(failure)) return;
-      fill(node, h("option", { value: "" }, "Nodes could not be loaded"));
-      error.show(failure);
+    const all = (await listNodes()).filter(({ enrollment }) => enrollment === "confirmed");
+    for (const one of all) nodes.set(one.fleetNodeId, one);
+    if (all.length === 0) {
+      fill(node, h("option", { value: "" }, "No confirmed nodes"));
+      fill(nodeHint, "A scan needs a node. ", h("a", { href: "#/nodes/enroll" }, "Enroll a node"), ".");
+      return;
     }
+    all.sort((a, b) => Number(Boolean(b.connected)) - Number(Boolean(a.connected)) || a.name.localeCompare(b.name));
+    fill(node, all.map((one) => h("option", { value: one.fleetNodeId }, optionText(one))));
+    node.value = nodes.has(prefill.node) ? prefill.node : all[0].fleetNodeId;
+    showNode();
+    changed();
   }
 
+  /** Keeps the states of the nodes current while the form is open. */
+  async function refresh() {
+    if (nodes.size === 0) {
+      await load();
+      return;
+    }
+    for (const one of await listNodes()) {
+      if (!nodes.has(one.fleetNodeId)) continue;
+      nodes.set(one.fleetNodeId, one);
+      const option = [...node.options].find(({ value }) => value === one.fleetNodeId);
+      if (option) setText(option, optionText(one));
+    }
+    setText(nodeHint, nodes.has(node.value) ? nodeStatus(nodes.get(node.value)).means : "");
+  }
+
+  const optionText = (one) => `${isolate(one.name)} (${nodeStatus(one).word.toLowerCase()})`;
+
+  fill(node, h("option", { value: "" }, "Loading nodes…"));
   showNode();
   changed();
-  load();
+  const stop = poll(NODES_MS, refresh, { failed: error.show });
   return () => {
+    stop();
     clearTimeout(timer);
     pending?.abort();
   };

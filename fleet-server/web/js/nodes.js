@@ -1,11 +1,13 @@
 // The nodes of the organization, with actions to enroll, confirm, scan with and revoke them.
 
-import { handledSignOut, may, poll, title } from "./app.js";
+import { attempt, may, poll, title } from "./app.js";
 import { confirmDialog, errorBox } from "./dialog.js";
-import { announce, fill, h, setText, show } from "./dom.js";
-import { absolute, int, plural, relative } from "./format.js";
+import { announce, fill, foreign, h, setText, setTime, show, timeAgo } from "./dom.js";
+import { int, isolate, plural } from "./format.js";
 import { chooseNode } from "./prefill.js";
 import { call } from "./rpc.js";
+
+const POLL_MS = 2000;
 
 /** Loads the nodes of the organization that are not revoked. */
 export async function listNodes() {
@@ -32,7 +34,7 @@ export function fingerprint(text) {
 export async function revoke(node) {
   const waiting = node.enrollment !== "confirmed";
   const agreed = await confirmDialog({
-    title: waiting ? `Refuse node “${node.name}”?` : `Revoke node “${node.name}”?`,
+    title: [waiting ? "Refuse node “" : "Revoke node “", foreign(node.name), "”?"],
     body: waiting
       ? ["The enrollment is canceled and its code cannot be used again. To enroll this node later, create a new code."]
       : ["The node is disconnected, its running scans end, and its API key becomes invalid. This cannot be undone.", "Its devices stay in the inventory but no longer belong to a node. To use the node again, enroll it with a new code."],
@@ -92,23 +94,14 @@ export function nodesView(root) {
     showCodes(codes, open, cancelCode);
   }
 
-  async function attempt(work) {
-    error.clear();
-    try {
-      await work();
-    } catch (failure) {
-      if (!handledSignOut(failure)) error.show(failure);
-    }
-  }
-  const revokeAndRefresh = (node) => attempt(async () => { if (await revoke(node)) await refresh(); });
-  const cancelCode = (code) => attempt(async () => {
+  const revokeAndRefresh = (node) => attempt(error, async () => { if (await revoke(node)) await refresh(); });
+  const cancelCode = (code) => attempt(error, async () => {
     await call("fleet.v1.NodeService/CancelEnrollmentCode", { pendingEnrollmentId: code.pendingEnrollmentId });
     announce("Code canceled.");
     await refresh();
   });
 
-  attempt(refresh).then(() => { if (error.element.hidden === false) loading.remove(); });
-  const stop = poll(5000, refresh);
+  const stop = poll(POLL_MS, refresh, { failed: (failure) => { loading.remove(); error.show(failure); } });
   return () => {
     closed = true;
     stop();
@@ -118,7 +111,8 @@ export function nodesView(root) {
 function nodeCard(manage, onRevoke) {
   let current = null;
   const badge = h("span", { class: "badge" });
-  const name = h("h2", { class: "card-title" });
+  const name = h("bdi", {});
+  const lastSeen = timeAgo("");
   const means = h("p", { class: "card-note" });
   const facts = {};
   const fact = (key, label) => {
@@ -129,12 +123,14 @@ function nodeCard(manage, onRevoke) {
   const scan = h("a", { class: "button", href: "#/scans/new", hidden: true, onclick: () => chooseNode(current.fleetNodeId) }, "Scan");
   const revokeButton = h("button", { type: "button", class: "button button-quiet-danger", hidden: !manage, onclick: () => onRevoke(current) }, "Revoke");
   const element = h("li", { class: "card node" },
-    h("div", { class: "card-head" }, name, badge),
+    h("div", { class: "card-head" }, h("h2", { class: "card-title" }, name), badge),
     means,
     h("dl", { class: "facts" },
       fact("seen", "Last seen"), fact("version", "Version"), fact("subnets", "Local subnets"), fact("queued", "Queued scans"),
       fact("print", "Fingerprint")),
     h("div", { class: "actions" }, confirm, scan, revokeButton));
+
+  facts.seen.append(lastSeen);
 
   return {
     element,
@@ -146,8 +142,7 @@ function nodeCard(manage, onRevoke) {
       badge.className = `badge badge-${status.look}`;
       element.dataset.status = status.look;
       setText(means, status.means);
-      setText(facts.seen, relative(node.lastSeenAt));
-      facts.seen.title = absolute(node.lastSeenAt);
+      setTime(lastSeen, node.lastSeenAt);
       setText(facts.version, node.version || "Unknown");
       setText(facts.subnets, (node.localSubnets ?? []).join(", ") || "Unknown");
       setText(facts.queued, int(node.queuedScans) ? plural(node.queuedScans, "scan") : "None");
@@ -155,9 +150,9 @@ function nodeCard(manage, onRevoke) {
       show(confirm, manage && awaiting);
       confirm.href = `#/nodes/${node.fleetNodeId}/confirm`;
       show(scan, manage && !awaiting);
-      scan.setAttribute("aria-label", `Scan with ${node.name}`);
+      scan.setAttribute("aria-label", `Scan with ${isolate(node.name)}`);
       setText(revokeButton, awaiting ? "Refuse" : "Revoke");
-      revokeButton.setAttribute("aria-label", `${awaiting ? "Refuse" : "Revoke"} ${node.name}`);
+      revokeButton.setAttribute("aria-label", `${awaiting ? "Refuse" : "Revoke"} ${isolate(node.name)}`);
       current = node;
     },
   };
@@ -177,7 +172,6 @@ function showCodes(section, codes, onCancel) {
     h("h2", { id: "codes-title" }, "Open enrollment codes"),
     h("p", { class: "hint" }, "With an open code, a machine can request enrollment. Cancel the codes that you do not need."),
     h("ul", { class: "plain-list" }, codes.map((code) => h("li", { class: "code-row" },
-      h("span", {}, `Created by ${code.createdBy || "an operator"} ${relative(code.createdAt)}, expires `,
-        h("time", { datetime: code.expiresAt, title: absolute(code.expiresAt) }, relative(code.expiresAt))),
+      h("span", {}, "Created by ", foreign(code.createdBy || "an operator"), " ", timeAgo(code.createdAt), ", expires ", timeAgo(code.expiresAt)),
       h("button", { type: "button", class: "button button-small", onclick: () => onCancel(code) }, "Cancel code")))));
 }

@@ -1,7 +1,7 @@
 // The devices of a scan as table rows in order of arrival. Rows are appended once per frame, never move, and are
 // limited to a page.
 
-import { fill, h } from "./dom.js";
+import { fill, foreign, h } from "./dom.js";
 import { count, int, makeAndModel } from "./format.js";
 import { deviceAddress, grid } from "./grid.js";
 
@@ -22,6 +22,9 @@ const COLUMNS = [
 export function deviceRows(container, more) {
   const table = grid({ kind: "found", label: "Devices found, in order of arrival", columns: COLUMNS });
   const devices = [];
+  const drawn = [];
+  const positions = new Map();
+  const addresses = new Set();
   let shown = 0;
   let allowed = PAGE;
   let offered = -1;
@@ -41,17 +44,44 @@ export function deviceRows(container, more) {
     more.firstChild.textContent = `Show ${count(next)} more of ${count(waiting)} devices`;
   }
 
+  const rowOf = (device) => table.row(cells(device), { "data-seq": device.seq });
+
   return {
-    /** Queues a device for the next `paint`. */
+    /**
+     * Queues a device for the next `paint`. A chunk that runs again can report a device again, whose row then stays
+     * where it is and shows the newer report.
+     */
     add(device) {
-      devices.push(device);
+      addresses.add(device.ip);
+      const id = String(device.device_id ?? device.seq);
+      const position = positions.get(id);
+      if (position === undefined) {
+        positions.set(id, devices.length);
+        devices.push(device);
+        return;
+      }
+      devices[position] = device;
+      if (position >= drawn.length) return;
+      const row = rowOf(device);
+      drawn[position].replaceWith(row);
+      drawn[position] = row;
+    },
+    /** Number of distinct devices. */
+    get count() {
+      return devices.length;
+    },
+    /** Number of distinct hosts that answered as a device. */
+    get hosts() {
+      return addresses.size;
     },
     /** Draws the rows of this frame and schedules another frame if rows remain. */
     paint(schedule) {
       const until = Math.min(devices.length, allowed, shown + ROWS_PER_FRAME);
       if (until > shown) {
         if (!table.element.isConnected) container.append(table.element);
-        table.append(devices.slice(shown, until).map((device) => table.row(cells(device), { "data-seq": device.seq })));
+        const rows = devices.slice(shown, until).map(rowOf);
+        drawn.push(...rows);
+        table.append(rows);
         shown = until;
       }
       if (shown < Math.min(devices.length, allowed)) schedule();
@@ -63,9 +93,9 @@ export function deviceRows(container, more) {
 function cells(device) {
   return {
     endpoint: deviceAddress(device),
-    model: [h("span", { class: "primary" }, makeAndModel(device)), device.driver ? h("span", { class: "tag" }, device.driver) : null],
-    firmware: device.firmware || h("span", { class: "none" }, "–"),
-    identifier: device.identifier,
+    model: h("span", { class: "primary" }, foreign(makeAndModel(device))),
+    firmware: device.firmware ? foreign(device.firmware) : h("span", { class: "none" }, "–"),
+    identifier: foreign(device.identifier),
     after: `${(int(device.elapsed_ms) / 1000).toFixed(2)} s`,
   };
 }

@@ -28,7 +28,7 @@ const CALL_TIMEOUT_MS = 20_000;
 const CSRF = { "x-fleet-csrf": "1" };
 
 /** Calls a unary procedure such as `fleet.v1.ScanService/StartScan`. */
-export async function call(procedure, message = {}, { signal } = {}) {
+export async function call(procedure, message = {}, /** @type {{ signal?: AbortSignal }} */ { signal } = {}) {
   const response = await request(`/${procedure}`, {
     method: "POST",
     headers: { "content-type": "application/json", "connect-protocol-version": "1", ...CSRF },

@@ -1,15 +1,18 @@
 // The list of scans, newest first.
 
-import { handledSignOut, may, poll, title } from "./app.js";
+import { attempt, may, poll, title } from "./app.js";
 import { busy, errorBox } from "./dialog.js";
-import { h, setText, show } from "./dom.js";
-import { absolute, count, date, duration, int, relative } from "./format.js";
+import { foreign, h, setText, setTime, show, timeAgo } from "./dom.js";
+import { count, date, duration, int } from "./format.js";
 import { grid } from "./grid.js";
+import { listNodes } from "./nodes.js";
 import { summary } from "./request.js";
 import { call } from "./rpc.js";
-import { stateOf } from "./states.js";
+import { liveState, scansAhead, waitingText } from "./states.js";
 
 const PAGE = 50;
+/** A lost node must be visible within two seconds, which includes the request. */
+const POLL_MS = 1500;
 
 const COLUMNS = [
   { name: "state", label: "State" },
@@ -40,6 +43,7 @@ export function scansView(root) {
   show(table.element, false);
 
   const rows = new Map();
+  const nodes = new Map();
   let next = "";
   let closed = false;
 
@@ -49,16 +53,13 @@ export function scansView(root) {
   }
 
   async function refresh() {
-    const { scans, nextBefore } = await page("");
+    const [{ scans, nextBefore }, current] = await Promise.all([page(""), listNodes()]);
     if (closed) return;
     error.clear();
+    for (const node of current) nodes.set(String(node.fleetNodeId), node);
     const first = rows.size === 0;
     // Oldest first, because each new scan is inserted at the top.
-    for (const scan of first ? scans : [...scans].reverse()) {
-      const known = rows.get(scan.scanId);
-      if (known) known.update(scan);
-      else add(scan, !first);
-    }
+    for (const scan of first ? scans : [...scans].reverse()) add(scan, !first);
     if (first) {
       next = nextBefore;
       show(older, Boolean(next));
@@ -66,63 +67,69 @@ export function scansView(root) {
     loading.remove();
     show(empty, rows.size === 0);
     show(table.element, rows.size > 0);
+    update();
   }
 
   function add(scan, onTop) {
-    const row = scanRow(table);
-    row.update(scan);
+    const known = rows.get(scan.scanId);
+    if (known) {
+      known.scan = scan;
+      return;
+    }
+    const row = scanRow(table, scan);
     rows.set(scan.scanId, row);
     if (onTop) table.prepend(row.element);
     else table.append([row.element]);
   }
 
-  older.addEventListener("click", () => busy(older, async () => {
-    try {
-      const { scans, nextBefore } = await page(next);
-      if (closed) return;
-      for (const scan of scans) if (!rows.has(scan.scanId)) add(scan, false);
-      next = nextBefore;
-      show(older, Boolean(next));
-    } catch (failure) {
-      if (!handledSignOut(failure)) error.show(failure);
-    }
-  }));
+  function update() {
+    const scans = [...rows.values()].map(({ scan }) => scan);
+    for (const row of rows.values()) row.update(nodes.get(String(row.scan.fleetNodeId)), scans);
+  }
 
-  refresh().catch((failure) => {
-    if (closed || handledSignOut(failure)) return;
-    loading.remove();
-    error.show(failure);
-  });
-  const stop = poll(3000, refresh);
+  older.addEventListener("click", () => attempt(error, () => busy(older, async () => {
+    const { scans, nextBefore } = await page(next);
+    if (closed) return;
+    for (const scan of scans) add(scan, false);
+    next = nextBefore;
+    show(older, Boolean(next));
+    update();
+  })));
+
+  const stop = poll(POLL_MS, refresh, { failed: (failure) => { loading.remove(); error.show(failure); } });
   return () => {
     closed = true;
     stop();
   };
 }
 
-function scanRow(table) {
+function scanRow(table, first) {
   const badge = h("span", { class: "badge" });
-  const link = h("a", { class: "row-link" });
-  const started = h("time", {});
-  const cells = { state: badge, what: link, node: h("span", {}), found: h("span", {}), started, took: h("span", {}) };
-  const element = table.row(cells, { class: "row-clickable" });
-  return {
-    element,
-    update(scan) {
-      const state = stateOf(scan.state);
+  const link = h("bdi", {});
+  const anchor = h("a", { class: "row-link", href: `#/scans/${first.scanId}` }, link);
+  const note = h("span", { class: "hint scan-note", hidden: true });
+  const started = timeAgo(first.createdAt);
+  const cells = { state: badge, what: [anchor, note], node: h("bdi", {}), found: h("span", {}), started, took: h("span", {}) };
+  const row = {
+    scan: first,
+    element: table.row(cells, { class: "row-clickable" }),
+    update(node, scans) {
+      const { scan } = row;
+      const state = liveState(scan, node);
       const progress = scan.progress ?? {};
       const targets = int(scan.ledger?.targets ?? progress.total);
       const percent = int(progress.total) ? ` ${Math.floor((int(progress.done) / int(progress.total)) * 100)} %` : "";
+      const why = state.over ? "" : waitingText({ scan, node, ahead: scansAhead(scan, scans), describe: (one) => summary(one.request) });
       setText(badge, state.look === "live" ? `${state.word}${percent}` : state.word);
       badge.className = `badge badge-${state.look}`;
       setText(link, summary(scan.request));
-      link.href = `#/scans/${scan.scanId}`;
+      setText(note, why);
+      show(note, Boolean(why));
       setText(cells.node, scan.nodeName || String(scan.fleetNodeId));
       setText(cells.found, scan.ledger ? `${count(scan.ledger.identified)} / ${count(targets)}` : targets ? `… / ${count(targets)}` : "–");
-      setText(started, relative(scan.createdAt));
-      started.dateTime = scan.createdAt ?? "";
-      started.title = absolute(scan.createdAt);
+      setTime(started, scan.createdAt);
       setText(cells.took, scan.ledger ? duration(scan.ledger.elapsedMs) : date(scan.startedAt) ? duration(progress.elapsedMs) : "–");
     },
   };
+  return row;
 }
