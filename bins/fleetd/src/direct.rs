@@ -58,11 +58,11 @@ impl Prober for Engine {
         cancel: CancellationToken,
     ) -> fleet_scan::BoxFuture<'a, Result<ProbeSummary, String>> {
         Box::pin(async move {
-            let leave = order.leave;
+            let permit = order.permit;
             let job = ScanJob {
                 ports: order.ports,
                 budget: order.budget,
-                guard: Guard::new(move |endpoint| leave.check(endpoint)),
+                guard: Guard::new(move |endpoint| permit.check(endpoint)),
                 ..ScanJob::new(order.addresses)
             };
             let (sink, mut found) = mpsc::channel(SINK);
@@ -85,8 +85,8 @@ impl Prober for Engine {
 
     fn pair<'a>(&'a self, order: PairOrder) -> fleet_scan::BoxFuture<'a, PairAnswer> {
         Box::pin(async move {
-            let leave = order.leave;
-            let guard = Guard::new(move |endpoint| leave.check(endpoint));
+            let permit = order.permit;
+            let guard = Guard::new(move |endpoint| permit.check(endpoint));
             let target = PairableDevice {
                 endpoint: order.endpoint,
                 driver: order.driver,
