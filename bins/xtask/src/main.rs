@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         },
         ["purity"] => run_purity(),
         ["postgres"] => run_postgres(),
-        ["lab", options @ ..] => match lab::Order::parse(options) {
+        ["lab", options @ ..] => match lab::LabCommand::parse(options) {
             Ok(order) => lab::run(&order),
             Err(error) => return usage(&error),
         },
