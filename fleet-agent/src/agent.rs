@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     site::SitePolicy,
-    state::{NodeState, Stage},
+    state::{Stage, StateFile},
     transport::{self, ServerAddress, TransportError},
 };
 
@@ -94,7 +94,7 @@ pub enum AgentError {
 /// A node that is enrolled and can run.
 #[derive(Debug)]
 pub struct Agent {
-    state: NodeState,
+    state: StateFile,
     node: NodeId,
     options: AgentOptions,
     client: FleetNodeGatewayClient,
@@ -110,7 +110,7 @@ impl Agent {
     /// # Errors
     ///
     /// [`AgentError`]: the enrollment is not finished, or URL or CA file cannot be used.
-    pub fn new(state: NodeState, options: AgentOptions) -> Result<Self, AgentError> {
+    pub fn new(state: StateFile, options: AgentOptions) -> Result<Self, AgentError> {
         let node = state
             .fleet_node_id
             .filter(|_| state.stage() == Stage::Enrolled)

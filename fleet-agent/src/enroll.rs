@@ -13,7 +13,7 @@ use fleet_wire::{
 
 use crate::{
     session::{self, ServerClock, SessionError},
-    state::{NodeState, SecretKey, SecretText, Stage, StateDir, StateError},
+    state::{SecretKey, SecretText, Stage, StateDir, StateError, StateFile},
     transport::{self, ServerAddress, TransportError},
 };
 
@@ -47,7 +47,7 @@ impl EnrollOptions {
 
 /// A node that the server knows and the operator has to confirm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Registered {
+pub struct Registration {
     /// The server's id of the node.
     pub fleet_node_id: i64,
     /// What the operator compares.
@@ -114,8 +114,8 @@ pub async fn register(
     dir: &StateDir,
     options: EnrollOptions,
     code: &SecretText,
-) -> Result<Registered, EnrollError> {
-    if let Some(NodeState {
+) -> Result<Registration, EnrollError> {
+    if let Some(StateFile {
         name,
         fleet_node_id: Some(fleet_node_id),
         ..
@@ -127,7 +127,7 @@ pub async fn register(
             path: dir.path().to_owned(),
         });
     }
-    let mut state = NodeState {
+    let mut state = StateFile {
         server_url: options.server_url,
         name: options.name,
         identity_key: new_key()?,
@@ -168,7 +168,7 @@ pub async fn register(
     }
     state.fleet_node_id = Some(answer.fleet_node_id);
     dir.save(&state)?;
-    Ok(Registered {
+    Ok(Registration {
         fleet_node_id: answer.fleet_node_id,
         fingerprint,
     })
@@ -209,12 +209,12 @@ pub async fn refresh(dir: &StateDir) -> Result<(), EnrollError> {
     prove(&state).await
 }
 
-async fn prove(state: &NodeState) -> Result<(), EnrollError> {
+async fn prove(state: &StateFile) -> Result<(), EnrollError> {
     session::open(&client(state)?, state, ServerClock::default()).await?;
     Ok(())
 }
 
-fn client(state: &NodeState) -> Result<FleetNodeGatewayClient, TransportError> {
+fn client(state: &StateFile) -> Result<FleetNodeGatewayClient, TransportError> {
     transport::open(ServerAddress {
         url: &state.server_url,
         ca_file: state.ca_file.as_ref(),

@@ -15,11 +15,11 @@ mod state;
 mod transport;
 
 pub use agent::{Agent, AgentError, AgentOptions, AgentStatus};
-pub use enroll::{EnrollError, EnrollOptions, Registered, finish, refresh, register};
+pub use enroll::{EnrollError, EnrollOptions, Registration, finish, refresh, register};
 pub use fleet_registry::link::StopReason;
 pub use local::{LocalScan, LocalScanError, LocalSummary};
 pub use seal::{Half, SealError, open, seal};
 pub use session::SessionError;
 pub use site::{SitePolicy, Unscannable};
-pub use state::{NodeState, SecretKey, SecretText, Stage, StateDir, StateError};
+pub use state::{SecretKey, SecretText, Stage, StateDir, StateError, StateFile};
 pub use transport::TransportError;

@@ -15,7 +15,7 @@ use fleet_wire::{
     },
 };
 
-use crate::state::{NodeState, SecretText};
+use crate::state::{SecretText, StateFile};
 
 /// How long each call of a handshake may take; the three together stay inside the link's 30 s.
 const CALL: Duration = Duration::from_secs(9);
@@ -118,7 +118,7 @@ fn nanos(time: &Timestamp) -> i128 {
 /// [`SessionError`]; only [`SessionError::KeyRefused`] is final.
 pub(crate) async fn open(
     client: &FleetNodeGatewayClient,
-    state: &NodeState,
+    state: &StateFile,
     mut clock: ServerClock,
 ) -> Result<Session, SessionError> {
     let failed = |step| move |source| SessionError::Call { step, source };

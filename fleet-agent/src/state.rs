@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// A node's state. Its `Debug` form shows no secret.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NodeState {
+pub struct StateFile {
     /// The server, scheme and path prefix included.
     pub server_url: String,
     /// The name it registered with.
@@ -51,7 +51,7 @@ pub enum Stage {
     Enrolled,
 }
 
-impl NodeState {
+impl StateFile {
     /// How far the enrollment came.
     pub fn stage(&self) -> Stage {
         match (self.fleet_node_id, &self.api_key) {

@@ -14,8 +14,8 @@ use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId, Timestamp};
 use fleet_registry::{
     Announced, Capability, Registry,
     registry::{
-        self, Admission, Claim, Dropped, EvictReason, Output, Progress, RegistryLimits, Released,
-        Standing,
+        self, Admission, Claim, CommandProgress, Dropped, EvictReason, Output, RegistryLimits,
+        Released, Standing,
     },
 };
 use fleet_store::IssuedCommand;
@@ -244,10 +244,10 @@ impl Hub {
         &self,
         connection: ConnectionId,
         command: CommandId,
-        said: Progress,
-    ) -> Result<Option<Progress>, Dropped> {
+        reported: CommandProgress,
+    ) -> Result<Option<CommandProgress>, Dropped> {
         let now = self.environment.instant();
-        self.with(|registry| registry.progress(now, connection, command, said))
+        self.with(|registry| registry.progress(now, connection, command, reported))
     }
 
     /// Counts a message that says nothing.

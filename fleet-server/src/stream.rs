@@ -15,7 +15,7 @@ use fleet_core::{
 };
 use fleet_registry::{
     Announced, Capabilities,
-    registry::{Admission, Adopted, Claim, OpenRefused, Progress, Standing},
+    registry::{Admission, Adopted, Claim, CommandProgress, OpenRefused, Standing},
 };
 use fleet_store::{Ack, Acked, ClaimError, ClaimedStream, NodeIdentity, Pins, StreamClaim};
 use fleet_wire::{
@@ -381,7 +381,7 @@ impl Listening {
         let Some(command) = self.in_flight(&said.command_id) else {
             return;
         };
-        let progress = Progress {
+        let progress = CommandProgress {
             done: said.targets_done,
             total: said.targets_total,
         };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
-use fleet_agent::{EnrollError, EnrollOptions, NodeState, SecretText, Stage, StateDir};
+use fleet_agent::{EnrollError, EnrollOptions, SecretText, Stage, StateDir, StateFile};
 use fleet_core::{Fingerprint, Secret, SecretKind};
 use zeroize::Zeroizing;
 
@@ -18,7 +18,7 @@ const LINE: u64 = 520;
 pub(crate) async fn enroll(state_dir: &Path, args: EnrollArgs) -> anyhow::Result<()> {
     let dir = StateDir::open(state_dir)?;
     let state = dir.load()?;
-    let stage = state.as_ref().map_or(Stage::New, NodeState::stage);
+    let stage = state.as_ref().map_or(Stage::New, StateFile::stage);
     match (stage, state) {
         (Stage::Registered, Some(state)) => {
             say(&format!(

@@ -48,7 +48,7 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
     let plugins = plugins::start(plugin_dir, plugin_env, state_dir);
     if let Some(plugins) = &plugins {
         tokio::select! {
-            () = plugins.settled(PLUGINS) => {}
+            () = plugins.wait_started(PLUGINS) => {}
             name = signals.next() => {
                 tracing::info!(signal = name, "going down while plugins come up");
                 return Ok(ExitCode::SUCCESS);

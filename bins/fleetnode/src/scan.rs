@@ -56,7 +56,7 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let plugins = plugins::start(folder, environment, state_dir);
     if let Some(plugins) = &plugins {
-        plugins.settled(PLUGINS).await;
+        plugins.wait_started(PLUGINS).await;
         options.drivers = Arc::new(DriverSet::built_in().with(plugins.drivers())?);
     }
     let done = scan(&what, &options, args.json, &mut signals).await;

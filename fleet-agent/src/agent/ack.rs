@@ -122,7 +122,7 @@ fn judge_pairing(
     let mut gaps = Vec::new();
     if canceled {
         gaps.push(match stopped {
-            Some(Stopped::Canceled(CancelReason::Asked)) => "canceled".to_owned(),
+            Some(Stopped::Canceled(CancelReason::Requested)) => "canceled".to_owned(),
             Some(Stopped::CommandDead) => {
                 "stopped, because the server takes nothing more of this command".to_owned()
             }
@@ -165,7 +165,7 @@ fn judge(
     };
     let mut gaps: Vec<String> = left_out.into_iter().collect();
     match (summary.interrupted, stopped) {
-        (Some(Interruption::Canceled), Some(Stopped::Canceled(CancelReason::Asked))) => {
+        (Some(Interruption::Canceled), Some(Stopped::Canceled(CancelReason::Requested))) => {
             gaps.push("canceled".to_owned())
         }
         (Some(Interruption::Canceled), Some(Stopped::CommandDead)) => {
@@ -252,7 +252,7 @@ mod tests {
     fn the_ack_says_ok_only_when_nothing_is_missing() {
         use TargetOutcome::{Identified, NotReached, Silent};
         let all = [Identified, Silent];
-        let asked = Some(Stopped::Canceled(CancelReason::Asked));
+        let asked = Some(Stopped::Canceled(CancelReason::Requested));
         let canceled = Some(Interruption::Canceled);
         let refusal = Refusal {
             code: AckCode::AgentIncapable,

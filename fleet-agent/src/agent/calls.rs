@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use super::report::Row;
 use crate::{
     session::{self, ServerClock, Session},
-    state::NodeState,
+    state::StateFile,
     transport::now,
 };
 
@@ -54,7 +54,7 @@ impl Calls {
     pub(super) fn handshake(
         &mut self,
         client: &FleetNodeGatewayClient,
-        state: &NodeState,
+        state: &StateFile,
         clock: ServerClock,
     ) {
         let (client, state) = (client.clone(), state.clone());

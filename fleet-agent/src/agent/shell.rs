@@ -471,7 +471,7 @@ impl Shell {
         let now = now();
         let kind = match heard {
             Heard::Message(Some(kind)) => kind,
-            Heard::Message(None) => return self.link.heard(now, attempt),
+            Heard::Message(None) => return self.link.message_received(now, attempt),
             Heard::Ended(end) => {
                 if self
                     .stream
@@ -509,12 +509,12 @@ impl Shell {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "dropped a command");
-                    self.link.heard(now, attempt);
+                    self.link.message_received(now, attempt);
                 }
             },
             down::Kind::Cancel(cancel) => match WireCommandId::new(&cancel.command_id) {
                 Ok(id) => self.link.cancel(now, attempt, &id),
-                Err(_) => self.link.heard(now, attempt),
+                Err(_) => self.link.message_received(now, attempt),
             },
             down::Kind::Goodbye(goodbye) => {
                 let retry_after = Duration::from_millis(goodbye.retry_after_ms.into());

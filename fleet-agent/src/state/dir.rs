@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::NodeState;
+use super::StateFile;
 
 /// A state file holds two keys and a few names; more than this is not one.
 const FILE_MOST: u64 = 64 * 1024;
@@ -153,7 +153,7 @@ impl StateDir {
     ///
     /// [`StateError::Unsafe`] when the file is a link, somebody else's, or readable by others;
     /// [`StateError::Malformed`] when it is not a state file.
-    pub fn load(&self) -> Result<Option<NodeState>, StateError> {
+    pub fn load(&self) -> Result<Option<StateFile>, StateError> {
         read_state(&self.file())
     }
 
@@ -162,7 +162,7 @@ impl StateDir {
     /// # Errors
     ///
     /// As [`StateDir::load`].
-    pub fn peek(path: &Path) -> Result<Option<NodeState>, StateError> {
+    pub fn peek(path: &Path) -> Result<Option<StateFile>, StateError> {
         read_state(&path.join("node.json"))
     }
 
@@ -172,7 +172,7 @@ impl StateDir {
     /// # Errors
     ///
     /// [`StateError::Io`], naming the step.
-    pub fn save(&self, state: &NodeState) -> Result<(), StateError> {
+    pub fn save(&self, state: &StateFile) -> Result<(), StateError> {
         let (path, temporary) = (self.file(), self.path.join("node.json.new"));
         let io = |doing, path: &Path| {
             let path = path.to_owned();
@@ -228,7 +228,7 @@ fn holder_in(file: &mut File) -> String {
     }
 }
 
-fn read_state(path: &Path) -> Result<Option<NodeState>, StateError> {
+fn read_state(path: &Path) -> Result<Option<StateFile>, StateError> {
     let io = |doing| {
         move |source| StateError::Io {
             doing,
@@ -312,8 +312,8 @@ mod tests {
     use super::*;
     use crate::state::{SecretKey, Stage};
 
-    fn state() -> NodeState {
-        NodeState {
+    fn state() -> StateFile {
+        StateFile {
             server_url: "https://fleet.example".into(),
             name: "barn".into(),
             identity_key: SecretKey::new([7; 32]),
@@ -338,7 +338,7 @@ mod tests {
         let dir = StateDir::open(&path).expect("opens");
         assert!(dir.load().expect("reads").is_none());
         dir.save(&state()).expect("saves");
-        dir.save(&NodeState {
+        dir.save(&StateFile {
             fleet_node_id: Some(4),
             ..state()
         })
