@@ -7,7 +7,7 @@ use std::{
 
 use fleet_core::{AddressPolicy, Endpoint, PairOutcome, Port, TargetOutcome};
 use fleet_plugin::{HostOptions, Timing};
-use fleet_scan::{Guard, Login, PairTarget, Pairer, ScanJob};
+use fleet_scan::{Guard, Login, PairableDevice, Pairer, ScanJob};
 
 use crate::{
     PATIENCE, address, drivers, eventually, folder, job, options,
@@ -260,7 +260,7 @@ async fn a_plugin_pairs_the_devices_that_it_recognizes() {
         drivers(&host),
         Guard::policy(AddressPolicy::DEMO),
     );
-    let target = PairTarget {
+    let target = PairableDevice {
         endpoint: Endpoint {
             ip,
             port: Port::new(PORT).expect("a port"),
@@ -279,7 +279,7 @@ async fn a_plugin_pairs_the_devices_that_it_recognizes() {
         let report = pairer.pair(&target, login.as_ref()).await;
         assert_eq!(report.outcome, expected, "{password:?}: {report:?}");
     }
-    let other = PairTarget {
+    let other = PairableDevice {
         driver: "bcme".to_owned(),
         ..target
     };
