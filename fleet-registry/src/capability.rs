@@ -97,6 +97,20 @@ impl Capabilities {
     }
 }
 
+impl fmt::Display for Capabilities {
+    /// The names, separated by commas; `none` for the empty set.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("none");
+        }
+        for (at, capability) in self.iter().enumerate() {
+            let separator = if at == 0 { "" } else { ", " };
+            write!(f, "{separator}{capability}")?;
+        }
+        Ok(())
+    }
+}
+
 impl FromIterator<Capability> for Capabilities {
     fn from_iter<I: IntoIterator<Item = Capability>>(all: I) -> Self {
         Self(all.into_iter().fold(0, |set, c| set | c.bit()))
@@ -166,6 +180,8 @@ mod tests {
             assert_eq!(set.iter().collect::<Vec<_>>(), [capability]);
         }
         assert!(Capabilities::parse(["Cancel", ""]).is_empty());
+        let some = Capabilities::parse(["pins", "cancel"]);
+        assert_eq!(some.to_string(), "cancel, pins");
     }
 
     #[test]

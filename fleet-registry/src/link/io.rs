@@ -175,3 +175,34 @@ pub enum GoodbyeReason {
     /// A reason of a later version.
     Unspecified,
 }
+
+impl fmt::Display for StreamEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NodeUnknown => "the server does not know this node",
+            Self::Unauthenticated => "the session is no longer valid",
+            Self::Unimplemented => "the server has no control stream",
+            Self::NotActive => "the server is not active",
+            Self::Limited { retry_after } => {
+                return write!(
+                    f,
+                    "the server limits this node for {} ms",
+                    retry_after.as_millis()
+                );
+            }
+            Self::Lost => "the connection was lost",
+        })
+    }
+}
+
+impl fmt::Display for GoodbyeReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Drain => "the server is shutting down",
+            Self::Replaced => "a newer stream of this node replaced it",
+            Self::Revoked => "the node was revoked",
+            Self::Duplicate => "another machine uses this node's identity",
+            Self::Unspecified => "no known reason",
+        })
+    }
+}
