@@ -79,8 +79,7 @@ async fn names_with_forbidden_addresses_are_skipped_and_never_dialed() {
     assert!(gateway.seen().reports.is_empty(), "pins come first");
     server.set("rebound.lan", [address(elsewhere)]);
     assert_eq!(pins.command_id, "c1");
-    let local =
-        "it resolves to 127.0.0.1, outside the networks that this site allows";
+    let local = "it resolves to 127.0.0.1, outside the networks that this site allows";
     assert_eq!(
         lines(&pins),
         [
@@ -179,7 +178,11 @@ async fn the_ack_to_an_upstream_server_lists_skipped_names() {
     let ack = stream.ack().await;
     assert_eq!(code(&ack), AckCode::Partial);
     let expected = "`bad.lan` was skipped: it resolves to no address";
-    assert!(ack.error_message.contains(expected), "{}", ack.error_message);
+    assert!(
+        ack.error_message.contains(expected),
+        "{}",
+        ack.error_message
+    );
     let dialed = BTreeSet::from([all[0], all[1]]);
     assert_eq!(site.journal().touched_addresses(), dialed);
 }

@@ -142,7 +142,10 @@ async fn a_server_that_is_told_to_end_hands_its_node_over_to_the_next_start(mut 
     let ended = world.server.terminate().await;
     assert!(ended.success(), "{ended}");
     assert!(
-        mid_scan.node.logged().contains("the server is shutting down"),
+        mid_scan
+            .node
+            .logged()
+            .contains("the server is shutting down"),
         "the node was told when to come back"
     );
     world.server.go_on().await;
