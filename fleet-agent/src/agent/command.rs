@@ -449,11 +449,11 @@ mod tests {
         };
         // Field 3, an empty message: an upstream command that this node does not support.
         assert_eq!(
-            order.read(vec![0x1a, 0].into()).expect_err("unknown").code,
+            reader.read(vec![0x1a, 0].into()).expect_err("unknown").code,
             AckCode::Unimplemented
         );
         assert_eq!(
-            order
+            reader
                 .read(vec![0x0a, 0x7f].into())
                 .expect_err("malformed")
                 .code,
