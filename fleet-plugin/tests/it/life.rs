@@ -75,7 +75,7 @@ async fn a_stop_kills_plugins_that_ignore_it_and_their_children() {
     let host = fleet_plugin::PluginHost::start(options(folder.path(), quick())).expect("safe");
     let mut pids = Vec::new();
     for file in &files {
-        pids.extend(numbers(file).await);
+        pids.extend(process_ids(file).await);
     }
     assert_eq!(pids.len(), 6);
     assert!(pids.iter().all(|pid| runs(pid)));

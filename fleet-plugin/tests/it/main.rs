@@ -52,7 +52,7 @@ async fn start(options: HostOptions) -> PluginHost {
 async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
-        if let Some(seen) = inspect() {
+        if let Some(seen) = look() {
             return seen;
         }
         assert!(Instant::now() < until, "{what} did not come");
