@@ -64,7 +64,7 @@ async fn a_file_that_cannot_be_executed_is_down() {
     put(folder.path(), "bad", "\u{7f}ELF, or so it says");
     let host = start(options(folder.path(), quick())).await;
     let text = problem(&host).unwrap_or_default();
-    assert!(text.contains("cannot be started"), "{text}");
+    assert!(text.contains("cannot start the plugin"), "{text}");
     host.stop().await;
 }
 
