@@ -1,8 +1,7 @@
 //! Converts a plugin's answers into report fields. Every text is bounded and checked, and endpoints in the answers are
 //! ignored. Pure. Start with [`identification`].
 
-use fleet_core::{Endpoint, Mac, Port, Serial};
-use fleet_scan::Identification;
+use fleet_core::{DeviceFacts, Endpoint, Mac, Port, Serial};
 use fleet_wire::sdk::DeviceInfo;
 
 use crate::lines::escaped;
@@ -52,9 +51,9 @@ pub(crate) fn ports(texts: &[String]) -> Vec<Port> {
 }
 
 /// Converts a plugin's description of a device. Its host and port are ignored: only the dialed endpoint counts.
-pub(crate) fn identification(plugin: &str, driver: &str, info: &DeviceInfo) -> Identification {
+pub(crate) fn identification(plugin: &str, driver: &str, info: &DeviceInfo) -> DeviceFacts {
     let quoted = |text: &str| escaped(text.as_bytes(), QUOTED);
-    Identification {
+    DeviceFacts {
         driver: driver.to_owned(),
         scheme: scheme(&info.url_scheme),
         model: field(&info.model),
@@ -77,7 +76,7 @@ pub(crate) fn identification(plugin: &str, driver: &str, info: &DeviceInfo) -> I
 }
 
 /// Describes a device at an endpoint to a plugin.
-pub(crate) fn device_info(endpoint: Endpoint, device: &Identification) -> DeviceInfo {
+pub(crate) fn device_info(endpoint: Endpoint, device: &DeviceFacts) -> DeviceInfo {
     let serial = device.serial.as_ref();
     DeviceInfo {
         host: endpoint.ip.to_string(),

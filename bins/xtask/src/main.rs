@@ -8,6 +8,7 @@
 
 mod apt;
 mod checks;
+mod dist;
 mod engine;
 mod files;
 mod lab;
@@ -48,6 +49,7 @@ Usage: cargo xtask COMMAND
                minutes with --quick; release build, root, Linux)
   dial-patiently NETWORK PORT...
                connect 32 at a time and wait 10 s each: the baseline of `prove engine`
+  dist         build the programs for deployment into target/dist, debug information beside them
   help         show this help
 
 Missing Debian packages are installed where that is possible. FLEET_NO_INSTALL=1 prevents it.
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         ["prove", "boundary", names @ ..] => prove::boundary(names),
         ["prove", "engine", names @ ..] => engine::prove(names),
         ["dial-patiently", network, ports @ ..] => engine::dial_patiently(network, ports),
+        ["dist"] => dist::run(),
         ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             Ok(true)

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_core::{AddressPolicy, Endpoint, PairOutcome, Port, TargetOutcome};
+use fleet_core::{AddressPolicy, DeviceFacts, Endpoint, PairOutcome, Port, TargetOutcome};
 use fleet_plugin::{HostOptions, Timing};
 use fleet_scan::{Guard, Login, PairableDevice, Pairer, ScanJob};
 
@@ -47,17 +47,18 @@ async fn a_device_identified_only_by_a_plugin_is_found_with_evidence() {
             panic!("{found:?}")
         };
         assert_eq!(found.endpoint.to_string(), format!("{ip}:{PORT}"));
+        let facts = &found.facts;
         let texts = [
-            &found.driver,
-            &found.scheme,
-            &found.manufacturer,
-            &found.model,
-            &found.firmware,
+            &facts.driver,
+            &facts.scheme,
+            &facts.manufacturer,
+            &facts.model,
+            &facts.firmware,
         ];
         assert_eq!(texts, ["acme", "http", "Acme", "X1", "1.0"]);
-        let mac = found.mac.map(|mac| mac.to_string());
+        let mac = facts.mac.map(|mac| mac.to_string());
         assert_eq!(mac.as_deref(), Some("02:00:5E:00:00:01"));
-        assert_eq!(found.evidence, "plugin acme reported `Acme X1 1.0`");
+        assert_eq!(facts.evidence, "plugin acme reported `Acme X1 1.0`");
         assert!(!found.provisional);
         assert_eq!(device.asked(), 1);
         host.stop().await;
@@ -188,7 +189,7 @@ async fn the_dialed_endpoint_counts_and_a_flood_of_output_is_harmless() {
     found.sort_by_key(|device| device.endpoint.ip);
     let places: Vec<_> = found
         .iter()
-        .map(|device| (device.endpoint.to_string(), &*device.model))
+        .map(|device| (device.endpoint.to_string(), &*device.facts.model))
         .collect();
     assert_eq!(
         places,
@@ -265,10 +266,11 @@ async fn a_plugin_pairs_the_devices_that_it_recognizes() {
             ip,
             port: Port::new(PORT).expect("a port"),
         },
-        driver: "acme".to_owned(),
-        manufacturer: "Acme".to_owned(),
-        mac: None,
-        serial: None,
+        facts: DeviceFacts {
+            driver: "acme".to_owned(),
+            manufacturer: "Acme".to_owned(),
+            ..DeviceFacts::default()
+        },
     };
     for (password, expected) in [
         (Some("sesame"), PairOutcome::Paired),
@@ -279,10 +281,8 @@ async fn a_plugin_pairs_the_devices_that_it_recognizes() {
         let report = pairer.pair(&target, login.as_ref()).await;
         assert_eq!(report.outcome, expected, "{password:?}: {report:?}");
     }
-    let other = PairableDevice {
-        driver: "bcme".to_owned(),
-        ..target
-    };
+    let mut other = target;
+    other.facts.driver = "bcme".to_owned();
     let login = Login::new("root".to_owned(), "sesame".to_owned());
     let report = pairer.pair(&other, Some(&login)).await;
     assert_eq!(report.outcome, PairOutcome::Error);

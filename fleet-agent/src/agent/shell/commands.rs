@@ -96,7 +96,7 @@ impl Shell {
                 tracing::debug!(endpoint = %found.endpoint, "a provisional device is not reported, because the node is shutting down");
             }
             Step::Event(ScanEvent::Found(found)) => {
-                tracing::debug!(endpoint = %found.endpoint, driver = found.driver, model = found.model, "found a device");
+                tracing::debug!(endpoint = %found.endpoint, driver = found.facts.driver, model = found.facts.model, "found a device");
                 let row = report::row(self.agent.node, found, self.policy.addresses);
                 let pushed = row.map(|row| self.spool.push(now(), report::Row::Found(row)));
                 work.count_pushed(pushed.ok_or_else(|| "a field is invalid".to_owned()));
