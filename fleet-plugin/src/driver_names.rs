@@ -1,30 +1,33 @@
-//! Whose driver name is whose, when several plugins claim one. Pure, but for the lock.
+//! Assigns each driver name to one plugin when several claim it. Pure, except for the lock.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
 };
 
-/// Driver names, each with the plugins that ever claimed it. The first in the order of names has it, whichever started
-/// sooner, so that a restart changes nothing.
+/// Driver names, each with the plugins that ever claimed it. The owner is the first plugin in alphabetical order,
+/// independent of the start order: a restart changes nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Names(Mutex<BTreeMap<String, BTreeSet<String>>>);
+pub(crate) struct DriverNames(Mutex<BTreeMap<String, BTreeSet<String>>>);
 
-/// Names that one plugin may claim in a node's life; a plugin has one.
+/// Most names that one plugin may claim in the life of the node. A correct plugin has one.
 const CLAIMS: usize = 8;
 
-impl Names {
-    /// A plugin says that a name is its driver's.
+impl DriverNames {
+    /// Records that a plugin uses a driver name.
     pub(crate) fn claim(&self, driver: &str, plugin: &str) {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let claims = names.values().filter(|who| who.contains(plugin)).count();
+        let claims = names
+            .values()
+            .filter(|claimants| claimants.contains(plugin))
+            .count();
         if claims < CLAIMS {
-            let who = names.entry(driver.to_owned()).or_default();
-            who.insert(plugin.to_owned());
+            let claimants = names.entry(driver.to_owned()).or_default();
+            claimants.insert(plugin.to_owned());
         }
     }
 
-    /// The plugin that has a name.
+    /// The plugin that owns a driver name.
     pub(crate) fn owner(&self, driver: &str) -> Option<String> {
         let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         names.get(driver)?.first().cloned()
@@ -36,8 +39,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_by_name_has_it_whoever_came_first() {
-        let names = Names::default();
+    fn the_alphabetically_first_plugin_owns_a_name() {
+        let names = DriverNames::default();
         names.claim("acme", "b");
         assert_eq!(names.owner("acme").as_deref(), Some("b"));
         names.claim("acme", "a");
@@ -48,8 +51,8 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_changes_its_name_at_every_start_is_remembered_with_a_few() {
-        let names = Names::default();
+    fn only_a_few_names_of_a_plugin_are_kept() {
+        let names = DriverNames::default();
         for number in 0..100 {
             names.claim(&format!("driver{number}"), "a");
         }

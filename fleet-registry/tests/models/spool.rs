@@ -1,5 +1,4 @@
-//! The spool against a model that counts rows: none is lost, doubled or out of order, whatever the server
-//! answers.
+//! A model of the spool that counts rows: none is lost, repeated or reordered, whatever the server answers.
 
 use std::{
     sync::Arc,
@@ -7,15 +6,15 @@ use std::{
 };
 
 use fleet_core::limits::{BATCH_DEVICES, BATCH_WAIT};
-
-use super::Op;
-use crate::{
+use fleet_registry::{
     Spool,
     link::{HINT_MOST, WireCommandId},
     spool::{BatchId, Output, RETRY_MOST, SpoolMisuse, Tally, UploadFailure},
 };
 
-/// Small enough to be filled in a run, large enough for whole batches.
+use super::Op;
+
+/// The capacity: small enough to be filled in a run, large enough for complete batches.
 const ROWS: usize = 100;
 
 struct World {
@@ -24,17 +23,17 @@ struct World {
     commands: u64,
     /// The open command of the model.
     open: Option<Model>,
-    /// The upload that the server has not answered.
+    /// The upload that is not answered yet.
     upload: Option<(BatchId, Arc<[u64]>)>,
 }
 
 struct Model {
     command: WireCommandId,
     pushed: u64,
-    /// The first row that was not in any upload yet, and when it and its followers were pushed.
+    /// The first row that was in no upload yet, and the times at which it and its successors were pushed.
     next: u64,
     waiting: Vec<Instant>,
-    /// The batch on its way or waiting for its next try.
+    /// The batch that is being uploaded or waits for its retry.
     batch: Option<(BatchId, Arc<[u64]>)>,
     began: bool,
     finished: bool,
@@ -169,7 +168,7 @@ impl World {
             .then(|| Duration::from_secs(seconds * seconds));
         self.spool
             .upload_failed(self.now, batch, UploadFailure::Later { retry_after });
-        // The next try is bounded, and not before the hint.
+        // The delay of the retry is bounded, and not shorter than the hint.
         let hint = retry_after.map_or(Duration::ZERO, |hint| hint.min(HINT_MOST));
         let next = self.spool.poll_timeout();
         assert!(next.is_some_and(|at| self.now + hint <= at && at <= self.now + hint + RETRY_MOST));
@@ -194,10 +193,10 @@ impl World {
         } else {
             UploadFailure::Refused { reason }
         };
-        let told = dead && !model.finished;
+        let notifies = dead && !model.finished;
         let command = model.command.clone();
         self.spool.upload_failed(self.now, batch, failure);
-        if told {
+        if notifies {
             assert_eq!(
                 self.spool.poll_output(),
                 Some(Output::CommandDead { command })
@@ -205,7 +204,7 @@ impl World {
         }
     }
 
-    /// An answer to a batch that is settled, or was never sent, changes nothing.
+    /// An answer to a settled or unknown batch has no effect.
     fn late_answer(&mut self) {
         if self.upload.is_some() || self.open.as_ref().is_some_and(|m| m.batch.is_some()) {
             return;
@@ -251,13 +250,13 @@ impl World {
             self.spool.has_room(),
             !model.finished && (model.dead || model.held() < ROWS)
         );
-        // Nobody who was told to wait waits for nothing.
+        // A blocked scan is always unblocked.
         assert!(!(model.wants_room && self.spool.has_room()));
-        // Every row is somewhere, once.
+        // Every row is in exactly one place.
         let tally = &model.tally;
         let settled = tally.accepted + tally.rejected + tally.dropped;
         assert_eq!(settled + model.held() as u64, model.pushed);
-        // What waits is never forgotten, and a finished command with nothing left is settled.
+        // Waiting rows always have a deadline, and a finished command without rows is settled.
         if model.batch.is_none() {
             let due = model.waiting.first().map(|oldest| *oldest + BATCH_WAIT);
             assert_eq!(self.spool.poll_timeout(), due);
@@ -320,7 +319,7 @@ impl World {
         }
     }
 
-    /// The server takes everything that is left.
+    /// The server accepts all remaining rows.
     fn finish(&mut self) {
         self.finish_command();
         self.compare();

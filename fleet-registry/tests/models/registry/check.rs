@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use fleet_core::{NodeId, limits};
+use fleet_registry::registry::{CommandEnd, EvictReason, Output};
 
 use super::{DRAIN_WINDOW, NODES, State, World};
-use crate::registry::{CommandEnd, EvictReason, Output};
 
 impl World {
     pub(super) fn drain(&mut self, seed: u64) {
@@ -13,7 +13,7 @@ impl World {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        // Slots are random: what is checked is who gets one, where, and that it lies in its own share.
+        // Slots are random. The model checks which connections get one, and that it lies in the connection's share.
         let mut spoken_to = Vec::new();
         while let Some(output) = self.registry.poll_output() {
             let (connection, slot) = match output {
@@ -120,14 +120,14 @@ impl World {
         }
     }
 
-    /// What the registry says and shows is what the model says and shows.
+    /// Compares the outputs and the views of the registry with the model's.
     pub(super) fn compare(&mut self) {
-        let mut said = Vec::new();
+        let mut outputs = Vec::new();
         while let Some(output) = self.registry.poll_output() {
             if let Output::Ended { command, .. } = output {
                 *self.residences.entry(command).or_insert(0) -= 1;
             }
-            said.push(output);
+            outputs.push(output);
         }
         let sorted = |outputs: Vec<Output>| {
             let mut texts: Vec<_> = outputs.iter().map(|o| format!("{o:?}")).collect();
@@ -135,8 +135,8 @@ impl World {
             texts
         };
         let expected = std::mem::take(&mut self.expected);
-        if said != expected {
-            assert_eq!(sorted(said), sorted(expected));
+        if outputs != expected {
+            assert_eq!(sorted(outputs), sorted(expected));
         }
         assert!(self.registry.is_consistent());
         assert_eq!(self.registry.connections(), self.live());
@@ -169,7 +169,7 @@ impl World {
                 );
             }
         }
-        // Every command that is not in flight has ended as often as it came.
+        // Every command that is not in flight has ended as often as it started.
         for (command, open) in &self.residences {
             let flying = self
                 .flights
@@ -180,7 +180,7 @@ impl World {
         }
     }
 
-    /// Everything ends: streams close, deadlines pass, nodes are forgotten.
+    /// Ends the run: streams close, deadlines fire, and nodes are forgotten.
     pub(super) fn finish(&mut self) {
         for id in self.connections.keys().copied().collect::<Vec<_>>() {
             let _released = self.registry.closed(self.now, id);

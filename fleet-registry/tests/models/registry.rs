@@ -1,4 +1,4 @@
-//! The registry against a model that is a few flat lists, searched from end to end. Start with `World`.
+//! A model of the registry as a few flat lists that are searched linearly. Start with `World`.
 
 mod check;
 mod commands;
@@ -9,15 +9,15 @@ use std::{
 };
 
 use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId, limits};
-
-use super::{Op, pick};
-use crate::{
+use fleet_registry::{
     Announced, Capabilities, Capability, Registry,
     registry::{
-        Admission, Adopted, CLAIM_TIMEOUT, Claim, CommandEnd, ENDED_REMEMBERED, EvictReason,
-        OpenRefused, Output, Progress, RegistryLimits, Standing,
+        Admission, Adopted, CLAIM_TIMEOUT, Claim, CommandEnd, CommandProgress, ENDED_REMEMBERED,
+        EvictReason, OpenRefused, Output, RegistryLimits, Standing,
     },
 };
+
+use super::{Op, pick};
 
 const NODES: i64 = 3;
 const CONNECTIONS: usize = 8;
@@ -46,11 +46,11 @@ struct Flight {
     command: CommandId,
     deadline: Instant,
     canceled: bool,
-    told: Option<Instant>,
-    progress: Progress,
+    forwarded_at: Option<Instant>,
+    progress: CommandProgress,
 }
 
-/// A claim that the store granted and the registry has not heard of.
+/// A claim that the store granted and that the registry does not know yet.
 #[derive(Clone, Debug)]
 struct Granted {
     connection: ConnectionId,
@@ -135,7 +135,7 @@ impl World {
             13 => self.progress(a, b, c),
             14 => self.cancel(node, b),
             15 => self.pass(u64::from(a) * 10),
-            // Rarely long: most of what is remembered is remembered for a minute or ten.
+            // Long steps are rare, because most state expires after one to ten minutes.
             16 if b < 64 => self.pass(u64::from(a) * 3_000),
             16 => self.pass(u64::from(a) * 50),
             17 => self.tick(),
@@ -146,7 +146,7 @@ impl World {
                 _ => self.malformed(c),
             },
             19..22 => self.live_once(node, c),
-            // Machines that fight for one node.
+            // Two machines compete for one node.
             _ => {
                 for _ in 0..=(b % 6) {
                     self.live_once(node, c);
@@ -156,7 +156,7 @@ impl World {
         }
     }
 
-    /// A stream's way to its place at once, so that short runs get somewhere.
+    /// Opens, admits and claims a stream in one operation, which lets short runs reach more states.
     fn live_once(&mut self, node: NodeId, adopt: u8) {
         self.open();
         self.admit(u8::MAX, node);
@@ -165,7 +165,7 @@ impl World {
         self.deliver(u8::MAX, adopt);
     }
 
-    /// The connection of an argument: one of all that ever were, or the latest.
+    /// Selects a connection by an argument: any one that ever existed, or the latest.
     fn connection(&self, argument: u8) -> Option<ConnectionId> {
         if argument == u8::MAX {
             return self.connections.last_key_value().map(|(id, _)| *id);
@@ -210,7 +210,7 @@ impl World {
         of
     }
 
-    // What the model does.
+    // The steps of the model.
 
     fn end_connection(&mut self, id: ConnectionId) {
         self.connections.insert(id, State::Ended);
@@ -284,7 +284,7 @@ impl World {
         self.connections.insert(id, State::Claiming { node, by });
     }
 
-    /// The store grants a claim: its epoch is the highest, its transaction picks what is adopted.
+    /// The store grants a claim: its epoch is the highest, and its transaction selects the adopted commands.
     fn grant(&mut self, which: u8, adopt: u8) {
         let Some(id) = self.connection(which) else {
             return;
@@ -328,7 +328,7 @@ impl World {
         });
     }
 
-    /// The registry hears of a granted claim, in any order, perhaps after the connection has ended.
+    /// The registry receives a granted claim, in any order, possibly after the connection has ended.
     fn deliver(&mut self, which: u8, announced: u8) {
         let Some(at) = usize::from(which).checked_rem(self.granted.len()) else {
             return;
@@ -353,7 +353,7 @@ impl World {
             assert_eq!((answer, is_there), (Standing::Gone, false));
             return;
         }
-        // I1: an epoch that is not higher takes no effect.
+        // I1: an epoch that is not higher has no effect.
         if self.known.get(&node).is_some_and(|known| epoch <= *known) {
             assert_eq!(answer, Standing::Fenced);
             if is_there {
@@ -378,7 +378,7 @@ impl World {
             return;
         }
         assert_eq!(answer, Standing::Current);
-        // I1, across everything that was forgotten in between.
+        // I1 holds even after the node was forgotten.
         let before = self.highest.insert(node, epoch);
         assert!(before.is_none_or(|before| before < epoch));
         let next = self.now + limits::ACCEPTED_EVERY;
@@ -432,8 +432,8 @@ impl World {
                 command,
                 deadline: found.deadline,
                 canceled: found.canceled,
-                told: None,
-                progress: Progress::default(),
+                forwarded_at: None,
+                progress: CommandProgress::default(),
             });
         }
         self.expected.push(Output::Adopted { node, command });
@@ -449,7 +449,7 @@ impl World {
                 let epoch = self.known[&node];
                 assert_eq!(answer.map(|r| (r.node, r.epoch)), Some((node, epoch)));
             }
-            // A stale release changes nothing: the comparison of every view after this step says so.
+            // A stale release has no effect. The comparison after this step checks that.
             State::Opened { .. } | State::Claiming { .. } | State::Ended => {
                 assert_eq!(answer, None)
             }
@@ -476,7 +476,7 @@ impl World {
         }
     }
 
-    /// Another process claims the node. Its bell may come late.
+    /// Another process claims the node. The notification may be late.
     fn supersede(&mut self, node: NodeId, late: u8) {
         let store = self.store_epochs.entry(node).or_insert(0);
         if late < 200 {
@@ -504,7 +504,7 @@ impl World {
         }
     }
 
-    /// Time passes; what comes next comes before any deadline is looked at.
+    /// Advances the time. The next operation is handled before any deadline fires.
     fn pass(&mut self, millis: u64) {
         self.now += Duration::from_millis(millis);
     }

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId, Timestamp};
-
-use super::{Flight, State, World};
-use crate::{
+use fleet_registry::{
     Capability,
-    fuzz::pick,
-    registry::{CommandEnd, DispatchRefused, Dropped, Output, PROGRESS_EVERY, Progress},
+    registry::{CommandEnd, CommandProgress, DispatchRefused, Dropped, Output, PROGRESS_EVERY},
 };
+
+use super::{super::pick, Flight, State, World};
 
 impl World {
     pub(super) fn new_command(&mut self) -> CommandId {
@@ -60,12 +59,12 @@ impl World {
             command,
             deadline,
             canceled: false,
-            told: None,
-            progress: Progress::default(),
+            forwarded_at: None,
+            progress: CommandProgress::default(),
         });
     }
 
-    /// I3: which node a message speaks for, if it may.
+    /// I3: the node on whose behalf a message takes effect, if any.
     pub(super) fn judge_message(
         &mut self,
         id: ConnectionId,
@@ -108,17 +107,17 @@ impl World {
         }
     }
 
-    pub(super) fn progress(&mut self, which: u8, command: u8, said: u8) {
+    pub(super) fn progress(&mut self, which: u8, command: u8, argument: u8) {
         let Some((id, command)) = self.message(which, command) else {
             return;
         };
         let judged = self.judge_message(id, command);
         let now = self.now;
-        let said = Progress {
-            done: u64::from(said),
-            total: u64::from(said / 2),
+        let reported = CommandProgress {
+            done: u64::from(argument),
+            total: u64::from(argument / 2),
         };
-        let answer = self.registry.progress(now, id, command, said);
+        let answer = self.registry.progress(now, id, command, reported);
         let Ok(node) = judged else {
             assert_eq!(answer, judged.map(|_| None));
             return;
@@ -127,15 +126,17 @@ impl World {
         let Some(flight) = flights.find(|f| (f.node, f.command) == (node, command)) else {
             return;
         };
-        let total = said.total.max(flight.progress.total);
-        flight.progress = Progress {
-            done: flight.progress.done.max(said.done.min(total)),
+        let total = reported.total.max(flight.progress.total);
+        flight.progress = CommandProgress {
+            done: flight.progress.done.max(reported.done.min(total)),
             total,
         };
-        let recent = flight.told.is_some_and(|at| now - at < PROGRESS_EVERY);
+        let recent = flight
+            .forwarded_at
+            .is_some_and(|at| now - at < PROGRESS_EVERY);
         assert_eq!(answer, Ok((!recent).then_some(flight.progress)));
         if !recent {
-            flight.told = Some(now);
+            flight.forwarded_at = Some(now);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The link against what its shell can see: what it was told, what it said, and what must never be.
+//! A model of the link: the state that its caller can see, the outputs that each operation must cause, and invariants.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,9 +6,7 @@ use std::{
 };
 
 use fleet_core::limits;
-
-use super::Op;
-use crate::{
+use fleet_registry::{
     NodeLink,
     link::{
         ACK_KEPT, Attempt, CancelReason, GoodbyeReason, HELLO_RUNNING, HINT_MOST, HandshakeFailure,
@@ -16,7 +14,9 @@ use crate::{
     },
 };
 
-/// What the shell knows of a command.
+use super::Op;
+
+/// A command, as the caller sees it.
 #[derive(Clone, Copy, Debug)]
 struct Command {
     born: Attempt,
@@ -28,7 +28,7 @@ enum CommandState {
     Runs {
         canceled: bool,
     },
-    /// Finished; its ack was sent on the stream that is open now, at that time.
+    /// Finished. `sent` is when its ack was sent on the current stream.
     Finished {
         sent: Option<Instant>,
     },
@@ -47,24 +47,24 @@ struct World {
     now: Instant,
     handshaking: bool,
     heartbeat: bool,
-    /// Until when the session lives, unless it was lost.
+    /// When the session expires, unless it is lost first.
     session: Option<Instant>,
-    /// How long it lived when it was opened.
+    /// Its lifetime when it was opened.
     lifetime: Duration,
     stream: Stream,
-    /// Whether the server of the open stream takes up what an earlier one brought.
+    /// Whether the server resumes commands of earlier streams.
     resumes: bool,
-    /// When the server was last heard, or the stream opened.
-    heard: Instant,
-    /// The earliest and the latest moment of the next stream, once there is a session.
+    /// When the last server message arrived, or the stream was opened.
+    last_message: Instant,
+    /// The earliest and the latest time of the next stream, once there is a session.
     reconnect: Option<(Instant, Instant)>,
     attempts: u64,
     commands: BTreeMap<WireCommandId, Command>,
     stopped: Option<StopReason>,
-    /// Outputs that the last operation had to cause.
+    /// Outputs that the last operation must cause.
     wanted: Vec<Output>,
-    /// Outputs that only a wish can cause.
-    said: Vec<Output>,
+    /// Outputs of the last operation.
+    outputs: Vec<Output>,
 }
 
 pub(super) fn run(origin: Instant, ops: impl Iterator<Item = Op>) {
@@ -87,13 +87,13 @@ impl World {
             lifetime: Duration::ZERO,
             stream: Stream::None,
             resumes: false,
-            heard: now,
+            last_message: now,
             reconnect: Some((now, now)),
             attempts: 0,
             commands: BTreeMap::new(),
             stopped: None,
             wanted: vec![Output::Handshake],
-            said: Vec::new(),
+            outputs: Vec::new(),
         };
         assert_eq!(world.link.poll_timeout(), None);
         world.link.start();
@@ -108,7 +108,7 @@ impl World {
             2 => self.handshake_failed(a, b),
             3 => self.heartbeat_done(a),
             4 | 5 => self.accepted(self.attempt(c), a < 160),
-            6 => self.heard(self.attempt(c)),
+            6 => self.message(self.attempt(c)),
             7 | 8 => self.command(self.attempt(c), a % 5),
             9 => self.cancel(self.attempt(c), a % 5),
             10 => self.finished(a % 5),
@@ -119,7 +119,7 @@ impl World {
         }
     }
 
-    /// Mostly the stream that is there, sometimes one before it, sometimes one that never was.
+    /// Usually the current stream, sometimes an earlier one, sometimes one that never existed.
     fn attempt(&self, argument: u8) -> Attempt {
         match argument {
             0..200 => Attempt(self.attempts),
@@ -144,7 +144,7 @@ impl World {
             .map(|(id, _)| id.clone())
     }
 
-    // What the shell does.
+    // The operations of the caller.
 
     fn session_opened(&mut self, hours: u8) {
         if !std::mem::take(&mut self.handshaking) {
@@ -190,7 +190,7 @@ impl World {
         self.note_session();
     }
 
-    /// Whether a refused session was the one in use is the link's to know; it may lose a session, never win one.
+    /// Only the link knows whether the rejected session was in use. It may lose a session here, and never gain one.
     fn note_session(&mut self) {
         if !self.link.has_session() {
             self.session = None;
@@ -232,20 +232,20 @@ impl World {
             self.wanted.extend(sends);
         }
         if self.is_open(attempt) {
-            self.heard = self.now;
+            self.last_message = self.now;
         }
         self.link.accepted(self.now, attempt, resumes);
     }
 
-    fn heard(&mut self, attempt: Attempt) {
-        self.link.heard(self.now, attempt);
+    fn message(&mut self, attempt: Attempt) {
+        self.link.message_received(self.now, attempt);
         if self.is_open(attempt) {
-            self.heard = self.now;
+            self.last_message = self.now;
         }
     }
 
     fn command(&mut self, attempt: Attempt, which: u8) {
-        // Of each five ids one is current: a forgotten one never comes again.
+        // Of every five ids, one is current. A forgotten one is never used again.
         let generation = self.commands.len() / 5;
         let Ok(id) = WireCommandId::new(&format!("{which}-{generation}")) else {
             return;
@@ -261,7 +261,7 @@ impl World {
         if !self.is_open(attempt) {
             return;
         }
-        self.heard = self.now;
+        self.last_message = self.now;
         if let Some(running) = self.running() {
             if running != id {
                 self.wanted.push(Output::AckBusy {
@@ -310,12 +310,12 @@ impl World {
         if !self.is_open(attempt) {
             return;
         }
-        self.heard = self.now;
+        self.last_message = self.now;
         if let Some(command) = self.commands.get_mut(&id)
             && command.state == (CommandState::Runs { canceled: false })
         {
             command.state = CommandState::Runs { canceled: true };
-            let reason = CancelReason::Asked;
+            let reason = CancelReason::Requested;
             self.wanted.push(Output::CancelScan {
                 command: id,
                 reason,
@@ -328,7 +328,7 @@ impl World {
             return;
         };
         if which == 4 {
-            // What does not run cannot finish.
+            // Only a running command can finish.
             let other = WireCommandId::new("another");
             assert!(other.map(|id| self.link.finished(self.now, &id)).is_ok());
             return;
@@ -369,7 +369,7 @@ impl World {
         let held = self.holds(attempt);
         if held && end == StreamEnd::NodeUnknown {
             self.want_stop(StopReason::NodeUnknown);
-            // The shell said that it is gone: it is closed all the same, which costs nothing.
+            // The caller reported the end of the stream. The link closes it nevertheless, which is harmless.
         }
         self.link.stream_ended(self.now, attempt, end);
         if held && self.stopped.is_none() {
@@ -458,7 +458,7 @@ impl World {
         }
         let now = self.now;
         if let Stream::Open(attempt) | Stream::Opening(attempt) = self.stream
-            && self.heard + limits::STREAM_SILENCE <= now
+            && self.last_message + limits::STREAM_SILENCE <= now
         {
             self.wanted.push(Output::CloseStream(attempt));
             self.lose_stream(Duration::ZERO, limits::RECONNECT_MOST);
@@ -477,10 +477,10 @@ impl World {
     }
 
     fn compare(&mut self) {
-        self.said.clear();
+        self.outputs.clear();
         while let Some(output) = self.link.poll_output() {
             match output {
-                // These come by themselves; when they may is checked here, that they come by `settle`.
+                // Timers cause these. Their times are checked here, and `settle` checks that they occur.
                 Output::Handshake if self.wanted.first() != Some(&Output::Handshake) => {
                     assert!(!self.handshaking && self.stopped.is_none());
                     self.handshaking = true;
@@ -501,10 +501,10 @@ impl World {
                 | Output::CancelScan { .. }
                 | Output::SendAck { .. }
                 | Output::Forget(_)
-                | Output::Stop(_) => self.said.push(output),
+                | Output::Stop(_) => self.outputs.push(output),
             }
         }
-        if self.said.contains(&Output::Handshake) {
+        if self.outputs.contains(&Output::Handshake) {
             self.handshaking = true;
         }
         let sorted = |outputs: &[Output]| {
@@ -512,8 +512,8 @@ impl World {
             texts.sort();
             texts
         };
-        if self.said != self.wanted {
-            assert_eq!(sorted(&self.said), sorted(&self.wanted));
+        if self.outputs != self.wanted {
+            assert_eq!(sorted(&self.outputs), sorted(&self.wanted));
         }
         self.wanted.clear();
 
@@ -529,7 +529,7 @@ impl World {
             .filter(|(_, c)| c.state != CommandState::Forgotten);
         assert_eq!(listed, kept.map(|(id, _)| id.clone()).collect());
         assert!(listed.len() <= HELLO_RUNNING);
-        // Never stuck: somebody owes an answer, or there is a deadline.
+        // The link is never stuck: a call is pending, or a deadline is set.
         let waits = self.link.poll_timeout().is_some();
         assert_eq!(self.stopped.is_some(), !(waits || self.handshaking));
         if self.stream != Stream::None {
@@ -544,15 +544,15 @@ impl World {
         self.attempts += 1;
         assert_eq!(attempt, Attempt(self.attempts));
         self.stream = Stream::Opening(attempt);
-        self.heard = self.now;
+        self.last_message = self.now;
         self.reconnect = None;
     }
 
-    /// A server that answers everything gets its node back, by the latest moment that was promised, and what
-    /// was finished is acknowledged there.
+    /// With a server that answers everything, the node reconnects by the latest time allowed, and acks of finished commands
+    /// are sent.
     fn settle(&mut self) {
         let promised = self.reconnect.map_or(self.now, |(_, latest)| latest);
-        // A handshake may have been told to wait, at most 255 s and a tenth.
+        // A handshake may be delayed by a hint of up to 255 s and a tenth.
         let patience = Duration::from_secs(300);
         let latest = promised.max(self.now) + patience;
         for _ in 0..1_000 {

@@ -1,5 +1,5 @@
-//! What a command asks to be scanned, once it is allowed: addresses, and names that are still to be pinned. Start with
-//! [`Task`].
+//! The targets of a scan that the policy permits: addresses, and names that are not resolved yet. Start with
+//! [`ScanTask`].
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
@@ -11,19 +11,19 @@ use fleet_wire::gateway::{self, ControlPins};
 
 use crate::site::SitePolicy;
 
-/// Names of one message of pins, and characters of a reason in it.
+/// Wire limits: names of one pins message, and characters of a reason.
 const PINS: (usize, usize) = (256, 512);
 
-/// What a command asks, allowed by the site as far as it is known.
+/// A scan that the site permits as far as it is known. Addresses of names are checked after the lookup.
 #[derive(Clone, Debug)]
-pub(crate) struct Task {
+pub(crate) struct ScanTask {
     /// In the order of the command.
     pub(crate) entries: Vec<Entry>,
     pub(crate) ports: Vec<Port>,
-    /// The command names no ports; these are the defaults that the server knows of this node.
+    /// Whether the ports are the defaults that the node announced.
     pub(crate) default_ports: bool,
     pub(crate) budget: Duration,
-    /// Of the addresses only those are tried that announce a service.
+    /// If set, only addresses that announce this service are scanned.
     pub(crate) listen: Option<Listen>,
     pub(crate) policy: Arc<SitePolicy>,
 }
@@ -36,8 +36,8 @@ pub(crate) enum Entry {
 }
 
 impl Entry {
-    /// How many targets it may become.
-    pub(crate) fn most_addresses(&self) -> usize {
+    /// The most addresses that the entry can become.
+    pub(crate) fn max_addresses(&self) -> usize {
         match self {
             Self::Address(_) => 1,
             Self::Name(_) => limits::NAME_ADDRESSES,
@@ -45,8 +45,8 @@ impl Entry {
     }
 }
 
-impl Task {
-    /// The names, each once, in order.
+impl ScanTask {
+    /// The distinct names, in order.
     pub(crate) fn names(&self) -> Vec<HostName> {
         let mut seen = BTreeSet::new();
         let names = self.entries.iter().filter_map(|entry| match entry {
@@ -56,14 +56,14 @@ impl Task {
         names.filter(|name| seen.insert(name.clone())).collect()
     }
 
-    /// Looks the names up, once. A name with an address outside of the site's networks is left out.
+    /// Resolves each name once. A name with an address outside the site's networks is skipped.
     pub(crate) async fn pin(&self, resolver: &dyn Resolver) -> Vec<PinnedName> {
         let mut pins = pin_names(resolver, self.names(), self.policy.addresses).await;
         for pin in &mut pins {
             let outside = |addresses: &Vec<IpAddr>| {
                 let outside = addresses.iter().find(|ip| !self.policy.allows(**ip))?;
                 Some(format!(
-                    "it resolves to {outside}, outside of the networks that this site lets its node scan"
+                    "it resolves to {outside}, outside the networks that this site allows"
                 ))
             };
             if let Some(why) = pin.addresses.as_ref().ok().and_then(outside) {
@@ -73,8 +73,8 @@ impl Task {
         pins
     }
 
-    /// The scan of the addresses and of what the names are pinned to. The server counts on the order: that of the
-    /// command; where there are names, each address once.
+    /// Builds the scan of the addresses and the pinned addresses of names. The order matters: outcomes refer to it. It
+    /// is that of the command, and if there are names, each address occurs once.
     pub(crate) fn job(self, pins: &[PinnedName]) -> ScanJob {
         let mut seen = BTreeSet::new();
         let targets = self.entries.iter().flat_map(|entry| match entry {
@@ -103,7 +103,7 @@ impl Task {
     }
 }
 
-/// Pins as messages to the server.
+/// Converts pins into messages to the server.
 pub(crate) fn messages(command: &WireCommandId, pins: &[PinnedName]) -> Vec<ControlPins> {
     let named = |pin: &PinnedName| {
         let (addresses, skipped_reason) = match &pin.addresses {
@@ -127,15 +127,15 @@ pub(crate) fn messages(command: &WireCommandId, pins: &[PinnedName]) -> Vec<Cont
         .collect()
 }
 
-/// What is missing for a server that cannot be told which names were left out.
-pub(crate) fn left_out(pins: &[PinnedName]) -> Option<String> {
+/// The reason for a partial result if the server does not support pins and names were skipped.
+pub(crate) fn skipped_names(pins: &[PinnedName]) -> Option<String> {
     let mut out = pins
         .iter()
         .filter_map(|pin| Some((&pin.name, pin.addresses.as_ref().err()?)));
     let (name, why) = out.next()?;
     let more = match out.count() {
         0 => String::new(),
-        more => format!(", and {more} more names"),
+        more => format!(" (and {more} more names)"),
     };
-    Some(format!("`{name}` was left out: {why}{more}"))
+    Some(format!("`{name}` was skipped: {why}{more}"))
 }

@@ -1,5 +1,5 @@
-//! From a command's payload to what the site allows, or to the ack that refuses it. Names are resolved elsewhere.
-//! Pure, apart from the list of own subnets, which is handed in. Start with [`Order::read`].
+//! Parses a command's payload and checks it against the site policy. Names are resolved later. Pure: the local subnets
+//! are an argument. Start with [`CommandReader::read`].
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -16,33 +16,33 @@ use ipnetwork::Ipv4Network;
 
 use super::{
     pairing::PairJob,
-    task::{Entry, Task},
+    scan_task::{Entry, ScanTask},
 };
 use crate::site::SitePolicy;
 
-/// The last field of `AgentCommand` that is known here.
+/// The highest field number of `AgentCommand` that this version knows.
 const KNOWN_ARMS: u8 = 2;
 
-/// What a command is judged by.
+/// The context for parsing a command.
 #[derive(Debug)]
-pub(super) struct Order<'a> {
+pub(super) struct CommandReader<'a> {
     pub(super) policy: &'a Arc<SitePolicy>,
-    /// What `fleetnode-local-subnet` stands for, and where mDNS is listened to; cut to the policy.
+    /// The networks for `fleetnode-local-subnet` and mDNS, restricted to the policy.
     pub(super) local_subnets: &'a [Ipv4Network],
-    /// What an empty port list stands for.
+    /// The ports for an empty port list.
     pub(super) default_ports: &'a [Port],
-    /// The server is an upstream one: it sends networks as the operator wrote them.
+    /// The server is an upstream one, which sends networks as the operator wrote them.
     pub(super) upstream_server: bool,
 }
 
-/// What a command asks for.
+/// A command that the policy permits.
 #[derive(Debug)]
 pub(super) enum Job {
-    Scan(Task),
+    Scan(ScanTask),
     Pair(PairJob),
 }
 
-/// Why a command is not carried out: the code and the sentence of its ack.
+/// Why a command is refused: the code and reason of its ack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) code: AckCode,
@@ -57,7 +57,7 @@ impl Refusal {
         }
     }
 
-    /// The site's kill switch is on.
+    /// The refusal while the site's kill switch is on.
     pub(super) fn halted(reason: &str) -> Self {
         let why = match reason {
             "" => String::new(),
@@ -66,7 +66,7 @@ impl Refusal {
         Self::new(
             AckCode::AgentIncapable,
             format!(
-                "scanning is halted on this node by the administrator of its site{why}: `fleetnode resume` there ends that"
+                "scanning is halted on this node by the administrator of its site{why}; `fleetnode resume` on the node ends the halt"
             ),
         )
     }
@@ -76,16 +76,16 @@ impl Refusal {
     }
 }
 
-impl Order<'_> {
-    /// Reads a command.
+impl CommandReader<'_> {
+    /// Parses a command.
     ///
     /// # Errors
     ///
-    /// [`Refusal`]: BAD_REQUEST for what cannot be scanned by anybody, AGENT_INCAPABLE for what this site does not
-    /// allow or this node cannot do, UNIMPLEMENTED for other commands.
+    /// [`Refusal`] with BAD_REQUEST if no node could run it, AGENT_INCAPABLE if the site forbids it or this node cannot
+    /// run it, UNIMPLEMENTED for other commands.
     pub(super) fn read(&self, payload: Bytes) -> Result<Job, Refusal> {
-        // The bounds want an arm that is known here; a message that begins with another one is a command of a server
-        // that knows more.
+        // `decode_checked` requires a known arm, and would report an unknown one as a bad request. A message that begins
+        // with a later field number is a command of a newer server.
         if payload.first().is_some_and(|key| key >> 3 > KNOWN_ARMS) {
             return Err(unknown_command());
         }
@@ -102,7 +102,7 @@ impl Order<'_> {
         }
     }
 
-    fn discover(&self, request: DiscoverRequest) -> Result<Task, Refusal> {
+    fn discover(&self, request: DiscoverRequest) -> Result<ScanTask, Refusal> {
         let mut listen = None;
         let (entries, ports) = match request.mode {
             Some(Mode::IpList(list)) => (listed(&list.ip_addresses)?, list.ports),
@@ -115,18 +115,22 @@ impl Order<'_> {
             }
             Some(Mode::IpRange(_)) => {
                 return Err(Refusal::bad(
-                    "ranges reach a node as lists of addresses: update the server",
+                    "a range must reach a node as a list of addresses; update the server",
                 ));
             }
-            None => return Err(Refusal::bad("the request has no mode that this node knows")),
+            None => {
+                return Err(Refusal::bad(
+                    "the request has no mode that this node supports",
+                ));
+            }
         };
         if entries.is_empty() {
-            return Err(Refusal::bad("the request names no address"));
+            return Err(Refusal::bad("the request contains no address"));
         }
-        let count: usize = entries.iter().map(Entry::most_addresses).sum();
+        let count: usize = entries.iter().map(Entry::max_addresses).sum();
         if count > limits::COMMAND_TARGETS {
             return Err(Refusal::bad(format!(
-                "{count} targets in one command, a name counting as {}: a node takes {} at most",
+                "{count} targets in one command (a name counts as {}); a node accepts at most {}",
                 limits::NAME_ADDRESSES,
                 limits::COMMAND_TARGETS
             )));
@@ -142,12 +146,12 @@ impl Order<'_> {
                 return Err(Refusal::new(
                     AckCode::AgentIncapable,
                     format!(
-                        "{ip} is outside of the networks that this site lets its node scan: choose a node of that network, or allow it with --allow-network"
+                        "{ip} is outside the networks that this site allows; choose a node of that network, or allow it with --allow-network"
                     ),
                 ));
             }
         }
-        Ok(Task {
+        Ok(ScanTask {
             entries,
             ports,
             default_ports,
@@ -158,9 +162,10 @@ impl Order<'_> {
     }
 
     fn ports(&self, texts: &[String]) -> Result<Vec<Port>, Refusal> {
-        let asked = parse_ports(texts).map_err(Refusal::bad)?;
-        if asked.is_empty() {
-            let denied = "every default port of this node's drivers is denied by this site: name other ports";
+        let requested = parse_ports(texts).map_err(Refusal::bad)?;
+        if requested.is_empty() {
+            let denied =
+                "this site denies every default port of the node's drivers; specify other ports";
             let allowed = self.default_ports.to_vec();
             return if allowed.is_empty() {
                 Err(Refusal::new(AckCode::AgentIncapable, denied))
@@ -168,15 +173,15 @@ impl Order<'_> {
                 Ok(allowed)
             };
         }
-        match asked
+        match requested
             .iter()
             .find(|port| self.policy.denied_ports.contains(port))
         {
             Some(port) => Err(Refusal::new(
                 AckCode::AgentIncapable,
-                format!("port {port} is denied by this site: leave it out"),
+                format!("this site denies port {port}; remove it from the request"),
             )),
-            None => Ok(asked),
+            None => Ok(requested),
         }
     }
 
@@ -200,12 +205,12 @@ impl Order<'_> {
         Ok(Listen::new(listening, self.local_subnets.to_vec()))
     }
 
-    /// The addresses of the node's own subnets, for `what`. The server counts on the order for the outcomes.
+    /// The addresses of the node's local subnets, for `what`. The order matters: outcomes refer to it.
     fn local(&self, what: &str) -> Result<Vec<IpAddr>, Refusal> {
         let incapable = |reason: String| Refusal::new(AckCode::AgentIncapable, reason);
         if self.local_subnets.is_empty() {
             return Err(incapable(format!(
-                "{what}: this node has no private subnet that it may scan: name one with --local-subnet, or scan a network by its address"
+                "{what}: this node has no private subnet that it may scan; specify one with --local-subnet, or scan a network by its address"
             )));
         }
         let size: u64 = self
@@ -215,7 +220,7 @@ impl Order<'_> {
             .sum();
         if size > limits::COMMAND_TARGETS as u64 {
             return Err(incapable(format!(
-                "{what} stands for {size} addresses here, a command takes {} at most: narrow it with --local-subnet, or scan a part by its address",
+                "{what} covers {size} addresses here, and a command at most {}; narrow it with --local-subnet, or scan part of it by address",
                 limits::COMMAND_TARGETS
             )));
         }
@@ -230,11 +235,11 @@ impl Order<'_> {
 fn unknown_command() -> Refusal {
     Refusal::new(
         AckCode::Unimplemented,
-        "this version of the node does not know this command",
+        "this version of the node does not support this command",
     )
 }
 
-/// The addresses and names of a list, in its order: the server counts on it for the outcomes.
+/// Parses the addresses and names of a list. The order matters: outcomes refer to it.
 fn listed(entries: &[String]) -> Result<Vec<Entry>, Refusal> {
     let entry = |text: &String| match parse_literal(text) {
         Some(ip) => Ok(Entry::Address(fleet_core::canonical(ip))),
@@ -250,7 +255,7 @@ fn listed(entries: &[String]) -> Result<Vec<Entry>, Refusal> {
     entries.iter().map(entry).collect()
 }
 
-/// A network's addresses without its own network and broadcast address, which no device has before /31.
+/// The addresses of a network without its network and broadcast address. No device has these, except in a /31 or /32.
 fn without_edges(network: Ipv4Network, addresses: Option<AddressList>) -> Vec<IpAddr> {
     let edges = [
         IpAddr::V4(network.network()),
@@ -304,7 +309,7 @@ mod tests {
         Ok(task.entries.iter().map(text).collect())
     }
 
-    fn task(mode: Mode, subnets: &[&str], upstream_server: bool) -> Result<Task, Refusal> {
+    fn task(mode: Mode, subnets: &[&str], upstream_server: bool) -> Result<ScanTask, Refusal> {
         let policy = Arc::new(SitePolicy {
             allowed_networks: ["10.0.0.0/8", "8.8.8.0/24"]
                 .iter()
@@ -314,7 +319,7 @@ mod tests {
             addresses: AddressPolicy::default(),
         });
         let subnets = subnets.iter().map(|text| text.parse().expect("a network"));
-        let order = Order {
+        let reader = CommandReader {
             policy: &policy,
             local_subnets: &subnets.collect::<Vec<_>>(),
             default_ports: &[Port::new(4028).expect("a port")],
@@ -325,14 +330,14 @@ mod tests {
                 mode: Some(mode),
             })),
         };
-        let Job::Scan(task) = order.read(command.encode_to_vec().into())? else {
+        let Job::Scan(task) = reader.read(command.encode_to_vec().into())? else {
             panic!("a scan");
         };
         Ok(task)
     }
 
     #[test]
-    fn an_mdns_scan_listens_on_the_nodes_own_subnets_and_has_all_of_them_for_targets() {
+    fn an_mdns_scan_covers_all_local_subnets() {
         let subnets = &["10.9.0.0/30", "10.8.0.0/31"];
         let task = task(mdns("_HTTP._tcp.local", "local.", 0), subnets, false).expect("a task");
         let targets: Vec<_> = task.entries.into_iter().collect();
@@ -348,10 +353,10 @@ mod tests {
     }
 
     #[test]
-    fn an_mdns_scan_needs_subnets_that_fit_a_command() {
+    fn an_mdns_scan_needs_local_subnets_that_fit_into_a_command() {
         for (subnets, named) in [
             (&[][..], "an mDNS scan: this node has no private subnet"),
-            (&["10.0.0.0/17"], "an mDNS scan stands for 32768 addresses"),
+            (&["10.0.0.0/17"], "an mDNS scan covers 32768 addresses"),
         ] {
             let refused = task(mdns("", "", 0), subnets, false).expect_err(named);
             assert_eq!(refused.code, AckCode::AgentIncapable);
@@ -360,12 +365,12 @@ mod tests {
     }
 
     #[test]
-    fn lists_keep_their_order_and_targets_their_edges_unless_the_server_is_upstream() {
+    fn lists_keep_their_order_and_only_upstream_targets_lose_their_edges() {
         assert_eq!(
             read(list(&["10.0.0.9", "fd00::1", "10.0.0.2"], &[]), false),
             Err(Refusal::new(
                 AckCode::AgentIncapable,
-                "fd00::1 is outside of the networks that this site lets its node scan: choose a node of that network, or allow it with --allow-network"
+                "fd00::1 is outside the networks that this site allows; choose a node of that network, or allow it with --allow-network"
             ))
         );
         assert_eq!(
@@ -404,10 +409,10 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_has_its_code_and_names_the_offender() {
+    fn a_refusal_has_a_code_and_names_the_offending_value() {
         use AckCode::{AgentIncapable, BadRequest};
         for (mode, code, named) in [
-            (list(&[], &[]), BadRequest, "names no address"),
+            (list(&[], &[]), BadRequest, "contains no address"),
             (list(&["10.0.0.1", "8.8.8.8"], &[]), BadRequest, "8.8.8.8"),
             (list(&["192.168.0.1"], &[]), AgentIncapable, "192.168.0.1"),
             (list(&["10.0.0.1"], &["22"]), AgentIncapable, "22"),
@@ -422,7 +427,7 @@ mod tests {
             (target("10.0.0.0/16"), BadRequest, "65536"),
             (target("10.0.0.0/8"), BadRequest, "/8"),
             (target("-sV"), BadRequest, "-sV"),
-            (Mode::IpRange(Default::default()), BadRequest, "ranges"),
+            (Mode::IpRange(Default::default()), BadRequest, "range"),
             (mdns("http", "", 5), BadRequest, "`http`"),
             (mdns("", "example.com", 5), BadRequest, "`example.com`"),
             (mdns("", "local", 61), BadRequest, "61 seconds"),
@@ -434,26 +439,23 @@ mod tests {
     }
 
     #[test]
-    fn other_commands_are_not_implemented() {
+    fn unknown_commands_are_unimplemented() {
         let policy = Arc::new(SitePolicy::default());
-        let order = Order {
+        let reader = CommandReader {
             policy: &policy,
             local_subnets: &[],
             default_ports: &[],
             upstream_server: false,
         };
-        // Field 3, an empty message: a command of the installed base that is not taken here.
+        // Field 3, an empty message: an upstream command that this node does not support.
         assert_eq!(
-            order
-                .read(vec![0x1a, 0].into())
-                .expect_err("not known")
-                .code,
+            reader.read(vec![0x1a, 0].into()).expect_err("unknown").code,
             AckCode::Unimplemented
         );
         assert_eq!(
-            order
+            reader
                 .read(vec![0x0a, 0x7f].into())
-                .expect_err("no message")
+                .expect_err("malformed")
                 .code,
             AckCode::BadRequest
         );

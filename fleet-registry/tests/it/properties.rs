@@ -1,15 +1,14 @@
-//! Random operations against the reference models.
+//! Random operations, compared with the reference models.
 
 use std::fmt;
 
-use fleet_registry::fuzz;
 use proptest::{collection::vec, prelude::*};
 
-use crate::now;
+use crate::{models, now};
 
 /// Operations of four bytes each, printed on one line.
 #[derive(Clone)]
-struct Ops(Vec<fuzz::Op>);
+struct Ops(Vec<models::Op>);
 
 impl fmt::Debug for Ops {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,29 +17,29 @@ impl fmt::Debug for Ops {
 }
 
 fn operations() -> impl Strategy<Value = Ops> {
-    vec(any::<fuzz::Op>(), 60..200).prop_map(Ops)
+    vec(any::<models::Op>(), 60..200).prop_map(Ops)
 }
 
 proptest! {
     #![proptest_config(fleet_core::regressions!("registry", 1024))]
     #[test]
-    fn a_registry_does_what_its_model_does(ops in operations()) {
-        fuzz::registry_operations(now(), ops.0.as_flattened());
+    fn the_registry_matches_its_model(ops in operations()) {
+        models::registry_operations(now(), ops.0.as_flattened());
     }
 }
 
 proptest! {
     #![proptest_config(fleet_core::regressions!("link", 1024))]
     #[test]
-    fn a_link_does_what_its_model_does(ops in operations()) {
-        fuzz::link_operations(now(), ops.0.as_flattened());
+    fn the_link_matches_its_model(ops in operations()) {
+        models::link_operations(now(), ops.0.as_flattened());
     }
 }
 
 proptest! {
     #![proptest_config(fleet_core::regressions!("spool", 1024))]
     #[test]
-    fn a_spool_does_what_its_model_does(ops in operations()) {
-        fuzz::spool_operations(now(), ops.0.as_flattened());
+    fn the_spool_matches_its_model(ops in operations()) {
+        models::spool_operations(now(), ops.0.as_flattened());
     }
 }
