@@ -139,6 +139,9 @@ pub async fn register(
         api_key: None,
     };
     let client = client(&state)?;
+    if let Some(ca) = &state.ca_file {
+        state.ca_file = Some(dir.keep_ca(ca)?);
+    }
     let (identity, encryption) = (state.identity_public(), state.encryption_public());
     let statement = registration_statement(
         &SecretHash::of(code.expose()),
@@ -207,6 +210,44 @@ pub async fn refresh(dir: &StateDir) -> Result<(), EnrollError> {
         .filter(|state| state.stage() != Stage::New)
         .ok_or(EnrollError::NotRegistered)?;
     prove(&state).await
+}
+
+/// Changes to an enrollment. Unset values stay as they are.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigureOptions {
+    /// The new URL of the server.
+    pub server_url: Option<String>,
+    /// A file of CA certificates to trust instead of the current ones. The state folder keeps a copy.
+    pub ca_file: Option<PathBuf>,
+    /// Allow plain HTTP to another machine.
+    pub allow_insecure_transport: bool,
+}
+
+/// Changes how the server is reached, after its address or certificate has changed. Keys and enrollment stay. The saved
+/// API key is proved at the new address first.
+///
+/// # Errors
+///
+/// [`EnrollError`]: nothing is saved.
+pub async fn configure(dir: &StateDir, options: ConfigureOptions) -> Result<(), EnrollError> {
+    let mut state = dir
+        .load()?
+        .filter(|state| state.stage() != Stage::New)
+        .ok_or(EnrollError::NotRegistered)?;
+    if let Some(server_url) = options.server_url {
+        state.server_url = server_url;
+    }
+    let new_ca = options.ca_file.is_some();
+    state.ca_file = options.ca_file.or(state.ca_file);
+    state.allow_insecure_transport |= options.allow_insecure_transport;
+    match state.stage() {
+        Stage::Enrolled => prove(&state).await?,
+        Stage::New | Stage::Registered => drop(client(&state)?),
+    }
+    if let Some(ca) = state.ca_file.as_ref().filter(|_| new_ca) {
+        state.ca_file = Some(dir.keep_ca(ca)?);
+    }
+    Ok(dir.save(&state)?)
 }
 
 async fn prove(state: &StateFile) -> Result<(), EnrollError> {

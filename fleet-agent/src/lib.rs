@@ -14,7 +14,10 @@ mod state;
 mod transport;
 
 pub use agent::{Agent, AgentError, AgentOptions, AgentStatus};
-pub use enroll::{EnrollError, EnrollOptions, Registration, finish, refresh, register};
+pub use enroll::{
+    ConfigureOptions, EnrollError, EnrollOptions, Registration, configure, finish, refresh,
+    register,
+};
 pub use fleet_registry::link::StopReason;
 pub use local::{LocalScan, LocalScanError, LocalSummary};
 pub use seal::{CredentialPart, SealError, open, seal};

@@ -47,6 +47,19 @@ pub(crate) enum Command {
     /// Reads the code and the API key from a prompt without echo, or from standard input, one per line. Each step is
     /// saved. If the API key is not available yet, run `enroll` again later to enter it.
     Enroll(EnrollArgs),
+    /// Change the server's URL or CA certificates without a new enrollment
+    ///
+    /// The API key is proved at the new address first; if that fails, nothing changes. Stop the node before, and start it
+    /// again after.
+    Configure(ConfigureArgs),
+    /// Delete this node's keys and enrollment
+    ///
+    /// The server is not notified: an operator must revoke the node there.
+    Unenroll {
+        /// Do not ask for confirmation.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Show the enrollment and whether the node is running
     Status {
         /// Print JSON.
@@ -127,12 +140,26 @@ pub(crate) struct EnrollArgs {
     /// Name of this node [default: the host name]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Trust the CA certificates in this PEM file instead of the system's.
+    /// Trust the CA certificates in this PEM file instead of the system's; the state folder keeps a copy.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
     /// Sign challenges without a tag, as upstream servers send them.
     #[arg(long)]
     pub(crate) upstream_server: bool,
+    /// Allow plain HTTP to another machine, which exposes the node's keys to the network.
+    #[arg(long)]
+    pub(crate) allow_insecure_transport: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct ConfigureArgs {
+    /// New URL of the server.
+    #[arg(long, value_name = "URL")]
+    pub(crate) server_url: Option<String>,
+    /// Trust the CA certificates in this PEM file from now on; the state folder keeps a copy.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
     /// Allow plain HTTP to another machine, which exposes the node's keys to the network.
     #[arg(long)]
     pub(crate) allow_insecure_transport: bool,
@@ -330,6 +357,7 @@ mod tests {
             (vec!["run", "--local-subnet", "fd00::/64"], "fd00::/64"),
             (vec!["run", "--max-targets", "1023"], "1023"),
             (vec!["run", "--dns-server", "ns.lan"], "ns.lan"),
+            (vec!["configure"], "--server-url"),
             (vec!["scan"], "TARGET"),
             (vec!["scan", "10.0.0.1", "--mdns"], "--mdns"),
             (vec!["scan", "10.0.0.1", "--listen", "9"], "--listen"),

@@ -6,11 +6,14 @@ use std::{
 };
 
 use anyhow::Context;
-use fleet_agent::{EnrollError, EnrollOptions, SecretText, Stage, StateDir, StateFile};
+use fleet_agent::{ConfigureOptions, EnrollError, EnrollOptions, SecretText, Stage, StateDir, StateFile};
 use fleet_core::{Fingerprint, Secret, SecretKind};
 use zeroize::Zeroizing;
 
-use crate::{cli::EnrollArgs, exit::Usage};
+use crate::{
+    cli::{ConfigureArgs, EnrollArgs},
+    exit::Usage,
+};
 
 /// Longest input line: the longest secret, plus room for whitespace.
 const LINE: u64 = 520;
@@ -53,6 +56,48 @@ pub(crate) async fn refresh(state_dir: &Path) -> anyhow::Result<()> {
     }
     fleet_agent::refresh(&dir).await?;
     print("The server accepts this node.")
+}
+
+pub(crate) async fn configure(state_dir: &Path, args: ConfigureArgs) -> anyhow::Result<()> {
+    let dir = StateDir::open(state_dir)?;
+    let options = ConfigureOptions {
+        server_url: args.server_url,
+        ca_file: args.ca,
+        allow_insecure_transport: args.allow_insecure_transport,
+    };
+    fleet_agent::configure(&dir, options).await?;
+    print("Saved. Start the node with `fleetnode run`.")
+}
+
+pub(crate) fn unenroll(state_dir: &Path, yes: bool) -> anyhow::Result<()> {
+    let dir = StateDir::open(state_dir)?;
+    let Some(state) = dir.load()? else {
+        return print("This node is not enrolled.");
+    };
+    if !yes && !confirmed(&format!("Delete the keys of {:?}? [y/N] ", state.name))? {
+        return print("Nothing was deleted.");
+    }
+    dir.clear()?;
+    match state.fleet_node_id {
+        Some(id) => print(&format!(
+            "Deleted the keys of {:?}. Revoke node {id} at {}, for example with `fleetctl nodes revoke {id}`.",
+            state.name, state.server_url
+        )),
+        None => print("Deleted the keys."),
+    }
+}
+
+/// Asks a yes-or-no question on the terminal.
+fn confirmed(question: &str) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() {
+        return Err(Usage::new("standard input is not a terminal; pass --yes to confirm").into());
+    }
+    write!(io::stderr(), "{question}").context("cannot write to standard error")?;
+    let mut answer = String::new();
+    io::Read::take(io::stdin().lock(), LINE)
+        .read_line(&mut answer)
+        .context("cannot read from the terminal")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
