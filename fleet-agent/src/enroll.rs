@@ -99,6 +99,14 @@ pub enum EnrollError {
         /// The server's, truncated.
         theirs: String,
     },
+    /// The state of an upstream node cannot be imported.
+    #[error("{} cannot be imported: {problem}", path.display())]
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// The missing or invalid entry.
+        problem: String,
+    },
     /// The system provides no random bytes.
     #[error("the system provides no random bytes: {0}")]
     Random(getrandom::Error),

@@ -6,6 +6,7 @@
 
 mod agent;
 mod enroll;
+mod import;
 mod local;
 mod seal;
 mod session;
@@ -19,6 +20,7 @@ pub use enroll::{
     register,
 };
 pub use fleet_registry::link::StopReason;
+pub use import::import;
 pub use local::{LocalScan, LocalScanError, LocalSummary};
 pub use seal::{CredentialPart, SealError, open, seal};
 pub use session::SessionError;

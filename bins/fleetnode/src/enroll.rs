@@ -6,7 +6,9 @@ use std::{
 };
 
 use anyhow::Context;
-use fleet_agent::{ConfigureOptions, EnrollError, EnrollOptions, SecretText, Stage, StateDir, StateFile};
+use fleet_agent::{
+    ConfigureOptions, EnrollError, EnrollOptions, SecretText, Stage, StateDir, StateFile,
+};
 use fleet_core::{Fingerprint, Secret, SecretKind};
 use zeroize::Zeroizing;
 
@@ -15,6 +17,8 @@ use crate::{
     exit::Usage,
 };
 
+/// What a node does not do under an upstream server.
+const LIMITS: &str = "Under an upstream server, this node finds and pairs devices; it does not serve telemetry or miner commands.";
 /// Longest input line: the longest secret, plus room for whitespace.
 const LINE: u64 = 520;
 
@@ -56,6 +60,15 @@ pub(crate) async fn refresh(state_dir: &Path) -> anyhow::Result<()> {
     }
     fleet_agent::refresh(&dir).await?;
     print("The server accepts this node.")
+}
+
+pub(crate) fn import(state_dir: &Path, path: &Path, name: Option<String>) -> anyhow::Result<()> {
+    let dir = StateDir::open(state_dir)?;
+    let registration = fleet_agent::import(&dir, path, name.unwrap_or_else(host_name))?;
+    print(&format!(
+        "Imported node {}, fingerprint {}. {LIMITS}\nStop the upstream node, then start this one with `fleetnode run`.",
+        registration.fleet_node_id, registration.fingerprint
+    ))
 }
 
 pub(crate) async fn configure(state_dir: &Path, args: ConfigureArgs) -> anyhow::Result<()> {
@@ -104,6 +117,9 @@ async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
     let server_url = args
         .server_url
         .ok_or_else(|| Usage::new("missing --server-url, such as https://fleet.example"))?;
+    if args.force {
+        return Err(Usage::new("--force is not supported; run `fleetnode unenroll` first").into());
+    }
     let options = EnrollOptions {
         server_url,
         name: args.name.unwrap_or_else(host_name),
@@ -114,11 +130,15 @@ async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
     let kind = (!options.upstream_server).then_some(SecretKind::EnrollmentCode);
     let code = secret("Enrollment code: ", kind)?.ok_or_else(|| Usage::new("no enrollment code on standard input; create one in the web page or with `fleetctl nodes code`"))?;
     let name = options.name.clone();
+    let upstream_server = options.upstream_server;
     let registered = fleet_agent::register(dir, options, &code).await?;
     print(&format!(
         "Registered as {name:?} (id {}).",
         registered.fleet_node_id
     ))?;
+    if upstream_server {
+        print(LIMITS)?;
+    }
     print_fingerprint(registered.fingerprint)
 }
 
@@ -162,7 +182,11 @@ fn secret(prompt: &str, kind: Option<SecretKind>) -> anyhow::Result<Option<Secre
         return Ok(None);
     }
     if let Some(kind) = kind {
-        Secret::parse(kind, text).map_err(|error| Usage::new(error.to_string()))?;
+        Secret::parse(kind, text).map_err(|error| {
+            Usage::new(format!(
+                "{error}; if the server is an upstream one, enroll with --upstream-server"
+            ))
+        })?;
     }
     Ok(Some(SecretText::new(text.to_owned())))
 }

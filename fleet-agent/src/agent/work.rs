@@ -34,6 +34,8 @@ pub(super) struct Work {
     /// How it ended; set when the scan or pairing is over.
     pub(super) ending: Option<Ending>,
     pub(super) stopped: Option<StopCause>,
+    /// What the site policy removed from the scan.
+    site_notes: Vec<String>,
     /// Devices that could not be reported.
     pub(super) unreportable: u64,
     /// When progress was last sent.
@@ -92,8 +94,12 @@ impl Work {
         scanner: &Scanner,
         resolver: &Arc<dyn Resolver>,
     ) -> Self {
+        let site_notes = task.notes.clone();
         if task.names().is_empty() {
-            return Self::scanning(command, scanner, task.job(&[]));
+            return Self {
+                site_notes,
+                ..Self::scanning(command, scanner, task.job(&[]))
+            };
         }
         let cancel = CancellationToken::new();
         let (lookup, token, resolver) = (task.clone(), cancel.clone(), Arc::clone(resolver));
@@ -109,6 +115,7 @@ impl Work {
         };
         Self {
             stage: Some(Stage::Pinning(pinning)),
+            site_notes,
             ..Self::ended(command, None)
         }
     }
@@ -150,6 +157,7 @@ impl Work {
             pins: Vec::new(),
             ending,
             stopped: None,
+            site_notes: Vec::new(),
             unreportable: 0,
             progress_sent_at: None,
             progress: None,
@@ -235,7 +243,10 @@ impl Work {
     pub(super) fn end(&mut self, result: Result<Result<ScanSummary, ScanError>, JoinError>) {
         self.stage = None;
         self.ending = Some(match result {
-            Ok(Ok(summary)) => Ending::Ran(summary),
+            Ok(Ok(mut summary)) => {
+                summary.notes.splice(0..0, self.site_notes.drain(..));
+                Ending::Ran(summary)
+            }
             Ok(Err(error)) => Ending::Failed(error.to_string()),
             Err(error) => {
                 tracing::error!(%error, command = %self.command, "a scan crashed");

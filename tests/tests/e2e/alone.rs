@@ -23,7 +23,7 @@ async fn a_node_scans_without_a_server(world: World) {
     let octet = last.octets()[3];
     let target = format!("{first}-{octet}");
     let mut command = binary("fleetnode", &folder);
-    command.args(["scan", &target, "--demo-allow-loopback", "--json"]);
+    command.args(["scan", &target, "--demo-allow-loopback", "-o", "ndjson"]);
     for port in lab.site().ports() {
         command.args(["--port", &port.to_string()]);
     }
