@@ -189,8 +189,7 @@ impl LocalScan {
         &self.skipped
     }
 
-    /// Looks names up, then scans. Events go to `sink` as [`Scanner::run`] says, which is also how canceling and
-    /// dropping work.
+    /// Resolves the names, then scans. Events, canceling and dropping work as for [`Scanner::run`].
     ///
     /// # Errors
     ///
