@@ -22,7 +22,7 @@
 //! let scan = tokio::spawn(async move { scanner.run(job, sink, Default::default()).await });
 //! while let Some(event) = events.recv().await {
 //!     if let ScanEvent::Found(device) = event {
-//!         println!("{} {} {}", device.endpoint, device.manufacturer, device.model);
+//!         println!("{} {} {}", device.endpoint, device.facts.manufacturer, device.facts.model);
 //!     }
 //! }
 //! # drop(scan);
@@ -50,9 +50,7 @@ mod text;
 mod timing;
 
 pub use cgminer::CgminerDriver;
-pub use driver::{
-    Answer, BoxFuture, Driver, DriverError, DriverSet, DriverSetError, Identification,
-};
+pub use driver::{Answer, BoxFuture, Driver, DriverError, DriverSet, DriverSetError};
 pub use engine::Scanner;
 pub use guard::Guard;
 pub use http::{EpicDriver, HttpDriver, HttpsDriver};
