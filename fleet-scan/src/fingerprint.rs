@@ -121,6 +121,7 @@ impl Fingerprints {
                 .filter(|protocol| rule.opening_requests().any(|request| request.protocol == *protocol))
                 .map(Protocol::title)
                 .collect(),
+            facts: rule.known_facts(),
             published: rule.published.clone(),
         };
         self.rules.iter().map(make).collect()
@@ -167,6 +168,8 @@ pub struct Make {
     pub make: String,
     /// The protocols by which it identifies devices.
     pub protocols: Vec<&'static str>,
+    /// The facts that it can find.
+    pub facts: Vec<&'static str>,
     /// Names of published answers that prove it; none when it is unverified.
     pub published: Vec<String>,
 }

@@ -254,6 +254,16 @@ impl Rule {
         conditions.filter(|condition| !condition.is_negated).map(|condition| &condition.answer)
     }
 
+    /// The facts that have a source.
+    pub(crate) fn known_facts(&self) -> Vec<&'static str> {
+        let facts = &self.sources;
+        [("model", &facts.model), ("firmware", &facts.firmware), ("MAC", &facts.mac), ("serial", &facts.serial)]
+            .into_iter()
+            .filter(|(_, sources)| !sources.is_empty())
+            .map(|(name, _)| name)
+            .collect()
+    }
+
     /// The first signature that the answers match, a strong one before a weak one.
     pub(super) fn matching(&self, answers: &Answers) -> Option<&Match> {
         let hits = || self.matches.iter().filter(|one| one.holds(answers));

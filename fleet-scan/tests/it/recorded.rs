@@ -148,3 +148,37 @@ fn every_published_answer_belongs_to_one_rule() {
     let unclaimed: Vec<_> = recorded.difference(&claimed).collect();
     assert!(unclaimed.is_empty(), "no rule names {unclaimed:?}");
 }
+
+/// Set `FLEET_WRITE_DOCS=1` to write the table anew.
+#[test]
+fn the_table_of_makes_in_the_manual_is_that_of_the_rules() {
+    let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/devices.md");
+    let text = fs::read_to_string(&manual).expect("the manual");
+    let (begin, end) = ("<!-- devices:begin -->\n", "<!-- devices:end -->");
+    let start = text.find(begin).expect("a begin") + begin.len();
+    let stop = text.find(end).expect("an end");
+    let table = table();
+    let expected = format!("{}{table}{}", &text[..start], &text[stop..]);
+    if std::env::var_os("FLEET_WRITE_DOCS").is_some() {
+        fs::write(&manual, &expected).expect("the manual");
+    }
+    assert_eq!(&text[start..stop], table, "FLEET_WRITE_DOCS=1 writes the table anew");
+}
+
+fn table() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let device = |name: &String| {
+        let recording = recording(&folder.join(format!("{name}.txt")));
+        recording.head.get("device").cloned().unwrap_or_default().replace('|', "/")
+    };
+    let mut table = "| make | found by | facts | published answers |\n|---|---|---|---|\n".to_owned();
+    let mut makes = Fingerprints::built_in().makes();
+    makes.sort_by_key(|make| (make.published.is_empty(), make.make.to_lowercase()));
+    for make in makes {
+        let published: Vec<_> = make.published.iter().map(device).collect();
+        let published = if published.is_empty() { "unverified".to_owned() } else { published.join("; ") };
+        let row = [make.make, make.protocols.join(", "), make.facts.join(", "), published];
+        table.push_str(&format!("| {} |\n", row.join(" | ")));
+    }
+    table
+}
