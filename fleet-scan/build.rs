@@ -9,7 +9,10 @@ fn main() -> io::Result<()> {
     let mut files = Vec::new();
     for entry in fs::read_dir(&folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             files.push(path);
         }
     }
@@ -21,5 +24,8 @@ fn main() -> io::Result<()> {
         code.push_str(&format!("({name:?}, include_str!({path:?})),\n"));
     }
     code.push(']');
-    fs::write(Path::new(&variable("OUT_DIR")?).join("fingerprints.rs"), code)
+    fs::write(
+        Path::new(&variable("OUT_DIR")?).join("fingerprints.rs"),
+        code,
+    )
 }

@@ -43,11 +43,17 @@ pub(crate) async fn send(probe: &mut Probe<'_>, command: &str) -> Result<Reply, 
 }
 
 fn read(bytes: &[u8]) -> Reply {
-    let value = if plain::is_plain(bytes) { plain::parse(bytes) } else { json::parse(bytes) };
+    let value = if plain::is_plain(bytes) {
+        plain::parse(bytes)
+    } else {
+        json::parse(bytes)
+    };
     if let Some(value) = value.filter(|value| value.get("STATUS").is_some()) {
         return Reply::Answer(value);
     }
-    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace() && **byte != 0);
+    let first = bytes
+        .iter()
+        .find(|byte| !byte.is_ascii_whitespace() && **byte != 0);
     match first {
         None | Some(b'{' | b'[' | b'}' | b',' | b'"') => Reply::Garbled,
         Some(_) if plain::is_plain(bytes) => Reply::Garbled,
@@ -96,7 +102,10 @@ mod tests {
     #[test]
     fn a_broken_answer_is_told_from_another_protocol() {
         for (bytes, expected) in [
-            (&br#"{"STATUS":[{"STATUS":"S"}],"VERSION":[]}"#[..], "answer"),
+            (
+                &br#"{"STATUS":[{"STATUS":"S"}],"VERSION":[]}"#[..],
+                "answer",
+            ),
             (b"STATUS=S,Code=22|VERSION,API=3.7|\0", "answer"),
             (b",\"id\":1}\0", "garbled"),
             (b"{\"note\":\"no status\"}", "garbled"),
@@ -117,12 +126,24 @@ mod tests {
     #[test]
     fn a_description_names_the_type_before_the_program() {
         for (reply, expected) in [
-            (r#"{"STATUS":[{"Description":"cgminer 4"}],"VERSION":[{"Type":"X1"}]}"#, "CGMiner API, type X1"),
-            (r#"{"STATUS":[{"Description":"cgminer 4"}]}"#, "CGMiner API, cgminer 4"),
-            (r#"{"STATUS":"E","Description":"whatsminer v1.1"}"#, "CGMiner API, whatsminer v1.1"),
+            (
+                r#"{"STATUS":[{"Description":"cgminer 4"}],"VERSION":[{"Type":"X1"}]}"#,
+                "CGMiner API, type X1",
+            ),
+            (
+                r#"{"STATUS":[{"Description":"cgminer 4"}]}"#,
+                "CGMiner API, cgminer 4",
+            ),
+            (
+                r#"{"STATUS":"E","Description":"whatsminer v1.1"}"#,
+                "CGMiner API, whatsminer v1.1",
+            ),
             (r#"{"STATUS":"E","Description":""}"#, "CGMiner API"),
         ] {
-            assert_eq!(describe(&json::parse(reply.as_bytes()).expect("an object")), expected);
+            assert_eq!(
+                describe(&json::parse(reply.as_bytes()).expect("an object")),
+                expected
+            );
         }
     }
 }

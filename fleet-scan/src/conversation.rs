@@ -37,34 +37,35 @@ pub(crate) async fn identify(
     protocol: Protocol,
 ) -> Result<Answer, DriverError> {
     let mut answers = Answers::default();
-    let opened = open(probe, rules, protocol, &mut answers).await;
-    let found = rules.best(&answers);
+    let (found, opened) = open(probe, rules, protocol, &mut answers).await;
     if let Some(found) = found {
         complete(probe, found, protocol, &mut answers).await;
     }
     probe.explain(|| rules.explain(&answers, protocol));
     let described = describe(protocol, &answers);
     match (found, opened) {
-        (Some(found), _) => Ok(Answer::Named(Box::new(identification(probe, found, &answers, described)))),
-        (None, Ok(true)) => Ok(Answer::Stranger { evidence: described.unwrap_or_default() }),
+        (Some(found), _) => Ok(Answer::Named(Box::new(identification(
+            probe, found, &answers, described,
+        )))),
+        (None, Ok(true)) => Ok(Answer::Stranger {
+            evidence: described.unwrap_or_default(),
+        }),
         (None, Ok(false)) => Ok(Answer::Foreign),
         (None, Err(error)) => Err(error),
     }
 }
 
-/// Sends opening requests until a rule matches. Whether the device speaks the protocol.
-///
-/// # Errors
-/// [`DriverError`] when no request brought a byte.
-async fn open(
+/// Sends opening requests until a rule matches. The best rule, and whether the device speaks the protocol or why it
+/// did not answer at all.
+async fn open<'r>(
     probe: &mut Probe<'_>,
-    rules: &Fingerprints,
+    rules: &'r Fingerprints,
     protocol: Protocol,
     answers: &mut Answers,
-) -> Result<bool, DriverError> {
-    let (mut failures, mut speaks, mut failed) = (0, false, None);
+) -> (Option<Matched<'r>>, Result<bool, DriverError>) {
+    let (mut failures, mut speaks, mut failed, mut found) = (0, false, None, None::<Matched<'r>>);
     for request in rules.openings(protocol) {
-        if failures >= MOST_FAILURES || rules.best(answers).is_some_and(|found| !found.is_weak) {
+        if failures >= MOST_FAILURES || found.is_some_and(|found| !found.is_weak) {
             break;
         }
         // A query with a body is sent to a web server only where there is no page to tell what it is.
@@ -75,6 +76,7 @@ async fn open(
             Ok(Fetched::Answer(answer)) => {
                 (failures, speaks) = (0, true);
                 answers.insert(request.clone(), *answer);
+                found = rules.best(answers);
             }
             // One refused, garbled or empty answer says nothing of the next.
             Ok(Fetched::Garbled) => {
@@ -82,7 +84,7 @@ async fn open(
                 answers.insert_nothing(request.clone());
             }
             Ok(Fetched::Foreign) if speaks => answers.insert_nothing(request.clone()),
-            Ok(Fetched::Foreign) => return Ok(false),
+            Ok(Fetched::Foreign) => return (None, Ok(false)),
             // A device that leaves one request unanswered would cost the same time again.
             Err(error @ (DriverError::Silence | DriverError::Forbidden(_))) => {
                 failed = Some(error);
@@ -95,14 +97,20 @@ async fn open(
             }
         }
     }
-    match failed {
+    let opened = match failed {
         Some(error) if !speaks => Err(error),
         Some(_) | None => Ok(speaks),
-    }
+    };
+    (found, opened)
 }
 
 /// Sends the requests that the facts of a rule need. A request that fails leaves a gap.
-async fn complete(probe: &mut Probe<'_>, found: Matched<'_>, protocol: Protocol, answers: &mut Answers) {
+async fn complete(
+    probe: &mut Probe<'_>,
+    found: Matched<'_>,
+    protocol: Protocol,
+    answers: &mut Answers,
+) {
     for _ in 0..MOST_FACT_REQUESTS {
         let Some(request) = found.rule.wanted(answers, protocol) else {
             return;
@@ -153,27 +161,39 @@ async fn root(probe: &mut Probe<'_>) -> Result<Option<Answered>, DriverError> {
         return Ok(Some(Answered::page(first)));
     };
     let second = http::get(probe, &path).await.ok().flatten();
-    Ok(Some(match second.filter(|second| matches!(second.status, 200..300 | 401 | 403)) {
-        Some(second) => Answered::redirected(first, second),
-        None => Answered::page(first),
-    }))
+    Ok(Some(
+        match second.filter(|second| matches!(second.status, 200..300 | 401 | 403)) {
+            Some(second) => Answered::redirected(first, second),
+            None => Answered::page(first),
+        },
+    ))
 }
 
 fn has_page(answers: &Answers, protocol: Protocol) -> bool {
-    let pages = answers.iter().filter(|(request, _)| request.protocol == protocol && request.text == "/");
-    pages.filter_map(|(_, answer)| answer?.response()).any(|response| (200..300).contains(&response.status))
+    let pages = answers
+        .iter()
+        .filter(|(request, _)| request.protocol == protocol && request.text == "/");
+    pages
+        .filter_map(|(_, answer)| answer?.response())
+        .any(|response| (200..300).contains(&response.status))
 }
 
 /// The first answer in words. None when there was no answer.
 fn describe(protocol: Protocol, answers: &Answers) -> Option<String> {
-    let answered = || answers.iter().filter_map(|(request, answer)| Some((request, answer?)));
+    let answered = || {
+        answers
+            .iter()
+            .filter_map(|(request, answer)| Some((request, answer?)))
+    };
     match protocol {
         Protocol::Cgminer => {
             let words = |name: &str| {
                 let (_, answer) = answered().find(|(request, _)| request.text == name)?;
                 answer.value().map(cgminer::describe)
             };
-            let all = ["version", "stats", "devdetails", "get_version"].into_iter().filter_map(words);
+            let all = ["version", "stats", "devdetails", "get_version"]
+                .into_iter()
+                .filter_map(words);
             all.max_by_key(|words| (words.contains(", type "), words != "CGMiner API"))
         }
         Protocol::Http => {
@@ -182,13 +202,19 @@ fn describe(protocol: Protocol, answers: &Answers) -> Option<String> {
             let api = answered().find(|(_, answer)| answer.value().is_some());
             Some(match api {
                 Some((request, _)) => {
-                    let path = request.text.split(' ').find(|part| part.starts_with('/')).unwrap_or_default();
+                    let path = request
+                        .text
+                        .split(' ')
+                        .find(|part| part.starts_with('/'))
+                        .unwrap_or_default();
                     text::bounded(&format!("{path}, {page}"), text::EVIDENCE)
                 }
                 None => page,
             })
         }
-        Protocol::Epic | Protocol::Whatsminer => answered().next().map(|(request, _)| request.text.clone()),
+        Protocol::Epic | Protocol::Whatsminer => {
+            answered().next().map(|(request, _)| request.text.clone())
+        }
     }
 }
 
@@ -200,7 +226,9 @@ fn identification(
 ) -> Identification {
     let rule = found.rule;
     let facts = rule.facts(answers);
-    let is_web = answers.iter().any(|(request, _)| request.protocol == Protocol::Http);
+    let is_web = answers
+        .iter()
+        .any(|(request, _)| request.protocol == Protocol::Http);
     let scheme = match (is_web, probe.is_encrypted()) {
         (true, true) => "https",
         (true, false) => "http",

@@ -47,13 +47,28 @@ impl ProtocolDriver {
 
     /// Web servers under TLS, at port 443. No certificate is verified: a device signs its own, which proves nothing.
     pub fn https(rules: Arc<Fingerprints>) -> Self {
-        let driver = Self::new("https", Protocol::Http, TLS_PRECEDENCE, http::TLS_PORT, rules);
-        Self { encrypts: true, ..driver }
+        let driver = Self::new(
+            "https",
+            Protocol::Http,
+            TLS_PRECEDENCE,
+            http::TLS_PORT,
+            rules,
+        );
+        Self {
+            encrypts: true,
+            ..driver
+        }
     }
 
     /// The CGMiner API, at port 4028.
     pub fn cgminer(rules: Arc<Fingerprints>) -> Self {
-        Self::new("cgminer", Protocol::Cgminer, API_PRECEDENCE, cgminer::PORT, rules)
+        Self::new(
+            "cgminer",
+            Protocol::Cgminer,
+            API_PRECEDENCE,
+            cgminer::PORT,
+            rules,
+        )
     }
 
     /// ePIC's HTTP API, at the port of the CGMiner API.
@@ -63,7 +78,13 @@ impl ProtocolDriver {
 
     /// Whatsminer API 3, at port 4433.
     pub fn whatsminer(rules: Arc<Fingerprints>) -> Self {
-        Self::new("whatsminer", Protocol::Whatsminer, WHATSMINER_PRECEDENCE, whatsminer::PORT, rules)
+        Self::new(
+            "whatsminer",
+            Protocol::Whatsminer,
+            WHATSMINER_PRECEDENCE,
+            whatsminer::PORT,
+            rules,
+        )
     }
 
     fn new(
@@ -74,7 +95,14 @@ impl ProtocolDriver {
         rules: Arc<Fingerprints>,
     ) -> Self {
         let ports = Port::new(port).into_iter().collect();
-        Self { name, protocol, encrypts: false, precedence, ports, rules }
+        Self {
+            name,
+            protocol,
+            encrypts: false,
+            precedence,
+            ports,
+            rules,
+        }
     }
 
     /// The same driver at other ports, tried in this order.
@@ -115,7 +143,11 @@ impl Driver for ProtocolDriver {
             return None;
         }
         // A device that was identified by its API logs in at the web server's own port.
-        if at.number() == cgminer::PORT { self.ports.first().copied() } else { Some(at) }
+        if at.number() == cgminer::PORT {
+            self.ports.first().copied()
+        } else {
+            Some(at)
+        }
     }
 
     fn authenticate<'a>(
@@ -149,7 +181,11 @@ impl DriverSet {
             ProtocolDriver::https(Arc::clone(&rules)),
             ProtocolDriver::whatsminer(rules),
         ];
-        Self::unchecked(drivers.map(|driver| Arc::new(driver) as Arc<dyn Driver>).into())
+        Self::unchecked(
+            drivers
+                .map(|driver| Arc::new(driver) as Arc<dyn Driver>)
+                .into(),
+        )
     }
 }
 

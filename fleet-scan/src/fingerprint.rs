@@ -62,7 +62,10 @@ impl Fingerprints {
             .collect::<io::Result<Vec<_>>>()?
             .into_iter()
             .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "toml")
+            })
             .collect();
         paths.sort();
         let mut rules = Self::built_in().rules.clone();
@@ -76,7 +79,11 @@ impl Fingerprints {
                 Err(format!("the folder has more than {MOST_FILES} rule files"))
             };
             let rule = read
-                .map_err(|reason| FingerprintError { file: file.clone(), line: 1, reason })
+                .map_err(|reason| FingerprintError {
+                    file: file.clone(),
+                    line: 1,
+                    reason,
+                })
                 .and_then(|text| Rule::read(&name, &text).map_err(|error| error.in_file(&file)));
             match rule {
                 Ok(rule) => {
@@ -98,7 +105,9 @@ impl Fingerprints {
         texts: impl IntoIterator<Item = (&'t str, &'t str)>,
     ) -> Result<Self, FingerprintError> {
         let rules = texts.into_iter().map(|(name, text)| Rule::read(name, text));
-        Ok(Self { rules: rules.collect::<Result<_, _>>()? })
+        Ok(Self {
+            rules: rules.collect::<Result<_, _>>()?,
+        })
     }
 
     /// How many rules there are.
@@ -118,7 +127,10 @@ impl Fingerprints {
             make: rule.make.clone(),
             protocols: Protocol::ALL
                 .into_iter()
-                .filter(|protocol| rule.opening_requests().any(|request| request.protocol == *protocol))
+                .filter(|protocol| {
+                    rule.opening_requests()
+                        .any(|request| request.protocol == *protocol)
+                })
                 .map(Protocol::title)
                 .collect(),
             facts: rule.known_facts(),
@@ -144,7 +156,9 @@ impl Fingerprints {
                 None => counted.push((request, 1)),
             }
         }
-        counted.sort_by_key(|(request, count)| (request.preference(), Reverse(*count), request.text.as_str()));
+        counted.sort_by_key(|(request, count)| {
+            (request.preference(), Reverse(*count), request.text.as_str())
+        });
         counted.into_iter().map(|(request, _)| request).collect()
     }
 
@@ -152,10 +166,20 @@ impl Fingerprints {
     pub(crate) fn best(&self, answers: &Answers) -> Option<Matched<'_>> {
         let matched = self.rules.iter().filter_map(|rule| {
             let found = rule.matching(answers)?;
-            Some(Matched { rule, driver: found.driver.as_deref(), is_weak: found.is_weak || rule.rank.is_weak() })
+            Some(Matched {
+                rule,
+                driver: found.driver.as_deref(),
+                is_weak: found.is_weak || rule.rank.is_weak(),
+            })
         });
         // Of rules of one rank the first by name wins: a fixed order, whatever the device answers first.
-        matched.max_by_key(|found| (!found.is_weak, found.rule.rank, Reverse(found.rule.name.clone())))
+        matched.max_by_key(|found| {
+            (
+                !found.is_weak,
+                found.rule.rank,
+                Reverse(found.rule.name.clone()),
+            )
+        })
     }
 }
 
@@ -186,7 +210,9 @@ pub(crate) struct Matched<'a> {
 fn read_bounded(path: &Path) -> Result<String, String> {
     let length = fs::metadata(path).map_err(|error| error.to_string())?.len();
     if length > LONGEST_FILE {
-        return Err(format!("the file has {length} bytes; at most {LONGEST_FILE} are read"));
+        return Err(format!(
+            "the file has {length} bytes; at most {LONGEST_FILE} are read"
+        ));
     }
     fs::read_to_string(path).map_err(|error| error.to_string())
 }
@@ -195,7 +221,10 @@ fn read_bounded(path: &Path) -> Result<String, String> {
 pub(crate) fn fuzz(bytes: &[u8]) {
     let (file, answer) = match bytes.iter().position(|byte| *byte == 0xff) {
         Some(at) => (&bytes[..at], &bytes[at + 1..]),
-        None => (bytes, &br#"{"STATUS":[],"VERSION":[{"Type":"Antminer S19"}]}"#[..]),
+        None => (
+            bytes,
+            &br#"{"STATUS":[],"VERSION":[{"Type":"Antminer S19"}]}"#[..],
+        ),
     };
     let rule = Rule::read("fuzz.toml", &String::from_utf8_lossy(file));
     let mut answers = Answers::default();

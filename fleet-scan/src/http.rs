@@ -29,11 +29,27 @@ const TITLE_WITHIN: usize = 32 * 1024;
 ///
 /// # Errors
 /// [`DriverError`] when nothing came back.
-pub(crate) async fn send(probe: &mut Probe<'_>, request: &Request) -> Result<Option<Response>, DriverError> {
-    match request.text.strip_prefix("POST ").and_then(|post| post.split_once(' ')) {
+pub(crate) async fn send(
+    probe: &mut Probe<'_>,
+    request: &Request,
+) -> Result<Option<Response>, DriverError> {
+    match request
+        .text
+        .strip_prefix("POST ")
+        .and_then(|post| post.split_once(' '))
+    {
         Some((path, body)) => {
             let headers = "Content-Type: application/json\r\n";
-            exchange(probe, &Outgoing { method: "POST", path, headers, body }).await
+            exchange(
+                probe,
+                &Outgoing {
+                    method: "POST",
+                    path,
+                    headers,
+                    body,
+                },
+            )
+            .await
         }
         None => get(probe, &request.text).await,
     }
@@ -43,8 +59,20 @@ pub(crate) async fn send(probe: &mut Probe<'_>, request: &Request) -> Result<Opt
 ///
 /// # Errors
 /// As [`send`].
-pub(crate) async fn get(probe: &mut Probe<'_>, path: &str) -> Result<Option<Response>, DriverError> {
-    exchange(probe, &Outgoing { method: "GET", path, headers: "", body: "" }).await
+pub(crate) async fn get(
+    probe: &mut Probe<'_>,
+    path: &str,
+) -> Result<Option<Response>, DriverError> {
+    exchange(
+        probe,
+        &Outgoing {
+            method: "GET",
+            path,
+            headers: "",
+            body: "",
+        },
+    )
+    .await
 }
 
 /// A request as it is sent.
@@ -60,10 +88,19 @@ pub(crate) struct Outgoing<'a> {
 /// As [`send`].
 pub(crate) async fn exchange(
     probe: &mut Probe<'_>,
-    Outgoing { method, path, headers, body }: &Outgoing<'_>,
+    Outgoing {
+        method,
+        path,
+        headers,
+        body,
+    }: &Outgoing<'_>,
 ) -> Result<Option<Response>, DriverError> {
     let host = host(probe);
-    let length = if *method == "GET" { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let length = if *method == "GET" {
+        String::new()
+    } else {
+        format!("Content-Length: {}\r\n", body.len())
+    };
     let request = zeroize::Zeroizing::new(format!(
         "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: fleet-scan/{}\r\nAccept: */*\r\n{headers}{length}\r\n{body}",
         env!("CARGO_PKG_VERSION")
@@ -95,7 +132,11 @@ pub(crate) fn same_host_path(probe: &Probe<'_>, response: &Response) -> Option<S
         200 => refresh(&page)?,
         _ => return None,
     };
-    let scheme = if probe.is_encrypted() { "https://" } else { "http://" };
+    let scheme = if probe.is_encrypted() {
+        "https://"
+    } else {
+        "http://"
+    };
     path_on(&location, scheme, &host(probe))
 }
 
@@ -116,9 +157,12 @@ fn path_on(location: &str, scheme: &str, host: &str) -> Option<String> {
     let path = path.split('#').next().unwrap_or_default();
     let is_plain = path.bytes().all(|byte| byte.is_ascii_graphic()) && path.len() <= 256;
     // A page that a browser is sent to by itself changes nothing, but no device may make us try that.
-    let changes = ["reboot", "reset", "restart", "upgrade", "delete", "logout", "factory"];
+    let changes = [
+        "reboot", "reset", "restart", "upgrade", "delete", "logout", "factory",
+    ];
     let lower = path.to_ascii_lowercase();
-    (is_plain && !matches!(path, "" | "/") && !changes.iter().any(|word| lower.contains(word))).then(|| path.to_owned())
+    (is_plain && !matches!(path, "" | "/") && !changes.iter().any(|word| lower.contains(word)))
+        .then(|| path.to_owned())
 }
 
 /// Where a page sends its reader at once: `<meta http-equiv="refresh" content="0; URL=/cgi-bin/luci/">`.
@@ -137,13 +181,22 @@ pub(crate) fn describe(response: &Response) -> String {
     let mut words = format!("HTTP {}", response.status);
     let body = String::from_utf8_lossy(&response.body[..response.body.len().min(TITLE_WITHIN)]);
     let named = [
-        ("server", response.header("server").next().map(str::to_owned)),
+        (
+            "server",
+            response.header("server").next().map(str::to_owned),
+        ),
         ("realm", response.header("www-authenticate").find_map(realm)),
-        ("redirects to", response.header("location").next().map(kind_of_location)),
+        (
+            "redirects to",
+            response.header("location").next().map(kind_of_location),
+        ),
         ("title", title(&body).map(str::to_owned)),
     ];
     for (name, value) in named {
-        if let Some(value) = value.map(|value| text::field(&value)).filter(|value| !value.is_empty()) {
+        if let Some(value) = value
+            .map(|value| text::field(&value))
+            .filter(|value| !value.is_empty())
+        {
             words.push_str(&format!(", {name} {value}"));
         }
     }
@@ -175,7 +228,10 @@ mod tests {
     use super::*;
 
     fn page(head: &str, body: &str) -> Response {
-        let text = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let text = format!(
+            "HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         response::parse(text.as_bytes()).expect("a response")
     }
 
@@ -188,8 +244,16 @@ mod tests {
                 "HTTP 200, server HP HTTP Server, title LaserJet",
             ),
             ("404 Not Found", "", "HTTP 404"),
-            ("401 No\r\nWWW-Authenticate: Digest realm=\"door\", nonce=\"1\"", "", "HTTP 401, realm door"),
-            ("307 X\r\nLocation: https://10.0.0.7/", "", "HTTP 307, redirects to https"),
+            (
+                "401 No\r\nWWW-Authenticate: Digest realm=\"door\", nonce=\"1\"",
+                "",
+                "HTTP 401, realm door",
+            ),
+            (
+                "307 X\r\nLocation: https://10.0.0.7/",
+                "",
+                "HTTP 307, redirects to https",
+            ),
         ] {
             assert_eq!(describe(&page(head, body)), expected);
         }
@@ -210,7 +274,11 @@ mod tests {
             ("/reboot.cgi", None),
             ("/a\r\nX: y", None),
         ] {
-            assert_eq!(path_on(location, "http://", "10.0.0.7").as_deref(), expected, "{location}");
+            assert_eq!(
+                path_on(location, "http://", "10.0.0.7").as_deref(),
+                expected,
+                "{location}"
+            );
         }
         let page = "<meta http-equiv=\"refresh\" content=\"0; URL=/cgi-bin/luci/\">";
         assert_eq!(refresh(page).as_deref(), Some("/cgi-bin/luci/"));

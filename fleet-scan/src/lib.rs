@@ -36,6 +36,7 @@ mod dial;
 mod driver;
 mod drivers;
 mod engine;
+mod examine;
 mod fingerprint;
 mod guard;
 mod http;
@@ -58,6 +59,7 @@ pub use driver::{
 };
 pub use drivers::ProtocolDriver;
 pub use engine::Scanner;
+pub use examine::{Examination, Examined, Examiner};
 pub use fingerprint::{FingerprintError, Fingerprints, Make, RuleVerdict};
 pub use guard::Guard;
 pub use job::{

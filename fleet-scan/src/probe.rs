@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    dial::{Dialed, Dialler, Failure, REPLY_BLOCK},
+    dial::{Dialler, REPLY_BLOCK},
     driver::DriverError,
     fingerprint::RuleVerdict,
     job::ScanOptions,
@@ -206,7 +206,7 @@ impl<'a> Probe<'a> {
     ) -> Result<Reply, DriverError> {
         let line = match self.line.take() {
             Some(line) => line,
-            None => Line::Plain(self.connect().await?),
+            None => Line::Plain(self.dialler.open(self.endpoint).await?),
         };
         let deadline = Instant::now() + self.reply_timeout;
         let mut line = self.prepared(line, deadline).await?;
@@ -281,23 +281,6 @@ impl<'a> Probe<'a> {
     fn overhear(&mut self, bytes: &[u8]) {
         if self.first_words.is_empty() {
             self.first_words = bytes.iter().take(FIRST_WORDS).copied().collect();
-        }
-    }
-
-    async fn connect(&mut self) -> Result<TcpStream, DriverError> {
-        match self.dialler.reconnect(self.endpoint).await {
-            Dialed::Open(stream) => Ok(stream),
-            Dialed::TimedOut | Dialed::Failed(Failure::TimedOut) => Err(DriverError::Silence),
-            Dialed::Failed(Failure::Refused) => {
-                Err(DriverError::Broken(io::ErrorKind::ConnectionRefused))
-            }
-            Dialed::Failed(Failure::Unreachable) => {
-                Err(DriverError::Broken(io::ErrorKind::HostUnreachable))
-            }
-            Dialed::Failed(Failure::Starved(error) | Failure::NoWay(error)) => {
-                Err(DriverError::Broken(error.kind()))
-            }
-            Dialed::Forbidden(reason) => Err(DriverError::Forbidden(reason)),
         }
     }
 }

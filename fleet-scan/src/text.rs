@@ -14,7 +14,9 @@ pub(crate) fn field(text: &str) -> String {
 /// Text of at most `most` characters. Control characters separate words, as blanks do, and each gap is one space.
 pub(crate) fn bounded(text: &str, most: usize) -> String {
     let mut clean = String::new();
-    let words = text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty());
+    let words = text
+        .split(|c: char| c.is_control() || c.is_whitespace())
+        .filter(|word| !word.is_empty());
     for word in words {
         if clean.len() >= most.saturating_mul(4) {
             break;

@@ -19,10 +19,15 @@ const LONGEST: usize = 64 * 1024;
 ///
 /// # Errors
 /// [`DriverError`] when nothing came back.
-pub(crate) async fn send(probe: &mut Probe<'_>, command: &str) -> Result<Option<Value>, DriverError> {
+pub(crate) async fn send(
+    probe: &mut Probe<'_>,
+    command: &str,
+) -> Result<Option<Value>, DriverError> {
     let body = format!(r#"{{"cmd":"{command}"}}"#);
     let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
-    let reply = probe.ask(&[&length[..], body.as_bytes()].concat(), is_complete).await?;
+    let reply = probe
+        .ask(&[&length[..], body.as_bytes()].concat(), is_complete)
+        .await?;
     Ok(parse(&reply.bytes))
 }
 
@@ -55,9 +60,18 @@ mod tests {
     fn a_frame_is_read_once_it_is_whole() {
         let body = br#"{"code":0,"msg":{"system":{}}}"#;
         let frame = [&(body.len() as u32).to_le_bytes()[..], body].concat();
-        assert!(is_complete(&frame) && !is_complete(&frame[..frame.len() - 1]) && !is_complete(&frame[..2]));
+        assert!(
+            is_complete(&frame)
+                && !is_complete(&frame[..frame.len() - 1])
+                && !is_complete(&frame[..2])
+        );
         assert!(parse(&frame).is_some());
-        for other in [&b"HTTP/1.1 400"[..], b"\x15\x03\x01\x00\x02", &[0; 4], b"\x02\0\0\0{}"] {
+        for other in [
+            &b"HTTP/1.1 400"[..],
+            b"\x15\x03\x01\x00\x02",
+            &[0; 4],
+            b"\x02\0\0\0{}",
+        ] {
             assert_eq!(parse(other), None);
         }
         assert!(is_complete(b"HTTP/1.1"), "its length would be a gigabyte");

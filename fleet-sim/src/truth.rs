@@ -154,7 +154,11 @@ impl Device {
         let identity = match self.make {
             Make::Antminer => named("Bitmain", "", ""),
             Make::Avalon => named("Canaan", "", ""),
-            Make::Braiins => named("Bitmain", &self.model, &format!("Braiins OS {}", self.firmware)),
+            Make::Braiins => named(
+                "Bitmain",
+                &self.model,
+                &format!("Braiins OS {}", self.firmware),
+            ),
             Make::LuxOs => named("Luxor", "", "LuxOS"),
             Make::Vnish => Identity {
                 mac: self.mac.clone(),
@@ -201,9 +205,20 @@ impl Device {
 impl Identity {
     /// The API's identity, with what only the web page says.
     fn completed_by(self, web: Self) -> Self {
-        let is_release = web.firmware_version.starts_with(&format!("{} ", self.firmware_version));
-        let firmware_version = if is_release { web.firmware_version } else { self.firmware_version };
-        Self { mac: self.mac.or(web.mac), serial: self.serial.or(web.serial), firmware_version, ..self }
+        let is_release = web
+            .firmware_version
+            .starts_with(&format!("{} ", self.firmware_version));
+        let firmware_version = if is_release {
+            web.firmware_version
+        } else {
+            self.firmware_version
+        };
+        Self {
+            mac: self.mac.or(web.mac),
+            serial: self.serial.or(web.serial),
+            firmware_version,
+            ..self
+        }
     }
 }
 

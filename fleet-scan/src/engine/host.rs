@@ -349,20 +349,45 @@ mod tests {
     fn a_port_adds_what_the_better_one_does_not_say() {
         let with = |model: &str, maker: &str, firmware: &str| {
             let mut device = device("any", None, None);
-            (device.model, device.manufacturer, device.firmware) = (model.into(), maker.into(), firmware.into());
+            (device.model, device.manufacturer, device.firmware) =
+                (model.into(), maker.into(), firmware.into());
             device
         };
         for (api, web, expected) in [
-            (("", "Braiins", "Braiins OS"), ("Antminer S9", "Bitmain", "Braiins OS 24.09"), ("Antminer S9", "Bitmain", "Braiins OS 24.09")),
-            (("S9", "Bitmain", "2.0"), ("S9j", "Other", "3.0"), ("S9", "Bitmain", "2.0")),
-            (("S9", "Bitmain", ""), ("", "", "3.0"), ("S9", "Bitmain", "3.0")),
-            (("S9", "Bitmain", "LuxOS"), ("", "", "LuxOSX 2"), ("S9", "Bitmain", "LuxOS")),
+            (
+                ("", "Braiins", "Braiins OS"),
+                ("Antminer S9", "Bitmain", "Braiins OS 24.09"),
+                ("Antminer S9", "Bitmain", "Braiins OS 24.09"),
+            ),
+            (
+                ("S9", "Bitmain", "2.0"),
+                ("S9j", "Other", "3.0"),
+                ("S9", "Bitmain", "2.0"),
+            ),
+            (
+                ("S9", "Bitmain", ""),
+                ("", "", "3.0"),
+                ("S9", "Bitmain", "3.0"),
+            ),
+            (
+                ("S9", "Bitmain", "LuxOS"),
+                ("", "", "LuxOSX 2"),
+                ("S9", "Bitmain", "LuxOS"),
+            ),
         ] {
             let mut host = Host::new(2);
             let api = PortVerdict::Named(100, with(api.0, api.1, api.2));
             assert!(host.conclude(API, api, &PRECEDENCES).is_empty());
-            let found = host.conclude(WEB, PortVerdict::Named(50, with(web.0, web.1, web.2)), &PRECEDENCES);
-            let found = (found[0].model.as_str(), found[0].manufacturer.as_str(), found[0].firmware.as_str());
+            let found = host.conclude(
+                WEB,
+                PortVerdict::Named(50, with(web.0, web.1, web.2)),
+                &PRECEDENCES,
+            );
+            let found = (
+                found[0].model.as_str(),
+                found[0].manufacturer.as_str(),
+                found[0].firmware.as_str(),
+            );
             assert_eq!(found, expected);
         }
     }

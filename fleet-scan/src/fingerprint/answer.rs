@@ -1,6 +1,6 @@
 //! What a device answered to each request, and how one value is selected from an answer. Pure.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::Value;
 
@@ -35,7 +35,9 @@ impl Answers {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Request, Option<&Answered>)> {
-        self.by_request.iter().map(|(request, answer)| (request, answer.as_ref()))
+        self.by_request
+            .iter()
+            .map(|(request, answer)| (request, answer.as_ref()))
     }
 }
 
@@ -52,7 +54,12 @@ pub(crate) struct Answered {
 impl Answered {
     /// An answer that is JSON and nothing else.
     pub(crate) fn json(value: Value) -> Self {
-        Self { text: value.to_string(), json: Some(value), page: None, redirect: None }
+        Self {
+            text: value.to_string(),
+            json: Some(value),
+            page: None,
+            redirect: None,
+        }
     }
 
     /// A response of a web server. Its body counts when it is a page or a login: other error pages and redirects repeat
@@ -61,14 +68,29 @@ impl Answered {
         let is_success = (200..300).contains(&response.status);
         // LuCI serves its login page with 403, others with 401.
         let is_page = is_success || matches!(response.status, 401 | 403);
-        let body = if is_page { &response.body[..response.body.len().min(READ)] } else { &[][..] };
-        let is_json = response.body.trim_ascii_start().first().is_some_and(|byte| matches!(byte, b'{' | b'['));
+        let body = if is_page {
+            &response.body[..response.body.len().min(READ)]
+        } else {
+            &[][..]
+        };
+        let is_json = response
+            .body
+            .trim_ascii_start()
+            .first()
+            .is_some_and(|byte| matches!(byte, b'{' | b'['));
         let json = if is_success && is_json {
-            serde_json::from_slice(&response.body).ok().or_else(|| crate::json::parse(&response.body))
+            serde_json::from_slice(&response.body)
+                .ok()
+                .or_else(|| crate::json::parse(&response.body))
         } else {
             None
         };
-        Self { json, text: String::from_utf8_lossy(body).into_owned(), page: Some(response), redirect: None }
+        Self {
+            json,
+            text: String::from_utf8_lossy(body).into_owned(),
+            page: Some(response),
+            redirect: None,
+        }
     }
 
     /// A page that a redirect or a refresh of the first one led to.
@@ -76,7 +98,10 @@ impl Answered {
         let first = Self::page(first);
         let mut page = Self::page(second);
         page.text.push_str(&first.text);
-        Self { redirect: first.page, ..page }
+        Self {
+            redirect: first.page,
+            ..page
+        }
     }
 
     pub(crate) fn value(&self) -> Option<&Value> {
@@ -97,10 +122,10 @@ impl Answered {
 
     /// The text that a selector finds: one line, not empty, at most [`text::FIELD`] characters. The whole text of an
     /// answer is not cut.
-    pub(crate) fn select(&self, selector: &Selector) -> Option<String> {
+    pub(crate) fn select(&self, selector: &Selector) -> Option<Cow<'_, str>> {
         let response = self.page.as_ref();
         let found = match selector {
-            Selector::Text => return (!self.text.is_empty()).then(|| self.text.clone()),
+            Selector::Text => return (!self.text.is_empty()).then_some(Cow::Borrowed(&self.text)),
             Selector::Pointer(segments) => match self.at(segments)? {
                 Value::String(text) => text.clone(),
                 Value::Number(number) => number.to_string(),
@@ -110,7 +135,11 @@ impl Answered {
             Selector::Status => response?.status.to_string(),
             Selector::Redirect => {
                 let redirect = self.redirect.as_ref().or(response)?;
-                format!("{} {}", redirect.status, redirect.header("location").next()?)
+                format!(
+                    "{} {}",
+                    redirect.status,
+                    redirect.header("location").next()?
+                )
             }
             Selector::Title => title(&self.text)?.to_owned(),
             Selector::Meta(name) => meta(&self.text, name)?,
@@ -118,7 +147,7 @@ impl Answered {
             Selector::Header(name) => response?.header(name).next()?.to_owned(),
         };
         let found = text::field(&found);
-        (!found.is_empty()).then_some(found)
+        (!found.is_empty()).then_some(Cow::Owned(found))
     }
 
     fn at(&self, segments: &[String]) -> Option<&Value> {
@@ -129,7 +158,9 @@ impl Answered {
                 Value::Object(map) => match segment.strip_suffix('*') {
                     Some(start) => {
                         let start = start.to_ascii_lowercase();
-                        map.iter().find(|(key, _)| key.to_ascii_lowercase().starts_with(&start))?.1
+                        map.iter()
+                            .find(|(key, _)| key.to_ascii_lowercase().starts_with(&start))?
+                            .1
                     }
                     None => map.get(segment)?,
                 },
@@ -204,7 +235,9 @@ pub(crate) fn title(page: &str) -> Option<&str> {
     let lower = page.to_ascii_lowercase();
     let start = lower.find("<title")?;
     let start = start + lower[start..].find('>')? + 1;
-    let end = lower[start..].find("</title").map_or(lower.len(), |length| start + length);
+    let end = lower[start..]
+        .find("</title")
+        .map_or(lower.len(), |length| start + length);
     Some(page[start..end].trim())
 }
 
@@ -214,7 +247,9 @@ fn meta(page: &str, name: &str) -> Option<String> {
     let mut from = 0;
     while let Some(found) = lower[from..].find("<meta") {
         let start = from + found;
-        let end = lower[start..].find('>').map_or(lower.len(), |length| start + length);
+        let end = lower[start..]
+            .find('>')
+            .map_or(lower.len(), |length| start + length);
         let element = &page[start..end];
         if attribute(element, "name").is_some_and(|value| value.eq_ignore_ascii_case(name)) {
             return attribute(element, "content").map(str::to_owned);
@@ -242,12 +277,17 @@ mod tests {
     use crate::http::response;
 
     fn page(head: &str, body: &str) -> Answered {
-        let text = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let text = format!(
+            "HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         Answered::page(response::parse(text.as_bytes()).expect("a response"))
     }
 
     fn select(answer: &Answered, selector: &str) -> Option<String> {
-        answer.select(&Selector::parse(selector).expect("a selector"))
+        answer
+            .select(&Selector::parse(selector).expect("a selector"))
+            .map(Cow::into_owned)
     }
 
     #[test]
@@ -284,10 +324,17 @@ mod tests {
         ] {
             assert_eq!(select(&answer, selector).as_deref(), expected, "{selector}");
         }
-        let refused = page("401 No\r\nWWW-Authenticate: Digest nonce=\"1\", realm=\"antMiner\"", "<title>x</title>");
+        let refused = page(
+            "401 No\r\nWWW-Authenticate: Digest nonce=\"1\", realm=\"antMiner\"",
+            "<title>x</title>",
+        );
         assert_eq!(select(&refused, "realm").as_deref(), Some("antMiner"));
-            let failed = page("500 Oops", "<title>AxeOS</title>");
-        assert_eq!(select(&failed, "title"), None, "an error page is not a signature");
+        let failed = page("500 Oops", "<title>AxeOS</title>");
+        assert_eq!(
+            select(&failed, "title"),
+            None,
+            "an error page is not a signature"
+        );
         assert!(Selector::parse("body").is_err());
     }
 }

@@ -47,12 +47,20 @@ impl Response {
 
     /// Decompresses the body as far as it is whole. A body that is not what its header says stays as it is.
     fn unpack(&mut self) {
-        let encoding = self.header("content-encoding").next().unwrap_or_default().to_ascii_lowercase();
+        let encoding = self
+            .header("content-encoding")
+            .next()
+            .unwrap_or_default()
+            .to_ascii_lowercase();
         let mut unpacked = Vec::new();
         // A cut-off body ends in an error, after what could be read of it.
         let _ = match encoding.trim() {
-            "gzip" | "x-gzip" => GzDecoder::new(&*self.body).take(MOST_UNPACKED).read_to_end(&mut unpacked),
-            "deflate" => ZlibDecoder::new(&*self.body).take(MOST_UNPACKED).read_to_end(&mut unpacked),
+            "gzip" | "x-gzip" => GzDecoder::new(&*self.body)
+                .take(MOST_UNPACKED)
+                .read_to_end(&mut unpacked),
+            "deflate" => ZlibDecoder::new(&*self.body)
+                .take(MOST_UNPACKED)
+                .read_to_end(&mut unpacked),
             _ => return,
         };
         if !unpacked.is_empty() {
@@ -248,7 +256,10 @@ mod tests {
     }
 
     fn packed(encoding: &str, body: &[u8]) -> Vec<u8> {
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         [head.as_bytes(), body].concat()
     }
 
@@ -257,7 +268,13 @@ mod tests {
         let page = b"<title>AxeOS</title>";
         let whole = gzip(page);
         let cut = &whole[..whole.len() - 4];
-        for (encoding, body) in [("gzip", &whole[..]), ("GZIP", &whole), ("gzip", cut), ("gzip", &page[..]), ("br", page)] {
+        for (encoding, body) in [
+            ("gzip", &whole[..]),
+            ("GZIP", &whole),
+            ("gzip", cut),
+            ("gzip", &page[..]),
+            ("br", page),
+        ] {
             let response = parse(&packed(encoding, body)).expect("a response");
             assert_eq!(response.body, page, "{encoding}");
         }

@@ -54,7 +54,12 @@ pub(crate) async fn authenticate(
     getrandom::fill(&mut client)
         .map_err(|_| DriverError::Protocol("the system gives no random bytes".to_owned()))?;
     let header = challenge.answer(login, "GET", PATH, u64::from_be_bytes(client))?;
-    let outgoing = Outgoing { method: "GET", path: PATH, headers: &header, body: "" };
+    let outgoing = Outgoing {
+        method: "GET",
+        path: PATH,
+        headers: &header,
+        body: "",
+    };
     let second = whole(http::exchange(probe, &outgoing).await?)?;
     match second.status {
         200 => accepted(&second, Some(login)),

@@ -24,7 +24,9 @@ use replay::{Recording, replay};
 use crate::{quick, scan};
 
 /// The facts that a file can expect.
-const FACTS: [&str; 7] = ["driver", "scheme", "make", "model", "firmware", "mac", "serial"];
+const FACTS: [&str; 7] = [
+    "driver", "scheme", "make", "model", "firmware", "mac", "serial",
+];
 
 /// Drivers of ports that need no privilege; 4028 and 4433 are those of the protocols.
 pub(crate) fn scanner(rules: Arc<Fingerprints>) -> Scanner {
@@ -49,14 +51,19 @@ pub(crate) fn job(addresses: Vec<Ipv4Addr>) -> ScanJob {
 }
 
 pub(crate) fn recording(path: &Path) -> Recording {
-    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text =
+        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     Recording::parse(&text).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
 }
 
 /// The facts of a device, without those that are unknown.
 fn facts(device: &FoundDevice) -> BTreeMap<String, String> {
     let mac = device.mac.map(|mac| mac.to_string()).unwrap_or_default();
-    let serial = device.serial.as_ref().map(|serial| serial.as_str()).unwrap_or_default();
+    let serial = device
+        .serial
+        .as_ref()
+        .map(|serial| serial.as_str())
+        .unwrap_or_default();
     let values = [
         &device.driver,
         &device.scheme,
@@ -66,14 +73,21 @@ fn facts(device: &FoundDevice) -> BTreeMap<String, String> {
         mac.as_str(),
         serial,
     ];
-    let known = FACTS.into_iter().zip(values).filter(|(_, value)| !value.is_empty());
-    known.map(|(fact, value)| (fact.to_owned(), value.to_owned())).collect()
+    let known = FACTS
+        .into_iter()
+        .zip(values)
+        .filter(|(_, value)| !value.is_empty());
+    known
+        .map(|(fact, value)| (fact.to_owned(), value.to_owned()))
+        .collect()
 }
 
 /// Serves a recording at an address of its own and compares. What is wrong, if anything.
 async fn check(path: &Path, address: Ipv4Addr) -> Result<(), String> {
     let recording = recording(path);
-    let missing = ["device", "source", "date", "kind", "trimmed"].iter().find(|key| !recording.head.contains_key(**key));
+    let missing = ["device", "source", "date", "kind", "trimmed"]
+        .iter()
+        .find(|key| !recording.head.contains_key(**key));
     if let Some(key) = missing {
         return Err(format!("it has no {key}"));
     }
@@ -99,11 +113,19 @@ async fn check(path: &Path, address: Ipv4Addr) -> Result<(), String> {
         return Err(format!("evidence {:?}", device.evidence));
     }
     let found = facts(device);
-    if found == expected { Ok(()) } else { Err(format!("found {found:#?}\nexpected {expected:#?}\nasked {sent:#?}")) }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(format!(
+            "found {found:#?}\nexpected {expected:#?}\nasked {sent:#?}"
+        ))
+    }
 }
 
 fn fixtures(folder: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(folder);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(folder);
     let entries = fs::read_dir(&folder).expect("the folder is there");
     let mut paths: Vec<_> = entries
         .map(|entry| entry.expect("an entry").path())
@@ -118,10 +140,18 @@ async fn check_all(folder: &str, network: u8) {
     for (nth, path) in (1..).zip(fixtures(folder)) {
         let address = Ipv4Addr::new(127, 91, network, nth);
         if let Err(why) = check(&path, address).await {
-            failed.push(format!("{}: {why}", path.file_name().unwrap_or_default().display()));
+            failed.push(format!(
+                "{}: {why}",
+                path.file_name().unwrap_or_default().display()
+            ));
         }
     }
-    assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n\n"));
+    assert!(
+        failed.is_empty(),
+        "{} failed:\n{}",
+        failed.len(),
+        failed.join("\n\n")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,8 +171,15 @@ fn every_published_answer_belongs_to_one_rule() {
     let mut claimed = BTreeSet::new();
     for make in Fingerprints::built_in().makes() {
         for answer in &make.published {
-            assert!(recorded.contains(answer), "{} names `{answer}`, which is not recorded", make.name);
-            assert!(claimed.insert(answer.clone()), "`{answer}` is named by two rules");
+            assert!(
+                recorded.contains(answer),
+                "{} names `{answer}`, which is not recorded",
+                make.name
+            );
+            assert!(
+                claimed.insert(answer.clone()),
+                "`{answer}` is named by two rules"
+            );
         }
     }
     let unclaimed: Vec<_> = recorded.difference(&claimed).collect();
@@ -161,23 +198,43 @@ fn the_table_of_makes_in_the_manual_is_that_of_the_rules() {
     let expected = format!("{}{table}{}", &text[..start], &text[stop..]);
     if std::env::var_os("FLEET_WRITE_DOCS").is_some() {
         fs::write(&manual, &expected).expect("the manual");
+        return;
     }
-    assert_eq!(&text[start..stop], table, "FLEET_WRITE_DOCS=1 writes the table anew");
+    assert_eq!(
+        &text[start..stop],
+        table,
+        "FLEET_WRITE_DOCS=1 writes the table anew"
+    );
 }
 
 fn table() -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let device = |name: &String| {
         let recording = recording(&folder.join(format!("{name}.txt")));
-        recording.head.get("device").cloned().unwrap_or_default().replace('|', "/")
+        recording
+            .head
+            .get("device")
+            .cloned()
+            .unwrap_or_default()
+            .replace('|', "/")
     };
-    let mut table = "| make | found by | facts | published answers |\n|---|---|---|---|\n".to_owned();
+    let mut table =
+        "| make | found by | facts | published answers |\n|---|---|---|---|\n".to_owned();
     let mut makes = Fingerprints::built_in().makes();
     makes.sort_by_key(|make| (make.published.is_empty(), make.make.to_lowercase()));
     for make in makes {
         let published: Vec<_> = make.published.iter().map(device).collect();
-        let published = if published.is_empty() { "unverified".to_owned() } else { published.join("; ") };
-        let row = [make.make, make.protocols.join(", "), make.facts.join(", "), published];
+        let published = if published.is_empty() {
+            "unverified".to_owned()
+        } else {
+            published.join("; ")
+        };
+        let row = [
+            make.make,
+            make.protocols.join(", "),
+            make.facts.join(", "),
+            published,
+        ];
         table.push_str(&format!("| {} |\n", row.join(" | ")));
     }
     table

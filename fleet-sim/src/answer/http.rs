@@ -32,7 +32,12 @@ impl Request {
         let mut words = line.split(' ');
         let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
         let is_known = matches!(method.as_str(), "GET" | "HEAD" | "POST");
-        is_known.then(|| Self { method, path, head, body: String::from_utf8_lossy(body).into_owned() })
+        is_known.then(|| Self {
+            method,
+            path,
+            head,
+            body: String::from_utf8_lossy(body).into_owned(),
+        })
     }
 
     /// The value of a header.
@@ -229,12 +234,18 @@ mod tests {
         let head = b"GET /api/system/info HTTP/1.1\r\nHost: x\r\n\r\nrest";
         assert_eq!(head_length(head), Some(head.len() - 4));
         let request = Request::new(head.to_vec(), b"").expect("a request");
-        assert_eq!((request.method.as_str(), request.path.as_str()), ("GET", "/api/system/info"));
+        assert_eq!(
+            (request.method.as_str(), request.path.as_str()),
+            ("GET", "/api/system/info")
+        );
         assert_eq!(request.header("Host"), Some("x"));
         assert!(keeps_alive(head));
         assert!(!keeps_alive(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"));
         assert!(!keeps_alive(b"GET / HTTP/1.0\r\n\r\n"));
         assert_eq!(Request::new(b"PUT / HTTP/1.1\r\n\r\n".to_vec(), b""), None);
-        assert_eq!(body_length(b"POST / HTTP/1.1\r\nContent-Length: 12\r\n\r\n"), 12);
+        assert_eq!(
+            body_length(b"POST / HTTP/1.1\r\nContent-Length: 12\r\n\r\n"),
+            12
+        );
     }
 }

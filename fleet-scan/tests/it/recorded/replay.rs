@@ -92,7 +92,9 @@ impl Recording {
 
     /// Whether a port speaks HTTP. ePIC serves it at the port of the CGMiner API.
     fn is_http(&self, port: u16) -> bool {
-        self.answers.keys().any(|(other, asked)| *other == port && (asked.starts_with('/') || asked.starts_with("POST ")))
+        self.answers.keys().any(|(other, asked)| {
+            *other == port && (asked.starts_with('/') || asked.starts_with("POST "))
+        })
     }
 
     /// Bytes as they go over the wire: the API ends with a NUL, HTTP lines with CRLF.
@@ -100,7 +102,9 @@ impl Recording {
         if !self.is_http(port) {
             let answer = self.answer(port, asked).unwrap_or_default();
             return match port {
-                WHATSMINER => [&(answer.len() as u32).to_le_bytes()[..], answer.as_bytes()].concat(),
+                WHATSMINER => {
+                    [&(answer.len() as u32).to_le_bytes()[..], answer.as_bytes()].concat()
+                }
                 _ if answer.is_empty() => Vec::new(),
                 _ => format!("{answer}\0").into_bytes(),
             };
@@ -109,7 +113,8 @@ impl Recording {
         let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
         let mut body = body.as_bytes().to_vec();
         if head.to_ascii_lowercase().contains("content-encoding: gzip") {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             encoder.write_all(&body).expect("memory");
             body = encoder.finish().expect("memory");
         }
@@ -212,8 +217,12 @@ fn asked(request: &str) -> Option<String> {
     match (words.next()?, words.next()?) {
         ("GET", path) => Some(path.to_owned()),
         (method, path) => {
-            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
-            let is_whole = length.and_then(|length| length.parse().ok()).is_none_or(|length: usize| body.len() >= length);
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("Content-Length: "));
+            let is_whole = length
+                .and_then(|length| length.parse().ok())
+                .is_none_or(|length: usize| body.len() >= length);
             is_whole.then(|| format!("{method} {path} {body}"))
         }
     }
