@@ -1,8 +1,7 @@
 //! What a plugin says of itself and of devices, made fit for reports: everything is bounded and checked, nothing that
 //! names an endpoint is believed. Pure. Start with [`identification`].
 
-use fleet_core::{Endpoint, Mac, Port, Serial};
-use fleet_scan::Identification;
+use fleet_core::{DeviceFacts, Endpoint, Mac, Port, Serial};
 use fleet_wire::{
     Message,
     sdk::{DeviceInfo, DiscoverDeviceResponse},
@@ -55,9 +54,9 @@ pub(crate) fn ports(said: &[String]) -> Vec<Port> {
 }
 
 /// What a plugin says that a device is. Host and port in it are not looked at.
-pub(crate) fn identification(plugin: &str, driver: &str, said: &DeviceInfo) -> Identification {
+pub(crate) fn identification(plugin: &str, driver: &str, said: &DeviceInfo) -> DeviceFacts {
     let quoted = |text: &str| escaped(text.as_bytes(), QUOTED);
-    Identification {
+    DeviceFacts {
         driver: driver.to_owned(),
         scheme: scheme(&said.url_scheme),
         model: field(&said.model),
@@ -80,7 +79,7 @@ pub(crate) fn identification(plugin: &str, driver: &str, said: &DeviceInfo) -> I
 }
 
 /// A device in the words of the plugins' contract, at the endpoint that is meant.
-pub(crate) fn device_info(endpoint: Endpoint, device: &Identification) -> DeviceInfo {
+pub(crate) fn device_info(endpoint: Endpoint, device: &DeviceFacts) -> DeviceInfo {
     let serial = device.serial.as_ref();
     DeviceInfo {
         host: endpoint.ip.to_string(),

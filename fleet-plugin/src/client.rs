@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{Endpoint, Port};
-use fleet_scan::{Identification, Login};
+use fleet_core::{DeviceFacts, Endpoint, Port};
+use fleet_scan::Login;
 use fleet_wire::{
     Code, Empty, Protocol, RpcError,
     client::{CallOptions, Channel, ChannelConfig, ChannelError},
@@ -94,7 +94,7 @@ impl Live {
     pub(crate) async fn pair(
         &self,
         endpoint: Endpoint,
-        device: &Identification,
+        device: &DeviceFacts,
         login: &Login,
         most: Duration,
     ) -> Result<Option<DeviceInfo>, RpcError> {

@@ -2,10 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::Port;
-use fleet_scan::{
-    Answer, Authenticated, BoxFuture, Driver, DriverError, Identification, Login, Probe,
-};
+use fleet_core::{DeviceFacts, Port};
+use fleet_scan::{Answer, Authenticated, BoxFuture, Driver, DriverError, Login, Probe};
 use fleet_wire::{Code, RpcError, sdk::DeviceInfo};
 use tokio::sync::Semaphore;
 
@@ -53,7 +51,7 @@ impl PluginDriver {
     async fn log_in(
         &self,
         probe: &mut Probe<'_>,
-        device: &Identification,
+        device: &DeviceFacts,
         login: Option<&Login>,
     ) -> Result<Authenticated, DriverError> {
         probe.close();
@@ -84,7 +82,7 @@ impl PluginDriver {
         }
     }
 
-    fn identification(&self, live: &Live, said: &DeviceInfo) -> Identification {
+    fn identification(&self, live: &Live, said: &DeviceInfo) -> DeviceFacts {
         answer::identification(self.plugin.name(), &live.driver, said)
     }
 
@@ -146,7 +144,7 @@ impl Driver for PluginDriver {
         Box::pin(self.ask(probe))
     }
 
-    fn login_port(&self, device: &Identification, at: Port) -> Option<Port> {
+    fn login_port(&self, device: &DeviceFacts, at: Port) -> Option<Port> {
         let live = self.plugin.live().ok()?;
         (*device.driver == *live.driver).then_some(at)
     }
@@ -154,7 +152,7 @@ impl Driver for PluginDriver {
     fn authenticate<'a>(
         &'a self,
         probe: &'a mut Probe<'_>,
-        device: &'a Identification,
+        device: &'a DeviceFacts,
         login: Option<&'a Login>,
     ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
         Box::pin(self.log_in(probe, device, login))

@@ -3,9 +3,11 @@
 //! [`identify`] is the whole of every built-in driver. Which bytes are sent is `cgminer.rs`, `http.rs` and
 //! `whatsminer.rs`; what the answers mean is `fingerprint.rs`.
 
+use fleet_core::DeviceFacts;
+
 use crate::{
     cgminer,
-    driver::{Answer, DriverError, Identification},
+    driver::{Answer, DriverError},
     fingerprint::{Answered, Answers, Fingerprints, Matched, Protocol, Request},
     http,
     probe::Probe,
@@ -85,8 +87,13 @@ async fn open<'r>(
             }
             Ok(Fetched::Foreign) if speaks => answers.insert_nothing(request.clone()),
             Ok(Fetched::Foreign) => return (None, Ok(false)),
-            // A device that leaves one request unanswered would cost the same time again.
-            Err(error @ (DriverError::Silence | DriverError::Forbidden(_))) => {
+            // A device that leaves one request unanswered would cost the same time again, and one that speaks no TLS
+            // never will.
+            Err(
+                error @ (DriverError::Silence
+                | DriverError::Forbidden(_)
+                | DriverError::Protocol(_)),
+            ) => {
                 failed = Some(error);
                 break;
             }
@@ -223,7 +230,7 @@ fn identification(
     found: Matched<'_>,
     answers: &Answers,
     described: Option<String>,
-) -> Identification {
+) -> DeviceFacts {
     let rule = found.rule;
     let facts = rule.facts(answers);
     let is_web = answers
@@ -234,7 +241,7 @@ fn identification(
         (true, false) => "http",
         (false, _) => &rule.scheme,
     };
-    Identification {
+    DeviceFacts {
         driver: found.driver.unwrap_or(&rule.driver).to_owned(),
         scheme: scheme.to_owned(),
         model: facts.model,

@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use fleet_core::Port;
+use fleet_core::{DeviceFacts, Port};
 
 use crate::{
     cgminer, conversation,
-    driver::{Answer, BoxFuture, Driver, DriverError, DriverSet, Identification},
+    driver::{Answer, BoxFuture, Driver, DriverError, DriverSet},
     fingerprint::{Fingerprints, Protocol},
     http,
     login::{self, Authenticated, Login},
@@ -137,7 +137,7 @@ impl Driver for ProtocolDriver {
         })
     }
 
-    fn login_port(&self, device: &Identification, at: Port) -> Option<Port> {
+    fn login_port(&self, device: &DeviceFacts, at: Port) -> Option<Port> {
         let is_web = self.protocol == Protocol::Http && !self.encrypts;
         if !is_web || !login::antminer::is_one(device) {
             return None;
@@ -153,7 +153,7 @@ impl Driver for ProtocolDriver {
     fn authenticate<'a>(
         &'a self,
         probe: &'a mut Probe<'_>,
-        device: &'a Identification,
+        device: &'a DeviceFacts,
         login: Option<&'a Login>,
     ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
         Box::pin(async move {

@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use fleet_core::Endpoint;
+use fleet_core::{DeviceFacts, Endpoint};
 use tokio::time::timeout;
 
 use crate::{
     dial::Dialler,
-    driver::{Answer, DriverError, DriverSet, Identification},
+    driver::{Answer, DriverError, DriverSet},
     fingerprint::RuleVerdict,
     guard::Guard,
     job::ScanOptions,
@@ -34,7 +34,7 @@ pub struct Examination {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Examined {
     /// A driver identified the device.
-    Identified(Box<Identification>),
+    Identified(Box<DeviceFacts>),
     /// It answered, and no driver knows it. What it answered first, escaped.
     Unidentified(String),
     /// It did not answer, or could not be dialed.

@@ -22,7 +22,7 @@
 //! let scan = tokio::spawn(async move { scanner.run(job, sink, Default::default()).await });
 //! while let Some(event) = events.recv().await {
 //!     if let ScanEvent::Found(device) = event {
-//!         println!("{} {} {}", device.endpoint, device.manufacturer, device.model);
+//!         println!("{} {} {}", device.endpoint, device.facts.manufacturer, device.facts.model);
 //!     }
 //! }
 //! # drop(scan);
@@ -54,9 +54,7 @@ mod text;
 mod timing;
 mod whatsminer;
 
-pub use driver::{
-    Answer, BoxFuture, Driver, DriverError, DriverSet, DriverSetError, Identification,
-};
+pub use driver::{Answer, BoxFuture, Driver, DriverError, DriverSet, DriverSetError};
 pub use drivers::ProtocolDriver;
 pub use engine::Scanner;
 pub use examine::{Examination, Examined, Examiner};

@@ -1,5 +1,10 @@
 //! Makes texts of devices fit for reports and logs: bounded, on one line, without control characters.
 
+use fleet_core::DeviceFacts;
+
+/// The longest driver name that a report carries, in characters.
+const DRIVER: usize = 50;
+
 /// The longest name, model or version that a report carries, in characters.
 pub(crate) const FIELD: usize = 255;
 
@@ -28,6 +33,20 @@ pub(crate) fn bounded(text: &str, most: usize) -> String {
     }
     let cut: String = clean.chars().take(most).collect();
     cut.trim_end().to_owned()
+}
+
+/// The facts, fit for a report: texts cleaned and cut, no placeholders.
+pub(crate) fn fit(facts: DeviceFacts) -> DeviceFacts {
+    DeviceFacts {
+        driver: bounded(&facts.driver, DRIVER),
+        scheme: field(&facts.scheme),
+        model: field(&facts.model),
+        manufacturer: field(&facts.manufacturer),
+        firmware: field(&facts.firmware),
+        mac: facts.mac.filter(|mac| !mac.is_placeholder()),
+        serial: facts.serial,
+        evidence: bounded(&facts.evidence, EVIDENCE),
+    }
 }
 
 /// Quotable text of at most `most` characters: everything but printable ASCII is escaped.

@@ -1,11 +1,10 @@
-//! What dials for the server on its own network: the scan engine and its drivers.
+//! Lets the server scan and pair in its own networks: implements the server's `Prober` with `fleet-scan`.
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{DeviceReport, NodeId, Port, RawDeviceReport};
+use fleet_core::{DeviceReport, NodeId, Port};
 use fleet_scan::{
-    DriverSet, FoundDevice, Guard, Login, PairableDevice, Pairer, ScanEvent, ScanJob, ScanOptions,
-    Scanner,
+    DriverSet, Guard, Login, PairableDevice, Pairer, ScanEvent, ScanJob, ScanOptions, Scanner,
 };
 use fleet_server::{
     DirectPath, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober,
@@ -14,14 +13,14 @@ use ipnetwork::IpNetwork;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// How long a device may take for a reply, and to be identified: the addresses of a batch are the server's
-/// to dial for a few seconds only.
+/// Time limit of a reply. It is short because the server leases the addresses of a batch for a few seconds only.
 const REPLY: Duration = Duration::from_secs(3);
+/// Time limit of the identification of a device, for the same reason.
 const IDENTIFY: Duration = Duration::from_secs(8);
-/// Events that may wait between engine and server.
+/// Capacity of the channel between the scan engine and the server.
 const SINK: usize = 64;
 
-/// The path over these networks with the built-in drivers.
+/// Creates the path of the server into these networks, with the built-in drivers.
 pub(crate) fn path(networks: Vec<IpNetwork>) -> DirectPath {
     let options = ScanOptions {
         reply_timeout: REPLY,
@@ -58,16 +57,16 @@ impl Prober for Engine {
         cancel: CancellationToken,
     ) -> fleet_scan::BoxFuture<'a, Result<ProbeSummary, String>> {
         Box::pin(async move {
-            let leave = order.leave;
+            let permit = order.permit;
             let job = ScanJob {
                 ports: order.ports,
                 budget: order.budget,
-                guard: Guard::new(move |endpoint| leave.check(endpoint)),
+                guard: Guard::new(move |endpoint| permit.check(endpoint)),
                 ..ScanJob::new(order.addresses)
             };
-            let (sink, mut told) = mpsc::channel(SINK);
+            let (sink, mut found) = mpsc::channel(SINK);
             let forward = async {
-                while let Some(event) = told.recv().await {
+                while let Some(event) = found.recv().await {
                     if let Some(event) = translate(event)
                         && events.send(event).await.is_err()
                     {
@@ -85,14 +84,11 @@ impl Prober for Engine {
 
     fn pair<'a>(&'a self, order: PairOrder) -> fleet_scan::BoxFuture<'a, PairAnswer> {
         Box::pin(async move {
-            let leave = order.leave;
-            let guard = Guard::new(move |endpoint| leave.check(endpoint));
+            let permit = order.permit;
+            let guard = Guard::new(move |endpoint| permit.check(endpoint));
             let target = PairableDevice {
                 endpoint: order.endpoint,
-                driver: order.driver,
-                manufacturer: order.manufacturer,
-                mac: order.mac,
-                serial: order.serial,
+                facts: order.facts,
             };
             let login = order.login.map(|login| {
                 Login::new(
@@ -113,37 +109,16 @@ impl Prober for Engine {
 
 fn translate(event: ScanEvent) -> Option<ProbeEvent> {
     match event {
-        ScanEvent::Found(device) => match report(&device) {
-            Ok(report) => Some(ProbeEvent::Found(report)),
-            Err(reason) => Some(ProbeEvent::Note(format!(
-                "a device at {} cannot be stored: {reason}",
-                device.endpoint
-            ))),
-        },
+        ScanEvent::Found(device) => {
+            let endpoint = device.endpoint;
+            Some(match DeviceReport::new(NodeId(0), endpoint, device.facts) {
+                Ok(report) => ProbeEvent::Found(report),
+                Err(reason) => {
+                    ProbeEvent::Note(format!("a device at {endpoint} cannot be stored: {reason}"))
+                }
+            })
+        }
         ScanEvent::Note(text) => Some(ProbeEvent::Note(text)),
         ScanEvent::Progress(progress) => Some(ProbeEvent::Progress(progress.done)),
     }
-}
-
-/// What was found, through the checks that a node's report goes through.
-fn report(device: &FoundDevice) -> Result<DeviceReport, fleet_core::RejectReason> {
-    let text = |text: Option<String>| text.unwrap_or_default();
-    DeviceReport::parse(RawDeviceReport {
-        identifier: &device.identifier(NodeId(0)).to_string(),
-        ip: &device.endpoint.ip.to_string(),
-        port: &device.endpoint.port.to_string(),
-        scheme: &device.scheme,
-        driver: &device.driver,
-        model: &device.model,
-        manufacturer: &device.manufacturer,
-        firmware: &device.firmware,
-        mac: &text(device.mac.map(|mac| mac.to_string())),
-        serial: &text(
-            device
-                .serial
-                .as_ref()
-                .map(|serial| serial.as_str().to_owned()),
-        ),
-        evidence: &device.evidence,
-    })
 }

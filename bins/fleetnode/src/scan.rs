@@ -195,36 +195,37 @@ impl Screen {
 
     fn device(&mut self, device: &FoundDevice) -> io::Result<()> {
         let elapsed = self.elapsed();
+        let facts = &device.facts;
         self.found += 1;
         self.first.get_or_insert(elapsed);
         if self.json {
             return self.line(Event::Device(DeviceFound {
                 device_id: 0,
-                identifier: device.identifier(NodeId(0)).to_string(),
+                identifier: facts.identifier(NodeId(0), device.endpoint).to_string(),
                 ip: device.endpoint.ip.to_string(),
                 port: device.endpoint.port.number().into(),
-                scheme: device.scheme.clone(),
-                driver: device.driver.clone(),
-                model: device.model.clone(),
-                manufacturer: device.manufacturer.clone(),
-                firmware: device.firmware.clone(),
+                scheme: facts.scheme.clone(),
+                driver: facts.driver.clone(),
+                model: facts.model.clone(),
+                manufacturer: facts.manufacturer.clone(),
+                firmware: facts.firmware.clone(),
                 elapsed_ms: elapsed,
             }));
         }
-        let mac = device.mac.map(|mac| mac.to_string());
-        let serial = device
+        let mac = facts.mac.map(|mac| mac.to_string());
+        let serial = facts
             .serial
             .as_ref()
             .map(|serial| serial.as_str().to_owned());
         let identity = mac.or(serial).unwrap_or_else(|| "-".to_owned());
-        let what = [&device.manufacturer, &device.model, &device.firmware];
+        let what = [&facts.manufacturer, &facts.model, &facts.firmware];
         let what: Vec<&str> = what
             .into_iter()
             .map(String::as_str)
             .filter(|text| !text.is_empty())
             .collect();
         let endpoint = device.endpoint.to_string();
-        self.row(&endpoint, &device.driver, &identity, &what.join(" "))
+        self.row(&endpoint, &facts.driver, &identity, &what.join(" "))
     }
 
     fn row(&self, endpoint: &str, driver: &str, identity: &str, what: &str) -> io::Result<()> {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use fleet_core::{DeviceIdentifier, Endpoint, Mac, PairOutcome, canonical, limits, parse_literal};
+use fleet_core::{
+    DeviceFacts, DeviceIdentifier, Endpoint, PairOutcome, canonical, limits, parse_literal,
+};
 use fleet_scan::{DriverSet, Guard, Login, PairReport, PairableDevice, Pairer, ScanOptions};
 use fleet_wire::{
     gateway::{self, EncryptedCredentials, FleetNodePairResult},
@@ -82,10 +84,14 @@ fn read(target: &FleetNodePairTarget) -> Result<PairableDevice, String> {
         .port
         .parse()
         .map_err(|_| format!("`{}` is not a port", shown(&target.port)))?;
-    let (mut mac, mut serial) = (None::<Mac>, None);
+    let mut facts = DeviceFacts {
+        driver: target.driver_name.clone(),
+        manufacturer: target.manufacturer.clone(),
+        ..DeviceFacts::default()
+    };
     match target.device_identifier.parse() {
-        Ok(DeviceIdentifier::Mac(known)) => mac = Some(known),
-        Ok(DeviceIdentifier::Serial(known)) => serial = Some(known),
+        Ok(DeviceIdentifier::Mac(known)) => facts.mac = Some(known),
+        Ok(DeviceIdentifier::Serial(known)) => facts.serial = Some(known),
         Ok(DeviceIdentifier::Auto(_)) | Err(_) => {}
     }
     Ok(PairableDevice {
@@ -93,10 +99,7 @@ fn read(target: &FleetNodePairTarget) -> Result<PairableDevice, String> {
             ip: canonical(ip),
             port,
         },
-        driver: target.driver_name.clone(),
-        manufacturer: target.manufacturer.clone(),
-        mac,
-        serial,
+        facts,
     })
 }
 
@@ -181,7 +184,7 @@ fn result(
             }
         }
     });
-    let device = report.device;
+    let device = report.facts;
     FleetNodePairResult {
         device_identifier: identifier,
         outcome: outcome.into(),

@@ -1,6 +1,6 @@
 //! What the spool holds: a found device as a row of a report, or a result of pairing. Start with [`row`].
 
-use fleet_core::{AddressPolicy, DeviceReport, NodeId, RawDeviceReport};
+use fleet_core::{AddressPolicy, DeviceReport, NodeId};
 use fleet_scan::FoundDevice;
 use fleet_wire::gateway::{DiscoveredDeviceReport, FleetNodePairResult};
 
@@ -17,42 +17,31 @@ pub(super) fn row(
     found: FoundDevice,
     addresses: AddressPolicy,
 ) -> Option<DiscoveredDeviceReport> {
-    let row = DiscoveredDeviceReport {
-        device_identifier: found.identifier(node).to_string(),
-        ip_address: found.endpoint.ip.to_string(),
-        port: found.endpoint.port.to_string(),
-        url_scheme: found.scheme,
-        driver_name: found.driver,
-        model: found.model,
-        manufacturer: found.manufacturer,
-        firmware_version: found.firmware,
-        mac_address: found.mac.map(|mac| mac.to_string()).unwrap_or_default(),
-        serial_number: found
-            .serial
-            .map(|serial| serial.as_str().to_owned())
-            .unwrap_or_default(),
-        evidence: found.evidence,
-    };
-    let checked = DeviceReport::parse(RawDeviceReport {
-        identifier: &row.device_identifier,
-        ip: &row.ip_address,
-        port: &row.port,
-        scheme: &row.url_scheme,
-        driver: &row.driver_name,
-        model: &row.model,
-        manufacturer: &row.manufacturer,
-        firmware: &row.firmware_version,
-        mac: &row.mac_address,
-        serial: &row.serial_number,
-        evidence: &row.evidence,
-    });
-    let sound = checked.is_ok() && addresses.admit(found.endpoint.ip).is_ok();
-    sound.then_some(row)
+    addresses.admit(found.endpoint.ip).ok()?;
+    let DeviceReport {
+        sent_identifier,
+        endpoint,
+        facts,
+    } = DeviceReport::new(node, found.endpoint, found.facts).ok()?;
+    let serial = facts.serial.as_ref();
+    Some(DiscoveredDeviceReport {
+        device_identifier: sent_identifier,
+        ip_address: endpoint.ip.to_string(),
+        port: endpoint.port.to_string(),
+        url_scheme: facts.scheme,
+        driver_name: facts.driver,
+        model: facts.model,
+        manufacturer: facts.manufacturer,
+        firmware_version: facts.firmware,
+        mac_address: facts.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        serial_number: serial.map_or_else(String::new, |serial| serial.as_str().to_owned()),
+        evidence: facts.evidence,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use fleet_core::{Endpoint, Port, parse_literal};
+    use fleet_core::{DeviceFacts, Endpoint, Port, parse_literal};
 
     use super::*;
 
@@ -62,14 +51,14 @@ mod tests {
                 ip: parse_literal(ip).expect("an address"),
                 port: Port::new(4028).expect("a port"),
             },
-            scheme: scheme.to_owned(),
-            driver: "antminer".to_owned(),
-            model: "S19".to_owned(),
-            manufacturer: "Bitmain".to_owned(),
-            firmware: String::new(),
-            mac: None,
-            serial: None,
-            evidence: "said so".to_owned(),
+            facts: DeviceFacts {
+                scheme: scheme.to_owned(),
+                driver: "antminer".to_owned(),
+                model: "S19".to_owned(),
+                manufacturer: "Bitmain".to_owned(),
+                evidence: "said so".to_owned(),
+                ..DeviceFacts::default()
+            },
             provisional: false,
         }
     }

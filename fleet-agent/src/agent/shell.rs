@@ -355,7 +355,7 @@ impl Shell {
                 tracing::debug!(endpoint = %found.endpoint, "a device is left to the next start of this node");
             }
             Step::Event(ScanEvent::Found(found)) => {
-                tracing::debug!(endpoint = %found.endpoint, driver = found.driver, model = found.model, "a device");
+                tracing::debug!(endpoint = %found.endpoint, driver = found.facts.driver, model = found.facts.model, "a device");
                 let row = report::row(self.agent.node, found, self.policy.addresses);
                 let pushed = row.map(|row| self.spool.push(now(), report::Row::Found(row)));
                 if !matches!(pushed, Some(Ok(()))) {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_core::{AddressPolicy, Endpoint, PairOutcome, Port, TargetOutcome};
+use fleet_core::{AddressPolicy, DeviceFacts, Endpoint, PairOutcome, Port, TargetOutcome};
 use fleet_plugin::{HostOptions, Timing};
 use fleet_scan::{Guard, Login, PairableDevice, Pairer, ScanJob};
 
@@ -45,17 +45,18 @@ async fn a_device_that_only_a_plugin_knows_is_found_with_its_evidence() {
             panic!("{found:?}")
         };
         assert_eq!(found.endpoint.to_string(), format!("{ip}:{PORT}"));
+        let facts = &found.facts;
         let texts = [
-            &found.driver,
-            &found.scheme,
-            &found.manufacturer,
-            &found.model,
-            &found.firmware,
+            &facts.driver,
+            &facts.scheme,
+            &facts.manufacturer,
+            &facts.model,
+            &facts.firmware,
         ];
         assert_eq!(texts, ["acme", "http", "Acme", "X1", "1.0"]);
-        let mac = found.mac.map(|mac| mac.to_string());
+        let mac = facts.mac.map(|mac| mac.to_string());
         assert_eq!(mac.as_deref(), Some("02:00:5E:00:00:01"));
-        assert_eq!(found.evidence, "plugin acme says `Acme X1 1.0`");
+        assert_eq!(facts.evidence, "plugin acme says `Acme X1 1.0`");
         assert!(!found.provisional);
         assert_eq!(device.asked(), 1);
         host.stop().await;
@@ -182,7 +183,7 @@ async fn the_endpoint_is_what_was_dialed_and_a_flood_of_output_is_no_trouble() {
     found.sort_by_key(|device| device.endpoint.ip);
     let places: Vec<_> = found
         .iter()
-        .map(|device| (device.endpoint.to_string(), &*device.model))
+        .map(|device| (device.endpoint.to_string(), &*device.facts.model))
         .collect();
     assert_eq!(
         places,
@@ -257,10 +258,11 @@ async fn a_plugin_logs_in_to_what_it_knows() {
             ip,
             port: Port::new(PORT).expect("a port"),
         },
-        driver: "acme".to_owned(),
-        manufacturer: "Acme".to_owned(),
-        mac: None,
-        serial: None,
+        facts: DeviceFacts {
+            driver: "acme".to_owned(),
+            manufacturer: "Acme".to_owned(),
+            ..DeviceFacts::default()
+        },
     };
     for (password, expected) in [
         (Some("sesame"), PairOutcome::Paired),
@@ -271,10 +273,8 @@ async fn a_plugin_logs_in_to_what_it_knows() {
         let report = pairer.pair(&target, login.as_ref()).await;
         assert_eq!(report.outcome, expected, "{password:?}: {report:?}");
     }
-    let other = PairableDevice {
-        driver: "bcme".to_owned(),
-        ..target
-    };
+    let mut other = target;
+    other.facts.driver = "bcme".to_owned();
     let login = Login::new("root".to_owned(), "sesame".to_owned());
     let report = pairer.pair(&other, Some(&login)).await;
     assert_eq!(report.outcome, PairOutcome::Error);

@@ -1,6 +1,6 @@
 //! What a device answered to each request, and how one value is selected from an answer. Pure.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::OnceLock};
 
 use serde_json::Value;
 
@@ -46,6 +46,7 @@ impl Answers {
 pub(crate) struct Answered {
     json: Option<Value>,
     text: String,
+    lower: OnceLock<String>,
     page: Option<Response>,
     /// The response that led to this page.
     redirect: Option<Response>,
@@ -55,6 +56,7 @@ impl Answered {
     /// An answer that is JSON and nothing else.
     pub(crate) fn json(value: Value) -> Self {
         Self {
+            lower: OnceLock::new(),
             text: value.to_string(),
             json: Some(value),
             page: None,
@@ -87,6 +89,7 @@ impl Answered {
         };
         Self {
             json,
+            lower: OnceLock::new(),
             text: String::from_utf8_lossy(body).into_owned(),
             page: Some(response),
             redirect: None,
@@ -106,6 +109,11 @@ impl Answered {
 
     pub(crate) fn value(&self) -> Option<&Value> {
         self.json.as_ref()
+    }
+
+    /// The whole text in lower case.
+    pub(crate) fn lower_text(&self) -> &str {
+        self.lower.get_or_init(|| self.text.to_ascii_lowercase())
     }
 
     pub(crate) fn response(&self) -> Option<&Response> {

@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::{
     answer::Selector,
-    rule::{Condition, FactSources, Match, Origin, Pattern, Rank, Request, Rule, Source},
+    rule::{Condition, FactSources, Match, Origin, Pattern, Rank, Request, Rule, Source, Words},
 };
 
 /// Characters of one pattern. Built-in ones have at most a hundred.
@@ -269,8 +269,8 @@ fn condition_of(
     let like = raw
         .like
         .as_ref()
-        .map(|like| match Pattern::words(like.get_ref()) {
-            Some(words) => Ok(words),
+        .map(|like| match Words::of(like.get_ref()) {
+            Some(words) => Ok(Pattern::Words(words)),
             None => pattern(like).map(Pattern::Regex),
         });
     let like = like.transpose()?;

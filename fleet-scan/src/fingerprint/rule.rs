@@ -236,29 +236,75 @@ pub(super) struct Condition {
 /// What a value must match.
 #[derive(Debug, Clone)]
 pub(super) enum Pattern {
-    /// One of these words, in any case: what most signatures are. A search for words costs a tenth of a pattern's.
-    Words(Vec<String>, String),
+    /// Plain words, which most signatures are: a search for them costs a tenth of a pattern's.
+    Words(Words),
     Regex(Regex),
 }
 
-impl Pattern {
-    /// The words of a pattern like `(?i)vnish|anthill`; none for any other.
-    pub(super) fn words(pattern: &str) -> Option<Self> {
-        let words = pattern.strip_prefix("(?i)")?;
-        let is_plain = words
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'|' | b'_' | b' '));
-        let list: Vec<_> = words.split('|').map(str::to_ascii_lowercase).collect();
-        (is_plain && list.iter().all(|word| !word.is_empty()))
-            .then(|| Self::Words(list, pattern.to_owned()))
+/// A pattern of plain words: `(?i)vnish|anthill` or `^blackMiner`.
+#[derive(Debug, Clone)]
+pub(super) struct Words {
+    written: String,
+    words: Vec<String>,
+    ignores_case: bool,
+    is_at_start: bool,
+}
+
+impl Words {
+    /// The words of a pattern. None when it says more than words.
+    pub(super) fn of(pattern: &str) -> Option<Self> {
+        let (ignores_case, rest) = match pattern.strip_prefix("(?i)") {
+            Some(rest) => (true, rest),
+            None => (false, pattern),
+        };
+        let (is_at_start, rest) = match rest.strip_prefix('^') {
+            Some(rest) => (true, rest),
+            None => (false, rest),
+        };
+        let is_plain =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'|' | b'_' | b' ');
+        let case = |word: &str| {
+            if ignores_case {
+                word.to_ascii_lowercase()
+            } else {
+                word.to_owned()
+            }
+        };
+        let words: Vec<_> = rest.split('|').map(case).collect();
+        let is_one = !is_at_start || words.len() == 1;
+        let fits =
+            rest.bytes().all(is_plain) && words.iter().all(|word| !word.is_empty()) && is_one;
+        fits.then(|| Self {
+            written: pattern.to_owned(),
+            words,
+            ignores_case,
+            is_at_start,
+        })
     }
 
+    pub(super) fn is_in(&self, text: &str) -> bool {
+        if self.ignores_case {
+            self.is_in_exactly(&text.to_ascii_lowercase())
+        } else {
+            self.is_in_exactly(text)
+        }
+    }
+
+    fn is_in_exactly(&self, text: &str) -> bool {
+        self.words.iter().any(|word| {
+            if self.is_at_start {
+                text.starts_with(word)
+            } else {
+                text.contains(word)
+            }
+        })
+    }
+}
+
+impl Pattern {
     fn is_match(&self, text: &str) -> bool {
         match self {
-            Self::Words(words, _) => {
-                let text = text.to_ascii_lowercase();
-                words.iter().any(|word| text.contains(word))
-            }
+            Self::Words(words) => words.is_in(text),
             Self::Regex(regex) => regex.is_match(text),
         }
     }
@@ -267,7 +313,7 @@ impl Pattern {
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Words(_, pattern) => f.write_str(pattern),
+            Self::Words(words) => f.write_str(&words.written),
             Self::Regex(regex) => f.write_str(regex.as_str()),
         }
     }
@@ -432,6 +478,10 @@ impl Condition {
     fn is_in(&self, answer: &Answered) -> bool {
         match &self.like {
             None => answer.has(&self.at),
+            // Most signatures look for words in the whole text, so its lower-case form is kept.
+            Some(Pattern::Words(words)) if words.ignores_case && self.at == Selector::Text => {
+                words.is_in_exactly(answer.lower_text())
+            }
             Some(like) => answer
                 .select(&self.at)
                 .is_some_and(|text| like.is_match(&text)),

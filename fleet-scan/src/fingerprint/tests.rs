@@ -294,3 +294,24 @@ fn an_explanation_names_the_condition_that_failed() {
         of("sealminer")
     );
 }
+
+#[test]
+fn plain_words_match_as_their_pattern_does() {
+    for (pattern, text) in [
+        ("(?i)vnish|anthill", "An ANTHILL page"),
+        ("(?i)vnish|anthill", "nothing"),
+        ("(?i)^antminer", "Antminer S19"),
+        ("(?i)^antminer", "not an Antminer"),
+        ("^blackMiner", "blackMiner Configuration"),
+        ("^blackMiner", "BlackMiner"),
+        ("AnthillOS", "an AnthillOS"),
+        ("AnthillOS", ""),
+    ] {
+        let words = rule::Words::of(pattern).expect(pattern);
+        let regex = regex::Regex::new(pattern).expect(pattern);
+        assert_eq!(words.is_in(text), regex.is_match(text), "{pattern} {text}");
+    }
+    for pattern in ["a.c", "^a|b", "a$", "(?i)", "(?i)a||b", "", "\\ba"] {
+        assert!(rule::Words::of(pattern).is_none(), "{pattern}");
+    }
+}

@@ -7,10 +7,9 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{Endpoint, Port, TargetOutcome};
+use fleet_core::{DeviceFacts, Endpoint, Port, TargetOutcome};
 use fleet_scan::{
-    Answer, BoxFuture, Driver, DriverError, DriverSet, Identification, Probe, ScanJob, ScanOptions,
-    Scanner,
+    Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanJob, ScanOptions, Scanner,
 };
 use fleet_sim::{Site, Truth};
 
@@ -69,9 +68,9 @@ impl Driver for Outside {
                 return Err(DriverError::Unusable("is tired".to_owned()));
             }
             Ok(self.names.map_or(Answer::Foreign, |driver| {
-                Answer::Named(Box::new(Identification {
+                Answer::Named(Box::new(DeviceFacts {
                     driver: driver.to_owned(),
-                    ..Identification::default()
+                    ..DeviceFacts::default()
                 }))
             }))
         })
@@ -126,7 +125,7 @@ async fn a_name_from_outside_ends_the_questions_about_a_host() {
     assert_eq!(summary.count(TargetOutcome::Unidentified), 0);
     let named: BTreeSet<IpAddr> = found
         .iter()
-        .filter(|device| device.driver == "acme")
+        .filter(|device| device.facts.driver == "acme")
         .map(|device| device.endpoint.ip)
         .collect();
     let asked = outside.asked();

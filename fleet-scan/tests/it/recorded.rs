@@ -17,8 +17,8 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{AddressPolicy, Port, TargetOutcome};
-use fleet_scan::{DriverSet, Fingerprints, FoundDevice, Guard, ProtocolDriver, ScanJob, Scanner};
+use fleet_core::{AddressPolicy, DeviceFacts, Port, TargetOutcome};
+use fleet_scan::{DriverSet, Fingerprints, Guard, ProtocolDriver, ScanJob, Scanner};
 use replay::{Recording, replay};
 
 use crate::{quick, scan};
@@ -57,7 +57,7 @@ pub(crate) fn recording(path: &Path) -> Recording {
 }
 
 /// The facts of a device, without those that are unknown.
-fn facts(device: &FoundDevice) -> BTreeMap<String, String> {
+fn facts(device: &DeviceFacts) -> BTreeMap<String, String> {
     let mac = device.mac.map(|mac| mac.to_string()).unwrap_or_default();
     let serial = device
         .serial
@@ -109,10 +109,10 @@ async fn check(path: &Path, address: Ipv4Addr) -> Result<(), String> {
         return Err(format!("found {found:?}, {summary:?}, asked {sent:#?}"));
     };
     assert_eq!(summary.outcomes, [TargetOutcome::Identified]);
-    if device.evidence.is_empty() || !device.evidence.is_ascii() {
-        return Err(format!("evidence {:?}", device.evidence));
+    if device.facts.evidence.is_empty() || !device.facts.evidence.is_ascii() {
+        return Err(format!("evidence {:?}", device.facts.evidence));
     }
-    let found = facts(device);
+    let found = facts(&device.facts);
     if found == expected {
         Ok(())
     } else {

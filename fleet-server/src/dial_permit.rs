@@ -1,5 +1,4 @@
-//! What dials for the server: a trait, since the server knows no drivers. Its one duty beyond finding
-//! devices is [`Leave`].
+//! [`DialPermit`]: which addresses the server may dial itself, and until when.
 
 use std::{
     collections::BTreeSet,
@@ -12,120 +11,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_core::{
-    AddressPolicy, DeviceReport, Endpoint, Mac, PairOutcome, Port, Serial, TargetOutcome,
-    Timestamp, limits,
-};
-use futures::future::BoxFuture;
+use fleet_core::{AddressPolicy, Endpoint, Timestamp, limits};
 use ipnetwork::IpNetwork;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
-use crate::Environment;
+use crate::environment::Environment;
 
-/// Reaches devices on the server's own network.
-pub trait Prober: Send + Sync + fmt::Debug {
-    /// The ports that are tried when nobody names any.
-    fn default_ports(&self) -> Vec<Port>;
-
-    /// Tries every address on every port and tells through `events` what it finds, waiting for room. It asks
-    /// [`ProbeOrder::leave`] right before every connection that it opens, and when it returns none of them
-    /// is open. When `cancel` fires or the time is over it ends soon, with what it has.
-    fn probe<'a>(
-        &'a self,
-        order: ProbeOrder,
-        events: mpsc::Sender<ProbeEvent>,
-        cancel: CancellationToken,
-    ) -> BoxFuture<'a, Result<ProbeSummary, String>>;
-
-    /// Tries a login at one device, once it has proved to be what the order says; without a login it asks
-    /// whether the device wants any. Leave as above. Dropping the future closes its connections.
-    fn pair<'a>(&'a self, order: PairOrder) -> BoxFuture<'a, PairAnswer>;
-}
-
-/// A device to pair, as the server knows it.
-#[derive(Clone, Debug)]
-pub struct PairOrder {
-    /// Where it was found.
-    pub endpoint: Endpoint,
-    /// The driver that named it.
-    pub driver: String,
-    /// May be empty.
-    pub manufacturer: String,
-    /// If it ever showed one.
-    pub mac: Option<Mac>,
-    /// If it ever showed one.
-    pub serial: Option<Serial>,
-    /// What to try; none asks whether the device wants a login.
-    pub login: Option<PairLogin>,
-    /// Has the last word before every connection.
-    pub leave: Leave,
-}
-
-/// A user name and a password: wiped when dropped, never printed.
-#[derive(Clone)]
-pub struct PairLogin {
-    /// The user name.
-    pub username: Zeroizing<String>,
-    /// The password.
-    pub password: Zeroizing<String>,
-}
-
-impl fmt::Debug for PairLogin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PairLogin(..)")
-    }
-}
-
-/// What a device said to a login.
-#[derive(Clone, Debug)]
-pub struct PairAnswer {
-    /// What came of it.
-    pub outcome: PairOutcome,
-    /// Whether the password it was delivered with is active; none when that is not known.
-    pub default_password: Option<bool>,
-    /// Why it came to nothing; empty when it did not.
-    pub error: String,
-}
-
-/// What to probe.
-#[derive(Clone, Debug)]
-pub struct ProbeOrder {
-    /// Canonical, each once.
-    pub addresses: Vec<IpAddr>,
-    /// In the order wanted, at least one.
-    pub ports: Vec<Port>,
-    /// How long it may take.
-    pub budget: Duration,
-    /// Has the last word before every connection.
-    pub leave: Leave,
-}
-
-/// What a prober tells while it works.
-#[derive(Clone, Debug)]
-pub enum ProbeEvent {
-    /// A device, at the endpoint that was dialed.
-    Found(DeviceReport),
-    /// Something the operator should know.
-    Note(String),
-    /// So many addresses of the order are done.
-    Progress(u64),
-}
-
-/// How an order ended.
-#[derive(Clone, Debug)]
-pub struct ProbeSummary {
-    /// What was learned of each address, in the order of the order.
-    pub outcomes: Vec<TargetOutcome>,
-}
-
-/// Leave to dial some addresses for a short time. Cheap to clone; clones end together.
+/// A permit to dial some addresses for a short time. Cheap to clone; clones end together.
 ///
-/// The addresses were released by the store just before. Past [`limits::DIRECT_TERM`], by either clock, or
-/// once it is closed, nothing is let through: nodes may report the addresses as theirs from then on.
+/// The store released the addresses just before. The permit ends after [`limits::DIRECT_TERM`], by either clock, or
+/// when it is closed: from then on nodes may report the addresses as theirs.
 #[derive(Clone)]
-pub struct Leave(Arc<Terms>);
+pub struct DialPermit(Arc<Terms>);
 
 struct Terms {
     environment: Arc<dyn Environment>,
@@ -136,8 +32,8 @@ struct Terms {
     closed: AtomicBool,
 }
 
-impl Leave {
-    /// `from` are both clocks' times before the release.
+impl DialPermit {
+    /// `from` holds the times of both clocks before the release.
     pub(crate) fn new(
         environment: Arc<dyn Environment>,
         addresses: BTreeSet<IpAddr>,
@@ -155,11 +51,11 @@ impl Leave {
         }))
     }
 
-    /// Whether an endpoint may be dialed at this moment; the connection must be begun at once.
+    /// Checks that an endpoint may be dialed now. The caller must open the connection at once.
     ///
     /// # Errors
     ///
-    /// The reason why not.
+    /// The reason why it may not.
     pub fn check(&self, endpoint: Endpoint) -> Result<(), String> {
         let terms = &self.0;
         let ip = terms
@@ -178,8 +74,8 @@ impl Leave {
         Ok(())
     }
 
-    /// How long it lasts still: by the clock that is ahead, since a machine that was suspended stops one of
-    /// them, and somebody can set the other.
+    /// The remaining time, by the clock that is ahead: suspending the machine stops one clock, and an administrator
+    /// can set the other.
     pub(crate) fn left(&self) -> Duration {
         let (instant, now) = self.0.from;
         let monotonic = self.0.environment.instant().duration_since(instant);
@@ -193,16 +89,16 @@ impl Leave {
     }
 }
 
-/// Why an address is none of the server's to dial.
+/// The refusal of an address that the server may not dial.
 pub(crate) fn outside(ip: IpAddr) -> String {
     format!(
         "{ip} is outside of the networks that this server may dial itself: add its network to `networks` under [direct] in fleetd.toml, or scan it through a node"
     )
 }
 
-impl fmt::Debug for Leave {
+impl fmt::Debug for DialPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Leave")
+        f.debug_struct("DialPermit")
             .field("addresses", &self.0.addresses.len())
             .finish_non_exhaustive()
     }
@@ -214,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// Clocks that tests set.
+    /// Clocks that a test sets.
     #[derive(Debug)]
     struct Clocks(Instant, Mutex<(Duration, i64)>);
 
@@ -238,7 +134,7 @@ mod tests {
         }
     }
 
-    fn leave(clocks: &Arc<Clocks>) -> Leave {
+    fn permit(clocks: &Arc<Clocks>) -> DialPermit {
         let environment: Arc<dyn Environment> = clocks.clone();
         let from = (environment.instant(), environment.now());
         let addresses =
@@ -247,7 +143,7 @@ mod tests {
             "10.0.0.0/24".parse().expect("a network"),
             "127.0.0.0/8".parse().expect("a network"),
         ];
-        Leave::new(
+        DialPermit::new(
             environment,
             addresses.into(),
             AddressPolicy::default(),
@@ -259,16 +155,16 @@ mod tests {
     #[test]
     fn only_released_private_addresses_of_the_listed_networks_are_dialed() {
         let clocks = Arc::new(Clocks(Instant::now(), Mutex::new((Duration::ZERO, 0))));
-        let leave = leave(&clocks);
-        assert_eq!(leave.check(at("10.0.0.7:80")), Ok(()));
-        assert_eq!(leave.check(at("[::ffff:10.0.0.7]:4028")), Ok(()));
+        let permit = permit(&clocks);
+        assert_eq!(permit.check(at("10.0.0.7:80")), Ok(()));
+        assert_eq!(permit.check(at("[::ffff:10.0.0.7]:4028")), Ok(()));
         for (endpoint, why) in [
             ("10.0.0.8:80", "not released"),
             ("10.9.0.7:80", "outside"),
             ("127.0.0.1:80", "loopback"),
             ("8.8.8.8:80", "public"),
         ] {
-            let refused = leave.check(at(endpoint)).expect_err(endpoint);
+            let refused = permit.check(at(endpoint)).expect_err(endpoint);
             assert!(refused.contains(why), "{refused}");
         }
     }
@@ -282,21 +178,21 @@ mod tests {
             (term - Duration::from_millis(1), 0, true),
             (term, 0, false),
             (Duration::ZERO, micros, false),
-            // A wall clock that was set back does not prolong it.
+            // Setting the wall clock back does not extend the permit.
             (term, -micros, false),
         ] {
             let clocks = Arc::new(Clocks(Instant::now(), Mutex::new((Duration::ZERO, 0))));
-            let leave = leave(&clocks);
+            let permit = permit(&clocks);
             *clocks.1.lock().expect("not poisoned") = (monotonic, wall);
             assert_eq!(
-                leave.check(at("10.0.0.7:80")).is_ok(),
+                permit.check(at("10.0.0.7:80")).is_ok(),
                 open,
                 "{monotonic:?} {wall}"
             );
         }
         let clocks = Arc::new(Clocks(Instant::now(), Mutex::new((Duration::ZERO, 0))));
-        let leave = leave(&clocks);
-        leave.clone().close();
-        assert!(leave.check(at("10.0.0.7:80")).is_err());
+        let permit = permit(&clocks);
+        permit.clone().close();
+        assert!(permit.check(at("10.0.0.7:80")).is_err());
     }
 }

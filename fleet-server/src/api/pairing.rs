@@ -1,8 +1,6 @@
-//! `fleet.v1.DevicePairingService`: pairing that is started, looked at and canceled by calls of their own.
+//! `fleet.v1.DevicePairingService`: pairing on nodes, with separate calls to start, follow and cancel it.
 
-use std::str::FromStr;
-
-use fleet_core::{NodeId, PairingId};
+use fleet_core::NodeId;
 use fleet_store::PairingRow;
 use fleet_wire::{
     Context, Reply, RpcError,
@@ -12,23 +10,26 @@ use fleet_wire::{
     },
 };
 
-use super::{Wanted, cancel, page, start};
-use crate::{auth::calling_operator, convert, operators::OperatorApi};
+use super::Api;
+use crate::{
+    convert,
+    pair::{self, PairRequest},
+};
 
-impl DevicePairingService for OperatorApi {
+impl DevicePairingService for Api {
     async fn start_pairing(
         &self,
         context: Context,
         request: StartPairingRequest,
     ) -> Result<Reply<StartPairingResponse>, RpcError> {
-        let (operator, actor) = calling_operator(&context)?;
-        let wanted = Wanted {
+        let call = self.operator(&context)?;
+        let request = PairRequest {
             node: NodeId(request.fleet_node_id),
             identifiers: request.device_identifiers,
             all_unpaired: request.all_unpaired,
             credentials: request.credentials,
         };
-        let started = start(&self.app, operator, actor, wanted).await?;
+        let started = pair::start(&self.app, &call, request).await?;
         Ok(Reply::new(StartPairingResponse {
             pairing_id: started.pairing.to_string(),
             refused: started.refused,
@@ -40,15 +41,15 @@ impl DevicePairingService for OperatorApi {
         context: Context,
         request: GetPairingRequest,
     ) -> Result<Reply<GetPairingResponse>, RpcError> {
-        let (operator, _) = calling_operator(&context)?;
-        let pairing = pairing_id(&request.pairing_id)?;
-        let page = page(&self.app, operator, pairing, request.after).await?;
+        let call = self.operator(&context)?;
+        let pairing = convert::id("pairing_id", &request.pairing_id)?;
+        let page = pair::page(&self.app, &call, pairing, request.after).await?;
         let next_cursor = page
             .results
             .last()
             .map_or(request.after, |last| last.sequence);
         Ok(Reply::new(GetPairingResponse {
-            pairing: Some(on_the_wire(page.pairing)),
+            pairing: Some(message(page.pairing)),
             results: page.results.into_iter().map(convert::paired).collect(),
             next_cursor,
         }))
@@ -59,19 +60,14 @@ impl DevicePairingService for OperatorApi {
         context: Context,
         request: CancelPairingRequest,
     ) -> Result<Reply<CancelPairingResponse>, RpcError> {
-        let (operator, actor) = calling_operator(&context)?;
-        let pairing = pairing_id(&request.pairing_id)?;
-        cancel(&self.app, operator, actor, pairing).await?;
+        let call = self.operator(&context)?;
+        let pairing = convert::id("pairing_id", &request.pairing_id)?;
+        pair::cancel(&self.app, &call, pairing).await?;
         Ok(Reply::new(CancelPairingResponse {}))
     }
 }
 
-fn pairing_id(text: &str) -> Result<PairingId, RpcError> {
-    PairingId::from_str(text)
-        .map_err(|error| RpcError::invalid_argument(format!("pairing_id: {error}")))
-}
-
-fn on_the_wire(row: PairingRow) -> DevicePairing {
+fn message(row: PairingRow) -> DevicePairing {
     let ended = row.ended.is_some();
     let (code, reason) = row
         .ended

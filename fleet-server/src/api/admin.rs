@@ -1,6 +1,4 @@
-//! `fleetnodeadmin.v1`: enrollment as operators do it, and discovery in the upstream shape.
-
-use std::sync::Arc;
+//! `fleetnodeadmin.v1.FleetNodeAdminService`: enrollment, discovery and pairing in the upstream format.
 
 use fleet_core::{DeviceId, NodeId, PendingEnrollmentId, SecretKind, limits};
 use fleet_store::{DevicePairing, NewCode};
@@ -18,52 +16,40 @@ use fleet_wire::{
     },
 };
 
+use super::Api;
 use crate::{
-    app::App,
-    audit::Attempt,
-    auth::calling_operator,
     convert::{self, timestamp},
     discover,
-    failure::Refusal,
+    failure::{Answered, Refusal},
     pair,
 };
 
-/// The administration services.
-#[derive(Clone, Debug)]
-pub(crate) struct Admin {
-    pub(crate) app: Arc<App>,
-}
+/// Devices on a page unless the request names a limit.
+const DEVICES: u32 = 1_024;
 
-impl FleetNodeAdminService for Admin {
+impl FleetNodeAdminService for Api {
     async fn create_enrollment_code(
         &self,
         context: Context,
         request: CreateEnrollmentCodeRequest,
     ) -> Result<Reply<CreateEnrollmentCodeResponse>, RpcError> {
-        let (operator, actor) = calling_operator(&context)?;
+        let call = self.operator(&context)?;
         let code = self.app.environment.secret(SecretKind::EnrollmentCode);
-        let now = self.app.environment.now();
-        let expires = now.plus(limits::CODE_LIFE);
-        let replaces =
-            (request.replaces_fleet_node_id != 0).then_some(NodeId(request.replaces_fleet_node_id));
-        let attempt = Attempt {
-            org: Some(operator.org),
-            actor: actor.clone(),
-            action: "code.create",
-            subject: replaces.map_or_else(String::new, |node| format!("to replace node {node}")),
-        };
+        let expires = call.now.plus(limits::CODE_LIFE);
+        let replaces = convert::node_filter(request.replaces_fleet_node_id);
         let new = NewCode {
-            org: operator.org,
+            org: call.org,
             code: code.hash(),
             expires,
             replaces,
-            actor,
-            now,
+            actor: call.actor(),
+            now: call.now,
         };
-        let id = match self.app.store.create_code(new).await {
-            Ok(id) => id,
-            Err(error) => return Err(attempt.refused(&self.app, error.refusal()).await),
-        };
+        let subject = replaces.map_or_else(String::new, |node| format!("to replace node {node}"));
+        let id = call
+            .attempt("code.create", subject)
+            .or_refused(&self.app.auditor, self.app.store.create_code(new).await)
+            .await?;
         Ok(Reply::new(CreateEnrollmentCodeResponse {
             code: code.expose().to_owned(),
             expires_at: Some(timestamp(expires)),
@@ -76,13 +62,8 @@ impl FleetNodeAdminService for Admin {
         context: Context,
         _: ListFleetNodesRequest,
     ) -> Result<Reply<ListFleetNodesResponse>, RpcError> {
-        let (operator, _) = calling_operator(&context)?;
-        let rows = self
-            .app
-            .store
-            .list_nodes(operator.org)
-            .await
-            .map_err(Refusal::refusal)?;
+        let call = self.operator(&context)?;
+        let rows = self.app.store.list_nodes(call.org).await.answered()?;
         Ok(Reply::new(ListFleetNodesResponse {
             fleet_nodes: rows.into_iter().map(convert::node_summary).collect(),
         }))
@@ -93,27 +74,19 @@ impl FleetNodeAdminService for Admin {
         context: Context,
         request: ConfirmFleetNodeRequest,
     ) -> Result<Reply<ConfirmFleetNodeResponse>, RpcError> {
-        let (operator, actor) = calling_operator(&context)?;
+        let call = self.operator(&context)?;
         let key = self.app.environment.secret(SecretKind::NodeKey);
-        let (node, invitation) = (
-            NodeId(request.fleet_node_id),
-            PendingEnrollmentId(request.pending_enrollment_id),
-        );
-        let now = self.app.environment.now();
-        let attempt = Attempt {
-            org: Some(operator.org),
-            actor: actor.clone(),
-            action: "node.confirm",
-            subject: format!("node {node}, enrollment code {invitation}"),
-        };
-        let confirmed = self
-            .app
-            .store
-            .confirm_node(operator.org, node, invitation, key.hash(), actor, now)
-            .await;
-        if let Err(error) = confirmed {
-            return Err(attempt.refused(&self.app, error.refusal()).await);
-        }
+        let node = NodeId(request.fleet_node_id);
+        let code = PendingEnrollmentId(request.pending_enrollment_id);
+        let store = &self.app.store;
+        let confirmed =
+            store.confirm_node(call.org, node, code, key.hash(), call.actor(), call.now);
+        call.attempt(
+            "node.confirm",
+            format!("node {node}, enrollment code {code}"),
+        )
+        .or_refused(&self.app.auditor, confirmed.await)
+        .await?;
         tracing::info!(%node, "node confirmed");
         Ok(Reply::new(ConfirmFleetNodeResponse {
             api_key: key.expose().to_owned(),
@@ -126,33 +99,25 @@ impl FleetNodeAdminService for Admin {
         context: Context,
         request: RevokeFleetNodeRequest,
     ) -> Result<Reply<RevokeFleetNodeResponse>, RpcError> {
-        let (operator, actor) = calling_operator(&context)?;
+        let call = self.operator(&context)?;
         let node = NodeId(request.fleet_node_id);
-        let invitation = request.pending_enrollment_id.map(PendingEnrollmentId);
-        let attempt = Attempt {
-            org: Some(operator.org),
-            actor: actor.clone(),
-            action: "node.revoke",
-            subject: format!("node {node}"),
-        };
-        let (app, org) = (self.app.clone(), operator.org);
+        let code = request.pending_enrollment_id.map(PendingEnrollmentId);
+        let attempt = call.attempt("node.revoke", format!("node {node}"));
+        let app = self.app.clone();
         let revoked = self.app.carry_through(async move {
-            let now = app.environment.now();
             let revoked = app
                 .store
-                .revoke_node(org, node, invitation, actor, now)
+                .revoke_node(call.org, node, code, call.actor(), call.now)
                 .await
                 .map_err(Refusal::refusal)?;
             app.hub.revoked(node);
             for scan in revoked.scans {
-                app.bells.ring(scan);
+                app.wakeups.notify(scan);
             }
             tracing::info!(%node, "node revoked");
             Ok(())
         });
-        if let Err(error) = revoked.await {
-            return Err(attempt.refused(&self.app, error).await);
-        }
+        attempt.or_refused(&self.app.auditor, revoked.await).await?;
         Ok(Reply::new(RevokeFleetNodeResponse {}))
     }
 
@@ -161,8 +126,8 @@ impl FleetNodeAdminService for Admin {
         context: Context,
         request: DiscoverOnFleetNodeRequest,
     ) -> Result<Reply<BoxStream<DiscoverOnFleetNodeResponse>>, RpcError> {
-        let (operator, actor) = calling_operator(&context)?;
-        discover::start(&self.app, operator, actor, request).await
+        let call = self.operator(&context)?;
+        discover::start(&self.app, &call, request).await
     }
 
     async fn pair_device_to_fleet_node(
@@ -170,9 +135,13 @@ impl FleetNodeAdminService for Admin {
         context: Context,
         request: PairDeviceToFleetNodeRequest,
     ) -> Result<Reply<PairDeviceToFleetNodeResponse>, RpcError> {
-        let (operator, actor) = calling_operator(&context)?;
+        let call = self.operator(&context)?;
         let (node, device) = (NodeId(request.fleet_node_id), DeviceId(request.device_id));
-        pair::bind(&self.app, operator, actor, node, device).await?;
+        let store = &self.app.store;
+        let bound = store.bind_device(call.org, node, device, call.actor(), call.now);
+        call.attempt("device.pair", format!("device {device} to node {node}"))
+            .or_refused(&self.app.auditor, bound.await)
+            .await?;
         Ok(Reply::new(PairDeviceToFleetNodeResponse {}))
     }
 
@@ -181,8 +150,13 @@ impl FleetNodeAdminService for Admin {
         context: Context,
         request: UnpairDeviceRequest,
     ) -> Result<Reply<UnpairDeviceResponse>, RpcError> {
-        let (operator, actor) = calling_operator(&context)?;
-        pair::unbind(&self.app, operator, actor, DeviceId(request.device_id)).await?;
+        let call = self.operator(&context)?;
+        let device = DeviceId(request.device_id);
+        let store = &self.app.store;
+        let released = store.unbind_device(call.org, device, call.actor(), call.now);
+        call.attempt("device.unpair", format!("device {device}"))
+            .or_refused(&self.app.auditor, released.await)
+            .await?;
         Ok(Reply::new(UnpairDeviceResponse {}))
     }
 
@@ -191,15 +165,15 @@ impl FleetNodeAdminService for Admin {
         context: Context,
         request: ListFleetNodeDevicesRequest,
     ) -> Result<Reply<ListFleetNodeDevicesResponse>, RpcError> {
-        let (operator, _) = calling_operator(&context)?;
-        let pairs = self
-            .app
-            .store
-            .list_bound_devices(operator.org, one_or_all(request.fleet_node_id))
-            .await
-            .map_err(Refusal::refusal)?;
+        let call = self.operator(&context)?;
+        let node = convert::node_filter(request.fleet_node_id);
+        let pairs = self.app.store.list_bound_devices(call.org, node).await;
         Ok(Reply::new(ListFleetNodeDevicesResponse {
-            pairs: pairs.into_iter().map(convert::bound_device).collect(),
+            pairs: pairs
+                .answered()?
+                .into_iter()
+                .map(convert::bound_device)
+                .collect(),
         }))
     }
 
@@ -208,36 +182,25 @@ impl FleetNodeAdminService for Admin {
         context: Context,
         request: ListFleetNodeDiscoveredDevicesRequest,
     ) -> Result<Reply<ListFleetNodeDiscoveredDevicesResponse>, RpcError> {
-        let (operator, _) = calling_operator(&context)?;
-        let limit = if request.limit == 0 {
-            1_024
-        } else {
-            u32::try_from(request.limit).unwrap_or(1_024)
-        };
-        let node = one_or_all(request.fleet_node_id);
-        let rows = self
-            .app
-            .store
-            .list_found_devices(operator.org, node, DeviceId(request.cursor), limit)
-            .await
-            .map_err(Refusal::refusal)?;
+        let call = self.operator(&context)?;
+        let limit = u32::try_from(request.limit).unwrap_or(DEVICES);
+        let limit = convert::page_size(limit, DEVICES, u32::MAX);
+        let node = convert::node_filter(request.fleet_node_id);
+        let after = DeviceId(request.cursor);
+        let store = &self.app.store;
+        let rows = store.list_found_devices(call.org, node, after, limit).await;
+        let rows = rows.answered()?;
         let next_cursor = rows
             .last()
             .filter(|_| rows.len() >= limit as usize)
             .map_or(0, |row| row.id.0);
         let ids: Vec<DeviceId> = rows.iter().map(|row| row.id).collect();
-        let pairings = self
-            .app
-            .store
-            .pairings_of(operator.org, &ids)
-            .await
-            .map_err(Refusal::refusal)?;
+        let pairings = store.pairings_of(call.org, &ids).await.answered()?;
         let devices = rows
             .into_iter()
             .map(|row| {
-                let status = pairings
-                    .get(&row.id)
-                    .map_or(DevicePairing::NONE.status, |pairing| pairing.status);
+                let pairing = pairings.get(&row.id);
+                let status = pairing.map_or(DevicePairing::NONE.status, |pairing| pairing.status);
                 convert::discovered_device(row, status)
             })
             .collect();
@@ -252,12 +215,7 @@ impl FleetNodeAdminService for Admin {
         context: Context,
         request: PairDiscoveredDevicesOnFleetNodeRequest,
     ) -> Result<Reply<BoxStream<PairDiscoveredDevicesOnFleetNodeResponse>>, RpcError> {
-        let (operator, actor) = calling_operator(&context)?;
-        pair::pair(&self.app, operator, actor, request).await
+        let call = self.operator(&context)?;
+        pair::pair(&self.app, &call, request).await
     }
-}
-
-/// A node of a list; 0 means every node.
-fn one_or_all(node: i64) -> Option<NodeId> {
-    (node != 0).then_some(NodeId(node))
 }

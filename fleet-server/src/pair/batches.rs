@@ -1,4 +1,4 @@
-//! Cutting targets into commands: each within what a node takes and what a message may hold.
+//! Splits the targets of a pairing into commands that respect the limits of a node and of a message.
 
 use fleet_store::PairTarget;
 use fleet_wire::{
@@ -7,63 +7,63 @@ use fleet_wire::{
     pairing::{Credentials, FleetNodePairRequest, FleetNodePairTarget},
 };
 
-/// What keys and lengths around the targets take at most.
+/// Maximum size of the field keys and lengths around the targets.
 const ENVELOPE: usize = 64;
 
-/// A target as a node is told.
-pub(crate) fn on_the_wire(target: &PairTarget) -> FleetNodePairTarget {
+/// A target on the wire.
+fn message(target: &PairTarget) -> FleetNodePairTarget {
     FleetNodePairTarget {
         device_identifier: target.identifier.to_string(),
         ip_address: target.endpoint.ip.to_string(),
         port: target.endpoint.port.to_string(),
-        url_scheme: target.scheme.clone(),
-        driver_name: target.driver.clone(),
-        manufacturer: target.manufacturer.clone(),
-        firmware_version: target.firmware.clone(),
+        url_scheme: target.facts.scheme.clone(),
+        driver_name: target.facts.driver.clone(),
+        manufacturer: target.facts.manufacturer.clone(),
+        firmware_version: target.facts.firmware.clone(),
     }
 }
 
-/// The request of one part.
+/// The request of one batch.
 pub(crate) fn request(
     targets: &[PairTarget],
     credentials: Option<Credentials>,
 ) -> FleetNodePairRequest {
     FleetNodePairRequest {
-        targets: targets.iter().map(on_the_wire).collect(),
+        targets: targets.iter().map(message).collect(),
         credentials,
     }
 }
 
-/// Cuts targets so that no part has more than a node takes, nor an encoded form beyond 1 MiB with
-/// these credentials.
-pub(crate) fn cut(
+/// Splits targets into batches. Each has at most the targets that a node accepts, and encodes to at most 1 MiB together
+/// with the credentials.
+pub(crate) fn split(
     targets: Vec<PairTarget>,
     credentials: Option<&Credentials>,
 ) -> Vec<Vec<PairTarget>> {
     let fixed = ENVELOPE + credentials.map_or(0, Message::encoded_len);
-    let mut parts: Vec<Vec<PairTarget>> = Vec::new();
+    let mut batches: Vec<Vec<PairTarget>> = Vec::new();
     let mut size = 0;
     for target in targets {
-        let length = on_the_wire(&target).encoded_len();
-        // A key of one byte, and a length of at most three.
+        let length = message(&target).encoded_len();
+        // One byte of key, at most three bytes of length.
         let length = length + 4;
-        match parts.last_mut() {
-            Some(part) if part.len() < MAX_REPORT && size + length <= MAX_PAYLOAD => {
+        match batches.last_mut() {
+            Some(batch) if batch.len() < MAX_REPORT && size + length <= MAX_PAYLOAD => {
                 size += length;
-                part.push(target);
+                batch.push(target);
             }
             Some(_) | None => {
                 size = fixed + length;
-                parts.push(vec![target]);
+                batches.push(vec![target]);
             }
         }
     }
-    parts
+    batches
 }
 
 #[cfg(test)]
 mod tests {
-    use fleet_core::{DeviceId, DeviceIdentifier, Endpoint, Port, Serial};
+    use fleet_core::{DeviceFacts, DeviceId, DeviceIdentifier, Endpoint, Port, Serial};
     use fleet_wire::Message;
 
     use super::*;
@@ -78,15 +78,18 @@ mod tests {
                 ip: "10.0.0.7".parse().expect("an address"),
                 port: Port::new(80).expect("a port"),
             },
-            scheme: "http".to_owned(),
-            driver: "antminer".to_owned(),
-            manufacturer: text.to_owned(),
-            firmware: text.to_owned(),
+            facts: DeviceFacts {
+                scheme: "http".to_owned(),
+                driver: "antminer".to_owned(),
+                manufacturer: text.to_owned(),
+                firmware: text.to_owned(),
+                ..DeviceFacts::default()
+            },
         }
     }
 
     #[test]
-    fn no_command_is_larger_than_a_node_takes_and_no_target_is_lost() {
+    fn no_command_exceeds_the_limits_of_a_node_and_no_target_is_lost() {
         let credentials = Credentials {
             username: "u".repeat(1_024),
             password: Some("p".repeat(1_024)),
@@ -99,18 +102,18 @@ mod tests {
             (2_000, &*wide, 5),
         ] {
             let targets: Vec<_> = (1..=count).map(|n| target(n, text)).collect();
-            let parts = cut(targets.clone(), Some(&credentials));
-            assert_eq!(parts.len(), expected, "{count} targets");
-            for part in &parts {
-                assert!(part.len() <= MAX_REPORT);
+            let batches = split(targets.clone(), Some(&credentials));
+            assert_eq!(batches.len(), expected, "{count} targets");
+            for batch in &batches {
+                assert!(batch.len() <= MAX_REPORT);
                 let command =
                     fleet_core::CommandId::new(fleet_core::Timestamp::from_micros(0), [0; 10]);
-                let sent = messages::pair(command, request(part, Some(credentials.clone())));
+                let sent = messages::pair(command, request(batch, Some(credentials.clone())));
                 assert!(sent.payload.len() <= MAX_PAYLOAD, "{}", sent.payload.len());
             }
-            assert_eq!(parts.concat(), targets);
+            assert_eq!(batches.concat(), targets);
         }
-        assert!(cut(Vec::new(), None).is_empty());
+        assert!(split(Vec::new(), None).is_empty());
         assert!(credentials.encoded_len() > 2_048);
     }
 }

@@ -1,13 +1,13 @@
-//! What an operator wants devices to be tried with: in memory only, wiped when dropped, never printed.
+//! Credentials for pairing: in memory only, wiped when dropped, never printed.
 
 use std::fmt;
 
 use fleet_wire::pairing::Credentials;
 use zeroize::Zeroizing;
 
-use crate::PairLogin;
+use crate::prober::PairLogin;
 
-/// A user name and a password, or that there are none.
+/// The user name and password of a pairing request; both are optional.
 #[derive(Clone, Default)]
 pub(crate) struct PairCredentials {
     username: Zeroizing<String>,
@@ -15,23 +15,22 @@ pub(crate) struct PairCredentials {
 }
 
 impl PairCredentials {
-    /// Takes them out of a request; what the decoder allocated is what is wiped later.
-    pub(crate) fn take(said: Option<Credentials>) -> Self {
-        let Credentials { username, password } = said.unwrap_or_default();
+    /// Takes the credentials out of a request. The decoder's own allocations are moved, so dropping wipes them.
+    pub(crate) fn take(credentials: Option<Credentials>) -> Self {
+        let Credentials { username, password } = credentials.unwrap_or_default();
         Self {
             username: Zeroizing::new(username),
             password: password.map(Zeroizing::new),
         }
     }
 
-    /// Whether there is a password to try.
     pub(crate) fn has_password(&self) -> bool {
         self.password
             .as_ref()
             .is_some_and(|password| !password.is_empty())
     }
 
-    /// As the server itself tries them; none when there is no password.
+    /// The login for the server's own dials; none without a password.
     pub(crate) fn login(&self) -> Option<PairLogin> {
         let password = self.password.clone().filter(|_| self.has_password())?;
         Some(PairLogin {
@@ -40,7 +39,7 @@ impl PairCredentials {
         })
     }
 
-    /// As a node is told; none when the operator gave nothing.
+    /// The message for a node; none when the operator gave no credentials.
     pub(crate) fn to_wire(&self) -> Option<Credentials> {
         if self.username.is_empty() && self.password.is_none() {
             return None;

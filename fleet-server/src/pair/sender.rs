@@ -1,37 +1,37 @@
-//! Driving a pairing: its parts go to the node one after the other, each once, with credentials that
-//! only this task has. When they go, by a restart or a lost stream, what was not sent is not sent.
+//! Sends the batches of a pairing to the node, one after the other and each once. Only this task has the credentials:
+//! a restart or a lost stream ends the pairing, and unsent batches are never sent.
 
 use std::sync::Arc;
 
 use fleet_core::{NodeId, PairingId, limits, outcome::Code};
 use fleet_store::{PairingStep, StoreError};
 
-use super::{credentials::PairCredentials, parts};
-use crate::{app::App, messages};
+use super::batches;
+use crate::{app::App, credentials::PairCredentials, messages};
 
-/// A pairing and what only this server knows of it.
+/// A pairing and the credentials that only this server has.
 #[derive(Debug)]
-pub(super) struct Drive {
+pub(super) struct Sender {
     pub(super) app: Arc<App>,
     pub(super) pairing: PairingId,
     pub(super) node: NodeId,
-    /// Parts that were not sent yet.
-    pub(super) parts: usize,
+    /// Number of batches that were not sent yet.
+    pub(super) unsent: usize,
     pub(super) credentials: PairCredentials,
 }
 
-/// Whether to go on.
+/// Whether to continue.
 enum Next {
     Wait,
     Over,
 }
 
-impl Drive {
-    /// Sends part after part. Ends when the last is on its way: what comes of it is stored without us.
+impl Sender {
+    /// Ends when the last batch is sent. The gateway stores the results.
     pub(super) async fn run(mut self) {
         loop {
             let app = Arc::clone(&self.app);
-            let bell = app.bells.listen(self.pairing);
+            let changed = app.wakeups.subscribe(self.pairing);
             match self.step().await {
                 Ok(Next::Over) => break,
                 Ok(Next::Wait) => {}
@@ -40,21 +40,21 @@ impl Drive {
                 }
             }
             tokio::select! {
-                () = bell => {}
+                () = changed => {}
                 () = tokio::time::sleep(limits::WATCH_POLL) => {}
                 () = app.drain.cancelled() => break,
             }
         }
-        self.app.bells.ring(self.pairing);
+        self.app.wakeups.notify(self.pairing);
     }
 
     async fn step(&mut self) -> Result<Next, StoreError> {
         let (app, now) = (&self.app, self.app.environment.now());
-        if app.hub.is_connected(self.node) && app.hub.free_lane(self.node).is_none() {
+        if app.hub.is_connected(self.node) && app.hub.free_epoch(self.node).is_none() {
             let open = app.store.keep_pairing(self.pairing, now).await?;
             return Ok(if open { Next::Wait } else { Next::Over });
         }
-        let (epoch, command) = (app.hub.free_lane(self.node), app.environment.command_id());
+        let (epoch, command) = (app.hub.free_epoch(self.node), app.environment.command_id());
         let step = app
             .store
             .issue_pairing(self.pairing, epoch, command, now)
@@ -64,9 +64,9 @@ impl Drive {
             (PairingStep::Waits, _) | (PairingStep::Issued { .. }, None) => return Ok(Next::Wait),
             (PairingStep::Issued { targets, deadline }, Some(epoch)) => (targets, deadline, epoch),
         };
-        self.parts = self.parts.saturating_sub(1);
-        let last = self.parts == 0;
-        let request = parts::request(&targets, self.credentials.to_wire());
+        self.unsent = self.unsent.saturating_sub(1);
+        let last = self.unsent == 0;
+        let request = batches::request(&targets, self.credentials.to_wire());
         let message = messages::pair(command, request);
         tracing::debug!(node = %self.node, %command, pairing = %self.pairing, "pairing sent");
         if app

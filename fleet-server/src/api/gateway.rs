@@ -1,7 +1,7 @@
-//! The node's side of the wire: registration, handshakes, heartbeats, reports. The control stream is in
+//! `fleetnodegateway.v1.FleetNodeGatewayService`: the services that nodes call. The control stream is in
 //! [`crate::stream`].
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use fleet_core::{
@@ -9,8 +9,8 @@ use fleet_core::{
     SecretKind, challenge, limits, registration_statement,
 };
 use fleet_store::{
-    Actor, Challenged, NewNode, NewPairResults, NewReport, OpenSessionError, PairRow, ReportAnswer,
-    ReportError, SealedCredentials, Who,
+    Actor, Challenged, NewNode, NewPairResults, NewReport, NodeIdentity, OpenSessionError, PairRow,
+    ReportAnswer, ReportError, SealedCredentials, Who,
 };
 use fleet_wire::{
     BoxStream, Context, Message, Reply, RpcError,
@@ -25,31 +25,25 @@ use fleet_wire::{
 };
 use sha2::{Digest, Sha256};
 
+use super::Api;
 use crate::{
-    app::App,
     audit::Attempt,
     auth::{calling_address, calling_node},
     convert::{printable, raw_report, timestamp},
-    failure::{self, Refusal},
-    limiter::{self, Limiter},
-    points::{bytes32, encryption_key, identity_key},
+    failure::{self, Answered},
+    limiter::{self, allow},
+    public_keys::{bytes32, encryption_key, identity_key},
     stream,
 };
 
-/// How long a report waits for the server's own dials at its addresses: somewhat longer than those last.
+/// How long a report waits while the server itself dials its addresses: somewhat longer than those dials last.
 const REPORT_WAIT: Duration = Duration::from_secs(20);
-/// Between two looks.
+/// Interval of retries during that wait.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
-/// What is kept of a node's words about a device that it could not pair.
+/// Longest stored error text of a device that a node could not pair.
 const PAIR_ERROR: usize = 512;
 
-/// The node services.
-#[derive(Clone, Debug)]
-pub(crate) struct Gateway {
-    pub(crate) app: Arc<App>,
-}
-
-impl FleetNodeGatewayService for Gateway {
+impl FleetNodeGatewayService for Api {
     async fn register(
         &self,
         context: Context,
@@ -61,7 +55,7 @@ impl FleetNodeGatewayService for Gateway {
         }
         if request.name.chars().any(char::is_control) {
             return Err(RpcError::invalid_argument(format!(
-                "name is `{}`, with control characters in it: enroll with another --name",
+                "name is `{}`, which contains control characters: enroll with another --name",
                 printable(&request.name, 255)
             )));
         }
@@ -70,28 +64,17 @@ impl FleetNodeGatewayService for Gateway {
         let code = SecretHash::of(&request.enrollment_token);
         verify_possession(&identity_key, &encryption_key, &request, &code)?;
         let fingerprint = Fingerprint::of(identity_key.as_bytes());
-        let actor = Actor {
-            who: Who::Anonymous,
-            from: Some(from),
-        };
-        let attempt = Attempt {
-            org: None,
-            actor: actor.clone(),
-            action: "node.register",
-            subject: format!("identity {fingerprint}"),
-        };
+        let attempt = Attempt::anonymous(from, "node.register", format!("identity {fingerprint}"));
         let new = NewNode {
             code,
             name: request.name,
             identity_key: identity_key.to_bytes(),
             encryption_key,
-            actor,
+            actor: attempt.actor.clone(),
             now: self.app.environment.now(),
         };
-        let registered = match self.app.store.register_node(new).await {
-            Ok(registered) => registered,
-            Err(error) => return Err(attempt.refused(&self.app, error.refusal()).await),
-        };
+        let registered = self.app.store.register_node(new).await;
+        let registered = attempt.or_refused(&self.app.auditor, registered).await?;
         tracing::info!(node = %registered.node, %fingerprint, "node registered");
         Ok(Reply::new(RegisterResponse {
             fleet_node_id: registered.node.0,
@@ -117,25 +100,16 @@ impl FleetNodeGatewayService for Gateway {
         }
         let identity_key = bytes32(&request.identity_pubkey, "identity_pubkey")?;
         let challenge = challenge(&self.app.environment.random());
-        let now = self.app.environment.now();
-        let expires = now.plus(limits::CHALLENGE_LIFE);
-        let begun = self
-            .app
-            .store
-            .begin_handshake(key, identity_key, SecretHash::of_bytes(&challenge), expires)
+        let expires = self.app.environment.now().plus(limits::CHALLENGE_LIFE);
+        let hash = SecretHash::of_bytes(&challenge);
+        let store = &self.app.store;
+        let begun = store
+            .begin_handshake(key, identity_key, hash, expires)
             .await;
-        if let Err(error) = begun {
-            let attempt = Attempt {
-                org: None,
-                actor: Actor {
-                    who: Who::Anonymous,
-                    from: Some(from),
-                },
-                action: "node.handshake",
-                subject: format!("identity {}", Fingerprint::of(&identity_key)),
-            };
-            return Err(attempt.refused(&self.app, error.refusal()).await);
-        }
+        let subject = format!("identity {}", Fingerprint::of(&identity_key));
+        Attempt::anonymous(from, "node.handshake", subject)
+            .or_refused(&self.app.auditor, begun)
+            .await?;
         Ok(Reply::new(BeginAuthHandshakeResponse {
             challenge: challenge.to_vec().into(),
             expires_at: Some(timestamp(expires)),
@@ -152,54 +126,38 @@ impl FleetNodeGatewayService for Gateway {
             allow(&limits.handshakes, limiter::source(from), "handshakes")?;
         }
         let refused =
-            || RpcError::unauthenticated("the challenge was not met: begin a new handshake");
+            || RpcError::unauthenticated("the challenge was not answered: begin a new handshake");
         let now = self.app.environment.now();
-        let taken = self
-            .app
-            .store
+        let store = &self.app.store;
+        let taken = store
             .take_challenge(SecretHash::of_bytes(&request.challenge), now)
             .await
-            .map_err(Refusal::refusal)?;
-        let met = taken
-            .filter(|challenged| challenged.alive)
-            .filter(|challenged| meets(challenged, &request));
+            .answered()?;
+        let actor = Actor {
+            who: taken.map_or(Who::Anonymous, |challenged| Who::Node(challenged.node)),
+            from: Some(from),
+        };
         let attempt = Attempt {
             org: None,
-            actor: Actor {
-                who: taken.map_or(Who::Anonymous, |challenged| Who::Node(challenged.node)),
-                from: Some(from),
-            },
+            actor: actor.clone(),
             action: "node.sign_in",
             subject: String::new(),
         };
-        let Some(challenged) = met else {
-            return Err(attempt.refused(&self.app, refused()).await);
+        let answered = taken
+            .filter(|challenged| challenged.alive)
+            .filter(|challenged| answers(challenged, &request));
+        let Some(challenged) = answered else {
+            return Err(attempt.refused(&self.app.auditor, refused()).await);
         };
         let token = self.app.environment.secret(SecretKind::NodeSession);
         let expires = now.plus(limits::SESSION_LIFE);
-        let actor = Actor {
-            who: Who::Node(challenged.node),
-            from: Some(from),
-        };
-        let opened = self
-            .app
-            .store
-            .open_session(
-                challenged.node,
-                challenged.key,
-                token.hash(),
-                expires,
-                actor,
-                now,
-            )
-            .await;
-        match opened {
-            Ok(_) => {}
-            Err(OpenSessionError::Refused) => {
-                return Err(attempt.refused(&self.app, refused()).await);
-            }
-            Err(OpenSessionError::Storage(error)) => return Err(failure::storage(&error)),
-        }
+        let (node, key) = (challenged.node, challenged.key);
+        let opened = store.open_session(node, key, token.hash(), expires, actor, now);
+        let opened = opened.await.map_err(|error| match error {
+            OpenSessionError::Refused => refused(),
+            OpenSessionError::Storage(error) => failure::storage(&error),
+        });
+        attempt.or_refused(&self.app.auditor, opened).await?;
         Ok(Reply::new(CompleteAuthHandshakeResponse {
             session_token: token.expose().to_owned(),
             expires_at: Some(timestamp(expires)),
@@ -211,17 +169,11 @@ impl FleetNodeGatewayService for Gateway {
         context: Context,
         _: UploadHeartbeatRequest,
     ) -> Result<Reply<UploadHeartbeatResponse>, RpcError> {
-        let node = calling_node(&context)?;
+        let (node, _) = calling_node(&context)?;
         let now = self.app.environment.now();
-        if !self
-            .app
-            .store
-            .heartbeat(node.node, now)
-            .await
-            .map_err(Refusal::refusal)?
-        {
+        if !self.app.store.heartbeat(node.node, now).await.answered()? {
             return Err(RpcError::not_found(format!(
-                "node {} is not enrolled any more",
+                "node {} is no longer enrolled",
                 node.node
             )));
         }
@@ -235,45 +187,19 @@ impl FleetNodeGatewayService for Gateway {
         context: Context,
         request: ReportDiscoveredDevicesRequest,
     ) -> Result<Reply<ReportDiscoveredDevicesResponse>, RpcError> {
-        let node = calling_node(&context)?;
-        let from = calling_address(&self.app, &context);
+        let (node, from) = calling_node(&context)?;
         let command = command_id(&request.command_id)?;
-        let digest = Sha256::digest(request.encode_to_vec()).into();
-        let rows = request.devices.iter().map(|device| {
-            DeviceReport::parse(raw_report(device))
-                .map_err(|reason| (reason, printable(&device.ip_address, 64)))
-        });
-        let report = NewReport {
-            node: node.node,
-            org: node.org,
-            from: Some(from),
-            command,
-            digest,
-            rows: rows.collect(),
-            addresses: self.app.config.addresses,
-            now: self.app.environment.now(),
-        };
-        let answer = match self.record(report).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                let attempt = Attempt {
-                    org: Some(node.org),
-                    actor: Actor {
-                        who: Who::Node(node.node),
-                        from: Some(from),
-                    },
-                    action: "report.refuse",
-                    subject: format!("command {command}"),
-                };
-                return Err(attempt.refused(&self.app, error.refusal()).await);
-            }
-        };
-        self.app.bells.ring(answer.scan);
+        let recorded = self.record(node, from, command, &request).await;
+        let subject = format!("command {command}");
+        let answer = Attempt::by_node(node, from, "report.refuse", subject)
+            .or_refused(&self.app.auditor, recorded)
+            .await?;
+        self.app.wakeups.notify(answer.scan);
         if answer.ended {
             tracing::warn!(node = %node.node, %command, "a command was ended because too many of its rows were refused");
             self.app.hub.cancel(node.node, command);
             self.app.hub.forget(node.node, command);
-            self.app.work.look_at(node.node);
+            self.app.dispatch_queue.push(node.node);
         }
         Ok(Reply::new(ReportDiscoveredDevicesResponse {
             accepted_count: count(answer.accepted),
@@ -286,8 +212,7 @@ impl FleetNodeGatewayService for Gateway {
         context: Context,
         request: ReportPairedDevicesRequest,
     ) -> Result<Reply<ReportPairedDevicesResponse>, RpcError> {
-        let node = calling_node(&context)?;
-        let from = calling_address(&self.app, &context);
+        let (node, from) = calling_node(&context)?;
         let command = command_id(&request.command_id)?;
         let report = NewPairResults {
             node: node.node,
@@ -297,22 +222,12 @@ impl FleetNodeGatewayService for Gateway {
             rows: request.results.into_iter().map(pair_row).collect(),
             now: self.app.environment.now(),
         };
-        let answer = match self.app.store.record_pair_results(report).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                let attempt = Attempt {
-                    org: Some(node.org),
-                    actor: Actor {
-                        who: Who::Node(node.node),
-                        from: Some(from),
-                    },
-                    action: "pairing.refuse",
-                    subject: format!("command {command}"),
-                };
-                return Err(attempt.refused(&self.app, error.refusal()).await);
-            }
-        };
-        self.app.bells.ring(answer.pairing);
+        let recorded = self.app.store.record_pair_results(report).await;
+        let subject = format!("command {command}");
+        let answer = Attempt::by_node(node, from, "pairing.refuse", subject)
+            .or_refused(&self.app.auditor, recorded)
+            .await?;
+        self.app.wakeups.notify(answer.pairing);
         Ok(Reply::new(ReportPairedDevicesResponse {
             accepted_count: count(answer.accepted),
             rejected_count: count(answer.rejected),
@@ -324,21 +239,39 @@ impl FleetNodeGatewayService for Gateway {
         context: Context,
         inbound: BoxStream<ControlStreamRequest>,
     ) -> Result<Reply<BoxStream<ControlStreamResponse>>, RpcError> {
-        let node = calling_node(&context)?.clone();
-        stream::open(self.app.clone(), node, inbound).await
+        let (node, _) = calling_node(&context)?;
+        stream::open(self.app.clone(), node.clone(), inbound).await
     }
 }
 
-impl Gateway {
-    /// Records a report. While the server itself dials at one of its addresses it waits: an upstream node
-    /// uploads once, and gives up at the first trouble.
-    async fn record(&self, report: NewReport) -> Result<ReportAnswer, ReportError> {
+impl Api {
+    /// Records a report. While the server itself dials one of its addresses it waits, because an upstream node uploads
+    /// a report once and gives up at the first failure.
+    async fn record(
+        &self,
+        node: &NodeIdentity,
+        from: IpAddr,
+        command: CommandId,
+        request: &ReportDiscoveredDevicesRequest,
+    ) -> Result<ReportAnswer, ReportError> {
         let app = &self.app;
+        let digest = Sha256::digest(request.encode_to_vec()).into();
         let deadline = app.environment.instant() + REPORT_WAIT;
         loop {
+            // Built anew for each retry: retries are rare, and a report of a thousand devices is not cloned for them.
+            let rows = request.devices.iter().map(|device| {
+                DeviceReport::parse(raw_report(device))
+                    .map_err(|reason| (reason, printable(&device.ip_address, 64)))
+            });
             let report = NewReport {
+                node: node.node,
+                org: node.org,
+                from: Some(from),
+                command,
+                digest,
+                rows: rows.collect(),
+                addresses: app.config.addresses,
                 now: app.environment.now(),
-                ..report.clone()
             };
             match app.store.record_report(report).await {
                 Err(waits @ ReportError::BeingDialed(_))
@@ -355,30 +288,30 @@ impl Gateway {
     }
 }
 
-/// A result as it may be stored: its words escaped and bounded, what was sealed bounded.
-fn pair_row(said: FleetNodePairResult) -> Result<PairRow, (PairRejectReason, String)> {
-    let refused = |reason| (reason, printable(&said.device_identifier, 64));
-    let outcome = match said.outcome() {
+/// Parses one result of a pairing. The error text is escaped and bounded, sealed credentials are bounded.
+fn pair_row(result: FleetNodePairResult) -> Result<PairRow, (PairRejectReason, String)> {
+    let refused = |reason| (reason, printable(&result.device_identifier, 64));
+    let outcome = match result.outcome() {
         PairOutcome::Unspecified => None,
         PairOutcome::Paired => Some(fleet_core::PairOutcome::Paired),
         PairOutcome::AuthNeeded => Some(fleet_core::PairOutcome::AuthNeeded),
         PairOutcome::AuthFailed => Some(fleet_core::PairOutcome::AuthFailed),
         PairOutcome::Error => Some(fleet_core::PairOutcome::Error),
     };
-    let mut result = PairResult::parse(RawPairResult {
-        identifier: &said.device_identifier,
+    let mut parsed = PairResult::parse(RawPairResult {
+        identifier: &result.device_identifier,
         outcome,
-        default_password: said.default_password_active,
-        serial: &said.serial_number,
-        mac: &said.mac_address,
-        model: &said.model,
-        manufacturer: &said.manufacturer,
-        firmware: &said.firmware_version,
-        error: &said.error_message,
+        default_password: result.default_password_active,
+        serial: &result.serial_number,
+        mac: &result.mac_address,
+        model: &result.model,
+        manufacturer: &result.manufacturer,
+        firmware: &result.firmware_version,
+        error: &result.error_message,
     })
     .map_err(refused)?;
-    result.error = printable(&result.error, PAIR_ERROR);
-    let sealed = said.encrypted_credentials.as_ref();
+    parsed.error = printable(&parsed.error, PAIR_ERROR);
+    let sealed = result.encrypted_credentials.as_ref();
     if sealed.is_some_and(|sealed| {
         sealed.username.len().max(sealed.password.len()) > limits::SEALED_BYTES
     }) {
@@ -390,11 +323,14 @@ fn pair_row(said: FleetNodePairResult) -> Result<PairRow, (PairRejectReason, Str
             username: sealed.username.to_vec(),
             password: sealed.password.to_vec(),
         });
-    Ok(PairRow { result, sealed })
+    Ok(PairRow {
+        result: parsed,
+        sealed,
+    })
 }
 
 /// Whether the answer is the challenged key's signature over the challenge.
-fn meets(challenged: &Challenged, answer: &CompleteAuthHandshakeRequest) -> bool {
+fn answers(challenged: &Challenged, answer: &CompleteAuthHandshakeRequest) -> bool {
     let (Ok(key), Ok(signature)) = (
         VerifyingKey::from_bytes(&challenged.identity_key),
         Signature::from_slice(&answer.signature),
@@ -404,18 +340,7 @@ fn meets(challenged: &Challenged, answer: &CompleteAuthHandshakeRequest) -> bool
     key.verify_strict(&answer.challenge, &signature).is_ok()
 }
 
-/// Takes one call from an allowance.
-fn allow(limiter: &Limiter, key: impl std::hash::Hash, what: &str) -> Result<(), RpcError> {
-    limiter.take(key).map_err(|wait| {
-        RpcError::resource_exhausted(format!(
-            "too many {what}: try again in {} s",
-            wait.as_secs() + 1
-        ))
-        .with_retry_after(wait)
-    })
-}
-
-/// Where a node proves possession of its key already at registration, the proof must hold.
+/// Verifies the proof of possession of the identity key, where the request contains one.
 fn verify_possession(
     key: &VerifyingKey,
     encryption_key: &[u8; 32],
@@ -436,7 +361,7 @@ fn verify_possession(
         .map_err(|_| refused())
 }
 
-/// A command that cannot be ours is not in flight either.
+/// A malformed command id is answered like a command that is not in flight.
 fn command_id(text: &str) -> Result<CommandId, RpcError> {
     CommandId::from_str(text).map_err(|_| {
         RpcError::failed_precondition(format!(

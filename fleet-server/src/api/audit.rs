@@ -1,4 +1,4 @@
-//! The audit trail as administrators read it. What is written to it, and when, is in `audit` and the store.
+//! `fleet.v1.AuditService`: the audit trail for administrators. Records are written by `audit` and the store.
 
 use fleet_core::{NodeId, OperatorId};
 use fleet_store::{AuditQuery, AuditResult, AuditRow, LinkedRecord, Who};
@@ -10,36 +10,35 @@ use fleet_wire::{
     },
 };
 
-use crate::{auth::calling_operator, convert::timestamp, failure::Refusal, operators::OperatorApi};
+use super::Api;
+use crate::{
+    convert::{page_size, timestamp},
+    failure::Answered,
+};
 
-/// Records of a page unless the caller says.
-const RECORDS: u32 = 50;
-/// Records of a page at the most.
-const RECORDS_MOST: u32 = 200;
-/// Links of a page at the most, and unless the caller says.
-const LINKS_MOST: u32 = 1_000;
+/// Default and maximum number of records on a page.
+const RECORDS: (u32, u32) = (50, 200);
+/// Default and maximum number of links on a page.
+const LINKS: (u32, u32) = (1_000, 1_000);
 
-impl AuditService for OperatorApi {
+impl AuditService for Api {
     async fn list_audit(
         &self,
         context: Context,
         request: ListAuditRequest,
     ) -> Result<Reply<ListAuditResponse>, RpcError> {
-        let (operator, _) = calling_operator(&context)?;
+        let call = self.operator(&context)?;
         let who = match (request.operator_id, request.fleet_node_id) {
             (0, 0) => None,
             (id, 0) => Some(Who::Operator(OperatorId(id))),
             (0, id) => Some(Who::Node(NodeId(id))),
             (_, _) => {
                 return Err(RpcError::invalid_argument(
-                    "operator_id and fleet_node_id are both set: a action has one author",
+                    "operator_id and fleet_node_id are both set: an action has one author",
                 ));
             }
         };
-        let limit = match request.limit {
-            0 => RECORDS,
-            limit => limit.min(RECORDS_MOST),
-        };
+        let limit = page_size(request.limit, RECORDS.0, RECORDS.1);
         let query = AuditQuery {
             before: (request.before != 0).then_some(request.before),
             limit,
@@ -47,8 +46,8 @@ impl AuditService for OperatorApi {
             refused: request.refused,
             who,
         };
-        let rows = self.app.store.find_audit(operator.org, query).await;
-        let rows = rows.map_err(Refusal::refusal)?;
+        let rows = self.app.store.find_audit(call.org, query).await;
+        let rows = rows.answered()?;
         let full = rows.len() >= limit as usize;
         let next_before = rows.last().filter(|_| full).map_or(0, |row| row.id);
         Ok(Reply::new(ListAuditResponse {
@@ -62,13 +61,13 @@ impl AuditService for OperatorApi {
         context: Context,
         _: GetAuditHeadRequest,
     ) -> Result<Reply<GetAuditHeadResponse>, RpcError> {
-        let (operator, _) = calling_operator(&context)?;
-        let head = self.app.store.audit_head(Some(operator.org)).await;
-        let head = head.map_err(Refusal::refusal)?;
+        let call = self.operator(&context)?;
+        let head = self.app.store.audit_head(Some(call.org)).await;
+        let head = head.answered()?;
         Ok(Reply::new(GetAuditHeadResponse {
             seq: head.seq,
             hash: head.hash.0.to_vec().into(),
-            organization_id: operator.org.0,
+            organization_id: call.org.0,
         }))
     }
 
@@ -77,17 +76,14 @@ impl AuditService for OperatorApi {
         context: Context,
         request: ListAuditLinksRequest,
     ) -> Result<Reply<ListAuditLinksResponse>, RpcError> {
-        let (operator, _) = calling_operator(&context)?;
-        let limit = match request.limit {
-            0 => LINKS_MOST,
-            limit => limit.min(LINKS_MOST),
-        };
+        let call = self.operator(&context)?;
+        let limit = page_size(request.limit, LINKS.0, LINKS.1);
         let links = self
             .app
             .store
-            .audit_links(Some(operator.org), request.after, limit)
+            .audit_links(Some(call.org), request.after, limit)
             .await
-            .map_err(Refusal::refusal)?;
+            .answered()?;
         let links = links.into_iter().map(|link| AuditLink {
             seq: link.seq,
             hash: link.hash.0.to_vec().into(),

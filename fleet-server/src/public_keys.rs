@@ -1,5 +1,5 @@
-//! Which public keys a node may register: canonical encodings of points that are not of low order. A curve
-//! library that decodes leniently would take two texts for one key, and a point of low order has no secret.
+//! Checks of the public keys that a node registers: canonical encodings of points that are not of low order. A lenient
+//! decoder would accept two encodings of one key, and a point of low order has no secret.
 
 use ed25519_dalek::VerifyingKey;
 use fleet_wire::RpcError;
@@ -14,7 +14,7 @@ pub(crate) fn bytes32(bytes: &[u8], field: &str) -> Result<[u8; 32], RpcError> {
     })
 }
 
-/// A point of the ed25519 curve that is no point of small order, with which any signature would verify.
+/// An ed25519 public key. Points of small order are refused: any signature would verify with them.
 pub(crate) fn identity_key(bytes: &[u8]) -> Result<VerifyingKey, RpcError> {
     let bytes = bytes32(bytes, "identity_pubkey")?;
     // The highest bit is the sign of x, not a part of y.
@@ -30,7 +30,7 @@ pub(crate) fn identity_key(bytes: &[u8]) -> Result<VerifyingKey, RpcError> {
     })
 }
 
-/// An X25519 point that yields a shared secret (RFC 7748, 6.1: points of low order yield zeros).
+/// An X25519 public key that yields a shared secret (RFC 7748, 6.1: points of low order yield zeros).
 pub(crate) fn encryption_key(bytes: &[u8]) -> Result<[u8; 32], RpcError> {
     let bytes = bytes32(bytes, "encryption_pubkey")?;
     let secret = x25519_dalek::StaticSecret::from([1; 32]);
@@ -60,8 +60,8 @@ mod tests {
 
     use super::*;
 
-    /// Points of low order of Curve25519 in every encoding (D. J. Bernstein, "Curve25519: which public keys are
-    /// unsafe?"), those above the prime and with the highest bit set included.
+    /// Points of low order of Curve25519 in every encoding, also above the prime and with the highest bit set (D. J.
+    /// Bernstein, "Curve25519: which public keys are unsafe?").
     const MONTGOMERY: [&str; 12] = [
         "0000000000000000000000000000000000000000000000000000000000000000",
         "0100000000000000000000000000000000000000000000000000000000000000",
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoding_that_is_not_the_canonical_one_is_refused() {
+    fn a_non_canonical_encoding_is_refused() {
         for number in unreduced() {
             assert!(encryption_key(&number).is_err(), "{number:?}");
             for sign in [0, 0x80] {
@@ -142,7 +142,7 @@ mod tests {
                 assert!(identity_key(&encoded).is_err(), "{encoded:?}");
             }
         }
-        // The highest bit of an X25519 key means nothing, so that it would be a second text for the same key.
+        // X25519 ignores the highest bit of a key, so setting it gives a second encoding of the same key.
         let mut doubled = [9; 32];
         assert!(encryption_key(&doubled).is_ok());
         doubled[31] |= 0x80;
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_were_generated_are_taken_and_others_of_no_point_are_not() {
+    fn generated_keys_are_accepted_and_bytes_off_the_curve_are_not() {
         for seed in 0..=255 {
             let public = SigningKey::from_bytes(&[seed; 32]).verifying_key();
             assert_eq!(identity_key(public.as_bytes()).ok(), Some(public));
@@ -161,7 +161,7 @@ mod tests {
                 Some(*public.as_bytes())
             );
         }
-        // y = 2 is on no point of the curve.
+        // No point of the curve has y = 2.
         let mut off_curve = [0; 32];
         off_curve[0] = 2;
         assert!(identity_key(&off_curve).is_err());
