@@ -1,13 +1,13 @@
-//! Reads the JSON that miners send: strict JSON reads as serde_json would, and what real firmware gets wrong is
-//! forgiven (NULs, `}{`, stray commas, control characters in strings, a missing end). Pure and bounded.
+//! Reads the JSON that miners send. Strict JSON reads as serde_json would. Defects of real firmware are tolerated:
+//! NULs, `}{`, stray commas, control characters in strings, a missing end. Pure and bounded.
 
 use serde_json::{Map, Number, Value};
 
 /// Deeper nesting is not read. Real replies have four levels.
 const DEEPEST: usize = 32;
 
-/// Whether the bytes hold a whole object or list, as far as brackets tell; what follows can be left unread.
-pub(super) fn is_complete(bytes: &[u8]) -> bool {
+/// Whether the bytes hold a whole object or list, judged by brackets. Bytes after it can be left unread.
+pub(crate) fn is_complete(bytes: &[u8]) -> bool {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for byte in bytes {
         match byte {
@@ -24,8 +24,8 @@ pub(super) fn is_complete(bytes: &[u8]) -> bool {
     false
 }
 
-/// The first object or list in the bytes; none when there is none.
-pub(super) fn parse(bytes: &[u8]) -> Option<Value> {
+/// The first object or list in the bytes.
+pub(crate) fn parse(bytes: &[u8]) -> Option<Value> {
     let text = String::from_utf8_lossy(bytes);
     let start = text.find(['{', '['])?;
     Reader {
@@ -39,7 +39,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The value that begins here; none at the end, at a closing bracket, or when it was cut off.
+    /// The value that begins here. None at the end, at a closing bracket, and when the value was cut off.
     fn value(&mut self, depth: usize) -> Option<Value> {
         self.skip_noise();
         match self.rest.chars().next()? {
@@ -108,8 +108,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The string that begins here, without raw control characters; none when its end is missing, since half a
-    /// model name is another model.
+    /// The string that begins here. A raw control character becomes a space, since it separates words on the devices
+    /// that send one. None when the end is missing: half a model name is another model.
     fn string(&mut self) -> Option<String> {
         self.step();
         let mut text = String::new();
@@ -137,10 +137,12 @@ impl Reader<'_> {
                                 chars.next();
                             }
                         }
+                        // Some firmware breaks a line inside a string by a backslash.
+                        other if other.is_control() => text.push(' '),
                         other => text.push(other),
                     }
                 }
-                c if c.is_control() => {}
+                c if c.is_control() => text.push(' '),
                 c => text.push(c),
             }
         }
@@ -183,7 +185,7 @@ impl Reader<'_> {
             .trim_start_matches(|c: char| c.is_whitespace() || c.is_control());
     }
 
-    /// Goes past what stands between values: blanks, controls, commas (too many of them, too).
+    /// Goes past blanks, controls and any number of commas.
     fn skip_noise(&mut self) {
         self.rest = self
             .rest
@@ -222,12 +224,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_real_firmware_gets_wrong_is_forgiven() {
+    fn defects_of_real_firmware_are_tolerated() {
         let good = json!({"STATUS": [{"STATUS": "S", "Code": 22}], "VERSION": [{"Type": "Antminer S19"}], "id": 1});
         for text in [
             r#"{"STATUS":[{"STATUS":"S","Code":22}],"VERSION":[{"Type":"Antminer S19"}],"id":1}"#,
             "{\"STATUS\":[{\"STATUS\":\"S\",\"Code\":22}],\"VERSION\":[{\"Type\":\"Antminer S19\"}],\"id\":1}\0\0\n\0",
-            "\0{\"STATUS\":[{\"STATUS\":\"S\",\"Code\":22,}],\"VERSION\":[{\"Type\":\"Antminer\u{3} S19\n\"},],\"id\":1,}",
+            "\0{\"STATUS\":[{\"STATUS\":\"S\",\"Code\":22,}],\"VERSION\":[{\"Type\":\"Antminer\u{3}S19\"},],\"id\":1,}",
             r#"{"STATUS":[{"STATUS":"S""Code":22}]"VERSION":[{"Type":"Antminer S19"}]"id":1}"#,
             r#"{"STATUS":[{"STATUS":"S","Code":22],"VERSION":[{"Type":"Antminer S19"}],"id":1"#,
             r#"{"STATUS":[{"STATUS":"S","Code":22}],"VERSION":[{"Type":"Antminer S19"}],"id":1,"next":"cut o"#,
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_without_a_comma_between_them_are_two() {
+    fn two_objects_without_a_comma_are_read_as_two() {
         assert_eq!(
             parse(br#"{"STATS":[{"ID":1}{"ID":2}]}"#),
             Some(json!({"STATS": [{"ID": 1}, {"ID": 2}]}))
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_none() {
+    fn bytes_without_an_object_yield_nothing() {
         for bytes in [
             &b""[..],
             b"\0",

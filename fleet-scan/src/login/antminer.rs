@@ -6,11 +6,13 @@
 use fleet_core::{DeviceFacts, Serial};
 use serde_json::Value;
 
-use super::{digest::Challenge, get, get_with, mac, response::Response, text_of};
 use crate::{
     driver::DriverError,
+    fingerprint::mac,
+    http::{self, Outgoing, Response, digest::Challenge},
     login::{Authenticated, Login},
     probe::Probe,
+    text,
 };
 
 /// What tells MAC and serial, behind the login.
@@ -21,7 +23,7 @@ const REALM: &str = "antMiner";
 const DELIVERED: (&str, &str) = ("root", "root");
 
 /// Whether a device is an Antminer with stock firmware, named by its API or by its web page.
-pub(super) fn is_one(device: &DeviceFacts) -> bool {
+pub(crate) fn is_one(device: &DeviceFacts) -> bool {
     match device.driver.as_str() {
         "antminer" => true,
         "asicrs" => {
@@ -34,11 +36,11 @@ pub(super) fn is_one(device: &DeviceFacts) -> bool {
 }
 
 /// Asks without a login first: the challenge must be an Antminer's before anything is computed from the password.
-pub(super) async fn authenticate(
+pub(crate) async fn authenticate(
     probe: &mut Probe<'_>,
     login: Option<&Login>,
 ) -> Result<Authenticated, DriverError> {
-    let first = whole(get(probe, PATH).await?)?;
+    let first = whole(http::get(probe, PATH).await?)?;
     if first.status == 200 {
         return accepted(&first, None);
     }
@@ -52,7 +54,13 @@ pub(super) async fn authenticate(
     getrandom::fill(&mut client)
         .map_err(|_| DriverError::Protocol("the system gives no random bytes".to_owned()))?;
     let header = challenge.answer(login, "GET", PATH, u64::from_be_bytes(client))?;
-    let second = whole(get_with(probe, PATH, &header).await?)?;
+    let outgoing = Outgoing {
+        method: "GET",
+        path: PATH,
+        headers: &header,
+        body: "",
+    };
+    let second = whole(http::exchange(probe, &outgoing).await?)?;
     match second.status {
         200 => accepted(&second, Some(login)),
         401 => Ok(Authenticated::Refused),
@@ -79,7 +87,7 @@ fn challenge(response: &Response) -> Option<Challenge> {
 fn stranger(response: &Response) -> DriverError {
     DriverError::Protocol(format!(
         "the web server is not that of an Antminer ({}): nothing was sent to it",
-        super::page::words(response)
+        http::describe(response)
     ))
 }
 
@@ -104,4 +112,9 @@ fn accepted(response: &Response, login: Option<&Login>) -> Result<Authenticated,
         }),
         default_password,
     })
+}
+
+fn text_of(object: &Value, field: &str) -> String {
+    let text = object.get(field).and_then(Value::as_str);
+    text.map(text::field).unwrap_or_default()
 }
