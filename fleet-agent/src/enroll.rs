@@ -123,18 +123,7 @@ pub async fn register(
     options: EnrollOptions,
     code: &SecretText,
 ) -> Result<Registration, EnrollError> {
-    if let Some(StateFile {
-        name,
-        fleet_node_id: Some(fleet_node_id),
-        ..
-    }) = dir.load()?
-    {
-        return Err(EnrollError::AlreadyRegistered {
-            name,
-            fleet_node_id,
-            path: dir.path().to_owned(),
-        });
-    }
+    refuse_registered(dir)?;
     let mut state = StateFile {
         server_url: options.server_url,
         name: options.name,
@@ -218,6 +207,22 @@ pub async fn refresh(dir: &StateDir) -> Result<(), EnrollError> {
         .filter(|state| state.stage() != Stage::New)
         .ok_or(EnrollError::NotRegistered)?;
     prove(&state).await
+}
+
+/// Fails if the node is registered already.
+pub(crate) fn refuse_registered(dir: &StateDir) -> Result<(), EnrollError> {
+    match dir.load()? {
+        Some(StateFile {
+            name,
+            fleet_node_id: Some(fleet_node_id),
+            ..
+        }) => Err(EnrollError::AlreadyRegistered {
+            name,
+            fleet_node_id,
+            path: dir.path().to_owned(),
+        }),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Changes to an enrollment. Unset values stay as they are.

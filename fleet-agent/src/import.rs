@@ -5,7 +5,7 @@ use std::{fs::File, io::Read, path::Path};
 use zeroize::Zeroizing;
 
 use crate::{
-    enroll::{EnrollError, Registration},
+    enroll::{EnrollError, Registration, refuse_registered},
     state::{SecretKey, SecretText, StateDir, StateFile},
 };
 
@@ -20,18 +20,7 @@ const FILE_MOST: u64 = 64 * 1024;
 /// [`EnrollError::AlreadyRegistered`] if this node has an enrollment; [`EnrollError::Import`] names the missing or invalid
 /// entry.
 pub fn import(dir: &StateDir, path: &Path, name: String) -> Result<Registration, EnrollError> {
-    if let Some(StateFile {
-        name,
-        fleet_node_id: Some(fleet_node_id),
-        ..
-    }) = dir.load()?
-    {
-        return Err(EnrollError::AlreadyRegistered {
-            name,
-            fleet_node_id,
-            path: dir.path().to_owned(),
-        });
-    }
+    refuse_registered(dir)?;
     let failed = |problem: String| EnrollError::Import {
         path: path.to_owned(),
         problem,

@@ -23,6 +23,9 @@ use crate::site::SitePolicy;
 /// The highest field number of `AgentCommand` that this version knows.
 const KNOWN_ARMS: u8 = 2;
 
+/// The target for the local subnets in commands of upstream servers since September 2026. Some send an empty target.
+const UPSTREAM_LOCAL_SUBNET: &str = "fleet-node-local-subnet";
+
 /// The context for parsing a command.
 #[derive(Debug)]
 pub(super) struct CommandReader<'a> {
@@ -203,8 +206,10 @@ impl CommandReader<'_> {
     }
 
     fn target(&self, text: &str) -> Result<Vec<Entry>, Refusal> {
-        // Upstream servers since September send an empty target for the local subnets.
-        let text = if text.is_empty() { LOCAL_SUBNET } else { text };
+        let text = match text {
+            "" | UPSTREAM_LOCAL_SUBNET => LOCAL_SUBNET,
+            text => text,
+        };
         let addresses = match text.parse::<Target>().map_err(Refusal::bad)? {
             Target::Name(name) => return Ok(vec![Entry::Name(name)]),
             Target::LocalSubnet => self.local(&format!("`{LOCAL_SUBNET}`"))?,
@@ -438,7 +443,7 @@ mod tests {
             Ok(vec!["miner.lan".into()])
         );
         assert_eq!(read(target("10.1.0.0-3"), true).map(|all| all.len()), Ok(4));
-        for local in [LOCAL_SUBNET, ""] {
+        for local in [LOCAL_SUBNET, UPSTREAM_LOCAL_SUBNET, ""] {
             assert_eq!(
                 read(target(local), true),
                 Ok(vec!["10.9.0.1".into(), "10.9.0.2".into()])

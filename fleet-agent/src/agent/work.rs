@@ -8,12 +8,8 @@ use fleet_scan::{
     ScanProgress, ScanSummary, Scanner,
 };
 use fleet_wire::gateway::FleetNodePairResult;
-use tokio::{
-    sync::mpsc,
-    task::{JoinError, JoinHandle},
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::mpsc, task::JoinError, time::Instant};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     ack::{Ending, StopCause},
@@ -54,7 +50,7 @@ enum Stage {
 #[derive(Debug)]
 struct Pinning {
     task: ScanTask,
-    lookups: JoinHandle<Option<Vec<PinnedName>>>,
+    lookups: AbortOnDropHandle<Option<Vec<PinnedName>>>,
     began: Instant,
     cancel: CancellationToken,
 }
@@ -63,7 +59,7 @@ struct Pinning {
 #[derive(Debug)]
 struct Scan {
     events: mpsc::Receiver<ScanEvent>,
-    task: JoinHandle<Result<ScanSummary, ScanError>>,
+    task: AbortOnDropHandle<Result<ScanSummary, ScanError>>,
     cancel: CancellationToken,
 }
 
@@ -71,7 +67,7 @@ struct Scan {
 #[derive(Debug)]
 struct Pairing {
     results: mpsc::Receiver<FleetNodePairResult>,
-    task: JoinHandle<PairSummary>,
+    task: AbortOnDropHandle<PairSummary>,
     cancel: CancellationToken,
 }
 
@@ -109,7 +105,7 @@ impl Work {
         });
         let pinning = Pinning {
             task,
-            lookups,
+            lookups: AbortOnDropHandle::new(lookups),
             began: Instant::now(),
             cancel,
         };
@@ -142,7 +138,7 @@ impl Work {
         Self {
             stage: Some(Stage::Pairing(Pairing {
                 results,
-                task,
+                task: AbortOnDropHandle::new(task),
                 cancel,
             })),
             ..Self::ended(command, None)
@@ -192,7 +188,7 @@ impl Work {
         };
         match result {
             Ok(Some(pins)) => {
-                let mut task = pinning.task.clone();
+                let mut task = pinning.task;
                 task.budget = task.budget.saturating_sub(pinning.began.elapsed());
                 self.pins = pins;
                 let job = task.job(&self.pins);
@@ -264,27 +260,9 @@ impl Scan {
         let task = tokio::spawn(async move { scanner.run(job, sink, token).await });
         Self {
             events,
-            task,
+            task: AbortOnDropHandle::new(task),
             cancel,
         }
-    }
-}
-
-impl Drop for Pinning {
-    fn drop(&mut self) {
-        self.lookups.abort();
-    }
-}
-
-impl Drop for Pairing {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Drop for Scan {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
