@@ -124,6 +124,7 @@ fn scheme(text: &str) -> String {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let Some(said) = DiscoverDeviceResponse::decode(bytes)
         .ok()

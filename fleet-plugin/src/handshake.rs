@@ -102,6 +102,7 @@ fn shown(bytes: &[u8]) -> String {
     escaped(bytes, SHOWN)
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     match Address::parse(bytes) {
         Ok(Address::Tcp(address)) => assert!(address.ip().is_loopback() && address.port() != 0),

@@ -28,6 +28,7 @@ pub use host::{HostOptions, PluginHost};
 pub use supervisor::Timing;
 
 /// Entry points for fuzzing: the parsers of what plugins say, as functions of bytes.
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz {
     /// Reads a first line of output.

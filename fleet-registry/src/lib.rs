@@ -7,6 +7,7 @@
 //! sockets, no storage: the shells that have these live in the server and in the node.
 
 mod capability;
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
 pub mod link;

@@ -253,7 +253,7 @@ impl NodeLink {
             self.watch_acks();
             return;
         }
-        // The server gives the lane away only when it has the ack of what held it.
+        // The server gives the slot away only when it has the ack of what held it.
         self.settle(|unsettled| unsettled.sent.is_some());
         while self.unsettled.len() + 1 >= HELLO_RUNNING {
             let oldest = self.unsettled.pop_front();
@@ -376,7 +376,7 @@ impl NodeLink {
         unsettled.chain(self.running.iter().map(|r| &r.command))
     }
 
-    /// The command that holds the heavy lane.
+    /// The command that holds the command slot.
     pub fn running(&self) -> Option<&WireCommandId> {
         self.running.as_ref().map(|r| &r.command)
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use fleet_core::{
-    CommandId, ConnectionId, Epoch, Lane, NodeId, full_jitter, limits::HELLO_TIMEOUT,
+    CommandId, ConnectionId, Epoch, NodeId, Priority, full_jitter, limits::HELLO_TIMEOUT,
 };
 pub use io::{
     Admission, Adopted, Claim, CommandEnd, DispatchRefused, Dropped, DroppedCounts, EvictReason,
@@ -287,7 +287,7 @@ impl Registry {
         node: NodeId,
         epoch: Epoch,
         command: CommandId,
-        lane: Lane,
+        priority: Priority,
         deadline: Instant,
     ) -> Result<ConnectionId, DispatchRefused> {
         let draining = self.draining.is_some();
@@ -310,7 +310,7 @@ impl Registry {
         }
         state
             .in_flight
-            .insert(command, Flight::new(lane, deadline, false));
+            .insert(command, Flight::new(priority, deadline, false));
         self.timers.set(Timer::Command(node, command), deadline);
         Ok(current.connection)
     }
@@ -401,7 +401,7 @@ impl Registry {
     }
 
     /// An operator canceled a command. A node that can be told is told, now or when it comes back; any
-    /// command keeps the lane until its ack or deadline.
+    /// command keeps the slot until its ack or deadline.
     pub fn cancel(&mut self, node: NodeId, command: CommandId) {
         let Some(state) = self.nodes.get_mut(&node) else {
             return;

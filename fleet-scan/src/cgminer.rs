@@ -157,6 +157,7 @@ fn serial(text: &str) -> Option<Serial> {
     Serial::new(&text::field(text))
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = is_complete(bytes);
     let Some(value) = parse(bytes) else {

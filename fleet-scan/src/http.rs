@@ -272,6 +272,7 @@ fn mac(text: &str) -> Option<Mac> {
     text.parse().ok().filter(|mac: &Mac| !mac.is_placeholder())
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = response::is_complete(bytes);
     let Some(response) = response::parse(bytes) else {
@@ -282,11 +283,13 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = Page::of(&response);
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz_challenge(bytes: &[u8]) {
     digest::fuzz(bytes);
 }
 
 /// What every reader of a device's JSON makes of it: never a panic, nothing unbounded, always a driver's name.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz_json(bytes: &[u8]) {
     let Ok(value) = serde_json::from_slice::<Value>(bytes) else {
         return;

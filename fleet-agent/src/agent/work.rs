@@ -25,7 +25,7 @@ use super::{
 /// Devices that may wait between scan and spool.
 const SINK: usize = 64;
 
-/// The command that holds the lane, from its start until its reports are settled.
+/// The command that holds the slot, from its start until its reports are settled.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) command: WireCommandId,

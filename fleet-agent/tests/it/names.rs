@@ -210,7 +210,7 @@ async fn a_command_is_canceled_while_its_names_are_looked_up() {
     assert_eq!(
         code(&stream.ack().await),
         AckCode::Busy,
-        "the lane is taken"
+        "the slot is taken"
     );
     stream.cancel("c1");
     let ack = stream.ack().await;

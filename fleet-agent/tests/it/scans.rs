@@ -126,7 +126,7 @@ async fn a_second_command_is_busy_and_a_cancel_keeps_what_was_found() {
     let found = ack.outcomes.iter().filter(|outcome| **outcome == 4).count();
     assert!(ack.outcomes.contains(&0), "something was left");
     assert!(found > 0 && found <= gateway.seen().addresses().len());
-    // The lane is free again.
+    // The slot is free again.
     stream.discover("third", &addresses[..1], &site.site().ports());
     assert_eq!(stream.ack().await.command_id, "third");
 }

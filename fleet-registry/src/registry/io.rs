@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId};
+use fleet_core::{CommandId, ConnectionId, Epoch, NodeId, Priority};
 
 use crate::Announced;
 
@@ -75,8 +75,8 @@ pub struct Claim {
 pub struct Adopted {
     /// Which.
     pub command: CommandId,
-    /// Its lane.
-    pub lane: Lane,
+    /// Its priority.
+    pub priority: Priority,
     /// Until when its ack is waited for. Counts only where this process did not know the command.
     pub deadline: Instant,
     /// Whether its scan was canceled already.
@@ -131,7 +131,7 @@ pub enum DispatchRefused {
         /// The node's.
         current: Epoch,
     },
-    /// The heavy lane is taken.
+    /// The command slot is taken.
     #[error("node {node} already runs command {command}")]
     Busy {
         /// Whose.
@@ -154,10 +154,10 @@ pub struct Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InFlight {
     /// Which queue it came from.
-    pub lane: Lane,
+    pub priority: Priority,
     /// When it expires.
     pub deadline: Instant,
-    /// Whether its scan was canceled; it keeps the lane until ack or deadline.
+    /// Whether its scan was canceled; it keeps the slot until ack or deadline.
     pub canceled: bool,
     /// The latest that the node said.
     pub progress: Progress,

@@ -388,7 +388,9 @@ async fn others_keys_are_the_administrators_business_alone() {
     );
     let client = keys(&world);
     let (id, _) = make_key(&world, admin.options(), "of the admin").await;
-    let everybody = ListKeysRequest { everybody: true };
+    let everybody = ListKeysRequest {
+        all_operators: true,
+    };
     let error = refused(
         client.list_keys(&everybody, operator.options()).await,
         Code::PermissionDenied,

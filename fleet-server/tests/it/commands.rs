@@ -127,7 +127,7 @@ async fn over_quota_is_refused_without_a_hint_to_try_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_floods_refused_rows_is_cut_off_and_its_lane_is_free() {
+async fn a_node_that_floods_refused_rows_is_cut_off_and_its_slot_is_free() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::ours()).await;
     start(&operator, &enrolled, list(&["10.0.0.1"], &["4028"])).await;
@@ -181,7 +181,7 @@ async fn canceling_tells_a_node_that_can_be_told_and_keeps_what_it_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_of_ours_that_does_not_stop_is_not_waited_for_and_its_lane_is_free() {
+async fn a_node_of_ours_that_does_not_stop_is_not_waited_for_and_its_slot_is_free() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::ours()).await;
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["4028"])).await;
@@ -198,7 +198,7 @@ async fn a_node_of_ours_that_does_not_stop_is_not_waited_for_and_its_lane_is_fre
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_upstream_nodes_scan_is_canceled_at_once_while_its_command_keeps_the_lane_and_its_reports()
+async fn a_upstream_nodes_scan_is_canceled_at_once_while_its_command_keeps_the_slot_and_its_reports()
  {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::upstream()).await;

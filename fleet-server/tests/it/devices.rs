@@ -160,8 +160,8 @@ async fn what_another_node_has_is_listed_with_the_way_out() {
         ),
         ("owned by another node", south.id.0, north.id.0)
     );
-    let way_out = format!("revoke node {}", north.id);
-    assert!(refusal.way_out.contains(&way_out), "{refusal:?}");
+    let remedy = format!("revoke node {}", north.id);
+    assert!(refusal.remedy.contains(&remedy), "{refusal:?}");
     let stranger = world.operator_of("other", Role::Admin).await;
     assert_eq!(listed(&stranger).await, []);
     first.hang_up();
