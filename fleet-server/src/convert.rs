@@ -3,7 +3,7 @@
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
-    DeviceFacts, Lane, NodeId, PairingStatus, RawDeviceReport, ScanState, Timestamp,
+    DeviceFacts, NodeId, PairingStatus, Priority, RawDeviceReport, ScanState, Timestamp,
     enrollment::NodeState, limits,
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
@@ -179,7 +179,7 @@ pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
         fleet_node_id: row.node.0,
         node_name: row.node_name,
         state: scan_state(row.state).into(),
-        lane: lane(row.lane).into(),
+        priority: priority(row.priority).into(),
         request: Some(discover_request(row.request)),
         created_at: Some(timestamp(row.created_at)),
         started_at: row.started_at.map(timestamp),
@@ -211,10 +211,10 @@ fn scan_state(state: ScanState) -> fleet::ScanState {
     }
 }
 
-fn lane(lane: Lane) -> fleet::ScanLane {
-    match lane {
-        Lane::Interactive => fleet::ScanLane::Interactive,
-        Lane::Scheduled => fleet::ScanLane::Scheduled,
+fn priority(priority: Priority) -> fleet::ScanPriority {
+    match priority {
+        Priority::Interactive => fleet::ScanPriority::Interactive,
+        Priority::Scheduled => fleet::ScanPriority::Scheduled,
     }
 }
 
