@@ -9,7 +9,7 @@ use fleet_core::{Endpoint, Mac, PairOutcome, Serial};
 use tokio::time::timeout;
 
 use crate::{
-    dial::{Dialed, Dialler, Failure},
+    dial::{Dialed, Dialer, Failure},
     driver::{Answer, DriverError, DriverSet, Identification},
     guard::Guard,
     job::ScanOptions,
@@ -69,17 +69,17 @@ impl PairReport {
 pub struct Pairer {
     options: ScanOptions,
     drivers: Arc<DriverSet>,
-    dialler: Arc<Dialler>,
+    dialer: Arc<Dialer>,
 }
 
 impl Pairer {
     /// A pairer that dials what `guard` allows, at the pace of `options`.
     pub fn new(options: ScanOptions, drivers: Arc<DriverSet>, guard: Guard) -> Self {
-        let dialler = Arc::new(Dialler::new(&options, guard));
+        let dialer = Arc::new(Dialer::new(&options, guard));
         Self {
             options,
             drivers,
-            dialler,
+            dialer,
         }
     }
 
@@ -162,8 +162,8 @@ impl Pairer {
         }
         // The server names the endpoint of a device that was found, so that every external driver may be asked.
         for driver in self.drivers.external_at(endpoint.port, true) {
-            self.dialler
-                .lend_turn(endpoint)
+            self.dialer
+                .acquire(endpoint)
                 .await
                 .map_err(DriverError::Forbidden)?;
             match driver.identify(&mut probe).await {
@@ -176,8 +176,8 @@ impl Pairer {
     }
 
     async fn open(&self, endpoint: Endpoint) -> Result<Probe<'_>, DriverError> {
-        match self.dialler.reconnect(endpoint).await {
-            Dialed::Open(stream) => Ok(Probe::new(&self.dialler, endpoint, stream, &self.options)),
+        match self.dialer.reconnect(endpoint).await {
+            Dialed::Open(stream) => Ok(Probe::new(&self.dialer, endpoint, stream, &self.options)),
             Dialed::TimedOut | Dialed::Failed(Failure::TimedOut) => Err(DriverError::Silence),
             Dialed::Failed(Failure::Refused) => {
                 Err(DriverError::Broken(std::io::ErrorKind::ConnectionRefused))
@@ -185,7 +185,7 @@ impl Pairer {
             Dialed::Failed(Failure::Unreachable) => {
                 Err(DriverError::Broken(std::io::ErrorKind::HostUnreachable))
             }
-            Dialed::Failed(Failure::Starved(error) | Failure::NoWay(error)) => {
+            Dialed::Failed(Failure::Starved(error) | Failure::CannotSend(error)) => {
                 Err(DriverError::Broken(error.kind()))
             }
             Dialed::Forbidden(reason) => Err(DriverError::Forbidden(reason)),

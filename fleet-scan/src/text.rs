@@ -1,26 +1,26 @@
-//! What devices say, made fit for reports and logs: bounded, and without control characters.
+//! Makes device texts fit for reports and logs: bounded, and without control characters.
 
-/// The longest name, model or version that a report carries, in characters.
+/// The longest name, model or version in a report, in characters.
 pub(crate) const FIELD: usize = 255;
 
-/// The longest evidence that a report carries, in characters.
+/// The longest evidence in a report, in characters.
 pub(crate) const EVIDENCE: usize = 512;
 
-/// A field of a report: controls dropped, blanks trimmed, at most [`FIELD`] characters.
+/// A field of a report: without control characters and outer white space, at most [`FIELD`] characters.
 pub(crate) fn field(text: &str) -> String {
     bounded(text, FIELD)
 }
 
-/// Text without controls and outer blanks, of at most `most` characters.
+/// Text without control characters and outer white space, at most `most` characters.
 pub(crate) fn bounded(text: &str, most: usize) -> String {
     let clean: String = text.chars().filter(|c| !c.is_control()).collect();
     let cut: String = clean.trim().chars().take(most).collect();
     cut.trim_end().to_owned()
 }
 
-/// Quotable text of at most `most` characters: everything but printable ASCII is escaped.
+/// Quotable text of at most `most` characters. Everything except printable ASCII is escaped.
 pub(crate) fn quotable(bytes: &[u8], most: usize) -> String {
-    // One byte becomes at least one character, so more than `most` bytes cannot show.
+    // Each byte gives at least one character, so later bytes cannot appear.
     let text: String = bytes
         .iter()
         .take(most)
