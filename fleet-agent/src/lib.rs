@@ -17,7 +17,7 @@ mod transport;
 pub use agent::{Agent, AgentError, AgentOptions, AgentStatus};
 pub use enroll::{EnrollError, EnrollOptions, Registered, finish, refresh, register};
 pub use fleet_registry::link::StopReason;
-pub use local::{LocalScan, LocalScanError, LocalSummary};
+pub use local::{LocalScan, LocalScanError, LocalSummary, RunningScan};
 pub use seal::{Half, SealError, open, seal};
 pub use session::SessionError;
 pub use site::{SitePolicy, Unscannable};

@@ -5,11 +5,10 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use fleet_core::{Port, limits};
 use fleet_discovery::{
-    LOCAL_SUBNET, Listening, ListeningError, Mode, NodeProfile, PlanError, PlanPolicy, PortsError,
-    ScanRequest, Tally, Target, TargetError, parse_ports, plan,
+    HostName, LOCAL_SUBNET, Listening, ListeningError, Mode, NodeProfile, PlanError, PlanPolicy,
+    PortsError, ScanRequest, Tally, Target, TargetError, parse_ports, plan,
 };
-use fleet_scan::{Listen, PinnedName, Resolver, ScanError, ScanEvent, ScanSummary, Scanner};
-use tokio::sync::mpsc;
+use fleet_scan::{Listen, PinnedName, Resolver, Scan, ScanError, ScanSummary, Scanner};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,6 +26,15 @@ pub struct LocalScan {
     skipped: Vec<Tally>,
     scanner: Scanner,
     resolver: Arc<dyn Resolver>,
+}
+
+/// A scan that has started.
+#[derive(Debug)]
+pub struct RunningScan {
+    /// The events.
+    pub scan: Scan,
+    targets: Vec<IpAddr>,
+    names: Vec<PinnedName>,
 }
 
 /// What came of it.
@@ -181,28 +189,48 @@ impl LocalScan {
         &self.skipped
     }
 
-    /// Looks names up, then scans. Events go to `sink` as [`Scanner::run`] says, which is also how canceling and
-    /// dropping work.
+    /// Looks up the names and starts the scan. After a cancel, the names count as left out and the scan is canceled.
     ///
     /// # Errors
     ///
-    /// [`ScanError`] when the scan cannot begin.
-    pub async fn run(
-        self,
-        sink: mpsc::Sender<ScanEvent>,
-        cancel: CancellationToken,
-    ) -> Result<LocalSummary, ScanError> {
+    /// [`ScanError`] when the scan cannot start.
+    pub async fn start(self, cancel: CancellationToken) -> Result<RunningScan, ScanError> {
         let pins = self.task.pin(&*self.resolver);
-        let names = cancel.run_until_cancelled(pins).await.unwrap_or_default();
+        let names = match cancel.run_until_cancelled(pins).await {
+            Some(names) => names,
+            None => canceled(self.task.names()),
+        };
         let job = self.task.job(&names);
         let targets = job.targets.clone();
-        let scan = self.scanner.run(job, sink, cancel).await?;
-        Ok(LocalSummary {
+        let scan = self.scanner.scan(job)?;
+        if cancel.is_cancelled() {
+            scan.cancel();
+        }
+        Ok(RunningScan {
             scan,
             targets,
             names,
         })
     }
+}
+
+impl RunningScan {
+    /// Adds the targets and names to the summary of the scan.
+    pub fn summarize(self, scan: ScanSummary) -> LocalSummary {
+        LocalSummary {
+            scan,
+            targets: self.targets,
+            names: self.names,
+        }
+    }
+}
+
+fn canceled(names: Vec<HostName>) -> Vec<PinnedName> {
+    let canceled = |name| PinnedName {
+        name,
+        addresses: Err("the scan was canceled before it was looked up".to_owned()),
+    };
+    names.into_iter().map(canceled).collect()
 }
 
 /// What targets come to, each address and name once.

@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Scans with the built-in drivers and [`Boiler`].
-pub async fn find(job: ScanJob) -> Result<Vec<FoundDevice>, Box<dyn Error>> {
+pub(crate) async fn find(job: ScanJob) -> Result<Vec<FoundDevice>, Box<dyn Error>> {
     let boiler: Arc<dyn Driver> = Arc::new(Boiler);
     let drivers = DriverSet::built_in().with([boiler])?;
     let scanner = Scanner::new(ScanOptions::default(), Arc::new(drivers));

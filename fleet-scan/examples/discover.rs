@@ -14,7 +14,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Prints devices as they are found. The built-in drivers only read, and never log in.
-pub async fn discover(job: ScanJob) -> Result<u64, Box<dyn Error>> {
+pub(crate) async fn discover(job: ScanJob) -> Result<u64, Box<dyn Error>> {
     let scanner = Scanner::new(ScanOptions::default(), Arc::new(DriverSet::built_in()));
     let mut scan = scanner.scan(job)?;
     while let Some(event) = scan.next().await {

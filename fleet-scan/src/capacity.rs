@@ -66,7 +66,8 @@ pub(crate) struct ConnectionTracking {
 impl ConnectionTracking {
     /// Reads it; none if the system tracks no connections or does not show them.
     pub(crate) fn now() -> Option<Self> {
-        let [used, most] = TRACKING_FILES.map(|file| fs::read_to_string(file).ok()?.trim().parse().ok());
+        let [used, most] =
+            TRACKING_FILES.map(|file| fs::read_to_string(file).ok()?.trim().parse().ok());
         Some(Self {
             used: used?,
             most: most?,

@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod capacity;
 mod cgminer;
 mod dial;
 mod driver;
@@ -35,10 +36,9 @@ mod maker;
 mod mdns;
 mod names;
 mod notes;
-mod rate;
 mod pairing;
 mod probe;
-mod capacity;
+mod rate;
 mod text;
 mod timing;
 

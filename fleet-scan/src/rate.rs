@@ -36,8 +36,7 @@ impl RateLimiter {
 
     /// Waits for a permit for one connection. Cancel-safe; a canceled wait may use up its permit.
     pub(crate) async fn acquire(&self) {
-        let wait = self.bucket()
-            .reserve(Instant::now());
+        let wait = self.bucket().reserve(Instant::now());
         if !wait.is_zero() {
             sleep(wait).await;
         }

@@ -18,8 +18,6 @@ use tokio_util::sync::CancellationToken;
 /// to dial for a few seconds only.
 const REPLY: Duration = Duration::from_secs(3);
 const IDENTIFY: Duration = Duration::from_secs(8);
-/// Events that may wait between engine and server.
-const SINK: usize = 64;
 
 /// The path over these networks with the built-in drivers.
 pub(crate) fn path(networks: Vec<IpNetwork>) -> DirectPath {
@@ -58,6 +56,7 @@ impl Prober for Engine {
         cancel: CancellationToken,
     ) -> fleet_scan::BoxFuture<'a, Result<ProbeSummary, String>> {
         Box::pin(async move {
+            let mut canceled = false;
             let leave = order.leave;
             let job = ScanJob {
                 ports: order.ports,
@@ -65,21 +64,30 @@ impl Prober for Engine {
                 guard: Guard::new(move |endpoint| leave.check(endpoint)),
                 ..ScanJob::new(order.addresses)
             };
-            let (sink, mut told) = mpsc::channel(SINK);
-            let forward = async {
-                while let Some(event) = told.recv().await {
-                    if let Some(event) = translate(event)
-                        && events.send(event).await.is_err()
-                    {
-                        cancel.cancel();
+            let mut scan = self.scanner.scan(job).map_err(|error| error.to_string())?;
+            loop {
+                let event = tokio::select! {
+                    event = scan.next() => event,
+                    () = cancel.cancelled(), if !canceled => {
+                        canceled = true;
+                        scan.cancel();
+                        continue;
                     }
+                };
+                let event = match event.ok_or("the scan crashed")? {
+                    ScanEvent::Ended(summary) => {
+                        return Ok(ProbeSummary {
+                            outcomes: summary.outcomes,
+                        });
+                    }
+                    ScanEvent::Found(device) => found(&device),
+                    ScanEvent::Note(text) => ProbeEvent::Note(text),
+                    ScanEvent::Progress(progress) => ProbeEvent::Progress(progress.done),
+                };
+                if events.send(event).await.is_err() {
+                    scan.cancel();
                 }
-            };
-            let (scanned, ()) = tokio::join!(self.scanner.run(job, sink, cancel.clone()), forward);
-            let summary = scanned.map_err(|error| error.to_string())?;
-            Ok(ProbeSummary {
-                outcomes: summary.outcomes,
-            })
+            }
         })
     }
 
@@ -111,18 +119,14 @@ impl Prober for Engine {
     }
 }
 
-fn translate(event: ScanEvent) -> Option<ProbeEvent> {
-    match event {
-        ScanEvent::Found(device) => match report(&device) {
-            Ok(report) => Some(ProbeEvent::Found(report)),
-            Err(reason) => Some(ProbeEvent::Note(format!(
-                "a device at {} cannot be stored: {reason}",
-                device.endpoint
-            ))),
+fn found(device: &FoundDevice) -> ProbeEvent {
+    report(device).map_or_else(
+        |reason| {
+            let endpoint = device.endpoint;
+            ProbeEvent::Note(format!("a device at {endpoint} cannot be stored: {reason}"))
         },
-        ScanEvent::Note(text) => Some(ProbeEvent::Note(text)),
-        ScanEvent::Progress(progress) => Some(ProbeEvent::Progress(progress.done)),
-    }
+        ProbeEvent::Found,
+    )
 }
 
 /// What was found, through the checks that a node's report goes through.

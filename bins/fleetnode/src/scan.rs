@@ -4,6 +4,7 @@
 use std::{
     io::{self, IsTerminal, Write},
     path::Path,
+    pin::pin,
     process::ExitCode,
     sync::Arc,
     time::Instant,
@@ -22,7 +23,6 @@ use fleet_wire::{
     lines,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -32,9 +32,6 @@ use crate::{
     options, plugins,
     run::{PLUGINS, Signals, raise_descriptor_limit},
 };
-
-/// Devices that may wait to be printed.
-const SINK: usize = 64;
 
 /// Scans and says what came of it.
 pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<ExitCode> {
@@ -101,19 +98,26 @@ async fn scan(
         })
         .collect();
     let mut screen = Screen::new(json, scan.targets() as u64)?;
-    let (sink, mut events) = mpsc::channel(SINK);
     let cancel = CancellationToken::new();
-    let running = tokio::spawn(scan.run(sink, cancel.clone()));
-    loop {
+    let mut starting = pin!(scan.start(cancel.clone()));
+    let mut running = loop {
         tokio::select! {
-            event = events.recv() => match event {
-                Some(event) => screen.show(event)?,
-                None => break,
-            },
+            running = &mut starting => break running?,
             _ = signals.next() => cancel.cancel(),
         }
-    }
-    let summary = running.await.context("the scan crashed")??;
+    };
+    let summary = loop {
+        tokio::select! {
+            event = running.scan.next() => {
+                let event = event.context("the scan crashed")?;
+                if let ScanEvent::Ended(summary) = event {
+                    break running.summarize(summary);
+                }
+                screen.show(event)?;
+            }
+            _ = signals.next() => running.scan.cancel(),
+        }
+    };
     let code = exit_code(&summary);
     screen.end(&summary, skipped)?;
     Ok(code)
@@ -136,7 +140,7 @@ fn meant(error: LocalScanError) -> anyhow::Error {
 fn exit_code(summary: &LocalSummary) -> ExitCode {
     match summary.scan.interrupted {
         Some(Interruption::Canceled) => exit::CANCELED.into(),
-        Some(Interruption::BudgetSpent | Interruption::SinkClosed) => exit::PARTIAL.into(),
+        Some(Interruption::BudgetSpent) => exit::PARTIAL.into(),
         None if is_complete(summary) => ExitCode::SUCCESS,
         None => exit::PARTIAL.into(),
     }
@@ -190,6 +194,7 @@ impl Screen {
             ScanEvent::Found(device) => self.device(&device),
             ScanEvent::Progress(progress) => self.progress(progress),
             ScanEvent::Note(text) => self.warning(text),
+            ScanEvent::Ended(_) => Ok(()),
         }
     }
 
@@ -239,14 +244,14 @@ impl Screen {
             return self.line(Event::Progress(ScanProgress {
                 done,
                 total,
-                phase: phase.to_owned(),
+                phase: phase.as_str().to_owned(),
                 elapsed_ms: self.elapsed(),
             }));
         }
         self.bar.set_length(total);
         self.bar.set_position(done);
         self.bar
-            .set_message(format!("{phase}, {} found", self.found));
+            .set_message(format!("{}, {} found", phase.as_str(), self.found));
         Ok(())
     }
 
@@ -283,7 +288,7 @@ impl Screen {
         let ledger = self.ledger(summary, skipped);
         let state = match summary.scan.interrupted {
             Some(Interruption::Canceled) => ScanState::Canceled,
-            Some(Interruption::BudgetSpent | Interruption::SinkClosed) => ScanState::Partial,
+            Some(Interruption::BudgetSpent) => ScanState::Partial,
             None if is_complete(summary) => ScanState::Completed,
             None => ScanState::Partial,
         };

@@ -176,9 +176,7 @@ fn judge(
             Some(Interruption::Canceled),
             Some(Stopped::ShuttingDown | Stopped::Canceled(_)) | None,
         ) => gaps.push("stopped on the node".to_owned()),
-        (Some(interruption @ (Interruption::BudgetSpent | Interruption::SinkClosed)), _) => {
-            gaps.push(interruption.to_string())
-        }
+        (Some(interruption @ Interruption::BudgetSpent), _) => gaps.push(interruption.to_string()),
         (None, _) => {}
     }
     let not_reached = summary.count(TargetOutcome::NotReached);

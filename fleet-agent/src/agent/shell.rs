@@ -316,7 +316,12 @@ impl Shell {
             Ok(Job::Scan(task)) => {
                 tracing::info!(%command, entries = task.entries.len(), ports = task.ports.len(), "a scan begins");
                 let resolver = &self.agent.options.resolver;
-                self.work = Some(Work::begin(command, task, &self.scanner, resolver));
+                let work = Work::begin(command, task, &self.scanner, resolver);
+                let failed = !work.is_active();
+                self.work = Some(work);
+                if failed {
+                    self.finish();
+                }
             }
             Ok(Job::Pair(job)) => {
                 tracing::info!(%command, targets = job.targets(), "a pairing begins");
@@ -385,8 +390,10 @@ impl Shell {
                 work.end_pairing(result);
                 self.finish();
             }
-            Step::Over(result) => {
-                work.end(result);
+            // `Work` reports the end of a scan as `Step::Over`.
+            Step::Event(ScanEvent::Ended(_)) => {}
+            Step::Over(summary) => {
+                work.end(summary);
                 self.tell(String::new());
                 self.finish();
             }
@@ -404,7 +411,7 @@ impl Shell {
         let (done, total, phase) = work
             .progress
             .map_or((0, 0, ""), |ScanProgress { done, total, phase }| {
-                (done, total, phase)
+                (done, total, phase.as_str())
             });
         stream.offer(up::Kind::Progress(ControlProgress {
             command_id: work.command.as_str().to_owned(),

@@ -5,7 +5,7 @@ use std::{future::pending, sync::Arc};
 
 use fleet_registry::link::WireCommandId;
 use fleet_scan::{
-    DriverSet, Interruption, PinnedName, Resolver, ScanError, ScanEvent, ScanJob, ScanOptions,
+    DriverSet, Interruption, PinnedName, Resolver, Scan, ScanEvent, ScanJob, ScanOptions,
     ScanProgress, ScanSummary, Scanner,
 };
 use fleet_wire::gateway::FleetNodePairResult;
@@ -58,14 +58,6 @@ struct Pinning {
     cancel: CancellationToken,
 }
 
-/// A scan that runs. Dropping it stops it at once.
-#[derive(Debug)]
-struct Scan {
-    events: mpsc::Receiver<ScanEvent>,
-    task: JoinHandle<Result<ScanSummary, ScanError>>,
-    cancel: CancellationToken,
-}
-
 /// A pairing that runs. Dropping it stops it at once.
 #[derive(Debug)]
 struct Pairing {
@@ -80,7 +72,8 @@ pub(super) enum Step {
     /// The names are looked up; nothing when that was stopped.
     Pinned(Result<Option<Vec<PinnedName>>, JoinError>),
     Event(ScanEvent),
-    Over(Result<Result<ScanSummary, ScanError>, JoinError>),
+    /// None when the scan crashed.
+    Over(Option<ScanSummary>),
     Paired(FleetNodePairResult),
     PairingOver(Result<PairSummary, JoinError>),
 }
@@ -94,7 +87,9 @@ impl Work {
         resolver: &Arc<dyn Resolver>,
     ) -> Self {
         if task.names().is_empty() {
-            return Self::scanning(command, scanner, task.job(&[]));
+            let mut work = Self::ended(command, None);
+            work.start_scan(scanner, task.job(&[]));
+            return work;
         }
         let cancel = CancellationToken::new();
         let (asked, token, resolver) = (task.clone(), cancel.clone(), Arc::clone(resolver));
@@ -114,10 +109,10 @@ impl Work {
         }
     }
 
-    fn scanning(command: WireCommandId, scanner: &Scanner, job: ScanJob) -> Self {
-        Self {
-            stage: Some(Stage::Scanning(Scan::begin(scanner, job))),
-            ..Self::ended(command, None)
+    fn start_scan(&mut self, scanner: &Scanner, job: ScanJob) {
+        match scanner.scan(job) {
+            Ok(scan) => self.stage = Some(Stage::Scanning(scan)),
+            Err(error) => self.ending = Some(Ending::Failed(error.to_string())),
         }
     }
 
@@ -164,14 +159,13 @@ impl Work {
 
     /// Tells it to stop; the first reason counts.
     pub(super) fn stop(&mut self, why: Stopped) {
-        let cancel = match &self.stage {
-            Some(Stage::Pinning(pinning)) => &pinning.cancel,
-            Some(Stage::Scanning(scan)) => &scan.cancel,
-            Some(Stage::Pairing(pairing)) => &pairing.cancel,
+        match &self.stage {
+            Some(Stage::Pinning(pinning)) => pinning.cancel.cancel(),
+            Some(Stage::Scanning(scan)) => scan.cancel(),
+            Some(Stage::Pairing(pairing)) => pairing.cancel.cancel(),
             None => return,
-        };
+        }
         self.stopped.get_or_insert(why);
-        cancel.cancel();
     }
 
     /// The names are looked up: the scan begins, with what is left of the command's time.
@@ -189,7 +183,7 @@ impl Work {
                 task.budget = task.budget.saturating_sub(pinning.began.elapsed());
                 self.pins = pins;
                 let job = task.job(&self.pins);
-                self.stage = Some(Stage::Scanning(Scan::begin(scanner, job)));
+                self.start_scan(scanner, job);
             }
             Ok(None) => {
                 self.ending = Some(Ending::Ran(ScanSummary {
@@ -222,30 +216,15 @@ impl Work {
     }
 
     /// The scan is over.
-    pub(super) fn end(&mut self, result: Result<Result<ScanSummary, ScanError>, JoinError>) {
+    pub(super) fn end(&mut self, summary: Option<ScanSummary>) {
         self.stage = None;
-        self.ending = Some(match result {
-            Ok(Ok(summary)) => Ending::Ran(summary),
-            Ok(Err(error)) => Ending::Failed(error.to_string()),
-            Err(error) => {
-                tracing::error!(%error, command = %self.command, "a scan crashed");
+        self.ending = Some(summary.map_or_else(
+            || {
+                tracing::error!(command = %self.command, "a scan crashed");
                 Ending::Failed("the scan crashed; the node's log says where".to_owned())
-            }
-        });
-    }
-}
-
-impl Scan {
-    fn begin(scanner: &Scanner, job: ScanJob) -> Self {
-        let (sink, events) = mpsc::channel(SINK);
-        let cancel = CancellationToken::new();
-        let (scanner, token) = (scanner.clone(), cancel.clone());
-        let task = tokio::spawn(async move { scanner.run(job, sink, token).await });
-        Self {
-            events,
-            task,
-            cancel,
-        }
+            },
+            Ending::Ran,
+        ));
     }
 }
 
@@ -261,21 +240,15 @@ impl Drop for Pairing {
     }
 }
 
-impl Drop for Scan {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// The next thing that comes of `work`; waits forever when it is over. Cancel-safe.
 pub(super) async fn next(work: &mut Option<Work>) -> Step {
     match work.as_mut().and_then(|work| work.stage.as_mut()) {
         None => pending().await,
         Some(Stage::Pinning(pinning)) => Step::Pinned((&mut pinning.lookups).await),
-        Some(Stage::Scanning(scan)) => match scan.events.recv().await {
+        Some(Stage::Scanning(scan)) => match scan.next().await {
+            Some(ScanEvent::Ended(summary)) => Step::Over(Some(summary)),
             Some(event) => Step::Event(event),
-            // The scan has let go of its sink: it returns now, or has crashed.
-            None => Step::Over((&mut scan.task).await),
+            None => Step::Over(None),
         },
         Some(Stage::Pairing(pairing)) => match pairing.results.recv().await {
             Some(result) => Step::Paired(result),
@@ -288,48 +261,28 @@ pub(super) async fn next(work: &mut Option<Work>) -> Step {
 mod tests {
     use std::sync::Arc;
 
-    use fleet_scan::{Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanOptions};
+    use fleet_scan::{DriverSet, Guard, ScanOptions};
 
     use super::*;
 
-    /// A driver whose registration alone brings the scan down.
-    #[derive(Debug)]
-    struct Mine;
-
-    impl Driver for Mine {
-        fn name(&self) -> &str {
-            "mine"
-        }
-
-        fn default_ports(&self) -> Vec<fleet_core::Port> {
-            panic!("on purpose")
-        }
-
-        fn precedence(&self) -> u8 {
-            1
-        }
-
-        fn identify<'a>(
-            &'a self,
-            _: &'a mut Probe<'_>,
-        ) -> BoxFuture<'a, Result<Answer, DriverError>> {
-            panic!("on purpose")
-        }
-    }
-
     #[tokio::test]
     async fn a_scan_that_crashes_fails_alone() {
-        let Ok(drivers) = DriverSet::new(vec![Arc::new(Mine)]) else {
-            panic!("a set of drivers");
+        let scanner = Scanner::new(ScanOptions::default(), Arc::new(DriverSet::built_in()));
+        let job = ScanJob {
+            guard: Guard::new(|_| panic!("on purpose")),
+            ..ScanJob::new(vec![[192, 0, 2, 7].into()])
         };
-        let scanner = Scanner::new(ScanOptions::default(), Arc::new(drivers));
         let id = WireCommandId::new("c").expect("an id");
-        let mut work = Some(Work::scanning(id, &scanner, ScanJob::new(Vec::new())));
-        let Step::Over(result) = next(&mut work).await else {
-            panic!("nothing can be found");
+        let mut started = Work::ended(id, None);
+        started.start_scan(&scanner, job);
+        let mut work = Some(started);
+        let summary = loop {
+            if let Step::Over(summary) = next(&mut work).await {
+                break summary;
+            }
         };
         let mut work = work.expect("is still there");
-        work.end(result);
+        work.end(summary);
         assert!(matches!(work.ending, Some(Ending::Failed(reason)) if reason.contains("crashed")));
     }
 }

@@ -315,8 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_from_a_port_of_lower_precedence_joins_the_report_in_either_order()
-     {
+    fn an_identity_from_a_port_of_lower_precedence_joins_the_report_in_either_order() {
         let api = PortVerdict::Named(100, device("api", None, None));
         let web = PortVerdict::Named(50, device("web", Some("02:00:00:00:00:0a"), Some("S1")));
         for order in [
@@ -434,11 +433,7 @@ mod tests {
         let replied = || PortVerdict::Unidentified(String::new());
         let mut host = Host::new(2);
         assert!(host.conclude(WEB, replied(), &PRECEDENCES).is_empty());
-        assert_eq!(
-            host.unidentified_ports().count(),
-            0,
-            "a port is pending"
-        );
+        assert_eq!(host.unidentified_ports().count(), 0, "a port is pending");
         assert!(
             host.conclude(API, PortVerdict::Silent, &PRECEDENCES)
                 .is_empty()

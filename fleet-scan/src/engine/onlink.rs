@@ -34,7 +34,7 @@ pub(super) use identity::Neighbor;
 use link::{Interface, Links};
 use netlink::{Family, Kernel};
 use packet::{ArpSocket, BoundInterface, PokeOutcome};
-use resolve::{Resolver, Resolution};
+use resolve::{Resolution, Resolver};
 use table::State;
 
 use super::targets::Targets;
@@ -142,7 +142,10 @@ impl OnLink {
         for (host, target) in targets.iter() {
             if let Some(interface) = links.of(target) {
                 hosts.push(host);
-                by_interface.entry(interface.index).or_default().push_back(host);
+                by_interface
+                    .entry(interface.index)
+                    .or_default()
+                    .push_back(host);
             }
         }
         if hosts.is_empty() {
@@ -290,8 +293,11 @@ impl OnLink {
             if busy || !dialer.wait().is_zero() {
                 break;
             }
-            let Some(host) = sweep.requests.next_host() else { break };
-            let Some(IpAddr::V4(target)) = self.targets.address(host).filter(|_| allowed(host)) else {
+            let Some(host) = sweep.requests.next_host() else {
+                break;
+            };
+            let Some(IpAddr::V4(target)) = self.targets.address(host).filter(|_| allowed(host))
+            else {
                 sweep.requests.skip();
                 events.push(NeighborEvent::Connect(host));
                 continue;
@@ -344,7 +350,11 @@ impl OnLink {
         }
         // Most hosts that exist answer at once.
         let wants = table.resolver.next_host().is_some();
-        Some(if wants { now + ARP_INTERVAL } else { table.read_at })
+        Some(if wants {
+            now + ARP_INTERVAL
+        } else {
+            table.read_at
+        })
     }
 
     fn read_table(&mut self, at: usize, now: Instant, events: &mut Vec<NeighborEvent>) {
@@ -352,7 +362,12 @@ impl OnLink {
             return;
         };
         let recent = now.saturating_duration_since(table.requested_at) < RECENT;
-        table.read_at = now + if recent { READ_INTERVAL } else { IDLE_READ_INTERVAL };
+        table.read_at = now
+            + if recent {
+                READ_INTERVAL
+            } else {
+                IDLE_READ_INTERVAL
+            };
         let view = match self.kernel.view(table.family) {
             Ok(view) => view,
             Err(error) => {

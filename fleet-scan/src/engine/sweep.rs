@@ -24,17 +24,17 @@ use mio::Waker;
 use tokio::sync::mpsc;
 
 use super::{
-    unannounced::Unannounced,
-    onlink::{NeighborEvent, Neighbor, OnLink, Waits},
+    onlink::{Neighbor, NeighborEvent, OnLink, Waits},
+    outbox::Outbox,
     schedule::{At, Attempt, Next, Opened, Schedule},
     sockets::{AttemptState, Sockets},
     targets::Targets,
-    outbox::Outbox,
+    unannounced::Unannounced,
 };
 use crate::{
+    capacity::{self, ConnectionTracking},
     dial::{Dialer, Failure},
     job::ScanOptions,
-    capacity::{self, ConnectionTracking},
     timing::Timeouts,
 };
 
@@ -166,7 +166,9 @@ impl Mailbox {
     }
 
     fn announcements(&self) -> MutexGuard<'_, Announcements> {
-        self.announcements.lock().unwrap_or_else(PoisonError::into_inner)
+        self.announcements
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self) {
@@ -194,7 +196,8 @@ impl Sweep {
             options.timeout_ceiling,
             targets.subnets(),
         );
-        let room = capacity::connections(options.connections, options.rate, options.timeout_ceiling);
+        let room =
+            capacity::connections(options.connections, options.rate, options.timeout_ceiling);
         let mut schedule = Schedule::new(
             Arc::clone(&targets),
             // At most 64.
@@ -436,7 +439,9 @@ impl Loop {
             on_link.end_requests();
         }
         while self.outbox.has_room() {
-            let Some((host, absence)) = self.unannounced.as_mut().and_then(Unannounced::next_absent) else {
+            let Some((host, absence)) =
+                self.unannounced.as_mut().and_then(Unannounced::next_absent)
+            else {
                 break;
             };
             self.absent(host, absence);
@@ -475,8 +480,12 @@ impl Loop {
             NeighborEvent::Connect(host) => self.schedule.admit(host),
             NeighborEvent::Silent(host) => self.absent(host, Absence::Silent),
             NeighborEvent::NoRoom(host) => self.absent(host, Absence::NoRoom),
-            NeighborEvent::Overflow(text) => self.outbox.push(SweepEvent::Note("slowed down", text)),
-            NeighborEvent::Neighbors(neighbors) => self.outbox.push(SweepEvent::Neighbors(neighbors)),
+            NeighborEvent::Overflow(text) => {
+                self.outbox.push(SweepEvent::Note("slowed down", text))
+            }
+            NeighborEvent::Neighbors(neighbors) => {
+                self.outbox.push(SweepEvent::Neighbors(neighbors))
+            }
         }
     }
 

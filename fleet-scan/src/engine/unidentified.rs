@@ -150,7 +150,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(fleet_core::regressions!("strangers", 64))]
+        #![proptest_config(fleet_core::regressions!("unidentified", 64))]
 
         #[test]
         fn notes_are_bounded_and_every_reply_is_counted(replies in proptest::collection::vec(("[a-c]{0,2}|\\PC{150,160}", any::<u8>(), 1u16..), 0..80)) {

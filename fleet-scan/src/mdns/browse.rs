@@ -138,7 +138,10 @@ impl Browse {
 
     /// Returns when [`Browse::query`] has the next packet.
     pub(super) fn deadline(&self) -> Instant {
-        let missing = self.missing.first().map(|(due, _)| (*due).max(self.next_missing));
+        let missing = self
+            .missing
+            .first()
+            .map(|(due, _)| (*due).max(self.next_missing));
         missing.map_or(self.next_query, |missing| missing.min(self.next_query))
     }
 

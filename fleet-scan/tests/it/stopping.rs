@@ -113,7 +113,10 @@ async fn a_consumer_that_comes_late_gets_every_device_once() {
     let mut endpoints: Vec<_> = devices.iter().map(|device| device.endpoint).collect();
     endpoints.sort();
     endpoints.dedup();
-    assert_eq!((endpoints.len(), devices.len()), (MORE_THAN_BUFFERED, MORE_THAN_BUFFERED));
+    assert_eq!(
+        (endpoints.len(), devices.len()),
+        (MORE_THAN_BUFFERED, MORE_THAN_BUFFERED)
+    );
     assert!(summary.is_complete(), "{summary:?}");
 }
 

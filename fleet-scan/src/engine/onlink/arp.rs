@@ -138,7 +138,8 @@ mod tests {
                     ran.answered.insert(host);
                 }
             }
-            ran.silent.extend(std::iter::from_fn(|| requests.expire(now)));
+            ran.silent
+                .extend(std::iter::from_fn(|| requests.expire(now)));
             if let Some(host) = requests.next_host() {
                 requests.sent(now);
                 let tries = ran.tries.entry(host).or_default();

@@ -4,7 +4,11 @@
     reason = "the library's enums are non-exhaustive: kernels have more to say than is read here"
 )]
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{
+    io,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use fleet_core::Mac;
 use netlink_packet_core::{
@@ -17,9 +21,10 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::{
-    link::{Route, NextHop},
+    link::{NextHop, Route},
     table::{Entry, State, View},
 };
 
@@ -72,6 +77,10 @@ pub(super) struct Table {
     pub(super) fulls: u64,
 }
 
+/// The longest duration of a dump. The kernel answers within milliseconds; a seccomp sandbox or a user-mode kernel may
+/// never answer, and the sweep waits for the dump.
+const TIME_LIMIT: Duration = Duration::from_millis(500);
+
 /// A netlink connection to the kernel.
 #[derive(Debug)]
 pub(super) struct Kernel {
@@ -87,6 +96,11 @@ impl Kernel {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
+        Self::over(socket)
+    }
+
+    fn over(socket: Socket) -> io::Result<Self> {
+        set_socket_timeout(&socket, Timeout::Recv, Some(TIME_LIMIT))?;
         Ok(Self {
             socket,
             sequence: 0,
@@ -140,7 +154,9 @@ impl Kernel {
             entries: entries as usize,
             fulls,
         });
-        table.ok_or_else(|| io::Error::other("the kernel reported no limit or statistics of the neighbor table"))
+        table.ok_or_else(|| {
+            io::Error::other("the kernel reported no limit or statistics of the neighbor table")
+        })
     }
 
     /// The neighbors of a family, and how often the table overflowed.
@@ -181,7 +197,8 @@ impl Kernel {
         message.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
         let mut messages = 0;
-        loop {
+        let deadline = Instant::now() + TIME_LIMIT;
+        while Instant::now() < deadline {
             let length = self.socket.recv(&mut self.buffer.as_mut_slice(), 0)?;
             let mut rest = self.buffer.get(..length).unwrap_or_default();
             while let Some(message) = first(&mut rest) {
@@ -199,10 +216,13 @@ impl Kernel {
                 }
                 messages += 1;
                 if messages > MAX_MESSAGES {
-                    return Err(io::Error::other("the kernel listed more than 65,536 entries"));
+                    return Err(io::Error::other(
+                        "the kernel listed more than 65,536 entries",
+                    ));
                 }
             }
         }
+        Err(io::ErrorKind::TimedOut.into())
     }
 }
 
@@ -291,4 +311,35 @@ fn entry(message: &NeighbourMessage) -> Option<Entry> {
         mac,
         age,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_sys::protocols::NETLINK_USERSOCK;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_never_answers_costs_the_time_limit() {
+        let mut silent = Socket::new(NETLINK_USERSOCK).expect("a socket");
+        let silent = silent.bind_auto().expect("an address");
+        let mut socket = Socket::new(NETLINK_USERSOCK).expect("a socket");
+        socket.bind_auto().expect("an address");
+        socket.connect(&silent).expect("a peer");
+        let mut kernel = Kernel::over(socket).expect("a connection");
+        let started = Instant::now();
+        let error = kernel.view(Family::V4).expect_err("no answer");
+        assert!(
+            matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+            ),
+            "{error}"
+        );
+        assert!(
+            started.elapsed() < TIME_LIMIT * 4,
+            "{:?}",
+            started.elapsed()
+        );
+    }
 }

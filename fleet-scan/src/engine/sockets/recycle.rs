@@ -67,7 +67,10 @@ impl Recycler {
 
     /// Returns sockets that are ready, if any.
     pub(super) fn take(&self) -> Lot {
-        let lot = self.channels.as_ref().and_then(|(_, ready)| ready.try_recv().ok());
+        let lot = self
+            .channels
+            .as_ref()
+            .and_then(|(_, ready)| ready.try_recv().ok());
         lot.unwrap_or_default()
     }
 }

@@ -53,7 +53,11 @@ fn queries_of(packet: &[u8]) -> (Vec<String>, usize) {
 }
 
 /// All queries within a time without answers: milliseconds, names, and known answers.
-fn all_queries(browse: &mut Browse, start: Instant, time: Duration) -> Vec<(u128, Vec<String>, usize)> {
+fn all_queries(
+    browse: &mut Browse,
+    start: Instant,
+    time: Duration,
+) -> Vec<(u128, Vec<String>, usize)> {
     let mut all = Vec::new();
     let mut now = start;
     while now < start + time {

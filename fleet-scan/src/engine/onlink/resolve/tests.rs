@@ -123,7 +123,11 @@ impl Kernel {
             let update = resolver.apply_view(&view, host_of, self.now);
             ran.overflows += usize::from(update.overflow.is_some());
             for (host, resolution) in update.resolutions {
-                assert_eq!(ran.resolutions.insert(host, resolution), None, "host {host}");
+                assert_eq!(
+                    ran.resolutions.insert(host, resolution),
+                    None,
+                    "host {host}"
+                );
             }
             while let Some(host) = resolver.next_host() {
                 let refused = self.poke(host, exists(host));
