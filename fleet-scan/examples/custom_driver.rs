@@ -4,17 +4,17 @@
 
 use std::{env, error::Error, sync::Arc};
 
-use fleet_core::Port;
+use fleet_core::{DeviceFacts, Port};
 use fleet_scan::{
-    Answer, BoxFuture, Driver, DriverError, DriverSet, FoundDevice, Identification, Probe,
-    ScanEvent, ScanJob, ScanOptions, Scanner,
+    Answer, BoxFuture, Driver, DriverError, DriverSet, FoundDevice, Probe, ScanEvent, ScanJob,
+    ScanOptions, Scanner,
 };
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let targets: Vec<String> = env::args().skip(1).collect();
     for device in find(ScanJob::parse(&targets.join(" "))?).await? {
-        println!("{} boiler {}", device.endpoint, device.model);
+        println!("{} boiler {}", device.endpoint, device.facts.model);
     }
     Ok(())
 }
@@ -28,7 +28,7 @@ pub(crate) async fn find(job: ScanJob) -> Result<Vec<FoundDevice>, Box<dyn Error
     let mut boilers = Vec::new();
     while let Some(event) = scan.next().await {
         if let ScanEvent::Found(device) = event
-            && device.driver == "boiler"
+            && device.facts.driver == "boiler"
         {
             boilers.push(device);
         }
@@ -63,13 +63,13 @@ impl Driver for Boiler {
             let ["BOILER", model, "rev", firmware, ..] = words[..] else {
                 return Ok(Answer::Foreign);
             };
-            Ok(Answer::Named(Box::new(Identification {
+            Ok(Answer::Named(Box::new(DeviceFacts {
                 driver: "boiler".to_owned(),
                 scheme: "tcp".to_owned(),
                 model: model.to_owned(),
                 firmware: firmware.to_owned(),
                 evidence: greeting.trim().to_owned(),
-                ..Identification::default()
+                ..DeviceFacts::default()
             })))
         })
     }

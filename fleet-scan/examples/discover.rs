@@ -19,7 +19,7 @@ pub(crate) async fn discover(job: ScanJob) -> Result<u64, Box<dyn Error>> {
     let mut scan = scanner.scan(job)?;
     while let Some(event) = scan.next().await {
         match event {
-            ScanEvent::Found(device) => println!("{} {}", device.endpoint, device.model),
+            ScanEvent::Found(device) => println!("{} {}", device.endpoint, device.facts.model),
             ScanEvent::Ended(summary) => return Ok(summary.found),
             ScanEvent::Note(_) | ScanEvent::Progress(_) => {}
         }

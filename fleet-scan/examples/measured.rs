@@ -4,7 +4,7 @@
 use std::{env, error::Error, sync::Arc};
 
 use fleet_core::{Port, TargetOutcome, limits::DEFAULT_RATE};
-use fleet_scan::{DriverSet, ScanEvent, ScanJob, ScanOptions, Scanner};
+use fleet_scan::{DriverSet, FoundDevice, ScanEvent, ScanJob, ScanOptions, Scanner};
 use ipnetwork::IpNetwork;
 
 #[tokio::main]
@@ -30,9 +30,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut scan = scanner.scan(job)?;
     while let Some(event) = scan.next().await {
         match event {
-            ScanEvent::Found(found) => println!(
-                "{} {} {} {} ({})",
-                found.endpoint, found.manufacturer, found.model, found.firmware, found.evidence
+            ScanEvent::Found(FoundDevice {
+                endpoint, facts, ..
+            }) => println!(
+                "{endpoint} {} {} {} ({})",
+                facts.manufacturer, facts.model, facts.firmware, facts.evidence
             ),
             ScanEvent::Note(note) => println!("# {note}"),
             ScanEvent::Progress(_) => {}

@@ -8,12 +8,12 @@ mod json;
 mod make;
 mod plain;
 
-use fleet_core::{Mac, Port, Serial};
+use fleet_core::{DeviceFacts, Mac, Port, Serial};
 use make::Make;
 use serde_json::Value;
 
 use crate::{
-    driver::{Answer, BoxFuture, Driver, DriverError, Identification},
+    driver::{Answer, BoxFuture, Driver, DriverError},
     probe::{Ended, Probe},
     text,
 };
@@ -170,7 +170,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
             details: value.clone(),
             more: vec![value],
         };
-        let device: Identification = make.identification(&said);
+        let device: DeviceFacts = make.identification(&said);
         assert!(!device.driver.is_empty());
         assert!(device.evidence.chars().count() <= text::EVIDENCE);
         assert!(device.mac.is_none_or(|mac| !mac.is_placeholder()));

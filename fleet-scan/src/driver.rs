@@ -4,7 +4,7 @@
 
 use std::{fmt, pin::Pin, sync::Arc};
 
-use fleet_core::{Mac, Port, Serial, limits::PRINTER_PORTS};
+use fleet_core::{DeviceFacts, Port, limits::PRINTER_PORTS};
 
 use crate::{
     cgminer::CgminerDriver,
@@ -18,7 +18,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Tells what kind of device is behind an open port, without a login and without changing anything there.
 pub trait Driver: Send + Sync {
-    /// Its name in logs and notes. What is reported is [`Identification::driver`].
+    /// Its name in logs and notes. What is reported is [`DeviceFacts::driver`], which must not be empty; texts are cleaned and cut before they are
+    /// reported.
     fn name(&self) -> &str;
 
     /// The ports at which its devices listen. It is asked at these, and at ports that no driver claims.
@@ -52,7 +53,7 @@ pub trait Driver: Send + Sync {
     ) -> BoxFuture<'a, Result<Answer, DriverError>>;
 
     /// Where this driver logs in to a device that was identified at port `at`; none when it cannot.
-    fn login_port(&self, device: &Identification, at: Port) -> Option<Port> {
+    fn login_port(&self, device: &DeviceFacts, at: Port) -> Option<Port> {
         let _ = (device, at);
         None
     }
@@ -66,7 +67,7 @@ pub trait Driver: Send + Sync {
     fn authenticate<'a>(
         &'a self,
         probe: &'a mut Probe<'_>,
-        device: &'a Identification,
+        device: &'a DeviceFacts,
         login: Option<&'a Login>,
     ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
         let _ = (probe, device, login);
@@ -78,7 +79,7 @@ pub trait Driver: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A device that it knows.
-    Named(Box<Identification>),
+    Named(Box<DeviceFacts>),
     /// The protocol is the driver's, the device is none that it knows. No other driver is asked.
     Stranger {
         /// What it said, escaped, for the operator.
@@ -86,27 +87,6 @@ pub enum Answer {
     },
     /// The protocol is not the driver's.
     Foreign,
-}
-
-/// What a device is. Texts are cleaned and cut before they are reported.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Identification {
-    /// The driver that such devices belong to; not empty.
-    pub driver: String,
-    /// `http`, `https`, or `tcp` for protocols without a scheme of their own.
-    pub scheme: String,
-    /// May be empty.
-    pub model: String,
-    /// May be empty.
-    pub manufacturer: String,
-    /// May be empty.
-    pub firmware: String,
-    /// Without placeholders.
-    pub mac: Option<Mac>,
-    /// Without placeholders.
-    pub serial: Option<Serial>,
-    /// What named it, escaped.
-    pub evidence: String,
 }
 
 /// Why a driver could not ask to the end.

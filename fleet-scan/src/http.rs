@@ -17,13 +17,13 @@ mod vnish;
 use std::net::IpAddr;
 
 pub use epic::EpicDriver;
-use fleet_core::{Mac, Port};
+use fleet_core::{DeviceFacts, Mac, Port};
 use page::{Make, Page};
 use response::Response;
 use serde_json::Value;
 
 use crate::{
-    driver::{Answer, BoxFuture, Driver, DriverError, Identification},
+    driver::{Answer, BoxFuture, Driver, DriverError},
     login::{Authenticated, Login},
     probe::Probe,
     text,
@@ -85,7 +85,7 @@ impl Driver for HttpDriver {
         Box::pin(identify(probe))
     }
 
-    fn login_port(&self, device: &Identification, at: Port) -> Option<Port> {
+    fn login_port(&self, device: &DeviceFacts, at: Port) -> Option<Port> {
         if !antminer::is_one(device) {
             return None;
         }
@@ -100,7 +100,7 @@ impl Driver for HttpDriver {
     fn authenticate<'a>(
         &'a self,
         probe: &'a mut Probe<'_>,
-        device: &'a Identification,
+        device: &'a DeviceFacts,
         login: Option<&'a Login>,
     ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
         Box::pin(async move {
@@ -193,7 +193,7 @@ async fn identify(probe: &mut Probe<'_>) -> Result<Answer, DriverError> {
         "" => said,
         path => text::bounded(&format!("{path}, {said}"), text::EVIDENCE),
     };
-    Ok(Answer::Named(Box::new(Identification {
+    Ok(Answer::Named(Box::new(DeviceFacts {
         scheme: scheme.to_owned(),
         evidence,
         ..device
@@ -201,7 +201,7 @@ async fn identify(probe: &mut Probe<'_>) -> Result<Answer, DriverError> {
 }
 
 /// Many pages are a bare application shell; only what the application asks names the device.
-async fn by_its_api(probe: &mut Probe<'_>) -> Result<Option<Identification>, DriverError> {
+async fn by_its_api(probe: &mut Probe<'_>) -> Result<Option<DeviceFacts>, DriverError> {
     if let Some(pairing) = get_json(probe, proto::PAIRING_INFO).await?
         && proto::is_pairing_info(&pairing)
     {

@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, time::Duration};
 
 use fleet_core::{
-    DeviceIdentifier, Endpoint, Mac, NodeId, Port, Serial, TargetOutcome,
+    DeviceFacts, Endpoint, Port, TargetOutcome,
     limits::{COMMAND_BUDGET, DEFAULT_RATE, SCAN_PORTS, SCAN_TARGETS},
 };
 use fleet_discovery::{Mode, NodeProfile, PlanError, PlanPolicy, ScanRequest, Target, plan};
@@ -184,38 +184,10 @@ impl ScanPhase {
 pub struct FoundDevice {
     /// The endpoint that was dialed, whatever address the device reports.
     pub endpoint: Endpoint,
-    /// `http`, `https`, or `tcp` for protocols without a scheme of their own.
-    pub scheme: String,
-    /// The driver for this kind of device.
-    pub driver: String,
-    /// At most 255 characters; may be empty.
-    pub model: String,
-    /// At most 255 characters; may be empty.
-    pub manufacturer: String,
-    /// At most 255 characters; may be empty.
-    pub firmware: String,
-    /// The hardware address, if the device shows it without a login. Never a placeholder.
-    pub mac: Option<Mac>,
-    /// The serial number, if the device shows it without a login. Never a placeholder.
-    pub serial: Option<Serial>,
-    /// The reply that identified the device, escaped, at most 512 characters.
-    pub evidence: String,
+    /// The identity that the device shows without a login. The evidence is escaped.
+    pub facts: DeviceFacts,
     /// The scan ended before every port of the host had answered. Another port might have identified it better.
     pub provisional: bool,
-}
-
-impl FoundDevice {
-    /// Derives the identifier of a device that this node found.
-    pub fn identifier(&self, node: NodeId) -> DeviceIdentifier {
-        DeviceIdentifier::derive(
-            self.mac,
-            self.serial.as_ref(),
-            node,
-            self.endpoint,
-            &self.driver,
-            &self.model,
-        )
-    }
 }
 
 /// The result of a scan.

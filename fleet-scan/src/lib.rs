@@ -16,7 +16,7 @@
 //! let mut scan = scanner.scan(ScanJob::parse("192.168.1.0/24 10.0.0.5-40")?)?;
 //! while let Some(event) = scan.next().await {
 //!     if let ScanEvent::Found(device) = event {
-//!         println!("{} {} {}", device.endpoint, device.manufacturer, device.model);
+//!         println!("{} {} {}", device.endpoint, device.facts.manufacturer, device.facts.model);
 //!     }
 //! }
 //! # Ok(())
@@ -43,9 +43,7 @@ mod text;
 mod timing;
 
 pub use cgminer::CgminerDriver;
-pub use driver::{
-    Answer, BoxFuture, Driver, DriverError, DriverSet, DriverSetError, Identification,
-};
+pub use driver::{Answer, BoxFuture, Driver, DriverError, DriverSet, DriverSetError};
 pub use engine::{Scan, Scanner};
 pub use guard::Guard;
 pub use http::{EpicDriver, HttpDriver, HttpsDriver};

@@ -1,5 +1,10 @@
 //! Makes device texts fit for reports and logs: bounded, and without control characters.
 
+use fleet_core::DeviceFacts;
+
+/// The longest driver name in a report, in characters.
+const DRIVER: usize = 50;
+
 /// The longest name, model or version in a report, in characters.
 pub(crate) const FIELD: usize = 255;
 
@@ -16,6 +21,20 @@ pub(crate) fn bounded(text: &str, most: usize) -> String {
     let clean: String = text.chars().filter(|c| !c.is_control()).collect();
     let cut: String = clean.trim().chars().take(most).collect();
     cut.trim_end().to_owned()
+}
+
+/// Makes the facts fit for a report: bounded texts and no placeholders.
+pub(crate) fn fit(facts: DeviceFacts) -> DeviceFacts {
+    DeviceFacts {
+        driver: bounded(&facts.driver, DRIVER),
+        scheme: field(&facts.scheme),
+        model: field(&facts.model),
+        manufacturer: field(&facts.manufacturer),
+        firmware: field(&facts.firmware),
+        mac: facts.mac.filter(|mac| !mac.is_placeholder()),
+        serial: facts.serial,
+        evidence: bounded(&facts.evidence, EVIDENCE),
+    }
 }
 
 /// Quotable text of at most `most` characters. Everything except printable ASCII is escaped.

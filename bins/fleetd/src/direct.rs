@@ -1,11 +1,11 @@
-//! What dials for the server on its own network: the scan engine and its drivers.
+//! Lets the server scan and pair in its own networks: implements the server's `Prober` with `fleet-scan`.
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{DeviceReport, NodeId, Port, RawDeviceReport};
+use fleet_core::{DeviceReport, NodeId, Port};
 use fleet_scan::{
     DriverSet, FoundDevice, Guard, Login, PairableDevice, Pairer, ScanEvent, ScanJob, ScanOptions,
-    Scanner,
+    ScanSummary, Scanner,
 };
 use fleet_server::{
     DirectPath, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober,
@@ -14,12 +14,12 @@ use ipnetwork::IpNetwork;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// How long a device may take for a reply, and to be identified: the addresses of a batch are the server's
-/// to dial for a few seconds only.
+/// Time limit of a reply. It is short because the server leases the addresses of a batch for a few seconds only.
 const REPLY: Duration = Duration::from_secs(3);
+/// Time limit of the identification of a device, for the same reason.
 const IDENTIFY: Duration = Duration::from_secs(8);
 
-/// The path over these networks with the built-in drivers.
+/// Creates the path of the server into these networks, with the built-in drivers.
 pub(crate) fn path(networks: Vec<IpNetwork>) -> DirectPath {
     let options = ScanOptions {
         reply_timeout: REPLY,
@@ -56,31 +56,29 @@ impl Prober for Engine {
         cancel: CancellationToken,
     ) -> fleet_scan::BoxFuture<'a, Result<ProbeSummary, String>> {
         Box::pin(async move {
-            let mut canceled = false;
-            let leave = order.leave;
+            let permit = order.permit;
             let job = ScanJob {
                 ports: order.ports,
                 budget: order.budget,
-                guard: Guard::new(move |endpoint| leave.check(endpoint)),
+                guard: Guard::new(move |endpoint| permit.check(endpoint)),
                 ..ScanJob::new(order.addresses)
             };
             let mut scan = self.scanner.scan(job).map_err(|error| error.to_string())?;
+            let mut canceled = false;
             loop {
                 let event = tokio::select! {
-                    event = scan.next() => event,
+                    event = scan.next() => event.ok_or("the scan crashed")?,
                     () = cancel.cancelled(), if !canceled => {
                         canceled = true;
                         scan.cancel();
                         continue;
                     }
                 };
-                let event = match event.ok_or("the scan crashed")? {
-                    ScanEvent::Ended(summary) => {
-                        return Ok(ProbeSummary {
-                            outcomes: summary.outcomes,
-                        });
+                let event = match event {
+                    ScanEvent::Ended(ScanSummary { outcomes, .. }) => {
+                        return Ok(ProbeSummary { outcomes });
                     }
-                    ScanEvent::Found(device) => found(&device),
+                    ScanEvent::Found(device) => found(device),
                     ScanEvent::Note(text) => ProbeEvent::Note(text),
                     ScanEvent::Progress(progress) => ProbeEvent::Progress(progress.done),
                 };
@@ -93,14 +91,11 @@ impl Prober for Engine {
 
     fn pair<'a>(&'a self, order: PairOrder) -> fleet_scan::BoxFuture<'a, PairAnswer> {
         Box::pin(async move {
-            let leave = order.leave;
-            let guard = Guard::new(move |endpoint| leave.check(endpoint));
+            let permit = order.permit;
+            let guard = Guard::new(move |endpoint| permit.check(endpoint));
             let target = PairableDevice {
                 endpoint: order.endpoint,
-                driver: order.driver,
-                manufacturer: order.manufacturer,
-                mac: order.mac,
-                serial: order.serial,
+                facts: order.facts,
             };
             let login = order.login.map(|login| {
                 Login::new(
@@ -119,35 +114,12 @@ impl Prober for Engine {
     }
 }
 
-fn found(device: &FoundDevice) -> ProbeEvent {
-    report(device).map_or_else(
-        |reason| {
-            let endpoint = device.endpoint;
+fn found(device: FoundDevice) -> ProbeEvent {
+    let endpoint = device.endpoint;
+    match DeviceReport::new(NodeId(0), endpoint, device.facts) {
+        Ok(report) => ProbeEvent::Found(report),
+        Err(reason) => {
             ProbeEvent::Note(format!("a device at {endpoint} cannot be stored: {reason}"))
-        },
-        ProbeEvent::Found,
-    )
-}
-
-/// What was found, through the checks that a node's report goes through.
-fn report(device: &FoundDevice) -> Result<DeviceReport, fleet_core::RejectReason> {
-    let text = |text: Option<String>| text.unwrap_or_default();
-    DeviceReport::parse(RawDeviceReport {
-        identifier: &device.identifier(NodeId(0)).to_string(),
-        ip: &device.endpoint.ip.to_string(),
-        port: &device.endpoint.port.to_string(),
-        scheme: &device.scheme,
-        driver: &device.driver,
-        model: &device.model,
-        manufacturer: &device.manufacturer,
-        firmware: &device.firmware,
-        mac: &text(device.mac.map(|mac| mac.to_string())),
-        serial: &text(
-            device
-                .serial
-                .as_ref()
-                .map(|serial| serial.as_str().to_owned()),
-        ),
-        evidence: &device.evidence,
-    })
+        }
+    }
 }

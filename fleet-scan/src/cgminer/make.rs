@@ -1,10 +1,10 @@
 //! Which reply of the CGMiner API names which make, and what each make says of model, firmware and identity.
 
+use fleet_core::DeviceFacts;
 use serde_json::Value;
 
 use super::{Said, mac, serial};
 use crate::{
-    driver::Identification,
     maker::{firmware as firmware_named, of_board as board_maker},
     text,
 };
@@ -97,7 +97,7 @@ impl Make {
     }
 
     /// What all replies together say.
-    pub(super) fn identification(self, said: &Said) -> Identification {
+    pub(super) fn identification(self, said: &Said) -> DeviceFacts {
         let empty = Value::Null;
         let version = first(&said.version, "VERSION")
             .or_else(|| first(&said.version, "STATS"))
@@ -116,14 +116,14 @@ impl Make {
                 .find_map(|msg| text_at(msg, field))
                 .unwrap_or_default()
         };
-        let named = |model: String, manufacturer: &str, firmware: String| Identification {
+        let named = |model: String, manufacturer: &str, firmware: String| DeviceFacts {
             driver: self.driver().to_owned(),
             scheme: "tcp".to_owned(),
             model,
             manufacturer: manufacturer.to_owned(),
             firmware,
             evidence: words_of(self, said),
-            ..Identification::default()
+            ..DeviceFacts::default()
         };
         let type_or_model = || {
             [
@@ -139,7 +139,7 @@ impl Make {
             Self::Antminer => {
                 let said_type = text_of(version, "Type");
                 if let Some((model, name, number)) = aftermarket(&said_type) {
-                    return Identification {
+                    return DeviceFacts {
                         driver: "asicrs".to_owned(),
                         ..named(model.to_owned(), "Bitmain", firmware_named(name, number))
                     };
@@ -186,7 +186,7 @@ impl Make {
                     .find(|text| !text.is_empty())
                     .unwrap_or_default();
                 let firmware = firmware_named("LuxOS", &text_of(version, "LUXminer"));
-                Identification {
+                DeviceFacts {
                     mac: mac(&text_of(config, "MACAddr")),
                     serial: serial(&text_of(config, "SerialNumber")),
                     ..named(model.clone(), board_maker(&model, "Luxor"), firmware)
@@ -210,7 +210,7 @@ impl Make {
                     firmware_named("Marathon", &number),
                 )
             }
-            Self::Whatsminer => Identification {
+            Self::Whatsminer => DeviceFacts {
                 mac: mac(&message("mac")),
                 serial: serial(&message("minersn")),
                 ..named(text_of(details, "Model"), "MicroBT", message("fw_ver"))
@@ -226,7 +226,7 @@ impl Make {
                 };
                 let firmware = [text_of(version, "VERSION"), text_of(version, "LVERSION")];
                 let firmware = firmware.into_iter().find(|text| !text.is_empty());
-                Identification {
+                DeviceFacts {
                     mac: mac(&text_of(version, "MAC")),
                     ..named(model, "Canaan", firmware.unwrap_or_default())
                 }
@@ -234,7 +234,7 @@ impl Make {
             Self::SealMiner => {
                 let stats = more("STATS");
                 let model = firmware_named("SealMiner", &text_of(stats, "Model"));
-                Identification {
+                DeviceFacts {
                     mac: mac(&text_of(stats, "MAC")),
                     serial: serial(&text_of(stats, "Ctrl Board SN")),
                     ..named(model, "Bitdeer", text_of(stats, "Firmware"))

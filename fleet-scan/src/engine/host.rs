@@ -97,7 +97,7 @@ impl Host {
         let is_settled = match (top, pending) {
             (_, None) => true,
             (None, Some(_)) => false,
-            (Some((rank, device)), Some(other)) => *rank > other && device.mac.is_some(),
+            (Some((rank, device)), Some(other)) => *rank > other && device.facts.mac.is_some(),
         };
         if answers.reported.is_empty() && !is_settled {
             Vec::new()
@@ -180,8 +180,9 @@ impl Answers {
             let known = now.iter_mut().find(|other| !are_distinct(other, &device));
             match known {
                 Some(same) => {
-                    same.mac = same.mac.or(device.mac);
-                    same.serial = same.serial.take().or(device.serial);
+                    let (same, facts) = (&mut same.facts, device.facts);
+                    same.mac = same.mac.or(facts.mac);
+                    same.serial = same.serial.take().or(facts.serial);
                 }
                 None if self
                     .reported
@@ -198,6 +199,7 @@ impl Answers {
 /// Returns whether two answers of one address certainly come from two devices: their MACs differ, or their serials if a
 /// MAC is unknown.
 fn are_distinct(one: &FoundDevice, other: &FoundDevice) -> bool {
+    let (one, other) = (&one.facts, &other.facts);
     match (one.mac, other.mac) {
         (Some(one), Some(other)) => one != other,
         (Some(_), None) | (None, Some(_)) | (None, None) => {
@@ -219,7 +221,7 @@ fn outcome_of(verdict: &PortVerdict) -> TargetOutcome {
 
 #[cfg(test)]
 mod tests {
-    use fleet_core::{Endpoint, Port, Serial};
+    use fleet_core::{DeviceFacts, Endpoint, Port, Serial};
     use proptest::prelude::*;
 
     use super::*;
@@ -234,20 +236,21 @@ mod tests {
                 ip: [10, 0, 0, 7].into(),
                 port: Port::new(80).expect("a port"),
             },
-            scheme: String::new(),
-            driver: driver.to_owned(),
-            model: String::new(),
-            manufacturer: String::new(),
-            firmware: String::new(),
-            mac: mac.map(|mac| mac.parse().expect("a MAC")),
-            serial: serial.and_then(Serial::new),
-            evidence: String::new(),
+            facts: DeviceFacts {
+                driver: driver.to_owned(),
+                mac: mac.map(|mac| mac.parse().expect("a MAC")),
+                serial: serial.and_then(Serial::new),
+                ..DeviceFacts::default()
+            },
             provisional: false,
         })
     }
 
     fn drivers(found: &[FoundDevice]) -> Vec<&str> {
-        found.iter().map(|device| device.driver.as_str()).collect()
+        found
+            .iter()
+            .map(|device| device.facts.driver.as_str())
+            .collect()
     }
 
     #[test]
@@ -327,7 +330,7 @@ mod tests {
             assert!(host.conclude(first, one, &PRECEDENCES).is_empty());
             let found = host.conclude(second, other, &PRECEDENCES);
             assert_eq!(drivers(&found), ["api"]);
-            assert!(found[0].mac.is_some() && found[0].serial.is_some());
+            assert!(found[0].facts.mac.is_some() && found[0].facts.serial.is_some());
         }
     }
 
@@ -346,7 +349,7 @@ mod tests {
                 (mac, serial) => {
                     let mac = [None, Some("02:00:00:00:00:0a"), Some("02:00:00:00:00:0b")][usize::from(mac)];
                     let mut named = device(&format!("port {port}"), mac, (serial == 1).then_some("S1"));
-                    named.model = format!("{port}");
+                    named.facts.model = format!("{port}");
                     PortVerdict::Named(precedences[port], named)
                 }
             };
@@ -358,7 +361,7 @@ mod tests {
                 }
                 prop_assert!(host.flush().is_empty());
                 let reply = host.unidentified_reply().map(|(port, reply)| (port, reply.to_owned()));
-                let first = found.into_iter().next().map(|device| (device.driver, device.mac));
+                let first = found.into_iter().next().map(|device| (device.facts.driver, device.facts.mac));
                 Ok((first, host.outcome(), reply))
             };
             prop_assert_eq!(run(&[0, 1, 2, 3])?, run(&order)?);

@@ -404,8 +404,8 @@ impl Run {
     /// A device on the link that reports no identity waits for its hardware address. An address that answers for
     /// several hosts belongs to a router, which is known only after the last host.
     async fn deliver_identified(&mut self, host: u32, device: FoundDevice) {
-        let waits = device.mac.is_none()
-            && device.serial.is_none()
+        let waits = device.facts.mac.is_none()
+            && device.facts.serial.is_none()
             && self.neighbors.is_none()
             && self.sweep.is_on_link(host);
         if waits {
@@ -426,7 +426,7 @@ impl Run {
     async fn deliver(&mut self, host: u32, mut device: FoundDevice) {
         let neighbor = self.neighbors.as_ref().and_then(|all| all.get(&host));
         if let Some(neighbor) = neighbor {
-            neighbor.apply_to(&mut device);
+            neighbor.apply_to(&mut device.facts);
         }
         if self.send(ScanEvent::Found(device)).await {
             self.found += 1;

@@ -3,12 +3,12 @@
 //!
 //! Path, realm and field names are facts of the firmware, as public clients and its own pages show them.
 
-use fleet_core::Serial;
+use fleet_core::{DeviceFacts, Serial};
 use serde_json::Value;
 
 use super::{digest::Challenge, get, get_with, mac, response::Response, text_of};
 use crate::{
-    driver::{DriverError, Identification},
+    driver::DriverError,
     login::{Authenticated, Login},
     probe::Probe,
 };
@@ -21,7 +21,7 @@ const REALM: &str = "antMiner";
 const DELIVERED: (&str, &str) = ("root", "root");
 
 /// Whether a device is an Antminer with stock firmware, named by its API or by its web page.
-pub(super) fn is_one(device: &Identification) -> bool {
+pub(super) fn is_one(device: &DeviceFacts) -> bool {
     match device.driver.as_str() {
         "antminer" => true,
         "asicrs" => {
@@ -94,13 +94,13 @@ fn accepted(response: &Response, login: Option<&Login>) -> Result<Authenticated,
         .filter(|login| login.username() == DELIVERED.0)
         .map(|login| login.password() == DELIVERED.1);
     Ok(Authenticated::Accepted {
-        device: Box::new(Identification {
+        device: Box::new(DeviceFacts {
             model: text_of(&info, "minertype"),
             manufacturer: "Bitmain".to_owned(),
             firmware: String::new(),
             mac: mac(&text_of(&info, "macaddr")),
             serial: Serial::new(&text_of(&info, "serinum")),
-            ..Identification::default()
+            ..DeviceFacts::default()
         }),
         default_password,
     })

@@ -1,9 +1,9 @@
 //! AxeOS and what descends from it: Bitaxe, NerdAxe, Lucky Miner. Its API tells everybody everything.
 
+use fleet_core::DeviceFacts;
 use serde_json::Value;
 
 use super::{mac, text_of};
-use crate::driver::Identification;
 
 /// What tells model, firmware and MAC.
 pub(super) const INFO: &str = "/api/system/info";
@@ -14,9 +14,9 @@ pub(super) fn is_info(info: &Value) -> bool {
 }
 
 /// What the information says; a Bitaxe without any when there is none.
-pub(super) fn identification(info: &Value) -> Identification {
+pub(super) fn identification(info: &Value) -> DeviceFacts {
     let (manufacturer, model) = make_and_model(info);
-    Identification {
+    DeviceFacts {
         driver: "asicrs".to_owned(),
         model,
         manufacturer: manufacturer.to_owned(),
@@ -27,7 +27,7 @@ pub(super) fn identification(info: &Value) -> Identification {
         } else {
             String::new()
         },
-        ..Identification::default()
+        ..DeviceFacts::default()
     }
 }
 

@@ -1,12 +1,12 @@
 //! ePIC control boards serve an HTTP API where others have the CGMiner API (TCP 4028): two paths of it answer without
 //! a password. Paths and names are those of the maker's own documentation (epicblockchain/epic-dashboard, docs/API.md).
 
-use fleet_core::Port;
+use fleet_core::{DeviceFacts, Port};
 use serde_json::Value;
 
 use super::{get_json, text_of};
 use crate::{
-    driver::{Answer, BoxFuture, Driver, DriverError, Identification},
+    driver::{Answer, BoxFuture, Driver, DriverError},
     maker,
     probe::Probe,
 };
@@ -72,19 +72,19 @@ pub(super) fn is_summary(summary: &Value) -> bool {
             .all(|part| summary.get(part).is_some())
 }
 
-pub(super) fn identification(summary: &Value, capabilities: &Value) -> Identification {
+pub(super) fn identification(summary: &Value, capabilities: &Value) -> DeviceFacts {
     let model = match text_of(capabilities, "Model") {
         model if model.eq_ignore_ascii_case("undefined") => String::new(),
         model => model,
     };
-    Identification {
+    DeviceFacts {
         driver: "asicrs".to_owned(),
         scheme: "http".to_owned(),
         manufacturer: maker::of_board(&model, "ePIC").to_owned(),
         firmware: text_of(summary, "Software"),
         model,
         evidence: SUMMARY.to_owned(),
-        ..Identification::default()
+        ..DeviceFacts::default()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Goldshell boxes: one path of their web server answers without a login, and names model and firmware.
 
+use fleet_core::DeviceFacts;
 use serde_json::Value;
 
 use super::text_of;
-use crate::driver::Identification;
 
 /// What tells model and firmware; all others want a token.
 pub(super) const STATUS: &str = "/mcb/status";
@@ -15,9 +15,9 @@ pub(super) fn is_status(status: &Value) -> bool {
     text_of(status, "model").starts_with(MAKE)
 }
 
-pub(super) fn identification(status: &Value) -> Identification {
+pub(super) fn identification(status: &Value) -> DeviceFacts {
     let model = text_of(status, "model");
-    Identification {
+    DeviceFacts {
         driver: "asicrs".to_owned(),
         model: model
             .strip_prefix(MAKE)
@@ -26,6 +26,6 @@ pub(super) fn identification(status: &Value) -> Identification {
         manufacturer: MAKE.to_owned(),
         firmware: text_of(status, "firmware"),
         evidence: STATUS.to_owned(),
-        ..Identification::default()
+        ..DeviceFacts::default()
     }
 }

@@ -1,7 +1,9 @@
 //! Which page names which make, and what is told of a page that names none. Pure.
 
+use fleet_core::DeviceFacts;
+
 use super::response::Response;
-use crate::{driver::Identification, text};
+use crate::text;
 
 /// How much of a page is looked at, in bytes: what names a make stands in its head.
 const LOOKED_AT: usize = 32 * 1024;
@@ -62,7 +64,7 @@ impl Page {
 
 impl Make {
     /// What the page says; the evidence is added by the caller.
-    pub(super) fn identification(self) -> Identification {
+    pub(super) fn identification(self) -> DeviceFacts {
         let (manufacturer, firmware) = match self {
             Self::Antminer => ("Bitmain", ""),
             Self::Braiins => ("Braiins", "Braiins OS"),
@@ -72,11 +74,11 @@ impl Make {
             Self::Avalon => ("Canaan", ""),
             Self::SealMiner => ("Bitdeer", ""),
         };
-        Identification {
+        DeviceFacts {
             driver: "asicrs".to_owned(),
             manufacturer: manufacturer.to_owned(),
             firmware: firmware.to_owned(),
-            ..Identification::default()
+            ..DeviceFacts::default()
         }
     }
 }

@@ -1,10 +1,9 @@
 //! Proto rigs: their API tells MAC, serial number, model and firmware without a login.
 
-use fleet_core::Serial;
+use fleet_core::{DeviceFacts, Serial};
 use serde_json::Value;
 
 use super::{mac, text_of};
-use crate::driver::Identification;
 
 /// What tells MAC and the control board's serial number.
 pub(super) const PAIRING_INFO: &str = "/api/v1/pairing/info";
@@ -17,11 +16,11 @@ pub(super) fn is_pairing_info(info: &Value) -> bool {
 }
 
 /// System information is in an envelope in some versions.
-pub(super) fn identification(pairing: &Value, system: &Value) -> Identification {
+pub(super) fn identification(pairing: &Value, system: &Value) -> DeviceFacts {
     let system = system.get("system-info").unwrap_or(system);
     let maker = text_of(system, "manufacturer");
     let model = [text_of(system, "model"), text_of(system, "product_name")];
-    Identification {
+    DeviceFacts {
         driver: "proto".to_owned(),
         model: model
             .into_iter()
@@ -39,7 +38,7 @@ pub(super) fn identification(pairing: &Value, system: &Value) -> Identification 
         mac: mac(&text_of(pairing, "mac")),
         serial: Serial::new(&text_of(pairing, "cb_sn")),
         evidence: PAIRING_INFO.to_owned(),
-        ..Identification::default()
+        ..DeviceFacts::default()
     }
 }
 

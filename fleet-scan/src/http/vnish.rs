@@ -1,19 +1,19 @@
 //! VNish (AnthillOS), firmware for Antminers: its API tells model, version and MAC without unlocking anything.
 
-use fleet_core::Serial;
+use fleet_core::{DeviceFacts, Serial};
 use serde_json::Value;
 
 use super::{mac, text_of};
-use crate::{driver::Identification, maker};
+use crate::maker;
 
 /// What tells model, version, MAC and serial number.
 pub(super) const INFO: &str = "/api/v1/info";
 
 /// What the information says; only the firmware's name when there is none.
-pub(super) fn identification(info: &Value) -> Identification {
+pub(super) fn identification(info: &Value) -> DeviceFacts {
     let model = text_of(info, "miner");
     let network = info.pointer("/system/network_status");
-    Identification {
+    DeviceFacts {
         driver: "asicrs".to_owned(),
         manufacturer: maker::of_board(&model, "VNish").to_owned(),
         firmware: maker::firmware("VNish", &text_of(info, "fw_version")),
@@ -25,6 +25,6 @@ pub(super) fn identification(info: &Value) -> Identification {
             INFO.to_owned()
         },
         model,
-        ..Identification::default()
+        ..DeviceFacts::default()
     }
 }

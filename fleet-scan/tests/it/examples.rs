@@ -42,7 +42,7 @@ async fn the_custom_driver_example_identifies_its_devices() {
     let found = custom_driver::find(job).await.expect("it runs");
     let texts: Vec<_> = found
         .iter()
-        .map(|device| (device.model.as_str(), device.firmware.as_str()))
+        .map(|device| (device.facts.model.as_str(), device.facts.firmware.as_str()))
         .collect();
     assert_eq!(texts, [("7", "1.2")]);
 }

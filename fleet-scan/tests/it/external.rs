@@ -8,10 +8,8 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{Endpoint, Port, TargetOutcome};
-use fleet_scan::{
-    Answer, BoxFuture, Driver, DriverError, DriverSet, Identification, Probe, ScanJob, Scanner,
-};
+use fleet_core::{DeviceFacts, Endpoint, Port, TargetOutcome};
+use fleet_scan::{Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanJob, Scanner};
 use fleet_sim::{Manner, Service, Site, Truth};
 use tokio::sync::watch;
 
@@ -72,9 +70,9 @@ impl Driver for External {
                 return Err(DriverError::Unusable("is tired".to_owned()));
             }
             Ok(self.names.map_or(Answer::Foreign, |driver| {
-                Answer::Named(Box::new(Identification {
+                Answer::Named(Box::new(DeviceFacts {
                     driver: driver.to_owned(),
-                    ..Identification::default()
+                    ..DeviceFacts::default()
                 }))
             }))
         })
@@ -153,7 +151,7 @@ async fn an_identification_ends_the_questions_about_a_host() {
     assert_eq!(summary.count(TargetOutcome::Unidentified), 0);
     let named: BTreeSet<IpAddr> = found
         .iter()
-        .filter(|device| device.driver == "acme")
+        .filter(|device| device.facts.driver == "acme")
         .map(|device| device.endpoint.ip)
         .collect();
     let asked = external.asked();

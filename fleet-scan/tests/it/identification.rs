@@ -10,15 +10,16 @@ use crate::{job, quick, scan, scanner, start};
 
 /// The parts of a found device that the truth names.
 fn identity(device: &FoundDevice) -> Identity {
+    let facts = &device.facts;
     Identity {
         port: device.endpoint.port.number(),
-        url_scheme: device.scheme.clone(),
-        driver_name: device.driver.clone(),
-        model: device.model.clone(),
-        manufacturer: device.manufacturer.clone(),
-        firmware_version: device.firmware.clone(),
-        mac: device.mac.map(|mac| mac.to_string()),
-        serial: device
+        url_scheme: facts.scheme.clone(),
+        driver_name: facts.driver.clone(),
+        model: facts.model.clone(),
+        manufacturer: facts.manufacturer.clone(),
+        firmware_version: facts.firmware.clone(),
+        mac: facts.mac.map(|mac| mac.to_string()),
+        serial: facts
             .serial
             .as_ref()
             .map(|serial| serial.as_str().to_owned()),

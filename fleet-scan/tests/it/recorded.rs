@@ -59,6 +59,7 @@ async fn check(folder: &Path, nth: u8, expected: &Expected<'_>) {
     let [device] = found.as_slice() else {
         panic!("{name}: {found:?}");
     };
+    let device = &device.facts;
     let mac = device.mac.map(|mac| mac.to_string());
     let serial = device
         .serial

@@ -8,7 +8,7 @@ mod known;
 mod refusals;
 
 use fleet_core::{
-    CommandState, DeviceId, DeviceReport, Endpoint, NodeId, limits,
+    CommandState, DeviceFacts, DeviceId, DeviceReport, Endpoint, NodeId, limits,
     outcome::{Code, Verdict},
 };
 use fleet_discovery::{DeviceFound, LogEvent, RowVerdict, admit};
@@ -19,7 +19,7 @@ use refusals::Refusals;
 use sea_orm::{ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, Set};
 
 use super::{
-    audit,
+    audit, devices,
     dispatch::count,
     entity::{command, device, report, report_row},
     inserts,
@@ -345,11 +345,10 @@ fn found(
         device,
         identifier: known.identifier.0.clone(),
         endpoint: report.endpoint,
-        scheme: known.scheme.clone(),
-        driver: known.driver.clone(),
-        model: known.model.clone(),
-        manufacturer: known.manufacturer.clone(),
-        firmware: known.firmware.clone(),
+        facts: DeviceFacts {
+            evidence: String::new(),
+            ..devices::facts(known)
+        },
         elapsed_ms,
     }))
 }

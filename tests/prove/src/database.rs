@@ -1,4 +1,4 @@
-//! Empty databases, one for each proof and kind, gone when dropped by the caller.
+//! Empty databases, one per proof and engine. The caller removes them.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -7,14 +7,14 @@ use fleet_store::{MigrateMode, SqlStore};
 use sea_orm::{ConnectionTrait, Database};
 use tempfile::TempDir;
 
-/// Names the server whose databases are made and dropped.
+/// Variable with the server on which databases are created and dropped.
 const POSTGRES: &str = "FLEET_TEST_POSTGRES";
 
-/// An empty database with the newest schema.
+/// An empty database with the current schema.
 pub(crate) struct Scratch {
     pub(crate) engine: &'static str,
     pub(crate) store: SqlStore,
-    /// For a look past the store.
+    /// Direct access to the database, without the store.
     pub(crate) url: String,
     place: Place,
 }
@@ -25,12 +25,12 @@ enum Place {
 }
 
 impl Scratch {
-    /// One of each kind.
+    /// Creates one database per engine.
     pub(crate) async fn both() -> Result<[Self; 2]> {
         Ok([Self::sqlite().await?, Self::postgres().await?])
     }
 
-    /// A file in a folder of its own.
+    /// Creates a SQLite database in a temporary directory.
     pub(crate) async fn sqlite() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let url = format!("sqlite://{}", folder.path().join("fleet.db").display());
@@ -42,12 +42,10 @@ impl Scratch {
         })
     }
 
-    /// A database on the server that the environment names.
+    /// Creates a database on the PostgreSQL server of the environment.
     pub(crate) async fn postgres() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let server = std::env::var(POSTGRES).with_context(|| {
-            format!("{POSTGRES} must name a PostgreSQL server, as `cargo xtask prove` does")
-        })?;
+        let server = postgres_server()?;
         let name = format!(
             "fleet_prove_{}_{}",
             std::process::id(),
@@ -57,10 +55,7 @@ impl Scratch {
             .await?
             .execute_unprepared(&format!("CREATE DATABASE {name}"))
             .await?;
-        let (head, _) = server
-            .rsplit_once('/')
-            .with_context(|| format!("{POSTGRES} names no database: end it with /postgres"))?;
-        let url = format!("{head}/{name}");
+        let url = beside(&server, &name)?;
         Ok(Self {
             engine: "PostgreSQL",
             store: SqlStore::open(&url, MigrateMode::Migrate).await?,
@@ -69,7 +64,12 @@ impl Scratch {
         })
     }
 
-    /// Closes and removes it.
+    /// Another pool of connections to it, as another process has.
+    pub(crate) async fn open_again(&self) -> Result<SqlStore> {
+        Ok(SqlStore::open(&self.url, MigrateMode::Check).await?)
+    }
+
+    /// Closes and removes the database.
     pub(crate) async fn remove(self) -> Result<()> {
         self.store.close().await;
         if let Place::Postgres { server, name } = &self.place {
@@ -80,4 +80,19 @@ impl Scratch {
         }
         Ok(())
     }
+}
+
+/// The administrative database of the server that the environment names.
+pub(crate) fn postgres_server() -> Result<String> {
+    std::env::var(POSTGRES).with_context(|| {
+        format!("{POSTGRES} must name a PostgreSQL server, as `cargo xtask prove` does")
+    })
+}
+
+/// The URL of another database on the same server.
+pub(crate) fn beside(server: &str, name: &str) -> Result<String> {
+    let (head, _) = server
+        .rsplit_once('/')
+        .with_context(|| format!("{POSTGRES} names no database: end it with /postgres"))?;
+    Ok(format!("{head}/{name}"))
 }

@@ -1,6 +1,6 @@
-//! A server that listens on loopback, an operator, and nodes that say what a proof wants them to say.
+//! A server that listens on loopback, an operator, and nodes under the control of the proof.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use ed25519_dalek::{Signer, SigningKey};
@@ -11,9 +11,9 @@ use fleet_wire::{
     Protocol,
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, FleetNodeAdminClient},
     client::{CallOptions, Channel, ChannelConfig, Incoming, Outgoing},
-    fleet::{ScanClient, StartScanRequest},
+    fleet::{DeviceClient, NodeClient, ScanClient, StartScanRequest},
     gateway::{
-        BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, ControlHello,
+        BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, ControlAck, ControlHello,
         ControlStreamRequest, ControlStreamResponse, FleetNodeGatewayClient, RegisterRequest,
         control_stream_request, control_stream_response::Kind,
     },
@@ -31,7 +31,7 @@ pub(crate) struct Live {
     server: Server,
     closing: CancellationToken,
     port: JoinHandle<Drained>,
-    /// What the port refused.
+    /// Connections that the listener refused.
     pub(crate) counts: Arc<ListenerCounts>,
 }
 
@@ -50,7 +50,16 @@ impl Live {
         store
             .create_operator_key(email, key.hash(), Actor::SYSTEM, now)
             .await?;
-        let operator = store.operator_by_key(key.hash(), now).await?;
+        Self::serve(store, key.expose().to_owned()).await
+    }
+
+    /// Starts a server on a database that has the operator whose key this is: another replica, or the same one again.
+    pub(crate) async fn serve(store: &SqlStore, key: String) -> Result<Self> {
+        let environment: Arc<dyn Environment> = Arc::new(SystemEnvironment);
+        let parsed = Secret::parse(SecretKind::OperatorKey, &key)?;
+        let operator = store
+            .operator_by_key(parsed.hash(), environment.now())
+            .await?;
         let config = ServerConfig {
             rates: None,
             ..ServerConfig::default()
@@ -68,7 +77,7 @@ impl Live {
         Ok(Self {
             org: operator.context("the operator that was just created")?.org,
             address,
-            key: key.expose().to_owned(),
+            key,
             server,
             closing,
             port,
@@ -83,7 +92,7 @@ impl Live {
         Ok(())
     }
 
-    /// A connection of its own.
+    /// Opens a new connection.
     pub(crate) fn channel(&self) -> Result<Channel> {
         let config = ChannelConfig {
             protocol: Protocol::Grpc,
@@ -92,11 +101,38 @@ impl Live {
         Ok(Channel::new(&format!("http://{}", self.address), &config)?)
     }
 
-    fn operator(&self) -> Result<CallOptions> {
+    /// The operator's key.
+    pub(crate) fn key(&self) -> String {
+        self.key.clone()
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn admin(&self) -> Result<FleetNodeAdminClient> {
+        Ok(FleetNodeAdminClient::new(self.channel()?))
+    }
+
+    pub(crate) fn scans(&self) -> Result<ScanClient> {
+        Ok(ScanClient::new(self.channel()?))
+    }
+
+    pub(crate) fn nodes(&self) -> Result<NodeClient> {
+        Ok(NodeClient::new(self.channel()?))
+    }
+
+    pub(crate) fn devices(&self) -> Result<DeviceClient> {
+        Ok(DeviceClient::new(self.channel()?))
+    }
+
+    /// The operator's credential.
+    pub(crate) fn operator(&self) -> Result<CallOptions> {
         Ok(CallOptions::new().bearer(&self.key)?)
     }
 
-    /// A new enrollment code and its pending enrollment.
+    /// Creates an enrollment code and returns it with its pending enrollment.
     pub(crate) async fn code(&self) -> Result<(String, i64)> {
         let code = FleetNodeAdminClient::new(self.channel()?)
             .create_enrollment_code(&CreateEnrollmentCodeRequest::default(), self.operator()?)
@@ -140,7 +176,9 @@ impl Live {
             .control_stream(CallOptions::new().bearer(&token)?)
             .await?;
         let hello = ControlHello {
-            capabilities: ["big-commands", "outcomes"].map(str::to_owned).to_vec(),
+            capabilities: ["big-commands", "outcomes", "cancel"]
+                .map(str::to_owned)
+                .to_vec(),
             max_targets: 16_384,
             max_ports: 64,
             ..ControlHello::default()
@@ -149,7 +187,7 @@ impl Live {
             kind: Some(control_stream_request::Kind::Hello(hello)),
         };
         up.send(&hello).await?;
-        // What it can do is known from then on.
+        // The server knows the node's capabilities from here on.
         while let Some(message) = down.message().await? {
             if matches!(message.kind, Some(Kind::Accepted(_))) {
                 break;
@@ -159,12 +197,12 @@ impl Live {
             id: NodeId(registered.fleet_node_id),
             token,
             gateway,
-            _up: up,
+            up,
             down,
         })
     }
 
-    /// Starts a scan on a node and answers its id.
+    /// Starts a scan on a node and returns its id.
     pub(crate) async fn scan(&self, node: &Node, request: DiscoverRequest) -> Result<String> {
         let request = StartScanRequest {
             request_id: format!("proof-{}", node.id),
@@ -179,13 +217,13 @@ impl Live {
     }
 }
 
-/// An identity key of its own.
+/// Creates an identity key.
 pub(crate) fn identity() -> SigningKey {
     let environment: &dyn Environment = &SystemEnvironment;
     SigningKey::from_bytes(&environment.random())
 }
 
-/// A registration that is in order.
+/// Returns a valid registration.
 pub(crate) fn registration(code: &str, name: &str, signing: &SigningKey) -> RegisterRequest {
     RegisterRequest {
         enrollment_token: code.to_owned(),
@@ -201,7 +239,7 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) gateway: FleetNodeGatewayClient,
     token: String,
-    _up: Outgoing<ControlStreamRequest>,
+    up: Outgoing<ControlStreamRequest>,
     down: Incoming<ControlStreamResponse>,
 }
 
@@ -210,7 +248,7 @@ impl Node {
         Ok(CallOptions::new().bearer(&self.token)?)
     }
 
-    /// Waits for the next command and answers its id.
+    /// Waits for the next command and returns its id.
     pub(crate) async fn command(&mut self) -> Result<String> {
         while let Some(message) = self.down.message().await? {
             if let Some(Kind::Command(command)) = message.kind {
@@ -218,5 +256,30 @@ impl Node {
             }
         }
         bail!("the stream of node {} ended without a command", self.id)
+    }
+
+    /// The next message; none when the stream ended cleanly.
+    pub(crate) async fn message(&mut self) -> Result<Option<ControlStreamResponse>> {
+        Ok(self.down.message().await?)
+    }
+
+    /// Acknowledges a command.
+    pub(crate) async fn ack(&mut self, ack: ControlAck) -> Result<()> {
+        let kind = Some(control_stream_request::Kind::Ack(ack));
+        self.up.send(&ControlStreamRequest { kind }).await?;
+        Ok(())
+    }
+
+    /// Waits until the server ends the stream, cleanly or not.
+    pub(crate) async fn ends(&mut self) -> Result<()> {
+        let end = async { while let Ok(Some(_)) = self.down.message().await {} };
+        tokio::time::timeout(Duration::from_secs(20), end)
+            .await
+            .context("the stream did not end within 20 s")
+    }
+
+    /// Ends the stream and answers the node's id.
+    pub(crate) fn leave(self) -> NodeId {
+        self.id
     }
 }

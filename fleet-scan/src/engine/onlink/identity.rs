@@ -4,9 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_core::Mac;
-
-use crate::job::FoundDevice;
+use fleet_core::{DeviceFacts, Mac};
 
 /// The longest evidence in characters.
 const EVIDENCE: usize = 512;
@@ -23,7 +21,7 @@ pub(in crate::engine) enum Neighbor {
 impl Neighbor {
     /// Adds the address to the evidence of a device. A device that reports neither MAC nor serial takes it as its own.
     /// What a device reports has precedence, because several devices can share one hardware address.
-    pub(in crate::engine) fn apply_to(self, device: &mut FoundDevice) {
+    pub(in crate::engine) fn apply_to(self, device: &mut DeviceFacts) {
         let has_identity = device.mac.is_some() || device.serial.is_some();
         let (mac, label) = match self {
             Self::Own(mac) => (mac, "neighbor table:"),
@@ -66,7 +64,7 @@ pub(super) fn classify(
 
 #[cfg(test)]
 mod tests {
-    use fleet_core::{Endpoint, Port, Serial};
+    use fleet_core::Serial;
     use proptest::prelude::*;
 
     use super::*;
@@ -117,21 +115,13 @@ mod tests {
         assert!(talkative.mac.is_some());
     }
 
-    fn device(mac: Option<Mac>, serial: Option<Serial>) -> FoundDevice {
-        FoundDevice {
-            endpoint: Endpoint {
-                ip: [10, 0, 0, 7].into(),
-                port: Port::new(80).expect("a port"),
-            },
-            scheme: String::new(),
+    fn device(mac: Option<Mac>, serial: Option<Serial>) -> DeviceFacts {
+        DeviceFacts {
             driver: "test".to_owned(),
-            model: String::new(),
-            manufacturer: String::new(),
-            firmware: String::new(),
             mac,
             serial,
             evidence: "said so".to_owned(),
-            provisional: false,
+            ..DeviceFacts::default()
         }
     }
 

@@ -2,8 +2,8 @@
 //! is the lock for all of it, as for scans; then the pairing's own row, the command's, the devices'.
 
 use fleet_core::{
-    CommandId, CommandState, DeviceId, DeviceIdentifier, Endpoint, Epoch, NodeId, OrgId, PairingId,
-    Timestamp,
+    CommandId, CommandState, DeviceFacts, DeviceId, DeviceIdentifier, Endpoint, Epoch, NodeId,
+    OrgId, PairingId, Timestamp,
     enrollment::NodeState,
     limits,
     outcome::{Code, Verdict},
@@ -92,10 +92,10 @@ pub(crate) async fn create(
             identifier: Set(target.identifier.to_string()),
             ip: Set(AsText(target.endpoint.ip)),
             port: Set(i64::from(target.endpoint.port.number())),
-            scheme: Set(target.scheme.clone()),
-            driver: Set(target.driver.clone()),
-            manufacturer: Set(target.manufacturer.clone()),
-            firmware: Set(target.firmware.clone()),
+            scheme: Set(target.facts.scheme.clone()),
+            driver: Set(target.facts.driver.clone()),
+            manufacturer: Set(target.facts.manufacturer.clone()),
+            firmware: Set(target.facts.firmware.clone()),
             outcome: Set(None),
             default_password: Set(None),
             told: Set(None),
@@ -256,10 +256,13 @@ fn stored_target(row: pairing_target::Model) -> Result<PairTarget, DbErr> {
             ip: row.ip.0,
             port: codec::read_port(row.port)?,
         },
-        scheme: row.scheme,
-        driver: row.driver,
-        manufacturer: row.manufacturer,
-        firmware: row.firmware,
+        facts: DeviceFacts {
+            scheme: row.scheme,
+            driver: row.driver,
+            manufacturer: row.manufacturer,
+            firmware: row.firmware,
+            ..DeviceFacts::default()
+        },
     })
 }
 
