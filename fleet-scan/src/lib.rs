@@ -25,14 +25,18 @@
 
 mod capacity;
 mod cgminer;
+mod conversation;
 mod dial;
 mod driver;
+mod drivers;
 mod engine;
+mod examine;
+mod fingerprint;
 mod guard;
 mod http;
 mod job;
+mod json;
 mod login;
-mod maker;
 mod mdns;
 mod names;
 mod notes;
@@ -41,12 +45,14 @@ mod probe;
 mod rate;
 mod text;
 mod timing;
+mod whatsminer;
 
-pub use cgminer::CgminerDriver;
 pub use driver::{Answer, BoxFuture, Driver, DriverError, DriverSet, DriverSetError};
+pub use drivers::ProtocolDriver;
 pub use engine::{Scan, Scanner};
+pub use examine::{Examination, Examined, Examiner};
+pub use fingerprint::{FingerprintError, Fingerprints, Make, RuleVerdict};
 pub use guard::Guard;
-pub use http::{EpicDriver, HttpDriver, HttpsDriver};
 pub use job::{
     FoundDevice, Interruption, ScanError, ScanEvent, ScanJob, ScanOptions, ScanPhase, ScanProgress,
     ScanSummary, TargetsError,
@@ -55,9 +61,10 @@ pub use login::{Authenticated, Login};
 pub use mdns::Listen;
 pub use names::{DnsResolver, LookupError, PinnedName, Resolver, pin_names};
 pub use pairing::{PairReport, PairableDevice, Pairer};
-pub use probe::{Ended, Probe, Reply};
+pub use probe::{Ended, Exchange, Probe, Reply};
 
 /// Entry points for fuzzing: the parsers of device replies, as functions of bytes.
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz {
     /// Parses a CGMiner reply and identifies its sender.
@@ -70,9 +77,19 @@ pub mod fuzz {
         crate::http::fuzz(bytes);
     }
 
-    /// Parses JSON replies of HTTP APIs.
+    /// Parses a rule file, and matches it and the built-in rules against the answer after the byte `0xff`.
+    pub fn fingerprint_file(bytes: &[u8]) {
+        crate::fingerprint::fuzz(bytes);
+    }
+
+    /// Matches the JSON of an answer against every built-in rule.
     pub fn device_json(bytes: &[u8]) {
-        crate::http::fuzz_json(bytes);
+        crate::fingerprint::fuzz(&[b"\xff", bytes].concat());
+    }
+
+    /// Parses a frame of Whatsminer API 3.
+    pub fn whatsminer_frame(bytes: &[u8]) {
+        crate::whatsminer::fuzz(bytes);
     }
 
     /// Receives mDNS datagrams, separated by the bytes `0xff 0xff`, and queries what is missing.
@@ -82,6 +99,6 @@ pub mod fuzz {
 
     /// Parses a login challenge and answers it.
     pub fn login_challenge(bytes: &[u8]) {
-        crate::http::fuzz_challenge(bytes);
+        crate::http::digest::fuzz(bytes);
     }
 }

@@ -225,6 +225,7 @@ impl Link {
 }
 
 /// Receives datagrams and checks the bounds.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     browse::fuzz(bytes);
 }

@@ -14,6 +14,7 @@ mod files;
 mod lab;
 mod links;
 mod live;
+mod page;
 mod postgres;
 mod proc;
 mod prove;

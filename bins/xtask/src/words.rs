@@ -119,6 +119,7 @@ const ALLOWED: &[&str] = &[
     "in place",
     "in place of",
     "in one place",
+    "only place",
     "the place of",
     "in its place",
     "whose place",

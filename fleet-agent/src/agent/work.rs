@@ -8,12 +8,8 @@ use fleet_scan::{
     ScanProgress, ScanSummary, Scanner,
 };
 use fleet_wire::gateway::FleetNodePairResult;
-use tokio::{
-    sync::mpsc,
-    task::{JoinError, JoinHandle},
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::mpsc, task::JoinError, time::Instant};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     ack::{Ending, StopCause},
@@ -34,6 +30,8 @@ pub(super) struct Work {
     /// How it ended; set when the scan or pairing is over.
     pub(super) ending: Option<Ending>,
     pub(super) stopped: Option<StopCause>,
+    /// What the site policy removed from the scan.
+    site_notes: Vec<String>,
     /// Devices that could not be reported.
     pub(super) unreportable: u64,
     /// When progress was last sent.
@@ -52,7 +50,7 @@ enum Stage {
 #[derive(Debug)]
 struct Pinning {
     task: ScanTask,
-    lookups: JoinHandle<Option<Vec<PinnedName>>>,
+    lookups: AbortOnDropHandle<Option<Vec<PinnedName>>>,
     began: Instant,
     cancel: CancellationToken,
 }
@@ -61,7 +59,7 @@ struct Pinning {
 #[derive(Debug)]
 struct Pairing {
     results: mpsc::Receiver<FleetNodePairResult>,
-    task: JoinHandle<PairSummary>,
+    task: AbortOnDropHandle<PairSummary>,
     cancel: CancellationToken,
 }
 
@@ -85,8 +83,12 @@ impl Work {
         scanner: &Scanner,
         resolver: &Arc<dyn Resolver>,
     ) -> Self {
+        let site_notes = task.notes.clone();
         if task.names().is_empty() {
-            let mut work = Self::ended(command, None);
+            let mut work = Self {
+                site_notes,
+                ..Self::ended(command, None)
+            };
             work.start_scan(scanner, task.job(&[]));
             return work;
         }
@@ -98,12 +100,13 @@ impl Work {
         });
         let pinning = Pinning {
             task,
-            lookups,
+            lookups: AbortOnDropHandle::new(lookups),
             began: Instant::now(),
             cancel,
         };
         Self {
             stage: Some(Stage::Pinning(pinning)),
+            site_notes,
             ..Self::ended(command, None)
         }
     }
@@ -130,7 +133,7 @@ impl Work {
         Self {
             stage: Some(Stage::Pairing(Pairing {
                 results,
-                task,
+                task: AbortOnDropHandle::new(task),
                 cancel,
             })),
             ..Self::ended(command, None)
@@ -145,6 +148,7 @@ impl Work {
             pins: Vec::new(),
             ending,
             stopped: None,
+            site_notes: Vec::new(),
             unreportable: 0,
             progress_sent_at: None,
             progress: None,
@@ -178,7 +182,7 @@ impl Work {
         };
         match result {
             Ok(Some(pins)) => {
-                let mut task = pinning.task.clone();
+                let mut task = pinning.task;
                 task.budget = task.budget.saturating_sub(pinning.began.elapsed());
                 self.pins = pins;
                 let job = task.job(&self.pins);
@@ -229,24 +233,15 @@ impl Work {
     pub(super) fn end(&mut self, summary: Option<ScanSummary>) {
         self.stage = None;
         self.ending = Some(match summary {
-            Some(summary) => Ending::Ran(summary),
+            Some(mut summary) => {
+                summary.notes.splice(0..0, self.site_notes.drain(..));
+                Ending::Ran(summary)
+            }
             None => {
                 tracing::error!(command = %self.command, "a scan crashed");
                 Ending::Failed("the scan crashed; see the node's log".to_owned())
             }
         });
-    }
-}
-
-impl Drop for Pinning {
-    fn drop(&mut self) {
-        self.lookups.abort();
-    }
-}
-
-impl Drop for Pairing {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

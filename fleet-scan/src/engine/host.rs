@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use fleet_core::TargetOutcome;
+use fleet_core::{DeviceFacts, TargetOutcome};
 
 use crate::job::FoundDevice;
 
@@ -97,7 +97,10 @@ impl Host {
         let is_settled = match (top, pending) {
             (_, None) => true,
             (None, Some(_)) => false,
-            (Some((rank, device)), Some(other)) => *rank > other && device.facts.mac.is_some(),
+            (Some((rank, device)), Some(other)) => {
+                let facts = &device.facts;
+                *rank > other && facts.mac.is_some() && !facts.model.is_empty()
+            }
         };
         if answers.reported.is_empty() && !is_settled {
             Vec::new()
@@ -108,9 +111,9 @@ impl Host {
 
     /// Takes the result of external drivers, after every port is settled. Returns the devices to report.
     #[must_use]
-    pub(super) fn conclude_external(&mut self, verdict: PortVerdict) -> Vec<FoundDevice> {
+    pub(super) fn conclude_external(&mut self, port: u8, verdict: PortVerdict) -> Vec<FoundDevice> {
         // No port is pending, so nothing is held back.
-        self.conclude(0, verdict, &[])
+        self.conclude(usize::from(port), verdict, &[])
     }
 
     /// The ports for external drivers: none while a port is pending, and none if a built-in driver identified the host.
@@ -179,11 +182,7 @@ impl Answers {
         for (_, device) in candidates {
             let known = now.iter_mut().find(|other| !are_distinct(other, &device));
             match known {
-                Some(same) => {
-                    let (same, facts) = (&mut same.facts, device.facts);
-                    same.mac = same.mac.or(facts.mac);
-                    same.serial = same.serial.take().or(facts.serial);
-                }
+                Some(same) => complete(&mut same.facts, device.facts),
                 None if self
                     .reported
                     .iter()
@@ -193,6 +192,21 @@ impl Answers {
         }
         self.reported.extend(now.iter().cloned());
         now
+    }
+}
+
+/// Adds the facts from another port of the same device. The port of higher precedence keeps its own; a firmware without
+/// a version takes the version of the other.
+fn complete(known: &mut DeviceFacts, other: DeviceFacts) {
+    known.mac = known.mac.or(other.mac);
+    known.serial = known.serial.take().or(other.serial);
+    if known.model.is_empty() && !other.model.is_empty() {
+        known.model = other.model;
+        // The model determines the maker of the hardware.
+        known.manufacturer = other.manufacturer;
+    }
+    if known.firmware.is_empty() || other.firmware.starts_with(&format!("{} ", known.firmware)) {
+        known.firmware = other.firmware;
     }
 }
 
@@ -221,7 +235,7 @@ fn outcome_of(verdict: &PortVerdict) -> TargetOutcome {
 
 #[cfg(test)]
 mod tests {
-    use fleet_core::{DeviceFacts, Endpoint, Port, Serial};
+    use fleet_core::{Endpoint, Port, Serial};
     use proptest::prelude::*;
 
     use super::*;
@@ -238,6 +252,7 @@ mod tests {
             },
             facts: DeviceFacts {
                 driver: driver.to_owned(),
+                model: "X1".to_owned(),
                 mac: mac.map(|mac| mac.parse().expect("a MAC")),
                 serial: serial.and_then(Serial::new),
                 ..DeviceFacts::default()
@@ -331,6 +346,54 @@ mod tests {
             let found = host.conclude(second, other, &PRECEDENCES);
             assert_eq!(drivers(&found), ["api"]);
             assert!(found[0].facts.mac.is_some() && found[0].facts.serial.is_some());
+        }
+    }
+
+    #[test]
+    fn a_port_adds_facts_that_the_better_port_lacks() {
+        let with = |model: &str, maker: &str, firmware: &str| {
+            let mut device = device("any", None, None);
+            let facts = &mut device.facts;
+            (facts.model, facts.manufacturer, facts.firmware) =
+                (model.into(), maker.into(), firmware.into());
+            device
+        };
+        for (api, web, expected) in [
+            (
+                ("", "Braiins", "Braiins OS"),
+                ("Antminer S9", "Bitmain", "Braiins OS 24.09"),
+                ("Antminer S9", "Bitmain", "Braiins OS 24.09"),
+            ),
+            (
+                ("S9", "Bitmain", "2.0"),
+                ("S9j", "Other", "3.0"),
+                ("S9", "Bitmain", "2.0"),
+            ),
+            (
+                ("S9", "Bitmain", ""),
+                ("", "", "3.0"),
+                ("S9", "Bitmain", "3.0"),
+            ),
+            (
+                ("S9", "Bitmain", "LuxOS"),
+                ("", "", "LuxOSX 2"),
+                ("S9", "Bitmain", "LuxOS"),
+            ),
+        ] {
+            let mut host = Host::new(2);
+            let api = PortVerdict::Named(100, with(api.0, api.1, api.2));
+            assert!(host.conclude(API, api, &PRECEDENCES).is_empty());
+            let found = host.conclude(
+                WEB,
+                PortVerdict::Named(50, with(web.0, web.1, web.2)),
+                &PRECEDENCES,
+            );
+            let found = (
+                found[0].facts.model.as_str(),
+                found[0].facts.manufacturer.as_str(),
+                found[0].facts.firmware.as_str(),
+            );
+            assert_eq!(found, expected);
         }
     }
 
@@ -442,11 +505,21 @@ mod tests {
                 .is_empty()
         );
         assert_eq!(host.unidentified_ports().collect::<Vec<_>>(), [1]);
-        let found = host.conclude_external(PortVerdict::Named(0, device("plugin", None, None)));
+        let found = host.conclude_external(1, PortVerdict::Named(0, device("plugin", None, None)));
         assert_eq!(drivers(&found), ["plugin"]);
         assert_eq!(host.unidentified_ports().count(), 0, "it is identified");
         assert_eq!(host.outcome(), TargetOutcome::Identified);
         assert_eq!(host.unidentified_reply(), None);
+    }
+
+    #[test]
+    fn the_answer_of_an_external_driver_belongs_to_the_port_of_its_question() {
+        let replied = |reply: &str| PortVerdict::Unidentified(reply.to_owned());
+        let mut host = Host::new(2);
+        let _ = host.conclude(API, PortVerdict::Refused, &PRECEDENCES);
+        let _ = host.conclude(WEB, replied(""), &PRECEDENCES);
+        let _ = host.conclude_external(1, replied("requires a login"));
+        assert_eq!(host.unidentified_reply(), Some((WEB, "requires a login")));
     }
 
     #[test]

@@ -85,13 +85,15 @@ pub(super) async fn identify(
 
 /// Runs external drivers one after the other until one identifies the host.
 pub(super) async fn identify_external(
-    questions: Vec<(Endpoint, Vec<Arc<dyn Driver>>)>,
+    questions: Vec<(u8, Endpoint, Vec<Arc<dyn Driver>>)>,
     dialer: Arc<Dialer>,
     options: ScanOptions,
-) -> Identified {
+) -> (u8, Identified) {
     let mut failures = Vec::new();
-    let mut words = String::new();
-    for (endpoint, drivers) in questions {
+    let mut reply = String::new();
+    // The port of the answer, or the first port.
+    let mut answered = questions.first().map_or(0, |(port, ..)| *port);
+    for (port, endpoint, drivers) in questions {
         for driver in drivers {
             if let Err(reason) = dialer.acquire(endpoint).await {
                 tracing::debug!(%endpoint, reason, "no plugin is asked");
@@ -102,10 +104,11 @@ pub(super) async fn identify_external(
                 Some(Ok(Answer::Named(identification))) => {
                     let device = Box::new(device(endpoint, *identification));
                     let verdict = PortVerdict::Named(driver.precedence(), device);
-                    return Identified { verdict, failures };
+                    return (port, Identified { verdict, failures });
                 }
-                Some(Ok(Answer::Stranger { evidence })) if words.is_empty() => {
-                    words = text::bounded(&evidence, REPLY_EXCERPT);
+                Some(Ok(Answer::Stranger { evidence })) if reply.is_empty() => {
+                    answered = port;
+                    reply = text::bounded(&evidence, REPLY_EXCERPT);
                 }
                 Some(Ok(Answer::Stranger { .. } | Answer::Foreign)) => {}
                 Some(Err(DriverError::Unusable(what))) => {
@@ -118,8 +121,8 @@ pub(super) async fn identify_external(
             }
         }
     }
-    let verdict = PortVerdict::Unidentified(words);
-    Identified { verdict, failures }
+    let verdict = PortVerdict::Unidentified(reply);
+    (answered, Identified { verdict, failures })
 }
 
 /// Returns the answer of a driver, or none if it panicked.

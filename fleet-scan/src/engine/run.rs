@@ -49,7 +49,7 @@ const SWEEP_BATCHES: usize = 8;
 /// What the drivers made of a port, or external drivers of a host.
 enum Answered {
     Port(u32, u8, Identified),
-    External(u32, Identified),
+    External(u32, u8, Identified),
 }
 
 pub(super) struct Run {
@@ -311,9 +311,9 @@ impl Run {
                 self.note_failures(failures).await;
                 self.conclude(host, port, verdict).await;
             }
-            Answered::External(host, Identified { verdict, failures }) => {
+            Answered::External(host, port, Identified { verdict, failures }) => {
                 self.note_failures(failures).await;
-                self.conclude_external(host, verdict).await;
+                self.conclude_external(host, port, verdict).await;
             }
         }
     }
@@ -358,30 +358,32 @@ impl Run {
         };
         let questions: Vec<_> = state
             .unidentified_ports()
-            .filter_map(|port| self.endpoint(host, port))
-            .map(|endpoint| {
+            .filter_map(|port| Some((port, self.endpoint(host, port)?)))
+            .map(|(port, endpoint)| {
                 let drivers = self
                     .drivers
                     .external_at(endpoint.port, self.ports_requested);
-                (endpoint, drivers)
+                (port, endpoint, drivers)
             })
-            .filter(|(_, drivers)| !drivers.is_empty())
+            .filter(|(_, _, drivers)| !drivers.is_empty())
             .collect();
         if questions.is_empty() || self.interrupted.is_some() {
             return false;
         }
         let (dialer, options) = (Arc::clone(&self.dialer), self.options.clone());
         let asking = identify_external(questions, dialer, options);
-        self.identifying
-            .spawn(async move { Answered::External(host, asking.await) });
+        self.identifying.spawn(async move {
+            let (port, identified) = asking.await;
+            Answered::External(host, port, identified)
+        });
         true
     }
 
-    async fn conclude_external(&mut self, host: u32, verdict: PortVerdict) {
+    async fn conclude_external(&mut self, host: u32, port: u8, verdict: PortVerdict) {
         let Some(state) = self.hosts.get_mut(host as usize) else {
             return;
         };
-        for device in state.conclude_external(verdict) {
+        for device in state.conclude_external(port, verdict) {
             self.deliver_identified(host, device).await;
         }
         self.finish(host).await;

@@ -367,6 +367,7 @@ fn is_internet(record: &Record) -> bool {
 }
 
 /// Receives datagrams that are separated by `0xff 0xff`, and sends all queries of the following minute.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn fuzz(bytes: &[u8]) {
     const MOST: usize = 4;
     let service = ServiceType::default();

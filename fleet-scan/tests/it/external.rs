@@ -13,7 +13,7 @@ use fleet_scan::{Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanJ
 use fleet_sim::{Manner, Service, Site, Truth};
 use tokio::sync::watch;
 
-use crate::{job, ports, quick, scan, start};
+use crate::{job, ports, scan, start};
 
 /// An external driver that records its questions.
 #[derive(Default)]
@@ -83,7 +83,7 @@ impl External {
     fn scanner(self: &Arc<Self>) -> Scanner {
         let external: Arc<dyn Driver> = Arc::clone(self) as _;
         let set = DriverSet::built_in().with([external]).expect("a set");
-        Scanner::new(quick(), Arc::new(set))
+        Scanner::new(ScanOptions::default(), Arc::new(set))
     }
 
     fn asked(&self) -> Vec<Endpoint> {
