@@ -9,7 +9,9 @@ use std::{
 };
 
 use fleet_core::{DeviceFacts, Endpoint, Port, TargetOutcome};
-use fleet_scan::{Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanJob, Scanner};
+use fleet_scan::{
+    Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanJob, ScanOptions, Scanner,
+};
 use fleet_sim::{Manner, Service, Site, Truth};
 use tokio::sync::watch;
 
