@@ -9,7 +9,7 @@ use fleet_core::{DeviceFacts, Endpoint, PairOutcome};
 use tokio::time::timeout;
 
 use crate::{
-    dial::Dialler,
+    dial::Dialer,
     driver::{Answer, Driver, DriverError, DriverSet},
     guard::Guard,
     job::ScanOptions,
@@ -66,17 +66,17 @@ impl PairReport {
 pub struct Pairer {
     options: ScanOptions,
     drivers: Arc<DriverSet>,
-    dialler: Arc<Dialler>,
+    dialer: Arc<Dialer>,
 }
 
 impl Pairer {
     /// A pairer that dials what `guard` allows, at the pace of `options`.
     pub fn new(options: ScanOptions, drivers: Arc<DriverSet>, guard: Guard) -> Self {
-        let dialler = Arc::new(Dialler::new(&options, guard));
+        let dialer = Arc::new(Dialer::new(&options, guard));
         Self {
             options,
             drivers,
-            dialler,
+            dialer,
         }
     }
 
@@ -198,8 +198,8 @@ impl Pairer {
         }
         // The server names the endpoint of a device that was found, so that every external driver may be asked.
         for driver in self.drivers.external_at(endpoint.port, true) {
-            self.dialler
-                .lend_turn(endpoint)
+            self.dialer
+                .acquire(endpoint)
                 .await
                 .map_err(DriverError::Forbidden)?;
             match driver.identify(&mut probe).await {
@@ -212,8 +212,8 @@ impl Pairer {
     }
 
     async fn open(&self, endpoint: Endpoint) -> Result<Probe<'_>, DriverError> {
-        let stream = self.dialler.open(endpoint).await?;
-        Ok(Probe::new(&self.dialler, endpoint, stream, &self.options))
+        let stream = self.dialer.open(endpoint).await?;
+        Ok(Probe::new(&self.dialer, endpoint, stream, &self.options))
     }
 }
 
