@@ -156,7 +156,6 @@ async fn fleetctl_prints_a_scan_as_lines(world: World) {
         &["scan", "list", "--node", "barn"][..],
         &["devices", "list", "--node", "barn"],
         &["nodes", "list"],
-        &["scan", "show", &scan],
         &["audit", "list"],
     ] {
         let table = world.fleetctl(arguments).await.succeeded();
