@@ -138,14 +138,25 @@ pub(crate) fn raw_report(device: &gateway::DiscoveredDeviceReport) -> RawDeviceR
 
 /// The contents of a node's Hello, escaped and bounded.
 pub(crate) fn hello(hello: gateway::ControlHello) -> Hello {
+    let max_targets = max_targets(&hello);
     let shown = |texts: Vec<String>| texts.iter().map(|text| printable(text, 64)).collect();
     Hello {
         version: printable(&hello.version, 64),
         capabilities: shown(hello.capabilities),
         default_ports: shown(hello.default_ports),
         local_subnets: shown(hello.local_subnets),
-        max_targets: hello.max_targets,
+        max_targets,
         max_ports: hello.max_ports,
+    }
+}
+
+/// Targets of one command that a node announced. Upstream nodes announce them by the version of the command protocol.
+pub(crate) fn max_targets(hello: &gateway::ControlHello) -> u32 {
+    let v1 = hello.max_command_protocol_version() == gateway::CommandProtocolVersion::V1;
+    if v1 && hello.max_targets == 0 {
+        limits::UPSTREAM_V1_COMMAND_TARGETS as u32
+    } else {
+        hello.max_targets
     }
 }
 

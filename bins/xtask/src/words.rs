@@ -25,9 +25,7 @@ const RULES: &[(&[&str], &str)] = &[
         "unidentified host, or unauthenticated peer",
     ),
     (
-        &[
-            "meet", "meets", "offers", "lend", "lends", "lent", "in turns",
-        ],
+        &["meet", "meets", "lend", "lends", "lent", "in turns"],
         "resolve, acquire",
     ),
     (&["dial leave", "a leave"], "dial permit"),
