@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use fleet_core::{Port, limits};
 use fleet_discovery::{
     HostName, LOCAL_SUBNET, Listening, ListeningError, Mode, NodeProfile, PlanError, PlanPolicy,
-    PortsError, ScanRequest, Tally, Target, TargetError, parse_ports, plan,
+    PortsError, ScanRequest, Tally, Target, TargetEntry, TargetError, TargetSet, parse_ports, plan,
 };
 use fleet_scan::{Listen, PinnedName, Resolver, Scan, ScanError, ScanSummary, Scanner};
 use tokio_util::sync::CancellationToken;
@@ -146,9 +146,7 @@ impl LocalScan {
             .into_iter()
             .partition(|port| policy.check_port(*port).is_ok());
         let mut selected = Selected::default();
-        for text in targets {
-            selected.add(text, &profile, &policy)?;
-        }
+        selected.add(targets, &profile, &policy)?;
         let (entries, skipped) = (selected.entries, selected.skipped);
         if let Some(violation) = selected.outside.filter(|_| entries.is_empty()) {
             return Err(violation.into());
@@ -254,26 +252,23 @@ struct Selected {
 impl Selected {
     fn add(
         &mut self,
-        text: &str,
+        targets: &[String],
         profile: &NodeProfile,
         policy: &site::SitePolicy,
     ) -> Result<(), LocalScanError> {
-        match text.parse::<Target>()? {
-            Target::Name(name) => {
-                let entry = Entry::Name(name);
-                if !self.entries.contains(&entry) {
-                    self.entries.push(entry);
-                }
-                return Ok(());
-            }
-            Target::LocalSubnet if profile.local_subnets.is_empty() => {
-                return Err(LocalScanError::NoLocalSubnet);
-            }
-            Target::Address(_) | Target::Network(_) | Target::Span { .. } | Target::LocalSubnet => {
+        let set = TargetSet::parse(targets)?;
+        let local = TargetEntry::Target(Target::LocalSubnet);
+        if set.included().contains(&local) && profile.local_subnets.is_empty() {
+            return Err(LocalScanError::NoLocalSubnet);
+        }
+        for name in set.names() {
+            let entry = Entry::Name(name.clone());
+            if !self.entries.contains(&entry) {
+                self.entries.push(entry);
             }
         }
         let request = ScanRequest {
-            mode: Mode::Target(text.to_owned()),
+            mode: Mode::List(targets.to_vec()),
             ports: Vec::new(),
         };
         let rules = PlanPolicy {

@@ -21,6 +21,7 @@ mod scope;
 mod service;
 mod shown;
 mod target;
+mod target_set;
 
 pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{KnownRow, OverQuota, RowVerdict, admit};
@@ -34,3 +35,4 @@ pub use request::{Mode, ScanRequest, Tally};
 pub use scope::{InvalidScope, PinError, Pinned, Scope, ScopeKind, pinnable};
 pub use service::{InvalidServiceType, Listening, ListeningError, ServiceType};
 pub use target::{LOCAL_SUBNET, Target, TargetError, TargetErrorKind};
+pub use target_set::{TargetEntry, TargetSet};

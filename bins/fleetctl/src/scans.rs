@@ -143,12 +143,14 @@ pub(crate) fn request(what: Targets) -> DiscoverRequest {
     let ports = what.ports;
     let mode = match what.targets.as_slice() {
         [one] if !what.list => match one.split_once("..") {
-            Some((start, end)) => Mode::IpRange(IpRangeModeRequest {
-                start_ip: start.to_owned(),
-                end_ip: end.to_owned(),
-                ports,
-            }),
-            None => Mode::Nmap(NmapModeRequest {
+            Some((start, end)) if !one.contains([' ', ',', '\n', '!']) => {
+                Mode::IpRange(IpRangeModeRequest {
+                    start_ip: start.to_owned(),
+                    end_ip: end.to_owned(),
+                    ports,
+                })
+            }
+            Some(_) | None => Mode::Nmap(NmapModeRequest {
                 target: one.clone(),
                 ports,
             }),

@@ -1,4 +1,8 @@
-//! Who holds a place on the port: how many, from where, and who has to leave when it gets crowded.
+//! The connection table: which connections hold a slot of the port, and which of them is evicted when it is full.
+//!
+//! A new connection evicts the oldest unauthenticated one instead of being closed itself. Otherwise a peer that holds
+//! slots silently could keep honest peers out for as long as it likes, and an honest peer authenticates within a few
+//! round trips.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,12 +18,12 @@ use super::{
     guard::{ConnectionGuard, Standing},
 };
 
-/// Connections that were told to leave and have not left: as many may be over the bounds for a moment.
-pub(super) const LEAVING: usize = 64;
-/// How many of the oldest are looked at for one without a call.
+/// Most evicted connections that have not closed yet. The bounds can be exceeded by this number for a moment.
+pub(super) const EVICTING: usize = 64;
+/// Number of the oldest connections among which one without a call is preferred for eviction.
 const LOOK: usize = 16;
 
-/// What counts as one peer: an IPv4 address, or the /64 that one IPv6 host commands (RFC 6177).
+/// What counts as one peer: an IPv4 address, or an IPv6 /64, since one host can use all of it (RFC 6177).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Source {
     V4(Ipv4Addr),
@@ -35,12 +39,12 @@ impl Source {
     }
 }
 
-/// Why a connection gets no place.
+/// Why a connection gets no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoPlace {
-    /// There are too many, and none that could leave.
+pub(super) enum NoSlot {
+    /// There are too many connections, and none can be evicted.
     Full,
-    /// There are too many from its source.
+    /// There are too many connections from its source.
     Crowded,
 }
 
@@ -56,22 +60,22 @@ struct Bounds {
 
 /// All connections. Every map holds at most as many entries as there are connections.
 #[derive(Debug)]
-pub(super) struct Census {
+pub(super) struct ConnectionTable {
     bounds: Bounds,
     counts: Arc<ListenerCounts>,
-    places: Mutex<Places>,
+    slots: Mutex<Slots>,
 }
 
 #[derive(Debug, Default)]
-struct Places {
+struct Slots {
     next: u64,
     total: usize,
-    leaving: usize,
-    /// Those of unknown peers, in the order of their arrival.
+    evicting: usize,
+    /// Connections of unauthenticated peers, in the order of arrival.
     anonymous: BTreeMap<u64, ConnectionGuard>,
-    /// The same by their sources; none of those that are exempt.
+    /// The same by source, without exempt sources.
     crowds: BTreeSet<(Source, u64)>,
-    /// All places by their sources; none of those that are exempt.
+    /// All connections by source, without exempt sources.
     sources: BTreeMap<Source, Tally>,
 }
 
@@ -81,7 +85,7 @@ struct Tally {
     anonymous: usize,
 }
 
-impl Census {
+impl ConnectionTable {
     pub(super) fn new(config: &ListenerConfig) -> Arc<Self> {
         Arc::new(Self {
             bounds: Bounds {
@@ -92,12 +96,12 @@ impl Census {
                 exempt: config.exempt.clone(),
             },
             counts: Arc::clone(&config.counts),
-            places: Mutex::default(),
+            slots: Mutex::default(),
         })
     }
 
-    /// Gives a place to a connection. Where unknown peers have all places that they may have, the oldest of them leaves.
-    pub(super) fn enter(self: &Arc<Self>, ip: IpAddr) -> Result<Seat, NoPlace> {
+    /// Gives a slot to a connection. If unauthenticated peers hold all of their slots, the oldest of them is evicted.
+    pub(super) fn admit(self: &Arc<Self>, ip: IpAddr) -> Result<Slot, NoSlot> {
         let ip = ip.to_canonical();
         let exempt = self
             .bounds
@@ -105,88 +109,87 @@ impl Census {
             .iter()
             .any(|network| network.contains(ip));
         let source = (!exempt).then(|| Source::of(ip));
-        let mut places = self.places();
+        let mut slots = self.slots();
         if let Some(source) = source {
-            let tally = places.sources.get(&source).copied().unwrap_or_default();
+            let tally = slots.sources.get(&source).copied().unwrap_or_default();
             if tally.all >= self.bounds.a_source
                 || (tally.anonymous >= self.bounds.anonymous_a_source
-                    && !self.show_out(&mut places, Some(source)))
+                    && !self.evict(&mut slots, Some(source)))
             {
-                return Err(NoPlace::Crowded);
+                return Err(NoSlot::Crowded);
             }
         }
-        let full =
-            places.total >= self.bounds.all || places.anonymous.len() >= self.bounds.anonymous;
-        if full && !self.show_out(&mut places, None) {
-            return Err(NoPlace::Full);
+        let full = slots.total >= self.bounds.all || slots.anonymous.len() >= self.bounds.anonymous;
+        if full && !self.evict(&mut slots, None) {
+            return Err(NoSlot::Full);
         }
-        let id = places.next;
-        places.next += 1;
-        places.total += 1;
+        let id = slots.next;
+        slots.next += 1;
+        slots.total += 1;
         let guard = ConnectionGuard::new(Arc::clone(self), id, source);
-        places.anonymous.insert(id, guard.clone());
+        slots.anonymous.insert(id, guard.clone());
         if let Some(source) = source {
-            places.crowds.insert((source, id));
-            let tally = places.sources.entry(source).or_default();
+            slots.crowds.insert((source, id));
+            let tally = slots.sources.entry(source).or_default();
             tally.all += 1;
             tally.anonymous += 1;
         }
-        Ok(Seat(guard))
+        Ok(Slot(guard))
     }
 
-    /// Makes the oldest unknown peers leave; returns how many there were.
+    /// Evicts the oldest unauthenticated peers and returns their number.
     pub(super) fn make_room(&self, count: usize) -> usize {
-        let mut places = self.places();
+        let mut slots = self.slots();
         (0..count)
-            .take_while(|_| self.show_out(&mut places, None))
+            .take_while(|_| self.evict(&mut slots, None))
             .count()
     }
 
-    /// Notes that the peer of a place is known now, unless it was shown out already.
+    /// Records that a peer has authenticated, unless it is evicted already.
     pub(super) fn recognize(&self, guard: &ConnectionGuard) {
-        let mut places = self.places();
+        let mut slots = self.slots();
         if guard.standing() < Standing::Authenticated {
             guard.set_standing(Standing::Authenticated);
-            places.forget(guard);
+            slots.forget(guard);
         }
     }
 
     pub(super) fn total(&self) -> usize {
-        let places = self.places();
-        places.total + places.leaving
+        let slots = self.slots();
+        slots.total + slots.evicting
     }
 
-    fn leave(&self, guard: &ConnectionGuard) {
-        let mut places = self.places();
+    fn release(&self, guard: &ConnectionGuard) {
+        let mut slots = self.slots();
         match guard.standing() {
-            Standing::ShownOut => places.leaving -= 1,
-            Standing::Authenticated => places.vacate(guard),
+            Standing::Evicted => slots.evicting -= 1,
+            Standing::Authenticated => slots.vacate(guard),
             Standing::New | Standing::Plain => {
-                places.forget(guard);
-                places.vacate(guard);
+                slots.forget(guard);
+                slots.vacate(guard);
             }
         }
     }
 
-    fn show_out(&self, places: &mut Places, source: Option<Source>) -> bool {
-        let done = places.show_out(source);
+    fn evict(&self, slots: &mut Slots, source: Option<Source>) -> bool {
+        let done = slots.evict(source);
         if done {
-            count(&self.counts.shown_out);
+            count(&self.counts.evicted);
         }
         done
     }
 
-    /// Plain data that no panic leaves half written.
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Recovers a poisoned lock: no panic leaves this data half written.
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Places {
-    /// Tells one of the oldest unknown peers to leave, of one source or of all, rather one without a call; it has no
-    /// place from now on.
-    fn show_out(&mut self, source: Option<Source>) -> bool {
-        if self.leaving >= LEAVING {
+impl Slots {
+    /// Evicts one of the oldest unauthenticated peers of a source, or of all. Peers without a call are preferred. The
+    /// slot is free at once.
+    fn evict(&mut self, source: Option<Source>) -> bool {
+        if self.evicting >= EVICTING {
             return false;
         }
         let oldest: Vec<_> = match source {
@@ -208,13 +211,13 @@ impl Places {
         };
         self.forget(guard);
         self.vacate(guard);
-        self.leaving += 1;
-        guard.set_standing(Standing::ShownOut);
+        self.evicting += 1;
+        guard.set_standing(Standing::Evicted);
         guard.close();
         true
     }
 
-    /// Strikes a place from those of unknown peers.
+    /// Removes a connection from those of unauthenticated peers.
     fn forget(&mut self, guard: &ConnectionGuard) {
         self.anonymous.remove(&guard.id());
         if let Some(source) = guard.source() {
@@ -225,7 +228,7 @@ impl Places {
         }
     }
 
-    /// Frees a place.
+    /// Frees the slot of a connection.
     fn vacate(&mut self, guard: &ConnectionGuard) {
         self.total -= 1;
         if let Some(source) = guard.source()
@@ -239,12 +242,12 @@ impl Places {
     }
 }
 
-/// A connection's place, left on drop.
+/// The slot of a connection, released on drop.
 #[derive(Debug)]
-pub(super) struct Seat(pub(super) ConnectionGuard);
+pub(super) struct Slot(pub(super) ConnectionGuard);
 
-impl Drop for Seat {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.census().leave(&self.0);
+        self.0.table().release(&self.0);
     }
 }

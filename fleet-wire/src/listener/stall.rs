@@ -1,4 +1,4 @@
-//! A transport that does not wait for ever until its peer takes what is written.
+//! A transport that fails if its peer stops reading.
 
 use std::{
     io::{self, IoSlice},
@@ -16,14 +16,14 @@ use super::config::{ListenerCounts, WRITE_STALL, count};
 
 /// Fails a write that makes no progress for [`WRITE_STALL`].
 #[derive(Debug)]
-pub(super) struct Patience<T> {
+pub(super) struct StallGuard<T> {
     io: T,
-    /// Runs while the peer takes nothing.
+    /// Runs while the peer reads nothing.
     wait: Option<Pin<Box<Sleep>>>,
     counts: Arc<ListenerCounts>,
 }
 
-impl<T> Patience<T> {
+impl<T> StallGuard<T> {
     pub(super) fn new(io: T, counts: Arc<ListenerCounts>) -> Self {
         Self {
             io,
@@ -53,7 +53,7 @@ impl<T> Patience<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Patience<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for StallGuard<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -63,7 +63,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patience<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Patience<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for StallGuard<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
