@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{Endpoint, Port, TargetOutcome, limits::SCAN_PORTS};
+use fleet_core::{Endpoint, Mac, Port, TargetOutcome, limits::SCAN_PORTS};
 use host::{Host, PortVerdict};
 use identify::{Identified, Trouble, identify, identify_outside};
 use onlink::Neighbor;
@@ -140,6 +140,7 @@ impl Scanner {
             nameless: VecDeque::new(),
             identifying: JoinSet::new(),
             notes: Notes::default(),
+            macs: BTreeMap::new(),
             strangers: Strangers::default(),
             done: 0,
             found: 0,
@@ -192,6 +193,8 @@ struct Scan<'a> {
     nameless: VecDeque<(Instant, u32, FoundDevice)>,
     identifying: JoinSet<Answered>,
     notes: Notes,
+    /// The host that first showed each MAC.
+    macs: BTreeMap<Mac, IpAddr>,
     strangers: Strangers,
     done: u64,
     found: u64,
@@ -481,7 +484,17 @@ impl Scan<'_> {
         }
     }
 
-    async fn deliver(&mut self, device: FoundDevice) {
+    async fn deliver(&mut self, mut device: FoundDevice) {
+        // Firmware writes one default MAC into many devices. The second host that shows it is a device of its own,
+        // without that MAC; which of the two owns it cannot be known.
+        if let Some(mac) = device.facts.mac {
+            let first = *self.macs.entry(mac).or_insert(device.endpoint.ip);
+            if first != device.endpoint.ip {
+                device.facts.mac = None;
+                let kind = format!("several hosts show the MAC {mac}, such as {first}");
+                self.note(&kind, &device.endpoint.to_string()).await;
+            }
+        }
         if self.tell(ScanEvent::Found(device)).await {
             self.found += 1;
         }

@@ -239,3 +239,29 @@ fn table() -> String {
     }
     table
 }
+
+/// A new make takes one rule file and one recorded answer.
+#[tokio::test]
+async fn a_make_is_added_by_one_rule_file_and_one_recording() {
+    let rule = r#"
+        make = "Acme"
+        manufacturer = "Acme"
+        [[match]]
+        answer = "cgminer version"
+        at = "/VERSION/0/AcmeMiner"
+        [facts]
+        model = [{ answer = "cgminer version", at = "/VERSION/0/Type", like = '^AM (.+)$', value = "Acme $1" }]
+        firmware = [{ answer = "cgminer version", at = "/VERSION/0/AcmeMiner" }]
+    "#;
+    let answer = "# device: Acme One\n> 4028 version\n{\"STATUS\":[],\"VERSION\":[{\"AcmeMiner\":\"1.2\",\"Type\":\"AM One\"}]}\n";
+    let address = Ipv4Addr::new(127, 91, 2, 1);
+    let _replaying = replay(address, Recording::parse(answer).expect("a recording")).await;
+    let rules = Fingerprints::from_texts([("acme.toml", rule)]).expect("a rule");
+    let (_, found, _) = scan(&scanner(Arc::new(rules)), job(vec![address])).await;
+    let known = facts(&found[0].facts);
+    let of = |fact: &str| known.get(fact).map(String::as_str);
+    assert_eq!(
+        (of("make"), of("model"), of("firmware")),
+        (Some("Acme"), Some("Acme One"), Some("1.2"))
+    );
+}
