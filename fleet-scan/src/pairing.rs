@@ -1,24 +1,25 @@
-//! Trying a login at a device, once it has proved to be what the caller knows it as.
+//! Tries a login at a device.
 //!
-//! [`Pairer::pair`] asks the device anew who it is, without a login; only when its answer agrees with what the
-//! server named is anything sent that a password can be guessed from. Everything is dialed through the guard.
+//! [`Pairer::pair`] identifies the device again, without a login. It sends nothing that a password can be guessed from
+//! unless the answer agrees with the facts that the server sent. Every connection passes the guard.
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{DeviceFacts, Endpoint, PairOutcome};
+use fleet_core::{DeviceFacts, Endpoint, PairOutcome, Port};
 use tokio::time::timeout;
 
 use crate::{
     dial::Dialler,
     driver::{Answer, DriverError, DriverSet},
+    fingerprint::KnownLogin,
     guard::Guard,
     job::ScanOptions,
-    login::{Authenticated, Login},
+    login::{self, Authenticated, Login},
     probe::Probe,
     text,
 };
 
-/// What a device may take for its proof and its login, retries included.
+/// The most time for one device: its identification and its login.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A device as the server knows it.
@@ -31,16 +32,18 @@ pub struct PairableDevice {
     pub facts: DeviceFacts,
 }
 
-/// What came of one attempt. Texts are printable and fit a report.
+/// The result of one attempt. Texts are printable and fit a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PairReport {
-    /// What came of it.
+    /// The outcome.
     pub outcome: PairOutcome,
-    /// Whether the password it was delivered with is active; none when that is not known.
+    /// Whether the default password is active; none when that is unknown.
     pub default_password: Option<bool>,
-    /// What it says of itself behind its login.
+    /// The facts that the device shows behind its login.
     pub facts: DeviceFacts,
-    /// Why it came to nothing; empty when it did not.
+    /// Whether the device needs no login to be read: nothing was sent to it, and no password is proved.
+    pub open: bool,
+    /// Why the attempt failed; empty when it succeeded.
     pub error: String,
 }
 
@@ -50,6 +53,7 @@ impl PairReport {
             outcome,
             default_password: None,
             facts: DeviceFacts::default(),
+            open: false,
             error: error.into(),
         }
     }
@@ -78,8 +82,8 @@ impl Pairer {
         }
     }
 
-    /// Tries a login at one device; without one, asks whether it wants any. Cancel-safe: when dropped, connections
-    /// are closed and nothing more is sent.
+    /// Tries a login at one device. Without a login, asks whether the device wants one. Cancel-safe: when dropped, the
+    /// connections are closed and nothing more is sent.
     pub async fn pair(&self, target: &PairableDevice, login: Option<&Login>) -> PairReport {
         match timeout(PATIENCE, self.attempt(target, login)).await {
             Ok(Ok(report)) => report,
@@ -93,37 +97,35 @@ impl Pairer {
         target: &PairableDevice,
         login: Option<&Login>,
     ) -> Result<PairReport, DriverError> {
-        let device = match self.identify(target.endpoint).await? {
-            Some(device) => device,
-            None => return Ok(PairReport::failed("nothing there names itself any more")),
+        let Some((device, rule)) = self.identify(target.endpoint).await? else {
+            return Ok(PairReport::failed("no known device answers there any more"));
         };
         if let Err(why) = is_the_same(&target.facts, &device) {
             return Ok(PairReport::failed(why));
         }
-        let at = target.endpoint.port;
-        let door = self
-            .drivers
-            .all()
-            .find_map(|driver| Some((driver, driver.login_port(&device, at)?)));
-        let Some((driver, port)) = door else {
-            let kind = text::field(&device.driver);
-            return Ok(PairReport::failed(format!(
-                "this node has no way to log in to devices of the driver {kind}"
-            )));
-        };
-        let endpoint = Endpoint {
-            ip: target.endpoint.ip,
-            port,
-        };
-        let mut probe = self.open(endpoint).await?;
-        let said = driver.authenticate(&mut probe, &device, login).await?;
-        Ok(match said {
+        let answered = self
+            .authenticate(target.endpoint, &device, rule.as_deref(), login)
+            .await?;
+        Ok(match answered {
             Authenticated::Accepted {
-                device,
+                device: shown,
                 default_password,
-            } => PairReport {
-                default_password,
-                facts: text::fit(*device),
+            } => {
+                // What it shows behind the login must belong to the device that was asked.
+                if let Err(why) = is_the_same_device(&target.facts, &shown)
+                    .and(is_the_same_device(&device, &shown))
+                {
+                    return Ok(PairReport::failed(why));
+                }
+                PairReport {
+                    default_password,
+                    facts: text::fit(*shown),
+                    ..PairReport::of(PairOutcome::Paired, "")
+                }
+            }
+            Authenticated::Open => PairReport {
+                open: true,
+                facts: text::fit(device),
                 ..PairReport::of(PairOutcome::Paired, "")
             },
             Authenticated::Wanted => {
@@ -132,19 +134,79 @@ impl Pairer {
             Authenticated::Refused => {
                 PairReport::of(PairOutcome::AuthFailed, "the device refused the password")
             }
+            Authenticated::Unprovable => PairReport::failed(
+                "no read-only request proves a password at such devices: the password was not sent",
+            ),
             Authenticated::Unsupported => {
-                PairReport::failed("this node has no way to log in to such devices")
+                let kind = text::field(&device.driver);
+                PairReport::failed(format!(
+                    "this node has no way to log in to devices of the driver {kind}"
+                ))
             }
         })
     }
 
-    /// What is at an endpoint now, by its own word and without a login.
-    async fn identify(&self, endpoint: Endpoint) -> Result<Option<DeviceFacts>, DriverError> {
+    /// Tries the login that the rule names; without one, that of a driver.
+    async fn authenticate(
+        &self,
+        endpoint: Endpoint,
+        device: &DeviceFacts,
+        rule: Option<&str>,
+        login: Option<&Login>,
+    ) -> Result<Authenticated, DriverError> {
+        let rules = self.drivers.all().find_map(|driver| driver.fingerprints());
+        if let (Some(rules), Some(rule)) = (rules, rule)
+            && let Some(known) = rules.login(rule)
+        {
+            // These two send nothing.
+            if matches!(known.kind, KnownLogin::Open | KnownLogin::Unprovable) {
+                let mut probe = Probe::unconnected(&self.dialler, endpoint, &self.options);
+                return login::by_rule(&mut probe, rules, rule, known, login).await;
+            }
+            let port = self.web_port(endpoint.port);
+            let mut probe = self.open(Endpoint { port, ..endpoint }).await?;
+            return login::by_rule(&mut probe, rules, rule, known, login).await;
+        }
+        let door = self
+            .drivers
+            .all()
+            .find_map(|driver| Some((driver, driver.login_port(device, endpoint.port)?)));
+        let Some((driver, port)) = door else {
+            return Ok(Authenticated::Unsupported);
+        };
+        let mut probe = self.open(Endpoint { port, ..endpoint }).await?;
+        driver.authenticate(&mut probe, device, login).await
+    }
+
+    /// Where a device that was identified at a port has its web server: there, unless an API's driver claims the port.
+    fn web_port(&self, at: Port) -> Port {
+        let claims = |name: &'static str| {
+            let drivers = self
+                .drivers
+                .all()
+                .filter(move |driver| driver.name() == name);
+            drivers.flat_map(|driver| driver.default_ports())
+        };
+        let is_api = ["cgminer", "epic", "whatsminer", "https"]
+            .into_iter()
+            .flat_map(claims)
+            .any(|port| port == at);
+        let web = claims("http").next().filter(|_| is_api);
+        web.unwrap_or(at)
+    }
+
+    /// What answers at an endpoint now, without a login, and by which rule.
+    async fn identify(
+        &self,
+        endpoint: Endpoint,
+    ) -> Result<Option<(DeviceFacts, Option<String>)>, DriverError> {
         let mut probe = self.open(endpoint).await?;
         let mut failed = None;
         for driver in self.drivers.at(endpoint.port) {
             match driver.identify(&mut probe).await {
-                Ok(Answer::Named(device)) => return Ok(Some(*device)),
+                Ok(Answer::Named(device)) => {
+                    return Ok(Some((*device, probe.rule().map(str::to_owned))));
+                }
                 Ok(Answer::Stranger { .. }) => {
                     failed = None;
                     probe.close();
@@ -155,14 +217,16 @@ impl Pairer {
             }
             probe.start_over();
         }
-        // The server names the endpoint of a device that was found, so that every external driver may be asked.
+        // The server sends the endpoint of a device that was found, so every external driver may be asked.
         for driver in self.drivers.external_at(endpoint.port, true) {
             self.dialler
                 .lend_turn(endpoint)
                 .await
                 .map_err(DriverError::Forbidden)?;
             match driver.identify(&mut probe).await {
-                Ok(Answer::Named(device)) => return Ok(Some(*device)),
+                Ok(Answer::Named(device)) => {
+                    return Ok(Some((*device, probe.rule().map(str::to_owned))));
+                }
                 Ok(Answer::Stranger { .. } | Answer::Foreign) => {}
                 Err(error) => failed = Some(error),
             }
@@ -176,11 +240,12 @@ impl Pairer {
     }
 }
 
-/// Whether what answers now is what the server named. A MAC or serial that it shows must be the known one.
+/// Whether the device that answers now is the one that the server sent. A MAC or serial that it shows must be the
+/// known one.
 fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
     let other = |what: &str, now: &str, known: &str| {
         Err(format!(
-            "another device answers there now ({what} {}, not {}): nothing was sent to it; scan again",
+            "another device answers there now ({what} {}, not {}); nothing was sent to it; scan again",
             text::field(now),
             text::field(known)
         ))
@@ -192,12 +257,23 @@ fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String>
     if !known.is_empty() && !now.eq_ignore_ascii_case(known) {
         return other("make", now, known);
     }
-    if let (Some(now), Some(known)) = (device.mac, target.mac)
+    is_the_same_device(target, device)
+}
+
+/// Whether MAC and serial agree where both sides know them.
+fn is_the_same_device(known: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
+    let other = |what: &str, now: &str, known: &str| {
+        let (now, known) = (text::field(now), text::field(known));
+        Err(format!(
+            "another device answers there now ({what} {now}, not {known}); scan again"
+        ))
+    };
+    if let (Some(now), Some(known)) = (device.mac, known.mac)
         && now != known
     {
         return other("MAC", &now.to_string(), &known.to_string());
     }
-    if let (Some(now), Some(known)) = (&device.serial, &target.serial)
+    if let (Some(now), Some(known)) = (&device.serial, &known.serial)
         && now != known
     {
         return other("serial", now.as_str(), known.as_str());
@@ -230,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_server_named_is_given_anything() {
+    fn a_device_that_differs_from_the_known_one_is_refused() {
         assert_eq!(is_the_same(&target(), &device()), Ok(()));
         let same = DeviceFacts {
             mac: target().mac,
@@ -276,10 +352,7 @@ mod tests {
             ),
         ] {
             let why = is_the_same(&target(), &other).expect_err(named);
-            assert!(
-                why.contains(named) && why.contains("nothing was sent"),
-                "{why}"
-            );
+            assert!(why.contains(named) && why.contains("scan again"), "{why}");
         }
     }
 }

@@ -4,6 +4,7 @@
 mod corpus;
 mod drivers;
 mod identification;
+mod logins;
 mod mdns;
 mod names;
 mod outside;

@@ -219,7 +219,8 @@ fn table() -> String {
             .replace('|', "/")
     };
     let mut table =
-        "| make | found by | facts | published answers |\n|---|---|---|---|\n".to_owned();
+        "| make | found by | facts | login | published answers |\n|---|---|---|---|---|\n"
+            .to_owned();
     let mut makes = Fingerprints::built_in().makes();
     makes.sort_by_key(|make| (make.published.is_empty(), make.make.to_lowercase()));
     for make in makes {
@@ -229,10 +230,12 @@ fn table() -> String {
         } else {
             published.join("; ")
         };
+        let login = make.login.unwrap_or_default().to_owned();
         let row = [
             make.make,
             make.protocols.join(", "),
             make.facts.join(", "),
+            login,
             published,
         ];
         table.push_str(&format!("| {} |\n", row.join(" | ")));
