@@ -9,8 +9,8 @@ use fleet_core::{DeviceFacts, Endpoint, PairOutcome, Port};
 use tokio::time::timeout;
 
 use crate::{
-    dial::Dialler,
-    driver::{Answer, DriverError, DriverSet},
+    dial::Dialer,
+    driver::{Answer, Driver, DriverError, DriverSet},
     fingerprint::KnownLogin,
     guard::Guard,
     job::ScanOptions,
@@ -19,7 +19,9 @@ use crate::{
     text,
 };
 
-/// The most time for one device: its identification and its login.
+/// Ports at which an external driver looks for a device that it pairs.
+const EXTERNAL_PORTS: usize = 8;
+/// What a device may take for its proof and its login, retries included.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A device as the server knows it.
@@ -32,18 +34,18 @@ pub struct PairableDevice {
     pub facts: DeviceFacts,
 }
 
-/// The result of one attempt. Texts are printable and fit a report.
+/// What came of one attempt. Texts are printable and fit a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PairReport {
-    /// The outcome.
+    /// What came of it.
     pub outcome: PairOutcome,
-    /// Whether the default password is active; none when that is unknown.
+    /// Whether the password it was delivered with is active; none when that is not known.
     pub default_password: Option<bool>,
-    /// The facts that the device shows behind its login.
+    /// What it says of itself behind its login.
     pub facts: DeviceFacts,
     /// Whether the device needs no login to be read: nothing was sent to it, and no password is proved.
     pub open: bool,
-    /// Why the attempt failed; empty when it succeeded.
+    /// Why it came to nothing; empty when it did not.
     pub error: String,
 }
 
@@ -68,22 +70,22 @@ impl PairReport {
 pub struct Pairer {
     options: ScanOptions,
     drivers: Arc<DriverSet>,
-    dialler: Arc<Dialler>,
+    dialer: Arc<Dialer>,
 }
 
 impl Pairer {
     /// A pairer that dials what `guard` allows, at the pace of `options`.
     pub fn new(options: ScanOptions, drivers: Arc<DriverSet>, guard: Guard) -> Self {
-        let dialler = Arc::new(Dialler::new(&options, guard));
+        let dialer = Arc::new(Dialer::new(&options, guard));
         Self {
             options,
             drivers,
-            dialler,
+            dialer,
         }
     }
 
-    /// Tries a login at one device. Without a login, asks whether the device wants one. Cancel-safe: when dropped, the
-    /// connections are closed and nothing more is sent.
+    /// Tries a login at one device; without one, asks whether it wants any. Cancel-safe: when dropped, connections
+    /// are closed and nothing more is sent.
     pub async fn pair(&self, target: &PairableDevice, login: Option<&Login>) -> PairReport {
         match timeout(PATIENCE, self.attempt(target, login)).await {
             Ok(Ok(report)) => report,
@@ -97,53 +99,37 @@ impl Pairer {
         target: &PairableDevice,
         login: Option<&Login>,
     ) -> Result<PairReport, DriverError> {
+        let owner = self
+            .drivers
+            .all()
+            .find(|driver| driver.owns(&target.facts.driver));
+        if let Some(owner) = owner {
+            return self.pair_externally(owner, target, login).await;
+        }
         let Some((device, rule)) = self.identify(target.endpoint).await? else {
             return Ok(PairReport::failed("no known device answers there any more"));
         };
         if let Err(why) = is_the_same(&target.facts, &device) {
             return Ok(PairReport::failed(why));
         }
-        let answered = self
+        let result = self
             .authenticate(target.endpoint, &device, rule.as_deref(), login)
             .await?;
-        Ok(match answered {
-            Authenticated::Accepted {
-                device: shown,
-                default_password,
-            } => {
-                // What it shows behind the login must belong to the device that was asked.
-                if let Err(why) = is_the_same_device(&target.facts, &shown)
-                    .and(is_the_same_device(&device, &shown))
-                {
-                    return Ok(PairReport::failed(why));
-                }
-                PairReport {
-                    default_password,
-                    facts: text::fit(*shown),
-                    ..PairReport::of(PairOutcome::Paired, "")
-                }
+        if let Authenticated::Accepted { device: shown, .. } = &result {
+            // What it shows behind the login must belong to the device that was asked.
+            let same = is_the_same_device(&target.facts, shown);
+            if let Err(why) = same.and(is_the_same_device(&device, shown)) {
+                return Ok(PairReport::failed(why));
             }
-            Authenticated::Open => PairReport {
+        }
+        if result == Authenticated::Open {
+            return Ok(PairReport {
                 open: true,
                 facts: text::fit(device),
                 ..PairReport::of(PairOutcome::Paired, "")
-            },
-            Authenticated::Wanted => {
-                PairReport::of(PairOutcome::AuthNeeded, "the device wants a password")
-            }
-            Authenticated::Refused => {
-                PairReport::of(PairOutcome::AuthFailed, "the device refused the password")
-            }
-            Authenticated::Unprovable => PairReport::failed(
-                "no read-only request proves a password at such devices: the password was not sent",
-            ),
-            Authenticated::Unsupported => {
-                let kind = text::field(&device.driver);
-                PairReport::failed(format!(
-                    "this node has no way to log in to devices of the driver {kind}"
-                ))
-            }
-        })
+            });
+        }
+        Ok(report(result))
     }
 
     /// Tries the login that the rule names; without one, that of a driver.
@@ -160,7 +146,7 @@ impl Pairer {
         {
             // These two send nothing.
             if matches!(known.kind, KnownLogin::Open | KnownLogin::Unprovable) {
-                let mut probe = Probe::unconnected(&self.dialler, endpoint, &self.options);
+                let mut probe = Probe::unconnected(&self.dialer, endpoint, &self.options);
                 return login::by_rule(&mut probe, rules, rule, known, login).await;
             }
             let port = self.web_port(endpoint.port);
@@ -195,6 +181,56 @@ impl Pairer {
         web.unwrap_or(at)
     }
 
+    /// Pairs a device through the external driver that owns it. The driver identifies the device anew, at the endpoint
+    /// where it was found or at the driver's own ports: a built-in driver may have found it at another port.
+    async fn pair_externally(
+        &self,
+        owner: &Arc<dyn Driver>,
+        target: &PairableDevice,
+        login: Option<&Login>,
+    ) -> Result<PairReport, DriverError> {
+        let mut ports = vec![target.endpoint.port];
+        ports.extend(owner.default_ports());
+        let mut tried = Vec::new();
+        let mut failure = None;
+        for port in ports.into_iter().take(EXTERNAL_PORTS) {
+            if tried.contains(&port) {
+                continue;
+            }
+            tried.push(port);
+            let endpoint = Endpoint {
+                ip: target.endpoint.ip,
+                port,
+            };
+            let mut probe = match self.open(endpoint).await {
+                Ok(probe) => probe,
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
+            match owner.identify(&mut probe).await {
+                Ok(Answer::Named(device)) => {
+                    if let Err(why) = is_the_same(&target.facts, &device) {
+                        return Ok(PairReport::failed(why));
+                    }
+                    let result = owner.authenticate(&mut probe, &device, login).await?;
+                    return Ok(report(result));
+                }
+                Ok(Answer::Stranger { .. } | Answer::Foreign) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or_else(
+            || {
+                Ok(PairReport::failed(
+                    "the plugin does not recognize the device",
+                ))
+            },
+            Err,
+        )
+    }
+
     /// What answers at an endpoint now, without a login, and by which rule.
     async fn identify(
         &self,
@@ -217,10 +253,10 @@ impl Pairer {
             }
             probe.start_over();
         }
-        // The server sends the endpoint of a device that was found, so every external driver may be asked.
+        // The server names the endpoint of a device that was found, so that every external driver may be asked.
         for driver in self.drivers.external_at(endpoint.port, true) {
-            self.dialler
-                .lend_turn(endpoint)
+            self.dialer
+                .acquire(endpoint)
                 .await
                 .map_err(DriverError::Forbidden)?;
             match driver.identify(&mut probe).await {
@@ -235,17 +271,46 @@ impl Pairer {
     }
 
     async fn open(&self, endpoint: Endpoint) -> Result<Probe<'_>, DriverError> {
-        let stream = self.dialler.open(endpoint).await?;
-        Ok(Probe::new(&self.dialler, endpoint, stream, &self.options))
+        let stream = self.dialer.open(endpoint).await?;
+        Ok(Probe::new(&self.dialer, endpoint, stream, &self.options))
     }
 }
 
-/// Whether the device that answers now is the one that the server sent. A MAC or serial that it shows must be the
-/// known one.
+/// The report of a login attempt.
+fn report(result: Authenticated) -> PairReport {
+    match result {
+        Authenticated::Accepted {
+            device,
+            default_password,
+        } => PairReport {
+            default_password,
+            facts: text::fit(*device),
+            ..PairReport::of(PairOutcome::Paired, "")
+        },
+        Authenticated::Wanted => {
+            PairReport::of(PairOutcome::AuthNeeded, "the device wants a password")
+        }
+        Authenticated::Refused => {
+            PairReport::of(PairOutcome::AuthFailed, "the device refused the password")
+        }
+        Authenticated::Open => PairReport {
+            open: true,
+            ..PairReport::of(PairOutcome::Paired, "")
+        },
+        Authenticated::Unprovable => PairReport::failed(
+            "no read-only request proves a password at such devices; the password was not sent",
+        ),
+        Authenticated::Unsupported => {
+            PairReport::failed("this node has no way to log in to such devices")
+        }
+    }
+}
+
+/// Whether what answers now is what the server named. A MAC or serial that it shows must be the known one.
 fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
     let other = |what: &str, now: &str, known: &str| {
         Err(format!(
-            "another device answers there now ({what} {}, not {}); nothing was sent to it; scan again",
+            "another device answers there now ({what} {}, not {}): nothing was sent to it; scan again",
             text::field(now),
             text::field(known)
         ))
@@ -253,10 +318,7 @@ fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String>
     if device.driver != target.driver {
         return other("driver", &device.driver, &target.driver);
     }
-    let (now, known) = (device.manufacturer.trim(), target.manufacturer.trim());
-    if !known.is_empty() && !now.eq_ignore_ascii_case(known) {
-        return other("make", now, known);
-    }
+    // Makes are not compared: two drivers may spell one make differently.
     is_the_same_device(target, device)
 }
 
@@ -306,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_differs_from_the_known_one_is_refused() {
+    fn only_what_the_server_named_is_given_anything() {
         assert_eq!(is_the_same(&target(), &device()), Ok(()));
         let same = DeviceFacts {
             mac: target().mac,
@@ -314,6 +376,11 @@ mod tests {
             ..device()
         };
         assert_eq!(is_the_same(&target(), &same), Ok(()));
+        let spelled_differently = DeviceFacts {
+            manufacturer: "Bitmain Technologies".to_owned(),
+            ..device()
+        };
+        assert_eq!(is_the_same(&target(), &spelled_differently), Ok(()));
         for (other, named) in [
             (
                 DeviceFacts {
@@ -321,20 +388,6 @@ mod tests {
                     ..device()
                 },
                 "asicrs",
-            ),
-            (
-                DeviceFacts {
-                    manufacturer: "MicroBT".to_owned(),
-                    ..device()
-                },
-                "MicroBT",
-            ),
-            (
-                DeviceFacts {
-                    manufacturer: String::new(),
-                    ..device()
-                },
-                "make",
             ),
             (
                 DeviceFacts {

@@ -53,6 +53,7 @@ fn parse(bytes: &[u8]) -> Option<Value> {
         .filter(|value| value.get("code").is_some() && value.get("msg").is_some())
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = (is_complete(bytes), parse(bytes));
 }

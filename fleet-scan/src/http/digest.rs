@@ -124,6 +124,7 @@ fn parameters(text: &str) -> Vec<(String, String)> {
 }
 
 /// Checks that the answer to any challenge is one header line without the password.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let header = String::from_utf8_lossy(bytes);
     let Some(challenge) = Challenge::parse(&header) else {
