@@ -109,7 +109,9 @@ impl Pairer {
         let Some((device, rule)) = self.identify(target.endpoint).await? else {
             return Ok(PairReport::failed("no known device answers there any more"));
         };
-        if let Err(why) = is_the_same(&target.facts, &device) {
+        let same = is_the_same(&target.facts, &device)
+            .and_then(|()| has_the_same_make(&target.facts, &device));
+        if let Err(why) = same {
             return Ok(PairReport::failed(why));
         }
         let result = self
@@ -306,41 +308,49 @@ fn report(result: Authenticated) -> PairReport {
     }
 }
 
-/// Whether what answers now is what the server named. A MAC or serial that it shows must be the known one.
+/// Checks that the device that answers now is the one that the server named: its driver, and a MAC or serial if both are
+/// known.
 fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
-    let other = |what: &str, now: &str, known: &str| {
-        Err(format!(
-            "another device answers there now ({what} {}, not {}): nothing was sent to it; scan again",
-            text::field(now),
-            text::field(known)
-        ))
-    };
     if device.driver != target.driver {
-        return other("driver", &device.driver, &target.driver);
+        return Err(another("driver", &device.driver, &target.driver));
     }
-    // Makes are not compared: two drivers may spell one make differently.
     is_the_same_device(target, device)
 }
 
-/// Whether MAC and serial agree where both sides know them.
+/// Checks that MAC and serial agree if both sides know them.
 fn is_the_same_device(known: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
-    let other = |what: &str, now: &str, known: &str| {
-        let (now, known) = (text::field(now), text::field(known));
-        Err(format!(
-            "another device answers there now ({what} {now}, not {known}); scan again"
-        ))
-    };
     if let (Some(now), Some(known)) = (device.mac, known.mac)
         && now != known
     {
-        return other("MAC", &now.to_string(), &known.to_string());
+        return Err(another("MAC", &now.to_string(), &known.to_string()));
     }
     if let (Some(now), Some(known)) = (&device.serial, &known.serial)
         && now != known
     {
-        return other("serial", now.as_str(), known.as_str());
+        return Err(another("serial", now.as_str(), known.as_str()));
     }
     Ok(())
+}
+
+/// Checks the make where neither MAC nor serial proves the identity. Not for external drivers: two drivers may spell one
+/// make differently.
+fn has_the_same_make(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
+    // `is_the_same` has compared them.
+    let is_proven = device.mac.and(target.mac).is_some()
+        || (device.serial.is_some() && target.serial.is_some());
+    let (now, known) = (device.manufacturer.trim(), target.manufacturer.trim());
+    if is_proven || known.is_empty() || now.eq_ignore_ascii_case(known) {
+        return Ok(());
+    }
+    Err(another("make", now, known))
+}
+
+fn another(what: &str, now: &str, known: &str) -> String {
+    format!(
+        "another device answers there now ({what} {}, not {}): nothing was sent to it; scan again",
+        text::field(now),
+        text::field(known)
+    )
 }
 
 #[cfg(test)]
@@ -376,11 +386,6 @@ mod tests {
             ..device()
         };
         assert_eq!(is_the_same(&target(), &same), Ok(()));
-        let spelled_differently = DeviceFacts {
-            manufacturer: "Bitmain Technologies".to_owned(),
-            ..device()
-        };
-        assert_eq!(is_the_same(&target(), &spelled_differently), Ok(()));
         for (other, named) in [
             (
                 DeviceFacts {
@@ -407,5 +412,24 @@ mod tests {
             let why = is_the_same(&target(), &other).expect_err(named);
             assert!(why.contains(named) && why.contains("scan again"), "{why}");
         }
+    }
+
+    #[test]
+    fn the_make_counts_only_where_no_mac_or_serial_proves_the_identity() {
+        let other = DeviceFacts {
+            manufacturer: "MicroBT".to_owned(),
+            ..device()
+        };
+        let why = has_the_same_make(&target(), &other).expect_err("another make");
+        assert!(
+            why.contains("MicroBT") && why.contains("nothing was sent"),
+            "{why}"
+        );
+        assert_eq!(has_the_same_make(&target(), &device()), Ok(()));
+        let proven = DeviceFacts {
+            serial: target().serial,
+            ..other
+        };
+        assert_eq!(has_the_same_make(&target(), &proven), Ok(()));
     }
 }

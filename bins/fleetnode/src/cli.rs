@@ -169,7 +169,7 @@ pub(crate) struct EnrollArgs {
     /// Trust the CA certificates in this PEM file instead of the system's; the state folder keeps a copy.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// Sign challenges without a tag, as upstream servers send them.
+    /// The server is an upstream one: sign its challenges, which have no tag that limits their purpose.
     #[arg(long)]
     pub(crate) upstream_server: bool,
     /// Allow plain HTTP to another machine, which exposes the node's keys to the network.
