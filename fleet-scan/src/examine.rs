@@ -1,10 +1,13 @@
 //! Shows a person how a device is identified: what each port answered, and what every rule made of it.
 //!
-//! [`Examiner`] asks as a scan does, and keeps the conversation.
+//! [`Examiner`] asks as a scan does, and keeps the conversation. `examine/recording.rs` writes it as a fixture.
+
+mod recording;
 
 use std::sync::Arc;
 
 use fleet_core::{DeviceFacts, Endpoint};
+pub use recording::recording;
 use tokio::time::timeout;
 
 use crate::{

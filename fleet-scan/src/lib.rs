@@ -50,7 +50,7 @@ mod whatsminer;
 pub use driver::{Answer, BoxFuture, Driver, DriverError, DriverSet, DriverSetError};
 pub use drivers::ProtocolDriver;
 pub use engine::{Scan, Scanner};
-pub use examine::{Examination, Examined, Examiner};
+pub use examine::{Examination, Examined, Examiner, recording};
 pub use fingerprint::{FingerprintError, Fingerprints, Make, RuleVerdict};
 pub use guard::Guard;
 pub use job::{

@@ -1,4 +1,4 @@
-//! A driver's view of one open port: requests and replies, everything bounded in bytes, time and number.
+//! A driver's view of one open port: requests and replies, bounded in bytes, time and number.
 
 mod line;
 
@@ -22,8 +22,8 @@ use crate::{
 /// Requests that drivers may make of one port, all drivers together.
 const MOST_REQUESTS: u32 = 16;
 
-/// Bytes of the first reply that are kept as evidence for a port that nobody knows: the banner of a server that
-/// speaks first (SSH, FTP, SMTP) fits.
+/// Bytes of the first reply that are kept as evidence when no driver knows the port. The banner of a server that speaks
+/// first (SSH, FTP, SMTP) fits.
 const FIRST_WORDS: usize = 64;
 
 /// One open port of one device. At most one connection is open at a time.
@@ -41,6 +41,8 @@ pub struct Probe<'a> {
     first_words: Vec<u8>,
     /// What was sent and answered, where a person wants to see it.
     notebook: Option<Notebook>,
+    /// The rule that identified the device.
+    rule: Option<String>,
 }
 
 /// A conversation with a device, kept for a person who writes a rule.
@@ -61,7 +63,7 @@ pub struct Exchange {
     pub encrypted: bool,
 }
 
-/// What came back.
+/// The reply to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     /// At least one byte, at most the scanner's bound.
@@ -73,13 +75,13 @@ pub struct Reply {
 /// Why a reply ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// The driver had what it wanted; the connection stays open.
+    /// The reply was whole; the connection stays open.
     Complete,
     /// The device closed the connection.
     Closed,
     /// The bound was reached.
     Full,
-    /// The time was over.
+    /// The time ran out.
     TimedOut,
 }
 
@@ -113,7 +115,18 @@ impl<'a> Probe<'a> {
             room: None,
             first_words: Vec::new(),
             notebook: None,
+            rule: None,
         }
+    }
+
+    /// Remembers the rule that identified the device.
+    pub(crate) fn identified_by(&mut self, rule: &str) {
+        self.rule = Some(rule.to_owned());
+    }
+
+    /// The rule that identified the device.
+    pub(crate) fn rule(&self) -> Option<&str> {
+        self.rule.as_deref()
     }
 
     /// Keeps what is sent and answered from now on.

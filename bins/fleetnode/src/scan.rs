@@ -55,7 +55,7 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
     let plugins = plugins::start(folder, environment, false, state_dir);
     if let Some(plugins) = &plugins {
         plugins.wait_started(PLUGIN_WAIT).await;
-        options.drivers = Arc::new(DriverSet::built_in().with(plugins.drivers())?);
+        options.drivers = Arc::new(DriverSet::clone(&options.drivers).with(plugins.drivers())?);
     }
     let halted = halt::watch(state_dir);
     let done = scan(&what, &options, args.output, &mut signals, halted).await;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{Endpoint, Port};
+use fleet_core::{Endpoint, Mac, Port};
 use tokio::{
     net::TcpStream,
     sync::mpsc,
@@ -76,6 +76,8 @@ pub(super) struct Run {
     nameless: VecDeque<(Instant, u32, FoundDevice)>,
     identifying: JoinSet<Answered>,
     notes: Notes,
+    /// The host that first showed each MAC.
+    macs: BTreeMap<Mac, IpAddr>,
     unidentified: UnidentifiedHosts,
     done: u64,
     found: u64,
@@ -131,6 +133,7 @@ impl Run {
             nameless: VecDeque::new(),
             identifying: JoinSet::new(),
             notes: Notes::default(),
+            macs: BTreeMap::new(),
             unidentified: UnidentifiedHosts::default(),
             done: 0,
             found: 0,
@@ -429,6 +432,16 @@ impl Run {
         let neighbor = self.neighbors.as_ref().and_then(|all| all.get(&host));
         if let Some(neighbor) = neighbor {
             neighbor.apply_to(&mut device.facts);
+        }
+        // Firmware writes one default MAC into many devices. The second host that shows it is a device of its own,
+        // without that MAC; which of the two owns it cannot be known.
+        if let Some(mac) = device.facts.mac {
+            let first = *self.macs.entry(mac).or_insert(device.endpoint.ip);
+            if first != device.endpoint.ip {
+                device.facts.mac = None;
+                let kind = format!("several hosts show the MAC {mac}, such as {first}");
+                self.note(&kind, &device.endpoint.to_string()).await;
+            }
         }
         if self.send(ScanEvent::Found(device)).await {
             self.found += 1;

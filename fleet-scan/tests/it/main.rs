@@ -6,6 +6,7 @@ mod drivers;
 mod examples;
 mod external;
 mod identification;
+mod logins;
 mod mdns;
 mod names;
 mod pairing;
