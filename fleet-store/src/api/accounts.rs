@@ -144,7 +144,7 @@ pub enum MemberError {
     Storage(#[from] StoreError),
 }
 
-/// Passwords, sessions, keys and members.
+/// Passwords and browser sessions of operators.
 #[async_trait]
 pub trait Accounts: Send + Sync {
     /// What a sign-in by this e-mail from this source is judged by. Costs the same whether there is such an
@@ -182,7 +182,11 @@ pub trait Accounts: Send + Sync {
         actor: Actor,
         now: Timestamp,
     ) -> Result<bool, StoreError>;
+}
 
+/// API keys of operators.
+#[async_trait]
+pub trait Keys: Send + Sync {
     /// The keys within reach that are neither revoked nor over, oldest first; at most `limit`.
     async fn list_keys(
         &self,
@@ -220,7 +224,11 @@ pub trait Accounts: Send + Sync {
         actor: Actor,
         now: Timestamp,
     ) -> Result<KeyId, KeyError>;
+}
 
+/// The operators of an organization, as administrators manage them.
+#[async_trait]
+pub trait Members: Send + Sync {
     /// The operators of an organization, oldest first.
     async fn list_members(&self, org: OrgId, now: Timestamp) -> Result<Vec<Member>, StoreError>;
 

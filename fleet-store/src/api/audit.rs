@@ -202,7 +202,11 @@ pub trait Audit: Send + Sync {
         };
         self.find_audit(org, query).await
     }
+}
 
+/// The hash chain over the audit trail.
+#[async_trait]
+pub trait AuditChain: Send + Sync {
     /// Links every record that has no link yet, and again every record whose count has grown since its last
     /// link of a minute ago. Answers how many links were made. Several sealers take turns, chain by chain; a
     /// writer meets one only when it counts on the very record that is being linked.

@@ -240,9 +240,9 @@ pub struct NodeRow {
     pub replaces: Option<NodeId>,
 }
 
-/// Invitations and nodes.
+/// Enrollment codes.
 #[async_trait]
-pub trait Enrollment: Send + Sync {
+pub trait Invitations: Send + Sync {
     /// Stores a code's hash as a pending invitation.
     async fn create_code(&self, new: NewCode) -> Result<PendingEnrollmentId, CreateCodeError>;
 
@@ -258,6 +258,14 @@ pub trait Enrollment: Send + Sync {
         now: Timestamp,
     ) -> Result<(), CancelCodeError>;
 
+    /// Expires invitations past their time and soft-deletes the unconfirmed nodes bound to them, each
+    /// in one transaction. Answers how many.
+    async fn sweep_enrollments(&self, now: Timestamp) -> Result<u64, StoreError>;
+}
+
+/// Nodes, from registration to revocation.
+#[async_trait]
+pub trait Nodes: Send + Sync {
     /// Uses a code: the node is pending, the invitation awaits confirmation and is bound to it.
     async fn register_node(&self, new: NewNode) -> Result<Registered, RegisterError>;
 
@@ -282,10 +290,6 @@ pub trait Enrollment: Send + Sync {
         actor: Actor,
         now: Timestamp,
     ) -> Result<Revoked, RevokeError>;
-
-    /// Expires invitations past their time and soft-deletes the unconfirmed nodes bound to them, each
-    /// in one transaction. Answers how many.
-    async fn sweep_enrollments(&self, now: Timestamp) -> Result<u64, StoreError>;
 
     /// The live nodes of an organization, by id.
     async fn list_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError>;

@@ -287,9 +287,9 @@ pub enum CancelPairingError {
     Storage(#[from] StoreError),
 }
 
-/// Bindings and what comes of pairing.
+/// Which node or server a device is bound to.
 #[async_trait]
-pub trait Pairing: Send + Sync {
+pub trait Bindings: Send + Sync {
     /// Binds a device to a node and attributes it to it; what was stored of another binding's
     /// credentials is forgotten. The same again changes nothing.
     async fn bind_device(
@@ -347,7 +347,11 @@ pub trait Pairing: Send + Sync {
         org: OrgId,
         devices: &[DeviceId],
     ) -> Result<BTreeMap<DeviceId, DevicePairing>, StoreError>;
+}
 
+/// Pairing that operators request from nodes.
+#[async_trait]
+pub trait Pairing: Send + Sync {
     /// What an operator's wish comes to on a node: pure rules over the rows as they are now. Results are
     /// judged again when they come.
     async fn pair_targets(

@@ -285,13 +285,53 @@ pub struct Swept {
     pub scans: Vec<ScanId>,
 }
 
-/// Durable scans.
+/// Scans as operators create and read them.
 #[async_trait]
 pub trait Scans: Send + Sync {
     /// Stores a scan with its chunks and its audit record; plan notes become its first events.
     async fn create_scan(&self, new: NewScan, actor: Actor)
     -> Result<CreatedScan, CreateScanError>;
 
+    /// One scan of an organization.
+    async fn scan(
+        &self,
+        org: OrgId,
+        scan: ScanId,
+        now: Timestamp,
+    ) -> Result<Option<ScanRow>, StoreError>;
+
+    /// The scan that a request id has made in an organization.
+    async fn scan_by_request(
+        &self,
+        org: OrgId,
+        request_id: &str,
+        now: Timestamp,
+    ) -> Result<Option<ScanRow>, StoreError>;
+
+    /// Scans of an organization, newest first, before a scan, at most `limit`; of one node or of all.
+    async fn list_scans(
+        &self,
+        org: OrgId,
+        node: Option<NodeId>,
+        before: Option<ScanId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<ScanRow>, StoreError>;
+
+    /// Events after a cursor, at most `limit`; none when the scan is not this organization's.
+    async fn read_events(
+        &self,
+        org: OrgId,
+        scan: ScanId,
+        after: i64,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Option<EventPage>, StoreError>;
+}
+
+/// The queue of chunks and the commands that nodes receive.
+#[async_trait]
+pub trait Dispatch: Send + Sync {
     /// Issues the next chunk of a node under a new command id, if the epoch is current, no command of
     /// the node is in flight, and something waits: interactive before scheduled, and among equals the
     /// scan served longest ago, so that a small scan waits for one chunk of a big one at the most.
@@ -307,6 +347,13 @@ pub trait Scans: Send + Sync {
     /// attempt does not count.
     async fn withdraw_command(&self, command: CommandId, now: Timestamp) -> Result<(), StoreError>;
 
+    /// Nodes for which a chunk may be issued now.
+    async fn nodes_with_work(&self, now: Timestamp) -> Result<Vec<NodeId>, StoreError>;
+}
+
+/// What nodes report about their commands.
+#[async_trait]
+pub trait Reports: Send + Sync {
     /// Judges and stores a report: one transaction with set-based statements. An accepted device, its
     /// row, its event and the counts become durable together.
     async fn record_report(&self, report: NewReport) -> Result<ReportAnswer, ReportError>;
@@ -314,7 +361,11 @@ pub trait Scans: Send + Sync {
     /// Stores the pins of a command as part of its scope. Its reports are refused until every name is
     /// answered; the first answer for a name stands, and the same again changes nothing.
     async fn record_pins(&self, pins: Pins) -> Result<PinsTaken, PinsError>;
+}
 
+/// How commands, chunks and scans progress and end.
+#[async_trait]
+pub trait Completion: Send + Sync {
     /// Ends a command by its node's word, its chunk, and with the last chunk the scan.
     async fn record_ack(&self, ack: Ack) -> Result<Acked, StoreError>;
 
@@ -352,43 +403,4 @@ pub trait Scans: Send + Sync {
     /// Expires commands past their deadline, canceled scans past their grace, and scans queued for
     /// too long.
     async fn sweep_scans(&self, now: Timestamp) -> Result<Swept, StoreError>;
-
-    /// Nodes for which a chunk may be issued now.
-    async fn nodes_with_work(&self, now: Timestamp) -> Result<Vec<NodeId>, StoreError>;
-
-    /// One scan of an organization.
-    async fn scan(
-        &self,
-        org: OrgId,
-        scan: ScanId,
-        now: Timestamp,
-    ) -> Result<Option<ScanRow>, StoreError>;
-
-    /// The scan that a request id has made in an organization.
-    async fn scan_by_request(
-        &self,
-        org: OrgId,
-        request_id: &str,
-        now: Timestamp,
-    ) -> Result<Option<ScanRow>, StoreError>;
-
-    /// Scans of an organization, newest first, before a scan, at most `limit`; of one node or of all.
-    async fn list_scans(
-        &self,
-        org: OrgId,
-        node: Option<NodeId>,
-        before: Option<ScanId>,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<Vec<ScanRow>, StoreError>;
-
-    /// Events after a cursor, at most `limit`; none when the scan is not this organization's.
-    async fn read_events(
-        &self,
-        org: OrgId,
-        scan: ScanId,
-        after: i64,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<Option<EventPage>, StoreError>;
 }

@@ -42,16 +42,27 @@ impl Accounts for SqlStore {
         actor: Actor,
         now: Timestamp,
     ) -> Result<(), MemberError> {
-        self.transaction(
-            "set_password",
-            (org, operator, password, keep, actor, now),
-            |tx, (org, operator, password, keep, actor, now)| {
-                Box::pin(passwords::set(
-                    tx, *org, *operator, password, *keep, actor, *now,
-                ))
-            },
-        )
-        .await
+        transaction!(self, "set_password", |tx| {
+    let found = lock(tx, operator).await?;
+    let found = found.filter(|found| org.is_none_or(|org| org.0 == found.org_id));
+    let Some(found) = found else {
+        return refuse(MemberError::NotFound(operator));
+    };
+    write(tx, operator, &password, now).await?;
+    sessions::end_all_but(tx, operator, keep).await?;
+    let action = if password.one_time_until.is_some() {
+        "operator.reset_password"
+    } else {
+        "operator.set_password"
+    };
+    let org = OrgId(found.org_id);
+    audit::write(
+        tx,
+        AuditEntry::done(org, actor.clone(), action, shown(&found), now),
+    )
+    .await?;
+    Ok(())
+})
     }
 
     async fn list_browser_sessions(
@@ -70,123 +81,16 @@ impl Accounts for SqlStore {
         actor: Actor,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.transaction(
-            "end_browser_session",
-            (operator, session, actor, now),
-            |tx, (operator, session, actor, now)| {
-                Box::pin(async move {
-                    let which = Condition::all()
+        transaction!(self, "end_browser_session", |tx| {
+let which = Condition::all()
                         .add(browser_session::Column::Id.eq(session.0))
                         .add(browser_session::Column::OperatorId.eq(operator.0));
                     let action = "operator.end_session";
-                    Ok(sessions::end(tx, which, action, actor, *now).await?)
-                })
-            },
-        )
-        .await
-    }
-
-    async fn list_keys(
-        &self,
-        org: OrgId,
-        reach: Reach,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<Vec<OperatorKey>, StoreError> {
-        let found = keys::list(self.reader(), org, reach, limit, now).await;
-        Self::reading("list_keys", found)
-    }
-
-    async fn create_key(
-        &self,
-        org: OrgId,
-        new: NewKey,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<KeyId, KeyError> {
-        self.transaction(
-            "create_key",
-            (org, new, actor, now),
-            |tx, (org, new, actor, now)| Box::pin(keys::create(tx, *org, new, actor, *now)),
-        )
-        .await
-    }
-
-    async fn revoke_key(
-        &self,
-        org: OrgId,
-        reach: Reach,
-        key: KeyId,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<(), KeyError> {
-        self.transaction(
-            "revoke_key",
-            (org, reach, key, actor, now),
-            |tx, (org, reach, key, actor, now)| {
-                Box::pin(keys::revoke(tx, *org, *reach, *key, actor, *now))
-            },
-        )
-        .await
-    }
-
-    async fn rotate_key(
-        &self,
-        org: OrgId,
-        reach: Reach,
-        rotation: Rotation,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<KeyId, KeyError> {
-        self.transaction(
-            "rotate_key",
-            (org, reach, rotation, actor, now),
-            |tx, (org, reach, rotation, actor, now)| {
-                Box::pin(keys::rotate(tx, *org, *reach, *rotation, actor, *now))
-            },
-        )
-        .await
-    }
-
-    async fn list_members(&self, org: OrgId, now: Timestamp) -> Result<Vec<Member>, StoreError> {
-        Self::reading("list_members", members::of(self.reader(), org, now).await)
-    }
-
-    async fn set_role(
-        &self,
-        org: OrgId,
-        operator: OperatorId,
-        role: Role,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<(), MemberError> {
-        self.transaction(
-            "set_role",
-            (org, operator, role, actor, now),
-            |tx, (org, operator, role, actor, now)| {
-                Box::pin(members::set_role(tx, *org, *operator, *role, actor, *now))
-            },
-        )
-        .await
-    }
-
-    async fn remove_member(
-        &self,
-        org: OrgId,
-        operator: OperatorId,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<(), MemberError> {
-        self.transaction(
-            "remove_member",
-            (org, operator, actor, now),
-            |tx, (org, operator, actor, now)| {
-                Box::pin(members::remove(tx, *org, *operator, actor, *now))
-            },
-        )
-        .await
+                    Ok(sessions::end(tx, which, action, actor, now).await?)
+})
     }
 }
+
 
 /// Locks a living operator.
 async fn lock(

@@ -23,38 +23,17 @@ use crate::{
 #[async_trait]
 impl Audit for SqlStore {
     async fn record_audit(&self, entry: AuditEntry) -> Result<(), StoreError> {
-        self.transaction("record_audit", entry, |tx, entry| {
-            Box::pin(async move { Ok(write(tx, entry.clone()).await?) })
-        })
-        .await
+        transaction!(self, "record_audit", |tx| {
+    let fold = fold(&entry);
+    write_counted(tx, [(entry, 1, fold)]).await
+})
     }
 
     async fn find_audit(&self, org: OrgId, query: AuditQuery) -> Result<Vec<AuditRow>, StoreError> {
         Self::reading("find_audit", find(self.reader(), org, query).await)
     }
-
-    async fn seal_audit(&self, now: Timestamp) -> Result<u64, StoreError> {
-        chain::seal(self, now).await
-    }
-
-    async fn audit_chains(&self) -> Result<Vec<Option<OrgId>>, StoreError> {
-        Self::reading("audit_chains", chain::chains(self.reader()).await)
-    }
-
-    async fn audit_head(&self, org: Option<OrgId>) -> Result<ChainHead, StoreError> {
-        Self::reading("audit_head", chain::head(self.reader(), org).await)
-    }
-
-    async fn audit_links(
-        &self,
-        org: Option<OrgId>,
-        after: u64,
-        limit: u32,
-    ) -> Result<Vec<AuditLink>, StoreError> {
-        let links = chain::links(self.reader(), org, after, limit).await;
-        Self::reading("audit_links", links)
-    }
 }
+
 
 async fn find(
     db: &impl ConnectionTrait,
@@ -134,11 +113,6 @@ async fn name(db: &impl ConnectionTrait, rows: &mut [AuditRow]) -> Result<(), Db
     Ok(())
 }
 
-/// Writes a record inside the transaction of what it is about.
-pub(crate) async fn write(tx: &impl ConnectionTrait, entry: AuditEntry) -> Result<(), DbErr> {
-    let fold = fold(&entry);
-    write_counted(tx, [(entry, 1, fold)]).await
-}
 
 /// Writes records that stand for `count` actions each; one whose `fold` is there already is counted on it.
 pub(crate) async fn write_counted(

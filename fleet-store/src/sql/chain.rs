@@ -29,6 +29,32 @@ const CHAINS: u64 = 256;
 /// and so it is final with its second link.
 const GROWN: Duration = Duration::from_secs(60);
 
+#[async_trait]
+impl AuditChain for SqlStore {
+    async fn seal_audit(&self, now: Timestamp) -> Result<u64, StoreError> {
+        chain::seal(self, now).await
+    }
+
+    async fn audit_chains(&self) -> Result<Vec<Option<OrgId>>, StoreError> {
+        Self::reading("audit_chains", chain::chains(self.reader()).await)
+    }
+
+    async fn audit_head(&self, org: Option<OrgId>) -> Result<ChainHead, StoreError> {
+        Self::reading("audit_head", chain::head(self.reader(), org).await)
+    }
+
+    async fn audit_links(
+        &self,
+        org: Option<OrgId>,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<AuditLink>, StoreError> {
+        let links = chain::links(self.reader(), org, after, limit).await;
+        Self::reading("audit_links", links)
+    }
+}
+
+
 /// Links what has no link yet.
 pub(super) async fn seal(store: &SqlStore, now: Timestamp) -> Result<u64, StoreError> {
     let mut sealed = 0;
@@ -36,48 +62,7 @@ pub(super) async fn seal(store: &SqlStore, now: Timestamp) -> Result<u64, StoreE
         let waiting = SqlStore::reading("seal_audit", waiting(store.reader(), now).await)?;
         let mut more = waiting.len() as u64 == CHAINS;
         for chain in waiting {
-            let links: Result<u64, StoreError> = store
-                .transaction("seal_audit", (chain, now), |tx, (chain, now)| {
-                    Box::pin(async move { Ok(seal_chain(tx, *chain, *now).await?) })
-                })
-                .await;
-            let links = links?;
-            sealed += links;
-            more |= links == LINKS;
-        }
-        if !more {
-            return Ok(sealed);
-        }
-    }
-}
-
-/// What the index of unsealed records holds, word for word, and how late a grown count is linked.
-fn unsealed(now: Timestamp) -> Expr {
-    Expr::cust("(sealed_count IS NULL OR sealed_count < count)").and(
-        audit::Column::SealedAt
-            .is_null()
-            .or(audit::Column::SealedAt.lte(Micros(now.minus(GROWN)))),
-    )
-}
-
-/// The chains with something to link; a record of no organization is in chain 0.
-async fn waiting(db: &impl ConnectionTrait, now: Timestamp) -> Result<Vec<i64>, DbErr> {
-    let chains: Vec<Option<i64>> = audit::Entity::find()
-        .select_only()
-        .column(audit::Column::OrgId)
-        .filter(unsealed(now))
-        .distinct()
-        .limit(CHAINS)
-        .into_tuple()
-        .all(db)
-        .await?;
-    Ok(chains
-        .into_iter()
-        .map(|chain| chain.unwrap_or_default())
-        .collect())
-}
-
-async fn seal_chain(tx: &DatabaseTransaction, chain: i64, now: Timestamp) -> Result<u64, DbErr> {
+            let links: Result<u64, StoreError> = transaction!(store, "seal_audit", |tx| {
     let mut head = lock(tx, chain).await?;
     let before = head.seq;
     let of_chain = match chain {
@@ -121,7 +106,43 @@ async fn seal_chain(tx: &DatabaseTransaction, chain: i64, now: Timestamp) -> Res
     let mark = Statement::from_sql_and_values(tx.get_database_backend(), mark, values);
     tx.execute_raw(mark).await?;
     Ok(made)
+});
+            let links = links?;
+            sealed += links;
+            more |= links == LINKS;
+        }
+        if !more {
+            return Ok(sealed);
+        }
+    }
 }
+
+/// What the index of unsealed records holds, word for word, and how late a grown count is linked.
+fn unsealed(now: Timestamp) -> Expr {
+    Expr::cust("(sealed_count IS NULL OR sealed_count < count)").and(
+        audit::Column::SealedAt
+            .is_null()
+            .or(audit::Column::SealedAt.lte(Micros(now.minus(GROWN)))),
+    )
+}
+
+/// The chains with something to link; a record of no organization is in chain 0.
+async fn waiting(db: &impl ConnectionTrait, now: Timestamp) -> Result<Vec<i64>, DbErr> {
+    let chains: Vec<Option<i64>> = audit::Entity::find()
+        .select_only()
+        .column(audit::Column::OrgId)
+        .filter(unsealed(now))
+        .distinct()
+        .limit(CHAINS)
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok(chains
+        .into_iter()
+        .map(|chain| chain.unwrap_or_default())
+        .collect())
+}
+
 
 /// Locks a chain by its head, which is made when it is missing.
 async fn lock(tx: &DatabaseTransaction, chain: i64) -> Result<ChainHead, DbErr> {

@@ -62,14 +62,59 @@ impl Inventory for SqlStore {
         actor: Actor,
         now: Timestamp,
     ) -> Result<ToldApart, UndoError> {
-        self.transaction(
-            "undo_identity_change",
-            (org, change, actor, now),
-            |tx, (org, change, actor, now)| {
-                Box::pin(identity::undo(tx, *org, *change, actor, *now))
-            },
-        )
-        .await
+        transaction!(self, "undo_identity_change", |tx| {
+    let row = identity_change::Entity::find_by_id(change.0)
+        .filter(identity_change::Column::OrgId.eq(org.0))
+        .lock(LockType::NoKeyUpdate)
+        .one(tx)
+        .await?;
+    let Some(row) = row else {
+        return refuse(UndoError::NotFound(change));
+    };
+    let survivor = lock_survivor(tx, org, &row).await?;
+    let change = IdentityChange {
+        device: survivor.id,
+        merged: row.merged_device_id.map(DeviceId),
+        former: row.former.0.clone(),
+        became: row.became.0.clone(),
+        undone: row.undone_at.is_some(),
+    };
+    let holding = holder(tx, org, &change.former).await?;
+    let undo = decide_undo(&change, &survivor, holding.map(|model| DeviceId(model.id)));
+    let undo = match undo {
+        Ok(undo) => undo,
+        Err(refusal) => return refuse(refusal.into()),
+    };
+    let restored = match undo.revive {
+        Some(ended) => revive(tx, ended, undo).await?,
+        None => create(tx, &survivor, &row, undo).await?,
+    };
+    if let Some(since) = row.binding_since {
+        give_back(tx, survivor.id, restored, since).await?;
+    }
+    device_alias::Entity::delete_many()
+        .filter(device_alias::Column::OrgId.eq(org.0))
+        .filter(device_alias::Column::Identifier.eq(row.former.clone()))
+        .filter(device_alias::Column::DeviceId.eq(row.device_id))
+        .exec(tx)
+        .await?;
+    let undone = identity_change::ActiveModel {
+        id: Set(row.id),
+        undone_at: Set(Some(Micros(now))),
+        ..Default::default()
+    };
+    undone.update(tx).await?;
+    let subject = format!(
+        "device {restored} ({}) is not device {} ({})",
+        change.former, survivor.id, survivor.identifier
+    );
+    let entry = AuditEntry::done(org, actor.clone(), "device.tell_apart", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(ToldApart {
+        kept: change.device,
+        restored,
+    })
+})
     }
 
     async fn list_refused_devices(
@@ -95,10 +140,9 @@ impl Inventory for SqlStore {
         let page = Self::reading("sweep_refused_devices", page)?;
         let forget = page.to_forget(now);
         if !forget.is_empty() {
-            self.transaction("sweep_refused_devices", (forget, now), |tx, (ids, now)| {
-                Box::pin(refused::forget(tx, ids, *now))
-            })
-            .await?;
+            transaction!(self, "sweep_refused_devices", |tx| {
+refused::forget(tx, ids, now).await
+})?;
         }
         Ok(page.next)
     }

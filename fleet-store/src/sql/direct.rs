@@ -27,55 +27,7 @@ use crate::{
 #[async_trait]
 impl Direct for SqlStore {
     async fn release_for_dialing(&self, request: DialRequest) -> Result<Released, ReleaseError> {
-        self.transaction("release_for_dialing", request, |tx, request| {
-            Box::pin(release(tx, request))
-        })
-        .await
-    }
-
-    async fn record_direct(&self, sightings: NewSightings) -> Result<Vec<Sighted>, StoreError> {
-        self.transaction("record_direct", sightings, |tx, sightings| {
-            Box::pin(async move { Ok(sightings::record(tx, sightings).await?) })
-        })
-        .await
-    }
-
-    async fn devices_named(
-        &self,
-        org: OrgId,
-        identifiers: BTreeSet<DeviceIdentifier>,
-    ) -> Result<Vec<DeviceRow>, StoreError> {
-        let rows = device::Entity::find()
-            .filter(device::Column::OrgId.eq(org.0))
-            .filter(device::Column::Identifier.is_in(identifiers.into_iter().map(AsText)))
-            .filter(device::Column::DeletedAt.is_null())
-            .order_by_asc(device::Column::Id)
-            .all(self.reader())
-            .await;
-        let row = |model| devices::row(model, Vec::new());
-        let rows = rows.and_then(|rows| rows.into_iter().map(row).collect());
-        Self::reading("devices_named", rows)
-    }
-
-    async fn give_back(&self, org: OrgId, scan: ScanId) -> Result<(), StoreError> {
-        self.transaction("give_back", (org, scan), |tx, (org, scan)| {
-            Box::pin(async move {
-                direct_lease::Entity::delete_many()
-                    .filter(direct_lease::Column::OrgId.eq(org.0))
-                    .filter(direct_lease::Column::ScanId.eq(AsText(*scan)))
-                    .exec(tx)
-                    .await?;
-                Ok(())
-            })
-        })
-        .await
-    }
-}
-
-async fn release(
-    tx: &DatabaseTransaction,
-    request: &DialRequest,
-) -> Result<Released, Failure<ReleaseError>> {
+        transaction!(self, "release_for_dialing", |tx| {
     use direct_lease::Column as C;
     let org = request.org;
     places::alone(tx, org).await?;
@@ -115,7 +67,44 @@ async fn release(
         allowed: divided.allowed,
         excluded: divided.excluded.into_iter().map(exclusion).collect(),
     })
+})
+    }
+
+    async fn record_direct(&self, sightings: NewSightings) -> Result<Vec<Sighted>, StoreError> {
+        transaction!(self, "record_direct", |tx| {
+Ok(sightings::record(tx, sightings).await?)
+})
+    }
+
+    async fn devices_named(
+        &self,
+        org: OrgId,
+        identifiers: BTreeSet<DeviceIdentifier>,
+    ) -> Result<Vec<DeviceRow>, StoreError> {
+        let rows = device::Entity::find()
+            .filter(device::Column::OrgId.eq(org.0))
+            .filter(device::Column::Identifier.is_in(identifiers.into_iter().map(AsText)))
+            .filter(device::Column::DeletedAt.is_null())
+            .order_by_asc(device::Column::Id)
+            .all(self.reader())
+            .await;
+        let row = |model| devices::row(model, Vec::new());
+        let rows = rows.and_then(|rows| rows.into_iter().map(row).collect());
+        Self::reading("devices_named", rows)
+    }
+
+    async fn give_back(&self, org: OrgId, scan: ScanId) -> Result<(), StoreError> {
+        transaction!(self, "give_back", |tx| {
+direct_lease::Entity::delete_many()
+                    .filter(direct_lease::Column::OrgId.eq(org.0))
+                    .filter(direct_lease::Column::ScanId.eq(AsText(scan)))
+                    .exec(tx)
+                    .await?;
+                Ok(())
+})
+    }
 }
+
 
 /// Every place at these addresses that was ever attributed to a node.
 async fn attributed(

@@ -26,57 +26,136 @@ use crate::{
     Actor, AuditEntry, CreateScanError, CreatedScan, IssuedCommand, NewScan, Queueing, StoreError,
 };
 
-pub(crate) async fn create(
-    tx: &DatabaseTransaction,
-    new: &NewScan,
-    actor: &Actor,
-) -> Result<CreatedScan, Failure<CreateScanError>> {
-    if let Some(scan) = by_request_id(tx, new).await? {
-        return Ok(CreatedScan {
-            scan,
-            existing: true,
-        });
-    }
-    let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
-        return refuse(CreateScanError::NodeNotFound(new.node));
+#[async_trait]
+impl Dispatch for SqlStore {
+    async fn issue_command(
+        &self,
+        node: NodeId,
+        epoch: Epoch,
+        command: CommandId,
+        now: Timestamp,
+    ) -> Result<Option<IssuedCommand>, StoreError> {
+        transaction!(self, "issue_command", |tx| {
+    let node = match nodes::lock(tx, node).await? {
+        Some(node) if node.state.0 == NodeState::Confirmed => node,
+        _ => return Ok(None),
     };
-    if node.state.0 != NodeState::Confirmed {
-        return refuse(CreateScanError::NotConfirmed(new.node));
+    let id = NodeId(node.id);
+    if current_epoch(tx, id).await? != Some(epoch)
+        || !in_flight(tx, id).await?.is_empty()
+        || pairing::is_open(tx, id).await?
+    {
+        return Ok(None);
     }
-    check_room(tx, new).await?;
-    let (row, chunks) = rows(new)?;
-    scan::Entity::insert(row).exec_without_returning(tx).await?;
-    let request = scan_request::ActiveModel {
-        scan_id: Set(AsText(new.id)),
-        request: Set(codec::write_request(&new.request)?),
+    let next = ready(now)
+        .filter(scan::Column::NodeId.eq(node.id))
+        // "interactive" sorts before "scheduled"; a scan never served has the time 0.
+        .order_by_asc(scan::Column::Lane)
+        .order_by_asc(scan::Column::ServedAt)
+        .order_by_asc(scan::Column::Id)
+        .one(tx)
+        .await?;
+    let Some(next) = next else {
+        return Ok(None);
     };
-    scan_request::Entity::insert(request)
+    let Some(mut scan) = LockedScan::lock(tx, next.id.0).await? else {
+        return Ok(None);
+    };
+    let chunk = chunk::Entity::find()
+        .filter(chunk::Column::ScanId.eq(next.id))
+        .filter(chunk::Column::State.eq(AsText(ChunkState::Waiting)))
+        .order_by_asc(chunk::Column::Position)
+        .one(tx)
+        .await?;
+    let Some(chunk) = chunk else {
+        return Ok(None);
+    };
+    let deadline = now.plus(limits::COMMAND_DEADLINE);
+    let issued = IssuedCommand {
+        command,
+        scan: next.id.0,
+        lane: next.lane.0,
+        request: codec::read_command(&chunk.command)?,
+        ports: codec::read_ports(&chunk.ports)?,
+        deadline,
+    };
+    let row = command::ActiveModel {
+        id: Set(AsText(command)),
+        org_id: Set(node.org_id),
+        node_id: Set(node.id),
+        scan_id: Set(next.id),
+        chunk: Set(chunk.position),
+        epoch: Set(epoch.0),
+        state: Set(AsText(CommandState::Issued)),
+        scope: Set(chunk.scope.clone()),
+        issued_at: Set(Micros(now)),
+        deadline: Set(Micros(deadline)),
+        ended_at: Set(None),
+        rows: Set(0),
+        refused_rows: Set(0),
+        flooded: Set(false),
+    };
+    command::Entity::insert(row)
         .exec_without_returning(tx)
         .await?;
-    let empty = chunks.is_empty();
-    inserts::all(tx, chunks).await?;
-    let subject = format!(
-        "scan {} on node {} ({} targets)",
-        new.id, new.node, new.plan.targets
-    );
-    audit::write(
-        tx,
-        AuditEntry::done(new.org, actor.clone(), "scan.start", subject, new.now),
-    )
-    .await?;
-    let Some(mut scan) = LockedScan::lock(tx, new.id).await? else {
-        return Err(DbErr::RecordNotFound("the scan that was just stored".into()).into());
+    let taken = chunk::ActiveModel {
+        state: Set(AsText(ChunkState::Issued)),
+        attempts: Set(chunk.attempts + 1),
+        ..Default::default()
     };
-    scan.warn(new.plan.notes.iter().cloned(), new.now).await?;
-    if empty {
-        scan.conclude(new.now).await?;
+    chunk::Entity::update_many()
+        .set(taken)
+        .filter(chunk::Column::ScanId.eq(next.id))
+        .filter(chunk::Column::Position.eq(chunk.position))
+        .exec(tx)
+        .await?;
+    let row = scan.row_mut();
+    row.state = AsText(ScanState::Running);
+    row.started_at = row.started_at.or(Some(Micros(now)));
+    row.served_at = Micros(now);
+    scan.save().await?;
+    Ok(Some(issued))
+})
     }
-    let row = scan.save().await?;
-    Ok(CreatedScan {
-        scan: scans::read_one(tx, row, new.now).await?,
-        existing: false,
-    })
+
+    async fn withdraw_command(&self, command: CommandId, now: Timestamp) -> Result<(), StoreError> {
+        transaction!(self, "withdraw_command", |tx| {
+    let Some(node) = command::Entity::find_by_id(AsText(command))
+        .one(tx)
+        .await?
+        .map(|command| command.node_id)
+    else {
+        return Ok(());
+    };
+    nodes::lock_any(tx, node).await?;
+    let command = super::streams::command_of(tx, NodeId(node), command).await?;
+    let Some(command) = command.filter(|command| command.state.0 == CommandState::Issued) else {
+        return Ok(());
+    };
+    let Some(mut scan) = LockedScan::lock(tx, command.scan_id.0).await? else {
+        return Ok(());
+    };
+    scan.end_command(&command, CommandState::Lost, now).await?;
+    if scan.is_open() {
+        scan.requeue_chunk(&command, false).await?;
+        if scan.row().cancel_until.is_some() {
+            scan.finish(canceled(), now).await?;
+        }
+    }
+    scan.save().await?;
+    Ok(())
+})
+    }
+
+    async fn nodes_with_work(&self, now: Timestamp) -> Result<Vec<NodeId>, StoreError> {
+        Self::reading(
+            "nodes_with_work",
+            dispatch::nodes_with_work(self.reader(), now).await,
+        )
+    }
 }
+
+
 
 async fn by_request_id(
     tx: &DatabaseTransaction,
@@ -216,124 +295,6 @@ fn ready(now: Timestamp) -> Select<scan::Entity> {
         .filter(scan::Column::Id.in_subquery(waiting.into_query()))
 }
 
-pub(crate) async fn issue(
-    tx: &DatabaseTransaction,
-    node: NodeId,
-    epoch: Epoch,
-    command: CommandId,
-    now: Timestamp,
-) -> Result<Option<IssuedCommand>, Failure<StoreError>> {
-    let node = match nodes::lock(tx, node).await? {
-        Some(node) if node.state.0 == NodeState::Confirmed => node,
-        _ => return Ok(None),
-    };
-    let id = NodeId(node.id);
-    if current_epoch(tx, id).await? != Some(epoch)
-        || !in_flight(tx, id).await?.is_empty()
-        || pairing::is_open(tx, id).await?
-    {
-        return Ok(None);
-    }
-    let next = ready(now)
-        .filter(scan::Column::NodeId.eq(node.id))
-        // "interactive" sorts before "scheduled"; a scan never served has the time 0.
-        .order_by_asc(scan::Column::Lane)
-        .order_by_asc(scan::Column::ServedAt)
-        .order_by_asc(scan::Column::Id)
-        .one(tx)
-        .await?;
-    let Some(next) = next else {
-        return Ok(None);
-    };
-    let Some(mut scan) = LockedScan::lock(tx, next.id.0).await? else {
-        return Ok(None);
-    };
-    let chunk = chunk::Entity::find()
-        .filter(chunk::Column::ScanId.eq(next.id))
-        .filter(chunk::Column::State.eq(AsText(ChunkState::Waiting)))
-        .order_by_asc(chunk::Column::Position)
-        .one(tx)
-        .await?;
-    let Some(chunk) = chunk else {
-        return Ok(None);
-    };
-    let deadline = now.plus(limits::COMMAND_DEADLINE);
-    let issued = IssuedCommand {
-        command,
-        scan: next.id.0,
-        lane: next.lane.0,
-        request: codec::read_command(&chunk.command)?,
-        ports: codec::read_ports(&chunk.ports)?,
-        deadline,
-    };
-    let row = command::ActiveModel {
-        id: Set(AsText(command)),
-        org_id: Set(node.org_id),
-        node_id: Set(node.id),
-        scan_id: Set(next.id),
-        chunk: Set(chunk.position),
-        epoch: Set(epoch.0),
-        state: Set(AsText(CommandState::Issued)),
-        scope: Set(chunk.scope.clone()),
-        issued_at: Set(Micros(now)),
-        deadline: Set(Micros(deadline)),
-        ended_at: Set(None),
-        rows: Set(0),
-        refused_rows: Set(0),
-        flooded: Set(false),
-    };
-    command::Entity::insert(row)
-        .exec_without_returning(tx)
-        .await?;
-    let taken = chunk::ActiveModel {
-        state: Set(AsText(ChunkState::Issued)),
-        attempts: Set(chunk.attempts + 1),
-        ..Default::default()
-    };
-    chunk::Entity::update_many()
-        .set(taken)
-        .filter(chunk::Column::ScanId.eq(next.id))
-        .filter(chunk::Column::Position.eq(chunk.position))
-        .exec(tx)
-        .await?;
-    let row = scan.row_mut();
-    row.state = AsText(ScanState::Running);
-    row.started_at = row.started_at.or(Some(Micros(now)));
-    row.served_at = Micros(now);
-    scan.save().await?;
-    Ok(Some(issued))
-}
-
-pub(crate) async fn withdraw(
-    tx: &DatabaseTransaction,
-    id: CommandId,
-    now: Timestamp,
-) -> Result<(), Failure<StoreError>> {
-    let Some(node) = command::Entity::find_by_id(AsText(id))
-        .one(tx)
-        .await?
-        .map(|command| command.node_id)
-    else {
-        return Ok(());
-    };
-    nodes::lock_any(tx, node).await?;
-    let command = super::streams::command_of(tx, NodeId(node), id).await?;
-    let Some(command) = command.filter(|command| command.state.0 == CommandState::Issued) else {
-        return Ok(());
-    };
-    let Some(mut scan) = LockedScan::lock(tx, command.scan_id.0).await? else {
-        return Ok(());
-    };
-    scan.end_command(&command, CommandState::Lost, now).await?;
-    if scan.is_open() {
-        scan.requeue_chunk(&command, false).await?;
-        if scan.row().cancel_until.is_some() {
-            scan.finish(canceled(), now).await?;
-        }
-    }
-    scan.save().await?;
-    Ok(())
-}
 
 /// Nodes with a stream and an idle lane for which a chunk waits, each once.
 pub(crate) async fn nodes_with_work(

@@ -28,24 +28,12 @@ use crate::{Ack, Acked, Actor, AuditEntry, CancelScanError, Canceled, StoreError
 /// First and last ceiling of the wait of a scan whose node said BUSY.
 const BUSY_WAITS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
-/// A command that is in flight for this node, under the stream that speaks: whatever an older stream
-/// still says has no effect.
-async fn spoken_for(
-    tx: &DatabaseTransaction,
-    node: NodeId,
-    epoch: Epoch,
-    id: CommandId,
-) -> Result<Option<command::Model>, DbErr> {
-    if nodes::lock(tx, node).await?.is_none() || newest_epoch(tx, node).await? != Some(epoch) {
-        return Ok(None);
-    }
-    let command = command_of(tx, node, id).await?;
-    Ok(command.filter(|command| command.state.0 == CommandState::Issued))
-}
-
-pub(crate) async fn ack(tx: &DatabaseTransaction, ack: &Ack) -> Result<Acked, Failure<StoreError>> {
+#[async_trait]
+impl Completion for SqlStore {
+    async fn record_ack(&self, ack: Ack) -> Result<Acked, StoreError> {
+        transaction!(self, "record_ack", |tx| {
     let Some(command) = spoken_for(tx, ack.node, ack.epoch, ack.command).await? else {
-        return ack_of_pairing(tx, ack).await;
+        return ack_of_pairing(tx, &ack).await;
     };
     let id = command.scan_id.0;
     let Some(mut scan) = LockedScan::lock(tx, id).await? else {
@@ -79,7 +67,210 @@ pub(crate) async fn ack(tx: &DatabaseTransaction, ack: &Ack) -> Result<Acked, Fa
         Some(until) => Acked::Waits { scan: id, until },
         None => Acked::Chunk { scan: id, ended },
     })
+})
+    }
+
+    async fn record_progress(
+        &self,
+        node: NodeId,
+        epoch: Epoch,
+        command: CommandId,
+        done: u64,
+        phase: &str,
+    ) -> Result<Option<ScanId>, StoreError> {
+        transaction!(self, "record_progress", |tx| {
+    let Some(command) = spoken_for(tx, node, epoch, command).await? else {
+        return Ok(None);
+    };
+    let Some(mut scan) = LockedScan::lock(tx, command.scan_id.0).await? else {
+        return Ok(None);
+    };
+    if !scan.is_open() {
+        return Ok(None);
+    }
+    let done = i64::try_from(done)
+        .unwrap_or(i64::MAX)
+        .min(command.scope.0.targets().try_into().unwrap_or(i64::MAX));
+    let row = scan.row_mut();
+    row.units_done = row.units_settled.saturating_add(done);
+    phase.clone_into(&mut row.phase);
+    // It works: the next BUSY is the first in its row.
+    row.busy_answers = 0;
+    scan.save().await?;
+    Ok(Some(command.scan_id.0))
+})
+    }
+
+    async fn cancel_scan(
+        &self,
+        org: OrgId,
+        scan: ScanId,
+        grace: Option<Duration>,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Canceled, CancelScanError> {
+        transaction!(self, "cancel_scan", |tx| {
+    let Some(mut scan) = lock_with_node(tx, Some(org), scan).await? else {
+        return refuse(CancelScanError::NotFound(scan));
+    };
+    let mut to_cancel = None;
+    if scan.is_open() {
+        let node = NodeId(scan.row().node_id);
+        let command = in_flight(tx, node)
+            .await?
+            .into_iter()
+            .find(|command| command.scan_id.0 == scan);
+        match (command, grace) {
+            (Some(command), Some(grace)) => {
+                to_cancel = Some(command.id.0);
+                let until = Micros(now.plus(grace));
+                let row = scan.row_mut();
+                row.cancel_until = row.cancel_until.or(Some(until));
+            }
+            (Some(command), None) => {
+                scan.keep_scope(&command).await?;
+                scan.finish(canceled(), now).await?;
+            }
+            (None, _) => scan.finish(canceled(), now).await?,
+        }
+        audit::write(
+            tx,
+            AuditEntry::done(org, actor.clone(), "scan.cancel", format!("scan {scan}"), now),
+        )
+        .await?;
+    }
+    let row = scan.save().await?;
+    Ok(Canceled {
+        scan: scans::read_one(tx, row, now).await?,
+        in_flight: to_cancel,
+    })
+})
+    }
+
+    async fn end_scan(
+        &self,
+        scan: ScanId,
+        conclusion: Conclusion,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        transaction!(self, "end_scan", |tx| {
+    let Some(mut scan) = lock_with_node(tx, None, scan).await? else {
+        return Ok(false);
+    };
+    scan.finish(conclusion.clone(), now).await?;
+    let ended = scan.ended_now();
+    scan.save().await?;
+    Ok(ended)
+})
+    }
+
+    async fn sweep_scans(&self, now: Timestamp) -> Result<Swept, StoreError> {
+        let mut swept = Swept::default();
+        // Each in a transaction of its own, so that a sweep holds no node for long.
+        for (node, command) in
+            Self::reading("sweep_scans", ending::overdue(self.reader(), now).await)?
+        {
+            let scan = transaction!(self, "sweep_scans", |tx| {
+    nodes::lock_any(tx, node.0).await?;
+    let command = command_of(tx, node, command).await?;
+    let Some(command) = command
+        .filter(|command| command.state.0 == CommandState::Issued && command.deadline.0 <= now)
+    else {
+        return Ok(None);
+    };
+    let Some(mut scan) = LockedScan::lock(tx, command.scan_id.0).await? else {
+        return Ok(None);
+    };
+    scan.end_command(&command, CommandState::Expired, now)
+        .await?;
+    let minutes = limits::COMMAND_DEADLINE.as_secs() / 60;
+    let verdict = Verdict::failed(
+        Code::DeadlineExceeded,
+        format!("the node gave no answer within {minutes} minutes"),
+    );
+    scan.end_chunk(&command, verdict, None, now).await?;
+    scan.save().await?;
+    Ok(Some(command.scan_id.0))
+})?;
+            if let Some(scan) = scan {
+                swept.commands.push((node, command));
+                swept.scans.push(scan);
+            }
+        }
+        for scan in Self::reading("sweep_scans", ending::stale(self.reader(), now).await)? {
+            let expired = transaction!(self, "sweep_scans", |tx| {
+    let mut expired = Expired {
+        ended: false,
+        command: None,
+    };
+    let Some(mut scan) = lock_with_node(tx, None, scan).await? else {
+        return Ok(expired);
+    };
+    let node = NodeId(scan.row().node_id);
+    let command = in_flight(tx, node)
+        .await?
+        .into_iter()
+        .find(|command| command.scan_id.0 == scan);
+    let row = scan.row();
+    let cancel_is_over = row.cancel_until.is_some_and(|until| until.0 <= now);
+    let queue_is_over = row.queued_until.0 <= now;
+    let abandoned = !row.queues
+        && row.state.0 == ScanState::Queued
+        && row.created_at.0.plus(limits::NODE_AWAY) <= now;
+    match command {
+        Some(command) if cancel_is_over => {
+            // It was told to stop and had its time: what it sends from now on is not taken.
+            scan.end_command(&command, CommandState::Canceled, now)
+                .await?;
+            scan.keep_scope(&command).await?;
+            expired.command = Some((node, command.id.0));
+            scan.finish(canceled(), now).await?;
+        }
+        // In flight: its own deadline decides.
+        Some(_) => {}
+        None if cancel_is_over => scan.finish(canceled(), now).await?,
+        None if queue_is_over => expire_queued(&mut scan, now).await?,
+        None if abandoned => {
+            let why = "the node has no stream to the server";
+            scan.finish(
+                Conclusion::new(ScanState::Failed, Code::FailedPrecondition, why),
+                now,
+            )
+            .await?;
+        }
+        None => {}
+    }
+    expired.ended = scan.ended_now();
+    scan.save().await?;
+    Ok(expired)
+})?;
+            swept.commands.extend(expired.command);
+            if expired.ended {
+                swept.scans.push(scan);
+            }
+        }
+        swept.scans.sort_unstable();
+        swept.scans.dedup();
+        Ok(swept)
+    }
 }
+
+
+/// A command that is in flight for this node, under the stream that speaks: whatever an older stream
+/// still says has no effect.
+async fn spoken_for(
+    tx: &DatabaseTransaction,
+    node: NodeId,
+    epoch: Epoch,
+    id: CommandId,
+) -> Result<Option<command::Model>, DbErr> {
+    if nodes::lock(tx, node).await?.is_none() || newest_epoch(tx, node).await? != Some(epoch) {
+        return Ok(None);
+    }
+    let command = command_of(tx, node, id).await?;
+    Ok(command.filter(|command| command.state.0 == CommandState::Issued))
+}
+
 
 /// The ack of a command of pairing. One that was refused as busy is not issued again: its credentials
 /// are gone.
@@ -111,78 +302,6 @@ fn wait_longer(scan: &mut LockedScan<'_>, now: Timestamp) -> Timestamp {
     until
 }
 
-pub(crate) async fn progress(
-    tx: &DatabaseTransaction,
-    node: NodeId,
-    epoch: Epoch,
-    command: CommandId,
-    done: u64,
-    phase: &str,
-) -> Result<Option<ScanId>, Failure<StoreError>> {
-    let Some(command) = spoken_for(tx, node, epoch, command).await? else {
-        return Ok(None);
-    };
-    let Some(mut scan) = LockedScan::lock(tx, command.scan_id.0).await? else {
-        return Ok(None);
-    };
-    if !scan.is_open() {
-        return Ok(None);
-    }
-    let done = i64::try_from(done)
-        .unwrap_or(i64::MAX)
-        .min(command.scope.0.targets().try_into().unwrap_or(i64::MAX));
-    let row = scan.row_mut();
-    row.units_done = row.units_settled.saturating_add(done);
-    phase.clone_into(&mut row.phase);
-    // It works: the next BUSY is the first in its row.
-    row.busy_answers = 0;
-    scan.save().await?;
-    Ok(Some(command.scan_id.0))
-}
-
-pub(crate) async fn cancel(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: ScanId,
-    grace: Option<Duration>,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<Canceled, Failure<CancelScanError>> {
-    let Some(mut scan) = lock_with_node(tx, Some(org), id).await? else {
-        return refuse(CancelScanError::NotFound(id));
-    };
-    let mut to_cancel = None;
-    if scan.is_open() {
-        let node = NodeId(scan.row().node_id);
-        let command = in_flight(tx, node)
-            .await?
-            .into_iter()
-            .find(|command| command.scan_id.0 == id);
-        match (command, grace) {
-            (Some(command), Some(grace)) => {
-                to_cancel = Some(command.id.0);
-                let until = Micros(now.plus(grace));
-                let row = scan.row_mut();
-                row.cancel_until = row.cancel_until.or(Some(until));
-            }
-            (Some(command), None) => {
-                scan.keep_scope(&command).await?;
-                scan.finish(canceled(), now).await?;
-            }
-            (None, _) => scan.finish(canceled(), now).await?,
-        }
-        audit::write(
-            tx,
-            AuditEntry::done(org, actor.clone(), "scan.cancel", format!("scan {id}"), now),
-        )
-        .await?;
-    }
-    let row = scan.save().await?;
-    Ok(Canceled {
-        scan: scans::read_one(tx, row, now).await?,
-        in_flight: to_cancel,
-    })
-}
 
 /// Locks a scan's node and then the scan. Both never change hands.
 async fn lock_with_node(
@@ -198,20 +317,6 @@ async fn lock_with_node(
     LockedScan::lock(tx, id).await
 }
 
-pub(crate) async fn end(
-    tx: &DatabaseTransaction,
-    id: ScanId,
-    conclusion: &Conclusion,
-    now: Timestamp,
-) -> Result<bool, Failure<StoreError>> {
-    let Some(mut scan) = lock_with_node(tx, None, id).await? else {
-        return Ok(false);
-    };
-    scan.finish(conclusion.clone(), now).await?;
-    let ended = scan.ended_now();
-    scan.save().await?;
-    Ok(ended)
-}
 
 /// Ends all work of a node that is being revoked, under its lock.
 pub(crate) async fn end_work_of_revoked(
@@ -279,34 +384,6 @@ pub(crate) async fn overdue(
         .collect())
 }
 
-/// Ends a command that nobody answered. Answers its scan if it was still in flight.
-pub(crate) async fn expire_command(
-    tx: &DatabaseTransaction,
-    node: NodeId,
-    id: CommandId,
-    now: Timestamp,
-) -> Result<Option<ScanId>, Failure<StoreError>> {
-    nodes::lock_any(tx, node.0).await?;
-    let command = command_of(tx, node, id).await?;
-    let Some(command) = command
-        .filter(|command| command.state.0 == CommandState::Issued && command.deadline.0 <= now)
-    else {
-        return Ok(None);
-    };
-    let Some(mut scan) = LockedScan::lock(tx, command.scan_id.0).await? else {
-        return Ok(None);
-    };
-    scan.end_command(&command, CommandState::Expired, now)
-        .await?;
-    let minutes = limits::COMMAND_DEADLINE.as_secs() / 60;
-    let verdict = Verdict::failed(
-        Code::DeadlineExceeded,
-        format!("the node gave no answer within {minutes} minutes"),
-    );
-    scan.end_chunk(&command, verdict, None, now).await?;
-    scan.save().await?;
-    Ok(Some(command.scan_id.0))
-}
 
 /// Scans that wait for nothing any more: canceled past their grace, or queued for too long.
 pub(crate) async fn stale(db: &impl ConnectionTrait, now: Timestamp) -> Result<Vec<ScanId>, DbErr> {
@@ -338,57 +415,6 @@ pub(crate) struct Expired {
     pub(crate) command: Option<(NodeId, CommandId)>,
 }
 
-/// Ends a scan that waits for nothing any more, if that is still so.
-pub(crate) async fn expire_scan(
-    tx: &DatabaseTransaction,
-    id: ScanId,
-    now: Timestamp,
-) -> Result<Expired, Failure<StoreError>> {
-    let mut expired = Expired {
-        ended: false,
-        command: None,
-    };
-    let Some(mut scan) = lock_with_node(tx, None, id).await? else {
-        return Ok(expired);
-    };
-    let node = NodeId(scan.row().node_id);
-    let command = in_flight(tx, node)
-        .await?
-        .into_iter()
-        .find(|command| command.scan_id.0 == id);
-    let row = scan.row();
-    let cancel_is_over = row.cancel_until.is_some_and(|until| until.0 <= now);
-    let queue_is_over = row.queued_until.0 <= now;
-    let abandoned = !row.queues
-        && row.state.0 == ScanState::Queued
-        && row.created_at.0.plus(limits::NODE_AWAY) <= now;
-    match command {
-        Some(command) if cancel_is_over => {
-            // It was told to stop and had its time: what it sends from now on is not taken.
-            scan.end_command(&command, CommandState::Canceled, now)
-                .await?;
-            scan.keep_scope(&command).await?;
-            expired.command = Some((node, command.id.0));
-            scan.finish(canceled(), now).await?;
-        }
-        // In flight: its own deadline decides.
-        Some(_) => {}
-        None if cancel_is_over => scan.finish(canceled(), now).await?,
-        None if queue_is_over => expire_queued(&mut scan, now).await?,
-        None if abandoned => {
-            let why = "the node has no stream to the server";
-            scan.finish(
-                Conclusion::new(ScanState::Failed, Code::FailedPrecondition, why),
-                now,
-            )
-            .await?;
-        }
-        None => {}
-    }
-    expired.ended = scan.ended_now();
-    scan.save().await?;
-    Ok(expired)
-}
 
 /// The node did not come in time, or was busy all along. A scan that has run ends by its chunks.
 async fn expire_queued(scan: &mut LockedScan<'_>, now: Timestamp) -> Result<(), DbErr> {

@@ -92,66 +92,6 @@ async fn living(
     Err(unreadable("identity_change", "records end in a circle"))
 }
 
-/// Makes two devices of one again.
-pub(super) async fn undo(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: IdentityChangeId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<ToldApart, Failure<UndoError>> {
-    let row = identity_change::Entity::find_by_id(id.0)
-        .filter(identity_change::Column::OrgId.eq(org.0))
-        .lock(LockType::NoKeyUpdate)
-        .one(tx)
-        .await?;
-    let Some(row) = row else {
-        return refuse(UndoError::NotFound(id));
-    };
-    let survivor = lock_survivor(tx, org, &row).await?;
-    let change = IdentityChange {
-        device: survivor.id,
-        merged: row.merged_device_id.map(DeviceId),
-        former: row.former.0.clone(),
-        became: row.became.0.clone(),
-        undone: row.undone_at.is_some(),
-    };
-    let holding = holder(tx, org, &change.former).await?;
-    let undo = decide_undo(&change, &survivor, holding.map(|model| DeviceId(model.id)));
-    let undo = match undo {
-        Ok(undo) => undo,
-        Err(refusal) => return refuse(refusal.into()),
-    };
-    let restored = match undo.revive {
-        Some(ended) => revive(tx, ended, undo).await?,
-        None => create(tx, &survivor, &row, undo).await?,
-    };
-    if let Some(since) = row.binding_since {
-        give_back(tx, survivor.id, restored, since).await?;
-    }
-    device_alias::Entity::delete_many()
-        .filter(device_alias::Column::OrgId.eq(org.0))
-        .filter(device_alias::Column::Identifier.eq(row.former.clone()))
-        .filter(device_alias::Column::DeviceId.eq(row.device_id))
-        .exec(tx)
-        .await?;
-    let undone = identity_change::ActiveModel {
-        id: Set(row.id),
-        undone_at: Set(Some(Micros(now))),
-        ..Default::default()
-    };
-    undone.update(tx).await?;
-    let subject = format!(
-        "device {restored} ({}) is not device {} ({})",
-        change.former, survivor.id, survivor.identifier
-    );
-    let entry = AuditEntry::done(org, actor.clone(), "device.tell_apart", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(ToldApart {
-        kept: change.device,
-        restored,
-    })
-}
 
 /// Locks what a change concerns, in the order of ids, and answers the record that lives.
 async fn lock_survivor(

@@ -48,12 +48,8 @@ impl Operators for SqlStore {
         password: Option<PasswordHash>,
         actor: Actor,
     ) -> Result<OperatorId, CreateOperatorError> {
-        self.transaction(
-            "create_operator",
-            (new, password, actor),
-            |tx, (new, password, actor)| {
-                Box::pin(async move {
-                    let email = canonical_email(&new.email);
+        transaction!(self, "create_operator", |tx| {
+let email = canonical_email(&new.email);
                     if by_email(tx, &email).await?.is_some() {
                         return refuse(CreateOperatorError::EmailTaken(email));
                     }
@@ -78,10 +74,7 @@ impl Operators for SqlStore {
                     )
                     .await?;
                     Ok(id)
-                })
-            },
-        )
-        .await
+})
     }
 
     async fn create_operator_key(
@@ -92,19 +85,15 @@ impl Operators for SqlStore {
         now: Timestamp,
     ) -> Result<KeyId, CreateKeyError> {
         let email = canonical_email(email);
-        self.transaction(
-            "create_operator_key",
-            (email, key, actor, now),
-            |tx, (email, key, actor, now)| {
-                Box::pin(async move {
-                    let Some(operator) = by_email(tx, email).await? else {
+        transaction!(self, "create_operator_key", |tx| {
+let Some(operator) = by_email(tx, email).await? else {
                         return refuse(CreateKeyError::UnknownEmail(email.clone()));
                     };
                     let created = operator_key::ActiveModel {
                         id: NotSet,
                         operator_id: Set(operator.id),
-                        hash: Set(Hash(*key)),
-                        created_at: Set(Micros(*now)),
+                        hash: Set(Hash(key)),
+                        created_at: Set(Micros(now)),
                         revoked_at: Set(None),
                         name: Set(FIRST_KEY.to_owned()),
                         last_used_at: Set(None),
@@ -116,14 +105,11 @@ impl Operators for SqlStore {
                     let action = "operator.create_key";
                     audit::write(
                         tx,
-                        AuditEntry::done(org, actor.clone(), action, subject, *now),
+                        AuditEntry::done(org, actor.clone(), action, subject, now),
                     )
                     .await?;
                     Ok(id)
-                })
-            },
-        )
-        .await
+})
     }
 
     async fn operator_by_key(
@@ -188,12 +174,49 @@ impl Operators for SqlStore {
         actor: Actor,
         now: Timestamp,
     ) -> Result<BrowserSessionId, OpenBrowserSessionError> {
-        self.transaction(
-            "open_browser_session",
-            (new, actor, now),
-            |tx, (new, actor, now)| Box::pin(sessions::open(tx, new, actor, *now)),
-        )
-        .await
+        transaction!(self, "open_browser_session", |tx| {
+    let Some(operator) = lock(tx, new.operator).await? else {
+        return refuse(OpenBrowserSessionError::Refused);
+    };
+    let (by, key) = match &new.proof {
+        Proof::Key(key) => {
+            let live = live_key(tx, key.0, now).await?;
+            if live.is_none_or(|live| live.operator_id != operator.id) {
+                return refuse(OpenBrowserSessionError::Refused);
+            }
+            (format!("key {key}"), Some(key.0))
+        }
+        Proof::Password { phc, source } => {
+            if passwords::current(tx, operator.id).await?.as_ref() != Some(phc) {
+                return refuse(OpenBrowserSessionError::Refused);
+            }
+            if let Some(source) = source {
+                passwords::remember_source(tx, operator.id, *source, now).await?;
+            }
+            ("password".to_owned(), None)
+        }
+    };
+    make_room(tx, operator.id, now).await?;
+    let session = browser_session::ActiveModel {
+        id: NotSet,
+        hash: Set(Hash(new.token)),
+        operator_id: Set(operator.id),
+        key_id: Set(key),
+        created_at: Set(Micros(now)),
+        expires_at: Set(Micros(new.expires)),
+        from_address: Set(actor.from.map(AsText)),
+        agent: Set(new.agent.clone()),
+    };
+    let session = session.insert(tx).await?;
+    let subject = format!("{} by {by}", shown(&operator));
+    let (org, action) = (OrgId(operator.org_id), "operator.sign_in");
+    audit::write(
+        tx,
+        AuditEntry::done(org, actor.clone(), action, subject, now),
+    )
+    .await?;
+    Ok(BrowserSessionId(session.id))
+})
     }
 
     async fn close_browser_session(
@@ -202,19 +225,12 @@ impl Operators for SqlStore {
         actor: Actor,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.transaction(
-            "close_browser_session",
-            (token, actor, now),
-            |tx, (token, actor, now)| {
-                Box::pin(async move {
-                    let which = browser_session::Column::Hash.eq(Hash(*token));
+        transaction!(self, "close_browser_session", |tx| {
+let which = browser_session::Column::Hash.eq(Hash(token));
                     let action = "operator.sign_out";
-                    sessions::end(tx, Condition::all().add(which), action, actor, *now).await?;
+                    sessions::end(tx, Condition::all().add(which), action, actor, now).await?;
                     Ok(())
-                })
-            },
-        )
-        .await
+})
     }
 }
 

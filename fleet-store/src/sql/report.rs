@@ -31,81 +31,81 @@ use super::{
 };
 use crate::{Actor, AuditEntry, AuditResult, NewReport, ReportAnswer, ReportError, Who};
 
-pub(crate) async fn record(
-    tx: &DatabaseTransaction,
-    new: &NewReport,
-) -> Result<ReportAnswer, Failure<ReportError>> {
-    let not_in_flight = ReportError::NotInFlight(new.command);
-    let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
+#[async_trait]
+impl Reports for SqlStore {
+    async fn record_report(&self, report: NewReport) -> Result<ReportAnswer, ReportError> {
+        transaction!(self, "record_report", |tx| {
+    let not_in_flight = ReportError::NotInFlight(report.command);
+    let Some(node) = nodes::lock_of(tx, report.org, report.node).await? else {
         return refuse(not_in_flight);
     };
-    let Some(mut command) = command_of(tx, new.node, new.command).await? else {
+    let Some(mut command) = command_of(tx, report.node, report.command).await? else {
         return refuse(not_in_flight);
     };
     if command.flooded {
-        return refuse(ReportError::Flooded(new.command));
+        return refuse(ReportError::Flooded(report.command));
     }
     if command.state.0 != CommandState::Issued {
         return refuse(not_in_flight);
     }
     if command.scope.0.awaits_pins() {
-        return refuse(ReportError::AwaitsPins(new.command));
+        return refuse(ReportError::AwaitsPins(report.command));
     }
-    if let Some(answer) = answered_before(tx, new, &command).await? {
+    if let Some(answer) = answered_before(tx, &report, &command).await? {
         return Ok(answer);
     }
     let Some(mut scan) = LockedScan::lock(tx, command.scan_id.0).await? else {
         return refuse(not_in_flight);
     };
-    let reports: Vec<&DeviceReport> = new.rows.iter().flatten().collect();
+    let reports: Vec<&DeviceReport> = report.rows.iter().flatten().collect();
     let known = KnownRows::load(tx, &command, &reports).await?;
     let reporter = Reporter {
-        node: new.node,
+        node: report.node,
         replaces: node.replaces_node_id.map(NodeId),
     };
-    let mut inventory = Inventory::load(tx, new, reporter, &reports).await?;
+    let mut inventory = Inventory::load(tx, &report, reporter, &reports).await?;
 
     let stored = u64::try_from(command.rows).unwrap_or(0);
     let quota = command.scope.0.quota();
     let decide = |report: &DeviceReport| inventory.decide(report);
     let verdicts = match admit(
         &mut command.scope.0,
-        new.addresses,
+        report.addresses,
         stored,
         known.of_command(),
-        new.rows.clone(),
+        report.rows.clone(),
         decide,
     ) {
         Ok(verdicts) => verdicts,
         Err(_) => {
             return refuse(ReportError::OverQuota {
-                command: new.command,
+                command: report.command,
                 quota,
             });
         }
     };
 
     let ids = inventory.save(tx).await?;
-    if let Some(ip) = places::attribute(tx, new.org, new.node, inventory.places(), new.now).await? {
+    if let Some(ip) = places::attribute(tx, report.org, report.node, inventory.places(), report.now).await? {
         return refuse(ReportError::BeingDialed(ip));
     }
     let mut outcome = Outcome::default();
     for verdict in verdicts {
         outcome.take(verdict, &inventory, &known);
     }
-    let rows = outcome.rows(new, &command, &ids);
+    let rows = outcome.rows(&report, &command, &ids);
     command.rows = command.rows.saturating_add(count(rows.len() as u64));
     inserts::all(tx, rows).await?;
 
-    let events = outcome.events(&inventory, &ids, scan.elapsed_ms(new.now));
+    let events = outcome.events(&inventory, &ids, scan.elapsed_ms(report.now));
     let row = scan.row_mut();
     row.accepted += count(outcome.counted_accepted);
     row.rejected += count(outcome.refusals.counted());
     if outcome.accepted > 0 {
-        row.first_device_at = row.first_device_at.or(Some(Micros(new.now)));
+        row.first_device_at = row.first_device_at.or(Some(Micros(report.now)));
     }
-    scan.append(&events, new.now).await?;
-    outcome.refusals.save(tx, new, &command).await?;
+    scan.append(&events, report.now).await?;
+    outcome.refusals.save(tx, &report, &command).await?;
 
     command.refused_rows = command
         .refused_rows
@@ -113,7 +113,7 @@ pub(crate) async fn record(
     let ended = is_flooded(&command, quota);
     if ended {
         command.flooded = true;
-        end_flooded(tx, new, &mut scan, &command).await?;
+        end_flooded(tx, &report, &mut scan, &command).await?;
     }
     save_command(tx, &command).await?;
     scan.save().await?;
@@ -123,9 +123,67 @@ pub(crate) async fn record(
         scan: command.scan_id.0,
         ended,
     };
-    remember(tx, new, &answer).await?;
+    remember(tx, &report, &answer).await?;
     Ok(answer)
+})
+    }
+
+    async fn record_pins(&self, pins: Pins) -> Result<PinsTaken, PinsError> {
+        transaction!(self, "record_pins", |tx| {
+    nodes::lock(tx, pins.node).await?;
+    let command = command_of(tx, pins.node, pins.command).await?;
+    let Some(command) = command.filter(|command| command.state.0 == CommandState::Issued) else {
+        return refuse(PinsError::NotInFlight(pins.command));
+    };
+    let mut scope = command.scope.0.clone();
+    let mut taken = PinsTaken {
+        scan: command.scan_id.0,
+        pinned: 0,
+        refused: Vec::new(),
+    };
+    let mut told = Vec::new();
+    let mut left_out = Vec::new();
+    for (name, answer) in &pins.names {
+        let answer = answer.as_deref().map_err(String::as_str);
+        match scope.pin(name, answer, pins.addresses) {
+            Ok(Pinned::Pinned) => {
+                taken.pinned += 1;
+                told.push(pinned(name, scope.pinned_to(name)));
+            }
+            Ok(Pinned::Skipped) => left_out.push(name.clone()),
+            Ok(Pinned::Unchanged) => {}
+            Err(error) => taken.refused.push(error.to_string()),
+        }
+    }
+    told.extend(
+        scope
+            .names_without_address()
+            .filter_map(|(name, why)| Some((name.as_str(), why?)))
+            .filter(|(name, _)| left_out.iter().any(|said| said.eq_ignore_ascii_case(name)))
+            .map(|(name, why)| format!("`{name}` is left out: {why}")),
+    );
+    if told.is_empty() {
+        return Ok(taken);
+    }
+    let pinned = command::ActiveModel {
+        scope: Set(AsText(scope)),
+        ..Default::default()
+    };
+    command::Entity::update_many()
+        .set(pinned)
+        .filter(command::Column::Id.eq(command.id))
+        .exec(tx)
+        .await?;
+    if let Some(mut scan) = LockedScan::lock(tx, command.scan_id.0).await? {
+        scan.warn(told, pins.now).await?;
+        scan.save().await?;
+    }
+    Ok(taken)
+})
+    }
 }
+
+
 
 /// The answer to the same report, if it came before: whatever has become of the command meanwhile.
 async fn answered_before(

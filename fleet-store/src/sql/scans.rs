@@ -28,146 +28,53 @@ impl Scans for SqlStore {
         new: NewScan,
         actor: Actor,
     ) -> Result<CreatedScan, CreateScanError> {
-        self.transaction("create_scan", (new, actor), |tx, (new, actor)| {
-            Box::pin(dispatch::create(tx, new, actor))
-        })
-        .await
+        transaction!(self, "create_scan", |tx| {
+    if let Some(scan) = by_request_id(tx, &new).await? {
+        return Ok(CreatedScan {
+            scan,
+            existing: true,
+        });
     }
-
-    async fn issue_command(
-        &self,
-        node: NodeId,
-        epoch: Epoch,
-        command: CommandId,
-        now: Timestamp,
-    ) -> Result<Option<IssuedCommand>, StoreError> {
-        self.transaction(
-            "issue_command",
-            (node, epoch, command, now),
-            |tx, (node, epoch, command, now)| {
-                Box::pin(dispatch::issue(tx, *node, *epoch, *command, *now))
-            },
-        )
-        .await
+    let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
+        return refuse(CreateScanError::NodeNotFound(new.node));
+    };
+    if node.state.0 != NodeState::Confirmed {
+        return refuse(CreateScanError::NotConfirmed(new.node));
     }
-
-    async fn withdraw_command(&self, command: CommandId, now: Timestamp) -> Result<(), StoreError> {
-        self.transaction("withdraw_command", (command, now), |tx, (command, now)| {
-            Box::pin(dispatch::withdraw(tx, *command, *now))
-        })
-        .await
+    check_room(tx, &new).await?;
+    let (row, chunks) = rows(&new)?;
+    scan::Entity::insert(row).exec_without_returning(tx).await?;
+    let request = scan_request::ActiveModel {
+        scan_id: Set(AsText(new.id)),
+        request: Set(codec::write_request(&new.request)?),
+    };
+    scan_request::Entity::insert(request)
+        .exec_without_returning(tx)
+        .await?;
+    let empty = chunks.is_empty();
+    inserts::all(tx, chunks).await?;
+    let subject = format!(
+        "scan {} on node {} ({} targets)",
+        new.id, new.node, new.plan.targets
+    );
+    audit::write(
+        tx,
+        AuditEntry::done(new.org, actor.clone(), "scan.start", subject, new.now),
+    )
+    .await?;
+    let Some(mut scan) = LockedScan::lock(tx, new.id).await? else {
+        return Err(DbErr::RecordNotFound("the scan that was just stored".into()).into());
+    };
+    scan.warn(new.plan.notes.iter().cloned(), new.now).await?;
+    if empty {
+        scan.conclude(new.now).await?;
     }
-
-    async fn record_report(&self, report: NewReport) -> Result<ReportAnswer, ReportError> {
-        self.transaction("record_report", report, |tx, report| {
-            Box::pin(report::record(tx, report))
-        })
-        .await
-    }
-
-    async fn record_pins(&self, pins: Pins) -> Result<PinsTaken, PinsError> {
-        self.transaction("record_pins", pins, |tx, pins| {
-            Box::pin(pins::record(tx, pins))
-        })
-        .await
-    }
-
-    async fn record_ack(&self, ack: Ack) -> Result<Acked, StoreError> {
-        self.transaction("record_ack", ack, |tx, ack| Box::pin(ending::ack(tx, ack)))
-            .await
-    }
-
-    async fn record_progress(
-        &self,
-        node: NodeId,
-        epoch: Epoch,
-        command: CommandId,
-        done: u64,
-        phase: &str,
-    ) -> Result<Option<ScanId>, StoreError> {
-        self.transaction(
-            "record_progress",
-            (node, epoch, command, done, phase),
-            |tx, (node, epoch, command, done, phase)| {
-                Box::pin(ending::progress(tx, *node, *epoch, *command, *done, phase))
-            },
-        )
-        .await
-    }
-
-    async fn cancel_scan(
-        &self,
-        org: OrgId,
-        scan: ScanId,
-        grace: Option<Duration>,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<Canceled, CancelScanError> {
-        self.transaction(
-            "cancel_scan",
-            (org, scan, grace, actor, now),
-            |tx, (org, scan, grace, actor, now)| {
-                Box::pin(ending::cancel(tx, *org, *scan, *grace, actor, *now))
-            },
-        )
-        .await
-    }
-
-    async fn end_scan(
-        &self,
-        scan: ScanId,
-        conclusion: Conclusion,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        self.transaction(
-            "end_scan",
-            (scan, conclusion, now),
-            |tx, (scan, conclusion, now)| Box::pin(ending::end(tx, *scan, conclusion, *now)),
-        )
-        .await
-    }
-
-    async fn sweep_scans(&self, now: Timestamp) -> Result<Swept, StoreError> {
-        let mut swept = Swept::default();
-        // Each in a transaction of its own, so that a sweep holds no node for long.
-        for (node, command) in
-            Self::reading("sweep_scans", ending::overdue(self.reader(), now).await)?
-        {
-            let scan = self
-                .transaction(
-                    "sweep_scans",
-                    (node, command, now),
-                    |tx, (node, command, now)| {
-                        Box::pin(ending::expire_command(tx, *node, *command, *now))
-                    },
-                )
-                .await?;
-            if let Some(scan) = scan {
-                swept.commands.push((node, command));
-                swept.scans.push(scan);
-            }
-        }
-        for scan in Self::reading("sweep_scans", ending::stale(self.reader(), now).await)? {
-            let expired = self
-                .transaction("sweep_scans", (scan, now), |tx, (scan, now)| {
-                    Box::pin(ending::expire_scan(tx, *scan, *now))
-                })
-                .await?;
-            swept.commands.extend(expired.command);
-            if expired.ended {
-                swept.scans.push(scan);
-            }
-        }
-        swept.scans.sort_unstable();
-        swept.scans.dedup();
-        Ok(swept)
-    }
-
-    async fn nodes_with_work(&self, now: Timestamp) -> Result<Vec<NodeId>, StoreError> {
-        Self::reading(
-            "nodes_with_work",
-            dispatch::nodes_with_work(self.reader(), now).await,
-        )
+    let row = scan.save().await?;
+    Ok(CreatedScan {
+        scan: scans::read_one(tx, row, new.now).await?,
+        existing: false,
+    })
+})
     }
 
     async fn scan(
@@ -259,6 +166,7 @@ impl Scans for SqlStore {
         Self::reading("read_events", page.await)
     }
 }
+
 
 fn event(row: scan_event::Model) -> Result<StoredEvent, DbErr> {
     Ok(StoredEvent {

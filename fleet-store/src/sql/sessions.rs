@@ -31,12 +31,8 @@ impl Sessions for SqlStore {
         challenge: SecretHash,
         expires: Timestamp,
     ) -> Result<NodeId, BeginError> {
-        self.transaction(
-            "begin_handshake",
-            (key, identity_key, challenge, expires),
-            |tx, (key, identity_key, challenge, expires)| {
-                Box::pin(async move {
-                    let Some(known) = live_key(tx, node_key::Column::Hash.eq(Hash(*key))).await?
+        transaction!(self, "begin_handshake", |tx| {
+let Some(known) = live_key(tx, node_key::Column::Hash.eq(Hash(key))).await?
                     else {
                         return refuse(BeginError::Credentials);
                     };
@@ -45,7 +41,7 @@ impl Sessions for SqlStore {
                     };
                     // `SecretHash` compares in constant time.
                     if SecretHash::from_stored(node.identity_key.0)
-                        != SecretHash::from_stored(*identity_key)
+                        != SecretHash::from_stored(identity_key)
                     {
                         return refuse(BeginError::Credentials);
                     }
@@ -55,8 +51,8 @@ impl Sessions for SqlStore {
                     let pending = node_challenge::ActiveModel {
                         node_id: Set(node.id),
                         key_id: Set(known.id),
-                        hash: Set(Hash(*challenge)),
-                        expires_at: Set(Micros(*expires)),
+                        hash: Set(Hash(challenge)),
+                        expires_at: Set(Micros(expires)),
                     };
                     let newest = OnConflict::column(node_challenge::Column::NodeId)
                         .update_columns([
@@ -70,10 +66,7 @@ impl Sessions for SqlStore {
                         .exec_without_returning(tx)
                         .await?;
                     Ok(NodeId(node.id))
-                })
-            },
-        )
-        .await
+})
     }
 
     async fn take_challenge(
@@ -81,12 +74,23 @@ impl Sessions for SqlStore {
         challenge: SecretHash,
         now: Timestamp,
     ) -> Result<Option<Challenged>, StoreError> {
-        self.transaction(
-            "take_challenge",
-            (challenge, now),
-            |tx, (challenge, now)| Box::pin(take(tx, *challenge, *now)),
-        )
-        .await
+        transaction!(self, "take_challenge", |tx| {
+    // One statement consumes it, so that of two who bring it only one gets it.
+    let taken = node_challenge::Entity::delete_many()
+        .filter(node_challenge::Column::Hash.eq(Hash(challenge)))
+        .exec_with_returning(tx)
+        .await?;
+    let Some(taken) = taken.into_iter().next() else {
+        return Ok(None);
+    };
+    let node = node::Entity::find_by_id(taken.node_id).one(tx).await?;
+    Ok(node.map(|node| Challenged {
+        node: NodeId(node.id),
+        identity_key: node.identity_key.0,
+        key: KeyId(taken.key_id),
+        alive: taken.expires_at.0 > now,
+    }))
+})
     }
 
     async fn open_session(
@@ -98,12 +102,8 @@ impl Sessions for SqlStore {
         actor: Actor,
         now: Timestamp,
     ) -> Result<SessionId, OpenSessionError> {
-        self.transaction(
-            "open_session",
-            (node, key, token, expires, actor, now),
-            |tx, (node, key, token, expires, actor, now)| {
-                Box::pin(async move {
-                    let node = nodes::lock(tx, *node)
+        transaction!(self, "open_session", |tx| {
+let node = nodes::lock(tx, node)
                         .await?
                         .filter(|node| node.state.0 == NodeState::Confirmed);
                     let key = live_key(tx, node_key::Column::Id.eq(key.0)).await?;
@@ -113,14 +113,14 @@ impl Sessions for SqlStore {
                     if key.node_id != node.id {
                         return refuse(OpenSessionError::Refused);
                     }
-                    retire_sessions(tx, node.id, *now).await?;
+                    retire_sessions(tx, node.id, now).await?;
                     let session = node_session::ActiveModel {
                         id: NotSet,
                         node_id: Set(node.id),
                         key_id: Set(key.id),
-                        hash: Set(Hash(*token)),
-                        created_at: Set(Micros(*now)),
-                        expires_at: Set(Micros(*expires)),
+                        hash: Set(Hash(token)),
+                        created_at: Set(Micros(now)),
+                        expires_at: Set(Micros(expires)),
                     };
                     let session = session.insert(tx).await?;
                     let subject = format!("node {} ({}) by key {}", node.id, node.name, key.id);
@@ -131,15 +131,12 @@ impl Sessions for SqlStore {
                             actor.clone(),
                             "node.sign_in",
                             subject,
-                            *now,
+                            now,
                         ),
                     )
                     .await?;
                     Ok(SessionId(session.id))
-                })
-            },
-        )
-        .await
+})
     }
 
     async fn node_by_session(
@@ -184,25 +181,21 @@ impl Sessions for SqlStore {
     }
 
     async fn heartbeat(&self, node: NodeId, now: Timestamp) -> Result<bool, StoreError> {
-        self.transaction("heartbeat", (node, now), |tx, (node, now)| {
-            Box::pin(async move {
-                let touched = node::Entity::update_many()
-                    .col_expr(node::Column::LastSeenAt, Micros(*now).into())
+        transaction!(self, "heartbeat", |tx| {
+let touched = node::Entity::update_many()
+                    .col_expr(node::Column::LastSeenAt, Micros(now).into())
                     .filter(node::Column::Id.eq(node.0))
                     .filter(node::Column::DeletedAt.is_null())
                     .filter(node::Column::State.eq(AsText(NodeState::Confirmed)))
                     .exec(tx)
                     .await?;
                 Ok(touched.rows_affected > 0)
-            })
-        })
-        .await
+})
     }
 
     async fn sweep_sessions(&self, now: Timestamp) -> Result<u64, StoreError> {
-        self.transaction("sweep_sessions", now, |tx, now| {
-            Box::pin(async move {
-                let now = Micros(*now);
+        transaction!(self, "sweep_sessions", |tx| {
+let now = Micros(now);
                 let challenges = node_challenge::Entity::delete_many()
                     .filter(node_challenge::Column::ExpiresAt.lte(now))
                     .exec(tx)
@@ -212,9 +205,7 @@ impl Sessions for SqlStore {
                     .exec(tx)
                     .await?;
                 Ok(challenges.rows_affected + sessions.rows_affected)
-            })
-        })
-        .await
+})
     }
 }
 
@@ -235,27 +226,6 @@ async fn live_key(tx: &DatabaseTransaction, which: Expr) -> Result<Option<node_k
         .await
 }
 
-async fn take(
-    tx: &DatabaseTransaction,
-    challenge: SecretHash,
-    now: Timestamp,
-) -> Result<Option<Challenged>, Failure<StoreError>> {
-    // One statement consumes it, so that of two who bring it only one gets it.
-    let taken = node_challenge::Entity::delete_many()
-        .filter(node_challenge::Column::Hash.eq(Hash(challenge)))
-        .exec_with_returning(tx)
-        .await?;
-    let Some(taken) = taken.into_iter().next() else {
-        return Ok(None);
-    };
-    let node = node::Entity::find_by_id(taken.node_id).one(tx).await?;
-    Ok(node.map(|node| Challenged {
-        node: NodeId(node.id),
-        identity_key: node.identity_key.0,
-        key: KeyId(taken.key_id),
-        alive: taken.expires_at.0 > now,
-    }))
-}
 
 /// Leaves the newest session a moment, so that calls under way come through, and ends all others.
 async fn retire_sessions(tx: &DatabaseTransaction, node: i64, now: Timestamp) -> Result<(), DbErr> {

@@ -34,11 +34,58 @@ use crate::{
 impl Streams for SqlStore {
     async fn claim_stream(&self, claim: StreamClaim) -> Result<ClaimedStream, ClaimError> {
         let id = claim.node;
-        let judged = self
-            .transaction("claim_stream", claim, |tx, claim| {
-                Box::pin(claim_stream(tx, claim))
-            })
+        let judged = transaction!(self, "claim_stream", |tx| {
+    let node = nodes::lock(tx, claim.node)
+        .await?
+        .filter(|node| node.state.0 == NodeState::Confirmed);
+    let Some(node) = node else {
+        return refuse(ClaimError::NotFound(claim.node));
+    };
+    let last = node_stream::Entity::find_by_id(claim.node.0)
+        .one(tx)
+        .await?;
+    let mut known = takeovers(last.as_ref())?;
+    let hold = judge(&mut known, last.as_ref(), &claim);
+    show_duplicate(tx, &node, known.is_contested(claim.now), claim.now).await?;
+    let known = codec::write_takeovers(&known)?;
+    if let Some(hold) = hold {
+        node_stream::Entity::update_many()
+            .col_expr(node_stream::Column::Takeovers, known.into())
+            .filter(node_stream::Column::NodeId.eq(claim.node.0))
+            .exec(tx)
             .await?;
+        return Ok(Err(hold));
+    }
+    let epoch = next_epoch(tx, &claim, last.map_or(0, |last| last.epoch), known).await?;
+    let hello = codec::write_hello(&claim.hello)?;
+    let seen = node::ActiveModel {
+        last_seen_at: Set(Some(Micros(claim.now))),
+        hello: Set(Some(hello)),
+        ..Default::default()
+    };
+    node::Entity::update_many()
+        .set(seen)
+        .filter(node::Column::Id.eq(claim.node.0))
+        .exec(tx)
+        .await?;
+    let mut claimed = ClaimedStream {
+        epoch,
+        adopted: Vec::new(),
+        ended: Vec::new(),
+    };
+    for command in in_flight(tx, claim.node).await? {
+        if claim.running.contains(&command.id.0) {
+            claimed.adopted.extend(adopt(tx, &command, epoch).await?);
+        } else if let Some(ended) = lose(tx, &command, claim.now).await? {
+            claimed.ended.push(ended);
+        }
+    }
+    let (running, now) = (&claim.running, claim.now);
+    claimed
+        .adopted
+        .extend(pairing::adopt_or_lose(tx, claim.node, epoch, running, now).await?);
+    Ok(Ok(claimed))
+})?;
         judged.map_err(|hold| ClaimError::Duplicate { node: id, hold })
     }
 
@@ -72,18 +119,14 @@ impl Streams for SqlStore {
             .await;
         let mut cleared = 0;
         for node in Self::reading("sweep_duplicates", flagged)? {
-            let done = self
-                .transaction("sweep_duplicates", (node.id, now), |tx, (node, now)| {
-                    Box::pin(async move {
-                        let Some(node) = nodes::lock(tx, NodeId(*node)).await? else {
+            let done = transaction!(self, "sweep_duplicates", |tx| {
+let Some(node) = nodes::lock(tx, NodeId(node)).await? else {
                             return Ok(false);
                         };
                         let stream = node_stream::Entity::find_by_id(node.id).one(tx).await?;
-                        let contested = takeovers(stream.as_ref())?.is_contested(*now);
-                        Ok(show_duplicate(tx, &node, contested, *now).await?)
-                    })
-                })
-                .await?;
+                        let contested = takeovers(stream.as_ref())?.is_contested(now);
+                        Ok(show_duplicate(tx, &node, contested, now).await?)
+})?;
             cleared += u64::from(done);
         }
         Ok(cleared)
@@ -95,23 +138,16 @@ impl Streams for SqlStore {
         epoch: Epoch,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.transaction(
-            "release_stream",
-            (node, epoch, now),
-            |tx, (node, epoch, now)| {
-                Box::pin(async move {
-                    node_stream::Entity::update_many()
-                        .col_expr(node_stream::Column::ReleasedAt, Micros(*now).into())
+        transaction!(self, "release_stream", |tx| {
+node_stream::Entity::update_many()
+                        .col_expr(node_stream::Column::ReleasedAt, Micros(now).into())
                         .filter(node_stream::Column::NodeId.eq(node.0))
                         .filter(node_stream::Column::Epoch.eq(epoch.0))
                         .filter(node_stream::Column::ReleasedAt.is_null())
                         .exec(tx)
                         .await?;
                     Ok(())
-                })
-            },
-        )
-        .await
+})
     }
 
     async fn is_current(&self, node: NodeId, epoch: Epoch) -> Result<bool, StoreError> {
@@ -140,63 +176,6 @@ pub(crate) async fn newest_epoch(
     Ok(stream.map(|stream| Epoch(stream.epoch)))
 }
 
-/// Claims, or answers for how long the claimant is held off because another machine has the node's identity:
-/// the refusal is remembered too, so it is no failure of the transaction.
-async fn claim_stream(
-    tx: &DatabaseTransaction,
-    claim: &StreamClaim,
-) -> Result<Result<ClaimedStream, Duration>, Failure<ClaimError>> {
-    let node = nodes::lock(tx, claim.node)
-        .await?
-        .filter(|node| node.state.0 == NodeState::Confirmed);
-    let Some(node) = node else {
-        return refuse(ClaimError::NotFound(claim.node));
-    };
-    let last = node_stream::Entity::find_by_id(claim.node.0)
-        .one(tx)
-        .await?;
-    let mut known = takeovers(last.as_ref())?;
-    let hold = judge(&mut known, last.as_ref(), claim);
-    show_duplicate(tx, &node, known.is_contested(claim.now), claim.now).await?;
-    let known = codec::write_takeovers(&known)?;
-    if let Some(hold) = hold {
-        node_stream::Entity::update_many()
-            .col_expr(node_stream::Column::Takeovers, known.into())
-            .filter(node_stream::Column::NodeId.eq(claim.node.0))
-            .exec(tx)
-            .await?;
-        return Ok(Err(hold));
-    }
-    let epoch = next_epoch(tx, claim, last.map_or(0, |last| last.epoch), known).await?;
-    let hello = codec::write_hello(&claim.hello)?;
-    let seen = node::ActiveModel {
-        last_seen_at: Set(Some(Micros(claim.now))),
-        hello: Set(Some(hello)),
-        ..Default::default()
-    };
-    node::Entity::update_many()
-        .set(seen)
-        .filter(node::Column::Id.eq(claim.node.0))
-        .exec(tx)
-        .await?;
-    let mut claimed = ClaimedStream {
-        epoch,
-        adopted: Vec::new(),
-        ended: Vec::new(),
-    };
-    for command in in_flight(tx, claim.node).await? {
-        if claim.running.contains(&command.id.0) {
-            claimed.adopted.extend(adopt(tx, &command, epoch).await?);
-        } else if let Some(ended) = lose(tx, &command, claim.now).await? {
-            claimed.ended.push(ended);
-        }
-    }
-    let (running, now) = (&claim.running, claim.now);
-    claimed
-        .adopted
-        .extend(pairing::adopt_or_lose(tx, claim.node, epoch, running, now).await?);
-    Ok(Ok(claimed))
-}
 
 /// For how long the claimant is held off, if it is.
 fn judge(

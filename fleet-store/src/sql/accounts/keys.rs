@@ -20,6 +20,104 @@ use crate::{
     },
 };
 
+#[async_trait]
+impl Keys for SqlStore {
+    async fn list_keys(
+        &self,
+        org: OrgId,
+        reach: Reach,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<OperatorKey>, StoreError> {
+        let found = keys::list(self.reader(), org, reach, limit, now).await;
+        Self::reading("list_keys", found)
+    }
+
+    async fn create_key(
+        &self,
+        org: OrgId,
+        new: NewKey,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<KeyId, KeyError> {
+        transaction!(self, "create_key", |tx| {
+    let owner = lock(tx, new.operator).await?;
+    let Some(owner) = owner.filter(|owner| owner.org_id == org.0) else {
+        return refuse(KeyError::NoOperator(new.operator));
+    };
+    let id = insert(tx, &owner, &new, now).await?;
+    let subject = format!(
+        "key {id} of operator {} ({}), {}",
+        owner.id, owner.email, new.name
+    );
+    let entry = AuditEntry::done(org, actor.clone(), "operator.create_key", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(id)
+})
+    }
+
+    async fn revoke_key(
+        &self,
+        org: OrgId,
+        reach: Reach,
+        key: KeyId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), KeyError> {
+        transaction!(self, "revoke_key", |tx| {
+    let (owner, found) = within_reach(tx, org, reach, key, now).await?;
+    let revoked = operator_key::ActiveModel {
+        id: Set(found.id),
+        revoked_at: Set(Some(Micros(now))),
+        ..Default::default()
+    };
+    revoked.update(tx).await?;
+    sessions::end_of_key(tx, found.id).await?;
+    let subject = format!("key {key} of operator {} ({})", owner.id, owner.email);
+    let entry = AuditEntry::done(org, actor.clone(), "operator.revoke_key", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(())
+})
+    }
+
+    async fn rotate_key(
+        &self,
+        org: OrgId,
+        reach: Reach,
+        rotation: Rotation,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<KeyId, KeyError> {
+        transaction!(self, "rotate_key", |tx| {
+    let (owner, found) = within_reach(tx, org, reach, key, now).await?;
+    let new = NewKey {
+        operator: OperatorId(owner.id),
+        name: found.name.clone(),
+        hash,
+        expires_at: found.expires_at.map(|end| end.0),
+    };
+    let end = found
+        .expires_at
+        .map_or(old_until, |end| end.0.min(old_until));
+    let ending = operator_key::ActiveModel {
+        id: Set(found.id),
+        expires_at: Set(Some(Micros(end))),
+        ..Default::default()
+    };
+    ending.update(tx).await?;
+    let id = insert(tx, &owner, &new, now).await?;
+    let subject = format!(
+        "key {key} of operator {} ({}) by key {id}",
+        owner.id, owner.email
+    );
+    let entry = AuditEntry::done(org, actor.clone(), "operator.rotate_key", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(id)
+})
+    }
+}
+
+
 /// Neither revoked nor over.
 pub(super) fn living(now: Timestamp) -> Condition {
     use operator_key::Column as C;
@@ -68,26 +166,6 @@ pub(super) async fn list(
     Ok(rows.into_iter().map(key).collect())
 }
 
-pub(super) async fn create(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    new: &NewKey,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<KeyId, Failure<KeyError>> {
-    let owner = lock(tx, new.operator).await?;
-    let Some(owner) = owner.filter(|owner| owner.org_id == org.0) else {
-        return refuse(KeyError::NoOperator(new.operator));
-    };
-    let id = insert(tx, &owner, new, now).await?;
-    let subject = format!(
-        "key {id} of operator {} ({}), {}",
-        owner.id, owner.email, new.name
-    );
-    let entry = AuditEntry::done(org, actor.clone(), "operator.create_key", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(id)
-}
 
 async fn insert(
     tx: &DatabaseTransaction,
@@ -116,65 +194,6 @@ async fn insert(
     Ok(KeyId(created.insert(tx).await?.id))
 }
 
-pub(super) async fn revoke(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    reach: Reach,
-    key: KeyId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<(), Failure<KeyError>> {
-    let (owner, found) = within_reach(tx, org, reach, key, now).await?;
-    let revoked = operator_key::ActiveModel {
-        id: Set(found.id),
-        revoked_at: Set(Some(Micros(now))),
-        ..Default::default()
-    };
-    revoked.update(tx).await?;
-    sessions::end_of_key(tx, found.id).await?;
-    let subject = format!("key {key} of operator {} ({})", owner.id, owner.email);
-    let entry = AuditEntry::done(org, actor.clone(), "operator.revoke_key", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(())
-}
-
-pub(super) async fn rotate(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    reach: Reach,
-    Rotation {
-        key,
-        hash,
-        old_until,
-    }: Rotation,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<KeyId, Failure<KeyError>> {
-    let (owner, found) = within_reach(tx, org, reach, key, now).await?;
-    let new = NewKey {
-        operator: OperatorId(owner.id),
-        name: found.name.clone(),
-        hash,
-        expires_at: found.expires_at.map(|end| end.0),
-    };
-    let end = found
-        .expires_at
-        .map_or(old_until, |end| end.0.min(old_until));
-    let ending = operator_key::ActiveModel {
-        id: Set(found.id),
-        expires_at: Set(Some(Micros(end))),
-        ..Default::default()
-    };
-    ending.update(tx).await?;
-    let id = insert(tx, &owner, &new, now).await?;
-    let subject = format!(
-        "key {key} of operator {} ({}) by key {id}",
-        owner.id, owner.email
-    );
-    let entry = AuditEntry::done(org, actor.clone(), "operator.rotate_key", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(id)
-}
 
 /// Locks the owner of a live key and the key with it.
 async fn within_reach(

@@ -19,6 +19,70 @@ use crate::{
     },
 };
 
+#[async_trait]
+impl Members for SqlStore {
+    async fn list_members(&self, org: OrgId, now: Timestamp) -> Result<Vec<Member>, StoreError> {
+        Self::reading("list_members", members::of(self.reader(), org, now).await)
+    }
+
+    async fn set_role(
+        &self,
+        org: OrgId,
+        operator: OperatorId,
+        role: Role,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), MemberError> {
+        transaction!(self, "set_role", |tx| {
+    let found = member(tx, org, operator).await?;
+    if role != Role::Admin {
+        leave_an_admin(tx, &found).await?;
+    }
+    let changed = operator::ActiveModel {
+        id: Set(found.id),
+        role: Set(AsText(role)),
+        ..Default::default()
+    };
+    changed.update(tx).await?;
+    let subject = format!("{} from {} to {role}", shown(&found), found.role.0);
+    let entry = AuditEntry::done(org, actor.clone(), "operator.set_role", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(())
+})
+    }
+
+    async fn remove_member(
+        &self,
+        org: OrgId,
+        operator: OperatorId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), MemberError> {
+        transaction!(self, "remove_member", |tx| {
+    let found = member(tx, org, operator).await?;
+    leave_an_admin(tx, &found).await?;
+    let removed = operator::ActiveModel {
+        id: Set(found.id),
+        removed_at: Set(Some(Micros(now))),
+        ..Default::default()
+    };
+    removed.update(tx).await?;
+    operator_key::Entity::update_many()
+        .col_expr(operator_key::Column::RevokedAt, Micros(now).into())
+        .filter(operator_key::Column::OperatorId.eq(found.id))
+        .filter(operator_key::Column::RevokedAt.is_null())
+        .exec(tx)
+        .await?;
+    sessions::end_all_but(tx, operator, None).await?;
+    passwords::forget(tx, found.id).await?;
+    let entry = AuditEntry::done(org, actor.clone(), "operator.remove", shown(&found), now);
+    audit::write(tx, entry).await?;
+    Ok(())
+})
+    }
+}
+
+
 pub(super) async fn of(
     db: &impl ConnectionTrait,
     org: OrgId,
@@ -62,57 +126,6 @@ pub(super) async fn of(
     Ok(rows.into_iter().map(member).collect())
 }
 
-pub(super) async fn set_role(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: OperatorId,
-    role: Role,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<(), Failure<MemberError>> {
-    let found = member(tx, org, id).await?;
-    if role != Role::Admin {
-        leave_an_admin(tx, &found).await?;
-    }
-    let changed = operator::ActiveModel {
-        id: Set(found.id),
-        role: Set(AsText(role)),
-        ..Default::default()
-    };
-    changed.update(tx).await?;
-    let subject = format!("{} from {} to {role}", shown(&found), found.role.0);
-    let entry = AuditEntry::done(org, actor.clone(), "operator.set_role", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(())
-}
-
-pub(super) async fn remove(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: OperatorId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<(), Failure<MemberError>> {
-    let found = member(tx, org, id).await?;
-    leave_an_admin(tx, &found).await?;
-    let removed = operator::ActiveModel {
-        id: Set(found.id),
-        removed_at: Set(Some(Micros(now))),
-        ..Default::default()
-    };
-    removed.update(tx).await?;
-    operator_key::Entity::update_many()
-        .col_expr(operator_key::Column::RevokedAt, Micros(now).into())
-        .filter(operator_key::Column::OperatorId.eq(found.id))
-        .filter(operator_key::Column::RevokedAt.is_null())
-        .exec(tx)
-        .await?;
-    sessions::end_all_but(tx, id, None).await?;
-    passwords::forget(tx, found.id).await?;
-    let entry = AuditEntry::done(org, actor.clone(), "operator.remove", shown(&found), now);
-    audit::write(tx, entry).await?;
-    Ok(())
-}
 
 /// Locks the organization, then its operator: two administrators who remove each other take turns.
 async fn member(

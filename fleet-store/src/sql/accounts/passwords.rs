@@ -48,35 +48,6 @@ pub(super) async fn account(
     }))
 }
 
-pub(super) async fn set(
-    tx: &DatabaseTransaction,
-    org: Option<OrgId>,
-    operator: OperatorId,
-    password: &PasswordHash,
-    keep: Option<BrowserSessionId>,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<(), Failure<MemberError>> {
-    let found = lock(tx, operator).await?;
-    let found = found.filter(|found| org.is_none_or(|org| org.0 == found.org_id));
-    let Some(found) = found else {
-        return refuse(MemberError::NotFound(operator));
-    };
-    write(tx, operator, password, now).await?;
-    sessions::end_all_but(tx, operator, keep).await?;
-    let action = if password.one_time_until.is_some() {
-        "operator.reset_password"
-    } else {
-        "operator.set_password"
-    };
-    let org = OrgId(found.org_id);
-    audit::write(
-        tx,
-        AuditEntry::done(org, actor.clone(), action, shown(&found), now),
-    )
-    .await?;
-    Ok(())
-}
 
 /// Writes the password of an operator whose row is locked or new.
 pub(in crate::sql) async fn write(

@@ -21,54 +21,6 @@ use crate::{
 /// Sessions of one operator.
 const MOST: u64 = 32;
 
-pub(in crate::sql) async fn open(
-    tx: &DatabaseTransaction,
-    new: &NewBrowserSession,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<BrowserSessionId, Failure<OpenBrowserSessionError>> {
-    let Some(operator) = lock(tx, new.operator).await? else {
-        return refuse(OpenBrowserSessionError::Refused);
-    };
-    let (by, key) = match &new.proof {
-        Proof::Key(key) => {
-            let live = live_key(tx, key.0, now).await?;
-            if live.is_none_or(|live| live.operator_id != operator.id) {
-                return refuse(OpenBrowserSessionError::Refused);
-            }
-            (format!("key {key}"), Some(key.0))
-        }
-        Proof::Password { phc, source } => {
-            if passwords::current(tx, operator.id).await?.as_ref() != Some(phc) {
-                return refuse(OpenBrowserSessionError::Refused);
-            }
-            if let Some(source) = source {
-                passwords::remember_source(tx, operator.id, *source, now).await?;
-            }
-            ("password".to_owned(), None)
-        }
-    };
-    make_room(tx, operator.id, now).await?;
-    let session = browser_session::ActiveModel {
-        id: NotSet,
-        hash: Set(Hash(new.token)),
-        operator_id: Set(operator.id),
-        key_id: Set(key),
-        created_at: Set(Micros(now)),
-        expires_at: Set(Micros(new.expires)),
-        from_address: Set(actor.from.map(AsText)),
-        agent: Set(new.agent.clone()),
-    };
-    let session = session.insert(tx).await?;
-    let subject = format!("{} by {by}", shown(&operator));
-    let (org, action) = (OrgId(operator.org_id), "operator.sign_in");
-    audit::write(
-        tx,
-        AuditEntry::done(org, actor.clone(), action, subject, now),
-    )
-    .await?;
-    Ok(BrowserSessionId(session.id))
-}
 
 /// Deletes sessions that are over, everybody's, and the oldest ones of an operator who has too many.
 async fn make_room(tx: &DatabaseTransaction, operator: i64, now: Timestamp) -> Result<(), DbErr> {

@@ -23,10 +23,10 @@ use crate::{
     },
 };
 
-pub(super) async fn create(
-    tx: &DatabaseTransaction,
-    new: &NewCode,
-) -> Result<PendingEnrollmentId, Failure<CreateCodeError>> {
+#[async_trait]
+impl Invitations for SqlStore {
+    async fn create_code(&self, new: NewCode) -> Result<PendingEnrollmentId, CreateCodeError> {
+        transaction!(self, "create_code", |tx| {
     if let Some(replaced) = new.replaces {
         check_replaceable(tx, new.org, replaced).await?;
     }
@@ -52,7 +52,74 @@ pub(super) async fn create(
     let entry = AuditEntry::done(new.org, new.actor.clone(), "code.create", subject, new.now);
     audit::write(tx, entry).await?;
     Ok(id)
+})
+    }
+
+    async fn list_codes(&self, org: OrgId) -> Result<Vec<Invitation>, StoreError> {
+        Self::reading("list_codes", invitations::open(self.reader(), org).await)
+    }
+
+    async fn cancel_code(
+        &self,
+        org: OrgId,
+        id: PendingEnrollmentId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), CancelCodeError> {
+        transaction!(self, "cancel_code", |tx| {
+    let Some(found) = lock(tx, id, org).await? else {
+        return refuse(CancelCodeError::NotFound(id));
+    };
+    let state = found.state.0;
+    let Ok(next) = state.step(InvitationStep::Cancel) else {
+        return refuse(CancelCodeError::NotPending(id, state));
+    };
+    advance(tx, &found, next, None).await?;
+    let subject = format!("enrollment code {id}");
+    let entry = AuditEntry::done(org, actor.clone(), "code.cancel", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(())
+})
+    }
+
+    async fn sweep_enrollments(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let due = invitations::due(self.reader(), now).await;
+        let mut swept = 0;
+        for due in Self::reading("sweep_enrollments", due)? {
+            let expired = transaction!(self, "sweep_enrollments", |tx| {
+    if let Some(id) = due.node_id {
+        nodes::lock_any(tx, id).await?;
+    }
+    let due = lock(tx, PendingEnrollmentId(due.id), OrgId(due.org_id))
+        .await?
+        // A node that came in between has not been locked: its turn is the next sweep.
+        .filter(|current| current.node_id == due.node_id);
+    let Some(&due) = due else {
+        return Ok(false);
+    };
+    let Ok(next) = due.state.0.step(InvitationStep::Expire) else {
+        return Ok(false);
+    };
+    advance(tx, &due, next, due.node_id).await?;
+    if let Some(node) = due.node_id {
+        members::bury(tx, node, now).await?;
+    }
+    let subject = format!("enrollment code {}", due.id);
+    let org = OrgId(due.org_id);
+    audit::write(
+        tx,
+        AuditEntry::done(org, Actor::SYSTEM, "code.expire", subject, now),
+    )
+    .await?;
+    Ok(true)
+})?;
+            swept += u64::from(expired);
+        }
+        Ok(swept)
+    }
 }
+
+
 
 /// Only what is revoked for good can be replaced, and by one node at a time: two in one place would
 /// both take over what they report, at two sites with one range perhaps.
@@ -74,26 +141,6 @@ async fn check_replaceable(
     }
 }
 
-pub(super) async fn cancel(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: PendingEnrollmentId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<(), Failure<CancelCodeError>> {
-    let Some(found) = lock(tx, id, org).await? else {
-        return refuse(CancelCodeError::NotFound(id));
-    };
-    let state = found.state.0;
-    let Ok(next) = state.step(InvitationStep::Cancel) else {
-        return refuse(CancelCodeError::NotPending(id, state));
-    };
-    advance(tx, &found, next, None).await?;
-    let subject = format!("enrollment code {id}");
-    let entry = AuditEntry::done(org, actor.clone(), "code.cancel", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(())
-}
 
 fn in_open_states() -> Select<invitation::Entity> {
     let open = [
@@ -142,39 +189,6 @@ pub(super) async fn due(
         .await
 }
 
-/// Ends an invitation past its time, and the node that waits on it. Answers whether it did: the
-/// invitation may have been used since the sweep looked.
-pub(super) async fn expire(
-    tx: &DatabaseTransaction,
-    due: &invitation::Model,
-    now: Timestamp,
-) -> Result<bool, Failure<StoreError>> {
-    if let Some(id) = due.node_id {
-        nodes::lock_any(tx, id).await?;
-    }
-    let due = lock(tx, PendingEnrollmentId(due.id), OrgId(due.org_id))
-        .await?
-        // A node that came in between has not been locked: its turn is the next sweep.
-        .filter(|current| current.node_id == due.node_id);
-    let Some(due) = due else {
-        return Ok(false);
-    };
-    let Ok(next) = due.state.0.step(InvitationStep::Expire) else {
-        return Ok(false);
-    };
-    advance(tx, &due, next, due.node_id).await?;
-    if let Some(node) = due.node_id {
-        members::bury(tx, node, now).await?;
-    }
-    let subject = format!("enrollment code {}", due.id);
-    let org = OrgId(due.org_id);
-    audit::write(
-        tx,
-        AuditEntry::done(org, Actor::SYSTEM, "code.expire", subject, now),
-    )
-    .await?;
-    Ok(true)
-}
 
 pub(super) async fn lock(
     tx: &DatabaseTransaction,

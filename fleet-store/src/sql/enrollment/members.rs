@@ -21,10 +21,10 @@ use crate::{
     },
 };
 
-pub(super) async fn register(
-    tx: &DatabaseTransaction,
-    new: &NewNode,
-) -> Result<Registered, Failure<RegisterError>> {
+#[async_trait]
+impl Nodes for SqlStore {
+    async fn register_node(&self, new: NewNode) -> Result<Registered, RegisterError> {
+        transaction!(self, "register_node", |tx| {
     let code = invitations::lock_by_code(tx, new.code).await?;
     let Some(code) = code.filter(|code| code.expires_at.0 > new.now) else {
         return refuse(RegisterError::Code);
@@ -32,7 +32,7 @@ pub(super) async fn register(
     let Ok(next) = code.state.0.step(InvitationStep::Register) else {
         return refuse(RegisterError::Code);
     };
-    check_unique(tx, OrgId(code.org_id), new).await?;
+    check_unique(tx, OrgId(code.org_id), &new).await?;
     let replaces = code.replaces_node_id.map(NodeId);
     if let Some(node) = replaces
         && let Some(by) = replacement_of(tx, node).await?
@@ -65,7 +65,100 @@ pub(super) async fn register(
     let entry = AuditEntry::done(registered.org, actor, "node.register", subject, new.now);
     audit::write(tx, entry).await?;
     Ok(registered)
+})
+    }
+
+    async fn confirm_node(
+        &self,
+        org: OrgId,
+        node: NodeId,
+        invitation: PendingEnrollmentId,
+        key: SecretHash,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), ConfirmError> {
+        transaction!(self, "confirm_node", |tx| {
+    let refused = |why: String| refuse(ConfirmError::Refused(why));
+    let Some(node) = nodes::lock_of(tx, org, node).await? else {
+        return refuse(ConfirmError::NotFound(node));
+    };
+    if node.state.0 != NodeState::Pending {
+        return refused(format!("node {node} is {} already", node.state.0));
+    }
+    let bound = invitations::lock(tx, invitation, org).await?;
+    let Some(bound) = bound.filter(|bound| bound.node_id == Some(node.0)) else {
+        return refused(format!(
+            "pending_enrollment_id {invitation} does not belong to node {node}"
+        ));
+    };
+    let again = "enroll it again with a new code";
+    let state = bound.state.0;
+    let Ok(next) = state.step(InvitationStep::Confirm) else {
+        return refused(format!("the enrollment of node {node} is {state}: {again}"));
+    };
+    if bound.expires_at.0 <= now {
+        return refused(format!("the enrollment of node {node} has expired: {again}"));
+    }
+    invitations::advance(tx, &bound, next, bound.node_id).await?;
+    set_state(tx, node.id, NodeState::Confirmed, None).await?;
+    let key = node_key::ActiveModel {
+        id: NotSet,
+        node_id: Set(node.id),
+        hash: Set(Hash(key)),
+        created_at: Set(Micros(now)),
+        revoked_at: Set(None),
+    };
+    key.insert(tx).await?;
+    let entry = AuditEntry::done(org, actor.clone(), "node.confirm", shown(&node), now);
+    audit::write(tx, entry).await?;
+    Ok(())
+})
+    }
+
+    async fn revoke_node(
+        &self,
+        org: OrgId,
+        node: NodeId,
+        invitation: Option<PendingEnrollmentId>,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Revoked, RevokeError> {
+        transaction!(self, "revoke_node", |tx| {
+    let Some(node) = nodes::lock_of(tx, org, node).await? else {
+        return refuse(RevokeError::NotFound(node));
+    };
+    if node.state.0 == NodeState::Pending {
+        check_invitation(tx, &node, invitation).await?;
+    }
+    invitations::cancel_all_of(tx, node.id).await?;
+    bury(tx, node.id, now).await?;
+    let scans = ending::end_work_of_revoked(tx, node, now).await?;
+    // Devices first: whoever releases one holds it when it comes to the targets of a pairing.
+    pairing::release_all_of(tx, org, node).await?;
+    pairing::ends::end_of_revoked(tx, node, now).await?;
+    let entry = AuditEntry::done(org, actor.clone(), "node.revoke", shown(&node), now);
+    audit::write(tx, entry).await?;
+    Ok(Revoked { scans })
+})
+    }
+
+    async fn list_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
+        let rows = nodes::rows(self.reader(), org, Which::Live).await;
+        Self::reading("list_nodes", rows)
+    }
+
+    async fn list_revoked_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
+        let rows = nodes::rows(self.reader(), org, Which::Revoked).await;
+        Self::reading("list_revoked_nodes", rows)
+    }
+
+    async fn node(&self, org: OrgId, node: NodeId) -> Result<Option<NodeRow>, StoreError> {
+        let rows = nodes::rows(self.reader(), org, Which::One(node)).await;
+        Self::reading("node", rows.map(|rows| rows.into_iter().next()))
+    }
 }
+
+
 
 /// The live node in the place of a revoked one; a race for the place is lost to the index.
 pub(super) async fn replacement_of(
@@ -107,75 +200,6 @@ async fn check_unique(
     Ok(())
 }
 
-pub(super) async fn confirm(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: NodeId,
-    invitation: PendingEnrollmentId,
-    key: SecretHash,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<(), Failure<ConfirmError>> {
-    let refused = |why: String| refuse(ConfirmError::Refused(why));
-    let Some(node) = nodes::lock_of(tx, org, id).await? else {
-        return refuse(ConfirmError::NotFound(id));
-    };
-    if node.state.0 != NodeState::Pending {
-        return refused(format!("node {id} is {} already", node.state.0));
-    }
-    let bound = invitations::lock(tx, invitation, org).await?;
-    let Some(bound) = bound.filter(|bound| bound.node_id == Some(id.0)) else {
-        return refused(format!(
-            "pending_enrollment_id {invitation} does not belong to node {id}"
-        ));
-    };
-    let again = "enroll it again with a new code";
-    let state = bound.state.0;
-    let Ok(next) = state.step(InvitationStep::Confirm) else {
-        return refused(format!("the enrollment of node {id} is {state}: {again}"));
-    };
-    if bound.expires_at.0 <= now {
-        return refused(format!("the enrollment of node {id} has expired: {again}"));
-    }
-    invitations::advance(tx, &bound, next, bound.node_id).await?;
-    set_state(tx, node.id, NodeState::Confirmed, None).await?;
-    let key = node_key::ActiveModel {
-        id: NotSet,
-        node_id: Set(node.id),
-        hash: Set(Hash(key)),
-        created_at: Set(Micros(now)),
-        revoked_at: Set(None),
-    };
-    key.insert(tx).await?;
-    let entry = AuditEntry::done(org, actor.clone(), "node.confirm", shown(&node), now);
-    audit::write(tx, entry).await?;
-    Ok(())
-}
-
-pub(super) async fn revoke(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: NodeId,
-    invitation: Option<PendingEnrollmentId>,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<Revoked, Failure<RevokeError>> {
-    let Some(node) = nodes::lock_of(tx, org, id).await? else {
-        return refuse(RevokeError::NotFound(id));
-    };
-    if node.state.0 == NodeState::Pending {
-        check_invitation(tx, &node, invitation).await?;
-    }
-    invitations::cancel_all_of(tx, node.id).await?;
-    bury(tx, node.id, now).await?;
-    let scans = ending::end_work_of_revoked(tx, id, now).await?;
-    // Devices first: whoever releases one holds it when it comes to the targets of a pairing.
-    pairing::release_all_of(tx, org, id).await?;
-    pairing::ends::end_of_revoked(tx, id, now).await?;
-    let entry = AuditEntry::done(org, actor.clone(), "node.revoke", shown(&node), now);
-    audit::write(tx, entry).await?;
-    Ok(Revoked { scans })
-}
 
 /// An awaiting node is revoked together with its invitation, by name.
 async fn check_invitation(

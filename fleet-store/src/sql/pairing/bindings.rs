@@ -66,94 +66,6 @@ fn shown(device: &device::Model) -> String {
     format!("device {} ({})", device.id, device.identifier.0)
 }
 
-pub(super) async fn bind(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    node: NodeId,
-    device: DeviceId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<Changed, Failure<BindError>> {
-    let Some(row) = nodes::lock_of(tx, org, node).await? else {
-        return refuse(BindError::NodeNotFound(node));
-    };
-    let Some(found) = lock_device(tx, org, device).await? else {
-        return refuse(BindError::DeviceNotFound(device));
-    };
-    match decide_bind(node, row.state.0, binding_of(tx, device.0).await?) {
-        Err(why) => return refuse(BindError::Refused { device, why }),
-        Ok(BindDecision::Already) => return Ok(Changed::No),
-        Ok(BindDecision::Bind) => {}
-    }
-    let assigned_by = match actor.who {
-        Who::Operator(OperatorId(id)) => Some(id),
-        Who::Node(_) | Who::System | Who::Anonymous => None,
-    };
-    forget_credentials(tx, [device.0]).await?;
-    write_binding(tx, &found, Some(node), assigned_by, now).await?;
-    if let Some(ip) = attribute(tx, &found, node, now).await? {
-        return refuse(BindError::BeingDialed(ip));
-    }
-    let subject = format!("{} to node {node}", shown(&found));
-    let entry = AuditEntry::done(org, actor.clone(), "device.pair", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(Changed::Yes)
-}
-
-pub(super) async fn unbind(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    device: DeviceId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<Changed, Failure<UnbindError>> {
-    let Some(found) = lock_device(tx, org, device).await? else {
-        return refuse(UnbindError::NotFound(device));
-    };
-    if !release(tx, &[device.0], "unpaired before its result came").await? {
-        return Ok(Changed::No);
-    }
-    let entry = AuditEntry::done(org, actor.clone(), "device.unpair", shown(&found), now);
-    audit::write(tx, entry).await?;
-    Ok(Changed::Yes)
-}
-
-pub(super) async fn bind_to_server(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    device: DeviceId,
-    status: PairingStatus,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<Changed, Failure<BindError>> {
-    let Some(found) = lock_device(tx, org, device).await? else {
-        return refuse(BindError::DeviceNotFound(device));
-    };
-    let place = devices::endpoint(&found)?;
-    // The last lock: no node gets the place between the look at it and the end of this.
-    places::alone(tx, org).await?;
-    let claim = ServerClaim {
-        binding: binding_of(tx, device.0).await?,
-        owner: found.node_id.map(NodeId),
-        has_place: place.is_some(),
-        place_of: match place {
-            Some(place) => node_of_place(tx, org, place).await?,
-            None => None,
-        },
-    };
-    match decide_bind_to_server(claim) {
-        Err(why) => return refuse(BindError::Refused { device, why }),
-        Ok(BindDecision::Already) => return Ok(Changed::No),
-        Ok(BindDecision::Bind) => {}
-    }
-    forget_credentials(tx, [device.0]).await?;
-    write_binding(tx, &found, None, None, now).await?;
-    write_status(tx, org, [(device.0, status, String::new())], now).await?;
-    let subject = format!("{} by the server itself", shown(&found));
-    let entry = AuditEntry::done(org, actor.clone(), "device.pair", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(Changed::Yes)
-}
 
 /// A node to which a place was ever attributed, on whatever port: a device that a node found at one port
 /// answers at others too.
@@ -344,6 +256,155 @@ pub(crate) async fn release_all_of(
 
 /// Well below the databases' limits of binds.
 const DEVICES_A_STATEMENT: usize = 10_000;
+
+#[async_trait]
+impl Bindings for SqlStore {
+    async fn bind_device(
+        &self,
+        org: OrgId,
+        node: NodeId,
+        device: DeviceId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Changed, BindError> {
+        transaction!(self, "bind_device", |tx| {
+    let Some(row) = nodes::lock_of(tx, org, node).await? else {
+        return refuse(BindError::NodeNotFound(node));
+    };
+    let Some(found) = lock_device(tx, org, device).await? else {
+        return refuse(BindError::DeviceNotFound(device));
+    };
+    match decide_bind(node, row.state.0, binding_of(tx, device.0).await?) {
+        Err(why) => return refuse(BindError::Refused { device, why }),
+        Ok(BindDecision::Already) => return Ok(Changed::No),
+        Ok(BindDecision::Bind) => {}
+    }
+    let assigned_by = match actor.who {
+        Who::Operator(OperatorId(id)) => Some(id),
+        Who::Node(_) | Who::System | Who::Anonymous => None,
+    };
+    forget_credentials(tx, [device.0]).await?;
+    write_binding(tx, &found, Some(node), assigned_by, now).await?;
+    if let Some(ip) = attribute(tx, &found, node, now).await? {
+        return refuse(BindError::BeingDialed(ip));
+    }
+    let subject = format!("{} to node {node}", shown(&found));
+    let entry = AuditEntry::done(org, actor.clone(), "device.pair", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(Changed::Yes)
+})
+    }
+
+    async fn unbind_device(
+        &self,
+        org: OrgId,
+        device: DeviceId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Changed, UnbindError> {
+        transaction!(self, "unbind_device", |tx| {
+    let Some(found) = lock_device(tx, org, device).await? else {
+        return refuse(UnbindError::NotFound(device));
+    };
+    if !release(tx, &[device.0], "unpaired before its result came").await? {
+        return Ok(Changed::No);
+    }
+    let entry = AuditEntry::done(org, actor.clone(), "device.unpair", shown(&found), now);
+    audit::write(tx, entry).await?;
+    Ok(Changed::Yes)
+})
+    }
+
+    async fn bind_to_server(
+        &self,
+        org: OrgId,
+        device: DeviceId,
+        status: PairingStatus,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Changed, BindError> {
+        transaction!(self, "bind_to_server", |tx| {
+    let Some(found) = lock_device(tx, org, device).await? else {
+        return refuse(BindError::DeviceNotFound(device));
+    };
+    let place = devices::endpoint(&found)?;
+    // The last lock: no node gets the place between the look at it and the end of this.
+    places::alone(tx, org).await?;
+    let claim = ServerClaim {
+        binding: binding_of(tx, device.0).await?,
+        owner: found.node_id.map(NodeId),
+        has_place: place.is_some(),
+        place_of: match place {
+            Some(place) => node_of_place(tx, org, place).await?,
+            None => None,
+        },
+    };
+    match decide_bind_to_server(claim) {
+        Err(why) => return refuse(BindError::Refused { device, why }),
+        Ok(BindDecision::Already) => return Ok(Changed::No),
+        Ok(BindDecision::Bind) => {}
+    }
+    forget_credentials(tx, [device.0]).await?;
+    write_binding(tx, &found, None, None, now).await?;
+    write_status(tx, org, [(device.0, status, String::new())], now).await?;
+    let subject = format!("{} by the server itself", shown(&found));
+    let entry = AuditEntry::done(org, actor.clone(), "device.pair", subject, now);
+    audit::write(tx, entry).await?;
+    Ok(Changed::Yes)
+})
+    }
+
+    async fn list_bound_devices(
+        &self,
+        org: OrgId,
+        node: Option<NodeId>,
+    ) -> Result<Vec<BoundDevice>, StoreError> {
+        Self::reading(
+            "list_bound_devices",
+            bindings::bound_devices(self.reader(), org, node).await,
+        )
+    }
+
+    async fn list_found_devices(
+        &self,
+        org: OrgId,
+        node: Option<NodeId>,
+        after: DeviceId,
+        limit: u32,
+    ) -> Result<Vec<DeviceRow>, StoreError> {
+        let mut query = device::Entity::find()
+            .filter(device::Column::OrgId.eq(org.0))
+            .filter(device::Column::DeletedAt.is_null())
+            .filter(device::Column::Id.gt(after.0));
+        query = match node {
+            Some(node) => query.filter(device::Column::NodeId.eq(node.0)),
+            None => query.filter(device::Column::NodeId.is_not_null()),
+        };
+        let models = query
+            .order_by_asc(device::Column::Id)
+            .limit(u64::from(limit))
+            .all(self.reader())
+            .await;
+        let rows = match models {
+            Ok(models) => devices::rows(self.reader(), models).await,
+            Err(error) => Err(error),
+        };
+        Self::reading("list_found_devices", rows)
+    }
+
+    async fn pairings_of(
+        &self,
+        org: OrgId,
+        devices: &[DeviceId],
+    ) -> Result<BTreeMap<DeviceId, DevicePairing>, StoreError> {
+        let ids: Vec<i64> = devices.iter().map(|device| device.0).collect();
+        Self::reading(
+            "pairings_of",
+            bindings::pairings(self.reader(), org, &ids).await,
+        )
+    }
+}
+
 
 pub(super) async fn bound_devices(
     db: &impl ConnectionTrait,

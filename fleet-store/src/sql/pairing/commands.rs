@@ -47,68 +47,6 @@ pub(crate) fn nodes_at_it() -> sea_orm::sea_query::SelectStatement {
         .into_query()
 }
 
-pub(crate) async fn create(
-    tx: &DatabaseTransaction,
-    new: &NewPairing,
-    actor: &Actor,
-) -> Result<(), Failure<CreatePairingError>> {
-    let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
-        return refuse(CreatePairingError::NodeNotFound(new.node));
-    };
-    if node.state.0 != NodeState::Confirmed {
-        return refuse(CreatePairingError::NotConfirmed(new.node));
-    }
-    if is_open(tx, new.node).await? || !in_flight(tx, new.node).await?.is_empty() {
-        return refuse(CreatePairingError::Busy(new.node));
-    }
-    let parts = u32::try_from(new.parts.len()).unwrap_or(u32::MAX);
-    let row = pairing::ActiveModel {
-        id: Set(AsText(new.id)),
-        org_id: Set(new.org.0),
-        node_id: Set(new.node.0),
-        operator_id: Set(new.operator.0),
-        parts: Set(i64::from(parts)),
-        created_at: Set(Micros(new.now)),
-        kept_until: Set(Micros(new.now.plus(limits::PAIRING_LEASE))),
-        canceled_at: Set(None),
-        ended_at: Set(None),
-        code: Set(None),
-        reason: Set(String::new()),
-        last_sequence: Set(0),
-    };
-    pairing::Entity::insert(row)
-        .exec_without_returning(tx)
-        .await?;
-    let rows: Vec<_> = new
-        .parts
-        .iter()
-        .zip(0_i64..)
-        .flat_map(|(targets, part)| targets.iter().map(move |target| (target, part)))
-        .map(|(target, part)| pairing_target::ActiveModel {
-            pairing_id: Set(AsText(new.id)),
-            device_id: Set(target.device.0),
-            org_id: Set(new.org.0),
-            part: Set(part),
-            identifier: Set(target.identifier.to_string()),
-            ip: Set(AsText(target.endpoint.ip)),
-            port: Set(i64::from(target.endpoint.port.number())),
-            scheme: Set(target.scheme.clone()),
-            driver: Set(target.driver.clone()),
-            manufacturer: Set(target.manufacturer.clone()),
-            firmware: Set(target.firmware.clone()),
-            outcome: Set(None),
-            default_password: Set(None),
-            told: Set(None),
-            error: Set(String::new()),
-            sequence: Set(None),
-        })
-        .collect();
-    let subject = format!("{} devices on node {} ({})", rows.len(), new.node, new.id);
-    inserts::all(tx, rows).await?;
-    let entry = AuditEntry::done(new.org, actor.clone(), "pairing.start", subject, new.now);
-    audit::write(tx, entry).await?;
-    Ok(())
-}
 
 /// Locks a pairing's node, and the pairing: open or not.
 pub(super) async fn lock_with_node(
@@ -158,83 +96,6 @@ pub(crate) async fn command_of(
         .await
 }
 
-pub(crate) async fn issue(
-    tx: &DatabaseTransaction,
-    id: PairingId,
-    epoch: Option<Epoch>,
-    command: CommandId,
-    now: Timestamp,
-) -> Result<PairingStep, Failure<StoreError>> {
-    let Some(mut row) = lock_with_node(tx, id).await? else {
-        return Ok(PairingStep::Over);
-    };
-    if row.ended_at.is_some() {
-        return Ok(PairingStep::Over);
-    }
-    let node = NodeId(row.node_id);
-    let busy =
-        pairing_in_flight(tx, node).await?.is_some() || !in_flight(tx, node).await?.is_empty();
-    if row.canceled_at.is_some() && !busy {
-        finish(tx, &mut row, canceled(), now).await?;
-        return Ok(PairingStep::Over);
-    }
-    if epoch.is_none() && !busy {
-        let why = "the node's stream was lost before it was sent: run it again";
-        finish(tx, &mut row, (Code::Unavailable, why.to_owned()), now).await?;
-        return Ok(PairingStep::Over);
-    }
-    row.kept_until = Micros(now.plus(limits::PAIRING_LEASE));
-    save(tx, &row).await?;
-    let current = current_epoch(tx, node).await?;
-    let Some(epoch) = epoch.filter(|epoch| !busy && current == Some(*epoch)) else {
-        return Ok(PairingStep::Waits);
-    };
-    let part = issued_parts(tx, id).await?;
-    if part >= row.parts {
-        finish(tx, &mut row, (Code::Ok, String::new()), now).await?;
-        return Ok(PairingStep::Over);
-    }
-    let rows = pairing_target::Entity::find()
-        .filter(pairing_target::Column::PairingId.eq(row.id))
-        .filter(pairing_target::Column::Part.eq(part))
-        .filter(pairing_target::Column::Told.is_null())
-        .order_by_asc(pairing_target::Column::DeviceId)
-        .all(tx)
-        .await?;
-    let targets: Vec<_> = rows
-        .into_iter()
-        .map(stored_target)
-        .collect::<Result<_, _>>()?;
-    // Every device of the part was released since: there is nothing to send, and nothing to wait for.
-    let nothing = targets.is_empty();
-    let deadline = now.plus(limits::COMMAND_DEADLINE);
-    let issued = pairing_command::ActiveModel {
-        id: Set(AsText(command)),
-        pairing_id: Set(row.id),
-        part: Set(part),
-        node_id: Set(row.node_id),
-        epoch: Set(epoch.0),
-        state: Set(AsText(if nothing {
-            CommandState::Ended
-        } else {
-            CommandState::Issued
-        })),
-        issued_at: Set(Micros(now)),
-        deadline: Set(Micros(deadline)),
-        ended_at: Set(nothing.then_some(Micros(now))),
-    };
-    pairing_command::Entity::insert(issued)
-        .exec_without_returning(tx)
-        .await?;
-    if !nothing {
-        return Ok(PairingStep::Issued { targets, deadline });
-    }
-    if part + 1 < row.parts {
-        return Ok(PairingStep::Waits);
-    }
-    finish(tx, &mut row, (Code::Ok, String::new()), now).await?;
-    Ok(PairingStep::Over)
-}
 
 pub(super) async fn issued_parts(tx: &impl ConnectionTrait, id: PairingId) -> Result<i64, DbErr> {
     let issued = pairing_command::Entity::find()
@@ -263,23 +124,6 @@ fn stored_target(row: pairing_target::Model) -> Result<PairTarget, DbErr> {
     })
 }
 
-pub(crate) async fn keep(
-    tx: &DatabaseTransaction,
-    id: PairingId,
-    now: Timestamp,
-) -> Result<bool, Failure<StoreError>> {
-    let kept = pairing::ActiveModel {
-        kept_until: Set(Micros(now.plus(limits::PAIRING_LEASE))),
-        ..Default::default()
-    };
-    let changed = pairing::Entity::update_many()
-        .set(kept)
-        .filter(pairing::Column::Id.eq(AsText(id)))
-        .filter(pairing::Column::EndedAt.is_null())
-        .exec(tx)
-        .await?;
-    Ok(changed.rows_affected > 0)
-}
 
 /// What a new stream makes of the pairing in flight: it goes on when the node still runs it, else it
 /// is lost for good, since its credentials are gone.

@@ -35,23 +35,6 @@ pub(super) fn canceled() -> (Code, String) {
     )
 }
 
-pub(crate) async fn end(
-    tx: &DatabaseTransaction,
-    id: PairingId,
-    code: Code,
-    reason: &str,
-    now: Timestamp,
-) -> Result<(), Failure<StoreError>> {
-    let Some(mut row) = lock_with_node(tx, id).await? else {
-        return Ok(());
-    };
-    let command = pairing_in_flight(tx, NodeId(row.node_id)).await?;
-    if let Some(command) = command.filter(|command| command.pairing_id == row.id) {
-        end_command(tx, &command, CommandState::Lost, now).await?;
-    }
-    finish(tx, &mut row, (code, reason.to_owned()), now).await?;
-    Ok(())
-}
 
 async fn end_command(
     tx: &DatabaseTransaction,
@@ -270,39 +253,6 @@ pub(crate) async fn end_of_revoked(
     Ok(())
 }
 
-pub(crate) async fn cancel(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: PairingId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<Option<(NodeId, CommandId)>, Failure<CancelPairingError>> {
-    let row = lock_with_node(tx, id).await?;
-    let Some(mut row) = row.filter(|row| row.org_id == org.0) else {
-        return refuse(CancelPairingError::NotFound(id));
-    };
-    if row.ended_at.is_some() {
-        return Ok(None);
-    }
-    let node = NodeId(row.node_id);
-    let command = pairing_in_flight(tx, node).await?;
-    if row.canceled_at.is_none() {
-        let subject = format!("pairing {id} on node {node}");
-        let entry = AuditEntry::done(org, actor.clone(), "pairing.cancel", subject, now);
-        audit::write(tx, entry).await?;
-        row.canceled_at = Some(Micros(now));
-    }
-    match command {
-        Some(command) => {
-            save(tx, &row).await?;
-            Ok(Some((node, command.id.0)))
-        }
-        None => {
-            finish(tx, &mut row, canceled(), now).await?;
-            Ok(None)
-        }
-    }
-}
 
 /// Commands of pairing that are past their deadline, with their nodes.
 pub(crate) async fn overdue(
@@ -324,26 +274,6 @@ pub(crate) async fn overdue(
         .collect())
 }
 
-/// Ends a command that nobody acknowledged. Whether it was still in flight.
-pub(crate) async fn expire_command(
-    tx: &DatabaseTransaction,
-    node: NodeId,
-    id: CommandId,
-    now: Timestamp,
-) -> Result<bool, Failure<StoreError>> {
-    nodes::lock_any(tx, node.0).await?;
-    let command = command_of(tx, node, id).await?;
-    let Some(command) = command
-        .filter(|command| command.state.0 == CommandState::Issued && command.deadline.0 <= now)
-    else {
-        return Ok(false);
-    };
-    let minutes = limits::COMMAND_DEADLINE.as_secs() / 60;
-    let why = format!("the node gave no answer within {minutes} minutes");
-    let verdict = Verdict::failed(Code::DeadlineExceeded, why);
-    conclude(tx, &command, CommandState::Expired, verdict, now).await?;
-    Ok(true)
-}
 
 /// Pairing that waits for a server which does not drive it any more.
 pub(crate) async fn abandoned(
@@ -364,20 +294,3 @@ pub(crate) async fn abandoned(
     Ok(rows.into_iter().map(|row| row.id.0).collect())
 }
 
-/// Ends abandoned pairing, if that is still so: the credentials went with the server that had them.
-pub(crate) async fn give_up(
-    tx: &DatabaseTransaction,
-    id: PairingId,
-    now: Timestamp,
-) -> Result<(), Failure<StoreError>> {
-    let Some(mut row) = lock_with_node(tx, id).await? else {
-        return Ok(());
-    };
-    let busy = pairing_in_flight(tx, NodeId(row.node_id)).await?.is_some();
-    if busy || row.kept_until.0 > now {
-        return Ok(());
-    }
-    let why = "the server was restarted before it was sent, and keeps no passwords: run it again";
-    finish(tx, &mut row, (Code::Unavailable, why.to_owned()), now).await?;
-    Ok(())
-}

@@ -31,34 +31,6 @@ use crate::{
     },
 };
 
-pub(crate) async fn record(
-    tx: &DatabaseTransaction,
-    new: &NewPairResults,
-) -> Result<PairResultsAnswer, Failure<ReportError>> {
-    let not_in_flight = ReportError::NotInFlight(new.command);
-    if nodes::lock_of(tx, new.org, new.node).await?.is_none() {
-        return refuse(not_in_flight);
-    }
-    let command = commands::command_of(tx, new.node, new.command).await?;
-    let Some(command) = command.filter(|command| command.state.0 == CommandState::Issued) else {
-        return refuse(not_in_flight);
-    };
-    let Some(mut row) = commands::lock(tx, command.pairing_id.0).await? else {
-        return refuse(not_in_flight);
-    };
-    let mut report = Report::load(tx, new, &row, command.part).await?;
-    for row in &new.rows {
-        report.take(row);
-    }
-    let (accepted, rejected) = (report.accepted, report.rejected());
-    report.save(tx, &mut row).await?;
-    ends::save(tx, &row).await?;
-    Ok(PairResultsAnswer {
-        accepted,
-        rejected,
-        pairing: row.id.0,
-    })
-}
 
 /// A device of the command, as it is under its lock.
 struct Held {
