@@ -6,7 +6,7 @@ use crate::Ledger;
 
 /// What happened in a scan, in the order in which operators read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ScanEvent {
+pub enum LogEvent {
     /// A device was accepted.
     Device(DeviceFound),
     /// Something the operator should know while the scan goes on.

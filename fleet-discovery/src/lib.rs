@@ -23,7 +23,7 @@ mod target;
 
 pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{KnownRow, OverQuota, RowVerdict, admit};
-pub use event::{DeviceFound, ScanEnded, ScanEvent};
+pub use event::{DeviceFound, LogEvent, ScanEnded};
 pub use ledger::{ChunkFacts, Ledger, LedgerFacts, settle};
 pub use name::{HostName, InvalidName};
 pub use node::{Announcement, NodeProfile};

@@ -43,7 +43,7 @@ use crate::{
     dial::Dialler,
     driver::DriverSet,
     job::{
-        FoundDevice, Interruption, Progress, ScanError, ScanEvent, ScanJob, ScanOptions,
+        FoundDevice, Interruption, ScanError, ScanEvent, ScanJob, ScanOptions, ScanProgress,
         ScanSummary,
     },
     mdns::{Listener, Word},
@@ -543,7 +543,7 @@ impl Scan<'_> {
             None if sweep_goes_on => "sweep",
             None => "identify",
         };
-        let progress = Progress {
+        let progress = ScanProgress {
             done: self.done,
             total: self.targets.len() as u64,
             phase,

@@ -83,14 +83,14 @@ pub enum ScanEvent {
     /// A device was named. Waits for room in the channel, never lost.
     Found(FoundDevice),
     /// How far the scan is, a few times a second. Left out when the channel is full.
-    Progress(Progress),
+    Progress(ScanProgress),
     /// Something an operator should know; told once a kind, with counts in the summary.
     Note(String),
 }
 
 /// How far a scan is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct ScanProgress {
     /// Targets about which nothing more will be learned.
     pub done: u64,
     /// All targets.

@@ -57,12 +57,13 @@ pub use engine::Scanner;
 pub use guard::Guard;
 pub use http::{EpicDriver, HttpDriver, HttpsDriver};
 pub use job::{
-    FoundDevice, Interruption, Progress, ScanError, ScanEvent, ScanJob, ScanOptions, ScanSummary,
+    FoundDevice, Interruption, ScanError, ScanEvent, ScanJob, ScanOptions, ScanProgress,
+    ScanSummary,
 };
 pub use login::{Authenticated, Login};
 pub use mdns::Listen;
 pub use names::{DnsResolver, LookupError, PinnedName, Resolver, pin_names};
-pub use pairing::{PairReport, PairTarget, Pairer};
+pub use pairing::{PairReport, PairableDevice, Pairer};
 pub use probe::{Ended, Probe, Reply};
 
 /// Entry points for fuzzing: the parsers of what devices say, as functions of bytes.

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A device as the server knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PairTarget {
+pub struct PairableDevice {
     /// Where it was found.
     pub endpoint: Endpoint,
     /// The driver that named it.
@@ -85,7 +85,7 @@ impl Pairer {
 
     /// Tries a login at one device; without one, asks whether it wants any. Cancel-safe: when dropped, connections
     /// are closed and nothing more is sent.
-    pub async fn pair(&self, target: &PairTarget, login: Option<&Login>) -> PairReport {
+    pub async fn pair(&self, target: &PairableDevice, login: Option<&Login>) -> PairReport {
         match timeout(PATIENCE, self.attempt(target, login)).await {
             Ok(Ok(report)) => report,
             Ok(Err(error)) => PairReport::failed(error.to_string()),
@@ -95,7 +95,7 @@ impl Pairer {
 
     async fn attempt(
         &self,
-        target: &PairTarget,
+        target: &PairableDevice,
         login: Option<&Login>,
     ) -> Result<PairReport, DriverError> {
         let device = match self.identify(target.endpoint).await? {
@@ -194,7 +194,7 @@ impl Pairer {
 }
 
 /// Whether what answers now is what the server named. A MAC or serial that it shows must be the known one.
-fn is_the_same(target: &PairTarget, device: &Identification) -> Result<(), String> {
+fn is_the_same(target: &PairableDevice, device: &Identification) -> Result<(), String> {
     let other = |what: &str, now: &str, known: &str| {
         Err(format!(
             "another device answers there now ({what} {}, not {}): nothing was sent to it; scan again",
@@ -237,8 +237,8 @@ fn fit(device: Identification) -> Identification {
 mod tests {
     use super::*;
 
-    fn target() -> PairTarget {
-        PairTarget {
+    fn target() -> PairableDevice {
+        PairableDevice {
             endpoint: "10.0.0.7:4028".parse().map_or_else(
                 |_| unreachable!("an endpoint"),
                 |address: std::net::SocketAddr| Endpoint {

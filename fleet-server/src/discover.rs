@@ -10,7 +10,7 @@ use fleet_core::{
     Lane, NodeId, Permission, ScanId, ScanState, limits,
     outcome::{self, Conclusion},
 };
-use fleet_discovery::{ScanEvent, ScanRequest};
+use fleet_discovery::{LogEvent, ScanRequest};
 use fleet_store::{Actor, OperatorIdentity, Queueing};
 use fleet_wire::{
     BoxStream, Reply, RpcError,
@@ -172,7 +172,7 @@ impl Discovery {
         item: Result<Item, watch::WatchError>,
     ) -> Option<Result<DiscoverOnFleetNodeResponse, RpcError>> {
         self.over = match &item {
-            Ok(Item::Event(stored)) => matches!(stored.event, ScanEvent::Ended(_)),
+            Ok(Item::Event(stored)) => matches!(stored.event, LogEvent::Ended(_)),
             Ok(Item::Alive | Item::Progress(_)) => false,
             Err(_) => true,
         };
@@ -192,13 +192,13 @@ pub(crate) fn upstream(item: Item) -> Option<Result<DiscoverResponse, RpcError>>
         Item::Alive => DiscoverResponse::default(),
         Item::Progress(_) => return None,
         Item::Event(stored) => match stored.event {
-            ScanEvent::Device(found) => DiscoverResponse {
+            LogEvent::Device(found) => DiscoverResponse {
                 devices: vec![convert::upstream_device(&found)],
                 error: String::new(),
             },
             // Warnings are of the scan, not of this call; the upstream shape has a place for the end's reason only.
-            ScanEvent::Warning { .. } => return None,
-            ScanEvent::Ended(ended) => match conclude(&ended.conclusion) {
+            LogEvent::Warning { .. } => return None,
+            LogEvent::Ended(ended) => match conclude(&ended.conclusion) {
                 Ok(None) => return None,
                 Ok(Some(error)) => DiscoverResponse {
                     devices: Vec::new(),

@@ -4,7 +4,7 @@
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use fleet_core::{Lane, NodeId, PendingEnrollmentId, Permission, ScanId, limits};
-use fleet_discovery::ScanEvent;
+use fleet_discovery::LogEvent;
 use fleet_store::Queueing;
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
@@ -267,9 +267,9 @@ pub(crate) fn watched(item: Item) -> WatchScanResponse {
         },
         Item::Event(stored) => {
             let event = match &stored.event {
-                ScanEvent::Device(found) => Event::Device(convert::device_found(found)),
-                ScanEvent::Warning { text } => Event::Warning(ScanWarning { text: text.clone() }),
-                ScanEvent::Ended(ended) => Event::Ended(convert::scan_ended(ended)),
+                LogEvent::Device(found) => Event::Device(convert::device_found(found)),
+                LogEvent::Warning { text } => Event::Warning(ScanWarning { text: text.clone() }),
+                LogEvent::Ended(ended) => Event::Ended(convert::scan_ended(ended)),
             };
             WatchScanResponse {
                 sequence: stored.sequence,

@@ -5,7 +5,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use fleet_core::{OrgId, ScanId, limits};
-use fleet_discovery::ScanEvent;
+use fleet_discovery::LogEvent;
 use fleet_store::{Progress, StoreError, StoredEvent};
 use futures::{Stream, stream};
 
@@ -135,7 +135,7 @@ impl Watch {
         let full = page.events.len() >= PAGE as usize;
         for event in page.events {
             self.after = event.sequence;
-            let ended = matches!(event.event, ScanEvent::Ended(_));
+            let ended = matches!(event.event, LogEvent::Ended(_));
             self.pending.push_back(Item::Event(event));
             if ended {
                 self.over = true;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use fleet_core::{DeviceReport, NodeId, Port, RawDeviceReport};
 use fleet_scan::{
-    DriverSet, FoundDevice, Guard, Login, PairTarget, Pairer, ScanEvent, ScanJob, ScanOptions,
+    DriverSet, FoundDevice, Guard, Login, PairableDevice, Pairer, ScanEvent, ScanJob, ScanOptions,
     Scanner,
 };
 use fleet_server::{
@@ -87,7 +87,7 @@ impl Prober for Engine {
         Box::pin(async move {
             let leave = order.leave;
             let guard = Guard::new(move |endpoint| leave.check(endpoint));
-            let target = PairTarget {
+            let target = PairableDevice {
                 endpoint: order.endpoint,
                 driver: order.driver,
                 manufacturer: order.manufacturer,

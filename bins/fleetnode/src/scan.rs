@@ -13,7 +13,7 @@ use anyhow::Context;
 use fleet_agent::{AgentOptions, LocalScan, LocalScanError, LocalSummary};
 use fleet_core::{NodeId, TargetOutcome};
 use fleet_plugin::PluginHost;
-use fleet_scan::{DriverSet, FoundDevice, Interruption, Progress, ScanEvent};
+use fleet_scan::{DriverSet, FoundDevice, Interruption, ScanEvent};
 use fleet_wire::{
     fleet::{
         DeviceFound, Ledger, ReasonCount, ScanEnded, ScanProgress, ScanState, ScanWarning,
@@ -233,8 +233,8 @@ impl Screen {
             .suspend(|| writeln!(io::stdout(), "{}", row.trim_end()))
     }
 
-    fn progress(&mut self, progress: Progress) -> io::Result<()> {
-        let Progress { done, total, phase } = progress;
+    fn progress(&mut self, progress: fleet_scan::ScanProgress) -> io::Result<()> {
+        let fleet_scan::ScanProgress { done, total, phase } = progress;
         if self.json {
             return self.line(Event::Progress(ScanProgress {
                 done,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fleet_core::{DeviceIdentifier, Endpoint, Mac, PairOutcome, canonical, limits, parse_literal};
-use fleet_scan::{DriverSet, Guard, Login, PairReport, PairTarget, Pairer, ScanOptions};
+use fleet_scan::{DriverSet, Guard, Login, PairReport, PairableDevice, Pairer, ScanOptions};
 use fleet_wire::{
     gateway::{self, EncryptedCredentials, FleetNodePairResult},
     pairing::{FleetNodePairRequest, FleetNodePairTarget},
@@ -25,7 +25,7 @@ const ERROR: usize = 512;
 /// A pairing that the node may begin.
 #[derive(Debug)]
 pub(super) struct PairJob {
-    targets: Vec<(String, Result<PairTarget, String>)>,
+    targets: Vec<(String, Result<PairableDevice, String>)>,
     login: Option<Login>,
     guard: Guard,
 }
@@ -69,7 +69,7 @@ impl PairJob {
     }
 }
 
-fn read(target: &FleetNodePairTarget) -> Result<PairTarget, String> {
+fn read(target: &FleetNodePairTarget) -> Result<PairableDevice, String> {
     let shown = |text: &str| {
         text.chars()
             .take(64)
@@ -88,7 +88,7 @@ fn read(target: &FleetNodePairTarget) -> Result<PairTarget, String> {
         Ok(DeviceIdentifier::Serial(known)) => serial = Some(known),
         Ok(DeviceIdentifier::Auto(_)) | Err(_) => {}
     }
-    Ok(PairTarget {
+    Ok(PairableDevice {
         endpoint: Endpoint {
             ip: canonical(ip),
             port,

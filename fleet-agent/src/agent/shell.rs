@@ -9,7 +9,7 @@ use fleet_registry::{
     link::{self, Attempt, GoodbyeReason, StopReason, StreamEnd, WireCommandId},
     spool::{self, SPOOL_ROWS, Tally, UploadFailure},
 };
-use fleet_scan::{Progress, ScanEvent, Scanner};
+use fleet_scan::{ScanEvent, ScanProgress, Scanner};
 use fleet_wire::gateway::{
     self, ControlAck, ControlHello, ControlProgress, control_stream_request as up,
     control_stream_response as down,
@@ -403,7 +403,7 @@ impl Shell {
         }
         let (done, total, phase) = work
             .progress
-            .map_or((0, 0, ""), |Progress { done, total, phase }| {
+            .map_or((0, 0, ""), |ScanProgress { done, total, phase }| {
                 (done, total, phase)
             });
         stream.offer(up::Kind::Progress(ControlProgress {

@@ -5,8 +5,8 @@ use std::{future::pending, sync::Arc};
 
 use fleet_registry::link::WireCommandId;
 use fleet_scan::{
-    DriverSet, Interruption, PinnedName, Progress, Resolver, ScanError, ScanEvent, ScanJob,
-    ScanOptions, ScanSummary, Scanner,
+    DriverSet, Interruption, PinnedName, Resolver, ScanError, ScanEvent, ScanJob, ScanOptions,
+    ScanProgress, ScanSummary, Scanner,
 };
 use fleet_wire::gateway::FleetNodePairResult;
 use tokio::{
@@ -39,7 +39,7 @@ pub(super) struct Work {
     pub(super) lost: u64,
     /// When progress was last told, and what it was.
     pub(super) told: Option<Instant>,
-    pub(super) progress: Option<Progress>,
+    pub(super) progress: Option<ScanProgress>,
 }
 
 #[derive(Debug)]

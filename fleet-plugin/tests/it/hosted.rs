@@ -7,7 +7,7 @@ use std::{
 
 use fleet_core::{AddressPolicy, Endpoint, PairOutcome, Port, TargetOutcome};
 use fleet_plugin::{HostOptions, Timing};
-use fleet_scan::{Guard, Login, PairTarget, Pairer, ScanJob};
+use fleet_scan::{Guard, Login, PairableDevice, Pairer, ScanJob};
 
 use crate::{
     PATIENCE, address, drivers, eventually, folder, job, options,
@@ -252,7 +252,7 @@ async fn a_plugin_logs_in_to_what_it_knows() {
         drivers(&host),
         Guard::policy(AddressPolicy::DEMO),
     );
-    let target = PairTarget {
+    let target = PairableDevice {
         endpoint: Endpoint {
             ip,
             port: Port::new(PORT).expect("a port"),
@@ -271,7 +271,7 @@ async fn a_plugin_logs_in_to_what_it_knows() {
         let report = pairer.pair(&target, login.as_ref()).await;
         assert_eq!(report.outcome, expected, "{password:?}: {report:?}");
     }
-    let other = PairTarget {
+    let other = PairableDevice {
         driver: "bcme".to_owned(),
         ..target
     };

@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use fleet_core::{AddressPolicy, Endpoint, PairOutcome, Port};
-use fleet_scan::{DriverSet, Guard, Login, PairReport, PairTarget, Pairer};
+use fleet_scan::{DriverSet, Guard, Login, PairReport, PairableDevice, Pairer};
 use fleet_sim::{Device, DeviceLogin, Make, Manner, Protocol, RunningSite, Service, Site};
 
 use crate::{quick, start};
@@ -32,8 +32,8 @@ fn site(devices: Vec<(Make, Option<DeviceLogin>)>) -> Site {
     }
 }
 
-fn target(site: &RunningSite, at: usize) -> PairTarget {
-    PairTarget {
+fn target(site: &RunningSite, at: usize) -> PairableDevice {
+    PairableDevice {
         endpoint: Endpoint {
             ip: site.site().devices[at].address,
             port: Port::new(PORT).expect("a port"),
@@ -54,7 +54,7 @@ async fn pair(site: &RunningSite, at: usize, password: Option<&str>) -> PairRepo
     .await
 }
 
-async fn pair_as(target: &PairTarget, password: Option<&str>, guard: Guard) -> PairReport {
+async fn pair_as(target: &PairableDevice, password: Option<&str>, guard: Guard) -> PairReport {
     let pairer = Pairer::new(quick(), Arc::new(DriverSet::built_in()), guard);
     let login = password.map(|word| Login::new("root".to_owned(), word.to_owned()));
     pairer.pair(target, login.as_ref()).await
@@ -124,14 +124,14 @@ async fn what_is_not_what_the_server_named_is_sent_nothing() {
     for (target, why) in [
         (target(&site, 0), "another device"),
         (
-            PairTarget {
+            PairableDevice {
                 driver: "antminer".to_owned(),
                 ..antminer.clone()
             },
             "another device",
         ),
         (
-            PairTarget {
+            PairableDevice {
                 manufacturer: "MicroBT".to_owned(),
                 ..antminer.clone()
             },
@@ -153,7 +153,7 @@ async fn what_is_not_what_the_server_named_is_sent_nothing() {
 #[tokio::test]
 async fn a_make_without_a_login_says_so_and_the_guard_has_the_last_word() {
     let site = start(site(vec![(Make::Bitaxe, None)]), 62).await;
-    let bitaxe = PairTarget {
+    let bitaxe = PairableDevice {
         manufacturer: "Bitaxe".to_owned(),
         ..target(&site, 0)
     };

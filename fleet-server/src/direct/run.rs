@@ -12,7 +12,7 @@ use fleet_core::{
     DeviceReport, NodeId, OrgId, ScanId, ScanState, TargetOutcome, limits,
     outcome::{Code, Conclusion},
 };
-use fleet_discovery::{DeviceFound, Ledger, ScanEnded, ScanEvent, Tally};
+use fleet_discovery::{DeviceFound, Ledger, LogEvent, ScanEnded, Tally};
 use fleet_store::{
     Actor, AuditEntry, AuditResult, DeviceRow, NewSightings, Progress, ReleaseError, Released,
     Sighted, StoredEvent,
@@ -127,7 +127,7 @@ impl Run {
             Ok(()) => {
                 let ended = self.ended();
                 tracing::info!(scan = %self.dialing.run, outcome = %ended.conclusion.state, accepted = self.ledger.accepted, "a scan of the server's own network ended");
-                let _ = self.tell(ScanEvent::Ended(ended)).await;
+                let _ = self.tell(LogEvent::Ended(ended)).await;
             }
             Err(Stop::Left) => {
                 tracing::info!(scan = %self.dialing.run, "a scan of the server's own network was left");
@@ -296,7 +296,7 @@ impl Run {
                     accepted.insert(report.endpoint.ip);
                     let elapsed_ms = self.elapsed_ms();
                     self.ledger.first_device_ms.get_or_insert(elapsed_ms);
-                    self.tell(ScanEvent::Device(found(&report, &row, elapsed_ms)))
+                    self.tell(LogEvent::Device(found(&report, &row, elapsed_ms)))
                         .await?;
                 }
                 Sighted::OfNode { refusal, node_name } => {
@@ -400,10 +400,10 @@ impl Run {
     }
 
     async fn warn(&mut self, text: String) -> Result<(), Stop> {
-        self.tell(ScanEvent::Warning { text }).await
+        self.tell(LogEvent::Warning { text }).await
     }
 
-    async fn tell(&mut self, event: ScanEvent) -> Result<(), Stop> {
+    async fn tell(&mut self, event: LogEvent) -> Result<(), Stop> {
         self.sequence += 1;
         let stored = StoredEvent {
             sequence: self.sequence,

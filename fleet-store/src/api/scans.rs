@@ -9,7 +9,7 @@ use fleet_core::{
     ScanState, Timestamp,
     outcome::{AckVerdict, Conclusion},
 };
-use fleet_discovery::{ChunkCommand, Ledger, Plan, ScanEvent, ScanRequest};
+use fleet_discovery::{ChunkCommand, Ledger, LogEvent, Plan, ScanRequest};
 
 use crate::{Actor, NewReport, ReportAnswer, ReportError, StoreError};
 
@@ -240,7 +240,7 @@ pub struct StoredEvent {
     /// Dense from 1.
     pub sequence: i64,
     /// What happened.
-    pub event: ScanEvent,
+    pub event: LogEvent,
 }
 
 /// A page of a scan's log, read together with where the scan stands.

@@ -5,7 +5,7 @@ use fleet_core::{
     ChunkState, CommandState, ScanId, ScanState, Timestamp, limits,
     outcome::{Code, Conclusion, Grade, Verdict, conclude},
 };
-use fleet_discovery::{ScanEnded, ScanEvent};
+use fleet_discovery::{LogEvent, ScanEnded};
 use sea_orm::{
     ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QuerySelect, Set,
     sea_query::LockType,
@@ -68,7 +68,7 @@ impl<'t> LockedScan<'t> {
     /// Appends to the log with the next sequences.
     pub(crate) async fn append(
         &mut self,
-        events: &[ScanEvent],
+        events: &[LogEvent],
         now: Timestamp,
     ) -> Result<(), DbErr> {
         let mut rows = Vec::with_capacity(events.len());
@@ -93,7 +93,7 @@ impl<'t> LockedScan<'t> {
     ) -> Result<(), DbErr> {
         let events: Vec<_> = texts
             .into_iter()
-            .map(|text| ScanEvent::Warning { text })
+            .map(|text| LogEvent::Warning { text })
             .collect();
         self.append(&events, now).await
     }
@@ -254,7 +254,7 @@ impl<'t> LockedScan<'t> {
         self.row.units_done = self.row.units_settled;
         self.row.phase.clear();
         self.ended_now = true;
-        self.append(&[ScanEvent::Ended(ScanEnded { conclusion, ledger })], now)
+        self.append(&[LogEvent::Ended(ScanEnded { conclusion, ledger })], now)
             .await
     }
 

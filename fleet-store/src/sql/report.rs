@@ -11,7 +11,7 @@ use fleet_core::{
     CommandState, DeviceId, DeviceReport, Endpoint, NodeId, limits,
     outcome::{Code, Verdict},
 };
-use fleet_discovery::{DeviceFound, RowVerdict, ScanEvent, admit};
+use fleet_discovery::{DeviceFound, LogEvent, RowVerdict, admit};
 use fleet_pairing::Reporter;
 use inventory::{Inventory, SavedIds};
 use known::KnownRows;
@@ -375,7 +375,7 @@ impl Outcome {
         self.stored.iter().map(row).collect()
     }
 
-    fn events(&self, inventory: &Inventory, ids: &SavedIds, elapsed_ms: u64) -> Vec<ScanEvent> {
+    fn events(&self, inventory: &Inventory, ids: &SavedIds, elapsed_ms: u64) -> Vec<LogEvent> {
         let told = |stored: &StoredRow| match stored.fate {
             Fate::Accepted {
                 device,
@@ -398,8 +398,8 @@ fn found(
     device: DeviceId,
     known: &device::Model,
     elapsed_ms: u64,
-) -> Option<ScanEvent> {
-    Some(ScanEvent::Device(DeviceFound {
+) -> Option<LogEvent> {
+    Some(LogEvent::Device(DeviceFound {
         device,
         identifier: known.identifier.0.clone(),
         endpoint: report.endpoint,

@@ -6,7 +6,7 @@ use fleet_core::{
     ScanState,
     outcome::{AckCode, Code},
 };
-use fleet_discovery::ScanEvent;
+use fleet_discovery::LogEvent;
 use fleet_store::*;
 
 use crate::site::{Site, at, plain};
@@ -144,11 +144,7 @@ async fn a_upstream_node_keeps_its_lane_and_its_reports_are_kept(site: Site) {
     assert!(
         matches!(
             log.as_slice(),
-            [
-                ScanEvent::Device(_),
-                ScanEvent::Ended(_),
-                ScanEvent::Device(_)
-            ]
+            [LogEvent::Device(_), LogEvent::Ended(_), LogEvent::Device(_)]
         ),
         "{log:?}"
     );

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{Lane, NodeId, Port, ScanState};
-use fleet_discovery::{ChunkCommand, Mode, NodeProfile, ScanEvent};
+use fleet_discovery::{ChunkCommand, LogEvent, Mode, NodeProfile};
 use fleet_store::*;
 
 use crate::site::{Node, Site, at, command_id};
@@ -222,7 +222,7 @@ async fn notes_of_the_plan_are_the_first_events(site: Site) {
     new.plan.notes = vec!["first".into(), "second".into()];
     let scan = site.create(new).await;
     assert_eq!(scan.last_sequence, 2);
-    let warning = |text: &str| ScanEvent::Warning { text: text.into() };
+    let warning = |text: &str| LogEvent::Warning { text: text.into() };
     assert_eq!(
         site.log(scan.id).await,
         [warning("first"), warning("second")]

@@ -4,7 +4,7 @@ use fleet_core::{
     ScanState,
     outcome::{AckCode, Code, Conclusion},
 };
-use fleet_discovery::ScanEvent;
+use fleet_discovery::LogEvent;
 use fleet_store::*;
 
 use crate::site::{Site, at, command_id, plain};
@@ -82,7 +82,7 @@ async fn the_last_ack_ends_the_scan_with_its_ledger(site: Site) {
         (Some(10_000), 40_000)
     );
     let log = site.log(scan).await;
-    let Some(ScanEvent::Ended(ended)) = log.last() else {
+    let Some(LogEvent::Ended(ended)) = log.last() else {
         panic!("{log:?}")
     };
     assert_eq!(
@@ -91,7 +91,7 @@ async fn the_last_ack_ends_the_scan_with_its_ledger(site: Site) {
     );
     assert_eq!(
         log.iter()
-            .filter(|event| matches!(event, ScanEvent::Warning { text } if text == "slowed down"))
+            .filter(|event| matches!(event, LogEvent::Warning { text } if text == "slowed down"))
             .count(),
         2
     );

@@ -1,7 +1,7 @@
 //! Recording reports: what is taken, and that re-delivery of anything changes nothing.
 
 use fleet_core::{NodeId, RawDeviceReport, outcome::AckCode};
-use fleet_discovery::{Mode, NodeProfile, ScanEvent};
+use fleet_discovery::{LogEvent, Mode, NodeProfile};
 use fleet_store::*;
 
 use crate::site::{Node, Row, Site, at, blank, command_id, mac, plain, row};
@@ -65,7 +65,7 @@ async fn an_accepted_device_is_stored_and_told_together(site: Site) {
     );
     assert_eq!((device.first_seen, device.last_seen), (at(30), at(30)));
     let log = site.log(command.scan).await;
-    let [ScanEvent::Device(found)] = log.as_slice() else {
+    let [LogEvent::Device(found)] = log.as_slice() else {
         panic!("{log:?}")
     };
     assert_eq!(

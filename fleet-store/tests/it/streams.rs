@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{Epoch, InstanceId, NodeId, ReplicaId, ScanState, outcome::AckCode};
-use fleet_discovery::ScanEvent;
+use fleet_discovery::LogEvent;
 use fleet_store::*;
 
 use crate::site::{Site, at, command_id, plain};
@@ -304,7 +304,7 @@ async fn a_canceled_command_is_adopted_as_canceled(site: Site) {
         "forgotten, so it has stopped"
     );
     assert!(
-        matches!(site.log(command.scan).await.last(), Some(ScanEvent::Ended(ended)) if ended.conclusion.state == ScanState::Canceled)
+        matches!(site.log(command.scan).await.last(), Some(LogEvent::Ended(ended)) if ended.conclusion.state == ScanState::Canceled)
     );
 }
 

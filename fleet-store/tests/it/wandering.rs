@@ -7,7 +7,7 @@ use fleet_core::{
     CommandId, Lane, ScanId, ScanState,
     outcome::{AckCode, Code, Conclusion},
 };
-use fleet_discovery::ScanEvent;
+use fleet_discovery::LogEvent;
 use fleet_store::*;
 
 use crate::site::{Node, Site, at, plain};
@@ -265,8 +265,8 @@ impl Walk {
             assert!(ledger.adds_up(), "seed {seed}: {ledger:?}");
             let before_the_end = log
                 .iter()
-                .take_while(|event| !matches!(event, ScanEvent::Ended(_)))
-                .filter(|event| matches!(event, ScanEvent::Device(_)))
+                .take_while(|event| !matches!(event, LogEvent::Ended(_)))
+                .filter(|event| matches!(event, LogEvent::Device(_)))
                 .count();
             assert_eq!(
                 ledger.accepted as usize, before_the_end,

@@ -1,7 +1,7 @@
 //! Twins of what a scan's log and its end hold: tallies, ledger, events.
 
 use fleet_core::{DeviceId, Endpoint};
-use fleet_discovery::{DeviceFound, Ledger, ScanEnded, ScanEvent, Tally};
+use fleet_discovery::{DeviceFound, Ledger, LogEvent, ScanEnded, Tally};
 use sea_orm::DbErr;
 use serde::{Deserialize, Serialize};
 
@@ -151,11 +151,11 @@ pub(crate) fn read_ledger(text: &str) -> Result<Ledger, DbErr> {
 }
 
 /// The name of an event's kind, as a column of its own.
-pub(crate) fn kind(event: &ScanEvent) -> &'static str {
+pub(crate) fn kind(event: &LogEvent) -> &'static str {
     match event {
-        ScanEvent::Device(_) => "device",
-        ScanEvent::Warning { .. } => "warning",
-        ScanEvent::Ended(_) => "ended",
+        LogEvent::Device(_) => "device",
+        LogEvent::Warning { .. } => "warning",
+        LogEvent::Ended(_) => "ended",
     }
 }
 
@@ -186,9 +186,9 @@ struct StoredDevice {
     elapsed_ms: u64,
 }
 
-pub(crate) fn write_event(event: &ScanEvent) -> Result<String, DbErr> {
+pub(crate) fn write_event(event: &LogEvent) -> Result<String, DbErr> {
     let twin = match event {
-        ScanEvent::Device(found) => StoredEventPayload::Device(StoredDevice {
+        LogEvent::Device(found) => StoredEventPayload::Device(StoredDevice {
             device: found.device.0,
             identifier: found.identifier.to_string(),
             ip: found.endpoint.ip,
@@ -200,8 +200,8 @@ pub(crate) fn write_event(event: &ScanEvent) -> Result<String, DbErr> {
             firmware: found.firmware.clone(),
             elapsed_ms: found.elapsed_ms,
         }),
-        ScanEvent::Warning { text } => StoredEventPayload::Warning(text.clone()),
-        ScanEvent::Ended(ScanEnded { conclusion, ledger }) => StoredEventPayload::Ended {
+        LogEvent::Warning { text } => StoredEventPayload::Warning(text.clone()),
+        LogEvent::Ended(ScanEnded { conclusion, ledger }) => StoredEventPayload::Ended {
             state: conclusion.state.to_string(),
             code: conclusion.code.to_string(),
             reason: conclusion.reason.clone(),
@@ -211,9 +211,9 @@ pub(crate) fn write_event(event: &ScanEvent) -> Result<String, DbErr> {
     write("event", &twin)
 }
 
-pub(crate) fn read_event(text: &str) -> Result<ScanEvent, DbErr> {
+pub(crate) fn read_event(text: &str) -> Result<LogEvent, DbErr> {
     Ok(match read("event", text)? {
-        StoredEventPayload::Device(stored) => ScanEvent::Device(DeviceFound {
+        StoredEventPayload::Device(stored) => LogEvent::Device(DeviceFound {
             device: DeviceId(stored.device),
             identifier: stored
                 .identifier
@@ -230,13 +230,13 @@ pub(crate) fn read_event(text: &str) -> Result<ScanEvent, DbErr> {
             firmware: stored.firmware,
             elapsed_ms: stored.elapsed_ms,
         }),
-        StoredEventPayload::Warning(text) => ScanEvent::Warning { text },
+        StoredEventPayload::Warning(text) => LogEvent::Warning { text },
         StoredEventPayload::Ended {
             state,
             code,
             reason,
             ledger,
-        } => ScanEvent::Ended(ScanEnded {
+        } => LogEvent::Ended(ScanEnded {
             conclusion: read_conclusion(&state, &code, reason)?,
             ledger: ledger.into(),
         }),

@@ -5,7 +5,7 @@ use fleet_core::{
     ScanId, SessionId, Timestamp,
     outcome::{AckCode, verdict_of_ack},
 };
-use fleet_discovery::{Mode, NodeProfile, Plan, PlanPolicy, ScanEvent, ScanRequest, plan};
+use fleet_discovery::{LogEvent, Mode, NodeProfile, Plan, PlanPolicy, ScanRequest, plan};
 use fleet_store::*;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
 
@@ -264,7 +264,7 @@ impl Site {
 
     /// The whole log of a scan, whose invariants are checked: dense sequences, at most one end, and
     /// an end exactly when the scan is over.
-    pub(crate) async fn log(&self, scan: ScanId) -> Vec<ScanEvent> {
+    pub(crate) async fn log(&self, scan: ScanId) -> Vec<LogEvent> {
         let page = self
             .store
             .read_events(self.org, scan, 0, 100_000, at(100))
@@ -278,7 +278,7 @@ impl Site {
         let ends = page
             .events
             .iter()
-            .filter(|stored| matches!(stored.event, ScanEvent::Ended(_)))
+            .filter(|stored| matches!(stored.event, LogEvent::Ended(_)))
             .count();
         assert_eq!(
             ends,
@@ -291,8 +291,8 @@ impl Site {
     /// The devices in a scan's log, as `identifier endpoint`.
     pub(crate) async fn told(&self, scan: ScanId) -> Vec<String> {
         let device = |event| match event {
-            ScanEvent::Device(found) => Some(format!("{} {}", found.identifier, found.endpoint)),
-            ScanEvent::Warning { .. } | ScanEvent::Ended(_) => None,
+            LogEvent::Device(found) => Some(format!("{} {}", found.identifier, found.endpoint)),
+            LogEvent::Warning { .. } | LogEvent::Ended(_) => None,
         };
         self.log(scan)
             .await
