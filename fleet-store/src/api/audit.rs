@@ -65,27 +65,6 @@ pub struct AuditEntry {
     pub at: Timestamp,
 }
 
-impl AuditEntry {
-    /// A action that was done.
-    pub fn done(
-        org: OrgId,
-        actor: Actor,
-        action: &'static str,
-        subject: String,
-        at: Timestamp,
-    ) -> Self {
-        let result = AuditResult::Done;
-        Self {
-            org: Some(org),
-            actor,
-            action: action.into(),
-            subject,
-            result,
-            at,
-        }
-    }
-}
-
 /// A record as it was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRow {

@@ -113,7 +113,7 @@ pub struct PairTarget {
 
 /// Which devices an operator wants a node to pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PairWish {
+pub struct PairRequest {
     /// These, by identifier.
     pub identifiers: Vec<String>,
     /// Everything that the node found and that is not paired.
@@ -262,7 +262,7 @@ pub struct PairResultRow {
     /// What the operator asked for.
     pub identifier: String,
     /// What came of it.
-    pub told: PairingStatus,
+    pub result: PairingStatus,
     /// Why, escaped; may be empty.
     pub error: String,
 }
@@ -358,7 +358,7 @@ pub trait Pairing: Send + Sync {
         &self,
         org: OrgId,
         node: NodeId,
-        wish: PairWish,
+        request: PairRequest,
     ) -> Result<PairTargets, StoreError>;
 
     /// Stores pairing and its targets; credentials are not among what is stored. The node's lane is
@@ -380,7 +380,7 @@ pub trait Pairing: Send + Sync {
     ) -> Result<PairingStep, StoreError>;
 
     /// Says that somebody still drives a pairing. Whether it goes on.
-    async fn keep_pairing(&self, pairing: PairingId, now: Timestamp) -> Result<bool, StoreError>;
+    async fn renew_pairing(&self, pairing: PairingId, now: Timestamp) -> Result<bool, StoreError>;
 
     /// Ends a pairing of which nothing is in flight, or whose command could not be handed to the stream:
     /// what has no result yet is told as failed for this reason, and devices stay as they were.
@@ -411,7 +411,7 @@ pub trait Pairing: Send + Sync {
 
     /// Expires commands of pairing past their deadline, and ends pairing that nobody drives any more.
     /// Answers the commands.
-    async fn sweep_pairings(&self, now: Timestamp) -> Result<Vec<(NodeId, CommandId)>, StoreError>;
+    async fn sweep_pairings(&self, now: Timestamp) -> Result<(), StoreError>;
 
     /// Results after a cursor, at most `limit`; none when the pairing is not this organization's.
     async fn read_pairing(

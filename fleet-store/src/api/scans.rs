@@ -41,7 +41,7 @@ pub struct NewScan {
     /// As planned.
     pub plan: Plan,
     /// Which queue it waits in.
-    pub lane: Lane,
+    pub priority: Lane,
     /// Whether it may wait.
     pub queueing: Queueing,
     /// Now.
@@ -109,7 +109,7 @@ pub struct ScanRow {
     /// Where it stands.
     pub state: ScanState,
     /// Which queue it waits in.
-    pub lane: Lane,
+    pub priority: Lane,
     /// As asked.
     pub request: ScanRequest,
     /// When it was asked for.
@@ -146,7 +146,7 @@ pub struct IssuedCommand {
     /// Its scan.
     pub scan: ScanId,
     /// Its lane.
-    pub lane: Lane,
+    pub priority: Lane,
     /// What to send.
     pub request: ChunkCommand,
     /// The ports to send; empty means the node's defaults.
@@ -276,13 +276,15 @@ pub enum CancelScanError {
     Storage(#[from] StoreError),
 }
 
-/// What a sweep ended.
+/// What a sweep has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
+pub struct Expired {
     /// Commands past their deadline, with their nodes.
     pub commands: Vec<(NodeId, CommandId)>,
-    /// Scans that changed; their watchers want a bell.
+    /// Scans that changed, whose watchers must be notified.
     pub scans: Vec<ScanId>,
+    /// Pairings that changed, whose watchers must be notified.
+    pub pairings: Vec<PairingId>,
 }
 
 /// Scans as operators create and read them.
@@ -402,5 +404,5 @@ pub trait Completion: Send + Sync {
 
     /// Expires commands past their deadline, canceled scans past their grace, and scans queued for
     /// too long.
-    async fn sweep_scans(&self, now: Timestamp) -> Result<Swept, StoreError>;
+    async fn sweep_commands(&self, now: Timestamp) -> Result<Expired, StoreError>;
 }

@@ -34,7 +34,7 @@ pub struct AdoptedCommand {
     /// Which.
     pub command: CommandId,
     /// Its lane.
-    pub lane: Lane,
+    pub priority: Lane,
     /// When the server stops waiting.
     pub deadline: Timestamp,
     /// Whether its scan was canceled meanwhile: the node is told again.

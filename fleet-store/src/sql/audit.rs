@@ -2,69 +2,50 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use async_trait::async_trait;
-use fleet_core::{ChainHead, NodeId, OperatorId, OrgId, Timestamp};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, NotSet, QueryFilter, QueryOrder, QuerySelect,
-    Set,
-    sea_query::{Alias, Expr, ExprTrait, LikeExpr, OnConflict},
-};
+use sea_orm::sea_query::{Alias, ExprTrait, LikeExpr};
 
-use super::{
-    chain,
-    entity::{audit, node, operator},
-    value::{AsText, Micros},
-};
-use crate::{
-    Actor, Audit, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow, SqlStore, StoreError,
-    Who,
-};
+use super::entity::{audit, node, operator};
+use crate::{Audit, AuditQuery, AuditRow, sql::prelude::*};
 
 #[async_trait]
 impl Audit for SqlStore {
     async fn record_audit(&self, entry: AuditEntry) -> Result<(), StoreError> {
         transaction!(self, "record_audit", |tx| {
-    let fold = fold(&entry);
-    write_counted(tx, [(entry, 1, fold)]).await
-})
+            Ok(write(tx, entry.clone()).await?)
+        })
     }
 
     async fn find_audit(&self, org: OrgId, query: AuditQuery) -> Result<Vec<AuditRow>, StoreError> {
-        Self::reading("find_audit", find(self.reader(), org, query).await)
+        let db = self.reader();
+        let read = async {
+            let mut select = audit::Entity::find()
+                .filter(audit::Column::OrgId.eq(org.0))
+                .filter(audit::Column::Id.lt(query.before.unwrap_or(i64::MAX)));
+            if !query.action.is_empty() {
+                let begin = LikeExpr::new(format!("{}%", literally(&query.action))).escape('\\');
+                select = select.filter(audit::Column::Action.like(begin));
+            }
+            if query.refused {
+                select = select.filter(audit::Column::Refusal.is_not_null());
+            }
+            if let Some(who) = &query.who {
+                let (kind, id) = who.parts();
+                select = select.filter(audit::Column::Who.eq(kind));
+                if let Some(id) = id {
+                    select = select.filter(audit::Column::WhoId.eq(id));
+                }
+            }
+            let found = select
+                .order_by_desc(audit::Column::Id)
+                .limit(u64::from(query.limit))
+                .all(db)
+                .await?;
+            let mut rows: Vec<_> = found.into_iter().map(row).collect();
+            name(db, &mut rows).await?;
+            Ok(rows)
+        };
+        read.await.during("find_audit")
     }
-}
-
-
-async fn find(
-    db: &impl ConnectionTrait,
-    org: OrgId,
-    query: AuditQuery,
-) -> Result<Vec<AuditRow>, DbErr> {
-    let mut select = audit::Entity::find()
-        .filter(audit::Column::OrgId.eq(org.0))
-        .filter(audit::Column::Id.lt(query.before.unwrap_or(i64::MAX)));
-    if !query.action.is_empty() {
-        let begin = LikeExpr::new(format!("{}%", literally(&query.action))).escape('\\');
-        select = select.filter(audit::Column::Action.like(begin));
-    }
-    if query.refused {
-        select = select.filter(audit::Column::Refusal.is_not_null());
-    }
-    if let Some(who) = &query.who {
-        let (kind, id) = who.parts();
-        select = select.filter(audit::Column::Who.eq(kind));
-        if let Some(id) = id {
-            select = select.filter(audit::Column::WhoId.eq(id));
-        }
-    }
-    let found = select
-        .order_by_desc(audit::Column::Id)
-        .limit(u64::from(query.limit))
-        .all(db)
-        .await?;
-    let mut rows: Vec<_> = found.into_iter().map(row).collect();
-    name(db, &mut rows).await?;
-    Ok(rows)
 }
 
 /// A text in which no letter means anything to LIKE.
@@ -113,6 +94,31 @@ async fn name(db: &impl ConnectionTrait, rows: &mut [AuditRow]) -> Result<(), Db
     Ok(())
 }
 
+/// Records an action in the transaction that performs it.
+pub(crate) async fn done(
+    tx: &impl ConnectionTrait,
+    org: OrgId,
+    actor: &Actor,
+    action: &'static str,
+    subject: String,
+    at: Timestamp,
+) -> Result<(), DbErr> {
+    let entry = AuditEntry {
+        org: Some(org),
+        actor: actor.clone(),
+        action: action.into(),
+        subject,
+        result: AuditResult::Done,
+        at,
+    };
+    write_counted(tx, [(entry, 1, None)]).await
+}
+
+/// Writes an entry in the transaction of what it is about.
+pub(crate) async fn write(tx: &impl ConnectionTrait, entry: AuditEntry) -> Result<(), DbErr> {
+    let fold = fold(&entry);
+    write_counted(tx, [(entry, 1, fold)]).await
+}
 
 /// Writes records that stand for `count` actions each; one whose `fold` is there already is counted on it.
 pub(crate) async fn write_counted(

@@ -1,24 +1,14 @@
 //! Tenants, operators, and who a key or a browser's session belongs to. What operators keep is in
 //! [`super::accounts`].
 
-use async_trait::async_trait;
-use fleet_core::{BrowserSessionId, KeyId, OperatorId, OrgId, SecretHash, Timestamp};
-use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, NotSet,
-    PaginatorTrait, QueryFilter, Set,
-};
-
 use super::{
-    accounts::{passwords, sessions},
+    accounts::{lock, passwords, sessions, sessions::make_room, shown},
     audit,
     entity::{browser_session, operator, operator_key, org},
-    transaction::refuse,
-    value::{AsText, Hash, Micros},
 };
 use crate::{
-    Actor, AuditEntry, CreateKeyError, CreateOperatorError, Credential, NewBrowserSession,
-    NewOperator, OpenBrowserSessionError, OperatorIdentity, Operators, PasswordHash, SqlStore,
-    StoreError,
+    CreateKeyError, CreateOperatorError, Credential, NewBrowserSession, NewOperator,
+    OpenBrowserSessionError, OperatorIdentity, Operators, PasswordHash, Proof, sql::prelude::*,
 };
 
 /// A key's last use is remembered to this: a busy key costs one write a minute.
@@ -31,7 +21,7 @@ impl Operators for SqlStore {
     async fn ping(&self) -> Result<(), StoreError> {
         // The writer too: a SQLite reader answers while nothing can be written.
         for pool in [self.writer(), self.reader()] {
-            Self::reading("ping", pool.execute_unprepared("SELECT 1").await)?;
+            pool.execute_unprepared("SELECT 1").await.during("ping")?;
         }
         Ok(())
     }
@@ -39,7 +29,7 @@ impl Operators for SqlStore {
     async fn has_operators(&self) -> Result<bool, StoreError> {
         let living = operator::Entity::find().filter(operator::Column::RemovedAt.is_null());
         let count = living.count(self.reader()).await;
-        Self::reading("has_operators", count.map(|count| count > 0))
+        count.map(|count| count > 0).during("has_operators")
     }
 
     async fn create_operator_with(
@@ -49,32 +39,28 @@ impl Operators for SqlStore {
         actor: Actor,
     ) -> Result<OperatorId, CreateOperatorError> {
         transaction!(self, "create_operator", |tx| {
-let email = canonical_email(&new.email);
-                    if by_email(tx, &email).await?.is_some() {
-                        return refuse(CreateOperatorError::EmailTaken(email));
-                    }
-                    let org = OrgId(org_named(tx, &new.org, new.now).await?);
-                    let created = operator::ActiveModel {
-                        id: NotSet,
-                        org_id: Set(org.0),
-                        email: Set(email.clone()),
-                        role: Set(AsText(new.role)),
-                        created_at: Set(Micros(new.now)),
-                        removed_at: Set(None),
-                    };
-                    let id = OperatorId(created.insert(tx).await?.id);
-                    if let Some(password) = password {
-                        passwords::write(tx, id, password, new.now).await?;
-                    }
-                    let subject = format!("operator {id} ({email}) as {}", new.role);
-                    let action = "operator.create";
-                    audit::write(
-                        tx,
-                        AuditEntry::done(org, actor.clone(), action, subject, new.now),
-                    )
-                    .await?;
-                    Ok(id)
-})
+            let email = canonical_email(&new.email);
+            if by_email(tx, &email).await?.is_some() {
+                return refuse(CreateOperatorError::EmailTaken(email));
+            }
+            let org = OrgId(org_named(tx, &new.org, new.now).await?);
+            let created = operator::ActiveModel {
+                id: NotSet,
+                org_id: Set(org.0),
+                email: Set(email.clone()),
+                role: Set(AsText(new.role)),
+                created_at: Set(Micros(new.now)),
+                removed_at: Set(None),
+            };
+            let id = OperatorId(created.insert(tx).await?.id);
+            if let Some(password) = &password {
+                passwords::write(tx, id, password, new.now).await?;
+            }
+            let subject = format!("operator {id} ({email}) as {}", new.role);
+            let action = "operator.create";
+            audit::done(tx, org, &actor, action, subject, new.now).await?;
+            Ok(id)
+        })
     }
 
     async fn create_operator_key(
@@ -86,30 +72,26 @@ let email = canonical_email(&new.email);
     ) -> Result<KeyId, CreateKeyError> {
         let email = canonical_email(email);
         transaction!(self, "create_operator_key", |tx| {
-let Some(operator) = by_email(tx, email).await? else {
-                        return refuse(CreateKeyError::UnknownEmail(email.clone()));
-                    };
-                    let created = operator_key::ActiveModel {
-                        id: NotSet,
-                        operator_id: Set(operator.id),
-                        hash: Set(Hash(key)),
-                        created_at: Set(Micros(now)),
-                        revoked_at: Set(None),
-                        name: Set(FIRST_KEY.to_owned()),
-                        last_used_at: Set(None),
-                        expires_at: Set(None),
-                    };
-                    let id = KeyId(created.insert(tx).await?.id);
-                    let subject = format!("key {id} of operator {} ({email})", operator.id);
-                    let org = OrgId(operator.org_id);
-                    let action = "operator.create_key";
-                    audit::write(
-                        tx,
-                        AuditEntry::done(org, actor.clone(), action, subject, now),
-                    )
-                    .await?;
-                    Ok(id)
-})
+            let Some(operator) = by_email(tx, &email).await? else {
+                return refuse(CreateKeyError::UnknownEmail(email.clone()));
+            };
+            let created = operator_key::ActiveModel {
+                id: NotSet,
+                operator_id: Set(operator.id),
+                hash: Set(Hash(key)),
+                created_at: Set(Micros(now)),
+                revoked_at: Set(None),
+                name: Set(FIRST_KEY.to_owned()),
+                last_used_at: Set(None),
+                expires_at: Set(None),
+            };
+            let id = KeyId(created.insert(tx).await?.id);
+            let subject = format!("key {id} of operator {} ({email})", operator.id);
+            let org = OrgId(operator.org_id);
+            let action = "operator.create_key";
+            audit::done(tx, org, &actor, action, subject, now).await?;
+            Ok(id)
+        })
     }
 
     async fn operator_by_key(
@@ -129,7 +111,7 @@ let Some(operator) = by_email(tx, email).await? else {
             let identity = identity(self.reader(), key.operator_id, id).await?;
             Ok(identity.map(|identity| (identity, key)))
         };
-        let Some((identity, key)) = Self::reading("operator_by_key", found.await)? else {
+        let Some((identity, key)) = found.await.during("operator_by_key")? else {
             return Ok(None);
         };
         if let Err(error) = self.remember_use(&key, now).await {
@@ -144,8 +126,9 @@ let Some(operator) = by_email(tx, email).await? else {
         now: Timestamp,
     ) -> Result<Option<OperatorIdentity>, StoreError> {
         let which = browser_session::Column::Hash.eq(Hash(token));
-        let found = by_session(self.reader(), which, now).await;
-        Self::reading("operator_by_session", found)
+        by_session(self.reader(), which, now)
+            .await
+            .during("operator_by_session")
     }
 
     async fn operator_by_credential(
@@ -165,7 +148,7 @@ let Some(operator) = by_email(tx, email).await? else {
                 },
             }
         };
-        Self::reading("operator_by_credential", found.await)
+        found.await.during("operator_by_credential")
     }
 
     async fn open_browser_session(
@@ -175,48 +158,44 @@ let Some(operator) = by_email(tx, email).await? else {
         now: Timestamp,
     ) -> Result<BrowserSessionId, OpenBrowserSessionError> {
         transaction!(self, "open_browser_session", |tx| {
-    let Some(operator) = lock(tx, new.operator).await? else {
-        return refuse(OpenBrowserSessionError::Refused);
-    };
-    let (by, key) = match &new.proof {
-        Proof::Key(key) => {
-            let live = live_key(tx, key.0, now).await?;
-            if live.is_none_or(|live| live.operator_id != operator.id) {
+            let Some(operator) = lock(tx, new.operator).await? else {
                 return refuse(OpenBrowserSessionError::Refused);
-            }
-            (format!("key {key}"), Some(key.0))
-        }
-        Proof::Password { phc, source } => {
-            if passwords::current(tx, operator.id).await?.as_ref() != Some(phc) {
-                return refuse(OpenBrowserSessionError::Refused);
-            }
-            if let Some(source) = source {
-                passwords::remember_source(tx, operator.id, *source, now).await?;
-            }
-            ("password".to_owned(), None)
-        }
-    };
-    make_room(tx, operator.id, now).await?;
-    let session = browser_session::ActiveModel {
-        id: NotSet,
-        hash: Set(Hash(new.token)),
-        operator_id: Set(operator.id),
-        key_id: Set(key),
-        created_at: Set(Micros(now)),
-        expires_at: Set(Micros(new.expires)),
-        from_address: Set(actor.from.map(AsText)),
-        agent: Set(new.agent.clone()),
-    };
-    let session = session.insert(tx).await?;
-    let subject = format!("{} by {by}", shown(&operator));
-    let (org, action) = (OrgId(operator.org_id), "operator.sign_in");
-    audit::write(
-        tx,
-        AuditEntry::done(org, actor.clone(), action, subject, now),
-    )
-    .await?;
-    Ok(BrowserSessionId(session.id))
-})
+            };
+            let (by, key) = match &new.proof {
+                Proof::Key(key) => {
+                    let live = live_key(tx, key.0, now).await?;
+                    if live.is_none_or(|live| live.operator_id != operator.id) {
+                        return refuse(OpenBrowserSessionError::Refused);
+                    }
+                    (format!("key {key}"), Some(key.0))
+                }
+                Proof::Password { phc, source } => {
+                    if passwords::current(tx, operator.id).await?.as_ref() != Some(phc) {
+                        return refuse(OpenBrowserSessionError::Refused);
+                    }
+                    if let Some(source) = source {
+                        passwords::remember_source(tx, operator.id, *source, now).await?;
+                    }
+                    ("password".to_owned(), None)
+                }
+            };
+            make_room(tx, operator.id, now).await?;
+            let session = browser_session::ActiveModel {
+                id: NotSet,
+                hash: Set(Hash(new.token)),
+                operator_id: Set(operator.id),
+                key_id: Set(key),
+                created_at: Set(Micros(now)),
+                expires_at: Set(Micros(new.expires)),
+                from_address: Set(actor.from.map(AsText)),
+                agent: Set(new.agent.clone()),
+            };
+            let session = session.insert(tx).await?;
+            let subject = format!("{} by {by}", shown(&operator));
+            let (org, action) = (OrgId(operator.org_id), "operator.sign_in");
+            audit::done(tx, org, &actor, action, subject, now).await?;
+            Ok(BrowserSessionId(session.id))
+        })
     }
 
     async fn close_browser_session(
@@ -226,11 +205,11 @@ let Some(operator) = by_email(tx, email).await? else {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         transaction!(self, "close_browser_session", |tx| {
-let which = browser_session::Column::Hash.eq(Hash(token));
-                    let action = "operator.sign_out";
-                    sessions::end(tx, Condition::all().add(which), action, actor, now).await?;
-                    Ok(())
-})
+            let which = browser_session::Column::Hash.eq(Hash(token));
+            let action = "operator.sign_out";
+            sessions::end(tx, Condition::all().add(which), action, &actor, now).await?;
+            Ok(())
+        })
     }
 }
 

@@ -137,13 +137,16 @@ impl SqlStore {
         };
         self.writer().begin_with_options(options).await
     }
+}
 
-    /// Runs a query outside a transaction and names the operation in its error.
-    pub(crate) async fn read<T>(
-        operation: &'static str,
-        query: impl Future<Output = Result<T, DbErr>>,
-    ) -> Result<T, StoreError> {
-        query.await.map_err(|error| store_error(operation, &error))
+/// Names the operation in the error of a query that runs outside a transaction.
+pub(crate) trait During<T> {
+    fn during(self, operation: &'static str) -> Result<T, StoreError>;
+}
+
+impl<T> During<T> for Result<T, DbErr> {
+    fn during(self, operation: &'static str) -> Result<T, StoreError> {
+        self.map_err(|error| store_error(operation, &error))
     }
 }
 
@@ -246,12 +249,12 @@ mod tests {
     async fn race(store: &SqlStore, losses: u32) -> (Result<(), StoreError>, u32) {
         let attempts = AtomicU32::new(0);
         let ended = transaction!(store, "race", |tx| {
-                    tx.execute_unprepared(FIRST).await?;
-                    if attempts.fetch_add(1, Ordering::Relaxed) < losses {
-                        tx.execute_unprepared(ONE).await?;
-                    }
-                    Ok(())
-                });
+            tx.execute_unprepared(FIRST).await?;
+            if attempts.fetch_add(1, Ordering::Relaxed) < losses {
+                tx.execute_unprepared(ONE).await?;
+            }
+            Ok(())
+        });
         (ended, attempts.into_inner())
     }
 
@@ -304,10 +307,10 @@ mod tests {
         on_empty_store(async |store| {
             let attempts = AtomicU32::new(0);
             let ended: Result<(), StoreError> = transaction!(&store, "mistake", |tx| {
-                        attempts.fetch_add(1, Ordering::Relaxed);
-                        tx.execute_unprepared("SELECT nothing FROM nowhere").await?;
-                        Ok(())
-                    });
+                attempts.fetch_add(1, Ordering::Relaxed);
+                tx.execute_unprepared("SELECT nothing FROM nowhere").await?;
+                Ok(())
+            });
             assert!(
                 matches!(
                     ended,
