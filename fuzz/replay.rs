@@ -1,5 +1,5 @@
-//! The committed corpus of a fuzz target as an ordinary test: each crate's integration tests take this file in
-//! and run their targets' functions on every input, so that what fuzzing once reached stays reached on stable.
+//! Runs the committed corpus of a fuzz target as an ordinary test. Each crate's integration tests include this file and
+//! run their targets' functions on every input, on stable.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 /// Runs `target` on every file of the corpus of that name.
 ///
 /// # Panics
-/// When the corpus is missing or empty, and naming the files that `target` panics on.
+/// If the corpus is missing or empty, or if `target` panics on an input; the message lists these inputs.
 pub(crate) fn replay(corpus: &str, target: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../fuzz/corpus")

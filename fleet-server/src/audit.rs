@@ -1,34 +1,55 @@
-//! Records of what was refused. What was done is recorded by the store, in the transaction that does it.
+//! Audit records of refused calls. The store records actions that were done, in the transaction that does them.
+//!
+//! Handlers describe a call as an [`Attempt`] and pass its result through [`Attempt::or_refused`].
 
 use std::{
     collections::HashSet,
+    net::IpAddr,
     num::NonZeroU32,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use fleet_core::{OrgId, Timestamp};
-use fleet_store::{Actor, AuditEntry, AuditResult};
+use fleet_store::{Actor, AuditEntry, AuditResult, NodeIdentity, Store, Who};
 use fleet_wire::{Code, RpcError};
 
 use crate::{
-    app::App,
+    environment::Environment,
+    failure::Refusal,
     limiter::{self, Limiter},
 };
 
 /// Longest subject of a record.
 const SUBJECT_MOST: usize = 255;
 
-/// Refusals of known actors that are remembered for a minute. Whatever is beyond costs a write each, and is one
-/// record still: the store folds what is alike.
+/// Refusals of known actors that are remembered for a minute. Each further refusal costs a write, and is still one
+/// record, because the store folds equal records.
 const REMEMBERED: usize = 16_384;
 
-/// The refusals that are on record for this minute: one for each actor, action and code.
+/// Records refusals: one a minute for each actor, action and code, so that a flood cannot fill the audit trail.
 ///
-/// Operators and nodes are told apart exactly, so that no flood hides another's refusal. Strangers are as many as
-/// they like: they share the cells of a limiter.
+/// Operators and nodes are remembered exactly, so that a flood by one hides no refusal of another. Unauthenticated
+/// peers are unbounded in number: they share the cells of a limiter.
 #[derive(Debug)]
-pub(crate) struct Refusals {
-    strangers: Limiter,
+pub(crate) struct Auditor {
+    store: Arc<dyn Store>,
+    environment: Arc<dyn Environment>,
+    recent: Recent,
+}
+
+impl Auditor {
+    pub(crate) fn new(store: Arc<dyn Store>, environment: Arc<dyn Environment>) -> Self {
+        Self {
+            store,
+            environment,
+            recent: Recent::new(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Recent {
+    unauthenticated: Limiter,
     known: Mutex<Minute>,
 }
 
@@ -38,19 +59,19 @@ struct Minute {
     refused: HashSet<(&'static str, i64, &'static str, Code)>,
 }
 
-impl Refusals {
-    pub(crate) fn new() -> Self {
+impl Recent {
+    fn new() -> Self {
         Self {
-            strangers: Limiter::per_minute(NonZeroU32::MIN),
+            unauthenticated: Limiter::per_minute(NonZeroU32::MIN),
             known: Mutex::default(),
         }
     }
 
-    /// Whether such a refusal is not on record yet; asked once, it is.
-    fn is_news(&self, actor: &Actor, action: &'static str, code: Code, now: Timestamp) -> bool {
+    /// Remembers a refusal, and returns whether it is the first of its kind in this minute.
+    fn is_new(&self, actor: &Actor, action: &'static str, code: Code, now: Timestamp) -> bool {
         let (who, Some(id)) = actor.who.parts() else {
             let key = (actor.from.map(limiter::source), action, code);
-            return self.strangers.take(key).is_ok();
+            return self.unauthenticated.take(key).is_ok();
         };
         let mut minute = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let number = now.as_millis().div_euclid(60_000);
@@ -66,30 +87,75 @@ impl Refusals {
     }
 }
 
-/// What was attempted, and by whom.
+/// A call that may be refused: the caller, the action and its subject.
 #[derive(Debug)]
 pub(crate) struct Attempt {
-    /// The tenant; none where nobody was recognized.
+    /// The tenant; none for unauthenticated callers.
     pub(crate) org: Option<OrgId>,
-    /// Who tried.
     pub(crate) actor: Actor,
-    /// The action, named as when it is done: `node.confirm`.
+    /// The name that the action has in the record of its success, such as `node.confirm`.
     pub(crate) action: &'static str,
-    /// What it was tried on, without secrets.
+    /// Contains no secrets.
     pub(crate) subject: String,
 }
 
 impl Attempt {
-    /// Records a guard's refusal and hands it on. One record a minute for each actor, action and kind of
-    /// refusal, so that nobody can flood the trail; trouble is no refusal and leaves no record.
-    pub(crate) async fn refused(self, app: &App, error: RpcError) -> RpcError {
+    /// A call without a valid credential.
+    pub(crate) fn anonymous(from: IpAddr, action: &'static str, subject: String) -> Self {
+        Self {
+            org: None,
+            actor: Actor {
+                who: Who::Anonymous,
+                from: Some(from),
+            },
+            action,
+            subject,
+        }
+    }
+
+    /// A call of a node with a session.
+    pub(crate) fn by_node(
+        node: &NodeIdentity,
+        from: IpAddr,
+        action: &'static str,
+        subject: String,
+    ) -> Self {
+        Self {
+            org: Some(node.org),
+            actor: Actor {
+                who: Who::Node(node.node),
+                from: Some(from),
+            },
+            action,
+            subject,
+        }
+    }
+
+    /// Passes a success on, and records a failure as a refusal.
+    ///
+    /// # Errors
+    ///
+    /// The failure as the caller receives it.
+    pub(crate) async fn or_refused<T>(
+        self,
+        auditor: &Auditor,
+        result: Result<T, impl Refusal>,
+    ) -> Result<T, RpcError> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.refused(auditor, error.refusal()).await),
+        }
+    }
+
+    /// Records a refusal and returns it. Failures that are not refusals, such as a storage failure, leave no record.
+    pub(crate) async fn refused(self, auditor: &Auditor, error: RpcError) -> RpcError {
         if !is_refusal(error.code) {
             return error;
         }
-        let now = app.environment.now();
-        if !app
-            .refusals
-            .is_news(&self.actor, self.action, error.code, now)
+        let now = auditor.environment.now();
+        if !auditor
+            .recent
+            .is_new(&self.actor, self.action, error.code, now)
         {
             return error;
         }
@@ -101,7 +167,7 @@ impl Attempt {
             result: AuditResult::Refused(error.message.clone()),
             at: now,
         };
-        if let Err(failure) = app.store.record_audit(entry).await {
+        if let Err(failure) = auditor.store.record_audit(entry).await {
             tracing::error!(action = self.action, error = %failure, "a refusal was not recorded");
         }
         error
@@ -132,7 +198,6 @@ fn is_refusal(code: Code) -> bool {
 #[cfg(test)]
 mod tests {
     use fleet_core::NodeId;
-    use fleet_store::Who;
 
     use super::*;
 
@@ -148,27 +213,27 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_news_once_a_minute_for_each_actor_action_and_code() {
-        let refusals = Refusals::new();
-        let is_news =
-            |id, action, code, seconds| refusals.is_news(&node(id), action, code, at(seconds));
-        assert!(is_news(1, "node.revoke", Code::NotFound, 60));
-        assert!(!is_news(1, "node.revoke", Code::NotFound, 119));
-        assert!(is_news(2, "node.revoke", Code::NotFound, 119));
-        assert!(is_news(1, "node.confirm", Code::NotFound, 119));
-        assert!(is_news(1, "node.revoke", Code::FailedPrecondition, 119));
-        assert!(is_news(1, "node.revoke", Code::NotFound, 120));
+    fn a_refusal_is_new_once_a_minute_for_each_actor_action_and_code() {
+        let recent = Recent::new();
+        let is_new =
+            |id, action, code, seconds| recent.is_new(&node(id), action, code, at(seconds));
+        assert!(is_new(1, "node.revoke", Code::NotFound, 60));
+        assert!(!is_new(1, "node.revoke", Code::NotFound, 119));
+        assert!(is_new(2, "node.revoke", Code::NotFound, 119));
+        assert!(is_new(1, "node.confirm", Code::NotFound, 119));
+        assert!(is_new(1, "node.revoke", Code::FailedPrecondition, 119));
+        assert!(is_new(1, "node.revoke", Code::NotFound, 120));
     }
 
     #[test]
-    fn no_flood_of_others_hides_a_refusal() {
-        let refusals = Refusals::new();
+    fn a_flood_of_refusals_of_others_hides_no_refusal() {
+        let recent = Recent::new();
         for id in 0..20_000 {
             assert!(
-                refusals.is_news(&node(id), "node.call", Code::NotFound, at(0)),
+                recent.is_new(&node(id), "node.call", Code::NotFound, at(0)),
                 "{id}"
             );
         }
-        assert!(refusals.known.lock().expect("not poisoned").refused.len() <= REMEMBERED);
+        assert!(recent.known.lock().expect("not poisoned").refused.len() <= REMEMBERED);
     }
 }

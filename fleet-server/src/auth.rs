@@ -1,5 +1,4 @@
-//! Who calls: from the bearer token or the browser's cookie, never from a body. Runs before any byte of
-//! a body is read.
+//! Authentication: by the bearer token or the browser's cookie, before any byte of a body is read.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -10,7 +9,7 @@ use std::{
 use fleet_core::{Permission, SecretHash, SecretKind};
 use fleet_store::{Actor, NodeIdentity, OperatorIdentity, Who};
 use fleet_wire::{
-    Context, RpcError,
+    Context, Peer, RpcError,
     listener::ConnectionGuard,
     server::{Admission, Authenticate, Call},
 };
@@ -21,33 +20,32 @@ use ipnetwork::IpNetwork;
 use crate::{
     app::App,
     audit::Attempt,
-    failure,
+    failure::Answered,
     policy::{Class, class_of},
 };
 
 /// The cookie of a browser's session.
 pub(crate) const COOKIE: &str = "fleet_session";
-/// A header that no other site's form can set: what is asked of every mutation that a cookie
-/// authenticates.
+/// Required for every mutation that a cookie authenticates, because no other site's form can set a header.
 pub(crate) const CSRF_HEADER: &str = "x-fleet-csrf";
 
-/// Who calls.
+/// An authenticated caller.
 #[derive(Clone, Debug)]
 pub(crate) enum Caller {
     /// A confirmed node.
     Node(NodeIdentity),
-    /// An operator with the permission that the procedure asks for.
+    /// An operator with the permission that the procedure requires.
     Operator(OperatorIdentity),
 }
 
-/// The caller and where it calls from.
+/// An authenticated caller and its address.
 #[derive(Clone, Debug)]
 pub(crate) struct Principal {
     pub(crate) caller: Caller,
     pub(crate) from: IpAddr,
 }
 
-/// Finds out who calls a procedure, and whether it may.
+/// Authenticates and authorizes every RPC.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
     pub(crate) app: Arc<App>,
@@ -59,35 +57,45 @@ impl Authenticate for Gate {
     /// # Errors
     ///
     /// UNAUTHENTICATED without a valid credential of the right kind, PERMISSION_DENIED naming the
-    /// missing permission, UNAVAILABLE when storage cannot be asked.
+    /// missing permission, UNAVAILABLE when the storage fails.
     async fn authenticate(&self, call: Call<'_>) -> Result<Admission<Principal>, RpcError> {
         let (app, headers, path) = (&*self.app, call.headers(), call.path());
-        let peer = call
-            .peer()
-            .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip());
-        let from = client_address(peer, headers, &app.config.trusted_proxies);
+        let from = client_address(address(call.peer()), headers, &app.config.trusted_proxies);
         let caller = match class_of(path.trim_start_matches('/')) {
             Some(Class::Public) => return Ok(Admission::Public),
             Some(Class::Node) => {
-                let identity = known_node(app, headers, path, from).await?;
+                let identity = node(app, headers).await;
+                let identity = recorded(app, headers, from, "node.call", path, identity).await?;
                 few_calls(&call)?;
                 Caller::Node(identity)
             }
-            Some(Class::AnyOperator) => Caller::Operator(known(app, headers, path, from).await?),
+            Some(Class::AnyOperator) => self.operator(headers, path, from, &[]).await?,
             Some(Class::Operator(permission)) => {
-                let identity = known(app, headers, path, from).await?;
-                permit(app, &identity, permission, path, from).await?;
-                Caller::Operator(identity)
+                self.operator(headers, path, from, &[permission]).await?
             }
             Some(Class::OperatorOfBoth(one, other)) => {
-                let identity = known(app, headers, path, from).await?;
-                permit(app, &identity, one, path, from).await?;
-                permit(app, &identity, other, path, from).await?;
-                Caller::Operator(identity)
+                self.operator(headers, path, from, &[one, other]).await?
             }
             None => return Err(RpcError::unimplemented(format!("nobody may call {path}"))),
         };
         Ok(Admission::Known(Principal { caller, from }))
+    }
+}
+
+impl Gate {
+    async fn operator(
+        &self,
+        headers: &HeaderMap,
+        path: &str,
+        from: IpAddr,
+        permissions: &[Permission],
+    ) -> Result<Caller, RpcError> {
+        let identity = operator(&self.app, &Method::POST, headers).await;
+        let identity = recorded(&self.app, headers, from, "operator.call", path, identity).await?;
+        for permission in permissions {
+            permit(&self.app, &identity, *permission, path, from).await?;
+        }
+        Ok(Caller::Operator(identity))
     }
 }
 
@@ -104,59 +112,24 @@ fn few_calls(call: &Call<'_>) -> Result<(), RpcError> {
     )))
 }
 
-/// The operator behind a call; a credential that is not valid leaves a record.
-async fn known(
+/// Records a refused credential. A call without any credential leaves no record.
+async fn recorded<T>(
     app: &App,
     headers: &HeaderMap,
-    path: &str,
     from: IpAddr,
-) -> Result<OperatorIdentity, RpcError> {
-    let refused = match operator(app, &Method::POST, headers).await {
-        Ok(identity) => return Ok(identity),
-        Err(refused) => refused,
-    };
+    action: &'static str,
+    path: &str,
+    identity: Result<T, RpcError>,
+) -> Result<T, RpcError> {
     if bearer(headers).or(cookie(headers)).is_none() {
-        return Err(refused);
+        return identity;
     }
-    let attempt = Attempt {
-        org: None,
-        actor: Actor {
-            who: Who::Anonymous,
-            from: Some(from),
-        },
-        action: "operator.call",
-        subject: path.to_owned(),
-    };
-    Err(attempt.refused(app, refused).await)
+    Attempt::anonymous(from, action, path.to_owned())
+        .or_refused(&app.auditor, identity)
+        .await
 }
 
-/// The node behind a call; a token that is not valid leaves a record.
-async fn known_node(
-    app: &App,
-    headers: &HeaderMap,
-    path: &str,
-    from: IpAddr,
-) -> Result<NodeIdentity, RpcError> {
-    let refused = match node(app, headers).await {
-        Ok(identity) => return Ok(identity),
-        Err(refused) => refused,
-    };
-    if bearer(headers).or(cookie(headers)).is_none() {
-        return Err(refused);
-    }
-    let attempt = Attempt {
-        org: None,
-        actor: Actor {
-            who: Who::Anonymous,
-            from: Some(from),
-        },
-        action: "node.call",
-        subject: path.to_owned(),
-    };
-    Err(attempt.refused(app, refused).await)
-}
-
-/// The node whose session token is presented.
+/// The node whose session token the call presents.
 async fn node(app: &App, headers: &HeaderMap) -> Result<NodeIdentity, RpcError> {
     let token = bearer(headers).ok_or_else(|| {
         RpcError::unauthenticated(
@@ -167,38 +140,36 @@ async fn node(app: &App, headers: &HeaderMap) -> Result<NodeIdentity, RpcError> 
         .store
         .node_by_session(SecretHash::of(token), app.environment.now())
         .await
-        .map_err(|error| failure::storage(&error))?;
+        .answered()?;
     identity.ok_or_else(|| {
         RpcError::unauthenticated(
-            "the session is over or unknown: open a new one with BeginAuthHandshake",
+            "the session expired or is unknown: open a new one with BeginAuthHandshake",
         )
     })
 }
 
-/// The operator whose key or cookie is presented. A cookie counts for mutations only together with
-/// the header that no other site can set.
+/// The operator whose key or cookie the call presents. For mutations, a cookie is valid only together with the header
+/// that no other site can set.
 pub(crate) async fn operator(
     app: &App,
     method: &Method,
     headers: &HeaderMap,
 ) -> Result<OperatorIdentity, RpcError> {
+    let now = app.environment.now();
     let identity = match (bearer(headers), cookie(headers)) {
         (Some(key), _) if key.starts_with(SecretKind::OperatorKey.prefix()) => {
-            app.store
-                .operator_by_key(SecretHash::of(key), app.environment.now())
-                .await
+            app.store.operator_by_key(SecretHash::of(key), now).await
         }
         (Some(_), _) => Ok(None),
         (None, Some(token)) => {
-            if method.is_safe() || headers.contains_key(CSRF_HEADER) {
-                app.store
-                    .operator_by_session(SecretHash::of(token), app.environment.now())
-                    .await
-            } else {
+            if !method.is_safe() && !headers.contains_key(CSRF_HEADER) {
                 return Err(RpcError::unauthenticated(format!(
                     "a browser's session needs the header `{CSRF_HEADER}: 1` on every change"
                 )));
             }
+            app.store
+                .operator_by_session(SecretHash::of(token), now)
+                .await
         }
         (None, None) => {
             return Err(RpcError::unauthenticated(
@@ -206,8 +177,7 @@ pub(crate) async fn operator(
             ));
         }
     };
-    let identity = identity.map_err(|error| failure::storage(&error))?;
-    identity.ok_or_else(|| RpcError::unauthenticated("the key or session is not valid: make a new key with `fleetd admin create-key`, or sign in again"))
+    identity.answered()?.ok_or_else(|| RpcError::unauthenticated("the key or session is not valid: create a new key with `fleetd admin create-key`, or sign in again"))
 }
 
 /// Refuses, with an audit record, an operator who lacks a permission.
@@ -234,14 +204,15 @@ pub(crate) async fn permit(
         "this needs the permission {permission}, which the role {} lacks",
         identity.role
     ));
-    Err(attempt.refused(app, refusal).await)
+    Err(attempt.refused(&app.auditor, refusal).await)
 }
 
-/// Between two looks at whether who watches may still do so.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Interval at which the credential of a watcher is checked: revoking a key or a role ends its streams without any
+/// message between servers.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
 
-/// Passes a stream on for as long as its operator's credential is good and permits it; then it ends
-/// UNAUTHENTICATED. Storage trouble ends nothing.
+/// Passes a stream on while the operator's credential is valid and has the permission; then ends it with
+/// UNAUTHENTICATED. A storage failure ends nothing.
 pub(crate) fn while_permitted<T, S>(
     app: Arc<App>,
     identity: &OperatorIdentity,
@@ -253,24 +224,27 @@ where
     S: Stream<Item = Result<T, RpcError>> + Send,
 {
     let credential = identity.credential;
-    let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_AGAIN, LOOK_AGAIN);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let state = Some((Box::pin(items), look));
+    let mut checks =
+        tokio::time::interval_at(tokio::time::Instant::now() + CHECK_EVERY, CHECK_EVERY);
+    checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let state = Some((Box::pin(items), checks));
     stream::unfold(state, move |state| {
         let app = app.clone();
         async move {
-            let (mut items, mut look) = state?;
+            let (mut items, mut checks) = state?;
             loop {
                 tokio::select! {
-                    item = items.next() => return Some((item?, Some((items, look)))),
-                    _ = look.tick() => {}
+                    item = items.next() => return Some((item?, Some((items, checks)))),
+                    _ = checks.tick() => {}
                 }
                 let now = app.environment.now();
                 match app.store.operator_by_credential(credential, now).await {
                     Ok(Some(identity)) if identity.role.may(permission) => {}
-                    Err(error) => tracing::debug!(%error, "a watcher could not be looked at"),
+                    Err(error) => {
+                        tracing::debug!(%error, "the credential of a watcher could not be checked");
+                    }
                     Ok(_) => {
-                        let ended = "the key or session of this call is not valid any more, or lost its permission: sign in again";
+                        let ended = "the key or session of this call is no longer valid, or lost its permission: sign in again";
                         return Some((Err(RpcError::unauthenticated(ended)), None));
                     }
                 }
@@ -279,19 +253,13 @@ where
     })
 }
 
-/// The operator behind a call whose class is an operator's.
-pub(crate) fn calling_operator(context: &Context) -> Result<(&OperatorIdentity, Actor), RpcError> {
+/// The operator behind a call whose class is an operator's, and its address.
+pub(crate) fn calling_operator(context: &Context) -> Result<(&OperatorIdentity, IpAddr), RpcError> {
     match context.principal::<Principal>() {
         Some(Principal {
             caller: Caller::Operator(identity),
             from,
-        }) => Ok((
-            identity,
-            Actor {
-                who: Who::Operator(identity.operator),
-                from: Some(*from),
-            },
-        )),
+        }) => Ok((identity, *from)),
         Some(Principal {
             caller: Caller::Node(_),
             ..
@@ -300,13 +268,13 @@ pub(crate) fn calling_operator(context: &Context) -> Result<(&OperatorIdentity, 
     }
 }
 
-/// The node behind a call whose class is a node's.
-pub(crate) fn calling_node(context: &Context) -> Result<&NodeIdentity, RpcError> {
+/// The node behind a call whose class is a node's, and its address.
+pub(crate) fn calling_node(context: &Context) -> Result<(&NodeIdentity, IpAddr), RpcError> {
     match context.principal::<Principal>() {
         Some(Principal {
             caller: Caller::Node(identity),
-            ..
-        }) => Ok(identity),
+            from,
+        }) => Ok((identity, *from)),
         Some(Principal {
             caller: Caller::Operator(_),
             ..
@@ -315,12 +283,15 @@ pub(crate) fn calling_node(context: &Context) -> Result<&NodeIdentity, RpcError>
     }
 }
 
-/// Where a call comes from; unspecified when it came by no connection of ours.
+/// The address of the caller of a public procedure; unspecified when the call did not come through our listener.
 pub(crate) fn calling_address(app: &App, context: &Context) -> IpAddr {
-    let peer = context
-        .peer()
-        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip());
+    let peer = address(context.peer());
     client_address(peer, context.headers(), &app.config.trusted_proxies)
+}
+
+/// The address of a connection's peer; unspecified where the service is mounted without our listener.
+pub(crate) fn address(peer: Option<Peer>) -> IpAddr {
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip())
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -344,7 +315,7 @@ pub(crate) fn cookie(headers: &HeaderMap) -> Option<&str> {
         .map(|(_, value)| value)
 }
 
-/// The caller's own address: the peer's, or what a trusted proxy says. Reads `X-Forwarded-For` from the
+/// The caller's own address: the peer's, or the one that a trusted proxy forwards. Reads `X-Forwarded-For` from the
 /// right and stops at the first address that is not a trusted proxy's.
 pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNetwork]) -> IpAddr {
     let is_trusted = |ip: IpAddr| trusted.iter().any(|network| network.contains(ip));
@@ -381,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn only_trusted_proxies_speak_for_others() {
+    fn forwarded_addresses_are_trusted_only_from_trusted_proxies() {
         let ip = |text: &str| text.parse::<IpAddr>().expect("a literal");
         let proxies = ["10.0.0.0/8".parse().expect("a network")];
         let forwarded = headers("x-forwarded-for", "1.2.3.4, 198.51.100.7, 10.0.0.2");
@@ -408,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_read_from_their_headers_only() {
+    fn credentials_are_read_only_from_their_headers() {
         assert_eq!(
             bearer(&headers("authorization", "Bearer fok_x")),
             Some("fok_x")

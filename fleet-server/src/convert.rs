@@ -1,4 +1,6 @@
-//! Between the wire's messages and the domain's values. Nothing is decided here.
+//! Conversions between wire messages and domain values. They contain no decisions.
+
+use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
     Lane, NodeId, PairingStatus, RawDeviceReport, ScanState, Timestamp, enrollment::NodeState,
@@ -7,27 +9,62 @@ use fleet_core::{
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_pairing::Binding;
 use fleet_store::{
-    BoundDevice, DevicePairing, DeviceRow, Hello, Invitation, NodeRow, PairResultRow, Progress,
-    ScanRow,
+    BoundDevice, DeviceAlias, DevicePairing, DeviceRow, Hello, Invitation, NodeRow, PairResultRow,
+    Progress, ScanRow,
 };
-use fleet_wire::{admin, fleet, fleetmanagement, gateway, pairing};
+use fleet_wire::{RpcError, admin, fleet, fleetmanagement, gateway, pairing};
 
-use crate::devices;
-
-/// A moment on the wire.
+/// A time on the wire.
 pub(crate) fn timestamp(at: Timestamp) -> fleet_wire::Timestamp {
     let (seconds, nanos) = at.to_seconds_and_nanos();
     fleet_wire::Timestamp { seconds, nanos }
 }
 
-fn millis(duration: std::time::Duration) -> i64 {
+/// A duration on the wire.
+pub(crate) fn duration(duration: Duration) -> fleet_wire::Duration {
+    fleet_wire::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+/// The id of a scan or pairing.
+///
+/// # Errors
+///
+/// INVALID_ARGUMENT that names the field.
+pub(crate) fn id<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, RpcError> {
+    text.parse()
+        .map_err(|error| RpcError::invalid_argument(format!("{field}: {error}")))
+}
+
+/// The node that a list is filtered by; 0 on the wire stands for all nodes.
+pub(crate) fn node_filter(node: i64) -> Option<NodeId> {
+    (node != 0).then_some(NodeId(node))
+}
+
+/// The size of a page: the request's limit, where 0 stands for `default`, and at most `most`.
+pub(crate) fn page_size(limit: u32, default: u32, most: u32) -> u32 {
+    if limit == 0 { default } else { limit.min(most) }
+}
+
+fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// What an operator asks for; none without a mode.
-pub(crate) fn scan_request(request: pairing::DiscoverRequest) -> Option<ScanRequest> {
+/// The scan that an operator requests.
+///
+/// # Errors
+///
+/// INVALID_ARGUMENT without a mode.
+pub(crate) fn scan_request(
+    request: Option<pairing::DiscoverRequest>,
+) -> Result<ScanRequest, RpcError> {
     use pairing::discover_request::Mode as Wire;
-    Some(match request.mode? {
+    let mode = request.and_then(|request| request.mode).ok_or_else(|| {
+        RpcError::invalid_argument("request names no mode: give ip_list, ip_range, nmap or mdns")
+    })?;
+    Ok(match mode {
         Wire::IpList(list) => ScanRequest {
             mode: Mode::List(list.ip_addresses),
             ports: list.ports,
@@ -54,7 +91,7 @@ pub(crate) fn scan_request(request: pairing::DiscoverRequest) -> Option<ScanRequ
     })
 }
 
-/// A request as it came, and as a node takes it.
+/// A scan request on the wire, for operators and for nodes.
 pub(crate) fn discover_request(request: ScanRequest) -> pairing::DiscoverRequest {
     use pairing::discover_request::Mode as Wire;
     let ports = request.ports;
@@ -82,7 +119,7 @@ pub(crate) fn discover_request(request: ScanRequest) -> pairing::DiscoverRequest
     pairing::DiscoverRequest { mode: Some(mode) }
 }
 
-/// A device of a report, its fields unchecked.
+/// A device of a report, with unchecked fields.
 pub(crate) fn raw_report(device: &gateway::DiscoveredDeviceReport) -> RawDeviceReport<'_> {
     RawDeviceReport {
         identifier: &device.device_identifier,
@@ -99,7 +136,7 @@ pub(crate) fn raw_report(device: &gateway::DiscoveredDeviceReport) -> RawDeviceR
     }
 }
 
-/// What a node said in its Hello.
+/// The contents of a node's Hello, escaped and bounded.
 pub(crate) fn hello(hello: gateway::ControlHello) -> Hello {
     let shown = |texts: Vec<String>| texts.iter().map(|text| printable(text, 64)).collect();
     Hello {
@@ -112,7 +149,7 @@ pub(crate) fn hello(hello: gateway::ControlHello) -> Hello {
     }
 }
 
-/// A peer's text for people: bounded, control characters escaped.
+/// A peer's text for display: at most `most` characters, control characters escaped.
 pub(crate) fn printable(text: &str, most: usize) -> String {
     let escaped = text.chars().flat_map(|c| {
         let control = c.is_control();
@@ -123,7 +160,7 @@ pub(crate) fn printable(text: &str, most: usize) -> String {
     escaped.take(most).collect()
 }
 
-/// A scan as operators see it.
+/// A scan for operators.
 pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
     let conclusion = row.conclusion.as_ref();
     fleet::Scan {
@@ -170,7 +207,7 @@ fn lane(lane: Lane) -> fleet::ScanLane {
     }
 }
 
-/// How far a scan is.
+/// The progress of a scan.
 pub(crate) fn progress(progress: &Progress) -> fleet::ScanProgress {
     fleet::ScanProgress {
         done: progress.done,
@@ -196,7 +233,7 @@ pub(crate) fn device_found(found: &DeviceFound) -> fleet::DeviceFound {
     }
 }
 
-/// The same in the upstream shape.
+/// A device of the event log in the upstream format.
 pub(crate) fn upstream_device(found: &DeviceFound) -> pairing::Device {
     let mac = match &found.identifier {
         fleet_core::DeviceIdentifier::Mac(mac) => mac.to_string(),
@@ -224,7 +261,7 @@ pub(crate) fn upstream_device(found: &DeviceFound) -> pairing::Device {
     }
 }
 
-/// A scan's end.
+/// The end of a scan.
 pub(crate) fn scan_ended(ended: &ScanEnded) -> fleet::ScanEnded {
     fleet::ScanEnded {
         state: scan_state(ended.conclusion.state).into(),
@@ -234,7 +271,7 @@ pub(crate) fn scan_ended(ended: &ScanEnded) -> fleet::ScanEnded {
     }
 }
 
-/// A ledger.
+/// The summary of a scan.
 pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
     let tallies = |tallies: &[Tally]| {
         tallies
@@ -267,13 +304,13 @@ pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
     }
 }
 
-/// Whether a node counts as online.
+/// Whether a node was seen recently enough to be online.
 fn online(row: &NodeRow, now: Timestamp) -> bool {
     row.last_seen_at
         .is_some_and(|seen| now.since(seen) <= limits::NODE_OFFLINE)
 }
 
-/// A node as operators see it.
+/// A node for operators.
 pub(crate) fn node(row: NodeRow, now: Timestamp) -> fleet::Node {
     let online = online(&row, now);
     let hello = row.hello.unwrap_or_default();
@@ -297,7 +334,7 @@ pub(crate) fn node(row: NodeRow, now: Timestamp) -> fleet::Node {
     }
 }
 
-/// A node that registered waits for its operator.
+/// The enrollment state; a registered node awaits confirmation by an operator.
 fn enrollment(state: NodeState) -> &'static str {
     match state {
         NodeState::Pending => "awaiting_confirmation",
@@ -306,7 +343,7 @@ fn enrollment(state: NodeState) -> &'static str {
     }
 }
 
-/// A node in the upstream shape.
+/// A node in the upstream format.
 pub(crate) fn node_summary(row: NodeRow) -> admin::FleetNodeSummary {
     use admin::FleetNodeEnrollmentStatus as Status;
     let status = match row.state {
@@ -325,7 +362,7 @@ pub(crate) fn node_summary(row: NodeRow) -> admin::FleetNodeSummary {
     }
 }
 
-/// An open invitation.
+/// An open enrollment code.
 pub(crate) fn invitation(row: Invitation) -> fleet::EnrollmentCode {
     fleet::EnrollmentCode {
         pending_enrollment_id: row.id.0,
@@ -338,7 +375,7 @@ pub(crate) fn invitation(row: Invitation) -> fleet::EnrollmentCode {
     }
 }
 
-/// A device of the inventory.
+/// A device of the inventory with its pairing.
 pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
     fleet::Device {
         device_id: row.id.0,
@@ -361,7 +398,7 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
         first_seen: Some(timestamp(row.first_seen)),
         last_seen: Some(timestamp(row.last_seen)),
         evidence: row.evidence,
-        aliases: row.aliases.into_iter().map(devices::alias).collect(),
+        aliases: row.aliases.into_iter().map(alias).collect(),
         pairing_status: pairing.status.to_string(),
         pairing_error: pairing.error,
         bound_to_fleet_node_id: match pairing.binding {
@@ -372,7 +409,19 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
     }
 }
 
-/// A device of the inventory in the upstream shape.
+fn alias(alias: DeviceAlias) -> fleet::DeviceAlias {
+    fleet::DeviceAlias {
+        identity_change_id: alias.change.0,
+        identifier: alias.identifier.to_string(),
+        reason: alias.reason.sentence().to_owned(),
+        merged_device_id: alias.merged.map_or(0, |device| device.0),
+        fleet_node_id: alias.node.map_or(0, |node| node.0),
+        evidence: alias.evidence,
+        since: Some(timestamp(alias.since)),
+    }
+}
+
+/// A device of the inventory in the upstream format.
 pub(crate) fn discovered_device(
     row: DeviceRow,
     status: PairingStatus,
@@ -398,7 +447,7 @@ pub(crate) fn discovered_device(
     }
 }
 
-/// A status of pairing on the wire.
+/// A pairing status on the wire.
 pub(crate) fn pairing_status(status: PairingStatus) -> fleetmanagement::PairingStatus {
     use fleetmanagement::PairingStatus as Wire;
     match status {
@@ -411,7 +460,7 @@ pub(crate) fn pairing_status(status: PairingStatus) -> fleetmanagement::PairingS
     }
 }
 
-/// What came of one device.
+/// The result of pairing one device.
 pub(crate) fn pairing_result(
     device_identifier: String,
     status: PairingStatus,
@@ -424,12 +473,12 @@ pub(crate) fn pairing_result(
     }
 }
 
-/// A stored result.
+/// A stored result of pairing one device.
 pub(crate) fn paired(row: PairResultRow) -> admin::DevicePairingResult {
     pairing_result(row.identifier, row.told, row.error)
 }
 
-/// A device that is bound to a node, in the upstream shape.
+/// A device that is bound to a node, in the upstream format.
 pub(crate) fn bound_device(bound: BoundDevice) -> admin::FleetNodeDeviceSummary {
     admin::FleetNodeDeviceSummary {
         fleet_node_id: bound.node.0,
@@ -446,7 +495,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peers_text_cannot_move_the_cursor() {
+    fn control_characters_of_a_peer_are_escaped() {
         assert_eq!(printable("a\u{1b}[31mb\n", 64), "a\\u{1b}[31mb\\n");
         assert_eq!(printable("ééé", 2), "éé");
     }

@@ -1,5 +1,5 @@
-//! `DiscoverOnFleetNode`: a scan that never queues, watched in the upstream shape. Leaving the stream never
-//! cancels the scan, whose id is in the header `fleet-scan-id`.
+//! `DiscoverOnFleetNode`: a scan that never queues, followed in the upstream format. Closing the stream never cancels
+//! the scan, whose id is in the header `fleet-scan-id`.
 
 use std::{
     sync::Arc,
@@ -11,7 +11,7 @@ use fleet_core::{
     outcome::{self, Conclusion},
 };
 use fleet_discovery::{LogEvent, ScanRequest};
-use fleet_store::{Actor, OperatorIdentity, Queueing};
+use fleet_store::Queueing;
 use fleet_wire::{
     BoxStream, Reply, RpcError,
     admin::{DiscoverOnFleetNodeRequest, DiscoverOnFleetNodeResponse},
@@ -22,71 +22,64 @@ use http::{HeaderName, HeaderValue};
 
 use crate::{
     app::App,
-    audit::Attempt,
     auth::while_permitted,
+    call::OperatorCall,
     convert,
-    failure::{self, Refusal},
-    operators::scan_request,
+    failure::{self, Answered, Refusal},
     scans::{self, Start},
     watch::{self, Item},
 };
 
-/// Names the scan behind an upstream-shaped discovery.
+/// The response header with the id of the scan.
 const SCAN_ID: HeaderName = HeaderName::from_static("fleet-scan-id");
-/// Between two looks at whether the node is there.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval of checks whether the node is connected.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// Starts the scan and answers its devices as they come.
+/// Starts the scan and streams its devices.
 pub(crate) async fn start(
     app: &Arc<App>,
-    operator: &OperatorIdentity,
-    actor: Actor,
+    call: &OperatorCall,
     request: DiscoverOnFleetNodeRequest,
 ) -> Result<Reply<BoxStream<DiscoverOnFleetNodeResponse>>, RpcError> {
     let node = NodeId(request.fleet_node_id);
-    let wanted = scan_request(request.request)?;
-    let attempt = Attempt {
-        org: Some(operator.org),
-        actor: actor.clone(),
-        action: "scan.start",
-        subject: format!("node {node}"),
-    };
-    if let Err(error) = ready(app, operator, node, &wanted).await {
-        return Err(attempt.refused(app, error).await);
-    }
+    let request = convert::scan_request(request.request)?;
+    let ready = ready(app, call, node, &request).await;
+    call.attempt("scan.start", format!("node {node}"))
+        .or_refused(&app.auditor, ready)
+        .await?;
     let start = Start {
         node,
-        request: wanted,
+        request,
         request_id: None,
         lane: Lane::Interactive,
         queueing: Queueing::Never,
     };
-    let scan = scans::start(app, operator, actor, start).await?.scan.id;
+    let scan = scans::start(app, call, start).await?.scan.id;
     if !app.hub.is_connected(node) {
-        give_up(app, operator, scan).await?;
+        give_up(app, call, scan).await?;
     }
     let messages = Discovery {
         app: app.clone(),
         node,
         scan,
-        away: None,
+        away_since: None,
         over: false,
     }
-    .messages(operator);
+    .messages(call);
     let header = HeaderValue::from_str(&scan.to_string())
-        .map_err(|_| RpcError::internal("a scan id is no header value"))?;
-    let messages = while_permitted(app.clone(), operator, Permission::NodeManage, messages);
+        .map_err(|_| RpcError::internal("a scan id is not a header value"))?;
+    let messages = while_permitted(app.clone(), call, Permission::NodeManage, messages);
     Ok(Reply::stream(messages).with_header(SCAN_ID, header))
 }
 
-/// Unknown nodes and bad requests are told first, whether the node is there or not.
+/// Checks the node and the request before the connection, so that the more specific refusal comes first.
 async fn ready(
     app: &App,
-    operator: &OperatorIdentity,
+    call: &OperatorCall,
     node: NodeId,
-    wanted: &ScanRequest,
+    request: &ScanRequest,
 ) -> Result<(), RpcError> {
-    scans::planned(app, operator, node, wanted).await?;
+    scans::planned(app, call, node, request).await?;
     if app.hub.is_connected(node) {
         return Ok(());
     }
@@ -95,22 +88,22 @@ async fn ready(
     )))
 }
 
-/// Ends a scan whose node went away before anything was sent; what was sent goes on.
-async fn give_up(app: &App, operator: &OperatorIdentity, scan: ScanId) -> Result<(), RpcError> {
-    let row = scans::get(app, operator, scan).await?;
+/// Ends a scan whose node disconnected before a command was sent. A scan with a sent command continues.
+async fn give_up(app: &App, call: &OperatorCall, scan: ScanId) -> Result<(), RpcError> {
+    let row = scans::get(app, call.org, scan).await?;
     if row.state != ScanState::Queued {
         return Ok(());
     }
     let reason = format!(
-        "node {} went away before the scan was sent to it: run it again",
+        "node {} disconnected before the scan was sent to it: run it again",
         row.node
     );
     let conclusion = Conclusion::new(ScanState::Failed, outcome::Code::FailedPrecondition, reason);
     app.store
         .end_scan(scan, conclusion, app.environment.now())
         .await
-        .map_err(Refusal::refusal)?;
-    app.bells.ring(scan);
+        .answered()?;
+    app.wakeups.notify(scan);
     Ok(())
 }
 
@@ -118,24 +111,24 @@ struct Discovery {
     app: Arc<App>,
     node: NodeId,
     scan: ScanId,
-    away: Option<Instant>,
+    away_since: Option<Instant>,
     over: bool,
 }
 
 impl Discovery {
     fn messages(
         self,
-        operator: &OperatorIdentity,
+        call: &OperatorCall,
     ) -> impl futures::Stream<Item = Result<DiscoverOnFleetNodeResponse, RpcError>> + Send + use<>
     {
-        let items = Box::pin(watch::watch(self.app.clone(), operator.org, self.scan, 0));
+        let items = Box::pin(watch::watch(self.app.clone(), call.org, self.scan, 0));
         stream::unfold((self, items), |(mut discovery, mut items)| async move {
             while !discovery.over {
-                if let Err(gone) = discovery.look() {
+                if let Err(gone) = discovery.check_node() {
                     discovery.over = true;
                     return Some((Err(gone), (discovery, items)));
                 }
-                let Ok(item) = tokio::time::timeout(LOOK, items.next()).await else {
+                let Ok(item) = tokio::time::timeout(CHECK_EVERY, items.next()).await else {
                     continue;
                 };
                 let item = item?;
@@ -147,26 +140,26 @@ impl Discovery {
         })
     }
 
-    /// Ends the stream when the node has been away for too long; its scan goes on.
-    fn look(&mut self) -> Result<(), RpcError> {
+    /// Fails when the node has been disconnected for too long; its scan continues.
+    fn check_node(&mut self) -> Result<(), RpcError> {
         if self.app.hub.is_connected(self.node) {
-            self.away = None;
+            self.away_since = None;
             return Ok(());
         }
         let now = self.app.environment.instant();
-        let away = now.duration_since(*self.away.get_or_insert(now));
+        let away = now.duration_since(*self.away_since.get_or_insert(now));
         if away < limits::NODE_AWAY {
             return Ok(());
         }
         Err(RpcError::failed_precondition(format!(
-            "node {} has been away for {} s; scan {} goes on when it comes back: watch it with fleet.v1 WatchScan",
+            "node {} has been disconnected for {} s; scan {} continues when it reconnects: watch it with fleet.v1 WatchScan",
             self.node,
             away.as_secs(),
             self.scan
         )))
     }
 
-    /// What an item is in the upstream shape, if anything.
+    /// The message for an item, if the upstream format has one.
     fn message(
         &mut self,
         item: Result<Item, watch::WatchError>,
@@ -186,7 +179,7 @@ impl Discovery {
     }
 }
 
-/// What an item is in the upstream shape, if anything.
+/// An item in the upstream format, if the format has it.
 pub(crate) fn upstream(item: Item) -> Option<Result<DiscoverResponse, RpcError>> {
     Some(Ok(match item {
         Item::Alive => DiscoverResponse::default(),
@@ -196,7 +189,7 @@ pub(crate) fn upstream(item: Item) -> Option<Result<DiscoverResponse, RpcError>>
                 devices: vec![convert::upstream_device(&found)],
                 error: String::new(),
             },
-            // Warnings are of the scan, not of this call; the upstream shape has a place for the end's reason only.
+            // The upstream format has a field for the reason of the end only. Warnings of the scan are not that.
             LogEvent::Warning { .. } => return None,
             LogEvent::Ended(ended) => match conclude(&ended.conclusion) {
                 Ok(None) => return None,
@@ -210,7 +203,7 @@ pub(crate) fn upstream(item: Item) -> Option<Result<DiscoverResponse, RpcError>>
     }))
 }
 
-/// How the stream ends: well, well with a reason, or with the outcome's code.
+/// How the stream ends: OK, OK with a reason, or with the code of the outcome.
 fn conclude(conclusion: &Conclusion) -> Result<Option<String>, RpcError> {
     match conclusion.state {
         ScanState::Completed => Ok(None),

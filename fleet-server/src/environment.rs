@@ -1,4 +1,4 @@
-//! Where time and randomness come from: the one seam between the rules and the machine.
+//! [`Environment`]: clocks and randomness, so that tests can replace them.
 
 use std::{fmt, time::Instant};
 
@@ -12,12 +12,12 @@ pub trait Environment: Send + Sync + fmt::Debug {
     /// The monotonic clock.
     fn instant(&self) -> Instant;
 
-    /// Fills a buffer with bytes fit for keys.
+    /// Fills a buffer with random bytes that are fit for keys.
     fn fill(&self, bytes: &mut [u8]);
 }
 
 impl dyn Environment {
-    /// Random bytes fit for keys.
+    /// Random bytes that are fit for keys.
     pub fn random<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
         self.fill(&mut bytes);
@@ -63,7 +63,7 @@ impl Environment for SystemEnvironment {
 
     /// # Panics
     ///
-    /// When the kernel has no randomness: no secret can be made then, and nothing may go on without.
+    /// When the kernel returns no randomness: the server must not continue without secrets.
     fn fill(&self, bytes: &mut [u8]) {
         #[expect(
             clippy::expect_used,

@@ -1,5 +1,5 @@
-//! What callers are told when storage refuses or fails: refusals keep their sentence, trouble becomes
-//! UNAVAILABLE with an id that is in the log.
+//! How failures of operations reach callers. Refusals keep their sentence. Storage failures become UNAVAILABLE with an
+//! id that is in the log.
 
 use std::time::Duration;
 
@@ -11,14 +11,12 @@ use fleet_store::{
 };
 use fleet_wire::{Code, RpcError};
 
-use crate::watch::WatchError;
-
-/// When a report may come again that has overtaken what names resolve to: the two are moments apart.
+/// When a report may be retried that overtook the addresses of its names: the two messages are moments apart.
 const PINS_SOON: Duration = Duration::from_millis(100);
-/// When a report may come again at whose addresses the server itself dials: it has waited already.
+/// When a report may be retried while the server itself dials its addresses. The report has waited already.
 const DIALED_SOON: Duration = Duration::from_secs(2);
 
-/// The answer for storage trouble; the database's words go to the log only.
+/// The answer to a storage failure. The text of the database goes to the log only.
 pub(crate) fn storage(error: &StoreError) -> RpcError {
     let mut id = [0_u8; 4];
     let id = getrandom::fill(&mut id).map_or(0, |()| u32::from_be_bytes(id));
@@ -28,10 +26,10 @@ pub(crate) fn storage(error: &StoreError) -> RpcError {
     ))
 }
 
-/// The code on the wire.
+/// An outcome's code on the wire.
 pub(crate) fn code(code: outcome::Code) -> Code {
     match code {
-        // A scan that ended well is no failure; asked for its failure, nothing is known of one.
+        // A successful outcome has no failure to report.
         outcome::Code::Ok => Code::Unknown,
         outcome::Code::Canceled => Code::Canceled,
         outcome::Code::InvalidArgument => Code::InvalidArgument,
@@ -43,10 +41,15 @@ pub(crate) fn code(code: outcome::Code) -> Code {
     }
 }
 
-/// Turns an operation's refusal into the answer.
+/// A failure that becomes a caller's RPC error.
 pub(crate) trait Refusal {
-    /// The answer.
     fn refusal(self) -> RpcError;
+}
+
+impl Refusal for RpcError {
+    fn refusal(self) -> RpcError {
+        self
+    }
 }
 
 impl Refusal for StoreError {
@@ -55,201 +58,112 @@ impl Refusal for StoreError {
     }
 }
 
-impl Refusal for RegisterError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::Code => RpcError::unauthenticated(self.to_string()),
-            Self::NameTaken(_) | Self::KeyTaken | Self::ReplacementTaken { .. } => {
-                RpcError::failed_precondition(self.to_string())
+/// `result.answered()?` where no refusal needs an audit record.
+pub(crate) trait Answered<T> {
+    /// # Errors
+    ///
+    /// The failure as the caller receives it.
+    fn answered(self) -> Result<T, RpcError>;
+}
+
+impl<T, E: Refusal> Answered<T> for Result<T, E> {
+    fn answered(self) -> Result<T, RpcError> {
+        self.map_err(Refusal::refusal)
+    }
+}
+
+/// Maps each operation's errors to a status, with the error's own sentence. `Storage` is common to all.
+macro_rules! refusals {
+    ($($error:ident { $($variant:pat => $status:ident $(, retry $after:expr)?;)+ })+) => {$(
+        impl Refusal for $error {
+            fn refusal(self) -> RpcError {
+                use $error::*;
+                match &self {
+                    $($variant => RpcError::$status(self.to_string()) $(.with_retry_after($after))?,)+
+                    Storage(error) => storage(error),
+                }
             }
-            Self::Storage(error) => storage(error),
         }
-    }
+    )+};
 }
 
-impl Refusal for CreateCodeError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NotFound(_) => RpcError::not_found(self.to_string()),
-            Self::NotRevoked(_) | Self::Replaced { .. } => {
-                RpcError::failed_precondition(self.to_string())
-            }
-            Self::Storage(error) => storage(error),
-        }
+refusals! {
+    RegisterError {
+        Code => unauthenticated;
+        NameTaken(_) | KeyTaken | ReplacementTaken { .. } => failed_precondition;
     }
-}
-
-impl Refusal for UndoError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NotFound(_) => RpcError::not_found(self.to_string()),
-            Self::Refused(_) => RpcError::failed_precondition(self.to_string()),
-            Self::Storage(error) => storage(error),
-        }
+    CreateCodeError {
+        NotFound(_) => not_found;
+        NotRevoked(_) | Replaced { .. } => failed_precondition;
     }
-}
-
-impl Refusal for BeginError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::Credentials => RpcError::unauthenticated(self.to_string()),
-            Self::NotConfirmed(_) => RpcError::failed_precondition(self.to_string()),
-            Self::Storage(error) => storage(error),
-        }
+    UndoError {
+        NotFound(_) => not_found;
+        Refused(_) => failed_precondition;
     }
-}
-
-impl Refusal for ConfirmError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NotFound(_) => RpcError::not_found(self.to_string()),
-            Self::Refused(_) => RpcError::failed_precondition(self.to_string()),
-            Self::Storage(error) => storage(error),
-        }
+    BeginError {
+        Credentials => unauthenticated;
+        NotConfirmed(_) => failed_precondition;
     }
-}
-
-impl Refusal for RevokeError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NotFound(_) => RpcError::not_found(self.to_string()),
-            Self::PendingIdMissing(_) => RpcError::invalid_argument(self.to_string()),
-            Self::Refused(_) => RpcError::failed_precondition(self.to_string()),
-            Self::Storage(error) => storage(error),
-        }
+    ConfirmError {
+        NotFound(_) => not_found;
+        Refused(_) => failed_precondition;
     }
-}
-
-impl Refusal for CancelCodeError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NotFound(_) => RpcError::not_found(self.to_string()),
-            Self::NotPending(..) => RpcError::failed_precondition(self.to_string()),
-            Self::Storage(error) => storage(error),
-        }
+    RevokeError {
+        NotFound(_) => not_found;
+        PendingIdMissing(_) => invalid_argument;
+        Refused(_) => failed_precondition;
     }
-}
-
-impl Refusal for CreateScanError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NodeNotFound(_) => RpcError::not_found(self.to_string()),
-            Self::NotConfirmed(_) => RpcError::failed_precondition(self.to_string()),
-            Self::Busy(_) | Self::QueueFull { .. } => {
-                RpcError::resource_exhausted(self.to_string())
-            }
-            Self::Storage(error) => storage(error),
-        }
+    CancelCodeError {
+        NotFound(_) => not_found;
+        NotPending(..) => failed_precondition;
     }
-}
-
-impl Refusal for CancelScanError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NotFound(_) => RpcError::not_found(self.to_string()),
-            Self::Storage(error) => storage(error),
-        }
+    CreateScanError {
+        NodeNotFound(_) => not_found;
+        NotConfirmed(_) => failed_precondition;
+        Busy(_) | QueueFull { .. } => resource_exhausted;
     }
-}
-
-impl Refusal for ReportError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NotInFlight(_) => RpcError::failed_precondition(self.to_string()),
-            Self::AwaitsPins(_) => {
-                RpcError::unavailable(self.to_string()).with_retry_after(PINS_SOON)
-            }
-            Self::BeingDialed(_) => {
-                RpcError::unavailable(self.to_string()).with_retry_after(DIALED_SOON)
-            }
-            Self::OverQuota { .. } | Self::Flooded(_) => {
-                RpcError::resource_exhausted(self.to_string())
-            }
-            Self::Storage(error) => storage(error),
-        }
+    CancelScanError {
+        NotFound(_) => not_found;
     }
-}
-
-impl Refusal for KeyError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NotFound(_) | Self::NoOperator(_) => RpcError::not_found(self.to_string()),
-            Self::TooMany(_) => RpcError::resource_exhausted(self.to_string()),
-            Self::Storage(error) => storage(error),
-        }
+    ReportError {
+        NotInFlight(_) => failed_precondition;
+        AwaitsPins(_) => unavailable, retry PINS_SOON;
+        BeingDialed(_) => unavailable, retry DIALED_SOON;
+        OverQuota { .. } | Flooded(_) => resource_exhausted;
     }
-}
-
-impl Refusal for BindError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NodeNotFound(_) | Self::DeviceNotFound(_) => {
-                RpcError::not_found(self.to_string())
-            }
-            Self::BeingDialed(_) => RpcError::unavailable(self.to_string()),
-            Self::Refused { .. } => RpcError::failed_precondition(self.to_string()),
-            Self::Storage(error) => storage(error),
-        }
+    KeyError {
+        NotFound(_) | NoOperator(_) => not_found;
+        TooMany(_) => resource_exhausted;
     }
-}
-
-impl Refusal for MemberError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NotFound(_) => RpcError::not_found(self.to_string()),
-            Self::LastAdmin(_) => RpcError::failed_precondition(self.to_string()),
-            Self::Storage(error) => storage(error),
-        }
+    BindError {
+        NodeNotFound(_) | DeviceNotFound(_) => not_found;
+        BeingDialed(_) => unavailable;
+        Refused { .. } => failed_precondition;
     }
-}
-
-impl Refusal for CreatePairingError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NodeNotFound(_) => RpcError::not_found(self.to_string()),
-            Self::NotConfirmed(_) => RpcError::failed_precondition(self.to_string()),
-            Self::Busy(_) => RpcError::resource_exhausted(self.to_string()),
-            Self::Storage(error) => storage(error),
-        }
+    MemberError {
+        NotFound(_) => not_found;
+        LastAdmin(_) => failed_precondition;
     }
-}
-
-impl Refusal for CancelPairingError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NotFound(_) => RpcError::not_found(self.to_string()),
-            Self::Storage(error) => storage(error),
-        }
+    CreatePairingError {
+        NodeNotFound(_) => not_found;
+        NotConfirmed(_) => failed_precondition;
+        Busy(_) => resource_exhausted;
+    }
+    CancelPairingError {
+        NotFound(_) => not_found;
+    }
+    UnbindError {
+        NotFound(_) => not_found;
     }
 }
 
 impl Refusal for CreateOperatorError {
     fn refusal(self) -> RpcError {
         match &self {
-            // Whose it is, in this organization or another, is nobody's business.
+            // The sentence does not say in which organization the operator exists.
             Self::EmailTaken(email) => RpcError::failed_precondition(format!(
                 "an operator with the e-mail `{email}` exists already: choose another one"
             )),
-            Self::Storage(error) => storage(error),
-        }
-    }
-}
-
-impl Refusal for UnbindError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NotFound(_) => RpcError::not_found(self.to_string()),
-            Self::Storage(error) => storage(error),
-        }
-    }
-}
-
-impl Refusal for WatchError {
-    fn refusal(self) -> RpcError {
-        match &self {
-            Self::NotFound(_) => RpcError::not_found(self.to_string()),
-            Self::Ahead { .. } => RpcError::out_of_range(self.to_string()),
-            Self::Draining => RpcError::unavailable(self.to_string()),
             Self::Storage(error) => storage(error),
         }
     }

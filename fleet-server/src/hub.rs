@@ -1,5 +1,5 @@
-//! The connected nodes: the tokio shell around [`fleet_registry::Registry`]. It turns calls into inputs
-//! and carries the outputs out; nothing is decided here. The lock is never held across an await.
+//! [`Hub`]: the nodes that are connected to this process. It is the tokio shell around [`fleet_registry::Registry`]:
+//! it turns calls into inputs and executes the outputs, and contains no rules. Its lock is never held across an await.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -26,24 +26,24 @@ use fleet_wire::{
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::{dispatch::Work, environment::Environment, messages};
+use crate::{dispatch_queue::DispatchQueue, environment::Environment, messages};
 
-/// Messages that may wait for one node: a sign of life, a command, cancels, a goodbye. A node that does
-/// not take them is let go.
+/// Messages that may wait for one node: a liveness signal, a command, cancels, a goodbye. The stream of a node that
+/// does not read them is ended.
 const OUTBOX: usize = 32;
 
-/// Streams of one node at a time: its current one, a newer one that says Hello, and older ones on their way
-/// out. No node can take the places of others.
+/// Streams of one node at a time: its current one, a newer one that sends Hello, and older ones that are ending. The
+/// limit keeps one node from using up the streams of the process.
 const STREAMS_OF_A_NODE: u8 = 8;
 
-/// What goes down a stream; an error is its last item.
+/// An item that a stream sends; an error is the last one.
 pub(crate) type Outgoing = Result<ControlStreamResponse, RpcError>;
 
-/// The connected nodes of this process.
+/// The nodes that are connected to this process.
 #[derive(Debug)]
 pub(crate) struct Hub {
     environment: Arc<dyn Environment>,
-    work: Arc<Work>,
+    dispatch_queue: Arc<DispatchQueue>,
     version: String,
     state: Mutex<State>,
     timers_changed: Notify,
@@ -54,63 +54,67 @@ pub(crate) struct Hub {
 struct State {
     registry: Registry,
     streams: BTreeMap<ConnectionId, Stream>,
-    /// Whose each connection is, until it is closed.
+    /// The node of each connection, until the connection is closed.
     nodes: BTreeMap<ConnectionId, NodeId>,
-    /// How many connections each node has, none of them zero.
-    held: BTreeMap<NodeId, u8>,
+    /// Open connections per node; no entry is zero.
+    open: BTreeMap<NodeId, u8>,
 }
 
-/// Why a stream cannot be opened.
+/// The reason why a stream is not opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenRefused {
-    /// The process is full or going down.
+    /// The process has too many streams, or shuts down.
     #[error(transparent)]
     Registry(#[from] registry::OpenRefused),
-    /// The node has too many.
+    /// The node has too many streams.
     #[error(
         "node {0} has {STREAMS_OF_A_NODE} control streams open, the limit: close the older ones first"
     )]
     OfNode(NodeId),
 }
 
-/// The way to one stream; dropping it ends the stream after what was sent.
+/// The sending end of one stream. Dropping it ends the stream after the messages that were sent.
 #[derive(Debug)]
 struct Stream {
     outbox: mpsc::Sender<Outgoing>,
     over: CancellationToken,
-    /// Sent as the end of a stream whose peer does not understand a goodbye.
+    /// Ends the stream of a peer that does not understand a goodbye.
     parting: Option<RpcError>,
 }
 
-/// A stream just opened.
+/// A stream that was just opened.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) connection: ConnectionId,
-    /// What to send; it ends when the stream shall end.
+    /// The messages to send. It ends when the stream must end.
     pub(crate) outbox: mpsc::Receiver<Outgoing>,
-    /// Fires when the stream was evicted.
+    /// Fires when the stream is evicted.
     pub(crate) over: CancellationToken,
 }
 
 impl Hub {
-    pub(crate) fn new(environment: Arc<dyn Environment>, work: Arc<Work>, version: String) -> Self {
+    pub(crate) fn new(
+        environment: Arc<dyn Environment>,
+        dispatch_queue: Arc<DispatchQueue>,
+        version: String,
+    ) -> Self {
         let registry = Registry::new(RegistryLimits::default());
         Self {
             environment,
-            work,
+            dispatch_queue,
             version,
             state: Mutex::new(State {
                 registry,
                 streams: BTreeMap::new(),
                 nodes: BTreeMap::new(),
-                held: BTreeMap::new(),
+                open: BTreeMap::new(),
             }),
             timers_changed: Notify::new(),
             next_connection: AtomicU64::new(1),
         }
     }
 
-    /// Carries out deadlines until the process ends.
+    /// Executes deadlines until the process ends.
     pub(crate) async fn run(&self) {
         loop {
             let next = self.lock().registry.poll_timeout();
@@ -133,7 +137,7 @@ impl Hub {
         }
     }
 
-    /// A node opened a stream.
+    /// Registers a stream that a node opened.
     ///
     /// # Errors
     ///
@@ -143,15 +147,15 @@ impl Hub {
         let (sender, outbox) = mpsc::channel(OUTBOX);
         let over = CancellationToken::new();
         let mut state = self.lock();
-        let held = state.held.get(&node).copied().unwrap_or(0);
-        if held >= STREAMS_OF_A_NODE {
+        let open = state.open.get(&node).copied().unwrap_or(0);
+        if open >= STREAMS_OF_A_NODE {
             return Err(OpenRefused::OfNode(node));
         }
         state
             .registry
             .opened(self.environment.instant(), connection)?;
         state.nodes.insert(connection, node);
-        state.held.insert(node, held + 1);
+        state.open.insert(node, open + 1);
         state.streams.insert(
             connection,
             Stream {
@@ -160,7 +164,7 @@ impl Hub {
                 parting: None,
             },
         );
-        self.carry_out(&mut state);
+        self.execute(&mut state);
         Ok(Opened {
             connection,
             outbox,
@@ -168,13 +172,13 @@ impl Hub {
         })
     }
 
-    /// Whether a stream that said Hello may claim its node.
+    /// Whether a stream that sent Hello may claim its node.
     pub(crate) fn admit(&self, connection: ConnectionId, node: NodeId) -> Admission {
         let now = self.environment.instant();
         self.with(|registry| registry.admit(now, connection, node))
     }
 
-    /// The store made a stream the newest of its node.
+    /// Makes a stream current after the store has made it the newest of its node.
     pub(crate) fn connected(
         &self,
         node: NodeId,
@@ -185,21 +189,21 @@ impl Hub {
         self.with(|registry| registry.connected(now, node, connection, claim))
     }
 
-    /// A stream ended; a second time nothing happens.
+    /// Removes a stream that ended; idempotent.
     pub(crate) fn closed(&self, connection: ConnectionId) -> Option<Released> {
         let now = self.environment.instant();
         let mut state = self.lock();
         let released = state.registry.closed(now, connection);
         state.streams.remove(&connection);
         if let Some(node) = state.nodes.remove(&connection)
-            && let Entry::Occupied(mut held) = state.held.entry(node)
+            && let Entry::Occupied(mut open) = state.open.entry(node)
         {
-            *held.get_mut() -= 1;
-            if *held.get() == 0 {
-                held.remove();
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
             }
         }
-        self.carry_out(&mut state);
+        self.execute(&mut state);
         released
     }
 
@@ -211,13 +215,14 @@ impl Hub {
         }
     }
 
-    /// Another server claimed the node under this epoch; nothing happens when it is no newer than what is known.
+    /// Ends the node's stream because another server claimed the node under this epoch. An epoch that is not newer than
+    /// the known one has no effect.
     pub(crate) fn superseded(&self, node: NodeId, epoch: Epoch) {
         let now = self.environment.instant();
         self.with(|registry| registry.superseded(now, node, epoch));
     }
 
-    /// The node was revoked.
+    /// Ends all streams of a revoked node.
     pub(crate) fn revoked(&self, node: NodeId) {
         let now = self.environment.instant();
         self.with(|registry| registry.revoked(now, node));
@@ -232,35 +237,35 @@ impl Hub {
         self.with(|registry| registry.check(connection, command))
     }
 
-    /// A command was acknowledged, and that is stored.
+    /// Releases the permit of a command whose ack is stored.
     pub(crate) fn acknowledged(&self, connection: ConnectionId, command: CommandId) {
         let now = self.environment.instant();
-        // Dropped: the deadline came first, and the store has judged that.
+        // Dropped: the deadline came first, and the store has handled it.
         let _ = self.with(|registry| registry.ack(now, connection, command));
     }
 
-    /// How far a command is, when it is time to pass that on.
+    /// Records the progress of a command; returns it when it is due to be stored.
     pub(crate) fn progress(
         &self,
         connection: ConnectionId,
         command: CommandId,
-        said: Progress,
+        reported: Progress,
     ) -> Result<Option<Progress>, Dropped> {
         let now = self.environment.instant();
-        self.with(|registry| registry.progress(now, connection, command, said))
+        self.with(|registry| registry.progress(now, connection, command, reported))
     }
 
-    /// Counts a message that says nothing.
+    /// Counts a malformed message.
     pub(crate) fn malformed(&self, connection: ConnectionId) {
         self.with(|registry| registry.malformed(connection));
     }
 
-    /// Tells the node to stop a command, now or when it comes back.
+    /// Sends a cancel to the node, now or when it reconnects.
     pub(crate) fn cancel(&self, node: NodeId, command: CommandId) {
         self.with(|registry| registry.cancel(node, command));
     }
 
-    /// The store ended a command without its node's word: the lane is free here too.
+    /// Releases the permit of a command that the store ended without the node's ack.
     pub(crate) fn forget(&self, node: NodeId, command: CommandId) {
         let now = self.environment.instant();
         self.with(|registry| {
@@ -271,8 +276,8 @@ impl Hub {
         });
     }
 
-    /// The epoch under which a command could be issued to the node now.
-    pub(crate) fn free_lane(&self, node: NodeId) -> Option<Epoch> {
+    /// The epoch under which a command could be issued to the node now; none while its permit is taken.
+    pub(crate) fn free_epoch(&self, node: NodeId) -> Option<Epoch> {
         let state = self.lock();
         state
             .registry
@@ -280,7 +285,7 @@ impl Hub {
             .filter(|_| state.registry.can_dispatch(node))
     }
 
-    /// Hands a stored command to the node's stream. Whether it is on its way.
+    /// Sends a stored command on the node's stream; returns whether it was sent.
     pub(crate) fn send_command(
         &self,
         node: NodeId,
@@ -290,10 +295,10 @@ impl Hub {
     ) -> bool {
         let wait = issued.deadline.since(now);
         let message = messages::command(issued);
-        self.hand_over(node, epoch, (issued.command, issued.lane), wait, message)
+        self.send_stored(node, epoch, (issued.command, issued.lane), wait, message)
     }
 
-    /// Hands a stored command of pairing to the node's stream. Whether it is on its way.
+    /// Sends a stored command of a pairing on the node's stream; returns whether it was sent.
     pub(crate) fn send_pairing(
         &self,
         node: NodeId,
@@ -302,10 +307,10 @@ impl Hub {
         wait: Duration,
         message: ControlCommand,
     ) -> bool {
-        self.hand_over(node, epoch, (command, Lane::Interactive), wait, message)
+        self.send_stored(node, epoch, (command, Lane::Interactive), wait, message)
     }
 
-    fn hand_over(
+    fn send_stored(
         &self,
         node: NodeId,
         epoch: Epoch,
@@ -320,8 +325,8 @@ impl Hub {
             .dispatched(node, epoch, command, lane, deadline)
         {
             Ok(connection) => {
-                // From here on the command is in flight: a stream that fails now is found out by its node's
-                // next Hello, which will not list the command.
+                // From here on the command is in flight. If the stream fails now, the node's next Hello does not
+                // list the command, which ends it.
                 self.send(&mut state, connection, Kind::Command(message));
                 true
             }
@@ -330,7 +335,7 @@ impl Hub {
                 false
             }
         };
-        self.carry_out(&mut state);
+        self.execute(&mut state);
         sent
     }
 
@@ -339,14 +344,14 @@ impl Hub {
         self.lock().registry.current(node).is_some()
     }
 
-    /// Whether the node has a stream here and can be told to stop a command.
+    /// Whether the node has a stream here and understands a cancel.
     pub(crate) fn can_cancel(&self, node: NodeId) -> bool {
         let current = self.lock().registry.current(node);
         current
             .is_some_and(|(_, Announced { capabilities, .. })| capabilities.has(Capability::Cancel))
     }
 
-    /// Tells every node when to come back, spread over `window`.
+    /// Sends every node its time to reconnect, spread over `window`.
     pub(crate) fn drain(&self, window: Duration) {
         let (now, seed) = (
             self.environment.instant(),
@@ -355,7 +360,7 @@ impl Hub {
         self.with(|registry| registry.drain(now, window, seed));
     }
 
-    /// Ends what streams are left.
+    /// Ends the remaining streams.
     pub(crate) fn end_all(&self) {
         let mut state = self.lock();
         for (_, stream) in std::mem::take(&mut state.streams) {
@@ -370,14 +375,15 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Calls the registry and executes its outputs.
     fn with<T>(&self, call: impl FnOnce(&mut Registry) -> T) -> T {
         let mut state = self.lock();
         let answer = call(&mut state.registry);
-        self.carry_out(&mut state);
+        self.execute(&mut state);
         answer
     }
 
-    fn carry_out(&self, state: &mut State) {
+    fn execute(&self, state: &mut State) {
         while let Some(output) = state.registry.poll_output() {
             match output {
                 Output::Accepted { connection, epoch } => {
@@ -390,7 +396,7 @@ impl Hub {
                     retry_after,
                     goodbye,
                 } => {
-                    tracing::debug!(?connection, ?reason, "stream evicted");
+                    tracing::debug!(connection = connection.0, %reason, "stream evicted");
                     self.evict(state, connection, reason, retry_after, goodbye);
                 }
                 Output::Goodbye {
@@ -406,7 +412,7 @@ impl Hub {
                         );
                     } else if let Some(stream) = state.streams.get_mut(&connection) {
                         stream.parting = Some(RpcError::not_active(
-                            "the server is going down, come back shortly",
+                            "the server is shutting down, reconnect shortly",
                         ));
                     }
                 }
@@ -416,19 +422,19 @@ impl Hub {
                 } => {
                     self.send(state, connection, Kind::Cancel(messages::cancel(command)));
                 }
-                Output::Ready { node, .. } => self.work.look_at(node),
+                Output::Ready { node, .. } => self.dispatch_queue.push(node),
                 Output::Adopted { node, command } => {
-                    tracing::debug!(%node, %command, "command goes on")
+                    tracing::debug!(%node, %command, "command adopted by the new stream")
                 }
                 Output::Ended { node, command, end } => {
-                    tracing::debug!(%node, %command, ?end, "command left flight")
+                    tracing::debug!(%node, %command, reason = %end, "command is no longer in flight")
                 }
             }
         }
         self.timers_changed.notify_one();
     }
 
-    /// Sends one message; a node that takes none is let go.
+    /// Sends one message. A full outbox ends the stream, because its node reads no messages.
     fn send(&self, state: &mut State, connection: ConnectionId, kind: Kind) {
         let Some(stream) = state.streams.get(&connection) else {
             return;
@@ -439,7 +445,10 @@ impl Hub {
             .is_err()
             && let Some(stream) = state.streams.remove(&connection)
         {
-            tracing::info!(?connection, "a stream that takes no messages is ended");
+            tracing::info!(
+                connection = connection.0,
+                "a stream was ended because its node reads no messages"
+            );
             stream.over.cancel();
         }
     }
@@ -463,7 +472,7 @@ impl Hub {
                 "the server cannot take this node now, try again shortly",
             ))),
             EvictReason::Draining => Some(Err(RpcError::not_active(
-                "the server is going down, come back shortly",
+                "the server is shutting down, reconnect shortly",
             ))),
             EvictReason::Replaced | EvictReason::Revoked => goodbye.then(|| {
                 Ok(ControlStreamResponse {
@@ -484,25 +493,25 @@ mod tests {
     use crate::environment::SystemEnvironment;
 
     #[test]
-    fn a_nodes_places_are_counted_and_given_back_once() {
+    fn the_streams_of_a_node_are_counted_and_released_once() {
         let hub = Hub::new(
             Arc::new(SystemEnvironment),
-            Arc::new(Work::new()),
+            Arc::new(DispatchQueue::default()),
             String::new(),
         );
         let node = NodeId(1);
-        let held: Vec<_> = (0..STREAMS_OF_A_NODE)
-            .map(|_| hub.open(node).expect("has a place").connection)
+        let open: Vec<_> = (0..STREAMS_OF_A_NODE)
+            .map(|_| hub.open(node).expect("is below the limit").connection)
             .collect();
         assert!(matches!(hub.open(node), Err(OpenRefused::OfNode(_))));
         assert!(
             hub.open(NodeId(2)).is_ok(),
-            "another node's places are its own"
+            "another node has its own limit"
         );
-        for connection in held {
+        for connection in open {
             hub.closed(connection);
             hub.closed(connection);
         }
-        assert!(!hub.lock().held.contains_key(&node));
+        assert!(!hub.lock().open.contains_key(&node));
     }
 }

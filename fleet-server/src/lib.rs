@@ -1,46 +1,61 @@
-//! The server: what nodes and operators call, dispatch of scans to connected nodes, authentication,
-//! audit, and the web page. Rules are the pure crates', rows the store's, protocols the wire's; here
-//! they meet.
+//! The server: the services that nodes and operators call, dispatch of scans to connected nodes, authentication,
+//! audit, and the web page. The pure crates contain the rules, the store the rows, and the wire crate the protocols.
+//! This crate connects them.
 //!
-//! Start with [`Server`]; a scan's way begins in `scans`, goes on in `dispatch`, `stream` and `gateway`,
-//! and is seen by `watch`.
+//! Start with [`Server`]. A scan passes through `scans`, `dispatch`, `stream` and `api::gateway`; `watch` follows it.
+//!
+//! # Module map
+//!
+//! Modules of a row use only rows below it (and, where noted, their own submodules):
+//!
+//! ```text
+//! server                                               mounts everything
+//! api/*, http/*                                        RPC handlers, plain HTTP
+//! dispatch, sweep, seal, stream                        background tasks, control streams
+//! discover, pair/*, direct/*                           operations with their own streams
+//! scans, watch, call                                   operations on scans; an operator's call
+//! auth                                                 who calls
+//! app                                                  shared state
+//! hub, audit, messages                                 connected nodes, refusals, messages to nodes
+//! convert, failure, policy, credentials, prober, ...   values, conversions, small tools
+//! ```
 
-mod accounts;
-mod admin;
+mod api;
 mod app;
 mod audit;
 mod auth;
-mod bells;
+mod call;
+mod config;
 mod convert;
-mod devices;
+mod credentials;
+mod dial_permit;
 mod direct;
+mod direct_slots;
 mod discover;
 mod dispatch;
+mod dispatch_queue;
 mod environment;
 mod failure;
-mod gateway;
 mod http;
 mod hub;
 mod limiter;
 mod messages;
-mod operators;
 mod pair;
 mod passwords;
-mod points;
 mod policy;
+mod prober;
+mod public_keys;
 mod scans;
 mod seal;
 mod server;
 mod stream;
 mod sweep;
-mod trail;
+mod wakeups;
 mod watch;
 
-pub use app::{Rates, ServerConfig};
-pub use direct::{
-    DirectPath, Leave, PairAnswer, PairLogin, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary,
-    Prober,
-};
+pub use config::{DirectPath, Rates, ServerConfig};
+pub use dial_permit::DialPermit;
 pub use environment::{Environment, SystemEnvironment};
 pub use passwords::hash_password;
+pub use prober::{PairAnswer, PairLogin, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober};
 pub use server::Server;

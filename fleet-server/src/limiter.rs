@@ -1,4 +1,4 @@
-//! Rate limits by peer in bounded memory.
+//! Rate limits per key in bounded memory.
 
 use std::{
     collections::hash_map::RandomState,
@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
+use fleet_wire::RpcError;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 
-/// Cells of a limiter: keys that hash to one cell share its allowance, so that no flood of keys costs
-/// memory.
+/// Cells of a limiter. Keys that hash to one cell share its allowance, so a flood of keys costs no memory.
 const CELLS: usize = 4_096;
 
-/// An allowance a minute for each key.
+/// An allowance per minute for each key.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     cells: Box<[DefaultDirectRateLimiter]>,
@@ -23,7 +23,7 @@ pub(crate) struct Limiter {
 }
 
 impl Limiter {
-    /// `per_minute` calls for each key, at once or spread.
+    /// `per_minute` calls for each key, in a burst or spread.
     pub(crate) fn per_minute(per_minute: NonZeroU32) -> Self {
         let cell = |_| RateLimiter::direct(Quota::per_minute(per_minute));
         Self {
@@ -33,11 +33,11 @@ impl Limiter {
         }
     }
 
-    /// Takes one call of a key.
+    /// Takes one call from the allowance of a key.
     ///
     /// # Errors
     ///
-    /// How long to wait for the next one.
+    /// How long the caller must wait for its next call.
     pub(crate) fn take(&self, key: impl Hash) -> Result<(), Duration> {
         let cell = usize::try_from(self.hasher.hash_one(key) % CELLS as u64).unwrap_or(0);
         self.cells[cell]
@@ -46,7 +46,22 @@ impl Limiter {
     }
 }
 
-/// What an address is limited by: itself, or the /64 that one IPv6 host commands (RFC 6177).
+/// Takes one call from an allowance; `calls` names them in the refusal.
+///
+/// # Errors
+///
+/// RESOURCE_EXHAUSTED with a retry hint.
+pub(crate) fn allow(limiter: &Limiter, key: impl Hash, calls: &str) -> Result<(), RpcError> {
+    limiter.take(key).map_err(|wait| {
+        RpcError::resource_exhausted(format!(
+            "too many {calls}: try again in {} s",
+            wait.as_secs() + 1
+        ))
+        .with_retry_after(wait)
+    })
+}
+
+/// The key of an address: the IPv4 address, or the IPv6 /64, which one host controls (RFC 6177).
 pub(crate) fn source(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !u128::from(u64::MAX)).into()),
@@ -59,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_stopped_after_its_allowance_and_told_for_how_long() {
+    fn a_key_is_limited_after_its_allowance_with_a_retry_hint() {
         let limiter = Limiter::per_minute(NonZeroU32::new(10).expect("not zero"));
         assert_eq!((0..10).filter(|_| limiter.take("a").is_ok()).count(), 10);
         let wait = limiter.take("a").expect_err("is over");
@@ -70,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_cannot_walk_through_its_own_prefix() {
+    fn an_ipv6_host_cannot_evade_the_limit_within_its_prefix() {
         let ip = |text: &str| text.parse::<IpAddr>().expect("a literal");
         assert_eq!(source(ip("2001:db8::1")), source(ip("2001:db8::ffff:1")));
         assert_ne!(source(ip("2001:db8::1")), source(ip("2001:db8:0:1::1")));

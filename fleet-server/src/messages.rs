@@ -17,7 +17,7 @@ use fleet_wire::{
 
 use crate::convert;
 
-/// A chunk as a node takes it.
+/// The command message of a chunk.
 pub(crate) fn command(issued: &IssuedCommand) -> ControlCommand {
     let mode = match issued.request.clone() {
         ChunkCommand::List(entries) => Mode::List(entries),
@@ -43,7 +43,7 @@ pub(crate) fn command(issued: &IssuedCommand) -> ControlCommand {
     }
 }
 
-/// A part of pairing as a node takes it: the targets, and what they are tried with.
+/// The command message of one batch of a pairing.
 pub(crate) fn pair(command: CommandId, request: FleetNodePairRequest) -> ControlCommand {
     let command_id = command.to_string();
     let command = AgentCommand {
@@ -55,7 +55,7 @@ pub(crate) fn pair(command: CommandId, request: FleetNodePairRequest) -> Control
     }
 }
 
-/// The answer to Hello, and the sign of life.
+/// The answer to Hello, repeated as the liveness signal.
 pub(crate) fn accepted(now: Timestamp, version: &str, epoch: Epoch) -> ControlAccepted {
     ControlAccepted {
         server_time: Some(convert::timestamp(now)),
@@ -68,19 +68,19 @@ pub(crate) fn accepted(now: Timestamp, version: &str, epoch: Epoch) -> ControlAc
     }
 }
 
-/// Stops a command.
+/// The message that stops a command.
 pub(crate) fn cancel(command: CommandId) -> ControlCancel {
     ControlCancel {
         command_id: command.to_string(),
     }
 }
 
-/// The server goes down; the node has a slot to come back in.
+/// The notice that the server shuts down, with the node's time to reconnect.
 pub(crate) fn draining(retry_after: Duration) -> ControlGoodbye {
     parting(GoodbyeReason::Drain, Some(retry_after))
 }
 
-/// Why a stream was ended.
+/// The notice that the server ended the stream, with the reason.
 pub(crate) fn goodbye(reason: EvictReason, retry_after: Option<Duration>) -> ControlGoodbye {
     let reason = match reason {
         EvictReason::Replaced => GoodbyeReason::Replaced,

@@ -1,17 +1,13 @@
-//! Pairing as operators ask for it: whom a device is bound to, and pairing with credentials on a node.
+//! Pairing devices with credentials through a node: stored, then sent to the node in batches.
 
-mod credentials;
-mod drive;
-mod parts;
+mod batches;
 mod results;
-mod service;
+mod sender;
 
 use std::sync::Arc;
 
-pub(crate) use credentials::PairCredentials;
-use drive::Drive;
-use fleet_core::{DeviceId, NodeId, PairingId, PairingStatus};
-use fleet_store::{Actor, NewPairing, NodeRow, OperatorIdentity, PairPage, PairTargets, PairWish};
+use fleet_core::{NodeId, PairingId, PairingStatus, enrollment::NodeState};
+use fleet_store::{NewPairing, PairPage, PairTargets, PairWish};
 use fleet_wire::{
     BoxStream, Reply, RpcError,
     admin::{
@@ -21,156 +17,92 @@ use fleet_wire::{
     pairing::Credentials,
 };
 use http::{HeaderName, HeaderValue};
+use sender::Sender;
 
-use crate::{app::App, audit::Attempt, convert, failure::Refusal};
+use crate::{
+    app::App, call::OperatorCall, convert, credentials::PairCredentials, failure::Answered,
+};
 
-/// Names the pairing behind an upstream-shaped call.
+/// The response header with the id of the pairing.
 const PAIRING_ID: HeaderName = HeaderName::from_static("fleet-pairing-id");
 
-/// Binds a device to a node.
-pub(crate) async fn bind(
-    app: &Arc<App>,
-    operator: &OperatorIdentity,
-    actor: Actor,
-    node: NodeId,
-    device: DeviceId,
-) -> Result<(), RpcError> {
-    let attempt = Attempt {
-        org: Some(operator.org),
-        actor: actor.clone(),
-        action: "device.pair",
-        subject: format!("device {device} to node {node}"),
-    };
-    let now = app.environment.now();
-    match app
-        .store
-        .bind_device(operator.org, node, device, actor, now)
-        .await
-    {
-        Ok(_) => Ok(()),
-        Err(error) => Err(attempt.refused(app, error.refusal()).await),
-    }
-}
-
-/// Releases a device.
-pub(crate) async fn unbind(
-    app: &Arc<App>,
-    operator: &OperatorIdentity,
-    actor: Actor,
-    device: DeviceId,
-) -> Result<(), RpcError> {
-    let attempt = Attempt {
-        org: Some(operator.org),
-        actor: actor.clone(),
-        action: "device.unpair",
-        subject: format!("device {device}"),
-    };
-    let now = app.environment.now();
-    match app
-        .store
-        .unbind_device(operator.org, device, actor, now)
-        .await
-    {
-        Ok(_) => Ok(()),
-        Err(error) => Err(attempt.refused(app, error.refusal()).await),
-    }
-}
-
-/// What an operator wants a node to pair.
+/// The devices that a node shall pair.
 #[derive(Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct PairRequest {
     pub(crate) node: NodeId,
     pub(crate) identifiers: Vec<String>,
     pub(crate) all_unpaired: bool,
     pub(crate) credentials: Option<Credentials>,
 }
 
-/// Pairing that was started.
+/// A pairing that was started.
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) pairing: PairingId,
-    /// Devices that were asked for and cannot be paired there, each with its reason.
+    /// Requested devices that cannot be paired there, each with the reason.
     pub(crate) refused: Vec<DevicePairingResult>,
 }
 
-/// Starts pairing on a node: stored, then sent. What was asked for is done whether the caller stays or
-/// not.
+/// Stores a pairing and begins to send it. It continues if the caller hangs up.
 pub(crate) async fn start(
     app: &Arc<App>,
-    operator: &OperatorIdentity,
-    actor: Actor,
-    wanted: Wanted,
+    call: &OperatorCall,
+    request: PairRequest,
 ) -> Result<Started, RpcError> {
-    let attempt = Attempt {
-        org: Some(operator.org),
-        actor: actor.clone(),
-        action: "pairing.start",
-        subject: format!("node {}", wanted.node),
-    };
-    let (carried, operator) = (Arc::clone(app), operator.clone());
-    let started = app
-        .carry_through(async move { carry_out(&carried, &operator, actor, wanted).await })
-        .await;
-    match started {
-        Ok(started) => Ok(started),
-        Err(error) => Err(attempt.refused(app, error).await),
-    }
+    let attempt = call.attempt("pairing.start", format!("node {}", request.node));
+    let (carried, call) = (Arc::clone(app), call.clone());
+    let started = app.carry_through(async move { store(&carried, &call, request).await });
+    attempt.or_refused(&app.auditor, started.await).await
 }
 
-async fn carry_out(
+async fn store(
     app: &Arc<App>,
-    operator: &OperatorIdentity,
-    actor: Actor,
-    wanted: Wanted,
+    call: &OperatorCall,
+    request: PairRequest,
 ) -> Result<Started, RpcError> {
-    let Wanted {
-        node,
-        identifiers,
-        all_unpaired,
-        credentials,
-    } = wanted;
-    let credentials = PairCredentials::take(credentials);
-    if identifiers.is_empty() && !all_unpaired {
+    let node = request.node;
+    let credentials = PairCredentials::take(request.credentials);
+    if request.identifiers.is_empty() && !request.all_unpaired {
         return Err(RpcError::invalid_argument(
             "device_identifiers is empty: name the devices to pair, or set pair_all_unpaired",
         ));
     }
-    may_pair(app, operator, node).await?;
+    check_node(app, call, node).await?;
     let wish = PairWish {
-        identifiers,
-        all_unpaired,
+        identifiers: request.identifiers,
+        all_unpaired: request.all_unpaired,
         with_password: credentials.has_password(),
     };
     let PairTargets { targets, refused } = app
         .store
-        .pair_targets(operator.org, node, wish)
+        .pair_targets(call.org, node, wish)
         .await
-        .map_err(Refusal::refusal)?;
+        .answered()?;
     if targets.is_empty() {
         return Err(RpcError::invalid_argument(nothing_to_pair(node, &refused)));
     }
-    let parts = parts::cut(targets, credentials.to_wire().as_ref());
-    let drive = Drive {
+    let batches = batches::split(targets, credentials.to_wire().as_ref());
+    let sender = Sender {
         app: Arc::clone(app),
         pairing: app.environment.pairing_id(),
         node,
-        parts: parts.len(),
+        unsent: batches.len(),
         credentials,
     };
-    let pairing = drive.pairing;
+    let pairing = sender.pairing;
     let new = NewPairing {
         id: pairing,
-        org: operator.org,
+        org: call.org,
         node,
-        operator: operator.operator,
-        parts,
+        operator: call.operator,
+        parts: batches,
         now: app.environment.now(),
     };
     app.store
-        .create_pairing(new, actor)
+        .create_pairing(new, call.actor())
         .await
-        .map_err(Refusal::refusal)?;
-    app.tasks.spawn(drive.run());
+        .answered()?;
+    app.tasks.spawn(sender.run());
     let refused = refused
         .into_iter()
         .map(|(identifier, why)| convert::pairing_result(identifier, PairingStatus::Failed, why))
@@ -178,20 +110,12 @@ async fn carry_out(
     Ok(Started { pairing, refused })
 }
 
-/// The node, if it can be asked now.
-async fn may_pair(
-    app: &App,
-    operator: &OperatorIdentity,
-    node: NodeId,
-) -> Result<NodeRow, RpcError> {
-    let row = app
-        .store
-        .node(operator.org, node)
-        .await
-        .map_err(Refusal::refusal)?;
+/// Refuses a node that cannot pair now.
+async fn check_node(app: &App, call: &OperatorCall, node: NodeId) -> Result<(), RpcError> {
+    let row = app.store.node(call.org, node).await.answered()?;
     let row =
         row.ok_or_else(|| RpcError::not_found(format!("no node {node} in this organization")))?;
-    if row.state != fleet_core::enrollment::NodeState::Confirmed {
+    if row.state != NodeState::Confirmed {
         return Err(RpcError::failed_precondition(format!(
             "node {node} is not confirmed"
         )));
@@ -201,7 +125,7 @@ async fn may_pair(
             "node {node} is not connected: start it first"
         )));
     }
-    Ok(row)
+    Ok(())
 }
 
 fn nothing_to_pair(node: NodeId, refused: &[(String, String)]) -> String {
@@ -210,71 +134,61 @@ fn nothing_to_pair(node: NodeId, refused: &[(String, String)]) -> String {
             format!("none of the devices can be paired on node {node}: {identifier}: {why}")
         }
         None => format!(
-            "node {node} has no unpaired device that could be paired without more: scan first, or give a password"
+            "node {node} has no unpaired device that can be paired without credentials: scan first, or give a password"
         ),
     }
 }
 
-/// Starts pairing and answers its results as they come, in the upstream shape. Leaving changes nothing.
+/// Starts a pairing and streams its results in the upstream format. Closing the stream does not affect the pairing.
 pub(crate) async fn pair(
     app: &Arc<App>,
-    operator: &OperatorIdentity,
-    actor: Actor,
+    call: &OperatorCall,
     request: PairDiscoveredDevicesOnFleetNodeRequest,
 ) -> Result<Reply<BoxStream<PairDiscoveredDevicesOnFleetNodeResponse>>, RpcError> {
-    let wanted = Wanted {
+    let request = PairRequest {
         node: NodeId(request.fleet_node_id),
         identifiers: request.device_identifiers,
         all_unpaired: request.pair_all_unpaired,
         credentials: request.credentials,
     };
-    let Started { pairing, refused } = start(app, operator, actor, wanted).await?;
+    let Started { pairing, refused } = start(app, call, request).await?;
     let header = HeaderValue::from_str(&pairing.to_string())
-        .map_err(|_| RpcError::internal("a pairing id is no header value"))?;
-    let messages = results::stream(app.clone(), operator.org, pairing, refused);
+        .map_err(|_| RpcError::internal("a pairing id is not a header value"))?;
+    let messages = results::stream(app.clone(), call.org, pairing, refused);
     Ok(Reply::stream(messages).with_header(PAIRING_ID, header))
 }
 
 /// A page of a pairing's results.
 pub(crate) async fn page(
     app: &App,
-    operator: &OperatorIdentity,
+    call: &OperatorCall,
     pairing: PairingId,
     after: i64,
 ) -> Result<PairPage, RpcError> {
     app.store
-        .read_pairing(operator.org, pairing, after, results::PAGE)
+        .read_pairing(call.org, pairing, after, results::PAGE)
         .await
-        .map_err(Refusal::refusal)?
+        .answered()?
         .ok_or_else(|| RpcError::not_found(format!("no pairing {pairing} in this organization")))
 }
 
-/// Cancels a pairing: the node is told where it can be.
+/// Cancels a pairing, and sends the cancel to a connected node that understands it.
 pub(crate) async fn cancel(
     app: &Arc<App>,
-    operator: &OperatorIdentity,
-    actor: Actor,
+    call: &OperatorCall,
     pairing: PairingId,
 ) -> Result<(), RpcError> {
-    let attempt = Attempt {
-        org: Some(operator.org),
-        actor: actor.clone(),
-        action: "pairing.cancel",
-        subject: format!("pairing {pairing}"),
-    };
-    let now = app.environment.now();
     let canceled = app
         .store
-        .cancel_pairing(operator.org, pairing, actor, now)
+        .cancel_pairing(call.org, pairing, call.actor(), call.now)
         .await;
-    match canceled {
-        Ok(in_flight) => {
-            if let Some((node, command)) = in_flight {
-                app.hub.cancel(node, command);
-            }
-            app.bells.ring(pairing);
-            Ok(())
-        }
-        Err(error) => Err(attempt.refused(app, error.refusal()).await),
+    let in_flight = call
+        .attempt("pairing.cancel", format!("pairing {pairing}"))
+        .or_refused(&app.auditor, canceled)
+        .await?;
+    if let Some((node, command)) = in_flight {
+        app.hub.cancel(node, command);
     }
+    app.wakeups.notify(pairing);
+    Ok(())
 }

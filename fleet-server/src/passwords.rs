@@ -1,4 +1,4 @@
-//! Hashing of operators' passwords: argon2id, off the async threads, a few at a time. Start with
+//! Hashing of operators' passwords with argon2id, off the async threads and a few at a time. Start with
 //! [`Passwords`].
 
 use std::sync::{
@@ -13,6 +13,7 @@ use argon2::{
 use fleet_core::Password;
 use fleet_wire::RpcError;
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 /// Memory of one hash in KiB, passes over it, lanes: the second choice of OWASP's Password Storage Cheat
 /// Sheet for argon2id (19 MiB, 2, 1), as strong as its first (46 MiB, 1, 1) and kinder to small machines.
@@ -21,19 +22,19 @@ const PASSES: u32 = 2;
 const LANES: u32 = 1;
 /// Hashes at a time: memory of a process for hashing is this times 19 MiB.
 const AT_ONCE: usize = 2;
-/// Who waits for a hash. More are told to come back, so that a flood of sign-ins costs bounded memory and
-/// nobody waits longer than a few seconds.
+/// Callers that may wait for a hash. Further callers are refused with a retry hint: a flood of sign-ins costs bounded
+/// memory, and nobody waits longer than a few seconds.
 const WAITING: usize = 32;
 
-/// A hash of nobody's password, verified where there is none to verify, so that it takes as long.
-const NOBODYS: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyB0aGlzIQ$RCHXKL1s1dKe4bpLbJDlKfOTxrSdKpVQXZOUHmZCzLU";
+/// A hash that no password matches. It is verified for unknown accounts, so that they take as long as known ones.
+const PLACEHOLDER: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyB0aGlzIQ$RCHXKL1s1dKe4bpLbJDlKfOTxrSdKpVQXZOUHmZCzLU";
 
 /// Hashes a password under a salt for storing (PHC string format). Takes tens of milliseconds and 19 MiB; on
 /// async threads use `Passwords`.
 ///
 /// # Errors
 ///
-/// None but lack of memory, as text.
+/// Only lack of memory, as text.
 pub fn hash_password(password: &Password, salt: &[u8; 16]) -> Result<String, String> {
     let hash = argon2()?
         .hash_password_with_salt(password.expose().as_bytes(), salt)
@@ -41,9 +42,9 @@ pub fn hash_password(password: &Password, salt: &[u8; 16]) -> Result<String, Str
     Ok(hash.to_string())
 }
 
-/// Whether a password is the one behind a stored hash.
-fn is_behind(password: &Password, phc: &str) -> bool {
-    // The parameters are the hash's own.
+/// Whether a password matches a stored hash.
+fn matches(password: &Password, phc: &str) -> bool {
+    // The parameters come from the hash.
     Argon2::default()
         .verify_password(password.expose().as_bytes(), phc)
         .is_ok()
@@ -54,17 +55,29 @@ fn argon2() -> Result<Argon2<'static>, String> {
     Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
 }
 
-/// The server's hashing.
+/// A password that an operator chooses.
+///
+/// # Errors
+///
+/// INVALID_ARGUMENT that says what is wrong with it.
+pub(crate) fn chosen(text: Zeroizing<String>, email: &str) -> Result<Password, RpcError> {
+    Password::chosen(text, email).map_err(|weak| RpcError::invalid_argument(weak.to_string()))
+}
+
+/// How the limiter names passwords that were tried for an account.
+pub(crate) const PASSWORDS: &str = "passwords were tried";
+
+/// Hashes passwords for the server, with bounded memory.
 #[derive(Debug)]
 pub(crate) struct Passwords {
     permits: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
 }
 
-/// Gives back a place in the line.
-struct InLine(Arc<AtomicUsize>);
+/// Counts a waiting caller until it is dropped.
+struct Waiting(Arc<AtomicUsize>);
 
-impl Drop for InLine {
+impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -78,18 +91,18 @@ impl Passwords {
         }
     }
 
-    /// Whether a password is the one behind a stored hash. Without one it takes as long and is not.
+    /// Whether a password matches a stored hash. Without a hash the check takes as long, and fails.
     ///
     /// # Errors
     ///
-    /// RESOURCE_EXHAUSTED with a hint when too many wait already.
+    /// RESOURCE_EXHAUSTED with a retry hint when too many callers wait already.
     pub(crate) async fn verify(
         &self,
         password: Password,
         phc: Option<String>,
     ) -> Result<bool, RpcError> {
         self.run(move || {
-            let verified = is_behind(&password, phc.as_deref().unwrap_or(NOBODYS));
+            let verified = matches(&password, phc.as_deref().unwrap_or(PLACEHOLDER));
             verified && phc.is_some()
         })
         .await
@@ -99,7 +112,7 @@ impl Passwords {
     ///
     /// # Errors
     ///
-    /// As [`verify`](Self::verify); INTERNAL when there is no memory.
+    /// As [`verify`](Self::verify); INTERNAL without memory.
     pub(crate) async fn hash(
         &self,
         password: Password,
@@ -118,7 +131,7 @@ impl Passwords {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, RpcError> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let in_line = InLine(self.waiting.clone());
+        let waiting = Waiting(self.waiting.clone());
         if before >= WAITING {
             let wait = std::time::Duration::from_secs(2);
             return Err(RpcError::resource_exhausted(
@@ -129,9 +142,9 @@ impl Passwords {
         let internal = || RpcError::internal("internal error");
         let permit = self.permits.clone().acquire_owned().await;
         let permit = permit.map_err(|_| internal())?;
-        // Both are held until the work is done, even when its caller has gone.
+        // Both are held until the work is done, even if the caller hangs up.
         let work = move || {
-            let (_in_line, _permit) = (in_line, permit);
+            let (_waiting, _permit) = (waiting, permit);
             work()
         };
         tokio::task::spawn_blocking(work)
@@ -142,8 +155,6 @@ impl Passwords {
 
 #[cfg(test)]
 mod tests {
-    use zeroize::Zeroizing;
-
     use super::*;
 
     fn password(text: &str) -> Password {
@@ -151,35 +162,35 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_names_its_parameters_and_is_of_one_password() {
+    fn a_hash_names_its_parameters_and_matches_one_password() {
         let phc = hash_password(&password("correct horse"), &[7; 16]).expect("hashes");
         assert!(phc.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{phc}");
-        assert!(is_behind(&password("correct horse"), &phc));
-        assert!(!is_behind(&password("correct horsf"), &phc));
+        assert!(matches(&password("correct horse"), &phc));
+        assert!(!matches(&password("correct horsf"), &phc));
         assert_ne!(
             phc,
             hash_password(&password("correct horse"), &[8; 16]).expect("hashes")
         );
-        assert!(!is_behind(&password("correct horse"), "nonsense"));
+        assert!(!matches(&password("correct horse"), "nonsense"));
     }
 
     #[tokio::test]
-    async fn what_is_verified_for_nobody_costs_the_same_work_and_never_holds() {
+    async fn verifying_an_unknown_account_costs_the_same_work_and_fails() {
         let passwords = Passwords::new();
         let phc = passwords
             .hash(password("correct horse"), [7; 16])
             .await
             .expect("hashes");
-        // Algorithm, version and costs stand before the salt; salts and hashes are equally long.
+        // Algorithm, version and costs come before the salt; salts and hashes have equal lengths.
         let work = |phc: &str| {
             phc.split('$')
                 .take(4)
                 .map(str::to_owned)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(work(&phc), work(NOBODYS));
+        assert_eq!(work(&phc), work(PLACEHOLDER));
         let lengths = |phc: &str| phc.split('$').skip(4).map(str::len).collect::<Vec<_>>();
-        assert_eq!(lengths(&phc), lengths(NOBODYS));
+        assert_eq!(lengths(&phc), lengths(PLACEHOLDER));
         for phc in [Some(phc), None] {
             let verified = passwords.verify(password("wrong horse"), phc).await;
             assert_eq!(verified.ok(), Some(false));
@@ -187,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_is_told_to_come_back_and_the_line_empties() {
+    async fn a_flood_is_refused_with_a_retry_hint_and_the_queue_empties() {
         let passwords = Arc::new(Passwords::new());
         let many = (0..WAITING + 8).map(|_| {
             let passwords = passwords.clone();

@@ -1,12 +1,12 @@
-//! Who may call what: every procedure in exactly one class. A procedure that is not in the table does
-//! not exist for callers.
+//! Who may call which procedure. Each procedure is in exactly one class; a procedure that is not in the table cannot be
+//! called.
 
 use fleet_core::Permission;
 
-/// Who may call a procedure.
+/// The callers of a procedure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Anybody; rate limited where it matters.
+    /// Everybody; rate limited where a call costs something.
     Public,
     /// A node with a session.
     Node,
@@ -22,166 +22,144 @@ use Class::{AnyOperator, Node, Operator, OperatorOfBoth, Public};
 use Permission::{MinerPair, NodeManage, NodeRead, OrgAdmin};
 
 /// Every procedure, by its path without the leading slash.
-const TABLE: &[(&str, Class)] = &[
+/// Every procedure, by service and method.
+const TABLE: &[(&str, &[(&str, Class)])] = &[
     (
-        "fleetnodegateway.v1.FleetNodeGatewayService/Register",
-        Public,
+        "fleetnodegateway.v1.FleetNodeGatewayService",
+        &[
+            ("Register", Public),
+            ("BeginAuthHandshake", Public),
+            ("CompleteAuthHandshake", Public),
+            ("UploadHeartbeat", Node),
+            ("ReportDiscoveredDevices", Node),
+            ("ReportPairedDevices", Node),
+            ("ControlStream", Node),
+        ],
     ),
     (
-        "fleetnodegateway.v1.FleetNodeGatewayService/BeginAuthHandshake",
-        Public,
+        "fleetnodeadmin.v1.FleetNodeAdminService",
+        &[
+            ("CreateEnrollmentCode", Operator(NodeManage)),
+            ("ListFleetNodes", Operator(NodeRead)),
+            ("ConfirmFleetNode", Operator(NodeManage)),
+            ("RevokeFleetNode", Operator(NodeManage)),
+            ("PairDeviceToFleetNode", Operator(NodeManage)),
+            ("UnpairDevice", Operator(NodeManage)),
+            ("ListFleetNodeDevices", Operator(NodeRead)),
+            ("DiscoverOnFleetNode", Operator(NodeManage)),
+            ("ListFleetNodeDiscoveredDevices", Operator(NodeRead)),
+            (
+                "PairDiscoveredDevicesOnFleetNode",
+                OperatorOfBoth(NodeManage, MinerPair),
+            ),
+        ],
     ),
     (
-        "fleetnodegateway.v1.FleetNodeGatewayService/CompleteAuthHandshake",
-        Public,
+        "pairing.v1.PairingService",
+        &[
+            ("Discover", Operator(NodeManage)),
+            ("Pair", Operator(MinerPair)),
+        ],
     ),
     (
-        "fleetnodegateway.v1.FleetNodeGatewayService/UploadHeartbeat",
-        Node,
+        "fleet.v1.DirectService",
+        &[("ScanOwnNetwork", Operator(NodeManage))],
     ),
     (
-        "fleetnodegateway.v1.FleetNodeGatewayService/ReportDiscoveredDevices",
-        Node,
+        "fleet.v1.ScanService",
+        &[
+            ("StartScan", Operator(NodeManage)),
+            ("PlanScan", Operator(NodeManage)),
+            ("GetScan", Operator(NodeRead)),
+            ("ListScans", Operator(NodeRead)),
+            ("WatchScan", Operator(NodeRead)),
+            ("CancelScan", Operator(NodeManage)),
+        ],
     ),
     (
-        "fleetnodegateway.v1.FleetNodeGatewayService/ReportPairedDevices",
-        Node,
+        "fleet.v1.NodeService",
+        &[
+            ("ListNodes", Operator(NodeRead)),
+            ("ListEnrollmentCodes", Operator(NodeRead)),
+            ("CancelEnrollmentCode", Operator(NodeManage)),
+            ("ListRevokedNodes", Operator(NodeRead)),
+        ],
     ),
     (
-        "fleetnodegateway.v1.FleetNodeGatewayService/ControlStream",
-        Node,
+        "fleet.v1.DeviceService",
+        &[
+            ("ListDevices", Operator(NodeRead)),
+            ("GetDevice", Operator(NodeRead)),
+            ("UndoIdentityChange", Operator(NodeManage)),
+            ("ListRefusedDevices", Operator(NodeRead)),
+        ],
     ),
     (
-        "fleetnodeadmin.v1.FleetNodeAdminService/CreateEnrollmentCode",
-        Operator(NodeManage),
+        "fleet.v1.DevicePairingService",
+        &[
+            ("StartPairing", Operator(MinerPair)),
+            ("GetPairing", Operator(NodeRead)),
+            ("CancelPairing", Operator(MinerPair)),
+        ],
     ),
     (
-        "fleetnodeadmin.v1.FleetNodeAdminService/ListFleetNodes",
-        Operator(NodeRead),
+        "fleet.v1.AccountService",
+        &[
+            ("WhoAmI", AnyOperator),
+            ("ListSessions", AnyOperator),
+            ("EndSession", AnyOperator),
+            ("ChangePassword", AnyOperator),
+        ],
     ),
     (
-        "fleetnodeadmin.v1.FleetNodeAdminService/ConfirmFleetNode",
-        Operator(NodeManage),
+        "fleet.v1.AuditService",
+        &[
+            ("ListAudit", Operator(OrgAdmin)),
+            ("GetAuditHead", Operator(OrgAdmin)),
+            ("ListAuditLinks", Operator(OrgAdmin)),
+        ],
     ),
     (
-        "fleetnodeadmin.v1.FleetNodeAdminService/RevokeFleetNode",
-        Operator(NodeManage),
+        "fleet.v1.KeyService",
+        &[
+            // Everybody may manage their own keys. The handlers check access to keys of others.
+            ("ListKeys", AnyOperator),
+            ("CreateKey", AnyOperator),
+            ("RevokeKey", AnyOperator),
+            ("RotateKey", AnyOperator),
+        ],
     ),
     (
-        "fleetnodeadmin.v1.FleetNodeAdminService/PairDeviceToFleetNode",
-        Operator(NodeManage),
+        "fleet.v1.OperatorService",
+        &[
+            ("ListOperators", Operator(OrgAdmin)),
+            ("CreateOperator", Operator(OrgAdmin)),
+            ("SetOperatorRole", Operator(OrgAdmin)),
+            ("RemoveOperator", Operator(OrgAdmin)),
+            ("ResetOperatorPassword", Operator(OrgAdmin)),
+        ],
     ),
     (
-        "fleetnodeadmin.v1.FleetNodeAdminService/UnpairDevice",
-        Operator(NodeManage),
+        "grpc.health.v1.Health",
+        &[("Check", Public), ("Watch", Public), ("List", Public)],
     ),
     (
-        "fleetnodeadmin.v1.FleetNodeAdminService/ListFleetNodeDevices",
-        Operator(NodeRead),
+        "grpc.reflection.v1.ServerReflection",
+        &[("ServerReflectionInfo", Public)],
     ),
     (
-        "fleetnodeadmin.v1.FleetNodeAdminService/DiscoverOnFleetNode",
-        Operator(NodeManage),
-    ),
-    (
-        "fleetnodeadmin.v1.FleetNodeAdminService/ListFleetNodeDiscoveredDevices",
-        Operator(NodeRead),
-    ),
-    (
-        "fleetnodeadmin.v1.FleetNodeAdminService/PairDiscoveredDevicesOnFleetNode",
-        OperatorOfBoth(NodeManage, MinerPair),
-    ),
-    ("pairing.v1.PairingService/Discover", Operator(NodeManage)),
-    ("pairing.v1.PairingService/Pair", Operator(MinerPair)),
-    (
-        "fleet.v1.DirectService/ScanOwnNetwork",
-        Operator(NodeManage),
-    ),
-    ("fleet.v1.ScanService/StartScan", Operator(NodeManage)),
-    ("fleet.v1.ScanService/PlanScan", Operator(NodeManage)),
-    ("fleet.v1.ScanService/GetScan", Operator(NodeRead)),
-    ("fleet.v1.ScanService/ListScans", Operator(NodeRead)),
-    ("fleet.v1.ScanService/WatchScan", Operator(NodeRead)),
-    ("fleet.v1.ScanService/CancelScan", Operator(NodeManage)),
-    ("fleet.v1.NodeService/ListNodes", Operator(NodeRead)),
-    (
-        "fleet.v1.NodeService/ListEnrollmentCodes",
-        Operator(NodeRead),
-    ),
-    (
-        "fleet.v1.NodeService/CancelEnrollmentCode",
-        Operator(NodeManage),
-    ),
-    ("fleet.v1.NodeService/ListRevokedNodes", Operator(NodeRead)),
-    ("fleet.v1.DeviceService/ListDevices", Operator(NodeRead)),
-    ("fleet.v1.DeviceService/GetDevice", Operator(NodeRead)),
-    (
-        "fleet.v1.DeviceService/UndoIdentityChange",
-        Operator(NodeManage),
-    ),
-    (
-        "fleet.v1.DeviceService/ListRefusedDevices",
-        Operator(NodeRead),
-    ),
-    (
-        "fleet.v1.DevicePairingService/StartPairing",
-        Operator(MinerPair),
-    ),
-    (
-        "fleet.v1.DevicePairingService/GetPairing",
-        Operator(NodeRead),
-    ),
-    (
-        "fleet.v1.DevicePairingService/CancelPairing",
-        Operator(MinerPair),
-    ),
-    ("fleet.v1.AccountService/WhoAmI", AnyOperator),
-    ("fleet.v1.AuditService/ListAudit", Operator(OrgAdmin)),
-    ("fleet.v1.AuditService/GetAuditHead", Operator(OrgAdmin)),
-    ("fleet.v1.AuditService/ListAuditLinks", Operator(OrgAdmin)),
-    ("fleet.v1.AccountService/ListSessions", AnyOperator),
-    ("fleet.v1.AccountService/EndSession", AnyOperator),
-    ("fleet.v1.AccountService/ChangePassword", AnyOperator),
-    // Everybody's own keys; others' are asked about inside.
-    ("fleet.v1.KeyService/ListKeys", AnyOperator),
-    ("fleet.v1.KeyService/CreateKey", AnyOperator),
-    ("fleet.v1.KeyService/RevokeKey", AnyOperator),
-    ("fleet.v1.KeyService/RotateKey", AnyOperator),
-    ("fleet.v1.OperatorService/ListOperators", Operator(OrgAdmin)),
-    (
-        "fleet.v1.OperatorService/CreateOperator",
-        Operator(OrgAdmin),
-    ),
-    (
-        "fleet.v1.OperatorService/SetOperatorRole",
-        Operator(OrgAdmin),
-    ),
-    (
-        "fleet.v1.OperatorService/RemoveOperator",
-        Operator(OrgAdmin),
-    ),
-    (
-        "fleet.v1.OperatorService/ResetOperatorPassword",
-        Operator(OrgAdmin),
-    ),
-    ("grpc.health.v1.Health/Check", Public),
-    ("grpc.health.v1.Health/Watch", Public),
-    ("grpc.health.v1.Health/List", Public),
-    (
-        "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-        Public,
-    ),
-    (
-        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-        Public,
+        "grpc.reflection.v1alpha.ServerReflection",
+        &[("ServerReflectionInfo", Public)],
     ),
 ];
 
-/// The class of a procedure; none when there is no such procedure.
+/// The class of a procedure, by its path without the leading slash; none when there is no such procedure.
 pub(crate) fn class_of(path: &str) -> Option<Class> {
-    TABLE
+    let (service, method) = path.split_once('/')?;
+    let (_, methods) = TABLE.iter().find(|(known, _)| *known == service)?;
+    methods
         .iter()
-        .find(|(known, _)| *known == path)
+        .find(|(known, _)| *known == method)
         .map(|(_, class)| *class)
 }
 
@@ -191,8 +169,8 @@ mod tests {
 
     use super::*;
 
-    /// Served by the engine itself: no descriptor of ours names them.
-    const OF_THE_ENGINE: [&str; 5] = [
+    /// Served by the RPC library; our descriptors do not contain them.
+    const LIBRARY: [&str; 5] = [
         "grpc.health.v1.Health/Check",
         "grpc.health.v1.Health/List",
         "grpc.health.v1.Health/Watch",
@@ -204,25 +182,33 @@ mod tests {
     fn every_procedure_is_in_exactly_one_class_and_every_entry_exists() {
         let declared: BTreeSet<&str> = fleet_wire::methods()
             .map(|method| method.path().trim_start_matches('/'))
-            .chain(OF_THE_ENGINE)
+            .chain(LIBRARY)
             .collect();
-        let classed: BTreeSet<&str> = TABLE.iter().map(|(path, _)| *path).collect();
+        let classed: Vec<String> = TABLE
+            .iter()
+            .flat_map(|(service, methods)| {
+                methods
+                    .iter()
+                    .map(move |(method, _)| format!("{service}/{method}"))
+            })
+            .collect();
+        let unique: BTreeSet<&str> = classed.iter().map(String::as_str).collect();
         assert_eq!(
-            TABLE.len(),
             classed.len(),
+            unique.len(),
             "a procedure is in the table twice"
         );
-        assert_eq!(declared, classed);
+        assert_eq!(declared, unique);
     }
 
     #[test]
-    fn pairing_through_a_node_manages_the_node_too() {
+    fn pairing_through_a_node_also_requires_the_permission_to_manage_nodes() {
         let path = "fleetnodeadmin.v1.FleetNodeAdminService/PairDiscoveredDevicesOnFleetNode";
         assert_eq!(class_of(path), Some(OperatorOfBoth(NodeManage, MinerPair)));
     }
 
     #[test]
-    fn nobody_may_call_what_is_not_in_the_table() {
+    fn a_procedure_that_is_not_in_the_table_cannot_be_called() {
         assert_eq!(class_of("fleet.v1.ScanService/DropEverything"), None);
         assert_eq!(class_of("/fleet.v1.AccountService/WhoAmI"), None);
     }

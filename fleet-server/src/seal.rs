@@ -1,25 +1,25 @@
-//! The sealer of the audit chain: links what was written since its last look. Every replica runs one; the
-//! store lets them take turns.
+//! The sealer of the audit chain: links the records that were written since its last run. Every replica runs one;
+//! the store serializes them.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::app::App;
 
-/// Twice within the second in which a record must be sealed.
+/// Two runs fit into the second within which a record must be sealed.
 const EVERY: Duration = Duration::from_millis(400);
 
-/// Seals until the server drains, and once more then. What is written after that, the next start seals.
+/// Seals until the server drains, and once more then. Records that are written later are sealed at the next start.
 pub(crate) async fn run(app: Arc<App>) {
-    let mut looks = tokio::time::interval(EVERY);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut failing = false;
     loop {
         let last = tokio::select! {
             () = app.drain.cancelled() => true,
-            _ = looks.tick() => false,
+            _ = ticks.tick() => false,
         };
         let sealed = app.store.seal_audit(app.environment.now()).await;
-        // Said once, not twice a second while the database is away.
+        // Logged once, not twice a second, while the database is away.
         match &sealed {
             Err(error) if !failing => tracing::warn!(%error, "cannot seal the audit chain"),
             Ok(_) | Err(_) => {}

@@ -1,4 +1,4 @@
-//! A server as a whole: its service for a listener, its background work, its orderly end.
+//! [`Server`]: mounts the services, runs the background tasks, and shuts down in order.
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -18,25 +18,16 @@ use futures::FutureExt;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
-    accounts::Accounts,
-    admin::Admin,
-    app::{App, ServerConfig},
-    auth::Gate,
-    direct::OwnNetwork,
-    dispatch,
-    environment::Environment,
-    gateway::Gateway,
-    http,
-    operators::OperatorApi,
+    api::Api, app::App, auth::Gate, config::ServerConfig, dispatch, environment::Environment, http,
     seal, sweep,
 };
 
-/// How long nodes are heard after they were told to go: what they say last is still stored.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long what is being stored at the end may take: about as long as storage retries.
-const LAST_ACTIONS: Duration = Duration::from_secs(5);
-/// Between a panic of background work and its next start.
-const START_AGAIN: Duration = Duration::from_secs(1);
+/// How long messages of nodes are still received after the goodbye, so that their last results are stored.
+const LAST_MESSAGES: Duration = Duration::from_secs(1);
+/// How long remaining tasks may take at the end: about as long as the store retries.
+const LAST_TASKS: Duration = Duration::from_secs(5);
+/// Delay between a panic of a background task and its restart.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// A server.
 #[derive(Debug)]
@@ -45,21 +36,19 @@ pub struct Server {
     service: HttpService,
     health: Health,
     work: JoinSet<()>,
-    /// The part of `work` that has no end of its own.
+    /// The one task of `work` that does not end by itself.
     deadlines: AbortHandle,
 }
 
 impl Server {
-    /// Starts a server's background work; needs a tokio runtime. Give [`Server::service`] to a listener.
+    /// Starts the background tasks of a server; requires a tokio runtime. Pass [`Server::service`] to a listener.
     pub fn start(
         config: ServerConfig,
         store: Arc<dyn Store>,
         environment: Arc<dyn Environment>,
     ) -> Self {
         let app = App::new(config, store, environment);
-        let operators = Arc::new(OperatorApi { app: app.clone() });
-        let accounts = Arc::new(Accounts { app: app.clone() });
-        let own_network = Arc::new(OwnNetwork { app: app.clone() });
+        let api = Arc::new(Api { app: app.clone() });
         let plain = {
             let app = app.clone();
             tower::service_fn(move |request: Request<Body>| {
@@ -68,18 +57,18 @@ impl Server {
             })
         };
         let (service, health) = Services::new()
-            .mount(FleetNodeGatewayServer::new(Gateway { app: app.clone() }))
-            .mount(FleetNodeAdminServer::new(Admin { app: app.clone() }))
-            .mount(PairingServer::from_arc(own_network.clone()))
-            .mount(DirectServer::from_arc(own_network))
-            .mount(ScanServer::from_arc(operators.clone()))
-            .mount(NodeServer::from_arc(operators.clone()))
-            .mount(DeviceServer::from_arc(operators.clone()))
-            .mount(AuditServer::from_arc(operators.clone()))
-            .mount(DevicePairingServer::from_arc(operators))
-            .mount(AccountServer::from_arc(accounts.clone()))
-            .mount(KeyServer::from_arc(accounts.clone()))
-            .mount(OperatorServer::from_arc(accounts))
+            .mount(FleetNodeGatewayServer::from_arc(api.clone()))
+            .mount(FleetNodeAdminServer::from_arc(api.clone()))
+            .mount(PairingServer::from_arc(api.clone()))
+            .mount(DirectServer::from_arc(api.clone()))
+            .mount(ScanServer::from_arc(api.clone()))
+            .mount(NodeServer::from_arc(api.clone()))
+            .mount(DeviceServer::from_arc(api.clone()))
+            .mount(AuditServer::from_arc(api.clone()))
+            .mount(DevicePairingServer::from_arc(api.clone()))
+            .mount(AccountServer::from_arc(api.clone()))
+            .mount(KeyServer::from_arc(api.clone()))
+            .mount(OperatorServer::from_arc(api))
             .plain(plain)
             .build(Gate { app: app.clone() });
         let mut work = JoinSet::new();
@@ -98,19 +87,19 @@ impl Server {
         }
     }
 
-    /// What answers every request; cheap to clone.
+    /// The service that answers every request; cheap to clone.
     pub fn service(&self) -> HttpService {
         self.service.clone()
     }
 
-    /// Ends in order: nothing new is admitted or dispatched, nodes get their slots to come back, watches
-    /// end, what nodes say last is stored, streams end. Scans go on when a server starts again. Takes a few
-    /// seconds at the most.
+    /// Shuts down in order: nothing new is admitted or dispatched, nodes get their times to reconnect, watches end, the
+    /// nodes' last messages are stored, streams end. Scans continue when a server starts again. Takes at most a few
+    /// seconds.
     pub async fn drain(mut self) {
         self.health.set_serving(false);
         self.app.drain.cancel();
         self.app.hub.drain(self.app.config.drain_window);
-        tokio::time::sleep(LAST_WORDS).await;
+        tokio::time::sleep(LAST_MESSAGES).await;
         self.app.hub.end_all();
         self.app.tasks.close();
         let work = async {
@@ -118,17 +107,18 @@ impl Server {
             self.deadlines.abort();
             while self.work.join_next().await.is_some() {}
         };
-        if tokio::time::timeout(LAST_ACTIONS, work).await.is_err() {
+        if tokio::time::timeout(LAST_TASKS, work).await.is_err() {
             tracing::warn!(
                 tasks = self.app.tasks.len(),
-                "not everything came to its end"
+                "some tasks did not end in time"
             );
         }
         self.work.shutdown().await;
     }
 }
 
-/// Runs background work and runs it anew when it panics: one node's bad luck must not end everybody's.
+/// Runs a background task, and restarts it when it panics: a defect that one node triggers must not stop the work for
+/// all nodes.
 async fn supervise<F>(name: &'static str, app: Arc<App>, work: impl Fn(Arc<App>) -> F)
 where
     F: Future<Output = ()>,
@@ -138,7 +128,7 @@ where
         .await
         .is_err()
     {
-        tracing::error!(name, "background work panicked and starts anew");
-        tokio::time::sleep(START_AGAIN).await;
+        tracing::error!(name, "a background task panicked and is restarted");
+        tokio::time::sleep(RESTART_AFTER).await;
     }
 }

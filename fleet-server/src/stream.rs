@@ -1,6 +1,6 @@
-//! The control stream of a node: Hello, the claim of a new epoch, then what the node says. What goes down
-//! is the hub's. From the claim on a stream lives in a task of its own: a peer that hangs up in the middle
-//! of something leaves neither the store nor the hub halfway.
+//! The control stream of a node: Hello, the claim of a new epoch, then the node's messages. The hub sends the messages to
+//! the node. From the claim on, a stream has its own task: a peer that hangs up at any moment leaves the store and the
+//! hub consistent.
 
 use std::{
     net::IpAddr,
@@ -32,25 +32,23 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::App,
     convert::{self, printable},
-    failure::{self, Refusal},
+    failure::{self, Answered},
     hub::{self, Opened},
 };
 
-/// How often a stream asks storage whether it may still be: whether a session of the node lives, and
-/// whether its epoch is still the newest of all servers.
+/// Interval of checks in the store whether the stream may continue: the node must have a valid session, and the stream's
+/// epoch must be the newest of all servers.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
-/// Between two tries to store an ack.
+/// Interval of attempts to store an ack.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
-/// Between two progress messages of a stream that are stored: each is a transaction, and watchers look once
-/// a second.
+/// Minimum interval of stored progress messages: each is a transaction, and watchers read once a second.
 const STORE_PROGRESS_EVERY: Duration = Duration::from_millis(900);
-/// An ack's text for people.
+/// Longest stored text of an ack.
 const REASON_MOST: usize = 512;
 
-/// Opens a node's stream: waits for Hello, claims the epoch, and answers the messages to send.
+/// Opens a node's stream: waits for Hello, claims the epoch, and returns the messages to send.
 ///
-/// Dropping the future before Hello closes the connection; after it the claim is carried through, and the
-/// stream found to be over.
+/// Dropping the future before Hello closes the connection. After Hello the claim is completed, and the stream then ends.
 pub(crate) async fn open(
     app: Arc<App>,
     node: NodeIdentity,
@@ -65,40 +63,40 @@ pub(crate) async fn open(
             RpcError::not_active(refused.to_string()).with_retry_after(retry_after)
         }
     })?;
-    let held = Held {
+    let registered = Registered {
         app: app.clone(),
         connection: opened.connection,
     };
-    let hello = greet(&mut inbound, &mut opened).await?;
+    let hello = hello(&mut inbound, &mut opened).await?;
     let Opened { outbox, over, .. } = opened;
-    let (claimed, current) = oneshot::channel();
+    let (claimed, answer) = oneshot::channel();
     let evicted = over.clone();
     let tasks = app.tasks.clone();
     tasks.spawn(async move {
-        match claim(&held, &node, hello).await {
+        match claim(&registered, &node, hello).await {
             Err(refused) => {
-                // Nobody listens any more where the peer has hung up.
+                // The peer may have hung up.
                 let _ = claimed.send(Err(refused));
             }
             Ok(epoch) => {
                 tracing::info!(node = %node.node, %epoch, "node connected");
                 let _ = claimed.send(Ok(()));
-                let mut listening = Listening {
+                let mut current = Current {
                     app,
                     node,
                     epoch,
-                    held,
+                    registered,
                     progress_stored: None,
                 };
-                listening.listen(inbound, &over).await;
-                listening.end().await;
+                current.receive(inbound, &over).await;
+                current.end().await;
             }
         }
     });
-    // Evicted while it claimed: the outbox holds what to say of it.
+    // If the stream is evicted during the claim, the outbox contains the reason.
     tokio::select! {
         biased;
-        claimed = current => claimed.map_err(|_| RpcError::internal("internal error"))??,
+        claimed = answer => claimed.map_err(|_| RpcError::internal("internal error"))??,
         () = evicted.cancelled() => {}
     }
     Ok(Reply::stream(stream::unfold(
@@ -107,22 +105,22 @@ pub(crate) async fn open(
     )))
 }
 
-/// Closes the connection in the hub when dropped, whatever ended it.
+/// A connection that is registered in the hub. Dropping it removes the connection.
 #[derive(Debug)]
-struct Held {
+struct Registered {
     app: Arc<App>,
     connection: ConnectionId,
 }
 
-impl Drop for Held {
+impl Drop for Registered {
     fn drop(&mut self) {
-        // Nothing to release: either it never became current, or it was released before.
+        // Nothing is released here: the connection never became current, or was released before.
         let _ = self.app.hub.closed(self.connection);
     }
 }
 
-/// Waits for the first message, which must be Hello; the hub ends the stream when it does not come.
-async fn greet(
+/// Waits for the first message, which must be Hello. The hub ends a stream that does not send it in time.
+async fn hello(
     inbound: &mut BoxStream<ControlStreamRequest>,
     opened: &mut Opened,
 ) -> Result<ControlHello, RpcError> {
@@ -146,9 +144,13 @@ async fn greet(
     }
 }
 
-/// Asks for admission, claims the epoch in the store, and makes the stream current.
-async fn claim(held: &Held, node: &NodeIdentity, hello: ControlHello) -> Result<Epoch, RpcError> {
-    let (app, connection) = (&held.app, held.connection);
+/// Requests admission, claims the epoch in the store, and makes the stream current.
+async fn claim(
+    registered: &Registered,
+    node: &NodeIdentity,
+    hello: ControlHello,
+) -> Result<Epoch, RpcError> {
+    let (app, connection) = (&registered.app, registered.connection);
     let instance = <[u8; 16]>::try_from(hello.instance_id.as_ref())
         .ok()
         .map(InstanceId);
@@ -156,7 +158,7 @@ async fn claim(held: &Held, node: &NodeIdentity, hello: ControlHello) -> Result<
         Admission::Proceed => {}
         Admission::Gone => return Err(RpcError::unavailable("the stream was ended")),
         Admission::Full { retry_after } => {
-            let full = "this server remembers as many nodes as it may, try again later";
+            let full = "this server has reached its limit of nodes, try again later";
             return Err(RpcError::resource_exhausted(full).with_retry_after(retry_after));
         }
     }
@@ -182,26 +184,27 @@ async fn claim(held: &Held, node: &NodeIdentity, hello: ControlHello) -> Result<
         .map_err(|error| match &error {
             ClaimError::NotFound(_) => RpcError::not_found(error.to_string()),
             ClaimError::Duplicate { node, hold } => {
-                tracing::warn!(%node, ?hold, "two machines use one identity");
+                tracing::warn!(%node, hold_s = hold.as_secs(), "two machines use one identity");
                 RpcError::resource_exhausted(error.to_string()).with_retry_after(*hold)
             }
             ClaimError::Storage(error) => failure::storage(error),
         })?;
     for scan in &claimed.ended {
-        app.bells.ring(*scan);
+        app.wakeups.notify(*scan);
     }
     let epoch = claimed.epoch;
-    match app
-        .hub
-        .connected(node.node, connection, in_registry(app, &claimed, announced))
-    {
-        // A fenced stream has its goodbye in the outbox already.
+    match app.hub.connected(
+        node.node,
+        connection,
+        registry_claim(app, &claimed, announced),
+    ) {
+        // The outbox of a fenced stream already contains its goodbye.
         Standing::Current | Standing::Fenced => Ok(epoch),
         Standing::Gone => {
             app.store
                 .release_stream(node.node, epoch, app.environment.now())
                 .await
-                .map_err(Refusal::refusal)?;
+                .answered()?;
             Err(RpcError::unavailable("the stream was ended"))
         }
     }
@@ -212,7 +215,7 @@ fn announced(hello: &ControlHello) -> Announced {
     Announced::new(capabilities, hello.max_targets, hello.max_ports)
 }
 
-fn in_registry(app: &App, claimed: &ClaimedStream, announced: Announced) -> Claim {
+fn registry_claim(app: &App, claimed: &ClaimedStream, announced: Announced) -> Claim {
     let (now, instant) = (app.environment.now(), app.environment.instant());
     let adopted = claimed.adopted.iter().map(|adopted| Adopted {
         command: adopted.command,
@@ -227,22 +230,21 @@ fn in_registry(app: &App, claimed: &ClaimedStream, announced: Announced) -> Clai
     }
 }
 
-/// A current stream and what it hears.
+/// A stream that holds the current epoch of its node.
 #[derive(Debug)]
-struct Listening {
+struct Current {
     app: Arc<App>,
     node: NodeIdentity,
     epoch: Epoch,
-    held: Held,
+    registered: Registered,
     /// When progress was last stored.
     progress_stored: Option<Instant>,
 }
 
-impl Listening {
-    /// Hears the node until it ends the stream, is evicted, or may not have a stream any more. A message
-    /// that was received is stored to its end, whatever becomes of the stream meanwhile; whether it still
-    /// counts is for the store to say, by the epoch.
-    async fn listen(
+impl Current {
+    /// Receives messages until the node ends the stream, is evicted, or may no longer have a stream. A received message
+    /// is always processed to its end; the store decides by the epoch whether it still takes effect.
+    async fn receive(
         &mut self,
         mut inbound: BoxStream<ControlStreamRequest>,
         over: &CancellationToken,
@@ -251,57 +253,59 @@ impl Listening {
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         check.tick().await;
         loop {
-            // None of the three loses anything when another one is first.
+            // All three are cancel-safe.
             let message = tokio::select! {
                 message = inbound.next() => message,
                 () = over.cancelled() => return,
                 _ = check.tick() => {
-                    if self.may_stay().await { continue } else { return }
+                    if self.may_continue().await { continue } else { return }
                 }
             };
             match message {
-                Some(Ok(ControlStreamRequest { kind: Some(kind) })) => self.hear(kind, over).await,
+                Some(Ok(ControlStreamRequest { kind: Some(kind) })) => {
+                    self.handle(kind, over).await
+                }
                 Some(Ok(ControlStreamRequest { kind: None }) | Err(_)) => {
-                    self.app.hub.malformed(self.held.connection);
+                    self.app.hub.malformed(self.registered.connection);
                 }
                 None => return,
             }
         }
     }
 
-    /// Storage trouble ends nothing: a node that was revoked is found out later.
-    async fn may_stay(&self) -> bool {
+    /// Checks the session and the epoch. A storage failure ends nothing; a later check finds a revoked node.
+    async fn may_continue(&self) -> bool {
         let (store, node) = (&self.app.store, self.node.node);
         if let Ok(false) = store
             .has_live_session(node, self.app.environment.now())
             .await
         {
             self.app.hub.fail(
-                self.held.connection,
+                self.registered.connection,
                 RpcError::unauthenticated(
-                    "the session is over: open a new one with BeginAuthHandshake",
+                    "the session expired: open a new one with BeginAuthHandshake",
                 ),
             );
             return false;
         }
         if let Ok(false) = store.is_current(node, self.epoch).await {
-            // By at least the next one: which it is makes no difference here.
+            // The newer epoch is at least the next one. Its exact number makes no difference here.
             self.app.hub.superseded(node, Epoch(self.epoch.0 + 1));
             return false;
         }
         true
     }
 
-    async fn hear(&mut self, kind: Kind, over: &CancellationToken) {
-        let heard = match &kind {
+    async fn handle(&mut self, kind: Kind, over: &CancellationToken) {
+        let valid = match &kind {
             Kind::Ack(ack) => ack.validate().map_err(RpcError::from),
             Kind::Progress(progress) => progress.validate().map_err(RpcError::from),
             Kind::Pins(pins) => pins.validate().map_err(RpcError::from),
-            Kind::Hello(_) => Err(RpcError::invalid_argument("Hello was said before")),
+            Kind::Hello(_) => Err(RpcError::invalid_argument("Hello was sent before")),
         };
-        if let Err(error) = heard {
-            tracing::debug!(node = %self.node.node, %error, "a node's message was dropped");
-            return self.app.hub.malformed(self.held.connection);
+        if let Err(error) = valid {
+            tracing::debug!(node = %self.node.node, %error, "a message of the node was dropped");
+            return self.app.hub.malformed(self.registered.connection);
         }
         match kind {
             Kind::Ack(ack) => self.ack(ack, over).await,
@@ -314,19 +318,19 @@ impl Listening {
     /// The command, if it is in flight on this stream.
     fn in_flight(&self, id: &str) -> Option<CommandId> {
         let Ok(command) = CommandId::from_str(id) else {
-            self.app.hub.malformed(self.held.connection);
+            self.app.hub.malformed(self.registered.connection);
             return None;
         };
-        match self.app.hub.check(self.held.connection, command) {
+        match self.app.hub.check(self.registered.connection, command) {
             Ok(_) => Some(command),
             Err(dropped) => {
-                tracing::debug!(node = %self.node.node, %dropped, "a node's message was dropped");
+                tracing::debug!(node = %self.node.node, %dropped, "a message of the node was dropped");
                 None
             }
         }
     }
 
-    /// The end of a command is stored before the lane is free.
+    /// The end of a command is stored before its permit is released.
     async fn ack(&self, ack: ControlAck, over: &CancellationToken) {
         let Some(command) = self.in_flight(&ack.command_id) else {
             return;
@@ -347,48 +351,53 @@ impl Listening {
         };
         match self.store_ack(stored, over).await {
             Some(Acked::Chunk { scan, .. } | Acked::Waits { scan, .. }) => {
-                self.app.bells.ring(scan);
+                self.app.wakeups.notify(scan);
             }
-            Some(Acked::Pairing(pairing)) => self.app.bells.ring(pairing),
+            Some(Acked::Pairing(pairing)) => self.app.wakeups.notify(pairing),
             Some(Acked::Stale) => {}
             None => return,
         }
-        self.app.hub.acknowledged(self.held.connection, command);
-        self.app.work.look_at(self.node.node);
+        self.app
+            .hub
+            .acknowledged(self.registered.connection, command);
+        self.app.dispatch_queue.push(self.node.node);
     }
 
-    /// Stores an ack, which an upstream node says once and never again: storage trouble is waited out, until
-    /// the stream ends or the deadline has judged the command.
+    /// Stores an ack. An upstream node sends an ack only once, so a storage failure is retried until the stream ends or
+    /// the command's deadline passes.
     async fn store_ack(&self, ack: Ack, over: &CancellationToken) -> Option<Acked> {
-        let mut told = false;
+        let mut logged = false;
         loop {
             let error = match self.app.store.record_ack(ack.clone()).await {
                 Ok(acked) => return Some(acked),
                 Err(error) => error,
             };
-            if !std::mem::replace(&mut told, true) {
+            if !std::mem::replace(&mut logged, true) {
                 tracing::warn!(node = %ack.node, command = %ack.command, %error, "an ack waits for storage");
             }
             tokio::select! {
                 () = tokio::time::sleep(STORE_AGAIN) => {}
                 () = over.cancelled() => return None,
             }
-            self.app.hub.check(self.held.connection, ack.command).ok()?;
+            self.app
+                .hub
+                .check(self.registered.connection, ack.command)
+                .ok()?;
         }
     }
 
-    async fn progress(&mut self, said: ControlProgress) {
-        let Some(command) = self.in_flight(&said.command_id) else {
+    async fn progress(&mut self, reported: ControlProgress) {
+        let Some(command) = self.in_flight(&reported.command_id) else {
             return;
         };
         let progress = Progress {
-            done: said.targets_done,
-            total: said.targets_total,
+            done: reported.targets_done,
+            total: reported.targets_total,
         };
-        let Ok(Some(progress)) = self
-            .app
-            .hub
-            .progress(self.held.connection, command, progress)
+        let Ok(Some(progress)) =
+            self.app
+                .hub
+                .progress(self.registered.connection, command, progress)
         else {
             return;
         };
@@ -398,24 +407,24 @@ impl Listening {
             return;
         }
         self.progress_stored = Some(now);
-        let phase = printable(&said.phase, 64);
+        let phase = printable(&reported.phase, 64);
         match self
             .app
             .store
             .record_progress(self.node.node, self.epoch, command, progress.done, &phase)
             .await
         {
-            Ok(Some(scan)) => self.app.bells.ring(scan),
+            Ok(Some(scan)) => self.app.wakeups.notify(scan),
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "progress was not stored"),
         }
     }
 
-    async fn pins(&self, said: ControlPins) {
-        let Some(command) = self.in_flight(&said.command_id) else {
+    async fn pins(&self, pins: ControlPins) {
+        let Some(command) = self.in_flight(&pins.command_id) else {
             return;
         };
-        let names = said.names.into_iter().map(|pinned| {
+        let names = pins.names.into_iter().map(|pinned| {
             let skipped = printable(&pinned.skipped_reason, REASON_MOST);
             let answer = if skipped.is_empty() {
                 addresses(&pinned.addresses)
@@ -433,21 +442,21 @@ impl Listening {
         };
         match self.app.store.record_pins(pins).await {
             Ok(taken) => {
-                self.app.bells.ring(taken.scan);
+                self.app.wakeups.notify(taken.scan);
                 taken
                     .refused
                     .iter()
-                    .for_each(|_| self.app.hub.malformed(self.held.connection));
+                    .for_each(|_| self.app.hub.malformed(self.registered.connection));
             }
             Err(error) => {
-                tracing::warn!(node = %self.node.node, %command, %error, "pins were not taken")
+                tracing::warn!(node = %self.node.node, %command, %error, "pins were not stored")
             }
         }
     }
 
-    /// Gives the node free, unless a newer stream has it.
+    /// Releases the node, unless a newer stream holds it.
     async fn end(self) {
-        let Some(released) = self.app.hub.closed(self.held.connection) else {
+        let Some(released) = self.app.hub.closed(self.registered.connection) else {
             return;
         };
         tracing::info!(node = %released.node, epoch = %released.epoch, "node disconnected");
@@ -457,17 +466,17 @@ impl Listening {
             .release_stream(released.node, released.epoch, self.app.environment.now())
             .await
         {
-            tracing::warn!(%error, "a stream's end was not stored");
+            tracing::warn!(%error, "the end of a stream was not stored");
         }
     }
 }
 
-/// What a node says a name resolves to. One text that is no address leaves the name out, as one address that may not
-/// be scanned does.
+/// The addresses that a node resolved a name to. One malformed address leaves the name out, as does one address that may
+/// not be scanned.
 fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, String> {
     let parsed = texts.iter().map(|text| {
         fleet_core::parse_literal(text)
-            .ok_or_else(|| format!("`{}` is no address", printable(text, 45)))
+            .ok_or_else(|| format!("`{}` is not an address", printable(text, 45)))
     });
     parsed.collect()
 }

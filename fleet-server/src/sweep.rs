@@ -1,19 +1,19 @@
-//! What time alone brings about: deadlines of commands, ends of queues, expiry of codes and sessions.
+//! Periodic work: deadlines of commands, queue times, expiry of codes and sessions.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::app::App;
 
-/// Deadlines are minutes long; a second late is soon enough.
+/// Deadlines are minutes long, so a delay of a second is acceptable.
 const SCANS_EVERY: Duration = Duration::from_secs(1);
-/// Codes live an hour, sessions a day; both are checked where they are used too.
+/// Codes expire after an hour, sessions after a day. Both are also checked where they are used.
 const REST_EVERY: Duration = Duration::from_secs(30);
 
 /// Sweeps until the server drains.
 pub(crate) async fn run(app: Arc<App>) {
     let mut scans = tokio::time::interval(SCANS_EVERY);
     let mut rest = tokio::time::interval(REST_EVERY);
-    // Where the sweep of refused devices goes on: a part of them at a time.
+    // Refused devices are swept in parts; this is where the next part begins.
     let mut refused = 0;
     for interval in [&mut scans, &mut rest] {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -36,14 +36,14 @@ pub(crate) async fn run(app: Arc<App>) {
 
 async fn sweep_scans(app: &App) {
     match app.store.sweep_scans(app.environment.now()).await {
-        Ok(swept) => {
-            for (node, command) in swept.commands {
+        Ok(ended) => {
+            for (node, command) in ended.commands {
                 tracing::info!(%node, %command, "a command passed its deadline");
                 app.hub.forget(node, command);
-                app.work.look_at(node);
+                app.dispatch_queue.push(node);
             }
-            for scan in swept.scans {
-                app.bells.ring(scan);
+            for scan in ended.scans {
+                app.wakeups.notify(scan);
             }
         }
         Err(error) => tracing::warn!(%error, "cannot sweep scans"),
@@ -54,9 +54,9 @@ async fn sweep_pairings(app: &App) {
     match app.store.sweep_pairings(app.environment.now()).await {
         Ok(commands) => {
             for (node, command) in commands {
-                tracing::info!(%node, %command, "a command of pairing passed its deadline");
+                tracing::info!(%node, %command, "a pairing command passed its deadline");
                 app.hub.forget(node, command);
-                app.work.look_at(node);
+                app.dispatch_queue.push(node);
             }
         }
         Err(error) => tracing::warn!(%error, "cannot sweep pairings"),
@@ -75,17 +75,17 @@ async fn sweep_rest(app: &App) {
     }
     match app.store.sweep_duplicates(now).await {
         Ok(0) => {}
-        Ok(cleared) => tracing::info!(cleared, "nodes are single again"),
-        Err(error) => tracing::warn!(%error, "cannot look after duplicate identities"),
+        Ok(cleared) => tracing::info!(cleared, "duplicate identities are resolved"),
+        Err(error) => tracing::warn!(%error, "cannot sweep duplicate identities"),
     }
 }
 
-/// How far back to look each time: a claim is stored some time after the moment it names, and servers' clocks
-/// differ. What is missed by this is found out by the stream's own check.
+/// How far back each look goes: a claim is stored some time after its timestamp, and the clocks of servers differ. The
+/// stream's own check finds a claim that this misses.
 const LOOK_BACK: Duration = Duration::from_secs(10);
 
-/// Ends the streams whose nodes went to another server, so that the older machine learns soon that a newer one
-/// came.
+/// Ends the streams of nodes that connected to another server. An evicted machine must learn of it within a second or
+/// two, otherwise takeovers by two machines with one identity are not counted.
 async fn follow_claims(app: &App) {
     let since = app.environment.now().minus(LOOK_BACK);
     match app.store.claimed_elsewhere(app.replica, since).await {
@@ -94,7 +94,7 @@ async fn follow_claims(app: &App) {
                 app.hub.superseded(node, epoch);
             }
         }
-        Err(error) => tracing::warn!(%error, "cannot look for nodes that went to other servers"),
+        Err(error) => tracing::warn!(%error, "cannot read which nodes connected to other servers"),
     }
 }
 

@@ -1,39 +1,46 @@
-//! Watching a scan: events after a cursor from the database, then a wait for the bell or a second, then
-//! again. Nothing is pushed, so that no watcher can be too slow. Every way of watching is built on
-//! [`watch`].
+//! Watching a scan: read the events after a cursor from the database, wait for a wake-up or a second, read again.
+//! Watchers pull events, so a slow watcher holds up nothing. Every way of watching uses [`watch`].
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use fleet_core::{OrgId, ScanId, limits};
 use fleet_discovery::LogEvent;
 use fleet_store::{Progress, StoreError, StoredEvent};
+use fleet_wire::{
+    RpcError,
+    fleet::{ScanWarning, WatchScanResponse, watch_scan_response::Event},
+};
 use futures::{Stream, stream};
 
-use crate::app::App;
+use crate::{
+    app::App,
+    convert,
+    failure::{self, Refusal},
+};
 
-/// Events read at once.
+/// Events of one read.
 const PAGE: u32 = 256;
 
-/// What a watcher sees.
+/// An item of a watch.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Item {
     /// The next event of the log.
     Event(StoredEvent),
-    /// How far the scan is; not part of the log.
+    /// The progress of the scan; not part of the log.
     Progress(Progress),
-    /// A sign of life: nothing happened for a while.
+    /// A liveness signal after a while without items.
     Alive,
 }
 
-/// Why a watch ended before its scan did.
+/// The reason why a watch ended before its scan.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WatchError {
-    /// No such scan in this organization.
+    /// The organization has no such scan.
     #[error("no scan {0} in this organization")]
     NotFound(ScanId),
-    /// The cursor lies ahead of the log.
+    /// The cursor is ahead of the log.
     #[error(
-        "the cursor {after} lies ahead of scan {scan}, whose newest event is {newest}: start from 0, or from a sequence that was seen"
+        "the cursor {after} is ahead of scan {scan}, whose newest event is {newest}: start from 0, or from a sequence of an event"
     )]
     Ahead {
         /// The scan.
@@ -43,10 +50,10 @@ pub(crate) enum WatchError {
         /// The newest event.
         newest: i64,
     },
-    /// The server goes down: watch again from the last sequence.
-    #[error("the server is going down: watch again from the last sequence")]
+    /// The server shuts down.
+    #[error("the server is shutting down: watch again from the last sequence")]
     Draining,
-    /// Storage trouble: watch again from the last sequence.
+    /// A storage failure; the watch can be repeated from the last sequence.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -57,29 +64,29 @@ struct Watch {
     scan: ScanId,
     after: i64,
     pending: VecDeque<Item>,
-    shown: Option<Progress>,
-    spoke: Instant,
+    last_progress: Option<Progress>,
+    last_item: Instant,
     first: bool,
     over: bool,
 }
 
-/// Everything about a scan after a cursor, until its end. Ends after the terminal event, or at once
-/// when the cursor lies behind it. Dropping the stream changes nothing about the scan.
+/// Streams a scan's items after a cursor. Ends after the terminal event, or at once when the cursor is at the terminal
+/// event. Dropping the stream does not affect the scan.
 pub(crate) fn watch(
     app: Arc<App>,
     org: OrgId,
     scan: ScanId,
     after: i64,
 ) -> impl Stream<Item = Result<Item, WatchError>> + Send + use<> {
-    let spoke = app.environment.instant();
+    let last_item = app.environment.instant();
     let watch = Watch {
         app,
         org,
         scan,
         after: after.max(0),
         pending: VecDeque::new(),
-        shown: None,
-        spoke,
+        last_progress: None,
+        last_item,
         first: true,
         over: false,
     };
@@ -92,31 +99,37 @@ impl Watch {
     async fn next(&mut self) -> Result<Option<Item>, WatchError> {
         loop {
             if let Some(item) = self.pending.pop_front() {
-                self.spoke = self.app.environment.instant();
+                self.last_item = self.app.environment.instant();
                 return Ok(Some(item));
             }
             if self.over {
                 return Ok(None);
             }
             let app = self.app.clone();
-            let bell = app.bells.listen(self.scan);
-            if self.look().await? {
+            let changed = app.wakeups.subscribe(self.scan);
+            if self.read().await? {
                 continue;
             }
-            if self.app.environment.instant().duration_since(self.spoke) >= limits::WATCH_IDLE {
+            if self
+                .app
+                .environment
+                .instant()
+                .duration_since(self.last_item)
+                >= limits::WATCH_IDLE
+            {
                 self.pending.push_back(Item::Alive);
                 continue;
             }
             tokio::select! {
-                () = bell => {}
+                () = changed => {}
                 () = tokio::time::sleep(limits::WATCH_POLL) => {}
                 () = app.drain.cancelled() => return Err(WatchError::Draining),
             }
         }
     }
 
-    /// Reads the next page; whether there is anything to say or the watch is over.
-    async fn look(&mut self) -> Result<bool, WatchError> {
+    /// Reads the next page; returns whether there are items or the watch is over.
+    async fn read(&mut self) -> Result<bool, WatchError> {
         let now = self.app.environment.now();
         let page = self
             .app
@@ -143,20 +156,53 @@ impl Watch {
             }
         }
         if self
-            .shown
+            .last_progress
             .as_ref()
-            .is_none_or(|shown| differs(shown, &page.progress))
+            .is_none_or(|last| differs(last, &page.progress))
         {
             self.pending
                 .push_back(Item::Progress(page.progress.clone()));
-            self.shown = Some(page.progress);
+            self.last_progress = Some(page.progress);
         }
         self.over = page.state.is_terminal() && !full;
         Ok(self.over || !self.pending.is_empty())
     }
 }
 
-/// Whether progress is worth telling: the clock alone is not.
-fn differs(shown: &Progress, now: &Progress) -> bool {
-    (shown.done, shown.total, &shown.phase) != (now.done, now.total, &now.phase)
+/// Whether progress differs in more than the elapsed time.
+fn differs(last: &Progress, now: &Progress) -> bool {
+    (last.done, last.total, &last.phase) != (now.done, now.total, &now.phase)
+}
+
+impl Refusal for WatchError {
+    fn refusal(self) -> RpcError {
+        match &self {
+            Self::NotFound(_) => RpcError::not_found(self.to_string()),
+            Self::Ahead { .. } => RpcError::out_of_range(self.to_string()),
+            Self::Draining => RpcError::unavailable(self.to_string()),
+            Self::Storage(error) => failure::storage(error),
+        }
+    }
+}
+
+/// An item on the wire.
+pub(crate) fn message(item: Item) -> WatchScanResponse {
+    match item {
+        Item::Alive => WatchScanResponse::default(),
+        Item::Progress(progress) => WatchScanResponse {
+            sequence: 0,
+            event: Some(Event::Progress(convert::progress(&progress))),
+        },
+        Item::Event(stored) => {
+            let event = match &stored.event {
+                LogEvent::Device(found) => Event::Device(convert::device_found(found)),
+                LogEvent::Warning { text } => Event::Warning(ScanWarning { text: text.clone() }),
+                LogEvent::Ended(ended) => Event::Ended(convert::scan_ended(ended)),
+            };
+            WatchScanResponse {
+                sequence: stored.sequence,
+                event: Some(event),
+            }
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! A text or bytes that are an address are judged alike in every form.
+//! Every spelling of an address is classified alike.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fleet_core::fuzz::address_class(data));

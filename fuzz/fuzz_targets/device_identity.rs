@@ -1,4 +1,4 @@
-//! Reading identities is idempotent, placeholders are none, and rows of several nodes keep apart what is apart.
+//! Deriving an identity is idempotent, placeholders are no identity, and distinct devices of several nodes stay distinct.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fleet_pairing::fuzz::device_identity(data));

@@ -1,4 +1,4 @@
-//! What a device's API over HTTP says is read, bounded, or refused.
+//! A JSON reply of a device is parsed within bounds, or rejected.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fleet_scan::fuzz::device_json(data));

@@ -1,4 +1,4 @@
-//! What is taken as a host name is no address to any resolver.
+//! No accepted host name is an address to any resolver.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fleet_discovery::fuzz::host_name(data));

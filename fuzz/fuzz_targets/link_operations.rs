@@ -1,4 +1,4 @@
-//! The node's link does what its model does.
+//! The node's link behaves as its model.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fleet_registry::fuzz::link_operations(

@@ -1,4 +1,4 @@
-//! What strangers answer by mDNS is kept within bounds, and makes nobody ask without end.
+//! mDNS answers use bounded memory and cause a bounded number of questions.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fleet_scan::fuzz::mdns_answer(data));

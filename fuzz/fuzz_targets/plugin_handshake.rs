@@ -1,4 +1,4 @@
-//! The first line of a plugin is read or refused.
+//! A plugin's first line is parsed, or rejected.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fleet_plugin::fuzz::handshake_line(data));

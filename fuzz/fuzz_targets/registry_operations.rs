@@ -1,4 +1,4 @@
-//! The server's registry does what its model does.
+//! The server's registry behaves as its model.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fleet_registry::fuzz::registry_operations(

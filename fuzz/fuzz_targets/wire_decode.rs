@@ -1,4 +1,4 @@
-//! Every message is decoded within its bounds or refused, as bytes and as JSON.
+//! Every message is decoded within its bounds, or rejected, as bytes and as JSON.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fleet_wire::fuzz::decode_any(data));

@@ -1,4 +1,4 @@
-//! What tests with plugins share: a Python that can run one, and devices that one knows. Taken in by path.
+//! Helpers for tests with plugins: a Python that can run one, and devices that it knows. Included by path.
 
 use std::{
     fs,
@@ -11,14 +11,14 @@ use std::{
     thread,
 };
 
-/// Where `cargo xtask test` says a Python with the packages of `tests/python` is.
+/// Variable in which `cargo xtask test` passes a Python with the packages of `tests/python`.
 const PYTHON: &str = "FLEET_TEST_PYTHON";
-/// The file that tells the test run what was skipped.
+/// Variable with the file that collects skipped tests.
 const SKIP_LOG: &str = "FLEET_SKIP_LOG";
-/// Where the plugin's devices listen.
+/// Port of the plugin's devices.
 pub(crate) const PORT: u16 = 4477;
 
-/// A Python with gRPC; none when there is none here, which is noted as a skip of `test`.
+/// Returns a Python with gRPC. Returns `None` and records a skip of `test` if there is none.
 pub(crate) fn python(test: &str) -> Option<PathBuf> {
     let named = std::env::var_os(PYTHON).map(PathBuf::from);
     let python = named.unwrap_or_else(|| "python3".into());
@@ -55,12 +55,12 @@ fn skip(test: &str, reason: &str) {
         .expect("the skip log can be written");
 }
 
-/// Makes a folder that only this user can write to.
+/// Creates a directory that only this user can write to.
 pub(crate) fn private(folder: &Path) {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("chmod");
 }
 
-/// Puts an executable into a folder.
+/// Writes an executable into a directory.
 pub(crate) fn put(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     fs::write(&path, text).expect("written");
@@ -68,21 +68,21 @@ pub(crate) fn put(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// Puts the plugin in Python into a folder.
+/// Writes the Python plugin into a directory.
 pub(crate) fn put_acme(folder: &Path, name: &str, python: &Path) -> PathBuf {
     let text = include_str!("acme.py");
     let (_, program) = text.split_once('\n').expect("more than one line");
     put(folder, name, &format!("#!{}\n{program}", python.display()))
 }
 
-/// A device on a loopback address, which answers every `WHO` with the next of its words, the last one for ever.
+/// A device on a loopback address. It answers every `WHO` with the next of its replies, and repeats the last one.
 #[derive(Debug)]
 pub(crate) struct Device {
     asked: Arc<Mutex<usize>>,
 }
 
 impl Device {
-    /// Starts one; it runs as long as the test's process.
+    /// Starts a device that runs until the test process exits.
     pub(crate) fn start(address: IpAddr, words: &[&str]) -> Self {
         let listener = TcpListener::bind((address, PORT)).expect("a free address");
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
@@ -105,7 +105,7 @@ impl Device {
         Self { asked }
     }
 
-    /// How often it was asked.
+    /// Returns the number of `WHO` requests.
     pub(crate) fn asked(&self) -> usize {
         *self.asked.lock().expect("no thread crashed")
     }

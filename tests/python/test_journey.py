@@ -1,10 +1,14 @@
-"""An operator's journey through the web page, in a real browser against a live server that has a node online.
+"""The journey of an operator through the web page, in a real browser, on a running server with a connected node.
 
-FLEET_SERVER_URL and FLEET_OPERATOR_KEY say where and who; FLEET_OPERATOR_EMAIL and FLEET_OPERATOR_PASSWORD are the same operator's (the
-password is changed on the way). FLEET_JOURNEY_TARGETS is what to scan, as one would type it: one
-entry is a target (`127.77.0.0/18`), several are a list. It must take some seconds, since the page is reloaded in mid-scan, and
-hold at least one device. FLEET_JOURNEY_PORTS are its ports, none for the drivers' defaults. What is missing skips by name.
-FLEET_CHROMIUM and FLEET_CHROMEDRIVER name the browser and its driver where they are not Debian's.
+Environment variables:
+- FLEET_SERVER_URL, FLEET_OPERATOR_KEY: the server and the key of an administrator.
+- FLEET_OPERATOR_EMAIL, FLEET_OPERATOR_PASSWORD: the same operator. The test changes the password and restores it.
+- FLEET_JOURNEY_TARGETS: the targets as typed into the form. One entry is a target (`127.77.0.0/18`), several are a
+  list. The scan must find at least one device and take some seconds, because the page is reloaded while it runs.
+- FLEET_JOURNEY_PORTS: the ports, empty for the default ports.
+- FLEET_CHROMIUM, FLEET_CHROMEDRIVER: the programs, if they are not those of Debian.
+
+A test skips itself and names the missing variable or program.
 """
 
 import json
@@ -17,9 +21,9 @@ from dataclasses import dataclass
 import pytest
 
 NEVER_MADE = "fok_00000000000000000000000000000000000000000002sC6MA"
-"""The key of 32 zero bytes: well formed, and nobody's."""
+"""The key of 32 zero bytes: valid in form, but of no operator."""
 PATIENCE = 30
-"""Seconds for a step; the scan as a whole has SCAN_PATIENCE."""
+"""Time limit of a step in seconds. The scan as a whole has SCAN_PATIENCE."""
 SCAN_PATIENCE = 180
 
 FLAGS = [
@@ -44,19 +48,19 @@ return {
 
 
 def required(name: str) -> str:
-    """A variable of the environment, or a skip that names it."""
-    return os.environ.get(name) or pytest.skip(f"{name} is not set: no journey through the web page")
+    """Returns an environment variable, or skips the test and names it."""
+    return os.environ.get(name) or pytest.skip(f"{name} is not set: the web page is not tested")
 
 
 def program(variable: str, *names: str) -> str:
-    """Where a program lies, or a skip that names it."""
+    """Returns the path of a program, or skips the test and names it."""
     found = os.environ.get(variable) or next(filter(None, map(shutil.which, names)), None)
-    return found or pytest.skip(f"{names[0]} is not installed: no journey through the web page")
+    return found or pytest.skip(f"{names[0]} is not installed: the web page is not tested")
 
 
 @dataclass
 class Settings:
-    """What the environment says about the journey."""
+    """The settings from the environment."""
 
     server: str
     key: str
@@ -68,7 +72,7 @@ class Settings:
 
 @pytest.fixture
 def settings() -> Settings:
-    """The settings, read before any browser is started."""
+    """Reads the settings before a browser is started."""
     return Settings(
         required("FLEET_SERVER_URL"), required("FLEET_OPERATOR_KEY"), required("FLEET_JOURNEY_TARGETS"), os.environ.get("FLEET_JOURNEY_PORTS", ""),
         required("FLEET_OPERATOR_EMAIL"), required("FLEET_OPERATOR_PASSWORD"),
@@ -77,8 +81,8 @@ def settings() -> Settings:
 
 @pytest.fixture
 def browser(settings, tmp_path):
-    """Chromium with a profile of its own, without a window."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: no journey through the web page")
+    """Starts headless Chromium with a new profile."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: the web page is not tested")
     options = webdriver.ChromeOptions()
     options.binary_location = program("FLEET_CHROMIUM", "chromium", "/usr/bin/chromium")
     for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
@@ -94,7 +98,7 @@ def browser(settings, tmp_path):
 
 
 class Page:
-    """The page as its operator handles it: every step waits until what it needs is there."""
+    """The page as an operator uses it. Every step waits for its elements."""
 
     def __init__(self, browser, server: str):
         self.browser = browser
@@ -102,21 +106,21 @@ class Page:
         self.console: list[str] = []
 
     def until(self, what: str, look, patience: float = PATIENCE):
-        """Looks until there is something; fails with what was waited for and what is on the page."""
+        """Calls `look` until it returns something. A timeout fails with the content of the page."""
         end = time.monotonic() + patience
         while True:
             seen = look()
             if seen:
                 return seen
             if time.monotonic() > end:
-                pytest.fail(f"waited in vain for {what}; the page shows:\n{self.text()}\nconsole: {self.read_console()}")
+                pytest.fail(f"timed out waiting for {what}; the page shows:\n{self.text()}\nconsole: {self.read_console()}")
             time.sleep(0.02)
 
     def text(self) -> str:
         return self.browser.execute_script("return document.body.innerText")
 
     def find(self, selector: str):
-        """The first visible element, waited for."""
+        """Waits for the first visible element."""
         def look():
             found = self.browser.find_elements("css selector", selector)
             return next((element for element in found if element.is_displayed()), None)
@@ -131,11 +135,11 @@ class Page:
         field.send_keys(text)
 
     def snapshot(self) -> dict:
-        """A scan's view at one moment."""
+        """Returns the state of the scan view."""
         return self.browser.execute_script(SNAPSHOT)
 
     def read_console(self) -> list[str]:
-        """What the browser's console got until now, which reading empties."""
+        """Returns all errors of the browser console so far. The driver returns each entry only once."""
         self.console += [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
         return self.console
 
@@ -160,11 +164,11 @@ LINKS = {
     ("http", "10.0.0.7", 0): None,
     ("", "10.0.0.7", 80): None,
 }
-"""What a device says of itself, and the link that is made of it."""
+"""The scheme, address and port that a device reports, and the resulting link."""
 
 
 def test_only_http_and_https_to_a_literal_address_become_links(settings, browser):
-    """A scheme is data: whatever a node stored as one, nothing of it runs and nothing else is linked."""
+    """Nodes choose the scheme, so a script or another protocol must never become a link."""
     browser.get(settings.server)
     make = """
       const [devices, done] = arguments;
@@ -174,7 +178,7 @@ def test_only_http_and_https_to_a_literal_address_become_links(settings, browser
     assert browser.execute_async_script(make, devices) == list(LINKS.values())
 
 
-def test_an_operator_signs_in_scans_and_reads_the_ledger(settings, browser):
+def test_an_operator_signs_in_scans_and_reads_the_summary(settings, browser):
     page, key = Page(browser, settings.server), settings.key
 
     sign_in(page, key)
@@ -186,11 +190,11 @@ def test_an_operator_signs_in_scans_and_reads_the_ledger(settings, browser):
     before = watch_rows_arrive(page)
     assert_the_key_is_nowhere(page, key)
     browser.refresh()
-    assert browser.current_url == address, "the address alone brings the scan back"
+    assert browser.current_url == address, "the URL alone must restore the scan"
     resume(page, before)
     ended = page.until("the outcome", lambda: (now := page.snapshot())["over"] and now, SCAN_PATIENCE)
     assert ended["outcome"].startswith("Completed"), ended["outcome"]
-    read_the_ledger(page)
+    read_the_summary(page)
     read_the_audit_trail(page)
 
     assert_the_key_is_nowhere(page, key)
@@ -203,22 +207,22 @@ def sign_in(page: Page, key: str) -> None:
     page.click("#by-key")
     page.type("#key", "fok_this_key_was_never_made")
     page.click("button[type=submit]")
-    assert "not a whole operator key" in page.find("[role=alert]").text
+    assert "not a complete operator key" in page.find("[role=alert]").text
     mistyped = key[:-8] + ("A" if key[-8] != "A" else "B") + key[-7:]
     page.type("#key", mistyped)
     page.click("button[type=submit]")
-    page.until("the word that the key was mistyped", lambda: "checksum" in page.find("[role=alert]").text)
+    page.until("the checksum error", lambda: "checksum" in page.find("[role=alert]").text)
     page.type("#key", NEVER_MADE)
     page.click("button[type=submit]")
-    page.until("the refusal", lambda: "not valid" in page.find("[role=alert]").text)
+    page.until("the error for the unknown key", lambda: "not valid" in page.find("[role=alert]").text)
     page.type("#key", key)
     page.click("button[type=submit]")
     page.find("#sign-out")
     cookies = page.browser.get_cookies()
-    assert cookies, "the sign-in left no cookie"
+    assert cookies, "the sign-in set no cookie"
     for cookie in cookies:
         assert cookie["httpOnly"] and cookie["sameSite"] == "Strict", cookie["name"]
-        assert key not in cookie["value"], "the cookie is the key"
+        assert key not in cookie["value"], "the cookie contains the key"
 
 
 def assert_the_key_is_nowhere(page: Page, key: str) -> None:
@@ -255,13 +259,13 @@ def start_a_scan(page: Page, targets: str, ports: str) -> None:
     page.find("#check.check-good:not(.check-stale)")
     planned = page.find("#check .figure strong").text
     assert int(planned.replace(",", "")) > 0, f"the check counts {planned} targets"
-    page.until("a start that is allowed", lambda: page.find("#start-scan").is_enabled())
+    page.until("an enabled start button", lambda: page.find("#start-scan").is_enabled())
     page.click("#start-scan")
     page.until("the scan's address", lambda: page.browser.current_url.rpartition("#/scans/")[2].count("-") == 4)
 
 
 def check_refuses(page: Page, target: str) -> None:
-    """The live check names what is wrong, and nothing can be started."""
+    """The live check names the invalid target, and the scan cannot be started."""
     page.type("#target", target)
     assert target in page.find("#check-error").text
     assert page.find("#target").get_attribute("aria-invalid") == "true"
@@ -269,52 +273,52 @@ def check_refuses(page: Page, target: str) -> None:
 
 
 def watch_rows_arrive(page: Page) -> dict:
-    """Sees rows, progress and time move while the scan goes on; returns the last look."""
+    """Checks that rows, progress and time advance while the scan runs. Returns the last snapshot."""
     def rows_before_the_end():
         now = page.snapshot()
-        assert not now["over"], "the scan was over before a row was seen: give FLEET_JOURNEY_TARGETS that take some seconds"
+        assert not now["over"], "the scan ended before a row was seen: set FLEET_JOURNEY_TARGETS to targets that take some seconds"
         return now["rows"] and now
     first = page.until("a row before the scan's end", rows_before_the_end)
 
     def further():
         now = page.snapshot()
-        assert not now["over"], "the scan was over before its progress was seen: give FLEET_JOURNEY_TARGETS that take some seconds"
+        assert not now["over"], "the scan ended before its progress was seen: set FLEET_JOURNEY_TARGETS to targets that take some seconds"
         return len(now["rows"]) > len(first["rows"]) and now["elapsed"] != first["elapsed"] and (now["progress"] or 0) > 0 and now
     now = page.until("more rows, progress and time", further)
-    assert now["rows"][: len(first["rows"])] == first["rows"], "a row has moved"
-    assert now["rows"] == sorted(set(now["rows"])), "rows stand in the order of their sequence, each once"
+    assert now["rows"][: len(first["rows"])] == first["rows"], "a row moved"
+    assert now["rows"] == sorted(set(now["rows"])), "rows are in sequence order without duplicates"
     assert " of " in now["done"], now["done"]
     return now
 
 
 def resume(page: Page, before: dict) -> None:
-    """After the reload the rows are there again, the same ones first."""
+    """After the reload, the page shows the same rows in the same order."""
     count = len(before["rows"])
-    now = page.until("the rows of before the reload", lambda: len((now := page.snapshot())["rows"]) >= count and now)
+    now = page.until("the rows from before the reload", lambda: len((now := page.snapshot())["rows"]) >= count and now)
     assert now["rows"][:count] == before["rows"]
 
 
-def read_the_ledger(page: Page) -> None:
+def read_the_summary(page: Page) -> None:
     parts = part_values(page, "#ledger-targets")
     assert parts["targets"] == sum(value for name, value in parts.items() if name != "targets"), parts
     assert parts["identified"] > 0, parts
     reports = part_values(page, "#ledger-reports")
     assert reports["reported"] == reports["accepted"] + reports["rejected"], reports
-    # Rows past 5,000 wait for a click.
+    # The page shows at most 5,000 rows without a click.
     expected = min(reports["accepted"], 5000)
     rows = page.until("a row for every accepted report", lambda: len(now := page.snapshot()["rows"]) >= expected and now)
     assert len(rows) == len(set(rows)) == expected, "each accepted report is one row"
 
 
 def read_the_audit_trail(page: Page) -> None:
-    """The start of the scan is on record, the mistyped key too where refusals are asked for, and the chain's end is shown."""
+    """The audit trail contains the start of the scan, filters refusals, and shows the head of the chain."""
     page.click("a[href='#/audit']")
     page.find("#audit-kind").find_element("css selector", "option[value='scan.']").click()
     page.until("the scan's record", lambda: "scan.start" in page.text() and "code.create" not in page.text())
-    page.until("the end of the chain", lambda: re.search(r"\b\d+:[0-9a-f]{64}\b", page.find("#audit-chain").text))
+    page.until("the head of the chain", lambda: re.search(r"\b\d+:[0-9a-f]{64}\b", page.find("#audit-chain").text))
     page.find("#audit-refused").send_keys(" ")
-    page.until("nothing refused among the scans", lambda: "No records here" in page.text() or "Refused:" in page.text())
-    assert "Done" not in page.text(), "what was done is not refused"
+    page.until("refused records only", lambda: "No records" in page.text() or "Refused:" in page.text())
+    assert "Done" not in page.text(), "the filter shows a record that was not refused"
 
 
 def part_values(page: Page, table: str) -> dict[str, int]:
@@ -327,7 +331,7 @@ def part_values(page: Page, table: str) -> dict[str, int]:
 
 def assert_nothing_was_blocked_or_broken(page: Page) -> None:
     assert page.violations() == []
-    # The browser itself writes down refusals that were asked for: not signed in yet, a wrong key, a target that is none.
+    # The browser logs error responses that this test provokes: no session yet, a wrong key, an invalid target.
     expected = ("/api/session - Failed to load resource: the server responded with a status of 401", "/fleet.v1.ScanService/PlanScan - Failed to load resource: the server responded with a status of 400")
     unexpected = [message for message in page.read_console() if not any(text in message for text in expected)]
     assert unexpected == [], json.dumps(unexpected, indent=1)
@@ -335,32 +339,32 @@ def assert_nothing_was_blocked_or_broken(page: Page) -> None:
         const inline = document.createElement('script');
         inline.textContent = 'window.inlineRan = true';
         document.body.append(inline);""")
-    assert page.until("the policy's word on an inline script", page.violations)
+    assert page.until("the policy violation of an inline script", page.violations)
     assert page.browser.execute_script("return window.inlineRan") is None, "an inline script ran"
 
 
-def test_an_operator_signs_in_by_password_and_looks_after_the_account(settings, browser):
+def test_an_operator_signs_in_by_password_and_manages_the_account(settings, browser):
     page, key = Page(browser, settings.server), settings.key
     chosen = "the password of a journey"
 
     page.browser.get(page.server + "/")
     enter(page, settings.email, "not the password")
-    page.until("the refusal", lambda: "not right" in page.find("[role=alert]").text)
+    page.until("the error for the wrong password", lambda: "is wrong" in page.find("[role=alert]").text)
     enter(page, settings.email, settings.password)
     page.find("#sign-out")
     assert_the_key_is_nowhere(page, settings.password)
 
     page.click("a[href='#/account']")
     page.find("#keys .entry")
-    made = make_and_revoke_a_key(page)
-    assert_the_key_is_nowhere(page, made)
+    created = create_and_revoke_a_key(page)
+    assert_the_key_is_nowhere(page, created)
     change_the_password(page, settings.password, chosen)
     try:
         assert_the_key_is_nowhere(page, chosen)
         assert page.violations() == []
         sign_out(page)
         enter(page, settings.email, settings.password)
-        page.until("the refusal of the old password", lambda: "not right" in page.find("[role=alert]").text)
+        page.until("the error for the old password", lambda: "is wrong" in page.find("[role=alert]").text)
         enter(page, settings.email, chosen)
         page.find("#sign-out")
     finally:
@@ -375,16 +379,16 @@ def enter(page: Page, email: str, password: str) -> None:
     page.click("button[type=submit]")
 
 
-def make_and_revoke_a_key(page: Page) -> str:
+def create_and_revoke_a_key(page: Page) -> str:
     page.type("#key-name", "of the journey")
-    page.click("#make-key")
-    made = page.find("#new-key").text
-    assert made.startswith("fok_") and len(made) == 53
+    page.click("#create-key")
+    created = page.find("#new-key").text
+    assert created.startswith("fok_") and len(created) == 53
     entry = page.until("the new key in the list", lambda: next((one for one in page.browser.find_elements("css selector", "#keys .entry") if "of the journey" in one.text), None))
     entry.find_element("css selector", "button").click()
     page.click("#dialog-action")
     page.until("the key to be gone", lambda: "of the journey" not in page.find("#keys").text)
-    return made
+    return created
 
 
 def change_the_password(page: Page, current: str, new: str) -> None:
@@ -392,11 +396,11 @@ def change_the_password(page: Page, current: str, new: str) -> None:
     page.type("#new-password", "short")
     page.type("#new-password-again", "short")
     page.click("#change-password")
-    page.until("the word on its length", lambda: "at least 12" in page.find("form [role=alert]").text)
+    page.until("the error about its length", lambda: "at least 12" in page.find("form [role=alert]").text)
     page.type("#new-password", new)
     page.type("#new-password-again", new)
     page.click("#change-password")
-    page.until("the change", lambda: "was changed" in page.find(".notice-good").text)
+    page.until("the change", lambda: "Password changed" in page.find(".notice-good").text)
 
 
 def sign_out(page: Page) -> None:

@@ -1,2 +1,2 @@
-//! Nothing to use: this package holds the end-to-end tests (`tests/e2e`), the golden bytes of the wire
-//! (`golden`) and the client in another language (`python`).
+//! An empty library. This package contains the end-to-end tests (`tests/e2e`), the golden bytes of every message
+//! (`golden`) and a client in another language (`python`).

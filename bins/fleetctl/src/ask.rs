@@ -1,14 +1,14 @@
-//! Questions before what cannot be taken back.
+//! Confirmation of actions that cannot be undone.
 
 use std::io::{self, IsTerminal, Write};
 
 use crate::failure::Failure;
 
-/// Asks on a terminal; elsewhere says what to give instead.
+/// Asks for confirmation on a terminal. Without a terminal, the error names the flag to use instead.
 pub(crate) fn agreed(question: &str, instead: &str) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::Usage(format!(
-            "{question} There is no terminal to ask on: {instead}"
+            "{question} There is no terminal for the answer: {instead}"
         )));
     }
     write!(io::stderr(), "{question} [y/N] ")?;
@@ -17,6 +17,8 @@ pub(crate) fn agreed(question: &str, instead: &str) -> Result<(), Failure> {
     if matches!(answer.trim(), "y" | "Y" | "yes") {
         Ok(())
     } else {
-        Err(Failure::Declined("nothing was done".to_owned()))
+        Err(Failure::Declined(
+            "canceled, nothing was changed".to_owned(),
+        ))
     }
 }

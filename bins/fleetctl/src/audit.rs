@@ -1,5 +1,5 @@
-//! `fleetctl audit`. The chain is verified here, by the hashes of the records that the server shows: what the
-//! server says of itself is not asked.
+//! `fleetctl audit`. The client verifies the chain itself from the records, because a server that was tampered
+//! with could report any result.
 
 use std::io::{self, Write};
 
@@ -20,9 +20,9 @@ use crate::{
     times,
 };
 
-/// Records of a page at the most.
+/// Maximum number of records per page.
 const PAGE: usize = 200;
-/// Faults that are printed; a chain that was written anew has one a record.
+/// Maximum number of faults printed. A rewritten chain has one fault per record.
 const FAULTS: usize = 100;
 
 pub(crate) async fn run(server: &Server, format: Format, command: Audit) -> Result<u8, Failure> {
@@ -62,10 +62,10 @@ async fn list(
         wanted.limit = u32::try_from(page).unwrap_or(0);
         let page = server.audit.list_audit(&wanted, server.call()?).await?;
         records.extend(page.records);
-        // Pages go on downwards; a server that repeats itself ends the listing.
-        let goes_on =
+        // The cursor must shrink: a faulty server that repeats a page must not cause an endless loop.
+        let has_more =
             page.next_before > 0 && (wanted.before == 0 || page.next_before < wanted.before);
-        if !goes_on {
+        if !has_more {
             break;
         }
         wanted.before = page.next_before;
@@ -75,7 +75,7 @@ async fn list(
     Ok(0)
 }
 
-/// The head and the organization that the chain is hashed with.
+/// Loads the head of the chain and the organization that its hashes include.
 async fn head(server: &Server) -> Result<(ChainHead, OrgId), Failure> {
     let head = server
         .audit
@@ -89,7 +89,7 @@ async fn head(server: &Server) -> Result<(ChainHead, OrgId), Failure> {
     Ok((found, OrgId(head.organization_id)))
 }
 
-/// Follows the chain page by page from its first link.
+/// Verifies the chain page by page from its first record.
 async fn verify(server: &Server, format: Format, expect: Option<ChainHead>) -> Result<u8, Failure> {
     let (stored, org) = head(server).await?;
     let mut verifier = ChainVerifier::new(Some(org), stored, expect);
@@ -112,7 +112,7 @@ async fn verify(server: &Server, format: Format, expect: Option<ChainHead>) -> R
         for link in &page.links {
             take(&mut verifier, link)?.into_iter().for_each(&mut note);
         }
-        // A server that repeats itself ends the walk, and what is missing is a fault.
+        // A server that repeats a page ends the loop, and the missing records are reported as a fault.
         if page.links.is_empty() || verifier.seq() <= request.after {
             break;
         }
@@ -127,13 +127,9 @@ async fn verify(server: &Server, format: Format, expect: Option<ChainHead>) -> R
     if let (Some(head), 0) = (verified, faults) {
         print(format, head)?;
         let kept = expect.map_or(String::new(), |kept| {
-            format!(", the kept head {} is among them", kept.seq)
+            format!("; the chain includes the stored head {}", kept.seq)
         });
-        writeln!(
-            io::stderr(),
-            "{} records, all as they were sealed{kept}",
-            head.seq
-        )?;
+        writeln!(io::stderr(), "verified {} records{kept}", head.seq)?;
         return Ok(0);
     }
     let mut err = io::stderr().lock();
@@ -141,7 +137,7 @@ async fn verify(server: &Server, format: Format, expect: Option<ChainHead>) -> R
         writeln!(err, "fleetctl: {fault}")?;
     }
     if faults > first.len() {
-        writeln!(err, "fleetctl: and {} more", faults - first.len())?;
+        writeln!(err, "fleetctl: {} more faults", faults - first.len())?;
     }
     writeln!(err, "fleetctl: the audit trail was tampered with")?;
     Ok(1)
@@ -180,10 +176,10 @@ fn micros(record: &AuditRecord) -> Timestamp {
 
 fn hash(bytes: &[u8]) -> Result<ChainHash, RpcError> {
     let hash = bytes.try_into().map(ChainHash);
-    hash.map_err(|_| RpcError::internal("the server's hash is not 32 bytes long"))
+    hash.map_err(|_| RpcError::internal("the server returned a hash that is not 32 bytes long"))
 }
 
-/// Prints a head: alone, as a script wants to keep it.
+/// Prints a head. A table contains nothing else, so a script can store the output.
 fn print(format: Format, head: ChainHead) -> io::Result<()> {
     match format {
         Format::Table => writeln!(io::stdout(), "{head}"),
@@ -191,7 +187,7 @@ fn print(format: Format, head: ChainHead) -> io::Result<()> {
     }
 }
 
-/// A head as it is printed.
+/// The JSON form of a head.
 #[derive(Debug, Serialize)]
 struct Head {
     seq: u64,
@@ -219,7 +215,7 @@ impl Rows for Head {
 
 impl Rows for AuditRecord {
     const HEAD: &'static [&'static str] = &[
-        "Seq", "When", "Who", "From", "Action", "Subject", "Result", "Count",
+        "Seq", "Time", "Actor", "From", "Action", "Subject", "Result", "Count",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -234,7 +230,7 @@ impl Rows for AuditRecord {
             } else {
                 self.seq.to_string()
             },
-            times::moment(self.at.as_ref()),
+            times::timestamp(self.at.as_ref()),
             who,
             self.from.clone().unwrap_or_default(),
             self.action.clone(),

@@ -1,18 +1,18 @@
-//! The command line as typed.
+//! The command line of `fleetctl`, as clap parses it. Read [`Command`] first.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// The operator's command line for a fleet server.
+/// Command-line client for operators of a fleet server.
 #[derive(Debug, Parser)]
 #[command(
     version,
     max_term_width = 100,
-    after_help = "The operator's key is read from FLEET_API_KEY, or from the file named with --api-key.\n\nExit status: 0 completed, 1 failed, 2 partial, 64 wrong usage or configuration, 69 server unavailable,\n75 busy or out of time, 77 not permitted, 130 canceled."
+    after_help = "The operator key is read from FLEET_API_KEY or from the file given with --api-key.\n\nExit status: 0 completed, 1 failed, 2 partial, 64 invalid usage or configuration, 69 server unavailable,\n75 busy or timed out, 77 not permitted, 130 canceled."
 )]
 pub(crate) struct Cli {
-    /// The server's URL.
+    /// URL of the server.
     #[arg(
         long,
         env = "FLEET_SERVER",
@@ -21,16 +21,16 @@ pub(crate) struct Cli {
         value_name = "URL"
     )]
     pub(crate) server: String,
-    /// A file with the operator's key, `-` for standard input. Without it the variable FLEET_API_KEY holds the key.
+    /// File that contains the operator key, or `-` for standard input. The default is the variable FLEET_API_KEY.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) api_key: Option<PathBuf>,
-    /// Certificates to trust instead of the system's, PEM.
+    /// PEM file with the certificates to trust instead of those of the system.
     #[arg(long, env = "FLEET_CA", global = true, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// Sends the key over plain HTTP to another machine.
+    /// Allows plain HTTP to another machine, which sends the key in clear text.
     #[arg(long, global = true)]
     pub(crate) allow_insecure_transport: bool,
-    /// How to print.
+    /// Output format.
     #[arg(
         short,
         long,
@@ -43,73 +43,73 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// How to print.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    /// Table for people.
     Table,
     /// One JSON document.
     Json,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Ndjson,
-    /// RFC 4180 with a header line.
+    /// CSV as in RFC 4180, with a header line.
     Csv,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Nodes and their enrollment.
+    /// Manage nodes and their enrollment.
     #[command(subcommand)]
     Nodes(Nodes),
-    /// Scans.
+    /// Start, watch and cancel scans.
     #[command(subcommand)]
     Scan(Scan),
-    /// The inventory.
+    /// List, pair and bind devices of the inventory.
     #[command(subcommand)]
     Devices(Devices),
-    /// Devices that the server itself reaches, where its administrator allows that.
+    /// Scan and pair in the networks of the server itself, if the server allows it.
     #[command(subcommand)]
     Direct(Direct),
-    /// The audit trail: who did what.
+    /// Read and verify the audit trail.
     #[command(subcommand)]
     Audit(Audit),
-    /// API keys for scripts: your own, or with org:admin everybody's.
+    /// Manage API keys: your own, or with org:admin those of all operators.
     #[command(subcommand)]
     Keys(Keys),
-    /// The operators of the organization; needs org:admin.
+    /// Manage the operators of the organization; needs org:admin.
     #[command(subcommand)]
     Operators(Operators),
-    /// Your browser sessions.
+    /// List and end your browser sessions.
     #[command(subcommand)]
     Sessions(Sessions),
-    /// Changes your password; asks for it without echo, or reads the present and the new one as two lines of standard input.
+    /// Change your password. Without a terminal, standard input holds the current and the new password, one per line.
     Password,
-    /// Shows whose key is used.
+    /// Show the operator that the key belongs to.
     Whoami,
-    /// Prints a completion script for a shell.
+    /// Print a completion script for a shell.
     Completions {
-        /// The shell.
+        /// Name of the shell.
         shell: clap_complete::Shell,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Keys {
-    /// Lists the keys that are neither revoked nor over.
+    /// List the keys that are neither revoked nor expired.
     List {
-        /// Everybody's of the organization; needs org:admin.
+        /// List the keys of all operators of the organization; needs org:admin.
         #[arg(long)]
         all: bool,
     },
-    /// Makes a key and prints it, alone, on standard output. It is shown once.
+    /// Create a key and print it on standard output. It is shown only once.
     Create {
-        /// What to call it, such as the script that it is for.
+        /// Name of the key, such as the script that uses it.
         #[arg(long)]
         name: String,
-        /// Ends the key by itself after so many seconds.
+        /// Time until the key expires, in seconds. Without it, the key does not expire.
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(60..))]
         expires_in: Option<i64>,
-        /// For this operator; another one than yourself needs org:admin.
+        /// Id of the operator that the key is for [default: yourself]; another operator needs org:admin.
         #[arg(
             long,
             default_value_t = 0,
@@ -118,16 +118,16 @@ pub(crate) enum Keys {
         )]
         operator: i64,
     },
-    /// Revokes a key at once, with the browser sessions that it opened.
+    /// Revoke a key and end the browser sessions that were opened with it.
     Revoke {
-        /// The key's id.
+        /// Id of the key.
         key: i64,
     },
-    /// Makes a key in place of another one, which lives on for a while. It is shown once.
+    /// Create a key that replaces another one. It is shown only once.
     Rotate {
-        /// The id of the key to replace.
+        /// Id of the key to replace.
         key: i64,
-        /// How long the older key lives on, in seconds, at most 30 days; 0 ends it at once.
+        /// Time until the replaced key expires, in seconds, at most 30 days; 0 revokes it at once.
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(0..=2_592_000))]
         grace: i64,
     },
@@ -135,62 +135,62 @@ pub(crate) enum Keys {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Operators {
-    /// Lists the operators.
+    /// List the operators.
     List,
-    /// Creates an operator and prints a one-time password, alone, on standard output. It is shown once.
+    /// Create an operator and print a one-time password on standard output. It is shown only once.
     Create {
-        /// The e-mail, unique on the server.
+        /// E-mail of the operator, unique on the server.
         #[arg(long)]
         email: String,
         /// viewer (reads), operator (manages nodes, scans and pairing) or admin (everything).
         #[arg(long)]
         role: fleet_core::Role,
     },
-    /// Gives an operator another role.
+    /// Change the role of an operator.
     SetRole {
-        /// The operator's id.
+        /// Id of the operator.
         operator: i64,
         /// viewer, operator or admin.
         role: fleet_core::Role,
     },
-    /// Removes an operator; keys and sessions are void at once.
+    /// Remove an operator. The operator's keys and sessions become invalid at once.
     Remove {
-        /// The operator's id.
+        /// Id of the operator.
         operator: i64,
-        /// Does not ask.
+        /// Skip the confirmation.
         #[arg(long)]
         yes: bool,
     },
-    /// Gives an operator a one-time password, printed alone on standard output, and ends the operator's browser sessions.
+    /// Print a one-time password for an operator on standard output and end the operator's browser sessions.
     ResetPassword {
-        /// The operator's id.
+        /// Id of the operator.
         operator: i64,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Sessions {
-    /// Lists your browser sessions.
+    /// List your browser sessions.
     List,
-    /// Ends one of your browser sessions.
+    /// End one of your browser sessions.
     End {
-        /// The session's id.
+        /// Id of the session.
         session: i64,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Nodes {
-    /// Lists the nodes.
+    /// List the nodes.
     List {
-        /// Lists the revoked ones instead.
+        /// List the revoked nodes instead.
         #[arg(long)]
         revoked: bool,
     },
-    /// Makes an enrollment code; it is shown once and lives an hour.
+    /// Create an enrollment code. It is shown only once and expires after one hour.
     Code {
-        /// The revoked node whose place the new one takes: devices that it knew by address, port and type
-        /// alone go over to the new node when that reports the same.
+        /// Revoked node that the new node replaces. Devices that the revoked node knew only by address, port
+        /// and type move to the new node when it reports them again.
         #[arg(
             long,
             value_name = "NODE",
@@ -199,26 +199,26 @@ pub(crate) enum Nodes {
         )]
         replaces: i64,
     },
-    /// Lists the open enrollment codes.
+    /// List the open enrollment codes.
     Codes,
-    /// Withdraws an enrollment code.
+    /// Cancel an enrollment code.
     CancelCode {
-        /// The pending enrollment's id.
+        /// Id of the pending enrollment.
         id: i64,
     },
-    /// Confirms a node and prints its API key, alone, on standard output. It is shown once.
+    /// Confirm a node and print its API key on standard output. It is shown only once.
     Confirm {
-        /// The node's id.
+        /// Id of the node.
         node: i64,
-        /// The fingerprint that the node shows; without it you are asked to compare.
+        /// Fingerprint that the node shows. Without it, you are asked to compare the fingerprints.
         #[arg(long, value_name = "HEX")]
         fingerprint: Option<String>,
     },
-    /// Revokes a node for good and releases its devices.
+    /// Revoke a node permanently and release its devices.
     Revoke {
-        /// The node's id.
+        /// Id of the node.
         node: i64,
-        /// Does not ask.
+        /// Skip the confirmation.
         #[arg(long)]
         yes: bool,
     },
@@ -226,65 +226,65 @@ pub(crate) enum Nodes {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Scan {
-    /// Starts a scan and watches it.
+    /// Start a scan and watch it.
     Start(Start),
-    /// Says what a scan would do, and starts nothing.
+    /// Show what a scan would do without starting it.
     Plan(What),
-    /// Watches a scan from its beginning, or from a sequence.
+    /// Watch a scan from its first event.
     Watch {
-        /// The scan's id.
+        /// Id of the scan.
         scan: String,
-        /// Starts after this sequence.
+        /// Skip the events up to this sequence number.
         #[arg(long, default_value_t = 0, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
         after: i64,
     },
-    /// Lists scans, newest first.
+    /// List scans, newest first.
     List {
-        /// Of this node only.
+        /// Show only scans of this node.
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         node: i64,
-        /// At most so many.
+        /// Maximum number of scans.
         #[arg(long, default_value_t = 20)]
         limit: u32,
     },
-    /// Shows a scan with its ledger.
+    /// Show a scan and its summary.
     Show {
-        /// The scan's id.
+        /// Id of the scan.
         scan: String,
     },
-    /// Cancels a scan; what it found stays.
+    /// Cancel a scan. The devices found so far are kept.
     Cancel {
-        /// The scan's id.
+        /// Id of the scan.
         scan: String,
     },
 }
 
-/// What to scan, and where.
+/// The node and the targets of a scan.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct What {
-    /// The node to scan on.
+    /// Node that scans.
     #[arg(long)]
     pub(crate) node: i64,
     #[command(flatten)]
     pub(crate) targets: Targets,
 }
 
-/// What to scan.
+/// The targets of a scan.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Targets {
-    /// Ports to try; without them the drivers choose.
+    /// Ports to probe [default: the ports of the node's drivers].
     #[arg(long, value_delimiter = ',', value_name = "PORT,...")]
     pub(crate) ports: Vec<String>,
-    /// Reads the single TARGET as a list entry rather than as a target expression.
+    /// Treat a single TARGET as an entry of a list instead of a target expression.
     #[arg(long)]
     pub(crate) list: bool,
-    /// One target (10.0.0.0/24, 10.0.0.1-50, an address, a host name, fleetnode-local-subnet), a range (10.0.0.1..10.0.3.254), or several addresses and host names.
+    /// One target expression (10.0.0.0/24, 10.0.0.1-50, an address, a host name, fleetnode-local-subnet), a range (10.0.0.1..10.0.3.254), or several addresses and host names.
     #[arg(required_unless_present = "mdns", value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
-    /// Scans what announces this service by mDNS in the node's own subnets, _http._tcp unless named; the drivers choose the ports.
+    /// Scan the hosts in the node's local subnets that announce this mDNS service [default: _http._tcp]. The drivers choose the ports.
     #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["targets", "list", "ports"])]
     pub(crate) mdns: Option<String>,
-    /// Has the node listen to mDNS for so long, 1 to 60 [default: 5].
+    /// Time to listen for mDNS announcements, in seconds, 1 to 60 [default: 5].
     #[arg(
         long,
         value_name = "SECONDS",
@@ -298,52 +298,52 @@ pub(crate) struct Targets {
 pub(crate) struct Start {
     #[command(flatten)]
     pub(crate) what: What,
-    /// Makes a repeated start harmless; chosen at random without it.
+    /// Identifies the request: repeating it does not start a second scan [default: random].
     #[arg(long, value_name = "TEXT")]
     pub(crate) request_id: Option<String>,
-    /// How long the scan may wait for its node, in seconds [default: 24 h].
+    /// Maximum time that the scan waits for its node, in seconds [default: 24 h].
     #[arg(long, value_name = "SECONDS")]
     pub(crate) queue_for: Option<i64>,
-    /// Waits behind scans that people started.
+    /// Queue the scan behind interactive scans.
     #[arg(long)]
     pub(crate) scheduled: bool,
-    /// Prints the scan and leaves.
+    /// Print the scan and exit without watching it.
     #[arg(long)]
     pub(crate) no_watch: bool,
 }
 
-/// On which node, and with what. The password is never an argument.
+/// The node and the credentials of a pairing. A password is never an argument, because other users can read arguments.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PairOn {
-    /// The node.
+    /// Node that pairs the devices.
     #[arg(long)]
     pub(crate) node: i64,
     #[command(flatten)]
     pub(crate) login: Login,
 }
 
-/// What devices are tried with.
+/// Credentials for devices.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Login {
-    /// The user name [default with a password: root].
+    /// User name [default with a password: root].
     #[arg(long, value_name = "NAME")]
     pub(crate) username: Option<String>,
-    /// A file with the password, `-` for standard input. Without it the variable FLEET_DEVICE_PASSWORD holds the password,
-    /// and without that the devices are asked whether they want one.
+    /// File that contains the password, or `-` for standard input. The default is the variable FLEET_DEVICE_PASSWORD.
+    /// Without a password, the command finds out which devices need one.
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Direct {
-    /// Scans the server's own network and watches it; leaving ends the scan. What has or had a node is left out.
+    /// Scan networks of the server and watch the scan; Ctrl-C ends it. Addresses of current and former nodes are excluded.
     Scan(Targets),
-    /// Pairs devices that the server found itself; exits 2 when some were not paired, and prints those.
+    /// Pair devices that the server found itself. Prints the devices that were not paired, and then exits with 2.
     Pair {
-        /// Their identifiers, such as mac:02:00:5E:10:00:01.
+        /// Identifiers of the devices, such as mac:02:00:5E:10:00:01.
         #[arg(required_unless_present = "all", value_name = "IDENTIFIER")]
         devices: Vec<String>,
-        /// Every device of the server's that is not paired.
+        /// Pair all unpaired devices of the server.
         #[arg(long, conflicts_with = "devices")]
         all: bool,
         #[command(flatten)]
@@ -353,38 +353,38 @@ pub(crate) enum Direct {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Devices {
-    /// Lists the devices.
+    /// List the devices.
     List {
-        /// Of this node only.
+        /// Show only devices of this node.
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         node: i64,
     },
-    /// Shows a device, with the names that it had and why they are its own.
+    /// Show a device with its former identifiers and why they belong to it.
     Show {
-        /// Its id, or any identifier that it has or had.
+        /// Id of the device, or a current or former identifier.
         device: String,
     },
-    /// Takes back what a report made one: the two names are two devices again, and stay so.
+    /// Undo a merge of two devices. Later reports do not merge them again.
     Undo {
-        /// The change, as `devices show` numbers it.
+        /// Number of the change in the output of `devices show`.
         change: i64,
     },
-    /// Lists devices that were refused to a node because another has them, and the way out.
+    /// List devices that a node reported but that belong to another node, with the remedy.
     Refused {
-        /// Reported by this node only.
+        /// Show only devices reported by this node.
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         node: i64,
     },
-    /// Binds devices to a node, which from then on is the one that they are reached through.
+    /// Bind devices to the node through which they are reached from now on.
     Bind {
-        /// The ids of the devices.
+        /// Ids of the devices.
         #[arg(required = true, value_name = "DEVICE")]
         devices: Vec<i64>,
-        /// The node.
+        /// Node to bind the devices to.
         #[arg(long)]
         node: i64,
     },
-    /// Pairs devices on a node, each tried once with the same credentials.
+    /// Pair devices of a node. The credentials are tried once on each device.
     Pair {
         /// Ids or identifiers of devices that the node found.
         #[arg(required = true, value_name = "DEVICE")]
@@ -392,19 +392,19 @@ pub(crate) enum Devices {
         #[command(flatten)]
         how: PairOn,
     },
-    /// Pairs everything that a node found and that is not paired.
+    /// Pair all unpaired devices of a node.
     PairAll {
         #[command(flatten)]
         how: PairOn,
     },
-    /// Ends a pairing; what was paired stays paired.
+    /// Cancel a pairing. Devices that are already paired stay paired.
     CancelPairing {
-        /// The pairing's id.
+        /// Id of the pairing.
         pairing: String,
     },
-    /// Releases devices: bound to nobody, paired nowhere, their stored credentials deleted.
+    /// Unpair devices: remove their binding and delete their stored credentials.
     Unpair {
-        /// The ids of the devices.
+        /// Ids of the devices.
         #[arg(required = true, value_name = "DEVICE")]
         devices: Vec<i64>,
     },
@@ -412,9 +412,9 @@ pub(crate) enum Devices {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
-    /// Lists records, newest first.
+    /// List records, newest first.
     List {
-        /// Only actions whose name begins so, such as `node.` or `scan.start`.
+        /// Show only actions whose name has this prefix, such as `node.` or `scan.start`.
         #[arg(
             long,
             default_value = "",
@@ -422,21 +422,21 @@ pub(crate) enum Audit {
             value_name = "NAME"
         )]
         action: String,
-        /// Only what was refused.
+        /// Show only refused actions.
         #[arg(long)]
         refused: bool,
-        /// Only the actions of this node.
+        /// Show only actions of this node.
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         node: i64,
-        /// At most so many.
+        /// Maximum number of records.
         #[arg(long, default_value_t = 50)]
         limit: usize,
     },
-    /// Prints the end of the chain as SEQ:HASH. Keep it where the server cannot reach it.
+    /// Print the head of the chain as SEQ:HASH. Store it where the server cannot change it.
     Head,
-    /// Reads the whole chain and computes every hash anew; exits with 1 and says which record is wrong.
+    /// Verify the hash of every record in the chain. Exits with 1 and names the first invalid records.
     Verify {
-        /// A head that was kept: shows that nothing up to it was cut off or written anew.
+        /// Head that you stored earlier. Verifies that no record up to it was removed or rewritten.
         #[arg(long, value_name = "SEQ:HASH")]
         expect: Option<fleet_core::ChainHead>,
     },

@@ -67,7 +67,7 @@ async fn list(server: &Server, format: Format, node: i64) -> Result<(), Failure>
     Ok(())
 }
 
-/// Every device of a node; 0 means every node.
+/// Loads all devices of a node; 0 means all nodes.
 pub(crate) async fn all(server: &Server, node: i64) -> Result<Vec<Device>, Failure> {
     let mut devices = Vec::new();
     let mut cursor = 0;
@@ -82,7 +82,7 @@ pub(crate) async fn all(server: &Server, node: i64) -> Result<Vec<Device>, Failu
             .list_devices(&request, server.call()?)
             .await?;
         devices.extend(page.devices);
-        // Pages go on upwards; a server that repeats itself ends the listing.
+        // The cursor must grow: a faulty server that repeats a page must not cause an endless loop.
         if page.next_cursor <= cursor {
             break;
         }
@@ -91,7 +91,7 @@ pub(crate) async fn all(server: &Server, node: i64) -> Result<Vec<Device>, Failu
     Ok(devices)
 }
 
-/// One device; for people its names follow, each a row of its own.
+/// Shows one device. A table lists its former identifiers below.
 async fn show(server: &Server, format: Format, device: &str) -> Result<(), Failure> {
     let request = match device.parse() {
         Ok(device_id) => GetDeviceRequest {
@@ -110,7 +110,7 @@ async fn show(server: &Server, format: Format, device: &str) -> Result<(), Failu
     if request.device_id != 0 && request.device_id != shown.device_id {
         writeln!(
             io::stderr(),
-            "device {} has ended in device {}",
+            "device {} was merged into device {}",
             request.device_id,
             shown.device_id
         )?;
@@ -190,7 +190,7 @@ impl Rows for Device {
                 0 => String::new(),
                 node => format!("node {node}"),
             },
-            times::moment(self.last_seen.as_ref()),
+            times::timestamp(self.last_seen.as_ref()),
             self.aliases
                 .iter()
                 .map(|alias| alias.identifier.as_str())
@@ -206,9 +206,9 @@ impl Rows for DeviceAlias {
         "Change",
         "Formerly",
         "Since",
-        "Because",
-        "Was device",
-        "Evidence then",
+        "Reason",
+        "Former device",
+        "Evidence",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -216,7 +216,7 @@ impl Rows for DeviceAlias {
         vec![
             self.identity_change_id.to_string(),
             self.identifier.clone(),
-            times::moment(self.since.as_ref()),
+            times::timestamp(self.since.as_ref()),
             self.reason.clone(),
             merged.unwrap_or_default(),
             self.evidence.clone(),
@@ -230,8 +230,8 @@ impl Rows for RefusedDevice {
         "Address",
         "Port",
         "Identifier",
-        "Refused because",
-        "Way out",
+        "Reason",
+        "Remedy",
         "Device",
         "Times",
         "Last seen",
@@ -247,7 +247,7 @@ impl Rows for RefusedDevice {
             self.way_out.clone(),
             self.device_id.to_string(),
             self.count.to_string(),
-            times::moment(self.last_seen.as_ref()),
+            times::timestamp(self.last_seen.as_ref()),
         ]
     }
 }

@@ -1,4 +1,4 @@
-//! `fleetctl direct`: devices that the server itself reaches.
+//! `fleetctl direct`: scans and pairing in the networks of the server itself.
 
 use fleet_wire::{
     common::DeviceIdentifierList,
@@ -57,7 +57,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Direct) -> Res
     }
 }
 
-/// A device that the server did not pair; its log says why.
+/// A device that was not paired. The API does not return the reason; the server logs it.
 #[derive(Serialize)]
 struct NotPaired {
     device_identifier: String,

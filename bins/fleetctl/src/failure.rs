@@ -1,29 +1,29 @@
-//! What goes wrong, and the exit status it means.
+//! The errors of `fleetctl` and their exit status.
 
 use fleet_wire::{Code, RpcError, client::ChannelError, fleet::ScanState};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Wrong usage or configuration.
+    /// Invalid usage or configuration.
     #[error("{0}")]
     Usage(String),
-    /// The URL or the certificates.
+    /// Invalid URL or certificates.
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    /// The server's answer, or why there was none.
+    /// An error response of the server, or no response.
     #[error("{}", .0.message)]
     Call(#[from] RpcError),
-    /// Standard output is gone.
+    /// Standard output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] std::io::Error),
-    /// The person said no.
+    /// The operator declined the confirmation.
     #[error("{0}")]
     Declined(String),
 }
 
 impl Failure {
-    /// The way out, where the failure itself does not say it.
+    /// Returns what to do, if the message itself does not say it.
     pub(crate) fn advice(&self) -> &'static str {
         match self {
             Self::Call(error) => advice(error),
@@ -31,7 +31,7 @@ impl Failure {
         }
     }
 
-    /// The exit status.
+    /// Returns the exit status.
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Channel(_) => 64,
@@ -41,13 +41,13 @@ impl Failure {
     }
 }
 
-/// What to do about an unreachable server; servers' own words need no more.
+/// Adds advice to errors of the connection. Errors of the server contain their own.
 fn advice(error: &RpcError) -> &'static str {
     if error.message.contains("invalid peer certificate") {
-        return "; if the certificate is the server's own, name it with --ca";
+        return "; if the certificate is self-signed, use --ca FILE";
     }
     if error.code == Code::Unavailable && error.message.contains("connect error") {
-        return "; check that the server runs and that --server or FLEET_SERVER names it";
+        return "; check that the server is running and that --server or FLEET_SERVER is correct";
     }
     ""
 }
@@ -71,7 +71,7 @@ fn of_code(code: Code) -> u8 {
     }
 }
 
-/// The exit status of a code by its name in snake_case.
+/// Returns the exit status for the snake_case name of a code.
 pub(crate) fn of_code_named(code: &str) -> u8 {
     match code {
         "invalid_argument" => 64,
@@ -82,7 +82,7 @@ pub(crate) fn of_code_named(code: &str) -> u8 {
     }
 }
 
-/// The exit status of a scan's end.
+/// Returns the exit status for the final state of a scan.
 pub(crate) fn of_scan(state: ScanState, code: &str) -> u8 {
     match state {
         ScanState::Completed => 0,
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scans_end_has_its_status() {
+    fn each_final_state_has_its_exit_status() {
         for (state, code, status) in [
             (ScanState::Completed, "ok", 0),
             (ScanState::Partial, "ok", 2),

@@ -1,4 +1,4 @@
-//! `fleetctl keys`: API keys for scripts.
+//! `fleetctl keys`: API keys of operators.
 
 use std::io::{self, Write};
 
@@ -31,16 +31,15 @@ pub(crate) async fn run(server: &Server, format: Format, command: Keys) -> Resul
                 expires_in: expires_in.map(times::seconds),
                 operator_id: operator,
             };
-            let made = server.keys.create_key(&request, server.call()?).await?;
-            let told = match &made.expires_at {
-                Some(_) => format!(
-                    "key {}, shown once, ends {}",
-                    made.key_id,
-                    times::moment(made.expires_at.as_ref())
-                ),
-                None => format!("key {}, shown once", made.key_id),
-            };
-            shown(format, &made.key, made.key_id, &told)?;
+            let created = server.keys.create_key(&request, server.call()?).await?;
+            let mut note = format!("created key {}, shown only once", created.key_id);
+            if created.expires_at.is_some() {
+                note = format!(
+                    "{note}, expires at {}",
+                    times::timestamp(created.expires_at.as_ref())
+                );
+            }
+            print_key(format, &created.key, created.key_id, &note)?;
         }
         Keys::Revoke { key } => {
             let request = RevokeKeyRequest { key_id: key };
@@ -51,23 +50,23 @@ pub(crate) async fn run(server: &Server, format: Format, command: Keys) -> Resul
                 key_id: key,
                 grace: Some(times::seconds(grace)),
             };
-            let made = server.keys.rotate_key(&request, server.call()?).await?;
-            let told = format!(
-                "key {}, shown once; key {key} ends {}",
-                made.key_id,
-                times::moment(made.old_key_ends_at.as_ref())
+            let created = server.keys.rotate_key(&request, server.call()?).await?;
+            let note = format!(
+                "created key {}, shown only once; key {key} expires at {}",
+                created.key_id,
+                times::timestamp(created.old_key_ends_at.as_ref())
             );
-            shown(format, &made.key, made.key_id, &told)?;
+            print_key(format, &created.key, created.key_id, &note)?;
         }
     }
     Ok(0)
 }
 
-/// The key alone on standard output, what it is on standard error; or both as JSON.
-fn shown(format: Format, key: &str, id: i64, told: &str) -> io::Result<()> {
+/// Prints the key on standard output and a note on standard error, or one JSON document.
+fn print_key(format: Format, key: &str, id: i64, note: &str) -> io::Result<()> {
     if format == Format::Table {
         writeln!(io::stdout(), "{key}")?;
-        writeln!(io::stderr(), "{told}")
+        writeln!(io::stderr(), "{note}")
     } else {
         let line = serde_json::json!({ "key": key, "key_id": id });
         writeln!(io::stdout(), "{line}")
@@ -79,10 +78,10 @@ impl Rows for OperatorKey {
         "Key",
         "Name",
         "Operator",
-        "Made",
+        "Created",
         "Last used",
-        "Ends",
-        "In use now",
+        "Expires",
+        "Current",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -90,9 +89,9 @@ impl Rows for OperatorKey {
             self.key_id.to_string(),
             self.name.clone(),
             self.email.clone(),
-            times::moment(self.created_at.as_ref()),
-            times::moment(self.last_used_at.as_ref()),
-            times::moment(self.expires_at.as_ref()),
+            times::timestamp(self.created_at.as_ref()),
+            times::timestamp(self.last_used_at.as_ref()),
+            times::timestamp(self.expires_at.as_ref()),
             if self.current { "yes" } else { "" }.to_owned(),
         ]
     }

@@ -1,4 +1,4 @@
-//! `fleetctl`: parses the command line, calls the server, prints, exits with a documented status.
+//! `fleetctl`: parses the command line, calls the server, prints the result and exits with a documented status.
 
 mod ask;
 mod audit;
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     if let Command::Completions { shell } = cli.command {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "fleetctl", &mut script);
-        // A reader that left, as `head` does, has what it wanted.
+        // A reader that closes the pipe early, such as `head`, is not an error.
         let _ = io::stdout().write_all(&script);
         return ExitCode::SUCCESS;
     }
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(run(cli)));
     match done {
         Ok(status) => status.into(),
-        // The reader of our output has left, as `head` does.
+        // A reader that closes the pipe early, such as `head`, is not an error.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }

@@ -38,7 +38,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Resu
             if nodes.is_empty() && format == Format::Table {
                 writeln!(
                     io::stderr(),
-                    "no nodes yet: make a code with `fleetctl nodes code` and run `fleetnode enroll` where the devices are"
+                    "no nodes: create a code with `fleetctl nodes code`, then run `fleetnode enroll` on the network of the devices"
                 )?;
             }
             output::rows(format, &nodes)?;
@@ -71,7 +71,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Resu
     Ok(0)
 }
 
-/// The code alone on standard output, what to do with it on standard error.
+/// Prints the code on standard output and instructions on standard error.
 async fn code(server: &Server, format: Format, replaces: i64) -> Result<(), Failure> {
     let request = CreateEnrollmentCodeRequest {
         replaces_fleet_node_id: replaces,
@@ -84,11 +84,11 @@ async fn code(server: &Server, format: Format, replaces: i64) -> Result<(), Fail
         writeln!(io::stdout(), "{}", made.code)?;
         writeln!(
             io::stderr(),
-            "shown once, lives until {}; on the node run: fleetnode enroll --server-url URL\nthen confirm with: fleetctl nodes confirm NODE",
-            times::moment(made.expires_at.as_ref())
+            "this code is shown only once and expires at {}\non the node, run: fleetnode enroll --server-url URL\nthen confirm the node with: fleetctl nodes confirm NODE",
+            times::timestamp(made.expires_at.as_ref())
         )?;
     } else {
-        let line = serde_json::json!({ "code": made.code, "pending_enrollment_id": made.pending_enrollment_id, "expires_at": times::moment(made.expires_at.as_ref()) });
+        let line = serde_json::json!({ "code": made.code, "pending_enrollment_id": made.pending_enrollment_id, "expires_at": times::timestamp(made.expires_at.as_ref()) });
         writeln!(io::stdout(), "{line}")?;
     }
     Ok(())
@@ -111,12 +111,12 @@ async fn find(server: &Server, id: i64) -> Result<Node, Failure> {
         })
 }
 
-/// Confirms only a node whose fingerprint was compared: given, or looked at.
+/// Confirms a node after its fingerprint was compared, by argument or by answer.
 async fn confirm(server: &Server, id: i64, fingerprint: Option<&str>) -> Result<(), Failure> {
     let node = find(server, id).await?;
     let Some(pending_enrollment_id) = node.pending_enrollment_id else {
         return Err(Failure::Declined(format!(
-            "node {id} ({}) does not wait for confirmation: it is {}",
+            "node {id} ({}) is not waiting for confirmation: it is {}",
             output::plain(&node.name),
             node.enrollment
         )));
@@ -125,19 +125,19 @@ async fn confirm(server: &Server, id: i64, fingerprint: Option<&str>) -> Result<
         Some(given) if given.eq_ignore_ascii_case(&node.identity_fingerprint) => {}
         Some(given) => {
             return Err(Failure::Declined(format!(
-                "the server knows node {id} by the fingerprint {}, not {given}: this is not the machine you mean; revoke it with `fleetctl nodes revoke {id}`",
+                "node {id} has the fingerprint {}, not {given}: compare again, and if they differ, refuse the machine with `fleetctl nodes revoke {id}`",
                 node.identity_fingerprint
             )));
         }
         None => {
             let question = format!(
-                "node {id} ({}) has the fingerprint {}. Does the node show the same?",
+                "node {id} ({}) has the fingerprint {}. Does the node show the same fingerprint?",
                 output::plain(&node.name),
                 node.identity_fingerprint
             );
             agreed(
                 &question,
-                "compare the fingerprint that `fleetnode enroll` printed and give it with --fingerprint",
+                "use --fingerprint with the fingerprint that `fleetnode enroll` printed",
             )?;
         }
     }
@@ -152,7 +152,7 @@ async fn confirm(server: &Server, id: i64, fingerprint: Option<&str>) -> Result<
     writeln!(io::stdout(), "{}", confirmed.api_key)?;
     writeln!(
         io::stderr(),
-        "confirmed; the key above is shown once: give it to the node's prompt"
+        "confirmed; the API key is shown only once: paste it at the prompt of the node"
     )?;
     Ok(())
 }
@@ -161,10 +161,10 @@ async fn revoke(server: &Server, id: i64, yes: bool) -> Result<(), Failure> {
     let node = find(server, id).await?;
     if !yes {
         let question = format!(
-            "revoke node {id} ({}) for good? Its scans end and its devices are released.",
+            "revoke node {id} ({}) permanently? Its scans end and its devices are released.",
             output::plain(&node.name)
         );
-        agreed(&question, "give --yes")?;
+        agreed(&question, "use --yes")?;
     }
     let request = RevokeFleetNodeRequest {
         fleet_node_id: id,
@@ -196,9 +196,9 @@ impl Rows for Node {
             self.connected,
             self.online,
         ) {
-            (_, true, _, _) => "DUPLICATE IDENTITY",
-            ("confirmed", _, true, _) => "connected",
-            ("confirmed", _, _, true) => "online",
+            (_, true, _, _) => "duplicate identity",
+            ("confirmed", _, true, _) => "online",
+            ("confirmed", _, _, true) => "reconnecting",
             ("confirmed", _, _, false) => "offline",
             (other, ..) => other,
         };
@@ -206,7 +206,7 @@ impl Rows for Node {
             self.fleet_node_id.to_string(),
             self.name.clone(),
             status.to_owned(),
-            times::moment(self.last_seen_at.as_ref()),
+            times::timestamp(self.last_seen_at.as_ref()),
             self.identity_fingerprint.clone(),
             self.version.clone(),
             self.queued_scans.to_string(),
@@ -216,7 +216,7 @@ impl Rows for Node {
 }
 
 impl Rows for EnrollmentCode {
-    const HEAD: &'static [&'static str] = &["Id", "State", "Node", "Made by", "Lives until"];
+    const HEAD: &'static [&'static str] = &["Id", "State", "Node", "Created by", "Expires"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -226,7 +226,7 @@ impl Rows for EnrollmentCode {
                 .map(|id| id.to_string())
                 .unwrap_or_default(),
             self.created_by.clone(),
-            times::moment(self.expires_at.as_ref()),
+            times::timestamp(self.expires_at.as_ref()),
         ]
     }
 }

@@ -1,4 +1,4 @@
-//! `fleetctl operators`, `sessions` and `password`: who may sign in, and who has.
+//! `fleetctl operators`, `sessions` and `password`: accounts and their browser sessions.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
@@ -37,9 +37,14 @@ pub(crate) async fn run(
                 email,
                 role: role.to_string(),
             };
-            let made = operators.create_operator(&request, server.call()?).await?;
-            let until = made.expires_at.as_ref();
-            one_time(format, made.operator_id, &made.one_time_password, until)?;
+            let created = operators.create_operator(&request, server.call()?).await?;
+            let until = created.expires_at.as_ref();
+            print_password(
+                format,
+                created.operator_id,
+                &created.one_time_password,
+                until,
+            )?;
         }
         Operators::SetRole { operator, role } => {
             let request = SetOperatorRoleRequest {
@@ -53,9 +58,9 @@ pub(crate) async fn run(
         Operators::Remove { operator, yes } => {
             if !yes {
                 let question = format!(
-                    "remove operator {operator}? Keys and sessions are void at once; what was done stays on record."
+                    "remove operator {operator}? Keys and sessions become invalid at once. Audit records are kept."
                 );
-                ask::agreed(&question, "give --yes")?;
+                ask::agreed(&question, "use --yes")?;
             }
             let request = RemoveOperatorRequest {
                 operator_id: operator,
@@ -70,7 +75,7 @@ pub(crate) async fn run(
                 .reset_operator_password(&request, server.call()?)
                 .await?;
             let until = reset.expires_at.as_ref();
-            one_time(format, operator, &reset.one_time_password, until)?;
+            print_password(format, operator, &reset.one_time_password, until)?;
         }
     }
     Ok(0)
@@ -99,17 +104,17 @@ pub(crate) async fn sessions(
     Ok(0)
 }
 
-/// Changes the caller's own password: asked for without echo, or the present and the new one as two lines of
-/// standard input.
+/// Changes the password of the caller. Prompts on a terminal; otherwise reads the current and the new password as
+/// two lines of standard input.
 pub(crate) async fn password(server: &Server) -> Result<u8, Failure> {
     let me = server.account.who_am_i(&WhoAmIRequest {}, server.call()?);
     let email = me.await?.email;
-    let current = secret("Present password (empty if there is none yet): ")?;
+    let current = secret("Current password (empty if you do not have one): ")?;
     let new = secret("New password: ")?;
     let new = Password::chosen(new, &email).map_err(|weak| Failure::Usage(weak.to_string()))?;
-    if io::stdin().is_terminal() && secret("The same again: ")?.as_str() != new.expose() {
+    if io::stdin().is_terminal() && secret("Repeat new password: ")?.as_str() != new.expose() {
         return Err(Failure::Declined(
-            "the two are not the same: nothing was done".to_owned(),
+            "the new passwords do not match: nothing was changed".to_owned(),
         ));
     }
     let request = ChangePasswordRequest {
@@ -122,7 +127,7 @@ pub(crate) async fn password(server: &Server) -> Result<u8, Failure> {
         .await?;
     writeln!(
         io::stderr(),
-        "changed; your other browser sessions have ended"
+        "password changed; your other browser sessions have ended"
     )?;
     Ok(0)
 }
@@ -139,19 +144,19 @@ fn secret(prompt: &str) -> Result<Zeroizing<String>, Failure> {
     ))
 }
 
-/// The password alone on standard output, what it is on standard error; or both as JSON.
-fn one_time(
+/// Prints the one-time password on standard output and a note on standard error, or one JSON document.
+fn print_password(
     format: Format,
     operator: i64,
     password: &str,
     until: Option<&fleet_wire::Timestamp>,
 ) -> io::Result<()> {
-    let until = times::moment(until);
+    let until = times::timestamp(until);
     if format == Format::Table {
         writeln!(io::stdout(), "{password}")?;
         writeln!(
             io::stderr(),
-            "one-time password of operator {operator}, shown once, good until {until}; the sign-in asks for one of their choice"
+            "one-time password of operator {operator}, shown only once, expires at {until}; the operator chooses a new password at sign-in"
         )
     } else {
         let line = serde_json::json!({ "operator_id": operator, "one_time_password": password, "expires_at": until });
@@ -161,7 +166,7 @@ fn one_time(
 
 impl Rows for Operator {
     const HEAD: &'static [&'static str] =
-        &["Operator", "E-mail", "Role", "Password", "Keys", "Since"];
+        &["Operator", "E-mail", "Role", "Password", "Keys", "Created"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -170,13 +175,20 @@ impl Rows for Operator {
             self.role.clone(),
             if self.has_password { "yes" } else { "no" }.to_owned(),
             self.keys.to_string(),
-            times::moment(self.created_at.as_ref()),
+            times::timestamp(self.created_at.as_ref()),
         ]
     }
 }
 
 impl Rows for BrowserSession {
-    const HEAD: &'static [&'static str] = &["Session", "Opened", "Ends", "From", "By", "Browser"];
+    const HEAD: &'static [&'static str] = &[
+        "Session",
+        "Created",
+        "Expires",
+        "From",
+        "Credential",
+        "Browser",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let by = if self.key_id == 0 {
@@ -186,8 +198,8 @@ impl Rows for BrowserSession {
         };
         vec![
             self.session_id.to_string(),
-            times::moment(self.created_at.as_ref()),
-            times::moment(self.expires_at.as_ref()),
+            times::timestamp(self.created_at.as_ref()),
+            times::timestamp(self.expires_at.as_ref()),
             self.from_address.clone(),
             by,
             self.agent.clone(),

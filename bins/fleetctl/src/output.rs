@@ -1,4 +1,4 @@
-//! Printing: tables for people, JSON and CSV for programs.
+//! Output: tables for people, JSON and CSV for programs. Read [`Rows`] first.
 
 use std::io::{self, Write};
 
@@ -7,16 +7,16 @@ use serde::Serialize;
 
 use crate::cli::Format;
 
-/// Rows of one kind: how they look in a table and in CSV, and what they are in JSON.
+/// A type that is printed as rows. Its JSON form is its serialization.
 pub(crate) trait Rows {
-    /// The heads of the columns.
+    /// The column titles.
     const HEAD: &'static [&'static str];
 
-    /// The cells of a row.
+    /// The cells of this row, one per column.
     fn cells(&self) -> Vec<String>;
 }
 
-/// Prints rows.
+/// Prints a list.
 pub(crate) fn rows<R: Rows + Serialize>(format: Format, rows: &[R]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match format {
@@ -51,7 +51,7 @@ pub(crate) fn rows<R: Rows + Serialize>(format: Format, rows: &[R]) -> io::Resul
     }
 }
 
-/// Prints one thing: as a table of its fields, or as JSON.
+/// Prints one item. A table shows one field per line.
 pub(crate) fn one<R: Rows + Serialize>(format: Format, row: &R) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match format {
@@ -76,7 +76,7 @@ pub(crate) fn one<R: Rows + Serialize>(format: Format, row: &R) -> io::Result<()
     }
 }
 
-/// A table without lines, as wide as its content or the terminal.
+/// Creates a table without borders that is at most as wide as the terminal.
 pub(crate) fn table() -> Table {
     let mut table = Table::new();
     table
@@ -85,14 +85,14 @@ pub(crate) fn table() -> Table {
     table
 }
 
-/// What devices and nodes call themselves must not move the cursor.
+/// Replaces control characters: devices and nodes choose these texts, and an escape sequence could move the cursor.
 pub(crate) fn plain(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
 }
 
-/// A cell that a spreadsheet shows instead of computing it: devices choose these texts.
+/// Quotes a cell that a spreadsheet would run as a formula: devices choose these texts.
 pub(crate) fn inert(cell: &str) -> String {
     let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
     if formula {
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_devices_say_is_shown_not_obeyed() {
+    fn texts_of_devices_contain_no_formulas_and_no_control_characters() {
         assert_eq!(inert("=HYPERLINK(\"x\")"), "'=HYPERLINK(\"x\")");
         assert_eq!(inert("S19 Pro"), "S19 Pro");
         assert_eq!(plain("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");

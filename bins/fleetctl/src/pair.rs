@@ -1,5 +1,5 @@
-//! `fleetctl devices pair`, `pair-all` and `cancel-pairing`: pairing with credentials on a node. They come
-//! from a file, standard input or the environment, never from an argument.
+//! `fleetctl devices pair`, `pair-all` and `cancel-pairing`. Credentials come from a file, standard input or the
+//! environment, never from an argument, because other users can read arguments.
 
 use std::{
     io::{self, Read, Write},
@@ -23,14 +23,14 @@ use crate::{
     server::Server,
 };
 
-/// Names the password where no file does.
-const PASSWORD: &str = "FLEET_DEVICE_PASSWORD";
-/// What a password file may hold at most, in bytes.
+/// Variable that holds the password if no file is given.
+const PASSWORD_VARIABLE: &str = "FLEET_DEVICE_PASSWORD";
+/// Maximum size of a password file in bytes.
 const PASSWORD_MOST: u64 = 4_096;
-/// Between two looks at results.
-const LOOK: Duration = Duration::from_millis(300);
+/// Interval between two polls of a running pairing.
+const POLL: Duration = Duration::from_millis(300);
 
-/// Starts pairing and shows its results as they come.
+/// Starts a pairing and prints its results as they arrive.
 pub(crate) async fn run(
     server: &Server,
     format: Format,
@@ -50,14 +50,14 @@ pub(crate) async fn run(
         .await?;
     let mut screen = Screen::new(format)?;
     screen.show(started.refused)?;
-    let leaving = tokio::signal::ctrl_c();
-    tokio::pin!(leaving);
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
     tokio::select! {
         ended = follow(server, &started.pairing_id, &mut screen) => screen.end(&ended?),
-        _ = &mut leaving => {
+        _ = &mut interrupted => {
             writeln!(
                 io::stderr(),
-                "the pairing goes on: fleetctl devices cancel-pairing {} ends it",
+                "the pairing continues; to cancel it: fleetctl devices cancel-pairing {}",
                 started.pairing_id
             )?;
             Ok(130)
@@ -65,7 +65,7 @@ pub(crate) async fn run(
     }
 }
 
-/// Cancels pairing.
+/// Cancels a pairing.
 pub(crate) async fn cancel(server: &Server, pairing: String) -> Result<u8, Failure> {
     let request = CancelPairingRequest {
         pairing_id: pairing,
@@ -89,20 +89,20 @@ async fn follow(
             after,
         };
         let page = server.pairing.get_pairing(&request, server.call()?).await?;
-        let told = page.results.len();
+        let results = page.results.len();
         screen.show(page.results)?;
         after = page.next_cursor;
         match page.pairing {
-            Some(pairing) if pairing.ended && told == 0 => return Ok(pairing),
+            Some(pairing) if pairing.ended && results == 0 => return Ok(pairing),
             Some(_) | None => {}
         }
-        if told == 0 {
-            tokio::time::sleep(LOOK).await;
+        if results == 0 {
+            tokio::time::sleep(POLL).await;
         }
     }
 }
 
-/// Devices by id or identifier, as identifiers.
+/// Resolves ids and identifiers of devices to identifiers.
 async fn identifiers(server: &Server, names: &[String]) -> Result<Vec<String>, Failure> {
     if names.iter().all(|name| name.parse::<i64>().is_err()) {
         return Ok(names.to_vec());
@@ -123,7 +123,7 @@ async fn identifiers(server: &Server, names: &[String]) -> Result<Vec<String>, F
     names.iter().map(identifier).collect()
 }
 
-/// What devices are to be tried with; none asks whether they want a login.
+/// Returns the credentials to try. `None` only finds out which devices need a password.
 pub(crate) fn credentials(login: &Login) -> Result<Option<Credentials>, Failure> {
     let password = password(login.password_file.as_deref())?;
     let given = password.is_some() || login.username.is_some();
@@ -133,10 +133,10 @@ pub(crate) fn credentials(login: &Login) -> Result<Option<Credentials>, Failure>
     }))
 }
 
-/// The password, without the line's end.
+/// Reads the password without its line ending.
 fn password(file: Option<&Path>) -> Result<Option<String>, Failure> {
     let text = match file {
-        None => match std::env::var(PASSWORD) {
+        None => match std::env::var(PASSWORD_VARIABLE) {
             Ok(text) => text,
             Err(_) => return Ok(None),
         },
@@ -159,7 +159,7 @@ fn read(from: impl Read, shown: &str) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// One device's result, as it is printed.
+/// The result of one device.
 #[derive(Serialize)]
 struct Row {
     device_identifier: String,
@@ -179,7 +179,7 @@ impl Rows for Row {
     }
 }
 
-/// Where results are shown: lines as they come, or one document at the end.
+/// Prints results as lines when they arrive, or as one JSON document at the end.
 struct Screen {
     format: Format,
     rows: Vec<Row>,
@@ -235,7 +235,7 @@ impl Screen {
         Ok(())
     }
 
-    /// Says what it came to, and answers the exit status.
+    /// Prints the totals and returns the exit status.
     fn end(self, ended: &DevicePairing) -> Result<u8, Failure> {
         if self.format == Format::Json {
             output::rows(Format::Json, &self.rows)?;

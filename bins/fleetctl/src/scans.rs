@@ -121,13 +121,13 @@ fn random_id() -> Result<String, Failure> {
     let mut bytes = [0_u8; 16];
     getrandom::fill(&mut bytes).map_err(|error| {
         Failure::Usage(format!(
-            "no random request id can be made ({error}): give one with --request-id"
+            "cannot create a random request id ({error}): use --request-id"
         ))
     })?;
     Ok(format!("fleetctl-{:032x}", u128::from_be_bytes(bytes)))
 }
 
-/// A service is listened for; one target is an expression (or a range with `..`), several are a list.
+/// Chooses the mode of the request: `--mdns`, a range with `..`, one target expression, or a list.
 pub(crate) fn request(what: Targets) -> DiscoverRequest {
     if let Some(service_type) = what.mdns {
         let mdns = MdnsModeRequest {
@@ -160,8 +160,8 @@ pub(crate) fn request(what: Targets) -> DiscoverRequest {
     DiscoverRequest { mode: Some(mode) }
 }
 
-/// What was asked for, in a line.
-fn asked(request: Option<&DiscoverRequest>) -> String {
+/// Describes the targets of a request in one line.
+fn targets(request: Option<&DiscoverRequest>) -> String {
     match request.and_then(|request| request.mode.as_ref()) {
         Some(Mode::IpList(list)) => match list.ip_addresses.as_slice() {
             [first, _, .., last] => {
@@ -184,7 +184,7 @@ fn show(format: Format, scan: &Row) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The ledger for people: the parts, then the reasons.
+/// Prints the scan summary: the outcomes, then the reasons.
 pub(crate) fn ledger(out: &mut impl Write, ledger: &Ledger) -> io::Result<()> {
     let mut table = output::table();
     for (name, count) in lines::parts(ledger)
@@ -202,9 +202,9 @@ pub(crate) fn ledger(out: &mut impl Write, ledger: &Ledger) -> io::Result<()> {
         ),
     ]);
     if let Some(first) = ledger.first_device_ms {
-        table.add_row(["first device".to_owned(), times::span(first)]);
+        table.add_row(["first device".to_owned(), times::duration(first)]);
     }
-    table.add_row(["elapsed".to_owned(), times::span(ledger.elapsed_ms)]);
+    table.add_row(["duration".to_owned(), times::duration(ledger.elapsed_ms)]);
     writeln!(out, "{table}")?;
     for (what, reasons) in [
         ("skipped", &ledger.skipped_reasons),
@@ -213,7 +213,7 @@ pub(crate) fn ledger(out: &mut impl Write, ledger: &Ledger) -> io::Result<()> {
         for reason in reasons {
             writeln!(
                 out,
-                "{what} {}: {}, first {}",
+                "{what} {}: {}, for example {}",
                 reason.count,
                 output::plain(&reason.reason),
                 output::plain(&reason.example)
@@ -225,7 +225,15 @@ pub(crate) fn ledger(out: &mut impl Write, ledger: &Ledger) -> io::Result<()> {
 
 impl Rows for Row {
     const HEAD: &'static [&'static str] = &[
-        "Scan", "Node", "State", "Targets", "Done", "Started", "By", "Asked", "Outcome",
+        "Scan",
+        "Node",
+        "State",
+        "Total",
+        "Done",
+        "Created",
+        "Created by",
+        "Targets",
+        "Reason",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -236,9 +244,9 @@ impl Rows for Row {
             outcome(self.state()).to_owned(),
             progress.total.to_string(),
             progress.done.to_string(),
-            times::moment(self.created_at.as_ref()),
+            times::timestamp(self.created_at.as_ref()),
             self.started_by.clone(),
-            asked(self.request.as_ref()),
+            targets(self.request.as_ref()),
             self.reason.clone(),
         ]
     }
@@ -251,7 +259,7 @@ impl Rows for PlanScanResponse {
 
     fn cells(&self) -> Vec<String> {
         let ports = if self.ports.is_empty() {
-            "the node's defaults".to_owned()
+            "default ports of the node".to_owned()
         } else {
             self.ports.join(",")
         };
@@ -263,7 +271,7 @@ impl Rows for PlanScanResponse {
             self.skipped.to_string(),
             self.commands.to_string(),
             ports,
-            times::span(estimate),
+            times::duration(estimate),
             self.notes.join("; "),
         ]
     }
@@ -288,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shape_of_the_arguments_is_the_mode_of_the_scan() {
+    fn the_arguments_select_the_mode_of_the_request() {
         for (arguments, expected) in [
             (&["10.0.0.0/24"][..], "10.0.0.0/24"),
             (&["10.0.0.1..10.0.3.254"], "10.0.0.1..10.0.3.254"),
@@ -300,7 +308,7 @@ mod tests {
             ),
         ] {
             let request = read(arguments).expect(expected);
-            assert_eq!(asked(Some(&request)), expected);
+            assert_eq!(targets(Some(&request)), expected);
             if let Some(Mode::Mdns(mdns)) = request.mode {
                 assert_eq!(
                     mdns.timeout_seconds,
@@ -311,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_mdns_scan_has_no_room_for_is_refused() {
+    fn arguments_that_conflict_with_mdns_are_refused() {
         for (arguments, named) in [
             (&[][..], "TARGET"),
             (&["10.0.0.1", "--mdns"], "--mdns"),

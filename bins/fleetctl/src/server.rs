@@ -1,4 +1,4 @@
-//! The server behind the command line: whose key, which channel.
+//! The connection to the server: the operator key, the channel and the API clients.
 
 use std::io::Read;
 
@@ -16,7 +16,7 @@ use fleet_wire::{
 
 use crate::{cli::Cli, failure::Failure};
 
-/// A server and the operator's key for it.
+/// The API clients of a server, with the operator key for it.
 #[derive(Debug)]
 pub(crate) struct Server {
     key: Secret,
@@ -34,7 +34,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Reads the key and prepares the channel; nothing is dialed yet.
+    /// Reads the key and prepares the channel. The first call connects.
     pub(crate) fn new(cli: &Cli) -> Result<Self, Failure> {
         refuse_clear_text(cli)?;
         let key = key(cli)?;
@@ -62,15 +62,15 @@ impl Server {
         })
     }
 
-    /// Options of a call with the operator's key.
+    /// Returns call options that carry the operator key.
     pub(crate) fn call(&self) -> Result<CallOptions, RpcError> {
-        CallOptions::new()
-            .bearer(self.key.expose())
-            .map_err(|_| RpcError::invalid_argument("the key has characters that no key has"))
+        CallOptions::new().bearer(self.key.expose()).map_err(|_| {
+            RpcError::invalid_argument("the operator key contains an invalid character")
+        })
     }
 }
 
-/// A key over plain HTTP is readable on the way.
+/// Refuses plain HTTP to another machine, because others on the path could read the key.
 fn refuse_clear_text(cli: &Cli) -> Result<(), Failure> {
     let Some(rest) = cli.server.strip_prefix("http://") else {
         return Ok(());
@@ -86,21 +86,21 @@ fn refuse_clear_text(cli: &Cli) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Usage(format!(
-        "--server is {}: the key would travel in clear text; use https, or --allow-insecure-transport",
+        "--server is {}, which would send the key in clear text: use https or --allow-insecure-transport",
         cli.server
     )))
 }
 
 fn key(cli: &Cli) -> Result<Secret, Failure> {
     let text = match &cli.api_key {
-        None => std::env::var("FLEET_API_KEY").map_err(|_| Failure::Usage("no key: set FLEET_API_KEY, or name a file with --api-key; `fleetd admin create-key` makes one".to_owned()))?,
+        None => std::env::var("FLEET_API_KEY").map_err(|_| Failure::Usage("no operator key: set FLEET_API_KEY or use --api-key FILE; `fleetd admin create-key` creates a key".to_owned()))?,
         Some(path) if path.as_os_str() == "-" => {
             let mut text = String::new();
-            std::io::stdin().take(1_024).read_to_string(&mut text).map_err(|error| Failure::Usage(format!("cannot read the key from standard input: {error}")))?;
+            std::io::stdin().take(1_024).read_to_string(&mut text).map_err(|error| Failure::Usage(format!("cannot read the operator key from standard input: {error}")))?;
             text
         }
         Some(path) if path.to_string_lossy().starts_with(SecretKind::OperatorKey.prefix()) => {
-            return Err(Failure::Usage("--api-key takes a file, not the key itself, which other users of this machine could read: use FLEET_API_KEY or a file".to_owned()));
+            return Err(Failure::Usage("--api-key takes a file, because other users of this machine can read arguments: use a file or FLEET_API_KEY".to_owned()));
         }
         Some(path) => std::fs::read_to_string(path).map_err(|error| Failure::Usage(format!("cannot read the key file {}: {error}", path.display())))?,
     };

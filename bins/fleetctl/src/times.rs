@@ -1,9 +1,9 @@
-//! Moments and durations for people.
+//! Formats timestamps and durations for people.
 
 use std::time::Duration;
 
-/// RFC 3339 to the second, in UTC; empty when there is none.
-pub(crate) fn moment(at: Option<&fleet_wire::Timestamp>) -> String {
+/// Formats a timestamp as RFC 3339 in UTC, to the second; empty if it is absent.
+pub(crate) fn timestamp(at: Option<&fleet_wire::Timestamp>) -> String {
     at.map(|at| {
         let text =
             fleet_core::Timestamp::from_micros(at.seconds.saturating_mul(1_000_000)).to_string();
@@ -15,17 +15,17 @@ pub(crate) fn moment(at: Option<&fleet_wire::Timestamp>) -> String {
     .unwrap_or_default()
 }
 
-/// Whole seconds as the wire counts them.
+/// Converts whole seconds to a protobuf duration.
 pub(crate) fn seconds(seconds: i64) -> fleet_wire::Duration {
     fleet_wire::Duration { seconds, nanos: 0 }
 }
 
-/// `0.84 s`, `12.3 s`, `3 min 20 s`.
-pub(crate) fn span(millis: i64) -> String {
-    let span = Duration::from_millis(u64::try_from(millis).unwrap_or(0));
-    match span.as_secs() {
-        0..=9 => format!("{:.2} s", span.as_secs_f64()),
-        10..=59 => format!("{:.1} s", span.as_secs_f64()),
+/// Formats milliseconds: `0.84 s`, `12.3 s`, `3 min 20 s`.
+pub(crate) fn duration(millis: i64) -> String {
+    let duration = Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+    match duration.as_secs() {
+        0..=9 => format!("{:.2} s", duration.as_secs_f64()),
+        10..=59 => format!("{:.1} s", duration.as_secs_f64()),
         secs => format!("{} min {} s", secs / 60, secs % 60),
     }
 }
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_read_well() {
+    fn durations_have_two_or_three_digits() {
         for (millis, text) in [
             (0, "0.00 s"),
             (840, "0.84 s"),
@@ -43,17 +43,17 @@ mod tests {
             (200_000, "3 min 20 s"),
             (-5, "0.00 s"),
         ] {
-            assert_eq!(span(millis), text);
+            assert_eq!(duration(millis), text);
         }
     }
 
     #[test]
-    fn moments_are_utc() {
+    fn timestamps_are_in_utc() {
         let at = fleet_wire::Timestamp {
             seconds: 1_700_000_000,
             nanos: 999,
         };
-        assert_eq!(moment(Some(&at)), "2023-11-14T22:13:20Z");
-        assert_eq!(moment(None), "");
+        assert_eq!(timestamp(Some(&at)), "2023-11-14T22:13:20Z");
+        assert_eq!(timestamp(None), "");
     }
 }

@@ -1,5 +1,5 @@
-//! Watching a scan: rows and a progress bar for people, lines for programs. A lost connection is taken up
-//! again after the last event seen; leaving never cancels the scan.
+//! Watching a scan: rows and a progress bar for people, lines for programs. After a lost connection, the watch
+//! resumes after the last event. Ending the watch does not cancel the scan.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -25,10 +25,10 @@ use crate::{
     times,
 };
 
-/// How long a server may stay away before a watch gives up.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// Time without a server after which a watch gives up.
+const OUTAGE_LIMIT: Duration = Duration::from_secs(600);
 
-/// Watches until the scan's end and answers its exit status.
+/// Watches until the scan ends and returns the exit status.
 pub(crate) async fn run(
     server: &Server,
     format: Format,
@@ -39,37 +39,37 @@ pub(crate) async fn run(
     let mut cursor = after;
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     let mut lost: Option<Instant> = None;
-    let leaving = tokio::signal::ctrl_c();
-    tokio::pin!(leaving);
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
     loop {
         let watched = tokio::select! {
             watched = follow(server, scan, &mut cursor, &mut screen, &mut lost) => watched,
-            _ = &mut leaving => {
+            _ = &mut interrupted => {
                 screen.close();
-                writeln!(io::stderr(), "the scan goes on: fleetctl scan watch {scan} --after {cursor}")?;
+                writeln!(io::stderr(), "the scan continues; to watch it again: fleetctl scan watch {scan} --after {cursor}")?;
                 return Ok(130);
             }
         };
         let error = match watched {
             Ok(Some(ended)) => return screen.end(&ended).map_err(Failure::from),
-            // The cursor lies behind the end.
+            // The cursor is past the last event.
             Ok(None) => return Ok(0),
             Err(Failure::Call(error)) if error.code == Code::Unavailable => error,
             Err(other) => return Err(other),
         };
         let since = *lost.get_or_insert_with(Instant::now);
-        if since.elapsed() > PATIENCE || after == cursor && !screen.spoke {
+        if since.elapsed() > OUTAGE_LIMIT || after == cursor && !screen.has_events {
             return Err(error.into());
         }
         screen.note(&format!(
-            "connection lost ({}), taking up after event {cursor}",
+            "connection lost ({}); resuming after event {cursor}",
             error.message
         ))?;
         tokio::time::sleep(backoff.next_delay(random())).await;
     }
 }
 
-/// Scans the server's own network and shows it. There is nothing to come back to: leaving ends the scan.
+/// Scans networks of the server and watches the scan, which ends with this stream.
 pub(crate) async fn own_network(
     server: &Server,
     format: Format,
@@ -87,8 +87,8 @@ pub(crate) async fn own_network(
                 return Ok(ended);
             }
         }
-        let cut = "the server ended the scan without a word: what it found is in the inventory";
-        Err(RpcError::unavailable(cut).into())
+        let cut_off = "the server closed the stream before the scan ended; its devices so far are in the inventory";
+        Err(RpcError::unavailable(cut_off).into())
     };
     let followed: Option<Result<ScanEnded, Failure>> = tokio::select! {
         followed = following => Some(followed),
@@ -98,7 +98,7 @@ pub(crate) async fn own_network(
         screen.close();
         writeln!(
             io::stderr(),
-            "the scan is over: what it found is in the inventory"
+            "the scan has ended; its devices so far are in the inventory"
         )?;
         return Ok(130);
     };
@@ -111,7 +111,7 @@ pub(crate) async fn own_network(
     }
 }
 
-/// Follows one stream; answers the end of the scan, or none when nothing was left.
+/// Follows one stream. Returns the end of the scan, or `None` if there were no more events.
 async fn follow(
     server: &Server,
     scan: &str,
@@ -139,24 +139,24 @@ async fn follow(
 
 fn random() -> u64 {
     let mut bytes = [0_u8; 8];
-    // Without randomness the delay is the shortest.
+    // Without randomness, the delay is the shortest one.
     getrandom::fill(&mut bytes).map_or(0, |()| u64::from_be_bytes(bytes))
 }
 
-/// Where a watch is shown.
+/// Prints the events of a watch.
 struct Screen {
     format: Format,
     bar: ProgressBar,
     csv: Option<csv::Writer<io::Stdout>>,
-    spoke: bool,
+    has_events: bool,
 }
 
 impl Screen {
     fn new(format: Format) -> Result<Self, Failure> {
-        let people = format == Format::Table && io::stderr().is_terminal();
+        let interactive = format == Format::Table && io::stderr().is_terminal();
         let bar = ProgressBar::with_draw_target(
             Some(0),
-            if people {
+            if interactive {
                 ProgressDrawTarget::stderr()
             } else {
                 ProgressDrawTarget::hidden()
@@ -177,12 +177,12 @@ impl Screen {
             format,
             bar,
             csv,
-            spoke: false,
+            has_events: false,
         })
     }
 
     fn show(&mut self, message: &WatchScanResponse) -> io::Result<()> {
-        self.spoke = true;
+        self.has_events = true;
         match (self.format, &message.event) {
             (_, None) => Ok(()),
             (Format::Json | Format::Ndjson, Some(_)) => match lines::line(message) {
@@ -230,7 +230,7 @@ impl Screen {
         self.bar.set_message(format!(
             "{} {}",
             output::plain(&progress.phase),
-            times::span(progress.elapsed_ms)
+            times::duration(progress.elapsed_ms)
         ));
     }
 
@@ -245,7 +245,7 @@ impl Screen {
         self.bar.finish_and_clear();
     }
 
-    /// The outcome in a sentence, and the ledger.
+    /// Prints the outcome and the scan summary. Returns the exit status.
     fn end(&self, ended: &ScanEnded) -> io::Result<u8> {
         self.close();
         if self.format == Format::Table {

@@ -1,4 +1,5 @@
-//! `fleetd admin`: the first operator, passwords and keys, on the database itself.
+//! `fleetd admin`: operators, passwords and keys, directly in the database. It creates the first operator, for whom
+//! no API exists yet.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
@@ -37,10 +38,10 @@ pub(crate) async fn run(command: AdminCommand) -> Result<()> {
             store
                 .create_operator_with(new, Some(password), Actor::SYSTEM)
                 .await?;
-            tell(&format!("created {role} {email} in {org}"), one_time)?;
+            report(&format!("created {role} {email} in {org}"), one_time)?;
             writeln!(
                 io::stderr(),
-                "sign in on the web page; a key for scripts: fleetd admin create-key --email {email}"
+                "sign in on the web page, or create a key for scripts: fleetd admin create-key --email {email}"
             )?;
         }
         AdminCommand::AuditHead { database } => {
@@ -58,20 +59,18 @@ pub(crate) async fn run(command: AdminCommand) -> Result<()> {
         } => {
             let store = open(database).await?;
             let Some(account) = store.account(&email, None).await? else {
-                bail!(
-                    "no operator has the e-mail `{email}`: create one with create-operator first"
-                );
+                bail!("no operator has the e-mail `{email}`: create one with create-operator");
             };
             let (password, one_time) = acquire(&account.email, &password, environment)?;
             let now = environment.now();
             store
                 .set_password(None, account.operator, password, None, Actor::SYSTEM, now)
                 .await?;
-            let said = format!(
-                "the password of {} is another one now; its browser sessions have ended",
+            let done = format!(
+                "password of {} changed; its browser sessions have ended",
                 account.email
             );
-            tell(&said, one_time)?;
+            report(&done, one_time)?;
         }
         AdminCommand::CreateKey { email, database } => {
             let store = open(database).await?;
@@ -80,19 +79,19 @@ pub(crate) async fn run(command: AdminCommand) -> Result<()> {
                 .create_operator_key(&email, key.hash(), Actor::SYSTEM, environment.now())
                 .await?;
             writeln!(io::stdout(), "{}", key.expose())
-                .context("cannot print the key; make another one")?;
+                .context("cannot print the key; create another one")?;
         }
     }
     Ok(())
 }
 
-/// Says what was done, and shows a one-time password, alone, on standard output.
-fn tell(done: &str, one_time: Option<Password>) -> Result<()> {
+/// Prints a note on standard error, and a one-time password on standard output.
+fn report(done: &str, one_time: Option<Password>) -> Result<()> {
     writeln!(io::stderr(), "{done}")?;
     if let Some(one_time) = one_time {
         writeln!(
             io::stderr(),
-            "the one-time password below is shown once and good for {} h; the sign-in asks for one of the operator's choice",
+            "the one-time password below is shown only once and expires in {} h; the operator chooses a new one at sign-in",
             limits::ONE_TIME_PASSWORD_LIFE.as_secs() / 3_600
         )?;
         writeln!(io::stdout(), "{}", one_time.expose())
@@ -101,8 +100,7 @@ fn tell(done: &str, one_time: Option<Password>) -> Result<()> {
     Ok(())
 }
 
-/// The password for an account: a line of standard input, what a person types, or a one-time password, which is
-/// answered to be shown.
+/// Reads a password from standard input or a prompt, or creates a one-time password and returns it for printing.
 fn acquire(
     email: &str,
     args: &PasswordArgs,
@@ -123,7 +121,7 @@ fn acquire(
         ),
     };
     let phc = hash_password(&password, &environment.random())
-        .map_err(|error| anyhow::anyhow!("the password cannot be hashed: {error}"))?;
+        .map_err(|error| anyhow::anyhow!("cannot hash the password: {error}"))?;
     let hash = PasswordHash {
         phc,
         one_time_until,
@@ -133,7 +131,7 @@ fn acquire(
 
 fn line() -> Result<Zeroizing<String>> {
     let mut line = Zeroizing::new(String::new());
-    // One byte more than fits, so that what is too long is refused rather than cut.
+    // Reads more than the maximum, because a longer password must be refused and not truncated.
     let most = u64::try_from(PASSWORD_MOST).unwrap_or(u64::MAX) + 2;
     io::stdin()
         .lock()
@@ -142,26 +140,26 @@ fn line() -> Result<Zeroizing<String>> {
         .context("cannot read standard input")?;
     let text = line.trim_end_matches(['\r', '\n']);
     if text.is_empty() {
-        bail!("no password on standard input: give it as one line");
+        bail!("no password on standard input: pass it as one line");
     }
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// Asks twice without echo; none when nothing is entered.
+/// Prompts twice without echo. Returns `None` if the first input is empty.
 fn prompt(email: &str) -> Result<Option<Zeroizing<String>>> {
     let ask = |text: &str| -> Result<Zeroizing<String>> {
         let typed = rpassword::prompt_password(text).context("cannot read from the terminal")?;
         Ok(Zeroizing::new(typed))
     };
     let first = ask(&format!(
-        "Password for {email} (Enter makes a one-time password): "
+        "Password for {email} (leave empty for a one-time password): "
     ))?;
     if first.is_empty() {
         return Ok(None);
     }
     Password::chosen(first.clone(), email)?;
-    if ask("The same again: ")? != first {
-        bail!("the two are not the same: nothing was done");
+    if ask("Repeat password: ")? != first {
+        bail!("the passwords do not match: nothing was changed");
     }
     Ok(Some(first))
 }

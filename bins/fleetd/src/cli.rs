@@ -1,16 +1,16 @@
-//! The command line as typed; what it means is `config`'s.
+//! The command line of `fleetd`, as clap parses it. `config.rs` interprets it. Read [`Command`] first.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
 
-/// The fleet server: finds devices on private networks through nodes that dial out to it.
+/// Fleet server: finds devices on private networks through nodes that connect to it.
 #[derive(Debug, Parser)]
 #[command(
     version,
     max_term_width = 100,
-    after_help = "Flags come before FLEETD_* variables, and those before the configuration file.\nExit status: 0 done, 1 failed, 64 wrong flags or configuration, 69 database or port unavailable."
+    after_help = "Flags override FLEETD_* variables, which override the configuration file.\nExit status: 0 success, 1 failed, 64 invalid flags or configuration, 69 database or port unavailable."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -19,30 +19,30 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Runs the server.
+    /// Run the server.
     Serve(ServeArgs),
-    /// Shows the whole product on this machine: a server, a simulated site, a node, a scan.
+    /// Run a demonstration on this machine: a server, a simulated site, a node and a scan.
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
-    /// Brings the database to this version's schema.
+    /// Migrate the database to the schema of this version.
     Migrate(DatabaseArgs),
-    /// Manages operators and keys from the server's own machine.
+    /// Manage operators, keys and the audit trail directly in the database.
     Admin(AdminArgs),
-    /// Writes a self-signed certificate for development.
+    /// Write a self-signed certificate for development.
     DevCert(DevCertArgs),
-    /// Prints a completion script for a shell.
+    /// Print a completion script for a shell.
     Completions {
-        /// The shell.
+        /// Name of the shell.
         shell: clap_complete::Shell,
     },
 }
 
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct DatabaseArgs {
-    /// The configuration file; fleetd.toml in the working folder is read when it is there.
+    /// Configuration file [default: fleetd.toml in the working directory, if it exists].
     #[arg(long, env = "FLEETD_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// sqlite://PATH?mode=rwc or postgres://USER@HOST/DATABASE [default: sqlite://fleet.db?mode=rwc]
+    /// Database: sqlite://PATH?mode=rwc or postgres://USER@HOST/DATABASE [default: sqlite://fleet.db?mode=rwc]
     #[arg(
         long,
         env = "FLEETD_DATABASE_URL",
@@ -56,10 +56,10 @@ pub(crate) struct DatabaseArgs {
 
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct LogArgs {
-    /// Log lines for people or for machines [default: text]
+    /// Format of log lines [default: text]
     #[arg(long, env = "FLEETD_LOG_FORMAT", value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
-    /// What to log: a level, or directives such as `info,fleet_server=debug` [default: info]
+    /// Log filter: a level, or directives such as `info,fleet_server=debug` [default: info]
     #[arg(long, env = "FLEETD_LOG", value_name = "FILTER")]
     pub(crate) log: Option<String>,
 }
@@ -76,22 +76,22 @@ pub(crate) enum LogFormat {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
-    /// Where to listen [default: 127.0.0.1:8420]
+    /// Address and port to listen on [default: 127.0.0.1:8420]
     #[arg(long, env = "FLEETD_LISTEN", value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
-    /// The certificate chain, PEM; needs --tls-key.
+    /// PEM file with the certificate chain; needs --tls-key.
     #[arg(long, env = "FLEETD_TLS_CERT", value_name = "FILE")]
     pub(crate) tls_cert: Option<PathBuf>,
-    /// The certificate's private key, PEM; needs --tls-cert.
+    /// PEM file with the private key of the certificate; needs --tls-cert.
     #[arg(long, env = "FLEETD_TLS_KEY", value_name = "FILE")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Serves plain HTTP on an address that others can reach, for instance behind a proxy that ends TLS.
+    /// Allow plain HTTP on an address that other machines can reach, for example behind a proxy that terminates TLS.
     #[arg(long, env = "FLEETD_ALLOW_INSECURE_TRANSPORT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) allow_insecure_transport: Option<bool>,
-    /// The URL under which operators and nodes reach this server.
+    /// URL at which operators and nodes reach this server.
     #[arg(long, env = "FLEETD_PUBLIC_URL", value_name = "URL")]
     pub(crate) public_url: Option<String>,
-    /// A proxy whose X-Forwarded-For is believed and whose connections are not counted as one source; may be given several times.
+    /// Proxy whose X-Forwarded-For header is trusted and whose connections do not count as one source; repeatable.
     #[arg(
         long,
         env = "FLEETD_TRUSTED_PROXY",
@@ -99,19 +99,19 @@ pub(crate) struct ServeArgs {
         value_delimiter = ','
     )]
     pub(crate) trusted_proxy: Vec<IpNetwork>,
-    /// Brings a PostgreSQL database to this version's schema first (SQLite always is).
+    /// Migrate a PostgreSQL database to the schema of this version at start. SQLite is always migrated.
     #[arg(long, env = "FLEETD_MIGRATE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) migrate: Option<bool>,
-    /// Lets RFC 6598 addresses (100.64.0.0/10) be scanned too.
+    /// Allow scans of shared carrier addresses (RFC 6598, 100.64.0.0/10).
     #[arg(long, env = "FLEETD_ALLOW_CARRIER_SHARED", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) allow_carrier_shared: Option<bool>,
-    /// Sends host names to nodes that cannot pin what they resolve to.
+    /// Send host names to nodes that cannot pin the resolved addresses.
     #[arg(long, env = "FLEETD_ALLOW_UNPINNED_NAMES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) allow_unpinned_names: Option<bool>,
-    /// Lets the server itself scan and pair devices in the networks of --direct-network.
+    /// Allow the server itself to scan and pair devices in the networks of --direct-network.
     #[arg(long, env = "FLEETD_DIRECT_ENABLED", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) direct_enabled: Option<bool>,
-    /// A private network that the server itself may dial; may be given several times.
+    /// Private network that the server itself may dial; repeatable.
     #[arg(
         long,
         env = "FLEETD_DIRECT_NETWORK",
@@ -119,7 +119,7 @@ pub(crate) struct ServeArgs {
         value_delimiter = ','
     )]
     pub(crate) direct_network: Vec<IpNetwork>,
-    /// Lets loopback addresses be scanned, for demonstrations and tests with simulated devices on this machine.
+    /// Allow scans of loopback addresses, for demonstrations and tests with simulated devices on this machine.
     #[arg(long, hide = true)]
     pub(crate) demo_allow_loopback: bool,
 }
@@ -127,16 +127,16 @@ pub(crate) struct ServeArgs {
 #[cfg(feature = "demo")]
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Simulated devices.
+    /// Number of simulated devices.
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u16).range(1..=5_000))]
     pub(crate) devices: u16,
-    /// Ends after the scan.
+    /// Exit after the scan.
     #[arg(long)]
     pub(crate) once: bool,
-    /// Prints one JSON object a line, the ledger last.
+    /// Print one JSON object per line; the last one is the scan summary.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Where to listen; the next free port is taken when this one is busy.
+    /// Address and port to listen on. If the port is in use, the next free port is used.
     #[arg(long, default_value = "127.0.0.1:8420", value_name = "ADDRESS:PORT")]
     pub(crate) listen: SocketAddr,
     #[command(flatten)]
@@ -151,22 +151,22 @@ pub(crate) struct AdminArgs {
 
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct PasswordArgs {
-    /// Reads the password as one line of standard input.
+    /// Read the password from standard input, as one line.
     #[arg(long)]
     pub(crate) password_stdin: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdminCommand {
-    /// Creates an operator, and the organization when it is new.
+    /// Create an operator, and the organization if it does not exist.
     ///
-    /// The password is asked for on a terminal; Enter, or no terminal, makes a one-time password, printed alone on
-    /// standard output.
+    /// On a terminal, the command prompts for a password. If it is empty, or without a terminal, the command creates
+    /// a one-time password and prints it on standard output.
     CreateOperator {
-        /// The organization's name.
+        /// Name of the organization.
         #[arg(long)]
         org: String,
-        /// The operator's e-mail.
+        /// E-mail of the operator.
         #[arg(long)]
         email: String,
         /// viewer (reads), operator (manages nodes, scans and pairing) or admin (everything).
@@ -177,9 +177,9 @@ pub(crate) enum AdminCommand {
         #[command(flatten)]
         database: DatabaseArgs,
     },
-    /// Gives an operator another password, and ends the operator's browser sessions.
+    /// Set a new password for an operator and end the operator's browser sessions.
     ResetPassword {
-        /// The operator's e-mail.
+        /// E-mail of the operator.
         #[arg(long)]
         email: String,
         #[command(flatten)]
@@ -187,22 +187,22 @@ pub(crate) enum AdminCommand {
         #[command(flatten)]
         database: DatabaseArgs,
     },
-    /// Prints where the chain of each organization's audit trail ends, and the server's own: keep them elsewhere.
+    /// Print the head of each audit chain, of every organization and of the server. Store them on another machine.
     AuditHead {
         #[command(flatten)]
         database: DatabaseArgs,
     },
-    /// Reads every chain of the audit trail and computes every hash anew; exits with 1 when one is broken.
+    /// Verify the hash of every audit record. Exits with 1 if a chain is broken.
     AuditVerify {
-        /// A head that was kept, as audit-head prints it; may be given several times.
+        /// Head that you stored earlier, as audit-head printed it; repeatable.
         #[arg(long, value_name = "CHAIN=SEQ:HASH")]
         expect: Vec<String>,
         #[command(flatten)]
         database: DatabaseArgs,
     },
-    /// Creates an API key for an operator and prints it, alone, on standard output. It is shown once.
+    /// Create an API key for an operator and print it on standard output. It is shown only once.
     CreateKey {
-        /// The operator's e-mail.
+        /// E-mail of the operator.
         #[arg(long)]
         email: String,
         #[command(flatten)]
@@ -212,13 +212,13 @@ pub(crate) enum AdminCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct DevCertArgs {
-    /// Names and addresses that the certificate is for.
+    /// Host name or address that the certificate is valid for; repeatable.
     #[arg(long = "name", default_values_t = [String::from("localhost"), String::from("127.0.0.1"), String::from("::1")])]
     pub(crate) names: Vec<String>,
-    /// Where to write the certificate.
+    /// File to write the certificate to.
     #[arg(long, default_value = "dev-cert.pem", value_name = "FILE")]
     pub(crate) cert: PathBuf,
-    /// Where to write the private key (0600).
+    /// File to write the private key to, with mode 0600.
     #[arg(long, default_value = "dev-key.pem", value_name = "FILE")]
     pub(crate) key: PathBuf,
 }

@@ -1,4 +1,5 @@
-//! From flags, variables and file to one meaning. An error names the key and exits 64.
+//! Combines flags, variables and the configuration file into typed settings. An error names the key and exits
+//! with 64. Read [`Serve`] first.
 
 use std::{
     net::SocketAddr,
@@ -13,15 +14,15 @@ use serde::Deserialize;
 
 use crate::cli::{DatabaseArgs, LogArgs, LogFormat, ServeArgs};
 
-/// Where `serve` listens unless told otherwise.
+/// Default listening address of `serve`: this machine only.
 const LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8_420);
-/// One file in the working folder: no set-up.
+/// Default database: a file in the working directory, which needs no setup.
 const DATABASE_URL: &str = "sqlite://fleet.db?mode=rwc";
-/// Read from the working folder when it is there.
+/// Name of the configuration file that is read from the working directory if it exists.
 const FILE: &str = "fleetd.toml";
 
-/// A wrong flag, variable or key of the file.
+/// An invalid flag, variable or key of the file.
 #[derive(Debug)]
 pub(crate) struct ConfigError(String);
 
@@ -39,7 +40,7 @@ impl std::fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The configuration file as written.
+/// The configuration file before interpretation.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct File {
@@ -59,7 +60,7 @@ struct File {
     direct: DirectFile,
 }
 
-/// Calls a minute that need no credential, as written; 0 is no limit, nothing is [`Rates`]' default.
+/// Limits per minute for calls without a credential. 0 means unlimited; an absent key is the default of [`Rates`].
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct RatesFile {
@@ -71,9 +72,9 @@ struct RatesFile {
 }
 
 impl RatesFile {
-    fn meant(&self) -> Rates {
+    fn interpret(&self) -> Rates {
         let or = |written: Option<u32>, default| {
-            // As many as can be counted are no limit.
+            // The counter cannot exceed its maximum, which therefore means unlimited.
             written.map_or(default, |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MAX))
         };
         let default = Rates::default();
@@ -90,7 +91,7 @@ impl RatesFile {
     }
 }
 
-/// The server's own path as written.
+/// The table `direct`: scans by the server itself.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct DirectFile {
@@ -98,21 +99,21 @@ struct DirectFile {
     networks: Vec<IpNetwork>,
 }
 
-/// What a command on the database needs.
+/// Settings of a command that uses the database.
 #[derive(Clone, Debug)]
 pub(crate) struct Database {
     pub(crate) url: String,
     pub(crate) log: Log,
 }
 
-/// How to log.
+/// Settings of logging.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Log {
     pub(crate) format: LogFormat,
     pub(crate) filter: Option<String>,
 }
 
-/// What `serve` needs.
+/// Settings of `serve`.
 #[derive(Clone, Debug)]
 pub(crate) struct Serve {
     pub(crate) database: Database,
@@ -125,27 +126,27 @@ pub(crate) struct Serve {
     pub(crate) unpinned_names: bool,
     pub(crate) rates: Rates,
     pub(crate) demo_loopback: bool,
-    /// The only networks that the server itself dials; none when that is switched off.
+    /// The only networks that the server itself dials; `None` if this is disabled.
     pub(crate) direct: Option<Vec<IpNetwork>>,
 }
 
-/// Certificate and key.
+/// Files of the TLS identity.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsFiles {
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
 }
 
-/// The meaning of a database command's flags.
+/// Interprets the flags of a database command.
 pub(crate) fn database(args: DatabaseArgs) -> Result<Database, ConfigError> {
     let file = read(args.config.as_deref())?;
-    Ok(meant_database(args, &file))
+    Ok(interpret_database(args, &file))
 }
 
-/// The meaning of `serve`'s flags.
+/// Interprets the flags of `serve`.
 pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
     let file = read(args.database.config.as_deref())?;
-    let database = meant_database(args.database, &file);
+    let database = interpret_database(args.database, &file);
     let listen = args.listen.or(file.listen).unwrap_or(LISTEN);
     let tls = match (
         args.tls_cert.or(file.tls_cert),
@@ -155,13 +156,13 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         (None, None) => None,
         (Some(cert), None) => {
             return Err(ConfigError(format!(
-                "tls-cert is {} but tls-key is missing: give both",
+                "tls-cert is {} but tls-key is missing: set both",
                 cert.display()
             )));
         }
         (None, Some(key)) => {
             return Err(ConfigError(format!(
-                "tls-key is {} but tls-cert is missing: give both",
+                "tls-key is {} but tls-cert is missing: set both",
                 key.display()
             )));
         }
@@ -172,7 +173,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         .unwrap_or(false);
     if tls.is_none() && !listen.ip().is_loopback() && !insecure {
         return Err(ConfigError(format!(
-            "listen is {listen}, which other machines can reach, without TLS: keys would travel in clear text. Give tls-cert and tls-key, or allow-insecure-transport behind a proxy that ends TLS"
+            "listen is {listen}, which other machines can reach, but TLS is off, so keys would be sent in clear text: set tls-cert and tls-key, or allow-insecure-transport behind a proxy that terminates TLS"
         )));
     }
     let public_url = args.public_url.or(file.public_url);
@@ -180,7 +181,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         && !(url.starts_with("https://") || url.starts_with("http://"))
     {
         return Err(ConfigError(format!(
-            "public-url is `{url}`: write it with its scheme, such as https://fleet.example.org"
+            "public-url is `{url}`, which has no scheme: use a URL such as https://fleet.example.org"
         )));
     }
     let trusted_proxies = if args.trusted_proxy.is_empty() {
@@ -205,7 +206,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         .direct_enabled
         .or(file.direct.enabled)
         .unwrap_or(false)
-        .then(|| own_networks(direct_networks, addresses))
+        .then(|| direct_networks_of(direct_networks, addresses))
         .transpose()?;
     Ok(Serve {
         database,
@@ -219,20 +220,20 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
             .allow_unpinned_names
             .or(file.allow_unpinned_names)
             .unwrap_or(false),
-        rates: file.rates.meant(),
+        rates: file.rates.interpret(),
         demo_loopback: args.demo_allow_loopback,
         direct,
     })
 }
 
-/// The networks that the server itself may dial: at least one, each private from end to end.
-fn own_networks(
+/// Checks the networks that the server itself may dial: at least one, and every address of each is private.
+fn direct_networks_of(
     networks: Vec<IpNetwork>,
     addresses: AddressPolicy,
 ) -> Result<Vec<IpNetwork>, ConfigError> {
     if networks.is_empty() {
         return Err(ConfigError(
-            "direct.enabled is true but direct.networks is empty: list the only networks that the server itself may dial, such as networks = [\"10.20.0.0/24\"]".to_owned(),
+            "direct.enabled is true but direct.networks is empty: list the networks that the server may dial, such as networks = [\"10.20.0.0/24\"]".to_owned(),
         ));
     }
     for network in &networks {
@@ -250,35 +251,35 @@ fn own_networks(
 
 fn not_private(network: &IpNetwork) -> ConfigError {
     ConfigError(format!(
-        "direct.networks holds {network}, which is no private network: the server dials within 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 and fc00::/7 only"
+        "direct.networks contains {network}, which is not a private network: use networks within 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or fc00::/7"
     ))
 }
 
-/// The meaning of logging flags alone.
+/// Interprets the logging flags without a configuration file.
 #[cfg(feature = "demo")]
 pub(crate) fn log(args: LogArgs) -> Log {
-    meant_log(args, &File::default())
+    interpret_log(args, &File::default())
 }
 
-fn meant_database(args: DatabaseArgs, file: &File) -> Database {
+fn interpret_database(args: DatabaseArgs, file: &File) -> Database {
     let url = args
         .database_url
         .or_else(|| file.database_url.clone())
         .unwrap_or_else(|| DATABASE_URL.to_owned());
     Database {
         url,
-        log: meant_log(args.log, file),
+        log: interpret_log(args.log, file),
     }
 }
 
-fn meant_log(args: LogArgs, file: &File) -> Log {
+fn interpret_log(args: LogArgs, file: &File) -> Log {
     Log {
         format: args.log_format.or(file.log_format).unwrap_or_default(),
         filter: args.log.or_else(|| file.log.clone()),
     }
 }
 
-/// Reads the named file, or the one in the working folder when it is there.
+/// Reads the given configuration file, or the default one if it exists.
 fn read(named: Option<&Path>) -> Result<File, ConfigError> {
     let path = named.unwrap_or_else(|| Path::new(FILE));
     let text = match std::fs::read_to_string(path) {
@@ -293,7 +294,7 @@ fn read(named: Option<&Path>) -> Result<File, ConfigError> {
             )));
         }
     };
-    // toml's error shows line, key and what would do.
+    // The error of toml contains the line, the key and the accepted values.
     toml::from_str(&text).map_err(|error| {
         ConfigError(format!(
             "{}: {}",
@@ -332,16 +333,16 @@ mod tests {
     }
 
     #[test]
-    fn without_any_setting_only_this_machine_is_served() {
-        let meant = serve(args(None)).expect("is fine");
+    fn the_default_address_is_reachable_from_this_machine_only() {
+        let settings = serve(args(None)).expect("is fine");
         assert_eq!(
-            (meant.listen, meant.database.url.as_str()),
+            (settings.listen, settings.database.url.as_str()),
             (LISTEN, DATABASE_URL)
         );
     }
 
     #[test]
-    fn an_address_that_others_reach_needs_tls_or_a_word() {
+    fn an_address_that_other_machines_reach_needs_tls_or_explicit_permission() {
         let refused = serve(args(Some("0.0.0.0:8420")))
             .expect_err("is open")
             .to_string();
@@ -357,29 +358,29 @@ mod tests {
     }
 
     #[test]
-    fn flags_come_before_the_file() {
+    fn flags_override_the_file() {
         let (_dir, mut given) =
             with_file("listen = \"127.0.0.1:9000\"\ndatabase-url = \"sqlite://a.db\"\n");
         assert_eq!(serve(given.clone()).expect("is fine").listen.port(), 9_000);
         given.listen = Some("127.0.0.1:9001".parse().expect("an address"));
-        let meant = serve(given).expect("is fine");
+        let settings = serve(given).expect("is fine");
         assert_eq!(
-            (meant.listen.port(), meant.database.url.as_str()),
+            (settings.listen.port(), settings.database.url.as_str()),
             (9_001, "sqlite://a.db")
         );
     }
 
     #[test]
-    fn rates_are_the_files_where_it_names_them_and_0_is_no_limit() {
+    fn rates_of_the_file_override_the_defaults_and_0_means_unlimited() {
         let (_dir, given) = with_file("[rates]\nregister = 0\nhandshakes-of-a-key = 7\n");
-        let (meant, default) = (serve(given).expect("is fine").rates, Rates::default());
-        assert_eq!(meant.register, NonZeroU32::MAX);
-        assert_eq!(meant.handshakes_of_a_key.get(), 7);
-        assert_eq!(meant.handshakes, default.handshakes);
+        let (settings, default) = (serve(given).expect("is fine").rates, Rates::default());
+        assert_eq!(settings.register, NonZeroU32::MAX);
+        assert_eq!(settings.handshakes_of_a_key.get(), 7);
+        assert_eq!(settings.handshakes, default.handshakes);
     }
 
     #[test]
-    fn the_server_dials_nothing_itself_unless_networks_are_listed() {
+    fn the_server_dials_no_network_unless_it_is_enabled_and_listed() {
         assert_eq!(serve(args(None)).expect("is fine").direct, None);
         let (_dir, given) = with_file("[direct]\nnetworks = [\"10.20.0.0/24\"]\n");
         assert_eq!(
@@ -389,8 +390,8 @@ mod tests {
         );
         let (_dir, given) =
             with_file("[direct]\nenabled = true\nnetworks = [\"10.20.0.0/24\", \"fd00:1::/64\"]\n");
-        let meant = serve(given).expect("is fine").direct.expect("on");
-        assert_eq!(meant.len(), 2);
+        let settings = serve(given).expect("is fine").direct.expect("on");
+        assert_eq!(settings.len(), 2);
         for (networks, named) in [
             ("", "direct.networks is empty"),
             ("\"0.0.0.0/0\"", "0.0.0.0/0"),
@@ -408,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_key_or_value_is_named() {
+    fn an_error_names_the_invalid_key_or_value() {
         for (text, named) in [
             ("lisen = 1\n", "lisen"),
             ("listen = \"nowhere\"\n", "listen"),

@@ -1,5 +1,5 @@
-//! `fleetd demo`: the whole product on one machine. Server, simulated devices and node are the real
-//! ones; only the devices' hardware is not.
+//! `fleetd demo`: the whole product in one process. The server and the node are the real ones; `fleet-sim`
+//! simulates the devices on loopback sockets.
 
 mod node;
 mod show;
@@ -29,11 +29,11 @@ use crate::{
     serve::{BindError, bind, on_signals},
 };
 
-/// The same site every time.
+/// Seed of the simulated site, which is therefore the same in every run.
 const SEED: u64 = 8_420;
-/// Who the demonstration belongs to.
+/// E-mail of the demonstration's operator.
 const EMAIL: &str = "demo@example.org";
-/// Ports tried after a busy one.
+/// Number of ports to try after a port in use.
 const PORTS: u16 = 100;
 
 pub(crate) async fn run(args: DemoArgs) -> Result<()> {
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     )?;
     fleet_sim::raise_descriptor_limit();
     let shutdown = on_signals()?;
-    let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+    let folder = tempfile::tempdir().context("cannot create a temporary directory")?;
     let url = format!(
         "sqlite://{}?mode=rwc",
         folder.path().join("fleet.db").display()
@@ -52,7 +52,9 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     let Credentials { password, key } = operator(&store).await?;
 
     let listener = bind_next(args.listen).await?;
-    let address = listener.local_addr().context("the port has no address")?;
+    let address = listener
+        .local_addr()
+        .context("the listener has no address")?;
     let base = format!("http://{address}");
     let config = ServerConfig {
         addresses: AddressPolicy::DEMO,
@@ -85,7 +87,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     };
     let node = DemoNode::start(&base, &folder.path().join("node"), &operator, surroundings).await?;
     show.step(&format!(
-        "node       {} enrolled over the wire, fingerprint {} compared",
+        "node       {} enrolled, fingerprint {} compared",
         node.id, node.fingerprint
     ))?;
 
@@ -94,7 +96,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         () = shutdown.cancelled() => {}
     }
     if !args.once && !shutdown.is_cancelled() {
-        show.invite(&base, EMAIL, password.expose(), &key)?;
+        show.sign_in(&base, EMAIL, password.expose(), &key)?;
         shutdown.cancelled().await;
     }
     node.stop().await;
@@ -105,14 +107,14 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     Ok(())
 }
 
-/// What the demonstration's operator signs in with.
+/// Credentials of the demonstration's operator.
 #[derive(Debug)]
 struct Credentials {
     password: Password,
     key: String,
 }
 
-/// The first operator, a password and a key, as `fleetd admin` makes them.
+/// Creates the operator with a password and a key, as `fleetd admin` does.
 async fn operator(store: &SqlStore) -> Result<Credentials> {
     let environment: &dyn Environment = &SystemEnvironment;
     let new = NewOperator {
@@ -123,7 +125,7 @@ async fn operator(store: &SqlStore) -> Result<Credentials> {
     };
     let password = Password::one_time(&environment.random());
     let phc = hash_password(&password, &environment.random())
-        .map_err(|error| anyhow::anyhow!("the password cannot be hashed: {error}"))?;
+        .map_err(|error| anyhow::anyhow!("cannot hash the password: {error}"))?;
     let hash = PasswordHash {
         phc,
         one_time_until: None,
@@ -141,7 +143,7 @@ async fn operator(store: &SqlStore) -> Result<Credentials> {
     })
 }
 
-/// Binds the wanted port or the next free one.
+/// Binds the wanted port, or the next free one if it is in use.
 async fn bind_next(wanted: SocketAddr) -> Result<TcpListener, BindError> {
     let mut last = bind(wanted).await;
     for step in 1..=PORTS {
@@ -160,7 +162,7 @@ async fn bind_next(wanted: SocketAddr) -> Result<TcpListener, BindError> {
     last
 }
 
-/// The operator's side of the demonstration: the public API and a key.
+/// A client of the public API with the operator's key.
 #[derive(Debug)]
 struct Operator {
     channel: Channel,
@@ -178,11 +180,11 @@ impl Operator {
     fn call(&self) -> Result<CallOptions> {
         CallOptions::new()
             .bearer(&self.key)
-            .context("the key is no header value")
+            .context("the key is not a valid header value")
     }
 }
 
-/// Starts a scan of the site's network and shows it until its end.
+/// Starts a scan of the site's network and prints its events until it ends.
 async fn scan(operator: &Operator, node: i64, network: Ipv4Network, show: &mut Show) -> Result<()> {
     wait_for_stream(operator, node).await?;
     let target = NmapModeRequest {
@@ -193,7 +195,7 @@ async fn scan(operator: &Operator, node: i64, network: Ipv4Network, show: &mut S
         mode: Some(Mode::Nmap(target)),
     };
     let scans = ScanClient::new(operator.channel.clone());
-    let asked = Instant::now();
+    let requested_at = Instant::now();
     let start = StartScanRequest {
         request_id: "demo".to_owned(),
         fleet_node_id: node,
@@ -212,12 +214,12 @@ async fn scan(operator: &Operator, node: i64, network: Ipv4Network, show: &mut S
     };
     let mut messages = scans.watch_scan(&watch, operator.call()?).await?;
     while let Some(message) = messages.message().await? {
-        show.message(&message, asked)?;
+        show.message(&message, requested_at)?;
     }
     Ok(())
 }
 
-/// A scan may queue, but a demonstration that begins with waiting shows nothing.
+/// Waits until the node is connected, because the demonstration should not start with a queued scan.
 async fn wait_for_stream(operator: &Operator, node: i64) -> Result<()> {
     let nodes = NodeClient::new(operator.channel.clone());
     for _ in 0..200 {
@@ -236,7 +238,7 @@ async fn wait_for_stream(operator: &Operator, node: i64) -> Result<()> {
     bail!("the node did not connect within 5 s")
 }
 
-/// The smallest network that holds every device of the site; the rest of it refuses.
+/// Returns the smallest network that contains every device of the site. Its other addresses refuse connections.
 fn covering(site: &Site) -> Result<Ipv4Network> {
     let devices: Vec<_> = site
         .addresses()
@@ -264,7 +266,7 @@ fn covering(site: &Site) -> Result<Ipv4Network> {
     )?)
 }
 
-/// Writes to standard output; a reader that left ends nothing.
+/// Writes a line to standard output. A closed pipe is not an error, because the demonstration continues.
 fn print(line: &str) -> std::io::Result<()> {
     match writeln!(std::io::stdout(), "{line}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),

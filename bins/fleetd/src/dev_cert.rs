@@ -8,12 +8,12 @@ use fleet_wire::listener::dev_certificate;
 use crate::cli::DevCertArgs;
 
 pub(crate) fn run(args: &DevCertArgs) -> Result<()> {
-    let made = dev_certificate(&args.names)?;
-    write_new(&args.key, 0o600, &made.key_pem)?;
-    write_new(&args.cert, 0o644, &made.cert_pem)?;
+    let certificate = dev_certificate(&args.names)?;
+    write_new(&args.key, 0o600, &certificate.key_pem)?;
+    write_new(&args.cert, 0o644, &certificate.cert_pem)?;
     writeln!(
         std::io::stderr(),
-        "wrote {} and {} for {}: serve with --tls-cert and --tls-key; nodes and fleetctl trust it with --ca {}",
+        "wrote {} and {} for {}: use them with `fleetd serve --tls-cert --tls-key`; nodes and fleetctl need --ca {}",
         args.cert.display(),
         args.key.display(),
         args.names.join(", "),
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &DevCertArgs) -> Result<()> {
     Ok(())
 }
 
-/// Never overwrites: a key that is in use may be the only one.
+/// Creates a file. It never overwrites one, because an existing key may be in use and have no copy.
 fn write_new(path: &Path, mode: u32, text: &str) -> Result<()> {
     let file = OpenOptions::new()
         .write(true)
@@ -31,7 +31,7 @@ fn write_new(path: &Path, mode: u32, text: &str) -> Result<()> {
         .open(path);
     let mut file = file.with_context(|| {
         format!(
-            "cannot create {}: remove it first, or name another file",
+            "cannot create {}: remove it first, or use another file",
             path.display()
         )
     })?;

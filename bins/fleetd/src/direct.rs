@@ -1,4 +1,4 @@
-//! What dials for the server on its own network: the scan engine and its drivers.
+//! Lets the server scan and pair in its own networks: implements the server's `Prober` with `fleet-scan`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,14 +14,14 @@ use ipnetwork::IpNetwork;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// How long a device may take for a reply, and to be identified: the addresses of a batch are the server's
-/// to dial for a few seconds only.
+/// Time limit of a reply. It is short because the server leases the addresses of a batch for a few seconds only.
 const REPLY: Duration = Duration::from_secs(3);
+/// Time limit of the identification of a device, for the same reason.
 const IDENTIFY: Duration = Duration::from_secs(8);
-/// Events that may wait between engine and server.
+/// Capacity of the channel between the scan engine and the server.
 const SINK: usize = 64;
 
-/// The path over these networks with the built-in drivers.
+/// Creates the path of the server into these networks, with the built-in drivers.
 pub(crate) fn path(networks: Vec<IpNetwork>) -> DirectPath {
     let options = ScanOptions {
         reply_timeout: REPLY,
@@ -58,16 +58,16 @@ impl Prober for Engine {
         cancel: CancellationToken,
     ) -> fleet_scan::BoxFuture<'a, Result<ProbeSummary, String>> {
         Box::pin(async move {
-            let leave = order.leave;
+            let permit = order.permit;
             let job = ScanJob {
                 ports: order.ports,
                 budget: order.budget,
-                guard: Guard::new(move |endpoint| leave.check(endpoint)),
+                guard: Guard::new(move |endpoint| permit.check(endpoint)),
                 ..ScanJob::new(order.addresses)
             };
-            let (sink, mut told) = mpsc::channel(SINK);
+            let (sink, mut found) = mpsc::channel(SINK);
             let forward = async {
-                while let Some(event) = told.recv().await {
+                while let Some(event) = found.recv().await {
                     if let Some(event) = translate(event)
                         && events.send(event).await.is_err()
                     {
@@ -85,8 +85,8 @@ impl Prober for Engine {
 
     fn pair<'a>(&'a self, order: PairOrder) -> fleet_scan::BoxFuture<'a, PairAnswer> {
         Box::pin(async move {
-            let leave = order.leave;
-            let guard = Guard::new(move |endpoint| leave.check(endpoint));
+            let permit = order.permit;
+            let guard = Guard::new(move |endpoint| permit.check(endpoint));
             let target = PairableDevice {
                 endpoint: order.endpoint,
                 driver: order.driver,
@@ -125,7 +125,7 @@ fn translate(event: ScanEvent) -> Option<ProbeEvent> {
     }
 }
 
-/// What was found, through the checks that a node's report goes through.
+/// Converts a found device to a report with the same checks as for a report of a node.
 fn report(device: &FoundDevice) -> Result<DeviceReport, fleet_core::RejectReason> {
     let text = |text: Option<String>| text.unwrap_or_default();
     DeviceReport::parse(RawDeviceReport {

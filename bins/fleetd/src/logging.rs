@@ -1,4 +1,4 @@
-//! Log lines on standard error.
+//! Logging to standard error.
 
 use tracing_subscriber::EnvFilter;
 
@@ -7,14 +7,15 @@ use crate::{
     config::{ConfigError, Log},
 };
 
-/// The crates below are loud at info.
-const QUIET: &str = "info,sea_orm_migration=warn,sqlx=warn,h2=warn,hyper=warn,mio=warn,rustls=warn";
+/// The default filter. The named crates log too much at info.
+const DEFAULT_FILTER: &str =
+    "info,sea_orm_migration=warn,sqlx=warn,h2=warn,hyper=warn,mio=warn,rustls=warn";
 
-/// Starts logging for the life of the process.
+/// Installs the global logger. `fallback` is the filter if the configuration has none.
 pub(crate) fn start(log: &Log, fallback: Option<&str>) -> Result<(), ConfigError> {
-    let text = log.filter.as_deref().or(fallback).unwrap_or(QUIET);
+    let text = log.filter.as_deref().or(fallback).unwrap_or(DEFAULT_FILTER);
     let filter = EnvFilter::try_new(text)
-        .map_err(|error| ConfigError::new(format!("log is `{text}`: {error}; write a level such as debug, or directives such as info,fleet_server=debug")))?;
+        .map_err(|error| ConfigError::new(format!("log is `{text}`: {error}; use a level such as debug, or directives such as info,fleet_server=debug")))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

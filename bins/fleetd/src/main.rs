@@ -1,4 +1,4 @@
-//! `fleetd`: parses the command line, wires the parts, runs them.
+//! `fleetd`: parses the command line and runs the command.
 
 mod admin;
 mod cli;
@@ -15,9 +15,9 @@ use std::{io::Write, process::ExitCode};
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 
-/// Wrong flags or configuration (sysexits EX_USAGE).
+/// Exit status for invalid flags or configuration (EX_USAGE of sysexits.h).
 const USAGE: u8 = 64;
-/// Database or port unavailable (sysexits EX_UNAVAILABLE).
+/// Exit status for an unavailable database or port (EX_UNAVAILABLE of sysexits.h).
 const UNAVAILABLE: u8 = 69;
 
 fn main() -> ExitCode {
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         }
     };
     let done = runtime.block_on(run(cli.command));
-    // Whatever still runs is not worth waiting for: everything that matters is in the database.
+    // Tasks that still run are not awaited: all state that matters is in the database.
     runtime.shutdown_background();
     done.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
@@ -58,7 +58,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "fleetd", &mut script);
-            // A reader that left, as `head` does, has what it wanted.
+            // A reader that closes the pipe early, such as `head`, is not an error.
             let _ = std::io::stdout().write_all(&script);
             Ok(())
         }

@@ -20,7 +20,7 @@ use crate::{
     direct, logging,
 };
 
-/// The port cannot be had.
+/// The server cannot listen on its address.
 #[derive(Debug)]
 pub(crate) struct BindError {
     pub(crate) address: SocketAddr,
@@ -31,7 +31,7 @@ impl std::fmt::Display for BindError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "cannot listen on {}: {}; stop what uses it, or choose another address with --listen",
+            "cannot listen on {}: {}; stop the process that uses the port, or use another address with --listen",
             self.address, self.source
         )
     }
@@ -45,8 +45,8 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let store = open(&config.database, config.migrate).await?;
     if !store.has_operators().await? {
         tracing::warn!(
-            "no operator exists yet, so nobody can sign in: on this machine, with the same --config or --database-url as here, run `fleetd admin create-operator --org ORG --email EMAIL --role admin`, then open {} and sign in with the password that it asks for or prints; `fleetd admin create-key --email EMAIL` makes a key for fleetctl",
-            page(&config)
+            page = page(&config),
+            "no operator exists, so nobody can sign in: create one on this machine with `fleetd admin create-operator --org ORG --email EMAIL --role admin` and the same --config or --database-url, then sign in on the web page"
         );
     }
     let descriptors = raise_descriptor_limit();
@@ -69,13 +69,13 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     };
     shutdown.cancelled().await;
     tracing::info!(
-        "going down: nodes are told, reports in hand are stored; a second signal ends at once"
+        "shutting down: notifying nodes and storing pending reports; a second signal exits at once"
     );
     notify(&[sd_notify::NotifyState::Stopping]);
     server.drain().await;
     closing.cancel();
     let drained = port.await.context("the port's task failed")?;
-    tracing::info!(cut = drained.cut, "down");
+    tracing::info!(cut = drained.cut, "shut down");
     Ok(())
 }
 
@@ -83,12 +83,12 @@ pub(crate) async fn migrate(args: DatabaseArgs) -> Result<()> {
     let database = config::database(args)?;
     logging::start(&database.log, None)?;
     open(&database, true).await?;
-    tracing::info!("the database has this version's schema");
+    tracing::info!("the database has the schema of this version");
     Ok(())
 }
 
-/// Opens the database. A file's schema is always brought up to date; a server's only when asked, since
-/// others may be using it.
+/// Opens the database. SQLite is always migrated. PostgreSQL is migrated only on request, because other servers
+/// may be using it with the old schema.
 pub(crate) async fn open(database: &Database, migrate: bool) -> Result<SqlStore, StoreError> {
     let mode = if migrate || database.url.starts_with("sqlite:") {
         MigrateMode::Migrate
@@ -98,8 +98,8 @@ pub(crate) async fn open(database: &Database, migrate: bool) -> Result<SqlStore,
     SqlStore::open(&database.url, mode).await
 }
 
-/// Raises the soft limit of open files to the hard one: a connection takes one, and login shells often
-/// give 1,024. Answers what there is now.
+/// Raises the soft limit of open files to the hard limit and returns it. Every connection needs a descriptor, and
+/// the soft limit of a login shell is often 1,024.
 fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -109,17 +109,17 @@ fn raise_descriptor_limit() -> usize {
     if setrlimit(Resource::Nofile, raised).is_err() {
         tracing::warn!(
             limit = limit.current,
-            "the limit of open files could not be raised"
+            "cannot raise the limit of open files"
         );
     }
-    // None is no limit.
+    // `None` means unlimited.
     let current = getrlimit(Resource::Nofile).current;
     current
         .and_then(|limit| usize::try_from(limit).ok())
         .unwrap_or(usize::MAX)
 }
 
-/// Binds the port.
+/// Binds a listening socket.
 pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(address)
         .await
@@ -146,7 +146,7 @@ fn listener_config(config: &Serve, descriptors: usize) -> Result<ListenerConfig>
     Ok(listening)
 }
 
-/// Where the web page is.
+/// Returns the URL of the web page.
 fn page(config: &Serve) -> String {
     let scheme = if config.tls.is_some() {
         "https"
@@ -177,7 +177,7 @@ fn server_config(config: &Serve) -> ServerConfig {
     }
 }
 
-/// Fires at the first SIGTERM or SIGINT; the second ends the process at once.
+/// Returns a token that the first SIGTERM or SIGINT cancels. The second signal exits the process at once.
 pub(crate) fn on_signals() -> Result<CancellationToken> {
     let mut term = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut int = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -198,9 +198,9 @@ pub(crate) fn on_signals() -> Result<CancellationToken> {
     Ok(token)
 }
 
-/// Tells systemd, if it listens.
+/// Notifies systemd, if it runs this process.
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd was not told");
+        tracing::debug!(%error, "cannot notify systemd");
     }
 }

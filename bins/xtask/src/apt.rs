@@ -1,4 +1,4 @@
-//! Installing Debian packages where that is permitted: as root, with apt-get, and not declined by the user.
+//! Installs Debian packages: only as root, with apt-get, and unless the user declined.
 
 use std::{path::Path, process::Command};
 
@@ -6,23 +6,23 @@ use anyhow::{Result, bail};
 
 use crate::proc::{self, OnExit};
 
-/// Set (to anything) to keep xtask from installing packages.
+/// If set to anything, xtask installs no packages.
 const DECLINED: &str = "FLEET_NO_INSTALL";
 
-/// Debian's hook that package scripts ask before they start a service.
+/// Debian's hook: package scripts run it before they start a service.
 const SERVICE_POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Installs Debian packages; no service that they bring is started.
+/// Installs Debian packages without starting their services.
 ///
 /// # Errors
-/// When it is not permitted or did not work; the text is fit to stand behind "skipped:".
+/// If installing is not permitted or fails. The text completes "skipped:".
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let wanted = packages.join(", ");
     if std::env::var_os(DECLINED).is_some() {
         bail!("{wanted} not installed, and {DECLINED} is set");
     }
     if !proc::is_root() {
-        bail!("{wanted} not installed, and only root may install it");
+        bail!("{wanted} not installed, and installing needs root");
     }
     let Some(apt) = proc::which("apt-get") else {
         bail!("{wanted} not installed, and there is no apt-get");
@@ -47,7 +47,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Forbids package scripts to start services for as long as the value lives; an existing policy stays.
+/// Keeps package scripts from starting services until the value is dropped. An existing policy stays.
 fn keep_services_down() -> Result<Option<OnExit>> {
     if Path::new(SERVICE_POLICY).exists() {
         return Ok(None);

@@ -1,42 +1,63 @@
-//! What the steps around cargo do, one function each. Python's and the browser's are in [`crate::python`].
+//! The steps of a test run, one function each, except Python and the browser ([`crate::python`]).
 
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::{lab, postgres::Cluster, proc, purity, python, session::Session, steps::Verdict};
+use crate::{
+    lab, links, postgres::Cluster, proc, purity, python, session::Session, steps::Verdict, words,
+};
 
-/// Longest time for a cargo command that compiles at most some crates.
+/// Time limit of a cargo command that compiles few crates.
 const SHORT: Duration = Duration::from_secs(10 * 60);
 
-/// Longest time for a build from nothing, and for all tests.
+/// Time limit of a full build, and of all tests.
 const LONG: Duration = Duration::from_secs(20 * 60);
 
-/// Tests of this name need namespaces: they are marked `#[ignore]`, and [`lab()`] runs them.
+/// Tests with this prefix need namespaces. They are marked `#[ignore]`, and [`lab()`] runs them.
 const LAB_PREFIX: &str = "lab_";
 
+/// The import options of rustfmt.toml need nightly. Without nightly they are ignored with a warning, and only the rest
+/// is checked.
 pub(crate) fn fmt(session: &mut Session) -> Result<Verdict> {
-    session.check(session.cargo(&["fmt", "--all", "--check"]), SHORT)
+    let nightly = ["+nightly", "fmt", "--all", "--check"];
+    let has_nightly = proc::capture(&mut session.cargo(&["+nightly", "fmt", "--version"])).is_ok();
+    if !has_nightly {
+        println!("nightly rustfmt is not installed: the order of imports is not checked");
+    }
+    session.check(session.cargo(&nightly[usize::from(!has_nightly)..]), SHORT)
+}
+
+pub(crate) fn words(session: &mut Session) -> Result<Verdict> {
+    Ok(judge(&words::check(&session.root)?))
+}
+
+pub(crate) fn links(session: &mut Session) -> Result<Verdict> {
+    Ok(judge(&links::check(&session.root)?))
 }
 
 pub(crate) fn purity(session: &mut Session) -> Result<Verdict> {
     let findings = purity::check(&session.root)?;
-    findings
-        .violations
-        .iter()
-        .for_each(|violation| println!("{violation}"));
     if let Some(reason) = findings.without_wasm {
         let tests = session.tests.insert(crate::tally::Tally::default());
         tests.passed = u64::from(findings.violations.is_empty());
         tests.skipped.push((
-            "purity: compilation without an operating system".into(),
+            "purity: build for a target without an operating system".into(),
             reason,
         ));
     }
-    Ok(match findings.violations.len() {
+    Ok(judge(&findings.violations))
+}
+
+/// Prints violations, one sentence each; a step passes without any.
+fn judge(violations: &[String]) -> Verdict {
+    violations
+        .iter()
+        .for_each(|violation| println!("{violation}"));
+    match violations.len() {
         0 => Verdict::Passed,
         count => Verdict::Failed(format!("{count} violations")),
-    })
+    }
 }
 
 pub(crate) fn clippy(session: &mut Session) -> Result<Verdict> {
@@ -61,7 +82,7 @@ pub(crate) fn docs(session: &mut Session) -> Result<Verdict> {
 
 pub(crate) fn postgres(session: &mut Session) -> Result<Verdict> {
     if std::env::var_os(crate::postgres::ENV).is_some() {
-        println!("{} is set: that server is used", crate::postgres::ENV);
+        println!("{} is set, and that server is used", crate::postgres::ENV);
         return Ok(Verdict::Passed);
     }
     match Cluster::start() {
@@ -74,7 +95,7 @@ pub(crate) fn postgres(session: &mut Session) -> Result<Verdict> {
     }
 }
 
-/// Builds binaries and tests in one go: asked for apart, cargo would settle features twice and compile twice.
+/// Builds programs and tests in one command. Two commands would resolve features differently and compile twice.
 pub(crate) fn build(session: &mut Session) -> Result<Verdict> {
     session.check(
         session.cargo(&["build", "--workspace", "--all-targets"]),
@@ -105,7 +126,7 @@ pub(crate) fn lab(session: &mut Session) -> Result<Verdict> {
     if let Err(error) = lab::permitted() {
         return Ok(Verdict::Skipped(format!("{error:#}")));
     }
-    // The glob takes the integration tests only; `--package` would settle features anew and compile again.
+    // The glob selects integration tests only. `--package` would resolve features differently and compile again.
     let filter = [
         "test",
         "--workspace",
@@ -123,7 +144,7 @@ pub(crate) fn lab(session: &mut Session) -> Result<Verdict> {
         .is_some_and(|tests| tests.passed + tests.failed > 0);
     if verdict == Verdict::Passed && !ran {
         return Ok(Verdict::Skipped(format!(
-            "no integration test is named {LAB_PREFIX}*"
+            "no integration test has a name like {LAB_PREFIX}*"
         )));
     }
     Ok(verdict)
@@ -141,7 +162,7 @@ pub(crate) fn advisories(session: &mut Session) -> Result<Verdict> {
             "cargo-deny is not installed (`cargo install cargo-deny`)".into(),
         ));
     }
-    // What needs no network is checked in any case.
+    // These checks need no network.
     let offline = session.check(
         session.cargo(&["deny", "check", "bans", "licenses", "sources"]),
         SHORT,
@@ -160,10 +181,24 @@ pub(crate) fn advisories(session: &mut Session) -> Result<Verdict> {
     )
 }
 
-/// On stable: only running the targets takes cargo-fuzz and a nightly compiler. Dependencies were checked before.
+/// Checks packaging without the network, and without building each package: the workspace build has compiled the same
+/// sources, and a build from the packages takes minutes.
+pub(crate) fn package(session: &mut Session) -> Result<Verdict> {
+    let arguments = [
+        "package",
+        "--workspace",
+        "--no-verify",
+        "--offline",
+        "--allow-dirty",
+        "--quiet",
+    ];
+    session.check(session.cargo(&arguments), SHORT)
+}
+
+/// Compiles on stable. Only running the targets needs cargo-fuzz and a nightly compiler.
 pub(crate) fn fuzz_build(session: &mut Session) -> Result<Verdict> {
     if proc::which("c++").is_none() {
-        let reason = "libFuzzer takes a C++ compiler; the corpora are replayed by the tests";
+        let reason = "libFuzzer needs a C++ compiler; the tests replay the corpora";
         return Ok(Verdict::Skipped(reason.into()));
     }
     let target = session.bin_dir.parent().unwrap_or(&session.bin_dir);
@@ -177,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_tests_whose_own_name_starts_so_belong_to_the_lab() {
+    fn only_tests_with_the_prefix_in_their_own_name_belong_to_the_lab() {
         assert!(belongs_to_lab("boundary::lab_scan_crosses_it"));
         assert!(belongs_to_lab("lab_scan_crosses_it"));
         assert!(!belongs_to_lab("slab_grows"));

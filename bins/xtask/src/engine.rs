@@ -1,8 +1,8 @@
 //! `prove engine`: our scan engine beside nmap, zmap and RustScan, in one run, on the same simulated site.
 //!
-//! A lab of network namespaces holds the site ([`crate::lab::Bed`]); [`cases`] says what is scanned and what is wanted,
-//! [`tools`] knows the scanners, [`mod@measure`] what one run costs, [`extras`] is what is no comparison. Ratios decide,
-//! since they hold on any machine; absolute figures are printed beside what is aimed at.
+//! Network namespaces hold the site ([`crate::lab::TestBed`]). [`cases`] lists sites and thresholds, [`tools`] the
+//! scanners, [`mod@measure`] measures one run, and [`extras`] has the measurements without a competitor. Ratios decide,
+//! because they hold on any machine. Absolute figures are printed beside their targets.
 
 mod cases;
 mod extras;
@@ -20,25 +20,25 @@ use tools::Tool;
 
 use crate::{proc, session};
 
-/// How often each scanner runs; medians are compared.
+/// Runs of each scanner. Medians are compared.
 const ROUNDS: usize = 5;
 
-/// Runs the cases, all or those that are named; says whether every ratio holds and nothing was missed. `--quick` runs
-/// ours no more often than the others, and leaves out what takes minutes.
-pub(crate) fn prove(words: &[&str]) -> Result<bool> {
-    let (quick, names) = match words {
+/// Runs all cases, or the named ones. Returns whether every ratio holds and nothing was missed. `--quick` runs our
+/// engine no more often than the others, and leaves out the measurements that take minutes.
+pub(crate) fn prove(arguments: &[&str]) -> Result<bool> {
+    let (quick, names) = match arguments {
         ["--quick", names @ ..] => (true, names),
         names => (false, names),
     };
     let known = cases::names();
     if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
         bail!(
-            "prove engine `{unknown}`: the cases are {}",
+            "prove engine: `{unknown}` is not a case; the cases are {}",
             known.join(", ")
         );
     }
     if !proc::is_root() {
-        bail!("prove engine makes network namespaces, which takes root");
+        bail!("prove engine creates network namespaces, which needs root");
     }
     tools::required()?;
     proc::capture(session::cargo().args([
@@ -76,13 +76,13 @@ pub(crate) fn prove(words: &[&str]) -> Result<bool> {
     Ok(holds)
 }
 
-/// What a tool did in all its runs.
+/// All runs of one tool.
 struct Runs {
     tool: Tool,
     figures: Vec<Figures>,
-    /// Runs that found exactly what is there.
+    /// Runs that found exactly the devices of the site.
     exact: usize,
-    /// The fewest that were found.
+    /// The fewest devices found in a run.
     fewest: usize,
     median: Figures,
 }
@@ -127,11 +127,11 @@ impl Case {
             run.print(self.devices);
             if run.tool.is_ours() {
                 let (exact, all) = (run.exact, run.figures.len());
-                println!("        {exact} of {all} runs found exactly what is there");
+                println!("        {exact} of {all} runs found exactly the devices of the site");
                 holds &= exact == all;
             }
         }
-        for tool in self.tools.iter().filter(|tool| !tool.is_there()) {
+        for tool in self.tools.iter().filter(|tool| !tool.is_installed()) {
             println!("    {:<28} not measured: not installed", tool.name());
         }
         if let Some(ours) = runs.iter().find(|run| run.tool == Tool::Ours) {
@@ -141,11 +141,12 @@ impl Case {
         Ok(holds)
     }
 
-    /// All tools in turns, so that what else the machine does hits all of them; what ours has more runs comes after.
+    /// Runs the tools alternately, because other load on the machine then affects all of them. The additional runs of
+    /// our engine follow.
     fn measure(&self, quick: bool) -> Result<Vec<Runs>> {
         let bed = extras::bed(self.subnet, self.devices, self.layout)?;
         let truth: BTreeSet<Ipv4Addr> = bed.devices().iter().copied().collect();
-        let there = self.tools.iter().filter(|tool| tool.is_there());
+        let there = self.tools.iter().filter(|tool| tool.is_installed());
         let mut runs: Vec<(Tool, Vec<Figures>)> = there.map(|tool| (*tool, Vec::new())).collect();
         let most = if quick { ROUNDS } else { self.runs };
         for round in 0..most.max(ROUNDS) {
@@ -163,7 +164,7 @@ impl Case {
     fn print_aims(&self, runs: &[Runs], ours: &Figures) {
         let aim = |what: &str, is: Duration, aim: Duration| {
             let met = if is <= aim { "met" } else { "not met" };
-            println!("    {what}: {is:.3?}, aimed at {aim:?}: {met}");
+            println!("    {what}: {is:.3?}, target {aim:?}: {met}");
         };
         for (tool, wall) in self.aims {
             if let Some(run) = runs.iter().find(|run| run.tool == *tool) {
@@ -174,7 +175,7 @@ impl Case {
             aim("first device", first, FIRST);
         }
         if let (Some(cpu), Ok(devices)) = (self.cpu, u32::try_from(self.devices)) {
-            aim("CPU a device", ours.cpu / devices, cpu);
+            aim("CPU per device", ours.cpu / devices, cpu);
         }
         if ours.memory > MEMORY {
             println!("    more than {} MiB", MEMORY / 1024);
@@ -188,7 +189,7 @@ impl Case {
             let held = ratio >= wanted;
             holds &= held;
             println!(
-                "    {ratio:.2} times as fast as {who} (wanted {wanted:.2}): {}",
+                "    {ratio:.2} times as fast as {who} (threshold {wanted:.2}): {}",
                 if held { "holds" } else { "FAILS" }
             );
         };

@@ -1,6 +1,6 @@
 //! A site behind a real network boundary, on one machine: three network namespaces, the site's addresses
-//! routed and mostly dark. [`network`] makes and removes them, [`services`] runs the fleet in them; [`run`] is
-//! the command.
+//! routed and mostly dark. [`network`] creates and removes them, [`services`] runs server and node in them, and
+//! [`run`] executes the command.
 //!
 //! ```text
 //!   fleet-hub  10.78.0.1 --- 10.78.0.2  fleet-node  10.77.255.1 --- 10.77.255.2  fleet-site  10.77.0.0/22
@@ -22,38 +22,38 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-pub(crate) use bed::{Bed, IdleNode, Site};
+pub(crate) use bed::{IdleNode, Site, TestBed};
 use network::{HUB_ADDRESS, Network};
-pub(crate) use network::{Layout, Place};
+pub(crate) use network::{Layout, Zone};
 use services::Services;
 
 use crate::{proc, session};
 
-/// The lab that is meant when none is named.
+/// Name of the lab if none is given.
 const NAME: &str = "fleet";
 
-/// How long a lab's name may be, in bytes.
+/// Longest name of a lab, in bytes.
 const LONGEST_NAME: usize = 32;
 
-/// How many hosts the site has unless told otherwise; the rest of [`SUBNET`] is dark.
+/// Default number of hosts of the site. The rest of [`SUBNET`] is dark.
 const DEVICES: usize = 300;
 
 /// The network of the site.
 const SUBNET: &str = "10.77.0.0/22";
 
-/// How long a program of the lab may take to get ready.
+/// Time limit for a program of the lab to become ready.
 const START: Duration = Duration::from_secs(30);
 
-/// What to do with which lab; labs of different names stand side by side.
+/// A request for one lab. Labs with different names can exist at the same time.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Order {
-    /// Namespaces are this and the name of the place.
+pub(crate) struct LabCommand {
+    /// Prefix of the namespaces' names.
     name: String,
     request: Request,
 }
 
-impl Order {
-    /// Reads what follows `lab` on the command line.
+impl LabCommand {
+    /// Parses the arguments after `lab`.
     pub(crate) fn parse(options: &[&str]) -> Result<Self> {
         let (name, rest) = match options {
             ["--name", name, rest @ ..] => (*name, rest),
@@ -62,7 +62,9 @@ impl Order {
         let is_plain =
             |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_plain) {
-            bail!("--name `{name}`: up to {LONGEST_NAME} of a-z, 0-9 and - name a lab");
+            bail!(
+                "--name `{name}` is invalid: use up to {LONGEST_NAME} characters of a-z, 0-9 and -"
+            );
         }
         Ok(Self {
             name: name.to_owned(),
@@ -73,14 +75,14 @@ impl Order {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Request {
-    /// Make it, in place of one that is there.
+    /// Create it, and replace an existing one.
     Up { devices: usize },
-    /// Remove it, if it is there.
+    /// Remove it, if it exists.
     Down,
-    /// Run a scan from its hub and watch it; the words are for `fleetctl scan start`.
-    Scan { words: Vec<String> },
-    /// Run a command inside one of its places.
-    Exec { place: Place, words: Vec<String> },
+    /// Run a scan from its hub and watch it. The arguments are for `fleetctl scan start`.
+    Scan { arguments: Vec<String> },
+    /// Run a command inside one of its zones.
+    Exec { zone: Zone, arguments: Vec<String> },
 }
 
 impl Request {
@@ -94,36 +96,36 @@ impl Request {
                 Ok(Self::Up { devices })
             }
             ["down"] => Ok(Self::Down),
-            ["scan", words @ ..] => {
-                let has_target = words.first().is_some_and(|word| !word.starts_with('-'));
+            ["scan", arguments @ ..] => {
+                let has_target = arguments.first().is_some_and(|word| !word.starts_with('-'));
                 let target = (!has_target).then_some(&SUBNET);
-                let words = target.into_iter().chain(words);
+                let arguments = target.into_iter().chain(arguments);
                 Ok(Self::Scan {
-                    words: words.map(|word| (*word).to_owned()).collect(),
+                    arguments: arguments.map(|word| (*word).to_owned()).collect(),
                 })
             }
-            ["exec", place, words @ ..] if !words.is_empty() => {
-                let place = Place::ALL.into_iter().find(|known| known.name() == *place);
-                let place = place.context("lab exec: the places are hub, node and site")?;
+            ["exec", zone, arguments @ ..] if !arguments.is_empty() => {
+                let zone = Zone::ALL.into_iter().find(|known| known.name() == *zone);
+                let zone = zone.context("lab exec: the zones are hub, node and site")?;
                 Ok(Self::Exec {
-                    place,
-                    words: words.iter().map(|word| (*word).to_owned()).collect(),
+                    zone,
+                    arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
                 })
             }
             other => bail!(
-                "lab `{}`: up [--devices N], scan [TARGET], down and exec PLACE COMMAND... are known",
+                "lab `{}` is invalid; use up [--devices N], scan [TARGET], down, or exec ZONE COMMAND...",
                 other.join(" ")
             ),
         }
     }
 }
 
-/// Does what was asked and says whether it went well.
-pub(crate) fn run(order: &Order) -> Result<bool> {
+/// Executes the request and returns whether it succeeded.
+pub(crate) fn run(command: &LabCommand) -> Result<bool> {
     permitted()?;
-    let network = Network::new(&order.name)?;
-    let files = files(&order.name);
-    match &order.request {
+    let network = Network::new(&command.name)?;
+    let files = files(&command.name);
+    match &command.request {
         Request::Up { devices } => {
             network.down()?;
             let made = up(&network, &files, *devices);
@@ -141,44 +143,44 @@ pub(crate) fn run(order: &Order) -> Result<bool> {
             println!(
                 "{}",
                 if removed == 0 {
-                    "there was no lab"
+                    "there is no lab"
                 } else {
-                    "the lab is gone"
+                    "the lab is removed"
                 }
             );
             Ok(true)
         }
-        Request::Scan { words } => {
+        Request::Scan { arguments } => {
             standing(&network)?;
             let bin_dir = session::bin_dir()?;
             let mut scan = Services::new(&network, &bin_dir, &files).scan()?;
-            Ok(scan.args(words).status()?.success())
+            Ok(scan.args(arguments).status()?.success())
         }
-        Request::Exec { place, words } => {
+        Request::Exec { zone, arguments } => {
             standing(&network)?;
-            let mut command = network.exec(*place, &words[0]);
-            Ok(command.args(&words[1..]).status()?.success())
+            let mut command = network.exec(*zone, &arguments[0]);
+            Ok(command.args(&arguments[1..]).status()?.success())
         }
     }
 }
 
 fn standing(network: &Network) -> Result<()> {
     if !network.is_up()? {
-        bail!("there is no lab; `cargo xtask lab up` makes one");
+        bail!("there is no lab; run `cargo xtask lab up` first");
     }
     Ok(())
 }
 
-/// Says why this machine or user cannot have a lab, if so.
+/// Fails if this machine or user cannot create a lab.
 pub(crate) fn permitted() -> Result<()> {
     if !proc::is_root() {
-        bail!("network namespaces are made by root");
+        bail!("network namespaces need root");
     }
     let ip = proc::which("ip").context("`ip` (the iproute2 package) is missing")?;
-    // Containers often have root without the right to make namespaces.
+    // In containers, root often may not create namespaces.
     let probe = format!("{NAME}-probe-{}", std::process::id());
     proc::capture(Command::new(&ip).args(["netns", "add", &probe]))
-        .context("namespaces are refused here")?;
+        .context("namespaces are not permitted here")?;
     proc::capture(Command::new(&ip).args(["netns", "delete", &probe]))?;
     Ok(())
 }
@@ -189,7 +191,7 @@ fn up(network: &Network, files: &Path, devices: usize) -> Result<()> {
         let program = bin_dir.join(name);
         if !program.exists() {
             bail!(
-                "{} is missing: `cargo build --workspace --bins` makes it",
+                "{} is missing; run `cargo build --workspace --bins` first",
                 program.display()
             );
         }
@@ -205,7 +207,7 @@ fn up(network: &Network, files: &Path, devices: usize) -> Result<()> {
     network.up(SUBNET, &addresses(&truth)?, Layout::Routed)?;
     services::make_folder(files)?;
     std::fs::write(files.join("truth.ndjson"), truth)?;
-    let mut simulate = network.exec(Place::Site, &simulator);
+    let mut simulate = network.exec(Zone::Site, &simulator);
     simulate
         .args(&site)
         .arg("--journal")
@@ -213,15 +215,15 @@ fn up(network: &Network, files: &Path, devices: usize) -> Result<()> {
     start(simulate, &files.join("fleet-sim.log"), "ready:")?;
     Services::new(network, &bin_dir, files).up(&[])?;
     println!(
-        "{devices} hosts in {SUBNET}, seen from the node; the hub ({HUB_ADDRESS}) has no way there\n\
-         logs, what exists and what was touched: {}\n\
+        "{devices} hosts in {SUBNET}, reachable from the node; the hub ({HUB_ADDRESS}) has no route to them\n\
+         logs, expected devices and recorded connections: {}\n\
          `cargo xtask lab scan` scans it, `cargo xtask lab down` removes it",
         files.display()
     );
     Ok(())
 }
 
-/// Starts a program that outlives this one (`lab down` ends it) and waits for `ready` in its log.
+/// Starts a program that outlives this one (`lab down` stops it) and waits for `ready` in its log.
 fn start(mut command: Command, log: &Path, ready: &str) -> Result<()> {
     let output = File::create(log).with_context(|| format!("making {}", log.display()))?;
     command
@@ -232,26 +234,26 @@ fn start(mut command: Command, log: &Path, ready: &str) -> Result<()> {
     let mut child = command.spawn().context("starting `ip netns exec`")?;
     let deadline = Instant::now() + START;
     loop {
-        let said = std::fs::read(log).unwrap_or_default();
-        if String::from_utf8_lossy(&said).contains(ready) {
+        let output = std::fs::read(log).unwrap_or_default();
+        if String::from_utf8_lossy(&output).contains(ready) {
             return Ok(());
         }
         let ended = child.try_wait()?;
         if ended.is_some() || Instant::now() >= deadline {
-            let how = ended.map_or("it is not ready in time".into(), |status| {
+            let how = ended.map_or("it did not become ready in time".into(), |status| {
                 status.to_string()
             });
             bail!(
-                "{} tells: {} ({how})",
+                "the last line of {} is: {} ({how})",
                 log.display(),
-                proc::last_line(&said).unwrap_or_default()
+                proc::last_line(&output).unwrap_or_default()
             );
         }
         thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Takes the addresses out of the simulator's lines, `{"address":"10.77.0.9","truth":...}`.
+/// Parses the addresses in the simulator's lines, `{"address":"10.77.0.9","truth":...}`.
 fn addresses(truth: &str) -> Result<Vec<Ipv4Addr>> {
     let address = |line: &str| {
         line.strip_prefix(r#"{"address":""#)?
@@ -263,13 +265,14 @@ fn addresses(truth: &str) -> Result<Vec<Ipv4Addr>> {
     truth
         .lines()
         .map(|line| {
-            address(line)
-                .with_context(|| format!("fleet-sim said `{line}`, which starts with no address"))
+            address(line).with_context(|| {
+                format!("fleet-sim printed `{line}`, which does not start with an address")
+            })
         })
         .collect()
 }
 
-/// Where a lab keeps its logs and records.
+/// The directory of a lab's logs and records.
 fn files(name: &str) -> PathBuf {
     Path::new("/run").join(format!("{name}-lab"))
 }
@@ -279,17 +282,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_are_read_and_wrong_ones_name_what_would_do() {
-        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    fn requests_are_parsed_and_errors_list_the_valid_forms() {
+        let owned = |arguments: &[&str]| arguments.iter().map(|word| (*word).to_owned()).collect();
         let up = |devices| Request::Up { devices };
-        let scan = |words| Request::Scan {
-            words: owned(words),
+        let scan = |arguments| Request::Scan {
+            arguments: owned(arguments),
         };
         let exec = Request::Exec {
-            place: Place::Node,
-            words: owned(&["ip", "addr"]),
+            zone: Zone::Node,
+            arguments: owned(&["ip", "addr"]),
         };
-        for (words, name, request) in [
+        for (arguments, name, request) in [
             (&["up"][..], NAME, up(DEVICES)),
             (&["up", "--devices", "5"], NAME, up(5)),
             (&["--name", "other-1", "up"], "other-1", up(DEVICES)),
@@ -298,27 +301,31 @@ mod tests {
             (&["scan", "10.77.1.1"], NAME, scan(&["10.77.1.1"])),
             (&["exec", "node", "ip", "addr"], NAME, exec),
         ] {
-            let order = Order {
+            let command = LabCommand {
                 name: name.to_owned(),
                 request,
             };
-            assert_eq!(Order::parse(words).expect("an order"), order, "{words:?}");
+            assert_eq!(
+                LabCommand::parse(arguments).expect("an command"),
+                command,
+                "{arguments:?}"
+            );
         }
         for (wrong, hint) in [
             (&["up", "--devices", "many"][..], "many"),
             (&["exec", "moon", "ip"], "hub, node and site"),
-            (&["exec", "node"], "exec PLACE COMMAND"),
+            (&["exec", "node"], "exec ZONE COMMAND"),
             (&["--name", "../up", "up"], "a-z"),
             (&["--name", "", "up"], "a-z"),
             (&[], "down"),
         ] {
-            let error = format!("{:#}", Order::parse(wrong).expect_err("wrong"));
+            let error = format!("{:#}", LabCommand::parse(wrong).expect_err("wrong"));
             assert!(error.contains(hint), "{wrong:?}: {error}");
         }
     }
 
     #[test]
-    fn addresses_come_out_of_the_simulators_lines() {
+    fn addresses_are_parsed_from_the_simulators_lines() {
         let truth = "{\"address\":\"10.77.0.9\",\"truth\":{}}\n{\"address\":\"10.77.3.1\",\"truth\":null}\n";
         let expected = [Ipv4Addr::new(10, 77, 0, 9), Ipv4Addr::new(10, 77, 3, 1)];
         assert_eq!(addresses(truth).expect("two lines"), expected);

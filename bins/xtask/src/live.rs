@@ -1,4 +1,4 @@
-//! A `fleetd` of its own for tests of other languages: temporary database, one administrator, one key.
+//! A separate `fleetd` for tests in other languages: temporary database, one administrator, one key.
 
 use std::{
     fs::File,
@@ -14,20 +14,20 @@ use anyhow::{Context, Result, bail};
 
 use crate::proc::{self, Background, Scratch};
 
-/// How long a server may take to answer its readiness check.
+/// Time limit for a server to become ready.
 const START: Duration = Duration::from_secs(30);
 
-/// How long a demonstration may take to its invitation, its first scan included.
+/// Time limit for a demo to print its address, including its first scan.
 const DEMO: Duration = Duration::from_secs(90);
 
 const EMAIL: &str = "lab@example.org";
 
-/// A running server; dropping it stops the process, then removes its files.
+/// A running server. Dropping it stops the process and removes its files.
 #[derive(Debug)]
 pub(crate) struct Server {
     _process: Background,
     _files: Scratch,
-    /// Where it listens, as `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`.
     pub(crate) url: String,
     /// The administrator's API key.
     pub(crate) key: String,
@@ -68,26 +68,26 @@ impl Server {
     }
 }
 
-/// Devices of the demonstration: enough for a scan that lasts a few seconds.
+/// Devices of the demo: enough for a scan that lasts a few seconds.
 const DEMO_DEVICES: &str = "250";
 
-/// A running demonstration: a server with a simulated site and a node; dropping it ends all of them.
+/// A running demo: a server with a simulated site and a node. Dropping it stops all of them.
 #[derive(Debug)]
 pub(crate) struct Demo {
     _process: Background,
     _files: Scratch,
-    /// Where it listens.
+    /// URL of the server.
     pub(crate) url: String,
     /// The administrator's API key.
     pub(crate) key: String,
-    /// What the administrator signs in with on the page.
+    /// The administrator's e-mail.
     pub(crate) email: String,
-    /// The password that goes with it.
+    /// The administrator's password.
     pub(crate) password: String,
 }
 
 impl Demo {
-    /// Starts `fleetd demo` on a free loopback port and waits until it invites to its page.
+    /// Starts `fleetd demo` on a free loopback port and waits until it prints its address.
     pub(crate) fn start(bin_dir: &Path) -> Result<Self> {
         let files = Scratch::new("fleet-demo")?;
         let log = files.path().join("demo.log");
@@ -105,8 +105,8 @@ impl Demo {
         let mut process = Background::start(&mut demo)?;
         let deadline = Instant::now() + DEMO;
         loop {
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            let word = |label| word_after(&said, label);
+            let output = std::fs::read_to_string(&log).unwrap_or_default();
+            let word = |label| word_after(&output, label);
             if let (Some(url), Some(email), Some(password), Some(key)) = (
                 word("web page"),
                 word("e-mail "),
@@ -123,11 +123,11 @@ impl Demo {
                 });
             }
             if let Some(status) = process.ended()? {
-                bail!("fleetd demo ended at once ({status}): {said}");
+                bail!("fleetd demo ended at once ({status}): {output}");
             }
             if Instant::now() >= deadline {
                 bail!(
-                    "fleetd demo is not ready after {} s: {said}",
+                    "fleetd demo is not ready after {} s: {output}",
                     DEMO.as_secs()
                 );
             }
@@ -147,7 +147,7 @@ fn word_after(text: &str, label: &str) -> Option<String> {
         .map(|word| word.trim_end_matches('/').to_owned())
 }
 
-/// Makes the first operator of a database and returns the key.
+/// Creates the first operator of a database and returns the key.
 pub(crate) fn create_operator(fleetd: &Path, database: &str) -> Result<String> {
     let admin = |arguments: &[&str]| {
         let mut command = Command::new(fleetd);
@@ -176,20 +176,20 @@ fn wait_until_ready(process: &mut Background, address: SocketAddr, log: &Path) -
         if is_ready(address) {
             return Ok(());
         }
-        let said = || {
+        let last_line = || {
             std::fs::read(log)
                 .ok()
                 .and_then(|text| proc::last_line(&text))
                 .unwrap_or_default()
         };
         if let Some(status) = process.ended()? {
-            bail!("fleetd ended at once ({status}): {}", said());
+            bail!("fleetd ended at once ({status}): {}", last_line());
         }
         if Instant::now() >= deadline {
             bail!(
                 "fleetd is not ready after {} s: {}",
                 START.as_secs(),
-                said()
+                last_line()
             );
         }
         thread::sleep(Duration::from_millis(50));
@@ -197,7 +197,7 @@ fn wait_until_ready(process: &mut Background, address: SocketAddr, log: &Path) -
 }
 
 fn is_ready(address: SocketAddr) -> bool {
-    let ask = || -> Result<bool> {
+    let request = || -> Result<bool> {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
         write!(
@@ -207,10 +207,10 @@ fn is_ready(address: SocketAddr) -> bool {
         let mut status = [0; 12];
         stream
             .read_exact(&mut status)
-            .context("an answer shorter than a status line")?;
+            .context("the answer is shorter than a status line")?;
         Ok(&status == b"HTTP/1.1 200")
     };
-    ask().unwrap_or(false)
+    request().unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -218,13 +218,13 @@ mod tests {
     use super::word_after;
 
     #[test]
-    fn address_and_key_are_read_from_the_invitation() {
-        let said = "\nThe demonstration stays up.\n  web page   http://127.0.0.1:8420/\n  key        fok_x\n";
+    fn address_and_key_are_parsed_from_the_output() {
+        let output = "\nThe demonstration stays up.\n  web page   http://127.0.0.1:8420/\n  key        fok_x\n";
         assert_eq!(
-            word_after(said, "web page").as_deref(),
+            word_after(output, "web page").as_deref(),
             Some("http://127.0.0.1:8420")
         );
-        assert_eq!(word_after(said, "key ").as_deref(), Some("fok_x"));
+        assert_eq!(word_after(output, "key ").as_deref(), Some("fok_x"));
         assert_eq!(word_after("starting", "key "), None);
     }
 }

@@ -1,15 +1,17 @@
-//! The project's chores: `cargo xtask test` is what CI runs and what a newcomer runs.
-//! This file reads the command line; [`steps`] holds the list of what a test run does.
+//! Checks, labs and proofs of the workspace. `cargo xtask test` is what CI and contributors run.
+//! This file parses the command line; [`steps`] lists the steps of a test run.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "xtask talks to a terminal"
+    reason = "a program for terminals"
 )]
 
 mod apt;
 mod checks;
 mod engine;
+mod files;
 mod lab;
+mod links;
 mod live;
 mod postgres;
 mod proc;
@@ -19,48 +21,49 @@ mod python;
 mod session;
 mod steps;
 mod tally;
+mod words;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-/// The exit code for a command line that cannot be understood (EX_USAGE of sysexits.h).
+/// The exit code for a command line that is invalid (EX_USAGE of sysexits.h).
 const USAGE: u8 = 64;
 
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
   test [--only STEP]... [--skip STEP]... [--list]
-               run everything that CI runs, or some steps of it
-  purity       check that the crates that decide reach no clock, randomness or IO
+               run everything that CI runs, or some of its steps
+  purity       check that the pure crates use no clock, randomness or IO
   postgres     start a temporary PostgreSQL, print its URL, remove it at Ctrl-C
   lab [--name NAME] up [--devices N] | scan [TARGET] | down | exec hub|node|site COMMAND...
                a site behind a real network boundary, in network namespaces (root, Linux);
-               words after TARGET are for `fleetctl scan start`
+               arguments after TARGET go to `fleetctl scan start`
   prove boundary [PROOF]...
-               show by exhaustion and great numbers that nothing crosses the trust boundary (minutes,
-               release build, both databases)
+               exhaustive and large random tests of the trust boundary (minutes, release build,
+               both databases)
   prove engine [--quick] [CASE]...
-               our scan engine beside nmap, zmap and RustScan on a simulated site (half an hour, minutes
-               with --quick; release build, root, Linux)
+               our scan engine beside nmap, zmap and RustScan on a simulated site (half an hour,
+               minutes with --quick; release build, root, Linux)
   dial-patiently NETWORK PORT...
-               connect 32 at a time and wait 10 s each, the yardstick of `prove engine`
-  help         show this
+               connect 32 at a time and wait 10 s each: the baseline of `prove engine`
+  help         show this help
 
-Missing Debian packages are installed where that is possible; FLEET_NO_INSTALL=1 declines.
+Missing Debian packages are installed where that is possible. FLEET_NO_INSTALL=1 prevents it.
 ";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let done = match words.as_slice() {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments.as_slice() {
         ["test", options @ ..] => match steps::Plan::parse(options) {
             Ok(plan) => steps::run(&plan),
             Err(error) => return usage(&error),
         },
         ["purity"] => run_purity(),
         ["postgres"] => run_postgres(),
-        ["lab", options @ ..] => match lab::Order::parse(options) {
+        ["lab", options @ ..] => match lab::LabCommand::parse(options) {
             Ok(order) => lab::run(&order),
             Err(error) => return usage(&error),
         },
@@ -71,10 +74,10 @@ fn main() -> ExitCode {
             print!("{HELP}");
             Ok(true)
         }
-        [] => return usage(&anyhow::anyhow!("no command given")),
+        [] => return usage(&anyhow::anyhow!("a command is missing")),
         other => return usage(&anyhow::anyhow!("unknown command `{}`", other.join(" "))),
     };
-    match done {
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -96,7 +99,7 @@ fn run_purity() -> Result<bool> {
         .iter()
         .for_each(|violation| println!("{violation}"));
     if let Some(reason) = &findings.without_wasm {
-        println!("skipped the compilation without an operating system: {reason}");
+        println!("skipped the build for a target without an operating system: {reason}");
     }
     println!("purity: {} violations", findings.violations.len());
     Ok(findings.violations.is_empty())
@@ -105,7 +108,7 @@ fn run_purity() -> Result<bool> {
 fn run_postgres() -> Result<bool> {
     let cluster = postgres::Cluster::start()?;
     println!("{}={}", postgres::ENV, cluster.url());
-    println!("Ctrl-C removes it.");
+    println!("Press Ctrl-C to remove it.");
     loop {
         std::thread::park();
     }

@@ -1,5 +1,5 @@
-//! A temporary PostgreSQL cluster for the tests: its own folder, a free loopback port, gone at the end.
-//! The system's own cluster is never touched. Read [`Cluster::start`] first.
+//! A temporary PostgreSQL cluster for the tests, with its own directory and a free loopback port. The system's own
+//! cluster is never touched. Read [`Cluster::start`] first.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -15,16 +15,16 @@ use crate::{
     proc::{self, OnExit},
 };
 
-/// Where tests find the server; each test creates and drops a database of its own there.
+/// The variable with the server's URL. Each test creates and drops its own database there.
 pub(crate) const ENV: &str = "FLEET_TEST_POSTGRES";
 
-/// Folder names are this and the number of the process that made them.
+/// Directory names are this prefix and the id of the process that created them.
 const FOLDER_PREFIX: &str = "fleet-postgres-";
 
-/// How often another free port is tried: between finding one and using it somebody else may take it.
+/// Attempts with another free port: another program may bind a port between finding and using it.
 const PORT_ATTEMPTS: u32 = 5;
 
-/// Settings of a throw-away server: durability off (it never outlives a crash), room for parallel tests.
+/// Settings of a temporary server: no durability, and enough connections for parallel tests.
 const SETTINGS: [&str; 7] = [
     "fsync=off",
     "synchronous_commit=off",
@@ -35,7 +35,7 @@ const SETTINGS: [&str; 7] = [
     "log_min_messages=fatal",
 ];
 
-/// A running temporary cluster; dropping it stops the server and removes its folder, and so does the death of xtask.
+/// A running temporary cluster. It is stopped and removed when it is dropped or when xtask ends in any way.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     url: String,
@@ -43,16 +43,16 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster, installing Debian's package first where it is missing and that is permitted.
+    /// Starts a cluster. Installs Debian's package first if it is missing and installing is permitted.
     ///
     /// # Errors
-    /// When there can be none; the text is fit to stand behind "skipped:".
+    /// If there can be none. The text completes "skipped:".
     pub(crate) fn start() -> Result<Self> {
         let tools = match Tools::find() {
             Some(tools) => tools,
             None => {
                 apt::install(&["postgresql"])?;
-                Tools::find().context("the postgresql package brought no initdb")?
+                Tools::find().context("the postgresql package contains no initdb")?
             }
         };
         let account = Account::choose()?;
@@ -63,7 +63,7 @@ impl Cluster {
             r#"folder=$1; shift; "$@"; rm -rf "$folder""#,
             &[
                 vec![folder.clone().into_os_string()],
-                tools.stop_words(&account, &data),
+                tools.stop_command(&account, &data),
             ]
             .concat(),
         )?;
@@ -103,12 +103,12 @@ impl Cluster {
                 Err(error) => refused = Some(error),
             }
         }
-        let said = std::fs::read(&log)
+        let last_line = std::fs::read(&log)
             .ok()
             .and_then(|text| proc::last_line(&text));
         Err(refused
             .context("no attempt was made")?
-            .context(said.unwrap_or_else(|| "PostgreSQL does not start".into())))
+            .context(last_line.unwrap_or_else(|| "PostgreSQL does not start".into())))
     }
 
     /// Returns the connection URL of the administrative database.
@@ -125,7 +125,7 @@ struct Tools {
 }
 
 impl Tools {
-    /// Looks where Debian puts servers (newest first), then on PATH.
+    /// Searches Debian's directories (newest version first), then PATH.
     fn find() -> Option<Self> {
         let versions = std::fs::read_dir("/usr/lib/postgresql")
             .into_iter()
@@ -143,8 +143,8 @@ impl Tools {
             .find(|tools| tools.initdb.exists() && tools.pg_ctl.exists())
     }
 
-    /// The command that stops the server in `data` at once, as words for a clean-up script.
-    fn stop_words(&self, account: &Account, data: &Path) -> Vec<std::ffi::OsString> {
+    /// The command that stops the server in `data` at once, as arguments for a clean-up script.
+    fn stop_command(&self, account: &Account, data: &Path) -> Vec<std::ffi::OsString> {
         let mut stop = account.run(&self.pg_ctl);
         stop.args(["stop", "-w", "-m", "immediate", "-D"]).arg(data);
         std::iter::once(stop.get_program())
@@ -154,10 +154,10 @@ impl Tools {
     }
 }
 
-/// Who runs the server: initdb refuses root.
+/// The user who runs the server, because initdb refuses root.
 #[derive(Debug)]
 struct Account {
-    /// None: whoever runs xtask.
+    /// User and group; none is the user of xtask.
     other: Option<(u32, u32)>,
 }
 
@@ -167,14 +167,16 @@ impl Account {
             return Ok(Self { other: None });
         }
         if proc::which("setpriv").is_none() {
-            bail!("initdb refuses root, and setpriv (util-linux) is not there to change the user");
+            bail!(
+                "initdb refuses root, and setpriv (util-linux), which changes the user, is missing"
+            );
         }
         let accounts = std::fs::read_to_string("/etc/passwd").context("reading /etc/passwd")?;
         let other = ["postgres", "nobody"]
             .iter()
             .find_map(|name| account_ids(&accounts, name));
         if other.is_none() {
-            bail!("initdb refuses root, and there is neither a user postgres nor nobody");
+            bail!("initdb refuses root, and there is neither a user `postgres` nor `nobody`");
         }
         Ok(Self { other })
     }
@@ -194,7 +196,7 @@ impl Account {
                 ])
                 .arg(program);
         }
-        // The other user may not enter the folder that xtask was started in.
+        // The other user may lack access to the current directory.
         command.current_dir("/");
         command
     }
@@ -221,15 +223,15 @@ fn make_folder(account: &Account) -> Result<PathBuf> {
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(&folder)
-        .with_context(|| format!("making {}", folder.display()))?;
+        .with_context(|| format!("creating {}", folder.display()))?;
     if let Some((user, group)) = account.other {
         chown(&folder, Some(user), Some(group))
-            .with_context(|| format!("giving away {}", folder.display()))?;
+            .with_context(|| format!("changing the owner of {}", folder.display()))?;
     }
     Ok(folder)
 }
 
-/// Removes what runs left behind whose process is gone, clean-up shell included (a power cut, an out-of-memory kill).
+/// Removes the clusters of runs that ended without clean-up (power loss, out-of-memory kill).
 fn remove_abandoned(tools: &Tools, account: &Account) {
     for entry in std::fs::read_dir(std::env::temp_dir())
         .into_iter()
@@ -237,14 +239,14 @@ fn remove_abandoned(tools: &Tools, account: &Account) {
         .flatten()
     {
         let name = entry.file_name();
-        // A folder with this process's own number is of an earlier bearer: ours is not made yet.
+        // A directory with this process's own id is from an earlier process, because ours does not exist yet.
         let alive = |process: u32| {
             process != std::process::id() && Path::new("/proc").join(process.to_string()).exists()
         };
         if abandoned(&name.to_string_lossy(), alive) {
-            let words = tools.stop_words(account, &entry.path().join("data"));
-            // Most have no server any more, and another user's are not ours to remove: both fail, harmlessly.
-            let _ = proc::capture(Command::new(&words[0]).args(&words[1..]).current_dir("/"));
+            let stop = tools.stop_command(account, &entry.path().join("data"));
+            // This fails harmlessly if the server has stopped or belongs to another user.
+            let _ = proc::capture(Command::new(&stop[0]).args(&stop[1..]).current_dir("/"));
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
@@ -272,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_read_from_the_line_of_exactly_that_account() {
+    fn ids_are_parsed_from_the_line_of_exactly_that_account() {
         let passwd = "root:x:0:0:root:/root:/bin/sh\npostgres2:x:7:8::/:/bin/sh\npostgres:x:101:104::/:/bin/sh\n";
         assert_eq!(account_ids(passwd, "postgres"), Some((101, 104)));
         assert_eq!(account_ids(passwd, "nobody"), None);

@@ -1,5 +1,5 @@
-//! Running other programs: streamed with a time limit, captured, or cleaned up after whatever happens.
-//! Knows nothing of the steps. Read [`run`] first, then [`OnExit`].
+//! Runs other programs: with streamed output and a time limit, with captured output, or with a clean-up that always
+//! runs. Independent of the steps. Read [`run`] first, then [`OnExit`].
 
 use std::{
     ffi::OsStr,
@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// How long a process group may take to end after SIGTERM before SIGKILL follows.
+/// Time between SIGTERM and SIGKILL for a process group.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// How a streamed program ended.
@@ -25,12 +25,12 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) enum Ended {
     /// It ended by itself.
     Status(ExitStatus),
-    /// It ran into its time limit and was stopped together with its children.
+    /// It exceeded its time limit and was stopped with its children.
     Overrun(Duration),
 }
 
 impl Ended {
-    /// Says whether the program ended by itself with status 0.
+    /// Whether the program ended by itself with status 0.
     pub(crate) fn is_success(&self) -> bool {
         matches!(self, Self::Status(status) if status.success())
     }
@@ -45,10 +45,10 @@ impl std::fmt::Display for Ended {
     }
 }
 
-/// Runs a program to its end, echoing its standard output and handing each line of it to `each_line`.
+/// Runs a program to its end, prints its standard output, and passes each line to `each_line`.
 ///
-/// The program gets a process group of its own, which is stopped at `limit` and when xtask itself
-/// is interrupted or killed, so that no test server outlives a run.
+/// The program has its own process group, which is stopped at `limit` and when xtask is interrupted or killed. No test
+/// server outlives a run.
 pub(crate) fn run(
     command: &mut Command,
     limit: Duration,
@@ -103,7 +103,7 @@ pub(crate) fn run(
     }
 }
 
-/// Runs a quick program without echo and returns its standard output; a failure carries its last words.
+/// Runs a short program and returns its standard output. An error includes the last line of its output.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
     let shown = shown(command);
     let output = command
@@ -111,11 +111,11 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
         .output()
         .with_context(|| format!("starting {shown}"))?;
     if !output.status.success() {
-        let said = last_line(&output.stderr).or_else(|| last_line(&output.stdout));
+        let message = last_line(&output.stderr).or_else(|| last_line(&output.stdout));
         bail!(
             "`{shown}` failed ({}): {}",
             output.status,
-            said.unwrap_or_else(|| "no output".into())
+            message.unwrap_or_else(|| "no output".into())
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -135,22 +135,22 @@ pub(crate) fn capture_with_input(command: &mut Command, input: &str) -> Result<S
         .take()
         .context("a piped child has a standard input")?;
     let input = input.to_owned();
-    // A thread of its own: a program that answers while it reads would otherwise block both sides.
+    // A separate thread, because a program that writes while it reads would block both sides.
     let writer = thread::spawn(move || stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output()?;
-    // A program that stopped reading early has failed with a message that says more than the broken pipe.
+    // If the program stopped reading early, its own error explains more than the broken pipe.
     let written = writer
         .join()
-        .map_err(|_| anyhow::anyhow!("feeding `{shown}` panicked"))?;
+        .map_err(|_| anyhow::anyhow!("writing to `{shown}` panicked"))?;
     if !output.status.success() {
-        let said = last_line(&output.stderr).unwrap_or_else(|| "no output".into());
-        bail!("`{shown}` failed ({}): {said}", output.status);
+        let message = last_line(&output.stderr).unwrap_or_else(|| "no output".into());
+        bail!("`{shown}` failed ({}): {message}", output.status);
     }
-    written.with_context(|| format!("feeding `{shown}`"))?;
+    written.with_context(|| format!("writing to `{shown}`"))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A started background program, stopped (SIGTERM, then SIGKILL) when dropped and when xtask dies.
+/// A background program. It is stopped (SIGTERM, then SIGKILL) when dropped and when xtask ends in any way.
 #[derive(Debug)]
 pub(crate) struct Background {
     child: Child,
@@ -158,7 +158,7 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    /// Starts the program in a process group of its own; the caller has set up its standard streams.
+    /// Starts the program in its own process group. The caller configures its standard streams.
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
         let child = command
             .stdin(Stdio::null())
@@ -169,7 +169,7 @@ impl Background {
         Ok(Self { child, group })
     }
 
-    /// Returns how it ended, if it did already.
+    /// Its exit status, if it has ended.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
@@ -188,7 +188,7 @@ impl Drop for Background {
     }
 }
 
-/// A process group with a watcher that ends it should xtask go away first.
+/// A process group with a watcher that stops it if xtask ends first.
 #[derive(Debug)]
 struct Group {
     leader: u32,
@@ -212,7 +212,7 @@ impl Group {
     fn stop(self, leader: &mut Child) -> Result<()> {
         self.signal("TERM")?;
         let ended = wait_until(leader, Instant::now() + GRACE)?;
-        // Also when the leader ended in time: its children may have stayed.
+        // Also if the leader ended in time, because its children may still run.
         self.signal("KILL")?;
         self.watcher.disarm();
         if ended.is_none() && wait_until(leader, Instant::now() + GRACE)?.is_none() {
@@ -222,7 +222,7 @@ impl Group {
     }
 
     fn signal(&self, name: &str) -> Result<()> {
-        // The shell's own `kill`: slim images have no program of that name.
+        // The shell's built-in `kill`, because slim images have no such program.
         Command::new("sh")
             .args(["-c", r#"kill -s "$1" -- "-$2""#, "kill"])
             .args([name, &self.leader.to_string()])
@@ -233,10 +233,10 @@ impl Group {
     }
 }
 
-/// A shell script that runs once this value is dropped, or this process ends, however it ends.
+/// A shell script that runs when this value is dropped or this process ends in any way.
 ///
-/// A watching shell holds the reading end of a pipe and waits for its end of file, which the kernel
-/// delivers after an interrupt and after `kill -9` too; no signal handler could promise that.
+/// A shell waits for end of file on a pipe. The kernel delivers it even after `kill -9`, which no signal handler can
+/// handle.
 #[derive(Debug)]
 pub(crate) struct OnExit {
     watcher: Child,
@@ -264,7 +264,7 @@ impl OnExit {
     /// Ends the watcher without running the script.
     pub(crate) fn disarm(mut self) {
         if let Some(mut pipe) = self.pipe.take() {
-            // Fails only if the watcher is gone, and then there is nothing to disarm.
+            // This fails only if the watcher has ended, and then there is nothing to disarm.
             let _ = pipe.write_all(b"\n");
         }
     }
@@ -279,7 +279,7 @@ impl Drop for OnExit {
     }
 }
 
-/// A private temporary folder, removed when dropped and when xtask dies.
+/// A private temporary directory. It is removed when dropped and when xtask ends in any way.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     path: PathBuf,
@@ -287,14 +287,14 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes a folder whose name starts with `name`; fails if it exists, so nobody can plant one.
+    /// Creates a directory whose name starts with `name`. Fails if it exists, because another user may have created it.
     pub(crate) fn new(name: &str) -> Result<Self> {
         let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
         let mut folder = std::fs::DirBuilder::new();
         folder
             .mode(0o700)
             .create(&path)
-            .with_context(|| format!("making {}", path.display()))?;
+            .with_context(|| format!("creating {}", path.display()))?;
         let removal = OnExit::run(r#"rm -rf "$1""#, &[&path])?;
         Ok(Self {
             path,
@@ -302,13 +302,13 @@ impl Scratch {
         })
     }
 
-    /// Returns where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Finds a program on PATH or in the folders of system tools that a user's PATH often lacks.
+/// Finds a program on PATH or in the system directories that a user's PATH often lacks.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -321,12 +321,12 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
         })
 }
 
-/// Says whether this process runs as root.
+/// Whether this process runs as root.
 pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
-/// Returns the last line that says something.
+/// The last line that is not blank.
 pub(crate) fn last_line(output: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(output);
     text.lines()
@@ -349,9 +349,9 @@ fn wait_until(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>
 }
 
 fn shown(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy().into_owned())
+    let parts = std::iter::once(command.get_program()).chain(command.get_args());
+    parts
+        .map(|part| part.to_string_lossy().into_owned())
         .collect::<Vec<_>>()
         .join(" ")
 }
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_is_handed_over_and_the_status_is_told() {
+    fn every_line_and_the_exit_status_are_returned() {
         let mut lines = Vec::new();
         let ended = run(&mut sh("echo one; printf two; exit 3"), LONG, |line| {
             lines.push(line.to_owned())
@@ -393,12 +393,12 @@ mod tests {
         let state = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
         assert!(
             state.is_empty() || state.contains(") Z"),
-            "child {child} lives: {state}"
+            "child {child} still runs: {state}"
         );
     }
 
     #[test]
-    fn a_failed_capture_carries_the_last_words_of_the_program() {
+    fn a_failed_capture_includes_the_last_line_of_output() {
         let error = capture(&mut sh("echo first >&2; echo 'why it failed' >&2; exit 1"))
             .expect_err("exit 1");
         assert!(error.to_string().contains("why it failed"), "{error}");
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_script_runs_when_its_owner_drops_it_and_not_when_disarmed() {
+    fn the_script_runs_when_dropped_and_not_when_disarmed() {
         let folder = std::env::temp_dir().join(format!("xtask-on-exit-{}", std::process::id()));
         let touch = |name: &str| {
             OnExit::run(
@@ -449,9 +449,10 @@ mod tests {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the test binary starts");
-        let said = BufReader::new(victim.stderr.take().expect("piped"));
+        let output = BufReader::new(victim.stderr.take().expect("piped"));
         assert!(
-            said.lines()
+            output
+                .lines()
                 .map_while(Result::ok)
                 .any(|line| line == "armed")
         );
@@ -463,6 +464,6 @@ mod tests {
         }
         let cleaned = file.exists();
         std::fs::remove_dir_all(&folder).expect("the folder was made");
-        assert!(cleaned, "nobody cleaned up after the kill");
+        assert!(cleaned, "the clean-up did not run after the kill");
     }
 }

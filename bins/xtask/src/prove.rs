@@ -1,4 +1,4 @@
-//! The proofs that are too long for a test run: `tests/prove`, built for speed and given a database.
+//! Runs the proofs that are too long for a test run (`tests/prove`): a release build with a database.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::{
     proc, session,
 };
 
-/// Longest time for the build and all proofs.
+/// Time limit of the build and all proofs.
 const LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// Runs the proofs of the trust boundary, all or those that are named; says whether all hold.
+/// Runs all proofs of the trust boundary, or the named ones. Returns whether all hold.
 pub(crate) fn boundary(names: &[&str]) -> Result<bool> {
     let mut prove = session::cargo();
     prove.args([

@@ -1,5 +1,5 @@
-//! The purity check: the crates that decide know no runtime, clock, randomness or IO.
-//! [`dependencies`] judges what they link, [`source`] what they write; this file lists the crates and runs both.
+//! The purity check: the pure crates use no runtime, clock, randomness or IO. [`dependencies`] checks the crates that
+//! they link, [`source`] checks their code. This file lists the crates and runs both.
 
 mod dependencies;
 mod lexer;
@@ -23,15 +23,15 @@ const PURE: [&str; 4] = [
     "fleet-pairing",
 ];
 
-/// The target that has no sockets, files, threads or clock: what compiles for it reaches none.
+/// A target without sockets, files, threads or clock. Code that compiles for it uses none of them.
 const WASM: &str = "wasm32-unknown-unknown";
 
-/// What the check found, and what of it could not be done here.
+/// The result of the check.
 #[derive(Debug)]
 pub(crate) struct Findings {
-    /// One sentence for each violation, with its place.
+    /// One sentence per violation, with its file and line.
     pub(crate) violations: Vec<String>,
-    /// Why the compilation for a target without an operating system was left out, if it was.
+    /// Why the build for a target without an operating system was skipped, if it was.
     pub(crate) without_wasm: Option<String>,
 }
 

@@ -1,5 +1,5 @@
-//! The steps in Python: a client of another language, and a journey through the web page.
-//! Both live in `tests/python` and run in an environment of their own under the target folder.
+//! The steps in Python: a client in another language, and the journeys through the web page. Both are in `tests/python`
+//! and run in a virtual environment in the target directory.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,10 +21,10 @@ const LIMIT: Duration = Duration::from_secs(5 * 60);
 
 const FOLDER: &str = "tests/python";
 
-/// The browser's journey, run by a step of its own.
+/// The browser's journeys, which are a separate step.
 const JOURNEY: &str = "test_journey.py";
 
-/// The demonstration's devices and much that refuses: a scan long enough to reload the page in its middle.
+/// The demo's devices and many refusing addresses. The scan is long enough to reload the page during it.
 const JOURNEY_TARGETS: &str = "127.77.0.0/18";
 
 pub(crate) fn client(session: &mut Session) -> Result<Verdict> {
@@ -67,11 +67,11 @@ pub(crate) fn browser(session: &mut Session) -> Result<Verdict> {
     session.suite(pytest, LIMIT)
 }
 
-/// Sets up the Python of tests that host a plugin; without it they skip themselves by name.
+/// Prepares Python for tests that host a plugin. Without it, these tests skip themselves.
 pub(crate) fn provide(session: &mut Session) {
     match environment(session, &session.root.join(FOLDER)) {
         Ok(python) => session.python = Some(python),
-        Err(error) => println!("no Python for the tests: {error:#}"),
+        Err(error) => println!("Python is not available to the tests: {error:#}"),
     }
 }
 
@@ -79,7 +79,7 @@ fn pytest(python: &Path, folder: &Path, url: &str, key: &str) -> Command {
     let mut command = Command::new(python);
     command
         .current_dir(folder)
-        // -rsfE names what was skipped and failed; caches do not belong into the sources.
+        // -rsfE lists skipped and failed tests. Caches must not be written into the sources.
         .args(["-m", "pytest", "-rsfE", "-p", "no:cacheprovider"])
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("FLEET_SERVER_URL", url)
@@ -87,12 +87,12 @@ fn pytest(python: &Path, folder: &Path, url: &str, key: &str) -> Command {
     command
 }
 
-/// Makes the virtual environment if it is missing or its requirements have changed; returns its Python.
+/// Creates the virtual environment if it is missing or its requirements have changed. Returns its Python.
 fn environment(session: &Session, folder: &Path) -> Result<PathBuf> {
     let target = session
         .bin_dir
         .parent()
-        .context("the binaries lie in the target folder")?;
+        .context("the programs are not in a target directory")?;
     let venv = target.join("venv");
     let python = venv.join("bin/python");
     let (wanted, stamp) = (
@@ -112,7 +112,7 @@ fn environment(session: &Session, folder: &Path) -> Result<PathBuf> {
         )
     };
     if create().is_err() {
-        // Debian keeps the module's other half in a package of its own.
+        // Debian has a part of the module in a separate package.
         apt::install(&["python3", "python3-venv"])?;
         create()?;
     }
@@ -126,12 +126,12 @@ fn environment(session: &Session, folder: &Path) -> Result<PathBuf> {
         "-r",
     ])
     .arg(&wanted);
-    proc::capture(&mut pip).context("the Python packages cannot be had")?;
+    proc::capture(&mut pip).context("the Python packages cannot be installed")?;
     std::fs::write(&stamp, wanted_text).with_context(|| format!("writing {}", stamp.display()))?;
     Ok(python)
 }
 
-/// Chromium and the program that drives it.
+/// Chromium and its driver.
 #[derive(Debug)]
 struct Browser {
     chromium: PathBuf,
@@ -144,7 +144,7 @@ impl Browser {
             return Ok(browser);
         }
         apt::install(&["chromium", "chromium-driver"])?;
-        Self::find().context("the packages brought no chromium or no chromedriver")
+        Self::find().context("the packages contain no chromium or no chromedriver")
     }
 
     fn find() -> Option<Self> {

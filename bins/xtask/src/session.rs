@@ -1,4 +1,4 @@
-//! What the steps of one test run share: where things are, the database, and the counts so far.
+//! State that the steps of one test run share: paths, the database, and counts.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,28 +15,27 @@ use crate::{
     tally::Tally,
 };
 
-/// A file to which a test appends `NAME: REASON` when it cannot do its work here: libtest itself knows
-/// no way to say at run time that a test was skipped.
+/// A file to which a test appends `NAME: REASON` if it cannot run here. libtest has no way to skip a test at run time.
 const SKIP_LOG: &str = "FLEET_SKIP_LOG";
 
-/// A Python with the packages of `tests/python`, for tests that host a plugin in it.
+/// A Python with the packages of `tests/python`, for tests that host a plugin.
 const PYTHON: &str = "FLEET_TEST_PYTHON";
 
-/// The folder of the built binaries, for tests that start them.
+/// The directory of the built programs, for tests that start them.
 const BIN_DIR: &str = "FLEET_BIN_DIR";
 
 /// The state of a test run.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// The top folder of the workspace.
+    /// The root of the workspace.
     pub(crate) root: PathBuf,
-    /// Where cargo puts the binaries of the development profile.
+    /// The directory of programs of the development profile.
     pub(crate) bin_dir: PathBuf,
-    /// The tests of the step that runs now, if it has any.
+    /// The tests of the current step, if it has any.
     pub(crate) tests: Option<Tally>,
-    /// The tests' database, once its step has started it.
+    /// The tests' database, after its step.
     pub(crate) postgres: Option<Cluster>,
-    /// The tests' Python, once it is set up.
+    /// The tests' Python, after it was prepared.
     pub(crate) python: Option<PathBuf>,
     scratch: Scratch,
 }
@@ -55,18 +54,18 @@ impl Session {
         })
     }
 
-    /// A cargo command at the top of the workspace.
+    /// A cargo command at the root of the workspace.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
         let mut cargo = cargo();
         cargo.args(arguments);
-        // Incremental state costs time and space where nothing is built twice.
+        // Incremental state costs time and space if nothing is built twice.
         if std::env::var_os("CI").is_some() && std::env::var_os("CARGO_INCREMENTAL").is_none() {
             cargo.env("CARGO_INCREMENTAL", "0");
         }
         cargo
     }
 
-    /// Runs a command whose status alone decides.
+    /// Runs a command and judges its exit status.
     pub(crate) fn check(&self, mut command: Command, limit: Duration) -> Result<Verdict> {
         let ended = proc::run(&mut command, limit, |_| {})?;
         Ok(if ended.is_success() {
@@ -76,7 +75,7 @@ impl Session {
         })
     }
 
-    /// Runs a test runner with what tests need, and counts.
+    /// Runs a test runner with the tests' environment, and counts tests.
     pub(crate) fn suite(&mut self, mut command: Command, limit: Duration) -> Result<Verdict> {
         let log = self.scratch.path().join("skipped");
         std::fs::write(&log, "").with_context(|| format!("writing {}", log.display()))?;
@@ -91,7 +90,7 @@ impl Session {
         let ended = proc::run(&mut command, limit, |line| tally.read(line))?;
         std::fs::read_to_string(&log)?
             .lines()
-            .for_each(|line| tally.confess(line));
+            .for_each(|line| tally.record_skip(line));
         Ok(match (ended.is_success(), tally.failed) {
             (true, 0) => Verdict::Passed,
             (_, 0) => Verdict::Failed(ended.to_string()),
@@ -100,8 +99,8 @@ impl Session {
     }
 }
 
-/// A cargo command at the top of the workspace, in the environment that a person's shell would give it: what `cargo run`
-/// told this program of itself would make build scripts that look at it run again, and with ring half of the workspace.
+/// A cargo command at the root of the workspace, without the variables that `cargo run` sets for this program. Build
+/// scripts that read them would run again, and with ring half of the workspace.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(root());
@@ -113,7 +112,7 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
-/// The top folder of the workspace.
+/// The root of the workspace.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
@@ -122,17 +121,20 @@ pub(crate) fn root() -> PathBuf {
         .to_owned()
 }
 
-/// The folder of the built binaries: xtask's own, wherever the target folder was put.
+/// The directory of the built programs: the one of xtask itself, because the target directory may be configured.
 pub(crate) fn bin_dir() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("asking for the path of xtask")?;
-    Ok(own.parent().context("xtask lies in a folder")?.to_owned())
+    let own = std::env::current_exe().context("finding the path of xtask")?;
+    Ok(own
+        .parent()
+        .context("the path of xtask has no parent")?
+        .to_owned())
 }
 
-/// The folder of what was built with the release profile, beside that.
+/// The directory of programs of the release profile.
 pub(crate) fn release_dir() -> Result<PathBuf> {
     let bin_dir = bin_dir()?;
     let target = bin_dir
         .parent()
-        .context("the binaries' folder lies in the target folder")?;
+        .context("the programs are not in a target directory")?;
     Ok(target.join("release"))
 }

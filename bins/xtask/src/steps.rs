@@ -1,5 +1,5 @@
-//! What a test run does, in which order, and what it says at the end. The list is [`STEPS`]; [`run`] goes
-//! through it. What each step does is in [`checks`] and [`python`].
+//! The steps of a test run, their order, and the summary at the end. The list is [`STEPS`]; [`run`] executes it.
+//! [`checks`] and [`python`] implement the steps.
 
 use std::{
     collections::BTreeMap,
@@ -14,9 +14,9 @@ use crate::{checks, python, session::Session, tally::Tally};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Passed,
-    /// Why, in a few words; the details were printed when they came.
+    /// The reason in short; the details were printed before.
     Failed(String),
-    /// What is missing here.
+    /// The missing prerequisite.
     Skipped(String),
 }
 
@@ -25,111 +25,111 @@ pub(crate) enum Verdict {
 struct Step {
     name: &'static str,
     about: &'static str,
-    /// Steps that come along when this one is asked for by name.
+    /// Steps that run too when this one is selected by name.
     needs: &'static [&'static str],
     run: fn(&mut Session) -> Result<Verdict>,
 }
 
-/// The step whose failure leaves those that need it nothing to run.
+/// If this step fails, the steps that need it are skipped.
 const BUILD: &str = "build";
 
-/// All steps, quick ones first so that a slip is told early.
-const STEPS: [Step; 13] = [
-    step("fmt", "formatting", &[], checks::fmt),
-    step(
+/// All steps. The quick ones come first, because an early failure saves time.
+const STEPS: [Step; 16] = [
+    Step::new("fmt", "formatting", checks::fmt),
+    Step::new(
+        "words",
+        "standard terms in documents, help and web page",
+        checks::words,
+    ),
+    Step::new("links", "links and sizes of documents", checks::links),
+    Step::new(
         "purity",
-        "the deciding crates reach no clock, randomness or IO",
-        &[],
+        "pure crates use no clock, randomness or IO",
         checks::purity,
     ),
-    step(
+    Step::new(
         "clippy",
-        "lints of all targets, warnings are errors",
-        &[],
+        "lints of all targets; warnings are errors",
         checks::clippy,
     ),
-    step(
+    Step::new(
         "docs",
-        "documentation builds without a warning",
-        &[],
+        "API documentation builds without warnings",
         checks::docs,
     ),
-    step(
+    Step::new(
         "postgres",
         "a temporary PostgreSQL for the tests",
-        &[],
         checks::postgres,
     ),
-    step(BUILD, "binaries and tests", &[], checks::build),
-    step(
-        "tests",
-        "all tests, on both databases",
-        &[BUILD, "postgres"],
-        checks::tests,
-    ),
-    step(
+    Step::new(BUILD, "programs and tests", checks::build),
+    Step::new("tests", "all tests, on both databases", checks::tests).needs(&[BUILD, "postgres"]),
+    Step::new(
         "doctests",
         "examples in the documentation",
-        &[],
         checks::doctests,
     ),
-    step(
+    Step::new(
         "python",
         "a client in another language, written from the wire contract",
-        &[BUILD],
         python::client,
-    ),
-    step(
+    )
+    .needs(&[BUILD]),
+    Step::new(
         "browser",
         "the web page in headless Chromium",
-        &[BUILD],
         python::browser,
-    ),
-    step(
+    )
+    .needs(&[BUILD]),
+    Step::new(
         "lab",
-        "across a real network boundary, in network namespaces",
-        &[BUILD],
+        "a scan across a real network boundary, in network namespaces",
         checks::lab,
+    )
+    .needs(&[BUILD]),
+    Step::new(
+        "package",
+        "crates can be packaged (without network)",
+        checks::package,
     ),
-    step(
+    Step::new(
         "advisories",
-        "known weaknesses, licences and sources of dependencies",
-        &[],
+        "advisories, licenses and sources of dependencies",
         checks::advisories,
     ),
-    step(
-        "fuzz-build",
-        "fuzz targets compile",
-        &[],
-        checks::fuzz_build,
-    ),
+    Step::new("fuzz-build", "fuzz targets compile", checks::fuzz_build),
 ];
 
-const fn step(
-    name: &'static str,
-    about: &'static str,
-    needs: &'static [&'static str],
-    run: fn(&mut Session) -> Result<Verdict>,
-) -> Step {
-    Step {
-        name,
-        about,
-        needs,
-        run,
+impl Step {
+    const fn new(
+        name: &'static str,
+        about: &'static str,
+        run: fn(&mut Session) -> Result<Verdict>,
+    ) -> Self {
+        Self {
+            name,
+            about,
+            needs: &[],
+            run,
+        }
+    }
+
+    const fn needs(self, needs: &'static [&'static str]) -> Self {
+        Self { needs, ..self }
     }
 }
 
-/// Which steps a run takes.
+/// The selected steps.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// Only name the steps.
+    /// List the steps.
     List,
     /// Run these, in the order of [`STEPS`].
     Run(Vec<&'static str>),
 }
 
 impl Plan {
-    /// Reads `--only STEP`, `--skip STEP` and `--list`.
+    /// Parses `--only STEP`, `--skip STEP` and `--list`.
     pub(crate) fn parse(options: &[&str]) -> Result<Self> {
         let (mut only, mut skip) = (Vec::new(), Vec::new());
         let mut options = options.iter();
@@ -139,17 +139,22 @@ impl Plan {
                 "--only" => &mut only,
                 "--skip" => &mut skip,
                 other => {
-                    bail!("unknown option `{other}`: --only STEP, --skip STEP and --list are known")
+                    bail!(
+                        "unknown option `{other}`; the options are --only STEP, --skip STEP and --list"
+                    )
                 }
             };
             let name = options.next().copied().unwrap_or_default();
             let Some(step) = STEPS.iter().find(|step| step.name == name) else {
                 let known: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
-                bail!("{option} `{name}`: the steps are {}", known.join(", "));
+                bail!(
+                    "{option} `{name}` is not a step; the steps are {}",
+                    known.join(", ")
+                );
             };
             list.push(step);
         }
-        let asked = |step: &Step| {
+        let selected = |step: &Step| {
             only.is_empty()
                 || only
                     .iter()
@@ -159,14 +164,14 @@ impl Plan {
         Ok(Self::Run(
             STEPS
                 .iter()
-                .filter(|step| asked(step) && !skipped(step))
+                .filter(|step| selected(step) && !skipped(step))
                 .map(|step| step.name)
                 .collect(),
         ))
     }
 }
 
-/// Goes through the planned steps, tells what came of each, and says whether all is well.
+/// Runs the selected steps, prints the result of each, and returns whether all passed or were skipped.
 pub(crate) fn run(plan: &Plan) -> Result<bool> {
     let names = match plan {
         Plan::List => {
@@ -201,25 +206,25 @@ pub(crate) fn run(plan: &Plan) -> Result<bool> {
     Ok(report.is_good())
 }
 
-/// What came of one step.
+/// The result of one step.
 #[derive(Debug)]
 struct Line {
     name: &'static str,
     verdict: Verdict,
     took: Duration,
-    /// The step's tests, if it ran any; a step without counts as one.
+    /// The step's tests. A step without tests counts as one test.
     tests: Option<Tally>,
 }
 
 impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (word, why) = match &self.verdict {
+        let (result, why) = match &self.verdict {
             Verdict::Passed => ("passed", ""),
             Verdict::Failed(why) => ("FAILED", why.as_str()),
             Verdict::Skipped(why) => ("skipped", why.as_str()),
         };
         let line = format!(
-            "{word:<8}{:<11}{:>7.1} s  {why}",
+            "{result:<8}{:<11}{:>7.1} s  {why}",
             self.name,
             self.took.as_secs_f64()
         );
@@ -227,7 +232,7 @@ impl std::fmt::Display for Line {
     }
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Default)]
 struct Report {
     lines: Vec<Line>,
@@ -241,7 +246,7 @@ impl Report {
             .any(|line| matches!(line.verdict, Verdict::Failed(_)))
     }
 
-    /// Says why a step cannot be run, if what it needs has failed.
+    /// Returns why a step cannot run, if a step that it needs has failed.
     fn blocker(&self, step: &Step) -> Option<String> {
         let failed =
             |line: &&Line| line.name == BUILD && matches!(line.verdict, Verdict::Failed(_));
@@ -251,14 +256,14 @@ impl Report {
             .then(|| "the build failed".into())
     }
 
-    /// Adds up what passed, failed and was skipped: tests, and steps without tests.
+    /// Counts passed, failed and skipped tests, and steps without tests.
     fn totals(&self) -> (u64, u64, u64) {
         let (mut passed, mut failed, mut skipped) = (0, 0, 0);
         for line in &self.lines {
             let tests = line.tests.as_ref();
             match &line.verdict {
                 Verdict::Passed => passed += u64::from(tests.is_none()),
-                // A suite that did not compile or ran over time has failed without a failed test.
+                // A suite that does not compile or exceeds its time limit fails without a failed test.
                 Verdict::Failed(_) => {
                     failed += u64::from(tests.is_none_or(|tests| tests.failed == 0))
                 }
@@ -290,7 +295,7 @@ impl std::fmt::Display for Report {
         }
         for (reason, names) in by_reason {
             let reason = if reason.is_empty() {
-                "no reason given"
+                "no reason was given"
             } else {
                 reason
             };
@@ -322,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_asked_for_by_name_brings_what_it_needs_in_order() {
+    fn a_selected_step_brings_the_steps_that_it_needs_in_order() {
         assert_eq!(
             planned(&["--only", "tests"]),
             ["postgres", "build", "tests"]
@@ -339,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_step_or_option_is_named_with_the_known_ones() {
+    fn the_error_for_an_unknown_step_or_option_lists_the_known_ones() {
         for options in [&["--only", "test"][..], &["--skip"], &["--fast"]] {
             let error = Plan::parse(options).expect_err("not an option").to_string();
             assert!(
@@ -356,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn every_need_is_a_step_that_runs_earlier() {
+    fn every_needed_step_runs_earlier() {
         for (at, step) in STEPS.iter().enumerate() {
             for need in step.needs {
                 assert!(
@@ -369,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_build_leaves_nothing_to_the_steps_that_need_it() {
+    fn a_failed_build_skips_the_steps_that_need_it() {
         let lines = vec![line("fmt", Verdict::Failed("exit status: 1".into()), None)];
         let mut report = Report { lines };
         let blocked = |report: &Report| {
@@ -394,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_adds_up_tests_and_steps() {
+    fn the_last_line_counts_tests_and_steps() {
         let skipped = vec![("a::b".to_owned(), "no database".to_owned())];
         let tests = Tally {
             passed: 10,
@@ -425,8 +430,8 @@ mod tests {
             Some("11 passed, 4 failed, 2 skipped"),
             "{text}"
         );
-        for said in ["not root", "a::b (no database)", "FAILED  c::d"] {
-            assert!(text.contains(said), "{said}: {text}");
+        for part in ["not root", "a::b (no database)", "FAILED  c::d"] {
+            assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!report.is_good());
     }

@@ -1,9 +1,9 @@
-//! Counts of tests, read from what test runners print, and the names of those that were skipped.
-//! Understands libtest and pytest; start with [`Tally::read`].
+//! Counts tests in the output of test runners, and lists skipped and failed ones. Supports libtest and pytest. Start with
+//! [`Tally::read`].
 
 use std::ops::AddAssign;
 
-/// Tests that passed, failed and were skipped, the latter by name.
+/// Passed, failed and skipped tests.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u64,
@@ -15,7 +15,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Takes in one line of a test runner's output; lines that say nothing of tests change nothing.
+    /// Reads one line of a test runner's output. Other lines are ignored.
     pub(crate) fn read(&mut self, line: &str) {
         if let Some(result) = line.strip_prefix("test ") {
             self.read_libtest(result);
@@ -34,8 +34,8 @@ impl Tally {
         }
     }
 
-    /// Takes in a test that said itself why it did not really run, though its runner counted it as passed.
-    pub(crate) fn confess(&mut self, line: &str) {
+    /// Records a test that skipped itself at run time, which its runner counted as passed.
+    pub(crate) fn record_skip(&mut self, line: &str) {
         self.passed = self.passed.saturating_sub(1);
         self.skipped.push(split_reason(line));
     }
@@ -55,7 +55,7 @@ impl Tally {
         }
     }
 
-    /// `=== 3 passed, 1 failed, 2 skipped in 0.12s ===`; the skipped were named before.
+    /// `=== 3 passed, 1 failed, 2 skipped in 0.12s ===`. Skipped tests were listed before.
     fn read_pytest_summary(&mut self, line: &str) {
         self.passed += count_before(line, "passed");
         self.failed += count_before(line, "failed")
@@ -82,7 +82,7 @@ fn split_reason(text: &str) -> (String, String) {
     (name.trim().into(), reason.trim().into())
 }
 
-/// Finds the number that stands before `word`: 12 in "ok. 12 passed; 0 failed".
+/// Finds the number before `word`: 12 in "ok. 12 passed; 0 failed".
 fn count_before(text: &str, word: &str) -> u64 {
     let words: Vec<&str> = text.split_whitespace().collect();
     words
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn binaries_of_libtest_add_up() {
+    fn counts_of_several_libtest_binaries_are_added() {
         let tally = tally(&[
             "running 3 tests",
             "test a::b ... ok",
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn summaries_of_pytest_add_up() {
+    fn counts_of_pytest_are_added() {
         let tally = tally(&[
             "SKIPPED [1] test_live.py:12: no server",
             "FAILED test_golden.py::test_hello - AssertionError",
@@ -135,10 +135,10 @@ mod tests {
     }
 
     #[test]
-    fn a_test_that_confesses_is_skipped_and_not_passed() {
+    fn a_test_that_skips_itself_does_not_count_as_passed() {
         let mut tally =
             tally(&["test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out"]);
-        tally.confess("store::postgres::claims: no PostgreSQL");
+        tally.record_skip("store::postgres::claims: no PostgreSQL");
         assert_eq!(tally.passed, 1);
         assert_eq!(
             tally.skipped,
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_other_programs_count_for_nothing() {
+    fn lines_of_other_programs_are_ignored() {
         assert_eq!(
             tally(&[
                 "   Compiling x",

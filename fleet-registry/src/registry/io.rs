@@ -263,3 +263,27 @@ pub enum CommandEnd {
     /// Its node was revoked.
     Revoked,
 }
+
+impl std::fmt::Display for EvictReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Replaced => "replaced by a newer stream",
+            Self::Revoked => "node revoked",
+            Self::Draining => "server shuts down",
+            Self::NoHello => "no Hello in time",
+            Self::ClaimStuck => "claim took too long",
+        })
+    }
+}
+
+impl std::fmt::Display for CommandEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Acked => "acknowledged",
+            Self::Expired => "deadline passed",
+            Self::Lost => "lost by the node",
+            Self::Moved => "moved to another server",
+            Self::Revoked => "node revoked",
+        })
+    }
+}

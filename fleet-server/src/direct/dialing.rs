@@ -1,37 +1,60 @@
-//! The frame around every dial of the server's own: addresses are released before it and given back after.
+//! Releases addresses before the server dials them, and returns them afterwards. Both the scan and the pairing use it.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use fleet_core::{OrgId, ScanId, limits};
 use fleet_store::{DialRequest, ReleaseError, Released};
+use fleet_wire::RpcError;
 use ipnetwork::IpNetwork;
 
-use super::prober::Leave;
-use crate::app::App;
+use crate::{app::App, dial_permit::DialPermit, failure::Refusal};
 
-/// Between the last dial that was let through and the release's end: a connection whose leave was just
-/// checked has begun by then.
+/// Time between closing the permit and returning the addresses: a connection whose permit was just checked has begun by
+/// then.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// On whose behalf the server dials, and where it may.
+/// How often a busy release is retried.
+const BUSY_RETRIES: u32 = 60;
+
+/// The organization for which the server dials, and the networks that it may dial.
 #[derive(Clone)]
 pub(super) struct Dialing {
     pub(super) app: Arc<App>,
     pub(super) networks: Vec<IpNetwork>,
     pub(super) org: OrgId,
-    /// Names the scan or pairing.
+    /// The id of the scan or pairing.
     pub(super) run: ScanId,
 }
 
 impl Dialing {
-    /// Has addresses released; those that are may be dialed as long as the leave says so. [`Dialing::end`]
-    /// must follow.
-    pub(super) async fn release(
+    /// Releases addresses for dialing. While another server dials for the organization it retries every `pause`, and
+    /// awaits `wait` before each retry. [`Dialing::end`] must follow a success.
+    pub(super) async fn acquire<E, F>(
         &self,
         addresses: &[IpAddr],
-    ) -> Result<(Leave, Released), ReleaseError> {
+        pause: Duration,
+        wait: impl Fn(Duration) -> F,
+    ) -> Result<(DialPermit, Released), E>
+    where
+        E: From<RpcError>,
+        F: Future<Output = Result<(), E>>,
+    {
+        for _ in 0..BUSY_RETRIES {
+            match self.release(addresses).await {
+                Ok(released) => return Ok(released),
+                Err(ReleaseError::Busy(_)) => wait(pause).await?,
+                Err(ReleaseError::Storage(error)) => return Err(error.refusal().into()),
+            }
+        }
+        Err(RpcError::resource_exhausted(
+            "another server still dials for your organization: try again when it is over",
+        )
+        .into())
+    }
+
+    async fn release(&self, addresses: &[IpAddr]) -> Result<(DialPermit, Released), ReleaseError> {
         let environment = &self.app.environment;
-        // Before the release, so that it is older than the leave by any clock.
+        // Read before the release, so that the permit never outlasts it by either clock.
         let from = (environment.instant(), environment.now());
         let request = DialRequest {
             org: self.org,
@@ -41,23 +64,23 @@ impl Dialing {
             now: from.1,
         };
         let released = self.app.store.release_for_dialing(request).await?;
-        let leave = Leave::new(
+        let permit = DialPermit::new(
             environment.clone(),
             released.allowed.iter().copied().collect(),
             self.app.config.addresses,
             self.networks.clone(),
             from,
         );
-        Ok((leave, released))
+        Ok((permit, released))
     }
 
-    /// Lets nothing through any more, and gives back what was released.
-    pub(super) async fn end(&self, leave: &Leave) {
-        leave.close();
+    /// Closes the permit and returns the released addresses.
+    pub(super) async fn end(&self, permit: &DialPermit) {
+        permit.close();
         tokio::time::sleep(SETTLE).await;
-        // Where this fails, the release ends by itself.
+        // If this fails, the release expires.
         if let Err(error) = self.app.store.give_back(self.org, self.run).await {
-            tracing::warn!(run = %self.run, %error, "released addresses were not given back");
+            tracing::warn!(run = %self.run, %error, "released addresses were not returned");
         }
     }
 }

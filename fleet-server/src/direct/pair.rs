@@ -1,5 +1,5 @@
-//! Pairing devices that the server itself reaches: each proves who it is, is tried with the login, and what
-//! lets in is bound to the server. What has or had a node is never dialed.
+//! Pairing devices that the server itself reaches: each proves its identity, is tried with the login, and is bound to
+//! the server if it accepts. Devices that have or had a node are never dialed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
 };
 
 use fleet_core::{DeviceId, DeviceIdentifier, PairOutcome, PairingStatus, limits};
-use fleet_store::{Actor, AuditEntry, DevicePairing, DeviceRow, OperatorIdentity, ReleaseError};
+use fleet_store::{Actor, AuditEntry, BindError, DevicePairing, DeviceRow};
 use fleet_wire::{
     RpcError,
     minercommand::{DeviceFilter, DeviceSelector, device_selector::SelectionType},
@@ -17,60 +17,53 @@ use fleet_wire::{
 };
 use futures::future::join_all;
 
-use super::{
-    DirectPath,
-    dialing::Dialing,
-    prober::{Leave, PairAnswer, PairOrder},
+use super::dialing::Dialing;
+use crate::{
+    app::App,
+    call::OperatorCall,
+    config::DirectPath,
+    convert,
+    credentials::PairCredentials,
+    dial_permit::DialPermit,
+    failure::{Answered, Refusal},
+    prober::{PairAnswer, PairOrder},
 };
-use crate::{app::App, audit::Attempt, convert, failure::Refusal, pair::PairCredentials};
 
-/// Devices that are tried at a time.
+/// Maximum number of devices that are tried at a time.
 const AT_ONCE: usize = 32;
-/// Devices of one call: as many as one names.
+/// Maximum number of devices of one call.
 const MOST: usize = 1_024;
-/// Devices of the inventory that are read at once, and that a filter looks at.
+/// Devices of the inventory that are read at once.
 const PAGE: u32 = 1_000;
-/// Between two attempts while another server dials for the same organization, and how many there are.
-const BUSY: (Duration, u32) = (Duration::from_millis(500), 60);
+/// Interval of attempts while another server dials for the same organization.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Pairs what the request selects; answers the identifiers of those that were not paired. What was begun is
-/// carried through though the caller hangs up.
-pub(super) async fn pair(
+/// Pairs the selected devices; returns the identifiers of those that were not paired. It continues if the caller hangs
+/// up.
+pub(crate) async fn pair(
     app: &Arc<App>,
-    operator: &OperatorIdentity,
-    actor: Actor,
+    call: &OperatorCall,
     request: PairRequest,
 ) -> Result<Vec<String>, RpcError> {
-    let attempt = Attempt {
-        org: Some(operator.org),
-        actor: actor.clone(),
-        action: "direct.pair",
-        subject: "devices of the server's own network".to_owned(),
-    };
-    let (carried, operator) = (app.clone(), operator.clone());
-    let paired = app
-        .carry_through(async move { carry_out(&carried, &operator, actor, request).await })
-        .await;
-    match paired {
-        Ok(failed) => Ok(failed),
-        Err(error) => Err(attempt.refused(app, error).await),
-    }
+    let attempt = call.attempt("direct.pair", "devices of the server's own network");
+    let (carried, call) = (app.clone(), call.clone());
+    let paired = app.carry_through(async move { pair_selected(&carried, &call, request).await });
+    attempt.or_refused(&app.auditor, paired.await).await
 }
 
-async fn carry_out(
+async fn pair_selected(
     app: &Arc<App>,
-    operator: &OperatorIdentity,
-    actor: Actor,
+    call: &OperatorCall,
     request: PairRequest,
 ) -> Result<Vec<String>, RpcError> {
     let path = app.direct_path()?.clone();
     let credentials = Arc::new(PairCredentials::take(request.credentials));
-    let selected = select(app, operator, request.device_selector.unwrap_or_default()).await?;
-    let _lane = app.direct.enter(operator.org)?;
+    let selected = select(app, call, request.device_selector.unwrap_or_default()).await?;
+    let _slot = app.direct_slots.acquire(call.org)?;
     let run = app.environment.scan_id();
     let entry = AuditEntry::done(
-        operator.org,
-        actor.clone(),
+        call.org,
+        call.actor(),
         "direct.pair",
         format!(
             "{} devices of the server's own network, run {run}",
@@ -78,19 +71,16 @@ async fn carry_out(
         ),
         app.environment.now(),
     );
-    app.store
-        .record_audit(entry)
-        .await
-        .map_err(Refusal::refusal)?;
+    app.store.record_audit(entry).await.answered()?;
     let pairing = Pairing {
         dialing: Dialing {
             app: app.clone(),
             networks: path.networks.clone(),
-            org: operator.org,
+            org: call.org,
             run,
         },
         path,
-        actor,
+        actor: call.actor(),
         credentials,
     };
     let mut failed = selected.failed;
@@ -100,25 +90,25 @@ async fn carry_out(
     Ok(failed)
 }
 
-/// What a request selects.
+/// The devices that a request selects.
 #[derive(Debug, Default)]
 struct Selected {
-    /// To be tried.
+    /// Devices to try.
     devices: Vec<DeviceRow>,
-    /// Identifiers of those that are not the server's to pair, or unknown.
+    /// Identifiers of devices that are unknown or that the server may not pair.
     failed: Vec<String>,
 }
 
 async fn select(
     app: &App,
-    operator: &OperatorIdentity,
+    call: &OperatorCall,
     selector: DeviceSelector,
 ) -> Result<Selected, RpcError> {
     let selected = match selector.selection_type {
         Some(SelectionType::IncludeDevices(list)) => {
-            named(app, operator, list.device_identifiers).await?
+            named(app, call, list.device_identifiers).await?
         }
-        Some(SelectionType::AllDevices(filter)) => all(app, operator, &filter).await?,
+        Some(SelectionType::AllDevices(filter)) => all(app, call, &filter).await?,
         None => {
             return Err(RpcError::invalid_argument(
                 "device_selector selects nothing: give all_devices or include_devices",
@@ -136,7 +126,7 @@ async fn select(
 
 async fn named(
     app: &App,
-    operator: &OperatorIdentity,
+    call: &OperatorCall,
     identifiers: Vec<String>,
 ) -> Result<Selected, RpcError> {
     let wanted: BTreeSet<String> = identifiers.into_iter().collect();
@@ -144,10 +134,10 @@ async fn named(
         .iter()
         .filter_map(|identifier| identifier.parse().ok())
         .collect();
-    let rows = app.store.devices_named(operator.org, known).await;
+    let rows = app.store.devices_named(call.org, known).await;
     let mut selected = Selected::default();
     let mut rows: BTreeMap<String, DeviceRow> = rows
-        .map_err(Refusal::refusal)?
+        .answered()?
         .into_iter()
         .map(|row| (row.identifier.to_string(), row))
         .collect();
@@ -160,31 +150,22 @@ async fn named(
     Ok(selected)
 }
 
-/// Every device that matches all that is given. Without a status those that are paired are left alone.
-async fn all(
-    app: &App,
-    operator: &OperatorIdentity,
-    filter: &DeviceFilter,
-) -> Result<Selected, RpcError> {
+/// The devices that match every given criterion. Without a status in the filter, paired devices do not match.
+async fn all(app: &App, call: &OperatorCall, filter: &DeviceFilter) -> Result<Selected, RpcError> {
     let mut selected = Selected::default();
     let mut after = DeviceId(0);
     loop {
-        let page = app
-            .store
-            .list_devices(operator.org, None, after, PAGE)
-            .await;
-        let page = page.map_err(Refusal::refusal)?;
+        let page = app.store.list_devices(call.org, None, after, PAGE).await;
+        let page = page.answered()?;
         let Some(last) = page.last().map(|row| row.id) else {
             return Ok(selected);
         };
         after = last;
         let ids: Vec<DeviceId> = page.iter().map(|row| row.id).collect();
-        let stands = app.store.pairings_of(operator.org, &ids).await;
-        let stands = stands.map_err(Refusal::refusal)?;
+        let pairings = app.store.pairings_of(call.org, &ids).await.answered()?;
         for row in page {
-            let status = stands
-                .get(&row.id)
-                .map_or(DevicePairing::NONE.status, |pairing| pairing.status);
+            let pairing = pairings.get(&row.id);
+            let status = pairing.map_or(DevicePairing::NONE.status, |pairing| pairing.status);
             if !matches(filter, &row, status) {
                 continue;
             }
@@ -219,7 +200,7 @@ fn matches(filter: &DeviceFilter, row: &DeviceRow, status: PairingStatus) -> boo
         && wanted(&filter.manufacturers, &row.manufacturer)
 }
 
-/// Pairing that runs.
+/// A running pairing.
 struct Pairing {
     dialing: Dialing,
     path: DirectPath,
@@ -228,39 +209,30 @@ struct Pairing {
 }
 
 impl Pairing {
-    /// Tries some devices; answers the identifiers of those that were not paired.
+    /// Tries some devices; returns the identifiers of those that were not paired.
     async fn batch(&self, devices: &[DeviceRow]) -> Result<Vec<String>, RpcError> {
         let addresses: Vec<IpAddr> = devices
             .iter()
             .filter_map(|row| row.endpoint.map(|endpoint| endpoint.ip))
             .collect();
-        let leave = self.release(&addresses).await?;
-        let tried = join_all(devices.iter().map(|row| self.attempt(row, &leave))).await;
+        let wait = |pause| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, RpcError>(())
+        };
+        let acquired = self.dialing.acquire(&addresses, BUSY_PAUSE, wait).await;
+        let (permit, _) = acquired?;
+        let tried = join_all(devices.iter().map(|row| self.attempt(row, &permit))).await;
         let bound = self.bind(devices, tried).await;
-        self.dialing.end(&leave).await;
+        self.dialing.end(&permit).await;
         bound
     }
 
-    async fn release(&self, addresses: &[IpAddr]) -> Result<Leave, RpcError> {
-        let (pause, attempts) = BUSY;
-        for _ in 0..attempts {
-            match self.dialing.release(addresses).await {
-                Ok((leave, _)) => return Ok(leave),
-                Err(ReleaseError::Busy(_)) => tokio::time::sleep(pause).await,
-                Err(ReleaseError::Storage(error)) => return Err(error.refusal()),
-            }
-        }
-        Err(RpcError::resource_exhausted(
-            "another server dials for your organization still: try again when it is over",
-        ))
-    }
-
-    /// Tries one device; the leave refuses what was not released.
-    async fn attempt(&self, row: &DeviceRow, leave: &Leave) -> Result<PairingStatus, String> {
+    /// Tries one device. The permit refuses addresses that were not released.
+    async fn attempt(&self, row: &DeviceRow, permit: &DialPermit) -> Result<PairingStatus, String> {
         let endpoint = row
             .endpoint
-            .ok_or("where it is now is not known: scan for it first")?;
-        leave.check(endpoint)?;
+            .ok_or("its address is unknown: scan for it first")?;
+        permit.check(endpoint)?;
         let order = PairOrder {
             endpoint,
             driver: row.driver.clone(),
@@ -268,16 +240,15 @@ impl Pairing {
             mac: row.mac,
             serial: fleet_core::Serial::new(&row.serial),
             login: self.credentials.login(),
-            leave: leave.clone(),
+            permit: permit.clone(),
         };
-        let trying = tokio::time::timeout(leave.left(), self.path.prober.pair(order));
+        let trying = tokio::time::timeout(permit.left(), self.path.prober.pair(order));
         let PairAnswer {
             outcome,
             default_password,
             error,
         } = trying.await.map_err(|_| "it was too slow".to_owned())?;
         match outcome {
-            // Unless it is known that the password was changed, it may be the one it was delivered with.
             PairOutcome::Paired if default_password == Some(true) => {
                 Ok(PairingStatus::DefaultPassword)
             }
@@ -294,7 +265,7 @@ impl Pairing {
         let app = &self.dialing.app;
         let mut failed = Vec::new();
         for (row, tried) in devices.iter().zip(tried) {
-            let why = match tried {
+            let reason = match tried {
                 Ok(status) => {
                     let now = app.environment.now();
                     let bound = app
@@ -303,13 +274,13 @@ impl Pairing {
                         .await;
                     match bound {
                         Ok(_) => continue,
-                        Err(fleet_store::BindError::Storage(error)) => return Err(error.refusal()),
+                        Err(BindError::Storage(error)) => return Err(error.refusal()),
                         Err(refused) => refused.to_string(),
                     }
                 }
-                Err(why) => why,
+                Err(reason) => reason,
             };
-            tracing::info!(run = %self.dialing.run, device = %row.id, why, "a device was not paired");
+            tracing::info!(run = %self.dialing.run, device = %row.id, reason, "a device was not paired");
             failed.push(row.identifier.to_string());
         }
         Ok(failed)

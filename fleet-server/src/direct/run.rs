@@ -1,5 +1,5 @@
-//! A scan of the server's own network, batch by batch: addresses are released, dialed, recorded, given
-//! back. What is told is what a node's scan tells, but nothing of it is kept for later watchers.
+//! A scan of the server's own network, in batches: addresses are released, dialed, recorded and returned. It sends the
+//! same items as a scan through a node, but stores none of them for later watchers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,35 +14,38 @@ use fleet_core::{
 };
 use fleet_discovery::{DeviceFound, Ledger, LogEvent, ScanEnded, Tally};
 use fleet_store::{
-    Actor, AuditEntry, AuditResult, DeviceRow, NewSightings, Progress, ReleaseError, Released,
-    Sighted, StoredEvent,
+    Actor, AuditEntry, AuditResult, DeviceRow, NewSightings, Progress, Released, Sighted,
+    StoredEvent,
 };
 use fleet_wire::RpcError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    DirectPath,
-    dialing::Dialing,
-    prober::{Leave, ProbeEvent, ProbeOrder, Prober},
-    selection::Selection,
+use super::{dialing::Dialing, selection::Selection};
+use crate::{
+    app::App,
+    config::DirectPath,
+    convert::printable,
+    dial_permit::DialPermit,
+    failure::Refusal,
+    prober::{ProbeEvent, ProbeOrder, Prober},
+    watch::Item,
 };
-use crate::{app::App, convert::printable, failure::Refusal, watch::Item};
 
 /// Events that may wait between prober and store.
-const SINK: usize = 64;
-/// Devices recorded at once.
-const RECORDED: usize = 64;
-/// How long a watcher may take none of what is found before it counts as gone.
+const EVENTS: usize = 64;
+/// Maximum number of events taken, and so of devices recorded, at once.
+const AT_ONCE: usize = 64;
+/// A watcher that reads no item for this long counts as disconnected.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two attempts while another server dials for the same organization, and how many there are.
-const BUSY: (Duration, u32) = (Duration::from_secs(1), 60);
-/// Why an address of a node is left out, in the ledger.
+/// Interval of attempts while another server dials for the same organization.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+/// The reason, in the scan summary, for leaving out an address.
 const OF_NODE: &str = "a node has or had a device there";
-/// Nodes that are named one by one.
+/// Maximum number of nodes that a text names.
 const NODES_NAMED: usize = 16;
 
-/// A scan that may begin.
+/// A scan that was admitted.
 pub(super) struct Admitted {
     pub(super) path: DirectPath,
     pub(super) org: OrgId,
@@ -51,7 +54,7 @@ pub(super) struct Admitted {
     pub(super) selection: Selection,
 }
 
-/// A scan that runs.
+/// A running scan.
 pub(super) struct Run {
     app: Arc<App>,
     dialing: Dialing,
@@ -63,18 +66,24 @@ pub(super) struct Run {
     started: Instant,
     sequence: i64,
     ledger: Ledger,
-    /// Addresses left out, by the node that has or had them.
+    /// Addresses that were left out, by the node that has or had them.
     excluded: BTreeMap<NodeId, Tally>,
-    /// Devices met that are a node's, by that node.
+    /// Devices found that belong or belonged to a node, by node.
     foreign: BTreeMap<NodeId, Tally>,
 }
 
-/// Why a scan stopped before its end.
+/// The reason why a scan stopped early.
 enum Stop {
-    /// Whoever started it has left, or the server goes down.
-    Left,
-    /// It cannot go on.
+    /// Its caller disconnected, or the server shuts down.
+    Canceled,
+    /// It cannot continue.
     Failed(RpcError),
+}
+
+impl From<RpcError> for Stop {
+    fn from(error: RpcError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Run {
@@ -119,7 +128,7 @@ impl Run {
         }
     }
 
-    /// Runs to the end and tells it.
+    /// Runs to the end and sends the final item.
     pub(super) async fn run(mut self) {
         let worked = self.work().await;
         self.account().await;
@@ -127,12 +136,12 @@ impl Run {
             Ok(()) => {
                 let ended = self.ended();
                 tracing::info!(scan = %self.dialing.run, outcome = %ended.conclusion.state, accepted = self.ledger.accepted, "a scan of the server's own network ended");
-                let _ = self.tell(LogEvent::Ended(ended)).await;
+                let _ = self.emit(LogEvent::Ended(ended)).await;
             }
-            Err(Stop::Left) => {
-                tracing::info!(scan = %self.dialing.run, "a scan of the server's own network was left");
+            Err(Stop::Canceled) => {
+                tracing::info!(scan = %self.dialing.run, "a scan of the server's own network was canceled");
                 let gone = RpcError::unavailable(
-                    "the server is going down: start the scan again when it is back",
+                    "the server is shutting down: start the scan again when it is back",
                 );
                 let _ = self.out.try_send(Err(gone));
             }
@@ -161,43 +170,37 @@ impl Run {
     }
 
     async fn batch(&mut self, addresses: &[IpAddr]) -> Result<(), Stop> {
-        let (leave, released) = self.release(addresses).await?;
+        let (permit, released) = self.release(addresses).await?;
         let probed = match self.exclude(&released).await {
             Ok(()) if released.allowed.is_empty() => return Ok(()),
-            Ok(()) => self.probe(&released.allowed, &leave).await,
+            Ok(()) => self.probe(&released.allowed, &permit).await,
             Err(stop) => Err(stop),
         };
-        self.dialing.end(&leave).await;
+        self.dialing.end(&permit).await;
         probed
     }
 
-    async fn release(&mut self, addresses: &[IpAddr]) -> Result<(Leave, Released), Stop> {
-        let (pause, attempts) = BUSY;
-        for _ in 0..attempts {
-            match self.dialing.release(addresses).await {
-                Ok(released) => return Ok(released),
-                Err(ReleaseError::Busy(_)) => {}
-                Err(ReleaseError::Storage(error)) => return Err(Stop::Failed(error.refusal())),
-            }
-            self.send(Item::Alive).await?;
-            tokio::select! {
-                () = self.cancel.cancelled() => return Err(Stop::Left),
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
-        Err(Stop::Failed(RpcError::resource_exhausted(
-            "another server dials for your organization still: try again when it is over",
-        )))
+    async fn release(&self, addresses: &[IpAddr]) -> Result<(DialPermit, Released), Stop> {
+        let wait = |pause| self.wait(pause);
+        self.dialing.acquire(addresses, BUSY_PAUSE, wait).await
     }
 
-    /// Counts what is left out, and names each node when its first address is.
+    async fn wait(&self, pause: Duration) -> Result<(), Stop> {
+        self.send(Item::Alive).await?;
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(Stop::Canceled),
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
+    }
+
+    /// Counts the addresses that are left out, and warns of each node at its first one.
     async fn exclude(&mut self, released: &Released) -> Result<(), Stop> {
         for exclusion in &released.excluded {
             let (node, name) = (exclusion.node, printable(&exclusion.node_name, 255));
             let example = exclusion.ip.to_string();
             if count(&mut self.excluded, node, &name, &example) {
                 self.warn(format!(
-                    "{example} is left out, and whatever else node {node} ({name}) ever found: the server does not dial what has or had a node"
+                    "{example} is left out, as is every other address that node {node} ({name}) ever reported: the server does not dial addresses that have or had a node"
                 ))
                 .await?;
             }
@@ -206,25 +209,25 @@ impl Run {
         Ok(())
     }
 
-    async fn probe(&mut self, addresses: &[IpAddr], leave: &Leave) -> Result<(), Stop> {
+    async fn probe(&mut self, addresses: &[IpAddr], permit: &DialPermit) -> Result<(), Stop> {
         let order = ProbeOrder {
             addresses: addresses.to_vec(),
             ports: self.selection.ports.clone(),
-            budget: leave.left().min(self.time_left()),
-            leave: leave.clone(),
+            budget: permit.left().min(self.time_left()),
+            permit: permit.clone(),
         };
-        let (sink, mut events) = mpsc::channel(SINK);
+        let (sender, mut events) = mpsc::channel(EVENTS);
         let prober = self.prober.clone();
-        let probing = prober.probe(order, sink, self.cancel.clone());
+        let probing = prober.probe(order, sender, self.cancel.clone());
         tokio::pin!(probing);
         let mut summary = None;
-        let mut taken = Vec::with_capacity(RECORDED);
+        let mut taken = Vec::with_capacity(AT_ONCE);
         let mut accepted = BTreeSet::new();
         loop {
             tokio::select! {
                 biased;
-                heard = events.recv_many(&mut taken, RECORDED) => {
-                    if heard == 0 {
+                received = events.recv_many(&mut taken, AT_ONCE) => {
+                    if received == 0 {
                         break;
                     }
                     self.take(std::mem::take(&mut taken), &mut accepted).await?;
@@ -244,12 +247,12 @@ impl Run {
             *self.row(outcome, accepted.contains(ip)) += 1;
         }
         if self.cancel.is_cancelled() {
-            return Err(Stop::Left);
+            return Err(Stop::Canceled);
         }
         Ok(())
     }
 
-    /// The row of the ledger that an address belongs to.
+    /// The counter that an address belongs to.
     fn row(&mut self, outcome: TargetOutcome, accepted: bool) -> &mut u64 {
         let ledger = &mut self.ledger;
         if accepted {
@@ -259,7 +262,7 @@ impl Run {
             TargetOutcome::Identified | TargetOutcome::Unidentified => &mut ledger.unidentified,
             TargetOutcome::Refused => &mut ledger.refused,
             TargetOutcome::Silent => &mut ledger.silent,
-            // Every port of it was refused by the leave, whose time was over.
+            // The permit refused every port, because its time was over.
             TargetOutcome::Skipped | TargetOutcome::NotReached => &mut ledger.not_reached,
         }
     }
@@ -296,7 +299,7 @@ impl Run {
                     accepted.insert(report.endpoint.ip);
                     let elapsed_ms = self.elapsed_ms();
                     self.ledger.first_device_ms.get_or_insert(elapsed_ms);
-                    self.tell(LogEvent::Device(found(&report, &row, elapsed_ms)))
+                    self.emit(LogEvent::Device(found(&report, &row, elapsed_ms)))
                         .await?;
                 }
                 Sighted::OfNode { refusal, node_name } => {
@@ -304,7 +307,7 @@ impl Run {
                     let example = report.endpoint.to_string();
                     count(&mut self.foreign, node, &name, &example);
                     self.warn(format!(
-                        "the device at {example} is node {node}'s ({name}): it is not stored, and the server will not dial there again"
+                        "the device at {example} belongs to node {node} ({name}): it is not stored, and the server will not dial its address again"
                     ))
                     .await?;
                 }
@@ -328,8 +331,7 @@ impl Run {
         }
     }
 
-    /// Brings the counts by node into the ledger, and what was refused into the audit trail: one record for
-    /// each kind.
+    /// Adds the counts by node to the scan summary, and one record for each kind of refusal to the audit trail.
     async fn account(&mut self) {
         for (action, reason, tallies) in [
             ("direct.exclude", OF_NODE, &self.excluded),
@@ -372,7 +374,7 @@ impl Run {
             .sum();
     }
 
-    /// The end of a scan that was carried through.
+    /// The final event of a scan that ran to its end.
     fn ended(&mut self) -> ScanEnded {
         self.ledger.elapsed_ms = self.elapsed_ms();
         let mut gaps = Vec::new();
@@ -400,10 +402,10 @@ impl Run {
     }
 
     async fn warn(&mut self, text: String) -> Result<(), Stop> {
-        self.tell(LogEvent::Warning { text }).await
+        self.emit(LogEvent::Warning { text }).await
     }
 
-    async fn tell(&mut self, event: LogEvent) -> Result<(), Stop> {
+    async fn emit(&mut self, event: LogEvent) -> Result<(), Stop> {
         self.sequence += 1;
         let stored = StoredEvent {
             sequence: self.sequence,
@@ -412,7 +414,7 @@ impl Run {
         self.send(Item::Event(stored)).await
     }
 
-    /// Tells how far the scan is, `done` addresses of the batch in hand included.
+    /// Sends the progress, including `done` addresses of the current batch.
     async fn progress(&mut self, done: u64) -> Result<(), Stop> {
         let ledger = &self.ledger;
         let progress = Progress {
@@ -431,11 +433,11 @@ impl Run {
     }
 
     async fn send(&self, item: Item) -> Result<(), Stop> {
-        // A watcher that is slow holds up nodes' reports, since addresses are released meanwhile.
+        // A slow watcher holds up reports of nodes, because its addresses stay released meanwhile.
         let sent = tokio::time::timeout(PATIENCE, self.out.send(Ok(item))).await;
         match sent {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Stop::Left),
+            Ok(Err(_)) | Err(_) => Err(Stop::Canceled),
         }
     }
 
@@ -449,7 +451,7 @@ impl Run {
     }
 }
 
-/// Counts one for a node, and answers whether it is the node's first.
+/// Counts one for a node; returns whether it is the node's first.
 fn count(tallies: &mut BTreeMap<NodeId, Tally>, node: NodeId, name: &str, example: &str) -> bool {
     let tally = tallies.entry(node).or_insert_with(|| Tally {
         reason: name.to_owned(),
@@ -460,7 +462,7 @@ fn count(tallies: &mut BTreeMap<NodeId, Tally>, node: NodeId, name: &str, exampl
     tally.count == 1
 }
 
-/// Such as `node 7 (barn) 12, first 10.0.0.7`.
+/// Text such as `node 7 (barn) 12, first 10.0.0.7`.
 fn by_node(tallies: &BTreeMap<NodeId, Tally>) -> String {
     let mut nodes: Vec<String> = tallies
         .iter()
@@ -473,12 +475,12 @@ fn by_node(tallies: &BTreeMap<NodeId, Tally>) -> String {
         })
         .collect();
     if tallies.len() > NODES_NAMED {
-        nodes.push(format!("and {} nodes more", tallies.len() - NODES_NAMED));
+        nodes.push(format!("and {} more nodes", tallies.len() - NODES_NAMED));
     }
     nodes.join("; ")
 }
 
-/// The device as the inventory knows it now, where it was found.
+/// The device as the inventory has it now, at the endpoint where it was found.
 fn found(report: &DeviceReport, row: &DeviceRow, elapsed_ms: u64) -> DeviceFound {
     DeviceFound {
         device: row.id,

@@ -1,4 +1,4 @@
-//! What a request means for the server's own network. The grammar and the limits are a node's scan's.
+//! Plans a scan of the server's own network, with the grammar and the limits of a scan through a node.
 
 use std::net::IpAddr;
 
@@ -8,10 +8,9 @@ use fleet_discovery::{
 };
 use fleet_wire::RpcError;
 
-use super::{DirectPath, prober::outside};
-use crate::failure;
+use crate::{config::DirectPath, dial_permit::outside, failure};
 
-/// What to scan.
+/// The addresses and ports to scan.
 #[derive(Debug)]
 pub(super) struct Selection {
     pub(super) addresses: Vec<IpAddr>,
@@ -21,11 +20,11 @@ pub(super) struct Selection {
     pub(super) notes: Vec<String>,
 }
 
-/// Reads a request.
+/// Plans a request.
 ///
 /// # Errors
 ///
-/// INVALID_ARGUMENT or FAILED_PRECONDITION with the offending entry and the way out.
+/// INVALID_ARGUMENT or FAILED_PRECONDITION with the offending entry and what to do.
 pub(super) fn select(
     request: &ScanRequest,
     path: &DirectPath,

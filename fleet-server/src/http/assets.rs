@@ -1,4 +1,4 @@
-//! The web page: files of `web/`, compiled in.
+//! The web page: the files of `web/`, embedded in the program.
 
 use std::borrow::Cow;
 
@@ -7,13 +7,13 @@ use fleet_wire::server::Body;
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use rust_embed::{EmbeddedFile, RustEmbed};
 
-use super::respond;
+use super::response::respond;
 
 #[derive(RustEmbed)]
 #[folder = "web/"]
 struct Web;
 
-/// Nothing but this origin's own files runs, and nothing frames them.
+/// Only files of this origin may run, and no page may frame them.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 /// The file of a path, if there is one.
@@ -58,7 +58,7 @@ pub(super) fn asset(parts: &Parts) -> Option<Response<Body>> {
     Some(response)
 }
 
-/// Changes when the content does.
+/// A tag that changes with the content.
 fn tag(file: &EmbeddedFile) -> String {
     let digits: String = file
         .metadata

@@ -1,5 +1,5 @@
-//! A scan as server-sent events (WHATWG HTML, 9.2): one JSON object each, the id is the sequence, so
-//! that a browser resumes by itself.
+//! A scan as server-sent events (WHATWG HTML, 9.2). Each event is one JSON object whose id is the sequence, which lets a
+//! browser resume by itself.
 
 use std::sync::Arc;
 
@@ -11,12 +11,11 @@ use http::{Method, Response, StatusCode, request::Parts};
 use http_body::Frame;
 use http_body_util::StreamBody;
 
-use super::{known, respond};
+use super::response::{mark_known, respond};
 use crate::{
     app::App,
-    auth,
+    auth, convert,
     failure::Refusal,
-    operators::{scan_id, watched},
     scans,
     watch::{self, Item, WatchError},
 };
@@ -28,18 +27,18 @@ pub(super) async fn stream(
     scan: &str,
 ) -> Result<Response<Body>, RpcError> {
     let operator = auth::operator(app, &Method::GET, &parts.headers).await?;
-    known(parts);
+    mark_known(parts);
     if !operator.role.may(Permission::NodeRead) {
         return Err(RpcError::permission_denied(format!(
             "this needs the permission {}",
             Permission::NodeRead
         )));
     }
-    let scan = scan_id(scan)?;
+    let scan = convert::id("scan_id", scan)?;
     let after = cursor(parts)?;
-    let row = scans::get(app, &operator, scan).await?;
+    let row = scans::get(app, operator.org, scan).await?;
     if after > row.last_sequence {
-        // Told before the stream begins: a browser tries a broken stream again for ever.
+        // Refused before the stream begins, because a browser retries a broken stream forever.
         let ahead = WatchError::Ahead {
             scan,
             after,
@@ -60,7 +59,7 @@ pub(super) async fn stream(
     let items = auth::while_permitted(app.clone(), &operator, Permission::NodeRead, items);
     let pieces = items.map(move |item| match item {
         Ok(item) => piece(item),
-        // The stream just ends: the browser comes back with its last id and is told then.
+        // The stream ends without an error event. The browser reconnects with its last id and gets the error then.
         Err(error) => {
             tracing::debug!(%scan, %error, "an event stream ended early");
             Bytes::new()
@@ -94,17 +93,17 @@ fn cursor(parts: &Parts) -> Result<i64, RpcError> {
         .filter(|after| *after >= 0)
         .ok_or_else(|| {
             RpcError::invalid_argument(format!(
-                "`{}` is no sequence of an event: give 0 or a number that was seen",
+                "`{}` is not the sequence of an event: give 0 or the id of an event",
                 text.escape_debug().take(32).collect::<String>()
             ))
         })
 }
 
 fn piece(item: Item) -> Bytes {
-    let message = watched(item);
+    let message = watch::message(item);
     match lines::line(&message) {
         None => Bytes::from_static(b": alive\n\n"),
-        // Progress is no part of the log: it must not move the id that a browser resumes from.
+        // Progress is not part of the log: it must not change the id from which a browser resumes.
         Some(line) if message.sequence == 0 => Bytes::from(format!("data: {line}\n\n")),
         Some(line) => Bytes::from(format!("id: {}\ndata: {line}\n\n", message.sequence)),
     }

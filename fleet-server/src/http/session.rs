@@ -1,9 +1,11 @@
-//! Sign-in of browsers: e-mail and password, or a key, is exchanged for a cookie that no script can read.
-//! Neither is ever in a URL, the cookie never leaves this origin.
+//! Sign-in of browsers: an e-mail and password, or a key, is exchanged for a cookie that no script can read. No
+//! credential is ever in a URL, and the cookie never leaves this origin.
 
 use std::{net::IpAddr, time::Duration};
 
-use fleet_core::{Password, Permission, SecretHash, SecretKind, Timestamp, limits};
+use fleet_core::{
+    OperatorId, OrgId, Password, Permission, SecretHash, SecretKind, Timestamp, limits,
+};
 use fleet_store::{
     Account, Actor, Credential, NewBrowserSession, OpenBrowserSessionError, PasswordHash, Proof,
     Who,
@@ -15,27 +17,27 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{json, known, respond};
+use super::response::{json, mark_known, respond};
 use crate::{
-    accounts::{author, chosen, too_many_passwords},
     app::App,
     audit::Attempt,
     auth,
     convert::printable,
-    failure::Refusal,
-    limiter,
+    failure::{self, Answered},
+    limiter::{self, allow},
+    passwords::{PASSWORDS, chosen},
 };
 
-/// Two passwords in JSON fit, every byte of them escaped.
+/// Two passwords in JSON fit, even if every byte is escaped.
 const BODY_MOST: usize = 16 * 1_024;
-/// A sign-in takes one packet.
+/// A sign-in fits in one packet.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
-/// What is kept of a browser's name for itself.
+/// Longest stored `User-Agent`.
 const AGENT_MOST: usize = 160;
 /// The longest e-mail (RFC 5321, 4.5.3.1.3).
 const EMAIL_MOST: usize = 254;
 
-/// What signs in; no `Debug`, since all of it is secret.
+/// The body of a sign-in. It has no `Debug`, because its fields are secret.
 #[derive(Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 enum SignIn {
@@ -46,7 +48,7 @@ enum SignIn {
     Password {
         email: String,
         password: Zeroizing<String>,
-        /// Chosen in place of a one-time password.
+        /// Replaces a one-time password.
         #[serde(default)]
         new_password: Option<Zeroizing<String>>,
     },
@@ -67,16 +69,7 @@ pub(super) async fn sign_in(
         ));
     }
     if let Some(limits) = &app.limiters {
-        limits
-            .sign_ins
-            .take(limiter::source(from))
-            .map_err(|wait| {
-                RpcError::resource_exhausted(format!(
-                    "too many sign-ins: try again in {} s",
-                    wait.as_secs() + 1
-                ))
-                .with_retry_after(wait)
-            })?;
+        allow(&limits.sign_ins, limiter::source(from), "sign-ins")?;
     }
     let unreadable = || {
         RpcError::invalid_argument(
@@ -96,16 +89,15 @@ pub(super) async fn sign_in(
             password,
             new_password,
         } => {
-            let account = by_password(app, from, &email, password, now).await?;
-            let (operator, password) = account;
+            let (account, password) = by_password(app, from, &email, password, now).await?;
             match (password.one_time_until, new_password) {
                 (None, None) => {
                     let source = Some(limiter::source(from));
                     let phc = password.phc;
-                    (operator.operator, Proof::Password { phc, source })
+                    (account.operator, Proof::Password { phc, source })
                 }
                 (Some(_), Some(new)) => {
-                    exchange(app, from, &operator, password.phc, new, now).await?
+                    exchange(app, from, &account, password.phc, new, now).await?
                 }
                 (Some(_), None) => {
                     return Err(RpcError::failed_precondition(
@@ -114,7 +106,7 @@ pub(super) async fn sign_in(
                 }
                 (None, Some(_)) => {
                     return Err(RpcError::invalid_argument(
-                        "newPassword goes with a one-time password only: sign in, then change the password",
+                        "newPassword is valid only with a one-time password: sign in, then change the password",
                     ));
                 }
             }
@@ -136,7 +128,7 @@ pub(super) async fn sign_in(
         OpenBrowserSessionError::Refused => {
             RpcError::unauthenticated("the credential was changed meanwhile: sign in again")
         }
-        OpenBrowserSessionError::Storage(error) => error.refusal(),
+        OpenBrowserSessionError::Storage(error) => failure::storage(&error),
     })?;
     Ok(with_cookie(
         app,
@@ -151,23 +143,23 @@ async fn by_key(
     from: IpAddr,
     key: &str,
     now: Timestamp,
-) -> Result<(fleet_core::OperatorId, Proof), RpcError> {
+) -> Result<(OperatorId, Proof), RpcError> {
     let found = app.store.operator_by_key(SecretHash::of(key), now).await;
-    if let Some(identity) = found.map_err(Refusal::refusal)?
+    if let Some(identity) = found.answered()?
         && let Credential::Key(key) = identity.credential
     {
         return Ok((identity.operator, Proof::Key(key)));
     }
     let refusal = RpcError::unauthenticated(
-        "this key is not valid: check that it was copied whole, or make a new one with `fleetctl keys create` or `fleetd admin create-key`",
+        "this key is not valid: check that it was copied completely, or create a new one with `fleetctl keys create` or `fleetd admin create-key`",
     );
     Err(attempt(None, from, String::new())
-        .refused(app, refusal)
+        .refused(&app.auditor, refusal)
         .await)
 }
 
-/// The account and its stored password, when the password is that one. An unknown e-mail, an account without a
-/// password, a one-time password that is over and a wrong password are answered alike, after the same work.
+/// The account and its stored password, if the password matches. An unknown e-mail, an account without a password, an
+/// expired one-time password and a wrong password get the same answer, after the same work.
 async fn by_password(
     app: &App,
     from: IpAddr,
@@ -182,21 +174,14 @@ async fn by_password(
         .chars()
         .take(EMAIL_MOST)
         .collect();
-    let account = app
-        .store
-        .account(&email, Some(source))
-        .await
-        .map_err(Refusal::refusal)?;
+    let account = app.store.account(&email, Some(source)).await.answered()?;
     if let Some(limits) = &app.limiters {
-        // Where the owner has been before, the owner has an allowance of one's own.
+        // An address from which the owner has signed in before has its own allowance.
         let own = account
             .as_ref()
             .is_some_and(|account| account.known_source)
             .then_some(source);
-        limits
-            .passwords_of_an_account
-            .take((&email, own))
-            .map_err(too_many_passwords)?;
+        allow(&limits.passwords_of_an_account, (&email, own), PASSWORDS)?;
     }
     let stored = account
         .as_ref()
@@ -211,7 +196,7 @@ async fn by_password(
         None => Password::one_time(&[0; 20]),
     };
     let is_right = app.passwords.verify(presented, phc).await?;
-    let lives = stored
+    let is_valid = stored
         .as_ref()
         .is_some_and(|stored| stored.one_time_until.is_none_or(|until| until > now));
     let (org, subject) = match &account {
@@ -222,12 +207,14 @@ async fn by_password(
         None => (None, format!("e-mail {}", printable(&email, 200))),
     };
     match (account, stored) {
-        (Some(account), Some(stored)) if is_right && lives => Ok((account, stored)),
+        (Some(account), Some(stored)) if is_right && is_valid => Ok((account, stored)),
         _ => {
             let refusal = RpcError::unauthenticated(
                 "e-mail or password is not right: if the password is forgotten, an administrator can reset it",
             );
-            Err(attempt(org, from, subject).refused(app, refusal).await)
+            Err(attempt(org, from, subject)
+                .refused(&app.auditor, refusal)
+                .await)
         }
     }
 }
@@ -240,7 +227,7 @@ async fn exchange(
     one_time: String,
     new: Zeroizing<String>,
     now: Timestamp,
-) -> Result<(fleet_core::OperatorId, Proof), RpcError> {
+) -> Result<(OperatorId, Proof), RpcError> {
     let new = chosen(new, &account.email)?;
     if app.passwords.verify(new.clone(), Some(one_time)).await? {
         return Err(RpcError::invalid_argument(
@@ -256,24 +243,27 @@ async fn exchange(
     app.store
         .set_password(org, operator, password, None, author(operator, from), now)
         .await
-        .map_err(Refusal::refusal)?;
+        .answered()?;
     let source = Some(limiter::source(from));
     Ok((operator, Proof::Password { phc, source }))
 }
 
-fn attempt(org: Option<fleet_core::OrgId>, from: IpAddr, subject: String) -> Attempt {
-    Attempt {
-        org,
-        actor: Actor {
-            who: Who::Anonymous,
-            from: Some(from),
-        },
-        action: "operator.sign_in",
-        subject,
+/// An operator as the author of an action that begins without a credential.
+fn author(operator: OperatorId, from: IpAddr) -> Actor {
+    Actor {
+        who: Who::Operator(operator),
+        from: Some(from),
     }
 }
 
-/// What the browser calls itself, harmless to show.
+fn attempt(org: Option<OrgId>, from: IpAddr, subject: String) -> Attempt {
+    Attempt {
+        org,
+        ..Attempt::anonymous(from, "operator.sign_in", subject)
+    }
+}
+
+/// The browser's `User-Agent`, escaped and bounded.
 fn agent(parts: &Parts) -> String {
     let agent = parts.headers.get(header::USER_AGENT);
     let agent = agent.and_then(|agent| agent.to_str().ok());
@@ -288,10 +278,10 @@ fn is_json(parts: &Parts) -> bool {
     media.is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
 }
 
-/// Who is signed in.
+/// Shows the signed-in operator.
 pub(super) async fn show(app: &App, parts: &Parts) -> Result<Response<Body>, RpcError> {
     let operator = auth::operator(app, &Method::GET, &parts.headers).await?;
-    known(parts);
+    mark_known(parts);
     let permissions: Vec<_> = Permission::ALL
         .into_iter()
         .filter(|p| operator.role.may(*p))
@@ -304,7 +294,7 @@ pub(super) async fn show(app: &App, parts: &Parts) -> Result<Response<Body>, Rpc
     Ok(json(StatusCode::OK, &value))
 }
 
-/// Ends the session and takes the cookie back.
+/// Ends the session and clears the cookie.
 pub(super) async fn sign_out(
     app: &App,
     tls: bool,
@@ -319,18 +309,18 @@ pub(super) async fn sign_out(
     }
     if let Some(token) = auth::cookie(&parts.headers) {
         let (token, now) = (SecretHash::of(token), app.environment.now());
-        let whose = app.store.operator_by_session(token, now).await;
-        if let Some(identity) = whose.map_err(Refusal::refusal)? {
+        let found = app.store.operator_by_session(token, now).await;
+        if let Some(identity) = found.answered()? {
             let actor = author(identity.operator, from);
             let closed = app.store.close_browser_session(token, actor, now).await;
-            closed.map_err(Refusal::refusal)?;
+            closed.answered()?;
         }
     }
     Ok(with_cookie(app, tls, "", Duration::ZERO))
 }
 
-/// 204 with the session cookie: unreadable for scripts (HttpOnly), never sent from another site
-/// (SameSite=Strict), never over plain HTTP where https is spoken.
+/// 204 with the session cookie: not readable by scripts (HttpOnly), not sent from other sites (SameSite=Strict), and not
+/// sent over plain HTTP where the page uses https.
 fn with_cookie(app: &App, tls: bool, value: &str, life: Duration) -> Response<Body> {
     let secure = if tls || app.config.public_https {
         "; Secure"

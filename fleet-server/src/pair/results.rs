@@ -1,4 +1,4 @@
-//! Following a pairing: its results as they are stored, then its end. Whoever leaves changes nothing.
+//! Follows a pairing: its results as they are stored, then its end. Closing the stream does not affect the pairing.
 
 use std::{sync::Arc, time::Instant};
 
@@ -15,7 +15,7 @@ use crate::{
     failure::{self, Refusal},
 };
 
-/// Results of one message.
+/// Maximum number of results in one message.
 pub(crate) const PAGE: u32 = 256;
 
 type Message = PairDiscoveredDevicesOnFleetNodeResponse;
@@ -25,14 +25,14 @@ struct Following {
     org: OrgId,
     pairing: PairingId,
     after: i64,
-    /// Told before anything is read.
+    /// Sent before the stored results.
     first: Vec<DevicePairingResult>,
-    spoke: Instant,
+    last_message: Instant,
     over: bool,
 }
 
-/// What was refused, then the results in their order; it ends well, or with the pairing's own code. A
-/// message without results is a sign of life.
+/// Streams the refused devices, then the results in their order. Ends with OK or the code of the pairing. A message
+/// without results is a liveness signal.
 pub(super) fn stream(
     app: Arc<App>,
     org: OrgId,
@@ -40,7 +40,7 @@ pub(super) fn stream(
     refused: Vec<DevicePairingResult>,
 ) -> impl Stream<Item = Result<Message, RpcError>> + Send {
     let following = Following {
-        spoke: app.environment.instant(),
+        last_message: app.environment.instant(),
         app,
         org,
         pairing,
@@ -51,7 +51,7 @@ pub(super) fn stream(
     stream::unfold(following, |mut following| async move {
         let message = following.next().await?;
         following.over |= message.is_err();
-        following.spoke = following.app.environment.instant();
+        following.last_message = following.app.environment.instant();
         Some((message, following))
     })
 }
@@ -67,7 +67,7 @@ impl Following {
         }
         loop {
             let app = Arc::clone(&self.app);
-            let bell = app.bells.listen(self.pairing);
+            let changed = app.wakeups.subscribe(self.pairing);
             let page = match app
                 .store
                 .read_pairing(self.org, self.pairing, self.after, PAGE)
@@ -90,16 +90,16 @@ impl Following {
                 let ended_well = matches!(code, Code::Ok);
                 return (!ended_well).then(|| Err(RpcError::new(failure::code(code), reason)));
             }
-            let idle = app.environment.instant().duration_since(self.spoke);
+            let idle = app.environment.instant().duration_since(self.last_message);
             if idle >= limits::WATCH_IDLE {
                 return Some(Ok(Message::default()));
             }
             tokio::select! {
-                () = bell => {}
+                () = changed => {}
                 () = tokio::time::sleep(limits::WATCH_POLL) => {}
                 () = app.drain.cancelled() => {
                     return Some(Err(RpcError::unavailable(
-                        "the server is going down; the pairing goes on where it was sent",
+                        "the server is shutting down; batches that were sent continue",
                     )));
                 }
             }

@@ -92,7 +92,7 @@ impl Prober for Wire {
                     ip: *ip,
                     port: order.ports[0],
                 };
-                order.leave.check(endpoint)?;
+                order.permit.check(endpoint)?;
                 self.dialed.lock().expect("not poisoned").push(*ip);
                 *outcome = TargetOutcome::Silent;
                 if self.devices.contains(ip) {
@@ -111,7 +111,7 @@ impl Prober for Wire {
                 default_password: Some(false),
                 error: error.to_owned(),
             };
-            if let Err(why) = order.leave.check(order.endpoint) {
+            if let Err(why) = order.permit.check(order.endpoint) {
                 return answer(PairOutcome::Error, &why);
             }
             let ip = order.endpoint.ip;

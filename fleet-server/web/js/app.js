@@ -1,9 +1,9 @@
-// What every view shares: who is signed in, and the way to the sign-in when the session is over.
+// State and helpers that all views share: the signed-in operator, the banner, the title, polling.
 
 import { setText, show } from "./dom.js";
 import { isSignedOut } from "./rpc.js";
 
-/** The signed-in operator as `GET /api/session` tells it; null before. */
+/** The response of `GET /api/session`; null while nobody is signed in. */
 let session = null;
 let signedOut = () => {};
 
@@ -11,82 +11,105 @@ export function setSession(value) {
   session = value;
 }
 
-/** Who is signed in. */
+/** Returns the signed-in operator, or null. */
 export function currentOperator() {
   return session;
 }
 
-/** Whether the operator may do something, `fleetnode:manage` for instance. */
+/** Returns whether the operator holds a permission such as `fleetnode:manage`. */
 export function may(permission) {
   return Boolean(session?.permissions?.includes(permission));
 }
 
-/** Sets what happens when the server says that nobody is signed in. */
+/** Sets the handler for a session that has ended. */
 export function onSignedOut(handler) {
   signedOut = handler;
 }
 
-/** Leads to the sign-in when that is what an error means. Returns whether it did. */
+/** Opens the sign-in view if the error means that the session has ended. Returns whether it did. */
 export function handledSignOut(error) {
   if (!isSignedOut(error)) return false;
   signedOut();
   return true;
 }
 
-/** Shows one line above everything, or takes it away with an empty text. */
+/** Shows a line over the page; an empty text hides it. */
 export function banner(text) {
   const element = document.getElementById("banner");
   setText(element, text);
   element.classList.toggle("banner-on", Boolean(text));
 }
 
-/** Names the page in the tab. */
+/** Sets the title of the browser tab. */
 export function title(text) {
   const wanted = text ? `${text} · Fleet` : "Fleet";
   if (document.title !== wanted) document.title = wanted;
 }
 
+/** Interval between two attempts while the server cannot be reached. */
+const RETRY_MS = 2000;
+
 /**
- * Repeats work while the page is looked at, never twice at once. Returns what stops it. `quiet` leaves the banner to
- * the caller.
+ * Runs `work` and repeats it every `milliseconds` while the page is visible, one call at a time. Returns a function
+ * that stops it. With 0 milliseconds, `work` runs until it succeeds once. While the server cannot be reached, `work` is
+ * retried and the banner says so; with `quiet`, the caller shows that itself. `failed` receives every other error.
  */
-export function poll(milliseconds, work, { quiet = false } = {}) {
+export function poll(milliseconds, work, { quiet = false, failed = (/** @type {any} */ _error) => {} } = {}) {
   let stopped = false;
   let working = false;
+  let done = false;
+  let offline = false;
   let timer = 0;
-  async function turn() {
+  async function run() {
     clearTimeout(timer);
-    if (stopped || working) return;
+    if (stopped || working || done) return;
     if (!document.hidden) {
       working = true;
       try {
         await work();
-        if (!stopped && !quiet) banner("");
+        if (!stopped && offline && !quiet) banner("");
+        offline = false;
+        done = milliseconds === 0;
       } catch (error) {
-        if (stopped) return;
-        if (!handledSignOut(error) && error.offline && !quiet) banner("The server cannot be reached. What you see may be old; trying again.");
+        if (stopped || handledSignOut(error)) return;
+        offline = Boolean(error.offline);
+        if (offline && !quiet) banner("The server cannot be reached. This page may be out of date. Retrying…");
+        if (!offline) failed(error);
+        done = milliseconds === 0 && !offline;
       } finally {
         working = false;
       }
     }
-    if (!stopped) timer = setTimeout(turn, milliseconds);
+    if (!stopped && !done) timer = setTimeout(run, offline || !milliseconds ? RETRY_MS : milliseconds);
   }
   function wake() {
-    if (!document.hidden) turn();
+    if (!document.hidden) run();
   }
   document.addEventListener("visibilitychange", wake);
   window.addEventListener("online", wake);
-  timer = setTimeout(turn, milliseconds);
+  run();
   return () => {
     stopped = true;
     clearTimeout(timer);
     document.removeEventListener("visibilitychange", wake);
     window.removeEventListener("online", wake);
-    if (!quiet) banner("");
+    if (offline && !quiet) banner("");
   };
 }
 
-/** Shows or hides the frame around the views. */
+/** Clears the error box, runs `work` and shows its error there. Returns whether it succeeded. */
+export async function attempt(error, work) {
+  error.clear();
+  try {
+    await work();
+    return true;
+  } catch (failure) {
+    if (!handledSignOut(failure)) error.show(failure);
+    return false;
+  }
+}
+
+/** Shows or hides the header and the footer. */
 export function frame(visible) {
   show(document.getElementById("header"), visible);
   show(document.getElementById("footer"), visible);

@@ -1,11 +1,12 @@
-// The inventory, page by page.
+// The inventory of devices.
 
-import { handledSignOut, may, title } from "./app.js";
-import { busy, confirmDialog, errorBox } from "./dialog.js";
-import { announce, fill, h, setText, show } from "./dom.js";
-import { absolute, endpoint, int, makeAndModel, plural, relative, sentence } from "./format.js";
+import { attempt, may, poll, title } from "./app.js";
+import { busy, confirmDialog } from "./dialog.js";
+import { announce, breakable, fill, foreign, h, show, timeAgo } from "./dom.js";
+import { absolute, endpoint, int, isolate, makeAndModel, plural, sentence } from "./format.js";
 import { deviceAddress, grid } from "./grid.js";
 import { listNodes } from "./nodes.js";
+import { pagedTable } from "./paged.js";
 import { pairDialog, pairingCell } from "./pairing.js";
 import { call } from "./rpc.js";
 
@@ -25,175 +26,130 @@ const REFUSED = [
   { name: "endpoint", label: "Address" },
   { name: "reporter", label: "Reported by" },
   { name: "identifier", label: "Identifier" },
-  { name: "reason", label: "Refused, and the way out" },
+  { name: "reason", label: "Reason and remedy" },
   { name: "seen", label: "Last reported" },
 ];
 
-/** Shows the inventory. */
+/** Shows the inventory, page by page. */
 export function devicesView(root) {
   title("Devices");
-  const error = errorBox();
-  const node = h("select", { id: "device-node", class: "input" }, h("option", { value: "0" }, "Every node"));
-  const table = grid({ kind: "devices", label: "Devices", columns: COLUMNS });
-  const empty = h("div", { class: "panel empty", hidden: true },
-    h("h2", {}, "No devices here"),
-    h("p", {}, "Devices appear when a scan finds them."),
-    h("a", { class: "button", href: "#/scans" }, "Go to the scans"));
-  const loading = h("p", { class: "loading" }, "Loading devices…");
-  const previous = h("button", { type: "button", class: "button", disabled: true }, "Previous");
-  const next = h("button", { type: "button", class: "button", disabled: true }, "Next");
+  const names = new Map();
+  const node = h("select", { id: "device-node", class: "input" }, h("option", { value: "0" }, "All nodes"));
   const pairAll = h("button", { type: "button", class: "button", id: "pair-all", hidden: true,
-    onclick: () => pairDialog({ node: node.value, name: names.get(node.value) }).then(load) }, "Pair all unpaired");
-  const where = h("span", { class: "hint" });
-  const pager = h("nav", { class: "pager", "aria-label": "Pages of devices" }, previous, where, next);
+    onclick: () => pairDialog({ node: node.value, name: names.get(node.value) }).then(table.reload) }, "Pair all unpaired");
+  const table = pagedTable({
+    grid: { kind: "devices", label: "Devices", columns: COLUMNS },
+    noun: "device",
+    size: PAGE,
+    labels: { previous: "Previous", next: "Next" },
+    empty: h("div", { class: "panel empty" },
+      h("h2", {}, "No devices"),
+      h("p", {}, "Devices appear when a scan finds them."),
+      h("a", { class: "button", href: "#/scans" }, "Show scans")),
+    async load(cursor) {
+      const [{ devices = [], nextCursor }] = await Promise.all([
+        call("fleet.v1.DeviceService/ListDevices", { fleetNodeId: node.value, limit: PAGE, cursor }),
+        names.size ? null : loadNodes(),
+      ]);
+      return { rows: devices.map((device) => table.row(cells(device, names, actions), { "data-key": device.deviceId })), next: nextCursor };
+    },
+  });
+  const actions = { error: table.error, changed: table.reload, separate };
+  const refused = refusedSection(names);
   root.append(
     h("div", { class: "page-head" },
       h("h1", { tabindex: "-1" }, "Devices"),
       h("div", { class: "inline-field" }, h("label", { for: "device-node" }, "Node"), node, pairAll)),
-    error.element, loading, empty, table.element, pager);
-  const refused = refusedSection();
-  root.append(refused.element);
-  show(table.element, false);
-  show(pager, false);
+    ...table.elements, refused.element);
 
-  const names = new Map();
-  // The cursors that lead to the pages seen so far; the last one is the page on show.
-  let cursors = ["0"];
-  let following = "0";
-  let turn = 0;
-  let left = false;
-
-  async function load() {
-    const mine = ++turn;
-    error.clear();
-    previous.disabled = true;
-    next.disabled = true;
-    try {
-      const { devices = [], nextCursor = "0" } = await call("fleet.v1.DeviceService/ListDevices", {
-        fleetNodeId: node.value, limit: PAGE, cursor: cursors.at(-1),
-      });
-      if (left || mine !== turn) return;
-      following = String(nextCursor);
-      table.clear();
-      table.append(devices.map((device) => table.row({ ...cells(device, names, tellApart), pairing: pairingCell(device, names, { error, changed: load }) })));
-      const page = cursors.length;
-      const begin = (page - 1) * PAGE;
-      setText(where, devices.length ? `Devices ${begin + 1} to ${begin + devices.length}` : "");
-      show(empty, devices.length === 0 && page === 1);
-      show(table.element, devices.length > 0);
-      show(pager, page > 1 || int(following) !== 0);
-      announce(`${plural(devices.length, "device")} shown.`);
-    } catch (failure) {
-      if (left || mine !== turn || handledSignOut(failure)) return;
-      error.show(failure);
-    } finally {
-      if (mine === turn) {
-        loading.remove();
-        previous.disabled = cursors.length < 2;
-        next.disabled = int(following) === 0;
-      }
+  async function loadNodes() {
+    for (const one of await listNodes()) {
+      names.set(one.fleetNodeId, one.name);
+      node.append(h("option", { value: one.fleetNodeId }, isolate(one.name)));
     }
   }
 
-  async function tellApart(alias, device, button) {
-    error.clear();
+  async function separate(alias, device, button) {
     const agreed = await confirmDialog({
-      title: "Two devices after all?",
-      body: [`${alias.identifier} and ${device.identifier} are one device because ${reason(alias)}.`,
-        "Told apart, the former name gets a record of its own, without an address until it is reported. Reports do not make the two one again."],
-      action: "Tell them apart",
-      cancel: "Keep as one",
+      title: "Separate these devices?",
+      body: [["These identifiers were merged because ", foreign(reason(alias)), ": ", foreign(alias.identifier), " and ", foreign(device.identifier), "."],
+        "The former identifier becomes a device of its own, without an address until it is reported. Later reports do not merge them again."],
+      action: "Separate",
+      cancel: "Keep merged",
     });
     if (!agreed) return;
-    try {
+    await attempt(table.error, async () => {
       await busy(button, () => call("fleet.v1.DeviceService/UndoIdentityChange", { identityChangeId: alias.identityChangeId }));
-      announce("Told apart.");
-      await load();
-    } catch (failure) {
-      if (!handledSignOut(failure)) error.show(failure);
-    }
+      announce("Devices separated.");
+      await table.reload();
+    });
   }
 
-  function go(change) {
-    change();
-    load().then(() => window.scrollTo(0, 0));
-  }
-  next.addEventListener("click", () => go(() => cursors.push(following)));
-  previous.addEventListener("click", () => go(() => cursors.pop()));
-  node.addEventListener("change", () => show(pairAll, may("miner:pair") && names.has(node.value)));
-  node.addEventListener("change", () => go(() => { cursors = ["0"]; following = "0"; }));
-
-  async function begin() {
-    try {
-      for (const one of await listNodes()) {
-        names.set(one.fleetNodeId, one.name);
-        node.append(h("option", { value: one.fleetNodeId }, one.name));
-      }
-    } catch (failure) {
-      if (left || handledSignOut(failure)) return;
-    }
-    if (!left) await Promise.all([load(), refused.load(names, () => left)]);
-  }
-  begin();
-  return () => { left = true; };
+  node.addEventListener("change", () => {
+    show(pairAll, may("miner:pair") && names.has(node.value));
+    table.restart();
+  });
+  table.reload();
+  const stopRefused = poll(0, refused.load);
+  return () => {
+    table.stop();
+    stopRefused();
+  };
 }
 
-/** Devices that another has, with the way out; nothing where there are none. */
-function refusedSection() {
+/** Creates the list of reported devices that belong to another node. It is hidden while empty. */
+function refusedSection(names) {
   const table = grid({ kind: "refused", label: "Refused devices", columns: REFUSED });
   const note = h("p", { class: "hint" });
-  const element = h("section", { "aria-labeledby": "refused-title", hidden: true },
-    h("h2", { id: "refused-title" }, "Refused, because another has them"), note, table.element);
-  async function load(names, left) {
-    try {
-      const { devices = [], nextCursor = "0" } = await call("fleet.v1.DeviceService/ListRefusedDevices", { limit: PAGE });
-      if (left()) return;
-      fill(note, "Nodes reported these devices, but may not take them. ",
-        int(nextCursor) ? [`The first ${PAGE} are shown; `, h("code", {}, "fleetctl devices refused"), " lists all."] : null);
-      table.append(devices.map((device) => table.row(refusedCells(device, names))));
-      show(element, devices.length > 0);
-    } catch (failure) {
-      if (!left()) handledSignOut(failure);
-    }
+  const element = h("section", { "aria-labelledby": "refused-title", hidden: true },
+    h("h2", { id: "refused-title" }, "Refused devices"), note, table.element);
+  async function load() {
+    const { devices = [], nextCursor } = await call("fleet.v1.DeviceService/ListRefusedDevices", { limit: PAGE });
+    fill(note, "Nodes reported these devices, but the devices belong to another node or to the server. ",
+      int(nextCursor) ? [`The first ${PAGE} are shown; `, h("code", {}, "fleetctl devices refused"), " lists all."] : null);
+    table.clear();
+    table.append(devices.map((device) => table.row(refusedCells(device, names))));
+    show(element, devices.length > 0);
   }
   return { element, load };
 }
 
 function refusedCells(device, names) {
   return {
-    endpoint: endpoint(device.ip, device.port),
-    reporter: names.get(String(device.fleetNodeId)) ?? `node ${device.fleetNodeId}`,
-    identifier: device.identifier,
-    reason: [h("span", { class: "primary" }, sentence(device.reason)), h("span", { class: "hint" }, sentence(device.wayOut))],
-    seen: h("time", { datetime: device.lastSeen, title: `${plural(device.count, "time")}, first ${absolute(device.firstSeen)}` }, relative(device.lastSeen)),
+    endpoint: breakable(endpoint(device.ip, device.port)),
+    reporter: foreign(names.get(String(device.fleetNodeId)) ?? `node ${device.fleetNodeId}`),
+    identifier: foreign(device.identifier),
+    reason: [h("span", { class: "primary" }, foreign(sentence(device.reason))), h("span", { class: "hint" }, sentence(device.wayOut))],
+    seen: timeAgo(device.lastSeen, `${plural(device.count, "time")}, first ${absolute(device.firstSeen)}`),
   };
 }
 
-/** Why two names are one device, inside a sentence. */
+/** Returns why two identifiers are one device, as part of a sentence. */
 function reason(alias) {
   return String(alias.reason ?? "").trim();
 }
 
-function formerly(alias, device, tellApart) {
+function formerly(alias, device, separate) {
   const merged = int(alias.mergedDeviceId) ? ` (device ${alias.mergedDeviceId})` : "";
-  const why = `${sentence(reason(alias))} Since ${absolute(alias.since)}.${alias.evidence ? ` Evidence then: ${alias.evidence}` : ""}`;
+  const why = `${sentence(isolate(reason(alias)))} Since ${absolute(alias.since)}.${alias.evidence ? ` Evidence: ${isolate(alias.evidence)}` : ""}`;
   const button = may("fleetnode:manage")
-    ? h("button", { type: "button", class: "link", onclick: () => tellApart(alias, device, button) }, "not the same?")
+    ? h("button", { type: "button", class: "link", onclick: () => separate(alias, device, button), "aria-label": `Separate ${isolate(alias.identifier)}` }, "Separate")
     : null;
-  return h("span", { class: "hint formerly", title: why }, `formerly ${alias.identifier}${merged}: ${reason(alias)} `, button);
+  return h("span", { class: "hint formerly", title: why }, "formerly ", foreign(alias.identifier), `${merged}: `, foreign(reason(alias)), " ", button);
 }
 
-function cells(device, names, tellApart) {
+function cells(device, names, actions) {
   const id = String(device.fleetNodeId ?? "0");
   return {
     endpoint: deviceAddress(device),
-    model: [h("span", { class: "primary" }, makeAndModel(device)), device.driver ? h("span", { class: "tag" }, device.driver) : null],
-    firmware: device.firmware || h("span", { class: "none" }, "–"),
+    model: h("span", { class: "primary" }, foreign(makeAndModel(device))),
+    firmware: device.firmware ? foreign(device.firmware) : h("span", { class: "none" }, "–"),
     identifier: [
-      h("span", { title: device.evidence ? `Named by: ${device.evidence}` : "" }, device.identifier),
-      (device.aliases ?? []).map((alias) => formerly(alias, device, tellApart)),
+      h("span", { title: device.evidence ? `Evidence: ${isolate(device.evidence)}` : "" }, foreign(device.identifier)),
+      (device.aliases ?? []).map((alias) => formerly(alias, device, actions.separate)),
     ],
-    node: int(id) ? names.get(id) ?? `revoked node ${id}` : "server",
-    seen: h("time", { datetime: device.lastSeen, title: `First seen ${absolute(device.firstSeen)}, last seen ${absolute(device.lastSeen)}` }, relative(device.lastSeen)),
+    node: int(id) ? foreign(names.get(id) ?? `revoked node ${id}`) : "server",
+    pairing: pairingCell(device, names, actions),
+    seen: timeAgo(device.lastSeen, `First seen ${absolute(device.firstSeen)}, last seen ${absolute(device.lastSeen)}`),
   };
 }

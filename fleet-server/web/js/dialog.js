@@ -1,28 +1,46 @@
-// The questions that stand between an operator and something that cannot be taken back, and small shared widgets.
+// Confirmation dialogs and small widgets that views share.
 
-import { announce, fill, h, rich } from "./dom.js";
+import { announce, fill, freshId, h, rich } from "./dom.js";
 import { sentence } from "./format.js";
 
-/** Asks before doing. Resolves to whether the operator agreed; the focus returns to where it was. */
-export function confirmDialog({ title, body, action, cancel = "Keep it", danger = false }) {
-  return new Promise((resolve) => {
-    const dialog = h("dialog", { class: "dialog", "aria-labeledby": "dialog-title", "aria-describedby": "dialog-body" },
-      h("form", { method: "dialog" },
-        h("h2", { id: "dialog-title" }, title),
-        h("div", { id: "dialog-body", class: "dialog-body" }, [body].flat().map((text) => h("p", {}, text))),
-        h("div", { class: "actions actions-end" },
-          h("button", { class: "button", value: "no", autofocus: true }, cancel),
-          h("button", { class: `button ${danger ? "button-danger" : "button-primary"}`, value: "yes", id: "dialog-action" }, action))));
+/**
+ * Opens a modal dialog. `content(heading)` creates its content, which must contain the heading. Returns the dialog and a
+ * promise that resolves when it is closed. The focus then returns to the element that had it, or, if that is gone, to
+ * the heading of the page.
+ */
+export function openDialog(heading, content) {
+  const opener = document.activeElement;
+  const id = freshId("dialog");
+  const dialog = h("dialog", { class: "dialog", "aria-labelledby": id }, content(h("h2", { id }, heading)));
+  const closed = new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       dialog.remove();
-      resolve(dialog.returnValue === "yes");
+      resolve(dialog.returnValue);
     });
-    document.body.append(dialog);
-    dialog.showModal();
   });
+  document.body.append(dialog);
+  dialog.showModal();
+  return { dialog, closed: closed.then((value) => { restoreFocus(opener); return value; }) };
 }
 
-/** A refusal where it happened, read out at once. */
+/** Moves the focus to an element, or to the heading of the page if the element cannot have it. */
+export function restoreFocus(element) {
+  if (element instanceof HTMLElement && element.isConnected && element !== document.body) element.focus({ preventScroll: true });
+  if (document.activeElement === null || document.activeElement === document.body) /** @type {HTMLElement | null} */ (document.querySelector("main h1"))?.focus({ preventScroll: true });
+}
+
+/** Asks for confirmation. Resolves to whether the operator agreed. */
+export async function confirmDialog({ title, body, action, cancel = "Back", danger = false }) {
+  const { closed } = openDialog(title, (heading) => h("form", { method: "dialog" },
+    heading,
+    h("div", { class: "dialog-body" }, (Array.isArray(body) ? body : [body]).map((text) => h("p", {}, text))),
+    h("div", { class: "actions actions-end" },
+      h("button", { class: "button", value: "no", autofocus: true }, cancel),
+      h("button", { class: `button ${danger ? "button-danger" : "button-primary"}`, value: "yes", id: "dialog-action" }, action))));
+  return await closed === "yes";
+}
+
+/** Creates a box that shows an error and announces it at once. */
 export function errorBox() {
   const element = h("div", { class: "notice notice-error", role: "alert", hidden: true });
   return {
@@ -38,13 +56,13 @@ export function errorBox() {
   };
 }
 
-/** A button that copies a text, and says so. Works without a secure context too. */
+/** Creates a button that copies a text and confirms it. Works without a secure context. */
 export function copyButton(text, label = "Copy") {
   const button = h("button", { type: "button", class: "button", onclick: copy }, label);
   let timer = 0;
   async function copy() {
     const done = await copyText(text);
-    button.textContent = done ? "Copied" : "Select and copy by hand";
+    button.textContent = done ? "Copied" : "Copy failed: select the text";
     announce(button.textContent);
     clearTimeout(timer);
     timer = setTimeout(() => { button.textContent = label; }, 2500);
@@ -58,12 +76,12 @@ async function copyText(text) {
       await navigator.clipboard.writeText(text);
       return true;
     } catch {
-      // Not allowed here: the older way below.
+      // The permission was denied: fall back to execCommand.
     }
   }
   const helper = h("textarea", { class: "visually-hidden", readonly: true, "aria-hidden": "true" });
   helper.value = text;
-  const focused = document.activeElement;
+  const focused = /** @type {HTMLElement | null} */ (document.activeElement);
   document.body.append(helper);
   helper.select();
   const done = document.execCommand("copy");
@@ -72,8 +90,9 @@ async function copyText(text) {
   return done;
 }
 
-/** Disables a button while something runs, so that a second click cannot do it twice. */
+/** Disables a button while `work` runs, which prevents a second run by a second click. */
 export async function busy(button, work) {
+  const focused = document.activeElement === button;
   button.disabled = true;
   button.setAttribute("aria-busy", "true");
   try {
@@ -81,5 +100,7 @@ export async function busy(button, work) {
   } finally {
     button.disabled = false;
     button.removeAttribute("aria-busy");
+    // A disabled button loses the focus.
+    if (focused && document.activeElement === document.body) button.focus({ preventScroll: true });
   }
 }

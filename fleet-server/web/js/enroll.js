@@ -1,21 +1,21 @@
-// Letting a node in: code, fingerprint, confirmation, key. Codes and keys are shown once and live in this view only.
+// The enrollment of a node in four steps. Codes and API keys are shown once and exist only in this view.
 
-import { handledSignOut, may, poll, title } from "./app.js";
+import { attempt, may, poll, title } from "./app.js";
 import { busy, copyButton, errorBox } from "./dialog.js";
-import { announce, fill, h } from "./dom.js";
-import { timeOfDay } from "./format.js";
+import { announce, fill, foreign, h } from "./dom.js";
+import { isolate, timeOfDay } from "./format.js";
 import { fingerprint, listNodes, nodeStatus, revoke } from "./nodes.js";
 import { chooseNode } from "./prefill.js";
 import { call } from "./rpc.js";
 
-const STEPS = ["Make a code", "Enroll the node", "Compare the fingerprint", "Hand over the key"];
+const STEPS = ["Create a code", "Enroll the node", "Compare the fingerprint", "Copy the API key"];
 
-/** The whole way, from a new code. */
+/** Starts at the first step. */
 export function enrollView(root) {
   return wizard(root, (steps) => steps.code());
 }
 
-/** The way from a node that already waits. */
+/** Starts at the confirmation of a node that is waiting for it. */
 export function confirmView(root, nodeId) {
   return wizard(root, (steps) => steps.find(nodeId));
 }
@@ -25,7 +25,7 @@ function wizard(root, begin) {
   const marks = STEPS.map((name) => h("li", {}, name));
   const body = h("div", { class: "panel wizard-body" });
   let stop = () => {};
-  let left = false;
+  let closed = false;
   root.append(
     h("p", { class: "crumb" }, h("a", { href: "#/nodes" }, "Nodes")),
     h("h1", { tabindex: "-1" }, "Enroll a node"),
@@ -49,109 +49,96 @@ function wizard(root, begin) {
   function watch(work) {
     stop = poll(2000, async () => {
       const nodes = await listNodes();
-      if (!left) work(nodes);
+      if (!closed) work(nodes);
     });
   }
 
   const steps = {
     code() {
       const error = errorBox();
-      const make = h("button", { type: "button", class: "button button-primary", id: "make-code" }, "Make a code");
+      const create = h("button", { type: "button", class: "button button-primary", id: "create-code" }, "Create code");
       const replaces = h("select", { id: "replaces", class: "input" }, h("option", { value: "0" }, "No other node"));
-      const replacing = h("div", { class: "inline-field", hidden: true }, h("label", { for: "replaces" }, "It replaces"), replaces);
-      offerRevoked(replaces, replacing);
-      make.addEventListener("click", async () => {
-        error.clear();
-        try {
-          const answer = await busy(make, () => call("fleetnodeadmin.v1.FleetNodeAdminService/CreateEnrollmentCode", { replacesFleetNodeId: replaces.value }));
-          if (!left) steps.wait(answer);
-        } catch (failure) {
-          if (!handledSignOut(failure)) error.show(failure);
-        }
-      });
-      step(0, "Make a code",
-        h("p", {}, "A node is a machine beside your devices that runs ", h("code", {}, "fleetnode"), ". A code lets one machine ask to become a node of your organization. It is good for one hour and for one node."),
+      const replacing = h("div", { class: "inline-field", hidden: true }, h("label", { for: "replaces" }, "Replaces"), replaces);
+      create.addEventListener("click", () => attempt(error, async () => {
+        const created = await busy(create, () => call("fleetnodeadmin.v1.FleetNodeAdminService/CreateEnrollmentCode", { replacesFleetNodeId: replaces.value }));
+        if (!closed) steps.wait(created);
+      }));
+      step(0, "Create a code",
+        h("p", {}, "A node is a machine on the network of your devices that runs ", h("code", {}, "fleetnode"), ". With a code, one machine can request enrollment in your organization. A code expires after one hour."),
         error.element,
         may("fleetnode:manage")
-          ? [replacing, h("div", { class: "actions" }, make)]
+          ? [replacing, h("div", { class: "actions" }, create)]
           : h("p", { class: "notice" }, "Your role cannot enroll nodes. Ask an operator or an administrator."));
+      if (may("fleetnode:manage")) stop = offerRevoked(replaces, replacing);
     },
 
     wait({ code, expiresAt, pendingEnrollmentId }) {
       const command = `fleetnode enroll --server-url ${location.origin}${insecure() ? " --allow-insecure-transport" : ""}`;
       step(1, "Enroll the node",
-        h("p", {}, "On the machine that shall become the node, run:"),
+        h("p", {}, "On the machine that will be the node, run:"),
         secretRow(command, "Command"),
-        h("p", {}, "When it asks for the code, paste this one. ", h("strong", {}, "It is shown only here, only now.")),
+        h("p", {}, "When it asks for the code, paste this one. ", h("strong", {}, "It is shown only once.")),
         secretRow(code, "Enrollment code", "enrollment-code"),
-        h("p", { class: "hint" }, `Good until ${timeOfDay(expiresAt)}. Nobody can become a node with it unless you confirm the fingerprint in the next step.`),
-        waiting("Waiting for the node to answer with this code…"));
+        h("p", { class: "hint" }, `Expires at ${timeOfDay(expiresAt)}. The code alone admits no machine: you confirm the fingerprint in the next step.`),
+        waiting("Waiting for a node to enroll with this code…"));
       watch((nodes) => {
         const node = nodes.find((one) => one.pendingEnrollmentId && one.pendingEnrollmentId === pendingEnrollmentId);
         if (node) {
-          announce(`Node ${node.name} answered. Compare its fingerprint.`);
+          announce(`Node ${isolate(node.name)} has enrolled. Compare its fingerprint.`);
           steps.compare(node);
         }
       });
     },
 
-    async find(nodeId) {
-      step(2, "Compare the fingerprint", h("p", { class: "loading" }, "Looking for the node…"));
-      try {
+    find(nodeId) {
+      step(2, "Compare the fingerprint", h("p", { class: "loading" }, "Loading the node…"));
+      stop = poll(0, async () => {
         const node = (await listNodes()).find((one) => one.fleetNodeId === nodeId);
-        if (left) return;
-        if (!node) steps.gone("There is no such node any more. Its code may have expired: enroll it with a new one.");
-        else if (node.enrollment === "confirmed") steps.gone(`Node “${node.name}” is already confirmed.`);
+        if (closed) return;
+        if (!node) steps.gone("This node no longer exists. Its code may have expired. Enroll it with a new code.");
+        else if (node.enrollment === "confirmed") steps.gone("Node “", foreign(node.name), "” is already confirmed.");
         else steps.compare(node);
-      } catch (failure) {
-        if (!handledSignOut(failure)) steps.gone(failure.message);
-      }
+      }, { failed: (failure) => steps.gone(failure.message) });
     },
 
     compare(node) {
       const error = errorBox();
       const same = h("input", { type: "checkbox", id: "same" });
-      const confirm = h("button", { type: "button", class: "button button-primary", id: "confirm-node", disabled: true }, "Confirm the node");
-      const refuse = h("button", { type: "button", class: "button button-danger-outline" }, "It differs: refuse");
+      const confirm = h("button", { type: "button", class: "button button-primary", id: "confirm-node", disabled: true }, "Confirm node");
+      const refuse = h("button", { type: "button", class: "button button-danger-outline" }, "Refuse node");
       same.addEventListener("change", () => { confirm.disabled = !same.checked; });
-      confirm.addEventListener("click", () => attempt(confirm, async () => {
+      confirm.addEventListener("click", () => decide(confirm, async () => {
         const { apiKey } = await call("fleetnodeadmin.v1.FleetNodeAdminService/ConfirmFleetNode", {
           fleetNodeId: node.fleetNodeId, pendingEnrollmentId: node.pendingEnrollmentId,
         });
-        if (!left) steps.key(node, apiKey);
+        if (!closed) steps.key(node, apiKey);
       }));
-      refuse.addEventListener("click", () => attempt(refuse, async () => {
-        if (await revoke(node) && !left) steps.gone(`Node “${node.name}” was refused. Find out who used the code before you make another one.`);
+      refuse.addEventListener("click", () => decide(refuse, async () => {
+        if (await revoke(node) && !closed) steps.gone("Node “", foreign(node.name), "” was refused. Find out which machine used the code before you create a new one.");
       }));
-      async function attempt(button, work) {
-        error.clear();
-        try {
-          await busy(button, work);
-        } catch (failure) {
-          if (!handledSignOut(failure)) error.show(failure);
-        } finally {
-          confirm.disabled = !same.checked;
-        }
+      async function decide(button, work) {
+        await attempt(error, () => busy(button, work));
+        confirm.disabled = !same.checked;
       }
       step(2, "Compare the fingerprint",
-        h("p", {}, "The node ", h("strong", {}, node.name), " asks to be let in. On its terminal it prints a fingerprint. It must be this one, character by character:"),
+        h("p", {}, "The node ", h("strong", {}, foreign(node.name)), " requests enrollment. Its terminal shows a fingerprint. Compare every character with this one:"),
         h("div", { class: "compare", id: "fingerprint" }, fingerprint(node.identityFingerprint)),
         may("fleetnode:manage")
           ? [
-            h("label", { class: "check", for: "same" }, same, h("span", {}, "I compared it with the node's terminal: it is the same")),
+            h("label", { class: "check", for: "same" }, same, h("span", {}, "The node's terminal shows the same fingerprint")),
             error.element,
             h("div", { class: "actions" }, confirm, refuse),
-            h("p", { class: "hint" }, "If it differs, another machine used your code. Refuse it, and make a new code."),
+            h("p", { class: "hint" }, "If it differs, another machine used your code. Refuse the node and create a new code."),
           ]
           : h("p", { class: "notice" }, "Your role cannot confirm nodes. Ask an operator or an administrator."));
     },
 
     key(node, apiKey) {
-      const status = waiting(`Waiting for ${node.name} to come online…`);
-      step(3, "Hand over the key",
-        h("p", {}, "The node waits for its key at the prompt ", h("code", {}, "API key"), ". Paste it there. ", h("strong", {}, "It is shown only here, only now"), "; if it is lost, revoke the node and enroll it again."),
+      const status = waiting(["Waiting for ", foreign(node.name), " to connect…"]);
+      step(3, "Copy the API key",
+        h("p", {}, "Paste this key at the prompt ", h("code", {}, "API key"), " of the node. ", h("strong", {}, "It is shown only once."), " If it is lost, revoke the node and enroll it again."),
         secretRow(apiKey, "API key of the node", "api-key"),
-        h("p", {}, "Then start the node there:"),
+        h("p", {}, "Then start the node:"),
         secretRow("fleetnode run", "Command"),
         status,
         h("div", { class: "actions" }, h("a", { class: "button", href: "#/nodes" }, "Done")));
@@ -159,48 +146,46 @@ function wizard(root, begin) {
         const now = nodes.find((one) => one.fleetNodeId === node.fleetNodeId);
         if (!now?.connected) return;
         stop();
-        announce(`Node ${now.name} is online.`);
+        announce(`Node ${isolate(now.name)} is online.`);
         fill(status,
           h("span", { class: "badge badge-good" }, nodeStatus(now).word),
-          h("span", {}, `${now.name} is connected. `),
-          h("a", { href: "#/scans/new", onclick: () => chooseNode(now.fleetNodeId) }, "Start its first scan"));
+          h("span", {}, foreign(now.name), " is connected. "),
+          h("a", { href: "#/scans/new", onclick: () => chooseNode(now.fleetNodeId) }, "Start a scan"));
       });
     },
 
-    gone(text) {
-      step(2, "Nothing to confirm",
+    gone(...text) {
+      step(2, "Node cannot be confirmed",
         h("p", {}, text),
-        h("div", { class: "actions" }, h("a", { class: "button", href: "#/nodes" }, "Back to the nodes")));
+        h("div", { class: "actions" }, h("a", { class: "button", href: "#/nodes" }, "Show nodes")));
     },
   };
 
   begin(steps);
   return () => {
-    left = true;
+    closed = true;
     stop();
-    // Secrets do not outlive the view.
+    // Remove the secrets from the document.
     fill(body);
   };
 }
 
-/** Offers the revoked nodes whose place the new one can take; without any, nothing is asked. */
-async function offerRevoked(select, field) {
-  try {
+/** Lists the revoked nodes that the new node can replace. The field stays hidden if there are none. */
+function offerRevoked(select, field) {
+  return poll(0, async () => {
     const { nodes = [] } = await call("fleet.v1.NodeService/ListRevokedNodes");
     for (const node of nodes) {
-      select.append(h("option", { value: node.fleetNodeId }, `${node.name} (node ${node.fleetNodeId}, revoked)`));
+      select.append(h("option", { value: node.fleetNodeId }, `${isolate(node.name)} (node ${node.fleetNodeId}, revoked)`));
     }
     field.hidden = nodes.length === 0;
-  } catch (failure) {
-    handledSignOut(failure);
-  }
+  });
 }
 
 function secretRow(text, label, id) {
   return h("div", { class: "secret" }, h("code", { id, "aria-label": label, tabindex: "0" }, text), copyButton(text));
 }
 
-/** Whether a node would refuse this address without being told that plain HTTP is meant. */
+/** Returns whether a node accepts this URL only with `--allow-insecure-transport`. */
 function insecure() {
   return location.protocol === "http:" && !/^(localhost|127\.[\d.]+|\[::1\])$/.test(location.hostname);
 }

@@ -1,15 +1,16 @@
-// A scan's events, each once and in order, whatever the connection does. Knows nothing of the page.
+// Delivers the events of a scan once and in order, across lost connections. Does not use the DOM.
 
 import { refusalOf } from "./rpc.js";
 
-/** Silence after which the connection is tried anew: signs of life come every 15 s, but scripts are not told of them. */
+/** Reconnect after this time without an event. Heartbeats arrive every 15 s, but the browser does not report them to scripts. */
 const SILENCE_MS = 60_000;
 const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 15_000;
 
 /**
- * Follows a scan until its ledger. `on` has `event(message, sequence)`, `live()`, `lost()` and `refused(error)`;
- * `refused` is final, `lost` is followed by `live` sooner or later. Returns what stops it.
+ * Follows a scan until its ledger arrives. `on` has `event(message, sequence)`, `live()`, `lost()` and
+ * `refused(error)`. `refused` is final; after `lost` the connection is retried until `live` is called. Returns a
+ * function that stops it.
  */
 export function followScan(scanId, on) {
   let source = null;
@@ -18,20 +19,20 @@ export function followScan(scanId, on) {
   let stopped = false;
   let retry = 0;
   let watchdog = 0;
-  let trouble = 0;
+  let lostTimer = 0;
 
   function connect() {
     clearTimeout(retry);
     source?.close();
     if (stopped) return;
-    // After a break the browser itself would send Last-Event-ID, but it gives up on refusals and knows nothing of
-    // silence: so the cursor is ours.
+    // The browser would resume by Last-Event-ID, but it stops after an error response and does not detect a silent
+    // connection. Therefore the cursor is in the URL.
     const url = `/api/scans/${encodeURIComponent(scanId)}/events${last ? `?after=${last}` : ""}`;
     const current = new EventSource(url);
     source = current;
-    listenForSilence();
+    restartWatchdog();
     current.onopen = () => {
-      clearTimeout(trouble);
+      clearTimeout(lostTimer);
       attempts = 0;
       on.live();
     };
@@ -41,12 +42,12 @@ export function followScan(scanId, on) {
     current.onerror = () => {
       if (stopped || source !== current) return;
       current.close();
-      again(url);
+      retryLater(url);
     };
   }
 
   function receive(event) {
-    listenForSilence();
+    restartWatchdog();
     let message;
     try {
       message = JSON.parse(event.data);
@@ -62,11 +63,11 @@ export function followScan(scanId, on) {
     on.event(message, last);
   }
 
-  function again(url) {
+  function retryLater(url) {
     clearTimeout(watchdog);
-    clearTimeout(trouble);
-    // The first break is usually mended before anyone needs to know.
-    trouble = setTimeout(() => { if (!stopped) on.lost(); }, attempts === 0 ? 1200 : 0);
+    clearTimeout(lostTimer);
+    // The first interruption is usually over before it is worth reporting.
+    lostTimer = setTimeout(() => { if (!stopped) on.lost(); }, attempts === 0 ? 1200 : 0);
     attempts += 1;
     const wait = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** (attempts - 1));
     retry = setTimeout(async () => {
@@ -83,12 +84,12 @@ export function followScan(scanId, on) {
     }, wait * (0.5 + Math.random() / 2));
   }
 
-  function listenForSilence() {
+  function restartWatchdog() {
     clearTimeout(watchdog);
     watchdog = setTimeout(connect, SILENCE_MS);
   }
 
-  function comeBack() {
+  function reconnect() {
     if (!stopped && source?.readyState !== EventSource.OPEN) connect();
   }
 
@@ -96,12 +97,12 @@ export function followScan(scanId, on) {
     stopped = true;
     clearTimeout(retry);
     clearTimeout(watchdog);
-    clearTimeout(trouble);
+    clearTimeout(lostTimer);
     source?.close();
-    window.removeEventListener("online", comeBack);
+    window.removeEventListener("online", reconnect);
   }
 
-  window.addEventListener("online", comeBack);
+  window.addEventListener("online", reconnect);
   connect();
   return stop;
 }

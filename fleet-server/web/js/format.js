@@ -1,27 +1,27 @@
-// Turning wire values into words and figures for people. Nothing here touches the page.
+// Converts values of the API into texts for people. Does not use the DOM.
 
 const whole = new Intl.NumberFormat("en-US");
 const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
 
-/** A number of the wire: 64-bit ones come as text, absent ones are 0. */
+/** Converts a number of the API: 64-bit integers arrive as strings, absent fields are 0. */
 export function int(value) {
   const number = Number(value ?? 0);
   return Number.isFinite(number) ? number : 0;
 }
 
-/** A whole number with thousands separators. */
+/** Formats an integer with thousands separators. */
 export function count(value) {
   return whole.format(int(value));
 }
 
-/** `1 device`, `2,000 devices`. */
+/** Formats a count with its noun: `1 device`, `2,000 devices`. */
 export function plural(value, one, many = `${one}s`) {
   return `${count(value)} ${int(value) === 1 ? one : many}`;
 }
 
-/** Milliseconds as people say them: `0.42 s`, `8.3 s`, `1 min 04 s`, `2 h 05 min`. */
+/** Formats milliseconds: `0.42 s`, `8.3 s`, `1 min 04 s`, `2 h 05 min`. */
 export function duration(milliseconds) {
   const ms = Math.max(0, int(milliseconds));
   if (ms < 1000) return `${(ms / 1000).toFixed(2)} s`;
@@ -32,32 +32,32 @@ export function duration(milliseconds) {
   return `${Math.floor(seconds / 3600)} h ${two(Math.floor((seconds % 3600) / 60))} min`;
 }
 
-/** A running time: whole seconds once it is past the first ten, so that it does not flicker. */
+/** Formats a running time. After ten seconds it shows whole seconds, because tenths would flicker. */
 export function running(milliseconds) {
   const ms = Math.max(0, int(milliseconds));
   return ms < 10000 ? `${(ms / 1000).toFixed(1)} s` : duration(Math.floor(ms / 1000) * 1000).replace(".0 s", " s");
 }
 
-/** A protobuf duration (`1.500s`) in milliseconds. */
+/** Converts a protobuf duration (`1.500s`) to milliseconds. */
 export function durationMillis(text) {
   const seconds = Number.parseFloat(text ?? "0");
   return Number.isFinite(seconds) ? seconds * 1000 : 0;
 }
 
-/** A protobuf timestamp as a Date, or null. */
+/** Converts a protobuf timestamp to a Date; null if it is absent or invalid. */
 export function date(text) {
   if (!text) return null;
   const value = new Date(text);
   return Number.isNaN(value.getTime()) ? null : value;
 }
 
-/** A moment in full. */
+/** Formats a timestamp with date and time. */
 export function absolute(text) {
   const value = date(text);
   return value ? moment.format(value) : "";
 }
 
-/** A moment near now as its distance, a further one as day and time. */
+/** Formats a timestamp relative to now (`5 min ago`), or as day and time if it is more than six hours away. */
 export function relative(text, now = Date.now()) {
   const value = date(text);
   if (!value) return "never";
@@ -71,13 +71,13 @@ export function relative(text, now = Date.now()) {
   return day.format(value);
 }
 
-/** The time of day of a moment. */
+/** Formats the time of day of a timestamp. */
 export function timeOfDay(text) {
   const value = date(text);
   return value ? clock.format(value) : "";
 }
 
-/** A server's text as a sentence. */
+/** Makes a text of the server a sentence: capital letter first, full stop last. */
 export function sentence(text) {
   const trimmed = String(text ?? "").trim();
   if (!trimmed) return "";
@@ -85,13 +85,21 @@ export function sentence(text) {
   return /[.!?:]$/.test(first) ? first : `${first}.`;
 }
 
-/** An endpoint as it is written: IPv6 in brackets. */
+/**
+ * Isolates a foreign text where no element is possible: in attributes, options and announcements. Without isolation,
+ * right-to-left characters in it would reorder the text around it.
+ */
+export function isolate(text) {
+  return `\u2068${text ?? ""}\u2069`;
+}
+
+/** Formats an endpoint; IPv6 addresses are in brackets. */
 export function endpoint(ip, port) {
   const host = String(ip ?? "").includes(":") ? `[${ip}]` : String(ip ?? "");
   return int(port) ? `${host}:${int(port)}` : host;
 }
 
-/** The link to a device, or null: only http and https are ever linked, and only to a literal address. */
+/** Returns the URL of a device, or null. Devices choose these texts, so only http and https to a literal address are linked. */
 export function deviceLink({ scheme, ip, port }) {
   if (scheme !== "http" && scheme !== "https") return null;
   if (!/^[0-9a-fA-F.:]+$/.test(ip ?? "") || !int(port)) return null;
@@ -102,7 +110,7 @@ export function deviceLink({ scheme, ip, port }) {
   }
 }
 
-/** Make and model in one text. */
+/** Joins manufacturer and model without repeating the manufacturer. */
 export function makeAndModel({ manufacturer, model }) {
   const make = (manufacturer ?? "").trim();
   const type = (model ?? "").trim();

@@ -1,15 +1,15 @@
-// Tables whose rows are appended in blocks: the browser skips what is out of sight, so that ten thousand rows stay
-// as light as ten. Built from ARIA roles, since table rows cannot be skipped.
+// Tables for many rows. Rows are in blocks with `content-visibility: auto`, so the browser does not lay out the
+// blocks outside the viewport. This does not work for table elements; the table is built from ARIA roles instead.
 
-import { h } from "./dom.js";
+import { breakable, h } from "./dom.js";
 import { deviceLink, endpoint } from "./format.js";
 
-/** Rows in one block. */
+/** Rows per block. */
 const BLOCK = 50;
 
 /**
- * Makes a table. `kind` names its column widths in the style sheet; `columns` is a list of `{ name, label }`.
- * Cells are given by name as text, element or list of them.
+ * Creates a table. `kind` selects the column widths in the style sheet; `columns` is a list of `{ name, label }`.
+ * The cells of a row are texts, elements or lists of them, by column name.
  */
 export function grid({ kind, label, columns }) {
   const body = h("div", { role: "rowgroup", class: "grid-body" });
@@ -28,7 +28,7 @@ export function grid({ kind, label, columns }) {
   return {
     element,
     row,
-    /** Appends rows at the end; what stands above does not move. */
+    /** Appends rows; the rows above do not move. */
     append(rows) {
       for (const next of rows) {
         if (!block || block.childElementCount >= BLOCK) {
@@ -38,7 +38,7 @@ export function grid({ kind, label, columns }) {
         block.append(next);
       }
     },
-    /** Puts a row before all others. */
+    /** Inserts a row at the top. */
     prepend(next) {
       if (body.firstElementChild) body.firstElementChild.prepend(next);
       else this.append([next]);
@@ -50,9 +50,9 @@ export function grid({ kind, label, columns }) {
   };
 }
 
-/** A device's address: a link where its scheme is one that a browser may follow. */
+/** Returns the endpoint of a device, as a link if `deviceLink` allows one. */
 export function deviceAddress(device) {
-  const text = endpoint(device.ip, device.port);
+  const text = breakable(endpoint(device.ip, device.port));
   const link = deviceLink(device);
-  return link ? h("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, text) : text;
+  return link ? h("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, text) : h("span", {}, text);
 }

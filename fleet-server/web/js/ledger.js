@@ -1,20 +1,20 @@
-// The ledger of an ended scan: what became of every target and every report, with the sums that must hold.
+// The summary of an ended scan: the outcome of every target and every report, with checked totals.
 
 import { h } from "./dom.js";
 import { count, duration, int, plural } from "./format.js";
 
-/** What can become of a target: name in the ledger, label, meaning, look. */
+/** The outcomes of a target: name in the ledger, label, meaning. */
 const PARTS = [
-  ["identified", "Identified", "A driver named the device."],
-  ["unidentified", "Unidentified", "Something answered that no driver knows."],
-  ["refused", "Refused", "A host is there, but no port was open."],
-  ["silent", "Silent", "No answer at all."],
-  ["skipped", "Skipped", "Never tried, for the reasons given."],
-  ["not_reached", "Not reached", "The scan ended before their turn."],
-  ["unknown", "Unknown", "The node does not say."],
+  ["identified", "Identified", "A driver recognized the device."],
+  ["unidentified", "Unidentified", "The host answered, but no driver recognized it."],
+  ["refused", "Refused", "The host answered, but no port was open."],
+  ["silent", "Silent", "The host did not answer."],
+  ["skipped", "Skipped", "Excluded, for the reasons below."],
+  ["not_reached", "Not reached", "The scan ended before these targets were probed."],
+  ["unknown", "Unknown", "The node did not report an outcome."],
 ];
 
-/** The ledger of `GetScan`, whose names are lowerCamelCase, in the shape of the event stream. */
+/** Converts the ledger of `GetScan`, whose names are lowerCamelCase, to the names of the event stream. */
 export function ledgerOfScan(scan) {
   const ledger = scan.ledger ?? {};
   return {
@@ -30,7 +30,7 @@ export function ledgerOfScan(scan) {
   };
 }
 
-/** Makes the ledger's tables. */
+/** Creates the tables of the scan summary. */
 export function ledgerTable(ledger) {
   const targets = int(ledger.targets);
   const sum = PARTS.reduce((all, [name]) => all + int(ledger[name]), 0);
@@ -49,7 +49,7 @@ export function ledgerTable(ledger) {
       h("caption", {}, "Reports"),
       h("tbody", {},
         line("accepted", "Accepted", ledger.accepted, "Stored in the inventory."),
-        line("rejected", "Rejected", ledger.rejected, "Refused by the server, for the reasons given."),
+        line("rejected", "Rejected", ledger.rejected, "Rejected by the server, for the reasons below."),
         reasons(ledger.rejected_reasons)),
       total("reported", "Reported", reported, reports === reported, reports)),
     h("dl", { class: "ledger-times" },
@@ -65,13 +65,13 @@ function line(name, label, value, meaning) {
 
 function total(name, label, value, holds, sum) {
   return h("tfoot", {}, h("tr", { "data-total": name },
-    h("th", { scope: "row" }, label, holds ? null : h("span", { class: "meaning wrong" }, `The parts add up to ${count(sum)}: please report this.`)),
+    h("th", { scope: "row" }, label, holds ? null : h("span", { class: "meaning wrong" }, `The rows add up to ${count(sum)}. Please report this error.`)),
     h("td", { "data-value": value }, count(value))));
 }
 
 function reasons(tallies) {
   return (tallies ?? []).map((tally) => h("tr", { class: "reason" },
-    h("th", { scope: "row" }, tally.reason, tally.example ? h("span", { class: "meaning" }, "for instance ", h("span", { class: "mono" }, tally.example)) : null),
+    h("th", { scope: "row" }, tally.reason, tally.example ? h("span", { class: "meaning" }, "for example ", h("span", { class: "mono" }, tally.example)) : null),
     h("td", {}, count(tally.count))));
 }
 

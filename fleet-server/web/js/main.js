@@ -1,11 +1,11 @@
-// Where the page starts: session first, then the view that the address names. Read this one first.
+// Entry point: loads the session, then opens the view that the URL hash names. Read this file first.
 //
-// The address holds nothing but the view and an id: `#/scans`, `#/scans/new`, `#/scans/<scan>`, `#/devices`,
-// `#/nodes`, `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/account`. Keys, codes and passwords never enter it.
+// The hash contains only a view and an id: `#/scans`, `#/scans/new`, `#/scans/<scan>`, `#/devices`, `#/nodes`,
+// `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/account`. It never contains keys, codes or passwords.
 
 import { banner, currentOperator, frame, may, onSignedOut, setSession, title } from "./app.js";
 import { auditView } from "./audit.js";
-import { fill, h, show } from "./dom.js";
+import { fill, h, show, tickTimes } from "./dom.js";
 import { sentence } from "./format.js";
 import { currentSession, signOut } from "./rpc.js";
 import { accountView } from "./account.js";
@@ -17,6 +17,7 @@ import { scanView } from "./scan.js";
 import { scansView } from "./scans.js";
 import { signInView } from "./signin.js";
 
+/** @type {[RegExp, string, (root: HTMLElement, ...parameters: string[]) => (() => void) | undefined][]} */
 const ROUTES = [
   [/^\/scans$/, "scans", scansView],
   [/^\/scans\/new$/, "scans", newScanView],
@@ -31,17 +32,17 @@ const ROUTES = [
 
 const main = document.getElementById("main");
 
-/** Ends what the current view left running: timers, event streams, requests. */
-let leave = () => {};
+/** Stops the timers, event streams and requests of the current view. */
+let closeView = () => {};
 
 function open(view, ...parameters) {
-  leave();
-  leave = () => {};
+  closeView();
+  closeView = () => {};
   banner("");
-  // A question belongs to the view that asked it.
-  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+  // A dialog belongs to the view that opened it.
+  for (const dialog of document.getElementsByTagName("dialog")) dialog.close();
   fill(main);
-  leave = view(main, ...parameters) ?? (() => {});
+  closeView = view(main, ...parameters) ?? (() => {});
 }
 
 function route({ moveFocus = true } = {}) {
@@ -52,7 +53,8 @@ function route({ moveFocus = true } = {}) {
     location.replace("#/scans");
     return;
   }
-  for (const link of document.querySelectorAll("a[data-section]")) {
+  for (const link of document.getElementsByTagName("a")) {
+    if (!link.dataset.section) continue;
     if (link.dataset.section === found.section) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
@@ -84,21 +86,21 @@ async function start() {
   document.getElementById("account-email").textContent = session.email ?? "";
   document.getElementById("account-role").textContent = [session.organization, session.role].filter(Boolean).join(" · ");
   document.getElementById("footer").textContent = session.serverVersion ? `Fleet server ${session.serverVersion}` : "Fleet server";
-  for (const link of document.querySelectorAll(".nav [data-needs]")) show(link, may(link.dataset.needs));
+  for (const link of document.getElementsByTagName("a")) if (link.dataset.needs) show(link, may(link.dataset.needs));
   frame(true);
   route();
 }
 
 function showUnreachable(error) {
   frame(false);
-  title("No connection");
+  title("Server not reachable");
   open((root) => {
-    const retry = h("button", { type: "button", class: "button button-primary", onclick: start }, "Try again");
+    const retry = h("button", { type: "button", class: "button button-primary", onclick: start }, "Retry");
     root.append(h("section", { class: "panel panel-narrow" },
-      h("h1", { tabindex: "-1" }, "No connection"),
+      h("h1", { tabindex: "-1" }, "Server not reachable"),
       h("p", { role: "alert" }, sentence(error.message)),
       h("div", { class: "actions" }, retry)));
-    const timer = setTimeout(start, 5000);
+    const timer = setTimeout(start, 2000);
     return () => clearTimeout(timer);
   });
 }
@@ -108,19 +110,20 @@ document.getElementById("sign-out").addEventListener("click", async () => {
     await signOut();
   } catch (error) {
     if (error.code !== "unauthenticated") {
-      banner("You are still signed in: the server could not be reached. Try again.");
+      banner("The server cannot be reached, so you are still signed in. Try again.");
       return;
     }
   }
-  showSignIn("You are signed out.");
+  showSignIn("You have signed out.");
 });
 
 document.querySelector(".skip-link").addEventListener("click", (event) => {
-  // The address belongs to the views.
+  // Following the link would change the hash, which selects the view.
   event.preventDefault();
   main.focus();
 });
 
-onSignedOut(() => showSignIn("Your session is over. Sign in again to go on where you were."));
+onSignedOut(() => showSignIn("Your session has expired. Sign in again to continue."));
 window.addEventListener("hashchange", () => route());
+setInterval(tickTimes, 1000);
 start();

@@ -1,19 +1,21 @@
-// Starting a scan: node, targets, ports, and what the server says about them while they are typed.
+// The form that starts a scan. The server checks the targets while they are typed.
 
-import { handledSignOut, may, title } from "./app.js";
+import { attempt, handledSignOut, may, poll, title } from "./app.js";
 import { busy, errorBox } from "./dialog.js";
-import { fill, h, rich, show } from "./dom.js";
-import { count, duration, durationMillis, int, plural, sentence } from "./format.js";
+import { fill, h, rich, setText, show } from "./dom.js";
+import { count, duration, durationMillis, int, isolate, plural, sentence } from "./format.js";
 import { listNodes, nodeStatus } from "./nodes.js";
 import { takePrefill } from "./prefill.js";
 import { entries, findNamed, LOCAL_SUBNET, requestOf, valuesOf } from "./request.js";
 import { call, isAborted } from "./rpc.js";
 
-/** How long typing must rest before the server is asked. */
-const REST_MS = 300;
+/** Interval between two looks at the nodes. */
+const NODES_MS = 3000;
+/** Delay between the last keystroke and the check by the server. */
+const DEBOUNCE_MS = 300;
 
 const MODES = [
-  ["target", "Network or address"],
+  ["target", "Network or host"],
   ["list", "List"],
   ["range", "Range"],
   ["mdns", "mDNS"],
@@ -48,7 +50,7 @@ export function newScanView(root) {
   const end = text("end", { maxlength: 45, placeholder: "10.0.0.250", "aria-describedby": "range-hint check" });
   const service = text("service", { maxlength: 255, placeholder: "_http._tcp", "aria-describedby": "mdns-hint check" });
   const seconds = text("seconds", { type: "number", min: 1, max: 60, placeholder: "5", inputmode: "numeric", "aria-describedby": "mdns-hint check" });
-  const ports = text("ports", { maxlength: 2000, placeholder: "Driver defaults", "aria-describedby": "ports-hint check" });
+  const ports = text("ports", { maxlength: 2000, placeholder: "Default ports", "aria-describedby": "ports-hint check" });
   Object.entries({ target, list, start, end, service, seconds, ports }).forEach(([name, field]) => { field.value = initial[name]; });
   const portsHint = h("p", { id: "ports-hint", class: "hint" });
   const subnets = h("div", { class: "chips" });
@@ -59,10 +61,10 @@ export function newScanView(root) {
   const groups = {
     target: h("div", { class: "field" },
       h("label", { for: "target" }, "Target"), target, subnets,
-      h("p", { id: "target-hint", class: "hint" }, "An address, a network such as ", h("code", {}, "10.0.0.0/22"), ", or a span such as ", h("code", {}, "10.0.0.5-40"), ".")),
+      h("p", { id: "target-hint", class: "hint" }, "An address, a host name, a network such as ", h("code", {}, "10.0.0.0/22"), ", or a range such as ", h("code", {}, "10.0.0.5-40"), ".")),
     list: h("div", { class: "field" },
       h("label", { for: "list" }, "Targets"), list,
-      h("p", { id: "list-hint", class: "hint" }, "Addresses, one a line or separated by commas. At most 4,096.")),
+      h("p", { id: "list-hint", class: "hint" }, "Addresses or host names, one per line or separated by commas. At most 4,096.")),
     range: h("div", { class: "field" },
       h("div", { class: "pair" },
         h("div", { class: "field" }, h("label", { for: "start" }, "First address"), start),
@@ -70,9 +72,9 @@ export function newScanView(root) {
       h("p", { id: "range-hint", class: "hint" }, "Both ends are scanned. A range that starts at .0 or .1 starts at .2.")),
     mdns: h("div", { class: "field" },
       h("div", { class: "pair" },
-        h("div", { class: "field" }, h("label", { for: "service" }, "Type of service"), service),
-        h("div", { class: "field" }, h("label", { for: "seconds" }, "Seconds to listen"), seconds)),
-      h("p", { id: "mdns-hint", class: "hint" }, "The node listens to mDNS in its own subnets and scans who announces the service, at the ports that its drivers ask for.")),
+        h("div", { class: "field" }, h("label", { for: "service" }, "Service type"), service),
+        h("div", { class: "field" }, h("label", { for: "seconds" }, "Listen for (seconds)"), seconds)),
+      h("p", { id: "mdns-hint", class: "hint" }, "The node listens for mDNS announcements in its local subnets and scans the hosts that announce the service, at the default ports.")),
   };
   const portsField = h("div", { class: "field" }, h("label", { for: "ports" }, "Ports", h("span", { class: "optional" }, " optional")), ports, portsHint);
 
@@ -81,7 +83,7 @@ export function newScanView(root) {
     h("fieldset", { class: "field" }, h("legend", {}, "What to scan"), h("div", { class: "segments" }, radios.map(({ element }) => element))),
     groups.target, groups.list, groups.range, groups.mdns, portsField,
     check, error.element,
-    h("div", { class: "actions" }, submit, h("a", { class: "button button-quiet", href: "#/scans" }, "Back")));
+    h("div", { class: "actions" }, submit, h("a", { class: "button button-quiet", href: "#/scans" }, "Cancel")));
   root.append(
     h("p", { class: "crumb" }, h("a", { href: "#/scans" }, "Scans")),
     h("h1", { tabindex: "-1" }, "New scan"),
@@ -89,9 +91,9 @@ export function newScanView(root) {
 
   const nodes = new Map();
   let timer = 0;
-  let asking = null;
+  let pending = null;
   let starting = false;
-  // One id for one intent: a start that is tried again after a lost answer does not scan twice.
+  // The id stays the same until the form changes, so a retry after a lost response does not start a second scan.
   let requestId = freshRequestId();
 
   const mode = () => radios.find(({ input }) => input.checked)?.value ?? "target";
@@ -111,11 +113,11 @@ export function newScanView(root) {
     fill(nodeHint, chosen ? nodeStatus(chosen).means : "");
     const defaults = chosen?.defaultPorts ?? [];
     fill(portsHint, defaults.length
-      ? ["Leave empty for the ports that the node's drivers ask for: ", h("span", { class: "mono" }, defaults.join(", ")), "."]
-      : "Leave empty for the ports that the node's drivers ask for.");
+      ? ["Leave empty for the default ports of this node: ", h("span", { class: "mono" }, defaults.join(", ")), "."]
+      : "Leave empty for the default ports of the node.");
     const chip = (value, label) => h("button", { type: "button", class: "chip", onclick: () => { target.value = value; target.focus(); changed(); } }, label);
     fill(subnets,
-      chip(LOCAL_SUBNET, "The node's own subnet"),
+      chip(LOCAL_SUBNET, "Local subnet"),
       (chosen?.localSubnets ?? []).map((subnet) => chip(subnet, h("span", { class: "mono" }, subnet))));
   }
 
@@ -125,21 +127,21 @@ export function newScanView(root) {
     showMode();
     if (event?.target === node) showNode();
     clearTimeout(timer);
-    asking?.abort();
+    pending?.abort();
     submit.disabled = true;
     clearInvalid();
     if (!node.value || !request()) {
       check.className = "check-panel";
-      fill(check, h("span", { class: "check-idle" }, "What would be scanned is shown here before anything starts."));
+      fill(check, h("span", { class: "check-idle" }, "The plan of the scan is shown here before it starts."));
       return;
     }
     check.classList.add("check-stale");
-    timer = setTimeout(ask, REST_MS);
+    timer = setTimeout(checkPlan, DEBOUNCE_MS);
   }
 
-  async function ask() {
-    asking = new AbortController();
-    const { signal } = asking;
+  async function checkPlan() {
+    pending = new AbortController();
+    const { signal } = pending;
     try {
       const plan = await call("fleet.v1.ScanService/PlanScan", { fleetNodeId: node.value, request: request() }, { signal });
       if (signal.aborted) return;
@@ -148,22 +150,24 @@ export function newScanView(root) {
       submit.disabled = starting;
     } catch (failure) {
       if (isAborted(failure) || signal.aborted || handledSignOut(failure)) return;
-      showRefusal(failure);
+      showError(failure);
+      // The check of these targets is repeated until the server answers.
+      if (failure.offline) timer = setTimeout(checkPlan, 2000);
     }
   }
 
-  function showRefusal(failure) {
+  function showError(failure) {
     check.className = "check-panel check-bad";
     const fields = { target: [target], list: [list], range: [start, end], mdns: [service, seconds] }[mode()];
     const inPorts = mode() !== "mdns" && /\bports?\b/i.test(failure.message);
     const ordered = inPorts ? [ports, ...fields] : [...fields, ports];
-    const hit = ordered.map((field) => ({ field, place: findNamed(field.value, failure.message) })).find(({ place }) => place);
+    const hit = ordered.map((field) => ({ field, match: findNamed(field.value, failure.message) })).find(({ match }) => match);
     const named = hit?.field ?? (inPorts ? ports : fields[0]);
     if (!failure.offline) named.setAttribute("aria-invalid", "true");
-    const retry = failure.offline ? h("button", { type: "button", class: "button button-small", onclick: ask }, "Check again") : null;
+    const retry = failure.offline ? h("button", { type: "button", class: "button button-small", onclick: checkPlan }, "Retry") : null;
     const jump = hit && entries(hit.field.value).length > 1
-      ? h("button", { type: "button", class: "button button-small", onclick: () => { hit.field.focus(); hit.field.setSelectionRange(hit.place.start, hit.place.end); } },
-        hit.field === list ? `Show entry in line ${count(hit.place.line)}` : "Show entry")
+      ? h("button", { type: "button", class: "button button-small", onclick: () => { hit.field.focus(); hit.field.setSelectionRange(hit.match.start, hit.match.end); } },
+        hit.field === list ? `Show entry in line ${count(hit.match.line)}` : "Show entry")
       : null;
     fill(check, h("p", { class: "check-error", id: "check-error" }, rich(sentence(failure.message))), jump, retry);
   }
@@ -171,46 +175,54 @@ export function newScanView(root) {
   async function begin(event) {
     event.preventDefault();
     if (submit.disabled || starting) return;
-    error.clear();
     starting = true;
-    try {
+    await attempt(error, async () => {
       const { scan } = await busy(submit, () => call("fleet.v1.ScanService/StartScan", { requestId, fleetNodeId: node.value, request: request() }));
       location.hash = `#/scans/${scan.scanId}`;
-    } catch (failure) {
-      if (!handledSignOut(failure)) error.show(failure);
-    } finally {
-      starting = false;
-    }
+    });
+    starting = false;
   }
 
   async function load() {
-    fill(node, h("option", { value: "" }, "Loading nodes…"));
-    try {
-      const all = (await listNodes()).filter(({ enrollment }) => enrollment === "confirmed");
-      for (const one of all) nodes.set(one.fleetNodeId, one);
-      if (all.length === 0) {
-        fill(node, h("option", { value: "" }, "No confirmed node"));
-        fill(nodeHint, "A scan needs a node. ", h("a", { href: "#/nodes/enroll" }, "Enroll a node"), " first.");
-        return;
-      }
-      all.sort((a, b) => Number(Boolean(b.connected)) - Number(Boolean(a.connected)) || a.name.localeCompare(b.name));
-      fill(node, all.map((one) => h("option", { value: one.fleetNodeId }, `${one.name} (${nodeStatus(one).word.toLowerCase()})`)));
-      node.value = nodes.has(prefill.node) ? prefill.node : all[0].fleetNodeId;
-      showNode();
-      changed();
-    } catch (failure) {
-      if (handledSignOut(failure)) return;
-      fill(node, h("option", { value: "" }, "No nodes loaded"));
-      error.show(failure);
+    const all = (await listNodes()).filter(({ enrollment }) => enrollment === "confirmed");
+    for (const one of all) nodes.set(one.fleetNodeId, one);
+    if (all.length === 0) {
+      fill(node, h("option", { value: "" }, "No confirmed nodes"));
+      fill(nodeHint, "A scan needs a node. ", h("a", { href: "#/nodes/enroll" }, "Enroll a node"), ".");
+      return;
     }
+    all.sort((a, b) => Number(Boolean(b.connected)) - Number(Boolean(a.connected)) || a.name.localeCompare(b.name));
+    fill(node, all.map((one) => h("option", { value: one.fleetNodeId }, optionText(one))));
+    node.value = nodes.has(prefill.node) ? prefill.node : all[0].fleetNodeId;
+    showNode();
+    changed();
   }
 
+  /** Keeps the states of the nodes current while the form is open. */
+  async function refresh() {
+    if (nodes.size === 0) {
+      await load();
+      return;
+    }
+    for (const one of await listNodes()) {
+      if (!nodes.has(one.fleetNodeId)) continue;
+      nodes.set(one.fleetNodeId, one);
+      const option = [...node.options].find(({ value }) => value === one.fleetNodeId);
+      if (option) setText(option, optionText(one));
+    }
+    setText(nodeHint, nodes.has(node.value) ? nodeStatus(nodes.get(node.value)).means : "");
+  }
+
+  const optionText = (one) => `${isolate(one.name)} (${nodeStatus(one).word.toLowerCase()})`;
+
+  fill(node, h("option", { value: "" }, "Loading nodes…"));
   showNode();
   changed();
-  load();
+  const stop = poll(NODES_MS, refresh, { failed: error.show });
   return () => {
+    stop();
     clearTimeout(timer);
-    asking?.abort();
+    pending?.abort();
   };
 }
 
@@ -231,7 +243,7 @@ function showPlan(check, plan) {
 }
 
 function freshRequestId() {
-  // Not randomUUID: that one needs a secure context, which a node's plain-HTTP LAN is not.
+  // randomUUID needs a secure context, and the page may be served over plain HTTP in a LAN.
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

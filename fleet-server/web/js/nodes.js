@@ -1,43 +1,45 @@
-// The nodes: who is there, who waits for confirmation, and the way to enroll, confirm, scan and revoke.
+// The nodes of the organization, with actions to enroll, confirm, scan with and revoke them.
 
-import { handledSignOut, may, poll, title } from "./app.js";
+import { attempt, may, poll, title } from "./app.js";
 import { confirmDialog, errorBox } from "./dialog.js";
-import { announce, fill, h, setText, show } from "./dom.js";
-import { absolute, int, plural, relative } from "./format.js";
+import { announce, fill, foreign, h, setText, setTime, show, timeAgo } from "./dom.js";
+import { int, isolate, plural } from "./format.js";
 import { chooseNode } from "./prefill.js";
 import { call } from "./rpc.js";
 
-/** Every live node of the organization. */
+const POLL_MS = 2000;
+
+/** Loads the nodes of the organization that are not revoked. */
 export async function listNodes() {
   const { nodes = [] } = await call("fleet.v1.NodeService/ListNodes");
   return nodes;
 }
 
-/** A node's status in a word, its look, and what it means. */
+/** Returns the label and look of a node's status, and what it means. */
 export function nodeStatus(node) {
   if (node.enrollment !== "confirmed") return { word: "Awaiting confirmation", look: "wait", means: "Compare its fingerprint, then confirm it." };
-  if (node.duplicateIdentity) return { word: "Duplicate identity", look: "bad", means: "Two machines present this identity. Stop one of them, or revoke the node and enroll both anew." };
-  if (node.connected) return { word: "Online", look: "good", means: "Connected: scans start at once." };
-  if (node.online) return { word: "Reconnecting", look: "wait", means: "Seen lately, but not connected right now. Scans wait until it is." };
-  return { word: "Offline", look: "off", means: "Not seen for two minutes. Scans wait until it is back." };
+  if (node.duplicateIdentity) return { word: "Duplicate identity", look: "bad", means: "Two machines use this identity. Stop one of them, or revoke the node and enroll both again." };
+  if (node.connected) return { word: "Online", look: "good", means: "Connected. Scans start at once." };
+  if (node.online) return { word: "Reconnecting", look: "wait", means: "The connection was lost less than two minutes ago. Scans wait until the node reconnects." };
+  return { word: "Offline", look: "off", means: "Not seen for more than two minutes. Scans wait until the node reconnects." };
 }
 
-/** The fingerprint in four groups that are easy to compare; copied and read as one. */
+/** Shows a fingerprint in groups of four for comparison; it is copied without gaps. */
 export function fingerprint(text) {
   const groups = String(text ?? "").match(/.{1,4}/g) ?? [];
   return h("code", { class: "fingerprint", "aria-label": groups.join(" ") }, groups.map((group) => h("span", {}, group)));
 }
 
-/** Asks, then revokes. Resolves to whether the node is gone. */
+/** Revokes a node after a confirmation. Resolves to whether it was revoked. */
 export async function revoke(node) {
   const waiting = node.enrollment !== "confirmed";
   const agreed = await confirmDialog({
-    title: waiting ? `Refuse node “${node.name}”?` : `Revoke node “${node.name}”?`,
+    title: [waiting ? "Refuse node “" : "Revoke node “", foreign(node.name), "”?"],
     body: waiting
-      ? ["Its enrollment ends here, and its code is used up. To let it in after all, enroll it with a new code."]
-      : ["It is disconnected at once, its running scans end, and its key is void for good.", "Its devices stay in the inventory, but are released from the node. To let it in again, enroll it with a new code."],
+      ? ["The enrollment is canceled and its code cannot be used again. To enroll this node later, create a new code."]
+      : ["The node is disconnected, its running scans end, and its API key becomes invalid. This cannot be undone.", "Its devices stay in the inventory but no longer belong to a node. To use the node again, enroll it with a new code."],
     action: waiting ? "Refuse node" : "Revoke node",
-    cancel: waiting ? "Go back" : "Keep node",
+    cancel: waiting ? "Back" : "Keep node",
     danger: true,
   });
   if (!agreed) return false;
@@ -56,9 +58,9 @@ export function nodesView(root) {
   const list = h("ul", { class: "cards", id: "nodes", "aria-label": "Nodes" });
   const empty = h("div", { class: "panel empty", hidden: true },
     h("h2", {}, "No nodes yet"),
-    h("p", {}, "A node runs beside your devices and scans for them. Enroll the first one to begin."),
+    h("p", {}, "A node runs on the network of your devices and scans it. Enroll a node to start."),
     manage ? h("a", { class: "button button-primary", href: "#/nodes/enroll" }, "Enroll a node") : null);
-  const codes = h("section", { class: "codes", "aria-labeledby": "codes-title", hidden: true });
+  const codes = h("section", { class: "codes", "aria-labelledby": "codes-title", hidden: true });
   const loading = h("p", { class: "loading" }, "Loading nodes…");
   root.append(
     h("div", { class: "page-head" },
@@ -67,11 +69,11 @@ export function nodesView(root) {
     error.element, loading, empty, list, codes);
 
   const shown = new Map();
-  let left = false;
+  let closed = false;
 
   async function refresh() {
     const [nodes, open] = await Promise.all([listNodes(), manage ? openCodes() : []]);
-    if (left) return;
+    if (closed) return;
     loading.remove();
     show(empty, nodes.length === 0);
     const now = new Set(nodes.map((node) => node.fleetNodeId));
@@ -92,25 +94,16 @@ export function nodesView(root) {
     showCodes(codes, open, cancelCode);
   }
 
-  async function attempt(work) {
-    error.clear();
-    try {
-      await work();
-    } catch (failure) {
-      if (!handledSignOut(failure)) error.show(failure);
-    }
-  }
-  const revokeAndRefresh = (node) => attempt(async () => { if (await revoke(node)) await refresh(); });
-  const cancelCode = (code) => attempt(async () => {
+  const revokeAndRefresh = (node) => attempt(error, async () => { if (await revoke(node)) await refresh(); });
+  const cancelCode = (code) => attempt(error, async () => {
     await call("fleet.v1.NodeService/CancelEnrollmentCode", { pendingEnrollmentId: code.pendingEnrollmentId });
     announce("Code canceled.");
     await refresh();
   });
 
-  attempt(refresh).then(() => { if (error.element.hidden === false) loading.remove(); });
-  const stop = poll(5000, refresh);
+  const stop = poll(POLL_MS, refresh, { failed: (failure) => { loading.remove(); error.show(failure); } });
   return () => {
-    left = true;
+    closed = true;
     stop();
   };
 }
@@ -118,7 +111,8 @@ export function nodesView(root) {
 function nodeCard(manage, onRevoke) {
   let current = null;
   const badge = h("span", { class: "badge" });
-  const name = h("h2", { class: "card-title" });
+  const name = h("bdi", {});
+  const lastSeen = timeAgo("");
   const means = h("p", { class: "card-note" });
   const facts = {};
   const fact = (key, label) => {
@@ -129,12 +123,14 @@ function nodeCard(manage, onRevoke) {
   const scan = h("a", { class: "button", href: "#/scans/new", hidden: true, onclick: () => chooseNode(current.fleetNodeId) }, "Scan");
   const revokeButton = h("button", { type: "button", class: "button button-quiet-danger", hidden: !manage, onclick: () => onRevoke(current) }, "Revoke");
   const element = h("li", { class: "card node" },
-    h("div", { class: "card-head" }, name, badge),
+    h("div", { class: "card-head" }, h("h2", { class: "card-title" }, name), badge),
     means,
     h("dl", { class: "facts" },
-      fact("seen", "Last seen"), fact("version", "Version"), fact("subnets", "Local subnets"), fact("queued", "Scans waiting"),
+      fact("seen", "Last seen"), fact("version", "Version"), fact("subnets", "Local subnets"), fact("queued", "Queued scans"),
       fact("print", "Fingerprint")),
     h("div", { class: "actions" }, confirm, scan, revokeButton));
+
+  facts.seen.append(lastSeen);
 
   return {
     element,
@@ -146,18 +142,17 @@ function nodeCard(manage, onRevoke) {
       badge.className = `badge badge-${status.look}`;
       element.dataset.status = status.look;
       setText(means, status.means);
-      setText(facts.seen, relative(node.lastSeenAt));
-      facts.seen.title = absolute(node.lastSeenAt);
-      setText(facts.version, node.version || "not told");
-      setText(facts.subnets, (node.localSubnets ?? []).join(", ") || "not told");
-      setText(facts.queued, int(node.queuedScans) ? plural(node.queuedScans, "scan") : "none");
+      setTime(lastSeen, node.lastSeenAt);
+      setText(facts.version, node.version || "Unknown");
+      setText(facts.subnets, (node.localSubnets ?? []).join(", ") || "Unknown");
+      setText(facts.queued, int(node.queuedScans) ? plural(node.queuedScans, "scan") : "None");
       if (current?.identityFingerprint !== node.identityFingerprint) fill(facts.print, fingerprint(node.identityFingerprint));
       show(confirm, manage && awaiting);
       confirm.href = `#/nodes/${node.fleetNodeId}/confirm`;
       show(scan, manage && !awaiting);
-      scan.setAttribute("aria-label", `Scan with ${node.name}`);
+      scan.setAttribute("aria-label", `Scan with ${isolate(node.name)}`);
       setText(revokeButton, awaiting ? "Refuse" : "Revoke");
-      revokeButton.setAttribute("aria-label", `${awaiting ? "Refuse" : "Revoke"} ${node.name}`);
+      revokeButton.setAttribute("aria-label", `${awaiting ? "Refuse" : "Revoke"} ${isolate(node.name)}`);
       current = node;
     },
   };
@@ -175,9 +170,8 @@ function showCodes(section, codes, onCancel) {
   section.dataset.names = names;
   fill(section,
     h("h2", { id: "codes-title" }, "Open enrollment codes"),
-    h("p", { class: "hint" }, "Whoever holds one can ask to become a node. Cancel what you do not expect to be used."),
+    h("p", { class: "hint" }, "With an open code, a machine can request enrollment. Cancel the codes that you do not need."),
     h("ul", { class: "plain-list" }, codes.map((code) => h("li", { class: "code-row" },
-      h("span", {}, `Made by ${code.createdBy || "an operator"} ${relative(code.createdAt)}, good until `,
-        h("time", { datetime: code.expiresAt, title: absolute(code.expiresAt) }, relative(code.expiresAt))),
+      h("span", {}, "Created by ", foreign(code.createdBy || "an operator"), " ", timeAgo(code.createdAt), ", expires ", timeAgo(code.expiresAt)),
       h("button", { type: "button", class: "button button-small", onclick: () => onCancel(code) }, "Cancel code")))));
 }

@@ -1,13 +1,17 @@
-// Pairing devices: whom they are bound to, releasing them, and trying a password on them through a node.
+// Pairing: the pairing status and binding of a device, unpairing it, and the dialog that pairs devices on a node.
 
-import { handledSignOut, may } from "./app.js";
-import { busy, confirmDialog, errorBox } from "./dialog.js";
-import { announce, fill, freshId, h, setText, show } from "./dom.js";
-import { int, plural } from "./format.js";
+import { attempt, may, poll } from "./app.js";
+import { busy, confirmDialog, errorBox, openDialog } from "./dialog.js";
+import { announce, fill, foreign, freshId, h, setText, show } from "./dom.js";
+import { count, int, isolate, plural, sentence } from "./format.js";
 import { call } from "./rpc.js";
 
-/** Between two looks at a pairing that runs. */
-const LOOK_MS = 500;
+/** Interval between two polls of a running pairing. */
+const POLL_MS = 500;
+/** Devices per request while the dialog counts them; the maximum of the API. */
+const PAGE = 1000;
+/** Devices listed below a reason; more would make the dialog slow. */
+const EXAMPLES = 200;
 
 const SERVICE = "fleet.v1.DevicePairingService";
 
@@ -20,99 +24,148 @@ const STATUS = {
   UNPAIRED: { word: "Not paired", look: "off" },
 };
 
-/** A status as a badge: by its name with or without the prefix of the wire. */
+/** Returns a status without the prefix of its API name. */
+function statusName(status) {
+  const name = String(status ?? "").replace("PAIRING_STATUS_", "");
+  return name in STATUS ? name : "UNPAIRED";
+}
+
+/** Creates the badge of a status. The prefix of the API name is optional. */
 export function pairingBadge(status, error) {
-  const { word, look } = STATUS[String(status ?? "").replace("PAIRING_STATUS_", "")] ?? STATUS.UNPAIRED;
-  return h("span", { class: `badge badge-${look}`, title: error || null }, word);
+  const { word, look } = STATUS[statusName(status)];
+  return h("span", { class: `badge badge-${look}`, title: error ? isolate(error) : null }, word);
 }
 
 /**
- * The cell of a device: where its pairing stands, whom it is bound to, and what can be done about it.
- * `changed` is called when something was.
+ * Creates the table cell of a device: its pairing status, its binding and the possible actions.
+ * `changed` is called after an action.
  */
 export function pairingCell(device, names, { error, changed }) {
+  const owner = String(device.fleetNodeId ?? "0");
   const bound = String(device.boundToFleetNodeId ?? "0");
-  const binding = device.boundToServer ? "by the server" : int(bound) ? `to ${names.get(bound) ?? `node ${bound}`}` : "";
-  const status = String(device.pairingStatus ?? "UNPAIRED");
-  const actions = [];
-  if (may("miner:pair") && !device.boundToServer && names.has(String(device.fleetNodeId ?? "0"))) {
-    actions.push(h("button", { type: "button", class: "button button-quiet", "aria-label": `Pair ${device.identifier}`,
-      onclick: () => pairDialog({ node: String(device.fleetNodeId), name: names.get(String(device.fleetNodeId)), identifiers: [device.identifier] }).then(changed) }, "Pair"));
-  }
-  if (may("fleetnode:manage") && (binding || status !== "UNPAIRED")) {
-    actions.push(h("button", { type: "button", class: "button button-quiet-danger", "aria-label": `Unpair ${device.identifier}`,
-      onclick: (event) => unpair(event.currentTarget, device, error, changed) }, "Unpair"));
-  }
-  return [pairingBadge(status, device.pairingError), binding ? h("span", { class: "hint" }, ` ${binding}`) : null,
-    actions.length ? h("span", { class: "row-actions" }, actions) : null];
+  const isBound = device.boundToServer || int(bound) > 0;
+  const binding = device.boundToServer ? "by the server" : int(bound) ? ["to ", foreign(names.get(bound) ?? `node ${bound}`)] : null;
+  const button = (label, look, onclick) => h("button", { type: "button", class: `button button-small ${look}`, "aria-label": `${label} ${isolate(device.identifier)}`, onclick }, label);
+  return [pairingBadge(device.pairingStatus, device.pairingError), binding ? h("span", { class: "hint" }, binding) : null,
+    may("miner:pair") && names.has(owner) && !pairingObstacle(device, { node: owner, names, named: true })
+      ? button("Pair", "button-quiet", () => pairDialog({ node: owner, name: names.get(owner), identifiers: [device.identifier] }).then(changed))
+      : null,
+    may("fleetnode:manage") && isBound
+      ? button("Unpair", "button-quiet-danger", (event) => unpair(event.currentTarget, device, error, changed))
+      : null];
 }
 
 async function unpair(button, device, error, changed) {
   const agreed = await confirmDialog({
-    title: `Unpair ${device.identifier}?`,
-    body: ["It is then bound to no node, and the credentials that its node stored for it are deleted. It stays in the inventory and can be paired again."],
+    title: ["Unpair ", foreign(device.identifier), "?"],
+    body: "The binding is removed, and the credentials that the node stored for the device are deleted. The device stays in the inventory and can be paired again.",
     action: "Unpair",
-    cancel: "Keep it paired",
+    cancel: "Keep paired",
     danger: true,
   });
   if (!agreed) return;
-  error.clear();
-  try {
+  await attempt(error, async () => {
     await busy(button, () => call("fleetnodeadmin.v1.FleetNodeAdminService/UnpairDevice", { deviceId: device.deviceId }));
     announce("Device unpaired.");
     await changed();
-  } catch (failure) {
-    if (!handledSignOut(failure)) error.show(failure);
-  }
+  });
 }
 
 /**
- * Asks for credentials and pairs devices on a node, showing each result as it comes. Without `identifiers` it is
- * everything on the node that is not paired. Resolves when the dialog is closed; what was begun goes on.
+ * Returns why a device cannot be paired on a node; empty if it can. These are the rules of the server
+ * (`fleet-pairing`, `decide_unpaired_target`), which decides again when the pairing starts. A device that is requested
+ * by name (`named`) is tried even if it is paired or needs a password.
+ */
+export function pairingObstacle(device, { node, names = new Map(), named = false, withPassword = true }) {
+  const bound = String(device.boundToFleetNodeId ?? "0");
+  if (device.boundToServer) return "Paired by the server";
+  if (int(bound) && bound !== node) return `Bound to ${isolate(names.get(bound) ?? `node ${bound}`)}`;
+  if (!int(bound) && String(device.fleetNodeId ?? "0") !== node) return "Found by another node";
+  if (!device.ip) return "Address unknown, scan for it first";
+  if (named) return "";
+  const status = statusName(device.pairingStatus);
+  if (status === "PAIRED" || status === "DEFAULT_PASSWORD") return "Already paired";
+  if (status === "AUTHENTICATION_NEEDED" && !withPassword) return "Needs a password";
+  return "";
+}
+
+/** Groups values by a text, with the largest group first. Returns `[text, values]` pairs. */
+export function groupBy(values, textOf) {
+  const groups = new Map();
+  for (const value of values) {
+    const text = textOf(value);
+    groups.set(text, [...(groups.get(text) ?? []), value]);
+  }
+  return [...groups].sort((a, b) => b[1].length - a[1].length || a[0].localeCompare(b[0]));
+}
+
+/** Loads all devices of a node. */
+async function devicesOf(node) {
+  const devices = [];
+  let cursor = "0";
+  do {
+    const page = await call("fleet.v1.DeviceService/ListDevices", { fleetNodeId: node, limit: PAGE, cursor });
+    devices.push(...page.devices ?? []);
+    cursor = String(page.nextCursor ?? "0");
+  } while (int(cursor));
+  return devices;
+}
+
+/**
+ * Asks for credentials, pairs devices on a node and shows the results live, grouped by reason. Without `identifiers`,
+ * all unpaired devices of the node are paired, and the dialog first shows how many these are. Resolves when the dialog
+ * is closed; a running pairing continues.
  */
 export function pairDialog({ node, name, identifiers = [] }) {
-  const title = identifiers.length === 1 ? `Pair ${identifiers[0]}` : `Pair every unpaired device of ${name}`;
-  const heading = freshId("pair-title");
+  const all = identifiers.length === 0;
   const error = errorBox();
   const username = h("input", { id: freshId("pair-user"), class: "input", value: "root", maxlength: 255, autocomplete: "off", autocapitalize: "none", spellcheck: "false" });
-  // Without a name the field is in no form submission, and no password manager is asked to keep a device's password.
-  const password = h("input", { id: freshId("pair-password"), class: "input mono", type: "password", maxlength: 1024, autocomplete: "off" });
-  const submit = h("button", { type: "submit", class: "button button-primary" }, "Pair");
-  const stop = h("button", { type: "button", class: "button button-quiet-danger", hidden: true }, "Stop");
+  // Without a name, the field is never submitted with the form, and no password manager offers to store the password.
+  const password = h("input", { id: freshId("pair-password"), class: "input mono", type: "password", maxlength: 1024, autocomplete: "off", autofocus: true });
+  const submit = h("button", { type: "submit", class: "button button-primary", disabled: all }, "Pair");
+  const stop = h("button", { type: "button", class: "button button-quiet-danger", hidden: true }, "Cancel pairing");
   const close = h("button", { type: "button", class: "button" }, "Close");
-  const state = h("p", { role: "status", class: "hint" });
-  const results = h("ul", { class: "plain-list", "aria-label": "Results" });
+  const state = h("p", { role: "status", class: "pair-state", tabindex: "-1" });
+  const groups = h("div", { class: "pair-groups", role: "region", "aria-label": "Results" });
+  const preview = h("div", { class: "pair-preview" });
   const fields = h("div", { class: "stack" },
-    h("p", {}, `The password is sent to ${name} and tried there, once on each device that still is what it was found to be. This server does not store it.`),
+    preview,
+    h("p", {}, foreign(name), " tries this password once on each device, after it has identified the device again. The server does not store the password."),
     h("div", { class: "field" }, h("label", { for: username.id }, "User name"), username),
     h("div", { class: "field" }, h("label", { for: password.id }, "Password"), password,
-      h("p", { class: "hint" }, "Leave it empty to find out which devices want one.")));
-  const dialog = h("dialog", { class: "dialog", "aria-labeledby": heading },
-    h("form", { method: "post", class: "stack", novalidate: true, onsubmit: begin },
-      h("h2", { id: heading }, title), fields, error.element, state, results,
-      h("div", { class: "actions actions-end" }, close, stop, submit)));
+      h("p", { class: "hint" }, "Leave empty to find out which devices need a password.")));
+  const heading = all ? ["Pair all unpaired devices of ", foreign(name)] : ["Pair ", foreign(identifiers[0])];
+  let devices = null;
+  let results = [];
   let open = true;
   let pairing = "";
+  let stopCounting = () => {};
 
   close.addEventListener("click", () => dialog.close());
-  stop.addEventListener("click", () => attempt(() => busy(stop, () => call(`${SERVICE}/CancelPairing`, { pairingId: pairing }))));
+  stop.addEventListener("click", () => attempt(error, () => busy(stop, () => call(`${SERVICE}/CancelPairing`, { pairingId: pairing }))));
+  password.addEventListener("input", showPreview);
 
-  async function attempt(work) {
-    error.clear();
-    try {
-      await work();
-    } catch (failure) {
-      if (open && !handledSignOut(failure)) error.show(failure);
+  function showPreview() {
+    if (!all) return;
+    if (!devices) {
+      fill(preview, h("p", { class: "hint" }, "Counting the devices…"));
+      return;
     }
+    const obstacles = devices.map((device) => pairingObstacle(device, { node, withPassword: Boolean(password.value) })).filter(Boolean);
+    const possible = devices.length - obstacles.length;
+    fill(preview,
+      h("p", { class: "pair-count" }, h("strong", {}, `${count(possible)} of ${plural(devices.length, "device")}`), " can be paired."),
+      h("ul", { class: "plain-list hint" }, groupBy(obstacles, (text) => text).map(([text, group]) => h("li", {}, `${text}: ${count(group.length)}`))));
+    submit.disabled = possible === 0;
   }
 
   function begin(event) {
     event.preventDefault();
-    attempt(() => busy(submit, run));
+    if (!submit.disabled) attempt(error, () => busy(submit, run));
   }
 
   async function run() {
-    const message = { fleetNodeId: node, deviceIdentifiers: identifiers, allUnpaired: identifiers.length === 0 };
+    const message = { fleetNodeId: node, deviceIdentifiers: identifiers, allUnpaired: all };
     if (password.value) message.credentials = { username: username.value, password: password.value };
     password.value = "";
     const { pairingId, refused = [] } = await call(`${SERVICE}/StartPairing`, message);
@@ -120,10 +173,13 @@ export function pairDialog({ node, name, identifiers = [] }) {
     show(fields, false);
     show(submit, false);
     show(stop, true);
-    fill(results);
+    // The focused field is gone: continue where the results appear.
+    state.focus();
+    results = [];
     add(refused);
     await follow();
     show(stop, false);
+    close.focus();
   }
 
   async function follow() {
@@ -131,34 +187,45 @@ export function pairDialog({ node, name, identifiers = [] }) {
     while (open) {
       const page = await call(`${SERVICE}/GetPairing`, { pairingId: pairing, after });
       if (!open) return;
-      const told = page.results ?? [];
+      const fresh = page.results ?? [];
       after = page.nextCursor ?? after;
-      add(told);
+      add(fresh);
       const { done = "0", targets = "0", ended, code, reason } = page.pairing ?? {};
-      setText(state, `${done} of ${plural(int(targets), "device")} tried`);
-      if (ended && told.length === 0) {
+      const finished = ended && fresh.length === 0;
+      setText(state, `${finished ? "Done: " : ""}${count(done)} of ${plural(targets, "device")} tried${finished ? "." : ""}`);
+      if (finished) {
         if (code !== "ok") error.show(reason);
-        else setText(state, `Done: ${done} of ${plural(int(targets), "device")} tried.`);
         return;
       }
-      if (told.length === 0) await new Promise((resolve) => { setTimeout(resolve, LOOK_MS); });
+      if (fresh.length === 0) await new Promise((resolve) => { setTimeout(resolve, POLL_MS); });
     }
   }
 
-  function add(told) {
-    for (const { deviceIdentifier, pairingStatus, error: why } of told) {
-      results.append(h("li", {}, pairingBadge(pairingStatus), " ", h("code", {}, deviceIdentifier), why ? h("span", { class: "hint" }, ` ${why}`) : null));
-    }
+  function add(fresh) {
+    if (fresh.length === 0) return;
+    results.push(...fresh);
+    const opened = new Set([...groups.querySelectorAll("details[open]")].map((group) => group.dataset.reason));
+    fill(groups, groupBy(results, ({ pairingStatus, error: why }) => `${statusName(pairingStatus)}\n${why ?? ""}`).map(([key, members]) => {
+      const [status, why] = key.split("\n");
+      return h("details", { class: "pair-group", "data-reason": key, open: opened.has(key) },
+        h("summary", {}, h("strong", {}, count(members.length)), " ", pairingBadge(status), why ? h("span", { class: "hint" }, " ", foreign(sentence(why))) : null),
+        h("ul", { class: "plain-list" }, members.slice(0, EXAMPLES).map(({ deviceIdentifier }) => h("li", {}, h("code", {}, foreign(deviceIdentifier)))),
+          members.length > EXAMPLES ? h("li", { class: "hint" }, `and ${count(members.length - EXAMPLES)} more`) : null));
+    }));
   }
 
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      open = false;
-      dialog.remove();
-      resolve();
-    });
-    document.body.append(dialog);
-    dialog.showModal();
-    password.focus();
+  const { dialog, closed } = openDialog(heading, (title) => h("form", { method: "post", class: "stack", novalidate: true, onsubmit: begin },
+    title, fields, error.element, state, groups, h("div", { class: "actions actions-end" }, close, stop, submit)));
+  showPreview();
+  if (all) {
+    stopCounting = poll(0, async () => {
+      devices = await devicesOf(node);
+      if (open) showPreview();
+    }, { quiet: true, failed: error.show });
+  }
+  password.focus();
+  return closed.then(() => {
+    open = false;
+    stopCounting();
   });
 }

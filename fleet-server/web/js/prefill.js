@@ -1,18 +1,18 @@
-// What the next scan form starts with. It travels in memory, since the address carries nothing but the view.
+// Initial values of the next scan form. They are passed in memory, because the hash contains only the view.
 
 let next = { node: "", request: undefined };
 
-/** The next form starts with this node. */
+/** Preselects a node in the next form. */
 export function chooseNode(nodeId) {
   next = { node: nodeId, request: undefined };
 }
 
-/** The next form starts with a scan that was made before. */
+/** Fills the next form with an earlier scan. */
 export function repeatScan(scan) {
   next = { node: scan.fleetNodeId, request: scan.request };
 }
 
-/** Takes what was chosen, once. */
+/** Returns the initial values and resets them. */
 export function takePrefill() {
   const taken = next;
   next = { node: "", request: undefined };

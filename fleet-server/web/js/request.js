@@ -1,14 +1,14 @@
-// From the form's texts to the request of the wire and back to words. What is legal is decided by the server alone.
+// Converts the texts of the scan form to a request and back. The server alone decides which requests are valid.
 
-/** Texts split at white space, commas and semicolons. */
+/** Splits a text at white space, commas and semicolons. */
 export function entries(text) {
   return String(text ?? "").split(/[\s,;]+/).filter(Boolean);
 }
 
-/** The word that stands for the node's own private subnet. */
+/** The target expression for the private subnets of the node. */
 export const LOCAL_SUBNET = "fleetnode-local-subnet";
 
-/** The request for a form's values; null while there is nothing to ask for. */
+/** Builds the request from the values of the form; null while a required field is empty. */
 export function requestOf({ mode, target, list, start, end, service, seconds, ports }) {
   const wanted = entries(ports);
   switch (mode) {
@@ -21,7 +21,7 @@ export function requestOf({ mode, target, list, start, end, service, seconds, po
     case "range":
       return start.trim() && end.trim() ? { ipRange: { startIp: start.trim(), endIp: end.trim(), ports: wanted } } : null;
     case "mdns": {
-      // Nothing named is the server's choice; a command of this kind has no ports.
+      // An empty service or time is the server's default. An mDNS request has no ports.
       const timeoutSeconds = Number.parseInt(seconds, 10);
       return { mdns: { serviceType: service.trim(), ...(Number.isNaN(timeoutSeconds) ? {} : { timeoutSeconds }) } };
     }
@@ -30,7 +30,7 @@ export function requestOf({ mode, target, list, start, end, service, seconds, po
   }
 }
 
-/** The form's values for a request that was made before. */
+/** Converts an earlier request to values of the form. */
 export function valuesOf(request = {}) {
   const values = { mode: "target", target: "", list: "", start: "", end: "", service: "", seconds: "", ports: "" };
   const mode = request.nmap ?? request.ipList ?? request.ipRange;
@@ -52,9 +52,9 @@ export function valuesOf(request = {}) {
   return values;
 }
 
-/** A request in a few words. */
+/** Describes the targets of a request in a few words. */
 export function summary(request = {}) {
-  if (request.nmap) return request.nmap.target === LOCAL_SUBNET ? "the node's own subnet" : request.nmap.target ?? "";
+  if (request.nmap) return request.nmap.target === LOCAL_SUBNET ? "local subnet of the node" : request.nmap.target ?? "";
   if (request.ipRange) return `${request.ipRange.startIp ?? ""} – ${request.ipRange.endIp ?? ""}`;
   if (request.ipList) {
     const addresses = request.ipList.ipAddresses ?? [];
@@ -64,21 +64,21 @@ export function summary(request = {}) {
   return "";
 }
 
-/** The ports of a request in a few words. */
+/** Describes the ports of a request in a few words. */
 export function portSummary(request = {}) {
   const ports = (request.nmap ?? request.ipList ?? request.ipRange)?.ports ?? [];
-  if (ports.length === 0) return "driver default ports";
+  if (ports.length === 0) return "default ports";
   return `${ports.length === 1 ? "port" : "ports"} ${ports.join(", ")}`;
 }
 
-/** Where the entry that an error names stands in a text, as `{ start, end, line }`; null when it is not there. */
+/** Finds the entry of a text that an error names, as `{ start, end, line }`; null if none is named. */
 export function findNamed(text, message) {
   const pattern = /[^\s,;]+/g;
   const candidates = [];
   for (let match = pattern.exec(text); match; match = pattern.exec(text)) {
     if (namedIn(match[0], message)) candidates.push({ start: match.index, end: match.index + match[0].length });
   }
-  // The longest: `10.0.0.1` is inside a message about `10.0.0.1-0`, but not what it is about.
+  // Take the longest match: a message about `10.0.0.1-0` contains `10.0.0.1` too.
   candidates.sort((a, b) => (b.end - b.start) - (a.end - a.start));
   const best = candidates[0];
   return best ? { ...best, line: text.slice(0, best.start).split("\n").length } : null;

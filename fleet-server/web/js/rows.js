@@ -1,12 +1,13 @@
-// The devices of a scan as rows, in the order they came: appended in frames, never moved, and bounded on the page.
+// The devices of a scan as table rows in order of arrival. Rows are appended once per frame, never move, and are
+// limited to a page.
 
-import { fill, h } from "./dom.js";
+import { fill, foreign, h } from "./dom.js";
 import { count, int, makeAndModel } from "./format.js";
 import { deviceAddress, grid } from "./grid.js";
 
-/** Rows made in one frame, so that a replay of thousands never blocks the page. */
-const ROWS_A_FRAME = 200;
-/** Rows on the page before the rest waits for a click. */
+/** Rows drawn per frame. More would block the page while an old scan of thousands of rows is replayed. */
+const ROWS_PER_FRAME = 200;
+/** Rows drawn before the operator must ask for more. */
 const PAGE = 5000;
 
 const COLUMNS = [
@@ -14,13 +15,16 @@ const COLUMNS = [
   { name: "model", label: "Device" },
   { name: "firmware", label: "Firmware" },
   { name: "identifier", label: "Identifier" },
-  { name: "after", label: "After" },
+  { name: "after", label: "Found after" },
 ];
 
-/** Makes the rows in `container`, and the button for more of them in `more`. */
+/** Creates the table in `container`, and the button that shows more rows in `more`. */
 export function deviceRows(container, more) {
-  const table = grid({ kind: "found", label: "Devices found, in the order they answered", columns: COLUMNS });
+  const table = grid({ kind: "found", label: "Devices found, in order of arrival", columns: COLUMNS });
   const devices = [];
+  const drawn = [];
+  const positions = new Map();
+  const addresses = new Set();
   let shown = 0;
   let allowed = PAGE;
   let offered = -1;
@@ -40,17 +44,44 @@ export function deviceRows(container, more) {
     more.firstChild.textContent = `Show ${count(next)} more of ${count(waiting)} devices`;
   }
 
+  const rowOf = (device) => table.row(cells(device), { "data-seq": device.seq });
+
   return {
-    /** Takes a device; it is drawn by the next `paint`. */
+    /**
+     * Queues a device for the next `paint`. A chunk that runs again can report a device again, whose row then stays
+     * where it is and shows the newer report.
+     */
     add(device) {
-      devices.push(device);
+      addresses.add(device.ip);
+      const id = String(device.device_id ?? device.seq);
+      const position = positions.get(id);
+      if (position === undefined) {
+        positions.set(id, devices.length);
+        devices.push(device);
+        return;
+      }
+      devices[position] = device;
+      if (position >= drawn.length) return;
+      const row = rowOf(device);
+      drawn[position].replaceWith(row);
+      drawn[position] = row;
     },
-    /** Draws what is due in this frame; asks for another one when there is more. */
+    /** Number of distinct devices. */
+    get count() {
+      return devices.length;
+    },
+    /** Number of distinct hosts that answered as a device. */
+    get hosts() {
+      return addresses.size;
+    },
+    /** Draws the rows of this frame and schedules another frame if rows remain. */
     paint(schedule) {
-      const until = Math.min(devices.length, allowed, shown + ROWS_A_FRAME);
+      const until = Math.min(devices.length, allowed, shown + ROWS_PER_FRAME);
       if (until > shown) {
         if (!table.element.isConnected) container.append(table.element);
-        table.append(devices.slice(shown, until).map((device) => table.row(cells(device), { "data-seq": device.seq })));
+        const rows = devices.slice(shown, until).map(rowOf);
+        drawn.push(...rows);
+        table.append(rows);
         shown = until;
       }
       if (shown < Math.min(devices.length, allowed)) schedule();
@@ -62,9 +93,9 @@ export function deviceRows(container, more) {
 function cells(device) {
   return {
     endpoint: deviceAddress(device),
-    model: [h("span", { class: "primary" }, makeAndModel(device)), device.driver ? h("span", { class: "tag" }, device.driver) : null],
-    firmware: device.firmware || h("span", { class: "none" }, "–"),
-    identifier: device.identifier,
+    model: h("span", { class: "primary" }, foreign(makeAndModel(device))),
+    firmware: device.firmware ? foreign(device.firmware) : h("span", { class: "none" }, "–"),
+    identifier: foreign(device.identifier),
     after: `${(int(device.elapsed_ms) / 1000).toFixed(2)} s`,
   };
 }

@@ -1,6 +1,6 @@
-// Talking to the server: Connect calls in JSON, and the session behind the cookie. Knows nothing of the page.
+// Calls to the server: the Connect API in JSON, and the session cookie. Does not use the DOM.
 
-/** A refusal of the server, or the failure to reach it (`code` is then `unavailable`, `offline` is true). */
+/** An error response of the server. If the server cannot be reached, `code` is `unavailable` and `offline` is true. */
 export class RpcError extends Error {
   constructor(code, message, { status = 0, offline = false } = {}) {
     super(message);
@@ -11,24 +11,24 @@ export class RpcError extends Error {
   }
 }
 
-/** Whether the credential is missing, over or refused. */
+/** Returns whether the session is missing, expired or revoked. */
 export function isSignedOut(error) {
   return error instanceof RpcError && error.code === "unauthenticated";
 }
 
-/** Whether the request was given up by its caller. */
+/** Returns whether the caller aborted the request. */
 export function isAborted(error) {
   return error instanceof DOMException && error.name === "AbortError";
 }
 
-/** How long a call may take before it counts as lost. */
+/** Time limit of a call. */
 const CALL_TIMEOUT_MS = 20_000;
 
-// No form of another site can set this header; the server wants it on whatever a cookie authenticates.
+// A form of another site cannot set this header. The server requires it for every request that a cookie authenticates.
 const CSRF = { "x-fleet-csrf": "1" };
 
-/** Calls one unary procedure, `fleet.v1.ScanService/StartScan` for instance. */
-export async function call(procedure, message = {}, { signal } = {}) {
+/** Calls a unary procedure such as `fleet.v1.ScanService/StartScan`. */
+export async function call(procedure, message = {}, /** @type {{ signal?: AbortSignal }} */ { signal } = {}) {
   const response = await request(`/${procedure}`, {
     method: "POST",
     headers: { "content-type": "application/json", "connect-protocol-version": "1", ...CSRF },
@@ -38,7 +38,7 @@ export async function call(procedure, message = {}, { signal } = {}) {
   return response.json();
 }
 
-/** Who is signed in; null when nobody is. */
+/** Loads the session; null if nobody is signed in. */
 export async function currentSession() {
   try {
     const response = await request("/api/session", { method: "GET" });
@@ -49,7 +49,7 @@ export async function currentSession() {
   }
 }
 
-/** Exchanges a credential, `{ key }` or `{ email, password }`, for the session's cookie. */
+/** Exchanges a credential, `{ key }` or `{ email, password }`, for a session cookie. */
 export async function signIn(credential) {
   await request("/api/session", {
     method: "POST",
@@ -58,12 +58,12 @@ export async function signIn(credential) {
   });
 }
 
-/** Ends the session. */
+/** Ends the session and removes its cookie. */
 export async function signOut() {
   await request("/api/session", { method: "DELETE", headers: CSRF });
 }
 
-/** Asks an address for its refusal: an EventSource does not tell why it failed. Null when it was none. */
+/** Requests a URL only to learn its error, because an EventSource does not report why it failed. Null if it succeeds. */
 export async function refusalOf(url) {
   const controller = new AbortController();
   try {
@@ -88,8 +88,8 @@ async function request(url, options) {
       signal: options.signal ? anySignal(options.signal, timeout) : timeout,
     });
   } catch (error) {
-    if (options.signal?.aborted) throw new DOMException("given up", "AbortError");
-    throw new RpcError("unavailable", "The server cannot be reached. Check your connection, and that the server runs.", { offline: true });
+    if (options.signal?.aborted) throw new DOMException("aborted by the caller", "AbortError");
+    throw new RpcError("unavailable", "The server cannot be reached. Check your connection and that the server is running.", { offline: true });
   }
   if (!response.ok) throw await refusal(response);
   return response;
@@ -112,10 +112,10 @@ async function refusal(response) {
     if (typeof body.code === "string") code = body.code;
     if (typeof body.message === "string") message = body.message;
   } catch {
-    // A proxy answered in words of its own: the status has to do.
+    // The response is not ours but a proxy's, so only its status is known.
   }
   const offline = !message && [502, 503, 504].includes(response.status);
-  return new RpcError(code, message || `The server answered with HTTP status ${response.status}. Try again in a moment.`, { status: response.status, offline });
+  return new RpcError(code, message || `The server returned HTTP status ${response.status}. Try again in a moment.`, { status: response.status, offline });
 }
 
 const CODES = {

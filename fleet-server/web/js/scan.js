@@ -1,21 +1,25 @@
-// One scan: how far it is, the devices as they answer, warnings, and at the end the outcome and the ledger.
+// One scan: its progress, the devices found, warnings, and after its end the outcome and the scan summary.
 
-import { banner, currentOperator, handledSignOut, may, poll, title } from "./app.js";
-import { busy, confirmDialog, errorBox } from "./dialog.js";
-import { announce, fill, h, rich, setText, show } from "./dom.js";
+import { attempt, banner, currentOperator, handledSignOut, may, poll, title } from "./app.js";
+import { busy, confirmDialog, errorBox, restoreFocus } from "./dialog.js";
+import { announce, fill, foreign, h, rich, setText, show, timeAgo } from "./dom.js";
 import { followScan } from "./feed.js";
-import { absolute, count, int, plural, relative, running, sentence } from "./format.js";
+import { count, int, isolate, plural, running, sentence } from "./format.js";
 import { ledgerOfScan, ledgerTable } from "./ledger.js";
+import { listNodes } from "./nodes.js";
 import { repeatScan } from "./prefill.js";
 import { portSummary, summary } from "./request.js";
 import { call } from "./rpc.js";
 import { deviceRows } from "./rows.js";
-import { outcomeOf, stateOf } from "./states.js";
+import { liveState, outcomeOf, scansAhead, stateOf, waitingText } from "./states.js";
 
-/** How often screen readers hear of the progress. */
-const TELL_EVERY_MS = 15_000;
+/** Interval between two looks at the node and the queue. A lost node must be visible within two seconds. */
+const POLL_MS = 1500;
 
-/** Shows a scan, running or ended. */
+/** Interval between announcements of the progress to screen readers. */
+const ANNOUNCE_EVERY_MS = 15_000;
+
+/** Shows a scan that is queued, running or over. */
 export function scanView(root, scanId) {
   const parts = layout(root);
   const manage = may("fleetnode:manage");
@@ -28,11 +32,12 @@ export function scanView(root, scanId) {
   let phase = "";
   let elapsed = 0;
   let elapsedAt = performance.now();
-  let found = 0;
+  let node;
+  let ahead = [];
   let warnings = 0;
-  let told = performance.now();
+  let announcedAt = performance.now();
   let over = false;
-  let left = false;
+  let closed = false;
   let frame = 0;
   let unfollow = () => {};
   let unpoll = () => {};
@@ -41,14 +46,14 @@ export function scanView(root, scanId) {
 
   function describe(next) {
     scan = next;
-    name = `Scan of ${summary(scan.request)}`;
+    name = `Scan of ${isolate(summary(scan.request))}`;
     setText(parts.heading, name);
     fill(parts.about,
-      h("span", {}, "Node ", h("strong", {}, scan.nodeName || scan.fleetNodeId)),
+      h("span", {}, "Node ", h("strong", {}, foreign(scan.nodeName || scan.fleetNodeId))),
       h("span", {}, portSummary(scan.request)),
-      h("span", {}, "started ", h("time", { datetime: scan.createdAt, title: absolute(scan.createdAt) }, relative(scan.createdAt)),
-        scan.startedBy && scan.startedBy !== currentOperator()?.email ? ` by ${scan.startedBy}` : ""),
-      scan.openScope ? h("span", { title: "The node chose addresses or ports itself: what it reports could not be checked against a list." }, "open scope") : null);
+      h("span", {}, "created ", timeAgo(scan.createdAt),
+        scan.startedBy && scan.startedBy !== currentOperator()?.email ? [" by ", foreign(scan.startedBy)] : null),
+      scan.openScope ? h("span", { title: "The node chose addresses or ports itself, so its reports could not be checked against a list." }, "open scope") : null);
     if (!over) setState(stateOf(scan.state));
     const progress = scan.progress ?? {};
     setProgress(int(progress.done), int(progress.total), progress.phase, int(progress.elapsedMs));
@@ -58,8 +63,6 @@ export function scanView(root, scanId) {
 
   function setState(next) {
     state = next;
-    setText(parts.badge, state.word);
-    parts.badge.className = `badge badge-${state.look}`;
     parts.panel.dataset.state = state.look;
     schedule();
   }
@@ -78,7 +81,6 @@ export function scanView(root, scanId) {
   function receive(message) {
     switch (message.type) {
       case "device":
-        found += 1;
         rows.add(message);
         started();
         break;
@@ -112,22 +114,31 @@ export function scanView(root, scanId) {
     setState(stateOf(ledger.state ?? ledger.outcome));
     const { headline, reason, facts } = outcomeOf(ledger);
     fill(parts.outcome, h("p", { class: "outcome-headline", id: "outcome" }, headline), reason ? h("p", { class: "outcome-reason" }, rich(reason)) : null, facts ? h("p", { class: "outcome-facts" }, facts) : null);
-    fill(parts.ledger, h("h2", { id: "ledger-title" }, "Ledger"), ledgerTable(ledger));
+    fill(parts.ledger, h("h2", { id: "ledger-title" }, "Scan summary"), ledgerTable(ledger));
     parts.ledger.classList.remove("ledger-pending");
     show(parts.live, false);
     show(parts.outcome, true);
+    const focused = document.activeElement === parts.cancel;
     show(parts.cancel, false);
     show(parts.again, manage);
+    if (focused) restoreFocus(parts.again);
     banner("");
     if (first) announce(`${headline} ${reason}`);
   }
 
   function schedule() {
-    if (!frame && !left) frame = requestAnimationFrame(paint);
+    if (!frame && !closed) frame = requestAnimationFrame(paint);
   }
 
   function paint() {
     frame = 0;
+    // A device event can precede the progress that includes its host.
+    done = Math.max(done, Math.min(rows.hosts, total));
+    const found = rows.count;
+    const shown = over ? state : liveState({ state: stateKey(), fleetNodeId: scan?.fleetNodeId }, node);
+    setText(parts.badge, shown.word);
+    parts.badge.className = `badge badge-${shown.look}`;
+    paintWaiting();
     const percent = total ? Math.min(100, Math.floor((done / total) * 100)) : 0;
     if (over || state.look === "live") {
       parts.bar.value = total ? done / total : 0;
@@ -136,27 +147,50 @@ export function scanView(root, scanId) {
     }
     setText(parts.done, total ? `${count(done)} of ${count(total)}` : "–");
     setText(parts.percent, total && !over ? `${percent} %` : "");
-    setText(parts.phase, over ? "" : state.look === "live" ? (PHASES[phase] ?? phase) || "starting" : waitingFor());
+    setText(parts.phase, !over && shown.look === "live" ? (PHASES[phase] ?? phase) || "starting" : "");
     setText(parts.found, count(found));
     setText(parts.devicesTitle, found ? `${plural(found, "device")}` : "Devices");
     show(parts.empty, found === 0);
-    setText(parts.empty, over ? "No device was found." : "Devices appear here as they answer.");
+    setText(parts.empty, over ? "No devices were found." : "Devices appear here as they are found.");
     title(over ? `${state.word} · ${name}` : total ? `${percent} % · ${name}` : name);
-    if (!over && state.look === "live" && performance.now() - told > TELL_EVERY_MS) {
-      told = performance.now();
+    if (!over && state.look === "live" && performance.now() - announcedAt > ANNOUNCE_EVERY_MS) {
+      announcedAt = performance.now();
       announce(`${percent} percent, ${plural(found, "device")} found.`);
     }
     rows.paint(schedule);
   }
 
-  function waitingFor() {
-    return scan ? `waiting for ${scan.nodeName || "the node"}` : "";
+  /** The state as events and polls know it. The loaded scan can be older. */
+  function stateKey() {
+    return state === stateOf("running") ? "running" : "queued";
+  }
+
+  function paintWaiting() {
+    const text = over || !scan ? "" : waitingText({ scan: { ...scan, state: stateKey() }, node, ahead, describe: (one) => summary(one.request) });
+    setText(parts.waiting, text);
+    show(parts.waiting, Boolean(text));
+  }
+
+  /** Polls what the event stream does not contain: the node, and for a queued scan its state and the queue. */
+  async function look() {
+    if (over) return;
+    const queued = state === stateOf("queued");
+    const [nodes, queue] = await Promise.all([
+      listNodes(),
+      queued && scan ? call("fleet.v1.ScanService/ListScans", { fleetNodeId: scan.fleetNodeId, limit: 200 }) : null,
+      queued || !scan ? load() : null,
+    ]);
+    if (closed || !scan) return;
+    node = nodes.find((one) => String(one.fleetNodeId) === String(scan.fleetNodeId));
+    ahead = queue ? scansAhead(scan, queue.scans ?? []) : [];
+    schedule();
   }
 
   function tick() {
     if (over) return;
     const now = state.look === "live" ? elapsed + performance.now() - elapsedAt : elapsed;
     setText(parts.elapsed, running(now));
+    paintWaiting();
   }
   const ticker = setInterval(tick, 100);
   tick();
@@ -164,16 +198,11 @@ export function scanView(root, scanId) {
   parts.cancel.addEventListener("click", async () => {
     const agreed = await confirmDialog({
       title: "Cancel this scan?",
-      body: "The node stops, and the scan ends. The devices found until then are kept.",
-      action: "Cancel the scan", cancel: "Go on scanning", danger: true,
+      body: "The node stops scanning. The devices found so far are kept.",
+      action: "Cancel scan", cancel: "Keep scanning", danger: true,
     });
     if (!agreed || over) return;
-    parts.error.clear();
-    try {
-      await busy(parts.cancel, () => call("fleet.v1.ScanService/CancelScan", { scanId }));
-    } catch (failure) {
-      if (!handledSignOut(failure)) parts.error.show(failure);
-    }
+    await attempt(parts.error, () => busy(parts.cancel, () => call("fleet.v1.ScanService/CancelScan", { scanId })));
   });
   parts.again.addEventListener("click", () => {
     repeatScan(scan);
@@ -182,7 +211,7 @@ export function scanView(root, scanId) {
 
   async function load() {
     const { scan: next } = await call("fleet.v1.ScanService/GetScan", { scanId });
-    if (left) return;
+    if (closed) return;
     describe(next);
     if (stateOf(next.state).over && next.ledger && !over) end(ledgerOfScan(next));
   }
@@ -191,9 +220,9 @@ export function scanView(root, scanId) {
     try {
       await load();
     } catch (failure) {
-      if (left || handledSignOut(failure)) return;
+      if (closed || handledSignOut(failure)) return;
       if (failure.code === "not_found" || failure.code === "invalid_argument") {
-        setText(parts.heading, "No such scan");
+        setText(parts.heading, "Scan not found");
         show(parts.panel, false);
         show(parts.columns, false);
         parts.error.show(failure);
@@ -201,28 +230,27 @@ export function scanView(root, scanId) {
       }
       if (!failure.offline) parts.error.show(failure);
     }
-    if (left) return;
+    if (closed) return;
     unfollow = followScan(scanId, {
       event: receive,
       live: () => {
         banner("");
         if (!scan) load().catch(() => {});
       },
-      lost: () => banner("Connection lost. The scan goes on without this page; trying to connect again…"),
+      lost: () => banner("Connection lost. The scan continues without this page. Reconnecting…"),
       refused: (failure) => {
         banner("");
         if (handledSignOut(failure)) return;
-        parts.error.show(over ? `The devices of this scan cannot be shown: ${failure.message}` : failure);
+        parts.error.show(over ? `The devices of this scan cannot be loaded: ${failure.message}` : failure);
       },
     });
-    // A waiting scan has no events: whether its node came is asked for.
-    unpoll = poll(4000, () => (over || state.look === "live" && scan ? undefined : load()), { quiet: true });
+    unpoll = poll(POLL_MS, look, { quiet: true });
     if (over) unpoll();
   }
   begin();
 
   return () => {
-    left = true;
+    closed = true;
     unfollow();
     unpoll();
     clearInterval(ticker);
@@ -230,7 +258,7 @@ export function scanView(root, scanId) {
   };
 }
 
-const PHASES = { listen: "listening for services", sweep: "looking for hosts", identify: "identifying devices" };
+const PHASES = { listen: "listening for services", sweep: "probing hosts", identify: "identifying devices" };
 
 function layout(root) {
   const parts = {
@@ -248,9 +276,11 @@ function layout(root) {
     again: h("button", { type: "button", class: "button", id: "scan-again", hidden: true }, "Scan again"),
     outcome: h("div", { class: "outcome", hidden: true }),
     warningsTitle: h("h2", { id: "warnings-title" }, "Warnings"),
-    warningList: h("ul", { class: "warning-list" }),
-    ledger: h("section", { class: "panel ledger-panel ledger-pending", id: "ledger", "aria-labeledby": "ledger-title" },
-      h("h2", { id: "ledger-title" }, "Ledger"), h("p", { class: "hint" }, "Written when the scan ends: what became of every target.")),
+    // Focusable, because a list that scrolls must be scrollable by keyboard.
+    warningList: h("ul", { class: "warning-list", tabindex: "0", "aria-labelledby": "warnings-title" }),
+    waiting: h("p", { class: "waiting-note", id: "waiting", role: "status", hidden: true }),
+    ledger: h("section", { class: "panel ledger-panel ledger-pending", id: "ledger", "aria-labelledby": "ledger-title" },
+      h("h2", { id: "ledger-title" }, "Scan summary"), h("p", { class: "hint" }, "Available when the scan ends. It shows the outcome of every target.")),
     devicesTitle: h("h2", { id: "devices-title" }, "Devices"),
     devices: h("div", {}),
     more: h("div", { class: "more" }),
@@ -259,16 +289,16 @@ function layout(root) {
   parts.live = h("div", { class: "progress-live" },
     h("div", { class: "bar-row" }, parts.bar, parts.percent),
     h("div", { class: "figures" },
-      h("div", { class: "figure" }, parts.done, h("span", {}, "targets done")),
+      h("div", { class: "figure" }, parts.done, h("span", {}, "targets probed")),
       h("div", { class: "figure" }, parts.found, h("span", {}, "devices")),
       h("div", { class: "figure" }, parts.elapsed, h("span", {}, "elapsed"))),
-    parts.phase);
-  parts.warnings = h("section", { class: "panel warnings", "aria-labeledby": "warnings-title", hidden: true }, parts.warningsTitle, parts.warningList);
+    parts.phase, parts.waiting);
+  parts.warnings = h("section", { class: "panel warnings", "aria-labelledby": "warnings-title", hidden: true }, parts.warningsTitle, parts.warningList);
   parts.panel = h("section", { class: "panel scan-panel", "aria-label": "Progress and outcome" },
     h("div", { class: "scan-panel-main" }, parts.live, parts.outcome),
     h("div", { class: "scan-panel-actions" }, parts.cancel, parts.again));
   parts.columns = h("div", { class: "columns" },
-    h("section", { class: "column-main", "aria-labeledby": "devices-title" },
+    h("section", { class: "column-main", "aria-labelledby": "devices-title" },
       h("div", { class: "section-head" }, parts.devicesTitle), parts.devices, parts.empty, parts.more),
     h("div", { class: "column-side" }, parts.warnings, parts.ledger));
   root.append(

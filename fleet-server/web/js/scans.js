@@ -1,26 +1,29 @@
-// The history of scans, newest first.
+// The list of scans, newest first.
 
-import { handledSignOut, may, poll, title } from "./app.js";
+import { attempt, may, poll, title } from "./app.js";
 import { busy, errorBox } from "./dialog.js";
-import { h, setText, show } from "./dom.js";
-import { absolute, count, date, duration, int, relative } from "./format.js";
+import { foreign, h, setText, setTime, show, timeAgo } from "./dom.js";
+import { count, date, duration, int } from "./format.js";
 import { grid } from "./grid.js";
+import { listNodes } from "./nodes.js";
 import { summary } from "./request.js";
 import { call } from "./rpc.js";
-import { stateOf } from "./states.js";
+import { liveState, scansAhead, waitingText } from "./states.js";
 
 const PAGE = 50;
+/** A lost node must be visible within two seconds, which includes the request. */
+const POLL_MS = 1500;
 
 const COLUMNS = [
   { name: "state", label: "State" },
-  { name: "what", label: "Scan of" },
+  { name: "what", label: "Target" },
   { name: "node", label: "Node" },
-  { name: "found", label: "Devices / targets" },
+  { name: "found", label: "Found / targets" },
   { name: "started", label: "Started" },
-  { name: "took", label: "Took" },
+  { name: "took", label: "Duration" },
 ];
 
-/** Shows the list. */
+/** Shows the list of scans. */
 export function scansView(root) {
   title("Scans");
   const manage = may("fleetnode:manage");
@@ -29,8 +32,8 @@ export function scansView(root) {
   const loading = h("p", { class: "loading" }, "Loading scans…");
   const empty = h("div", { class: "panel empty", hidden: true },
     h("h2", {}, "No scans yet"),
-    h("p", {}, "A scan asks one of your nodes which devices answer on its network."),
-    manage ? h("a", { class: "button button-primary", href: "#/scans/new" }, "Start the first scan") : null);
+    h("p", {}, "A scan finds the devices on the network of one of your nodes."),
+    manage ? h("a", { class: "button button-primary", href: "#/scans/new" }, "Start a scan") : null);
   const older = h("button", { type: "button", class: "button", hidden: true }, "Show older scans");
   root.append(
     h("div", { class: "page-head" },
@@ -40,8 +43,9 @@ export function scansView(root) {
   show(table.element, false);
 
   const rows = new Map();
+  const nodes = new Map();
   let next = "";
-  let left = false;
+  let closed = false;
 
   async function page(before) {
     const { scans = [], nextBefore = "" } = await call("fleet.v1.ScanService/ListScans", { limit: PAGE, before });
@@ -49,16 +53,13 @@ export function scansView(root) {
   }
 
   async function refresh() {
-    const { scans, nextBefore } = await page("");
-    if (left) return;
+    const [{ scans, nextBefore }, current] = await Promise.all([page(""), listNodes()]);
+    if (closed) return;
     error.clear();
+    for (const node of current) nodes.set(String(node.fleetNodeId), node);
     const first = rows.size === 0;
-    // Oldest first, so that each new one goes on top of what is there.
-    for (const scan of first ? scans : [...scans].reverse()) {
-      const known = rows.get(scan.scanId);
-      if (known) known.update(scan);
-      else add(scan, !first);
-    }
+    // Oldest first, because each new scan is inserted at the top.
+    for (const scan of first ? scans : [...scans].reverse()) add(scan, !first);
     if (first) {
       next = nextBefore;
       show(older, Boolean(next));
@@ -66,63 +67,69 @@ export function scansView(root) {
     loading.remove();
     show(empty, rows.size === 0);
     show(table.element, rows.size > 0);
+    update();
   }
 
   function add(scan, onTop) {
-    const row = scanRow(table);
-    row.update(scan);
+    const known = rows.get(scan.scanId);
+    if (known) {
+      known.scan = scan;
+      return;
+    }
+    const row = scanRow(table, scan);
     rows.set(scan.scanId, row);
     if (onTop) table.prepend(row.element);
     else table.append([row.element]);
   }
 
-  older.addEventListener("click", () => busy(older, async () => {
-    try {
-      const { scans, nextBefore } = await page(next);
-      if (left) return;
-      for (const scan of scans) if (!rows.has(scan.scanId)) add(scan, false);
-      next = nextBefore;
-      show(older, Boolean(next));
-    } catch (failure) {
-      if (!handledSignOut(failure)) error.show(failure);
-    }
-  }));
+  function update() {
+    const scans = [...rows.values()].map(({ scan }) => scan);
+    for (const row of rows.values()) row.update(nodes.get(String(row.scan.fleetNodeId)), scans);
+  }
 
-  refresh().catch((failure) => {
-    if (left || handledSignOut(failure)) return;
-    loading.remove();
-    error.show(failure);
-  });
-  const stop = poll(3000, refresh);
+  older.addEventListener("click", () => attempt(error, () => busy(older, async () => {
+    const { scans, nextBefore } = await page(next);
+    if (closed) return;
+    for (const scan of scans) add(scan, false);
+    next = nextBefore;
+    show(older, Boolean(next));
+    update();
+  })));
+
+  const stop = poll(POLL_MS, refresh, { failed: (failure) => { loading.remove(); error.show(failure); } });
   return () => {
-    left = true;
+    closed = true;
     stop();
   };
 }
 
-function scanRow(table) {
+function scanRow(table, first) {
   const badge = h("span", { class: "badge" });
-  const link = h("a", { class: "row-link" });
-  const started = h("time", {});
-  const cells = { state: badge, what: link, node: h("span", {}), found: h("span", {}), started, took: h("span", {}) };
-  const element = table.row(cells, { class: "row-clickable" });
-  return {
-    element,
-    update(scan) {
-      const state = stateOf(scan.state);
+  const link = h("bdi", {});
+  const anchor = h("a", { class: "row-link", href: `#/scans/${first.scanId}` }, link);
+  const note = h("span", { class: "hint scan-note", hidden: true });
+  const started = timeAgo(first.createdAt);
+  const cells = { state: badge, what: [anchor, note], node: h("bdi", {}), found: h("span", {}), started, took: h("span", {}) };
+  const row = {
+    scan: first,
+    element: table.row(cells, { class: "row-clickable" }),
+    update(node, scans) {
+      const { scan } = row;
+      const state = liveState(scan, node);
       const progress = scan.progress ?? {};
       const targets = int(scan.ledger?.targets ?? progress.total);
       const percent = int(progress.total) ? ` ${Math.floor((int(progress.done) / int(progress.total)) * 100)} %` : "";
+      const why = state.over ? "" : waitingText({ scan, node, ahead: scansAhead(scan, scans), describe: (one) => summary(one.request) });
       setText(badge, state.look === "live" ? `${state.word}${percent}` : state.word);
       badge.className = `badge badge-${state.look}`;
       setText(link, summary(scan.request));
-      link.href = `#/scans/${scan.scanId}`;
+      setText(note, why);
+      show(note, Boolean(why));
       setText(cells.node, scan.nodeName || String(scan.fleetNodeId));
       setText(cells.found, scan.ledger ? `${count(scan.ledger.identified)} / ${count(targets)}` : targets ? `… / ${count(targets)}` : "–");
-      setText(started, relative(scan.createdAt));
-      started.dateTime = scan.createdAt ?? "";
-      started.title = absolute(scan.createdAt);
+      setTime(started, scan.createdAt);
       setText(cells.took, scan.ledger ? duration(scan.ledger.elapsedMs) : date(scan.startedAt) ? duration(progress.elapsedMs) : "–");
     },
   };
+  return row;
 }

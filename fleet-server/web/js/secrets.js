@@ -1,15 +1,15 @@
-// The form of keys, checked before one is sent: prefix, 43 digits, and 6 digits of CRC-32 over all of that.
+// Checks the format of an operator key before it is sent: prefix, 43 digits, and 6 digits of a CRC-32 over both.
 
 const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/** What is wrong with a key as it was entered; empty when nothing is. */
-export function keyTrouble(key) {
-  if (!/^fok_[0-9A-Za-z]{49}$/.test(key)) return "This is not a whole operator key: it begins with fok_ and has 53 characters. Copy it again.";
-  if (key.slice(-6) !== tail(key.slice(0, -6))) return "This key was mistyped or changed: its checksum does not match. Copy it again.";
+/** Describes the error in an entered key; empty if there is none. */
+export function keyProblem(key) {
+  if (!/^fok_[0-9A-Za-z]{49}$/.test(key)) return "This is not a complete operator key. A key begins with fok_ and has 53 characters. Copy it again.";
+  if (key.slice(-6) !== checksum(key.slice(0, -6))) return "The checksum of this key does not match, so it was mistyped or changed. Copy it again.";
   return "";
 }
 
-function tail(head) {
+function checksum(head) {
   let number = crc32(head);
   let text = "";
   for (let digit = 0; digit < 6; digit += 1) {

@@ -1,15 +1,15 @@
-// Signing in: e-mail and password, or a key, go in once; a cookie that scripts cannot read comes back. Nothing of it is
-// kept. A one-time password is exchanged for one of the operator's own on the way.
+// Exchanges e-mail and password, or an operator key, for a cookie that scripts cannot read. The page keeps neither.
+// An operator who signs in with a one-time password must choose a new password here.
 
 import { busy, errorBox } from "./dialog.js";
 import { fill, h } from "./dom.js";
-import { keyTrouble } from "./secrets.js";
+import { keyProblem } from "./secrets.js";
 import { RpcError, signIn } from "./rpc.js";
 
-/** Fewest characters of a password; the server has the last word. */
+/** Minimum length of a password. The server enforces it too. */
 export const PASSWORD_LEAST = 12;
 
-/** Shows the sign-in; `onSignedIn` is called when the cookie is there. */
+/** Shows the sign-in form. `onSignedIn` is called when the session exists. */
 export function signInView(root, { message, onSignedIn }) {
   const error = errorBox();
   const fields = h("div", { class: "stack" });
@@ -17,48 +17,48 @@ export function signInView(root, { message, onSignedIn }) {
   const submit = h("button", { type: "submit", class: "button button-primary button-wide" }, "Sign in");
   const form = h("form", { method: "post", class: "stack", novalidate: true, onsubmit: enter }, fields, error.element, submit, other);
   const help = h("p", { class: "hint signin-help" });
-  let way;
+  let method;
 
-  root.append(h("section", { class: "signin", "aria-labeledby": "signin-title" },
+  root.append(h("section", { class: "signin", "aria-labelledby": "signin-title" },
     h("div", { class: "signin-mark", "aria-hidden": "true" }, document.querySelector(".mark").cloneNode(true)),
     h("h1", { id: "signin-title", tabindex: "-1" }, "Sign in to Fleet"),
     message ? h("p", { class: "signin-message", role: "status" }, message) : null,
     form,
     help));
-  other.addEventListener("click", () => choose(way.other()));
+  other.addEventListener("click", () => choose(method.other()));
   choose(byPassword());
 
   function choose(chosen) {
-    way = chosen;
+    method = chosen;
     error.clear();
-    fill(fields, way.fields);
-    fill(help, way.help);
-    other.textContent = way.otherLabel;
-    other.id = way.otherId;
-    way.first.focus();
+    fill(fields, method.fields);
+    fill(help, method.help);
+    other.textContent = method.otherLabel;
+    other.id = method.otherId;
+    method.first.focus();
   }
 
   async function enter(event) {
     event.preventDefault();
     error.clear();
-    const trouble = way.trouble();
-    if (trouble) {
-      error.show(trouble.text);
-      trouble.field.focus();
+    const problem = method.problem();
+    if (problem) {
+      error.show(problem.text);
+      problem.field.focus();
       return;
     }
     try {
-      await busy(submit, () => signIn(way.credential()));
-      way.wipe();
+      await busy(submit, () => signIn(method.credential()));
+      method.wipe();
       onSignedIn();
     } catch (failure) {
-      if (failure instanceof RpcError && failure.code === "failed_precondition" && way.ask) {
-        way.ask();
+      if (failure instanceof RpcError && failure.code === "failed_precondition" && method.ask) {
+        method.ask();
         return;
       }
-      if (failure?.code === "unauthenticated") way.wipe();
-      error.show(way.explain(failure));
-      way.again().focus();
+      if (failure?.code === "unauthenticated") method.wipe();
+      error.show(method.explain(failure));
+      method.again().focus();
     }
   }
 
@@ -69,18 +69,18 @@ export function signInView(root, { message, onSignedIn }) {
     const choice = h("div", { class: "field", hidden: true },
       h("label", { for: "new-password" }, "New password"),
       fresh,
-      h("p", { id: "new-password-hint", class: "hint" }, `Yours was for one use. Choose your own: at least ${PASSWORD_LEAST} characters, several words for instance.`));
+      h("p", { id: "new-password-hint", class: "hint" }, `Your password was valid only once. Choose a new one with at least ${PASSWORD_LEAST} characters, for example several words.`));
     return {
       fields: [field(email, "E-mail"), field(password, "Password"), choice],
       first: email,
-      help: ["No account yet, or the password is forgotten? An administrator makes one with ", h("code", {}, "fleetctl operators"), ", on the server itself with ", h("code", {}, "fleetd admin"), "."],
-      otherLabel: "Use a key instead",
+      help: ["No account, or forgot your password? An administrator can help with ", h("code", {}, "fleetctl operators"), ", or with ", h("code", {}, "fleetd admin"), " on the server."],
+      otherLabel: "Use an operator key",
       otherId: "by-key",
       other: byKey,
-      trouble() {
+      problem() {
         if (!email.value.trim()) return { text: "Enter your e-mail.", field: email };
         if (!password.value) return { text: "Enter your password.", field: password };
-        if (!choice.hidden && [...fresh.value].length < PASSWORD_LEAST) return { text: `Choose at least ${PASSWORD_LEAST} characters.`, field: fresh };
+        if (!choice.hidden && [...fresh.value].length < PASSWORD_LEAST) return { text: `Enter at least ${PASSWORD_LEAST} characters.`, field: fresh };
         return null;
       },
       credential: () => ({ email: email.value.trim(), password: password.value, ...(choice.hidden ? {} : { newPassword: fresh.value }) }),
@@ -95,7 +95,7 @@ export function signInView(root, { message, onSignedIn }) {
       },
       again: () => (choice.hidden ? password : fresh),
       explain(failure) {
-        if (failure?.code === "unauthenticated") return "E-mail or password is not right. If the password is forgotten, an administrator can reset it.";
+        if (failure?.code === "unauthenticated") return "The e-mail or the password is wrong. An administrator can reset a forgotten password.";
         return limited(failure);
       },
     };
@@ -107,29 +107,29 @@ export function signInView(root, { message, onSignedIn }) {
       fields: [h("div", { class: "field" },
         h("label", { for: "key" }, "Operator key"),
         key,
-        h("p", { id: "key-hint", class: "hint" }, "Begins with ", h("code", {}, "fok_"), ". It is exchanged for a session and then forgotten by this page."))],
+        h("p", { id: "key-hint", class: "hint" }, "Begins with ", h("code", {}, "fok_"), ". This page exchanges it for a session and does not store it."))],
       first: key,
-      help: ["No key yet? ", h("code", {}, "fleetd admin create-key"), " makes one; ", h("code", {}, "fleetd demo"), " prints one."],
+      help: ["No key? ", h("code", {}, "fleetd admin create-key"), " creates one, and ", h("code", {}, "fleetd demo"), " prints one."],
       otherLabel: "Use e-mail and password",
       otherId: "by-password",
       other: byPassword,
-      trouble() {
+      problem() {
         const value = key.value.trim();
-        const text = value ? keyTrouble(value) : "Enter your operator key.";
+        const text = value ? keyProblem(value) : "Enter your operator key.";
         return text ? { text, field: key } : null;
       },
       credential: () => ({ key: key.value.trim() }),
       wipe() { key.value = ""; },
       again: () => key,
       explain(failure) {
-        if (failure?.code === "unauthenticated") return "This key is not valid. It may have been revoked: ask an administrator for a new one.";
+        if (failure?.code === "unauthenticated") return "This key is not valid. It may have been revoked. Ask an administrator for a new one.";
         return limited(failure);
       },
     };
   }
 }
 
-// Without a name a field is in no form submission, whatever happens to this script.
+// Without a name, a field is never submitted with the form, even if this script fails.
 function input(id, properties) {
   return h("input", { id, class: "input", required: true, maxlength: 1024, autocapitalize: "none", spellcheck: "false", ...properties });
 }

@@ -1,5 +1,5 @@
-//! Every IPv4 address, classified one by one and compared with what IANA's registry says of it; and every edge of the
-//! IPv6 registry. The registries and the list of explained differences are those of fleet-core's tests.
+//! Classifies every IPv4 address and compares it with the IANA registry, and every edge of the IPv6 registry. The
+//! registries and the list of explained differences are those of the tests of fleet-core.
 
 use std::{
     collections::BTreeMap,
@@ -15,10 +15,10 @@ mod registry;
 
 use registry::{DIFFERENCES, Difference, Registry, explain};
 
-/// How many IPv4 addresses there are.
+/// Number of IPv4 addresses.
 const ALL: u64 = 1 << 32;
 
-/// Addresses by class, and by the block of the difference that explains them.
+/// Number of addresses by class, and by the block of the difference that explains them.
 #[derive(Debug, Default)]
 struct Counts {
     classes: BTreeMap<AddressClass, u64>,
@@ -26,7 +26,7 @@ struct Counts {
     admitted: u64,
 }
 
-/// Addresses in a row of which registry and differences say the same.
+/// A range of addresses for which the registry and the differences are the same.
 struct Span {
     first: u32,
     last: u32,
@@ -94,8 +94,8 @@ pub(crate) fn run() -> Result<Vec<String>> {
     Ok(figures)
 }
 
-/// What is expected of every IPv4 address, as spans without a gap. Between two edges nothing can change what the
-/// registry says; that nothing changes what we say is shown by asking for every address.
+/// Returns the expectation for every IPv4 address as ranges without gaps. The registry cannot change within a range.
+/// That our classification does not either is shown by checking every address.
 fn spans(registry: &Registry) -> Result<Vec<Span>> {
     let edges = registry.edges();
     let mut starts: Vec<u32> = edges
@@ -154,7 +154,7 @@ fn classify_all(first: u64, end: u64, spans: &[Span]) -> Result<Counts> {
     Ok(counts)
 }
 
-/// The edges of the IPv6 registry and of the differences.
+/// Returns the edges of the IPv6 registry and of the differences.
 fn ipv6(registry: &Registry) -> Result<String> {
     let edges: Vec<IpAddr> = registry
         .edges()

@@ -1,6 +1,6 @@
-//! One enrollment code, presented by a thousand nodes at the same moment, each on a connection of its own. The
-//! connections are opened before, one after the other: a thousand at once overflow the queue of the kernel, which
-//! resets some of them.
+//! A thousand nodes present one enrollment code at the same moment, each on its own connection. The connections
+//! are opened one after the other before, because a thousand simultaneous ones overflow the kernel's queue, which
+//! then resets some of them.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
     live::{self, Live},
 };
 
-/// How many race for the code.
+/// Number of nodes that race for the code.
 const NODES: usize = 1_000;
 
 pub(crate) fn run() -> Result<Vec<String>> {

@@ -1,4 +1,4 @@
-//! Empty databases, one for each proof and kind, gone when dropped by the caller.
+//! Empty databases, one per proof and engine. The caller removes them.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -7,14 +7,14 @@ use fleet_store::{MigrateMode, SqlStore};
 use sea_orm::{ConnectionTrait, Database};
 use tempfile::TempDir;
 
-/// Names the server whose databases are made and dropped.
+/// Variable with the server on which databases are created and dropped.
 const POSTGRES: &str = "FLEET_TEST_POSTGRES";
 
-/// An empty database with the newest schema.
+/// An empty database with the current schema.
 pub(crate) struct Scratch {
     pub(crate) engine: &'static str,
     pub(crate) store: SqlStore,
-    /// For a look past the store.
+    /// Direct access to the database, without the store.
     pub(crate) url: String,
     place: Place,
 }
@@ -25,12 +25,12 @@ enum Place {
 }
 
 impl Scratch {
-    /// One of each kind.
+    /// Creates one database per engine.
     pub(crate) async fn both() -> Result<[Self; 2]> {
         Ok([Self::sqlite().await?, Self::postgres().await?])
     }
 
-    /// A file in a folder of its own.
+    /// Creates a SQLite database in a temporary directory.
     pub(crate) async fn sqlite() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let url = format!("sqlite://{}", folder.path().join("fleet.db").display());
@@ -42,7 +42,7 @@ impl Scratch {
         })
     }
 
-    /// A database on the server that the environment names.
+    /// Creates a database on the PostgreSQL server of the environment.
     pub(crate) async fn postgres() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let server = std::env::var(POSTGRES).with_context(|| {
@@ -69,7 +69,7 @@ impl Scratch {
         })
     }
 
-    /// Closes and removes it.
+    /// Closes and removes the database.
     pub(crate) async fn remove(self) -> Result<()> {
         self.store.close().await;
         if let Place::Postgres { server, name } = &self.place {

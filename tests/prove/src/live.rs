@@ -1,4 +1,4 @@
-//! A server that listens on loopback, an operator, and nodes that say what a proof wants them to say.
+//! A server that listens on loopback, an operator, and nodes under the control of the proof.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -31,7 +31,7 @@ pub(crate) struct Live {
     server: Server,
     closing: CancellationToken,
     port: JoinHandle<Drained>,
-    /// What the port refused.
+    /// Connections that the listener refused.
     pub(crate) counts: Arc<ListenerCounts>,
 }
 
@@ -83,7 +83,7 @@ impl Live {
         Ok(())
     }
 
-    /// A connection of its own.
+    /// Opens a new connection.
     pub(crate) fn channel(&self) -> Result<Channel> {
         let config = ChannelConfig {
             protocol: Protocol::Grpc,
@@ -96,7 +96,7 @@ impl Live {
         Ok(CallOptions::new().bearer(&self.key)?)
     }
 
-    /// A new enrollment code and its pending enrollment.
+    /// Creates an enrollment code and returns it with its pending enrollment.
     pub(crate) async fn code(&self) -> Result<(String, i64)> {
         let code = FleetNodeAdminClient::new(self.channel()?)
             .create_enrollment_code(&CreateEnrollmentCodeRequest::default(), self.operator()?)
@@ -149,7 +149,7 @@ impl Live {
             kind: Some(control_stream_request::Kind::Hello(hello)),
         };
         up.send(&hello).await?;
-        // What it can do is known from then on.
+        // The server knows the node's capabilities from here on.
         while let Some(message) = down.message().await? {
             if matches!(message.kind, Some(Kind::Accepted(_))) {
                 break;
@@ -164,7 +164,7 @@ impl Live {
         })
     }
 
-    /// Starts a scan on a node and answers its id.
+    /// Starts a scan on a node and returns its id.
     pub(crate) async fn scan(&self, node: &Node, request: DiscoverRequest) -> Result<String> {
         let request = StartScanRequest {
             request_id: format!("proof-{}", node.id),
@@ -179,13 +179,13 @@ impl Live {
     }
 }
 
-/// An identity key of its own.
+/// Creates an identity key.
 pub(crate) fn identity() -> SigningKey {
     let environment: &dyn Environment = &SystemEnvironment;
     SigningKey::from_bytes(&environment.random())
 }
 
-/// A registration that is in order.
+/// Returns a valid registration.
 pub(crate) fn registration(code: &str, name: &str, signing: &SigningKey) -> RegisterRequest {
     RegisterRequest {
         enrollment_token: code.to_owned(),
@@ -210,7 +210,7 @@ impl Node {
         Ok(CallOptions::new().bearer(&self.token)?)
     }
 
-    /// Waits for the next command and answers its id.
+    /// Waits for the next command and returns its id.
     pub(crate) async fn command(&mut self) -> Result<String> {
         while let Some(message) = self.down.message().await? {
             if let Some(Kind::Command(command)) = message.kind {

@@ -1,6 +1,6 @@
-//! Proofs that take minutes: what a test shows by examples, each of these shows by exhaustion or by great
-//! numbers, and says its figures. `cargo xtask prove boundary` runs them with a database. The list is
-//! [`BOUNDARY`]; each proof is a module of its own with a `run` that fails at the first violation.
+//! Proofs that take minutes. A test shows a claim by examples; a proof shows it exhaustively or by large numbers
+//! and prints its figures. `cargo xtask prove boundary` runs them with a database. The list is [`BOUNDARY`]. Each
+//! proof is a module with a `run` function that fails at the first violation.
 #![expect(clippy::print_stdout, reason = "its figures are what it is for")]
 
 mod addresses;
@@ -16,15 +16,15 @@ use std::{process::ExitCode, time::Instant};
 
 use anyhow::Result;
 
-/// A claim and what shows it.
+/// A claim and the function that proves it.
 struct Proof {
     name: &'static str,
     claim: &'static str,
-    /// Answers the figures, a line each.
+    /// Returns the figures, one per line.
     run: fn() -> Result<Vec<String>>,
 }
 
-/// The trust boundary between server and nodes.
+/// The proofs for the trust boundary between server and nodes.
 const BOUNDARY: &[Proof] = &[
     Proof {
         name: "addresses",
@@ -43,7 +43,7 @@ const BOUNDARY: &[Proof] = &[
     },
     Proof {
         name: "races",
-        claim: "whoever comes first, no device is bound twice, claimed without right, or dialed at a node's place",
+        claim: "in any order, no device is bound twice, claimed without right, or dialed at an address of a node",
         run: races::run,
     },
     Proof {
@@ -53,7 +53,7 @@ const BOUNDARY: &[Proof] = &[
     },
 ];
 
-/// The exit code for a command line that cannot be understood (EX_USAGE of sysexits.h).
+/// Exit status for an invalid command line (EX_USAGE of sysexits.h).
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {

@@ -1,6 +1,6 @@
-//! Ten thousand races for devices, in each database: a node that reports, an operator who pairs, one who
-//! unpairs, one who revokes the node, the server's own pairing, and a replacement node. What each was told,
-//! and when, must fit some order that the rules allow (`races/judge.rs`).
+//! Ten thousand races for devices per database: a node that reports, an operator who pairs, one who unpairs, one who
+//! revokes the node, the server's own pairing, and a replacement node. The responses and their times must fit an
+//! order that the rules allow (`races/judge.rs`).
 
 mod judge;
 mod round;
@@ -16,14 +16,14 @@ use site::Site;
 
 use crate::{database::Scratch, random::Random};
 
-/// Races in each database, at least.
+/// Minimum number of races per database.
 const RACES: u32 = 10_000;
-/// Each party comes first in so many of a hundred, or the races are none.
+/// Minimum percentage of races in which each party is first. Otherwise the races would prove little.
 const FAIR: f64 = 1.0;
-/// Where the choice of who begins when starts; who comes first depends on the machine too.
+/// Seed for the start times. The machine also affects which party is first.
 const SEED: u64 = 0x5eed_0006;
 
-/// Who can come first.
+/// The parties that can be first.
 const PARTIES: [&str; 6] = [
     "report",
     "pair",
@@ -32,7 +32,7 @@ const PARTIES: [&str; 6] = [
     "server",
     "replacement",
 ];
-/// When a race changed nothing for anybody.
+/// Name for a race in which no action took effect.
 const NOBODY: &str = "nobody";
 
 pub(crate) fn run() -> Result<Vec<String>> {
@@ -57,7 +57,7 @@ async fn races(scratch: &Scratch) -> Result<Vec<String>> {
         let (nodes, races) = round::run(&site, &raw, number, other, &mut random).await?;
         for race in &races {
             if let Some(violation) = judge(race).first() {
-                bail!("{}: {race:#?} of {nodes:#?}", said(*violation));
+                bail!("{}: {race:#?} of {nodes:#?}", describe(*violation));
             }
             *first.entry(who_was_first(race, &nodes)).or_default() += 1;
             dials += race.dialed.len();
@@ -88,7 +88,7 @@ async fn races(scratch: &Scratch) -> Result<Vec<String>> {
     ])
 }
 
-fn said(violation: Violation) -> String {
+fn describe(violation: Violation) -> String {
     match violation {
         Violation::BoundTwice(device) => format!("device {device} is bound twice"),
         Violation::ClaimedWithoutRight(device) => {
@@ -98,7 +98,7 @@ fn said(violation: Violation) -> String {
     }
 }
 
-/// Whose action was answered first of those that took effect.
+/// Returns the party whose successful action was answered first.
 fn who_was_first(race: &Race, nodes: &Nodes) -> &'static str {
     let reporter = nodes.reporter.id;
     let done = race.done.iter().filter_map(|done| {
@@ -112,7 +112,7 @@ fn who_was_first(race: &Race, nodes: &Nodes) -> &'static str {
         };
         Some((done.when.answered, party))
     });
-    // A revocation takes effect on what its node has.
+    // A revocation takes effect on the devices of its node.
     let had = race.known.is_some_and(|known| {
         known.owner == Some(reporter) || known.holder == Some(Holder::Node(reporter))
     });

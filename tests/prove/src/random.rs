@@ -1,4 +1,4 @@
-//! Numbers that come the same for the same seed, so that a violation can be met again.
+//! Deterministic random numbers: the same seed reproduces a violation.
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 #[derive(Debug)]
@@ -9,7 +9,7 @@ impl Random {
         Self(seed)
     }
 
-    /// Any number.
+    /// Returns the next number.
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -18,17 +18,17 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below a bound that is not zero; the bias of the remainder does not matter here.
+    /// Returns a number below a bound other than zero. The bias of the remainder does not matter here.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
-    /// The same for sizes and indexes.
+    /// Returns a size or index below a bound.
     pub(crate) fn size(&mut self, bound: usize) -> usize {
         usize::try_from(self.below(bound as u64)).unwrap_or(0)
     }
 
-    /// A control character.
+    /// Returns a control character.
     pub(crate) fn control(&mut self) -> char {
         [
             '\0', '\n', '\r', '\t', '\u{1b}', '\u{7f}', '\u{85}', '\u{9f}',

@@ -1,5 +1,5 @@
-//! A hostile node floods the live server with malformed devices, each report with some good ones among
-//! them: exactly the good ones are stored.
+//! A hostile node floods a running server with malformed devices. Every report also contains valid devices, and
+//! exactly the valid ones must be stored.
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -18,20 +18,20 @@ use crate::{
     random::Random,
 };
 
-/// Malformed devices for each database.
+/// Number of malformed devices per database.
 const MALFORMED: u64 = 1_000_000;
-/// Devices of a report, the most that one may hold.
+/// Number of devices per report, the maximum.
 const REPORT: u64 = 1_024;
-/// Good ones among them.
+/// Number of valid devices per report.
 const GOOD: u64 = 16;
-/// What is scanned: 16,382 addresses, one command.
+/// The scanned network: 16,382 addresses, one command.
 const NETWORK: (&str, Ipv4Addr) = ("10.20.0.0/18", Ipv4Addr::new(10, 20, 0, 0));
-/// Ten ports, so that the command bears the flood: it is ended when its refused rows pass ten times its
-/// quota of targets x ports.
+/// Ten ports, because the server ends a command when its rejected rows exceed ten times its quota of targets x
+/// ports.
 const PORTS: [&str; 10] = [
     "80", "443", "4028", "4029", "4030", "8080", "8443", "8888", "9090", "50051",
 ];
-/// Where the choice of what is wrong begins.
+/// Seed for the choice of faults.
 const SEED: u64 = 0x5eed_0003;
 
 pub(crate) fn run() -> Result<Vec<String>> {
@@ -69,8 +69,8 @@ async fn flood(scratch: &Scratch) -> Result<Vec<String>> {
         }
         let answer = report(&node, &command, devices).await?;
         if answer != (GOOD, REPORT - GOOD) {
-            let told = scratch.store.list_audit(live.org, None, 40).await?;
-            bail!("report {calls} was answered {answer:?}; the audit trail says {told:#?}");
+            let records = scratch.store.list_audit(live.org, None, 40).await?;
+            bail!("report {calls} was answered {answer:?}; the audit trail contains {records:#?}");
         }
         malformed += REPORT - GOOD;
         calls += 1;
@@ -137,7 +137,7 @@ fn wanted() -> DiscoverRequest {
     }
 }
 
-/// How many of a report's devices were accepted and rejected.
+/// Sends a report and returns the numbers of accepted and rejected devices.
 async fn report(
     node: &Node,
     command: &str,
@@ -157,7 +157,7 @@ async fn report(
     ))
 }
 
-/// Reports that are wrong as a whole, with devices in them that would be good.
+/// Sends reports that are invalid as a whole but contain valid devices.
 async fn break_envelopes(node: &Node, command: &str) -> Result<usize> {
     let fresh = |count: usize| (0..count).map(|n| device(20_000 + n)).collect::<Vec<_>>();
     let broken = [
@@ -194,10 +194,10 @@ async fn break_envelopes(node: &Node, command: &str) -> Result<usize> {
     Ok(count)
 }
 
-/// The good device number `n`.
+/// Returns the valid device number `n`.
 fn device(n: usize) -> DiscoveredDeviceReport {
     let n = u32::try_from(n).unwrap_or(u32::MAX);
-    // The network's own address and the first one are not scanned.
+    // The network address and the first address are not scanned.
     let ip = Ipv4Addr::from(u32::from(NETWORK.1) + 2 + n);
     let [_, b, c, d] = n.to_be_bytes();
     DiscoveredDeviceReport {
@@ -211,10 +211,10 @@ fn device(n: usize) -> DiscoveredDeviceReport {
     }
 }
 
-/// Makes one thing wrong.
+/// Introduces one fault.
 type Breakage = fn(&mut Random, &mut DiscoveredDeviceReport);
 
-/// What can be wrong with a device.
+/// The possible faults of a device.
 const BREAKAGES: [(&str, Breakage); 24] = [
     ("no identifier", |_, d| d.device_identifier.clear()),
     ("long identifier", |r, d| {
@@ -282,9 +282,9 @@ const BREAKAGES: [(&str, Breakage); 24] = [
     }),
 ];
 
-/// A device with one thing wrong, and what.
+/// Returns a device with one fault, and the name of the fault.
 fn broken(random: &mut Random) -> (&'static str, DiscoveredDeviceReport) {
-    // Beyond all good ones, so that a stored one could only come from here.
+    // Beyond all valid devices, so a stored one can only come from here.
     let mut device = device(16_300 + usize::try_from(random.below(64)).unwrap_or(0));
     device.device_identifier = format!("serial:BAD-{}", random.next());
     let (kind, break_it) = BREAKAGES[random.size(BREAKAGES.len())];

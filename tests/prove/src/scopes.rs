@@ -1,11 +1,11 @@
-//! A million runs of reports over scope and ownership, each against a model that is written to be obvious:
+//! A million runs of reports over scope and ownership, each compared with a deliberately simple model:
 //!
 //! | | |
 //! |---|---|
 //! | I3 | no message of an old epoch takes effect (fleet-registry's own model) |
-//! | I7 | what is stored lies in the closed scope of its command, and was owned by its reporter or free |
+//! | I7 | a stored device is in the closed scope of its command, and belonged to its reporter or was free |
 //! | I8 | the quota is never exceeded |
-//! | I12 | what comes again changes nothing |
+//! | I12 | a repeated report changes nothing |
 
 mod ownership;
 
@@ -19,14 +19,14 @@ use anyhow::{Result, bail};
 
 use crate::random::Random;
 
-/// Where the numbers of all runs begin.
+/// Seed of all runs.
 const SEED: u64 = 0x5eed_0003_7812;
 
-/// A kind of runs, with how many there are.
+/// A kind of run.
 struct Kind {
     name: &'static str,
     runs: u64,
-    /// Operations of one run at the most.
+    /// Maximum number of operations per run.
     operations: usize,
     run: fn(&[u8]),
 }
@@ -70,7 +70,7 @@ pub(crate) fn run() -> Result<Vec<String>> {
     Ok(figures)
 }
 
-/// Runs a kind on every core; answers how many operations that were.
+/// Runs a kind on every core and returns the number of operations.
 fn runs_of(kind: &Kind, number: u64) -> Result<u64> {
     let threads = thread::available_parallelism().map_or(1, usize::from) as u64;
     thread::scope(|scope| {
@@ -96,7 +96,7 @@ fn part(kind: &Kind, number: u64, thread: u64, threads: u64) -> Result<u64> {
         let data: Vec<u8> = (0..count)
             .flat_map(|_| (random.next() as u32).to_le_bytes())
             .collect();
-        // What a violation says is printed as it panics.
+        // The panic message has already described the violation.
         if catch_unwind(AssertUnwindSafe(|| (kind.run)(&data))).is_err() {
             bail!("run {run} of {}: {data:?}", kind.name);
         }

@@ -1,4 +1,4 @@
-//! The node's own commands: a scan without a server, what its policy says, and the switch that halts it.
+//! Commands of the node itself: a scan without a server, the site policy, and the halt switch.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ on_both_databases! {
     a_halted_node_scans_nothing_until_it_is_resumed
 }
 
-/// After a halt, no connection later than this.
+/// No connection may start later than this after a halt.
 const STOPS: Duration = Duration::from_secs(1);
 
 async fn a_node_scans_without_a_server(world: World) {
@@ -61,7 +61,7 @@ async fn a_node_scans_without_a_server(world: World) {
     };
     assert_eq!(scanned.status, expected, "{scanned:?}");
 
-    // For people, and what cannot be scanned.
+    // Table output, and a target that cannot be scanned.
     let mut command = binary("fleetnode", &folder);
     let one = first.to_string();
     command.args(["scan", &one, "--demo-allow-loopback", "--port", "4028"]);
@@ -99,7 +99,7 @@ async fn a_halted_node_scans_nothing_until_it_is_resumed(world: World) {
     let switch = async |arguments: &[&str]| {
         let mut command = binary("fleetnode", world.folder());
         command.args(arguments).arg("--state-dir").arg(node.state());
-        run(command).await.well()
+        run(command).await.succeeded()
     };
     let request = range(world.range.address(1), world.range.address(600));
     let scan = world.operator.start(node.id, request).await.scan_id;

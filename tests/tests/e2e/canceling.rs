@@ -1,4 +1,4 @@
-//! Canceling: the node stops dialing within a second, what was found stays.
+//! Canceling: the node stops dialing within a second, and the devices found so far are kept.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,17 +8,17 @@ use crate::harness::{ScanState, World, adds_up, eventually, found_addresses, ran
 
 on_both_databases! {
     a_canceled_scan_stops_within_a_second_and_keeps_what_it_found
-    a_scan_that_waits_is_canceled_without_a_packet
+    canceling_a_queued_scan_sends_no_packet
 }
 
-/// After a cancel, no connection later than this.
+/// No connection may start later than this after a cancel.
 const STOPS: Duration = Duration::from_secs(1);
-/// How long the devices are watched for connections after that.
+/// Time during which the devices are watched for connections after that.
 const WATCHED: Duration = Duration::from_secs(2);
 
 async fn a_canceled_scan_stops_within_a_second_and_keeps_what_it_found(world: World) {
     let node = world.node("barn", &["--rate", "100"]).await;
-    // A device at every address, so that every packet is seen; twelve seconds and more of work.
+    // Every address has a device, so every packet is recorded. The scan would take more than twelve seconds.
     let site = world.range.crowd(600, Duration::from_millis(50));
     let lab = Lab::start(site).await.expect("a site");
     let journal = lab.journal();
@@ -56,7 +56,7 @@ async fn a_canceled_scan_stops_within_a_second_and_keeps_what_it_found(world: Wo
         .collect();
     assert_eq!(kept, found);
 
-    // The lane is free again.
+    // The node is free for the next scan.
     let request = range(world.range.address(1), world.range.address(3));
     let next = world.operator.start(node.id, request).await.scan_id;
     world
@@ -66,7 +66,7 @@ async fn a_canceled_scan_stops_within_a_second_and_keeps_what_it_found(world: Wo
         .ended_as(ScanState::Completed);
 }
 
-async fn a_scan_that_waits_is_canceled_without_a_packet(world: World) {
+async fn canceling_a_queued_scan_sends_no_packet(world: World) {
     let mut node = world.node("barn", &[]).await;
     assert!(node.terminate().await.success());
     let site = world.range.crowd(5, Duration::ZERO);
@@ -77,7 +77,7 @@ async fn a_scan_that_waits_is_canceled_without_a_packet(world: World) {
         world.operator.cancel(&scan).await.state(),
         ScanState::Canceled
     );
-    // Once more changes nothing.
+    // A second cancel changes nothing.
     assert_eq!(
         world.operator.cancel(&scan).await.state(),
         ScanState::Canceled

@@ -1,4 +1,4 @@
-//! `fleetctl` as scripts use it: its exit status and its lines.
+//! `fleetctl` as scripts use it: its exit status and its output.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -9,11 +9,11 @@ use serde_json::Value;
 use crate::harness::{Expected, Operator, World, eventually};
 
 on_both_databases! {
-    fleetctl_exits_with_the_status_of_what_it_did
+    fleetctl_exits_with_the_documented_status
     fleetctl_prints_a_scan_as_lines
 }
 
-async fn fleetctl_exits_with_the_status_of_what_it_did(world: World) {
+async fn fleetctl_exits_with_the_documented_status(world: World) {
     let mut node = world.node("barn", &["--rate", "30"]).await;
     let site = world.range.crowd(200, Duration::from_millis(50));
     let _lab = Lab::start(site).await.expect("a site");
@@ -32,7 +32,7 @@ async fn fleetctl_exits_with_the_status_of_what_it_did(world: World) {
     let completed = fleetctl(&world, &world.operator, &scan(&[&one])).await;
     assert_eq!(completed.0, 0, "{completed:?}");
 
-    // Seven seconds of work, canceled as soon as it runs.
+    // Seven seconds of work, canceled as soon as the scan runs.
     let many = format!("{}..{}", at(1), at(200));
     let arguments = scan(&[&many]);
     let (canceled, ()) = futures::join!(fleetctl(&world, &world.operator, &arguments), async {
@@ -40,13 +40,16 @@ async fn fleetctl_exits_with_the_status_of_what_it_did(world: World) {
             let listed = world
                 .fleetctl(&["scan", "list", "-o", "ndjson", "--limit", "1"])
                 .await
-                .well();
+                .succeeded();
             let newest: Value = serde_json::from_str(&listed).expect("one line");
             (newest["state"] == "SCAN_STATE_RUNNING")
                 .then(|| newest["scanId"].as_str().expect("an id").to_owned())
         })
         .await;
-        world.fleetctl(&["scan", "cancel", &running]).await.well();
+        world
+            .fleetctl(&["scan", "cancel", &running])
+            .await
+            .succeeded();
     });
     assert_eq!(canceled.0, 130, "{canceled:?}");
 
@@ -88,7 +91,7 @@ async fn fleetctl_exits_with_the_status_of_what_it_did(world: World) {
     assert_eq!(unavailable.status, 69, "{unavailable:?}");
 }
 
-/// Runs `fleetctl`; its status and what it says to people.
+/// Runs `fleetctl` and returns its exit status and standard error.
 async fn fleetctl(world: &World, operator: &Operator, arguments: &[String]) -> (i32, String) {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = world.fleetctl_as(operator, &arguments).await;
@@ -110,7 +113,7 @@ async fn fleetctl_prints_a_scan_as_lines(world: World) {
         "ndjson",
         &network,
     ];
-    let printed = world.fleetctl(&arguments).await.well();
+    let printed = world.fleetctl(&arguments).await.succeeded();
     let lines: Vec<Value> = printed
         .lines()
         .map(|line| serde_json::from_str(line).expect("a line of JSON"))
@@ -127,6 +130,6 @@ async fn fleetctl_prints_a_scan_as_lines(world: World) {
     let listed = world
         .fleetctl(&["devices", "list", "-o", "csv"])
         .await
-        .well();
+        .succeeded();
     assert_eq!(listed.lines().count(), 1 + expected.devices(), "{listed}");
 }

@@ -1,4 +1,4 @@
-//! Devices that the server itself reaches, with the simulator's record of what was touched as the truth.
+//! Scans by the server itself, compared with the simulator's record of connections.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -8,10 +8,10 @@ use serde_json::Value;
 use crate::harness::{Done, ScanState, World, list, ports};
 
 on_both_databases! {
-    the_server_dials_when_it_is_told_to_and_never_what_a_node_ever_found
+    the_server_dials_only_on_request_and_never_an_address_of_a_node
 }
 
-async fn the_server_dials_when_it_is_told_to_and_never_what_a_node_ever_found(mut world: World) {
+async fn the_server_dials_only_on_request_and_never_an_address_of_a_node(mut world: World) {
     let here = world.range;
     let lab = Lab::start(here.spread(12, 1, Duration::ZERO))
         .await
@@ -39,7 +39,7 @@ async fn the_server_dials_when_it_is_told_to_and_never_what_a_node_ever_found(mu
     world.server.terminate().await;
     let flags = ["--direct-enabled", "--direct-network", &network];
     world.server.set_flags(&flags);
-    world.server.go_on().await;
+    world.server.restart().await;
     let listed: BTreeSet<IpAddr> = servers.iter().copied().collect();
     let theirs = |after: Duration| -> BTreeSet<IpAddr> {
         let connections = lab.journal().connections_since(after);
@@ -73,18 +73,18 @@ async fn the_server_dials_when_it_is_told_to_and_never_what_a_node_ever_found(mu
     );
     assert_eq!(devices.len(), 12);
 
-    // What the node found stays out of reach when it is gone.
+    // The devices of the node stay excluded after it has gone.
     world
         .fleetctl(&["nodes", "revoke", &node.id.to_string(), "--yes"])
         .await
-        .well();
+        .succeeded();
     let touched = lab.journal().now();
     let second = scan(&world, &network).await;
     assert_eq!(found_in(&second), listed);
     assert_eq!(theirs(touched), listed);
     assert_eq!(world.operator.devices().await.len(), 12, "the same records");
 
-    // Outside of its networks it dials nothing.
+    // The server dials nothing outside of its networks.
     let outside = scan(&world, &here.address(0x100).to_string()).await;
     assert_eq!(outside.status, 1, "{outside:?}");
 }
@@ -107,7 +107,7 @@ fn last_line(done: &Done) -> Value {
     ledger
 }
 
-/// The addresses of the devices that a scan told.
+/// Returns the addresses of the devices that a scan reported.
 fn found_in(done: &Done) -> BTreeSet<IpAddr> {
     lines(done)
         .iter()

@@ -1,30 +1,33 @@
-//! A node's way in: code, registration, fingerprint, confirmation, and what operators see of it.
+//! Enrollment of a node: code, registration, fingerprint, confirmation, and the view of the operator.
 
 use fleet_core::{Secret, SecretKind};
 
 use crate::harness::{Node, World, confirm, eventually, new_code};
 
 on_both_databases! {
-    a_node_is_enrolled_confirmed_and_seen
-    a_code_opens_the_door_once
-    a_fingerprint_that_differs_is_not_confirmed
+    a_node_enrolls_is_confirmed_and_appears_online
+    an_enrollment_code_works_once
+    a_different_fingerprint_is_not_confirmed
 }
 
-async fn a_node_is_enrolled_confirmed_and_seen(world: World) {
+async fn a_node_enrolls_is_confirmed_and_appears_online(world: World) {
     let code = new_code(&world).await;
     let mut dialogue = Node::begin(&world, "barn");
-    dialogue.say(&code).await;
-    let printed = dialogue.hear("Fingerprint: ").await.expect("a fingerprint");
+    dialogue.write_line(&code).await;
+    let printed = dialogue
+        .read_after("Fingerprint: ")
+        .await
+        .expect("a fingerprint");
 
     let listed = world.operator.node_named("barn").await;
     assert_eq!(listed.identity_fingerprint, printed);
     assert_eq!(listed.enrollment, "awaiting_confirmation");
-    let table = world.fleetctl(&["nodes", "list"]).await.well();
+    let table = world.fleetctl(&["nodes", "list"]).await.succeeded();
     assert!(table.contains(&printed), "{table}");
 
     let key = confirm(&world, listed.fleet_node_id, &printed).await;
-    dialogue.say(&key).await;
-    dialogue.end().await.well();
+    dialogue.write_line(&key).await;
+    dialogue.end().await.succeeded();
     let listed = world.operator.node_named("barn").await;
     assert_eq!(listed.enrollment, "confirmed");
     assert!(!listed.connected, "it does not run yet");
@@ -38,8 +41,8 @@ async fn a_node_is_enrolled_confirmed_and_seen(world: World) {
     .await;
     assert!(!running.version.is_empty(), "{running:?}");
     assert!(running.last_seen_at.is_some(), "{running:?}");
-    let table = world.fleetctl(&["nodes", "list"]).await.well();
-    assert!(table.contains("connected"), "{table}");
+    let table = world.fleetctl(&["nodes", "list"]).await.succeeded();
+    assert!(table.contains("online"), "{table}");
 
     let ended = node.terminate().await;
     assert!(ended.success(), "{ended}");
@@ -50,17 +53,20 @@ async fn a_node_is_enrolled_confirmed_and_seen(world: World) {
     .await;
 }
 
-async fn a_code_opens_the_door_once(world: World) {
+async fn an_enrollment_code_works_once(world: World) {
     let never_given = Secret::new(SecretKind::EnrollmentCode, &[7; 32]);
     let used = new_code(&world).await;
     let mut first = Node::begin(&world, "first");
-    first.say(&used).await;
-    first.hear("Fingerprint: ").await.expect("a fingerprint");
+    first.write_line(&used).await;
+    first
+        .read_after("Fingerprint: ")
+        .await
+        .expect("a fingerprint");
 
     for wrong in [never_given.expose(), used.as_str()] {
         let mut dialogue = Node::begin(&world, "second");
-        dialogue.say(wrong).await;
-        assert_eq!(dialogue.hear("Fingerprint: ").await, None);
+        dialogue.write_line(wrong).await;
+        assert_eq!(dialogue.read_after("Fingerprint: ").await, None);
         let refused = dialogue.end().await;
         assert_ne!(refused.status, 0, "{refused:?}");
         assert!(!refused.stderr.contains(wrong), "{refused:?}");
@@ -75,11 +81,14 @@ async fn a_code_opens_the_door_once(world: World) {
     assert_eq!(names, ["first"], "a refused node leaves nothing behind");
 }
 
-async fn a_fingerprint_that_differs_is_not_confirmed(world: World) {
+async fn a_different_fingerprint_is_not_confirmed(world: World) {
     let code = new_code(&world).await;
     let mut dialogue = Node::begin(&world, "barn");
-    dialogue.say(&code).await;
-    let printed = dialogue.hear("Fingerprint: ").await.expect("a fingerprint");
+    dialogue.write_line(&code).await;
+    let printed = dialogue
+        .read_after("Fingerprint: ")
+        .await
+        .expect("a fingerprint");
     let id = world.operator.node_named("barn").await.fleet_node_id;
 
     let other = printed

@@ -1,5 +1,5 @@
-//! What the tests stand on: a server of their own on a database of their own, nodes enrolled through the
-//! command line, simulated sites on addresses of their own. Start with [`World`].
+//! The test harness: a server with a new database per test, nodes enrolled through `fleetctl`, and simulated sites
+//! with their own addresses. Read [`World`] first.
 
 mod command;
 mod database;
@@ -23,10 +23,10 @@ pub(crate) use node::{CONNECTED, Node, confirm, new_code};
 pub(crate) use operator::{Operator, list, range, target};
 pub(crate) use poll::{eventually, within};
 pub(crate) use sites::{PORTS, Range, ports};
-pub(crate) use truth::{Expected, Told, adds_up};
+pub(crate) use truth::{Expected, Reported, adds_up};
 pub(crate) use world::{World, on};
 
-/// Makes two tests of every `async fn(World)` that it names, one on each database.
+/// Creates two tests, one per database engine, from every `async fn(World)` that it names.
 macro_rules! on_both_databases {
     ($($test:ident)*) => {
         mod on_sqlite {

@@ -1,4 +1,4 @@
-//! Two machines with one identity: the newest wins, until they would take over from each other for ever.
+//! Two machines with one identity: the newest connection wins, and the machines do not evict each other forever.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use fleet_sim::Lab;
 use crate::harness::{CONNECTED, Expected, World, eventually, range};
 
 on_both_databases! {
-    the_newest_of_two_machines_wins_and_they_do_not_evict_each_other_for_ever
+    the_newer_of_two_machines_wins_and_evictions_do_not_repeat_forever
 }
 
-/// How long a quarrel that has ended is watched for its return: longer than any delay before a stream.
+/// Time to watch for another eviction. It is longer than any reconnect delay.
 const QUIET: Duration = Duration::from_secs(5);
 
-async fn the_newest_of_two_machines_wins_and_they_do_not_evict_each_other_for_ever(world: World) {
+async fn the_newer_of_two_machines_wins_and_evictions_do_not_repeat_forever(world: World) {
     let first = world.node("barn", &["--rate", "60"]).await;
     let site = world.range.spread(12, 4, Duration::from_millis(20));
     let lab = Lab::start(site).await.expect("a site");
@@ -21,7 +21,7 @@ async fn the_newest_of_two_machines_wins_and_they_do_not_evict_each_other_for_ev
     let expected = Expected::of(lab.site(), first.id, asked.clone());
     let request = range(asked[0], asked[59]);
 
-    // Taken over in mid-scan: whoever has the node finishes it.
+    // The second machine takes over during the scan and finishes it.
     let start = || async {
         world
             .operator
@@ -33,19 +33,20 @@ async fn the_newest_of_two_machines_wins_and_they_do_not_evict_each_other_for_ev
     world.operator.watch(&scan, 0).await.next_device().await;
     let mut second = first.copy("copy");
     second.start(&world.server).await;
-    eventually("word to the first that it was replaced", async || {
-        first.logged().contains("Replaced").then_some(())
-    })
+    eventually(
+        "the message to the first machine that it was replaced",
+        async || first.logged().contains("Replaced").then_some(()),
+    )
     .await;
     expected.is_what_came_of(&world.operator, &scan).await;
 
-    // The first comes back and takes over; the second is held off when it comes back in turn.
+    // The first machine reconnects and takes over. The second is then refused when it reconnects.
     eventually("a duplicate identity", async || {
         let node = world.operator.node_named("barn").await;
         node.duplicate_identity.then_some(())
     })
     .await;
-    let streams = world.server.said(CONNECTED);
+    let streams = world.server.log_count(CONNECTED);
     assert!(streams <= 3, "{streams} streams became the newest");
     expected
         .is_what_came_of(&world.operator, &start().await)
@@ -56,7 +57,7 @@ async fn the_newest_of_two_machines_wins_and_they_do_not_evict_each_other_for_ev
     })
     .await;
     assert_eq!(
-        world.server.said(CONNECTED),
+        world.server.log_count(CONNECTED),
         streams,
         "nobody was evicted since"
     );

@@ -1,6 +1,6 @@
-//! What a crash or a restart costs in mid-scan: at most the command in flight, never a device. In mid-scan
-//! means: of at least four commands some are done and some are not, devices were accepted, the end was not
-//! told, and slow devices and a rate cap make the whole a matter of at least five seconds.
+//! Crashes and restarts while a scan runs. They cost at most the command in flight, and never a device. Each
+//! test interrupts a scan of at least four commands after the first ones are done and devices were accepted. Slow
+//! devices and a rate limit make the whole scan take at least five seconds.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -11,35 +11,35 @@ use serde_json::Value;
 use crate::harness::{Expected, Node, ScanState, World, adds_up, devices, eventually, target};
 
 on_both_databases! {
-    a_killed_server_that_comes_back_finishes_the_scan_and_loses_nothing
-    a_killed_node_that_comes_back_finishes_the_scan_and_loses_nothing
-    a_server_and_a_node_killed_at_once_come_back_and_lose_nothing
-    a_server_that_is_told_to_end_hands_its_node_over_to_the_next_start
-    a_node_that_is_told_to_end_leaves_the_rest_to_its_next_start
-    a_command_lost_three_times_is_given_up_and_the_scan_ends_partial
+    a_restarted_server_finishes_the_scan_without_loss_after_a_kill
+    a_restarted_node_finishes_the_scan_without_loss_after_a_kill
+    a_server_and_a_node_killed_together_finish_the_scan_without_loss
+    a_terminated_server_finishes_the_scan_after_its_next_start
+    a_terminated_node_finishes_the_scan_after_its_next_start
+    a_scan_ends_partial_after_a_command_was_lost_three_times
 }
 
-/// Devices in the scanned network.
+/// Number of devices in the scanned network.
 const DEVICES: u16 = 60;
-/// From one device to the next: they are spread over all commands.
+/// Distance between two devices, so that every command has some.
 const STEP: u16 = 67;
-/// 4,094 addresses, 8,188 probes: four commands of 1,024 targets, seven seconds at this rate.
+/// 4,094 addresses are 8,188 probes: four commands of 1,024 targets, seven seconds at this rate.
 const PREFIX: u8 = 20;
 const FLAGS: [&str; 4] = ["--max-targets", "1024", "--rate", "1200"];
-/// The shortest time in which such a scan can be done.
+/// Minimum duration of such a scan.
 const AT_LEAST: Duration = Duration::from_secs(5);
-/// Devices of the second command that are accepted before anything is interrupted, of some fifteen: when it
-/// is carried out again they are met again.
+/// Number of accepted devices of the second command, of about fifteen, before the interruption. They are found
+/// again when the command is repeated.
 const IN_FLIGHT: usize = 4;
-/// What the server's log says for every command that it hands out.
+/// Server log line for every issued command.
 const ISSUED: &str = "command issued";
 
-/// A scan in its middle.
+/// A scan that is partially done.
 struct MidScan {
     node: Node,
     lab: RunningSite,
     scan: String,
-    /// Everything that an operator had seen.
+    /// All events before the interruption.
     seen: Vec<WatchScanResponse>,
 }
 
@@ -78,8 +78,8 @@ impl MidScan {
         }
     }
 
-    /// The scan ends as if nothing had happened: what was seen before stands, and the simulator's own
-    /// record knows of no device that is not stored exactly once.
+    /// Asserts that the scan completes: earlier events are unchanged, and every device of the simulator is stored
+    /// exactly once.
     async fn ends_without_a_loss(self, world: &World) {
         let asked = (1..4095).map(|number| world.range.address(number));
         let expected = Expected::of(self.lab.site(), self.node.id, asked).skipping(2);
@@ -90,7 +90,7 @@ impl MidScan {
             self.lab.journal().touched_addresses().len(),
             expected.devices()
         );
-        let issued = world.server.said(ISSUED);
+        let issued = world.server.log_count(ISSUED);
         assert!((4..=5).contains(&issued), "{issued} commands for four");
         let ledger = log.ended_as(ScanState::Completed);
         let elapsed = Duration::from_millis(ledger.elapsed_ms.cast_unsigned());
@@ -101,17 +101,17 @@ impl MidScan {
     }
 }
 
-async fn a_killed_server_that_comes_back_finishes_the_scan_and_loses_nothing(mut world: World) {
+async fn a_restarted_server_finishes_the_scan_without_loss_after_a_kill(mut world: World) {
     let mid_scan = MidScan::reach(&world).await;
     let arguments = ["scan", "watch", &mid_scan.scan, "-o", "ndjson"];
     let watching = world.fleetctl_in_background(&arguments).await;
     world.server.kill().await;
-    world.server.go_on().await;
+    world.server.restart().await;
     let (scan, operator) = (mid_scan.scan.clone(), &world.operator);
     mid_scan.ends_without_a_loss(&world).await;
 
-    // Whoever watched through it all has seen every event, and each once.
-    let watched = watching.end().await.well();
+    // The watch that ran through the restart has printed every event once.
+    let watched = watching.end().await.succeeded();
     let lines = watched
         .lines()
         .map(|line| -> Value { serde_json::from_str(line).expect("a line of JSON") });
@@ -121,35 +121,35 @@ async fn a_killed_server_that_comes_back_finishes_the_scan_and_loses_nothing(mut
     assert_eq!(lines, logged);
 }
 
-async fn a_killed_node_that_comes_back_finishes_the_scan_and_loses_nothing(world: World) {
+async fn a_restarted_node_finishes_the_scan_without_loss_after_a_kill(world: World) {
     let mut mid_scan = MidScan::reach(&world).await;
     mid_scan.node.kill().await;
     mid_scan.node.start(&world.server).await;
     mid_scan.ends_without_a_loss(&world).await;
 }
 
-async fn a_server_and_a_node_killed_at_once_come_back_and_lose_nothing(mut world: World) {
+async fn a_server_and_a_node_killed_together_finish_the_scan_without_loss(mut world: World) {
     let mut mid_scan = MidScan::reach(&world).await;
     futures::join!(world.server.kill(), mid_scan.node.kill());
-    // The node comes first, and waits for its server.
+    // The node starts first and waits for its server.
     mid_scan.node.spawn();
-    world.server.go_on().await;
+    world.server.restart().await;
     mid_scan.ends_without_a_loss(&world).await;
 }
 
-async fn a_server_that_is_told_to_end_hands_its_node_over_to_the_next_start(mut world: World) {
+async fn a_terminated_server_finishes_the_scan_after_its_next_start(mut world: World) {
     let mid_scan = MidScan::reach(&world).await;
     let ended = world.server.terminate().await;
     assert!(ended.success(), "{ended}");
     assert!(
         mid_scan.node.logged().contains("Drain"),
-        "the node was told when to come back"
+        "the node received the time to reconnect"
     );
-    world.server.go_on().await;
+    world.server.restart().await;
     mid_scan.ends_without_a_loss(&world).await;
 }
 
-async fn a_node_that_is_told_to_end_leaves_the_rest_to_its_next_start(world: World) {
+async fn a_terminated_node_finishes_the_scan_after_its_next_start(world: World) {
     let mut mid_scan = MidScan::reach(&world).await;
     let ended = mid_scan.node.terminate().await;
     assert!(ended.success(), "{ended}");
@@ -157,9 +157,9 @@ async fn a_node_that_is_told_to_end_leaves_the_rest_to_its_next_start(world: Wor
     mid_scan.ends_without_a_loss(&world).await;
 }
 
-async fn a_command_lost_three_times_is_given_up_and_the_scan_ends_partial(world: World) {
+async fn a_scan_ends_partial_after_a_command_was_lost_three_times(world: World) {
     let mut node = world.node("barn", &["--max-targets", "1024"]).await;
-    // Two commands; the devices of the second think for so long that it cannot end before it is lost.
+    // Two commands. The devices of the second reply so late that the command cannot end before it is lost.
     let mut site = world.range.spread(12, 150, Duration::ZERO);
     let second: Vec<Ipv4Addr> = (1025..2047).map(|n| world.range.address(n)).collect();
     for device in &mut site.devices {

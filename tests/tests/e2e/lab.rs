@@ -1,5 +1,5 @@
-//! The product across a real network boundary: `cargo xtask lab` puts server, node and devices into network
-//! namespaces of their own, most of the site's addresses dark. Its own record is the truth.
+//! The product across a real network boundary. `cargo xtask lab` puts server, node and devices into separate
+//! network namespaces; most addresses of the site are unused. The record of the lab is the reference.
 
 use std::{
     collections::BTreeMap,
@@ -13,14 +13,14 @@ use fleet_sim::Truth;
 use fleet_wire::fleet::Ledger;
 use serde_json::Value;
 
-use crate::harness::{Done, Told, adds_up, binary, run};
+use crate::harness::{Done, Reported, adds_up, binary, run};
 
-/// A lab of the test's own. One that a killed run left behind is replaced.
+/// Name of the lab of this test. A lab that a killed run left behind is replaced.
 const NAME: &str = "fleet-test";
 const DEVICES: usize = 120;
-/// Every address of the site's /22.
+/// The network of the site, a /22.
 const TARGETS: u64 = 1_024;
-/// Where the node comes from when it goes to the devices.
+/// Source address of the node in the network of the devices.
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 255, 1);
 
 #[tokio::test]
@@ -30,10 +30,10 @@ async fn lab_finds_every_device_across_a_real_boundary() {
     let truth = lab.truth();
     assert_eq!(truth.len(), DEVICES);
     let node = lab.node();
-    let identified: BTreeMap<IpAddr, Told> = truth
+    let identified: BTreeMap<IpAddr, Reported> = truth
         .iter()
         .filter_map(|(ip, truth)| match truth {
-            Truth::Identified(identity) => Some((*ip, Told::truth(node, *ip, identity))),
+            Truth::Identified(identity) => Some((*ip, Reported::truth(node, *ip, identity))),
             Truth::Unidentified | Truth::Refused => None,
         })
         .collect();
@@ -44,9 +44,13 @@ async fn lab_finds_every_device_across_a_real_boundary() {
     let (ended, devices) = events.split_last().expect("a scan has an end");
     let devices = devices.iter().filter(|line| line["type"] == "device");
     let found: Vec<_> = devices
-        .map(|line| (address(line, "ip"), told(line)))
+        .map(|line| (address(line, "ip"), reported(line)))
         .collect();
-    assert_eq!(found.len(), identified.len(), "each device is told once");
+    assert_eq!(
+        found.len(),
+        identified.len(),
+        "each device is reported once"
+    );
     assert_eq!(BTreeMap::from_iter(found), identified);
 
     assert_eq!(ended["outcome"], "completed", "{ended}");
@@ -57,9 +61,9 @@ async fn lab_finds_every_device_across_a_real_boundary() {
         targets: TARGETS,
         identified: identified.len() as u64,
         unidentified: live - identified.len() as u64,
-        // The network's own address and the broadcast address.
+        // The network address and the broadcast address.
         skipped: 2,
-        // Nothing answers from a dark address, not even a refusal.
+        // Unused addresses do not answer, not even with a refusal.
         silent: TARGETS - 2 - live,
         reported: identified.len() as u64,
         accepted: identified.len() as u64,
@@ -79,8 +83,8 @@ async fn lab_finds_every_device_across_a_real_boundary() {
     lab.down().await;
 }
 
-fn told(line: &Value) -> Told {
-    Told {
+fn reported(line: &Value) -> Reported {
+    Reported {
         identifier: text(line, "identifier"),
         port: u32::try_from(count(line, "port")).expect("a port"),
         scheme: text(line, "scheme"),
@@ -106,7 +110,7 @@ fn count(line: &Value, field: &str) -> u64 {
     count.unwrap_or_else(|| panic!("{line} has no count `{field}`"))
 }
 
-/// The counts of a ledger's line.
+/// Returns the counts of a ledger line.
 fn ledger(line: &Value) -> Ledger {
     let count = |field| count(line, field);
     Ledger {
@@ -125,7 +129,7 @@ fn ledger(line: &Value) -> Ledger {
     }
 }
 
-/// A lab that goes when the test ends, however it ends.
+/// A running lab. Dropping it removes it.
 struct Lab {
     standing: bool,
 }
@@ -135,11 +139,11 @@ impl Lab {
         let lab = Self { standing: true };
         xtask(&["up", "--devices", &DEVICES.to_string()])
             .await
-            .well();
+            .succeeded();
         lab
     }
 
-    /// What is there, by address.
+    /// Returns the simulated devices by address.
     fn truth(&self) -> BTreeMap<IpAddr, Truth> {
         let line = |line: &Value| {
             let truth = serde_json::from_value(line["truth"].clone());
@@ -148,12 +152,12 @@ impl Lab {
         lines(&self.read("truth.ndjson")).iter().map(line).collect()
     }
 
-    /// The enrolled node.
+    /// Returns the id of the enrolled node.
     fn node(&self) -> NodeId {
         NodeId(self.read("node").parse().expect("the id of a node"))
     }
 
-    /// Who was at which device.
+    /// Returns which peers connected to which device.
     fn touched(&self) -> BTreeMap<IpAddr, Vec<SocketAddr>> {
         let mut touched = BTreeMap::<_, Vec<_>>::new();
         for line in lines(&self.read("journal.ndjson")) {
@@ -163,23 +167,23 @@ impl Lab {
         touched
     }
 
-    /// Proves the boundary with a connection that the node's side can open and the server's side cannot.
+    /// Proves the boundary: the node's side can open a connection to a device, and the server's side cannot.
     async fn only_the_node_reaches(&self, device: IpAddr, port: u32) {
         let dial = format!("exec 3<>/dev/tcp/{device}/{port}");
         let from = async |place| xtask(&["exec", place, "bash", "-c", &dial]).await;
-        from("node").await.well();
+        from("node").await.succeeded();
         let hub = from("hub").await;
         assert!(hub.status != 0, "the server reaches {device}");
         assert!(hub.stderr.contains("unreachable"), "{}", hub.stderr);
     }
 
-    /// A scan of the whole site, as lines.
+    /// Scans the whole site and returns the output lines.
     async fn scan(&self) -> Vec<Value> {
-        lines(&xtask(&["scan", "-o", "ndjson"]).await.well())
+        lines(&xtask(&["scan", "-o", "ndjson"]).await.succeeded())
     }
 
     async fn down(mut self) {
-        xtask(&["down"]).await.well();
+        xtask(&["down"]).await.succeeded();
         self.standing = false;
         assert!(!Self::folder().exists(), "keys and logs are left behind");
         for place in ["hub", "node", "site"] {
@@ -200,7 +204,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if self.standing {
-            // The test has failed already, for a reason that matters more.
+            // The test has already failed for a more important reason.
             let _ = xtask_command(&["down"]).as_std_mut().status();
         }
     }

@@ -1,4 +1,4 @@
-//! One scan at a time on a node: who asks at once is told BUSY, who queues gets his turn.
+//! One scan at a time per node: an upstream scan is refused as BUSY, other scans are queued.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use fleet_wire::Timestamp;
 use crate::harness::{Code, Expected, ScanState, World, range};
 
 on_both_databases! {
-    a_busy_node_is_told_at_once_and_queued_scans_take_turns
-    a_scan_waits_for_a_node_that_is_away
+    a_busy_node_refuses_upstream_scans_and_runs_queued_scans_in_order
+    a_scan_waits_for_an_offline_node
 }
 
-async fn a_busy_node_is_told_at_once_and_queued_scans_take_turns(world: World) {
+async fn a_busy_node_refuses_upstream_scans_and_runs_queued_scans_in_order(world: World) {
     let node = world.node("barn", &["--rate", "60"]).await;
     let site = world.range.spread(12, 5, Duration::from_millis(20));
     let lab = Lab::start(site).await.expect("a site");
@@ -27,7 +27,7 @@ async fn a_busy_node_is_told_at_once_and_queued_scans_take_turns(world: World) {
     let refused = operator.is_refused(node.id, range(at(1), at(5))).await;
     assert_eq!(refused.code, Code::ResourceExhausted, "{refused:?}");
     assert!(refused.message.contains("busy"), "{refused:?}");
-    // All of this while the first scan runs: nobody has waited for its end.
+    // All of this happens while the first scan runs.
     assert_eq!(operator.scan(&first).await.state(), ScanState::Running);
     for waiting in [&second, &third] {
         assert_eq!(operator.scan(waiting).await.state(), ScanState::Queued);
@@ -48,7 +48,7 @@ async fn a_busy_node_is_told_at_once_and_queued_scans_take_turns(world: World) {
     );
 }
 
-async fn a_scan_waits_for_a_node_that_is_away(world: World) {
+async fn a_scan_waits_for_an_offline_node(world: World) {
     let mut node = world.node("barn", &[]).await;
     let lab = Lab::start(world.range.mixed(10)).await.expect("a site");
     assert!(node.terminate().await.success());

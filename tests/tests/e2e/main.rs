@@ -1,8 +1,8 @@
-//! The product end to end: the built binaries as processes, real sockets, simulated devices on loopback
-//! addresses, and the simulator's own record as the truth. Every test runs on SQLite and on PostgreSQL.
+//! End-to-end tests: the built binaries as processes, real sockets, and simulated devices on loopback addresses.
+//! The simulator's record of connections is the reference. Every test runs on SQLite and on PostgreSQL.
 //!
-//! The binaries are those of `FLEET_BIN_DIR`, or lie beside this test: `cargo build --workspace --bins`
-//! makes them. Start with `harness::World`; what a scan's end must look like is in `harness/truth.rs`.
+//! The binaries are in `FLEET_BIN_DIR`, or beside this test after `cargo build --workspace --bins`. Read
+//! `harness::World` first; `harness/truth.rs` defines the expected result of a scan.
 
 #[macro_use]
 mod harness;

@@ -40,14 +40,17 @@ async fn a_host_name_is_scanned_at_the_addresses_that_the_node_pinned_it_to(worl
         let addresses: Vec<String> = numbers.iter().map(|n| at(*n).to_string()).collect();
         format!("`{name}` is pinned to {}", addresses.join(", "))
     };
-    for said in [
+    for warning in [
         pinned("rigs.lan", &[3, 1, 2]),
         pinned("shed.lan", &[2, 9]),
         "`mixed.lan` is left out: the node left it out: it resolves to 8.8.8.8, a public address"
             .to_owned(),
         "`gone.lan` is left out: the node left it out: it resolves to no address".to_owned(),
     ] {
-        assert!(warnings.contains(&said.as_str()), "{said}: {warnings:?}");
+        assert!(
+            warnings.contains(&warning.as_str()),
+            "{warning}: {warnings:?}"
+        );
     }
     let touched = lab.journal().touched_addresses();
     assert!(touched.iter().all(|ip| asked.contains(ip)), "{touched:?}");
@@ -57,7 +60,7 @@ async fn a_host_name_is_scanned_at_the_addresses_that_the_node_pinned_it_to(worl
     let printed = world
         .fleetctl(&[&start[..], &["-o", "ndjson", "rigs.lan"]].concat())
         .await
-        .well();
+        .succeeded();
     let lines: Vec<Value> = printed
         .lines()
         .map(|line| serde_json::from_str(line).expect("a line of JSON"))

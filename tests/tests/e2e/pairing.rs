@@ -1,5 +1,5 @@
-//! Pairing over real processes: a password goes from the command line through the server to the node, is
-//! tried at simulated devices, and stays nowhere but sealed.
+//! Pairing with real processes: a password passes from the command line through the server to the node. The node
+//! tries it on simulated devices and stores it only sealed.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -9,13 +9,13 @@ use fleet_wire::fleet;
 use crate::harness::{Node, World, list};
 
 on_both_databases! {
-    a_password_pairs_what_it_opens_and_is_kept_nowhere
-    what_another_device_took_the_place_of_is_given_nothing
+    a_password_pairs_devices_and_is_stored_only_sealed
+    a_device_that_was_replaced_by_another_gets_no_password
 }
 
 const PASSWORD: &str = "canary-of-the-site-password";
 
-/// A device at the number's address of the range, with an HTTP port alone.
+/// Creates a device with only an HTTP port at the numbered address of the range.
 pub(crate) fn device(world: &World, number: u16, make: Make, login: Option<DeviceLogin>) -> Device {
     Device {
         address: world.range.address(number).into(),
@@ -42,7 +42,7 @@ fn changed() -> Option<DeviceLogin> {
     Some(DeviceLogin::new("root", PASSWORD))
 }
 
-/// The devices by the last number of their address.
+/// Returns the devices by the last number of their address.
 async fn inventory(world: &World) -> BTreeMap<u16, fleet::Device> {
     let number = |ip: &str| ip.rsplit('.').next().and_then(|last| last.parse().ok());
     let devices = world.operator.devices().await.into_iter();
@@ -64,7 +64,7 @@ async fn scan(world: &World, node: i64, numbers: &[u16]) {
     world.operator.history(&scan).await;
 }
 
-/// Where a text stands in any file below a folder.
+/// Returns the files below a directory that contain a text.
 fn found_in(folder: &Path, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).expect("the folder") {
@@ -81,7 +81,7 @@ fn found_in(folder: &Path, text: &str) -> Vec<String> {
     found
 }
 
-async fn a_password_pairs_what_it_opens_and_is_kept_nowhere(world: World) {
+async fn a_password_pairs_devices_and_is_stored_only_sealed(world: World) {
     let mut node = Node::enroll(&world, "barn").await;
     node.set_log("trace");
     node.start(&world.server).await;
@@ -109,7 +109,7 @@ async fn a_password_pairs_what_it_opens_and_is_kept_nowhere(world: World) {
     let id = node.id.to_string();
     let all = ["devices", "pair-all", "--node", &id];
 
-    // Without a password: which of them want one.
+    // Without a password, pairing finds out which devices need one.
     let asked = world.fleetctl(&all).await;
     assert_eq!(asked.status, 1, "{asked:?}");
     let expected =
@@ -120,7 +120,7 @@ async fn a_password_pairs_what_it_opens_and_is_kept_nowhere(world: World) {
         expected([WANTS, WANTS, WANTS, WANTS, "FAILED"])
     );
 
-    // The site's password opens one of them; what it does not open says so.
+    // The password of the site opens one device. The others report that it does not.
     let secret = world.folder().join("password");
     std::fs::write(&secret, format!("{PASSWORD}\n")).expect("a file");
     let file = secret.to_str().expect("a path");
@@ -135,9 +135,12 @@ async fn a_password_pairs_what_it_opens_and_is_kept_nowhere(world: World) {
     );
     let paired = inventory(&world).await.remove(&2).expect("known");
     assert_eq!(paired.bound_to_fleet_node_id, node.id);
-    assert_eq!(paired.serial, "SN00000002", "told behind the login");
+    assert_eq!(
+        paired.serial, "SN00000002",
+        "the serial is readable only with the password"
+    );
 
-    // The password that it was delivered with is told.
+    // A device that still has its default password is reported as such.
     let delivered = world.folder().join("delivered");
     std::fs::write(&delivered, "root").expect("a file");
     let first = inventory(&world).await[&1].device_id.to_string();
@@ -146,11 +149,14 @@ async fn a_password_pairs_what_it_opens_and_is_kept_nowhere(world: World) {
     let default = world
         .fleetctl(&[&pair[..], &["--password-file", file]].concat())
         .await
-        .well();
+        .succeeded();
     assert!(default.contains("DEFAULT_PASSWORD"), "{default}");
 
-    // Released, it is paired nowhere, and can be paired again.
-    world.fleetctl(&["devices", "unpair", &first]).await.well();
+    // An unpaired device can be paired again.
+    world
+        .fleetctl(&["devices", "unpair", &first])
+        .await
+        .succeeded();
     let released = inventory(&world).await.remove(&1).expect("known");
     assert_eq!(
         (
@@ -162,14 +168,14 @@ async fn a_password_pairs_what_it_opens_and_is_kept_nowhere(world: World) {
     world
         .fleetctl(&[&pair[..], &["--password-file", file]].concat())
         .await
-        .well();
+        .succeeded();
     assert_eq!(statuses(&world).await[&1], "DEFAULT_PASSWORD");
 
-    // Revoked, its node has nothing any more; another one can have the device.
+    // After the node is revoked, another node can have the device.
     world
         .fleetctl(&["nodes", "revoke", &id, "--yes"])
         .await
-        .well();
+        .succeeded();
     node.ended().await;
     let left = inventory(&world).await;
     assert!(
@@ -199,7 +205,7 @@ async fn a_password_pairs_what_it_opens_and_is_kept_nowhere(world: World) {
             file,
         ])
         .await
-        .well();
+        .succeeded();
     let paired = inventory(&world).await.remove(&2).expect("known");
     assert_eq!(
         (
@@ -209,14 +215,14 @@ async fn a_password_pairs_what_it_opens_and_is_kept_nowhere(world: World) {
         ("PAIRED", other.id)
     );
 
-    // The file that the test wrote is the only place that has it.
+    // Only the file that the test wrote contains the password.
     std::fs::remove_file(&secret).expect("removed");
     assert_eq!(found_in(world.folder(), PASSWORD), Vec::<String>::new());
-    assert_eq!(world.server.said(PASSWORD), 0);
+    assert_eq!(world.server.log_count(PASSWORD), 0);
     assert!(!node.logged().contains(PASSWORD) && !other.logged().contains(PASSWORD));
 }
 
-async fn what_another_device_took_the_place_of_is_given_nothing(world: World) {
+async fn a_device_that_was_replaced_by_another_gets_no_password(world: World) {
     let node = world.node("barn", &[]).await;
     let site = |make| Site {
         seed: 1,
@@ -242,8 +248,8 @@ async fn what_another_device_took_the_place_of_is_given_nothing(world: World) {
         .await;
     assert_eq!(tried.status, 1, "{tried:?}");
     assert!(tried.stdout.contains("nothing was sent"), "{tried:?}");
-    let heard = lab.journal().connections();
-    let asked: Vec<_> = heard.iter().flat_map(|one| &one.answered).collect();
+    let connections = lab.journal().connections();
+    let asked: Vec<_> = connections.iter().flat_map(|one| &one.answered).collect();
     assert!(
         asked.iter().all(|asked| !asked.contains("cgi-bin")),
         "{asked:?}"

@@ -1,4 +1,4 @@
-//! Driver plugins on a running node: what they find, what their end costs, and that they end with the node.
+//! Driver plugins on a running node: the devices they find, crashes, and their end with the node.
 
 use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt, path::PathBuf};
 
@@ -15,10 +15,10 @@ mod hosted;
 
 on_both_databases! {
     a_plugin_finds_devices_and_its_crash_is_a_warning_and_a_gap
-    a_node_that_is_killed_leaves_no_plugin_behind
+    plugins_end_with_a_killed_node
 }
 
-/// A folder for plugins that nobody else can write to.
+/// Creates a plugin directory that only this user can write to.
 fn folder(world: &World) -> PathBuf {
     let folder = world.folder().join("plugins");
     fs::create_dir(&folder).expect("a folder");
@@ -26,7 +26,7 @@ fn folder(world: &World) -> PathBuf {
     folder
 }
 
-/// Asks for one address at the node's default ports, those of its plugins among them.
+/// Requests one address on the default ports of the node, which include those of its plugins.
 fn at_default_ports(address: IpAddr) -> DiscoverRequest {
     DiscoverRequest {
         mode: Some(Mode::Nmap(NmapModeRequest {
@@ -65,8 +65,8 @@ async fn a_plugin_finds_devices_and_its_crash_is_a_warning_and_a_gap(world: Worl
     assert!(announced.contains(&PORT.to_string()), "{announced:?}");
 
     let address: IpAddr = world.range.address(7).into();
-    let said = "ACME X1 S-1 02:00:5E:00:00:07";
-    let device = Device::start(address, &[said, "CRASH", said]);
+    let reply = "ACME X1 S-1 02:00:5E:00:00:07";
+    let device = Device::start(address, &[reply, "CRASH", reply]);
     let mut histories = Vec::new();
     for (state, crashes) in [
         (ScanState::Completed, 0),
@@ -100,10 +100,10 @@ async fn a_plugin_finds_devices_and_its_crash_is_a_warning_and_a_gap(world: Worl
     assert_eq!(devices.len(), 1, "{devices:?}");
 }
 
-async fn a_node_that_is_killed_leaves_no_plugin_behind(world: World) {
+async fn plugins_end_with_a_killed_node(world: World) {
     let plugins = folder(&world);
     let pids = world.folder().join("pids");
-    // A child of the plugin too; neither listens to anything polite, and the plugin never says who it is.
+    // The plugin has a child process; both ignore SIGTERM, and the plugin never completes its handshake.
     let script = format!(
         "#!/bin/sh\ntrap '' INT TERM HUP PIPE\nsleep 600 &\necho $PPID $$ $! > {0}.new\nmv {0}.new {0}\nwait\nsleep 600\n",
         pids.display()
@@ -124,7 +124,7 @@ async fn a_node_that_is_killed_leaves_no_plugin_behind(world: World) {
     .await;
 }
 
-/// Whether a process runs; one that nobody has waited for yet does not.
+/// Returns whether a process runs. A zombie does not.
 fn runs(pid: &str) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return false;

@@ -1,4 +1,4 @@
-//! Revoking a node that is scanning: everything of it ends at once and for good, what it found stays.
+//! Revoking a node while it scans: its work ends permanently, and its results stay.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -7,10 +7,10 @@ use fleet_sim::Lab;
 use crate::harness::{Code, ScanState, World, adds_up, found_addresses, range};
 
 on_both_databases! {
-    a_node_revoked_in_mid_scan_ends_for_good_and_its_results_stay
+    revoking_a_node_ends_its_scan_and_keeps_the_results
 }
 
-async fn a_node_revoked_in_mid_scan_ends_for_good_and_its_results_stay(world: World) {
+async fn revoking_a_node_ends_its_scan_and_keeps_the_results(world: World) {
     let mut node = world.node("barn", &["--rate", "100"]).await;
     let site = world.range.crowd(400, Duration::from_millis(50));
     let lab = Lab::start(site).await.expect("a site");
@@ -25,7 +25,7 @@ async fn a_node_revoked_in_mid_scan_ends_for_good_and_its_results_stay(world: Wo
     world
         .fleetctl(&["nodes", "revoke", &id, "--yes"])
         .await
-        .well();
+        .succeeded();
     let ended = node.ended().await;
     assert_eq!(ended.code(), Some(77), "{ended}");
     let advice = "enroll";
@@ -51,7 +51,7 @@ async fn a_node_revoked_in_mid_scan_ends_for_good_and_its_results_stay(world: Wo
         .collect();
     assert_eq!(kept, found);
 
-    // Its credentials are void: it cannot come back.
+    // Its credentials are invalid, so it cannot reconnect.
     node.spawn();
     assert_eq!(node.ended().await.code(), Some(77));
     assert!(world.operator.nodes().await.is_empty());

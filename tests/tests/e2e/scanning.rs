@@ -1,5 +1,4 @@
-//! Scans in each mode, against the simulator's own description of what is there, and their results as
-//! they arrive.
+//! Scans in each mode, compared with the simulator's description of the site, and results that arrive live.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -9,14 +8,14 @@ use fleet_wire::pairing::{DiscoverRequest, MdnsModeRequest, discover_request::Mo
 use crate::harness::{Code, Expected, ScanState, World, adds_up, list, range, target};
 
 on_both_databases! {
-    a_scan_in_each_mode_finds_exactly_what_is_there
+    a_scan_in_each_mode_finds_exactly_the_existing_devices
     devices_arrive_while_the_scan_runs
-    a_discovery_in_the_upstream_shape_streams_the_devices_of_its_scan
-    a_command_that_the_site_forbids_is_refused_by_the_node
-    a_request_that_cannot_be_run_is_refused_with_the_offender_named
+    the_upstream_discovery_rpc_streams_the_devices_of_its_scan
+    a_node_refuses_a_command_that_its_site_policy_forbids
+    the_refusal_of_an_invalid_request_names_the_invalid_part
 }
 
-async fn a_scan_in_each_mode_finds_exactly_what_is_there(world: World) {
+async fn a_scan_in_each_mode_finds_exactly_the_existing_devices(world: World) {
     let here = world.range;
     let at = |number| here.address(number);
     let all =
@@ -46,7 +45,7 @@ async fn a_scan_in_each_mode_finds_exactly_what_is_there(world: World) {
 
 async fn devices_arrive_while_the_scan_runs(world: World) {
     let node = world.node("barn", &["--rate", "40"]).await;
-    // 60 addresses on two ports at 40 a second: three seconds.
+    // 60 addresses on two ports at 40 probes per second take three seconds.
     let site = world.range.spread(10, 6, Duration::from_millis(50));
     let lab = Lab::start(site).await.expect("a site");
     let asked: Vec<Ipv4Addr> = (1..=60).map(|n| world.range.address(n)).collect();
@@ -64,7 +63,7 @@ async fn devices_arrive_while_the_scan_runs(world: World) {
     expected.is_what_came_of(&world.operator, &scan).await;
 }
 
-async fn a_discovery_in_the_upstream_shape_streams_the_devices_of_its_scan(world: World) {
+async fn the_upstream_discovery_rpc_streams_the_devices_of_its_scan(world: World) {
     let node = world.node("barn", &["--rate", "60"]).await;
     let site = world.range.spread(10, 4, Duration::from_millis(20));
     let lab = Lab::start(site).await.expect("a site");
@@ -95,7 +94,7 @@ async fn a_discovery_in_the_upstream_shape_streams_the_devices_of_its_scan(world
     assert_eq!(found, logged);
 }
 
-async fn a_command_that_the_site_forbids_is_refused_by_the_node(world: World) {
+async fn a_node_refuses_a_command_that_its_site_policy_forbids(world: World) {
     let allowed = world.range.network(28);
     let node = world.node("barn", &["--allow-network", &allowed]).await;
     let lab = Lab::start(world.range.mixed(20)).await.expect("a site");
@@ -116,7 +115,7 @@ async fn a_command_that_the_site_forbids_is_refused_by_the_node(world: World) {
     assert_eq!(lab.journal().count(), 0, "nothing was dialed");
 }
 
-async fn a_request_that_cannot_be_run_is_refused_with_the_offender_named(world: World) {
+async fn the_refusal_of_an_invalid_request_names_the_invalid_part(world: World) {
     let node = world.node("barn", &[]).await;
     let mdns = DiscoverRequest {
         mode: Some(Mode::Mdns(MdnsModeRequest {
@@ -158,6 +157,6 @@ async fn a_request_that_cannot_be_run_is_refused_with_the_offender_named(world: 
     let listed = world
         .fleetctl(&["scan", "list", "-o", "ndjson"])
         .await
-        .well();
+        .succeeded();
     assert_eq!(listed, "", "nothing was stored");
 }

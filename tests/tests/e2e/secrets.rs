@@ -1,6 +1,6 @@
-//! No secret is where it does not belong: the whole life of operators and nodes with every process logging
-//! all it can, and then a search for each secret, in every form it could have, in every log and in the
-//! database. Whoever adds a secret to the product adds it to [`life`], in one line each.
+//! No secret appears in a log or in the database. The test runs every operation with secrets while all processes
+//! log at TRACE, and then searches for every secret in every encoding. A new secret of the product must be added
+//! to [`life`].
 
 mod canary;
 
@@ -32,16 +32,16 @@ on_both_databases! {
     no_secret_is_in_a_log_or_in_the_database
 }
 
-/// What a line of the finest level says.
+/// Start of a TRACE log line.
 const TRACE: &[u8] = b" TRACE ";
 
 async fn no_secret_is_in_a_log_or_in_the_database(mut world: World) {
     world.server.terminate().await;
     world.server.set_log("trace");
-    world.server.go_on().await;
+    world.server.restart().await;
     let mut canaries = Canaries::default();
     let node = life(&mut world, &mut canaries).await;
-    // What was written last is in the file then, and in the log.
+    // Stopping the server flushes the database and the log.
     drop(node);
     world.server.terminate().await;
 
@@ -65,7 +65,7 @@ async fn no_secret_is_in_a_log_or_in_the_database(mut world: World) {
     canaries.would_be_found();
 }
 
-/// Everything that handles a secret, once.
+/// Runs every operation that handles a secret.
 async fn life(world: &mut World, canaries: &mut Canaries) -> Node {
     canaries.text("an administrator's key", world.operator.key());
     let viewer = world.another_operator(Role::Viewer).await;
@@ -78,12 +78,15 @@ async fn life(world: &mut World, canaries: &mut Canaries) -> Node {
     let code = new_code(world).await;
     canaries.text("an enrollment code", &code);
     let mut dialogue = Node::begin(world, "barn");
-    dialogue.say(&code).await;
-    let fingerprint = dialogue.hear("Fingerprint: ").await.expect("a fingerprint");
+    dialogue.write_line(&code).await;
+    let fingerprint = dialogue
+        .read_after("Fingerprint: ")
+        .await
+        .expect("a fingerprint");
     let id = world.operator.node_named("barn").await.fleet_node_id;
     let key = confirm(world, id, &fingerprint).await;
     canaries.text("a node's API key", &key);
-    dialogue.say(&key).await;
+    dialogue.write_line(&key).await;
     let enrolled = dialogue.end().await;
     assert_eq!(
         canaries.found_in("fleetnode enroll", enrolled.stderr.as_bytes()),
@@ -102,7 +105,7 @@ async fn life(world: &mut World, canaries: &mut Canaries) -> Node {
     let targets = [world.range.address(1), world.range.address(2)];
     let scan = world.operator.start(node.id, list(targets)).await;
     let watch = ["scan", "watch", &scan.scan_id];
-    world.fleetctl(&watch).await.well();
+    world.fleetctl(&watch).await.succeeded();
     drop(lab);
     pairing(world, canaries, node.id).await;
 
@@ -111,16 +114,16 @@ async fn life(world: &mut World, canaries: &mut Canaries) -> Node {
     let revoked = world
         .fleetctl(&["nodes", "revoke", &id.to_string(), "--yes"])
         .await;
-    revoked.well();
+    revoked.succeeded();
     within("the node's end", node.ended()).await;
     node
 }
 
-/// An operator who signs in by password, with one that is wrong, and with one of their own.
+/// Signs in with a wrong password, a one-time password and a chosen password.
 async fn passwords(world: &World, canaries: &mut Canaries) {
     let email = "canary@example.org";
     let create = ["operators", "create", "--email", email, "--role", "viewer"];
-    let made = world.fleetctl(&create).await.well();
+    let made = world.fleetctl(&create).await.succeeded();
     let one_time = made.trim();
     canaries.text("a one-time password", one_time);
     let (wrong, own) = ("no horse battery staple", "canary battery staple");
@@ -140,7 +143,7 @@ async fn passwords(world: &World, canaries: &mut Canaries) {
     }
 }
 
-/// A device's password on its way to the node, and what the node sealed of it.
+/// Pairs a device with a password, which the node then seals.
 async fn pairing(world: &World, canaries: &mut Canaries, node: i64) {
     let password = "canary-of-a-device-password";
     canaries.text("a device's password", password);
@@ -155,7 +158,7 @@ async fn pairing(world: &World, canaries: &mut Canaries, node: i64) {
         .start(node, list([world.range.address(9)]))
         .await;
     world.operator.history(&scan.scan_id).await;
-    // A person's own file is theirs to keep.
+    // The test wrote this file itself.
     let folder = world.folder().join("given.state");
     fs::create_dir(&folder).expect("a folder");
     let file = folder.join("password");
@@ -177,7 +180,7 @@ async fn pairing(world: &World, canaries: &mut Canaries, node: i64) {
     );
 }
 
-/// A node whose handshake is known byte by byte.
+/// Connects a node whose handshake is known byte by byte.
 async fn by_hand(world: &World, canaries: &mut Canaries) {
     let code = new_code(world).await;
     canaries.text("a second enrollment code", &code);
@@ -231,7 +234,7 @@ async fn by_hand(world: &World, canaries: &mut Canaries) {
         .expect("beats");
 }
 
-/// Secrets that are refused are secrets still.
+/// Sends secrets that the server refuses: they must not be logged either.
 async fn mistakes(world: &World, canaries: &mut Canaries) {
     let never = |kind, byte| {
         fleet_core::Secret::new(kind, &[byte; 32])
@@ -252,7 +255,7 @@ async fn mistakes(world: &World, canaries: &mut Canaries) {
     let code = never(fleet_core::SecretKind::EnrollmentCode, 4);
     canaries.text("a code that opens nothing", &code);
     let mut dialogue = Node::begin(world, "nobody");
-    dialogue.say(&code).await;
+    dialogue.write_line(&code).await;
     let refused = dialogue.end().await;
     assert_eq!(
         canaries.found_in("fleetnode enroll", refused.stderr.as_bytes()),
@@ -260,7 +263,7 @@ async fn mistakes(world: &World, canaries: &mut Canaries) {
     );
 }
 
-/// A browser's sign-in; the cookie's value.
+/// Signs in as a browser and returns the value of the cookie.
 fn sign_in(world: &World, key: &str) -> String {
     let answer = post(world, "/api/session", &format!(r#"{{"key":"{key}"}}"#));
     cookie_of(&answer).to_owned()
@@ -284,7 +287,7 @@ fn post(world: &World, path: &str, body: &str) -> String {
     answer
 }
 
-/// Whether a file is where secrets belong: a node keeps its own in its state folder.
+/// Returns whether a file may contain secrets: a node keeps its own in its state directory.
 fn keeps_secrets(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension == "state")

@@ -1,5 +1,4 @@
-//! An operator who comes and goes: every way of watching goes on from a cursor, and nobody misses an
-//! event or sees one twice.
+//! Watching a scan across reconnects. Every client resumes from a cursor, without lost or repeated events.
 
 use std::time::Duration;
 
@@ -8,12 +7,12 @@ use fleet_sim::Lab;
 use crate::harness::{EventSource, Expected, History, World, range};
 
 on_both_databases! {
-    an_operator_who_reconnects_misses_nothing_and_sees_nothing_twice
-    an_event_source_goes_on_after_its_last_id
-    a_watch_from_behind_the_end_ends_at_once
+    a_reconnecting_watch_receives_every_event_once
+    an_event_source_resumes_after_its_last_id
+    a_watch_past_the_end_ends_at_once
 }
 
-async fn an_operator_who_reconnects_misses_nothing_and_sees_nothing_twice(world: World) {
+async fn a_reconnecting_watch_receives_every_event_once(world: World) {
     let node = world.node("barn", &["--rate", "50"]).await;
     let site = world.range.spread(24, 3, Duration::from_millis(20));
     let lab = Lab::start(site).await.expect("a site");
@@ -35,7 +34,7 @@ async fn an_operator_who_reconnects_misses_nothing_and_sees_nothing_twice(world:
         for _ in 0..3 {
             seen.push(watch.next_device().await);
         }
-        // Dropped in mid-stream, as when a laptop is closed.
+        // Dropped in the middle of the stream, as when a laptop is closed.
     }
     let cursor = seen.last().expect("events").sequence;
     seen.extend(world.operator.watch(&scan, cursor).await.rest().await);
@@ -45,7 +44,7 @@ async fn an_operator_who_reconnects_misses_nothing_and_sees_nothing_twice(world:
     assert_eq!(History::complete(seen), log);
 }
 
-async fn an_event_source_goes_on_after_its_last_id(world: World) {
+async fn an_event_source_resumes_after_its_last_id(world: World) {
     let node = world.node("barn", &["--rate", "50"]).await;
     let site = world.range.spread(16, 4, Duration::from_millis(20));
     let lab = Lab::start(site).await.expect("a site");
@@ -83,7 +82,7 @@ async fn an_event_source_goes_on_after_its_last_id(world: World) {
     assert_eq!(lines, logged);
 }
 
-async fn a_watch_from_behind_the_end_ends_at_once(world: World) {
+async fn a_watch_past_the_end_ends_at_once(world: World) {
     let node = world.node("barn", &[]).await;
     let lab = Lab::start(world.range.crowd(5, Duration::ZERO))
         .await
@@ -103,5 +102,5 @@ async fn a_watch_from_behind_the_end_ends_at_once(world: World) {
     assert_eq!(again, log.events()[log.events().len() - 1..]);
     let (address, key) = (world.server.address(), world.operator.key());
     let source = EventSource::open(address, key, &scan, end).await;
-    assert!(source.is_none(), "a browser is told not to come back");
+    assert!(source.is_none(), "a browser must not reconnect");
 }

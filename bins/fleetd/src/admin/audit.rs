@@ -1,4 +1,4 @@
-//! `fleetd admin audit-head` and `audit-verify`: all chains at once, on the database itself.
+//! `fleetd admin audit-head` and `audit-verify`: all audit chains, directly in the database.
 
 use std::{collections::BTreeMap, io::Write};
 
@@ -6,12 +6,12 @@ use anyhow::{Context, Result, bail};
 use fleet_core::{ChainHead, ChainVerifier, OrgId, StoredLink};
 use fleet_store::{Audit, LinkedRecord, SqlStore};
 
-/// Links that are read at a time.
+/// Number of links per query.
 const PAGE: u32 = 1_000;
-/// Faults that are printed of a chain; one that was written anew has one a record.
+/// Maximum number of faults printed per chain. A rewritten chain has one fault per record.
 const FAULTS: usize = 100;
 
-/// Prints the heads, `CHAIN=SEQ:HASH` a line.
+/// Prints the heads, one `CHAIN=SEQ:HASH` per line.
 pub(super) async fn head(store: &SqlStore) -> Result<()> {
     for org in store.audit_chains().await? {
         let head = store.audit_head(org).await?;
@@ -20,7 +20,7 @@ pub(super) async fn head(store: &SqlStore) -> Result<()> {
     Ok(())
 }
 
-/// Verifies every chain that is there or of which a head was kept.
+/// Verifies every chain in the database and every chain that `expect` names.
 pub(super) async fn verify(store: &SqlStore, expect: &[String]) -> Result<()> {
     let mut kept = kept(expect)?;
     let mut broken = Vec::new();
@@ -42,12 +42,12 @@ pub(super) async fn verify(store: &SqlStore, expect: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Verifies one chain and says what is wrong with it.
+/// Verifies one chain and prints its faults. Returns whether it is valid.
 async fn chain(store: &SqlStore, org: Option<OrgId>, kept: Option<ChainHead>) -> Result<bool> {
     let stored = store.audit_head(org).await?;
     let mut verifier = ChainVerifier::new(org, stored, kept);
     let mut faults = 0;
-    let mut say = |fault: fleet_core::ChainFault| {
+    let mut print = |fault: fleet_core::ChainFault| {
         faults += 1;
         if faults <= FAULTS {
             writeln!(std::io::stderr(), "{}: {fault}", name(org))
@@ -67,14 +67,14 @@ async fn chain(store: &SqlStore, org: Option<OrgId>, kept: Option<ChainHead>) ->
                 record: link.record.as_ref().map(LinkedRecord::as_chain),
             };
             for fault in verifier.take(&link).err().unwrap_or_default() {
-                say(fault)?;
+                print(fault)?;
             }
         }
     }
     let head = match verifier.finish() {
         Ok(head) => Some(head),
         Err(fault) => {
-            say(fault)?;
+            print(fault)?;
             None
         }
     };
@@ -85,7 +85,7 @@ async fn chain(store: &SqlStore, org: Option<OrgId>, kept: Option<ChainHead>) ->
     if faults > FAULTS {
         writeln!(
             std::io::stderr(),
-            "{}: and {} more",
+            "{}: {} more faults",
             name(org),
             faults - FAULTS
         )?;
@@ -93,7 +93,7 @@ async fn chain(store: &SqlStore, org: Option<OrgId>, kept: Option<ChainHead>) ->
     Ok(false)
 }
 
-/// `org 7`'s chain is called 7, that of no organization `server`.
+/// Returns the name of a chain: the id of its organization, or `server`.
 fn name(org: Option<OrgId>) -> String {
     org.map_or_else(|| "server".to_owned(), |org| org.0.to_string())
 }
@@ -109,7 +109,7 @@ fn kept(expect: &[String]) -> Result<BTreeMap<i64, ChainHead>> {
                 "server" => 0,
                 id => id
                     .parse::<i64>()
-                    .with_context(|| format!("--expect {text}: `{id}` is no chain"))?,
+                    .with_context(|| format!("--expect {text}: `{id}` is not a chain"))?,
             };
             Ok((id, head.parse::<ChainHead>()?))
         })

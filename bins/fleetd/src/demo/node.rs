@@ -1,5 +1,4 @@
-//! The node of the demonstration: it enrolls over the wire exactly as a real one, with the operator's
-//! steps in between, and runs in this process.
+//! The node of the demonstration. It enrolls through the API as a real node does, and runs in this process.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Operator;
 
-/// What the node has around it: the site's network, and the unprivileged ports of its devices.
+/// The site of the node: its network, and the unprivileged HTTP ports of its devices.
 #[derive(Clone, Debug)]
 pub(super) struct Surroundings {
     pub(super) network: Ipv4Network,
@@ -43,12 +42,12 @@ pub(super) struct DemoNode {
     pub(super) fingerprint: Fingerprint,
     shutdown: CancellationToken,
     running: JoinHandle<Result<(), StopReason>>,
-    /// Held, as a node holds its state.
+    /// Keeps the state directory locked.
     _state: StateDir,
 }
 
 impl DemoNode {
-    /// Code, Register, fingerprint, Confirm, key, handshake, then the node's own loop.
+    /// Enrolls, confirms and starts a node: code, Register, fingerprint, ConfirmFleetNode, API key, handshake.
     pub(super) async fn start(
         base: &str,
         folder: &Path,
@@ -76,7 +75,7 @@ impl DemoNode {
             .context("the server does not list the node")?;
         if seen.identity_fingerprint != registered.fingerprint.to_string() {
             bail!(
-                "the server shows the fingerprint {}, the node {}",
+                "the server has the fingerprint {} for the node, but the node has {}",
                 seen.identity_fingerprint,
                 registered.fingerprint
             );
@@ -91,12 +90,14 @@ impl DemoNode {
             .api_key;
         fleet_agent::finish(&dir, SecretText::new(key)).await?;
 
-        let state = dir.load()?.context("the node's state is gone")?;
+        let state = dir
+            .load()?
+            .context("the node has no state after its enrollment")?;
         let site = SitePolicy {
             addresses: AddressPolicy::DEMO,
             ..SitePolicy::default()
         };
-        // Devices that accept and say nothing decide when a demonstration ends.
+        // Some simulated devices accept connections but never reply, and this time limit ends the scan.
         let scan = ScanOptions {
             reply_timeout: Duration::from_secs(2),
             ..ScanOptions::default()
@@ -120,7 +121,7 @@ impl DemoNode {
         })
     }
 
-    /// Ends the node as SIGTERM does.
+    /// Stops the node as SIGTERM does.
     pub(super) async fn stop(self) {
         self.shutdown.cancel();
         match self.running.await {

@@ -1,4 +1,4 @@
-//! What a demonstration prints: rows as devices arrive, a progress line, the ledger; or JSON lines.
+//! The output of the demonstration: rows, a progress line and the scan summary, or JSON lines.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -12,7 +12,7 @@ use fleet_wire::{
 
 use super::print;
 
-/// The screen of a demonstration.
+/// Prints the steps and the events of the demonstration.
 #[derive(Debug)]
 pub(super) struct Show {
     json: bool,
@@ -35,20 +35,21 @@ impl Show {
         }
     }
 
-    /// A step before the scan.
+    /// Prints a step before the scan.
     pub(super) fn step(&self, text: &str) -> io::Result<()> {
         if self.json { Ok(()) } else { print(text) }
     }
 
-    /// An event of the scan, `asked` being the moment before it was asked for.
+    /// Prints an event of the scan. `requested_at` is the time of the request, for the time to the first device.
     pub(super) fn message(
         &mut self,
         message: &WatchScanResponse,
-        asked: Instant,
+        requested_at: Instant,
     ) -> io::Result<()> {
         if matches!(message.event, Some(Event::Device(_))) {
             self.devices += 1;
-            self.first_ms.get_or_insert(asked.elapsed().as_millis());
+            self.first_ms
+                .get_or_insert(requested_at.elapsed().as_millis());
         }
         if self.json {
             return lines::line(message).map_or(Ok(()), |line| print(&line.to_string()));
@@ -76,8 +77,8 @@ impl Show {
 
     fn progress(&mut self, progress: &ScanProgress) -> io::Result<()> {
         let seconds = progress.elapsed_ms as f64 / 1_000.0;
-        let told = std::mem::replace(&mut self.done, progress.done);
-        if told == progress.done && !self.terminal {
+        let previous = std::mem::replace(&mut self.done, progress.done);
+        if previous == progress.done && !self.terminal {
             return Ok(());
         }
         self.progress = format!(
@@ -130,15 +131,15 @@ impl Show {
         ))?;
         if let Some(first) = self.first_ms {
             print(&format!(
-                "  first device here after {first} ms, all of it in {:.2} s",
+                "  first device after {first} ms, scan ended after {:.2} s",
                 ledger.elapsed_ms as f64 / 1_000.0
             ))?;
         }
         Ok(())
     }
 
-    /// What to do next.
-    pub(super) fn invite(
+    /// Prints how to sign in.
+    pub(super) fn sign_in(
         &self,
         base: &str,
         email: &str,
@@ -146,7 +147,7 @@ impl Show {
         key: &str,
     ) -> io::Result<()> {
         let lines = format!(
-            "\nThe demonstration stays up until Ctrl-C.\n  web page   {base}/\n  e-mail     {email}\n  password   {password}\n  key        {key}\n  try        FLEET_API_KEY={key} fleetctl --server {base} devices list"
+            "\nThe demonstration runs until Ctrl-C.\n  web page   {base}/\n  e-mail     {email}\n  password   {password}\n  key        {key}\n  try        FLEET_API_KEY={key} fleetctl --server {base} devices list"
         );
         if self.json {
             writeln!(io::stderr(), "{lines}")

@@ -1,11 +1,11 @@
-//! The sites that are scanned, by whom, and what is wanted of it. Ratios decide, figures are aims.
+//! The sites, the tools that scan them, and the thresholds. Ratios decide; absolute figures are targets.
 
 use std::time::Duration;
 
 use super::tools::Tool;
 use crate::lab::Layout;
 
-/// One site and who scans it.
+/// One site and the tools that scan it.
 #[derive(Debug)]
 pub(super) struct Case {
     pub(super) name: &'static str,
@@ -15,28 +15,28 @@ pub(super) struct Case {
     pub(super) layout: Layout,
     pub(super) ports: &'static [u16],
     pub(super) tools: &'static [Tool],
-    /// How often ours runs; each time everything is to be found.
+    /// Runs of our engine. Each must find every device.
     pub(super) runs: usize,
-    /// What our wall time is aimed at, by tool.
+    /// Targets for our wall time, by tool.
     pub(super) aims: &'static [(Tool, Duration)],
-    /// What our CPU time is aimed at, a device.
+    /// Target for our CPU time per device.
     pub(super) cpu: Option<Duration>,
-    /// Our full rate is to be so many times as fast as somebody else.
+    /// How many times as fast as each tool our full rate must be.
     pub(super) ratios: &'static [(Tool, f64)],
-    /// Our full rate is to be so many times as fast as 32 connections at a time that wait 10 s each.
+    /// How many times as fast our full rate must be as 32 connections at a time that wait 10 s each.
     pub(super) than_patience: Option<f64>,
 }
 
-/// Until the first device is told, which answers at once here; the start of the program is in it.
+/// Target for the time to the first device, which answers at once here. It includes the start of the program.
 pub(super) const FIRST: Duration = Duration::from_millis(20);
 
-/// Until the first device is on the operator's screen; the start of the operator's program is in it.
+/// Target for the time until the operator sees the first device. It includes the start of the operator's program.
 pub(super) const FIRST_SEEN: Duration = Duration::from_millis(300);
 
-/// How many times as long a scan through a server may take as one without.
+/// How many times as long a scan through a server may take.
 pub(super) const THROUGH_SERVER: f64 = 2.0;
 
-/// What one run may take of memory on our side, in KiB.
+/// Target for our memory in one run, in KiB.
 pub(super) const MEMORY: u64 = 40 * 1024;
 
 pub(super) const CASES: &[Case] = &[
@@ -126,16 +126,16 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// What is not a comparison of medians, by name.
+/// Measurements that do not compare medians.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
-    /// D on the link without privileges: minutes, since the kernel asks for a neighbor for three seconds.
+    /// Case D on the link without privileges. It takes minutes, because the kernel waits three seconds for a neighbor.
     Unprivileged,
     /// One packet in a hundred lost each way.
     Loss,
-    /// What a node holds in memory when it has nothing to do.
+    /// Memory of an idle node.
     Idle,
-    /// D by a node for an operator, beside D by the engine alone.
+    /// Case D through a server and a node, beside the engine alone.
     Server,
 }
 
@@ -152,7 +152,7 @@ impl Extra {
     }
 }
 
-/// Every name that may be asked for.
+/// All names for the command line.
 pub(super) fn names() -> Vec<&'static str> {
     let cases = CASES.iter().map(|case| case.name);
     cases.chain(Extra::ALL.map(Extra::name)).collect()

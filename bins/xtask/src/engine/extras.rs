@@ -1,5 +1,5 @@
-//! Proofs that are not comparisons with other scanners: loss, a neighbor table that is too small, a node at rest, a
-//! scan through a server.
+//! Measurements that need no other scanner: packet loss, a neighbor table that is too small, an idle node, a scan
+//! through a server.
 
 use std::{
     collections::BTreeSet,
@@ -17,26 +17,26 @@ use super::{
     tools::{FULL_RATE, Tool},
 };
 use crate::{
-    lab::{Bed, IdleNode, Layout, Site},
+    lab::{IdleNode, Layout, Site, TestBed},
     proc, session,
 };
 
-/// The longest that one run may take; the unprivileged one takes about seven minutes.
+/// Time limit of one run. The unprivileged one takes about seven minutes.
 pub(super) const LIMIT: Duration = Duration::from_secs(900);
 
-/// Of 204 endpoints under loss.
+/// Endpoints that must be found under loss, of 204.
 const ENDPOINTS: usize = 203;
 
-/// How often a site is scanned under loss.
+/// Scans under loss.
 const LOSSY_RUNS: usize = 5;
 
-/// What a node at rest may hold in memory, in KiB.
+/// Target for the memory of an idle node, in KiB.
 const AT_REST: u64 = 15 * 1024;
 
-/// How long a node rests before it is looked at.
+/// How long a node is idle before its memory is read.
 const REST: Duration = Duration::from_secs(20);
 
-/// Whether it holds.
+/// Runs one measurement and returns whether its threshold holds.
 pub(super) fn run(extra: Extra, quick: bool) -> Result<bool> {
     println!("\n=== {}", extra.name());
     match extra {
@@ -51,13 +51,16 @@ pub(super) fn run(extra: Extra, quick: bool) -> Result<bool> {
     }
 }
 
-/// A /16 of neighbors through a table of 1,024: everything is found, or the scan says what it is not sure of.
+/// Scans a /16 of neighbors through a table of 1,024 entries. Everything is found, or the scan reports its uncertainty.
 fn unprivileged() -> Result<bool> {
     let subnet = "10.76.0.0/16";
     let bed = bed(subnet, 655, Layout::OnLink)?;
     let figures = scan(&bed, Tool::OursUnprivileged, subnet, &[4028])?;
     let missed = missed(&bed, &figures);
-    let said = figures.remarks.iter().any(|remark| says_doubt(remark));
+    let uncertain = figures
+        .remarks
+        .iter()
+        .any(|remark| reports_uncertainty(remark));
     println!(
         "    {} of {} in {:.1} s, {:.2} s CPU, {:.1} MiB",
         bed.devices().len() - missed,
@@ -70,16 +73,16 @@ fn unprivileged() -> Result<bool> {
         .remarks
         .iter()
         .for_each(|remark| println!("        {remark}"));
-    let holds = missed == 0 || said;
+    let holds = missed == 0 || uncertain;
     println!(
-        "    everything found, or doubt told: {}",
+        "    everything found, or uncertainty reported: {}",
         if holds { "holds" } else { "FAILS" }
     );
     Ok(holds)
 }
 
-/// Whether a remark of our scanner tells that targets stayed unsure for want of room in the neighbor table.
-fn says_doubt(remark: &str) -> bool {
+/// Whether a remark of our scanner reports targets as uncertain because the neighbor table was full.
+fn reports_uncertainty(remark: &str) -> bool {
     remark.contains("the neighbor table of this machine had no room")
 }
 
@@ -93,7 +96,7 @@ fn loss() -> Result<bool> {
     let truth: BTreeSet<Ipv4Addr> = bed.devices().iter().copied().collect();
     let (mut devices, mut endpoints) = (Vec::new(), Vec::new());
     for _ in 0..LOSSY_RUNS {
-        // The devices have one port each: two scans stand for two ports.
+        // The devices have one port each. Two scans represent two ports.
         let one = scan(&bed, Tool::Ours, subnet, &[4028])?.found;
         let other = scan(&bed, Tool::Ours, subnet, &[4028])?.found;
         let both: BTreeSet<Ipv4Addr> = one.union(&other).copied().collect();
@@ -109,7 +112,7 @@ fn loss() -> Result<bool> {
         if every { "holds" } else { "FAILS" }
     );
     println!(
-        "    endpoints {endpoints:?} of {}, median wanted {ENDPOINTS}: {}",
+        "    endpoints {endpoints:?} of {}, threshold of the median {ENDPOINTS}: {}",
         bed.devices().len() * 2,
         if enough { "holds" } else { "FAILS" }
     );
@@ -125,7 +128,7 @@ fn build_programs() -> Result<()> {
     proc::capture(&mut build).map(drop)
 }
 
-/// The same site by the engine alone and by a node at the same rate, in turns.
+/// Scans the same site with the engine alone and through a node at the same rate, alternately.
 fn through_server() -> Result<bool> {
     build_programs()?;
     let (subnet, port, devices) = ("10.76.0.0/16", 4028, 655);
@@ -148,7 +151,7 @@ fn through_server() -> Result<bool> {
         alone.wall, seen.wall
     );
     println!(
-        "    first device at the operator: {:.3?}, aimed at {FIRST_SEEN:?}: {}",
+        "    first device at the operator: {:.3?}, target {FIRST_SEEN:?}: {}",
         seen.first.unwrap_or(seen.wall),
         if seen.first.is_some_and(|first| first <= FIRST_SEEN) {
             "met"
@@ -158,7 +161,7 @@ fn through_server() -> Result<bool> {
     );
     let holds = ratio <= THROUGH_SERVER && exact == ROUNDS;
     println!(
-        "    {ratio:.2} times as long as alone, and everything found (wanted {THROUGH_SERVER:.2} at most): {}",
+        "    {ratio:.2} times as long as alone, and everything found (threshold {THROUGH_SERVER:.2}): {}",
         if holds { "holds" } else { "FAILS" }
     );
     Ok(holds)
@@ -170,7 +173,7 @@ fn idle() -> Result<bool> {
     thread::sleep(REST);
     let resident = node.resident()?;
     println!(
-        "    {:.1} MiB, aimed at {}: {}",
+        "    {:.1} MiB, target {}: {}",
         resident as f64 / 1024.0,
         AT_REST / 1024,
         if resident <= AT_REST {
@@ -182,11 +185,11 @@ fn idle() -> Result<bool> {
     Ok(true)
 }
 
-/// How long 32 connections at a time that wait 10 s each would take for a case: measured on a /27 of the same site,
-/// scaled by the rounds that its dark endpoints take.
+/// Time that 32 connections at a time, waiting 10 s each, would need for a case: measured on a /27 of the same site
+/// and scaled by the rounds for its dark endpoints.
 pub(super) fn patience(case: &Case) -> Result<Duration> {
     let bed = bed("10.77.0.0/27", 3, Layout::Routed)?;
-    let mut command = bed.exec(crate::lab::Place::Node, std::env::current_exe()?);
+    let mut command = bed.exec(crate::lab::Zone::Node, std::env::current_exe()?);
     command.args(["dial-patiently", "10.77.0.0/27"]);
     command.args(case.ports.iter().map(u16::to_string));
     let began = Instant::now();
@@ -204,13 +207,13 @@ pub(super) fn patience(case: &Case) -> Result<Duration> {
     Ok(began.elapsed() * there / here)
 }
 
-/// How often 32 dark endpoints are waited for.
+/// Rounds of 32 dark endpoints.
 fn rounds(dark: usize, ports: usize) -> u32 {
     u32::try_from((dark * ports).div_ceil(super::patient::AT_A_TIME)).unwrap_or(u32::MAX)
 }
 
-pub(super) fn bed(subnet: &str, devices: usize, layout: Layout) -> Result<Bed> {
-    Bed::up(&Site {
+pub(super) fn bed(subnet: &str, devices: usize, layout: Layout) -> Result<TestBed> {
+    TestBed::up(&Site {
         subnet,
         devices,
         layout,
@@ -218,12 +221,12 @@ pub(super) fn bed(subnet: &str, devices: usize, layout: Layout) -> Result<Bed> {
     })
 }
 
-pub(super) fn scan(bed: &Bed, tool: Tool, subnet: &str, ports: &[u16]) -> Result<Figures> {
+pub(super) fn scan(bed: &TestBed, tool: Tool, subnet: &str, ports: &[u16]) -> Result<Figures> {
     let mut command = tool.command(bed, subnet, ports)?;
     measure(&mut command, LIMIT, |line| tool.found(line))
 }
 
-fn missed(bed: &Bed, figures: &Figures) -> usize {
+fn missed(bed: &TestBed, figures: &Figures) -> usize {
     let truth: BTreeSet<Ipv4Addr> = bed.devices().iter().copied().collect();
     truth.difference(&figures.found).count()
 }
@@ -241,9 +244,11 @@ mod tests {
 
     #[test]
     fn doubt_is_told_by_the_words_of_the_scanner() {
-        let told =
+        let remark =
             "# the neighbor table of this machine had no room for some targets: 9 (10.76.0.9)";
-        assert!(says_doubt(told));
-        assert!(!says_doubt("# 655 of 65536 identified, 0 not reached"));
+        assert!(reports_uncertainty(remark));
+        assert!(!reports_uncertainty(
+            "# 655 of 65536 identified, 0 not reached"
+        ));
     }
 }

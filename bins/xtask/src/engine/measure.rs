@@ -1,4 +1,4 @@
-//! What one run of a program costs: time, time to its first finding, CPU, memory.
+//! Measures one run of a program: time, time to the first finding, CPU, memory.
 
 use std::{
     collections::BTreeSet,
@@ -14,28 +14,28 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// How often memory is looked at; the kernel remembers the most, so only the last moments can be missed.
+/// How often memory is read. The kernel keeps the peak, and only the last moments can be missed.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Clock ticks of /proc are always 100 a second on Linux.
+/// On Linux, /proc always counts 100 ticks per second.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What one run came to.
+/// The figures of one run.
 #[derive(Debug, Clone)]
 pub(super) struct Figures {
     pub(super) wall: Duration,
     /// Until the first finding was printed.
     pub(super) first: Option<Duration>,
     pub(super) cpu: Duration,
-    /// Most resident, in KiB.
+    /// Peak of resident memory, in KiB.
     pub(super) memory: u64,
     pub(super) found: BTreeSet<Ipv4Addr>,
-    /// Lines that begin with `#`: what our scanner says besides.
+    /// Lines that begin with `#`: remarks of our scanner.
     pub(super) remarks: Vec<String>,
 }
 
 impl Figures {
-    /// Each figure's median; what was found and said is left out.
+    /// The median of each figure, without findings and remarks.
     pub(super) fn median(runs: &[Self]) -> Self {
         fn middle<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
             let mut values: Vec<T> = values.collect();
@@ -53,7 +53,7 @@ impl Figures {
     }
 }
 
-/// Runs a program to its end; `found` reads an address out of a line of its output.
+/// Runs a program to its end. `found` parses the address in a line of its output.
 pub(super) fn measure(
     command: &mut Command,
     limit: Duration,
@@ -88,7 +88,7 @@ pub(super) fn measure(
         if began.elapsed() > limit {
             child.kill()?;
             child.wait()?;
-            bail!("{} did not end in {limit:?}", program.display());
+            bail!("{} did not end within {limit:?}", program.display());
         }
         thread::sleep(LOOK);
     };
@@ -119,7 +119,7 @@ pub(super) fn measure(
     })
 }
 
-/// The fields of a line of /proc/PID/stat after the name, which may hold anything.
+/// The fields of /proc/PID/stat after the name, which may contain any character.
 fn after_name(stat: &str) -> impl Iterator<Item = &str> {
     let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
     fields.split_whitespace()
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_come_out_of_proc() {
+    fn figures_are_parsed_from_proc() {
         let stat = "7 (a) b) Z 1 7 7 0 -1 4 5 6 7 8 150 50 0 0 20 0 1 0 9\n";
         assert!(is_zombie(stat));
         assert_eq!(cpu_time(stat), Some(Duration::from_secs(2)));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn medians_are_taken_of_each_figure() {
+    fn each_figure_has_its_own_median() {
         let run = |wall, first: Option<u64>, memory| Figures {
             wall: Duration::from_secs(wall),
             first: first.map(Duration::from_secs),

@@ -1,5 +1,5 @@
-//! `dial-patiently`: connects to every endpoint of a network, 32 at a time, and waits 10 s for each: how a scanner goes
-//! about it that knows nothing of the network. A measure for `prove engine`.
+//! `dial-patiently` connects to every endpoint of a network, 32 at a time, and waits 10 s for each. It is the baseline of
+//! `prove engine`: a scanner without any knowledge of the network.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpStream},
@@ -13,13 +13,13 @@ use anyhow::{Context, Result, bail};
 /// Connections at a time.
 pub(super) const AT_A_TIME: usize = 32;
 
-/// What each is given.
+/// Time limit of one connection.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// The widest network that may be asked for, in bits of its prefix: one that takes a minute.
+/// Shortest prefix that is accepted. Such a network takes about a minute.
 const WIDEST: u32 = 24;
 
-/// Prints what is open.
+/// Prints the open endpoints.
 pub(crate) fn dial(network: &str, ports: &[&str]) -> Result<bool> {
     let endpoints = Mutex::new(endpoints(network, ports)?.into_iter());
     let next = || {
@@ -43,11 +43,13 @@ pub(crate) fn dial(network: &str, ports: &[&str]) -> Result<bool> {
 fn endpoints(network: &str, ports: &[&str]) -> Result<Vec<SocketAddr>> {
     let (first, length) = network
         .split_once('/')
-        .with_context(|| format!("`{network}` is no network: write 10.77.0.0/27"))?;
+        .with_context(|| format!("`{network}` is not a network; write one such as 10.77.0.0/27"))?;
     let first: Ipv4Addr = first.parse().with_context(|| format!("`{network}`"))?;
     let length: u32 = length.parse().with_context(|| format!("`{network}`"))?;
     if !(WIDEST..=32).contains(&length) {
-        bail!("`{network}`: a /{WIDEST} at most, since every dark endpoint takes {WAIT:?}");
+        bail!(
+            "`{network}` is too large: the limit is a /{WIDEST}, because every dark endpoint takes {WAIT:?}"
+        );
     }
     let mut endpoints = Vec::new();
     for port in ports {
@@ -66,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_endpoint_of_a_network_is_named_once() {
+    fn every_endpoint_of_a_network_is_listed_once() {
         let named = endpoints("10.77.0.0/27", &["80", "4028"]).expect("a network");
         assert_eq!(named.len(), 64);
         assert_eq!(named[63].to_string(), "10.77.0.31:4028");

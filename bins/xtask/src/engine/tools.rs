@@ -1,18 +1,18 @@
-//! The scanners that are compared: how each is called and how it says what it found.
+//! The scanners of the comparison: their command lines and the format of their output.
 
 use std::{net::Ipv4Addr, process::Command};
 
 use anyhow::{Result, bail};
 
 use crate::{
-    lab::{Bed, Place},
+    lab::{TestBed, Zone},
     proc, session,
 };
 
-/// Probes a second of our full rate.
+/// Our full rate, in probes per second.
 pub(super) const FULL_RATE: &str = "50000";
 
-/// nmap as the field calls it for discovery.
+/// Usual options of nmap for discovery.
 const NMAP: &[&str] = &[
     "--unique",
     "-n",
@@ -30,20 +30,20 @@ const NMAP: &[&str] = &[
 pub(super) enum Tool {
     /// At full rate, identification included.
     Ours,
-    /// With the default politeness, identification included.
+    /// At the default rate, identification included.
     OursPolite,
-    /// At full rate, without any capability.
+    /// At full rate, without capabilities.
     OursUnprivileged,
     /// Raw sockets, ports only.
     NmapRoot,
     /// Without raw sockets, ports only.
     Nmap,
-    /// Raw sockets, one port, at our full rate, with the shortest cool-down it takes.
+    /// Raw sockets, one port, at our full rate, with its shortest cool-down.
     Zmap,
     RustScan,
 }
 
-/// Fails with the way to install what is missing of the required ones.
+/// Fails with the install command if a required scanner is missing.
 pub(super) fn required() -> Result<()> {
     let missing: Vec<&str> = ["nmap", "zmap"]
         .into_iter()
@@ -51,7 +51,7 @@ pub(super) fn required() -> Result<()> {
         .collect();
     if !missing.is_empty() {
         let missing = missing.join(" ");
-        bail!("{missing} missing, and required for the comparison: apt-get install {missing}");
+        bail!("the comparison needs {missing}: run apt-get install {missing}");
     }
     Ok(())
 }
@@ -73,8 +73,8 @@ impl Tool {
         matches!(self, Self::Ours | Self::OursPolite | Self::OursUnprivileged)
     }
 
-    /// Whether it can run here.
-    pub(super) fn is_there(self) -> bool {
+    /// Whether it is installed.
+    pub(super) fn is_installed(self) -> bool {
         match self {
             Self::Ours | Self::OursPolite | Self::OursUnprivileged => true,
             Self::NmapRoot | Self::Nmap => proc::which("nmap").is_some(),
@@ -83,20 +83,20 @@ impl Tool {
         }
     }
 
-    /// The command that scans a network from the node's place.
-    pub(super) fn command(self, bed: &Bed, subnet: &str, ports: &[u16]) -> Result<Command> {
+    /// The command that scans a network from the node's namespace.
+    pub(super) fn command(self, bed: &TestBed, subnet: &str, ports: &[u16]) -> Result<Command> {
         let each: Vec<String> = ports.iter().map(u16::to_string).collect();
         let listed = each.join(",");
         let command = match self {
             Self::Ours | Self::OursPolite | Self::OursUnprivileged => {
                 let scanner = session::release_dir()?.join("examples/measured");
                 let mut command = if self == Self::OursUnprivileged {
-                    let mut command = bed.exec(Place::Node, "setpriv");
+                    let mut command = bed.exec(Zone::Node, "setpriv");
                     command.args(["--bounding-set", "-all", "--inh-caps", "-all"]);
                     command.arg(scanner);
                     command
                 } else {
-                    bed.exec(Place::Node, scanner)
+                    bed.exec(Zone::Node, scanner)
                 };
                 if self != Self::OursPolite {
                     command.args(["--rate", FULL_RATE]);
@@ -105,7 +105,7 @@ impl Tool {
                 command
             }
             Self::NmapRoot | Self::Nmap => {
-                let mut command = bed.exec(Place::Node, "nmap");
+                let mut command = bed.exec(Zone::Node, "nmap");
                 if self == Self::Nmap {
                     command.arg("--unprivileged");
                 }
@@ -115,16 +115,16 @@ impl Tool {
                 command
             }
             Self::Zmap => {
-                let mut command = bed.exec(Place::Node, "zmap");
+                let mut command = bed.exec(Zone::Node, "zmap");
                 command.args(["-q", "-p", &listed, "-r", FULL_RATE, "-c", "1"]);
-                // Its stock configuration leaves private networks out.
+                // Its default configuration excludes private networks.
                 command.args(["-C", "/dev/null", "-b", "/dev/null", "-o", "-"]);
-                command.args(["-i", Place::Site.name(), "-G", &bed.site_mac()?]);
+                command.args(["-i", Zone::Site.name(), "-G", &bed.site_mac()?]);
                 command.arg(subnet);
                 command
             }
             Self::RustScan => {
-                let mut command = bed.exec(Place::Node, "rustscan");
+                let mut command = bed.exec(Zone::Node, "rustscan");
                 command.args(["--no-config", "--greppable", "--ulimit", "15000"]);
                 command.args(["--addresses", subnet, "--ports", &listed]);
                 command
@@ -133,7 +133,7 @@ impl Tool {
         Ok(command)
     }
 
-    /// The address in a line of its output that tells of an open port.
+    /// The address in a line of its output that reports an open port.
     pub(super) fn found(self, line: &str) -> Option<Ipv4Addr> {
         let address = match self {
             Self::Ours | Self::OursPolite | Self::OursUnprivileged => line.split(':').next()?,
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn findings_are_read_out_of_each_output() {
+    fn findings_are_parsed_from_each_output() {
         let found = Some(Ipv4Addr::new(10, 77, 0, 9));
         for (tool, line, expected) in [
             (Tool::Ours, "10.77.0.9:4028 Bitmain S19 2023", found),

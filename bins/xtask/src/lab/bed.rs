@@ -1,4 +1,4 @@
-//! Labs for measuring, which go away with their values: a uniform site without server and node, and a node without a
+//! Labs for measurements, which are removed when dropped: a uniform site without server and node, and a node without a
 //! site.
 
 use std::{fs, net::Ipv4Addr, path::Path, process::Command};
@@ -7,16 +7,16 @@ use anyhow::{Context, Result, bail};
 
 use super::{
     SUBNET, addresses, files,
-    network::{Layout, Network, Place},
+    network::{Layout, Network, Zone},
     services::{self, Services},
     start,
 };
 use crate::proc;
 
-/// The namespaces' name; what an interrupted run left is removed by the next.
+/// Name of the namespaces. A run removes what an interrupted run left behind.
 const NAME: &str = "fleet-prove";
 
-/// What is to be put on the network.
+/// The site to simulate.
 #[derive(Debug)]
 pub(crate) struct Site<'a> {
     pub(crate) subnet: &'a str,
@@ -26,20 +26,20 @@ pub(crate) struct Site<'a> {
     pub(crate) simulator: &'a Path,
 }
 
-/// A site that is scanned from the node's place.
+/// A site that is scanned from the node's namespace.
 #[derive(Debug)]
-pub(crate) struct Bed {
+pub(crate) struct TestBed {
     network: Network,
     devices: Vec<Ipv4Addr>,
 }
 
-impl Bed {
-    /// Makes it, in place of one that is there.
+impl TestBed {
+    /// Creates it, and replaces an existing one.
     pub(crate) fn up(site: &Site<'_>) -> Result<Self> {
         super::permitted()?;
         let network = Network::new(NAME)?;
         network.down()?;
-        let words = [
+        let arguments = [
             "--uniform".to_owned(),
             "--subnet".to_owned(),
             site.subnet.to_owned(),
@@ -48,10 +48,10 @@ impl Bed {
         ];
         let truth = proc::capture(
             Command::new(site.simulator)
-                .args(&words)
+                .args(&arguments)
                 .arg("--print-truth"),
         )?;
-        // From here on dropping it cleans up.
+        // From here on, dropping it cleans up.
         let bed = Self {
             network,
             devices: addresses(&truth)?,
@@ -59,8 +59,8 @@ impl Bed {
         bed.network.up(site.subnet, &bed.devices, site.layout)?;
         let files = files(NAME);
         services::make_folder(&files)?;
-        let mut simulate = bed.exec(Place::Site, site.simulator);
-        simulate.args(&words);
+        let mut simulate = bed.exec(Zone::Site, site.simulator);
+        simulate.args(&arguments);
         start(simulate, &files.join("fleet-sim.log"), "ready:")?;
         Ok(bed)
     }
@@ -70,17 +70,17 @@ impl Bed {
         &self.devices
     }
 
-    /// A command that runs a program in one of the places.
-    pub(crate) fn exec(&self, place: Place, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        self.network.exec(place, program)
+    /// A command that runs a program in one of the zones.
+    pub(crate) fn exec(&self, zone: Zone, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        self.network.exec(zone, program)
     }
 
-    /// Starts a server in the hub and a node with these options; the programs are in `bin_dir`.
+    /// Starts a server in the hub, and a node with these options. The programs are in `bin_dir`.
     pub(crate) fn serve(&self, bin_dir: &Path, options: &[&str]) -> Result<()> {
         self.services(bin_dir, |services| services.up(options))
     }
 
-    /// A scan by the node that [`Self::serve`] started, watched from the hub; the target is missing.
+    /// A scan by the node that [`Self::serve`] started, watched from the hub. The caller appends the target.
     pub(crate) fn scan_through_server(&self, bin_dir: &Path) -> Result<Command> {
         self.services(bin_dir, |services| services.scan())
     }
@@ -93,41 +93,41 @@ impl Bed {
         run(Services::new(&self.network, bin_dir, &files(NAME)))
     }
 
-    /// Loses one packet in a hundred each way from now on.
+    /// Drops one packet in a hundred in each direction from now on.
     ///
     /// # Errors
-    /// When nft (nftables) is missing, or the kernel cannot do that.
+    /// If nft (nftables) is missing or the kernel does not support it.
     pub(crate) fn lose(&self) -> Result<()> {
         self.network.lose()
     }
 
     /// The hardware address of the site's router as the node sees it.
     pub(crate) fn site_mac(&self) -> Result<String> {
-        let interface = format!("/sys/class/net/{}/address", Place::Node.name());
-        let mac = proc::capture(self.exec(Place::Site, "cat").arg(interface))?;
+        let interface = format!("/sys/class/net/{}/address", Zone::Node.name());
+        let mac = proc::capture(self.exec(Zone::Site, "cat").arg(interface))?;
         Ok(mac.trim().to_owned())
     }
 }
 
-impl Drop for Bed {
+impl Drop for TestBed {
     fn drop(&mut self) {
         remove(&self.network);
     }
 }
 
-/// A server and a node that is connected to it and has nothing to do.
+/// A server and an idle node that is connected to it.
 #[derive(Debug)]
 pub(crate) struct IdleNode {
     network: Network,
 }
 
 impl IdleNode {
-    /// Makes it of the programs in `bin_dir`, in place of one that is there.
+    /// Creates it with the programs in `bin_dir`, and replaces an existing one.
     pub(crate) fn up(bin_dir: &Path) -> Result<Self> {
         super::permitted()?;
         let network = Network::new(NAME)?;
         network.down()?;
-        // From here on dropping it cleans up.
+        // From here on, dropping it cleans up.
         let idle = Self { network };
         idle.network.up(SUBNET, &[], Layout::Routed)?;
         let files = files(NAME);
@@ -136,19 +136,19 @@ impl IdleNode {
         Ok(idle)
     }
 
-    /// What its process holds in memory, in KiB.
+    /// Resident memory of its process, in KiB.
     pub(crate) fn resident(&self) -> Result<u64> {
-        let processes = self.network.processes(Place::Node)?;
+        let processes = self.network.processes(Zone::Node)?;
         let [node] = processes.as_slice() else {
-            bail!("the node is one process, and there are {processes:?}");
+            bail!("the node should be one process, but there are {processes:?}");
         };
         let status = fs::read_to_string(format!("/proc/{node}/status"))?;
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let resident = resident.and_then(|line| line.split_whitespace().next());
         resident
-            .context("every process says VmRSS")?
+            .context("/proc lacks VmRSS")?
             .parse()
-            .context("VmRSS is a number")
+            .context("VmRSS is not a number")
     }
 }
 

@@ -1,5 +1,5 @@
-//! The lab's three network namespaces. Everything happens inside them: the machine's own interfaces,
-//! routes and firewall are neither used nor changed, so labs of different names stand side by side.
+//! The lab's three network namespaces. The machine's own interfaces, routes and firewall are neither used nor
+//! changed, and labs with different names can exist at the same time.
 
 use std::{net::Ipv4Addr, path::PathBuf, process::Command};
 
@@ -7,21 +7,21 @@ use anyhow::{Context, Result, bail};
 
 use crate::proc;
 
-/// Where the server listens.
+/// Address of the server.
 pub(super) const HUB_ADDRESS: &str = "10.78.0.1";
 
-/// A side of the boundary.
+/// One namespace of a lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// The server and the operators; knows no way to the site.
+pub(crate) enum Zone {
+    /// Server and operators, without a route to the site.
     Hub,
-    /// The node, with a leg in each network.
+    /// The node, with an interface in each network.
     Node,
     /// The devices.
     Site,
 }
 
-impl Place {
+impl Zone {
     pub(super) const ALL: [Self; 3] = [Self::Hub, Self::Node, Self::Site];
 
     pub(crate) fn name(self) -> &'static str {
@@ -33,12 +33,12 @@ impl Place {
     }
 }
 
-/// How the site's addresses are reached from the node.
+/// How the node reaches the site's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// Through a router, which drops what is for nobody.
+    /// Through a router, which drops packets to dark addresses.
     Routed,
-    /// On the node's own link, where nobody answers for what is not there.
+    /// On the node's own link, where dark addresses do not resolve.
     OnLink,
 }
 
@@ -50,10 +50,10 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Names the lab; nothing is made yet.
+    /// Names the lab and creates nothing.
     ///
     /// # Errors
-    /// When `ip` (iproute2) is missing.
+    /// If `ip` (iproute2) is missing.
     pub(super) fn new(name: &str) -> Result<Self> {
         let ip = proc::which("ip").context("`ip` (the iproute2 package) is missing")?;
         Ok(Self {
@@ -63,67 +63,67 @@ impl Network {
     }
 
     /// The name of a namespace.
-    pub(super) fn namespace(&self, place: Place) -> String {
-        format!("{}-{}", self.name, place.name())
+    pub(super) fn namespace(&self, zone: Zone) -> String {
+        format!("{}-{}", self.name, zone.name())
     }
 
     /// A command that runs a program inside a namespace.
-    pub(super) fn exec(&self, place: Place, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(super) fn exec(&self, zone: Zone, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(&self.ip);
         command
-            .args(["netns", "exec", &self.namespace(place)])
+            .args(["netns", "exec", &self.namespace(zone)])
             .arg(program);
         command
     }
 
-    /// Makes the namespaces; of `subnet` only `live` answer, whatever else is sent there vanishes.
+    /// Creates the namespaces. Only the `live` addresses of `subnet` answer; other packets are dropped.
     pub(super) fn up(&self, subnet: &str, live: &[Ipv4Addr], layout: Layout) -> Result<()> {
-        for place in Place::ALL {
-            self.ip(&["netns", "add", &self.namespace(place)])?;
+        for zone in Zone::ALL {
+            self.ip(&["netns", "add", &self.namespace(zone)])?;
         }
-        self.link(Place::Hub, "10.78.0.1/30", Place::Node, "10.78.0.2/30")?;
-        self.link(Place::Node, "10.77.255.1/30", Place::Site, "10.77.255.2/30")?;
-        for place in Place::ALL {
-            self.batch(place, "link set lo up\n")?;
+        self.link(Zone::Hub, "10.78.0.1/30", Zone::Node, "10.78.0.2/30")?;
+        self.link(Zone::Node, "10.77.255.1/30", Zone::Site, "10.77.255.2/30")?;
+        for zone in Zone::ALL {
+            self.batch(zone, "link set lo up\n")?;
         }
         match layout {
             Layout::Routed => {
                 let route = format!("route add {subnet} via 10.77.255.2\n");
-                self.batch(Place::Node, &route)?;
-                self.batch(Place::Site, &site_commands(subnet, live))?;
+                self.batch(Zone::Node, &route)?;
+                self.batch(Zone::Site, &site_commands(subnet, live))?;
             }
             Layout::OnLink => {
                 let (own, length) = first_host(subnet)?;
                 let address = format!("addr add {own}/{length} dev site\n");
-                self.batch(Place::Node, &address)?;
-                self.batch(Place::Site, &link_commands(own, live))?;
+                self.batch(Zone::Node, &address)?;
+                self.batch(Zone::Site, &link_commands(own, live))?;
             }
         }
-        self.prove_boundary(subnet)
+        self.check_boundary(subnet)
     }
 
-    /// Loses one packet in a hundred each way between node and site, by chance.
+    /// Drops one packet in a hundred, at random, in each direction between node and site.
     ///
     /// # Errors
-    /// When nft (nftables) is missing, or the kernel cannot do that.
+    /// If nft (nftables) is missing or the kernel does not support it.
     pub(super) fn lose(&self) -> Result<()> {
-        for place in [Place::Node, Place::Site] {
-            proc::capture_with_input(self.exec(place, "nft").args(["-f", "-"]), LOSS)?;
+        for zone in [Zone::Node, Zone::Site] {
+            proc::capture_with_input(self.exec(zone, "nft").args(["-f", "-"]), LOSS)?;
         }
         Ok(())
     }
 
     /// The processes inside a namespace.
-    pub(super) fn processes(&self, place: Place) -> Result<Vec<u32>> {
-        let pids = self.ip(&["netns", "pids", &self.namespace(place)])?;
+    pub(super) fn processes(&self, zone: Zone) -> Result<Vec<u32>> {
+        let pids = self.ip(&["netns", "pids", &self.namespace(zone)])?;
         Ok(pids.lines().filter_map(|pid| pid.parse().ok()).collect())
     }
 
-    /// Ends every process in the namespaces and removes them; says how many there were.
+    /// Stops every process in the namespaces and removes them. Returns how many existed.
     pub(super) fn down(&self) -> Result<usize> {
         let mut removed = 0;
-        for place in Place::ALL {
-            let namespace = self.namespace(place);
+        for zone in Zone::ALL {
+            let namespace = self.namespace(zone);
             if !self.exists(&namespace)? {
                 continue;
             }
@@ -134,26 +134,26 @@ impl Network {
         Ok(removed)
     }
 
-    /// Says whether all three namespaces are there.
+    /// Whether all three namespaces exist.
     pub(super) fn is_up(&self) -> Result<bool> {
-        Place::ALL.into_iter().try_fold(true, |all, place| {
-            Ok(all && self.exists(&self.namespace(place))?)
+        Zone::ALL.into_iter().try_fold(true, |all, zone| {
+            Ok(all && self.exists(&self.namespace(zone))?)
         })
     }
 
-    /// Fails if a packet from the hub would find a way to the site.
-    fn prove_boundary(&self, subnet: &str) -> Result<()> {
+    /// Fails if the hub has a route to the site.
+    fn check_boundary(&self, subnet: &str) -> Result<()> {
         let target = subnet.split('/').next().unwrap_or(subnet);
-        let hub = self.namespace(Place::Hub);
+        let hub = self.namespace(Zone::Hub);
         if self.ip(&["-n", &hub, "route", "get", target]).is_ok() {
-            bail!("the hub has a route to {target}: the lab would prove nothing");
+            bail!("the hub has a route to {target}, and the lab would show nothing");
         }
         Ok(())
     }
 
-    fn link(&self, a: Place, a_address: &str, b: Place, b_address: &str) -> Result<()> {
+    fn link(&self, a: Zone, a_address: &str, b: Zone, b_address: &str) -> Result<()> {
         let (a_namespace, b_namespace) = (self.namespace(a), self.namespace(b));
-        // An interface is named after the place it leads to.
+        // An interface is named after the zone it leads to.
         self.ip(&[
             "link",
             "add",
@@ -179,7 +179,7 @@ impl Network {
     }
 
     fn end_processes(&self, namespace: &str) -> Result<()> {
-        // TERM, up to five seconds, KILL; the namespace cannot go while somebody holds it.
+        // TERM, up to five seconds, KILL. A namespace cannot be removed while a process holds it.
         let script = r#"
             kill -TERM $("$1" netns pids "$2") 2>/dev/null
             for _ in $(seq 50); do [ -z "$("$1" netns pids "$2")" ] && exit 0; sleep 0.1; done
@@ -201,10 +201,10 @@ impl Network {
             .any(|line| line.split_whitespace().next() == Some(namespace)))
     }
 
-    fn batch(&self, place: Place, commands: &str) -> Result<()> {
+    fn batch(&self, zone: Zone, commands: &str) -> Result<()> {
         let mut ip = Command::new(&self.ip);
         proc::capture_with_input(
-            ip.args(["-n", &self.namespace(place), "-batch", "-"]),
+            ip.args(["-n", &self.namespace(zone), "-batch", "-"]),
             commands,
         )?;
         Ok(())
@@ -215,7 +215,7 @@ impl Network {
     }
 }
 
-/// Of what arrives: a packet that its sender's own firewall drops would be reported to it.
+/// Drops packets on arrival. A sender is notified of packets that its own firewall drops.
 const LOSS: &str = "table ip loss {
   chain arriving {
     type filter hook input priority -150
@@ -224,14 +224,14 @@ const LOSS: &str = "table ip loss {
 }
 ";
 
-/// The first host of a subnet, which is never a device's, and the length of the prefix.
+/// The first host of a subnet, which is never a device, and the length of the prefix.
 fn first_host(subnet: &str) -> Result<(Ipv4Addr, u8)> {
     let parts = subnet.split_once('/').context("a subnet has a length")?;
     let network: Ipv4Addr = parts.0.parse()?;
     Ok((Ipv4Addr::from_bits(network.to_bits() + 1), parts.1.parse()?))
 }
 
-/// The live addresses become the site's own; nobody answers for the rest, and `node` is on the same link.
+/// Assigns the live addresses to the site. The rest does not resolve, and `node` is on the same link.
 fn link_commands(node: Ipv4Addr, live: &[Ipv4Addr]) -> String {
     let addresses = live
         .iter()
@@ -240,8 +240,8 @@ fn link_commands(node: Ipv4Addr, live: &[Ipv4Addr]) -> String {
     addresses.chain([route]).collect()
 }
 
-/// The live addresses become the site's own; what is left of the subnet is thrown away without an answer,
-/// and every other network is reached back through the node.
+/// Assigns the live addresses to the site, drops packets to the rest of the subnet, and routes all other
+/// networks through the node.
 fn site_commands(subnet: &str, live: &[Ipv4Addr]) -> String {
     let addresses = live
         .iter()
@@ -277,11 +277,11 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_carry_the_name_of_their_lab() {
+    fn namespaces_have_the_name_of_their_lab() {
         let network = Network {
             name: "other".into(),
             ip: "ip".into(),
         };
-        assert_eq!(network.namespace(Place::Hub), "other-hub");
+        assert_eq!(network.namespace(Zone::Hub), "other-hub");
     }
 }

@@ -1,5 +1,5 @@
-//! The server and the node of a lab, each in its place, with an operator who has enrolled the node as a
-//! person would: code, fingerprint, confirmation, key. Read [`Services::up`] first.
+//! The server and the node of a lab, each in its namespace. The node is enrolled as a person would do it: code,
+//! fingerprint, confirmation, key. Read [`Services::up`] first.
 
 use std::{
     fs,
@@ -13,21 +13,21 @@ use anyhow::{Context, Result, bail};
 
 use super::{
     SUBNET,
-    network::{HUB_ADDRESS, Network, Place},
+    network::{HUB_ADDRESS, Network, Zone},
     start,
 };
 use crate::{live, proc};
 
-/// Where the server listens at [`HUB_ADDRESS`].
+/// Port of the server at [`HUB_ADDRESS`].
 const PORT: u16 = 8420;
 
-/// What the node is called.
+/// Name of the node.
 const NODE: &str = "lab";
 
-/// How long an enrollment may take, in the words of `timeout`.
+/// Time limit of an enrollment, as an argument of `timeout`.
 const ENROLLMENT: &str = "60s";
 
-/// The programs of a lab besides its simulator.
+/// The programs of a lab, except the simulator.
 #[derive(Debug)]
 pub(super) struct Services<'a> {
     network: &'a Network,
@@ -36,7 +36,7 @@ pub(super) struct Services<'a> {
 }
 
 impl<'a> Services<'a> {
-    /// Names where they run, which binaries they are and where they keep their files; nothing is started yet.
+    /// Describes the programs and starts none.
     pub(super) fn new(network: &'a Network, bin_dir: &'a Path, files: &'a Path) -> Self {
         Self {
             network,
@@ -45,12 +45,13 @@ impl<'a> Services<'a> {
         }
     }
 
-    /// Starts the server, enrolls the node and starts it with these options besides; both stay until the lab goes.
+    /// Starts the server, enrolls the node, and starts it with these additional options. Both run until the lab is
+    /// removed.
     pub(super) fn up(&self, options: &[&str]) -> Result<()> {
         let database = format!("sqlite://{}?mode=rwc", self.file("fleet.db").display());
         let key = live::create_operator(&self.bin_dir.join("fleetd"), &database)?;
         write_secret(&self.file("operator.key"), &key)?;
-        let mut serve = self.program(Place::Hub, "fleetd");
+        let mut serve = self.program(Zone::Hub, "fleetd");
         serve.args(["serve", "--allow-insecure-transport"]);
         serve.args(["--listen", &format!("{HUB_ADDRESS}:{PORT}")]);
         serve.args(["--database-url", &database]);
@@ -58,17 +59,17 @@ impl<'a> Services<'a> {
 
         let node = self.enroll()?;
         fs::write(self.file("node"), node)?;
-        let mut run = self.program(Place::Node, "fleetnode");
+        let mut run = self.program(Zone::Node, "fleetnode");
         run.args(["run", "--local-subnet", SUBNET, "--state-dir"])
             .arg(self.file("state"))
             .args(options);
         start(run, &self.file("fleetnode.log"), "connected")
     }
 
-    /// A command of the operator's: `fleetctl WORDS...` in the hub, with the operator's key.
-    pub(super) fn fleetctl(&self, words: &[&str]) -> Command {
-        let mut command = self.program(Place::Hub, "fleetctl");
-        command.args(words).args([
+    /// `fleetctl ARGUMENTS...` in the hub, with the operator's key.
+    pub(super) fn fleetctl(&self, arguments: &[&str]) -> Command {
+        let mut command = self.program(Zone::Hub, "fleetctl");
+        command.args(arguments).args([
             "--server",
             &url(),
             "--allow-insecure-transport",
@@ -78,7 +79,7 @@ impl<'a> Services<'a> {
         command
     }
 
-    /// A scan on the node that the operator starts and watches: `fleetctl scan start --node NODE`, without a target.
+    /// `fleetctl scan start --node NODE`. The caller appends the target.
     pub(super) fn scan(&self) -> Result<Command> {
         Ok(self.fleetctl(&["scan", "start", "--node", &self.node()?]))
     }
@@ -89,11 +90,11 @@ impl<'a> Services<'a> {
         fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
     }
 
-    /// Both sides of an enrollment; answers the node's id.
+    /// Performs both sides of an enrollment and returns the node's id.
     fn enroll(&self) -> Result<String> {
         let code = proc::capture(&mut self.fleetctl(&["nodes", "code"]))?;
         let log = self.file("enroll.log");
-        let mut enroll = self.network.exec(Place::Node, "timeout");
+        let mut enroll = self.network.exec(Zone::Node, "timeout");
         enroll
             .arg(ENROLLMENT)
             .arg(self.bin_dir.join("fleetnode"))
@@ -107,36 +108,36 @@ impl<'a> Services<'a> {
         let mut stdin = enroll.stdin.take().context("standard input is piped")?;
         let stdout = enroll.stdout.take().context("standard output is piped")?;
 
-        // Not written is told better by what the program says at its end.
-        let mut say = |line: &str| {
+        // If writing fails, the program's own error at its end explains more.
+        let mut write = |line: &str| {
             let _ = writeln!(stdin, "{}", line.trim());
         };
-        say(&code);
-        let mut said = BufReader::new(stdout).lines().map_while(Result::ok);
+        write(&code);
+        let mut output = BufReader::new(stdout).lines().map_while(Result::ok);
         let fingerprint =
-            said.find_map(|line| Some(line.strip_prefix("Fingerprint: ")?.to_owned()));
+            output.find_map(|line| Some(line.strip_prefix("Fingerprint: ")?.to_owned()));
         let mut node = String::new();
         if let Some(fingerprint) = &fingerprint {
             let nodes = proc::capture(&mut self.fleetctl(&["nodes", "list", "-o", "csv"]))?;
             node = only_id(&nodes)?;
             let confirm = ["nodes", "confirm", &node, "--fingerprint", fingerprint];
-            say(&proc::capture(&mut self.fleetctl(&confirm))?);
+            write(&proc::capture(&mut self.fleetctl(&confirm))?);
         }
         drop(stdin);
-        // A program whose output nobody takes would fail at its last sentence.
-        said.for_each(drop);
+        // The program would fail if its last output were not read.
+        output.for_each(drop);
         let status = enroll.wait()?;
         if !status.success() || fingerprint.is_none() {
-            let said = proc::last_line(&fs::read(&log)?).unwrap_or_default();
-            bail!("`fleetnode enroll` failed ({status}): {said}");
+            let error = proc::last_line(&fs::read(&log)?).unwrap_or_default();
+            bail!("`fleetnode enroll` failed ({status}): {error}");
         }
         Ok(node)
     }
 
-    /// A program in its place, with its files beside the others'.
-    fn program(&self, place: Place, name: &str) -> Command {
-        let mut command = self.network.exec(place, self.bin_dir.join(name));
-        // `fleetd` would read a fleetd.toml that lies where it is started.
+    /// A program in its namespace, started in the lab's directory.
+    fn program(&self, zone: Zone, name: &str) -> Command {
+        let mut command = self.network.exec(zone, self.bin_dir.join(name));
+        // `fleetd` reads fleetd.toml in the directory where it is started.
         command.current_dir(self.files);
         command
     }
@@ -146,7 +147,7 @@ impl<'a> Services<'a> {
     }
 }
 
-/// Makes the folder of a lab anew, closed to others: an operator's and a node's keys will lie there.
+/// Creates the directory of a lab, closed to other users because it will contain keys.
 pub(super) fn make_folder(files: &Path) -> Result<()> {
     if files.exists() {
         fs::remove_dir_all(files).with_context(|| format!("removing {}", files.display()))?;
@@ -168,12 +169,12 @@ fn write_secret(file: &Path, secret: &str) -> Result<()> {
     Ok(writeln!(file?, "{secret}")?)
 }
 
-/// Takes the id out of a table with one node, whose first column it is.
+/// Parses the id in the first column of a table with one node.
 fn only_id(table: &str) -> Result<String> {
     let rows: Vec<&str> = table.lines().skip(1).collect();
     match rows.as_slice() {
         [row] => Ok(row.split(',').next().unwrap_or_default().to_owned()),
-        _ => bail!("a new server should have one node, and lists {table}"),
+        _ => bail!("a new server should list one node, but lists {table}"),
     }
 }
 
@@ -182,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_only_node_is_taken_from_the_first_column() {
+    fn the_only_node_is_parsed_from_the_first_column() {
         assert_eq!(only_id("Id,Name\n7,lab\n").expect("one row"), "7");
         assert!(only_id("Id,Name\n").is_err());
         assert!(only_id("Id,Name\n7,lab\n8,other\n").is_err());

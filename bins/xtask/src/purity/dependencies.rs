@@ -1,4 +1,4 @@
-//! What a pure crate may link: a closed list, so that a new dependency is a decision and not an accident.
+//! The crates that a pure crate may link. The list is closed, because a new dependency needs a decision.
 
 use std::{collections::BTreeSet, path::Path, process::Command};
 
@@ -7,16 +7,13 @@ use anyhow::Result;
 use super::PURE;
 use crate::proc;
 
-/// Foreign crates that may be linked into a pure crate, and why each is harmless. Build-time helpers
-/// (procedural macros and what they need) are not linked and not listed.
+/// External crates that may be linked into a pure crate, and why each is harmless. Procedural macros and their
+/// dependencies are not linked and not listed.
 const PERMITTED: [(&str, &str); 15] = [
     ("block-buffer", "part of sha2"),
     ("cfg-if", "compile-time choice"),
     ("const-oid", "part of sha2"),
-    (
-        "cpufeatures",
-        "sha2 asks the processor for its instructions",
-    ),
+    ("cpufeatures", "sha2 detects the processor's instructions"),
     ("crc32fast", "checksum of secrets"),
     ("crypto-common", "part of sha2"),
     ("digest", "part of sha2"),
@@ -33,7 +30,7 @@ const PERMITTED: [(&str, &str); 15] = [
     ("zeroize", "wipes secrets when they are dropped"),
 ];
 
-/// Returns a sentence for every linked crate that is neither pure nor permitted.
+/// Returns a sentence for each linked crate that is neither pure nor permitted.
 pub(super) fn check(root: &Path, package: &str) -> Result<Vec<String>> {
     let tree = proc::capture(Command::new("cargo").current_dir(root).args([
         "tree",
@@ -61,7 +58,7 @@ fn judge(package: &str, tree: &str) -> Vec<String> {
         .map(|name| {
             format!(
                 "{package} links {name}, which is not among the crates permitted for pure crates; \
-                 `cargo tree -p {package} -i {name}` shows through whom"
+                 `cargo tree -p {package} -i {name}` shows the path to it"
             )
         })
         .collect()
@@ -78,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_an_rng_and_an_adapter_are_each_named_once() {
+    fn a_runtime_a_random_generator_and_an_adapter_are_each_reported_once() {
         let tree = "fleet-core v0.1.0\ntokio v1.54.1\ntokio v1.54.1 (*)\ngetrandom v0.4.0\nfleet-store v0.1.0\n";
         let found = judge("fleet-core", tree);
         assert_eq!(found.len(), 3, "{found:?}");

@@ -1,14 +1,14 @@
-//! Just enough of Rust's lexical grammar to tell code from comments, literals and tests.
-//! Not a parser: it knows words, `::`, brackets and single signs, which is all that [`super::source`] asks.
+//! A small lexer that separates Rust code from comments, literals and tests. It produces words, `::`, brackets and single
+//! characters for [`super::source`].
 
-/// A word, `::` or a single sign, with the line (from 1) it stands on.
+/// A word, `::` or a single character, with its line (from 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token<'a> {
     pub(super) text: &'a str,
     pub(super) line: usize,
 }
 
-/// Splits source text into tokens; comments and literals vanish.
+/// Splits source text into tokens and drops comments and literals.
 pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -28,7 +28,7 @@ pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
     found
 }
 
-/// Leaves out what `#[cfg(test)]` marks; the second result names the marked modules that live in other files.
+/// Drops items marked with `#[cfg(test)]`. The second result lists marked modules that are in other files.
 pub(super) fn without_tests(tokens: Vec<Token<'_>>) -> (Vec<Token<'_>>, Vec<String>) {
     const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = Vec::with_capacity(tokens.len());
@@ -78,7 +78,7 @@ fn item_end(tokens: &[Token<'_>], start: usize) -> usize {
     tokens.len()
 }
 
-/// Returns the length in bytes of what stands first in `rest`, and whether it is code.
+/// Returns the length in bytes of the first token of `rest`, and whether it is code.
 fn next(rest: &str) -> (usize, bool) {
     let first = rest.chars().next().unwrap_or(' ');
     if rest.starts_with("//") {
@@ -137,7 +137,7 @@ fn raw_string(rest: &str) -> Option<usize> {
     )
 }
 
-/// Strings and characters with escapes; a lifetime is no character, though it starts with the same quote.
+/// Strings and characters with escapes. A lifetime starts with the same quote but is not a character.
 fn quoted(rest: &str) -> Option<usize> {
     let body = rest.strip_prefix(['b', 'c']).unwrap_or(rest);
     let quote = body.chars().next().filter(|c| *c == '"' || *c == '\'')?;
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn literals_and_comments_vanish() {
+    fn literals_and_comments_are_dropped() {
         assert_eq!(
             words(r#"a("x", 'y', b'\'', '\\', b"z\"")"#),
             ["a", "(", ",", ",", ",", ",", ")"]

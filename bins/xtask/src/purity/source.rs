@@ -1,6 +1,5 @@
-//! What a pure crate may write: a scan of its sources, tests left out, for paths that reach a clock,
-//! randomness, IO or an iteration order that differs from run to run. [`scan`] judges one file;
-//! [`super::lexer`] makes tokens of it.
+//! Checks the sources of a pure crate, without tests, for clocks, randomness, IO and unordered iteration. [`scan`] checks
+//! one file with the tokens of [`super::lexer`].
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +10,7 @@ use anyhow::{Context, Result};
 
 use super::lexer::{self, Token};
 
-/// Paths into std that a pure crate must not name; longer paths fall under their prefix.
+/// Paths of std that a pure crate must not use. Each includes longer paths.
 const PATHS: [(&str, &str); 12] = [
     ("std::*", "name what you import"),
     ("std::env", "configuration is an argument"),
@@ -26,35 +25,29 @@ const PATHS: [(&str, &str); 12] = [
     ("std::net::UdpSocket", "sockets belong to the adapters"),
     ("std::os", "the operating system belongs to the adapters"),
     ("std::process", "processes belong to the adapters"),
-    ("std::sync::mpsc", "a machine is driven by calls"),
+    ("std::sync::mpsc", "a state machine is driven by calls"),
     ("std::thread", "threads belong to the shells"),
 ];
 
-/// Words that are refused wherever they stand, however they were imported.
+/// Names that are rejected everywhere, regardless of how they were imported.
 const WORDS: [(&str, &str); 8] = [
-    ("HashMap", "its order differs from run to run: use BTreeMap"),
-    ("HashSet", "its order differs from run to run: use BTreeSet"),
-    ("RandomState", "it draws randomness"),
+    ("HashMap", "its order differs between runs; use BTreeMap"),
+    ("HashSet", "its order differs between runs; use BTreeSet"),
+    ("RandomState", "it uses randomness"),
     (
         "SystemTime",
         "wall-clock time is a value of fleet-core, handed in",
     ),
-    (
-        "hash_map",
-        "its order differs from run to run: use BTreeMap",
-    ),
-    (
-        "hash_set",
-        "its order differs from run to run: use BTreeSet",
-    ),
+    ("hash_map", "its order differs between runs; use BTreeMap"),
+    ("hash_set", "its order differs between runs; use BTreeSet"),
     ("new_v4", "ids are arguments"),
     ("now_v7", "ids and time are arguments"),
 ];
 
-/// Macros that write to the terminal or depend on the environment of the build.
+/// Macros that write to the terminal.
 const MACROS: [&str; 5] = ["dbg", "eprint", "eprintln", "print", "println"];
 
-/// Checks all sources below `folder`, except modules compiled for tests only.
+/// Checks all sources below `folder`, except modules for tests.
 pub(super) fn check(folder: &Path) -> Result<Vec<String>> {
     let mut files = BTreeSet::new();
     collect(folder, &mut files)?;
@@ -88,12 +81,12 @@ pub(super) fn check(folder: &Path) -> Result<Vec<String>> {
     Ok(violations)
 }
 
-/// What [`scan`] saw in one file.
+/// The result of [`scan`].
 #[derive(Debug)]
 struct Scanned {
     /// Line and sentence of each violation.
     violations: Vec<(usize, String)>,
-    /// Names of the modules that the file declares for tests only and keeps in files of their own.
+    /// Modules for tests that the file declares and that are in other files.
     test_modules: Vec<String>,
 }
 
@@ -157,7 +150,7 @@ fn paths(tokens: &[Token<'_>]) -> Vec<(usize, String)> {
                     return found;
                 }
             }
-            // `as name` renames what is refused or not under its own name.
+            // The original name decides; the new name after `as` does not.
             "as" if in_tree => path.push("as"),
             word if at == 0 || after_colons || in_tree => {
                 line = token.line;
@@ -175,7 +168,7 @@ fn is_within(path: &str, refused: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// The folder that holds the submodules of a file: its own for lib.rs, one of its name otherwise.
+/// The directory of a file's submodules: its own directory for lib.rs, else one with its name.
 fn module_folder(file: &Path) -> PathBuf {
     let is_root = file.file_name().is_some_and(|name| name == "lib.rs");
     if is_root {
@@ -223,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_to_reach_the_outside_is_caught() {
+    fn each_use_of_clock_randomness_or_io_is_reported() {
         check("fn f() { std::fs::read(p) }", &["1 std::fs::read:"]);
         check(
             "use std::{fmt, net::{IpAddr, TcpStream}};",
@@ -256,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_strings_and_test_code_do_not_count() {
+    fn comments_strings_and_test_code_are_ignored() {
         check(
             "// std::fs\n/* HashMap /* nested */ std::io */\n/// See [`Instant`].\nfn f() {}",
             &[],
@@ -278,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_for_tests_in_their_own_files_are_reported_by_name() {
+    fn test_modules_in_their_own_files_are_listed_by_name() {
         assert_eq!(
             scan("#[cfg(test)]\nmod model;\nmod real;").test_modules,
             ["model"]

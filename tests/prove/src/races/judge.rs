@@ -1,14 +1,14 @@
-//! What the parties of a race were told, held against what may be: pure, over moments of one clock. Of two
-//! actions that overlap either may have come first, so that a violation is what no order explains.
+//! Judges the actions of a race. It is pure and uses the moments of one clock. Of two overlapping actions, either
+//! may have come first; a violation is a result that no order explains.
 
 use std::time::Duration;
 
 use fleet_core::{DeviceId, NodeId};
 
-/// Time since the round began.
+/// Time since the start of the round.
 pub(super) type Moment = Duration;
 
-/// From before a call until after its answer: it took effect somewhere between.
+/// The time from before a call until after its response. The action took effect within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) asked: Moment,
@@ -16,46 +16,46 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// What was so before the round.
+    /// The state before the round.
     pub(super) const BEFORE: Self = Self {
         asked: Moment::ZERO,
         answered: Moment::ZERO,
     };
 
-    /// Whether this one can have taken effect before another.
+    /// Returns whether this action can have taken effect before another.
     fn may_precede(self, other: Self) -> bool {
         self.asked <= other.answered
     }
 
-    /// Whether this one took effect before another, whatever the order within them.
+    /// Returns whether this action took effect before another in every order.
     fn precedes(self, other: Self) -> bool {
         self.answered < other.asked
     }
 }
 
-/// Whom a device is bound to.
+/// The party that a device is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holder {
     Node(NodeId),
     Server,
 }
 
-/// What took effect on a device.
+/// An action that took effect on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// A node's report of it was accepted.
     Reported(NodeId),
     /// An operator bound it to a node.
     Paired(NodeId),
-    /// An operator released it.
+    /// An operator unpaired it.
     Unpaired,
-    /// The server stored what it found there.
+    /// The server stored the device that it found there.
     Sighted,
     /// The server bound it to itself.
     PairedByServer,
 }
 
-/// A action that took effect, and on which record.
+/// An action that took effect, and the record that it changed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Done {
     pub(super) action: Action,
@@ -63,29 +63,29 @@ pub(super) struct Done {
     pub(super) when: Span,
 }
 
-/// The record of a place before the round.
+/// The record at an endpoint before the round.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
     pub(super) device: DeviceId,
-    /// None is the server.
+    /// `None` is the server.
     pub(super) owner: Option<NodeId>,
     pub(super) holder: Option<Holder>,
 }
 
-/// Everything that happened at one place.
+/// All actions at one endpoint.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Race {
     pub(super) known: Option<Known>,
     pub(super) done: Vec<Done>,
-    /// When the server dialed the place.
+    /// When the server dialed the endpoint.
     pub(super) dialed: Vec<Moment>,
-    /// Which nodes were revoked, and when.
+    /// The revoked nodes, and when.
     pub(super) revoked: Vec<(NodeId, Span)>,
-    /// The records at the place afterwards: device, owner, holder.
+    /// The records at the endpoint after the round: device, owner, holder.
     pub(super) left: Vec<Known>,
 }
 
-/// What must not be.
+/// The forbidden results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Violation {
     BoundTwice(DeviceId),
@@ -93,7 +93,7 @@ pub(super) enum Violation {
     Dialed(Moment),
 }
 
-/// Every violation of a race.
+/// Returns every violation of a race.
 pub(super) fn judge(race: &Race) -> Vec<Violation> {
     let mut devices: Vec<DeviceId> = race.done.iter().map(|done| done.device).collect();
     devices.extend(race.known.map(|known| known.device));
@@ -120,7 +120,7 @@ pub(super) fn judge(race: &Race) -> Vec<Violation> {
 }
 
 impl Race {
-    /// Whether a node ever had anything at the place by then.
+    /// Returns whether any node had a device at the endpoint by then.
     fn was_a_nodes_at(&self, moment: Moment) -> bool {
         self.known.is_some_and(|known| known.owner.is_some())
             || self.done.iter().any(|done| {
@@ -161,7 +161,7 @@ impl Record<'_> {
             .filter(|left| left.device == self.device)
     }
 
-    /// Who came to hold it, and when.
+    /// Returns who came to hold the record, and when.
     fn bindings(&self) -> Vec<(Holder, Span)> {
         let before = self.known().and_then(|known| known.holder);
         let bound = self.done().filter_map(|done| match done.action {
@@ -173,7 +173,7 @@ impl Record<'_> {
         before.into_iter().chain(bound).collect()
     }
 
-    /// Whether a binding can have ended before something else.
+    /// Returns whether a binding can have ended before another action.
     fn may_be_released(&self, (holder, bound): (Holder, Span), by: Span) -> bool {
         let between = |span: Span| bound.may_precede(span) && span.may_precede(by);
         let unpaired = self
@@ -219,7 +219,7 @@ impl Record<'_> {
         before.into_iter().chain(claimed).collect()
     }
 
-    /// Whether a node could come to have it after another had.
+    /// Returns whether a node may have claimed the record after another node had it.
     fn may_follow(&self, first: Claim, second: Claim) -> bool {
         let given = |claim: &Claim| {
             claim.origin == Origin::Operator
@@ -231,7 +231,7 @@ impl Record<'_> {
                 || self.claims().iter().any(given))
     }
 
-    /// Whether a report was let through beside another's binding, or of what the server found.
+    /// Returns whether a report was accepted in spite of another binding, or for a device of the server.
     fn is_an_intrusion(&self, report: Claim) -> bool {
         let bound_to_another = self.bindings().into_iter().any(|binding| {
             binding.0 != Holder::Node(report.node)
@@ -274,7 +274,7 @@ enum Origin {
     Report,
 }
 
-/// That a node came to have a record.
+/// The event that a node came to have a record.
 #[derive(Clone, Copy, Debug)]
 struct Claim {
     node: NodeId,
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn two_bindings_need_a_release_that_fits_between() {
+    fn two_bindings_need_an_unpairing_between_them() {
         let paired = [done(Action::Paired(A), 1, 2), done(Action::Paired(B), 5, 6)];
         let with = |unpaired: Option<Done>| Race {
             known: known(Some(A), None),
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_binding_that_nobody_made_is_one_too_many() {
+    fn a_binding_without_an_action_is_a_violation() {
         let race = Race {
             known: known(Some(A), None),
             left: known(Some(A), Some(Holder::Server)).into_iter().collect(),
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn another_nodes_record_is_claimed_only_after_its_revocation() {
+    fn a_node_claims_the_record_of_another_only_after_its_revocation() {
         let race = |revoked: Option<Span>| Race {
             known: known(Some(A), None),
             done: vec![done(Action::Reported(B), 5, 6)],
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_nodes_that_report_a_new_record_one_is_too_many() {
+    fn only_one_of_two_nodes_may_claim_a_new_record() {
         let race = Race {
             done: vec![
                 done(Action::Reported(A), 1, 9),
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_found_is_no_nodes_unless_an_operator_gives_it() {
+    fn a_node_gets_a_device_of_the_server_only_by_an_operator() {
         let race = |paired: Option<Done>| Race {
             known: known(None, None),
             done: paired
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_that_never_claimed_has_no_right() {
+    fn an_owner_without_a_claim_is_a_violation() {
         let race = Race {
             known: known(Some(A), None),
             left: known(Some(B), None).into_iter().collect(),
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dial_after_a_report_was_answered_is_one_too_many() {
+    fn a_dial_after_an_accepted_report_is_a_violation() {
         let race = |dialed: u64| Race {
             done: vec![done(Action::Reported(A), 1, 5)],
             dialed: vec![Moment::from_micros(dialed)],

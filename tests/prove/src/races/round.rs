@@ -1,4 +1,4 @@
-//! One round: thirty devices of one network in five states, and everybody after each of them at once.
+//! One round: thirty devices of one network in five states, and all parties act on each of them at once.
 
 use std::{
     collections::BTreeMap,
@@ -22,30 +22,30 @@ use super::{
 };
 use crate::random::Random;
 
-/// Races of a round: the addresses of a /27.
+/// Races per round: the addresses of a /27.
 pub(super) const PLACES: u32 = 30;
-/// Networks of a round's size from the first on, all within 10.0.0.0/8.
+/// Number of networks of this size from the first one, all within 10.0.0.0/8.
 const FIRST: u32 = u32::from_be_bytes([10, 0, 0, 0]);
-/// Everybody begins within this time: about what the slower database takes for a round, so that each comes
-/// first somewhere.
+/// All parties start within this time. It is about the duration of a round on the slower database, so each party
+/// is first in some races.
 const SPREAD: Duration = Duration::from_millis(80);
-/// The server dials so many places in one release.
+/// Number of endpoints that the server dials per release.
 const RELEASE: usize = 3;
-/// How long the server takes for a dial.
+/// Duration of a dial by the server.
 const DIAL: Duration = Duration::from_micros(500);
 
-/// What is known of a device when a race begins.
+/// The state of a device at the start of a race.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing.
+    /// Unknown.
     Unknown,
-    /// The node found it.
+    /// Found by the node.
     Found,
-    /// It is bound to the node that found it.
+    /// Bound to the node that found it.
     Bound,
-    /// A node that was revoked found it.
+    /// Found by a revoked node.
     Left,
-    /// The server found it.
+    /// Found by the server.
     Servers,
 }
 
@@ -57,24 +57,24 @@ const STATES: [State; 5] = [
     State::Servers,
 ];
 
-/// Who is in a round.
+/// The parties of a round.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Nodes {
     /// Reports, and is revoked meanwhile.
     pub(super) reporter: Node,
-    /// Has the place of a revoked node.
+    /// Replaces a revoked node.
     pub(super) replacement: Node,
-    /// Devices are paired to it.
+    /// Devices are bound to it.
     pub(super) other: NodeId,
 }
 
-/// A place, what was known of it, and what happened there.
+/// An endpoint, its state at the start, and the actions on it.
 struct Place {
     device: Device,
     race: Mutex<Race>,
 }
 
-/// One round under way.
+/// A round in progress.
 struct Round {
     site: Site,
     nodes: Nodes,
@@ -82,7 +82,7 @@ struct Round {
     places: Vec<Place>,
 }
 
-/// Runs a round and answers who took part and what happened at each place.
+/// Runs a round and returns its parties and the actions at each endpoint.
 pub(super) async fn run(
     site: &Site,
     raw: &DatabaseConnection,
@@ -129,7 +129,7 @@ pub(super) async fn run(
             .await?;
         expect(changed == Changed::Yes)?;
     }
-    // Half of what the server found it has paired too.
+    // The server has also paired half of the devices that it found.
     for device in in_state(&[State::Servers])
         .iter()
         .filter(|device| device.mac.is_none())
@@ -231,7 +231,7 @@ impl Round {
         self.places[at].race().known.map(|known| known.device)
     }
 
-    /// All parties at once, each after a moment of its own.
+    /// Runs all parties at once, each after a random delay.
     async fn everybody(self: Arc<Self>, random: &mut Random) -> Result<()> {
         let mut parties: JoinSet<Result<()>> = JoinSet::new();
         let mut soon = || SPREAD.mul_f64(random.size(1_000) as f64 / 1_000.0);
@@ -274,7 +274,7 @@ impl Round {
         let asked = self.moment();
         if self.site.report(node, &self.places[at].device).await? {
             let when = self.since(asked);
-            // Which record it went to is read when all is over.
+            // The record that it changed is read at the end of the round.
             let unknown = DeviceId(0);
             self.note(at, Action::Reported(node.id), unknown, when);
         }
@@ -328,7 +328,7 @@ impl Round {
         Ok(())
     }
 
-    /// The server scans and pairs what it may, a few places at a time in an order of its own.
+    /// The server scans and pairs what it may dial, a few endpoints at a time, in its own order.
     async fn server(&self, order: u64) -> Result<()> {
         let mut random = Random::new(order);
         let mut waiting: Vec<usize> = (0..self.places.len()).collect();
@@ -359,15 +359,15 @@ impl Round {
     }
 }
 
-/// What the server did at one place.
+/// The actions of the server at one endpoint.
 struct Served {
     ip: IpAddr,
     dialed: Moment,
-    /// What took effect, and on which record.
+    /// The actions that took effect, and the record of each.
     done: Vec<Done>,
 }
 
-/// The server's own path for a few places: released, dialed, stored, bound to the server, given back.
+/// The server's own path for a few endpoints: released, dialed, stored, bound to the server, given back.
 async fn serve(site: &Site, devices: &[Device], began: Instant) -> Result<Vec<Served>> {
     let scan = scan_id();
     let request = DialRequest {
@@ -434,7 +434,7 @@ async fn serve(site: &Site, devices: &[Device], began: Instant) -> Result<Vec<Se
     Ok(served)
 }
 
-/// The live records of a /27 by address, each with its owner and holder; past the store.
+/// Returns the live records of a /27 by address, with owner and holder, read directly from the database.
 async fn records(raw: &DatabaseConnection, network: u32) -> Result<BTreeMap<IpAddr, Vec<Known>>> {
     let places: Vec<String> = (1..=PLACES)
         .map(|at| format!("'{}'", Ipv4Addr::from(network + at)))
@@ -463,7 +463,7 @@ async fn records(raw: &DatabaseConnection, network: u32) -> Result<BTreeMap<IpAd
     Ok(records)
 }
 
-/// The records that a node's accepted reports of one command went to, by address; past the store.
+/// Returns the records that a node's accepted reports changed, by address, read directly from the database.
 async fn reported(raw: &DatabaseConnection, node: Node) -> Result<BTreeMap<IpAddr, DeviceId>> {
     let sql = format!(
         "SELECT ip, device_id FROM report_row WHERE command_id = '{}' AND refusal IS NULL",

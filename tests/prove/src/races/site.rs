@@ -1,4 +1,4 @@
-//! Short words of a store for what the parties of a race do.
+//! Short functions for the store operations of the parties.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -15,7 +15,7 @@ use fleet_store::{
     Operators as _, Queueing, ReportError, Scans as _, SqlStore, StreamClaim, Streams as _, Who,
 };
 
-/// One organization with one operator.
+/// An organization with one operator.
 #[derive(Clone)]
 pub(super) struct Site {
     pub(super) store: SqlStore,
@@ -31,11 +31,11 @@ pub(super) struct Node {
     pub(super) command: CommandId,
 }
 
-/// A device as it answers.
+/// A device as the nodes report it.
 #[derive(Clone, Debug)]
 pub(super) struct Device {
     pub(super) ip: IpAddr,
-    /// Without one it goes by its place.
+    /// Without a MAC, the identity is the endpoint.
     pub(super) mac: Option<String>,
 }
 
@@ -94,7 +94,7 @@ impl Site {
         }
     }
 
-    /// A confirmed node, in the place of a revoked one if that is named, with a scan of a network in flight.
+    /// Creates a confirmed node with a scan in flight. It can replace a revoked node.
     pub(super) async fn node(
         &self,
         name: &str,
@@ -143,7 +143,7 @@ impl Site {
         Ok(self.store.claim_stream(claim).await?.epoch)
     }
 
-    /// Scans a network: the command in flight.
+    /// Scans a network. The result is the command in flight.
     async fn scan(&self, node: NodeId, epoch: Epoch, network: &str) -> Result<CommandId> {
         let request = ScanRequest {
             mode: Mode::Target(network.to_owned()),
@@ -171,7 +171,7 @@ impl Site {
         Ok(issued.command)
     }
 
-    /// Ends the node's command and starts another: what it reports again is news.
+    /// Ends the node's command and starts another, in which the same devices are new rows.
     pub(super) async fn scan_again(&self, node: &mut Node, network: &str) -> Result<()> {
         let ack = Ack {
             node: node.id,
@@ -187,7 +187,7 @@ impl Site {
         Ok(())
     }
 
-    /// Whether a node's report of a device is accepted. While the server dials there it comes again.
+    /// Returns whether a node's report of a device is accepted. Retries while the server dials that address.
     pub(super) async fn report(&self, node: Node, device: &Device) -> Result<bool> {
         loop {
             let report = NewReport {
@@ -210,5 +210,5 @@ impl Site {
     }
 }
 
-/// Between two attempts of whoever is told to come again shortly.
+/// Interval between two attempts of a call that is refused with "retry later".
 pub(super) const AGAIN: Duration = Duration::from_millis(1);

@@ -1,6 +1,6 @@
-//! Three nodes report devices that move, change their identity and are bound to somebody, while nodes are revoked.
-//! After every row the records are compared with those before it: whatever has changed was owned by its reporter, or
-//! free for it. Start with [`run`].
+//! Three nodes report devices that move, change their identity and are bound, while nodes are revoked. After every
+//! row, the records are compared with those before it: every changed record belonged to its reporter or was free.
+//! Read [`run`] first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,14 +13,14 @@ use fleet_pairing::{Binding, DeviceRecord, Inventory};
 
 use crate::random::Random;
 
-/// Every node's command: some of the addresses that devices are at.
+/// The addresses in the command of every node: some of those that the devices have.
 const SCOPES: [&str; 3] = [
     "1|exact|10.0.0.0-10.0.0.3|80,4028",
     "1|exact|10.0.0.2-10.0.0.5|80,4028",
     "1|exact|10.0.0.0-10.0.0.5|80",
 ];
 
-/// What a live world looks like between two operations.
+/// The state between two operations.
 struct World {
     records: Vec<DeviceRecord>,
     live: [bool; 3],
@@ -67,7 +67,7 @@ impl World {
                 record.binding = Binding::Free;
             }
         }
-        // The site has a new node in its place; what the old one had is free for whoever reports it.
+        // A new node replaces the revoked one. The devices of the old one are free for any reporter.
         if self.live == [false; 3] {
             self.live = [true; 3];
         }
@@ -87,7 +87,7 @@ impl World {
         }
     }
 
-    /// The record loses its attribution: as if the server itself had found it.
+    /// Removes the attribution of a record, as if the server itself had found the device.
     fn found_by_the_server(&mut self, which: u8) {
         let count = self.records.len().max(1);
         if let Some(record) = self.records.get_mut(usize::from(which) % count) {
@@ -110,7 +110,7 @@ impl World {
         assert_eq!(rows_stored, known.len(), "a repeated report stored rows");
     }
 
-    /// Judges a report as the server does; answers which rows were taken.
+    /// Judges a report as the server does and returns which rows were accepted.
     fn judge(
         &mut self,
         at: usize,
@@ -143,7 +143,7 @@ impl World {
             panic!("a report of distinct endpoints cannot pass the quota of an exact scope");
         };
         assert_eq!(scope, closed, "an exact scope never changes");
-        // The store gives records that were created their ids.
+        // The store assigns ids to new records.
         self.records = listed(&inventory);
         let next = self
             .records
@@ -188,8 +188,8 @@ fn listed(inventory: &Inventory) -> Vec<DeviceRecord> {
     inventory.records().cloned().collect()
 }
 
-/// I7: what a row changes was the reporter's or free, and is the reporter's now; a refused row changes nothing; nobody
-/// is bound but by a record that ends in another.
+/// I7: a changed record belonged to the reporter or was free, and belongs to the reporter now. A rejected row
+/// changes nothing. A binding changes only when its record is merged into another.
 fn changes(before: &[DeviceRecord], after: &[DeviceRecord], reporter: NodeId, taken: bool) {
     let ended = || {
         before
@@ -215,7 +215,7 @@ fn changes(before: &[DeviceRecord], after: &[DeviceRecord], reporter: NodeId, ta
         );
         assert_eq!(record.owner, Some(reporter), "{record:?}");
     }
-    // A record may end in another one, if both were the reporter's to write; its binding goes over.
+    // A record may be merged into another if the reporter may write both. Its binding moves with it.
     for was in ended() {
         assert!(taken && may_write(was, reporter), "{was:?} is gone");
         let goes_on = after.iter().any(|record| record.binding == was.binding);
@@ -223,7 +223,7 @@ fn changes(before: &[DeviceRecord], after: &[DeviceRecord], reporter: NodeId, ta
     }
 }
 
-/// SPEC 7, once more and plainly.
+/// The rule of SPEC 7, written a second time in the plainest form.
 fn may_write(record: &DeviceRecord, reporter: NodeId) -> bool {
     match record.binding {
         Binding::Server => false,
@@ -238,7 +238,7 @@ fn node(at: usize) -> NodeId {
     NodeId(i64::try_from(at).unwrap_or(0) + 1)
 }
 
-/// A device with or without MAC and serial, where one of six addresses is.
+/// Returns a device with or without MAC and serial at one of six addresses.
 fn row(random: &mut Random) -> DeviceReport {
     let pick = |random: &mut Random, some: &[&'static str]| some[random.size(some.len())];
     let ip = Ipv4Addr::new(10, 0, 0, random.below(7) as u8).to_string();

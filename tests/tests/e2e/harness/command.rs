@@ -1,4 +1,4 @@
-//! The built binaries, and running one of them to its end.
+//! Runs the built binaries as child processes.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,10 +12,10 @@ use tokio::{
 
 use super::within;
 
-/// Where `cargo xtask test` says the binaries are.
+/// Variable in which `cargo xtask test` passes the directory of the binaries.
 const BIN_DIR: &str = "FLEET_BIN_DIR";
 
-/// A binary of the workspace, with nothing of our environment that it would read.
+/// Returns a command for a binary of the workspace, without the environment variables that the binary reads.
 pub(crate) fn binary(name: &str, folder: &Path) -> Command {
     let path = bin_dir().join(name);
     assert!(
@@ -38,7 +38,7 @@ pub(crate) fn binary(name: &str, folder: &Path) -> Command {
     command
 }
 
-/// This test lies in `deps`, beside which the binaries are.
+/// Returns the parent of `deps`, where cargo puts both this test and the binaries.
 fn bin_dir() -> PathBuf {
     if let Some(named) = std::env::var_os(BIN_DIR) {
         return named.into();
@@ -50,24 +50,24 @@ fn bin_dir() -> PathBuf {
         .to_owned()
 }
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Done {
-    /// The exit status; -1 when a signal ended it.
+    /// The exit status; -1 if a signal ended the command.
     pub(crate) status: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
 impl Done {
-    /// Insists on success and answers what was printed.
-    pub(crate) fn well(self) -> String {
+    /// Asserts success and returns the standard output.
+    pub(crate) fn succeeded(self) -> String {
         assert_eq!(self.status, 0, "{}{}", self.stdout, self.stderr);
         self.stdout
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command until it exits.
 pub(crate) async fn run(mut command: Command) -> Done {
     let what = format!("the end of {command:?}");
     command.stdin(Stdio::null());
@@ -81,17 +81,17 @@ pub(crate) async fn run(mut command: Command) -> Done {
     }
 }
 
-/// A command that is talked to: it asks on standard output and is answered on standard input.
+/// A running command that prompts on standard output and reads answers from standard input.
 #[derive(Debug)]
 pub(crate) struct Dialogue {
     child: Child,
     stdin: ChildStdin,
     stdout: Lines<BufReader<ChildStdout>>,
-    heard: String,
+    output: String,
 }
 
 impl Dialogue {
-    /// Starts it.
+    /// Starts the command.
     pub(crate) fn begin(mut command: Command) -> Self {
         command
             .stdin(Stdio::piped())
@@ -106,41 +106,41 @@ impl Dialogue {
             child,
             stdin,
             stdout: BufReader::new(stdout).lines(),
-            heard: String::new(),
+            output: String::new(),
         }
     }
 
-    /// Gives it a line.
-    pub(crate) async fn say(&mut self, line: &str) {
+    /// Writes a line to standard input.
+    pub(crate) async fn write_line(&mut self, line: &str) {
         let line = format!("{line}\n");
-        // When it has ended already, `end` says why.
+        // If the command has exited, `end` reports why.
         let _ = self.stdin.write_all(line.as_bytes()).await;
     }
 
-    /// Waits for a line that begins so, and answers its rest; none when the command ends without.
-    pub(crate) async fn hear(&mut self, begin: &str) -> Option<String> {
+    /// Waits for a line with this prefix and returns its rest; `None` if the command exits first.
+    pub(crate) async fn read_after(&mut self, begin: &str) -> Option<String> {
         loop {
             let line = within(begin, self.stdout.next_line()).await.ok()??;
-            self.heard.push_str(&line);
-            self.heard.push('\n');
+            self.output.push_str(&line);
+            self.output.push('\n');
             if let Some(rest) = line.strip_prefix(begin) {
                 return Some(rest.to_owned());
             }
         }
     }
 
-    /// Says nothing more and waits for its end.
+    /// Closes standard input and waits until the command exits.
     pub(crate) async fn end(self) -> Done {
         let Self {
             mut child,
             stdin,
             stdout,
-            heard,
+            output,
         } = self;
         drop(stdin);
         let mut done = Done {
             status: 0,
-            stdout: heard,
+            stdout: output,
             stderr: String::new(),
         };
         let rest = async {

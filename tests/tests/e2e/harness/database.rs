@@ -1,4 +1,4 @@
-//! A database of each test's own.
+//! A new database for each test.
 
 use std::{
     io::Write,
@@ -8,19 +8,19 @@ use std::{
 
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 
-/// The server on which tests may create databases.
+/// Variable with the server on which tests may create databases.
 const POSTGRES: &str = "FLEET_TEST_POSTGRES";
-/// The file that tells the test run what was skipped.
+/// Variable with the file that collects skipped tests.
 const SKIP_LOG: &str = "FLEET_SKIP_LOG";
 
-/// Which database a test runs on.
+/// The database engine of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Sqlite,
     Postgres,
 }
 
-/// A database that nobody else uses.
+/// A database that only one test uses.
 #[derive(Debug)]
 pub(crate) struct Database {
     url: String,
@@ -28,7 +28,7 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Creates an empty one; none when there is no server to create it on, which is noted as a skip.
+    /// Creates an empty database. Returns `None` and records a skip if there is no server for it.
     pub(crate) async fn create(kind: Kind, test: &str, folder: &Path) -> Option<Self> {
         match kind {
             Kind::Sqlite => Some(Self {
@@ -63,12 +63,12 @@ impl Database {
         }
     }
 
-    /// What `fleetd` is given.
+    /// Returns the URL for `fleetd`.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Removes it from the server; a file goes with its folder.
+    /// Drops the database. A SQLite file is removed with its directory.
     pub(crate) async fn remove(self) {
         if let Some((admin, name)) = self.on_server {
             admin

@@ -1,4 +1,4 @@
-//! A scan's events: as they come ([`Watch`]), and the whole log of a scan that has ended ([`History`]).
+//! The events of a scan: live ([`Watch`]), or the whole log after the end ([`History`]).
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -21,7 +21,7 @@ impl Watch {
         Self { stream }
     }
 
-    /// The next event of the log; progress and signs of life are passed over.
+    /// Returns the next event of the log. Skips progress and heartbeats, which are not in the log.
     pub(crate) async fn next(&mut self) -> Result<Option<WatchScanResponse>, RpcError> {
         loop {
             let message = within("the next event", self.stream.message()).await?;
@@ -32,7 +32,7 @@ impl Watch {
         }
     }
 
-    /// The next event, which must be a device.
+    /// Returns the next event and asserts that it is a device.
     pub(crate) async fn next_device(&mut self) -> WatchScanResponse {
         let event = self.next().await.expect("the watch holds");
         let event = event.expect("the scan goes on");
@@ -40,7 +40,7 @@ impl Watch {
         event
     }
 
-    /// Everything that is left, up to the end of the stream.
+    /// Returns the remaining events up to the end of the stream.
     pub(crate) async fn rest(mut self) -> Vec<WatchScanResponse> {
         let mut events = Vec::new();
         while let Some(event) = self.next().await.expect("the watch holds") {
@@ -49,20 +49,20 @@ impl Watch {
         events
     }
 
-    /// The log, when this watch began at its beginning.
+    /// Returns the log, for a watch that started at the first event.
     pub(crate) async fn into_history(self) -> History {
         History::complete(self.rest().await)
     }
 }
 
-/// The log of a scan that has ended: dense from 1, its end is the last event and the only one of its kind.
+/// The log of a scan that has ended: its sequence is dense from 1, and only its last event is an end.
 #[derive(Debug, PartialEq)]
 pub(crate) struct History {
     events: Vec<WatchScanResponse>,
 }
 
 impl History {
-    /// Insists on a complete log.
+    /// Asserts that the log is complete.
     pub(crate) fn complete(events: Vec<WatchScanResponse>) -> Self {
         let sequences: Vec<i64> = events.iter().map(|event| event.sequence).collect();
         let dense: Vec<i64> = (1..).take(events.len()).collect();
@@ -77,17 +77,17 @@ impl History {
         Self { events }
     }
 
-    /// The events.
+    /// Returns all events.
     pub(crate) fn events(&self) -> &[WatchScanResponse] {
         &self.events
     }
 
-    /// The devices.
+    /// Returns the device events.
     pub(crate) fn devices(&self) -> impl Iterator<Item = &DeviceFound> {
         devices(&self.events)
     }
 
-    /// The end.
+    /// Returns the end event.
     pub(crate) fn ended(&self) -> &ScanEnded {
         match self.events.last().and_then(|last| last.event.as_ref()) {
             Some(Event::Ended(ended)) => ended,
@@ -97,7 +97,7 @@ impl History {
         }
     }
 
-    /// The ledger of a scan that ended in this state.
+    /// Asserts the final state and returns the ledger.
     pub(crate) fn ended_as(&self, state: ScanState) -> &Ledger {
         let ended = self.ended();
         assert_eq!(ended.state(), state, "{}: {}", ended.code, ended.reason);
@@ -105,7 +105,7 @@ impl History {
     }
 }
 
-/// The devices among events.
+/// Returns the device events among `events`.
 pub(crate) fn devices(events: &[WatchScanResponse]) -> impl Iterator<Item = &DeviceFound> {
     events.iter().filter_map(|event| match &event.event {
         Some(Event::Device(found)) => Some(found),
@@ -113,7 +113,7 @@ pub(crate) fn devices(events: &[WatchScanResponse]) -> impl Iterator<Item = &Dev
     })
 }
 
-/// The devices among events by address, of which each must be there once.
+/// Returns the device events by address. Asserts that no address occurs twice.
 pub(crate) fn found_addresses(events: &[WatchScanResponse]) -> BTreeMap<IpAddr, &DeviceFound> {
     let mut found = BTreeMap::new();
     for device in devices(events) {

@@ -1,4 +1,4 @@
-//! Plain HTTP to the server: readiness, and a scan as server-sent events (WHATWG HTML, 9.2).
+//! A plain HTTP client: readiness, and a scan as server-sent events (WHATWG HTML, 9.2).
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::within;
 
-/// The status of a GET; none when nobody answers.
+/// Returns the status of a GET; `None` if the server does not respond.
 pub(crate) async fn status(address: SocketAddr, path: &str) -> Option<StatusCode> {
     get(address, path, &[])
         .await
@@ -42,22 +42,22 @@ async fn get(
 /// One server-sent event.
 #[derive(Debug)]
 pub(crate) struct Sent {
-    /// None for progress, which no browser resumes from.
+    /// `None` for progress events, from which no browser resumes.
     pub(crate) id: Option<i64>,
     pub(crate) data: Value,
 }
 
-/// A scan as server-sent events.
+/// A stream of server-sent events.
 #[derive(Debug)]
 pub(crate) struct EventSource {
     body: Incoming,
-    /// What came and is not parsed yet.
+    /// Received bytes that are not parsed yet.
     buffer: Vec<u8>,
 }
 
 impl EventSource {
-    /// Opens the stream as a browser does that has seen everything up to `last`; none when the server says
-    /// that nothing will ever come.
+    /// Opens the stream as a browser does that has received the events up to `last`. Returns `None` if the server
+    /// responds that there will be no more events.
     pub(crate) async fn open(
         address: SocketAddr,
         key: &str,
@@ -85,7 +85,7 @@ impl EventSource {
         })
     }
 
-    /// The next event; none at the end of the stream.
+    /// Returns the next event; `None` at the end of the stream.
     pub(crate) async fn next(&mut self) -> Option<Sent> {
         loop {
             while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
@@ -102,7 +102,7 @@ impl EventSource {
     }
 }
 
-/// Comments and `retry` alone are no event.
+/// A block of comments or `retry` lines is not an event.
 fn parse(piece: &str) -> Option<Sent> {
     let field = |name: &str| {
         piece

@@ -1,5 +1,5 @@
-//! `fleetnode` as it is used: enrolled in a dialogue with an operator at the other end, run as a process
-//! that can be killed and started again, or copied to a second machine.
+//! A `fleetnode` process: enrolled through its prompts and `fleetctl`, then run, killed, restarted or copied to a
+//! second machine.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use super::{
     server::Server,
 };
 
-/// What the server's log says for every stream that became a node's newest.
+/// Server log line for every stream that became the newest of a node.
 pub(crate) const CONNECTED: &str = "node connected";
 
 /// An enrolled node.
@@ -32,22 +32,22 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Enrolls a node with a new code, confirmed by an operator who compared the fingerprint.
+    /// Enrolls a node with a new code and confirms it after comparing the fingerprint.
     pub(crate) async fn enroll(world: &World, name: &str) -> Self {
         let code = new_code(world).await;
         let mut dialogue = Self::begin(world, name);
-        dialogue.say(&code).await;
-        let Some(fingerprint) = dialogue.hear("Fingerprint: ").await else {
+        dialogue.write_line(&code).await;
+        let Some(fingerprint) = dialogue.read_after("Fingerprint: ").await else {
             panic!("no fingerprint: {:?}", dialogue.end().await);
         };
         let id = world.operator.node_named(name).await.fleet_node_id;
         let key = confirm(world, id, &fingerprint).await;
-        dialogue.say(&key).await;
-        dialogue.end().await.well();
+        dialogue.write_line(&key).await;
+        dialogue.end().await.succeeded();
         Self::enrolled(world, name, id)
     }
 
-    /// A node that was enrolled in a dialogue of a test's own.
+    /// Wraps a node that the test enrolled itself.
     pub(crate) fn enrolled(world: &World, name: &str, id: i64) -> Self {
         Self {
             id,
@@ -60,7 +60,7 @@ impl Node {
         }
     }
 
-    /// Begins `fleetnode enroll`.
+    /// Starts `fleetnode enroll`.
     pub(crate) fn begin(world: &World, name: &str) -> Dialogue {
         let mut command = binary("fleetnode", world.folder());
         command
@@ -71,27 +71,27 @@ impl Node {
         Dialogue::begin(command)
     }
 
-    /// What `fleetnode run` is given from the next start on.
+    /// Sets the flags of `fleetnode run` for the next start.
     pub(crate) fn set_flags(&mut self, flags: &[&str]) {
         self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     }
 
-    /// What the process logs from its next start on.
+    /// Sets the log filter for the next start.
     pub(crate) fn set_log(&mut self, filter: &str) {
         filter.clone_into(&mut self.log_filter);
     }
 
-    /// Where it keeps its keys.
+    /// Returns the state directory.
     pub(crate) fn state(&self) -> &Path {
         &self.state
     }
 
     /// Starts the process and waits until the server has accepted its stream.
     pub(crate) async fn start(&mut self, server: &Server) {
-        let before = server.said(CONNECTED);
+        let before = server.log_count(CONNECTED);
         self.spawn();
         eventually("the node's stream", async || {
-            (server.said(CONNECTED) > before).then_some(())
+            (server.log_count(CONNECTED) > before).then_some(())
         })
         .await;
     }
@@ -126,7 +126,7 @@ impl Node {
         self.process.take().expect("the node runs")
     }
 
-    /// The same identity on a second machine, not started yet.
+    /// Copies the identity to a second machine, which is not started.
     pub(crate) fn copy(&self, name: &str) -> Self {
         let state = state_of(&self.folder, name);
         fs::DirBuilder::new()
@@ -148,7 +148,7 @@ impl Node {
         }
     }
 
-    /// What the node's processes have logged.
+    /// Returns the log of the node's processes.
     pub(crate) fn logged(&self) -> String {
         fs::read_to_string(self.log()).expect("the log can be read")
     }
@@ -158,23 +158,23 @@ impl Node {
     }
 }
 
-/// A new enrollment code, by `fleetctl`.
+/// Creates an enrollment code with `fleetctl`.
 pub(crate) async fn new_code(world: &World) -> String {
     let made = world
         .fleetctl(&["nodes", "code", "-o", "json"])
         .await
-        .well();
+        .succeeded();
     let made: serde_json::Value = serde_json::from_str(&made).expect("one line of JSON");
     made["code"].as_str().expect("a code").to_owned()
 }
 
-/// The API key of a node that an operator confirmed, by `fleetctl`.
+/// Confirms a node with `fleetctl` and returns its API key.
 pub(crate) async fn confirm(world: &World, id: i64, fingerprint: &str) -> String {
     let id = id.to_string();
     let confirmed = world
         .fleetctl(&["nodes", "confirm", &id, "--fingerprint", fingerprint])
         .await
-        .well();
+        .succeeded();
     confirmed.trim().to_owned()
 }
 

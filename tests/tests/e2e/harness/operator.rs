@@ -1,4 +1,4 @@
-//! An operator who calls the API directly, where a test needs more precision than `fleetctl` gives.
+//! An operator who calls the API directly, for tests that need more detail than `fleetctl` prints.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,7 +18,7 @@ use fleet_wire::{
 
 use super::{History, Watch, ports, within};
 
-/// An operator's key and clients.
+/// The key of an operator, with API clients.
 #[derive(Debug)]
 pub(crate) struct Operator {
     key: String,
@@ -50,13 +50,13 @@ impl Operator {
             .expect("a key is a header value")
     }
 
-    /// Starts a scan, which waits for its node.
+    /// Starts a scan, which is queued until its node is free.
     pub(crate) async fn start(&self, node: i64, request: DiscoverRequest) -> Scan {
         let started = self.try_start(node, request).await;
         started.expect("a scan that can be started")
     }
 
-    /// The same, which may be refused.
+    /// Starts a scan that the server may refuse.
     pub(crate) async fn try_start(
         &self,
         node: i64,
@@ -73,7 +73,7 @@ impl Operator {
         Ok(started.scan.expect("an answer names its scan"))
     }
 
-    /// Starts a scan the upstream way, which never waits.
+    /// Starts a scan by the upstream RPC, which does not queue.
     pub(crate) async fn discover(
         &self,
         node: i64,
@@ -90,7 +90,7 @@ impl Operator {
         stream.expect("the server answers")
     }
 
-    /// Starts a scan the upstream way, and insists on being refused.
+    /// Starts a scan by the upstream RPC and returns the refusal.
     pub(crate) async fn is_refused(&self, node: i64, request: DiscoverRequest) -> RpcError {
         let mut stream = self.discover(node, request).await;
         let first = within("a refusal", stream.message()).await;

@@ -1,13 +1,13 @@
-//! Waiting for conditions instead of for time. Every wait has a bound, and says what did not come.
+//! Waiting for conditions instead of for time. Every wait has a time limit and names the condition that was not met.
 
 use std::{future::Future, time::Duration};
 
-/// How long anything may take on a loaded machine. Nothing is expected to; no test asserts it.
+/// Time limit for a loaded machine. No test asserts it as a duration.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks.
+/// Interval between two checks.
 const LOOK: Duration = Duration::from_millis(25);
 
-/// Looks until there is something to see.
+/// Calls `look` until it returns something.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let seen = async {
         loop {
@@ -20,7 +20,7 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     within(what, seen).await
 }
 
-/// Waits for a future, not forever.
+/// Awaits a future with a time limit.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,

@@ -1,5 +1,5 @@
-//! A child process, its output in a file. It never outlives its handle, and when a test fails its log is
-//! printed. It stays in the test's process group, so that whatever ends the test run from outside ends it too.
+//! A child process that logs to a file. Dropping the handle ends the process, and a failed test prints its log.
+//! The process stays in the process group of the test, because a signal to the test run must end it too.
 
 use std::{
     fs::{File, OpenOptions},
@@ -13,10 +13,10 @@ use tokio::process::{Child, Command};
 
 use super::within;
 
-/// As much of a log's end is printed when a test fails.
+/// Number of bytes printed from the end of a log when a test fails.
 const TAIL: u64 = 24 * 1_024;
 
-/// A running process.
+/// A running child process.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: String,
@@ -26,7 +26,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it; what it prints is appended to `log`.
+    /// Starts the process; its output is appended to `log`.
     pub(crate) fn spawn(name: &str, mut command: Command, log: &Path) -> Self {
         let file = append(log);
         let output = file.try_clone().expect("a second handle of the log");
@@ -46,19 +46,19 @@ impl Process {
         }
     }
 
-    /// Ends it with SIGKILL: no word to anybody, nothing flushed.
+    /// Ends the process with SIGKILL, so it can neither notify nor flush.
     pub(crate) async fn kill(mut self) {
         self.signal(Signal::KILL);
         self.ended().await;
     }
 
-    /// Ends it with SIGTERM and answers how it ended.
+    /// Ends the process with SIGTERM and returns its exit status.
     pub(crate) async fn terminate(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended().await
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the process exits.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let what = format!("the end of {}", self.name);
         within(&what, self.child.wait())
@@ -66,12 +66,12 @@ impl Process {
             .expect("a child can be waited for")
     }
 
-    /// How it ended, if it has.
+    /// Returns the exit status, if the process has exited.
     pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be asked")
     }
 
-    /// Before it was waited for, its id is nobody else's.
+    /// The process has not been waited for, so its id cannot belong to another process.
     fn signal(&self, signal: Signal) {
         kill_process(self.id, signal).expect("a child can be sent a signal");
     }
@@ -79,7 +79,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // An error means that it has ended already.
+        // An error means that the process has already exited.
         let _ = self.child.start_kill();
         if std::thread::panicking() {
             show(&self.name, &self.log);
@@ -87,7 +87,7 @@ impl Drop for Process {
     }
 }
 
-/// Opens a log for appending, so that the next start of a process continues it.
+/// Opens a log for appending, because a restarted process continues it.
 fn append(log: &Path) -> File {
     OpenOptions::new()
         .create(true)

@@ -41,8 +41,8 @@ impl Server {
             flags: Vec::new(),
             process: None,
         };
-        server.fleetd(&["migrate"]).await.well();
-        server.go_on().await;
+        server.fleetd(&["migrate"]).await.succeeded();
+        server.restart().await;
         server
     }
 
@@ -56,7 +56,7 @@ impl Server {
     }
 
     /// Starts the process, again if there was one, and waits until it is ready.
-    pub(crate) async fn go_on(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         let listen = self.address.to_string();
         let mut command = binary("fleetd", &self.folder);
         command.args(["serve", "--listen", &listen, "--demo-allow-loopback"]);
@@ -114,7 +114,7 @@ impl Server {
     }
 
     /// How many lines of the log say this.
-    pub(crate) fn said(&self, text: &str) -> usize {
+    pub(crate) fn log_count(&self, text: &str) -> usize {
         let log = std::fs::read_to_string(self.log()).expect("the log can be read");
         log.lines().filter(|line| line.contains(text)).count()
     }

@@ -1,4 +1,4 @@
-//! Simulated sites, each test's on addresses of its own.
+//! Simulated sites. Every test has its own addresses.
 
 use std::{
     net::Ipv4Addr,
@@ -8,22 +8,22 @@ use std::{
 
 use fleet_sim::{Manner, Ports, Site, Truth};
 
-/// Where simulated devices listen; a node's own defaults need privileges.
+/// Ports of simulated devices. The default ports of a node need privileges.
 pub(crate) const PORTS: [u16; 2] = [Ports::UNPRIVILEGED.cgminer, Ports::UNPRIVILEGED.http];
 
-/// The same as a request has them.
+/// The same ports, as texts of a request.
 pub(crate) fn ports() -> Vec<String> {
     PORTS.iter().map(ToString::to_string).collect()
 }
 
-/// 65,536 loopback addresses.
+/// A range of 65,536 loopback addresses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Range {
     second: u8,
 }
 
 impl Range {
-    /// The next that no other test of this process has.
+    /// Returns a range that no other test of this process uses.
     pub(crate) fn next() -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(100);
         let second = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -31,19 +31,19 @@ impl Range {
         Self { second }
     }
 
-    /// The address with this number.
+    /// Returns the address with this number.
     pub(crate) fn address(self, number: u16) -> Ipv4Addr {
         let [third, fourth] = number.to_be_bytes();
         Ipv4Addr::new(127, self.second, third, fourth)
     }
 
-    /// The network of this prefix length that begins at the range's first address.
+    /// Returns the network with this prefix length at the start of the range.
     pub(crate) fn network(self, prefix: u8) -> String {
         format!("{}/{prefix}", self.address(0))
     }
 
-    /// A mix of makes from the first host address on, malformed and slow ones too; none that would keep
-    /// a scan waiting for its silence.
+    /// Creates a mix of makes from the first host address on, including malformed and slow devices.
+    /// The mix contains no device that accepts a connection and never replies.
     pub(crate) fn mixed(self, devices: usize) -> Site {
         let mut site = Site::demo(devices, u64::from(self.second));
         site.devices.retain(|device| {
@@ -53,8 +53,7 @@ impl Range {
         site.starting_at(self.address(1))
     }
 
-    /// Devices of many makes, all of which name themselves, each `step` addresses from the next, and each
-    /// thinking for `delay` before every answer.
+    /// Creates identifiable devices of many makes, `step` addresses apart. Each waits for `delay` before every reply.
     pub(crate) fn spread(self, devices: u16, step: u16, delay: Duration) -> Site {
         let mut site = Site::demo(usize::from(devices), u64::from(self.second));
         let named = |truth| matches!(truth, Truth::Identified(_));
@@ -69,7 +68,7 @@ impl Range {
         site
     }
 
-    /// Devices side by side from the first host address on, each thinking for `delay` before it answers.
+    /// Creates devices at consecutive addresses from the first host address on. Each waits for `delay` before it replies.
     pub(crate) fn crowd(self, devices: usize, delay: Duration) -> Site {
         Site::slow(devices, delay).starting_at(self.address(1))
     }

@@ -1,5 +1,5 @@
-//! What a scan should have found, by the simulator's own description, and whether events, inventory and
-//! ledger say the same. Start with [`Expected`].
+//! The expected result of a scan, derived from the simulator's description of the site, and its comparison with
+//! events, inventory and ledger. Read [`Expected`] first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,19 +12,19 @@ use fleet_wire::fleet::{Device, Ledger};
 
 use super::{History, Operator, PORTS, ScanState, found_addresses};
 
-/// What a scan of some addresses, on the ports of simulated devices, should find.
+/// The expected result of a scan of some addresses on the ports of simulated devices.
 #[derive(Debug)]
 pub(crate) struct Expected {
     node: NodeId,
     asked: BTreeSet<IpAddr>,
     identified: BTreeMap<IpAddr, Identity>,
     unidentified: u64,
-    /// Addresses that the request names and the plan leaves out.
+    /// Number of requested addresses that the plan skips.
     skipped: u64,
 }
 
 impl Expected {
-    /// The truth about these addresses, scanned by this node.
+    /// Derives the expectation for these addresses, scanned by this node.
     pub(crate) fn of<T: Into<IpAddr>>(
         site: &Site,
         node: i64,
@@ -51,19 +51,18 @@ impl Expected {
         }
     }
 
-    /// The same, of a request that names this many addresses more, which the plan leaves out.
+    /// Adds requested addresses that the plan skips.
     pub(crate) fn skipping(mut self, skipped: u64) -> Self {
         self.skipped = skipped;
         self
     }
 
-    /// How many devices should be identified.
+    /// Returns the number of devices that must be identified.
     pub(crate) fn devices(&self) -> usize {
         self.identified.len()
     }
 
-    /// Insists that a scan completed, that its events and the inventory hold every device that exists
-    /// exactly once and nothing else, and that its ledger says so.
+    /// Asserts that the scan completed, and that events, inventory and ledger contain exactly the existing devices.
     pub(crate) async fn is_what_came_of(&self, operator: &Operator, scan: &str) -> History {
         let history = operator.history(scan).await;
         self.is_ledger(history.ended_as(ScanState::Completed));
@@ -80,7 +79,7 @@ impl Expected {
             ("targets", ledger.targets, reached + self.skipped),
             ("identified", ledger.identified, identified),
             ("unidentified", ledger.unidentified, self.unidentified),
-            // Nobody is silent on loopback: where no device is, the kernel refuses.
+            // No host is silent on loopback: the kernel refuses connections where no device listens.
             (
                 "refused",
                 ledger.refused,
@@ -90,17 +89,17 @@ impl Expected {
             ("accepted", ledger.accepted, identified),
             ("rejected", ledger.rejected, 0),
         ];
-        for (name, said, expected) in parts {
-            assert_eq!(said, expected, "{name} of {ledger:?}");
+        for (name, actual, expected) in parts {
+            assert_eq!(actual, expected, "{name} of {ledger:?}");
         }
     }
 
     fn are_events(&self, history: &History) {
         let found = found_addresses(history.events());
-        let told: BTreeMap<IpAddr, Told> = found
+        let reported: BTreeMap<IpAddr, Reported> = found
             .into_iter()
             .map(|(ip, device)| {
-                let told = Told {
+                let row = Reported {
                     identifier: device.identifier.clone(),
                     port: device.port,
                     scheme: device.scheme.clone(),
@@ -109,21 +108,21 @@ impl Expected {
                     manufacturer: device.manufacturer.clone(),
                     firmware: device.firmware.clone(),
                 };
-                (ip, told)
+                (ip, row)
             })
             .collect();
-        assert_eq!(told, self.truth(), "events");
+        assert_eq!(reported, self.truth(), "events");
     }
 
     fn is_inventory(&self, devices: &[Device]) {
-        let mut told = BTreeMap::new();
+        let mut reported = BTreeMap::new();
         for device in devices {
             let ip: IpAddr = device.ip.parse().expect("an address");
             if !self.asked.contains(&ip) {
                 continue;
             }
             assert_eq!(device.fleet_node_id, self.node.0, "{ip} was found by");
-            let row = Told {
+            let row = Reported {
                 identifier: device.identifier.clone(),
                 port: device.port,
                 scheme: device.scheme.clone(),
@@ -132,22 +131,22 @@ impl Expected {
                 manufacturer: device.manufacturer.clone(),
                 firmware: device.firmware.clone(),
             };
-            let twice = told.insert(ip, row);
+            let twice = reported.insert(ip, row);
             assert_eq!(twice, None, "{ip} is stored twice");
         }
-        assert_eq!(told, self.truth(), "inventory");
+        assert_eq!(reported, self.truth(), "inventory");
     }
 
-    fn truth(&self) -> BTreeMap<IpAddr, Told> {
+    fn truth(&self) -> BTreeMap<IpAddr, Reported> {
         let tell =
-            |(ip, identity): (&IpAddr, &Identity)| (*ip, Told::truth(self.node, *ip, identity));
+            |(ip, identity): (&IpAddr, &Identity)| (*ip, Reported::truth(self.node, *ip, identity));
         self.identified.iter().map(tell).collect()
     }
 }
 
-/// What is said of one device.
+/// The reported properties of one device.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct Reported {
     pub(crate) identifier: String,
     pub(crate) port: u32,
     pub(crate) scheme: String,
@@ -157,8 +156,8 @@ pub(crate) struct Told {
     pub(crate) firmware: String,
 }
 
-impl Told {
-    /// What a scan should say of a device that is such.
+impl Reported {
+    /// Derives the expected report of a device.
     pub(crate) fn truth(node: NodeId, ip: IpAddr, identity: &Identity) -> Self {
         let identifier = match (&identity.mac, &identity.serial) {
             (Some(mac), _) => format!("mac:{mac}"),
@@ -181,7 +180,7 @@ impl Told {
     }
 }
 
-/// Insists that a ledger's parts are its targets, and its reports were accepted or rejected.
+/// Asserts that the outcomes add up to the targets, and accepted and rejected reports to the reports.
 pub(crate) fn adds_up(ledger: &Ledger) {
     let parts = ledger.identified
         + ledger.unidentified

@@ -1,5 +1,5 @@
-//! What each test gets: a server, an administrator of it, addresses for simulated devices. Dropping it
-//! ends every process.
+//! The environment of a test: a server, an administrator and addresses for simulated devices. Dropping it ends
+//! every process.
 
 use std::{
     future::Future,
@@ -18,18 +18,18 @@ use super::{
     server::Server,
 };
 
-/// A server and everything around it.
+/// A server with its database, operators and nodes.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) server: Server,
-    /// An administrator.
+    /// An administrator of the server.
     pub(crate) operator: Operator,
     /// Loopback addresses that no other test uses.
     pub(crate) range: Range,
     folder: PathBuf,
 }
 
-/// Runs a test on a database of its own.
+/// Runs a test on a new database.
 pub(crate) fn on<F: Future<Output = ()>>(kind: Kind, name: &str, test: impl FnOnce(World) -> F) {
     fleet_sim::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -63,7 +63,7 @@ impl World {
         }
     }
 
-    /// Another operator of the same organization, with this role.
+    /// Creates an operator of the same organization with this role.
     pub(crate) async fn another_operator(&self, role: Role) -> Operator {
         let key = create_operator(&self.server, role).await;
         Operator::new(&self.server.url(), &key)
@@ -74,15 +74,15 @@ impl World {
         self.fleetctl_as(&self.operator, arguments).await
     }
 
-    /// Runs `fleetctl` with somebody's key.
+    /// Runs `fleetctl` with the key of another operator.
     pub(crate) async fn fleetctl_as(&self, operator: &Operator, arguments: &[&str]) -> Done {
         run(self.command(operator, arguments)).await
     }
 
-    /// Starts `fleetctl` as the administrator, and waits until it has printed a line.
+    /// Starts `fleetctl` as the administrator and waits until it has printed a line.
     pub(crate) async fn fleetctl_in_background(&self, arguments: &[&str]) -> Dialogue {
         let mut dialogue = Dialogue::begin(self.command(&self.operator, arguments));
-        let first = dialogue.hear("").await;
+        let first = dialogue.read_after("").await;
         assert!(first.is_some(), "{:?}", dialogue.end().await);
         dialogue
     }
@@ -96,7 +96,7 @@ impl World {
         command
     }
 
-    /// Enrolls a node through the command line and starts it with these flags.
+    /// Enrolls a node with `fleetctl` and starts it with these flags.
     pub(crate) async fn node(&self, name: &str, flags: &[&str]) -> Node {
         let mut node = Node::enroll(self, name).await;
         node.set_flags(flags);
@@ -104,21 +104,21 @@ impl World {
         node
     }
 
-    /// Where a test may put files.
+    /// Returns the directory for files of the test.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 }
 
-/// Creates an operator named after the role, and answers a key.
+/// Creates an operator named after the role and returns a key.
 async fn create_operator(server: &Server, role: Role) -> String {
     let (role, email) = (role.to_string(), format!("{role}@example.test"));
     let create = ["admin", "create-operator", "--org", "acme"];
     let who = ["--email", &email, "--role", &role];
-    server.fleetd(&[create, who].concat()).await.well();
+    server.fleetd(&[create, who].concat()).await.succeeded();
     let key = server
         .fleetd(&["admin", "create-key", "--email", &email])
         .await
-        .well();
+        .succeeded();
     key.trim().to_owned()
 }

@@ -1,4 +1,4 @@
-//! Secrets to look for, in every form that a careless line could give them, and where to look.
+//! The secrets of a run in every encoding that a log line could contain, and the places to search.
 
 use std::{fs, path::Path};
 
@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statemen
 
 use super::keeps_secrets;
 
-/// Shorter needles would be found by chance.
+/// Minimum length of a search pattern. Shorter ones would match by chance.
 const SHORTEST: usize = 12;
 
 /// The secrets of a run.
@@ -20,17 +20,17 @@ pub(super) struct Canaries(Vec<Canary>);
 #[derive(Debug)]
 struct Canary {
     name: String,
-    /// The same secret as texts and bytes.
+    /// The encodings of one secret.
     forms: Vec<Vec<u8>>,
 }
 
 impl Canaries {
-    /// A secret that is a text, such as a password.
+    /// Adds a secret text, such as a password.
     pub(super) fn text(&mut self, name: &str, secret: &str) {
         self.raw(name, secret.as_bytes());
     }
 
-    /// A secret key in hexadecimal.
+    /// Adds a secret key in hexadecimal.
     pub(super) fn hex(&mut self, name: &str, secret: &str) {
         let bytes: Vec<u8> = (0..secret.len() / 2)
             .map(|at| u8::from_str_radix(&secret[2 * at..2 * at + 2], 16).expect("a hex digit"))
@@ -38,13 +38,13 @@ impl Canaries {
         self.raw(name, &bytes);
     }
 
-    /// A secret that is bytes, such as a key or a signature.
+    /// Adds secret bytes, such as a key or a signature.
     pub(super) fn raw(&mut self, name: &str, secret: &[u8]) {
         assert!(
             secret.len() >= SHORTEST,
             "{name} is too short to be looked for"
         );
-        // A part without its ends is found in a line that shortens, or encodes it with its neighbors.
+        // The middle part is still found if a log line truncates the secret or encodes it with adjacent bytes.
         let body = &secret[secret.len() / 4..];
         let hex: String = body.iter().map(|byte| format!("{byte:02x}")).collect();
         let decimals: Vec<_> = body.iter().map(ToString::to_string).collect();
@@ -55,7 +55,7 @@ impl Canaries {
             decimals.join(", ").into_bytes(),
             body.escape_ascii().to_string().into_bytes(),
         ];
-        // Base64 of the same bytes at each offset within three; the ends depend on the neighbors.
+        // Base64 of the same bytes at each of three offsets. The ends depend on the adjacent bytes.
         for skipped in 0..3 {
             for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {
                 let whole = engine.encode(&body[skipped..]);
@@ -70,7 +70,7 @@ impl Canaries {
         });
     }
 
-    /// What of them is in these bytes, named, with what stands around it.
+    /// Returns the secrets found in these bytes, with their context.
     pub(super) fn found_in(&self, place: &str, bytes: &[u8]) -> Vec<String> {
         let canaries = self.0.iter().filter_map(|canary| {
             let at = canary.forms.iter().find_map(|form| find(bytes, form))?;
@@ -81,7 +81,7 @@ impl Canaries {
         canaries.collect()
     }
 
-    /// Shows that a search finds each of them in each form: an empty result says something then.
+    /// Asserts that a search finds every secret in every encoding. Otherwise an empty result would prove nothing.
     pub(super) fn would_be_found(&self) {
         for canary in &self.0 {
             for form in &canary.forms {
@@ -98,7 +98,7 @@ impl Canaries {
 }
 
 fn find(bytes: &[u8], form: &[u8]) -> Option<usize> {
-    // The first byte first: a naive search of windows takes minutes over a log at TRACE.
+    // Compare the first byte first: comparing every window takes minutes for a TRACE log.
     let (first, rest) = form.split_first()?;
     let mut from = 0;
     loop {
@@ -110,7 +110,7 @@ fn find(bytes: &[u8], form: &[u8]) -> Option<usize> {
     }
 }
 
-/// Every file of the test's folder where no secret belongs: logs, the database with its journal.
+/// Returns every file in the directory that must not contain a secret: logs and the database with its journal.
 pub(super) fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("the folder lists") {
@@ -128,7 +128,7 @@ pub(super) fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// Every table of the database as JSON or text, a row a line.
+/// Returns every table of the database as JSON or text, one row per line.
 pub(super) async fn tables(url: &str) -> Vec<(String, Vec<u8>)> {
     let database = Database::connect(url).await.expect("connects");
     let backend = database.get_database_backend();
@@ -143,7 +143,7 @@ pub(super) async fn tables(url: &str) -> Vec<(String, Vec<u8>)> {
         let name: String = row.try_get("", "name").expect("a name");
         let mut bytes = Vec::new();
         let rows = if backend == DbBackend::Postgres {
-            // Bytes come as hexadecimal, which is one of the forms.
+            // Bytes are printed as hexadecimal, which is one of the encodings.
             vec![format!(
                 "SELECT row_to_json(t)::text AS cell FROM \"{name}\" t"
             )]
@@ -166,7 +166,7 @@ pub(super) async fn tables(url: &str) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// The columns of a SQLite table.
+/// Returns the columns of a SQLite table.
 async fn columns(database: &DatabaseConnection, table: &str) -> Vec<String> {
     let sql = format!("SELECT name FROM pragma_table_info('{table}')");
     let sql = Statement::from_string(DbBackend::Sqlite, sql);

@@ -1,0 +1,213 @@
+//! Checks the documents: every link and every path to a source file leads to something, and the documents that must
+//! stay short are. [`check`] is the entry.
+
+use std::{
+    collections::BTreeSet,
+    path::{Component, Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::files;
+
+/// The longest that a document may be, in lines.
+const LENGTHS: [(&str, usize); 2] = [("README.md", 150), ("ARCHITECTURE.md", 250)];
+
+/// How wide a line of the README may be, in characters: wider ones are cut on forges and in terminals.
+const WIDTH: usize = 100;
+
+/// Endings of files that documents name by their path.
+const SOURCES: [&str; 8] = ["rs", "proto", "txt", "py", "js", "json", "toml", "csv"];
+
+/// Returns a sentence for every broken link and every document that is too long.
+pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
+    let mut sentences = Vec::new();
+    for file in files::all(root)?
+        .iter()
+        .filter(|file| file.extension().is_some_and(|kind| kind == "md"))
+    {
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+        let name = file.strip_prefix(root).unwrap_or(file);
+        let broken = broken_links(root, name, &text)
+            .into_iter()
+            .chain(broken_paths(root, name, &text));
+        sentences.extend(
+            broken
+                .chain(too_long(name, &text))
+                .map(|what| format!("{}: {what}", name.display())),
+        );
+    }
+    Ok(sentences)
+}
+
+/// The text outside of code blocks.
+fn prose(text: &str) -> String {
+    text.split("```").step_by(2).collect()
+}
+
+fn broken_links(root: &Path, file: &Path, text: &str) -> Vec<String> {
+    let mut broken = Vec::new();
+    for part in prose(text).split("](").skip(1) {
+        let link = part.split(')').next().unwrap_or_default();
+        let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+        if link.contains("://") {
+            continue;
+        }
+        let target = if path.is_empty() {
+            file.to_owned()
+        } else {
+            normal(&file.with_file_name("").join(path))
+        };
+        let there = root.join(&target);
+        if !there.exists() {
+            broken.push(format!("the link `{link}` leads nowhere"));
+        } else if !anchor.is_empty() {
+            let text = std::fs::read_to_string(there).unwrap_or_default();
+            if !anchors(&text).contains(anchor) {
+                broken.push(format!(
+                    "{} has no heading for `#{anchor}`",
+                    target.display()
+                ));
+            }
+        }
+    }
+    broken
+}
+
+/// Paths of sources in code spans, from the top of the workspace. A path that begins with no folder of the workspace
+/// belongs to the one before it in its sentence, and one with a name in capitals is an example.
+fn broken_paths(root: &Path, file: &Path, text: &str) -> Vec<String> {
+    let by_crate =
+        file.components().count() == 2 && file.ends_with("README.md") && !file.starts_with("docs");
+    if by_crate || file.starts_with("docs/decisions") {
+        return Vec::new();
+    }
+    let text = prose(text);
+    let spans = text.split('`').skip(1).step_by(2);
+    let is_path = |span: &&str| {
+        let (folder, _) = span.split_once('/').unwrap_or_default();
+        let (name, kind) = span.rsplit_once('.').unwrap_or_default();
+        let example = name
+            .rsplit('/')
+            .next()
+            .is_some_and(|name| name.contains(|c: char| c.is_ascii_uppercase()));
+        !folder.is_empty() && root.join(folder).is_dir() && SOURCES.contains(&kind) && !example
+    };
+    let missing = |span: &&str| !root.join(span).exists();
+    spans
+        .filter(is_path)
+        .filter(missing)
+        .map(|span| format!("there is no file `{span}`"))
+        .collect()
+}
+
+fn too_long(file: &Path, text: &str) -> Vec<String> {
+    let mut sentences = Vec::new();
+    let lines = text.lines().count();
+    if let Some((_, most)) = LENGTHS
+        .iter()
+        .find(|(name, most)| Path::new(name) == file && lines > *most)
+    {
+        sentences.push(format!("{lines} lines are more than {most}"));
+    }
+    let wide = (1..)
+        .zip(text.lines())
+        .filter(|(_, line)| line.chars().count() > WIDTH);
+    if file == Path::new("README.md") {
+        sentences.extend(wide.map(|(at, _)| format!("line {at} is wider than {WIDTH} characters")));
+    }
+    sentences
+}
+
+/// The anchors that a forge makes of headings.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter_map(|line| line.strip_prefix('#'));
+    let kept = |c: char| match c {
+        ' ' => Some('-'),
+        '-' | '_' => Some(c),
+        _ => c.is_alphanumeric().then(|| c.to_ascii_lowercase()),
+    };
+    headings
+        .map(|heading| {
+            heading
+                .trim_start_matches('#')
+                .trim()
+                .chars()
+                .filter_map(kept)
+                .collect()
+        })
+        .collect()
+}
+
+/// Takes `..` out of a path without asking the file system.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                normal.pop();
+            }
+            Component::CurDir => {}
+            Component::Normal(_) | Component::RootDir | Component::Prefix(_) => normal.push(part),
+        }
+    }
+    normal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::root;
+
+    #[test]
+    fn links_lead_to_files_and_headings() {
+        let broken = |text| broken_links(&root(), Path::new("docs/a.md"), text);
+        assert!(
+            broken("[a](../README.md) [b](https://example.org/x) [c](../README.md#try-it)")
+                .is_empty()
+        );
+        assert_eq!(
+            broken("[a](nowhere.md)"),
+            ["the link `nowhere.md` leads nowhere"]
+        );
+        assert_eq!(
+            broken("[a](../README.md#nowhere)"),
+            ["README.md has no heading for `#nowhere`"]
+        );
+        assert!(broken("```\n[a](nowhere.md)\n```").is_empty());
+    }
+
+    #[test]
+    fn paths_of_sources_exist() {
+        let broken = |text| broken_paths(&root(), Path::new("docs/a.md"), text);
+        assert!(broken("`bins/xtask/src/main.rs`, `main.rs`, `bins/NAME.rs`, `a/b.rs`").is_empty());
+        assert_eq!(
+            broken("`bins/nowhere.rs`"),
+            ["there is no file `bins/nowhere.rs`"]
+        );
+    }
+
+    #[test]
+    fn the_readme_is_short_and_narrow() {
+        let long = "line\n".repeat(151);
+        assert_eq!(
+            too_long(Path::new("README.md"), &long),
+            ["151 lines are more than 150"]
+        );
+        assert_eq!(
+            too_long(Path::new("README.md"), &"x".repeat(101)),
+            ["line 1 is wider than 100 characters"]
+        );
+        assert!(too_long(Path::new("docs/a.md"), &long).is_empty());
+    }
+
+    #[test]
+    fn headings_become_anchors_as_on_forges() {
+        let anchors = anchors("# Neighbors and CAP_NET_RAW\n## What's new?\n");
+        assert!(
+            anchors.contains("neighbors-and-cap_net_raw") && anchors.contains("whats-new"),
+            "{anchors:?}"
+        );
+    }
+}

@@ -1,0 +1,32 @@
+//! The RPC services. Each module implements the services of one area for [`Api`]: it reads the request, calls one
+//! operation, and writes the response.
+
+mod accounts;
+mod admin;
+mod audit;
+mod devices;
+mod direct;
+mod gateway;
+mod keys;
+mod nodes;
+mod operators;
+mod pairing;
+mod scans;
+
+use std::sync::Arc;
+
+use fleet_wire::{Context, RpcError};
+
+use crate::{app::App, call::OperatorCall};
+
+/// Implements every service.
+#[derive(Clone, Debug)]
+pub(crate) struct Api {
+    pub(crate) app: Arc<App>,
+}
+
+impl Api {
+    fn operator(&self, context: &Context) -> Result<OperatorCall, RpcError> {
+        OperatorCall::new(&self.app, context)
+    }
+}

@@ -1,0 +1,131 @@
+//! `fleet.v1.AccountService`: the caller's own account. Sign-in is plain HTTP, in [`crate::http`].
+
+use fleet_core::{BrowserSessionId, Password, Permission};
+use fleet_store::{Credential, PasswordHash};
+use fleet_wire::{
+    Context, Reply, RpcError,
+    fleet::{
+        AccountService, BrowserSession, ChangePasswordRequest, ChangePasswordResponse,
+        EndSessionRequest, EndSessionResponse, ListSessionsRequest, ListSessionsResponse,
+        WhoAmIRequest, WhoAmIResponse,
+    },
+};
+use zeroize::Zeroizing;
+
+use super::Api;
+use crate::{
+    convert::timestamp,
+    failure::Answered,
+    limiter::allow,
+    passwords::{PASSWORDS, chosen},
+};
+
+impl AccountService for Api {
+    async fn who_am_i(
+        &self,
+        context: Context,
+        _: WhoAmIRequest,
+    ) -> Result<Reply<WhoAmIResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let permissions = Permission::ALL
+            .into_iter()
+            .filter(|permission| call.role.may(*permission));
+        Ok(Reply::new(WhoAmIResponse {
+            email: call.email.clone(),
+            organization: call.org_name.clone(),
+            role: call.role.to_string(),
+            permissions: permissions
+                .map(|permission| permission.to_string())
+                .collect(),
+            server_version: self.app.config.version.clone(),
+        }))
+    }
+
+    async fn list_sessions(
+        &self,
+        context: Context,
+        _: ListSessionsRequest,
+    ) -> Result<Reply<ListSessionsResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let store = &self.app.store;
+        let sessions = store.list_browser_sessions(call.operator, call.now);
+        let shown = |session: fleet_store::BrowserSession| BrowserSession {
+            session_id: session.id.0,
+            created_at: Some(timestamp(session.created_at)),
+            expires_at: Some(timestamp(session.expires_at)),
+            from_address: session
+                .from
+                .map(|from| from.to_string())
+                .unwrap_or_default(),
+            agent: session.agent,
+            key_id: session.key.map_or(0, |key| key.0),
+            current: call.credential == Credential::Session(session.id),
+        };
+        Ok(Reply::new(ListSessionsResponse {
+            sessions: sessions.await.answered()?.into_iter().map(shown).collect(),
+        }))
+    }
+
+    async fn end_session(
+        &self,
+        context: Context,
+        request: EndSessionRequest,
+    ) -> Result<Reply<EndSessionResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let id = BrowserSessionId(request.session_id);
+        let store = &self.app.store;
+        let ended = store.end_browser_session(call.operator, id, call.actor(), call.now);
+        let ended = ended.await.answered()?.then_some(()).ok_or_else(|| {
+            RpcError::not_found(format!(
+                "session {id} is not one of yours: `fleetctl sessions list` shows your sessions"
+            ))
+        });
+        call.attempt("operator.end_session", format!("session {id}"))
+            .or_refused(&self.app.auditor, ended)
+            .await?;
+        Ok(Reply::new(EndSessionResponse {}))
+    }
+
+    async fn change_password(
+        &self,
+        context: Context,
+        request: ChangePasswordRequest,
+    ) -> Result<Reply<ChangePasswordResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let attempt = call.attempt("operator.set_password", "own password");
+        let current = Password::presented(Zeroizing::new(request.current_password));
+        let new = chosen(Zeroizing::new(request.new_password), &call.email)?;
+        if let Some(limits) = &self.app.limiters {
+            let key = ("change", call.operator.0);
+            allow(&limits.passwords_of_an_account, key, PASSWORDS)?;
+        }
+        let store = &self.app.store;
+        let account = store.account(&call.email, None).await.answered()?;
+        if let Some(stored) = account.and_then(|account| account.password) {
+            // An unreadable password is a wrong one: no check may be skipped because a value could not be read.
+            let is_right = match current {
+                Some(current) => self.app.passwords.verify(current, Some(stored.phc)).await?,
+                None => false,
+            };
+            if !is_right {
+                let wrong = RpcError::failed_precondition(
+                    "the current password is wrong: if it is forgotten, an administrator can reset it",
+                );
+                return Err(attempt.refused(&self.app.auditor, wrong).await);
+            }
+        }
+        let salt = self.app.environment.random();
+        let password = PasswordHash {
+            phc: self.app.passwords.hash(new, salt).await?,
+            one_time_until: None,
+        };
+        let keep = match call.credential {
+            Credential::Session(session) => Some(session),
+            Credential::Key(_) => None,
+        };
+        let (org, actor) = (Some(call.org), call.actor());
+        let set = store.set_password(org, call.operator, password, keep, actor, call.now);
+        attempt.or_refused(&self.app.auditor, set.await).await?;
+        Ok(Reply::new(ChangePasswordResponse {}))
+    }
+}

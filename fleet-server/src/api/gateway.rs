@@ -1,0 +1,376 @@
+//! `fleetnodegateway.v1.FleetNodeGatewayService`: the services that nodes call. The control stream is in
+//! [`crate::stream`].
+
+use std::{net::IpAddr, str::FromStr, time::Duration};
+
+use ed25519_dalek::{Signature, VerifyingKey};
+use fleet_core::{
+    CommandId, DeviceReport, Fingerprint, PairRejectReason, PairResult, RawPairResult, SecretHash,
+    SecretKind, challenge, limits, registration_statement,
+};
+use fleet_store::{
+    Actor, Challenged, NewNode, NewPairResults, NewReport, NodeIdentity, OpenSessionError, PairRow,
+    ReportAnswer, ReportError, SealedCredentials, Who,
+};
+use fleet_wire::{
+    BoxStream, Context, Message, Reply, RpcError,
+    gateway::{
+        BeginAuthHandshakeRequest, BeginAuthHandshakeResponse, CompleteAuthHandshakeRequest,
+        CompleteAuthHandshakeResponse, ControlStreamRequest, ControlStreamResponse,
+        EnrollmentStatus, FleetNodeGatewayService, FleetNodePairResult, PairOutcome,
+        RegisterRequest, RegisterResponse, ReportDiscoveredDevicesRequest,
+        ReportDiscoveredDevicesResponse, ReportPairedDevicesRequest, ReportPairedDevicesResponse,
+        UploadHeartbeatRequest, UploadHeartbeatResponse,
+    },
+};
+use sha2::{Digest, Sha256};
+
+use super::Api;
+use crate::{
+    audit::Attempt,
+    auth::{calling_address, calling_node},
+    convert::{printable, raw_report, timestamp},
+    failure::{self, Answered},
+    limiter::{self, allow},
+    public_keys::{bytes32, encryption_key, identity_key},
+    stream,
+};
+
+/// How long a report waits while the server itself dials its addresses: somewhat longer than those dials last.
+const REPORT_WAIT: Duration = Duration::from_secs(20);
+/// Interval of retries during that wait.
+const REPORT_PAUSE: Duration = Duration::from_millis(100);
+/// Longest stored error text of a device that a node could not pair.
+const PAIR_ERROR: usize = 512;
+
+impl FleetNodeGatewayService for Api {
+    async fn register(
+        &self,
+        context: Context,
+        request: RegisterRequest,
+    ) -> Result<Reply<RegisterResponse>, RpcError> {
+        let from = calling_address(&self.app, &context);
+        if let Some(limits) = &self.app.limiters {
+            allow(&limits.register, limiter::source(from), "registrations")?;
+        }
+        if request.name.chars().any(char::is_control) {
+            return Err(RpcError::invalid_argument(format!(
+                "name is `{}`, which contains control characters: enroll with another --name",
+                printable(&request.name, 255)
+            )));
+        }
+        let identity_key = identity_key(&request.identity_pubkey)?;
+        let encryption_key = encryption_key(&request.encryption_pubkey)?;
+        let code = SecretHash::of(&request.enrollment_token);
+        verify_possession(&identity_key, &encryption_key, &request, &code)?;
+        let fingerprint = Fingerprint::of(identity_key.as_bytes());
+        let attempt = Attempt::anonymous(from, "node.register", format!("identity {fingerprint}"));
+        let new = NewNode {
+            code,
+            name: request.name,
+            identity_key: identity_key.to_bytes(),
+            encryption_key,
+            actor: attempt.actor.clone(),
+            now: self.app.environment.now(),
+        };
+        let registered = self.app.store.register_node(new).await;
+        let registered = attempt.or_refused(&self.app.auditor, registered).await?;
+        tracing::info!(node = %registered.node, %fingerprint, "node registered");
+        Ok(Reply::new(RegisterResponse {
+            fleet_node_id: registered.node.0,
+            enrollment_status: EnrollmentStatus::Pending.into(),
+            identity_fingerprint: fingerprint.to_string(),
+        }))
+    }
+
+    async fn begin_auth_handshake(
+        &self,
+        context: Context,
+        request: BeginAuthHandshakeRequest,
+    ) -> Result<Reply<BeginAuthHandshakeResponse>, RpcError> {
+        let from = calling_address(&self.app, &context);
+        let key = SecretHash::of(&request.api_key);
+        if let Some(limits) = &self.app.limiters {
+            allow(&limits.handshakes, limiter::source(from), "handshakes")?;
+            allow(
+                &limits.handshakes_of_a_key,
+                key.as_bytes(),
+                "handshakes with this key",
+            )?;
+        }
+        let identity_key = bytes32(&request.identity_pubkey, "identity_pubkey")?;
+        let challenge = challenge(&self.app.environment.random());
+        let expires = self.app.environment.now().plus(limits::CHALLENGE_LIFE);
+        let hash = SecretHash::of_bytes(&challenge);
+        let store = &self.app.store;
+        let begun = store
+            .begin_handshake(key, identity_key, hash, expires)
+            .await;
+        let subject = format!("identity {}", Fingerprint::of(&identity_key));
+        Attempt::anonymous(from, "node.handshake", subject)
+            .or_refused(&self.app.auditor, begun)
+            .await?;
+        Ok(Reply::new(BeginAuthHandshakeResponse {
+            challenge: challenge.to_vec().into(),
+            expires_at: Some(timestamp(expires)),
+        }))
+    }
+
+    async fn complete_auth_handshake(
+        &self,
+        context: Context,
+        request: CompleteAuthHandshakeRequest,
+    ) -> Result<Reply<CompleteAuthHandshakeResponse>, RpcError> {
+        let from = calling_address(&self.app, &context);
+        if let Some(limits) = &self.app.limiters {
+            allow(&limits.handshakes, limiter::source(from), "handshakes")?;
+        }
+        let refused =
+            || RpcError::unauthenticated("the challenge was not answered: begin a new handshake");
+        let now = self.app.environment.now();
+        let store = &self.app.store;
+        let taken = store
+            .take_challenge(SecretHash::of_bytes(&request.challenge), now)
+            .await
+            .answered()?;
+        let actor = Actor {
+            who: taken.map_or(Who::Anonymous, |challenged| Who::Node(challenged.node)),
+            from: Some(from),
+        };
+        let attempt = Attempt {
+            org: None,
+            actor: actor.clone(),
+            action: "node.sign_in",
+            subject: String::new(),
+        };
+        let answered = taken
+            .filter(|challenged| challenged.alive)
+            .filter(|challenged| answers(challenged, &request));
+        let Some(challenged) = answered else {
+            return Err(attempt.refused(&self.app.auditor, refused()).await);
+        };
+        let token = self.app.environment.secret(SecretKind::NodeSession);
+        let expires = now.plus(limits::SESSION_LIFE);
+        let (node, key) = (challenged.node, challenged.key);
+        let opened = store.open_session(node, key, token.hash(), expires, actor, now);
+        let opened = opened.await.map_err(|error| match error {
+            OpenSessionError::Refused => refused(),
+            OpenSessionError::Storage(error) => failure::storage(&error),
+        });
+        attempt.or_refused(&self.app.auditor, opened).await?;
+        Ok(Reply::new(CompleteAuthHandshakeResponse {
+            session_token: token.expose().to_owned(),
+            expires_at: Some(timestamp(expires)),
+        }))
+    }
+
+    async fn upload_heartbeat(
+        &self,
+        context: Context,
+        _: UploadHeartbeatRequest,
+    ) -> Result<Reply<UploadHeartbeatResponse>, RpcError> {
+        let (node, _) = calling_node(&context)?;
+        let now = self.app.environment.now();
+        if !self.app.store.heartbeat(node.node, now).await.answered()? {
+            return Err(RpcError::not_found(format!(
+                "node {} is no longer enrolled",
+                node.node
+            )));
+        }
+        Ok(Reply::new(UploadHeartbeatResponse {
+            received_at: Some(timestamp(now)),
+        }))
+    }
+
+    async fn report_discovered_devices(
+        &self,
+        context: Context,
+        request: ReportDiscoveredDevicesRequest,
+    ) -> Result<Reply<ReportDiscoveredDevicesResponse>, RpcError> {
+        let (node, from) = calling_node(&context)?;
+        let command = command_id(&request.command_id)?;
+        let recorded = self.record(node, from, command, &request).await;
+        let subject = format!("command {command}");
+        let answer = Attempt::by_node(node, from, "report.refuse", subject)
+            .or_refused(&self.app.auditor, recorded)
+            .await?;
+        self.app.wakeups.notify(answer.scan);
+        if answer.ended {
+            tracing::warn!(node = %node.node, %command, "a command was ended because too many of its rows were refused");
+            self.app.hub.cancel(node.node, command);
+            self.app.hub.forget(node.node, command);
+            self.app.dispatch_queue.push(node.node);
+        }
+        Ok(Reply::new(ReportDiscoveredDevicesResponse {
+            accepted_count: count(answer.accepted),
+            rejected_count: count(answer.rejected),
+        }))
+    }
+
+    async fn report_paired_devices(
+        &self,
+        context: Context,
+        request: ReportPairedDevicesRequest,
+    ) -> Result<Reply<ReportPairedDevicesResponse>, RpcError> {
+        let (node, from) = calling_node(&context)?;
+        let command = command_id(&request.command_id)?;
+        let report = NewPairResults {
+            node: node.node,
+            org: node.org,
+            from: Some(from),
+            command,
+            rows: request.results.into_iter().map(pair_row).collect(),
+            now: self.app.environment.now(),
+        };
+        let recorded = self.app.store.record_pair_results(report).await;
+        let subject = format!("command {command}");
+        let answer = Attempt::by_node(node, from, "pairing.refuse", subject)
+            .or_refused(&self.app.auditor, recorded)
+            .await?;
+        self.app.wakeups.notify(answer.pairing);
+        Ok(Reply::new(ReportPairedDevicesResponse {
+            accepted_count: count(answer.accepted),
+            rejected_count: count(answer.rejected),
+        }))
+    }
+
+    async fn control_stream(
+        &self,
+        context: Context,
+        inbound: BoxStream<ControlStreamRequest>,
+    ) -> Result<Reply<BoxStream<ControlStreamResponse>>, RpcError> {
+        let (node, _) = calling_node(&context)?;
+        stream::open(self.app.clone(), node.clone(), inbound).await
+    }
+}
+
+impl Api {
+    /// Records a report. While the server itself dials one of its addresses it waits, because an upstream node uploads
+    /// a report once and gives up at the first failure.
+    async fn record(
+        &self,
+        node: &NodeIdentity,
+        from: IpAddr,
+        command: CommandId,
+        request: &ReportDiscoveredDevicesRequest,
+    ) -> Result<ReportAnswer, ReportError> {
+        let app = &self.app;
+        let digest = Sha256::digest(request.encode_to_vec()).into();
+        let deadline = app.environment.instant() + REPORT_WAIT;
+        loop {
+            // Built anew for each retry: retries are rare, and a report of a thousand devices is not cloned for them.
+            let rows = request.devices.iter().map(|device| {
+                DeviceReport::parse(raw_report(device))
+                    .map_err(|reason| (reason, printable(&device.ip_address, 64)))
+            });
+            let report = NewReport {
+                node: node.node,
+                org: node.org,
+                from: Some(from),
+                command,
+                digest,
+                rows: rows.collect(),
+                addresses: app.config.addresses,
+                now: app.environment.now(),
+            };
+            match app.store.record_report(report).await {
+                Err(waits @ ReportError::BeingDialed(_))
+                    if app.environment.instant() < deadline =>
+                {
+                    tokio::select! {
+                        () = app.drain.cancelled() => return Err(waits),
+                        () = tokio::time::sleep(REPORT_PAUSE) => {}
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// Parses one result of a pairing. The error text is escaped and bounded, sealed credentials are bounded.
+fn pair_row(result: FleetNodePairResult) -> Result<PairRow, (PairRejectReason, String)> {
+    let refused = |reason| (reason, printable(&result.device_identifier, 64));
+    let outcome = match result.outcome() {
+        PairOutcome::Unspecified => None,
+        PairOutcome::Paired => Some(fleet_core::PairOutcome::Paired),
+        PairOutcome::AuthNeeded => Some(fleet_core::PairOutcome::AuthNeeded),
+        PairOutcome::AuthFailed => Some(fleet_core::PairOutcome::AuthFailed),
+        PairOutcome::Error => Some(fleet_core::PairOutcome::Error),
+    };
+    let mut parsed = PairResult::parse(RawPairResult {
+        identifier: &result.device_identifier,
+        outcome,
+        default_password: result.default_password_active,
+        serial: &result.serial_number,
+        mac: &result.mac_address,
+        model: &result.model,
+        manufacturer: &result.manufacturer,
+        firmware: &result.firmware_version,
+        error: &result.error_message,
+    })
+    .map_err(refused)?;
+    parsed.error = printable(&parsed.error, PAIR_ERROR);
+    let sealed = result.encrypted_credentials.as_ref();
+    if sealed.is_some_and(|sealed| {
+        sealed.username.len().max(sealed.password.len()) > limits::SEALED_BYTES
+    }) {
+        return Err(refused(PairRejectReason::Credentials));
+    }
+    let sealed = sealed
+        .filter(|sealed| !sealed.username.is_empty() || !sealed.password.is_empty())
+        .map(|sealed| SealedCredentials {
+            username: sealed.username.to_vec(),
+            password: sealed.password.to_vec(),
+        });
+    Ok(PairRow {
+        result: parsed,
+        sealed,
+    })
+}
+
+/// Whether the answer is the challenged key's signature over the challenge.
+fn answers(challenged: &Challenged, answer: &CompleteAuthHandshakeRequest) -> bool {
+    let (Ok(key), Ok(signature)) = (
+        VerifyingKey::from_bytes(&challenged.identity_key),
+        Signature::from_slice(&answer.signature),
+    ) else {
+        return false;
+    };
+    key.verify_strict(&answer.challenge, &signature).is_ok()
+}
+
+/// Verifies the proof of possession of the identity key, where the request contains one.
+fn verify_possession(
+    key: &VerifyingKey,
+    encryption_key: &[u8; 32],
+    request: &RegisterRequest,
+    code: &SecretHash,
+) -> Result<(), RpcError> {
+    if request.identity_proof.is_empty() {
+        return Ok(());
+    }
+    let refused = || {
+        RpcError::invalid_argument(
+            "identity_proof is not identity_pubkey's signature over code, name and keys",
+        )
+    };
+    let signature = Signature::from_slice(&request.identity_proof).map_err(|_| refused())?;
+    let statement = registration_statement(code, &request.name, key.as_bytes(), encryption_key);
+    key.verify_strict(&statement, &signature)
+        .map_err(|_| refused())
+}
+
+/// A malformed command id is answered like a command that is not in flight.
+fn command_id(text: &str) -> Result<CommandId, RpcError> {
+    CommandId::from_str(text).map_err(|_| {
+        RpcError::failed_precondition(format!(
+            "command {} is not in flight for this node",
+            printable(text, 64)
+        ))
+    })
+}
+
+fn count(rows: u64) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}

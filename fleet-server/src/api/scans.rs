@@ -1,0 +1,166 @@
+//! `fleet.v1.ScanService`: scans through nodes.
+
+use std::time::Duration;
+
+use fleet_core::{Lane, NodeId, Permission, limits};
+use fleet_store::Queueing;
+use fleet_wire::{
+    BoxStream, Context, Reply, RpcError,
+    fleet::{
+        CancelScanRequest, CancelScanResponse, GetScanRequest, GetScanResponse, ListScansRequest,
+        ListScansResponse, PlanScanRequest, PlanScanResponse, ScanLane, ScanService,
+        StartScanRequest, StartScanResponse, WatchScanRequest, WatchScanResponse,
+    },
+};
+use futures::StreamExt;
+
+use super::Api;
+use crate::{
+    auth::while_permitted,
+    convert,
+    failure::{Answered, Refusal},
+    scans::{self, Start},
+    watch,
+};
+
+/// Default and maximum number of scans on a page.
+const PAGE: (u32, u32) = (50, 200);
+
+impl ScanService for Api {
+    async fn start_scan(
+        &self,
+        context: Context,
+        request: StartScanRequest,
+    ) -> Result<Reply<StartScanResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let lane = match request.lane() {
+            ScanLane::Unspecified | ScanLane::Interactive => Lane::Interactive,
+            ScanLane::Scheduled => Lane::Scheduled,
+        };
+        let queue_for = queue_for(request.queue_for)?;
+        let start = Start {
+            node: NodeId(request.fleet_node_id),
+            request: convert::scan_request(request.request)?,
+            request_id: Some(request.request_id),
+            lane,
+            queueing: Queueing::Until(call.now.plus(queue_for)),
+        };
+        let created = scans::start(&self.app, &call, start).await?;
+        Ok(Reply::new(StartScanResponse {
+            existing: created.existing,
+            scan: Some(convert::scan(created.scan)),
+        }))
+    }
+
+    async fn plan_scan(
+        &self,
+        context: Context,
+        request: PlanScanRequest,
+    ) -> Result<Reply<PlanScanResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let wanted = convert::scan_request(request.request)?;
+        let node = NodeId(request.fleet_node_id);
+        let plan = scans::planned(&self.app, &call, node, &wanted).await?;
+        Ok(Reply::new(PlanScanResponse {
+            targets: plan.targets,
+            skipped: plan.skipped.iter().map(|tally| tally.count).sum(),
+            commands: u32::try_from(plan.chunks.len()).unwrap_or(u32::MAX),
+            ports: plan.ports.iter().map(ToString::to_string).collect(),
+            estimate: Some(convert::duration(plan.estimate)),
+            notes: plan.notes,
+        }))
+    }
+
+    async fn get_scan(
+        &self,
+        context: Context,
+        request: GetScanRequest,
+    ) -> Result<Reply<GetScanResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let scan = convert::id("scan_id", &request.scan_id)?;
+        let row = scans::get(&self.app, call.org, scan).await?;
+        Ok(Reply::new(GetScanResponse {
+            scan: Some(convert::scan(row)),
+        }))
+    }
+
+    async fn list_scans(
+        &self,
+        context: Context,
+        request: ListScansRequest,
+    ) -> Result<Reply<ListScansResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let before = if request.before.is_empty() {
+            None
+        } else {
+            Some(convert::id("scan_id", &request.before)?)
+        };
+        let limit = convert::page_size(request.limit, PAGE.0, PAGE.1);
+        let node = convert::node_filter(request.fleet_node_id);
+        let store = &self.app.store;
+        let rows = store.list_scans(call.org, node, before, limit, call.now);
+        let rows = rows.await.answered()?;
+        let full = rows.len() >= limit as usize;
+        let next_before = rows
+            .last()
+            .filter(|_| full)
+            .map(|row| row.id.to_string())
+            .unwrap_or_default();
+        Ok(Reply::new(ListScansResponse {
+            scans: rows.into_iter().map(convert::scan).collect(),
+            next_before,
+        }))
+    }
+
+    async fn watch_scan(
+        &self,
+        context: Context,
+        request: WatchScanRequest,
+    ) -> Result<Reply<BoxStream<WatchScanResponse>>, RpcError> {
+        let call = self.operator(&context)?;
+        let scan = convert::id("scan_id", &request.scan_id)?;
+        // An unknown scan is refused before the stream begins.
+        scans::get(&self.app, call.org, scan).await?;
+        let items = watch::watch(self.app.clone(), call.org, scan, request.after_sequence);
+        let messages = items.map(|item| item.map(watch::message).map_err(Refusal::refusal));
+        let permission = Permission::NodeRead;
+        Ok(Reply::stream(while_permitted(
+            self.app.clone(),
+            &call,
+            permission,
+            messages,
+        )))
+    }
+
+    async fn cancel_scan(
+        &self,
+        context: Context,
+        request: CancelScanRequest,
+    ) -> Result<Reply<CancelScanResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let scan = convert::id("scan_id", &request.scan_id)?;
+        let row = scans::cancel(&self.app, &call, scan).await?;
+        Ok(Reply::new(CancelScanResponse {
+            scan: Some(convert::scan(row)),
+        }))
+    }
+}
+
+/// How long a scan may wait: 1 s to 7 d, by default 24 h.
+fn queue_for(requested: Option<fleet_wire::Duration>) -> Result<Duration, RpcError> {
+    let Some(requested) = requested else {
+        return Ok(limits::QUEUE_FOR);
+    };
+    let seconds = u64::try_from(requested.seconds)
+        .ok()
+        .map(Duration::from_secs);
+    seconds
+        .filter(|time| (Duration::from_secs(1)..=limits::QUEUE_FOR_MOST).contains(time))
+        .ok_or_else(|| {
+            RpcError::invalid_argument(format!(
+                "queue_for is {} s: it must be between 1 s and {} s (7 days)",
+                requested.seconds,
+                limits::QUEUE_FOR_MOST.as_secs()
+            ))
+        })
+}

@@ -1,0 +1,83 @@
+//! The configuration of a server: typed values only. The programs parse flags, files and variables.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use fleet_core::AddressPolicy;
+use ipnetwork::IpNetwork;
+
+use crate::prober::Prober;
+
+/// The configuration of a [`Server`](crate::Server).
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Which addresses may be scanned and reported.
+    pub addresses: AddressPolicy,
+    /// Whether host names are sent to nodes that cannot report the addresses that they resolved.
+    pub unpinned_names: bool,
+    /// Limits of calls that need no credential; none switches them off.
+    pub rates: Option<Rates>,
+    /// Proxies whose `X-Forwarded-For` is trusted.
+    pub trusted_proxies: Vec<IpNetwork>,
+    /// Whether browsers reach this server by https, whatever protocol the last hop uses.
+    pub public_https: bool,
+    /// The version that `WhoAmI` and nodes receive.
+    pub version: String,
+    /// How long nodes have to come back after a drain.
+    pub drain_window: Duration,
+    /// How the server reaches devices itself; none switches that off.
+    pub direct: Option<DirectPath>,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            addresses: AddressPolicy::default(),
+            unpinned_names: false,
+            rates: Some(Rates::default()),
+            trusted_proxies: Vec::new(),
+            public_https: false,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            drain_window: Duration::from_secs(10),
+            direct: None,
+        }
+    }
+}
+
+/// Allowances per minute.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// `Register` calls, per address.
+    pub register: NonZeroU32,
+    /// Handshake calls, per address.
+    pub handshakes: NonZeroU32,
+    /// Handshake calls, per API key.
+    pub handshakes_of_a_key: NonZeroU32,
+    /// Sign-ins of browsers, per address.
+    pub sign_ins: NonZeroU32,
+    /// Passwords tried for one account: per address from which its owner has signed in before, and for all
+    /// other addresses together. An unknown peer that guesses therefore cannot lock the owner out, and many
+    /// unknown peers guess no faster than one.
+    pub passwords_of_an_account: NonZeroU32,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        let per_minute = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+        Self {
+            register: per_minute(10),
+            handshakes: per_minute(600),
+            handshakes_of_a_key: per_minute(30),
+            sign_ins: per_minute(30),
+            passwords_of_an_account: per_minute(10),
+        }
+    }
+}
+
+/// How the server reaches devices itself.
+#[derive(Clone, Debug)]
+pub struct DirectPath {
+    /// The only networks that the server dials; of these, private addresses only.
+    pub networks: Vec<IpNetwork>,
+    /// The implementation that dials.
+    pub prober: Arc<dyn Prober>,
+}

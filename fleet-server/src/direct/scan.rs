@@ -1,0 +1,95 @@
+//! Admission of a scan of the server's own network.
+
+use std::sync::Arc;
+
+use fleet_discovery::{Mode, ScanRequest};
+use fleet_store::AuditEntry;
+use fleet_wire::RpcError;
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    run::{Admitted, Run},
+    selection,
+};
+use crate::{app::App, call::OperatorCall, convert::printable, failure::Answered, watch::Item};
+
+/// Items that may wait for a watcher. A watcher that reads none for a while ends its scan.
+const WAITING: usize = 256;
+
+/// Starts a scan of the server's own network and streams its items. The scan is not stored: dropping the stream ends
+/// it, and the devices that it stored stay.
+pub(crate) async fn scan(
+    app: &Arc<App>,
+    call: &OperatorCall,
+    request: ScanRequest,
+) -> Result<impl Stream<Item = Result<Item, RpcError>> + Send + use<>, RpcError> {
+    let admitted = admit(app, call, &request).await;
+    let (items, cancel) = call
+        .attempt("direct.scan", describe(&request))
+        .or_refused(&app.auditor, admitted)
+        .await?;
+    // The guard is dropped with the stream, which cancels the scan.
+    let guard = cancel.drop_guard();
+    Ok(futures::stream::unfold(
+        (items, guard),
+        |(mut items, guard)| async move {
+            let item = items.recv().await?;
+            Some((item, (items, guard)))
+        },
+    ))
+}
+
+type Items = mpsc::Receiver<Result<Item, RpcError>>;
+
+async fn admit(
+    app: &Arc<App>,
+    call: &OperatorCall,
+    request: &ScanRequest,
+) -> Result<(Items, CancellationToken), RpcError> {
+    let path = app.direct_path()?.clone();
+    let selection = selection::select(request, &path, app.config.addresses)?;
+    let slot = app.direct_slots.acquire(call.org)?;
+    let scan = app.environment.scan_id();
+    let subject = format!("{}, run {scan}", describe(request));
+    let entry = AuditEntry::done(
+        call.org,
+        call.actor(),
+        "direct.scan",
+        subject.chars().take(255).collect(),
+        app.environment.now(),
+    );
+    app.store.record_audit(entry).await.answered()?;
+    tracing::info!(%scan, targets = selection.addresses.len(), "a scan of the server's own network begins");
+    let (out, items) = mpsc::channel(WAITING);
+    let cancel = app.drain.child_token();
+    let admitted = Admitted {
+        path,
+        org: call.org,
+        actor: call.actor(),
+        scan,
+        selection,
+    };
+    let run = Run::new(app.clone(), admitted, out, cancel.clone());
+    app.tasks.spawn(async move {
+        run.run().await;
+        drop(slot);
+    });
+    Ok((items, cancel))
+}
+
+/// The request in a few words, for the audit trail.
+fn describe(request: &ScanRequest) -> String {
+    let targets = match &request.mode {
+        Mode::List(entries) => match entries.as_slice() {
+            [] => "an empty list".to_owned(),
+            [first] => first.clone(),
+            [first, ..] => format!("{first} and {} more", entries.len() - 1),
+        },
+        Mode::Range { start, end } => format!("{start} to {end}"),
+        Mode::Target(target) => target.clone(),
+        Mode::Mdns { service_type, .. } => format!("mDNS {service_type}"),
+    };
+    format!("the server's own network, {}", printable(&targets, 120))
+}
