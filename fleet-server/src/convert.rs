@@ -168,7 +168,7 @@ pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
         fleet_node_id: row.node.0,
         node_name: row.node_name,
         state: scan_state(row.state).into(),
-        lane: lane(row.lane).into(),
+        lane: lane(row.priority).into(),
         request: Some(discover_request(row.request)),
         created_at: Some(timestamp(row.created_at)),
         started_at: row.started_at.map(timestamp),
@@ -475,7 +475,7 @@ pub(crate) fn pairing_result(
 
 /// A stored result of pairing one device.
 pub(crate) fn paired(row: PairResultRow) -> admin::DevicePairingResult {
-    pairing_result(row.identifier, row.told, row.error)
+    pairing_result(row.identifier, row.result, row.error)
 }
 
 /// A device that is bound to a node, in the upstream format.

@@ -295,7 +295,13 @@ impl Hub {
     ) -> bool {
         let wait = issued.deadline.since(now);
         let message = messages::command(issued);
-        self.send_stored(node, epoch, (issued.command, issued.lane), wait, message)
+        self.send_stored(
+            node,
+            epoch,
+            (issued.command, issued.priority),
+            wait,
+            message,
+        )
     }
 
     /// Sends a stored command of a pairing on the node's stream; returns whether it was sent.

@@ -60,7 +60,7 @@ async fn store(app: &App, call: &OperatorCall, start: Start) -> Result<CreatedSc
         request_id: start.request_id,
         request: start.request,
         plan,
-        lane: start.lane,
+        priority: start.lane,
         queueing: start.queueing,
         now: app.environment.now(),
     };

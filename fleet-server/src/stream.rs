@@ -219,7 +219,7 @@ fn registry_claim(app: &App, claimed: &ClaimedStream, announced: Announced) -> C
     let (now, instant) = (app.environment.now(), app.environment.instant());
     let adopted = claimed.adopted.iter().map(|adopted| Adopted {
         command: adopted.command,
-        lane: adopted.lane,
+        lane: adopted.priority,
         deadline: instant + adopted.deadline.since(now),
         canceled: adopted.canceled,
     });

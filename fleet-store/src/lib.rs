@@ -20,8 +20,8 @@ pub use api::{
     devices::{DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, ToldApart, UndoError},
     direct::{DialRequest, Direct, Exclusion, NewSightings, ReleaseError, Released, Sighted},
     enrollment::{
-        CancelCodeError, ConfirmError, CreateCodeError, Hello, Invitation, Invitations, NewCode,
-        NewNode, NodeRow, Nodes, RegisterError, Registered, RevokeError, Revoked,
+        CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Hello, Invitation, Invitations,
+        NewCode, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
     },
     error::StoreError,
     operators::{
@@ -30,15 +30,15 @@ pub use api::{
     },
     pairing::{
         BindError, Bindings, BoundDevice, CancelPairingError, Changed, CreatePairingError,
-        DevicePairing, NewPairResults, NewPairing, PairPage, PairRequest, PairResultRow,
-        PairResultsAnswer, PairRow, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
+        DevicePairing, NewPairResults, NewPairing, PairPage, PairResultRow, PairResultsAnswer,
+        PairRow, PairSelection, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
         SealedCredentials, UnbindError,
     },
-    reports::{NewReport, ReportAnswer, ReportError},
+    reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
-        EventPage, Expired, IssuedCommand, NewScan, Pins, PinsError, PinsTaken, Progress, Queueing,
-        Reports, ScanRow, Scans, StoredEvent,
+        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanRow, Scans,
+        StoredEvent,
     },
     sessions::{BeginError, Challenged, NodeIdentity, OpenSessionError, Sessions},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
@@ -52,7 +52,7 @@ pub trait Store:
     + Keys
     + Members
     + Invitations
-    + Nodes
+    + Enrollment
     + Sessions
     + Streams
     + Scans

@@ -65,6 +65,26 @@ pub struct AuditEntry {
     pub at: Timestamp,
 }
 
+impl AuditEntry {
+    /// The entry of an action that was performed.
+    pub fn done(
+        org: OrgId,
+        actor: Actor,
+        action: &'static str,
+        subject: String,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            org: Some(org),
+            actor,
+            action: action.into(),
+            subject,
+            result: AuditResult::Done,
+            at,
+        }
+    }
+}
+
 /// A record as it was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRow {

@@ -265,7 +265,7 @@ pub trait Invitations: Send + Sync {
 
 /// Nodes, from registration to revocation.
 #[async_trait]
-pub trait Nodes: Send + Sync {
+pub trait Enrollment: Send + Sync {
     /// Uses a code: the node is pending, the invitation awaits confirmation and is bound to it.
     async fn register_node(&self, new: NewNode) -> Result<Registered, RegisterError>;
 

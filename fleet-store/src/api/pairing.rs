@@ -113,7 +113,7 @@ pub struct PairTarget {
 
 /// Which devices an operator wants a node to pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PairRequest {
+pub struct PairSelection {
     /// These, by identifier.
     pub identifiers: Vec<String>,
     /// Everything that the node found and that is not paired.
@@ -358,7 +358,7 @@ pub trait Pairing: Send + Sync {
         &self,
         org: OrgId,
         node: NodeId,
-        request: PairRequest,
+        selection: PairSelection,
     ) -> Result<PairTargets, StoreError>;
 
     /// Stores pairing and its targets; credentials are not among what is stored. The node's lane is

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use async_trait::async_trait;
 use fleet_core::{
     AddressPolicy, CommandId, DeviceReport, NodeId, OrgId, RejectReason, ScanId, Timestamp,
 };
@@ -71,4 +72,53 @@ pub enum ReportError {
     /// Storage trouble.
     #[error(transparent)]
     Storage(#[from] StoreError),
+}
+
+/// Addresses that a node pinned for a command's names.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    /// Who says it.
+    pub node: NodeId,
+    /// The command.
+    pub command: CommandId,
+    /// Each name with its addresses, or the reason why it is skipped. Bounded by the caller.
+    pub names: Vec<(String, Result<Vec<IpAddr>, String>)>,
+    /// Which addresses may be pinned.
+    pub addresses: AddressPolicy,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What came of pins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinsTaken {
+    /// The scan, whose watchers want a bell: what names are pinned to, or why they are left out, is told.
+    pub scan: ScanId,
+    /// Names that have addresses now and had none before.
+    pub pinned: u32,
+    /// Answers that were not taken, each with its reason: to be counted and dropped.
+    pub refused: Vec<String>,
+}
+
+/// Why pins were refused as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum PinsError {
+    /// The command is unknown, another node's, or not in flight.
+    #[error("command {0} is not in flight for this node")]
+    NotInFlight(CommandId),
+    /// Storage trouble.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+}
+
+/// What nodes report about their commands.
+#[async_trait]
+pub trait Reports: Send + Sync {
+    /// Judges and stores a report: one transaction with set-based statements. An accepted device, its
+    /// row, its event and the counts become durable together.
+    async fn record_report(&self, report: NewReport) -> Result<ReportAnswer, ReportError>;
+
+    /// Stores the pins of a command as part of its scope. Its reports are refused until every name is
+    /// answered; the first answer for a name stands, and the same again changes nothing.
+    async fn record_pins(&self, pins: Pins) -> Result<PinsTaken, PinsError>;
 }

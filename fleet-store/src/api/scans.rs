@@ -1,17 +1,17 @@
 //! Durable scans: plan, outbox, reports, acks, events, ledger. Every operation that ends a scan writes
 //! its one terminal event in the same transaction.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use fleet_core::{
-    AddressPolicy, CommandId, Epoch, Lane, NodeId, OperatorId, OrgId, PairingId, Port, ScanId,
-    ScanState, Timestamp,
+    CommandId, Epoch, Lane, NodeId, OperatorId, OrgId, PairingId, Port, ScanId, ScanState,
+    Timestamp,
     outcome::{AckVerdict, Conclusion},
 };
 use fleet_discovery::{ChunkCommand, Ledger, LogEvent, Plan, ScanRequest};
 
-use crate::{Actor, NewReport, ReportAnswer, ReportError, StoreError};
+use crate::{Actor, StoreError};
 
 /// Whether a scan may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,43 +197,6 @@ pub enum Acked {
     Stale,
 }
 
-/// Addresses that a node pinned for a command's names.
-#[derive(Clone, Debug)]
-pub struct Pins {
-    /// Who says it.
-    pub node: NodeId,
-    /// The command.
-    pub command: CommandId,
-    /// Each name with its addresses, or the reason why it is skipped. Bounded by the caller.
-    pub names: Vec<(String, Result<Vec<IpAddr>, String>)>,
-    /// Which addresses may be pinned.
-    pub addresses: AddressPolicy,
-    /// Now.
-    pub now: Timestamp,
-}
-
-/// What came of pins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PinsTaken {
-    /// The scan, whose watchers want a bell: what names are pinned to, or why they are left out, is told.
-    pub scan: ScanId,
-    /// Names that have addresses now and had none before.
-    pub pinned: u32,
-    /// Answers that were not taken, each with its reason: to be counted and dropped.
-    pub refused: Vec<String>,
-}
-
-/// Why pins were refused as a whole.
-#[derive(Debug, thiserror::Error)]
-pub enum PinsError {
-    /// The command is unknown, another node's, or not in flight.
-    #[error("command {0} is not in flight for this node")]
-    NotInFlight(CommandId),
-    /// Storage trouble.
-    #[error(transparent)]
-    Storage(#[from] StoreError),
-}
-
 /// An event of a scan's log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredEvent {
@@ -351,18 +314,6 @@ pub trait Dispatch: Send + Sync {
 
     /// Nodes for which a chunk may be issued now.
     async fn nodes_with_work(&self, now: Timestamp) -> Result<Vec<NodeId>, StoreError>;
-}
-
-/// What nodes report about their commands.
-#[async_trait]
-pub trait Reports: Send + Sync {
-    /// Judges and stores a report: one transaction with set-based statements. An accepted device, its
-    /// row, its event and the counts become durable together.
-    async fn record_report(&self, report: NewReport) -> Result<ReportAnswer, ReportError>;
-
-    /// Stores the pins of a command as part of its scope. Its reports are refused until every name is
-    /// answered; the first answer for a name stands, and the same again changes nothing.
-    async fn record_pins(&self, pins: Pins) -> Result<PinsTaken, PinsError>;
 }
 
 /// How commands, chunks and scans progress and end.

@@ -103,14 +103,7 @@ pub(crate) async fn done(
     subject: String,
     at: Timestamp,
 ) -> Result<(), DbErr> {
-    let entry = AuditEntry {
-        org: Some(org),
-        actor: actor.clone(),
-        action: action.into(),
-        subject,
-        result: AuditResult::Done,
-        at,
-    };
+    let entry = AuditEntry::done(org, actor.clone(), action, subject, at);
     write_counted(tx, [(entry, 1, None)]).await
 }
 

@@ -104,13 +104,11 @@ impl<'t> LockedScan<'t> {
             self.give_up(verdict.clone(), now).await?;
             return Ok(None);
         }
-        let wait = match unfinished {
-            Unfinished::RetryAfter(wait) => Some(now.plus(wait)),
-            _ => None,
-        };
-        if let Some(until) = wait {
+        let mut wait = None;
+        if let Unfinished::RetryAfter(time) = unfinished {
+            wait = Some(now.plus(time));
             self.row.busy_answers += 1;
-            self.row.not_before = Micros(until);
+            self.row.not_before = Micros(now.plus(time));
         }
         self.settle(command, unfinished, false, now).await?;
         Ok(wait)

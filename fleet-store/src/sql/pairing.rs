@@ -21,8 +21,8 @@ use super::{
     streams::current_epoch,
 };
 use crate::{
-    CancelPairingError, CreatePairingError, NewPairResults, NewPairing, PairPage, PairRequest,
-    PairResultRow, PairResultsAnswer, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
+    CancelPairingError, CreatePairingError, NewPairResults, NewPairing, PairPage, PairResultRow,
+    PairResultsAnswer, PairSelection, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
     ReportError, sql::prelude::*,
 };
 
@@ -32,9 +32,9 @@ impl Pairing for SqlStore {
         &self,
         org: OrgId,
         node: NodeId,
-        request: PairRequest,
+        selection: PairSelection,
     ) -> Result<PairTargets, StoreError> {
-        let targets = targets::select(self.reader(), org, node, &request).await;
+        let targets = targets::select(self.reader(), org, node, &selection).await;
         targets.during("pair_targets")
     }
 

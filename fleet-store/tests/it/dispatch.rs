@@ -53,7 +53,7 @@ async fn a_scan_reads_back_as_it_was_asked(site: Site) {
             (new.id, site.org, node.id, "north")
         );
         assert_eq!(
-            (row.state, row.lane, row.started_by.as_str()),
+            (row.state, row.priority, row.started_by.as_str()),
             (ScanState::Queued, Lane::Interactive, "ann@acme.test")
         );
         assert_eq!(
@@ -245,7 +245,7 @@ async fn a_command_is_stored_before_it_is_sent(site: Site) {
     let scan = site.scan(node, "10.0.0.0/21").await;
     let command = site.issue(node).await.expect("issued");
     assert_eq!(
-        (command.scan, command.lane, command.deadline),
+        (command.scan, command.priority, command.deadline),
         (scan, Lane::Interactive, at(20 + 720))
     );
     assert_eq!(command.request, ChunkCommand::Target("10.0.0.0/22".into()));
@@ -285,7 +285,7 @@ async fn a_person_goes_first_and_equals_take_turns(site: Site) {
     let node = site.node("north").await;
     let nightly = site
         .create(NewScan {
-            lane: Lane::Scheduled,
+            priority: Lane::Scheduled,
             ..site.new_scan(node.id, "10.4.0.0/21", &["80"])
         })
         .await

@@ -154,7 +154,7 @@ async fn commands_that_still_run_are_adopted(site: Site) {
         claimed.adopted,
         [AdoptedCommand {
             command: command.command,
-            lane: command.lane,
+            priority: command.priority,
             deadline: command.deadline,
             canceled: false
         }]

@@ -59,7 +59,7 @@ pub(in crate::sql) async fn end(
     if let Some(operator) = operator {
         let subject = format!("session {} of {}", session.id, shown(&operator));
         let org = OrgId(operator.org_id);
-        audit::done(tx, org, &actor, action, subject, now).await?;
+        audit::done(tx, org, actor, action, subject, now).await?;
     }
     Ok(true)
 }

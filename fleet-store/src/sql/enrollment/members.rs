@@ -4,7 +4,7 @@ use fleet_core::enrollment::{InvitationStep, NodeState};
 
 use super::invitations;
 use crate::{
-    ConfirmError, NewNode, NodeRow, Nodes, RegisterError, Registered, RevokeError, Revoked,
+    ConfirmError, Enrollment, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
     sql::{
         audit, completion,
         entity::{node, node_challenge, node_key, node_session, node_stream},
@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[async_trait]
-impl Nodes for SqlStore {
+impl Enrollment for SqlStore {
     async fn register_node(&self, new: NewNode) -> Result<Registered, RegisterError> {
         transaction!(self, "register_node", |tx| {
             let code = invitations::lock_by_code(tx, new.code).await?;

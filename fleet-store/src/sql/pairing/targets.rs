@@ -5,7 +5,7 @@ use fleet_pairing::{Binding, NotPairable, PairCandidate, decide_target, decide_u
 
 use super::bindings::pairings;
 use crate::{
-    PairRequest, PairTarget, PairTargets,
+    PairSelection, PairTarget, PairTargets,
     sql::{
         devices,
         entity::{binding, device},
@@ -20,21 +20,21 @@ pub(super) async fn select(
     db: &impl ConnectionTrait,
     org: OrgId,
     node: NodeId,
-    request: &PairRequest,
+    selection: &PairSelection,
 ) -> Result<PairTargets, DbErr> {
     let mut wanted = PairTargets::default();
     let mut named = Vec::new();
-    if !request.identifiers.is_empty() {
+    if !selection.identifiers.is_empty() {
         let rows = device::Entity::find()
             .filter(device::Column::OrgId.eq(org.0))
             .filter(device::Column::DeletedAt.is_null())
             .filter(
-                device::Column::Identifier.is_in(request.identifiers.iter().map(String::as_str)),
+                device::Column::Identifier.is_in(selection.identifiers.iter().map(String::as_str)),
             )
             .order_by_asc(device::Column::Id)
             .all(db)
             .await?;
-        for identifier in &request.identifiers {
+        for identifier in &selection.identifiers {
             let known = rows
                 .iter()
                 .any(|row| row.identifier.0.to_string() == *identifier);
@@ -50,7 +50,7 @@ pub(super) async fn select(
         }
         named = rows;
     }
-    let all = if request.all_unpaired {
+    let all = if selection.all_unpaired {
         candidates(db, org, node).await?
     } else {
         Vec::new()
@@ -80,7 +80,7 @@ pub(super) async fn select(
     }
     for row in all {
         let decided: Result<(), NotPairable> =
-            decide_unpaired_target(node, candidate(&row), request.with_password);
+            decide_unpaired_target(node, candidate(&row), selection.with_password);
         if decided.is_ok() {
             wanted.targets.extend(target(row)?);
         }

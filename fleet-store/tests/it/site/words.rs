@@ -167,7 +167,7 @@ impl Site {
             request_id: None,
             request,
             plan,
-            lane: Lane::Interactive,
+            priority: Lane::Interactive,
             queueing: Queueing::Until(at(86_400)),
             now: at(10),
         }
