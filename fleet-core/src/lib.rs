@@ -9,6 +9,7 @@ mod address;
 mod audit;
 mod backoff;
 pub mod enrollment;
+mod facts;
 #[doc(hidden)]
 pub mod fuzz;
 mod identity;
@@ -25,6 +26,7 @@ mod report;
 mod scan;
 mod secret;
 pub mod takeover;
+mod text;
 mod time;
 
 pub use address::{
@@ -34,6 +36,7 @@ pub use audit::{
     ChainFault, ChainHash, ChainHead, ChainRecord, ChainVerifier, InvalidHead, StoredLink,
 };
 pub use backoff::{Backoff, full_jitter};
+pub use facts::DeviceFacts;
 pub use identity::{DeviceIdentifier, Fingerprint, InvalidIdentifier, Serial, auto_identifier};
 pub use ids::{
     BrowserSessionId, CommandId, ConnectionId, DeviceId, Epoch, IdentityChangeId, InstanceId,

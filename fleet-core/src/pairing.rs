@@ -4,9 +4,9 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    Mac, RejectReason, Serial,
-    report::text,
+    DeviceFacts, RawDeviceReport, RejectReason,
     scan::{UnknownState, named_states},
+    text,
 };
 
 named_states! {
@@ -81,16 +81,8 @@ pub struct PairResult {
     pub outcome: PairOutcome,
     /// Whether the password it was delivered with is active; none when the node does not know.
     pub default_password: Option<bool>,
-    /// No placeholder.
-    pub serial: Option<Serial>,
-    /// No placeholder.
-    pub mac: Option<Mac>,
-    /// May be empty: not known.
-    pub model: String,
-    /// May be empty: not known.
-    pub manufacturer: String,
-    /// May be empty: not known.
-    pub firmware: String,
+    /// What the device says of itself behind its password; without driver, scheme and evidence.
+    pub facts: DeviceFacts,
     /// As the node wrote it; to be escaped where it is shown.
     pub error: String,
 }
@@ -138,25 +130,27 @@ impl PairResult {
     ///
     /// The first field that is not well-formed, as a [`PairRejectReason`].
     pub fn parse(raw: RawPairResult<'_>) -> Result<Self, PairRejectReason> {
-        let identifier = text(raw.identifier, 255)
-            .filter(|text| !text.is_empty())
-            .ok_or(PairRejectReason::Identifier)?;
-        let field = |value, most| text(value, most).ok_or(PairRejectReason::Text);
+        if raw.identifier.is_empty() || !text::fits(raw.identifier, 255) {
+            return Err(PairRejectReason::Identifier);
+        }
         if raw.error.chars().take(4_097).count() > 4_096 {
             return Err(PairRejectReason::Text);
         }
+        let outcome = raw.outcome.ok_or(PairRejectReason::Outcome)?;
+        let facts = DeviceFacts::parse(&RawDeviceReport {
+            serial: raw.serial,
+            mac: raw.mac,
+            model: raw.model,
+            manufacturer: raw.manufacturer,
+            firmware: raw.firmware,
+            ..RawDeviceReport::default()
+        })
+        .map_err(|_| PairRejectReason::Text)?;
         Ok(Self {
-            identifier,
-            outcome: raw.outcome.ok_or(PairRejectReason::Outcome)?,
+            identifier: raw.identifier.to_owned(),
+            outcome,
             default_password: raw.default_password,
-            serial: Serial::new(&field(raw.serial, 255)?),
-            mac: field(raw.mac, 64)?
-                .parse()
-                .ok()
-                .filter(|mac: &Mac| !mac.is_placeholder()),
-            model: field(raw.model, 255)?,
-            manufacturer: field(raw.manufacturer, 255)?,
-            firmware: field(raw.firmware, 255)?,
+            facts,
             error: raw.error.to_owned(),
         })
     }

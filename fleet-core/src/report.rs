@@ -3,7 +3,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{DeviceIdentifier, Endpoint, Mac, NodeId, Serial, canonical, parse_literal};
+use crate::{DeviceFacts, DeviceIdentifier, Endpoint, NodeId, canonical, parse_literal, text};
 
 /// The fields of a report as they came.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,22 +39,9 @@ pub struct DeviceReport {
     pub sent_identifier: String,
     /// Where the node dialed it.
     pub endpoint: Endpoint,
-    /// Lower-case scheme; data, not a link.
-    pub scheme: String,
-    /// The driver that named it.
-    pub driver: String,
-    /// May be empty: not known.
-    pub model: String,
-    /// May be empty: not known.
-    pub manufacturer: String,
-    /// May be empty: not known.
-    pub firmware: String,
-    /// No placeholder.
-    pub mac: Option<Mac>,
-    /// No placeholder.
-    pub serial: Option<Serial>,
-    /// What named it; an identifier of unknown kind is kept here too.
-    pub evidence: String,
+    /// What the node knows of it. The driver is not empty; the evidence also keeps a sent identifier of
+    /// unknown kind.
+    pub facts: DeviceFacts,
 }
 
 /// Why one device of a report was not taken.
@@ -158,50 +145,57 @@ impl DeviceReport {
     ///
     /// The first field that is not well-formed, as a [`RejectReason`].
     pub fn parse(raw: RawDeviceReport<'_>) -> Result<Self, RejectReason> {
-        let sent_identifier = text(raw.identifier, 255)
-            .filter(|t| !t.is_empty())
-            .ok_or(RejectReason::Identifier)?;
+        if raw.identifier.is_empty() || !text::fits(raw.identifier, 255) {
+            return Err(RejectReason::Identifier);
+        }
         let ip = parse_literal(raw.ip).ok_or(RejectReason::Address)?;
         let port = raw.port.parse().map_err(|_| RejectReason::Port)?;
-        let scheme = scheme(raw.scheme).ok_or(RejectReason::Scheme)?;
-        let driver = text(raw.driver, 50)
-            .filter(|t| !t.is_empty())
-            .ok_or(RejectReason::Driver)?;
-        let field = |value, most| text(value, most).ok_or(RejectReason::Text);
+        let facts = DeviceFacts::parse(&raw)?;
+        if facts.driver.is_empty() {
+            return Err(RejectReason::Driver);
+        }
         let mut report = Self {
-            sent_identifier,
+            sent_identifier: raw.identifier.to_owned(),
             endpoint: Endpoint {
                 ip: canonical(ip),
                 port,
             },
-            scheme,
-            driver,
-            model: field(raw.model, 255)?,
-            manufacturer: field(raw.manufacturer, 255)?,
-            firmware: field(raw.firmware, 255)?,
-            mac: field(raw.mac, 64)?
-                .parse()
-                .ok()
-                .filter(|mac: &Mac| !mac.is_placeholder()),
-            serial: Serial::new(&field(raw.serial, 255)?),
-            evidence: field(raw.evidence, 512)?,
+            facts,
         };
         report.read_identifier();
         Ok(report)
     }
 
+    /// Builds the report of a device that this process found itself, under the bounds of every report.
+    ///
+    /// # Errors
+    ///
+    /// The first field that is not well-formed, as a [`RejectReason`].
+    pub fn new(node: NodeId, endpoint: Endpoint, facts: DeviceFacts) -> Result<Self, RejectReason> {
+        facts.check()?;
+        if facts.driver.is_empty() {
+            return Err(RejectReason::Driver);
+        }
+        Ok(Self {
+            sent_identifier: facts.identifier(node, endpoint).to_string(),
+            endpoint,
+            facts,
+        })
+    }
+
     /// Takes MAC or serial from the sent identifier where the extension fields do not give it, and
     /// keeps a text of unknown kind as evidence.
     fn read_identifier(&mut self) {
+        let facts = &mut self.facts;
         match self.sent_identifier.parse() {
-            Ok(DeviceIdentifier::Mac(mac)) => self.mac = self.mac.or(Some(mac)),
+            Ok(DeviceIdentifier::Mac(mac)) => facts.mac = facts.mac.or(Some(mac)),
             Ok(DeviceIdentifier::Serial(serial)) => {
-                self.serial = self.serial.take().or(Some(serial))
+                facts.serial = facts.serial.take().or(Some(serial));
             }
             Ok(DeviceIdentifier::Auto(_)) => {}
             Err(_) => {
                 let sent = format!("identifier {}", self.sent_identifier);
-                self.evidence = match self.evidence.as_str() {
+                facts.evidence = match facts.evidence.as_str() {
                     "" => sent,
                     known => format!("{known}; {sent}"),
                 };
@@ -212,30 +206,8 @@ impl DeviceReport {
     /// The identifier under which the server keeps the device: `auto:` is computed here from the
     /// reporting node's own id, whatever was sent.
     pub fn identifier(&self, node: NodeId) -> DeviceIdentifier {
-        DeviceIdentifier::derive(
-            self.mac,
-            self.serial.as_ref(),
-            node,
-            self.endpoint,
-            &self.driver,
-            &self.model,
-        )
+        self.facts.identifier(node, self.endpoint)
     }
-}
-
-/// The text itself, if it has at most `most` characters and none of them is a control.
-pub(crate) fn text(value: &str, most: usize) -> Option<String> {
-    let fits = value.chars().take(most + 1).count() <= most && !value.chars().any(char::is_control);
-    fits.then(|| value.to_owned())
-}
-
-/// A scheme by RFC 3986, 3.1, in lower case; empty stays empty.
-fn scheme(value: &str) -> Option<String> {
-    let mut bytes = value.bytes();
-    let begins = bytes.next().is_none_or(|byte| byte.is_ascii_alphabetic());
-    let goes_on =
-        bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
-    (begins && goes_on && value.len() <= 32).then(|| value.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -389,14 +361,14 @@ mod tests {
             ..good()
         })
         .expect("well-formed");
-        assert_eq!(report.evidence, "identifier uuid:1");
+        assert_eq!(report.facts.evidence, "identifier uuid:1");
         let report = DeviceReport::parse(RawDeviceReport {
             identifier: "uuid:1",
             evidence: "title Antminer",
             ..good()
         })
         .expect("well-formed");
-        assert_eq!(report.evidence, "title Antminer; identifier uuid:1");
+        assert_eq!(report.facts.evidence, "title Antminer; identifier uuid:1");
         assert_eq!(
             report.identifier(NodeId(1)).to_string(),
             "auto:bc7e693e1d31d8f6"

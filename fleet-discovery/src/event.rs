@@ -1,6 +1,6 @@
 //! The durable events of a scan's log. Progress is not one: it is state, read beside the log.
 
-use fleet_core::{DeviceId, DeviceIdentifier, Endpoint, outcome::Conclusion};
+use fleet_core::{DeviceFacts, DeviceId, DeviceIdentifier, Endpoint, outcome::Conclusion};
 
 use crate::Ledger;
 
@@ -27,16 +27,8 @@ pub struct DeviceFound {
     pub identifier: DeviceIdentifier,
     /// Where the node dialed it.
     pub endpoint: Endpoint,
-    /// Lower-case scheme; data, not a link.
-    pub scheme: String,
-    /// The driver that named it.
-    pub driver: String,
-    /// Empty when not known.
-    pub model: String,
-    /// Empty when not known.
-    pub manufacturer: String,
-    /// Empty when not known.
-    pub firmware: String,
+    /// What the inventory knew of it then, without the evidence, which only the inventory keeps.
+    pub facts: DeviceFacts,
     /// Milliseconds since the scan's first command was issued.
     pub elapsed_ms: u64,
 }

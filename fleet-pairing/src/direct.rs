@@ -200,10 +200,10 @@ impl KnownDevice {
                 DeviceIdentifier::Serial(_) | DeviceIdentifier::Auto(_) => None,
             })
             .peekable();
-        if let (Some(mac), true) = (report.mac, macs.peek().is_some()) {
+        if let (Some(mac), true) = (report.facts.mac, macs.peek().is_some()) {
             return macs.any(|known| known == mac);
         }
-        let serial = report.serial.clone().map(DeviceIdentifier::Serial);
+        let serial = report.facts.serial.clone().map(DeviceIdentifier::Serial);
         let named = report.identifier(SERVER);
         identifiers.any(|known| *known == named || Some(known) == serial.as_ref())
     }

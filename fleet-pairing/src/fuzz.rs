@@ -140,10 +140,15 @@ fn row(line: &str, inventory: &mut Inventory) {
     };
     let reporter = REPORTERS[usize::from(who) % REPORTERS.len()];
     let identity = report.identifier(reporter.node);
-    let strong = report.mac.is_some() || report.serial.is_some();
+    let strong = report.facts.mac.is_some() || report.facts.serial.is_some();
     assert_eq!(identity.is_strong(), strong, "{line:?}");
     if !strong {
-        let own = auto_identifier(reporter.node, report.endpoint, "antminer", &report.model);
+        let own = auto_identifier(
+            reporter.node,
+            report.endpoint,
+            "antminer",
+            &report.facts.model,
+        );
         assert_eq!(identity, own, "whatever was sent: {line:?}");
     }
     let before: Vec<DeviceRecord> = inventory.records().cloned().collect();

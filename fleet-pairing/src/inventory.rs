@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_core::{DeviceId, DeviceIdentifier, DeviceReport, Endpoint, NodeId};
+use fleet_core::{DeviceFacts, DeviceId, DeviceIdentifier, DeviceReport, Endpoint, NodeId};
 
 use crate::{
     Binding, DeviceRecord, Refused, ReportDecision, Reporter, decide_report, heir_identifier,
@@ -160,46 +160,21 @@ impl DeviceRecord {
             owner: Some(owner),
             owner_live: true,
             binding: Binding::Free,
-            driver: String::new(),
-            model: String::new(),
-            manufacturer: String::new(),
-            mac: None,
-            serial: None,
+            facts: DeviceFacts::default(),
             kept_apart: Vec::new(),
         }
     }
 
     /// Takes over what a report says; a blank field never erases a known one.
     fn learn(&mut self, reporter: NodeId, report: &DeviceReport) {
-        let fill = |known: &mut String, said: &str| {
-            if !said.is_empty() {
-                said.clone_into(known);
-            }
-        };
         self.endpoint = Some(report.endpoint);
         (self.owner, self.owner_live) = (Some(reporter), true);
-        fill(&mut self.driver, &report.driver);
-        fill(&mut self.model, &report.model);
-        fill(&mut self.manufacturer, &report.manufacturer);
-        self.mac = report.mac.or(self.mac);
-        if report.serial.is_some() {
-            self.serial.clone_from(&report.serial);
-        }
+        self.facts.update(&report.facts);
     }
 
     /// Takes over from a record that is the same device what this one does not know, and its binding.
     fn absorb(&mut self, merged: &Self) {
-        for (known, theirs) in [
-            (&mut self.driver, &merged.driver),
-            (&mut self.model, &merged.model),
-            (&mut self.manufacturer, &merged.manufacturer),
-        ] {
-            if known.is_empty() {
-                known.clone_from(theirs);
-            }
-        }
-        self.mac = self.mac.or(merged.mac);
-        self.serial = self.serial.take().or_else(|| merged.serial.clone());
+        self.facts.fill(&merged.facts);
         if self.binding == Binding::Free {
             self.binding = merged.binding;
         }

@@ -1,7 +1,7 @@
 //! A device's record as decisions need it, and whether a node may write it.
 
 use fleet_core::{
-    DeviceId, DeviceIdentifier, DeviceReport, Endpoint, Mac, NodeId, RejectReason, Serial,
+    DeviceFacts, DeviceId, DeviceIdentifier, DeviceReport, Endpoint, NodeId, RejectReason,
 };
 
 /// A live record of the inventory, as loaded.
@@ -19,16 +19,8 @@ pub struct DeviceRecord {
     pub owner_live: bool,
     /// Whom it is bound to.
     pub binding: Binding,
-    /// The driver that named it.
-    pub driver: String,
-    /// Empty when not known.
-    pub model: String,
-    /// Empty when not known.
-    pub manufacturer: String,
-    /// The last MAC that it showed.
-    pub mac: Option<Mac>,
-    /// The last serial that it showed.
-    pub serial: Option<Serial>,
+    /// What is known of it: the last MAC and serial that it showed included.
+    pub facts: DeviceFacts,
     /// Identifiers of devices that an operator told it apart from: it takes on none of them, and never
     /// ends in a record that has one.
     pub kept_apart: Vec<DeviceIdentifier>,
@@ -82,14 +74,15 @@ impl DeviceRecord {
     /// Whether a strong identity of the report is one that this record showed before, without the
     /// other kind speaking against it. Holds at one place only: serials repeat across makes.
     pub(crate) fn showed(&self, report: &DeviceReport) -> bool {
+        let ours = &self.facts;
         let (mac, serial) = match &self.identifier {
-            DeviceIdentifier::Mac(mac) => (Some(*mac), self.serial.as_ref()),
-            DeviceIdentifier::Serial(serial) => (self.mac, Some(serial)),
-            DeviceIdentifier::Auto(_) => (self.mac, self.serial.as_ref()),
+            DeviceIdentifier::Mac(mac) => (Some(*mac), ours.serial.as_ref()),
+            DeviceIdentifier::Serial(serial) => (ours.mac, Some(serial)),
+            DeviceIdentifier::Auto(_) => (ours.mac, ours.serial.as_ref()),
         };
-        match (mac, report.mac) {
+        match (mac, report.facts.mac) {
             (Some(ours), Some(theirs)) => ours == theirs,
-            (None, _) | (_, None) => serial.is_some() && serial == report.serial.as_ref(),
+            (None, _) | (_, None) => serial.is_some() && serial == report.facts.serial.as_ref(),
         }
     }
 
@@ -99,6 +92,7 @@ impl DeviceRecord {
             let (ours, theirs) = (ours.trim(), theirs.trim());
             !ours.is_empty() && !theirs.is_empty() && !ours.eq_ignore_ascii_case(theirs)
         };
-        differ(&self.manufacturer, &report.manufacturer) || differ(&self.model, &report.model)
+        let (ours, theirs) = (&self.facts, &report.facts);
+        differ(&ours.manufacturer, &theirs.manufacturer) || differ(&ours.model, &theirs.model)
     }
 }

@@ -1,7 +1,9 @@
 //! The decision about one reported device. That its endpoint lies in the scope of the node's command
 //! was decided before.
 
-use fleet_core::{DeviceId, DeviceIdentifier, DeviceReport, NodeId, RejectReason, auto_identifier};
+use fleet_core::{
+    DeviceFacts, DeviceId, DeviceIdentifier, DeviceReport, NodeId, RejectReason, auto_identifier,
+};
 
 use crate::{DeviceRecord, IdentityReason};
 
@@ -134,7 +136,8 @@ pub fn decide_report(
 
 /// The `auto:` identifier under which the replaced node would have known the reported device.
 pub fn heir_identifier(reporter: Reporter, report: &DeviceReport) -> Option<DeviceIdentifier> {
-    let hash = |dead| auto_identifier(dead, report.endpoint, &report.driver, &report.model);
+    let DeviceFacts { driver, model, .. } = &report.facts;
+    let hash = |dead| auto_identifier(dead, report.endpoint, driver, model);
     reporter.replaces.map(hash)
 }
 
@@ -214,7 +217,7 @@ impl<'a> Known<'a> {
             .or_else(auto)
             .map(|record| {
                 // A serial alone does not take the place of a MAC.
-                let stronger = self.report.mac.is_some() || !record.identifier.is_strong();
+                let stronger = self.report.facts.mac.is_some() || !record.identifier.is_strong();
                 let rekey = stronger.then(|| Rekey {
                     to: self.identifier.clone(),
                     reason: IdentityReason::of_upgrade(self.identifier),
@@ -274,7 +277,9 @@ impl<'a> Known<'a> {
     fn same(&self, found: &Found<'_>, other: &DeviceRecord) -> Option<IdentityReason> {
         let weaker = match &other.identifier {
             DeviceIdentifier::Mac(_) => false,
-            DeviceIdentifier::Serial(_) => self.report.mac.is_some() && other.showed(self.report),
+            DeviceIdentifier::Serial(_) => {
+                self.report.facts.mac.is_some() && other.showed(self.report)
+            }
             DeviceIdentifier::Auto(_) => {
                 !self.identifier.is_strong() || !other.contradicts(self.report)
             }

@@ -24,7 +24,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // Devices come as they are found; the channel closes with the scan.
     while let Some(event) = events.recv().await {
         if let ScanEvent::Found(found) = event {
-            println!("{} {} {}", found.endpoint, found.manufacturer, found.model);
+            println!(
+                "{} {} {}",
+                found.endpoint, found.facts.manufacturer, found.facts.model
+            );
         }
     }
     let summary = scan.await??;

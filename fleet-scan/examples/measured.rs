@@ -5,7 +5,7 @@
 use std::{env, error::Error, sync::Arc};
 
 use fleet_core::{Port, TargetOutcome, limits::DEFAULT_RATE};
-use fleet_scan::{DriverSet, ScanEvent, ScanJob, ScanOptions, Scanner};
+use fleet_scan::{DriverSet, FoundDevice, ScanEvent, ScanJob, ScanOptions, Scanner};
 use ipnetwork::IpNetwork;
 use tokio_util::sync::CancellationToken;
 
@@ -33,9 +33,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let scan = tokio::spawn(async move { scanner.run(job, sink, CancellationToken::new()).await });
     while let Some(event) = events.recv().await {
         match event {
-            ScanEvent::Found(found) => println!(
-                "{} {} {} {} ({})",
-                found.endpoint, found.manufacturer, found.model, found.firmware, found.evidence
+            ScanEvent::Found(FoundDevice {
+                endpoint, facts, ..
+            }) => println!(
+                "{endpoint} {} {} {} ({})",
+                facts.manufacturer, facts.model, facts.firmware, facts.evidence
             ),
             ScanEvent::Note(note) => println!("# {note}"),
             ScanEvent::Progress(_) => {}

@@ -4,11 +4,9 @@
 
 use std::{fmt, pin::Pin, sync::Arc};
 
-use fleet_core::{Mac, Port, Serial, limits::PRINTER_PORTS};
+use fleet_core::{DeviceFacts, Port, limits::PRINTER_PORTS};
 
 use crate::{
-    cgminer::CgminerDriver,
-    http::{EpicDriver, HttpDriver, HttpsDriver},
     login::{Authenticated, Login},
     probe::Probe,
 };
@@ -18,7 +16,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Tells what kind of device is behind an open port, without a login and without changing anything there.
 pub trait Driver: Send + Sync {
-    /// Its name in logs and notes. What is reported is [`Identification::driver`].
+    /// Its name in logs and notes. What is reported is [`DeviceFacts::driver`], which must not be empty; texts are cleaned and cut before they are
+    /// reported.
     fn name(&self) -> &str;
 
     /// The ports at which its devices listen. It is asked at these, and at ports that no driver claims.
@@ -52,7 +51,7 @@ pub trait Driver: Send + Sync {
     ) -> BoxFuture<'a, Result<Answer, DriverError>>;
 
     /// Where this driver logs in to a device that was identified at port `at`; none when it cannot.
-    fn login_port(&self, device: &Identification, at: Port) -> Option<Port> {
+    fn login_port(&self, device: &DeviceFacts, at: Port) -> Option<Port> {
         let _ = (device, at);
         None
     }
@@ -66,7 +65,7 @@ pub trait Driver: Send + Sync {
     fn authenticate<'a>(
         &'a self,
         probe: &'a mut Probe<'_>,
-        device: &'a Identification,
+        device: &'a DeviceFacts,
         login: Option<&'a Login>,
     ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
         let _ = (probe, device, login);
@@ -78,7 +77,7 @@ pub trait Driver: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A device that it knows.
-    Named(Box<Identification>),
+    Named(Box<DeviceFacts>),
     /// The protocol is the driver's, the device is none that it knows. No other driver is asked.
     Stranger {
         /// What it said, escaped, for the operator.
@@ -86,27 +85,6 @@ pub enum Answer {
     },
     /// The protocol is not the driver's.
     Foreign,
-}
-
-/// What a device is. Texts are cleaned and cut before they are reported.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Identification {
-    /// The driver that such devices belong to; not empty.
-    pub driver: String,
-    /// `http`, `https`, or `tcp` for protocols without a scheme of their own.
-    pub scheme: String,
-    /// May be empty.
-    pub model: String,
-    /// May be empty.
-    pub manufacturer: String,
-    /// May be empty.
-    pub firmware: String,
-    /// Without placeholders.
-    pub mac: Option<Mac>,
-    /// Without placeholders.
-    pub serial: Option<Serial>,
-    /// What named it, escaped.
-    pub evidence: String,
 }
 
 /// Why a driver could not ask to the end.
@@ -150,18 +128,6 @@ pub enum DriverSetError {
 }
 
 impl DriverSet {
-    /// The drivers that come with this crate: HTTP with and without TLS, the CGMiner API, and ePIC's API.
-    pub fn built_in() -> Self {
-        Self {
-            drivers: vec![
-                Arc::new(HttpDriver::new()),
-                Arc::new(CgminerDriver::new()),
-                Arc::new(EpicDriver::new()),
-                Arc::new(HttpsDriver::new()),
-            ],
-        }
-    }
-
     /// A set of its own. At ports that none of them claims they are asked in this order.
     ///
     /// # Errors
@@ -197,6 +163,11 @@ impl DriverSet {
             }
         }
         ports
+    }
+
+    /// A set whose names are known to differ.
+    pub(crate) fn unchecked(drivers: Vec<Arc<dyn Driver>>) -> Self {
+        Self { drivers }
     }
 
     /// This set with more drivers behind those that it has.
@@ -326,43 +297,6 @@ mod tests {
         );
     }
 
-    /// Whom to ask where, in which order, and whose word counts: the whole of it.
-    #[test]
-    fn precedence_is_a_table() {
-        let set = DriverSet::built_in();
-        let drivers: Vec<_> = set
-            .all()
-            .map(|driver| {
-                let ports = driver.default_ports();
-                let ports: Vec<u16> = ports.into_iter().map(Port::number).collect();
-                (driver.name(), driver.precedence(), ports)
-            })
-            .collect();
-        assert_eq!(
-            drivers,
-            [
-                ("http", 50, vec![80]),
-                ("cgminer", 100, vec![4028]),
-                ("epic", 100, vec![4028]),
-                ("https", 60, vec![443]),
-            ]
-        );
-        let port = |number| Port::new(number).expect("a port");
-        for (number, asked, precedence) in [
-            (4028, vec!["cgminer", "epic"], 100),
-            (80, vec!["http"], 50),
-            (443, vec!["https"], 60),
-            (8080, vec!["http", "cgminer", "epic", "https"], 100),
-            (22, vec!["http", "cgminer", "epic", "https"], 100),
-        ] {
-            let at = set.at(port(number));
-            let names: Vec<_> = at.iter().map(|driver| driver.name()).collect();
-            assert_eq!(names, asked, "{number}");
-            assert_eq!(set.precedence_at(port(number)), precedence, "{number}");
-        }
-        assert_eq!(set.default_ports(), [port(4028), port(443), port(80)]);
-    }
-
     #[test]
     fn external_drivers_are_asked_apart_at_their_own_ports_and_at_those_asked_for() {
         let port = |number| Port::new(number).expect("a port");
@@ -385,7 +319,7 @@ mod tests {
             let asked = names(set.external_at(port(number), asked_for));
             assert_eq!(asked, expected, "{number} {asked_for}");
         }
-        assert_eq!(set.default_ports(), [4028, 443, 80].map(port));
+        assert_eq!(set.default_ports(), [4028, 4433, 443, 80].map(port));
         let again: Vec<Arc<dyn Driver>> = vec![Arc::new(Outside("http", 1))];
         assert_eq!(
             DriverSet::built_in().with(again).map(|_| ()),

@@ -452,8 +452,8 @@ impl Scan<'_> {
     /// A device on the link that has no identity of its own waits until it is known whose hardware address is its
     /// own: one that answers for several is a router's, which shows only at the end.
     async fn deliver_named(&mut self, host: u32, mut device: FoundDevice) {
-        let waits = device.mac.is_none()
-            && device.serial.is_none()
+        let waits = device.facts.mac.is_none()
+            && device.facts.serial.is_none()
             && self.neighbors.is_none()
             && self.sweep.is_on_link(host);
         if waits {
@@ -462,7 +462,7 @@ impl Scan<'_> {
         }
         let neighbor = self.neighbors.as_ref().and_then(|all| all.get(&host));
         if let Some(neighbor) = neighbor {
-            neighbor.vouch_for(&mut device);
+            neighbor.vouch_for(&mut device.facts);
         }
         self.deliver(device).await;
     }
@@ -475,7 +475,7 @@ impl Scan<'_> {
         {
             let neighbor = self.neighbors.as_ref().and_then(|all| all.get(&host));
             if let Some(neighbor) = neighbor {
-                neighbor.vouch_for(&mut device);
+                neighbor.vouch_for(&mut device.facts);
             }
             self.deliver(device).await;
         }

@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, time::Duration};
 
 use fleet_core::{
-    DeviceIdentifier, Endpoint, Mac, NodeId, Port, Serial, TargetOutcome,
+    DeviceFacts, Endpoint, Port, TargetOutcome,
     limits::{COMMAND_BUDGET, DEFAULT_RATE, SCAN_PORTS},
 };
 
@@ -105,38 +105,10 @@ pub struct ScanProgress {
 pub struct FoundDevice {
     /// What was dialed, whatever the device claims.
     pub endpoint: Endpoint,
-    /// `http`, `https`, or `tcp` for protocols without a scheme of their own.
-    pub scheme: String,
-    /// The driver that such devices belong to.
-    pub driver: String,
-    /// At most 255 characters; may be empty.
-    pub model: String,
-    /// At most 255 characters; may be empty.
-    pub manufacturer: String,
-    /// At most 255 characters; may be empty.
-    pub firmware: String,
-    /// If it says so without a login; no placeholder.
-    pub mac: Option<Mac>,
-    /// If it says so without a login; no placeholder.
-    pub serial: Option<Serial>,
-    /// What named it, at most 512 characters, escaped.
-    pub evidence: String,
+    /// What the device says without a login; the evidence is escaped.
+    pub facts: DeviceFacts,
     /// The scan was interrupted before every port of the host had answered: another one might have named it better.
     pub provisional: bool,
-}
-
-impl FoundDevice {
-    /// Its identifier, as found by this node.
-    pub fn identifier(&self, node: NodeId) -> DeviceIdentifier {
-        DeviceIdentifier::derive(
-            self.mac,
-            self.serial.as_ref(),
-            node,
-            self.endpoint,
-            &self.driver,
-            &self.model,
-        )
-    }
 }
 
 /// What became of a scan.

@@ -1,10 +1,11 @@
 //! What a device is tried with, and what comes of trying.
 
+pub(crate) mod antminer;
+
 use std::fmt;
 
+use fleet_core::DeviceFacts;
 use zeroize::Zeroizing;
-
-use crate::driver::Identification;
 
 /// A user name and a password: wiped from memory when dropped, never printed.
 #[derive(Clone)]
@@ -45,7 +46,7 @@ pub enum Authenticated {
     /// It let in.
     Accepted {
         /// What it says of itself behind its login; fields that it does not tell are empty.
-        device: Box<Identification>,
+        device: Box<DeviceFacts>,
         /// Whether the password it was delivered with is active; none when that cannot be told.
         default_password: Option<bool>,
     },

@@ -5,12 +5,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{Endpoint, Mac, PairOutcome, Serial};
+use fleet_core::{DeviceFacts, Endpoint, PairOutcome};
 use tokio::time::timeout;
 
 use crate::{
-    dial::{Dialed, Dialler, Failure},
-    driver::{Answer, DriverError, DriverSet, Identification},
+    dial::Dialler,
+    driver::{Answer, DriverError, DriverSet},
     guard::Guard,
     job::ScanOptions,
     login::{Authenticated, Login},
@@ -26,14 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct PairableDevice {
     /// Where it was found.
     pub endpoint: Endpoint,
-    /// The driver that named it.
-    pub driver: String,
-    /// May be empty: not known.
-    pub manufacturer: String,
-    /// If it showed one.
-    pub mac: Option<Mac>,
-    /// If it showed one.
-    pub serial: Option<Serial>,
+    /// What is known of it. The driver must be the same; maker, MAC and serial must not differ where
+    /// both sides know them.
+    pub facts: DeviceFacts,
 }
 
 /// What came of one attempt. Texts are printable and fit a report.
@@ -44,7 +39,7 @@ pub struct PairReport {
     /// Whether the password it was delivered with is active; none when that is not known.
     pub default_password: Option<bool>,
     /// What it says of itself behind its login.
-    pub device: Identification,
+    pub facts: DeviceFacts,
     /// Why it came to nothing; empty when it did not.
     pub error: String,
 }
@@ -54,7 +49,7 @@ impl PairReport {
         Self {
             outcome,
             default_password: None,
-            device: Identification::default(),
+            facts: DeviceFacts::default(),
             error: error.into(),
         }
     }
@@ -102,7 +97,7 @@ impl Pairer {
             Some(device) => device,
             None => return Ok(PairReport::failed("nothing there names itself any more")),
         };
-        if let Err(why) = is_the_same(target, &device) {
+        if let Err(why) = is_the_same(&target.facts, &device) {
             return Ok(PairReport::failed(why));
         }
         let at = target.endpoint.port;
@@ -128,7 +123,7 @@ impl Pairer {
                 default_password,
             } => PairReport {
                 default_password,
-                device: fit(*device),
+                facts: text::fit(*device),
                 ..PairReport::of(PairOutcome::Paired, "")
             },
             Authenticated::Wanted => {
@@ -144,7 +139,7 @@ impl Pairer {
     }
 
     /// What is at an endpoint now, by its own word and without a login.
-    async fn identify(&self, endpoint: Endpoint) -> Result<Option<Identification>, DriverError> {
+    async fn identify(&self, endpoint: Endpoint) -> Result<Option<DeviceFacts>, DriverError> {
         let mut probe = self.open(endpoint).await?;
         let mut failed = None;
         for driver in self.drivers.at(endpoint.port) {
@@ -176,25 +171,13 @@ impl Pairer {
     }
 
     async fn open(&self, endpoint: Endpoint) -> Result<Probe<'_>, DriverError> {
-        match self.dialler.reconnect(endpoint).await {
-            Dialed::Open(stream) => Ok(Probe::new(&self.dialler, endpoint, stream, &self.options)),
-            Dialed::TimedOut | Dialed::Failed(Failure::TimedOut) => Err(DriverError::Silence),
-            Dialed::Failed(Failure::Refused) => {
-                Err(DriverError::Broken(std::io::ErrorKind::ConnectionRefused))
-            }
-            Dialed::Failed(Failure::Unreachable) => {
-                Err(DriverError::Broken(std::io::ErrorKind::HostUnreachable))
-            }
-            Dialed::Failed(Failure::Starved(error) | Failure::NoWay(error)) => {
-                Err(DriverError::Broken(error.kind()))
-            }
-            Dialed::Forbidden(reason) => Err(DriverError::Forbidden(reason)),
-        }
+        let stream = self.dialler.open(endpoint).await?;
+        Ok(Probe::new(&self.dialler, endpoint, stream, &self.options))
     }
 }
 
 /// Whether what answers now is what the server named. A MAC or serial that it shows must be the known one.
-fn is_the_same(target: &PairableDevice, device: &Identification) -> Result<(), String> {
+fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
     let other = |what: &str, now: &str, known: &str| {
         Err(format!(
             "another device answers there now ({what} {}, not {}): nothing was sent to it; scan again",
@@ -222,49 +205,34 @@ fn is_the_same(target: &PairableDevice, device: &Identification) -> Result<(), S
     Ok(())
 }
 
-/// What a device says, as it may be reported.
-fn fit(device: Identification) -> Identification {
-    Identification {
-        model: text::field(&device.model),
-        manufacturer: text::field(&device.manufacturer),
-        firmware: text::field(&device.firmware),
-        mac: device.mac.filter(|mac| !mac.is_placeholder()),
-        ..device
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use fleet_core::Serial;
+
     use super::*;
 
-    fn target() -> PairableDevice {
-        PairableDevice {
-            endpoint: "10.0.0.7:4028".parse().map_or_else(
-                |_| unreachable!("an endpoint"),
-                |address: std::net::SocketAddr| Endpoint {
-                    ip: address.ip(),
-                    port: fleet_core::Port::new(address.port()).expect("a port"),
-                },
-            ),
+    fn target() -> DeviceFacts {
+        DeviceFacts {
             driver: "antminer".to_owned(),
             manufacturer: "Bitmain".to_owned(),
             mac: "02:00:5E:00:00:01".parse().ok(),
             serial: Serial::new("A1"),
+            ..DeviceFacts::default()
         }
     }
 
-    fn device() -> Identification {
-        Identification {
+    fn device() -> DeviceFacts {
+        DeviceFacts {
             driver: "antminer".to_owned(),
             manufacturer: "bitmain".to_owned(),
-            ..Identification::default()
+            ..DeviceFacts::default()
         }
     }
 
     #[test]
     fn only_what_the_server_named_is_given_anything() {
         assert_eq!(is_the_same(&target(), &device()), Ok(()));
-        let same = Identification {
+        let same = DeviceFacts {
             mac: target().mac,
             serial: target().serial,
             ..device()
@@ -272,35 +240,35 @@ mod tests {
         assert_eq!(is_the_same(&target(), &same), Ok(()));
         for (other, named) in [
             (
-                Identification {
+                DeviceFacts {
                     driver: "asicrs".to_owned(),
                     ..device()
                 },
                 "asicrs",
             ),
             (
-                Identification {
+                DeviceFacts {
                     manufacturer: "MicroBT".to_owned(),
                     ..device()
                 },
                 "MicroBT",
             ),
             (
-                Identification {
+                DeviceFacts {
                     manufacturer: String::new(),
                     ..device()
                 },
                 "make",
             ),
             (
-                Identification {
+                DeviceFacts {
                     mac: "02:00:5E:00:00:02".parse().ok(),
                     ..device()
                 },
                 "02:00:5E:00:00:02",
             ),
             (
-                Identification {
+                DeviceFacts {
                     serial: Serial::new("B2"),
                     ..device()
                 },

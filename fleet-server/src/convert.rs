@@ -3,8 +3,8 @@
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
-    Lane, NodeId, PairingStatus, RawDeviceReport, ScanState, Timestamp, enrollment::NodeState,
-    limits,
+    DeviceFacts, Lane, NodeId, PairingStatus, RawDeviceReport, ScanState, Timestamp,
+    enrollment::NodeState, limits,
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_pairing::Binding;
@@ -219,45 +219,35 @@ pub(crate) fn progress(progress: &Progress) -> fleet::ScanProgress {
 
 /// A device of the event log.
 pub(crate) fn device_found(found: &DeviceFound) -> fleet::DeviceFound {
+    let facts = &found.facts;
     fleet::DeviceFound {
         device_id: found.device.0,
         identifier: found.identifier.to_string(),
         ip: found.endpoint.ip.to_string(),
         port: found.endpoint.port.number().into(),
-        scheme: found.scheme.clone(),
-        driver: found.driver.clone(),
-        model: found.model.clone(),
-        manufacturer: found.manufacturer.clone(),
-        firmware: found.firmware.clone(),
+        scheme: facts.scheme.clone(),
+        driver: facts.driver.clone(),
+        model: facts.model.clone(),
+        manufacturer: facts.manufacturer.clone(),
+        firmware: facts.firmware.clone(),
         elapsed_ms: i64::try_from(found.elapsed_ms).unwrap_or(i64::MAX),
     }
 }
 
 /// A device of the event log in the upstream format.
 pub(crate) fn upstream_device(found: &DeviceFound) -> pairing::Device {
-    let mac = match &found.identifier {
-        fleet_core::DeviceIdentifier::Mac(mac) => mac.to_string(),
-        fleet_core::DeviceIdentifier::Serial(_) | fleet_core::DeviceIdentifier::Auto(_) => {
-            String::new()
-        }
-    };
-    let serial = match &found.identifier {
-        fleet_core::DeviceIdentifier::Serial(serial) => serial.as_str().to_owned(),
-        fleet_core::DeviceIdentifier::Mac(_) | fleet_core::DeviceIdentifier::Auto(_) => {
-            String::new()
-        }
-    };
+    let facts = &found.facts;
     pairing::Device {
         device_identifier: found.identifier.to_string(),
         ip_address: found.endpoint.ip.to_string(),
         port: found.endpoint.port.to_string(),
-        mac_address: mac,
-        serial_number: serial,
-        model: found.model.clone(),
-        manufacturer: found.manufacturer.clone(),
-        url_scheme: found.scheme.clone(),
-        firmware_version: found.firmware.clone(),
-        driver_name: found.driver.clone(),
+        mac_address: facts.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        serial_number: serial_number(facts),
+        model: facts.model.clone(),
+        manufacturer: facts.manufacturer.clone(),
+        url_scheme: facts.scheme.clone(),
+        firmware_version: facts.firmware.clone(),
+        driver_name: facts.driver.clone(),
     }
 }
 
@@ -377,6 +367,7 @@ pub(crate) fn invitation(row: Invitation) -> fleet::EnrollmentCode {
 
 /// A device of the inventory with its pairing.
 pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
+    let facts = row.facts;
     fleet::Device {
         device_id: row.id.0,
         identifier: row.identifier.to_string(),
@@ -388,16 +379,16 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
         port: row
             .endpoint
             .map_or(0, |endpoint| endpoint.port.number().into()),
-        scheme: row.scheme,
-        driver: row.driver,
-        model: row.model,
-        manufacturer: row.manufacturer,
-        firmware: row.firmware,
-        mac: row.mac.map(|mac| mac.to_string()).unwrap_or_default(),
-        serial: row.serial,
+        serial: serial_number(&facts),
+        scheme: facts.scheme,
+        driver: facts.driver,
+        model: facts.model,
+        manufacturer: facts.manufacturer,
+        firmware: facts.firmware,
+        mac: facts.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         first_seen: Some(timestamp(row.first_seen)),
         last_seen: Some(timestamp(row.last_seen)),
-        evidence: row.evidence,
+        evidence: facts.evidence,
         aliases: row.aliases.into_iter().map(alias).collect(),
         pairing_status: pairing.status.to_string(),
         pairing_error: pairing.error,
@@ -426,6 +417,7 @@ pub(crate) fn discovered_device(
     row: DeviceRow,
     status: PairingStatus,
 ) -> admin::FleetNodeDiscoveredDevice {
+    let facts = row.facts;
     admin::FleetNodeDiscoveredDevice {
         fleet_node_id: row.node.map_or(0, |NodeId(id)| id),
         device_identifier: row.identifier.to_string(),
@@ -437,14 +429,19 @@ pub(crate) fn discovered_device(
             .endpoint
             .map(|endpoint| endpoint.port.to_string())
             .unwrap_or_default(),
-        url_scheme: row.scheme,
-        driver_name: row.driver,
-        model: row.model,
-        manufacturer: row.manufacturer,
-        firmware_version: row.firmware,
+        url_scheme: facts.scheme,
+        driver_name: facts.driver,
+        model: facts.model,
+        manufacturer: facts.manufacturer,
+        firmware_version: facts.firmware,
         last_seen: Some(timestamp(row.last_seen)),
         pairing_status: status.to_string(),
     }
+}
+
+fn serial_number(facts: &DeviceFacts) -> String {
+    let serial = facts.serial.as_ref();
+    serial.map_or_else(String::new, |serial| serial.as_str().to_owned())
 }
 
 /// A pairing status on the wire.
@@ -484,7 +481,7 @@ pub(crate) fn bound_device(bound: BoundDevice) -> admin::FleetNodeDeviceSummary 
         fleet_node_id: bound.node.0,
         device_id: bound.device.id.0,
         device_identifier: bound.device.identifier.to_string(),
-        device_type: bound.device.driver,
+        device_type: bound.device.facts.driver,
         assigned_at: Some(timestamp(bound.since)),
         assigned_by: bound.assigned_by.map(|operator| operator.0),
     }

@@ -3,7 +3,7 @@
 
 use std::{fmt, net::IpAddr, time::Duration};
 
-use fleet_core::{DeviceReport, Endpoint, Mac, PairOutcome, Port, Serial, TargetOutcome};
+use fleet_core::{DeviceFacts, DeviceReport, Endpoint, PairOutcome, Port, TargetOutcome};
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -37,14 +37,8 @@ pub trait Prober: Send + Sync + fmt::Debug {
 pub struct PairOrder {
     /// Where the device was found.
     pub endpoint: Endpoint,
-    /// The driver that identified it.
-    pub driver: String,
-    /// May be empty.
-    pub manufacturer: String,
-    /// If it ever reported one.
-    pub mac: Option<Mac>,
-    /// If it ever reported one.
-    pub serial: Option<Serial>,
+    /// What is known of it.
+    pub facts: DeviceFacts,
     /// The login to try; none finds out whether the device requires one.
     pub login: Option<PairLogin>,
     /// Must be asked before every connection.

@@ -2,10 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{DeviceReport, NodeId, Port, RawDeviceReport};
+use fleet_core::{DeviceReport, NodeId, Port};
 use fleet_scan::{
-    DriverSet, FoundDevice, Guard, Login, PairableDevice, Pairer, ScanEvent, ScanJob, ScanOptions,
-    Scanner,
+    DriverSet, Guard, Login, PairableDevice, Pairer, ScanEvent, ScanJob, ScanOptions, Scanner,
 };
 use fleet_server::{
     DirectPath, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober,
@@ -89,10 +88,7 @@ impl Prober for Engine {
             let guard = Guard::new(move |endpoint| permit.check(endpoint));
             let target = PairableDevice {
                 endpoint: order.endpoint,
-                driver: order.driver,
-                manufacturer: order.manufacturer,
-                mac: order.mac,
-                serial: order.serial,
+                facts: order.facts,
             };
             let login = order.login.map(|login| {
                 Login::new(
@@ -113,37 +109,16 @@ impl Prober for Engine {
 
 fn translate(event: ScanEvent) -> Option<ProbeEvent> {
     match event {
-        ScanEvent::Found(device) => match report(&device) {
-            Ok(report) => Some(ProbeEvent::Found(report)),
-            Err(reason) => Some(ProbeEvent::Note(format!(
-                "a device at {} cannot be stored: {reason}",
-                device.endpoint
-            ))),
-        },
+        ScanEvent::Found(device) => {
+            let endpoint = device.endpoint;
+            Some(match DeviceReport::new(NodeId(0), endpoint, device.facts) {
+                Ok(report) => ProbeEvent::Found(report),
+                Err(reason) => {
+                    ProbeEvent::Note(format!("a device at {endpoint} cannot be stored: {reason}"))
+                }
+            })
+        }
         ScanEvent::Note(text) => Some(ProbeEvent::Note(text)),
         ScanEvent::Progress(progress) => Some(ProbeEvent::Progress(progress.done)),
     }
-}
-
-/// Converts a found device to a report with the same checks as for a report of a node.
-fn report(device: &FoundDevice) -> Result<DeviceReport, fleet_core::RejectReason> {
-    let text = |text: Option<String>| text.unwrap_or_default();
-    DeviceReport::parse(RawDeviceReport {
-        identifier: &device.identifier(NodeId(0)).to_string(),
-        ip: &device.endpoint.ip.to_string(),
-        port: &device.endpoint.port.to_string(),
-        scheme: &device.scheme,
-        driver: &device.driver,
-        model: &device.model,
-        manufacturer: &device.manufacturer,
-        firmware: &device.firmware,
-        mac: &text(device.mac.map(|mac| mac.to_string())),
-        serial: &text(
-            device
-                .serial
-                .as_ref()
-                .map(|serial| serial.as_str().to_owned()),
-        ),
-        evidence: &device.evidence,
-    })
 }

@@ -21,8 +21,9 @@ const SOURCES: [&str; 8] = ["rs", "proto", "txt", "py", "js", "json", "toml", "c
 
 /// Returns a sentence for every broken link and every document that is too long.
 pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
+    let files = files::all(root)?;
     let mut sentences = Vec::new();
-    for file in files::all(root)?
+    for file in files
         .iter()
         .filter(|file| file.extension().is_some_and(|kind| kind == "md"))
     {
@@ -31,7 +32,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
         let name = file.strip_prefix(root).unwrap_or(file);
         let broken = broken_links(root, name, &text)
             .into_iter()
-            .chain(broken_paths(root, name, &text));
+            .chain(broken_paths(&files, name, &text));
         sentences.extend(
             broken
                 .chain(too_long(name, &text))
@@ -75,29 +76,28 @@ fn broken_links(root: &Path, file: &Path, text: &str) -> Vec<String> {
     broken
 }
 
-/// Paths of sources in code spans, from the top of the workspace. A path that begins with no folder of the workspace
-/// belongs to the one before it in its sentence, and one with a name in capitals is an example.
-fn broken_paths(root: &Path, file: &Path, text: &str) -> Vec<String> {
-    let by_crate =
+/// Checks the source files that code spans name, by their path from the root or by its end. A name in capitals is an
+/// example. Records of decisions are not updated, and a crate's README is read outside of the workspace.
+fn broken_paths(files: &[PathBuf], file: &Path, text: &str) -> Vec<String> {
+    let of_a_crate =
         file.components().count() == 2 && file.ends_with("README.md") && !file.starts_with("docs");
-    if by_crate || file.starts_with("docs/decisions") {
+    if of_a_crate || file.starts_with("docs/decisions") || file.ends_with("CHANGELOG.md") {
         return Vec::new();
     }
+    let is_source = |span: &&str| {
+        let (name, kind) = span.rsplit_once('.').unwrap_or_default();
+        let is_example = name.contains(|c: char| c.is_ascii_uppercase());
+        SOURCES.contains(&kind)
+            && !is_example
+            && !span.contains([' ', '*'])
+            && !span.starts_with('/')
+    };
+    let is_missing = |span: &&str| !files.iter().any(|file| file.ends_with(span));
     let text = prose(text);
     let spans = text.split('`').skip(1).step_by(2);
-    let is_path = |span: &&str| {
-        let (folder, _) = span.split_once('/').unwrap_or_default();
-        let (name, kind) = span.rsplit_once('.').unwrap_or_default();
-        let example = name
-            .rsplit('/')
-            .next()
-            .is_some_and(|name| name.contains(|c: char| c.is_ascii_uppercase()));
-        !folder.is_empty() && root.join(folder).is_dir() && SOURCES.contains(&kind) && !example
-    };
-    let missing = |span: &&str| !root.join(span).exists();
     spans
-        .filter(is_path)
-        .filter(missing)
+        .filter(is_source)
+        .filter(is_missing)
         .map(|span| format!("there is no file `{span}`"))
         .collect()
 }
@@ -180,8 +180,12 @@ mod tests {
 
     #[test]
     fn paths_of_sources_exist() {
-        let broken = |text| broken_paths(&root(), Path::new("docs/a.md"), text);
-        assert!(broken("`bins/xtask/src/main.rs`, `main.rs`, `bins/NAME.rs`, `a/b.rs`").is_empty());
+        let files = files::all(&root()).expect("the workspace is readable");
+        let broken = |text| broken_paths(&files, Path::new("docs/a.md"), text);
+        assert!(
+            broken("`bins/xtask/src/main.rs`, `words/prose.rs`, `main.rs`, `bins/NAME.rs`, `*.rs`")
+                .is_empty()
+        );
         assert_eq!(
             broken("`bins/nowhere.rs`"),
             ["there is no file `bins/nowhere.rs`"]

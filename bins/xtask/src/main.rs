@@ -8,11 +8,13 @@
 
 mod apt;
 mod checks;
+mod dist;
 mod engine;
 mod files;
 mod lab;
 mod links;
 mod live;
+mod page;
 mod postgres;
 mod proc;
 mod prove;
@@ -43,11 +45,15 @@ Usage: cargo xtask COMMAND
   prove boundary [PROOF]...
                exhaustive and large random tests of the trust boundary (minutes, release build,
                both databases)
+  prove faults [PROOF]...
+               full disks, a second replica and dead networks, each with a ledger on the client's side
+               (minutes, root, both databases)
   prove engine [--quick] [CASE]...
                our scan engine beside nmap, zmap and RustScan on a simulated site (half an hour,
                minutes with --quick; release build, root, Linux)
   dial-patiently NETWORK PORT...
                connect 32 at a time and wait 10 s each: the baseline of `prove engine`
+  dist         build the programs for deployment into target/dist, debug information beside them
   help         show this help
 
 Missing Debian packages are installed where that is possible. FLEET_NO_INSTALL=1 prevents it.
@@ -68,8 +74,10 @@ fn main() -> ExitCode {
             Err(error) => return usage(&error),
         },
         ["prove", "boundary", names @ ..] => prove::boundary(names),
+        ["prove", "faults", names @ ..] => prove::faults(names),
         ["prove", "engine", names @ ..] => engine::prove(names),
         ["dial-patiently", network, ports @ ..] => engine::dial_patiently(network, ports),
+        ["dist"] => dist::run(),
         ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             Ok(true)

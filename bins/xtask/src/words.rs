@@ -275,7 +275,7 @@ mod tests {
         assert!(
             forms(
                 Kind::Script,
-                "// a bell\nel('span', { class: 'lane' }, `${seat} of 3`)"
+                "// a bell\nel('span', { class: 'lane seat' }, `${seat} of 3`)"
             )
             .is_empty()
         );

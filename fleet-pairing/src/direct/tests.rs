@@ -317,11 +317,7 @@ proptest! {
             owner: None,
             owner_live: false,
             binding: Binding::Free,
-            driver: String::new(),
-            model: String::new(),
-            manufacturer: String::new(),
-            mac: report.mac,
-            serial: report.serial.clone(),
+            facts: report.facts.clone(),
             kept_apart: Vec::new(),
         };
         let node = NodeId(node);

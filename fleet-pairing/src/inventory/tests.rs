@@ -41,7 +41,7 @@ fn two_rows_of_a_new_device_make_one_record() {
     assert!(matches!(second.decision, ReportDecision::Update { .. }));
     let [record]: [DeviceRecord; 1] = all(&inventory).try_into().expect("one record");
     assert_eq!(
-        (record.model.as_str(), record.endpoint),
+        (record.facts.model.as_str(), record.endpoint),
         ("S19", Some(report(MAC, "4028", "").endpoint))
     );
 }
@@ -96,7 +96,7 @@ fn a_blank_field_erases_nothing() {
     inventory
         .decide(ME.into(), &report(MAC, "80", ""))
         .expect("known");
-    assert_eq!(all(&inventory)[0].model, "S19");
+    assert_eq!(all(&inventory)[0].facts.model, "S19");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_merged_record_leaves_what_it_knew_and_its_binding() {
     assert_eq!(merged.device, strong.device);
     let [record]: [DeviceRecord; 1] = all(&inventory).try_into().expect("one record");
     assert_eq!(
-        (record.model.as_str(), record.binding),
+        (record.facts.model.as_str(), record.binding),
         ("S19", Binding::Node(ME))
     );
 }

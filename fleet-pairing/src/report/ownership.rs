@@ -59,11 +59,7 @@ fn record(owner: &str, bound: &str, kind: &str) -> DeviceRecord {
         owner,
         owner_live: live,
         binding,
-        driver: report.driver.clone(),
-        model: report.model.clone(),
-        manufacturer: String::new(),
-        mac: report.mac,
-        serial: report.serial.clone(),
+        facts: report.facts,
         kept_apart: Vec::new(),
     }
 }

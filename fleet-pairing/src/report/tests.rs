@@ -49,11 +49,7 @@ fn record(id: i64, identifier: &str) -> DeviceRecord {
         owner: Some(ME),
         owner_live: true,
         binding: Binding::Free,
-        driver: "antminer".to_owned(),
-        model: String::new(),
-        manufacturer: String::new(),
-        mac: None,
-        serial: None,
+        facts: report.facts,
         kept_apart: Vec::new(),
     }
 }
@@ -79,10 +75,9 @@ fn bound(binding: Binding, record: DeviceRecord) -> DeviceRecord {
 }
 
 fn model(model: &str, record: DeviceRecord) -> DeviceRecord {
-    DeviceRecord {
-        model: model.to_owned(),
-        ..record
-    }
+    let mut record = record;
+    model.clone_into(&mut record.facts.model);
+    record
 }
 
 /// The record as node `owner` would know it by its place and type.
@@ -212,15 +207,11 @@ fn a_weak_report_is_what_the_place_is_known_to_hold() {
             "update 1",
         );
     }
-    let bitaxe = DeviceRecord {
-        manufacturer: "Bitaxe".to_owned(),
-        ..record(1, MAC)
-    };
+    let mut bitaxe = record(1, MAC);
+    bitaxe.facts.manufacturer = "Bitaxe".to_owned();
     check("", std::slice::from_ref(&bitaxe), "update 1");
-    let bitmain = DeviceReport {
-        manufacturer: "Bitmain".to_owned(),
-        ..report("", "")
-    };
+    let mut bitmain = report("", "");
+    bitmain.facts.manufacturer = "Bitmain".to_owned();
     assert_eq!(decided(&bitmain, &[bitaxe]), "create takes 1");
 }
 
@@ -243,7 +234,7 @@ fn another_strong_identity_is_another_device_and_takes_the_place() {
 #[test]
 fn an_identity_shown_before_is_the_same_device() {
     let with_serial = |identifier| DeviceRecord {
-        serial: report(SERIAL, "").serial,
+        facts: report(SERIAL, "").facts,
         ..record(1, identifier)
     };
     let both = format!("{MAC} {SERIAL}");

@@ -37,11 +37,7 @@ fn record(id: i64, identifier: DeviceIdentifier) -> DeviceRecord {
         owner: Some(ME),
         owner_live: true,
         binding: Binding::Free,
-        driver: "antminer".to_owned(),
-        model: String::new(),
-        manufacturer: String::new(),
-        mac: None,
-        serial: None,
+        facts: report("10.0.0.7", "").facts,
         kept_apart: Vec::new(),
     }
 }

@@ -3,14 +3,14 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use fleet_core::{Endpoint, limits::PRINTER_PORTS};
+use fleet_core::{DeviceFacts, Endpoint, limits::PRINTER_PORTS};
 use futures::FutureExt;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::host::PortVerdict;
 use crate::{
     dial::Dialler,
-    driver::{Answer, Driver, DriverError, Identification},
+    driver::{Answer, Driver, DriverError},
     job::{FoundDevice, ScanOptions},
     probe::Probe,
     text,
@@ -165,27 +165,10 @@ async fn ask(
 }
 
 /// The endpoint is what was dialed; texts become fit for a report.
-fn device(endpoint: Endpoint, identification: Identification) -> FoundDevice {
-    let Identification {
-        driver,
-        scheme,
-        model,
-        manufacturer,
-        firmware,
-        mac,
-        serial,
-        evidence,
-    } = identification;
+fn device(endpoint: Endpoint, facts: DeviceFacts) -> FoundDevice {
     FoundDevice {
         endpoint,
-        scheme: text::field(&scheme),
-        driver: text::field(&driver).chars().take(50).collect(),
-        model: text::field(&model),
-        manufacturer: text::field(&manufacturer),
-        firmware: text::field(&firmware),
-        mac: mac.filter(|mac| !mac.is_placeholder()),
-        serial,
-        evidence: text::bounded(&evidence, text::EVIDENCE),
+        facts: text::fit(facts),
         provisional: false,
     }
 }

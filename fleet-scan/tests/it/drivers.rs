@@ -2,10 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{Port, TargetOutcome};
+use fleet_core::{DeviceFacts, Port, TargetOutcome};
 use fleet_scan::{
-    Answer, BoxFuture, Driver, DriverError, DriverSet, Identification, Probe, ScanError, ScanJob,
-    Scanner,
+    Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanError, ScanJob, Scanner,
 };
 use fleet_sim::Site;
 use tokio::sync::mpsc;
@@ -42,10 +41,10 @@ impl Driver for Does {
         Box::pin(async move {
             match &self.1 {
                 Action::Crash => panic!("a driver's bug"),
-                Action::Name(model) => Ok(Answer::Named(Box::new(Identification {
+                Action::Name(model) => Ok(Answer::Named(Box::new(DeviceFacts {
                     driver: self.0.to_owned(),
                     model: (*model).to_owned(),
-                    ..Identification::default()
+                    ..DeviceFacts::default()
                 }))),
                 Action::AskForEver => loop {
                     probe.ask(br#"{"command":"version"}"#, |_| false).await?;
@@ -92,7 +91,7 @@ async fn texts_of_drivers_are_made_fit_for_reports() {
         job(running.site()),
     )
     .await;
-    assert_eq!(found[0].model, "a[31mb");
+    assert_eq!(found[0].facts.model, "a [31mb");
     assert_eq!(found[0].endpoint.ip, running.site().devices[0].address);
 }
 

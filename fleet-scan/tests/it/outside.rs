@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{Endpoint, Port, TargetOutcome};
+use fleet_core::{DeviceFacts, Endpoint, Port, TargetOutcome};
 use fleet_scan::{
-    Answer, BoxFuture, Driver, DriverError, DriverSet, Identification, Probe, ScanJob, Scanner,
+    Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanJob, ScanOptions, Scanner,
 };
 use fleet_sim::{Site, Truth};
 
-use crate::{job, ports, quick, scan, start};
+use crate::{job, ports, scan, start};
 
 /// An external driver that writes down what it is asked.
 #[derive(Default)]
@@ -68,9 +68,9 @@ impl Driver for Outside {
                 return Err(DriverError::Unusable("is tired".to_owned()));
             }
             Ok(self.names.map_or(Answer::Foreign, |driver| {
-                Answer::Named(Box::new(Identification {
+                Answer::Named(Box::new(DeviceFacts {
                     driver: driver.to_owned(),
-                    ..Identification::default()
+                    ..DeviceFacts::default()
                 }))
             }))
         })
@@ -81,7 +81,7 @@ impl Outside {
     fn scanner(self: &Arc<Self>) -> Scanner {
         let outside: Arc<dyn Driver> = Arc::clone(self) as _;
         let set = DriverSet::built_in().with([outside]).expect("a set");
-        Scanner::new(quick(), Arc::new(set))
+        Scanner::new(ScanOptions::default(), Arc::new(set))
     }
 
     fn asked(&self) -> Vec<Endpoint> {
@@ -125,7 +125,7 @@ async fn a_name_from_outside_ends_the_questions_about_a_host() {
     assert_eq!(summary.count(TargetOutcome::Unidentified), 0);
     let named: BTreeSet<IpAddr> = found
         .iter()
-        .filter(|device| device.driver == "acme")
+        .filter(|device| device.facts.driver == "acme")
         .map(|device| device.endpoint.ip)
         .collect();
     let asked = outside.asked();

@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use fleet_core::{AddressPolicy, Endpoint, PairOutcome, Port};
+use fleet_core::{AddressPolicy, DeviceFacts, Endpoint, PairOutcome, Port};
 use fleet_scan::{DriverSet, Guard, Login, PairReport, PairableDevice, Pairer};
 use fleet_sim::{Device, DeviceLogin, Make, Manner, Protocol, RunningSite, Service, Site};
 
@@ -38,10 +38,15 @@ fn target(site: &RunningSite, at: usize) -> PairableDevice {
             ip: site.site().devices[at].address,
             port: Port::new(PORT).expect("a port"),
         },
-        driver: "asicrs".to_owned(),
-        manufacturer: "Bitmain".to_owned(),
-        mac: None,
-        serial: None,
+        facts: facts("asicrs", "Bitmain"),
+    }
+}
+
+fn facts(driver: &str, manufacturer: &str) -> DeviceFacts {
+    DeviceFacts {
+        driver: driver.to_owned(),
+        manufacturer: manufacturer.to_owned(),
+        ..DeviceFacts::default()
     }
 }
 
@@ -98,7 +103,7 @@ async fn a_login_opens_what_it_belongs_to() {
         );
         assert_eq!(report.error.is_empty(), outcome == Paired, "{report:?}");
         if outcome == Paired {
-            let device = report.device;
+            let device = report.facts;
             assert_eq!(
                 device.mac.map(|mac| mac.to_string()).as_deref(),
                 Some("02:F1:00:00:00:07")
@@ -125,14 +130,14 @@ async fn what_is_not_what_the_server_named_is_sent_nothing() {
         (target(&site, 0), "another device"),
         (
             PairableDevice {
-                driver: "antminer".to_owned(),
+                facts: facts("antminer", "Bitmain"),
                 ..antminer.clone()
             },
             "another device",
         ),
         (
             PairableDevice {
-                manufacturer: "MicroBT".to_owned(),
+                facts: facts("asicrs", "MicroBT"),
                 ..antminer.clone()
             },
             "another device",
@@ -145,7 +150,7 @@ async fn what_is_not_what_the_server_named_is_sent_nothing() {
     }
     let asked = asked(&site);
     assert!(
-        !asked.iter().any(|path| path.contains("cgi-bin")),
+        !asked.iter().any(|path| path.contains("get_system_info")),
         "{asked:?}"
     );
 }
@@ -154,7 +159,7 @@ async fn what_is_not_what_the_server_named_is_sent_nothing() {
 async fn a_make_without_a_login_says_so_and_the_guard_has_the_last_word() {
     let site = start(site(vec![(Make::Bitaxe, None)]), 62).await;
     let bitaxe = PairableDevice {
-        manufacturer: "Bitaxe".to_owned(),
+        facts: facts("asicrs", "Bitaxe"),
         ..target(&site, 0)
     };
     let report = pair_as(&bitaxe, Some("x"), Guard::policy(AddressPolicy::DEMO)).await;

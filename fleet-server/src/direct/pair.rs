@@ -196,8 +196,8 @@ fn matches(filter: &DeviceFilter, row: &DeviceRow, status: PairingStatus) -> boo
             .any(|wanted| wanted == convert::pairing_status(status))
     };
     status_matches
-        && wanted(&filter.models, &row.model)
-        && wanted(&filter.manufacturers, &row.manufacturer)
+        && wanted(&filter.models, &row.facts.model)
+        && wanted(&filter.manufacturers, &row.facts.manufacturer)
 }
 
 /// A running pairing.
@@ -235,10 +235,7 @@ impl Pairing {
         permit.check(endpoint)?;
         let order = PairOrder {
             endpoint,
-            driver: row.driver.clone(),
-            manufacturer: row.manufacturer.clone(),
-            mac: row.mac,
-            serial: fleet_core::Serial::new(&row.serial),
+            facts: row.facts.clone(),
             login: self.credentials.login(),
             permit: permit.clone(),
         };

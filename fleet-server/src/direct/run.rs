@@ -9,7 +9,7 @@ use std::{
 };
 
 use fleet_core::{
-    DeviceReport, NodeId, OrgId, ScanId, ScanState, TargetOutcome, limits,
+    DeviceFacts, DeviceReport, NodeId, OrgId, ScanId, ScanState, TargetOutcome, limits,
     outcome::{Code, Conclusion},
 };
 use fleet_discovery::{DeviceFound, Ledger, LogEvent, ScanEnded, Tally};
@@ -486,11 +486,10 @@ fn found(report: &DeviceReport, row: &DeviceRow, elapsed_ms: u64) -> DeviceFound
         device: row.id,
         identifier: row.identifier.clone(),
         endpoint: report.endpoint,
-        scheme: row.scheme.clone(),
-        driver: row.driver.clone(),
-        model: row.model.clone(),
-        manufacturer: row.manufacturer.clone(),
-        firmware: row.firmware.clone(),
+        facts: DeviceFacts {
+            evidence: String::new(),
+            ..row.facts.clone()
+        },
         elapsed_ms,
     }
 }

@@ -16,10 +16,10 @@ fn message(target: &PairTarget) -> FleetNodePairTarget {
         device_identifier: target.identifier.to_string(),
         ip_address: target.endpoint.ip.to_string(),
         port: target.endpoint.port.to_string(),
-        url_scheme: target.scheme.clone(),
-        driver_name: target.driver.clone(),
-        manufacturer: target.manufacturer.clone(),
-        firmware_version: target.firmware.clone(),
+        url_scheme: target.facts.scheme.clone(),
+        driver_name: target.facts.driver.clone(),
+        manufacturer: target.facts.manufacturer.clone(),
+        firmware_version: target.facts.firmware.clone(),
     }
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn split(
 
 #[cfg(test)]
 mod tests {
-    use fleet_core::{DeviceId, DeviceIdentifier, Endpoint, Port, Serial};
+    use fleet_core::{DeviceFacts, DeviceId, DeviceIdentifier, Endpoint, Port, Serial};
     use fleet_wire::Message;
 
     use super::*;
@@ -78,10 +78,13 @@ mod tests {
                 ip: "10.0.0.7".parse().expect("an address"),
                 port: Port::new(80).expect("a port"),
             },
-            scheme: "http".to_owned(),
-            driver: "antminer".to_owned(),
-            manufacturer: text.to_owned(),
-            firmware: text.to_owned(),
+            facts: DeviceFacts {
+                scheme: "http".to_owned(),
+                driver: "antminer".to_owned(),
+                manufacturer: text.to_owned(),
+                firmware: text.to_owned(),
+                ..DeviceFacts::default()
+            },
         }
     }
 

@@ -1,4 +1,4 @@
-//! Who the server says one is, and what it refuses to all. Who may call what is in `matrix.txt`.
+//! Identity of the caller, and calls that are refused to everybody. `matrix.txt` says who may call what.
 
 use fleet_core::Role;
 use fleet_wire::{
@@ -8,7 +8,7 @@ use fleet_wire::{
 use crate::harness::{World, list, refused, stream_refused};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_asks_is_told_who_they_are() {
+async fn who_am_i_names_the_operator_and_the_role() {
     let world = World::new().await;
     let viewer = world.operator(Role::Viewer).await;
     let me = viewer
@@ -24,7 +24,7 @@ async fn whoever_asks_is_told_who_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_servers_own_network_is_refused_with_the_way_out() {
+async fn scanning_the_servers_own_network_is_refused_with_a_remedy() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let asked = list(&["10.0.0.1"], &[]);

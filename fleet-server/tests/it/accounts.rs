@@ -1,4 +1,4 @@
-//! Sign-in by password, keys, operators: what an account can do, and what its end ends.
+//! Accounts: sign-in by password, keys, sessions, operators.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -127,7 +127,7 @@ async fn a_one_time_password_is_exchanged_once_and_the_chosen_one_signs_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_one_time_password_dies_after_a_day() {
+async fn a_one_time_password_expires_after_a_day() {
     let world = World::new().await;
     let admin = world.operator(Role::Admin).await;
     let ann = with_password(&world, &admin, "ann@example.org", "viewer").await;
@@ -146,7 +146,7 @@ async fn a_one_time_password_dies_after_a_day() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_email_and_a_wrong_password_are_answered_alike() {
+async fn an_unknown_email_and_a_wrong_password_get_the_same_answer() {
     let world = World::new().await;
     let admin = world.operator(Role::Admin).await;
     with_password(&world, &admin, "ann@example.org", "viewer").await;
@@ -159,16 +159,17 @@ async fn an_unknown_email_and_a_wrong_password_are_answered_alike() {
         assert_eq!(answer.body, wrong.body);
         assert!(answer.header("set-cookie").is_empty());
     }
-    let told = world.audited(admin.org, "operator.sign_in").await;
-    let told = told.iter().map(|row| row.entry.subject.as_str());
+    let reported = world.audited(admin.org, "operator.sign_in").await;
+    let reported = reported.iter().map(|row| row.entry.subject.as_str());
     assert!(
-        told.into_iter()
+        reported
+            .into_iter()
             .any(|subject| subject.contains("ann@example.org"))
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_who_guesses_cannot_lock_the_owner_out() {
+async fn guessing_by_an_unauthenticated_peer_cannot_lock_the_owner_out() {
     let world = World::with(ServerConfig {
         rates: Some(Rates {
             sign_ins: NonZeroU32::new(1_000).expect("not zero"),
@@ -185,7 +186,7 @@ async fn a_stranger_who_guesses_cannot_lock_the_owner_out() {
         let body = serde_json::json!({ "email": email, "password": "a guess of many" });
         sign_in_from(&world, address, body)
     };
-    // The allowance of strangers is one, wherever they come from; it is the same for an account that is none.
+    // All unknown addresses share one allowance. It is the same for an account that does not exist.
     for email in ["ann@example.org", "eve@example.org"] {
         let mut statuses = Vec::new();
         for address in ["203.0.113.1", "203.0.113.2", "203.0.113.3", "203.0.113.4"] {
@@ -205,14 +206,14 @@ async fn a_stranger_who_guesses_cannot_lock_the_owner_out() {
     }
     let owner = sign_in(&world, "ann@example.org", PASSWORD).await;
     assert_eq!(owner.status, 204, "{}", owner.body);
-    // From a place where she has never been, a key does, which nobody can guess.
+    // From an unknown address she can sign in with a key, which nobody can guess.
     let (_, key) = make_key(&world, admin.options(), "mine").await;
     let body = serde_json::json!({ "key": key });
     assert_eq!(sign_in_from(&world, "203.0.113.5", body).await.status, 204);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_password_ends_the_other_sessions_and_needs_the_present_one() {
+async fn changing_the_password_needs_the_current_one_and_ends_other_sessions() {
     let world = World::new().await;
     let admin = world.operator(Role::Admin).await;
     with_password(&world, &admin, "ann@example.org", "viewer").await;
@@ -264,7 +265,7 @@ async fn another_password_ends_the_other_sessions_and_needs_the_present_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_keys_only_can_set_a_password_and_end_sessions() {
+async fn an_operator_with_only_keys_can_set_a_password_and_end_sessions() {
     let world = World::new().await;
     let viewer = world.operator(Role::Viewer).await;
     let request = ChangePasswordRequest {
@@ -380,7 +381,7 @@ async fn a_key_is_named_used_rotated_and_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn others_keys_are_the_administrators_business_alone() {
+async fn only_administrators_manage_keys_of_others() {
     let world = World::new().await;
     let (admin, operator) = (
         world.operator(Role::Admin).await,
@@ -510,7 +511,7 @@ async fn a_watch_ends_within_seconds_of_its_key_and_of_its_session() {
     .await;
     assert_eq!(ended.code, Code::Unauthenticated, "{ended}");
     events.read_to_end().await;
-    // Another key's watch goes on.
+    // The watch of another key continues.
     node.ack(&command, AckCode::Ok).await;
     let mut over = false;
     while let Some(message) = soon(by_other.message()).await.expect("lives") {
@@ -584,7 +585,7 @@ async fn roles_change_at_once_and_the_last_administrator_stays() {
         .list_operators(&ListOperatorsRequest {}, admin.options())
         .await;
     refused(gone, Code::Unauthenticated);
-    // Another organization's administrator finds nobody here.
+    // The administrator of another organization finds no operator here.
     let foreign = world.operator_of("Other", Role::Admin).await;
     let reset = ResetOperatorPasswordRequest { operator_id: ann };
     let reset = client

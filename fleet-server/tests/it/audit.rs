@@ -1,4 +1,4 @@
-//! The trail of refusals; of what was done the store keeps its own tests.
+//! Audit records of refusals. The store's tests cover records of actions that were done.
 
 use fleet_core::Role;
 use fleet_store::{AuditResult, Who};
@@ -10,7 +10,7 @@ use fleet_wire::{
 use crate::harness::{Enrolled, World, list, refused, start_as, target};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lacking_permission_is_recorded_once_a_minute_and_not_at_every_try() {
+async fn a_missing_permission_is_recorded_once_a_minute_and_not_at_every_attempt() {
     let world = World::new().await;
     let viewer = world.operator(Role::Viewer).await;
     for _ in 0..5 {
@@ -36,7 +36,7 @@ async fn a_lacking_permission_is_recorded_once_a_minute_and_not_at_every_try() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_by_the_guards_are_recorded() {
+async fn refusals_by_guards_are_recorded() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let (_, invitation, node) = Enrolled::register(&world, &operator).await;
@@ -76,7 +76,7 @@ async fn refusals_by_the_guards_are_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mistyped_request_is_no_refusal_of_a_guard() {
+async fn an_invalid_request_leaves_no_record() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -86,7 +86,7 @@ async fn a_mistyped_request_is_no_refusal_of_a_guard() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_in_the_trail() {
+async fn the_audit_trail_contains_no_secret() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;

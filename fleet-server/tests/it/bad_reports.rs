@@ -1,4 +1,4 @@
-//! A report with everything wrong in it that a node can get wrong, or try.
+//! A report with every defect that a faulty or hostile node can send.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,7 +34,7 @@ fn row(change: impl FnOnce(&mut DiscoveredDeviceReport)) -> DiscoveredDeviceRepo
 /// A text field, changed.
 type Field = fn(&mut DiscoveredDeviceReport) -> &mut String;
 
-/// Every kind of wrong that one row can hold by itself, with what is said of it.
+/// Every defect that a single row can have, with the reason of its refusal.
 fn wrong() -> Vec<(DiscoveredDeviceReport, RejectReason)> {
     let long = |most: usize| "x".repeat(most + 1);
     let (identifier, ip, port, scheme, driver): (Field, Field, Field, Field, Field) = (
@@ -163,7 +163,7 @@ async fn servers_own(world: &World, org: OrgId, device: &DiscoveredDeviceReport)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_thousand_devices_with_every_kind_of_wrong_exactly_the_good_ones_are_stored() {
+async fn of_a_thousand_devices_with_every_kind_of_defect_exactly_the_valid_ones_are_stored() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     // Another node owns a device, under a MAC that it showed.
@@ -197,7 +197,7 @@ async fn of_a_thousand_devices_with_every_kind_of_wrong_exactly_the_good_ones_ar
     let changed = store.bind_to_server(operator.org, record, status, Actor::SYSTEM, now);
     assert_eq!(changed.await.expect("binds"), Changed::Yes);
 
-    // This node knows a device by its place only.
+    // This node knows a device only by its endpoint.
     let enrolled = Enrolled::new(&world, &operator).await;
     let mut node = enrolled.connect(&world, Profile::upstream()).await;
     let scan = start(&operator, &enrolled, list(&["10.77.0.7"], &["4028"])).await;
@@ -251,9 +251,9 @@ async fn of_a_thousand_devices_with_every_kind_of_wrong_exactly_the_good_ones_ar
         ..owned.clone()
     });
     reasons.push(IdentityConflict);
-    let told_of: BTreeSet<RejectReason> = reasons.iter().copied().collect();
+    let reported_reasons: BTreeSet<RejectReason> = reasons.iter().copied().collect();
     assert_eq!(
-        told_of,
+        reported_reasons,
         RejectReason::ALL.into_iter().collect(),
         "every kind"
     );
@@ -292,12 +292,12 @@ async fn of_a_thousand_devices_with_every_kind_of_wrong_exactly_the_good_ones_ar
         *expected.entry(reason.to_string()).or_default() += 1;
     }
     let ledger = over.ledger.expect("a ledger");
-    let told: BTreeMap<String, u64> = ledger
+    let reported: BTreeMap<String, u64> = ledger
         .rejected_reasons
         .iter()
         .map(|tally| (tally.reason.clone(), tally.count))
         .collect();
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
     for tally in &ledger.rejected_reasons {
         let printable = !tally.example.chars().any(char::is_control);
         assert!(!tally.example.is_empty() && printable, "{tally:?}");

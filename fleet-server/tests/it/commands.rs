@@ -1,4 +1,4 @@
-//! Commands: from dispatch to ack, cancel or deadline, and what the node reports in between.
+//! Commands: from dispatch to ack, cancel or deadline, and the reports in between.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ async fn connected(world: &World, profile: Profile) -> (Operator, Enrolled, Node
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_node_says_is_what_the_operator_gets() {
+async fn the_nodes_ack_determines_the_outcome_of_the_scan() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::upstream()).await;
-    for (code, state, told) in [
+    for (code, state, reported) in [
         (AckCode::Ok, "SCAN_STATE_COMPLETED", "ok"),
         (AckCode::Partial, "SCAN_STATE_PARTIAL", "ok"),
         (AckCode::BadRequest, "SCAN_STATE_FAILED", "invalid_argument"),
@@ -40,13 +40,13 @@ async fn what_the_node_says_is_what_the_operator_gets() {
         node.ack_with(&command, code, "the node's \u{1b}[31m words")
             .await;
         let ended = scan.is(state).await;
-        assert_eq!(ended.code, told, "{code:?}: {}", ended.reason);
+        assert_eq!(ended.code, reported, "{code:?}: {}", ended.reason);
         assert!(!ended.reason.contains('\u{1b}'), "{:?}", ended.reason);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_upstream_node_gets_what_it_can_take_and_ours_gets_literals() {
+async fn an_upstream_node_gets_forms_that_it_supports_and_ours_gets_literals() {
     let world = World::new().await;
     let (operator, upstream, mut node) = connected(&world, Profile::upstream()).await;
     start(&operator, &upstream, target("10.0.0.0/22", &["80"])).await;
@@ -69,7 +69,7 @@ async fn a_upstream_node_gets_what_it_can_take_and_ours_gets_literals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_are_taken_from_the_commands_own_node_while_it_is_in_flight() {
+async fn reports_are_accepted_only_from_the_commands_node_while_it_is_in_flight() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::ours()).await;
     let other = Enrolled::new(&world, &operator).await;
@@ -106,14 +106,14 @@ async fn reports_are_taken_from_the_commands_own_node_while_it_is_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_quota_is_refused_without_a_hint_to_try_again() {
+async fn exceeding_the_quota_is_refused_without_a_retry_hint() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::ours()).await;
     start(&operator, &enrolled, list(&["10.0.0.1"], &["4028"])).await;
     let (command, _) = node.command().await;
     let mut rows = vec![device("10.0.0.1")];
     node.report(&command, rows.clone()).await.expect("is taken");
-    // The same place once more, under another identity: a second row where one may be.
+    // The same endpoint again, under another identity: a second row for one quota slot.
     rows[0].device_identifier = "serial:another".into();
     rows[0].mac_address = String::new();
     rows[0].serial_number = "another".into();
@@ -127,7 +127,7 @@ async fn over_quota_is_refused_without_a_hint_to_try_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_floods_refused_rows_is_cut_off_and_its_lane_is_free() {
+async fn a_node_that_floods_refused_rows_loses_its_command_and_gets_the_next() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::ours()).await;
     start(&operator, &enrolled, list(&["10.0.0.1"], &["4028"])).await;
@@ -152,7 +152,7 @@ async fn a_node_that_floods_refused_rows_is_cut_off_and_its_lane_is_free() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn canceling_tells_a_node_that_can_be_told_and_keeps_what_it_found() {
+async fn canceling_stops_a_node_that_understands_it_and_keeps_its_results() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::ours()).await;
     let scan = start(
@@ -165,14 +165,14 @@ async fn canceling_tells_a_node_that_can_be_told_and_keeps_what_it_found() {
     node.report(&command, vec![device("10.0.0.1")])
         .await
         .expect("is taken");
-    let told = async {
+    let reported = async {
         assert_eq!(node.cancel().await, command);
         node.report(&command, vec![device("10.0.0.2")])
             .await
             .expect("is taken still");
         node.ack(&command, AckCode::Partial).await;
     };
-    let (canceled, ()) = tokio::join!(scan.cancel(), told);
+    let (canceled, ()) = tokio::join!(scan.cancel(), reported);
     assert_eq!(canceled.state().as_str_name(), "SCAN_STATE_CANCELED");
     assert_eq!(canceled.code, "canceled");
     assert_eq!(canceled.ledger.expect("has ended").accepted, 2);
@@ -181,7 +181,7 @@ async fn canceling_tells_a_node_that_can_be_told_and_keeps_what_it_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_of_ours_that_does_not_stop_is_not_waited_for_and_its_lane_is_free() {
+async fn a_canceled_scan_ends_without_a_node_that_does_not_stop_and_releases_its_permit() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::ours()).await;
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["4028"])).await;
@@ -198,7 +198,7 @@ async fn a_node_of_ours_that_does_not_stop_is_not_waited_for_and_its_lane_is_fre
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_upstream_nodes_scan_is_canceled_at_once_while_its_command_keeps_the_lane_and_its_reports()
+async fn an_upstream_nodes_scan_is_canceled_at_once_while_its_command_keeps_the_permit_and_its_reports()
  {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::upstream()).await;
@@ -216,7 +216,7 @@ async fn a_upstream_nodes_scan_is_canceled_at_once_while_its_command_keeps_the_l
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_node_is_asked_again_later() {
+async fn a_busy_node_gets_the_command_again_later() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::upstream()).await;
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
@@ -230,7 +230,7 @@ async fn a_busy_node_is_asked_again_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_without_an_ack_ends_at_its_deadline_and_the_next_one_goes_out() {
+async fn a_command_without_an_ack_ends_at_its_deadline_and_the_next_one_is_sent() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::upstream()).await;
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
@@ -245,7 +245,7 @@ async fn a_command_without_an_ack_ends_at_its_deadline_and_the_next_one_goes_out
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_the_nodes_next_hello_lists_goes_on() {
+async fn a_command_that_the_next_hello_lists_continues() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -264,7 +264,7 @@ async fn a_command_that_the_nodes_next_hello_lists_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_the_nodes_next_hello_omits_is_dead_and_its_chunk_goes_out_anew() {
+async fn a_command_that_the_next_hello_omits_ends_and_its_chunk_is_issued_again() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::upstream()).await;
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["4028"])).await;
@@ -282,7 +282,7 @@ async fn a_command_that_the_nodes_next_hello_omits_is_dead_and_its_chunk_goes_ou
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancel_reaches_a_node_that_was_away() {
+async fn a_cancel_reaches_a_node_that_was_disconnected() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;

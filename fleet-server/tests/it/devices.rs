@@ -1,4 +1,4 @@
-//! The inventory as operators see it: names and why, taking back, and what another has.
+//! The inventory: devices with their former names, undo of identity changes, and devices of other nodes.
 
 use fleet_core::Role;
 use fleet_wire::{
@@ -49,7 +49,7 @@ async fn get(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_former_name_says_why_and_can_be_taken_back() {
+async fn a_former_name_has_its_reason_and_can_be_undone() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -72,11 +72,11 @@ async fn a_former_name_says_why_and_can_be_taken_back() {
         identity_change_id: alias.identity_change_id,
     };
     // Another organization's operator sees neither the device nor the change.
-    let stranger = world.operator_of("other", Role::Operator).await;
-    refused(get(&stranger, one.device_id, "").await, Code::NotFound);
-    let answer = stranger
+    let outsider = world.operator_of("other", Role::Operator).await;
+    refused(get(&outsider, one.device_id, "").await, Code::NotFound);
+    let answer = outsider
         .devices()
-        .undo_identity_change(&request, stranger.options())
+        .undo_identity_change(&request, outsider.options())
         .await;
     refused(answer, Code::NotFound);
     let viewer = world.operator(Role::Viewer).await;
@@ -108,7 +108,7 @@ async fn a_former_name_says_why_and_can_be_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_is_named_in_one_way_at_a_time() {
+async fn a_device_is_selected_by_id_or_identifier_but_not_both() {
     let world = World::new().await;
     let operator = world.operator(Role::Viewer).await;
     refused(get(&operator, 0, "").await, Code::InvalidArgument);
@@ -119,7 +119,7 @@ async fn a_device_is_named_in_one_way_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_node_has_is_listed_with_the_way_out() {
+async fn a_device_of_another_node_is_listed_with_a_remedy() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let (north, south) = (
@@ -162,8 +162,8 @@ async fn what_another_node_has_is_listed_with_the_way_out() {
     );
     let way_out = format!("revoke node {}", north.id);
     assert!(refusal.way_out.contains(&way_out), "{refusal:?}");
-    let stranger = world.operator_of("other", Role::Admin).await;
-    assert_eq!(listed(&stranger).await, []);
+    let outsider = world.operator_of("other", Role::Admin).await;
+    assert_eq!(listed(&outsider).await, []);
     first.hang_up();
     second.hang_up();
 }

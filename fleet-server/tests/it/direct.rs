@@ -1,4 +1,4 @@
-//! The server's own path: off unless switched on, and never at what has or had a node.
+//! Scans and pairings that the server carries out itself: off by default, and never at addresses of a node.
 
 use std::{
     net::IpAddr,
@@ -173,7 +173,7 @@ async fn to_its_end(
     loop {
         let message = soon(messages.message())
             .await
-            .expect("goes on")
+            .expect("continues")
             .expect("has an end");
         if message.sequence > 0 {
             assert_eq!(message.sequence, next, "sequences are dense");
@@ -227,7 +227,7 @@ async fn node_with(world: &World, operator: &Operator, found: &[&str]) -> (Enrol
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_configuration_the_server_dials_nothing_and_says_what_to_do() {
+async fn without_configuration_the_server_dials_nothing_and_names_the_remedy() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let error = not_scanned(
@@ -251,7 +251,7 @@ async fn without_configuration_the_server_dials_nothing_and_says_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_server_finds_is_told_stored_and_no_nodes() {
+async fn devices_that_the_server_finds_are_streamed_stored_and_belong_to_no_node() {
     let wire = Wire::with(&["10.0.0.7", "10.0.0.9"], 100);
     let world = wire.world().await;
     let operator = world.operator(Role::Operator).await;
@@ -292,7 +292,7 @@ async fn what_the_server_finds_is_told_stored_and_no_nodes() {
     let first = loop {
         let message = soon(upstream.message())
             .await
-            .expect("goes on")
+            .expect("continues")
             .expect("a device");
         if let [device] = message.devices.as_slice() {
             break device.ip_address.clone();
@@ -309,7 +309,7 @@ async fn what_the_server_finds_is_told_stored_and_no_nodes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_node_found_is_never_dialed_nor_after_its_revocation() {
+async fn devices_of_a_node_are_never_dialed_even_after_its_revocation() {
     let wire = Wire::with(&["10.0.0.7", "10.0.0.8", "10.0.0.9"], 100);
     let world = wire.world().await;
     let operator = world.operator(Role::Operator).await;
@@ -354,7 +354,7 @@ async fn what_a_node_found_is_never_dialed_nor_after_its_revocation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_of_what_the_server_dials_right_now_waits_and_is_taken() {
+async fn a_report_waits_while_the_server_dials_its_addresses_and_is_then_accepted() {
     let wire = Wire::with(&[], 0);
     let world = wire.world().await;
     let operator = world.operator(Role::Operator).await;
@@ -394,7 +394,7 @@ async fn a_report_of_what_the_server_dials_right_now_waits_and_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leaving_ends_the_scan_and_frees_its_addresses() {
+async fn closing_the_stream_ends_a_direct_scan_and_releases_its_addresses() {
     let wire = Wire::with(&["10.0.0.1"], 1);
     let world = wire.world().await;
     let operator = world.operator(Role::Operator).await;
@@ -405,7 +405,7 @@ async fn leaving_ends_the_scan_and_frees_its_addresses() {
     loop {
         let message = soon(first.message())
             .await
-            .expect("goes on")
+            .expect("continues")
             .expect("a device");
         if matches!(message.event, Some(Event::Device(_))) {
             break;
@@ -433,7 +433,7 @@ async fn leaving_ends_the_scan_and_frees_its_addresses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_ends_the_scan() {
+async fn a_drain_ends_a_direct_scan() {
     let wire = Wire::with(&[], 0);
     let mut world = wire.world().await;
     let operator = world.operator(Role::Operator).await;
@@ -454,7 +454,7 @@ async fn a_drain_ends_the_scan() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_scanned_is_refused_with_the_way_out() {
+async fn an_unsupported_direct_scan_is_refused_with_a_remedy() {
     let wire = Wire::with(&[], 0);
     let world = wire.world().await;
     let operator = world.operator(Role::Operator).await;
@@ -527,7 +527,7 @@ async fn not_paired(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_pairs_what_it_found_and_nothing_that_has_or_had_a_node() {
+async fn the_server_pairs_its_own_devices_and_none_that_have_or_had_a_node() {
     let wire = Wire::with(&["10.0.0.7", "10.0.0.8"], 100);
     let world = wire.world().await;
     let operator = world.operator(Role::Operator).await;
@@ -538,7 +538,7 @@ async fn the_server_pairs_what_it_found_and_nothing_that_has_or_had_a_node() {
     let all = || SelectionType::AllDevices(DeviceFilter::default());
     let dialed = || wire.dialed().split_off(2);
 
-    // Without a password, and with a wrong one: nobody is bound.
+    // Without a password, or with a wrong one, no device is bound.
     for password in [None, Some("wrong")] {
         let failed = not_paired(&operator, named(&["10.0.0.7"]), password).await;
         assert_eq!(failed.expect("answers"), [identifier("10.0.0.7")]);
@@ -556,7 +556,7 @@ async fn the_server_pairs_what_it_found_and_nothing_that_has_or_had_a_node() {
     );
     assert_eq!(dialed().len(), 3, "what a node has is not dialed");
 
-    // What is paired already is left alone, and the node's is told.
+    // A paired device is left alone, and the node's device is returned as failed.
     let failed = not_paired(&operator, all(), Some(PASSWORD)).await;
     assert_eq!(failed.expect("answers"), [identifier("10.0.0.9")]);
     assert_eq!(dialed().last().map(String::as_str), Some("10.0.0.8"));
@@ -607,7 +607,7 @@ async fn the_server_pairs_what_it_found_and_nothing_that_has_or_had_a_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pairing_by_the_server_is_off_unless_configured() {
+async fn pairing_by_the_server_is_off_by_default() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let refused = not_paired(&operator, named(&["10.0.0.7"]), None).await;

@@ -1,4 +1,4 @@
-//! `DiscoverOnFleetNode`: the upstream shape of a scan, which never queues.
+//! `DiscoverOnFleetNode`: a scan in the upstream format, which never queues.
 
 use std::time::Duration;
 
@@ -82,7 +82,10 @@ async fn devices_come_as_they_are_stored_and_the_header_names_the_scan() {
         node.report(&command, vec![device(ip), device("10.9.9.9")])
             .await
             .expect("is taken");
-        let (addresses, error) = next(&mut found).await.expect("goes on").expect("goes on");
+        let (addresses, error) = next(&mut found)
+            .await
+            .expect("continues")
+            .expect("continues");
         assert_eq!((addresses, error.as_str()), (vec![ip.to_owned()], ""));
     }
     node.ack(&command, AckCode::Ok).await;
@@ -92,7 +95,7 @@ async fn devices_come_as_they_are_stored_and_the_header_names_the_scan() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partial_scan_ends_well_after_a_last_message_with_the_reason() {
+async fn a_partial_scan_ends_with_ok_after_a_last_message_with_the_reason() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -101,14 +104,17 @@ async fn a_partial_scan_ends_well_after_a_last_message_with_the_reason() {
     let (command, _) = node.command().await;
     node.ack_with(&command, AckCode::Partial, "the switch was rebooted")
         .await;
-    let (addresses, error) = next(&mut found).await.expect("goes on").expect("goes on");
+    let (addresses, error) = next(&mut found)
+        .await
+        .expect("continues")
+        .expect("continues");
     assert_eq!(addresses, [""; 0]);
     assert!(error.contains("the switch was rebooted"), "{error}");
     assert_eq!(next(&mut found).await.expect("ends well"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_never_queues() {
+async fn discover_on_fleet_node_never_queues() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -133,7 +139,7 @@ async fn it_never_queues() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_request_is_told_before_anything_else() {
+async fn a_bad_request_is_refused_before_a_disconnected_node() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -143,7 +149,7 @@ async fn a_bad_request_is_told_before_anything_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leaving_never_cancels() {
+async fn closing_the_stream_never_cancels_the_scan() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -163,7 +169,7 @@ async fn leaving_never_cancels() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_ends_when_the_node_is_away_for_two_minutes_while_the_scan_goes_on() {
+async fn the_stream_ends_when_the_node_is_disconnected_for_two_minutes_while_the_scan_continues() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;

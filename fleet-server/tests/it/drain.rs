@@ -1,4 +1,4 @@
-//! A server that goes down, and the next one on the same database.
+//! Shutdown of a server, and the next server on the same database.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::harness::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_scan_goes_on_under_the_next_server() {
+async fn a_scan_continues_under_the_next_server() {
     let mut world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -52,7 +52,7 @@ async fn a_scan_goes_on_under_the_next_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn going_down_gives_nodes_their_slots_ends_watches_and_hears_last_words() {
+async fn a_drain_gives_nodes_reconnect_times_ends_watches_and_stores_last_messages() {
     let window = Duration::from_secs(7);
     let mut world = World::with(ServerConfig {
         rates: None,
@@ -76,11 +76,11 @@ async fn going_down_gives_nodes_their_slots_ends_watches_and_hears_last_words() 
     let goodbye = node.goodbye().await;
     assert_eq!(goodbye.reason(), GoodbyeReason::Drain);
     assert!(u128::from(goodbye.retry_after_ms) <= window.as_millis());
-    // What is said last is stored still.
+    // The last messages are still stored.
     node.ack(&command, AckCode::Ok).await;
     let ready = request(draining.address, "GET", "/readyz", &[], "").await;
     assert_eq!((ready.status, ready.body.as_str()), (503, "draining\n"));
-    // Who comes now is told when to come back, in structure.
+    // A node that connects now gets a structured time to reconnect.
     let mut late = Node::dial_at(draining.address, &token).await;
     let error = late.end().await.expect_err("is refused");
     assert!(error.is_not_active(), "{error}");
@@ -103,7 +103,7 @@ async fn going_down_gives_nodes_their_slots_ends_watches_and_hears_last_words() 
         assert!(error.message.contains("watch again"), "{error}");
     }
     node.end().await.expect("ends cleanly");
-    let error = old.end().await.expect_err("is told by its end");
+    let error = old.end().await.expect_err("ends with an error");
     assert!(error.is_not_active(), "{error}");
     draining.done().await;
 
@@ -134,7 +134,7 @@ async fn a_watch_of_a_running_scan_ends_unavailable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_vanished_leaves_nothing_that_stops_the_next_one() {
+async fn a_killed_server_does_not_block_the_next_one() {
     let mut world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;

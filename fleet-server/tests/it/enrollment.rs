@@ -66,7 +66,7 @@ async fn revoke(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_used_canceled_and_expired_codes_are_answered_alike() {
+async fn unknown_used_canceled_and_expired_codes_get_the_same_answer() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let used = code(&operator).await;
@@ -128,7 +128,7 @@ async fn a_name_is_taken_within_its_organization_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_would_move_a_cursor_is_refused_and_shown_harmless() {
+async fn a_name_with_control_characters_is_refused_and_shown_escaped() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let code = code(&operator).await.code;
@@ -163,7 +163,7 @@ async fn weak_keys_are_refused_and_leave_the_code_usable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proof_of_the_identity_key_is_checked_where_it_is_given() {
+async fn a_proof_of_the_identity_key_is_verified_if_present() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let code = code(&operator).await.code;
@@ -188,7 +188,7 @@ async fn a_proof_of_the_identity_key_is_checked_where_it_is_given() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_is_confirmed_by_its_own_ids_and_once() {
+async fn a_node_is_confirmed_once_by_its_own_ids() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let (_, invitation, node) = Enrolled::register(&world, &operator).await;
@@ -217,7 +217,7 @@ async fn a_node_is_confirmed_by_its_own_ids_and_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn revoking_needs_the_pending_id_while_the_node_waits_and_none_after() {
+async fn revoking_needs_the_pending_id_only_before_confirmation() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let (_, invitation, waiting) = Enrolled::register(&world, &operator).await;
@@ -243,7 +243,7 @@ async fn revoking_needs_the_pending_id_while_the_node_waits_and_none_after() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unconfirmed_node_takes_no_scans_and_its_fingerprint_is_named() {
+async fn scanning_an_unconfirmed_node_is_refused_with_its_fingerprint() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let (_, _, waiting) = Enrolled::register(&world, &operator).await;
@@ -260,7 +260,7 @@ async fn an_unconfirmed_node_takes_no_scans_and_its_fingerprint_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn open_codes_and_nodes_are_listed_as_they_stand() {
+async fn open_codes_and_nodes_are_listed_with_their_state() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let pending = code(&operator).await;
@@ -311,7 +311,7 @@ async fn open_codes_and_nodes_are_listed_as_they_stand() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_code_replaces_a_revoked_node_and_no_other() {
+async fn a_code_replaces_only_a_revoked_node() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -354,14 +354,14 @@ async fn a_code_replaces_a_revoked_node_and_no_other() {
         (gone[0].fleet_node_id, gone[0].enrollment.as_str()),
         (enrolled.id.0, "revoked")
     );
-    // Of another organization there is nothing to replace, and nothing to see.
-    let stranger = world.operator_of("other", Role::Operator).await;
+    // Nodes of another organization can be neither replaced nor listed.
+    let outsider = world.operator_of("other", Role::Operator).await;
     let request = CreateEnrollmentCodeRequest {
         replaces_fleet_node_id: enrolled.id.0,
     };
-    let answer = stranger
+    let answer = outsider
         .admin()
-        .create_enrollment_code(&request, stranger.options())
+        .create_enrollment_code(&request, outsider.options())
         .await;
     refused(answer, Code::NotFound);
 }

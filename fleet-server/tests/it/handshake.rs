@@ -1,4 +1,4 @@
-//! Proof of identity: challenges, sessions, their rotation, and how often one may try.
+//! Proof of identity: challenges, sessions, rotation, rate limits.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::harness::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_challenge_carries_the_tag_and_is_consumed_whatever_comes_of_it() {
+async fn a_challenge_contains_the_tag_and_is_consumed_whatever_the_result() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let node = Enrolled::new(&world, &operator).await;
@@ -44,7 +44,7 @@ async fn the_newest_challenge_of_a_node_replaces_the_older_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_challenge_dies_after_thirty_seconds() {
+async fn a_challenge_expires_after_thirty_seconds() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let node = Enrolled::new(&world, &operator).await;
@@ -120,7 +120,7 @@ async fn a_node_that_is_revoked_between_challenge_and_answer_gets_no_session() {
 
 /// An upstream node takes UNAUTHENTICATED for the end of its enrollment.
 #[tokio::test(flavor = "multi_thread")]
-async fn storage_trouble_is_never_a_refusal_of_who_it_is() {
+async fn a_storage_failure_is_never_unauthenticated() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let node = Enrolled::new(&world, &operator).await;
@@ -137,7 +137,7 @@ async fn storage_trouble_is_never_a_refusal_of_who_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_dies_after_a_day() {
+async fn a_session_expires_after_a_day() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let token = Enrolled::new(&world, &operator).await.sign_in(&world).await;
@@ -147,7 +147,7 @@ async fn a_session_dies_after_a_day() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rotation_keeps_the_stream_and_its_scan_while_the_old_token_dies_within_a_minute() {
+async fn rotation_keeps_the_stream_and_its_scan_while_the_old_token_expires_within_a_minute() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -172,7 +172,7 @@ async fn rotation_keeps_the_stream_and_its_scan_while_the_old_token_dies_within_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_without_a_credential_are_limited_and_told_when_to_come_back() {
+async fn calls_without_a_credential_are_limited_with_a_retry_hint() {
     let of = |n| NonZeroU32::new(n).expect("not zero");
     let world = World::with(ServerConfig {
         rates: Some(Rates {

@@ -1,5 +1,5 @@
-//! What every test stands on: a server with its database and port, a clock that can be moved, operators
-//! with their clients, and plain HTTP by hand.
+//! The test harness: a server with its database and port, a clock that tests can advance, operators with their clients,
+//! and plain HTTP.
 
 mod http;
 mod node;
@@ -39,18 +39,19 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-/// No test waits longer for anything.
+/// The longest wait of any test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The machine's clocks, moved ahead; and its randomness, which can be made to fail.
+/// The machine's clocks, which a test can advance, and its randomness, which a test can break.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
     ahead: Mutex<Duration>,
     broken: AtomicBool,
+    panics: AtomicU64,
 }
 
 impl Clock {
-    /// Lets time pass.
+    /// Advances both clocks.
     pub(crate) fn pass(&self, by: Duration) {
         *self.ahead.lock().expect("not poisoned") += by;
     }
@@ -58,6 +59,11 @@ impl Clock {
     /// Makes every use of randomness panic, or work again.
     pub(crate) fn break_randomness(&self, broken: bool) {
         self.broken.store(broken, Ordering::SeqCst);
+    }
+
+    /// How many uses of randomness have panicked.
+    pub(crate) fn panics(&self) -> u64 {
+        self.panics.load(Ordering::SeqCst)
     }
 
     fn ahead(&self) -> Duration {
@@ -75,12 +81,15 @@ impl Environment for Clock {
     }
 
     fn fill(&self, bytes: &mut [u8]) {
-        assert!(!self.broken.load(Ordering::SeqCst), "no randomness");
+        if self.broken.load(Ordering::SeqCst) {
+            self.panics.fetch_add(1, Ordering::SeqCst);
+            panic!("no randomness");
+        }
         SystemEnvironment.fill(bytes);
     }
 }
 
-/// A server that listens, and what it stands on.
+/// A listening server with its database and clock.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) clock: Arc<Clock>,
@@ -138,7 +147,7 @@ impl World {
         world
     }
 
-    /// Where the database is.
+    /// The folder of the database.
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
@@ -240,7 +249,7 @@ impl World {
         }
     }
 
-    /// What the audit trail says of an action, newest first.
+    /// The audit records of an action, newest first.
     pub(crate) async fn audited(&self, org: OrgId, action: &str) -> Vec<AuditRow> {
         use fleet_store::Audit as _;
         let rows = self.store.list_audit(org, None, 1_000).await;
@@ -257,7 +266,7 @@ impl World {
     }
 }
 
-/// A server that goes down.
+/// A server that shuts down.
 #[derive(Debug)]
 pub(crate) struct Draining {
     pub(crate) address: std::net::SocketAddr,
@@ -267,7 +276,7 @@ pub(crate) struct Draining {
 }
 
 impl Draining {
-    /// Waits until it is down, and closes its port.
+    /// Waits until it has shut down, and closes its port.
     pub(crate) async fn done(self) {
         soon(self.drained).await.expect("drains");
         self.closing.cancel();
@@ -330,27 +339,27 @@ impl Operator {
         PairingClient::new(self.channel.clone())
     }
 
-    /// The same operator at another server.
+    /// The same operator, connected to another server.
     pub(crate) fn at(mut self, world: &World) -> Self {
         self.channel = world.channel();
         self
     }
 }
 
-/// Numbers that no two tests of this process share.
+/// A number that is unique in this process.
 pub(crate) fn unique() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The refusal, with its code checked.
+/// The refusal; checks its code.
 pub(crate) fn refused<T: std::fmt::Debug>(answer: Result<T, RpcError>, code: Code) -> RpcError {
     let error = answer.expect_err("is refused");
     assert_eq!(error.code, code, "{error}");
     error
 }
 
-/// Why a stream was refused, at its opening or as its first message.
+/// The refusal of a stream, at its opening or as its first message.
 pub(crate) async fn stream_refused<T: std::fmt::Debug>(
     opened: Result<BoxStream<T>, RpcError>,
     code: Code,
@@ -362,17 +371,17 @@ pub(crate) async fn stream_refused<T: std::fmt::Debug>(
     refused(answer, code)
 }
 
-/// A future's output, or the test's end when it takes too long.
-pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what)
+/// The output of a future; panics if it takes too long.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
         .await
         .expect("it comes in time")
 }
 
-/// Looks again and again until it is so.
-pub(crate) async fn eventually<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
+/// Polls a condition until it holds.
+pub(crate) async fn eventually<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) {
     soon(async {
-        while !is_so().await {
+        while !holds().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
@@ -380,14 +389,14 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(mut is_so: impl FnMut()
 }
 
 pub(crate) fn list(addresses: &[&str], ports: &[&str]) -> DiscoverRequest {
-    wanted(Mode::IpList(pairing::IpListModeRequest {
+    request_of(Mode::IpList(pairing::IpListModeRequest {
         ip_addresses: owned(addresses),
         ports: owned(ports),
     }))
 }
 
 pub(crate) fn range(start: &str, end: &str, ports: &[&str]) -> DiscoverRequest {
-    wanted(Mode::IpRange(pairing::IpRangeModeRequest {
+    request_of(Mode::IpRange(pairing::IpRangeModeRequest {
         start_ip: start.to_owned(),
         end_ip: end.to_owned(),
         ports: owned(ports),
@@ -395,21 +404,21 @@ pub(crate) fn range(start: &str, end: &str, ports: &[&str]) -> DiscoverRequest {
 }
 
 pub(crate) fn target(target: &str, ports: &[&str]) -> DiscoverRequest {
-    wanted(Mode::Nmap(pairing::NmapModeRequest {
+    request_of(Mode::Nmap(pairing::NmapModeRequest {
         target: target.to_owned(),
         ports: owned(ports),
     }))
 }
 
 pub(crate) fn mdns(service_type: &str) -> DiscoverRequest {
-    wanted(Mode::Mdns(pairing::MdnsModeRequest {
+    request_of(Mode::Mdns(pairing::MdnsModeRequest {
         service_type: service_type.to_owned(),
         domain: String::new(),
         timeout_seconds: 5,
     }))
 }
 
-fn wanted(mode: Mode) -> DiscoverRequest {
+fn request_of(mode: Mode) -> DiscoverRequest {
     DiscoverRequest { mode: Some(mode) }
 }
 

@@ -1,4 +1,4 @@
-//! The server under attack over real sockets: every flood ends, and who keeps to the rules does not notice.
+//! Floods over real sockets: each is cut off, and callers that keep to the rules are not affected.
 
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,11 @@ impl Honest<'_> {
         step();
         let seen = async {
             loop {
-                let message = watch.message().await.expect("goes on").expect("no end yet");
+                let message = watch
+                    .message()
+                    .await
+                    .expect("continues")
+                    .expect("no end yet");
                 if let Some(Event::Device(_)) = message.event {
                     return;
                 }
@@ -95,7 +99,7 @@ fn besiege(world: &World, attack: Attack) -> JoinSet<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_and_its_watcher_work_on_through_every_flood() {
+async fn a_node_and_its_watcher_keep_working_through_every_flood() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -128,7 +132,7 @@ fn resident() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_slow_and_silent_peers_disturb_nobody() {
+async fn a_thousand_slow_and_silent_peers_do_not_disturb_a_node() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;

@@ -1,5 +1,5 @@
-//! A server over a real database, spoken to by real clients and by scripted nodes over loopback. Start with
-//! [`harness::World`]; each other module holds one part of the contract.
+//! A server on a real database, with real clients and scripted nodes over loopback. Start with [`harness::World`]; each
+//! other module tests one part of the contract.
 
 mod access;
 mod accounts;

@@ -1,5 +1,5 @@
-//! Who may do what to whose, in which state: every cell of `matrix.txt`, written by hand, against the live
-//! service. A procedure without a row fails with what to add.
+//! Who may call which procedure, on whose objects, in which state: every cell of `matrix.txt`, written by hand, against
+//! the live service. A procedure without a row fails the test, which names the row to add.
 
 mod actions;
 mod call;
@@ -59,7 +59,7 @@ fn every_procedure_has_a_row_and_every_row_a_procedure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_caller_gets_what_the_table_says_in_every_state() {
+async fn every_caller_gets_the_code_of_the_table_in_every_state() {
     let world = World::new().await;
     let mut scene = Scene::new(&world).await;
     let mut wrong = Vec::new();
@@ -77,7 +77,7 @@ async fn every_caller_gets_what_the_table_says_in_every_state() {
                 let (theirs, nobodys) = (scene.shown(&answer), scene.shown(&unknown));
                 if theirs != nobodys {
                     notes.push(format!(
-                        "  {caller} can tell another's from nobody's: {theirs} but {nobodys}"
+                        "  {caller} can distinguish another organization's object from a missing one: {theirs} but {nobodys}"
                     ));
                 }
             }

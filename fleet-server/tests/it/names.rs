@@ -1,4 +1,4 @@
-//! Host names: pinned by nodes that can, refused for nodes that cannot unless the policy says otherwise.
+//! Host names: pinned by nodes that can, refused for other nodes unless the policy allows them.
 
 use fleet_core::Role;
 use fleet_server::ServerConfig;
@@ -13,7 +13,7 @@ use crate::harness::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_are_pinned_before_the_first_report_and_bound_what_is_taken() {
+async fn names_are_pinned_before_the_first_report_and_limit_the_scope() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -35,7 +35,7 @@ async fn names_are_pinned_before_the_first_report_and_bound_what_is_taken() {
         "it may come again: {early:?}"
     );
     pin(&mut node, &command, "10.0.0.7").await;
-    // The report goes beside the stream: it is taken once what was said there has been heard.
+    // The report travels beside the stream: it is accepted once the stream's pins were processed.
     eventually(|| async {
         let answer = node.report(&command, vec![device("10.0.0.7")]).await;
         answer.is_ok_and(|answer| answer.accepted_count == 1)
@@ -45,14 +45,15 @@ async fn names_are_pinned_before_the_first_report_and_bound_what_is_taken() {
     assert_eq!(other.expect("is judged").accepted_count, 0);
     node.ack(&command, AckCode::Ok).await;
     scan.is("SCAN_STATE_COMPLETED").await;
-    let told = scan.log(0).await;
+    let reported = scan.log(0).await;
     assert!(
-        told.iter()
+        reported
+            .iter()
             .any(|(_, text)| text == "`miner.example` is pinned to 10.0.0.7"),
-        "{told:?}"
+        "{reported:?}"
     );
 
-    // One answer that is no address leaves the name out, whatever else was said of it.
+    // One malformed address leaves the name out, whatever its other addresses are.
     let scan = start(&operator, &enrolled, list(&["miner.example"], &["4028"])).await;
     let (command, _) = node.command().await;
     pin(&mut node, &command, "0x0a000007").await;
@@ -80,7 +81,7 @@ async fn pin(node: &mut Node, command: &str, address: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_upstream_nodes_unpinned_name_is_refused() {
+async fn an_upstream_nodes_unpinned_name_is_refused() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;

@@ -84,13 +84,13 @@ async fn rest(
     stream: &mut Incoming<PairDiscoveredDevicesOnFleetNodeResponse>,
 ) -> (Vec<(String, PairingStatus)>, Result<(), RpcError>) {
     let mut results = Vec::new();
-    let told = |result: DevicePairingResult| {
+    let reported = |result: DevicePairingResult| {
         let status = result.pairing_status();
         (result.device_identifier, status)
     };
     loop {
         match soon(stream.message()).await {
-            Ok(Some(message)) => results.extend(message.results.into_iter().map(told)),
+            Ok(Some(message)) => results.extend(message.results.into_iter().map(reported)),
             Ok(None) => return (results, Ok(())),
             Err(error) => return (results, Err(error)),
         }
@@ -182,10 +182,10 @@ async fn a_device_is_bound_released_and_bound_again() {
         [(south.id.0, identifier("10.0.0.7"))]
     );
     // Others do not know it.
-    let stranger = world.operator_of("other", Role::Admin).await;
-    let answer = stranger
+    let outsider = world.operator_of("other", Role::Admin).await;
+    let answer = outsider
         .admin()
-        .unpair_device(&release, stranger.options())
+        .unpair_device(&release, outsider.options())
         .await;
     refused(answer, Code::NotFound);
     assert_eq!(world.audited(operator.org, "device.pair").await.len(), 3);
@@ -193,7 +193,7 @@ async fn a_device_is_bound_released_and_bound_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn results_come_as_the_node_says_them() {
+async fn results_are_streamed_as_the_node_reports_them() {
     let ips = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"];
     for profile in [Profile::ours(), Profile::upstream()] {
         let world = World::new().await;
@@ -217,7 +217,10 @@ async fn results_come_as_the_node_says_them() {
         };
         let taken = node.report_paired(&command, vec![first]).await;
         assert_eq!(taken.expect("taken").accepted_count, 1);
-        let message = soon(stream.message()).await.expect("told").expect("open");
+        let message = soon(stream.message())
+            .await
+            .expect("reported")
+            .expect("open");
         assert_eq!(
             message.results[0].pairing_status(),
             PairingStatus::DefaultPassword,
@@ -266,7 +269,7 @@ async fn results_come_as_the_node_says_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_leaves_misses_nothing_and_nothing_is_missing_when_they_leave() {
+async fn closing_the_stream_loses_no_result_of_a_pairing() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = found(&world, Profile::ours(), &["10.0.0.1"]).await;
     let stream = pair(&operator, &wanted(&enrolled, &["10.0.0.1"]))
@@ -287,7 +290,7 @@ async fn whoever_leaves_misses_nothing_and_nothing_is_missing_when_they_leave() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_paired_is_refused_at_once() {
+async fn a_pairing_that_cannot_start_is_refused_at_once() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = found(&world, Profile::ours(), &["10.0.0.1"]).await;
     let silent = Enrolled::new(&world, &operator).await;
@@ -320,7 +323,7 @@ async fn what_cannot_be_paired_is_refused_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_says_busy_ends_it() {
+async fn a_busy_node_ends_a_pairing() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = found(&world, Profile::upstream(), &["10.0.0.1"]).await;
     let mut stream = pair(&operator, &wanted(&enrolled, &[]))
@@ -334,7 +337,7 @@ async fn a_node_that_says_busy_ends_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_node_ends_it_and_nothing_is_sent_again() {
+async fn a_lost_node_ends_a_pairing_and_nothing_is_sent_again() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = found(&world, Profile::upstream(), &["10.0.0.1"]).await;
     let mut stream = pair(&operator, &wanted(&enrolled, &[]))
@@ -357,7 +360,7 @@ async fn a_lost_node_ends_it_and_nothing_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn canceling_tells_the_node_and_keeps_what_came() {
+async fn canceling_a_pairing_reaches_the_node_and_keeps_its_results() {
     let world = World::new().await;
     let ips = ["10.0.0.1", "10.0.0.2"];
     let (operator, enrolled, mut node) = found(&world, Profile::ours(), &ips).await;
@@ -399,7 +402,7 @@ async fn canceling_tells_the_node_and_keeps_what_came() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn revocation_ends_it_and_releases_what_was_paired() {
+async fn revocation_ends_a_pairing_and_releases_its_devices() {
     let world = World::new().await;
     let ips = ["10.0.0.1", "10.0.0.2"];
     let (operator, enrolled, mut node) = found(&world, Profile::ours(), &ips).await;
@@ -429,7 +432,7 @@ async fn revocation_ends_it_and_releases_what_was_paired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_password_is_in_no_row_of_the_database() {
+async fn no_row_of_the_database_contains_the_password() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = found(&world, Profile::ours(), &["10.0.0.1"]).await;
     let mut stream = pair(&operator, &wanted(&enrolled, &[]))

@@ -1,4 +1,4 @@
-//! Requests that cannot be scans: each refusal names the offending value and says what would do.
+//! Invalid scan requests: each refusal names the offending value and what would be accepted.
 
 use fleet_core::Role;
 use fleet_wire::{
@@ -27,7 +27,7 @@ async fn plan(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_refusal_names_the_offending_value_and_the_way_out() {
+async fn every_refusal_names_the_offending_value_and_a_remedy() {
     use Code::{FailedPrecondition, InvalidArgument};
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
@@ -224,7 +224,7 @@ async fn every_refusal_names_the_offending_value_and_the_way_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_node_cannot_listen_for_is_refused_with_the_way_out() {
+async fn an_unsupported_mdns_scan_is_refused_with_a_remedy() {
     use Code::{FailedPrecondition, InvalidArgument};
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
@@ -255,7 +255,7 @@ async fn what_a_node_cannot_listen_for_is_refused_with_the_way_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_without_a_mode_and_waits_out_of_bounds_are_refused() {
+async fn requests_without_a_mode_or_with_an_invalid_queue_time_are_refused() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;

@@ -64,7 +64,7 @@ async fn a_retry_under_the_same_request_id_never_starts_a_second_scan() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sixteen_scans_wait_for_a_node_and_no_more() {
+async fn at_most_sixteen_scans_wait_for_a_node() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -81,7 +81,7 @@ async fn sixteen_scans_wait_for_a_node_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn interactive_scans_go_before_scheduled_ones() {
+async fn interactive_scans_run_before_scheduled_ones() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -111,7 +111,7 @@ async fn interactive_scans_go_before_scheduled_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_scan_waits_for_an_offline_node_until_its_time_is_over() {
+async fn a_scan_waits_for_an_offline_node_until_its_queue_time_ends() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -178,7 +178,7 @@ async fn scans_are_listed_newest_first_page_by_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_that_is_none_is_refused_by_name() {
+async fn a_malformed_id_is_refused_with_its_field() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let request = fleet_wire::fleet::GetScanRequest {
@@ -193,7 +193,7 @@ async fn an_id_that_is_none_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_mdns_scan_is_one_command_whose_ledger_has_every_address_of_the_nodes_subnets() {
+async fn an_mdns_scan_is_one_command_that_counts_every_address_of_the_nodes_subnets() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;

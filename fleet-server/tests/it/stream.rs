@@ -1,4 +1,4 @@
-//! Control streams: how they begin, who stays, what ends them.
+//! Control streams: Hello, eviction, takeover, revocation.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use fleet_wire::{
 use crate::harness::{Enrolled, Node, Profile, World, eventually, heartbeat, list, refused, start};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_may_hold_a_few_silent_streams_and_each_is_ended_without_its_hello() {
+async fn a_node_may_have_a_few_silent_streams_and_each_ends_without_its_hello() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let noisy = Enrolled::new(&world, &operator).await;
@@ -30,7 +30,7 @@ async fn a_node_may_hold_a_few_silent_streams_and_each_is_ended_without_its_hell
     let mut expected = vec![Code::FailedPrecondition; 8];
     expected.extend([Code::ResourceExhausted; 2]);
     assert_eq!(codes, expected);
-    // Their places are free again.
+    // Their slots are free again.
     noisy.connect(&world, Profile::ours()).await;
 }
 
@@ -59,7 +59,7 @@ async fn the_first_message_must_be_a_hello_within_its_bounds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_newest_stream_wins_and_a_node_of_ours_is_told() {
+async fn the_newest_stream_wins_and_our_node_gets_a_goodbye() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -78,7 +78,7 @@ async fn the_newest_stream_wins_and_a_node_of_ours_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_upstream_node_sees_its_older_stream_end_cleanly_and_without_a_word() {
+async fn the_older_stream_of_an_upstream_node_ends_cleanly_without_a_message() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -88,7 +88,7 @@ async fn a_upstream_node_sees_its_older_stream_end_cleanly_and_without_a_word() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_messages_are_dropped_and_the_stream_lives() {
+async fn bad_messages_are_dropped_and_the_stream_continues() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -133,7 +133,7 @@ async fn an_ack_of_another_nodes_command_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_third_takeover_between_two_machines_is_refused_shown_and_forgotten_in_time() {
+async fn the_third_takeover_between_two_machines_is_refused_shown_and_later_cleared() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -188,7 +188,7 @@ async fn two_machines_at_two_servers_do_not_evict_each_other_in_a_loop() {
     let token = enrolled.sign_in(&other_world).await;
     let error = Node::try_connect(&other_world, &token, there.clone()).await;
     assert_eq!(error.code, Code::ResourceExhausted, "{error}");
-    let wait = error.retry_after().expect("is told when to come back");
+    let wait = error.retry_after().expect("has a retry hint");
     assert!(wait > Duration::from_secs(590), "{wait:?}");
     assert!(world.is_flagged(&operator, &enrolled).await);
     // Held off at the first server too, and the incumbent works.
@@ -228,7 +228,7 @@ async fn revoking_a_node_ends_its_stream_at_once_and_its_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_hangs_up_in_the_middle_of_connecting_is_shown_as_gone_and_can_come_back() {
+async fn a_node_that_hangs_up_while_connecting_is_disconnected_and_can_reconnect() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;

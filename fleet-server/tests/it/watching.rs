@@ -1,4 +1,4 @@
-//! Watching scans: every event once and in order, whoever comes late or leaves.
+//! Watching scans: every event once and in order, for late and leaving watchers too.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use fleet_wire::{
 use crate::harness::{Enrolled, Profile, World, device, list, range, refused, soon, start};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_come_live_dense_and_once_and_again_from_a_cursor() {
+async fn events_are_live_dense_unique_and_repeatable_from_a_cursor() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -29,7 +29,7 @@ async fn events_come_live_dense_and_once_and_again_from_a_cursor() {
         .await
         .expect("is taken");
     loop {
-        let message = soon(live.message()).await.expect("goes on");
+        let message = soon(live.message()).await.expect("continues");
         if let Some(Event::Device(found)) = message.expect("has not ended").event {
             assert_eq!(
                 (found.ip.as_str(), found.model.as_str()),
@@ -38,7 +38,7 @@ async fn events_come_live_dense_and_once_and_again_from_a_cursor() {
             break;
         }
     }
-    // A watcher that leaves changes nothing.
+    // Closing a watch changes nothing.
     drop(live);
     node.report(&command, vec![device("10.0.0.2")])
         .await
@@ -68,17 +68,17 @@ async fn a_cursor_ahead_of_the_log_is_out_of_range() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_watch_gives_signs_of_life() {
+async fn an_idle_watch_sends_liveness_signals() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
     let mut watch = scan.watch(0).await;
-    let first = soon(watch.message()).await.expect("goes on");
+    let first = soon(watch.message()).await.expect("continues");
     let first = first.expect("has not ended");
     assert!(matches!(first.event, Some(Event::Progress(_))), "{first:?}");
     world.clock.pass(Duration::from_secs(15));
-    let next = soon(watch.message()).await.expect("goes on");
+    let next = soon(watch.message()).await.expect("continues");
     let next = next.expect("has not ended");
     assert_eq!((next.sequence, next.event), (0, None));
 }
@@ -108,7 +108,7 @@ async fn many_watchers_see_the_same_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn how_far_a_node_is_reaches_whoever_watches() {
+async fn the_progress_of_a_node_reaches_its_watchers() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let enrolled = Enrolled::new(&world, &operator).await;
@@ -127,13 +127,16 @@ async fn how_far_a_node_is_reaches_whoever_watches() {
     .await;
     soon(async {
         loop {
-            let message = watch.message().await.expect("goes on");
+            let message = watch.message().await.expect("continues");
             let message = message.expect("has not ended");
             if let Some(Event::Progress(progress)) = message.event
                 && progress.done > 0
             {
                 assert_eq!((progress.done, progress.total), (40, 100));
-                assert_eq!(progress.phase, "sweep\\u{7}", "bells do not ring");
+                assert_eq!(
+                    progress.phase, "sweep\\u{7}",
+                    "control characters are escaped"
+                );
                 break;
             }
         }

@@ -1,4 +1,4 @@
-//! The plain side of the port: health, the page, sign-in, event streams.
+//! Requests that are not RPCs: health, the page, sign-in, event streams.
 
 use std::num::NonZeroU32;
 
@@ -20,7 +20,7 @@ async fn sign_in(world: &World, key: &str) -> Http {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_plain_and_unknown_paths_are_not_found() {
+async fn health_is_plain_text_and_unknown_paths_are_not_found() {
     let world = World::new().await;
     let health = get(&world, "/healthz", &[]).await;
     assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
@@ -42,7 +42,7 @@ async fn health_is_plain_and_unknown_paths_are_not_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readiness_goes_red_with_the_database() {
+async fn readiness_fails_with_the_database() {
     let world = World::new().await;
     world.store.close().await;
     let ready = get(&world, "/readyz", &[]).await;
@@ -53,7 +53,7 @@ async fn readiness_goes_red_with_the_database() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn storage_trouble_is_unavailable_and_says_nothing_of_the_database() {
+async fn a_storage_failure_is_unavailable_and_reveals_nothing_of_the_database() {
     let world = World::new().await;
     let admin = world.operator(Role::Admin).await;
     world.store.close().await;
@@ -72,7 +72,7 @@ async fn storage_trouble_is_unavailable_and_says_nothing_of_the_database() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_runs_nothing_but_its_own_files() {
+async fn the_page_runs_only_its_own_files() {
     let world = World::new().await;
     let page = get(&world, "/", &[]).await;
     assert_eq!(page.status, 200);
@@ -136,7 +136,7 @@ async fn behind_https_the_cookie_is_secure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sign_ins_that_are_none_are_refused() {
+async fn malformed_sign_ins_are_refused() {
     let world = World::new().await;
     let viewer = world.operator(Role::Viewer).await;
     let wrong = sign_in(&world, "fok_wrong").await;
@@ -169,7 +169,7 @@ async fn sign_ins_that_are_none_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sign_ins_are_limited_and_told_when_to_come_back() {
+async fn sign_ins_are_limited_with_a_retry_hint() {
     let rates = Rates {
         sign_ins: NonZeroU32::new(2).expect("not zero"),
         ..Rates::default()
@@ -189,7 +189,7 @@ async fn sign_ins_are_limited_and_told_when_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cookie_changes_nothing_without_the_header_that_no_form_can_send() {
+async fn a_cookie_without_the_csrf_header_changes_nothing() {
     let world = World::new().await;
     let admin = world.operator(Role::Admin).await;
     let cookie = sign_in(&world, &admin.key).await.cookie();
@@ -221,7 +221,7 @@ async fn a_cookie_changes_nothing_without_the_header_that_no_form_can_send() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signing_out_ends_the_session_and_takes_the_cookie_back() {
+async fn signing_out_ends_the_session_and_clears_the_cookie() {
     let world = World::new().await;
     let viewer = world.operator(Role::Viewer).await;
     let cookie = sign_in(&world, &viewer.key).await.cookie();
@@ -237,7 +237,7 @@ async fn signing_out_ends_the_session_and_takes_the_cookie_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browsers_session_ends_after_a_working_day() {
+async fn a_browser_session_expires_after_a_working_day() {
     let world = World::new().await;
     let viewer = world.operator(Role::Viewer).await;
     let cookie = sign_in(&world, &viewer.key).await.cookie();
@@ -291,7 +291,7 @@ async fn an_event_stream_resumes_where_the_browser_was() {
     both.read_to_end().await;
     assert!(!both.body.contains("id: 1\n"), "{}", both.body);
 
-    // Nothing is left: a browser is told not to come back.
+    // Nothing is left: a browser must not reconnect.
     let done = get(&world, &format!("{path}?after=3"), &[("cookie", &cookie)]).await;
     assert_eq!(done.status, 204);
     let ahead = get(&world, &format!("{path}?after=4"), &[("cookie", &cookie)]).await;

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use fleet_core::{
-    DeviceId, DeviceIdentifier, Endpoint, IdentityChangeId, Mac, NodeId, OrgId, RejectReason,
-    Timestamp,
+    DeviceFacts, DeviceId, DeviceIdentifier, Endpoint, IdentityChangeId, NodeId, OrgId,
+    RejectReason, Timestamp,
 };
 use fleet_pairing::{IdentityReason, UndoRefusal};
 
@@ -20,22 +20,8 @@ pub struct DeviceRow {
     pub node: Option<NodeId>,
     /// Where it was last reached; none when another device took the place.
     pub endpoint: Option<Endpoint>,
-    /// Data, not a link.
-    pub scheme: String,
-    /// The driver that named it.
-    pub driver: String,
-    /// May be empty.
-    pub model: String,
-    /// May be empty.
-    pub manufacturer: String,
-    /// May be empty.
-    pub firmware: String,
-    /// If it ever showed one.
-    pub mac: Option<Mac>,
-    /// May be empty.
-    pub serial: String,
-    /// What named it, escaped.
-    pub evidence: String,
+    /// What is known of it.
+    pub facts: DeviceFacts,
     /// The first accepted report.
     pub first_seen: Timestamp,
     /// The last accepted report.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use async_trait::async_trait;
 use fleet_core::{
-    CommandId, DeviceId, DeviceIdentifier, Endpoint, Epoch, NodeId, OperatorId, OrgId,
+    CommandId, DeviceFacts, DeviceId, DeviceIdentifier, Endpoint, Epoch, NodeId, OperatorId, OrgId,
     PairRejectReason, PairResult, PairingId, PairingStatus, Timestamp, outcome::Code,
 };
 use fleet_pairing::{BindRefusal, Binding};
@@ -101,14 +101,8 @@ pub struct PairTarget {
     pub identifier: DeviceIdentifier,
     /// Where it is.
     pub endpoint: Endpoint,
-    /// May be empty.
-    pub scheme: String,
-    /// The driver that named it.
-    pub driver: String,
-    /// May be empty.
-    pub manufacturer: String,
-    /// May be empty.
-    pub firmware: String,
+    /// Scheme, driver, manufacturer and firmware of it; the other facts are not stored.
+    pub facts: DeviceFacts,
 }
 
 /// Which devices an operator wants a node to pair.

@@ -1,7 +1,8 @@
 //! The inventory as operators read it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem::take};
 
+use fleet_core::{DeviceFacts, Serial};
 use fleet_pairing::{IdentityChange, decide_undo};
 
 use super::{
@@ -198,21 +199,47 @@ pub(super) fn endpoint(model: &device::Model) -> Result<Option<Endpoint>, DbErr>
     }
 }
 
+/// What a row says of its device.
+pub(super) fn facts(model: &device::Model) -> DeviceFacts {
+    take_facts(&mut model.clone())
+}
+
+/// Moves the facts out of a row, which has none afterwards.
+pub(super) fn take_facts(model: &mut device::Model) -> DeviceFacts {
+    DeviceFacts {
+        driver: take(&mut model.driver),
+        scheme: take(&mut model.scheme),
+        model: take(&mut model.model),
+        manufacturer: take(&mut model.manufacturer),
+        firmware: take(&mut model.firmware),
+        mac: model.mac.take().map(|mac| mac.0),
+        serial: Serial::new(&take(&mut model.serial)),
+        evidence: take(&mut model.evidence),
+    }
+}
+
+/// Writes facts into a row.
+pub(super) fn put_facts(model: &mut device::Model, facts: DeviceFacts) {
+    model.driver = facts.driver;
+    model.scheme = facts.scheme;
+    model.model = facts.model;
+    model.manufacturer = facts.manufacturer;
+    model.firmware = facts.firmware;
+    model.mac = facts.mac.map(AsText);
+    model.serial = facts
+        .serial
+        .map_or_else(String::new, |serial| serial.as_str().to_owned());
+    model.evidence = facts.evidence;
+}
+
 /// A device as others see it.
-pub(super) fn row(model: device::Model, aliases: Vec<DeviceAlias>) -> Result<DeviceRow, DbErr> {
+pub(super) fn row(mut model: device::Model, aliases: Vec<DeviceAlias>) -> Result<DeviceRow, DbErr> {
     Ok(DeviceRow {
+        facts: take_facts(&mut model),
         id: DeviceId(model.id),
         endpoint: endpoint(&model)?,
         identifier: model.identifier.0,
         node: model.node_id.map(NodeId),
-        scheme: model.scheme,
-        driver: model.driver,
-        model: model.model,
-        manufacturer: model.manufacturer,
-        firmware: model.firmware,
-        mac: model.mac.map(|mac| mac.0),
-        serial: model.serial,
-        evidence: model.evidence,
         first_seen: model.first_seen.0,
         last_seen: model.last_seen.0,
         aliases,

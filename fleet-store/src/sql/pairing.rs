@@ -11,7 +11,7 @@ mod targets;
 
 pub(crate) use bindings::{forget_pairing, hand_over, release_all_of};
 use ends::{canceled, finish, save};
-use fleet_core::{enrollment::NodeState, outcome::Code};
+use fleet_core::{DeviceFacts, enrollment::NodeState, outcome::Code};
 
 use super::{
     audit, codec,
@@ -380,10 +380,10 @@ fn new_target(new: &NewPairing, target: &PairTarget, part: i64) -> pairing_targe
         identifier: Set(target.identifier.to_string()),
         ip: Set(AsText(target.endpoint.ip)),
         port: Set(i64::from(target.endpoint.port.number())),
-        scheme: Set(target.scheme.clone()),
-        driver: Set(target.driver.clone()),
-        manufacturer: Set(target.manufacturer.clone()),
-        firmware: Set(target.firmware.clone()),
+        scheme: Set(target.facts.scheme.clone()),
+        driver: Set(target.facts.driver.clone()),
+        manufacturer: Set(target.facts.manufacturer.clone()),
+        firmware: Set(target.facts.firmware.clone()),
         outcome: Set(None),
         default_password: Set(None),
         result: Set(None),
@@ -401,9 +401,12 @@ fn stored_target(row: pairing_target::Model) -> Result<PairTarget, DbErr> {
             ip: row.ip.0,
             port: codec::read_port(row.port)?,
         },
-        scheme: row.scheme,
-        driver: row.driver,
-        manufacturer: row.manufacturer,
-        firmware: row.firmware,
+        facts: DeviceFacts {
+            scheme: row.scheme,
+            driver: row.driver,
+            manufacturer: row.manufacturer,
+            firmware: row.firmware,
+            ..DeviceFacts::default()
+        },
     })
 }

@@ -11,7 +11,7 @@ mod refusals;
 use std::net::IpAddr;
 
 use fleet_core::{
-    DeviceReport,
+    DeviceFacts, DeviceReport,
     outcome::{Code, Verdict},
 };
 use fleet_discovery::{DeviceFound, LogEvent, Pinned, RowVerdict, admit, is_flooded};
@@ -23,7 +23,7 @@ use refusals::Refusals;
 use super::{
     audit,
     commands::{self, Work},
-    endpoints,
+    devices, endpoints,
     entity::{command, device, report, report_row},
     inserts,
     locked::LockedScan,
@@ -397,11 +397,10 @@ fn found(
         device,
         identifier: known.identifier.0.clone(),
         endpoint: report.endpoint,
-        scheme: known.scheme.clone(),
-        driver: known.driver.clone(),
-        model: known.model.clone(),
-        manufacturer: known.manufacturer.clone(),
-        firmware: known.firmware.clone(),
+        facts: DeviceFacts {
+            evidence: String::new(),
+            ..devices::facts(known)
+        },
         elapsed_ms,
     }))
 }

@@ -303,7 +303,7 @@ async fn what_the_server_finds_again_is_the_same_record(site: Site) {
     let (first, second) = (stored(&first[0]), stored(&second[0]));
     assert_eq!((first.id, first.first_seen), (second.id, second.first_seen));
     assert_eq!(
-        (second.model.as_str(), second.firmware.as_str()),
+        (second.facts.model.as_str(), second.facts.firmware.as_str()),
         ("S19", "2"),
         "a blank erases nothing"
     );

@@ -96,7 +96,7 @@ async fn a_changed_name_says_why_and_is_taken_back(site: Site) {
         (
             restored.identifier,
             restored.node,
-            restored.model.as_str(),
+            restored.facts.model.as_str(),
             restored.last_seen
         ),
         (weak, Some(node.id), "S19", at(30))
@@ -131,9 +131,9 @@ async fn two_records_become_one_and_are_taken_apart(site: Site) {
     let one = device(&site, 2).await;
     assert_eq!(
         (
-            one.manufacturer.as_str(),
-            one.firmware.as_str(),
-            one.model.as_str()
+            one.facts.manufacturer.as_str(),
+            one.facts.firmware.as_str(),
+            one.facts.model.as_str()
         ),
         ("Bitmain", "1.2", "S19"),
         "what only the other record knew is not lost"
@@ -146,7 +146,7 @@ async fn two_records_become_one_and_are_taken_apart(site: Site) {
     let apart = undo(&site, alias.change).await.expect("undone");
     assert_eq!((apart.kept, apart.restored), (DeviceId(2), DeviceId(1)));
     assert_eq!(shown(&site).await, ["1 auto nowhere", "2 mac 10.0.0.7:80"]);
-    assert_eq!(device(&site, 1).await.firmware, "1.2");
+    assert_eq!(device(&site, 1).await.facts.firmware, "1.2");
 }
 
 async fn what_was_told_apart_stays_apart(site: Site) {
@@ -553,7 +553,7 @@ async fn evidence_of_a_former_name_is_kept(site: Site) {
     });
     scan(&site, node, vec![shown]).await;
     let device = device(&site, 1).await;
-    assert_eq!(device.evidence, "MAC of its API");
+    assert_eq!(device.facts.evidence, "MAC of its API");
     assert_eq!(
         device.aliases[0].evidence,
         "title Antminer; identifier uuid:1234"

@@ -1,6 +1,6 @@
 //! Recording reports: what is taken, and that re-delivery of anything changes nothing.
 
-use fleet_core::{NodeId, RawDeviceReport, outcome::AckCode};
+use fleet_core::{DeviceFacts, NodeId, RawDeviceReport, Serial, outcome::AckCode};
 use fleet_discovery::{LogEvent, Mode, NodeProfile};
 use fleet_store::*;
 
@@ -51,18 +51,17 @@ async fn an_accepted_device_is_stored_and_told_together(site: Site) {
         (device.node, device.endpoint.map(|place| place.to_string())),
         (Some(node.id), Some("10.0.0.7:80".into()))
     );
-    assert_eq!(
-        [
-            &device.scheme,
-            &device.driver,
-            &device.model,
-            &device.manufacturer,
-            &device.firmware,
-            &device.serial,
-            &device.evidence
-        ],
-        ["http", "antminer", "S19", "Bitmain", "1.2", "SN1", "title"]
-    );
+    let facts = DeviceFacts {
+        scheme: "http".into(),
+        driver: "antminer".into(),
+        model: "S19".into(),
+        manufacturer: "Bitmain".into(),
+        firmware: "1.2".into(),
+        mac: "02:00:5e:00:00:01".parse().ok(),
+        serial: Serial::new("SN1"),
+        evidence: "title".into(),
+    };
+    assert_eq!(device.facts, facts);
     assert_eq!((device.first_seen, device.last_seen), (at(30), at(30)));
     let log = site.log(command.scan).await;
     let [LogEvent::Device(found)] = log.as_slice() else {
@@ -72,22 +71,11 @@ async fn an_accepted_device_is_stored_and_told_together(site: Site) {
         (found.device, &found.identifier, Some(found.endpoint)),
         (device.id, &device.identifier, device.endpoint)
     );
-    assert_eq!(
-        [
-            &found.scheme,
-            &found.driver,
-            &found.model,
-            &found.manufacturer,
-            &found.firmware
-        ],
-        [
-            &device.scheme,
-            &device.driver,
-            &device.model,
-            &device.manufacturer,
-            &device.firmware
-        ]
-    );
+    let told = DeviceFacts {
+        evidence: String::new(),
+        ..facts
+    };
+    assert_eq!(found.facts, told);
     assert_eq!(found.elapsed_ms, 10_000);
 }
 
@@ -204,7 +192,11 @@ async fn a_full_report_fits(site: Site) {
         devices.iter().map(|device| device.id).collect::<Vec<_>>(),
         ids
     );
-    assert!(devices.iter().all(|device| device.serial == "S"));
+    assert!(
+        devices
+            .iter()
+            .all(|device| device.facts.serial == Serial::new("S"))
+    );
 }
 
 async fn an_open_scope_closes_by_the_first_device(site: Site) {

@@ -193,7 +193,8 @@ fn script(text: &str) -> String {
     out
 }
 
-/// The literals of a line that are no single lower-case word, with what stands between `${` and `}` left out.
+/// The literals of a line that are neither a single lower-case word nor a list of CSS classes. Text between `${` and `}`
+/// is code.
 fn literals(line: &str, quotes: &[char]) -> String {
     let mut out = String::new();
     let mut rest = line;
@@ -207,10 +208,10 @@ fn literals(line: &str, quotes: &[char]) -> String {
             ends
         });
         let (literal, after) = close.map_or((body, ""), |at| (&body[..at], &body[at + 1..]));
+        let is_label = literal.starts_with(char::is_uppercase) && !literal.contains('_');
+        let are_classes = rest[..open].trim_end().ends_with("class:");
         out.push(BREAK);
-        if literal.contains(' ')
-            || (literal.starts_with(char::is_uppercase) && !literal.contains('_'))
-        {
+        if (literal.contains(' ') || is_label) && !are_classes {
             out.push_str(&without(&without_code(literal), "${", "}"));
         }
         out.push(BREAK);

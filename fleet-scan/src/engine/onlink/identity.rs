@@ -4,9 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_core::Mac;
-
-use crate::job::FoundDevice;
+use fleet_core::{DeviceFacts, Mac};
 
 /// The longest evidence, in characters.
 const EVIDENCE: usize = 512;
@@ -23,7 +21,7 @@ pub(in crate::engine) enum Neighbor {
 impl Neighbor {
     /// Gives a device that shows no identity of its own the address that answered for it, and says so in its
     /// evidence. What a device says of itself counts more: several may share an address.
-    pub(in crate::engine) fn vouch_for(self, device: &mut FoundDevice) {
+    pub(in crate::engine) fn vouch_for(self, device: &mut DeviceFacts) {
         let says_who = device.mac.is_some() || device.serial.is_some();
         let (mac, what) = match self {
             Self::Own(mac) => (mac, "the neighbor table has"),
@@ -66,7 +64,7 @@ pub(super) fn judge(
 
 #[cfg(test)]
 mod tests {
-    use fleet_core::{Endpoint, Port, Serial};
+    use fleet_core::Serial;
     use proptest::prelude::*;
 
     use super::*;
@@ -117,21 +115,13 @@ mod tests {
         assert!(talkative.mac.is_some());
     }
 
-    fn device(mac: Option<Mac>, serial: Option<Serial>) -> FoundDevice {
-        FoundDevice {
-            endpoint: Endpoint {
-                ip: [10, 0, 0, 7].into(),
-                port: Port::new(80).expect("a port"),
-            },
-            scheme: String::new(),
+    fn device(mac: Option<Mac>, serial: Option<Serial>) -> DeviceFacts {
+        DeviceFacts {
             driver: "test".to_owned(),
-            model: String::new(),
-            manufacturer: String::new(),
-            firmware: String::new(),
             mac,
             serial,
             evidence: "said so".to_owned(),
-            provisional: false,
+            ..DeviceFacts::default()
         }
     }
 

@@ -1,4 +1,4 @@
-//! A node that does what the test says: enrolls, proves its identity, holds a stream, reports, acks.
+//! A scripted node: enrolls, proves its identity, opens a stream, reports, acks.
 
 use std::net::SocketAddr;
 
@@ -24,7 +24,7 @@ use super::{Operator, World, channel, soon, unique};
 /// Capabilities of our own node.
 const OURS: [&str; 5] = ["progress", "cancel", "goodbye", "outcomes", "big-commands"];
 
-/// What a node says of itself.
+/// The Hello of a node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Profile(pub(crate) ControlHello);
 
@@ -34,7 +34,7 @@ impl Profile {
         Self::default()
     }
 
-    /// A node of ours, freshly started.
+    /// Our node, freshly started.
     pub(crate) fn ours() -> Self {
         let mut instance = [0; 16];
         instance[..8].copy_from_slice(&unique().to_be_bytes());
@@ -49,7 +49,7 @@ impl Profile {
         })
     }
 
-    /// The same, with commands that still run.
+    /// The same, with one more running command.
     pub(crate) fn running(mut self, command: &str) -> Self {
         self.0.running.push(command.to_owned());
         self
@@ -64,7 +64,7 @@ pub(crate) struct Enrolled {
     pub(crate) api_key: String,
 }
 
-/// A new identity, another one each time.
+/// A new identity, unique in this process.
 pub(crate) fn identity() -> SigningKey {
     let mut seed = [7; 32];
     seed[..8].copy_from_slice(&unique().to_be_bytes());
@@ -102,7 +102,7 @@ impl Enrolled {
         }
     }
 
-    /// Registers a node: its key, its pending enrollment, what the server said.
+    /// Registers a node; returns its key, its pending enrollment and the response.
     pub(crate) async fn register(
         world: &World,
         operator: &Operator,
@@ -224,54 +224,51 @@ impl Node {
     /// The next message.
     pub(crate) async fn next(&mut self) -> Result<Option<Kind>, RpcError> {
         let message = soon(self.down.message()).await?;
-        Ok(message.map(|message| message.kind.expect("says something")))
+        Ok(message.map(|message| message.kind.expect("has a kind")))
     }
 
     /// The next message, which must be there.
-    pub(crate) async fn heard(&mut self) -> Kind {
-        let next = self.next().await.expect("the stream lives");
-        next.expect("the stream goes on")
+    pub(crate) async fn message(&mut self) -> Kind {
+        let next = self.next().await.expect("the stream is open");
+        next.expect("the stream continues")
     }
 
-    /// The next message, which must be Accepted: its epoch.
+    /// The next message, which must be Accepted; returns its epoch.
     pub(crate) async fn accepted(&mut self) -> u64 {
-        let heard = self.heard().await;
-        let Kind::Accepted(accepted) = heard else {
-            panic!("not accepted: {heard:?}");
+        let message = self.message().await;
+        let Kind::Accepted(accepted) = message else {
+            panic!("not accepted: {message:?}");
         };
         accepted.epoch
     }
 
-    /// The next message but signs of life, which must be a scan: its id and what to scan.
+    /// The next command, which must be a scan: its id and its request.
     pub(crate) async fn command(&mut self) -> (String, DiscoverRequest) {
-        let mut heard = self.heard().await;
-        while matches!(heard, Kind::Accepted(_)) {
-            heard = self.heard().await;
+        match self.payload().await {
+            (id, agent_command::Command::Discover(request)) => (id, request),
+            (_, other) => panic!("not a scan: {other:?}"),
         }
-        let Kind::Command(command) = heard else {
-            panic!("not a command: {heard:?}");
-        };
-        let payload = AgentCommand::decode(command.payload).expect("decodes");
-        let Some(agent_command::Command::Discover(request)) = payload.command else {
-            panic!("not a scan: {payload:?}");
-        };
-        (command.command_id, request)
     }
 
-    /// The next message but signs of life, which must be a pairing: its id and what to pair.
+    /// The next command, which must be a pairing: its id and its request.
     pub(crate) async fn pairing(&mut self) -> (String, FleetNodePairRequest) {
-        let mut heard = self.heard().await;
-        while matches!(heard, Kind::Accepted(_)) {
-            heard = self.heard().await;
+        match self.payload().await {
+            (id, agent_command::Command::Pair(request)) => (id, request),
+            (_, other) => panic!("not a pairing: {other:?}"),
         }
-        let Kind::Command(command) = heard else {
-            panic!("not a command: {heard:?}");
+    }
+
+    /// The next message except liveness signals, which must be a command.
+    async fn payload(&mut self) -> (String, agent_command::Command) {
+        let mut message = self.message().await;
+        while matches!(message, Kind::Accepted(_)) {
+            message = self.message().await;
+        }
+        let Kind::Command(command) = message else {
+            panic!("not a command: {message:?}");
         };
         let payload = AgentCommand::decode(command.payload).expect("decodes");
-        let Some(agent_command::Command::Pair(request)) = payload.command else {
-            panic!("not a pairing: {payload:?}");
-        };
-        (command.command_id, request)
+        (command.command_id, payload.command.expect("has a kind"))
     }
 
     pub(crate) async fn report_paired(
@@ -288,25 +285,25 @@ impl Node {
             .await
     }
 
-    /// The next message, which must be a cancel: of which command.
+    /// The next message, which must be a cancel; returns the command's id.
     pub(crate) async fn cancel(&mut self) -> String {
-        let heard = self.heard().await;
-        let Kind::Cancel(cancel) = heard else {
-            panic!("not canceled: {heard:?}");
+        let message = self.message().await;
+        let Kind::Cancel(cancel) = message else {
+            panic!("not canceled: {message:?}");
         };
         cancel.command_id
     }
 
     /// The next message, which must be a goodbye.
     pub(crate) async fn goodbye(&mut self) -> ControlGoodbye {
-        let heard = self.heard().await;
-        let Kind::Goodbye(goodbye) = heard else {
-            panic!("no goodbye: {heard:?}");
+        let message = self.message().await;
+        let Kind::Goodbye(goodbye) = message else {
+            panic!("no goodbye: {message:?}");
         };
         goodbye
     }
 
-    /// How the stream ends, whatever comes before.
+    /// How the stream ends; earlier messages are skipped.
     pub(crate) async fn end(&mut self) -> Result<(), RpcError> {
         while self.next().await?.is_some() {}
         Ok(())

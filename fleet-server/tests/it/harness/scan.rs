@@ -111,7 +111,7 @@ impl<'a> Started<'a> {
     pub(crate) async fn log(&self, after: i64) -> Vec<(i64, String)> {
         let mut watch = self.watch(after).await;
         let mut log = Vec::new();
-        while let Some(message) = soon(watch.message()).await.expect("goes on") {
+        while let Some(message) = soon(watch.message()).await.expect("continues") {
             let about = match message.event {
                 Some(Event::Device(device)) => device.ip,
                 Some(Event::Warning(warning)) => warning.text,

@@ -110,7 +110,7 @@ fn changes_something(row: &Row) -> bool {
 }
 
 #[test]
-fn every_procedure_that_changes_something_says_what_it_records() {
+fn every_mutating_procedure_declares_what_it_records() {
     for row in rows().iter().filter(|row| changes_something(row)) {
         assert!(
             action(row).is_some(),
@@ -126,7 +126,7 @@ fn every_procedure_that_changes_something_says_what_it_records() {
         if let Silent(_, reason) | Never(reason) = action {
             assert!(
                 reason.len() > 20,
-                "{name} is silent, and why is not said: {reason}"
+                "{name} leaves no record, without a reason: {reason}"
             );
         }
     }
@@ -155,7 +155,7 @@ async fn every_action_and_every_refusal_by_a_guard_leaves_a_record() {
                 '.' => !done_is_recorded || done(&world, action).await > before,
                 // Nobody tried anything: scanners of the internet must not fill the trail.
                 'U' if caller == 'n' && !is_public(row) => true,
-                'U' => refused_to_strangers(&world, action).await,
+                'U' => refused_without_credentials(&world, action).await,
                 'P' | 'N' | 'F' | 'R' => refused(&world, &scene, action, caller).await,
                 _ => true,
             };
@@ -208,8 +208,8 @@ async fn refused(world: &World, scene: &Scene<'_>, action: &str, caller: char) -
     })
 }
 
-/// The same for whoever was not recognized as an operator.
-async fn refused_to_strangers(world: &World, action: &str) -> bool {
+/// The same for callers without a valid operator credential.
+async fn refused_without_credentials(world: &World, action: &str) -> bool {
     let calls = [action, "operator.call", "node.call"];
     trail(world).await.iter().any(|(_, record)| {
         calls.contains(&record.action.as_str())
@@ -277,10 +277,13 @@ async fn a_flood_of_refusals_leaves_a_record_a_minute() {
         let answer = Answer::to(&world, "fleet.v1.NodeService/ListNodes", &headers, "{}").await;
         assert_eq!(answer.letter(), 'U');
     }
-    let strangers = trail(&world).await;
-    let strangers = strangers.iter().filter(|(org, _)| org.is_none()).count();
+    let unauthenticated = trail(&world).await;
+    let unauthenticated = unauthenticated
+        .iter()
+        .filter(|(org, _)| org.is_none())
+        .count();
     assert!(
-        (1..=minutes).contains(&strangers),
-        "{strangers} records of strangers"
+        (1..=minutes).contains(&unauthenticated),
+        "{unauthenticated} records of unauthenticated peers"
     );
 }

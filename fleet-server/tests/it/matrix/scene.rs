@@ -143,7 +143,7 @@ impl<'a> Scene<'a> {
             'a' => (Some(self.admin.key.clone()), None),
             'x' => (Some(self.other.key.clone()), None),
             'c' | 'h' => (None, Some(&self.cookie)),
-            _ => panic!("nobody calls as {caller}"),
+            _ => panic!("unknown caller {caller}"),
         };
         let bearer = bearer.map(|token| format!("Bearer {token}"));
         let mut headers = Vec::new();
@@ -187,7 +187,7 @@ impl<'a> Scene<'a> {
         (Answer::to(self.world, &path, &headers, &body).await, asked)
     }
 
-    /// A credential of the right kind that nobody was given.
+    /// A credential of the right kind that was never issued.
     fn wrong(&self, row: &Row) -> String {
         let kind = if row.path.contains("gateway") {
             SecretKind::NodeSession
@@ -202,7 +202,7 @@ impl<'a> Scene<'a> {
         self.named[name].clone()
     }
 
-    /// Something of the same form that nobody has.
+    /// A value of the same form that does not exist.
     pub(super) fn unknown(&self, name: &'static str) -> String {
         let known = self.known(name);
         if known.parse::<i64>().is_ok() {
@@ -215,7 +215,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// An answer with names in the place of what they stand for.
+    /// An answer with its values replaced by their names.
     pub(super) fn shown(&self, answer: &Answer) -> String {
         let mut shown = answer.body.clone();
         for name in self.named.keys().copied() {
@@ -419,7 +419,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// A device that was known by its place and has shown its MAC: the id of that change.
+/// A device that was known by its endpoint and then reported its MAC; returns the id of that change.
 async fn renamed(world: &World, admin: &Operator) -> i64 {
     let node = Enrolled::new(world, admin).await;
     let mut link = node.connect(world, Profile::ours()).await;

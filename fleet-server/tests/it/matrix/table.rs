@@ -21,7 +21,7 @@ pub(super) struct Row {
 impl Row {
     /// Whether the request names anything that belongs to somebody.
     pub(super) fn names_something(&self) -> bool {
-        // A code is whoever's that holds it, and a new e-mail nobody's yet.
+        // A code belongs to its holder, and a new e-mail to nobody yet.
         (self.body.contains('$') || self.path.contains('$'))
             && !["$token", "$email"]
                 .iter()

@@ -27,7 +27,7 @@ impl Dice {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_answer_holds_anything_of_another_organization() {
+async fn no_answer_contains_data_of_another_organization() {
     let world = World::new().await;
     let mut scene = Scene::new(&world).await;
     let rows: Vec<Row> = rows()
@@ -59,7 +59,7 @@ async fn no_answer_holds_anything_of_another_organization() {
         let (answer, asked) = scene.ask_at_random(row, |bound| dice.below(bound)).await;
         answered += usize::from(answer.letter() == '.');
         // A refusal may repeat what was asked.
-        let told = asked
+        let answer = asked
             .iter()
             .filter(|asked| asked.len() > 8)
             .fold(answer.body.clone(), |body, asked| {
@@ -69,7 +69,10 @@ async fn no_answer_holds_anything_of_another_organization() {
         let of_trail = row.path.contains("AuditService");
         let named = |mark: &String| asked.contains(mark) || of_trail && asked_before.contains(mark);
         for mark in ours.iter().filter(|mark| !named(mark)) {
-            assert!(!told.contains(mark.as_str()), "{row}: {told} holds {mark}");
+            assert!(
+                !answer.contains(mark.as_str()),
+                "{row}: {answer} holds {mark}"
+            );
         }
     }
     assert!(answered > CALLS / 10, "{answered} of {CALLS} were answered");

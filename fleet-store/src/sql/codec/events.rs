@@ -1,6 +1,6 @@
 //! Twins of what a scan's log and its end hold: tallies, ledger, events.
 
-use fleet_core::{DeviceId, Endpoint};
+use fleet_core::{DeviceFacts, DeviceId, Endpoint, Serial};
 use fleet_discovery::{DeviceFound, Ledger, LogEvent, ScanEnded, Tally};
 use sea_orm::DbErr;
 use serde::{Deserialize, Serialize};
@@ -183,6 +183,8 @@ struct StoredDevice {
     model: String,
     manufacturer: String,
     firmware: String,
+    mac: Option<String>,
+    serial: Option<String>,
     elapsed_ms: u64,
 }
 
@@ -193,11 +195,17 @@ pub(crate) fn write_event(event: &LogEvent) -> Result<String, DbErr> {
             identifier: found.identifier.to_string(),
             ip: found.endpoint.ip,
             port: found.endpoint.port.number(),
-            scheme: found.scheme.clone(),
-            driver: found.driver.clone(),
-            model: found.model.clone(),
-            manufacturer: found.manufacturer.clone(),
-            firmware: found.firmware.clone(),
+            scheme: found.facts.scheme.clone(),
+            driver: found.facts.driver.clone(),
+            model: found.facts.model.clone(),
+            manufacturer: found.facts.manufacturer.clone(),
+            firmware: found.facts.firmware.clone(),
+            mac: found.facts.mac.map(|mac| mac.to_string()),
+            serial: found
+                .facts
+                .serial
+                .as_ref()
+                .map(|serial| serial.as_str().to_owned()),
             elapsed_ms: found.elapsed_ms,
         }),
         LogEvent::Warning { text } => StoredEventPayload::Warning(text.clone()),
@@ -223,11 +231,16 @@ pub(crate) fn read_event(text: &str) -> Result<LogEvent, DbErr> {
                 ip: stored.ip,
                 port: read_port(i64::from(stored.port))?,
             },
-            scheme: stored.scheme,
-            driver: stored.driver,
-            model: stored.model,
-            manufacturer: stored.manufacturer,
-            firmware: stored.firmware,
+            facts: DeviceFacts {
+                driver: stored.driver,
+                scheme: stored.scheme,
+                model: stored.model,
+                manufacturer: stored.manufacturer,
+                firmware: stored.firmware,
+                mac: stored.mac.and_then(|mac| mac.parse().ok()),
+                serial: stored.serial.and_then(|serial| Serial::new(&serial)),
+                evidence: String::new(),
+            },
             elapsed_ms: stored.elapsed_ms,
         }),
         StoredEventPayload::Warning(text) => LogEvent::Warning { text },

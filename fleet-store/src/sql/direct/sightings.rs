@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use fleet_core::{DeviceReport, Serial};
+use fleet_core::DeviceReport;
 use fleet_pairing::{Binding, DirectDecision, DirectRefusal, KnownDevice, SERVER, Sightings};
 
 use crate::{
@@ -246,7 +246,7 @@ impl Records {
 
 /// Every identity by which a found device may be known already.
 fn identities(report: &DeviceReport) -> impl Iterator<Item = DeviceIdentifier> {
-    let serial = report.serial.clone().map(DeviceIdentifier::Serial);
+    let serial = report.facts.serial.clone().map(DeviceIdentifier::Serial);
     [Some(report.identifier(SERVER)), serial]
         .into_iter()
         .flatten()
@@ -277,21 +277,9 @@ fn blank(new: &NewSightings, report: &DeviceReport) -> device::Model {
 
 /// Takes over what was found; what was left blank stays as it was known.
 fn learn(model: &mut device::Model, report: &DeviceReport, now: Timestamp) {
-    let serial = report.serial.as_ref().map_or("", Serial::as_str);
-    for (known, found) in [
-        (&mut model.scheme, report.scheme.as_str()),
-        (&mut model.driver, report.driver.as_str()),
-        (&mut model.model, report.model.as_str()),
-        (&mut model.manufacturer, report.manufacturer.as_str()),
-        (&mut model.firmware, report.firmware.as_str()),
-        (&mut model.serial, serial),
-        (&mut model.evidence, report.evidence.as_str()),
-    ] {
-        if !found.is_empty() {
-            found.clone_into(known);
-        }
-    }
-    model.mac = report.mac.map(AsText).or(model.mac);
+    let mut facts = devices::take_facts(model);
+    facts.update(&report.facts);
+    devices::put_facts(model, facts);
     model.ip = Some(AsText(report.endpoint.ip));
     model.port = Some(i64::from(report.endpoint.port.number()));
     model.last_seen = Micros(now);

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     NewPairResults, PairRow, ReportError, SealedCredentials,
     sql::{
-        audit,
+        audit, devices,
         entity::{device, device_credential, node, pairing, pairing_target},
         inserts,
         prelude::*,
@@ -277,37 +277,19 @@ async fn learn(
     device: &device::Model,
     result: &PairResult,
 ) -> Result<(), DbErr> {
-    let said =
-        |text: &str, known: &str| (!text.is_empty() && text != known).then(|| text.to_owned());
-    let mut change = device::ActiveModel {
-        ..Default::default()
-    };
-    let mut changed = false;
-    let serial = result.serial.as_ref().map_or("", Serial::as_str);
-    for (column, text) in [
-        (&mut change.model, said(&result.model, &device.model)),
-        (
-            &mut change.manufacturer,
-            said(&result.manufacturer, &device.manufacturer),
-        ),
-        (
-            &mut change.firmware,
-            said(&result.firmware, &device.firmware),
-        ),
-        (&mut change.serial, said(serial, &device.serial)),
-    ] {
-        if let Some(text) = text {
-            *column = Set(text);
-            changed = true;
-        }
-    }
-    if let Some(mac) = result.mac {
-        change.mac = Set(Some(AsText(mac)));
-        changed = true;
-    }
-    if !changed {
+    let mut facts = devices::facts(device);
+    if !facts.update(&result.facts) {
         return Ok(());
     }
+    let serial = facts.serial.as_ref().map_or("", Serial::as_str);
+    let change = device::ActiveModel {
+        model: Set(facts.model),
+        manufacturer: Set(facts.manufacturer),
+        firmware: Set(facts.firmware),
+        mac: Set(facts.mac.map(AsText)),
+        serial: Set(serial.to_owned()),
+        ..Default::default()
+    };
     device::Entity::update_many()
         .set(change)
         .filter(device::Column::Id.eq(device.id))

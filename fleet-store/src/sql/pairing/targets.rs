@@ -1,6 +1,6 @@
 //! What an operator's wish comes to: which devices a node may be asked to pair.
 
-use fleet_core::PairingStatus;
+use fleet_core::{DeviceFacts, PairingStatus};
 use fleet_pairing::{Binding, NotPairable, PairCandidate, decide_target, decide_unpaired_target};
 
 use super::bindings::pairings;
@@ -123,9 +123,12 @@ fn target(row: device::Model) -> Result<Option<PairTarget>, DbErr> {
         device: DeviceId(row.id),
         identifier: row.identifier.0,
         endpoint,
-        scheme: row.scheme,
-        driver: row.driver,
-        manufacturer: row.manufacturer,
-        firmware: row.firmware,
+        facts: DeviceFacts {
+            scheme: row.scheme,
+            driver: row.driver,
+            manufacturer: row.manufacturer,
+            firmware: row.firmware,
+            ..DeviceFacts::default()
+        },
     }))
 }

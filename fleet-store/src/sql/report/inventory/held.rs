@@ -1,8 +1,8 @@
 //! A device in memory, as the rows of a report change it.
 
-use fleet_core::{DeviceReport, Serial};
+use fleet_core::DeviceReport;
 
-use crate::sql::{entity::device, prelude::*};
+use crate::sql::{devices, entity::device, prelude::*};
 
 /// A device in memory. Until it is saved, a new one goes by the provisional id of the rules.
 pub(super) struct Held {
@@ -51,24 +51,9 @@ impl Held {
     /// Takes over what a row says: what it leaves blank stays as it was known.
     pub(super) fn learn(&mut self, reporter: NodeId, report: &DeviceReport, now: Timestamp) {
         let model = &mut self.model;
-        for (known, said) in [
-            (&mut model.scheme, report.scheme.as_str()),
-            (&mut model.driver, report.driver.as_str()),
-            (&mut model.model, report.model.as_str()),
-            (&mut model.manufacturer, report.manufacturer.as_str()),
-            (&mut model.firmware, report.firmware.as_str()),
-            (
-                &mut model.serial,
-                report.serial.as_ref().map_or("", Serial::as_str),
-            ),
-            (&mut model.evidence, report.evidence.as_str()),
-        ] {
-            if !said.is_empty() && known != said {
-                said.clone_into(known);
-                self.visibly = true;
-            }
-        }
-        model.mac = report.mac.map(AsText).or(model.mac);
+        let mut facts = devices::take_facts(model);
+        self.visibly |= facts.update(&report.facts);
+        devices::put_facts(model, facts);
         model.node_id = Some(reporter.0);
         model.ip = Some(AsText(report.endpoint.ip));
         model.port = Some(i64::from(report.endpoint.port.number()));
@@ -99,20 +84,9 @@ impl Held {
     /// Takes over from a record that ended in this one what it does not know.
     pub(super) fn absorb(&mut self, ended: &device::Model) {
         let model = &mut self.model;
-        for (known, theirs) in [
-            (&mut model.scheme, &ended.scheme),
-            (&mut model.driver, &ended.driver),
-            (&mut model.model, &ended.model),
-            (&mut model.manufacturer, &ended.manufacturer),
-            (&mut model.firmware, &ended.firmware),
-            (&mut model.serial, &ended.serial),
-            (&mut model.evidence, &ended.evidence),
-        ] {
-            if known.is_empty() {
-                known.clone_from(theirs);
-            }
-        }
-        model.mac = model.mac.or(ended.mac);
+        let mut facts = devices::take_facts(model);
+        facts.fill(&devices::facts(ended));
+        devices::put_facts(model, facts);
         if ended.first_seen.0 < model.first_seen.0 {
             model.first_seen = ended.first_seen;
         }

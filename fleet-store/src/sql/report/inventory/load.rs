@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_core::{DeviceReport, Serial};
+use fleet_core::DeviceReport;
 use fleet_pairing::{Binding, DeviceRecord, Reporter, heir_identifier};
 use sea_orm::sea_query::UnionType;
 
@@ -108,11 +108,7 @@ pub(in crate::sql) async fn records(
                 Some(None) => Binding::Server,
                 Some(Some(node)) => Binding::Node(NodeId(node)),
             },
-            driver: model.driver.clone(),
-            model: model.model.clone(),
-            manufacturer: model.manufacturer.clone(),
-            mac: model.mac.map(|mac| mac.0),
-            serial: Serial::new(&model.serial),
+            facts: devices::facts(model),
             kept_apart: codec::read_identifiers(model.kept_apart.as_deref())?,
         })
     };

@@ -1,0 +1,6 @@
+//! Checks of texts that peers send.
+
+/// Whether a text has at most `most` characters and no control character.
+pub(crate) fn fits(value: &str, most: usize) -> bool {
+    value.chars().take(most + 1).count() <= most && !value.chars().any(char::is_control)
+}
