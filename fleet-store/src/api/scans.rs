@@ -28,23 +28,23 @@ pub enum Queueing {
 pub struct NewScan {
     /// Chosen by the caller.
     pub id: ScanId,
-    /// Whose it is.
+    /// The organization.
     pub org: OrgId,
     /// Where it runs; must be live and confirmed.
     pub node: NodeId,
-    /// Who asked.
+    /// The operator.
     pub operator: OperatorId,
     /// Unique in the organization; makes a retry harmless.
     pub request_id: Option<String>,
-    /// As asked.
+    /// The request.
     pub request: ScanRequest,
-    /// As planned.
+    /// The plan.
     pub plan: Plan,
-    /// Which queue it waits in.
+    /// Its priority in the node's queue.
     pub priority: Lane,
     /// Whether it may wait.
     pub queueing: Queueing,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }
 
@@ -77,19 +77,19 @@ pub enum CreateScanError {
         /// The limit.
         most: usize,
     },
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
 
-/// How far a scan is.
+/// The progress of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Targets done, over all chunks.
     pub done: u64,
     /// Targets in all, skipped ones included.
     pub total: u64,
-    /// In the node's words; bounded, escaped.
+    /// The phase that the node reported; bounded, escaped.
     pub phase: String,
     /// Since the first command was issued.
     pub elapsed: Duration,
@@ -100,17 +100,17 @@ pub struct Progress {
 pub struct ScanRow {
     /// The scan.
     pub id: ScanId,
-    /// Whose it is.
+    /// The organization.
     pub org: OrgId,
     /// Where it runs.
     pub node: NodeId,
     /// The node's name.
     pub node_name: String,
-    /// Where it stands.
+    /// The state.
     pub state: ScanState,
-    /// Which queue it waits in.
+    /// Its priority in the node's queue.
     pub priority: Lane,
-    /// As asked.
+    /// The request.
     pub request: ScanRequest,
     /// When it was asked for.
     pub created_at: Timestamp,
@@ -124,7 +124,7 @@ pub struct ScanRow {
     pub started_by: String,
     /// How it ended.
     pub conclusion: Option<Conclusion>,
-    /// How far it is.
+    /// The progress.
     pub progress: Progress,
     /// Set when it has ended.
     pub ledger: Option<Ledger>,
@@ -145,7 +145,7 @@ pub struct IssuedCommand {
     pub command: CommandId,
     /// Its scan.
     pub scan: ScanId,
-    /// Its lane.
+    /// Its priority.
     pub priority: Lane,
     /// What to send.
     pub request: ChunkCommand,
@@ -158,7 +158,7 @@ pub struct IssuedCommand {
 /// A node's word that a command has ended.
 #[derive(Clone, Debug)]
 pub struct Ack {
-    /// Who says it.
+    /// The node that sent them.
     pub node: NodeId,
     /// The epoch of the stream it came by: an older one has no effect.
     pub epoch: Epoch,
@@ -170,28 +170,28 @@ pub struct Ack {
     pub outcomes: Option<Vec<u8>>,
     /// Skips, slow-downs, driver trouble: each becomes a warning. Bounded and escaped by the caller.
     pub notes: Vec<String>,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// What an ack did.
+/// The effect of an ack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acked {
     /// The chunk ended; the scan may have.
     Chunk {
-        /// The scan, whose watchers want a bell.
+        /// The scan, whose watchers must be notified.
         scan: ScanId,
         /// Whether it has ended.
         ended: bool,
     },
-    /// The node is busy: the chunk waits until then.
+    /// The node is busy, and the chunk waits.
     Waits {
         /// The scan.
         scan: ScanId,
         /// When it may be issued again.
         until: Timestamp,
     },
-    /// The command was one of pairing, which may have ended with it; its watchers want a bell.
+    /// The command was one of pairing, which may have ended with it; its watchers must be notified.
     Pairing(PairingId),
     /// The command is unknown, another node's, of an older epoch, or ended before: nothing changed.
     Stale,
@@ -206,14 +206,14 @@ pub struct StoredEvent {
     pub event: LogEvent,
 }
 
-/// A page of a scan's log, read together with where the scan stands.
+/// A page of a scan's log, read together with the scan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventPage {
     /// Events after the cursor, in order.
     pub events: Vec<StoredEvent>,
-    /// How far the scan is.
+    /// The progress of the scan.
     pub progress: Progress,
-    /// Where it stands.
+    /// The state.
     pub state: ScanState,
     /// The newest sequence of the log.
     pub last_sequence: i64,
@@ -234,7 +234,7 @@ pub enum CancelScanError {
     /// No such scan in this organization.
     #[error("no scan {0} in this organization")]
     NotFound(ScanId),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -319,10 +319,10 @@ pub trait Dispatch: Send + Sync {
 /// How commands, chunks and scans progress and end.
 #[async_trait]
 pub trait Completion: Send + Sync {
-    /// Ends a command by its node's word, its chunk, and with the last chunk the scan.
+    /// Records the ack of a command. It ends the chunk, and with the last chunk the scan.
     async fn record_ack(&self, ack: Ack) -> Result<Acked, StoreError>;
 
-    /// Remembers how far a command is; of an older epoch or an ended command: nothing.
+    /// Records the progress of a command. A message of an older epoch or for an ended command has no effect.
     async fn record_progress(
         &self,
         node: NodeId,
@@ -333,8 +333,8 @@ pub trait Completion: Send + Sync {
     ) -> Result<Option<ScanId>, StoreError>;
 
     /// Cancels a scan. With a `grace` (for a node that can be told to stop) a command in flight gets
-    /// that long to stop and report what it has; else the scan ends at once and the command keeps its
-    /// lane until ack or deadline. Canceling again, or a scan that has ended, changes nothing.
+    /// that long to stop and report what it has; otherwise the scan ends at once, and the
+    /// node stays busy until ack or deadline. Canceling again, or a scan that has ended, changes nothing.
     async fn cancel_scan(
         &self,
         org: OrgId,
@@ -344,7 +344,7 @@ pub trait Completion: Send + Sync {
         now: Timestamp,
     ) -> Result<Canceled, CancelScanError>;
 
-    /// Ends a scan that never queues and found no stream, with this conclusion. Answers whether it ended
+    /// Ends a scan that never queues and found no stream, with this conclusion. Returns whether it ended
     /// now.
     async fn end_scan(
         &self,
