@@ -5,15 +5,14 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use fleet_core::{Port, limits};
 use fleet_discovery::{
-    LOCAL_SUBNET, Listening, ListeningError, Mode, NodeProfile, PlanError, PlanPolicy, PortsError,
-    ScanRequest, Tally, Target, TargetError, parse_ports, plan,
+    HostName, LOCAL_SUBNET, Listening, ListeningError, Mode, NodeProfile, PlanError, PlanPolicy,
+    PortsError, ScanRequest, Tally, Target, TargetError, parse_ports, plan,
 };
-use fleet_scan::{Listen, PinnedName, Resolver, ScanError, ScanEvent, ScanSummary, Scanner};
-use tokio::sync::mpsc;
+use fleet_scan::{Listen, PinnedName, Resolver, Scan, ScanError, ScanSummary, Scanner};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agent::{AgentOptions, Entry, ScanTask},
+    agent::{AgentOptions, Entry, ScanTask, denied_ports_note},
     site::{self, PolicyViolation},
 };
 
@@ -27,6 +26,15 @@ pub struct LocalScan {
     skipped: Vec<Tally>,
     scanner: Scanner,
     resolver: Arc<dyn Resolver>,
+}
+
+/// A local scan that has started.
+#[derive(Debug)]
+pub struct RunningScan {
+    /// The stream of events.
+    pub scan: Scan,
+    targets: Vec<IpAddr>,
+    names: Vec<PinnedName>,
 }
 
 /// The result of a local scan.
@@ -134,15 +142,17 @@ impl LocalScan {
         } else {
             named
         };
-        let ports: Vec<Port> = ports
+        let (ports, denied): (Vec<Port>, Vec<Port>) = ports
             .into_iter()
-            .filter(|port| policy.check_port(*port).is_ok())
-            .collect();
+            .partition(|port| policy.check_port(*port).is_ok());
         let mut selected = Selected::default();
         for text in targets {
             selected.add(text, &profile, &policy)?;
         }
         let (entries, skipped) = (selected.entries, selected.skipped);
+        if let Some(violation) = selected.outside.filter(|_| entries.is_empty()) {
+            return Err(violation.into());
+        }
         let count = entries.iter().map(Entry::max_addresses).sum();
         if count > limits::SCAN_TARGETS {
             return Err(LocalScanError::TooMany(count));
@@ -157,6 +167,7 @@ impl LocalScan {
             budget: BUDGET,
             listen: listening.map(|listening| Listen::new(listening, subnets)),
             policy,
+            notes: denied_ports_note(&denied).into_iter().collect(),
         };
         Ok(Self {
             task,
@@ -176,32 +187,57 @@ impl LocalScan {
         &self.task.ports
     }
 
+    /// What the site policy removed from the scan, as sentences.
+    pub fn notes(&self) -> &[String] {
+        &self.task.notes
+    }
+
     /// Skipped addresses, by reason.
     pub fn skipped(&self) -> &[Tally] {
         &self.skipped
     }
 
-    /// Looks names up, then scans. Events go to `sink` as [`Scanner::run`] says, which is also how canceling and
-    /// dropping work.
+    /// Resolves the names and starts the scan. After a cancel the names count as skipped, and the scan is canceled.
     ///
     /// # Errors
     ///
     /// [`ScanError`] if the scan cannot start.
-    pub async fn run(
-        self,
-        sink: mpsc::Sender<ScanEvent>,
-        cancel: CancellationToken,
-    ) -> Result<LocalSummary, ScanError> {
+    pub async fn start(self, cancel: CancellationToken) -> Result<RunningScan, ScanError> {
         let pins = self.task.pin(&*self.resolver);
-        let names = cancel.run_until_cancelled(pins).await.unwrap_or_default();
+        let names = match cancel.run_until_cancelled(pins).await {
+            Some(names) => names,
+            None => self.task.names().into_iter().map(not_looked_up).collect(),
+        };
         let job = self.task.job(&names);
         let targets = job.targets.clone();
-        let scan = self.scanner.run(job, sink, cancel).await?;
-        Ok(LocalSummary {
+        let scan = self.scanner.scan(job)?;
+        if cancel.is_cancelled() {
+            scan.cancel();
+        }
+        Ok(RunningScan {
             scan,
             targets,
             names,
         })
+    }
+}
+
+impl RunningScan {
+    /// Adds the targets and names to the summary of the scan.
+    pub fn summarize(self, scan: ScanSummary) -> LocalSummary {
+        LocalSummary {
+            scan,
+            targets: self.targets,
+            names: self.names,
+        }
+    }
+}
+
+fn not_looked_up(name: HostName) -> PinnedName {
+    PinnedName {
+        name,
+        addresses: Err("the scan was canceled before the lookup".to_owned()),
+        lookup_failed: true,
     }
 }
 
@@ -211,6 +247,8 @@ struct Selected {
     entries: Vec<Entry>,
     seen: BTreeSet<IpAddr>,
     skipped: Vec<Tally>,
+    /// The first address outside the allow-list.
+    outside: Option<PolicyViolation>,
 }
 
 impl Selected {
@@ -256,7 +294,12 @@ impl Selected {
             .iter()
             .flat_map(|chunk| chunk.scope.addresses())
         {
-            policy.check_network(ip)?;
+            if let Err(violation) = policy.check_network(ip) {
+                self.outside.get_or_insert(violation);
+                let reason = "outside the networks that this site allows";
+                Tally::add(&mut self.skipped, reason, 1, &ip.to_string());
+                continue;
+            }
             if self.seen.insert(ip) {
                 self.entries.push(Entry::Address(ip));
             }

@@ -9,8 +9,8 @@ use fleet_core::{DeviceFacts, Endpoint, PairOutcome};
 use tokio::time::timeout;
 
 use crate::{
-    dial::Dialler,
-    driver::{Answer, DriverError, DriverSet},
+    dial::Dialer,
+    driver::{Answer, Driver, DriverError, DriverSet},
     guard::Guard,
     job::ScanOptions,
     login::{Authenticated, Login},
@@ -18,6 +18,8 @@ use crate::{
     text,
 };
 
+/// Ports at which an external driver looks for a device that it pairs.
+const EXTERNAL_PORTS: usize = 8;
 /// What a device may take for its proof and its login, retries included.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -64,17 +66,17 @@ impl PairReport {
 pub struct Pairer {
     options: ScanOptions,
     drivers: Arc<DriverSet>,
-    dialler: Arc<Dialler>,
+    dialer: Arc<Dialer>,
 }
 
 impl Pairer {
     /// A pairer that dials what `guard` allows, at the pace of `options`.
     pub fn new(options: ScanOptions, drivers: Arc<DriverSet>, guard: Guard) -> Self {
-        let dialler = Arc::new(Dialler::new(&options, guard));
+        let dialer = Arc::new(Dialer::new(&options, guard));
         Self {
             options,
             drivers,
-            dialler,
+            dialer,
         }
     }
 
@@ -93,11 +95,20 @@ impl Pairer {
         target: &PairableDevice,
         login: Option<&Login>,
     ) -> Result<PairReport, DriverError> {
+        let owner = self
+            .drivers
+            .all()
+            .find(|driver| driver.owns(&target.facts.driver));
+        if let Some(owner) = owner {
+            return self.pair_externally(owner, target, login).await;
+        }
         let device = match self.identify(target.endpoint).await? {
             Some(device) => device,
             None => return Ok(PairReport::failed("nothing there names itself any more")),
         };
-        if let Err(why) = is_the_same(&target.facts, &device) {
+        let same = is_the_same(&target.facts, &device)
+            .and_then(|()| has_the_same_make(&target.facts, &device));
+        if let Err(why) = same {
             return Ok(PairReport::failed(why));
         }
         let at = target.endpoint.port;
@@ -116,26 +127,58 @@ impl Pairer {
             port,
         };
         let mut probe = self.open(endpoint).await?;
-        let said = driver.authenticate(&mut probe, &device, login).await?;
-        Ok(match said {
-            Authenticated::Accepted {
-                device,
-                default_password,
-            } => PairReport {
-                default_password,
-                facts: text::fit(*device),
-                ..PairReport::of(PairOutcome::Paired, "")
+        let result = driver.authenticate(&mut probe, &device, login).await?;
+        Ok(report(result))
+    }
+
+    /// Pairs a device through the external driver that owns it. The driver identifies the device anew, at the endpoint
+    /// where it was found or at the driver's own ports: a built-in driver may have found it at another port.
+    async fn pair_externally(
+        &self,
+        owner: &Arc<dyn Driver>,
+        target: &PairableDevice,
+        login: Option<&Login>,
+    ) -> Result<PairReport, DriverError> {
+        let mut ports = vec![target.endpoint.port];
+        ports.extend(owner.default_ports());
+        let mut tried = Vec::new();
+        let mut failure = None;
+        for port in ports.into_iter().take(EXTERNAL_PORTS) {
+            if tried.contains(&port) {
+                continue;
+            }
+            tried.push(port);
+            let endpoint = Endpoint {
+                ip: target.endpoint.ip,
+                port,
+            };
+            let mut probe = match self.open(endpoint).await {
+                Ok(probe) => probe,
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
+            match owner.identify(&mut probe).await {
+                Ok(Answer::Named(device)) => {
+                    if let Err(why) = is_the_same(&target.facts, &device) {
+                        return Ok(PairReport::failed(why));
+                    }
+                    let result = owner.authenticate(&mut probe, &device, login).await?;
+                    return Ok(report(result));
+                }
+                Ok(Answer::Stranger { .. } | Answer::Foreign) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or_else(
+            || {
+                Ok(PairReport::failed(
+                    "the plugin does not recognize the device",
+                ))
             },
-            Authenticated::Wanted => {
-                PairReport::of(PairOutcome::AuthNeeded, "the device wants a password")
-            }
-            Authenticated::Refused => {
-                PairReport::of(PairOutcome::AuthFailed, "the device refused the password")
-            }
-            Authenticated::Unsupported => {
-                PairReport::failed("this node has no way to log in to such devices")
-            }
-        })
+            Err,
+        )
     }
 
     /// What is at an endpoint now, by its own word and without a login.
@@ -157,8 +200,8 @@ impl Pairer {
         }
         // The server names the endpoint of a device that was found, so that every external driver may be asked.
         for driver in self.drivers.external_at(endpoint.port, true) {
-            self.dialler
-                .lend_turn(endpoint)
+            self.dialer
+                .acquire(endpoint)
                 .await
                 .map_err(DriverError::Forbidden)?;
             match driver.identify(&mut probe).await {
@@ -171,38 +214,72 @@ impl Pairer {
     }
 
     async fn open(&self, endpoint: Endpoint) -> Result<Probe<'_>, DriverError> {
-        let stream = self.dialler.open(endpoint).await?;
-        Ok(Probe::new(&self.dialler, endpoint, stream, &self.options))
+        let stream = self.dialer.open(endpoint).await?;
+        Ok(Probe::new(&self.dialer, endpoint, stream, &self.options))
     }
 }
 
-/// Whether what answers now is what the server named. A MAC or serial that it shows must be the known one.
-fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
-    let other = |what: &str, now: &str, known: &str| {
-        Err(format!(
-            "another device answers there now ({what} {}, not {}): nothing was sent to it; scan again",
-            text::field(now),
-            text::field(known)
-        ))
-    };
-    if device.driver != target.driver {
-        return other("driver", &device.driver, &target.driver);
+/// The report of a login attempt.
+fn report(result: Authenticated) -> PairReport {
+    match result {
+        Authenticated::Accepted {
+            device,
+            default_password,
+        } => PairReport {
+            default_password,
+            facts: text::fit(*device),
+            ..PairReport::of(PairOutcome::Paired, "")
+        },
+        Authenticated::Wanted => {
+            PairReport::of(PairOutcome::AuthNeeded, "the device wants a password")
+        }
+        Authenticated::Refused => {
+            PairReport::of(PairOutcome::AuthFailed, "the device refused the password")
+        }
+        Authenticated::Unsupported => {
+            PairReport::failed("this node has no way to log in to such devices")
+        }
     }
-    let (now, known) = (device.manufacturer.trim(), target.manufacturer.trim());
-    if !known.is_empty() && !now.eq_ignore_ascii_case(known) {
-        return other("make", now, known);
+}
+
+/// Checks that the device that answers now is the one that the server named: its driver, and a MAC or serial if both are
+/// known.
+fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
+    if device.driver != target.driver {
+        return Err(another("driver", &device.driver, &target.driver));
     }
     if let (Some(now), Some(known)) = (device.mac, target.mac)
         && now != known
     {
-        return other("MAC", &now.to_string(), &known.to_string());
+        return Err(another("MAC", &now.to_string(), &known.to_string()));
     }
     if let (Some(now), Some(known)) = (&device.serial, &target.serial)
         && now != known
     {
-        return other("serial", now.as_str(), known.as_str());
+        return Err(another("serial", now.as_str(), known.as_str()));
     }
     Ok(())
+}
+
+/// Checks the make where neither MAC nor serial proves the identity. Not for external drivers: two drivers may spell one
+/// make differently.
+fn has_the_same_make(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
+    // `is_the_same` has compared them.
+    let is_proven = device.mac.and(target.mac).is_some()
+        || (device.serial.is_some() && target.serial.is_some());
+    let (now, known) = (device.manufacturer.trim(), target.manufacturer.trim());
+    if is_proven || known.is_empty() || now.eq_ignore_ascii_case(known) {
+        return Ok(());
+    }
+    Err(another("make", now, known))
+}
+
+fn another(what: &str, now: &str, known: &str) -> String {
+    format!(
+        "another device answers there now ({what} {}, not {}): nothing was sent to it; scan again",
+        text::field(now),
+        text::field(known)
+    )
 }
 
 #[cfg(test)]
@@ -248,20 +325,6 @@ mod tests {
             ),
             (
                 DeviceFacts {
-                    manufacturer: "MicroBT".to_owned(),
-                    ..device()
-                },
-                "MicroBT",
-            ),
-            (
-                DeviceFacts {
-                    manufacturer: String::new(),
-                    ..device()
-                },
-                "make",
-            ),
-            (
-                DeviceFacts {
                     mac: "02:00:5E:00:00:02".parse().ok(),
                     ..device()
                 },
@@ -281,5 +344,24 @@ mod tests {
                 "{why}"
             );
         }
+    }
+
+    #[test]
+    fn the_make_counts_only_where_no_mac_or_serial_proves_the_identity() {
+        let other = DeviceFacts {
+            manufacturer: "MicroBT".to_owned(),
+            ..device()
+        };
+        let why = has_the_same_make(&target(), &other).expect_err("another make");
+        assert!(
+            why.contains("MicroBT") && why.contains("nothing was sent"),
+            "{why}"
+        );
+        assert_eq!(has_the_same_make(&target(), &device()), Ok(()));
+        let proven = DeviceFacts {
+            serial: target().serial,
+            ..other
+        };
+        assert_eq!(has_the_same_make(&target(), &proven), Ok(()));
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    dial::{Dialler, REPLY_BLOCK},
+    dial::{Dialer, REPLY_BLOCK},
     driver::DriverError,
     fingerprint::RuleVerdict,
     job::ScanOptions,
@@ -29,7 +29,7 @@ const FIRST_WORDS: usize = 64;
 /// One open port of one device. At most one connection is open at a time.
 #[derive(Debug)]
 pub struct Probe<'a> {
-    dialler: &'a Dialler,
+    dialer: &'a Dialer,
     endpoint: Endpoint,
     line: Option<Line>,
     encrypts: bool,
@@ -85,25 +85,25 @@ pub enum Ended {
 
 impl<'a> Probe<'a> {
     pub(crate) fn new(
-        dialler: &'a Dialler,
+        dialer: &'a Dialer,
         endpoint: Endpoint,
         stream: TcpStream,
         options: &ScanOptions,
     ) -> Self {
         Self {
             line: Some(Line::Plain(stream)),
-            ..Self::unconnected(dialler, endpoint, options)
+            ..Self::unconnected(dialer, endpoint, options)
         }
     }
 
     /// Without a connection: the first request opens one.
     pub(crate) fn unconnected(
-        dialler: &'a Dialler,
+        dialer: &'a Dialer,
         endpoint: Endpoint,
         options: &ScanOptions,
     ) -> Self {
         Self {
-            dialler,
+            dialer,
             endpoint,
             line: None,
             encrypts: false,
@@ -206,7 +206,7 @@ impl<'a> Probe<'a> {
     ) -> Result<Reply, DriverError> {
         let line = match self.line.take() {
             Some(line) => line,
-            None => Line::Plain(self.dialler.open(self.endpoint).await?),
+            None => Line::Plain(self.dialer.open(self.endpoint).await?),
         };
         let deadline = Instant::now() + self.reply_timeout;
         let mut line = self.prepared(line, deadline).await?;
@@ -268,7 +268,7 @@ impl<'a> Probe<'a> {
 
     /// Waits for room for another block of a reply, as long as the reply may take. Whether there was any.
     async fn take_room(&mut self, deadline: Instant) -> bool {
-        let Ok(Ok(permit)) = timeout_at(deadline, self.dialler.room().acquire()).await else {
+        let Ok(Ok(permit)) = timeout_at(deadline, self.dialer.room().acquire()).await else {
             return false;
         };
         match &mut self.room {
@@ -331,12 +331,12 @@ mod tests {
             reply_timeout: Duration::from_millis(300),
             ..ScanOptions::default()
         };
-        let dialler = Dialler::with_room(&options, Guard::policy(AddressPolicy::DEMO), 2);
+        let dialer = Dialer::with_room(&options, Guard::policy(AddressPolicy::DEMO), 2);
         let endpoint = talker().await;
         let open = async || {
             let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, endpoint.port.number()));
             Probe::new(
-                &dialler,
+                &dialer,
                 endpoint,
                 stream.await.expect("it listens"),
                 &options,
@@ -349,7 +349,7 @@ mod tests {
         drop(first);
         assert_eq!(listen(&mut second).await, (3 * block, timed_out));
         drop(second);
-        let roomy = Dialler::new(&options, Guard::policy(AddressPolicy::DEMO));
+        let roomy = Dialer::new(&options, Guard::policy(AddressPolicy::DEMO));
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, endpoint.port.number()));
         let mut third = Probe::new(
             &roomy,

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{Lane, NodeId, OrgId, ScanId, enrollment::NodeState, limits};
+use fleet_core::{NodeId, OrgId, Priority, ScanId, enrollment::NodeState, limits};
 use fleet_discovery::{Plan, ScanRequest, plan};
 use fleet_store::{CreatedScan, NewScan, Queueing, ScanRow};
 use fleet_wire::RpcError;
@@ -25,7 +25,7 @@ pub(crate) struct Start {
     pub(crate) node: NodeId,
     pub(crate) request: ScanRequest,
     pub(crate) request_id: Option<String>,
-    pub(crate) lane: Lane,
+    pub(crate) priority: Priority,
     pub(crate) queueing: Queueing,
 }
 
@@ -45,13 +45,11 @@ async fn store(app: &App, call: &OperatorCall, start: Start) -> Result<CreatedSc
     if let Some(request_id) = &start.request_id {
         let stored = app.store.scan_by_request(call.org, request_id, call.now);
         if let Some(scan) = stored.await.answered()? {
-            return Ok(CreatedScan {
-                scan,
-                existing: true,
-            });
+            return repeated(scan, start.node, &start.request, start.priority);
         }
     }
     let plan = planned(app, call, start.node, &start.request).await?;
+    let (node, request, priority) = (start.node, start.request.clone(), start.priority);
     let new = NewScan {
         id: app.environment.scan_id(),
         org: call.org,
@@ -60,16 +58,38 @@ async fn store(app: &App, call: &OperatorCall, start: Start) -> Result<CreatedSc
         request_id: start.request_id,
         request: start.request,
         plan,
-        priority: start.lane,
+        priority: start.priority,
         queueing: start.queueing,
         now: app.environment.now(),
     };
     let created = app.store.create_scan(new, call.actor()).await.answered()?;
-    if !created.existing {
-        tracing::info!(scan = %created.scan.id, node = %created.scan.node, commands = created.scan.chunks, "scan stored");
+    if created.existing {
+        // Another call with this request id was faster.
+        return repeated(created.scan, node, &request, priority);
     }
+    tracing::info!(scan = %created.scan.id, node = %created.scan.node, commands = created.scan.chunks, "scan stored");
     app.dispatch_queue.push(created.scan.node);
     Ok(created)
+}
+
+/// Answers a request id that was used before. The same request is a retry and gets its scan; another request is
+/// refused, because its operator would wait for a scan that never starts.
+fn repeated(
+    scan: ScanRow,
+    node: NodeId,
+    request: &ScanRequest,
+    priority: Priority,
+) -> Result<CreatedScan, RpcError> {
+    if (scan.node, &scan.request, scan.priority) != (node, request, priority) {
+        return Err(RpcError::already_exists(format!(
+            "this request id belongs to scan {}, whose node, targets or priority differ: use another request id",
+            scan.id
+        )));
+    }
+    Ok(CreatedScan {
+        scan,
+        existing: true,
+    })
 }
 
 /// Plans a request for a node without storing anything.

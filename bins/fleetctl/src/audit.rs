@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::{
     cli::{Audit, Format},
     failure::Failure,
+    nodes,
     output::{self, Rows},
     server::Server,
     times,
@@ -33,6 +34,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Audit) -> Resu
             node,
             limit,
         } => {
+            let node = nodes::resolve_filter(server, node.as_deref()).await?;
             let wanted = ListAuditRequest {
                 action,
                 refused,
@@ -147,9 +149,9 @@ fn take(verifier: &mut ChainVerifier, link: &AuditLink) -> Result<Vec<ChainFault
     let record = link.record.as_ref().map(|record| ChainRecord {
         id: record.id,
         at: micros(record),
-        who: &record.who,
-        who_id: record.who_id,
-        from: record.from.as_deref(),
+        who: &record.actor,
+        who_id: record.actor_id,
+        from: record.from_address.as_deref(),
         action: &record.action,
         subject: &record.subject,
         refusal: record.refusal.as_deref(),
@@ -182,7 +184,7 @@ fn hash(bytes: &[u8]) -> Result<ChainHash, RpcError> {
 /// Prints a head. A table contains nothing else, so a script can store the output.
 fn print(format: Format, head: ChainHead) -> io::Result<()> {
     match format {
-        Format::Table => writeln!(io::stdout(), "{head}"),
+        Format::Table | Format::Wide => writeln!(io::stdout(), "{head}"),
         Format::Json | Format::Ndjson | Format::Csv => output::one(format, &Head::from(head)),
     }
 }
@@ -190,7 +192,8 @@ fn print(format: Format, head: ChainHead) -> io::Result<()> {
 /// The JSON form of a head.
 #[derive(Debug, Serialize)]
 struct Head {
-    seq: u64,
+    /// A string, as the API encodes 64-bit integers.
+    seq: String,
     hash: String,
     head: String,
 }
@@ -198,7 +201,7 @@ struct Head {
 impl From<ChainHead> for Head {
     fn from(head: ChainHead) -> Self {
         Self {
-            seq: head.seq,
+            seq: head.seq.to_string(),
             hash: head.hash.to_string(),
             head: head.to_string(),
         }
@@ -217,12 +220,14 @@ impl Rows for AuditRecord {
     const HEAD: &'static [&'static str] = &[
         "Seq", "Time", "Actor", "From", "Action", "Subject", "Result", "Count",
     ];
+    const OPTIONAL: &'static [&'static str] = &["Count", "From"];
+    const WHOLE: &'static [&'static str] = &["Seq", "Time"];
 
     fn cells(&self) -> Vec<String> {
-        let who = match (self.who_name.is_empty(), self.who_id) {
-            (false, _) => self.who_name.clone(),
-            (true, Some(id)) => format!("{} {id}", self.who),
-            (true, None) => self.who.clone(),
+        let who = match (self.actor_name.is_empty(), self.actor_id) {
+            (false, _) => self.actor_name.clone(),
+            (true, Some(id)) => format!("{} {id}", self.actor),
+            (true, None) => self.actor.clone(),
         };
         vec![
             if self.seq == 0 {
@@ -232,7 +237,7 @@ impl Rows for AuditRecord {
             },
             times::timestamp(self.at.as_ref()),
             who,
-            self.from.clone().unwrap_or_default(),
+            self.from_address.clone().unwrap_or_default(),
             self.action.clone(),
             self.subject.clone(),
             self.refusal

@@ -1,7 +1,5 @@
 //! `fleetctl keys`: API keys of operators.
 
-use std::io::{self, Write};
-
 use fleet_wire::fleet::{
     CreateKeyRequest, ListKeysRequest, OperatorKey, RevokeKeyRequest, RotateKeyRequest,
 };
@@ -17,7 +15,7 @@ use crate::{
 pub(crate) async fn run(server: &Server, format: Format, command: Keys) -> Result<u8, Failure> {
     match command {
         Keys::List { all } => {
-            let request = ListKeysRequest { everybody: all };
+            let request = ListKeysRequest { all_operators: all };
             let keys = server.keys.list_keys(&request, server.call()?).await?.keys;
             output::rows(format, &keys)?;
         }
@@ -39,7 +37,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Keys) -> Resul
                     times::timestamp(created.expires_at.as_ref())
                 );
             }
-            print_key(format, &created.key, created.key_id, &note)?;
+            output::secret(format, &created, &created.key, &note)?;
         }
         Keys::Revoke { key } => {
             let request = RevokeKeyRequest { key_id: key };
@@ -54,23 +52,12 @@ pub(crate) async fn run(server: &Server, format: Format, command: Keys) -> Resul
             let note = format!(
                 "created key {}, shown only once; key {key} expires at {}",
                 created.key_id,
-                times::timestamp(created.old_key_ends_at.as_ref())
+                times::timestamp(created.old_key_expires_at.as_ref())
             );
-            print_key(format, &created.key, created.key_id, &note)?;
+            output::secret(format, &created, &created.key, &note)?;
         }
     }
     Ok(0)
-}
-
-/// Prints the key on standard output and a note on standard error, or one JSON document.
-fn print_key(format: Format, key: &str, id: i64, note: &str) -> io::Result<()> {
-    if format == Format::Table {
-        writeln!(io::stdout(), "{key}")?;
-        writeln!(io::stderr(), "{note}")
-    } else {
-        let line = serde_json::json!({ "key": key, "key_id": id });
-        writeln!(io::stdout(), "{line}")
-    }
 }
 
 impl Rows for OperatorKey {
@@ -83,6 +70,8 @@ impl Rows for OperatorKey {
         "Expires",
         "Current",
     ];
+    const OPTIONAL: &'static [&'static str] = &["Created", "Current", "Last used", "Operator"];
+    const WHOLE: &'static [&'static str] = &["Key"];
 
     fn cells(&self) -> Vec<String> {
         vec![

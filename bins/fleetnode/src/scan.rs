@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal, Write},
     path::Path,
+    pin::pin,
     process::ExitCode,
     sync::Arc,
     time::Instant,
@@ -21,19 +22,17 @@ use fleet_wire::{
     lines,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::sync::mpsc;
+use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::ScanArgs,
+    cli::{Format, ScanArgs},
     exit::{self, Usage},
     halt::{self, Halted},
     options, plugins,
     run::{PLUGIN_WAIT, Signals, raise_descriptor_limit},
 };
-
-/// Most queued events.
-const SINK: usize = 64;
 
 /// Scans and prints the results.
 pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<ExitCode> {
@@ -53,12 +52,13 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
     let mut options = options::agent(args.site, args.engine)?;
     raise_descriptor_limit();
     let mut signals = Signals::new().context("cannot install signal handlers")?;
-    let plugins = plugins::start(folder, environment, state_dir);
+    let plugins = plugins::start(folder, environment, false, state_dir);
     if let Some(plugins) = &plugins {
         plugins.wait_started(PLUGIN_WAIT).await;
         options.drivers = Arc::new(DriverSet::built_in().with(plugins.drivers())?);
     }
-    let done = scan(&what, &options, args.json, &mut signals).await;
+    let halted = halt::watch(state_dir);
+    let done = scan(&what, &options, args.output, &mut signals, halted).await;
     if let Some(plugins) = plugins {
         PluginHost::stop(plugins).await;
     }
@@ -86,8 +86,9 @@ impl Request {
 async fn scan(
     what: &Request,
     options: &AgentOptions,
-    json: bool,
+    output: Format,
     signals: &mut Signals,
+    mut halted: watch::Receiver<Option<String>>,
 ) -> anyhow::Result<ExitCode> {
     let scan = what.plan(options).map_err(usage_error)?;
     let skipped: Vec<ReasonCount> = scan
@@ -99,23 +100,36 @@ async fn scan(
             example: tally.example.clone(),
         })
         .collect();
-    let mut screen = Screen::new(json, scan.targets() as u64)?;
-    let (sink, mut events) = mpsc::channel(SINK);
-    let cancel = CancellationToken::new();
-    let running = tokio::spawn(scan.run(sink, cancel.clone()));
-    loop {
-        tokio::select! {
-            event = events.recv() => match event {
-                Some(event) => screen.show(event)?,
-                None => break,
-            },
-            _ = signals.next() => cancel.cancel(),
-        }
+    let mut screen = Screen::new(output, scan.targets() as u64)?;
+    for note in scan.notes() {
+        screen.warning(note.clone())?;
     }
-    let summary = running.await.context("the scan crashed")??;
+    let cancel = CancellationToken::new();
+    let mut starting = pin!(scan.start(cancel.clone()));
+    let mut running = loop {
+        tokio::select! {
+            running = &mut starting => break running?,
+            _ = signals.next() => cancel.cancel(),
+            Ok(()) = halted.changed() => cancel.cancel(),
+        }
+    };
+    let summary = loop {
+        tokio::select! {
+            event = running.scan.next() => {
+                let event = event.context("the scan crashed")?;
+                if let ScanEvent::Ended(summary) = event {
+                    break running.summarize(summary);
+                }
+                screen.show(event)?;
+            }
+            _ = signals.next() => running.scan.cancel(),
+            Ok(()) = halted.changed() => running.scan.cancel(),
+        }
+    };
     let code = exit_code(&summary);
     screen.end(&summary, skipped)?;
-    Ok(code)
+    let halt = halted.borrow().clone();
+    halt.map_or(Ok(code), |reason| Err(Halted(reason).into()))
 }
 
 /// Maps an invalid target or port to a usage error.
@@ -135,7 +149,7 @@ fn usage_error(error: LocalScanError) -> anyhow::Error {
 fn exit_code(summary: &LocalSummary) -> ExitCode {
     match summary.scan.interrupted {
         Some(Interruption::Canceled) => exit::CANCELED.into(),
-        Some(Interruption::BudgetSpent | Interruption::SinkClosed) => exit::PARTIAL.into(),
+        Some(Interruption::BudgetSpent) => exit::PARTIAL.into(),
         None if is_complete(summary) => ExitCode::SUCCESS,
         None => exit::PARTIAL.into(),
     }
@@ -147,7 +161,9 @@ fn is_complete(summary: &LocalSummary) -> bool {
 
 /// The output of the scan.
 struct Screen {
-    json: bool,
+    output: Format,
+    /// The events for the JSON document.
+    document: Vec<Value>,
     bar: ProgressBar,
     began: Instant,
     found: u64,
@@ -156,8 +172,8 @@ struct Screen {
 }
 
 impl Screen {
-    fn new(json: bool, targets: u64) -> io::Result<Self> {
-        let bar = if !json && io::stderr().is_terminal() {
+    fn new(output: Format, targets: u64) -> io::Result<Self> {
+        let bar = if output == Format::Table && io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
         } else {
             ProgressDrawTarget::hidden()
@@ -167,14 +183,15 @@ impl Screen {
             bar.set_style(style);
         }
         let screen = Self {
-            json,
+            output,
+            document: Vec::new(),
             bar,
             began: Instant::now(),
             found: 0,
             first: None,
             sequence: 0,
         };
-        if !json {
+        if output == Format::Table {
             screen.row("Address", "Driver", "MAC or serial", "Device")?;
         }
         Ok(screen)
@@ -189,6 +206,7 @@ impl Screen {
             ScanEvent::Found(device) => self.device(&device),
             ScanEvent::Progress(progress) => self.progress(progress),
             ScanEvent::Note(text) => self.warning(text),
+            ScanEvent::Ended(_) => Ok(()),
         }
     }
 
@@ -197,7 +215,7 @@ impl Screen {
         let facts = &device.facts;
         self.found += 1;
         self.first.get_or_insert(elapsed);
-        if self.json {
+        if self.output != Format::Table {
             return self.line(Event::Device(DeviceFound {
                 device_id: 0,
                 identifier: facts.identifier(NodeId(0), device.endpoint).to_string(),
@@ -235,23 +253,23 @@ impl Screen {
 
     fn progress(&mut self, progress: fleet_scan::ScanProgress) -> io::Result<()> {
         let fleet_scan::ScanProgress { done, total, phase } = progress;
-        if self.json {
+        if self.output != Format::Table {
             return self.line(Event::Progress(ScanProgress {
                 done,
                 total,
-                phase: phase.to_owned(),
+                phase: phase.as_str().to_owned(),
                 elapsed_ms: self.elapsed(),
             }));
         }
         self.bar.set_length(total);
         self.bar.set_position(done);
         self.bar
-            .set_message(format!("{phase}, {} found", self.found));
+            .set_message(format!("{}, {} found", phase.as_str(), self.found));
         Ok(())
     }
 
     fn warning(&mut self, text: String) -> io::Result<()> {
-        if self.json {
+        if self.output != Format::Table {
             return self.line(Event::Warning(ScanWarning { text }));
         }
         self.bar
@@ -267,9 +285,24 @@ impl Screen {
             event: Some(event),
         };
         match lines::line(&message) {
+            Some(line) if self.output == Format::Json => {
+                self.document.push(line);
+                Ok(())
+            }
             Some(line) => writeln!(io::stdout(), "{line}"),
             None => Ok(()),
         }
+    }
+
+    /// Prints the whole scan as one JSON document.
+    fn print_document(&mut self) -> io::Result<()> {
+        let mut of = |kind: &str| -> Vec<Value> {
+            let is_kind = |event: &mut Value| event["type"] == kind;
+            self.document.extract_if(.., is_kind).collect()
+        };
+        let (devices, warnings, ledger) = (of("device"), of("warning"), of("ledger").pop());
+        let document = json!({ "devices": devices, "warnings": warnings, "ledger": ledger });
+        writeln!(io::stdout(), "{document}")
     }
 
     /// Prints the outcome in a sentence, and the counts of targets by outcome.
@@ -283,12 +316,12 @@ impl Screen {
         let ledger = self.ledger(summary, skipped);
         let state = match summary.scan.interrupted {
             Some(Interruption::Canceled) => ScanState::Canceled,
-            Some(Interruption::BudgetSpent | Interruption::SinkClosed) => ScanState::Partial,
+            Some(Interruption::BudgetSpent) => ScanState::Partial,
             None if is_complete(summary) => ScanState::Completed,
             None => ScanState::Partial,
         };
-        if self.json {
-            return self.line(Event::Ended(ScanEnded {
+        if self.output != Format::Table {
+            self.line(Event::Ended(ScanEnded {
                 state: state.into(),
                 code: String::new(),
                 reason: summary
@@ -297,7 +330,12 @@ impl Screen {
                     .map(|why| why.to_string())
                     .unwrap_or_default(),
                 ledger: Some(ledger),
-            }));
+            }))?;
+            return if self.output == Format::Json {
+                self.print_document()
+            } else {
+                Ok(())
+            };
         }
         let mut out = io::stdout().lock();
         let parts: Vec<String> = lines::parts(&ledger)

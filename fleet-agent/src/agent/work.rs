@@ -4,16 +4,12 @@ use std::{future::pending, sync::Arc};
 
 use fleet_registry::{link::WireCommandId, spool::SpoolMisuse};
 use fleet_scan::{
-    DriverSet, Interruption, PinnedName, Resolver, ScanError, ScanEvent, ScanJob, ScanOptions,
+    DriverSet, Interruption, PinnedName, Resolver, Scan, ScanEvent, ScanJob, ScanOptions,
     ScanProgress, ScanSummary, Scanner,
 };
 use fleet_wire::gateway::FleetNodePairResult;
-use tokio::{
-    sync::mpsc,
-    task::{JoinError, JoinHandle},
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::mpsc, task::JoinError, time::Instant};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     ack::{Ending, StopCause},
@@ -21,7 +17,7 @@ use super::{
     scan_task::ScanTask,
 };
 
-/// Most devices queued between scan and spool.
+/// Most results queued between pairing and spool.
 const SINK: usize = 64;
 
 /// The command that holds the node's permit, from its start until its reports are settled.
@@ -34,6 +30,8 @@ pub(super) struct Work {
     /// How it ended; set when the scan or pairing is over.
     pub(super) ending: Option<Ending>,
     pub(super) stopped: Option<StopCause>,
+    /// What the site policy removed from the scan.
+    site_notes: Vec<String>,
     /// Devices that could not be reported.
     pub(super) unreportable: u64,
     /// When progress was last sent.
@@ -52,16 +50,8 @@ enum Stage {
 #[derive(Debug)]
 struct Pinning {
     task: ScanTask,
-    lookups: JoinHandle<Option<Vec<PinnedName>>>,
+    lookups: AbortOnDropHandle<Option<Vec<PinnedName>>>,
     began: Instant,
-    cancel: CancellationToken,
-}
-
-/// A running scan. Dropping this aborts it.
-#[derive(Debug)]
-struct Scan {
-    events: mpsc::Receiver<ScanEvent>,
-    task: JoinHandle<Result<ScanSummary, ScanError>>,
     cancel: CancellationToken,
 }
 
@@ -69,7 +59,7 @@ struct Scan {
 #[derive(Debug)]
 struct Pairing {
     results: mpsc::Receiver<FleetNodePairResult>,
-    task: JoinHandle<PairSummary>,
+    task: AbortOnDropHandle<PairSummary>,
     cancel: CancellationToken,
 }
 
@@ -79,7 +69,8 @@ pub(super) enum Step {
     /// The lookups have ended; `None` if they were canceled.
     Pinned(Result<Option<Vec<PinnedName>>, JoinError>),
     Event(ScanEvent),
-    Over(Result<Result<ScanSummary, ScanError>, JoinError>),
+    /// The scan has ended; `None` if it crashed.
+    Over(Option<ScanSummary>),
     Paired(FleetNodePairResult),
     PairingOver(Result<PairSummary, JoinError>),
 }
@@ -92,8 +83,14 @@ impl Work {
         scanner: &Scanner,
         resolver: &Arc<dyn Resolver>,
     ) -> Self {
+        let site_notes = task.notes.clone();
         if task.names().is_empty() {
-            return Self::scanning(command, scanner, task.job(&[]));
+            let mut work = Self {
+                site_notes,
+                ..Self::ended(command, None)
+            };
+            work.start_scan(scanner, task.job(&[]));
+            return work;
         }
         let cancel = CancellationToken::new();
         let (lookup, token, resolver) = (task.clone(), cancel.clone(), Arc::clone(resolver));
@@ -103,20 +100,21 @@ impl Work {
         });
         let pinning = Pinning {
             task,
-            lookups,
+            lookups: AbortOnDropHandle::new(lookups),
             began: Instant::now(),
             cancel,
         };
         Self {
             stage: Some(Stage::Pinning(pinning)),
+            site_notes,
             ..Self::ended(command, None)
         }
     }
 
-    fn scanning(command: WireCommandId, scanner: &Scanner, job: ScanJob) -> Self {
-        Self {
-            stage: Some(Stage::Scanning(Scan::begin(scanner, job))),
-            ..Self::ended(command, None)
+    fn start_scan(&mut self, scanner: &Scanner, job: ScanJob) {
+        match scanner.scan(job) {
+            Ok(scan) => self.stage = Some(Stage::Scanning(scan)),
+            Err(error) => self.ending = Some(Ending::Failed(error.to_string())),
         }
     }
 
@@ -135,7 +133,7 @@ impl Work {
         Self {
             stage: Some(Stage::Pairing(Pairing {
                 results,
-                task,
+                task: AbortOnDropHandle::new(task),
                 cancel,
             })),
             ..Self::ended(command, None)
@@ -150,6 +148,7 @@ impl Work {
             pins: Vec::new(),
             ending,
             stopped: None,
+            site_notes: Vec::new(),
             unreportable: 0,
             progress_sent_at: None,
             progress: None,
@@ -163,14 +162,13 @@ impl Work {
 
     /// Stops the command. The first cause is kept.
     pub(super) fn stop(&mut self, why: StopCause) {
-        let cancel = match &self.stage {
-            Some(Stage::Pinning(pinning)) => &pinning.cancel,
-            Some(Stage::Scanning(scan)) => &scan.cancel,
-            Some(Stage::Pairing(pairing)) => &pairing.cancel,
+        match &self.stage {
+            Some(Stage::Pinning(pinning)) => pinning.cancel.cancel(),
+            Some(Stage::Scanning(scan)) => scan.cancel(),
+            Some(Stage::Pairing(pairing)) => pairing.cancel.cancel(),
             None => return,
-        };
+        }
         self.stopped.get_or_insert(why);
-        cancel.cancel();
     }
 
     /// Starts the scan after the lookups, with the rest of the command's time.
@@ -184,11 +182,11 @@ impl Work {
         };
         match result {
             Ok(Some(pins)) => {
-                let mut task = pinning.task.clone();
+                let mut task = pinning.task;
                 task.budget = task.budget.saturating_sub(pinning.began.elapsed());
                 self.pins = pins;
                 let job = task.job(&self.pins);
-                self.stage = Some(Stage::Scanning(Scan::begin(scanner, job)));
+                self.start_scan(scanner, job);
             }
             Ok(None) => {
                 self.ending = Some(Ending::Ran(ScanSummary {
@@ -232,48 +230,18 @@ impl Work {
     }
 
     /// Records the end of the scan.
-    pub(super) fn end(&mut self, result: Result<Result<ScanSummary, ScanError>, JoinError>) {
+    pub(super) fn end(&mut self, summary: Option<ScanSummary>) {
         self.stage = None;
-        self.ending = Some(match result {
-            Ok(Ok(summary)) => Ending::Ran(summary),
-            Ok(Err(error)) => Ending::Failed(error.to_string()),
-            Err(error) => {
-                tracing::error!(%error, command = %self.command, "a scan crashed");
+        self.ending = Some(match summary {
+            Some(mut summary) => {
+                summary.notes.splice(0..0, self.site_notes.drain(..));
+                Ending::Ran(summary)
+            }
+            None => {
+                tracing::error!(command = %self.command, "a scan crashed");
                 Ending::Failed("the scan crashed; see the node's log".to_owned())
             }
         });
-    }
-}
-
-impl Scan {
-    fn begin(scanner: &Scanner, job: ScanJob) -> Self {
-        let (sink, events) = mpsc::channel(SINK);
-        let cancel = CancellationToken::new();
-        let (scanner, token) = (scanner.clone(), cancel.clone());
-        let task = tokio::spawn(async move { scanner.run(job, sink, token).await });
-        Self {
-            events,
-            task,
-            cancel,
-        }
-    }
-}
-
-impl Drop for Pinning {
-    fn drop(&mut self) {
-        self.lookups.abort();
-    }
-}
-
-impl Drop for Pairing {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Drop for Scan {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -282,10 +250,10 @@ pub(super) async fn next(work: &mut Option<Work>) -> Step {
     match work.as_mut().and_then(|work| work.stage.as_mut()) {
         None => pending().await,
         Some(Stage::Pinning(pinning)) => Step::Pinned((&mut pinning.lookups).await),
-        Some(Stage::Scanning(scan)) => match scan.events.recv().await {
+        Some(Stage::Scanning(scan)) => match scan.next().await {
+            Some(ScanEvent::Ended(summary)) => Step::Over(Some(summary)),
             Some(event) => Step::Event(event),
-            // The scan has dropped its sender: it returns now, or has crashed.
-            None => Step::Over((&mut scan.task).await),
+            None => Step::Over(None),
         },
         Some(Stage::Pairing(pairing)) => match pairing.results.recv().await {
             Some(result) => Step::Paired(result),
@@ -298,48 +266,28 @@ pub(super) async fn next(work: &mut Option<Work>) -> Step {
 mod tests {
     use std::sync::Arc;
 
-    use fleet_scan::{Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanOptions};
+    use fleet_scan::{DriverSet, Guard, ScanOptions};
 
     use super::*;
 
-    /// A driver whose registration alone brings the scan down.
-    #[derive(Debug)]
-    struct Mine;
-
-    impl Driver for Mine {
-        fn name(&self) -> &str {
-            "mine"
-        }
-
-        fn default_ports(&self) -> Vec<fleet_core::Port> {
-            panic!("on purpose")
-        }
-
-        fn precedence(&self) -> u8 {
-            1
-        }
-
-        fn identify<'a>(
-            &'a self,
-            _: &'a mut Probe<'_>,
-        ) -> BoxFuture<'a, Result<Answer, DriverError>> {
-            panic!("on purpose")
-        }
-    }
-
     #[tokio::test]
     async fn a_scan_that_crashes_fails_alone() {
-        let Ok(drivers) = DriverSet::new(vec![Arc::new(Mine)]) else {
-            panic!("a set of drivers");
+        let scanner = Scanner::new(ScanOptions::default(), Arc::new(DriverSet::built_in()));
+        let job = ScanJob {
+            guard: Guard::new(|_| panic!("on purpose")),
+            ..ScanJob::new(vec![[192, 0, 2, 7].into()])
         };
-        let scanner = Scanner::new(ScanOptions::default(), Arc::new(drivers));
         let id = WireCommandId::new("c").expect("an id");
-        let mut work = Some(Work::scanning(id, &scanner, ScanJob::new(Vec::new())));
-        let Step::Over(result) = next(&mut work).await else {
-            panic!("nothing can be found");
+        let mut started = Work::ended(id, None);
+        started.start_scan(&scanner, job);
+        let mut work = Some(started);
+        let summary = loop {
+            if let Step::Over(summary) = next(&mut work).await {
+                break summary;
+            }
         };
         let mut work = work.expect("is still there");
-        work.end(result);
+        work.end(summary);
         assert!(matches!(work.ending, Some(Ending::Failed(reason)) if reason.contains("crashed")));
     }
 }

@@ -1,7 +1,12 @@
-//! Names by DNS: the system's name servers, or those that the operator names.
+//! Resolves names by DNS, with the system's name servers or configured ones.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fs::File,
+    io::{self, Read},
+    net::{IpAddr, SocketAddr},
+};
 
+use fleet_core::parse_literal;
 use fleet_discovery::HostName;
 use hickory_resolver::{
     TokioResolver,
@@ -15,23 +20,28 @@ use hickory_resolver::{
 use super::{LookupError, Resolver};
 use crate::BoxFuture;
 
-/// Asks name servers, and asks them again for every scan: nothing is cached.
+/// The system's hosts file.
+const HOSTS: &str = "/etc/hosts";
+/// The most bytes that are read of it.
+const HOSTS_MOST: u64 = 1024 * 1024;
+
+/// Queries name servers without a cache, so every scan gets current addresses.
 #[derive(Clone, Debug)]
 pub struct DnsResolver {
-    /// Instead of the system's.
+    /// In place of the system's name servers.
     servers: Vec<SocketAddr>,
 }
 
 impl DnsResolver {
-    /// Asks as the system does: its name servers, its search domains, its hosts file. They are read at each lookup, so
-    /// that a node follows its network.
+    /// Resolves like the system: its name servers, search domains and hosts file. They are read at each lookup, because a
+    /// node can move to another network.
     pub fn system() -> Self {
         Self {
             servers: Vec::new(),
         }
     }
 
-    /// Asks these name servers only, neither hosts file nor search domains; with none, as [`Self::system`].
+    /// Queries only these name servers, without hosts file and search domains. An empty list means [`Self::system`].
     pub fn asking(servers: Vec<SocketAddr>) -> Self {
         Self { servers }
     }
@@ -48,7 +58,7 @@ impl DnsResolver {
             builder
         };
         let options: &mut ResolverOpts = builder.options_mut();
-        // Both families whatever the system prefers: an address that is not asked for is one that nobody judges.
+        // Both families, whatever the system prefers: an address that is not looked up would not be checked.
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.cache_size = 0;
         builder.build()
@@ -64,6 +74,27 @@ fn server(address: SocketAddr) -> NameServerConfig {
     config
 }
 
+/// Reads the system's hosts file, up to a bound.
+fn read_hosts() -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(HOSTS)?
+        .take(HOSTS_MOST)
+        .read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The addresses of a name in the text of a hosts file; empty if the name is not in it.
+fn in_hosts(text: &str, name: &str) -> Vec<IpAddr> {
+    let address = |line: &str| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let address = parse_literal(words.next()?)?;
+        words
+            .any(|word| word.eq_ignore_ascii_case(name))
+            .then_some(address)
+    };
+    text.lines().filter_map(address).collect()
+}
+
 impl Resolver for DnsResolver {
     fn lookup<'a>(&'a self, name: &'a HostName) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>> {
         Box::pin(async move {
@@ -74,9 +105,30 @@ impl Resolver for DnsResolver {
                     LookupError::Failed(error.to_string())
                 }
             };
+            // The resolver library asks a name server for the address family that the hosts file lacks, and fails without
+            // one. Programs of the system ask no name server about a name in the file.
+            if self.servers.is_empty() {
+                let found = in_hosts(&read_hosts().unwrap_or_default(), name.as_str());
+                if !found.is_empty() {
+                    return Ok(found);
+                }
+            }
             let resolver = self.resolver().map_err(failed)?;
             let found = resolver.lookup_ip(name.as_str()).await.map_err(failed)?;
             Ok(found.iter().collect())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_the_hosts_file_has_exactly_the_addresses_there() {
+        let text = "# 10.0.0.1 miner.lan\n10.0.0.2 other miner.LAN # rack 4\nfd00::2\tminer.lan\n300.0.0.1 miner.lan\n";
+        let expected: [IpAddr; 2] = [[10, 0, 0, 2].into(), "fd00::2".parse().expect("an address")];
+        assert_eq!(in_hosts(text, "miner.lan"), expected);
+        assert!(in_hosts(text, "rack").is_empty());
     }
 }

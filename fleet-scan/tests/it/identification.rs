@@ -128,7 +128,7 @@ async fn a_garbage_talker_costs_bounded_bytes_and_is_unidentified() {
         summary
             .notes
             .iter()
-            .any(|note| note.contains("no known device")),
+            .any(|note| note.contains("unidentified host")),
         "{:?}",
         summary.notes
     );

@@ -52,7 +52,9 @@ pub enum ReportError {
     NotInFlight(CommandId),
     /// The addresses of the command's names are not stored yet. They are sent separately from reports and
     /// can arrive a moment later.
-    #[error("command {0} waits for the addresses of its names: send them, then send the report again")]
+    #[error(
+        "command {0} waits for the addresses of its names: send them, then send the report again"
+    )]
     AwaitsPins(CommandId),
     /// More rows than the command may report.
     #[error("command {command} may report at most {quota} rows")]

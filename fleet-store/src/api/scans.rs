@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fleet_core::{
-    CommandId, Epoch, Lane, NodeId, OperatorId, OrgId, PairingId, Port, ScanId, ScanState,
+    CommandId, Epoch, NodeId, OperatorId, OrgId, PairingId, Port, Priority, ScanId, ScanState,
     Timestamp,
     outcome::{AckVerdict, Conclusion},
 };
@@ -41,7 +41,7 @@ pub struct NewScan {
     /// The plan.
     pub plan: Plan,
     /// Its priority in the node's queue.
-    pub priority: Lane,
+    pub priority: Priority,
     /// Whether it may wait.
     pub queueing: Queueing,
     /// The current time.
@@ -109,7 +109,7 @@ pub struct ScanRow {
     /// The state.
     pub state: ScanState,
     /// Its priority in the node's queue.
-    pub priority: Lane,
+    pub priority: Priority,
     /// The request.
     pub request: ScanRequest,
     /// When it was asked for.
@@ -146,7 +146,7 @@ pub struct IssuedCommand {
     /// Its scan.
     pub scan: ScanId,
     /// Its priority.
-    pub priority: Lane,
+    pub priority: Priority,
     /// What to send.
     pub request: ChunkCommand,
     /// The ports to send; empty means the node's defaults.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fleet_core::{
-    CommandId, Epoch, InstanceId, Lane, NodeId, ReplicaId, ScanId, SessionId, Timestamp,
+    CommandId, Epoch, InstanceId, NodeId, Priority, ReplicaId, ScanId, SessionId, Timestamp,
 };
 
 use crate::{Hello, StoreError};
@@ -34,7 +34,7 @@ pub struct AdoptedCommand {
     /// Which.
     pub command: CommandId,
     /// Its lane.
-    pub priority: Lane,
+    pub priority: Priority,
     /// When the command expires.
     pub deadline: Timestamp,
     /// Whether it was canceled meanwhile, which the node must be sent again.

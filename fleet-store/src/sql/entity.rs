@@ -55,8 +55,8 @@ mod columns {
     pub(super) use std::net::IpAddr;
 
     pub(super) use fleet_core::{
-        ChunkState, CommandId, CommandState, DeviceIdentifier, Lane, Mac, PairOutcome, PairingId,
-        PairingStatus, RejectReason, Role, ScanId, ScanState,
+        ChunkState, CommandId, CommandState, DeviceIdentifier, Mac, PairOutcome, PairingId,
+        PairingStatus, Priority, RejectReason, Role, ScanId, ScanState,
         enrollment::{InvitationState, NodeState},
     };
     pub(super) use fleet_discovery::Scope;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{
-    InstanceId, Lane, ReplicaId,
+    InstanceId, Priority, ReplicaId,
     enrollment::NodeState,
     limits::DUPLICATE_HOLD,
     outcome::{Code, Verdict},
@@ -303,7 +303,7 @@ async fn adopt(
         Work::Pairing(id) => {
             let row = super::pairing::lock(tx, id).await?;
             let canceled = row.is_some_and(|row| row.canceled_at.is_some());
-            (Lane::Interactive, canceled)
+            (Priority::Interactive, canceled)
         }
     };
     commands::adopt(tx, command, epoch).await?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleet_core::{Lane, NodeId, Port, ScanState};
+use fleet_core::{NodeId, Port, Priority, ScanState};
 use fleet_discovery::{ChunkCommand, LogEvent, Mode, NodeProfile};
 use fleet_store::*;
 
@@ -54,7 +54,7 @@ async fn a_scan_reads_back_as_it_was_asked(site: Site) {
         );
         assert_eq!(
             (row.state, row.priority, row.started_by.as_str()),
-            (ScanState::Queued, Lane::Interactive, "ann@acme.test")
+            (ScanState::Queued, Priority::Interactive, "ann@acme.test")
         );
         assert_eq!(
             (&row.request, row.created_at, row.queued_until),
@@ -246,7 +246,7 @@ async fn a_command_is_stored_before_it_is_sent(site: Site) {
     let command = site.issue(node).await.expect("issued");
     assert_eq!(
         (command.scan, command.priority, command.deadline),
-        (scan, Lane::Interactive, at(20 + 720))
+        (scan, Priority::Interactive, at(20 + 720))
     );
     assert_eq!(command.request, ChunkCommand::Target("10.0.0.0/22".into()));
     assert_eq!(command.ports, [Port::new(80).expect("a port")]);
@@ -285,7 +285,7 @@ async fn a_person_goes_first_and_equals_take_turns(site: Site) {
     let node = site.node("north").await;
     let nightly = site
         .create(NewScan {
-            priority: Lane::Scheduled,
+            priority: Priority::Scheduled,
             ..site.new_scan(node.id, "10.4.0.0/21", &["80"])
         })
         .await

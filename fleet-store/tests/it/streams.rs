@@ -160,7 +160,7 @@ async fn commands_that_still_run_are_adopted(site: Site) {
         }]
     );
     assert_eq!(claimed.ended, []);
-    assert_eq!(site.issue(node).await, None, "its lane is taken");
+    assert_eq!(site.issue(node).await, None, "its slot is taken");
     assert_eq!(
         site.reported(node, command.command, vec![plain("10.0.0.7", "80")])
             .await,

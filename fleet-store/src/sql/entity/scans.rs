@@ -9,7 +9,7 @@ entity! {
         pub operator_id: i64,
         pub request_id: Option<String>,
         pub state: AsText<ScanState>,
-        pub priority: AsText<Lane>,
+        pub priority: AsText<Priority>,
         pub queues: bool,
         pub queued_until: Micros,
         pub created_at: Micros,

@@ -1,4 +1,4 @@
-//! What hosts say that are no known device reaches the operator: cut, escaped, once, with the place.
+//! Replies of unidentified hosts reach the operator: bounded, escaped, once, with their endpoint.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -15,30 +15,30 @@ use tokio::{
 
 use crate::{quick, scan};
 
-/// No driver claims it, so that all are asked.
-const ANYBODYS: u16 = 14_022;
+/// No driver has this default port, so all drivers try it.
+const UNCLAIMED: u16 = 14_022;
 const HTTPS: u16 = 14_445;
 
-/// Hosts that say the same to everybody, before they are asked.
-async fn speakers(test: u8, port: u16, said: &[Vec<u8>]) -> JoinSet<()> {
-    let mut speaking = JoinSet::new();
-    for (host, said) in (1..).zip(said.iter().cloned()) {
+/// Hosts that send a fixed text to every client at once.
+async fn senders(test: u8, port: u16, replies: &[Vec<u8>]) -> JoinSet<()> {
+    let mut sending = JoinSet::new();
+    for (host, reply) in (1..).zip(replies.iter().cloned()) {
         let listener = TcpListener::bind((Ipv4Addr::new(127, 92, test, host), port))
             .await
             .expect("a free port");
-        speaking.spawn(async move {
+        sending.spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let said = said.clone();
+                let reply = reply.clone();
                 tokio::spawn(async move {
-                    // Whoever has heard enough hangs up.
-                    let _ = stream.write_all(&said).await;
+                    // The client may close first.
+                    let _ = stream.write_all(&reply).await;
                     let _ = stream.shutdown().await;
                     let _ = stream.read_to_end(&mut Vec::new()).await;
                 });
             }
         });
     }
-    speaking
+    sending
 }
 
 async fn scan_all(test: u8, port: u16, hosts: u8) -> (ScanSummary, Vec<ScanEvent>) {
@@ -73,43 +73,43 @@ async fn scan_all(test: u8, port: u16, hosts: u8) -> (ScanSummary, Vec<ScanEvent
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_unknown_host_said_first_is_told_at_once_and_in_the_end() {
-    let said: Vec<(Vec<u8>, &str)> = vec![
+async fn the_first_reply_of_an_unidentified_host_is_in_a_note_and_in_the_summary() {
+    let replies: Vec<(Vec<u8>, &str)> = vec![
         (
             b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n".to_vec(),
-            r"said `SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n`: 127.92.1.1:14022",
+            r"reply `SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n`: 127.92.1.1:14022",
         ),
         (
             b"220 printer FTP server \x1b[31mready\x00\xff\n".to_vec(),
-            r"said `220 printer FTP server \x1b[31mready\x00\xff\n`: 127.92.1.2:14022",
+            r"reply `220 printer FTP server \x1b[31mready\x00\xff\n`: 127.92.1.2:14022",
         ),
         (
             b"HTTP/1.1 200 OK\r\nServer: Boa\r\nContent-Length: 30\r\n\r\n<title>Boiler \xe2\x99\xa8 7</title><p>".to_vec(),
-            r"said `HTTP 200, server Boa, title Boiler \xe2\x99\xa8 7`: 127.92.1.3:14022",
+            r"reply `HTTP 200, server Boa, title Boiler \xe2\x99\xa8 7`: 127.92.1.3:14022",
         ),
         (
             b"{\"STATUS\":[{\"STATUS\":\"S\",\"Description\":\"sgminer 5.6.1\"}],\"id\":1}\0".to_vec(),
-            "said `CGMiner API, sgminer 5.6.1`: 127.92.1.4:14022",
+            "reply `CGMiner API, sgminer 5.6.1`: 127.92.1.4:14022",
         ),
-        (vec![], "answered and said nothing: 127.92.1.5:14022"),
-        // Without end as far as anybody reads.
+        (vec![], "unidentified host, no reply: 127.92.1.5:14022"),
+        // Longer than the scanner reads.
         (
             vec![b'A'; 200_000],
-            "said `AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA`: 127.92.1.6:14022",
+            "reply `AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA`: 127.92.1.6:14022",
         ),
     ];
-    let bytes: Vec<Vec<u8>> = said.iter().map(|(bytes, _)| bytes.clone()).collect();
-    let _speaking = speakers(1, ANYBODYS, &bytes).await;
-    let (summary, events) = scan_all(1, ANYBODYS, said.len() as u8).await;
-    let told: Vec<&String> = events
+    let bytes: Vec<Vec<u8>> = replies.iter().map(|(bytes, _)| bytes.clone()).collect();
+    let _senders = senders(1, UNCLAIMED, &bytes).await;
+    let (summary, events) = scan_all(1, UNCLAIMED, replies.len() as u8).await;
+    let notes: Vec<&String> = events
         .iter()
         .filter_map(|event| match event {
             ScanEvent::Note(text) => Some(text),
-            ScanEvent::Found(_) | ScanEvent::Progress(_) => None,
+            ScanEvent::Found(_) | ScanEvent::Progress(_) | ScanEvent::Ended(_) => None,
         })
         .collect();
-    for (_, expected) in said {
-        for texts in [summary.notes.iter().collect(), told.clone()] {
+    for (_, expected) in replies {
+        for texts in [summary.notes.iter().collect(), notes.clone()] {
             assert!(
                 texts.iter().any(|text: &&String| text.contains(expected)),
                 "{expected}: {texts:#?}"
@@ -125,17 +125,17 @@ async fn what_an_unknown_host_said_first_is_told_at_once_and_in_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_speaks_no_tls_is_told_by_what_it_said_instead() {
-    let said = [
+async fn a_host_without_tls_is_quoted_with_its_plain_reply() {
+    let replies = [
         b"SSH-2.0-dropbear\r\n".to_vec(),
         // An alert: handshake failure.
         vec![0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28],
     ];
-    let _speaking = speakers(2, HTTPS, &said).await;
+    let _senders = senders(2, HTTPS, &replies).await;
     let (summary, _) = scan_all(2, HTTPS, 2).await;
     for expected in [
-        r"said `SSH-2.0-dropbear\r\n`: 127.92.2.1:14445",
-        r"said `\x15\x03\x01\x00\x02\x02(`: 127.92.2.2:14445",
+        r"reply `SSH-2.0-dropbear\r\n`: 127.92.2.1:14445",
+        r"reply `\x15\x03\x01\x00\x02\x02(`: 127.92.2.2:14445",
     ] {
         assert!(
             summary.notes.iter().any(|note| note.contains(expected)),
@@ -146,18 +146,18 @@ async fn who_speaks_no_tls_is_told_by_what_it_said_instead() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_who_say_the_same_are_one_line() {
-    let said = vec![b"SSH-2.0-dropbear\r\n".to_vec(); 60];
-    let _speaking = speakers(3, ANYBODYS, &said).await;
-    let (summary, events) = scan_all(3, ANYBODYS, 60).await;
+async fn equal_replies_of_many_hosts_are_one_note() {
+    let replies = vec![b"SSH-2.0-dropbear\r\n".to_vec(); 60];
+    let _senders = senders(3, UNCLAIMED, &replies).await;
+    let (summary, events) = scan_all(3, UNCLAIMED, 60).await;
     assert_eq!(summary.notes.len(), 1, "{:#?}", summary.notes);
     assert!(
         summary.notes[0].contains("(60 hosts): 127.92.3."),
         "{:?}",
         summary.notes
     );
-    let told = events
+    let notes = events
         .iter()
         .filter(|event| matches!(event, ScanEvent::Note(_)));
-    assert_eq!(told.count(), 1);
+    assert_eq!(notes.count(), 1);
 }

@@ -1,48 +1,48 @@
-//! How fast connections are tried: a rate with a small burst, and slower for a while after trouble.
+//! The rate of connection attempts: a limit with a small burst, reduced for a while after failures.
 //!
-//! [`Pace`] is the shared handle; [`Bucket`] decides, as a function of the time it is given.
+//! [`RateLimiter`] is the shared handle. [`Bucket`] decides, as a function of the time.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::time::sleep;
 
-/// The slowest pace, as a part of the configured one.
-const SLOWEST: u32 = 16;
+/// The largest reduction of the rate.
+const MAX_DIVISOR: u32 = 16;
 
-/// How long after trouble the pace doubles again.
+/// How long after a slow-down the rate doubles again.
 const RECOVERY: Duration = Duration::from_secs(5);
 
-/// Trouble within this time of the last slow-down is the same trouble.
-const ONCE_IN: Duration = Duration::from_secs(1);
+/// Within this time, another slow-down counts as the same one.
+const SLOW_DOWN_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct RateLimiter {
     bucket: Mutex<Bucket>,
 }
 
-impl Pace {
+impl RateLimiter {
     pub(crate) fn new(rate: u32) -> Self {
         Self {
             bucket: Mutex::new(Bucket::new(rate, Instant::now())),
         }
     }
 
-    /// Waits for leave to try one connection. Cancel-safe; a canceled wait may have used up its leave.
-    pub(crate) async fn take(&self) {
-        let wait = self
-            .bucket
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .reserve(Instant::now());
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a permit for one connection. Cancel-safe; a canceled wait may use up its permit.
+    pub(crate) async fn acquire(&self) {
+        let wait = self.bucket().reserve(Instant::now());
         if !wait.is_zero() {
             sleep(wait).await;
         }
     }
 
-    /// How long until one connection may be tried without going ahead of those that [`Pace::take`] promised.
+    /// Returns how long until one connection may be tried after all those that [`RateLimiter::acquire`] admitted.
     pub(crate) fn wait(&self) -> Duration {
         self.bucket
             .lock()
@@ -50,7 +50,7 @@ impl Pace {
             .wait(Instant::now())
     }
 
-    /// One connection is tried now.
+    /// Uses a permit for one connection.
     pub(crate) fn spend(&self) {
         self.bucket
             .lock()
@@ -58,7 +58,7 @@ impl Pace {
             .reserve(Instant::now());
     }
 
-    /// Goes at half the pace for a while. The new rate, if this changed it.
+    /// Halves the rate for a while. Returns the new rate if it changed.
     pub(crate) fn slow_down(&self) -> Option<u32> {
         self.bucket
             .lock()
@@ -67,7 +67,7 @@ impl Pace {
     }
 }
 
-/// A token bucket kept as the time at which it will be empty of debts (GCRA).
+/// A token bucket, stored as the time at which it owes nothing (GCRA).
 #[derive(Debug)]
 struct Bucket {
     rate: u32,
@@ -90,19 +90,19 @@ impl Bucket {
         Duration::from_secs(1) * self.divisor / self.rate
     }
 
-    /// What may be sent at once: 4 ms worth, since timers tick in milliseconds and come late, and at least 16.
+    /// The burst: 4 ms worth, because timers have millisecond ticks and fire late, and at least 16.
     fn burst(&self) -> Duration {
         Duration::from_millis(4).max(self.interval() * 16)
     }
 
-    /// How long to wait before the next connection, for which leave is taken.
+    /// Takes a permit. Returns how long to wait before the connection.
     fn reserve(&mut self, now: Instant) -> Duration {
         let wait = self.wait(now);
         self.due = self.due.max(now) + self.interval();
         wait
     }
 
-    /// How long there is no leave.
+    /// Returns how long until a permit is available.
     fn wait(&mut self, now: Instant) -> Duration {
         if self.divisor > 1 && now.duration_since(self.changed) >= RECOVERY {
             self.divisor /= 2;
@@ -113,8 +113,8 @@ impl Bucket {
     }
 
     fn slow_down(&mut self, now: Instant) -> Option<u32> {
-        let again = self.divisor > 1 && now.duration_since(self.changed) < ONCE_IN;
-        if again || self.divisor >= SLOWEST {
+        let again = self.divisor > 1 && now.duration_since(self.changed) < SLOW_DOWN_INTERVAL;
+        if again || self.divisor >= MAX_DIVISOR {
             return None;
         }
         self.divisor *= 2;
@@ -127,7 +127,7 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    /// How many connections leave within `span` when asked for all the time, one millisecond late each.
+    /// Counts the connections within `span` if each timer fires one millisecond late.
     fn sent_within(bucket: &mut Bucket, start: Instant, span: Duration) -> u32 {
         let mut now = start;
         let mut sent = 0;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_kept_though_timers_are_late() {
+    fn the_rate_holds_even_if_timers_fire_late() {
         for rate in [10, 500, 5_000, 50_000] {
             let start = Instant::now();
             let sent = sent_within(
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_does_not_wait_takes_what_the_others_leave() {
+    fn a_caller_that_polls_gets_the_permits_that_waiting_callers_leave() {
         let start = Instant::now();
         let mut bucket = Bucket::new(1_000, start);
         let mut now = start;
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_halves_the_rate_once_and_calm_restores_it() {
+    fn a_slow_down_halves_the_rate_once_and_time_restores_it() {
         let start = Instant::now();
         let mut bucket = Bucket::new(1_600, start);
         assert_eq!(bucket.slow_down(start), Some(800));
@@ -187,10 +187,10 @@ mod tests {
             bucket.slow_down(start + Duration::from_millis(1_500)),
             Some(400)
         );
-        let calm = start + Duration::from_secs(20);
-        bucket.reserve(calm);
+        let later = start + Duration::from_secs(20);
+        bucket.reserve(later);
         assert_eq!(bucket.divisor, 2);
-        bucket.reserve(calm + RECOVERY);
+        bucket.reserve(later + RECOVERY);
         assert_eq!(bucket.divisor, 1);
     }
 
@@ -203,6 +203,6 @@ mod tests {
             bucket.slow_down(now);
             now += Duration::from_secs(2);
         }
-        assert_eq!(bucket.divisor, SLOWEST);
+        assert_eq!(bucket.divisor, MAX_DIVISOR);
     }
 }
