@@ -12,6 +12,7 @@ mod event;
 #[doc(hidden)]
 pub mod fuzz;
 mod ledger;
+mod lifecycle;
 mod name;
 mod node;
 mod plan;
@@ -27,6 +28,10 @@ pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{KnownRow, OverQuota, RowVerdict, admit};
 pub use event::{DeviceFound, LogEvent, ScanEnded};
 pub use ledger::{ChunkFacts, Ledger, LedgerFacts, settle};
+pub use lifecycle::{
+    Expiry, NoRoom, NodeLoad, RunningScan, Unfinished, WaitingScan, canceled, check_room, expiry,
+    is_flooded, on_busy, on_lost,
+};
 pub use name::{HostName, InvalidName};
 pub use node::{Announcement, NodeProfile};
 pub use plan::{Chunk, ChunkCommand, Plan, PlanError, PlanPolicy, plan};

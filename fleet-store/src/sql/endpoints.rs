@@ -1,44 +1,43 @@
-//! Places that were ever attributed to a node, which the server itself never dials, and the order between
-//! attributing a place and releasing its address for the server to dial.
+//! Endpoints that were ever attributed to a node, which the server itself never dials, and the order
+//! between attributing an endpoint and leasing its address for the server to dial.
 //!
-//! Both sides look at the other's rows before they write their own, so that they must not do so at the
-//! same time. On PostgreSQL an advisory lock of the organization keeps them apart: shared for attributing,
-//! exclusive for releasing. It is the last lock of every transaction; SQLite has one writer anyway.
+//! Each side reads the other's rows before it writes its own, which two transactions must not do at the
+//! same time. On PostgreSQL an advisory lock of the organization separates them: shared to attribute,
+//! exclusive to lease. It is the last lock of every transaction. SQLite has one writer anyway.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use fleet_core::{Endpoint, NodeId, OrgId, Timestamp};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter,
-    QuerySelect, Set, Statement, sea_query::OnConflict,
-};
+use sea_orm::{DbBackend, Statement};
 
 use super::{
     entity::{direct_lease, node, node_endpoint},
     inserts,
-    value::{AsText, Micros},
 };
+use crate::sql::prelude::*;
 
-/// The kind of our advisory locks, beside an organization.
-const PLACES: i32 = 0x706c_6163;
+/// The kind of advisory lock. The other half of its key is the organization.
+const ENDPOINTS: i32 = 0x706c_6163;
 
-/// Attributes places to a node for ever, unless the server itself is dialing at one of them: then nothing
-/// is written, and its address is answered.
+/// Attributes endpoints to a node for good. While the server itself is dialing at one of them, it writes
+/// nothing and returns that address.
 pub(crate) async fn attribute(
     tx: &DatabaseTransaction,
     org: OrgId,
     node: NodeId,
-    places: &BTreeSet<Endpoint>,
+    endpoints: &BTreeSet<Endpoint>,
     now: Timestamp,
 ) -> Result<Option<IpAddr>, DbErr> {
-    if places.is_empty() {
+    if endpoints.is_empty() {
         return Ok(None);
     }
     lock(tx, org, "SELECT pg_advisory_xact_lock_shared($1, $2)").await?;
-    let addresses: BTreeSet<_> = places.iter().map(|place| AsText(place.ip)).collect();
+    let addresses: BTreeSet<_> = endpoints
+        .iter()
+        .map(|endpoint| AsText(endpoint.ip))
+        .collect();
     let dialed = direct_lease::Entity::find()
         .filter(direct_lease::Column::OrgId.eq(org.0))
         .filter(direct_lease::Column::Ip.is_in(addresses))
@@ -48,37 +47,43 @@ pub(crate) async fn attribute(
     if let Some(lease) = dialed {
         return Ok(Some(lease.ip.0));
     }
-    remember(tx, org, places.iter().map(|place| (*place, node)), now).await?;
+    record(
+        tx,
+        org,
+        endpoints.iter().map(|endpoint| (*endpoint, node)),
+        now,
+    )
+    .await?;
     Ok(None)
 }
 
-/// Keeps attribution and release of an organization's places out until this transaction ends.
-pub(crate) async fn alone(tx: &DatabaseTransaction, org: OrgId) -> Result<(), DbErr> {
+/// Blocks the attribution and leasing of an organization's endpoints until this transaction ends.
+pub(crate) async fn lock_exclusive(tx: &DatabaseTransaction, org: OrgId) -> Result<(), DbErr> {
     lock(tx, org, "SELECT pg_advisory_xact_lock($1, $2)").await
 }
 
-/// Writes which node each place was attributed to; for places that nobody can be dialing meanwhile.
-pub(crate) async fn remember(
+/// Writes the node that each endpoint was attributed to. The caller knows that nothing dials them.
+pub(crate) async fn record(
     tx: &DatabaseTransaction,
     org: OrgId,
-    places: impl Iterator<Item = (Endpoint, NodeId)>,
+    endpoints: impl Iterator<Item = (Endpoint, NodeId)>,
     now: Timestamp,
 ) -> Result<(), DbErr> {
     use node_endpoint::Column as C;
-    let row = |(place, node): (Endpoint, NodeId)| node_endpoint::ActiveModel {
+    let row = |(endpoint, node): (Endpoint, NodeId)| node_endpoint::ActiveModel {
         org_id: Set(org.0),
-        ip: Set(AsText(place.ip)),
-        port: Set(i64::from(place.port.number())),
+        ip: Set(AsText(endpoint.ip)),
+        port: Set(i64::from(endpoint.port.number())),
         node_id: Set(node.0),
         since: Set(Micros(now)),
     };
     let known = OnConflict::columns([C::OrgId, C::Ip, C::Port, C::NodeId])
         .do_nothing()
         .to_owned();
-    inserts::all_or(tx, places.map(row).collect(), known).await
+    inserts::all_or(tx, endpoints.map(row).collect(), known).await
 }
 
-/// What these nodes call or called themselves.
+/// The names of nodes, revoked ones included.
 pub(crate) async fn names(
     db: &impl ConnectionTrait,
     nodes: BTreeSet<NodeId>,
@@ -108,7 +113,7 @@ async fn lock(tx: &DatabaseTransaction, org: OrgId, sql: &str) -> Result<(), DbE
     let [.., a, b, c, d] = org.0.to_be_bytes();
     let org = i32::from_be_bytes([a, b, c, d]);
     let lock =
-        Statement::from_sql_and_values(DbBackend::Postgres, sql, [PLACES.into(), org.into()]);
+        Statement::from_sql_and_values(DbBackend::Postgres, sql, [ENDPOINTS.into(), org.into()]);
     tx.execute_raw(lock).await?;
     Ok(())
 }
