@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Extensions;
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use tokio::time::{Instant, Sleep};
@@ -21,11 +22,19 @@ use crate::listener::ActiveCall;
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What a call holds until the end of its response.
+pub(super) struct Held {
+    /// Counts the call as active on its connection.
+    pub(super) active: Option<ActiveCall>,
+    /// The principal, which may hold a permit of its own.
+    pub(super) principal: Option<Extensions>,
+}
+
 /// A body, whatever is behind it.
 pub struct Body {
     inner: UnsyncBoxBody<Bytes, BoxError>,
-    /// Counts the call as active until the body is dropped.
-    active: Option<ActiveCall>,
+    /// Dropped with the body, which ends the call.
+    held: Option<Held>,
 }
 
 impl Body {
@@ -37,7 +46,7 @@ impl Body {
     {
         Self {
             inner: body.map_err(Into::into).boxed_unsync(),
-            active: None,
+            held: None,
         }
     }
 
@@ -46,8 +55,8 @@ impl Body {
         Self::new(Empty::new())
     }
 
-    pub(super) fn holding(mut self, call: Option<ActiveCall>) -> Self {
-        self.active = call;
+    pub(super) fn holding(mut self, held: Held) -> Self {
+        self.held = Some(held);
         self
     }
 }

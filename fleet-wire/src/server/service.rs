@@ -21,7 +21,7 @@ use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 
 use super::{
     auth::{Authenticate, Call, Gate},
-    body::{Body, BoxError, RequestBody, Stalled},
+    body::{Body, BoxError, Held, RequestBody, Stalled},
     routes::{Mount, Routes},
 };
 use crate::{DESCRIPTORS, RpcError, listener::ConnectionGuard};
@@ -187,6 +187,10 @@ impl Inner {
     async fn call(&self, kind: MethodKind, mut request: Request<Body>) -> Response<Body> {
         let connection = request.extensions().get::<ConnectionGuard>().cloned();
         let active = connection.as_ref().map(ConnectionGuard::begin_call);
+        let mut held = Held {
+            active,
+            principal: None,
+        };
         let verdict = self
             .gate
             .admit(Call::new(
@@ -196,9 +200,10 @@ impl Inner {
             ))
             .await;
         match verdict {
-            Err(error) => return refuse(error, request.headers()).map(|body| body.holding(active)),
+            Err(error) => return refuse(error, request.headers()).map(|body| body.holding(held)),
             Ok(None) => {}
             Ok(Some(principal)) => {
+                held.principal = Some(principal.clone());
                 request.extensions_mut().extend(principal);
                 connection
                     .iter()
@@ -213,13 +218,13 @@ impl Inner {
             return self
                 .engine(request.map(|_| RequestBody::empty()))
                 .await
-                .map(|body| body.holding(active));
+                .map(|body| body.holding(held));
         }
         if kind == MethodKind::BidiStreaming {
             return self
                 .engine(request.map(RequestBody::open))
                 .await
-                .map(|body| body.holding(active));
+                .map(|body| body.holding(held));
         }
         let (stalled, headers) = (Stalled::default(), request.headers().clone());
         let response = self
@@ -233,7 +238,7 @@ impl Inner {
         } else {
             response
         };
-        response.map(|body| body.holding(active))
+        response.map(|body| body.holding(held))
     }
 
     async fn engine(&self, request: Request<RequestBody>) -> Response<Body> {
