@@ -1,14 +1,15 @@
-//! The running node: one task that drives the link and the spool, and carries out what they say. Start with
-//! [`Agent`]; the rules are in fleet-registry, what is done for each of their outputs in `agent/shell.rs`.
+//! The running node: one task drives the state machines of fleet-registry and executes their outputs.
+//!
+//! Start with [`Agent`]; the task is in `agent/shell.rs`.
 
 mod ack;
 mod calls;
-mod order;
+mod command;
 mod pairing;
 mod report;
+mod scan_task;
 mod shell;
 mod stream;
-mod task;
 mod work;
 
 use std::{sync::Arc, time::Duration};
@@ -18,34 +19,34 @@ use fleet_registry::link::StopReason;
 use fleet_scan::{DnsResolver, DriverSet, Resolver, ScanOptions};
 use fleet_wire::gateway::FleetNodeGatewayClient;
 use ipnetwork::Ipv4Network;
-pub(crate) use task::{Entry, Task};
+pub(crate) use scan_task::{Entry, ScanTask};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     site::SitePolicy,
-    state::{NodeState, Stage},
+    state::{Stage, StateFile},
     transport::{self, ServerAddress, TransportError},
 };
 
-/// How an agent works. The defaults suit a node on a site's own LAN.
+/// Options of an agent. The defaults suit a node on a site's own LAN.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
-    /// What the site lets it scan.
+    /// The networks and ports that the site permits.
     pub site: SitePolicy,
-    /// How it treats the network.
+    /// Rate and time limits of scans.
     pub scan: ScanOptions,
-    /// The drivers that name devices. The default ports of external ones are announced as they are when a stream opens.
+    /// The drivers that identify devices. Default ports of external drivers are announced as known when a stream opens.
     pub drivers: Arc<DriverSet>,
-    /// What says which addresses a host name has.
+    /// Resolves host names.
     pub resolver: Arc<dyn Resolver>,
-    /// What `fleetnode-local-subnet` stands for, and where mDNS is listened to; none takes the private subnets of the machine's own interfaces.
+    /// The networks for `fleetnode-local-subnet` and mDNS. If absent, the private subnets of the machine's interfaces.
     pub local_subnets: Option<Vec<Ipv4Network>>,
-    /// Targets that it asks for in one command at the most, 1,024..=16,384; what a crash costs is at most one command.
+    /// Most targets of one command, 1,024..=16,384. A crash repeats at most one command.
     pub command_targets: u32,
-    /// The site's kill switch: while there is a reason, nothing is scanned or paired, and what runs stops at once.
+    /// The site's kill switch: while it holds a reason, every scan and pairing stops and new ones are refused.
     pub halt: watch::Receiver<Option<String>>,
-    /// How long it may take, once told to shut down, to upload what was found.
+    /// Time limit for uploading results during the shutdown.
     pub drain: Duration,
 }
 
@@ -64,53 +65,53 @@ impl Default for AgentOptions {
     }
 }
 
-/// What an agent is doing.
+/// The state of an agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentStatus {
     /// The server has accepted the control stream.
     pub connected: bool,
-    /// A session lives.
+    /// There is a valid session.
     pub session: bool,
-    /// The command that is carried out or being reported.
+    /// The command that runs or is being reported.
     pub running: Option<String>,
-    /// Devices found and not yet taken by the server.
+    /// Found devices that the server has not accepted yet.
     pub spooled: usize,
 }
 
-/// Why an agent cannot be made.
+/// Why an agent cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// The enrollment is not finished.
-    #[error("this node is not enrolled yet: run `fleetnode enroll` first")]
+    #[error("this node is not enrolled; run `fleetnode enroll` first")]
     NotEnrolled,
-    /// The server cannot be talked to.
+    /// The server's URL or certificates cannot be used.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// No randomness from the system.
-    #[error("the system gives no random bytes: {0}")]
+    /// The system provides no random bytes.
+    #[error("the system provides no random bytes: {0}")]
     Random(getrandom::Error),
 }
 
-/// A node that is enrolled and can run.
+/// An enrolled node.
 #[derive(Debug)]
 pub struct Agent {
-    state: NodeState,
+    state: StateFile,
     node: NodeId,
     options: AgentOptions,
     client: FleetNodeGatewayClient,
-    /// New at every start, so that the server can tell two machines with one identity.
+    /// Random at every start. The server uses it to detect two machines with one identity.
     instance: [u8; 16],
     seed: u64,
     status: watch::Sender<AgentStatus>,
 }
 
 impl Agent {
-    /// Makes an agent; nothing is dialed yet.
+    /// Creates an agent without connecting.
     ///
     /// # Errors
     ///
-    /// [`AgentError`]: the enrollment is not finished, or URL or CA file cannot be used.
-    pub fn new(state: NodeState, options: AgentOptions) -> Result<Self, AgentError> {
+    /// [`AgentError`] if the enrollment is unfinished, or the URL or the CA file cannot be used.
+    pub fn new(state: StateFile, options: AgentOptions) -> Result<Self, AgentError> {
         let node = state
             .fleet_node_id
             .filter(|_| state.stage() == Stage::Enrolled)
@@ -136,20 +137,22 @@ impl Agent {
         })
     }
 
-    /// Watches what the agent is doing.
+    /// Watches the state of the agent.
     pub fn status(&self) -> watch::Receiver<AgentStatus> {
         self.status.subscribe()
     }
 
-    /// Runs until `shutdown` fires: holds session and control stream, carries out commands, reports. A server that
-    /// is away is waited for. When `shutdown` fires, a scan stops and what it found is uploaded within
-    /// [`AgentOptions::drain`]; it is not acked, so that the server gives the chunk to the next start of this node.
+    /// Runs until `shutdown` fires: holds the session and the control stream, runs commands, and reports. It keeps
+    /// retrying while the server is unavailable.
     ///
-    /// Not cancel-safe: dropping the future stops everything at once, and what was not uploaded is lost.
+    /// When `shutdown` fires, a running scan stops and its results are uploaded within [`AgentOptions::drain`]. The
+    /// command is not acked: the server issues its chunk to this node again after the restart.
+    ///
+    /// Not cancel-safe: dropping the future stops everything at once and loses results that were not uploaded.
     ///
     /// # Errors
     ///
-    /// [`StopReason`] when the server has ended this node for good; its text is advice.
+    /// [`StopReason`] if the server has ended this node permanently. Its text is advice.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StopReason> {
         shell::Shell::new(self).run(shutdown).await
     }

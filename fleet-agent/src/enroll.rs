@@ -1,5 +1,5 @@
-//! Enrollment: a code becomes a registered node, the operator's API key an enrolled one. Each step is saved before
-//! the next, so that a second start goes on where the first one ended. Start with [`register`].
+//! Enrollment: the node registers with a code, then receives the operator's API key. Each step is saved before the next
+//! one starts, so an interrupted enrollment can be continued. Start with [`register`].
 
 use std::path::PathBuf;
 
@@ -13,27 +13,27 @@ use fleet_wire::{
 
 use crate::{
     session::{self, ServerClock, SessionError},
-    state::{NodeState, SecretKey, SecretText, Stage, StateDir, StateError},
+    state::{SecretKey, SecretText, Stage, StateDir, StateError, StateFile},
     transport::{self, ServerAddress, TransportError},
 };
 
-/// Where and how to enroll.
+/// Options of an enrollment.
 #[derive(Clone, Debug)]
 pub struct EnrollOptions {
-    /// The server, with scheme and path prefix.
+    /// The server's URL, including scheme and path prefix.
     pub server_url: String,
     /// The name to register, 1 to 255 characters.
     pub name: String,
-    /// Certificates to trust instead of the system's.
+    /// CA certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// The server is the upstream implementation: its challenges carry no tag.
+    /// The server is the upstream implementation, whose challenges have no tag.
     pub upstream_server: bool,
-    /// Plain HTTP to another machine is accepted.
+    /// Allow plain HTTP to another machine.
     pub allow_insecure_transport: bool,
 }
 
 impl EnrollOptions {
-    /// A server of ours by https, or on this machine; the name is `fleetnode`.
+    /// Options for a server of this project, reached by https or on this machine, with the node name `fleetnode`.
     pub fn new(server_url: impl Into<String>) -> Self {
         Self {
             server_url: server_url.into(),
@@ -45,30 +45,30 @@ impl EnrollOptions {
     }
 }
 
-/// A node that the server knows and the operator has to confirm.
+/// A registered node that an operator must confirm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Registered {
-    /// The server's id of the node.
+pub struct Registration {
+    /// The server's id for the node.
     pub fleet_node_id: i64,
-    /// What the operator compares.
+    /// The fingerprint that the operator compares.
     pub fingerprint: Fingerprint,
 }
 
-/// Why an enrollment did not go on.
+/// Why an enrollment step failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
-    /// The state cannot be used.
+    /// The state folder cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The server cannot be talked to.
+    /// The server's URL or certificates cannot be used.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// No session.
+    /// The handshake failed.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// There is a registration already.
+    /// The node is already enrolled.
     #[error(
-        "this node is enrolled already as {name:?} (id {fleet_node_id}): run it, or move {path} away to enroll anew"
+        "this node is already enrolled as {name:?} (id {fleet_node_id}); run it, or move {path} away to enroll again"
     )]
     AlreadyRegistered {
         /// Its name.
@@ -78,44 +78,44 @@ pub enum EnrollError {
         /// The state folder.
         path: PathBuf,
     },
-    /// There is no registration yet.
-    #[error("this node is not registered yet: run `fleetnode enroll` with a code from the server")]
+    /// The node is not registered.
+    #[error("this node is not registered; run `fleetnode enroll` with a code from the server")]
     NotRegistered,
-    /// The server refused the registration.
+    /// The server rejected the registration.
     #[error("{advice}")]
     Refused {
         /// What to do.
         advice: &'static str,
-        /// What it said.
+        /// The server's error.
         source: RpcError,
     },
-    /// The server saw another key than the one that was sent: somebody is in between.
+    /// The server received a different key: an attacker may be between node and server.
     #[error(
-        "the server names fingerprint {theirs:?} where this node's is {ours}: somebody on the way may have exchanged the key; nothing was kept, revoke the node at the server and check the connection"
+        "the server reports fingerprint {theirs:?}, but this node's is {ours}; the key may have been exchanged on the way; nothing was saved, so revoke the node at the server and check the connection"
     )]
     FingerprintDiffers {
         /// This node's.
         ours: Fingerprint,
-        /// The server's, bounded.
+        /// The server's, truncated.
         theirs: String,
     },
-    /// No randomness from the system.
-    #[error("the system gives no random bytes: {0}")]
+    /// The system provides no random bytes.
+    #[error("the system provides no random bytes: {0}")]
     Random(getrandom::Error),
 }
 
-/// Makes the node's keys and registers them with an enrollment code; the state is saved when the server knows the
-/// node and names the same fingerprint.
+/// Creates the node's keys and registers them with an enrollment code. The state is saved after the server has returned
+/// the same fingerprint.
 ///
 /// # Errors
 ///
-/// [`EnrollError`]; then nothing is saved, and the code stays usable unless the fingerprint differs.
+/// [`EnrollError`]: nothing is saved, and the code stays valid unless the fingerprint differs.
 pub async fn register(
     dir: &StateDir,
     options: EnrollOptions,
     code: &SecretText,
-) -> Result<Registered, EnrollError> {
-    if let Some(NodeState {
+) -> Result<Registration, EnrollError> {
+    if let Some(StateFile {
         name,
         fleet_node_id: Some(fleet_node_id),
         ..
@@ -127,7 +127,7 @@ pub async fn register(
             path: dir.path().to_owned(),
         });
     }
-    let mut state = NodeState {
+    let mut state = StateFile {
         server_url: options.server_url,
         name: options.name,
         identity_key: new_key()?,
@@ -168,18 +168,18 @@ pub async fn register(
     }
     state.fleet_node_id = Some(answer.fleet_node_id);
     dir.save(&state)?;
-    Ok(Registered {
+    Ok(Registration {
         fleet_node_id: answer.fleet_node_id,
         fingerprint,
     })
 }
 
-/// Takes the API key that the operator got for confirming: saves it, then proves it by a handshake. A key that the
-/// server does not accept is forgotten again.
+/// Saves the API key that the operator received for confirming the node, then proves it by a handshake. A key that the
+/// server rejects is deleted again.
 ///
 /// # Errors
 ///
-/// [`EnrollError`]; after any but a refused key, [`refresh`] can prove the saved key later.
+/// [`EnrollError`]. Unless the key was rejected, [`refresh`] can prove the saved key later.
 pub async fn finish(dir: &StateDir, api_key: SecretText) -> Result<(), EnrollError> {
     let mut state = dir
         .load()?
@@ -199,8 +199,8 @@ pub async fn finish(dir: &StateDir, api_key: SecretText) -> Result<(), EnrollErr
 ///
 /// # Errors
 ///
-/// [`EnrollError::NotRegistered`] or [`SessionError::NoKey`] when the enrollment is not that far; else why the
-/// handshake failed. The state does not change.
+/// [`EnrollError::NotRegistered`] or [`SessionError::NoKey`] if the enrollment is not that far; otherwise the failure
+/// of the handshake. The state does not change.
 pub async fn refresh(dir: &StateDir) -> Result<(), EnrollError> {
     let state = dir
         .load()?
@@ -209,12 +209,12 @@ pub async fn refresh(dir: &StateDir) -> Result<(), EnrollError> {
     prove(&state).await
 }
 
-async fn prove(state: &NodeState) -> Result<(), EnrollError> {
+async fn prove(state: &StateFile) -> Result<(), EnrollError> {
     session::open(&client(state)?, state, ServerClock::default()).await?;
     Ok(())
 }
 
-fn client(state: &NodeState) -> Result<FleetNodeGatewayClient, TransportError> {
+fn client(state: &StateFile) -> Result<FleetNodeGatewayClient, TransportError> {
     transport::open(ServerAddress {
         url: &state.server_url,
         ca_file: state.ca_file.as_ref(),
@@ -231,24 +231,22 @@ fn new_key() -> Result<SecretKey, EnrollError> {
 
 fn refused(source: RpcError) -> EnrollError {
     if source.code == Code::Unavailable && source.message.contains("certificate") {
-        let advice = "the server's certificate is not trusted here: pass the file of its authority with --ca, and check --server-url";
+        let advice = "the server's certificate is not trusted; pass its CA certificate with --ca, and check --server-url";
         return EnrollError::Refused { advice, source };
     }
     let advice = match source.code {
         Code::Unauthenticated => {
-            "the server does not accept this enrollment code: codes live one hour and work once, create a new one"
+            "the server rejects this enrollment code; codes expire after one hour and work once, so create a new one"
         }
         Code::FailedPrecondition | Code::AlreadyExists => {
-            "the server cannot register this node: choose another --name, or revoke the node that has it; the code stays usable"
+            "the server cannot register this node; choose another --name, or revoke the node that has it; the code is still valid"
         }
-        Code::InvalidArgument => {
-            "the server does not take this registration: check code and --name"
-        }
+        Code::InvalidArgument => "the server rejects this registration; check the code and --name",
         Code::ResourceExhausted => {
-            "the server takes no more registrations from here for now: wait a minute and try again with the same code"
+            "the server limits registrations from this address; wait a minute, then retry with the same code"
         }
         Code::Unimplemented | Code::NotFound => {
-            "nothing at this address takes registrations: check --server-url"
+            "no server at this address accepts registrations; check --server-url"
         }
         Code::Canceled
         | Code::Unknown
@@ -259,7 +257,7 @@ fn refused(source: RpcError) -> EnrollError {
         | Code::Internal
         | Code::Unavailable
         | Code::DataLoss => {
-            "the server could not be asked: check --server-url and that it runs, then try again with the same code"
+            "the server could not be reached; check --server-url and that the server is running, then retry with the same code"
         }
     };
     EnrollError::Refused { advice, source }

@@ -1,9 +1,8 @@
-//! The node as a library: it enrolls, proves who it is, holds the control stream, scans when asked, and
-//! reports until everything found has reached the server. The binary around it is `fleetnode`.
+//! The node as a library: it enrolls, proves its identity, holds the control stream, scans on request, and reports
+//! until the server has accepted everything. The binary is `fleetnode`.
 //!
-//! Start with [`register`] and [`finish`] (enrollment, once), then [`Agent`] (everything after). The rules of
-//! reconnecting, resending and gathering are fleet-registry's machines; here is their shell: clock, randomness,
-//! sockets, tasks.
+//! Start with [`register`] and [`finish`] (enrollment, once), then [`Agent`] (everything after). The state machines for
+//! reconnects, retries and batching are in fleet-registry. This crate supplies the clock, randomness, sockets and tasks.
 
 mod agent;
 mod enroll;
@@ -15,11 +14,11 @@ mod state;
 mod transport;
 
 pub use agent::{Agent, AgentError, AgentOptions, AgentStatus};
-pub use enroll::{EnrollError, EnrollOptions, Registered, finish, refresh, register};
+pub use enroll::{EnrollError, EnrollOptions, Registration, finish, refresh, register};
 pub use fleet_registry::link::StopReason;
 pub use local::{LocalScan, LocalScanError, LocalSummary};
-pub use seal::{Half, SealError, open, seal};
+pub use seal::{CredentialPart, SealError, open, seal};
 pub use session::SessionError;
-pub use site::{SitePolicy, Unscannable};
-pub use state::{NodeState, SecretKey, SecretText, Stage, StateDir, StateError};
+pub use site::{PolicyViolation, SitePolicy};
+pub use state::{SecretKey, SecretText, Stage, StateDir, StateError, StateFile};
 pub use transport::TransportError;

@@ -1,5 +1,5 @@
-//! A scan without a server, by whoever sits at the node: the same grammar, site policy and engine. Start with
-//! [`LocalScan::plan`], or [`LocalScan::listen`] for an mDNS scan.
+//! A local scan without a server, with the same grammar, site policy and engine. Start with [`LocalScan::plan`], or
+//! [`LocalScan::listen`] for an mDNS scan.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
@@ -13,74 +13,74 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agent::{AgentOptions, Entry, Task},
-    site::{self, Unscannable},
+    agent::{AgentOptions, Entry, ScanTask},
+    site::{self, PolicyViolation},
 };
 
-/// How long a scan may take: nobody waits for a command here.
+/// Time limit of a scan. No server waits for it.
 const BUDGET: Duration = Duration::from_secs(24 * 3_600);
 
-/// A scan that the site allows, not begun yet.
+/// A scan that the site permits and that has not started.
 #[derive(Debug)]
 pub struct LocalScan {
-    task: Task,
+    task: ScanTask,
     skipped: Vec<Tally>,
     scanner: Scanner,
     resolver: Arc<dyn Resolver>,
 }
 
-/// What came of it.
+/// The result of a local scan.
 #[derive(Clone, Debug)]
 pub struct LocalSummary {
-    /// What became of the targets.
+    /// The outcomes of the targets.
     pub scan: ScanSummary,
     /// The targets, in the order of [`ScanSummary::outcomes`].
     pub targets: Vec<IpAddr>,
-    /// Names, and what they resolved to or why they were left out.
+    /// The names, with their addresses or the reason why they were skipped.
     pub names: Vec<PinnedName>,
 }
 
-/// Why a scan cannot begin. No packet was sent.
+/// Why a scan cannot start. No packet was sent.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalScanError {
-    /// A target cannot be read.
+    /// A target is invalid.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// A port cannot be read.
+    /// A port is invalid.
     #[error(transparent)]
     Ports(#[from] PortsError),
-    /// A service cannot be listened for.
+    /// An mDNS service, or its duration, is invalid.
     #[error(transparent)]
     Listening(#[from] ListeningError),
-    /// A target cannot be scanned by anybody.
+    /// A target may not be scanned by any node.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The site does not let it be scanned.
+    /// The site forbids a target or port.
     #[error(transparent)]
-    Site(#[from] Unscannable),
-    /// There is no subnet that the word could stand for.
+    Site(#[from] PolicyViolation),
+    /// There is no local subnet to scan.
     #[error(
-        "this machine has no private subnet that may be scanned: name one with --local-subnet, or scan a network by its address"
+        "this machine has no private subnet that may be scanned; specify one with --local-subnet, or scan a network by its address"
     )]
     NoLocalSubnet,
-    /// More than a scan takes.
+    /// The targets exceed the limit of one scan.
     #[error(
-        "{0} targets, a name counting as 8: a scan takes {most} at most, so scan one part after the other",
+        "{0} targets (a name counts as 8) exceed the limit of one scan, {most}; scan them in parts",
         most = limits::SCAN_TARGETS
     )]
     TooMany(usize),
-    /// The scanner cannot begin.
+    /// The scanner cannot start.
     #[error(transparent)]
     Scan(#[from] ScanError),
 }
 
 impl LocalScan {
-    /// Reads targets and ports as an operator writes them, and holds them to the site's policy. No ports are the
-    /// drivers' defaults.
+    /// Plans a scan from targets and ports as an operator writes them, within the site policy. Without ports, the
+    /// drivers' default ports are scanned.
     ///
     /// # Errors
     ///
-    /// [`LocalScanError`] names the first target or port that cannot be scanned, and what would do.
+    /// [`LocalScanError`] names the first invalid target or port, and what would be accepted.
     pub fn plan(
         targets: &[String],
         ports: &[String],
@@ -89,12 +89,12 @@ impl LocalScan {
         Self::of(targets, None, ports, options)
     }
 
-    /// Reads a type of services and how long to listen for it, 0 for five seconds. Who announces it in the machine's own
-    /// subnets is scanned.
+    /// Plans an mDNS scan: hosts in the local subnets that announce the service within `seconds` (0 means five seconds)
+    /// are scanned.
     ///
     /// # Errors
     ///
-    /// [`LocalScanError`] names what cannot be listened for or scanned, and what would do.
+    /// [`LocalScanError`] names the invalid value, and what would be accepted.
     pub fn listen(
         service_type: &str,
         seconds: i32,
@@ -143,14 +143,14 @@ impl LocalScan {
             selected.add(text, &profile, &policy)?;
         }
         let (entries, skipped) = (selected.entries, selected.skipped);
-        let count = entries.iter().map(Entry::most_addresses).sum();
+        let count = entries.iter().map(Entry::max_addresses).sum();
         if count > limits::SCAN_TARGETS {
             return Err(LocalScanError::TooMany(count));
         }
         if ports.is_empty() {
             return Err(ScanError::NoPorts.into());
         }
-        let task = Task {
+        let task = ScanTask {
             entries,
             ports,
             default_ports,
@@ -166,17 +166,17 @@ impl LocalScan {
         })
     }
 
-    /// Addresses and names.
+    /// The number of addresses and names.
     pub fn targets(&self) -> usize {
         self.task.entries.len()
     }
 
-    /// The ports that are tried, in this order.
+    /// The ports to scan, in order.
     pub fn ports(&self) -> &[Port] {
         &self.task.ports
     }
 
-    /// Addresses that are left out, by reason.
+    /// Skipped addresses, by reason.
     pub fn skipped(&self) -> &[Tally] {
         &self.skipped
     }
@@ -186,7 +186,7 @@ impl LocalScan {
     ///
     /// # Errors
     ///
-    /// [`ScanError`] when the scan cannot begin.
+    /// [`ScanError`] if the scan cannot start.
     pub async fn run(
         self,
         sink: mpsc::Sender<ScanEvent>,
@@ -205,7 +205,7 @@ impl LocalScan {
     }
 }
 
-/// What targets come to, each address and name once.
+/// The planned targets; each address and name occurs once.
 #[derive(Debug, Default)]
 struct Selected {
     entries: Vec<Entry>,

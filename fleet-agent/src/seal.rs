@@ -1,7 +1,7 @@
-//! Sealing credentials that worked, so that the server keeps what only this node can read.
+//! Seals working credentials: the server stores them, but only this node can read them.
 //!
-//! HPKE (RFC 9180) in its base mode with X25519, HKDF-SHA256 and ChaCha20-Poly1305, to the node's own encryption
-//! key: 32 bytes of the ephemeral key, then the ciphertext with its tag. The private half is in the node's state.
+//! HPKE (RFC 9180) in base mode with X25519, HKDF-SHA256 and ChaCha20-Poly1305, to the node's own encryption key. A
+//! sealed value is the 32-byte ephemeral key, then the ciphertext with its tag. The private key is in the node's state.
 
 use fleet_core::limits;
 use hpke::{
@@ -13,32 +13,32 @@ use zeroize::Zeroizing;
 type Kem = X25519HkdfSha256;
 type PublicKey = <Kem as hpke::Kem>::PublicKey;
 
-/// Separates these boxes from whatever else the key may be used for.
+/// Separates sealed credentials from other uses of the key.
 const PURPOSE: &[u8] = b"fleet device credentials 1";
-/// Bytes of the ephemeral key at the beginning of a box.
+/// Bytes of the ephemeral key at the start of a sealed value.
 const EPHEMERAL: usize = 32;
 
-/// Why something cannot be sealed or opened. Says nothing about what is inside.
+/// Why a value cannot be sealed or opened. Reveals nothing about the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// What is sealed would be longer than a report may carry.
-    #[error("too long to be sealed: {} bytes at the most", limits::SEALED_BYTES - 48)]
+    /// The sealed value would exceed the limit of a report.
+    #[error("too long to be sealed: the limit is {} bytes", limits::SEALED_BYTES - 48)]
     TooLong,
-    /// The key is none, or the box is not for it, or was changed.
+    /// The key is invalid, or the value was sealed to another key or modified.
     #[error("not sealed to this key")]
     NotOurs,
 }
 
-/// Which half of the credentials a box holds: one cannot stand for the other.
+/// The part of the credentials in a sealed value. One part is not accepted as the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Half {
+pub enum CredentialPart {
     /// The user name.
     Username,
     /// The password.
     Password,
 }
 
-impl Half {
+impl CredentialPart {
     fn label(self) -> &'static [u8] {
         match self {
             Self::Username => b"username",
@@ -51,8 +51,8 @@ impl Half {
 ///
 /// # Errors
 ///
-/// [`SealError::TooLong`]; [`SealError::NotOurs`] when the key is of low order.
-pub fn seal(key: &[u8; 32], half: Half, text: &str) -> Result<Vec<u8>, SealError> {
+/// [`SealError::TooLong`]; [`SealError::NotOurs`] if the key is of low order.
+pub fn seal(key: &[u8; 32], half: CredentialPart, text: &str) -> Result<Vec<u8>, SealError> {
     let key = PublicKey::from_bytes(key).map_err(|_| SealError::NotOurs)?;
     let (ephemeral, mut sealed) = hpke::single_shot_seal::<ChaCha20Poly1305, HkdfSha256, Kem>(
         &OpModeS::Base,
@@ -70,12 +70,16 @@ pub fn seal(key: &[u8; 32], half: Half, text: &str) -> Result<Vec<u8>, SealError
     Ok(whole)
 }
 
-/// Opens what [`seal`] made, with the private encryption key.
+/// Opens a value from [`seal`] with the private encryption key.
 ///
 /// # Errors
 ///
 /// [`SealError::NotOurs`].
-pub fn open(key: &[u8; 32], half: Half, sealed: &[u8]) -> Result<Zeroizing<String>, SealError> {
+pub fn open(
+    key: &[u8; 32],
+    half: CredentialPart,
+    sealed: &[u8],
+) -> Result<Zeroizing<String>, SealError> {
     let not_ours = |_| SealError::NotOurs;
     let (ephemeral, sealed) = sealed
         .split_at_checked(EPHEMERAL)
@@ -105,52 +109,55 @@ mod tests {
     }
 
     #[test]
-    fn only_the_node_itself_opens_what_it_sealed() {
+    fn only_the_nodes_key_opens_a_sealed_value() {
         let (ours, theirs) = ([7; 32], [8; 32]);
         let long = "p".repeat(1_024);
         for text in ["", "root", "pass wörd", &long] {
-            let sealed = seal(&public(&ours), Half::Password, text).expect("sealed");
+            let sealed = seal(&public(&ours), CredentialPart::Password, text).expect("sealed");
             assert!(sealed.len() <= limits::SEALED_BYTES);
             assert_eq!(sealed.len(), text.len() + 48);
-            let opened = open(&ours, Half::Password, &sealed).expect("opened");
+            let opened = open(&ours, CredentialPart::Password, &sealed).expect("opened");
             assert_eq!(opened.as_str(), text);
             assert_eq!(
-                open(&theirs, Half::Password, &sealed),
+                open(&theirs, CredentialPart::Password, &sealed),
                 Err(SealError::NotOurs)
             );
             assert_eq!(
-                open(&ours, Half::Username, &sealed),
+                open(&ours, CredentialPart::Username, &sealed),
                 Err(SealError::NotOurs)
             );
             for at in [0, EPHEMERAL, sealed.len() - 1] {
                 let mut changed = sealed.clone();
                 changed[at] ^= 1;
                 assert_eq!(
-                    open(&ours, Half::Password, &changed),
+                    open(&ours, CredentialPart::Password, &changed),
                     Err(SealError::NotOurs)
                 );
             }
             assert_ne!(
-                seal(&public(&ours), Half::Password, text).expect("sealed"),
+                seal(&public(&ours), CredentialPart::Password, text).expect("sealed"),
                 sealed,
                 "the same text is sealed differently every time"
             );
         }
         assert_eq!(
-            open(&ours, Half::Password, &[0; 20]),
+            open(&ours, CredentialPart::Password, &[0; 20]),
             Err(SealError::NotOurs)
         );
     }
 
     #[test]
-    fn what_a_report_cannot_carry_is_not_sealed() {
+    fn values_too_long_for_a_report_are_rejected() {
         let key = public(&[7; 32]);
         let most = limits::SEALED_BYTES - 48;
-        assert!(seal(&key, Half::Password, &"p".repeat(most)).is_ok());
+        assert!(seal(&key, CredentialPart::Password, &"p".repeat(most)).is_ok());
         assert_eq!(
-            seal(&key, Half::Password, &"p".repeat(most + 1)),
+            seal(&key, CredentialPart::Password, &"p".repeat(most + 1)),
             Err(SealError::TooLong)
         );
-        assert_eq!(seal(&[0; 32], Half::Password, "p"), Err(SealError::NotOurs));
+        assert_eq!(
+            seal(&[0; 32], CredentialPart::Password, "p"),
+            Err(SealError::NotOurs)
+        );
     }
 }

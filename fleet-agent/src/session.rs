@@ -1,5 +1,5 @@
-//! The handshake that proves a node's identity, and how long the session it opens may be used. Sessions live in
-//! memory only. Start with [`open`].
+//! The handshake that proves a node's identity, and the lifetime of the session that it opens. Sessions are kept in memory
+//! only. Start with [`open`].
 
 use std::time::{Duration, Instant};
 
@@ -15,51 +15,51 @@ use fleet_wire::{
     },
 };
 
-use crate::state::{NodeState, SecretText};
+use crate::state::{SecretText, StateFile};
 
-/// How long each call of a handshake may take; the three together stay inside the link's 30 s.
+/// Time limit of each call of a handshake. The three calls fit into the link's 30 s.
 const CALL: Duration = Duration::from_secs(9);
-/// How long a session is believed to live when the server's clock is not known: short enough for any skew to be
-/// harmless, since the next refresh learns better.
-const ASSUMED: Duration = Duration::from_secs(600);
+/// The assumed lifetime of a session if the server's clock is unknown. It is short, so clock skew is harmless: the next
+/// refresh learns the real lifetime.
+const FALLBACK_LIFETIME: Duration = Duration::from_secs(600);
 
-/// A session: a bearer token and what remained of its life when it was opened.
+/// A session: a bearer token and its remaining lifetime when it was opened.
 #[derive(Debug)]
 pub(crate) struct Session {
     token: SecretText,
     pub(crate) lifetime: Duration,
 }
 
-/// Why there is no session.
+/// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The node has no API key yet.
     #[error(
-        "this node has no API key yet: confirm it at the server, then run `fleetnode enroll` or `fleetnode refresh` and enter the key"
+        "this node has no API key; confirm it at the server, then run `fleetnode enroll` or `fleetnode refresh` and enter the key"
     )]
     NoKey,
-    /// The server does not accept the key.
+    /// The server rejects the API key.
     #[error(
-        "the server does not accept this API key for this node: copy it again as it was shown, or ask whether the node was revoked"
+        "the server rejects this API key; copy the key again exactly as shown, or ask an operator whether the node was revoked"
     )]
     KeyRefused,
-    /// The challenge could be a text of any meaning.
+    /// The challenge has no tag, so its signature could be misused for another purpose.
     #[error(
-        "the server's challenge does not say what it is for, so it was not signed: only the upstream server does that; enroll with --upstream-server if this is one"
+        "the server's challenge has no tag that limits its purpose, so it was not signed; upstream servers send such challenges: if this is one, enroll with --upstream-server"
     )]
-    TaglessChallenge,
-    /// The server refused, or could not be reached.
+    UntaggedChallenge,
+    /// The server rejected a call, or could not be reached.
     #[error("the handshake failed at {step}")]
     Call {
-        /// Which call.
+        /// The call.
         step: &'static str,
-        /// What it said.
+        /// The server's error.
         source: RpcError,
     },
 }
 
 impl SessionError {
-    /// What the link makes of it.
+    /// The failure in the terms of the link.
     pub(crate) fn failure(&self) -> HandshakeFailure {
         match self {
             Self::KeyRefused => HandshakeFailure::KeyRefused,
@@ -68,40 +68,40 @@ impl SessionError {
                 .map_or(HandshakeFailure::Other, |retry_after| {
                     HandshakeFailure::Limited { retry_after }
                 }),
-            Self::Call { .. } | Self::NoKey | Self::TaglessChallenge => HandshakeFailure::Other,
+            Self::Call { .. } | Self::NoKey | Self::UntaggedChallenge => HandshakeFailure::Other,
         }
     }
 }
 
 impl Session {
-    /// Options of a call under this session.
+    /// Options of a call with this session's token.
     pub(crate) fn options(&self) -> CallOptions {
-        // `open` has seen that the token fits a header.
+        // Cannot fail: `open` has checked that the token is a valid header value.
         CallOptions::new()
             .bearer(self.token.expose())
             .unwrap_or_default()
     }
 }
 
-/// What is known of the server's clock, so that its times can be told in ours.
+/// The server's clock, as known from its messages. It converts the server's times into local durations.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ServerClock(Option<(Instant, i128)>);
 
 impl ServerClock {
-    /// The server said its time in an answer that came at `heard`.
-    pub(crate) fn heard(&mut self, heard: Instant, time: Option<&Timestamp>) {
-        self.0 = time.map(|time| (heard, nanos(time))).or(self.0);
+    /// Records a server time that arrived at `received`.
+    pub(crate) fn update(&mut self, received: Instant, time: Option<&Timestamp>) {
+        self.0 = time.map(|time| (received, nanos(time))).or(self.0);
     }
 
-    /// How far a time of the server lies ahead of `now`; none when its clock is not known. What the answer took
-    /// on its way counts as passed, so this errs to the safe side by at most a round trip.
-    fn until(&self, time: &Timestamp, now: Instant, way: Duration) -> Option<Duration> {
-        let (heard, said) = self.0?;
-        let ahead = u64::try_from((nanos(time) - said).max(0)).unwrap_or(u64::MAX);
+    /// The duration from `now` to a server time; none if the server's clock is unknown. The transit time of the answer
+    /// counts as elapsed, so the result is too short by at most one round trip.
+    fn until(&self, time: &Timestamp, now: Instant, transit: Duration) -> Option<Duration> {
+        let (received, reported) = self.0?;
+        let ahead = u64::try_from((nanos(time) - reported).max(0)).unwrap_or(u64::MAX);
         Some(
             Duration::from_nanos(ahead)
-                .saturating_sub(now.saturating_duration_since(heard))
-                .saturating_sub(way),
+                .saturating_sub(now.saturating_duration_since(received))
+                .saturating_sub(transit),
         )
     }
 }
@@ -110,15 +110,15 @@ fn nanos(time: &Timestamp) -> i128 {
     i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos)
 }
 
-/// Opens a session by Begin and Complete. The life of the session is measured from the server's own times on our
-/// monotonic clock; a heartbeat asks for the server's time where `clock` does not know it.
+/// Opens a session with BeginAuthHandshake and CompleteAuthHandshake. The lifetime is computed from the server's own
+/// times and measured on the local monotonic clock. If `clock` is unknown, a heartbeat asks for the server's time.
 ///
 /// # Errors
 ///
 /// [`SessionError`]; only [`SessionError::KeyRefused`] is final.
 pub(crate) async fn open(
     client: &FleetNodeGatewayClient,
-    state: &NodeState,
+    state: &StateFile,
     mut clock: ServerClock,
 ) -> Result<Session, SessionError> {
     let failed = |step| move |source| SessionError::Call { step, source };
@@ -139,7 +139,7 @@ pub(crate) async fn open(
             }
         })?;
     if !state.upstream_server && !is_domain_separated(&begun.challenge) {
-        return Err(SessionError::TaglessChallenge);
+        return Err(SessionError::UntaggedChallenge);
     }
     let signature = SigningKey::from_bytes(state.identity_key.expose()).sign(&begun.challenge);
     let request = CompleteAuthHandshakeRequest {
@@ -153,31 +153,33 @@ pub(crate) async fn open(
     let expires_at = completed.expires_at;
     let mut session = Session {
         token: SecretText::new(completed.session_token),
-        lifetime: ASSUMED,
+        lifetime: FALLBACK_LIFETIME,
     };
     let unusable = |_| {
-        failed("CompleteAuthHandshake")(RpcError::internal("the session token is no header value"))
+        failed("CompleteAuthHandshake")(RpcError::internal(
+            "the session token is not a valid header value",
+        ))
     };
     let bearer = options().bearer(session.token.expose()).map_err(unusable)?;
-    let mut way = Duration::ZERO;
+    let mut transit = Duration::ZERO;
     if clock.0.is_none() {
         let sent = tokio::time::Instant::now();
         let sent_at = Some(crate::transport::now());
         let answer = client
             .upload_heartbeat(&UploadHeartbeatRequest { sent_at }, bearer)
             .await;
-        way = sent.elapsed();
-        let heard = tokio::time::Instant::now().into_std();
-        clock.heard(
-            heard,
+        transit = sent.elapsed();
+        let received = tokio::time::Instant::now().into_std();
+        clock.update(
+            received,
             answer.ok().and_then(|answer| answer.received_at).as_ref(),
         );
     }
     let now = tokio::time::Instant::now().into_std();
-    let remaining = expires_at.and_then(|expires_at| clock.until(&expires_at, now, way));
+    let remaining = expires_at.and_then(|expires_at| clock.until(&expires_at, now, transit));
     session.lifetime = remaining
         .filter(|remaining| !remaining.is_zero())
-        .unwrap_or(ASSUMED);
+        .unwrap_or(FALLBACK_LIFETIME);
     Ok(session)
 }
 
@@ -190,13 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn only_the_servers_own_times_count() {
+    fn lifetimes_come_from_the_servers_clock() {
         let start = Instant::now();
         let second = Duration::from_secs(1);
         let mut clock = ServerClock::default();
         assert_eq!(clock.until(&at(100), start, Duration::ZERO), None);
-        // A server that lives in 1970 is as good as any.
-        clock.heard(start, Some(&at(40)));
+        // The absolute time of the server's clock does not matter.
+        clock.update(start, Some(&at(40)));
         assert_eq!(
             clock.until(&at(100), start, Duration::ZERO),
             Some(60 * second)
@@ -209,7 +211,7 @@ mod tests {
             clock.until(&at(30), start, Duration::ZERO),
             Some(Duration::ZERO)
         );
-        clock.heard(start, None);
+        clock.update(start, None);
         assert_eq!(
             clock.until(&at(50), start, Duration::ZERO),
             Some(10 * second)

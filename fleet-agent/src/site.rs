@@ -1,4 +1,4 @@
-//! What the site lets the node do, whatever the server asks, and which networks are the site's own. Start with
+//! The site policy, which limits every scan regardless of the server, and the site's local subnets. Start with
 //! [`SitePolicy`].
 
 use std::{
@@ -11,18 +11,18 @@ use fleet_core::{
 };
 use ipnetwork::{IpNetwork, Ipv4Network};
 
-/// Local subnets that a Hello may name.
+/// Most local subnets in a Hello.
 const SUBNETS: usize = 16;
-/// How the interfaces of container bridges and virtual machines are called: what is behind them is this machine's
-/// own, not the site's.
+/// Name prefixes of interfaces for containers and virtual machines, whose networks belong to this machine and not to
+/// the site.
 const VIRTUAL: [&str; 9] = [
     "lo", "docker", "br-", "veth", "cni", "virbr", "flannel", "cali", "podman",
 ];
 
-/// The site's last word on what may be scanned. The default allows private networks on every port.
+/// The site's rules for scanning. The default allows all private networks and ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SitePolicy {
-    /// The only networks that may be scanned; none means every network that `addresses` permits.
+    /// The only networks that may be scanned. If empty, every network that `addresses` permits.
     pub allowed_networks: Vec<IpNetwork>,
     /// Ports that are never dialed.
     pub denied_ports: BTreeSet<Port>,
@@ -30,22 +30,22 @@ pub struct SitePolicy {
     pub addresses: AddressPolicy,
 }
 
-/// Why a node does not dial an endpoint.
+/// The rule that forbids an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unscannable {
-    /// Its class is never scanned.
+pub enum PolicyViolation {
+    /// The class of the address is never scanned.
     #[error(transparent)]
     Class(#[from] RefusedAddress),
-    /// The site names networks, and it is in none.
-    #[error("{0} is outside of the networks that this site lets its node scan")]
+    /// The address is outside the allowed networks.
+    #[error("{0} is outside the networks that this site allows")]
     Network(IpAddr),
     /// The site denies the port.
-    #[error("port {0} is denied by this site")]
+    #[error("this site denies port {0}")]
     Port(Port),
 }
 
 impl SitePolicy {
-    /// Whether an address lies in the site's allowed networks; its class is another question.
+    /// Whether an address is in the allowed networks. Its class is checked separately.
     pub(crate) fn allows(&self, ip: IpAddr) -> bool {
         self.allowed_networks.is_empty() || self.network_of(ip).is_some()
     }
@@ -56,50 +56,50 @@ impl SitePolicy {
         networks.find(|network| network.contains(ip))
     }
 
-    pub(crate) fn check_network(&self, ip: IpAddr) -> Result<(), Unscannable> {
+    pub(crate) fn check_network(&self, ip: IpAddr) -> Result<(), PolicyViolation> {
         if self.allows(ip) {
             Ok(())
         } else {
-            Err(Unscannable::Network(ip))
+            Err(PolicyViolation::Network(ip))
         }
     }
 
-    pub(crate) fn check_port(&self, port: Port) -> Result<(), Unscannable> {
+    pub(crate) fn check_port(&self, port: Port) -> Result<(), PolicyViolation> {
         if self.denied_ports.contains(&port) {
-            Err(Unscannable::Port(port))
+            Err(PolicyViolation::Port(port))
         } else {
             Ok(())
         }
     }
 
-    /// Whether an endpoint may be dialed.
+    /// Checks whether an endpoint may be dialed.
     ///
     /// # Errors
     ///
-    /// [`Unscannable`]: the first rule against it.
-    pub fn check(&self, endpoint: Endpoint) -> Result<(), Unscannable> {
+    /// [`PolicyViolation`]: the first rule that forbids it.
+    pub fn check(&self, endpoint: Endpoint) -> Result<(), PolicyViolation> {
         self.addresses.admit(endpoint.ip)?;
         self.check_network(endpoint.ip)?;
         self.check_port(endpoint.port)
     }
 
-    /// Why an endpoint may be dialed, for people.
+    /// States why an endpoint may be dialed.
     ///
     /// # Errors
     ///
-    /// [`Unscannable`]: the first rule against it.
-    pub fn explain(&self, endpoint: Endpoint) -> Result<String, Unscannable> {
+    /// [`PolicyViolation`]: the first rule that forbids it.
+    pub fn explain(&self, endpoint: Endpoint) -> Result<String, PolicyViolation> {
         self.check(endpoint)?;
         let class = classify(endpoint.ip).as_str();
         Ok(match self.network_of(endpoint.ip) {
             Some(network) => format!("{class} address in the allowed network {network}"),
             None => {
-                format!("{class} address; no networks are named, so that all of them are allowed")
+                format!("{class} address; the policy lists no networks, so all of them are allowed")
             }
         })
     }
 
-    /// What of `subnets` may be scanned, each network once, at most 16.
+    /// The parts of `subnets` that may be scanned, without duplicates, at most 16.
     pub(crate) fn local_subnets(&self, subnets: &[Ipv4Network]) -> Vec<Ipv4Network> {
         let allowed: Vec<Ipv4Network> = self
             .allowed_networks
@@ -130,7 +130,7 @@ impl SitePolicy {
     }
 }
 
-/// What two networks share: one of them, since networks nest or are apart.
+/// The intersection of two networks: the smaller one, or none, because prefixes never partly overlap.
 fn overlap(one: Ipv4Network, other: Ipv4Network) -> Option<Ipv4Network> {
     if one.is_subnet_of(other) {
         Some(one)
@@ -143,11 +143,11 @@ fn masked(network: Ipv4Network) -> Option<Ipv4Network> {
     Ipv4Network::new_checked(network.network(), network.prefix())
 }
 
-/// The private IPv4 networks of this machine's own interfaces, those of containers and virtual machines left out.
-/// Empty when the system does not tell.
+/// The private IPv4 networks of this machine's interfaces, except those for containers and virtual machines. Empty if
+/// the system does not list them.
 pub(crate) fn own_subnets() -> Vec<Ipv4Network> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
-        tracing::warn!(%error, "the network interfaces cannot be listed; name the local subnets yourself");
+        tracing::warn!(%error, "cannot list the network interfaces; specify the local subnets with --local-subnet");
         Vec::new()
     });
     interfaces
@@ -161,11 +161,11 @@ pub(crate) fn own_subnets() -> Vec<Ipv4Network> {
         .collect()
 }
 
-/// The subnet behind an interface, if it is a private one with room for others.
+/// The subnet of an interface, if it is private and has room for other hosts.
 fn subnet_of(interface: &str, ip: Ipv4Addr, prefix: u8) -> Option<Ipv4Network> {
-    let of_the_site = !VIRTUAL.iter().any(|name| interface.starts_with(name));
+    let belongs_to_site = !VIRTUAL.iter().any(|name| interface.starts_with(name));
     let private = classify(ip.into()) == AddressClass::Private;
-    (of_the_site && private && prefix < 32)
+    (belongs_to_site && private && prefix < 32)
         .then(|| Ipv4Network::new_checked(ip, prefix))
         .flatten()
         .and_then(masked)
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_site_has_the_last_word() {
+    fn the_policy_checks_class_network_and_port() {
         let policy = SitePolicy {
             allowed_networks: networks(&["10.0.0.0/24", "127.0.0.0/8"]),
             denied_ports: Port::new(22).into_iter().collect(),
@@ -191,17 +191,13 @@ mod tests {
                 ip: ip.parse().expect("an address"),
                 port: Port::new(port).expect("a port"),
             };
-            policy.check(endpoint).map_err(|why| {
-                let why = why.to_string();
-                why.split_once(' ')
-                    .map_or(why.clone(), |(_, rest)| rest.to_owned())
-            })
+            policy.check(endpoint).map_err(|why| why.to_string())
         };
         assert_eq!(check("10.0.0.7", 80), Ok(()));
         assert_eq!(check("::ffff:10.0.0.7", 80), Ok(()));
         for (ip, port, why) in [
             ("10.0.1.7", 80, "outside"),
-            ("10.0.0.7", 22, "denied"),
+            ("10.0.0.7", 22, "denies port 22"),
             ("127.0.0.1", 80, "loopback"),
         ] {
             let refused = check(ip, port).expect_err(ip);
@@ -210,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn local_subnets_are_cut_to_what_is_allowed() {
+    fn local_subnets_are_restricted_to_the_allowed_networks() {
         let subnets: Vec<Ipv4Network> = networks(&["10.0.3.9/16", "192.168.1.0/24", "10.0.0.0/16"]);
         let kept = |allowed: &[&str]| {
             let policy = SitePolicy {
@@ -232,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn bridges_of_containers_are_not_the_site() {
+    fn container_bridges_are_not_local_subnets() {
         let subnet = |name, ip: [u8; 4], prefix| {
             subnet_of(name, ip.into(), prefix).map(|network| network.to_string())
         };

@@ -1,5 +1,5 @@
-//! What a node keeps between two starts: where its server is, who it is, how far its enrollment came.
-//! Sessions are not kept: every start proves its identity anew. Start with [`StateDir::open`].
+//! The state that a node keeps across restarts: its server, its identity, and the progress of its enrollment. Sessions are
+//! not kept; every start does a new handshake. Start with [`StateDir::open`].
 
 mod dir;
 mod secret;
@@ -11,48 +11,48 @@ use fleet_core::Fingerprint;
 pub use secret::{SecretKey, SecretText};
 use serde::{Deserialize, Serialize};
 
-/// A node's state. Its `Debug` form shows no secret.
+/// The content of the state file. Its `Debug` form contains no secret.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NodeState {
-    /// The server, scheme and path prefix included.
+pub struct StateFile {
+    /// The server's URL, including scheme and path prefix.
     pub server_url: String,
     /// The name it registered with.
     pub name: String,
-    /// The ed25519 key that proves who it is.
+    /// The ed25519 key that proves the node's identity.
     pub identity_key: SecretKey,
     /// The X25519 key that credentials are sealed to.
     pub encryption_key: SecretKey,
-    /// Certificates to trust instead of the system's.
+    /// CA certificates to trust instead of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// Plain HTTP to a host that is not this machine is accepted.
+    /// Allow plain HTTP to another machine.
     #[serde(default)]
     pub allow_insecure_transport: bool,
-    /// The server is the upstream implementation: its challenges carry no tag.
+    /// The server is the upstream implementation, whose challenges have no tag.
     #[serde(default)]
     pub upstream_server: bool,
-    /// The id that the server gave at registration.
+    /// The id that the server assigned at registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet_node_id: Option<i64>,
-    /// The key that the operator gave after confirming.
+    /// The API key from the operator's confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<SecretText>,
 }
 
-/// How far an enrollment came.
+/// The progress of an enrollment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Keys exist, the server knows nothing.
+    /// Keys exist, but the server does not know the node.
     New,
-    /// The server knows the node; the operator's API key is missing.
+    /// The node is registered, but has no API key.
     Registered,
-    /// Everything is there.
+    /// The node has an API key.
     Enrolled,
 }
 
-impl NodeState {
-    /// How far the enrollment came.
+impl StateFile {
+    /// The progress of the enrollment.
     pub fn stage(&self) -> Stage {
         match (self.fleet_node_id, &self.api_key) {
             (None, _) => Stage::New,
@@ -74,7 +74,7 @@ impl NodeState {
         x25519_dalek::PublicKey::from(&secret).to_bytes()
     }
 
-    /// What the operator compares.
+    /// The fingerprint that the operator compares.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.identity_public())
     }

@@ -1,4 +1,4 @@
-//! How a node reaches its server: which URLs it accepts, and the channel. Start with [`open`].
+//! The channel to the server, and the rules for its URL. Start with [`open`].
 
 use std::{
     path::PathBuf,
@@ -12,26 +12,26 @@ use fleet_wire::{
 };
 use http::Uri;
 
-/// The largest message taken from a server: a command's payload of 1 MiB, and as much again for what is around it.
+/// The largest accepted message: a command's payload of 1 MiB, and the same again for its envelope.
 const MOST: usize = 2 << 20;
 
-/// Why a server cannot be talked to at all.
+/// Why no channel can be created.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// Secrets would travel readable for anybody on the way.
+    /// Plain HTTP would expose the node's secrets.
     #[error(
-        "{url} is plain HTTP to another machine, which would show the node's keys to anybody on the way: use https://, or pass --allow-insecure-transport on a network you trust"
+        "{url} is plain HTTP to another machine and would expose the node's keys; use https://, or pass --allow-insecure-transport on a trusted network"
     )]
     Insecure {
         /// The server.
         url: String,
     },
-    /// URL or certificates cannot be used.
+    /// The URL or the certificates cannot be used.
     #[error(transparent)]
     Channel(#[from] ChannelError),
 }
 
-/// Where a server is and whom to trust on the way to it.
+/// The address of a server and the certificates to trust.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ServerAddress<'a> {
     pub(crate) url: &'a str,
@@ -39,11 +39,11 @@ pub(crate) struct ServerAddress<'a> {
     pub(crate) allow_insecure: bool,
 }
 
-/// Prepares the channel; nothing is dialed yet.
+/// Creates the channel without connecting.
 ///
 /// # Errors
 ///
-/// [`TransportError`]: the URL is none, or plain HTTP beyond this machine; the CA file cannot be used.
+/// [`TransportError`]: the URL is invalid or plain HTTP to another machine, or the CA file cannot be used.
 pub(crate) fn open(server: ServerAddress<'_>) -> Result<Channel, TransportError> {
     let roots = server.ca_file.cloned().map_or(Roots::System, Roots::File);
     let config = ChannelConfig {
@@ -52,13 +52,13 @@ pub(crate) fn open(server: ServerAddress<'_>) -> Result<Channel, TransportError>
         ..ChannelConfig::default()
     };
     let channel = Channel::new(server.url, &config)?;
-    // The channel has refused what is no URL.
+    // The channel has already rejected an invalid URL.
     let uri: Option<Uri> = server.url.parse().ok();
     let plain = uri
         .as_ref()
         .is_none_or(|uri| uri.scheme_str() != Some("https"));
     let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
-    if plain && !server.allow_insecure && !is_this_machine(host) {
+    if plain && !server.allow_insecure && !is_loopback(host) {
         return Err(TransportError::Insecure {
             url: server.url.to_owned(),
         });
@@ -66,7 +66,7 @@ pub(crate) fn open(server: ServerAddress<'_>) -> Result<Channel, TransportError>
     Ok(channel)
 }
 
-/// The time of day, for messages that carry it; no deadline is measured by it.
+/// The wall-clock time for messages. Deadlines do not use it.
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -77,8 +77,8 @@ pub(crate) fn now() -> Timestamp {
     }
 }
 
-/// Whether a host of a URL can only be this machine.
-fn is_this_machine(host: &str) -> bool {
+/// Whether the host of a URL is certainly this machine.
+fn is_loopback(host: &str) -> bool {
     let literal = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
         || parse_literal(literal).is_some_and(|ip| ip.to_canonical().is_loopback())
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_is_for_this_machine_only() {
+    fn plain_http_is_allowed_only_to_this_machine() {
         let open = |url, allow_insecure| {
             open(ServerAddress {
                 url,

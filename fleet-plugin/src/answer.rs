@@ -1,51 +1,48 @@
-//! What a plugin says of itself and of devices, made fit for reports: everything is bounded and checked, nothing that
-//! names an endpoint is believed. Pure. Start with [`identification`].
+//! Converts a plugin's answers into report fields. Every text is bounded and checked, and endpoints in the answers are
+//! ignored. Pure. Start with [`identification`].
 
 use fleet_core::{DeviceFacts, Endpoint, Mac, Port, Serial};
-use fleet_wire::{
-    Message,
-    sdk::{DeviceInfo, DiscoverDeviceResponse},
-};
+use fleet_wire::sdk::DeviceInfo;
 
 use crate::lines::escaped;
 
-/// Ports that one plugin may name; all drivers together announce 64.
+/// Most ports of one plugin. All drivers together announce at most 64.
 const PORTS: usize = 16;
-/// Longest driver name of a report, in characters.
+/// Longest driver name in a report, in characters.
 const DRIVER: usize = 50;
-/// Longest field of a report, in characters.
+/// Longest text field in a report, in characters.
 const FIELD: usize = 255;
-/// Longest scheme of a report, in characters.
+/// Longest scheme in a report, in characters.
 const SCHEME: usize = 32;
-/// As much of each text is quoted in the evidence, in characters.
+/// Longest quotation of a text in the evidence, in characters.
 const QUOTED: usize = 64;
-/// Longest error of a plugin that is shown, in characters.
+/// Longest error message of a plugin in logs and notes, in characters.
 const ERROR: usize = 200;
 
-/// A driver's name, as it may be reported.
+/// Checks a driver name.
 ///
 /// # Errors
 ///
-/// What is wrong with it.
-pub(crate) fn driver_name(said: &str) -> Result<String, String> {
-    let length = said.chars().count();
+/// A sentence about the plugin that quotes the invalid name.
+pub(crate) fn driver_name(name: &str) -> Result<String, String> {
+    let length = name.chars().count();
     let is_sound = (1..=DRIVER).contains(&length)
-        && said.trim() == said
-        && !said.chars().any(char::is_control);
+        && name.trim() == name
+        && !name.chars().any(char::is_control);
     if is_sound {
-        Ok(said.to_owned())
+        Ok(name.to_owned())
     } else {
         Err(format!(
             "its driver name is `{}`: 1 to {DRIVER} printable characters are needed",
-            escaped(said.as_bytes(), QUOTED)
+            escaped(name.as_bytes(), QUOTED)
         ))
     }
 }
 
-/// The ports that a plugin names: those that are ports, each once, no more than there is room for.
-pub(crate) fn ports(said: &[String]) -> Vec<Port> {
+/// Parses the ports of a plugin. Invalid ones, duplicates and those beyond the limit are dropped.
+pub(crate) fn ports(texts: &[String]) -> Vec<Port> {
     let mut ports: Vec<Port> = Vec::new();
-    for port in said.iter().filter_map(|text| text.parse().ok()) {
+    for port in texts.iter().filter_map(|text| text.parse().ok()) {
         if !ports.contains(&port) && ports.len() < PORTS {
             ports.push(port);
         }
@@ -53,32 +50,32 @@ pub(crate) fn ports(said: &[String]) -> Vec<Port> {
     ports
 }
 
-/// What a plugin says that a device is. Host and port in it are not looked at.
-pub(crate) fn identification(plugin: &str, driver: &str, said: &DeviceInfo) -> DeviceFacts {
+/// Converts a plugin's description of a device. Its host and port are ignored: only the dialed endpoint counts.
+pub(crate) fn identification(plugin: &str, driver: &str, info: &DeviceInfo) -> DeviceFacts {
     let quoted = |text: &str| escaped(text.as_bytes(), QUOTED);
     DeviceFacts {
         driver: driver.to_owned(),
-        scheme: scheme(&said.url_scheme),
-        model: field(&said.model),
-        manufacturer: field(&said.manufacturer),
-        firmware: field(&said.firmware_version),
-        mac: said
+        scheme: scheme(&info.url_scheme),
+        model: field(&info.model),
+        manufacturer: field(&info.manufacturer),
+        firmware: field(&info.firmware_version),
+        mac: info
             .mac_address
             .trim()
             .parse()
             .ok()
             .filter(|mac: &Mac| !mac.is_placeholder()),
-        serial: Serial::new(&field(&said.serial_number)),
+        serial: Serial::new(&field(&info.serial_number)),
         evidence: format!(
-            "plugin {plugin} says `{} {} {}`",
-            quoted(&said.manufacturer),
-            quoted(&said.model),
-            quoted(&said.firmware_version)
+            "plugin {plugin} reported `{} {} {}`",
+            quoted(&info.manufacturer),
+            quoted(&info.model),
+            quoted(&info.firmware_version)
         ),
     }
 }
 
-/// A device in the words of the plugins' contract, at the endpoint that is meant.
+/// Describes a device at an endpoint to a plugin.
 pub(crate) fn device_info(endpoint: Endpoint, device: &DeviceFacts) -> DeviceInfo {
     let serial = device.serial.as_ref();
     DeviceInfo {
@@ -94,14 +91,14 @@ pub(crate) fn device_info(endpoint: Endpoint, device: &DeviceFacts) -> DeviceInf
     }
 }
 
-/// What a plugin says went wrong, for logs and notes.
+/// An error message of a plugin, bounded and escaped.
 pub(crate) fn error(message: &str) -> String {
     escaped(message.as_bytes(), ERROR)
 }
 
-/// Text without controls and outer blanks, of the length of a report's field.
+/// Removes control characters and outer whitespace, and cuts the text to the length of a report field.
 fn field(text: &str) -> String {
-    // What is cut off is not looked at.
+    // Bounds the work on a huge text.
     let clean: String = text
         .chars()
         .take(4 * FIELD)
@@ -111,7 +108,7 @@ fn field(text: &str) -> String {
     cut.trim_end().to_owned()
 }
 
-/// A scheme by the grammar of RFC 3986, section 3.1, in lower case; `tcp` for everything else.
+/// Checks a scheme by RFC 3986, section 3.1, and lower-cases it. Anything else becomes `tcp`.
 fn scheme(text: &str) -> String {
     let mut letters = text.chars();
     let is_one = letters.next().is_some_and(|c| c.is_ascii_alphabetic())
@@ -124,14 +121,17 @@ fn scheme(text: &str) -> String {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
-    let Some(said) = DiscoverDeviceResponse::decode(bytes)
+    use fleet_wire::{Message, sdk::DiscoverDeviceResponse};
+
+    let Some(info) = DiscoverDeviceResponse::decode(bytes)
         .ok()
         .and_then(|response| response.device)
     else {
         return;
     };
-    let device = identification("plugin", "driver", &said);
+    let device = identification("plugin", "driver", &info);
     for text in [&device.model, &device.manufacturer, &device.firmware] {
         assert!(text.chars().count() <= FIELD && !text.contains(char::is_control));
     }
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_driver_has_a_name_that_fits_a_report() {
+    fn driver_names_that_do_not_fit_a_report_are_rejected() {
         assert_eq!(driver_name("proto"), Ok("proto".to_owned()));
         for wrong in ["", " proto", "pro\nto", &"x".repeat(51)] {
             assert!(driver_name(wrong).is_err(), "{wrong:?}");
@@ -153,16 +153,16 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_those_that_are_ports() {
-        let said = ["443", "0", "x", "443", "80/tcp", "8080", "70000"].map(str::to_owned);
-        let numbers: Vec<_> = ports(&said).iter().map(|port| port.number()).collect();
+    fn invalid_duplicate_and_excess_ports_are_dropped() {
+        let texts = ["443", "0", "x", "443", "80/tcp", "8080", "70000"].map(str::to_owned);
+        let numbers: Vec<_> = ports(&texts).iter().map(|port| port.number()).collect();
         assert_eq!(numbers, [443, 8080]);
         let many: Vec<String> = (1..=100).map(|port: u16| port.to_string()).collect();
         assert_eq!(ports(&many).len(), PORTS);
     }
 
     #[test]
-    fn nothing_of_a_device_is_believed_that_does_not_fit() {
+    fn invalid_fields_of_a_device_are_corrected_or_dropped() {
         let device = identification(
             "acme",
             "acme",
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(device.manufacturer, "Acme");
         assert_eq!((device.mac, device.serial), (None, None));
         assert!(
-            device.evidence.starts_with("plugin acme says `Acme"),
+            device.evidence.starts_with("plugin acme reported `Acme"),
             "{}",
             device.evidence
         );
@@ -201,12 +201,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_plugin_knows_comes_back_to_it() {
+    fn a_device_description_round_trips() {
         let endpoint = Endpoint {
             ip: [10, 0, 0, 7].into(),
             port: Port::new(443).expect("a port"),
         };
-        let said = DeviceInfo {
+        let info = DeviceInfo {
             host: "10.0.0.7".into(),
             port: 443,
             url_scheme: "https".into(),
@@ -217,7 +217,7 @@ mod tests {
             firmware_version: "1.0".into(),
             default_password_active: None,
         };
-        let device = identification("acme", "acme", &said);
-        assert_eq!(device_info(endpoint, &device), said);
+        let device = identification("acme", "acme", &info);
+        assert_eq!(device_info(endpoint, &device), info);
     }
 }

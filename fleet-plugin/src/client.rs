@@ -1,4 +1,4 @@
-//! The calls to one running plugin. Start with [`Live::greet`].
+//! Calls to one running plugin. Start with [`PluginClient::connect`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,31 +16,31 @@ use fleet_wire::{
 
 use crate::{answer, handshake::Address};
 
-/// How long who a plugin is may take to say; it listens already.
+/// Time limit of the first calls. The plugin listens already when they start.
 const GREETING: Duration = Duration::from_secs(10);
-/// Largest message taken from a plugin, in bytes: a device has eight short texts.
+/// Largest accepted message of a plugin, in bytes. A device has eight short texts.
 const ANSWER: usize = 64 * 1_024;
-/// How long a plugin that failed a call may take to show that it is there.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
+/// Time limit of a liveness check after a failed call.
+const LIVENESS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A plugin that serves.
+/// The connection to a plugin that has identified itself.
 #[derive(Debug)]
-pub(crate) struct Live {
-    /// The name of its driver, as it may be reported.
+pub(crate) struct PluginClient {
+    /// The name of its driver, checked for reports.
     pub(crate) driver: Arc<str>,
-    /// Where its devices listen.
+    /// The default ports of its devices.
     pub(crate) ports: Vec<Port>,
     client: DriverClient,
     channel: Channel,
 }
 
-impl Live {
-    /// Connects to a plugin and asks who it is. Cancel-safe.
+impl PluginClient {
+    /// Connects to a plugin and requests its driver name and ports. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// Why it cannot be used, as a sentence about it.
-    pub(crate) async fn greet(address: &Address) -> Result<Self, String> {
+    /// A sentence about why the plugin cannot be used.
+    pub(crate) async fn connect(address: &Address) -> Result<Self, String> {
         let channel =
             open(address).map_err(|error| format!("it cannot be connected to: {error}"))?;
         let client = DriverClient::new(channel.clone());
@@ -55,7 +55,7 @@ impl Live {
             .map_err(|error| failed("Handshake", &error))?;
         let driver = answer::driver_name(&who.driver_name)?.into();
         let ports = match client.get_discovery_ports(&Empty {}, options()).await {
-            Ok(said) => answer::ports(&said.ports),
+            Ok(info) => answer::ports(&info.ports),
             Err(error) if error.code == Code::Unimplemented => Vec::new(),
             Err(error) => return Err(failed("GetDiscoveryPorts", &error)),
         };
@@ -67,21 +67,21 @@ impl Live {
         })
     }
 
-    /// Asks what is at an endpoint; none when the answer names no device.
+    /// Requests the device at an endpoint. Returns none if the answer contains no device.
     ///
     /// # Errors
     ///
-    /// What the plugin answered, or what kept the call from it.
+    /// The plugin's error, or the failure of the call.
     pub(crate) async fn discover(
         &self,
         endpoint: Endpoint,
-        most: Duration,
+        timeout: Duration,
     ) -> Result<Option<DeviceInfo>, RpcError> {
         let request = DiscoverDeviceRequest {
             ip_address: endpoint.ip.to_string(),
             port: endpoint.port.to_string(),
         };
-        let options = CallOptions::new().timeout(most);
+        let options = CallOptions::new().timeout(timeout);
         let answer = self.client.discover_device(&request, options).await?;
         Ok(answer.device)
     }
@@ -90,13 +90,13 @@ impl Live {
     ///
     /// # Errors
     ///
-    /// What the plugin answered, or what kept the call from it.
+    /// The plugin's error, or the failure of the call.
     pub(crate) async fn pair(
         &self,
         endpoint: Endpoint,
         device: &DeviceFacts,
         login: &Login,
-        most: Duration,
+        timeout: Duration,
     ) -> Result<Option<DeviceInfo>, RpcError> {
         let request = PairDeviceRequest {
             device: Some(answer::device_info(endpoint, device)),
@@ -108,35 +108,35 @@ impl Live {
                 })),
             }),
         };
-        let options = CallOptions::new().timeout(most);
+        let options = CallOptions::new().timeout(timeout);
         let answer = self.client.pair_device(&request, options).await?;
         Ok(answer.device)
     }
 
-    /// Whether the plugin still answers: UNAVAILABLE can be its word about a device, or its own end.
+    /// Whether the plugin still answers. UNAVAILABLE can be its answer about a device, or mean that it has crashed.
     pub(crate) async fn is_alive(&self) -> bool {
-        let options = CallOptions::new().timeout(SIGN_OF_LIFE);
+        let options = CallOptions::new().timeout(LIVENESS_TIMEOUT);
         self.client.handshake(&Empty {}, options).await.is_ok()
     }
 
-    /// Asks the plugin to end.
+    /// Requests the plugin's shutdown.
     ///
     /// # Errors
     ///
-    /// What the plugin answered: UNIMPLEMENTED from those that know no such request.
-    pub(crate) async fn shut_down(&self, most: Duration) -> Result<(), RpcError> {
+    /// The plugin's error. Some plugins answer UNIMPLEMENTED.
+    pub(crate) async fn shut_down(&self, timeout: Duration) -> Result<(), RpcError> {
         let controller = GrpcControllerClient::new(self.channel.clone());
-        let options = CallOptions::new().timeout(most);
+        let options = CallOptions::new().timeout(timeout);
         controller.shutdown(&Empty {}, options).await.map(|_| ())
     }
 
-    /// Hands on what the plugin prints through gRPC, until it ends; at once where it does not do that.
-    pub(crate) async fn read_prints(&self, mut each: impl FnMut(&[u8])) {
+    /// Passes on what the plugin prints through gRPC, until it ends. Returns at once if the plugin has no such stream.
+    pub(crate) async fn forward_output(&self, mut each: impl FnMut(&[u8])) {
         let stdio = GrpcStdioClient::new(self.channel.clone());
-        let Ok(mut prints) = stdio.stream_stdio(&Empty {}, CallOptions::new()).await else {
+        let Ok(mut output) = stdio.stream_stdio(&Empty {}, CallOptions::new()).await else {
             return;
         };
-        while let Ok(Some(data)) = prints.message().await {
+        while let Ok(Some(data)) = output.message().await {
             each(&data.data);
         }
     }
@@ -147,8 +147,8 @@ fn open(address: &Address) -> Result<Channel, ChannelError> {
         connect_timeout: GREETING,
         call_timeout: GREETING,
         max_response: ANSWER,
-        // Servers on the common gRPC libraries cut who sends a PING more often than every five minutes; the process's
-        // end is seen without.
+        // gRPC servers close a connection that sends a PING more often than every five minutes. The end of the process is
+        // detected without PINGs.
         keepalive_interval: None,
         protocol: Protocol::Grpc,
         ..ChannelConfig::default()

@@ -7,44 +7,44 @@ use fleet_scan::{Answer, Authenticated, BoxFuture, Driver, DriverError, Login, P
 use fleet_wire::{Code, RpcError, sdk::DeviceInfo};
 use tokio::sync::Semaphore;
 
-use crate::{answer, client::Live, plugin::Plugin};
+use crate::{answer, client::PluginClient, plugin::Plugin};
 
-/// Questions to one plugin at a time; upstream nodes ask as many.
+/// Concurrent calls to one plugin. An upstream node makes as many.
 const AT_ONCE: usize = 32;
 
-/// Asks a plugin, as a driver that dials by itself.
+/// A scanner driver that forwards to a plugin. The plugin dials the devices itself.
 #[derive(Debug)]
 pub(crate) struct PluginDriver {
     name: String,
     plugin: Arc<Plugin>,
-    turns: Semaphore,
-    most: Duration,
+    permits: Semaphore,
+    timeout: Duration,
 }
 
 impl PluginDriver {
-    /// Asks `plugin`, and waits at most so long for an answer.
-    pub(crate) fn new(plugin: Arc<Plugin>, most: Duration) -> Self {
+    /// Creates the driver of a plugin. `timeout` bounds each call.
+    pub(crate) fn new(plugin: Arc<Plugin>, timeout: Duration) -> Self {
         Self {
             name: format!("plugin:{}", plugin.name()),
             plugin,
-            turns: Semaphore::new(AT_ONCE),
-            most,
+            permits: Semaphore::new(AT_ONCE),
+            timeout,
         }
     }
 
-    async fn ask(&self, probe: &mut Probe<'_>) -> Result<Answer, DriverError> {
-        // The plugin makes its own; some devices serve one at a time.
+    async fn identify_device(&self, probe: &mut Probe<'_>) -> Result<Answer, DriverError> {
+        // The plugin opens its own connection, and some devices accept only one at a time.
         probe.close();
-        let _turn = self.turns.acquire().await.map_err(closed)?;
-        let live = self.plugin.live().map_err(DriverError::Unusable)?;
-        match live.discover(probe.endpoint(), self.most).await {
-            Ok(said) => {
-                self.plugin.heard();
-                let said = said.ok_or_else(nothing)?;
-                let device = self.identification(&live, &said);
+        let _permit = self.permits.acquire().await.map_err(closed)?;
+        let client = self.plugin.client().map_err(DriverError::Unusable)?;
+        match client.discover(probe.endpoint(), self.timeout).await {
+            Ok(info) => {
+                self.plugin.record_answer();
+                let info = info.ok_or_else(unknown_device)?;
+                let device = self.identification(&client, &info);
                 Ok(Answer::Named(Box::new(device)))
             }
-            Err(error) => self.judge(&live, error).await,
+            Err(error) => self.interpret(&client, error).await,
         }
     }
 
@@ -55,58 +55,76 @@ impl PluginDriver {
         login: Option<&Login>,
     ) -> Result<Authenticated, DriverError> {
         probe.close();
-        let _turn = self.turns.acquire().await.map_err(closed)?;
-        let live = self.plugin.live().map_err(DriverError::Unusable)?;
+        let _permit = self.permits.acquire().await.map_err(closed)?;
+        let client = self.plugin.client().map_err(DriverError::Unusable)?;
         let Some(login) = login else {
             return Ok(Authenticated::Wanted);
         };
-        // Another driver may have named it: the plugin has to know it too before it gets a password.
-        match live.discover(probe.endpoint(), self.most).await {
+        // Another driver may have identified the device. The plugin must recognize it too before it receives a password.
+        match client.discover(probe.endpoint(), self.timeout).await {
             Ok(Some(_)) => {}
-            Ok(None) => return Err(nothing()),
-            Err(error) => return self.judge(&live, error).await.and(Err(nothing())),
+            Ok(None) => return Err(unknown_device()),
+            Err(error) => {
+                return self
+                    .interpret(&client, error)
+                    .await
+                    .and(Err(unknown_device()));
+            }
         }
-        match live.pair(probe.endpoint(), device, login, self.most).await {
-            Ok(said) => {
-                let said = said.unwrap_or_default();
+        match client
+            .pair(probe.endpoint(), device, login, self.timeout)
+            .await
+        {
+            Ok(info) => {
+                let info = info.unwrap_or_default();
                 Ok(Authenticated::Accepted {
-                    default_password: said.default_password_active,
-                    device: Box::new(self.identification(&live, &said)),
+                    default_password: info.default_password_active,
+                    device: Box::new(self.identification(&client, &info)),
                 })
             }
             Err(error) if matches!(error.code, Code::Unauthenticated | Code::PermissionDenied) => {
                 Ok(Authenticated::Refused)
             }
             Err(error) if error.code == Code::Unimplemented => Ok(Authenticated::Unsupported),
-            Err(error) => self.judge(&live, error).await.and(Err(nothing())),
+            Err(error) => self
+                .interpret(&client, error)
+                .await
+                .and(Err(unknown_device())),
         }
     }
 
-    fn identification(&self, live: &Live, said: &DeviceInfo) -> DeviceFacts {
-        answer::identification(self.plugin.name(), &live.driver, said)
+    fn identification(&self, client: &PluginClient, info: &DeviceInfo) -> DeviceFacts {
+        answer::identification(self.plugin.name(), &client.driver, info)
     }
 
-    /// What an error means: that the device is none of the plugin's, that it did not answer the plugin as it should,
-    /// or that the plugin does not work.
-    async fn judge(&self, live: &Live, error: RpcError) -> Result<Answer, DriverError> {
+    /// Interprets an error: the device is not the plugin's, or it did not answer the plugin as expected, or the
+    /// plugin itself does not work.
+    async fn interpret(
+        &self,
+        client: &PluginClient,
+        error: RpcError,
+    ) -> Result<Answer, DriverError> {
         let unusable = |what: String| Err(DriverError::Unusable(what));
         if error.code == Code::DeadlineExceeded {
-            self.plugin.silent();
-            return unusable(format!("gave no answer within {:?}", self.most));
+            self.plugin.record_timeout();
+            return unusable(format!(
+                "gave no answer within {} s",
+                self.timeout.as_secs()
+            ));
         }
-        let is_doubtful = matches!(error.code, Code::Unavailable | Code::Internal);
-        if is_doubtful && !live.is_alive().await {
+        let may_have_crashed = matches!(error.code, Code::Unavailable | Code::Internal);
+        if may_have_crashed && !client.is_alive().await {
             return unusable("crashed".to_owned());
         }
-        self.plugin.heard();
+        self.plugin.record_answer();
         let RpcError { code, message, .. } = error;
         if matches!(code, Code::NotFound | Code::Unimplemented) {
             Ok(Answer::Foreign)
         } else if code == Code::Unauthenticated {
-            let evidence = format!("plugin {}: it wants a login", self.plugin.name());
+            let evidence = format!("plugin {}: it requires a login", self.plugin.name());
             Ok(Answer::Stranger { evidence })
         } else if matches!(code, Code::Internal | Code::ResourceExhausted) {
-            // Too large, or no message.
+            // The response was too large, or not a valid message.
             unusable(format!("gave a bad answer ({code})"))
         } else {
             let message = answer::error(&message);
@@ -124,7 +142,7 @@ impl Driver for PluginDriver {
         self.plugin.ports()
     }
 
-    /// Below all that is built in.
+    /// The lowest precedence, below all built-in drivers.
     fn precedence(&self) -> u8 {
         0
     }
@@ -134,19 +152,19 @@ impl Driver for PluginDriver {
     }
 
     fn trouble(&self) -> Option<String> {
-        self.plugin.live().err()
+        self.plugin.client().err()
     }
 
     fn identify<'a>(
         &'a self,
         probe: &'a mut Probe<'_>,
     ) -> BoxFuture<'a, Result<Answer, DriverError>> {
-        Box::pin(self.ask(probe))
+        Box::pin(self.identify_device(probe))
     }
 
     fn login_port(&self, device: &DeviceFacts, at: Port) -> Option<Port> {
-        let live = self.plugin.live().ok()?;
-        (*device.driver == *live.driver).then_some(at)
+        let client = self.plugin.client().ok()?;
+        (*device.driver == *client.driver).then_some(at)
     }
 
     fn authenticate<'a>(
@@ -159,8 +177,8 @@ impl Driver for PluginDriver {
     }
 }
 
-fn nothing() -> DriverError {
-    DriverError::Protocol("the plugin does not know the device".to_owned())
+fn unknown_device() -> DriverError {
+    DriverError::Protocol("the plugin does not recognize the device".to_owned())
 }
 
 fn closed(_: tokio::sync::AcquireError) -> DriverError {

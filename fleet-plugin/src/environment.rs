@@ -1,11 +1,11 @@
-//! What a plugin gets to see of the node's environment. Pure. Start with [`environment`].
+//! The environment variables of a plugin. Pure. Start with [`environment`].
 
 use std::{
     ffi::{OsStr, OsString},
     path::Path,
 };
 
-/// What programs need to find their files and to speak their user's language; nothing of the node's own.
+/// Variables that any program needs to find its files and use the right language. None belongs to the node.
 const KEPT: [&str; 11] = [
     "PATH",
     "HOME",
@@ -19,23 +19,23 @@ const KEPT: [&str; 11] = [
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 ];
-/// Further parts of the language.
+/// Prefix of the other locale variables.
 const LOCALE: &str = "LC_";
 
-/// What the plugins' contract sets. A plugin without the cookie says that it is no program of its own and ends.
+/// Variables that the plugin protocol requires. Without the first one, a plugin refuses to run.
 const CONTRACT: [(&str, &str); 4] = [
     ("MINER_DRIVER_PLUGIN", "fleet-miner-driver"),
     ("PLUGIN_PROTOCOL_VERSIONS", "1"),
     ("PLUGIN_MIN_PORT", "10000"),
     ("PLUGIN_MAX_PORT", "25000"),
 ];
-/// Where plugins that like Unix sockets may make theirs.
+/// The folder in which plugins may create Unix sockets.
 const SOCKETS: &str = "PLUGIN_UNIX_SOCKET_DIR";
-/// Makes some plugins speak TLS; never passed on.
+/// Never passed on, because it makes some plugins use TLS.
 const CERTIFICATE: &str = "PLUGIN_CLIENT_CERT";
 
-/// The whole environment of a plugin: the contract's variables, what every program needs of `own`, and those that
-/// the operator named in `more`.
+/// Returns the complete environment of a plugin: the protocol's variables, the common ones from `own`, and those that
+/// the operator listed in `more`.
 pub(crate) fn environment(
     own: impl IntoIterator<Item = (OsString, OsString)>,
     more: &[OsString],
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plugin_sees_the_contract_what_programs_need_and_what_the_operator_names() {
+    fn a_plugin_gets_the_protocol_common_and_listed_variables() {
         let own = [
             ("PATH", "/bin"),
             ("LC_ALL", "C"),

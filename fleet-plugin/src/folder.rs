@@ -1,5 +1,5 @@
-//! Which files of a folder are plugins, and whether they may be run: whoever can write to one of them, or to a folder
-//! above, could make the node run anything. Start with [`read`]; the rule is [`judge`], without IO.
+//! Finds the plugins of a folder and checks that they are safe to run: a user who can write to a plugin, or to a folder
+//! above it, could make the node run anything. Start with [`read`]. The rule is [`check`], without IO.
 
 use std::{
     fs, io,
@@ -11,71 +11,71 @@ use rustix::{fs::Access, process::geteuid};
 
 use crate::lines::escaped;
 
-/// Plugins that are run at the most.
+/// Most plugins of a node.
 const MOST: usize = 64;
-/// Longest shown name of a plugin, in characters.
+/// Longest displayed name of a plugin, in characters.
 const NAME: usize = 64;
 
-/// Bits of a mode: writable by the group or others, executable by anybody, sticky, runs as its owner or group.
+/// Bits of a file mode: writable by the group or others, executable by anybody, sticky, set-user-id or set-group-id.
 const WRITABLE: u32 = 0o022;
 const EXECUTABLE: u32 = 0o111;
 const STICKY: u32 = 0o1000;
 const SET_ID: u32 = 0o6000;
 
-/// Why no plugin of a folder is run.
+/// Why a folder is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// It is not there.
-    #[error("there is no folder {}", .0.display())]
+    /// The folder does not exist.
+    #[error("the folder {} does not exist", .0.display())]
     Missing(PathBuf),
-    /// It cannot be read.
+    /// A folder cannot be read.
     #[error("{} cannot be read", path.display())]
     Io {
-        /// What.
+        /// The folder, or one above it.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Others could put programs there.
+    /// Other users could replace the plugins.
     #[error("{} {problem}", path.display())]
     Unsafe {
-        /// The folder, or one above.
+        /// The folder, or one above it.
         path: PathBuf,
-        /// What is wrong with it, and the way out.
+        /// The problem and its remedy.
         problem: String,
     },
 }
 
-/// A file that looks like a plugin and is not run.
+/// A file that looks like a plugin but must not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it, and the way out.
+    /// The problem and its remedy.
     pub problem: String,
 }
 
-/// A plugin that may be run.
+/// A plugin that is safe to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct File {
-    /// Its file name, printable.
+    /// Its file name, escaped.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
 }
 
-/// What is in a folder, in the order of names.
+/// The plugins of a folder, in the order of their names.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     pub(crate) files: Vec<File>,
     pub(crate) skipped: Vec<Skipped>,
 }
 
-/// Reads a folder, after a look at it and at every folder above.
+/// Reads a folder, after checking it and every folder above it.
 ///
 /// # Errors
 ///
-/// [`FolderError`]; then nothing in it may be run.
+/// [`FolderError`]: nothing in the folder may be run.
 pub(crate) fn read(folder: &Path) -> Result<Listing, FolderError> {
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -93,15 +93,15 @@ pub(crate) fn read(folder: &Path) -> Result<Listing, FolderError> {
     paths.sort();
     let mut listing = Listing::default();
     for path in paths {
-        let problem = match look(&path) {
+        let problem = match inspect(&path) {
             Ok(None) => continue,
             Ok(Some(())) => {
                 let name = path.file_name().unwrap_or_default();
                 let name = escaped(name.as_encoded_bytes(), NAME);
                 if listing.files.len() >= MOST {
-                    format!("is one too many: {MOST} plugins are run at the most")
+                    format!("is one too many: a node runs at most {MOST} plugins")
                 } else if listing.files.iter().any(|file| file.name == name) {
-                    "has a name that reads like another one's: rename it".to_owned()
+                    "has a name that looks like another plugin's: rename it".to_owned()
                 } else {
                     listing.files.push(File { name, path });
                     continue;
@@ -114,7 +114,7 @@ pub(crate) fn read(folder: &Path) -> Result<Listing, FolderError> {
     Ok(listing)
 }
 
-/// A path from the root on, each folder judged.
+/// Checks a folder and every folder above it.
 fn check_folders(folder: &Path) -> Result<(), FolderError> {
     let mut path = PathBuf::new();
     for component in folder.components() {
@@ -126,7 +126,7 @@ fn check_folders(folder: &Path) -> Result<(), FolderError> {
             });
         }
         let seen = match fs::symlink_metadata(&path) {
-            Ok(meta) => Seen::of(&meta),
+            Ok(meta) => FileInfo::of(&meta),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(FolderError::Missing(folder.to_owned()));
             }
@@ -136,17 +136,17 @@ fn check_folders(folder: &Path) -> Result<(), FolderError> {
             let problem = "is not a folder".to_owned();
             return Err(FolderError::Unsafe { path, problem });
         }
-        if let Err(problem) = judge(seen, geteuid().as_raw()) {
+        if let Err(problem) = check(seen, geteuid().as_raw()) {
             return Err(FolderError::Unsafe { path, problem });
         }
     }
     Ok(())
 }
 
-/// Whether a path is a plugin: none when it does not look like one, an error when it does and may not be run.
-fn look(path: &Path) -> Result<Option<()>, String> {
+/// Checks one file: `None` if it does not look like a plugin, an error if it does but is unsafe.
+fn inspect(path: &Path) -> Result<Option<()>, String> {
     let meta = fs::symlink_metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let seen = Seen::of(&meta);
+    let seen = FileInfo::of(&meta);
     let looks_like_one = match seen.kind {
         Kind::File => seen.mode & EXECUTABLE != 0,
         Kind::Link => true,
@@ -155,7 +155,7 @@ fn look(path: &Path) -> Result<Option<()>, String> {
     if !looks_like_one {
         return Ok(None);
     }
-    judge(seen, geteuid().as_raw())?;
+    check(seen, geteuid().as_raw())?;
     rustix::fs::access(path, Access::EXEC_OK)
         .map_err(|_| "cannot be executed by this user: run `chmod 755` on it".to_owned())?;
     Ok(Some(()))
@@ -169,15 +169,15 @@ enum Kind {
     Other,
 }
 
-/// What counts of a file or folder.
+/// The properties that decide whether a file or folder is safe.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct FileInfo {
     kind: Kind,
     owner: u32,
     mode: u32,
 }
 
-impl Seen {
+impl FileInfo {
     fn of(meta: &fs::Metadata) -> Self {
         let kind = meta.file_type();
         Self {
@@ -196,9 +196,9 @@ impl Seen {
     }
 }
 
-/// Whether nobody but root and the user `me` can say what it is.
-fn judge(seen: Seen, me: u32) -> Result<(), String> {
-    let Seen { kind, owner, mode } = seen;
+/// Checks that only root and the user `me` control a file or folder.
+fn check(seen: FileInfo, me: u32) -> Result<(), String> {
+    let FileInfo { kind, owner, mode } = seen;
     if kind == Kind::Link {
         return Err(
             "is a symbolic link: put the program itself there, or name the real path".into(),
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_root_and_the_node_itself_can_say_what_runs() {
+    fn only_files_controlled_by_root_or_the_node_may_run() {
         use Kind::{File, Folder, Link};
         const ME: u32 = 1_000;
         for (kind, owner, mode, named) in [
@@ -253,7 +253,7 @@ mod tests {
             (Folder, 1_001, 0o755, "user 1001"),
             (Link, ME, 0o777, "symbolic link"),
         ] {
-            let judged = judge(Seen { kind, owner, mode }, ME);
+            let judged = check(FileInfo { kind, owner, mode }, ME);
             match named {
                 "" => assert_eq!(judged, Ok(()), "{kind:?} {owner} {mode:o}"),
                 named => assert!(

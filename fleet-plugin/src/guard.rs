@@ -1,7 +1,7 @@
 //! The guard of one plugin: a process between the host and the plugin. Start with [`guard`].
 //!
-//! Host and guard share a pipe that nobody writes to: it ends when the host does, also by SIGKILL. Guard and plugin share
-//! a process group, so that one signal ends both and all that the plugin started.
+//! The guard's standard input is a pipe from the host that carries no data. It closes when the host ends, also by
+//! SIGKILL. Guard and plugin share a process group, so one signal ends them and the plugin's children.
 
 use std::{
     io::{self, Write},
@@ -13,18 +13,18 @@ use std::{
 
 use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group};
 
-/// The exit status when the plugin cannot be started, as shells have it.
+/// The exit status if the plugin cannot be started, as in shells.
 const NOT_STARTED: u8 = 126;
-/// What shells add to the number of the signal that ended a program.
+/// Added to the number of the signal that ended a program, as in shells.
 const SIGNALLED: i32 = 128;
 
-/// Runs `program` without arguments and answers its exit status, 128 + N when signal N ended it. When standard input
-/// ends before that, the whole process group is killed, this process included.
+/// Runs `program` without arguments and returns its exit status, or 128 + N if signal N ended it. If standard input
+/// closes first, the whole process group is killed, including this process.
 ///
-/// Only for a process that a host started as the leader of a group of its own; any other is refused.
+/// Works only in a process that a host started as the leader of a new process group. Other callers get an error.
 pub fn guard(program: &Path) -> ExitCode {
     if getpgrp() != getpid() {
-        return fail("it is started by its host only");
+        return fail("only a plugin host can start it");
     }
     // The thread is never joined: the process ends with the plugin.
     let watch = thread::Builder::new().spawn(|| {
@@ -32,7 +32,7 @@ pub fn guard(program: &Path) -> ExitCode {
         let _ = kill_current_process_group(Signal::KILL);
     });
     if let Err(error) = watch {
-        return fail(&format!("no thread: {error}"));
+        return fail(&format!("cannot start a thread: {error}"));
     }
     let ended = Command::new(program)
         .stdin(Stdio::null())
@@ -46,11 +46,11 @@ pub fn guard(program: &Path) -> ExitCode {
                 .and_then(|code| u8::try_from(code).ok());
             code.unwrap_or(u8::MAX).into()
         }
-        Err(error) => fail(&format!("the plugin cannot be started: {error}")),
+        Err(error) => fail(&format!("cannot start the plugin: {error}")),
     }
 }
 
-/// Says why on standard error, which the host reads.
+/// Writes the reason to standard error, which the host reads.
 fn fail(why: &str) -> ExitCode {
     let _ = writeln!(io::stderr(), "guard: {why}");
     NOT_STARTED.into()

@@ -1,58 +1,58 @@
-//! The line with which a plugin begins: where it listens. Pure. Start with [`Address::parse`].
+//! The first output line of a plugin, which contains its address. Pure. Start with [`Address::parse`].
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use crate::lines::escaped;
 
-/// Longest first line, in bytes. A certificate in it, the only long part, would be about 2,000; none is accepted.
+/// Longest first line, in bytes. Only a certificate could make it long (about 2,000), and none is accepted.
 pub(crate) const LINE: usize = 4_096;
 /// Longest path of a Unix socket, in bytes (`sun_path` on Linux, without the final NUL).
 const SOCKET_PATH: usize = 107;
-/// As much of a wrong line is shown, in characters.
+/// Longest quotation of a wrong line, in characters.
 const SHOWN: usize = 80;
-/// What a right line looks like.
+/// The expected form of the line.
 const FORM: &str = "`1|1|tcp|127.0.0.1:PORT|grpc` or `1|1|unix|PATH|grpc`";
 
-/// Where a plugin listens.
+/// The address of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
-    /// On loopback.
+    /// A loopback address.
     Tcp(SocketAddr),
-    /// An absolute path.
+    /// The absolute path of a Unix socket.
     Unix(PathBuf),
 }
 
-/// Why a first line is refused.
+/// Why a first line is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HandshakeError {
     #[error(
-        "its first line on standard output is `{0}`, not {FORM}: nothing else may come before that"
+        "its first line on standard output is `{0}`, not {FORM}; it must print that line before anything else"
     )]
     Malformed(String),
-    #[error("its first line on standard output has more than {LINE} bytes; it should be {FORM}")]
+    #[error("its first line on standard output has more than {LINE} bytes; expected {FORM}")]
     TooLong,
-    #[error("it speaks version `{0}` of the handshake, this node version 1")]
+    #[error("it uses version `{0}` of the handshake; this node supports version 1")]
     Core(String),
-    #[error("it speaks version `{0}` of the driver protocol, this node version 1")]
+    #[error("it uses version `{0}` of the driver protocol; this node supports version 1")]
     App(String),
-    #[error("it speaks `{0}`, this node grpc")]
+    #[error("it uses the protocol `{0}`; this node supports grpc")]
     Protocol(String),
-    #[error("it listens on a `{0}` network: tcp and unix are known")]
+    #[error("it listens on a `{0}` network; this node supports tcp and unix")]
     Network(String),
-    #[error("it listens at `{0}`: a loopback address with a port is needed")]
+    #[error("it listens at `{0}`; a loopback address with a port is required")]
     NotLoopback(String),
-    #[error("it listens at `{0}`: an absolute path of at most {SOCKET_PATH} bytes is needed")]
+    #[error("it listens at `{0}`; an absolute path of at most {SOCKET_PATH} bytes is required")]
     NotASocket(String),
-    #[error("it wants TLS, though it was not asked to")]
+    #[error("it requires TLS, which this node does not support for plugins")]
     Tls,
 }
 
 impl Address {
-    /// Reads a line of `core|app|network|address|protocol[|certificate[|multiplexed]]`, without its end.
+    /// Parses `core|app|network|address|protocol[|certificate[|multiplexed]]`, without the line end.
     ///
     /// # Errors
     ///
-    /// [`HandshakeError`], naming the part that is wrong.
+    /// [`HandshakeError`] names the wrong part.
     pub(crate) fn parse(line: &[u8]) -> Result<Self, HandshakeError> {
         if line.len() > LINE {
             return Err(HandshakeError::TooLong);
@@ -102,6 +102,7 @@ fn shown(bytes: &[u8]) -> String {
     escaped(bytes, SHOWN)
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     match Address::parse(bytes) {
         Ok(Address::Tcp(address)) => assert!(address.ip().is_loopback() && address.port() != 0),
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plugin_says_where_it_listens() {
+    fn valid_lines_contain_an_address() {
         let tcp = |text: &str| Address::Tcp(text.parse().expect("an address"));
         for (line, expected) in [
             ("1|1|tcp|127.0.0.1:10007|grpc", tcp("127.0.0.1:10007")),
@@ -134,11 +135,11 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_line_is_refused_by_the_part_that_is_wrong() {
+    fn a_wrong_line_is_rejected_naming_the_wrong_part() {
         for (line, named) in [
             ("", "not `1|1|tcp"),
             ("listening on 10007", "listening on 10007"),
-            ("1|1|tcp|127.0.0.1:10007", "nothing else may come before"),
+            ("1|1|tcp|127.0.0.1:10007", "before anything else"),
             ("1|1|tcp|127.0.0.1:10007|grpc||true|more", "not `1|1|tcp"),
             (
                 "2|1|tcp|127.0.0.1:10007|grpc",
@@ -175,7 +176,7 @@ mod tests {
         #![proptest_config(fleet_core::regressions!("plugin-handshake", 256))]
 
         #[test]
-        fn any_line_is_read_or_refused(line in "[12]\\|[12]\\|(tcp|unix)\\|\\PC{0,20}\\|grpc\\|?") {
+        fn any_line_is_parsed_or_rejected(line in "[12]\\|[12]\\|(tcp|unix)\\|\\PC{0,20}\\|grpc\\|?") {
             fuzz(line.as_bytes());
         }
     }

@@ -1,4 +1,4 @@
-//! All plugins of a folder. Start with [`PluginHost::start`].
+//! The plugins of a folder. Start with [`PluginHost::start`].
 
 use std::{
     ffi::OsString,
@@ -16,39 +16,39 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     driver::PluginDriver,
+    driver_names::DriverNames,
     environment::environment,
     folder::{self, FolderError, Listing, Skipped},
-    names::Names,
     plugin::{self, Plugin},
     process::Launch,
     supervisor::Timing,
 };
 
-/// How long all plugins together may take to end, as the plugins' contract has it; then they are killed.
+/// Time limit for the shutdown of all plugins, as the plugin protocol defines it. Then they are killed.
 const STOP: Duration = Duration::from_secs(5);
-/// Longest folder for sockets, in bytes: a socket's path has 107, and plugins add names of their own.
+/// Longest path of the socket folder, in bytes. A socket's path has at most 107, and plugins append their own names.
 const SOCKETS: usize = 64;
 
-/// How plugins are hosted.
+/// Options of a plugin host.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
-    /// Where they are: each executable regular file is one.
+    /// The plugin folder. Each executable regular file in it is a plugin.
     pub folder: PathBuf,
     /// The program that calls [`guard`](crate::guard).
     pub guard: PathBuf,
-    /// What it is given before the path of the plugin.
+    /// Arguments of the guard, before the plugin's path.
     pub guard_arguments: Vec<OsString>,
-    /// Variables of this process that plugins see, besides those that every program needs.
+    /// Environment variables that are passed to plugins, in addition to the common ones.
     pub pass_environment: Vec<OsString>,
-    /// A folder for the plugins' Unix sockets, in which nothing else is: made anew, 0700, at the start. None leaves it
-    /// to the plugins, as does a path too long for a socket.
+    /// A dedicated folder for the plugins' Unix sockets. It is emptied and created (0700) at the start. If absent, or if
+    /// the path is too long for a socket, plugins choose their own folder.
     pub sockets: Option<PathBuf>,
-    /// How long what may take.
+    /// Time limits.
     pub timing: Timing,
 }
 
 impl HostOptions {
-    /// Plugins of this folder under this guard, with the times of the plugins' contract.
+    /// Options for this folder and guard, with the time limits of the plugin protocol.
     pub fn new(folder: impl Into<PathBuf>, guard: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
@@ -61,7 +61,7 @@ impl HostOptions {
     }
 }
 
-/// Plugins that run, or are about to run again. Dropping it kills them.
+/// Supervised plugins. Dropping the host kills them.
 pub struct PluginHost {
     plugins: Vec<Arc<Plugin>>,
     drivers: Vec<Arc<dyn Driver>>,
@@ -71,12 +71,12 @@ pub struct PluginHost {
 }
 
 impl PluginHost {
-    /// Starts every plugin of a folder, all at a time, and keeps them running. Needs a tokio runtime; returns at once,
-    /// [`PluginHost::settled`] says when they are up. Files that may not be run are left out.
+    /// Starts every plugin of a folder in parallel and keeps them running. Needs a tokio runtime. Returns at once; use
+    /// [`PluginHost::wait_started`] to wait for them. Unsafe files are skipped.
     ///
     /// # Errors
     ///
-    /// [`FolderError`] when the folder cannot be read or is not safe; nothing is started then.
+    /// [`FolderError`] if the folder cannot be read or is unsafe. Nothing is started then.
     pub fn start(options: HostOptions) -> Result<Self, FolderError> {
         let Listing { files, skipped } = folder::read(&options.folder)?;
         let sockets = match &options.sockets {
@@ -88,7 +88,7 @@ impl PluginHost {
             &options.pass_environment,
             sockets.as_deref(),
         );
-        let (names, stop) = (Arc::new(Names::default()), CancellationToken::new());
+        let (names, stop) = (Arc::new(DriverNames::default()), CancellationToken::new());
         let mut host = Self {
             plugins: Vec::new(),
             drivers: Vec::new(),
@@ -103,7 +103,7 @@ impl PluginHost {
                 environment: environment.clone(),
             };
             let plugin = Arc::new(Plugin::new(file.name, Arc::clone(&names)));
-            let driver = PluginDriver::new(Arc::clone(&plugin), options.timing.answer);
+            let driver = PluginDriver::new(Arc::clone(&plugin), options.timing.answer_timeout);
             host.drivers.push(Arc::new(driver));
             host.runs.spawn(plugin::run(
                 Arc::clone(&plugin),
@@ -116,17 +116,17 @@ impl PluginHost {
         Ok(host)
     }
 
-    /// Files that look like plugins and are not run.
+    /// Files that look like plugins but were not started.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
     }
 
-    /// The plugins as drivers, in the order of their file names. They stay the same while plugins come and go.
+    /// The plugins as drivers, in the order of their file names. The list stays the same when plugins restart.
     pub fn drivers(&self) -> Vec<Arc<dyn Driver>> {
         self.drivers.clone()
     }
 
-    /// The ports that plugins have named until now, each once.
+    /// The default ports that plugins have reported until now, without duplicates.
     pub fn ports(&self) -> Vec<Port> {
         let mut ports = Vec::new();
         for port in self.plugins.iter().flat_map(|plugin| plugin.ports()) {
@@ -137,24 +137,24 @@ impl PluginHost {
         ports
     }
 
-    /// Waits until the first start of every plugin has come to something, at most so long. Cancel-safe.
-    pub async fn settled(&self, patience: Duration) {
+    /// Waits, for at most `patience`, until the first start of every plugin has succeeded or failed. Cancel-safe.
+    pub async fn wait_started(&self, patience: Duration) {
         let all = async {
             for plugin in &self.plugins {
-                plugin.settled().await;
+                plugin.wait_started().await;
             }
         };
-        // Who needs longer is waited for by nobody; scans say that it is not up yet.
+        // Slower plugins come up later. Scans report that they are not up yet.
         let _ = timeout(patience, all).await;
     }
 
-    /// Ends all plugins at a time: each is asked to shut down, and killed with all that it started when it takes longer
-    /// than it may; after five seconds nothing is waited for any more. Dropping the future kills them.
+    /// Stops all plugins in parallel: each gets a shutdown request and is killed with its children after its time limit.
+    /// Returns after at most five seconds. Dropping the future kills the plugins.
     pub async fn stop(mut self) {
         self.stop.cancel();
         let all = async { while self.runs.join_next().await.is_some() {} };
         if timeout(STOP, all).await.is_err() {
-            tracing::warn!("some plugins had to be left to their guards");
+            tracing::warn!("some plugins did not end in time and were left to their guards");
         }
     }
 }
@@ -168,12 +168,12 @@ impl fmt::Debug for PluginHost {
     }
 }
 
-/// Makes the folder for sockets anew; none when that cannot be, which costs nothing but its privacy.
+/// Creates the socket folder. Returns none on failure; plugins then choose their own folder, which may be less private.
 fn usable(folder: &Path) -> Option<PathBuf> {
     if folder.as_os_str().len() > SOCKETS || !folder.is_absolute() {
         tracing::debug!(
             folder = %folder.display(),
-            "the path is too long for sockets: plugins choose their own"
+            "the path is too long for sockets; plugins choose their own folder"
         );
         return None;
     }
@@ -184,7 +184,7 @@ fn usable(folder: &Path) -> Option<PathBuf> {
     match made {
         Ok(()) => Some(folder.to_owned()),
         Err(error) => {
-            tracing::warn!(folder = %folder.display(), %error, "no folder for the sockets of plugins");
+            tracing::warn!(folder = %folder.display(), %error, "cannot create the folder for plugin sockets");
             None
         }
     }

@@ -1,21 +1,21 @@
-//! What a plugin prints: cut into bounded lines, escaped, and counted so that it cannot flood a log. Pure.
+//! Splits a plugin's output into bounded lines, escapes them, and limits their rate in the log. Pure.
 
 use std::time::{Duration, Instant};
 
-/// Lines that may be logged at once.
+/// Lines that may be logged in a burst.
 const BURST: u32 = 50;
-/// Time that gives leave for one more line.
+/// Time after which one more line may be logged.
 const REFILL: Duration = Duration::from_millis(100);
 
-/// A line without its end.
+/// A line without its line end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) bytes: Vec<u8>,
-    /// There was more of it, which is not kept.
+    /// Whether the line was longer and the rest was dropped.
     pub(crate) is_cut: bool,
 }
 
-/// Cuts a stream of bytes into lines; what is longer than the bound is dropped as it comes.
+/// Splits a stream of bytes into lines. The excess of a line is dropped as it arrives.
 #[derive(Debug)]
 pub(crate) struct Lines {
     most: usize,
@@ -24,7 +24,7 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// Lines of at most `most` bytes.
+    /// Creates a splitter for lines of at most `most` bytes.
     pub(crate) fn new(most: usize) -> Self {
         Self {
             most,
@@ -33,7 +33,7 @@ impl Lines {
         }
     }
 
-    /// Takes bytes in and hands on the lines that end in them.
+    /// Adds bytes and passes each complete line to `each`.
     pub(crate) fn push(&mut self, bytes: &[u8], mut each: impl FnMut(Line)) {
         let mut pieces = bytes.split(|byte| *byte == b'\n');
         if let Some(first) = pieces.next() {
@@ -45,7 +45,7 @@ impl Lines {
         }
     }
 
-    /// The line that no end came for, when the stream is over.
+    /// Returns the last line, if the stream ended without a line end.
     pub(crate) fn finish(mut self) -> Option<Line> {
         let is_empty = self.bytes.is_empty() && !self.is_cut;
         (!is_empty).then(|| self.take())
@@ -66,9 +66,9 @@ impl Lines {
     }
 }
 
-/// Text of at most `most` characters in which everything that does not print is escaped.
+/// Returns at most `most` characters of the text, with every unprintable character escaped.
 pub(crate) fn escaped(bytes: &[u8], most: usize) -> String {
-    // A character has at most four bytes, and escaping makes none shorter.
+    // A character has at most four bytes, and escaping shortens none.
     let bytes = bytes.get(..most.saturating_mul(4)).unwrap_or(bytes);
     let text = String::from_utf8_lossy(bytes);
     let mut shown = String::new();
@@ -87,15 +87,15 @@ pub(crate) fn escaped(bytes: &[u8], most: usize) -> String {
     }
 }
 
-/// Lets a number of lines pass at a time and counts the others.
+/// Limits the rate of lines and counts the dropped ones.
 #[derive(Debug)]
-pub(crate) struct Meter {
+pub(crate) struct LineLimiter {
     left: u32,
     since: Instant,
     dropped: u64,
 }
 
-impl Meter {
+impl LineLimiter {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             left: BURST,
@@ -104,7 +104,7 @@ impl Meter {
         }
     }
 
-    /// Whether a line may pass; if so, how many were dropped since the last that did.
+    /// Returns the number of lines dropped since the last one that passed, or none if this line must be dropped.
     pub(crate) fn pass(&mut self, now: Instant) -> Option<u64> {
         let ticks = now.saturating_duration_since(self.since).as_nanos() / REFILL.as_nanos();
         let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_cut_whatever_the_pieces() {
+    fn lines_do_not_depend_on_how_bytes_arrive() {
         let plain = |texts: &[&str]| {
             let lines = texts.iter().map(|text| ((*text).to_owned(), false));
             lines.collect::<Vec<_>>()
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_print_is_escaped_and_the_rest_bounded() {
+    fn unprintable_characters_are_escaped_and_length_is_bounded() {
         for (bytes, expected) in [
             (&b"plain \"text\"\r"[..], "plain \"text\""),
             (b"\x1b[31mred", "\\u{1b}[31mred"),
@@ -179,21 +179,21 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_counted_and_passes_again_later() {
+    fn excess_lines_are_counted_and_later_lines_pass_again() {
         let start = Instant::now();
-        let mut meter = Meter::new(start);
-        let passed = (0..1_000).filter(|_| meter.pass(start).is_some()).count();
+        let mut limiter = LineLimiter::new(start);
+        let passed = (0..1_000).filter(|_| limiter.pass(start).is_some()).count();
         assert_eq!(passed, BURST as usize);
-        assert_eq!(meter.pass(start + REFILL), Some(950));
-        assert_eq!(meter.pass(start + REFILL), None);
-        assert_eq!(meter.pass(start + REFILL * 1_000), Some(1));
+        assert_eq!(limiter.pass(start + REFILL), Some(950));
+        assert_eq!(limiter.pass(start + REFILL), None);
+        assert_eq!(limiter.pass(start + REFILL * 1_000), Some(1));
     }
 
     proptest! {
         #![proptest_config(fleet_core::regressions!("plugin-lines", 256))]
 
         #[test]
-        fn no_line_is_longer_than_its_bound_and_none_is_lost(
+        fn no_line_exceeds_its_bound_and_none_is_lost(
             pieces in prop::collection::vec(prop::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..40), 0..8),
             most in 0_usize..20,
         ) {

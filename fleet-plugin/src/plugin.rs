@@ -1,5 +1,5 @@
-//! One plugin from its start to its end: the shell around [`Supervisor`], and what others may know of it. Start with
-//! [`Plugin`], then [`run`].
+//! The life of one plugin: the IO around [`Supervisor`], and the state that other modules see. Start with [`Plugin`],
+//! then [`run`].
 
 use std::{
     future::pending,
@@ -21,57 +21,57 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    client::Live,
+    client::PluginClient,
+    driver_names::DriverNames,
     handshake::{self, Address},
-    lines::{Line, Lines, Meter, escaped},
-    names::Names,
+    lines::{Line, LineLimiter, Lines, escaped},
     process::{Launch, Process},
     supervisor::{Output, Supervisor, Timing},
 };
 
-/// Answers in a row that did not come in time, after which a plugin is started anew.
-const SILENCES: u32 = 16;
+/// Consecutive unanswered calls after which a plugin is restarted.
+const MAX_TIMEOUTS: u32 = 16;
 /// Longest logged line, in characters.
 const LOGGED: usize = 512;
-/// As much of what a plugin said last is told with its end, in characters.
-const LAST_WORDS: usize = 160;
-/// How long what a plugin said last may take to be read after its end.
-const READ_OUT: Duration = Duration::from_millis(200);
-/// A wait without an end, in a form that timers take.
+/// Longest quotation of a plugin's last output line, in characters.
+const LAST_OUTPUT: usize = 160;
+/// Time limit for reading the rest of a plugin's output after it has ended.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
+/// A wait without a deadline, in a form that timers accept.
 const LONG: Duration = Duration::from_secs(24 * 3_600);
 
-/// What is known of a plugin.
+/// The shared state of a plugin.
 #[derive(Debug)]
 pub(crate) struct Plugin {
     /// Its file's name.
     name: String,
-    names: Arc<Names>,
+    names: Arc<DriverNames>,
     status: watch::Sender<Status>,
-    /// Where its devices listen, by its newest word; kept while it is down.
+    /// The default ports of its devices, as last reported. Kept while the plugin is down.
     ports: Mutex<Vec<Port>>,
-    /// Answers in a row that did not come in time.
-    silences: AtomicU32,
-    hangs: Notify,
+    /// Consecutive unanswered calls.
+    timeouts: AtomicU32,
+    unresponsive: Notify,
 }
 
 #[derive(Clone, Debug)]
 enum Status {
     Starting,
-    Serving(Arc<Live>),
-    /// Why.
+    Serving(Arc<PluginClient>),
+    /// The reason.
     Down(String),
     Stopped,
 }
 
 impl Plugin {
-    pub(crate) fn new(name: String, names: Arc<Names>) -> Self {
+    pub(crate) fn new(name: String, names: Arc<DriverNames>) -> Self {
         Self {
             name,
             names,
             status: watch::Sender::new(Status::Starting),
             ports: Mutex::default(),
-            silences: AtomicU32::new(0),
-            hangs: Notify::new(),
+            timeouts: AtomicU32::new(0),
+            unresponsive: Notify::new(),
         }
     }
 
@@ -79,22 +79,22 @@ impl Plugin {
         &self.name
     }
 
-    /// The running plugin.
+    /// The connection to the running plugin.
     ///
     /// # Errors
     ///
-    /// Why it cannot be asked, in words that follow its name.
-    pub(crate) fn live(&self) -> Result<Arc<Live>, String> {
+    /// Why it cannot be called, as the rest of a sentence that begins with its name.
+    pub(crate) fn client(&self) -> Result<Arc<PluginClient>, String> {
         match &*self.status.borrow() {
-            Status::Serving(live) => match self.names.owner(&live.driver) {
+            Status::Serving(client) => match self.names.owner(&client.driver) {
                 Some(owner) if owner != self.name => Err(format!(
-                    "is not asked: plugin {owner} has the driver name `{}` too, remove one of them",
-                    live.driver
+                    "is disabled: plugin {owner} also has the driver name `{}`; remove one of them",
+                    client.driver
                 )),
-                _ => Ok(Arc::clone(live)),
+                _ => Ok(Arc::clone(client)),
             },
             Status::Starting => Err("is not up yet".to_owned()),
-            Status::Down(why) => Err(format!("is down: {why}")),
+            Status::Down(reason) => Err(format!("is down: {reason}")),
             Status::Stopped => Err("is stopped".to_owned()),
         }
     }
@@ -106,22 +106,22 @@ impl Plugin {
             .clone()
     }
 
-    /// It has answered a question.
-    pub(crate) fn heard(&self) {
-        self.silences.store(0, Ordering::Relaxed);
+    /// Records that the plugin answered a call.
+    pub(crate) fn record_answer(&self) {
+        self.timeouts.store(0, Ordering::Relaxed);
     }
 
-    /// It has not answered a question in time. A plugin that answers none is started anew.
-    pub(crate) fn silent(&self) {
-        if self.silences.fetch_add(1, Ordering::Relaxed) + 1 >= SILENCES {
-            self.hangs.notify_one();
+    /// Records an unanswered call. After too many in a row, the plugin is restarted.
+    pub(crate) fn record_timeout(&self) {
+        if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_TIMEOUTS {
+            self.unresponsive.notify_one();
         }
     }
 
-    /// Waits until its first start has come to something. Cancel-safe.
-    pub(crate) async fn settled(&self) {
+    /// Waits until the first start has succeeded or failed. Cancel-safe.
+    pub(crate) async fn wait_started(&self) {
         let mut status = self.status.subscribe();
-        // The sender lives as long as this.
+        // Cannot fail: `self` holds the sender.
         let _ = status
             .wait_for(|status| !matches!(status, Status::Starting))
             .await;
@@ -131,21 +131,22 @@ impl Plugin {
         self.status.send_replace(status);
     }
 
-    fn serves(&self, live: Arc<Live>) {
-        self.names.claim(&live.driver, &self.name);
-        self.heard();
-        *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = live.ports.clone();
-        let (plugin, driver) = (&self.name, live.driver.clone());
-        let ports: Vec<_> = live.ports.iter().map(|port| port.number()).collect();
-        self.set(Status::Serving(live));
-        match self.live() {
-            Ok(_) => tracing::info!(plugin, %driver, ?ports, "a plugin serves"),
-            Err(why) => tracing::warn!(plugin, %driver, why, "a plugin is not asked"),
+    fn set_serving(&self, client: Arc<PluginClient>) {
+        self.names.claim(&client.driver, &self.name);
+        self.record_answer();
+        *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = client.ports.clone();
+        let (plugin, driver) = (&self.name, client.driver.clone());
+        let ports: Vec<_> = client.ports.iter().map(ToString::to_string).collect();
+        let ports = ports.join(", ");
+        self.set(Status::Serving(client));
+        match self.client() {
+            Ok(_) => tracing::info!(plugin, %driver, ports, "a plugin is serving"),
+            Err(reason) => tracing::warn!(plugin, %driver, reason, "a plugin is disabled"),
         }
     }
 }
 
-/// Runs a plugin until `stop` fires and it is gone. Dropping it kills the plugin.
+/// Runs a plugin until `stop` fires and the process has ended. Dropping the future kills the plugin.
 pub(crate) async fn run(
     plugin: Arc<Plugin>,
     launch: Launch,
@@ -153,34 +154,39 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let mut supervisor = Supervisor::new(timing, Instant::now());
-    let mut body = None;
+    let mut running = None;
     let mut is_stopping = false;
     loop {
         while let Some(output) = supervisor.poll_output() {
             match output {
                 Output::Start => match Process::spawn(&launch).await {
-                    Ok(process) => body = Some(Body::new(&plugin, process)),
+                    Ok(process) => running = Some(Running::new(&plugin, process)),
                     Err(error) => {
                         let program = launch.program().display();
-                        let why = format!("{program} cannot be started: {error}");
-                        supervisor.exited(Instant::now(), why);
+                        let reason = format!("{program} cannot be started: {error}");
+                        supervisor.exited(Instant::now(), reason);
                     }
                 },
                 Output::Shutdown => {
-                    if let Some(body) = &mut body {
-                        body.shut_down(timing.shutdown);
+                    if let Some(running) = &mut running {
+                        running.shut_down(timing.shutdown_timeout);
                     }
                 }
                 Output::Kill => {
-                    if let Some(body) = &mut body {
-                        body.process.kill();
+                    if let Some(running) = &mut running {
+                        running.process.kill();
                     }
                 }
-                Output::Rest { why, rest } => {
-                    tracing::warn!(plugin = plugin.name, why, ?rest, "a plugin is down");
-                    plugin.set(Status::Down(why));
+                Output::BackOff { reason, delay } => {
+                    tracing::warn!(
+                        plugin = plugin.name,
+                        reason,
+                        delay_ms = delay.as_millis(),
+                        "a plugin is down"
+                    );
+                    plugin.set(Status::Down(reason));
                 }
-                Output::Over => {
+                Output::Stopped => {
                     plugin.set(Status::Stopped);
                     return;
                 }
@@ -194,31 +200,31 @@ pub(crate) async fn run(
                 is_stopping = true;
                 supervisor.stop(Instant::now());
             }
-            news = next(&mut body) => match news {
-                News::Ended(how) => {
-                    let how = match body.take() {
-                        Some(body) if !is_stopping => body.last_words(how).await,
+            event = next(&mut running) => match event {
+                ProcessEvent::Ended(how) => {
+                    let how = match running.take() {
+                        Some(running) if !is_stopping => running.with_last_output(how).await,
                         _ => how,
                     };
                     supervisor.exited(Instant::now(), how);
                 }
-                News::Greeted(Ok(live)) => {
-                    if let Some(body) = &mut body {
-                        body.serves(&plugin, &live);
+                ProcessEvent::Connected(Ok(client)) => {
+                    if let Some(running) = &mut running {
+                        running.on_connected(&plugin, &client);
                     }
-                    supervisor.serves(Instant::now());
-                    plugin.serves(live);
+                    supervisor.ready(Instant::now());
+                    plugin.set_serving(client);
                 }
-                News::Greeted(Err(why)) => supervisor.reject(Instant::now(), why),
-                // Whoever took the request ends by himself; others will not.
-                News::ShutDown(answer) => if answer.is_err() {
+                ProcessEvent::Connected(Err(reason)) => supervisor.reject(Instant::now(), reason),
+                // A plugin that accepted the request ends by itself. Others must be killed.
+                ProcessEvent::ShutDown(answer) => if answer.is_err() {
                     supervisor.reject(Instant::now(), String::new());
                 }
             },
-            () = plugin.hangs.notified() => {
-                if plugin.silences.swap(0, Ordering::Relaxed) >= SILENCES {
-                    let why = format!("it left {SILENCES} questions in a row unanswered");
-                    supervisor.reject(Instant::now(), why);
+            () = plugin.unresponsive.notified() => {
+                if plugin.timeouts.swap(0, Ordering::Relaxed) >= MAX_TIMEOUTS {
+                    let reason = format!("it left {MAX_TIMEOUTS} calls in a row unanswered");
+                    supervisor.reject(Instant::now(), reason);
                 }
             }
             () = sleep_until(deadline.into()) => supervisor.handle_timeout(Instant::now()),
@@ -226,37 +232,37 @@ pub(crate) async fn run(
     }
 }
 
-/// A process with what is going on around it.
-struct Body {
+/// A running process and the tasks around it.
+struct Running {
     process: Process,
-    greeting: Option<AbortOnDropHandle<Result<Arc<Live>, String>>>,
+    connecting: Option<AbortOnDropHandle<Result<Arc<PluginClient>, String>>>,
     shutdown: Option<AbortOnDropHandle<Result<(), RpcError>>>,
-    live: Option<Arc<Live>>,
-    prints: JoinSet<()>,
+    client: Option<Arc<PluginClient>>,
+    output: JoinSet<()>,
     last_line: LastLine,
 }
 
 type LastLine = Arc<Mutex<String>>;
 
-enum News {
+enum ProcessEvent {
     Ended(String),
-    Greeted(Result<Arc<Live>, String>),
+    Connected(Result<Arc<PluginClient>, String>),
     ShutDown(Result<(), RpcError>),
 }
 
-/// What comes of the process next; waits forever when there is none. Cancel-safe.
-async fn next(body: &mut Option<Body>) -> News {
-    let Some(body) = body else {
+/// Waits for the next event of the process; forever if there is none. Cancel-safe.
+async fn next(running: &mut Option<Running>) -> ProcessEvent {
+    let Some(running) = running else {
         return pending().await;
     };
     tokio::select! {
         biased;
-        how = body.process.ended() => News::Ended(how),
-        greeted = finished(&mut body.greeting) => {
-            News::Greeted(greeted.unwrap_or_else(|crash| Err(crash.to_string())))
+        how = running.process.ended() => ProcessEvent::Ended(how),
+        connected = finished(&mut running.connecting) => {
+            ProcessEvent::Connected(connected.unwrap_or_else(|crash| Err(crash.to_string())))
         }
-        answer = finished(&mut body.shutdown) => {
-            News::ShutDown(answer.unwrap_or_else(|crash| Err(RpcError::internal(crash.to_string()))))
+        answer = finished(&mut running.shutdown) => {
+            ProcessEvent::ShutDown(answer.unwrap_or_else(|crash| Err(RpcError::internal(crash.to_string()))))
         }
     }
 }
@@ -270,63 +276,63 @@ async fn finished<T>(task: &mut Option<AbortOnDropHandle<T>>) -> Result<T, JoinE
     result
 }
 
-impl Body {
+impl Running {
     fn new(plugin: &Plugin, mut process: Process) -> Self {
         let last_line = LastLine::default();
-        let (tell_first, first) = oneshot::channel();
-        let mut prints = JoinSet::new();
+        let (first_tx, first) = oneshot::channel();
+        let mut output = JoinSet::new();
         if let Some(stdout) = process.stdout.take() {
             let log = Log::new(plugin, "stdout", None);
-            prints.spawn(drain(stdout, log, Some(tell_first)));
+            output.spawn(drain(stdout, log, Some(first_tx)));
         }
         if let Some(stderr) = process.stderr.take() {
             let log = Log::new(plugin, "stderr", Some(Arc::clone(&last_line)));
-            prints.spawn(drain(stderr, log, None));
+            output.spawn(drain(stderr, log, None));
         }
-        let greeting = tokio::spawn(async move {
+        let connecting = tokio::spawn(async move {
             let Ok(first) = first.await else {
-                // It closed its output; how it ends says more.
+                // The plugin closed its output. The way it ends tells more, so the error is left to that.
                 return pending().await;
             };
             let address = address(&first).map_err(|error| error.to_string())?;
-            Live::greet(&address).await.map(Arc::new)
+            PluginClient::connect(&address).await.map(Arc::new)
         });
         Self {
             process,
-            greeting: Some(AbortOnDropHandle::new(greeting)),
+            connecting: Some(AbortOnDropHandle::new(connecting)),
             shutdown: None,
-            live: None,
-            prints,
+            client: None,
+            output,
             last_line,
         }
     }
 
-    fn serves(&mut self, plugin: &Plugin, live: &Arc<Live>) {
+    fn on_connected(&mut self, plugin: &Plugin, client: &Arc<PluginClient>) {
         let mut log = Log::new(plugin, "grpc", None);
         let mut lines = Lines::new(handshake::LINE);
-        let served = Arc::clone(live);
-        self.prints.spawn(async move {
+        let served = Arc::clone(client);
+        self.output.spawn(async move {
             let print = |data: &[u8]| lines.push(data, |line| log.print(&line));
-            served.read_prints(print).await;
+            served.forward_output(print).await;
         });
-        self.live = Some(Arc::clone(live));
+        self.client = Some(Arc::clone(client));
     }
 
-    fn shut_down(&mut self, most: Duration) {
-        if let Some(live) = self.live.take() {
-            let asking = tokio::spawn(async move { live.shut_down(most).await });
+    fn shut_down(&mut self, limit: Duration) {
+        if let Some(client) = self.client.take() {
+            let asking = tokio::spawn(async move { client.shut_down(limit).await });
             self.shutdown = Some(AbortOnDropHandle::new(asking));
         }
     }
 
-    /// How it ended, with what it said last where it never served: what it says later may name devices.
-    async fn last_words(mut self, how: String) -> String {
-        if self.live.is_some() {
+    /// Appends the last line of standard error to the reason, unless the plugin was serving: then the line may name devices.
+    async fn with_last_output(mut self, how: String) -> String {
+        if self.client.is_some() {
             return how;
         }
-        let read_out = async { while self.prints.join_next().await.is_some() {} };
-        // Whoever holds the pipe still is not waited for.
-        let _ = timeout(READ_OUT, read_out).await;
+        let drained = async { while self.output.join_next().await.is_some() {} };
+        // A child that still holds the pipe is not waited for.
+        let _ = timeout(DRAIN_TIMEOUT, drained).await;
         let line = self
             .last_line
             .lock()
@@ -334,7 +340,7 @@ impl Body {
         if line.is_empty() {
             how
         } else {
-            format!("{how}, and said `{line}`")
+            format!("{how}; its last output was `{line}`")
         }
     }
 }
@@ -346,7 +352,7 @@ fn address(first: &Line) -> Result<Address, handshake::HandshakeError> {
     Address::parse(&first.bytes)
 }
 
-/// Reads a stream to its end, hands on its first line if somebody wants it, and logs the rest.
+/// Reads a stream to its end. The first line goes to `first` if that is set, the rest to the log.
 async fn drain(
     mut stream: impl AsyncRead + Unpin,
     mut log: Log,
@@ -355,7 +361,7 @@ async fn drain(
     let mut lines = Lines::new(handshake::LINE);
     let mut block = vec![0; 4_096];
     let mut take = |line: Line| match first.take() {
-        // Nobody waits for it any more: the plugin is being killed.
+        // The receiver is gone if the plugin is being killed.
         Some(first) => drop(first.send(line)),
         None => log.print(&line),
     };
@@ -367,11 +373,11 @@ async fn drain(
     }
 }
 
-/// What a plugin prints, on its way into the node's log.
+/// Writes a plugin's output to the node's log.
 struct Log {
     plugin: String,
     channel: &'static str,
-    meter: Meter,
+    limiter: LineLimiter,
     last_line: Option<LastLine>,
 }
 
@@ -380,7 +386,7 @@ impl Log {
         Self {
             plugin: plugin.name.clone(),
             channel,
-            meter: Meter::new(Instant::now()),
+            limiter: LineLimiter::new(Instant::now()),
             last_line,
         }
     }
@@ -389,12 +395,13 @@ impl Log {
         if let Some(last) = &self.last_line
             && !line.bytes.trim_ascii().is_empty()
         {
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = escaped(&line.bytes, LAST_WORDS);
+            *last.lock().unwrap_or_else(PoisonError::into_inner) =
+                escaped(&line.bytes, LAST_OUTPUT);
         }
-        if let Some(dropped) = self.meter.pass(Instant::now()) {
+        if let Some(dropped) = self.limiter.pass(Instant::now()) {
             let (plugin, channel) = (&self.plugin, self.channel);
             let text = escaped(&line.bytes, LOGGED);
-            tracing::debug!(plugin, channel, text, dropped, "a plugin prints");
+            tracing::debug!(plugin, channel, text, dropped, "output of a plugin");
         }
     }
 }

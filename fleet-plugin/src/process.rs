@@ -1,7 +1,7 @@
 //! A plugin's process under its guard. Start with [`Process::spawn`].
 //!
-//! A thread waits for each: it kills what is left of the group between the end of the guard and the moment when the
-//! system may give its number to somebody else.
+//! A thread waits for each guard. Between the end of the guard and the moment when the system may reuse its process id,
+//! the thread kills the rest of the group.
 
 use std::{
     ffi::OsString,
@@ -22,42 +22,42 @@ use tokio::{
     sync::oneshot,
 };
 
-/// How to start a plugin.
+/// The command line and environment of a plugin.
 #[derive(Clone, Debug)]
 pub(crate) struct Launch {
-    /// The guard's program, and what it is given before the plugin's path.
+    /// The guard's program, and its arguments before the plugin's path.
     pub(crate) guard: (PathBuf, Vec<OsString>),
     pub(crate) program: PathBuf,
-    /// The whole of it.
+    /// The complete environment.
     pub(crate) environment: Vec<(OsString, OsString)>,
 }
 
-/// A process that was started. Dropping it kills it and all that it started.
+/// A running process. Dropping it kills the process and its children.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) stdout: Option<ChildStdout>,
     pub(crate) stderr: Option<ChildStderr>,
     group: Group,
     ended: oneshot::Receiver<io::Result<ExitStatus>>,
-    /// Its end tells the guard that this process is gone.
+    /// The guard kills the plugin when this pipe closes.
     _lifeline: Option<ChildStdin>,
 }
 
-/// The process group of guard and plugin, while its number is theirs.
+/// The process group of guard and plugin; none once its id may be reused.
 #[derive(Clone, Debug)]
 struct Group(Arc<Mutex<Option<Pid>>>);
 
 impl Process {
-    /// Starts a plugin. When dropped before it is through, the plugin is killed.
+    /// Starts a plugin. If the future is dropped before it completes, the plugin is killed.
     ///
     /// # Errors
     ///
-    /// The guard cannot be started, or no thread can.
+    /// The guard or its thread cannot be started.
     pub(crate) async fn spawn(launch: &Launch) -> io::Result<Self> {
         let command = launch.command();
-        let (tell_started, started) = oneshot::channel();
-        let (tell_ended, ended) = oneshot::channel();
-        let attend = move || attend(command, tell_started, tell_ended);
+        let (started_tx, started) = oneshot::channel();
+        let (ended_tx, ended) = oneshot::channel();
+        let attend = move || attend(command, started_tx, ended_tx);
         thread::Builder::new()
             .name("plugin".to_owned())
             .stack_size(64 * 1_024)
@@ -77,15 +77,15 @@ impl Process {
         })
     }
 
-    /// Kills the process and all that it started, without waiting.
+    /// Kills the process and its children, without waiting.
     pub(crate) fn kill(&self) {
         self.group.kill();
     }
 
-    /// Waits for its end and says how it ended. Cancel-safe.
+    /// Waits for its end and describes how it ended. Cancel-safe.
     pub(crate) async fn ended(&mut self) -> String {
         match (&mut self.ended).await {
-            Ok(Ok(status)) => told(status),
+            Ok(Ok(status)) => describe(status),
             Ok(Err(error)) => format!("it cannot be waited for: {error}"),
             Err(_) => format!("it cannot be waited for: {}", crashed()),
         }
@@ -124,12 +124,12 @@ impl Group {
     fn kill(&self) {
         let group = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(group) = *group {
-            // An error means that nobody of it is left.
+            // An error means that the group has no process left.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
 
-    /// Kills who is left; from now on the number may be somebody else's.
+    /// Kills the rest of the group and forgets its id, which the system may reuse from now on.
     fn close(&self) {
         self.kill();
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -143,16 +143,16 @@ struct Started {
     stderr: Option<std::process::ChildStderr>,
 }
 
-/// Starts a process, waits for its end, kills what it left behind.
+/// Starts a process, waits for its end, and kills its remaining children.
 fn attend(
     mut command: Command,
-    tell_started: oneshot::Sender<io::Result<Started>>,
-    tell_ended: oneshot::Sender<io::Result<ExitStatus>>,
+    started_tx: oneshot::Sender<io::Result<Started>>,
+    ended_tx: oneshot::Sender<io::Result<ExitStatus>>,
 ) {
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
-            let _ = tell_started.send(Err(error));
+            let _ = started_tx.send(Err(error));
             return;
         }
     };
@@ -164,10 +164,10 @@ fn attend(
         stdout: child.stdout.take(),
         stderr: child.stderr.take(),
     };
-    if tell_started.send(Ok(started)).is_err() {
+    if started_tx.send(Ok(started)).is_err() {
         group.kill();
     }
-    let _ = tell_ended.send(wait(&mut child, pid, &group));
+    let _ = ended_tx.send(wait(&mut child, pid, &group));
 }
 
 fn wait(child: &mut Child, pid: Pid, group: &Group) -> io::Result<ExitStatus> {
@@ -177,10 +177,10 @@ fn wait(child: &mut Child, pid: Pid, group: &Group) -> io::Result<ExitStatus> {
     child.wait()
 }
 
-/// How a guard says that a plugin ended.
-fn told(status: ExitStatus) -> String {
+/// Interprets the exit status of a guard.
+fn describe(status: ExitStatus) -> String {
     match status.code() {
-        Some(code @ 129..=192) => format!("signal {} ended it", code - 128),
+        Some(code @ 129..=192) => format!("it was ended by signal {}", code - 128),
         Some(code) => format!("it ended with status {code}"),
         None => "it was killed".to_owned(),
     }

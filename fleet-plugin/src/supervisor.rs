@@ -1,62 +1,63 @@
-//! When a plugin is started, given up, killed, started again: a machine over time, without IO. Start with [`Supervisor`].
+//! Decides when a plugin is started, killed and restarted: a state machine over time, without IO. Start with
+//! [`Supervisor`].
 //!
-//! Its shell carries out what [`Supervisor::poll_output`] says, and tells what became of the process; each start is
-//! followed by exactly one [`Supervisor::exited`].
+//! The caller executes the outputs and reports the events of the process. Each [`Output::Start`] is followed by exactly
+//! one [`Supervisor::exited`].
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-/// How long a plugin may take for what, and how long it rests after a failure.
+/// Time limits of a plugin, and the back-off after failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// From its start until it has said where it listens and who it is; 30 s in the plugins' contract.
-    pub start: Duration,
-    /// From the request to shut down until it is killed; 2 s in the plugins' contract.
-    pub shutdown: Duration,
-    /// The rest after a first failure; each further one doubles it.
-    pub first_rest: Duration,
-    /// The longest rest.
-    pub longest_rest: Duration,
-    /// Who served that long has no failures behind him.
-    pub steady: Duration,
-    /// How long an answer about one port may take; upstream nodes wait 10 s.
-    pub answer: Duration,
+    /// From its start until it has reported its address and driver name; 30 s in the plugin protocol.
+    pub start_timeout: Duration,
+    /// From the shutdown request until it is killed; 2 s in the plugin protocol.
+    pub shutdown_timeout: Duration,
+    /// The delay after the first failure. Each further failure doubles it.
+    pub first_backoff: Duration,
+    /// The longest delay.
+    pub max_backoff: Duration,
+    /// A plugin that served for this long starts again from the first delay.
+    pub stable_after: Duration,
+    /// Time limit of one call; an upstream node waits 10 s.
+    pub answer_timeout: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            start: Duration::from_secs(30),
-            shutdown: Duration::from_secs(2),
-            first_rest: Duration::from_secs(1),
-            longest_rest: Duration::from_secs(60),
-            steady: Duration::from_secs(60),
-            answer: Duration::from_secs(10),
+            start_timeout: Duration::from_secs(30),
+            shutdown_timeout: Duration::from_secs(2),
+            first_backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_secs(60),
+            stable_after: Duration::from_secs(60),
+            answer_timeout: Duration::from_secs(10),
         }
     }
 }
 
-/// What is to be done.
+/// An action for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     /// Start the process.
     Start,
-    /// Ask it to shut down.
+    /// Send the shutdown request.
     Shutdown,
     /// Kill its process group.
     Kill,
-    /// Tell that it is down, why, and how long it rests.
-    Rest { why: String, rest: Duration },
-    /// Nothing more comes.
-    Over,
+    /// Report that it is down, the reason, and the delay until the restart.
+    BackOff { reason: String, delay: Duration },
+    /// The plugin is stopped. This is the last output.
+    Stopped,
 }
 
-/// Where a plugin stands; deadlines live in the states that have them.
+/// The state of a plugin. Deadlines are in the states that have them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    /// Runs, and has not said who it is; killed at the deadline.
+    /// Runs, but has not identified itself; killed at the deadline.
     Starting {
         until: Instant,
     },
@@ -64,17 +65,17 @@ enum State {
     Serving {
         since: Instant,
     },
-    /// Killed, not gone yet.
+    /// Killed; its end is pending.
     Killed,
-    /// Down; started again at the deadline.
-    Resting {
+    /// Down; restarted at the deadline.
+    BackingOff {
         until: Instant,
     },
-    /// Asked to shut down; killed at the deadline.
+    /// Shutting down; killed at the deadline.
     ShuttingDown {
         until: Instant,
     },
-    Over,
+    Stopped,
 }
 
 /// The supervisor of one plugin.
@@ -82,22 +83,22 @@ enum State {
 pub(crate) struct Supervisor {
     timing: Timing,
     state: State,
-    /// Failures since it was last steady.
+    /// Failures since it was last stable.
     failures: u32,
-    /// Why it was killed.
-    why: Option<String>,
+    /// Why this supervisor killed it.
+    reason: Option<String>,
     is_stopping: bool,
     outputs: VecDeque<Output>,
 }
 
 impl Supervisor {
-    /// Starts the plugin.
+    /// Creates a supervisor and starts the plugin.
     pub(crate) fn new(timing: Timing, now: Instant) -> Self {
         let mut supervisor = Self {
             timing,
-            state: State::Over,
+            state: State::Stopped,
             failures: 0,
-            why: None,
+            reason: None,
             is_stopping: false,
             outputs: VecDeque::new(),
         };
@@ -105,90 +106,93 @@ impl Supervisor {
         supervisor
     }
 
-    /// It has said who it is.
-    pub(crate) fn serves(&mut self, now: Instant) {
+    /// Records that the plugin has identified itself.
+    pub(crate) fn ready(&mut self, now: Instant) {
         if matches!(self.state, State::Starting { .. }) {
             self.state = State::Serving { since: now };
         }
     }
 
-    /// It cannot be used, or not any more: what it said is wrong, or it says nothing.
-    pub(crate) fn reject(&mut self, now: Instant, why: String) {
+    /// Kills a plugin that cannot be used, because of a wrong answer or no answer.
+    pub(crate) fn reject(&mut self, now: Instant, reason: String) {
         match self.state {
             State::Starting { .. } | State::Serving { .. } => {
-                self.forgive(now);
-                self.why = Some(why);
+                self.reset_if_stable(now);
+                self.reason = Some(reason);
                 self.kill();
             }
-            // It is asked no more, so there is nobody to shut down in good order.
+            // The plugin does not answer, so it cannot shut down in good order.
             State::ShuttingDown { .. } => self.kill(),
-            State::Killed | State::Resting { .. } | State::Over => {}
+            State::Killed | State::BackingOff { .. } | State::Stopped => {}
         }
     }
 
-    /// The process is gone, or could not be started.
-    pub(crate) fn exited(&mut self, now: Instant, why: String) {
-        self.forgive(now);
+    /// Records that the process has ended or could not be started.
+    pub(crate) fn exited(&mut self, now: Instant, reason: String) {
+        self.reset_if_stable(now);
         if self.is_stopping {
             return self.end();
         }
         let doubled = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
-        let rest = self.timing.first_rest.saturating_mul(doubled);
-        let rest = rest.min(self.timing.longest_rest);
+        let delay = self.timing.first_backoff.saturating_mul(doubled);
+        let delay = delay.min(self.timing.max_backoff);
         self.failures = self.failures.saturating_add(1);
-        self.state = State::Resting { until: now + rest };
-        let why = self.why.take().unwrap_or(why);
-        self.outputs.push_back(Output::Rest { why, rest });
+        self.state = State::BackingOff { until: now + delay };
+        let reason = self.reason.take().unwrap_or(reason);
+        self.outputs.push_back(Output::BackOff { reason, delay });
     }
 
-    /// It is to stop for good.
+    /// Stops the plugin permanently.
     pub(crate) fn stop(&mut self, now: Instant) {
         self.is_stopping = true;
         match self.state {
             State::Starting { .. } => self.kill(),
             State::Serving { .. } => {
-                let until = now + self.timing.shutdown;
+                let until = now + self.timing.shutdown_timeout;
                 self.state = State::ShuttingDown { until };
                 self.outputs.push_back(Output::Shutdown);
             }
-            State::Resting { .. } => self.end(),
-            State::Killed | State::ShuttingDown { .. } | State::Over => {}
+            State::BackingOff { .. } => self.end(),
+            State::Killed | State::ShuttingDown { .. } | State::Stopped => {}
         }
     }
 
-    /// A deadline has come.
+    /// Fires the deadline if `now` has reached it.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_none_or(|deadline| now < deadline) {
             return;
         }
         match self.state {
             State::Starting { .. } => {
-                let most = self.timing.start;
-                self.reject(now, format!("it did not say who it is within {most:?}"));
+                let seconds = self.timing.start_timeout.as_secs();
+                self.reject(
+                    now,
+                    format!("it did not identify itself within {seconds} s"),
+                );
             }
-            State::Resting { .. } => self.start(now),
+            State::BackingOff { .. } => self.start(now),
             State::ShuttingDown { .. } => self.kill(),
-            State::Serving { .. } | State::Killed | State::Over => {}
+            State::Serving { .. } | State::Killed | State::Stopped => {}
         }
     }
 
-    /// When [`Supervisor::handle_timeout`] is due.
+    /// Returns when [`Supervisor::handle_timeout`] is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
             State::Starting { until }
-            | State::Resting { until }
+            | State::BackingOff { until }
             | State::ShuttingDown { until } => Some(until),
-            State::Serving { .. } | State::Killed | State::Over => None,
+            State::Serving { .. } | State::Killed | State::Stopped => None,
         }
     }
 
-    /// What is to be done next, in order.
+    /// Returns the next action.
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
     fn start(&mut self, now: Instant) {
-        let until = now + self.timing.start;
+        let until = now + self.timing.start_timeout;
         self.state = State::Starting { until };
         self.outputs.push_back(Output::Start);
     }
@@ -199,13 +203,13 @@ impl Supervisor {
     }
 
     fn end(&mut self) {
-        self.state = State::Over;
-        self.outputs.push_back(Output::Over);
+        self.state = State::Stopped;
+        self.outputs.push_back(Output::Stopped);
     }
 
-    fn forgive(&mut self, now: Instant) {
+    fn reset_if_stable(&mut self, now: Instant) {
         if let State::Serving { since } = self.state
-            && now.saturating_duration_since(since) >= self.timing.steady
+            && now.saturating_duration_since(since) >= self.timing.stable_after
         {
             self.failures = 0;
         }
@@ -224,36 +228,36 @@ mod tests {
         std::iter::from_fn(|| supervisor.poll_output()).collect()
     }
 
-    fn rest(why: &str, seconds: u32) -> Output {
-        Output::Rest {
-            why: why.to_owned(),
-            rest: SECOND * seconds,
+    fn back_off(reason: &str, seconds: u32) -> Output {
+        Output::BackOff {
+            reason: reason.to_owned(),
+            delay: SECOND * seconds,
         }
     }
 
     #[test]
-    fn rests_double_up_to_a_minute_and_begin_anew_after_a_steady_minute() {
+    fn delays_double_up_to_a_minute_and_start_over_after_a_stable_minute() {
         let mut now = Instant::now();
         let mut supervisor = Supervisor::new(Timing::default(), now);
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             assert_eq!(outputs(&mut supervisor), [Output::Start]);
-            supervisor.serves(now);
+            supervisor.ready(now);
             now += SECOND;
             supervisor.exited(now, "gone".into());
-            assert_eq!(outputs(&mut supervisor), [rest("gone", seconds)]);
+            assert_eq!(outputs(&mut supervisor), [back_off("gone", seconds)]);
             now += SECOND * seconds;
             assert_eq!(supervisor.poll_timeout(), Some(now));
             supervisor.handle_timeout(now);
         }
         assert_eq!(outputs(&mut supervisor), [Output::Start]);
-        supervisor.serves(now);
+        supervisor.ready(now);
         now += SECOND * 60;
         supervisor.exited(now, "gone".into());
-        assert_eq!(outputs(&mut supervisor), [rest("gone", 1)]);
+        assert_eq!(outputs(&mut supervisor), [back_off("gone", 1)]);
     }
 
     #[test]
-    fn who_does_not_say_who_he_is_within_half_a_minute_is_killed() {
+    fn a_plugin_that_does_not_identify_itself_within_30_s_is_killed() {
         let now = Instant::now();
         let mut supervisor = Supervisor::new(Timing::default(), now);
         assert_eq!(outputs(&mut supervisor), [Output::Start]);
@@ -263,52 +267,54 @@ mod tests {
         assert_eq!(outputs(&mut supervisor), [Output::Kill]);
         assert_eq!(supervisor.poll_timeout(), None);
         supervisor.exited(now + SECOND * 31, "killed".into());
-        let told = outputs(&mut supervisor);
-        assert_eq!(told, [rest("it did not say who it is within 30s", 1)]);
+        assert_eq!(
+            outputs(&mut supervisor),
+            [back_off("it did not identify itself within 30 s", 1)]
+        );
     }
 
     #[test]
-    fn why_it_was_rejected_is_told_and_not_how_it_was_killed() {
+    fn the_reason_of_a_rejection_is_reported_instead_of_the_signal() {
         let now = Instant::now();
         let mut supervisor = Supervisor::new(Timing::default(), now);
         supervisor.reject(now, "a wrong line".into());
         supervisor.exited(now, "signal 9".into());
         assert_eq!(
             outputs(&mut supervisor),
-            [Output::Start, Output::Kill, rest("a wrong line", 1)]
+            [Output::Start, Output::Kill, back_off("a wrong line", 1)]
         );
     }
 
     #[test]
-    fn a_stop_is_polite_to_who_serves_and_short_with_others() {
+    fn a_serving_plugin_gets_a_shutdown_request_and_others_are_killed() {
         let now = Instant::now();
         let new = || Supervisor::new(Timing::default(), now);
 
         let mut serving = new();
-        serving.serves(now);
+        serving.ready(now);
         serving.stop(now);
         assert_eq!(outputs(&mut serving), [Output::Start, Output::Shutdown]);
         serving.handle_timeout(now + SECOND * 2);
         assert_eq!(outputs(&mut serving), [Output::Kill]);
         serving.exited(now + SECOND * 2, "killed".into());
-        assert_eq!(outputs(&mut serving), [Output::Over]);
+        assert_eq!(outputs(&mut serving), [Output::Stopped]);
 
         let mut starting = new();
         starting.stop(now);
         assert_eq!(outputs(&mut starting), [Output::Start, Output::Kill]);
 
-        let mut resting = new();
-        resting.exited(now, "gone".into());
-        resting.stop(now);
+        let mut backing_off = new();
+        backing_off.exited(now, "gone".into());
+        backing_off.stop(now);
         assert_eq!(
-            outputs(&mut resting),
-            [Output::Start, rest("gone", 1), Output::Over]
+            outputs(&mut backing_off),
+            [Output::Start, back_off("gone", 1), Output::Stopped]
         );
     }
 
     #[derive(Debug, Clone, Copy)]
     enum Step {
-        Serves,
+        Ready,
         Reject,
         Exit,
         Stop,
@@ -317,7 +323,7 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            2 => Just(Step::Serves),
+            2 => Just(Step::Ready),
             1 => Just(Step::Reject),
             3 => Just(Step::Exit),
             1 => Just(Step::Stop),
@@ -329,10 +335,10 @@ mod tests {
     proptest! {
         #![proptest_config(fleet_core::regressions!("plugin-supervisor", 512))]
 
-        /// A model of the process beside it: there is at most one, it is started only when there is none, nothing is
-        /// started after a stop, and a stop comes to its end within its time.
+        /// Compared with a model of the process: at most one runs, a start happens only when none runs and never after a
+        /// stop, and a stop completes within its time limit.
         #[test]
-        fn there_is_one_process_at_most_and_none_in_the_end(steps in steps()) {
+        fn at_most_one_process_runs_and_none_after_a_stop(steps in steps()) {
             let timing = Timing::default();
             let mut now = Instant::now();
             let mut supervisor = Supervisor::new(timing, now);
@@ -341,7 +347,7 @@ mod tests {
             let ending = [Step::Stop, Step::Wait(2)];
             for step in steps.into_iter().chain(ending) {
                 match step {
-                    Step::Serves if runs => supervisor.serves(now),
+                    Step::Ready if runs => supervisor.ready(now),
                     Step::Reject if runs => supervisor.reject(now, "wrong".into()),
                     Step::Exit if runs => {
                         runs = false;
@@ -352,7 +358,7 @@ mod tests {
                         supervisor.stop(now);
                     }
                     Step::Wait(seconds) => now += SECOND * u32::from(seconds),
-                    Step::Serves | Step::Reject | Step::Exit => {}
+                    Step::Ready | Step::Reject | Step::Exit => {}
                 }
                 supervisor.handle_timeout(now);
                 while let Some(output) = supervisor.poll_output() {
@@ -363,11 +369,11 @@ mod tests {
                             (runs, killed) = (true, false);
                         }
                         Output::Kill => killed = true,
-                        Output::Rest { rest, .. } => {
-                            prop_assert!(!runs && rest >= timing.first_rest && rest <= timing.longest_rest);
+                        Output::BackOff { delay, .. } => {
+                            prop_assert!(!runs && delay >= timing.first_backoff && delay <= timing.max_backoff);
                         }
                         Output::Shutdown => prop_assert!(runs && stopped),
-                        Output::Over => over = true,
+                        Output::Stopped => over = true,
                     }
                 }
             }

@@ -1,26 +1,26 @@
-//! What the two ends of a control stream announce to each other. The names are the wire's; a peer that
-//! announces nothing is an upstream one.
+//! The extensions that the two ends of a control stream announce, by their names on the wire. A peer that announces
+//! none is an upstream peer.
 
 use std::fmt;
 
 use fleet_core::limits;
 
-/// An extension of the control protocol that both ends must know before it is used.
+/// An extension of the control protocol. It is used only after both ends have announced it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Capability {
-    /// The node says how far a command is.
+    /// The node reports the progress of a command.
     Progress,
-    /// A command can be told to stop.
+    /// The server can cancel a command.
     Cancel,
-    /// The server says why it ends a stream and when to come back.
+    /// Before the server ends a stream, it sends the reason and the time to reconnect.
     Goodbye,
-    /// The node resolves names once and tells their addresses before it reports.
+    /// The node resolves each name once and sends the addresses before its first report.
     Pins,
-    /// Acks carry what became of each target.
+    /// Acks carry the outcome of each target.
     Outcomes,
-    /// The node can ask by mDNS.
+    /// The node can scan by mDNS.
     Mdns,
-    /// Commands may carry more targets and ports than an upstream node takes.
+    /// Commands may carry more targets and ports than an upstream node accepts.
     BigCommands,
 }
 
@@ -65,15 +65,15 @@ impl fmt::Display for Capability {
 pub struct Capabilities(u8);
 
 impl Capabilities {
-    /// What an upstream peer announces.
+    /// The empty set, which an upstream peer announces.
     pub const NONE: Self = Self(0);
 
-    /// Everything that this version knows.
+    /// Every capability of this version.
     pub fn all() -> Self {
         Capability::ALL.into_iter().collect()
     }
 
-    /// Reads the names of a Hello or an Accepted; unknown ones belong to a later version and mean nothing here.
+    /// Reads the names in a Hello or an Accepted. Unknown names belong to later versions and are ignored.
     pub fn parse<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         names
             .into_iter()
@@ -86,7 +86,7 @@ impl Capabilities {
         self.0 & capability.bit() != 0
     }
 
-    /// Whether the peer is an upstream one.
+    /// Whether the set is empty, as that of an upstream peer is.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -94,6 +94,20 @@ impl Capabilities {
     /// The capabilities in the set, in declaration order.
     pub fn iter(self) -> impl Iterator<Item = Capability> {
         Capability::ALL.into_iter().filter(move |c| self.has(*c))
+    }
+}
+
+impl fmt::Display for Capabilities {
+    /// The names, separated by commas; `none` for the empty set.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("none");
+        }
+        for (at, capability) in self.iter().enumerate() {
+            let separator = if at == 0 { "" } else { ", " };
+            write!(f, "{separator}{capability}")?;
+        }
+        Ok(())
     }
 }
 
@@ -109,28 +123,27 @@ impl fmt::Debug for Capabilities {
     }
 }
 
-/// What a node said in its Hello about the commands that it takes.
+/// The command limits that a node announced in its Hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announced {
-    /// The extensions that it knows.
+    /// The extensions of the node.
     pub capabilities: Capabilities,
-    /// Targets of one command, between an upstream node's and ours.
+    /// Most targets of one command, between an upstream node's limit and ours.
     pub max_targets: usize,
-    /// Ports of one command, between an upstream node's and ours.
+    /// Most ports of one command, between an upstream node's limit and ours.
     pub max_ports: usize,
 }
 
 impl Announced {
-    /// What an upstream node takes.
+    /// The limits of an upstream node.
     pub const UPSTREAM: Self = Self {
         capabilities: Capabilities::NONE,
         max_targets: limits::UPSTREAM_COMMAND_TARGETS,
         max_ports: limits::UPSTREAM_COMMAND_PORTS,
     };
 
-    /// Reads a Hello. Sizes count only together with [`Capability::BigCommands`], and only between an upstream
-    /// node's and the product's limits: a node can neither ask for less than every node takes nor for more
-    /// than we send.
+    /// Reads a Hello. The sizes count only together with [`Capability::BigCommands`]. They are clamped: a node cannot
+    /// request less than an upstream node accepts, nor more than this server sends.
     pub fn new(capabilities: Capabilities, max_targets: u32, max_ports: u32) -> Self {
         if !capabilities.has(Capability::BigCommands) {
             return Self {
@@ -139,7 +152,7 @@ impl Announced {
             };
         }
         let within =
-            |said: u32, least, most| usize::try_from(said).unwrap_or(most).clamp(least, most);
+            |size: u32, least, most| usize::try_from(size).unwrap_or(most).clamp(least, most);
         Self {
             capabilities,
             max_targets: within(
@@ -161,16 +174,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_round_trip_and_unknown_ones_mean_nothing() {
+    fn names_round_trip_and_unknown_names_are_ignored() {
         for capability in Capability::ALL {
             let set = Capabilities::parse([capability.as_str(), "teleport"]);
             assert_eq!(set.iter().collect::<Vec<_>>(), [capability]);
         }
         assert!(Capabilities::parse(["Cancel", ""]).is_empty());
+        let some = Capabilities::parse(["pins", "cancel"]);
+        assert_eq!(some.to_string(), "cancel, pins");
     }
 
     #[test]
-    fn announced_sizes_stay_between_a_upstream_nodes_and_ours() {
+    fn announced_sizes_are_clamped_to_the_limits_of_upstream_and_ours() {
         let big = Capabilities::all();
         for (capabilities, targets, ports, expected) in [
             (Capabilities::NONE, 16_384, 64, (1_024, 10)),

@@ -1,14 +1,12 @@
-//! The two halves of a node's control stream as machines without IO: the server's [`Registry`] (who is
-//! connected, what is in flight, who is the newest) and the node's [`NodeLink`] (reconnect, sessions, one
-//! command at a time) with its [`Spool`] of reports.
+//! State machines, without IO, for the two ends of a node's control stream.
 //!
-//! Each is driven by calls: inputs with the time they came at, `poll_output()` for what to do,
-//! `poll_timeout()` for when to call `handle_timeout(now)`. No clock, no randomness (seeds are arguments), no
-//! sockets, no storage: the shells that have these live in the server and in the node.
-
+//! The server's end is [`Registry`]: current connections, their epochs, and the commands in flight. The node's end
+//! is [`NodeLink`] (reconnects, sessions, one command at a time) with its [`Spool`] of reports.
+//!
+//! Each machine is driven by calls: inputs carry the time at which they arrived, `poll_output()` returns the next
+//! action, and `poll_timeout()` returns when to call `handle_timeout(now)`. The machines have no clock, no source of
+//! randomness (seeds are arguments), no sockets and no storage. The server and the node own those.
 mod capability;
-#[doc(hidden)]
-pub mod fuzz;
 pub mod link;
 mod random;
 pub mod registry;

@@ -1,6 +1,7 @@
-//! The node's half: sessions, heartbeats, the control stream and its reconnects, one command at a time.
-//! Start with [`NodeLink`]; what it says is [`Output`]. Calls, streams and scans are the shell's; reports on
-//! their way are the [`Spool`](crate::Spool)'s.
+//! The node's end of the control stream: sessions, heartbeats, the stream and its reconnects, one command at a time.
+//!
+//! Start with [`NodeLink`] and its [`Output`]. The caller makes the calls, holds the stream and runs the scans.
+//! Reports in transit are in the [`Spool`](crate::Spool).
 
 mod io;
 mod steps;
@@ -21,41 +22,41 @@ pub use io::{
 
 use crate::{random::Random, timers::Timers};
 
-/// Command ids that a Hello may list: the running one and those whose ack may not have arrived.
+/// The most command ids that a Hello lists: the running command, and commands whose ack may not have arrived.
 pub const HELLO_RUNNING: usize = 64;
-/// The first delay after a working stream was lost without a word is uniform below this: thousands of nodes
-/// may have lost the same server in the same moment.
+/// Upper bound of the first delay after a working stream was lost without a goodbye. It is wide because thousands of
+/// nodes may have lost the same server at the same moment.
 pub const WIDE_FIRST_DELAY: Duration = Duration::from_secs(10);
-/// How long a stream must live after an ack was sent on it before the ack counts as arrived: the silence
-/// bound, so that a server message came in between.
+/// How long a stream must live after an ack was sent on it before the ack counts as delivered. It equals the silence
+/// bound, because a stream lives that long only if a server message arrived in the meantime.
 pub const ACK_KEPT: Duration = STREAM_SILENCE;
-/// The least delay after UNIMPLEMENTED on the stream; the most is twice this.
+/// The shortest delay after UNIMPLEMENTED on the stream. The longest is twice this.
 pub const UNIMPLEMENTED_DELAY: Duration = Duration::from_secs(300);
-/// The longest delay that a server's hint can ask for.
+/// The longest delay that a retry hint of the server can impose.
 pub const HINT_MOST: Duration = Duration::from_secs(3_600);
-/// The longest session that is believed.
+/// Longer session lifetimes are cut to this.
 const LIFETIME_MOST: Duration = Duration::from_secs(30 * 24 * 3_600);
-/// Least and spread of the delay after an upstream server's NOT_ACTIVE.
+/// Minimum and jitter of the delay after an upstream server's NOT_ACTIVE.
 const NOT_ACTIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(500));
 
 /// A node's link to its server.
 ///
-/// Drive it by calls, with times that never fall: [`start`](Self::start) once, then one call per event, then
-/// [`poll_output`](Self::poll_output) until it is empty, then sleep until [`poll_timeout`](Self::poll_timeout)
-/// or the next event; [`handle_timeout`](Self::handle_timeout) when every event already received was handled.
-/// After [`Output::Stop`] every call is without effect.
+/// Call it with times that never decrease: [`start`](Self::start) once, then one call per event, then
+/// [`poll_output`](Self::poll_output) until it returns none. Sleep until [`poll_timeout`](Self::poll_timeout) or the
+/// next event. Call [`handle_timeout`](Self::handle_timeout) only after all received events are handled. After
+/// [`Output::Stop`], calls have no effect.
 #[derive(Debug)]
 pub struct NodeLink {
     random: Random,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     phase: Phase,
-    /// The session in use and its number.
+    /// The number of the session in use.
     session: Option<u64>,
     sessions: u64,
     handshaking: bool,
     handshakes: Backoff,
-    /// The session under which an unanswered heartbeat was sent.
+    /// The session of the heartbeat that is not answered yet.
     heartbeat: Option<u64>,
     stream: Stream,
     attempts: u64,
@@ -73,22 +74,22 @@ enum Phase {
     Stopped,
 }
 
-/// Every deadline of the link. Where two are due at the same moment the earlier variant comes first.
+/// Every deadline of the link. Of two that are due at the same moment, the earlier variant fires first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
-    /// The server said nothing for 90 s, or the stream could not be opened in that time.
+    /// The server sent nothing for 90 s, or the stream could not be opened in that time.
     Silence,
-    /// The session's life is over.
+    /// The session has expired.
     SessionEnd,
-    /// A handshake is due: a first one, a refresh, or another try.
+    /// A handshake is due: the first one, a refresh, or a retry.
     Handshake,
     /// A heartbeat is due.
     Heartbeat,
-    /// The delay before the next stream is over.
+    /// The delay before the next stream has passed.
     Reconnect,
-    /// The stream has lived long enough for the back-off to start over.
+    /// The stream has lived long enough to reset the back-off.
     Stable,
-    /// The oldest ack that was sent has arrived by now.
+    /// The oldest sent ack counts as delivered.
     Settled,
 }
 
@@ -96,15 +97,15 @@ enum Timer {
 enum Stream {
     /// Waits for [`Timer::Reconnect`].
     Waiting,
-    /// To be opened as soon as there is a session.
+    /// Will be opened as soon as there is a session.
     Due,
-    /// Hello is on its way.
+    /// Hello was sent; Accepted is pending.
     Opening { attempt: Attempt, session: u64 },
     /// The server accepted it.
     Open {
         attempt: Attempt,
         session: u64,
-        /// Whether it takes up commands of earlier streams.
+        /// Whether the server resumes commands of earlier streams.
         resumes: bool,
     },
 }
@@ -112,21 +113,21 @@ enum Stream {
 #[derive(Debug)]
 struct Running {
     command: WireCommandId,
-    /// The stream that brought it.
-    born: Attempt,
+    /// The stream that carried the command.
+    received_on: Attempt,
     canceled: bool,
 }
 
 #[derive(Debug)]
 struct Unsettled {
     command: WireCommandId,
-    born: Attempt,
-    /// When the ack went out on the stream that is open now.
+    received_on: Attempt,
+    /// When the ack was sent on the current stream.
     sent: Option<Instant>,
 }
 
 impl NodeLink {
-    /// A link that has not started. `seed` feeds its jitter.
+    /// Creates a link that has not started. `seed` feeds its jitter.
     pub fn new(seed: u64) -> Self {
         Self {
             random: Random::new(seed),
@@ -147,7 +148,7 @@ impl NodeLink {
         }
     }
 
-    /// Begins with a handshake. A second call changes nothing.
+    /// Requests the first handshake. A second call has no effect.
     pub fn start(&mut self) {
         if self.phase == Phase::New {
             self.phase = Phase::Started;
@@ -155,7 +156,7 @@ impl NodeLink {
         }
     }
 
-    /// A handshake succeeded; `lifetime` is what remains of the session by the server's own times.
+    /// Records a successful handshake. `lifetime` is the remaining life of the session, from the server's own times.
     pub fn session_opened(&mut self, now: Instant, lifetime: Duration) {
         if !self.is_started() {
             return;
@@ -173,7 +174,7 @@ impl NodeLink {
         }
     }
 
-    /// A handshake failed. The session in use, if any, stays in use while it lives.
+    /// Records a failed handshake. The session in use stays in use until it expires.
     pub fn handshake_failed(&mut self, now: Instant, failure: HandshakeFailure) {
         if !self.is_started() {
             return;
@@ -181,13 +182,13 @@ impl NodeLink {
         self.handshaking = false;
         let delay = match failure {
             HandshakeFailure::KeyRefused => return self.stop(StopReason::KeyRefused),
-            HandshakeFailure::Limited { retry_after } => self.hinted(retry_after),
+            HandshakeFailure::Limited { retry_after } => self.hinted_delay(retry_after),
             HandshakeFailure::Other => self.handshakes.next_delay(self.random.next()),
         };
         self.timers.set(Timer::Handshake, now + delay);
     }
 
-    /// A heartbeat was answered, or failed.
+    /// Records the result of a heartbeat.
     pub fn heartbeat_done(&mut self, now: Instant, result: Result<(), HeartbeatFailure>) {
         let Some(sent_under) = self.heartbeat.take() else {
             return;
@@ -200,8 +201,8 @@ impl NodeLink {
         }
     }
 
-    /// The server accepted the stream, for the first time or again. `resumes`: it announced any capability of
-    /// ours, so that it takes up commands where the last stream left them; an upstream server does not.
+    /// Records an Accepted, the first one or a repeated one. `resumes` is true if the server announced any capability:
+    /// such a server resumes commands of the previous stream. An upstream server does not.
     pub fn accepted(&mut self, now: Instant, attempt: Attempt, resumes: bool) {
         match self.stream {
             Stream::Opening {
@@ -217,30 +218,30 @@ impl NodeLink {
                 self.timers.set(Timer::Silence, now + STREAM_SILENCE);
                 self.timers.set(Timer::Stable, now + STABLE_SESSION);
                 if !resumes {
-                    self.abandon(attempt);
+                    self.cancel_if_abandoned(attempt);
                 }
-                self.send_unsent(now);
+                self.send_unsent_acks(now);
             }
             Stream::Open { .. } | Stream::Opening { .. } | Stream::Waiting | Stream::Due => {
-                self.heard(now, attempt);
+                self.message_received(now, attempt);
             }
         }
     }
 
-    /// The server said anything at all on the stream.
-    pub fn heard(&mut self, now: Instant, attempt: Attempt) {
+    /// Records any server message on the stream, which proves that the server is alive.
+    pub fn message_received(&mut self, now: Instant, attempt: Attempt) {
         if self.is_open(attempt) {
             self.timers.set(Timer::Silence, now + STREAM_SILENCE);
         }
     }
 
-    /// The server sent a command. The same one again changes nothing; a second one while one runs is BUSY.
+    /// Records a command. A repeated command has no effect; a second one while another runs is answered BUSY.
     pub fn command(&mut self, now: Instant, attempt: Attempt, command: WireCommandId) {
         if !self.is_open(attempt) {
             self.ignored += 1;
             return;
         }
-        self.heard(now, attempt);
+        self.message_received(now, attempt);
         if let Some(running) = &self.running {
             if running.command != command {
                 self.outputs.push_back(Output::AckBusy { attempt, command });
@@ -250,10 +251,10 @@ impl NodeLink {
         if let Some(done) = self.unsettled.iter_mut().find(|u| u.command == command) {
             done.sent = Some(now);
             self.outputs.push_back(Output::SendAck { attempt, command });
-            self.watch_acks();
+            self.arm_settled_timer();
             return;
         }
-        // The server gives the lane away only when it has the ack of what held it.
+        // The server sends another command only after it has the ack of the previous one, so every sent ack arrived.
         self.settle(|unsettled| unsettled.sent.is_some());
         while self.unsettled.len() + 1 >= HELLO_RUNNING {
             let oldest = self.unsettled.pop_front();
@@ -263,23 +264,23 @@ impl NodeLink {
         self.outputs.push_back(Output::Start(command.clone()));
         self.running = Some(Running {
             command,
-            born: attempt,
+            received_on: attempt,
             canceled: false,
         });
     }
 
-    /// The server told to stop a command. Without effect on what does not run.
+    /// Records a cancel request. It has no effect on a command that does not run.
     pub fn cancel(&mut self, now: Instant, attempt: Attempt, command: &WireCommandId) {
-        self.heard(now, attempt);
+        self.message_received(now, attempt);
         let runs = self.running.as_ref().is_some_and(|r| r.command == *command);
         if self.is_open(attempt) && runs {
-            self.cancel_running(CancelReason::Asked);
+            self.cancel_running(CancelReason::Requested);
         } else {
             self.ignored += 1;
         }
     }
 
-    /// The running command has ended and its last report is settled: its ack may leave.
+    /// Records the end of the running command, after its last report is settled. Its ack is sent now.
     pub fn finished(&mut self, now: Instant, command: &WireCommandId) {
         if !self.is_started() {
             return;
@@ -289,14 +290,13 @@ impl NodeLink {
         };
         self.unsettled.push_back(Unsettled {
             command: done.command,
-            born: done.born,
+            received_on: done.received_on,
             sent: None,
         });
-        self.send_unsent(now);
+        self.send_unsent_acks(now);
     }
 
-    /// The server says why it will end the stream and when to come back. The stream is dropped at once: the
-    /// server sends nothing more on it.
+    /// Records a goodbye. The stream is closed at once, because the server sends nothing more on it.
     pub fn goodbye(
         &mut self,
         now: Instant,
@@ -304,7 +304,7 @@ impl NodeLink {
         reason: GoodbyeReason,
         retry_after: Option<Duration>,
     ) {
-        if !self.is_of_stream(attempt) {
+        if !self.is_active(attempt) {
             self.ignored += 1;
             return;
         }
@@ -313,16 +313,16 @@ impl NodeLink {
         }
         self.outputs.push_back(Output::CloseStream(attempt));
         let delay = match retry_after {
-            // The slot is the server's: it spreads the nodes, more jitter would only blur that.
+            // The server has spread the slots over its nodes; more jitter would blur them.
             Some(slot) => slot.min(HINT_MOST),
             None => self.reconnects.next_delay(self.random.next()),
         };
-        self.wait(now, delay);
+        self.schedule_reconnect(now, delay);
     }
 
-    /// The stream ended, or could not be opened.
+    /// Records the end of the stream, or a failure to open it.
     pub fn stream_ended(&mut self, now: Instant, attempt: Attempt, end: StreamEnd) {
-        if !self.is_of_stream(attempt) {
+        if !self.is_active(attempt) {
             self.ignored += 1;
             return;
         }
@@ -339,16 +339,16 @@ impl NodeLink {
                 UNIMPLEMENTED_DELAY + full_jitter(UNIMPLEMENTED_DELAY, self.random.next())
             }
             StreamEnd::NotActive => NOT_ACTIVE.0 + full_jitter(NOT_ACTIVE.1, self.random.next()),
-            StreamEnd::Limited { retry_after } => self.hinted(retry_after),
-            StreamEnd::Lost => self.after_loss(),
+            StreamEnd::Limited { retry_after } => self.hinted_delay(retry_after),
+            StreamEnd::Lost => self.delay_after_loss(),
         };
-        self.wait(now, delay);
+        self.schedule_reconnect(now, delay);
     }
 
-    /// Carries out every deadline that `now` has reached. Call it when all events received were handled.
+    /// Fires every deadline that `now` has reached. Call it after all received events are handled.
     pub fn handle_timeout(&mut self, now: Instant) {
-        // After a long pause of the process: a session that is over serves nothing that is due as well, and a
-        // stream that was silent too long proves no ack, whichever was due first.
+        // After a long pause of the process, several deadlines are due at once. An expired session must not serve the
+        // others, and a silent stream must not count an ack as delivered, whichever was due first.
         let first =
             [Timer::SessionEnd, Timer::Silence].map(|timer| self.timers.pop_key(timer, now));
         for timer in first.into_iter().flatten() {
@@ -359,24 +359,24 @@ impl NodeLink {
         }
     }
 
-    /// The next thing to do; call it until it answers none. Holds at most what one call can cause.
+    /// Returns the next action. Call it until it returns none; one call of an input causes a bounded number.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.next()
     }
 
-    /// What to list in Hello: the running command and those whose ack may not have arrived, oldest first, at
-    /// most [`HELLO_RUNNING`].
+    /// The command ids for Hello: commands whose ack may not have arrived, oldest first, then the running one. At most
+    /// [`HELLO_RUNNING`].
     pub fn hello_running(&self) -> impl Iterator<Item = &WireCommandId> {
         let unsettled = self.unsettled.iter().map(|u| &u.command);
         unsettled.chain(self.running.iter().map(|r| &r.command))
     }
 
-    /// The command that holds the heavy lane.
+    /// The running command.
     pub fn running(&self) -> Option<&WireCommandId> {
         self.running.as_ref().map(|r| &r.command)
     }
@@ -386,12 +386,12 @@ impl NodeLink {
         matches!(self.stream, Stream::Open { .. })
     }
 
-    /// Whether a session lives.
+    /// Whether there is a valid session.
     pub fn has_session(&self) -> bool {
         self.session.is_some()
     }
 
-    /// How many messages came too late to count.
+    /// The number of messages that arrived too late to have an effect.
     pub fn ignored(&self) -> u64 {
         self.ignored
     }

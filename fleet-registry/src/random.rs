@@ -1,4 +1,4 @@
-//! Random numbers for jitter, from a seed that the caller brings. Never for secrets.
+//! Random numbers for jitter, from a seed that the caller supplies. Not suitable for secrets.
 
 /// SplitMix64: one 64-bit state, each output uniform over `u64`.
 #[derive(Clone, Debug)]

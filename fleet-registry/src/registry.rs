@@ -1,6 +1,7 @@
-//! The server's half: who is connected to this process and what is in flight through it. Start with
-//! [`Registry`]; what it says is [`Output`]. Streams, storage and clocks are the shell's; the truth about
-//! epochs and commands is the store's.
+//! The server's end of the control streams: the current connections of this process and their commands in flight.
+//!
+//! Start with [`Registry`] and its [`Output`]. The caller owns streams, storage and clocks. The store is authoritative
+//! for epochs and commands.
 
 mod io;
 mod steps;
@@ -14,33 +15,33 @@ use fleet_core::{
     CommandId, ConnectionId, Epoch, Lane, NodeId, full_jitter, limits::HELLO_TIMEOUT,
 };
 pub use io::{
-    Admission, Adopted, Claim, CommandEnd, DispatchRefused, Dropped, DroppedCounts, EvictReason,
-    InFlight, OpenRefused, Output, Progress, RegistryLimits, Released, Standing,
+    Admission, Adopted, Claim, CommandEnd, CommandProgress, DispatchRefused, Dropped,
+    DroppedCounts, EvictReason, InFlight, OpenRefused, Output, RegistryLimits, Released, Standing,
 };
 
 use crate::{Announced, random::Random, timers::Timers};
 
-/// Commands of one node at a time: as many as a Hello may list. Only one of them is ever dispatched by this
-/// process; more can only come by adoption.
+/// The most commands of one node: as many as a Hello may list. This process dispatches only one at a time; more can
+/// only be adopted.
 pub const IN_FLIGHT_PER_NODE: usize = 64;
-/// Ended commands that are remembered a node: a claim that was on its way meanwhile cannot bring them back.
+/// The number of ended commands kept per node, which a claim that was in progress must not revive.
 pub const ENDED_REMEMBERED: usize = 8;
-/// How long a claim may take in the store before its stream is given up: longer than the store retries.
+/// Time limit of a claim in the store. It exceeds the time that the store spends on retries.
 pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a node without stream, claim and commands is remembered: its epoch and its last commands, against
-/// claims that were on their way. Twenty times as long as a claim may take.
+/// How long a node without stream, claim and commands stays in memory. Its epoch and its last commands protect
+/// against claims that were in progress; a claim takes at most a twentieth of this.
 pub const REMEMBER_NODE: Duration = Duration::from_secs(600);
-/// Between two progress messages of a command that are passed on: what a person can follow.
+/// The shortest interval between two forwarded progress messages of a command: about as fast as a person can read.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
-/// Who is connected to this process and what is in flight.
+/// The current connections of this process and their commands in flight.
 ///
-/// Drive it by calls, with times that never fall: one per event, then [`poll_output`](Self::poll_output)
-/// until it is empty, then sleep until [`poll_timeout`](Self::poll_timeout) or the next event, and call
-/// [`handle_timeout`](Self::handle_timeout) only when every event already received was handled, so that a
-/// timer never discards an ack. No call waits; a mutex that is never held across an await is enough.
+/// Call it with times that never decrease: one call per event, then [`poll_output`](Self::poll_output) until it
+/// returns none. Sleep until [`poll_timeout`](Self::poll_timeout) or the next event. Call
+/// [`handle_timeout`](Self::handle_timeout) only after all received events are handled: then a timer never discards
+/// an ack. No call blocks, so a mutex that is never held across an await is sufficient.
 ///
-/// The way of a connection: [`opened`](Self::opened), [`admit`](Self::admit) with its Hello, the claim in the
+/// The life of a connection: [`opened`](Self::opened), [`admit`](Self::admit) with its Hello, the claim in the
 /// store, [`connected`](Self::connected), messages, [`closed`](Self::closed).
 #[derive(Debug)]
 pub struct Registry {
@@ -56,15 +57,15 @@ pub struct Registry {
 /// Every deadline of the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
-    /// A connection has not said Hello.
+    /// A connection has not sent its Hello.
     Hello(ConnectionId),
-    /// The store has not answered a connection's claim.
+    /// The store has not finished a connection's claim.
     Claim(ConnectionId),
-    /// A current connection's next sign of life is due.
+    /// The next liveness signal of a current connection is due.
     Accepted(ConnectionId),
-    /// A command's ack has not come.
+    /// A command's ack has not arrived.
     Command(NodeId, CommandId),
-    /// A node was away, with nothing in flight, for long enough to be forgotten.
+    /// A node was disconnected and idle for long enough to be removed.
     Forget(NodeId),
 }
 
@@ -76,7 +77,7 @@ struct Connection {
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// Waits for Hello.
+    /// Waiting for Hello.
     Opened,
     /// Admitted; the store is claiming its epoch.
     Claiming { node: NodeId },
@@ -86,12 +87,12 @@ enum Phase {
 
 #[derive(Debug, Default)]
 struct Node {
-    /// The highest epoch that this process heard of.
+    /// The highest epoch that this process knows.
     epoch: Option<Epoch>,
     current: Option<Current>,
     claiming: BTreeSet<ConnectionId>,
     in_flight: BTreeMap<CommandId, Flight>,
-    /// The last commands that ended for good here, at most [`ENDED_REMEMBERED`].
+    /// The last commands that ended permanently here, at most [`ENDED_REMEMBERED`].
     ended: VecDeque<CommandId>,
 }
 
@@ -103,9 +104,9 @@ struct Current {
 
 #[derive(Debug)]
 struct Flight {
-    shown: InFlight,
-    /// When progress was last passed on.
-    told: Option<Instant>,
+    info: InFlight,
+    /// When progress was last forwarded.
+    forwarded_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -115,7 +116,7 @@ struct Draining {
 }
 
 impl Registry {
-    /// An empty registry.
+    /// Creates an empty registry.
     pub fn new(limits: RegistryLimits) -> Self {
         Self {
             limits,
@@ -128,12 +129,12 @@ impl Registry {
         }
     }
 
-    /// A control stream was opened; its Hello is waited for 5 s. `connection` was never used before.
+    /// Registers an open control stream. Its Hello is due within 5 s. `connection` must be new.
     ///
     /// # Errors
-    /// [`OpenRefused`] when the process is full or going down: end the stream.
+    /// [`OpenRefused`] if the process is full or shutting down: end the stream.
     pub fn opened(&mut self, now: Instant, connection: ConnectionId) -> Result<(), OpenRefused> {
-        if let Some(retry_after) = self.draining_slot() {
+        if let Some(retry_after) = self.reconnect_slot() {
             return Err(OpenRefused::Draining { retry_after });
         }
         if self.connections.len() >= self.limits.connections {
@@ -151,8 +152,8 @@ impl Registry {
         Ok(())
     }
 
-    /// A connection said Hello in the name of an authenticated node: may it claim the node's epoch? Whether
-    /// another machine holds the node's identity is for the claim to say.
+    /// Handles the Hello of an authenticated node: decides whether the connection may claim the node's epoch. The claim
+    /// itself decides whether another machine uses the node's identity.
     pub fn admit(&mut self, now: Instant, connection: ConnectionId, node: NodeId) -> Admission {
         let waits = |c: &Connection| matches!(c.phase, Phase::Opened);
         if !self.connections.get(&connection).is_some_and(waits) {
@@ -179,8 +180,8 @@ impl Registry {
         Admission::Proceed
     }
 
-    /// The store made `connection` the newest of its node. Must be called after every claim that succeeded,
-    /// even when the connection has ended meanwhile: the claim has fenced the older ones.
+    /// Handles a successful claim. Must be called after every successful claim, even if the connection has ended in the
+    /// meantime, because the claim has fenced the older connections.
     pub fn connected(
         &mut self,
         now: Instant,
@@ -196,7 +197,7 @@ impl Registry {
             if is_there {
                 self.evict(connection, EvictReason::Replaced, None);
             }
-            self.rest_if_idle(now, node);
+            self.forget_later_if_idle(now, node);
             return Standing::Fenced;
         }
         state.epoch = Some(claim.epoch);
@@ -205,7 +206,7 @@ impl Registry {
         }
         self.adopt(node, &claim.adopted, is_there);
         if !is_there {
-            self.rest_if_idle(now, node);
+            self.forget_later_if_idle(now, node);
             return Standing::Gone;
         }
         self.make_current(
@@ -215,14 +216,14 @@ impl Registry {
                 announced: claim.announced,
             },
         );
-        self.say_accepted(now, connection, claim.epoch);
-        self.repeat_cancels(node);
-        self.tell_if_ready(node);
+        self.send_accepted(now, connection, claim.epoch);
+        self.resend_cancels(node);
+        self.notify_if_ready(node);
         Standing::Current
     }
 
-    /// A connection ended, for whatever reason, or its claim failed. Without effect when it was evicted
-    /// before: an ended old stream never unregisters the newer one. What is in flight stays in flight.
+    /// Handles the end of a connection, or its failed claim. Has no effect if the connection was already evicted: the end
+    /// of an old stream never unregisters the newer one. Commands in flight stay in flight.
     pub fn closed(&mut self, now: Instant, connection: ConnectionId) -> Option<Released> {
         match self.connections.get(&connection)?.phase {
             Phase::Opened => {
@@ -231,19 +232,19 @@ impl Registry {
             }
             Phase::Claiming { node } => {
                 self.forget_connection(connection);
-                self.rest_if_idle(now, node);
+                self.forget_later_if_idle(now, node);
                 None
             }
             Phase::Current { node } => {
                 self.forget_connection(connection);
-                self.rest_if_idle(now, node);
+                self.forget_later_if_idle(now, node);
                 let epoch = self.nodes.get(&node)?.epoch?;
                 Some(Released { node, epoch })
             }
         }
     }
 
-    /// Another process claimed the node under a newer epoch: what this one holds of it ends.
+    /// Handles a newer claim of the node by another process: this process's stream and commands of the node end.
     pub fn superseded(&mut self, now: Instant, node: NodeId, epoch: Epoch) {
         let Some(state) = self.nodes.get_mut(&node) else {
             return;
@@ -256,10 +257,10 @@ impl Registry {
             self.evict(current.connection, EvictReason::Replaced, None);
         }
         self.end_all(node, CommandEnd::Moved);
-        self.rest_if_idle(now, node);
+        self.forget_later_if_idle(now, node);
     }
 
-    /// The node was revoked: its streams end at once, and its commands with them.
+    /// Ends the streams and commands of a revoked node.
     pub fn revoked(&mut self, now: Instant, node: NodeId) {
         let Some(state) = self.nodes.get(&node) else {
             return;
@@ -275,13 +276,13 @@ impl Registry {
             self.evict(connection, EvictReason::Revoked, None);
         }
         self.end_all(node, CommandEnd::Revoked);
-        self.rest_if_idle(now, node);
+        self.forget_later_if_idle(now, node);
     }
 
-    /// A command that the store issued under `epoch` goes to its node: send it on the connection answered.
+    /// Registers a command that the store issued under `epoch`. Returns the connection on which to send it.
     ///
     /// # Errors
-    /// [`DispatchRefused`]: the command was not sent; take it back in the store.
+    /// [`DispatchRefused`]: the command must not be sent; withdraw it in the store.
     pub fn dispatched(
         &mut self,
         node: NodeId,
@@ -315,11 +316,11 @@ impl Registry {
         Ok(current.connection)
     }
 
-    /// A node acknowledged a command: store what it says before looking for the next one.
+    /// Handles the ack of a command. Store its content before dispatching the next command.
     ///
     /// # Errors
-    /// [`Dropped`] when the ack takes no effect: from an old connection, or for a command that is not in
-    /// flight on the connection's node.
+    /// [`Dropped`] if the ack has no effect: it came on an old connection, or its command is not in flight on the
+    /// connection's node.
     pub fn ack(
         &mut self,
         now: Instant,
@@ -328,13 +329,13 @@ impl Registry {
     ) -> Result<NodeId, Dropped> {
         let node = self.check(connection, command)?;
         self.end(node, command, CommandEnd::Acked);
-        self.tell_if_ready(node);
-        self.rest_if_idle(now, node);
+        self.notify_if_ready(node);
+        self.forget_later_if_idle(now, node);
         Ok(node)
     }
 
-    /// A node said how far a command is. Answers what to pass on: nothing when something was passed on less
-    /// than [`PROGRESS_EVERY`] ago; the latest is kept.
+    /// Handles a progress message. Returns the progress to forward, or none if something was forwarded less than
+    /// [`PROGRESS_EVERY`] ago. The latest progress is kept.
     ///
     /// # Errors
     /// [`Dropped`] as for [`ack`](Self::ack).
@@ -343,8 +344,8 @@ impl Registry {
         now: Instant,
         connection: ConnectionId,
         command: CommandId,
-        said: Progress,
-    ) -> Result<Option<Progress>, Dropped> {
+        reported: CommandProgress,
+    ) -> Result<Option<CommandProgress>, Dropped> {
         let node = self.check(connection, command)?;
         let flight = self
             .nodes
@@ -353,20 +354,20 @@ impl Registry {
         let Some(flight) = flight else {
             return Err(Dropped::NotInFlight(command));
         };
-        let total = said.total.max(flight.shown.progress.total);
-        flight.shown.progress = Progress {
-            done: said.done.min(total).max(flight.shown.progress.done),
+        let total = reported.total.max(flight.info.progress.total);
+        flight.info.progress = CommandProgress {
+            done: reported.done.min(total).max(flight.info.progress.done),
             total,
         };
         let recent = |at: Instant| now.saturating_duration_since(at) < PROGRESS_EVERY;
-        if flight.told.is_some_and(recent) {
+        if flight.forwarded_at.is_some_and(recent) {
             return Ok(None);
         }
-        flight.told = Some(now);
-        Ok(Some(flight.shown.progress))
+        flight.forwarded_at = Some(now);
+        Ok(Some(flight.info.progress))
     }
 
-    /// Whether any other message of a connection about a command (pins) takes effect. Answers the node.
+    /// Checks whether another message about a command (such as pins) takes effect. Returns the node.
     ///
     /// # Errors
     /// [`Dropped`] as for [`ack`](Self::ack).
@@ -392,7 +393,7 @@ impl Registry {
         Err(Dropped::NotInFlight(command))
     }
 
-    /// A connection said something malformed, oversized or out of place: counts it.
+    /// Counts a message that is malformed, oversized or unexpected.
     pub fn malformed(&mut self, connection: ConnectionId) {
         self.dropped = self.dropped.saturating_add(1);
         if let Some(held) = self.connections.get_mut(&connection) {
@@ -400,8 +401,8 @@ impl Registry {
         }
     }
 
-    /// An operator canceled a command. A node that can be told is told, now or when it comes back; any
-    /// command keeps the lane until its ack or deadline.
+    /// Cancels a command. A node with the cancel capability is notified, now or when it reconnects. Any command holds
+    /// the permit until its ack or deadline.
     pub fn cancel(&mut self, node: NodeId, command: CommandId) {
         let Some(state) = self.nodes.get_mut(&node) else {
             return;
@@ -409,7 +410,7 @@ impl Registry {
         let Some(flight) = state.in_flight.get_mut(&command) else {
             return;
         };
-        if std::mem::replace(&mut flight.shown.canceled, true) {
+        if std::mem::replace(&mut flight.info.canceled, true) {
             return;
         }
         if let Some(current) = state.current.filter(Current::understands_cancel) {
@@ -420,9 +421,9 @@ impl Registry {
         }
     }
 
-    /// This process goes down: nobody is let in any more, nothing is dispatched, and every node gets its slot,
-    /// spread evenly over `window` so that they do not come to another server in one second. What streams
-    /// still say is heard until they end. A second call changes nothing.
+    /// Starts the shutdown: no stream is admitted and no command is dispatched. Every node gets a reconnect slot; the
+    /// slots are spread evenly over `window`, which protects other servers from a rush. Messages of open streams are
+    /// handled until the streams end. A second call has no effect.
     pub fn drain(&mut self, now: Instant, window: Duration, seed: u64) {
         if self.draining.is_some() {
             return;
@@ -435,12 +436,12 @@ impl Registry {
         for (at, connection) in (0_u32..).zip(self.connections.keys().copied().collect::<Vec<_>>())
         {
             let slot = share.saturating_mul(at) + full_jitter(share, random.next());
-            self.send_away(now, connection, slot);
+            self.drain_connection(now, connection, slot);
         }
         self.draining = Some(Draining { window, random });
     }
 
-    /// Carries out every deadline that `now` has reached. Call it when all events received were handled.
+    /// Fires every deadline that `now` has reached. Call it after all received events are handled.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
@@ -449,19 +450,19 @@ impl Registry {
                     let node = self.node_of(connection);
                     self.evict(connection, EvictReason::ClaimStuck, None);
                     if let Some(node) = node {
-                        self.rest_if_idle(now, node);
+                        self.forget_later_if_idle(now, node);
                     }
                 }
                 Timer::Accepted(connection) => {
                     let epoch = self.node_of(connection).and_then(|node| self.epoch(node));
                     if let Some(epoch) = epoch {
-                        self.say_accepted(now, connection, epoch);
+                        self.send_accepted(now, connection, epoch);
                     }
                 }
                 Timer::Command(node, command) => {
                     self.end(node, command, CommandEnd::Expired);
-                    self.tell_if_ready(node);
-                    self.rest_if_idle(now, node);
+                    self.notify_if_ready(node);
+                    self.forget_later_if_idle(now, node);
                 }
                 Timer::Forget(node) => {
                     self.nodes.remove(&node);
@@ -470,18 +471,18 @@ impl Registry {
         }
     }
 
-    /// The next thing to do; call it until it answers none. Holds at most what one call can cause: a few
-    /// outputs a connection.
+    /// Returns the next action. Call it until it returns none. One call of an input causes at most a few outputs per
+    /// connection.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.next()
     }
 
-    /// Whether a command can go to the node now.
+    /// Whether a command can be dispatched to the node now.
     pub fn can_dispatch(&self, node: NodeId) -> bool {
         self.draining.is_none()
             && self
@@ -509,40 +510,40 @@ impl Registry {
         }
     }
 
-    /// What the node runs.
+    /// The commands that the node runs.
     pub fn in_flight(&self, node: NodeId) -> impl Iterator<Item = (CommandId, InFlight)> {
         let flights = self.nodes.get(&node).map(|n| n.in_flight.iter());
-        flights.into_iter().flatten().map(|(id, f)| (*id, f.shown))
+        flights.into_iter().flatten().map(|(id, f)| (*id, f.info))
     }
 
-    /// The nodes with a current connection, in order.
+    /// The nodes with a current connection, in ascending order.
     pub fn connected_nodes(&self) -> impl Iterator<Item = NodeId> {
         let connected = self.nodes.iter().filter(|(_, n)| n.current.is_some());
         connected.map(|(node, _)| *node)
     }
 
-    /// How many messages of a live connection took no effect.
+    /// The number of messages of an open connection that had no effect.
     pub fn dropped_of(&self, connection: ConnectionId) -> Option<DroppedCounts> {
         Some(self.connections.get(&connection)?.dropped)
     }
 
-    /// How many messages took no effect since the start, of all connections.
+    /// The number of messages that had no effect since the start, over all connections.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// How many connections are held, greeted or not.
+    /// The number of open connections, whether or not their Hello has arrived.
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
 
-    /// Whether anything is remembered of a node. For tests.
+    /// Whether the node is in memory. For tests.
     #[doc(hidden)]
     pub fn remembers(&self, node: NodeId) -> bool {
         self.nodes.contains_key(&node)
     }
 
-    /// Whether everything is within its stated bound and every index agrees with what it indexes. For tests.
+    /// Whether every bound holds and the indexes agree. For tests.
     #[doc(hidden)]
     pub fn is_consistent(&self) -> bool {
         let phase_of =

@@ -1,6 +1,7 @@
-//! The node's reports on their way to the server: gathered into small batches, uploaded one after the other,
-//! tried again until settled. Start with [`Spool`]; what it says is [`Output`]. The rows are opaque; the
-//! upload itself is the shell's.
+//! The queue of a node's reports: rows are gathered into small batches and uploaded one batch after the other, with
+//! retries, until each is settled.
+//!
+//! Start with [`Spool`] and its [`Output`]. Rows are opaque; the caller performs the upload.
 
 use std::{
     collections::VecDeque,
@@ -19,25 +20,25 @@ use crate::{
     timers::Timers,
 };
 
-/// Rows that a spool holds before it asks the scan to wait: a /20 that answers everywhere, some 4 MB of
-/// rows with every text at its longest.
+/// Rows that a spool holds before the scan has to wait: a /20 in which every host answers. With every text at its
+/// longest, that is about 4 MB.
 pub const SPOOL_ROWS: usize = 4_096;
-/// First ceiling of the delay between two tries of a batch.
+/// Upper bound of the first retry delay of a batch.
 pub const RETRY_FIRST: Duration = Duration::from_millis(500);
-/// Last ceiling of the delay between two tries of a batch.
+/// Upper bound of every retry delay of a batch.
 pub const RETRY_MOST: Duration = Duration::from_secs(30);
-/// Characters of a refusal that are kept for the ack.
+/// Most characters of a rejection that are kept for the ack.
 pub const REFUSAL_CHARS: usize = 512;
 
 /// The reports of one command at a time, in order.
 ///
-/// The way of a command: [`begin`](Self::begin), [`push`](Self::push) for every row (while
-/// [`has_room`](Self::has_room)), [`finish`](Self::finish), [`Output::Settled`]; only then its ack may leave.
-/// Drive it as every machine of this crate: a call, then [`poll_output`](Self::poll_output) until it is
-/// empty, then sleep until [`poll_timeout`](Self::poll_timeout).
+/// For each command: [`begin`](Self::begin), [`push`](Self::push) for every row while
+/// [`has_room`](Self::has_room), [`finish`](Self::finish), then [`Output::Settled`]. The ack may be sent only after
+/// that. After each call, call [`poll_output`](Self::poll_output) until it returns none, then sleep until
+/// [`poll_timeout`](Self::poll_timeout).
 #[derive(Debug)]
 pub struct Spool<R> {
-    rows: usize,
+    capacity: usize,
     random: Random,
     timers: Timers<Timer>,
     outputs: VecDeque<Output<R>>,
@@ -48,9 +49,9 @@ pub struct Spool<R> {
 /// Every deadline of a spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
-    /// The oldest waiting row was gathered long enough.
+    /// The oldest waiting row has waited long enough for others.
     Gather,
-    /// The batch that was not taken is tried again.
+    /// The failed batch is sent again.
     Retry,
 }
 
@@ -59,13 +60,13 @@ struct Open<R> {
     command: WireCommandId,
     waiting: VecDeque<(Instant, R)>,
     upload: Option<Upload<R>>,
-    /// Whether a batch was ever made: the first row does not wait.
-    begun: bool,
+    /// Whether a batch was ever made. The first row does not wait for others.
+    has_uploaded: bool,
     finished: bool,
-    /// Whether the server refuses everything of it.
+    /// Whether the server rejects every report of the command.
     dead: bool,
-    /// Whether somebody was told that there is no room.
-    starved: bool,
+    /// Whether a push failed or filled the spool, which requires [`Output::Room`] later.
+    waiting_for_room: bool,
     tally: Tally,
 }
 
@@ -76,80 +77,80 @@ struct Upload<R> {
     retries: Backoff,
 }
 
-/// One batch of a spool; never reused by it.
+/// The number of a batch, never reused by a spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BatchId(u64);
 
-/// What became of the rows of a command.
+/// Counts of the rows of a command, by result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Taken by the server.
+    /// Accepted by the server.
     pub accepted: u64,
-    /// Rejected one by one by the server.
+    /// Rejected individually by the server.
     pub rejected: u64,
-    /// Never taken: their report was refused for good, or their command was dead.
+    /// Not stored, because their report was rejected permanently or their command was dead.
     pub dropped: u64,
-    /// The first refusal, at most [`REFUSAL_CHARS`] characters.
+    /// The first rejection of a report, at most [`REFUSAL_CHARS`] characters.
     pub refusal: Option<String>,
 }
 
-/// Why the server did not take a report.
+/// Why an upload failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UploadFailure {
-    /// It may be taken later: no connection, no session, UNAVAILABLE, INTERNAL, RESOURCE_EXHAUSTED with a hint.
+    /// A retry may succeed: no connection, no session, UNAVAILABLE, INTERNAL, or RESOURCE_EXHAUSTED with a hint.
     Later {
-        /// The hint.
+        /// The delay in the server's hint.
         retry_after: Option<Duration>,
     },
-    /// This report is refused for good: INVALID_ARGUMENT, or RESOURCE_EXHAUSTED without a hint.
+    /// This report is rejected permanently: INVALID_ARGUMENT, or RESOURCE_EXHAUSTED without a hint.
     Refused {
-        /// What the server said.
+        /// The server's message.
         reason: String,
     },
-    /// The command is dead, and with it every report: FAILED_PRECONDITION.
+    /// The command is dead, and with it all of its reports: FAILED_PRECONDITION.
     CommandDead {
-        /// What the server said.
+        /// The server's message.
         reason: String,
     },
 }
 
-/// What the shell must do. Exhaustive on purpose: a new one must break every shell that forgot it.
+/// An action for the caller. Exhaustive on purpose: a new variant must break callers that do not handle it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output<R> {
-    /// Send this report; answer with `uploaded` or `upload_failed`. The same batch comes again until settled.
+    /// Send this report, then call `uploaded` or `upload_failed`. The same batch is repeated until it is settled.
     Upload {
-        /// To answer with.
+        /// The number to pass to those calls.
         batch: BatchId,
-        /// Whose rows.
+        /// The command that the rows belong to.
         command: WireCommandId,
         /// 1 to 64 rows.
         rows: Arc<[R]>,
     },
-    /// There is room again after [`Spool::has_room`] was false: go on with the scan.
+    /// There is room again after [`Spool::has_room`] was false: continue the scan.
     Room,
-    /// The server refuses everything of this command from now on: stop its scan, then call
-    /// [`Spool::finish`] as usual.
+    /// The server rejects every further report of this command: stop its scan, then call [`Spool::finish`] as
+    /// usual.
     CommandDead {
-        /// Which.
+        /// The dead command.
         command: WireCommandId,
     },
-    /// The last row of a finished command is settled: its ack may leave. Comes once a command.
+    /// The last row of a finished command is settled, so its ack may be sent. Emitted once per command.
     Settled {
-        /// Which.
+        /// The finished command.
         command: WireCommandId,
-        /// To be told in the ack.
+        /// The counts for the ack.
         tally: Tally,
     },
 }
 
-/// Why a call does not fit the state of the spool; a fault of the caller.
+/// A call that is invalid in the spool's current state; a bug in the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpoolMisuse {
-    /// A command's rows are still on their way.
+    /// Another command is not settled yet.
     #[error("the reports of another command are not settled yet")]
     Occupied,
-    /// No command is open, or it is finished.
-    #[error("no command takes rows")]
+    /// No command is open, or the open one is finished.
+    #[error("no open command accepts rows")]
     NotOpen,
     /// There is no room: wait for [`Output::Room`].
     #[error("the spool is full ({0} rows); wait for room")]
@@ -157,11 +158,11 @@ pub enum SpoolMisuse {
 }
 
 impl<R> Spool<R> {
-    /// An empty spool that holds at most `rows` rows (at least one; [`SPOOL_ROWS`] unless there is a reason),
-    /// the batch on its way included. `seed` feeds its jitter.
+    /// Creates an empty spool that holds at most `rows` rows, including the batch being uploaded. `rows` is at least
+    /// one and normally [`SPOOL_ROWS`]. `seed` feeds the retry jitter.
     pub fn new(rows: usize, seed: u64) -> Self {
         Self {
-            rows: rows.max(1),
+            capacity: rows.max(1),
             random: Random::new(seed),
             timers: Timers::new(),
             outputs: VecDeque::new(),
@@ -182,22 +183,22 @@ impl<R> Spool<R> {
             command,
             waiting: VecDeque::new(),
             upload: None,
-            begun: false,
+            has_uploaded: false,
             finished: false,
             dead: false,
-            starved: false,
+            waiting_for_room: false,
             tally: Tally::default(),
         });
         Ok(())
     }
 
-    /// Takes a row. The first of a command leaves at once, the others in batches of 64 or after 250 ms,
-    /// whichever is first. Rows of a dead command are counted as dropped.
+    /// Adds a row. The first row of a command is sent at once, later ones in batches of 64 or after 250 ms, whichever
+    /// is first. Rows of a dead command are counted as dropped.
     ///
     /// # Errors
-    /// [`SpoolMisuse`]; the row is not taken.
+    /// [`SpoolMisuse`]: the row was not added.
     pub fn push(&mut self, now: Instant, row: R) -> Result<(), SpoolMisuse> {
-        let rows = self.rows;
+        let rows = self.capacity;
         let open = self.open.as_mut().filter(|o| !o.finished);
         let open = open.ok_or(SpoolMisuse::NotOpen)?;
         if open.dead {
@@ -205,16 +206,16 @@ impl<R> Spool<R> {
             return Ok(());
         }
         if open.held() >= rows {
-            open.starved = true;
+            open.waiting_for_room = true;
             return Err(SpoolMisuse::Full(rows));
         }
         open.waiting.push_back((now, row));
-        open.starved |= open.held() == rows;
+        open.waiting_for_room |= open.held() == rows;
         self.advance(now);
         Ok(())
     }
 
-    /// The scan has ended: what waits leaves without waiting for more. A second call changes nothing.
+    /// Marks the scan as ended: waiting rows are sent at once. A second call has no effect.
     ///
     /// # Errors
     /// [`SpoolMisuse::NotOpen`] when no command is open.
@@ -225,7 +226,7 @@ impl<R> Spool<R> {
         Ok(())
     }
 
-    /// The server took a report. Late and repeated answers are without effect.
+    /// Records a stored report. Late and repeated calls have no effect.
     pub fn uploaded(&mut self, now: Instant, batch: BatchId, accepted: u64, rejected: u64) {
         let Some(open) = self.open.as_mut() else {
             return;
@@ -238,7 +239,7 @@ impl<R> Spool<R> {
         }
     }
 
-    /// The server did not take a report. Late and repeated answers are without effect.
+    /// Records a failed upload. Late and repeated calls have no effect.
     pub fn upload_failed(&mut self, now: Instant, batch: BatchId, failure: UploadFailure) {
         let Some(open) = self.open.as_mut() else {
             return;
@@ -268,7 +269,7 @@ impl<R> Spool<R> {
         self.advance(now);
     }
 
-    /// Gives up on everything, because the link has ended for good. Answers what became of the open command.
+    /// Drops all rows because the link has ended permanently. Returns the counts of the open command.
     pub fn abandon(&mut self) -> Option<(WireCommandId, Tally)> {
         self.timers.clear();
         self.outputs.clear();
@@ -280,7 +281,7 @@ impl<R> Spool<R> {
         Some((open.command, open.tally))
     }
 
-    /// Carries out every deadline that `now` has reached. Call it when all events received were handled.
+    /// Fires every deadline that `now` has reached. Call it after all received events are handled.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
@@ -290,23 +291,23 @@ impl<R> Spool<R> {
         }
     }
 
-    /// The next thing to do; call it until it answers none. Holds at most three outputs.
+    /// Returns the next action, at most three per call of an input. Call it until it returns none.
     pub fn poll_output(&mut self) -> Option<Output<R>> {
         self.outputs.pop_front()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.next()
     }
 
-    /// Whether a row can be pushed: the scan must wait for [`Output::Room`] while there is no room.
+    /// Whether a row can be pushed. If not, the scan must wait for [`Output::Room`].
     pub fn has_room(&self) -> bool {
-        let takes = |o: &Open<R>| !o.finished && (o.dead || o.held() < self.rows);
+        let takes = |o: &Open<R>| !o.finished && (o.dead || o.held() < self.capacity);
         self.open.as_ref().is_some_and(takes)
     }
 
-    /// How many rows are held, on their way or waiting.
+    /// The number of rows that wait or are being uploaded.
     pub fn held(&self) -> usize {
         self.open.as_ref().map_or(0, Open::held)
     }
@@ -316,13 +317,13 @@ impl<R> Spool<R> {
         self.open.as_ref().map(|o| &o.command)
     }
 
-    /// Starts the next upload if one is due, or the wait for it, or ends the command.
+    /// Starts the next upload if it is due, arms the timer for it, or settles the command.
     fn advance(&mut self, now: Instant) {
         let Some(open) = self.open.as_mut() else {
             return;
         };
-        if open.starved && !open.finished && open.held() < self.rows {
-            open.starved = false;
+        if open.waiting_for_room && !open.finished && open.held() < self.capacity {
+            open.waiting_for_room = false;
             self.outputs.push_back(Output::Room);
         }
         self.timers.cancel(Timer::Gather);
@@ -338,12 +339,12 @@ impl<R> Spool<R> {
             return;
         };
         let due = *oldest + BATCH_WAIT;
-        let full = open.waiting.len() >= BATCH_DEVICES.min(self.rows);
-        if open.begun && !open.finished && !full && now < due {
+        let full = open.waiting.len() >= BATCH_DEVICES.min(self.capacity);
+        if open.has_uploaded && !open.finished && !full && now < due {
             self.timers.set(Timer::Gather, due);
             return;
         }
-        open.begun = true;
+        open.has_uploaded = true;
         let batch = BatchId(self.batches);
         self.batches += 1;
         let taken = open.waiting.len().min(BATCH_DEVICES);

@@ -1,13 +1,12 @@
-//! The one table that a machine keeps its deadlines in. What fires when is said by each machine's own
-//! `Timer` enum; how time passes is the caller's.
+//! The table in which a state machine keeps its deadlines. Each machine's `Timer` enum states when each deadline
+//! fires.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Instant,
 };
 
-/// Deadlines by key: at most one a key, the earliest found first. Holds as many entries as the machine
-/// has keys, so its bound is the machine's.
+/// Deadlines by key, at most one per key. The number of entries is bounded by the machine's number of keys.
 #[derive(Debug)]
 pub(crate) struct Timers<K> {
     by_key: BTreeMap<K, Instant>,
@@ -22,7 +21,7 @@ impl<K: Copy + Ord> Timers<K> {
         }
     }
 
-    /// Sets the deadline of a key; an earlier setting is forgotten.
+    /// Sets the deadline of a key and replaces an earlier one.
     pub(crate) fn set(&mut self, key: K, at: Instant) {
         self.cancel(key);
         self.by_key.insert(key, at);
@@ -40,14 +39,14 @@ impl<K: Copy + Ord> Timers<K> {
         self.by_time.clear();
     }
 
-    /// Takes the deadline of a key if `now` has reached it.
+    /// Removes the deadline of a key if `now` has reached it.
     pub(crate) fn pop_key(&mut self, key: K, now: Instant) -> Option<K> {
         self.by_key.get(&key).filter(|at| **at <= now)?;
         self.cancel(key);
         Some(key)
     }
 
-    /// Takes the earliest deadline that `now` has reached.
+    /// Removes the earliest deadline that `now` has reached and returns its key.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<K> {
         let (at, key) = *self.by_time.first()?;
         if at > now {
@@ -57,7 +56,7 @@ impl<K: Copy + Ord> Timers<K> {
         Some(key)
     }
 
-    /// The earliest deadline.
+    /// When the earliest deadline fires.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)
     }

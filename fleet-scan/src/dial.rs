@@ -8,7 +8,7 @@ use fleet_core::Endpoint;
 use rustix::io::Errno;
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 
-use crate::{guard::Guard, job::ScanOptions, pace::Pace};
+use crate::{driver::DriverError, guard::Guard, job::ScanOptions, pace::Pace};
 
 /// Bytes by which a reply grows. The first of each reply are free: nearly all replies are shorter.
 pub(crate) const REPLY_BLOCK: usize = 4 * 1024;
@@ -100,6 +100,27 @@ impl Dialler {
             Ok(Ok(stream)) => Dialed::Open(stream),
             Ok(Err(error)) => Dialed::Failed(Failure::of(error)),
             Err(_) => Dialed::TimedOut,
+        }
+    }
+
+    /// Connects as [`Dialler::reconnect`], for drivers.
+    ///
+    /// # Errors
+    /// Why there is no connection, in the terms of drivers.
+    pub(crate) async fn open(&self, endpoint: Endpoint) -> Result<TcpStream, DriverError> {
+        match self.reconnect(endpoint).await {
+            Dialed::Open(stream) => Ok(stream),
+            Dialed::TimedOut | Dialed::Failed(Failure::TimedOut) => Err(DriverError::Silence),
+            Dialed::Failed(Failure::Refused) => {
+                Err(DriverError::Broken(io::ErrorKind::ConnectionRefused))
+            }
+            Dialed::Failed(Failure::Unreachable) => {
+                Err(DriverError::Broken(io::ErrorKind::HostUnreachable))
+            }
+            Dialed::Failed(Failure::Starved(error) | Failure::NoWay(error)) => {
+                Err(DriverError::Broken(error.kind()))
+            }
+            Dialed::Forbidden(reason) => Err(DriverError::Forbidden(reason)),
         }
     }
 

@@ -7,8 +7,6 @@ use std::{fmt, pin::Pin, sync::Arc};
 use fleet_core::{DeviceFacts, Port, limits::PRINTER_PORTS};
 
 use crate::{
-    cgminer::CgminerDriver,
-    http::{EpicDriver, HttpDriver, HttpsDriver},
     login::{Authenticated, Login},
     probe::Probe,
 };
@@ -130,18 +128,6 @@ pub enum DriverSetError {
 }
 
 impl DriverSet {
-    /// The drivers that come with this crate: HTTP with and without TLS, the CGMiner API, and ePIC's API.
-    pub fn built_in() -> Self {
-        Self {
-            drivers: vec![
-                Arc::new(HttpDriver::new()),
-                Arc::new(CgminerDriver::new()),
-                Arc::new(EpicDriver::new()),
-                Arc::new(HttpsDriver::new()),
-            ],
-        }
-    }
-
     /// A set of its own. At ports that none of them claims they are asked in this order.
     ///
     /// # Errors
@@ -177,6 +163,11 @@ impl DriverSet {
             }
         }
         ports
+    }
+
+    /// A set whose names are known to differ.
+    pub(crate) fn unchecked(drivers: Vec<Arc<dyn Driver>>) -> Self {
+        Self { drivers }
     }
 
     /// This set with more drivers behind those that it has.
@@ -306,43 +297,6 @@ mod tests {
         );
     }
 
-    /// Whom to ask where, in which order, and whose word counts: the whole of it.
-    #[test]
-    fn precedence_is_a_table() {
-        let set = DriverSet::built_in();
-        let drivers: Vec<_> = set
-            .all()
-            .map(|driver| {
-                let ports = driver.default_ports();
-                let ports: Vec<u16> = ports.into_iter().map(Port::number).collect();
-                (driver.name(), driver.precedence(), ports)
-            })
-            .collect();
-        assert_eq!(
-            drivers,
-            [
-                ("http", 50, vec![80]),
-                ("cgminer", 100, vec![4028]),
-                ("epic", 100, vec![4028]),
-                ("https", 60, vec![443]),
-            ]
-        );
-        let port = |number| Port::new(number).expect("a port");
-        for (number, asked, precedence) in [
-            (4028, vec!["cgminer", "epic"], 100),
-            (80, vec!["http"], 50),
-            (443, vec!["https"], 60),
-            (8080, vec!["http", "cgminer", "epic", "https"], 100),
-            (22, vec!["http", "cgminer", "epic", "https"], 100),
-        ] {
-            let at = set.at(port(number));
-            let names: Vec<_> = at.iter().map(|driver| driver.name()).collect();
-            assert_eq!(names, asked, "{number}");
-            assert_eq!(set.precedence_at(port(number)), precedence, "{number}");
-        }
-        assert_eq!(set.default_ports(), [port(4028), port(443), port(80)]);
-    }
-
     #[test]
     fn external_drivers_are_asked_apart_at_their_own_ports_and_at_those_asked_for() {
         let port = |number| Port::new(number).expect("a port");
@@ -365,7 +319,7 @@ mod tests {
             let asked = names(set.external_at(port(number), asked_for));
             assert_eq!(asked, expected, "{number} {asked_for}");
         }
-        assert_eq!(set.default_ports(), [4028, 443, 80].map(port));
+        assert_eq!(set.default_ports(), [4028, 4433, 443, 80].map(port));
         let again: Vec<Arc<dyn Driver>> = vec![Arc::new(Outside("http", 1))];
         assert_eq!(
             DriverSet::built_in().with(again).map(|_| ()),

@@ -1,249 +1,110 @@
-//! The drivers for web servers (TCP 80; under TLS, TCP 443): ask the root page and the few paths that tell more
-//! without a login.
+//! HTTP as devices speak it, with and without TLS: one request and its response. Certificates are not verified.
 //!
-//! Responses are read in `http/response.rs`; which page names which make is `http/page.rs`, what an API says is a
-//! file a make (`axe.rs`, `epic.rs`, `goldshell.rs`, `proto.rs`, `vnish.rs`). Certificates are not verified.
+//! Responses are read in `http/response.rs`, digest authentication is `http/digest.rs`.
 
-mod antminer;
-mod axe;
-mod digest;
-mod epic;
-mod goldshell;
-mod page;
-mod proto;
-mod response;
-mod vnish;
+pub(crate) mod digest;
+pub(crate) mod response;
 
 use std::net::IpAddr;
 
-pub use epic::EpicDriver;
-use fleet_core::{DeviceFacts, Mac, Port};
-use page::{Make, Page};
-use response::Response;
-use serde_json::Value;
+pub(crate) use response::Response;
 
 use crate::{
-    driver::{Answer, BoxFuture, Driver, DriverError},
-    login::{Authenticated, Login},
+    driver::DriverError,
+    fingerprint::{Request, realm, title},
     probe::Probe,
     text,
 };
 
-/// Below the CGMiner API's (100).
-const PRECEDENCE: u8 = 50;
-
-/// Above plain HTTP's: who serves both says the same at both, and keeps the plain one to send browsers away.
-const TLS_PRECEDENCE: u8 = 60;
-
 /// The port of plain HTTP.
-const PORT: u16 = 80;
+pub(crate) const PORT: u16 = 80;
 
 /// The port of HTTP under TLS.
-const TLS_PORT: u16 = 443;
+pub(crate) const TLS_PORT: u16 = 443;
 
-/// Names devices by their web server, read-only and without a login.
-#[derive(Debug, Clone)]
-pub struct HttpDriver {
-    ports: Vec<Port>,
-}
+/// How much of a page is searched for its title, in bytes.
+const TITLE_WITHIN: usize = 32 * 1024;
 
-impl HttpDriver {
-    /// The driver of plain HTTP's own port.
-    pub fn new() -> Self {
-        Self::on(Port::new(PORT).into_iter().collect())
-    }
-
-    /// The driver of other ports, tried in this order.
-    pub fn on(ports: Vec<Port>) -> Self {
-        Self { ports }
-    }
-}
-
-impl Default for HttpDriver {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Driver for HttpDriver {
-    fn name(&self) -> &str {
-        "http"
-    }
-
-    fn default_ports(&self) -> Vec<Port> {
-        self.ports.clone()
-    }
-
-    fn precedence(&self) -> u8 {
-        PRECEDENCE
-    }
-
-    fn identify<'a>(
-        &'a self,
-        probe: &'a mut Probe<'_>,
-    ) -> BoxFuture<'a, Result<Answer, DriverError>> {
-        Box::pin(identify(probe))
-    }
-
-    fn login_port(&self, device: &DeviceFacts, at: Port) -> Option<Port> {
-        if !antminer::is_one(device) {
-            return None;
-        }
-        // Named by its web page, it logs in there; named by its API, at the web server's own port.
-        if device.scheme == "http" {
-            Some(at)
-        } else {
-            self.ports.first().copied()
-        }
-    }
-
-    fn authenticate<'a>(
-        &'a self,
-        probe: &'a mut Probe<'_>,
-        device: &'a DeviceFacts,
-        login: Option<&'a Login>,
-    ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
-        Box::pin(async move {
-            if antminer::is_one(device) {
-                antminer::authenticate(probe, login).await
-            } else {
-                Ok(Authenticated::Unsupported)
-            }
-        })
-    }
-}
-
-/// Names devices by their web server under TLS, read-only and without a login. Certificates are not verified: a
-/// device signs its own, which proves nothing. It never logs in.
-#[derive(Debug, Clone)]
-pub struct HttpsDriver {
-    ports: Vec<Port>,
-}
-
-impl HttpsDriver {
-    /// The driver of HTTPS' own port.
-    pub fn new() -> Self {
-        Self::on(Port::new(TLS_PORT).into_iter().collect())
-    }
-
-    /// The driver of other ports, tried in this order.
-    pub fn on(ports: Vec<Port>) -> Self {
-        Self { ports }
-    }
-}
-
-impl Default for HttpsDriver {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Driver for HttpsDriver {
-    fn name(&self) -> &str {
-        "https"
-    }
-
-    fn default_ports(&self) -> Vec<Port> {
-        self.ports.clone()
-    }
-
-    fn precedence(&self) -> u8 {
-        TLS_PRECEDENCE
-    }
-
-    fn identify<'a>(
-        &'a self,
-        probe: &'a mut Probe<'_>,
-    ) -> BoxFuture<'a, Result<Answer, DriverError>> {
-        Box::pin(async move {
-            probe.encrypt();
-            identify(probe).await
-        })
-    }
-}
-
-async fn identify(probe: &mut Probe<'_>) -> Result<Answer, DriverError> {
-    let Some(root) = get(probe, "/").await? else {
-        return Ok(Answer::Foreign);
-    };
-    let said = page::words(&root);
-    let named = match Page::of(&root) {
-        Page::Named(Make::Vnish) => {
-            let info = get_json(probe, vnish::INFO).await.ok().flatten();
-            Some(vnish::identification(&info.unwrap_or_default()))
-        }
-        Page::Named(make) => Some(make.identification()),
-        Page::AxeOs => {
-            let info = get_json(probe, axe::INFO).await.ok().flatten();
-            Some(axe::identification(&info.unwrap_or_default()))
-        }
-        // Who falls silent in between stays a stranger that said what its page says.
-        Page::Shell => by_its_api(probe).await.ok().flatten(),
-        Page::Other => None,
-    };
-    let Some(device) = named else {
-        return Ok(Answer::Stranger { evidence: said });
-    };
-    let scheme = if probe.is_encrypted() {
-        "https"
-    } else {
-        "http"
-    };
-    let evidence = match device.evidence.as_str() {
-        "" => said,
-        path => text::bounded(&format!("{path}, {said}"), text::EVIDENCE),
-    };
-    Ok(Answer::Named(Box::new(DeviceFacts {
-        scheme: scheme.to_owned(),
-        evidence,
-        ..device
-    })))
-}
-
-/// Many pages are a bare application shell; only what the application asks names the device.
-async fn by_its_api(probe: &mut Probe<'_>) -> Result<Option<DeviceFacts>, DriverError> {
-    if let Some(pairing) = get_json(probe, proto::PAIRING_INFO).await?
-        && proto::is_pairing_info(&pairing)
+/// The response to a read-only request. None when the answer is not HTTP.
+///
+/// # Errors
+/// [`DriverError`] when nothing came back.
+pub(crate) async fn send(
+    probe: &mut Probe<'_>,
+    request: &Request,
+) -> Result<Option<Response>, DriverError> {
+    match request
+        .text
+        .strip_prefix("POST ")
+        .and_then(|post| post.split_once(' '))
     {
-        let system = get_json(probe, proto::SYSTEM).await.ok().flatten();
-        return Ok(Some(proto::identification(
-            &pairing,
-            &system.unwrap_or_default(),
-        )));
+        Some((path, body)) => {
+            let headers = "Content-Type: application/json\r\n";
+            exchange(
+                probe,
+                &Outgoing {
+                    method: "POST",
+                    path,
+                    headers,
+                    body,
+                },
+            )
+            .await
+        }
+        None => get(probe, &request.text).await,
     }
-    if let Some(info) = get_json(probe, axe::INFO).await?
-        && axe::is_info(&info)
-    {
-        return Ok(Some(axe::identification(&info)));
-    }
-    let status = get_json(probe, goldshell::STATUS).await?;
-    Ok(status
-        .filter(goldshell::is_status)
-        .map(|status| goldshell::identification(&status)))
 }
 
-/// The response to a request for a path; none when what came back is not HTTP.
-async fn get(probe: &mut Probe<'_>, path: &str) -> Result<Option<Response>, DriverError> {
-    get_with(probe, path, "").await
-}
-
-/// The same with further header lines, each ended.
-async fn get_with(
+/// The response to a GET.
+///
+/// # Errors
+/// As [`send`].
+pub(crate) async fn get(
     probe: &mut Probe<'_>,
     path: &str,
-    headers: &str,
 ) -> Result<Option<Response>, DriverError> {
-    let endpoint = probe.endpoint();
-    let implied = if probe.is_encrypted() { TLS_PORT } else { PORT };
-    let host = match endpoint.ip {
-        _ if endpoint.port.number() != implied => endpoint.to_string(),
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("[{ip}]"),
+    exchange(
+        probe,
+        &Outgoing {
+            method: "GET",
+            path,
+            headers: "",
+            body: "",
+        },
+    )
+    .await
+}
+
+/// A request as it is sent.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    /// Further header lines, each with its line end.
+    pub(crate) headers: &'a str,
+    pub(crate) body: &'a str,
+}
+
+/// # Errors
+/// As [`send`].
+pub(crate) async fn exchange(
+    probe: &mut Probe<'_>,
+    Outgoing {
+        method,
+        path,
+        headers,
+        body,
+    }: &Outgoing<'_>,
+) -> Result<Option<Response>, DriverError> {
+    let host = host(probe);
+    let length = if *method == "GET" {
+        String::new()
+    } else {
+        format!("Content-Length: {}\r\n", body.len())
     };
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: fleet-scan/{}\r\nAccept: */*\r\n{headers}\r\n",
+    let request = zeroize::Zeroizing::new(format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: fleet-scan/{}\r\nAccept: */*\r\n{headers}{length}\r\n{body}",
         env!("CARGO_PKG_VERSION")
-    );
+    ));
     let reply = probe.ask(request.as_bytes(), response::is_complete).await?;
     let response = response::parse(&reply.bytes);
     if response.as_ref().is_none_or(Response::closes) {
@@ -252,24 +113,102 @@ async fn get_with(
     Ok(response)
 }
 
-/// The JSON at a path; none when there is none.
-async fn get_json(probe: &mut Probe<'_>, path: &str) -> Result<Option<Value>, DriverError> {
-    let response = get(probe, path).await?;
-    Ok(response
-        .filter(|response| response.status == 200)
-        .and_then(|response| serde_json::from_slice(&response.body).ok()))
+/// The host header: with the port where it is not the scheme's own.
+fn host(probe: &Probe<'_>) -> String {
+    let endpoint = probe.endpoint();
+    let implied = if probe.is_encrypted() { TLS_PORT } else { PORT };
+    match endpoint.ip {
+        _ if endpoint.port.number() != implied => endpoint.to_string(),
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
 }
 
-fn text_of(object: &Value, field: &str) -> String {
-    object
-        .get(field)
-        .and_then(Value::as_str)
-        .map(text::field)
-        .unwrap_or_default()
+/// Where a redirect leads on the same host, port and scheme; none when it leads elsewhere or back.
+pub(crate) fn same_host_path(probe: &Probe<'_>, response: &Response) -> Option<String> {
+    let page = String::from_utf8_lossy(&response.body[..response.body.len().min(TITLE_WITHIN)]);
+    let location = match response.status {
+        301 | 302 | 303 | 307 | 308 => response.header("location").next()?.to_owned(),
+        200 => refresh(&page)?,
+        _ => return None,
+    };
+    let scheme = if probe.is_encrypted() {
+        "https://"
+    } else {
+        "http://"
+    };
+    path_on(&location, scheme, &host(probe))
 }
 
-fn mac(text: &str) -> Option<Mac> {
-    text.parse().ok().filter(|mac: &Mac| !mac.is_placeholder())
+/// The path of a location, if it is on a host.
+fn path_on(location: &str, scheme: &str, host: &str) -> Option<String> {
+    let path = match location.strip_prefix(scheme) {
+        Some(absolute) => {
+            let (other, _) = absolute.split_at(absolute.find('/').unwrap_or(absolute.len()));
+            if other != host {
+                return None;
+            }
+            absolute[other.len()..].to_owned()
+        }
+        None if location.contains("://") || location.starts_with("//") => return None,
+        None if location.starts_with('/') => location.to_owned(),
+        None => format!("/{location}"),
+    };
+    let path = path.split('#').next().unwrap_or_default();
+    let is_plain = path.bytes().all(|byte| byte.is_ascii_graphic()) && path.len() <= 256;
+    // A page that a browser is sent to by itself changes nothing, but no device may make us try that.
+    let changes = [
+        "reboot", "reset", "restart", "upgrade", "delete", "logout", "factory",
+    ];
+    let lower = path.to_ascii_lowercase();
+    (is_plain && !matches!(path, "" | "/") && !changes.iter().any(|word| lower.contains(word)))
+        .then(|| path.to_owned())
+}
+
+/// Where a page sends its reader at once: `<meta http-equiv="refresh" content="0; URL=/cgi-bin/luci/">`.
+fn refresh(page: &str) -> Option<String> {
+    let lower = page.to_ascii_lowercase();
+    let start = lower.find("http-equiv=\"refresh\"")?;
+    let element = &page[start..start + lower[start..].find('>')?];
+    let url = element.to_ascii_lowercase().find("url=")? + "url=".len();
+    let url = element[url..].trim_start_matches(['\'', ' ']);
+    let end = url.find(['"', '\'', ' ']).unwrap_or(url.len());
+    Some(url[..end].to_owned())
+}
+
+/// Status, server, realm, redirect and title, escaped, by which an operator recognizes the server.
+pub(crate) fn describe(response: &Response) -> String {
+    let mut words = format!("HTTP {}", response.status);
+    let body = String::from_utf8_lossy(&response.body[..response.body.len().min(TITLE_WITHIN)]);
+    let named = [
+        (
+            "server",
+            response.header("server").next().map(str::to_owned),
+        ),
+        ("realm", response.header("www-authenticate").find_map(realm)),
+        (
+            "redirects to",
+            response.header("location").next().map(kind_of_location),
+        ),
+        ("title", title(&body).map(str::to_owned)),
+    ];
+    for (name, value) in named {
+        if let Some(value) = value
+            .map(|value| text::field(&value))
+            .filter(|value| !value.is_empty())
+        {
+            words.push_str(&format!(", {name} {value}"));
+        }
+    }
+    text::quotable(words.as_bytes(), text::EVIDENCE)
+}
+
+/// Without the address, so that descriptions of many devices are alike.
+fn kind_of_location(location: &str) -> String {
+    match location.split_once("://") {
+        Some((scheme, _)) => scheme.to_owned(),
+        None => location.to_owned(),
+    }
 }
 
 pub(crate) fn fuzz(bytes: &[u8]) {
@@ -277,38 +216,82 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let Some(response) = response::parse(bytes) else {
         return;
     };
-    let words = page::words(&response);
+    let words = describe(&response);
     assert!(words.chars().count() <= text::EVIDENCE && words.is_ascii());
-    let _ = Page::of(&response);
+    let _ = refresh(&String::from_utf8_lossy(&response.body));
 }
 
-pub(crate) fn fuzz_challenge(bytes: &[u8]) {
-    digest::fuzz(bytes);
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-/// What every reader of a device's JSON makes of it: never a panic, nothing unbounded, always a driver's name.
-pub(crate) fn fuzz_json(bytes: &[u8]) {
-    let Ok(value) = serde_json::from_slice::<Value>(bytes) else {
-        return;
-    };
-    let _ = (
-        proto::is_pairing_info(&value),
-        axe::is_info(&value),
-        goldshell::is_status(&value),
-        epic::is_summary(&value),
-    );
-    for device in [
-        proto::identification(&value, &value),
-        axe::identification(&value),
-        goldshell::identification(&value),
-        vnish::identification(&value),
-        epic::identification(&value, &value),
-    ] {
-        assert!(!device.driver.is_empty());
-        for text in [&device.model, &device.manufacturer, &device.firmware] {
-            assert!(text.chars().count() <= 2 * text::FIELD, "{device:?}");
-            assert!(!text.chars().any(char::is_control), "{device:?}");
+    use super::*;
+
+    fn page(head: &str, body: &str) -> Response {
+        let text = format!(
+            "HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        response::parse(text.as_bytes()).expect("a response")
+    }
+
+    #[test]
+    fn a_description_names_status_server_realm_redirect_and_title() {
+        for (head, body, expected) in [
+            (
+                "200 OK\r\nServer: HP HTTP Server",
+                "<html><title lang=en>\n LaserJet </title>",
+                "HTTP 200, server HP HTTP Server, title LaserJet",
+            ),
+            ("404 Not Found", "", "HTTP 404"),
+            (
+                "401 No\r\nWWW-Authenticate: Digest realm=\"door\", nonce=\"1\"",
+                "",
+                "HTTP 401, realm door",
+            ),
+            (
+                "307 X\r\nLocation: https://10.0.0.7/",
+                "",
+                "HTTP 307, redirects to https",
+            ),
+        ] {
+            assert_eq!(describe(&page(head, body)), expected);
         }
-        assert!(device.mac.is_none_or(|mac| !mac.is_placeholder()));
+    }
+
+    #[test]
+    fn a_redirect_is_followed_on_the_same_host_port_and_scheme_only() {
+        for (location, expected) in [
+            ("/login.html", Some("/login.html")),
+            ("index.html#top", Some("/index.html")),
+            ("http://10.0.0.7/a?b=c", Some("/a?b=c")),
+            ("http://10.0.0.7:8080/a", None),
+            ("https://10.0.0.7/", None),
+            ("http://10.0.0.8/a", None),
+            ("//10.0.0.8/a", None),
+            ("/", None),
+            ("", None),
+            ("/reboot.cgi", None),
+            ("/a\r\nX: y", None),
+        ] {
+            assert_eq!(
+                path_on(location, "http://", "10.0.0.7").as_deref(),
+                expected,
+                "{location}"
+            );
+        }
+        let page = "<meta http-equiv=\"refresh\" content=\"0; URL=/cgi-bin/luci/\">";
+        assert_eq!(refresh(page).as_deref(), Some("/cgi-bin/luci/"));
+    }
+
+    proptest! {
+        #![proptest_config(fleet_core::regressions!("http-page"))]
+
+        #[test]
+        fn no_page_panics_and_descriptions_are_bounded(body in "(<title>?)?\\PC{0,900}(</title>)?", server in "[ -~]{0,900}") {
+            let response = page(&format!("200 OK\r\nServer: {server}"), &body);
+            let _ = refresh(&body);
+            prop_assert!(describe(&response).chars().count() <= text::EVIDENCE);
+        }
     }
 }

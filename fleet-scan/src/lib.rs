@@ -31,14 +31,18 @@
 //! ```
 
 mod cgminer;
+mod conversation;
 mod dial;
 mod driver;
+mod drivers;
 mod engine;
+mod examine;
+mod fingerprint;
 mod guard;
 mod http;
 mod job;
+mod json;
 mod login;
-mod maker;
 mod mdns;
 mod names;
 mod notes;
@@ -48,12 +52,14 @@ mod probe;
 mod shares;
 mod text;
 mod timing;
+mod whatsminer;
 
-pub use cgminer::CgminerDriver;
 pub use driver::{Answer, BoxFuture, Driver, DriverError, DriverSet, DriverSetError};
+pub use drivers::ProtocolDriver;
 pub use engine::Scanner;
+pub use examine::{Examination, Examined, Examiner};
+pub use fingerprint::{FingerprintError, Fingerprints, Make, RuleVerdict};
 pub use guard::Guard;
-pub use http::{EpicDriver, HttpDriver, HttpsDriver};
 pub use job::{
     FoundDevice, Interruption, ScanError, ScanEvent, ScanJob, ScanOptions, ScanProgress,
     ScanSummary,
@@ -62,7 +68,7 @@ pub use login::{Authenticated, Login};
 pub use mdns::Listen;
 pub use names::{DnsResolver, LookupError, PinnedName, Resolver, pin_names};
 pub use pairing::{PairReport, PairableDevice, Pairer};
-pub use probe::{Ended, Probe, Reply};
+pub use probe::{Ended, Exchange, Probe, Reply};
 
 /// Entry points for fuzzing: the parsers of what devices say, as functions of bytes.
 #[doc(hidden)]
@@ -77,9 +83,19 @@ pub mod fuzz {
         crate::http::fuzz(bytes);
     }
 
-    /// Reads what APIs over HTTP say of a device.
+    /// Reads a rule file, and matches it and the built-in rules against an answer behind the byte `0xff`.
+    pub fn fingerprint_file(bytes: &[u8]) {
+        crate::fingerprint::fuzz(bytes);
+    }
+
+    /// Matches the JSON of an answer against every built-in rule.
     pub fn device_json(bytes: &[u8]) {
-        crate::http::fuzz_json(bytes);
+        crate::fingerprint::fuzz(&[b"\xff", bytes].concat());
+    }
+
+    /// Reads a frame of Whatsminer API 3.
+    pub fn whatsminer_frame(bytes: &[u8]) {
+        crate::whatsminer::fuzz(bytes);
     }
 
     /// Hears datagrams of mDNS, parted by the bytes `0xff 0xff`, and asks what is missing.
@@ -89,6 +105,6 @@ pub mod fuzz {
 
     /// Reads a challenge to log in, and answers it.
     pub fn login_challenge(bytes: &[u8]) {
-        crate::http::fuzz_challenge(bytes);
+        crate::http::digest::fuzz(bytes);
     }
 }

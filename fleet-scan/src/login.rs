@@ -1,5 +1,7 @@
 //! What a device is tried with, and what comes of trying.
 
+pub(crate) mod antminer;
+
 use std::fmt;
 
 use fleet_core::DeviceFacts;

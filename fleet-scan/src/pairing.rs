@@ -9,7 +9,7 @@ use fleet_core::{DeviceFacts, Endpoint, PairOutcome};
 use tokio::time::timeout;
 
 use crate::{
-    dial::{Dialed, Dialler, Failure},
+    dial::Dialler,
     driver::{Answer, DriverError, DriverSet},
     guard::Guard,
     job::ScanOptions,
@@ -171,20 +171,8 @@ impl Pairer {
     }
 
     async fn open(&self, endpoint: Endpoint) -> Result<Probe<'_>, DriverError> {
-        match self.dialler.reconnect(endpoint).await {
-            Dialed::Open(stream) => Ok(Probe::new(&self.dialler, endpoint, stream, &self.options)),
-            Dialed::TimedOut | Dialed::Failed(Failure::TimedOut) => Err(DriverError::Silence),
-            Dialed::Failed(Failure::Refused) => {
-                Err(DriverError::Broken(std::io::ErrorKind::ConnectionRefused))
-            }
-            Dialed::Failed(Failure::Unreachable) => {
-                Err(DriverError::Broken(std::io::ErrorKind::HostUnreachable))
-            }
-            Dialed::Failed(Failure::Starved(error) | Failure::NoWay(error)) => {
-                Err(DriverError::Broken(error.kind()))
-            }
-            Dialed::Forbidden(reason) => Err(DriverError::Forbidden(reason)),
-        }
+        let stream = self.dialler.open(endpoint).await?;
+        Ok(Probe::new(&self.dialler, endpoint, stream, &self.options))
     }
 }
 

@@ -13,8 +13,9 @@ use tokio::{
 };
 
 use crate::{
-    dial::{Dialed, Dialler, Failure, REPLY_BLOCK},
+    dial::{Dialler, REPLY_BLOCK},
     driver::DriverError,
+    fingerprint::RuleVerdict,
     job::ScanOptions,
 };
 
@@ -38,6 +39,26 @@ pub struct Probe<'a> {
     /// Room for long replies, kept while a driver may hold what it read.
     room: Option<SemaphorePermit<'a>>,
     first_words: Vec<u8>,
+    /// What was sent and answered, where a person wants to see it.
+    notebook: Option<Notebook>,
+}
+
+/// A conversation with a device, kept for a person who writes a rule.
+#[derive(Debug, Default)]
+pub(crate) struct Notebook {
+    pub(crate) exchanges: Vec<Exchange>,
+    pub(crate) verdicts: Vec<RuleVerdict>,
+}
+
+/// A request and what it brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    /// The bytes that were sent.
+    pub request: Vec<u8>,
+    /// The bytes that came back, or why there were none.
+    pub reply: Result<Vec<u8>, DriverError>,
+    /// Whether both went through TLS.
+    pub encrypted: bool,
 }
 
 /// What came back.
@@ -91,6 +112,24 @@ impl<'a> Probe<'a> {
             reply_bytes: options.reply_bytes,
             room: None,
             first_words: Vec::new(),
+            notebook: None,
+        }
+    }
+
+    /// Keeps what is sent and answered from now on.
+    pub(crate) fn record(&mut self) {
+        self.notebook = Some(Notebook::default());
+    }
+
+    /// What was kept.
+    pub(crate) fn into_notebook(self) -> Notebook {
+        self.notebook.unwrap_or_default()
+    }
+
+    /// Keeps why each rule matched or did not, if anybody wants to know.
+    pub(crate) fn explain(&mut self, verdicts: impl FnOnce() -> Vec<RuleVerdict>) {
+        if let Some(notebook) = &mut self.notebook {
+            notebook.verdicts.extend(verdicts());
         }
     }
 
@@ -117,13 +156,21 @@ impl<'a> Probe<'a> {
         }
         self.requests += 1;
         let reused = self.line.is_some();
-        match self.exchange(request, complete).await {
+        let outcome = match self.exchange(request, complete).await {
             // A device may close an idle connection at any time; that says nothing of the request.
             Err(DriverError::Closed | DriverError::Broken(_)) if reused => {
                 self.exchange(request, complete).await
             }
             outcome => outcome,
+        };
+        if let Some(notebook) = &mut self.notebook {
+            notebook.exchanges.push(Exchange {
+                request: request.to_vec(),
+                reply: outcome.clone().map(|reply| reply.bytes),
+                encrypted: self.encrypts,
+            });
         }
+        outcome
     }
 
     /// Speaks TLS from now on: with the connection that is open, if it is new, and with those to come. Certificates
@@ -159,7 +206,7 @@ impl<'a> Probe<'a> {
     ) -> Result<Reply, DriverError> {
         let line = match self.line.take() {
             Some(line) => line,
-            None => Line::Plain(self.connect().await?),
+            None => Line::Plain(self.dialler.open(self.endpoint).await?),
         };
         let deadline = Instant::now() + self.reply_timeout;
         let mut line = self.prepared(line, deadline).await?;
@@ -234,23 +281,6 @@ impl<'a> Probe<'a> {
     fn overhear(&mut self, bytes: &[u8]) {
         if self.first_words.is_empty() {
             self.first_words = bytes.iter().take(FIRST_WORDS).copied().collect();
-        }
-    }
-
-    async fn connect(&mut self) -> Result<TcpStream, DriverError> {
-        match self.dialler.reconnect(self.endpoint).await {
-            Dialed::Open(stream) => Ok(stream),
-            Dialed::TimedOut | Dialed::Failed(Failure::TimedOut) => Err(DriverError::Silence),
-            Dialed::Failed(Failure::Refused) => {
-                Err(DriverError::Broken(io::ErrorKind::ConnectionRefused))
-            }
-            Dialed::Failed(Failure::Unreachable) => {
-                Err(DriverError::Broken(io::ErrorKind::HostUnreachable))
-            }
-            Dialed::Failed(Failure::Starved(error) | Failure::NoWay(error)) => {
-                Err(DriverError::Broken(error.kind()))
-            }
-            Dialed::Forbidden(reason) => Err(DriverError::Forbidden(reason)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What devices say, made fit for reports and logs: bounded, and without control characters.
+//! Makes texts of devices fit for reports and logs: bounded, on one line, without control characters.
 
 use fleet_core::DeviceFacts;
 
@@ -11,15 +11,27 @@ pub(crate) const FIELD: usize = 255;
 /// The longest evidence that a report carries, in characters.
 pub(crate) const EVIDENCE: usize = 512;
 
-/// A field of a report: controls dropped, blanks trimmed, at most [`FIELD`] characters.
+/// A field of a report: at most [`FIELD`] characters, with single spaces in place of controls and blanks.
 pub(crate) fn field(text: &str) -> String {
     bounded(text, FIELD)
 }
 
-/// Text without controls and outer blanks, of at most `most` characters.
+/// Text of at most `most` characters. Control characters separate words, as blanks do, and each gap is one space.
 pub(crate) fn bounded(text: &str, most: usize) -> String {
-    let clean: String = text.chars().filter(|c| !c.is_control()).collect();
-    let cut: String = clean.trim().chars().take(most).collect();
+    let mut clean = String::new();
+    let words = text
+        .split(|c: char| c.is_control() || c.is_whitespace())
+        .filter(|word| !word.is_empty());
+    for word in words {
+        if clean.len() >= most.saturating_mul(4) {
+            break;
+        }
+        if !clean.is_empty() {
+            clean.push(' ');
+        }
+        clean.push_str(word);
+    }
+    let cut: String = clean.chars().take(most).collect();
     cut.trim_end().to_owned()
 }
 
@@ -54,10 +66,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_lose_controls_and_excess() {
+    fn fields_are_one_line_of_bounded_length() {
         for (input, expected) in [
             ("  S19\t ", "S19"),
-            ("a\u{1b}[31mb", "a[31mb"),
+            ("a\u{1b}[31mb", "a [31mb"),
+            ("Antminer S9\nV1.3.58", "Antminer S9 V1.3.58"),
             ("\0\r\n", ""),
             ("Müller", "Müller"),
         ] {

@@ -14,8 +14,8 @@ use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId, Timestamp};
 use fleet_registry::{
     Announced, Capability, Registry,
     registry::{
-        self, Admission, Claim, Dropped, EvictReason, Output, Progress, RegistryLimits, Released,
-        Standing,
+        self, Admission, Claim, CommandProgress, Dropped, EvictReason, Output, RegistryLimits,
+        Released, Standing,
     },
 };
 use fleet_store::IssuedCommand;
@@ -249,8 +249,8 @@ impl Hub {
         &self,
         connection: ConnectionId,
         command: CommandId,
-        reported: Progress,
-    ) -> Result<Option<Progress>, Dropped> {
+        reported: CommandProgress,
+    ) -> Result<Option<CommandProgress>, Dropped> {
         let now = self.environment.instant();
         self.with(|registry| registry.progress(now, connection, command, reported))
     }

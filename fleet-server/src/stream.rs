@@ -15,7 +15,7 @@ use fleet_core::{
 };
 use fleet_registry::{
     Announced, Capabilities,
-    registry::{Admission, Adopted, Claim, OpenRefused, Progress, Standing},
+    registry::{Admission, Adopted, Claim, CommandProgress, OpenRefused, Standing},
 };
 use fleet_store::{Ack, Acked, ClaimError, ClaimedStream, NodeIdentity, Pins, StreamClaim};
 use fleet_wire::{
@@ -390,7 +390,7 @@ impl Current {
         let Some(command) = self.in_flight(&reported.command_id) else {
             return;
         };
-        let progress = Progress {
+        let progress = CommandProgress {
             done: reported.targets_done,
             total: reported.targets_total,
         };

@@ -1,10 +1,10 @@
-//! What a read-only identification should find, written down make by make and independently of any scanner.
+//! The expected result of a read-only identification, written make by make and independently of any scanner.
 
 use serde::{Deserialize, Serialize};
 
 use crate::site::{Device, Make, Manner, Protocol, Service};
 
-/// What a scan that asks given ports should learn of a device.
+/// The expected result of a scan of given ports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Truth {
@@ -21,7 +21,7 @@ pub enum Truth {
 pub struct Identity {
     /// The port whose answer names it.
     pub port: u16,
-    /// `tcp` for the CGMiner API, `http` for a web page.
+    /// The scheme of its web page.
     pub url_scheme: String,
     /// Name of the driver that such devices belong to.
     pub driver_name: String,
@@ -38,7 +38,7 @@ pub struct Identity {
 }
 
 impl Device {
-    /// What a scan of `ports` should find; a name on the CGMiner API goes before one on a web page.
+    /// What a scan of `ports` should find. The CGMiner API goes before a web page, which adds what the API lacks.
     pub fn truth(&self, ports: &[u16]) -> Truth {
         let asked = || {
             self.services
@@ -55,7 +55,11 @@ impl Device {
                     Protocol::Http => self.by_web(service),
                 })
         };
-        match of(Protocol::Cgminer).or_else(|| of(Protocol::Http)) {
+        let identity = match (of(Protocol::Cgminer), of(Protocol::Http)) {
+            (Some(api), Some(web)) => Some(api.completed_by(web)),
+            (api, web) => api.or(web),
+        };
+        match identity {
             Some(identity) => Truth::Identified(Box::new(identity)),
             None if asked().next().is_some() => Truth::Unidentified,
             None => Truth::Refused,
@@ -67,7 +71,8 @@ impl Device {
             Make::Antminer => ("Bitmain", self.firmware.clone()),
             Make::Whatsminer => ("MicroBT", self.firmware.clone()),
             Make::Avalon => ("Canaan", self.firmware.clone()),
-            Make::Braiins => ("Bitmain", format!("Braiins OS {}", self.firmware)),
+            // The API shows the hash of a build, which is not a version.
+            Make::Braiins => ("Bitmain", "Braiins OS".to_owned()),
             Make::LuxOs => ("Bitmain", format!("LuxOS {}", self.firmware)),
             Make::Vnish => ("Bitmain", format!("VNish {}", self.firmware)),
             Make::Marathon => ("Bitmain", format!("Marathon {}", self.firmware)),
@@ -122,7 +127,7 @@ impl Device {
         };
         Some(Identity {
             port: service.port,
-            url_scheme: "tcp".to_owned(),
+            url_scheme: "http".to_owned(),
             driver_name: driver.to_owned(),
             model,
             manufacturer: manufacturer.to_owned(),
@@ -149,9 +154,17 @@ impl Device {
         let identity = match self.make {
             Make::Antminer => named("Bitmain", "", ""),
             Make::Avalon => named("Canaan", "", ""),
-            Make::Braiins => named("Braiins", "", "Braiins OS"),
+            Make::Braiins => named(
+                "Bitmain",
+                &self.model,
+                &format!("Braiins OS {}", self.firmware),
+            ),
             Make::LuxOs => named("Luxor", "", "LuxOS"),
-            Make::Vnish => named("VNish", "", "VNish"),
+            Make::Vnish => Identity {
+                mac: self.mac.clone(),
+                serial: self.serial.clone(),
+                ..named("Bitmain", &self.model, &format!("VNish {}", self.firmware))
+            },
             Make::SealMiner => named("Bitdeer", "", ""),
             Make::Epic => named("ePIC", "", ""),
             Make::Bitaxe => {
@@ -186,6 +199,26 @@ impl Device {
             | Make::Router => return None,
         };
         Some(identity)
+    }
+}
+
+impl Identity {
+    /// The API's identity, with what only the web page says.
+    fn completed_by(self, web: Self) -> Self {
+        let is_release = web
+            .firmware_version
+            .starts_with(&format!("{} ", self.firmware_version));
+        let firmware_version = if is_release {
+            web.firmware_version
+        } else {
+            self.firmware_version
+        };
+        Self {
+            mac: self.mac.or(web.mac),
+            serial: self.serial.or(web.serial),
+            firmware_version,
+            ..self
+        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! The node's spool behaves as its model.
+//! The node's spool behaves as its reference model does.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fleet_registry::fuzz::spool_operations(
-    std::time::Instant::now(),
-    data
-));
+#[path = "../../fleet-registry/tests/models/models.rs"]
+#[expect(dead_code, reason = "each target runs one of the models")]
+mod models;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| models::spool_operations(std::time::Instant::now(), data));

@@ -14,27 +14,16 @@ A test skips itself and names the missing variable or program.
 import json
 import os
 import re
-import shutil
-import time
 from dataclasses import dataclass
 
 import pytest
 
+from webpage import Page, chromium
+
 NEVER_MADE = "fok_00000000000000000000000000000000000000000002sC6MA"
 """The key of 32 zero bytes: valid in form, but of no operator."""
-PATIENCE = 30
-"""Time limit of a step in seconds. The scan as a whole has SCAN_PATIENCE."""
 SCAN_PATIENCE = 180
-
-FLAGS = [
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--window-size=1280,900",
-]
-
-WITNESS = """
-window.violations = [];
-document.addEventListener('securitypolicyviolation', (event) => window.violations.push(`${event.effectiveDirective} ${event.blockedURI}`));
-"""
+"""Time limit of the scan in seconds."""
 
 SNAPSHOT = """
 const text = (id) => document.getElementById(id)?.textContent ?? null;
@@ -50,12 +39,6 @@ return {
 def required(name: str) -> str:
     """Returns an environment variable, or skips the test and names it."""
     return os.environ.get(name) or pytest.skip(f"{name} is not set: the web page is not tested")
-
-
-def program(variable: str, *names: str) -> str:
-    """Returns the path of a program, or skips the test and names it."""
-    found = os.environ.get(variable) or next(filter(None, map(shutil.which, names)), None)
-    return found or pytest.skip(f"{names[0]} is not installed: the web page is not tested")
 
 
 @dataclass
@@ -81,73 +64,17 @@ def settings() -> Settings:
 
 @pytest.fixture
 def browser(settings, tmp_path):
-    """Starts headless Chromium with a new profile."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: the web page is not tested")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program("FLEET_CHROMIUM", "chromium", "/usr/bin/chromium")
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = program("FLEET_CHROMEDRIVER", "chromedriver", "/usr/bin/chromedriver")
-    chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    try:
-        chromium.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WITNESS})
-        yield chromium
-    finally:
-        chromium.quit()
+    """Starts the browser after the settings are known."""
+    with chromium(tmp_path / "profile") as browser:
+        yield browser
 
 
-class Page:
-    """The page as an operator uses it. Every step waits for its elements."""
-
-    def __init__(self, browser, server: str):
-        self.browser = browser
-        self.server = server.rstrip("/")
-        self.console: list[str] = []
-
-    def until(self, what: str, look, patience: float = PATIENCE):
-        """Calls `look` until it returns something. A timeout fails with the content of the page."""
-        end = time.monotonic() + patience
-        while True:
-            seen = look()
-            if seen:
-                return seen
-            if time.monotonic() > end:
-                pytest.fail(f"timed out waiting for {what}; the page shows:\n{self.text()}\nconsole: {self.read_console()}")
-            time.sleep(0.02)
-
-    def text(self) -> str:
-        return self.browser.execute_script("return document.body.innerText")
-
-    def find(self, selector: str):
-        """Waits for the first visible element."""
-        def look():
-            found = self.browser.find_elements("css selector", selector)
-            return next((element for element in found if element.is_displayed()), None)
-        return self.until(selector, look)
-
-    def click(self, selector: str) -> None:
-        self.find(selector).click()
-
-    def type(self, selector: str, text: str) -> None:
-        field = self.find(selector)
-        field.clear()
-        field.send_keys(text)
+class Journey(Page):
+    """The page with the view of a running scan."""
 
     def snapshot(self) -> dict:
         """Returns the state of the scan view."""
         return self.browser.execute_script(SNAPSHOT)
-
-    def read_console(self) -> list[str]:
-        """Returns all errors of the browser console so far. The driver returns each entry only once."""
-        self.console += [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
-        return self.console
-
-    def violations(self) -> list[str]:
-        return self.browser.execute_script("return window.violations")
-
-    def status(self, path: str) -> int:
-        return self.browser.execute_async_script("fetch(arguments[0], {cache: 'no-store'}).then((answer) => arguments[1](answer.status))", path)
 
 
 LINKS = {
@@ -179,7 +106,7 @@ def test_only_http_and_https_to_a_literal_address_become_links(settings, browser
 
 
 def test_an_operator_signs_in_scans_and_reads_the_summary(settings, browser):
-    page, key = Page(browser, settings.server), settings.key
+    page, key = Journey(browser, settings.server), settings.key
 
     sign_in(page, key)
     assert_the_key_is_nowhere(page, key)
@@ -202,7 +129,7 @@ def test_an_operator_signs_in_scans_and_reads_the_summary(settings, browser):
     sign_out(page)
 
 
-def sign_in(page: Page, key: str) -> None:
+def sign_in(page: Journey, key: str) -> None:
     page.browser.get(page.server + "/")
     page.click("#by-key")
     page.type("#key", "fok_this_key_was_never_made")
@@ -225,7 +152,7 @@ def sign_in(page: Page, key: str) -> None:
         assert key not in cookie["value"], "the cookie contains the key"
 
 
-def assert_the_key_is_nowhere(page: Page, key: str) -> None:
+def assert_the_key_is_nowhere(page: Journey, key: str) -> None:
     places = page.browser.execute_script("""
         return {
           address: location.href, title: document.title, cookie: document.cookie,
@@ -240,14 +167,14 @@ def assert_the_key_is_nowhere(page: Page, key: str) -> None:
     assert places["local"] == "{}" and places["session"] == "{}", "the page stores something"
 
 
-def see_a_node_online(page: Page) -> None:
+def see_a_node_online(page: Journey) -> None:
     page.click("a[href='#/nodes']")
     node = page.find("#nodes .node[data-status=good]")
     assert "Online" in node.text
     assert node.find_element("css selector", "h2").text
 
 
-def start_a_scan(page: Page, targets: str, ports: str) -> None:
+def start_a_scan(page: Journey, targets: str, ports: str) -> None:
     page.click("a[href='#/scans']")
     page.click("#new-scan")
     check_refuses(page, "8.8.8.8")
@@ -264,7 +191,7 @@ def start_a_scan(page: Page, targets: str, ports: str) -> None:
     page.until("the scan's address", lambda: page.browser.current_url.rpartition("#/scans/")[2].count("-") == 4)
 
 
-def check_refuses(page: Page, target: str) -> None:
+def check_refuses(page: Journey, target: str) -> None:
     """The live check names the invalid target, and the scan cannot be started."""
     page.type("#target", target)
     assert target in page.find("#check-error").text
@@ -272,7 +199,7 @@ def check_refuses(page: Page, target: str) -> None:
     assert not page.find("#start-scan").is_enabled()
 
 
-def watch_rows_arrive(page: Page) -> dict:
+def watch_rows_arrive(page: Journey) -> dict:
     """Checks that rows, progress and time advance while the scan runs. Returns the last snapshot."""
     def rows_before_the_end():
         now = page.snapshot()
@@ -291,14 +218,14 @@ def watch_rows_arrive(page: Page) -> dict:
     return now
 
 
-def resume(page: Page, before: dict) -> None:
+def resume(page: Journey, before: dict) -> None:
     """After the reload, the page shows the same rows in the same order."""
     count = len(before["rows"])
     now = page.until("the rows from before the reload", lambda: len((now := page.snapshot())["rows"]) >= count and now)
     assert now["rows"][:count] == before["rows"]
 
 
-def read_the_summary(page: Page) -> None:
+def read_the_summary(page: Journey) -> None:
     parts = part_values(page, "#ledger-targets")
     assert parts["targets"] == sum(value for name, value in parts.items() if name != "targets"), parts
     assert parts["identified"] > 0, parts
@@ -310,7 +237,7 @@ def read_the_summary(page: Page) -> None:
     assert len(rows) == len(set(rows)) == expected, "each accepted report is one row"
 
 
-def read_the_audit_trail(page: Page) -> None:
+def read_the_audit_trail(page: Journey) -> None:
     """The audit trail contains the start of the scan, filters refusals, and shows the head of the chain."""
     page.click("a[href='#/audit']")
     page.find("#audit-kind").find_element("css selector", "option[value='scan.']").click()
@@ -321,7 +248,7 @@ def read_the_audit_trail(page: Page) -> None:
     assert "Done" not in page.text(), "the filter shows a record that was not refused"
 
 
-def part_values(page: Page, table: str) -> dict[str, int]:
+def part_values(page: Journey, table: str) -> dict[str, int]:
     rows = page.find(table).find_elements("css selector", "tr[data-part], tr[data-total]")
     return {
         row.get_attribute("data-part") or row.get_attribute("data-total"): int(row.find_element("css selector", "td").get_attribute("data-value"))
@@ -329,7 +256,7 @@ def part_values(page: Page, table: str) -> dict[str, int]:
     }
 
 
-def assert_nothing_was_blocked_or_broken(page: Page) -> None:
+def assert_nothing_was_blocked_or_broken(page: Journey) -> None:
     assert page.violations() == []
     # The browser logs error responses that this test provokes: no session yet, a wrong key, an invalid target.
     expected = ("/api/session - Failed to load resource: the server responded with a status of 401", "/fleet.v1.ScanService/PlanScan - Failed to load resource: the server responded with a status of 400")
@@ -344,7 +271,7 @@ def assert_nothing_was_blocked_or_broken(page: Page) -> None:
 
 
 def test_an_operator_signs_in_by_password_and_manages_the_account(settings, browser):
-    page, key = Page(browser, settings.server), settings.key
+    page, key = Journey(browser, settings.server), settings.key
     chosen = "the password of a journey"
 
     page.browser.get(page.server + "/")
@@ -373,13 +300,13 @@ def test_an_operator_signs_in_by_password_and_manages_the_account(settings, brow
     sign_out(page)
 
 
-def enter(page: Page, email: str, password: str) -> None:
+def enter(page: Journey, email: str, password: str) -> None:
     page.type("#email", email)
     page.type("#password", password)
     page.click("button[type=submit]")
 
 
-def create_and_revoke_a_key(page: Page) -> str:
+def create_and_revoke_a_key(page: Journey) -> str:
     page.type("#key-name", "of the journey")
     page.click("#create-key")
     created = page.find("#new-key").text
@@ -391,7 +318,7 @@ def create_and_revoke_a_key(page: Page) -> str:
     return created
 
 
-def change_the_password(page: Page, current: str, new: str) -> None:
+def change_the_password(page: Journey, current: str, new: str) -> None:
     page.type("#current-password", current)
     page.type("#new-password", "short")
     page.type("#new-password-again", "short")
@@ -403,7 +330,7 @@ def change_the_password(page: Page, current: str, new: str) -> None:
     page.until("the change", lambda: "Password changed" in page.find(".notice-good").text)
 
 
-def sign_out(page: Page) -> None:
+def sign_out(page: Journey) -> None:
     page.click("#sign-out")
     page.find("#email")
     assert page.status("/api/session") == 401

@@ -1,4 +1,4 @@
-//! The command line. What its values mean is decided here, what is done with them elsewhere.
+//! The command line: flags, variables and their values.
 
 use std::{
     ffi::OsString,
@@ -15,23 +15,23 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 
 use crate::exit::Usage;
 
-/// Targets that a server puts into one command of any node.
+/// The number of targets that a server sends to any node in one command.
 const LEAST_TARGETS: i64 = UPSTREAM_COMMAND_TARGETS as i64;
-/// Targets that a server puts into one command at the most.
+/// The most targets that a server sends in one command.
 const MOST_TARGETS: u32 = COMMAND_TARGETS as u32;
 
-/// The command that a plugin runs under.
+/// The subcommand that guards a plugin process.
 pub(crate) const GUARD: &str = "plugin-guard";
 
-/// The fleet node: runs beside the devices, dials out to its server, scans when asked.
+/// Scans the local network for devices on request of a fleet server
 #[derive(Debug, Parser)]
 #[command(
     version,
     max_term_width = 100,
-    after_help = "Exit status: 0 done, 1 failed, 2 a scan with gaps, 64 wrong flags, 69 server or state folder unavailable, 77 credentials missing or refused for good."
+    after_help = "Exit status: 0 success, 1 failure, 2 partial scan, 64 invalid usage, 69 server or state folder unavailable, 77 credentials missing or rejected."
 )]
 pub(crate) struct Cli {
-    /// The node's own folder for keys and enrollment [default: /var/lib/fleetnode for root, else ~/.local/state/fleetnode]
+    /// State folder of the node, with its keys and enrollment [default: /var/lib/fleetnode for root, else ~/.local/state/fleetnode]
     #[arg(long, global = true, env = "FLEETNODE_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -42,32 +42,32 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Registers this node with an enrollment code, then takes the API key that confirming it shows.
+    /// Enroll this node: register with an enrollment code, then enter the API key
     ///
-    /// Code and key come from a prompt that does not show them, or one a line on standard input. What is done is
-    /// saved: a second `enroll` goes on at the API key.
+    /// Reads the code and the API key from a prompt without echo, or from standard input, one per line. Each step is
+    /// saved. If the API key is not available yet, run `enroll` again later to enter it.
     Enroll(EnrollArgs),
-    /// Says how far the enrollment is and whether the node runs.
+    /// Show the enrollment and whether the node is running
     Status {
-        /// For programs.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Proves to the server that the saved API key is good; takes the key first if it is missing.
+    /// Check the saved API key with the server; ask for the key first if it is missing
     Refresh,
-    /// Runs the node until SIGTERM or SIGINT; a second signal ends it at once.
+    /// Run the node until SIGTERM or SIGINT; a second signal ends it at once
     Run(RunArgs),
-    /// Scans from this machine without a server: a table of what answers, and what became of the rest.
+    /// Scan from this machine without a server, and print the devices and a summary
     ///
-    /// Nothing is enrolled or reported. Ctrl-C stops it and keeps what was found. Exit status: 0 complete, 2 with gaps,
-    /// 64 a target that cannot be scanned, 77 halted, 130 stopped.
+    /// Does not need an enrollment and reports nothing to a server. Ctrl-C stops the scan and keeps its results. Exit
+    /// status: 0 complete, 2 partial, 64 invalid target, 77 halted, 130 canceled.
     Scan(ScanArgs),
-    /// What the site lets its node scan.
+    /// Inspect the site policy
     #[command(subcommand)]
     Policy(Policy),
-    /// Stops all scanning and pairing by this node at once, until `resume`; the node stays connected and says so.
+    /// Stop all scanning and pairing on this node at once, until `resume`; the node stays connected
     Halt {
-        /// What operators are told.
+        /// The reason, which operators can read.
         #[arg(
             long,
             default_value = "",
@@ -76,24 +76,24 @@ pub(crate) enum Command {
         )]
         reason: String,
     },
-    /// Lets a halted node scan again.
+    /// End a halt
     Resume,
-    /// Runs a plugin that must not outlive the node. The node calls it.
+    /// Run a plugin that must not outlive the node. Called by the node.
     #[command(name = GUARD, hide = true)]
     PluginGuard {
-        /// The plugin.
+        /// Path of the plugin.
         program: PathBuf,
     },
-    /// Prints a completion script for a shell.
+    /// Print a shell completion script
     Completions {
-        /// The shell.
+        /// Name of the shell.
         shell: clap_complete::Shell,
     },
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct LogArgs {
-    /// Log lines for people or for machines.
+    /// Log format.
     #[arg(
         long,
         global = true,
@@ -102,7 +102,7 @@ pub(crate) struct LogArgs {
         default_value = "text"
     )]
     pub(crate) log_format: LogFormat,
-    /// What to log: a level, or directives such as `info,fleet_agent=debug`.
+    /// Log filter: a level, or directives such as `info,fleet_agent=debug`.
     #[arg(
         long,
         global = true,
@@ -121,19 +121,19 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, Args)]
 pub(crate) struct EnrollArgs {
-    /// The server, such as `https://fleet.example`; needed for the first `enroll`.
+    /// URL of the server, such as `https://fleet.example`; required for the first `enroll`.
     #[arg(long, env = "FLEETNODE_SERVER_URL", value_name = "URL")]
     pub(crate) server_url: Option<String>,
-    /// The name that operators see [default: this machine's host name]
+    /// Name of this node [default: the host name]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Trust the authorities in this PEM file instead of the system's.
+    /// Trust the CA certificates in this PEM file instead of the system's.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// The server is an upstream one, whose challenges do not say what they are for.
+    /// Sign challenges without a tag, as upstream servers send them.
     #[arg(long)]
     pub(crate) upstream_server: bool,
-    /// Accept plain HTTP to another machine; anybody on the way can read the node's keys.
+    /// Allow plain HTTP to another machine, which exposes the node's keys to the network.
     #[arg(long)]
     pub(crate) allow_insecure_transport: bool,
 }
@@ -144,20 +144,20 @@ pub(crate) struct RunArgs {
     pub(crate) site: SiteArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-    /// Targets to take in one command, 1024 to 16384: a scan that is interrupted repeats at most one command.
+    /// Most targets of one command, 1024 to 16384; an interruption repeats at most one command.
     #[arg(long, value_name = "N", default_value_t = MOST_TARGETS, value_parser = clap::value_parser!(u32).range(LEAST_TARGETS..=i64::from(MOST_TARGETS)))]
     pub(crate) max_targets: u32,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ScanArgs {
-    /// What to scan: 10.0.0.7, 10.0.0.0/22, 10.0.0.5-40, a host name, or fleetnode-local-subnet.
+    /// Target: 10.0.0.7, 10.0.0.0/22, 10.0.0.5-40, a host name, or fleetnode-local-subnet.
     #[arg(required_unless_present = "mdns", value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
-    /// Scan what announces this service by mDNS in this machine's own subnets, _http._tcp unless named.
+    /// Scan hosts in the local subnets that announce this mDNS service [default: _http._tcp]
     #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with = "targets")]
     pub(crate) mdns: Option<String>,
-    /// Listen to mDNS for so long, 1 to 60 [default: 5].
+    /// Listen to mDNS for this long, 1 to 60 [default: 5]
     #[arg(
         long,
         value_name = "SECONDS",
@@ -165,10 +165,10 @@ pub(crate) struct ScanArgs {
         conflicts_with = "targets"
     )]
     pub(crate) listen: Option<i32>,
-    /// Try this port instead of the drivers' own; may be repeated.
+    /// Port to scan instead of the drivers' default ports; repeat the flag or separate ports by commas.
     #[arg(short, long = "port", value_name = "PORT", value_delimiter = ',')]
     pub(crate) ports: Vec<String>,
-    /// A JSON object a line, in the shape of the server's event stream, instead of a table.
+    /// Print one JSON object per line, in the format of the server's event stream.
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
@@ -179,10 +179,10 @@ pub(crate) struct ScanArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
-    /// Says of endpoints whether `run` with the same flags and variables would dial them, and by which rule; exits with 1
-    /// when it would not dial one.
+    /// Show whether `run` with the same flags and variables may dial each endpoint, and by which rule; exits with 1 if
+    /// one is forbidden
     Check {
-        /// An address with or without a port, such as 10.0.0.7:4028; one of IPv6 with a port is written in brackets.
+        /// Address with an optional port, such as 10.0.0.7:4028 or [fd00::7]:80.
         #[arg(required = true, value_name = "ENDPOINT", value_parser = endpoint)]
         endpoints: Vec<SocketAddr>,
         #[command(flatten)]
@@ -190,10 +190,10 @@ pub(crate) enum Policy {
     },
 }
 
-/// What the site lets its node do. Commas part the values of a variable.
+/// The site policy. In variables, values are separated by commas.
 #[derive(Debug, Args)]
 pub(crate) struct SiteArgs {
-    /// Scan nothing outside of this network; may be repeated.
+    /// Scan only this network; may be repeated.
     #[arg(
         long,
         env = "FLEETNODE_ALLOW_NETWORK",
@@ -209,18 +209,18 @@ pub(crate) struct SiteArgs {
         value_delimiter = ','
     )]
     pub(crate) deny_port: Vec<Port>,
-    /// For demonstrations and tests only: also scan simulated devices on this machine's loopback addresses.
+    /// Also scan simulated devices on loopback addresses; for demonstrations and tests only.
     #[arg(long, hide_short_help = true)]
     pub(crate) demo_allow_loopback: bool,
 }
 
-/// How devices are looked for.
+/// How devices are scanned.
 #[derive(Debug, Args)]
 pub(crate) struct EngineArgs {
-    /// Probes a second.
+    /// Most probes per second.
     #[arg(long, env = "FLEETNODE_RATE", value_name = "N", default_value_t = DEFAULT_RATE, value_parser = clap::value_parser!(u32).range(1..=i64::from(FULL_RATE)))]
     pub(crate) rate: u32,
-    /// What `fleetnode-local-subnet` stands for, and where mDNS is listened to, instead of the networks of this machine's interfaces; may be repeated.
+    /// Network for `fleetnode-local-subnet` and mDNS, instead of the networks of this machine's interfaces; may be repeated.
     #[arg(
         long,
         env = "FLEETNODE_LOCAL_SUBNET",
@@ -228,21 +228,21 @@ pub(crate) struct EngineArgs {
         value_delimiter = ','
     )]
     pub(crate) local_subnet: Vec<Ipv4Network>,
-    /// Ask this name server for host names, an address with or without a port, instead of those of this machine; may be
+    /// Name server for host names, an address with an optional port, instead of the system's name servers; may be
     /// repeated.
     #[arg(long, value_name = "ADDR", value_parser = name_server)]
     pub(crate) dns_server: Vec<SocketAddr>,
-    /// Run the driver plugins in this folder; only root and this user may be able to change it [default: `plugins` beside
-    /// this program, if there is such a folder]
+    /// Folder of driver plugins, writable only by root and this user [default: the folder `plugins` beside this program, if
+    /// it exists]
     #[arg(long, env = "FLEETNODE_PLUGIN_DIR", value_name = "DIR")]
     pub(crate) plugin_dir: Option<PathBuf>,
-    /// Let plugins see this variable of the environment too, such as RUST_LOG; may be repeated. They see PATH, HOME, the
-    /// language and what their protocol needs.
+    /// Pass this environment variable to plugins, such as RUST_LOG; may be repeated. PATH, HOME, locale variables and
+    /// those of the plugin protocol are always passed.
     #[arg(long, value_name = "NAME")]
     pub(crate) plugin_env: Vec<OsString>,
 }
 
-/// The address of a name server, at DNS's own port unless it says another.
+/// Parses the address of a name server. The default port is 53.
 fn name_server(text: &str) -> Result<SocketAddr, String> {
     const DNS: u16 = 53;
     let literal = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS));
@@ -251,7 +251,7 @@ fn name_server(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// An address, at HTTP's port unless it says another.
+/// Parses an endpoint. The default port is 80.
 fn endpoint(text: &str) -> Result<SocketAddr, String> {
     const HTTP: u16 = 80;
     let literal = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, HTTP));
@@ -265,7 +265,7 @@ fn endpoint(text: &str) -> Result<SocketAddr, String> {
 }
 
 impl Cli {
-    /// The state folder: named, or the usual one of this user.
+    /// The state folder: from the flag, or this user's default.
     pub(crate) fn state_dir(&self) -> Result<PathBuf, Usage> {
         if let Some(named) = &self.state_dir {
             return Ok(named.clone());
@@ -282,7 +282,7 @@ impl Cli {
             .or_else(|| variable("HOME").map(|home| home.join(".local/state")))
             .map(|base| base.join("fleetnode"))
             .ok_or_else(|| {
-                Usage::new("neither XDG_STATE_HOME nor HOME names a folder: pass --state-dir")
+                Usage::new("neither XDG_STATE_HOME nor HOME is an absolute path; pass --state-dir")
             })
     }
 }
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_need_not_be_named() {
+    fn the_mdns_service_is_optional() {
         for (arguments, service, seconds) in [
             (&["--mdns"][..], "", None),
             (&["--mdns", "_axeos._tcp"], "_axeos._tcp", None),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_are_named() {
+    fn errors_name_the_invalid_value() {
         for (arguments, named) in [
             (vec!["run", "--allow-network", "10.0.0.0/33"], "10.0.0.0/33"),
             (vec!["run", "--deny-port", "80/tcp"], "80/tcp"),

@@ -1,4 +1,4 @@
-//! `fleetnode enroll` and `fleetnode refresh`: the dialogue around the library's steps. Start with [`enroll`].
+//! `fleetnode enroll` and `fleetnode refresh`: the prompts around the library's steps. Start with [`enroll`].
 
 use std::{
     io::{self, BufRead, IsTerminal, Write},
@@ -6,26 +6,26 @@ use std::{
 };
 
 use anyhow::Context;
-use fleet_agent::{EnrollError, EnrollOptions, NodeState, SecretText, Stage, StateDir};
+use fleet_agent::{EnrollError, EnrollOptions, SecretText, Stage, StateDir, StateFile};
 use fleet_core::{Fingerprint, Secret, SecretKind};
 use zeroize::Zeroizing;
 
 use crate::{cli::EnrollArgs, exit::Usage};
 
-/// Longest secret on the wire, in characters, and some room for line ends.
+/// Longest input line: the longest secret, plus room for whitespace.
 const LINE: u64 = 520;
 
 pub(crate) async fn enroll(state_dir: &Path, args: EnrollArgs) -> anyhow::Result<()> {
     let dir = StateDir::open(state_dir)?;
     let state = dir.load()?;
-    let stage = state.as_ref().map_or(Stage::New, NodeState::stage);
+    let stage = state.as_ref().map_or(Stage::New, StateFile::stage);
     match (stage, state) {
         (Stage::Registered, Some(state)) => {
-            say(&format!(
-                "This node is registered already as {:?} at {}.",
+            print(&format!(
+                "This node is already registered as {:?} at {}.",
                 state.name, state.server_url
             ))?;
-            say_fingerprint(state.fingerprint())?;
+            print_fingerprint(state.fingerprint())?;
         }
         (Stage::Enrolled, Some(state)) => {
             let (name, fleet_node_id) = (state.name, state.fleet_node_id.unwrap_or_default());
@@ -48,17 +48,17 @@ pub(crate) async fn refresh(state_dir: &Path) -> anyhow::Result<()> {
         .filter(|state| state.stage() != Stage::New)
         .ok_or(EnrollError::NotRegistered)?;
     if state.stage() == Stage::Registered {
-        say_fingerprint(state.fingerprint())?;
+        print_fingerprint(state.fingerprint())?;
         return finish(&dir).await;
     }
     fleet_agent::refresh(&dir).await?;
-    say("The server accepts this node.")
+    print("The server accepts this node.")
 }
 
 async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
-    let server_url = args.server_url.ok_or_else(|| {
-        Usage::new("no server named: pass --server-url, such as https://fleet.example")
-    })?;
+    let server_url = args
+        .server_url
+        .ok_or_else(|| Usage::new("missing --server-url, such as https://fleet.example"))?;
     let options = EnrollOptions {
         server_url,
         name: args.name.unwrap_or_else(host_name),
@@ -67,40 +67,40 @@ async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
         allow_insecure_transport: args.allow_insecure_transport,
     };
     let kind = (!options.upstream_server).then_some(SecretKind::EnrollmentCode);
-    let code = secret("Enrollment code: ", kind)?.ok_or_else(|| Usage::new("no enrollment code on standard input: create one in the web page or with `fleetctl nodes code`"))?;
+    let code = secret("Enrollment code: ", kind)?.ok_or_else(|| Usage::new("no enrollment code on standard input; create one in the web page or with `fleetctl nodes code`"))?;
     let name = options.name.clone();
     let registered = fleet_agent::register(dir, options, &code).await?;
-    say(&format!(
+    print(&format!(
         "Registered as {name:?} (id {}).",
         registered.fleet_node_id
     ))?;
-    say_fingerprint(registered.fingerprint)
+    print_fingerprint(registered.fingerprint)
 }
 
 async fn finish(dir: &StateDir) -> anyhow::Result<()> {
     let upstream_server = dir.load()?.is_some_and(|state| state.upstream_server);
     let kind = (!upstream_server).then_some(SecretKind::NodeKey);
     let Some(api_key) = secret("API key: ", kind)? else {
-        return say(
-            "Saved. Once the node is confirmed, run `fleetnode enroll` or `fleetnode refresh` to enter its API key.",
+        return print(
+            "Saved. After an operator has confirmed the node, run `fleetnode enroll` again to enter the API key.",
         );
     };
     fleet_agent::finish(dir, api_key).await?;
-    say("Enrolled: the server accepts this node. Start it with `fleetnode run`.")
+    print("Enrolled. Start the node with `fleetnode run`.")
 }
 
-fn say_fingerprint(fingerprint: Fingerprint) -> anyhow::Result<()> {
-    say(&format!(
-        "Fingerprint: {fingerprint}\nCompare it in the web page or with `fleetctl nodes list`, then confirm the node there; confirming shows its API key once."
+fn print_fingerprint(fingerprint: Fingerprint) -> anyhow::Result<()> {
+    print(&format!(
+        "Fingerprint: {fingerprint}\nCompare it with the fingerprint in the web page or in `fleetctl nodes list`, then confirm the node there. The API key is shown once after that."
     ))
 }
 
-fn say(text: &str) -> anyhow::Result<()> {
+fn print(text: &str) -> anyhow::Result<()> {
     writeln!(io::stdout(), "{text}").context("cannot write to standard output")
 }
 
-/// Asks for a secret: a prompt without echo on a terminal, else the next line of standard input; none at its end.
-/// A slip in a secret of ours is told before the server is asked.
+/// Reads a secret: from a prompt without echo on a terminal, else from the next line of standard input. Returns none at the
+/// end of the input. The checksum of our own secrets is checked here, before anything is sent.
 fn secret(prompt: &str, kind: Option<SecretKind>) -> anyhow::Result<Option<SecretText>> {
     let mut line = Zeroizing::new(String::new());
     if io::stdin().is_terminal() {

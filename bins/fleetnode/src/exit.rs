@@ -1,23 +1,23 @@
-//! Exit codes (sysexits) and what each failure means for a script.
+//! Exit codes, following sysexits, and their mapping from errors.
 
 use fleet_agent::{AgentError, EnrollError, SessionError, StateError, StopReason, TransportError};
 use fleet_wire::Code;
 
 use crate::halt::Halted;
 
-/// A scan with gaps.
+/// The scan is partial.
 pub(crate) const PARTIAL: u8 = 2;
-/// A scan that was stopped.
+/// The scan was canceled.
 pub(crate) const CANCELED: u8 = 130;
-/// Wrong flags.
+/// The flags or values are invalid.
 pub(crate) const USAGE: u8 = 64;
-/// The server or the state folder cannot be used now.
+/// The server or the state folder is unavailable.
 pub(crate) const UNAVAILABLE: u8 = 69;
-/// Credentials are missing, refused, or not safe.
+/// Credentials are missing, rejected or unsafe.
 pub(crate) const PERMISSION: u8 = 77;
 const FAILURE: u8 = 1;
 
-/// Flags that cannot be meant.
+/// Invalid flags or values.
 #[derive(Debug)]
 pub(crate) struct Usage(String);
 
@@ -35,7 +35,7 @@ impl std::fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// The exit code of a failure.
+/// The exit code of an error.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
     if error.is::<Usage>() || error.is::<TransportError>() {
         USAGE
@@ -61,7 +61,7 @@ fn of_enrollment(error: &EnrollError) -> u8 {
         EnrollError::State(error) => of_state(error),
         EnrollError::Transport(_) => USAGE,
         EnrollError::Session(SessionError::NoKey | SessionError::KeyRefused) => PERMISSION,
-        EnrollError::Session(SessionError::TaglessChallenge) => FAILURE,
+        EnrollError::Session(SessionError::UntaggedChallenge) => FAILURE,
         EnrollError::Session(SessionError::Call { source, .. })
         | EnrollError::Refused { source, .. } => of_call(source.code),
         EnrollError::AlreadyRegistered { .. } | EnrollError::Random(_) => FAILURE,

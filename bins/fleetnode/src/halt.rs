@@ -1,5 +1,5 @@
-//! The kill switch: a file in the state folder. While it is there the node scans nothing; it is looked for four times
-//! a second, so that it works without the node's help, by hand too. Start with [`halt`].
+//! The kill switch: a file in the state folder. While it exists, the node scans nothing. The node checks for it four times
+//! per second, so creating the file by hand works too. Start with [`halt`].
 
 use std::{
     fs,
@@ -11,25 +11,25 @@ use std::{
 use anyhow::Context;
 use tokio::{sync::watch, time::interval};
 
-/// The file. What is in it is the reason.
+/// The name of the file. Its content is the reason.
 const FILE: &str = "halt";
-/// How often it is looked for: a halted scan ends within the second that canceling takes.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Bytes of a reason.
+/// How often the file is checked. A halt must stop a scan within one second, including the time for the cancel.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// Longest reason, in bytes.
 const REASON: u64 = 512;
 
-/// Stops the node that has this state folder, running or not.
+/// Halts the node with this state folder, whether or not it is running.
 pub(crate) fn halt(state_dir: &Path, reason: &str) -> anyhow::Result<()> {
     let file = state_dir.join(FILE);
     fs::write(&file, reason).with_context(|| {
         format!(
-            "cannot write {}: run this as the user that runs the node, with its --state-dir",
+            "cannot write {}; run this command as the node's user, with its --state-dir",
             file.display()
         )
     })
 }
 
-/// Lets it scan again.
+/// Ends the halt.
 pub(crate) fn resume(state_dir: &Path) -> anyhow::Result<()> {
     let file = state_dir.join(FILE);
     match fs::remove_file(&file) {
@@ -40,7 +40,7 @@ pub(crate) fn resume(state_dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Nothing is scanned: the site has halted its node.
+/// The node is halted.
 #[derive(Debug)]
 pub(crate) struct Halted(pub(crate) String);
 
@@ -54,14 +54,14 @@ impl std::fmt::Display for Halted {
         };
         write!(
             f,
-            "scanning is halted on this node ({why}): `fleetnode resume` ends that"
+            "scanning is halted on this node ({why}); `fleetnode resume` ends the halt"
         )
     }
 }
 
 impl std::error::Error for Halted {}
 
-/// Why the node is halted, if it is. What cannot be looked at halts.
+/// The reason of the halt, if the node is halted. A file that cannot be read counts as a halt.
 pub(crate) fn reason(state_dir: &Path) -> Option<String> {
     let file = state_dir.join(FILE);
     let mut bytes = Vec::new();
@@ -79,26 +79,26 @@ pub(crate) fn reason(state_dir: &Path) -> Option<String> {
     )
 }
 
-/// Follows the file for as long as somebody listens.
+/// Watches the file until the receiver is dropped.
 pub(crate) fn watch(state_dir: &Path) -> watch::Receiver<Option<String>> {
     let folder: PathBuf = state_dir.to_owned();
-    let (tell, halted) = watch::channel(reason(&folder));
+    let (sender, receiver) = watch::channel(reason(&folder));
     tokio::spawn(async move {
-        let mut look = interval(LOOK_EVERY);
+        let mut check = interval(CHECK_INTERVAL);
         loop {
             tokio::select! {
-                _ = look.tick() => {}
-                () = tell.closed() => return,
+                _ = check.tick() => {}
+                () = sender.closed() => return,
             }
             let now = reason(&folder);
-            tell.send_if_modified(|told| {
-                let changed = *told != now;
-                *told = now;
+            sender.send_if_modified(|known| {
+                let changed = *known != now;
+                *known = now;
                 changed
             });
         }
     });
-    halted
+    receiver
 }
 
 #[cfg(test)]
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_halt_has_its_reason_until_it_is_resumed() {
+    fn a_halt_has_its_reason_until_resume() {
         let folder = tempfile::tempdir().expect("a folder");
         let here = || reason(folder.path());
         assert_eq!(here(), None);

@@ -1,4 +1,4 @@
-//! Log lines on standard error.
+//! Logging to standard error.
 
 use std::io::IsTerminal;
 
@@ -9,7 +9,7 @@ use crate::{
     exit::Usage,
 };
 
-/// Starts logging for the life of the process.
+/// Starts logging.
 pub(crate) fn start(log: &LogArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&log.log).map_err(|error| {
         Usage::new(format!("--log {:?}: {error}; write a level such as debug, or directives such as info,fleet_agent=debug", log.log))

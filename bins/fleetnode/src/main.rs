@@ -1,4 +1,4 @@
-//! `fleetnode`: parses the command line and does what it says; the node itself is the library fleet-agent.
+//! `fleetnode`: parses the command line and runs a command. The node itself is the library fleet-agent.
 
 mod cli;
 mod enroll;
@@ -35,8 +35,8 @@ fn main() -> ExitCode {
     if let Command::PluginGuard { program } = &cli.command {
         return fleet_plugin::guard(program);
     }
-    let done = logging::start(&cli.log).and_then(|()| start(cli));
-    done.unwrap_or_else(|error| {
+    let result = logging::start(&cli.log).and_then(|()| start(cli));
+    result.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "fleetnode: {error:#}");
         exit::code(&error).into()
     })
@@ -46,13 +46,13 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let done = runtime.block_on(carry_out(cli));
-    // What still runs is not worth waiting for: whatever matters has reached the server.
+    let result = runtime.block_on(run_command(cli));
+    // Tasks that still run need not finish: every result has reached the server.
     runtime.shutdown_background();
-    done
+    result
 }
 
-async fn carry_out(cli: Cli) -> anyhow::Result<ExitCode> {
+async fn run_command(cli: Cli) -> anyhow::Result<ExitCode> {
     let state_dir = cli.state_dir()?;
     match cli.command {
         Command::Enroll(args) => enroll::enroll(&state_dir, args).await?,
@@ -65,12 +65,12 @@ async fn carry_out(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Halt { reason } => halt::halt(&state_dir, &reason)?,
         Command::Resume => halt::resume(&state_dir)?,
-        // A process of its own, which never comes here.
+        // Handled in `main`, before the runtime starts.
         Command::PluginGuard { .. } => {}
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "fleetnode", &mut script);
-            // A reader that left, as `head` does, has what it wanted.
+            // A reader that closed the pipe, such as `head`, is not an error.
             let _ = io::stdout().write_all(&script);
         }
     }

@@ -1,4 +1,4 @@
-//! From flags to how an agent works, the same for every command that has them.
+//! Converts flags into the options of an agent. All commands with these flags use it.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(crate) fn agent(site_args: SiteArgs, args: EngineArgs) -> Result<AgentOption
         {
             let class = classify(edge.into()).as_str();
             return Err(Usage::new(format!(
-                "--local-subnet {subnet} holds {edge}, a {class} address: name a private network such as 10.0.0.0/22"
+                "--local-subnet {subnet} contains {edge}, a {class} address; specify a private network such as 10.0.0.0/22"
             )));
         }
     }

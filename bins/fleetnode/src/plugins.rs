@@ -1,4 +1,4 @@
-//! Driver plugins of a running node: which folder, under which guard. Start with [`start`].
+//! Starts the driver plugins of a node. Start with [`start`].
 
 use std::{
     env,
@@ -11,15 +11,15 @@ use fleet_plugin::{FolderError, HostOptions, PluginHost};
 
 use crate::cli::GUARD;
 
-/// The folder beside the program that is looked for when none is named.
+/// The default plugin folder, beside the program.
 const FOLDER: &str = "plugins";
-/// The folder for plugins' sockets, in the state folder, which nobody else can look into.
+/// The folder for the plugins' sockets, in the state folder, which is private.
 const SOCKETS: &str = "sockets";
-/// This program, also while it is being replaced by a newer one.
+/// This program. The link works even while the file is being replaced by an update.
 const MYSELF: &str = "/proc/self/exe";
 
-/// Starts the plugins of the folder that was named, or of the usual one. A node runs without plugins where they cannot
-/// be run safely, and says so.
+/// Starts the plugins of the given or the default folder. If they cannot run safely, the node logs the reason and runs
+/// without plugins.
 pub(crate) fn start(
     named: Option<PathBuf>,
     pass_environment: Vec<OsString>,
@@ -40,12 +40,12 @@ pub(crate) fn start(
         Ok(Ok(host)) => {
             for skipped in host.skipped() {
                 let (file, problem) = (skipped.path.display(), &skipped.problem);
-                tracing::warn!(%file, problem, "a file is not run as a plugin");
+                tracing::warn!(%file, problem, "skipped a plugin file");
             }
             Some(host)
         }
         Ok(Err(FolderError::Missing(folder))) if !is_named => {
-            tracing::debug!(folder = %folder.display(), "no folder with plugins");
+            tracing::debug!(folder = %folder.display(), "there is no plugin folder");
             None
         }
         Ok(Err(error)) => {
@@ -54,7 +54,7 @@ pub(crate) fn start(
             None
         }
         Err(error) => {
-            tracing::warn!(%error, "running without plugins: this program cannot find itself");
+            tracing::warn!(%error, "running without plugins, because the path of this program is unknown");
             None
         }
     }

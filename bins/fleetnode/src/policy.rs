@@ -1,4 +1,4 @@
-//! `fleetnode policy check`: what the site's rules say of endpoints.
+//! `fleetnode policy check`: applies the site policy to endpoints.
 
 use std::{
     io::{self, Write},
@@ -10,24 +10,24 @@ use fleet_core::{Endpoint, Port};
 
 use crate::{cli::SiteArgs, options};
 
-/// Prints a line an endpoint; fails when one may not be dialed.
+/// Prints one line per endpoint. The exit code is 1 if an endpoint is forbidden.
 pub(crate) fn check(endpoints: &[SocketAddr], site: SiteArgs) -> anyhow::Result<ExitCode> {
     let policy = options::site(site);
     let mut out = io::stdout().lock();
     let mut all = true;
-    for asked in endpoints {
-        let Some(port) = Port::new(asked.port()) else {
+    for requested in endpoints {
+        let Some(port) = Port::new(requested.port()) else {
             continue;
         };
         let endpoint = Endpoint {
-            ip: asked.ip(),
+            ip: requested.ip(),
             port,
         };
         let verdict = policy.explain(endpoint);
         all &= verdict.is_ok();
         match verdict {
-            Ok(why) => writeln!(out, "{endpoint:<24} dialed: {why}")?,
-            Err(why) => writeln!(out, "{endpoint:<24} never dialed: {why}")?,
+            Ok(why) => writeln!(out, "{endpoint:<24} allowed: {why}")?,
+            Err(why) => writeln!(out, "{endpoint:<24} forbidden: {why}")?,
         }
     }
     Ok(if all {

@@ -1,4 +1,4 @@
-//! `fleetnode run`: options become an agent, signals end it, the service manager is told. Start with [`run`].
+//! `fleetnode run`: starts the agent, handles signals, and notifies the service manager. Start with [`run`].
 
 use std::{io, path::Path, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
@@ -15,20 +15,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{cli::RunArgs, halt, options, plugins};
 
-/// A tick that nobody waits for, where no service manager watches.
+/// The watchdog interval if no service manager watches the node.
 const UNWATCHED: Duration = Duration::from_secs(3_600);
 
-/// How long a start waits for the state folder.
-const HOLD_ON: Duration = Duration::from_secs(2);
+/// How long a start waits for a locked state folder.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// How long the node waits for plugins to come up before it asks for work: those that take longer are missed by scans,
-/// which say so.
-pub(crate) const PLUGINS: Duration = Duration::from_secs(10);
+/// How long the node waits for its plugins before it connects. Slower plugins are missing in the first scans, whose notes
+/// say so.
+pub(crate) const PLUGIN_WAIT: Duration = Duration::from_secs(10);
 
-/// What a shell reports of a program that SIGINT ended.
+/// The exit code that a shell reports for a program ended by SIGINT.
 const SECOND_SIGNAL: u8 = 130;
 
-/// Runs the node until a signal, or until the server has ended it for good.
+/// Runs the node until a signal, or until the server ends it permanently.
 pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitCode> {
     let (plugin_dir, plugin_env) = (
         args.engine.plugin_dir.clone(),
@@ -39,18 +39,18 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
         halt: halt::watch(state_dir),
         ..options::agent(args.site, args.engine)?
     };
-    // Held until the process ends, so that no second one uses the same identity.
+    // Locked until the process ends: two processes must not use one identity.
     let dir = open(state_dir).await?;
     let state = dir.load()?.ok_or(AgentError::NotEnrolled)?;
     raise_descriptor_limit();
-    let mut signals = Signals::new().context("cannot listen for signals")?;
-    tracing::info!(server = state.server_url, name = state.name, fingerprint = %state.fingerprint(), version = env!("CARGO_PKG_VERSION"), "the node starts");
+    let mut signals = Signals::new().context("cannot install signal handlers")?;
+    tracing::info!(server = state.server_url, name = state.name, fingerprint = %state.fingerprint(), version = env!("CARGO_PKG_VERSION"), "starting the node");
     let plugins = plugins::start(plugin_dir, plugin_env, state_dir);
     if let Some(plugins) = &plugins {
         tokio::select! {
-            () = plugins.settled(PLUGINS) => {}
+            () = plugins.wait_started(PLUGIN_WAIT) => {}
             name = signals.next() => {
-                tracing::info!(signal = name, "going down while plugins come up");
+                tracing::info!(signal = name, "shutting down while plugins start");
                 return Ok(ExitCode::SUCCESS);
             }
         }
@@ -59,56 +59,56 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
     let agent = Agent::new(state, options)?;
     let ended = serve(agent, &mut signals).await;
     if let Some(plugins) = plugins
-        && !matches!(ended, Ok(Ended::AtOnce))
+        && !matches!(ended, Ok(Ended::BySecondSignal))
     {
         tokio::select! {
             () = plugins.stop() => {}
-            name = signals.next() => tracing::warn!(signal = name, "plugins are killed"),
+            name = signals.next() => tracing::warn!(signal = name, "killing the plugins"),
         }
     }
     Ok(match ended? {
-        Ended::Well => ExitCode::SUCCESS,
-        Ended::AtOnce => SECOND_SIGNAL.into(),
+        Ended::Normally => ExitCode::SUCCESS,
+        Ended::BySecondSignal => SECOND_SIGNAL.into(),
     })
 }
 
-/// How a node came to its end.
+/// How a node ended.
 enum Ended {
-    Well,
-    /// By a second signal.
-    AtOnce,
+    Normally,
+    /// A second signal ended it.
+    BySecondSignal,
 }
 
-/// Runs the agent until a signal, or until the server has ended it for good.
+/// Runs the agent until a signal, or until the server ends it permanently.
 async fn serve(agent: Agent, signals: &mut Signals) -> anyhow::Result<Ended> {
     let mut status = agent.status();
     let shutdown = CancellationToken::new();
     let mut running = pin!(agent.run(shutdown.clone()));
-    let mut told = String::new();
+    let mut reported = String::new();
     notify(&[NotifyState::Ready]);
     let mut watchdog = interval(sd_notify::watchdog_enabled().map_or(UNWATCHED, |every| every / 2));
     watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // All in one task: where the agent hangs, the watchdog is not fed.
+    // Everything is in one task: if the agent hangs, the watchdog is not fed.
     loop {
         tokio::select! {
             ended = &mut running => {
                 notify(&[NotifyState::Stopping]);
-                return ended.map(|()| Ended::Well).map_err(anyhow::Error::new);
+                return ended.map(|()| Ended::Normally).map_err(anyhow::Error::new);
             }
             name = signals.next() => {
                 if shutdown.is_cancelled() {
-                    tracing::warn!(signal = name, "a second signal: ending at once");
-                    return Ok(Ended::AtOnce);
+                    tracing::warn!(signal = name, "second signal: exiting at once");
+                    return Ok(Ended::BySecondSignal);
                 }
-                tracing::info!(signal = name, "going down: what was found is reported; a second signal ends at once");
+                tracing::info!(signal = name, "shutting down after reporting all results; a second signal exits at once");
                 notify(&[NotifyState::Stopping]);
                 shutdown.cancel();
             }
             Ok(()) = status.changed() => {
                 let text = sentence(&status.borrow_and_update());
-                if text != told {
+                if text != reported {
                     notify(&[NotifyState::Status(&text)]);
-                    told = text;
+                    reported = text;
                 }
             }
             _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
@@ -116,18 +116,18 @@ async fn serve(agent: Agent, signals: &mut Signals) -> anyhow::Result<Ended> {
     }
 }
 
-/// Opens the state folder. A process that was killed a moment ago may not have let go of it yet.
+/// Opens the state folder. Waits briefly, because a killed process may still hold the lock.
 async fn open(state_dir: &Path) -> Result<StateDir, StateError> {
-    let until = Instant::now() + HOLD_ON;
+    let until = Instant::now() + LOCK_WAIT;
     loop {
         match StateDir::open(state_dir) {
-            Err(StateError::Locked { .. }) if Instant::now() < until => sleep(HOLD_ON / 20).await,
+            Err(StateError::Locked { .. }) if Instant::now() < until => sleep(LOCK_WAIT / 20).await,
             opened => return opened,
         }
     }
 }
 
-/// What the service manager shows.
+/// The status text for the service manager.
 fn sentence(status: &AgentStatus) -> String {
     let link = match (status.connected, status.session) {
         (true, _) => "connected",
@@ -142,20 +142,20 @@ fn sentence(status: &AgentStatus) -> String {
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "the service manager was not told");
+        tracing::debug!(%error, "cannot notify the service manager");
     }
 }
 
-/// A scan holds as many connections as a quarter of the limit allows.
+/// Raises the limit of open files. A scan uses up to a quarter of it for connections.
 pub(crate) fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "the limit of open files stays as it is");
+        tracing::debug!(%error, "cannot raise the limit of open files");
     }
 }
 
-/// The signals that end the process.
+/// The signals that stop the process.
 pub(crate) struct Signals {
     term: Signal,
     int: Signal,
@@ -169,7 +169,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one and names it. Cancel-safe.
+    /// Waits for the next signal and returns its name. Cancel-safe.
     pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.term.recv() => "SIGTERM",

@@ -1,5 +1,4 @@
-//! `fleetnode scan`: a scan without a server, as a table with a progress bar, or as the lines of the server's event
-//! stream. Start with [`run`].
+//! `fleetnode scan`: a scan without a server. Prints a table and a progress bar, or events as JSON lines. Start with [`run`].
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -30,13 +29,13 @@ use crate::{
     exit::{self, Usage},
     halt::{self, Halted},
     options, plugins,
-    run::{PLUGINS, Signals, raise_descriptor_limit},
+    run::{PLUGIN_WAIT, Signals, raise_descriptor_limit},
 };
 
-/// Devices that may wait to be printed.
+/// Most queued events.
 const SINK: usize = 64;
 
-/// Scans and says what came of it.
+/// Scans and prints the results.
 pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<ExitCode> {
     if let Some(reason) = halt::reason(state_dir) {
         return Err(Halted(reason).into());
@@ -45,7 +44,7 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
         args.engine.plugin_dir.clone(),
         args.engine.plugin_env.clone(),
     );
-    let what = What {
+    let what = Request {
         targets: args.targets,
         mdns: args.mdns,
         listen: args.listen.unwrap_or(0),
@@ -53,10 +52,10 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
     };
     let mut options = options::agent(args.site, args.engine)?;
     raise_descriptor_limit();
-    let mut signals = Signals::new().context("cannot listen for signals")?;
+    let mut signals = Signals::new().context("cannot install signal handlers")?;
     let plugins = plugins::start(folder, environment, state_dir);
     if let Some(plugins) = &plugins {
-        plugins.settled(PLUGINS).await;
+        plugins.wait_started(PLUGIN_WAIT).await;
         options.drivers = Arc::new(DriverSet::built_in().with(plugins.drivers())?);
     }
     let done = scan(&what, &options, args.json, &mut signals).await;
@@ -66,16 +65,16 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
     done
 }
 
-/// What is to be scanned.
-struct What {
+/// The targets and ports of the scan.
+struct Request {
     targets: Vec<String>,
-    /// The service to listen for, in place of targets.
+    /// The mDNS service, instead of targets.
     mdns: Option<String>,
     listen: i32,
     ports: Vec<String>,
 }
 
-impl What {
+impl Request {
     fn plan(&self, options: &AgentOptions) -> Result<LocalScan, LocalScanError> {
         match &self.mdns {
             Some(service) => LocalScan::listen(service, self.listen, &self.ports, options),
@@ -85,12 +84,12 @@ impl What {
 }
 
 async fn scan(
-    what: &What,
+    what: &Request,
     options: &AgentOptions,
     json: bool,
     signals: &mut Signals,
 ) -> anyhow::Result<ExitCode> {
-    let scan = what.plan(options).map_err(meant)?;
+    let scan = what.plan(options).map_err(usage_error)?;
     let skipped: Vec<ReasonCount> = scan
         .skipped()
         .iter()
@@ -119,8 +118,8 @@ async fn scan(
     Ok(code)
 }
 
-/// What cannot be scanned was not meant.
-fn meant(error: LocalScanError) -> anyhow::Error {
+/// Maps an invalid target or port to a usage error.
+fn usage_error(error: LocalScanError) -> anyhow::Error {
     match error {
         LocalScanError::Scan(error) => error.into(),
         error @ (LocalScanError::Target(_)
@@ -146,7 +145,7 @@ fn is_complete(summary: &LocalSummary) -> bool {
     summary.scan.is_complete() && summary.names.iter().all(|name| name.addresses.is_ok())
 }
 
-/// Where it is shown.
+/// The output of the scan.
 struct Screen {
     json: bool,
     bar: ProgressBar,
@@ -273,11 +272,11 @@ impl Screen {
         }
     }
 
-    /// The outcome in a sentence, and what became of every target.
+    /// Prints the outcome in a sentence, and the counts of targets by outcome.
     fn end(&mut self, summary: &LocalSummary, skipped: Vec<ReasonCount>) -> io::Result<()> {
         for name in &summary.names {
             if let Err(why) = &name.addresses {
-                self.warning(format!("`{}` is left out: {why}", name.name))?;
+                self.warning(format!("`{}` was skipped: {why}", name.name))?;
             }
         }
         self.bar.finish_and_clear();
@@ -327,15 +326,15 @@ impl Screen {
     }
 
     fn ledger(&self, summary: &LocalSummary, mut skipped: Vec<ReasonCount>) -> Ledger {
-        let left_out: Vec<_> = summary
+        let failed_names: Vec<_> = summary
             .names
             .iter()
             .filter_map(|name| Some((name, name.addresses.as_ref().err()?)))
             .collect();
-        if let Some((name, why)) = left_out.first() {
+        if let Some((name, why)) = failed_names.first() {
             skipped.push(ReasonCount {
                 reason: (*why).clone(),
-                count: left_out.len() as u64,
+                count: failed_names.len() as u64,
                 example: name.name.to_string(),
             });
         }

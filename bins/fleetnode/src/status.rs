@@ -1,4 +1,4 @@
-//! `fleetnode status`: what the state folder says, without disturbing a node that runs.
+//! `fleetnode status`: the content of the state folder. Does not disturb a running node.
 
 use std::{
     io::{self, Write},
@@ -18,9 +18,9 @@ struct Status {
     server_url: Option<String>,
     fleet_node_id: Option<i64>,
     fingerprint: Option<String>,
-    /// The process that holds the state folder.
+    /// The id of the process that locks the state folder.
     process: Option<String>,
-    /// Why the site lets it scan nothing; may be empty.
+    /// The reason of a halt; may be empty.
     halted: Option<String>,
 }
 
@@ -45,9 +45,9 @@ pub(crate) fn show(state_dir: &Path, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let next = match status.stage {
-        "new" => "not enrolled: run `fleetnode enroll` with a code from the server",
+        "new" => "not enrolled; run `fleetnode enroll` with a code from the server",
         "registered" => {
-            "registered, not confirmed here: run `fleetnode enroll` and enter the API key that confirming showed"
+            "registered, without an API key; run `fleetnode enroll` and enter the key from the confirmation"
         }
         _ => "enrolled",
     };
@@ -71,7 +71,7 @@ pub(crate) fn show(state_dir: &Path, json: bool) -> anyhow::Result<()> {
     if let Some(reason) = status.halted {
         writeln!(
             out,
-            "scanning     halted, until `fleetnode resume`: {reason}"
+            "scanning     halted until `fleetnode resume`: {reason}"
         )?;
     }
     Ok(())

@@ -14,6 +14,7 @@ mod files;
 mod lab;
 mod links;
 mod live;
+mod page;
 mod postgres;
 mod proc;
 mod prove;
@@ -44,6 +45,9 @@ Usage: cargo xtask COMMAND
   prove boundary [PROOF]...
                exhaustive and large random tests of the trust boundary (minutes, release build,
                both databases)
+  prove faults [PROOF]...
+               full disks, a second replica and dead networks, each with a ledger on the client's side
+               (minutes, root, both databases)
   prove engine [--quick] [CASE]...
                our scan engine beside nmap, zmap and RustScan on a simulated site (half an hour,
                minutes with --quick; release build, root, Linux)
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
             Err(error) => return usage(&error),
         },
         ["prove", "boundary", names @ ..] => prove::boundary(names),
+        ["prove", "faults", names @ ..] => prove::faults(names),
         ["prove", "engine", names @ ..] => engine::prove(names),
         ["dial-patiently", network, ports @ ..] => engine::dial_patiently(network, ports),
         ["dist"] => dist::run(),

@@ -1,7 +1,8 @@
 //! The purity check: the pure crates use no runtime, clock, randomness or IO. [`dependencies`] checks the crates that
-//! they link, [`source`] checks their code. This file lists the crates and runs both.
+//! they link, [`source`] checks their code, and [`layers`] checks which libraries use which. This file runs all three.
 
 mod dependencies;
+mod layers;
 mod lexer;
 mod source;
 
@@ -35,9 +36,9 @@ pub(crate) struct Findings {
     pub(crate) without_wasm: Option<String>,
 }
 
-/// Checks every pure crate of the workspace at `root`.
+/// Checks the layers and every pure crate of the workspace at `root`.
 pub(crate) fn check(root: &Path) -> Result<Findings> {
-    let mut violations = Vec::new();
+    let mut violations = layers::check(root)?;
     for package in PURE {
         violations.extend(dependencies::check(root, package)?);
         violations.extend(source::check(&root.join(package).join("src"))?);

@@ -12,17 +12,19 @@ use anyhow::{Context, Result};
 use crate::{
     apt,
     live::{Demo, Server},
-    proc,
+    page, proc,
     session::Session,
     steps::Verdict,
 };
 
-const LIMIT: Duration = Duration::from_secs(5 * 60);
+const LIMIT: Duration = Duration::from_secs(10 * 60);
 
 const FOLDER: &str = "tests/python";
 
-/// The browser's journeys, which are a separate step.
+/// The browser's tests, which are a separate step: the journeys on a real server, and the page in states that a real
+/// server cannot be brought into on demand.
 const JOURNEY: &str = "test_journey.py";
+const PAGE: &str = "test_page.py";
 
 /// The demo's devices and many refusing addresses. The scan is long enough to reload the page during it.
 const JOURNEY_TARGETS: &str = "127.77.0.0/18";
@@ -40,7 +42,7 @@ pub(crate) fn client(session: &mut Session) -> Result<Verdict> {
     };
     let server = Server::start(&session.bin_dir)?;
     let mut pytest = pytest(&python, &folder, &server.url, &server.key);
-    pytest.arg("--ignore").arg(JOURNEY);
+    pytest.args(["--ignore", JOURNEY, "--ignore", PAGE]);
     session.suite(pytest, LIMIT)
 }
 
@@ -58,12 +60,16 @@ pub(crate) fn browser(session: &mut Session) -> Result<Verdict> {
     let demo = Demo::start(&session.bin_dir)?;
     let mut pytest = pytest(&python, &folder, &demo.url, &demo.key);
     pytest
-        .arg(JOURNEY)
+        .args([JOURNEY, PAGE])
         .env("FLEET_JOURNEY_TARGETS", JOURNEY_TARGETS)
         .env("FLEET_OPERATOR_EMAIL", &demo.email)
         .env("FLEET_OPERATOR_PASSWORD", &demo.password)
         .env("FLEET_CHROMIUM", browser.chromium)
         .env("FLEET_CHROMEDRIVER", browser.driver);
+    match page::axe(session) {
+        Ok(axe) => drop(pytest.env("FLEET_AXE", axe)),
+        Err(error) => println!("accessibility is not tested: {error:#}"),
+    }
     session.suite(pytest, LIMIT)
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::{checks, python, session::Session, tally::Tally};
+use crate::{checks, page, python, session::Session, tally::Tally};
 
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ struct Step {
 const BUILD: &str = "build";
 
 /// All steps. The quick ones come first, because an early failure saves time.
-const STEPS: [Step; 16] = [
+const STEPS: [Step; 17] = [
     Step::new("fmt", "formatting", checks::fmt),
     Step::new(
         "words",
@@ -42,6 +42,7 @@ const STEPS: [Step; 16] = [
         checks::words,
     ),
     Step::new("links", "links and sizes of documents", checks::links),
+    Step::new("types", "types of the web page's scripts", page::types),
     Step::new(
         "purity",
         "pure crates use no clock, randomness or IO",

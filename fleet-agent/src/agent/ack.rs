@@ -1,4 +1,4 @@
-//! How a command ended, as its ack says it. Pure. Start with [`ack`].
+//! Builds the ack of a command from how it ended. Pure. Start with [`ack`].
 
 use fleet_core::{TargetOutcome, outcome::AckCode};
 use fleet_registry::{
@@ -8,19 +8,19 @@ use fleet_registry::{
 use fleet_scan::{Interruption, ScanSummary};
 use fleet_wire::gateway::ControlAck;
 
-use super::{order::Refusal, pairing::PairSummary};
+use super::{command::Refusal, pairing::PairSummary};
 
-/// Notes of an ack on the wire, and characters of one.
+/// Wire limits: notes of an ack, and characters of a note.
 const NOTES: (usize, usize) = (64, 512);
-/// What a command that ran is told of.
+/// The reason for commands that a halt stopped.
 const HALTED: &str = "halted by the administrator of the node's site";
-/// Characters of the reason on the wire.
+/// Wire limit of the reason, in characters.
 const REASON: usize = 4_096;
 
-/// How the work on a command ended on this node.
+/// How a command ended on this node.
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// It was not begun.
+    /// It was refused.
     Refused(Refusal),
     /// The scan could not run, or crashed.
     Failed(String),
@@ -30,37 +30,37 @@ pub(super) enum Ending {
     Paired(PairSummary),
 }
 
-/// Why a scan was told to stop.
+/// Why a command was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stopped {
-    /// The link said so.
+pub(super) enum StopCause {
+    /// The link canceled it.
     Canceled(CancelReason),
-    /// The server refuses everything of the command.
+    /// The server rejects every report of the command.
     CommandDead,
-    /// This process is to end.
+    /// The process is shutting down.
     ShuttingDown,
     /// The site's administrator halted the node.
     Halted,
 }
 
-/// What the server does not get to see otherwise.
+/// Results that the server does not learn from the reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Gaps {
-    /// Found devices that could not be put into a report.
-    pub(super) lost: u64,
-    /// Names that were left out, if the server was not told.
-    pub(super) left_out: Option<String>,
+pub(super) struct Unreported {
+    /// Found devices that could not be reported.
+    pub(super) unreportable: u64,
+    /// Skipped names, unless the server knows them from the pins.
+    pub(super) skipped_names: Option<String>,
 }
 
-/// The ack of a command: `ending` is what the scan came to, `tally` what became of its reports.
+/// Builds the ack from how the command ended and from the counts of its reports.
 pub(super) fn ack(
     command: &WireCommandId,
     ending: &Ending,
-    stopped: Option<Stopped>,
+    stopped: Option<StopCause>,
     tally: &Tally,
-    gaps: Gaps,
+    gaps: Unreported,
 ) -> ControlAck {
-    let (code, reason) = judge(ending, stopped, tally, gaps);
+    let (code, reason) = scan_result(ending, stopped, tally, gaps);
     let mut notes = Vec::new();
     let mut outcomes = Vec::new();
     if let Ending::Ran(summary) = ending {
@@ -94,20 +94,20 @@ pub(super) fn ack(
     }
 }
 
-/// The ack of a command that is not begun because another one runs.
+/// The ack of a command that arrived while another one runs.
 pub(super) fn busy(command: &WireCommandId) -> ControlAck {
     ControlAck {
         command_id: command.as_str().to_owned(),
-        error_message: "another scan is running on this node".to_owned(),
+        error_message: "another command is running on this node".to_owned(),
         code: AckCode::Busy.number(),
         ..ControlAck::default()
     }
 }
 
-/// OK when every target has a result that the server took.
-fn judge_pairing(
+/// The result is OK if the server has stored a result for every target.
+fn pairing_result(
     summary: PairSummary,
-    stopped: Option<Stopped>,
+    stopped: Option<StopCause>,
     tally: &Tally,
 ) -> (AckCode, String) {
     let PairSummary {
@@ -122,12 +122,12 @@ fn judge_pairing(
     let mut gaps = Vec::new();
     if canceled {
         gaps.push(match stopped {
-            Some(Stopped::Canceled(CancelReason::Asked)) => "canceled".to_owned(),
-            Some(Stopped::CommandDead) => {
-                "stopped, because the server takes nothing more of this command".to_owned()
+            Some(StopCause::Canceled(CancelReason::Requested)) => "canceled".to_owned(),
+            Some(StopCause::CommandDead) => {
+                "stopped, because the server rejects all further reports of this command".to_owned()
             }
-            Some(Stopped::Halted) => HALTED.to_owned(),
-            Some(Stopped::ShuttingDown | Stopped::Canceled(_)) | None => {
+            Some(StopCause::Halted) => HALTED.to_owned(),
+            Some(StopCause::ShuttingDown | StopCause::Canceled(_)) | None => {
                 "stopped on the node".to_owned()
             }
         });
@@ -140,7 +140,7 @@ fn judge_pairing(
     }
     if tally.rejected + tally.dropped > 0 {
         gaps.push(format!(
-            "{} results were not taken",
+            "{} results were not stored",
             tally.rejected + tally.dropped
         ));
     }
@@ -151,30 +151,33 @@ fn judge_pairing(
     }
 }
 
-fn judge(
+fn scan_result(
     ending: &Ending,
-    stopped: Option<Stopped>,
+    stopped: Option<StopCause>,
     tally: &Tally,
-    Gaps { lost, left_out }: Gaps,
+    Unreported {
+        unreportable,
+        skipped_names,
+    }: Unreported,
 ) -> (AckCode, String) {
     let summary = match ending {
         Ending::Refused(refusal) => return (refusal.code, refusal.reason.clone()),
         Ending::Failed(reason) => return (AckCode::ScanFailed, reason.clone()),
         Ending::Ran(summary) => summary,
-        Ending::Paired(summary) => return judge_pairing(*summary, stopped, tally),
+        Ending::Paired(summary) => return pairing_result(*summary, stopped, tally),
     };
-    let mut gaps: Vec<String> = left_out.into_iter().collect();
+    let mut gaps: Vec<String> = skipped_names.into_iter().collect();
     match (summary.interrupted, stopped) {
-        (Some(Interruption::Canceled), Some(Stopped::Canceled(CancelReason::Asked))) => {
+        (Some(Interruption::Canceled), Some(StopCause::Canceled(CancelReason::Requested))) => {
             gaps.push("canceled".to_owned())
         }
-        (Some(Interruption::Canceled), Some(Stopped::CommandDead)) => {
-            gaps.push("stopped, because the server takes nothing more of this command".to_owned())
-        }
-        (Some(Interruption::Canceled), Some(Stopped::Halted)) => gaps.push(HALTED.to_owned()),
+        (Some(Interruption::Canceled), Some(StopCause::CommandDead)) => gaps.push(
+            "stopped, because the server rejects all further reports of this command".to_owned(),
+        ),
+        (Some(Interruption::Canceled), Some(StopCause::Halted)) => gaps.push(HALTED.to_owned()),
         (
             Some(Interruption::Canceled),
-            Some(Stopped::ShuttingDown | Stopped::Canceled(_)) | None,
+            Some(StopCause::ShuttingDown | StopCause::Canceled(_)) | None,
         ) => gaps.push("stopped on the node".to_owned()),
         (Some(interruption @ (Interruption::BudgetSpent | Interruption::SinkClosed)), _) => {
             gaps.push(interruption.to_string())
@@ -190,19 +193,17 @@ fn judge(
     }
     if summary.driver_crashes > 0 {
         gaps.push(format!(
-            "a driver crashed or did not work, {} times",
+            "a driver crashed or failed {} times",
             summary.driver_crashes
         ));
     }
-    if lost > 0 {
-        gaps.push(format!(
-            "{lost} devices answered with what no report can hold"
-        ));
+    if unreportable > 0 {
+        gaps.push(format!("{unreportable} devices could not be reported"));
     }
     if tally.dropped > 0 {
         let refusal = tally.refusal.as_deref().unwrap_or("no reason given");
         let text = format!(
-            "{} devices were not taken by the server: {refusal}",
+            "the server did not store {} devices: {refusal}",
             tally.dropped
         );
         if tally.accepted + tally.rejected == 0 {
@@ -249,20 +250,20 @@ mod tests {
     }
 
     #[test]
-    fn the_ack_says_ok_only_when_nothing_is_missing() {
+    fn the_ack_is_ok_only_if_nothing_is_missing() {
         use TargetOutcome::{Identified, NotReached, Silent};
         let all = [Identified, Silent];
-        let asked = Some(Stopped::Canceled(CancelReason::Asked));
+        let requested = Some(StopCause::Canceled(CancelReason::Requested));
         let canceled = Some(Interruption::Canceled);
         let refusal = Refusal {
             code: AckCode::AgentIncapable,
             reason: "port 22".to_owned(),
         };
-        for (ending, stopped, tally, lost, code, said) in [
+        for (ending, stopped, tally, unreportable, code, expected) in [
             (ran(&all, None, 0), None, tally(1, 0, 0), 0, AckCode::Ok, ""),
             (
                 ran(&all, None, 0),
-                asked,
+                requested,
                 tally(1, 1, 0),
                 0,
                 AckCode::Ok,
@@ -302,7 +303,7 @@ mod tests {
             ),
             (
                 ran(&[NotReached], canceled, 0),
-                asked,
+                requested,
                 tally(0, 0, 0),
                 0,
                 AckCode::Partial,
@@ -334,15 +335,16 @@ mod tests {
             ),
         ] {
             let id = WireCommandId::new("c").expect("an id");
-            let gaps = Gaps {
-                lost,
-                left_out: None,
+            let gaps = Unreported {
+                unreportable,
+                skipped_names: None,
             };
             let ack = ack(&id, &ending, stopped, &tally, gaps);
             assert_eq!(AckCode::from_number(ack.code), code, "{ending:?}");
             assert_eq!(ack.succeeded, code == AckCode::Ok);
             assert!(
-                ack.error_message.contains(said) && ack.error_message.is_empty() == said.is_empty(),
+                ack.error_message.contains(expected)
+                    && ack.error_message.is_empty() == expected.is_empty(),
                 "{}",
                 ack.error_message
             );
@@ -350,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_fit_the_wire() {
+    fn texts_are_cut_to_the_wire_limits() {
         let summary = ScanSummary {
             outcomes: vec![TargetOutcome::Silent],
             found: 0,
@@ -364,7 +366,7 @@ mod tests {
             &Ending::Ran(summary),
             None,
             &tally(1, 2, 0),
-            Gaps::default(),
+            Unreported::default(),
         );
         assert_eq!(ack.notes.len(), 64);
         assert!(

@@ -1,4 +1,4 @@
-//! The unary calls of a running node, each in a task of its own that always answers. Start with [`Calls`].
+//! Unary calls of a running node. Each runs in its own task and always produces a result. Start with [`Calls`].
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -19,72 +19,72 @@ use tokio::task::JoinSet;
 use super::report::Row;
 use crate::{
     session::{self, ServerClock, Session},
-    state::NodeState,
+    state::StateFile,
     transport::now,
 };
 
-/// How long a heartbeat may take; the next one is due after 30 s.
+/// Time limit of a heartbeat. The next one is due after 30 s.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 
-/// Calls under way: at most a handshake, a heartbeat and an upload.
+/// Calls in progress: at most a handshake, a heartbeat and an upload.
 #[derive(Debug, Default)]
-pub(super) struct Calls(JoinSet<Done>);
+pub(super) struct Calls(JoinSet<CallResult>);
 
-/// What a call came to.
+/// The result of a call.
 #[derive(Debug)]
-pub(super) enum Done {
+pub(super) enum CallResult {
     Handshake(Result<Session, HandshakeFailure>),
-    /// The server's time, if it went well.
+    /// The server's time, if the call succeeded.
     Heartbeat(Result<Option<Timestamp>, HeartbeatFailure>),
     Upload {
         batch: BatchId,
-        result: Result<Taken, UploadFailure>,
+        result: Result<UploadCounts, UploadFailure>,
     },
 }
 
-/// How many rows of a report the server took, and did not.
+/// The number of accepted and rejected rows of a report.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Taken {
+pub(super) struct UploadCounts {
     pub(super) accepted: u64,
     pub(super) rejected: u64,
 }
 
 impl Calls {
-    /// Opens a session.
+    /// Starts a handshake.
     pub(super) fn handshake(
         &mut self,
         client: &FleetNodeGatewayClient,
-        state: &NodeState,
+        state: &StateFile,
         clock: ServerClock,
     ) {
         let (client, state) = (client.clone(), state.clone());
         let work = async move {
             let opened = session::open(&client, &state, clock).await;
-            Done::Handshake(opened.map_err(|error| {
+            CallResult::Handshake(opened.map_err(|error| {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, cause, "no session with the server");
+                tracing::warn!(%error, cause, "the handshake with the server failed");
                 error.failure()
             }))
         };
-        self.spawn(work, || Done::Handshake(Err(HandshakeFailure::Other)));
+        self.spawn(work, || CallResult::Handshake(Err(HandshakeFailure::Other)));
     }
 
-    /// Sends a heartbeat.
+    /// Starts a heartbeat.
     pub(super) fn heartbeat(&mut self, client: &FleetNodeGatewayClient, session: &Session) {
         let (client, options) = (client.clone(), session.options().timeout(HEARTBEAT));
         let work = async move {
             let request = UploadHeartbeatRequest {
                 sent_at: Some(now()),
             };
-            Done::Heartbeat(match client.upload_heartbeat(&request, options).await {
+            CallResult::Heartbeat(match client.upload_heartbeat(&request, options).await {
                 Ok(answer) => Ok(answer.received_at),
                 Err(error) => Err(heartbeat_failure(&error)),
             })
         };
-        self.spawn(work, || Done::Heartbeat(Err(HeartbeatFailure::Other)));
+        self.spawn(work, || CallResult::Heartbeat(Err(HeartbeatFailure::Other)));
     }
 
-    /// Uploads a report.
+    /// Starts the upload of a report.
     pub(super) fn upload(
         &mut self,
         client: &FleetNodeGatewayClient,
@@ -94,7 +94,7 @@ impl Calls {
         rows: &Arc<[Row]>,
     ) {
         let (client, options) = (client.clone(), session.options());
-        // The rows of one command are of one kind.
+        // All rows of a command are of one kind.
         let (mut devices, mut results) = (Vec::new(), Vec::new());
         for row in rows.iter().cloned() {
             match row {
@@ -104,7 +104,7 @@ impl Calls {
         }
         let command_id = command.as_str().to_owned();
         let work = async move {
-            let taken = |accepted: i64, rejected: i64| Taken {
+            let counts = |accepted: i64, rejected: i64| UploadCounts {
                 accepted: u64::try_from(accepted).unwrap_or(0),
                 rejected: u64::try_from(rejected).unwrap_or(0),
             };
@@ -114,30 +114,30 @@ impl Calls {
                     command_id,
                 };
                 let answer = client.report_discovered_devices(&request, options).await;
-                answer.map(|answer| taken(answer.accepted_count, answer.rejected_count))
+                answer.map(|answer| counts(answer.accepted_count, answer.rejected_count))
             } else {
                 let request = ReportPairedDevicesRequest {
                     command_id,
                     results,
                 };
                 let answer = client.report_paired_devices(&request, options).await;
-                answer.map(|answer| taken(answer.accepted_count, answer.rejected_count))
+                answer.map(|answer| counts(answer.accepted_count, answer.rejected_count))
             };
-            Done::Upload {
+            CallResult::Upload {
                 batch,
                 result: answer.map_err(upload_failure),
             }
         };
-        self.spawn(work, move || Done::Upload {
+        self.spawn(work, move || CallResult::Upload {
             batch,
             result: Err(UploadFailure::Later { retry_after: None }),
         });
     }
 
-    /// Waits for the next call to end; none while there is no call. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<Done> {
+    /// Waits for the next result. Returns none if no call is in progress. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<CallResult> {
         loop {
-            // A task cannot fail: panics are caught inside, and nobody aborts one.
+            // The tasks catch panics, and nothing aborts them, so `Err` does not occur.
             if let Ok(done) = self.0.join_next().await? {
                 return Some(done);
             }
@@ -146,8 +146,8 @@ impl Calls {
 
     fn spawn(
         &mut self,
-        work: impl Future<Output = Done> + Send + 'static,
-        crashed: impl FnOnce() -> Done + Send + 'static,
+        work: impl Future<Output = CallResult> + Send + 'static,
+        crashed: impl FnOnce() -> CallResult + Send + 'static,
     ) {
         self.0.spawn(async move {
             AssertUnwindSafe(work)
@@ -172,7 +172,7 @@ fn heartbeat_failure(error: &RpcError) -> HeartbeatFailure {
 fn upload_failure(error: RpcError) -> UploadFailure {
     let retry_after = error.retry_after();
     let RpcError { code, message, .. } = error;
-    tracing::debug!(%code, message, "a report was not taken");
+    tracing::debug!(%code, message, "a report was rejected");
     let over_quota = code == Code::ResourceExhausted && retry_after.is_none();
     if code == Code::FailedPrecondition {
         UploadFailure::CommandDead { reason: message }
@@ -241,11 +241,11 @@ mod tests {
     async fn a_call_that_panics_still_answers() {
         let mut calls = Calls::default();
         calls.spawn(async { panic!("on purpose") }, || {
-            Done::Heartbeat(Err(HeartbeatFailure::Other))
+            CallResult::Heartbeat(Err(HeartbeatFailure::Other))
         });
         assert!(matches!(
             calls.next().await,
-            Some(Done::Heartbeat(Err(HeartbeatFailure::Other)))
+            Some(CallResult::Heartbeat(Err(HeartbeatFailure::Other)))
         ));
         assert!(calls.next().await.is_none());
     }

@@ -1,4 +1,4 @@
-//! Pairing as a command: each target tried once, each result told as it comes. Start with [`run`].
+//! Runs a pairing command: each target is tried once, and each result is reported at once. Start with [`run`].
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    seal::{Half, seal},
+    seal::{CredentialPart, seal},
     site::SitePolicy,
 };
 
-/// Devices that are tried at a time: as many as an upstream node does.
+/// Devices that are paired concurrently; as many as an upstream node pairs.
 const AT_ONCE: usize = 32;
-/// Characters of a result's error on the wire that are used.
+/// Longest error message of a result, in characters.
 const ERROR: usize = 512;
 
-/// A pairing that the node may begin.
+/// A parsed pairing command.
 #[derive(Debug)]
 pub(super) struct PairJob {
     targets: Vec<(String, Result<PairableDevice, String>)>,
@@ -32,24 +32,24 @@ pub(super) struct PairJob {
     guard: Guard,
 }
 
-/// How far a pairing came.
+/// The result of a pairing command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PairSummary {
     pub(super) targets: u64,
-    /// Those with a result.
+    /// Targets with a result.
     pub(super) tried: u64,
-    /// It was told to stop.
+    /// Whether it was canceled.
     pub(super) canceled: bool,
 }
 
 impl PairJob {
-    /// Takes a request apart. A target that cannot be dialed here costs its own result only.
+    /// Parses a request. A target that the node cannot dial gets an error result and does not affect the others.
     pub(super) fn new(request: FleetNodePairRequest, policy: &Arc<SitePolicy>) -> Self {
         let login = request
             .credentials
-            .map(|said| Login::new(said.username, said.password.unwrap_or_default()))
+            .map(|login| Login::new(login.username, login.password.unwrap_or_default()))
             .filter(|login| !login.password().is_empty());
-        let judge = |target: FleetNodePairTarget| {
+        let parse = |target: FleetNodePairTarget| {
             let read = read(&target).and_then(|read| {
                 policy.check(read.endpoint).map_err(|why| why.to_string())?;
                 Ok(read)
@@ -58,7 +58,7 @@ impl PairJob {
         };
         let site = Arc::clone(policy);
         Self {
-            targets: request.targets.into_iter().map(judge).collect(),
+            targets: request.targets.into_iter().map(parse).collect(),
             login,
             guard: Guard::new(move |endpoint: Endpoint| {
                 site.check(endpoint).map_err(|why| why.to_string())
@@ -103,8 +103,8 @@ fn read(target: &FleetNodePairTarget) -> Result<PairableDevice, String> {
     })
 }
 
-/// Tries every target, until all have a result, the node's budget is spent, or it is told to stop. Credentials that
-/// worked are sealed to `key`.
+/// Tries every target until all have a result, the time limit is reached, or `cancel` fires. Working credentials are
+/// sealed to `key`.
 pub(super) async fn run(
     job: PairJob,
     options: ScanOptions,
@@ -122,7 +122,7 @@ pub(super) async fn run(
         async move {
             match target {
                 Ok(target) => result(identifier, pairer.pair(&target, login).await, login, &key),
-                Err(why) => refused(identifier, why),
+                Err(why) => failed(identifier, why),
             }
         }
     });
@@ -138,7 +138,7 @@ pub(super) async fn run(
     let canceled = tokio::select! {
         biased;
         () = cancel.cancelled() => true,
-        // Over, or the budget is spent: what was tried was told.
+        // Finished, or out of time. Finished results were already sent.
         _ = timeout(limits::COMMAND_BUDGET, all) => false,
     };
     PairSummary {
@@ -148,7 +148,7 @@ pub(super) async fn run(
     }
 }
 
-fn refused(identifier: String, why: String) -> FleetNodePairResult {
+fn failed(identifier: String, why: String) -> FleetNodePairResult {
     FleetNodePairResult {
         device_identifier: identifier,
         outcome: gateway::PairOutcome::Error.into(),
@@ -171,15 +171,15 @@ fn result(
     };
     let worked = login.filter(|_| report.outcome == PairOutcome::Paired);
     let sealed = worked.and_then(|login| {
-        let username = seal(key, Half::Username, login.username());
-        let password = seal(key, Half::Password, login.password());
+        let username = seal(key, CredentialPart::Username, login.username());
+        let password = seal(key, CredentialPart::Password, login.password());
         match (username, password) {
             (Ok(username), Ok(password)) => Some(EncryptedCredentials {
                 username: username.into(),
                 password: password.into(),
             }),
             (Err(error), _) | (_, Err(error)) => {
-                tracing::warn!(%error, "credentials that worked are not kept");
+                tracing::warn!(%error, "working credentials could not be sealed and are not stored");
                 None
             }
         }

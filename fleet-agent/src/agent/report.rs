@@ -1,17 +1,17 @@
-//! What the spool holds: a found device as a row of a report, or a result of pairing. Start with [`row`].
+//! Rows of reports: a found device, or a pairing result. Start with [`row`].
 
 use fleet_core::{AddressPolicy, DeviceReport, NodeId};
 use fleet_scan::FoundDevice;
 use fleet_wire::gateway::{DiscoveredDeviceReport, FleetNodePairResult};
 
-/// A row of a report; those of one command are of one kind.
+/// A row of a report. All rows of a command are of one kind.
 #[derive(Clone, Debug)]
 pub(super) enum Row {
     Found(DiscoveredDeviceReport),
     Paired(FleetNodePairResult),
 }
 
-/// The row of a device; none when a server would refuse it, and with it perhaps the whole report.
+/// The row of a device; none if it is invalid. One invalid row would make an upstream server reject the whole report.
 pub(super) fn row(
     node: NodeId,
     found: FoundDevice,
@@ -56,7 +56,7 @@ mod tests {
                 driver: "antminer".to_owned(),
                 model: "S19".to_owned(),
                 manufacturer: "Bitmain".to_owned(),
-                evidence: "said so".to_owned(),
+                evidence: "banner".to_owned(),
                 ..DeviceFacts::default()
             },
             provisional: false,
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_carries_the_nodes_own_identifier() {
+    fn a_row_contains_the_identifier_from_the_nodes_id() {
         let row = row(
             NodeId(1),
             found("10.0.0.7", "http"),
@@ -74,12 +74,12 @@ mod tests {
         assert_eq!(row.device_identifier, "auto:bc7e693e1d31d8f6");
         assert_eq!(
             (&*row.ip_address, &*row.port, &*row.evidence),
-            ("10.0.0.7", "4028", "said so")
+            ("10.0.0.7", "4028", "banner")
         );
     }
 
     #[test]
-    fn what_would_sink_a_whole_report_is_left_out() {
+    fn rows_that_would_fail_a_whole_report_are_dropped() {
         for found in [
             found("8.8.8.8", "http"),
             found("127.0.0.1", "http"),

@@ -1,4 +1,4 @@
-//! One control stream in a task of its own. Start with [`ControlStream::open`].
+//! A control stream in its own task. Start with [`ControlStream::open`].
 
 use std::panic::AssertUnwindSafe;
 
@@ -16,10 +16,10 @@ use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::session::Session;
 
-/// Messages that may wait to be sent: every ack that a link keeps, and progress.
+/// Most queued outgoing messages: every ack that a link keeps, and progress.
 const OUTBOUND: usize = 256;
 
-/// A stream that is being opened or held. Dropping it ends the stream at once.
+/// An open or opening stream. Dropping it ends the stream at once.
 #[derive(Debug)]
 pub(super) struct ControlStream {
     pub(super) attempt: Attempt,
@@ -27,36 +27,36 @@ pub(super) struct ControlStream {
     task: AbortHandle,
 }
 
-/// What is heard of a stream; the end is the last.
+/// An event of a stream. `Ended` is the last one.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum StreamEvent {
     Message(Option<control_stream_response::Kind>),
     Ended(StreamEnd),
 }
 
-/// The stream takes no more: it is over, or the server does not read.
+/// The stream cannot accept a message: it has ended, or the server does not read.
 #[derive(Debug)]
-pub(super) struct Stuck;
+pub(super) struct StreamBlocked;
 
 impl ControlStream {
-    /// Opens a stream and says Hello; everything else is told through `heard`.
+    /// Opens a stream and sends Hello. Events go to `events`.
     pub(super) fn open(
         client: &FleetNodeGatewayClient,
         session: &Session,
         attempt: Attempt,
         hello: ControlHello,
-        heard: mpsc::Sender<(Attempt, Heard)>,
+        events: mpsc::Sender<(Attempt, StreamEvent)>,
     ) -> Self {
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         let (client, options) = (client.clone(), session.options());
         let task = tokio::spawn(async move {
-            let stream = hold(client, options, hello, attempt, messages, &heard);
+            let stream = hold(client, options, hello, attempt, messages, &events);
             let end = AssertUnwindSafe(stream)
                 .catch_unwind()
                 .await
                 .unwrap_or(StreamEnd::Lost);
-            // Nobody listens when the agent is gone; then nobody cares.
-            let _ = heard.send((attempt, Heard::Ended(end))).await;
+            // The receiver is gone if the agent has ended.
+            let _ = events.send((attempt, StreamEvent::Ended(end))).await;
         });
         Self {
             attempt,
@@ -66,15 +66,15 @@ impl ControlStream {
     }
 
     /// Sends a message.
-    pub(super) fn send(&self, kind: control_stream_request::Kind) -> Result<(), Stuck> {
-        let outbound = self.outbound.as_ref().ok_or(Stuck)?;
+    pub(super) fn send(&self, kind: control_stream_request::Kind) -> Result<(), StreamBlocked> {
+        let outbound = self.outbound.as_ref().ok_or(StreamBlocked)?;
         outbound
             .try_send(ControlStreamRequest { kind: Some(kind) })
-            .map_err(|_| Stuck)
+            .map_err(|_| StreamBlocked)
     }
 
-    /// Sends a message that may be left out when others wait.
-    pub(super) fn offer(&self, kind: control_stream_request::Kind) {
+    /// Sends a message, unless more important messages are queued.
+    pub(super) fn try_send(&self, kind: control_stream_request::Kind) {
         if let Some(outbound) = self
             .outbound
             .as_ref()
@@ -84,7 +84,7 @@ impl ControlStream {
         }
     }
 
-    /// Says that nothing more will be sent. What waits is sent first; the server ends the stream then.
+    /// Closes the outgoing half after the queued messages. The server then ends the stream.
     pub(super) fn close(&mut self) {
         self.outbound = None;
     }
@@ -102,7 +102,7 @@ async fn hold(
     hello: ControlHello,
     attempt: Attempt,
     mut messages: mpsc::Receiver<ControlStreamRequest>,
-    heard: &mpsc::Sender<(Attempt, Heard)>,
+    events: &mpsc::Sender<(Attempt, StreamEvent)>,
 ) -> StreamEnd {
     let (mut up, mut down) = match client.control_stream(options).await {
         Ok(halves) => halves,
@@ -124,15 +124,17 @@ async fn hold(
             match down.message().await {
                 Ok(Some(message)) => match message.validate() {
                     Ok(()) => {
-                        if heard
-                            .send((attempt, Heard::Message(message.kind)))
+                        if events
+                            .send((attempt, StreamEvent::Message(message.kind)))
                             .await
                             .is_err()
                         {
                             break StreamEnd::Lost;
                         }
                     }
-                    Err(broken) => tracing::warn!(%broken, "dropped a message of the server"),
+                    Err(broken) => {
+                        tracing::warn!(%broken, "dropped an invalid message of the server")
+                    }
                 },
                 Ok(None) => break StreamEnd::Lost,
                 Err(error) => break end_of(&error),
@@ -142,7 +144,7 @@ async fn hold(
     tokio::pin!(write, read);
     tokio::select! {
         end = &mut read => end,
-        // The reading half says why.
+        // The reading half returns the reason.
         () = &mut write => read.await,
     }
 }

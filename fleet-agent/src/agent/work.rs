@@ -1,9 +1,8 @@
-//! The command that is carried out: its names looked up, its scan or pairing in a task of its own, and what is known of it.
-//! Start with [`Work`].
+//! The running command: name lookups first, then the scan or pairing, each in its own task. Start with [`Work`].
 
 use std::{future::pending, sync::Arc};
 
-use fleet_registry::link::WireCommandId;
+use fleet_registry::{link::WireCommandId, spool::SpoolMisuse};
 use fleet_scan::{
     DriverSet, Interruption, PinnedName, Resolver, ScanError, ScanEvent, ScanJob, ScanOptions,
     ScanProgress, ScanSummary, Scanner,
@@ -17,28 +16,28 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ack::{Ending, Stopped},
+    ack::{Ending, StopCause},
     pairing::{self, PairJob, PairSummary},
-    task::Task,
+    scan_task::ScanTask,
 };
 
-/// Devices that may wait between scan and spool.
+/// Most devices queued between scan and spool.
 const SINK: usize = 64;
 
-/// The command that holds the lane, from its start until its reports are settled.
+/// The command that holds the node's permit, from its start until its reports are settled.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) command: WireCommandId,
     stage: Option<Stage>,
-    /// What its names are pinned to, known before anything is dialed.
+    /// The addresses of its names, known before anything is dialed.
     pub(super) pins: Vec<PinnedName>,
-    /// Known once the scan is over.
+    /// How it ended; set when the scan or pairing is over.
     pub(super) ending: Option<Ending>,
-    pub(super) stopped: Option<Stopped>,
-    /// Devices that no report can hold.
-    pub(super) lost: u64,
-    /// When progress was last told, and what it was.
-    pub(super) told: Option<Instant>,
+    pub(super) stopped: Option<StopCause>,
+    /// Devices that could not be reported.
+    pub(super) unreportable: u64,
+    /// When progress was last sent.
+    pub(super) progress_sent_at: Option<Instant>,
     pub(super) progress: Option<ScanProgress>,
 }
 
@@ -49,16 +48,16 @@ enum Stage {
     Pairing(Pairing),
 }
 
-/// Names that are looked up. Dropping it stops that at once.
+/// Name lookups in progress. Dropping this aborts them.
 #[derive(Debug)]
 struct Pinning {
-    task: Task,
+    task: ScanTask,
     lookups: JoinHandle<Option<Vec<PinnedName>>>,
     began: Instant,
     cancel: CancellationToken,
 }
 
-/// A scan that runs. Dropping it stops it at once.
+/// A running scan. Dropping this aborts it.
 #[derive(Debug)]
 struct Scan {
     events: mpsc::Receiver<ScanEvent>,
@@ -66,7 +65,7 @@ struct Scan {
     cancel: CancellationToken,
 }
 
-/// A pairing that runs. Dropping it stops it at once.
+/// A running pairing. Dropping this aborts it.
 #[derive(Debug)]
 struct Pairing {
     results: mpsc::Receiver<FleetNodePairResult>,
@@ -74,10 +73,10 @@ struct Pairing {
     cancel: CancellationToken,
 }
 
-/// What comes of the work.
+/// An event of the running command.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// The names are looked up; nothing when that was stopped.
+    /// The lookups have ended; `None` if they were canceled.
     Pinned(Result<Option<Vec<PinnedName>>, JoinError>),
     Event(ScanEvent),
     Over(Result<Result<ScanSummary, ScanError>, JoinError>),
@@ -86,10 +85,10 @@ pub(super) enum Step {
 }
 
 impl Work {
-    /// Begins a command: with its scan, or before that with the lookups of its names.
+    /// Starts a scan command: its name lookups if there are names, else its scan.
     pub(super) fn begin(
         command: WireCommandId,
-        task: Task,
+        task: ScanTask,
         scanner: &Scanner,
         resolver: &Arc<dyn Resolver>,
     ) -> Self {
@@ -97,9 +96,9 @@ impl Work {
             return Self::scanning(command, scanner, task.job(&[]));
         }
         let cancel = CancellationToken::new();
-        let (asked, token, resolver) = (task.clone(), cancel.clone(), Arc::clone(resolver));
+        let (lookup, token, resolver) = (task.clone(), cancel.clone(), Arc::clone(resolver));
         let lookups = tokio::spawn(async move {
-            let pins = asked.pin(&*resolver);
+            let pins = lookup.pin(&*resolver);
             token.run_until_cancelled(pins).await
         });
         let pinning = Pinning {
@@ -121,7 +120,7 @@ impl Work {
         }
     }
 
-    /// Begins a pairing; what worked is sealed to `key`.
+    /// Starts a pairing command. Working credentials are sealed to `key`.
     pub(super) fn pairing(
         command: WireCommandId,
         options: ScanOptions,
@@ -143,7 +142,7 @@ impl Work {
         }
     }
 
-    /// Work that is over before it began.
+    /// Creates a command without a running task.
     pub(super) fn ended(command: WireCommandId, ending: Option<Ending>) -> Self {
         Self {
             command,
@@ -151,19 +150,19 @@ impl Work {
             pins: Vec::new(),
             ending,
             stopped: None,
-            lost: 0,
-            told: None,
+            unreportable: 0,
+            progress_sent_at: None,
             progress: None,
         }
     }
 
-    /// Whether names are looked up, or scan or pairing runs.
+    /// Whether a lookup, scan or pairing is running.
     pub(super) fn is_active(&self) -> bool {
         self.stage.is_some()
     }
 
-    /// Tells it to stop; the first reason counts.
-    pub(super) fn stop(&mut self, why: Stopped) {
+    /// Stops the command. The first cause is kept.
+    pub(super) fn stop(&mut self, why: StopCause) {
         let cancel = match &self.stage {
             Some(Stage::Pinning(pinning)) => &pinning.cancel,
             Some(Stage::Scanning(scan)) => &scan.cancel,
@@ -174,7 +173,7 @@ impl Work {
         cancel.cancel();
     }
 
-    /// The names are looked up: the scan begins, with what is left of the command's time.
+    /// Starts the scan after the lookups, with the rest of the command's time.
     pub(super) fn pinned(
         &mut self,
         result: Result<Option<Vec<PinnedName>>, JoinError>,
@@ -201,27 +200,38 @@ impl Work {
                 }));
             }
             Err(error) => {
-                tracing::error!(%error, command = %self.command, "looking names up crashed");
+                tracing::error!(%error, command = %self.command, "the name lookups crashed");
                 self.ending = Some(Ending::Failed(
-                    "looking the names up crashed; the node's log says where".to_owned(),
+                    "the name lookups crashed; see the node's log".to_owned(),
                 ));
             }
         }
     }
 
-    /// The pairing is over.
+    /// Counts a device or result that could not be put into the spool, and logs the reason.
+    pub(super) fn count_pushed(&mut self, pushed: Result<Result<(), SpoolMisuse>, String>) {
+        let reason = match pushed {
+            Ok(Ok(())) => return,
+            Ok(Err(misuse)) => misuse.to_string(),
+            Err(reason) => reason,
+        };
+        tracing::warn!(command = %self.command, reason, "a result cannot be reported");
+        self.unreportable += 1;
+    }
+
+    /// Records the end of the pairing.
     pub(super) fn end_pairing(&mut self, result: Result<PairSummary, JoinError>) {
         self.stage = None;
         self.ending = Some(match result {
             Ok(summary) => Ending::Paired(summary),
             Err(error) => {
                 tracing::error!(%error, command = %self.command, "a pairing crashed");
-                Ending::Failed("the pairing crashed; the node's log says where".to_owned())
+                Ending::Failed("the pairing crashed; see the node's log".to_owned())
             }
         });
     }
 
-    /// The scan is over.
+    /// Records the end of the scan.
     pub(super) fn end(&mut self, result: Result<Result<ScanSummary, ScanError>, JoinError>) {
         self.stage = None;
         self.ending = Some(match result {
@@ -229,7 +239,7 @@ impl Work {
             Ok(Err(error)) => Ending::Failed(error.to_string()),
             Err(error) => {
                 tracing::error!(%error, command = %self.command, "a scan crashed");
-                Ending::Failed("the scan crashed; the node's log says where".to_owned())
+                Ending::Failed("the scan crashed; see the node's log".to_owned())
             }
         });
     }
@@ -267,14 +277,14 @@ impl Drop for Scan {
     }
 }
 
-/// The next thing that comes of `work`; waits forever when it is over. Cancel-safe.
+/// Waits for the next event of `work`; forever if nothing is running. Cancel-safe.
 pub(super) async fn next(work: &mut Option<Work>) -> Step {
     match work.as_mut().and_then(|work| work.stage.as_mut()) {
         None => pending().await,
         Some(Stage::Pinning(pinning)) => Step::Pinned((&mut pinning.lookups).await),
         Some(Stage::Scanning(scan)) => match scan.events.recv().await {
             Some(event) => Step::Event(event),
-            // The scan has let go of its sink: it returns now, or has crashed.
+            // The scan has dropped its sender: it returns now, or has crashed.
             None => Step::Over((&mut scan.task).await),
         },
         Some(Stage::Pairing(pairing)) => match pairing.results.recv().await {

@@ -1,5 +1,5 @@
-//! The folder a node's state lives in: 0700 and its own, one process at a time, replaced atomically,
-//! no links followed.
+//! The state folder of a node: mode 0700, used by one process at a time, never through links. The state file is replaced
+//! atomically.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -10,54 +10,54 @@ use std::{
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::NodeState;
+use super::StateFile;
 
-/// A state file holds two keys and a few names; more than this is not one.
+/// Largest state file, in bytes. A valid one contains two keys and a few names.
 const FILE_MOST: u64 = 64 * 1024;
 
-/// Why the state cannot be used.
+/// Why the state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// Something could not be read or written.
+    /// A file operation failed.
     #[error("cannot {doing} {path}")]
     Io {
-        /// What was tried.
+        /// The operation.
         doing: &'static str,
-        /// On what.
+        /// The file or folder.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// A file or the folder is not safe to use.
+    /// A file or the folder is unsafe.
     #[error("{path} {problem}")]
     Unsafe {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// What is wrong with it, and the way out.
+        /// The problem and its remedy.
         problem: String,
     },
-    /// Another process uses it.
+    /// Another process uses the folder.
     #[error(
-        "{path} is in use by process {holder}: stop that one first, or choose another --state-dir"
+        "{path} is in use by process {holder}; stop that process first, or choose another --state-dir"
     )]
     Locked {
         /// The folder.
         path: PathBuf,
-        /// Its process id, if it said so.
+        /// The process id of the holder, if known.
         holder: String,
     },
-    /// The file is not a state file.
+    /// The file is not a valid state file.
     #[error("{path} is not a state file of this version: {detail}; move it away and enroll again")]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it; never its content.
+        /// The position of the error, without any content.
         detail: String,
     },
 }
 
-/// A node's state folder, held by this process until dropped.
+/// A node's state folder, locked by this process until dropped.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
@@ -65,12 +65,12 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Opens the folder, creating it (0700) when it is missing, and locks it.
+    /// Locks the folder, after creating it (0700) if it is missing.
     ///
     /// # Errors
     ///
-    /// [`StateError::Unsafe`] when it is a link, somebody else's, or open to others;
-    /// [`StateError::Locked`] when another process holds it, naming that one.
+    /// [`StateError::Unsafe`] if it is a link, belongs to another user, or is accessible to others;
+    /// [`StateError::Locked`] if another process holds it.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let io = |doing| {
             move |source| StateError::Io {
@@ -89,7 +89,7 @@ impl StateDir {
         if !meta.is_dir() {
             return Err(unsafe_at(
                 path,
-                "is not a folder: name a folder of the node's own",
+                "is not a folder; specify a folder that belongs to the node",
             ));
         }
         check_private(path, &meta, 0o700)?;
@@ -100,7 +100,7 @@ impl StateDir {
         })
     }
 
-    /// The process that holds the folder; none when it is free or missing. Changes nothing.
+    /// The process that holds the folder; none if it is free or missing. Changes nothing.
     pub fn holder(path: &Path) -> Option<String> {
         let mut file = OpenOptions::new()
             .read(true)
@@ -147,32 +147,32 @@ impl StateDir {
         Ok(file)
     }
 
-    /// Reads the state; none when the node was never enrolled.
+    /// Reads the state; none if the node was never enrolled.
     ///
     /// # Errors
     ///
-    /// [`StateError::Unsafe`] when the file is a link, somebody else's, or readable by others;
-    /// [`StateError::Malformed`] when it is not a state file.
-    pub fn load(&self) -> Result<Option<NodeState>, StateError> {
+    /// [`StateError::Unsafe`] if the file is a link, belongs to another user, or is readable by others;
+    /// [`StateError::Malformed`] if it is not a state file.
+    pub fn load(&self) -> Result<Option<StateFile>, StateError> {
         read_state(&self.file())
     }
 
-    /// Reads the state of a folder that another process may hold.
+    /// Reads the state without a lock, while another process may hold the folder.
     ///
     /// # Errors
     ///
     /// As [`StateDir::load`].
-    pub fn peek(path: &Path) -> Result<Option<NodeState>, StateError> {
+    pub fn peek(path: &Path) -> Result<Option<StateFile>, StateError> {
         read_state(&path.join("node.json"))
     }
 
-    /// Replaces the state: a new file is written, synced and renamed over the old one, then the folder
-    /// is synced, so that a crash leaves the old state or the new one.
+    /// Replaces the state: writes and syncs a new file, renames it over the old one, and syncs the folder. A crash leaves
+    /// either the old state or the new one.
     ///
     /// # Errors
     ///
-    /// [`StateError::Io`], naming the step.
-    pub fn save(&self, state: &NodeState) -> Result<(), StateError> {
+    /// [`StateError::Io`] names the failed step.
+    pub fn save(&self, state: &StateFile) -> Result<(), StateError> {
         let (path, temporary) = (self.file(), self.path.join("node.json.new"));
         let io = |doing, path: &Path| {
             let path = path.to_owned();
@@ -206,7 +206,7 @@ impl StateDir {
             .map_err(io("sync", &self.path))
     }
 
-    /// The folder.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -228,7 +228,7 @@ fn holder_in(file: &mut File) -> String {
     }
 }
 
-fn read_state(path: &Path) -> Result<Option<NodeState>, StateError> {
+fn read_state(path: &Path) -> Result<Option<StateFile>, StateError> {
     let io = |doing| {
         move |source| StateError::Io {
             doing,
@@ -246,7 +246,7 @@ fn read_state(path: &Path) -> Result<Option<NodeState>, StateError> {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
             return Err(unsafe_at(
                 path,
-                "is a link: the state file must be a file of the node's own",
+                "is a link; the state file must be a regular file that belongs to the node",
             ));
         }
         Err(error) => return Err(io("open")(error)),
@@ -268,14 +268,14 @@ fn read_state(path: &Path) -> Result<Option<NodeState>, StateError> {
         .map_err(|error| malformed(format!("line {}, column {}", error.line(), error.column())))
 }
 
-/// Refuses what others own or may open.
+/// Rejects a file or folder that another user owns or can access.
 fn check_private(path: &Path, meta: &fs::Metadata, mode: u32) -> Result<(), StateError> {
     let me = rustix::process::geteuid().as_raw();
     if meta.uid() != me {
         return Err(unsafe_at(
             path,
             &format!(
-                "belongs to user {}, not to user {me}: run as its owner or choose another --state-dir",
+                "belongs to user {}, not to user {me}; run as its owner, or choose another --state-dir",
                 meta.uid()
             ),
         ));
@@ -284,7 +284,7 @@ fn check_private(path: &Path, meta: &fs::Metadata, mode: u32) -> Result<(), Stat
         return Err(unsafe_at(
             path,
             &format!(
-                "is open to others (mode {:03o}): run `chmod {mode:o} {}`",
+                "is accessible to others (mode {:03o}); run `chmod {mode:o} {}`",
                 meta.mode() & 0o777,
                 path.display()
             ),
@@ -301,7 +301,7 @@ fn unsafe_at(path: &Path, problem: &str) -> StateError {
 }
 
 fn nofollow() -> i32 {
-    // The flag's bits are those of the C constant, which fits an int.
+    // The bits are those of the C constant, which fits an int.
     i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0)
 }
 
@@ -312,8 +312,8 @@ mod tests {
     use super::*;
     use crate::state::{SecretKey, Stage};
 
-    fn state() -> NodeState {
-        NodeState {
+    fn state() -> StateFile {
+        StateFile {
             server_url: "https://fleet.example".into(),
             name: "barn".into(),
             identity_key: SecretKey::new([7; 32]),
@@ -333,12 +333,12 @@ mod tests {
     }
 
     #[test]
-    fn state_survives_and_secrets_do_not_print() {
+    fn state_round_trips_and_debug_shows_no_secret() {
         let (_parent, path) = folder();
         let dir = StateDir::open(&path).expect("opens");
         assert!(dir.load().expect("reads").is_none());
         dir.save(&state()).expect("saves");
-        dir.save(&NodeState {
+        dir.save(&StateFile {
             fleet_node_id: Some(4),
             ..state()
         })
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_process_is_told_who_holds_the_folder() {
+    fn a_second_process_gets_the_id_of_the_holder() {
         let (_parent, path) = folder();
         let _held = StateDir::open(&path).expect("opens");
         let refused = StateDir::open(&path).expect_err("is held").to_string();
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_open_modes_are_refused() {
+    fn links_and_accessible_modes_are_rejected() {
         let (parent, path) = folder();
         let dir = StateDir::open(&path).expect("opens");
         dir.save(&state()).expect("saves");
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_named_without_its_content() {
+    fn a_damaged_file_is_reported_without_its_content() {
         let (_parent, path) = folder();
         let dir = StateDir::open(&path).expect("opens");
         dir.save(&state()).expect("saves");

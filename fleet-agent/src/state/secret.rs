@@ -1,21 +1,21 @@
-//! Secrets of the state file: written to it, printed nowhere, wiped from memory.
+//! Secrets in the state file: never printed, and wiped from memory.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use zeroize::Zeroizing;
 
-/// 32 secret bytes; hexadecimal in the file.
+/// 32 secret bytes, stored as hexadecimal text.
 #[derive(Clone)]
 pub struct SecretKey(Zeroizing<[u8; 32]>);
 
 impl SecretKey {
-    /// Takes the bytes over.
+    /// Wraps the bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
-    /// The bytes, for the one place that needs them.
+    /// The bytes, for the code that uses the key.
     pub fn expose(&self) -> &[u8; 32] {
         &self.0
     }
@@ -60,12 +60,12 @@ impl<'de> Deserialize<'de> for SecretKey {
 pub struct SecretText(Zeroizing<String>);
 
 impl SecretText {
-    /// Takes the text over.
+    /// Wraps the text.
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
-    /// The text, for the one place that needs it.
+    /// The text, for the code that sends it.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! Enrollment: what is sent, what is saved, and when it stops.
+//! Enrollment: the messages, the saved state, and the failures.
 
 use ed25519_dalek::{Signature, Verifier, VerifyingKey};
 use fleet_agent::{
@@ -34,7 +34,7 @@ fn folder() -> (tempfile::TempDir, StateDir) {
 }
 
 #[tokio::test]
-async fn a_node_enrolls_in_two_steps_and_proves_its_key_at_once() {
+async fn a_node_enrolls_in_two_steps_and_proves_its_key_in_each() {
     let gateway = Gateway::start().await;
     let (_parent, dir) = folder();
     let registered = register(&dir, options(&gateway), &code())
@@ -78,7 +78,7 @@ async fn a_node_enrolls_in_two_steps_and_proves_its_key_at_once() {
 }
 
 #[tokio::test]
-async fn a_fingerprint_that_differs_stops_the_enrollment() {
+async fn a_different_fingerprint_stops_the_enrollment() {
     let gateway = Gateway::start().await;
     gateway.behavior().fingerprint = Some("0123456789abcdef".to_owned());
     let (_parent, dir) = folder();
@@ -97,7 +97,7 @@ async fn a_fingerprint_that_differs_stops_the_enrollment() {
 }
 
 #[tokio::test]
-async fn a_challenge_without_the_tag_is_signed_for_a_upstream_server_only() {
+async fn an_untagged_challenge_is_signed_only_for_an_upstream_server() {
     let gateway = Gateway::start().await;
     gateway.behavior().tagged = false;
     let (_parent, dir) = folder();
@@ -108,7 +108,7 @@ async fn a_challenge_without_the_tag_is_signed_for_a_upstream_server_only() {
     assert!(
         matches!(
             refused,
-            EnrollError::Session(SessionError::TaglessChallenge)
+            EnrollError::Session(SessionError::UntaggedChallenge)
         ),
         "{refused}"
     );
@@ -126,7 +126,7 @@ async fn a_challenge_without_the_tag_is_signed_for_a_upstream_server_only() {
 }
 
 #[tokio::test]
-async fn a_key_is_forgotten_only_when_the_server_refuses_it() {
+async fn a_key_is_deleted_only_if_the_server_rejects_it() {
     let gateway = Gateway::start().await;
     let (_parent, dir) = folder();
     register(&dir, options(&gateway), &code())

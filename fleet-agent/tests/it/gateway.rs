@@ -1,4 +1,4 @@
-//! A server that does what a test says. Start with [`Gateway`]; a control stream of it is a [`Stream`].
+//! A scripted server. Start with [`Gateway`]; [`Stream`] is its end of a control stream.
 
 use std::{
     collections::BTreeSet,
@@ -34,24 +34,24 @@ pub(crate) struct Gateway {
     _serving: DropGuard,
 }
 
-/// What the server does; tests change it as they go.
+/// The behavior of the server, which tests change while it runs.
 pub(crate) struct Behavior {
-    /// The fingerprint to claim instead of the right one.
+    /// The fingerprint to return instead of the correct one.
     pub(crate) fingerprint: Option<String>,
     /// Whether challenges carry the tag.
     pub(crate) tagged: bool,
-    /// How long sessions live.
+    /// The lifetime of sessions.
     pub(crate) session_life: Duration,
-    /// What Begin answers instead of a challenge.
+    /// An error for BeginAuthHandshake.
     pub(crate) begin: Option<RpcError>,
-    /// What heartbeats are answered instead.
+    /// An error for heartbeats.
     pub(crate) heartbeat: Option<RpcError>,
-    /// What the next reports are answered instead; the last one stays for good where `refuse_for_good` says so.
+    /// Errors for the next reports. With `refuse_for_good`, the last one is repeated forever.
     pub(crate) reports: Vec<RpcError>,
     pub(crate) refuse_for_good: bool,
 }
 
-/// What the server has seen.
+/// What the server has received.
 #[derive(Clone, Default)]
 pub(crate) struct Seen {
     pub(crate) registration: Option<RegisterRequest>,
@@ -91,7 +91,7 @@ impl Seen {
 
 impl Gateway {
     pub(crate) async fn start() -> Arc<Self> {
-        let (tell, streams) = mpsc::unbounded_channel();
+        let (streams_tx, streams) = mpsc::unbounded_channel();
         let script = Arc::new(Script {
             behavior: Mutex::new(Behavior {
                 fingerprint: None,
@@ -103,7 +103,7 @@ impl Gateway {
                 refuse_for_good: false,
             }),
             seen: watch::Sender::default(),
-            streams: tell,
+            streams: streams_tx,
         });
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = socket.local_addr().expect("an address");
@@ -130,20 +130,20 @@ impl Gateway {
         format!("http://{}", self.address)
     }
 
-    /// What to change.
+    /// The behavior, to be changed.
     pub(crate) fn behavior(&self) -> MutexGuard<'_, Behavior> {
         self.script.behavior()
     }
 
-    /// What was seen until now.
+    /// What was received until now.
     pub(crate) fn seen(&self) -> Seen {
         self.script.seen.borrow().clone()
     }
 
-    /// Waits until the server has seen something.
-    pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&Seen) -> bool) -> Seen {
+    /// Waits until the received messages satisfy a condition.
+    pub(crate) async fn wait_for(&self, what: &str, condition: impl Fn(&Seen) -> bool) -> Seen {
         let mut seen = self.script.seen.subscribe();
-        let seen = within(what, seen.wait_for(|seen| is_so(seen))).await;
+        let seen = within(what, seen.wait_for(|seen| condition(seen))).await;
         seen.expect("the script lives").clone()
     }
 
@@ -155,7 +155,7 @@ impl Gateway {
             .expect("the script lives")
     }
 
-    /// The next control stream, with its Hello read and accepted by a server of ours.
+    /// The next control stream, after its Hello, accepted with all capabilities.
     pub(crate) async fn accepted(&self) -> (Stream, ControlHello) {
         let mut stream = self.stream().await;
         let hello = stream.hello().await;
@@ -179,7 +179,7 @@ impl Stream {
             .expect("the stream lives")
     }
 
-    /// Waits for the node to end its half.
+    /// Waits for the node to end its half, and returns the remaining messages.
     pub(crate) async fn ended(&mut self) -> Vec<control_stream_request::Kind> {
         let mut rest = Vec::new();
         while let Some(kind) = within("the end of the stream", self.up.recv()).await {
@@ -196,7 +196,7 @@ impl Stream {
         hello
     }
 
-    /// The next ack; progress on the way to it is passed over.
+    /// The next ack, skipping progress.
     pub(crate) async fn ack(&mut self) -> ControlAck {
         loop {
             match self.next().await {
@@ -208,7 +208,7 @@ impl Stream {
         }
     }
 
-    /// The next pins; progress on the way to them is passed over.
+    /// The next pins, skipping progress.
     pub(crate) async fn pins(&mut self) -> ControlPins {
         loop {
             match self.next().await {
@@ -229,13 +229,13 @@ impl Stream {
         }));
     }
 
-    /// Orders a scan of a list.
+    /// Sends a scan of a list.
     pub(crate) fn discover(&self, id: &str, addresses: &[IpAddr], ports: &[u16]) {
         let entries: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         self.discover_entries(id, &entries, ports);
     }
 
-    /// The same, of a list that may hold names.
+    /// Sends a scan of a list that may contain names.
     pub(crate) fn discover_entries<T: ToString>(&self, id: &str, entries: &[T], ports: &[u16]) {
         let list = IpListModeRequest {
             ip_addresses: entries.iter().map(ToString::to_string).collect(),
@@ -256,7 +256,7 @@ impl Stream {
         }));
     }
 
-    /// Orders a pairing.
+    /// Sends a pairing.
     pub(crate) fn pair(&self, id: &str, request: FleetNodePairRequest) {
         let command = AgentCommand {
             command: Some(agent_command::Command::Pair(request)),
@@ -279,7 +279,7 @@ impl Stream {
             .expect("the stream lives");
     }
 
-    /// Breaks the stream; the node is told to be back soon, so that no test waits for its jitter.
+    /// Breaks the stream with a short retry hint, which avoids the random delay.
     pub(crate) fn fail(self) {
         let soon =
             RpcError::resource_exhausted("come back").with_retry_after(Duration::from_millis(20));
@@ -292,7 +292,7 @@ impl Script {
         self.behavior.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn saw(&self, note: impl FnOnce(&mut Seen)) {
+    fn record(&self, note: impl FnOnce(&mut Seen)) {
         self.seen.send_modify(note);
     }
 }
@@ -306,7 +306,7 @@ impl FleetNodeGatewayService for Script {
         let key: [u8; 32] = request.identity_pubkey[..]
             .try_into()
             .map_err(|_| RpcError::invalid_argument("key"))?;
-        self.saw(|seen| seen.registration = Some(request));
+        self.record(|seen| seen.registration = Some(request));
         let claimed = self.behavior().fingerprint.clone();
         Ok(RegisterResponse {
             fleet_node_id: NODE_ID,
@@ -321,7 +321,7 @@ impl FleetNodeGatewayService for Script {
         _: Context,
         _: BeginAuthHandshakeRequest,
     ) -> Result<Reply<BeginAuthHandshakeResponse>, RpcError> {
-        self.saw(|seen| seen.begun += 1);
+        self.record(|seen| seen.begun += 1);
         let behavior = self.behavior();
         if let Some(error) = behavior.begin.clone() {
             return Err(error);
@@ -343,7 +343,7 @@ impl FleetNodeGatewayService for Script {
         _: Context,
         _: CompleteAuthHandshakeRequest,
     ) -> Result<Reply<CompleteAuthHandshakeResponse>, RpcError> {
-        self.saw(|seen| seen.completed += 1);
+        self.record(|seen| seen.completed += 1);
         let life = self.behavior().session_life;
         Ok(CompleteAuthHandshakeResponse {
             session_token: "fns_of-the-tests-only".to_owned(),
@@ -384,7 +384,7 @@ impl FleetNodeGatewayService for Script {
             return Err(error);
         }
         let accepted_count = i64::try_from(request.devices.len()).unwrap_or(i64::MAX);
-        self.saw(|seen| seen.reports.push(request));
+        self.record(|seen| seen.reports.push(request));
         Ok(ReportDiscoveredDevicesResponse {
             accepted_count,
             rejected_count: 0,
@@ -403,7 +403,7 @@ impl FleetNodeGatewayService for Script {
         }
         drop(behavior);
         let accepted_count = i64::try_from(request.results.len()).expect("a count");
-        self.saw(|seen| seen.paired.extend(request.results));
+        self.record(|seen| seen.paired.extend(request.results));
         Ok(ReportPairedDevicesResponse {
             accepted_count,
             rejected_count: 0,
@@ -416,12 +416,12 @@ impl FleetNodeGatewayService for Script {
         _: Context,
         mut request: BoxStream<ControlStreamRequest>,
     ) -> Result<Reply<BoxStream<ControlStreamResponse>>, RpcError> {
-        let (tell_up, up) = mpsc::unbounded_channel();
-        let (down, mut tell_down) = mpsc::unbounded_channel::<Down>();
+        let (up_tx, up) = mpsc::unbounded_channel();
+        let (down, mut down_rx) = mpsc::unbounded_channel::<Down>();
         tokio::spawn(async move {
             while let Some(message) = request.next().await {
                 if let Some(kind) = message.ok().and_then(|message| message.kind)
-                    && tell_up.send(kind).is_err()
+                    && up_tx.send(kind).is_err()
                 {
                     break;
                 }
@@ -431,12 +431,12 @@ impl FleetNodeGatewayService for Script {
             .send(Stream { up, down })
             .map_err(|_| RpcError::unavailable("the test is over"))?;
         Ok(Reply::stream(futures::stream::poll_fn(move |context| {
-            tell_down.poll_recv(context)
+            down_rx.poll_recv(context)
         })))
     }
 }
 
-/// Public procedures for everybody, the others for whoever holds the session token.
+/// Admits everyone to public procedures, and holders of the session token to the others.
 struct Gate;
 
 impl Authenticate for Gate {
@@ -458,7 +458,7 @@ impl Authenticate for Gate {
 
 const NODE_ID: i64 = crate::NODE;
 
-/// The server lives an hour ahead of the node: only its own times may count.
+/// The server clock is one hour ahead of the node, so tests fail if the node uses its own clock.
 fn now() -> Timestamp {
     after(Duration::ZERO)
 }

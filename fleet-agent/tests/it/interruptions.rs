@@ -1,4 +1,4 @@
-//! Streams that break and processes that end, in mid-scan.
+//! Streams that break and processes that end during a scan.
 
 use fleet_core::outcome::AckCode;
 use fleet_sim::Site;
@@ -6,7 +6,7 @@ use fleet_sim::Site;
 use crate::{Running, gateway::Gateway, start};
 
 #[tokio::test]
-async fn a_scan_goes_on_while_there_is_no_stream_and_nothing_is_lost() {
+async fn a_scan_continues_without_a_stream_and_loses_nothing() {
     let site = start(Site::demo(60, 11), 7).await;
     let (addresses, ports) = (site.site().addresses(), site.site().ports());
     let gateway = Gateway::start().await;
@@ -14,14 +14,14 @@ async fn a_scan_goes_on_while_there_is_no_stream_and_nothing_is_lost() {
     let (stream, _) = gateway.accepted().await;
     stream.discover("c", &addresses, &ports);
     gateway
-        .until("a first device", |seen| !seen.reports.is_empty())
+        .wait_for("a first device", |seen| !seen.reports.is_empty())
         .await;
     stream.fail();
     let mut stream2 = gateway.stream().await;
     assert_eq!(stream2.hello().await.running, ["c"]);
-    // Not accepted yet: the scan does not wait for that.
+    // The stream is not accepted yet. The scan continues without it.
     let seen = gateway
-        .until("every device", |seen| seen.rows().count() == 60)
+        .wait_for("every device", |seen| seen.rows().count() == 60)
         .await;
     assert_eq!(seen.addresses().len(), 60);
     stream2.accept(&["cancel", "outcomes"]);
@@ -37,7 +37,7 @@ async fn a_scan_goes_on_while_there_is_no_stream_and_nothing_is_lost() {
         60
     );
 
-    // An ack that may not have arrived is sent again.
+    // An ack that may not have arrived is repeated.
     stream2.fail();
     let (mut stream3, hello) = gateway.accepted().await;
     assert_eq!(hello.running, ["c"]);
@@ -46,7 +46,7 @@ async fn a_scan_goes_on_while_there_is_no_stream_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_upstream_server_that_forgot_the_scan_gets_no_word_of_it() {
+async fn an_upstream_server_gets_no_ack_of_a_scan_from_an_earlier_stream() {
     let site = start(Site::demo(60, 12), 8).await;
     let gateway = Gateway::start().await;
     let _node = Running::start(&gateway, 50);
@@ -55,13 +55,13 @@ async fn a_upstream_server_that_forgot_the_scan_gets_no_word_of_it() {
     stream.accept(&[]);
     stream.discover("old", &site.site().addresses(), &site.site().ports());
     gateway
-        .until("a first device", |seen| !seen.reports.is_empty())
+        .wait_for("a first device", |seen| !seen.reports.is_empty())
         .await;
     stream.fail();
     let mut stream = gateway.stream().await;
     stream.hello().await;
     stream.accept(&[]);
-    // The old scan is stopped; where it has not ended yet, the new command finds the node busy for a moment.
+    // The old scan is being canceled. Until it has ended, the new command gets BUSY.
     let last = loop {
         stream.discover("new", &site.site().addresses()[..1], &site.site().ports());
         let ack = stream.ack().await;
@@ -76,19 +76,19 @@ async fn a_upstream_server_that_forgot_the_scan_gets_no_word_of_it() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_told_to_end_reports_what_it_found_and_leaves_the_rest_to_the_next() {
+async fn a_process_that_shuts_down_reports_its_results_and_sends_no_ack() {
     let site = start(Site::demo(60, 13), 9).await;
     let gateway = Gateway::start().await;
     let node = Running::start(&gateway, 50);
     let (mut stream, _) = gateway.accepted().await;
     stream.discover("c", &site.site().addresses(), &site.site().ports());
     gateway
-        .until("a first device", |seen| !seen.reports.is_empty())
+        .wait_for("a first device", |seen| !seen.reports.is_empty())
         .await;
     node.shutdown.cancel();
     assert_eq!(node.ended().await, Ok(()));
-    let said = stream.ended().await;
-    let acks = said
+    let rest = stream.ended().await;
+    let acks = rest
         .iter()
         .filter(|kind| {
             matches!(

@@ -1,4 +1,4 @@
-//! A scan without a server, and the switch that stops every scan.
+//! Local scans without a server, and halts.
 
 use std::net::IpAddr;
 
@@ -19,8 +19,8 @@ fn texts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-/// Runs a scan to its end: where devices were found, in that order, and what became of the rest.
-pub(crate) async fn gathered(scan: LocalScan) -> (Vec<IpAddr>, LocalSummary) {
+/// Runs a scan and returns the addresses of found devices, in that order, and the summary.
+pub(crate) async fn run(scan: LocalScan) -> (Vec<IpAddr>, LocalSummary) {
     let (sink, mut events) = mpsc::channel(64);
     let running_scan = tokio::spawn(scan.run(sink, CancellationToken::new()));
     let mut found = Vec::new();
@@ -34,11 +34,11 @@ pub(crate) async fn gathered(scan: LocalScan) -> (Vec<IpAddr>, LocalSummary) {
 }
 
 #[tokio::test]
-async fn a_scan_without_a_server_finds_what_there_is_and_says_what_became_of_the_rest() {
+async fn a_local_scan_finds_all_devices_and_counts_every_target() {
     let running = start(Site::demo(6, 21), 21).await;
     let addresses = running.site().addresses();
     let mut targets: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    // The same again, and a network around one of them.
+    // Duplicates, and a network that contains one of the addresses.
     targets.extend(targets.clone());
     targets.push(format!("{}/32", addresses[0]));
     let ports: Vec<String> = running
@@ -49,7 +49,7 @@ async fn a_scan_without_a_server_finds_what_there_is_and_says_what_became_of_the
         .collect();
     let scan = LocalScan::plan(&targets, &ports, &options(5_000)).expect("a plan");
     assert_eq!(scan.targets(), addresses.len());
-    let (mut found, summary) = gathered(scan).await;
+    let (mut found, summary) = run(scan).await;
     found.sort_unstable();
     found.dedup();
     assert_eq!(found.len(), 6, "every device that can be named");
@@ -60,7 +60,7 @@ async fn a_scan_without_a_server_finds_what_there_is_and_says_what_became_of_the
 }
 
 #[test]
-fn what_the_site_does_not_allow_is_refused_by_name() {
+fn targets_and_ports_outside_the_policy_are_rejected_by_name() {
     let mut options = options(5_000);
     options.site.allowed_networks = vec!["10.0.0.0/24".parse().expect("a network")];
     options.site.denied_ports = Port::new(22).into_iter().collect();
@@ -91,10 +91,10 @@ fn what_the_site_does_not_allow_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_halted_node_stops_at_once_refuses_what_comes_and_goes_on_when_it_may() {
+async fn a_halt_stops_the_scan_and_refuses_commands_until_resume() {
     let running = start(Site::demo(40, 22), 22).await;
     let (addresses, ports) = (running.site().addresses(), running.site().ports());
-    let (tell, halt) = watch::channel(None);
+    let (halt_tx, halt) = watch::channel(None);
     let gateway = Gateway::start().await;
     let mut options = options(20);
     options.halt = halt;
@@ -103,8 +103,8 @@ async fn a_halted_node_stops_at_once_refuses_what_comes_and_goes_on_when_it_may(
 
     stream.discover("slow", &addresses, &ports);
     let rows = |seen: &Seen| seen.rows().count();
-    gateway.until("a device", |seen| rows(seen) > 0).await;
-    tell.send_replace(Some("new switch".to_owned()));
+    gateway.wait_for("a device", |seen| rows(seen) > 0).await;
+    halt_tx.send_replace(Some("new switch".to_owned()));
     let ack = within("the ack", stream.ack()).await;
     assert_eq!(AckCode::from_number(ack.code), AckCode::Partial);
     assert!(ack.error_message.contains("halted"), "{ack:?}");
@@ -116,7 +116,7 @@ async fn a_halted_node_stops_at_once_refuses_what_comes_and_goes_on_when_it_may(
     assert!(ack.error_message.contains("new switch"), "{ack:?}");
     assert!(ack.error_message.contains("fleetnode resume"), "{ack:?}");
 
-    tell.send_replace(None);
+    halt_tx.send_replace(None);
     stream.discover("again", &addresses[..1], &ports);
     let ack = within("the ack", stream.ack()).await;
     assert_eq!(AckCode::from_number(ack.code), AckCode::Ok, "{ack:?}");

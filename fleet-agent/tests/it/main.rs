@@ -14,7 +14,7 @@ mod sessions;
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use fleet_agent::{Agent, AgentOptions, NodeState, SecretKey, SecretText, SitePolicy, StopReason};
+use fleet_agent::{Agent, AgentOptions, SecretKey, SecretText, SitePolicy, StateFile, StopReason};
 use fleet_core::AddressPolicy;
 use fleet_scan::ScanOptions;
 use fleet_sim::{Lab, RunningSite, Site};
@@ -40,8 +40,8 @@ async fn start(site: Site, test: u8) -> RunningSite {
         .expect("the site starts")
 }
 
-fn state(gateway: &Gateway) -> NodeState {
-    NodeState {
+fn state(gateway: &Gateway) -> StateFile {
+    StateFile {
         server_url: gateway.url(),
         name: "barn".to_owned(),
         identity_key: SecretKey::new([7; 32]),

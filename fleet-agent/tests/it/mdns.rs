@@ -1,4 +1,4 @@
-//! Commands that listen first, and scans without a server that do: over real multicast on loopback.
+//! mDNS scans by command and without a server, over real multicast on loopback.
 
 use std::net::IpAddr;
 
@@ -8,9 +8,9 @@ use fleet_sim::{Announcement, Announcer, RunningSite, Site};
 use fleet_wire::pairing::{MdnsModeRequest, discover_request::Mode};
 use ipnetwork::Ipv4Network;
 
-use crate::{Running, gateway::Gateway, local::gathered, options, start, within};
+use crate::{Running, gateway::Gateway, local::run, options, start, within};
 
-/// A port that drivers ask for by themselves.
+/// A default port of the drivers.
 const DEFAULT_PORT: u16 = 4028;
 
 /// Devices at a default port.
@@ -22,7 +22,7 @@ async fn devices(count: usize, test: u8) -> RunningSite {
     start(site, test).await
 }
 
-/// Announces a device under a type of the test's own: every node on this machine hears it.
+/// Announces a device under a service type of the test's own, because every node on this machine receives it.
 fn announce(service: &str, ip: IpAddr) -> Announcer {
     let announcement = Announcement {
         service: service.to_owned(),
@@ -39,7 +39,7 @@ fn subnet(test: u8) -> Ipv4Network {
 }
 
 #[tokio::test]
-async fn a_command_reports_who_announces_the_service_and_calls_the_rest_silent() {
+async fn an_mdns_command_reports_announcing_hosts_and_counts_others_as_silent() {
     let running = devices(4, 31).await;
     let addresses = running.site().addresses();
     let _announcer = announce("_fleet-31._tcp", addresses[2]);
@@ -59,7 +59,7 @@ async fn a_command_reports_who_announces_the_service_and_calls_the_rest_silent()
     );
     let ack = within("the ack", stream.ack()).await;
     assert_eq!(AckCode::from_number(ack.code), AckCode::Ok, "{ack:?}");
-    // .1 to .6 in order, as the server has them; the third is identified.
+    // .1 to .6 in order. The third is identified.
     assert_eq!(&ack.outcomes[..], [1, 1, 4, 1, 1, 1]);
     assert!(gateway.seen().addresses().iter().eq(&addresses[2..3]));
     assert!(
@@ -72,7 +72,7 @@ async fn a_command_reports_who_announces_the_service_and_calls_the_rest_silent()
 }
 
 #[tokio::test]
-async fn a_scan_without_a_server_listens_too() {
+async fn a_local_scan_can_use_mdns() {
     let running = devices(2, 32).await;
     let addresses = running.site().addresses();
     let _announcer = announce("_fleet-32._tcp", addresses[0]);
@@ -80,14 +80,14 @@ async fn a_scan_without_a_server_listens_too() {
     options.local_subnets = Some(vec![subnet(32)]);
     let scan = LocalScan::listen("_fleet-32._tcp.local", 1, &[], &options).expect("a plan");
     assert_eq!(scan.targets(), 6);
-    let (found, summary) = gathered(scan).await;
+    let (found, summary) = run(scan).await;
     assert_eq!(found, addresses[..1]);
     assert_eq!(summary.scan.count(TargetOutcome::Silent), 5);
     assert!(summary.scan.is_complete(), "{summary:?}");
 }
 
 #[test]
-fn what_cannot_be_listened_for_is_refused_by_name() {
+fn invalid_mdns_services_are_rejected_by_name() {
     let mut options = options(5_000);
     options.local_subnets = Some(Vec::new());
     for (service, seconds, named) in [

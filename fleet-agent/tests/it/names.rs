@@ -1,4 +1,4 @@
-//! Commands that name hosts: looked up once, pinned, told before anything is reported, and nothing else dialed.
+//! Commands with host names: each is resolved once, pinned, and sent to the server before any report.
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ fn address(ip: impl Into<IpAddr>) -> NameRecord {
     NameRecord::Address(ip.into())
 }
 
-/// A node of a site on loopback that asks `server`; it may scan the site's addresses only.
+/// Options of a node that uses the name server and may scan only the site's network.
 fn at(site: &RunningSite, server: &NameServer, rate: u32) -> AgentOptions {
     let mut options = options(rate);
     options.resolver = Arc::new(DnsResolver::asking(vec![server.address()]));
@@ -32,12 +32,12 @@ fn at(site: &RunningSite, server: &NameServer, rate: u32) -> AgentOptions {
     options
 }
 
-fn told(pins: &ControlPins) -> Vec<String> {
-    let said = pins.names.iter().map(|pin| {
+fn lines(pins: &ControlPins) -> Vec<String> {
+    let lines = pins.names.iter().map(|pin| {
         let addresses = pin.addresses.join(" ");
         format!("{}: {addresses}{}", pin.name, pin.skipped_reason)
     });
-    said.collect()
+    lines.collect()
 }
 
 fn code(ack: &ControlAck) -> AckCode {
@@ -45,7 +45,7 @@ fn code(ack: &ControlAck) -> AckCode {
 }
 
 #[tokio::test]
-async fn host_names_that_bypass_the_private_address_rule_are_left_out_and_never_dialed() {
+async fn names_with_forbidden_addresses_are_skipped_and_never_dialed() {
     let site = start(Site::demo(30, 11), 21).await;
     let all = site.site().addresses();
     let (device, elsewhere) = (all[0], all[9]);
@@ -57,7 +57,7 @@ async fn host_names_that_bypass_the_private_address_rule_are_left_out_and_never_
     server.set("metadata.lan", [address(Ipv4Addr::new(169, 254, 169, 254))]);
     server.set("local.lan", [NameRecord::Alias("localhost".to_owned())]);
     server.set("nine.lan", all.iter().take(9).copied().map(address));
-    // Rebinding: what the name says when it is asked again is something else.
+    // DNS rebinding: a second lookup would return another address.
     server.set("rebound.lan", [address(all[3])]);
     let names = [
         "good.lan",
@@ -79,10 +79,9 @@ async fn host_names_that_bypass_the_private_address_rule_are_left_out_and_never_
     assert!(gateway.seen().reports.is_empty(), "pins come first");
     server.set("rebound.lan", [address(elsewhere)]);
     assert_eq!(pins.command_id, "c1");
-    let local =
-        "it resolves to 127.0.0.1, outside of the networks that this site lets its node scan";
+    let local = "it resolves to 127.0.0.1, outside the networks that this site allows";
     assert_eq!(
-        told(&pins),
+        lines(&pins),
         [
             format!("good.lan: {device} {}", all[1]),
             "public.lan: it resolves to 8.8.8.8, a public address".to_owned(),
@@ -96,7 +95,7 @@ async fn host_names_that_bypass_the_private_address_rule_are_left_out_and_never_
     );
 
     let ack = stream.ack().await;
-    // What is left out is known to the server: nothing is missing.
+    // The server knows the skipped names from the pins, so the ack has no gap.
     assert_eq!((code(&ack), &*ack.error_message), (AckCode::Ok, ""));
     assert_eq!(
         ack.outcomes.len(),
@@ -112,7 +111,7 @@ async fn host_names_that_bypass_the_private_address_rule_are_left_out_and_never_
 }
 
 #[tokio::test]
-async fn what_looks_like_a_name_and_is_a_number_or_the_local_host_is_not_even_looked_up() {
+async fn numeric_names_and_localhost_are_rejected_without_a_lookup() {
     let site = start(Site::demo(2, 12), 22).await;
     let server = NameServer::start().await.expect("a name server");
     let gateway = Gateway::start().await;
@@ -139,13 +138,13 @@ async fn what_looks_like_a_name_and_is_a_number_or_the_local_host_is_not_even_lo
 }
 
 #[tokio::test]
-async fn pins_are_told_again_on_a_new_stream() {
+async fn pins_are_repeated_on_a_new_stream() {
     let site = start(Site::demo(40, 13), 23).await;
     let all = site.site().addresses();
     let server = NameServer::start().await.expect("a name server");
     server.set("good.lan", all.iter().take(8).copied().map(address));
     let gateway = Gateway::start().await;
-    // Slow enough that the scan outlives the stream.
+    // Slow enough for the scan to outlast the stream.
     let _node = Running::with(&gateway, at(&site, &server, 4));
     let (mut stream, _) = gateway.accepted().await;
     stream.discover_entries("c1", &["good.lan"], &site.site().ports());
@@ -160,7 +159,7 @@ async fn pins_are_told_again_on_a_new_stream() {
 }
 
 #[tokio::test]
-async fn a_upstream_server_is_told_in_the_ack_which_names_were_left_out() {
+async fn the_ack_to_an_upstream_server_lists_skipped_names() {
     let site = start(Site::demo(4, 14), 24).await;
     let all = site.site().addresses();
     let server = NameServer::start().await.expect("a name server");
@@ -178,8 +177,12 @@ async fn a_upstream_server_is_told_in_the_ack_which_names_were_left_out() {
     stream.discover_entries("c1", &entries, &site.site().ports());
     let ack = stream.ack().await;
     assert_eq!(code(&ack), AckCode::Partial);
-    let said = "`bad.lan` was left out: it resolves to no address";
-    assert!(ack.error_message.contains(said), "{}", ack.error_message);
+    let expected = "`bad.lan` was skipped: it resolves to no address";
+    assert!(
+        ack.error_message.contains(expected),
+        "{}",
+        ack.error_message
+    );
     let dialed = BTreeSet::from([all[0], all[1]]);
     assert_eq!(site.journal().touched_addresses(), dialed);
 }
@@ -195,7 +198,7 @@ impl Resolver for Silent {
 }
 
 #[tokio::test]
-async fn a_command_is_canceled_while_its_names_are_looked_up() {
+async fn a_command_can_be_canceled_during_name_lookups() {
     let gateway = Gateway::start().await;
     let options = AgentOptions {
         resolver: Arc::new(Silent),
@@ -203,14 +206,14 @@ async fn a_command_is_canceled_while_its_names_are_looked_up() {
     };
     let _node = Running::with(&gateway, options);
     let (mut stream, _) = gateway.accepted().await;
-    // Many more than are looked up at a time: left alone this takes minutes.
+    // Many more than are resolved concurrently. Without the cancel, this takes minutes.
     let names: Vec<String> = (0..2_000).map(|n| format!("rig-{n}.lan")).collect();
     stream.discover_entries("c1", &names, &[80]);
     stream.discover_entries("c2", &["other.lan"], &[80]);
     assert_eq!(
         code(&stream.ack().await),
         AckCode::Busy,
-        "the lane is taken"
+        "the permit is taken"
     );
     stream.cancel("c1");
     let ack = stream.ack().await;

@@ -1,8 +1,8 @@
-//! Pairing as a command: each target tried once, results told as they come, credentials sealed to this node.
+//! Pairing commands: one attempt per target, immediate results, and sealed credentials.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use fleet_agent::{Half, open};
+use fleet_agent::{CredentialPart, open};
 use fleet_core::outcome::AckCode;
 use fleet_sim::{Device, DeviceLogin, Make, Manner, Protocol, Service, Site};
 use fleet_wire::{
@@ -63,7 +63,7 @@ fn of<'r>(results: &'r [FleetNodePairResult], ip: &str) -> &'r FleetNodePairResu
 }
 
 #[tokio::test]
-async fn each_target_has_one_result_and_what_worked_is_sealed_to_this_node() {
+async fn each_target_has_one_result_and_working_credentials_are_sealed() {
     let own = Some(DeviceLogin::new("root", PASSWORD));
     let site = Site {
         seed: 1,
@@ -71,7 +71,7 @@ async fn each_target_has_one_result_and_what_worked_is_sealed_to_this_node() {
     };
     let site = start(site, 40).await;
     let gateway = Gateway::start().await;
-    // A report that fails for a while is sent again.
+    // The first upload fails and is retried.
     gateway.behavior().reports = vec![RpcError::unavailable("not now")];
     let _node = Running::start(&gateway, 5_000);
     let (mut stream, _) = gateway.accepted().await;
@@ -94,9 +94,9 @@ async fn each_target_has_one_result_and_what_worked_is_sealed_to_this_node() {
     assert_eq!(first.serial_number, "SN7");
     let sealed = first.encrypted_credentials.as_ref().expect("sealed");
     let key = [9; 32];
-    let opened = open(&key, Half::Password, &sealed.password).expect("ours");
+    let opened = open(&key, CredentialPart::Password, &sealed.password).expect("ours");
     assert_eq!(opened.as_str(), PASSWORD);
-    let opened = open(&key, Half::Username, &sealed.username).expect("ours");
+    let opened = open(&key, CredentialPart::Username, &sealed.username).expect("ours");
     assert_eq!(opened.as_str(), "root");
 
     let second = of(&results, "127.91.40.2");
@@ -110,7 +110,7 @@ async fn each_target_has_one_result_and_what_worked_is_sealed_to_this_node() {
 }
 
 #[tokio::test]
-async fn a_second_command_meets_a_busy_node_and_a_cancel_ends_the_first() {
+async fn a_second_command_gets_busy_and_a_cancel_ends_the_first() {
     let site = Site {
         seed: 1,
         devices: vec![antminer(None, 1_500)],

@@ -1,4 +1,4 @@
-//! What goes wrong with reports and commands, and how the ack tells it.
+//! Failures of reports and commands, and their acks.
 
 use fleet_core::outcome::AckCode;
 use fleet_sim::Site;
@@ -11,7 +11,7 @@ use fleet_wire::{
 use crate::{Running, gateway::Gateway, start};
 
 #[tokio::test]
-async fn a_report_that_is_refused_for_good_is_told_in_the_ack() {
+async fn a_permanently_rejected_report_is_stated_in_the_ack() {
     let site = start(Site::demo(30, 8), 4).await;
     let (addresses, ports) = (site.site().addresses(), site.site().ports());
     let gateway = Gateway::start().await;
@@ -37,7 +37,7 @@ async fn a_report_that_is_refused_for_good_is_told_in_the_ack() {
         );
     }
     assert_eq!(gateway.seen().reports.len(), 0);
-    // Where only one report is refused, the rest counts.
+    // If only one report is rejected, the others count.
     gateway.behavior().reports = vec![RpcError::invalid_argument("one bad row")];
     gateway.behavior().refuse_for_good = false;
     stream.discover("some", &addresses, &ports);
@@ -51,7 +51,7 @@ async fn a_report_that_is_refused_for_good_is_told_in_the_ack() {
 }
 
 #[tokio::test]
-async fn a_report_is_repeated_until_it_is_taken() {
+async fn a_report_is_retried_until_it_is_stored() {
     let site = start(Site::demo(20, 9), 5).await;
     let gateway = Gateway::start().await;
     let _node = Running::start(&gateway, 5_000);
@@ -73,7 +73,7 @@ async fn a_report_is_repeated_until_it_is_taken() {
 }
 
 #[tokio::test]
-async fn a_command_that_cannot_be_carried_out_is_refused_without_a_packet() {
+async fn an_invalid_command_is_refused_without_a_packet() {
     let site = start(Site::demo(4, 10), 6).await;
     let gateway = Gateway::start().await;
     let _node = Running::start(&gateway, 5_000);
@@ -95,7 +95,7 @@ async fn a_command_that_cannot_be_carried_out_is_refused_without_a_packet() {
     for (id, code, named) in [
         ("public", AckCode::BadRequest, "8.8.8.8"),
         ("name", AckCode::BadRequest, "miner.localhost"),
-        ("other", AckCode::Unimplemented, "does not know"),
+        ("other", AckCode::Unimplemented, "does not support"),
     ] {
         let ack = stream.ack().await;
         assert_eq!(

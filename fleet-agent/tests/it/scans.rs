@@ -1,4 +1,4 @@
-//! Commands that are carried out: what is reported, what the ack says.
+//! Scan commands: their reports and acks.
 
 use std::collections::BTreeMap;
 
@@ -16,21 +16,21 @@ fn code(ack: &ControlAck) -> AckCode {
 }
 
 #[tokio::test]
-async fn what_is_found_is_reported_while_it_is_found_and_acked_target_by_target() {
+async fn devices_are_reported_at_once_and_the_ack_has_an_outcome_per_target() {
     let site = start(Site::demo(80, 5), 1).await;
     let gateway = Gateway::start().await;
     let _node = Running::start(&gateway, 5_000);
     let (mut stream, _) = gateway.accepted().await;
     let (mut addresses, ports) = (site.site().addresses(), site.site().ports());
-    // The outcomes follow the list, whatever its order.
+    // The outcomes follow the order of the list.
     addresses.reverse();
     stream.discover("c1", &addresses, &ports);
     let mut progress = Vec::new();
     let ack = loop {
         match stream.next().await {
             control_stream_request::Kind::Ack(ack) => break ack,
-            control_stream_request::Kind::Progress(told) => {
-                progress.push((told.targets_done, told.targets_total))
+            control_stream_request::Kind::Progress(progress_now) => {
+                progress.push((progress_now.targets_done, progress_now.targets_total))
             }
             other @ (control_stream_request::Kind::Hello(_)
             | control_stream_request::Kind::Pins(_)) => panic!("unexpected: {other:?}"),
@@ -93,7 +93,7 @@ async fn what_is_found_is_reported_while_it_is_found_and_acked_target_by_target(
 }
 
 #[tokio::test]
-async fn a_second_command_is_busy_and_a_cancel_keeps_what_was_found() {
+async fn a_second_command_gets_busy_and_a_cancel_keeps_the_results() {
     let site = start(Site::demo(100, 6), 2).await;
     let gateway = Gateway::start().await;
     let _node = Running::start(&gateway, 40);
@@ -101,7 +101,7 @@ async fn a_second_command_is_busy_and_a_cancel_keeps_what_was_found() {
     let addresses = site.site().addresses();
     stream.discover("long", &addresses, &site.site().ports());
     gateway
-        .until("a first device", |seen| !seen.reports.is_empty())
+        .wait_for("a first device", |seen| !seen.reports.is_empty())
         .await;
     stream.discover("second", &addresses[..1], &[80]);
     let busy = stream.ack().await;
@@ -109,7 +109,7 @@ async fn a_second_command_is_busy_and_a_cancel_keeps_what_was_found() {
         (&*busy.command_id, code(&busy), busy.succeeded),
         ("second", AckCode::Busy, false)
     );
-    // The same command again is the one that runs.
+    // A repeated command has no effect.
     stream.discover("long", &addresses, &site.site().ports());
     stream.cancel("another");
     stream.cancel("long");
@@ -126,13 +126,13 @@ async fn a_second_command_is_busy_and_a_cancel_keeps_what_was_found() {
     let found = ack.outcomes.iter().filter(|outcome| **outcome == 4).count();
     assert!(ack.outcomes.contains(&0), "something was left");
     assert!(found > 0 && found <= gateway.seen().addresses().len());
-    // The lane is free again.
+    // The permit is free again.
     stream.discover("third", &addresses[..1], &site.site().ports());
     assert_eq!(stream.ack().await.command_id, "third");
 }
 
 #[tokio::test]
-async fn a_upstream_server_gets_scans_of_targets_without_their_edges() {
+async fn scans_for_an_upstream_server_skip_network_and_broadcast_addresses() {
     let site = start(Site::demo(12, 7), 3).await;
     let gateway = Gateway::start().await;
     let _node = Running::start(&gateway, 5_000);
@@ -152,7 +152,7 @@ async fn a_upstream_server_gets_scans_of_targets_without_their_edges() {
             ports,
         }),
     );
-    // No progress either: an upstream server cannot read it.
+    // No progress is sent, because an upstream server could not decode it.
     let control_stream_request::Kind::Ack(ack) = stream.next().await else {
         panic!("not an ack");
     };

@@ -1,4 +1,4 @@
-//! Sessions and their end: refreshes, and what stops a node for good.
+//! Sessions: refreshes, and the failures that stop a node permanently.
 
 use std::time::Duration;
 
@@ -33,9 +33,9 @@ async fn a_refresh_does_not_drop_the_stream() {
         (16, 16_384, 64)
     );
     assert!(hello.running.is_empty() && !hello.default_ports.is_empty());
-    // The server's clock is an hour ahead: a node that believed its own would not refresh yet.
+    // The server's clock is one hour ahead. A node that used its own clock would not refresh yet.
     gateway
-        .until("a second handshake", |seen| seen.completed >= 2)
+        .wait_for("a second handshake", |seen| seen.completed >= 2)
         .await;
     stream.discover("after", &[], &[]);
     assert_eq!(stream.ack().await.command_id, "after");
@@ -43,7 +43,7 @@ async fn a_refresh_does_not_drop_the_stream() {
 }
 
 #[tokio::test]
-async fn what_the_server_says_for_good_ends_the_node() {
+async fn final_errors_of_the_server_stop_the_node() {
     let gateway = Gateway::start().await;
     gateway.behavior().begin = Some(RpcError::unauthenticated("who?"));
     assert_eq!(
@@ -69,7 +69,7 @@ async fn what_the_server_says_for_good_ends_the_node() {
 }
 
 #[tokio::test]
-async fn a_node_comes_back_in_its_slot_after_goodbye() {
+async fn a_node_reconnects_in_its_slot_after_a_goodbye() {
     let gateway = Gateway::start().await;
     let node = Running::start(&gateway, 1_000);
     let (mut stream, first) = gateway.accepted().await;

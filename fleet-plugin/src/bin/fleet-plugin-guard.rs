@@ -1,5 +1,5 @@
-//! `fleet-plugin-guard PROGRAM`: runs a plugin that must not outlive the process that started it. For programs that embed
-//! the host and cannot be their own guard; not meant to be run by hand.
+//! `fleet-plugin-guard PROGRAM`: runs a plugin that must not outlive the process that started it. For programs that
+//! embed the host and cannot be their own guard. Not for manual use.
 
 use std::process::ExitCode;
 

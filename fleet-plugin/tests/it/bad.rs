@@ -1,13 +1,13 @@
-//! Files that are no plugins, or bad ones.
+//! Files that are not plugins, and broken plugins.
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use fleet_plugin::{FolderError, PluginHost, Timing};
 
-use crate::{folder, options, plugins::put, quick, start, trouble};
+use crate::{folder, options, plugins::put, problem, quick, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plugin_that_begins_wrong_is_down_and_says_why() {
+async fn a_plugin_with_a_wrong_start_is_down_with_the_reason() {
     for (script, expected) in [
         ("echo hello; sleep 600", "is `hello`, not `1|1|tcp"),
         (
@@ -20,7 +20,7 @@ async fn a_plugin_that_begins_wrong_is_down_and_says_why() {
         ),
         (
             "echo '1|1|tcp|10.0.0.7:10007|grpc'; sleep 600",
-            "`10.0.0.7:10007`: a loopback address",
+            "`10.0.0.7:10007`; a loopback address",
         ),
         (
             "echo '1|1|tcp|127.0.0.1:1|grpc'; sleep 600",
@@ -34,42 +34,42 @@ async fn a_plugin_that_begins_wrong_is_down_and_says_why() {
             "head -c 100000 /dev/zero | tr '\\0' x; echo; sleep 600",
             "more than 4096 bytes",
         ),
-        ("exec 1>&-; sleep 600", "did not say who it is within 3s"),
-        ("sleep 600", "did not say who it is within 3s"),
+        ("exec 1>&-; sleep 600", "did not identify itself within 3 s"),
+        ("sleep 600", "did not identify itself within 3 s"),
         ("exit 0", "ended with status 0"),
         (
             "printf 'a licence\\033[31m is missing\\n' >&2; exit 7",
-            "status 7, and said `a licence\\u{1b}[31m is missing`",
+            "status 7; its last output was `a licence\\u{1b}[31m is missing`",
         ),
-        ("kill -9 $$", "signal 9 ended it"),
+        ("kill -9 $$", "ended by signal 9"),
     ] {
         let folder = folder();
         put(folder.path(), "bad", &format!("#!/bin/sh\n{script}\n"));
         let timing = Timing {
-            start: Duration::from_secs(3),
-            first_rest: Duration::from_secs(60),
+            start_timeout: Duration::from_secs(3),
+            first_backoff: Duration::from_secs(60),
             ..quick()
         };
         let host = start(options(folder.path(), timing)).await;
-        let said = trouble(&host).unwrap_or_default();
-        assert!(said.starts_with("is down: "), "{script}: {said}");
-        assert!(said.contains(expected), "{script}: {said}");
+        let text = problem(&host).unwrap_or_default();
+        assert!(text.starts_with("is down: "), "{script}: {text}");
+        assert!(text.contains(expected), "{script}: {text}");
         host.stop().await;
     }
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_program_is_down() {
+async fn a_file_that_cannot_be_executed_is_down() {
     let folder = folder();
     put(folder.path(), "bad", "\u{7f}ELF, or so it says");
     let host = start(options(folder.path(), quick())).await;
-    let said = trouble(&host).unwrap_or_default();
-    assert!(said.contains("cannot be started"), "{said}");
+    let text = problem(&host).unwrap_or_default();
+    assert!(text.contains("cannot start the plugin"), "{text}");
     host.stop().await;
 }
 
 #[tokio::test]
-async fn nothing_is_started_where_others_can_write() {
+async fn nothing_in_a_folder_that_others_can_write_is_started() {
     let folder = folder();
     let marker = folder.path().join("was-run");
     let script = format!("#!/bin/sh\ntouch {}\n", marker.display());
@@ -83,7 +83,7 @@ async fn nothing_is_started_where_others_can_write() {
 }
 
 #[tokio::test]
-async fn links_and_files_that_others_can_write_are_left_out_and_told() {
+async fn links_and_files_that_others_can_write_are_skipped_with_the_reason() {
     let (folder, outer) = (folder(), crate::folder());
     let program = put(outer.path(), "program", "#!/bin/sh\n");
     std::os::unix::fs::symlink(&program, folder.path().join("a-link")).expect("links");
@@ -91,12 +91,12 @@ async fn links_and_files_that_others_can_write_are_left_out_and_told() {
     fs::set_permissions(&open, fs::Permissions::from_mode(0o757)).expect("chmod");
     let host = start(options(folder.path(), quick())).await;
     assert!(host.drivers().is_empty());
-    let told: Vec<_> = host
+    let notes: Vec<_> = host
         .skipped()
         .iter()
         .map(|skipped| skipped.problem.split(" (").next().unwrap_or_default())
         .collect();
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[0].starts_with("is a symbolic link"), "{told:?}");
-    assert_eq!(told[1], "can be written by others");
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(notes[0].starts_with("is a symbolic link"), "{notes:?}");
+    assert_eq!(notes[1], "can be written by others");
 }

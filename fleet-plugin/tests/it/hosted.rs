@@ -1,4 +1,4 @@
-//! The plugin in Python, hosted.
+//! Scans and pairings with the Python plugin of `tests/plugins/acme.py`.
 
 use std::{
     net::IpAddr,
@@ -12,14 +12,16 @@ use fleet_scan::{Guard, Login, PairableDevice, Pairer, ScanJob};
 use crate::{
     PATIENCE, address, drivers, eventually, folder, job, options,
     plugins::{Device, PORT, put, put_acme, python},
-    quick, quick_scan, scan, scan_with, start, trouble,
+    problem, quick, quick_scan, scan, scan_with, start,
 };
 
 const ACME: &str = "ACME X1 S-1 02:00:5E:00:00:01";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_device_that_only_a_plugin_knows_is_found_with_its_evidence() {
-    let Some(python) = python("hosted::a_device_that_only_a_plugin_knows_is_found") else {
+async fn a_device_identified_only_by_a_plugin_is_found_with_evidence() {
+    let Some(python) =
+        python("hosted::a_device_identified_only_by_a_plugin_is_found_with_evidence")
+    else {
         return;
     };
     let folder = folder();
@@ -31,7 +33,7 @@ async fn a_device_that_only_a_plugin_knows_is_found_with_its_evidence() {
             ..options(folder.path(), quick())
         })
         .await;
-        assert_eq!(trouble(&host), None);
+        assert_eq!(problem(&host), None);
         assert_eq!(host.ports(), Vec::from_iter(Port::new(PORT)));
         let (ip, silent) = (address(test, 1), address(test, 2));
         let device = Device::start(ip, &[ACME]);
@@ -56,7 +58,7 @@ async fn a_device_that_only_a_plugin_knows_is_found_with_its_evidence() {
         assert_eq!(texts, ["acme", "http", "Acme", "X1", "1.0"]);
         let mac = facts.mac.map(|mac| mac.to_string());
         assert_eq!(mac.as_deref(), Some("02:00:5E:00:00:01"));
-        assert_eq!(facts.evidence, "plugin acme says `Acme X1 1.0`");
+        assert_eq!(facts.evidence, "plugin acme reported `Acme X1 1.0`");
         assert!(!found.provisional);
         assert_eq!(device.asked(), 1);
         host.stop().await;
@@ -65,7 +67,9 @@ async fn a_device_that_only_a_plugin_knows_is_found_with_its_evidence() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plugin_that_crashes_leaves_a_gap_and_works_in_the_next_scan() {
-    let Some(python) = python("hosted::a_plugin_that_crashes_leaves_a_gap") else {
+    let Some(python) =
+        python("hosted::a_plugin_that_crashes_leaves_a_gap_and_works_in_the_next_scan")
+    else {
         return;
     };
     let folder = folder();
@@ -80,10 +84,10 @@ async fn a_plugin_that_crashes_leaves_a_gap_and_works_in_the_next_scan() {
     let note = format!("driver plugin:acme crashed: {ip}:{PORT}");
     assert!(summary.notes.contains(&note), "{:?}", summary.notes);
 
-    // That its process ended is noticed a moment after its answer failed; until it is back every scan has a gap.
+    // The end of the process is noticed a moment after its failed answer. Until the restart, every scan has a gap.
     let until = Instant::now() + PATIENCE;
     let (summary, found) = loop {
-        eventually("the restart", || trouble(&host).is_none().then_some(())).await;
+        eventually("the restart", || problem(&host).is_none().then_some(())).await;
         let (summary, found) = scan(&host, &[ip]).await;
         if summary.is_complete() || Instant::now() >= until {
             break (summary, found);
@@ -95,14 +99,14 @@ async fn a_plugin_that_crashes_leaves_a_gap_and_works_in_the_next_scan() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plugin_that_answers_nobody_any_more_is_started_again() {
-    let Some(python) = python("hosted::a_plugin_that_answers_nobody_any_more") else {
+async fn a_plugin_that_stops_answering_is_restarted() {
+    let Some(python) = python("hosted::a_plugin_that_stops_answering_is_restarted") else {
         return;
     };
     let folder = folder();
     put_acme(folder.path(), "acme", &python);
     let timing = Timing {
-        answer: Duration::from_millis(500),
+        answer_timeout: Duration::from_millis(500),
         ..Timing::default()
     };
     let host = start(options(folder.path(), timing)).await;
@@ -113,10 +117,10 @@ async fn a_plugin_that_answers_nobody_any_more_is_started_again() {
         .collect();
     let (summary, found) = scan(&host, &silent).await;
     assert!(found.is_empty() && !summary.is_complete(), "{summary:?}");
-    let down = eventually("its end", || trouble(&host)).await;
-    assert_eq!(down, "is down: it left 16 questions in a row unanswered");
+    let down = eventually("its end", || problem(&host)).await;
+    assert_eq!(down, "is down: it left 16 calls in a row unanswered");
 
-    eventually("the restart", || trouble(&host).is_none().then_some(())).await;
+    eventually("the restart", || problem(&host).is_none().then_some(())).await;
     let known = address(11, 17);
     let _known = Device::start(known, &[ACME]);
     let (summary, found) = scan(&host, &[known]).await;
@@ -126,23 +130,23 @@ async fn a_plugin_that_answers_nobody_any_more_is_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_plugin_answers_is_an_answer_a_gap_or_nothing() {
-    let Some(python) = python("hosted::what_a_plugin_answers") else {
+async fn each_kind_of_plugin_answer_has_its_outcome() {
+    let Some(python) = python("hosted::each_kind_of_plugin_answer_has_its_outcome") else {
         return;
     };
     let folder = folder();
     put_acme(folder.path(), "acme", &python);
     let timing = Timing {
-        answer: Duration::from_secs(2),
+        answer_timeout: Duration::from_secs(2),
         ..quick()
     };
     let host = start(options(folder.path(), timing)).await;
     for (number, (says, complete, noted)) in [
-        ("OTHER", true, "answered and said nothing"),
-        ("GONE", true, "answered and said nothing"),
-        ("FAIL", true, "answered and said nothing"),
-        ("LOGIN", true, "plugin acme: it wants a login"),
-        ("SLEEP", false, "plugin:acme gave no answer within 2s"),
+        ("OTHER", true, "answered and text nothing"),
+        ("GONE", true, "answered and text nothing"),
+        ("FAIL", true, "answered and text nothing"),
+        ("LOGIN", true, "plugin acme: it requires a login"),
+        ("SLEEP", false, "plugin:acme gave no answer within 2 s"),
         ("GARBAGE", false, "plugin:acme gave a bad answer"),
         ("HUGE", false, "plugin:acme gave a bad answer"),
     ]
@@ -160,14 +164,16 @@ async fn what_a_plugin_answers_is_an_answer_a_gap_or_nothing() {
             "{says}: {:?}",
             summary.notes
         );
-        assert_eq!(trouble(&host), None, "{says}");
+        assert_eq!(problem(&host), None, "{says}");
     }
     host.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_endpoint_is_what_was_dialed_and_a_flood_of_output_is_no_trouble() {
-    let Some(python) = python("hosted::the_endpoint_is_what_was_dialed") else {
+async fn the_dialed_endpoint_counts_and_a_flood_of_output_is_harmless() {
+    let Some(python) =
+        python("hosted::the_dialed_endpoint_counts_and_a_flood_of_output_is_harmless")
+    else {
         return;
     };
     let folder = folder();
@@ -196,14 +202,16 @@ async fn the_endpoint_is_what_was_dialed_and_a_flood_of_output_is_no_trouble() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plugin_is_asked_at_its_own_ports_and_at_those_asked_for_once_a_host() {
-    let Some(python) = python("hosted::a_plugin_is_asked_at_its_own_ports") else {
+async fn a_plugin_is_called_at_its_default_and_requested_ports_once_per_host() {
+    let Some(python) =
+        python("hosted::a_plugin_is_called_at_its_default_and_requested_ports_once_per_host")
+    else {
         return;
     };
     let folder = folder();
     put_acme(folder.path(), "acme", &python);
     put_acme(folder.path(), "bcme", &python);
-    // Of two plugins with one driver name, the first in the order of files is asked.
+    // If two plugins have one driver name, the first one by file name is used.
     let host = start(options(folder.path(), quick())).await;
     let troubles: Vec<_> = host
         .drivers()
@@ -213,7 +221,7 @@ async fn a_plugin_is_asked_at_its_own_ports_and_at_those_asked_for_once_a_host()
     assert_eq!(troubles[0], None);
     let second = troubles[1].as_deref().expect("is not asked");
     assert!(
-        second.contains("plugin acme has the driver name `acme` too"),
+        second.contains("plugin acme also has the driver name `acme`"),
         "{second}"
     );
 
@@ -226,7 +234,7 @@ async fn a_plugin_is_asked_at_its_own_ports_and_at_those_asked_for_once_a_host()
         ..job(vec![ip], PORT)
     };
     let answering = std::thread::spawn(move || {
-        // Whoever asks here is told nothing.
+        // Closes every connection at once.
         other.incoming().map_while(Result::ok).for_each(drop);
     });
     let (_, found) = scan_with(&host, both.clone()).await;
@@ -239,8 +247,8 @@ async fn a_plugin_is_asked_at_its_own_ports_and_at_those_asked_for_once_a_host()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plugin_logs_in_to_what_it_knows() {
-    let Some(python) = python("hosted::a_plugin_logs_in_to_what_it_knows") else {
+async fn a_plugin_pairs_the_devices_that_it_recognizes() {
+    let Some(python) = python("hosted::a_plugin_pairs_the_devices_that_it_recognizes") else {
         return;
     };
     let folder = folder();
@@ -283,8 +291,8 @@ async fn a_plugin_logs_in_to_what_it_knows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_plugin_beside_a_good_one_is_a_warning_and_no_more() {
-    let Some(python) = python("hosted::a_bad_plugin_beside_a_good_one") else {
+async fn a_broken_plugin_does_not_affect_a_working_one() {
+    let Some(python) = python("hosted::a_broken_plugin_does_not_affect_a_working_one") else {
         return;
     };
     let folder = folder();
@@ -300,9 +308,10 @@ async fn a_bad_plugin_beside_a_good_one_is_a_warning_and_no_more() {
     let (summary, found) = scan(&host, &[ip]).await;
     assert_eq!(found.len(), 1);
     assert!(!summary.is_complete());
-    let note = "driver plugin:bad is down: it ended with status 3, and said `no licence`";
+    let note =
+        "driver plugin:bad is down: it ended with status 3; its last output was `no licence`";
     assert!(
-        summary.notes.iter().any(|told| told.starts_with(note)),
+        summary.notes.iter().any(|notes| notes.starts_with(note)),
         "{:?}",
         summary.notes
     );

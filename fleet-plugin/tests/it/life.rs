@@ -1,4 +1,4 @@
-//! How plugins live and die: started again, stopped, and never left behind.
+//! The life of plugin processes: restarts, stops, and leftover children.
 
 use std::{
     fs,
@@ -14,8 +14,8 @@ use crate::{
     quick, runs, start,
 };
 
-/// A script that writes its number and that of a child down, ignores polite signals, and never says who it is.
-fn stubborn(folder: &Path, name: &str, pids: &Path) {
+/// A script that writes its process id and that of a child, ignores signals, and never identifies itself.
+fn unstoppable(folder: &Path, name: &str, pids: &Path) {
     let script = format!(
         "#!/bin/sh\ntrap '' INT TERM HUP\nsleep 600 &\necho $$ $! > {0}.new\nmv {0}.new {0}\nwait\nsleep 600\n",
         pids.display()
@@ -23,8 +23,11 @@ fn stubborn(folder: &Path, name: &str, pids: &Path) {
     put(folder, name, &script);
 }
 
-async fn numbers(pids: &Path) -> Vec<String> {
-    let text = eventually("the plugin's numbers", || fs::read_to_string(pids).ok()).await;
+async fn process_ids(pids: &Path) -> Vec<String> {
+    let text = eventually("the process ids of the plugin", || {
+        fs::read_to_string(pids).ok()
+    })
+    .await;
     text.split_whitespace().map(str::to_owned).collect()
 }
 
@@ -36,13 +39,13 @@ async fn all_gone(pids: &[String]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plugin_that_ends_is_started_again_with_longer_and_longer_rests() {
+async fn a_plugin_that_exits_is_restarted_with_growing_delays() {
     let (folder, outer) = (folder(), crate::folder());
     let starts = outer.path().join("starts");
     let script = format!("#!/bin/sh\ndate +%s%N >> {}\nexit 1\n", starts.display());
     put(folder.path(), "short", &script);
     let timing = Timing {
-        first_rest: Duration::from_millis(100),
+        first_backoff: Duration::from_millis(100),
         ..Timing::default()
     };
     let host = start(options(folder.path(), timing)).await;
@@ -55,24 +58,24 @@ async fn a_plugin_that_ends_is_started_again_with_longer_and_longer_rests() {
     let times: Vec<u64> = text.lines().filter_map(|line| line.parse().ok()).collect();
     for (pair, rest) in times.windows(2).zip([100, 200, 400]) {
         let waited = Duration::from_nanos(pair[1] - pair[0]);
-        // Two clocks: that of the script, and that which rests are measured by.
+        // The script and the delays are measured by different clocks.
         let least = Duration::from_millis(rest - 20);
         assert!(waited >= least, "{waited:?} instead of {rest} ms");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_ends_stubborn_plugins_with_all_that_they_started() {
+async fn a_stop_kills_plugins_that_ignore_it_and_their_children() {
     let (folder, outer) = (folder(), crate::folder());
     let files = ["a", "b", "c"].map(|name| outer.path().join(name));
     for file in &files {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        stubborn(folder.path(), &name, file);
+        unstoppable(folder.path(), &name, file);
     }
     let host = fleet_plugin::PluginHost::start(options(folder.path(), quick())).expect("safe");
     let mut pids = Vec::new();
     for file in &files {
-        pids.extend(numbers(file).await);
+        pids.extend(process_ids(file).await);
     }
     assert_eq!(pids.len(), 6);
     assert!(pids.iter().all(|pid| runs(pid)));
@@ -87,19 +90,19 @@ async fn a_stop_ends_stubborn_plugins_with_all_that_they_started() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_is_dropped_leaves_nothing_behind() {
+async fn dropping_the_host_kills_plugins_and_their_children() {
     let (folder, outer) = (folder(), crate::folder());
     let file = outer.path().join("pids");
-    stubborn(folder.path(), "stubborn", &file);
+    unstoppable(folder.path(), "stubborn", &file);
     let host = fleet_plugin::PluginHost::start(options(folder.path(), quick())).expect("safe");
-    let pids = numbers(&file).await;
+    let pids = process_ids(&file).await;
     assert!(pids.iter().all(|pid| runs(pid)));
     drop(host);
     all_gone(&pids).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_plugin_leaves_behind_is_killed_before_it_is_started_again() {
+async fn children_of_an_ended_plugin_are_killed_before_the_restart() {
     let (folder, outer) = (folder(), crate::folder());
     let file = outer.path().join("pids");
     let script = format!(
@@ -108,18 +111,18 @@ async fn what_a_plugin_leaves_behind_is_killed_before_it_is_started_again() {
     );
     put(folder.path(), "parent", &script);
     let timing = Timing {
-        first_rest: Duration::from_secs(600),
-        longest_rest: Duration::from_secs(600),
+        first_backoff: Duration::from_secs(600),
+        max_backoff: Duration::from_secs(600),
         ..Timing::default()
     };
     let host = start(options(folder.path(), timing)).await;
-    all_gone(&numbers(&file).await).await;
+    all_gone(&process_ids(&file).await).await;
     host.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn plugins_that_serve_are_stopped_all_at_a_time() {
-    let Some(python) = python("life::plugins_that_serve_are_stopped") else {
+async fn serving_plugins_are_stopped_in_parallel() {
+    let Some(python) = python("life::serving_plugins_are_stopped_in_parallel") else {
         return;
     };
     let folder = folder();
@@ -137,12 +140,12 @@ async fn plugins_that_serve_are_stopped_all_at_a_time() {
 }
 
 #[test]
-fn a_guard_that_no_host_started_refuses() {
+fn a_guard_that_was_not_started_by_a_host_refuses() {
     let done = std::process::Command::new(env!("CARGO_BIN_EXE_fleet-plugin-guard"))
         .arg("/bin/true")
         .output()
         .expect("runs");
     assert_eq!(done.status.code(), Some(126));
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(said.contains("by its host only"), "{said}");
+    let text = String::from_utf8_lossy(&done.stderr);
+    assert!(text.contains("only a plugin host can start it"), "{text}");
 }

@@ -1,8 +1,7 @@
-//! Plugins as processes: a plugin in Python that knows the devices of `tests/plugins/acme.py`, and scripts that do
-//! everything wrong that a plugin can do wrong.
+//! Tests with plugin processes: a Python plugin that identifies the devices of `tests/plugins/acme.py`, and scripts with
+//! every kind of misbehavior.
 
 mod bad;
-mod corpus;
 mod hosted;
 mod life;
 
@@ -24,13 +23,13 @@ use fleet_scan::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// How long anything may take on a loaded machine.
+/// Time limit of a step on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Short rests, so that tests need not wait.
+/// Time limits with a short restart delay.
 fn quick() -> Timing {
     Timing {
-        first_rest: Duration::from_millis(100),
+        first_backoff: Duration::from_millis(100),
         ..Timing::default()
     }
 }
@@ -42,14 +41,14 @@ fn options(folder: &Path, timing: Timing) -> HostOptions {
     }
 }
 
-/// Starts the plugins of a folder and waits until they are up.
+/// Starts the plugins of a folder and waits for them.
 async fn start(options: HostOptions) -> PluginHost {
     let host = PluginHost::start(options).expect("a safe folder");
-    host.settled(PATIENCE).await;
+    host.wait_started(PATIENCE).await;
     host
 }
 
-/// Looks until there is something to see.
+/// Polls until `look` returns a value.
 async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -61,7 +60,7 @@ async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A folder of this user's own.
+/// A temporary folder that only this user can write.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     plugins::private(folder.path());
@@ -92,7 +91,7 @@ fn job(targets: Vec<IpAddr>, port: u16) -> ScanJob {
     }
 }
 
-/// Scans the devices of the plugins and says what came of it.
+/// Scans at the port of the plugins' devices.
 async fn scan(host: &PluginHost, targets: &[IpAddr]) -> (ScanSummary, Vec<FoundDevice>) {
     scan_with(host, job(targets.to_vec(), plugins::PORT)).await
 }
@@ -114,12 +113,12 @@ async fn scan_with(host: &PluginHost, job: ScanJob) -> (ScanSummary, Vec<FoundDe
     (summary.expect("the scan begins"), found)
 }
 
-/// The trouble of the only plugin.
-fn trouble(host: &PluginHost) -> Option<String> {
+/// The problem of the only plugin, if it is down.
+fn problem(host: &PluginHost) -> Option<String> {
     host.drivers().first().and_then(|driver| driver.trouble())
 }
 
-/// Whether a process runs; one that nobody has waited for yet does not.
+/// Whether a process runs. A zombie does not.
 fn runs(pid: &str) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return false;

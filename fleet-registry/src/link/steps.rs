@@ -1,4 +1,4 @@
-//! The steps that the inputs of [`NodeLink`] are made of.
+//! The private steps of [`NodeLink`].
 
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ impl NodeLink {
                 if let Stream::Opening { attempt, .. } | Stream::Open { attempt, .. } = self.stream
                 {
                     self.outputs.push_back(Output::CloseStream(attempt));
-                    let delay = self.after_loss();
-                    self.wait(now, delay);
+                    let delay = self.delay_after_loss();
+                    self.schedule_reconnect(now, delay);
                 }
             }
             Timer::SessionEnd => {
@@ -51,8 +51,8 @@ impl NodeLink {
         matches!(self.stream, Stream::Open { attempt: open, .. } if open == attempt)
     }
 
-    /// Whether the stream in question is the one that is held or being opened.
-    pub(super) fn is_of_stream(&self, attempt: Attempt) -> bool {
+    /// Whether the stream is the one that is open or being opened.
+    pub(super) fn is_active(&self, attempt: Attempt) -> bool {
         matches!(
             self.stream,
             Stream::Opening { attempt: held, .. } | Stream::Open { attempt: held, .. } if held == attempt
@@ -66,8 +66,8 @@ impl NodeLink {
         }
     }
 
-    /// When to refresh a session that lives this long: in the first half of its last hour, so that a failed
-    /// refresh has time to be tried again; a short session between half and three quarters of its life.
+    /// How long after its start to refresh a session. A long session is refreshed in the first half of its last hour,
+    /// which leaves time for retries; a short one between half and three quarters of its life.
     pub(super) fn refresh_after(&mut self, lifetime: Duration) -> Duration {
         let random = self.random.next();
         match lifetime.checked_sub(SESSION_REFRESH) {
@@ -78,7 +78,7 @@ impl NodeLink {
         }
     }
 
-    /// The server does not take the session any more. Without effect when a newer one is in use.
+    /// Drops a session that the server rejected. Has no effect if a newer session is in use.
     pub(super) fn lose_session(&mut self, now: Instant, session: u64) {
         if self.session.is_some_and(|current| current != session) {
             return;
@@ -104,8 +104,8 @@ impl NodeLink {
         self.outputs.push_back(Output::OpenStream(attempt));
     }
 
-    /// The delay after a stream was lost without a word.
-    pub(super) fn after_loss(&mut self) -> Duration {
+    /// The delay after a stream was lost without a goodbye.
+    pub(super) fn delay_after_loss(&mut self) -> Duration {
         let random = self.random.next();
         let first = self.reconnects.attempts() == 0;
         let delay = self.reconnects.next_delay(random);
@@ -115,14 +115,14 @@ impl NodeLink {
         }
     }
 
-    /// A server's hint, with a tenth of jitter on top: many may have got the same.
-    pub(super) fn hinted(&mut self, retry_after: Duration) -> Duration {
+    /// The delay in a server's hint plus up to a tenth of jitter, because many nodes may have received the same hint.
+    pub(super) fn hinted_delay(&mut self, retry_after: Duration) -> Duration {
         let hint = retry_after.min(HINT_MOST);
         hint + full_jitter(hint / 10, self.random.next())
     }
 
-    /// The stream is gone; the next one after `delay`.
-    pub(super) fn wait(&mut self, now: Instant, delay: Duration) {
+    /// Marks the stream as lost and schedules the next one.
+    pub(super) fn schedule_reconnect(&mut self, now: Instant, delay: Duration) {
         self.stream = Stream::Waiting;
         self.timers.cancel(Timer::Silence);
         self.timers.cancel(Timer::Stable);
@@ -133,8 +133,9 @@ impl NodeLink {
         self.timers.set(Timer::Reconnect, now + delay);
     }
 
-    /// Sends every ack that was not sent on this stream, if there is one that may hear of it.
-    pub(super) fn send_unsent(&mut self, now: Instant) {
+    /// Sends every ack that was not sent on the current stream. A server that does not resume gets only the acks of
+    /// commands from this stream.
+    pub(super) fn send_unsent_acks(&mut self, now: Instant) {
         let Stream::Open {
             attempt, resumes, ..
         } = self.stream
@@ -142,7 +143,7 @@ impl NodeLink {
             return;
         };
         if !resumes {
-            self.settle(|unsettled| unsettled.born != attempt);
+            self.settle(|unsettled| unsettled.received_on != attempt);
         }
         for unsettled in self.unsettled.iter_mut().filter(|u| u.sent.is_none()) {
             unsettled.sent = Some(now);
@@ -151,12 +152,16 @@ impl NodeLink {
                 command: unsettled.command.clone(),
             });
         }
-        self.watch_acks();
+        self.arm_settled_timer();
     }
 
-    /// A server that resumes nothing holds every command of an earlier stream for dead: what runs is of no use.
-    pub(super) fn abandon(&mut self, attempt: Attempt) {
-        if self.running.as_ref().is_some_and(|r| r.born != attempt) {
+    /// Cancels the running command if it came on an earlier stream: the server considers it dead.
+    pub(super) fn cancel_if_abandoned(&mut self, attempt: Attempt) {
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|r| r.received_on != attempt)
+        {
             self.cancel_running(CancelReason::Abandoned);
         }
     }
@@ -171,7 +176,7 @@ impl NodeLink {
         }
     }
 
-    /// Forgets the acks that are known to have arrived, or to be of no use.
+    /// Forgets the acks that match: they were delivered, or are useless.
     pub(super) fn settle(&mut self, is_settled: impl Fn(&Unsettled) -> bool) {
         let outputs = &mut self.outputs;
         self.unsettled.retain(|unsettled| {
@@ -181,10 +186,10 @@ impl NodeLink {
             }
             !settled
         });
-        self.watch_acks();
+        self.arm_settled_timer();
     }
 
-    pub(super) fn watch_acks(&mut self) {
+    pub(super) fn arm_settled_timer(&mut self) {
         let oldest = self.unsettled.iter().filter_map(|u| u.sent).min();
         match oldest {
             Some(sent) => self.timers.set(Timer::Settled, sent + ACK_KEPT),

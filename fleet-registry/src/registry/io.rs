@@ -1,4 +1,4 @@
-//! What goes into the [`Registry`](super::Registry) and what comes out, as values. [`Output`] first.
+//! Inputs and outputs of the [`Registry`](super::Registry), as values. Start with [`Output`].
 
 use std::time::{Duration, Instant};
 
@@ -6,12 +6,12 @@ use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId};
 
 use crate::Announced;
 
-/// How much one server process takes on.
+/// The capacity of one server process.
 #[derive(Clone, Copy, Debug)]
 pub struct RegistryLimits {
-    /// Control streams, greeted or not.
+    /// Open control streams, whether or not their Hello has arrived.
     pub connections: usize,
-    /// Nodes remembered: connected, with something in flight, or gone for less than ten minutes.
+    /// Nodes in memory: connected, with a command in flight, or disconnected for less than ten minutes.
     pub nodes: usize,
 }
 
@@ -30,235 +30,235 @@ impl Default for RegistryLimits {
 #[must_use]
 pub enum Admission {
     /// Claim the epoch in the store, then call [`Registry::connected`](super::Registry::connected), or
-    /// [`Registry::closed`](super::Registry::closed) when the store refused.
+    /// [`Registry::closed`](super::Registry::closed) if the store refused.
     Proceed,
-    /// This process remembers as many nodes as it may: end the stream with RESOURCE_EXHAUSTED and the hint; the
-    /// connection is forgotten.
+    /// This process holds its maximum of nodes: end the stream with RESOURCE_EXHAUSTED and the hint. The connection
+    /// is already removed.
     Full {
-        /// When the node may try again.
+        /// The delay for the hint.
         retry_after: Duration,
     },
-    /// The connection is not waiting for its Hello (any more): end it.
+    /// The connection is not waiting for a Hello: end it.
     Gone,
 }
 
 /// Why a connection cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenRefused {
-    /// The bound of [`RegistryLimits::connections`] is reached.
+    /// The limit [`RegistryLimits::connections`] is reached.
     #[error(
-        "this server holds {0} control streams, its limit; try again later or at another server"
+        "this server holds {0} control streams, which is its limit; try again later or at another server"
     )]
     TooMany(usize),
-    /// This process is going down.
-    #[error("this server is going down; try again in {retry_after:?}")]
+    /// This process is shutting down.
+    #[error("this server is shutting down; try again in {} ms", retry_after.as_millis())]
     Draining {
-        /// The slot of this connection.
+        /// The reconnect slot of this node.
         retry_after: Duration,
     },
 }
 
-/// What the store answered to a claim.
+/// A claim that succeeded in the store.
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// The epoch that the claim made current.
     pub epoch: Epoch,
-    /// What the node takes.
+    /// The node's limits and capabilities.
     pub announced: Announced,
     /// The commands of Hello's `running` that the claim's transaction adopted. At most
-    /// [`IN_FLIGHT_PER_NODE`](super::IN_FLIGHT_PER_NODE) are kept. What is in flight here and not listed is lost.
+    /// [`IN_FLIGHT_PER_NODE`](super::IN_FLIGHT_PER_NODE) are kept. Commands in flight here that are not listed are lost.
     pub adopted: Vec<Adopted>,
 }
 
-/// A command that goes on under a new epoch.
+/// A command that continues under a new epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Adopted {
-    /// Which.
+    /// The command.
     pub command: CommandId,
-    /// Its lane.
+    /// The queue that it came from.
     pub lane: Lane,
-    /// Until when its ack is waited for. Counts only where this process did not know the command.
+    /// When it expires. Used only if this process did not know the command.
     pub deadline: Instant,
-    /// Whether its scan was canceled already.
+    /// Whether its scan is already canceled.
     pub canceled: bool,
 }
 
-/// What became of a claim.
+/// The result of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Standing {
     /// The connection is the node's current one.
     Current,
-    /// A newer epoch was known already: the connection was evicted.
+    /// A newer epoch was already known, so the connection was evicted.
     Fenced,
-    /// The connection ended while its claim was on the way: release the epoch in the store.
+    /// The connection ended during its claim: release the epoch in the store.
     Gone,
 }
 
-/// The hold that a closed connection had on its node: release it in the store, which compares the epoch.
+/// The epoch of a closed connection. Release it in the store, which compares the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Released {
-    /// Whose.
+    /// The node of the connection.
     pub node: NodeId,
-    /// The epoch that ended.
+    /// The epoch to release.
     pub epoch: Epoch,
 }
 
-/// A stream's message that takes no effect. It is counted; the stream lives.
+/// Why a stream's message has no effect. The message is counted, and the stream stays open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Dropped {
     /// The connection is not its node's current one.
     #[error("the connection is not current")]
     NotCurrent,
-    /// The command is not in flight on the connection's node: unknown, late or another node's.
+    /// The command is not in flight on the connection's node: unknown, late, or another node's.
     #[error("command {0} is not in flight on this node")]
     NotInFlight(CommandId),
 }
 
-/// Why a command cannot be handed to its node.
+/// Why a command cannot be sent to its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DispatchRefused {
-    /// The node has no stream on this process, or the process is going down.
-    #[error("node {0} has no stream here")]
+    /// The node has no stream on this process, or the process is shutting down.
+    #[error("node {0} has no stream on this server")]
     Away(NodeId),
-    /// The stream changed after the command was issued.
+    /// The node has reconnected since the command was issued.
     #[error("node {node} is at epoch {current}, the command was issued under {issued}")]
     StaleEpoch {
-        /// Whose.
+        /// The node of the command.
         node: NodeId,
-        /// The command's.
+        /// The epoch of the command.
         issued: Epoch,
-        /// The node's.
+        /// The current epoch of the node.
         current: Epoch,
     },
-    /// The heavy lane is taken.
+    /// The node runs another command.
     #[error("node {node} already runs command {command}")]
     Busy {
-        /// Whose.
+        /// The node.
         node: NodeId,
-        /// What it runs.
+        /// The command that it runs.
         command: CommandId,
     },
 }
 
-/// How far a command is. `done` never falls and never passes `total`.
+/// The progress of a command. `done` never decreases and never exceeds `total`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Targets tried.
+pub struct CommandProgress {
+    /// Targets that are finished.
     pub done: u64,
-    /// Targets in all.
+    /// Targets of the command.
     pub total: u64,
 }
 
-/// A command that a node has.
+/// The state of a command that was sent to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InFlight {
-    /// Which queue it came from.
+    /// The queue that it came from.
     pub lane: Lane,
     /// When it expires.
     pub deadline: Instant,
-    /// Whether its scan was canceled; it keeps the lane until ack or deadline.
+    /// Whether its scan was canceled. The command still holds the permit until its ack or deadline.
     pub canceled: bool,
-    /// The latest that the node said.
-    pub progress: Progress,
+    /// The latest progress that the node reported.
+    pub progress: CommandProgress,
 }
 
-/// How many messages of a connection took no effect.
+/// The number of messages of a connection that had no effect, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DroppedCounts {
-    /// For a command that is not in flight on the node.
+    /// The command is not in flight on the node.
     pub not_in_flight: u64,
-    /// Oversized, malformed, or a second Hello.
+    /// The message is oversized, malformed, or a second Hello.
     pub malformed: u64,
 }
 
-/// What the shell must do. Exhaustive on purpose: a new one must break every shell that forgot it.
+/// An action for the caller. Exhaustive on purpose: a new variant must break callers that do not handle it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Send Accepted: at first as the answer to Hello, then every 30 s as a sign of life.
+    /// Send Accepted: first as the answer to Hello, then every 30 s as a liveness signal.
     Accepted {
-        /// On which stream.
+        /// The stream to use.
         connection: ConnectionId,
-        /// To say in it.
+        /// The epoch to send.
         epoch: Epoch,
     },
-    /// End the stream; whatever it still says takes no effect. A goodbye goes first where it was announced.
+    /// End the stream; its later messages have no effect. Send a goodbye first if `goodbye` is set.
     Evict {
-        /// Which stream.
+        /// The stream to end.
         connection: ConnectionId,
-        /// Why.
+        /// Why it is evicted.
         reason: EvictReason,
-        /// When to come back; without it the node's own back-off decides.
+        /// When to reconnect. If absent, the node's own back-off applies.
         retry_after: Option<Duration>,
         /// Whether the peer understands a goodbye.
         goodbye: bool,
     },
-    /// Tell the node that this server is going down. The stream stays valid until either side ends it.
+    /// Notify the node that this server is shutting down. The stream stays valid until either side ends it.
     Goodbye {
-        /// Which stream.
+        /// The stream to use.
         connection: ConnectionId,
-        /// The node's slot.
+        /// The node's reconnect slot.
         retry_after: Duration,
-        /// Whether the peer understands a goodbye; others get NOT_ACTIVE when their stream ends.
+        /// Whether the peer understands a goodbye. Other peers get NOT_ACTIVE when their stream ends.
         goodbye: bool,
     },
-    /// Tell the node to stop a command.
+    /// Send a cancel request to the node.
     SendCancel {
-        /// On which stream.
+        /// The stream to use.
         connection: ConnectionId,
-        /// What to stop.
+        /// The command to stop.
         command: CommandId,
     },
-    /// A command goes on under the new epoch.
+    /// A command continues under the new epoch.
     Adopted {
-        /// Whose.
+        /// The node that runs it.
         node: NodeId,
-        /// Which.
+        /// The command.
         command: CommandId,
     },
-    /// A command is not in flight here any more. Comes exactly once for every command dispatched or adopted.
+    /// A command is no longer in flight here. Emitted exactly once per dispatched or adopted command.
     Ended {
-        /// Whose.
+        /// The node that ran it.
         node: NodeId,
-        /// Which.
+        /// The command.
         command: CommandId,
-        /// How.
+        /// How it ended.
         end: CommandEnd,
     },
-    /// The node can take a command: look for one in the store.
+    /// The node can accept a command: look for one in the store.
     Ready {
-        /// Which.
+        /// The node.
         node: NodeId,
-        /// Under which epoch to issue it.
+        /// The epoch under which to issue the command.
         epoch: Epoch,
     },
 }
 
-/// Why a stream is ended by the server.
+/// Why the server evicts a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvictReason {
-    /// A newer stream of the node.
+    /// A newer stream of the node has replaced it.
     Replaced,
     /// The node was revoked.
     Revoked,
-    /// This process is going down and the stream was not greeted yet.
+    /// This process is shutting down, and the stream's Hello has not been accepted yet.
     Draining,
-    /// No Hello in time: FAILED_PRECONDITION.
+    /// No Hello arrived in time: FAILED_PRECONDITION.
     NoHello,
-    /// The store did not answer the claim in time: UNAVAILABLE.
+    /// The store did not finish the claim in time: UNAVAILABLE.
     ClaimStuck,
 }
 
-/// How a command left flight. The row in the store decides; this process only says what it saw.
+/// How a command ended, as seen by this process. The row in the store is authoritative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandEnd {
     /// The node acknowledged it.
     Acked,
     /// Its deadline passed.
     Expired,
-    /// The node came back without it; the claim's transaction has recorded that.
+    /// The node reconnected without it. The claim's transaction has recorded that.
     Lost,
-    /// The node's stream is another process's now, and with it the command.
+    /// Another process now holds the node's stream and with it the command.
     Moved,
     /// Its node was revoked.
     Revoked,

@@ -1,4 +1,4 @@
-//! The steps that the inputs of [`Registry`] are made of.
+//! The private steps of [`Registry`].
 
 use std::time::{Duration, Instant};
 
@@ -7,21 +7,21 @@ use fleet_core::{
 };
 
 use super::{
-    Adopted, CommandEnd, Current, ENDED_REMEMBERED, EvictReason, Flight, IN_FLIGHT_PER_NODE,
-    InFlight, Node, Output, Phase, Progress, REMEMBER_NODE, Registry, Timer,
+    Adopted, CommandEnd, CommandProgress, Current, ENDED_REMEMBERED, EvictReason, Flight,
+    IN_FLIGHT_PER_NODE, InFlight, Node, Output, Phase, REMEMBER_NODE, Registry, Timer,
 };
 use crate::Capability;
 
 impl Flight {
     pub(super) fn new(lane: Lane, deadline: Instant, canceled: bool) -> Self {
         Self {
-            shown: InFlight {
+            info: InFlight {
                 lane,
                 deadline,
                 canceled,
-                progress: Progress::default(),
+                progress: CommandProgress::default(),
             },
-            told: None,
+            forwarded_at: None,
         }
     }
 }
@@ -39,13 +39,13 @@ impl Node {
 }
 
 impl Registry {
-    /// A slot for somebody who comes while this process goes down.
-    pub(super) fn draining_slot(&mut self) -> Option<Duration> {
+    /// A reconnect slot for a node that connects during the shutdown.
+    pub(super) fn reconnect_slot(&mut self) -> Option<Duration> {
         let draining = self.draining.as_mut()?;
         Some(full_jitter(draining.window, draining.random.next()))
     }
 
-    /// Whether a node is, or can be, remembered. At the bound the one that was idle longest gives way.
+    /// Makes room for a node, evicting the node that was idle longest. Returns false if no node is idle.
     pub(super) fn make_room_for(&mut self, node: NodeId) -> bool {
         if self.nodes.contains_key(&node) || self.nodes.len() < self.limits.nodes {
             return true;
@@ -61,7 +61,7 @@ impl Registry {
         idle.is_some()
     }
 
-    /// Ends the claim of a connection. Answers whether the connection is still there.
+    /// Ends the claim of a connection. Returns whether the connection still exists.
     pub(super) fn end_claim(&mut self, node: NodeId, connection: ConnectionId) -> bool {
         let claimed = |state: &mut Node| state.claiming.remove(&connection);
         if !self.nodes.get_mut(&node).is_some_and(claimed) {
@@ -72,8 +72,8 @@ impl Registry {
         held.is_some_and(|held| matches!(held.phase, Phase::Claiming { .. }))
     }
 
-    /// Takes over what the store adopted; everything else in flight is lost. Without a stream here nothing
-    /// new is taken over.
+    /// Registers the commands that the store adopted; other commands in flight are lost. Without a stream on this
+    /// process, no new command is registered.
     pub(super) fn adopt(&mut self, node: NodeId, adopted: &[Adopted], has_stream: bool) {
         let adopted = &adopted[..adopted.len().min(IN_FLIGHT_PER_NODE)];
         let goes_on = |command: &CommandId| adopted.iter().any(|a| a.command == *command);
@@ -96,7 +96,7 @@ impl Registry {
                 timers.set(Timer::Command(node, command), found.deadline);
                 Flight::new(found.lane, found.deadline, false)
             });
-            flight.shown.canceled |= found.canceled;
+            flight.info.canceled |= found.canceled;
             self.outputs.push_back(Output::Adopted { node, command });
         }
     }
@@ -110,8 +110,8 @@ impl Registry {
         }
     }
 
-    /// Tells a node that came back what was canceled meanwhile, or was told on a stream that broke.
-    pub(super) fn repeat_cancels(&mut self, node: NodeId) {
+    /// Repeats the cancel requests to a node that reconnected, because the last stream may not have delivered them.
+    pub(super) fn resend_cancels(&mut self, node: NodeId) {
         let Some(state) = self.nodes.get(&node) else {
             return;
         };
@@ -119,7 +119,7 @@ impl Registry {
             return;
         };
         let connection = current.connection;
-        let canceled = state.in_flight.iter().filter(|(_, f)| f.shown.canceled);
+        let canceled = state.in_flight.iter().filter(|(_, f)| f.info.canceled);
         self.outputs
             .extend(canceled.map(|(command, _)| Output::SendCancel {
                 connection,
@@ -127,22 +127,27 @@ impl Registry {
             }));
     }
 
-    pub(super) fn say_accepted(&mut self, now: Instant, connection: ConnectionId, epoch: Epoch) {
+    pub(super) fn send_accepted(&mut self, now: Instant, connection: ConnectionId, epoch: Epoch) {
         self.outputs
             .push_back(Output::Accepted { connection, epoch });
-        // From now, not from the last deadline: after a long pause one sign of life is enough.
+        // Counted from now, not from the last deadline: after a long pause, one liveness signal is enough.
         self.timers
             .set(Timer::Accepted(connection), now + ACCEPTED_EVERY);
     }
 
-    pub(super) fn tell_if_ready(&mut self, node: NodeId) {
+    pub(super) fn notify_if_ready(&mut self, node: NodeId) {
         if let (true, Some(epoch)) = (self.can_dispatch(node), self.epoch(node)) {
             self.outputs.push_back(Output::Ready { node, epoch });
         }
     }
 
-    /// Says goodbye to a greeted connection, ends another.
-    pub(super) fn send_away(&mut self, now: Instant, connection: ConnectionId, slot: Duration) {
+    /// Sends a goodbye to a current connection, and evicts one that is still connecting.
+    pub(super) fn drain_connection(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        slot: Duration,
+    ) {
         let Some(held) = self.connections.get(&connection) else {
             return;
         };
@@ -150,7 +155,7 @@ impl Registry {
             Phase::Opened => self.evict(connection, EvictReason::Draining, Some(slot)),
             Phase::Claiming { node } => {
                 self.evict(connection, EvictReason::Draining, Some(slot));
-                self.rest_if_idle(now, node);
+                self.forget_later_if_idle(now, node);
             }
             Phase::Current { node } => self.outputs.push_back(Output::Goodbye {
                 connection,
@@ -160,7 +165,7 @@ impl Registry {
         }
     }
 
-    /// Forgets a connection and tells the shell to end it. Its node keeps what is in flight.
+    /// Removes a connection and makes the caller end it. The node's commands stay in flight.
     pub(super) fn evict(
         &mut self,
         connection: ConnectionId,
@@ -179,7 +184,7 @@ impl Registry {
         });
     }
 
-    /// Removes every trace of a connection; the caller sees to its node.
+    /// Removes a connection from all tables. The caller handles its node.
     pub(super) fn forget_connection(&mut self, connection: ConnectionId) {
         self.timers.cancel(Timer::Hello(connection));
         self.timers.cancel(Timer::Claim(connection));
@@ -202,14 +207,14 @@ impl Registry {
         }
     }
 
-    /// Ends everything that a node has in flight.
+    /// Ends every command of a node.
     pub(super) fn end_all(&mut self, node: NodeId, end: CommandEnd) {
         for command in self.commands_of(node) {
             self.end(node, command, end);
         }
     }
 
-    /// Ends one command, once.
+    /// Ends one command; a second call has no effect.
     pub(super) fn end(&mut self, node: NodeId, command: CommandId, end: CommandEnd) {
         self.timers.cancel(Timer::Command(node, command));
         let Some(state) = self.nodes.get_mut(&node) else {
@@ -225,14 +230,14 @@ impl Registry {
                 }
                 state.ended.push_back(command);
             }
-            // The store may still bring these back.
+            // The store may adopt these again.
             CommandEnd::Lost | CommandEnd::Moved => {}
         }
         self.outputs.push_back(Output::Ended { node, command, end });
     }
 
-    /// Starts to forget a node that holds nothing.
-    pub(super) fn rest_if_idle(&mut self, now: Instant, node: NodeId) {
+    /// Schedules the removal of a node that has no stream, claim or command.
+    pub(super) fn forget_later_if_idle(&mut self, now: Instant, node: NodeId) {
         if self.nodes.get(&node).is_some_and(Node::is_idle) {
             self.timers.set(Timer::Forget(node), now + REMEMBER_NODE);
         }

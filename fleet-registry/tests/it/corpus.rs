@@ -1,28 +1,29 @@
-//! What fuzzing reached, again.
+//! Replays the committed fuzzing corpora.
 
 #[path = "../../../fuzz/replay.rs"]
 mod replay;
 
-use fleet_registry::fuzz;
 use replay::replay;
 
-use crate::now;
+use crate::{models, now};
 
 #[test]
-fn the_registry_does_what_its_model_does_on_every_known_run() {
+fn the_registry_matches_its_model_on_every_corpus_input() {
     replay("registry_operations", |data| {
-        fuzz::registry_operations(now(), data)
+        models::registry_operations(now(), data)
     });
 }
 
 #[test]
-fn the_link_does_what_its_model_does_on_every_known_run() {
-    replay("link_operations", |data| fuzz::link_operations(now(), data));
+fn the_link_matches_its_model_on_every_corpus_input() {
+    replay("link_operations", |data| {
+        models::link_operations(now(), data)
+    });
 }
 
 #[test]
-fn the_spool_does_what_its_model_does_on_every_known_run() {
+fn the_spool_matches_its_model_on_every_corpus_input() {
     replay("spool_operations", |data| {
-        fuzz::spool_operations(now(), data)
+        models::spool_operations(now(), data)
     });
 }

@@ -1,4 +1,4 @@
-//! What the node's link promises, told as scenarios.
+//! Scenarios for the node's link.
 
 use std::{
     collections::BTreeSet,
@@ -40,7 +40,7 @@ impl Node {
         (node, Attempt(1))
     }
 
-    /// Jumps from deadline to deadline and answers what comes by itself, until a stream is opened.
+    /// Jumps from deadline to deadline and completes each request, until a stream is opened.
     fn reopened(&mut self) -> Attempt {
         loop {
             self.now = self
@@ -72,7 +72,7 @@ impl Node {
 }
 
 #[test]
-fn a_start_leads_to_a_session_a_stream_and_a_heartbeat() {
+fn starting_requests_a_session_a_stream_and_a_heartbeat() {
     let mut node = Node::new(1);
     assert_eq!(node.outputs(), [Output::Handshake]);
     node.link.session_opened(node.now, DAY);
@@ -82,7 +82,7 @@ fn a_start_leads_to_a_session_a_stream_and_a_heartbeat() {
 }
 
 #[test]
-fn heartbeats_go_every_thirty_seconds_and_never_two_at_once() {
+fn heartbeats_are_sent_every_30_s_and_never_overlap() {
     let (mut node, attempt) = Node::connected(1);
     for (sends, answered) in [
         (true, true),
@@ -96,18 +96,18 @@ fn heartbeats_go_every_thirty_seconds_and_never_two_at_once() {
         if answered {
             node.link.heartbeat_done(node.now, Ok(()));
         }
-        node.link.heard(node.now, attempt);
+        node.link.message_received(node.now, attempt);
         node.now += 30 * SECOND;
         assert_eq!(node.link.poll_timeout(), Some(node.now));
     }
 }
 
-/// How long a node takes to open its next stream after `end`, as the first loss of an old stream.
+/// The delay before the next stream after `end`, as the first loss of a stable stream.
 fn delay_after(seed: u64, end: StreamEnd) -> Duration {
     let (mut node, attempt) = Node::connected(seed);
     for _ in 0..4 {
         node.now += 29 * SECOND;
-        node.link.heard(node.now, attempt);
+        node.link.message_received(node.now, attempt);
         node.link.handle_timeout(node.now);
     }
     node.link.stream_ended(node.now, attempt, end);
@@ -134,7 +134,7 @@ fn each_end_of_a_stream_has_its_delay() {
             delays.iter().all(|d| (least..=most).contains(d)),
             "{end:?}: {delays:?}"
         );
-        // Spread: a crowd does not come back in the same tenth of the window.
+        // The delays must be spread: many nodes must not reconnect in the same tenth of the window.
         let tenth = (most - least) / 10;
         let tenths: BTreeSet<_> = delays.iter().map(|d| (d - least) / tenth.max(1)).collect();
         assert!(tenths.len() >= 8, "{end:?}: {tenths:?}");
@@ -142,7 +142,7 @@ fn each_end_of_a_stream_has_its_delay() {
 }
 
 #[test]
-fn the_reconnect_ceiling_doubles_and_starts_over_after_thirty_stable_seconds() {
+fn the_reconnect_bound_doubles_and_resets_after_30_stable_seconds() {
     let mut longest = [Duration::ZERO; 5];
     for seed in 0..300 {
         let mut node = Node::new(seed);
@@ -170,25 +170,25 @@ fn the_reconnect_ceiling_doubles_and_starts_over_after_thirty_stable_seconds() {
 }
 
 #[test]
-fn a_goodbye_is_obeyed_to_the_slot() {
+fn a_goodbye_sets_the_exact_reconnect_time() {
     let (mut node, attempt) = Node::connected(3);
     let slot = Some(7 * SECOND);
     node.link
         .goodbye(node.now, attempt, GoodbyeReason::Drain, slot);
     assert_eq!(node.outputs(), [Output::CloseStream(attempt)]);
-    // What the closed stream still says is nothing.
+    // Messages of the closed stream have no effect.
     node.link
         .stream_ended(node.now, attempt, StreamEnd::NodeUnknown);
-    let said = node.now;
+    let goodbye_at = node.now;
     assert_eq!(node.reopened(), Attempt(2));
-    assert_eq!(node.now - said, 7 * SECOND);
+    assert_eq!(node.now - goodbye_at, 7 * SECOND);
 }
 
 #[test]
-fn ninety_silent_seconds_are_the_loss_of_the_stream() {
+fn a_stream_is_lost_after_90_silent_seconds() {
     let (mut node, attempt) = Node::connected(4);
     node.now += 89 * SECOND;
-    node.link.heard(node.now, attempt);
+    node.link.message_received(node.now, attempt);
     node.now += 89 * SECOND;
     node.link.handle_timeout(node.now);
     assert!(node.link.is_connected());
@@ -199,7 +199,7 @@ fn ninety_silent_seconds_are_the_loss_of_the_stream() {
 }
 
 #[test]
-fn what_is_final_stops_the_node_with_advice_and_nothing_comes_after_it() {
+fn final_failures_stop_the_node_with_advice_and_no_output_follows() {
     type Event = fn(&mut Node, Attempt);
     let table: [(Event, StopReason); 4] = [
         (
@@ -249,14 +249,14 @@ fn what_is_final_stops_the_node_with_advice_and_nothing_comes_after_it() {
 }
 
 #[test]
-fn a_session_is_refreshed_in_its_last_hour_and_a_failed_refresh_stops_nothing() {
+fn a_session_is_refreshed_in_its_last_hour_and_survives_a_failed_refresh() {
     for seed in 0..100 {
         let (mut node, attempt) = Node::connected(seed);
         let opened = node.now;
         let mut asked = None;
         while asked.is_none() {
             node.now = node.link.poll_timeout().expect("something is due");
-            node.link.heard(node.now, attempt);
+            node.link.message_received(node.now, attempt);
             node.link.handle_timeout(node.now);
             for output in node.outputs() {
                 if output == Output::Heartbeat {
@@ -282,7 +282,7 @@ fn a_session_is_refreshed_in_its_last_hour_and_a_failed_refresh_stops_nothing() 
 }
 
 #[test]
-fn an_old_sessions_refusal_does_not_end_the_new_one() {
+fn a_rejection_of_an_old_session_does_not_end_the_new_one() {
     let (mut node, _) = Node::connected(6);
     node.link.handle_timeout(node.now);
     assert_eq!(node.outputs(), [Output::Heartbeat]);
@@ -296,7 +296,7 @@ fn an_old_sessions_refusal_does_not_end_the_new_one() {
 }
 
 #[test]
-fn one_command_runs_a_second_is_busy_and_a_repeated_one_is_nothing() {
+fn one_command_runs_another_is_busy_and_a_repeated_one_has_no_effect() {
     let (mut node, attempt) = Node::connected(7);
     for command in ["one", "one", "two"] {
         node.link.command(node.now, attempt, id(command));
@@ -312,7 +312,7 @@ fn one_command_runs_a_second_is_busy_and_a_repeated_one_is_nothing() {
 }
 
 #[test]
-fn a_running_command_and_an_unsure_ack_outlive_the_stream() {
+fn a_running_command_and_an_unconfirmed_ack_survive_the_stream() {
     let (mut node, first) = Node::connected(8);
     node.link.command(node.now, first, id("one"));
     node.link.finished(node.now, &id("one"));
@@ -326,7 +326,7 @@ fn a_running_command_and_an_unsure_ack_outlive_the_stream() {
     assert_eq!(node.link.hello_running().collect::<Vec<_>>(), [&id("one")]);
     node.link.accepted(node.now, second, true);
     assert_eq!(node.outputs(), [send(second)]);
-    // A new command says that the server has the ack.
+    // A new command proves that the server has the ack.
     node.link.command(node.now, second, id("two"));
     assert_eq!(
         node.outputs(),
@@ -343,7 +343,7 @@ fn a_running_command_and_an_unsure_ack_outlive_the_stream() {
 }
 
 #[test]
-fn a_upstream_server_never_hears_of_a_command_of_an_earlier_stream() {
+fn an_upstream_server_gets_no_ack_of_a_command_from_an_earlier_stream() {
     let (mut node, first) = Node::connected(9);
     node.link.command(node.now, first, id("one"));
     node.link.finished(node.now, &id("one"));
@@ -359,10 +359,10 @@ fn a_upstream_server_never_hears_of_a_command_of_an_earlier_stream() {
 }
 
 #[test]
-fn hello_never_lists_more_than_it_may() {
+fn hello_lists_at_most_its_limit() {
     let (mut node, mut attempt) = Node::connected(10);
     for number in 0..100 {
-        // Acks that are never known to have arrived: the stream breaks after each command.
+        // No ack counts as delivered, because the stream breaks after each command.
         let command = id(&format!("command-{number}"));
         node.link.command(node.now, attempt, command.clone());
         node.link.stream_ended(node.now, attempt, StreamEnd::Lost);

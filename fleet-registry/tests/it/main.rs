@@ -1,8 +1,10 @@
-//! Every machine against its model, and what it promises told as scenarios.
+//! Scenarios for each state machine, and random operations compared with the reference models in `../models`.
 
 mod corpus;
 mod link;
+#[path = "../models/models.rs"]
 mod models;
+mod properties;
 mod registry;
 mod spool;
 

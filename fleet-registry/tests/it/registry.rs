@@ -1,4 +1,4 @@
-//! What the registry promises, told as scenarios.
+//! Scenarios for the registry.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,8 @@ use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId, Timestamp, limits
 use fleet_registry::{
     Announced, Capabilities, Registry,
     registry::{
-        Admission, Adopted, Claim, CommandEnd, DispatchRefused, Dropped, EvictReason, OpenRefused,
-        Output, Progress, RegistryLimits, Standing,
+        Admission, Adopted, Claim, CommandEnd, CommandProgress, DispatchRefused, Dropped,
+        EvictReason, OpenRefused, Output, RegistryLimits, Standing,
     },
 };
 
@@ -62,7 +62,7 @@ impl Server {
         }
     }
 
-    /// The whole way of a stream.
+    /// Opens, admits and claims a stream.
     fn connect(&mut self, announced: Announced, adopted: &[Adopted]) -> ConnectionId {
         let connection = self.open();
         assert_eq!(self.admit(connection), Admission::Proceed);
@@ -107,7 +107,7 @@ impl Server {
 }
 
 #[test]
-fn the_newest_stream_wins_and_the_older_one_is_told() {
+fn the_newest_stream_wins_and_the_older_one_is_notified() {
     let mut server = server();
     let old = server.connect(ours(), &[]);
     server.outputs();
@@ -144,7 +144,7 @@ fn a_stale_release_changes_nothing() {
 }
 
 #[test]
-fn claims_that_cross_leave_the_higher_epoch_current() {
+fn of_two_concurrent_claims_the_higher_epoch_wins() {
     let mut server = server();
     let (first, second) = (server.open(), server.open());
     assert_eq!(server.admit(first), Admission::Proceed);
@@ -164,7 +164,7 @@ fn claims_that_cross_leave_the_higher_epoch_current() {
 }
 
 #[test]
-fn a_claim_whose_stream_died_still_fences_the_older_one() {
+fn a_claim_whose_stream_has_ended_still_fences_the_older_one() {
     let mut server = server();
     let old = server.connect(ours(), &[]);
     let dead = server.open();
@@ -181,12 +181,12 @@ fn a_claim_whose_stream_died_still_fences_the_older_one() {
 }
 
 #[test]
-fn an_ack_that_comes_with_its_deadline_counts() {
+fn an_ack_received_at_its_deadline_counts() {
     let mut server = server();
     let connection = server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
     server.now += 720 * SECOND;
-    // The deadline is due, but what was received comes first.
+    // The deadline is due, but received messages are handled first.
     let acked = server.registry.ack(server.now, connection, command(1));
     assert_eq!(acked, Ok(NODE));
     server.registry.handle_timeout(server.now);
@@ -211,7 +211,7 @@ fn a_deadline_fires_once_and_a_late_ack_is_counted() {
 }
 
 #[test]
-fn the_heavy_lane_holds_one_command() {
+fn a_node_runs_one_command_at_a_time() {
     let mut server = server();
     let connection = server.connect(ours(), &[]);
     assert_eq!(server.dispatch(1), Ok(connection));
@@ -250,7 +250,7 @@ fn a_command_issued_under_an_older_epoch_is_not_sent() {
 }
 
 #[test]
-fn a_command_survives_its_stream_when_the_node_still_runs_it() {
+fn a_command_survives_its_stream_if_the_node_still_runs_it() {
     let mut server = server();
     let old = server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
@@ -277,7 +277,7 @@ fn a_command_that_the_node_omits_is_lost() {
 }
 
 #[test]
-fn a_claim_on_its_way_does_not_revive_what_was_acknowledged_meanwhile() {
+fn a_concurrent_claim_does_not_revive_an_acknowledged_command() {
     let mut server = server();
     let old = server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
@@ -293,26 +293,26 @@ fn a_claim_on_its_way_does_not_revive_what_was_acknowledged_meanwhile() {
 }
 
 #[test]
-fn a_cancel_is_told_once_to_a_node_that_understands_and_again_after_it_came_back() {
+fn a_cancel_is_sent_once_to_a_capable_node_and_again_after_its_reconnect() {
     let mut server = server();
     let old = server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
     server.outputs();
     server.registry.cancel(NODE, command(1));
     server.registry.cancel(NODE, command(1));
-    let told = |connection| Output::SendCancel {
+    let expected = |connection| Output::SendCancel {
         connection,
         command: command(1),
     };
-    assert_eq!(server.outputs(), [told(old)]);
+    assert_eq!(server.outputs(), [expected(old)]);
     assert!(!server.registry.can_dispatch(NODE), "it keeps the lane");
     let adopted = server.adopted(1);
     let new = server.connect(ours(), &[adopted]);
-    assert!(server.outputs().contains(&told(new)));
+    assert!(server.outputs().contains(&expected(new)));
 }
 
 #[test]
-fn a_upstream_node_is_not_told_and_keeps_the_lane_until_its_deadline() {
+fn an_upstream_node_gets_no_cancel_and_keeps_the_permit_until_its_deadline() {
     let mut server = server();
     server.connect(Announced::UPSTREAM, &[]);
     server.dispatch(1).expect("the lane is free");
@@ -356,7 +356,7 @@ fn revoking_ends_streams_claims_and_commands_at_once() {
 }
 
 #[test]
-fn a_node_that_another_server_took_leaves_this_one() {
+fn a_node_claimed_by_another_server_leaves_this_one() {
     let mut server = server();
     server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
@@ -394,7 +394,7 @@ fn a_stream_without_hello_is_ended_after_five_seconds() {
 }
 
 #[test]
-fn a_sign_of_life_goes_out_every_thirty_seconds() {
+fn a_liveness_signal_is_sent_every_30_s() {
     let mut server = server();
     let connection = server.connect(ours(), &[]);
     server.outputs();
@@ -406,7 +406,7 @@ fn a_sign_of_life_goes_out_every_thirty_seconds() {
         server.registry.handle_timeout(at);
         assert_eq!(server.outputs(), [Output::Accepted { connection, epoch }]);
     }
-    // After a long pause of the process one is enough.
+    // After a long pause of the process, one is enough.
     server.now += 3_600 * SECOND;
     server.registry.handle_timeout(server.now);
     assert_eq!(server.outputs().len(), 1);
@@ -449,27 +449,27 @@ fn a_drain_spreads_the_nodes_evenly_over_its_window() {
 }
 
 #[test]
-fn progress_never_falls_and_is_passed_on_five_times_a_second() {
+fn progress_never_decreases_and_is_forwarded_five_times_per_second() {
     let mut server = server();
     let connection = server.connect(ours(), &[]);
     server.dispatch(1).expect("the lane is free");
-    let mut say = |after_ms, done, total| {
+    let mut report = |after_ms, done, total| {
         server.now += Duration::from_millis(after_ms);
-        let said = Progress { done, total };
+        let reported = CommandProgress { done, total };
         let answer = server
             .registry
-            .progress(server.now, connection, command(1), said);
+            .progress(server.now, connection, command(1), reported);
         answer.expect("it is in flight")
     };
-    let told = |done, total| Some(Progress { done, total });
-    assert_eq!(say(0, 10, 100), told(10, 100));
-    assert_eq!(say(199, 20, 100), None);
-    assert_eq!(say(1, 15, 100), told(20, 100));
-    assert_eq!(say(200, 900, 50), told(100, 100));
+    let expected = |done, total| Some(CommandProgress { done, total });
+    assert_eq!(report(0, 10, 100), expected(10, 100));
+    assert_eq!(report(199, 20, 100), None);
+    assert_eq!(report(1, 15, 100), expected(20, 100));
+    assert_eq!(report(200, 900, 50), expected(100, 100));
 }
 
 #[test]
-fn a_full_process_refuses_streams_and_forgets_the_node_that_was_idle_longest() {
+fn a_full_process_rejects_streams_and_evicts_the_longest_idle_node() {
     let mut server = server();
     server.registry = Registry::new(RegistryLimits {
         connections: 2,

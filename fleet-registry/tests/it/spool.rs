@@ -1,4 +1,4 @@
-//! What the spool promises, told as scenarios.
+//! Scenarios for the spool.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ fn settled(spool: &mut Spool<u32>) -> Tally {
 }
 
 #[test]
-fn the_first_row_leaves_at_once_and_the_others_together() {
+fn the_first_row_is_sent_at_once_and_later_rows_in_batches() {
     let (mut spool, now) = open(1_000);
     spool.push(now, 0).expect("there is room");
     let (first, rows) = upload(&mut spool);
@@ -61,7 +61,7 @@ fn sixty_four_rows_do_not_wait() {
 }
 
 #[test]
-fn a_report_is_tried_again_unchanged_until_it_is_taken() {
+fn a_report_is_retried_unchanged_until_it_is_stored() {
     let (mut spool, mut now) = open(1_000);
     spool.push(now, 7).expect("there is room");
     let first = upload(&mut spool);
@@ -81,7 +81,7 @@ fn a_report_is_tried_again_unchanged_until_it_is_taken() {
 }
 
 #[test]
-fn a_servers_hint_is_waited_for() {
+fn a_retry_hint_delays_the_retry() {
     let (mut spool, now) = open(10);
     spool.push(now, 7).expect("there is room");
     let (batch, _) = upload(&mut spool);
@@ -92,7 +92,7 @@ fn a_servers_hint_is_waited_for() {
 }
 
 #[test]
-fn a_refused_report_is_dropped_counted_and_the_next_one_goes() {
+fn a_rejected_report_is_dropped_and_counted_and_the_next_one_is_sent() {
     let (mut spool, now) = open(1_000);
     for row in 0..3 {
         spool.push(now, row).expect("there is room");
@@ -114,7 +114,7 @@ fn a_refused_report_is_dropped_counted_and_the_next_one_goes() {
 }
 
 #[test]
-fn a_dead_command_drops_what_waits_and_takes_no_upload_more() {
+fn a_dead_command_drops_waiting_rows_and_uploads_nothing_more() {
     let (mut spool, now) = open(1_000);
     for row in 0..3 {
         spool.push(now, row).expect("there is room");
@@ -131,7 +131,7 @@ fn a_dead_command_drops_what_waits_and_takes_no_upload_more() {
 }
 
 #[test]
-fn a_full_spool_holds_the_scan_back_and_says_when_there_is_room() {
+fn a_full_spool_blocks_the_scan_until_there_is_room() {
     let (mut spool, now) = open(2);
     spool.push(now, 0).expect("there is room");
     let (first, _) = upload(&mut spool);
@@ -145,7 +145,7 @@ fn a_full_spool_holds_the_scan_back_and_says_when_there_is_room() {
 }
 
 #[test]
-fn a_command_that_found_nothing_is_settled_at_once() {
+fn a_command_without_rows_is_settled_at_once() {
     let (mut spool, now) = open(2);
     assert_eq!(spool.begin(id("two")), Err(SpoolMisuse::Occupied));
     spool.finish(now).expect("a command is open");
@@ -155,7 +155,7 @@ fn a_command_that_found_nothing_is_settled_at_once() {
 }
 
 #[test]
-fn giving_up_counts_what_is_left() {
+fn abandoning_counts_the_remaining_rows() {
     let (mut spool, now) = open(10);
     for row in 0..3 {
         spool.push(now, row).expect("there is room");

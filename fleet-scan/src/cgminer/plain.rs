@@ -12,7 +12,7 @@ const SECTIONS: usize = 32;
 /// Fields of one section that are read.
 const FIELDS: usize = 128;
 
-pub(super) fn is_one(bytes: &[u8]) -> bool {
+pub(super) fn is_plain(bytes: &[u8]) -> bool {
     bytes.starts_with(START)
 }
 
@@ -100,7 +100,7 @@ mod tests {
             assert_eq!(parse(text.as_bytes()), Some(expected), "{text}");
         }
         assert_eq!(parse(b"STATUS=S,Code=22"), None);
-        assert!(is_one(b"STATUS=S|") && !is_one(b"{\"STATUS\":1}"));
+        assert!(is_plain(b"STATUS=S|") && !is_plain(b"{\"STATUS\":1}"));
         assert!(is_complete(b"STATUS=S|\0") && !is_complete(b"STATUS=S|"));
     }
 

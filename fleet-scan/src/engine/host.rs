@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use fleet_core::TargetOutcome;
+use fleet_core::{DeviceFacts, TargetOutcome};
 
 use crate::job::FoundDevice;
 
@@ -97,7 +97,10 @@ impl Host {
         let is_settled = match (best, may_still_be) {
             (_, None) => true,
             (None, Some(_)) => false,
-            (Some((rank, device)), Some(other)) => *rank > other && device.facts.mac.is_some(),
+            (Some((rank, device)), Some(other)) => {
+                let facts = &device.facts;
+                *rank > other && facts.mac.is_some() && !facts.model.is_empty()
+            }
         };
         if answers.reported.is_empty() && !is_settled {
             Vec::new()
@@ -179,11 +182,7 @@ impl Answers {
         for (_, device) in candidates {
             let known = now.iter_mut().find(|other| !is_another(other, &device));
             match known {
-                Some(same) => {
-                    let (same, facts) = (&mut same.facts, device.facts);
-                    same.mac = same.mac.or(facts.mac);
-                    same.serial = same.serial.take().or(facts.serial);
-                }
+                Some(same) => complete(&mut same.facts, device.facts),
                 None if self
                     .reported
                     .iter()
@@ -193,6 +192,21 @@ impl Answers {
         }
         self.reported.extend(now.iter().cloned());
         now
+    }
+}
+
+/// Adds what another port of the same device says to what is known of it. The port of higher precedence keeps what
+/// it says; a firmware that only has a name takes the version of the other.
+fn complete(known: &mut DeviceFacts, other: DeviceFacts) {
+    known.mac = known.mac.or(other.mac);
+    known.serial = known.serial.take().or(other.serial);
+    if known.model.is_empty() && !other.model.is_empty() {
+        known.model = other.model;
+        // Who made the hardware follows from the model.
+        known.manufacturer = other.manufacturer;
+    }
+    if known.firmware.is_empty() || other.firmware.starts_with(&format!("{} ", known.firmware)) {
+        known.firmware = other.firmware;
     }
 }
 
@@ -220,7 +234,7 @@ fn outcome_of(verdict: &PortVerdict) -> TargetOutcome {
 
 #[cfg(test)]
 mod tests {
-    use fleet_core::{DeviceFacts, Endpoint, Port, Serial};
+    use fleet_core::{Endpoint, Port, Serial};
     use proptest::prelude::*;
 
     use super::*;
@@ -237,6 +251,7 @@ mod tests {
             },
             facts: DeviceFacts {
                 driver: driver.to_owned(),
+                model: "X1".to_owned(),
                 mac: mac.map(|mac| mac.parse().expect("a MAC")),
                 serial: serial.and_then(Serial::new),
                 ..DeviceFacts::default()
@@ -331,6 +346,54 @@ mod tests {
             let found = host.conclude(second, other, &PRECEDENCES);
             assert_eq!(drivers(&found), ["api"]);
             assert!(found[0].facts.mac.is_some() && found[0].facts.serial.is_some());
+        }
+    }
+
+    #[test]
+    fn a_port_adds_what_the_better_one_does_not_say() {
+        let with = |model: &str, maker: &str, firmware: &str| {
+            let mut device = device("any", None, None);
+            let facts = &mut device.facts;
+            (facts.model, facts.manufacturer, facts.firmware) =
+                (model.into(), maker.into(), firmware.into());
+            device
+        };
+        for (api, web, expected) in [
+            (
+                ("", "Braiins", "Braiins OS"),
+                ("Antminer S9", "Bitmain", "Braiins OS 24.09"),
+                ("Antminer S9", "Bitmain", "Braiins OS 24.09"),
+            ),
+            (
+                ("S9", "Bitmain", "2.0"),
+                ("S9j", "Other", "3.0"),
+                ("S9", "Bitmain", "2.0"),
+            ),
+            (
+                ("S9", "Bitmain", ""),
+                ("", "", "3.0"),
+                ("S9", "Bitmain", "3.0"),
+            ),
+            (
+                ("S9", "Bitmain", "LuxOS"),
+                ("", "", "LuxOSX 2"),
+                ("S9", "Bitmain", "LuxOS"),
+            ),
+        ] {
+            let mut host = Host::new(2);
+            let api = PortVerdict::Named(100, with(api.0, api.1, api.2));
+            assert!(host.conclude(API, api, &PRECEDENCES).is_empty());
+            let found = host.conclude(
+                WEB,
+                PortVerdict::Named(50, with(web.0, web.1, web.2)),
+                &PRECEDENCES,
+            );
+            let found = (
+                found[0].facts.model.as_str(),
+                found[0].facts.manufacturer.as_str(),
+                found[0].facts.firmware.as_str(),
+            );
+            assert_eq!(found, expected);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{driver::DriverError, login::Login};
 
 /// A server's challenge.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Challenge {
+pub(crate) struct Challenge {
     realm: String,
     nonce: String,
     opaque: Option<String>,
@@ -18,7 +18,7 @@ pub(super) struct Challenge {
 
 impl Challenge {
     /// Reads the value of a `WWW-Authenticate` header; none when it is no digest challenge that can be answered.
-    pub(super) fn parse(header: &str) -> Option<Self> {
+    pub(crate) fn parse(header: &str) -> Option<Self> {
         let (scheme, rest) = header.trim().split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("digest") {
             return None;
@@ -47,12 +47,12 @@ impl Challenge {
         (answerable && is_plain(&challenge.realm)).then_some(challenge)
     }
 
-    pub(super) fn realm(&self) -> &str {
+    pub(crate) fn realm(&self) -> &str {
         &self.realm
     }
 
     /// The header line that answers it for a request; `client` is 64 random bits.
-    pub(super) fn answer(
+    pub(crate) fn answer(
         &self,
         login: &Login,
         method: &str,
@@ -125,7 +125,7 @@ fn parameters(text: &str) -> Vec<(String, String)> {
 
 /// Whatever a device challenges with, the answer is one header line that holds neither password nor anything that
 /// ends the line early.
-pub(super) fn fuzz(bytes: &[u8]) {
+pub(crate) fn fuzz(bytes: &[u8]) {
     let header = String::from_utf8_lossy(bytes);
     let Some(challenge) = Challenge::parse(&header) else {
         return;

@@ -1,17 +1,24 @@
-//! Reads HTTP/1 responses as devices send them: bounded, whole or cut off, with length, in chunks or until the end.
-//! Pure.
+//! Reads HTTP/1 responses as devices send them: bounded, whole or cut off, framed by length, chunks or the end of the
+//! connection, compressed or not. Pure.
 
-/// The most headers that are read; more is no device's page.
+use std::io::Read;
+
+use flate2::read::{GzDecoder, ZlibDecoder};
+
+/// The most headers that are read. No known device sends half as many.
 const MOST_HEADERS: usize = 64;
 
-/// What came back.
+/// Bytes that a compressed body may unpack to. Pages of devices have a tenth of it, and gzip packs up to 1,000 to 1.
+const MOST_UNPACKED: u64 = 256 * 1024;
+
+/// A response, its body unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Response {
-    pub(super) status: u16,
+pub(crate) struct Response {
+    pub(crate) status: u16,
     /// Names in lower case, values as text.
     headers: Vec<(String, String)>,
-    /// Without chunk framing; perhaps cut off.
-    pub(super) body: Vec<u8>,
+    /// Without chunk framing and compression; perhaps cut off.
+    pub(crate) body: Vec<u8>,
     keeps_alive: bool,
 }
 
@@ -31,21 +38,44 @@ struct Head {
 
 impl Response {
     /// The values of a header, by its lower-case name.
-    pub(super) fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.headers
             .iter()
             .filter(move |(other, _)| other == name)
             .map(|(_, value)| value.as_str())
     }
 
+    /// Decompresses the body as far as it is whole. A body that is not what its header says stays as it is.
+    fn unpack(&mut self) {
+        let encoding = self
+            .header("content-encoding")
+            .next()
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        let mut unpacked = Vec::new();
+        // A cut-off body ends in an error, after what could be read of it.
+        let _ = match encoding.trim() {
+            "gzip" | "x-gzip" => GzDecoder::new(&*self.body)
+                .take(MOST_UNPACKED)
+                .read_to_end(&mut unpacked),
+            "deflate" => ZlibDecoder::new(&*self.body)
+                .take(MOST_UNPACKED)
+                .read_to_end(&mut unpacked),
+            _ => return,
+        };
+        if !unpacked.is_empty() {
+            self.body = unpacked;
+        }
+    }
+
     /// Whether the connection cannot be used for another request.
-    pub(super) fn closes(&self) -> bool {
+    pub(crate) fn closes(&self) -> bool {
         !self.keeps_alive
     }
 }
 
-/// Whether the bytes hold a whole response; one that lasts until the device closes is never known to be whole.
-pub(super) fn is_complete(bytes: &[u8]) -> bool {
+/// Whether the bytes hold a whole response. A response without a length is whole only when the device closes.
+pub(crate) fn is_complete(bytes: &[u8]) -> bool {
     let Some(head) = head(bytes) else {
         return false;
     };
@@ -58,8 +88,8 @@ pub(super) fn is_complete(bytes: &[u8]) -> bool {
     }
 }
 
-/// The response in the bytes, its body as far as it is there; none when they do not begin with a response head.
-pub(super) fn parse(bytes: &[u8]) -> Option<Response> {
+/// The response that the bytes begin with, its body as far as it arrived.
+pub(crate) fn parse(bytes: &[u8]) -> Option<Response> {
     let Head {
         mut response,
         framing,
@@ -72,6 +102,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Response> {
         Framing::Chunks => dechunk(body).0,
         Framing::UntilClosed => body.to_vec(),
     };
+    response.unpack();
     Some(response)
 }
 
@@ -149,6 +180,8 @@ fn dechunk(mut bytes: &[u8]) -> (Vec<u8>, bool) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -203,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_response_is_none() {
+    fn bytes_without_a_response_head_yield_nothing() {
         for bytes in [
             &b""[..],
             b"HTTP/1.1 200 OK\r\nServer: x",
@@ -216,6 +249,39 @@ mod tests {
         }
     }
 
+    fn gzip(body: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(body).expect("memory");
+        encoder.finish().expect("memory")
+    }
+
+    fn packed(encoding: &str, body: &[u8]) -> Vec<u8> {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        [head.as_bytes(), body].concat()
+    }
+
+    #[test]
+    fn compressed_bodies_are_unpacked_within_bounds() {
+        let page = b"<title>AxeOS</title>";
+        let whole = gzip(page);
+        let cut = &whole[..whole.len() - 4];
+        for (encoding, body) in [
+            ("gzip", &whole[..]),
+            ("GZIP", &whole),
+            ("gzip", cut),
+            ("gzip", &page[..]),
+            ("br", page),
+        ] {
+            let response = parse(&packed(encoding, body)).expect("a response");
+            assert_eq!(response.body, page, "{encoding}");
+        }
+        let bomb = parse(&packed("gzip", &gzip(&vec![0; 4 * 1024 * 1024]))).expect("a response");
+        assert_eq!(bomb.body.len() as u64, MOST_UNPACKED);
+    }
+
     proptest! {
         #![proptest_config(fleet_core::regressions!("http-response"))]
 
@@ -226,7 +292,7 @@ mod tests {
         ) {
             let bytes = [start.as_bytes(), &bytes].concat();
             if let Some(response) = parse(&bytes) {
-                prop_assert!(response.body.len() <= bytes.len());
+                prop_assert!(response.body.len() <= bytes.len().max(256 * 1024));
             }
             let _ = is_complete(&bytes);
         }

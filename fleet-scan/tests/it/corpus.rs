@@ -1,4 +1,4 @@
-//! What fuzzing reached, again.
+//! Inputs that fuzzing found, again.
 
 #[path = "../../../fuzz/replay.rs"]
 mod replay;
@@ -21,7 +21,17 @@ fn every_known_device_json_is_read_or_refused() {
 }
 
 #[test]
-fn every_known_mdns_answer_is_heard_within_bounds() {
+fn every_known_rule_file_is_read_or_refused() {
+    replay("fingerprint_file", fleet_scan::fuzz::fingerprint_file);
+}
+
+#[test]
+fn every_known_whatsminer_frame_is_read_or_refused() {
+    replay("whatsminer_frame", fleet_scan::fuzz::whatsminer_frame);
+}
+
+#[test]
+fn every_known_mdns_answer_is_read_within_bounds() {
     replay("mdns_answer", fleet_scan::fuzz::mdns_answer);
 }
 

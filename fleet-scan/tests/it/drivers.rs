@@ -91,7 +91,7 @@ async fn texts_of_drivers_are_made_fit_for_reports() {
         job(running.site()),
     )
     .await;
-    assert_eq!(found[0].facts.model, "a[31mb");
+    assert_eq!(found[0].facts.model, "a [31mb");
     assert_eq!(found[0].endpoint.ip, running.site().devices[0].address);
 }
 

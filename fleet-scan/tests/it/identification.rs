@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use fleet_core::TargetOutcome;
-use fleet_scan::{FoundDevice, ScanEvent};
+use fleet_scan::{FoundDevice, ScanEvent, ScanOptions};
 use fleet_sim::{Identity, Manner, Site, Truth};
 
 use crate::{job, quick, scan, scanner, start};
@@ -54,7 +54,7 @@ fn assert_true(site: &Site, found: &[FoundDevice], outcomes: &[TargetOutcome]) {
 async fn every_make_manner_and_defect_is_identified_as_the_truth_says() {
     let running = start(Site::one_of_everything(3), 0).await;
     let site = running.site();
-    let (summary, found, _) = scan(&scanner(quick()), job(site)).await;
+    let (summary, found, _) = scan(&scanner(ScanOptions::default()), job(site)).await;
     assert_true(site, &found, &summary.outcomes);
     assert!(summary.is_complete(), "{summary:?}");
     assert_eq!(summary.found, found.len() as u64);
@@ -64,7 +64,7 @@ async fn every_make_manner_and_defect_is_identified_as_the_truth_says() {
 async fn a_mixed_site_is_found_completely_slow_devices_and_strangers_included() {
     let running = start(Site::demo(300, 7), 2).await;
     let site = running.site();
-    let (summary, found, events) = scan(&scanner(quick()), job(site)).await;
+    let (summary, found, events) = scan(&scanner(ScanOptions::default()), job(site)).await;
     assert_true(site, &found, &summary.outcomes);
     assert_eq!(found.len(), 300);
     assert_eq!(summary.count(TargetOutcome::Identified), 300);

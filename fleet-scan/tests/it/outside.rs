@@ -8,10 +8,12 @@ use std::{
 };
 
 use fleet_core::{DeviceFacts, Endpoint, Port, TargetOutcome};
-use fleet_scan::{Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanJob, Scanner};
+use fleet_scan::{
+    Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanJob, ScanOptions, Scanner,
+};
 use fleet_sim::{Site, Truth};
 
-use crate::{job, ports, quick, scan, start};
+use crate::{job, ports, scan, start};
 
 /// An external driver that writes down what it is asked.
 #[derive(Default)]
@@ -79,7 +81,7 @@ impl Outside {
     fn scanner(self: &Arc<Self>) -> Scanner {
         let outside: Arc<dyn Driver> = Arc::clone(self) as _;
         let set = DriverSet::built_in().with([outside]).expect("a set");
-        Scanner::new(quick(), Arc::new(set))
+        Scanner::new(ScanOptions::default(), Arc::new(set))
     }
 
     fn asked(&self) -> Vec<Endpoint> {

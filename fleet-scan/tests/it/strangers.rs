@@ -4,8 +4,8 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use fleet_core::{AddressPolicy, Port, TargetOutcome};
 use fleet_scan::{
-    CgminerDriver, Driver, DriverSet, EpicDriver, Guard, HttpDriver, HttpsDriver, ScanEvent,
-    ScanJob, ScanSummary, Scanner,
+    Driver, DriverSet, Fingerprints, Guard, ProtocolDriver, ScanEvent, ScanJob, ScanSummary,
+    Scanner,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -43,10 +43,13 @@ async fn speakers(test: u8, port: u16, said: &[Vec<u8>]) -> JoinSet<()> {
 
 async fn scan_all(test: u8, port: u16, hosts: u8) -> (ScanSummary, Vec<ScanEvent>) {
     let drivers: Vec<Arc<dyn Driver>> = vec![
-        Arc::new(HttpDriver::new()),
-        Arc::new(CgminerDriver::new()),
-        Arc::new(EpicDriver::new()),
-        Arc::new(HttpsDriver::on(Port::new(HTTPS).into_iter().collect())),
+        Arc::new(ProtocolDriver::http(Fingerprints::built_in())),
+        Arc::new(ProtocolDriver::cgminer(Fingerprints::built_in())),
+        Arc::new(ProtocolDriver::epic(Fingerprints::built_in())),
+        Arc::new(
+            ProtocolDriver::https(Fingerprints::built_in())
+                .at(Port::new(HTTPS).into_iter().collect()),
+        ),
     ];
     let scanner = Scanner::new(quick(), Arc::new(DriverSet::new(drivers).expect("a set")));
     let job = ScanJob {

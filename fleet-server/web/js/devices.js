@@ -36,7 +36,7 @@ export function devicesView(root) {
   const names = new Map();
   const node = h("select", { id: "device-node", class: "input" }, h("option", { value: "0" }, "All nodes"));
   const pairAll = h("button", { type: "button", class: "button", id: "pair-all", hidden: true,
-    onclick: () => pairDialog({ node: node.value, name: names.get(node.value) }).then(table.reload) }, "Pair all unpaired");
+    onclick: () => pairDialog({ node: node.value, names }).then(table.reload) }, "Pair all unpaired");
   const table = pagedTable({
     grid: { kind: "devices", label: "Devices", columns: COLUMNS },
     noun: "device",

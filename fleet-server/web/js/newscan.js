@@ -2,7 +2,7 @@
 
 import { attempt, handledSignOut, may, poll, title } from "./app.js";
 import { busy, errorBox } from "./dialog.js";
-import { fill, h, rich, setText, show } from "./dom.js";
+import { breakable, fill, h, rich, setText, show } from "./dom.js";
 import { count, duration, durationMillis, int, isolate, plural, sentence } from "./format.js";
 import { listNodes, nodeStatus } from "./nodes.js";
 import { takePrefill } from "./prefill.js";
@@ -118,7 +118,7 @@ export function newScanView(root) {
     const chip = (value, label) => h("button", { type: "button", class: "chip", onclick: () => { target.value = value; target.focus(); changed(); } }, label);
     fill(subnets,
       chip(LOCAL_SUBNET, "Local subnet"),
-      (chosen?.localSubnets ?? []).map((subnet) => chip(subnet, h("span", { class: "mono" }, subnet))));
+      (chosen?.localSubnets ?? []).map((subnet) => chip(subnet, h("span", { class: "mono" }, breakable(subnet)))));
   }
 
   function changed(event) {

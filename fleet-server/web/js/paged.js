@@ -55,7 +55,10 @@ export function pagedTable({ grid: options, noun, empty, size, labels, load }) {
     shown.clear();
     shown.append(rows);
     // The focused button was replaced with its row: continue at the new row.
-    if (key !== null) restoreFocus(rows.find((row) => row.dataset.key === key)?.querySelector("button, a"));
+    if (key !== null) {
+      const row = rows.find((one) => one.dataset.key === key);
+      restoreFocus(row?.querySelector("button") ?? row?.querySelector("a"));
+    }
     const first = (cursors.length - 1) * size;
     setText(position, rows.length ? `${first + 1} to ${first + rows.length}` : "");
     loading.remove();

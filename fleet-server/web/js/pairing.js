@@ -48,7 +48,7 @@ export function pairingCell(device, names, { error, changed }) {
   const button = (label, look, onclick) => h("button", { type: "button", class: `button button-small ${look}`, "aria-label": `${label} ${isolate(device.identifier)}`, onclick }, label);
   return [pairingBadge(device.pairingStatus, device.pairingError), binding ? h("span", { class: "hint" }, binding) : null,
     may("miner:pair") && names.has(owner) && !pairingObstacle(device, { node: owner, names, named: true })
-      ? button("Pair", "button-quiet", () => pairDialog({ node: owner, name: names.get(owner), identifiers: [device.identifier] }).then(changed))
+      ? button("Pair", "button-quiet", () => pairDialog({ node: owner, names, identifiers: [device.identifier] }).then(changed))
       : null,
     may("fleetnode:manage") && isBound
       ? button("Unpair", "button-quiet-danger", (event) => unpair(event.currentTarget, device, error, changed))
@@ -116,7 +116,8 @@ async function devicesOf(node) {
  * all unpaired devices of the node are paired, and the dialog first shows how many these are. Resolves when the dialog
  * is closed; a running pairing continues.
  */
-export function pairDialog({ node, name, identifiers = [] }) {
+export function pairDialog({ node, names, identifiers = [] }) {
+  const name = names.get(node) ?? `node ${node}`;
   const all = identifiers.length === 0;
   const error = errorBox();
   const username = h("input", { id: freshId("pair-user"), class: "input", value: "root", maxlength: 255, autocomplete: "off", autocapitalize: "none", spellcheck: "false" });
@@ -151,7 +152,7 @@ export function pairDialog({ node, name, identifiers = [] }) {
       fill(preview, h("p", { class: "hint" }, "Counting the devices…"));
       return;
     }
-    const obstacles = devices.map((device) => pairingObstacle(device, { node, withPassword: Boolean(password.value) })).filter(Boolean);
+    const obstacles = devices.map((device) => pairingObstacle(device, { node, names, withPassword: Boolean(password.value) })).filter(Boolean);
     const possible = devices.length - obstacles.length;
     fill(preview,
       h("p", { class: "pair-count" }, h("strong", {}, `${count(possible)} of ${plural(devices.length, "device")}`), " can be paired."),

@@ -60,9 +60,9 @@ export function deviceRows(container, more) {
         devices.push(device);
         return;
       }
-      devices[position] = device;
+      devices[position] = { ...device, seq: devices[position].seq };
       if (position >= drawn.length) return;
-      const row = rowOf(device);
+      const row = rowOf(devices[position]);
       drawn[position].replaceWith(row);
       drawn[position] = row;
     },

@@ -2,7 +2,7 @@
 
 import { attempt, may, poll, title } from "./app.js";
 import { busy, errorBox } from "./dialog.js";
-import { foreign, h, setText, setTime, show, timeAgo } from "./dom.js";
+import { h, setText, setTime, show, timeAgo } from "./dom.js";
 import { count, date, duration, int } from "./format.js";
 import { grid } from "./grid.js";
 import { listNodes } from "./nodes.js";

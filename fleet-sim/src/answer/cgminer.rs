@@ -3,6 +3,9 @@
 
 use crate::site::{Device, Make};
 
+/// What Braiins OS calls its version here: the hash of a build.
+const BOSER: &str = "boser-openwrt 0.1.0-11012d53";
+
 /// The time that devices put into their replies; the clocks of real ones are seldom right either.
 const WHEN: u64 = 1_755_615_294;
 
@@ -75,7 +78,7 @@ fn status(code: u8, message: &str, device: &Device) -> String {
 fn daemon(device: &Device) -> String {
     let firmware = &device.firmware;
     match device.make {
-        Make::Braiins => format!("BOSer {firmware}"),
+        Make::Braiins => format!("BOSer {BOSER}"),
         Make::LuxOs => format!("LUXminer {firmware}"),
         Make::SealMiner => "bdminer 4.11.1".to_owned(),
         Make::Marathon => format!("kaonsu {firmware}"),
@@ -124,7 +127,7 @@ fn version(device: &Device) -> String {
         ),
         Make::Braiins => (
             "BOSer versions",
-            format!(r#""API":"3.7","BOSer":"{firmware}""#),
+            format!(r#""API":"3.7","BOSer":"{BOSER}""#),
         ),
         Make::LuxOs => (
             "LUXminer versions",

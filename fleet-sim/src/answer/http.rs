@@ -12,13 +12,44 @@ pub(crate) fn head_length(request: &[u8]) -> Option<usize> {
         .map(|at| at + 4)
 }
 
-/// The path of a GET or HEAD request.
-pub(crate) fn path_in(head: &[u8]) -> Option<String> {
-    let line = std::str::from_utf8(head).ok()?.lines().next()?;
-    let mut words = line.split(' ');
-    let method = words.next()?;
-    let path = words.next()?;
-    (method == "GET" || method == "HEAD").then(|| path.to_owned())
+/// Bytes of the longest body that is read.
+pub(crate) const LONGEST_BODY: usize = 4 * 1024;
+
+/// One request, its body included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// `GET` or `POST`.
+    pub(crate) method: String,
+    pub(crate) path: String,
+    head: Vec<u8>,
+    pub(crate) body: String,
+}
+
+impl Request {
+    /// Reads a head and its body. None when the method is another one.
+    pub(crate) fn new(head: Vec<u8>, body: &[u8]) -> Option<Self> {
+        let line = std::str::from_utf8(&head).ok()?.lines().next()?;
+        let mut words = line.split(' ');
+        let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+        let is_known = matches!(method.as_str(), "GET" | "HEAD" | "POST");
+        is_known.then(|| Self {
+            method,
+            path,
+            head,
+            body: String::from_utf8_lossy(body).into_owned(),
+        })
+    }
+
+    /// The value of a header.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        header_in(&self.head, name)
+    }
+}
+
+/// Bytes of the body that follows a head.
+pub(crate) fn body_length(head: &[u8]) -> usize {
+    let length = header_in(head, "content-length").and_then(|length| length.parse().ok());
+    length.unwrap_or(0).min(LONGEST_BODY)
 }
 
 /// Whether the peer wants to ask again on this connection (the default of HTTP/1.1).
@@ -28,7 +59,7 @@ pub(crate) fn keeps_alive(head: &[u8]) -> bool {
 }
 
 /// The value of a header of a request.
-pub(crate) fn header_in<'h>(head: &'h [u8], name: &str) -> Option<&'h str> {
+fn header_in<'h>(head: &'h [u8], name: &str) -> Option<&'h str> {
     let lines = std::str::from_utf8(head).ok()?.lines().skip(1);
     let mut headers = lines.filter_map(|line| line.split_once(':'));
     headers
@@ -36,9 +67,9 @@ pub(crate) fn header_in<'h>(head: &'h [u8], name: &str) -> Option<&'h str> {
         .map(|(_, value)| value.trim())
 }
 
-/// The whole response to a request for a path.
-pub(crate) fn reply(device: &Device, path: &str, authorization: Option<&str>) -> Vec<u8> {
-    let answer = answer(device, path, authorization);
+/// The whole response to a request.
+pub(crate) fn reply(device: &Device, request: &Request) -> Vec<u8> {
+    let answer = answer(device, request);
     let mut text = format!("HTTP/1.1 {}\r\n", answer.status);
     for (name, value) in &answer.headers {
         text.push_str(&format!("{name}: {value}\r\n"));
@@ -54,12 +85,18 @@ struct Answer {
     body: String,
 }
 
-fn answer(device: &Device, path: &str, authorization: Option<&str>) -> Answer {
+fn answer(device: &Device, request: &Request) -> Answer {
+    let path = request.path.as_str();
     match (device.make, path) {
-        (Make::Antminer, _) => match authorization {
+        (Make::Antminer, _) => match request.header("authorization") {
             None => digest_challenge(),
             Some(authorization) => login::answer(device, path, authorization),
         },
+        (Make::Braiins, "/graphql") if request.body.contains("modelName") => json(format!(
+            r#"{{"data":{{"bosminer":{{"info":{{"modelName":"{}"}}}},"bos":{{"info":{{"version":{{"full":"2022-09-13-0-11012d53-{}-plus"}}}}}}}}}}"#,
+            device.model, device.firmware
+        )),
+        (Make::Vnish, "/api/v1/info") => json(vnish_info(device)),
         (Make::Bitaxe | Make::NerdAxe, "/api/system/info") => json(axeos_info(device)),
         (Make::Proto, "/api/v1/pairing/info") => json(format!(
             r#"{{"mac":"{}","cb_sn":"{}"}}"#,
@@ -160,6 +197,18 @@ fn page(device: &Device) -> Answer {
     }
 }
 
+/// A serial that VNish does not know reads `N/A`.
+fn vnish_info(device: &Device) -> String {
+    format!(
+        r#"{{"miner":"{0}","model":"s19","fw_name":"Vnish","fw_version":"{1}","platform":"aml","system":{{"os":"GNU/Linux","network_status":{{"mac":"{2}","dhcp":true,"ip":"{3}","hostname":"Antminer"}},"uptime":"1:55"}},"serial":"{4}"}}"#,
+        device.model,
+        device.firmware,
+        device.mac.as_deref().unwrap_or("00:00:00:00:00:00"),
+        device.address,
+        device.serial.as_deref().unwrap_or("N/A")
+    )
+}
+
 /// Bitaxes name their chip and board, the NerdAxe family its model.
 fn axeos_info(device: &Device) -> String {
     let mac = device.mac.as_deref().unwrap_or("00:00:00:00:00:00");
@@ -184,10 +233,19 @@ mod tests {
         assert_eq!(head_length(b"GET / HTTP/1.1\r\nHost: x\r\n"), None);
         let head = b"GET /api/system/info HTTP/1.1\r\nHost: x\r\n\r\nrest";
         assert_eq!(head_length(head), Some(head.len() - 4));
-        assert_eq!(path_in(head).as_deref(), Some("/api/system/info"));
+        let request = Request::new(head.to_vec(), b"").expect("a request");
+        assert_eq!(
+            (request.method.as_str(), request.path.as_str()),
+            ("GET", "/api/system/info")
+        );
+        assert_eq!(request.header("Host"), Some("x"));
         assert!(keeps_alive(head));
         assert!(!keeps_alive(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"));
         assert!(!keeps_alive(b"GET / HTTP/1.0\r\n\r\n"));
-        assert_eq!(path_in(b"POST / HTTP/1.1\r\n\r\n"), None);
+        assert_eq!(Request::new(b"PUT / HTTP/1.1\r\n\r\n".to_vec(), b""), None);
+        assert_eq!(
+            body_length(b"POST / HTTP/1.1\r\nContent-Length: 12\r\n\r\n"),
+            12
+        );
     }
 }

@@ -10,8 +10,8 @@ use tokio::{
 use super::Host;
 use crate::{
     answer::{
-        cgminer_reply, command_in, head_length, header_in, http_reply, keeps_alive, malform,
-        path_in,
+        HttpRequest, body_length, cgminer_reply, command_in, head_length, http_reply, keeps_alive,
+        malform,
     },
     rng::SplitMix,
     site::{Device, Manner, Protocol},
@@ -117,15 +117,23 @@ impl Talk<'_> {
                 }
             };
             let head: Vec<u8> = request.drain(..length).collect();
-            let Some(path) = path_in(&head) else {
+            let length = body_length(&head);
+            while request.len() < length {
+                if self.read_more(&mut request).await? == 0 {
+                    return Ok(());
+                }
+            }
+            let body: Vec<u8> = request.drain(..length).collect();
+            let is_kept = keeps_alive(&head);
+            let Some(asked) = HttpRequest::new(head, &body) else {
                 self.note("bad request");
                 return self.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
             };
             sleep(self.host.service.delay()).await;
-            self.note(&format!("GET {path}"));
-            let reply = http_reply(self.device()?, &path, header_in(&head, "authorization"));
+            self.note(&format!("{} {}", asked.method, asked.path));
+            let reply = http_reply(self.device()?, &asked);
             self.send(&reply).await?;
-            if !keeps_alive(&head) {
+            if !is_kept {
                 return Ok(());
             }
         }

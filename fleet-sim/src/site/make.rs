@@ -149,9 +149,9 @@ impl Make {
                 ("1566", "24102401_2fa8a7a"),
             ],
             Self::Braiins => &[
-                ("Antminer S19J", "boser-openwrt 0.1.0-11012d53"),
-                ("Antminer S19 Pro", "boser-buildroot 0.1.0-26ba61b9"),
-                ("Antminer S9", "boser-openwrt 0.1.0-7a5f1b02"),
+                ("Antminer S19J", "22.08"),
+                ("Antminer S19 Pro", "24.09"),
+                ("Antminer S9", "21.09.3"),
             ],
             Self::LuxOs => &[
                 ("Antminer S19k Pro", "2025.4.8.220305-57b389c7"),

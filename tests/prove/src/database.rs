@@ -45,9 +45,7 @@ impl Scratch {
     /// Creates a database on the PostgreSQL server of the environment.
     pub(crate) async fn postgres() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let server = std::env::var(POSTGRES).with_context(|| {
-            format!("{POSTGRES} must name a PostgreSQL server, as `cargo xtask prove` does")
-        })?;
+        let server = postgres_server()?;
         let name = format!(
             "fleet_prove_{}_{}",
             std::process::id(),
@@ -57,16 +55,18 @@ impl Scratch {
             .await?
             .execute_unprepared(&format!("CREATE DATABASE {name}"))
             .await?;
-        let (head, _) = server
-            .rsplit_once('/')
-            .with_context(|| format!("{POSTGRES} names no database: end it with /postgres"))?;
-        let url = format!("{head}/{name}");
+        let url = beside(&server, &name)?;
         Ok(Self {
             engine: "PostgreSQL",
             store: SqlStore::open(&url, MigrateMode::Migrate).await?,
             url,
             place: Place::Postgres { server, name },
         })
+    }
+
+    /// Another pool of connections to it, as another process has.
+    pub(crate) async fn open_again(&self) -> Result<SqlStore> {
+        Ok(SqlStore::open(&self.url, MigrateMode::Check).await?)
     }
 
     /// Closes and removes the database.
@@ -80,4 +80,19 @@ impl Scratch {
         }
         Ok(())
     }
+}
+
+/// The administrative database of the server that the environment names.
+pub(crate) fn postgres_server() -> Result<String> {
+    std::env::var(POSTGRES).with_context(|| {
+        format!("{POSTGRES} must name a PostgreSQL server, as `cargo xtask prove` does")
+    })
+}
+
+/// The URL of another database on the same server.
+pub(crate) fn beside(server: &str, name: &str) -> Result<String> {
+    let (head, _) = server
+        .rsplit_once('/')
+        .with_context(|| format!("{POSTGRES} names no database: end it with /postgres"))?;
+    Ok(format!("{head}/{name}"))
 }

@@ -1,6 +1,6 @@
 //! A server that listens on loopback, an operator, and nodes under the control of the proof.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use ed25519_dalek::{Signer, SigningKey};
@@ -11,9 +11,9 @@ use fleet_wire::{
     Protocol,
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, FleetNodeAdminClient},
     client::{CallOptions, Channel, ChannelConfig, Incoming, Outgoing},
-    fleet::{ScanClient, StartScanRequest},
+    fleet::{DeviceClient, NodeClient, ScanClient, StartScanRequest},
     gateway::{
-        BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, ControlHello,
+        BeginAuthHandshakeRequest, CompleteAuthHandshakeRequest, ControlAck, ControlHello,
         ControlStreamRequest, ControlStreamResponse, FleetNodeGatewayClient, RegisterRequest,
         control_stream_request, control_stream_response::Kind,
     },
@@ -50,7 +50,16 @@ impl Live {
         store
             .create_operator_key(email, key.hash(), Actor::SYSTEM, now)
             .await?;
-        let operator = store.operator_by_key(key.hash(), now).await?;
+        Self::serve(store, key.expose().to_owned()).await
+    }
+
+    /// Starts a server on a database that has the operator whose key this is: another replica, or the same one again.
+    pub(crate) async fn serve(store: &SqlStore, key: String) -> Result<Self> {
+        let environment: Arc<dyn Environment> = Arc::new(SystemEnvironment);
+        let parsed = Secret::parse(SecretKind::OperatorKey, &key)?;
+        let operator = store
+            .operator_by_key(parsed.hash(), environment.now())
+            .await?;
         let config = ServerConfig {
             rates: None,
             ..ServerConfig::default()
@@ -68,7 +77,7 @@ impl Live {
         Ok(Self {
             org: operator.context("the operator that was just created")?.org,
             address,
-            key: key.expose().to_owned(),
+            key,
             server,
             closing,
             port,
@@ -92,7 +101,34 @@ impl Live {
         Ok(Channel::new(&format!("http://{}", self.address), &config)?)
     }
 
-    fn operator(&self) -> Result<CallOptions> {
+    /// The operator's key.
+    pub(crate) fn key(&self) -> String {
+        self.key.clone()
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn admin(&self) -> Result<FleetNodeAdminClient> {
+        Ok(FleetNodeAdminClient::new(self.channel()?))
+    }
+
+    pub(crate) fn scans(&self) -> Result<ScanClient> {
+        Ok(ScanClient::new(self.channel()?))
+    }
+
+    pub(crate) fn nodes(&self) -> Result<NodeClient> {
+        Ok(NodeClient::new(self.channel()?))
+    }
+
+    pub(crate) fn devices(&self) -> Result<DeviceClient> {
+        Ok(DeviceClient::new(self.channel()?))
+    }
+
+    /// The operator's credential.
+    pub(crate) fn operator(&self) -> Result<CallOptions> {
         Ok(CallOptions::new().bearer(&self.key)?)
     }
 
@@ -140,7 +176,9 @@ impl Live {
             .control_stream(CallOptions::new().bearer(&token)?)
             .await?;
         let hello = ControlHello {
-            capabilities: ["big-commands", "outcomes"].map(str::to_owned).to_vec(),
+            capabilities: ["big-commands", "outcomes", "cancel"]
+                .map(str::to_owned)
+                .to_vec(),
             max_targets: 16_384,
             max_ports: 64,
             ..ControlHello::default()
@@ -159,7 +197,7 @@ impl Live {
             id: NodeId(registered.fleet_node_id),
             token,
             gateway,
-            _up: up,
+            up,
             down,
         })
     }
@@ -201,7 +239,7 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) gateway: FleetNodeGatewayClient,
     token: String,
-    _up: Outgoing<ControlStreamRequest>,
+    up: Outgoing<ControlStreamRequest>,
     down: Incoming<ControlStreamResponse>,
 }
 
@@ -218,5 +256,30 @@ impl Node {
             }
         }
         bail!("the stream of node {} ended without a command", self.id)
+    }
+
+    /// The next message; none when the stream ended cleanly.
+    pub(crate) async fn message(&mut self) -> Result<Option<ControlStreamResponse>> {
+        Ok(self.down.message().await?)
+    }
+
+    /// Acknowledges a command.
+    pub(crate) async fn ack(&mut self, ack: ControlAck) -> Result<()> {
+        let kind = Some(control_stream_request::Kind::Ack(ack));
+        self.up.send(&ControlStreamRequest { kind }).await?;
+        Ok(())
+    }
+
+    /// Waits until the server ends the stream, cleanly or not.
+    pub(crate) async fn ends(&mut self) -> Result<()> {
+        let end = async { while let Ok(Some(_)) = self.down.message().await {} };
+        tokio::time::timeout(Duration::from_secs(20), end)
+            .await
+            .context("the stream did not end within 20 s")
+    }
+
+    /// Ends the stream and answers the node's id.
+    pub(crate) fn leave(self) -> NodeId {
+        self.id
     }
 }

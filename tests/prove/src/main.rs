@@ -1,11 +1,13 @@
 //! Proofs that take minutes. A test shows a claim by examples; a proof shows it exhaustively or by large numbers
-//! and prints its figures. `cargo xtask prove boundary` runs them with a database. The list is [`BOUNDARY`]. Each
-//! proof is a module with a `run` function that fails at the first violation.
+//! and prints its figures. `cargo xtask prove boundary` and `cargo xtask prove faults` run them with a database.
+//! The lists are [`BOUNDARY`] and [`faults::FAULTS`]. Each proof is a module with a `run` function that fails at
+//! the first violation.
 #![expect(clippy::print_stdout, reason = "its figures are what it is for")]
 
 mod addresses;
 mod codes;
 mod database;
+mod faults;
 mod live;
 mod races;
 mod random;
@@ -53,30 +55,34 @@ const BOUNDARY: &[Proof] = &[
     },
 ];
 
+/// The suites by name.
+const SUITES: [(&str, &[Proof]); 2] = [("boundary", BOUNDARY), ("faults", faults::FAULTS)];
+
 /// Exit status for an invalid command line (EX_USAGE of sysexits.h).
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let Some(("boundary", names)) = words
-        .split_first()
-        .map(|(suite, names)| (suite.as_str(), names))
-    else {
-        println!("Usage: fleet-prove boundary [PROOF]...\n");
-        describe();
+    let suite = words.split_first().and_then(|(name, proofs)| {
+        let (_, suite) = SUITES.iter().find(|(known, _)| known == name)?;
+        Some((*suite, proofs))
+    });
+    let Some((suite, names)) = suite else {
+        println!("Usage: fleet-prove boundary|faults [PROOF]...\n");
+        SUITES.iter().for_each(|(_, suite)| describe(suite));
         return ExitCode::from(USAGE);
     };
     if let Some(unknown) = names
         .iter()
-        .find(|name| BOUNDARY.iter().all(|proof| proof.name != **name))
+        .find(|name| suite.iter().all(|proof| proof.name != **name))
     {
         println!("no proof is called `{unknown}`; there are:\n");
-        describe();
+        describe(suite);
         return ExitCode::from(USAGE);
     }
     let asked = |proof: &&Proof| names.is_empty() || names.iter().any(|name| name == proof.name);
     let mut holds = true;
-    for proof in BOUNDARY.iter().filter(asked) {
+    for proof in suite.iter().filter(asked) {
         println!("=== {}: {}", proof.name, proof.claim);
         let started = Instant::now();
         match (proof.run)() {
@@ -96,8 +102,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn describe() {
-    for proof in BOUNDARY {
-        println!("  {:<10} {}", proof.name, proof.claim);
+fn describe(suite: &[Proof]) {
+    for proof in suite {
+        println!("  {:<14} {}", proof.name, proof.claim);
     }
 }

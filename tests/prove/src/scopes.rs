@@ -7,6 +7,9 @@
 //! | I8 | the quota is never exceeded |
 //! | I12 | a repeated report changes nothing |
 
+#[path = "../../../fleet-registry/tests/models/models.rs"]
+#[expect(dead_code, reason = "only the registry's model runs here")]
+mod models;
 mod ownership;
 
 use std::{
@@ -106,5 +109,5 @@ fn part(kind: &Kind, number: u64, thread: u64, threads: u64) -> Result<u64> {
 }
 
 fn registry(data: &[u8]) {
-    fleet_registry::fuzz::registry_operations(Instant::now(), data);
+    models::registry_operations(Instant::now(), data);
 }

@@ -88,7 +88,7 @@ async fn a_node_scans_without_a_server(world: World) {
     assert_eq!(checked.status, 1, "{checked:?}");
     let lines: Vec<&str> = checked.stdout.lines().collect();
     assert!(lines[0].contains("10.1.0.0/24"), "{checked:?}");
-    assert!(lines[1].contains("never dialed"), "{checked:?}");
+    assert!(lines[1].contains("forbidden"), "{checked:?}");
 }
 
 async fn a_halted_node_scans_nothing_until_it_is_resumed(world: World) {

@@ -142,7 +142,10 @@ async fn a_terminated_server_finishes_the_scan_after_its_next_start(mut world: W
     let ended = world.server.terminate().await;
     assert!(ended.success(), "{ended}");
     assert!(
-        mid_scan.node.logged().contains("Drain"),
+        mid_scan
+            .node
+            .logged()
+            .contains("the server is shutting down"),
         "the node received the time to reconnect"
     );
     world.server.restart().await;

@@ -59,8 +59,8 @@ async fn a_plugin_finds_devices_and_its_crash_is_a_warning_and_a_gap(world: Worl
     let dir = plugins.to_string_lossy();
     let node = world.node("barn", &["--plugin-dir", &dir]).await;
     let log = node.logged();
-    assert!(log.contains("a plugin serves"), "{log}");
-    assert!(log.contains("a file is not run as a plugin"), "{log}");
+    assert!(log.contains("a plugin is serving"), "{log}");
+    assert!(log.contains("skipped a plugin file"), "{log}");
     let announced = world.operator.node_named("barn").await.default_ports;
     assert!(announced.contains(&PORT.to_string()), "{announced:?}");
 
@@ -77,7 +77,7 @@ async fn a_plugin_finds_devices_and_its_crash_is_a_warning_and_a_gap(world: Worl
             let log = node.logged();
             let count = |text| log.matches(text).count();
             let is_back =
-                count("a plugin is down") == crashes && count("a plugin serves") == crashes + 1;
+                count("a plugin is down") == crashes && count("a plugin is serving") == crashes + 1;
             is_back.then_some(())
         })
         .await;

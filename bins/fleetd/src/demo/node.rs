@@ -7,7 +7,7 @@ use fleet_agent::{
     Agent, AgentOptions, EnrollOptions, SecretText, SitePolicy, StateDir, StopReason,
 };
 use fleet_core::{AddressPolicy, Fingerprint, Port};
-use fleet_scan::{CgminerDriver, Driver, DriverSet, HttpDriver, ScanOptions};
+use fleet_scan::{Driver, DriverSet, Fingerprints, ProtocolDriver, ScanOptions};
 use fleet_wire::{
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, FleetNodeAdminClient},
     fleet::{ListNodesRequest, NodeClient},
@@ -28,8 +28,8 @@ pub(super) struct Surroundings {
 impl Surroundings {
     fn drivers(&self) -> Result<Arc<DriverSet>> {
         let drivers: Vec<Arc<dyn Driver>> = vec![
-            Arc::new(CgminerDriver::new()),
-            Arc::new(HttpDriver::on(self.http.clone())),
+            Arc::new(ProtocolDriver::cgminer(Fingerprints::built_in())),
+            Arc::new(ProtocolDriver::http(Fingerprints::built_in()).at(self.http.clone())),
         ];
         Ok(Arc::new(DriverSet::new(drivers)?))
     }

@@ -1,8 +1,8 @@
-//! Answers as the recorded device did, and keeps what it was asked.
+//! Answers as the recorded device did, and keeps the requests.
 
 use std::{
     collections::BTreeMap,
-    io,
+    io::{self, Write},
     net::Ipv4Addr,
     sync::{Arc, Mutex},
 };
@@ -15,29 +15,33 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// Where what was recorded at 80 and 443 is served.
-pub(super) const HTTP: u16 = 14_080;
-pub(super) const HTTPS: u16 = 14_443;
+/// Where answers that were recorded at 80 and 443 are served.
+pub(crate) const HTTP: u16 = 14_080;
+pub(crate) const HTTPS: u16 = 14_443;
 
-/// Commands of the CGMiner API that change nothing.
-const QUESTIONS: [&str; 6] = [
+/// Commands that change nothing.
+const READS: [&str; 7] = [
     "version",
     "devdetails",
     "stats",
     "config",
     "get_version",
     "get_miner_info",
+    "get.device.info",
 ];
 
-/// What a device answered, by port and by what it was asked.
+/// Where Whatsminer API 3 is served, in frames of its own.
+const WHATSMINER: u16 = 4433;
+
+/// What a device answered, by port and request.
 #[derive(Debug)]
-pub(super) struct Recording {
-    pub(super) head: BTreeMap<String, String>,
+pub(crate) struct Recording {
+    pub(crate) head: BTreeMap<String, String>,
     answers: BTreeMap<(u16, String), String>,
 }
 
 impl Recording {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut recording = Self {
             head: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -86,35 +90,54 @@ impl Recording {
             .map(|answer| answer.trim_end_matches('\n'))
     }
 
+    /// Whether a port speaks HTTP. ePIC serves it at the port of the CGMiner API.
+    fn is_http(&self, port: u16) -> bool {
+        self.answers.keys().any(|(other, asked)| {
+            *other == port && (asked.starts_with('/') || asked.starts_with("POST "))
+        })
+    }
+
     /// Bytes as they go over the wire: the API ends with a NUL, HTTP lines with CRLF.
     fn reply(&self, port: u16, asked: &str) -> Vec<u8> {
-        if port == 4028 {
-            let answer = self.answer(port, asked);
-            return answer
-                .map(|answer| format!("{answer}\0").into_bytes())
-                .unwrap_or_default();
+        if !self.is_http(port) {
+            let answer = self.answer(port, asked).unwrap_or_default();
+            return match port {
+                WHATSMINER => {
+                    [&(answer.len() as u32).to_le_bytes()[..], answer.as_bytes()].concat()
+                }
+                _ if answer.is_empty() => Vec::new(),
+                _ => format!("{answer}\0").into_bytes(),
+            };
         }
         let text = self.answer(port, asked).unwrap_or("HTTP/1.1 404 Not Found");
         let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
+        let mut body = body.as_bytes().to_vec();
+        if head.to_ascii_lowercase().contains("content-encoding: gzip") {
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(&body).expect("memory");
+            body = encoder.finish().expect("memory");
+        }
         let head = head.replace('\n', "\r\n");
-        format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+        let head = format!("{head}\r\nContent-Length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), &body].concat()
     }
 }
 
 /// A device that answers until it is dropped.
 #[derive(Debug)]
-pub(super) struct Replaying {
+pub(crate) struct Replaying {
     requests: Arc<Mutex<Vec<String>>>,
     _serving: JoinSet<io::Result<()>>,
 }
 
 impl Replaying {
-    pub(super) fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().expect("no panic").clone()
     }
 }
 
-pub(super) async fn replay(address: Ipv4Addr, recording: Recording) -> Replaying {
+pub(crate) async fn replay(address: Ipv4Addr, recording: Recording) -> Replaying {
     let recording = Arc::new(recording);
     let requests = Arc::new(Mutex::new(Vec::new()));
     let mut serving = JoinSet::new();
@@ -163,39 +186,57 @@ async fn serve(
         }
         request.extend_from_slice(&block[..count]);
         let text = String::from_utf8_lossy(&request).into_owned();
-        let Some(asked) = asked(port, &text) else {
+        let Some(asked) = asked(&text) else {
+            // Not a request of this port's protocol, or not whole yet. A device closes on the first.
+            let is_other = !recording.is_http(port) && text.contains("\r\n\r\n");
+            if is_other {
+                return Ok(());
+            }
             continue;
         };
         request.clear();
         requests.lock().expect("no panic").push(text);
         stream.write_all(&recording.reply(port, &asked)).await?;
         stream.flush().await?;
-        if port == 4028 {
+        if !recording.is_http(port) && port != WHATSMINER {
             return stream.shutdown().await;
         }
     }
 }
 
-/// What a whole request asks.
-fn asked(port: u16, request: &str) -> Option<String> {
-    if port == 4028 {
-        let command: serde_json::Value = serde_json::from_str(request).ok()?;
-        return Some(command.get("command")?.as_str()?.to_owned());
+/// What a whole request asks, as a recording writes it.
+fn asked(request: &str) -> Option<String> {
+    // A frame of Whatsminer API 3 begins with its length.
+    if let Some(start) = request.find('{').filter(|start| *start <= 4) {
+        let command: serde_json::Value = serde_json::from_str(&request[start..]).ok()?;
+        let command = command.get("command").or_else(|| command.get("cmd"))?;
+        return Some(command.as_str()?.to_owned());
     }
-    let (head, _) = request.split_once("\r\n\r\n")?;
-    Some(head.split(' ').nth(1)?.to_owned())
+    let (head, body) = request.split_once("\r\n\r\n")?;
+    let mut words = head.split(' ');
+    match (words.next()?, words.next()?) {
+        ("GET", path) => Some(path.to_owned()),
+        (method, path) => {
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("Content-Length: "));
+            let is_whole = length
+                .and_then(|length| length.parse().ok())
+                .is_none_or(|length: usize| body.len() >= length);
+            is_whole.then(|| format!("{method} {path} {body}"))
+        }
+    }
 }
 
 /// Whether a request changes nothing and proves no identity.
-pub(super) fn is_read_only(request: &str) -> bool {
-    if let Some(command) = asked(4028, request) {
-        return QUESTIONS.contains(&command.as_str());
-    }
+pub(crate) fn is_read_only(request: &str) -> bool {
+    let Some(asked) = asked(request) else {
+        return false;
+    };
     let lower = request.to_ascii_lowercase();
-    request.starts_with("GET /")
-        && !lower.contains("\r\nauthorization:")
-        && !lower.contains("\r\ncookie:")
-        && request.ends_with("\r\n\r\n")
+    let is_anonymous = !lower.contains("\r\nauthorization:") && !lower.contains("\r\ncookie:");
+    let is_read = asked.starts_with('/') || asked.starts_with(r#"POST /graphql {"query":"{"#);
+    READS.contains(&asked.as_str()) || (is_anonymous && is_read)
 }
 
 /// With a certificate that nobody signed but itself.

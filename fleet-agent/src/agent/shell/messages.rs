@@ -1,0 +1,166 @@
+//! Messages of the server, the Hello, and the results of calls.
+
+use std::time::{Duration, Instant};
+
+use fleet_core::{Port, limits};
+use fleet_registry::{
+    Capabilities,
+    link::{Attempt, GoodbyeReason, StreamEnd, WireCommandId},
+};
+use fleet_wire::gateway::{self, ControlAccepted, ControlHello, control_stream_response as down};
+
+use super::{CAPABILITIES, Shell, now};
+use crate::{
+    agent::{
+        calls::{CallResult, UploadCounts},
+        stream::{ControlStream, StreamEvent},
+    },
+    site,
+};
+
+impl Shell {
+    pub(super) fn open_stream(&mut self, attempt: Attempt) {
+        let Some(session) = &self.session else {
+            return self.link.stream_ended(now(), attempt, StreamEnd::Lost);
+        };
+        self.default_ports = self.announced_ports();
+        let hello = ControlHello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities: CAPABILITIES.iter().map(ToString::to_string).collect(),
+            instance_id: self.agent.instance.to_vec().into(),
+            running: self
+                .link
+                .hello_running()
+                .map(|command| command.as_str().to_owned())
+                .collect(),
+            default_ports: self.default_ports.iter().map(ToString::to_string).collect(),
+            local_subnets: self
+                .local_subnets()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            max_targets: self.agent.options.command_targets,
+            max_ports: u32::try_from(limits::COMMAND_PORTS).unwrap_or(u32::MAX),
+        };
+        self.server = Capabilities::NONE;
+        self.stream = Some(ControlStream::open(
+            &self.agent.client,
+            session,
+            attempt,
+            hello,
+            self.events_tx.clone(),
+        ));
+    }
+
+    /// The ports of a scan without ports: the drivers' current defaults that the site permits.
+    pub(super) fn announced_ports(&self) -> Vec<Port> {
+        self.scanner
+            .drivers()
+            .default_ports()
+            .into_iter()
+            .filter(|port| !self.policy.denied_ports.contains(port))
+            .take(limits::COMMAND_PORTS)
+            .collect()
+    }
+
+    pub(super) fn local_subnets(&self) -> Vec<ipnetwork::Ipv4Network> {
+        let named = self.agent.options.local_subnets.clone();
+        self.policy
+            .local_subnets(&named.unwrap_or_else(site::own_subnets))
+    }
+
+    pub(super) fn on_stream_event(&mut self, attempt: Attempt, event: StreamEvent) {
+        let now = now();
+        let kind = match event {
+            StreamEvent::Message(Some(kind)) => kind,
+            StreamEvent::Message(None) => return self.link.message_received(now, attempt),
+            StreamEvent::Ended(end) => {
+                if self
+                    .stream
+                    .take_if(|stream| stream.attempt == attempt)
+                    .is_some()
+                {
+                    tracing::info!(reason = %end, "the control stream ended");
+                }
+                return self.link.stream_ended(now, attempt, end);
+            }
+        };
+        match kind {
+            down::Kind::Accepted(accepted) => self.on_accepted(now, attempt, &accepted),
+            down::Kind::Command(command) => match WireCommandId::new(&command.command_id) {
+                Ok(id) => {
+                    self.pending_payload = Some(command.payload);
+                    self.link.command(now, attempt, id);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "dropped a command without a valid id");
+                    self.link.message_received(now, attempt);
+                }
+            },
+            down::Kind::Cancel(cancel) => match WireCommandId::new(&cancel.command_id) {
+                Ok(id) => self.link.cancel(now, attempt, &id),
+                Err(_) => self.link.message_received(now, attempt),
+            },
+            down::Kind::Goodbye(goodbye) => {
+                let retry_after = Duration::from_millis(goodbye.retry_after_ms.into());
+                let reason = match goodbye.reason() {
+                    gateway::GoodbyeReason::Drain => GoodbyeReason::Drain,
+                    gateway::GoodbyeReason::Replaced => GoodbyeReason::Replaced,
+                    gateway::GoodbyeReason::Revoked => GoodbyeReason::Revoked,
+                    gateway::GoodbyeReason::Duplicate => GoodbyeReason::Duplicate,
+                    gateway::GoodbyeReason::Unspecified => GoodbyeReason::Unspecified,
+                };
+                let retry_after_ms = goodbye.retry_after_ms;
+                tracing::info!(%reason, retry_after_ms, "the server ends the stream");
+                self.link.goodbye(
+                    now,
+                    attempt,
+                    reason,
+                    (!retry_after.is_zero()).then_some(retry_after),
+                );
+            }
+        }
+    }
+
+    fn on_accepted(&mut self, now: Instant, attempt: Attempt, accepted: &ControlAccepted) {
+        let capabilities = Capabilities::parse(accepted.capabilities.iter().map(String::as_str));
+        let current = self.stream.as_ref();
+        if current.is_some_and(|stream| stream.attempt == attempt) {
+            self.server = capabilities;
+            self.clock.update(now, accepted.server_time.as_ref());
+        }
+        let first = !self.link.is_connected();
+        self.link.accepted(now, attempt, !capabilities.is_empty());
+        if first && self.link.is_connected() {
+            self.send_pins();
+            tracing::info!(version = accepted.version, %capabilities, "connected to the server");
+        }
+    }
+
+    pub(super) fn on_call_result(&mut self, result: CallResult) {
+        let now = now();
+        match result {
+            CallResult::Handshake(Ok(session)) => {
+                let lifetime_seconds = session.lifetime.as_secs();
+                tracing::info!(lifetime_seconds, "opened a session");
+                let lifetime = session.lifetime;
+                self.session = Some(session);
+                self.link.session_opened(now, lifetime);
+            }
+            CallResult::Handshake(Err(failure)) => self.link.handshake_failed(now, failure),
+            CallResult::Heartbeat(Ok(time)) => {
+                self.clock.update(now, time.as_ref());
+                self.link.heartbeat_done(now, Ok(()));
+            }
+            CallResult::Heartbeat(Err(failure)) => self.link.heartbeat_done(now, Err(failure)),
+            CallResult::Upload {
+                batch,
+                result: Ok(UploadCounts { accepted, rejected }),
+            } => self.spool.uploaded(now, batch, accepted, rejected),
+            CallResult::Upload {
+                batch,
+                result: Err(failure),
+            } => self.spool.upload_failed(now, batch, failure),
+        }
+    }
+}

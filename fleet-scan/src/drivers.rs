@@ -1,0 +1,234 @@
+//! The built-in drivers: each is a protocol with ports of its own, and the rules that it identifies devices by.
+//!
+//! [`ProtocolDriver`] is all of them.
+
+use std::sync::Arc;
+
+use fleet_core::{DeviceFacts, Port};
+
+use crate::{
+    cgminer, conversation,
+    driver::{Answer, BoxFuture, Driver, DriverError, DriverSet},
+    fingerprint::{Fingerprints, Protocol},
+    http,
+    login::{self, Authenticated, Login},
+    probe::Probe,
+    whatsminer,
+};
+
+/// The CGMiner API names model and firmware where pages often do not.
+const API_PRECEDENCE: u8 = 100;
+
+/// Below the CGMiner API, which most of these devices serve too: a device need not wait for this port then.
+const WHATSMINER_PRECEDENCE: u8 = 90;
+
+/// Above plain HTTP: a device that serves both says the same at both, and keeps the plain one for redirects.
+const TLS_PRECEDENCE: u8 = 60;
+
+/// Below every API.
+const HTTP_PRECEDENCE: u8 = 50;
+
+/// Identifies devices by one protocol, read-only and without a login.
+#[derive(Debug, Clone)]
+pub struct ProtocolDriver {
+    name: &'static str,
+    protocol: Protocol,
+    encrypts: bool,
+    precedence: u8,
+    ports: Vec<Port>,
+    rules: Arc<Fingerprints>,
+}
+
+impl ProtocolDriver {
+    /// Web servers, at port 80.
+    pub fn http(rules: Arc<Fingerprints>) -> Self {
+        Self::new("http", Protocol::Http, HTTP_PRECEDENCE, http::PORT, rules)
+    }
+
+    /// Web servers under TLS, at port 443. No certificate is verified: a device signs its own, which proves nothing.
+    pub fn https(rules: Arc<Fingerprints>) -> Self {
+        let driver = Self::new(
+            "https",
+            Protocol::Http,
+            TLS_PRECEDENCE,
+            http::TLS_PORT,
+            rules,
+        );
+        Self {
+            encrypts: true,
+            ..driver
+        }
+    }
+
+    /// The CGMiner API, at port 4028.
+    pub fn cgminer(rules: Arc<Fingerprints>) -> Self {
+        Self::new(
+            "cgminer",
+            Protocol::Cgminer,
+            API_PRECEDENCE,
+            cgminer::PORT,
+            rules,
+        )
+    }
+
+    /// ePIC's HTTP API, at the port of the CGMiner API.
+    pub fn epic(rules: Arc<Fingerprints>) -> Self {
+        Self::new("epic", Protocol::Epic, API_PRECEDENCE, cgminer::PORT, rules)
+    }
+
+    /// Whatsminer API 3, at port 4433.
+    pub fn whatsminer(rules: Arc<Fingerprints>) -> Self {
+        Self::new(
+            "whatsminer",
+            Protocol::Whatsminer,
+            WHATSMINER_PRECEDENCE,
+            whatsminer::PORT,
+            rules,
+        )
+    }
+
+    fn new(
+        name: &'static str,
+        protocol: Protocol,
+        precedence: u8,
+        port: u16,
+        rules: Arc<Fingerprints>,
+    ) -> Self {
+        let ports = Port::new(port).into_iter().collect();
+        Self {
+            name,
+            protocol,
+            encrypts: false,
+            precedence,
+            ports,
+            rules,
+        }
+    }
+
+    /// The same driver at other ports, tried in this order.
+    #[must_use]
+    pub fn at(self, ports: Vec<Port>) -> Self {
+        Self { ports, ..self }
+    }
+}
+
+impl Driver for ProtocolDriver {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn default_ports(&self) -> Vec<Port> {
+        self.ports.clone()
+    }
+
+    fn precedence(&self) -> u8 {
+        self.precedence
+    }
+
+    fn identify<'a>(
+        &'a self,
+        probe: &'a mut Probe<'_>,
+    ) -> BoxFuture<'a, Result<Answer, DriverError>> {
+        Box::pin(async move {
+            if self.encrypts {
+                probe.encrypt();
+            }
+            conversation::identify(probe, &self.rules, self.protocol).await
+        })
+    }
+
+    fn login_port(&self, device: &DeviceFacts, at: Port) -> Option<Port> {
+        let is_web = self.protocol == Protocol::Http && !self.encrypts;
+        if !is_web || !login::antminer::is_one(device) {
+            return None;
+        }
+        // A device that was identified by its API logs in at the web server's own port.
+        if at.number() == cgminer::PORT {
+            self.ports.first().copied()
+        } else {
+            Some(at)
+        }
+    }
+
+    fn authenticate<'a>(
+        &'a self,
+        probe: &'a mut Probe<'_>,
+        device: &'a DeviceFacts,
+        login: Option<&'a Login>,
+    ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
+        Box::pin(async move {
+            if login::antminer::is_one(device) {
+                login::antminer::authenticate(probe, login).await
+            } else {
+                Ok(Authenticated::Unsupported)
+            }
+        })
+    }
+}
+
+impl DriverSet {
+    /// The drivers that come with this crate, with the built-in rules.
+    pub fn built_in() -> Self {
+        Self::with_fingerprints(Fingerprints::built_in())
+    }
+
+    /// The drivers that come with this crate, with other rules.
+    pub fn with_fingerprints(rules: Arc<Fingerprints>) -> Self {
+        let drivers = [
+            ProtocolDriver::http(Arc::clone(&rules)),
+            ProtocolDriver::cgminer(Arc::clone(&rules)),
+            ProtocolDriver::epic(Arc::clone(&rules)),
+            ProtocolDriver::https(Arc::clone(&rules)),
+            ProtocolDriver::whatsminer(rules),
+        ];
+        Self::unchecked(
+            drivers
+                .map(|driver| Arc::new(driver) as Arc<dyn Driver>)
+                .into(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_order_and_precedence_of_the_built_in_drivers_are_a_table() {
+        let set = DriverSet::built_in();
+        let drivers: Vec<_> = set
+            .all()
+            .map(|driver| {
+                let ports = driver.default_ports();
+                let ports: Vec<u16> = ports.into_iter().map(Port::number).collect();
+                (driver.name(), driver.precedence(), ports)
+            })
+            .collect();
+        assert_eq!(
+            drivers,
+            [
+                ("http", 50, vec![80]),
+                ("cgminer", 100, vec![4028]),
+                ("epic", 100, vec![4028]),
+                ("https", 60, vec![443]),
+                ("whatsminer", 90, vec![4433]),
+            ]
+        );
+        let port = |number| Port::new(number).expect("a port");
+        let all = vec!["http", "cgminer", "epic", "https", "whatsminer"];
+        for (number, asked, precedence) in [
+            (4028, vec!["cgminer", "epic"], 100),
+            (80, vec!["http"], 50),
+            (443, vec!["https"], 60),
+            (4433, vec!["whatsminer"], 90),
+            (8080, all.clone(), 100),
+            (22, all, 100),
+        ] {
+            let at = set.at(port(number));
+            let names: Vec<_> = at.iter().map(|driver| driver.name()).collect();
+            assert_eq!(names, asked, "{number}");
+            assert_eq!(set.precedence_at(port(number)), precedence, "{number}");
+        }
+        assert_eq!(set.default_ports(), [4028, 4433, 443, 80].map(port));
+    }
+}

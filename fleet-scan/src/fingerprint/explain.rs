@@ -1,0 +1,113 @@
+//! Why a rule matched or did not, for a person who writes one.
+
+use super::{
+    Fingerprints,
+    answer::Answers,
+    rule::{Condition, Protocol, Rule},
+};
+use crate::text;
+
+/// How much of a value an explanation shows, in characters.
+const SHOWN: usize = 80;
+
+/// What became of one rule at one port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleVerdict {
+    /// The name of the rule.
+    pub rule: String,
+    /// Whether its signature matched; another rule may have gone before it.
+    pub matched: bool,
+    /// The condition that failed, or what matched, in words.
+    pub reason: String,
+}
+
+impl Fingerprints {
+    /// What became of each rule that knows the protocol, those that matched first.
+    pub(crate) fn explain(&self, answers: &Answers, protocol: Protocol) -> Vec<RuleVerdict> {
+        let best = self.best(answers).map(|found| found.rule.name.as_str());
+        let knows = |rule: &&Rule| {
+            rule.opening_requests()
+                .any(|request| request.protocol == protocol)
+        };
+        let mut verdicts: Vec<_> = self
+            .rules()
+            .iter()
+            .filter(knows)
+            .map(|rule| verdict(rule, answers, protocol, best))
+            .collect();
+        verdicts.sort_by_key(|one: &RuleVerdict| (!one.matched, Some(one.rule.as_str()) != best));
+        verdicts
+    }
+}
+
+fn verdict(rule: &Rule, answers: &Answers, protocol: Protocol, best: Option<&str>) -> RuleVerdict {
+    let of = |matched, reason| RuleVerdict {
+        rule: rule.name.clone(),
+        matched,
+        reason,
+    };
+    if let Some(found) = rule.matching(answers) {
+        let why: Vec<_> = found
+            .conditions
+            .iter()
+            .filter(|one| !one.is_negated)
+            .map(|one| one.describe(answers))
+            .collect();
+        let reason = match best {
+            Some(best) if best != rule.name => {
+                format!("{}; rule {best} goes before it", why.join(", "))
+            }
+            _ => why.join(", "),
+        };
+        return of(true, reason);
+    }
+    let failed = rule
+        .matches
+        .iter()
+        .filter(|one| one.conditions.iter().any(|c| c.answer.protocol == protocol));
+    let reasons = failed.filter_map(|one| one.conditions.iter().find(|c| !c.holds(answers)));
+    let mut reasons: Vec<_> = reasons
+        .map(|condition| condition.describe(answers))
+        .collect();
+    reasons.dedup();
+    of(false, reasons.join("; "))
+}
+
+impl Condition {
+    fn describe(&self, answers: &Answers) -> String {
+        let (answer, at) = (&self.answer, &self.written_at);
+        let Some(answered) = answers.get(answer) else {
+            return if answers.was_sent(answer) {
+                format!("`{answer}` has no readable answer")
+            } else {
+                format!("`{answer}` was not sent")
+            };
+        };
+        let value = answered
+            .select(&self.at)
+            .map(|text| text::quotable(text.as_bytes(), SHOWN));
+        match (value, &self.like) {
+            (None, _) if answered.has(&self.at) => format!("`{answer}` has {at}"),
+            (None, _) => format!("`{answer}` has no {at}"),
+            (Some(value), None) => format!("`{answer}` {at} is \"{value}\""),
+            (Some(_), Some(like)) if *at == "text" => {
+                let holds = self.holds(answers) != self.is_negated;
+                format!(
+                    "`{answer}` {} /{like}/",
+                    if holds {
+                        "contains"
+                    } else {
+                        "does not contain"
+                    }
+                )
+            }
+            (Some(value), Some(like)) => {
+                let holds = self.holds(answers) != self.is_negated;
+                format!(
+                    "`{answer}` {at} is \"{value}\", which {} /{like}/",
+                    if holds { "matches" } else { "does not match" }
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Two replicas on one PostgreSQL database. The node's stream is at the first; every operator call goes to the second.
+//! Cancel and revocation must act on the node within a second, the end of a stream must show everywhere within two, and
+//! both replicas must report a scan alike.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use fleet_core::NodeId;
+use fleet_wire::{
+    admin::RevokeFleetNodeRequest,
+    fleet::{CancelScanRequest, GetScanRequest, Scan, ScanState},
+    gateway::{
+        AckCode, ControlAck, DiscoveredDeviceReport, ReportDiscoveredDevicesRequest,
+        control_stream_response::Kind,
+    },
+    pairing::{DiscoverRequest, NmapModeRequest, discover_request::Mode},
+};
+
+use super::fleet;
+use crate::{
+    database::Scratch,
+    live::{Live, Node},
+};
+
+/// Nodes whose scans are canceled, then revoked, through the other replica.
+const NODES: usize = 25;
+/// An operator's call acts on the node within this time.
+const ACTS: Duration = Duration::from_secs(1);
+/// The end of a stream shows in every list within this time.
+const SHOWS: Duration = Duration::from_secs(2);
+
+pub(super) fn run() -> Result<Vec<String>> {
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let scratch = Scratch::postgres().await?;
+        let near = Live::start(&scratch.store).await?;
+        // A pool of its own, as another process has.
+        let other = scratch.open_again().await?;
+        let far = Live::serve(&other, near.key()).await?;
+        let mut slowest = Slowest::default();
+        for number in 0..NODES {
+            let context = || format!("node {number}");
+            one(&near, &far, number, &mut slowest)
+                .await
+                .with_context(context)?;
+        }
+        far.stop().await?;
+        near.stop().await?;
+        other.close().await;
+        scratch.remove().await?;
+        Ok(vec![format!(
+            "PostgreSQL, two replicas: {NODES} nodes; cancel reached the node after {} ms, revocation after {} ms, \
+             a lost stream showed after {} ms, each at most; both replicas reported every scan alike",
+            slowest.cancel.as_millis(),
+            slowest.revoke.as_millis(),
+            slowest.offline.as_millis()
+        )])
+    })
+}
+
+#[derive(Default)]
+struct Slowest {
+    cancel: Duration,
+    revoke: Duration,
+    offline: Duration,
+}
+
+async fn one(near: &Live, far: &Live, number: usize, slowest: &mut Slowest) -> Result<()> {
+    let mut node = near.node(&format!("replica-{number}")).await?;
+    online(far, node.id, true).await.context("a new stream")?;
+    let scan = far.scan(&node, target()).await?;
+    let command = node.command().await?;
+    report(&node, &command).await?;
+    alike(near, far, &scan, |scan| scan.last_sequence > 0).await?;
+
+    let request = CancelScanRequest {
+        scan_id: scan.clone(),
+    };
+    let canceled_at = Instant::now();
+    far.scans()?.cancel_scan(&request, far.operator()?).await?;
+    wait_for_cancel(&mut node, &command).await?;
+    slowest.cancel = slowest.cancel.max(canceled_at.elapsed());
+    ensure!(
+        canceled_at.elapsed() < ACTS,
+        "cancel took {:?}",
+        canceled_at.elapsed()
+    );
+    node.ack(ControlAck {
+        command_id: command,
+        succeeded: true,
+        code: AckCode::Partial.into(),
+        ..ControlAck::default()
+    })
+    .await?;
+    alike(near, far, &scan, |scan| scan.state() == ScanState::Canceled).await?;
+
+    if number.is_multiple_of(2) {
+        let revoke = RevokeFleetNodeRequest {
+            fleet_node_id: node.id.0,
+            ..RevokeFleetNodeRequest::default()
+        };
+        let revoked_at = Instant::now();
+        far.admin()?
+            .revoke_fleet_node(&revoke, far.operator()?)
+            .await?;
+        node.ends().await?;
+        slowest.revoke = slowest.revoke.max(revoked_at.elapsed());
+        ensure!(
+            revoked_at.elapsed() < ACTS,
+            "revocation took {:?}",
+            revoked_at.elapsed()
+        );
+    } else {
+        let lost_at = Instant::now();
+        let id = node.leave();
+        for replica in [near, far] {
+            online(replica, id, false)
+                .await
+                .with_context(|| format!("node {id} left"))?;
+        }
+        slowest.offline = slowest.offline.max(lost_at.elapsed());
+        ensure!(
+            lost_at.elapsed() < SHOWS,
+            "the end of a stream showed after {:?}",
+            lost_at.elapsed()
+        );
+    }
+    Ok(())
+}
+
+fn target() -> DiscoverRequest {
+    DiscoverRequest {
+        mode: Some(Mode::Nmap(NmapModeRequest {
+            target: "10.20.0.0/24".to_owned(),
+            ports: vec!["4028".to_owned()],
+        })),
+    }
+}
+
+async fn report(node: &Node, command: &str) -> Result<()> {
+    let device = DiscoveredDeviceReport {
+        device_identifier: format!("mac:02:00:5E:00:00:{:02X}", node.id.0 & 0xff),
+        ip_address: "10.20.0.7".to_owned(),
+        port: "4028".to_owned(),
+        driver_name: "antminer".to_owned(),
+        ..DiscoveredDeviceReport::default()
+    };
+    let request = ReportDiscoveredDevicesRequest {
+        devices: vec![device],
+        command_id: command.to_owned(),
+    };
+    let answer = node
+        .gateway
+        .report_discovered_devices(&request, node.options()?)
+        .await?;
+    ensure!(answer.accepted_count == 1, "a good device was rejected");
+    Ok(())
+}
+
+async fn wait_for_cancel(node: &mut Node, command: &str) -> Result<()> {
+    let wait = async {
+        while let Some(message) = node.message().await? {
+            if let Some(Kind::Cancel(cancel)) = message.kind {
+                ensure!(cancel.command_id == command, "another command was canceled");
+                return Ok(());
+            }
+        }
+        bail!("the stream ended instead of a cancel")
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .context("no cancel within 20 s")?
+}
+
+/// Waits until a replica lists the node as connected and online, or as neither.
+async fn online(replica: &Live, node: NodeId, wanted: bool) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let listed = fleet::listed(replica, node.0).await?;
+        let listed = listed.context("the node is listed")?;
+        if (listed.online, listed.connected) == (wanted, wanted) {
+            return Ok(());
+        }
+        ensure!(
+            started.elapsed() < Duration::from_secs(20),
+            "after 20 s a replica still lists it as online {}, connected {}",
+            listed.online,
+            listed.connected
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until both replicas report the scan as wanted, and alike.
+async fn alike(near: &Live, far: &Live, scan: &str, wanted: fn(&Scan) -> bool) -> Result<()> {
+    let request = GetScanRequest {
+        scan_id: scan.to_owned(),
+    };
+    let started = Instant::now();
+    loop {
+        let [mut a, mut b] = [
+            near.scans()?.get_scan(&request, near.operator()?).await?,
+            far.scans()?.get_scan(&request, far.operator()?).await?,
+        ]
+        .map(|answer| answer.scan.unwrap_or_default());
+        // The two calls are made one after the other.
+        for scan in [&mut a, &mut b] {
+            if let Some(progress) = &mut scan.progress {
+                progress.elapsed_ms = 0;
+            }
+        }
+        if wanted(&a) && a == b {
+            return Ok(());
+        }
+        ensure!(
+            started.elapsed() < Duration::from_secs(20),
+            "after 20 s the replicas report {a:?} and {b:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

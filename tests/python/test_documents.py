@@ -1,0 +1,98 @@
+"""docs/api.md against the definitions and a live server: every procedure is documented, every example is accepted."""
+
+import json
+import re
+import shlex
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from fleetwire.reflection import Schema
+
+ROOT = Path(__file__).parents[2]
+API = (ROOT / "docs/api.md").read_text()
+# Services for nodes and for monitoring, which operators do not call.
+NOT_FOR_OPERATORS = ("fleetnodegateway.v1.", "grpc.")
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", API, re.DOTALL)
+
+
+def procedures() -> list[str]:
+    """Every procedure of the definitions, as `package.Service/Method`."""
+    found = []
+    for file in sorted((ROOT / "fleet-wire/proto").rglob("*.proto")):
+        text = file.read_text()
+        package = re.search(r"^package (.+);", text, re.MULTILINE)[1]
+        for service, body in re.findall(r"^service (\w+) \{(.*?)^\}", text, re.MULTILINE | re.DOTALL):
+            found += [f"{package}.{service}/{method}" for method in re.findall(r"^  rpc (\w+)\(", body, re.MULTILINE)]
+    return [name for name in found if not name.startswith(NOT_FOR_OPERATORS)]
+
+
+def examples() -> list[tuple[str, str]]:
+    """Procedure and body of every `call` in the document, with ids that no other test uses."""
+    calls = re.findall(r"^call ((?:'[^']*'|[^\n'])+)", "\n".join(blocks("bash")), re.MULTILINE)
+    words = [shlex.split(call, comments=True) for call in calls]
+    unused = lambda body: re.sub(r'("\w+Id": ?)"?\d+"?', r'\g<1>"987654321"', body)
+    return [(procedure, unused(rest[0] if rest else "{}")) for procedure, *rest in words]
+
+
+@pytest.fixture(scope="module")
+def schema(server_url) -> Schema:
+    """The server's own definitions, loaded as they are needed."""
+    return Schema(server_url)
+
+
+def unknown_fields(schema: Schema, message: str, body: dict) -> list[str]:
+    """Fields of a JSON body that the message does not have. The server ignores such fields, as JSON clients expect."""
+    if message not in schema.types:
+        schema.load_symbol(message)
+    fields = {camel(field.name): field for field in schema.types[message].field}
+    found = [f"{message}.{name}" for name in body if name not in fields]
+    for name, value in body.items():
+        if name in fields and isinstance(value, dict):
+            found += unknown_fields(schema, fields[name].type_name.lstrip("."), value)
+    return found
+
+
+def camel(name: str) -> str:
+    """The JSON name of a field."""
+    return re.sub(r"_(\w)", lambda match: match[1].upper(), name)
+
+
+@pytest.mark.parametrize("procedure", procedures())
+def test_each_procedure_is_documented(procedure):
+    method = procedure.partition("/")[2]
+    assert re.search(rf"\b{method}\b", API), f"docs/api.md does not mention {procedure}"
+
+
+def test_a_field_that_does_not_exist_is_found(schema):
+    body = {"fleetNodeId": 1, "request": {"nmap": {"target": "10.0.0.1", "prots": []}}, "requestID": "x"}
+    found = unknown_fields(schema, "fleet.v1.StartScanRequest", body)
+    assert found == ["fleet.v1.StartScanRequest.requestID", "pairing.v1.NmapModeRequest.prots"]
+
+
+def test_the_script_is_valid_python():
+    (script,) = blocks("python")
+    compile(script, "docs/api.md", "exec")
+
+
+@pytest.mark.parametrize("procedure, body", examples())
+def test_each_example_is_accepted_as_a_request(schema, operator, server_url, procedure, body):
+    """An error about an id that does not exist is fine; one about the procedure or the shape of the body is not."""
+    service, method = procedure.split("/")
+    schema.load_symbol(service)
+    (definition,) = [rpc for rpc in schema.types[service].method if rpc.name == method]
+    assert unknown_fields(schema, definition.input_type.lstrip("."), json.loads(body)) == []
+    headers = {"authorization": f"Bearer {operator.key}", "content-type": "application/json"}
+    request = urllib.request.Request(f"{server_url}/{procedure}", body.encode(), headers)
+    try:
+        urllib.request.urlopen(request, timeout=30).read()
+    except urllib.error.HTTPError as refused:
+        error = json.load(refused)
+        assert error["code"] in {"not_found", "failed_precondition", "invalid_argument", "resource_exhausted"}, error
+        assert not re.search("JSON", error["message"]), error

@@ -1,0 +1,401 @@
+"""The web page in states that a running server cannot be brought into on demand, against the API of `fakeserver`.
+
+FLEET_AXE is the path of axe-core (`axe.min.js`). Without it, the accessibility test skips itself.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from fakeserver import FakeServer, Refused, ago
+from webpage import Page, chromium
+
+SCAN = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad4f"
+OTHER = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad50"
+WIDTHS = [1440, 390, 320]
+VIEWS = ["#/scans", "#/scans/new", f"#/scans/{SCAN}", "#/devices", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/audit", "#/account"]
+HOSTILE = "\u202eevil <img src=x onerror='window.hacked=1'> `code` ‮‭"
+"""Right-to-left overrides, markup and backticks."""
+LONG_ADDRESS = "fd12:3456:789a:bcde:1234:5678:9abc:def0"
+
+
+def node(number: int = 7, **fields) -> dict:
+    return {
+        "fleetNodeId": str(number), "name": "barn-2", "enrollment": "confirmed", "identityFingerprint": "aab90b67d9cd45d4",
+        "createdAt": ago(9_000), "lastSeenAt": ago(1), "online": True, "connected": True, "version": "0.1.0",
+        "localSubnets": ["10.2.0.0/22"], "defaultPorts": ["80", "4028"], **fields,
+    }
+
+
+def scan(scan_id: str = SCAN, state: str = "RUNNING", **fields) -> dict:
+    return {
+        "scanId": scan_id, "fleetNodeId": "7", "nodeName": "barn-2", "state": f"SCAN_STATE_{state}", "lane": "SCAN_LANE_INTERACTIVE",
+        "request": {"nmap": {"target": "10.2.0.0/22"}}, "createdAt": ago(12), "startedAt": ago(10), "startedBy": "ops@example.org",
+        "progress": {"done": "2", "total": "8192", "phase": "sweep", "elapsedMs": "10000"}, **fields,
+    }
+
+
+def queued(scan_id: str = SCAN, **fields) -> dict:
+    made = scan(scan_id, "QUEUED", queuedUntil=ago(-86_000), progress={"total": "1022"}, **fields)
+    del made["startedAt"]
+    return made
+
+
+def device(number: int, **fields) -> dict:
+    return {
+        "deviceId": str(number), "identifier": f"mac:02:00:5E:10:00:{number % 256:02X}", "fleetNodeId": "7", "ip": f"10.2.{number // 250}.{number % 250 + 2}",
+        "port": 80, "scheme": "http", "driver": "antminer", "manufacturer": "Bitmain", "model": "Antminer S19", "firmware": "1.0.0",
+        "firstSeen": ago(86_400), "lastSeen": ago(20), "pairingStatus": "UNPAIRED", **fields,
+    }
+
+
+def found(number: int, **fields) -> dict:
+    return {
+        "type": "device", "seq": number, "device_id": str(number), "identifier": f"mac:02:00:5E:10:{number // 256:02X}:{number % 256:02X}",
+        "ip": f"10.2.{number // 250}.{number % 250 + 2}", "port": 80, "scheme": "http", "driver": "antminer", "manufacturer": "Bitmain",
+        "model": "Antminer S19", "firmware": "1.0.0", "elapsed_ms": 40 + number, **fields,
+    }
+
+
+def warning(seq: int, text: str) -> dict:
+    return {"type": "warning", "seq": seq, "text": text}
+
+
+@pytest.fixture
+def server():
+    fake = FakeServer()
+    fake.replies = {
+        "NodeService/ListNodes": {"nodes": [node()]},
+        "ScanService/ListScans": {"scans": [scan()]},
+        "ScanService/GetScan": {"scan": scan()},
+        "AuditService/GetAuditHead": {"seq": "0"},
+    }
+    yield fake
+    fake.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("chromium") / "profile") as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser, server):
+    page = View(browser, server.url)
+    page.size(1440)
+    yield page
+    # The next test has a server on another port.
+    browser.get("about:blank")
+
+
+class View(Page):
+    """The page at one of its views."""
+
+    def open(self, view: str) -> None:
+        self.browser.get("about:blank")
+        self.browser.get(f"{self.server}/{view}")
+        self.find("main h1")
+
+    def go(self, view: str) -> None:
+        """Changes the view without loading the page again."""
+        self.browser.execute_script("location.hash = arguments[0]", view)
+
+    def size(self, width: int, scheme: str = "light") -> None:
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+
+    def script(self, text: str, *arguments):
+        return self.browser.execute_script(text, *arguments)
+
+    def shows(self, *texts: str, patience: float = 10) -> None:
+        """Waits until the page shows all texts."""
+        self.until(f"the texts {texts}", lambda: all(text in self.plain() for text in texts), patience)
+
+    def plain(self) -> str:
+        """Returns the text of the page without isolating characters."""
+        return self.text().replace("\u2068", "").replace("\u2069", "")
+
+    def focused(self) -> str:
+        return self.script("const one = document.activeElement; return one.getAttribute('aria-label') ?? one.textContent")
+
+
+def test_a_queued_scan_shows_what_it_waits_for_and_how_long(server, page):
+    ahead = scan(OTHER, request={"nmap": {"target": "10.9.0.0/24"}}, progress={"done": "45", "total": "100"}, createdAt=ago(60))
+    server.replies["ScanService/GetScan"] = {"scan": queued()}
+    server.replies["ScanService/ListScans"] = {"scans": [queued(), ahead]}
+    for view in (f"#/scans/{SCAN}", "#/scans"):
+        page.open(view)
+        page.shows("Queued for", "behind 10.9.0.0/24 (running, 45 %)", "It starts by itself", "It expires")
+        before = page.plain()
+        page.until("a longer time", lambda: page.plain() != before, 3)
+    assert "Running" in page.text(), "the list shows the scan that runs"
+
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(connected=False, lastSeenAt=ago(65))]}
+    server.replies["ScanService/ListScans"] = {"scans": [queued()]}
+    for view in (f"#/scans/{SCAN}", "#/scans"):
+        page.open(view)
+        page.shows("barn-2 is offline, last seen 1 min", "The scan starts when the node reconnects")
+
+
+def test_a_scheduled_scan_is_behind_interactive_scans(server, page):
+    scheduled = queued(lane="SCAN_LANE_SCHEDULED", createdAt=ago(500))
+    newer = queued(OTHER, request={"nmap": {"target": "10.9.0.0/24"}}, createdAt=ago(5))
+    server.replies["ScanService/GetScan"] = {"scan": scheduled}
+    server.replies["ScanService/ListScans"] = {"scans": [newer, scheduled]}
+    page.open(f"#/scans/{SCAN}")
+    page.shows("behind 10.9.0.0/24 (queued)")
+
+
+@pytest.mark.parametrize("view", [f"#/scans/{SCAN}", "#/scans"])
+def test_a_lost_node_is_shown_within_two_seconds(server, page, view):
+    page.open(view)
+    page.shows("Running")
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(connected=False, lastSeenAt=ago(14))]}
+    lost = time.monotonic()
+    page.shows("barn-2 disconnected", "continues by itself", "Waiting for node")
+    assert time.monotonic() - lost < 2
+    server.replies["NodeService/ListNodes"] = {"nodes": [node()]}
+    page.until("the node is back", lambda: "Waiting for node" not in page.text() and "disconnected" not in page.text(), 3)
+    assert "Running" in page.text()
+
+
+def test_figures_beside_each_other_agree(server, page):
+    page.open(f"#/scans/{SCAN}")
+    server.send(SCAN, *[found(number) for number in range(1, 578)])
+    page.shows("577 devices", "577 of 8,192", "7 %")
+    # A chunk that runs again reports the same devices.
+    server.send(SCAN, {**found(1), "seq": 578, "model": "Antminer S21"}, found(579))
+    page.shows("578 devices", "Antminer S21")
+    assert page.script("return document.querySelectorAll('[data-seq]').length") == 578
+
+
+def test_relative_times_update_live(server, page):
+    server.replies["DeviceService/ListDevices"] = {"devices": [device(1, lastSeen=ago(20))]}
+    page.open("#/devices")
+    shown = lambda: page.script("return document.querySelector('.grid-body time')?.textContent")
+    first = page.until("a time", shown)
+    assert first.endswith(" s ago")
+    page.until("a later time", lambda: shown() != first, 5)
+    assert [name for name, _ in server.requests].count("DeviceService/ListDevices") == 1
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_recovers_after_an_outage(server, page, view):
+    server.replies["DeviceService/ListDevices"] = {"devices": [device(1)]}
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, enrollment="awaiting_confirmation", pendingEnrollmentId="3", name="barn-3")]}
+    server.replies["AuditService/ListAudit"] = {"records": [{"seq": "1", "at": ago(5), "who": "operator", "whoName": "ops@example.org", "action": "scan.start", "subject": "node 7"}]}
+    server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "1", "name": "nightly"}]}
+    content = {
+        "#/scans": "10.2.0.0/22", "#/scans/new": "barn-2", f"#/scans/{SCAN}": "10.2.0.0/22", "#/devices": "Antminer S19", "#/nodes": "barn-2",
+        "#/nodes/enroll": "Create code", "#/nodes/8/confirm": "requests enrollment", "#/audit": "scan.start", "#/account": "nightly",
+    }[view]
+    page.open("#/account" if view != "#/account" else "#/scans")
+    page.find("#sign-out")
+    server.go_offline()
+    page.go(view)
+    if view != "#/nodes/enroll":
+        page.until("the banner", lambda: page.script("return document.getElementById('banner').textContent"))
+    server.go_online()
+    page.until(content, lambda: content in page.plain() and not page.script("return document.getElementById('banner').textContent"), 8)
+    assert "cannot be" not in page.text()
+
+
+def test_the_page_recovers_when_it_was_opened_during_an_outage(server, page):
+    server.go_offline()
+    page.browser.get(f"{page.server}/#/scans")
+    page.shows("Server not reachable")
+    server.go_online()
+    page.shows("10.2.0.0/22")
+
+
+def test_foreign_texts_are_isolated_and_never_markup(server, page):
+    alias = {"identityChangeId": "1", "identifier": HOSTILE, "reason": HOSTILE, "since": ago(5), "evidence": HOSTILE}
+    server.replies |= {
+        "NodeService/ListNodes": {"nodes": [node(name=HOSTILE, version="1"), node(8, name=HOSTILE, enrollment="awaiting_confirmation", pendingEnrollmentId="3")]},
+        "NodeService/ListEnrollmentCodes": {"codes": [{"pendingEnrollmentId": "3", "state": "pending", "createdBy": HOSTILE, "createdAt": ago(5), "expiresAt": ago(-50)}]},
+        "NodeService/ListRevokedNodes": {"nodes": [node(9, name=HOSTILE)]},
+        "ScanService/ListScans": {"scans": [scan(nodeName=HOSTILE, request={"nmap": {"target": HOSTILE}})]},
+        "ScanService/GetScan": {"scan": scan(nodeName=HOSTILE, startedBy=HOSTILE, request={"nmap": {"target": HOSTILE}})},
+        "DeviceService/ListDevices": {"devices": [device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, scheme="javascript", evidence=HOSTILE, pairingError=HOSTILE, boundToFleetNodeId="7", aliases=[alias])]},
+        "DeviceService/ListRefusedDevices": {"devices": [{**device(2), "identifier": HOSTILE, "reason": HOSTILE, "wayOut": "Unpair it first", "count": 3}]},
+        "AuditService/ListAudit": {"records": [{"seq": "1", "at": ago(5), "whoName": HOSTILE, "action": "scan.start", "subject": HOSTILE, "refusal": HOSTILE}]},
+        "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": HOSTILE}]},
+        "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "agent": HOSTILE}]},
+    }
+    server.send(SCAN, found(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE), warning(2, f"said `{HOSTILE.replace('`', '')}`"))
+    for view in VIEWS:
+        page.open(view)
+        if view != "#/nodes/enroll":
+            page.until(f"the text in {view}", lambda: "evil" in page.text())
+        loose = page.script("""
+            const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+            const loose = [];
+            while (walker.nextNode()) {
+              const text = walker.currentNode.data;
+              const parent = walker.currentNode.parentElement;
+              const isolated = /\\u2068[^\\u2069]*\\u202e[^\\u2069]*\\u2069/.test(text);
+              if (text.includes('\\u202e') && !parent.closest('bdi') && !isolated && parent.tagName !== 'TITLE') loose.push(parent.outerHTML.slice(0, 300));
+            }
+            for (const element of document.querySelectorAll('[title], [aria-label]')) {
+              for (const text of [element.title, element.getAttribute('aria-label') ?? '']) {
+                if (text.includes('\\u202e') && !text.includes('\\u2068')) loose.push(text);
+              }
+            }
+            return loose;
+        """)
+        assert loose == [], view
+        assert page.script("return [window.hacked ?? null, document.querySelectorAll('main img').length, window.violations.length]") == [None, 0, 0], view
+
+
+def pairing_replies(server) -> None:
+    devices = [device(number) for number in range(1, 6)]
+    devices += [device(10, pairingStatus="PAIRED", boundToFleetNodeId="7"), device(11, pairingStatus="AUTHENTICATION_NEEDED"), device(12, pairingStatus="AUTHENTICATION_NEEDED")]
+    devices += [device(13, boundToServer=True, pairingStatus="PAIRED"), device(14, boundToFleetNodeId="8"), device(15, ip="", port=0), device(16, pairingStatus="FAILED", pairingError="no route")]
+    server.replies["DeviceService/ListDevices"] = {"devices": devices}
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, name="barn-3")]}
+
+
+def test_unpair_is_offered_only_for_bound_devices(server, page):
+    pairing_replies(server)
+    page.open("#/devices")
+    page.shows("Antminer S19")
+    labels = lambda word: page.script("return [...document.querySelectorAll('button[aria-label]')].map((one) => one.getAttribute('aria-label')).filter((text) => text.startsWith(arguments[0] + ' '))", word)
+    assert len(labels("Unpair")) == 3, "a failed pairing leaves nothing to unpair"
+    assert len(labels("Pair")) == 9, "devices that are bound elsewhere or have no address cannot be paired"
+
+
+def test_pairing_shows_first_what_can_be_paired_and_then_results_by_reason(server, page):
+    pairing_replies(server)
+    results = [{"deviceIdentifier": f"mac:02:00:5E:10:00:{number:02X}", "pairingStatus": "PAIRING_STATUS_FAILED", "error": "no way to log in"} for number in range(1, 5)]
+    results += [{"deviceIdentifier": "mac:02:00:5E:10:00:05", "pairingStatus": "PAIRING_STATUS_PAIRED"}]
+    server.replies["DevicePairingService/StartPairing"] = {"pairingId": "p1"}
+    ended = {"pairingId": "p1", "targets": "6", "done": "5", "ended": True, "code": "ok"}
+    server.replies["DevicePairingService/GetPairing"] = lambda request: {"pairing": ended, "results": results if request["after"] == "0" else [], "nextCursor": "5"}
+    page.open("#/devices")
+    page.find("#device-node").find_element("css selector", "option[value='7']").click()
+    page.click("#pair-all")
+    page.shows("6 of 12 devices can be paired", "Needs a password: 2", "Already paired: 1", "Paired by the server: 1", "Bound to barn-3: 1", "Address unknown, scan for it first: 1")
+    page.type("dialog input[type=password]", "secret")
+    page.shows("8 of 12 devices can be paired")
+    assert "Needs a password" not in page.find("dialog").text
+    page.click("dialog button[type=submit]")
+    page.shows("Done: 5 of 6 devices tried", "4 Failed No way to log in.", "1 Paired")
+    groups = page.script("return [...document.querySelectorAll('.pair-group summary strong')].map((one) => one.textContent)")
+    assert groups == ["4", "1"], "the largest group is first"
+    page.until("the focus on Close", lambda: page.focused() == "Close")
+    page.click("dialog .actions button")
+    page.until("the focus back on the page", lambda: page.focused() == "Pair all unpaired")
+
+
+def test_focus_continues_at_the_row_after_a_dialog(server, page):
+    pairing_replies(server)
+    page.open("#/devices")
+    page.shows("Antminer S19")
+    bound = device(10, pairingStatus="PAIRED", boundToFleetNodeId="7")
+    page.browser.find_element("css selector", f"button[aria-label*='Unpair'][aria-label*='{bound['identifier']}']").click()
+    server.replies["DeviceService/ListDevices"] = {"devices": [device(number) for number in range(1, 11)]}
+    page.click("#dialog-action")
+    page.until("the focus on the row", lambda: page.focused().startswith("Pair ") and bound["identifier"] in page.focused())
+
+
+def test_focus_moves_to_scan_again_when_a_canceled_scan_ends(server, page):
+    page.open(f"#/scans/{SCAN}")
+    page.click("#cancel-scan")
+    page.click("#dialog-action")
+    page.until("the focus back on the button", lambda: page.focused() == "Cancel scan")
+    server.send(SCAN, {"type": "ledger", "seq": 1, "state": "canceled", "targets": 8192, "not_reached": 8192, "elapsed_ms": 4000, "reason": "canceled by ops@example.org"})
+    page.shows("Canceled after 4.0 s")
+    assert page.focused() == "Scan again"
+
+
+def test_the_warnings_scroll_by_keyboard(server, page):
+    page.open(f"#/scans/{SCAN}")
+    server.send(SCAN, *[warning(number, f"Answered and is no known device: 10.2.0.{number}:80") for number in range(1, 60)])
+    page.shows("59 warnings")
+    page.script("document.querySelector('.warning-list').focus()")
+    from selenium.webdriver.common.keys import Keys
+    page.browser.switch_to.active_element.send_keys(Keys.PAGE_DOWN)
+    page.until("a scrolled list", lambda: page.script("return document.querySelector('.warning-list').scrollTop") > 0)
+
+
+def full(server) -> None:
+    """Sets replies that fill every view with long texts."""
+    long = {"ip": LONG_ADDRESS, "port": 65535, "model": "Antminer S21+ Hyd. " * 3, "firmware": "LuxOS-2026.3.30.174759-b99dff377-" * 2}
+    server.replies |= {
+        "NodeService/ListNodes": {"nodes": [node(name="a-node-with-a-name-of-sixty-three-characters-" + "x" * 17, localSubnets=["10.2.0.0/22", f"{LONG_ADDRESS}/64"]), node(8, enrollment="awaiting_confirmation", pendingEnrollmentId="3")]},
+        "NodeService/ListEnrollmentCodes": {"codes": [{"pendingEnrollmentId": "3", "state": "pending", "createdBy": "a.long.address@mail.example.org", "createdAt": ago(5), "expiresAt": ago(-50)}]},
+        "ScanService/ListScans": {"scans": [scan(request={"ipRange": {"startIp": LONG_ADDRESS, "endIp": LONG_ADDRESS}}), queued(OTHER)]},
+        "ScanService/GetScan": {"scan": scan(request={"ipRange": {"startIp": LONG_ADDRESS, "endIp": LONG_ADDRESS}})},
+        "DeviceService/ListDevices": {"devices": [device(1, **long), device(2, boundToFleetNodeId="7", pairingStatus="PAIRED")], "nextCursor": "2"},
+        "DeviceService/ListRefusedDevices": {"devices": [{**device(2, **long), "reason": "it belongs to node 8", "wayOut": "Revoke node 8", "count": 3}]},
+        "AuditService/ListAudit": {"records": [{"seq": str(number), "at": ago(5), "whoName": "a.long.address@mail.example.org", "from": LONG_ADDRESS, "action": "operator.call", "subject": "fleet.v1.OperatorService/ListOperators", "refusal": "this needs the permission org:admin"} for number in range(1, 4)], "nextBefore": "1"},
+        "AuditService/GetAuditHead": {"seq": "3", "hash": "qrvM3aq7zN2qu8zdqrvM3aq7zN2qu8zdqrvM3aq7zN0="},
+        "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": "x" * 64, "lastUsedAt": ago(50)}]},
+        "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "agent": "Mozilla/5.0 " * 5}]},
+    }
+    server.events = {}
+    server.send(SCAN, found(1, **long), *[warning(number, f"Answered and said nothing (2 hosts): [{LONG_ADDRESS}]:65535, 10.2.0.{number}:80") for number in range(2, 9)])
+
+
+def test_no_view_is_wider_than_the_window_and_no_number_breaks(server, page):
+    full(server)
+    for width in WIDTHS:
+        page.size(width)
+        for view in VIEWS:
+            page.open(view)
+            page.until("content", lambda: "Loading" not in page.text())
+            if view == f"#/scans/{SCAN}":
+                page.shows("1 device", "7 warnings")
+            wide = page.script("""
+                const limit = document.documentElement.clientWidth;
+                return [...document.querySelectorAll('body *')].filter((one) => !one.closest('.visually-hidden, .skip-link, .grid-head') && one.getBoundingClientRect().right > limit + 0.5)
+                  .map((one) => `${one.tagName}.${one.className} ${one.getBoundingClientRect().right}`);
+            """)
+            assert wide == [], f"{view} at {width}"
+            broken = page.script("""
+                const broken = [];
+                const walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
+                while (walker.nextNode()) {
+                  const text = walker.currentNode;
+                  if (!text.parentElement.closest('.cell-endpoint, .warning-list')) continue;
+                  for (const match of text.data.matchAll(/[0-9a-f]+/gi)) {
+                    const range = document.createRange();
+                    range.setStart(text, match.index);
+                    range.setEnd(text, match.index + match[0].length);
+                    const lines = new Set([...range.getClientRects()].map(({ top }) => Math.round(top)));
+                    if (lines.size > 1) broken.push(match[0]);
+                  }
+                }
+                return broken;
+            """)
+            assert broken == [], f"{view} at {width}"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_accessibility_defect(server, page, scheme):
+    axe = os.environ.get("FLEET_AXE") or pytest.skip("FLEET_AXE is not set: accessibility is not tested")
+    source = Path(axe).read_text()
+    full(server)
+    findings = {}
+    for width in WIDTHS:
+        page.size(width, scheme)
+        for view in VIEWS:
+            page.open(view)
+            page.until("content", lambda: "Loading" not in page.text())
+            page.browser.execute_cdp_cmd("Runtime.evaluate", {"expression": source})
+            result = page.browser.execute_async_script("const done = arguments[0]; axe.run(document, { resultTypes: ['violations'] }).then((found) => done(found.violations), (error) => done([{ id: String(error), nodes: [] }]))")
+            for finding in result:
+                findings[f"{finding['id']} in {view} at {width}"] = [one["html"][:200] for one in finding["nodes"]][:3]
+    assert findings == {}, json.dumps(findings, indent=1)
+
+
+def test_a_scan_that_does_not_exist_says_so(server, page):
+    def missing(_request):
+        raise Refused(404, "not_found", f"no scan {SCAN} in this organization")
+    server.replies["ScanService/GetScan"] = missing
+    page.open(f"#/scans/{SCAN}")
+    page.shows("Scan not found", f"No scan {SCAN} in this organization.")
