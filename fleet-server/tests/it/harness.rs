@@ -201,6 +201,11 @@ impl World {
         }
     }
 
+    /// Stops all background tasks of the server without a drain; its port and its streams stay as they are.
+    pub(crate) fn kill(&mut self) {
+        drop(self.running.take().expect("it runs"));
+    }
+
     pub(crate) fn address(&self) -> std::net::SocketAddr {
         self.running.as_ref().expect("it runs").address
     }
@@ -294,7 +299,7 @@ pub(crate) fn channel(address: std::net::SocketAddr) -> Channel {
 }
 
 /// An operator's credential and clients.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Operator {
     pub(crate) key: String,
     pub(crate) email: String,

@@ -12,29 +12,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Extensions;
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use tokio::time::{Instant, Sleep};
 
-use crate::listener::ActiveCall;
-
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// What a call holds until the end of its response.
-pub(super) struct Held {
-    /// Counts the call as active on its connection.
-    pub(super) active: Option<ActiveCall>,
-    /// The principal, which may hold a permit of its own.
-    pub(super) principal: Option<Extensions>,
-}
 
 /// A body, whatever is behind it.
 pub struct Body {
     inner: UnsyncBoxBody<Bytes, BoxError>,
     /// Dropped with the body, which ends the call.
-    held: Option<Held>,
+    held: Option<Box<dyn Send>>,
 }
 
 impl Body {
@@ -55,8 +44,9 @@ impl Body {
         Self::new(Empty::new())
     }
 
-    pub(super) fn holding(mut self, held: Held) -> Self {
-        self.held = Some(held);
+    /// Keeps a value until the body is dropped, which is the end of the call.
+    pub(super) fn holding(mut self, held: impl Send + 'static) -> Self {
+        self.held = Some(Box::new(held));
         self
     }
 }

@@ -21,7 +21,7 @@ use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 
 use super::{
     auth::{Authenticate, Call, Gate},
-    body::{Body, BoxError, Held, RequestBody, Stalled},
+    body::{Body, BoxError, RequestBody, Stalled},
     routes::{Mount, Routes},
 };
 use crate::{DESCRIPTORS, RpcError, listener::ConnectionGuard};
@@ -187,10 +187,8 @@ impl Inner {
     async fn call(&self, kind: MethodKind, mut request: Request<Body>) -> Response<Body> {
         let connection = request.extensions().get::<ConnectionGuard>().cloned();
         let active = connection.as_ref().map(ConnectionGuard::begin_call);
-        let mut held = Held {
-            active,
-            principal: None,
-        };
+        // The principal may hold a permit of its own.
+        let mut held = (active, None);
         let verdict = self
             .gate
             .admit(Call::new(
@@ -203,7 +201,7 @@ impl Inner {
             Err(error) => return refuse(error, request.headers()).map(|body| body.holding(held)),
             Ok(None) => {}
             Ok(Some(principal)) => {
-                held.principal = Some(principal.clone());
+                held.1 = Some(principal.clone());
                 request.extensions_mut().extend(principal);
                 connection
                     .iter()
