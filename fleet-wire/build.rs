@@ -1,6 +1,9 @@
 //! Generates the messages, their JSON form and, for each service, a trait on prost types, its server and its client.
 //! No protoc: protox compiles the definitions.
 
+#[path = "build/bounds.rs"]
+mod bounds;
+
 use std::{
     error::Error,
     fmt::{self, Write},
@@ -48,6 +51,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         "pairing",
     ];
     generate(&encoded, &packages, true)?;
+    println!("cargo:rerun-if-changed=bounds.txt");
+    let table = std::fs::read_to_string("bounds.txt")?;
+    let checks = bounds::generate(&table, &FileDescriptorSet::decode(&*encoded)?)?;
+    std::fs::write(out.join("bounds.rs"), checks)?;
     generate(&compile(PLUGIN)?, &["sdk", "plugin"], false)
 }
 

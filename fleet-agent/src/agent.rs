@@ -7,6 +7,7 @@ mod calls;
 mod command;
 mod pairing;
 mod report;
+mod route;
 mod scan_task;
 mod shell;
 mod stream;
@@ -14,6 +15,7 @@ mod work;
 
 use std::{sync::Arc, time::Duration};
 
+pub(crate) use command::denied_ports_note;
 use fleet_core::{NodeId, limits};
 use fleet_registry::link::StopReason;
 use fleet_scan::{DnsResolver, DriverSet, Resolver, ScanOptions};
@@ -76,6 +78,8 @@ pub struct AgentStatus {
     pub running: Option<String>,
     /// Found devices that the server has not accepted yet.
     pub spooled: usize,
+    /// Why the control stream cannot be opened although other calls succeed, and what to configure.
+    pub problem: Option<String>,
 }
 
 /// Why an agent cannot be created.

@@ -99,6 +99,14 @@ pub enum EnrollError {
         /// The server's, truncated.
         theirs: String,
     },
+    /// The state of an upstream node cannot be imported.
+    #[error("{} cannot be imported: {problem}", path.display())]
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// The missing or invalid entry.
+        problem: String,
+    },
     /// The system provides no random bytes.
     #[error("the system provides no random bytes: {0}")]
     Random(getrandom::Error),
@@ -115,18 +123,7 @@ pub async fn register(
     options: EnrollOptions,
     code: &SecretText,
 ) -> Result<Registration, EnrollError> {
-    if let Some(StateFile {
-        name,
-        fleet_node_id: Some(fleet_node_id),
-        ..
-    }) = dir.load()?
-    {
-        return Err(EnrollError::AlreadyRegistered {
-            name,
-            fleet_node_id,
-            path: dir.path().to_owned(),
-        });
-    }
+    refuse_registered(dir)?;
     let mut state = StateFile {
         server_url: options.server_url,
         name: options.name,
@@ -139,6 +136,9 @@ pub async fn register(
         api_key: None,
     };
     let client = client(&state)?;
+    if let Some(ca) = &state.ca_file {
+        state.ca_file = Some(dir.keep_ca(ca)?);
+    }
     let (identity, encryption) = (state.identity_public(), state.encryption_public());
     let statement = registration_statement(
         &SecretHash::of(code.expose()),
@@ -207,6 +207,60 @@ pub async fn refresh(dir: &StateDir) -> Result<(), EnrollError> {
         .filter(|state| state.stage() != Stage::New)
         .ok_or(EnrollError::NotRegistered)?;
     prove(&state).await
+}
+
+/// Fails if the node is registered already.
+pub(crate) fn refuse_registered(dir: &StateDir) -> Result<(), EnrollError> {
+    match dir.load()? {
+        Some(StateFile {
+            name,
+            fleet_node_id: Some(fleet_node_id),
+            ..
+        }) => Err(EnrollError::AlreadyRegistered {
+            name,
+            fleet_node_id,
+            path: dir.path().to_owned(),
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Changes to an enrollment. Unset values stay as they are.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigureOptions {
+    /// The new URL of the server.
+    pub server_url: Option<String>,
+    /// A file of CA certificates to trust instead of the current ones. The state folder keeps a copy.
+    pub ca_file: Option<PathBuf>,
+    /// Allow plain HTTP to another machine.
+    pub allow_insecure_transport: bool,
+}
+
+/// Changes how the server is reached, after its address or certificate has changed. Keys and enrollment stay. The saved
+/// API key is proved at the new address first.
+///
+/// # Errors
+///
+/// [`EnrollError`]: nothing is saved.
+pub async fn configure(dir: &StateDir, options: ConfigureOptions) -> Result<(), EnrollError> {
+    let mut state = dir
+        .load()?
+        .filter(|state| state.stage() != Stage::New)
+        .ok_or(EnrollError::NotRegistered)?;
+    if let Some(server_url) = options.server_url {
+        state.server_url = server_url;
+    }
+    let new_ca = options.ca_file.is_some();
+    state.ca_file = options.ca_file.or(state.ca_file);
+    state.allow_insecure_transport |= options.allow_insecure_transport;
+    match state.stage() {
+        Stage::Enrolled => prove(&state).await?,
+        Stage::New | Stage::Registered => drop(client(&state)?),
+    }
+    if let Some(ca) = state.ca_file.as_ref().filter(|_| new_ca) {
+        state.ca_file = Some(dir.keep_ca(ca)?);
+    }
+    Ok(dir.save(&state)?)
 }
 
 async fn prove(state: &StateFile) -> Result<(), EnrollError> {

@@ -6,6 +6,7 @@
 
 mod agent;
 mod enroll;
+mod import;
 mod local;
 mod seal;
 mod session;
@@ -14,8 +15,12 @@ mod state;
 mod transport;
 
 pub use agent::{Agent, AgentError, AgentOptions, AgentStatus};
-pub use enroll::{EnrollError, EnrollOptions, Registration, finish, refresh, register};
+pub use enroll::{
+    ConfigureOptions, EnrollError, EnrollOptions, Registration, configure, finish, refresh,
+    register,
+};
 pub use fleet_registry::link::StopReason;
+pub use import::import;
 pub use local::{LocalScan, LocalScanError, LocalSummary};
 pub use seal::{CredentialPart, SealError, open, seal};
 pub use session::SessionError;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agent::{AgentOptions, Entry, ScanTask},
+    agent::{AgentOptions, Entry, ScanTask, denied_ports_note},
     site::{self, PolicyViolation},
 };
 
@@ -134,15 +134,17 @@ impl LocalScan {
         } else {
             named
         };
-        let ports: Vec<Port> = ports
+        let (ports, denied): (Vec<Port>, Vec<Port>) = ports
             .into_iter()
-            .filter(|port| policy.check_port(*port).is_ok())
-            .collect();
+            .partition(|port| policy.check_port(*port).is_ok());
         let mut selected = Selected::default();
         for text in targets {
             selected.add(text, &profile, &policy)?;
         }
         let (entries, skipped) = (selected.entries, selected.skipped);
+        if let Some(violation) = selected.outside.filter(|_| entries.is_empty()) {
+            return Err(violation.into());
+        }
         let count = entries.iter().map(Entry::max_addresses).sum();
         if count > limits::SCAN_TARGETS {
             return Err(LocalScanError::TooMany(count));
@@ -157,6 +159,7 @@ impl LocalScan {
             budget: BUDGET,
             listen: listening.map(|listening| Listen::new(listening, subnets)),
             policy,
+            notes: denied_ports_note(&denied).into_iter().collect(),
         };
         Ok(Self {
             task,
@@ -176,13 +179,17 @@ impl LocalScan {
         &self.task.ports
     }
 
+    /// What the site policy removed from the scan, as sentences.
+    pub fn notes(&self) -> &[String] {
+        &self.task.notes
+    }
+
     /// Skipped addresses, by reason.
     pub fn skipped(&self) -> &[Tally] {
         &self.skipped
     }
 
-    /// Looks names up, then scans. Events go to `sink` as [`Scanner::run`] says, which is also how canceling and
-    /// dropping work.
+    /// Resolves the names, then scans. Events, canceling and dropping work as for [`Scanner::run`].
     ///
     /// # Errors
     ///
@@ -211,6 +218,8 @@ struct Selected {
     entries: Vec<Entry>,
     seen: BTreeSet<IpAddr>,
     skipped: Vec<Tally>,
+    /// The first address outside the allow-list.
+    outside: Option<PolicyViolation>,
 }
 
 impl Selected {
@@ -256,7 +265,12 @@ impl Selected {
             .iter()
             .flat_map(|chunk| chunk.scope.addresses())
         {
-            policy.check_network(ip)?;
+            if let Err(violation) = policy.check_network(ip) {
+                self.outside.get_or_insert(violation);
+                let reason = "outside the networks that this site allows";
+                Tally::add(&mut self.skipped, reason, 1, &ip.to_string());
+                continue;
+            }
             if self.seen.insert(ip) {
                 self.entries.push(Entry::Address(ip));
             }

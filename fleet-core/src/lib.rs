@@ -10,6 +10,7 @@ mod audit;
 mod backoff;
 pub mod enrollment;
 mod facts;
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
 mod identity;
@@ -49,7 +50,7 @@ pub use password::{PASSWORD_LEAST, PASSWORD_MOST, Password, WeakPassword};
 pub use permission::{Permission, Role, UnknownRole};
 pub use port::{InvalidPort, Port};
 pub use report::{DeviceReport, RawDeviceReport, RejectReason};
-pub use scan::{ChunkState, CommandState, Lane, ScanState, TargetOutcome, UnknownState};
+pub use scan::{ChunkState, CommandState, Priority, ScanState, TargetOutcome, UnknownState};
 pub use secret::{
     CHALLENGE_BYTES, CHALLENGE_TAG, InvalidSecret, Secret, SecretHash, SecretKind, challenge,
     is_domain_separated, registration_statement,

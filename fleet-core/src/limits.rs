@@ -13,6 +13,8 @@ pub const REQUEST_LIST_ENTRIES: usize = 4_096;
 pub const REQUEST_PORTS: usize = 256;
 /// Targets of one command to a node that announced nothing.
 pub const UPSTREAM_COMMAND_TARGETS: usize = 1_024;
+/// Targets of one command to an upstream node that announced version 1 of the command protocol; a network of /20.
+pub const UPSTREAM_V1_COMMAND_TARGETS: usize = 4_096;
 /// Ports of one command to a node that announced nothing.
 pub const UPSTREAM_COMMAND_PORTS: usize = 10;
 /// The shortest IPv4 prefix that an upstream node takes in one command.

@@ -93,7 +93,7 @@ named_states! {
         Ended = "ended",
     }
     /// Which queue of a node a scan waits in.
-    Lane {
+    Priority {
         /// A person waits.
         Interactive = "interactive",
         /// A schedule started it.

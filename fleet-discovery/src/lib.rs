@@ -8,6 +8,7 @@
 mod addresses;
 mod admit;
 mod event;
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
 mod ledger;

@@ -98,11 +98,17 @@ impl NodeProfile {
             }
         }
         Self {
-            max_targets: limit(
-                announcement.max_targets,
-                upstream.max_targets,
-                limits::COMMAND_TARGETS,
-            ),
+            max_targets: if big_commands {
+                limit(
+                    announcement.max_targets,
+                    upstream.max_targets,
+                    limits::COMMAND_TARGETS,
+                )
+            } else {
+                usize::try_from(announcement.max_targets)
+                    .unwrap_or(upstream.max_targets)
+                    .clamp(upstream.max_targets, limits::UPSTREAM_V1_COMMAND_TARGETS)
+            },
             max_ports: limit(
                 announcement.max_ports,
                 upstream.max_ports,
@@ -153,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_need_their_capability_and_are_clamped() {
+    fn limits_are_clamped_by_capability() {
         let announce = |capabilities: &[String], max_targets, max_ports| {
             let profile = NodeProfile::announced(Announcement {
                 capabilities,
@@ -164,7 +170,9 @@ mod tests {
             (profile.max_targets, profile.max_ports)
         };
         let big = texts(["big-commands"]);
-        assert_eq!(announce(&[], 5_000, 20), (1_024, 10));
+        // Version 1 of the command protocol stands for 4,096.
+        assert_eq!(announce(&[], 5_000, 20), (4_096, 10));
+        assert_eq!(announce(&[], 0, 20), (1_024, 10));
         assert_eq!(announce(&big, 5_000, 20), (5_000, 20));
         assert_eq!(announce(&big, u32::MAX, u32::MAX), (16_384, 64));
         assert_eq!(announce(&big, 0, 0), (1_024, 10));

@@ -9,6 +9,7 @@
 
 mod binding;
 mod direct;
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
 mod inventory;

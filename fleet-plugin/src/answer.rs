@@ -1,7 +1,7 @@
 //! Converts a plugin's answers into report fields. Every text is bounded and checked, and endpoints in the answers are
 //! ignored. Pure. Start with [`identification`].
 
-use fleet_core::{DeviceFacts, Endpoint, Mac, Port, Serial};
+use fleet_core::{DeviceFacts, Mac, Port, Serial};
 use fleet_wire::sdk::DeviceInfo;
 
 use crate::lines::escaped;
@@ -72,22 +72,6 @@ pub(crate) fn identification(plugin: &str, driver: &str, info: &DeviceInfo) -> D
             quoted(&info.model),
             quoted(&info.firmware_version)
         ),
-    }
-}
-
-/// Describes a device at an endpoint to a plugin.
-pub(crate) fn device_info(endpoint: Endpoint, device: &DeviceFacts) -> DeviceInfo {
-    let serial = device.serial.as_ref();
-    DeviceInfo {
-        host: endpoint.ip.to_string(),
-        port: endpoint.port.number().into(),
-        url_scheme: device.scheme.clone(),
-        serial_number: serial.map_or_else(String::new, |serial| serial.as_str().to_owned()),
-        model: device.model.clone(),
-        manufacturer: device.manufacturer.clone(),
-        mac_address: device.mac.map_or_else(String::new, |mac| mac.to_string()),
-        firmware_version: device.firmware.clone(),
-        default_password_active: None,
     }
 }
 
@@ -198,26 +182,5 @@ mod tests {
         ] {
             assert_eq!(scheme(text), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn a_device_description_round_trips() {
-        let endpoint = Endpoint {
-            ip: [10, 0, 0, 7].into(),
-            port: Port::new(443).expect("a port"),
-        };
-        let info = DeviceInfo {
-            host: "10.0.0.7".into(),
-            port: 443,
-            url_scheme: "https".into(),
-            serial_number: "S1".into(),
-            model: "X1".into(),
-            manufacturer: "Acme".into(),
-            mac_address: "02:00:5E:00:00:01".into(),
-            firmware_version: "1.0".into(),
-            default_password_active: None,
-        };
-        let device = identification("acme", "acme", &info);
-        assert_eq!(device_info(endpoint, &device), info);
     }
 }

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{DeviceFacts, Endpoint, Port};
+use fleet_core::{Endpoint, Port};
 use fleet_scan::Login;
 use fleet_wire::{
     Code, Empty, Protocol, RpcError,
     client::{CallOptions, Channel, ChannelConfig, ChannelError},
     plugin::{GrpcControllerClient, GrpcStdioClient},
     sdk::{
-        DeviceInfo, DiscoverDeviceRequest, DriverClient, PairDeviceRequest, SecretBundle,
-        UsernamePassword, secret_bundle::Kind,
+        DeviceInfo, DiscoverDeviceRequest, DriverClient, GetDefaultCredentialsRequest,
+        PairDeviceRequest, SecretBundle, UsernamePassword, secret_bundle::Kind,
     },
 };
 
@@ -93,13 +93,12 @@ impl PluginClient {
     /// The plugin's error, or the failure of the call.
     pub(crate) async fn pair(
         &self,
-        endpoint: Endpoint,
-        device: &DeviceFacts,
+        device: &DeviceInfo,
         login: &Login,
         timeout: Duration,
     ) -> Result<Option<DeviceInfo>, RpcError> {
         let request = PairDeviceRequest {
-            device: Some(answer::device_info(endpoint, device)),
+            device: Some(device.clone()),
             access: Some(SecretBundle {
                 version: "v1".to_owned(),
                 kind: Some(Kind::UserPass(UsernamePassword {
@@ -111,6 +110,31 @@ impl PluginClient {
         let options = CallOptions::new().timeout(timeout);
         let answer = self.client.pair_device(&request, options).await?;
         Ok(answer.device)
+    }
+
+    /// Requests the logins that such devices are delivered with.
+    ///
+    /// # Errors
+    ///
+    /// The plugin's error, or the failure of the call.
+    pub(crate) async fn default_logins(
+        &self,
+        device: &DeviceInfo,
+        timeout: Duration,
+    ) -> Result<Vec<Login>, RpcError> {
+        let request = GetDefaultCredentialsRequest {
+            manufacturer: device.manufacturer.clone(),
+            firmware_version: device.firmware_version.clone(),
+        };
+        let options = CallOptions::new().timeout(timeout);
+        let answer = self
+            .client
+            .get_default_credentials(&request, options)
+            .await?;
+        let logins = answer.credentials.into_iter();
+        Ok(logins
+            .map(|login| Login::new(login.username, login.password))
+            .collect())
     }
 
     /// Whether the plugin still answers. UNAVAILABLE can be its answer about a device, or mean that it has crashed.

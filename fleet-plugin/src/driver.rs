@@ -11,6 +11,8 @@ use crate::{answer, client::PluginClient, plugin::Plugin};
 
 /// Concurrent calls to one plugin. An upstream node makes as many.
 const AT_ONCE: usize = 32;
+/// Default logins that are tried at one device. More could lock its account.
+const DEFAULT_LOGINS: usize = 3;
 
 /// A scanner driver that forwards to a plugin. The plugin dials the devices itself.
 #[derive(Debug)]
@@ -19,16 +21,19 @@ pub(crate) struct PluginDriver {
     plugin: Arc<Plugin>,
     permits: Semaphore,
     timeout: Duration,
+    /// Whether pairing without a login may try the plugin's default logins.
+    default_logins: bool,
 }
 
 impl PluginDriver {
     /// Creates the driver of a plugin. `timeout` bounds each call.
-    pub(crate) fn new(plugin: Arc<Plugin>, timeout: Duration) -> Self {
+    pub(crate) fn new(plugin: Arc<Plugin>, timeout: Duration, default_logins: bool) -> Self {
         Self {
             name: format!("plugin:{}", plugin.name()),
             plugin,
             permits: Semaphore::new(AT_ONCE),
             timeout,
+            default_logins,
         }
     }
 
@@ -48,49 +53,77 @@ impl PluginDriver {
         }
     }
 
+    /// Pairs a device with a login, or with the plugin's default logins in their order.
     async fn log_in(
         &self,
         probe: &mut Probe<'_>,
-        device: &DeviceFacts,
         login: Option<&Login>,
     ) -> Result<Authenticated, DriverError> {
         probe.close();
         let _permit = self.permits.acquire().await.map_err(closed)?;
         let client = self.plugin.client().map_err(DriverError::Unusable)?;
-        let Some(login) = login else {
-            return Ok(Authenticated::Wanted);
+        // Another driver may have identified the device. The plugin must recognize it too before it receives a password,
+        // and gets its own description back: it may spell models differently and use another port.
+        let device = match client.discover(probe.endpoint(), self.timeout).await {
+            Ok(device) => device.ok_or_else(unknown_device)?,
+            Err(error) => return self.failed(&client, error).await,
         };
-        // Another driver may have identified the device. The plugin must recognize it too before it receives a password.
-        match client.discover(probe.endpoint(), self.timeout).await {
-            Ok(Some(_)) => {}
-            Ok(None) => return Err(unknown_device()),
-            Err(error) => {
-                return self
-                    .interpret(&client, error)
-                    .await
-                    .and(Err(unknown_device()));
+        if let Some(login) = login {
+            return self.pair(&client, &device, login).await;
+        }
+        if !self.default_logins {
+            return Ok(Authenticated::Wanted);
+        }
+        let defaults = client.default_logins(&device, self.timeout).await;
+        for login in defaults.unwrap_or_default().iter().take(DEFAULT_LOGINS) {
+            match self.pair(&client, &device, login).await? {
+                Authenticated::Accepted {
+                    default_password,
+                    device,
+                } => {
+                    return Ok(Authenticated::Accepted {
+                        default_password: default_password.or(Some(true)),
+                        device,
+                    });
+                }
+                Authenticated::Refused => {}
+                other @ (Authenticated::Wanted | Authenticated::Unsupported) => return Ok(other),
             }
         }
-        match client
-            .pair(probe.endpoint(), device, login, self.timeout)
-            .await
-        {
+        Ok(Authenticated::Wanted)
+    }
+
+    async fn pair(
+        &self,
+        client: &PluginClient,
+        device: &DeviceInfo,
+        login: &Login,
+    ) -> Result<Authenticated, DriverError> {
+        match client.pair(device, login, self.timeout).await {
             Ok(info) => {
                 let info = info.unwrap_or_default();
                 Ok(Authenticated::Accepted {
                     default_password: info.default_password_active,
-                    device: Box::new(self.identification(&client, &info)),
+                    device: Box::new(self.identification(client, &info)),
                 })
             }
             Err(error) if matches!(error.code, Code::Unauthenticated | Code::PermissionDenied) => {
                 Ok(Authenticated::Refused)
             }
             Err(error) if error.code == Code::Unimplemented => Ok(Authenticated::Unsupported),
-            Err(error) => self
-                .interpret(&client, error)
-                .await
-                .and(Err(unknown_device())),
+            Err(error) => self.failed(client, error).await,
         }
+    }
+
+    /// Interprets the error of a call about a device that the plugin should know.
+    async fn failed(
+        &self,
+        client: &PluginClient,
+        error: RpcError,
+    ) -> Result<Authenticated, DriverError> {
+        self.interpret(client, error)
+            .await
+            .and(Err(unknown_device()))
     }
 
     fn identification(&self, client: &PluginClient, info: &DeviceInfo) -> DeviceFacts {
@@ -162,6 +195,11 @@ impl Driver for PluginDriver {
         Box::pin(self.identify_device(probe))
     }
 
+    fn owns(&self, driver: &str) -> bool {
+        let client = self.plugin.client();
+        client.is_ok_and(|client| *client.driver == *driver)
+    }
+
     fn login_port(&self, device: &DeviceFacts, at: Port) -> Option<Port> {
         let client = self.plugin.client().ok()?;
         (*device.driver == *client.driver).then_some(at)
@@ -173,7 +211,8 @@ impl Driver for PluginDriver {
         device: &'a DeviceFacts,
         login: Option<&'a Login>,
     ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
-        Box::pin(self.log_in(probe, device, login))
+        let _ = device;
+        Box::pin(self.log_in(probe, login))
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Variables that any program needs to find its files and use the right language. None belongs to the node.
-const KEPT: [&str; 11] = [
+const KEPT: [&str; 12] = [
     "PATH",
     "HOME",
     "USER",
@@ -18,6 +18,8 @@ const KEPT: [&str; 11] = [
     "TMPDIR",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
+    // Read by upstream's plugin for Proto rigs; set in upstream's installation guide.
+    "PROTO_MINER_PORT",
 ];
 /// Prefix of the other locale variables.
 const LOCALE: &str = "LC_";

@@ -43,6 +43,8 @@ pub struct HostOptions {
     /// A dedicated folder for the plugins' Unix sockets. It is emptied and created (0700) at the start. If absent, or if
     /// the path is too long for a socket, plugins choose their own folder.
     pub sockets: Option<PathBuf>,
+    /// Whether pairing without a login may try the logins that a plugin names as a device's defaults.
+    pub default_logins: bool,
     /// Time limits.
     pub timing: Timing,
 }
@@ -56,6 +58,7 @@ impl HostOptions {
             guard_arguments: Vec::new(),
             pass_environment: Vec::new(),
             sockets: None,
+            default_logins: true,
             timing: Timing::default(),
         }
     }
@@ -103,7 +106,11 @@ impl PluginHost {
                 environment: environment.clone(),
             };
             let plugin = Arc::new(Plugin::new(file.name, Arc::clone(&names)));
-            let driver = PluginDriver::new(Arc::clone(&plugin), options.timing.answer_timeout);
+            let driver = PluginDriver::new(
+                Arc::clone(&plugin),
+                options.timing.answer_timeout,
+                options.default_logins,
+            );
             host.drivers.push(Arc::new(driver));
             host.runs.spawn(plugin::run(
                 Arc::clone(&plugin),

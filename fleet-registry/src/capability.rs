@@ -142,17 +142,22 @@ impl Announced {
         max_ports: limits::UPSTREAM_COMMAND_PORTS,
     };
 
-    /// Reads a Hello. The sizes count only together with [`Capability::BigCommands`]. They are clamped: a node cannot
-    /// request less than an upstream node accepts, nor more than this server sends.
+    /// Reads a Hello. The sizes are clamped: a node cannot request less than an upstream node accepts, nor more than this
+    /// server sends. Without [`Capability::BigCommands`], a command has at most 4,096 targets and 10 ports.
     pub fn new(capabilities: Capabilities, max_targets: u32, max_ports: u32) -> Self {
+        let within =
+            |size: u32, least, most| usize::try_from(size).unwrap_or(most).clamp(least, most);
         if !capabilities.has(Capability::BigCommands) {
             return Self {
                 capabilities,
+                max_targets: within(
+                    max_targets,
+                    limits::UPSTREAM_COMMAND_TARGETS,
+                    limits::UPSTREAM_V1_COMMAND_TARGETS,
+                ),
                 ..Self::UPSTREAM
             };
         }
-        let within =
-            |size: u32, least, most| usize::try_from(size).unwrap_or(most).clamp(least, most);
         Self {
             capabilities,
             max_targets: within(
@@ -188,7 +193,8 @@ mod tests {
     fn announced_sizes_are_clamped_to_the_limits_of_upstream_and_ours() {
         let big = Capabilities::all();
         for (capabilities, targets, ports, expected) in [
-            (Capabilities::NONE, 16_384, 64, (1_024, 10)),
+            (Capabilities::NONE, 0, 0, (1_024, 10)),
+            (Capabilities::NONE, 16_384, 64, (4_096, 10)),
             (big, 0, 0, (1_024, 10)),
             (big, 4_096, 32, (4_096, 32)),
             (big, u32::MAX, u32::MAX, (16_384, 64)),

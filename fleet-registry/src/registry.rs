@@ -12,7 +12,7 @@ use std::{
 };
 
 use fleet_core::{
-    CommandId, ConnectionId, Epoch, Lane, NodeId, full_jitter, limits::HELLO_TIMEOUT,
+    CommandId, ConnectionId, Epoch, NodeId, Priority, full_jitter, limits::HELLO_TIMEOUT,
 };
 pub use io::{
     Admission, Adopted, Claim, CommandEnd, CommandProgress, DispatchRefused, Dropped,
@@ -288,7 +288,7 @@ impl Registry {
         node: NodeId,
         epoch: Epoch,
         command: CommandId,
-        lane: Lane,
+        priority: Priority,
         deadline: Instant,
     ) -> Result<ConnectionId, DispatchRefused> {
         let draining = self.draining.is_some();
@@ -311,7 +311,7 @@ impl Registry {
         }
         state
             .in_flight
-            .insert(command, Flight::new(lane, deadline, false));
+            .insert(command, Flight::new(priority, deadline, false));
         self.timers.set(Timer::Command(node, command), deadline);
         Ok(current.connection)
     }

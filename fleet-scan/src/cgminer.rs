@@ -87,6 +87,7 @@ pub(crate) fn describe(reply: &Value) -> String {
     text::quotable(words.as_bytes(), text::EVIDENCE)
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = is_complete(bytes);
     if let Reply::Answer(value) = read(bytes) {

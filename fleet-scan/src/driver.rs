@@ -50,6 +50,13 @@ pub trait Driver: Send + Sync {
         probe: &'a mut Probe<'_>,
     ) -> BoxFuture<'a, Result<Answer, DriverError>>;
 
+    /// Whether devices of this driver name are paired by this driver, before any other. True for an external driver whose
+    /// devices have that name: it knows more about them than a built-in driver of the same name.
+    fn owns(&self, driver: &str) -> bool {
+        let _ = driver;
+        false
+    }
+
     /// Where this driver logs in to a device that was identified at port `at`; none when it cannot.
     fn login_port(&self, device: &DeviceFacts, at: Port) -> Option<Port> {
         let _ = (device, at);

@@ -166,7 +166,7 @@ impl Scanner {
 /// What drivers made of a port, or external ones of a host.
 enum Answered {
     Port(u32, u8, Identified),
-    Outside(u32, Identified),
+    Outside(u32, u8, Identified),
 }
 
 /// One running scan.
@@ -358,9 +358,9 @@ impl Scan<'_> {
                 self.note_crashes(troubles).await;
                 self.conclude(host, port, verdict).await;
             }
-            Answered::Outside(host, Identified { verdict, troubles }) => {
+            Answered::Outside(host, port, Identified { verdict, troubles }) => {
                 self.note_crashes(troubles).await;
-                self.conclude_outside(host, verdict).await;
+                self.conclude_outside(host, port, verdict).await;
             }
         }
     }
@@ -405,28 +405,30 @@ impl Scan<'_> {
         };
         let questions: Vec<_> = state
             .unnamed()
-            .filter_map(|port| self.endpoint(host, port))
-            .map(|endpoint| {
+            .filter_map(|port| Some((port, self.endpoint(host, port)?)))
+            .map(|(port, endpoint)| {
                 let drivers = self.drivers.external_at(endpoint.port, self.asked_for);
-                (endpoint, drivers)
+                (port, endpoint, drivers)
             })
-            .filter(|(_, drivers)| !drivers.is_empty())
+            .filter(|(_, _, drivers)| !drivers.is_empty())
             .collect();
         if questions.is_empty() || self.interrupted.is_some() {
             return false;
         }
         let (dialler, options) = (Arc::clone(&self.dialler), self.options.clone());
         let asking = identify_outside(questions, dialler, options);
-        self.identifying
-            .spawn(async move { Answered::Outside(host, asking.await) });
+        self.identifying.spawn(async move {
+            let (port, identified) = asking.await;
+            Answered::Outside(host, port, identified)
+        });
         true
     }
 
-    async fn conclude_outside(&mut self, host: u32, verdict: PortVerdict) {
+    async fn conclude_outside(&mut self, host: u32, port: u8, verdict: PortVerdict) {
         let Some(state) = self.states.get_mut(host as usize) else {
             return;
         };
-        for device in state.conclude_outside(verdict) {
+        for device in state.conclude_outside(port, verdict) {
             self.deliver_named(host, device).await;
         }
         self.settle(host).await;

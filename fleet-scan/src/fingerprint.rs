@@ -218,6 +218,7 @@ fn read_bounded(path: &Path) -> Result<String, String> {
 }
 
 /// Entry point for fuzzing: a rule file is read or refused, and what it matches is bounded.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let (file, answer) = match bytes.iter().position(|byte| *byte == 0xff) {
         Some(at) => (&bytes[..at], &bytes[at + 1..]),

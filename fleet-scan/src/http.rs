@@ -211,6 +211,7 @@ fn kind_of_location(location: &str) -> String {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = response::is_complete(bytes);
     let Some(response) = response::parse(bytes) else {

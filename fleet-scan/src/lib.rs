@@ -71,6 +71,7 @@ pub use pairing::{PairReport, PairableDevice, Pairer};
 pub use probe::{Ended, Exchange, Probe, Reply};
 
 /// Entry points for fuzzing: the parsers of what devices say, as functions of bytes.
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz {
     /// Reads a CGMiner reply and what it says of its maker.

@@ -226,6 +226,7 @@ impl Link {
 }
 
 /// Hears datagrams, and holds to its bounds.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     browse::fuzz(bytes);
 }

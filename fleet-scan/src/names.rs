@@ -42,6 +42,8 @@ pub struct PinnedName {
     pub name: HostName,
     /// One to eight addresses that may be scanned, canonical, each once; or why the name is left out.
     pub addresses: Result<Vec<IpAddr>, String>,
+    /// Whether the lookup itself failed, for example because no name server answered: then the name may have addresses.
+    pub lookup_failed: bool,
 }
 
 /// Looks names up, each once, within five seconds, 64 at a time; answers in the order of the names. A name with an
@@ -54,15 +56,19 @@ pub async fn pin_names(
     policy: AddressPolicy,
 ) -> Vec<PinnedName> {
     let lookups = names.into_iter().map(|name| async move {
-        let addresses = match timeout(NAME_TIMEOUT, resolver.lookup(&name)).await {
-            Ok(Ok(answered)) => pinnable(&answered, policy),
+        let seconds = NAME_TIMEOUT.as_secs();
+        let answer = timeout(NAME_TIMEOUT, resolver.lookup(&name)).await;
+        let lookup_failed = matches!(&answer, Ok(Err(LookupError::Failed(_))) | Err(_));
+        let addresses = match answer {
+            Ok(Ok(addresses)) => pinnable(&addresses, policy),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!(
-                "no name server answered within {} seconds",
-                NAME_TIMEOUT.as_secs()
-            )),
+            Err(_) => Err(format!("no name server answered within {seconds} seconds")),
         };
-        PinnedName { name, addresses }
+        PinnedName {
+            name,
+            addresses,
+            lookup_failed,
+        }
     });
     stream::iter(lookups).buffered(LOOKUPS).collect().await
 }

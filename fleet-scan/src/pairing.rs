@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::{
     dial::Dialler,
-    driver::{Answer, DriverError, DriverSet},
+    driver::{Answer, Driver, DriverError, DriverSet},
     guard::Guard,
     job::ScanOptions,
     login::{Authenticated, Login},
@@ -18,6 +18,8 @@ use crate::{
     text,
 };
 
+/// Ports at which an external driver looks for a device that it pairs.
+const EXTERNAL_PORTS: usize = 8;
 /// What a device may take for its proof and its login, retries included.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -93,6 +95,13 @@ impl Pairer {
         target: &PairableDevice,
         login: Option<&Login>,
     ) -> Result<PairReport, DriverError> {
+        let owner = self
+            .drivers
+            .all()
+            .find(|driver| driver.owns(&target.facts.driver));
+        if let Some(owner) = owner {
+            return self.pair_externally(owner, target, login).await;
+        }
         let device = match self.identify(target.endpoint).await? {
             Some(device) => device,
             None => return Ok(PairReport::failed("nothing there names itself any more")),
@@ -116,26 +125,58 @@ impl Pairer {
             port,
         };
         let mut probe = self.open(endpoint).await?;
-        let said = driver.authenticate(&mut probe, &device, login).await?;
-        Ok(match said {
-            Authenticated::Accepted {
-                device,
-                default_password,
-            } => PairReport {
-                default_password,
-                facts: text::fit(*device),
-                ..PairReport::of(PairOutcome::Paired, "")
+        let result = driver.authenticate(&mut probe, &device, login).await?;
+        Ok(report(result))
+    }
+
+    /// Pairs a device through the external driver that owns it. The driver identifies the device anew, at the endpoint
+    /// where it was found or at the driver's own ports: a built-in driver may have found it at another port.
+    async fn pair_externally(
+        &self,
+        owner: &Arc<dyn Driver>,
+        target: &PairableDevice,
+        login: Option<&Login>,
+    ) -> Result<PairReport, DriverError> {
+        let mut ports = vec![target.endpoint.port];
+        ports.extend(owner.default_ports());
+        let mut tried = Vec::new();
+        let mut failure = None;
+        for port in ports.into_iter().take(EXTERNAL_PORTS) {
+            if tried.contains(&port) {
+                continue;
+            }
+            tried.push(port);
+            let endpoint = Endpoint {
+                ip: target.endpoint.ip,
+                port,
+            };
+            let mut probe = match self.open(endpoint).await {
+                Ok(probe) => probe,
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
+            match owner.identify(&mut probe).await {
+                Ok(Answer::Named(device)) => {
+                    if let Err(why) = is_the_same(&target.facts, &device) {
+                        return Ok(PairReport::failed(why));
+                    }
+                    let result = owner.authenticate(&mut probe, &device, login).await?;
+                    return Ok(report(result));
+                }
+                Ok(Answer::Stranger { .. } | Answer::Foreign) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or_else(
+            || {
+                Ok(PairReport::failed(
+                    "the plugin does not recognize the device",
+                ))
             },
-            Authenticated::Wanted => {
-                PairReport::of(PairOutcome::AuthNeeded, "the device wants a password")
-            }
-            Authenticated::Refused => {
-                PairReport::of(PairOutcome::AuthFailed, "the device refused the password")
-            }
-            Authenticated::Unsupported => {
-                PairReport::failed("this node has no way to log in to such devices")
-            }
-        })
+            Err,
+        )
     }
 
     /// What is at an endpoint now, by its own word and without a login.
@@ -176,6 +217,29 @@ impl Pairer {
     }
 }
 
+/// The report of a login attempt.
+fn report(result: Authenticated) -> PairReport {
+    match result {
+        Authenticated::Accepted {
+            device,
+            default_password,
+        } => PairReport {
+            default_password,
+            facts: text::fit(*device),
+            ..PairReport::of(PairOutcome::Paired, "")
+        },
+        Authenticated::Wanted => {
+            PairReport::of(PairOutcome::AuthNeeded, "the device wants a password")
+        }
+        Authenticated::Refused => {
+            PairReport::of(PairOutcome::AuthFailed, "the device refused the password")
+        }
+        Authenticated::Unsupported => {
+            PairReport::failed("this node has no way to log in to such devices")
+        }
+    }
+}
+
 /// Whether what answers now is what the server named. A MAC or serial that it shows must be the known one.
 fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
     let other = |what: &str, now: &str, known: &str| {
@@ -188,10 +252,7 @@ fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String>
     if device.driver != target.driver {
         return other("driver", &device.driver, &target.driver);
     }
-    let (now, known) = (device.manufacturer.trim(), target.manufacturer.trim());
-    if !known.is_empty() && !now.eq_ignore_ascii_case(known) {
-        return other("make", now, known);
-    }
+    // Makes are not compared: two drivers may spell one make differently.
     if let (Some(now), Some(known)) = (device.mac, target.mac)
         && now != known
     {
@@ -238,6 +299,11 @@ mod tests {
             ..device()
         };
         assert_eq!(is_the_same(&target(), &same), Ok(()));
+        let spelled_differently = DeviceFacts {
+            manufacturer: "Bitmain Technologies".to_owned(),
+            ..device()
+        };
+        assert_eq!(is_the_same(&target(), &spelled_differently), Ok(()));
         for (other, named) in [
             (
                 DeviceFacts {
@@ -245,20 +311,6 @@ mod tests {
                     ..device()
                 },
                 "asicrs",
-            ),
-            (
-                DeviceFacts {
-                    manufacturer: "MicroBT".to_owned(),
-                    ..device()
-                },
-                "MicroBT",
-            ),
-            (
-                DeviceFacts {
-                    manufacturer: String::new(),
-                    ..device()
-                },
-                "make",
             ),
             (
                 DeviceFacts {

@@ -48,6 +48,7 @@ fn parse(bytes: &[u8]) -> Option<Value> {
     json::parse(body).filter(|value| value.get("code").is_some() && value.get("msg").is_some())
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = (is_complete(bytes), parse(bytes));
 }

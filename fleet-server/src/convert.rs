@@ -3,7 +3,7 @@
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
-    DeviceFacts, Lane, NodeId, PairingStatus, RawDeviceReport, ScanState, Timestamp,
+    DeviceFacts, NodeId, PairingStatus, Priority, RawDeviceReport, ScanState, Timestamp,
     enrollment::NodeState,
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
@@ -138,14 +138,25 @@ pub(crate) fn raw_report(device: &gateway::DiscoveredDeviceReport) -> RawDeviceR
 
 /// The contents of a node's Hello, escaped and bounded.
 pub(crate) fn hello(hello: gateway::ControlHello) -> Hello {
+    let max_targets = max_targets(&hello);
     let shown = |texts: Vec<String>| texts.iter().map(|text| printable(text, 64)).collect();
     Hello {
         version: printable(&hello.version, 64),
         capabilities: shown(hello.capabilities),
         default_ports: shown(hello.default_ports),
         local_subnets: shown(hello.local_subnets),
-        max_targets: hello.max_targets,
+        max_targets,
         max_ports: hello.max_ports,
+    }
+}
+
+/// Targets of one command that a node announced. Upstream nodes announce them by the version of the command protocol.
+pub(crate) fn max_targets(hello: &gateway::ControlHello) -> u32 {
+    let v1 = hello.max_command_protocol_version() == gateway::CommandProtocolVersion::V1;
+    if v1 && hello.max_targets == 0 {
+        limits::UPSTREAM_V1_COMMAND_TARGETS as u32
+    } else {
+        hello.max_targets
     }
 }
 
@@ -168,7 +179,7 @@ pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
         fleet_node_id: row.node.0,
         node_name: row.node_name,
         state: scan_state(row.state).into(),
-        lane: lane(row.lane).into(),
+        priority: priority(row.priority).into(),
         request: Some(discover_request(row.request)),
         created_at: Some(timestamp(row.created_at)),
         started_at: row.started_at.map(timestamp),
@@ -200,10 +211,10 @@ fn scan_state(state: ScanState) -> fleet::ScanState {
     }
 }
 
-fn lane(lane: Lane) -> fleet::ScanLane {
-    match lane {
-        Lane::Interactive => fleet::ScanLane::Interactive,
-        Lane::Scheduled => fleet::ScanLane::Scheduled,
+fn priority(priority: Priority) -> fleet::ScanPriority {
+    match priority {
+        Priority::Interactive => fleet::ScanPriority::Interactive,
+        Priority::Scheduled => fleet::ScanPriority::Scheduled,
     }
 }
 

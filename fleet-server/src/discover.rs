@@ -7,7 +7,7 @@ use std::{
 };
 
 use fleet_core::{
-    Lane, NodeId, OrgId, Permission, ScanId, ScanState, limits,
+    NodeId, OrgId, Permission, Priority, ScanId, ScanState, limits,
     outcome::{self, Conclusion},
 };
 use fleet_discovery::{LogEvent, ScanRequest};
@@ -51,7 +51,7 @@ pub(crate) async fn start(
         node,
         request,
         request_id: None,
-        lane: Lane::Interactive,
+        priority: Priority::Interactive,
         queueing: Queueing::Never,
     };
     let scan = scans::start(app, call, start).await?.scan.id;

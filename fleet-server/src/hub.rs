@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId, Timestamp};
+use fleet_core::{CommandId, ConnectionId, Epoch, NodeId, Priority, Timestamp};
 use fleet_registry::{
     Capability, Registry,
     registry::{
@@ -314,7 +314,13 @@ impl Hub {
     ) -> bool {
         let wait = issued.deadline.since(now);
         let message = messages::command(issued);
-        self.send_stored(node, epoch, (issued.command, issued.lane), wait, message)
+        self.send_stored(
+            node,
+            epoch,
+            (issued.command, issued.priority),
+            wait,
+            message,
+        )
     }
 
     /// Sends a stored command of a pairing on the node's stream; returns whether it was sent.
@@ -326,14 +332,14 @@ impl Hub {
         wait: Duration,
         message: ControlCommand,
     ) -> bool {
-        self.send_stored(node, epoch, (command, Lane::Interactive), wait, message)
+        self.send_stored(node, epoch, (command, Priority::Interactive), wait, message)
     }
 
     fn send_stored(
         &self,
         node: NodeId,
         epoch: Epoch,
-        (command, lane): (CommandId, Lane),
+        (command, priority): (CommandId, Priority),
         wait: Duration,
         message: ControlCommand,
     ) -> bool {
@@ -341,7 +347,7 @@ impl Hub {
         let mut state = self.lock();
         let sent = match state
             .registry
-            .dispatched(node, epoch, command, lane, deadline)
+            .dispatched(node, epoch, command, priority, deadline)
         {
             Ok(connection) => {
                 // From here on the command is in flight. If the stream fails now, the node's next Hello does not

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{Lane, NodeId, OrgId, ScanId, enrollment::NodeState, limits};
+use fleet_core::{NodeId, OrgId, Priority, ScanId, enrollment::NodeState, limits};
 use fleet_discovery::{Plan, ScanRequest, plan};
 use fleet_registry::{Capabilities, Capability};
 use fleet_store::{CreatedScan, NewScan, NodeRow, Queueing, ScanRow};
@@ -26,7 +26,7 @@ pub(crate) struct Start {
     pub(crate) node: NodeId,
     pub(crate) request: ScanRequest,
     pub(crate) request_id: Option<String>,
-    pub(crate) lane: Lane,
+    pub(crate) priority: Priority,
     pub(crate) queueing: Queueing,
 }
 
@@ -61,7 +61,7 @@ async fn store(app: &App, call: &OperatorCall, start: Start) -> Result<CreatedSc
         request_id: start.request_id,
         request: start.request,
         plan,
-        lane: start.lane,
+        priority: start.priority,
         queueing: start.queueing,
         now: app.environment.now(),
     };

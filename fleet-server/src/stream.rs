@@ -212,14 +212,14 @@ async fn claim(
 
 fn announced(hello: &ControlHello) -> Announced {
     let capabilities = Capabilities::parse(hello.capabilities.iter().map(String::as_str));
-    Announced::new(capabilities, hello.max_targets, hello.max_ports)
+    Announced::new(capabilities, convert::max_targets(hello), hello.max_ports)
 }
 
 fn registry_claim(app: &App, claimed: &ClaimedStream, announced: Announced) -> Claim {
     let (now, instant) = (app.environment.now(), app.environment.instant());
     let adopted = claimed.adopted.iter().map(|adopted| Adopted {
         command: adopted.command,
-        lane: adopted.lane,
+        priority: adopted.priority,
         deadline: instant + adopted.deadline.since(now),
         canceled: adopted.canceled,
     });

@@ -1,22 +1,17 @@
-//! The bounds of every message that our side receives, checked before a handler sees it.
+//! The bounds of every message that this side receives, checked before a handler sees it.
 //!
-//! Two steps: [`count_repeated`] counts elements in the encoded form, so that a small body cannot grow into a large
-//! tree; [`Validate`] checks what was decoded. Strings are measured in Unicode code points, byte fields in bytes. What
-//! the texts mean (an address, a port, a scheme) is for the domain types to say.
+//! The bounds are the table bounds.txt, from which the build script generates every [`Validate`]. The check has two
+//! steps. [`count_repeated`] counts elements in the encoded form, because a small body can decode to a large tree.
+//! [`Validate`] then checks the decoded message. Strings are measured in Unicode code points, byte fields in bytes.
+//! Domain types check the meaning of a text: an address, a port, a scheme.
 
-mod accounts;
-mod admin;
-mod audit;
-mod fleet;
-mod gateway;
-mod pairing;
 mod prescan;
 
 use std::fmt;
 
 pub(crate) use prescan::count_repeated;
 
-use crate::RpcError;
+use crate::{Duration, RpcError};
 
 /// A field that broke its bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,14 +28,6 @@ impl BrokenBound {
         Self {
             field: field.into(),
             rule: rule.to_string(),
-        }
-    }
-
-    /// The same bound seen from the message around it.
-    fn within(self, outer: &str) -> Self {
-        Self {
-            field: format!("{outer}.{}", self.field),
-            rule: self.rule,
         }
     }
 }
@@ -103,13 +90,12 @@ fn count<T>(field: &str, values: &[T], min: usize, max: usize) -> Checked {
     range(field, values.len(), min, max, "elements")
 }
 
-/// At most `most` strings of `min` to `max` code points.
-fn texts(field: &str, values: &[String], most: usize, min: usize, max: usize) -> Checked {
-    count(field, values, 0, most)?;
+/// Strings of `min` to `max` code points.
+fn texts(field: &str, values: &[String], min: usize, max: usize) -> Checked {
     values
         .iter()
         .enumerate()
-        .try_for_each(|(i, value)| text(&format!("{field}[{i}]"), value, min, max))
+        .try_for_each(|(at, value)| text(&format!("{field}[{at}]"), value, min, max))
 }
 
 fn range(field: &str, found: usize, min: usize, max: usize, unit: &str) -> Checked {
@@ -138,49 +124,57 @@ fn id(field: &str, value: i64) -> Checked {
     }
 }
 
-/// An id that may be 0, or a cursor.
-fn not_negative(field: &str, value: i64) -> Checked {
-    if value >= 0 {
-        Ok(())
-    } else {
+/// A number of 0 to `max`.
+fn at_most(field: &str, value: i64, max: i64) -> Checked {
+    if value < 0 {
         Err(BrokenBound::new(
             field,
             format_args!("must not be negative, found {value}"),
         ))
-    }
-}
-
-/// A number of at most `max`.
-fn at_most(field: &str, value: i64, max: i64) -> Checked {
-    not_negative(field, value)?;
-    if value <= max {
-        Ok(())
-    } else {
+    } else if value > max {
         Err(BrokenBound::new(
             field,
             format_args!("at most {max}, found {value}"),
         ))
+    } else {
+        Ok(())
     }
 }
 
-/// A message that must be there.
-fn required<'a, T>(field: &str, value: Option<&'a T>) -> Result<&'a T, BrokenBound> {
-    value.ok_or_else(|| BrokenBound::new(field, "is required"))
+/// A duration of `min` to `max` seconds, if there is one.
+fn seconds(field: &str, value: Option<&Duration>, min: i64, max: i64) -> Checked {
+    match value {
+        Some(value) if !(min..=max).contains(&value.seconds) => Err(BrokenBound::new(
+            field,
+            format_args!("{min} to {max} seconds, found {}", value.seconds),
+        )),
+        Some(_) | None => Ok(()),
+    }
 }
 
-/// An inner message, its fields named from outside.
-fn inner(field: &str, message: &impl Validate) -> Checked {
-    message.validate().map_err(|broken| broken.within(field))
+/// A message or a choice that must be present.
+fn required<T>(field: &str, value: Option<&T>, reason: &str) -> Checked {
+    match value {
+        Some(_) => Ok(()),
+        None => Err(BrokenBound::new(field, reason)),
+    }
 }
 
-/// Messages without any bound.
-macro_rules! unbounded {
-    ($($message:ty),* $(,)?) => {
-        $(impl crate::Validate for $message {
-            fn validate(&self) -> Result<(), crate::BrokenBound> {
-                Ok(())
-            }
-        })*
-    };
+/// Two fields of which one must be set.
+fn exactly_one(field: &str, is_set: bool, other: &str, other_is_set: bool) -> Checked {
+    if is_set == other_is_set {
+        let rule = format_args!("set either {field} or {other}");
+        return Err(BrokenBound::new(field, rule));
+    }
+    Ok(())
 }
-use unbounded;
+
+/// Names the field of an inner message from outside.
+fn inner(field: &str, checked: Checked) -> Checked {
+    checked.map_err(|broken| BrokenBound {
+        field: format!("{field}.{}", broken.field),
+        ..broken
+    })
+}
+
+include!(concat!(env!("OUT_DIR"), "/bounds.rs"));

@@ -9,6 +9,7 @@ pub mod client;
 mod context;
 mod engine;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
 mod generated;

@@ -59,7 +59,11 @@ debug!(
 );
 debug!(admin::ConfirmFleetNodeResponse, [expires_at], [api_key]);
 debug!(fleet::CreateKeyResponse, [key_id, expires_at], [key]);
-debug!(fleet::RotateKeyResponse, [key_id, old_key_ends_at], [key]);
+debug!(
+    fleet::RotateKeyResponse,
+    [key_id, old_key_expires_at],
+    [key]
+);
 debug!(
     fleet::CreateOperatorResponse,
     [operator_id, expires_at],

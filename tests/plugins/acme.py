@@ -43,6 +43,8 @@ MESSAGES = {
     "DeviceResponse": [("device", 1, "DeviceInfo")],
     "UsernamePassword": [("username", 1, STRING), ("password", 2, STRING)],
     "SecretBundle": [("version", 1, STRING), ("user_pass", 3, "UsernamePassword")],
+    "GetDefaultCredentialsRequest": [("manufacturer", 1, STRING), ("firmware_version", 2, STRING)],
+    "GetDefaultCredentialsResponse": [("credentials", 1, ["UsernamePassword"])],
     "PairDeviceRequest": [("device", 1, "DeviceInfo"), ("access", 2, "SecretBundle")],
 }
 
@@ -129,8 +131,17 @@ def discover(request, context):
     context.abort(grpc.StatusCode.NOT_FOUND, "not mine")
 
 
+def default_credentials(request, _context):
+    logins = [("root", "wrong"), ("root", PASSWORD)] if request.manufacturer == "Acme" else []
+    logins = [M["UsernamePassword"](username=name, password=password) for name, password in logins]
+    return M["GetDefaultCredentialsResponse"](credentials=logins)
+
+
 def pair(request, context):
     login = request.access.user_pass
+    # The node must pass on what this plugin reported, not what another driver knows.
+    if request.device != device(request.device.host, PORT, who(request.device.host, PORT)):
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this is not the plugin's description")
     if request.access.version != "v1" or login.password != PASSWORD:
         context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong password")
     return M["DeviceResponse"](device=request.device)
@@ -154,6 +165,7 @@ def main():
         "Handshake": method(handshake, empty_pb2.Empty),
         "GetDiscoveryPorts": method(discovery_ports, empty_pb2.Empty),
         "DiscoverDevice": method(discover, M["DiscoverDeviceRequest"]),
+        "GetDefaultCredentials": method(default_credentials, M["GetDefaultCredentialsRequest"]),
         "PairDevice": method(pair, M["PairDeviceRequest"]),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("sdk.v1.Driver", handlers),))

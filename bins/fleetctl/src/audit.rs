@@ -147,9 +147,9 @@ fn take(verifier: &mut ChainVerifier, link: &AuditLink) -> Result<Vec<ChainFault
     let record = link.record.as_ref().map(|record| ChainRecord {
         id: record.id,
         at: micros(record),
-        who: &record.who,
-        who_id: record.who_id,
-        from: record.from.as_deref(),
+        who: &record.actor,
+        who_id: record.actor_id,
+        from: record.from_address.as_deref(),
         action: &record.action,
         subject: &record.subject,
         refusal: record.refusal.as_deref(),
@@ -219,10 +219,10 @@ impl Rows for AuditRecord {
     ];
 
     fn cells(&self) -> Vec<String> {
-        let who = match (self.who_name.is_empty(), self.who_id) {
-            (false, _) => self.who_name.clone(),
-            (true, Some(id)) => format!("{} {id}", self.who),
-            (true, None) => self.who.clone(),
+        let who = match (self.actor_name.is_empty(), self.actor_id) {
+            (false, _) => self.actor_name.clone(),
+            (true, Some(id)) => format!("{} {id}", self.actor),
+            (true, None) => self.actor.clone(),
         };
         vec![
             if self.seq == 0 {
@@ -232,7 +232,7 @@ impl Rows for AuditRecord {
             },
             times::timestamp(self.at.as_ref()),
             who,
-            self.from.clone().unwrap_or_default(),
+            self.from_address.clone().unwrap_or_default(),
             self.action.clone(),
             self.subject.clone(),
             self.refusal

@@ -244,7 +244,7 @@ impl Rows for RefusedDevice {
             self.port.to_string(),
             self.identifier.clone(),
             self.reason.clone(),
-            self.way_out.clone(),
+            self.remedy.clone(),
             self.device_id.to_string(),
             self.count.to_string(),
             times::timestamp(self.last_seen.as_ref()),

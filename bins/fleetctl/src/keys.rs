@@ -17,7 +17,7 @@ use crate::{
 pub(crate) async fn run(server: &Server, format: Format, command: Keys) -> Result<u8, Failure> {
     match command {
         Keys::List { all } => {
-            let request = ListKeysRequest { everybody: all };
+            let request = ListKeysRequest { all_operators: all };
             let keys = server.keys.list_keys(&request, server.call()?).await?.keys;
             output::rows(format, &keys)?;
         }
@@ -54,7 +54,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Keys) -> Resul
             let note = format!(
                 "created key {}, shown only once; key {key} expires at {}",
                 created.key_id,
-                times::timestamp(created.old_key_ends_at.as_ref())
+                times::timestamp(created.old_key_expires_at.as_ref())
             );
             print_key(format, &created.key, created.key_id, &note)?;
         }

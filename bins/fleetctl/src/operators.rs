@@ -202,7 +202,7 @@ impl Rows for BrowserSession {
             times::timestamp(self.expires_at.as_ref()),
             self.from_address.clone(),
             by,
-            self.agent.clone(),
+            self.user_agent.clone(),
         ]
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use fleet_wire::{
     fleet::{
         CancelScanRequest, GetScanRequest, Ledger, ListScansRequest, PlanScanRequest,
-        PlanScanResponse, Scan as Row, ScanLane, StartScanRequest,
+        PlanScanResponse, Scan as Row, ScanPriority, StartScanRequest,
     },
     lines::{self, outcome},
     pairing::{
@@ -88,10 +88,10 @@ async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Fail
         queue_for: start
             .queue_for
             .map(|seconds| fleet_wire::Duration { seconds, nanos: 0 }),
-        lane: if start.scheduled {
-            ScanLane::Scheduled
+        priority: if start.scheduled {
+            ScanPriority::Scheduled
         } else {
-            ScanLane::Interactive
+            ScanPriority::Interactive
         }
         .into(),
     };

@@ -47,11 +47,35 @@ pub(crate) enum Command {
     /// Reads the code and the API key from a prompt without echo, or from standard input, one per line. Each step is
     /// saved. If the API key is not available yet, run `enroll` again later to enter it.
     Enroll(EnrollArgs),
+    /// Take over the enrollment of an upstream node
+    ///
+    /// Copies server, node id, keys and API key. Stop the upstream node first: two nodes must not use one identity.
+    Import {
+        /// The upstream node's `state.yaml`.
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        /// Name of this node in logs [default: the host name]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Change the server's URL or CA certificates without a new enrollment
+    ///
+    /// The API key is proved at the new address first; if that fails, nothing changes. Stop the node before, and start it
+    /// again after.
+    Configure(ConfigureArgs),
+    /// Delete this node's keys and enrollment
+    ///
+    /// The server is not notified: an operator must revoke the node there.
+    Unenroll {
+        /// Do not ask for confirmation.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Show the enrollment and whether the node is running
     Status {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
+        /// Output format.
+        #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+        output: Format,
     },
     /// Check the saved API key with the server; ask for the key first if it is missing
     Refresh,
@@ -119,6 +143,17 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Output format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Table for people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// One JSON object per line; for a scan, one per event, as in the server's event stream.
+    Ndjson,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct EnrollArgs {
     /// URL of the server, such as `https://fleet.example`; required for the first `enroll`.
@@ -127,12 +162,29 @@ pub(crate) struct EnrollArgs {
     /// Name of this node [default: the host name]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Trust the CA certificates in this PEM file instead of the system's.
+    /// Trust the CA certificates in this PEM file instead of the system's; the state folder keeps a copy.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
     /// Sign challenges without a tag, as upstream servers send them.
     #[arg(long)]
     pub(crate) upstream_server: bool,
+    /// Allow plain HTTP to another machine, which exposes the node's keys to the network.
+    #[arg(long)]
+    pub(crate) allow_insecure_transport: bool,
+    /// Not supported; upstream's flag for replacing an enrollment.
+    #[arg(long, hide = true)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct ConfigureArgs {
+    /// New URL of the server.
+    #[arg(long, value_name = "URL")]
+    pub(crate) server_url: Option<String>,
+    /// Trust the CA certificates in this PEM file from now on; the state folder keeps a copy.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
     /// Allow plain HTTP to another machine, which exposes the node's keys to the network.
     #[arg(long)]
     pub(crate) allow_insecure_transport: bool,
@@ -147,6 +199,12 @@ pub(crate) struct RunArgs {
     /// Most targets of one command, 1024 to 16384; an interruption repeats at most one command.
     #[arg(long, value_name = "N", default_value_t = MOST_TARGETS, value_parser = clap::value_parser!(u32).range(LEAST_TARGETS..=i64::from(MOST_TARGETS)))]
     pub(crate) max_targets: u32,
+    /// Never try a plugin's default logins; by default, pairing without a password tries them.
+    #[arg(long, env = "FLEETNODE_NO_DEFAULT_LOGINS")]
+    pub(crate) no_default_logins: bool,
+    /// Not supported; upstream's flag for the interval of heartbeats.
+    #[arg(long, hide = true, value_name = "DURATION")]
+    pub(crate) heartbeat_interval: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -168,9 +226,9 @@ pub(crate) struct ScanArgs {
     /// Port to scan instead of the drivers' default ports; repeat the flag or separate ports by commas.
     #[arg(short, long = "port", value_name = "PORT", value_delimiter = ',')]
     pub(crate) ports: Vec<String>,
-    /// Print one JSON object per line, in the format of the server's event stream.
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// Output format.
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    pub(crate) output: Format,
     #[command(flatten)]
     pub(crate) site: SiteArgs,
     #[command(flatten)]
@@ -223,6 +281,7 @@ pub(crate) struct EngineArgs {
     /// Network for `fleetnode-local-subnet` and mDNS, instead of the networks of this machine's interfaces; may be repeated.
     #[arg(
         long,
+        alias = "local-discovery-subnet",
         env = "FLEETNODE_LOCAL_SUBNET",
         value_name = "CIDR",
         value_delimiter = ','
@@ -303,7 +362,7 @@ mod tests {
         for (arguments, service, seconds) in [
             (&["--mdns"][..], "", None),
             (&["--mdns", "_axeos._tcp"], "_axeos._tcp", None),
-            (&["--mdns", "--listen", "20", "--json"], "", Some(20)),
+            (&["--mdns", "--listen", "20", "-o", "ndjson"], "", Some(20)),
         ] {
             let arguments = ["fleetnode", "scan"].iter().chain(arguments);
             let Ok(Cli {
@@ -322,6 +381,24 @@ mod tests {
     }
 
     #[test]
+    fn upstreams_name_for_the_local_subnet_is_accepted() {
+        let arguments = [
+            "fleetnode",
+            "run",
+            "--local-discovery-subnet",
+            "10.90.0.0/24",
+        ];
+        let Ok(Cli {
+            command: Command::Run(run),
+            ..
+        }) = Cli::try_parse_from(arguments)
+        else {
+            panic!("the flag is rejected");
+        };
+        assert_eq!(run.engine.local_subnet.len(), 1);
+    }
+
+    #[test]
     fn errors_name_the_invalid_value() {
         for (arguments, named) in [
             (vec!["run", "--allow-network", "10.0.0.0/33"], "10.0.0.0/33"),
@@ -330,6 +407,7 @@ mod tests {
             (vec!["run", "--local-subnet", "fd00::/64"], "fd00::/64"),
             (vec!["run", "--max-targets", "1023"], "1023"),
             (vec!["run", "--dns-server", "ns.lan"], "ns.lan"),
+            (vec!["configure"], "--server-url"),
             (vec!["scan"], "TARGET"),
             (vec!["scan", "10.0.0.1", "--mdns"], "--mdns"),
             (vec!["scan", "10.0.0.1", "--listen", "9"], "--listen"),

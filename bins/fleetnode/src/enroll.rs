@@ -6,12 +6,19 @@ use std::{
 };
 
 use anyhow::Context;
-use fleet_agent::{EnrollError, EnrollOptions, SecretText, Stage, StateDir, StateFile};
+use fleet_agent::{
+    ConfigureOptions, EnrollError, EnrollOptions, SecretText, Stage, StateDir, StateFile,
+};
 use fleet_core::{Fingerprint, Secret, SecretKind};
 use zeroize::Zeroizing;
 
-use crate::{cli::EnrollArgs, exit::Usage};
+use crate::{
+    cli::{ConfigureArgs, EnrollArgs},
+    exit::Usage,
+};
 
+/// What a node does not do under an upstream server.
+const LIMITS: &str = "Under an upstream server, this node finds and pairs devices; it does not serve telemetry or miner commands.";
 /// Longest input line: the longest secret, plus room for whitespace.
 const LINE: u64 = 520;
 
@@ -55,10 +62,64 @@ pub(crate) async fn refresh(state_dir: &Path) -> anyhow::Result<()> {
     print("The server accepts this node.")
 }
 
+pub(crate) fn import(state_dir: &Path, path: &Path, name: Option<String>) -> anyhow::Result<()> {
+    let dir = StateDir::open(state_dir)?;
+    let registration = fleet_agent::import(&dir, path, name.unwrap_or_else(host_name))?;
+    print(&format!(
+        "Imported node {}, fingerprint {}. {LIMITS}\nStop the upstream node, then start this one with `fleetnode run`.",
+        registration.fleet_node_id, registration.fingerprint
+    ))
+}
+
+pub(crate) async fn configure(state_dir: &Path, args: ConfigureArgs) -> anyhow::Result<()> {
+    let dir = StateDir::open(state_dir)?;
+    let options = ConfigureOptions {
+        server_url: args.server_url,
+        ca_file: args.ca,
+        allow_insecure_transport: args.allow_insecure_transport,
+    };
+    fleet_agent::configure(&dir, options).await?;
+    print("Saved. Start the node with `fleetnode run`.")
+}
+
+pub(crate) fn unenroll(state_dir: &Path, yes: bool) -> anyhow::Result<()> {
+    let dir = StateDir::open(state_dir)?;
+    let Some(state) = dir.load()? else {
+        return print("This node is not enrolled.");
+    };
+    if !yes && !confirmed(&format!("Delete the keys of {:?}? [y/N] ", state.name))? {
+        return print("Nothing was deleted.");
+    }
+    dir.clear()?;
+    match state.fleet_node_id {
+        Some(id) => print(&format!(
+            "Deleted the keys of {:?}. Revoke node {id} at {}, for example with `fleetctl nodes revoke {id}`.",
+            state.name, state.server_url
+        )),
+        None => print("Deleted the keys."),
+    }
+}
+
+/// Asks a yes-or-no question on the terminal.
+fn confirmed(question: &str) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() {
+        return Err(Usage::new("standard input is not a terminal; pass --yes to confirm").into());
+    }
+    write!(io::stderr(), "{question}").context("cannot write to standard error")?;
+    let mut answer = String::new();
+    io::Read::take(io::stdin().lock(), LINE)
+        .read_line(&mut answer)
+        .context("cannot read from the terminal")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
 async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
     let server_url = args
         .server_url
         .ok_or_else(|| Usage::new("missing --server-url, such as https://fleet.example"))?;
+    if args.force {
+        return Err(Usage::new("--force is not supported; run `fleetnode unenroll` first").into());
+    }
     let options = EnrollOptions {
         server_url,
         name: args.name.unwrap_or_else(host_name),
@@ -69,11 +130,15 @@ async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
     let kind = (!options.upstream_server).then_some(SecretKind::EnrollmentCode);
     let code = secret("Enrollment code: ", kind)?.ok_or_else(|| Usage::new("no enrollment code on standard input; create one in the web page or with `fleetctl nodes code`"))?;
     let name = options.name.clone();
+    let upstream_server = options.upstream_server;
     let registered = fleet_agent::register(dir, options, &code).await?;
     print(&format!(
         "Registered as {name:?} (id {}).",
         registered.fleet_node_id
     ))?;
+    if upstream_server {
+        print(LIMITS)?;
+    }
     print_fingerprint(registered.fingerprint)
 }
 
@@ -117,7 +182,11 @@ fn secret(prompt: &str, kind: Option<SecretKind>) -> anyhow::Result<Option<Secre
         return Ok(None);
     }
     if let Some(kind) = kind {
-        Secret::parse(kind, text).map_err(|error| Usage::new(error.to_string()))?;
+        Secret::parse(kind, text).map_err(|error| {
+            Usage::new(format!(
+                "{error}; if the server is an upstream one, enroll with --upstream-server"
+            ))
+        })?;
     }
     Ok(Some(SecretText::new(text.to_owned())))
 }

@@ -64,7 +64,9 @@ fn of_enrollment(error: &EnrollError) -> u8 {
         EnrollError::Session(SessionError::UntaggedChallenge) => FAILURE,
         EnrollError::Session(SessionError::Call { source, .. })
         | EnrollError::Refused { source, .. } => of_call(source.code),
-        EnrollError::AlreadyRegistered { .. } | EnrollError::Random(_) => FAILURE,
+        EnrollError::AlreadyRegistered { .. }
+        | EnrollError::Import { .. }
+        | EnrollError::Random(_) => FAILURE,
         EnrollError::NotRegistered | EnrollError::FingerprintDiffers { .. } => PERMISSION,
     }
 }

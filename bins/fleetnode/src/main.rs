@@ -56,8 +56,11 @@ async fn run_command(cli: Cli) -> anyhow::Result<ExitCode> {
     let state_dir = cli.state_dir()?;
     match cli.command {
         Command::Enroll(args) => enroll::enroll(&state_dir, args).await?,
+        Command::Import { path, name } => enroll::import(&state_dir, &path, name)?,
+        Command::Configure(args) => enroll::configure(&state_dir, args).await?,
+        Command::Unenroll { yes } => enroll::unenroll(&state_dir, yes)?,
         Command::Refresh => enroll::refresh(&state_dir).await?,
-        Command::Status { json } => status::show(&state_dir, json)?,
+        Command::Status { output } => status::show(&state_dir, output)?,
         Command::Run(args) => return run::run(&state_dir, args).await,
         Command::Scan(args) => return scan::run(&state_dir, args).await,
         Command::Policy(Policy::Check { endpoints, site }) => {

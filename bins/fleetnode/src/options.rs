@@ -23,8 +23,20 @@ pub(crate) fn site(args: SiteArgs) -> SitePolicy {
     }
 }
 
-pub(crate) fn agent(site_args: SiteArgs, args: EngineArgs) -> Result<AgentOptions, Usage> {
+/// Upstream's variable for the local subnet.
+const UPSTREAM_SUBNET: &str = "FLEETNODE_LOCAL_DISCOVERY_SUBNET";
+
+pub(crate) fn agent(site_args: SiteArgs, mut args: EngineArgs) -> Result<AgentOptions, Usage> {
     let site = site(site_args);
+    if args.local_subnet.is_empty()
+        && let Ok(text) = std::env::var(UPSTREAM_SUBNET)
+    {
+        args.local_subnet.push(text.parse().map_err(|_| {
+            Usage::new(format!(
+                "{UPSTREAM_SUBNET}={text:?} is not an IPv4 network; write one such as 10.0.0.0/22"
+            ))
+        })?);
+    }
     for subnet in &args.local_subnet {
         let edges = [subnet.network(), subnet.broadcast()];
         if let Some(edge) = edges

@@ -23,6 +23,7 @@ const MYSELF: &str = "/proc/self/exe";
 pub(crate) fn start(
     named: Option<PathBuf>,
     pass_environment: Vec<OsString>,
+    default_logins: bool,
     state_dir: &Path,
 ) -> Option<PluginHost> {
     let is_named = named.is_some();
@@ -32,6 +33,7 @@ pub(crate) fn start(
         .map(|(folder, guard)| HostOptions {
             guard_arguments: vec![GUARD.into()],
             pass_environment,
+            default_logins,
             sockets: std::path::absolute(state_dir.join(SOCKETS)).ok(),
             ..HostOptions::new(folder, guard)
         })

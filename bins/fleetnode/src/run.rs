@@ -13,7 +13,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{cli::RunArgs, halt, options, plugins};
+use crate::{cli::RunArgs, exit::Usage, halt, options, plugins, status};
+
+/// The configuration file of upstream nodes.
+const UPSTREAM_CONFIG: &str = "/etc/fleetnode/config.yaml";
 
 /// The watchdog interval if no service manager watches the node.
 const UNWATCHED: Duration = Duration::from_secs(3_600);
@@ -39,13 +42,25 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
         halt: halt::watch(state_dir),
         ..options::agent(args.site, args.engine)?
     };
+    if let Some(value) = args.heartbeat_interval {
+        return Err(Usage::new(format!(
+            "--heartbeat-interval {value} is not supported: the interval is fixed at 30 s; remove the flag"
+        ))
+        .into());
+    }
+    if Path::new(UPSTREAM_CONFIG).exists() {
+        tracing::warn!(
+            file = UPSTREAM_CONFIG,
+            "this node does not read upstream's configuration file; use flags or FLEETNODE_* variables"
+        );
+    }
     // Locked until the process ends: two processes must not use one identity.
     let dir = open(state_dir).await?;
-    let state = dir.load()?.ok_or(AgentError::NotEnrolled)?;
+    let state = dir.load()?.ok_or_else(|| not_enrolled(state_dir))?;
     raise_descriptor_limit();
     let mut signals = Signals::new().context("cannot install signal handlers")?;
     tracing::info!(server = state.server_url, name = state.name, fingerprint = %state.fingerprint(), version = env!("CARGO_PKG_VERSION"), "starting the node");
-    let plugins = plugins::start(plugin_dir, plugin_env, state_dir);
+    let plugins = plugins::start(plugin_dir, plugin_env, !args.no_default_logins, state_dir);
     if let Some(plugins) = &plugins {
         tokio::select! {
             () = plugins.wait_started(PLUGIN_WAIT) => {}
@@ -57,7 +72,7 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
         options.drivers = Arc::new(DriverSet::built_in().with(plugins.drivers())?);
     }
     let agent = Agent::new(state, options)?;
-    let ended = serve(agent, &mut signals).await;
+    let ended = serve(agent, &mut signals, state_dir).await;
     if let Some(plugins) = plugins
         && !matches!(ended, Ok(Ended::BySecondSignal))
     {
@@ -72,6 +87,15 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
     })
 }
 
+/// The error of a node without an enrollment, which names an upstream node's state if there is one.
+fn not_enrolled(state_dir: &Path) -> anyhow::Error {
+    let error = anyhow::Error::new(AgentError::NotEnrolled);
+    match status::upstream_state(state_dir) {
+        Some(advice) => error.context(advice),
+        None => error,
+    }
+}
+
 /// How a node ended.
 enum Ended {
     Normally,
@@ -80,8 +104,8 @@ enum Ended {
 }
 
 /// Runs the agent until a signal, or until the server ends it permanently.
-async fn serve(agent: Agent, signals: &mut Signals) -> anyhow::Result<Ended> {
-    let mut status = agent.status();
+async fn serve(agent: Agent, signals: &mut Signals, state_dir: &Path) -> anyhow::Result<Ended> {
+    let mut changes = agent.status();
     let shutdown = CancellationToken::new();
     let mut running = pin!(agent.run(shutdown.clone()));
     let mut reported = String::new();
@@ -104,10 +128,11 @@ async fn serve(agent: Agent, signals: &mut Signals) -> anyhow::Result<Ended> {
                 notify(&[NotifyState::Stopping]);
                 shutdown.cancel();
             }
-            Ok(()) = status.changed() => {
-                let text = sentence(&status.borrow_and_update());
+            Ok(()) = changes.changed() => {
+                let text = sentence(&changes.borrow_and_update());
                 if text != reported {
                     notify(&[NotifyState::Status(&text)]);
+                    status::record(state_dir, &text);
                     reported = text;
                 }
             }
@@ -134,10 +159,11 @@ fn sentence(status: &AgentStatus) -> String {
         (false, true) => "signed in, no control stream",
         (false, false) => "not connected",
     };
-    match &status.running {
-        Some(command) => format!("{link}; scanning ({command})"),
-        None => link.to_owned(),
-    }
+    let running = status.running.as_ref();
+    let running = running.map_or_else(String::new, |command| format!("; scanning ({command})"));
+    let problem = status.problem.as_ref();
+    let problem = problem.map_or_else(String::new, |problem| format!("; {problem}"));
+    format!("{link}{running}{problem}")
 }
 
 fn notify(states: &[NotifyState<'_>]) {

@@ -21,11 +21,12 @@ use fleet_wire::{
     lines,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::sync::mpsc;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::ScanArgs,
+    cli::{Format, ScanArgs},
     exit::{self, Usage},
     halt::{self, Halted},
     options, plugins,
@@ -53,12 +54,13 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
     let mut options = options::agent(args.site, args.engine)?;
     raise_descriptor_limit();
     let mut signals = Signals::new().context("cannot install signal handlers")?;
-    let plugins = plugins::start(folder, environment, state_dir);
+    let plugins = plugins::start(folder, environment, false, state_dir);
     if let Some(plugins) = &plugins {
         plugins.wait_started(PLUGIN_WAIT).await;
         options.drivers = Arc::new(DriverSet::built_in().with(plugins.drivers())?);
     }
-    let done = scan(&what, &options, args.json, &mut signals).await;
+    let halted = halt::watch(state_dir);
+    let done = scan(&what, &options, args.output, &mut signals, halted).await;
     if let Some(plugins) = plugins {
         PluginHost::stop(plugins).await;
     }
@@ -86,8 +88,9 @@ impl Request {
 async fn scan(
     what: &Request,
     options: &AgentOptions,
-    json: bool,
+    output: Format,
     signals: &mut Signals,
+    mut halted: watch::Receiver<Option<String>>,
 ) -> anyhow::Result<ExitCode> {
     let scan = what.plan(options).map_err(usage_error)?;
     let skipped: Vec<ReasonCount> = scan
@@ -99,7 +102,10 @@ async fn scan(
             example: tally.example.clone(),
         })
         .collect();
-    let mut screen = Screen::new(json, scan.targets() as u64)?;
+    let mut screen = Screen::new(output, scan.targets() as u64)?;
+    for note in scan.notes() {
+        screen.warning(note.clone())?;
+    }
     let (sink, mut events) = mpsc::channel(SINK);
     let cancel = CancellationToken::new();
     let running = tokio::spawn(scan.run(sink, cancel.clone()));
@@ -110,12 +116,14 @@ async fn scan(
                 None => break,
             },
             _ = signals.next() => cancel.cancel(),
+            Ok(()) = halted.changed() => cancel.cancel(),
         }
     }
     let summary = running.await.context("the scan crashed")??;
     let code = exit_code(&summary);
     screen.end(&summary, skipped)?;
-    Ok(code)
+    let halt = halted.borrow().clone();
+    halt.map_or(Ok(code), |reason| Err(Halted(reason).into()))
 }
 
 /// Maps an invalid target or port to a usage error.
@@ -147,7 +155,9 @@ fn is_complete(summary: &LocalSummary) -> bool {
 
 /// The output of the scan.
 struct Screen {
-    json: bool,
+    output: Format,
+    /// The events for the JSON document.
+    document: Vec<Value>,
     bar: ProgressBar,
     began: Instant,
     found: u64,
@@ -156,8 +166,8 @@ struct Screen {
 }
 
 impl Screen {
-    fn new(json: bool, targets: u64) -> io::Result<Self> {
-        let bar = if !json && io::stderr().is_terminal() {
+    fn new(output: Format, targets: u64) -> io::Result<Self> {
+        let bar = if output == Format::Table && io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
         } else {
             ProgressDrawTarget::hidden()
@@ -167,14 +177,15 @@ impl Screen {
             bar.set_style(style);
         }
         let screen = Self {
-            json,
+            output,
+            document: Vec::new(),
             bar,
             began: Instant::now(),
             found: 0,
             first: None,
             sequence: 0,
         };
-        if !json {
+        if output == Format::Table {
             screen.row("Address", "Driver", "MAC or serial", "Device")?;
         }
         Ok(screen)
@@ -197,7 +208,7 @@ impl Screen {
         let facts = &device.facts;
         self.found += 1;
         self.first.get_or_insert(elapsed);
-        if self.json {
+        if self.output != Format::Table {
             return self.line(Event::Device(DeviceFound {
                 device_id: 0,
                 identifier: facts.identifier(NodeId(0), device.endpoint).to_string(),
@@ -235,7 +246,7 @@ impl Screen {
 
     fn progress(&mut self, progress: fleet_scan::ScanProgress) -> io::Result<()> {
         let fleet_scan::ScanProgress { done, total, phase } = progress;
-        if self.json {
+        if self.output != Format::Table {
             return self.line(Event::Progress(ScanProgress {
                 done,
                 total,
@@ -251,7 +262,7 @@ impl Screen {
     }
 
     fn warning(&mut self, text: String) -> io::Result<()> {
-        if self.json {
+        if self.output != Format::Table {
             return self.line(Event::Warning(ScanWarning { text }));
         }
         self.bar
@@ -267,9 +278,24 @@ impl Screen {
             event: Some(event),
         };
         match lines::line(&message) {
+            Some(line) if self.output == Format::Json => {
+                self.document.push(line);
+                Ok(())
+            }
             Some(line) => writeln!(io::stdout(), "{line}"),
             None => Ok(()),
         }
+    }
+
+    /// Prints the whole scan as one JSON document.
+    fn print_document(&mut self) -> io::Result<()> {
+        let mut of = |kind: &str| -> Vec<Value> {
+            let is_kind = |event: &mut Value| event["type"] == kind;
+            self.document.extract_if(.., is_kind).collect()
+        };
+        let (devices, warnings, ledger) = (of("device"), of("warning"), of("ledger").pop());
+        let document = json!({ "devices": devices, "warnings": warnings, "ledger": ledger });
+        writeln!(io::stdout(), "{document}")
     }
 
     /// Prints the outcome in a sentence, and the counts of targets by outcome.
@@ -287,8 +313,8 @@ impl Screen {
             None if is_complete(summary) => ScanState::Completed,
             None => ScanState::Partial,
         };
-        if self.json {
-            return self.line(Event::Ended(ScanEnded {
+        if self.output != Format::Table {
+            self.line(Event::Ended(ScanEnded {
                 state: state.into(),
                 code: String::new(),
                 reason: summary
@@ -297,7 +323,12 @@ impl Screen {
                     .map(|why| why.to_string())
                     .unwrap_or_default(),
                 ledger: Some(ledger),
-            }));
+            }))?;
+            return if self.output == Format::Json {
+                self.print_document()
+            } else {
+                Ok(())
+            };
         }
         let mut out = io::stdout().lock();
         let parts: Vec<String> = lines::parts(&ledger)

@@ -1,6 +1,7 @@
 //! `fleetnode status`: the content of the state folder. Does not disturb a running node.
 
 use std::{
+    fs,
     io::{self, Write},
     path::Path,
 };
@@ -8,7 +9,10 @@ use std::{
 use fleet_agent::{Stage, StateDir};
 use serde::Serialize;
 
-use crate::halt;
+use crate::{cli::Format, halt};
+
+/// The file in which a running node records its connection.
+const CONNECTION: &str = "connection";
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -20,12 +24,37 @@ struct Status {
     fingerprint: Option<String>,
     /// The id of the process that locks the state folder.
     process: Option<String>,
+    /// The connection of the running node, as a sentence.
+    connection: Option<String>,
     /// The reason of a halt; may be empty.
     halted: Option<String>,
 }
 
-pub(crate) fn show(state_dir: &Path, json: bool) -> anyhow::Result<()> {
+/// States that the state folder contains the state of an upstream node, if so, and how to import it.
+pub(crate) fn upstream_state(state_dir: &Path) -> Option<String> {
+    let path = state_dir.join("state.yaml");
+    path.exists().then(|| {
+        let path = path.display();
+        format!(
+            "{path} is the state of an upstream node; run `fleetnode import {path}` to take it over"
+        )
+    })
+}
+
+/// Records the connection of the running node for [`show`]. A failure is not worth stopping the node.
+pub(crate) fn record(state_dir: &Path, connection: &str) {
+    if let Err(error) = fs::write(state_dir.join(CONNECTION), connection) {
+        tracing::debug!(%error, "cannot record the connection for `fleetnode status`");
+    }
+}
+
+pub(crate) fn show(state_dir: &Path, output: Format) -> anyhow::Result<()> {
     let state = StateDir::peek(state_dir)?;
+    let process = StateDir::holder(state_dir);
+    // Without a process, the file is what an earlier one left.
+    let connection = process
+        .as_ref()
+        .and_then(|_| fs::read_to_string(state_dir.join(CONNECTION)).ok());
     let status = Status {
         stage: match state.as_ref().map_or(Stage::New, |state| state.stage()) {
             Stage::New => "new",
@@ -36,11 +65,12 @@ pub(crate) fn show(state_dir: &Path, json: bool) -> anyhow::Result<()> {
         fingerprint: state.as_ref().map(|state| state.fingerprint().to_string()),
         name: state.as_ref().map(|state| state.name.clone()),
         server_url: state.map(|state| state.server_url),
-        process: StateDir::holder(state_dir),
+        process,
+        connection,
         halted: halt::reason(state_dir),
     };
     let mut out = io::stdout().lock();
-    if json {
+    if output != Format::Table {
         writeln!(out, "{}", serde_json::to_string(&status)?)?;
         return Ok(());
     }
@@ -52,6 +82,9 @@ pub(crate) fn show(state_dir: &Path, json: bool) -> anyhow::Result<()> {
         _ => "enrolled",
     };
     writeln!(out, "enrollment   {next}")?;
+    if let Some(advice) = upstream_state(state_dir).filter(|_| status.stage == "new") {
+        writeln!(out, "upstream     {advice}")?;
+    }
     let id = status.fleet_node_id.map(|id| id.to_string());
     for (label, value) in [
         ("name", &status.name),
@@ -68,6 +101,9 @@ pub(crate) fn show(state_dir: &Path, json: bool) -> anyhow::Result<()> {
         |process| format!("running as process {process}"),
     );
     writeln!(out, "node         {running}")?;
+    if let Some(connection) = status.connection {
+        writeln!(out, "connection   {connection}")?;
+    }
     if let Some(reason) = status.halted {
         writeln!(
             out,

@@ -87,7 +87,8 @@ fn broken_paths(files: &[PathBuf], file: &Path, text: &str) -> Vec<String> {
     let is_source = |span: &&str| {
         let (name, kind) = span.rsplit_once('.').unwrap_or_default();
         let is_example = name.contains(|c: char| c.is_ascii_uppercase());
-        SOURCES.contains(&kind)
+        !name.is_empty()
+            && SOURCES.contains(&kind)
             && !is_example
             && !span.contains([' ', '*'])
             && !span.starts_with('/')

@@ -25,9 +25,7 @@ const RULES: &[(&[&str], &str)] = &[
         "unidentified host, or unauthenticated peer",
     ),
     (
-        &[
-            "meet", "meets", "offers", "lend", "lends", "lent", "in turns",
-        ],
+        &["meet", "meets", "lend", "lends", "lent", "in turns"],
         "resolve, acquire",
     ),
     (&["dial leave", "a leave"], "dial permit"),
@@ -119,6 +117,7 @@ const ALLOWED: &[&str] = &[
     "in place",
     "in place of",
     "in one place",
+    "only place",
     "the place of",
     "in its place",
     "whose place",

@@ -104,6 +104,18 @@ pub(super) fn busy(command: &WireCommandId) -> ControlAck {
     }
 }
 
+/// Why a command was stopped, as its ack states it.
+fn cause(stopped: Option<StopCause>) -> &'static str {
+    match stopped {
+        Some(StopCause::Canceled(CancelReason::Requested)) => "canceled",
+        Some(StopCause::CommandDead) => {
+            "stopped, because the server rejects all further reports of this command"
+        }
+        Some(StopCause::Halted) => HALTED,
+        Some(StopCause::ShuttingDown | StopCause::Canceled(_)) | None => "stopped on the node",
+    }
+}
+
 /// The result is OK if the server has stored a result for every target.
 fn pairing_result(
     summary: PairSummary,
@@ -121,16 +133,7 @@ fn pairing_result(
     }
     let mut gaps = Vec::new();
     if canceled {
-        gaps.push(match stopped {
-            Some(StopCause::Canceled(CancelReason::Requested)) => "canceled".to_owned(),
-            Some(StopCause::CommandDead) => {
-                "stopped, because the server rejects all further reports of this command".to_owned()
-            }
-            Some(StopCause::Halted) => HALTED.to_owned(),
-            Some(StopCause::ShuttingDown | StopCause::Canceled(_)) | None => {
-                "stopped on the node".to_owned()
-            }
-        });
+        gaps.push(cause(stopped).to_owned());
     }
     if tried < targets {
         gaps.push(format!(
@@ -167,22 +170,12 @@ fn scan_result(
         Ending::Paired(summary) => return pairing_result(*summary, stopped, tally),
     };
     let mut gaps: Vec<String> = skipped_names.into_iter().collect();
-    match (summary.interrupted, stopped) {
-        (Some(Interruption::Canceled), Some(StopCause::Canceled(CancelReason::Requested))) => {
-            gaps.push("canceled".to_owned())
+    match summary.interrupted {
+        Some(Interruption::Canceled) => gaps.push(cause(stopped).to_owned()),
+        Some(interruption @ (Interruption::BudgetSpent | Interruption::SinkClosed)) => {
+            gaps.push(interruption.to_string());
         }
-        (Some(Interruption::Canceled), Some(StopCause::CommandDead)) => gaps.push(
-            "stopped, because the server rejects all further reports of this command".to_owned(),
-        ),
-        (Some(Interruption::Canceled), Some(StopCause::Halted)) => gaps.push(HALTED.to_owned()),
-        (
-            Some(Interruption::Canceled),
-            Some(StopCause::ShuttingDown | StopCause::Canceled(_)) | None,
-        ) => gaps.push("stopped on the node".to_owned()),
-        (Some(interruption @ (Interruption::BudgetSpent | Interruption::SinkClosed)), _) => {
-            gaps.push(interruption.to_string())
-        }
-        (None, _) => {}
+        None => {}
     }
     let not_reached = summary.count(TargetOutcome::NotReached);
     if not_reached > 0 {

@@ -23,6 +23,9 @@ use crate::site::SitePolicy;
 /// The highest field number of `AgentCommand` that this version knows.
 const KNOWN_ARMS: u8 = 2;
 
+/// The target for the local subnets in commands of upstream servers since September 2026. Some send an empty target.
+const UPSTREAM_LOCAL_SUBNET: &str = "fleet-node-local-subnet";
+
 /// The context for parsing a command.
 #[derive(Debug)]
 pub(super) struct CommandReader<'a> {
@@ -31,6 +34,8 @@ pub(super) struct CommandReader<'a> {
     pub(super) local_subnets: &'a [Ipv4Network],
     /// The ports for an empty port list.
     pub(super) default_ports: &'a [Port],
+    /// The default ports of the drivers that the site denies.
+    pub(super) denied_default_ports: &'a [Port],
     /// The server is an upstream one, which sends networks as the operator wrote them.
     pub(super) upstream_server: bool,
 }
@@ -137,19 +142,33 @@ impl CommandReader<'_> {
         }
         let default_ports = ports.is_empty();
         let ports = self.ports(&ports)?;
+        let mut notes = Vec::new();
+        if default_ports {
+            notes.extend(denied_ports_note(self.denied_default_ports));
+        }
+        let mut outside = None;
+        let mut permitted = false;
         for entry in &entries {
             let Entry::Address(ip) = entry else {
+                permitted = true;
                 continue;
             };
             self.policy.addresses.admit(*ip).map_err(Refusal::bad)?;
-            if !self.policy.allows(*ip) {
-                return Err(Refusal::new(
-                    AckCode::AgentIncapable,
-                    format!(
-                        "{ip} is outside the networks that this site allows; choose a node of that network, or allow it with --allow-network"
-                    ),
-                ));
+            if self.policy.allows(*ip) {
+                permitted = true;
+            } else {
+                outside.get_or_insert(ip);
             }
+        }
+        // The guard skips single addresses outside the allow-list, with the reason. Without a permitted one there is
+        // nothing to scan.
+        if let Some(ip) = outside.filter(|_| !permitted) {
+            return Err(Refusal::new(
+                AckCode::AgentIncapable,
+                format!(
+                    "{ip} is outside the networks that this site allows; choose a node of that network, or allow it with --allow-network"
+                ),
+            ));
         }
         Ok(ScanTask {
             entries,
@@ -158,6 +177,7 @@ impl CommandReader<'_> {
             budget: limits::COMMAND_BUDGET,
             listen,
             policy: Arc::clone(self.policy),
+            notes,
         })
     }
 
@@ -186,6 +206,10 @@ impl CommandReader<'_> {
     }
 
     fn target(&self, text: &str) -> Result<Vec<Entry>, Refusal> {
+        let text = match text {
+            "" | UPSTREAM_LOCAL_SUBNET => LOCAL_SUBNET,
+            text => text,
+        };
         let addresses = match text.parse::<Target>().map_err(Refusal::bad)? {
             Target::Name(name) => return Ok(vec![Entry::Name(name)]),
             Target::LocalSubnet => self.local(&format!("`{LOCAL_SUBNET}`"))?,
@@ -230,6 +254,17 @@ impl CommandReader<'_> {
             .flat_map(|subnet| without_edges(*subnet, Target::Network(*subnet).addresses()));
         Ok(edgeless.collect::<AddressList>().iter().collect())
     }
+}
+
+/// States which default ports the site policy removed from a scan; none if it removed none.
+pub(crate) fn denied_ports_note(denied: &[Port]) -> Option<String> {
+    let ports: Vec<String> = denied.iter().map(ToString::to_string).collect();
+    (!ports.is_empty()).then(|| {
+        format!(
+            "default ports not scanned, because this site denies them: {}",
+            ports.join(", ")
+        )
+    })
 }
 
 fn unknown_command() -> Refusal {
@@ -323,6 +358,7 @@ mod tests {
             policy: &policy,
             local_subnets: &subnets.collect::<Vec<_>>(),
             default_ports: &[Port::new(4028).expect("a port")],
+            denied_default_ports: &[Port::new(22).expect("a port")],
             upstream_server,
         };
         let command = AgentCommand {
@@ -367,7 +403,12 @@ mod tests {
     #[test]
     fn lists_keep_their_order_and_only_upstream_targets_lose_their_edges() {
         assert_eq!(
-            read(list(&["10.0.0.9", "fd00::1", "10.0.0.2"], &[]), false),
+            read(list(&["10.0.0.9", "fd00::1", "10.0.0.2"], &[]), false).map(|all| all.len()),
+            Ok(3),
+            "the guard skips the address outside the allow-list"
+        );
+        assert_eq!(
+            read(list(&["fd00::1"], &[]), false),
             Err(Refusal::new(
                 AckCode::AgentIncapable,
                 "fd00::1 is outside the networks that this site allows; choose a node of that network, or allow it with --allow-network"
@@ -402,10 +443,12 @@ mod tests {
             Ok(vec!["miner.lan".into()])
         );
         assert_eq!(read(target("10.1.0.0-3"), true).map(|all| all.len()), Ok(4));
-        assert_eq!(
-            read(target(LOCAL_SUBNET), false),
-            Ok(vec!["10.9.0.1".into(), "10.9.0.2".into()])
-        );
+        for local in [LOCAL_SUBNET, UPSTREAM_LOCAL_SUBNET, ""] {
+            assert_eq!(
+                read(target(local), true),
+                Ok(vec!["10.9.0.1".into(), "10.9.0.2".into()])
+            );
+        }
     }
 
     #[test]
@@ -439,12 +482,21 @@ mod tests {
     }
 
     #[test]
+    fn denied_default_ports_are_noted() {
+        let scan = |ports: &[&str]| task(list(&["10.0.0.1"], ports), &[], false).expect("a task");
+        let note = "default ports not scanned, because this site denies them: 22";
+        assert_eq!(scan(&[]).notes, [note]);
+        assert!(scan(&["80"]).notes.is_empty());
+    }
+
+    #[test]
     fn unknown_commands_are_unimplemented() {
         let policy = Arc::new(SitePolicy::default());
         let reader = CommandReader {
             policy: &policy,
             local_subnets: &[],
             default_ports: &[],
+            denied_default_ports: &[],
             upstream_server: false,
         };
         // Field 3, an empty message: an upstream command that this node does not support.

@@ -26,6 +26,8 @@ pub(crate) struct ScanTask {
     /// If set, only addresses that announce this service are scanned.
     pub(crate) listen: Option<Listen>,
     pub(crate) policy: Arc<SitePolicy>,
+    /// What the site policy removed from the scan, for the operator.
+    pub(crate) notes: Vec<String>,
 }
 
 /// An entry of a command.
@@ -125,6 +127,22 @@ pub(crate) fn messages(command: &WireCommandId, pins: &[PinnedName]) -> Vec<Cont
             names: pins.iter().map(named).collect(),
         })
         .collect()
+}
+
+/// The reason for a partial result if names could not be looked up. Such a name may have devices, unlike one without
+/// addresses.
+pub(crate) fn failed_lookups(pins: &[PinnedName]) -> Option<String> {
+    let mut failed = pins.iter().filter(|pin| pin.lookup_failed);
+    let first = failed.next()?;
+    let reason = first.addresses.as_ref().err()?;
+    let more = match failed.count() {
+        0 => String::new(),
+        more => format!(" (and {more} more names)"),
+    };
+    Some(format!(
+        "`{}` could not be looked up: {reason}{more}",
+        first.name
+    ))
 }
 
 /// The reason for a partial result if the server does not support pins and names were skipped.

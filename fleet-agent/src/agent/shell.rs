@@ -26,6 +26,7 @@ use super::{
     ack::{self, StopCause},
     calls::Calls,
     report,
+    route::Route,
     stream::{ControlStream, StreamEvent},
     work::{self, Work},
 };
@@ -65,6 +66,10 @@ pub(super) struct Shell {
     session: Option<Session>,
     clock: ServerClock,
     stream: Option<ControlStream>,
+    /// Whether an unsupported command was already logged.
+    logged_unsupported: bool,
+    /// Whether the way to the server carries the stream.
+    route: Route,
     /// The capabilities of the current server.
     server: Capabilities,
     events_tx: mpsc::Sender<(Attempt, StreamEvent)>,
@@ -98,6 +103,8 @@ impl Shell {
             session: None,
             clock: ServerClock::default(),
             stream: None,
+            route: Route::default(),
+            logged_unsupported: false,
             server: Capabilities::NONE,
             events_tx,
             events,
@@ -260,7 +267,7 @@ impl Shell {
         let attempt = stream.attempt;
         let ended = async {
             while let Some((from, event)) = self.events.recv().await {
-                if from == attempt && matches!(event, StreamEvent::Ended(_)) {
+                if from == attempt && matches!(event, StreamEvent::Ended { .. }) {
                     break;
                 }
             }
@@ -287,6 +294,7 @@ impl Shell {
                 .running()
                 .map(|command| command.as_str().to_owned()),
             spooled: self.spool.held(),
+            problem: self.route.problem().map(str::to_owned),
         };
         let sender: &watch::Sender<AgentStatus> = &self.agent.status;
         sender.send_if_modified(|last| {

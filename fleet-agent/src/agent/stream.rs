@@ -31,7 +31,11 @@ pub(super) struct ControlStream {
 #[derive(Debug)]
 pub(super) enum StreamEvent {
     Message(Option<control_stream_response::Kind>),
-    Ended(StreamEnd),
+    Ended {
+        end: StreamEnd,
+        /// What happened, as a sentence for the log.
+        reason: String,
+    },
 }
 
 /// The stream cannot accept a message: it has ended, or the server does not read.
@@ -51,12 +55,15 @@ impl ControlStream {
         let (client, options) = (client.clone(), session.options());
         let task = tokio::spawn(async move {
             let stream = hold(client, options, hello, attempt, messages, &events);
-            let end = AssertUnwindSafe(stream)
-                .catch_unwind()
-                .await
-                .unwrap_or(StreamEnd::Lost);
+            let ended = AssertUnwindSafe(stream).catch_unwind().await;
+            let (end, reason) = ended.unwrap_or_else(|_| {
+                let reason = "the task of the stream crashed".to_owned();
+                (StreamEnd::Lost, reason)
+            });
             // The receiver is gone if the agent has ended.
-            let _ = events.send((attempt, StreamEvent::Ended(end))).await;
+            let _ = events
+                .send((attempt, StreamEvent::Ended { end, reason }))
+                .await;
         });
         Self {
             attempt,
@@ -103,7 +110,7 @@ async fn hold(
     attempt: Attempt,
     mut messages: mpsc::Receiver<ControlStreamRequest>,
     events: &mpsc::Sender<(Attempt, StreamEvent)>,
-) -> StreamEnd {
+) -> (StreamEnd, String) {
     let (mut up, mut down) = match client.control_stream(options).await {
         Ok(halves) => halves,
         Err(error) => return end_of(&error),
@@ -129,14 +136,17 @@ async fn hold(
                             .await
                             .is_err()
                         {
-                            break StreamEnd::Lost;
+                            break (StreamEnd::Lost, "the agent has ended".to_owned());
                         }
                     }
                     Err(broken) => {
                         tracing::warn!(%broken, "dropped an invalid message of the server")
                     }
                 },
-                Ok(None) => break StreamEnd::Lost,
+                Ok(None) => {
+                    let reason = "the server closed the stream".to_owned();
+                    break (StreamEnd::Lost, reason);
+                }
                 Err(error) => break end_of(&error),
             }
         }
@@ -149,12 +159,11 @@ async fn hold(
     }
 }
 
-fn end_of(error: &RpcError) -> StreamEnd {
-    tracing::debug!(%error, "the control stream ended");
+fn end_of(error: &RpcError) -> (StreamEnd, String) {
     let limited = error
         .retry_after()
         .filter(|_| error.code == Code::ResourceExhausted);
-    if let Some(retry_after) = limited {
+    let end = if let Some(retry_after) = limited {
         StreamEnd::Limited { retry_after }
     } else if error.is_not_active() {
         StreamEnd::NotActive
@@ -166,5 +175,6 @@ fn end_of(error: &RpcError) -> StreamEnd {
         StreamEnd::Unimplemented
     } else {
         StreamEnd::Lost
-    }
+    };
+    (end, error.to_string())
 }

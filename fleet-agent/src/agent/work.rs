@@ -8,12 +8,8 @@ use fleet_scan::{
     ScanProgress, ScanSummary, Scanner,
 };
 use fleet_wire::gateway::FleetNodePairResult;
-use tokio::{
-    sync::mpsc,
-    task::{JoinError, JoinHandle},
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::mpsc, task::JoinError, time::Instant};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     ack::{Ending, StopCause},
@@ -34,6 +30,8 @@ pub(super) struct Work {
     /// How it ended; set when the scan or pairing is over.
     pub(super) ending: Option<Ending>,
     pub(super) stopped: Option<StopCause>,
+    /// What the site policy removed from the scan.
+    site_notes: Vec<String>,
     /// Devices that could not be reported.
     pub(super) unreportable: u64,
     /// When progress was last sent.
@@ -52,7 +50,7 @@ enum Stage {
 #[derive(Debug)]
 struct Pinning {
     task: ScanTask,
-    lookups: JoinHandle<Option<Vec<PinnedName>>>,
+    lookups: AbortOnDropHandle<Option<Vec<PinnedName>>>,
     began: Instant,
     cancel: CancellationToken,
 }
@@ -61,7 +59,7 @@ struct Pinning {
 #[derive(Debug)]
 struct Scan {
     events: mpsc::Receiver<ScanEvent>,
-    task: JoinHandle<Result<ScanSummary, ScanError>>,
+    task: AbortOnDropHandle<Result<ScanSummary, ScanError>>,
     cancel: CancellationToken,
 }
 
@@ -69,7 +67,7 @@ struct Scan {
 #[derive(Debug)]
 struct Pairing {
     results: mpsc::Receiver<FleetNodePairResult>,
-    task: JoinHandle<PairSummary>,
+    task: AbortOnDropHandle<PairSummary>,
     cancel: CancellationToken,
 }
 
@@ -92,8 +90,12 @@ impl Work {
         scanner: &Scanner,
         resolver: &Arc<dyn Resolver>,
     ) -> Self {
+        let site_notes = task.notes.clone();
         if task.names().is_empty() {
-            return Self::scanning(command, scanner, task.job(&[]));
+            return Self {
+                site_notes,
+                ..Self::scanning(command, scanner, task.job(&[]))
+            };
         }
         let cancel = CancellationToken::new();
         let (lookup, token, resolver) = (task.clone(), cancel.clone(), Arc::clone(resolver));
@@ -103,12 +105,13 @@ impl Work {
         });
         let pinning = Pinning {
             task,
-            lookups,
+            lookups: AbortOnDropHandle::new(lookups),
             began: Instant::now(),
             cancel,
         };
         Self {
             stage: Some(Stage::Pinning(pinning)),
+            site_notes,
             ..Self::ended(command, None)
         }
     }
@@ -135,7 +138,7 @@ impl Work {
         Self {
             stage: Some(Stage::Pairing(Pairing {
                 results,
-                task,
+                task: AbortOnDropHandle::new(task),
                 cancel,
             })),
             ..Self::ended(command, None)
@@ -150,6 +153,7 @@ impl Work {
             pins: Vec::new(),
             ending,
             stopped: None,
+            site_notes: Vec::new(),
             unreportable: 0,
             progress_sent_at: None,
             progress: None,
@@ -184,7 +188,7 @@ impl Work {
         };
         match result {
             Ok(Some(pins)) => {
-                let mut task = pinning.task.clone();
+                let mut task = pinning.task;
                 task.budget = task.budget.saturating_sub(pinning.began.elapsed());
                 self.pins = pins;
                 let job = task.job(&self.pins);
@@ -235,7 +239,10 @@ impl Work {
     pub(super) fn end(&mut self, result: Result<Result<ScanSummary, ScanError>, JoinError>) {
         self.stage = None;
         self.ending = Some(match result {
-            Ok(Ok(summary)) => Ending::Ran(summary),
+            Ok(Ok(mut summary)) => {
+                summary.notes.splice(0..0, self.site_notes.drain(..));
+                Ending::Ran(summary)
+            }
             Ok(Err(error)) => Ending::Failed(error.to_string()),
             Err(error) => {
                 tracing::error!(%error, command = %self.command, "a scan crashed");
@@ -253,27 +260,9 @@ impl Scan {
         let task = tokio::spawn(async move { scanner.run(job, sink, token).await });
         Self {
             events,
-            task,
+            task: AbortOnDropHandle::new(task),
             cancel,
         }
-    }
-}
-
-impl Drop for Pinning {
-    fn drop(&mut self) {
-        self.lookups.abort();
-    }
-}
-
-impl Drop for Pairing {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Drop for Scan {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -14,6 +14,12 @@ use super::StateFile;
 
 /// Largest state file, in bytes. A valid one contains two keys and a few names.
 const FILE_MOST: u64 = 64 * 1024;
+/// Largest file of CA certificates, in bytes.
+const CA_MOST: u64 = 1024 * 1024;
+/// The state file.
+const STATE_FILE: &str = "node.json";
+/// The copy of the CA certificates. The state file refers to it by this relative path, so the folder can be moved.
+const CA_FILE: &str = "ca.pem";
 
 /// Why the state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +160,7 @@ impl StateDir {
     /// [`StateError::Unsafe`] if the file is a link, belongs to another user, or is readable by others;
     /// [`StateError::Malformed`] if it is not a state file.
     pub fn load(&self) -> Result<Option<StateFile>, StateError> {
-        read_state(&self.file())
+        read_state(&self.path)
     }
 
     /// Reads the state without a lock, while another process may hold the folder.
@@ -163,7 +169,7 @@ impl StateDir {
     ///
     /// As [`StateDir::load`].
     pub fn peek(path: &Path) -> Result<Option<StateFile>, StateError> {
-        read_state(&path.join("node.json"))
+        read_state(path)
     }
 
     /// Replaces the state: writes and syncs a new file, renames it over the old one, and syncs the folder. A crash leaves
@@ -173,7 +179,68 @@ impl StateDir {
     ///
     /// [`StateError::Io`] names the failed step.
     pub fn save(&self, state: &StateFile) -> Result<(), StateError> {
-        let (path, temporary) = (self.file(), self.path.join("node.json.new"));
+        let mut state = state.clone();
+        let relative = state
+            .ca_file
+            .as_deref()
+            .map(|ca| ca.strip_prefix(&self.path));
+        if let Some(Ok(relative)) = relative {
+            state.ca_file = Some(relative.to_owned());
+        }
+        let path = self.path.join(STATE_FILE);
+        let text = serde_json::to_vec_pretty(&state).map_err(|error| StateError::Io {
+            doing: "encode",
+            path: path.clone(),
+            source: error.into(),
+        })?;
+        self.replace(&path, &zeroize::Zeroizing::new(text))
+    }
+
+    /// Copies a file of CA certificates into the folder and returns the path of the copy. The original may then change or
+    /// disappear.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Io`] names the file and the failed step.
+    pub fn keep_ca(&self, source: &Path) -> Result<PathBuf, StateError> {
+        let mut text = Vec::new();
+        File::open(source)
+            .and_then(|file| file.take(CA_MOST).read_to_end(&mut text))
+            .map_err(|error| StateError::Io {
+                doing: "read",
+                path: source.to_owned(),
+                source: error,
+            })?;
+        let path = self.path.join(CA_FILE);
+        self.replace(&path, &text)?;
+        Ok(path)
+    }
+
+    /// Deletes the state and the CA certificates.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Io`] names the file that could not be deleted.
+    pub fn clear(&self) -> Result<(), StateError> {
+        for name in [STATE_FILE, CA_FILE] {
+            let path = self.path.join(name);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(StateError::Io {
+                        doing: "delete",
+                        path,
+                        source,
+                    });
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        self.sync()
+    }
+
+    /// Writes and syncs a new file, renames it over the old one, and syncs the folder.
+    fn replace(&self, path: &Path, text: &[u8]) -> Result<(), StateError> {
+        let temporary = path.with_extension("new");
         let io = |doing, path: &Path| {
             let path = path.to_owned();
             move |source| StateError::Io {
@@ -182,9 +249,6 @@ impl StateDir {
                 source,
             }
         };
-        let text = zeroize::Zeroizing::new(
-            serde_json::to_vec_pretty(state).map_err(|error| io("encode", &path)(error.into()))?,
-        );
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(io("replace", &temporary)(error));
@@ -197,22 +261,26 @@ impl StateDir {
             .mode(0o600)
             .open(&temporary)
             .map_err(io("create", &temporary))?;
-        file.write_all(&text)
+        file.write_all(text)
             .and_then(|()| file.sync_all())
             .map_err(io("write", &temporary))?;
-        fs::rename(&temporary, &path).map_err(io("replace", &path))?;
+        fs::rename(&temporary, path).map_err(io("replace", path))?;
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<(), StateError> {
         File::open(&self.path)
             .and_then(|dir| dir.sync_all())
-            .map_err(io("sync", &self.path))
+            .map_err(|source| StateError::Io {
+                doing: "sync",
+                path: self.path.clone(),
+                source,
+            })
     }
 
     /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    fn file(&self) -> PathBuf {
-        self.path.join("node.json")
     }
 }
 
@@ -228,7 +296,8 @@ fn holder_in(file: &mut File) -> String {
     }
 }
 
-fn read_state(path: &Path) -> Result<Option<StateFile>, StateError> {
+fn read_state(folder: &Path) -> Result<Option<StateFile>, StateError> {
+    let path = &folder.join(STATE_FILE);
     let io = |doing| {
         move |source| StateError::Io {
             doing,
@@ -263,9 +332,12 @@ fn read_state(path: &Path) -> Result<Option<StateFile>, StateError> {
     if text.len() as u64 > FILE_MOST {
         return Err(malformed(format!("it is larger than {FILE_MOST} bytes")));
     }
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|error| malformed(format!("line {}, column {}", error.line(), error.column())))
+    let mut state: StateFile = serde_json::from_slice(&text)
+        .map_err(|error| malformed(format!("line {}, column {}", error.line(), error.column())))?;
+    if let Some(ca) = &mut state.ca_file {
+        *ca = folder.join(&*ca);
+    }
+    Ok(Some(state))
 }
 
 /// Rejects a file or folder that another user owns or can access.
@@ -354,6 +426,31 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn ca_certificates_are_copied_and_move_with_the_folder() {
+        let (parent, path) = folder();
+        let original = parent.path().join("site-ca.pem");
+        fs::write(&original, "a certificate").expect("writes");
+        let dir = StateDir::open(&path).expect("opens");
+        let copy = dir.keep_ca(&original).expect("copies");
+        dir.save(&StateFile {
+            ca_file: Some(copy),
+            ..state()
+        })
+        .expect("saves");
+        drop(dir);
+        fs::remove_file(&original).expect("deletes");
+        let moved = parent.path().join("moved");
+        fs::rename(&path, &moved).expect("moves");
+
+        let dir = StateDir::open(&moved).expect("opens");
+        let ca = dir.load().expect("reads").expect("is there").ca_file;
+        let ca = ca.expect("a file of certificates");
+        assert_eq!(fs::read_to_string(&ca).expect("reads"), "a certificate");
+        dir.clear().expect("deletes");
+        assert!(dir.load().expect("reads").is_none() && !ca.exists());
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use ed25519_dalek::{Signature, Verifier, VerifyingKey};
 use fleet_agent::{
-    EnrollError, EnrollOptions, SecretText, SessionError, Stage, StateDir, finish, refresh,
-    register,
+    ConfigureOptions, EnrollError, EnrollOptions, SecretText, SessionError, Stage, StateDir,
+    configure, finish, refresh, register,
 };
 use fleet_core::{SecretHash, registration_statement};
 use fleet_wire::RpcError;
@@ -123,6 +123,36 @@ async fn an_untagged_challenge_is_signed_only_for_an_upstream_server() {
     finish(&dir, key())
         .await
         .expect("an upstream server's challenge is signed");
+}
+
+#[tokio::test]
+async fn a_moved_server_needs_no_new_enrollment() {
+    let gateway = Gateway::start().await;
+    let (_parent, dir) = folder();
+    register(&dir, options(&gateway), &code())
+        .await
+        .expect("registers");
+    finish(&dir, key()).await.expect("proves the key");
+    let before = dir.load().expect("reads").expect("was saved");
+    let url = |url: &str| ConfigureOptions {
+        server_url: Some(url.to_owned()),
+        ..ConfigureOptions::default()
+    };
+
+    let moved = Gateway::start().await;
+    configure(&dir, url(&moved.url())).await.expect("moves");
+    assert_eq!(moved.seen().completed, 1, "the key is proved there");
+    let after = dir.load().expect("reads").expect("was saved");
+    assert_eq!(after.server_url, moved.url());
+    assert_eq!(after.fingerprint(), before.fingerprint());
+    assert_eq!(after.stage(), Stage::Enrolled);
+
+    moved.behavior().begin = Some(RpcError::unauthenticated("who?"));
+    for wrong in [&*moved.url(), "http://fleet.example", "no url"] {
+        assert!(configure(&dir, url(wrong)).await.is_err(), "{wrong}");
+        let kept = dir.load().expect("reads").expect("was saved");
+        assert_eq!(kept.server_url, moved.url());
+    }
 }
 
 #[tokio::test]

@@ -197,6 +197,41 @@ impl Resolver for Silent {
     }
 }
 
+/// A resolver whose name server cannot be reached.
+#[derive(Debug)]
+struct Unreachable;
+
+impl Resolver for Unreachable {
+    fn lookup<'a>(&'a self, _: &'a HostName) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>> {
+        Box::pin(async { Err(LookupError::Failed("connection refused".to_owned())) })
+    }
+}
+
+#[tokio::test]
+async fn a_failed_lookup_makes_the_command_partial() {
+    let site = start(Site::demo(2, 15), 25).await;
+    let device = site.site().addresses()[0];
+    let gateway = Gateway::start().await;
+    let options = AgentOptions {
+        resolver: Arc::new(Unreachable),
+        ..options(5_000)
+    };
+    let _node = Running::with(&gateway, options);
+    let (mut stream, _) = gateway.accepted().await;
+    let entries = [device.to_string(), "miner.lan".to_owned()];
+    stream.discover_entries("c1", &entries, &site.site().ports());
+    stream.pins().await;
+    let ack = stream.ack().await;
+    assert_eq!(code(&ack), AckCode::Partial);
+    let expected = "`miner.lan` could not be looked up";
+    assert!(
+        ack.error_message.contains(expected),
+        "{}",
+        ack.error_message
+    );
+    assert_eq!(site.journal().touched_addresses(), BTreeSet::from([device]));
+}
+
 #[tokio::test]
 async fn a_command_can_be_canceled_during_name_lookups() {
     let gateway = Gateway::start().await;

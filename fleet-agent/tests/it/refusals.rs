@@ -8,7 +8,7 @@ use fleet_wire::{
     pairing::{NmapModeRequest, discover_request::Mode},
 };
 
-use crate::{Running, gateway::Gateway, start};
+use crate::{Running, gateway::Gateway, options, start};
 
 #[tokio::test]
 async fn a_permanently_rejected_report_is_stated_in_the_ack() {
@@ -70,6 +70,26 @@ async fn a_report_is_retried_until_it_is_stored() {
         ack.error_message
     );
     assert_eq!(gateway.seen().rows().count(), 20);
+}
+
+#[tokio::test]
+async fn an_address_outside_the_allow_list_is_skipped_with_the_reason() {
+    let site = start(Site::demo(4, 16), 26).await;
+    let mut addresses = site.site().addresses();
+    let gateway = Gateway::start().await;
+    let mut options = options(5_000);
+    options.site.allowed_networks = vec!["127.91.26.0/24".parse().expect("a network")];
+    let _node = Running::with(&gateway, options);
+    let (mut stream, _) = gateway.accepted().await;
+    addresses.insert(1, [127, 91, 27, 1].into());
+    stream.discover("c", &addresses, &site.site().ports());
+    let ack = stream.ack().await;
+    assert_eq!(AckCode::from_number(ack.code), AckCode::Ok, "{ack:?}");
+    assert_eq!(ack.outcomes.len(), addresses.len());
+    assert_eq!(ack.outcomes[1], 5, "skipped");
+    let noted = |note: &String| note.contains("127.91.27.1 is outside the networks");
+    assert!(ack.notes.iter().any(noted), "{:?}", ack.notes);
+    assert!(!site.journal().touched_addresses().contains(&addresses[1]));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fleet_agent::StopReason;
 use fleet_wire::{
     RpcError,
-    gateway::{ControlGoodbye, GoodbyeReason, control_stream_response},
+    gateway::{CommandProtocolVersion, ControlGoodbye, GoodbyeReason, control_stream_response},
 };
 
 use crate::{Running, gateway::Gateway};
@@ -27,6 +27,10 @@ async fn a_refresh_does_not_drop_the_stream() {
             "mdns",
             "big-commands"
         ]
+    );
+    assert_eq!(
+        hello.max_command_protocol_version(),
+        CommandProtocolVersion::V1
     );
     assert_eq!(
         (hello.instance_id.len(), hello.max_targets, hello.max_ports),

@@ -132,13 +132,14 @@ impl Cutter<'_> {
         }
     }
 
-    /// A target for an upstream node: networks in aligned pieces of at most /22, anything else as it is.
+    /// A target for an upstream node: networks in aligned pieces of at most /22 (/20 for version 1
+    /// of the command protocol), anything else unchanged.
     fn pieces(&mut self, target: &Target, addresses: &AddressList) {
         let Target::Network(network) = target else {
             let scope = Scope::exact(addresses.clone(), self.scope_ports());
             return self.push(ChunkCommand::Target(target.to_string()), scope);
         };
-        for piece in aligned(*network) {
+        for piece in aligned(*network, self.node.max_targets) {
             let inside = addresses.filtered(|ip| match ip {
                 std::net::IpAddr::V4(ip) => piece.contains(ip),
                 std::net::IpAddr::V6(_) => false,
@@ -178,9 +179,16 @@ impl Cutter<'_> {
     }
 }
 
-/// The network itself, or its parts of the widest prefix that an upstream node takes.
-fn aligned(network: Ipv4Network) -> Vec<Ipv4Network> {
-    let prefix = limits::UPSTREAM_COMMAND_PREFIX;
+/// The network itself, or its parts of the widest prefix that an upstream node accepts in one command.
+fn aligned(network: Ipv4Network, max_targets: usize) -> Vec<Ipv4Network> {
+    let bits = max_targets
+        .clamp(
+            limits::UPSTREAM_COMMAND_TARGETS,
+            limits::UPSTREAM_V1_COMMAND_TARGETS,
+        )
+        .ilog2();
+    // 10 to 12 bits.
+    let prefix = 32 - bits as u8;
     if network.prefix() >= prefix {
         return vec![network];
     }

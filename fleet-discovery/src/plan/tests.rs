@@ -565,3 +565,15 @@ fn the_estimate_is_that_of_dark_space() {
     assert_eq!(seconds(target("10.0.0.0/16"), &["80"], &ours()), 17);
     assert_eq!(seconds(target("10.0.0.0/16"), &[], &ours()), 43);
 }
+
+#[test]
+fn an_upstream_node_of_command_protocol_v1_gets_a_slash_20_in_one_command() {
+    let v1 = NodeProfile::announced(Announcement {
+        max_targets: 4_096,
+        ..Announcement::default()
+    });
+    let chunks = |node: &NodeProfile, text: &str| planned(target(text), &["80"], node).chunks.len();
+    assert_eq!(chunks(&v1, "10.0.0.0/20"), 1);
+    assert_eq!(chunks(&v1, "10.0.0.0/18"), 4);
+    assert_eq!(chunks(&NodeProfile::upstream(), "10.0.0.0/20"), 4);
+}

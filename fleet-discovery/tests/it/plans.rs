@@ -115,7 +115,7 @@ proptest! {
                 ChunkCommand::Target(target) => {
                     prop_assert!(!node.big_commands || chunk.scope.kind() == ScopeKind::Open);
                     let meant = meant(target);
-                    prop_assert!(meant.len() <= limits::UPSTREAM_COMMAND_TARGETS);
+                    prop_assert!(meant.len() <= node.max_targets.clamp(limits::UPSTREAM_COMMAND_TARGETS, limits::UPSTREAM_V1_COMMAND_TARGETS));
                     prop_assert!(scope.iter().all(|ip| meant.contains(ip)));
                     prop_assert!(meant.len() as u64 <= scope.len() as u64 + skipped(&plan));
                 }

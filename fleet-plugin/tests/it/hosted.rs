@@ -142,9 +142,9 @@ async fn each_kind_of_plugin_answer_has_its_outcome() {
     };
     let host = start(options(folder.path(), timing)).await;
     for (number, (says, complete, noted)) in [
-        ("OTHER", true, "answered and text nothing"),
-        ("GONE", true, "answered and text nothing"),
-        ("FAIL", true, "answered and text nothing"),
+        ("OTHER", true, "answered and said nothing"),
+        ("GONE", true, "answered and said nothing"),
+        ("FAIL", true, "answered and said nothing"),
         ("LOGIN", true, "plugin acme: it requires a login"),
         ("SLEEP", false, "plugin:acme gave no answer within 2 s"),
         ("GARBAGE", false, "plugin:acme gave a bad answer"),
@@ -272,14 +272,23 @@ async fn a_plugin_pairs_the_devices_that_it_recognizes() {
             ..DeviceFacts::default()
         },
     };
+    // A built-in driver found the same device at another port, and spells its make differently.
+    let mut elsewhere = target.clone();
+    elsewhere.endpoint.port = Port::new(4028).expect("a port");
+    elsewhere.facts.manufacturer = "ACME Inc".to_owned();
     for (password, expected) in [
         (Some("sesame"), PairOutcome::Paired),
         (Some("wrong"), PairOutcome::AuthFailed),
-        (None, PairOutcome::AuthNeeded),
+        // The second of the plugin's default logins works.
+        (None, PairOutcome::Paired),
     ] {
         let login = password.map(|password| Login::new("root".to_owned(), password.to_owned()));
-        let report = pairer.pair(&target, login.as_ref()).await;
-        assert_eq!(report.outcome, expected, "{password:?}: {report:?}");
+        for target in [&target, &elsewhere] {
+            let report = pairer.pair(target, login.as_ref()).await;
+            assert_eq!(report.outcome, expected, "{password:?}: {report:?}");
+            let by_default = password.is_none().then_some(true);
+            assert_eq!(report.default_password, by_default, "{report:?}");
+        }
     }
     let mut other = target;
     other.facts.driver = "bcme".to_owned();
@@ -287,6 +296,38 @@ async fn a_plugin_pairs_the_devices_that_it_recognizes() {
     let report = pairer.pair(&other, Some(&login)).await;
     assert_eq!(report.outcome, PairOutcome::Error);
     assert!(report.error.contains("nothing was sent"), "{report:?}");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn default_logins_are_not_tried_if_the_node_forbids_them() {
+    let Some(python) = python("hosted::default_logins_are_not_tried_if_the_node_forbids_them")
+    else {
+        return;
+    };
+    let folder = folder();
+    put_acme(folder.path(), "acme", &python);
+    let host = start(HostOptions {
+        default_logins: false,
+        ..options(folder.path(), quick())
+    })
+    .await;
+    let ip = address(12, 1);
+    let _device = Device::start(ip, &[ACME]);
+    let guard = Guard::policy(AddressPolicy::DEMO);
+    let pairer = Pairer::new(quick_scan(), drivers(&host), guard);
+    let target = PairableDevice {
+        endpoint: Endpoint {
+            ip,
+            port: Port::new(PORT).expect("a port"),
+        },
+        facts: DeviceFacts {
+            driver: "acme".to_owned(),
+            ..DeviceFacts::default()
+        },
+    };
+    let report = pairer.pair(&target, None).await;
+    assert_eq!(report.outcome, PairOutcome::AuthNeeded, "{report:?}");
     host.stop().await;
 }
 

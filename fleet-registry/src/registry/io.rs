@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId};
+use fleet_core::{CommandId, ConnectionId, Epoch, NodeId, Priority};
 
 use crate::Announced;
 
@@ -76,7 +76,7 @@ pub struct Adopted {
     /// The command.
     pub command: CommandId,
     /// The queue that it came from.
-    pub lane: Lane,
+    pub priority: Priority,
     /// When it expires. Used only if this process did not know the command.
     pub deadline: Instant,
     /// Whether its scan is already canceled.
@@ -154,7 +154,7 @@ pub struct CommandProgress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InFlight {
     /// The queue that it came from.
-    pub lane: Lane,
+    pub priority: Priority,
     /// When it expires.
     pub deadline: Instant,
     /// Whether its scan was canceled. The command still holds the permit until its ack or deadline.

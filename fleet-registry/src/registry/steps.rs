@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fleet_core::{
-    CommandId, ConnectionId, Epoch, Lane, NodeId, full_jitter, limits::ACCEPTED_EVERY,
+    CommandId, ConnectionId, Epoch, NodeId, Priority, full_jitter, limits::ACCEPTED_EVERY,
 };
 
 use super::{
@@ -13,10 +13,10 @@ use super::{
 use crate::Capability;
 
 impl Flight {
-    pub(super) fn new(lane: Lane, deadline: Instant, canceled: bool) -> Self {
+    pub(super) fn new(priority: Priority, deadline: Instant, canceled: bool) -> Self {
         Self {
             info: InFlight {
-                lane,
+                priority,
                 deadline,
                 canceled,
                 progress: CommandProgress::default(),
@@ -94,7 +94,7 @@ impl Registry {
             let timers = &mut self.timers;
             let flight = state.in_flight.entry(command).or_insert_with(|| {
                 timers.set(Timer::Command(node, command), found.deadline);
-                Flight::new(found.lane, found.deadline, false)
+                Flight::new(found.priority, found.deadline, false)
             });
             flight.info.canceled |= found.canceled;
             self.outputs.push_back(Output::Adopted { node, command });

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId, Timestamp, limits::HELLO_TIMEOUT};
+use fleet_core::{
+    CommandId, ConnectionId, Epoch, NodeId, Priority, Timestamp, limits::HELLO_TIMEOUT,
+};
 use fleet_registry::{
     Announced, Capabilities, Registry,
     registry::{
@@ -75,14 +77,19 @@ impl Server {
     fn dispatch(&mut self, number: u8) -> Result<ConnectionId, DispatchRefused> {
         let deadline = self.now + 720 * SECOND;
         let epoch = Epoch(self.epoch);
-        self.registry
-            .dispatched(NODE, epoch, command(number), Lane::Interactive, deadline)
+        self.registry.dispatched(
+            NODE,
+            epoch,
+            command(number),
+            Priority::Interactive,
+            deadline,
+        )
     }
 
     fn adopted(&self, number: u8) -> Adopted {
         Adopted {
             command: command(number),
-            lane: Lane::Interactive,
+            priority: Priority::Interactive,
             deadline: self.now + 720 * SECOND,
             canceled: false,
         }
@@ -184,7 +191,7 @@ fn a_claim_whose_stream_has_ended_still_fences_the_older_one() {
 fn an_ack_received_at_its_deadline_counts() {
     let mut server = server();
     let connection = server.connect(ours(), &[]);
-    server.dispatch(1).expect("the lane is free");
+    server.dispatch(1).expect("the slot is free");
     server.now += 720 * SECOND;
     // The deadline is due, but received messages are handled first.
     let acked = server.registry.ack(server.now, connection, command(1));
@@ -197,7 +204,7 @@ fn an_ack_received_at_its_deadline_counts() {
 fn a_deadline_fires_once_and_a_late_ack_is_counted() {
     let mut server = server();
     let connection = server.connect(ours(), &[]);
-    server.dispatch(1).expect("the lane is free");
+    server.dispatch(1).expect("the slot is free");
     server.now += 720 * SECOND;
     server.registry.handle_timeout(server.now);
     server.registry.handle_timeout(server.now);
@@ -253,7 +260,7 @@ fn a_command_issued_under_an_older_epoch_is_not_sent() {
 fn a_command_survives_its_stream_if_the_node_still_runs_it() {
     let mut server = server();
     let old = server.connect(ours(), &[]);
-    server.dispatch(1).expect("the lane is free");
+    server.dispatch(1).expect("the slot is free");
     server.registry.closed(server.now, old);
     assert_eq!(server.ended(), []);
     let adopted = server.adopted(1);
@@ -270,7 +277,7 @@ fn a_command_survives_its_stream_if_the_node_still_runs_it() {
 fn a_command_that_the_node_omits_is_lost() {
     let mut server = server();
     server.connect(Announced::UPSTREAM, &[]);
-    server.dispatch(1).expect("the lane is free");
+    server.dispatch(1).expect("the slot is free");
     server.connect(Announced::UPSTREAM, &[]);
     assert_eq!(server.ended(), [(command(1), CommandEnd::Lost)]);
     assert!(server.registry.can_dispatch(NODE));
@@ -280,7 +287,7 @@ fn a_command_that_the_node_omits_is_lost() {
 fn a_concurrent_claim_does_not_revive_an_acknowledged_command() {
     let mut server = server();
     let old = server.connect(ours(), &[]);
-    server.dispatch(1).expect("the lane is free");
+    server.dispatch(1).expect("the slot is free");
     let new = server.open();
     assert_eq!(server.admit(new), Admission::Proceed);
     let adopted = server.adopted(1);
@@ -296,7 +303,7 @@ fn a_concurrent_claim_does_not_revive_an_acknowledged_command() {
 fn a_cancel_is_sent_once_to_a_capable_node_and_again_after_its_reconnect() {
     let mut server = server();
     let old = server.connect(ours(), &[]);
-    server.dispatch(1).expect("the lane is free");
+    server.dispatch(1).expect("the slot is free");
     server.outputs();
     server.registry.cancel(NODE, command(1));
     server.registry.cancel(NODE, command(1));
@@ -305,7 +312,7 @@ fn a_cancel_is_sent_once_to_a_capable_node_and_again_after_its_reconnect() {
         command: command(1),
     };
     assert_eq!(server.outputs(), [expected(old)]);
-    assert!(!server.registry.can_dispatch(NODE), "it keeps the lane");
+    assert!(!server.registry.can_dispatch(NODE), "it keeps the permit");
     let adopted = server.adopted(1);
     let new = server.connect(ours(), &[adopted]);
     assert!(server.outputs().contains(&expected(new)));
@@ -315,7 +322,7 @@ fn a_cancel_is_sent_once_to_a_capable_node_and_again_after_its_reconnect() {
 fn an_upstream_node_gets_no_cancel_and_keeps_the_permit_until_its_deadline() {
     let mut server = server();
     server.connect(Announced::UPSTREAM, &[]);
-    server.dispatch(1).expect("the lane is free");
+    server.dispatch(1).expect("the slot is free");
     server.outputs();
     server.registry.cancel(NODE, command(1));
     assert_eq!(server.outputs(), []);
@@ -330,7 +337,7 @@ fn an_upstream_node_gets_no_cancel_and_keeps_the_permit_until_its_deadline() {
 fn revoking_ends_streams_claims_and_commands_at_once() {
     let mut server = server();
     let current = server.connect(ours(), &[]);
-    server.dispatch(1).expect("the lane is free");
+    server.dispatch(1).expect("the slot is free");
     let claiming = server.open();
     assert_eq!(server.admit(claiming), Admission::Proceed);
     server.outputs();
@@ -359,7 +366,7 @@ fn revoking_ends_streams_claims_and_commands_at_once() {
 fn a_node_claimed_by_another_server_leaves_this_one() {
     let mut server = server();
     server.connect(ours(), &[]);
-    server.dispatch(1).expect("the lane is free");
+    server.dispatch(1).expect("the slot is free");
     server.registry.superseded(server.now, NODE, Epoch(1));
     assert!(
         server.registry.current(NODE).is_some(),
@@ -452,7 +459,7 @@ fn a_drain_spreads_the_nodes_evenly_over_its_window() {
 fn progress_never_decreases_and_is_forwarded_five_times_per_second() {
     let mut server = server();
     let connection = server.connect(ours(), &[]);
-    server.dispatch(1).expect("the lane is free");
+    server.dispatch(1).expect("the permit is free");
     let mut report = |after_ms, done, total| {
         server.now += Duration::from_millis(after_ms);
         let reported = CommandProgress { done, total };

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId, limits};
+use fleet_core::{CommandId, ConnectionId, Epoch, NodeId, Priority, limits};
 use fleet_registry::{
     Announced, Capabilities, Capability, Registry,
     registry::{
@@ -303,7 +303,7 @@ impl World {
             if adopt & (1 << (at % 3)) != 0 {
                 adopted.push(Adopted {
                     command: flight.command,
-                    lane: Lane::Interactive,
+                    priority: Priority::Interactive,
                     deadline: self.now + Duration::from_secs(1),
                     canceled: adopt & 32 != 0,
                 });
@@ -315,7 +315,7 @@ impl World {
             let deadline = self.now + Duration::from_secs(u64::from(adopt));
             adopted.push(Adopted {
                 command,
-                lane: Lane::Scheduled,
+                priority: Priority::Scheduled,
                 deadline,
                 canceled: adopt & 16 != 0,
             });

@@ -111,9 +111,9 @@ impl Host {
 
     /// Takes in what external drivers made of it, after every port is settled. Returns what is to be reported.
     #[must_use]
-    pub(super) fn conclude_outside(&mut self, verdict: PortVerdict) -> Vec<FoundDevice> {
+    pub(super) fn conclude_outside(&mut self, port: u8, verdict: PortVerdict) -> Vec<FoundDevice> {
         // No port is an open question any more, so that there is nothing to wait for.
-        self.conclude(0, verdict, &[])
+        self.conclude(usize::from(port), verdict, &[])
     }
 
     /// The ports at which external drivers may be asked: none before all are settled, none once one was named.
@@ -509,11 +509,21 @@ mod tests {
                 .is_empty()
         );
         assert_eq!(host.unnamed().collect::<Vec<_>>(), [1]);
-        let found = host.conclude_outside(PortVerdict::Named(0, device("plugin", None, None)));
+        let found = host.conclude_outside(1, PortVerdict::Named(0, device("plugin", None, None)));
         assert_eq!(drivers(&found), ["plugin"]);
         assert_eq!(host.unnamed().count(), 0, "it is identified");
         assert_eq!(host.outcome(), TargetOutcome::Identified);
         assert_eq!(host.stranger(), None);
+    }
+
+    #[test]
+    fn the_answer_of_an_external_driver_belongs_to_the_port_it_was_asked_about() {
+        let said = |words: &str| PortVerdict::Unidentified(words.to_owned());
+        let mut host = Host::new(2);
+        let _ = host.conclude(API, PortVerdict::Refused, &PRECEDENCES);
+        let _ = host.conclude(WEB, said(""), &PRECEDENCES);
+        let _ = host.conclude_outside(1, said("requires a login"));
+        assert_eq!(host.stranger(), Some((WEB, "requires a login")));
     }
 
     #[test]

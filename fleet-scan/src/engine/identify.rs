@@ -85,13 +85,15 @@ pub(super) async fn identify(
 
 /// Asks external drivers, one question after the other, until one names the host.
 pub(super) async fn identify_outside(
-    questions: Vec<(Endpoint, Vec<Arc<dyn Driver>>)>,
+    questions: Vec<(u8, Endpoint, Vec<Arc<dyn Driver>>)>,
     dialler: Arc<Dialler>,
     options: ScanOptions,
-) -> Identified {
+) -> (u8, Identified) {
     let mut troubles = Vec::new();
     let mut words = String::new();
-    for (endpoint, drivers) in questions {
+    // The port of the answer, or the first port.
+    let mut answered = questions.first().map_or(0, |(port, ..)| *port);
+    for (port, endpoint, drivers) in questions {
         for driver in drivers {
             if let Err(reason) = dialler.lend_turn(endpoint).await {
                 tracing::debug!(%endpoint, reason, "no plugin is asked");
@@ -102,9 +104,10 @@ pub(super) async fn identify_outside(
                 Some(Ok(Answer::Named(identification))) => {
                     let device = Box::new(device(endpoint, *identification));
                     let verdict = PortVerdict::Named(driver.precedence(), device);
-                    return Identified { verdict, troubles };
+                    return (port, Identified { verdict, troubles });
                 }
                 Some(Ok(Answer::Stranger { evidence })) if words.is_empty() => {
+                    answered = port;
                     words = text::bounded(&evidence, STRANGER_WORDS);
                 }
                 Some(Ok(Answer::Stranger { .. } | Answer::Foreign)) => {}
@@ -119,7 +122,7 @@ pub(super) async fn identify_outside(
         }
     }
     let verdict = PortVerdict::Unidentified(words);
-    Identified { verdict, troubles }
+    (answered, Identified { verdict, troubles })
 }
 
 /// What a driver says; none when it crashed over it.

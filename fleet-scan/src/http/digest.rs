@@ -125,6 +125,7 @@ fn parameters(text: &str) -> Vec<(String, String)> {
 
 /// Whatever a device challenges with, the answer is one header line that holds neither password nor anything that
 /// ends the line early.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let header = String::from_utf8_lossy(bytes);
     let Some(challenge) = Challenge::parse(&header) else {

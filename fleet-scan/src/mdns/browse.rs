@@ -363,6 +363,7 @@ fn is_internet(record: &Record) -> bool {
 }
 
 /// Datagrams that `0xff 0xff` parts are heard, and everything that is due within a minute is asked.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn fuzz(bytes: &[u8]) {
     const MOST: usize = 4;
     let service = ServiceType::default();

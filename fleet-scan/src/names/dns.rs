@@ -1,7 +1,12 @@
 //! Names by DNS: the system's name servers, or those that the operator names.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fs::File,
+    io::{self, Read},
+    net::{IpAddr, SocketAddr},
+};
 
+use fleet_core::parse_literal;
 use fleet_discovery::HostName;
 use hickory_resolver::{
     TokioResolver,
@@ -14,6 +19,11 @@ use hickory_resolver::{
 
 use super::{LookupError, Resolver};
 use crate::BoxFuture;
+
+/// The system's hosts file.
+const HOSTS: &str = "/etc/hosts";
+/// As much of it is read, in bytes.
+const HOSTS_MOST: u64 = 1024 * 1024;
 
 /// Asks name servers, and asks them again for every scan: nothing is cached.
 #[derive(Clone, Debug)]
@@ -64,6 +74,27 @@ fn server(address: SocketAddr) -> NameServerConfig {
     config
 }
 
+/// Reads the system's hosts file, up to a bound.
+fn read_hosts() -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(HOSTS)?
+        .take(HOSTS_MOST)
+        .read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The addresses of a name in the text of a hosts file; empty if the name is not in it.
+fn in_hosts(text: &str, name: &str) -> Vec<IpAddr> {
+    let address = |line: &str| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let address = parse_literal(words.next()?)?;
+        words
+            .any(|word| word.eq_ignore_ascii_case(name))
+            .then_some(address)
+    };
+    text.lines().filter_map(address).collect()
+}
+
 impl Resolver for DnsResolver {
     fn lookup<'a>(&'a self, name: &'a HostName) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>> {
         Box::pin(async move {
@@ -74,9 +105,30 @@ impl Resolver for DnsResolver {
                     LookupError::Failed(error.to_string())
                 }
             };
+            // The resolver library asks a name server for the address family that the hosts file lacks, and fails without
+            // one. Programs of the system ask no name server about a name in the file.
+            if self.servers.is_empty() {
+                let found = in_hosts(&read_hosts().unwrap_or_default(), name.as_str());
+                if !found.is_empty() {
+                    return Ok(found);
+                }
+            }
             let resolver = self.resolver().map_err(failed)?;
             let found = resolver.lookup_ip(name.as_str()).await.map_err(failed)?;
             Ok(found.iter().collect())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_the_hosts_file_has_exactly_the_addresses_there() {
+        let text = "# 10.0.0.1 miner.lan\n10.0.0.2 other miner.LAN # rack 4\nfd00::2\tminer.lan\n300.0.0.1 miner.lan\n";
+        let expected: [IpAddr; 2] = [[10, 0, 0, 2].into(), "fd00::2".parse().expect("an address")];
+        assert_eq!(in_hosts(text, "miner.lan"), expected);
+        assert!(in_hosts(text, "rack").is_empty());
     }
 }

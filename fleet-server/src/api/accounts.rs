@@ -57,7 +57,7 @@ impl AccountService for Api {
                 .from
                 .map(|from| from.to_string())
                 .unwrap_or_default(),
-            agent: session.agent,
+            user_agent: session.agent,
             key_id: session.key.map_or(0, |key| key.0),
             current: call.credential == Credential::Session(session.id),
         };

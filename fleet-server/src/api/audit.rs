@@ -96,14 +96,14 @@ impl AuditService for Api {
 }
 
 fn record(row: AuditRow) -> AuditRecord {
-    let (who, who_id) = row.entry.actor.who.parts();
+    let (actor, actor_id) = row.entry.actor.who.parts();
     AuditRecord {
         id: row.id,
         at: Some(timestamp(row.entry.at)),
-        who: who.to_owned(),
-        who_id,
-        who_name: row.name.unwrap_or_default(),
-        from: row.entry.actor.from.map(|ip| ip.to_string()),
+        actor: actor.to_owned(),
+        actor_id,
+        actor_name: row.name.unwrap_or_default(),
+        from_address: row.entry.actor.from.map(|ip| ip.to_string()),
         action: row.entry.action.into_owned(),
         subject: row.entry.subject,
         refusal: match row.entry.result {
@@ -119,10 +119,10 @@ fn linked(record: LinkedRecord) -> AuditRecord {
     AuditRecord {
         id: record.id,
         at: Some(timestamp(record.at)),
-        who: record.who,
-        who_id: record.who_id,
-        who_name: String::new(),
-        from: record.from,
+        actor: record.who,
+        actor_id: record.who_id,
+        actor_name: String::new(),
+        from_address: record.from,
         action: record.action,
         subject: record.subject,
         refusal: record.refusal,

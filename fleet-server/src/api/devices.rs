@@ -156,7 +156,7 @@ fn refused(row: RefusedDevice) -> fleet::RefusedDevice {
         port: row.endpoint.port.number().into(),
         identifier: row.identifier.to_string(),
         reason: row.reason.as_str().to_owned(),
-        way_out: remedy(&row),
+        remedy: remedy(&row),
         device_id: row.device.0,
         owner_fleet_node_id: row.owner.map_or(0, |node| node.0),
         count: row.count,

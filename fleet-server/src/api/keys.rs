@@ -30,7 +30,7 @@ impl KeyService for Api {
         request: ListKeysRequest,
     ) -> Result<Reply<ListKeysResponse>, RpcError> {
         let call = self.operator(&context)?;
-        let reach = if request.everybody {
+        let reach = if request.all_operators {
             self.administers(&call, "fleet.v1.KeyService/ListKeys")
                 .await?;
             Reach::Org
@@ -137,7 +137,7 @@ impl KeyService for Api {
         Ok(Reply::new(RotateKeyResponse {
             key_id: new.0,
             key: key.expose().to_owned(),
-            old_key_ends_at: Some(timestamp(old_until)),
+            old_key_expires_at: Some(timestamp(old_until)),
         }))
     }
 }

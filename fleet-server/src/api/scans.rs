@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use fleet_core::{Lane, NodeId, Permission, limits};
+use fleet_core::{NodeId, Permission, Priority, limits};
 use fleet_store::Queueing;
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
     fleet::{
         CancelScanRequest, CancelScanResponse, GetScanRequest, GetScanResponse, ListScansRequest,
-        ListScansResponse, PlanScanRequest, PlanScanResponse, ScanLane, ScanService,
+        ListScansResponse, PlanScanRequest, PlanScanResponse, ScanPriority, ScanService,
         StartScanRequest, StartScanResponse, WatchScanRequest, WatchScanResponse,
     },
 };
@@ -33,16 +33,16 @@ impl ScanService for Api {
         request: StartScanRequest,
     ) -> Result<Reply<StartScanResponse>, RpcError> {
         let call = self.operator(&context)?;
-        let lane = match request.lane() {
-            ScanLane::Unspecified | ScanLane::Interactive => Lane::Interactive,
-            ScanLane::Scheduled => Lane::Scheduled,
+        let priority = match request.priority() {
+            ScanPriority::Unspecified | ScanPriority::Interactive => Priority::Interactive,
+            ScanPriority::Scheduled => Priority::Scheduled,
         };
         let queue_for = queue_for(request.queue_for)?;
         let start = Start {
             node: NodeId(request.fleet_node_id),
             request: convert::scan_request(request.request)?,
             request_id: Some(request.request_id),
-            lane,
+            priority,
             queueing: Queueing::Until(call.now.plus(queue_for)),
         };
         let created = scans::start(&self.app, &call, start).await?;

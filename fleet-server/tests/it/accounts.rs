@@ -399,7 +399,9 @@ async fn only_administrators_manage_keys_of_others() {
     );
     let client = keys(&world);
     let (id, _) = make_key(&world, admin.options(), "of the admin").await;
-    let everybody = ListKeysRequest { everybody: true };
+    let everybody = ListKeysRequest {
+        all_operators: true,
+    };
     let error = refused(
         client.list_keys(&everybody, operator.options()).await,
         Code::PermissionDenied,

@@ -160,8 +160,8 @@ async fn a_device_of_another_node_is_listed_with_a_remedy() {
         ),
         ("owned by another node", south.id.0, north.id.0)
     );
-    let way_out = format!("revoke node {}", north.id);
-    assert!(refusal.way_out.contains(&way_out), "{refusal:?}");
+    let remedy = format!("revoke node {}", north.id);
+    assert!(refusal.remedy.contains(&remedy), "{refusal:?}");
     let outsider = world.operator_of("other", Role::Admin).await;
     assert_eq!(listed(&outsider).await, []);
     first.hang_up();

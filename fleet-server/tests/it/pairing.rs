@@ -315,7 +315,7 @@ async fn a_pairing_that_cannot_start_is_refused_at_once() {
     let viewer = world.operator_of("third", Role::Viewer).await;
     let request = wanted(&enrolled, &["10.0.0.1"]);
     not_begun(&viewer, &request, Code::PermissionDenied).await;
-    // The lane is taken.
+    // The slot is taken.
     start(&operator, &enrolled, list(&["10.0.0.9"], &["80"])).await;
     let (scan, _) = node.command().await;
     not_begun(&operator, &request, Code::ResourceExhausted).await;

@@ -6,7 +6,7 @@ use fleet_core::Role;
 use fleet_wire::{
     Code,
     admin::RevokeFleetNodeRequest,
-    fleet::{ListScansRequest, ScanLane, StartScanRequest},
+    fleet::{ListScansRequest, ScanPriority, StartScanRequest},
     gateway::{AckCode, ControlAck, control_stream_request},
     pairing::discover_request::Mode,
 };
@@ -89,7 +89,7 @@ async fn interactive_scans_run_before_scheduled_ones() {
         request_id: "nightly".into(),
         fleet_node_id: enrolled.id.0,
         request: Some(list(&["10.0.0.1"], &["80"])),
-        lane: ScanLane::Scheduled.into(),
+        priority: ScanPriority::Scheduled.into(),
         ..StartScanRequest::default()
     };
     operator

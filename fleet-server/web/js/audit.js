@@ -66,12 +66,12 @@ export function auditView(root) {
 }
 
 function cells(record) {
-  const author = record.whoName || [record.who, record.whoId].filter(Boolean).join(" ");
+  const author = record.actorName || [record.actor, record.actorId].filter(Boolean).join(" ");
   const times = int(record.count) > 1 ? h("span", { class: "tag" }, `${count(record.count)} times`) : null;
   return {
     seq: int(record.seq) ? count(record.seq) : h("span", { class: "none", title: "Not sealed yet" }, "–"),
     action: [h("span", { class: "primary" }, record.action), h("span", { class: "action-subject" }, foreign(record.subject))],
-    author: [foreign(author), record.from ? h("span", { class: "action-from" }, record.from) : null],
+    author: [foreign(author), record.fromAddress ? h("span", { class: "action-from" }, record.fromAddress) : null],
     result: record.refusal === undefined ? "Done" : [h("span", { class: "refused" }, "Refused: ", foreign(record.refusal)), times],
     seen: timeAgo(record.at),
   };

@@ -119,7 +119,7 @@ function refusedCells(device, names) {
     endpoint: breakable(endpoint(device.ip, device.port)),
     reporter: foreign(names.get(String(device.fleetNodeId)) ?? `node ${device.fleetNodeId}`),
     identifier: foreign(device.identifier),
-    reason: [h("span", { class: "primary" }, foreign(sentence(device.reason))), h("span", { class: "hint" }, sentence(device.wayOut))],
+    reason: [h("span", { class: "primary" }, foreign(sentence(device.reason))), h("span", { class: "hint" }, sentence(device.remedy))],
     seen: timeAgo(device.lastSeen, `${plural(device.count, "time")}, first ${absolute(device.firstSeen)}`),
   };
 }

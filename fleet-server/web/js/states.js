@@ -45,7 +45,7 @@ export function outcomeOf(ledger) {
 
 /** The scans of the same node that are before `scan`: the running one, then the queue (interactive scans first). */
 export function scansAhead(scan, scans) {
-  const rank = (one) => (stateName(one.state) === "running" ? 0 : String(one.lane ?? "").endsWith("SCHEDULED") ? 2 : 1);
+  const rank = (one) => (stateName(one.state) === "running" ? 0 : String(one.priority ?? "").endsWith("SCHEDULED") ? 2 : 1);
   const before = (a, b) => rank(a) - rank(b) || Number(date(a.createdAt)) - Number(date(b.createdAt));
   return scans
     .filter((one) => one.scanId !== scan.scanId && String(one.fleetNodeId) === String(scan.fleetNodeId) && !stateOf(one.state).over)

@@ -351,7 +351,7 @@ pub trait Pairing: Send + Sync {
         wish: PairWish,
     ) -> Result<PairTargets, StoreError>;
 
-    /// Stores pairing and its targets; credentials are not among what is stored. The node's lane is
+    /// Stores pairing and its targets; credentials are not among what is stored. The node's slot is
     /// its own until it ends; whoever drives it must say so within [`limits::PAIRING_LEASE`].
     ///
     /// [`limits::PAIRING_LEASE`]: fleet_core::limits::PAIRING_LEASE

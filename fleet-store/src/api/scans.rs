@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
 use fleet_core::{
-    AddressPolicy, CommandId, Epoch, Lane, NodeId, OperatorId, OrgId, PairingId, Port, ScanId,
+    AddressPolicy, CommandId, Epoch, NodeId, OperatorId, OrgId, PairingId, Port, Priority, ScanId,
     ScanState, Timestamp,
     outcome::{AckVerdict, Conclusion},
 };
@@ -41,7 +41,7 @@ pub struct NewScan {
     /// As planned.
     pub plan: Plan,
     /// Which queue it waits in.
-    pub lane: Lane,
+    pub priority: Priority,
     /// Whether it may wait.
     pub queueing: Queueing,
     /// Now.
@@ -109,7 +109,7 @@ pub struct ScanRow {
     /// Where it stands.
     pub state: ScanState,
     /// Which queue it waits in.
-    pub lane: Lane,
+    pub priority: Priority,
     /// As asked.
     pub request: ScanRequest,
     /// When it was asked for.
@@ -145,8 +145,8 @@ pub struct IssuedCommand {
     pub command: CommandId,
     /// Its scan.
     pub scan: ScanId,
-    /// Its lane.
-    pub lane: Lane,
+    /// Its priority.
+    pub priority: Priority,
     /// What to send.
     pub request: ChunkCommand,
     /// The ports to send; empty means the node's defaults.
@@ -330,7 +330,7 @@ pub trait Scans: Send + Sync {
 
     /// Cancels a scan. With a `grace` (for a node that can be told to stop) a command in flight gets
     /// that long to stop and report what it has; else the scan ends at once and the command keeps its
-    /// lane until ack or deadline. Canceling again, or a scan that has ended, changes nothing.
+    /// slot until ack or deadline. Canceling again, or a scan that has ended, changes nothing.
     async fn cancel_scan(
         &self,
         org: OrgId,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fleet_core::{
-    CommandId, Epoch, InstanceId, Lane, NodeId, ReplicaId, ScanId, SessionId, Timestamp,
+    CommandId, Epoch, InstanceId, NodeId, Priority, ReplicaId, ScanId, SessionId, Timestamp,
 };
 
 use crate::{Hello, StoreError};
@@ -33,8 +33,8 @@ pub struct StreamClaim {
 pub struct AdoptedCommand {
     /// Which.
     pub command: CommandId,
-    /// Its lane.
-    pub lane: Lane,
+    /// Its priority.
+    pub priority: Priority,
     /// When the server stops waiting.
     pub deadline: Timestamp,
     /// Whether its scan was canceled meanwhile: the node is told again.

@@ -144,7 +144,7 @@ fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), D
         operator_id: Set(new.operator.0),
         request_id: Set(new.request_id.clone()),
         state: Set(AsText(ScanState::Queued)),
-        lane: Set(AsText(new.lane)),
+        priority: Set(AsText(new.priority)),
         queues: Set(queues),
         queued_until: Set(Micros(queued_until)),
         created_at: Set(Micros(new.now)),
@@ -237,7 +237,7 @@ pub(crate) async fn issue(
     let next = ready(now)
         .filter(scan::Column::NodeId.eq(node.id))
         // "interactive" sorts before "scheduled"; a scan never served has the time 0.
-        .order_by_asc(scan::Column::Lane)
+        .order_by_asc(scan::Column::Priority)
         .order_by_asc(scan::Column::ServedAt)
         .order_by_asc(scan::Column::Id)
         .one(tx)
@@ -261,7 +261,7 @@ pub(crate) async fn issue(
     let issued = IssuedCommand {
         command,
         scan: next.id.0,
-        lane: next.lane.0,
+        priority: next.priority.0,
         request: codec::read_command(&chunk.command)?,
         ports: codec::read_ports(&chunk.ports)?,
         deadline,
@@ -335,7 +335,7 @@ pub(crate) async fn withdraw(
     Ok(())
 }
 
-/// Nodes with a stream and an idle lane for which a chunk waits, each once.
+/// Nodes with a stream and a free slot for which a chunk waits, each once.
 pub(crate) async fn nodes_with_work(
     db: &impl ConnectionTrait,
     now: Timestamp,

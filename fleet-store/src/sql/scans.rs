@@ -354,7 +354,7 @@ async fn read(
                 node: NodeId(row.node_id),
                 node_name: nodes.get(&row.node_id).cloned().unwrap_or_default(),
                 state: row.state.0,
-                lane: row.lane.0,
+                priority: row.priority.0,
                 request: codec::read_request(request)?,
                 created_at: row.created_at.0,
                 started_at: row.started_at.map(|at| at.0),

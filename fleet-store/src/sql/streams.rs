@@ -319,7 +319,7 @@ async fn adopt(
         .await?;
     Ok(Some(AdoptedCommand {
         command: command.id.0,
-        lane: scan.row().lane.0,
+        priority: scan.row().priority.0,
         deadline: command.deadline.0,
         canceled: scan.row().cancel_until.is_some() || scan.row().state.0 == ScanState::Canceled,
     }))

@@ -15,7 +15,7 @@ contract! {
     a_waiting_scan_ends_at_once
     a_command_gets_its_grace_and_its_ack_ends_the_scan
     the_sweep_ends_a_scan_past_its_grace
-    a_upstream_node_keeps_its_lane_and_its_reports_are_kept
+    a_upstream_node_keeps_its_slot_and_its_reports_are_kept
     canceling_again_changes_nothing
     a_busy_answer_to_a_canceled_command_ends_it
     another_tenants_scan_is_not_found
@@ -119,11 +119,11 @@ async fn the_sweep_ends_a_scan_past_its_grace(site: Site) {
     assert_eq!(
         site.issue(node).await.map(|command| command.scan),
         Some(next),
-        "the lane is free"
+        "the slot is free"
     );
 }
 
-async fn a_upstream_node_keeps_its_lane_and_its_reports_are_kept(site: Site) {
+async fn a_upstream_node_keeps_its_slot_and_its_reports_are_kept(site: Site) {
     let node = site.node("north").await;
     let command = site.running(node, "10.0.0.0/24").await;
     site.reported(node, command.command, vec![plain("10.0.0.7", "80")])
@@ -134,7 +134,7 @@ async fn a_upstream_node_keeps_its_lane_and_its_reports_are_kept(site: Site) {
         (ScanState::Canceled, None)
     );
     let next = site.scan(node, "10.0.0.0/24").await;
-    assert_eq!(site.issue(node).await, None, "its lane is taken");
+    assert_eq!(site.issue(node).await, None, "its slot is taken");
     assert_eq!(
         site.reported(node, command.command, vec![plain("10.0.0.8", "80")])
             .await,

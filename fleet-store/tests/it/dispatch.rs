@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleet_core::{Lane, NodeId, Port, ScanState};
+use fleet_core::{NodeId, Port, Priority, ScanState};
 use fleet_discovery::{ChunkCommand, LogEvent, Mode, NodeProfile};
 use fleet_store::*;
 
@@ -53,8 +53,8 @@ async fn a_scan_reads_back_as_it_was_asked(site: Site) {
             (new.id, site.org, node.id, "north")
         );
         assert_eq!(
-            (row.state, row.lane, row.started_by.as_str()),
-            (ScanState::Queued, Lane::Interactive, "ann@acme.test")
+            (row.state, row.priority, row.started_by.as_str()),
+            (ScanState::Queued, Priority::Interactive, "ann@acme.test")
         );
         assert_eq!(
             (&row.request, row.created_at, row.queued_until),
@@ -245,8 +245,8 @@ async fn a_command_is_stored_before_it_is_sent(site: Site) {
     let scan = site.scan(node, "10.0.0.0/21").await;
     let command = site.issue(node).await.expect("issued");
     assert_eq!(
-        (command.scan, command.lane, command.deadline),
-        (scan, Lane::Interactive, at(20 + 720))
+        (command.scan, command.priority, command.deadline),
+        (scan, Priority::Interactive, at(20 + 720))
     );
     assert_eq!(command.request, ChunkCommand::Target("10.0.0.0/22".into()));
     assert_eq!(command.ports, [Port::new(80).expect("a port")]);
@@ -272,7 +272,7 @@ async fn one_command_is_in_flight_a_node(site: Site) {
     assert_eq!(site.issue(north).await, None);
     assert!(
         site.issue(south).await.is_some(),
-        "another node's lane is its own"
+        "another node's slot is its own"
     );
     site.store
         .release_stream(south.id, south.epoch, at(21))
@@ -285,7 +285,7 @@ async fn a_person_goes_first_and_equals_take_turns(site: Site) {
     let node = site.node("north").await;
     let nightly = site
         .create(NewScan {
-            lane: Lane::Scheduled,
+            priority: Priority::Scheduled,
             ..site.new_scan(node.id, "10.4.0.0/21", &["80"])
         })
         .await
@@ -359,7 +359,7 @@ async fn nodes_with_work_are_those_that_could_start(site: Site) {
     assert_eq!(
         with_work(&site, 20).await,
         [north.id],
-        "the other's lane is taken"
+        "the other's slot is taken"
     );
     site.store
         .release_stream(north.id, north.epoch, at(20))

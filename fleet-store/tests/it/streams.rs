@@ -154,13 +154,13 @@ async fn commands_that_still_run_are_adopted(site: Site) {
         claimed.adopted,
         [AdoptedCommand {
             command: command.command,
-            lane: command.lane,
+            priority: command.priority,
             deadline: command.deadline,
             canceled: false
         }]
     );
     assert_eq!(claimed.ended, []);
-    assert_eq!(site.issue(node).await, None, "its lane is taken");
+    assert_eq!(site.issue(node).await, None, "its slot is taken");
     assert_eq!(
         site.reported(node, command.command, vec![plain("10.0.0.7", "80")])
             .await,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fleet_core::{
-    CommandId, Lane, ScanId, ScanState,
+    CommandId, Priority, ScanId, ScanState,
     outcome::{AckCode, Code, Conclusion},
 };
 use fleet_discovery::LogEvent;
@@ -151,7 +151,7 @@ impl Walk {
             _ => Queueing::Until(at(self.seconds + 600)),
         };
         let new = NewScan {
-            lane: [Lane::Interactive, Lane::Scheduled][self.dice.roll(2)],
+            priority: [Priority::Interactive, Priority::Scheduled][self.dice.roll(2)],
             queueing,
             now: at(self.seconds),
             ..self.site.new_scan(self.node.id, target, &["80"])

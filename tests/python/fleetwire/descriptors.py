@@ -53,13 +53,14 @@ WIRE = {
         enum EnrollmentStatus ENROLLMENT_STATUS_: UNSPECIFIED 0, PENDING 1, CONFIRMED 2, REVOKED 3
         enum PairOutcome PAIR_OUTCOME_: UNSPECIFIED 0, PAIRED 1, AUTH_NEEDED 2, AUTH_FAILED 3, ERROR 4
         enum AckCode ACK_CODE_: UNSPECIFIED 0, OK 1, PARTIAL 2, BAD_REQUEST 3, AGENT_INCAPABLE 4, SCAN_FAILED 5, REPORT_FAILED 6, INTERNAL 7, BUSY 8, UNAUTHENTICATED 9, UNIMPLEMENTED 10, FORBIDDEN 11
+        enum CommandProtocolVersion COMMAND_PROTOCOL_VERSION_: UNSPECIFIED 0, V1 1
         enum GoodbyeReason GOODBYE_REASON_: UNSPECIFIED 0, DRAIN 1, REPLACED 2, REVOKED 3, DUPLICATE 4
 
         message DiscoveredDeviceReport: 1 device_identifier string; 2 ip_address string; 3 port string; 4 url_scheme string; 5 driver_name string; 6 model string; 7 manufacturer string; 8 firmware_version string; 100 mac_address string; 101 serial_number string; 102 evidence string
         message EncryptedCredentials: 1 username bytes; 2 password bytes
         message FleetNodePairResult: 1 device_identifier string; 2 outcome PairOutcome; 3 serial_number string; 4 mac_address string; 5 model string; 6 manufacturer string; 7 firmware_version string; 8 error_message string; 12 default_password_active optional bool; 13 encrypted_credentials EncryptedCredentials
 
-        message ControlHello: 100 version string; 101 capabilities repeated string; 102 instance_id bytes; 103 running repeated string; 104 default_ports repeated string; 105 local_subnets repeated string; 106 max_targets uint32; 107 max_ports uint32
+        message ControlHello: 1 max_command_protocol_version CommandProtocolVersion; 100 version string; 101 capabilities repeated string; 102 instance_id bytes; 103 running repeated string; 104 default_ports repeated string; 105 local_subnets repeated string; 106 max_targets uint32; 107 max_ports uint32
         message ControlAck: 1 command_id string; 2 succeeded bool; 3 error_message string; 4 code AckCode; 5 payload bytes; 100 outcomes bytes; 101 notes repeated string
         message ControlProgress: 1 command_id string; 2 targets_done uint64; 3 targets_total uint64; 4 phase string; 5 note string
         message PinnedName: 1 name string; 2 addresses repeated string; 3 skipped_reason string

@@ -10,6 +10,7 @@ use crate::harness::{ScanState, World, binary, eventually, list, range, run};
 on_both_databases! {
     a_node_scans_without_a_server
     a_halted_node_scans_nothing_until_it_is_resumed
+    a_halt_stops_a_scan_without_a_server
 }
 
 /// No connection may start later than this after a halt.
@@ -23,7 +24,7 @@ async fn a_node_scans_without_a_server(world: World) {
     let octet = last.octets()[3];
     let target = format!("{first}-{octet}");
     let mut command = binary("fleetnode", &folder);
-    command.args(["scan", &target, "--demo-allow-loopback", "--json"]);
+    command.args(["scan", &target, "--demo-allow-loopback", "-o", "ndjson"]);
     for port in lab.site().ports() {
         command.args(["--port", &port.to_string()]);
     }
@@ -141,4 +142,35 @@ async fn a_halted_node_scans_nothing_until_it_is_resumed(world: World) {
         (history.ended().state() == ScanState::Completed).then_some(())
     })
     .await;
+}
+
+async fn a_halt_stops_a_scan_without_a_server(world: World) {
+    let site = world.range.crowd(200, Duration::from_millis(50));
+    let lab = Lab::start(site).await.expect("a site");
+    let journal = lab.journal();
+    let folder = world.folder().join("alone");
+    std::fs::create_dir(&folder).expect("a folder");
+    let target = format!("{}-200", world.range.address(1));
+    let mut scan = binary("fleetnode", &folder);
+    scan.args(["scan", &target, "--demo-allow-loopback", "--rate", "20"]);
+    for port in lab.site().ports() {
+        scan.args(["--port", &port.to_string()]);
+    }
+    scan.arg("--state-dir").arg(&folder);
+    let scanning = tokio::spawn(run(scan));
+    eventually("a first connection", async || {
+        (journal.count() > 0).then_some(())
+    })
+    .await;
+
+    let mut halt = binary("fleetnode", &folder);
+    halt.args(["halt", "--reason", "new switch", "--state-dir"]);
+    halt.arg(&folder);
+    run(halt).await.succeeded();
+    let stops_by = journal.now() + STOPS;
+    let stopped = scanning.await.expect("no panic");
+    assert_eq!(stopped.status, 77, "{stopped:?}");
+    assert!(stopped.stderr.contains("new switch"), "{stopped:?}");
+    assert!(stopped.stdout.contains("not reached"), "{stopped:?}");
+    assert_eq!(journal.connections_since(stops_by), []);
 }

@@ -45,8 +45,8 @@ async fn a_changed_record_and_a_truncated_chain_are_detected(world: World) {
         done.elapsed()
     );
     assert_eq!(first["action"], "code.create");
-    assert_eq!(first["whoName"], "admin@example.test");
-    assert!(first["from"].is_string(), "{first}");
+    assert_eq!(first["actorName"], "admin@example.test");
+    assert!(first["fromAddress"].is_string(), "{first}");
 
     let kept = head(&world).await;
     assert_eq!(verified(&world, &[]).await.succeeded().trim(), kept);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use fleet_core::outcome::AckCode;
 use fleet_registry::{Capability, link::WireCommandId, spool::Tally};
 use fleet_scan::{ScanEvent, ScanProgress};
 use fleet_wire::gateway::{ControlProgress, control_stream_request as up};
@@ -46,10 +47,12 @@ impl Shell {
             return self.link.finished(now(), &command);
         }
         let local_subnets = self.local_subnets();
+        let denied_default_ports = self.denied_default_ports();
         let reader = CommandReader {
             policy: &self.policy,
             local_subnets: &local_subnets,
             default_ports: &self.default_ports,
+            denied_default_ports: &denied_default_ports,
             upstream_server: self.server.is_empty(),
         };
         let job = self.halted().map_or_else(|| reader.read(payload), Err);
@@ -69,10 +72,22 @@ impl Shell {
                 self.work = Some(Work::pairing(command, options, drivers, key, job));
             }
             Err(refusal) => {
-                tracing::warn!(%command, reason = refusal.reason, "a command is refused");
+                self.log_refusal(&command, &refusal);
                 self.work = Some(Work::ended(command, Some(Ending::Refused(refusal))));
                 self.finish();
             }
+        }
+    }
+
+    /// Logs a refusal. Unsupported commands are logged once: an upstream server sends telemetry commands all the time.
+    fn log_refusal(&mut self, command: &WireCommandId, refusal: &Refusal) {
+        let reason = &refusal.reason;
+        if refusal.code != AckCode::Unimplemented {
+            tracing::warn!(%command, reason, "refused a command");
+        } else if !std::mem::replace(&mut self.logged_unsupported, true) {
+            tracing::info!(%command, "the server sends commands that this node does not support, such as telemetry or miner commands; it finds and pairs devices");
+        } else {
+            tracing::debug!(%command, reason, "refused a command");
         }
     }
 
@@ -83,6 +98,11 @@ impl Shell {
         match step {
             Step::Pinned(pins) => {
                 work.pinned(pins, &self.scanner);
+                for pin in &work.pins {
+                    if let Err(reason) = &pin.addresses {
+                        tracing::info!(command = %work.command, name = %pin.name, reason, "skipped a host name");
+                    }
+                }
                 let over = !work.is_active();
                 self.send_pins();
                 if over {
@@ -188,9 +208,13 @@ impl Shell {
             tracing::info!(%command, reported = tally.accepted, "the scan stops and continues after the restart of this node");
             return;
         }
-        // A server that supports pins already knows the skipped names. For others they are a gap.
-        let skipped_names =
-            scan_task::skipped_names(&work.pins).filter(|_| !self.server.has(Capability::Pins));
+        // A server that supports pins already knows the skipped names; only failed lookups are a gap. For other servers,
+        // every skipped name is a gap.
+        let skipped_names = if self.server.has(Capability::Pins) {
+            scan_task::failed_lookups(&work.pins)
+        } else {
+            scan_task::skipped_names(&work.pins)
+        };
         let ack = ack::ack(
             &command,
             &ending,

@@ -7,7 +7,9 @@ use fleet_registry::{
     Capabilities,
     link::{Attempt, GoodbyeReason, StreamEnd, WireCommandId},
 };
-use fleet_wire::gateway::{self, ControlAccepted, ControlHello, control_stream_response as down};
+use fleet_wire::gateway::{
+    self, CommandProtocolVersion, ControlAccepted, ControlHello, control_stream_response as down,
+};
 
 use super::{CAPABILITIES, Shell, now};
 use crate::{
@@ -25,6 +27,8 @@ impl Shell {
         };
         self.default_ports = self.announced_ports();
         let hello = ControlHello {
+            // Upstream servers since September send commands only to nodes that support this version.
+            max_command_protocol_version: CommandProtocolVersion::V1.into(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             capabilities: CAPABILITIES.iter().map(ToString::to_string).collect(),
             instance_id: self.agent.instance.to_vec().into(),
@@ -63,6 +67,13 @@ impl Shell {
             .collect()
     }
 
+    /// The drivers' default ports that the site denies.
+    pub(super) fn denied_default_ports(&self) -> Vec<Port> {
+        let mut ports = self.scanner.drivers().default_ports();
+        ports.retain(|port| self.policy.denied_ports.contains(port));
+        ports
+    }
+
     pub(super) fn local_subnets(&self) -> Vec<ipnetwork::Ipv4Network> {
         let named = self.agent.options.local_subnets.clone();
         self.policy
@@ -74,13 +85,11 @@ impl Shell {
         let kind = match event {
             StreamEvent::Message(Some(kind)) => kind,
             StreamEvent::Message(None) => return self.link.message_received(now, attempt),
-            StreamEvent::Ended(end) => {
-                if self
-                    .stream
-                    .take_if(|stream| stream.attempt == attempt)
-                    .is_some()
-                {
-                    tracing::info!(reason = %end, "the control stream ended");
+            StreamEvent::Ended { end, reason } => {
+                let current = |stream: &mut ControlStream| stream.attempt == attempt;
+                if self.stream.take_if(current).is_some() {
+                    let was_open = self.link.is_connected();
+                    self.route.stream_ended(was_open, end, &reason);
                 }
                 return self.link.stream_ended(now, attempt, end);
             }
@@ -132,6 +141,7 @@ impl Shell {
         let first = !self.link.is_connected();
         self.link.accepted(now, attempt, !capabilities.is_empty());
         if first && self.link.is_connected() {
+            self.route.connected();
             self.send_pins();
             tracing::info!(version = accepted.version, %capabilities, "connected to the server");
         }
@@ -150,6 +160,7 @@ impl Shell {
             CallResult::Handshake(Err(failure)) => self.link.handshake_failed(now, failure),
             CallResult::Heartbeat(Ok(time)) => {
                 self.clock.update(now, time.as_ref());
+                self.route.call_succeeded();
                 self.link.heartbeat_done(now, Ok(()));
             }
             CallResult::Heartbeat(Err(failure)) => self.link.heartbeat_done(now, Err(failure)),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleet_core::{CommandId, ConnectionId, Epoch, Lane, NodeId, Timestamp};
+use fleet_core::{CommandId, ConnectionId, Epoch, NodeId, Priority, Timestamp};
 use fleet_registry::{
     Capability,
     registry::{CommandEnd, CommandProgress, DispatchRefused, Dropped, Output, PROGRESS_EVERY},
@@ -28,9 +28,9 @@ impl World {
             None => Epoch(1),
         };
         let deadline = self.now + Duration::from_secs(u64::from(seconds) * 3);
-        let answer = self
-            .registry
-            .dispatched(node, epoch, command, Lane::Interactive, deadline);
+        let answer =
+            self.registry
+                .dispatched(node, epoch, command, Priority::Interactive, deadline);
         let Some((connection, ..)) = self.current(node).filter(|_| !self.draining) else {
             assert_eq!(answer, Err(DispatchRefused::Away(node)));
             return;

@@ -1,7 +1,7 @@
 //! Scans, their chunks, commands, reports and event logs.
 
 pub(crate) mod scan {
-    use fleet_core::{Lane, ScanId, ScanState};
+    use fleet_core::{Priority, ScanId, ScanState};
     use sea_orm::entity::prelude::*;
 
     use crate::sql::value::{AsText, Micros};
@@ -17,7 +17,7 @@ pub(crate) mod scan {
         pub operator_id: i64,
         pub request_id: Option<String>,
         pub state: AsText<ScanState>,
-        pub lane: AsText<Lane>,
+        pub priority: AsText<Priority>,
         pub queues: bool,
         pub queued_until: Micros,
         pub created_at: Micros,

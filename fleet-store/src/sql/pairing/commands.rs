@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// The open pairing of a node, which has its lane: nothing else is issued to it meanwhile.
+/// The open pairing of a node, which has its priority: nothing else is issued to it meanwhile.
 pub(crate) async fn is_open(db: &impl ConnectionTrait, node: NodeId) -> Result<bool, DbErr> {
     let open = pairing::Entity::find()
         .filter(pairing::Column::NodeId.eq(node.0))
@@ -314,7 +314,7 @@ pub(crate) async fn adopt_or_lose(
     let row = lock(tx, command.pairing_id.0).await?;
     Ok(Some(crate::AdoptedCommand {
         command: command.id.0,
-        lane: fleet_core::Lane::Interactive,
+        priority: fleet_core::Priority::Interactive,
         deadline: command.deadline.0,
         canceled: row.is_some_and(|row| row.canceled_at.is_some()),
     }))

@@ -1,8 +1,8 @@
 //! Short words of a [`Site`] for what tests do over and over.
 
 use fleet_core::{
-    AddressPolicy, CommandId, DeviceId, Lane, NodeId, OrgId, PendingEnrollmentId, ReplicaId, Role,
-    ScanId, SessionId, Timestamp,
+    AddressPolicy, CommandId, DeviceId, NodeId, OrgId, PendingEnrollmentId, Priority, ReplicaId,
+    Role, ScanId, SessionId, Timestamp,
     outcome::{AckCode, verdict_of_ack},
 };
 use fleet_discovery::{LogEvent, Mode, NodeProfile, Plan, PlanPolicy, ScanRequest, plan};
@@ -167,7 +167,7 @@ impl Site {
             request_id: None,
             request,
             plan,
-            lane: Lane::Interactive,
+            priority: Priority::Interactive,
             queueing: Queueing::Until(at(86_400)),
             now: at(10),
         }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use fleet_core::{
-    AddressPolicy, CommandId, DeviceReport, Epoch, Lane, NodeId, OperatorId, OrgId,
+    AddressPolicy, CommandId, DeviceReport, Epoch, NodeId, OperatorId, OrgId, Priority,
     RawDeviceReport, ReplicaId, Role, ScanId, SecretHash, SessionId, Timestamp,
     outcome::{AckCode, verdict_of_ack},
 };
@@ -158,7 +158,7 @@ impl Site {
             request_id: None,
             request,
             plan,
-            lane: Lane::Interactive,
+            priority: Priority::Interactive,
             queueing: Queueing::Never,
             now: now(),
         };

@@ -17,7 +17,7 @@ pub(super) fn tables() -> Vec<TableCreateStatement> {
                 integer("operator_id"),
                 optional(text("request_id")),
                 text("state"),
-                text("lane"),
+                text("priority"),
                 flag("queues"),
                 integer("queued_until"),
                 integer("created_at"),

@@ -1,0 +1,92 @@
+//! What the ends of streams say about the route to the server: the reason is logged once per change, and a route that
+//! carries calls but no stream is a problem to configure. Start with [`Route`].
+
+use fleet_registry::link::StreamEnd;
+
+/// Streams that fail to open before the route is blamed.
+const FAILURES: u32 = 2;
+
+/// The state of the route. A proxy that forwards only HTTP/1.1 passes unary calls, and no control stream.
+#[derive(Debug, Default)]
+pub(super) struct Route {
+    /// The last logged reason of a stream's end.
+    reason: String,
+    /// Streams in a row that could not be opened.
+    failures: u32,
+    problem: Option<String>,
+}
+
+impl Route {
+    /// Records the end of a stream, or of the attempt to open it.
+    pub(super) fn stream_ended(&mut self, was_open: bool, end: StreamEnd, reason: &str) {
+        if self.reason == reason {
+            tracing::debug!(%end, reason, "the control stream ended");
+        } else {
+            tracing::info!(%end, reason, "the control stream ended");
+            self.reason = reason.to_owned();
+        }
+        if !was_open && end == StreamEnd::Lost {
+            self.failures = self.failures.saturating_add(1);
+        }
+    }
+
+    /// Records a unary call that succeeded. If streams fail meanwhile, the server is there and the route is to blame.
+    pub(super) fn call_succeeded(&mut self) {
+        if self.failures < FAILURES || self.problem.is_some() {
+            return;
+        }
+        let problem = format!(
+            "the route to the server does not carry HTTP/2 ({}); configure the proxy for gRPC (nginx: grpc_pass, HAProxy: proto h2, Caddy: h2c://)",
+            self.reason
+        );
+        tracing::warn!(
+            problem,
+            "calls succeed, but the control stream cannot be opened"
+        );
+        self.problem = Some(problem);
+    }
+
+    /// Records that the server accepted a stream.
+    pub(super) fn connected(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The problem of the route, and what to configure.
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_route_that_carries_calls_but_no_stream_is_a_problem() {
+        let mut route = Route::default();
+        let lost = |route: &mut Route, was_open| {
+            route.stream_ended(was_open, StreamEnd::Lost, "HTTP 502");
+        };
+        // The server is down: calls fail too.
+        for _ in 0..5 {
+            lost(&mut route, false);
+        }
+        assert_eq!(route.problem(), None);
+        route.call_succeeded();
+        let problem = route.problem().expect("a problem").to_owned();
+        assert!(
+            problem.contains("HTTP 502") && problem.contains("grpc_pass"),
+            "{problem}"
+        );
+        route.connected();
+        assert_eq!(route.problem(), None);
+
+        // An open stream that breaks says nothing about the route, nor does one that the server rejected.
+        for _ in 0..5 {
+            lost(&mut route, true);
+            route.stream_ended(false, StreamEnd::NotActive, "standby");
+        }
+        route.call_succeeded();
+        assert_eq!(route.problem(), None);
+    }
+}
