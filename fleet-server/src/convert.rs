@@ -4,7 +4,7 @@ use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
     DeviceFacts, NodeId, PairingStatus, Priority, RawDeviceReport, ScanState, Timestamp,
-    enrollment::NodeState,
+    enrollment::NodeState, limits,
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_pairing::Binding;

@@ -201,11 +201,6 @@ impl World {
         }
     }
 
-    /// Stops all background tasks of the server without a drain; its port and its streams stay as they are.
-    pub(crate) fn kill(&mut self) {
-        drop(self.running.take().expect("it runs"));
-    }
-
     pub(crate) fn address(&self) -> std::net::SocketAddr {
         self.running.as_ref().expect("it runs").address
     }
