@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use fleet_core::ReplicaId;
+use fleet_core::{NodeId, ReplicaId, Timestamp, limits};
 use fleet_discovery::PlanPolicy;
-use fleet_store::Store;
+use fleet_store::{NodeRow, Store, StoreError};
 use fleet_wire::RpcError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     audit::Auditor,
+    call_limits::CallLimits,
     config::{DirectPath, Rates, ServerConfig},
     direct_slots::DirectSlots,
     dispatch_queue::DispatchQueue,
@@ -17,6 +18,7 @@ use crate::{
     hub::Hub,
     limiter::Limiter,
     passwords::Passwords,
+    readiness::Readiness,
     wakeups::Wakeups,
 };
 
@@ -53,8 +55,10 @@ pub(crate) struct App {
     pub(crate) wakeups: Wakeups,
     pub(crate) direct_slots: DirectSlots,
     pub(crate) limiters: Option<Limiters>,
+    pub(crate) call_limits: CallLimits,
     pub(crate) auditor: Auditor,
     pub(crate) passwords: Passwords,
+    pub(crate) readiness: Readiness,
     /// Fires when the server begins to shut down: watches end, and nodes are notified.
     pub(crate) drain: CancellationToken,
     /// Streams, and actions that continue although their caller has hung up. A drain waits for them.
@@ -80,7 +84,9 @@ impl App {
             direct_slots: DirectSlots::default(),
             limiters: config.rates.map(Limiters::new),
             auditor: Auditor::new(store.clone(), environment.clone()),
+            call_limits: CallLimits::default(),
             passwords: Passwords::new(),
+            readiness: Readiness::new(),
             drain: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,
@@ -102,6 +108,48 @@ impl App {
             .spawn(action)
             .await
             .map_err(|_| RpcError::internal("internal error"))?
+    }
+
+    /// Runs an operation of the store on a task of its own.
+    ///
+    /// Streams use this for every operation. A stream is polled only while its consumer reads, so an operation inside
+    /// it could hold a connection of the pool, or the next turn for one, while nothing polls it. With as many such
+    /// streams as connections, the whole server would stop.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operation.
+    pub(crate) async fn detached<T, F>(
+        self: &Arc<Self>,
+        operation: impl FnOnce(Arc<Self>) -> F,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        match tokio::spawn(operation(self.clone())).await {
+            Ok(result) => result,
+            Err(error) => Err(StoreError::Broken {
+                operation: "detached",
+                detail: error.to_string(),
+            }),
+        }
+    }
+
+    /// Queues a node that has something to receive.
+    pub(crate) fn notify_node(&self, node: NodeId) {
+        self.dispatch_queue.push(node);
+    }
+
+    /// Whether a node has a stream, at this or another server.
+    pub(crate) fn is_connected(&self, node: &NodeRow) -> bool {
+        node.connected
+    }
+
+    /// Whether a node counts as online.
+    pub(crate) fn is_online(&self, node: &NodeRow, now: Timestamp) -> bool {
+        node.last_seen_at
+            .is_some_and(|seen| now.since(seen) <= limits::NODE_OFFLINE)
     }
 
     /// The server's part of the rules for plans.

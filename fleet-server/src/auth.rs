@@ -10,7 +10,6 @@ use fleet_core::{Permission, SecretHash, SecretKind};
 use fleet_store::{Actor, NodeIdentity, OperatorIdentity, Who};
 use fleet_wire::{
     Context, Peer, RpcError,
-    listener::ConnectionGuard,
     server::{Admission, Authenticate, Call},
 };
 use futures::{Stream, StreamExt, stream};
@@ -20,6 +19,7 @@ use ipnetwork::IpNetwork;
 use crate::{
     app::App,
     audit::Attempt,
+    call_limits::{CallPermit, CallerId},
     failure::Answered,
     policy::{Class, class_of},
 };
@@ -43,6 +43,8 @@ pub(crate) enum Caller {
 pub(crate) struct Principal {
     pub(crate) caller: Caller,
     pub(crate) from: IpAddr,
+    /// Counts the call until the end of its response.
+    pub(crate) permit: Arc<CallPermit>,
 }
 
 /// Authenticates and authorizes every RPC.
@@ -66,7 +68,6 @@ impl Authenticate for Gate {
             Some(Class::Node) => {
                 let identity = node(app, headers).await;
                 let identity = recorded(app, headers, from, "node.call", path, identity).await?;
-                few_calls(&call)?;
                 Caller::Node(identity)
             }
             Some(Class::AnyOperator) => self.operator(headers, path, from, &[]).await?,
@@ -78,7 +79,16 @@ impl Authenticate for Gate {
             }
             None => return Err(RpcError::unimplemented(format!("nobody may call {path}"))),
         };
-        Ok(Admission::Known(Principal { caller, from }))
+        let id = match &caller {
+            Caller::Node(node) => CallerId::Node(node.node),
+            Caller::Operator(operator) => CallerId::Operator(operator.operator),
+        };
+        let permit = app.call_limits.acquire(id)?;
+        Ok(Admission::Known(Principal {
+            caller,
+            from,
+            permit,
+        }))
     }
 }
 
@@ -97,19 +107,6 @@ impl Gate {
         }
         Ok(Caller::Operator(identity))
     }
-}
-
-/// A node needs its stream, a report and a heartbeat at a time; a connection gives it no more than this.
-const CALLS_OF_A_NODE: usize = 8;
-
-fn few_calls(call: &Call<'_>) -> Result<(), RpcError> {
-    let active = call.connection().map_or(0, ConnectionGuard::active_calls);
-    if active <= CALLS_OF_A_NODE {
-        return Ok(());
-    }
-    Err(RpcError::resource_exhausted(format!(
-        "a node may have {CALLS_OF_A_NODE} calls at a time on a connection: wait for one to end"
-    )))
 }
 
 /// Records a refused credential. A call without any credential leaves no record.
@@ -238,7 +235,10 @@ where
                     _ = checks.tick() => {}
                 }
                 let now = app.environment.now();
-                match app.store.operator_by_credential(credential, now).await {
+                let check = app.detached(move |app| async move {
+                    app.store.operator_by_credential(credential, now).await
+                });
+                match check.await {
                     Ok(Some(identity)) if identity.role.may(permission) => {}
                     Err(error) => {
                         tracing::debug!(%error, "the credential of a watcher could not be checked");
@@ -259,6 +259,7 @@ pub(crate) fn calling_operator(context: &Context) -> Result<(&OperatorIdentity, 
         Some(Principal {
             caller: Caller::Operator(identity),
             from,
+            ..
         }) => Ok((identity, *from)),
         Some(Principal {
             caller: Caller::Node(_),
@@ -274,6 +275,7 @@ pub(crate) fn calling_node(context: &Context) -> Result<(&NodeIdentity, IpAddr),
         Some(Principal {
             caller: Caller::Node(identity),
             from,
+            ..
         }) => Ok((identity, *from)),
         Some(Principal {
             caller: Caller::Operator(_),
@@ -281,6 +283,14 @@ pub(crate) fn calling_node(context: &Context) -> Result<(&NodeIdentity, IpAddr),
         })
         | None => Err(RpcError::unauthenticated("this procedure is for nodes")),
     }
+}
+
+/// The permit of an authenticated call.
+pub(crate) fn call_permit(context: &Context) -> Result<&CallPermit, RpcError> {
+    let principal = context.principal::<Principal>();
+    principal
+        .map(|principal| &*principal.permit)
+        .ok_or_else(|| RpcError::unauthenticated("this procedure needs a credential"))
 }
 
 /// The address of the caller of a public procedure; unspecified when the call did not come through our listener.

@@ -22,7 +22,7 @@ pub struct ServerConfig {
     pub public_https: bool,
     /// The version that `WhoAmI` and nodes receive.
     pub version: String,
-    /// How long nodes have to come back after a drain.
+    /// The longest time over which nodes reconnect after a drain. Few nodes reconnect within a second.
     pub drain_window: Duration,
     /// How the server reaches devices itself; none switches that off.
     pub direct: Option<DirectPath>,

@@ -305,15 +305,8 @@ pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
     }
 }
 
-/// Whether a node was seen recently enough to be online.
-fn online(row: &NodeRow, now: Timestamp) -> bool {
-    row.last_seen_at
-        .is_some_and(|seen| now.since(seen) <= limits::NODE_OFFLINE)
-}
-
-/// A node for operators.
-pub(crate) fn node(row: NodeRow, now: Timestamp) -> fleet::Node {
-    let online = online(&row, now);
+/// A node for operators, with its presence as this server sees it.
+pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
     let hello = row.hello.unwrap_or_default();
     fleet::Node {
         fleet_node_id: row.id.0,
@@ -324,7 +317,7 @@ pub(crate) fn node(row: NodeRow, now: Timestamp) -> fleet::Node {
         last_seen_at: row.last_seen_at.map(timestamp),
         pending_enrollment_id: row.invitation.map(|id| id.0),
         online,
-        connected: row.connected && online,
+        connected,
         version: hello.version,
         capabilities: hello.capabilities,
         local_subnets: hello.local_subnets,

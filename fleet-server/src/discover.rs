@@ -7,7 +7,7 @@ use std::{
 };
 
 use fleet_core::{
-    NodeId, Permission, Priority, ScanId, ScanState, limits,
+    NodeId, OrgId, Permission, Priority, ScanId, ScanState, limits,
     outcome::{self, Conclusion},
 };
 use fleet_discovery::{LogEvent, ScanRequest};
@@ -55,13 +55,15 @@ pub(crate) async fn start(
         queueing: Queueing::Never,
     };
     let scan = scans::start(app, call, start).await?.scan.id;
-    if !app.hub.is_connected(node) {
+    if !connected(app, call.org, node).await? {
         give_up(app, call, scan).await?;
     }
     let messages = Discovery {
         app: app.clone(),
+        org: call.org,
         node,
         scan,
+        checked_at: None,
         away_since: None,
         over: false,
     }
@@ -79,13 +81,25 @@ async fn ready(
     node: NodeId,
     request: &ScanRequest,
 ) -> Result<(), RpcError> {
-    scans::planned(app, call, node, request).await?;
-    if app.hub.is_connected(node) {
+    let (row, _) = scans::planned(app, call, node, request).await?;
+    if app.is_connected(&row) {
         return Ok(());
     }
     Err(RpcError::failed_precondition(format!(
         "node {node} is not connected: start it, or queue the scan with fleet.v1 StartScan"
     )))
+}
+
+/// Whether the node has a stream, at this or another server.
+async fn connected(app: &Arc<App>, org: OrgId, node: NodeId) -> Result<bool, RpcError> {
+    if app.hub.is_connected(node) {
+        return Ok(true);
+    }
+    let row = app.detached(move |app| async move { app.store.node(org, node).await });
+    Ok(row
+        .await
+        .answered()?
+        .is_some_and(|row| app.is_connected(&row)))
 }
 
 /// Ends a scan whose node disconnected before a command was sent. A scan with a sent command continues.
@@ -109,8 +123,10 @@ async fn give_up(app: &App, call: &OperatorCall, scan: ScanId) -> Result<(), Rpc
 
 struct Discovery {
     app: Arc<App>,
+    org: OrgId,
     node: NodeId,
     scan: ScanId,
+    checked_at: Option<Instant>,
     away_since: Option<Instant>,
     over: bool,
 }
@@ -124,7 +140,7 @@ impl Discovery {
         let items = Box::pin(watch::watch(self.app.clone(), call.org, self.scan, 0));
         stream::unfold((self, items), |(mut discovery, mut items)| async move {
             while !discovery.over {
-                if let Err(gone) = discovery.check_node() {
+                if let Err(gone) = discovery.check_node().await {
                     discovery.over = true;
                     return Some((Err(gone), (discovery, items)));
                 }
@@ -141,12 +157,18 @@ impl Discovery {
     }
 
     /// Fails when the node has been disconnected for too long; its scan continues.
-    fn check_node(&mut self) -> Result<(), RpcError> {
-        if self.app.hub.is_connected(self.node) {
+    async fn check_node(&mut self) -> Result<(), RpcError> {
+        let now = self.app.environment.instant();
+        let is_recent = |at| now.saturating_duration_since(at) < CHECK_EVERY;
+        if self.checked_at.is_some_and(is_recent) {
+            return Ok(());
+        }
+        self.checked_at = Some(now);
+        // A storage failure says nothing about the node.
+        if let Ok(true) | Err(_) = connected(&self.app, self.org, self.node).await {
             self.away_since = None;
             return Ok(());
         }
-        let now = self.app.environment.instant();
         let away = now.duration_since(*self.away_since.get_or_insert(now));
         if away < limits::NODE_AWAY {
             return Ok(());

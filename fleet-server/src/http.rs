@@ -60,14 +60,11 @@ async fn ready(app: &App) -> Response<Body> {
     if app.drain.is_cancelled() {
         return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
-    match app.store.ping().await {
-        Ok(()) => text(StatusCode::OK, "ready\n"),
-        Err(error) => {
-            tracing::warn!(%error, "not ready");
-            text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the database does not answer\n",
-            )
-        }
+    if app.readiness.is_ready().await {
+        return text(StatusCode::OK, "ready\n");
     }
+    text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the database does not answer\n",
+    )
 }

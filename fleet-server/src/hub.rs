@@ -12,7 +12,7 @@ use std::{
 
 use fleet_core::{CommandId, ConnectionId, Epoch, NodeId, Priority, Timestamp};
 use fleet_registry::{
-    Announced, Capability, Registry,
+    Capability, Registry,
     registry::{
         self, Admission, Claim, CommandProgress, Dropped, EvictReason, Output, RegistryLimits,
         Released, Standing,
@@ -35,6 +35,14 @@ const OUTBOX: usize = 32;
 /// Streams of one node at a time: its current one, a newer one that sends Hello, and older ones that are ending. The
 /// limit keeps one node from using up the streams of the process.
 const STREAMS_OF_A_NODE: u8 = 8;
+
+/// Time for the next server to start before the first node reconnects. A node that comes earlier is refused, and its
+/// back-off then takes longer than this.
+const RESTART: Duration = Duration::from_millis(1_500);
+/// Average interval of reconnecting nodes after a drain: 500 a second.
+const RECONNECT_EVERY: Duration = Duration::from_millis(2);
+/// The shortest time over which nodes reconnect.
+const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
 
 /// An item that a stream sends; an error is the last one.
 pub(crate) type Outgoing = Result<ControlStreamResponse, RpcError>;
@@ -222,6 +230,17 @@ impl Hub {
         self.with(|registry| registry.superseded(now, node, epoch));
     }
 
+    /// Ends a stream whose node has claimed a newer one. Fencing the node by its epoch instead would also end the newer
+    /// stream, if this server holds it and has not made it current yet.
+    pub(crate) fn replaced(&self, node: NodeId, connection: ConnectionId) {
+        let mut state = self.lock();
+        let current = state.registry.current(node);
+        let goodbye = current.is_some_and(|(current, announced)| {
+            current == connection && announced.capabilities.has(Capability::Goodbye)
+        });
+        self.evict(&mut state, connection, EvictReason::Replaced, None, goodbye);
+    }
+
     /// Ends all streams of a revoked node.
     pub(crate) fn revoked(&self, node: NodeId) {
         let now = self.environment.instant();
@@ -350,15 +369,13 @@ impl Hub {
         self.lock().registry.current(node).is_some()
     }
 
-    /// Whether the node has a stream here and understands a cancel.
-    pub(crate) fn can_cancel(&self, node: NodeId) -> bool {
-        let current = self.lock().registry.current(node);
-        current
-            .is_some_and(|(_, Announced { capabilities, .. })| capabilities.has(Capability::Cancel))
-    }
-
-    /// Sends every node its time to reconnect, spread over `window`.
-    pub(crate) fn drain(&self, window: Duration) {
+    /// Sends every node its time to reconnect: after the next server had time to start, spread by the number of nodes
+    /// over at most `longest`.
+    pub(crate) fn drain(&self, longest: Duration) {
+        let streams = u32::try_from(self.lock().streams.len()).unwrap_or(u32::MAX);
+        let window = RECONNECT_EVERY
+            .saturating_mul(streams)
+            .clamp(SHORTEST_WINDOW.min(longest), longest);
         let (now, seed) = (
             self.environment.instant(),
             u64::from_be_bytes(self.environment.random()),
@@ -410,6 +427,7 @@ impl Hub {
                     retry_after,
                     goodbye,
                 } => {
+                    let retry_after = retry_after + RESTART;
                     if goodbye {
                         self.send(
                             state,
@@ -495,6 +513,8 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
+    use fleet_registry::{Announced, Capabilities};
+
     use super::*;
     use crate::environment::SystemEnvironment;
 
@@ -519,5 +539,73 @@ mod tests {
             hub.closed(connection);
         }
         assert!(!hub.lock().open.contains_key(&node));
+    }
+
+    #[test]
+    fn a_reconnect_is_not_fenced_by_the_stream_that_it_replaces() {
+        let hub = Hub::new(
+            Arc::new(SystemEnvironment),
+            Arc::new(DispatchQueue::default()),
+            String::new(),
+        );
+        let node = NodeId(1);
+        let claim = |epoch| Claim {
+            epoch: Epoch(epoch),
+            announced: Announced::UPSTREAM,
+            adopted: Vec::new(),
+        };
+        let older = hub.open(node).expect("opens");
+        assert_eq!(hub.admit(older.connection, node), Admission::Proceed);
+        let standing = hub.connected(node, older.connection, claim(1));
+        assert_eq!(standing, Standing::Current);
+        let newer = hub.open(node).expect("opens");
+        assert_eq!(hub.admit(newer.connection, node), Admission::Proceed);
+        // The store has epoch 2. The older stream finds that before the newer one is current here.
+        hub.replaced(node, older.connection);
+        assert!(older.over.is_cancelled());
+        let standing = hub.connected(node, newer.connection, claim(2));
+        assert_eq!(standing, Standing::Current);
+        assert!(!newer.over.is_cancelled());
+    }
+
+    #[test]
+    fn few_nodes_reconnect_soon_after_a_drain() {
+        let hub = Hub::new(
+            Arc::new(SystemEnvironment),
+            Arc::new(DispatchQueue::default()),
+            String::new(),
+        );
+        let goodbye = Announced {
+            capabilities: Capabilities::all(),
+            ..Announced::UPSTREAM
+        };
+        let mut opened: Vec<_> = (0..40)
+            .map(|id| {
+                let opened = hub.open(NodeId(id)).expect("opens");
+                assert_eq!(hub.admit(opened.connection, NodeId(id)), Admission::Proceed);
+                let claim = Claim {
+                    epoch: Epoch(1),
+                    announced: goodbye,
+                    adopted: Vec::new(),
+                };
+                let standing = hub.connected(NodeId(id), opened.connection, claim);
+                assert_eq!(standing, Standing::Current);
+                opened
+            })
+            .collect();
+        hub.drain(Duration::from_secs(10));
+        for opened in &mut opened {
+            let mut last = None;
+            while let Ok(Ok(message)) = opened.outbox.try_recv() {
+                last = message.kind;
+            }
+            let Some(Kind::Goodbye(goodbye)) = last else {
+                panic!("not a goodbye: {last:?}");
+            };
+            assert!(
+                (1_500..=2_500).contains(&goodbye.retry_after_ms),
+                "{goodbye:?}"
+            );
+        }
     }
 }

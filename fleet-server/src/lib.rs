@@ -11,7 +11,7 @@
 //! ```text
 //! server                                               mounts everything
 //! api/*, http/*                                        RPC handlers, plain HTTP
-//! dispatch, sweep, seal, stream                        background tasks, control streams
+//! dispatch, sweep, seal, readiness, stream             background tasks, control streams
 //! discover, pair/*, direct/*                           operations with their own streams
 //! scans, watch, call                                   operations on scans; an operator's call
 //! auth                                                 who calls
@@ -25,6 +25,7 @@ mod app;
 mod audit;
 mod auth;
 mod call;
+mod call_limits;
 mod config;
 mod convert;
 mod credentials;
@@ -45,6 +46,7 @@ mod passwords;
 mod policy;
 mod prober;
 mod public_keys;
+mod readiness;
 mod scans;
 mod seal;
 mod server;

@@ -120,12 +120,18 @@ async fn check_node(app: &App, call: &OperatorCall, node: NodeId) -> Result<(), 
             "node {node} is not confirmed"
         )));
     }
-    if !app.hub.is_connected(node) {
-        return Err(RpcError::failed_precondition(format!(
-            "node {node} is not connected: start it first"
-        )));
+    if app.hub.is_connected(node) {
+        return Ok(());
     }
-    Ok(())
+    // Only the server that holds the stream can send credentials: they are never stored.
+    let refusal = if app.is_connected(&row) {
+        format!(
+            "node {node} is connected to another server of this deployment: pair through that server"
+        )
+    } else {
+        format!("node {node} is not connected: start it first")
+    };
+    Err(RpcError::failed_precondition(refusal))
 }
 
 fn nothing_to_pair(node: NodeId, refused: &[(String, String)]) -> String {
@@ -188,6 +194,7 @@ pub(crate) async fn cancel(
         .await?;
     if let Some((node, command)) = in_flight {
         app.hub.cancel(node, command);
+        app.notify_node(node);
     }
     app.wakeups.notify(pairing);
     Ok(())

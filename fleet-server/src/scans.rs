@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use fleet_core::{NodeId, OrgId, Priority, ScanId, enrollment::NodeState, limits};
 use fleet_discovery::{Plan, ScanRequest, plan};
-use fleet_store::{CreatedScan, NewScan, Queueing, ScanRow};
+use fleet_registry::{Capabilities, Capability};
+use fleet_store::{CreatedScan, NewScan, NodeRow, Queueing, ScanRow};
 use fleet_wire::RpcError;
 
 use crate::{
@@ -31,7 +32,7 @@ pub(crate) struct Start {
 
 /// Plans and stores a scan, and queues it for dispatch.
 pub(crate) async fn start(
-    app: &App,
+    app: &Arc<App>,
     call: &OperatorCall,
     start: Start,
 ) -> Result<CreatedScan, RpcError> {
@@ -48,7 +49,7 @@ async fn store(app: &App, call: &OperatorCall, start: Start) -> Result<CreatedSc
             return repeated(scan, start.node, &start.request, start.priority);
         }
     }
-    let plan = planned(app, call, start.node, &start.request).await?;
+    let (_, plan) = planned(app, call, start.node, &start.request).await?;
     let (node, request, priority) = (start.node, start.request.clone(), start.priority);
     let new = NewScan {
         id: app.environment.scan_id(),
@@ -68,7 +69,7 @@ async fn store(app: &App, call: &OperatorCall, start: Start) -> Result<CreatedSc
         return repeated(created.scan, node, &request, priority);
     }
     tracing::info!(scan = %created.scan.id, node = %created.scan.node, commands = created.scan.chunks, "scan stored");
-    app.dispatch_queue.push(created.scan.node);
+    app.notify_node(created.scan.node);
     Ok(created)
 }
 
@@ -98,7 +99,7 @@ pub(crate) async fn planned(
     call: &OperatorCall,
     node: NodeId,
     request: &ScanRequest,
-) -> Result<Plan, RpcError> {
+) -> Result<(NodeRow, Plan), RpcError> {
     let row = app.store.node(call.org, node).await.answered()?;
     let row =
         row.ok_or_else(|| RpcError::not_found(format!("no node {node} in this organization")))?;
@@ -112,8 +113,9 @@ pub(crate) async fn planned(
         fleet_discovery::NodeProfile::upstream,
         fleet_store::Hello::profile,
     );
-    plan(request, &profile, &app.plan_policy())
-        .map_err(|error| RpcError::new(failure::code(error.code()), error.to_string()))
+    let plan = plan(request, &profile, &app.plan_policy())
+        .map_err(|error| RpcError::new(failure::code(error.code()), error.to_string()))?;
+    Ok((row, plan))
 }
 
 /// One scan of the operator's organization.
@@ -134,12 +136,24 @@ pub(crate) async fn cancel(
         .await
 }
 
+/// Whether the node has a stream, here or at another server, and understands a cancel.
+async fn can_cancel(app: &App, org: OrgId, node: NodeId) -> Result<bool, RpcError> {
+    let row = app.store.node(org, node).await.answered()?;
+    Ok(row.is_some_and(|row| {
+        let capabilities = row.hello.iter().flat_map(|hello| &hello.capabilities);
+        let capabilities = Capabilities::parse(capabilities.map(String::as_str));
+        capabilities.has(Capability::Cancel) && app.is_connected(&row)
+    }))
+}
+
 async fn end(app: &Arc<App>, call: &OperatorCall, scan: ScanId) -> Result<ScanRow, RpcError> {
     let node = get(app, call.org, scan).await?.node;
+    let grace = can_cancel(app, call.org, node)
+        .await?
+        .then_some(CANCEL_GRACE);
     let (carried, org, actor) = (app.clone(), call.org, call.actor());
     let canceled = app.carry_through(async move {
         let app = carried;
-        let grace = app.hub.can_cancel(node).then_some(CANCEL_GRACE);
         let now = app.environment.now();
         let canceled = app.store.cancel_scan(org, scan, grace, actor, now);
         let canceled = canceled.await.answered()?;
@@ -147,7 +161,7 @@ async fn end(app: &Arc<App>, call: &OperatorCall, scan: ScanId) -> Result<ScanRo
             app.hub.cancel(node, command);
         }
         app.wakeups.notify(scan);
-        app.dispatch_queue.push(node);
+        app.notify_node(node);
         Ok(canceled.scan)
     });
     let canceled = canceled.await?;

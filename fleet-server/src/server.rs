@@ -19,7 +19,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
     api::Api, app::App, auth::Gate, config::ServerConfig, dispatch, environment::Environment, http,
-    seal, sweep,
+    readiness, seal, sweep,
 };
 
 /// How long messages of nodes are still received after the goodbye, so that their last results are stored.
@@ -75,6 +75,7 @@ impl Server {
         work.spawn(supervise("dispatch", app.clone(), dispatch::run));
         work.spawn(supervise("sweep", app.clone(), sweep::run));
         work.spawn(supervise("seal", app.clone(), seal::run));
+        work.spawn(supervise("readiness", app.clone(), readiness::run));
         let deadlines = work.spawn(supervise("deadlines", app.clone(), async |app| {
             app.hub.run().await
         }));

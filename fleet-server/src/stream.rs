@@ -289,8 +289,7 @@ impl Current {
             return false;
         }
         if let Ok(false) = store.is_current(node, self.epoch).await {
-            // The newer epoch is at least the next one. Its exact number makes no difference here.
-            self.app.hub.superseded(node, Epoch(self.epoch.0 + 1));
+            self.app.hub.replaced(node, self.registered.connection);
             return false;
         }
         true

@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use fleet_core::{OrgId, ScanId, limits};
-use fleet_discovery::LogEvent;
+use fleet_discovery::{LogEvent, ScanEnded};
 use fleet_store::{Progress, StoreError, StoredEvent};
 use fleet_wire::{
     RpcError,
@@ -70,8 +70,8 @@ struct Watch {
     over: bool,
 }
 
-/// Streams a scan's items after a cursor. Ends after the terminal event, or at once when the cursor is at the terminal
-/// event. Dropping the stream does not affect the scan.
+/// Streams a scan's items after a cursor, up to its end. A watch from a cursor at or past the end of an ended scan gets
+/// the terminal event again, because its caller asks how the scan ended. Dropping the stream does not affect the scan.
 pub(crate) fn watch(
     app: Arc<App>,
     org: OrgId,
@@ -131,13 +131,15 @@ impl Watch {
     /// Reads the next page; returns whether there are items or the watch is over.
     async fn read(&mut self) -> Result<bool, WatchError> {
         let now = self.app.environment.now();
+        let (org, scan, after) = (self.org, self.scan, self.after);
         let page = self
             .app
-            .store
-            .read_events(self.org, self.scan, self.after, PAGE, now)
+            .detached(
+                move |app| async move { app.store.read_events(org, scan, after, PAGE, now).await },
+            )
             .await?;
         let page = page.ok_or(WatchError::NotFound(self.scan))?;
-        if self.first && self.after > page.last_sequence {
+        if self.first && self.after > page.last_sequence && !page.state.is_terminal() {
             return Err(WatchError::Ahead {
                 scan: self.scan,
                 after: self.after,
@@ -165,7 +167,29 @@ impl Watch {
             self.last_progress = Some(page.progress);
         }
         self.over = page.state.is_terminal() && !full;
+        if self.over {
+            self.repeat_end(page.last_sequence).await?;
+        }
         Ok(self.over || !self.pending.is_empty())
+    }
+
+    /// Adds the terminal event of a scan that ended before the cursor.
+    async fn repeat_end(&mut self, sequence: i64) -> Result<(), WatchError> {
+        let now = self.app.environment.now();
+        let (org, scan) = (self.org, self.scan);
+        let row = self
+            .app
+            .detached(move |app| async move { app.store.scan(org, scan, now).await })
+            .await?;
+        if let Some(row) = row
+            && let (Some(conclusion), Some(ledger)) = (row.conclusion, row.ledger)
+        {
+            self.pending.push_back(Item::Event(StoredEvent {
+                sequence,
+                event: LogEvent::Ended(ScanEnded { conclusion, ledger }),
+            }));
+        }
+        Ok(())
     }
 }
 

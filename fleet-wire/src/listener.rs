@@ -19,7 +19,6 @@ mod tls;
 
 pub use accept::{Accept, Drained, serve};
 pub use config::{ListenerConfig, ListenerCounts};
-pub(crate) use guard::ActiveCall;
 pub use guard::ConnectionGuard;
 pub use meter::Flood;
 pub use tls::{DevCertificate, TlsError, TlsIdentity, dev_certificate};

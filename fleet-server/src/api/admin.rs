@@ -111,6 +111,7 @@ impl FleetNodeAdminService for Api {
                 .await
                 .map_err(Refusal::refusal)?;
             app.hub.revoked(node);
+            app.notify_node(node);
             for scan in revoked.scans {
                 app.wakeups.notify(scan);
             }

@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 use super::Api;
 use crate::{
     audit::Attempt,
-    auth::{calling_address, calling_node},
+    auth::{call_permit, calling_address, calling_node},
     convert::{printable, raw_report, timestamp},
     failure::{self, Answered},
     limiter::{self, allow},
@@ -189,6 +189,7 @@ impl FleetNodeGatewayService for Api {
     ) -> Result<Reply<ReportDiscoveredDevicesResponse>, RpcError> {
         let (node, from) = calling_node(&context)?;
         let command = command_id(&request.command_id)?;
+        let _storing = call_permit(&context)?.storing().await;
         let recorded = self.record(node, from, command, &request).await;
         let subject = format!("command {command}");
         let answer = Attempt::by_node(node, from, "report.refuse", subject)
@@ -222,6 +223,7 @@ impl FleetNodeGatewayService for Api {
             rows: request.results.into_iter().map(pair_row).collect(),
             now: self.app.environment.now(),
         };
+        let _storing = call_permit(&context)?.storing().await;
         let recorded = self.app.store.record_pair_results(report).await;
         let subject = format!("command {command}");
         let answer = Attempt::by_node(node, from, "pairing.refuse", subject)

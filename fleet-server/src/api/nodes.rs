@@ -1,12 +1,13 @@
 //! `fleet.v1.NodeService`: nodes and enrollment codes.
 
-use fleet_core::PendingEnrollmentId;
+use fleet_core::{PendingEnrollmentId, Timestamp};
+use fleet_store::NodeRow;
 use fleet_wire::{
     Context, Reply, RpcError,
     fleet::{
-        CancelEnrollmentCodeRequest, CancelEnrollmentCodeResponse, ListEnrollmentCodesRequest,
-        ListEnrollmentCodesResponse, ListNodesRequest, ListNodesResponse, ListRevokedNodesRequest,
-        ListRevokedNodesResponse, NodeService,
+        self, CancelEnrollmentCodeRequest, CancelEnrollmentCodeResponse,
+        ListEnrollmentCodesRequest, ListEnrollmentCodesResponse, ListNodesRequest,
+        ListNodesResponse, ListRevokedNodesRequest, ListRevokedNodesResponse, NodeService,
     },
 };
 
@@ -21,7 +22,7 @@ impl NodeService for Api {
     ) -> Result<Reply<ListNodesResponse>, RpcError> {
         let call = self.operator(&context)?;
         let rows = self.app.store.list_nodes(call.org).await.answered()?;
-        let node = |row| convert::node(row, call.now);
+        let node = |row| self.node(row, call.now);
         Ok(Reply::new(ListNodesResponse {
             nodes: rows.into_iter().map(node).collect(),
         }))
@@ -34,7 +35,7 @@ impl NodeService for Api {
     ) -> Result<Reply<ListRevokedNodesResponse>, RpcError> {
         let call = self.operator(&context)?;
         let rows = self.app.store.list_revoked_nodes(call.org).await;
-        let node = |row| convert::node(row, call.now);
+        let node = |row| self.node(row, call.now);
         Ok(Reply::new(ListRevokedNodesResponse {
             nodes: rows.answered()?.into_iter().map(node).collect(),
         }))
@@ -65,5 +66,12 @@ impl NodeService for Api {
             .or_refused(&self.app.auditor, canceled.await)
             .await?;
         Ok(Reply::new(CancelEnrollmentCodeResponse {}))
+    }
+}
+
+impl Api {
+    fn node(&self, row: NodeRow, now: Timestamp) -> fleet::Node {
+        let (online, connected) = (self.app.is_online(&row, now), self.app.is_connected(&row));
+        convert::node(row, online, connected)
     }
 }

@@ -60,7 +60,7 @@ impl ScanService for Api {
         let call = self.operator(&context)?;
         let wanted = convert::scan_request(request.request)?;
         let node = NodeId(request.fleet_node_id);
-        let plan = scans::planned(&self.app, &call, node, &wanted).await?;
+        let (_, plan) = scans::planned(&self.app, &call, node, &wanted).await?;
         Ok(Reply::new(PlanScanResponse {
             targets: plan.targets,
             skipped: plan.skipped.iter().map(|tally| tally.count).sum(),

@@ -68,11 +68,11 @@ impl Following {
         loop {
             let app = Arc::clone(&self.app);
             let changed = app.wakeups.subscribe(self.pairing);
-            let page = match app
-                .store
-                .read_pairing(self.org, self.pairing, self.after, PAGE)
-                .await
-            {
+            let (org, pairing, after) = (self.org, self.pairing, self.after);
+            let page = app.detached(move |app| async move {
+                app.store.read_pairing(org, pairing, after, PAGE).await
+            });
+            let page = match page.await {
                 Ok(Some(page)) => page,
                 Ok(None) => {
                     let why = format!("no pairing {} in this organization", self.pairing);

@@ -231,6 +231,16 @@ async fn changing_the_password_needs_the_current_one_and_ends_other_sessions() {
         let body = serde_json::json!({ "currentPassword": current, "newPassword": new });
         call("ChangePassword", here.clone(), body)
     };
+    // Longer than any password in bytes, though not in characters: unreadable, and so wrong.
+    for current in ["not the password", &"é".repeat(1_024)] {
+        let wrong = change(current, "another horse entirely").await;
+        assert_eq!(
+            wrong.json()["code"],
+            "failed_precondition",
+            "{}",
+            wrong.body
+        );
+    }
     let wrong = change("not the password", "another horse entirely").await;
     assert_eq!(
         wrong.json()["code"],

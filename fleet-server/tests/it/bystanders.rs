@@ -1,10 +1,16 @@
 //! A failure or a flood of one caller does not affect others.
 
 use fleet_core::Role;
-use fleet_wire::{Code, admin::CreateEnrollmentCodeRequest, gateway::AckCode};
+use fleet_wire::{
+    Code,
+    admin::CreateEnrollmentCodeRequest,
+    fleet::{ScanClient, WatchScanRequest},
+    gateway::{AckCode, FleetNodeGatewayClient},
+};
+use tokio::task::JoinSet;
 
 use crate::harness::{
-    Enrolled, Profile, World, bearer, eventually, heartbeat, list, refused, start,
+    Enrolled, Profile, World, bearer, eventually, heartbeat, list, refused, soon, start,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,25 +57,39 @@ async fn a_background_task_that_panics_is_restarted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_may_have_eight_calls_at_a_time_on_a_connection() {
+async fn many_nodes_and_watchers_share_one_connection_of_a_proxy() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
-    let enrolled = Enrolled::new(&world, &operator).await;
-    let token = enrolled.sign_in(&world).await;
-    let gateway = world.gateway();
-    let mut streams = Vec::new();
-    for opened in 0..8 {
-        assert!(heartbeat(&gateway, &token).await.is_ok(), "{opened} calls");
-        streams.push(gateway.control_stream(bearer(&token)).await.expect("opens"));
-        // With the heartbeat this is one call more than there are streams.
-        if opened == 7 {
-            let is_full = || async { heartbeat(&gateway, &token).await.is_err() };
-            eventually(is_full).await;
+    let shared = world.channel();
+    let (gateway, scans) = (
+        FleetNodeGatewayClient::new(shared.clone()),
+        ScanClient::new(shared),
+    );
+    let mut tokens = Vec::new();
+    let mut open = JoinSet::new();
+    for _ in 0..20 {
+        let enrolled = Enrolled::new(&world, &operator).await;
+        let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
+        let request = WatchScanRequest {
+            scan_id: scan.id,
+            after_sequence: 0,
+        };
+        let watch = scans.watch_scan(&request, operator.options()).await;
+        let mut watch = watch.expect("opens");
+        assert!(soon(watch.message()).await.expect("is served").is_some());
+        let token = enrolled.sign_in(&world).await;
+        let (up, mut down) = gateway.control_stream(bearer(&token)).await.expect("opens");
+        open.spawn(async move {
+            let ended = tokio::join!(down.message(), watch.message());
+            drop(up);
+            ended
+        });
+        tokens.push(token);
+        for token in &tokens {
+            heartbeat(&gateway, token)
+                .await
+                .expect("calls of others do not count");
         }
     }
-    let error = refused(heartbeat(&gateway, &token).await, Code::ResourceExhausted);
-    assert!(error.message.contains("wait for one to end"), "{error}");
-    heartbeat(&world.gateway(), &token)
-        .await
-        .expect("another connection has room");
+    drop(open);
 }

@@ -294,7 +294,7 @@ pub(crate) fn channel(address: std::net::SocketAddr) -> Channel {
 }
 
 /// An operator's credential and clients.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Operator {
     pub(crate) key: String,
     pub(crate) email: String,

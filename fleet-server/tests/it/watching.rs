@@ -1,15 +1,18 @@
 //! Watching scans: every event once and in order, for late and leaving watchers too.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleet_core::Role;
 use fleet_wire::{
     Code,
-    fleet::watch_scan_response::Event,
+    client::Incoming,
+    fleet::{WatchScanRequest, WatchScanResponse, watch_scan_response::Event},
     gateway::{AckCode, ControlProgress, control_stream_request},
 };
 
-use crate::harness::{Enrolled, Profile, World, device, list, range, refused, soon, start};
+use crate::harness::{
+    Enrolled, Operator, Profile, World, device, list, range, refused, soon, start,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_live_dense_unique_and_repeatable_from_a_cursor() {
@@ -49,9 +52,9 @@ async fn events_are_live_dense_unique_and_repeatable_from_a_cursor() {
     assert_eq!(about, ["10.0.0.1", "10.0.0.2", "SCAN_STATE_COMPLETED"]);
     let sequences: Vec<_> = log.iter().map(|(sequence, _)| *sequence).collect();
     assert_eq!(sequences, [1, 2, 3]);
-    for after in 0..=3_i64 {
-        let rest = scan.log(after).await;
-        assert_eq!(rest, log[usize::try_from(after).expect("small")..]);
+    // At and past the end, the terminal event comes again: it answers how the scan ended.
+    for (after, first) in [(0, 0), (1, 1), (2, 2), (3, 2), (1_000, 2)] {
+        assert_eq!(scan.log(after).await, log[first..], "{after}");
     }
 }
 
@@ -142,4 +145,64 @@ async fn the_progress_of_a_node_reaches_its_watchers() {
         }
     })
     .await;
+}
+
+/// Concurrent calls that the listener accepts on a connection are some more than this.
+const STREAMS_OF_A_CONNECTION: usize = 16;
+
+/// Opens watches that nobody reads.
+async fn unread(
+    world: &World,
+    operator: &Operator,
+    scan: &str,
+    count: usize,
+) -> Vec<Incoming<WatchScanResponse>> {
+    let mut watches = Vec::new();
+    let request = WatchScanRequest {
+        scan_id: scan.to_owned(),
+        after_sequence: 0,
+    };
+    while watches.len() < count {
+        let operator = operator.clone().at(world);
+        let client = operator.scans();
+        for _ in 0..(count - watches.len()).min(STREAMS_OF_A_CONNECTION) {
+            let watch = client.watch_scan(&request, operator.options()).await;
+            watches.push(watch.expect("opens"));
+        }
+    }
+    watches
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_never_hold_the_connections_that_reports_need() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["4028"])).await;
+    let (command, _) = node.command().await;
+    // One more than the connections of the pool, then many.
+    for count in [17, 500] {
+        let watches = unread(&world, &operator, &scan.id, count).await;
+        // The credentials of watchers are checked every two seconds, while their streams read.
+        let until = Instant::now() + Duration::from_secs(5);
+        let mut slowest = Duration::ZERO;
+        while Instant::now() < until {
+            let began = Instant::now();
+            let reported = node.report(&command, vec![device("10.0.0.1")]).await;
+            reported.expect("is accepted");
+            slowest = slowest.max(began.elapsed());
+        }
+        assert!(slowest < Duration::from_secs(5), "{count}: {slowest:?}");
+        let mut open = 0;
+        for mut watch in watches {
+            if soon(watch.message())
+                .await
+                .is_ok_and(|message| message.is_some())
+            {
+                open += 1;
+            }
+        }
+        assert_eq!(open, count, "no watcher was cut off");
+    }
 }

@@ -1,12 +1,15 @@
 //! Requests that are not RPCs: health, the page, sign-in, event streams.
 
-use std::num::NonZeroU32;
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
 use fleet_core::Role;
 use fleet_server::{Rates, ServerConfig};
 use fleet_wire::gateway::AckCode;
 
-use crate::harness::{Enrolled, Http, Profile, World, device, list, request, start};
+use crate::harness::{Enrolled, Http, Profile, World, device, eventually, list, request, start};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -44,9 +47,22 @@ async fn health_is_plain_text_and_unknown_paths_are_not_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_fails_with_the_database() {
     let world = World::new().await;
+    assert_eq!(get(&world, "/readyz", &[]).await.status, 200);
     world.store.close().await;
+    let failed = Instant::now();
+    eventually(|| async { get(&world, "/readyz", &[]).await.status == 503 }).await;
+    assert!(
+        failed.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        failed.elapsed()
+    );
+    let asked = Instant::now();
     let ready = get(&world, "/readyz", &[]).await;
-    assert_eq!(ready.status, 503);
+    assert!(
+        asked.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        asked.elapsed()
+    );
     assert!(ready.body.contains("database"), "{}", ready.body);
     let health = get(&world, "/healthz", &[]).await;
     assert_eq!(health.status, 200, "the process itself is well");

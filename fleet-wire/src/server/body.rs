@@ -16,16 +16,14 @@ use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use tokio::time::{Instant, Sleep};
 
-use crate::listener::ActiveCall;
-
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A body, whatever is behind it.
 pub struct Body {
     inner: UnsyncBoxBody<Bytes, BoxError>,
-    /// Counts the call as active until the body is dropped.
-    active: Option<ActiveCall>,
+    /// Dropped with the body, which ends the call.
+    held: Option<Box<dyn Send>>,
 }
 
 impl Body {
@@ -37,7 +35,7 @@ impl Body {
     {
         Self {
             inner: body.map_err(Into::into).boxed_unsync(),
-            active: None,
+            held: None,
         }
     }
 
@@ -46,8 +44,9 @@ impl Body {
         Self::new(Empty::new())
     }
 
-    pub(super) fn holding(mut self, call: Option<ActiveCall>) -> Self {
-        self.active = call;
+    /// Keeps a value until the body is dropped, which is the end of the call.
+    pub(super) fn holding(mut self, held: impl Send + 'static) -> Self {
+        self.held = Some(Box::new(held));
         self
     }
 }

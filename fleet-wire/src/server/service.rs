@@ -187,6 +187,8 @@ impl Inner {
     async fn call(&self, kind: MethodKind, mut request: Request<Body>) -> Response<Body> {
         let connection = request.extensions().get::<ConnectionGuard>().cloned();
         let active = connection.as_ref().map(ConnectionGuard::begin_call);
+        // The principal may hold a permit of its own.
+        let mut held = (active, None);
         let verdict = self
             .gate
             .admit(Call::new(
@@ -196,9 +198,10 @@ impl Inner {
             ))
             .await;
         match verdict {
-            Err(error) => return refuse(error, request.headers()).map(|body| body.holding(active)),
+            Err(error) => return refuse(error, request.headers()).map(|body| body.holding(held)),
             Ok(None) => {}
             Ok(Some(principal)) => {
+                held.1 = Some(principal.clone());
                 request.extensions_mut().extend(principal);
                 connection
                     .iter()
@@ -213,13 +216,13 @@ impl Inner {
             return self
                 .engine(request.map(|_| RequestBody::empty()))
                 .await
-                .map(|body| body.holding(active));
+                .map(|body| body.holding(held));
         }
         if kind == MethodKind::BidiStreaming {
             return self
                 .engine(request.map(RequestBody::open))
                 .await
-                .map(|body| body.holding(active));
+                .map(|body| body.holding(held));
         }
         let (stalled, headers) = (Stalled::default(), request.headers().clone());
         let response = self
@@ -233,7 +236,7 @@ impl Inner {
         } else {
             response
         };
-        response.map(|body| body.holding(active))
+        response.map(|body| body.holding(held))
     }
 
     async fn engine(&self, request: Request<RequestBody>) -> Response<Body> {
