@@ -156,7 +156,8 @@ mod tests {
                 start,
                 Duration::from_secs(10),
             );
-            assert!(sent <= rate * 10, "{sent} at {rate}/s");
+            // The last one may come after the end.
+            assert!(sent <= rate * 10 + 1, "{sent} at {rate}/s");
             assert!(sent >= rate * 9, "{sent} at {rate}/s");
         }
     }
