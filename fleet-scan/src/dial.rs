@@ -8,7 +8,9 @@ use fleet_core::Endpoint;
 use rustix::io::Errno;
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 
-use crate::{driver::DriverError, guard::Guard, job::ScanOptions, rate::RateLimiter};
+use crate::{
+    driver::DriverError, engine::RETRANSMISSION, guard::Guard, job::ScanOptions, rate::RateLimiter,
+};
 
 /// Bytes by which a reply buffer grows. The first block of each reply is free; nearly all replies fit it.
 pub(crate) const REPLY_BLOCK: usize = 4 * 1024;
@@ -61,7 +63,8 @@ impl Dialer {
         Self {
             guard,
             rate: RateLimiter::new(options.rate),
-            longest_wait: options.timeout_ceiling,
+            // A connection ends before the kernel repeats its SYN beyond the rate.
+            longest_wait: options.timeout_ceiling.min(RETRANSMISSION),
             room: Semaphore::new(blocks),
         }
     }
@@ -140,6 +143,21 @@ impl Dialer {
 }
 
 impl Failure {
+    /// Classifies an error that came after the attempt had been sent: then the network reports it, not this machine.
+    pub(crate) fn reported(error: io::Error) -> Self {
+        match Self::of(error) {
+            Self::CannotSend(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::NETUNREACH | Errno::NETDOWN | Errno::NONET | Errno::ACCESS)
+                ) =>
+            {
+                Self::Unreachable
+            }
+            failure => failure,
+        }
+    }
+
     /// Classifies an error of the system.
     pub(crate) fn of(error: io::Error) -> Self {
         match Errno::from_io_error(&error) {
@@ -172,5 +190,8 @@ mod tests {
         assert!(matches!(of(Errno::MFILE), Failure::Starved(_)));
         assert!(matches!(of(Errno::NETUNREACH), Failure::CannotSend(_)));
         assert!(matches!(of(Errno::PERM), Failure::CannotSend(_)));
+        let reported = |errno: Errno| Failure::reported(io::Error::from(errno));
+        assert!(matches!(reported(Errno::NETUNREACH), Failure::Unreachable));
+        assert!(matches!(reported(Errno::PERM), Failure::CannotSend(_)));
     }
 }

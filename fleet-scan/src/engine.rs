@@ -27,6 +27,7 @@ use std::{
 use fleet_core::{Port, limits::SCAN_PORTS};
 use futures::Stream;
 use run::Run;
+pub(crate) use schedule::RETRANSMISSION;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 

@@ -195,6 +195,8 @@ pub struct FoundDevice {
 pub struct ScanSummary {
     /// The best outcome of each target, in the order of the job.
     pub outcomes: Vec<TargetOutcome>,
+    /// Targets with an outcome although some of their ports were not tried.
+    pub partly_tried: u64,
     /// Number of [`ScanEvent::Found`] events.
     pub found: u64,
     /// Skips, slow-downs, driver failures and unidentified hosts: at most 64 texts of at most 512 characters.
@@ -206,9 +208,10 @@ pub struct ScanSummary {
 }
 
 impl ScanSummary {
-    /// Returns whether every target was tried with working drivers.
+    /// Returns whether every port of every target was tried with working drivers.
     pub fn is_complete(&self) -> bool {
         self.interrupted.is_none()
+            && self.partly_tried == 0
             && self.driver_crashes == 0
             && !self.outcomes.contains(&TargetOutcome::NotReached)
     }

@@ -184,6 +184,12 @@ fn scan_result(
             summary.outcomes.len()
         ));
     }
+    if summary.partly_tried > 0 {
+        gaps.push(format!(
+            "some ports of {} targets were not tried",
+            summary.partly_tried
+        ));
+    }
     if summary.driver_crashes > 0 {
         gaps.push(format!(
             "a driver crashed or failed {} times",
@@ -226,6 +232,7 @@ mod tests {
     ) -> Ending {
         Ending::Ran(ScanSummary {
             outcomes: outcomes.to_vec(),
+            partly_tried: 0,
             found: 0,
             notes: Vec::new(),
             interrupted,
@@ -348,6 +355,7 @@ mod tests {
     fn texts_are_cut_to_the_wire_limits() {
         let summary = ScanSummary {
             outcomes: vec![TargetOutcome::Silent],
+            partly_tried: 0,
             found: 0,
             notes: vec!["é".repeat(600); 70],
             interrupted: None,

@@ -191,6 +191,7 @@ impl Work {
             Ok(None) => {
                 self.ending = Some(Ending::Ran(ScanSummary {
                     outcomes: Vec::new(),
+                    partly_tried: 0,
                     found: 0,
                     notes: Vec::new(),
                     interrupted: Some(Interruption::Canceled),

@@ -15,6 +15,8 @@ pub(super) enum PortVerdict {
     NotReached,
     /// Nothing answered.
     Silent,
+    /// The network reports it as unreachable.
+    Unreachable,
     /// The host sent a reset.
     Refused,
     /// It answered, but no driver identified it. The text is its reply, escaped and possibly empty.
@@ -28,10 +30,14 @@ pub(super) enum PortVerdict {
 /// device without a MAC waits for the other ports, which may show one. Therefore the report does not depend on which
 /// port answered first.
 ///
-/// A host that sent nothing takes 24 bytes, because a scan can have 65,536 hosts.
+/// A host that sent nothing takes 40 bytes, because a scan can have 65,536 hosts.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Host {
     pending_ports: u64,
+    /// A bit for each port that was not tried completely.
+    missed_ports: u64,
+    /// A bit for each port that the network reports as unreachable.
+    unreachable_ports: u64,
     best: Option<TargetOutcome>,
     answers: Option<Box<Answers>>,
 }
@@ -79,10 +85,9 @@ impl Host {
                 self.answers().candidates.push((rank, *device));
             }
             PortVerdict::Unidentified(reply) => self.answers().add_reply(port, reply),
-            PortVerdict::Skipped
-            | PortVerdict::NotReached
-            | PortVerdict::Silent
-            | PortVerdict::Refused => {}
+            PortVerdict::NotReached => self.missed_ports |= 1u64 << (port & 63),
+            PortVerdict::Unreachable => self.unreachable_ports |= 1u64 << (port & 63),
+            PortVerdict::Skipped | PortVerdict::Silent | PortVerdict::Refused => {}
         }
         let Some(answers) = &mut self.answers else {
             return Vec::new();
@@ -159,6 +164,24 @@ impl Host {
         }
     }
 
+    /// Returns whether the host has an outcome although some of its ports were not tried.
+    pub(super) fn is_partly_tried(&self) -> bool {
+        let missed = self.pending_ports | self.missed_ports | self.unreachable_ports;
+        missed != 0 && self.outcome() != TargetOutcome::NotReached
+    }
+
+    /// Returns whether ports of the host are unreachable.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.unreachable_ports != 0
+    }
+
+    /// Counts unreachable ports as silent.
+    pub(super) fn unreachable_is_silent(&mut self) {
+        if std::mem::take(&mut self.unreachable_ports) != 0 {
+            self.best = self.best.max(Some(TargetOutcome::Silent));
+        }
+    }
+
     fn answers(&mut self) -> &mut Answers {
         self.answers.get_or_insert_default()
     }
@@ -225,7 +248,7 @@ fn are_distinct(one: &FoundDevice, other: &FoundDevice) -> bool {
 fn outcome_of(verdict: &PortVerdict) -> TargetOutcome {
     match verdict {
         PortVerdict::Skipped => TargetOutcome::Skipped,
-        PortVerdict::NotReached => TargetOutcome::NotReached,
+        PortVerdict::NotReached | PortVerdict::Unreachable => TargetOutcome::NotReached,
         PortVerdict::Silent => TargetOutcome::Silent,
         PortVerdict::Refused => TargetOutcome::Refused,
         PortVerdict::Unidentified(_) => TargetOutcome::Unidentified,
@@ -470,6 +493,36 @@ mod tests {
             }
             assert_eq!(host.outcome(), expected, "{verdicts:?}");
         }
+    }
+
+    #[test]
+    fn a_port_that_was_not_tried_is_a_gap_beside_any_outcome() {
+        use PortVerdict::{NotReached, Refused, Silent, Skipped, Unreachable};
+        for (verdicts, gap) in [
+            (vec![Refused, Silent], false),
+            (vec![Refused, NotReached], true),
+            (vec![Refused, Unreachable], true),
+            (vec![Refused], true),
+            (vec![Skipped, Skipped], false),
+            (vec![NotReached, NotReached], false),
+        ] {
+            let mut host = Host::new(2);
+            for (port, verdict) in verdicts.iter().cloned().enumerate() {
+                assert!(host.conclude(port, verdict, &PRECEDENCES).is_empty());
+            }
+            assert_eq!(host.is_partly_tried(), gap, "{verdicts:?}");
+        }
+    }
+
+    #[test]
+    fn an_unreachable_host_is_silent_only_if_its_subnet_answered() {
+        let mut host = Host::new(1);
+        let _ = host.conclude(API, PortVerdict::Unreachable, &[100]);
+        assert!(host.is_unreachable());
+        assert_eq!(host.outcome(), TargetOutcome::NotReached);
+        host.unreachable_is_silent();
+        assert!(!host.is_unreachable());
+        assert_eq!(host.outcome(), TargetOutcome::Silent);
     }
 
     #[test]

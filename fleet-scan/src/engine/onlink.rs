@@ -16,8 +16,10 @@ mod identity;
 mod link;
 mod netlink;
 mod packet;
+mod path;
 mod resolve;
 mod table;
+mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -36,6 +38,7 @@ use netlink::{Family, Kernel};
 use packet::{ArpSocket, BoundInterface, PokeOutcome};
 use resolve::{Resolution, Resolver};
 use table::State;
+pub(super) use watch::{Failure, PathWatch};
 
 use super::targets::Targets;
 use crate::dial::Dialer;
@@ -55,6 +58,9 @@ const ARP_INTERVAL: Duration = Duration::from_millis(1);
 /// Consecutive failed reads, over a second or two, after which connections have to find out.
 const MAX_FAILURES: u32 = 16;
 
+/// How long the kernel waits for an answer to its last request (`retrans_time_ms`).
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+
 /// Requests per round, well under a millisecond.
 const REQUESTS_PER_ROUND: usize = 32;
 
@@ -63,7 +69,8 @@ const REQUESTS_PER_ROUND: usize = 32;
 pub(super) enum NeighborEvent {
     /// It exists, or a connection has to find out.
     Connect(u32),
-    Silent(u32),
+    /// It is silent since the last request, at this time.
+    Silent(u32, Instant),
     /// The neighbor table repeatedly had no room for it.
     NoRoom(u32),
     /// The neighbor table overflowed.
@@ -288,7 +295,10 @@ impl OnLink {
                 answered.push((host, mac));
             }
         }
-        events.extend(std::iter::from_fn(|| sweep.requests.expire(now)).map(NeighborEvent::Silent));
+        events.extend(
+            std::iter::from_fn(|| sweep.requests.expire(now))
+                .map(|(host, sent)| NeighborEvent::Silent(host, sent)),
+        );
         for _ in 0..REQUESTS_PER_ROUND {
             if busy || !dialer.wait().is_zero() {
                 break;
@@ -409,7 +419,11 @@ impl OnLink {
                     NeighborEvent::Connect(host)
                 }
                 Resolution::Unknown => NeighborEvent::Connect(host),
-                Resolution::Silent => NeighborEvent::Silent(host),
+                Resolution::Silent => {
+                    // The kernel sends its last request a second before it gives up.
+                    let sent = now.checked_sub(LAST_REQUEST).unwrap_or(now);
+                    NeighborEvent::Silent(host, sent)
+                }
                 Resolution::NoRoom => NeighborEvent::NoRoom(host),
             });
         }

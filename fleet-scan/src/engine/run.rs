@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{Endpoint, Mac, Port};
+use fleet_core::{Endpoint, Mac, Port, TargetOutcome};
 use tokio::{
     net::TcpStream,
     sync::mpsc,
@@ -80,6 +80,7 @@ pub(super) struct Run {
     macs: BTreeMap<Mac, IpAddr>,
     unidentified: UnidentifiedHosts,
     done: u64,
+    settled_endpoints: u64,
     found: u64,
     driver_crashes: u64,
     interrupted: Option<Interruption>,
@@ -136,6 +137,7 @@ impl Run {
             macs: BTreeMap::new(),
             unidentified: UnidentifiedHosts::default(),
             done: 0,
+            settled_endpoints: 0,
             found: 0,
             driver_crashes: 0,
             interrupted: None,
@@ -176,11 +178,42 @@ impl Run {
         while events.recv().await.is_some() {}
         self.identifying.shutdown().await;
         self.deliver_pending().await;
+        self.judge_unreachable().await;
         self.send_progress(false);
         let sink = self.sink.clone();
         let summary = self.summarize();
         // A failure means that the stream was dropped.
         let _ = sink.send(ScanEvent::Ended(summary)).await;
+    }
+
+    /// Decides what hosts are that the network reports as unreachable. If another host of their subnet answered, a
+    /// router on their link found them absent. Otherwise it may have refused to forward.
+    async fn judge_unreachable(&mut self) {
+        let subnets = self.targets.subnets();
+        let mut has_answer = vec![false; subnets];
+        let answered = |outcome| {
+            matches!(
+                outcome,
+                TargetOutcome::Refused | TargetOutcome::Unidentified | TargetOutcome::Identified
+            )
+        };
+        for (host, state) in (0..).zip(&self.hosts) {
+            has_answer[self.targets.subnet(host)] |= answered(state.outcome());
+        }
+        let mut unreachable = Vec::new();
+        for (host, state) in (0..).zip(&mut self.hosts) {
+            if has_answer[self.targets.subnet(host)] {
+                state.unreachable_is_silent();
+            } else if state.is_unreachable() {
+                unreachable.push(host);
+            }
+        }
+        let kind = "the network reports targets as unreachable (check routes and firewalls)";
+        for host in unreachable {
+            let address = self.targets.address(host);
+            let example = address.map_or_else(String::new, |address| address.to_string());
+            self.note(kind, &example).await;
+        }
     }
 
     fn summarize(self) -> ScanSummary {
@@ -191,6 +224,11 @@ impl Run {
         };
         let summary = ScanSummary {
             outcomes: self.requested_targets.iter().map(outcome).collect(),
+            partly_tried: self
+                .hosts
+                .iter()
+                .filter(|host| host.is_partly_tried())
+                .count() as u64,
             found: self.found,
             notes: [self.notes.into_texts(), self.unidentified.into_texts()].concat(),
             interrupted: self.interrupted,
@@ -260,6 +298,7 @@ impl Run {
             },
             Reach::Refused => PortVerdict::Refused,
             Reach::Silent => PortVerdict::Silent,
+            Reach::Unreachable => PortVerdict::Unreachable,
             Reach::NotReached(kind, example) => {
                 self.note(kind, &example).await;
                 PortVerdict::NotReached
@@ -275,7 +314,7 @@ impl Run {
     async fn absent(&mut self, host: u32, absence: Absence) {
         let verdict = match absence {
             Absence::Silent => PortVerdict::Silent,
-            Absence::ListenFailed => PortVerdict::NotReached,
+            Absence::ListenFailed | Absence::NoPath => PortVerdict::NotReached,
             Absence::NoRoom => {
                 let address = self.targets.address(host);
                 let example = address.map_or_else(String::new, |address| address.to_string());
@@ -344,6 +383,7 @@ impl Run {
         let Some(state) = self.hosts.get_mut(host as usize) else {
             return;
         };
+        self.settled_endpoints += 1;
         let devices = state.conclude(usize::from(port), verdict, &self.precedences);
         let is_done = state.is_done();
         for device in devices {
@@ -496,8 +536,10 @@ impl Run {
             None if sweeping => ScanPhase::Sweep,
             None => ScanPhase::Identify,
         };
+        // The sweep finishes blocks of hosts port by port. Endpoints advance in the meantime.
+        let swept = self.settled_endpoints / (self.ports.len() as u64).max(1);
         let progress = ScanProgress {
-            done: self.done,
+            done: self.done.max(swept),
             total: self.targets.len() as u64,
             phase,
         };

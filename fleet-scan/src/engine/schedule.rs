@@ -23,6 +23,12 @@ pub(super) const TRIES: u8 = 3;
 /// The most simultaneous sockets. It keeps slot numbers within 16 bits.
 pub(super) const ROOM: usize = 32_768;
 
+/// How long after a SYN the kernel has not repeated it: it does so after a second, and the sweep needs a margin.
+pub(crate) const RETRANSMISSION: Duration = Duration::from_millis(900);
+
+/// Time between the kernel's first and second retransmission, on kernels that repeat every second.
+const NEXT_RETRANSMISSION: Duration = Duration::from_secs(1);
+
 /// When an attempt is checked again that is nearly due. Answers in the meantime can make it due earlier.
 const RECHECK: Duration = Duration::from_millis(20);
 
@@ -105,6 +111,9 @@ pub(super) struct Schedule {
     near_checks: VecDeque<(Instant, Attempt)>,
     /// Silent attempts with open sockets, the oldest first. Some are closed already.
     late: VecDeque<Attempt>,
+    /// When the kernel is about to repeat the SYN of an attempt for the first and the second time. Each queue has one
+    /// delay, so its order is the order of time.
+    retransmissions: [VecDeque<(Instant, Attempt)>; 2],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -172,6 +181,7 @@ impl Schedule {
             far_checks: VecDeque::new(),
             near_checks: VecDeque::new(),
             late: VecDeque::new(),
+            retransmissions: [VecDeque::new(), VecDeque::new()],
         }
     }
 
@@ -311,9 +321,34 @@ impl Schedule {
         self.unpark(host);
     }
 
-    /// Settles an endpoint that stayed silent to the last attempt. The caller closes its sockets, and calls this until it
-    /// returns none.
-    pub(super) fn expire(&mut self, now: Instant) -> Option<(Key, At)> {
+    /// Returns an open attempt whose SYN the kernel is about to repeat, and whether it is the first time. The caller
+    /// closes the attempt, or the first time spends a permit and calls [`Schedule::keep`]. Call this until it returns
+    /// none.
+    pub(super) fn next_retransmission(&mut self, now: Instant) -> Option<(Attempt, bool)> {
+        for nth in 0..self.retransmissions.len() {
+            while let Some((due, attempt)) = self.retransmissions[nth].front().copied() {
+                let is_open = self.has_socket(attempt);
+                if is_open && now < due {
+                    break;
+                }
+                self.retransmissions[nth].pop_front();
+                if is_open {
+                    return Some((attempt, nth == 0));
+                }
+            }
+        }
+        None
+    }
+
+    /// Keeps an attempt open beyond its first retransmission, so that a late answer still counts.
+    pub(super) fn keep(&mut self, attempt: Attempt, now: Instant) {
+        let [_, second] = &mut self.retransmissions;
+        second.push_back((now + NEXT_RETRANSMISSION, attempt));
+    }
+
+    /// Settles an endpoint that stayed silent to the last attempt, which was sent at the returned time. The caller closes
+    /// its sockets, and calls this until it returns none.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<(Key, At, Instant)> {
         while let Some(attempt) = self.due(now) {
             let Some(slot) = self.slot(attempt.key) else {
                 continue;
@@ -332,7 +367,7 @@ impl Schedule {
                 self.rest(attempt);
             } else {
                 self.settle(attempt.key);
-                return Some((attempt.key, at));
+                return Some((attempt.key, at, sent));
             }
         }
         None
@@ -340,8 +375,10 @@ impl Schedule {
 
     /// When to call [`Schedule::expire`] again; sometimes too early.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let fronts = [self.far_checks.front(), self.near_checks.front()];
-        fronts.into_iter().flatten().map(|(check, _)| *check).min()
+        let checks = [self.far_checks.front(), self.near_checks.front()];
+        let retransmissions = self.retransmissions.iter().map(VecDeque::front);
+        let fronts = checks.into_iter().chain(retransmissions);
+        fronts.flatten().map(|(check, _)| *check).min()
     }
 
     /// Whether every endpoint that may be tried was tried once.
@@ -378,6 +415,12 @@ impl Schedule {
         };
         slot.state = State::Resting;
         let host = slot.at.host;
+        if self.late.len() >= 2 * self.room {
+            // Nothing else removes closed attempts while room is not short.
+            let mut late = std::mem::take(&mut self.late);
+            late.retain(|attempt| self.has_socket(*attempt));
+            self.late = late;
+        }
         self.late.push_back(attempt);
         self.ready.push_back(Work::Again(attempt.key));
         self.vacate(host);
@@ -416,6 +459,8 @@ impl Schedule {
         self.occupy(host);
         self.far_checks
             .push_back((now + self.timeouts.floor(), attempt));
+        let [first, _] = &mut self.retransmissions;
+        first.push_back((now + RETRANSMISSION, attempt));
         attempt
     }
 

@@ -145,9 +145,9 @@ impl Sockets {
             Ok(None) => match stream.peer_addr() {
                 Ok(_) => AttemptState::Open,
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => AttemptState::Pending,
-                Err(error) => AttemptState::Failed(Failure::of(error)),
+                Err(error) => AttemptState::Failed(Failure::reported(error)),
             },
-            Ok(Some(error)) | Err(error) => AttemptState::Failed(Failure::of(error)),
+            Ok(Some(error)) | Err(error) => AttemptState::Failed(Failure::reported(error)),
         }
     }
 

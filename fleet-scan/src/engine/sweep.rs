@@ -24,9 +24,9 @@ use mio::Waker;
 use tokio::sync::mpsc;
 
 use super::{
-    onlink::{Neighbor, NeighborEvent, OnLink, Waits},
+    onlink::{Failure as PathFailure, Neighbor, NeighborEvent, OnLink, PathWatch, Waits},
     outbox::Outbox,
-    schedule::{At, Attempt, Next, Opened, Schedule},
+    schedule::{At, Attempt, Next, Opened, RETRANSMISSION, Schedule},
     sockets::{AttemptState, Sockets},
     targets::Targets,
     unannounced::Unannounced,
@@ -78,6 +78,8 @@ pub(super) enum Absence {
     NoRoom,
     /// The host may have announced itself, but listening failed.
     ListenFailed,
+    /// The link or the router on the way to it failed.
+    NoPath,
 }
 
 /// The outcome of an endpoint.
@@ -87,6 +89,8 @@ pub(super) enum Reach {
     Open(TcpStream, Lease),
     Refused,
     Silent,
+    /// The network reports it as unreachable.
+    Unreachable,
     /// This machine could not try it: kind and example of the reason.
     NotReached(&'static str, String),
     /// The guard forbids it, with the reason.
@@ -112,6 +116,8 @@ struct Loop {
     schedule: Schedule,
     sockets: Sockets,
     on_link: Option<OnLink>,
+    /// None if the system shows no routes.
+    paths: Option<PathWatch<Silent>>,
     /// Hosts that wait for their announcement, if the scan listens.
     unannounced: Option<Unannounced>,
     neighbor_events: Vec<NeighborEvent>,
@@ -127,6 +133,13 @@ struct Loop {
     answered: Vec<Attempt>,
     /// Last field, because fields drop in order: when its channel closes, every socket is closed.
     outbox: Outbox<SweepEvent>,
+}
+
+/// A silent endpoint, or a silent host with all its endpoints.
+#[derive(Debug, Clone, Copy)]
+enum Silent {
+    Endpoint(At),
+    Host(u32),
 }
 
 /// What other threads tell the loop.
@@ -191,9 +204,10 @@ impl Sweep {
         listens: bool,
         out: mpsc::Sender<Vec<SweepEvent>>,
     ) -> io::Result<Self> {
+        // An attempt ends before the kernel repeats its SYN.
         let timeouts = Timeouts::new(
             options.timeout_floor,
-            options.timeout_ceiling,
+            options.timeout_ceiling.min(RETRANSMISSION),
             targets.subnets(),
         );
         let room =
@@ -215,6 +229,10 @@ impl Sweep {
         let on_link = on_link.unwrap_or_else(|error| {
             let kind = "cannot read which targets are on the local network";
             outbox.push(SweepEvent::Note(kind, error.to_string()));
+            None
+        });
+        let paths = PathWatch::start(&targets, Instant::now()).unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot verify the paths to the targets");
             None
         });
         let neighbors = on_link.as_ref().map(|on_link| on_link.hosts().to_vec());
@@ -241,6 +259,7 @@ impl Sweep {
             schedule,
             sockets,
             on_link,
+            paths,
             unannounced,
             neighbor_events: Vec::new(),
             mailbox: Arc::clone(&mailbox),
@@ -302,16 +321,19 @@ impl Loop {
         while !self.mailbox.stopped.load(Ordering::Relaxed) {
             self.receive_answers(wait);
             self.reclaim_slots();
+            let paths = self.verify_paths();
             self.expire_silent();
+            self.close_before_retransmission();
             self.admit_announced();
             let neighbors = self.resolve_neighbors();
             let (wake, done) = self.dial();
+            let done = done && self.paths.as_ref().is_none_or(PathWatch::is_idle);
             if !self.outbox.flush() || (done && self.outbox.is_empty()) {
                 return;
             }
             let now = Instant::now();
             let outbox = self.outbox.retry_at(now);
-            let wake = [wake, neighbors, outbox, self.schedule.deadline()];
+            let wake = [wake, paths, neighbors, outbox, self.schedule.deadline()];
             wait = wake
                 .into_iter()
                 .flatten()
@@ -362,6 +384,7 @@ impl Loop {
                         Reach::NotReached("some connections were lost", error.to_string())
                     }
                 };
+                self.answered(at.host, now);
                 self.settled(at, reach);
             }
             Opened::TooMany | Opened::Stale => self.sockets.close(attempt),
@@ -373,12 +396,15 @@ impl Loop {
             Failure::Refused => {
                 self.unreachable = 0;
                 let at = self.schedule.refused(attempt, now);
+                if let Some(at) = at {
+                    self.answered(at.host, now);
+                }
                 self.close_and_settle(attempt, at, Reach::Refused);
             }
             Failure::Unreachable => {
                 let at = self.schedule.settle(attempt.key);
                 self.count_unreachable(at);
-                self.close_and_settle(attempt, at, Reach::Silent);
+                self.close_and_settle(attempt, at, Reach::Unreachable);
             }
             // The attempt's own deadline is more precise than the kernel's.
             Failure::TimedOut => {
@@ -411,10 +437,66 @@ impl Loop {
 
     fn expire_silent(&mut self) {
         let now = Instant::now();
-        while let Some((key, at)) = self.schedule.expire(now) {
+        while let Some((key, at, sent)) = self.schedule.expire(now) {
             self.sockets.give_up_all(key);
-            self.settled(at, Reach::Silent);
+            self.silent(at.host, Silent::Endpoint(at), sent);
         }
+    }
+
+    /// Keeps the kernel from repeating a SYN beyond the rate: it does so a second after an attempt whose socket is open.
+    /// The attempt stays open for a late answer only if a permit is left for the repetition.
+    fn close_before_retransmission(&mut self) {
+        let now = Instant::now();
+        while let Some((attempt, is_first)) = self.schedule.next_retransmission(now) {
+            if is_first && !self.schedule.has_work() && self.dialer.wait().is_zero() {
+                self.dialer.spend_permit();
+                self.schedule.keep(attempt, now);
+            } else {
+                self.sockets.give_up(attempt);
+                self.schedule.closed(attempt);
+            }
+        }
+    }
+
+    fn answered(&mut self, host: u32, now: Instant) {
+        if let Some(paths) = &mut self.paths {
+            paths.answered(host, now);
+        }
+    }
+
+    /// Settles a host or endpoint that is silent since the last packet to it, once its path is verified.
+    fn silent(&mut self, host: u32, item: Silent, sent: Instant) {
+        let judged = match &mut self.paths {
+            Some(paths) => paths.judge(host, item, sent),
+            None => Some((item, Ok(()))),
+        };
+        if let Some((item, verdict)) = judged {
+            self.settle_silent(item, verdict);
+        }
+    }
+
+    fn settle_silent(&mut self, item: Silent, verdict: Result<(), PathFailure>) {
+        match (item, verdict) {
+            (Silent::Endpoint(at), Ok(())) => self.settled(at, Reach::Silent),
+            (Silent::Endpoint(at), Err((kind, example))) => {
+                self.settled(at, Reach::NotReached(kind, example));
+            }
+            (Silent::Host(host), Ok(())) => self.absent(host, Absence::Silent),
+            (Silent::Host(host), Err((kind, example))) => {
+                self.outbox.push(SweepEvent::Note(kind, example));
+                self.absent(host, Absence::NoPath);
+            }
+        }
+    }
+
+    /// Settles what was held until its path was verified. Returns when to continue.
+    fn verify_paths(&mut self) -> Option<Instant> {
+        let mut decided = Vec::new();
+        let wake = self.paths.as_mut()?.step(Instant::now(), &mut decided);
+        for (item, verdict) in decided {
+            self.settle_silent(item, verdict);
+        }
+        wake
     }
 
     /// Admits hosts that announced themselves, and gives up the rest once announcements have ended.
@@ -478,7 +560,7 @@ impl Loop {
     fn apply(&mut self, event: NeighborEvent) {
         match event {
             NeighborEvent::Connect(host) => self.schedule.admit(host),
-            NeighborEvent::Silent(host) => self.absent(host, Absence::Silent),
+            NeighborEvent::Silent(host, sent) => self.silent(host, Silent::Host(host), sent),
             NeighborEvent::NoRoom(host) => self.absent(host, Absence::NoRoom),
             NeighborEvent::Overflow(text) => {
                 self.outbox.push(SweepEvent::Note("slowed down", text))

@@ -49,7 +49,7 @@ impl ArpRequests {
         self.open.is_empty()
     }
 
-    /// The host to requests now, if any. Call [`ArpRequests::sent`] or [`ArpRequests::skip`] next.
+    /// The host to ask now, if any. Call [`ArpRequests::sent`] or [`ArpRequests::skip`] next.
     pub(super) fn next_host(&mut self) -> Option<u32> {
         while let Some((host, _)) = self.again.front() {
             if self.open.contains_key(host) {
@@ -91,8 +91,8 @@ impl ArpRequests {
         true
     }
 
-    /// Returns a host that stayed silent to the last request. Call this until it returns none.
-    pub(super) fn expire(&mut self, now: Instant) -> Option<u32> {
+    /// Returns a host that stayed silent, with the time of the last request. Call this until it returns none.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<(u32, Instant)> {
         while let Some((sent, host, tries)) = self.in_flight.front().copied() {
             if now < sent + self.timeouts.wait(LINK) {
                 return None;
@@ -103,7 +103,7 @@ impl ArpRequests {
             }
             if tries >= TRIES {
                 self.open.remove(&host);
-                return Some(host);
+                return Some((host, sent));
             }
             self.again.push_back((host, tries));
         }
@@ -139,7 +139,7 @@ mod tests {
                 }
             }
             ran.silent
-                .extend(std::iter::from_fn(|| requests.expire(now)));
+                .extend(std::iter::from_fn(|| requests.expire(now)).map(|(host, _)| host));
             if let Some(host) = requests.next_host() {
                 requests.sent(now);
                 let tries = ran.tries.entry(host).or_default();

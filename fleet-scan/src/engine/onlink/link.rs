@@ -42,7 +42,9 @@ pub(super) struct Route {
 pub(super) enum NextHop {
     /// Directly over this interface.
     OnLink(u32),
-    /// Through a router, or nowhere.
+    /// Through this router, over this interface.
+    Via(IpAddr, u32),
+    /// Through several routers, to this machine, or nowhere.
     Elsewhere,
 }
 
@@ -64,6 +66,26 @@ impl Links {
         routes.retain(|route| route.first() <= *range.end() && *range.start() <= route.last());
         routes.sort_by_key(|route| (Reverse(route.length), route.metric));
         Self { interfaces, routes }
+    }
+
+    /// The interface to a target, and the router behind which the target is or that is on its link. None for targets
+    /// on this machine or without a single route.
+    pub(super) fn path(&self, target: IpAddr) -> Option<(u32, Option<IpAddr>)> {
+        let route = self.routes.iter().find(|route| route.covers(target))?;
+        match route.next_hop {
+            NextHop::Via(router, interface) => Some((interface, Some(router))),
+            NextHop::OnLink(interface) => {
+                self.of(target)?;
+                let routers = self.routes.iter().filter_map(|route| match route.next_hop {
+                    NextHop::Via(router, index) if index == interface => Some(router),
+                    NextHop::Via(..) | NextHop::OnLink(_) | NextHop::Elsewhere => None,
+                });
+                let mut routers = routers.filter(|router| router.is_ipv4() == target.is_ipv4());
+                // A host cannot be its own canary.
+                Some((interface, routers.find(|router| *router != target)))
+            }
+            NextHop::Elsewhere => None,
+        }
     }
 
     /// The interface on whose link a target is, if any.

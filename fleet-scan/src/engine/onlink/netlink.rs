@@ -16,6 +16,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
+    link::{LinkAttribute, LinkFlags, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     neighbour_table::{NeighbourTableAttribute, NeighbourTableMessage},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
@@ -25,6 +26,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::{
     link::{NextHop, Route},
+    path::Link,
     table::{Entry, State, View},
 };
 
@@ -77,6 +79,9 @@ pub(super) struct Table {
     pub(super) fulls: u64,
 }
 
+/// The routing table of addresses of this machine (`RT_TABLE_LOCAL`).
+const LOCAL_TABLE: u32 = 255;
+
 /// The longest duration of a dump. The kernel answers within milliseconds; a seccomp sandbox or a user-mode kernel may
 /// never answer, and the sweep waits for the dump.
 const TIME_LIMIT: Duration = Duration::from_millis(500);
@@ -108,7 +113,7 @@ impl Kernel {
         })
     }
 
-    /// The routes of the main table, and the addresses of the routers in them.
+    /// The routes of the main table, the addresses of the routers in them, and the routes to this machine itself.
     ///
     /// # Errors
     /// When the kernel does not answer in time, or with too many messages.
@@ -125,6 +130,21 @@ impl Kernel {
             })?;
         }
         Ok((routes, routers))
+    }
+
+    /// The state of every interface.
+    ///
+    /// # Errors
+    /// When the kernel does not answer in time.
+    pub(super) fn links(&mut self) -> io::Result<Vec<Link>> {
+        let mut links = Vec::new();
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        self.dump(request, |message| {
+            if let RouteNetlinkMessage::NewLink(message) = message {
+                links.push(link(&message));
+            }
+        })?;
+        Ok(links)
     }
 
     /// The limit and the overflow count of a table.
@@ -237,6 +257,24 @@ fn first<'a>(datagram: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(message)
 }
 
+fn link(message: &LinkMessage) -> Link {
+    let required = LinkFlags::Up | LinkFlags::LowerUp;
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        is_up: message.header.flags.contains(required),
+        changes: 0,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::CarrierChanges(changes) => link.changes = *changes,
+            _ => {}
+        }
+    }
+    link
+}
+
 fn router(attribute: &RouteAttribute) -> Option<IpAddr> {
     match attribute {
         RouteAttribute::Gateway(address) => address_of(address),
@@ -246,24 +284,27 @@ fn router(attribute: &RouteAttribute) -> Option<IpAddr> {
 
 fn route(family: Family, message: &RouteMessage) -> Option<Route> {
     let mut table = u32::from(message.header.table);
-    let (mut to, mut metric, mut interface, mut routed) = (family.unspecified(), 0, None, false);
+    let (mut to, mut metric, mut interface) = (family.unspecified(), 0, None);
+    let (mut router, mut several) = (None, false);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Destination(address) => to = address_of(address)?,
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Oif(index) => interface = Some(*index),
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => {
-                routed = true;
-            }
+            RouteAttribute::Gateway(address) => router = address_of(address),
+            RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => several = true,
             _ => {}
         }
     }
     let next_hop = match (message.header.kind, interface) {
-        (RouteType::Unicast, Some(index)) if !routed => NextHop::OnLink(index),
+        (RouteType::Unicast, Some(index)) if !several => {
+            router.map_or(NextHop::OnLink(index), |router| NextHop::Via(router, index))
+        }
         _ => NextHop::Elsewhere,
     };
-    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(Route {
+    let is_local = table == LOCAL_TABLE && message.header.kind == RouteType::Local;
+    (is_local || table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(Route {
         to,
         length: message.header.destination_prefix_length,
         metric,

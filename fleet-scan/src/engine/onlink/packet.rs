@@ -29,7 +29,7 @@ const DISCARD: u16 = 9;
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
 /// An interface and the address to which a socket is bound.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct BoundInterface {
     pub(super) interface: Interface,
     link: LinkAddr,

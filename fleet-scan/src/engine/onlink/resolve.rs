@@ -18,6 +18,9 @@ use super::table::{State, View};
 /// Requests for a host that found no room.
 const TRIES: u8 = 4;
 
+/// Consecutive views without an entry after which the entry is gone.
+const MISSED: u8 = 2;
+
 /// The smallest window after overflows.
 const MIN_WINDOW: usize = 16;
 
@@ -60,6 +63,8 @@ struct Request {
     /// An entry was seen in some view, and in the current one.
     seen: bool,
     seen_now: bool,
+    /// Consecutive views without an entry. A dump is not atomic and can miss one.
+    missed: u8,
     /// The system reported at once that there was no room.
     refused: bool,
 }
@@ -109,6 +114,7 @@ impl Resolver {
                 tries: tries + 1,
                 seen: false,
                 seen_now: false,
+                missed: 0,
                 refused,
             };
             self.requests.insert(host, request);
@@ -186,12 +192,22 @@ impl Resolver {
         overflow: bool,
         resolutions: &mut Vec<(u32, Resolution)>,
     ) {
-        // Each remaining host was found in this view or is missing from it.
-        let missing: Vec<(u32, Request)> = self
-            .requests
-            .extract_if(.., |_, request| !std::mem::take(&mut request.seen_now))
-            .collect();
-        for (host, request) in missing {
+        let mut missing = Vec::new();
+        for (host, request) in &mut self.requests {
+            if std::mem::take(&mut request.seen_now) {
+                request.missed = 0;
+                continue;
+            }
+            request.missed += 1;
+            let found_no_room = overflow && !request.seen;
+            if found_no_room || request.missed >= MISSED {
+                missing.push(*host);
+            }
+        }
+        for host in missing {
+            let Some(request) = self.requests.remove(&host) else {
+                continue;
+            };
             if request.seen {
                 resolutions.push((host, Resolution::Silent));
             } else if !overflow {

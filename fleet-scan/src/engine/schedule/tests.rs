@@ -34,6 +34,7 @@ struct Ran {
     took: Duration,
     most_of_a_host: usize,
     most_sockets: usize,
+    oldest_socket: Duration,
 }
 
 struct Network {
@@ -131,9 +132,15 @@ impl Network {
             self.taken.swap_remove(place.expect("it was found"));
             self.schedule.release(host);
         }
-        while let Some((key, at)) = self.schedule.expire(self.now) {
+        while let Some((key, at, _)) = self.schedule.expire(self.now) {
             self.settle(key, at, Outcome::Silent);
         }
+        while let Some((attempt, _)) = self.schedule.next_retransmission(self.now) {
+            assert!(self.sockets.remove(&attempt).is_some(), "not open");
+            self.schedule.closed(attempt);
+        }
+        let ages = self.sockets.values().map(|(_, sent, _)| self.now - *sent);
+        self.ran.oldest_socket = self.ran.oldest_socket.max(ages.max().unwrap_or_default());
     }
 
     fn answer(&mut self, attempt: Attempt) {
@@ -252,6 +259,43 @@ fn late_sockets_close_when_room_is_short() {
 }
 
 #[test]
+fn a_kept_attempt_is_due_again_before_its_second_retransmission() {
+    let now = Instant::now();
+    let mut schedule = schedule(1, 1, 1, 4);
+    let Next::Dial(attempt, _) = schedule.next(now) else {
+        panic!("nothing to dial");
+    };
+    let first = now + RETRANSMISSION;
+    assert_eq!(schedule.next_retransmission(now), None);
+    assert_eq!(schedule.next_retransmission(first), Some((attempt, true)));
+    schedule.keep(attempt, first);
+    assert_eq!(schedule.next_retransmission(first), None);
+    let second = first + NEXT_RETRANSMISSION;
+    assert_eq!(schedule.next_retransmission(second), Some((attempt, false)));
+    schedule.closed(attempt);
+    assert_eq!(schedule.next_retransmission(second), None);
+}
+
+#[test]
+fn the_list_of_late_attempts_is_bounded() {
+    const ROOM: usize = 50;
+    let mut schedule = schedule(4_000, 1, 2, ROOM);
+    let mut now = Instant::now();
+    loop {
+        match schedule.next(now) {
+            Next::Dial(..) | Next::Abandon(_) => {}
+            Next::Wait => now = now.max(schedule.deadline().expect("something is open")),
+            Next::Done => break,
+        }
+        while schedule.expire(now).is_some() {}
+        while let Some((attempt, _)) = schedule.next_retransmission(now) {
+            schedule.closed(attempt);
+        }
+        assert!(schedule.late.len() <= 2 * ROOM, "{}", schedule.late.len());
+    }
+}
+
+#[test]
 fn an_attempt_that_could_not_be_made_is_repeated() {
     let now = Instant::now();
     let mut schedule = schedule(1, 1, 1, 4);
@@ -358,6 +402,7 @@ proptest! {
         prop_assert_eq!(ran.outcomes.len(), hosts as usize * usize::from(ports));
         prop_assert!(ran.most_of_a_host <= HOST_CONNECTIONS);
         prop_assert!(ran.most_sockets <= room);
+        prop_assert!(ran.oldest_socket < RETRANSMISSION);
         for (at, outcome) in &ran.outcomes {
             let actions: BTreeSet<_> = (0..tries).map(|nth| match action(*at, nth) {
                 Action::Open(..) => Outcome::Open,

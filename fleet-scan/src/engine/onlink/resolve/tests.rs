@@ -229,8 +229,40 @@ fn a_host_without_an_entry_despite_free_room_is_left_to_a_connection() {
     assert_eq!(resolver.next_host(), Some(7));
     resolver.requested(false);
     let update = resolver.apply_view(&View::default(), |_| None, now);
+    assert_eq!(update.resolutions, [], "a dump can miss an entry once");
+    let update = resolver.apply_view(&View::default(), |_| None, now);
     assert_eq!(update.resolutions, [(7, Resolution::Unknown)]);
     assert!(resolver.is_idle());
+}
+
+#[test]
+fn an_entry_that_one_view_misses_is_not_gone() {
+    let mut resolver = Resolver::new(1_024);
+    resolver.add(7);
+    let now = Instant::now();
+    let view = |state| View {
+        entries: vec![Entry {
+            ip: address(7).into(),
+            state,
+            mac: (state == State::Answered).then(|| mac(7)),
+            age: Duration::ZERO,
+        }],
+        ..View::default()
+    };
+    let mut resolutions = Vec::new();
+    resolver.apply_view(&View::default(), |_| Some(7), now);
+    resolver.requested(false);
+    for view in [
+        view(State::Unresolved),
+        View::default(),
+        view(State::Unresolved),
+        View::default(),
+        view(State::Answered),
+    ] {
+        let update = resolver.apply_view(&view, |_| Some(7), now);
+        resolutions.extend(update.resolutions);
+    }
+    assert_eq!(resolutions, [(7, Resolution::Answered(mac(7)))]);
 }
 
 #[test]
