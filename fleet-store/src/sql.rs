@@ -1,8 +1,12 @@
 //! The store on SQLite and PostgreSQL, one code for both.
 //!
-//! A node's row is its lock: whatever concerns a node's enrollment, stream, commands, scans or reports
-//! begins by locking it. All locks are taken in one order: node, invitation, command, scan, devices by
-//! id, bindings, the organization's places. SQLite locks the whole file instead (BEGIN IMMEDIATE).
+//! A node's row is its lock: every transaction about a node's enrollment, stream, commands, scans or
+//! reports locks it first. All locks are taken in one order: node, invitation, command, scan, devices by
+//! id, bindings, the organization's endpoints. SQLite locks the whole file instead (BEGIN IMMEDIATE).
+//!
+//! Each file implements one trait of the store. The body of an operation is in the implementation
+//! itself, in a [`transaction!`](transaction::transaction). Rust wants all methods of a trait in one
+//! `impl` block, which is why the store has a trait for each file instead of one for all.
 
 mod accounts;
 mod audit;
@@ -18,6 +22,7 @@ mod dispatch;
 mod endpoints;
 mod enrollment;
 mod entity;
+mod health;
 mod identity;
 mod inserts;
 mod ledger;
@@ -36,26 +41,28 @@ mod streams;
 mod transaction;
 mod value;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 pub use connect::{MigrateMode, StoreOptions};
+use health::Health;
 use sea_orm::{DatabaseConnection, DbBackend};
 
 use crate::Store;
 
 /// A store in a SQLite file or a PostgreSQL database. Clones share its connections.
 ///
-/// Every operation is one transaction, tried again inside when the database asks for it. Dropping an
-/// operation's future leaves either all of it behind or nothing.
+/// Every operation is one transaction, and runs again when the database asks for that. An operation that
+/// returns success is durable. Dropping its future leaves either all of it behind or nothing.
 #[derive(Clone)]
 pub struct SqlStore {
     writer: DatabaseConnection,
     reader: DatabaseConnection,
+    health: Arc<Health>,
 }
 
 impl SqlStore {
-    fn new(writer: DatabaseConnection, reader: DatabaseConnection) -> Self {
-        Self { writer, reader }
+    fn health(&self) -> &Health {
+        &self.health
     }
 
     fn is_sqlite(&self) -> bool {

@@ -1,17 +1,17 @@
 //! Opening a database: URLs, pools, migrations and the check of the schema's version.
 
-use std::{path::Path, time::Duration};
+use std::{future::ready, path::Path, sync::Arc, time::Duration};
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement,
     sqlx::{
-        AssertSqlSafe, Executor as _,
+        AssertSqlSafe, Connection as _, Executor as _,
         sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
 };
 use sea_orm_migration::MigratorTrait;
 
-use super::{migration::Migrator, transaction::store_error};
+use super::{health::Health, migration::Migrator, transaction::store_error};
 use crate::{SqlStore, StoreError};
 
 /// How a database is opened.
@@ -59,7 +59,7 @@ impl SqlStore {
     /// # Errors
     ///
     /// [`StoreError::Url`], [`StoreError::NewerSchema`], [`StoreError::OlderSchema`] in
-    /// [`MigrateMode::Check`], or the database's trouble.
+    /// [`MigrateMode::Check`], or an error of the database.
     pub async fn open(url: &str, mode: MigrateMode) -> Result<Self, StoreError> {
         if mode == MigrateMode::Migrate {
             Self::migrate(url).await?;
@@ -74,7 +74,7 @@ impl SqlStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Url`] or the database's trouble.
+    /// [`StoreError::Url`] or an error of the database.
     pub async fn connect(url: &str, options: StoreOptions) -> Result<Self, StoreError> {
         let engine = Engine::of(url)?;
         let failed = |error| store_error("connect", &error);
@@ -86,23 +86,28 @@ impl SqlStore {
             Engine::Sqlite { .. } => 1,
             Engine::Postgres => options.connections,
         };
-        let writer = pool(url, &engine, writers, &options)
+        let health = Arc::new(Health::default());
+        let writer = pool(url, &engine, writers, &options, &health)
             .await
             .map_err(failed)?;
         let reader = match engine {
-            Engine::Sqlite { .. } => pool(url, &engine, options.connections, &options)
+            Engine::Sqlite { .. } => pool(url, &engine, options.connections, &options, &health)
                 .await
                 .map_err(failed)?,
             Engine::Postgres => writer.clone(),
         };
-        Ok(Self::new(writer, reader))
+        Ok(Self {
+            writer,
+            reader,
+            health,
+        })
     }
 
     /// Brings the schema up to date, each step in a transaction, over one connection of its own.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NewerSchema`] when the database was written by a newer version, or its trouble.
+    /// [`StoreError::NewerSchema`] when the database was written by a newer version, or an error of the database.
     pub async fn migrate(url: &str) -> Result<(), StoreError> {
         let options = StoreOptions {
             connections: 1,
@@ -261,6 +266,7 @@ async fn pool(
     engine: &Engine,
     connections: u32,
     settings: &StoreOptions,
+    health: &Arc<Health>,
 ) -> Result<DatabaseConnection, DbErr> {
     let mut options = ConnectOptions::new(url);
     options
@@ -270,8 +276,15 @@ async fn pool(
         // Statements carry hashes and addresses: they belong in no log and no span.
         .sqlx_logging(false)
         .record_stmt_in_spans(false);
+    let health = Arc::clone(health);
     match engine {
         Engine::Sqlite { .. } => {
+            options.map_sqlx_sqlite_before_acquire(move |connection, connected| {
+                // Nothing may be open on an idle connection. A transaction is, when the database rolled
+                // back by itself and the driver's own ROLLBACK therefore failed.
+                let usable = !connection.is_in_transaction() && health.allows(connected.age);
+                Box::pin(ready(Ok(usable)))
+            });
             options.map_sqlx_sqlite_opts(|sqlite| {
                 sqlite
                     .create_if_missing(true)
@@ -283,6 +296,10 @@ async fn pool(
         }
         Engine::Postgres => {
             options.set_application_name("fleetd");
+            options.map_sqlx_postgres_before_acquire(move |connection, connected| {
+                let usable = !connection.is_in_transaction() && health.allows(connected.age);
+                Box::pin(ready(Ok(usable)))
+            });
             // A server that hangs in a transaction must not hang the others.
             let bounds = format!(
                 "SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}",

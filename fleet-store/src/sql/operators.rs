@@ -23,7 +23,16 @@ impl Operators for SqlStore {
         for pool in [self.writer(), self.reader()] {
             pool.execute_unprepared("SELECT 1").await.during("ping")?;
         }
-        Ok(())
+        if self.health().is_fresh() {
+            return Ok(());
+        }
+        // Reads succeed on a full disk or a read-only file system: only a commit shows that writes do.
+        transaction!(self, "ping", |tx| {
+            let write = "INSERT INTO write_check (id, writes) VALUES (1, 1) \
+                         ON CONFLICT (id) DO UPDATE SET writes = write_check.writes + 1";
+            tx.execute_unprepared(write).await?;
+            Ok(())
+        })
     }
 
     async fn has_operators(&self) -> Result<bool, StoreError> {

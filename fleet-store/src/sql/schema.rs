@@ -23,7 +23,7 @@ impl SqlStore {
     ///
     /// # Errors
     ///
-    /// The database's trouble.
+    /// An error of the database.
     pub async fn schema_differences(&self) -> Result<Vec<String>, StoreError> {
         let mut differences = Vec::new();
         let database = self.reader();

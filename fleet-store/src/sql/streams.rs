@@ -196,7 +196,7 @@ fn takeovers(stream: Option<&node_stream::Model>) -> Result<Takeovers, DbErr> {
     stored.map_or_else(|| Ok(Takeovers::default()), codec::read_takeovers)
 }
 
-/// Shows a node as a duplicate, or as one again. Answers whether that is new; then it is audited.
+/// Shows a node as a duplicate, or as one again. Returns whether that is new; then it is audited.
 async fn show_duplicate(
     tx: &DatabaseTransaction,
     node: &node::Model,

@@ -21,6 +21,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(4), Duration::from_m
 pub(crate) enum Failure<E> {
     /// The database's error, which decides whether the body runs again.
     Database(DbErr),
+    /// The error of a COMMIT. Nobody knows whether the transaction is durable.
+    Uncommitted(DbErr),
     /// The operation's own error.
     Refused(E),
 }
@@ -55,11 +57,11 @@ macro_rules! transaction {
                         let $tx = &transaction;
                         $crate::sql::transaction::typed(async { $body }).await
                     };
-                    $crate::sql::transaction::end(transaction, outcome).await
+                    store.end(transaction, outcome).await
                 }
                 Err(error) => Err(error.into()),
             };
-            if let Some(result) = attempts.settle(outcome).await {
+            if let Some(result) = attempts.settle(outcome, store).await {
                 break result;
             }
         }
@@ -72,24 +74,6 @@ pub(crate) async fn typed<T, E>(
     body: impl Future<Output = Result<T, Failure<E>>>,
 ) -> Result<T, Failure<E>> {
     body.await
-}
-
-/// Commits a transaction whose body succeeded, and rolls back any other.
-pub(crate) async fn end<T, E>(
-    transaction: DatabaseTransaction,
-    outcome: Result<T, Failure<E>>,
-) -> Result<T, Failure<E>> {
-    match outcome {
-        Ok(value) => {
-            transaction.commit().await?;
-            Ok(value)
-        }
-        Err(failure) => {
-            // The failed connection itself may be the cause. Dropping it rolls back as well.
-            let _ = transaction.rollback().await;
-            Err(failure)
-        }
-    }
 }
 
 /// Counts the attempts of one operation.
@@ -110,15 +94,29 @@ impl Attempts {
     pub(crate) async fn settle<T, E: From<StoreError>>(
         &mut self,
         outcome: Result<T, Failure<E>>,
+        store: &SqlStore,
     ) -> Option<Result<T, E>> {
         let operation = self.operation;
-        let error = match outcome {
+        let (error, uncommitted) = match outcome {
             Ok(value) => return Some(Ok(value)),
             Err(Failure::Refused(error)) => return Some(Err(error)),
-            Err(Failure::Database(error)) => error,
+            Err(Failure::Database(error)) => (error, false),
+            Err(Failure::Uncommitted(error)) => (error, true),
         };
         if !is_retryable(&error) || self.pauses.attempts() + 1 >= ATTEMPTS {
-            return Some(Err(store_error(operation, &error).into()));
+            if is_unavailable(&error) {
+                store.health().write_failed();
+            }
+            let error = if uncommitted {
+                // Whatever the database's reason: the caller must ask again, since nothing is certain.
+                StoreError::Unavailable {
+                    operation,
+                    detail: error.to_string(),
+                }
+            } else {
+                store_error(operation, &error)
+            };
+            return Some(Err(error.into()));
         }
         tracing::debug!(operation, %error, "transaction runs again");
         let random = getrandom::u64().unwrap_or(u64::MAX / 2);
@@ -135,7 +133,46 @@ impl SqlStore {
             sqlite_transaction_mode: self.is_sqlite().then_some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        self.writer().begin_with_options(options).await
+        let begun = self.writer().begin_with_options(options).await;
+        // A pool that had no free connection in time says nothing about any of them.
+        begun.inspect_err(|error| {
+            if !matches!(error, DbErr::ConnectionAcquire(_)) {
+                self.check_connection(error);
+            }
+        })
+    }
+
+    /// Commits a transaction whose body succeeded, and rolls back any other.
+    pub(crate) async fn end<T, E>(
+        &self,
+        transaction: DatabaseTransaction,
+        outcome: Result<T, Failure<E>>,
+    ) -> Result<T, Failure<E>> {
+        match outcome {
+            Ok(value) => {
+                if let Err(error) = transaction.commit().await {
+                    self.check_connection(&error);
+                    return Err(Failure::Uncommitted(error));
+                }
+                self.health().committed();
+                Ok(value)
+            }
+            Err(failure) => {
+                if let Err(error) = transaction.rollback().await {
+                    self.check_connection(&error);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Has connections replaced after an error at the edge of a transaction. A busy database and a
+    /// serialization failure leave them in order.
+    fn check_connection(&self, error: &DbErr) {
+        if !is_retryable(error) {
+            tracing::warn!(%error, "connections to the database are replaced");
+            self.health().connection_is_unknown();
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod dispatch;
 mod ending;
 mod enrollment;
 mod expiry;
+mod full_disk;
 mod identity;
 mod interruptions;
 mod inventory;

@@ -40,12 +40,9 @@ const POSTGRES: &str = "FLEET_TEST_POSTGRES";
 
 /// Says by name what was skipped: on standard error, and to the test run where it keeps a list.
 #[expect(clippy::print_stderr, reason = "what was skipped is said by name")]
-fn skip() {
+pub(crate) fn skip(why: &str) {
     let thread = std::thread::current();
-    let line = format!(
-        "{}: {POSTGRES} is not set",
-        thread.name().unwrap_or("a test")
-    );
+    let line = format!("{}: {why}", thread.name().unwrap_or("a test"));
     eprintln!("skipped: {line}");
     if let Ok(log) = std::env::var("FLEET_SKIP_LOG") {
         let log = std::fs::OpenOptions::new()
@@ -74,7 +71,7 @@ pub(crate) async fn on_sqlite<F: Future<Output = ()>>(test: impl FnOnce(Site) ->
 
 pub(crate) async fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(Site) -> F) {
     let Ok(server) = std::env::var(POSTGRES) else {
-        skip();
+        skip(&format!("{POSTGRES} is not set"));
         return;
     };
     let name = format!("fleet_store_{}_{}", std::process::id(), unique());

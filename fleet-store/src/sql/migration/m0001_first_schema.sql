@@ -489,3 +489,9 @@ CREATE TABLE report_refusal (
     example TEXT NOT NULL,
     PRIMARY KEY (scan_id, reason)
 );
+
+-- One row that readiness probes write, to see that writes become durable.
+CREATE TABLE write_check (
+    id BIGINT NOT NULL PRIMARY KEY,
+    writes BIGINT NOT NULL
+);
