@@ -21,7 +21,7 @@ pub use enroll::{
 };
 pub use fleet_registry::link::StopReason;
 pub use import::import;
-pub use local::{LocalScan, LocalScanError, LocalSummary};
+pub use local::{LocalScan, LocalScanError, LocalSummary, RunningScan};
 pub use seal::{CredentialPart, SealError, open, seal};
 pub use session::SessionError;
 pub use site::{PolicyViolation, SitePolicy};

@@ -5,11 +5,10 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use fleet_core::{Port, limits};
 use fleet_discovery::{
-    LOCAL_SUBNET, Listening, ListeningError, Mode, NodeProfile, PlanError, PlanPolicy, PortsError,
-    ScanRequest, Tally, Target, TargetError, parse_ports, plan,
+    HostName, LOCAL_SUBNET, Listening, ListeningError, Mode, NodeProfile, PlanError, PlanPolicy,
+    PortsError, ScanRequest, Tally, Target, TargetEntry, TargetError, TargetSet, parse_ports, plan,
 };
-use fleet_scan::{Listen, PinnedName, Resolver, ScanError, ScanEvent, ScanSummary, Scanner};
-use tokio::sync::mpsc;
+use fleet_scan::{Listen, PinnedName, Resolver, Scan, ScanError, ScanSummary, Scanner};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,6 +26,15 @@ pub struct LocalScan {
     skipped: Vec<Tally>,
     scanner: Scanner,
     resolver: Arc<dyn Resolver>,
+}
+
+/// A local scan that has started.
+#[derive(Debug)]
+pub struct RunningScan {
+    /// The stream of events.
+    pub scan: Scan,
+    targets: Vec<IpAddr>,
+    names: Vec<PinnedName>,
 }
 
 /// The result of a local scan.
@@ -138,9 +146,7 @@ impl LocalScan {
             .into_iter()
             .partition(|port| policy.check_port(*port).is_ok());
         let mut selected = Selected::default();
-        for text in targets {
-            selected.add(text, &profile, &policy)?;
-        }
+        selected.add(targets, &profile, &policy)?;
         let (entries, skipped) = (selected.entries, selected.skipped);
         if let Some(violation) = selected.outside.filter(|_| entries.is_empty()) {
             return Err(violation.into());
@@ -189,26 +195,47 @@ impl LocalScan {
         &self.skipped
     }
 
-    /// Resolves the names, then scans. Events, canceling and dropping work as for [`Scanner::run`].
+    /// Resolves the names and starts the scan. After a cancel the names count as skipped, and the scan is canceled.
     ///
     /// # Errors
     ///
     /// [`ScanError`] if the scan cannot start.
-    pub async fn run(
-        self,
-        sink: mpsc::Sender<ScanEvent>,
-        cancel: CancellationToken,
-    ) -> Result<LocalSummary, ScanError> {
+    pub async fn start(self, cancel: CancellationToken) -> Result<RunningScan, ScanError> {
         let pins = self.task.pin(&*self.resolver);
-        let names = cancel.run_until_cancelled(pins).await.unwrap_or_default();
+        let names = match cancel.run_until_cancelled(pins).await {
+            Some(names) => names,
+            None => self.task.names().into_iter().map(not_looked_up).collect(),
+        };
         let job = self.task.job(&names);
         let targets = job.targets.clone();
-        let scan = self.scanner.run(job, sink, cancel).await?;
-        Ok(LocalSummary {
+        let scan = self.scanner.scan(job)?;
+        if cancel.is_cancelled() {
+            scan.cancel();
+        }
+        Ok(RunningScan {
             scan,
             targets,
             names,
         })
+    }
+}
+
+impl RunningScan {
+    /// Adds the targets and names to the summary of the scan.
+    pub fn summarize(self, scan: ScanSummary) -> LocalSummary {
+        LocalSummary {
+            scan,
+            targets: self.targets,
+            names: self.names,
+        }
+    }
+}
+
+fn not_looked_up(name: HostName) -> PinnedName {
+    PinnedName {
+        name,
+        addresses: Err("the scan was canceled before the lookup".to_owned()),
+        lookup_failed: true,
     }
 }
 
@@ -225,26 +252,23 @@ struct Selected {
 impl Selected {
     fn add(
         &mut self,
-        text: &str,
+        targets: &[String],
         profile: &NodeProfile,
         policy: &site::SitePolicy,
     ) -> Result<(), LocalScanError> {
-        match text.parse::<Target>()? {
-            Target::Name(name) => {
-                let entry = Entry::Name(name);
-                if !self.entries.contains(&entry) {
-                    self.entries.push(entry);
-                }
-                return Ok(());
-            }
-            Target::LocalSubnet if profile.local_subnets.is_empty() => {
-                return Err(LocalScanError::NoLocalSubnet);
-            }
-            Target::Address(_) | Target::Network(_) | Target::Span { .. } | Target::LocalSubnet => {
+        let set = TargetSet::parse(targets)?;
+        let local = TargetEntry::Target(Target::LocalSubnet);
+        if set.included().contains(&local) && profile.local_subnets.is_empty() {
+            return Err(LocalScanError::NoLocalSubnet);
+        }
+        for name in set.names() {
+            let entry = Entry::Name(name.clone());
+            if !self.entries.contains(&entry) {
+                self.entries.push(entry);
             }
         }
         let request = ScanRequest {
-            mode: Mode::Target(text.to_owned()),
+            mode: Mode::List(targets.to_vec()),
             ports: Vec::new(),
         };
         let rules = PlanPolicy {

@@ -1,10 +1,9 @@
-//! The audit chain: every record of an organization is linked to the one before by a hash, so that nobody
-//! can change, take out, move or put in a record unnoticed. Whoever keeps a [`ChainHead`] elsewhere also
-//! notices when the end was cut off or everything was written anew.
+//! The audit chain links each record of an organization to the previous one by a hash. Changing, removing,
+//! moving or inserting a record breaks the chain. A [`ChainHead`] that is stored elsewhere also reveals a
+//! truncated or rewritten chain.
 //!
-//! Pure: records come in as values, in order; [`ChainHead::next`] makes the links, [`ChainVerifier`] checks
-//! them. A record that stands for several refusals is linked again when its count has grown, so that a link
-//! states what the record was at that time.
+//! [`ChainHead::next`] creates links and [`ChainVerifier`] checks them. A record that stands for several
+//! refusals is linked again when its count has grown: a link states the record at that time.
 
 use std::{fmt, str::FromStr};
 
@@ -30,17 +29,17 @@ pub struct ChainRecord<'a> {
     pub from: Option<&'a str>,
     /// The action: `node.revoke`.
     pub action: &'a str,
-    /// What it was done on.
+    /// The object of the action.
     pub subject: &'a str,
-    /// Why it was refused; none when it was done.
+    /// Why the action was refused; none if it was carried out.
     pub refusal: Option<&'a str>,
-    /// How many alike it stands for.
+    /// Number of equal records that it stands for.
     pub count: u64,
 }
 
 impl ChainRecord<'_> {
-    /// Hashes the record so that no two records are hashed alike: integers as 8 bytes big-endian, a text as
-    /// its length and its UTF-8, what may be absent behind a byte 0 or 1.
+    /// Hashes the record without ambiguity: integers as 8 bytes big-endian, texts as their length and UTF-8,
+    /// optional values after a byte 0 or 1.
     fn hash_into(&self, hash: &mut Sha256) {
         let integer = |hash: &mut Sha256, value: i64| hash.update(value.to_be_bytes());
         let text = |hash: &mut Sha256, value: &str| {
@@ -64,7 +63,7 @@ impl ChainRecord<'_> {
     }
 }
 
-/// SHA-256 over a link and all before it.
+/// SHA-256 over a link and all previous links.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ChainHash(pub [u8; 32]);
 
@@ -81,7 +80,7 @@ impl fmt::Debug for ChainHash {
     }
 }
 
-/// The end of a chain: all that one has to keep elsewhere. Its text is `SEQ:HASH`.
+/// The head of a chain, to be stored elsewhere. Its text is `SEQ:HASH`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChainHead {
     /// The number of links.
@@ -97,7 +96,7 @@ impl ChainHead {
         hash: ChainHash([0; 32]),
     };
 
-    /// The head after one more record. `org` is none in the chain of what nobody's organization is about.
+    /// Returns the head after one more record. `org` is none in the chain of records without an organization.
     #[must_use]
     pub fn next(self, org: Option<OrgId>, record: &ChainRecord<'_>) -> Self {
         let seq = self.seq.saturating_add(1);
@@ -120,7 +119,7 @@ impl fmt::Display for ChainHead {
     }
 }
 
-/// A text that is no head.
+/// A text that is not a head.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is not SEQ:HASH: expected a number, a colon and 64 hex digits, as `audit head` prints them"
@@ -159,7 +158,7 @@ pub struct StoredLink<'a> {
     pub seq: u64,
     /// Its hash, as stored.
     pub hash: ChainHash,
-    /// The record it links; none when there is no such record any more.
+    /// The linked record; none if it was deleted.
     pub record: Option<ChainRecord<'a>>,
 }
 
@@ -205,7 +204,7 @@ pub enum ChainFault {
 /// Checks a chain link by link, in bounded memory: give it every link in order with
 /// [`take`](Self::take), then [`finish`](Self::finish).
 ///
-/// After a fault it goes on from what is stored, so that one change is one fault.
+/// After a fault it continues from the stored hash, which makes one change one fault.
 #[derive(Clone, Debug)]
 pub struct ChainVerifier {
     org: Option<OrgId>,
@@ -235,7 +234,7 @@ impl ChainVerifier {
         let mut faults = Vec::new();
         let StoredLink { seq, hash, record } = *link;
         if seq <= self.at.seq {
-            // Two links in one place: the store's key makes it impossible, a server's answer does not.
+            // Two links at one position: the key of the table prevents it, but a server can send it.
             return Err(vec![ChainFault::Changed { seq }]);
         }
         let gap = seq > self.at.seq + 1;
@@ -247,7 +246,7 @@ impl ChainVerifier {
         }
         match record {
             None => faults.push(ChainFault::Deleted { seq }),
-            // Behind a gap nothing is known of the hash before.
+            // After a gap the previous hash is unknown.
             Some(_) if gap => {}
             Some(record) => {
                 if self.at.next(self.org, &record).hash != hash {

@@ -1,9 +1,9 @@
-//! The two machines of enrollment: the invitation and the node. A step consumes the state and answers
-//! the next one, or says why not. Rows, codes and keys are the store's.
+//! The two state machines of enrollment: the invitation and the node. A step returns the next state or an
+//! error. Rows, codes and keys are in the store.
 
 use std::{fmt, str::FromStr};
 
-/// Where an invitation stands.
+/// The state of an invitation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum InvitationState {
     /// Its code can be used.
@@ -14,22 +14,22 @@ pub enum InvitationState {
     Confirmed,
     /// Withdrawn, or its node was revoked.
     Canceled,
-    /// Its hour is over.
+    /// Its lifetime of one hour has passed.
     Expired,
 }
 
-/// Where a node stands.
+/// The state of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NodeState {
     /// Registered, waits for the operator.
     Pending,
     /// Can be asked to scan.
     Confirmed,
-    /// Gone for good; re-enrolling takes a new code.
+    /// Removed. Enrolling again requires a new code.
     Revoked,
 }
 
-/// What happens to an invitation.
+/// An event of an invitation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvitationStep {
     /// A node registered with the code.
@@ -40,7 +40,7 @@ pub enum InvitationStep {
     Cancel,
     /// The node bound to it was revoked.
     Revoke,
-    /// Its time is over.
+    /// Its lifetime has passed.
     Expire,
 }
 
@@ -68,7 +68,7 @@ impl InvitationState {
     ///
     /// # Errors
     ///
-    /// [`StepRefused`] when the step is not allowed here. Terminal states allow none.
+    /// [`StepRefused`] if the state does not allow the step. Terminal states allow no step.
     pub fn step(self, step: InvitationStep) -> Result<Self, StepRefused> {
         use InvitationState as S;
         use InvitationStep as T;

@@ -1,4 +1,4 @@
-//! What is known of a device, whoever found it. [`DeviceFacts`] is the one value for it in every crate.
+//! Facts about a device. [`DeviceFacts`] is the one value for them in every crate.
 
 use crate::{DeviceIdentifier, Endpoint, Mac, NodeId, RawDeviceReport, RejectReason, Serial, text};
 
@@ -9,7 +9,7 @@ const FIELD: usize = 255;
 /// The longest evidence, in characters.
 const EVIDENCE: usize = 512;
 
-/// What is known of a device. An empty text means that nothing is known.
+/// Facts about a device. An empty text means unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceFacts {
     /// The driver that identified the device, at most 50 characters.
@@ -27,7 +27,7 @@ pub struct DeviceFacts {
     pub mac: Option<Mac>,
     /// Serial number, never a placeholder.
     pub serial: Option<Serial>,
-    /// What identified the device, in words for people; at most 512 characters.
+    /// What identified the device, as text for people; at most 512 characters.
     pub evidence: String,
 }
 
@@ -44,8 +44,8 @@ impl DeviceFacts {
         )
     }
 
-    /// Takes over every fact that `newer` knows. A blank field never erases a known one. Returns whether
-    /// anything changed.
+    /// Replaces facts by those of `newer`. An unknown fact never replaces a known one. Returns whether anything
+    /// changed.
     pub fn update(&mut self, newer: &Self) -> bool {
         let mut changed = false;
         for (known, newer) in [
@@ -72,7 +72,7 @@ impl DeviceFacts {
         changed
     }
 
-    /// Takes over the facts of `other` that are not known here.
+    /// Adds the facts of `other` that are unknown here.
     pub fn fill(&mut self, other: &Self) {
         let known = std::mem::replace(self, other.clone());
         self.update(&known);

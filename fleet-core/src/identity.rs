@@ -1,5 +1,5 @@
-//! What makes a device the same device: identifiers from MAC, serial or endpoint, and the
-//! fingerprint of a node's identity key. Which record an identifier belongs to is not decided here.
+//! Identifiers of devices, from MAC, serial or endpoint, and the fingerprint of a node's identity key.
+//! `fleet-pairing` decides which record an identifier belongs to.
 
 use std::{fmt, str::FromStr};
 
@@ -7,14 +7,14 @@ use sha2::{Digest, Sha256};
 
 use crate::{Endpoint, Mac, NodeId};
 
-/// A serial number that identifies: no placeholder, 1..=248 characters, all of them visible.
+/// A serial number that identifies a device: 1 to 248 visible characters, not a placeholder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Serial(String);
 
 impl Serial {
-    /// The serial in `text`, trimmed; none when firmware that has none wrote it (empty, `N/A`,
-    /// `unknown`, only zeros and dashes), when it would not fit an identifier, or when it has characters
-    /// that nobody sees: two serials that look alike are alike.
+    /// Reads a serial and trims it. Returns none for a placeholder (empty, `N/A`, `unknown`, only zeros and
+    /// dashes), for a text that does not fit an identifier, and for a text with invisible characters: two
+    /// serials that look the same must be equal.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         let lower = text.to_ascii_lowercase();
@@ -33,9 +33,9 @@ impl Serial {
     }
 }
 
-/// Controls, and what prints nothing or reorders what is beside it: soft hyphen, zero-width characters,
-/// marks and overrides of direction, blanks other than the space (Unicode 16, general categories Cc, Zl,
-/// Zp and the default-ignorable of Cf).
+/// Whether a character is a control, is invisible, or reorders its neighbors: soft hyphen, zero-width
+/// characters, direction marks and overrides, and blanks other than the space (Unicode 16, general
+/// categories Cc, Zl, Zp and the default-ignorable characters of Cf).
 fn is_invisible(c: char) -> bool {
     c.is_control()
         || (c.is_whitespace() && c != ' ')
@@ -50,12 +50,12 @@ pub enum DeviceIdentifier {
     Mac(Mac),
     /// `serial:` and the serial.
     Serial(Serial),
-    /// `auto:` and 16 lower-case hex digits: where it was found and what it is.
+    /// `auto:` and 16 lower-case hex digits: a hash of endpoint and type.
     Auto([u8; 8]),
 }
 
 impl DeviceIdentifier {
-    /// Whether it names the device itself rather than its place.
+    /// Whether it identifies the device itself and not its endpoint.
     pub fn is_strong(&self) -> bool {
         match self {
             Self::Mac(_) | Self::Serial(_) => true,
@@ -63,7 +63,7 @@ impl DeviceIdentifier {
         }
     }
 
-    /// The strongest identifier that the evidence yields.
+    /// Returns the strongest available identifier.
     pub fn derive(
         mac: Option<Mac>,
         serial: Option<&Serial>,
@@ -152,7 +152,7 @@ impl FromStr for DeviceIdentifier {
     }
 }
 
-/// What node and operator compare by eye: lower-case hex of the first 8 bytes of SHA-256 over the raw
+/// The text that an operator compares at enrollment: lower-case hex of the first 8 bytes of SHA-256 over the raw
 /// 32-byte identity public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 8]);

@@ -1,9 +1,9 @@
-//! The values every other crate speaks in: ids, addresses and their classes, ports, device
-//! identities, secrets' formats, state machines, outcomes, permissions and limits.
+//! The values that all other crates use: ids, addresses and their classes, ports, device facts and
+//! identities, formats of secrets, state machines, outcomes, permissions and limits.
 //!
-//! Pure: no clock, no randomness, no IO; time and random bytes are arguments. Start with
-//! [`AddressPolicy`] (what may be scanned), [`DeviceReport`] (what a node may say) and
-//! [`outcome`] (what an operator is told).
+//! The crate has no clock, no randomness and no IO: time and random bytes are arguments. Start with
+//! [`AddressPolicy`] (which addresses may be scanned), [`DeviceReport`] (what a node may report) and
+//! [`outcome`] (how a scan ended).
 
 mod address;
 mod audit;

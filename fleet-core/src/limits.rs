@@ -11,11 +11,11 @@ pub const SCAN_PORTS: usize = 64;
 pub const REQUEST_LIST_ENTRIES: usize = 4_096;
 /// Ports of one request on the wire.
 pub const REQUEST_PORTS: usize = 256;
-/// Targets of one command to a node that announced nothing.
+/// Targets of one command to a node without capabilities.
 pub const UPSTREAM_COMMAND_TARGETS: usize = 1_024;
 /// Targets of one command to an upstream node that announced version 1 of the command protocol; a network of /20.
 pub const UPSTREAM_V1_COMMAND_TARGETS: usize = 4_096;
-/// Ports of one command to a node that announced nothing.
+/// Ports of one command to a node without capabilities.
 pub const UPSTREAM_COMMAND_PORTS: usize = 10;
 /// The shortest IPv4 prefix that an upstream node takes in one command.
 pub const UPSTREAM_COMMAND_PREFIX: u8 = 22;
@@ -33,7 +33,7 @@ pub const QUOTA_PORTS: usize = 10;
 pub const REFUSED_ROWS_FACTOR: usize = 10;
 /// Refused rows below which a command is never ended for them.
 pub const REFUSED_ROWS_FLOOR: usize = 10_240;
-/// What a node may spend on a command.
+/// Longest time that a node works on a command.
 pub const COMMAND_BUDGET: Duration = Duration::from_secs(600);
 /// How long the server waits for the ack of a command it has sent.
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(720);
@@ -46,13 +46,13 @@ pub const PAIRING_LEASE: Duration = Duration::from_secs(30);
 pub const SEALED_BYTES: usize = 4_096;
 /// Scans that may wait for one node.
 pub const QUEUED_SCANS: usize = 16;
-/// How long a scan waits for its node unless told otherwise.
+/// Default time that a scan waits for its node.
 pub const QUEUE_FOR: Duration = Duration::from_secs(24 * 3_600);
-/// The longest that a scan may be told to wait.
+/// Longest time that a scan may wait for its node.
 pub const QUEUE_FOR_MOST: Duration = Duration::from_secs(7 * 24 * 3_600);
-/// Probes a second of a node unless told otherwise.
+/// Default probes per second of a node.
 pub const DEFAULT_RATE: u32 = 5_000;
-/// Probes a second at full rate.
+/// Probes per second at full rate.
 pub const FULL_RATE: u32 = 50_000;
 /// Ports of raw printing services, which print what they are sent: never touched unless asked for.
 pub const PRINTER_PORTS: [u16; 10] = [515, 631, 9100, 9101, 9102, 9103, 9104, 9105, 9106, 9107];
@@ -69,7 +69,7 @@ pub const NAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node listens to mDNS unless told otherwise: three rounds of questions, a second and two apart
 /// (RFC 6762, 5.2).
 pub const MDNS_LISTEN: Duration = Duration::from_secs(5);
-/// The longest that a node may be told to listen to mDNS.
+/// Longest time that a node listens to mDNS.
 pub const MDNS_LISTEN_MOST: Duration = Duration::from_secs(60);
 
 /// Addresses that the server itself dials at a time.
@@ -92,27 +92,27 @@ pub const ONE_TIME_PASSWORD_LIFE: Duration = Duration::from_secs(24 * 3_600);
 pub const KEY_GRACE_MOST: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Life of a challenge.
 pub const CHALLENGE_LIFE: Duration = Duration::from_secs(30);
-/// Life of a node's session.
+/// Lifetime of a node's session.
 pub const SESSION_LIFE: Duration = Duration::from_secs(24 * 3_600);
-/// What must remain of a session before a node refreshes it.
+/// Remaining lifetime of a session at which a node refreshes it.
 pub const SESSION_REFRESH: Duration = Duration::from_secs(3_600);
-/// How long a session outlives the one that replaces it.
+/// How long a replaced session stays valid.
 pub const SESSION_OVERLAP: Duration = Duration::from_secs(60);
-/// Between two heartbeats of a node.
+/// Interval between two heartbeats of a node.
 pub const HEARTBEAT: Duration = Duration::from_secs(30);
-/// Unseen for longer than this, a node is shown offline.
+/// Time without messages after which a node is shown as offline.
 pub const NODE_OFFLINE: Duration = Duration::from_secs(120);
 /// Until the first message of a control stream.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two Accepted messages of a control stream.
 pub const ACCEPTED_EVERY: Duration = Duration::from_secs(30);
-/// Without a server message for this long, a node takes its stream as lost.
+/// Time without server messages after which a node considers its stream lost.
 pub const STREAM_SILENCE: Duration = Duration::from_secs(90);
-/// First ceiling of a node's reconnect delay.
+/// First upper bound of a node's reconnect delay.
 pub const RECONNECT_FIRST: Duration = Duration::from_secs(4);
-/// Last ceiling of a node's reconnect delay.
+/// Last upper bound of a node's reconnect delay.
 pub const RECONNECT_MOST: Duration = Duration::from_secs(30);
-/// A session this long is stable: the back-off starts over.
+/// A session of this length is stable and resets the back-off.
 pub const STABLE_SESSION: Duration = Duration::from_secs(30);
 /// Takeovers between two instances within [`TAKEOVER_WINDOW`] that make the incumbent stay.
 pub const TAKEOVERS: usize = 3;
@@ -120,15 +120,14 @@ pub const TAKEOVERS: usize = 3;
 pub const TAKEOVER_WINDOW: Duration = Duration::from_secs(60);
 /// How long the loser of a duplicated identity is refused.
 pub const DUPLICATE_HOLD: Duration = Duration::from_secs(600);
-/// Between two signs of life of an idle watch.
+/// Interval between two liveness signals of an idle watch.
 pub const WATCH_IDLE: Duration = Duration::from_secs(15);
-/// How long a watcher waits before it looks again without a bell.
+/// How long a watcher waits before it polls without a wake-up.
 pub const WATCH_POLL: Duration = Duration::from_secs(1);
-/// How long a node may be away before an upstream-shaped discovery ends (its scan goes on).
+/// How long a node may be disconnected before an upstream discovery call ends. Its scan continues.
 pub const NODE_AWAY: Duration = Duration::from_secs(120);
 
-/// Devices kept for operators to see that were refused to one node because another has them; the ones
-/// not seen for longest go first.
+/// Refused devices that are kept per reporting node. The least recently reported are deleted first.
 pub const REFUSED_DEVICES_A_NODE: usize = 4_096;
-/// How long a refused device is shown after it was last reported.
+/// How long a refused device is listed after its last report.
 pub const REFUSED_DEVICE_KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);

@@ -1,5 +1,5 @@
-//! What an operator is told about how a command, and then a whole scan, ended. The codes are those of
-//! gRPC; the mapping to a wire is elsewhere. Start with [`verdict_of_ack`] and [`conclude`].
+//! Outcomes of commands and scans, as operators see them. The codes are those of gRPC; the wire crate
+//! converts them. Start with [`verdict_of_ack`] and [`conclude`].
 
 use std::fmt;
 
@@ -8,21 +8,21 @@ use crate::ScanState;
 /// A status code, with gRPC's meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Code {
-    /// All went well.
+    /// Success.
     Ok,
-    /// Ended by the operator.
+    /// Canceled by the operator.
     Canceled,
     /// The request is wrong.
     InvalidArgument,
-    /// Nothing in time.
+    /// The deadline passed.
     DeadlineExceeded,
-    /// A limit, or a busy node.
+    /// A limit is exceeded, or the node is busy.
     ResourceExhausted,
-    /// The state of things does not allow it.
+    /// The current state does not allow the operation.
     FailedPrecondition,
-    /// Something broke.
+    /// An internal failure.
     Internal,
-    /// Cannot be done now; may be tried again.
+    /// Temporarily unavailable; retry later.
     Unavailable,
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for Code {
     }
 }
 
-/// What a node says about a command's end. Numbers it may learn later are `Other`.
+/// The code in a node's ack. Unknown numbers are `Other`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AckCode {
     /// 1
@@ -89,7 +89,7 @@ pub enum AckCode {
     Unimplemented,
     /// 11
     Forbidden,
-    /// 0, and any number that is not known.
+    /// 0, and every unknown number.
     Other(i32),
 }
 
@@ -131,41 +131,41 @@ impl AckCode {
     }
 }
 
-/// How a chunk ended for good.
+/// The final outcome of a chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// How well.
+    /// How complete the chunk is.
     pub grade: Grade,
-    /// The code that a scan of this chunk alone would end with.
+    /// The status code of a scan with only this chunk.
     pub code: Code,
-    /// The reason in a sentence; empty when all went well.
+    /// The reason as a sentence; empty on success.
     pub reason: String,
 }
 
 /// How well a chunk ended, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Grade {
-    /// Everything was tried.
+    /// Every target was tried.
     Complete,
-    /// Something was left out.
+    /// Some targets were skipped.
     Partial,
-    /// It failed, the scan goes on with its other chunks.
+    /// The chunk failed. The scan continues with its other chunks.
     Failed,
-    /// It failed in a way that the other chunks would share: the scan ends.
+    /// The chunk failed for a reason that all other chunks share. The scan ends.
     Fatal,
 }
 
-/// What to do after an ack.
+/// The effect of an ack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AckVerdict {
     /// The chunk has ended.
     Ended(Verdict),
-    /// The node runs something else: try again later, if the scan may wait.
+    /// The node runs another command. The chunk is retried later if the scan may wait.
     Busy(Verdict),
 }
 
 impl Verdict {
-    /// A chunk in which everything was tried.
+    /// Creates the verdict of a complete chunk.
     pub fn complete() -> Self {
         Self {
             grade: Grade::Complete,
@@ -174,7 +174,7 @@ impl Verdict {
         }
     }
 
-    /// A failed chunk.
+    /// Creates the verdict of a failed chunk.
     pub fn failed(code: Code, reason: impl Into<String>) -> Self {
         Self {
             grade: Grade::Failed,
@@ -183,7 +183,7 @@ impl Verdict {
         }
     }
 
-    /// A failed chunk whose failure the others would share.
+    /// Creates the verdict of a failure that all other chunks share.
     pub fn fatal(code: Code, reason: impl Into<String>) -> Self {
         Self {
             grade: Grade::Fatal,
@@ -193,7 +193,7 @@ impl Verdict {
     }
 }
 
-/// Judges an ack. `message` is the node's own text, bounded and escaped by the caller.
+/// Converts an ack to a verdict. `message` is the text of the node, bounded and escaped by the caller.
 pub fn verdict_of_ack(code: AckCode, succeeded: bool, message: &str) -> AckVerdict {
     let said = |text: &str| {
         if message.is_empty() {
@@ -248,12 +248,12 @@ pub struct Conclusion {
     pub state: ScanState,
     /// The code.
     pub code: Code,
-    /// The outcome in a sentence; empty when all went well.
+    /// The outcome as a sentence; empty on success.
     pub reason: String,
 }
 
 impl Conclusion {
-    /// A conclusion that does not come from the chunks: canceled, expired, revoked.
+    /// Creates a conclusion that does not follow from chunks: canceled, expired or revoked.
     pub fn new(state: ScanState, code: Code, reason: impl Into<String>) -> Self {
         Self {
             state,
@@ -263,8 +263,8 @@ impl Conclusion {
     }
 }
 
-/// Concludes a scan from the verdicts of all its chunks, in order. Every chunk has one: those after a
-/// fatal one may be missing.
+/// Derives the outcome of a scan from the verdicts of its chunks, in order. Verdicts after a fatal one
+/// may be missing.
 pub fn conclude(verdicts: &[Verdict]) -> Conclusion {
     let several = verdicts.len() > 1;
     let name = |(at, verdict): (usize, &Verdict)| {
@@ -298,7 +298,7 @@ pub fn conclude(verdicts: &[Verdict]) -> Conclusion {
         return Conclusion::new(ScanState::Completed, Code::Ok, "");
     }
     match first_failure() {
-        // BAD_REQUEST and AGENT_INCAPABLE end the scan, whatever else was done.
+        // BAD_REQUEST and AGENT_INCAPABLE end the scan, even after successful chunks.
         Some(failure) if fatal => Conclusion::new(ScanState::Failed, failure.1.code, name(failure)),
         Some(failure) if !verdicts.iter().any(|v| useful(&v)) => {
             Conclusion::new(ScanState::Failed, failure.1.code, name(failure))

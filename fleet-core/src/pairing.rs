@@ -1,5 +1,4 @@
-//! Words of pairing: what a node says of an attempt, and where a device stands. What follows from what
-//! is decided in `fleet-pairing`.
+//! Pairing results of nodes and pairing states of devices. `fleet-pairing` decides the transitions.
 
 use std::{fmt, str::FromStr};
 
@@ -10,37 +9,37 @@ use crate::{
 };
 
 named_states! {
-    /// Where a device stands, whoever it is bound to. The names are those of the installed base's
-    /// enumeration without its prefix.
+    /// The pairing state of a device, independent of its binding. The names are those of the installed
+    /// base's enumeration without its prefix.
     PairingStatus {
-        /// Its credentials were accepted.
+        /// The device accepted the credentials.
         Paired = "PAIRED",
-        /// Nobody has tried, or it was released.
+        /// Never tried, or released.
         Unpaired = "UNPAIRED",
-        /// It wants credentials that it was not given.
+        /// The device requires credentials.
         AuthenticationNeeded = "AUTHENTICATION_NEEDED",
         /// An attempt is under way.
         Pending = "PENDING",
-        /// The last attempt came to nothing.
+        /// The last attempt failed.
         Failed = "FAILED",
-        /// Its credentials were accepted, and they are the ones that it was delivered with.
+        /// The device accepted its factory credentials.
         DefaultPassword = "DEFAULT_PASSWORD",
     }
-    /// What a node says of one attempt to pair.
+    /// The result of one pairing attempt on a node.
     PairOutcome {
-        /// The device took the credentials.
+        /// The device accepted the credentials.
         Paired = "paired",
-        /// It wants credentials, and there were none.
+        /// The device requires credentials, and none were given.
         AuthNeeded = "auth_needed",
-        /// It refused the credentials.
+        /// The device refused the credentials.
         AuthFailed = "auth_failed",
-        /// Something else went wrong.
+        /// The attempt failed for another reason.
         Error = "error",
     }
 }
 
 impl PairingStatus {
-    /// Whether its credentials were accepted.
+    /// Whether the device accepted credentials.
     pub fn is_paired(self) -> bool {
         match self {
             Self::Paired | Self::DefaultPassword => true,
@@ -54,7 +53,7 @@ impl PairingStatus {
 pub struct RawPairResult<'a> {
     /// 1..=255 characters: what the command named the device.
     pub identifier: &'a str,
-    /// None when it was not given, or is no known number.
+    /// None if it is missing or unknown.
     pub outcome: Option<PairOutcome>,
     /// None when the node does not know.
     pub default_password: Option<bool>,
@@ -77,17 +76,17 @@ pub struct RawPairResult<'a> {
 pub struct PairResult {
     /// What the command named the device.
     pub identifier: String,
-    /// What came of it.
+    /// The outcome of the attempt.
     pub outcome: PairOutcome,
-    /// Whether the password it was delivered with is active; none when the node does not know.
+    /// Whether the factory password is active; none if the node does not know.
     pub default_password: Option<bool>,
-    /// What the device says of itself behind its password; without driver, scheme and evidence.
+    /// Facts that the device reports after login, without driver, scheme and evidence.
     pub facts: DeviceFacts,
-    /// As the node wrote it; to be escaped where it is shown.
+    /// The text of the node. Escape it before display.
     pub error: String,
 }
 
-/// Why one result of a report was not taken.
+/// Why one result of a report was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PairRejectReason {
     /// Identifier empty, too long, or with control characters.
@@ -98,13 +97,13 @@ pub enum PairRejectReason {
     Text,
     /// Sealed credentials are too long.
     Credentials,
-    /// The command did not ask for the device.
+    /// The device is not part of the command.
     NotAskedFor,
-    /// The command has another result of it already.
+    /// The command already has another result for the device.
     AlreadyReported,
-    /// The device was released, or is gone, since the command was sent.
+    /// The device was released or removed after the command was sent.
     Released,
-    /// The record is not the node's any more.
+    /// The record no longer belongs to the node.
     Record(RejectReason),
 }
 

@@ -1,5 +1,5 @@
-//! One device as a node reports it: the schema check that turns wire text into values. Scope, class,
-//! quota and ownership are judged elsewhere.
+//! One device of a report: the schema check that converts wire text to values. Scope, address class, quota
+//! and ownership are checked elsewhere.
 
 use std::{fmt, str::FromStr};
 
@@ -28,7 +28,7 @@ pub struct RawDeviceReport<'a> {
     pub mac: &'a str,
     /// Our extension: a serial; may be empty.
     pub serial: &'a str,
-    /// Our extension: what named the device, at most 512 characters.
+    /// Our extension: what identified the device, at most 512 characters.
     pub evidence: &'a str,
 }
 
@@ -37,14 +37,14 @@ pub struct RawDeviceReport<'a> {
 pub struct DeviceReport {
     /// The identifier as sent, for comparing a repeated row.
     pub sent_identifier: String,
-    /// Where the node dialed it.
+    /// The endpoint that the node dialed.
     pub endpoint: Endpoint,
-    /// What the node knows of it. The driver is not empty; the evidence also keeps a sent identifier of
-    /// unknown kind.
+    /// Facts about the device. The driver is not empty. The evidence includes a sent identifier of unknown
+    /// kind.
     pub facts: DeviceFacts,
 }
 
-/// Why one device of a report was not taken.
+/// Why one device of a report was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RejectReason {
     /// Identifier empty, too long, or with control characters.
@@ -59,13 +59,13 @@ pub enum RejectReason {
     Driver,
     /// Another text is too long or has control characters.
     Text,
-    /// The address was not asked for.
+    /// The command does not include the address.
     AddressOutOfScope,
-    /// The port was not asked for.
+    /// The command does not include the port.
     PortOutOfScope,
-    /// The address is of a class that is never scanned.
+    /// The class of the address is never scanned.
     AddressClass,
-    /// The command already reported another identifier there.
+    /// The command already reported another identifier at the endpoint.
     AlreadyReported,
     /// The record belongs to another live node.
     OwnedByOtherNode,
@@ -73,7 +73,7 @@ pub enum RejectReason {
     BoundToOtherNode,
     /// The record is paired by the server.
     PairedByServer,
-    /// The server found the record itself: no node may claim it.
+    /// The server found the device itself, and no node may claim it.
     Unattributed,
     /// Two strong identities contradict each other.
     IdentityConflict,
@@ -99,7 +99,7 @@ impl RejectReason {
         Self::IdentityConflict,
     ];
 
-    /// The name that counts use.
+    /// The name in counts.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Identifier => "bad identifier",
@@ -203,8 +203,8 @@ impl DeviceReport {
         }
     }
 
-    /// The identifier under which the server keeps the device: `auto:` is computed here from the
-    /// reporting node's own id, whatever was sent.
+    /// Returns the identifier under which the server keeps the device. An `auto:` identifier is computed from
+    /// the id of the reporting node; the sent one is ignored.
     pub fn identifier(&self, node: NodeId) -> DeviceIdentifier {
         self.facts.identifier(node, self.endpoint)
     }

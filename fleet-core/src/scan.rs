@@ -1,5 +1,5 @@
-//! States of scans, their chunks and commands, and what became of a target. Transitions that need
-//! rows are the store's; what is terminal and what outranks what is said here.
+//! States of scans, chunks and commands, and outcomes of targets. This file defines which states are
+//! terminal and how outcomes rank. Transitions that need rows are in the store.
 
 use std::{fmt, str::FromStr};
 
@@ -65,7 +65,7 @@ named_states! {
         Failed = "failed",
         /// Ended by an operator.
         Canceled = "canceled",
-        /// Its node did not come in time.
+        /// Its node did not connect in time.
         Expired = "expired",
     }
     /// Where a chunk of a scan's plan stands.
@@ -87,12 +87,12 @@ named_states! {
         Lost = "lost",
         /// The deadline passed.
         Expired = "expired",
-        /// Its scan was canceled and the node told so.
+        /// Its scan was canceled and the node was notified.
         Canceled = "canceled",
         /// Its node was revoked, or it was ended for its refused rows.
         Ended = "ended",
     }
-    /// Which queue of a node a scan waits in.
+    /// The priority of a scan in the queue of its node.
     Priority {
         /// A person waits.
         Interactive = "interactive",
@@ -114,7 +114,7 @@ impl ScanState {
 /// The best that was learned of a target, in rising order; one byte on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TargetOutcome {
-    /// Left out by the node, with a note. Outranked by anything learned over another port or chunk.
+    /// Skipped by the node, with a note. Every outcome of another port or chunk outranks it.
     Skipped,
     /// No probe of it was finished.
     #[default]

@@ -1,5 +1,5 @@
-//! Two machines with one identity: which of them stays. The rule over what is remembered of one node; the
-//! store keeps that beside the claim of the node's stream, so that it holds over every server. Start with
+//! Decides which of two machines with the same identity keeps the stream of a node. The store keeps the
+//! history beside the claim of the stream, which makes the rule hold across servers. Start with
 //! [`Takeovers::judge`].
 
 use std::{collections::VecDeque, fmt, str::FromStr, time::Duration};
@@ -9,19 +9,19 @@ use crate::{
     limits::{DUPLICATE_HOLD, TAKEOVER_WINDOW, TAKEOVERS},
 };
 
-/// Takeovers remembered a node. More than [`TAKEOVERS`], so that a third machine in between does not hide
-/// what two others do to each other.
+/// Takeovers that are remembered per node. There are more than [`TAKEOVERS`], because a third machine
+/// could otherwise hide the takeovers between two others.
 pub const HISTORY: usize = 8;
-/// Identities held off a node; the oldest hold gives way.
+/// Most holds per node. A new hold replaces the oldest.
 pub const HOLDS: usize = 4;
 
-/// Who speaks in the name of a node. A node of ours says which start of its process it is; of an upstream node
-/// only the session is known.
+/// The machine that uses the identity of a node. Our nodes report the start of their process; upstream
+/// nodes are known by their session only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claimant {
     /// One start of a node's process.
     Instance(InstanceId),
-    /// One session of a node that says nothing about its process.
+    /// One session of a node that does not identify its process.
     Session(SessionId),
 }
 
@@ -35,29 +35,29 @@ impl Claimant {
 /// One machine took a node's stream from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Takeover {
-    /// When.
+    /// Time of the takeover.
     pub at: Timestamp,
-    /// Who had it.
+    /// The previous machine.
     pub from: Claimant,
-    /// Who has it.
+    /// The new machine.
     pub to: Claimant,
 }
 
-/// A machine that is held off a node.
+/// A machine that is refused for a node for some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// Until when.
+    /// End of the hold.
     pub until: Timestamp,
-    /// Who.
+    /// The refused machine.
     pub who: Claimant,
 }
 
-/// What is remembered of a node's takeovers: at most [`HISTORY`] of them and [`HOLDS`] holds.
+/// The takeover history of a node: at most [`HISTORY`] takeovers and [`HOLDS`] holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Takeovers {
-    /// The last ones, oldest first.
+    /// The last takeovers, oldest first.
     pub history: VecDeque<Takeover>,
-    /// Who is held off, oldest first.
+    /// The current holds, oldest first.
     pub holds: VecDeque<Hold>,
     /// When a machine was last refused.
     pub refused_at: Option<Timestamp>,
@@ -68,14 +68,14 @@ pub struct Takeovers {
 pub enum Judgement {
     /// It may.
     Proceed,
-    /// It is held off already, for so long.
+    /// The machine is on hold for this time.
     Held(Duration),
-    /// It is the loser of a duplicate found just now, held off for [`DUPLICATE_HOLD`].
+    /// The machine is a duplicate, and is on hold for [`DUPLICATE_HOLD`] from now on.
     Duplicate,
 }
 
 impl Takeovers {
-    /// Judges who wants a node's stream while `incumbent` has it, and remembers the judgement.
+    /// Decides whether a machine may take the stream of a node from `incumbent`, and records the decision.
     pub fn judge(
         &mut self,
         now: Timestamp,
@@ -112,7 +112,7 @@ impl Takeovers {
         let Some(incumbent) = incumbent.filter(|incumbent| *incumbent != newcomer) else {
             return Judgement::Proceed;
         };
-        // A held machine of an upstream node can come back with a session that nobody has seen.
+        // A machine on hold that runs an upstream node can return with a new session.
         if let (Claimant::Session(_), Some(hold)) = (newcomer, self.holds.back()) {
             return Judgement::Held(hold.until.since(now));
         }
@@ -139,7 +139,7 @@ impl Takeovers {
     fn prune(&mut self, now: Timestamp) {
         self.history
             .retain(|takeover| now.since(takeover.at) < TAKEOVER_WINDOW);
-        // A clock that jumped back must not hold anybody longer than meant.
+        // A clock that jumps back must not extend a hold.
         let longest = now.plus(DUPLICATE_HOLD);
         self.holds
             .retain(|hold| hold.until > now && hold.until <= longest);

@@ -1,15 +1,15 @@
-//! The durable events of a scan's log. Progress is not one: it is state, read beside the log.
+//! The durable events of a scan. Progress is not an event: it is state, read beside the log.
 
 use fleet_core::{DeviceFacts, DeviceId, DeviceIdentifier, Endpoint, outcome::Conclusion};
 
 use crate::Ledger;
 
-/// What happened in a scan, in the order in which operators read it.
+/// An event of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogEvent {
     /// A device was accepted.
     Device(DeviceFound),
-    /// Something the operator should know while the scan goes on.
+    /// A problem that the operator should know about while the scan runs.
     Warning {
         /// A sentence; escaped and bounded.
         text: String,
@@ -18,16 +18,16 @@ pub enum LogEvent {
     Ended(ScanEnded),
 }
 
-/// An accepted device, as it was reported.
+/// An accepted device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceFound {
     /// Its record in the inventory.
     pub device: DeviceId,
     /// Its identity there.
     pub identifier: DeviceIdentifier,
-    /// Where the node dialed it.
+    /// The endpoint that the node dialed.
     pub endpoint: Endpoint,
-    /// What the inventory knew of it then, without the evidence, which only the inventory keeps.
+    /// Facts from the inventory at that time. The evidence is empty: only the inventory keeps it.
     pub facts: DeviceFacts,
     /// Milliseconds since the scan's first command was issued.
     pub elapsed_ms: u64,
@@ -38,6 +38,6 @@ pub struct DeviceFound {
 pub struct ScanEnded {
     /// State, code and sentence.
     pub conclusion: Conclusion,
-    /// What became of every target.
+    /// The outcomes of all targets.
     pub ledger: Ledger,
 }

@@ -12,6 +12,7 @@ mod event;
 #[doc(hidden)]
 pub mod fuzz;
 mod ledger;
+mod lifecycle;
 mod name;
 mod node;
 mod plan;
@@ -21,11 +22,16 @@ mod scope;
 mod service;
 mod shown;
 mod target;
+mod target_set;
 
 pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{KnownRow, OverQuota, RowVerdict, admit};
 pub use event::{DeviceFound, LogEvent, ScanEnded};
 pub use ledger::{ChunkFacts, Ledger, LedgerFacts, settle};
+pub use lifecycle::{
+    Expiry, NoRoom, NodeLoad, RunningScan, Unfinished, WaitingScan, canceled, check_room, expiry,
+    is_flooded, on_busy, on_lost,
+};
 pub use name::{HostName, InvalidName};
 pub use node::{Announcement, NodeProfile};
 pub use plan::{Chunk, ChunkCommand, Plan, PlanError, PlanPolicy, plan};
@@ -34,3 +40,4 @@ pub use request::{Mode, ScanRequest, Tally};
 pub use scope::{InvalidScope, PinError, Pinned, Scope, ScopeKind, pinnable};
 pub use service::{InvalidServiceType, Listening, ListeningError, ServiceType};
 pub use target::{LOCAL_SUBNET, Target, TargetError, TargetErrorKind};
+pub use target_set::{TargetEntry, TargetSet};

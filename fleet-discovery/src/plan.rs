@@ -1,5 +1,5 @@
-//! From a request to the plan of a scan: what is scanned, what is left out and why, and the chunks,
-//! each one command that its node takes. Nothing is stored or sent here. Start with [`plan`].
+//! The plan of a scan: the targets, the skipped addresses with their reasons, and the chunks, each of which is
+//! one command for the node. Nothing is stored or sent here. Start with [`plan`].
 
 mod build;
 mod error;
@@ -12,53 +12,54 @@ use fleet_core::{AddressPolicy, Port};
 
 use crate::{Listening, Mode, NodeProfile, ScanRequest, Scope, Tally, parse_ports};
 
-/// What a scan will do.
+/// The plan of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Targets, those left out included; a name is one, a subnet that the node picks is none yet.
+    /// Number of targets, including skipped ones. A name counts as one; a subnet that the node selects does not
+    /// count yet.
     pub targets: u64,
-    /// What is left out, by reason.
+    /// Skipped addresses, by reason.
     pub skipped: Vec<Tally>,
     /// The ports in the operator's order; empty for the defaults of the node.
     pub ports: Vec<Port>,
     /// The commands to issue, in order.
     pub chunks: Vec<Chunk>,
-    /// About how long it takes when nothing answers.
+    /// Estimated duration if no address answers.
     pub estimate: Duration,
-    /// What the operator should know before it starts; sentences.
+    /// Hints for the operator before the start, as sentences.
     pub notes: Vec<String>,
-    /// Whether some chunk's scope is fixed only by the first devices reported.
+    /// Whether the first reported devices fix the scope of a chunk.
     pub open_scope: bool,
 }
 
 /// One command of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
-    /// Where to look.
+    /// The targets.
     pub command: ChunkCommand,
     /// Ports to probe, in the operator's order; empty for the defaults of the node.
     pub ports: Vec<Port>,
-    /// What its node may report.
+    /// The endpoints that its node may report.
     pub scope: Scope,
 }
 
-/// What a chunk asks of its node.
+/// The targets of a chunk, as its node gets them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChunkCommand {
     /// Address literals, or names, in the order of the scope.
     List(Vec<String>),
-    /// One target: address, CIDR, `A.B.C.D-N`, name, or the local-subnet word.
+    /// One target: address, CIDR, `A.B.C.D-N`, name, or the local-subnet keyword.
     Target(String),
     /// Hosts of the node's own subnets that announce a service. Ports are always the node's defaults.
     Mdns(Listening),
 }
 
-/// What the server lets be scanned.
+/// The server's policy for scans.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlanPolicy {
-    /// Which addresses.
+    /// The permitted addresses.
     pub addresses: AddressPolicy,
-    /// Whether names may go to a node that does not pin them.
+    /// Whether a node that does not pin names may scan them.
     pub unpinned_names: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The port list of a request: canonical decimals, deduplicated, at most 64 for a scan.
+//! The ports of a request: decimals and ranges such as `80,443,4028-4030`, each port once, at most 64 for a scan.
 
 use fleet_core::{InvalidPort, Port, limits};
 
@@ -8,18 +8,21 @@ pub enum PortsError {
     /// An entry is not a port.
     #[error(transparent)]
     Invalid(#[from] InvalidPort),
+    /// A range whose first port is above its last.
+    #[error("`{0}` is not a range of ports: write the lower port first, such as 4028-4030")]
+    RangeOrder(String),
     /// Too many different ports.
     #[error(
-        "{count} different ports are asked for: a scan takes {} at most, start several scans",
+        "{count} different ports are requested, and a scan takes at most {}: start several scans",
         limits::SCAN_PORTS
     )]
     TooMany {
-        /// How many.
+        /// Number of different ports.
         count: usize,
     },
 }
 
-/// Reads a port list in the order of the operator, each port once; an empty list stays empty.
+/// Reads ports in the order in which they were written, each port once. No texts yield no ports.
 ///
 /// # Errors
 ///
@@ -27,16 +30,38 @@ pub enum PortsError {
 pub fn parse_ports<S: AsRef<str>>(texts: &[S]) -> Result<Vec<Port>, PortsError> {
     let mut seen = std::collections::BTreeSet::new();
     let mut ports = Vec::new();
-    for text in texts {
-        let port: Port = text.as_ref().parse()?;
-        if seen.insert(port) {
-            ports.push(port);
+    for text in texts.iter().map(AsRef::as_ref) {
+        let mut entries = text
+            .split(|c: char| c.is_whitespace() || c == ',')
+            .filter(|entry| !entry.is_empty())
+            .peekable();
+        if entries.peek().is_none() {
+            // An empty text is an invalid port.
+            text.parse::<Port>()?;
+        }
+        for entry in entries {
+            ports.extend(range(entry)?.filter(|port| seen.insert(*port)));
         }
     }
     if ports.len() > limits::SCAN_PORTS {
         return Err(PortsError::TooMany { count: ports.len() });
     }
     Ok(ports)
+}
+
+/// The ports of `4028` or `4028-4030`.
+fn range(entry: &str) -> Result<impl Iterator<Item = Port>, PortsError> {
+    let (first, last) = match entry.split_once('-') {
+        Some((first, last)) if !first.is_empty() => (first.parse()?, last.parse()?),
+        Some(_) | None => {
+            let port: Port = entry.parse()?;
+            (port, port)
+        }
+    };
+    if first > last {
+        return Err(PortsError::RangeOrder(entry.chars().take(16).collect()));
+    }
+    Ok((first.number()..=last.number()).filter_map(Port::new))
 }
 
 #[cfg(test)]
@@ -51,6 +76,23 @@ mod tests {
             [4028, 80, 443]
         );
         assert_eq!(parse_ports::<&str>(&[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn lists_and_ranges_can_be_written_in_one_text() {
+        let ports = parse_ports(&["80,443, 4028-4030", "80"]).expect("ports");
+        assert_eq!(
+            ports.iter().map(|port| port.number()).collect::<Vec<_>>(),
+            [80, 443, 4028, 4029, 4030]
+        );
+        assert_eq!(
+            parse_ports(&["4030-4028"]),
+            Err(PortsError::RangeOrder("4030-4028".to_owned()))
+        );
+        assert_eq!(
+            parse_ports(&["1-65535"]),
+            Err(PortsError::TooMany { count: 65_535 })
+        );
     }
 
     #[test]

@@ -1,18 +1,18 @@
-//! A scan as an operator asks for it: outside text, not checked. What it means is decided by the plan.
+//! A scan request as an operator wrote it. The plan checks and interprets it.
 
-/// What an operator asks to be scanned.
+/// A scan request with unchecked texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScanRequest {
-    /// Where to look.
+    /// The targets.
     pub mode: Mode,
-    /// Ports as they came; none means the defaults of the node's drivers.
+    /// The ports; without ports, the defaults of the node's drivers apply.
     pub ports: Vec<String>,
 }
 
-/// The ways to say where to look.
+/// The ways to specify targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Addresses and host names.
+    /// Targets in the written grammar, see [`crate::TargetSet`]; each text may hold several.
     List(Vec<String>),
     /// IPv4 addresses from `start` to `end`, both included.
     Range {
@@ -21,15 +21,15 @@ pub enum Mode {
         /// The last address.
         end: String,
     },
-    /// One target: address, CIDR, `A.B.C.D-N`, host name, or the local-subnet word.
+    /// Targets in the written grammar, or the local-subnet word.
     Target(String),
     /// Multicast DNS on the node's own subnets.
     Mdns {
-        /// Such as `_http._tcp`; empty for that.
+        /// Such as `_http._tcp`, which is the default.
         service_type: String,
         /// `local`, or empty.
         domain: String,
-        /// How long the node listens; 0 leaves it to the product.
+        /// How long the node listens; 0 for the default.
         timeout_seconds: i32,
     },
 }
@@ -37,16 +37,16 @@ pub enum Mode {
 /// A count with its reason and its first example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
-    /// Why; a few constant words, so that counts can be added by it.
+    /// The reason. The text is constant, which lets equal reasons be added up.
     pub reason: String,
-    /// How many.
+    /// Number of occurrences.
     pub count: u64,
-    /// The first of them, escaped and bounded.
+    /// The first occurrence, escaped and shortened.
     pub example: String,
 }
 
 impl Tally {
-    /// Adds to the tally of the same reason, or begins one.
+    /// Adds to the tally of the same reason, or creates it.
     pub fn add(tallies: &mut Vec<Self>, reason: &str, count: u64, example: &str) {
         if count == 0 {
             return;

@@ -1,5 +1,5 @@
-//! The target grammar: what an operator may write as one target. Whether its addresses may be scanned
-//! is the plan's to say. Start with [`Target`].
+//! The grammar of a single target. The plan checks whether its addresses may be scanned. Start with
+//! [`Target`]; [`crate::TargetSet`] reads several.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use ipnetwork::Ipv4Network;
 
 use crate::{AddressList, HostName, shown::shown};
 
-/// The word by which the node picks its own private subnet.
+/// The keyword for the node's own private subnet.
 pub const LOCAL_SUBNET: &str = "fleetnode-local-subnet";
 
 /// Characters of the longest target: a host name's.
@@ -34,12 +34,12 @@ pub enum Target {
     },
     /// A host name.
     Name(HostName),
-    /// The word [`LOCAL_SUBNET`].
+    /// The keyword [`LOCAL_SUBNET`].
     LocalSubnet,
 }
 
 impl Target {
-    /// Its addresses, network and broadcast address included; none for a name and the word.
+    /// Its addresses, including network and broadcast address; none for a name and the keyword.
     pub fn addresses(&self) -> Option<AddressList> {
         match self {
             Self::Address(ip) => AddressList::span(*ip, *ip),
@@ -68,7 +68,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// A text that is not a target: what was written, what is wrong with it, what would do.
+/// A text that is not a target, with the reason and the accepted form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{input}` is not a target: {kind}")]
 pub struct TargetError {
@@ -77,23 +77,23 @@ pub struct TargetError {
 }
 
 impl TargetError {
-    fn new(input: &str, kind: TargetErrorKind) -> Self {
+    pub(crate) fn new(input: &str, kind: TargetErrorKind) -> Self {
         Self {
             input: shown(input),
             kind,
         }
     }
 
-    /// What is wrong.
+    /// The kind of error.
     pub fn kind(&self) -> TargetErrorKind {
         self.kind
     }
 }
 
-/// What is wrong with a target; the text holds the way out.
+/// The kind of error in a target. The message states the accepted form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetErrorKind {
-    /// Nothing was written.
+    /// The text is empty.
     #[error(
         "it is empty: write an address, a CIDR such as 10.0.0.0/24, a range such as 10.0.0.5-20, or a host name"
     )]
@@ -113,7 +113,7 @@ pub enum TargetErrorKind {
     )]
     Zone,
     /// Several targets in one.
-    #[error("it holds several: write one target, or give a list of addresses")]
+    #[error("it holds several: separate targets by blanks, commas or lines")]
     Several,
     /// A CIDR whose prefix is not one.
     #[error(
@@ -130,24 +130,37 @@ pub enum TargetErrorKind {
     #[error("IPv6 networks are too large to be swept: list the IPv6 addresses themselves")]
     Ipv6Network,
     /// A range over more than the last octet.
-    #[error(
-        "only the last octet can be a range, such as 10.0.0.5-20: use start and end addresses, or a CIDR, for more"
-    )]
+    #[error("it is not a range: write 10.0.0.5-20, 10.0.0.5-10.0.1.9, 10.0.0-3.*, or a CIDR")]
     MultiOctetRange,
+    /// A range whose ends are in the wrong order, or of two families.
+    #[error(
+        "a range goes from its lower to its higher address, both IPv4 or both IPv6: exchange the two"
+    )]
+    RangeOrder,
+    /// A netmask with a gap.
+    #[error(
+        "its mask is not contiguous: write a prefix such as /24 or a mask such as 255.255.255.0"
+    )]
+    Mask,
+    /// An exclude without fixed addresses.
+    #[error(
+        "only addresses, networks and ranges can be excluded: write an address instead of the name"
+    )]
+    Exclude,
     /// `A.B.C.D-N` with N below D or above 255.
     #[error(
         "the end of a last-octet range is a decimal from the first address's last octet to 255, such as 10.0.0.5-20"
     )]
     RangeEnd,
-    /// It reads like an address but is none.
+    /// The text looks like an address but is not one.
     #[error(
-        "it is no IPv4 address: write four decimals from 0 to 255 without leading zeros, such as 10.0.0.7"
+        "it is not an IPv4 address: write four decimals from 0 to 255 without leading zeros, such as 10.0.0.7"
     )]
     NumericLookAlike,
-    /// Colons, but no IPv6 address.
-    #[error("it is no IPv6 address, and ports are given apart: write it like fd00::7")]
+    /// The text has colons but is not an IPv6 address.
+    #[error("it is not an IPv6 address, and ports are given separately: write it like fd00::7")]
     Ipv6Address,
-    /// Not a host name either.
+    /// The text is not a host name.
     #[error("{0}")]
     Name(&'static str),
 }
@@ -199,7 +212,7 @@ fn parse(text: &str) -> Result<Target, TargetErrorKind> {
     }
 }
 
-fn network(address: &str, prefix: &str) -> Result<Target, TargetErrorKind> {
+pub(crate) fn network(address: &str, prefix: &str) -> Result<Target, TargetErrorKind> {
     let address = match parse_literal(address) {
         Some(IpAddr::V4(address)) => address,
         Some(IpAddr::V6(_)) => return Err(TargetErrorKind::Ipv6Network),
@@ -248,12 +261,12 @@ fn range(text: &str) -> Option<Result<Target, TargetErrorKind>> {
 }
 
 /// A decimal in canonical form, at most 255.
-fn decimal(text: &str) -> Option<u8> {
+pub(crate) fn decimal(text: &str) -> Option<u8> {
     let number: u8 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }
 
-/// Whether somebody who wrote this meant an address.
+/// Whether the text is probably meant as an address.
 fn looks_numeric(text: &str) -> bool {
     let last = text
         .trim_end_matches('.')

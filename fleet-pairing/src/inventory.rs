@@ -1,4 +1,4 @@
-//! A whole report: decisions row after row, each over what the rows before it made.
+//! Decides a whole report row by row. Each decision sees the effects of the previous rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,9 +8,9 @@ use crate::{
     Binding, DeviceRecord, Refused, ReportDecision, Reporter, decide_report, heir_identifier,
 };
 
-/// The records that a report touches, as they become while its rows are decided in order. Two rows of
-/// one device, or of two devices at one place, thus agree with each other. A row looks at the records
-/// that it names or whose place it is at, however many there are.
+/// The records that a report affects, updated while its rows are decided in order. This keeps two rows of one
+/// device, or of two devices at one endpoint, consistent. A row only reads records with its identifiers or its
+/// endpoint, whatever the size of the inventory.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
     records: BTreeMap<DeviceId, DeviceRecord>,
@@ -19,18 +19,17 @@ pub struct Inventory {
     created: i64,
 }
 
-/// What is planned for one row.
+/// The decision for one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// The record; of one that is yet to be created, its provisional id.
+    /// The record; a provisional id if it is yet to be created.
     pub device: DeviceId,
     /// The decision; a [`ReportDecision::Create`] or [`ReportDecision::Update`].
     pub decision: ReportDecision,
 }
 
 impl Inventory {
-    /// Begins with the live records of the organization that have one of the report's identifiers or
-    /// stand at one of its endpoints.
+    /// Starts with the live records of the organization that have an identifier or an endpoint of the report.
     pub fn new(records: impl IntoIterator<Item = DeviceRecord>) -> Self {
         let mut inventory = Self::default();
         for record in records {
@@ -39,16 +38,16 @@ impl Inventory {
         inventory
     }
 
-    /// Whether an id stands for a record that is yet to be created.
+    /// Whether an id belongs to a record that is yet to be created.
     pub fn is_provisional(device: DeviceId) -> bool {
         device.0 < 0
     }
 
-    /// Decides about the next row and takes the decision into account.
+    /// Decides the next row and applies the decision.
     ///
     /// # Errors
     ///
-    /// Why the row is refused, and by which record; nothing changed.
+    /// Why the row is refused, and by which record. Nothing changes.
     pub fn decide(
         &mut self,
         reporter: Reporter,
@@ -91,13 +90,13 @@ impl Inventory {
         Ok(Planned { device, decision })
     }
 
-    /// The records as they are now, in the order of their ids.
+    /// The current records, by id.
     pub fn records(&self) -> impl Iterator<Item = &DeviceRecord> {
         self.records.values()
     }
 
-    /// What a row can be about: at most one record by its identifier, one by the replaced node's, and
-    /// those at its place. Records yet to be created come last.
+    /// The candidates for a row: at most one record with its identifier, one with that of the replaced node,
+    /// and those at its endpoint. Records that are yet to be created come last.
     fn candidates(
         &self,
         reporter: Reporter,
@@ -151,7 +150,7 @@ impl Inventory {
 }
 
 impl DeviceRecord {
-    /// A record that knows nothing yet but whose it is.
+    /// A record without facts.
     fn blank(id: DeviceId, identifier: DeviceIdentifier, owner: NodeId) -> Self {
         Self {
             id,
@@ -165,14 +164,14 @@ impl DeviceRecord {
         }
     }
 
-    /// Takes over what a report says; a blank field never erases a known one.
+    /// Applies a report. Unknown facts never replace known ones.
     fn learn(&mut self, reporter: NodeId, report: &DeviceReport) {
         self.endpoint = Some(report.endpoint);
         (self.owner, self.owner_live) = (Some(reporter), true);
         self.facts.update(&report.facts);
     }
 
-    /// Takes over from a record that is the same device what this one does not know, and its binding.
+    /// Adds unknown facts and the binding of a merged record.
     fn absorb(&mut self, merged: &Self) {
         self.facts.fill(&merged.facts);
         if self.binding == Binding::Free {

@@ -1,21 +1,21 @@
-//! Why two names are one device: what operators read beside an alias, and storage keeps as text.
+//! Why two identifiers belong to one device. Operators see the reason beside an alias; storage keeps it as text.
 
 use std::{fmt, str::FromStr};
 
 use fleet_core::{DeviceIdentifier, UnknownState};
 
-/// Why a device goes by another identifier than before, or why two records became one.
+/// Why the identifier of a device changed, or why two records were merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IdentityReason {
-    /// It was known by its place or serial, and showed a MAC there.
+    /// A device known by endpoint or serial reported a MAC.
     ShowedMac,
-    /// It was known by its place, and showed a serial there.
+    /// A device known by its endpoint reported a serial.
     ShowedSerial,
-    /// Two records of one node stood at one address and port.
+    /// Two records of one node had the same endpoint.
     SamePlace,
-    /// Its node was replaced, and the hash with the dead node's id matches place and type.
+    /// Its node was replaced, and the hash with the id of the revoked node matches endpoint and type.
     Replacement,
-    /// The change is older than the keeping of reasons.
+    /// The change predates stored reasons.
     Earlier,
 }
 
@@ -40,7 +40,7 @@ impl IdentityReason {
         }
     }
 
-    /// The reason in words for people.
+    /// The reason as a sentence.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::ShowedMac => "showed its MAC at the address and port where it was known",

@@ -1,4 +1,4 @@
-//! A device's record as decisions need it, and whether a node may write it.
+//! The record of a device as decisions need it, and whether a node may write it.
 
 use fleet_core::{
     DeviceFacts, DeviceId, DeviceIdentifier, DeviceReport, Endpoint, NodeId, RejectReason,
@@ -11,33 +11,33 @@ pub struct DeviceRecord {
     pub id: DeviceId,
     /// Its identity, unique among the live records of the organization.
     pub identifier: DeviceIdentifier,
-    /// Where it was last reached; none when another device took the place.
+    /// The last endpoint; none if another device has taken it.
     pub endpoint: Option<Endpoint>,
-    /// The node that it is attributed to; none when the server itself found it.
+    /// The node that it is attributed to; none if the server found it.
     pub owner: Option<NodeId>,
-    /// Whether that node is not revoked.
+    /// Whether that node is still enrolled.
     pub owner_live: bool,
-    /// Whom it is bound to.
+    /// The node or server that it is bound to.
     pub binding: Binding,
-    /// What is known of it: the last MAC and serial that it showed included.
+    /// Facts about the device, including its last MAC and serial.
     pub facts: DeviceFacts,
-    /// Identifiers of devices that an operator told it apart from: it takes on none of them, and never
-    /// ends in a record that has one.
+    /// Identifiers of devices from which an operator separated it. It never takes one of them, and is never
+    /// merged into a record that has one.
     pub kept_apart: Vec<DeviceIdentifier>,
 }
 
-/// Whom a device is bound to: one row, so never both.
+/// The binding of a device. There is one row per device, which excludes two bindings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Binding {
-    /// Nobody.
+    /// Not bound.
     Free,
-    /// This node.
+    /// Bound to this node.
     Node(NodeId),
-    /// The server.
+    /// Bound to the server.
     Server,
 }
 
-/// Whether a node may write a record that is bound and attributed so.
+/// Whether a node may write a record with this binding and attribution.
 pub(crate) fn writable(
     binding: Binding,
     owner: Option<NodeId>,
@@ -55,24 +55,24 @@ pub(crate) fn writable(
 }
 
 impl DeviceRecord {
-    /// Whether a node that reports the device inside its command's scope may write the record. Where
-    /// it may, the record is attributed to it from then on.
+    /// Checks whether a node that reports the device inside the scope of its command may write the record. The
+    /// record is then attributed to that node.
     ///
     /// # Errors
     ///
-    /// Who has it instead.
+    /// Why the node may not write it.
     pub fn writable_by(&self, reporter: NodeId) -> Result<(), RejectReason> {
         writable(self.binding, self.owner, self.owner_live, reporter)
     }
 
-    /// Whether this is what the node knows at that place. The same private address behind another
-    /// node is another place.
+    /// Whether this is the node's record at the endpoint. The same private address behind another node is
+    /// another endpoint.
     pub(crate) fn is_at(&self, reporter: NodeId, endpoint: Endpoint) -> bool {
         self.owner == Some(reporter) && self.endpoint == Some(endpoint)
     }
 
-    /// Whether a strong identity of the report is one that this record showed before, without the
-    /// other kind speaking against it. Holds at one place only: serials repeat across makes.
+    /// Whether the record had a strong identity of the report before, and no other identity contradicts it.
+    /// Valid at one endpoint only, because serials repeat across makes.
     pub(crate) fn showed(&self, report: &DeviceReport) -> bool {
         let ours = &self.facts;
         let (mac, serial) = match &self.identifier {
@@ -86,7 +86,7 @@ impl DeviceRecord {
         }
     }
 
-    /// Whether both sides know make or model, and disagree.
+    /// Whether make or model are known on both sides and differ.
     pub(crate) fn contradicts(&self, report: &DeviceReport) -> bool {
         let differ = |ours: &str, theirs: &str| {
             let (ours, theirs) = (ours.trim(), theirs.trim());

@@ -1,5 +1,5 @@
-//! The decision about one reported device. That its endpoint lies in the scope of the node's command
-//! was decided before.
+//! The decision about one reported device. The caller has already checked that its endpoint is in the scope
+//! of the command.
 
 use fleet_core::{
     DeviceFacts, DeviceId, DeviceIdentifier, DeviceReport, NodeId, RejectReason, auto_identifier,
@@ -7,12 +7,12 @@ use fleet_core::{
 
 use crate::{DeviceRecord, IdentityReason};
 
-/// Who reports.
+/// The node that reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reporter {
     /// The node, from its token.
     pub node: NodeId,
-    /// The revoked node whose place it takes, as the operator named it; none for most.
+    /// The revoked node that it replaces, as the operator specified; usually none.
     pub replaces: Option<NodeId>,
 }
 
@@ -25,45 +25,45 @@ impl From<NodeId> for Reporter {
     }
 }
 
-/// What becomes of a reported device. Whatever is written is attributed to the reporter and stands at
-/// the reported endpoint; a blank field never erases a known one.
+/// The decision about a reported device. A written record is attributed to the reporter and gets the
+/// reported endpoint. Unknown facts never replace known ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReportDecision {
-    /// A device that was not known.
+    /// A new device.
     Create {
-        /// Records of other devices that lose the endpoint to it.
+        /// Records of other devices that lose the endpoint.
         endpoint_taken_from: Vec<DeviceId>,
     },
     /// A known device.
     Update {
         /// Its record.
         device: DeviceId,
-        /// The identifier that it goes by from now on; the earlier one stays as an alias.
+        /// The new identifier; the previous one becomes an alias.
         rekey: Option<Rekey>,
-        /// Records that turn out to be this device: they end in it, each for its reason.
+        /// Records of the same device, which are merged into it, each with its reason.
         merges: Vec<(DeviceId, IdentityReason)>,
-        /// Records of other devices that lose the endpoint to it.
+        /// Records of other devices that lose the endpoint.
         endpoint_taken_from: Vec<DeviceId>,
     },
-    /// The node may not write what it reports.
+    /// The node may not write the record.
     Refuse(Refused),
 }
 
 /// A change of a record's identifier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rekey {
-    /// The identifier from now on.
+    /// The new identifier.
     pub to: DeviceIdentifier,
-    /// Why.
+    /// Why the identifier changes.
     pub reason: IdentityReason,
 }
 
 /// A refusal by ownership or identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Why.
+    /// Why the report is refused.
     pub reason: RejectReason,
-    /// The record that stands in the way.
+    /// The existing record that conflicts.
     pub record: DeviceId,
 }
 
@@ -71,11 +71,12 @@ pub struct Refused {
 /// `candidates` are the live records of the organization with that identifier, those at the reported
 /// endpoint, and the one that [`heir_identifier`] names.
 ///
-/// In this order: the record of a strong identifier; at the same place of the same node a record that
-/// showed the identity before, or an `auto:` one, which is upgraded; an `auto:` report is whatever the
-/// node knows at the place unless make or model contradicts; the `auto:` record that the replaced node
-/// had of this place and type; else a device that was not known. Records that are the same device end
-/// in the one that is found. What an operator has told apart stays apart.
+/// The device is looked up in this order. First, the record of a strong identifier. Then, at the same
+/// endpoint of the same node, a record that had the identity before, or an `auto:` record, which is
+/// upgraded. An `auto:` report matches any record of the node at the endpoint unless make or model
+/// contradicts. Then the `auto:` record of the replaced node with this endpoint and type. Otherwise the
+/// device is new. Other records of the same device are merged into the result, except those that an
+/// operator has separated.
 pub fn decide_report(
     reporter: Reporter,
     report: &DeviceReport,
@@ -116,8 +117,8 @@ pub fn decide_report(
         merges.push((heir.id, IdentityReason::Replacement));
     }
     if let Err(reason) = found.record.writable_by(reporter.node) {
-        // A node that knew the device by its place, and now learns that the identity is somebody
-        // else's, is told of the conflict.
+        // The node knew the device by its endpoint, and the identity turns out to belong to another
+        // owner: this is a conflict.
         let conflict = identifier.is_strong() && !merges.is_empty();
         let reason = if conflict {
             RejectReason::IdentityConflict
@@ -134,7 +135,7 @@ pub fn decide_report(
     }
 }
 
-/// The `auto:` identifier under which the replaced node would have known the reported device.
+/// The `auto:` identifier that the replaced node would have used for the reported device.
 pub fn heir_identifier(reporter: Reporter, report: &DeviceReport) -> Option<DeviceIdentifier> {
     let DeviceFacts { driver, model, .. } = &report.facts;
     let hash = |dead| auto_identifier(dead, report.endpoint, driver, model);
@@ -148,7 +149,7 @@ fn refuse(reason: RejectReason, record: &DeviceRecord) -> ReportDecision {
     })
 }
 
-/// The record that the report is about, and what it is called from now on.
+/// The record of the reported device, and its new identifier.
 struct Found<'a> {
     record: &'a DeviceRecord,
     rekey: Option<Rekey>,
@@ -162,15 +163,15 @@ impl Found<'_> {
     }
 }
 
-/// The candidates by what they are to the report.
+/// The candidates by their relation to the report.
 struct Known<'a> {
     report: &'a DeviceReport,
     identifier: &'a DeviceIdentifier,
-    /// What the reporter knows at the place.
+    /// Records of the reporter at the endpoint.
     here: Vec<&'a DeviceRecord>,
-    /// The record with the report's identifier, wherever it is.
+    /// The record with the identifier of the report, at any endpoint.
     named: Option<&'a DeviceRecord>,
-    /// The replaced node's record of this place and type, if nobody has taken it since.
+    /// The replaced node's record of this endpoint and type, if it is still free.
     heir: Option<&'a DeviceRecord>,
 }
 
@@ -216,7 +217,7 @@ impl<'a> Known<'a> {
         showed()
             .or_else(auto)
             .map(|record| {
-                // A serial alone does not take the place of a MAC.
+                // A serial alone does not replace a MAC.
                 let stronger = self.report.facts.mac.is_some() || !record.identifier.is_strong();
                 let rekey = stronger.then(|| Rekey {
                     to: self.identifier.clone(),
@@ -227,8 +228,8 @@ impl<'a> Known<'a> {
             .or_else(|| self.inherited())
     }
 
-    /// The record of a report with neither. Where the node knows the place, the identifier is kept: the
-    /// hash says no more than place and type, which the record has.
+    /// The record of a report with neither. A known record at the endpoint keeps its identifier: the hash only
+    /// covers endpoint and type, which the record already has.
     fn find_auto(&self) -> Option<Found<'a>> {
         let here = |fits: &dyn Fn(&DeviceRecord) -> bool| {
             self.here.iter().copied().find(|record| fits(record))
@@ -248,7 +249,7 @@ impl<'a> Known<'a> {
             .or_else(|| self.inherited())
     }
 
-    /// A record at the place that may take the report's identifier.
+    /// A record at the endpoint that may take the identifier of the report.
     fn find_here(&self, fits: impl Fn(&DeviceRecord) -> bool) -> Option<&'a DeviceRecord> {
         self.here
             .iter()
@@ -272,8 +273,8 @@ impl<'a> Known<'a> {
         !record.kept_apart.contains(self.identifier)
     }
 
-    /// Why another record at the place is the found device, if it is. A record of another type is not:
-    /// two records become one only where nothing speaks against it.
+    /// Why another record at the endpoint is the same device, if it is. A record of another type is not the
+    /// same: records are merged only without contradicting facts.
     fn same(&self, found: &Found<'_>, other: &DeviceRecord) -> Option<IdentityReason> {
         let weaker = match &other.identifier {
             DeviceIdentifier::Mac(_) => false,

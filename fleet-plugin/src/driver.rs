@@ -87,7 +87,10 @@ impl PluginDriver {
                     });
                 }
                 Authenticated::Refused => {}
-                other @ (Authenticated::Wanted | Authenticated::Unsupported) => return Ok(other),
+                other @ (Authenticated::Open
+                | Authenticated::Unprovable
+                | Authenticated::Wanted
+                | Authenticated::Unsupported) => return Ok(other),
             }
         }
         Ok(Authenticated::Wanted)

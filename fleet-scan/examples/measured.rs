@@ -1,5 +1,4 @@
-//! What `cargo xtask prove engine` measures: `measured [--rate PROBES_PER_SECOND] CIDR [PORT]...`, with everything that the
-//! scanner has to say.
+//! The scanner that `cargo xtask prove engine` measures: `measured [--rate PROBES_PER_SECOND] CIDR [PORT]...`
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 use std::{env, error::Error, sync::Arc};
@@ -7,7 +6,6 @@ use std::{env, error::Error, sync::Arc};
 use fleet_core::{Port, TargetOutcome, limits::DEFAULT_RATE};
 use fleet_scan::{DriverSet, FoundDevice, ScanEvent, ScanJob, ScanOptions, Scanner};
 use ipnetwork::IpNetwork;
-use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -29,9 +27,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ..ScanOptions::default()
     };
     let scanner = Scanner::new(options, Arc::new(DriverSet::built_in()));
-    let (sink, mut events) = tokio::sync::mpsc::channel(64);
-    let scan = tokio::spawn(async move { scanner.run(job, sink, CancellationToken::new()).await });
-    while let Some(event) = events.recv().await {
+    let mut scan = scanner.scan(job)?;
+    while let Some(event) = scan.next().await {
         match event {
             ScanEvent::Found(FoundDevice {
                 endpoint, facts, ..
@@ -41,14 +38,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
             ),
             ScanEvent::Note(note) => println!("# {note}"),
             ScanEvent::Progress(_) => {}
+            ScanEvent::Ended(summary) => println!(
+                "# {} of {} identified, {} not reached",
+                summary.found,
+                summary.outcomes.len(),
+                summary.count(TargetOutcome::NotReached)
+            ),
         }
     }
-    let summary = scan.await??;
-    println!(
-        "# {} of {} identified, {} not reached",
-        summary.found,
-        summary.outcomes.len(),
-        summary.count(TargetOutcome::NotReached)
-    );
     Ok(())
 }

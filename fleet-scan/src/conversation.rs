@@ -44,6 +44,9 @@ pub(crate) async fn identify(
         complete(probe, found, protocol, &mut answers).await;
     }
     probe.explain(|| rules.explain(&answers, protocol));
+    if let Some(found) = found {
+        probe.identified_by(&found.rule.name);
+    }
     let described = describe(protocol, &answers);
     match (found, opened) {
         (Some(found), _) => Ok(Answer::Named(Box::new(identification(

@@ -1,6 +1,6 @@
-//! What may be dialed and how fast, whoever asks; and connections to endpoints that are known to listen.
+//! Which endpoints may be dialed and how fast, for all parts of a scan; and reconnections to open endpoints.
 //!
-//! First attempts are made by the sweep (`engine/sweep.rs`), after [`Dialler::check`] and [`Dialler::wait`].
+//! The sweep (`engine/sweep.rs`) makes the first attempts, after [`Dialer::check`] and [`Dialer::wait`].
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -8,16 +8,16 @@ use fleet_core::Endpoint;
 use rustix::io::Errno;
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 
-use crate::{driver::DriverError, guard::Guard, job::ScanOptions, pace::Pace};
+use crate::{driver::DriverError, guard::Guard, job::ScanOptions, rate::RateLimiter};
 
-/// Bytes by which a reply grows. The first of each reply are free: nearly all replies are shorter.
+/// Bytes by which a reply buffer grows. The first block of each reply is free; nearly all replies fit it.
 pub(crate) const REPLY_BLOCK: usize = 4 * 1024;
 
-/// Further blocks that the replies of one scan may hold at a time, 16 MiB: thousands of devices that talk garbage
-/// without end wait for each other instead of filling the memory.
+/// Further blocks for all replies of a scan together, 16 MiB. Thousands of devices that send garbage without end then
+/// wait for each other instead of filling the memory.
 const REPLY_ROOM: usize = 4 * 1024;
 
-/// What one connection attempt came to.
+/// The result of a connection attempt.
 #[derive(Debug)]
 pub(crate) enum Dialed {
     Open(TcpStream),
@@ -31,67 +31,67 @@ pub(crate) enum Dialed {
 /// Why a connection failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The host answered with a reset.
+    /// The host sent a reset.
     Refused,
-    /// A router or the host's own network says that it is not there.
+    /// A router, or the link of this machine, reports that the host does not exist.
     Unreachable,
-    /// The system itself gave up waiting.
+    /// The system's own timeout expired.
     TimedOut,
     /// This machine is out of descriptors, ports or memory.
     Starved(io::Error),
-    /// This machine cannot send there at all: no route, or its firewall forbids it.
-    NoWay(io::Error),
+    /// This machine cannot send there: it has no route, or its firewall forbids it.
+    CannotSend(io::Error),
 }
 
 #[derive(Debug)]
-pub(crate) struct Dialler {
+pub(crate) struct Dialer {
     guard: Guard,
-    pace: Pace,
+    rate: RateLimiter,
     longest_wait: Duration,
     room: Semaphore,
 }
 
-impl Dialler {
+impl Dialer {
     pub(crate) fn new(options: &ScanOptions, guard: Guard) -> Self {
         Self::with_room(options, guard, REPLY_ROOM)
     }
 
-    /// With room for so many further blocks of replies.
+    /// Creates a dialer with room for this many further blocks of replies.
     pub(crate) fn with_room(options: &ScanOptions, guard: Guard, blocks: usize) -> Self {
         Self {
             guard,
-            pace: Pace::new(options.rate),
+            rate: RateLimiter::new(options.rate),
             longest_wait: options.timeout_ceiling,
             room: Semaphore::new(blocks),
         }
     }
 
-    /// Room for long replies, in blocks of [`REPLY_BLOCK`].
+    /// The room for long replies, in blocks of [`REPLY_BLOCK`].
     pub(crate) fn room(&self) -> &Semaphore {
         &self.room
     }
 
-    /// Whether an endpoint may be dialed.
+    /// Checks whether an endpoint may be dialed.
     ///
     /// # Errors
-    /// The reason why not.
+    /// The reason why it may not.
     pub(crate) fn check(&self, endpoint: Endpoint) -> Result<(), String> {
         self.guard.check(endpoint)
     }
 
-    /// How long until the sweep may make an attempt.
+    /// Returns how long until the sweep may make an attempt.
     pub(crate) fn wait(&self) -> Duration {
-        self.pace.wait()
+        self.rate.wait()
     }
 
-    /// The sweep makes an attempt now.
-    pub(crate) fn spend_turn(&self) {
-        self.pace.spend();
+    /// Uses a permit for an attempt of the sweep.
+    pub(crate) fn spend_permit(&self) {
+        self.rate.spend();
     }
 
-    /// Connects again to an endpoint that is known to listen, when its turn has come; turns of the sweep come after.
+    /// Connects to an endpoint that is known to listen, once there is a permit. It goes before attempts of the sweep.
     pub(crate) async fn reconnect(&self, endpoint: Endpoint) -> Dialed {
-        self.pace.take().await;
+        self.rate.acquire().await;
         if let Err(reason) = self.check(endpoint) {
             return Dialed::Forbidden(reason);
         }
@@ -103,10 +103,10 @@ impl Dialler {
         }
     }
 
-    /// Connects as [`Dialler::reconnect`], for drivers.
+    /// Connects like [`Dialer::reconnect`], with errors for drivers.
     ///
     /// # Errors
-    /// Why there is no connection, in the terms of drivers.
+    /// Why there is no connection.
     pub(crate) async fn open(&self, endpoint: Endpoint) -> Result<TcpStream, DriverError> {
         match self.reconnect(endpoint).await {
             Dialed::Open(stream) => Ok(stream),
@@ -117,30 +117,30 @@ impl Dialler {
             Dialed::Failed(Failure::Unreachable) => {
                 Err(DriverError::Broken(io::ErrorKind::HostUnreachable))
             }
-            Dialed::Failed(Failure::Starved(error) | Failure::NoWay(error)) => {
+            Dialed::Failed(Failure::Starved(error) | Failure::CannotSend(error)) => {
                 Err(DriverError::Broken(error.kind()))
             }
             Dialed::Forbidden(reason) => Err(DriverError::Forbidden(reason)),
         }
     }
 
-    /// Takes a turn for somebody who dials by himself.
+    /// Waits for a permit for a caller that dials by itself.
     ///
     /// # Errors
     /// The reason why the endpoint must not be dialed.
-    pub(crate) async fn lend_turn(&self, endpoint: Endpoint) -> Result<(), String> {
-        self.pace.take().await;
+    pub(crate) async fn acquire(&self, endpoint: Endpoint) -> Result<(), String> {
+        self.rate.acquire().await;
         self.check(endpoint)
     }
 
-    /// Goes at half the pace for a while. The new rate, if this changed it.
+    /// Halves the rate for a while. Returns the new rate if it changed.
     pub(crate) fn slow_down(&self) -> Option<u32> {
-        self.pace.slow_down()
+        self.rate.slow_down()
     }
 }
 
 impl Failure {
-    /// What the system's word means.
+    /// Classifies an error of the system.
     pub(crate) fn of(error: io::Error) -> Self {
         match Errno::from_io_error(&error) {
             Some(Errno::CONNREFUSED | Errno::CONNRESET | Errno::CONNABORTED) => Self::Refused,
@@ -154,7 +154,7 @@ impl Failure {
                 | Errno::AGAIN
                 | Errno::ADDRNOTAVAIL,
             ) => Self::Starved(error),
-            _ => Self::NoWay(error),
+            _ => Self::CannotSend(error),
         }
     }
 }
@@ -164,13 +164,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_the_host_of_the_network_and_of_this_machine_are_told_apart() {
+    fn errors_of_host_network_and_machine_are_distinguished() {
         let of = |errno: Errno| Failure::of(io::Error::from(errno));
         assert!(matches!(of(Errno::CONNREFUSED), Failure::Refused));
         assert!(matches!(of(Errno::HOSTUNREACH), Failure::Unreachable));
         assert!(matches!(of(Errno::TIMEDOUT), Failure::TimedOut));
         assert!(matches!(of(Errno::MFILE), Failure::Starved(_)));
-        assert!(matches!(of(Errno::NETUNREACH), Failure::NoWay(_)));
-        assert!(matches!(of(Errno::PERM), Failure::NoWay(_)));
+        assert!(matches!(of(Errno::NETUNREACH), Failure::CannotSend(_)));
+        assert!(matches!(of(Errno::PERM), Failure::CannotSend(_)));
     }
 }

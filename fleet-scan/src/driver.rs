@@ -1,4 +1,4 @@
-//! What a driver is: something that can tell, read-only, what kind of device is behind an open port.
+//! What a driver is: it identifies the device behind an open port with read-only requests.
 //!
 //! [`Driver`] first. Its view of the network is [`Probe`], which bounds everything it does.
 
@@ -7,6 +7,7 @@ use std::{fmt, pin::Pin, sync::Arc};
 use fleet_core::{DeviceFacts, Port, limits::PRINTER_PORTS};
 
 use crate::{
+    fingerprint::Fingerprints,
     login::{Authenticated, Login},
     probe::Probe,
 };
@@ -14,7 +15,7 @@ use crate::{
 /// A boxed future, so that the trait can be an object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Tells what kind of device is behind an open port, without a login and without changing anything there.
+/// Identifies the device behind an open port, without a login and without changing anything there.
 pub trait Driver: Send + Sync {
     /// Its name in logs and notes. What is reported is [`DeviceFacts::driver`], which must not be empty; texts are cleaned and cut before they are
     /// reported.
@@ -23,8 +24,8 @@ pub trait Driver: Send + Sync {
     /// The ports at which its devices listen. It is asked at these, and at ports that no driver claims.
     fn default_ports(&self) -> Vec<Port>;
 
-    /// Whose word counts when several ports of one address are named: the highest. Among external drivers the order
-    /// of the set decides.
+    /// Which driver's facts count when several ports of one address are identified: the highest. Among external drivers
+    /// the order of the set decides.
     fn precedence(&self) -> u8;
 
     /// Whether it dials by itself, over connections that no [`Probe`] bounds. Such a driver is asked last: about hosts
@@ -34,8 +35,8 @@ pub trait Driver: Send + Sync {
         false
     }
 
-    /// Why it cannot be asked at present, in a few words that are the same for the same reason; none when it works.
-    /// A scan that begins meanwhile says so and is not complete.
+    /// Why the driver cannot be asked at present, in a few words that are the same for the same reason; none when it
+    /// works. A scan that begins meanwhile reports it and is not complete.
     fn trouble(&self) -> Option<String> {
         None
     }
@@ -49,6 +50,11 @@ pub trait Driver: Send + Sync {
         &'a self,
         probe: &'a mut Probe<'_>,
     ) -> BoxFuture<'a, Result<Answer, DriverError>>;
+
+    /// The rules by which it identifies devices, which say how to log in to each make. None when it has no rules.
+    fn fingerprints(&self) -> Option<&Fingerprints> {
+        None
+    }
 
     /// Whether devices of this driver name are paired by this driver, before any other. True for an external driver whose
     /// devices have that name: it knows more about them than a built-in driver of the same name.
@@ -80,21 +86,21 @@ pub trait Driver: Send + Sync {
     }
 }
 
-/// What a driver found out.
+/// The result of a driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A device that it knows.
     Named(Box<DeviceFacts>),
-    /// The protocol is the driver's, the device is none that it knows. No other driver is asked.
+    /// The device speaks the driver's protocol, and the driver does not know the device. No other driver is asked.
     Stranger {
-        /// What it said, escaped, for the operator.
+        /// The first answer, escaped, for the operator.
         evidence: String,
     },
     /// The protocol is not the driver's.
     Foreign,
 }
 
-/// Why a driver could not ask to the end.
+/// Why a driver could not finish.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DriverError {
     /// No reply came in time.
@@ -123,7 +129,7 @@ pub struct DriverSet {
     drivers: Vec<Arc<dyn Driver>>,
 }
 
-/// Why drivers make no set.
+/// Why drivers do not form a set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DriverSetError {
     /// Two drivers of one name.
@@ -194,7 +200,7 @@ impl DriverSet {
         self.drivers.iter()
     }
 
-    /// Whom to ask at a port at once, in order: those that claim it, else all; no external ones.
+    /// The drivers to ask at a port, in order: those that claim it, otherwise all; no external ones.
     pub(crate) fn at(&self, port: Port) -> Vec<Arc<dyn Driver>> {
         let internal = || self.drivers.iter().filter(|driver| !driver.is_external());
         let claimants: Vec<_> = internal()
@@ -210,7 +216,7 @@ impl DriverSet {
 
     /// Which external drivers to ask at a port, in order: those that claim it; all when it was asked for by number.
     pub(crate) fn external_at(&self, port: Port, asked_for: bool) -> Vec<Arc<dyn Driver>> {
-        // Whatever is sent to a printer's raw port is printed.
+        // A printer prints every byte that reaches its raw port.
         if PRINTER_PORTS.contains(&port.number()) {
             return Vec::new();
         }

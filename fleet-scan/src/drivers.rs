@@ -4,14 +4,13 @@
 
 use std::sync::Arc;
 
-use fleet_core::{DeviceFacts, Port};
+use fleet_core::Port;
 
 use crate::{
     cgminer, conversation,
     driver::{Answer, BoxFuture, Driver, DriverError, DriverSet},
     fingerprint::{Fingerprints, Protocol},
     http,
-    login::{self, Authenticated, Login},
     probe::Probe,
     whatsminer,
 };
@@ -137,32 +136,8 @@ impl Driver for ProtocolDriver {
         })
     }
 
-    fn login_port(&self, device: &DeviceFacts, at: Port) -> Option<Port> {
-        let is_web = self.protocol == Protocol::Http && !self.encrypts;
-        if !is_web || !login::antminer::is_one(device) {
-            return None;
-        }
-        // A device that was identified by its API logs in at the web server's own port.
-        if at.number() == cgminer::PORT {
-            self.ports.first().copied()
-        } else {
-            Some(at)
-        }
-    }
-
-    fn authenticate<'a>(
-        &'a self,
-        probe: &'a mut Probe<'_>,
-        device: &'a DeviceFacts,
-        login: Option<&'a Login>,
-    ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
-        Box::pin(async move {
-            if login::antminer::is_one(device) {
-                login::antminer::authenticate(probe, login).await
-            } else {
-                Ok(Authenticated::Unsupported)
-            }
-        })
+    fn fingerprints(&self) -> Option<&Fingerprints> {
+        Some(&self.rules)
     }
 }
 

@@ -1,14 +1,17 @@
 //! Shows a person how a device is identified: what each port answered, and what every rule made of it.
 //!
-//! [`Examiner`] asks as a scan does, and keeps the conversation.
+//! [`Examiner`] asks as a scan does, and keeps the conversation. `examine/recording.rs` writes it as a fixture.
+
+mod recording;
 
 use std::sync::Arc;
 
 use fleet_core::{DeviceFacts, Endpoint};
+pub use recording::recording;
 use tokio::time::timeout;
 
 use crate::{
-    dial::Dialler,
+    dial::Dialer,
     driver::{Answer, DriverError, DriverSet},
     fingerprint::RuleVerdict,
     guard::Guard,
@@ -46,17 +49,17 @@ pub enum Examined {
 pub struct Examiner {
     options: ScanOptions,
     drivers: Arc<DriverSet>,
-    dialler: Arc<Dialler>,
+    dialer: Arc<Dialer>,
 }
 
 impl Examiner {
     /// An examiner that dials what `guard` allows, at the pace of `options`.
     pub fn new(options: ScanOptions, drivers: Arc<DriverSet>, guard: Guard) -> Self {
-        let dialler = Arc::new(Dialler::new(&options, guard));
+        let dialer = Arc::new(Dialer::new(&options, guard));
         Self {
             options,
             drivers,
-            dialler,
+            dialer,
         }
     }
 
@@ -69,11 +72,11 @@ impl Examiner {
             exchanges: Vec::new(),
             rules: Vec::new(),
         };
-        let stream = match self.dialler.open(endpoint).await {
+        let stream = match self.dialer.open(endpoint).await {
             Ok(stream) => stream,
             Err(error) => return failed(error),
         };
-        let mut probe = Probe::new(&self.dialler, endpoint, stream, &self.options);
+        let mut probe = Probe::new(&self.dialer, endpoint, stream, &self.options);
         probe.record();
         let asked = timeout(self.options.identify_timeout, self.ask(&mut probe)).await;
         let outcome = asked.unwrap_or(Examined::Failed(DriverError::Silence));

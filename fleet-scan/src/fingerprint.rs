@@ -7,6 +7,7 @@
 mod answer;
 mod explain;
 mod file;
+mod login;
 mod rule;
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
 pub(crate) use answer::{Answered, Answers, realm, title};
 pub use explain::RuleVerdict;
 pub use file::FingerprintError;
+pub(crate) use login::{DigestRule, KnownLogin, LoginRule, Shown, TokenRule};
 pub(crate) use rule::{Protocol, Request, Rule, mac};
 
 /// The rule files of `fingerprints/`, by name; written by `build.rs`.
@@ -134,9 +136,19 @@ impl Fingerprints {
                 .map(Protocol::title)
                 .collect(),
             facts: rule.known_facts(),
+            login: rule.login.as_ref().map(LoginRule::title),
             published: rule.published.clone(),
         };
         self.rules.iter().map(make).collect()
+    }
+
+    /// The login of a rule.
+    pub(crate) fn login(&self, name: &str) -> Option<&LoginRule> {
+        self.rules
+            .iter()
+            .find(|rule| rule.name == name)?
+            .login
+            .as_ref()
     }
 
     pub(crate) fn rules(&self) -> &[Rule] {
@@ -192,6 +204,8 @@ pub struct Make {
     pub make: String,
     /// The protocols by which it identifies devices.
     pub protocols: Vec<&'static str>,
+    /// The kind of login by which devices are paired. None when there is none.
+    pub login: Option<&'static str>,
     /// The facts that it can find.
     pub facts: Vec<&'static str>,
     /// Names of published answers that prove it; none when it is unverified.

@@ -1,4 +1,4 @@
-//! The last word before a packet leaves: which endpoints may be dialed at all.
+//! The final check before a packet leaves: which endpoints may be dialed.
 
 use std::{fmt, sync::Arc};
 
@@ -6,14 +6,14 @@ use fleet_core::{AddressPolicy, Endpoint};
 
 type Rule = dyn Fn(Endpoint) -> Result<(), String> + Send + Sync;
 
-/// Is asked before every dial, reconnections included. Cheap to clone.
+/// Checks every dial, including reconnections. Cheap to clone.
 ///
-/// The default allows what [`AddressPolicy::default`] does: private networks only.
+/// By default it allows what [`AddressPolicy::default`] allows: private networks.
 #[derive(Clone)]
 pub struct Guard(Arc<Rule>);
 
 impl Guard {
-    /// A guard with a rule of its own, which answers why an endpoint must not be dialed.
+    /// Creates a guard from a rule that returns why an endpoint must not be dialed.
     pub fn new(rule: impl Fn(Endpoint) -> Result<(), String> + Send + Sync + 'static) -> Self {
         Self(Arc::new(rule))
     }
@@ -28,10 +28,10 @@ impl Guard {
         })
     }
 
-    /// Whether an endpoint may be dialed.
+    /// Checks whether an endpoint may be dialed.
     ///
     /// # Errors
-    /// The reason why not.
+    /// The reason why it may not.
     pub fn check(&self, endpoint: Endpoint) -> Result<(), String> {
         (self.0)(endpoint)
     }

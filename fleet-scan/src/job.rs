@@ -1,33 +1,34 @@
-//! What a scan is asked, what it tells while it runs, and what it ends with. Plain values.
+//! The input, the events and the result of a scan, as plain values. Start with [`ScanJob`].
 
 use std::{fmt, net::IpAddr, time::Duration};
 
 use fleet_core::{
     DeviceFacts, Endpoint, Port, TargetOutcome,
-    limits::{COMMAND_BUDGET, DEFAULT_RATE, SCAN_PORTS},
+    limits::{COMMAND_BUDGET, DEFAULT_RATE, SCAN_PORTS, SCAN_TARGETS},
 };
+use fleet_discovery::{Mode, NodeProfile, PlanError, PlanPolicy, ScanRequest, Target, plan};
 
 use crate::{guard::Guard, mdns::Listen};
 
-/// How a scanner treats the network. The defaults are polite on a site's own LAN.
+/// How a scanner treats the network. The defaults suit a site's own LAN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanOptions {
-    /// Connection attempts a second, retries and reconnections included.
+    /// Connection attempts per second, including retries and reconnections.
     pub rate: u32,
-    /// Connections at a time, at most 32,768; 0 takes what the rate needs, within three quarters of the limit of
-    /// open files and the machine's local ports.
+    /// Simultaneous connections, at most 32,768. With 0, the scanner uses what its rate needs, limited to three
+    /// quarters of the open-file limit and to the local port range.
     pub connections: usize,
-    /// The shortest wait for an answer to a connection attempt, once round trips to its subnet are known.
+    /// The shortest time to wait for an answer to a connection attempt, once round trips to its subnet are known.
     pub timeout_floor: Duration,
-    /// The longest such wait, and the first one.
+    /// The longest such time. It applies until round trips are known.
     pub timeout_ceiling: Duration,
-    /// Connection attempts to a silent port, 1 to 3. With 1 % loss each way, two find every device.
+    /// Connection attempts to a silent port, 1 to 3. With 1 % loss in each direction, two attempts find every device.
     pub tries: u8,
     /// How long a device may take for one reply.
     pub reply_timeout: Duration,
     /// How long the identification of one port may take.
     pub identify_timeout: Duration,
-    /// Bytes of one reply; what follows is not read.
+    /// The longest reply in bytes. The rest is not read.
     pub reply_bytes: usize,
 }
 
@@ -46,25 +47,25 @@ impl Default for ScanOptions {
     }
 }
 
-/// One scan.
+/// The input of one scan.
 #[derive(Debug, Clone)]
 pub struct ScanJob {
-    /// The addresses, in any order; they are tried in one that spares hosts and subnets.
+    /// Addresses in any order. The scanner chooses an order that spreads the load over hosts and subnets.
     pub targets: Vec<IpAddr>,
-    /// The ports, at most 64; none means the drivers' default ports, printers' raw ports left out.
+    /// At most 64 ports. If empty, the drivers' default ports apply, without printers' raw ports.
     pub ports: Vec<Port>,
-    /// Nobody asked for these ports by number, they are defaults: external drivers are asked at their own only.
+    /// The ports are defaults, not requested by number. External drivers then run only at their own default ports.
     pub ports_are_defaults: bool,
-    /// What the scan may take; then it ends with what it has.
+    /// The longest duration of the scan. Afterwards it ends with the results so far.
     pub budget: Duration,
-    /// What may be dialed.
+    /// Decides which endpoints may be dialed.
     pub guard: Guard,
-    /// Only targets that are heard to announce a service are tried; the others are silent.
+    /// If set, only targets that announce a service are tried. The others count as silent.
     pub listen: Option<Listen>,
 }
 
 impl ScanJob {
-    /// A scan of these addresses with default ports, budget and guard.
+    /// Creates a scan of these addresses with default ports, budget and guard.
     pub fn new(targets: Vec<IpAddr>) -> Self {
         Self {
             targets,
@@ -75,66 +76,144 @@ impl ScanJob {
             listen: None,
         }
     }
+
+    /// Creates a scan of private addresses in the written grammar, such as `10.0.0.0/24, 10.1.0.5-40`, with default
+    /// ports, budget and guard. Commas and white space separate targets.
+    ///
+    /// The network and broadcast addresses of a CIDR are left out. Host names need a lookup first, see
+    /// [`pin_names`](crate::pin_names).
+    ///
+    /// # Errors
+    /// [`TargetsError`] names the first target that cannot be scanned.
+    pub fn parse(targets: &str) -> Result<Self, TargetsError> {
+        let node = NodeProfile {
+            max_targets: SCAN_TARGETS,
+            big_commands: true,
+            ..NodeProfile::upstream()
+        };
+        let mut addresses = Vec::new();
+        let separators = |c: char| c.is_whitespace() || c == ',';
+        for text in targets.split(separators).filter(|text| !text.is_empty()) {
+            let target = text.parse::<Target>().map_err(PlanError::from)?;
+            if target.addresses().is_none() {
+                return Err(TargetsError::NotAnAddress(target.to_string()));
+            }
+            let request = ScanRequest {
+                mode: Mode::Target(text.to_owned()),
+                ports: Vec::new(),
+            };
+            let plan = plan(&request, &node, &PlanPolicy::default())?;
+            let scopes = plan.chunks.iter().map(|chunk| &chunk.scope);
+            addresses.extend(scopes.flat_map(|scope| scope.addresses()));
+        }
+        addresses.sort_unstable();
+        addresses.dedup();
+        match addresses.len() {
+            0 => Err(TargetsError::Empty),
+            count if count > SCAN_TARGETS => Err(TargetsError::TooMany(count)),
+            _ => Ok(Self::new(addresses)),
+        }
+    }
 }
 
-/// What a running scan tells.
+/// Why a text names no targets of a scan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetsError {
+    /// The text holds no target.
+    #[error("no targets: name addresses, ranges or CIDRs such as 10.0.0.0/24")]
+    Empty,
+    /// A target cannot be read or may not be scanned.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A host name, or the word for a node's local subnet.
+    #[error("`{0}` is not an address: resolve it first, and scan its addresses")]
+    NotAnAddress(String),
+    /// More targets than a scan accepts.
+    #[error("{0} targets are too many for one scan; name at most {SCAN_TARGETS}")]
+    TooMany(usize),
+}
+
+/// An event of a running scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScanEvent {
-    /// A device was named. Waits for room in the channel, never lost.
+    /// A driver identified a device. The scan waits until this event is taken.
     Found(FoundDevice),
-    /// How far the scan is, a few times a second. Left out when the channel is full.
+    /// Progress, several times per second. It is dropped if the consumer is slow.
     Progress(ScanProgress),
-    /// Something an operator should know; told once a kind, with counts in the summary.
+    /// A warning for the operator. Each kind is sent once; the summary has the counts.
     Note(String),
+    /// The scan is over. This is the last event.
+    Ended(ScanSummary),
 }
 
 /// How far a scan is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScanProgress {
-    /// Targets about which nothing more will be learned.
+    /// Targets with a final outcome.
     pub done: u64,
     /// All targets.
     pub total: u64,
-    /// `listen` while hosts are waited for that announce themselves, `sweep` while connections are still to be tried,
-    /// then `identify`.
-    pub phase: &'static str,
+    /// What the scan waits for.
+    pub phase: ScanPhase,
 }
 
-/// A device that a driver named. Texts are printable and fit a report.
+/// What a scan waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScanPhase {
+    /// Announcements of hosts.
+    Listen,
+    /// Answers to connection attempts.
+    Sweep,
+    /// Replies of open ports to drivers.
+    Identify,
+}
+
+impl ScanPhase {
+    /// The name on the wire and for people: `listen`, `sweep` or `identify`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Listen => "listen",
+            Self::Sweep => "sweep",
+            Self::Identify => "identify",
+        }
+    }
+}
+
+/// An identified device. Texts are printable and fit a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundDevice {
-    /// What was dialed, whatever the device claims.
+    /// The endpoint that was dialed, whatever address the device reports.
     pub endpoint: Endpoint,
-    /// What the device says without a login; the evidence is escaped.
+    /// The identity that the device shows without a login. The evidence is escaped.
     pub facts: DeviceFacts,
-    /// The scan was interrupted before every port of the host had answered: another one might have named it better.
+    /// The scan ended before every port of the host had answered. Another port might have identified it better.
     pub provisional: bool,
 }
 
-/// What became of a scan.
+/// The result of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanSummary {
-    /// The best that was learned of each target, in the order of the job.
+    /// The best outcome of each target, in the order of the job.
     pub outcomes: Vec<TargetOutcome>,
-    /// Devices that were sent to the sink.
+    /// Number of [`ScanEvent::Found`] events.
     pub found: u64,
-    /// Skips, slow-downs and driver trouble, at most 64 of at most 512 characters.
+    /// Skips, slow-downs, driver failures and unidentified hosts: at most 64 texts of at most 512 characters.
     pub notes: Vec<String>,
-    /// Why it ended before every target was tried, if it did.
+    /// Why the scan ended before every target was tried.
     pub interrupted: Option<Interruption>,
     /// How often a driver crashed or could not work.
     pub driver_crashes: u64,
 }
 
 impl ScanSummary {
-    /// Whether every target was tried with working drivers.
+    /// Returns whether every target was tried with working drivers.
     pub fn is_complete(&self) -> bool {
         self.interrupted.is_none()
             && self.driver_crashes == 0
             && !self.outcomes.contains(&TargetOutcome::NotReached)
     }
 
-    /// How many targets have this outcome.
+    /// Counts the targets with this outcome.
     pub fn count(&self, outcome: TargetOutcome) -> u64 {
         self.outcomes
             .iter()
@@ -146,36 +225,67 @@ impl ScanSummary {
 /// Why a scan ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interruption {
-    /// The caller's token fired.
+    /// The caller canceled it.
     Canceled,
-    /// The budget of the job is spent.
+    /// The job's time is over.
     BudgetSpent,
-    /// Nobody listens any more.
-    SinkClosed,
 }
 
 impl fmt::Display for Interruption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Canceled => "the scan was canceled",
-            Self::BudgetSpent => "the time for the scan was over",
-            Self::SinkClosed => "nobody was left to take the results",
+            Self::BudgetSpent => "the scan reached its time limit",
         })
     }
 }
 
-/// Why a scan could not begin; no packet was sent.
+/// Why a scan could not start. No packet was sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScanError {
-    /// More ports than a scan can name.
+    /// More ports than one scan accepts.
     #[error("{0} ports are too many for one scan; name at most {SCAN_PORTS}")]
     TooManyPorts(usize),
-    /// Neither the job nor a driver names a port.
-    #[error(
-        "no ports to scan: name some, since the drivers have no default ports that may be touched unasked"
-    )]
+    /// The job names no port, and no driver has a default port.
+    #[error("no ports to scan: name some, because the drivers have no default ports")]
     NoPorts,
-    /// The system gives no means to wait for answers.
-    #[error("answers cannot be waited for: {0}; raise the limit of open files if they are used up")]
+    /// The system provides no poller or no thread.
+    #[error(
+        "cannot wait for network events: {0}; raise the limit of open files if it is exhausted"
+    )]
     Poller(std::io::ErrorKind),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_targets_become_private_addresses_each_once() {
+        for (text, expected) in [
+            ("10.0.0.0/30", Ok("10.0.0.1 10.0.0.2")),
+            (
+                "10.0.0.9, 10.0.0.7-8\n10.0.0.8",
+                Ok("10.0.0.7 10.0.0.8 10.0.0.9"),
+            ),
+            ("fd00::7", Ok("fd00::7")),
+            (" , ", Err("no targets")),
+            ("8.8.8.8", Err("8.8.8.8")),
+            ("rig-7.lan", Err("`rig-7.lan` is not an address")),
+            ("fleetnode-local-subnet", Err("is not an address")),
+            ("10.0.0.0/8", Err("10.0.0.0/8")),
+            ("10.0.0.0/16 10.1.0.0/16", Err("too many")),
+        ] {
+            match (ScanJob::parse(text), expected) {
+                (Ok(job), Ok(expected)) => {
+                    let targets: Vec<_> = job.targets.iter().map(ToString::to_string).collect();
+                    assert_eq!(targets.join(" "), expected);
+                }
+                (Err(error), Err(expected)) => {
+                    assert!(error.to_string().contains(expected), "{text}: {error}");
+                }
+                (parsed, _) => panic!("{text}: {parsed:?}"),
+            }
+        }
+    }
 }

@@ -1,35 +1,29 @@
-//! Finds devices on a network and names them: reachability, politeness, identification by drivers.
+//! Discovers devices on a network: connects to ports, limits the load, and identifies what answers.
 //!
-//! [`Scanner`] runs a [`ScanJob`] and sends what it finds as [`ScanEvent`]s while it goes on; the [`ScanSummary`]
-//! says what became of every target. What is behind an open port is asked by [`Driver`]s; built in are the
-//! CGMiner API, HTTP with and without TLS, and ePIC's API, all read-only and without any login; others can be external,
-//! and are asked last. Host names are pinned to addresses before a job is made,
-//! by [`pin_names`]; a scan itself knows no names. A job may [`Listen`] to mDNS first, and dial only who announces a
-//! service. [`Pairer`] tries logins, where an operator asks for it. Target grammar
-//! and plans are fleet-discovery's.
+//! A [`Scanner`] runs a [`ScanJob`] and returns a stream of [`ScanEvent`]s; the last one holds the [`ScanSummary`] with
+//! the outcome of every target. [`Driver`]s identify what listens at an open port. The built-in drivers speak the CGMiner
+//! API, HTTP, HTTPS and ePIC's API; they only read and never log in. External drivers run last.
+//!
+//! A job holds addresses only: [`pin_names`] resolves host names before a job is made. A job can [`Listen`] to mDNS
+//! first and dial only hosts that announce a service. A [`Pairer`] tries logins when an operator requests it.
 //!
 //! ```no_run
-//! # async fn example() -> Result<(), fleet_scan::ScanError> {
-//! use std::{sync::Arc, time::Duration};
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
 //! use fleet_scan::{DriverSet, ScanEvent, ScanJob, ScanOptions, Scanner};
 //!
 //! let scanner = Scanner::new(ScanOptions::default(), Arc::new(DriverSet::built_in()));
-//! let job = ScanJob {
-//!     budget: Duration::from_secs(60),
-//!     ..ScanJob::new((1..255).map(|host| [192, 168, 1, host].into()).collect())
-//! };
-//! let (sink, mut events) = tokio::sync::mpsc::channel(64);
-//! let scan = tokio::spawn(async move { scanner.run(job, sink, Default::default()).await });
-//! while let Some(event) = events.recv().await {
+//! let mut scan = scanner.scan(ScanJob::parse("192.168.1.0/24 10.0.0.5-40")?)?;
+//! while let Some(event) = scan.next().await {
 //!     if let ScanEvent::Found(device) = event {
 //!         println!("{} {} {}", device.endpoint, device.facts.manufacturer, device.facts.model);
 //!     }
 //! }
-//! # drop(scan);
 //! # Ok(())
 //! # }
 //! ```
 
+mod capacity;
 mod cgminer;
 mod conversation;
 mod dial;
@@ -46,23 +40,22 @@ mod login;
 mod mdns;
 mod names;
 mod notes;
-mod pace;
 mod pairing;
 mod probe;
-mod shares;
+mod rate;
 mod text;
 mod timing;
 mod whatsminer;
 
 pub use driver::{Answer, BoxFuture, Driver, DriverError, DriverSet, DriverSetError};
 pub use drivers::ProtocolDriver;
-pub use engine::Scanner;
-pub use examine::{Examination, Examined, Examiner};
+pub use engine::{Scan, Scanner};
+pub use examine::{Examination, Examined, Examiner, recording};
 pub use fingerprint::{FingerprintError, Fingerprints, Make, RuleVerdict};
 pub use guard::Guard;
 pub use job::{
-    FoundDevice, Interruption, ScanError, ScanEvent, ScanJob, ScanOptions, ScanProgress,
-    ScanSummary,
+    FoundDevice, Interruption, ScanError, ScanEvent, ScanJob, ScanOptions, ScanPhase, ScanProgress,
+    ScanSummary, TargetsError,
 };
 pub use login::{Authenticated, Login};
 pub use mdns::Listen;
@@ -70,21 +63,21 @@ pub use names::{DnsResolver, LookupError, PinnedName, Resolver, pin_names};
 pub use pairing::{PairReport, PairableDevice, Pairer};
 pub use probe::{Ended, Exchange, Probe, Reply};
 
-/// Entry points for fuzzing: the parsers of what devices say, as functions of bytes.
+/// Entry points for fuzzing: the parsers of device replies, as functions of bytes.
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz {
-    /// Reads a CGMiner reply and what it says of its maker.
+    /// Parses a CGMiner reply and identifies its sender.
     pub fn cgminer_reply(bytes: &[u8]) {
         crate::cgminer::fuzz(bytes);
     }
 
-    /// Reads an HTTP response and what its page says of its maker.
+    /// Parses an HTTP response and identifies its sender.
     pub fn http_response(bytes: &[u8]) {
         crate::http::fuzz(bytes);
     }
 
-    /// Reads a rule file, and matches it and the built-in rules against an answer behind the byte `0xff`.
+    /// Parses a rule file, and matches it and the built-in rules against the answer after the byte `0xff`.
     pub fn fingerprint_file(bytes: &[u8]) {
         crate::fingerprint::fuzz(bytes);
     }
@@ -94,17 +87,17 @@ pub mod fuzz {
         crate::fingerprint::fuzz(&[b"\xff", bytes].concat());
     }
 
-    /// Reads a frame of Whatsminer API 3.
+    /// Parses a frame of Whatsminer API 3.
     pub fn whatsminer_frame(bytes: &[u8]) {
         crate::whatsminer::fuzz(bytes);
     }
 
-    /// Hears datagrams of mDNS, parted by the bytes `0xff 0xff`, and asks what is missing.
+    /// Receives mDNS datagrams, separated by the bytes `0xff 0xff`, and queries what is missing.
     pub fn mdns_answer(bytes: &[u8]) {
         crate::mdns::fuzz(bytes);
     }
 
-    /// Reads a challenge to log in, and answers it.
+    /// Parses a login challenge and answers it.
     pub fn login_challenge(bytes: &[u8]) {
         crate::http::digest::fuzz(bytes);
     }

@@ -1,9 +1,8 @@
-//! Listens for services that hosts announce by multicast DNS, on the links of this machine that are asked for.
+//! Listens for services that hosts announce by multicast DNS, on selected links of this machine.
 //!
-//! [`Listener::start`], then [`Listener::next`]. The rules are `mdns/browse.rs`; here are sockets and time. Nothing but
-//! questions is sent, from the port that answers go to as well (RFC 6762, 5.2), so that who answers answers everybody at
-//! once. A socket is bound to the group, not to every address: what other programs of this machine are answered in
-//! person, at the same port, stays theirs.
+//! [`Listener::start`], then [`Listener::next`]. `mdns/browse.rs` has the protocol rules; this file has the sockets and
+//! the time. It sends only queries, from the mDNS port, so that every listener gets the answers (RFC 6762, 5.2). Each
+//! socket is bound to the group address: unicast answers to other programs at this port stay theirs.
 
 mod browse;
 
@@ -27,7 +26,7 @@ use tokio::{
     time::{self, sleep_until},
 };
 
-/// The group that all of mDNS over IPv4 is sent to (RFC 6762, 3).
+/// The multicast group of mDNS over IPv4 (RFC 6762, 3).
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 
 /// The port of mDNS.
@@ -36,17 +35,17 @@ const PORT: u16 = 5353;
 /// Bytes of the longest datagram (RFC 6762, 17).
 const DATAGRAM: usize = 9_000;
 
-/// Words that may wait for the scan; a listener whose words wait hears nothing, which the system bounds.
-const WAITING: usize = 64;
+/// Events that may wait for the scan. Meanwhile the listener receives nothing, and the system bounds its socket buffer.
+const QUEUE: usize = 64;
 
-/// What is listened for before a host counts as there.
+/// What a scan listens for before it tries a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// The type of services, and for how long.
+    /// The type of service, and the duration.
     pub listening: Listening,
-    /// This machine listens on the interfaces that are in one of these networks, and on no other.
+    /// The scan listens on interfaces in these networks, and on no other.
     pub subnets: Vec<Ipv4Network>,
-    /// Where questions and answers go: 5353, except where simulated devices are to have mDNS for themselves.
+    /// The port of queries and answers: 5353, except for simulated devices with a port of their own.
     pub port: u16,
 }
 
@@ -61,47 +60,47 @@ impl Listen {
     }
 }
 
-/// What is heard.
+/// An event of the listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Word {
-    /// A host says that a service is at one of its ports; each once a link.
+pub(crate) enum MdnsEvent {
+    /// A host announced a service at one of its ports. Each is reported once per link.
     Service(Endpoint),
-    /// Something an operator should know: kind and example.
+    /// A warning for the operator: kind and example.
     Note(&'static str, String),
-    /// The time is over. Who was not heard does not announce the service, unless something went wrong.
-    Over { is_complete: bool },
+    /// The last event. If complete, hosts that were not named do not announce the service.
+    Ended { is_complete: bool },
 }
 
-/// Listens while it lives.
+/// A running listener. Dropping it stops it.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    words: mpsc::Receiver<Word>,
-    /// Aborted with it.
+    events: mpsc::Receiver<MdnsEvent>,
+    /// Aborted on drop.
     _tasks: JoinSet<()>,
 }
 
 impl Listener {
-    /// Begins to listen; `most` services and hosts are kept of each link.
+    /// Starts to listen. It keeps at most `most` services and hosts per link.
     pub(crate) fn start(listen: Listen, most: usize) -> Self {
-        let (out, words) = mpsc::channel(WAITING);
+        let (out, events) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let until = time::Instant::now() + listen.listening.time;
             let is_complete = on_every_link(&listen, most, until, &out).await;
-            // A scan that is over wants to know nothing more.
-            let _ = out.send(Word::Over { is_complete }).await;
+            // A failure means that the scan is over.
+            let _ = out.send(MdnsEvent::Ended { is_complete }).await;
         });
         Self {
-            words,
+            events,
             _tasks: tasks,
         }
     }
 
-    /// The next word; none after [`Word::Over`], and when the listener broke down.
-    ///
-    /// Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Option<Word> {
-        self.words.recv().await
+    /// Returns the next event. After the last one, or if the listener panicked, it returns an incomplete
+    /// [`MdnsEvent::Ended`]. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> MdnsEvent {
+        let event = self.events.recv().await;
+        event.unwrap_or(MdnsEvent::Ended { is_complete: false })
     }
 }
 
@@ -109,18 +108,18 @@ impl Listener {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Link {
     interface: String,
-    /// The address that questions come from.
+    /// The source address of queries.
     own: Ipv4Addr,
-    /// Whoever answers is in one of these (RFC 6762, 11).
+    /// Answers come from one of these networks (RFC 6762, 11).
     networks: Vec<Ipv4Network>,
 }
 
-/// Whether every subnet was listened to, to the end.
+/// Returns whether every subnet was covered until the end.
 async fn on_every_link(
     listen: &Listen,
     most: usize,
     until: time::Instant,
-    out: &mpsc::Sender<Word>,
+    out: &mpsc::Sender<MdnsEvent>,
 ) -> bool {
     let mut is_complete = true;
     let own = own_networks().unwrap_or_else(|error| {
@@ -130,8 +129,8 @@ async fn on_every_link(
     let (links, missed) = links(own, &listen.subnets);
     for subnet in missed {
         is_complete = false;
-        let note = Word::Note(
-            "this machine has no interface in some of its local subnets, so that mDNS is not heard there",
+        let note = MdnsEvent::Note(
+            "cannot listen to mDNS in local subnets where this machine has no interface",
             subnet.to_string(),
         );
         let _ = out.send(note).await;
@@ -140,8 +139,8 @@ async fn on_every_link(
         let interface = link.interface.clone();
         let listened = on_link(link, listen, most, until, out).await;
         if let Err(error) = &listened {
-            let note = Word::Note(
-                "mDNS could not be listened to on some interfaces",
+            let note = MdnsEvent::Note(
+                "cannot listen to mDNS on some interfaces",
                 format!("{interface}: {error}"),
             );
             let _ = out.send(note).await;
@@ -152,13 +151,13 @@ async fn on_every_link(
     is_complete && listened.into_iter().all(|complete| complete)
 }
 
-/// Whether all that was named could be kept.
+/// Returns whether there was room for everything that was named.
 async fn on_link(
     link: Link,
     listen: &Listen,
     most: usize,
     until: time::Instant,
-    out: &mpsc::Sender<Word>,
+    out: &mpsc::Sender<MdnsEvent>,
 ) -> io::Result<bool> {
     let socket = open(link.own, listen.port)?;
     let group = SocketAddrV4::new(GROUP, listen.port);
@@ -168,8 +167,8 @@ async fn on_link(
     };
     let mut datagram = vec![0; DATAGRAM];
     loop {
-        while let Some(question) = browse.ask(Instant::now()) {
-            socket.send_to(&question, group).await?;
+        while let Some(query) = browse.query(Instant::now()) {
+            socket.send_to(&query, group).await?;
         }
         let received = tokio::select! {
             biased;
@@ -179,15 +178,15 @@ async fn on_link(
         };
         let (length, from) = received?;
         if link.has(from, listen.port) {
-            browse.hear(datagram.get(..length).unwrap_or_default(), Instant::now());
+            browse.receive(datagram.get(..length).unwrap_or_default(), Instant::now());
         }
-        while let Some(service) = browse.heard() {
+        while let Some(service) = browse.next_service() {
             let Some(port) = Port::new(service.port()) else {
                 continue;
             };
             let ip = (*service.ip()).into();
             if out
-                .send(Word::Service(Endpoint { ip, port }))
+                .send(MdnsEvent::Service(Endpoint { ip, port }))
                 .await
                 .is_err()
             {
@@ -196,26 +195,26 @@ async fn on_link(
         }
     }
     let rest = browse.rest();
-    let nowhere = rest.nowhere.into_iter().map(|name| {
-        let what = "some services were named by mDNS, and nobody said where they are";
-        Word::Note(what, name)
+    let unlocated = rest.unlocated.into_iter().map(|name| {
+        let kind = "mDNS named services without an address";
+        MdnsEvent::Note(kind, name)
     });
     let ipv6_only = rest.ipv6_only.into_iter().map(|ip| {
-        let what = "mDNS named hosts that have IPv6 addresses only, which are not covered";
-        Word::Note(what, ip.to_string())
+        let kind = "mDNS named hosts that have IPv6 addresses only, which are not covered";
+        MdnsEvent::Note(kind, ip.to_string())
     });
     let full = rest.is_full.then(|| {
-        let what = "more was named by mDNS than there can be in the node's subnets";
-        Word::Note(what, link.interface)
+        let kind = "mDNS named more services than there are targets";
+        MdnsEvent::Note(kind, link.interface)
     });
-    for note in nowhere.chain(ipv6_only).chain(full) {
+    for note in unlocated.chain(ipv6_only).chain(full) {
         let _ = out.send(note).await;
     }
     Ok(!rest.is_full)
 }
 
 impl Link {
-    /// Whether an answer comes from this link, and from a program that answers for its whole host.
+    /// Returns whether a packet comes from this link and from the mDNS port, which only a host's own responder can use.
     fn has(&self, from: SocketAddr, port: u16) -> bool {
         let SocketAddr::V4(from) = from else {
             return false;
@@ -225,21 +224,21 @@ impl Link {
     }
 }
 
-/// Hears datagrams, and holds to its bounds.
+/// Receives datagrams and checks the bounds.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     browse::fuzz(bytes);
 }
 
-/// A socket that hears the group on one interface, and sends there.
+/// Opens a socket that receives the group on one interface, and sends there.
 fn open(own: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    // Responders of this machine have the port too.
+    // Responders of this machine share the port.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddrV4::new(GROUP, port).into())?;
-    // Else it hears the groups that others have joined on other interfaces.
+    // Without this, it receives groups that other sockets joined on other interfaces.
     socket.set_multicast_all_v4(false)?;
     socket.join_multicast_v4(&GROUP, &own)?;
     socket.set_multicast_if_v4(&own)?;
@@ -247,14 +246,14 @@ fn open(own: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-/// The networks of this machine's interfaces that multicast can go to, with its own address in each.
+/// The networks of this machine's multicast interfaces, with its own address in each.
 fn own_networks() -> io::Result<Vec<(String, Ipv4Addr, Ipv4Network)>> {
     let multicast = InterfaceFlags::IFF_MULTICAST | InterfaceFlags::IFF_LOOPBACK;
     let network = |one: nix::ifaddrs::InterfaceAddress| {
         let own = one.address?.as_sockaddr_in()?.ip();
         let mask = one.netmask?.as_sockaddr_in()?.ip();
         let network = Ipv4Network::with_netmask(own, mask).ok()?;
-        // A label is the name and more after a colon.
+        // A label is the interface name, then a colon and a suffix.
         let interface = one.interface_name.split(':').next()?.to_owned();
         let is_up = one.flags.contains(InterfaceFlags::IFF_UP) && one.flags.intersects(multicast);
         is_up.then_some((interface, own, network))
@@ -262,7 +261,7 @@ fn own_networks() -> io::Result<Vec<(String, Ipv4Addr, Ipv4Network)>> {
     Ok(nix::ifaddrs::getifaddrs()?.filter_map(network).collect())
 }
 
-/// One link for each interface that is in a subnet, and the subnets that no interface is in.
+/// Returns a link for each interface in a subnet, and the subnets without an interface.
 fn links(
     own: Vec<(String, Ipv4Addr, Ipv4Network)>,
     subnets: &[Ipv4Network],
@@ -274,10 +273,10 @@ fn links(
         let networks = interfaces.entry(interface).or_default();
         networks.push((address, network));
     }
-    let is_asked_for = |network: Ipv4Network| subnets.iter().any(|one| one.overlaps(network));
+    let is_selected = |network: Ipv4Network| subnets.iter().any(|one| one.overlaps(network));
     let link = |(interface, networks): (String, Vec<(Ipv4Addr, Ipv4Network)>)| {
         let mut all = networks.iter();
-        let (own, _) = *all.find(|(_, network)| is_asked_for(*network))?;
+        let (own, _) = *all.find(|(_, network)| is_selected(*network))?;
         Some(Link {
             interface,
             own,
@@ -312,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn only_interfaces_in_a_local_subnet_are_listened_on() {
+    fn only_interfaces_in_a_local_subnet_are_used() {
         for (subnets, interfaces, missed) in [
             (&["10.0.0.0/22"][..], &["eth0 10.0.3.9"][..], &[][..]),
             (
@@ -335,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_come_from_the_link_and_from_the_port_of_mdns() {
+    fn answers_count_only_from_the_link_and_the_mdns_port() {
         let (links, _) = links(own(), &networks(&["10.0.0.0/22"]));
         for (from, counts) in [
             ("10.0.0.7:5353", true),

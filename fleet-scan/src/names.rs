@@ -1,6 +1,6 @@
-//! Host names: looked up once, before a scan, and pinned to what they resolved to then, so that nobody can change a
-//! name between its check and its dial. What may be pinned is fleet-discovery's word. Start with [`pin_names`]; DNS is
-//! [`DnsResolver`].
+//! Host names. Each is looked up once, before a scan, and pinned to its addresses. A name therefore cannot change between
+//! its check and its dial. fleet-discovery decides which addresses can be pinned. Start with [`pin_names`];
+//! [`DnsResolver`] uses DNS.
 
 mod dns;
 
@@ -14,40 +14,40 @@ use tokio::time::timeout;
 
 use crate::BoxFuture;
 
-/// Lookups at a time: the names of the largest command take under three minutes when no server answers.
+/// Simultaneous lookups. If no server answers, the names of the largest command take under three minutes.
 const LOOKUPS: usize = 64;
 
-/// Says what a name resolves to. It is asked once a name and scan.
+/// Resolves host names. A scan resolves each name once.
 pub trait Resolver: fmt::Debug + Send + Sync {
-    /// Every address of a name, IPv4 and IPv6, as it is answered: what may be dialed is judged by whoever asks.
-    /// Waiting is bounded by whoever asks, who drops the future then.
+    /// Returns every address of a name, IPv4 and IPv6, unfiltered. The caller decides which may be dialed, and drops the
+    /// future after a time limit.
     fn lookup<'a>(&'a self, name: &'a HostName) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>>;
 }
 
 /// Why a name has no addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
-    /// The name servers know no address of it.
+    /// The name servers know no address for it.
     #[error("it resolves to no address")]
     NoAddress,
-    /// The name servers could not be asked, or did not answer.
+    /// The name servers could not be queried or did not answer.
     #[error("it could not be looked up: {0}")]
     Failed(String),
 }
 
-/// A name and what it is pinned to.
+/// A name and its pinned addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinnedName {
     /// The name.
     pub name: HostName,
-    /// One to eight addresses that may be scanned, canonical, each once; or why the name is left out.
+    /// One to eight distinct canonical addresses that may be scanned, or why the name is left out.
     pub addresses: Result<Vec<IpAddr>, String>,
     /// Whether the lookup itself failed, for example because no name server answered: then the name may have addresses.
     pub lookup_failed: bool,
 }
 
-/// Looks names up, each once, within five seconds, 64 at a time; answers in the order of the names. A name with an
-/// address that may not be scanned is left out as a whole, see [`pinnable`].
+/// Looks up names, each once, for at most five seconds, 64 at a time. Returns them in order. A name with an address that
+/// may not be scanned is left out as a whole, see [`pinnable`].
 ///
 /// Cancel-safe: dropping the future drops the lookups.
 pub async fn pin_names(

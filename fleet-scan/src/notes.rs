@@ -1,12 +1,12 @@
-//! What an operator should know of a scan, gathered by kind so that a bad site cannot flood anybody.
+//! Warnings of a scan for the operator, grouped by kind, so that a faulty site cannot flood them.
 
 use std::collections::BTreeMap;
 
-/// The most kinds that are kept. Together with the answers of strangers these are the 64 notes of a summary.
+/// The most kinds. Together with the replies of unidentified hosts they fill the 64 notes of a summary.
 const KINDS: usize = 31;
 
-/// The longest note, in characters.
-pub(crate) const LONGEST: usize = 512;
+/// The longest note in characters.
+pub(crate) const MAX_CHARS: usize = 512;
 
 /// Counts and first examples by kind.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub(crate) struct Notes {
 }
 
 impl Notes {
-    /// Counts one more of a kind. The note to tell at once, when it is the first.
+    /// Counts an occurrence of a kind. Returns a note if it is the first.
     pub(crate) fn add(&mut self, kind: &str, example: &str) -> Option<String> {
         if let Some((count, _)) = self.kinds.get_mut(kind) {
             *count += 1;
@@ -45,7 +45,7 @@ fn render(kind: &str, count: u64, example: &str) -> String {
     };
     text.chars()
         .filter(|c| !c.is_control())
-        .take(LONGEST)
+        .take(MAX_CHARS)
         .collect()
 }
 
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_is_told_once_and_counted() {
+    fn a_kind_gives_one_note_and_is_counted() {
         let mut notes = Notes::default();
         assert_eq!(
             notes.add("driver http crashed", "10.0.0.1:80").as_deref(),
@@ -75,6 +75,6 @@ mod tests {
         }
         let texts = notes.into_texts();
         assert_eq!(texts.len(), KINDS);
-        assert!(texts.iter().all(|text| text.chars().count() <= LONGEST));
+        assert!(texts.iter().all(|text| text.chars().count() <= MAX_CHARS));
     }
 }

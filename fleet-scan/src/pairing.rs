@@ -1,19 +1,20 @@
-//! Trying a login at a device, once it has proved to be what the caller knows it as.
+//! Tries a login at a device.
 //!
-//! [`Pairer::pair`] asks the device anew who it is, without a login; only when its answer agrees with what the
-//! server named is anything sent that a password can be guessed from. Everything is dialed through the guard.
+//! [`Pairer::pair`] identifies the device again, without a login. It sends nothing that a password can be guessed from
+//! unless the answer agrees with the facts that the server sent. Every connection passes the guard.
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{DeviceFacts, Endpoint, PairOutcome};
+use fleet_core::{DeviceFacts, Endpoint, PairOutcome, Port};
 use tokio::time::timeout;
 
 use crate::{
-    dial::Dialler,
+    dial::Dialer,
     driver::{Answer, Driver, DriverError, DriverSet},
+    fingerprint::KnownLogin,
     guard::Guard,
     job::ScanOptions,
-    login::{Authenticated, Login},
+    login::{self, Authenticated, Login},
     probe::Probe,
     text,
 };
@@ -42,6 +43,8 @@ pub struct PairReport {
     pub default_password: Option<bool>,
     /// What it says of itself behind its login.
     pub facts: DeviceFacts,
+    /// Whether the device needs no login to be read: nothing was sent to it, and no password is proved.
+    pub open: bool,
     /// Why it came to nothing; empty when it did not.
     pub error: String,
 }
@@ -52,6 +55,7 @@ impl PairReport {
             outcome,
             default_password: None,
             facts: DeviceFacts::default(),
+            open: false,
             error: error.into(),
         }
     }
@@ -66,17 +70,17 @@ impl PairReport {
 pub struct Pairer {
     options: ScanOptions,
     drivers: Arc<DriverSet>,
-    dialler: Arc<Dialler>,
+    dialer: Arc<Dialer>,
 }
 
 impl Pairer {
     /// A pairer that dials what `guard` allows, at the pace of `options`.
     pub fn new(options: ScanOptions, drivers: Arc<DriverSet>, guard: Guard) -> Self {
-        let dialler = Arc::new(Dialler::new(&options, guard));
+        let dialer = Arc::new(Dialer::new(&options, guard));
         Self {
             options,
             drivers,
-            dialler,
+            dialer,
         }
     }
 
@@ -102,31 +106,81 @@ impl Pairer {
         if let Some(owner) = owner {
             return self.pair_externally(owner, target, login).await;
         }
-        let device = match self.identify(target.endpoint).await? {
-            Some(device) => device,
-            None => return Ok(PairReport::failed("nothing there names itself any more")),
+        let Some((device, rule)) = self.identify(target.endpoint).await? else {
+            return Ok(PairReport::failed("no known device answers there any more"));
         };
-        if let Err(why) = is_the_same(&target.facts, &device) {
+        let same = is_the_same(&target.facts, &device)
+            .and_then(|()| has_the_same_make(&target.facts, &device));
+        if let Err(why) = same {
             return Ok(PairReport::failed(why));
         }
-        let at = target.endpoint.port;
+        let result = self
+            .authenticate(target.endpoint, &device, rule.as_deref(), login)
+            .await?;
+        if let Authenticated::Accepted { device: shown, .. } = &result {
+            // What it shows behind the login must belong to the device that was asked.
+            let same = is_the_same_device(&target.facts, shown);
+            if let Err(why) = same.and(is_the_same_device(&device, shown)) {
+                return Ok(PairReport::failed(why));
+            }
+        }
+        if result == Authenticated::Open {
+            return Ok(PairReport {
+                open: true,
+                facts: text::fit(device),
+                ..PairReport::of(PairOutcome::Paired, "")
+            });
+        }
+        Ok(report(result))
+    }
+
+    /// Tries the login that the rule names; without one, that of a driver.
+    async fn authenticate(
+        &self,
+        endpoint: Endpoint,
+        device: &DeviceFacts,
+        rule: Option<&str>,
+        login: Option<&Login>,
+    ) -> Result<Authenticated, DriverError> {
+        let rules = self.drivers.all().find_map(|driver| driver.fingerprints());
+        if let (Some(rules), Some(rule)) = (rules, rule)
+            && let Some(known) = rules.login(rule)
+        {
+            // These two send nothing.
+            if matches!(known.kind, KnownLogin::Open | KnownLogin::Unprovable) {
+                let mut probe = Probe::unconnected(&self.dialer, endpoint, &self.options);
+                return login::by_rule(&mut probe, rules, rule, known, login).await;
+            }
+            let port = self.web_port(endpoint.port);
+            let mut probe = self.open(Endpoint { port, ..endpoint }).await?;
+            return login::by_rule(&mut probe, rules, rule, known, login).await;
+        }
         let door = self
             .drivers
             .all()
-            .find_map(|driver| Some((driver, driver.login_port(&device, at)?)));
+            .find_map(|driver| Some((driver, driver.login_port(device, endpoint.port)?)));
         let Some((driver, port)) = door else {
-            let kind = text::field(&device.driver);
-            return Ok(PairReport::failed(format!(
-                "this node has no way to log in to devices of the driver {kind}"
-            )));
+            return Ok(Authenticated::Unsupported);
         };
-        let endpoint = Endpoint {
-            ip: target.endpoint.ip,
-            port,
+        let mut probe = self.open(Endpoint { port, ..endpoint }).await?;
+        driver.authenticate(&mut probe, device, login).await
+    }
+
+    /// Where a device that was identified at a port has its web server: there, unless an API's driver claims the port.
+    fn web_port(&self, at: Port) -> Port {
+        let claims = |name: &'static str| {
+            let drivers = self
+                .drivers
+                .all()
+                .filter(move |driver| driver.name() == name);
+            drivers.flat_map(|driver| driver.default_ports())
         };
-        let mut probe = self.open(endpoint).await?;
-        let result = driver.authenticate(&mut probe, &device, login).await?;
-        Ok(report(result))
+        let is_api = ["cgminer", "epic", "whatsminer", "https"]
+            .into_iter()
+            .flat_map(claims)
+            .any(|port| port == at);
+        let web = claims("http").next().filter(|_| is_api);
+        web.unwrap_or(at)
     }
 
     /// Pairs a device through the external driver that owns it. The driver identifies the device anew, at the endpoint
@@ -179,13 +233,18 @@ impl Pairer {
         )
     }
 
-    /// What is at an endpoint now, by its own word and without a login.
-    async fn identify(&self, endpoint: Endpoint) -> Result<Option<DeviceFacts>, DriverError> {
+    /// What answers at an endpoint now, without a login, and by which rule.
+    async fn identify(
+        &self,
+        endpoint: Endpoint,
+    ) -> Result<Option<(DeviceFacts, Option<String>)>, DriverError> {
         let mut probe = self.open(endpoint).await?;
         let mut failed = None;
         for driver in self.drivers.at(endpoint.port) {
             match driver.identify(&mut probe).await {
-                Ok(Answer::Named(device)) => return Ok(Some(*device)),
+                Ok(Answer::Named(device)) => {
+                    return Ok(Some((*device, probe.rule().map(str::to_owned))));
+                }
                 Ok(Answer::Stranger { .. }) => {
                     failed = None;
                     probe.close();
@@ -198,12 +257,14 @@ impl Pairer {
         }
         // The server names the endpoint of a device that was found, so that every external driver may be asked.
         for driver in self.drivers.external_at(endpoint.port, true) {
-            self.dialler
-                .lend_turn(endpoint)
+            self.dialer
+                .acquire(endpoint)
                 .await
                 .map_err(DriverError::Forbidden)?;
             match driver.identify(&mut probe).await {
-                Ok(Answer::Named(device)) => return Ok(Some(*device)),
+                Ok(Answer::Named(device)) => {
+                    return Ok(Some((*device, probe.rule().map(str::to_owned))));
+                }
                 Ok(Answer::Stranger { .. } | Answer::Foreign) => {}
                 Err(error) => failed = Some(error),
             }
@@ -212,8 +273,8 @@ impl Pairer {
     }
 
     async fn open(&self, endpoint: Endpoint) -> Result<Probe<'_>, DriverError> {
-        let stream = self.dialler.open(endpoint).await?;
-        Ok(Probe::new(&self.dialler, endpoint, stream, &self.options))
+        let stream = self.dialer.open(endpoint).await?;
+        Ok(Probe::new(&self.dialer, endpoint, stream, &self.options))
     }
 }
 
@@ -234,36 +295,62 @@ fn report(result: Authenticated) -> PairReport {
         Authenticated::Refused => {
             PairReport::of(PairOutcome::AuthFailed, "the device refused the password")
         }
+        Authenticated::Open => PairReport {
+            open: true,
+            ..PairReport::of(PairOutcome::Paired, "")
+        },
+        Authenticated::Unprovable => PairReport::failed(
+            "no read-only request proves a password at such devices; the password was not sent",
+        ),
         Authenticated::Unsupported => {
             PairReport::failed("this node has no way to log in to such devices")
         }
     }
 }
 
-/// Whether what answers now is what the server named. A MAC or serial that it shows must be the known one.
+/// Checks that the device that answers now is the one that the server named: its driver, and a MAC or serial if both are
+/// known.
 fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
-    let other = |what: &str, now: &str, known: &str| {
-        Err(format!(
-            "another device answers there now ({what} {}, not {}): nothing was sent to it; scan again",
-            text::field(now),
-            text::field(known)
-        ))
-    };
     if device.driver != target.driver {
-        return other("driver", &device.driver, &target.driver);
+        return Err(another("driver", &device.driver, &target.driver));
     }
-    // Makes are not compared: two drivers may spell one make differently.
-    if let (Some(now), Some(known)) = (device.mac, target.mac)
+    is_the_same_device(target, device)
+}
+
+/// Checks that MAC and serial agree if both sides know them.
+fn is_the_same_device(known: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
+    if let (Some(now), Some(known)) = (device.mac, known.mac)
         && now != known
     {
-        return other("MAC", &now.to_string(), &known.to_string());
+        return Err(another("MAC", &now.to_string(), &known.to_string()));
     }
-    if let (Some(now), Some(known)) = (&device.serial, &target.serial)
+    if let (Some(now), Some(known)) = (&device.serial, &known.serial)
         && now != known
     {
-        return other("serial", now.as_str(), known.as_str());
+        return Err(another("serial", now.as_str(), known.as_str()));
     }
     Ok(())
+}
+
+/// Checks the make where neither MAC nor serial proves the identity. Not for external drivers: two drivers may spell one
+/// make differently.
+fn has_the_same_make(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
+    // `is_the_same` has compared them.
+    let is_proven = device.mac.and(target.mac).is_some()
+        || (device.serial.is_some() && target.serial.is_some());
+    let (now, known) = (device.manufacturer.trim(), target.manufacturer.trim());
+    if is_proven || known.is_empty() || now.eq_ignore_ascii_case(known) {
+        return Ok(());
+    }
+    Err(another("make", now, known))
+}
+
+fn another(what: &str, now: &str, known: &str) -> String {
+    format!(
+        "another device answers there now ({what} {}, not {}): nothing was sent to it; scan again",
+        text::field(now),
+        text::field(known)
+    )
 }
 
 #[cfg(test)]
@@ -299,11 +386,6 @@ mod tests {
             ..device()
         };
         assert_eq!(is_the_same(&target(), &same), Ok(()));
-        let spelled_differently = DeviceFacts {
-            manufacturer: "Bitmain Technologies".to_owned(),
-            ..device()
-        };
-        assert_eq!(is_the_same(&target(), &spelled_differently), Ok(()));
         for (other, named) in [
             (
                 DeviceFacts {
@@ -328,10 +410,26 @@ mod tests {
             ),
         ] {
             let why = is_the_same(&target(), &other).expect_err(named);
-            assert!(
-                why.contains(named) && why.contains("nothing was sent"),
-                "{why}"
-            );
+            assert!(why.contains(named) && why.contains("scan again"), "{why}");
         }
+    }
+
+    #[test]
+    fn the_make_counts_only_where_no_mac_or_serial_proves_the_identity() {
+        let other = DeviceFacts {
+            manufacturer: "MicroBT".to_owned(),
+            ..device()
+        };
+        let why = has_the_same_make(&target(), &other).expect_err("another make");
+        assert!(
+            why.contains("MicroBT") && why.contains("nothing was sent"),
+            "{why}"
+        );
+        assert_eq!(has_the_same_make(&target(), &device()), Ok(()));
+        let proven = DeviceFacts {
+            serial: target().serial,
+            ..other
+        };
+        assert_eq!(has_the_same_make(&target(), &proven), Ok(()));
     }
 }

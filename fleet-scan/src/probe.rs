@@ -1,4 +1,4 @@
-//! A driver's view of one open port: requests and replies, everything bounded in bytes, time and number.
+//! A driver's view of one open port: requests and replies, bounded in bytes, time and number.
 
 mod line;
 
@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    dial::{Dialler, REPLY_BLOCK},
+    dial::{Dialer, REPLY_BLOCK},
     driver::DriverError,
     fingerprint::RuleVerdict,
     job::ScanOptions,
@@ -22,14 +22,14 @@ use crate::{
 /// Requests that drivers may make of one port, all drivers together.
 const MOST_REQUESTS: u32 = 16;
 
-/// Bytes of the first reply that are kept as evidence for a port that nobody knows: the banner of a server that
-/// speaks first (SSH, FTP, SMTP) fits.
+/// Bytes of the first reply that are kept as evidence when no driver knows the port. The banner of a server that speaks
+/// first (SSH, FTP, SMTP) fits.
 const FIRST_WORDS: usize = 64;
 
 /// One open port of one device. At most one connection is open at a time.
 #[derive(Debug)]
 pub struct Probe<'a> {
-    dialler: &'a Dialler,
+    dialer: &'a Dialer,
     endpoint: Endpoint,
     line: Option<Line>,
     encrypts: bool,
@@ -41,6 +41,8 @@ pub struct Probe<'a> {
     first_words: Vec<u8>,
     /// What was sent and answered, where a person wants to see it.
     notebook: Option<Notebook>,
+    /// The rule that identified the device.
+    rule: Option<String>,
 }
 
 /// A conversation with a device, kept for a person who writes a rule.
@@ -61,7 +63,7 @@ pub struct Exchange {
     pub encrypted: bool,
 }
 
-/// What came back.
+/// The reply to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     /// At least one byte, at most the scanner's bound.
@@ -73,37 +75,37 @@ pub struct Reply {
 /// Why a reply ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// The driver had what it wanted; the connection stays open.
+    /// The reply was whole; the connection stays open.
     Complete,
     /// The device closed the connection.
     Closed,
     /// The bound was reached.
     Full,
-    /// The time was over.
+    /// The time ran out.
     TimedOut,
 }
 
 impl<'a> Probe<'a> {
     pub(crate) fn new(
-        dialler: &'a Dialler,
+        dialer: &'a Dialer,
         endpoint: Endpoint,
         stream: TcpStream,
         options: &ScanOptions,
     ) -> Self {
         Self {
             line: Some(Line::Plain(stream)),
-            ..Self::unconnected(dialler, endpoint, options)
+            ..Self::unconnected(dialer, endpoint, options)
         }
     }
 
     /// Without a connection: the first request opens one.
     pub(crate) fn unconnected(
-        dialler: &'a Dialler,
+        dialer: &'a Dialer,
         endpoint: Endpoint,
         options: &ScanOptions,
     ) -> Self {
         Self {
-            dialler,
+            dialer,
             endpoint,
             line: None,
             encrypts: false,
@@ -113,7 +115,18 @@ impl<'a> Probe<'a> {
             room: None,
             first_words: Vec::new(),
             notebook: None,
+            rule: None,
         }
+    }
+
+    /// Remembers the rule that identified the device.
+    pub(crate) fn identified_by(&mut self, rule: &str) {
+        self.rule = Some(rule.to_owned());
+    }
+
+    /// The rule that identified the device.
+    pub(crate) fn rule(&self) -> Option<&str> {
+        self.rule.as_deref()
     }
 
     /// Keeps what is sent and answered from now on.
@@ -206,7 +219,7 @@ impl<'a> Probe<'a> {
     ) -> Result<Reply, DriverError> {
         let line = match self.line.take() {
             Some(line) => line,
-            None => Line::Plain(self.dialler.open(self.endpoint).await?),
+            None => Line::Plain(self.dialer.open(self.endpoint).await?),
         };
         let deadline = Instant::now() + self.reply_timeout;
         let mut line = self.prepared(line, deadline).await?;
@@ -268,7 +281,7 @@ impl<'a> Probe<'a> {
 
     /// Waits for room for another block of a reply, as long as the reply may take. Whether there was any.
     async fn take_room(&mut self, deadline: Instant) -> bool {
-        let Ok(Ok(permit)) = timeout_at(deadline, self.dialler.room().acquire()).await else {
+        let Ok(Ok(permit)) = timeout_at(deadline, self.dialer.room().acquire()).await else {
             return false;
         };
         match &mut self.room {
@@ -331,12 +344,12 @@ mod tests {
             reply_timeout: Duration::from_millis(300),
             ..ScanOptions::default()
         };
-        let dialler = Dialler::with_room(&options, Guard::policy(AddressPolicy::DEMO), 2);
+        let dialer = Dialer::with_room(&options, Guard::policy(AddressPolicy::DEMO), 2);
         let endpoint = talker().await;
         let open = async || {
             let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, endpoint.port.number()));
             Probe::new(
-                &dialler,
+                &dialer,
                 endpoint,
                 stream.await.expect("it listens"),
                 &options,
@@ -349,7 +362,7 @@ mod tests {
         drop(first);
         assert_eq!(listen(&mut second).await, (3 * block, timed_out));
         drop(second);
-        let roomy = Dialler::new(&options, Guard::policy(AddressPolicy::DEMO));
+        let roomy = Dialer::new(&options, Guard::policy(AddressPolicy::DEMO));
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, endpoint.port.number()));
         let mut third = Probe::new(
             &roomy,

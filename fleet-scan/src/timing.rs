@@ -1,18 +1,18 @@
-//! How long to wait for an answer to a connection attempt, learned from the answers so far (RFC 6298's estimator
-//! with bounds of its own: nothing on a LAN takes a second). Pure.
+//! How long to wait for an answer to a connection attempt, estimated from earlier answers. It is RFC 6298's estimator
+//! with other bounds, because nothing on a LAN takes a second. Pure.
 
 use std::time::Duration;
 
-/// Answers of a subnet before its own estimate is all that counts.
+/// Answers of a subnet after which only its own estimate counts.
 const ENOUGH: u32 = 4;
 
-/// Answers of the whole scan before they say anything about a subnet that has not answered.
-const ENOUGH_ELSEWHERE: u32 = 8;
+/// Answers of the whole scan after which they apply to a subnet without answers.
+const ENOUGH_OVERALL: u32 = 8;
 
-/// How much longer than elsewhere is waited for a subnet of which little is known.
-const DOUBT: u32 = 2;
+/// Factor over the estimate of the whole scan, for a subnet with few answers.
+const UNKNOWN_FACTOR: u32 = 2;
 
-/// What a scan has learned about round trips: of each subnet, and of all together.
+/// Round-trip estimates of each subnet, and of all together.
 #[derive(Debug, Clone)]
 pub(crate) struct Timeouts {
     floor: Duration,
@@ -21,7 +21,7 @@ pub(crate) struct Timeouts {
     subnets: Vec<RoundTrips>,
 }
 
-/// Smoothed round trips in seconds; 12 bytes, since a scan may have 65,536 subnets.
+/// Smoothed round trips in seconds. They take 12 bytes, because a scan can have 65,536 subnets.
 #[derive(Debug, Clone, Copy, Default)]
 struct RoundTrips {
     smoothed: f32,
@@ -30,7 +30,7 @@ struct RoundTrips {
 }
 
 impl Timeouts {
-    /// Nothing is known of `subnets` subnets yet; no wait will be out of `floor..=ceiling`.
+    /// Starts without estimates for `subnets` subnets. Every wait is within `floor..=ceiling`.
     pub(crate) fn new(floor: Duration, ceiling: Duration, subnets: usize) -> Self {
         Self {
             floor: floor.min(ceiling),
@@ -40,12 +40,12 @@ impl Timeouts {
         }
     }
 
-    /// The shortest wait that can come out.
+    /// The shortest possible wait.
     pub(crate) fn floor(&self) -> Duration {
         self.floor
     }
 
-    /// Takes in the time that an open or refused connection took, a late one too.
+    /// Adds the duration of an open or refused connection, including late ones.
     pub(crate) fn answered(&mut self, subnet: usize, round_trip: Duration) {
         self.all.answered(round_trip);
         if let Some(own) = self.subnets.get_mut(subnet) {
@@ -54,15 +54,15 @@ impl Timeouts {
     }
 
     /// How long an attempt in this subnet waits for its answer.
-    pub(crate) fn of(&self, subnet: usize) -> Duration {
+    pub(crate) fn wait(&self, subnet: usize) -> Duration {
         let own = self.subnets.get(subnet).copied().unwrap_or_default();
         if own.answers >= ENOUGH {
             return self.within_bounds(own);
         }
-        if self.all.answers < ENOUGH_ELSEWHERE {
+        if self.all.answers < ENOUGH_OVERALL {
             return self.ceiling;
         }
-        let elsewhere = (self.within_bounds(self.all) * DOUBT).min(self.ceiling);
+        let elsewhere = (self.within_bounds(self.all) * UNKNOWN_FACTOR).min(self.ceiling);
         if own.answers == 0 {
             elsewhere
         } else {
@@ -98,17 +98,17 @@ mod tests {
     const FLOOR: Duration = Duration::from_millis(100);
     const CEILING: Duration = Duration::from_secs(1);
 
-    /// What subnet 0 waits after these answers, in milliseconds, of (subnet, milliseconds).
+    /// The wait of subnet 0 in milliseconds after these answers of (subnet, milliseconds).
     fn after(answers: impl IntoIterator<Item = (usize, u64)>) -> u128 {
         let mut timeouts = Timeouts::new(FLOOR, CEILING, 2);
         for (subnet, millis) in answers {
             timeouts.answered(subnet, Duration::from_millis(millis));
         }
-        timeouts.of(0).as_millis()
+        timeouts.wait(0).as_millis()
     }
 
     #[test]
-    fn a_subnet_is_waited_for_as_its_own_answers_say() {
+    fn a_subnet_with_answers_uses_its_own_estimate() {
         assert_eq!(after([(0, 1); 3]), 1_000, "too few answers to trust");
         assert_eq!(after([(0, 1); 4]), 100);
         assert_eq!(after([(0, 900); 20]), 900 + after([(0, 900); 20]) % 100);
@@ -118,12 +118,12 @@ mod tests {
         let beside_a_fast_one = [(1, 1); 50].into_iter().chain([(0, 400); 4]);
         assert!(
             after(beside_a_fast_one) > 400,
-            "the other subnet's answers do not count"
+            "answers of the other subnet do not count"
         );
     }
 
     #[test]
-    fn a_subnet_of_which_little_is_known_is_given_twice_what_the_others_take() {
+    fn a_subnet_with_few_answers_gets_twice_the_overall_estimate() {
         assert_eq!(after([(1, 1); 7]), 1_000, "too few answers to trust");
         assert_eq!(after([(1, 1); 8]), 200);
         let one_slow_answer = [(1, 1); 50].into_iter().chain([(0, 200)]);
@@ -136,9 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_subnet_has_the_longest_wait() {
-        assert_eq!(Timeouts::new(FLOOR, CEILING, 0).of(7), CEILING);
+    fn an_unknown_subnet_gets_the_longest_wait() {
+        assert_eq!(Timeouts::new(FLOOR, CEILING, 0).wait(7), CEILING);
         let inverted = Timeouts::new(CEILING, FLOOR, 1);
-        assert_eq!((inverted.floor(), inverted.of(0)), (FLOOR, FLOOR));
+        assert_eq!((inverted.floor(), inverted.wait(0)), (FLOOR, FLOOR));
     }
 }

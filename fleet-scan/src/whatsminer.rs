@@ -42,10 +42,15 @@ fn is_complete(bytes: &[u8]) -> bool {
     bytes.len() >= HEAD && length(bytes).is_none_or(|length| bytes.len() >= HEAD + length)
 }
 
-fn parse(bytes: &[u8]) -> Option<Value> {
+/// The message in a frame, as far as it arrived.
+pub(crate) fn body(bytes: &[u8]) -> Option<&[u8]> {
     let length = length(bytes)?;
-    let body = &bytes[HEAD..bytes.len().min(HEAD + length)];
-    json::parse(body).filter(|value| value.get("code").is_some() && value.get("msg").is_some())
+    bytes.get(HEAD..bytes.len().min(HEAD + length))
+}
+
+fn parse(bytes: &[u8]) -> Option<Value> {
+    json::parse(body(bytes)?)
+        .filter(|value| value.get("code").is_some() && value.get("msg").is_some())
 }
 
 #[cfg(any(test, feature = "fuzzing"))]

@@ -476,7 +476,7 @@ pub(crate) fn pairing_result(
 
 /// A stored result of pairing one device.
 pub(crate) fn paired(row: PairResultRow) -> admin::DevicePairingResult {
-    pairing_result(row.identifier, row.told, row.error)
+    pairing_result(row.identifier, row.result, row.error)
 }
 
 /// A device that is bound to a node, in the upstream format.

@@ -7,7 +7,7 @@ mod sender;
 use std::sync::Arc;
 
 use fleet_core::{NodeId, PairingId, PairingStatus, enrollment::NodeState};
-use fleet_store::{NewPairing, PairPage, PairTargets, PairWish};
+use fleet_store::{NewPairing, PairPage, PairSelection, PairTargets};
 use fleet_wire::{
     BoxStream, Reply, RpcError,
     admin::{
@@ -68,14 +68,14 @@ async fn store(
         ));
     }
     check_node(app, call, node).await?;
-    let wish = PairWish {
+    let selection = PairSelection {
         identifiers: request.identifiers,
         all_unpaired: request.all_unpaired,
         with_password: credentials.has_password(),
     };
     let PairTargets { targets, refused } = app
         .store
-        .pair_targets(call.org, node, wish)
+        .pair_targets(call.org, node, selection)
         .await
         .answered()?;
     if targets.is_empty() {

@@ -46,13 +46,11 @@ async fn store(app: &App, call: &OperatorCall, start: Start) -> Result<CreatedSc
     if let Some(request_id) = &start.request_id {
         let stored = app.store.scan_by_request(call.org, request_id, call.now);
         if let Some(scan) = stored.await.answered()? {
-            return Ok(CreatedScan {
-                scan,
-                existing: true,
-            });
+            return repeated(scan, start.node, &start.request, start.priority);
         }
     }
     let (_, plan) = planned(app, call, start.node, &start.request).await?;
+    let (node, request, priority) = (start.node, start.request.clone(), start.priority);
     let new = NewScan {
         id: app.environment.scan_id(),
         org: call.org,
@@ -66,11 +64,33 @@ async fn store(app: &App, call: &OperatorCall, start: Start) -> Result<CreatedSc
         now: app.environment.now(),
     };
     let created = app.store.create_scan(new, call.actor()).await.answered()?;
-    if !created.existing {
-        tracing::info!(scan = %created.scan.id, node = %created.scan.node, commands = created.scan.chunks, "scan stored");
+    if created.existing {
+        // Another call with this request id was faster.
+        return repeated(created.scan, node, &request, priority);
     }
+    tracing::info!(scan = %created.scan.id, node = %created.scan.node, commands = created.scan.chunks, "scan stored");
     app.notify_node(created.scan.node);
     Ok(created)
+}
+
+/// Answers a request id that was used before. The same request is a retry and gets its scan; another request is
+/// refused, because its operator would wait for a scan that never starts.
+fn repeated(
+    scan: ScanRow,
+    node: NodeId,
+    request: &ScanRequest,
+    priority: Priority,
+) -> Result<CreatedScan, RpcError> {
+    if (scan.node, &scan.request, scan.priority) != (node, request, priority) {
+        return Err(RpcError::already_exists(format!(
+            "this request id belongs to scan {}, whose node, targets or priority differ: use another request id",
+            scan.id
+        )));
+    }
+    Ok(CreatedScan {
+        scan,
+        existing: true,
+    })
 }
 
 /// Plans a request for a node without storing anything.

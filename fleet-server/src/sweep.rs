@@ -22,7 +22,7 @@ pub(crate) async fn run(app: Arc<App>) {
         tokio::select! {
             () = app.drain.cancelled() => return,
             _ = scans.tick() => {
-                sweep_scans(&app).await;
+                sweep_commands(&app).await;
                 sweep_pairings(&app).await;
                 follow_claims(&app).await;
             }
@@ -34,32 +34,28 @@ pub(crate) async fn run(app: Arc<App>) {
     }
 }
 
-async fn sweep_scans(app: &App) {
-    match app.store.sweep_scans(app.environment.now()).await {
-        Ok(ended) => {
-            for (node, command) in ended.commands {
+async fn sweep_commands(app: &App) {
+    match app.store.sweep_commands(app.environment.now()).await {
+        Ok(expired) => {
+            for (node, command) in expired.commands {
                 tracing::info!(%node, %command, "a command passed its deadline");
                 app.hub.forget(node, command);
                 app.dispatch_queue.push(node);
             }
-            for scan in ended.scans {
+            for scan in expired.scans {
                 app.wakeups.notify(scan);
             }
+            for pairing in expired.pairings {
+                app.wakeups.notify(pairing);
+            }
         }
-        Err(error) => tracing::warn!(%error, "cannot sweep scans"),
+        Err(error) => tracing::warn!(%error, "cannot sweep commands"),
     }
 }
 
 async fn sweep_pairings(app: &App) {
-    match app.store.sweep_pairings(app.environment.now()).await {
-        Ok(commands) => {
-            for (node, command) in commands {
-                tracing::info!(%node, %command, "a pairing command passed its deadline");
-                app.hub.forget(node, command);
-                app.dispatch_queue.push(node);
-            }
-        }
-        Err(error) => tracing::warn!(%error, "cannot sweep pairings"),
+    if let Err(error) = app.store.sweep_pairings(app.environment.now()).await {
+        tracing::warn!(%error, "cannot sweep pairings");
     }
 }
 

@@ -39,12 +39,13 @@ pub struct Device {
     pub serial: Option<String>,
     /// What it listens on.
     pub services: Vec<Service>,
-    /// Who may see more; none means as it was delivered. Only Antminers ask for a login.
+    /// The credentials behind which it shows more; none means the default ones of its make. Antminer, VNish, Braiins,
+    /// Proto and SealMiner ask for a login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<DeviceLogin>,
 }
 
-/// Whom a simulated device lets in.
+/// The credentials that a simulated device accepts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceLogin {
@@ -52,15 +53,37 @@ pub struct DeviceLogin {
     pub username: String,
     /// The password.
     pub password: String,
-    /// Lets nobody in, whatever the password.
+    /// Refuses every login.
     #[serde(default)]
     pub locked: bool,
 }
 
 impl DeviceLogin {
-    /// What Antminers are delivered with.
+    /// The default login of an Antminer.
     pub fn delivered() -> Self {
-        Self::new("root", "root")
+        Self::default_of(Make::Antminer)
+    }
+
+    /// The default login of a make. The user name is empty where the make has none.
+    pub fn default_of(make: Make) -> Self {
+        match make {
+            Make::Vnish => Self::new("", "admin"),
+            Make::Proto => Self::new("", "proto"),
+            Make::SealMiner => Self::new("seal", "seal"),
+            Make::Antminer
+            | Make::Whatsminer
+            | Make::Avalon
+            | Make::Braiins
+            | Make::LuxOs
+            | Make::Marathon
+            | Make::Auradine
+            | Make::Bitaxe
+            | Make::NerdAxe
+            | Make::Epic
+            | Make::PlainCgminer
+            | Make::Printer
+            | Make::Router => Self::new("root", "root"),
+        }
     }
 
     /// A user name and a password.

@@ -10,17 +10,18 @@ mod sql;
 
 pub use api::{
     accounts::{
-        Account, Accounts, BrowserSession, KEYS_OF_AN_OPERATOR, KeyError, Member, MemberError,
-        NewKey, OperatorKey, Reach, Rotation,
+        Account, Accounts, BrowserSession, KEYS_OF_AN_OPERATOR, KeyError, Keys, Member,
+        MemberError, Members, NewKey, OperatorKey, Reach, Rotation,
     },
     audit::{
-        Actor, Audit, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow, LinkedRecord, Who,
+        Actor, Audit, AuditChain, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow,
+        LinkedRecord, Who,
     },
     devices::{DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, ToldApart, UndoError},
     direct::{DialRequest, Direct, Exclusion, NewSightings, ReleaseError, Released, Sighted},
     enrollment::{
-        CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Hello, Invitation, NewCode,
-        NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
+        CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Hello, Invitation, Invitations,
+        NewCode, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
     },
     error::StoreError,
     operators::{
@@ -28,49 +29,42 @@ pub use api::{
         OpenBrowserSessionError, OperatorIdentity, Operators, PasswordHash, Proof,
     },
     pairing::{
-        BindError, BoundDevice, CancelPairingError, Changed, CreatePairingError, DevicePairing,
-        NewPairResults, NewPairing, PairPage, PairResultRow, PairResultsAnswer, PairRow,
-        PairTarget, PairTargets, PairWish, Pairing, PairingRow, PairingStep, SealedCredentials,
-        UnbindError,
+        BindError, Bindings, BoundDevice, CancelPairingError, Changed, CreatePairingError,
+        DevicePairing, NewPairResults, NewPairing, PairPage, PairResultRow, PairResultsAnswer,
+        PairRow, PairSelection, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
+        SealedCredentials, UnbindError,
     },
-    reports::{NewReport, ReportAnswer, ReportError},
+    reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     scans::{
-        Ack, Acked, CancelScanError, Canceled, CreateScanError, CreatedScan, EventPage,
-        IssuedCommand, NewScan, Pins, PinsError, PinsTaken, Progress, Queueing, ScanRow, Scans,
-        StoredEvent, Swept,
+        Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
+        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanRow, Scans,
+        StoredEvent,
     },
     sessions::{BeginError, Challenged, NodeIdentity, OpenSessionError, Sessions},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
 pub use sql::{MigrateMode, SqlStore, StoreOptions};
 
-/// Everything a server keeps.
+/// All the storage of a server.
 pub trait Store:
     Operators
     + Accounts
+    + Keys
+    + Members
+    + Invitations
     + Enrollment
     + Sessions
     + Streams
     + Scans
+    + Dispatch
+    + Reports
+    + Completion
     + Inventory
+    + Bindings
     + Pairing
     + Direct
     + Audit
+    + AuditChain
     + std::fmt::Debug
-{
-}
-
-impl<T> Store for T where
-    T: Operators
-        + Accounts
-        + Enrollment
-        + Sessions
-        + Streams
-        + Scans
-        + Inventory
-        + Pairing
-        + Direct
-        + Audit
-        + std::fmt::Debug
 {
 }

@@ -8,11 +8,14 @@ mod accounts;
 mod audit;
 mod chain;
 mod codec;
+mod commands;
+mod completion;
 mod connect;
+mod counts;
 mod devices;
 mod direct;
 mod dispatch;
-mod ending;
+mod endpoints;
 mod enrollment;
 mod entity;
 mod identity;
@@ -23,8 +26,7 @@ mod migration;
 mod nodes;
 mod operators;
 mod pairing;
-mod pins;
-mod places;
+mod prelude;
 mod refused;
 mod report;
 mod scans;
@@ -37,9 +39,9 @@ mod value;
 use std::fmt;
 
 pub use connect::{MigrateMode, StoreOptions};
-use sea_orm::{DatabaseConnection, DbBackend, DbErr};
+use sea_orm::{DatabaseConnection, DbBackend};
 
-use crate::StoreError;
+use crate::Store;
 
 /// A store in a SQLite file or a PostgreSQL database. Clones share its connections.
 ///
@@ -67,12 +69,9 @@ impl SqlStore {
     fn reader(&self) -> &DatabaseConnection {
         &self.reader
     }
-
-    /// Names the operation in what went wrong while reading.
-    fn reading<T>(operation: &'static str, result: Result<T, DbErr>) -> Result<T, StoreError> {
-        result.map_err(|error| transaction::store_error(operation, &error))
-    }
 }
+
+impl Store for SqlStore {}
 
 impl fmt::Debug for SqlStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -67,7 +67,7 @@ const CONTROL: usize = 2
         + bytes(MAX_PAYLOAD)
         + bytes(65_536)
         + 64 * text(512));
-const DISCOVER: usize = FIELD + MAX_LIST * text(255) + MAX_PORTS * text(32);
+const DISCOVER: usize = FIELD + MAX_LIST * text(255) + MAX_PORTS * text(255);
 const SCAN: usize = SMALL + DISCOVER;
 const CREDENTIALS: usize = FIELD + 2 * text(1_024);
 const SELECTION: usize = SMALL + MAX_REPORT * text(255) + CREDENTIALS;

@@ -1,20 +1,20 @@
-//! The port: one accept loop for TLS and plaintext, HTTP/1.1 and HTTP/2, with a bound on everything a peer can make us
-//! hold or do: `config` has the numbers, `census` says who may have a place, `meter` counts the frames that neither hyper
-//! nor h2 counts.
+//! The port: one accept loop for TLS and plaintext, HTTP/1.1 and HTTP/2. Everything that a peer can make the server hold
+//! or do has a bound. `config` has the numbers, `table` assigns connection slots, and `meter` counts the frames that
+//! neither hyper nor h2 counts.
 //!
-//! [`serve`] runs until its token is canceled and then drains. What is served is any tower service;
-//! [`crate::server::HttpService`] in this project.
+//! [`serve`] runs until its token is canceled and then drains. It serves any tower service, in this project
+//! [`crate::server::HttpService`].
 
 mod accept;
-mod census;
 mod config;
 mod connection;
 mod frames;
 mod guard;
 mod meter;
 mod metered;
-mod patience;
 mod rewind;
+mod stall;
+mod table;
 mod tls;
 
 pub use accept::{Accept, Drained, serve};

@@ -1,4 +1,4 @@
-"""The live server, its operator and one enrolled node, shared by all tests that need them.
+"""The running server, its operator and one enrolled node, shared by all tests that need them.
 
 Without FLEET_SERVER_URL every such test is skipped by name. The whole run registers nine times, within the server's
 default of ten a minute; a second run within the same minute needs a server whose rate limits are off.
@@ -16,7 +16,7 @@ from fleetwire.operator import Operator
 
 @dataclass
 class Enrolled:
-    """A node with what the server said on each step of its way in."""
+    """A node with the server's response to each step of its enrollment."""
 
     node: Node
     invitation: dict
@@ -27,7 +27,7 @@ class Enrolled:
 
 @pytest.fixture(scope="session")
 def server_url() -> str:
-    """Where the server under test listens, `http://host:port`."""
+    """The URL of the server under test, `http://host:port`."""
     return os.environ.get("FLEET_SERVER_URL") or pytest.skip("FLEET_SERVER_URL is not set: no live server")
 
 

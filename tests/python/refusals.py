@@ -1,4 +1,4 @@
-"""How the tests say that a call must be refused."""
+"""Assertions that a call is refused."""
 
 from contextlib import contextmanager
 

@@ -1,4 +1,4 @@
-"""Our classes of addresses against Python's `ipaddress`: every edge of the IANA registries, with every difference explained.
+"""Compares our address classes with Python's `ipaddress` at every edge of the IANA registries. Every difference is explained.
 
 `fleet-core/tests/data/address-classes.csv` holds what our classifier says; a test there keeps it fresh. Python's own
 tables differ between its versions (the registries grew, and 3.11.10, 3.12.4 and 3.13 corrected several blocks), so an
@@ -20,11 +20,11 @@ def addresses():
 
 
 def plain(address):
-    """The IPv4 address inside an IPv4-mapped one: that is what is judged."""
+    """Returns the IPv4 address inside an IPv4-mapped one, which determines the class."""
     return getattr(address, "ipv4_mapped", None) or address
 
 
-# What each property of Python's means in our classes.
+# The meaning of each Python property in our classes.
 MEANING = {
     "is_loopback": {"loopback"},
     "is_link_local": {"link-local"},
@@ -39,7 +39,7 @@ EMBEDDED = "an IPv4 address travels inside, which Python does not look at, or on
 MULTICAST = "Python calls multicast global by its registry of scopes; to us it is multicast"
 SITE_LOCAL = "deprecated site-local; Python calls it global or private by version"
 
-# Property, block, reason: where the property says something else than our class.
+# Property, block, reason: where the property differs from our class.
 DIFFERENCES = [
     ("is_unspecified", "0.0.0.0/8", "to us the whole block is the address of nothing, to Python its first address"),
     ("is_global", "192.0.0.0/24", ANYCAST),
@@ -63,7 +63,7 @@ DIFFERENCES = [
     ("is_global", "8000::/1", UNALLOCATED),
 ]
 
-# Blocks that are a difference to some versions of Python only.
+# Blocks that differ in some versions of Python only.
 BY_VERSION = {"2001::/23", "2002::/16", "64:ff9b:1::/48"}
 
 
@@ -75,7 +75,7 @@ def explanation(name, address):
 
 
 def differences(name):
-    """Addresses of which the property says something else than our class, with what both say."""
+    """Returns the addresses whose property differs from our class, with both results."""
     for address, ours in addresses():
         theirs = getattr(plain(address), name)
         if theirs != (ours in MEANING[name]):

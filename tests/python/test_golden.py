@@ -1,4 +1,4 @@
-"""The wire without a server: golden bytes of every message, the walker that checks them, and the vectors of identity.
+"""The wire format without a server: golden bytes of every message, the walker that checks them, and identity vectors.
 
 `tests/golden/wire.json` holds one instance of every message with every field set (one an arm for a oneof), as proto3
 JSON and as hex; it is not tied to a language. Labels are used for enum values wherever the wire fixes them, else numbers.

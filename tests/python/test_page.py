@@ -32,7 +32,7 @@ def node(number: int = 7, **fields) -> dict:
 
 def scan(scan_id: str = SCAN, state: str = "RUNNING", **fields) -> dict:
     return {
-        "scanId": scan_id, "fleetNodeId": "7", "nodeName": "barn-2", "state": f"SCAN_STATE_{state}", "lane": "SCAN_LANE_INTERACTIVE",
+        "scanId": scan_id, "fleetNodeId": "7", "nodeName": "barn-2", "state": f"SCAN_STATE_{state}", "priority": "SCAN_PRIORITY_INTERACTIVE",
         "request": {"nmap": {"target": "10.2.0.0/22"}}, "createdAt": ago(12), "startedAt": ago(10), "startedBy": "ops@example.org",
         "progress": {"done": "2", "total": "8192", "phase": "sweep", "elapsedMs": "10000"}, **fields,
     }
@@ -142,7 +142,7 @@ def test_a_queued_scan_shows_what_it_waits_for_and_how_long(server, page):
 
 
 def test_a_scheduled_scan_is_behind_interactive_scans(server, page):
-    scheduled = queued(lane="SCAN_LANE_SCHEDULED", createdAt=ago(500))
+    scheduled = queued(priority="SCAN_PRIORITY_SCHEDULED", createdAt=ago(500))
     newer = queued(OTHER, request={"nmap": {"target": "10.9.0.0/24"}}, createdAt=ago(5))
     server.replies["ScanService/GetScan"] = {"scan": scheduled}
     server.replies["ScanService/ListScans"] = {"scans": [newer, scheduled]}
@@ -187,7 +187,7 @@ def test_relative_times_update_live(server, page):
 def test_every_view_recovers_after_an_outage(server, page, view):
     server.replies["DeviceService/ListDevices"] = {"devices": [device(1)]}
     server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, enrollment="awaiting_confirmation", pendingEnrollmentId="3", name="barn-3")]}
-    server.replies["AuditService/ListAudit"] = {"records": [{"seq": "1", "at": ago(5), "who": "operator", "whoName": "ops@example.org", "action": "scan.start", "subject": "node 7"}]}
+    server.replies["AuditService/ListAudit"] = {"records": [{"seq": "1", "at": ago(5), "actor": "operator", "actorName": "ops@example.org", "action": "scan.start", "subject": "node 7"}]}
     server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "1", "name": "nightly"}]}
     content = {
         "#/scans": "10.2.0.0/22", "#/scans/new": "barn-2", f"#/scans/{SCAN}": "10.2.0.0/22", "#/devices": "Antminer S19", "#/nodes": "barn-2",
@@ -221,10 +221,10 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         "ScanService/ListScans": {"scans": [scan(nodeName=HOSTILE, request={"nmap": {"target": HOSTILE}})]},
         "ScanService/GetScan": {"scan": scan(nodeName=HOSTILE, startedBy=HOSTILE, request={"nmap": {"target": HOSTILE}})},
         "DeviceService/ListDevices": {"devices": [device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, scheme="javascript", evidence=HOSTILE, pairingError=HOSTILE, boundToFleetNodeId="7", aliases=[alias])]},
-        "DeviceService/ListRefusedDevices": {"devices": [{**device(2), "identifier": HOSTILE, "reason": HOSTILE, "wayOut": "Unpair it first", "count": 3}]},
-        "AuditService/ListAudit": {"records": [{"seq": "1", "at": ago(5), "whoName": HOSTILE, "action": "scan.start", "subject": HOSTILE, "refusal": HOSTILE}]},
+        "DeviceService/ListRefusedDevices": {"devices": [{**device(2), "identifier": HOSTILE, "reason": HOSTILE, "remedy": "Unpair it first", "count": 3}]},
+        "AuditService/ListAudit": {"records": [{"seq": "1", "at": ago(5), "actorName": HOSTILE, "action": "scan.start", "subject": HOSTILE, "refusal": HOSTILE}]},
         "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": HOSTILE}]},
-        "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "agent": HOSTILE}]},
+        "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "userAgent": HOSTILE}]},
     }
     server.send(SCAN, found(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE), warning(2, f"said `{HOSTILE.replace('`', '')}`"))
     for view in VIEWS:
@@ -331,11 +331,11 @@ def full(server) -> None:
         "ScanService/ListScans": {"scans": [scan(request={"ipRange": {"startIp": LONG_ADDRESS, "endIp": LONG_ADDRESS}}), queued(OTHER)]},
         "ScanService/GetScan": {"scan": scan(request={"ipRange": {"startIp": LONG_ADDRESS, "endIp": LONG_ADDRESS}})},
         "DeviceService/ListDevices": {"devices": [device(1, **long), device(2, boundToFleetNodeId="7", pairingStatus="PAIRED")], "nextCursor": "2"},
-        "DeviceService/ListRefusedDevices": {"devices": [{**device(2, **long), "reason": "it belongs to node 8", "wayOut": "Revoke node 8", "count": 3}]},
-        "AuditService/ListAudit": {"records": [{"seq": str(number), "at": ago(5), "whoName": "a.long.address@mail.example.org", "from": LONG_ADDRESS, "action": "operator.call", "subject": "fleet.v1.OperatorService/ListOperators", "refusal": "this needs the permission org:admin"} for number in range(1, 4)], "nextBefore": "1"},
+        "DeviceService/ListRefusedDevices": {"devices": [{**device(2, **long), "reason": "it belongs to node 8", "remedy": "Revoke node 8", "count": 3}]},
+        "AuditService/ListAudit": {"records": [{"seq": str(number), "at": ago(5), "actorName": "a.long.address@mail.example.org", "fromAddress": LONG_ADDRESS, "action": "operator.call", "subject": "fleet.v1.OperatorService/ListOperators", "refusal": "this needs the permission org:admin"} for number in range(1, 4)], "nextBefore": "1"},
         "AuditService/GetAuditHead": {"seq": "3", "hash": "qrvM3aq7zN2qu8zdqrvM3aq7zN2qu8zdqrvM3aq7zN0="},
         "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": "x" * 64, "lastUsedAt": ago(50)}]},
-        "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "agent": "Mozilla/5.0 " * 5}]},
+        "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "userAgent": "Mozilla/5.0 " * 5}]},
     }
     server.events = {}
     server.send(SCAN, found(1, **long), *[warning(number, f"Answered and said nothing (2 hosts): [{LONG_ADDRESS}]:65535, 10.2.0.{number}:80") for number in range(2, 9)])

@@ -1,4 +1,4 @@
-"""What the server's one port offers besides calls of ours: plain HTTP, health and reflection, on a live server."""
+"""The port of a running server beyond its API: plain HTTP, health and reflection."""
 
 import pytest
 
@@ -15,7 +15,7 @@ OUR_SERVICES = [
 
 @pytest.fixture(scope="module")
 def schema(server_url) -> reflection.Schema:
-    """What the server says about its services."""
+    """The reflected descriptors of the server's services."""
     return reflection.fetch(server_url)
 
 

@@ -1,4 +1,4 @@
-"""An upstream-like node against a live server: enrollment, handshake, session, control stream, revocation.
+"""An upstream-like node on a running server: enrollment, handshake, session, control stream, revocation.
 
 Scans have a file of their own, `test_upstream_scan.py`.
 """
@@ -27,7 +27,7 @@ REPLACED = descriptors.enum_value("fleetnodegateway.v1.GoodbyeReason", "GOODBYE_
 
 @pytest.fixture(scope="module")
 def invitation(operator) -> dict:
-    """A second code, which refused registrations must leave usable."""
+    """A second code, which must stay usable after refused registrations."""
     return operator.create_code()
 
 

@@ -1,4 +1,4 @@
-"""Pairing through an upstream-like node on a live server: what it is sent, what it may answer, what the operator sees."""
+"""Pairing through an upstream-like node on a running server: the command, the accepted results, and the operator's view."""
 
 import threading
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ PAIRED, AUTH_NEEDED = 1, 2
 
 @pytest.fixture(scope="module")
 def pairing(node, operator) -> SimpleNamespace:
-    """Three devices, found and then asked to be paired; the node answers for two of them."""
+    """Three devices are found and paired; the node reports results for two of them."""
     seen = SimpleNamespace()
     addresses = [f"10.77.9.{host}" for host in (1, 2, 3)]
     rows = [device(f"mac:{unique_mac()}", address) for address in addresses]
@@ -64,7 +64,7 @@ def pairing(node, operator) -> SimpleNamespace:
 
 
 def read(operator, request: dict, seen: SimpleNamespace) -> None:
-    """Gathers the results of a pairing until its stream ends."""
+    """Collects the results of a pairing until its stream ends."""
     for answer in operator.client.server_stream_json(PAIR, request):
         seen.results.extend((result.device_identifier, result.pairing_status) for result in answer.results)
 

@@ -1,4 +1,4 @@
-"""Scans answered by an upstream-like node on a live server: what it is asked, what it may report, what the operator sees.
+"""Scans by an upstream-like node on a running server: the command, the accepted reports, and the operator's view.
 
 Read the fixture `scan` first: one whole conversation, held once over gRPC and once over a Connect JSON stream.
 """
@@ -46,7 +46,7 @@ def unique_mac() -> str:
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
 def scan(request, node, operator) -> SimpleNamespace:
-    """One scan of three addresses and two ports, with every bad thing a node may say in between."""
+    """One scan of three addresses and two ports, with every invalid message of a node in between."""
     net, seen = TRANSPORTS[request.param], SimpleNamespace(node=node, operator=operator)
     seen.addresses, seen.ports = [f"{net}.{host}" for host in (11, 12, 13)], ["80", "4028"]
     by_mac = device(f"mac:{unique_mac()}", seen.addresses[0])
@@ -93,7 +93,7 @@ def scan(request, node, operator) -> SimpleNamespace:
 
 
 def refusal_of(node, command_id: str, *devices) -> ConnectError | tuple[int, int]:
-    """The refusal of a report, or its counts where it was taken after all."""
+    """Returns the refusal of a report, or its counts if it was accepted."""
     try:
         return node.report(command_id, *devices)
     except ConnectError as refusal:
@@ -197,7 +197,7 @@ def test_the_event_stream_resumes_after_the_last_event_id(scan):
 
 
 def durable(events) -> list[tuple[str, str]]:
-    """The events with a place in the scan's sequence, as (id, type)."""
+    """Returns the events that have a sequence number, as (id, type)."""
     return [(event.id, event.type) for event in events if event.id is not None]
 
 

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::{
     cli::{Audit, Format},
     failure::Failure,
+    nodes,
     output::{self, Rows},
     server::Server,
     times,
@@ -33,6 +34,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Audit) -> Resu
             node,
             limit,
         } => {
+            let node = nodes::resolve_filter(server, node.as_deref()).await?;
             let wanted = ListAuditRequest {
                 action,
                 refused,
@@ -182,7 +184,7 @@ fn hash(bytes: &[u8]) -> Result<ChainHash, RpcError> {
 /// Prints a head. A table contains nothing else, so a script can store the output.
 fn print(format: Format, head: ChainHead) -> io::Result<()> {
     match format {
-        Format::Table => writeln!(io::stdout(), "{head}"),
+        Format::Table | Format::Wide => writeln!(io::stdout(), "{head}"),
         Format::Json | Format::Ndjson | Format::Csv => output::one(format, &Head::from(head)),
     }
 }
@@ -190,7 +192,8 @@ fn print(format: Format, head: ChainHead) -> io::Result<()> {
 /// The JSON form of a head.
 #[derive(Debug, Serialize)]
 struct Head {
-    seq: u64,
+    /// A string, as the API encodes 64-bit integers.
+    seq: String,
     hash: String,
     head: String,
 }
@@ -198,7 +201,7 @@ struct Head {
 impl From<ChainHead> for Head {
     fn from(head: ChainHead) -> Self {
         Self {
-            seq: head.seq,
+            seq: head.seq.to_string(),
             hash: head.hash.to_string(),
             head: head.to_string(),
         }
@@ -217,6 +220,8 @@ impl Rows for AuditRecord {
     const HEAD: &'static [&'static str] = &[
         "Seq", "Time", "Actor", "From", "Action", "Subject", "Result", "Count",
     ];
+    const OPTIONAL: &'static [&'static str] = &["Count", "From"];
+    const WHOLE: &'static [&'static str] = &["Seq", "Time"];
 
     fn cells(&self) -> Vec<String> {
         let who = match (self.actor_name.is_empty(), self.actor_id) {

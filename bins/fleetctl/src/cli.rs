@@ -39,16 +39,39 @@ pub(crate) struct Cli {
         value_name = "FORMAT"
     )]
     pub(crate) output: Format,
+    /// Show all columns of a table, however wide it is.
+    #[arg(long, global = true)]
+    pub(crate) wide: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// Returns the output format that `--output` and `--wide` select.
+    pub(crate) fn format(&self) -> Format {
+        match (self.output, self.wide) {
+            (Format::Table, true) => Format::Wide,
+            (format, _) => format,
+        }
+    }
+}
+
+impl Format {
+    /// Returns whether the output is for people.
+    pub(crate) fn is_table(self) -> bool {
+        matches!(self, Self::Table | Self::Wide)
+    }
 }
 
 /// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Table for people.
+    /// Table for people. It drops columns until it fits the terminal, or 80 columns without a terminal.
     Table,
-    /// One JSON document.
+    /// Table with all columns, selected by `--wide`.
+    #[value(skip)]
+    Wide,
+    /// One JSON document with the names and types of the API.
     Json,
     /// One JSON object per line.
     Ndjson,
@@ -208,16 +231,16 @@ pub(crate) enum Nodes {
     },
     /// Confirm a node and print its API key on standard output. It is shown only once.
     Confirm {
-        /// Id of the node.
-        node: i64,
+        /// Id or name of the node.
+        node: String,
         /// Fingerprint that the node shows. Without it, you are asked to compare the fingerprints.
         #[arg(long, value_name = "HEX")]
         fingerprint: Option<String>,
     },
     /// Revoke a node permanently and release its devices.
     Revoke {
-        /// Id of the node.
-        node: i64,
+        /// Id or name of the node.
+        node: String,
         /// Skip the confirmation.
         #[arg(long)]
         yes: bool,
@@ -240,9 +263,9 @@ pub(crate) enum Scan {
     },
     /// List scans, newest first.
     List {
-        /// Show only scans of this node.
-        #[arg(long, default_value_t = 0, hide_default_value = true)]
-        node: i64,
+        /// Show only scans of this node, by id or name.
+        #[arg(long)]
+        node: Option<String>,
         /// Maximum number of scans.
         #[arg(long, default_value_t = 20)]
         limit: u32,
@@ -262,9 +285,9 @@ pub(crate) enum Scan {
 /// The node and the targets of a scan.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct What {
-    /// Node that scans.
+    /// Node that scans, by id or name.
     #[arg(long)]
-    pub(crate) node: i64,
+    pub(crate) node: String,
     #[command(flatten)]
     pub(crate) targets: Targets,
 }
@@ -272,13 +295,19 @@ pub(crate) struct What {
 /// The targets of a scan.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Targets {
-    /// Ports to probe [default: the ports of the node's drivers].
-    #[arg(long, value_delimiter = ',', value_name = "PORT,...")]
+    /// Port to scan instead of the drivers' default ports; repeat the flag or separate ports by commas.
+    #[arg(
+        short,
+        long = "port",
+        alias = "ports",
+        value_name = "PORT",
+        value_delimiter = ','
+    )]
     pub(crate) ports: Vec<String>,
     /// Treat a single TARGET as an entry of a list instead of a target expression.
     #[arg(long)]
     pub(crate) list: bool,
-    /// One target expression (10.0.0.0/24, 10.0.0.1-50, an address, a host name, fleetnode-local-subnet), a range (10.0.0.1..10.0.3.254), or several addresses and host names.
+    /// Targets: addresses, host names, networks (10.0.0.0/24), ranges (10.0.0.1-50, 10.0.0.1..10.0.3.254, 10.0.0-3.*), or fleetnode-local-subnet. Exclude with !10.0.0.9.
     #[arg(required_unless_present = "mdns", value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
     /// Scan the hosts in the node's local subnets that announce this mDNS service [default: _http._tcp]. The drivers choose the ports.
@@ -315,9 +344,9 @@ pub(crate) struct Start {
 /// The node and the credentials of a pairing. A password is never an argument, because other users can read arguments.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PairOn {
-    /// Node that pairs the devices.
+    /// Node that pairs the devices, by id or name.
     #[arg(long)]
-    pub(crate) node: i64,
+    pub(crate) node: String,
     #[command(flatten)]
     pub(crate) login: Login,
 }
@@ -355,9 +384,9 @@ pub(crate) enum Direct {
 pub(crate) enum Devices {
     /// List the devices.
     List {
-        /// Show only devices of this node.
-        #[arg(long, default_value_t = 0, hide_default_value = true)]
-        node: i64,
+        /// Show only devices of this node, by id or name.
+        #[arg(long)]
+        node: Option<String>,
     },
     /// Show a device with its former identifiers and why they belong to it.
     Show {
@@ -371,18 +400,18 @@ pub(crate) enum Devices {
     },
     /// List devices that a node reported but that belong to another node, with the remedy.
     Refused {
-        /// Show only devices reported by this node.
-        #[arg(long, default_value_t = 0, hide_default_value = true)]
-        node: i64,
+        /// Show only devices reported by this node, by id or name.
+        #[arg(long)]
+        node: Option<String>,
     },
     /// Bind devices to the node through which they are reached from now on.
     Bind {
         /// Ids of the devices.
         #[arg(required = true, value_name = "DEVICE")]
         devices: Vec<i64>,
-        /// Node to bind the devices to.
+        /// Node to bind the devices to, by id or name.
         #[arg(long)]
-        node: i64,
+        node: String,
     },
     /// Pair devices of a node. The credentials are tried once on each device.
     Pair {
@@ -425,9 +454,9 @@ pub(crate) enum Audit {
         /// Show only refused actions.
         #[arg(long)]
         refused: bool,
-        /// Show only actions of this node.
-        #[arg(long, default_value_t = 0, hide_default_value = true)]
-        node: i64,
+        /// Show only actions of this node, by id or name.
+        #[arg(long)]
+        node: Option<String>,
         /// Maximum number of records.
         #[arg(long, default_value_t = 50)]
         limit: usize,

@@ -13,6 +13,7 @@ use fleet_wire::{
 use crate::{
     cli::{Devices, Format},
     failure::Failure,
+    nodes,
     output::{self, Rows},
     pair,
     server::Server,
@@ -21,7 +22,10 @@ use crate::{
 
 pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Result<u8, Failure> {
     match command {
-        Devices::List { node } => list(server, format, node).await?,
+        Devices::List { node } => {
+            let node = nodes::resolve_filter(server, node.as_deref()).await?;
+            list(server, format, node).await?
+        }
         Devices::Show { device } => show(server, format, &device).await?,
         Devices::Undo { change } => {
             let request = UndoIdentityChangeRequest {
@@ -34,8 +38,12 @@ pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Re
             let both: Vec<_> = apart.kept.into_iter().chain(apart.restored).collect();
             output::rows(format, &both)?;
         }
-        Devices::Refused { node } => refused(server, format, node).await?,
+        Devices::Refused { node } => {
+            let node = nodes::resolve_filter(server, node.as_deref()).await?;
+            refused(server, format, node).await?
+        }
         Devices::Bind { devices, node } => {
+            let node = nodes::resolve(server, &node).await?;
             for device in devices {
                 let request = PairDeviceToFleetNodeRequest {
                     fleet_node_id: node,
@@ -116,7 +124,7 @@ async fn show(server: &Server, format: Format, device: &str) -> Result<(), Failu
         )?;
     }
     output::one(format, &shown)?;
-    if format == Format::Table && !shown.aliases.is_empty() {
+    if format.is_table() && !shown.aliases.is_empty() {
         writeln!(io::stdout())?;
         output::rows(format, &shown.aliases)?;
     }
@@ -172,6 +180,18 @@ impl Rows for Device {
         "Formerly",
         "Evidence",
     ];
+    const OPTIONAL: &'static [&'static str] = &[
+        "Evidence",
+        "Formerly",
+        "Driver",
+        "Bound to",
+        "Firmware",
+        "Last seen",
+        "Node",
+        "Port",
+        "Manufacturer",
+    ];
+    const WHOLE: &'static [&'static str] = &["Device", "Identifier"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -210,6 +230,8 @@ impl Rows for DeviceAlias {
         "Former device",
         "Evidence",
     ];
+    const OPTIONAL: &'static [&'static str] = &["Evidence", "Former device"];
+    const WHOLE: &'static [&'static str] = &["Change", "Formerly"];
 
     fn cells(&self) -> Vec<String> {
         let merged = (self.merged_device_id != 0).then(|| self.merged_device_id.to_string());
@@ -236,6 +258,8 @@ impl Rows for RefusedDevice {
         "Times",
         "Last seen",
     ];
+    const OPTIONAL: &'static [&'static str] = &["Times", "Port", "Device", "Last seen"];
+    const WHOLE: &'static [&'static str] = &["Node", "Identifier"];
 
     fn cells(&self) -> Vec<String> {
         vec![

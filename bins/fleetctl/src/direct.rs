@@ -1,5 +1,7 @@
 //! `fleetctl direct`: scans and pairing in the networks of the server itself.
 
+use std::io;
+
 use fleet_wire::{
     common::DeviceIdentifierList,
     fleet::ScanOwnNetworkRequest,
@@ -44,29 +46,30 @@ pub(crate) async fn run(server: &Server, format: Format, command: Direct) -> Res
                 }),
             };
             let answer = server.own_network.pair(&request, server.call()?).await?;
-            let failed: Vec<NotPaired> = answer
-                .failed_device_ids
-                .into_iter()
-                .map(|device_identifier| NotPaired { device_identifier })
-                .collect();
-            if !failed.is_empty() || format != Format::Table {
-                output::rows(format, &failed)?;
+            let complete = answer.failed_device_ids.is_empty();
+            match format {
+                Format::Json => output::document(&mut io::stdout(), &answer)?,
+                Format::Ndjson => output::line(&mut io::stdout(), &answer)?,
+                Format::Table | Format::Wide if complete => {}
+                Format::Table | Format::Wide | Format::Csv => {
+                    let failed = answer.failed_device_ids.into_iter();
+                    let failed: Vec<NotPaired> = failed.map(NotPaired).collect();
+                    output::rows(format, &failed)?;
+                }
             }
-            Ok(if failed.is_empty() { 0 } else { 2 })
+            Ok(if complete { 0 } else { 2 })
         }
     }
 }
 
 /// A device that was not paired. The API does not return the reason; the server logs it.
 #[derive(Serialize)]
-struct NotPaired {
-    device_identifier: String,
-}
+struct NotPaired(String);
 
 impl Rows for NotPaired {
     const HEAD: &'static [&'static str] = &["Not paired"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.device_identifier.clone()]
+        vec![self.0.clone()]
     }
 }

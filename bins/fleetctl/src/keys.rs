@@ -1,7 +1,5 @@
 //! `fleetctl keys`: API keys of operators.
 
-use std::io::{self, Write};
-
 use fleet_wire::fleet::{
     CreateKeyRequest, ListKeysRequest, OperatorKey, RevokeKeyRequest, RotateKeyRequest,
 };
@@ -39,7 +37,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Keys) -> Resul
                     times::timestamp(created.expires_at.as_ref())
                 );
             }
-            print_key(format, &created.key, created.key_id, &note)?;
+            output::secret(format, &created, &created.key, &note)?;
         }
         Keys::Revoke { key } => {
             let request = RevokeKeyRequest { key_id: key };
@@ -56,21 +54,10 @@ pub(crate) async fn run(server: &Server, format: Format, command: Keys) -> Resul
                 created.key_id,
                 times::timestamp(created.old_key_expires_at.as_ref())
             );
-            print_key(format, &created.key, created.key_id, &note)?;
+            output::secret(format, &created, &created.key, &note)?;
         }
     }
     Ok(0)
-}
-
-/// Prints the key on standard output and a note on standard error, or one JSON document.
-fn print_key(format: Format, key: &str, id: i64, note: &str) -> io::Result<()> {
-    if format == Format::Table {
-        writeln!(io::stdout(), "{key}")?;
-        writeln!(io::stderr(), "{note}")
-    } else {
-        let line = serde_json::json!({ "key": key, "key_id": id });
-        writeln!(io::stdout(), "{line}")
-    }
 }
 
 impl Rows for OperatorKey {
@@ -83,6 +70,8 @@ impl Rows for OperatorKey {
         "Expires",
         "Current",
     ];
+    const OPTIONAL: &'static [&'static str] = &["Created", "Current", "Last used", "Operator"];
+    const WHOLE: &'static [&'static str] = &["Key"];
 
     fn cells(&self) -> Vec<String> {
         vec![

@@ -65,17 +65,18 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<u8, Failure> {
     let server = Server::new(&cli)?;
+    let format = cli.format();
     match cli.command {
-        Command::Nodes(command) => nodes::run(&server, cli.output, command).await,
-        Command::Scan(command) => scans::run(&server, cli.output, command).await,
-        Command::Devices(command) => devices::run(&server, cli.output, command).await,
-        Command::Direct(command) => direct::run(&server, cli.output, command).await,
-        Command::Audit(command) => audit::run(&server, cli.output, command).await,
-        Command::Keys(command) => keys::run(&server, cli.output, command).await,
-        Command::Operators(command) => operators::run(&server, cli.output, command).await,
-        Command::Sessions(command) => operators::sessions(&server, cli.output, command).await,
+        Command::Nodes(command) => nodes::run(&server, format, command).await,
+        Command::Scan(command) => scans::run(&server, format, command).await,
+        Command::Devices(command) => devices::run(&server, format, command).await,
+        Command::Direct(command) => direct::run(&server, format, command).await,
+        Command::Audit(command) => audit::run(&server, format, command).await,
+        Command::Keys(command) => keys::run(&server, format, command).await,
+        Command::Operators(command) => operators::run(&server, format, command).await,
+        Command::Sessions(command) => operators::sessions(&server, format, command).await,
         Command::Password => operators::password(&server).await,
-        Command::Whoami => devices::whoami(&server, cli.output).await,
+        Command::Whoami => devices::whoami(&server, format).await,
         Command::Completions { .. } => Ok(0),
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use fleet_wire::{
+    RpcError,
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, RevokeFleetNodeRequest},
     fleet::{
         CancelEnrollmentCodeRequest, EnrollmentCode, ListEnrollmentCodesRequest, ListNodesRequest,
@@ -35,7 +36,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Resu
                 .list_nodes(&ListNodesRequest {}, server.call()?)
                 .await?
                 .nodes;
-            if nodes.is_empty() && format == Format::Table {
+            if nodes.is_empty() && format.is_table() {
                 writeln!(
                     io::stderr(),
                     "no nodes: create a code with `fleetctl nodes code`, then run `fleetnode enroll` on the network of the devices"
@@ -64,9 +65,9 @@ pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Resu
                 .await?;
         }
         Nodes::Confirm { node, fingerprint } => {
-            confirm(server, node, fingerprint.as_deref()).await?
+            confirm(server, format, &node, fingerprint.as_deref()).await?
         }
-        Nodes::Revoke { node, yes } => revoke(server, node, yes).await?,
+        Nodes::Revoke { node, yes } => revoke(server, &node, yes).await?,
     }
     Ok(0)
 }
@@ -76,44 +77,75 @@ async fn code(server: &Server, format: Format, replaces: i64) -> Result<(), Fail
     let request = CreateEnrollmentCodeRequest {
         replaces_fleet_node_id: replaces,
     };
-    let made = server
+    let created = server
         .admin
         .create_enrollment_code(&request, server.call()?)
         .await?;
-    if format == Format::Table {
-        writeln!(io::stdout(), "{}", made.code)?;
-        writeln!(
-            io::stderr(),
-            "this code is shown only once and expires at {}\non the node, run: fleetnode enroll --server-url URL\nthen confirm the node with: fleetctl nodes confirm NODE",
-            times::timestamp(made.expires_at.as_ref())
-        )?;
-    } else {
-        let line = serde_json::json!({ "code": made.code, "pending_enrollment_id": made.pending_enrollment_id, "expires_at": times::timestamp(made.expires_at.as_ref()) });
-        writeln!(io::stdout(), "{line}")?;
-    }
+    let note = format!(
+        "this code is shown only once and expires at {}\non the node, run: fleetnode enroll --server-url URL\nthen confirm the node with: fleetctl nodes confirm NODE",
+        times::timestamp(created.expires_at.as_ref())
+    );
+    output::secret(format, &created, &created.code, &note)?;
     Ok(())
 }
 
-async fn find(server: &Server, id: i64) -> Result<Node, Failure> {
+/// Resolves an id or a name of a node to its id. 0 stands for all nodes where a command is not limited to one.
+pub(crate) async fn resolve(server: &Server, node: &str) -> Result<i64, Failure> {
+    // An id needs no request, and works for revoked nodes too.
+    match node.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => Ok(find(server, node).await?.fleet_node_id),
+    }
+}
+
+/// Resolves an optional filter by node; 0 means all nodes.
+pub(crate) async fn resolve_filter(server: &Server, node: Option<&str>) -> Result<i64, Failure> {
+    match node {
+        None => Ok(0),
+        Some(node) => resolve(server, node).await,
+    }
+}
+
+async fn find(server: &Server, node: &str) -> Result<Node, Failure> {
     let nodes = server
         .nodes
         .list_nodes(&ListNodesRequest {}, server.call()?)
         .await?
         .nodes;
-    nodes
-        .into_iter()
-        .find(|node| node.fleet_node_id == id)
-        .ok_or_else(|| {
-            fleet_wire::RpcError::not_found(format!(
-                "no node {id} in this organization: `fleetctl nodes list` shows them"
-            ))
-            .into()
-        })
+    Ok(pick(nodes, node)?)
+}
+
+/// Picks a node by id or name.
+fn pick(nodes: Vec<Node>, wanted: &str) -> Result<Node, RpcError> {
+    let id = wanted.parse::<i64>().ok();
+    let mut found = nodes.into_iter().filter(|node| match id {
+        Some(id) => node.fleet_node_id == id,
+        None => node.name == wanted,
+    });
+    let wanted = output::plain(wanted);
+    let Some(node) = found.next() else {
+        return Err(RpcError::not_found(format!(
+            "no node `{wanted}` in this organization: `fleetctl nodes list` shows them"
+        )));
+    };
+    match found.next() {
+        None => Ok(node),
+        Some(other) => Err(RpcError::invalid_argument(format!(
+            "nodes {} and {} have the name `{wanted}`: use an id",
+            node.fleet_node_id, other.fleet_node_id
+        ))),
+    }
 }
 
 /// Confirms a node after its fingerprint was compared, by argument or by answer.
-async fn confirm(server: &Server, id: i64, fingerprint: Option<&str>) -> Result<(), Failure> {
-    let node = find(server, id).await?;
+async fn confirm(
+    server: &Server,
+    format: Format,
+    node: &str,
+    fingerprint: Option<&str>,
+) -> Result<(), Failure> {
+    let node = find(server, node).await?;
+    let id = node.fleet_node_id;
     let Some(pending_enrollment_id) = node.pending_enrollment_id else {
         return Err(Failure::Declined(format!(
             "node {id} ({}) is not waiting for confirmation: it is {}",
@@ -149,16 +181,14 @@ async fn confirm(server: &Server, id: i64, fingerprint: Option<&str>) -> Result<
         .admin
         .confirm_fleet_node(&request, server.call()?)
         .await?;
-    writeln!(io::stdout(), "{}", confirmed.api_key)?;
-    writeln!(
-        io::stderr(),
-        "confirmed; the API key is shown only once: paste it at the prompt of the node"
-    )?;
+    let note = "confirmed; the API key is shown only once: paste it at the prompt of the node";
+    output::secret(format, &confirmed, &confirmed.api_key, note)?;
     Ok(())
 }
 
-async fn revoke(server: &Server, id: i64, yes: bool) -> Result<(), Failure> {
-    let node = find(server, id).await?;
+async fn revoke(server: &Server, node: &str, yes: bool) -> Result<(), Failure> {
+    let node = find(server, node).await?;
+    let id = node.fleet_node_id;
     if !yes {
         let question = format!(
             "revoke node {id} ({}) permanently? Its scans end and its devices are released.",
@@ -185,9 +215,11 @@ impl Rows for Node {
         "Last seen",
         "Fingerprint",
         "Version",
-        "Scans",
+        "Queued",
         "Subnets",
     ];
+    const OPTIONAL: &'static [&'static str] = &["Subnets", "Version", "Queued", "Last seen"];
+    const WHOLE: &'static [&'static str] = &["Node", "Fingerprint"];
 
     fn cells(&self) -> Vec<String> {
         let status = match (
@@ -217,6 +249,8 @@ impl Rows for Node {
 
 impl Rows for EnrollmentCode {
     const HEAD: &'static [&'static str] = &["Id", "State", "Node", "Created by", "Expires"];
+    const OPTIONAL: &'static [&'static str] = &["State"];
+    const WHOLE: &'static [&'static str] = &["Id", "Expires"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -228,5 +262,31 @@ impl Rows for EnrollmentCode {
             self.created_by.clone(),
             times::timestamp(self.expires_at.as_ref()),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_wire::Code;
+
+    use super::*;
+
+    #[test]
+    fn a_node_is_picked_by_id_or_by_a_unique_name() {
+        let node = |id, name: &str| Node {
+            fleet_node_id: id,
+            name: name.to_owned(),
+            ..Node::default()
+        };
+        let nodes = || vec![node(1, "barn-1"), node(2, "barn-2"), node(3, "barn-2")];
+        assert_eq!(pick(nodes(), "2").expect("an id").fleet_node_id, 2);
+        assert_eq!(pick(nodes(), "barn-1").expect("a name").fleet_node_id, 1);
+        let twice = pick(nodes(), "barn-2").expect_err("two nodes");
+        assert_eq!(twice.code, Code::InvalidArgument);
+        assert!(twice.message.contains("2 and 3"), "{}", twice.message);
+        assert_eq!(
+            pick(nodes(), "barn").expect_err("none").code,
+            Code::NotFound
+        );
     }
 }

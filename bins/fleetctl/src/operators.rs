@@ -38,13 +38,8 @@ pub(crate) async fn run(
                 role: role.to_string(),
             };
             let created = operators.create_operator(&request, server.call()?).await?;
-            let until = created.expires_at.as_ref();
-            print_password(
-                format,
-                created.operator_id,
-                &created.one_time_password,
-                until,
-            )?;
+            let note = note(created.operator_id, created.expires_at.as_ref());
+            output::secret(format, &created, &created.one_time_password, &note)?;
         }
         Operators::SetRole { operator, role } => {
             let request = SetOperatorRoleRequest {
@@ -74,8 +69,8 @@ pub(crate) async fn run(
             let reset = operators
                 .reset_operator_password(&request, server.call()?)
                 .await?;
-            let until = reset.expires_at.as_ref();
-            print_password(format, operator, &reset.one_time_password, until)?;
+            let note = note(operator, reset.expires_at.as_ref());
+            output::secret(format, &reset, &reset.one_time_password, &note)?;
         }
     }
     Ok(0)
@@ -144,29 +139,19 @@ fn secret(prompt: &str) -> Result<Zeroizing<String>, Failure> {
     ))
 }
 
-/// Prints the one-time password on standard output and a note on standard error, or one JSON document.
-fn print_password(
-    format: Format,
-    operator: i64,
-    password: &str,
-    until: Option<&fleet_wire::Timestamp>,
-) -> io::Result<()> {
-    let until = times::timestamp(until);
-    if format == Format::Table {
-        writeln!(io::stdout(), "{password}")?;
-        writeln!(
-            io::stderr(),
-            "one-time password of operator {operator}, shown only once, expires at {until}; the operator chooses a new password at sign-in"
-        )
-    } else {
-        let line = serde_json::json!({ "operator_id": operator, "one_time_password": password, "expires_at": until });
-        writeln!(io::stdout(), "{line}")
-    }
+/// Describes a one-time password.
+fn note(operator: i64, until: Option<&fleet_wire::Timestamp>) -> String {
+    format!(
+        "one-time password of operator {operator}, shown only once, expires at {}; the operator chooses a new password at sign-in",
+        times::timestamp(until)
+    )
 }
 
 impl Rows for Operator {
     const HEAD: &'static [&'static str] =
         &["Operator", "E-mail", "Role", "Password", "Keys", "Created"];
+    const OPTIONAL: &'static [&'static str] = &["Keys", "Created", "Password"];
+    const WHOLE: &'static [&'static str] = &["Operator", "E-mail"];
 
     fn cells(&self) -> Vec<String> {
         vec![

@@ -2,6 +2,7 @@
 //! environment, never from an argument, because other users can read arguments.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Read, Write},
     path::Path,
     time::Duration,
@@ -13,12 +14,12 @@ use fleet_wire::{
     fleetmanagement::PairingStatus,
     pairing::Credentials,
 };
-use serde::Serialize;
 
 use crate::{
     cli::{Format, Login, PairOn},
     devices,
     failure::{self, Failure},
+    nodes,
     output::{self, Rows},
     server::Server,
 };
@@ -39,7 +40,7 @@ pub(crate) async fn run(
     how: &PairOn,
 ) -> Result<u8, Failure> {
     let request = StartPairingRequest {
-        fleet_node_id: how.node,
+        fleet_node_id: nodes::resolve(server, &how.node).await?,
         device_identifiers: identifiers(server, names).await?,
         all_unpaired: all,
         credentials: credentials(&how.login)?,
@@ -159,21 +160,14 @@ fn read(from: impl Read, shown: &str) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// The result of one device.
-#[derive(Serialize)]
-struct Row {
-    device_identifier: String,
-    pairing_status: &'static str,
-    error: String,
-}
-
-impl Rows for Row {
+impl Rows for DevicePairingResult {
     const HEAD: &'static [&'static str] = &["Device", "Status", "Error"];
+    const WHOLE: &'static [&'static str] = &["Device"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.device_identifier.clone(),
-            self.pairing_status.to_owned(),
+            name(self.pairing_status()).to_owned(),
             self.error.clone(),
         ]
     }
@@ -182,7 +176,7 @@ impl Rows for Row {
 /// Prints results as lines when they arrive, or as one JSON document at the end.
 struct Screen {
     format: Format,
-    rows: Vec<Row>,
+    rows: Vec<DevicePairingResult>,
     csv: Option<csv::Writer<io::Stdout>>,
 }
 
@@ -191,11 +185,11 @@ impl Screen {
         let csv = match format {
             Format::Csv => {
                 let mut csv = csv::Writer::from_writer(io::stdout());
-                csv.write_record(Row::HEAD.iter().map(|head| head.to_lowercase()))
+                csv.write_record(output::head_of::<DevicePairingResult>())
                     .map_err(io::Error::from)?;
                 Some(csv)
             }
-            Format::Table | Format::Json | Format::Ndjson => None,
+            Format::Table | Format::Wide | Format::Json | Format::Ndjson => None,
         };
         Ok(Self {
             format,
@@ -205,28 +199,19 @@ impl Screen {
     }
 
     fn show(&mut self, results: Vec<DevicePairingResult>) -> Result<(), Failure> {
-        for result in results {
-            let row = Row {
-                pairing_status: name(result.pairing_status()),
-                device_identifier: result.device_identifier,
-                error: result.error,
-            };
+        for row in results {
             match (self.format, &mut self.csv) {
                 (Format::Csv, Some(csv)) => {
                     csv.write_record(row.cells().iter().map(|cell| output::inert(cell)))
                         .map_err(io::Error::from)?;
                     csv.flush()?;
                 }
-                (Format::Ndjson, _) => {
-                    let line = serde_json::to_string(&row).map_err(io::Error::from)?;
-                    writeln!(io::stdout(), "{line}")?;
-                }
-                (Format::Table, _) => writeln!(
+                (Format::Ndjson, _) => output::line(&mut io::stdout(), &row)?,
+                (Format::Table | Format::Wide, _) => writeln!(
                     io::stdout(),
-                    "{:<40} {:<22} {}",
+                    "{:<28} {}",
                     output::plain(&row.device_identifier),
-                    row.pairing_status,
-                    output::plain(&row.error)
+                    outcome(&row)
                 )?,
                 (Format::Json | Format::Csv, _) => {}
             }
@@ -235,15 +220,17 @@ impl Screen {
         Ok(())
     }
 
-    /// Prints the totals and returns the exit status.
+    /// Prints the totals by reason and returns the exit status.
     fn end(self, ended: &DevicePairing) -> Result<u8, Failure> {
         if self.format == Format::Json {
             output::rows(Format::Json, &self.rows)?;
         }
-        let is_paired = |row: &&Row| matches!(row.pairing_status, "PAIRED" | "DEFAULT_PASSWORD");
-        let paired = self.rows.iter().filter(is_paired).count();
-        let all = self.rows.len();
         let mut out = io::stderr();
+        for (outcome, count) in totals(&self.rows) {
+            writeln!(out, "{count:>7} {outcome}")?;
+        }
+        let paired = self.rows.iter().filter(|row| is_paired(row)).count();
+        let all = self.rows.len();
         writeln!(out, "{paired} of {all} devices paired")?;
         if ended.code != "ok" {
             writeln!(out, "fleetctl: {}", output::plain(&ended.reason))?;
@@ -257,7 +244,64 @@ impl Screen {
     }
 }
 
+fn is_paired(row: &DevicePairingResult) -> bool {
+    matches!(
+        row.pairing_status(),
+        PairingStatus::Paired | PairingStatus::DefaultPassword
+    )
+}
+
+/// Describes a result without its device.
+fn outcome(row: &DevicePairingResult) -> String {
+    let status = name(row.pairing_status()).to_lowercase().replace('_', " ");
+    if row.error.is_empty() {
+        status
+    } else {
+        format!("{status}: {}", output::plain(&row.error))
+    }
+}
+
+/// Counts results by outcome, the most frequent first.
+fn totals(rows: &[DevicePairingResult]) -> Vec<(String, usize)> {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for row in rows {
+        *counts.entry(outcome(row)).or_default() += 1;
+    }
+    let mut totals: Vec<_> = counts.into_iter().collect();
+    totals.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    totals
+}
+
 fn name(status: PairingStatus) -> &'static str {
     let name = status.as_str_name();
     name.strip_prefix("PAIRING_STATUS_").unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_by_reason_with_the_most_frequent_first() {
+        let result = |status: PairingStatus, error: &str| DevicePairingResult {
+            pairing_status: status.into(),
+            error: error.to_owned(),
+            ..DevicePairingResult::default()
+        };
+        let rows = [
+            result(PairingStatus::Paired, ""),
+            result(PairingStatus::Failed, "the device was too slow"),
+            result(PairingStatus::Failed, "the device was too slow"),
+            result(PairingStatus::AuthenticationNeeded, ""),
+        ];
+        let expected = [
+            ("failed: the device was too slow", 2),
+            ("authentication needed", 1),
+            ("paired", 1),
+        ];
+        assert_eq!(
+            totals(&rows),
+            expected.map(|(outcome, count)| (outcome.to_owned(), count))
+        );
+    }
 }

@@ -17,6 +17,7 @@ use fleet_wire::{
 use crate::{
     cli::{Format, Scan, Start, Targets},
     failure::Failure,
+    nodes,
     output::{self, Rows},
     server::Server,
     times, watch,
@@ -27,7 +28,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
         Scan::Start(start) => self::start(server, format, start).await,
         Scan::Plan(what) => {
             let request = PlanScanRequest {
-                fleet_node_id: what.node,
+                fleet_node_id: nodes::resolve(server, &what.node).await?,
                 request: Some(request(what.targets)),
             };
             output::one(
@@ -39,7 +40,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
         Scan::Watch { scan, after } => watch::run(server, format, &scan, after).await,
         Scan::List { node, limit } => {
             let request = ListScansRequest {
-                fleet_node_id: node,
+                fleet_node_id: nodes::resolve_filter(server, node.as_deref()).await?,
                 limit,
                 before: String::new(),
             };
@@ -83,7 +84,7 @@ async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Fail
     };
     let request = StartScanRequest {
         request_id,
-        fleet_node_id: start.what.node,
+        fleet_node_id: nodes::resolve(server, &start.what.node).await?,
         request: Some(request(start.what.targets)),
         queue_for: start
             .queue_for
@@ -105,7 +106,7 @@ async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Fail
         show(format, &scan)?;
         return Ok(0);
     }
-    if format == Format::Table {
+    if format.is_table() {
         writeln!(
             io::stderr(),
             "scan {} on node {} ({})",
@@ -142,12 +143,14 @@ pub(crate) fn request(what: Targets) -> DiscoverRequest {
     let ports = what.ports;
     let mode = match what.targets.as_slice() {
         [one] if !what.list => match one.split_once("..") {
-            Some((start, end)) => Mode::IpRange(IpRangeModeRequest {
-                start_ip: start.to_owned(),
-                end_ip: end.to_owned(),
-                ports,
-            }),
-            None => Mode::Nmap(NmapModeRequest {
+            Some((start, end)) if !one.contains([' ', ',', '\n', '!']) => {
+                Mode::IpRange(IpRangeModeRequest {
+                    start_ip: start.to_owned(),
+                    end_ip: end.to_owned(),
+                    ports,
+                })
+            }
+            Some(_) | None => Mode::Nmap(NmapModeRequest {
                 target: one.clone(),
                 ports,
             }),
@@ -178,7 +181,7 @@ fn targets(request: Option<&DiscoverRequest>) -> String {
 
 fn show(format: Format, scan: &Row) -> Result<(), Failure> {
     output::one(format, scan)?;
-    if let (Format::Table, Some(ledger)) = (format, &scan.ledger) {
+    if let (true, Some(ledger)) = (format.is_table(), &scan.ledger) {
         self::ledger(&mut io::stdout(), ledger)?;
     }
     Ok(())
@@ -186,7 +189,7 @@ fn show(format: Format, scan: &Row) -> Result<(), Failure> {
 
 /// Prints the scan summary: the outcomes, then the reasons.
 pub(crate) fn ledger(out: &mut impl Write, ledger: &Ledger) -> io::Result<()> {
-    let mut table = output::table();
+    let mut table = output::table(Format::Table);
     for (name, count) in lines::parts(ledger)
         .into_iter()
         .filter(|(_, count)| *count > 0)
@@ -235,6 +238,9 @@ impl Rows for Row {
         "Targets",
         "Reason",
     ];
+    const OPTIONAL: &'static [&'static str] =
+        &["Reason", "Created by", "Done", "Total", "Created", "Node"];
+    const WHOLE: &'static [&'static str] = &["Scan", "State"];
 
     fn cells(&self) -> Vec<String> {
         let progress = self.progress.clone().unwrap_or_default();
@@ -319,11 +325,21 @@ mod tests {
     }
 
     #[test]
+    fn ports_are_repeatable_and_separated_by_commas_as_in_fleetnode() {
+        let arguments = ["10.0.0.1", "--port", "80,443", "-p", "4028"];
+        let request = read(&arguments).expect("ports");
+        let Some(Mode::Nmap(nmap)) = request.mode else {
+            panic!("not a target expression: {request:?}");
+        };
+        assert_eq!(nmap.ports, ["80", "443", "4028"]);
+    }
+
+    #[test]
     fn arguments_that_conflict_with_mdns_are_refused() {
         for (arguments, named) in [
             (&[][..], "TARGET"),
             (&["10.0.0.1", "--mdns"], "--mdns"),
-            (&["--mdns", "_http._tcp", "--ports", "80"], "--ports"),
+            (&["--mdns", "_http._tcp", "--port", "80"], "--port"),
             (&["10.0.0.1", "--listen", "9"], "--listen"),
         ] {
             let error = read(arguments).expect_err(named);

@@ -45,7 +45,7 @@ pub(crate) async fn run(
         let watched = tokio::select! {
             watched = follow(server, scan, &mut cursor, &mut screen, &mut lost) => watched,
             _ = &mut interrupted => {
-                screen.close();
+                screen.close()?;
                 writeln!(io::stderr(), "the scan continues; to watch it again: fleetctl scan watch {scan} --after {cursor}")?;
                 return Ok(130);
             }
@@ -53,7 +53,10 @@ pub(crate) async fn run(
         let error = match watched {
             Ok(Some(ended)) => return screen.end(&ended).map_err(Failure::from),
             // The cursor is past the last event.
-            Ok(None) => return Ok(0),
+            Ok(None) => {
+                screen.close()?;
+                return Ok(0);
+            }
             Err(Failure::Call(error)) if error.code == Code::Unavailable => error,
             Err(other) => return Err(other),
         };
@@ -95,7 +98,7 @@ pub(crate) async fn own_network(
         _ = tokio::signal::ctrl_c() => None,
     };
     let Some(followed) = followed else {
-        screen.close();
+        screen.close()?;
         writeln!(
             io::stderr(),
             "the scan has ended; its devices so far are in the inventory"
@@ -105,7 +108,7 @@ pub(crate) async fn own_network(
     match followed {
         Ok(ended) => Ok(screen.end(&ended)?),
         Err(failure) => {
-            screen.close();
+            screen.close()?;
             Err(failure)
         }
     }
@@ -149,11 +152,12 @@ struct Screen {
     bar: ProgressBar,
     csv: Option<csv::Writer<io::Stdout>>,
     has_events: bool,
+    events: Vec<WatchScanResponse>,
 }
 
 impl Screen {
     fn new(format: Format) -> Result<Self, Failure> {
-        let interactive = format == Format::Table && io::stderr().is_terminal();
+        let interactive = format.is_table() && io::stderr().is_terminal();
         let bar = ProgressBar::with_draw_target(
             Some(0),
             if interactive {
@@ -171,13 +175,14 @@ impl Screen {
                 csv.write_record(DEVICE_HEAD).map_err(io::Error::from)?;
                 Some(csv)
             }
-            Format::Table | Format::Json | Format::Ndjson => None,
+            Format::Table | Format::Wide | Format::Json | Format::Ndjson => None,
         };
         Ok(Self {
             format,
             bar,
             csv,
             has_events: false,
+            events: Vec::new(),
         })
     }
 
@@ -185,10 +190,14 @@ impl Screen {
         self.has_events = true;
         match (self.format, &message.event) {
             (_, None) => Ok(()),
-            (Format::Json | Format::Ndjson, Some(_)) => match lines::line(message) {
-                Some(line) => writeln!(io::stdout(), "{line}"),
-                None => Ok(()),
-            },
+            (Format::Ndjson, Some(_)) => output::line(&mut io::stdout(), message),
+            // Progress is a state and not an event. Only the last one would be worth keeping, and the summary has it.
+            (Format::Json, Some(event)) => {
+                if !matches!(event, Event::Progress(_)) {
+                    self.events.push(message.clone());
+                }
+                Ok(())
+            }
             (Format::Csv, Some(Event::Device(found))) => match &mut self.csv {
                 Some(csv) => {
                     csv.write_record(device_cells(found).iter().map(|cell| output::inert(cell)))?;
@@ -196,7 +205,7 @@ impl Screen {
                 }
                 None => Ok(()),
             },
-            (Format::Table, Some(Event::Device(found))) => self.row(found),
+            (Format::Table | Format::Wide, Some(Event::Device(found))) => self.row(found),
             (_, Some(Event::Progress(progress))) => {
                 self.progress(progress);
                 Ok(())
@@ -204,7 +213,7 @@ impl Screen {
             (_, Some(Event::Warning(warning))) => {
                 self.note(&format!("warning: {}", output::plain(&warning.text)))
             }
-            (Format::Csv | Format::Table, Some(Event::Ended(_))) => Ok(()),
+            (Format::Csv | Format::Table | Format::Wide, Some(Event::Ended(_))) => Ok(()),
         }
     }
 
@@ -241,14 +250,19 @@ impl Screen {
         written
     }
 
-    fn close(&self) {
+    /// Ends the output. JSON is printed here, because it is one document.
+    fn close(&self) -> io::Result<()> {
         self.bar.finish_and_clear();
+        if self.format == Format::Json {
+            output::document(&mut io::stdout(), &self.events)?;
+        }
+        Ok(())
     }
 
     /// Prints the outcome and the scan summary. Returns the exit status.
     fn end(&self, ended: &ScanEnded) -> io::Result<u8> {
-        self.close();
-        if self.format == Format::Table {
+        self.close()?;
+        if self.format.is_table() {
             let mut out = io::stdout();
             let reason = if ended.reason.is_empty() {
                 String::new()

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use fleet_core::{DeviceReport, NodeId, Port};
 use fleet_scan::{
-    DriverSet, Guard, Login, PairableDevice, Pairer, ScanEvent, ScanJob, ScanOptions, Scanner,
+    DriverSet, FoundDevice, Guard, Login, PairableDevice, Pairer, ScanEvent, ScanJob, ScanOptions,
+    ScanSummary, Scanner,
 };
 use fleet_server::{
     DirectPath, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober,
@@ -17,8 +18,6 @@ use tokio_util::sync::CancellationToken;
 const REPLY: Duration = Duration::from_secs(3);
 /// Time limit of the identification of a device, for the same reason.
 const IDENTIFY: Duration = Duration::from_secs(8);
-/// Capacity of the channel between the scan engine and the server.
-const SINK: usize = 64;
 
 /// Creates the path of the server into these networks, with the built-in drivers.
 pub(crate) fn path(networks: Vec<IpNetwork>) -> DirectPath {
@@ -64,21 +63,29 @@ impl Prober for Engine {
                 guard: Guard::new(move |endpoint| permit.check(endpoint)),
                 ..ScanJob::new(order.addresses)
             };
-            let (sink, mut found) = mpsc::channel(SINK);
-            let forward = async {
-                while let Some(event) = found.recv().await {
-                    if let Some(event) = translate(event)
-                        && events.send(event).await.is_err()
-                    {
-                        cancel.cancel();
+            let mut scan = self.scanner.scan(job).map_err(|error| error.to_string())?;
+            let mut canceled = false;
+            loop {
+                let event = tokio::select! {
+                    event = scan.next() => event.ok_or("the scan crashed")?,
+                    () = cancel.cancelled(), if !canceled => {
+                        canceled = true;
+                        scan.cancel();
+                        continue;
                     }
+                };
+                let event = match event {
+                    ScanEvent::Ended(ScanSummary { outcomes, .. }) => {
+                        return Ok(ProbeSummary { outcomes });
+                    }
+                    ScanEvent::Found(device) => found(device),
+                    ScanEvent::Note(text) => ProbeEvent::Note(text),
+                    ScanEvent::Progress(progress) => ProbeEvent::Progress(progress.done),
+                };
+                if events.send(event).await.is_err() {
+                    scan.cancel();
                 }
-            };
-            let (scanned, ()) = tokio::join!(self.scanner.run(job, sink, cancel.clone()), forward);
-            let summary = scanned.map_err(|error| error.to_string())?;
-            Ok(ProbeSummary {
-                outcomes: summary.outcomes,
-            })
+            }
         })
     }
 
@@ -107,18 +114,12 @@ impl Prober for Engine {
     }
 }
 
-fn translate(event: ScanEvent) -> Option<ProbeEvent> {
-    match event {
-        ScanEvent::Found(device) => {
-            let endpoint = device.endpoint;
-            Some(match DeviceReport::new(NodeId(0), endpoint, device.facts) {
-                Ok(report) => ProbeEvent::Found(report),
-                Err(reason) => {
-                    ProbeEvent::Note(format!("a device at {endpoint} cannot be stored: {reason}"))
-                }
-            })
+fn found(device: FoundDevice) -> ProbeEvent {
+    let endpoint = device.endpoint;
+    match DeviceReport::new(NodeId(0), endpoint, device.facts) {
+        Ok(report) => ProbeEvent::Found(report),
+        Err(reason) => {
+            ProbeEvent::Note(format!("a device at {endpoint} cannot be stored: {reason}"))
         }
-        ScanEvent::Note(text) => Some(ProbeEvent::Note(text)),
-        ScanEvent::Progress(progress) => Some(ProbeEvent::Progress(progress.done)),
     }
 }

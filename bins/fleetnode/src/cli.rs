@@ -86,6 +86,10 @@ pub(crate) enum Command {
     /// Does not need an enrollment and reports nothing to a server. Ctrl-C stops the scan and keeps its results. Exit
     /// status: 0 complete, 2 partial, 64 invalid target, 77 halted, 130 canceled.
     Scan(ScanArgs),
+    /// Shows how one device is identified: what each port answered, which rule matched and why others did not.
+    ///
+    /// Only read-only requests are sent, without a login. The exit code is 1 if the device is not identified.
+    Identify(IdentifyArgs),
     /// Inspect the site policy
     #[command(subcommand)]
     Policy(Policy),
@@ -165,7 +169,7 @@ pub(crate) struct EnrollArgs {
     /// Trust the CA certificates in this PEM file instead of the system's; the state folder keeps a copy.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// Sign challenges without a tag, as upstream servers send them.
+    /// The server is an upstream one: sign its challenges, which have no tag that limits their purpose.
     #[arg(long)]
     pub(crate) upstream_server: bool,
     /// Allow plain HTTP to another machine, which exposes the node's keys to the network.
@@ -235,6 +239,27 @@ pub(crate) struct ScanArgs {
     pub(crate) engine: EngineArgs,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct IdentifyArgs {
+    /// Address of the device.
+    #[arg(value_name = "ADDRESS")]
+    pub(crate) address: IpAddr,
+    /// Examine this port instead of the drivers' own; may be repeated.
+    #[arg(short, long = "port", value_name = "PORT", value_delimiter = ',')]
+    pub(crate) ports: Vec<Port>,
+    /// Write the conversation to this file as a fixture for a rule. MACs, serials, pool accounts, passwords and
+    /// private addresses are replaced.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+    /// List every rule that did not match, too.
+    #[arg(long)]
+    pub(crate) all_rules: bool,
+    #[command(flatten)]
+    pub(crate) site: SiteArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
     /// Show whether `run` with the same flags and variables may dial each endpoint, and by which rule; exits with 1 if
@@ -291,6 +316,9 @@ pub(crate) struct EngineArgs {
     /// repeated.
     #[arg(long, value_name = "ADDR", value_parser = name_server)]
     pub(crate) dns_server: Vec<SocketAddr>,
+    /// Folder of rule files (NAME.toml) that add to the built-in fingerprints or override those of the same name.
+    #[arg(long, env = "FLEETNODE_FINGERPRINTS", value_name = "DIR")]
+    pub(crate) fingerprints: Option<PathBuf>,
     /// Folder of driver plugins, writable only by root and this user [default: the folder `plugins` beside this program, if
     /// it exists]
     #[arg(long, env = "FLEETNODE_PLUGIN_DIR", value_name = "DIR")]

@@ -4,6 +4,7 @@ mod cli;
 mod enroll;
 mod exit;
 mod halt;
+mod identify;
 mod logging;
 mod options;
 mod plugins;
@@ -63,6 +64,7 @@ async fn run_command(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status { output } => status::show(&state_dir, output)?,
         Command::Run(args) => return run::run(&state_dir, args).await,
         Command::Scan(args) => return scan::run(&state_dir, args).await,
+        Command::Identify(args) => return identify::run(&state_dir, args).await,
         Command::Policy(Policy::Check { endpoints, site }) => {
             return policy::check(&endpoints, site);
         }

@@ -1,10 +1,10 @@
 //! Converts flags into the options of an agent. All commands with these flags use it.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use fleet_agent::{AgentOptions, SitePolicy};
 use fleet_core::{AddressPolicy, classify};
-use fleet_scan::{DnsResolver, ScanOptions};
+use fleet_scan::{DnsResolver, DriverSet, Fingerprints, ScanOptions};
 
 use crate::{
     cli::{EngineArgs, SiteArgs},
@@ -51,6 +51,9 @@ pub(crate) fn agent(site_args: SiteArgs, mut args: EngineArgs) -> Result<AgentOp
     }
     Ok(AgentOptions {
         site,
+        drivers: Arc::new(DriverSet::with_fingerprints(fingerprints(
+            args.fingerprints.as_deref(),
+        )?)),
         scan: ScanOptions {
             rate: args.rate,
             ..ScanOptions::default()
@@ -59,4 +62,26 @@ pub(crate) fn agent(site_args: SiteArgs, mut args: EngineArgs) -> Result<AgentOp
         resolver: Arc::new(DnsResolver::asking(args.dns_server)),
         ..AgentOptions::default()
     })
+}
+
+/// The built-in rules with those of a folder. A rule that cannot be used is logged; the others stay.
+fn fingerprints(folder: Option<&Path>) -> Result<Arc<Fingerprints>, Usage> {
+    let Some(folder) = folder else {
+        return Ok(Fingerprints::built_in());
+    };
+    let (rules, errors) = Fingerprints::with_folder(folder).map_err(|error| {
+        let folder = folder.display();
+        Usage::new(format!(
+            "--fingerprints {folder} cannot be read: {error}; specify a folder of rule files"
+        ))
+    })?;
+    for error in errors {
+        tracing::warn!(
+            file = error.file,
+            line = error.line,
+            reason = error.reason,
+            "ignoring a fingerprint rule"
+        );
+    }
+    Ok(Arc::new(rules))
 }

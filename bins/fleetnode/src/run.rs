@@ -69,7 +69,7 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
                 return Ok(ExitCode::SUCCESS);
             }
         }
-        options.drivers = Arc::new(DriverSet::built_in().with(plugins.drivers())?);
+        options.drivers = Arc::new(DriverSet::clone(&options.drivers).with(plugins.drivers())?);
     }
     let agent = Agent::new(state, options)?;
     let ended = serve(agent, &mut signals, state_dir).await;

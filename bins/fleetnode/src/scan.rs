@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal, Write},
     path::Path,
+    pin::pin,
     process::ExitCode,
     sync::Arc,
     time::Instant,
@@ -22,7 +23,7 @@ use fleet_wire::{
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -32,9 +33,6 @@ use crate::{
     options, plugins,
     run::{PLUGIN_WAIT, Signals, raise_descriptor_limit},
 };
-
-/// Most queued events.
-const SINK: usize = 64;
 
 /// Scans and prints the results.
 pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<ExitCode> {
@@ -57,7 +55,7 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
     let plugins = plugins::start(folder, environment, false, state_dir);
     if let Some(plugins) = &plugins {
         plugins.wait_started(PLUGIN_WAIT).await;
-        options.drivers = Arc::new(DriverSet::built_in().with(plugins.drivers())?);
+        options.drivers = Arc::new(DriverSet::clone(&options.drivers).with(plugins.drivers())?);
     }
     let halted = halt::watch(state_dir);
     let done = scan(&what, &options, args.output, &mut signals, halted).await;
@@ -106,20 +104,28 @@ async fn scan(
     for note in scan.notes() {
         screen.warning(note.clone())?;
     }
-    let (sink, mut events) = mpsc::channel(SINK);
     let cancel = CancellationToken::new();
-    let running = tokio::spawn(scan.run(sink, cancel.clone()));
-    loop {
+    let mut starting = pin!(scan.start(cancel.clone()));
+    let mut running = loop {
         tokio::select! {
-            event = events.recv() => match event {
-                Some(event) => screen.show(event)?,
-                None => break,
-            },
+            running = &mut starting => break running?,
             _ = signals.next() => cancel.cancel(),
             Ok(()) = halted.changed() => cancel.cancel(),
         }
-    }
-    let summary = running.await.context("the scan crashed")??;
+    };
+    let summary = loop {
+        tokio::select! {
+            event = running.scan.next() => {
+                let event = event.context("the scan crashed")?;
+                if let ScanEvent::Ended(summary) = event {
+                    break running.summarize(summary);
+                }
+                screen.show(event)?;
+            }
+            _ = signals.next() => running.scan.cancel(),
+            Ok(()) = halted.changed() => running.scan.cancel(),
+        }
+    };
     let code = exit_code(&summary);
     screen.end(&summary, skipped)?;
     let halt = halted.borrow().clone();
@@ -143,7 +149,7 @@ fn usage_error(error: LocalScanError) -> anyhow::Error {
 fn exit_code(summary: &LocalSummary) -> ExitCode {
     match summary.scan.interrupted {
         Some(Interruption::Canceled) => exit::CANCELED.into(),
-        Some(Interruption::BudgetSpent | Interruption::SinkClosed) => exit::PARTIAL.into(),
+        Some(Interruption::BudgetSpent) => exit::PARTIAL.into(),
         None if is_complete(summary) => ExitCode::SUCCESS,
         None => exit::PARTIAL.into(),
     }
@@ -200,6 +206,7 @@ impl Screen {
             ScanEvent::Found(device) => self.device(&device),
             ScanEvent::Progress(progress) => self.progress(progress),
             ScanEvent::Note(text) => self.warning(text),
+            ScanEvent::Ended(_) => Ok(()),
         }
     }
 
@@ -250,14 +257,14 @@ impl Screen {
             return self.line(Event::Progress(ScanProgress {
                 done,
                 total,
-                phase: phase.to_owned(),
+                phase: phase.as_str().to_owned(),
                 elapsed_ms: self.elapsed(),
             }));
         }
         self.bar.set_length(total);
         self.bar.set_position(done);
         self.bar
-            .set_message(format!("{phase}, {} found", self.found));
+            .set_message(format!("{}, {} found", phase.as_str(), self.found));
         Ok(())
     }
 
@@ -309,7 +316,7 @@ impl Screen {
         let ledger = self.ledger(summary, skipped);
         let state = match summary.scan.interrupted {
             Some(Interruption::Canceled) => ScanState::Canceled,
-            Some(Interruption::BudgetSpent | Interruption::SinkClosed) => ScanState::Partial,
+            Some(Interruption::BudgetSpent) => ScanState::Partial,
             None if is_complete(summary) => ScanState::Completed,
             None => ScanState::Partial,
         };

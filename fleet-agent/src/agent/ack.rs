@@ -172,7 +172,7 @@ fn scan_result(
     let mut gaps: Vec<String> = skipped_names.into_iter().collect();
     match summary.interrupted {
         Some(Interruption::Canceled) => gaps.push(cause(stopped).to_owned()),
-        Some(interruption @ (Interruption::BudgetSpent | Interruption::SinkClosed)) => {
+        Some(interruption @ Interruption::BudgetSpent) => {
             gaps.push(interruption.to_string());
         }
         None => {}

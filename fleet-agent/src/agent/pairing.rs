@@ -169,7 +169,8 @@ fn result(
         PairOutcome::AuthFailed => gateway::PairOutcome::AuthFailed,
         PairOutcome::Error => gateway::PairOutcome::Error,
     };
-    let worked = login.filter(|_| report.outcome == PairOutcome::Paired);
+    // A device that needs no login proves no password, so none is kept for it.
+    let worked = login.filter(|_| report.outcome == PairOutcome::Paired && !report.open);
     let sealed = worked.and_then(|login| {
         let username = seal(key, CredentialPart::Username, login.username());
         let password = seal(key, CredentialPart::Password, login.password());

@@ -4,7 +4,7 @@ use std::{future::pending, sync::Arc};
 
 use fleet_registry::{link::WireCommandId, spool::SpoolMisuse};
 use fleet_scan::{
-    DriverSet, Interruption, PinnedName, Resolver, ScanError, ScanEvent, ScanJob, ScanOptions,
+    DriverSet, Interruption, PinnedName, Resolver, Scan, ScanEvent, ScanJob, ScanOptions,
     ScanProgress, ScanSummary, Scanner,
 };
 use fleet_wire::gateway::FleetNodePairResult;
@@ -17,7 +17,7 @@ use super::{
     scan_task::ScanTask,
 };
 
-/// Most devices queued between scan and spool.
+/// Most results queued between pairing and spool.
 const SINK: usize = 64;
 
 /// The command that holds the node's permit, from its start until its reports are settled.
@@ -55,14 +55,6 @@ struct Pinning {
     cancel: CancellationToken,
 }
 
-/// A running scan. Dropping this aborts it.
-#[derive(Debug)]
-struct Scan {
-    events: mpsc::Receiver<ScanEvent>,
-    task: AbortOnDropHandle<Result<ScanSummary, ScanError>>,
-    cancel: CancellationToken,
-}
-
 /// A running pairing. Dropping this aborts it.
 #[derive(Debug)]
 struct Pairing {
@@ -77,7 +69,8 @@ pub(super) enum Step {
     /// The lookups have ended; `None` if they were canceled.
     Pinned(Result<Option<Vec<PinnedName>>, JoinError>),
     Event(ScanEvent),
-    Over(Result<Result<ScanSummary, ScanError>, JoinError>),
+    /// The scan has ended; `None` if it crashed.
+    Over(Option<ScanSummary>),
     Paired(FleetNodePairResult),
     PairingOver(Result<PairSummary, JoinError>),
 }
@@ -92,10 +85,12 @@ impl Work {
     ) -> Self {
         let site_notes = task.notes.clone();
         if task.names().is_empty() {
-            return Self {
+            let mut work = Self {
                 site_notes,
-                ..Self::scanning(command, scanner, task.job(&[]))
+                ..Self::ended(command, None)
             };
+            work.start_scan(scanner, task.job(&[]));
+            return work;
         }
         let cancel = CancellationToken::new();
         let (lookup, token, resolver) = (task.clone(), cancel.clone(), Arc::clone(resolver));
@@ -116,10 +111,10 @@ impl Work {
         }
     }
 
-    fn scanning(command: WireCommandId, scanner: &Scanner, job: ScanJob) -> Self {
-        Self {
-            stage: Some(Stage::Scanning(Scan::begin(scanner, job))),
-            ..Self::ended(command, None)
+    fn start_scan(&mut self, scanner: &Scanner, job: ScanJob) {
+        match scanner.scan(job) {
+            Ok(scan) => self.stage = Some(Stage::Scanning(scan)),
+            Err(error) => self.ending = Some(Ending::Failed(error.to_string())),
         }
     }
 
@@ -167,14 +162,13 @@ impl Work {
 
     /// Stops the command. The first cause is kept.
     pub(super) fn stop(&mut self, why: StopCause) {
-        let cancel = match &self.stage {
-            Some(Stage::Pinning(pinning)) => &pinning.cancel,
-            Some(Stage::Scanning(scan)) => &scan.cancel,
-            Some(Stage::Pairing(pairing)) => &pairing.cancel,
+        match &self.stage {
+            Some(Stage::Pinning(pinning)) => pinning.cancel.cancel(),
+            Some(Stage::Scanning(scan)) => scan.cancel(),
+            Some(Stage::Pairing(pairing)) => pairing.cancel.cancel(),
             None => return,
-        };
+        }
         self.stopped.get_or_insert(why);
-        cancel.cancel();
     }
 
     /// Starts the scan after the lookups, with the rest of the command's time.
@@ -192,7 +186,7 @@ impl Work {
                 task.budget = task.budget.saturating_sub(pinning.began.elapsed());
                 self.pins = pins;
                 let job = task.job(&self.pins);
-                self.stage = Some(Stage::Scanning(Scan::begin(scanner, job)));
+                self.start_scan(scanner, job);
             }
             Ok(None) => {
                 self.ending = Some(Ending::Ran(ScanSummary {
@@ -236,33 +230,18 @@ impl Work {
     }
 
     /// Records the end of the scan.
-    pub(super) fn end(&mut self, result: Result<Result<ScanSummary, ScanError>, JoinError>) {
+    pub(super) fn end(&mut self, summary: Option<ScanSummary>) {
         self.stage = None;
-        self.ending = Some(match result {
-            Ok(Ok(mut summary)) => {
+        self.ending = Some(match summary {
+            Some(mut summary) => {
                 summary.notes.splice(0..0, self.site_notes.drain(..));
                 Ending::Ran(summary)
             }
-            Ok(Err(error)) => Ending::Failed(error.to_string()),
-            Err(error) => {
-                tracing::error!(%error, command = %self.command, "a scan crashed");
+            None => {
+                tracing::error!(command = %self.command, "a scan crashed");
                 Ending::Failed("the scan crashed; see the node's log".to_owned())
             }
         });
-    }
-}
-
-impl Scan {
-    fn begin(scanner: &Scanner, job: ScanJob) -> Self {
-        let (sink, events) = mpsc::channel(SINK);
-        let cancel = CancellationToken::new();
-        let (scanner, token) = (scanner.clone(), cancel.clone());
-        let task = tokio::spawn(async move { scanner.run(job, sink, token).await });
-        Self {
-            events,
-            task: AbortOnDropHandle::new(task),
-            cancel,
-        }
     }
 }
 
@@ -271,10 +250,10 @@ pub(super) async fn next(work: &mut Option<Work>) -> Step {
     match work.as_mut().and_then(|work| work.stage.as_mut()) {
         None => pending().await,
         Some(Stage::Pinning(pinning)) => Step::Pinned((&mut pinning.lookups).await),
-        Some(Stage::Scanning(scan)) => match scan.events.recv().await {
+        Some(Stage::Scanning(scan)) => match scan.next().await {
+            Some(ScanEvent::Ended(summary)) => Step::Over(Some(summary)),
             Some(event) => Step::Event(event),
-            // The scan has dropped its sender: it returns now, or has crashed.
-            None => Step::Over((&mut scan.task).await),
+            None => Step::Over(None),
         },
         Some(Stage::Pairing(pairing)) => match pairing.results.recv().await {
             Some(result) => Step::Paired(result),
@@ -287,48 +266,28 @@ pub(super) async fn next(work: &mut Option<Work>) -> Step {
 mod tests {
     use std::sync::Arc;
 
-    use fleet_scan::{Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanOptions};
+    use fleet_scan::{DriverSet, Guard, ScanOptions};
 
     use super::*;
 
-    /// A driver whose registration alone brings the scan down.
-    #[derive(Debug)]
-    struct Mine;
-
-    impl Driver for Mine {
-        fn name(&self) -> &str {
-            "mine"
-        }
-
-        fn default_ports(&self) -> Vec<fleet_core::Port> {
-            panic!("on purpose")
-        }
-
-        fn precedence(&self) -> u8 {
-            1
-        }
-
-        fn identify<'a>(
-            &'a self,
-            _: &'a mut Probe<'_>,
-        ) -> BoxFuture<'a, Result<Answer, DriverError>> {
-            panic!("on purpose")
-        }
-    }
-
     #[tokio::test]
     async fn a_scan_that_crashes_fails_alone() {
-        let Ok(drivers) = DriverSet::new(vec![Arc::new(Mine)]) else {
-            panic!("a set of drivers");
+        let scanner = Scanner::new(ScanOptions::default(), Arc::new(DriverSet::built_in()));
+        let job = ScanJob {
+            guard: Guard::new(|_| panic!("on purpose")),
+            ..ScanJob::new(vec![[192, 0, 2, 7].into()])
         };
-        let scanner = Scanner::new(ScanOptions::default(), Arc::new(drivers));
         let id = WireCommandId::new("c").expect("an id");
-        let mut work = Some(Work::scanning(id, &scanner, ScanJob::new(Vec::new())));
-        let Step::Over(result) = next(&mut work).await else {
-            panic!("nothing can be found");
+        let mut started = Work::ended(id, None);
+        started.start_scan(&scanner, job);
+        let mut work = Some(started);
+        let summary = loop {
+            if let Step::Over(summary) = next(&mut work).await {
+                break summary;
+            }
         };
         let mut work = work.expect("is still there");
-        work.end(result);
+        work.end(summary);
         assert!(matches!(work.ending, Some(Ending::Failed(reason)) if reason.contains("crashed")));
     }
 }

@@ -6,7 +6,7 @@ use fleet_agent::{LocalScan, LocalScanError, LocalSummary};
 use fleet_core::{Port, TargetOutcome, outcome::AckCode};
 use fleet_scan::ScanEvent;
 use fleet_sim::Site;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,16 +21,17 @@ fn texts(texts: &[&str]) -> Vec<String> {
 
 /// Runs a scan and returns the addresses of found devices, in that order, and the summary.
 pub(crate) async fn run(scan: LocalScan) -> (Vec<IpAddr>, LocalSummary) {
-    let (sink, mut events) = mpsc::channel(64);
-    let running_scan = tokio::spawn(scan.run(sink, CancellationToken::new()));
+    let starting = scan.start(CancellationToken::new());
+    let mut running = starting.await.expect("it starts");
     let mut found = Vec::new();
-    while let Some(event) = within("an event", events.recv()).await {
-        if let ScanEvent::Found(device) = event {
-            found.push(device.endpoint.ip);
+    loop {
+        match within("an event", running.scan.next()).await {
+            Some(ScanEvent::Found(device)) => found.push(device.endpoint.ip),
+            Some(ScanEvent::Ended(summary)) => return (found, running.summarize(summary)),
+            Some(ScanEvent::Progress(_) | ScanEvent::Note(_)) => {}
+            None => panic!("the scan crashed"),
         }
     }
-    let summary = running_scan.await.expect("no crash").expect("it ran");
-    (found, summary)
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
-//! From a selection to chunks that the node takes, with their scopes, and the estimate of time.
+//! Cuts a selection into chunks for the node, with their scopes, and estimates the duration.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use fleet_core::{Port, limits};
 use ipnetwork::Ipv4Network;
@@ -22,9 +22,11 @@ const UPSTREAM_TIMEOUT: u64 = 10;
 const UPSTREAM_LIST_PROBES: usize = 1_600;
 /// Ports that drivers of upstream nodes are known to probe: 80, 443 and 4028.
 const UPSTREAM_DEFAULT_PORTS: u64 = 3;
-/// What the last probes of a command wait for an answer that does not come.
+/// Shortest run of addresses that is sent as a range. Each range takes a command of its own.
+const SHORTEST_SPAN: usize = 8;
+/// Time that the last probes of a command wait without an answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// Addresses of the subnet that an estimate assumes when the node picks it.
+/// Assumed size of a subnet that the node selects.
 const ASSUMED_SUBNET: u64 = 254;
 
 pub(super) fn build(selection: Selection, ports: Vec<Port>, node: &NodeProfile) -> Plan {
@@ -79,6 +81,14 @@ impl Cutter<'_> {
                 self.lists(addresses, Scope::exact);
                 self.names(names);
             }
+            What::Written { addresses, names } => {
+                if self.node.big_commands {
+                    self.lists(addresses, Scope::exact);
+                } else {
+                    self.spans(addresses);
+                }
+                self.names(names);
+            }
             What::Aimed { addresses, .. } if self.node.big_commands => {
                 self.lists(addresses, Scope::exact);
             }
@@ -113,6 +123,36 @@ impl Cutter<'_> {
         }
     }
 
+    /// Addresses for an upstream node: a range for each long run within the last octet, a list for the others. An
+    /// upstream node waits up to ten seconds for each address of a list, and probes ranges much faster.
+    fn spans(&mut self, addresses: &AddressList) {
+        let mut rest = Vec::new();
+        let all: Vec<IpAddr> = addresses.iter().collect();
+        let follow = |one: &IpAddr, next: &IpAddr| match (one, next) {
+            (IpAddr::V4(one), IpAddr::V4(next)) => {
+                one.octets()[3] < 255 && one.to_bits() + 1 == next.to_bits()
+            }
+            _ => false,
+        };
+        for run in all.chunk_by(follow) {
+            match run {
+                [IpAddr::V4(first), .., IpAddr::V4(last)] if run.len() >= SHORTEST_SPAN => {
+                    let target = Target::Span {
+                        first: *first,
+                        last_octet: last.octets()[3],
+                    };
+                    let scope = Scope::exact(run.iter().copied().collect(), self.scope_ports());
+                    self.push(ChunkCommand::Target(target.to_string()), scope);
+                }
+                run => rest.extend_from_slice(run),
+            }
+        }
+        let rest: AddressList = rest.into_iter().collect();
+        if !rest.is_empty() {
+            self.lists(&rest, Scope::exact);
+        }
+    }
+
     fn names(&mut self, names: &[HostName]) {
         if self.node.pins {
             let most = (self.node.max_targets / limits::NAME_ADDRESSES).max(1);
@@ -141,8 +181,8 @@ impl Cutter<'_> {
         };
         for piece in aligned(*network, self.node.max_targets) {
             let inside = addresses.filtered(|ip| match ip {
-                std::net::IpAddr::V4(ip) => piece.contains(ip),
-                std::net::IpAddr::V6(_) => false,
+                IpAddr::V4(ip) => piece.contains(ip),
+                IpAddr::V6(_) => false,
             });
             let scope = Scope::exact(inside, self.scope_ports());
             self.push(
@@ -200,10 +240,12 @@ fn aligned(network: Ipv4Network, max_targets: usize) -> Vec<Ipv4Network> {
         .collect()
 }
 
-/// Targets that are not left out.
+/// Number of targets that are not skipped.
 fn scanned(what: &What) -> u64 {
     match what {
-        What::Listed { addresses, names } => addresses.len() + names.len() as u64,
+        What::Listed { addresses, names } | What::Written { addresses, names } => {
+            addresses.len() + names.len() as u64
+        }
         What::Aimed { addresses, .. }
         | What::Announced(addresses)
         | What::Heard { addresses, .. } => addresses.len(),
@@ -212,15 +254,17 @@ fn scanned(what: &What) -> u64 {
     }
 }
 
-/// How long it takes when nothing answers.
+/// Estimates the duration if no address answers.
 fn estimate(what: &What, ports: &[Port], commands: usize, node: &NodeProfile) -> Duration {
     let targets = match what {
-        // Nobody is dialed who does not announce the service.
+        // Only hosts that announce the service are dialed.
         What::Heard { listening, .. } => return listening.time + TIMEOUT,
         What::LocalSubnet => ASSUMED_SUBNET,
-        What::Listed { .. } | What::Aimed { .. } | What::Named(_) | What::Announced(_) => {
-            scanned(what)
-        }
+        What::Listed { .. }
+        | What::Written { .. }
+        | What::Aimed { .. }
+        | What::Named(_)
+        | What::Announced(_) => scanned(what),
     };
     let ports = match (ports.len(), node.default_ports.len()) {
         (0, 0) => UPSTREAM_DEFAULT_PORTS,
@@ -237,7 +281,7 @@ fn estimate(what: &What, ports: &[Port], commands: usize, node: &NodeProfile) ->
     }
 }
 
-/// What an operator would not expect of the commands and their scopes, in words.
+/// Hints on unexpected properties of the commands and their scopes.
 fn notes_on(what: &What, ports: &[Port], node: &NodeProfile) -> Vec<String> {
     let mut notes = Vec::new();
     match what {
@@ -245,14 +289,22 @@ fn notes_on(what: &What, ports: &[Port], node: &NodeProfile) -> Vec<String> {
             "this node does not announce its subnets: it picks one itself, and what it reports is taken from the one /{} of its first device",
             limits::UPSTREAM_COMMAND_PREFIX
         )),
-        What::Listed { names, .. } if !names.is_empty() && !node.pins => notes.push(unpinned()),
+        What::Listed { names, .. } | What::Written { names, .. }
+            if !names.is_empty() && !node.pins =>
+        {
+            notes.push(unpinned());
+        }
         What::Named(_) if !node.pins => notes.push(unpinned()),
         What::Heard { listening, .. } => notes.push(format!(
             "the node listens for {} for {} seconds: addresses that do not announce it are not dialed, and count as silent",
             listening.service,
             listening.time.as_secs()
         )),
-        What::Listed { .. } | What::Aimed { .. } | What::Named(_) | What::Announced(_) => {}
+        What::Listed { .. }
+        | What::Written { .. }
+        | What::Aimed { .. }
+        | What::Named(_)
+        | What::Announced(_) => {}
     }
     if ports.is_empty() && node.default_ports.is_empty() {
         notes.push(format!(

@@ -19,11 +19,14 @@ pub enum PlanError {
     /// A list without entries.
     #[error("the list is empty: name at least one address or host name")]
     EmptyList,
-    /// A network, a range or the local-subnet word among the entries of a list.
+    /// The local subnet of a node that announced none, among other targets.
     #[error(
-        "`{0}` cannot stand in a list, which holds single addresses and host names: use a target scan for it"
+        "`{LOCAL_SUBNET}` cannot be combined with other targets on this node, which does not announce its subnets: scan it alone"
     )]
-    NotForList(String),
+    LocalSubnetCombined,
+    /// Every target is excluded.
+    #[error("every target is excluded: leave out one of the entries that begin with `!`")]
+    NothingLeft,
     /// An address that may not be scanned.
     #[error(transparent)]
     Address(#[from] RefusedAddress),
@@ -50,16 +53,6 @@ pub enum PlanError {
     /// A range that ends before it starts.
     #[error("the range ends at {end}, before its start {start}: exchange the two")]
     RangeOrder {
-        /// The first address.
-        start: Ipv4Addr,
-        /// The last address.
-        end: Ipv4Addr,
-    },
-    /// A range of addresses that are all left out.
-    #[error(
-        "nothing is left of the range {start} to {end}: a range begins at .2 when it starts at .0 or .1; scan {end} as a single address"
-    )]
-    RangeEmpty {
         /// The first address.
         start: Ipv4Addr,
         /// The last address.
@@ -138,16 +131,16 @@ impl PlanError {
             Self::Ports(_)
             | Self::Target(_)
             | Self::EmptyList
-            | Self::NotForList(_)
+            | Self::NothingLeft
             | Self::Address(_)
             | Self::Holds { .. }
             | Self::RangeEnd { .. }
             | Self::RangeOrder { .. }
-            | Self::RangeEmpty { .. }
             | Self::TooManyTargets { .. }
             | Self::Listening(_)
             | Self::MdnsPorts(_) => Code::InvalidArgument,
-            Self::NameUnpinned(_)
+            Self::LocalSubnetCombined
+            | Self::NameUnpinned(_)
             | Self::LocalSubnetTooLarge { .. }
             | Self::NoLocalSubnet { .. }
             | Self::MdnsNotAnnounced

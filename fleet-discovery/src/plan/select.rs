@@ -1,5 +1,5 @@
-//! From the entries of a request to a selection: addresses and names to scan, each once, and what is
-//! left out. All skips are decided here, before there are chunks.
+//! Converts the entries of a request to a selection: distinct addresses and names, and the skipped addresses.
+//! All skips are decided here, before the selection is cut into chunks.
 
 use std::{
     collections::BTreeSet,
@@ -10,9 +10,12 @@ use fleet_core::{AddressPolicy, classify, limits, parse_literal};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{PlanError, PlanPolicy};
-use crate::{AddressList, HostName, Listening, NodeProfile, Tally, Target, shown::shown};
+use crate::{
+    AddressList, HostName, Listening, NodeProfile, Tally, Target, TargetEntry, TargetSet,
+    shown::shown,
+};
 
-/// What is to be scanned.
+/// The targets of a scan.
 #[derive(Debug)]
 pub(super) struct Selection {
     pub(super) what: What,
@@ -20,24 +23,29 @@ pub(super) struct Selection {
     pub(super) notes: Vec<String>,
 }
 
-/// The shapes in which a node is asked.
+/// The forms in which a node gets targets.
 #[derive(Debug)]
 pub(super) enum What {
-    /// Addresses and names that go out as lists.
+    /// Addresses and names, sent as lists.
     Listed {
         addresses: AddressList,
         names: Vec<HostName>,
     },
-    /// One target with the addresses that it means; an upstream node gets it as it is.
+    /// Addresses and names of a set with networks or ranges. An upstream node gets ranges, not lists.
+    Written {
+        addresses: AddressList,
+        names: Vec<HostName>,
+    },
+    /// One target with its addresses. An upstream node gets it unchanged.
     Aimed {
         target: Target,
         addresses: AddressList,
     },
-    /// One name, asked for as a target.
+    /// One name as a target.
     Named(HostName),
     /// Addresses of subnets that the node announced.
     Announced(AddressList),
-    /// The word by which a node picks its own subnet.
+    /// The keyword for the node's own subnet.
     LocalSubnet,
     /// Addresses of the node's subnets, of which those are tried that announce a service.
     Heard {
@@ -51,31 +59,111 @@ pub(super) fn list(
     node: &NodeProfile,
     policy: &PlanPolicy,
 ) -> Result<Selection, PlanError> {
-    if entries.is_empty() {
+    // An empty entry is probably a mistake, but a set ignores it.
+    if let Some(empty) = entries.iter().find(|entry| entry.trim().is_empty()) {
+        empty.trim().parse::<Target>()?;
+    }
+    let set = TargetSet::parse(entries)?;
+    compose(&set, node, policy)
+}
+
+/// Selects the addresses and names of a set without its excludes.
+fn compose(
+    set: &TargetSet,
+    node: &NodeProfile,
+    policy: &PlanPolicy,
+) -> Result<Selection, PlanError> {
+    if set.included().is_empty() {
         return Err(PlanError::EmptyList);
     }
-    let mut addresses = Vec::new();
+    let mut selection = Selection::of(What::LocalSubnet);
+    let mut addresses: Vec<IpAddr> = Vec::new();
     let mut names = BTreeSet::new();
-    for entry in entries {
-        match entry.parse::<Target>()? {
-            Target::Address(ip) => addresses.push(policy.addresses.admit(ip)?),
-            Target::Name(name) => {
-                names.insert(name_for(name, node, policy)?);
+    let mut edges = Vec::new();
+    let mut listed = set.excluded().is_empty();
+    for entry in set.included() {
+        match entry {
+            TargetEntry::Target(Target::Address(ip)) => {
+                addresses.push(policy.addresses.admit(*ip)?)
             }
-            Target::Network(_) | Target::Span { .. } | Target::LocalSubnet => {
-                return Err(PlanError::NotForList(shown(entry)));
+            TargetEntry::Target(Target::Name(name)) => {
+                names.insert(name_for(name.clone(), node, policy)?);
+            }
+            TargetEntry::Target(Target::LocalSubnet) => {
+                listed = false;
+                let local = local_subnet(node, policy)?;
+                let What::Announced(announced) = local.what else {
+                    return Err(PlanError::LocalSubnetCombined);
+                };
+                addresses.extend(announced.iter());
+                selection.notes.extend(local.notes);
+                for tally in local.skipped {
+                    Tally::add(
+                        &mut selection.skipped,
+                        &tally.reason,
+                        tally.count,
+                        &tally.example,
+                    );
+                }
+            }
+            entry => {
+                listed = false;
+                let text = entry.to_string();
+                bounded(&text, entry.count())?;
+                let all = entry.addresses().unwrap_or_default();
+                permitted(&text, &all, policy.addresses)?;
+                match entry {
+                    TargetEntry::Target(Target::Network(network)) if network.prefix() < 31 => {
+                        let inside = without_edges(*network, all, &mut Vec::new());
+                        addresses.extend(inside.iter());
+                        edges.push(("network address", network.network()));
+                        edges.push(("broadcast address", network.broadcast()));
+                    }
+                    _ => addresses.extend(all.iter()),
+                }
             }
         }
+        // Repeated entries must not add up to more than the memory of one scan.
+        if addresses.len() > 2 * limits::SCAN_TARGETS {
+            addresses.sort_unstable();
+            addresses.dedup();
+            bounded("the list", addresses.len() as u64)?;
+        }
     }
-    addresses.sort_unstable();
-    addresses.dedup();
-    // A name may become as many addresses as it can be pinned to.
-    let count = (addresses.len() + names.len() * limits::NAME_ADDRESSES) as u64;
+    let all: AddressList = addresses.into_iter().collect();
+    // Another entry may include the edge of a network.
+    edges.sort_unstable();
+    edges.dedup();
+    for (reason, edge) in edges {
+        let skipped = u64::from(!all.contains(edge.into()));
+        selection.skip(reason, skipped, edge.into());
+    }
+    let excluded: Vec<AddressList> = set
+        .excluded()
+        .iter()
+        .map(|entry| {
+            bounded(&format!("!{entry}"), entry.count())?;
+            Ok(entry.addresses().unwrap_or_default())
+        })
+        .collect::<Result<_, PlanError>>()?;
+    let is_excluded = |ip: IpAddr| excluded.iter().any(|list| list.contains(ip));
+    let addresses = all.filtered(|ip| !is_excluded(ip));
+    if let Some(first) = all.iter().find(|ip| is_excluded(*ip)) {
+        selection.skip("excluded", all.len() - addresses.len(), first);
+    }
+    if addresses.is_empty() && names.is_empty() {
+        return Err(PlanError::NothingLeft);
+    }
+    // A name can resolve to several addresses.
+    let count = addresses.len() + (names.len() * limits::NAME_ADDRESSES) as u64;
     bounded("the list, a name counting as 8,", count)?;
-    Ok(Selection::of(What::Listed {
-        addresses: addresses.into_iter().collect(),
-        names: names.into_iter().collect(),
-    }))
+    let names = names.into_iter().collect();
+    selection.what = if listed {
+        What::Listed { addresses, names }
+    } else {
+        What::Written { addresses, names }
+    };
+    Ok(selection)
 }
 
 pub(super) fn range(start: &str, end: &str, policy: &PlanPolicy) -> Result<Selection, PlanError> {
@@ -91,27 +179,12 @@ pub(super) fn range(start: &str, end: &str, policy: &PlanPolicy) -> Result<Selec
         &entry,
         u64::from(end.to_bits()) - u64::from(start.to_bits()) + 1,
     )?;
-    let [.., octet] = start.octets();
-    let left_out = match octet {
-        0 | 1 if !start.is_loopback() => u64::from(2 - octet),
-        _ => 0,
-    };
-    let first = u64::from(start.to_bits()) + left_out;
-    let Some(first) = u32::try_from(first)
-        .ok()
-        .filter(|first| *first <= end.to_bits())
-    else {
-        return Err(PlanError::RangeEmpty { start, end });
-    };
-    let addresses =
-        AddressList::span(Ipv4Addr::from_bits(first).into(), end.into()).unwrap_or_default();
+    let addresses = AddressList::span(start.into(), end.into()).unwrap_or_default();
     permitted(&entry, &addresses, policy.addresses)?;
-    let mut selection = Selection::of(What::Listed {
+    Ok(Selection::of(What::Listed {
         addresses,
         names: Vec::new(),
-    });
-    selection.skip("range starts at .0 or .1", left_out, start.into());
-    Ok(selection)
+    }))
 }
 
 pub(super) fn target(
@@ -119,7 +192,14 @@ pub(super) fn target(
     node: &NodeProfile,
     policy: &PlanPolicy,
 ) -> Result<Selection, PlanError> {
-    let target: Target = text.parse()?;
+    let set = TargetSet::parse(&[text])?;
+    let Some(target) = set.single().cloned() else {
+        if set.included().is_empty() && set.excluded().is_empty() {
+            // Reports the empty text as an invalid target.
+            text.trim().parse::<Target>()?;
+        }
+        return compose(&set, node, policy);
+    };
     let mut addresses = match &target {
         Target::LocalSubnet => return local_subnet(node, policy),
         Target::Name(name) => {

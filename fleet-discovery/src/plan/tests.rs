@@ -124,44 +124,61 @@ fn ports_that_are_not_given_come_from_the_node() {
 }
 
 #[test]
-fn a_range_begins_at_two() {
-    for (start, end, list, skipped) in [
-        (
-            "10.0.0.0",
-            "10.0.0.3",
-            "10.0.0.2-10.0.0.3",
-            Some((2, "10.0.0.0")),
-        ),
-        (
-            "10.0.0.1",
-            "10.0.0.3",
-            "10.0.0.2-10.0.0.3",
-            Some((1, "10.0.0.1")),
-        ),
-        ("10.0.0.2", "10.0.0.3", "10.0.0.2-10.0.0.3", None),
-        ("10.0.0.255", "10.0.1.1", "10.0.0.255-10.0.1.1", None),
-        ("10.255.255.255", "10.255.255.255", "10.255.255.255", None),
-        ("127.0.0.1", "127.0.0.2", "127.0.0.1-127.0.0.2", None),
+fn a_range_includes_all_of_its_addresses() {
+    for (start, end, list) in [
+        ("10.0.0.0", "10.0.0.3", "10.0.0.0-10.0.0.3"),
+        ("10.0.0.1", "10.0.0.3", "10.0.0.1-10.0.0.3"),
+        ("10.0.0.255", "10.0.1.1", "10.0.0.255-10.0.1.1"),
+        ("10.255.255.255", "10.255.255.255", "10.255.255.255"),
     ] {
-        let policy = PlanPolicy {
-            addresses: AddressPolicy::DEMO,
-            ..PlanPolicy::default()
-        };
-        let plan = plan_for(range(start, end), &["80"], &ours(), policy).expect("a plan");
+        for mode in [range(start, end), target(&format!("{start}..{end}"))] {
+            let plan = planned(mode, &["80"], &ours());
+            let scope = &plan.chunks[0].scope;
+            assert_eq!(scope.to_string(), format!("1|exact|{list}|80"));
+            assert_eq!((skips(&plan), plan.targets), (vec![], scope.targets()));
+        }
+    }
+}
+
+#[test]
+fn a_set_is_scanned_without_edges_and_excludes() {
+    let set = "10.0.0.0/30 10.0.0.3, 10.0.1.1-10.0.1.9 !10.0.1.4/31";
+    let list = "10.0.0.1-10.0.0.3,10.0.1.1-10.0.1.3,10.0.1.6-10.0.1.9";
+    for mode in [target(set), list_of(set)] {
+        let plan = planned(mode, &["80"], &ours());
         assert_eq!(
             plan.chunks[0].scope.to_string(),
             format!("1|exact|{list}|80")
         );
-        let expected: Vec<_> = skipped
-            .map(|(count, first)| ("range starts at .0 or .1", count, first))
-            .into_iter()
-            .collect();
-        assert_eq!(skips(&plan), expected, "{start}");
         assert_eq!(
-            plan.targets,
-            plan.chunks[0].scope.targets() + skipped.map_or(0, |(count, _)| count)
+            skips(&plan),
+            [
+                ("network address", 1, "10.0.0.0"),
+                ("excluded", 2, "10.0.1.4")
+            ]
         );
+        assert_eq!(plan.targets, 13);
     }
+}
+
+fn list_of(set: &str) -> Mode {
+    Mode::List(set.split(' ').map(str::to_owned).collect())
+}
+
+#[test]
+fn an_upstream_node_gets_the_ranges_of_a_set_as_targets() {
+    let plan = planned(
+        target("10.0.0.250-10.0.1.20 10.0.3.7"),
+        &["80"],
+        &NodeProfile::upstream(),
+    );
+    assert_eq!(
+        summary(&plan),
+        [
+            "target 10.0.1.0-20: 1|exact|10.0.1.0-10.0.1.20|80",
+            "list of 7: 1|exact|10.0.0.250-10.0.0.255,10.0.3.7|80",
+        ]
+    );
 }
 
 #[test]
@@ -373,16 +390,16 @@ fn refusals_name_the_entry_and_the_way_out() {
             &["`999.1.1.1`", "four decimals"],
         ),
         (
-            list(&["10.0.0.0/24"]),
+            list(&["10.0.0.0/30", "!10.0.0.0/24"]),
             &["80"],
             InvalidArgument,
-            &["`10.0.0.0/24`", "target scan"],
+            &["every target is excluded"],
         ),
         (
-            list(&[LOCAL_SUBNET]),
+            list(&["10.0.0.1", LOCAL_SUBNET]),
             &["80"],
-            InvalidArgument,
-            &[LOCAL_SUBNET, "target scan"],
+            FailedPrecondition,
+            &[LOCAL_SUBNET, "scan it alone"],
         ),
         (
             list(&["8.8.8.8"]),
@@ -439,12 +456,6 @@ fn refusals_name_the_entry_and_the_way_out() {
             &["10.0.0.9", "10.0.0.5", "exchange"],
         ),
         (
-            range("10.0.0.0", "10.0.0.1"),
-            &["80"],
-            InvalidArgument,
-            &["nothing is left", ".2"],
-        ),
-        (
             range("10.0.0.0", "10.1.0.0"),
             &["80"],
             InvalidArgument,
@@ -482,10 +493,10 @@ fn refusals_name_the_entry_and_the_way_out() {
         ),
         (target("fd00::/120"), &["80"], InvalidArgument, &["IPv6"]),
         (
-            target("10.0-255.0.1"),
+            target("10.0-255.0-255.*"),
             &["80"],
             InvalidArgument,
-            &["`10.0-255.0.1`", "last octet"],
+            &["`10.*.*.*`", "16777216"],
         ),
         (
             target("10.0.0.1"),

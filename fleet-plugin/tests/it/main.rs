@@ -20,8 +20,6 @@ use fleet_plugin::{HostOptions, PluginHost, Timing};
 use fleet_scan::{
     DriverSet, FoundDevice, Guard, ScanEvent, ScanJob, ScanOptions, ScanSummary, Scanner,
 };
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 /// Time limit of a step on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -98,19 +96,16 @@ async fn scan(host: &PluginHost, targets: &[IpAddr]) -> (ScanSummary, Vec<FoundD
 
 async fn scan_with(host: &PluginHost, job: ScanJob) -> (ScanSummary, Vec<FoundDevice>) {
     let scanner = Scanner::new(quick_scan(), drivers(host));
-    let (sink, mut events) = mpsc::channel(16);
-    let running = scanner.run(job, sink, CancellationToken::new());
-    let gathering = async {
-        let mut found = Vec::new();
-        while let Some(event) = events.recv().await {
-            if let ScanEvent::Found(device) = event {
-                found.push(device);
-            }
+    let mut scan = scanner.scan(job).expect("the scan starts");
+    let mut found = Vec::new();
+    while let Some(event) = scan.next().await {
+        match event {
+            ScanEvent::Found(device) => found.push(device),
+            ScanEvent::Ended(summary) => return (summary, found),
+            ScanEvent::Note(_) | ScanEvent::Progress(_) => {}
         }
-        found
-    };
-    let (summary, found) = tokio::join!(running, gathering);
-    (summary.expect("the scan begins"), found)
+    }
+    panic!("the scan crashed");
 }
 
 /// The problem of the only plugin, if it is down.

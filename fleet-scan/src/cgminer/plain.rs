@@ -1,12 +1,12 @@
-//! Reads the API's older form, `STATUS=S,Code=22,Msg=CGMiner versions|VERSION,CGMiner=4.11.1,API=3.7|`, which some
-//! devices use for whatever they are asked, into the shape of its JSON. Pure and bounded by its input.
+//! Reads the API's older form, `STATUS=S,Code=22,Msg=CGMiner versions|VERSION,CGMiner=4.11.1,API=3.7|`, into the shape of
+//! its JSON. Some devices answer every command in this form. Pure and bounded by its input.
 
 use serde_json::{Map, Value};
 
 /// How such a reply begins.
 const START: &[u8] = b"STATUS=";
 
-/// Sections of one reply that are read. Real ones have one a hash board, and a few.
+/// Sections of one reply that are read. Real replies have one per hash board and a few more.
 const SECTIONS: usize = 32;
 
 /// Fields of one section that are read.
@@ -21,8 +21,8 @@ pub(super) fn is_complete(bytes: &[u8]) -> bool {
     bytes.last() == Some(&0)
 }
 
-/// The sections as lists of objects, by their names: what is said in `VERSION,A=1|` stands in `VERSION[0].A`. What
-/// was cut off is left out, since half a model name is another model.
+/// The sections as lists of objects, by their names: `VERSION,A=1|` becomes `VERSION[0].A`. A section that was cut off is
+/// left out: half a model name is another model.
 pub(super) fn parse(bytes: &[u8]) -> Option<Value> {
     let text = String::from_utf8_lossy(bytes);
     let (whole, _) = text.rsplit_once('|')?;

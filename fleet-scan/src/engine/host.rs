@@ -1,4 +1,4 @@
-//! What is known of one address: which ports are still open questions, who named it, what is reported. Pure.
+//! The state of one address: its pending ports, its answers, and which devices are reported. Pure.
 
 use std::cmp::Reverse;
 
@@ -6,64 +6,64 @@ use fleet_core::{DeviceFacts, TargetOutcome};
 
 use crate::job::FoundDevice;
 
-/// What became of one port.
+/// The outcome of one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PortVerdict {
-    /// Not allowed.
+    /// The guard forbids it.
     Skipped,
-    /// Could not be tried to the end.
+    /// It could not be tried completely.
     NotReached,
     /// Nothing answered.
     Silent,
-    /// The host refused.
+    /// The host sent a reset.
     Refused,
-    /// It answered, no driver knows it; what it said, escaped, perhaps nothing.
+    /// It answered, but no driver identified it. The text is its reply, escaped and possibly empty.
     Unidentified(String),
-    /// A driver of this precedence named it.
+    /// A driver of this precedence identified it.
     Named(u8, Box<FoundDevice>),
 }
 
-/// One address of a scan. Reports by the driver of highest precedence, of equals by the port that the scan names
-/// first, once; a further port only when it shows another MAC or serial. A device that showed no MAC waits for the
-/// other ports, since one of them may. So neither the report nor the identity in it hangs on which port was the
-/// quickest.
+/// The state of one address. It reports one device: the one from the driver of highest precedence, or from the earlier
+/// port of the scan if precedences are equal. Another port adds a device only if it shows a different MAC or serial. A
+/// device without a MAC waits for the other ports, which may show one. Therefore the report does not depend on which
+/// port answered first.
 ///
-/// 24 bytes where nothing answered: a scan may have 65,536.
+/// A host that sent nothing takes 24 bytes, because a scan can have 65,536 hosts.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Host {
-    open_questions: u64,
-    learned: Option<TargetOutcome>,
+    pending_ports: u64,
+    best: Option<TargetOutcome>,
     answers: Option<Box<Answers>>,
 }
 
-/// What a host said.
+/// The answers of a host.
 #[derive(Debug, Clone, Default)]
 struct Answers {
     candidates: Vec<(Rank, FoundDevice)>,
     reported: Vec<FoundDevice>,
-    /// Of the first port of the scan that said anything.
-    words: Option<(usize, String)>,
-    /// A bit each for the ports that answered and were not named.
-    unnamed: u64,
+    /// The reply to quote, and its port.
+    reply: Option<(usize, String)>,
+    /// A bit for each port that answered and was not identified.
+    unidentified: u64,
 }
 
 /// Precedence, then the earlier port of the scan.
 type Rank = (u8, Reverse<usize>);
 
 impl Host {
-    /// A host with `ports` ports to try, at most 64.
+    /// Creates a host with `ports` ports to try, at most 64.
     pub(super) fn new(ports: usize) -> Self {
-        let open_questions = u64::MAX
+        let pending_ports = u64::MAX
             .checked_shr(64 - u32::try_from(ports.min(64)).unwrap_or(64))
             .unwrap_or(0);
         Self {
-            open_questions,
+            pending_ports,
             ..Self::default()
         }
     }
 
-    /// Takes in what became of a port. `precedences` holds, a port, the highest precedence that may still name it.
-    /// Returns what is to be reported now.
+    /// Takes the outcome of a port and returns the devices to report now. `precedences` holds, for each port, the highest
+    /// precedence that may still identify it.
     #[must_use]
     pub(super) fn conclude(
         &mut self,
@@ -71,14 +71,14 @@ impl Host {
         verdict: PortVerdict,
         precedences: &[u8],
     ) -> Vec<FoundDevice> {
-        self.open_questions &= !(1u64 << (port & 63));
-        self.learned = self.learned.max(Some(outcome_of(&verdict)));
+        self.pending_ports &= !(1u64 << (port & 63));
+        self.best = self.best.max(Some(outcome_of(&verdict)));
         match verdict {
             PortVerdict::Named(precedence, device) => {
                 let rank = (precedence, Reverse(port));
                 self.answers().candidates.push((rank, *device));
             }
-            PortVerdict::Unidentified(words) => self.answers().heard(port, words),
+            PortVerdict::Unidentified(reply) => self.answers().add_reply(port, reply),
             PortVerdict::Skipped
             | PortVerdict::NotReached
             | PortVerdict::Silent
@@ -87,14 +87,14 @@ impl Host {
         let Some(answers) = &mut self.answers else {
             return Vec::new();
         };
-        let best = answers.candidates.iter().max_by_key(|(rank, _)| *rank);
-        let may_still_be = precedences
+        let top = answers.candidates.iter().max_by_key(|(rank, _)| *rank);
+        let pending = precedences
             .iter()
             .enumerate()
-            .filter(|(port, _)| self.open_questions & (1u64 << (port & 63)) != 0)
+            .filter(|(port, _)| self.pending_ports & (1u64 << (port & 63)) != 0)
             .map(|(port, precedence)| (*precedence, Reverse(port)))
             .max();
-        let is_settled = match (best, may_still_be) {
+        let is_settled = match (top, pending) {
             (_, None) => true,
             (None, Some(_)) => false,
             (Some((rank, device)), Some(other)) => {
@@ -109,29 +109,29 @@ impl Host {
         }
     }
 
-    /// Takes in what external drivers made of it, after every port is settled. Returns what is to be reported.
+    /// Takes the result of external drivers, after every port is settled. Returns the devices to report.
     #[must_use]
-    pub(super) fn conclude_outside(&mut self, port: u8, verdict: PortVerdict) -> Vec<FoundDevice> {
-        // No port is an open question any more, so that there is nothing to wait for.
+    pub(super) fn conclude_external(&mut self, port: u8, verdict: PortVerdict) -> Vec<FoundDevice> {
+        // No port is pending, so nothing is held back.
         self.conclude(usize::from(port), verdict, &[])
     }
 
-    /// The ports at which external drivers may be asked: none before all are settled, none once one was named.
-    pub(super) fn unnamed(&self) -> impl Iterator<Item = u8> + use<> {
-        let may_ask = self.is_done() && self.learned == Some(TargetOutcome::Unidentified);
-        let answers = self.answers.as_ref().filter(|_| may_ask);
-        let ports = answers.map_or(0, |answers| answers.unnamed);
+    /// The ports for external drivers: none while a port is pending, and none if a built-in driver identified the host.
+    pub(super) fn unidentified_ports(&self) -> impl Iterator<Item = u8> + use<> {
+        let applies = self.is_done() && self.best == Some(TargetOutcome::Unidentified);
+        let answers = self.answers.as_ref().filter(|_| applies);
+        let ports = answers.map_or(0, |answers| answers.unidentified);
         (0..64).filter(move |port| ports & (1u64 << port) != 0)
     }
 
-    /// Whether its ports are settled.
+    /// Returns whether all ports are settled.
     pub(super) fn is_done(&self) -> bool {
-        self.open_questions == 0
+        self.pending_ports == 0
     }
 
-    /// The scan is over: what was held back for a better name is reported now.
+    /// Returns the devices that were held back for a better answer. Call this when the scan is over.
     #[must_use]
-    pub(super) fn give_up_waiting(&mut self) -> Vec<FoundDevice> {
+    pub(super) fn flush(&mut self) -> Vec<FoundDevice> {
         let provisional = !self.is_done();
         let mut devices = self
             .answers
@@ -144,15 +144,15 @@ impl Host {
         devices
     }
 
-    /// At which port it said what, when it answered and nothing named it in the end; perhaps nothing.
-    pub(super) fn stranger(&self) -> Option<(usize, &str)> {
-        let is_stranger = self.is_done() && self.learned == Some(TargetOutcome::Unidentified);
-        let (port, words) = self.answers.as_ref()?.words.as_ref()?;
-        is_stranger.then_some((*port, words.as_str()))
+    /// Returns the port and the reply to quote, if the host answered and no driver identified it.
+    pub(super) fn unidentified_reply(&self) -> Option<(usize, &str)> {
+        let is_unidentified = self.is_done() && self.best == Some(TargetOutcome::Unidentified);
+        let (port, reply) = self.answers.as_ref()?.reply.as_ref()?;
+        is_unidentified.then_some((*port, reply.as_str()))
     }
 
     pub(super) fn outcome(&self) -> TargetOutcome {
-        match self.learned {
+        match self.best {
             Some(TargetOutcome::Skipped) if !self.is_done() => TargetOutcome::NotReached,
             Some(outcome) => outcome,
             None => TargetOutcome::NotReached,
@@ -165,13 +165,13 @@ impl Host {
 }
 
 impl Answers {
-    /// Words go before silence, then the earlier port of the scan.
-    fn heard(&mut self, port: usize, words: String) {
-        let place = |port: usize, words: &str| (words.is_empty(), port);
-        self.unnamed |= 1u64 << (port & 63);
-        let known = self.words.as_ref();
-        if known.is_none_or(|(other, said)| place(port, &words) < place(*other, said)) {
-            self.words = Some((port, words));
+    /// Prefers a reply over an empty one, then the earlier port of the scan.
+    fn add_reply(&mut self, port: usize, reply: String) {
+        let rank = |port: usize, reply: &str| (reply.is_empty(), port);
+        self.unidentified |= 1u64 << (port & 63);
+        let known = self.reply.as_ref();
+        if known.is_none_or(|(other, other_reply)| rank(port, &reply) < rank(*other, other_reply)) {
+            self.reply = Some((port, reply));
         }
     }
 
@@ -180,13 +180,13 @@ impl Answers {
         candidates.sort_by_key(|(rank, _)| Reverse(*rank));
         let mut now: Vec<FoundDevice> = Vec::new();
         for (_, device) in candidates {
-            let known = now.iter_mut().find(|other| !is_another(other, &device));
+            let known = now.iter_mut().find(|other| !are_distinct(other, &device));
             match known {
                 Some(same) => complete(&mut same.facts, device.facts),
                 None if self
                     .reported
                     .iter()
-                    .any(|other| !is_another(other, &device)) => {}
+                    .any(|other| !are_distinct(other, &device)) => {}
                 None => now.push(device),
             }
         }
@@ -195,14 +195,14 @@ impl Answers {
     }
 }
 
-/// Adds what another port of the same device says to what is known of it. The port of higher precedence keeps what
-/// it says; a firmware that only has a name takes the version of the other.
+/// Adds the facts from another port of the same device. The port of higher precedence keeps its own; a firmware without
+/// a version takes the version of the other.
 fn complete(known: &mut DeviceFacts, other: DeviceFacts) {
     known.mac = known.mac.or(other.mac);
     known.serial = known.serial.take().or(other.serial);
     if known.model.is_empty() && !other.model.is_empty() {
         known.model = other.model;
-        // Who made the hardware follows from the model.
+        // The model determines the maker of the hardware.
         known.manufacturer = other.manufacturer;
     }
     if known.firmware.is_empty() || other.firmware.starts_with(&format!("{} ", known.firmware)) {
@@ -210,8 +210,9 @@ fn complete(known: &mut DeviceFacts, other: DeviceFacts) {
     }
 }
 
-/// Whether two answers of one address are certainly two devices: MACs differ, or serials when a MAC is unknown.
-fn is_another(one: &FoundDevice, other: &FoundDevice) -> bool {
+/// Returns whether two answers of one address certainly come from two devices: their MACs differ, or their serials if a
+/// MAC is unknown.
+fn are_distinct(one: &FoundDevice, other: &FoundDevice) -> bool {
     let (one, other) = (&one.facts, &other.facts);
     match (one.mac, other.mac) {
         (Some(one), Some(other)) => one != other,
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_precedence_is_reported_at_once_and_the_other_port_not_at_all() {
+    fn the_highest_precedence_is_reported_at_once_and_the_other_port_is_not() {
         let mut host = Host::new(2);
         let found = host.conclude(
             API,
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_one_waits_for_the_port_that_could_outrank_it() {
+    fn a_lower_precedence_waits_for_the_port_that_could_outrank_it() {
         for (verdict, expected) in [
             (PortVerdict::Refused, "web"),
             (PortVerdict::Silent, "web"),
@@ -332,8 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_identity_that_a_port_of_lower_precedence_shows_goes_into_the_one_report_whichever_answers_first()
-     {
+    fn an_identity_from_a_port_of_lower_precedence_joins_the_report_in_either_order() {
         let api = PortVerdict::Named(100, device("api", None, None));
         let web = PortVerdict::Named(50, device("web", Some("02:00:00:00:00:0a"), Some("S1")));
         for order in [
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_adds_what_the_better_one_does_not_say() {
+    fn a_port_adds_facts_that_the_better_port_lacks() {
         let with = |model: &str, maker: &str, firmware: &str| {
             let mut device = device("any", None, None);
             let facts = &mut device.facts;
@@ -402,7 +402,7 @@ mod tests {
 
         /// Four ports, two precedences, three identities or none.
         #[test]
-        fn what_is_reported_does_not_hang_on_the_order_of_answers(
+        fn the_report_does_not_depend_on_the_order_of_answers(
             verdicts in proptest::collection::vec((0u8..4, 0u8..2), 4),
             order in Just([0usize, 1, 2, 3]).prop_shuffle(),
         ) {
@@ -422,17 +422,17 @@ mod tests {
                 for port in order {
                     found.extend(host.conclude(*port, verdict(*port), &precedences));
                 }
-                prop_assert!(host.give_up_waiting().is_empty());
-                let words = host.stranger().map(|(port, words)| (port, words.to_owned()));
+                prop_assert!(host.flush().is_empty());
+                let reply = host.unidentified_reply().map(|(port, reply)| (port, reply.to_owned()));
                 let first = found.into_iter().next().map(|device| (device.facts.driver, device.facts.mac));
-                Ok((first, host.outcome(), words))
+                Ok((first, host.outcome(), reply))
             };
             prop_assert_eq!(run(&[0, 1, 2, 3])?, run(&order)?);
         }
     }
 
     #[test]
-    fn an_interrupted_host_reports_what_it_had() {
+    fn an_interrupted_host_reports_what_it_has() {
         let mut host = Host::new(2);
         let found = host.conclude(
             WEB,
@@ -440,17 +440,17 @@ mod tests {
             &PRECEDENCES,
         );
         assert!(found.is_empty());
-        let left = host.give_up_waiting();
+        let left = host.flush();
         assert_eq!(drivers(&left), ["web"]);
         assert!(
             left[0].provisional,
-            "the other port might have known better"
+            "the other port might have identified it better"
         );
-        assert!(host.give_up_waiting().is_empty());
+        assert!(host.flush().is_empty());
     }
 
     #[test]
-    fn the_best_that_was_learned_is_the_outcome() {
+    fn the_best_port_decides_the_outcome() {
         use PortVerdict::{NotReached, Refused, Silent, Skipped, Unidentified};
         for (verdicts, expected) in [
             (vec![], TargetOutcome::NotReached),
@@ -473,68 +473,64 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_one_only_when_no_port_named_it() {
-        let said = |words: &str| PortVerdict::Unidentified(words.to_owned());
+    fn a_host_is_unidentified_only_if_no_port_identified_it() {
+        let replied = |reply: &str| PortVerdict::Unidentified(reply.to_owned());
         for (api, web, expected) in [
-            (said(""), said("HTTP 200"), Some((WEB, "HTTP 200"))),
-            (said("SSH"), said("HTTP 200"), Some((API, "SSH"))),
-            (said(""), PortVerdict::Silent, Some((API, ""))),
+            (replied(""), replied("HTTP 200"), Some((WEB, "HTTP 200"))),
+            (replied("SSH"), replied("HTTP 200"), Some((API, "SSH"))),
+            (replied(""), PortVerdict::Silent, Some((API, ""))),
             (
                 PortVerdict::Named(100, device("api", None, None)),
-                said("HTTP 200"),
+                replied("HTTP 200"),
                 None,
             ),
             (PortVerdict::Silent, PortVerdict::Refused, None),
         ] {
             let mut host = Host::new(2);
             let _ = host.conclude(API, api, &PRECEDENCES);
-            assert_eq!(host.stranger(), None, "a port is still an open question");
+            assert_eq!(host.unidentified_reply(), None, "a port is pending");
             let _ = host.conclude(WEB, web, &PRECEDENCES);
-            assert_eq!(host.stranger(), expected);
+            assert_eq!(host.unidentified_reply(), expected);
         }
     }
 
     #[test]
-    fn external_drivers_get_what_answered_and_nobody_named_once_all_is_settled() {
-        let said = || PortVerdict::Unidentified(String::new());
+    fn external_drivers_get_the_unidentified_ports_once_all_ports_are_settled() {
+        let replied = || PortVerdict::Unidentified(String::new());
         let mut host = Host::new(2);
-        assert!(host.conclude(WEB, said(), &PRECEDENCES).is_empty());
-        assert_eq!(
-            host.unnamed().count(),
-            0,
-            "a port is still an open question"
-        );
+        assert!(host.conclude(WEB, replied(), &PRECEDENCES).is_empty());
+        assert_eq!(host.unidentified_ports().count(), 0, "a port is pending");
         assert!(
             host.conclude(API, PortVerdict::Silent, &PRECEDENCES)
                 .is_empty()
         );
-        assert_eq!(host.unnamed().collect::<Vec<_>>(), [1]);
-        let found = host.conclude_outside(1, PortVerdict::Named(0, device("plugin", None, None)));
+        assert_eq!(host.unidentified_ports().collect::<Vec<_>>(), [1]);
+        let found = host.conclude_external(1, PortVerdict::Named(0, device("plugin", None, None)));
         assert_eq!(drivers(&found), ["plugin"]);
-        assert_eq!(host.unnamed().count(), 0, "it is identified");
+        assert_eq!(host.unidentified_ports().count(), 0, "it is identified");
         assert_eq!(host.outcome(), TargetOutcome::Identified);
-        assert_eq!(host.stranger(), None);
+        assert_eq!(host.unidentified_reply(), None);
     }
 
     #[test]
-    fn the_answer_of_an_external_driver_belongs_to_the_port_it_was_asked_about() {
-        let said = |words: &str| PortVerdict::Unidentified(words.to_owned());
+    fn the_answer_of_an_external_driver_belongs_to_the_port_of_its_question() {
+        let replied = |reply: &str| PortVerdict::Unidentified(reply.to_owned());
         let mut host = Host::new(2);
         let _ = host.conclude(API, PortVerdict::Refused, &PRECEDENCES);
-        let _ = host.conclude(WEB, said(""), &PRECEDENCES);
-        let _ = host.conclude_outside(1, said("requires a login"));
-        assert_eq!(host.stranger(), Some((WEB, "requires a login")));
+        let _ = host.conclude(WEB, replied(""), &PRECEDENCES);
+        let _ = host.conclude_external(1, replied("requires a login"));
+        assert_eq!(host.unidentified_reply(), Some((WEB, "requires a login")));
     }
 
     #[test]
-    fn a_host_that_a_built_in_driver_named_is_no_external_drivers_business() {
+    fn external_drivers_skip_a_host_that_a_built_in_driver_identified() {
         let mut host = Host::new(2);
         let named = PortVerdict::Named(100, device("api", None, None));
-        // It waits for the port that may know its MAC.
+        // It waits for the port that may show its MAC.
         assert!(host.conclude(API, named, &PRECEDENCES).is_empty());
-        let said = PortVerdict::Unidentified(String::new());
-        assert_eq!(host.conclude(WEB, said, &PRECEDENCES).len(), 1);
-        assert_eq!(host.unnamed().count(), 0);
+        let replied = PortVerdict::Unidentified(String::new());
+        assert_eq!(host.conclude(WEB, replied, &PRECEDENCES).len(), 1);
+        assert_eq!(host.unidentified_ports().count(), 0);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Asks the drivers about one open port, on the connection that proved it open; and external drivers about a host,
-//! question by question. A driver that crashes costs its own answer and nothing else.
+//! Runs the drivers on an open port, over the connection that proved it open, and external drivers on a host. A driver
+//! that panics loses only its own answer.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -9,35 +9,35 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::host::PortVerdict;
 use crate::{
-    dial::Dialler,
+    dial::Dialer,
     driver::{Answer, Driver, DriverError},
     job::{FoundDevice, ScanOptions},
     probe::Probe,
     text,
 };
 
-/// How much of a driver's trouble goes into a note, in characters.
+/// Characters of a driver failure in a note.
 const TROUBLE: usize = 200;
 
-/// How much of what a stranger said goes into a note, in characters.
-const STRANGER_WORDS: usize = 160;
+/// Characters of an unidentified host's reply in a note.
+const REPLY_EXCERPT: usize = 160;
 
-/// What became of the questions.
+/// The result of the drivers.
 #[derive(Debug)]
 pub(super) struct Identified {
     pub(super) verdict: PortVerdict,
-    /// What was wrong with drivers.
-    pub(super) troubles: Vec<Trouble>,
+    /// Failures of drivers.
+    pub(super) failures: Vec<DriverFailure>,
 }
 
-/// What was wrong with a driver, as a kind of note, and where.
+/// A failure of a driver, as a kind of note, and where it happened.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(super) struct DriverFailure {
     pub(super) kind: String,
     pub(super) endpoint: Endpoint,
 }
 
-impl Trouble {
+impl DriverFailure {
     fn crash(driver: &str, endpoint: Endpoint) -> Self {
         Self::of(driver, "crashed", endpoint)
     }
@@ -50,23 +50,23 @@ impl Trouble {
     }
 }
 
-/// The kind of note that tells of a driver's trouble.
+/// The kind of note for a driver failure.
 pub(super) fn kind(driver: &str, what: &str) -> String {
     format!("driver {driver} {}", text::bounded(what, TROUBLE))
 }
 
 pub(super) async fn identify(
     drivers: Vec<Arc<dyn Driver>>,
-    dialler: Arc<Dialler>,
+    dialer: Arc<Dialer>,
     options: ScanOptions,
     endpoint: Endpoint,
     stream: TcpStream,
 ) -> Identified {
-    let mut troubles = Vec::new();
-    let mut probe = Probe::new(&dialler, endpoint, stream, &options);
+    let mut failures = Vec::new();
+    let mut probe = Probe::new(&dialer, endpoint, stream, &options);
     let asked = timeout(
         options.identify_timeout,
-        ask(&drivers, &mut probe, &mut troubles),
+        ask(&drivers, &mut probe, &mut failures),
     )
     .await;
     let verdict = match asked {
@@ -74,58 +74,58 @@ pub(super) async fn identify(
             PortVerdict::Named(precedence, Box::new(device(endpoint, *identification)))
         }
         Ok(Some((_, Answer::Stranger { evidence }))) => {
-            PortVerdict::Unidentified(text::bounded(&evidence, STRANGER_WORDS))
+            PortVerdict::Unidentified(text::bounded(&evidence, REPLY_EXCERPT))
         }
         Ok(Some((_, Answer::Foreign)) | None) | Err(_) => {
-            PortVerdict::Unidentified(text::quotable(probe.first_words(), STRANGER_WORDS))
+            PortVerdict::Unidentified(text::quotable(probe.first_words(), REPLY_EXCERPT))
         }
     };
-    Identified { verdict, troubles }
+    Identified { verdict, failures }
 }
 
-/// Asks external drivers, one question after the other, until one names the host.
-pub(super) async fn identify_outside(
+/// Runs external drivers one after the other until one identifies the host.
+pub(super) async fn identify_external(
     questions: Vec<(u8, Endpoint, Vec<Arc<dyn Driver>>)>,
-    dialler: Arc<Dialler>,
+    dialer: Arc<Dialer>,
     options: ScanOptions,
 ) -> (u8, Identified) {
-    let mut troubles = Vec::new();
-    let mut words = String::new();
+    let mut failures = Vec::new();
+    let mut reply = String::new();
     // The port of the answer, or the first port.
     let mut answered = questions.first().map_or(0, |(port, ..)| *port);
     for (port, endpoint, drivers) in questions {
         for driver in drivers {
-            if let Err(reason) = dialler.lend_turn(endpoint).await {
+            if let Err(reason) = dialer.acquire(endpoint).await {
                 tracing::debug!(%endpoint, reason, "no plugin is asked");
                 break;
             }
-            let mut probe = Probe::unconnected(&dialler, endpoint, &options);
+            let mut probe = Probe::unconnected(&dialer, endpoint, &options);
             match question(&*driver, &mut probe).await {
                 Some(Ok(Answer::Named(identification))) => {
                     let device = Box::new(device(endpoint, *identification));
                     let verdict = PortVerdict::Named(driver.precedence(), device);
-                    return (port, Identified { verdict, troubles });
+                    return (port, Identified { verdict, failures });
                 }
-                Some(Ok(Answer::Stranger { evidence })) if words.is_empty() => {
+                Some(Ok(Answer::Stranger { evidence })) if reply.is_empty() => {
                     answered = port;
-                    words = text::bounded(&evidence, STRANGER_WORDS);
+                    reply = text::bounded(&evidence, REPLY_EXCERPT);
                 }
                 Some(Ok(Answer::Stranger { .. } | Answer::Foreign)) => {}
                 Some(Err(DriverError::Unusable(what))) => {
-                    troubles.push(Trouble::of(driver.name(), &what, endpoint));
+                    failures.push(DriverFailure::of(driver.name(), &what, endpoint));
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%endpoint, driver = driver.name(), %error, "not identified");
                 }
-                None => troubles.push(Trouble::crash(driver.name(), endpoint)),
+                None => failures.push(DriverFailure::crash(driver.name(), endpoint)),
             }
         }
     }
-    let verdict = PortVerdict::Unidentified(words);
-    (answered, Identified { verdict, troubles })
+    let verdict = PortVerdict::Unidentified(reply);
+    (answered, Identified { verdict, failures })
 }
 
-/// What a driver says; none when it crashed over it.
+/// Returns the answer of a driver, or none if it panicked.
 async fn question(
     driver: &dyn Driver,
     probe: &mut Probe<'_>,
@@ -136,13 +136,13 @@ async fn question(
         .ok()
 }
 
-/// The first answer that is not [`Answer::Foreign`], with its driver's precedence.
+/// Returns the first answer that is not [`Answer::Foreign`], with its driver's precedence.
 async fn ask(
     drivers: &[Arc<dyn Driver>],
     probe: &mut Probe<'_>,
-    troubles: &mut Vec<Trouble>,
+    failures: &mut Vec<DriverFailure>,
 ) -> Option<(u8, Answer)> {
-    // Whatever is sent to a printer's raw port is printed.
+    // A printer prints whatever arrives at its raw port.
     if PRINTER_PORTS.contains(&probe.endpoint().port.number()) {
         return None;
     }
@@ -150,24 +150,24 @@ async fn ask(
         match question(&**driver, probe).await {
             Some(Ok(Answer::Foreign)) => {}
             Some(Ok(answer)) => return Some((driver.precedence(), answer)),
-            // Who says nothing to one protocol says nothing to the next: it would only take its time again.
+            // A host that is silent in one protocol is silent in the next, which would only take its time again.
             Some(Err(DriverError::Silence | DriverError::Forbidden(_))) => return None,
             Some(Err(DriverError::Unusable(what))) => {
-                troubles.push(Trouble::of(driver.name(), &what, probe.endpoint()));
+                failures.push(DriverFailure::of(driver.name(), &what, probe.endpoint()));
             }
             Some(Err(
                 error @ (DriverError::Closed | DriverError::Broken(_) | DriverError::Protocol(_)),
             )) => {
                 tracing::debug!(endpoint = %probe.endpoint(), driver = driver.name(), %error, "not identified");
             }
-            None => troubles.push(Trouble::crash(driver.name(), probe.endpoint())),
+            None => failures.push(DriverFailure::crash(driver.name(), probe.endpoint())),
         }
         probe.start_over();
     }
     None
 }
 
-/// The endpoint is what was dialed; texts become fit for a report.
+/// Uses the dialed endpoint and bounds the texts for a report.
 fn device(endpoint: Endpoint, facts: DeviceFacts) -> FoundDevice {
     FoundDevice {
         endpoint,

@@ -1,14 +1,16 @@
-//! Neighbors: hosts that this machine reaches without a router are asked for by their hardware address first, and
-//! only those that answer are connected to.
+//! Neighbors: hosts that this machine reaches without a router are first asked for their hardware address. Only hosts
+//! that answer are dialed.
 //!
-//! Linux keeps its neighbors in a small table and silently drops what finds no room in it, which a scan would take
-//! for silence. So: where ARP frames may be sent (CAP_NET_RAW), a sweep of our own ([`ask`]) that leaves the table
-//! alone, then only who answered enters it; else, and for IPv6, datagrams in windows that the table can hold
-//! ([`resolve`]). [`OnLink::find`] first, then [`OnLink::step`]; where hosts are to be heard first, each is met when it
-//! was ([`OnLink::meet`]). Which targets these are says [`link`], whose hardware
-//! address is an identity [`identity`]; all four are pure, [`netlink`] and [`packet`] are thin.
+//! Linux keeps neighbors in a small table and silently drops packets to hosts that find no room in it. A scan would
+//! mistake that for silence. With CAP_NET_RAW, this module therefore sends its own ARP requests ([`arp`]), and only
+//! hosts that answer enter the table. Without it, and for IPv6, it sends datagrams in windows that fit the table
+//! ([`resolve`]).
+//!
+//! Call [`OnLink::find`], then [`OnLink::step`]. In a scan that listens, [`OnLink::request`] adds each host after its
+//! announcement. [`link`] decides which targets are neighbors, [`identity`] whose hardware address is an identity. These
+//! four modules are pure; [`netlink`] and [`packet`] are thin.
 
-mod ask;
+mod arp;
 mod frame;
 mod identity;
 mod link;
@@ -25,90 +27,90 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ask::Ask;
+use arp::ArpRequests;
 use fleet_core::Mac;
 use frame::Sender;
 pub(super) use identity::Neighbor;
 use link::{Interface, Links};
 use netlink::{Family, Kernel};
-use packet::{ArpSocket, Poked, Port};
-use resolve::{Resolver, Verdict};
+use packet::{ArpSocket, BoundInterface, PokeOutcome};
+use resolve::{Resolution, Resolver};
 use table::State;
 
 use super::targets::Targets;
-use crate::dial::Dialler;
+use crate::dial::Dialer;
 
-/// Between two looks at the neighbor table while answers are fresh: a dump costs well under a millisecond.
-const LOOK: Duration = Duration::from_millis(10);
+/// How often the neighbor table is read while answers arrive. A dump takes well under a millisecond.
+const READ_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Between two looks when nothing was asked lately.
-const LOOK_SELDOM: Duration = Duration::from_millis(100);
+/// How often it is read when nothing was requested lately.
+const IDLE_READ_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long after asking most answers have come.
-const LATELY: Duration = Duration::from_millis(200);
+/// How long after a request most answers have arrived.
+const RECENT: Duration = Duration::from_millis(200);
 
-/// Between two looks at what answered by ARP.
-const LISTEN: Duration = Duration::from_millis(1);
+/// How often ARP answers are read.
+const ARP_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Looks in a row that may fail before connections have to tell: within a second or two.
-const FAILURES: u32 = 16;
+/// Consecutive failed reads, over a second or two, after which connections have to find out.
+const MAX_FAILURES: u32 = 16;
 
-/// Requests that are sent in one go, well under a millisecond.
-const IN_ONE_GO: usize = 32;
+/// Requests per round, well under a millisecond.
+const REQUESTS_PER_ROUND: usize = 32;
 
-/// What is learned of hosts on the link; of each one word that settles it.
+/// What was found out about hosts on the link; each host gets exactly one outcome.
 #[derive(Debug)]
-pub(super) enum Learned {
-    /// It is there, or a connection has to tell.
+pub(super) enum NeighborEvent {
+    /// It exists, or a connection has to find out.
     Connect(u32),
     Silent(u32),
-    /// The neighbor table had no room for it, time and again.
-    Unsure(u32),
+    /// The neighbor table repeatedly had no room for it.
+    NoRoom(u32),
     /// The neighbor table overflowed.
     Overflow(String),
-    /// All hosts are settled: who answered for which.
+    /// All hosts have an outcome: their hardware addresses.
     Neighbors(BTreeMap<u32, Neighbor>),
 }
 
 #[derive(Debug)]
 pub(super) struct OnLink {
     targets: Arc<Targets>,
-    /// The hosts that this is about, ascending.
+    /// The hosts on a link, ascending.
     hosts: Vec<u32>,
     links: Links,
-    /// More hosts may be to be met.
-    awaits: bool,
+    /// More hosts may be requested.
+    listens: bool,
     routers: BTreeSet<IpAddr>,
     kernel: Kernel,
-    sweeps: Vec<Sweep>,
+    arp_sweeps: Vec<ArpSweep>,
     tables: Vec<Table>,
     answered: BTreeMap<u32, Mac>,
     router_macs: BTreeSet<Mac>,
-    told: bool,
+    reported: bool,
 }
 
-/// ARP on one interface.
+/// The ARP requests on one interface.
 #[derive(Debug)]
-struct Sweep {
+struct ArpSweep {
     socket: ArpSocket,
     mac: Mac,
     interface: Interface,
-    ask: Ask,
+    requests: ArpRequests,
 }
 
-/// The neighbor table of one family.
+/// The neighbor table of one address family.
 #[derive(Debug)]
 struct Table {
     family: Family,
     limit: usize,
     resolver: Resolver,
-    look: Instant,
-    asked: Instant,
-    /// Looks in a row that failed.
+    read_at: Instant,
+    requested_at: Instant,
+    /// Consecutive failed reads.
     failures: u32,
 }
 
-/// How long answers are waited for.
+/// Bounds of the time to wait for an answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Waits {
     pub(super) floor: Duration,
@@ -116,31 +118,34 @@ pub(super) struct Waits {
 }
 
 impl OnLink {
-    /// The targets that are on a link of this machine; none if there are none. With `awaits` they are met one by one,
-    /// by [`OnLink::meet`] until [`OnLink::meet_no_more`].
+    /// Finds the targets on a link of this machine. With `listens`, each waits for [`OnLink::request`] until
+    /// [`OnLink::end_requests`]. Returns none without such targets.
     ///
     /// # Errors
-    /// When the system does not tell of its interfaces, routes or neighbors.
+    /// When the system does not list its interfaces, routes or neighbors.
     pub(super) fn find(
         targets: &Arc<Targets>,
         waits: Waits,
-        awaits: bool,
+        listens: bool,
         now: Instant,
     ) -> io::Result<Option<Self>> {
         let Some(range) = targets.range() else {
             return Ok(None);
         };
-        let ports = packet::ports()?;
+        let bound = packet::interfaces()?;
         let mut kernel = Kernel::new()?;
         let (routes, routers) = kernel.routes()?;
-        let interfaces = ports.iter().map(|port| port.interface.clone()).collect();
+        let interfaces = bound.iter().map(|bound| bound.interface.clone()).collect();
         let links = Links::new(interfaces, routes, range);
-        let mut by_port: BTreeMap<u32, VecDeque<u32>> = BTreeMap::new();
+        let mut by_interface: BTreeMap<u32, VecDeque<u32>> = BTreeMap::new();
         let mut hosts = Vec::new();
         for (host, target) in targets.iter() {
             if let Some(interface) = links.of(target) {
                 hosts.push(host);
-                by_port.entry(interface.index).or_default().push_back(host);
+                by_interface
+                    .entry(interface.index)
+                    .or_default()
+                    .push_back(host);
             }
         }
         if hosts.is_empty() {
@@ -153,8 +158,8 @@ impl OnLink {
                 family,
                 limit,
                 resolver: Resolver::new(limit),
-                look: now,
-                asked: now,
+                read_at: now,
+                requested_at: now,
                 failures: 0,
             });
         }
@@ -162,65 +167,65 @@ impl OnLink {
             targets: Arc::clone(targets),
             hosts,
             links,
-            awaits,
+            listens,
             routers: routers.into_iter().collect(),
             kernel,
-            sweeps: Vec::new(),
+            arp_sweeps: Vec::new(),
             tables,
             answered: BTreeMap::new(),
             router_macs: BTreeSet::new(),
-            told: false,
+            reported: false,
         };
-        for port in &ports {
-            if let Some(hosts) = by_port.remove(&port.interface.index) {
-                let now = if awaits { VecDeque::new() } else { hosts };
-                on_link.add(port, now, waits);
+        for bound in &bound {
+            if let Some(hosts) = by_interface.remove(&bound.interface.index) {
+                let now = if listens { VecDeque::new() } else { hosts };
+                on_link.add(bound, now, waits);
             }
         }
         Ok(Some(on_link))
     }
 
-    /// The hosts that this is about, ascending: nothing is to be tried there before a word of them is learned.
+    /// The hosts on a link, ascending. None of them may be dialed before its outcome.
     pub(super) fn hosts(&self) -> &[u32] {
         &self.hosts
     }
 
-    /// A host was heard, and may be met from now on; whether it is on a link.
-    pub(super) fn meet(&mut self, host: u32) -> bool {
+    /// Requests a host. Returns whether it is on a link.
+    pub(super) fn request(&mut self, host: u32) -> bool {
         if self.hosts.binary_search(&host).is_err() {
             return false;
         }
         let target = self.targets.address(host).filter(IpAddr::is_ipv4);
         let link = target.and_then(|target| self.links.of(target));
         let index = link.map(|interface| interface.index);
-        let mut sweeps = self.sweeps.iter_mut();
-        match sweeps.find(|sweep| Some(sweep.interface.index) == index) {
-            Some(sweep) => sweep.ask.add(host),
+        let mut arp_sweeps = self.arp_sweeps.iter_mut();
+        match arp_sweeps.find(|sweep| Some(sweep.interface.index) == index) {
+            Some(sweep) => sweep.requests.add(host),
             None => self.resolve(host),
         }
         true
     }
 
-    /// No further host will be heard.
-    pub(super) fn meet_no_more(&mut self) {
-        self.awaits = false;
+    /// Reports that no further host will be requested.
+    pub(super) fn end_requests(&mut self) {
+        self.listens = false;
     }
 
-    fn add(&mut self, port: &Port, hosts: VecDeque<u32>, waits: Waits) {
-        let rest = match port.interface.mac.map(|mac| (mac, ArpSocket::open(port))) {
+    fn add(&mut self, bound: &BoundInterface, hosts: VecDeque<u32>, waits: Waits) {
+        let rest = match bound.interface.mac.map(|mac| (mac, ArpSocket::open(bound))) {
             Some((mac, Ok(socket))) => {
                 let v4 = |host: &u32| self.targets.address(*host).is_some_and(|ip| ip.is_ipv4());
                 let (arp, rest) = hosts.into_iter().partition(v4);
-                self.sweeps.push(Sweep {
+                self.arp_sweeps.push(ArpSweep {
                     socket,
                     mac,
-                    interface: port.interface.clone(),
-                    ask: Ask::new(arp, waits.floor, waits.ceiling),
+                    interface: bound.interface.clone(),
+                    requests: ArpRequests::new(arp, waits.floor, waits.ceiling),
                 });
                 rest
             }
             Some((_, Err(error))) => {
-                tracing::debug!(%error, "no ARP of our own, asking through the kernel");
+                tracing::debug!(%error, "cannot send ARP, the kernel resolves neighbors");
                 hosts
             }
             None => hosts,
@@ -230,33 +235,33 @@ impl OnLink {
         }
     }
 
-    /// Asks for what may be asked for now, and hears what answered. `busy` says that connections wait for their
-    /// turn, which go first; `may` whether an address may be touched. When to go on, if there is more to do.
+    /// Sends the requests that are due and processes answers. Returns when to continue. Waiting connections (`busy`) go
+    /// first; `allowed` returns whether a host may be touched.
     pub(super) fn step(
         &mut self,
         now: Instant,
-        dialler: &Dialler,
+        dialer: &Dialer,
         busy: bool,
-        may: impl Fn(u32) -> bool,
-        learned: &mut Vec<Learned>,
+        allowed: impl Fn(u32) -> bool,
+        events: &mut Vec<NeighborEvent>,
     ) -> Option<Instant> {
-        if self.told {
+        if self.reported {
             return None;
         }
         let mut wakes = Vec::new();
-        for at in 0..self.sweeps.len() {
-            wakes.extend(self.step_arp(at, now, dialler, busy, &may, learned));
+        for at in 0..self.arp_sweeps.len() {
+            wakes.extend(self.step_arp(at, now, dialer, busy, &allowed, events));
         }
         for at in 0..self.tables.len() {
-            wakes.extend(self.step_table(at, now, dialler, &may, learned));
+            wakes.extend(self.step_table(at, now, dialer, &allowed, events));
         }
-        let over = !self.awaits
-            && self.sweeps.iter().all(|sweep| sweep.ask.is_done())
+        let over = !self.listens
+            && self.arp_sweeps.iter().all(|sweep| sweep.requests.is_done())
             && self.tables.iter().all(|table| table.resolver.is_idle());
         if over {
-            self.told = true;
-            let judged = identity::judge(&self.answered, &self.router_macs);
-            learned.push(Learned::Neighbors(judged));
+            self.reported = true;
+            let neighbors = identity::classify(&self.answered, &self.router_macs);
+            events.push(NeighborEvent::Neighbors(neighbors));
             return None;
         }
         wakes.into_iter().min()
@@ -266,99 +271,111 @@ impl OnLink {
         &mut self,
         at: usize,
         now: Instant,
-        dialler: &Dialler,
+        dialer: &Dialer,
         busy: bool,
-        may: impl Fn(u32) -> bool,
-        learned: &mut Vec<Learned>,
+        allowed: impl Fn(u32) -> bool,
+        events: &mut Vec<NeighborEvent>,
     ) -> Option<Instant> {
-        let mut there = Vec::new();
-        let sweep = self.sweeps.get_mut(at)?;
+        let mut answered = Vec::new();
+        let sweep = self.arp_sweeps.get_mut(at)?;
         let mut buffer = [0; 128];
         while let Some(frame) = sweep.socket.receive(&mut buffer) {
             let host = frame::reply(frame)
                 .and_then(|(ip, mac)| Some((self.targets.host(IpAddr::V4(ip))? as u32, mac)));
             if let Some((host, mac)) = host
-                && sweep.ask.answered(host, now)
+                && sweep.requests.answered(host, now)
             {
-                there.push((host, mac));
+                answered.push((host, mac));
             }
         }
-        learned.extend(std::iter::from_fn(|| sweep.ask.expire(now)).map(Learned::Silent));
-        for _ in 0..IN_ONE_GO {
-            if busy || !dialler.wait().is_zero() {
+        events.extend(std::iter::from_fn(|| sweep.requests.expire(now)).map(NeighborEvent::Silent));
+        for _ in 0..REQUESTS_PER_ROUND {
+            if busy || !dialer.wait().is_zero() {
                 break;
             }
-            let Some(host) = sweep.ask.want() else { break };
-            let Some(IpAddr::V4(target)) = self.targets.address(host).filter(|_| may(host)) else {
-                sweep.ask.skip();
-                learned.push(Learned::Connect(host));
+            let Some(host) = sweep.requests.next_host() else {
+                break;
+            };
+            let Some(IpAddr::V4(target)) = self.targets.address(host).filter(|_| allowed(host))
+            else {
+                sweep.requests.skip();
+                events.push(NeighborEvent::Connect(host));
                 continue;
             };
             if !sweep.send(target, now) {
                 break;
             }
-            dialler.spend_turn();
+            dialer.spend_permit();
         }
-        let done = sweep.ask.is_done();
-        for (host, mac) in there {
+        let done = sweep.requests.is_done();
+        for (host, mac) in answered {
             self.answered.insert(host, mac);
             self.resolve(host);
         }
-        (!done).then_some(now + LISTEN)
+        (!done).then_some(now + ARP_INTERVAL)
     }
 
     fn step_table(
         &mut self,
         at: usize,
         now: Instant,
-        dialler: &Dialler,
-        may: impl Fn(u32) -> bool,
-        learned: &mut Vec<Learned>,
+        dialer: &Dialer,
+        allowed: impl Fn(u32) -> bool,
+        events: &mut Vec<NeighborEvent>,
     ) -> Option<Instant> {
         let table = self.tables.get(at)?;
         if table.resolver.is_idle() {
             return None;
         }
-        if now >= table.look {
-            self.look(at, now, learned);
+        if now >= table.read_at {
+            self.read_table(at, now, events);
         }
         let table = self.tables.get_mut(at)?;
-        while let Some(host) = table.resolver.want() {
-            if !dialler.wait().is_zero() {
+        while let Some(host) = table.resolver.next_host() {
+            if !dialer.wait().is_zero() {
                 break;
             }
-            let target = self.targets.address(host).filter(|_| may(host));
-            match target.map_or(Poked::Not, packet::poke) {
-                Poked::Not => {
+            let target = self.targets.address(host).filter(|_| allowed(host));
+            match target.map_or(PokeOutcome::Failed, packet::poke) {
+                PokeOutcome::Failed => {
                     table.resolver.skip();
-                    learned.push(Learned::Connect(host));
+                    events.push(NeighborEvent::Connect(host));
                     continue;
                 }
-                Poked::Sent => table.resolver.asked(false),
-                Poked::Full => table.resolver.asked(true),
+                PokeOutcome::Sent => table.resolver.requested(false),
+                PokeOutcome::TableFull => table.resolver.requested(true),
             }
-            table.asked = now;
-            dialler.spend_turn();
+            table.requested_at = now;
+            dialer.spend_permit();
         }
-        // Who answers at all mostly answers at once.
-        let wants = table.resolver.want().is_some();
-        Some(if wants { now + LISTEN } else { table.look })
+        // Most hosts that exist answer at once.
+        let wants = table.resolver.next_host().is_some();
+        Some(if wants {
+            now + ARP_INTERVAL
+        } else {
+            table.read_at
+        })
     }
 
-    fn look(&mut self, at: usize, now: Instant, learned: &mut Vec<Learned>) {
+    fn read_table(&mut self, at: usize, now: Instant, events: &mut Vec<NeighborEvent>) {
         let Some(table) = self.tables.get_mut(at) else {
             return;
         };
-        let lately = now.saturating_duration_since(table.asked) < LATELY;
-        table.look = now + if lately { LOOK } else { LOOK_SELDOM };
+        let recent = now.saturating_duration_since(table.requested_at) < RECENT;
+        table.read_at = now
+            + if recent {
+                READ_INTERVAL
+            } else {
+                IDLE_READ_INTERVAL
+            };
         let view = match self.kernel.view(table.family) {
             Ok(view) => view,
             Err(error) => {
                 tracing::debug!(%error, "cannot read the neighbor table");
                 table.failures += 1;
-                if table.failures > FAILURES {
+                if table.failures > MAX_FAILURES {
                     let left = table.resolver.give_up();
-                    learned.extend(left.into_iter().map(Learned::Connect));
+                    events.extend(left.into_iter().map(NeighborEvent::Connect));
                 }
                 return;
             }
@@ -368,7 +385,7 @@ impl OnLink {
             if self.routers.contains(&entry.ip) {
                 self.router_macs.extend(entry.mac);
             }
-            // A newer answer than the one that was learned first.
+            // This answer is newer than the first one.
             if let (State::Answered, Some(mac)) = (entry.state, entry.mac)
                 && let Some(host) = self.targets.host(entry.ip)
                 && let Some(known) = self.answered.get_mut(&(host as u32))
@@ -377,23 +394,23 @@ impl OnLink {
             }
         }
         let host_of = |ip| self.targets.host(ip).map(|host| host as u32);
-        let looked = table.resolver.look(&view, host_of, now);
-        if let Some(window) = looked.overflow {
-            learned.push(Learned::Overflow(format!(
+        let update = table.resolver.apply_view(&view, host_of, now);
+        if let Some(window) = update.overflow {
+            events.push(NeighborEvent::Overflow(format!(
                 "the neighbor table of this machine (net.ipv4.neigh.default.gc_thresh3 = {}) overflowed, now \
                  {window} neighbors at a time",
                 table.limit
             )));
         }
-        for (host, verdict) in looked.verdicts {
-            learned.push(match verdict {
-                Verdict::There(mac) => {
+        for (host, resolution) in update.resolutions {
+            events.push(match resolution {
+                Resolution::Answered(mac) => {
                     self.answered.insert(host, mac);
-                    Learned::Connect(host)
+                    NeighborEvent::Connect(host)
                 }
-                Verdict::Unclear => Learned::Connect(host),
-                Verdict::Silent => Learned::Silent(host),
-                Verdict::Unsure => Learned::Unsure(host),
+                Resolution::Unknown => NeighborEvent::Connect(host),
+                Resolution::Silent => NeighborEvent::Silent(host),
+                Resolution::NoRoom => NeighborEvent::NoRoom(host),
             });
         }
     }
@@ -407,12 +424,12 @@ impl OnLink {
     }
 }
 
-impl Sweep {
-    /// Asks for the wanted host; whether the system could send it.
+impl ArpSweep {
+    /// Requests the next host. Returns whether the system could send it.
     fn send(&mut self, target: Ipv4Addr, now: Instant) -> bool {
         let Some(address) = self.interface.address_for(target) else {
-            // Its address is gone; silence will tell.
-            self.ask.asked(now);
+            // The interface has lost its address. The host times out.
+            self.requests.sent(now);
             return true;
         };
         let sender = Sender {
@@ -421,20 +438,20 @@ impl Sweep {
         };
         match self.socket.send(&frame::request(sender, target)) {
             Ok(()) => {
-                self.ask.asked(now);
+                self.requests.sent(now);
                 true
             }
             Err(error) => {
-                tracing::debug!(%target, %error, "cannot ask for a neighbor");
-                // Short of room: later. Anything else is as good as lost, which the tries bound.
-                let short = matches!(
+                tracing::debug!(%target, %error, "cannot send an ARP request");
+                // Out of buffers: try later. Any other error counts as a lost request, which the tries bound.
+                let out_of_buffers = matches!(
                     error.kind(),
                     io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory
                 );
-                if !short {
-                    self.ask.asked(now);
+                if !out_of_buffers {
+                    self.requests.sent(now);
                 }
-                !short
+                !out_of_buffers
             }
         }
     }

@@ -1,9 +1,10 @@
-//! Which connection is tried when, and what silence means: the machine of reachability. Pure; time is an argument.
+//! The state machine of reachability: decides which connection is tried when, and what silence means. Pure; time is an
+//! argument.
 //!
-//! [`Schedule::next`] says what to do, [`Schedule::expire`] what has waited long enough. An endpoint that is tried
-//! has a slot from its first attempt until it is settled; an attempt that met silence leaves its socket open beside
-//! the next one's, since a slow answer is an answer too. Order of first attempts: `walk.rs`, but the other ports of a
-//! host that has answered go next; waits: `timing.rs`.
+//! [`Schedule::next`] returns the next action, [`Schedule::expire`] the endpoints that stayed silent. An endpoint has a
+//! slot from its first attempt until it is settled. After a silent attempt its socket stays open beside the next one,
+//! because a late answer still counts. `walk.rs` gives the order of first attempts, except that the other ports of a host
+//! that answered go first. `timing.rs` gives the time to wait.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -16,25 +17,25 @@ use fleet_core::limits::HOST_CONNECTIONS;
 use super::{targets::Targets, walk::Walk};
 use crate::timing::Timeouts;
 
-/// The most attempts at an endpoint.
+/// The most attempts per endpoint.
 pub(super) const TRIES: u8 = 3;
 
-/// The most sockets at a time, so that slots can be told apart in 16 bits.
+/// The most simultaneous sockets. It keeps slot numbers within 16 bits.
 pub(super) const ROOM: usize = 32_768;
 
-/// How soon an attempt is looked at again that is due before long, and perhaps sooner if answers come.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// When an attempt is checked again that is nearly due. Answers in the meantime can make it due earlier.
+const RECHECK: Duration = Duration::from_millis(20);
 
-/// An endpoint in progress. Not valid any more once it is settled, which the schedule notices.
+/// An endpoint in progress. It becomes stale when the endpoint is settled, which the schedule detects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     /// Less than twice the room.
     pub(super) slot: u32,
-    /// Tells users of one slot apart.
+    /// Distinguishes successive users of a slot.
     pub(super) generation: u32,
 }
 
-/// One attempt, with a socket of its own.
+/// One connection attempt, with its own socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Attempt {
     pub(super) key: Key,
@@ -42,34 +43,34 @@ pub(super) struct Attempt {
     pub(super) nth: u8,
 }
 
-/// An endpoint by its indexes.
+/// An endpoint as indexes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct At {
     pub(super) host: u32,
     pub(super) port: u8,
 }
 
-/// What to do next.
+/// The next action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Connect, then tell what came of it.
+    /// Connect, then report the result.
     Dial(Attempt, At),
-    /// Close the socket of this attempt: somebody needs its room more.
+    /// Close the socket of this attempt, because another one needs its room.
     Abandon(Attempt),
-    /// Nothing, until something is told, released or expires.
+    /// Do nothing until a result, a release or a deadline.
     Wait,
     /// Everything is settled.
     Done,
 }
 
-/// What an open connection means.
+/// What to do with an open connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opened {
-    /// Its endpoint is settled: close its other sockets; [`Schedule::release`] once this one is closed.
+    /// Its endpoint is settled. Close the endpoint's other sockets, and call [`Schedule::release`] once this one is closed.
     Take(At),
-    /// The host has enough of them: close this one, the endpoint will be tried again.
-    OneTooMany,
-    /// The endpoint was settled already: close it.
+    /// The host has its maximum of connections. Close this one; the endpoint is tried again.
+    TooMany,
+    /// The endpoint was already settled. Close the connection.
     Stale,
 }
 
@@ -79,30 +80,30 @@ pub(super) struct Schedule {
     walk: Walk,
     tries: u8,
     room: usize,
-    /// Open ones: waiting, late, and those that were taken.
+    /// Open sockets: waiting, late, and passed on.
     sockets: usize,
-    /// Of each host, the attempts that wait and the connections that were taken.
+    /// For each host, its waiting attempts and its connections that were passed on.
     busy: Vec<u8>,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// May be dialed as soon as there is room; looked at before the walk goes on.
+    /// Work that goes before the walk as soon as there is room.
     ready: VecDeque<Work>,
-    /// Hosts of which must be known first whether they are there, by hardware address or by what they announce.
+    /// Hosts that are not tried until it is known whether they exist.
     held: BTreeSet<u32>,
-    /// Of each host, whether it was held or has answered: the walk passes it by.
+    /// For each host, whether the walk skips it because it was held or has answered.
     passed_by: Vec<bool>,
-    /// Of each host, how many of its ports the walk has visited, the first ones.
+    /// For each host, how many of its ports the walk has visited, starting with the first.
     visited: Vec<u8>,
-    /// Hosts that are known to be there, with their next port.
+    /// Hosts that exist, with their next port.
     admitted: VecDeque<(u32, u8)>,
     ports: u8,
-    /// What waits for a host that is busy.
+    /// Work that waits for a busy host.
     parked: BTreeMap<u32, Parked>,
     timeouts: Timeouts,
-    /// When to look at attempts, each in the order of time: after the shortest wait, and soon again.
-    far_looks: VecDeque<(Instant, Attempt)>,
-    near_looks: VecDeque<(Instant, Attempt)>,
-    /// Attempts that met silence, the oldest first; some are closed already.
+    /// When to check attempts, each queue in the order of time: after the shortest wait, and soon again.
+    far_checks: VecDeque<(Instant, Attempt)>,
+    near_checks: VecDeque<(Instant, Attempt)>,
+    /// Silent attempts with open sockets, the oldest first. Some are closed already.
     late: VecDeque<Attempt>,
 }
 
@@ -112,7 +113,7 @@ enum Work {
     Again(Key),
 }
 
-/// Ports of a host as bits, and endpoints to be tried again.
+/// Ports of a host as bits, and endpoints to try again.
 #[derive(Debug, Default)]
 struct Parked {
     fresh: u64,
@@ -126,7 +127,7 @@ struct Slot {
     state: State,
     /// Attempts so far.
     tries: u8,
-    /// Bits of the attempts whose sockets are open.
+    /// A bit for each attempt whose socket is open.
     open: u8,
     sent: [Option<Instant>; TRIES as usize],
 }
@@ -152,7 +153,7 @@ impl Schedule {
         let hosts = targets.len();
         Self {
             targets,
-            // Targets are counted in 32 bits.
+            // Target indexes have 32 bits.
             walk: Walk::new(hosts as u32, ports),
             tries: tries.clamp(1, TRIES),
             room: room.clamp(1, ROOM),
@@ -168,13 +169,13 @@ impl Schedule {
             ports,
             parked: BTreeMap::new(),
             timeouts,
-            far_looks: VecDeque::new(),
-            near_looks: VecDeque::new(),
+            far_checks: VecDeque::new(),
+            near_checks: VecDeque::new(),
             late: VecDeque::new(),
         }
     }
 
-    /// Tries nothing at these hosts until [`Schedule::admit`] or [`Schedule::rule_out`]. Before the first
+    /// Holds back these hosts until [`Schedule::admit`] or [`Schedule::rule_out`]. Call this before the first
     /// [`Schedule::next`].
     pub(super) fn hold(&mut self, hosts: &[u32]) {
         for host in hosts {
@@ -185,24 +186,24 @@ impl Schedule {
         }
     }
 
-    /// A host that was held is there: its ports are tried.
+    /// Tries the ports of a held host.
     pub(super) fn admit(&mut self, host: u32) {
         if self.held.remove(&host) && self.ports > 0 {
             self.admitted.push_back((host, 0));
         }
     }
 
-    /// A host that was held is not there: nothing is tried.
+    /// Drops a held host without trying it.
     pub(super) fn rule_out(&mut self, host: u32) {
         self.held.remove(&host);
     }
 
-    /// Whether [`Schedule::next`] would have something to do.
+    /// Returns whether [`Schedule::next`] has something to do.
     pub(super) fn has_work(&self) -> bool {
         !self.ready.is_empty() || (!self.is_begun() && self.in_progress() < 2 * self.room)
     }
 
-    /// What to do next.
+    /// Returns the next action.
     pub(super) fn next(&mut self, now: Instant) -> Next {
         while self.has_work() {
             if self.sockets >= self.room {
@@ -234,39 +235,39 @@ impl Schedule {
         }
     }
 
-    /// An attempt led to a connection.
+    /// Reports that an attempt led to a connection.
     #[must_use]
     pub(super) fn opened(&mut self, attempt: Attempt, now: Instant) -> Opened {
         let Some(slot) = self.slot(attempt.key) else {
             return Opened::Stale;
         };
         let (at, state, open) = (slot.at, slot.state, slot.open);
-        self.learn(attempt, now);
+        self.measure(attempt, now);
         if state == State::Resting {
             if self.is_busy(at.host) {
                 self.closed(attempt);
-                return Opened::OneTooMany;
+                return Opened::TooMany;
             }
             self.occupy(at.host);
         }
         self.sockets = (self.sockets + 1).saturating_sub(open.count_ones() as usize);
         self.free_slot(attempt.key);
-        self.is_there(at.host);
+        self.host_answered(at.host);
         Opened::Take(at)
     }
 
-    /// The host answered an attempt with a reset: final for the endpoint, whose sockets are to be closed.
+    /// Reports a reset by the host. It settles the endpoint, whose sockets the caller closes.
     pub(super) fn refused(&mut self, attempt: Attempt, now: Instant) -> Option<At> {
         self.slot(attempt.key)?;
-        self.learn(attempt, now);
+        self.measure(attempt, now);
         let at = self.settle(attempt.key);
         if let Some(at) = at {
-            self.is_there(at.host);
+            self.host_answered(at.host);
         }
         at
     }
 
-    /// Nothing more is to be learned of the endpoint, whose sockets are to be closed.
+    /// Settles an endpoint. The caller closes its sockets.
     pub(super) fn settle(&mut self, key: Key) -> Option<At> {
         let slot = self.slot(key)?;
         let (at, state, open) = (slot.at, slot.state, slot.open);
@@ -279,7 +280,7 @@ impl Schedule {
         Some(at)
     }
 
-    /// The socket of an attempt is closed, which settles nothing.
+    /// Reports that the socket of an attempt is closed, which settles nothing.
     pub(super) fn closed(&mut self, attempt: Attempt) {
         if !self.has_socket(attempt) {
             return;
@@ -290,7 +291,7 @@ impl Schedule {
         }
     }
 
-    /// The attempt could not be made, for want of something that may come back: it is made again.
+    /// Reports that this machine could not make the attempt for a temporary reason. It is made again.
     pub(super) fn starved(&mut self, attempt: Attempt) {
         self.closed(attempt);
         let Some(slot) = self.slot_mut(attempt.key) else {
@@ -303,15 +304,15 @@ impl Schedule {
         self.vacate(host);
     }
 
-    /// A connection that was taken is closed.
+    /// Reports that a connection that was passed on is closed.
     pub(super) fn release(&mut self, host: u32) {
         self.sockets = self.sockets.saturating_sub(1);
         self.vacate(host);
         self.unpark(host);
     }
 
-    /// An endpoint that stayed silent to the last attempt: it is settled, its sockets are to be closed. To be called
-    /// until there is none.
+    /// Settles an endpoint that stayed silent to the last attempt. The caller closes its sockets, and calls this until it
+    /// returns none.
     pub(super) fn expire(&mut self, now: Instant) -> Option<(Key, At)> {
         while let Some(attempt) = self.due(now) {
             let Some(slot) = self.slot(attempt.key) else {
@@ -324,9 +325,9 @@ impl Schedule {
             let Some(sent) = slot.sent[usize::from(attempt.nth)] else {
                 continue;
             };
-            let due = sent + self.timeouts.of(self.targets.subnet(at.host));
+            let due = sent + self.timeouts.wait(self.targets.subnet(at.host));
             if now < due {
-                self.look_again(attempt, now, due);
+                self.recheck(attempt, now, due);
             } else if tries < self.tries {
                 self.rest(attempt);
             } else {
@@ -337,10 +338,10 @@ impl Schedule {
         None
     }
 
-    /// When to call [`Schedule::expire`] again; too early at times.
+    /// When to call [`Schedule::expire`] again; sometimes too early.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let fronts = [self.far_looks.front(), self.near_looks.front()];
-        fronts.into_iter().flatten().map(|(look, _)| *look).min()
+        let fronts = [self.far_checks.front(), self.near_checks.front()];
+        fronts.into_iter().flatten().map(|(check, _)| *check).min()
     }
 
     /// Whether every endpoint that may be tried was tried once.
@@ -348,7 +349,7 @@ impl Schedule {
         self.admitted.is_empty() && self.walk.is_over()
     }
 
-    /// The next endpoint to try for the first time. Who is known to be there goes first, its ports in turns.
+    /// The next endpoint to try for the first time. Hosts that are known to exist go first, their ports in rotation.
     fn first_attempt(&mut self) -> Option<At> {
         if let Some((host, port)) = self.admitted.pop_front() {
             if port + 1 < self.ports {
@@ -362,15 +363,15 @@ impl Schedule {
         Some(At { host, port })
     }
 
-    /// A host has answered: what its other ports say decides how it is named, so they do not wait for the walk.
-    fn is_there(&mut self, host: u32) {
+    /// Moves a host that answered ahead of the walk, because its other ports decide how it is identified.
+    fn host_answered(&mut self, host: u32) {
         let at = host as usize;
         if !std::mem::replace(&mut self.passed_by[at], true) && self.visited[at] < self.ports {
             self.admitted.push_back((host, self.visited[at]));
         }
     }
 
-    /// The attempt's socket stays open beside the next one's.
+    /// Keeps the attempt's socket open beside the next one's.
     fn rest(&mut self, attempt: Attempt) {
         let Some(slot) = self.slot_mut(attempt.key) else {
             return;
@@ -383,20 +384,20 @@ impl Schedule {
         self.unpark(host);
     }
 
-    /// Each queue has one delay, so that its order is that of time.
-    fn look_again(&mut self, attempt: Attempt, now: Instant, due: Instant) {
+    /// Each queue has one delay, so its order is the order of time.
+    fn recheck(&mut self, attempt: Attempt, now: Instant, due: Instant) {
         let floor = self.timeouts.floor();
-        if due.saturating_duration_since(now) + LOOK_AGAIN > floor {
-            self.far_looks.push_back((now + floor, attempt));
+        if due.saturating_duration_since(now) + RECHECK > floor {
+            self.far_checks.push_back((now + floor, attempt));
         } else {
-            self.near_looks.push_back((now + LOOK_AGAIN, attempt));
+            self.near_checks.push_back((now + RECHECK, attempt));
         }
     }
 
     fn due(&mut self, now: Instant) -> Option<Attempt> {
-        [&mut self.far_looks, &mut self.near_looks]
+        [&mut self.far_checks, &mut self.near_checks]
             .into_iter()
-            .find_map(|looks| looks.pop_front_if(|(look, _)| *look <= now))
+            .find_map(|checks| checks.pop_front_if(|(check, _)| *check <= now))
             .map(|(_, attempt)| attempt)
     }
 
@@ -413,12 +414,12 @@ impl Schedule {
         let host = slot.at.host;
         self.sockets += 1;
         self.occupy(host);
-        self.far_looks
+        self.far_checks
             .push_back((now + self.timeouts.floor(), attempt));
         attempt
     }
 
-    fn learn(&mut self, attempt: Attempt, now: Instant) {
+    fn measure(&mut self, attempt: Attempt, now: Instant) {
         let Some(slot) = self.slot(attempt.key) else {
             return;
         };
@@ -429,7 +430,7 @@ impl Schedule {
         }
     }
 
-    /// The late attempt that gives its room to another; its socket counts as closed.
+    /// Takes the room of the oldest late attempt, whose socket then counts as closed.
     fn oldest_late(&mut self) -> Option<Attempt> {
         while let Some(attempt) = self.late.pop_front() {
             if self.has_socket(attempt) {
@@ -463,7 +464,7 @@ impl Schedule {
         }
     }
 
-    /// One of those that wait for a host becomes ready.
+    /// Readies the next work that waits for a host.
     fn unpark(&mut self, host: u32) {
         let Some(mut parked) = self.parked.remove(&host) else {
             return;

@@ -1,7 +1,7 @@
-//! The sockets of connection attempts, and word of which of them were answered. Thin: decides nothing.
+//! The sockets of connection attempts. Thin: it decides nothing.
 //!
-//! One poller of the system for all of them: an attempt costs a descriptor and a few bytes, no task. A socket that met
-//! silence is used again ([`recycle`]).
+//! One system poller serves all of them: an attempt costs a descriptor and a few bytes, and no task. Sockets that got no
+//! answer are reused ([`recycle`]).
 
 mod recycle;
 
@@ -20,18 +20,18 @@ use rustix::io::Errno;
 use super::schedule::{Attempt, Key, TRIES};
 use crate::dial::Failure;
 
-/// Answers that are taken from the system at a time.
+/// Events that are taken from the poller at a time.
 const BATCH: usize = 1_024;
 
-/// What a [`Waker`] says; no attempt's.
-const WOKEN: Token = Token(usize::MAX);
+/// The token of the [`Waker`]. No attempt has it.
+const WAKE: Token = Token(usize::MAX);
 
 #[derive(Debug)]
 pub(super) struct Sockets {
     poll: Poll,
     events: Events,
     slots: Vec<Held>,
-    /// IPv4 sockets that are not connected; the poller knows them by what they were last.
+    /// Unconnected IPv4 sockets, still registered in the poller under their last attempt.
     spare: Vec<TcpStream>,
     recycler: Recycler,
 }
@@ -44,19 +44,19 @@ struct Held {
     streams: [Option<TcpStream>; TRIES as usize],
 }
 
-/// What became of an attempt so far.
+/// The state of an attempt.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum AttemptState {
     Open,
     Failed(Failure),
-    Nothing,
+    Pending,
 }
 
 impl Sockets {
-    /// For `room` sockets at a time: a sixteenth more may be open.
+    /// Holds `room` sockets at a time, and up to a sixteenth more for reuse.
     ///
     /// # Errors
-    /// When the system gives no poller or no thread.
+    /// When the system provides no poller or no thread.
     pub(super) fn new(room: usize) -> io::Result<Self> {
         Ok(Self {
             poll: Poll::new()?,
@@ -67,23 +67,23 @@ impl Sockets {
         })
     }
 
-    /// Ends a wait from another thread.
+    /// Returns a handle that ends a wait from another thread.
     ///
     /// # Errors
     /// When the system is out of descriptors.
     pub(super) fn waker(&self) -> io::Result<Waker> {
-        Waker::new(self.poll.registry(), WOKEN)
+        Waker::new(self.poll.registry(), WAKE)
     }
 
-    /// Begins to connect.
+    /// Starts to connect.
     ///
     /// # Errors
-    /// What the system says at once.
+    /// The immediate error of the system.
     pub(super) fn open(&mut self, attempt: Attempt, endpoint: Endpoint) -> io::Result<()> {
         let address = SocketAddr::new(endpoint.ip, endpoint.port.number());
         let spare = self.spare(endpoint);
         let registry = self.poll.registry();
-        // Registered after connecting, since a socket that was not connected at all is reported as closed.
+        // Register after connecting, because the poller reports an unconnected socket as closed.
         let stream = match spare {
             Some(mut stream) => {
                 match rustix::net::connect(&stream, &address) {
@@ -110,8 +110,8 @@ impl Sockets {
         Ok(())
     }
 
-    /// Waits for answers, for a wake-up, or so long, which is for ever when nothing is said. Puts the attempts that
-    /// were answered into `answered`, a batch at most.
+    /// Waits for answers or a wake-up, at most for `most`, or without a limit if that is none. Puts a batch of attempts
+    /// with events into `answered`.
     pub(super) fn wait(
         &mut self,
         most: Option<Duration>,
@@ -136,22 +136,22 @@ impl Sockets {
         Ok(())
     }
 
-    /// What became of an attempt.
-    pub(super) fn heard(&self, attempt: Attempt) -> Heard {
+    /// Returns the state of an attempt.
+    pub(super) fn state(&self, attempt: Attempt) -> AttemptState {
         let Some(stream) = self.stream(attempt) else {
-            return Heard::Nothing;
+            return AttemptState::Pending;
         };
         match stream.take_error() {
             Ok(None) => match stream.peer_addr() {
-                Ok(_) => Heard::Open,
-                Err(error) if error.kind() == io::ErrorKind::NotConnected => Heard::Nothing,
-                Err(error) => Heard::Failed(Failure::of(error)),
+                Ok(_) => AttemptState::Open,
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => AttemptState::Pending,
+                Err(error) => AttemptState::Failed(Failure::of(error)),
             },
-            Ok(Some(error)) | Err(error) => Heard::Failed(Failure::of(error)),
+            Ok(Some(error)) | Err(error) => AttemptState::Failed(Failure::of(error)),
         }
     }
 
-    /// Hands over the connection of an attempt.
+    /// Passes on the connection of an attempt.
     pub(super) fn take(&mut self, attempt: Attempt) -> io::Result<StdStream> {
         let mut stream = self
             .stream_mut(attempt)
@@ -168,7 +168,7 @@ impl Sockets {
         }
     }
 
-    /// Waits no more for the answer to an attempt.
+    /// Stops waiting for the answer to an attempt.
     pub(super) fn give_up(&mut self, attempt: Attempt) {
         let stream = self.stream_mut(attempt).and_then(Option::take);
         let is_v4 = self
@@ -180,7 +180,7 @@ impl Sockets {
         }
     }
 
-    /// Waits no more for the answer to any attempt at an endpoint.
+    /// Stops waiting for answers to every attempt at an endpoint.
     pub(super) fn give_up_all(&mut self, key: Key) {
         for nth in 0..TRIES {
             self.give_up(Attempt { key, nth });
@@ -215,8 +215,8 @@ impl Sockets {
     }
 }
 
-/// A slot has 16 bits. Generations need none: a closed socket is not reported any more, and one that waits to be used
-/// again is at most mistaken for another one, which is then looked at.
+/// A slot has 16 bits. The token holds no generation: a closed socket causes no events, and a reused socket can at most
+/// cause a needless look at another attempt.
 fn token(attempt: Attempt) -> Token {
     Token(attempt.key.slot as usize | usize::from(attempt.nth) << 16)
 }

@@ -1,9 +1,9 @@
-//! Reachability: tries every endpoint of a plan and hands on what answered. Knows nothing of drivers.
+//! Reachability: tries every endpoint of a scan and passes on the ones that answer. It knows nothing of drivers.
 //!
-//! One loop on a thread of its own around [`Schedule`], which decides, and [`Sockets`], which connect. Exactly one
-//! [`Swept::Reached`] an endpoint comes out, with the open connection where there is one, or one [`Swept::Absent`] of its
-//! host. Whether neighbors are there says [`OnLink`]; where hosts are to be heard first, whoever hears them says so
-//! ([`Sweep::heard`]), and only then are they met as neighbors, or dialed. [`Sweep::start`] first.
+//! [`Sweep::start`] starts a loop on a thread of its own, around the decisions of [`Schedule`] and the connections of
+//! [`Sockets`]. Each endpoint yields exactly one [`SweepEvent::Settled`], or its host one [`SweepEvent::Absent`].
+//! [`OnLink`] finds out which neighbors exist before they are tried. With announcements, a host waits for
+//! [`Sweep::announce`] before it is resolved or tried.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,66 +24,66 @@ use mio::Waker;
 use tokio::sync::mpsc;
 
 use super::{
-    awaited::Awaited,
-    onlink::{Learned, Neighbor, OnLink, Waits},
+    onlink::{Neighbor, NeighborEvent, OnLink, Waits},
+    outbox::Outbox,
     schedule::{At, Attempt, Next, Opened, Schedule},
-    sockets::{Heard, Sockets},
+    sockets::{AttemptState, Sockets},
     targets::Targets,
-    untold::Untold,
+    unannounced::Unannounced,
 };
 use crate::{
-    dial::{Dialler, Failure},
+    capacity::{self, ConnectionTracking},
+    dial::{Dialer, Failure},
     job::ScanOptions,
-    shares::{self, Tracked},
     timing::Timeouts,
 };
 
-/// How long to wait for leave at least: what has come together meanwhile is sent in one go.
+/// The shortest wait for the rate limit. Attempts that become due in the meantime are sent together.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Attempts that are made before answers are heard again: well under a millisecond.
-const IN_ONE_GO: usize = 64;
+/// Attempts between two checks for answers, well under a millisecond.
+const ATTEMPTS_PER_ROUND: usize = 64;
 
-/// Rest before this machine's own shortage is tested again.
-const REST: Duration = Duration::from_millis(100);
+/// How long the sweep pauses when this machine runs short of something.
+const PAUSE: Duration = Duration::from_millis(100);
 
-/// Shortages in a row, one a [`REST`], after which endpoints are given up.
-const SHORTAGES: u32 = 50;
+/// Consecutive shortages, one per [`PAUSE`], after which endpoints are given up.
+const SHORTAGE_LIMIT: u32 = 50;
 
-/// Hosts reported unreachable in a row, without an answer in between, that are a reason to slow down.
-const UNREACHABLE_IN_A_ROW: u32 = 64;
+/// Consecutive unreachable hosts, without an answer in between, after which the sweep slows down.
+const UNREACHABLE_LIMIT: u32 = 64;
 
-/// How often the table of tracked connections is looked at.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often the connection tracking table is read.
+const TRACKING_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is told while sweeping.
+/// What the sweep found out.
 #[derive(Debug)]
-pub(super) enum Swept {
-    /// One endpoint is settled; exactly one of these an endpoint of a host that is not absent.
-    Reached { host: u32, port: u8, reach: Reach },
-    /// A host is settled as a whole, in place of its endpoints.
+pub(super) enum SweepEvent {
+    /// The outcome of one endpoint, exactly once for each endpoint of a host that is not absent.
+    Settled { host: u32, port: u8, reach: Reach },
+    /// The outcome of a host, in place of its endpoints.
     Absent { host: u32, absence: Absence },
-    /// Every host on the link is settled: which hardware address answered for which.
+    /// The hardware addresses of all hosts on the link.
     Neighbors(BTreeMap<u32, Neighbor>),
-    /// Something an operator should know: kind and example.
+    /// A warning for the operator: kind and example.
     Note(&'static str, String),
 }
 
-/// Why nothing of a host was tried.
+/// Why no endpoint of a host was tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Absence {
-    /// Nobody answered for its address on the link, or it is to be heard first and says nothing.
+    /// The host answered no request for its hardware address, or it did not announce itself.
     Silent,
-    /// This machine's neighbor table had no room to ask.
-    Unsure,
-    /// It is to be heard first, and listening failed.
-    Unheard,
+    /// The neighbor table of this machine had no room.
+    NoRoom,
+    /// The host may have announced itself, but listening failed.
+    ListenFailed,
 }
 
-/// What became of an endpoint.
+/// The outcome of an endpoint.
 #[derive(Debug)]
 pub(super) enum Reach {
-    /// It answered; the lease counts the connection against host and scanner until it is dropped.
+    /// It answered. The lease holds the connection's slot at its host and in the scanner.
     Open(TcpStream, Lease),
     Refused,
     Silent,
@@ -93,108 +93,111 @@ pub(super) enum Reach {
     Forbidden(String),
 }
 
-/// A sweep that goes on. Dropping it ends it: no connection is opened any more, those that were not handed on are
-/// closed, and the channel is closed after that.
+/// A running sweep. Dropping it stops the sweep: it opens no more connections, closes those that it still owns, and
+/// then closes its channel.
 #[derive(Debug)]
 pub(super) struct Sweep {
     thread: Option<JoinHandle<()>>,
-    link: Arc<Link>,
+    mailbox: Arc<Mailbox>,
     /// Hosts on a link of this machine, ascending.
     on_link: Vec<u32>,
 }
 
-/// What the loop works with.
+/// The state of the loop.
 #[derive(Debug)]
 struct Loop {
     targets: Arc<Targets>,
     ports: Arc<[Port]>,
-    dialler: Arc<Dialler>,
+    dialer: Arc<Dialer>,
     schedule: Schedule,
     sockets: Sockets,
     on_link: Option<OnLink>,
-    /// Hosts that are to be heard first, if they are.
-    awaited: Option<Awaited>,
-    learned: Vec<Learned>,
-    link: Arc<Link>,
-    /// Until when this machine has a rest.
-    rest: Option<Instant>,
-    /// Shortages since the last attempt that could be made.
+    /// Hosts that wait for their announcement, if the scan listens.
+    unannounced: Option<Unannounced>,
+    neighbor_events: Vec<NeighborEvent>,
+    mailbox: Arc<Mailbox>,
+    /// The end of the current pause.
+    paused_until: Option<Instant>,
+    /// Consecutive shortages.
     shortages: u32,
-    /// Hosts reported unreachable since the last answer.
+    /// Consecutive unreachable hosts.
     unreachable: u32,
-    /// Attempts that may be made until the table of tracked connections is looked at again, if there is one.
+    /// Attempts allowed until the connection tracking table is read again, and when. None without such a table.
     tracking: Option<(u64, Instant)>,
     answered: Vec<Attempt>,
-    /// Dropped last: whoever hears its end knows that every socket is closed.
-    untold: Untold<Swept>,
+    /// Last field, because fields drop in order: when its channel closes, every socket is closed.
+    outbox: Outbox<SweepEvent>,
 }
 
-/// What others tell the loop.
+/// What other threads tell the loop.
 #[derive(Debug)]
-struct Link {
+struct Mailbox {
     waker: Waker,
     stopped: AtomicBool,
-    /// Hosts of connections that were closed; at most one each of the sockets there may be.
+    /// Hosts whose connections were closed. The number of sockets bounds it.
     released: Mutex<Vec<u32>>,
-    heard: Mutex<Hearing>,
+    announcements: Mutex<Announcements>,
 }
 
-/// What was heard of hosts since it was last looked at.
+/// Announcements that the loop has not processed yet.
 #[derive(Debug, Default)]
-struct Hearing {
+struct Announcements {
     hosts: BTreeSet<u32>,
-    over: Option<Absence>,
+    ended: Option<Absence>,
 }
 
-/// A connection's place among those allowed to its host and to the scanner.
+/// Holds the slot of a connection at its host and in the scanner until it is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
-    link: Arc<Link>,
+    mailbox: Arc<Mailbox>,
     host: u32,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.link.released().push(self.host);
-        self.link.wake();
+        self.mailbox.released().push(self.host);
+        self.mailbox.wake();
     }
 }
 
-impl Link {
+impl Mailbox {
     fn released(&self) -> MutexGuard<'_, Vec<u32>> {
         self.released.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn heard(&self) -> MutexGuard<'_, Hearing> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn announcements(&self) -> MutexGuard<'_, Announcements> {
+        self.announcements
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self) {
-        // Fails only when the system is out of memory; then the next deadline wakes it.
+        // It fails only if the system is out of memory. Then the next deadline wakes the loop.
         let _ = self.waker.wake();
     }
 }
 
 impl Sweep {
-    /// Begins to try everything, with `awaits` only hosts that are [`heard`](Self::heard), until it is told that
-    /// [nothing more](Self::heard_all) will be; the channel is closed when all is said.
+    /// Starts to try everything. With `listens`, a host waits for its [announcement](Self::announce) until
+    /// [announcements end](Self::end_announcements). The channel closes after the last event.
     ///
     /// # Errors
-    /// When the system gives no poller or no thread.
+    /// When the system provides no poller or no thread.
     pub(super) fn start(
         targets: Arc<Targets>,
         ports: Arc<[Port]>,
-        dialler: Arc<Dialler>,
+        dialer: Arc<Dialer>,
         options: &ScanOptions,
-        awaits: bool,
-        out: mpsc::Sender<Vec<Swept>>,
+        listens: bool,
+        out: mpsc::Sender<Vec<SweepEvent>>,
     ) -> io::Result<Self> {
         let timeouts = Timeouts::new(
             options.timeout_floor,
             options.timeout_ceiling,
             targets.subnets(),
         );
-        let room = shares::connections(options.connections, options.rate, options.timeout_ceiling);
+        let room =
+            capacity::connections(options.connections, options.rate, options.timeout_ceiling);
         let mut schedule = Schedule::new(
             Arc::clone(&targets),
             // At most 64.
@@ -207,80 +210,80 @@ impl Sweep {
             floor: options.timeout_floor,
             ceiling: options.timeout_ceiling,
         };
-        let mut untold = Untold::new(out);
-        let on_link = OnLink::find(&targets, waits, awaits, Instant::now());
+        let mut outbox = Outbox::new(out);
+        let on_link = OnLink::find(&targets, waits, listens, Instant::now());
         let on_link = on_link.unwrap_or_else(|error| {
-            let what = "neighbors are not told apart from others";
-            untold.say(Swept::Note(what, error.to_string()));
+            let kind = "cannot read which targets are on the local network";
+            outbox.push(SweepEvent::Note(kind, error.to_string()));
             None
         });
         let neighbors = on_link.as_ref().map(|on_link| on_link.hosts().to_vec());
         let neighbors = neighbors.unwrap_or_default();
-        // Targets are counted in 32 bits.
-        let awaited = awaits.then(|| Awaited::new(targets.len() as u32));
-        if awaits {
+        // Target indexes have 32 bits.
+        let unannounced = listens.then(|| Unannounced::new(targets.len() as u32));
+        if listens {
             let all: Vec<u32> = targets.iter().map(|(host, _)| host).collect();
             schedule.hold(&all);
         } else {
             schedule.hold(&neighbors);
         }
         let sockets = Sockets::new(room)?;
-        let link = Arc::new(Link {
+        let mailbox = Arc::new(Mailbox {
             waker: sockets.waker()?,
             stopped: AtomicBool::new(false),
             released: Mutex::default(),
-            heard: Mutex::default(),
+            announcements: Mutex::default(),
         });
         let sweep = Loop {
             targets,
             ports,
-            dialler,
+            dialer,
             schedule,
             sockets,
             on_link,
-            awaited,
-            learned: Vec::new(),
-            link: Arc::clone(&link),
-            rest: None,
+            unannounced,
+            neighbor_events: Vec::new(),
+            mailbox: Arc::clone(&mailbox),
+            paused_until: None,
             shortages: 0,
             unreachable: 0,
-            tracking: Tracked::now().map(|_| (0, Instant::now())),
+            tracking: ConnectionTracking::now().map(|_| (0, Instant::now())),
             answered: Vec::new(),
-            untold,
+            outbox,
         };
         let thread = thread::Builder::new().name("fleet-sweep".to_owned());
         Ok(Self {
             thread: Some(thread.spawn(|| sweep.run())?),
-            link,
+            mailbox,
             on_link: neighbors,
         })
     }
 
-    /// Whether [`Swept::Neighbors`] may name a host.
+    /// Returns whether [`SweepEvent::Neighbors`] may contain a host.
     pub(super) fn is_on_link(&self, host: u32) -> bool {
         self.on_link.binary_search(&host).is_ok()
     }
 
-    /// A host that is to be heard first was heard; once is enough.
-    pub(super) fn heard(&self, host: u32) {
-        self.link.heard().hosts.insert(host);
-        self.link.wake();
+    /// Reports that a host announced itself.
+    pub(super) fn announce(&self, host: u32) {
+        self.mailbox.announcements().hosts.insert(host);
+        self.mailbox.wake();
     }
 
-    /// Nothing more will be heard: what that means for hosts that were not.
-    pub(super) fn heard_all(&self, absence: Absence) {
-        self.link.heard().over.get_or_insert(absence);
-        self.link.wake();
+    /// Reports that no more announcements come. `absence` is the outcome of the hosts that sent none.
+    pub(super) fn end_announcements(&self, absence: Absence) {
+        self.mailbox.announcements().ended.get_or_insert(absence);
+        self.mailbox.wake();
     }
 
-    /// Tells it to end.
+    /// Stops the sweep. Its channel closes soon after.
     pub(super) fn stop(&self) {
-        self.link.stopped.store(true, Ordering::Relaxed);
-        self.link.wake();
+        self.mailbox.stopped.store(true, Ordering::Relaxed);
+        self.mailbox.wake();
     }
 
-    /// To be called when its channel is closed: a crash goes on in the caller.
-    pub(super) fn ended(mut self) {
+    /// Waits for the thread, after its channel closed. A panic of the thread continues in the caller.
+    pub(super) fn join(mut self) {
         if let Some(Err(crash)) = self.thread.take().map(JoinHandle::join) {
             resume_unwind(crash);
         }
@@ -296,19 +299,19 @@ impl Drop for Sweep {
 impl Loop {
     fn run(mut self) {
         let mut wait = Some(Duration::ZERO);
-        while !self.link.stopped.load(Ordering::Relaxed) {
-            self.hear(wait);
-            self.take_back();
-            self.give_up_silent();
-            self.meet_heard();
-            let neighbors = self.meet_neighbors();
+        while !self.mailbox.stopped.load(Ordering::Relaxed) {
+            self.receive_answers(wait);
+            self.reclaim_slots();
+            self.expire_silent();
+            self.admit_announced();
+            let neighbors = self.resolve_neighbors();
             let (wake, done) = self.dial();
-            if !self.untold.tell() || (done && self.untold.is_empty()) {
+            if !self.outbox.flush() || (done && self.outbox.is_empty()) {
                 return;
             }
             let now = Instant::now();
-            let untold = self.untold.again(now);
-            let wake = [wake, neighbors, untold, self.schedule.deadline()];
+            let outbox = self.outbox.retry_at(now);
+            let wake = [wake, neighbors, outbox, self.schedule.deadline()];
             wait = wake
                 .into_iter()
                 .flatten()
@@ -317,27 +320,27 @@ impl Loop {
         }
     }
 
-    /// Connections that were handed on and are closed make room.
-    fn take_back(&mut self) {
-        let hosts = std::mem::take(&mut *self.link.released());
+    /// Frees the slots of connections that were closed.
+    fn reclaim_slots(&mut self) {
+        let hosts = std::mem::take(&mut *self.mailbox.released());
         for host in hosts {
             self.schedule.release(host);
         }
     }
 
-    fn hear(&mut self, wait: Option<Duration>) {
+    fn receive_answers(&mut self, wait: Option<Duration>) {
         let mut answered = std::mem::take(&mut self.answered);
         if let Err(error) = self.sockets.wait(wait, &mut answered) {
-            // A signal; the next round waits again.
+            // A signal interrupted the wait. The next round waits again.
             tracing::debug!(%error, "interrupted while waiting for answers");
             answered.clear();
         }
         let now = Instant::now();
         for attempt in answered.drain(..) {
-            match self.sockets.heard(attempt) {
-                Heard::Open => self.open(attempt, now),
-                Heard::Failed(failure) => self.failed(attempt, failure, now),
-                Heard::Nothing => {}
+            match self.sockets.state(attempt) {
+                AttemptState::Open => self.open(attempt, now),
+                AttemptState::Failed(failure) => self.failed(attempt, failure, now),
+                AttemptState::Pending => {}
             }
         }
         self.answered = answered;
@@ -350,7 +353,7 @@ impl Loop {
                 let stream = self.sockets.take(attempt);
                 self.sockets.give_up_all(attempt.key);
                 let lease = Lease {
-                    link: Arc::clone(&self.link),
+                    mailbox: Arc::clone(&self.mailbox),
                     host: at.host,
                 };
                 let reach = match stream {
@@ -359,9 +362,9 @@ impl Loop {
                         Reach::NotReached("some connections were lost", error.to_string())
                     }
                 };
-                self.reached(at, reach);
+                self.settled(at, reach);
             }
-            Opened::OneTooMany | Opened::Stale => self.sockets.close(attempt),
+            Opened::TooMany | Opened::Stale => self.sockets.close(attempt),
         }
     }
 
@@ -370,138 +373,144 @@ impl Loop {
             Failure::Refused => {
                 self.unreachable = 0;
                 let at = self.schedule.refused(attempt, now);
-                self.settled(attempt, at, Reach::Refused);
+                self.close_and_settle(attempt, at, Reach::Refused);
             }
             Failure::Unreachable => {
                 let at = self.schedule.settle(attempt.key);
-                self.one_more_unreachable(at);
-                self.settled(attempt, at, Reach::Silent);
+                self.count_unreachable(at);
+                self.close_and_settle(attempt, at, Reach::Silent);
             }
-            // Its own deadline says more.
+            // The attempt's own deadline is more precise than the kernel's.
             Failure::TimedOut => {
                 self.sockets.give_up(attempt);
                 self.schedule.closed(attempt);
             }
             Failure::Starved(error) => self.starved(attempt, &error, now),
-            Failure::NoWay(error) => {
+            Failure::CannotSend(error) => {
                 let at = self.schedule.settle(attempt.key);
                 let endpoint = at.and_then(|at| self.endpoint(at));
                 let example = endpoint.map_or_else(String::new, |to| format!("{to}: {error}"));
-                let why = "some targets could not be tried";
-                self.settled(attempt, at, Reach::NotReached(why, example));
+                let kind = "some targets could not be tried";
+                self.close_and_settle(attempt, at, Reach::NotReached(kind, example));
             }
         }
     }
 
     fn starved(&mut self, attempt: Attempt, error: &io::Error, now: Instant) {
         self.shortages += 1;
-        if self.shortages > SHORTAGES {
+        if self.shortages > SHORTAGE_LIMIT {
             let at = self.schedule.settle(attempt.key);
-            let why = "some targets could not be tried for lack of connections";
-            return self.settled(attempt, at, Reach::NotReached(why, error.to_string()));
+            let kind = "some targets could not be tried for lack of connections";
+            return self.close_and_settle(attempt, at, Reach::NotReached(kind, error.to_string()));
         }
         self.sockets.close(attempt);
         self.schedule.starved(attempt);
-        self.rest = Some(now + REST);
+        self.paused_until = Some(now + PAUSE);
         self.slow_down("this machine ran short of connections", &error.to_string());
     }
 
-    fn give_up_silent(&mut self) {
+    fn expire_silent(&mut self) {
         let now = Instant::now();
         while let Some((key, at)) = self.schedule.expire(now) {
             self.sockets.give_up_all(key);
-            self.reached(at, Reach::Silent);
+            self.settled(at, Reach::Silent);
         }
     }
 
-    /// Lets hosts that were heard be met, and gives up the others when there is nothing more to hear.
-    fn meet_heard(&mut self) {
-        let Some(awaited) = &mut self.awaited else {
+    /// Admits hosts that announced themselves, and gives up the rest once announcements have ended.
+    fn admit_announced(&mut self) {
+        let Some(unannounced) = &mut self.unannounced else {
             return;
         };
-        let Hearing { hosts, over } = std::mem::take(&mut *self.link.heard());
+        let Announcements { hosts, ended } = std::mem::take(&mut *self.mailbox.announcements());
         for host in hosts {
-            if !awaited.hear(host) {
+            if !unannounced.announce(host) {
                 continue;
             }
             let on_link = self.on_link.as_mut();
-            if !on_link.is_some_and(|on_link| on_link.meet(host)) {
+            if !on_link.is_some_and(|on_link| on_link.request(host)) {
                 self.schedule.admit(host);
             }
         }
-        if let Some(absence) = over
-            && awaited.end(absence)
+        if let Some(absence) = ended
+            && unannounced.end(absence)
             && let Some(on_link) = &mut self.on_link
         {
-            on_link.meet_no_more();
+            on_link.end_requests();
         }
-        while self.untold.has_room() {
-            let Some((host, absence)) = self.awaited.as_mut().and_then(Awaited::next_absent) else {
+        while self.outbox.has_room() {
+            let Some((host, absence)) =
+                self.unannounced.as_mut().and_then(Unannounced::next_absent)
+            else {
                 break;
             };
             self.absent(host, absence);
         }
     }
 
-    /// Asks which hosts on the link are there. When to go on, if there is more to ask.
-    fn meet_neighbors(&mut self) -> Option<Instant> {
+    /// Asks which hosts on the link exist. Returns when to continue.
+    fn resolve_neighbors(&mut self) -> Option<Instant> {
         let on_link = self.on_link.as_mut()?;
         let now = Instant::now();
-        if !self.untold.has_room() {
+        if !self.outbox.has_room() {
             return None;
         }
-        if let Some(rest) = self.rest.filter(|rest| now < *rest) {
-            return Some(rest);
+        if let Some(until) = self.paused_until.filter(|until| now < *until) {
+            return Some(until);
         }
-        let (targets, ports, dialler) = (&self.targets, &self.ports, &self.dialler);
-        let may = |host| {
+        let (targets, ports, dialer) = (&self.targets, &self.ports, &self.dialer);
+        let allowed = |host| {
             targets.address(host).is_some_and(|ip| {
                 let mut endpoints = ports.iter().map(|port| Endpoint { ip, port: *port });
-                endpoints.any(|endpoint| dialler.check(endpoint).is_ok())
+                endpoints.any(|endpoint| dialer.check(endpoint).is_ok())
             })
         };
         let busy = self.schedule.has_work();
-        let wake = on_link.step(now, dialler, busy, may, &mut self.learned);
-        let mut learned = std::mem::take(&mut self.learned);
-        for word in learned.drain(..) {
-            self.learn(word);
+        let wake = on_link.step(now, dialer, busy, allowed, &mut self.neighbor_events);
+        let mut neighbor_events = std::mem::take(&mut self.neighbor_events);
+        for event in neighbor_events.drain(..) {
+            self.apply(event);
         }
-        self.learned = learned;
+        self.neighbor_events = neighbor_events;
         wake
     }
 
-    fn learn(&mut self, word: Learned) {
-        match word {
-            Learned::Connect(host) => self.schedule.admit(host),
-            Learned::Silent(host) => self.absent(host, Absence::Silent),
-            Learned::Unsure(host) => self.absent(host, Absence::Unsure),
-            Learned::Overflow(text) => self.untold.say(Swept::Note("slowed down", text)),
-            Learned::Neighbors(judged) => self.untold.say(Swept::Neighbors(judged)),
+    fn apply(&mut self, event: NeighborEvent) {
+        match event {
+            NeighborEvent::Connect(host) => self.schedule.admit(host),
+            NeighborEvent::Silent(host) => self.absent(host, Absence::Silent),
+            NeighborEvent::NoRoom(host) => self.absent(host, Absence::NoRoom),
+            NeighborEvent::Overflow(text) => {
+                self.outbox.push(SweepEvent::Note("slowed down", text))
+            }
+            NeighborEvent::Neighbors(neighbors) => {
+                self.outbox.push(SweepEvent::Neighbors(neighbors))
+            }
         }
     }
 
     fn absent(&mut self, host: u32, absence: Absence) {
         self.schedule.rule_out(host);
-        self.untold.say(Swept::Absent { host, absence });
+        self.outbox.push(SweepEvent::Absent { host, absence });
     }
 
-    /// Tries what may be tried now. When to go on, if that is a matter of time, and whether everything is done.
+    /// Starts the attempts that are due. Returns when to continue, and whether the sweep is complete.
     fn dial(&mut self) -> (Option<Instant>, bool) {
         let now = Instant::now();
-        if let Some(rest) = self.rest.filter(|rest| now < *rest) {
-            return (Some(rest), false);
+        if let Some(until) = self.paused_until.filter(|until| now < *until) {
+            return (Some(until), false);
         }
-        for _ in 0..IN_ONE_GO {
-            if !self.untold.has_room() {
+        for _ in 0..ATTEMPTS_PER_ROUND {
+            if !self.outbox.has_room() {
                 return (None, false);
             }
             if self.schedule.has_work() {
-                let wait = self.dialler.wait();
+                let wait = self.dialer.wait();
                 if !wait.is_zero() {
                     return (Some(now + wait.max(TICK)), false);
                 }
-                if let Some(look) = self.untracked_until(now) {
-                    return (Some(look), false);
+                if let Some(read_at) = self.tracking_full_until(now) {
+                    return (Some(read_at), false);
                 }
             }
             match self.schedule.next(Instant::now()) {
@@ -510,8 +519,8 @@ impl Loop {
                 Next::Wait => return (None, false),
                 Next::Done => return (None, true),
             }
-            if let Some(rest) = self.rest.filter(|rest| now < *rest) {
-                return (Some(rest), false);
+            if let Some(until) = self.paused_until.filter(|until| now < *until) {
+                return (Some(until), false);
             }
         }
         (Some(now), false)
@@ -521,12 +530,12 @@ impl Loop {
         let Some(endpoint) = self.endpoint(at) else {
             return;
         };
-        if let Err(reason) = self.dialler.check(endpoint) {
+        if let Err(reason) = self.dialer.check(endpoint) {
             let at = self.schedule.settle(attempt.key);
-            return self.settled(attempt, at, Reach::Forbidden(reason));
+            return self.close_and_settle(attempt, at, Reach::Forbidden(reason));
         }
-        tracing::trace!(%endpoint, nth = attempt.nth, "tried");
-        self.dialler.spend_turn();
+        tracing::trace!(%endpoint, nth = attempt.nth, "connecting");
+        self.dialer.spend_permit();
         if let Some((left, _)) = &mut self.tracking {
             *left = left.saturating_sub(1);
         }
@@ -536,41 +545,41 @@ impl Loop {
         }
     }
 
-    /// When the table of tracked connections has room again; none when it has.
-    fn untracked_until(&mut self, now: Instant) -> Option<Instant> {
-        let (left, look) = self.tracking?;
-        if now >= look {
-            let table = Tracked::now()?;
+    /// Returns when the connection tracking table is read again, if it has no room now.
+    fn tracking_full_until(&mut self, now: Instant) -> Option<Instant> {
+        let (left, read_at) = self.tracking?;
+        if now >= read_at {
+            let table = ConnectionTracking::now()?;
             if table.is_tight() {
-                self.untold.say(Swept::Note(
+                self.outbox.push(SweepEvent::Note(
                     "slowed down",
                     format!(
-                        "this machine tracks connections and its table is nearly full ({} of {})",
+                        "the connection tracking table of this machine is nearly full ({} of {})",
                         table.used, table.most
                     ),
                 ));
             }
-            self.tracking = Some((table.allowance(), now + LOOK));
+            self.tracking = Some((table.allowance(), now + TRACKING_INTERVAL));
             return None;
         }
-        (left == 0).then_some(look)
+        (left == 0).then_some(read_at)
     }
 
-    fn settled(&mut self, attempt: Attempt, at: Option<At>, reach: Reach) {
+    fn close_and_settle(&mut self, attempt: Attempt, at: Option<At>, reach: Reach) {
         self.sockets.give_up_all(attempt.key);
         if let Some(at) = at {
-            self.reached(at, reach);
+            self.settled(at, reach);
         }
     }
 
-    fn reached(&mut self, at: At, reach: Reach) {
+    fn settled(&mut self, at: At, reach: Reach) {
         let At { host, port } = at;
-        self.untold.say(Swept::Reached { host, port, reach });
+        self.outbox.push(SweepEvent::Settled { host, port, reach });
     }
 
-    fn one_more_unreachable(&mut self, at: Option<At>) {
+    fn count_unreachable(&mut self, at: Option<At>) {
         self.unreachable += 1;
-        if self.unreachable >= UNREACHABLE_IN_A_ROW {
+        if self.unreachable >= UNREACHABLE_LIMIT {
             self.unreachable = 0;
             let example = at.and_then(|at| self.endpoint(at));
             self.slow_down(
@@ -581,9 +590,9 @@ impl Loop {
     }
 
     fn slow_down(&mut self, why: &str, example: &str) {
-        if let Some(rate) = self.dialler.slow_down() {
+        if let Some(rate) = self.dialer.slow_down() {
             let text = format!("{why}, now {rate} probes/s ({example})");
-            self.untold.say(Swept::Note("slowed down", text));
+            self.outbox.push(SweepEvent::Note("slowed down", text));
         }
     }
 

@@ -1,14 +1,14 @@
-//! The addresses of a scan in order, each once, and their subnets. Pure.
+//! The distinct addresses of a scan in ascending order, and their subnets. Pure.
 
 use std::{net::IpAddr, ops::RangeInclusive};
 
 use fleet_core::canonical;
 
-/// Distinct addresses in canonical form, ascending; a host is an index here.
+/// Distinct canonical addresses, ascending. A host is an index here.
 #[derive(Debug)]
 pub(super) struct Targets {
     hosts: Vec<IpAddr>,
-    /// Of each host the index of its subnet; as good as contiguous, since the hosts are in order.
+    /// The subnet index of each host. Hosts of a subnet are nearly always contiguous.
     subnets: Vec<u32>,
 }
 
@@ -41,7 +41,7 @@ impl Targets {
         (0..).zip(self.hosts.iter().copied())
     }
 
-    /// From the lowest to the highest; none of none.
+    /// The lowest and the highest address; none without hosts.
     pub(super) fn range(&self) -> Option<RangeInclusive<IpAddr>> {
         Some(*self.hosts.first()?..=*self.hosts.last()?)
     }
@@ -62,13 +62,13 @@ impl Targets {
             .map_or(0, |subnet| *subnet as usize)
     }
 
-    /// The host that a target is.
+    /// The host of a target address.
     pub(super) fn host(&self, target: IpAddr) -> Option<usize> {
         self.hosts.binary_search(&canonical(target)).ok()
     }
 }
 
-/// What shares its round trips: a /24, and of IPv6 a /64.
+/// The network whose hosts share round-trip times: a /24, or a /64 for IPv6.
 fn network(ip: IpAddr) -> u64 {
     match ip {
         IpAddr::V4(ip) => u64::from(ip.to_bits() >> 8),

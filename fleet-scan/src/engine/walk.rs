@@ -1,26 +1,26 @@
-//! In which order endpoints are tried first: every one once, neighbors far apart, nothing stored. Pure.
+//! The order in which endpoints are tried first: each once, neighbors far apart, without storing the order. Pure.
 
-/// Hosts that are visited on one port before the next port's turn: two knocks at one host are far apart, 20 ms at
-/// the full rate, yet all that can be learned of a host is learned within a block.
+/// Hosts that are visited on one port before the next port. Two attempts at one host are far apart (20 ms at full rate),
+/// and yet a host is finished within a block.
 const BLOCK: u32 = 1_024;
 
-/// A lazy permutation of all (host, port).
+/// A lazy permutation of all (host, port) pairs.
 ///
-/// Hosts are visited in steps of the golden section of their number, so that any run of visits is spread evenly
-/// over the addresses in order, and thereby over their subnets (the three-distance theorem).
+/// It steps through the hosts by the golden section of their number. Any run of visits is therefore spread evenly over
+/// the address range and its subnets (three-distance theorem).
 #[derive(Debug, Clone)]
 pub(super) struct Walk {
     hosts: u32,
     ports: u8,
     stride: u32,
-    /// Visits of earlier blocks, in hosts.
+    /// Hosts in earlier blocks.
     block: u32,
-    /// Visits within this block, in endpoints.
+    /// Endpoints visited in this block.
     at: u32,
 }
 
 impl Walk {
-    /// Of hosts `0..hosts` and ports `0..ports`.
+    /// Covers hosts `0..hosts` and ports `0..ports`.
     pub(super) fn new(hosts: u32, ports: u8) -> Self {
         Self {
             hosts,
@@ -31,7 +31,7 @@ impl Walk {
         }
     }
 
-    /// Whether every endpoint was visited.
+    /// Returns whether every endpoint was visited.
     pub(super) fn is_over(&self) -> bool {
         self.block >= self.hosts || self.ports == 0
     }
@@ -58,7 +58,7 @@ impl Iterator for Walk {
     }
 }
 
-/// The first number from the golden section of `hosts` upwards that has no common divisor with it.
+/// The first number from the golden section of `hosts` upwards that is coprime to it.
 fn stride(hosts: u32) -> u32 {
     let golden = (f64::from(hosts) * 0.618_033_988_75) as u32;
     (golden.max(1)..hosts)

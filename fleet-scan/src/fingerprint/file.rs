@@ -8,7 +8,11 @@ use toml::Spanned;
 
 use super::{
     answer::Selector,
-    rule::{Condition, FactSources, Match, Origin, Pattern, Rank, Request, Rule, Source, Words},
+    login::{BodyType, DigestRule, KnownLogin, LoginRule, Shown, TokenRule},
+    rule::{
+        Condition, FactSources, Match, Origin, Pattern, Rank, Request, Rule, Source, Words,
+        is_read_path,
+    },
 };
 
 /// Characters of one pattern. Built-in ones have at most a hundred.
@@ -60,6 +64,7 @@ struct RawRule {
     facts: RawFacts,
     #[serde(default)]
     tables: BTreeMap<String, BTreeMap<String, String>>,
+    login: Option<RawLogin>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -115,6 +120,29 @@ struct RawSource {
     like: Option<Spanned<String>>,
     value: Option<String>,
     table: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLogin {
+    kind: Spanned<String>,
+    realm: Option<Spanned<String>>,
+    request: Option<Spanned<String>>,
+    json: Option<String>,
+    form: Option<String>,
+    #[serde(default)]
+    headers: Vec<String>,
+    token: Option<String>,
+    header: Option<Spanned<String>>,
+    proof: Option<Spanned<String>>,
+    logout: Option<Spanned<String>>,
+    /// `USER:PASSWORD`; the part before the colon is empty where a make has no user names.
+    #[serde(default)]
+    defaults: Vec<String>,
+    must: Option<String>,
+    model: Option<String>,
+    mac: Option<String>,
+    serial: Option<String>,
 }
 
 /// What is wrong, and where.
@@ -229,6 +257,97 @@ fn read(file: &str, text: &str) -> Result<Rule, Fault> {
             mac: facts(raw.facts.mac)?,
             serial: facts(raw.facts.serial)?,
             hostname: facts(raw.facts.hostname)?,
+        },
+        login: raw.login.map(login_of).transpose()?,
+    })
+}
+
+fn login_of(raw: RawLogin) -> Result<LoginRule, Fault> {
+    let kind_name = &raw.kind;
+    let missing = |name: &str| Fault::at(kind_name, format!("a login of this kind needs `{name}`"));
+    let request = |written: Option<Spanned<String>>, name: &str| -> Result<String, Fault> {
+        let written = written.ok_or_else(|| missing(name))?;
+        let is_request = ["GET /", "POST /"]
+            .iter()
+            .any(|start| written.get_ref().starts_with(start));
+        let is_plain = written
+            .get_ref()
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() || byte == b' ');
+        if is_request && is_plain {
+            Ok(written.into_inner())
+        } else {
+            Err(Fault::at(&written, "write `GET /PATH` or `POST /PATH`"))
+        }
+    };
+    let kind = match kind_name.get_ref().as_str() {
+        "open" => KnownLogin::Open,
+        "unprovable" => KnownLogin::Unprovable,
+        "digest" => {
+            let proof = raw.proof.ok_or_else(|| missing("proof"))?;
+            if !is_read_path(proof.get_ref()) {
+                return Err(Fault::at(
+                    &proof,
+                    "the proof is a path that is known to only read",
+                ));
+            }
+            let realm = pattern(raw.realm.as_ref().ok_or_else(|| missing("realm"))?)?;
+            KnownLogin::Digest(DigestRule {
+                realm,
+                proof: proof.into_inner(),
+            })
+        }
+        "token" => {
+            let header = raw.header.ok_or_else(|| missing("header"))?;
+            let is_line = |line: &str| !line.chars().any(char::is_control) && line.contains(": ");
+            if !is_line(header.get_ref())
+                || !header.get_ref().contains("{token}")
+                || !raw.headers.iter().all(|line| is_line(line))
+            {
+                return Err(Fault::at(
+                    &header,
+                    "a header is `NAME: VALUE`, this one with `{token}`",
+                ));
+            }
+            let (body, body_type) = match (raw.json, raw.form) {
+                (None, form) => (form.unwrap_or_default(), BodyType::Form),
+                (Some(json), None) => (json, BodyType::Json),
+                (Some(_), Some(_)) => {
+                    return Err(Fault::at(kind_name, "a login has `json` or `form`"));
+                }
+            };
+            KnownLogin::Token(TokenRule {
+                request: request(raw.request, "request")?,
+                body,
+                body_type,
+                extra: raw.headers,
+                token: raw.token.ok_or_else(|| missing("token"))?,
+                header: header.into_inner(),
+                proof: request(raw.proof, "proof")?,
+                logout: raw
+                    .logout
+                    .map(|logout| request(Some(logout), "logout"))
+                    .transpose()?,
+            })
+        }
+        _ => {
+            return Err(Fault::at(
+                kind_name,
+                "a login is `digest`, `token`, `open` or `unprovable`",
+            ));
+        }
+    };
+    let defaults = raw.defaults.iter().filter_map(|pair| pair.split_once(':'));
+    Ok(LoginRule {
+        kind,
+        defaults: defaults
+            .map(|(username, password)| (username.to_owned(), password.to_owned()))
+            .collect(),
+        shown: Shown {
+            must: raw.must,
+            model: raw.model,
+            mac: raw.mac,
+            serial: raw.serial,
         },
     })
 }

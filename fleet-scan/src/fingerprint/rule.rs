@@ -5,7 +5,10 @@ use std::{fmt, str::FromStr};
 use fleet_core::{Mac, Serial};
 use regex::Regex;
 
-use super::answer::{Answered, Answers, Selector};
+use super::{
+    answer::{Answered, Answers, Selector},
+    login::LoginRule,
+};
 use crate::text;
 
 /// MACs that firmware writes before it knows its own. Several devices of one network show them.
@@ -153,7 +156,7 @@ impl FromStr for Request {
     }
 }
 
-fn is_read_path(path: &str) -> bool {
+pub(super) fn is_read_path(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
     path.starts_with('/')
         && !path.contains(' ')
@@ -212,6 +215,7 @@ pub(crate) struct Rule {
     pub(crate) published: Vec<String>,
     pub(super) matches: Vec<Match>,
     pub(super) sources: FactSources,
+    pub(crate) login: Option<LoginRule>,
 }
 
 /// One signature. All of its conditions must hold.

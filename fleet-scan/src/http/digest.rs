@@ -1,5 +1,5 @@
-//! Digest access authentication, the client's half (RFC 7616, 3.4, with MD5 as devices speak it): proves that a
-//! password is known without sending it. The way of Basic is not spoken at all. Pure.
+//! The client's half of digest access authentication (RFC 7616, 3.4, with MD5 as devices speak it). It proves that a
+//! password is known without sending it. Basic authentication is not supported. Pure.
 
 use md5::{Digest as _, Md5};
 use zeroize::Zeroizing;
@@ -17,7 +17,7 @@ pub(crate) struct Challenge {
 }
 
 impl Challenge {
-    /// Reads the value of a `WWW-Authenticate` header; none when it is no digest challenge that can be answered.
+    /// Reads the value of a `WWW-Authenticate` header. None unless it is a digest challenge that can be answered.
     pub(crate) fn parse(header: &str) -> Option<Self> {
         let (scheme, rest) = header.trim().split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("digest") {
@@ -123,8 +123,7 @@ fn parameters(text: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Whatever a device challenges with, the answer is one header line that holds neither password nor anything that
-/// ends the line early.
+/// Checks that the answer to any challenge is one header line without the password.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let header = String::from_utf8_lossy(bytes);

@@ -1,9 +1,10 @@
-//! What is asked when, and what of the answers counts: browsing for one type of services (RFC 6762, RFC 6763). Pure; time
-//! is an argument, datagrams are bytes.
+//! DNS service discovery for one type of service (RFC 6762, RFC 6763): which queries are due, and which answers count.
+//! Pure; time is an argument, datagrams are bytes.
 //!
-//! [`Browse::ask`] gives the questions that are due, [`Browse::hear`] takes in what comes, [`Browse::deadline`] says when
-//! to look again. Records are read by hickory-proto. Whoever answers is a stranger: only what was asked for is kept, as
-//! much of it as there are targets, and nobody makes this side send more than a packet every [`PAUSE`].
+//! [`Browse::query`] returns the queries that are due, [`Browse::receive`] processes a datagram, and
+//! [`Browse::deadline`] returns when to query again. hickory-proto parses the records. Answers are not authenticated.
+//! Therefore only requested records are kept, no more than there are targets, and no answer can cause more than one
+//! packet per [`PAUSE`].
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,52 +20,52 @@ use hickory_proto::{
     serialize::binary::{BinDecodable, BinDecoder},
 };
 
-/// Between the first two questions for the services; it doubles each time (RFC 6762, 5.2).
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Delay between the first two queries for the services. It doubles each time (RFC 6762, 5.2).
+const QUERY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The longest time between two of them.
-const ASK_SELDOM: Duration = Duration::from_secs(3_600);
+/// The longest delay between two of them.
+const MAX_QUERY_INTERVAL: Duration = Duration::from_secs(3_600);
 
-/// How long records that belong together may take to come together, and between two packets that ask for missing ones.
+/// How long related records may take to arrive, and the delay between two queries for missing records.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Questions for a record that does not come by itself.
+/// Queries for a record that does not arrive by itself.
 const TRIES: u8 = 3;
 
 /// Names of missing records in one packet.
-const QUESTIONS: usize = 32;
+const NAMES: usize = 32;
 
-/// Bytes of a packet of ours, headers aside: it fits an Ethernet frame.
+/// Bytes of a query without headers. It fits an Ethernet frame.
 const PACKET: usize = 1_400;
 
 /// Bytes of a record without its names.
 const RECORD: usize = 10;
 
-/// Ports of one host.
+/// Ports kept per host.
 const PORTS: usize = 64;
 
-/// Everything that is known of the services of one type on one link.
+/// The known services of one type on one link.
 #[derive(Debug)]
 pub(super) struct Browse {
-    /// With its domain.
+    /// The service type with its domain.
     service: Name,
     /// The most services, and the most hosts.
     most: usize,
     services: BTreeMap<Name, Service>,
     hosts: BTreeMap<Name, Host>,
-    heard: VecDeque<SocketAddrV4>,
-    ask: Instant,
-    ask_again: Duration,
-    /// Records that may still come by themselves until then, and are asked for after.
+    found: VecDeque<SocketAddrV4>,
+    next_query: Instant,
+    query_interval: Duration,
+    /// Records that may still arrive by themselves, with the time of the next query for them.
     missing: BTreeSet<(Instant, Missing)>,
-    /// When a packet for missing records may leave.
-    leave: Instant,
+    /// The earliest time of the next query for missing records.
+    next_missing: Instant,
     is_full: bool,
 }
 
 #[derive(Debug)]
 struct Service {
-    /// When it was last named, and for how long that holds.
+    /// When it was last named, and for how long that is valid.
     named: Instant,
     holds: Duration,
     is_located: bool,
@@ -77,7 +78,7 @@ struct Host {
     ipv6: Option<Ipv6Addr>,
 }
 
-/// A record that nobody sent yet, and how often it was asked for.
+/// A record that has not arrived, and the number of queries for it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Missing {
     name: Name,
@@ -87,102 +88,105 @@ struct Missing {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
-    /// SRV: at which port of which host a service is.
+    /// SRV: the host and port of a service.
     Location,
     /// A: an address of a host.
     Address,
 }
 
-/// What came of it in the end.
+/// What remains at the end.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Rest {
-    /// More was named than there was room for.
+    /// There was no room for everything that was named.
     pub(super) is_full: bool,
-    /// Services that never said where they are.
-    pub(super) nowhere: Vec<String>,
-    /// Hosts that have no IPv4 address.
+    /// Services whose host is unknown.
+    pub(super) unlocated: Vec<String>,
+    /// Hosts without an IPv4 address.
     pub(super) ipv6_only: Vec<Ipv6Addr>,
 }
 
 impl Browse {
-    /// Asks from `now` on, and keeps at most `most` services and hosts. None where the type is no DNS name, which every
-    /// [`ServiceType`] is.
+    /// Starts to query at `now` and keeps at most `most` services and hosts. Returns none if the type is not a DNS name,
+    /// which every [`ServiceType`] is.
     pub(super) fn new(service: &ServiceType, most: usize, now: Instant) -> Option<Self> {
         Some(Self {
             service: Name::from_ascii(format!("{service}.local.")).ok()?,
             most,
             services: BTreeMap::new(),
             hosts: BTreeMap::new(),
-            heard: VecDeque::new(),
-            ask: now,
-            ask_again: ASK_AGAIN,
+            found: VecDeque::new(),
+            next_query: now,
+            query_interval: QUERY_INTERVAL,
             missing: BTreeSet::new(),
-            leave: now,
+            next_missing: now,
             is_full: false,
         })
     }
 
-    /// The packet to send now, if one is due. To be called until there is none.
-    pub(super) fn ask(&mut self, now: Instant) -> Option<Vec<u8>> {
-        if now >= self.ask {
-            self.ask = now + self.ask_again;
-            self.ask_again = (self.ask_again * 2).min(ASK_SELDOM);
-            return self.ask_for_services(now);
+    /// Returns the next packet to send, if one is due. Call this until it returns none.
+    pub(super) fn query(&mut self, now: Instant) -> Option<Vec<u8>> {
+        if now >= self.next_query {
+            self.next_query = now + self.query_interval;
+            self.query_interval = (self.query_interval * 2).min(MAX_QUERY_INTERVAL);
+            return self.query_services(now);
         }
-        if now >= self.leave {
-            return self.ask_for_missing(now);
+        if now >= self.next_missing {
+            return self.query_missing(now);
         }
         None
     }
 
-    /// When [`Browse::ask`] has something next.
+    /// Returns when [`Browse::query`] has the next packet.
     pub(super) fn deadline(&self) -> Instant {
-        let missing = self.missing.first().map(|(due, _)| (*due).max(self.leave));
-        missing.map_or(self.ask, |missing| missing.min(self.ask))
+        let missing = self
+            .missing
+            .first()
+            .map(|(due, _)| (*due).max(self.next_missing));
+        missing.map_or(self.next_query, |missing| missing.min(self.next_query))
     }
 
-    /// Takes in a datagram.
-    pub(super) fn hear(&mut self, datagram: &[u8], now: Instant) {
+    /// Processes a datagram.
+    pub(super) fn receive(&mut self, datagram: &[u8], now: Instant) {
         let records = records(datagram);
-        // In the order in which they refer to each other, whatever theirs is.
+        // Process records in the order of their references. They can arrive in any order.
         for record in &records {
             if let RData::PTR(PTR(instance)) = &record.data
                 && record.name == self.service
             {
-                self.named(instance, record.ttl, now);
+                self.on_ptr(instance, record.ttl, now);
             }
         }
         for record in &records {
             if let RData::SRV(srv) = &record.data {
-                self.located(&record.name, &srv.target, srv.port, now);
+                self.on_srv(&record.name, &srv.target, srv.port, now);
             }
         }
         for record in &records {
-            self.addressed(record);
+            self.on_address(record);
         }
     }
 
-    /// The next address and port at which a service is, each once a host.
-    pub(super) fn heard(&mut self) -> Option<SocketAddrV4> {
-        self.heard.pop_front()
+    /// Returns the next address and port of a service, each once per host.
+    pub(super) fn next_service(&mut self) -> Option<SocketAddrV4> {
+        self.found.pop_front()
     }
 
-    /// What never became an address.
+    /// Returns what never became an address.
     pub(super) fn rest(self) -> Rest {
-        let nowhere = self.services.into_iter();
-        let nowhere = nowhere.filter(|(_, service)| !service.is_located);
+        let unlocated = self.services.into_iter();
+        let unlocated = unlocated.filter(|(_, service)| !service.is_located);
         let hosts = self.hosts.into_values();
         let ipv6_only = hosts.filter(|host| host.addresses.is_empty());
         Rest {
             is_full: self.is_full,
-            nowhere: nowhere.map(|(name, _)| name.to_string()).collect(),
+            unlocated: unlocated.map(|(name, _)| name.to_string()).collect(),
             ipv6_only: ipv6_only.filter_map(|host| host.ipv6).collect(),
         }
     }
 
-    /// With the services that are known, so that only others answer (RFC 6762, 7.1).
-    fn ask_for_services(&self, now: Instant) -> Option<Vec<u8>> {
-        let mut message = question([Query::query(self.service.clone(), RecordType::PTR)]);
+    /// Queries for services and lists the known ones, which then need not answer (RFC 6762, 7.1).
+    fn query_services(&self, now: Instant) -> Option<Vec<u8>> {
+        let mut message = query_message([Query::query(self.service.clone(), RecordType::PTR)]);
         let mut room = PACKET.saturating_sub(2 * self.service.len());
         for (instance, service) in &self.services {
             let holds = (service.named + service.holds).saturating_duration_since(now);
@@ -191,7 +195,7 @@ impl Browse {
                 continue;
             }
             room -= length;
-            // From a number of 32 bits.
+            // The value came from 32 bits.
             let ttl = u32::try_from(holds.as_secs()).unwrap_or(u32::MAX);
             let known = RData::PTR(PTR(instance.clone()));
             message.add_answer(Record::from_rdata(self.service.clone(), ttl, known));
@@ -199,12 +203,12 @@ impl Browse {
         message.to_vec().ok()
     }
 
-    fn ask_for_missing(&mut self, now: Instant) -> Option<Vec<u8>> {
-        let mut asked: Vec<Query> = Vec::new();
+    fn query_missing(&mut self, now: Instant) -> Option<Vec<u8>> {
+        let mut queries: Vec<Query> = Vec::new();
         let mut room = PACKET;
         while let Some((due, missing)) = self.missing.first() {
             let length = missing.name.len() + RECORD;
-            if *due > now || asked.len() == QUESTIONS || room < length {
+            if *due > now || queries.len() == NAMES || room < length {
                 break;
             }
             let Some((_, missing)) = self.missing.pop_first() else {
@@ -218,18 +222,18 @@ impl Browse {
                 Kind::Location => RecordType::SRV,
                 Kind::Address => RecordType::A,
             };
-            asked.push(Query::query(missing.name.clone(), kind));
+            queries.push(Query::query(missing.name.clone(), kind));
             let tries = missing.tries + 1;
             if tries < TRIES {
-                let again = now + ASK_AGAIN * u32::from(tries);
+                let again = now + QUERY_INTERVAL * u32::from(tries);
                 self.missing.insert((again, Missing { tries, ..missing }));
             }
         }
-        if asked.is_empty() {
+        if queries.is_empty() {
             return None;
         }
-        self.leave = now + PAUSE;
-        question(asked).to_vec().ok()
+        self.next_missing = now + PAUSE;
+        query_message(queries).to_vec().ok()
     }
 
     fn is_missing(&self, missing: &Missing) -> bool {
@@ -254,11 +258,11 @@ impl Browse {
         self.missing.insert((now + PAUSE, missing));
     }
 
-    /// There is a service of this name; a lifetime of 0 says that there is none any more.
-    fn named(&mut self, instance: &Name, ttl: u32, now: Instant) {
-        let is_one = instance.num_labels() == self.service.num_labels() + 1
+    /// Adds a service of this name. A lifetime of 0 withdraws it.
+    fn on_ptr(&mut self, instance: &Name, ttl: u32, now: Instant) {
+        let is_instance = instance.num_labels() == self.service.num_labels() + 1
             && self.service.zone_of(instance);
-        if !is_one || ttl == 0 {
+        if !is_instance || ttl == 0 {
             return;
         }
         let holds = Duration::from_secs(ttl.into());
@@ -277,8 +281,8 @@ impl Browse {
         }
     }
 
-    /// A service is at a port of a host.
-    fn located(&mut self, instance: &Name, target: &Name, port: u16, now: Instant) {
+    /// Records the host and port of a service.
+    fn on_srv(&mut self, instance: &Name, target: &Name, port: u16, now: Instant) {
         if port == 0 || target.is_root() || !self.services.contains_key(instance) {
             return;
         }
@@ -305,12 +309,12 @@ impl Browse {
         }
         host.ports.insert(port);
         let addresses = host.addresses.iter();
-        self.heard
+        self.found
             .extend(addresses.map(|ip| SocketAddrV4::new(*ip, port)));
     }
 
-    /// A host has an address.
-    fn addressed(&mut self, record: &Record) {
+    /// Records an address of a host.
+    fn on_address(&mut self, record: &Record) {
         let Some(host) = self.hosts.get_mut(&record.name).filter(|_| record.ttl > 0) else {
             return;
         };
@@ -327,19 +331,19 @@ impl Browse {
         }
         host.addresses.insert(ip.0);
         let ports = host.ports.iter();
-        self.heard
+        self.found
             .extend(ports.map(|port| SocketAddrV4::new(ip.0, *port)));
     }
 }
 
-fn question(queries: impl IntoIterator<Item = Query>) -> Message {
+fn query_message(queries: impl IntoIterator<Item = Query>) -> Message {
     let mut message = Message::new(0, MessageType::Query, OpCode::Query);
     message.queries.extend(queries);
     message
 }
 
-/// The records of a response, as far as they can be read; none of anything else. One by one, since devices send records
-/// that a whole message would be refused for, such as a TXT without text.
+/// The readable records of a response; none for other messages. Records are parsed one by one, because devices send
+/// invalid records, such as an empty TXT, that would invalidate the whole message.
 fn records(datagram: &[u8]) -> Vec<Record> {
     let mut decoder = BinDecoder::new(datagram);
     let Ok(header) = Header::read(&mut decoder) else {
@@ -356,13 +360,13 @@ fn records(datagram: &[u8]) -> Vec<Record> {
     all.take(count.iter().sum()).filter(is_internet).collect()
 }
 
-/// Of class IN, whether or not it says that it is the only one of its kind (RFC 6762, 10.2).
+/// Whether the class is IN, with or without the cache-flush bit (RFC 6762, 10.2).
 fn is_internet(record: &Record) -> bool {
     const FLUSH: u16 = 1 << 15;
     u16::from(record.dns_class) & !FLUSH == u16::from(DNSClass::IN)
 }
 
-/// Datagrams that `0xff 0xff` parts are heard, and everything that is due within a minute is asked.
+/// Receives datagrams that are separated by `0xff 0xff`, and sends all queries of the following minute.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn fuzz(bytes: &[u8]) {
     const MOST: usize = 4;
@@ -375,14 +379,14 @@ pub(super) fn fuzz(bytes: &[u8]) {
     while !rest.is_empty() {
         let end = rest.windows(2).position(|pair| pair == [0xff, 0xff]);
         let (datagram, next) = rest.split_at(end.unwrap_or(rest.len()));
-        browse.hear(datagram, now);
+        browse.receive(datagram, now);
         rest = next.get(2..).unwrap_or_default();
         now += PAUSE;
     }
     let end = now + Duration::from_secs(60);
     while now < end {
-        while let Some(question) = browse.ask(now) {
-            assert!(question.len() <= PACKET + 72, "{} bytes", question.len());
+        while let Some(query) = browse.query(now) {
+            assert!(query.len() <= PACKET + 72, "{} bytes", query.len());
         }
         let deadline = browse.deadline();
         assert!(deadline > now, "it would spin");

@@ -1,4 +1,4 @@
-//! Names by DNS: the system's name servers, or those that the operator names.
+//! Resolves names by DNS, with the system's name servers or configured ones.
 
 use std::{
     fs::File,
@@ -22,26 +22,26 @@ use crate::BoxFuture;
 
 /// The system's hosts file.
 const HOSTS: &str = "/etc/hosts";
-/// As much of it is read, in bytes.
+/// The most bytes that are read of it.
 const HOSTS_MOST: u64 = 1024 * 1024;
 
-/// Asks name servers, and asks them again for every scan: nothing is cached.
+/// Queries name servers without a cache, so every scan gets current addresses.
 #[derive(Clone, Debug)]
 pub struct DnsResolver {
-    /// Instead of the system's.
+    /// In place of the system's name servers.
     servers: Vec<SocketAddr>,
 }
 
 impl DnsResolver {
-    /// Asks as the system does: its name servers, its search domains, its hosts file. They are read at each lookup, so
-    /// that a node follows its network.
+    /// Resolves like the system: its name servers, search domains and hosts file. They are read at each lookup, because a
+    /// node can move to another network.
     pub fn system() -> Self {
         Self {
             servers: Vec::new(),
         }
     }
 
-    /// Asks these name servers only, neither hosts file nor search domains; with none, as [`Self::system`].
+    /// Queries only these name servers, without hosts file and search domains. An empty list means [`Self::system`].
     pub fn asking(servers: Vec<SocketAddr>) -> Self {
         Self { servers }
     }
@@ -58,7 +58,7 @@ impl DnsResolver {
             builder
         };
         let options: &mut ResolverOpts = builder.options_mut();
-        // Both families whatever the system prefers: an address that is not asked for is one that nobody judges.
+        // Both families, whatever the system prefers: an address that is not looked up would not be checked.
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.cache_size = 0;
         builder.build()

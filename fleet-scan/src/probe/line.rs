@@ -1,8 +1,8 @@
 //! One connection to a device, plain or under TLS.
 //!
-//! **No certificate is verified**: devices sign theirs themselves, so that one proves nothing, and nothing secret is
-//! sent through a [`Line`]. TLS serves to ask those that speak nothing else. rustls bounds a handshake (64 KiB a
-//! message), the caller its time.
+//! **No certificate is verified**: devices sign their own, which proves nothing, so nothing secret is sent through a
+//! [`Line`]. TLS serves to reach devices that speak nothing else. rustls bounds a handshake to 64 KiB per message; the
+//! caller bounds its time.
 
 use std::{
     io,
@@ -35,16 +35,16 @@ pub(super) enum Line {
     Tls(Box<TlsStream<Overheard>>),
 }
 
-/// Why a handshake came to nothing.
+/// Why a handshake failed.
 #[derive(Debug)]
 pub(super) struct NoTls {
     pub(super) error: io::Error,
-    /// What the device said instead, its first bytes.
+    /// The first bytes that the device sent instead.
     pub(super) said: Vec<u8>,
 }
 
 impl Line {
-    /// Shakes hands, unless that was done.
+    /// Performs the handshake unless it is done.
     ///
     /// # Errors
     /// [`NoTls`] when the device does not speak it, or no version or cipher that is still fit for use.
@@ -87,7 +87,7 @@ impl Line {
     pub(super) async fn read(&mut self, block: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.read(block).await,
-            // Devices close without saying so in TLS; what they said before is whole or not by its own framing.
+            // Devices close without a TLS alert. The framing of the answer shows whether it is whole.
             Self::Tls(stream) => match stream.read(block).await {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
                 outcome => outcome,
@@ -136,8 +136,8 @@ impl AsyncWrite for Overheard {
     }
 }
 
-/// One for the process: no sessions are kept in it, so that it does not grow with the devices. None is unheard of:
-/// the versions are those that the provider has.
+/// One for the process. It keeps no sessions, so it does not grow with the number of devices. It always exists: its
+/// versions are those of the provider.
 static CONFIG: LazyLock<Option<Arc<ClientConfig>>> = LazyLock::new(|| {
     let provider = Arc::new(ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -151,7 +151,7 @@ static CONFIG: LazyLock<Option<Arc<ClientConfig>>> = LazyLock::new(|| {
     Some(Arc::new(config))
 });
 
-/// Takes every certificate.
+/// Accepts every certificate.
 #[derive(Debug)]
 struct Anybody {
     provider: Arc<CryptoProvider>,

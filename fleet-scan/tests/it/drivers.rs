@@ -7,8 +7,6 @@ use fleet_scan::{
     Answer, BoxFuture, Driver, DriverError, DriverSet, Probe, ScanError, ScanJob, Scanner,
 };
 use fleet_sim::Site;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use crate::{job, quick, scan, start};
 
@@ -113,18 +111,16 @@ async fn a_driver_cannot_ask_without_end() {
 }
 
 #[tokio::test]
-async fn a_scan_without_ports_or_with_too_many_does_not_begin() {
-    let run = |ports: Vec<Port>| async move {
-        let (sink, _events) = mpsc::channel(1);
+async fn a_scan_without_ports_or_with_too_many_does_not_start() {
+    let error = |ports: Vec<Port>| {
         let job = ScanJob {
             ports,
             ..ScanJob::new(vec![[127, 90, 33, 1].into()])
         };
-        with(vec![Does("good", Action::Name("X1"))])
-            .run(job, sink, CancellationToken::new())
-            .await
+        let scanner = with(vec![Does("good", Action::Name("X1"))]);
+        scanner.scan(job).expect_err("no scan")
     };
-    assert_eq!(run(Vec::new()).await, Err(ScanError::NoPorts));
+    assert_eq!(error(Vec::new()), ScanError::NoPorts);
     let many: Vec<Port> = (1..=65).filter_map(Port::new).collect();
-    assert_eq!(run(many).await, Err(ScanError::TooManyPorts(65)));
+    assert_eq!(error(many), ScanError::TooManyPorts(65));
 }

@@ -1,12 +1,17 @@
 //! What is found is what is there.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    time::Duration,
+};
 
 use fleet_core::TargetOutcome;
-use fleet_scan::{FoundDevice, ScanEvent, ScanOptions};
+use fleet_scan::{Fingerprints, FoundDevice, ScanEvent, ScanOptions};
 use fleet_sim::{Identity, Manner, Site, Truth};
 
-use crate::{job, quick, scan, scanner, start};
+use crate::{job, quick, recorded, scan, scanner, start};
 
 /// The parts of a found device that the truth names.
 fn identity(device: &FoundDevice) -> Identity {
@@ -128,10 +133,48 @@ async fn a_garbage_talker_costs_bounded_bytes_and_is_unidentified() {
         summary
             .notes
             .iter()
-            .any(|note| note.contains("no known device")),
+            .any(|note| note.contains("unidentified host")),
         "{:?}",
         summary.notes
     );
     assert!(summary.notes.iter().all(|note| note.chars().count() <= 512));
     running.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_mac_on_two_hosts_gives_two_devices_and_a_note() {
+    let fixture = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures")
+            .join(name);
+        recorded::recording(&path)
+    };
+    for (network, mac, notes) in [(0, None, 0), (1, Some("02:A9:90:07:F4:D8"), 1)] {
+        let addresses = [1, 2].map(|host| Ipv4Addr::new(127, 92, network, host));
+        let mut replaying = Vec::new();
+        for address in addresses {
+            let mut recording = fixture("bitaxe-hex-303.txt");
+            if mac.is_none() {
+                recording.replace("02:A9:90:07:F4:D8", "00:0A:35:00:00:00");
+            }
+            replaying.push(recorded::replay::replay(address, recording).await);
+        }
+        let scanner = recorded::scanner(Fingerprints::built_in());
+        let (summary, found, _) = scan(&scanner, recorded::job(addresses.to_vec())).await;
+        assert_eq!(found.len(), 2);
+        let known = found
+            .iter()
+            .filter_map(|device| device.facts.mac)
+            .map(|mac| mac.to_string());
+        assert_eq!(
+            known.collect::<Vec<_>>(),
+            Vec::from_iter(mac),
+            "a factory MAC identifies nobody"
+        );
+        let noted = summary
+            .notes
+            .iter()
+            .filter(|note| note.contains("several hosts show the MAC"));
+        assert_eq!(noted.count(), notes, "{:?}", summary.notes);
+    }
 }

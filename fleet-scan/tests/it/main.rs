@@ -1,29 +1,29 @@
-//! The scanner against simulated devices on loopback: what it finds is compared with the simulator's truth, what it
-//! does with the simulator's record.
+//! The scanner against simulated devices on loopback. The results are compared with the simulator's truth, the
+//! connections with the simulator's journal.
 
 mod corpus;
 mod drivers;
+mod examples;
+mod external;
 mod identification;
+mod logins;
 mod mdns;
 mod names;
-mod outside;
 mod pairing;
 mod politeness;
 mod recorded;
 mod stopping;
-mod strangers;
+mod unidentified;
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use fleet_core::{AddressPolicy, Port};
 use fleet_scan::{
-    DriverSet, FoundDevice, Guard, ScanEvent, ScanJob, ScanOptions, ScanSummary, Scanner,
+    DriverSet, FoundDevice, Guard, Scan, ScanEvent, ScanJob, ScanOptions, ScanSummary, Scanner,
 };
 use fleet_sim::{Lab, RunningSite, Site};
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
-/// Starts a site on a part of 127/8 of its own, so that tests run side by side.
+/// Starts a site in its own part of 127.0.0.0/8, so that tests can run in parallel.
 async fn start(site: Site, test: u8) -> RunningSite {
     Lab::start(site.starting_at(Ipv4Addr::new(127, 90, test, 1)))
         .await
@@ -34,7 +34,7 @@ fn ports(site: &Site) -> Vec<Port> {
     site.ports().into_iter().filter_map(Port::new).collect()
 }
 
-/// A scan of every device of a site on every port that is in use there.
+/// A scan of every device of a site, on every port in use there.
 fn job(site: &Site) -> ScanJob {
     ScanJob {
         ports: ports(site),
@@ -44,7 +44,7 @@ fn job(site: &Site) -> ScanJob {
     }
 }
 
-/// Short waits where nothing slow is expected.
+/// Short waits, for sites without slow devices.
 fn quick() -> ScanOptions {
     ScanOptions {
         reply_timeout: Duration::from_secs(2),
@@ -56,19 +56,22 @@ fn scanner(options: ScanOptions) -> Scanner {
     Scanner::new(options, Arc::new(DriverSet::built_in()))
 }
 
-/// Runs a scan to its end and gathers what it told.
+/// Runs a scan to its end.
 async fn scan(scanner: &Scanner, job: ScanJob) -> (ScanSummary, Vec<FoundDevice>, Vec<ScanEvent>) {
-    let (sink, mut events) = mpsc::channel(16);
-    let running = scanner.run(job, sink, CancellationToken::new());
-    let gathering = async {
-        let mut gathered = Vec::new();
-        while let Some(event) = events.recv().await {
-            gathered.push(event);
+    finish(scanner.scan(job).expect("the scan starts")).await
+}
+
+/// Takes the remaining events of a scan.
+async fn finish(mut scan: Scan) -> (ScanSummary, Vec<FoundDevice>, Vec<ScanEvent>) {
+    let mut events = Vec::new();
+    while let Some(event) = scan.next().await {
+        if let ScanEvent::Ended(summary) = event {
+            assert_eq!(scan.next().await, None, "the summary is the last event");
+            return (summary, found(&events), events);
         }
-        gathered
-    };
-    let (summary, events) = tokio::join!(running, gathering);
-    (summary.expect("the scan begins"), found(&events), events)
+        events.push(event);
+    }
+    panic!("the scan ended without a summary");
 }
 
 fn found(events: &[ScanEvent]) -> Vec<FoundDevice> {
@@ -76,7 +79,7 @@ fn found(events: &[ScanEvent]) -> Vec<FoundDevice> {
         .iter()
         .filter_map(|event| match event {
             ScanEvent::Found(device) => Some(device.clone()),
-            ScanEvent::Progress(_) | ScanEvent::Note(_) => None,
+            ScanEvent::Progress(_) | ScanEvent::Note(_) | ScanEvent::Ended(_) => None,
         })
         .collect()
 }

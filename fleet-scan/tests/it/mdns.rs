@@ -1,4 +1,4 @@
-//! Scans that listen first: who announces the service is tried, nobody else is touched.
+//! Scans that listen first: hosts that announce the service are tried, and no others.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddrV4},
@@ -7,16 +7,14 @@ use std::{
 
 use fleet_core::{Port, TargetOutcome};
 use fleet_discovery::Listening;
-use fleet_scan::{Interruption, Listen, ScanEvent, ScanJob, ScanSummary};
+use fleet_scan::{Interruption, Listen, ScanEvent, ScanJob, ScanPhase, ScanSummary};
 use fleet_sim::{Announcement, Announcer, RunningSite, Site};
 use mdns_sd::{IfKind, ServiceDaemon, ServiceInfo};
 use socket2::{Domain, Socket, Type};
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
-use crate::{found, job, quick, scan, scanner, start};
+use crate::{finish, found, job, quick, scan, scanner, start};
 
-/// Listens on loopback at a port of the test's own, so that tests hear nobody but themselves.
+/// Listens on loopback at the test's own port, so that tests do not receive each other's packets.
 fn listen(test: u8, seconds: i32) -> Listen {
     let listening = Listening::read("_http._tcp", "local", seconds).expect("a service");
     Listen {
@@ -48,7 +46,7 @@ fn has_note(summary: &ScanSummary, words: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_announces_itself_is_found_while_others_are_listened_for_and_who_does_not_is_silent() {
+async fn announced_hosts_are_found_while_the_scan_listens_and_the_others_are_silent() {
     let running = start(Site::slow(12, Duration::ZERO), 80).await;
     let addresses = running.site().addresses();
     let at = service_port(&running);
@@ -59,22 +57,16 @@ async fn who_announces_itself_is_found_while_others_are_listened_for_and_who_doe
         ..job(running.site())
     };
     let targets = job.targets.clone();
-    let (sink, mut events) = mpsc::channel(64);
     let began = Instant::now();
-    let scan = tokio::spawn(async move {
-        let scanner = scanner(quick());
-        scanner.run(job, sink, CancellationToken::new()).await
-    });
-    let mut gathered = Vec::new();
-    let mut first = None;
-    while let Some(event) = events.recv().await {
-        if matches!(event, ScanEvent::Found(_)) {
-            first.get_or_insert(began.elapsed());
-        }
-        gathered.push(event);
+    let mut scan = scanner(quick()).scan(job).expect("it starts");
+    let mut events = Vec::new();
+    while found(&events).is_empty() {
+        events.push(scan.next().await.expect("a device"));
     }
-    let summary = scan.await.expect("no panic").expect("it began");
-    let mut devices: Vec<IpAddr> = found(&gathered).iter().map(|d| d.endpoint.ip).collect();
+    let first = began.elapsed();
+    let (summary, _, rest) = finish(scan).await;
+    events.extend(rest);
+    let mut devices: Vec<IpAddr> = found(&events).iter().map(|d| d.endpoint.ip).collect();
     devices.sort_unstable();
     assert_eq!(devices, [2, 5, 9].map(|n| addresses[n]));
     for (target, outcome) in targets.iter().zip(&summary.outcomes) {
@@ -86,7 +78,6 @@ async fn who_announces_itself_is_found_while_others_are_listened_for_and_who_doe
         assert_eq!(*outcome, expected, "{target}");
     }
     assert!(summary.is_complete(), "{summary:?}");
-    let first = first.expect("a device");
     assert!(
         first < Duration::from_millis(1_500),
         "while it listens: {first:?}"
@@ -94,20 +85,17 @@ async fn who_announces_itself_is_found_while_others_are_listened_for_and_who_doe
     assert!(began.elapsed() >= Duration::from_secs(2), "to the end");
     let touched = running.journal().touched_addresses();
     assert!(touched.iter().eq(&devices), "{touched:?}");
-    // Once and a second later: those who are known need not answer again.
+    // At once and a second later. Known services need not answer again.
     assert_eq!(announcer.asked(), ["_http._tcp.local"; 2]);
-    let phases: Vec<_> = gathered
-        .iter()
-        .filter_map(|event| match event {
-            ScanEvent::Progress(progress) => Some(progress.phase),
-            ScanEvent::Found(_) | ScanEvent::Note(_) => None,
-        })
-        .collect();
-    assert_eq!(phases.first(), Some(&"listen"));
+    let phase = events.iter().find_map(|event| match event {
+        ScanEvent::Progress(progress) => Some(progress.phase),
+        ScanEvent::Found(_) | ScanEvent::Note(_) | ScanEvent::Ended(_) => None,
+    });
+    assert_eq!(phase, Some(ScanPhase::Listen));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_lies_outside_of_the_scan_is_told_and_never_dialed() {
+async fn announcements_outside_of_the_scan_give_a_note_and_are_never_dialed() {
     let running = start(Site::slow(6, Duration::ZERO), 81).await;
     let addresses = running.site().addresses();
     let at = service_port(&running);
@@ -115,7 +103,7 @@ async fn what_lies_outside_of_the_scan_is_told_and_never_dialed() {
     let _announcer = Announcer::start(
         port(81),
         vec![
-            // Known to the site, but no target.
+            // A device of the site that is not a target.
             announced(0, &addresses[..1], at),
             announced(1, &["192.0.2.7".parse().expect("an address")], at),
             announced(2, &[addresses[2], v6], 1),
@@ -133,7 +121,7 @@ async fn what_lies_outside_of_the_scan_is_told_and_never_dialed() {
     assert_eq!(
         devices,
         [addresses[2]],
-        "at the scan's ports, not at its own"
+        "at the ports of the scan, not at the announced port"
     );
     assert!(running.journal().touched_addresses().iter().eq(&devices));
     assert!(
@@ -155,7 +143,7 @@ async fn what_lies_outside_of_the_scan_is_told_and_never_dialed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_guard_has_the_last_word_on_whoever_announces_itself() {
+async fn the_guard_applies_to_announced_hosts() {
     let running = start(Site::slow(2, Duration::ZERO), 82).await;
     let addresses = running.site().addresses();
     let announcements = vec![announced(0, &addresses[..1], service_port(&running))];
@@ -175,20 +163,20 @@ async fn the_guard_has_the_last_word_on_whoever_announces_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_does_not_answer_for_its_host_is_not_believed() {
+async fn an_announcement_from_another_port_does_not_count() {
     let running = start(Site::slow(1, Duration::ZERO), 89).await;
     let response = announced(0, &running.site().addresses(), service_port(&running)).response();
-    // A program without privileges has any port but that of mDNS.
-    let stranger = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+    // A program other than the responder has another port.
+    let forger = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
     let own = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
-    stranger.bind(&own.into()).expect("any port");
-    stranger.set_multicast_if_v4(own.ip()).expect("loopback");
+    forger.bind(&own.into()).expect("any port");
+    forger.set_multicast_if_v4(own.ip()).expect("loopback");
     let group = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 251), port(89));
-    let lie = async {
+    let forge = async {
         let mut tick = tokio::time::interval(Duration::from_millis(50));
         loop {
             tick.tick().await;
-            stranger.send_to(&response, &group.into()).expect("sent");
+            forger.send_to(&response, &group.into()).expect("sent");
         }
     };
     let job = ScanJob {
@@ -198,7 +186,7 @@ async fn who_does_not_answer_for_its_host_is_not_believed() {
     let scanner = scanner(quick());
     let (summary, devices, _) = tokio::select! {
         done = scan(&scanner, job) => done,
-        () = lie => unreachable!("it lies on"),
+        () = forge => unreachable!("it never ends"),
     };
     assert!(devices.is_empty(), "{devices:?}");
     assert_eq!(summary.outcomes, [TargetOutcome::Silent]);
@@ -206,7 +194,7 @@ async fn who_does_not_answer_for_its_host_is_not_believed() {
 }
 
 #[tokio::test]
-async fn where_nothing_can_be_heard_nobody_is_called_silent() {
+async fn without_an_interface_in_the_subnet_no_host_counts_as_silent() {
     let mut listen = listen(83, 60);
     listen.subnets = vec!["203.0.113.0/24".parse().expect("a network")];
     let job = ScanJob {
@@ -232,20 +220,12 @@ async fn a_cancel_ends_listening_at_once_and_keeps_what_was_found() {
         listen: Some(listen(84, 60)),
         ..job(running.site())
     };
-    let (sink, mut events) = mpsc::channel(64);
-    let cancel = CancellationToken::new();
-    let token = cancel.clone();
-    let scan = tokio::spawn(async move { scanner(quick()).run(job, sink, token).await });
-    let mut canceled = None;
-    while let Some(event) = events.recv().await {
-        if matches!(event, ScanEvent::Found(_)) {
-            cancel.cancel();
-            canceled = Some(Instant::now());
-        }
-    }
-    let summary = scan.await.expect("no panic").expect("it began");
-    let since = canceled.expect("a device").elapsed();
-    assert!(since < Duration::from_secs(1), "{since:?}");
+    let mut scan = scanner(quick()).scan(job).expect("it starts");
+    while !matches!(scan.next().await, Some(ScanEvent::Found(_))) {}
+    scan.cancel();
+    let canceled = Instant::now();
+    let (summary, ..) = finish(scan).await;
+    assert!(canceled.elapsed() < Duration::from_secs(1));
     assert_eq!(summary.interrupted, Some(Interruption::Canceled));
     assert_eq!(
         summary.outcomes,
@@ -257,14 +237,14 @@ async fn a_cancel_ends_listening_at_once_and_keeps_what_was_found() {
     );
 }
 
-/// A responder that others have written, as strict or lax as they think right: it probes and announces by itself, and
-/// keeps quiet about what a question says to know.
+/// An independent responder: it probes and announces by itself, and does not answer for services that a query lists as
+/// known.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_of_another_implementation_is_heard() {
+async fn a_service_of_another_implementation_is_found() {
     let running = start(Site::slow(2, Duration::ZERO), 85).await;
     let addresses = running.site().addresses();
     let daemon = ServiceDaemon::new_with_port(port(85)).expect("a daemon");
-    // The last word on an interface counts: nothing but loopback.
+    // The last setting of an interface counts: only loopback is enabled.
     daemon.disable_interface(IfKind::All).expect("a command");
     daemon
         .enable_interface(IfKind::LoopbackV4)
@@ -293,7 +273,7 @@ async fn a_service_of_another_implementation_is_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_whole_network_that_says_nothing_is_silent_once_the_time_is_over() {
+async fn a_network_without_announcements_is_silent_once_the_time_is_over() {
     let targets: Vec<IpAddr> = (0..4_000_u32)
         .map(|n| std::net::Ipv4Addr::from_bits(0x7f5b_8000 + n).into())
         .collect();

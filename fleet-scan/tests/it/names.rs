@@ -1,4 +1,4 @@
-//! Names, asked of a name server that says whatever a test wants: what is pinned, and what is left out and why.
+//! Host names, with a name server under the test's control: which names are pinned, and why others are left out.
 
 use std::{
     net::IpAddr,
@@ -26,7 +26,7 @@ fn name(text: &str) -> HostName {
     text.parse().expect("a name")
 }
 
-fn said(pin: &PinnedName) -> String {
+fn result(pin: &PinnedName) -> String {
     match &pin.addresses {
         Ok(addresses) => {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
@@ -118,7 +118,7 @@ async fn a_name_is_pinned_to_its_private_addresses_or_left_out_with_the_reason()
     let expected = cases.iter().map(|(name, _, expected)| (*name, *expected));
     let expected = expected.chain([("unknown.lan", "it resolves to no address")]);
     for (pin, (name, expected)) in pins.iter().zip(expected) {
-        assert_eq!((pin.name.as_str(), said(pin).as_str()), (name, expected));
+        assert_eq!((pin.name.as_str(), result(pin).as_str()), (name, expected));
     }
     assert_eq!(pins.len(), cases.len() + 1);
     for (name, ..) in &cases {
@@ -126,7 +126,7 @@ async fn a_name_is_pinned_to_its_private_addresses_or_left_out_with_the_reason()
     }
 }
 
-/// A name server that never answers; counts how many wait at a time.
+/// A resolver that never answers, and counts simultaneous lookups.
 #[derive(Debug, Default)]
 struct Silent {
     waiting: AtomicUsize,
@@ -151,7 +151,7 @@ impl Resolver for Silent {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_name_server_costs_five_seconds_whatever_the_number_of_names() {
+async fn a_silent_name_server_costs_five_seconds_for_64_names() {
     let silent = Silent::default();
     let began = tokio::time::Instant::now();
     let names = (0..64).map(|n| name(&format!("rig-{n}.lan"))).collect();
@@ -159,7 +159,7 @@ async fn a_silent_name_server_costs_five_seconds_whatever_the_number_of_names() 
     assert_eq!(began.elapsed().as_secs(), 5);
     assert!(
         pins.iter()
-            .all(|pin| said(pin).contains("within 5 seconds"))
+            .all(|pin| result(pin).contains("within 5 seconds"))
     );
 
     let names = (0..2_048).map(|n| name(&format!("rig-{n}.lan"))).collect();
@@ -169,15 +169,15 @@ async fn a_silent_name_server_costs_five_seconds_whatever_the_number_of_names() 
     assert!(began.elapsed().as_secs() < 180);
 }
 
-/// Answers the first name asked last.
+/// Answers the first name last.
 #[derive(Debug)]
-struct Backwards(Arc<Semaphore>);
+struct LastFirst(Arc<Semaphore>);
 
-impl Resolver for Backwards {
+impl Resolver for LastFirst {
     fn lookup<'a>(&'a self, name: &'a HostName) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>> {
         Box::pin(async move {
             if name.as_str() == "first.lan" {
-                let _turn = self.0.acquire().await;
+                let _permit = self.0.acquire().await;
                 return Err(LookupError::Failed("refused".to_owned()));
             }
             self.0.add_permits(1);
@@ -187,10 +187,10 @@ impl Resolver for Backwards {
 }
 
 #[tokio::test]
-async fn names_keep_their_order_whoever_is_answered_first() {
-    let resolver = Backwards(Arc::new(Semaphore::new(0)));
+async fn names_keep_their_order_whatever_the_order_of_answers() {
+    let resolver = LastFirst(Arc::new(Semaphore::new(0)));
     let names = vec![name("first.lan"), name("second.lan")];
     let pins = pin_names(&resolver, names, AddressPolicy::default()).await;
-    let said: Vec<String> = pins.iter().map(said).collect();
-    assert_eq!(said, ["it could not be looked up: refused", "10.0.0.2"]);
+    let result: Vec<String> = pins.iter().map(result).collect();
+    assert_eq!(result, ["it could not be looked up: refused", "10.0.0.2"]);
 }

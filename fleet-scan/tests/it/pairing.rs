@@ -142,7 +142,7 @@ async fn what_is_not_what_the_server_named_is_sent_nothing() {
             },
             "another device",
         ),
-        (target(&site, 2), "nothing there names itself"),
+        (target(&site, 2), "no known device answers"),
     ] {
         let report = pair_as(&target, Some("root"), Guard::policy(AddressPolicy::DEMO)).await;
         assert_eq!(report.outcome, PairOutcome::Error);
@@ -156,16 +156,67 @@ async fn what_is_not_what_the_server_named_is_sent_nothing() {
 }
 
 #[tokio::test]
-async fn a_make_without_a_login_says_so_and_the_guard_has_the_last_word() {
+async fn an_open_device_is_paired_without_a_login_and_the_guard_decides_what_is_dialed() {
     let site = start(site(vec![(Make::Bitaxe, None)]), 62).await;
     let bitaxe = PairableDevice {
-        facts: facts("asicrs", "Bitaxe"),
+        facts: DeviceFacts {
+            manufacturer: "Bitaxe".to_owned(),
+            ..target(&site, 0).facts
+        },
         ..target(&site, 0)
     };
     let report = pair_as(&bitaxe, Some("x"), Guard::policy(AddressPolicy::DEMO)).await;
-    assert!(report.error.contains("no way to log in"), "{report:?}");
+    assert!(
+        report.open && report.outcome == PairOutcome::Paired,
+        "{report:?}"
+    );
     let before = site.journal().count();
     let report = pair_as(&bitaxe, Some("x"), Guard::default()).await;
     assert!(report.error.contains("loopback"), "{report:?}");
     assert_eq!(site.journal().count(), before, "nothing was dialed");
+}
+
+#[tokio::test]
+async fn simulated_makes_with_a_login_pair_with_their_default_password() {
+    let makes = [Make::Vnish, Make::Braiins, Make::Proto, Make::SealMiner];
+    let locked = |make| DeviceLogin {
+        locked: true,
+        ..DeviceLogin::default_of(make)
+    };
+    let open = makes.iter().map(|make| (*make, None));
+    let shut = makes.iter().map(|make| (*make, Some(locked(*make))));
+    let site = start(site(open.chain(shut).collect()), 63).await;
+    for (at, make) in makes.into_iter().chain(makes).enumerate() {
+        let known = target(&site, at);
+        let driver = if make == Make::Proto {
+            "proto"
+        } else {
+            "asicrs"
+        };
+        let facts = DeviceFacts {
+            driver: driver.to_owned(),
+            manufacturer: String::new(),
+            ..known.facts.clone()
+        };
+        let DeviceLogin {
+            username, password, ..
+        } = DeviceLogin::default_of(make);
+        let pairer = Pairer::new(
+            quick(),
+            Arc::new(DriverSet::built_in()),
+            Guard::policy(AddressPolicy::DEMO),
+        );
+        let login = Login::new(username, password);
+        let report = pairer
+            .pair(&PairableDevice { facts, ..known }, Some(&login))
+            .await;
+        if at < makes.len() {
+            assert_eq!(report.outcome, PairOutcome::Paired, "{make:?}: {report:?}");
+            assert_eq!(report.default_password, Some(true), "{make:?}");
+            let mac = report.facts.mac.map(|mac| mac.to_string());
+            assert_eq!(mac.as_deref(), Some("02:F1:00:00:00:07"), "{make:?}");
+        } else {
+            assert_ne!(report.outcome, PairOutcome::Paired, "{make:?} is locked");
+        }
+    }
 }

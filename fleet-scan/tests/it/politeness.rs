@@ -1,4 +1,4 @@
-//! What the scanner does to a network, by the simulator's record.
+//! The load on the network, according to the simulator's journal.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ async fn the_rate_is_kept_on_average() {
     let (summary, found, _) = scan(&scanner(options), job(running.site())).await;
     assert_eq!(found.len(), 100);
     assert!(summary.is_complete());
-    // 16 may leave at once; the other 84 take ten milliseconds each.
+    // A burst of 16 goes at once. The other 84 take ten milliseconds each.
     assert!(
         began.elapsed() >= Duration::from_millis(800),
         "{:?}",
@@ -46,7 +46,7 @@ async fn a_host_with_many_ports_never_has_more_than_two_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_guard_forbids_is_never_touched() {
+async fn a_forbidden_host_is_never_touched() {
     let running = start(Site::slow(10, Duration::ZERO), 12).await;
     let mut job = job(running.site());
     let spared = job.targets[3];
@@ -83,7 +83,7 @@ async fn the_default_guard_refuses_loopback() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_printers_raw_port_that_was_asked_for_is_connected_to_but_never_spoken_to() {
+async fn a_requested_raw_port_of_a_printer_gets_a_connection_and_no_data() {
     let mut site = Site::slow(1, Duration::ZERO);
     site.devices[0].services[0].port = 9100;
     let running = start(site, 14).await;
@@ -103,7 +103,7 @@ async fn a_printers_raw_port_that_was_asked_for_is_connected_to_but_never_spoken
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn few_connections_at_a_time_find_everything_too() {
+async fn one_connection_at_a_time_finds_everything() {
     let running = start(Site::slow(60, Duration::from_millis(5)), 15).await;
     let options = ScanOptions {
         connections: 1,

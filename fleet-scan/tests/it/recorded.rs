@@ -219,7 +219,8 @@ fn table() -> String {
             .replace('|', "/")
     };
     let mut table =
-        "| make | found by | facts | published answers |\n|---|---|---|---|\n".to_owned();
+        "| make | found by | facts | login | published answers |\n|---|---|---|---|---|\n"
+            .to_owned();
     let mut makes = Fingerprints::built_in().makes();
     makes.sort_by_key(|make| (make.published.is_empty(), make.make.to_lowercase()));
     for make in makes {
@@ -229,13 +230,41 @@ fn table() -> String {
         } else {
             published.join("; ")
         };
+        let login = make.login.unwrap_or_default().to_owned();
         let row = [
             make.make,
             make.protocols.join(", "),
             make.facts.join(", "),
+            login,
             published,
         ];
         table.push_str(&format!("| {} |\n", row.join(" | ")));
     }
     table
+}
+
+/// A new make takes one rule file and one recorded answer.
+#[tokio::test]
+async fn a_make_is_added_by_one_rule_file_and_one_recording() {
+    let rule = r#"
+        make = "Acme"
+        manufacturer = "Acme"
+        [[match]]
+        answer = "cgminer version"
+        at = "/VERSION/0/AcmeMiner"
+        [facts]
+        model = [{ answer = "cgminer version", at = "/VERSION/0/Type", like = '^AM (.+)$', value = "Acme $1" }]
+        firmware = [{ answer = "cgminer version", at = "/VERSION/0/AcmeMiner" }]
+    "#;
+    let answer = "# device: Acme One\n> 4028 version\n{\"STATUS\":[],\"VERSION\":[{\"AcmeMiner\":\"1.2\",\"Type\":\"AM One\"}]}\n";
+    let address = Ipv4Addr::new(127, 91, 2, 1);
+    let _replaying = replay(address, Recording::parse(answer).expect("a recording")).await;
+    let rules = Fingerprints::from_texts([("acme.toml", rule)]).expect("a rule");
+    let (_, found, _) = scan(&scanner(Arc::new(rules)), job(vec![address])).await;
+    let known = facts(&found[0].facts);
+    let of = |fact: &str| known.get(fact).map(String::as_str);
+    assert_eq!(
+        (of("make"), of("model"), of("firmware")),
+        (Some("Acme"), Some("Acme One"), Some("1.2"))
+    );
 }

@@ -1,128 +1,135 @@
-//! Cancel, budget, a consumer that leaves or is slow.
+//! Canceling, the time limit, dropped streams and slow consumers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleet_core::TargetOutcome;
-use fleet_scan::{Interruption, ScanEvent, ScanOptions};
-use fleet_sim::Site;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use fleet_scan::{Interruption, Scan, ScanEvent, ScanOptions};
+use fleet_sim::{RunningSite, Site};
 
-use crate::{found, job, quick, scanner, start};
+use crate::{finish, found, job, quick, scan, scanner, start};
+
+/// Devices of a site, and the rate at which a scan of it takes two seconds.
+const DEVICES: usize = 200;
+const RATE: u32 = 100;
+
+/// More devices than a scan buffers for its consumer.
+const MORE_THAN_BUFFERED: usize = 100;
+
+fn slow_sweep() -> ScanOptions {
+    ScanOptions {
+        rate: RATE,
+        ..quick()
+    }
+}
+
+/// Runs another scan, which takes as long as the stopped one would have taken. Had the stopped one continued, its
+/// connections would be in its journal afterwards.
+async fn outlast(test: u8) {
+    let other = start(Site::slow(DEVICES, Duration::ZERO), test).await;
+    let (summary, ..) = scan(&scanner(slow_sweep()), job(other.site())).await;
+    assert_eq!(summary.found, DEVICES as u64);
+}
+
+/// Takes events until this many devices are found.
+async fn take(scan: &mut Scan, devices: usize) -> Vec<ScanEvent> {
+    let mut events = Vec::new();
+    while found(&events).len() < devices {
+        events.push(scan.next().await.expect("more devices"));
+    }
+    events
+}
+
+/// Waits until a site has accepted this many connections.
+async fn accepted(running: &RunningSite, connections: u64) {
+    let limit = Instant::now() + Duration::from_secs(30);
+    while running.journal().count() < connections {
+        assert!(Instant::now() < limit, "{}", running.journal().count());
+        tokio::task::yield_now().await;
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_cancel_no_connection_is_opened_and_what_was_found_is_kept() {
-    let running = start(Site::slow(200, Duration::from_millis(20)), 20).await;
-    let cancel = CancellationToken::new();
-    let (sink, mut events) = mpsc::channel(16);
-    let slow_sweep = ScanOptions {
-        rate: 100,
-        ..quick()
-    };
-    let (job, scanner, token) = (job(running.site()), scanner(slow_sweep), cancel.clone());
-    let scan = tokio::spawn(async move { scanner.run(job, sink, token).await });
-    let mut gathered = Vec::new();
-    while found(&gathered).len() < 10 {
-        gathered.push(events.recv().await.expect("more devices"));
-    }
-    cancel.cancel();
+async fn a_canceled_scan_opens_no_connection_and_keeps_what_it_found() {
+    let running = start(Site::slow(DEVICES, Duration::from_millis(20)), 20).await;
+    let mut scan = scanner(slow_sweep())
+        .scan(job(running.site()))
+        .expect("it starts");
+    let before = take(&mut scan, 10).await;
+    scan.cancel();
     let canceled_at = running.journal().now();
-    while let Some(event) = events.recv().await {
-        gathered.push(event);
-    }
-    let summary = scan.await.expect("no panic").expect("the scan began");
+    let (summary, after, _) = finish(scan).await;
+    assert_eq!(summary.interrupted, Some(Interruption::Canceled));
+    assert!(!summary.is_complete());
+    let devices = found(&before).len() + after.len();
+    assert_eq!(summary.found, devices as u64);
+    assert_eq!(summary.count(TargetOutcome::Identified), summary.found);
+    assert_eq!(summary.outcomes.len(), DEVICES);
+    assert!(summary.count(TargetOutcome::NotReached) > 0);
+    outlast(25).await;
     let late = running
         .journal()
         .connections_since(canceled_at + Duration::from_secs(1));
     assert!(late.is_empty(), "{late:?}");
-    assert_eq!(summary.interrupted, Some(Interruption::Canceled));
-    assert!(!summary.is_complete());
-    assert_eq!(summary.found, found(&gathered).len() as u64);
-    assert_eq!(summary.count(TargetOutcome::Identified), summary.found);
-    assert!(summary.count(TargetOutcome::NotReached) > 0);
-    assert_eq!(summary.outcomes.len(), 200);
-    // What arrived before the cancel was opened before the scan returned; nothing follows.
-    let connections = running.journal().count();
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(running.journal().count(), connections);
+    assert!(running.journal().count() < DEVICES as u64);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scan_ends_with_what_it_has_when_its_budget_is_spent() {
-    let running = start(Site::slow(100, Duration::from_millis(1)), 21).await;
+async fn a_dropped_stream_stops_its_scan_within_a_second() {
+    let running = start(Site::slow(DEVICES, Duration::ZERO), 22).await;
+    let mut scan = scanner(slow_sweep())
+        .scan(job(running.site()))
+        .expect("it starts");
+    take(&mut scan, 10).await;
+    drop(scan);
+    let dropped_at = running.journal().now();
+    outlast(26).await;
+    let late = running
+        .journal()
+        .connections_since(dropped_at + Duration::from_secs(1));
+    assert!(late.is_empty(), "{late:?}");
+    assert!(running.journal().count() < DEVICES as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scan_ends_with_its_results_when_its_time_is_over() {
+    let running = start(Site::slow(DEVICES, Duration::from_millis(1)), 21).await;
     let mut job = job(running.site());
     job.budget = Duration::from_millis(400);
-    let (sink, mut events) = mpsc::channel(1_000);
-    let options = ScanOptions {
-        rate: 50,
-        ..quick()
-    };
-    let summary = scanner(options)
-        .run(job, sink, CancellationToken::new())
-        .await
-        .expect("it begins");
+    let (summary, found, _) = scan(&scanner(slow_sweep()), job).await;
     assert_eq!(summary.interrupted, Some(Interruption::BudgetSpent));
-    assert!(
-        summary.found > 0 && summary.found < 100,
-        "{}",
-        summary.found
+    assert!((1..DEVICES).contains(&found.len()), "{}", found.len());
+    assert_eq!(found.len() as u64, summary.found);
+    assert!(summary.count(TargetOutcome::NotReached) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_comes_late_gets_every_device_once() {
+    let running = start(Site::slow(MORE_THAN_BUFFERED, Duration::ZERO), 23).await;
+    let scan = scanner(quick())
+        .scan(job(running.site()))
+        .expect("it starts");
+    accepted(&running, MORE_THAN_BUFFERED as u64).await;
+    let (summary, devices, _) = finish(scan).await;
+    let mut endpoints: Vec<_> = devices.iter().map(|device| device.endpoint).collect();
+    endpoints.sort();
+    endpoints.dedup();
+    assert_eq!(
+        (endpoints.len(), devices.len()),
+        (MORE_THAN_BUFFERED, MORE_THAN_BUFFERED)
     );
-    let mut gathered = Vec::new();
-    while let Ok(event) = events.try_recv() {
-        gathered.push(event);
-    }
-    assert_eq!(found(&gathered).len() as u64, summary.found);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scan_without_anybody_to_take_its_results_ends() {
-    let running = start(Site::slow(50, Duration::from_millis(1)), 22).await;
-    let (sink, mut events) = mpsc::channel(1);
-    let (job, scanner) = (job(running.site()), scanner(quick()));
-    let scan = tokio::spawn(async move { scanner.run(job, sink, CancellationToken::new()).await });
-    let first = events.recv().await;
-    assert!(first.is_some());
-    drop(events);
-    let summary = scan.await.expect("no panic").expect("the scan began");
-    assert_eq!(summary.interrupted, Some(Interruption::SinkClosed));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_consumer_gets_every_device_once() {
-    let running = start(Site::slow(80, Duration::ZERO), 23).await;
-    let (sink, mut events) = mpsc::channel(1);
-    let (job, scanner) = (job(running.site()), scanner(quick()));
-    let scan = tokio::spawn(async move { scanner.run(job, sink, CancellationToken::new()).await });
-    let mut devices = Vec::new();
-    while let Some(event) = events.recv().await {
-        if let ScanEvent::Found(device) = event {
-            devices.push(device.endpoint);
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    }
-    let summary = scan.await.expect("no panic").expect("the scan began");
-    devices.sort();
-    devices.dedup();
-    assert_eq!(devices.len(), 80);
     assert!(summary.is_complete(), "{summary:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_reaches_a_scan_that_waits_for_its_consumer() {
-    let running = start(Site::slow(80, Duration::ZERO), 24).await;
-    let cancel = CancellationToken::new();
-    let (sink, mut events) = mpsc::channel(1);
-    let (job, scanner, token) = (job(running.site()), scanner(quick()), cancel.clone());
-    let scan = tokio::spawn(async move { scanner.run(job, sink, token).await });
-    while running.journal().count() < 5 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    cancel.cancel();
-    let mut gathered = Vec::new();
-    while let Some(event) = events.recv().await {
-        gathered.push(event);
-    }
-    let summary = scan.await.expect("no panic").expect("the scan began");
+    let running = start(Site::slow(MORE_THAN_BUFFERED, Duration::ZERO), 24).await;
+    let scan = scanner(quick())
+        .scan(job(running.site()))
+        .expect("it starts");
+    // The scan cannot end before the cancel, because it cannot deliver this many devices.
+    accepted(&running, MORE_THAN_BUFFERED as u64).await;
+    scan.cancel();
+    let (summary, devices, _) = finish(scan).await;
     assert_eq!(summary.interrupted, Some(Interruption::Canceled));
-    assert_eq!(found(&gathered).len() as u64, summary.found);
+    assert_eq!(devices.len() as u64, summary.found);
 }

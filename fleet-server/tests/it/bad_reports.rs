@@ -11,8 +11,8 @@ use fleet_core::{
 };
 use fleet_server::Environment as _;
 use fleet_store::{
-    Actor, Changed, DeviceName, DialRequest, Direct as _, Inventory as _, NewSightings,
-    Pairing as _, Sighted,
+    Actor, Bindings as _, Changed, DeviceName, DialRequest, Direct as _, Inventory as _,
+    NewSightings, Sighted,
 };
 use fleet_wire::{
     fleet::ListDevicesRequest,

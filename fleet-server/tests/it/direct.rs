@@ -12,7 +12,7 @@ use fleet_core::{
 use fleet_server::{
     DirectPath, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober, ServerConfig,
 };
-use fleet_store::{AuditResult, Pairing as _};
+use fleet_store::{AuditResult, Bindings as _};
 use fleet_wire::{
     Code, RpcError,
     admin::{RevokeFleetNodeRequest, UnpairDeviceRequest},

@@ -27,7 +27,7 @@ async fn a_retry_under_the_same_request_id_never_starts_a_second_scan() {
         ..StartScanRequest::default()
     };
     let scans = operator.scans();
-    let (first, retry) = (asked("10.0.0.1"), asked("10.0.0.2"));
+    let (first, retry) = (asked("10.0.0.1"), asked("10.0.0.1"));
     let (first, retry) = tokio::join!(
         scans.start_scan(&first, operator.options()),
         scans.start_scan(&retry, operator.options()),
@@ -55,12 +55,72 @@ async fn a_retry_under_the_same_request_id_never_starts_a_second_scan() {
     let late = late.expect("answers");
     assert!(late.existing);
     assert_eq!(late.scan.expect("a scan").scan_id, made);
-    // Another organization may choose the same id.
+    // Another organization may use the same id.
     let other = world.operator_of("Other", Role::Operator).await;
     let theirs = Enrolled::new(&world, &other).await;
     start_as(&other, &theirs, list(&["10.0.0.1"], &[]), "one")
         .await
         .expect("starts");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_request_under_the_same_request_id_is_refused() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let other = Enrolled::new(&world, &operator).await;
+    let first = StartScanRequest {
+        request_id: "one".into(),
+        fleet_node_id: enrolled.id.0,
+        request: Some(list(&["10.0.0.1"], &["80"])),
+        ..StartScanRequest::default()
+    };
+    let scans = operator.scans();
+    let started = scans.start_scan(&first, operator.options()).await;
+    let started = started.expect("starts").scan.expect("a scan").scan_id;
+    let variants = [
+        StartScanRequest {
+            request: Some(list(&["10.0.0.2"], &["80"])),
+            ..first.clone()
+        },
+        StartScanRequest {
+            request: Some(list(&["10.0.0.1"], &["443"])),
+            ..first.clone()
+        },
+        StartScanRequest {
+            fleet_node_id: other.id.0,
+            ..first.clone()
+        },
+        StartScanRequest {
+            priority: ScanPriority::Scheduled.into(),
+            ..first.clone()
+        },
+    ];
+    for variant in variants {
+        let error = refused(
+            scans.start_scan(&variant, operator.options()).await,
+            Code::AlreadyExists,
+        );
+        assert!(error.message.contains(&started), "{}", error.message);
+    }
+    let retry = scans.start_scan(&first, operator.options()).await;
+    assert!(retry.expect("answers").existing, "a retry still works");
+    // Of two different requests at the same moment, one is refused.
+    let racing = |ip: &str| StartScanRequest {
+        request_id: "two".into(),
+        request: Some(list(&[ip], &[])),
+        ..first.clone()
+    };
+    let (a, b) = (racing("10.0.0.1"), racing("10.0.0.2"));
+    let (a, b) = tokio::join!(
+        scans.start_scan(&a, operator.options()),
+        scans.start_scan(&b, operator.options()),
+    );
+    let lost = match (a, b) {
+        (Ok(_), Err(lost)) | (Err(lost), Ok(_)) => lost,
+        other => panic!("one of two must be refused: {other:?}"),
+    };
+    assert_eq!(lost.code, Code::AlreadyExists, "{lost:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

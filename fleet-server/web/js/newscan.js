@@ -61,7 +61,7 @@ export function newScanView(root) {
   const groups = {
     target: h("div", { class: "field" },
       h("label", { for: "target" }, "Target"), target, subnets,
-      h("p", { id: "target-hint", class: "hint" }, "An address, a host name, a network such as ", h("code", {}, "10.0.0.0/22"), ", or a range such as ", h("code", {}, "10.0.0.5-40"), ".")),
+      h("p", { id: "target-hint", class: "hint" }, "Addresses, host names, networks such as ", h("code", {}, "10.0.0.0/22"), " and ranges such as ", h("code", {}, "10.0.0.5-40"), ". Exclude with ", h("code", {}, "!10.0.0.9"), ".")),
     list: h("div", { class: "field" },
       h("label", { for: "list" }, "Targets"), list,
       h("p", { id: "list-hint", class: "hint" }, "Addresses or host names, one per line or separated by commas. At most 4,096.")),
@@ -69,7 +69,7 @@ export function newScanView(root) {
       h("div", { class: "pair" },
         h("div", { class: "field" }, h("label", { for: "start" }, "First address"), start),
         h("div", { class: "field" }, h("label", { for: "end" }, "Last address"), end)),
-      h("p", { id: "range-hint", class: "hint" }, "Both ends are scanned. A range that starts at .0 or .1 starts at .2.")),
+      h("p", { id: "range-hint", class: "hint" }, "Scans all addresses of the range, including both ends.")),
     mdns: h("div", { class: "field" },
       h("div", { class: "pair" },
         h("div", { class: "field" }, h("label", { for: "service" }, "Service type"), service),

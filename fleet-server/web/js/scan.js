@@ -63,7 +63,6 @@ export function scanView(root, scanId) {
 
   function setState(next) {
     state = next;
-    parts.panel.dataset.state = state.look;
     schedule();
   }
 
@@ -138,6 +137,7 @@ export function scanView(root, scanId) {
     const shown = over ? state : liveState({ state: stateKey(), fleetNodeId: scan?.fleetNodeId }, node);
     setText(parts.badge, shown.word);
     parts.badge.className = `badge badge-${shown.look}`;
+    parts.panel.dataset.state = shown.look;
     paintWaiting();
     const percent = total ? Math.min(100, Math.floor((done / total) * 100)) : 0;
     if (over || state.look === "live") {

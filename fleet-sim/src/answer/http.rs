@@ -87,6 +87,9 @@ struct Answer {
 
 fn answer(device: &Device, request: &Request) -> Answer {
     let path = request.path.as_str();
+    if let Some(answer) = login::session(device, request) {
+        return answer;
+    }
     match (device.make, path) {
         (Make::Antminer, _) => match request.header("authorization") {
             None => digest_challenge(),

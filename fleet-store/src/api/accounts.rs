@@ -1,4 +1,4 @@
-//! What operators keep and administrators look after: passwords, sessions, keys, members of an organization.
+//! Passwords, browser sessions, API keys and members of an organization.
 
 use std::net::IpAddr;
 
@@ -7,25 +7,25 @@ use fleet_core::{BrowserSessionId, KeyId, OperatorId, OrgId, Role, SecretHash, T
 
 use crate::{Actor, PasswordHash, StoreError};
 
-/// Keys of one operator that are not revoked.
+/// The most keys that one operator can hold. Revoked keys do not count.
 pub const KEYS_OF_AN_OPERATOR: u64 = 100;
 
-/// What a sign-in by password is judged by.
+/// The data that a sign-in by password is checked against.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// Whose.
+    /// The owner.
     pub operator: OperatorId,
     /// The operator's organization.
     pub org: OrgId,
     /// The e-mail in canonical form.
     pub email: String,
-    /// The stored password; none where the operator has keys only.
+    /// The stored password; `None` for an operator that has only keys.
     pub password: Option<PasswordHash>,
     /// Whether the operator has signed in from this source before.
     pub known_source: bool,
 }
 
-/// A browser's session.
+/// A browser session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrowserSession {
     /// Its id.
@@ -34,11 +34,11 @@ pub struct BrowserSession {
     pub created_at: Timestamp,
     /// When it ends.
     pub expires_at: Timestamp,
-    /// From where it was opened.
+    /// The address it was opened from.
     pub from: Option<IpAddr>,
-    /// What the browser calls itself.
+    /// The browser's user agent.
     pub agent: String,
-    /// The key it was opened with; none for a password.
+    /// The key it was opened with; `None` for a password.
     pub key: Option<KeyId>,
 }
 
@@ -47,66 +47,66 @@ pub struct BrowserSession {
 pub struct OperatorKey {
     /// Its id.
     pub id: KeyId,
-    /// Whose.
+    /// The owner.
     pub operator: OperatorId,
     /// The operator's e-mail.
     pub email: String,
-    /// What the operator calls it.
+    /// The name that the operator gave it.
     pub name: String,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
     /// When it was last used, to the minute.
     pub last_used_at: Option<Timestamp>,
-    /// When it ends by itself.
+    /// When it expires, if it does.
     pub expires_at: Option<Timestamp>,
 }
 
-/// A key to make.
+/// A key to create.
 #[derive(Clone, Debug)]
 pub struct NewKey {
-    /// Whose; of the same organization.
+    /// The owner, of the same organization.
     pub operator: OperatorId,
-    /// What the operator calls it, 1..=64 characters.
+    /// Its name, 1 to 64 characters.
     pub name: String,
     /// The hash of the key.
     pub hash: SecretHash,
-    /// When it ends by itself.
+    /// When it expires, if it does.
     pub expires_at: Option<Timestamp>,
 }
 
-/// A key that takes another one's place.
+/// The replacement of a key.
 #[derive(Clone, Copy, Debug)]
 pub struct Rotation {
     /// The key to replace.
     pub key: KeyId,
-    /// The hash of the new one.
+    /// The hash of the new key.
     pub hash: SecretHash,
-    /// When the older one dies at the latest.
+    /// When the old key expires at the latest.
     pub old_until: Timestamp,
 }
 
-/// Which keys a caller may touch.
+/// The keys that a caller may manage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// The caller's own.
     Own(OperatorId),
-    /// Everybody's in the organization.
+    /// Every key of the organization.
     Org,
 }
 
-/// Why a key could not be made, revoked or rotated.
+/// Why a key could not be created, revoked or rotated.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// No such live key within reach.
-    #[error("key {0} is none that you look after: `fleetctl keys list` shows those there are")]
+    /// The caller manages no live key of this id.
+    #[error("no key {0} that you can manage: `fleetctl keys list` shows the keys")]
     NotFound(KeyId),
     /// No such operator in the organization.
     #[error("no operator {0} in this organization: `fleetctl operators list` shows them")]
     NoOperator(OperatorId),
-    /// The operator has as many as may be.
+    /// The operator holds the most keys allowed.
     #[error("operator {0} has {KEYS_OF_AN_OPERATOR} keys, the limit: revoke some first")]
     TooMany(OperatorId),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -118,13 +118,13 @@ pub struct Member {
     pub id: OperatorId,
     /// The e-mail.
     pub email: String,
-    /// What the operator may do.
+    /// The operator's role.
     pub role: Role,
-    /// Since when.
+    /// When the operator was created.
     pub created_at: Timestamp,
-    /// Whether there is a password to sign in with.
+    /// Whether the operator can sign in with a password.
     pub has_password: bool,
-    /// Keys that are neither revoked nor over.
+    /// Keys that are neither revoked nor expired.
     pub keys: u32,
 }
 
@@ -134,21 +134,21 @@ pub enum MemberError {
     /// No such operator in the organization.
     #[error("no operator {0} in this organization: `fleetctl operators list` shows them")]
     NotFound(OperatorId),
-    /// Nobody would be left to administer the organization.
+    /// The organization would have no administrator left.
     #[error(
-        "operator {0} is the last administrator of this organization: make somebody else an admin first"
+        "operator {0} is the last administrator of this organization: give another operator the role admin first"
     )]
     LastAdmin(OperatorId),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
 
-/// Passwords, sessions, keys and members.
+/// Passwords and browser sessions of operators.
 #[async_trait]
 pub trait Accounts: Send + Sync {
-    /// What a sign-in by this e-mail from this source is judged by. Costs the same whether there is such an
-    /// operator or not.
+    /// Returns the account to check a sign-in against. It takes the same time whether or not the operator
+    /// exists.
     async fn account(
         &self,
         email: &str,
@@ -167,14 +167,14 @@ pub trait Accounts: Send + Sync {
         now: Timestamp,
     ) -> Result<(), MemberError>;
 
-    /// An operator's browser sessions that are not over, newest first.
+    /// An operator's live browser sessions, newest first.
     async fn list_browser_sessions(
         &self,
         operator: OperatorId,
         now: Timestamp,
     ) -> Result<Vec<BrowserSession>, StoreError>;
 
-    /// Ends one of an operator's browser sessions, audited. Answers whether there was such a one.
+    /// Ends one of an operator's browser sessions, audited. Returns whether the session existed.
     async fn end_browser_session(
         &self,
         operator: OperatorId,
@@ -182,8 +182,12 @@ pub trait Accounts: Send + Sync {
         actor: Actor,
         now: Timestamp,
     ) -> Result<bool, StoreError>;
+}
 
-    /// The keys within reach that are neither revoked nor over, oldest first; at most `limit`.
+/// API keys of operators.
+#[async_trait]
+pub trait Keys: Send + Sync {
+    /// The live keys that the caller manages, oldest first, at most `limit`.
     async fn list_keys(
         &self,
         org: OrgId,
@@ -192,7 +196,7 @@ pub trait Accounts: Send + Sync {
         now: Timestamp,
     ) -> Result<Vec<OperatorKey>, StoreError>;
 
-    /// Makes a key. Audited.
+    /// Creates a key. Audited.
     async fn create_key(
         &self,
         org: OrgId,
@@ -211,7 +215,7 @@ pub trait Accounts: Send + Sync {
         now: Timestamp,
     ) -> Result<(), KeyError>;
 
-    /// Makes a key of the same name and end as an older one, whose own end comes nearer. Audited.
+    /// Creates a key with the name and expiry of an older one, which expires sooner from now on. Audited.
     async fn rotate_key(
         &self,
         org: OrgId,
@@ -220,7 +224,11 @@ pub trait Accounts: Send + Sync {
         actor: Actor,
         now: Timestamp,
     ) -> Result<KeyId, KeyError>;
+}
 
+/// The operators of an organization, as administrators manage them.
+#[async_trait]
+pub trait Members: Send + Sync {
     /// The operators of an organization, oldest first.
     async fn list_members(&self, org: OrgId, now: Timestamp) -> Result<Vec<Member>, StoreError>;
 
@@ -234,8 +242,8 @@ pub trait Accounts: Send + Sync {
         now: Timestamp,
     ) -> Result<(), MemberError>;
 
-    /// Removes an operator: keys and sessions are void, the e-mail is free, what the operator did stays on
-    /// record. Audited.
+    /// Removes an operator: keys and sessions end, the e-mail is free again, and audit records stay.
+    /// Audited.
     async fn remove_member(
         &self,
         org: OrgId,

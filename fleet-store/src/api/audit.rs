@@ -1,6 +1,6 @@
-//! Who did what, on what, from where, with which result. Mutating operations write their own record
-//! in their transaction; this is for what has no row of its own: refusals and sign-ins. One sealer links
-//! the records afterwards, so that no writer waits for the chain.
+//! The audit trail: actor, action, subject, source address and result. Operations that change something
+//! write their record in their own transaction. Refusals and sign-ins are recorded here. A sealer links
+//! the records later, because no writer may wait for the chain.
 
 use std::{borrow::Cow, net::IpAddr};
 
@@ -9,7 +9,7 @@ use fleet_core::{ChainHash, ChainHead, ChainRecord, NodeId, OperatorId, OrgId, T
 
 use crate::StoreError;
 
-/// Whose action it was.
+/// Who acted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
     /// An operator.
@@ -18,14 +18,14 @@ pub enum Who {
     Node(NodeId),
     /// The server itself: sweeps, deadlines.
     System,
-    /// Nobody that is known.
+    /// An unauthenticated peer.
     Anonymous,
 }
 
-/// A action's author and where it came from.
+/// Who acted, and from which address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
-    /// Whose action it was.
+    /// Who acted.
     pub who: Who,
     /// The peer's address, if there is one.
     pub from: Option<IpAddr>,
@@ -39,34 +39,34 @@ impl Actor {
     };
 }
 
-/// How it ended.
+/// The result of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuditResult {
-    /// Done.
+    /// It was performed.
     Done,
-    /// Refused, with the reason.
+    /// It was refused, for this reason.
     Refused(String),
 }
 
-/// One record.
+/// A record to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// The tenant; none where nobody was recognized.
+    /// The organization; `None` when the caller is unauthenticated.
     pub org: Option<OrgId>,
-    /// The author.
+    /// Who acted.
     pub actor: Actor,
     /// The action in dotted form: `node.revoke`, `operator.sign_in`.
     pub action: Cow<'static, str>,
-    /// What it was done on, such as `node 7`; at most 255 characters, no secrets.
+    /// The object of the action, such as `node 7`; at most 255 characters, no secrets.
     pub subject: String,
-    /// How it ended.
+    /// The result of an action.
     pub result: AuditResult,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
 }
 
 impl AuditEntry {
-    /// A action that was done.
+    /// The entry of an action that was performed.
     pub fn done(
         org: OrgId,
         actor: Actor,
@@ -74,28 +74,27 @@ impl AuditEntry {
         subject: String,
         at: Timestamp,
     ) -> Self {
-        let result = AuditResult::Done;
         Self {
             org: Some(org),
             actor,
             action: action.into(),
             subject,
-            result,
+            result: AuditResult::Done,
             at,
         }
     }
 }
 
-/// A record as it was stored.
+/// A stored record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRow {
     /// Rises with time.
     pub id: i64,
-    /// The record; of several alike the first.
+    /// The record; the first of those that were folded into it.
     pub entry: AuditEntry,
-    /// How many alike it stands for: refusals of one actor, action, reason and minute are one record.
+    /// How often it happened. Refusals with the same actor, action, reason and minute share one record.
     pub count: u64,
-    /// Its place in the chain; none before it is sealed.
+    /// Its sequence number in the chain; `None` until it is sealed.
     pub seq: Option<u64>,
     /// The operator's e-mail or the node's name, for people; not part of the record.
     pub name: Option<String>,
@@ -113,16 +112,16 @@ impl Who {
     }
 }
 
-/// Which records are wanted, newest first.
+/// A query for records, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditQuery {
-    /// Only records before this one; none begins with the newest.
+    /// Only records before this one; `None` starts with the newest.
     pub before: Option<i64>,
-    /// At most so many.
+    /// The most records to return.
     pub limit: u32,
     /// Only actions whose name begins so: `node.` or `scan.start`. Empty for all.
     pub action: String,
-    /// Only what was refused.
+    /// Only refusals.
     pub refused: bool,
     /// Only the actions of this author.
     pub who: Option<Who>,
@@ -131,15 +130,15 @@ pub struct AuditQuery {
 /// A link of the chain, with the record as it is now and the count that the link states.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditLink {
-    /// Its place, from 1, without gaps.
+    /// Its sequence number, from 1, without gaps.
     pub seq: u64,
-    /// The hash over it and all before.
+    /// The hash over this link and all before it.
     pub hash: ChainHash,
-    /// The record; none when somebody has taken it away.
+    /// The record; `None` when it was deleted.
     pub record: Option<LinkedRecord>,
 }
 
-/// What a link states, as stored.
+/// The content of a link, as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkedRecord {
     /// The record's id.
@@ -158,12 +157,12 @@ pub struct LinkedRecord {
     pub subject: String,
     /// Why it was refused.
     pub refusal: Option<String>,
-    /// How many alike it stood for when it was linked.
+    /// How often it had happened when it was linked.
     pub count: u64,
 }
 
 impl LinkedRecord {
-    /// The record as the chain reads it.
+    /// The record in the form that the chain hashes.
     pub fn as_chain(&self) -> ChainRecord<'_> {
         ChainRecord {
             id: self.id,
@@ -182,13 +181,13 @@ impl LinkedRecord {
 /// The audit trail.
 #[async_trait]
 pub trait Audit: Send + Sync {
-    /// Writes one record; a refusal is counted on the record of its like within the same minute.
+    /// Writes one record; a refusal is added to an equal one of the same minute.
     async fn record_audit(&self, entry: AuditEntry) -> Result<(), StoreError>;
 
-    /// The records of a tenant that a query asks for, newest first.
+    /// The records of an organization that match a query, newest first.
     async fn find_audit(&self, org: OrgId, query: AuditQuery) -> Result<Vec<AuditRow>, StoreError>;
 
-    /// The records of a tenant before the record `before`, newest first, at most `limit`.
+    /// The records of an organization before the record `before`, newest first, at most `limit`.
     async fn list_audit(
         &self,
         org: OrgId,
@@ -202,19 +201,23 @@ pub trait Audit: Send + Sync {
         };
         self.find_audit(org, query).await
     }
+}
 
+/// The hash chain over the audit trail.
+#[async_trait]
+pub trait AuditChain: Send + Sync {
     /// Links every record that has no link yet, and again every record whose count has grown since its last
-    /// link of a minute ago. Answers how many links were made. Several sealers take turns, chain by chain; a
-    /// writer meets one only when it counts on the very record that is being linked.
+    /// link of a minute ago. Returns the number of new links. Several sealers can run at once: each locks one
+    /// chain at a time.
     async fn seal_audit(&self, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// The chains that have a link: of tenants, and of what concerns none.
+    /// The chains that have a link: one for each organization, and one for records without one.
     async fn audit_chains(&self) -> Result<Vec<Option<OrgId>>, StoreError>;
 
-    /// Where a chain ends.
+    /// The head of a chain.
     async fn audit_head(&self, org: Option<OrgId>) -> Result<ChainHead, StoreError>;
 
-    /// The links after a place, in order, at most `limit`.
+    /// The links after a sequence number, in order, at most `limit`.
     async fn audit_links(
         &self,
         org: Option<OrgId>,

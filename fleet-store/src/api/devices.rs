@@ -12,13 +12,13 @@ use crate::{Actor, StoreError};
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceRow {
-    /// Given at first acceptance.
+    /// The id from the first accepted report.
     pub id: DeviceId,
-    /// What makes it the same device.
+    /// The strongest identity that it has shown.
     pub identifier: DeviceIdentifier,
-    /// Which node found it; none when the server itself did.
+    /// The node that found it; `None` when the server itself did.
     pub node: Option<NodeId>,
-    /// Where it was last reached; none when another device took the place.
+    /// Where it was last found; `None` when another device answers there now.
     pub endpoint: Option<Endpoint>,
     /// What is known of it.
     pub facts: DeviceFacts,
@@ -26,42 +26,42 @@ pub struct DeviceRow {
     pub first_seen: Timestamp,
     /// The last accepted report.
     pub last_seen: Timestamp,
-    /// What it was called before, newest first; 32 at the most.
+    /// Its former identifiers, newest first, at most 32.
     pub aliases: Vec<DeviceAlias>,
 }
 
-/// A name that a device had, or that a record had which ended in it.
+/// A former identifier of a device, or of a record that was merged into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceAlias {
-    /// Names the change for taking it back.
+    /// The change, for undoing it.
     pub change: IdentityChangeId,
     /// The name.
     pub identifier: DeviceIdentifier,
-    /// Why it is a name of this device.
+    /// Why the identifier belongs to this device.
     pub reason: IdentityReason,
-    /// The record that ended in this one; none where it only changed its identifier.
+    /// The record that was merged into this one; `None` when only the identifier changed.
     pub merged: Option<DeviceId>,
-    /// The node whose report made the change; none for changes older than the keeping of reasons.
+    /// The node whose report made the change, if known.
     pub node: Option<NodeId>,
-    /// What had named the device under this name, escaped.
+    /// The evidence for the former identifier, escaped.
     pub evidence: String,
-    /// When.
+    /// When it happened.
     pub since: Timestamp,
 }
 
-/// How an operator names a device.
+/// How a caller names a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceName {
-    /// By id, also that of a record that has ended in another.
+    /// By id. The id of a merged record leads to the surviving one.
     Id(DeviceId),
-    /// By identifier, also one that it had before.
+    /// By identifier, current or former.
     Identifier(DeviceIdentifier),
 }
 
-/// A device that was refused to a node because another has it.
+/// A device that a node reported but that belongs to another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedDevice {
-    /// Pages go by it.
+    /// The position of the row in pages.
     pub id: i64,
     /// The node that reported it.
     pub reporter: NodeId,
@@ -69,13 +69,13 @@ pub struct RefusedDevice {
     pub endpoint: Endpoint,
     /// The identity that the report showed.
     pub identifier: DeviceIdentifier,
-    /// Why it is refused now.
+    /// Why it is refused.
     pub reason: RejectReason,
-    /// The record that stands in the way.
+    /// The existing record of the device.
     pub device: DeviceId,
-    /// Whom that is attributed to; none when the server found it.
+    /// The node that the record is attributed to; `None` when the server found it.
     pub owner: Option<NodeId>,
-    /// The node that it is bound to, if it is to one.
+    /// The node that the record is bound to, if any.
     pub bound_to: Option<NodeId>,
     /// Reports of it that were refused.
     pub count: u64,
@@ -85,16 +85,16 @@ pub struct RefusedDevice {
     pub last_seen: Timestamp,
 }
 
-/// Two devices that were one.
+/// Two devices that were separated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ToldApart {
-    /// The one that keeps place, history and the stronger name.
+    /// The device that keeps endpoint, history and the stronger identifier.
     pub kept: DeviceId,
-    /// The one with the former name: a record that lives again, or a new one.
+    /// The device with the former identifier: a restored record, or a new one.
     pub restored: DeviceId,
 }
 
-/// Why a change of identity was not taken back.
+/// Why an identity change was not undone.
 #[derive(Debug, thiserror::Error)]
 pub enum UndoError {
     /// No such change in this organization.
@@ -102,10 +102,10 @@ pub enum UndoError {
         "no identity change {0} in this organization: `fleetctl devices show` lists those of a device"
     )]
     NotFound(IdentityChangeId),
-    /// By its state.
+    /// The state of the change does not allow it.
     #[error(transparent)]
     Refused(#[from] UndoRefusal),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -122,11 +122,11 @@ pub trait Inventory: Send + Sync {
         limit: u32,
     ) -> Result<Vec<DeviceRow>, StoreError>;
 
-    /// One device by any of its names; of a record that has ended in another, that other.
+    /// One device by any of its names. A merged record leads to the surviving one.
     async fn device(&self, org: OrgId, name: DeviceName) -> Result<Option<DeviceRow>, StoreError>;
 
-    /// Takes back what a report made one, with its audit record: the two are two devices again, and stay
-    /// so until the weaker one shows another identity.
+    /// Separates two devices that a report had merged. They stay apart until the weaker one shows another
+    /// identity. Audited.
     async fn undo_identity_change(
         &self,
         org: OrgId,
@@ -135,8 +135,8 @@ pub trait Inventory: Send + Sync {
         now: Timestamp,
     ) -> Result<ToldApart, UndoError>;
 
-    /// Devices that are refused still because another has them, of one reporter or of all, from ids above
-    /// `after`. With them the id to go on after; none at the end. At most 4,096 are kept for a reporter.
+    /// Devices that are still refused, of one reporter or of all, with ids above `after`, and the id to
+    /// continue after; `None` at the end. The store keeps at most 4,096 for a reporter.
     async fn list_refused_devices(
         &self,
         org: OrgId,
@@ -145,8 +145,8 @@ pub trait Inventory: Send + Sync {
         limit: u32,
     ) -> Result<(Vec<RefusedDevice>, Option<i64>), StoreError>;
 
-    /// Forgets refused devices that are not refused any more, or were not reported for 30 days, among
-    /// 1,000 from ids above `after`. Answers the id to go on after; none at the end.
+    /// Deletes refused devices that are no longer refused or were not reported for 30 days, among 1,000
+    /// with ids above `after`. Returns the id to continue after; `None` at the end.
     async fn sweep_refused_devices(
         &self,
         after: i64,

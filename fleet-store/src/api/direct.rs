@@ -1,8 +1,9 @@
-//! The server's own path: what it may dial itself, what it found there.
+//! Direct scans by the server itself: the addresses it may dial, and the devices it found there.
 //!
-//! The server never dials what has or had a node. A node can report a device at any moment, on any
-//! replica, so that looking first would not do: an address is *released* for one scan of the server's
-//! own, and while it is, no transaction attributes a place there to a node. See [`Direct`].
+//! The server never dials an address where a node has or had a device. A node can report a device at any
+//! moment, on any replica, and a check before the dial would come too early. Therefore an address is
+//! *released* for one direct scan, and while it is, no transaction attributes an endpoint there to a node.
+//! See [`Direct`].
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -15,20 +16,20 @@ use crate::{DeviceRow, StoreError};
 /// Addresses that the server would like to dial next.
 #[derive(Clone, Debug)]
 pub struct DialRequest {
-    /// On whose behalf.
+    /// The organization.
     pub org: OrgId,
-    /// Names the server's own scan or pairing; there is no scan row.
+    /// The direct scan or pairing. It has no row of its own.
     pub scan: ScanId,
     /// At most 1,024.
     pub addresses: Vec<IpAddr>,
     /// How long nodes' reports wait for this release if it is never given back: the server that asked
     /// must have stopped dialing well before.
     pub until: Timestamp,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// What may be dialed.
+/// The addresses that the server may dial.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Released {
     /// Canonical, each once, in the order asked.
@@ -44,7 +45,7 @@ pub struct Exclusion {
     pub ip: IpAddr,
     /// The first node that it was attributed to, revoked or not.
     pub node: NodeId,
-    /// What that node called itself.
+    /// The name of that node.
     pub node_name: String,
 }
 
@@ -56,7 +57,7 @@ pub enum ReleaseError {
         "the server is dialing for another scan or pairing of this organization (run {0}): try again when it is over"
     )]
     Busy(ScanId),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -64,37 +65,37 @@ pub enum ReleaseError {
 /// Devices that the server found at released addresses.
 #[derive(Clone, Debug)]
 pub struct NewSightings {
-    /// On whose behalf.
+    /// The organization.
     pub org: OrgId,
     /// The scan that the addresses were released for.
     pub scan: ScanId,
     /// In order.
     pub rows: Vec<DeviceReport>,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// What came of a device that the server found.
+/// The outcome for a device that the server found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sighted {
     /// Stored without attribution.
     Stored(Box<DeviceRow>),
-    /// It is a node's; its address is excluded from now on.
+    /// It belongs to a node. Its address is excluded from now on.
     OfNode {
         /// Why.
         refusal: DirectRefusal,
-        /// What that node called itself.
+        /// The name of that node.
         node_name: String,
     },
-    /// Its address is not released for this scan, or not any more.
+    /// Its address is not, or no longer, released for this scan.
     NotReleased,
 }
 
-/// The server's own path.
+/// Direct scans by the server itself.
 ///
-/// What is promised: between the commit of [`Direct::release_for_dialing`] and the earlier of
-/// [`Direct::give_back`] and [`DialRequest::until`], no transaction commits that attributes a place at an
-/// allowed address to a node; and an address at which a place was ever attributed is never allowed. A
+/// The guarantee: between the commit of [`Direct::release_for_dialing`] and the earlier of
+/// [`Direct::give_back`] and [`DialRequest::until`], no transaction commits that attributes an endpoint
+/// at an allowed address to a node. An address where an endpoint was ever attributed is never allowed. A
 /// server that dials only in that time thus never dials an address after a node's report of it was
 /// accepted. The nodes' side waits meanwhile: [`ReportError::BeingDialed`](crate::ReportError).
 #[async_trait]
@@ -103,7 +104,7 @@ pub trait Direct: Send + Sync {
     async fn release_for_dialing(&self, request: DialRequest) -> Result<Released, ReleaseError>;
 
     /// Stores what was found at addresses that are released for the scan: new records and updates of
-    /// unattributed ones. Answers each row in order.
+    /// unattributed ones. Returns one outcome for each row, in order.
     async fn record_direct(&self, sightings: NewSightings) -> Result<Vec<Sighted>, StoreError>;
 
     /// The live devices that go by one of these identifiers now.
@@ -113,6 +114,6 @@ pub trait Direct: Send + Sync {
         identifiers: BTreeSet<DeviceIdentifier>,
     ) -> Result<Vec<DeviceRow>, StoreError>;
 
-    /// Ends every release of a scan: it does not dial any more.
+    /// Ends every release of a scan that no longer dials.
     async fn give_back(&self, org: OrgId, scan: ScanId) -> Result<(), StoreError>;
 }

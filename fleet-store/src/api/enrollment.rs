@@ -16,37 +16,37 @@ pub struct Invitation {
     pub id: PendingEnrollmentId,
     /// Pending or awaiting confirmation.
     pub state: InvitationState,
-    /// When the code was made.
+    /// When the code was created.
     pub created_at: Timestamp,
-    /// When it dies.
+    /// When it expires.
     pub expires_at: Timestamp,
-    /// The e-mail of the operator who made it.
+    /// The e-mail of the operator that created it.
     pub created_by: String,
     /// The node that used it.
     pub node: Option<NodeId>,
-    /// The revoked node whose place the invited one takes.
+    /// The revoked node that the invited one replaces.
     pub replaces: Option<NodeId>,
 }
 
 /// A code to store.
 #[derive(Clone, Debug)]
 pub struct NewCode {
-    /// Whose node it lets in.
+    /// The organization that the node joins.
     pub org: OrgId,
     /// Its hash.
     pub code: SecretHash,
-    /// When it dies.
+    /// When it expires.
     pub expires: Timestamp,
-    /// The revoked node whose place the new one takes: what that knew by place and type alone goes over
-    /// to it when it reports the same.
+    /// The revoked node that the new one replaces. Devices that the old node knew by endpoint and type
+    /// alone become the new node's when it reports the same.
     pub replaces: Option<NodeId>,
-    /// Who makes it.
+    /// The operator that creates it.
     pub actor: Actor,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// Why a code was not made.
+/// Why a code was not created.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateCodeError {
     /// No such node in this organization.
@@ -54,20 +54,20 @@ pub enum CreateCodeError {
         "no node {0} in this organization: `fleetctl nodes list --revoked` shows those that can be replaced"
     )]
     NotFound(NodeId),
-    /// It lives.
+    /// The node is not revoked.
     #[error("node {0} is not revoked: only a revoked node can be replaced; revoke it first")]
     NotRevoked(NodeId),
-    /// Another has taken its place.
+    /// Another node replaces it already.
     #[error(
-        "node {by} replaces node {node} already: revoke node {by} first, or make a code that replaces node {by}"
+        "node {by} replaces node {node} already: revoke node {by} first, or create a code that replaces node {by}"
     )]
     Replaced {
         /// The revoked node.
         node: NodeId,
-        /// The live one in its place.
+        /// The live node that replaces it.
         by: NodeId,
     },
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -83,9 +83,9 @@ pub struct NewNode {
     pub identity_key: [u8; 32],
     /// A usable X25519 public key.
     pub encryption_key: [u8; 32],
-    /// Where it came from.
+    /// The caller.
     pub actor: Actor,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }
 
@@ -94,7 +94,7 @@ pub struct NewNode {
 pub struct Registered {
     /// The node.
     pub node: NodeId,
-    /// Whose it is.
+    /// The organization.
     pub org: OrgId,
     /// The invitation it used.
     pub invitation: PendingEnrollmentId,
@@ -119,10 +119,10 @@ pub enum RegisterError {
     ReplacementTaken {
         /// The revoked node.
         node: NodeId,
-        /// The live one in its place.
+        /// The live node that replaces it.
         by: NodeId,
     },
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -136,7 +136,7 @@ pub enum ConfirmError {
     /// The ids do not belong together, or the node does not wait.
     #[error("{0}")]
     Refused(String),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -153,7 +153,7 @@ pub enum RevokeError {
     /// The ids do not belong together.
     #[error("{0}")]
     Refused(String),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -167,19 +167,19 @@ pub enum CancelCodeError {
     /// It is not pending any more.
     #[error("enrollment code {0} is {1}: only a pending code can be canceled")]
     NotPending(PendingEnrollmentId, InvitationState),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
 
-/// What a revocation touched.
+/// The effect of a revocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revoked {
-    /// Scans that ended because of it; their watchers want a bell.
+    /// Scans that ended because of it; their watchers must be notified.
     pub scans: Vec<ScanId>,
 }
 
-/// What a node said in its last Hello, as text; bounded by the caller.
+/// The last Hello of a node, as text; bounded by the caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hello {
     /// Empty for an upstream node.
@@ -190,14 +190,14 @@ pub struct Hello {
     pub default_ports: Vec<String>,
     /// Its own private subnets.
     pub local_subnets: Vec<String>,
-    /// Targets it takes in one command; 0 when it does not say.
+    /// Targets it accepts in one command; 0 for unknown.
     pub max_targets: u32,
-    /// Ports it takes in one command; 0 when it does not say.
+    /// Ports it accepts in one command; 0 for unknown.
     pub max_ports: u32,
 }
 
 impl Hello {
-    /// What plans may rely on.
+    /// The profile that plans are made for.
     pub fn profile(&self) -> NodeProfile {
         NodeProfile::announced(Announcement {
             capabilities: &self.capabilities,
@@ -214,7 +214,7 @@ impl Hello {
 pub struct NodeRow {
     /// The node.
     pub id: NodeId,
-    /// Whose it is.
+    /// The organization.
     pub org: OrgId,
     /// Its name.
     pub name: String,
@@ -230,19 +230,19 @@ pub struct NodeRow {
     pub invitation: Option<PendingEnrollmentId>,
     /// Whether a control stream is claimed and not released.
     pub connected: bool,
-    /// What it said last; none before its first stream.
+    /// Its last Hello; `None` before its first stream.
     pub hello: Option<Hello>,
     /// Two machines present this identity.
     pub duplicate_identity: bool,
     /// Scans that wait or run on it.
     pub open_scans: u32,
-    /// The revoked node whose place it takes.
+    /// The revoked node that it replaces.
     pub replaces: Option<NodeId>,
 }
 
-/// Invitations and nodes.
+/// Enrollment codes.
 #[async_trait]
-pub trait Enrollment: Send + Sync {
+pub trait Invitations: Send + Sync {
     /// Stores a code's hash as a pending invitation.
     async fn create_code(&self, new: NewCode) -> Result<PendingEnrollmentId, CreateCodeError>;
 
@@ -258,6 +258,14 @@ pub trait Enrollment: Send + Sync {
         now: Timestamp,
     ) -> Result<(), CancelCodeError>;
 
+    /// Expires invitations past their time and soft-deletes the unconfirmed nodes bound to them, each
+    /// in one transaction. Returns how many.
+    async fn sweep_enrollments(&self, now: Timestamp) -> Result<u64, StoreError>;
+}
+
+/// Nodes, from registration to revocation.
+#[async_trait]
+pub trait Enrollment: Send + Sync {
     /// Uses a code: the node is pending, the invitation awaits confirmation and is bound to it.
     async fn register_node(&self, new: NewNode) -> Result<Registered, RegisterError>;
 
@@ -282,10 +290,6 @@ pub trait Enrollment: Send + Sync {
         actor: Actor,
         now: Timestamp,
     ) -> Result<Revoked, RevokeError>;
-
-    /// Expires invitations past their time and soft-deletes the unconfirmed nodes bound to them, each
-    /// in one transaction. Answers how many.
-    async fn sweep_enrollments(&self, now: Timestamp) -> Result<u64, StoreError>;
 
     /// The live nodes of an organization, by id.
     async fn list_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError>;

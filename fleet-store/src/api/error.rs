@@ -1,6 +1,6 @@
-//! What goes wrong in storage itself. Refusals of an operation are that operation's own error.
+//! Errors of the database itself. Each operation has its own error for refusals.
 
-/// Storage trouble. Callers answer UNAVAILABLE; the text never reaches a client.
+/// The database failed. Its text is for the log and never reaches a client.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be reached, or stayed busy through every retry.
@@ -8,10 +8,10 @@ pub enum StoreError {
     Unavailable {
         /// The operation that failed.
         operation: &'static str,
-        /// The database's own words, for the log.
+        /// The database's message, for the log.
         detail: String,
     },
-    /// The database answered something that cannot be.
+    /// The database rejected a statement, or returned a value that this version cannot read.
     #[error("`{operation}` failed: {detail}")]
     Broken {
         /// The operation that failed.

@@ -16,11 +16,11 @@ pub struct NewOperator {
     pub email: String,
     /// What the operator may do.
     pub role: Role,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// What an operator presented.
+/// The credential that a caller presented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credential {
     /// An API key.
@@ -29,7 +29,7 @@ pub enum Credential {
     Session(BrowserSessionId),
 }
 
-/// Who a credential belongs to.
+/// The operator that a credential belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperatorIdentity {
     /// The operator.
@@ -42,16 +42,16 @@ pub struct OperatorIdentity {
     pub email: String,
     /// What the operator may do.
     pub role: Role,
-    /// What was presented.
+    /// The credential that was presented.
     pub credential: Credential,
 }
 
-/// A password as it is stored.
+/// A stored password.
 #[derive(Clone)]
 pub struct PasswordHash {
     /// The hash with its parameters and salt (PHC string format).
     pub phc: String,
-    /// Until when it may be exchanged for one of the operator's choice, if it is only good for that.
+    /// The expiry of a one-time password, which only serves to set another; `None` for other passwords.
     pub one_time_until: Option<Timestamp>,
 }
 
@@ -63,43 +63,42 @@ impl std::fmt::Debug for PasswordHash {
     }
 }
 
-/// What a browser's session is opened with.
+/// The credential that opens a browser session.
 #[derive(Clone, Debug)]
 pub enum Proof {
-    /// This key.
+    /// A key.
     Key(KeyId),
-    /// The password whose hash is this one still; it came from this source, which is remembered as the
-    /// operator's own.
+    /// A password, if its hash is still this one. The source is remembered as the operator's own.
     Password {
         /// The hash that was verified.
         phc: String,
-        /// The address that sign-ins are counted by.
+        /// The source that sign-ins are counted by.
         source: Option<IpAddr>,
     },
 }
 
-/// A browser's session to open.
+/// A browser session to open.
 #[derive(Clone, Debug)]
 pub struct NewBrowserSession {
-    /// Whose.
+    /// The owner.
     pub operator: OperatorId,
-    /// With what.
+    /// The credential.
     pub proof: Proof,
     /// The hash of its token.
     pub token: SecretHash,
-    /// When it ends.
+    /// When it expires.
     pub expires: Timestamp,
-    /// What the browser calls itself, bounded by the caller.
+    /// The browser's user agent, bounded by the caller.
     pub agent: String,
 }
 
-/// Why a browser's session could not be opened.
+/// Why a browser session could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenBrowserSessionError {
-    /// The operator, the key or the password is not what it was any more.
+    /// The operator, the key or the password has changed.
     #[error("the credential is not valid any more")]
     Refused,
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -109,10 +108,10 @@ pub enum OpenBrowserSessionError {
 pub enum CreateOperatorError {
     /// The e-mail is taken.
     #[error(
-        "an operator with the e-mail `{0}` exists already: make another key for it with create-key, or choose another e-mail"
+        "an operator with the e-mail `{0}` exists already: create another key for it with create-key, or choose another e-mail"
     )]
     EmailTaken(String),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -123,7 +122,7 @@ pub enum CreateKeyError {
     /// There is no such operator.
     #[error("no operator has the e-mail `{0}`: create one with create-operator first")]
     UnknownEmail(String),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -131,13 +130,13 @@ pub enum CreateKeyError {
 /// Operators, their keys and their browser sessions.
 #[async_trait]
 pub trait Operators: Send + Sync {
-    /// Answers whether the database can be reached; for readiness.
+    /// Returns whether the database can be reached; for readiness.
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Whether any operator exists.
     async fn has_operators(&self) -> Result<bool, StoreError>;
 
-    /// Creates an operator, and the organization when its name is new; with a password, where one is given.
+    /// Creates an operator, and the organization when its name is new; with a password if one is given.
     async fn create_operator_with(
         &self,
         new: NewOperator,
@@ -163,21 +162,21 @@ pub trait Operators: Send + Sync {
         now: Timestamp,
     ) -> Result<KeyId, CreateKeyError>;
 
-    /// Who holds this key; none when it is unknown, over or revoked. Remembers that it was used, to the minute.
+    /// The owner of a key; `None` when it is unknown, expired or revoked. Records the use, to the minute.
     async fn operator_by_key(
         &self,
         key: SecretHash,
         now: Timestamp,
     ) -> Result<Option<OperatorIdentity>, StoreError>;
 
-    /// Who holds this browser session; none when it is unknown or over, or its key is.
+    /// The owner of a browser session; `None` when it or its key is unknown or expired.
     async fn operator_by_session(
         &self,
         token: SecretHash,
         now: Timestamp,
     ) -> Result<Option<OperatorIdentity>, StoreError>;
 
-    /// Who holds a credential that was good before, as things are now.
+    /// The owner of a credential that was valid before, if it still is.
     async fn operator_by_credential(
         &self,
         credential: Credential,

@@ -1,4 +1,4 @@
-//! Whom devices are bound to, and where their pairing stands.
+//! Bindings of devices, and pairing that operators request.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -18,27 +18,27 @@ pub struct BoundDevice {
     pub device: DeviceRow,
     /// The node that it is bound to.
     pub node: NodeId,
-    /// Since when.
+    /// When it was bound.
     pub since: Timestamp,
-    /// Who bound it; none when a pairing on the node did.
+    /// The operator that bound it; `None` when a pairing on the node did.
     pub assigned_by: Option<OperatorId>,
 }
 
-/// Where the pairing of a device stands.
+/// The pairing of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DevicePairing {
-    /// Where it stands.
+    /// The status.
     pub status: PairingStatus,
-    /// What the last attempt said, escaped; may be empty.
+    /// The error of the last attempt, escaped; may be empty.
     pub error: String,
-    /// Whom it is bound to: apart from where it stands.
+    /// The binding, which is independent of the status.
     pub binding: Binding,
     /// Whether credentials that its node sealed are kept for it.
     pub has_credentials: bool,
 }
 
 impl DevicePairing {
-    /// Of a device that nothing is stored of.
+    /// The pairing of a device without stored data.
     pub const NONE: Self = Self {
         status: PairingStatus::Unpaired,
         error: String::new(),
@@ -50,9 +50,9 @@ impl DevicePairing {
 /// Whether a request changed anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// It did.
+    /// Something changed.
     Yes,
-    /// It was so already.
+    /// Nothing had to change.
     No,
 }
 
@@ -66,7 +66,7 @@ pub enum BindError {
     #[error("no device {0} in this organization")]
     DeviceNotFound(DeviceId),
     /// The server itself is dialing where the device is.
-    #[error("the server itself is dialing {0} just now: try again shortly")]
+    #[error("the server itself is dialing {0}: try again shortly")]
     BeingDialed(IpAddr),
     /// The rules refuse it.
     #[error("device {device} cannot be paired: {why}")]
@@ -76,7 +76,7 @@ pub enum BindError {
         /// Why.
         why: BindRefusal,
     },
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -87,12 +87,12 @@ pub enum UnbindError {
     /// No such live device in this organization.
     #[error("no device {0} in this organization")]
     NotFound(DeviceId),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
 
-/// A device that a node is asked to pair, as it was found.
+/// A device for a node to pair, as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairTarget {
     /// The device.
@@ -105,23 +105,23 @@ pub struct PairTarget {
     pub facts: DeviceFacts,
 }
 
-/// Which devices an operator wants a node to pair.
+/// The devices that an operator selects for pairing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PairWish {
+pub struct PairSelection {
     /// These, by identifier.
     pub identifiers: Vec<String>,
-    /// Everything that the node found and that is not paired.
+    /// All devices that the node found and that are not paired.
     pub all_unpaired: bool,
     /// Whether there is a password to try.
     pub with_password: bool,
 }
 
-/// What a wish comes to.
+/// The targets of a selection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PairTargets {
     /// Each device once, by id.
     pub targets: Vec<PairTarget>,
-    /// Those asked for by name that cannot be paired there, with the reason.
+    /// Devices selected by name that the node cannot pair, with the reason.
     pub refused: Vec<(String, String)>,
 }
 
@@ -134,11 +134,11 @@ pub struct NewPairing {
     pub org: OrgId,
     /// The node.
     pub node: NodeId,
-    /// Who asks.
+    /// The operator.
     pub operator: OperatorId,
-    /// What each command holds: none is empty, no device is named twice.
+    /// The targets of each command. No part is empty, and no device is in two.
     pub parts: Vec<Vec<PairTarget>>,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }
 
@@ -148,28 +148,28 @@ pub enum CreatePairingError {
     /// No such live node in this organization.
     #[error("no node {0} in this organization")]
     NodeNotFound(NodeId),
-    /// Only a confirmed node can be asked for anything.
+    /// Only a confirmed node can pair.
     #[error("node {0} is not confirmed")]
     NotConfirmed(NodeId),
     /// A node runs one scan or pairing at a time.
     #[error("node {0} is busy: it runs one scan or pairing at a time, retry shortly")]
     Busy(NodeId),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
 
-/// What came of asking for the next part of pairing.
+/// The result of issuing the next part of a pairing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PairingStep {
     /// A command in flight, to be handed to the stream.
     Issued {
-        /// What it asks for.
+        /// The devices to pair.
         targets: Vec<PairTarget>,
-        /// When the server stops waiting.
+        /// When the command expires.
         deadline: Timestamp,
     },
-    /// The stream is not this one, or something else is in flight: ask again.
+    /// The epoch is not current, or another command is in flight. Call again later.
     Waits,
     /// It has ended.
     Over,
@@ -203,7 +203,7 @@ pub struct NewPairResults {
     pub command: CommandId,
     /// Its rows in order; a malformed one with its reason and an escaped example.
     pub rows: Vec<Result<PairRow, (PairRejectReason, String)>>,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }
 
@@ -216,33 +216,33 @@ pub struct PairRow {
     pub sealed: Option<SealedCredentials>,
 }
 
-/// What was taken of a report of results.
+/// The result of a report of pairing results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PairResultsAnswer {
     /// Results stored, or stored before.
     pub accepted: u64,
     /// Results refused.
     pub rejected: u64,
-    /// The pairing, whose watchers want a bell.
+    /// The pairing, whose watchers must be notified.
     pub pairing: PairingId,
 }
 
-/// Pairing as it stands.
+/// A pairing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairingRow {
     /// Its id.
     pub id: PairingId,
     /// The node.
     pub node: NodeId,
-    /// Who asked.
+    /// The operator that requested it.
     pub operator: OperatorId,
-    /// When.
+    /// When it happened.
     pub created_at: Timestamp,
-    /// Devices asked for.
+    /// The number of devices.
     pub targets: u64,
-    /// Devices with a result.
+    /// The number of devices with a result.
     pub done: u64,
-    /// How it ended: none while it goes on.
+    /// How it ended; `None` while it runs.
     pub ended: Option<(Code, String)>,
 }
 
@@ -253,18 +253,18 @@ pub struct PairResultRow {
     pub sequence: i64,
     /// The device.
     pub device: DeviceId,
-    /// What the operator asked for.
+    /// The identifier in the request.
     pub identifier: String,
-    /// What came of it.
-    pub told: PairingStatus,
-    /// Why, escaped; may be empty.
+    /// The resulting status.
+    pub result: PairingStatus,
+    /// The error, escaped; may be empty.
     pub error: String,
 }
 
-/// A page of results, read together with where the pairing stands.
+/// A page of results, read together with the pairing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairPage {
-    /// Where it stands.
+    /// The status.
     pub pairing: PairingRow,
     /// Results after the cursor, in order.
     pub results: Vec<PairResultRow>,
@@ -276,14 +276,14 @@ pub enum CancelPairingError {
     /// No such pairing in this organization.
     #[error("no pairing {0} in this organization")]
     NotFound(PairingId),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
 
-/// Bindings and what comes of pairing.
+/// Which node or server a device is bound to.
 #[async_trait]
-pub trait Pairing: Send + Sync {
+pub trait Bindings: Send + Sync {
     /// Binds a device to a node and attributes it to it; what was stored of another binding's
     /// credentials is forgotten. The same again changes nothing.
     async fn bind_device(
@@ -306,7 +306,7 @@ pub trait Pairing: Send + Sync {
     ) -> Result<Changed, UnbindError>;
 
     /// Binds a device to the server itself, which has paired it, unless a node has or had it: neither
-    /// the device nor the place where it is may ever have been attributed to one. Decided under the
+    /// the device nor its endpoint may ever have been attributed to one. Decided under the
     /// device's lock, whatever was known when the server dialed.
     async fn bind_to_server(
         &self,
@@ -334,25 +334,28 @@ pub trait Pairing: Send + Sync {
         limit: u32,
     ) -> Result<Vec<DeviceRow>, StoreError>;
 
-    /// Where the pairing of devices stands; those that are not in the answer are
-    /// [`DevicePairing::NONE`].
+    /// The pairing of devices. Devices that are missing in the map are [`DevicePairing::NONE`].
     async fn pairings_of(
         &self,
         org: OrgId,
         devices: &[DeviceId],
     ) -> Result<BTreeMap<DeviceId, DevicePairing>, StoreError>;
+}
 
-    /// What an operator's wish comes to on a node: pure rules over the rows as they are now. Results are
-    /// judged again when they come.
+/// Pairing that operators request from nodes.
+#[async_trait]
+pub trait Pairing: Send + Sync {
+    /// The targets of a selection on a node, by the rules over the current rows. Results are judged again
+    /// when they arrive.
     async fn pair_targets(
         &self,
         org: OrgId,
         node: NodeId,
-        wish: PairWish,
+        selection: PairSelection,
     ) -> Result<PairTargets, StoreError>;
 
-    /// Stores pairing and its targets; credentials are not among what is stored. The node's slot is
-    /// its own until it ends; whoever drives it must say so within [`limits::PAIRING_LEASE`].
+    /// Stores pairing and its targets; credentials are not among what is stored. The node runs
+    /// nothing else until it ends. Its server must renew the lease within [`limits::PAIRING_LEASE`].
     ///
     /// [`limits::PAIRING_LEASE`]: fleet_core::limits::PAIRING_LEASE
     async fn create_pairing(&self, new: NewPairing, actor: Actor)
@@ -369,11 +372,11 @@ pub trait Pairing: Send + Sync {
         now: Timestamp,
     ) -> Result<PairingStep, StoreError>;
 
-    /// Says that somebody still drives a pairing. Whether it goes on.
-    async fn keep_pairing(&self, pairing: PairingId, now: Timestamp) -> Result<bool, StoreError>;
+    /// Renews the lease of a pairing. Returns whether the pairing still runs.
+    async fn renew_pairing(&self, pairing: PairingId, now: Timestamp) -> Result<bool, StoreError>;
 
     /// Ends a pairing of which nothing is in flight, or whose command could not be handed to the stream:
-    /// what has no result yet is told as failed for this reason, and devices stay as they were.
+    /// devices without a result are reported as failed for this reason and keep their status.
     async fn end_pairing(
         &self,
         pairing: PairingId,
@@ -399,9 +402,8 @@ pub trait Pairing: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<(NodeId, CommandId)>, CancelPairingError>;
 
-    /// Expires commands of pairing past their deadline, and ends pairing that nobody drives any more.
-    /// Answers the commands.
-    async fn sweep_pairings(&self, now: Timestamp) -> Result<Vec<(NodeId, CommandId)>, StoreError>;
+    /// Ends pairings whose lease has expired and that have no command in flight.
+    async fn sweep_pairings(&self, now: Timestamp) -> Result<(), StoreError>;
 
     /// Results after a cursor, at most `limit`; none when the pairing is not this organization's.
     async fn read_pairing(

@@ -1,21 +1,22 @@
-//! A report as it enters storage, and what comes of it.
+//! Reports of nodes: devices, and the addresses of names.
 
 use std::net::IpAddr;
 
+use async_trait::async_trait;
 use fleet_core::{
     AddressPolicy, CommandId, DeviceReport, NodeId, OrgId, RejectReason, ScanId, Timestamp,
 };
 
 use crate::StoreError;
 
-/// A report whose envelope is in order.
+/// A report with a valid envelope.
 #[derive(Clone, Debug)]
 pub struct NewReport {
-    /// Who sent it, from the bearer token.
+    /// The node that sent it, from the bearer token.
     pub node: NodeId,
-    /// Whose node it is.
+    /// The organization of the node.
     pub org: OrgId,
-    /// Where it came from.
+    /// The address it came from.
     pub from: Option<IpAddr>,
     /// The command it belongs to.
     pub command: CommandId,
@@ -26,20 +27,20 @@ pub struct NewReport {
     pub rows: Vec<Result<DeviceReport, (RejectReason, String)>>,
     /// Which addresses may be reported.
     pub addresses: AddressPolicy,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// What was taken.
+/// The result of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReportAnswer {
     /// Rows stored, or stored before.
     pub accepted: u64,
     /// Rows refused, now or before.
     pub rejected: u64,
-    /// The scan, whose watchers want a bell.
+    /// The scan, whose watchers must be notified.
     pub scan: ScanId,
-    /// Whether the refused rows passed the bound, so that the command was ended by this report.
+    /// Whether this report ended the command, because too many of its rows were refused.
     pub ended: bool,
 }
 
@@ -49,12 +50,14 @@ pub enum ReportError {
     /// The command is unknown, another node's, or not in flight.
     #[error("command {0} is not in flight for this node")]
     NotInFlight(CommandId),
-    /// The addresses of the command's names are not known yet: they travel beside reports, and may come
-    /// a moment later.
-    #[error("command {0} waits for what its names resolve to: report again when that was said")]
+    /// The addresses of the command's names are not stored yet. They are sent separately from reports and
+    /// can arrive a moment later.
+    #[error(
+        "command {0} waits for the addresses of its names: send them, then send the report again"
+    )]
     AwaitsPins(CommandId),
     /// More rows than the command may report.
-    #[error("command {command} may report {quota} rows and no more")]
+    #[error("command {command} may report at most {quota} rows")]
     OverQuota {
         /// The command.
         command: CommandId,
@@ -64,11 +67,60 @@ pub enum ReportError {
     /// The command was ended for its refused rows.
     #[error("command {0} was ended because too many of its rows were refused")]
     Flooded(CommandId),
-    /// The server itself is dialing at an address of the report, so that nothing there can become a
-    /// node's right now; it will be over within a minute at the most.
+    /// The server itself is dialing an address of the report, which blocks its attribution to a node for
+    /// at most a minute.
     #[error("the server itself is dialing {0} at this moment: send the report again shortly")]
     BeingDialed(IpAddr),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
+}
+
+/// Addresses that a node pinned for a command's names.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    /// The node that sent them.
+    pub node: NodeId,
+    /// The command.
+    pub command: CommandId,
+    /// Each name with its addresses, or the reason why it is skipped. Bounded by the caller.
+    pub names: Vec<(String, Result<Vec<IpAddr>, String>)>,
+    /// Which addresses may be pinned.
+    pub addresses: AddressPolicy,
+    /// The current time.
+    pub now: Timestamp,
+}
+
+/// The result of pins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinsTaken {
+    /// The scan, whose watchers must be notified: the log has an entry for each name.
+    pub scan: ScanId,
+    /// Names that have addresses now and had none before.
+    pub pinned: u32,
+    /// The reason of each answer that was refused.
+    pub refused: Vec<String>,
+}
+
+/// Why pins were refused as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum PinsError {
+    /// The command is unknown, another node's, or not in flight.
+    #[error("command {0} is not in flight for this node")]
+    NotInFlight(CommandId),
+    /// The database failed.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+}
+
+/// What nodes report about their commands.
+#[async_trait]
+pub trait Reports: Send + Sync {
+    /// Judges and stores a report: one transaction with set-based statements. An accepted device, its
+    /// row, its event and the counts become durable together.
+    async fn record_report(&self, report: NewReport) -> Result<ReportAnswer, ReportError>;
+
+    /// Stores the pins of a command as part of its scope. Its reports are refused until every name is
+    /// answered; the first answer for a name stands, and the same again changes nothing.
+    async fn record_pins(&self, pins: Pins) -> Result<PinsTaken, PinsError>;
 }

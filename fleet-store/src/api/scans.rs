@@ -1,17 +1,17 @@
 //! Durable scans: plan, outbox, reports, acks, events, ledger. Every operation that ends a scan writes
 //! its one terminal event in the same transaction.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use fleet_core::{
-    AddressPolicy, CommandId, Epoch, NodeId, OperatorId, OrgId, PairingId, Port, Priority, ScanId,
-    ScanState, Timestamp,
+    CommandId, Epoch, NodeId, OperatorId, OrgId, PairingId, Port, Priority, ScanId, ScanState,
+    Timestamp,
     outcome::{AckVerdict, Conclusion},
 };
 use fleet_discovery::{ChunkCommand, Ledger, LogEvent, Plan, ScanRequest};
 
-use crate::{Actor, NewReport, ReportAnswer, ReportError, StoreError};
+use crate::{Actor, StoreError};
 
 /// Whether a scan may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,23 +28,23 @@ pub enum Queueing {
 pub struct NewScan {
     /// Chosen by the caller.
     pub id: ScanId,
-    /// Whose it is.
+    /// The organization.
     pub org: OrgId,
     /// Where it runs; must be live and confirmed.
     pub node: NodeId,
-    /// Who asked.
+    /// The operator.
     pub operator: OperatorId,
     /// Unique in the organization; makes a retry harmless.
     pub request_id: Option<String>,
-    /// As asked.
+    /// The request.
     pub request: ScanRequest,
-    /// As planned.
+    /// The plan.
     pub plan: Plan,
-    /// Which queue it waits in.
+    /// Its priority in the node's queue.
     pub priority: Priority,
     /// Whether it may wait.
     pub queueing: Queueing,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }
 
@@ -77,19 +77,19 @@ pub enum CreateScanError {
         /// The limit.
         most: usize,
     },
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
 
-/// How far a scan is.
+/// The progress of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Targets done, over all chunks.
     pub done: u64,
     /// Targets in all, skipped ones included.
     pub total: u64,
-    /// In the node's words; bounded, escaped.
+    /// The phase that the node reported; bounded, escaped.
     pub phase: String,
     /// Since the first command was issued.
     pub elapsed: Duration,
@@ -100,17 +100,17 @@ pub struct Progress {
 pub struct ScanRow {
     /// The scan.
     pub id: ScanId,
-    /// Whose it is.
+    /// The organization.
     pub org: OrgId,
     /// Where it runs.
     pub node: NodeId,
     /// The node's name.
     pub node_name: String,
-    /// Where it stands.
+    /// The state.
     pub state: ScanState,
-    /// Which queue it waits in.
+    /// Its priority in the node's queue.
     pub priority: Priority,
-    /// As asked.
+    /// The request.
     pub request: ScanRequest,
     /// When it was asked for.
     pub created_at: Timestamp,
@@ -124,7 +124,7 @@ pub struct ScanRow {
     pub started_by: String,
     /// How it ended.
     pub conclusion: Option<Conclusion>,
-    /// How far it is.
+    /// The progress.
     pub progress: Progress,
     /// Set when it has ended.
     pub ledger: Option<Ledger>,
@@ -158,7 +158,7 @@ pub struct IssuedCommand {
 /// A node's word that a command has ended.
 #[derive(Clone, Debug)]
 pub struct Ack {
-    /// Who says it.
+    /// The node that sent them.
     pub node: NodeId,
     /// The epoch of the stream it came by: an older one has no effect.
     pub epoch: Epoch,
@@ -170,68 +170,31 @@ pub struct Ack {
     pub outcomes: Option<Vec<u8>>,
     /// Skips, slow-downs, driver trouble: each becomes a warning. Bounded and escaped by the caller.
     pub notes: Vec<String>,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// What an ack did.
+/// The effect of an ack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acked {
     /// The chunk ended; the scan may have.
     Chunk {
-        /// The scan, whose watchers want a bell.
+        /// The scan, whose watchers must be notified.
         scan: ScanId,
         /// Whether it has ended.
         ended: bool,
     },
-    /// The node is busy: the chunk waits until then.
+    /// The node is busy, and the chunk waits.
     Waits {
         /// The scan.
         scan: ScanId,
         /// When it may be issued again.
         until: Timestamp,
     },
-    /// The command was one of pairing, which may have ended with it; its watchers want a bell.
+    /// The command was one of pairing, which may have ended with it; its watchers must be notified.
     Pairing(PairingId),
     /// The command is unknown, another node's, of an older epoch, or ended before: nothing changed.
     Stale,
-}
-
-/// Addresses that a node pinned for a command's names.
-#[derive(Clone, Debug)]
-pub struct Pins {
-    /// Who says it.
-    pub node: NodeId,
-    /// The command.
-    pub command: CommandId,
-    /// Each name with its addresses, or the reason why it is skipped. Bounded by the caller.
-    pub names: Vec<(String, Result<Vec<IpAddr>, String>)>,
-    /// Which addresses may be pinned.
-    pub addresses: AddressPolicy,
-    /// Now.
-    pub now: Timestamp,
-}
-
-/// What came of pins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PinsTaken {
-    /// The scan, whose watchers want a bell: what names are pinned to, or why they are left out, is told.
-    pub scan: ScanId,
-    /// Names that have addresses now and had none before.
-    pub pinned: u32,
-    /// Answers that were not taken, each with its reason: to be counted and dropped.
-    pub refused: Vec<String>,
-}
-
-/// Why pins were refused as a whole.
-#[derive(Debug, thiserror::Error)]
-pub enum PinsError {
-    /// The command is unknown, another node's, or not in flight.
-    #[error("command {0} is not in flight for this node")]
-    NotInFlight(CommandId),
-    /// Storage trouble.
-    #[error(transparent)]
-    Storage(#[from] StoreError),
 }
 
 /// An event of a scan's log.
@@ -243,14 +206,14 @@ pub struct StoredEvent {
     pub event: LogEvent,
 }
 
-/// A page of a scan's log, read together with where the scan stands.
+/// A page of a scan's log, read together with the scan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventPage {
     /// Events after the cursor, in order.
     pub events: Vec<StoredEvent>,
-    /// How far the scan is.
+    /// The progress of the scan.
     pub progress: Progress,
-    /// Where it stands.
+    /// The state.
     pub state: ScanState,
     /// The newest sequence of the log.
     pub last_sequence: i64,
@@ -271,90 +234,28 @@ pub enum CancelScanError {
     /// No such scan in this organization.
     #[error("no scan {0} in this organization")]
     NotFound(ScanId),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
 
-/// What a sweep ended.
+/// What a sweep has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
+pub struct Expired {
     /// Commands past their deadline, with their nodes.
     pub commands: Vec<(NodeId, CommandId)>,
-    /// Scans that changed; their watchers want a bell.
+    /// Scans that changed, whose watchers must be notified.
     pub scans: Vec<ScanId>,
+    /// Pairings that changed, whose watchers must be notified.
+    pub pairings: Vec<PairingId>,
 }
 
-/// Durable scans.
+/// Scans as operators create and read them.
 #[async_trait]
 pub trait Scans: Send + Sync {
     /// Stores a scan with its chunks and its audit record; plan notes become its first events.
     async fn create_scan(&self, new: NewScan, actor: Actor)
     -> Result<CreatedScan, CreateScanError>;
-
-    /// Issues the next chunk of a node under a new command id, if the epoch is current, no command of
-    /// the node is in flight, and something waits: interactive before scheduled, and among equals the
-    /// scan served longest ago, so that a small scan waits for one chunk of a big one at the most.
-    async fn issue_command(
-        &self,
-        node: NodeId,
-        epoch: Epoch,
-        command: CommandId,
-        now: Timestamp,
-    ) -> Result<Option<IssuedCommand>, StoreError>;
-
-    /// Takes a command back that could not be handed to the stream: its chunk waits again and the
-    /// attempt does not count.
-    async fn withdraw_command(&self, command: CommandId, now: Timestamp) -> Result<(), StoreError>;
-
-    /// Judges and stores a report: one transaction with set-based statements. An accepted device, its
-    /// row, its event and the counts become durable together.
-    async fn record_report(&self, report: NewReport) -> Result<ReportAnswer, ReportError>;
-
-    /// Stores the pins of a command as part of its scope. Its reports are refused until every name is
-    /// answered; the first answer for a name stands, and the same again changes nothing.
-    async fn record_pins(&self, pins: Pins) -> Result<PinsTaken, PinsError>;
-
-    /// Ends a command by its node's word, its chunk, and with the last chunk the scan.
-    async fn record_ack(&self, ack: Ack) -> Result<Acked, StoreError>;
-
-    /// Remembers how far a command is; of an older epoch or an ended command: nothing.
-    async fn record_progress(
-        &self,
-        node: NodeId,
-        epoch: Epoch,
-        command: CommandId,
-        done: u64,
-        phase: &str,
-    ) -> Result<Option<ScanId>, StoreError>;
-
-    /// Cancels a scan. With a `grace` (for a node that can be told to stop) a command in flight gets
-    /// that long to stop and report what it has; else the scan ends at once and the command keeps its
-    /// slot until ack or deadline. Canceling again, or a scan that has ended, changes nothing.
-    async fn cancel_scan(
-        &self,
-        org: OrgId,
-        scan: ScanId,
-        grace: Option<Duration>,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<Canceled, CancelScanError>;
-
-    /// Ends a scan that never queues and found no stream, with this conclusion. Answers whether it ended
-    /// now.
-    async fn end_scan(
-        &self,
-        scan: ScanId,
-        conclusion: Conclusion,
-        now: Timestamp,
-    ) -> Result<bool, StoreError>;
-
-    /// Expires commands past their deadline, canceled scans past their grace, and scans queued for
-    /// too long.
-    async fn sweep_scans(&self, now: Timestamp) -> Result<Swept, StoreError>;
-
-    /// Nodes for which a chunk may be issued now.
-    async fn nodes_with_work(&self, now: Timestamp) -> Result<Vec<NodeId>, StoreError>;
 
     /// One scan of an organization.
     async fn scan(
@@ -391,4 +292,68 @@ pub trait Scans: Send + Sync {
         limit: u32,
         now: Timestamp,
     ) -> Result<Option<EventPage>, StoreError>;
+}
+
+/// The queue of chunks and the commands that nodes receive.
+#[async_trait]
+pub trait Dispatch: Send + Sync {
+    /// Issues the next chunk of a node under a new command id, if the epoch is current, no command of
+    /// the node is in flight, and something waits: interactive before scheduled, and among equals the
+    /// scan served longest ago, so that a small scan waits for one chunk of a big one at the most.
+    async fn issue_command(
+        &self,
+        node: NodeId,
+        epoch: Epoch,
+        command: CommandId,
+        now: Timestamp,
+    ) -> Result<Option<IssuedCommand>, StoreError>;
+
+    /// Takes a command back that could not be handed to the stream: its chunk waits again and the
+    /// attempt does not count.
+    async fn withdraw_command(&self, command: CommandId, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Nodes for which a chunk may be issued now.
+    async fn nodes_with_work(&self, now: Timestamp) -> Result<Vec<NodeId>, StoreError>;
+}
+
+/// How commands, chunks and scans progress and end.
+#[async_trait]
+pub trait Completion: Send + Sync {
+    /// Records the ack of a command. It ends the chunk, and with the last chunk the scan.
+    async fn record_ack(&self, ack: Ack) -> Result<Acked, StoreError>;
+
+    /// Records the progress of a command. A message of an older epoch or for an ended command has no effect.
+    async fn record_progress(
+        &self,
+        node: NodeId,
+        epoch: Epoch,
+        command: CommandId,
+        done: u64,
+        phase: &str,
+    ) -> Result<Option<ScanId>, StoreError>;
+
+    /// Cancels a scan. With a `grace` (for a node that can be told to stop) a command in flight gets
+    /// that long to stop and report what it has; otherwise the scan ends at once, and the
+    /// node stays busy until ack or deadline. Canceling again, or a scan that has ended, changes nothing.
+    async fn cancel_scan(
+        &self,
+        org: OrgId,
+        scan: ScanId,
+        grace: Option<Duration>,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Canceled, CancelScanError>;
+
+    /// Ends a scan that never queues and found no stream, with this conclusion. Returns whether it ended
+    /// now.
+    async fn end_scan(
+        &self,
+        scan: ScanId,
+        conclusion: Conclusion,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Expires commands past their deadline, canceled scans past their grace, and scans queued for
+    /// too long.
+    async fn sweep_commands(&self, now: Timestamp) -> Result<Expired, StoreError>;
 }

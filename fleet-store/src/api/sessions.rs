@@ -14,7 +14,7 @@ pub enum BeginError {
     /// The node exists but is not confirmed.
     #[error("node {0} is not confirmed")]
     NotConfirmed(NodeId),
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -22,33 +22,33 @@ pub enum BeginError {
 /// A consumed challenge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Challenged {
-    /// Whom it was for.
+    /// The node it was for.
     pub node: NodeId,
     /// The key that must have signed it.
     pub identity_key: [u8; 32],
     /// The API key that began the handshake.
     pub key: KeyId,
-    /// Whether it was still alive.
+    /// Whether it had not expired.
     pub alive: bool,
 }
 
 /// Why a session could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenSessionError {
-    /// The node or its key is not live any more.
+    /// The node or its key was revoked.
     #[error("the node is not confirmed any more")]
     Refused,
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
 
-/// Who a session token belongs to.
+/// The node that a session token belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeIdentity {
     /// The node; confirmed.
     pub node: NodeId,
-    /// Whose it is.
+    /// The organization.
     pub org: OrgId,
     /// Its name.
     pub name: String,
@@ -61,7 +61,7 @@ pub struct NodeIdentity {
 /// Handshakes and sessions.
 #[async_trait]
 pub trait Sessions: Send + Sync {
-    /// Stores the hash of a challenge for the holder of an API key; one a node, the newest replaces.
+    /// Stores the hash of a challenge for the holder of an API key; a newer one replaces it.
     async fn begin_handshake(
         &self,
         key: SecretHash,
@@ -70,7 +70,7 @@ pub trait Sessions: Send + Sync {
         expires: Timestamp,
     ) -> Result<NodeId, BeginError>;
 
-    /// Consumes a challenge, whatever comes of it; none when it is unknown.
+    /// Consumes a challenge, also an expired one; `None` when it is unknown.
     async fn take_challenge(
         &self,
         challenge: SecretHash,
@@ -89,7 +89,7 @@ pub trait Sessions: Send + Sync {
         now: Timestamp,
     ) -> Result<SessionId, OpenSessionError>;
 
-    /// Who holds this token; none when it is unknown or over, or the node not confirmed any more.
+    /// The node of a token; `None` when it is unknown or expired, or the node is not confirmed.
     async fn node_by_session(
         &self,
         token: SecretHash,
@@ -100,9 +100,9 @@ pub trait Sessions: Send + Sync {
     /// opened it as long as a rotated one lives.
     async fn has_live_session(&self, node: NodeId, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Moves `last_seen_at` of a node. Answers whether the node is live.
+    /// Sets `last_seen_at` of a node. Returns whether the node is confirmed.
     async fn heartbeat(&self, node: NodeId, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Deletes challenges and sessions that are over.
+    /// Deletes expired challenges and sessions.
     async fn sweep_sessions(&self, now: Timestamp) -> Result<u64, StoreError>;
 }

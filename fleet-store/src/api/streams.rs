@@ -9,10 +9,10 @@ use fleet_core::{
 
 use crate::{Hello, StoreError};
 
-/// A stream that has said Hello.
+/// A stream whose Hello has arrived.
 #[derive(Clone, Debug)]
 pub struct StreamClaim {
-    /// Whose it is.
+    /// The organization.
     pub node: NodeId,
     /// The session that opened it.
     pub session: SessionId,
@@ -20,24 +20,24 @@ pub struct StreamClaim {
     pub replica: ReplicaId,
     /// The node's process; none for an upstream node.
     pub instance: Option<InstanceId>,
-    /// What it said.
+    /// Its Hello.
     pub hello: Hello,
     /// Commands that still run there or have unsent reports.
     pub running: Vec<CommandId>,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// A command that goes on under a new epoch.
+/// A command that continues under a new epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdoptedCommand {
     /// Which.
     pub command: CommandId,
-    /// Its priority.
+    /// Its lane.
     pub priority: Priority,
-    /// When the server stops waiting.
+    /// When the command expires.
     pub deadline: Timestamp,
-    /// Whether its scan was canceled meanwhile: the node is told again.
+    /// Whether it was canceled meanwhile, which the node must be sent again.
     pub canceled: bool,
 }
 
@@ -46,9 +46,9 @@ pub struct AdoptedCommand {
 pub struct ClaimedStream {
     /// Greater than that of every earlier stream of this node.
     pub epoch: Epoch,
-    /// Commands that go on under this stream.
+    /// Commands that continue under this stream.
     pub adopted: Vec<AdoptedCommand>,
-    /// Scans that ended because a chunk was lost for the last time; their watchers want a bell.
+    /// Scans that ended because a chunk was lost for the last time; their watchers must be notified.
     pub ended: Vec<ScanId>,
 }
 
@@ -69,7 +69,7 @@ pub enum ClaimError {
         /// For how long this machine is held off.
         hold: Duration,
     },
-    /// Storage trouble.
+    /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
 }
@@ -84,7 +84,7 @@ pub trait Streams: Send + Sync {
     /// refused, and the node shown as a duplicate until nobody was refused for as long as a hold lasts.
     async fn claim_stream(&self, claim: StreamClaim) -> Result<ClaimedStream, ClaimError>;
 
-    /// Says that the stream of this epoch is over. Nothing happens when a newer one was claimed.
+    /// Releases the stream of this epoch, unless a newer one was claimed.
     async fn release_stream(
         &self,
         node: NodeId,

@@ -9,17 +9,15 @@ pub(super) mod sessions;
 
 use std::net::IpAddr;
 
-use async_trait::async_trait;
-use fleet_core::{BrowserSessionId, KeyId, OperatorId, OrgId, Role, Timestamp};
-use sea_orm::{
-    ColumnTrait, Condition, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QuerySelect,
-    sea_query::LockType,
-};
+use sessions::MOST;
 
-use super::entity::{browser_session, operator};
+use super::{
+    entity::{browser_session, operator, operator_password, operator_source},
+    operators::{by_email, canonical_email},
+};
 use crate::{
-    Account, Accounts, Actor, BrowserSession, KeyError, Member, MemberError, NewKey, OperatorKey,
-    PasswordHash, Reach, Rotation, SqlStore, StoreError,
+    Account, Accounts, BrowserSession, MemberError, PasswordHash,
+    sql::{accounts::passwords::write, audit, prelude::*},
 };
 
 #[async_trait]
@@ -29,8 +27,27 @@ impl Accounts for SqlStore {
         email: &str,
         source: Option<IpAddr>,
     ) -> Result<Option<Account>, StoreError> {
-        let found = passwords::account(self.reader(), email, source).await;
-        Self::reading("account", found)
+        let db = self.reader();
+        let read = async {
+            let operator = by_email(db, &canonical_email(email)).await?;
+            let id = operator.as_ref().map_or(0, |operator| operator.id);
+            let password = operator_password::Entity::find_by_id(id).one(db).await?;
+            let source = source.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+            let known = operator_source::Entity::find_by_id((id, AsText(source)))
+                .one(db)
+                .await?;
+            Ok(operator.map(|operator| Account {
+                operator: OperatorId(operator.id),
+                org: OrgId(operator.org_id),
+                email: operator.email,
+                password: password.map(|password| PasswordHash {
+                    phc: password.hash,
+                    one_time_until: password.one_time_until.map(|until| until.0),
+                }),
+                known_source: known.is_some(),
+            }))
+        };
+        read.await.during("account")
     }
 
     async fn set_password(
@@ -42,16 +59,23 @@ impl Accounts for SqlStore {
         actor: Actor,
         now: Timestamp,
     ) -> Result<(), MemberError> {
-        self.transaction(
-            "set_password",
-            (org, operator, password, keep, actor, now),
-            |tx, (org, operator, password, keep, actor, now)| {
-                Box::pin(passwords::set(
-                    tx, *org, *operator, password, *keep, actor, *now,
-                ))
-            },
-        )
-        .await
+        transaction!(self, "set_password", |tx| {
+            let found = lock(tx, operator).await?;
+            let found = found.filter(|found| org.is_none_or(|org| org.0 == found.org_id));
+            let Some(found) = found else {
+                return refuse(MemberError::NotFound(operator));
+            };
+            write(tx, operator, &password, now).await?;
+            sessions::end_all_but(tx, operator, keep).await?;
+            let action = if password.one_time_until.is_some() {
+                "operator.reset_password"
+            } else {
+                "operator.set_password"
+            };
+            let org = OrgId(found.org_id);
+            audit::done(tx, org, &actor, action, shown(&found), now).await?;
+            Ok(())
+        })
     }
 
     async fn list_browser_sessions(
@@ -59,8 +83,27 @@ impl Accounts for SqlStore {
         operator: OperatorId,
         now: Timestamp,
     ) -> Result<Vec<BrowserSession>, StoreError> {
-        let found = sessions::of(self.reader(), operator, now).await;
-        Self::reading("list_browser_sessions", found)
+        let db = self.reader();
+        let read = async {
+            use browser_session::Column as C;
+            let rows = browser_session::Entity::find()
+                .filter(C::OperatorId.eq(operator.0))
+                .filter(C::ExpiresAt.gt(Micros(now)))
+                .order_by_desc(C::Id)
+                .limit(MOST)
+                .all(db)
+                .await?;
+            let session = |row: browser_session::Model| BrowserSession {
+                id: BrowserSessionId(row.id),
+                created_at: row.created_at.0,
+                expires_at: row.expires_at.0,
+                from: row.from_address.map(|from| from.0),
+                agent: row.agent,
+                key: row.key_id.map(KeyId),
+            };
+            Ok(rows.into_iter().map(session).collect())
+        };
+        read.await.during("list_browser_sessions")
     }
 
     async fn end_browser_session(
@@ -70,126 +113,18 @@ impl Accounts for SqlStore {
         actor: Actor,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.transaction(
-            "end_browser_session",
-            (operator, session, actor, now),
-            |tx, (operator, session, actor, now)| {
-                Box::pin(async move {
-                    let which = Condition::all()
-                        .add(browser_session::Column::Id.eq(session.0))
-                        .add(browser_session::Column::OperatorId.eq(operator.0));
-                    let action = "operator.end_session";
-                    Ok(sessions::end(tx, which, action, actor, *now).await?)
-                })
-            },
-        )
-        .await
-    }
-
-    async fn list_keys(
-        &self,
-        org: OrgId,
-        reach: Reach,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<Vec<OperatorKey>, StoreError> {
-        let found = keys::list(self.reader(), org, reach, limit, now).await;
-        Self::reading("list_keys", found)
-    }
-
-    async fn create_key(
-        &self,
-        org: OrgId,
-        new: NewKey,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<KeyId, KeyError> {
-        self.transaction(
-            "create_key",
-            (org, new, actor, now),
-            |tx, (org, new, actor, now)| Box::pin(keys::create(tx, *org, new, actor, *now)),
-        )
-        .await
-    }
-
-    async fn revoke_key(
-        &self,
-        org: OrgId,
-        reach: Reach,
-        key: KeyId,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<(), KeyError> {
-        self.transaction(
-            "revoke_key",
-            (org, reach, key, actor, now),
-            |tx, (org, reach, key, actor, now)| {
-                Box::pin(keys::revoke(tx, *org, *reach, *key, actor, *now))
-            },
-        )
-        .await
-    }
-
-    async fn rotate_key(
-        &self,
-        org: OrgId,
-        reach: Reach,
-        rotation: Rotation,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<KeyId, KeyError> {
-        self.transaction(
-            "rotate_key",
-            (org, reach, rotation, actor, now),
-            |tx, (org, reach, rotation, actor, now)| {
-                Box::pin(keys::rotate(tx, *org, *reach, *rotation, actor, *now))
-            },
-        )
-        .await
-    }
-
-    async fn list_members(&self, org: OrgId, now: Timestamp) -> Result<Vec<Member>, StoreError> {
-        Self::reading("list_members", members::of(self.reader(), org, now).await)
-    }
-
-    async fn set_role(
-        &self,
-        org: OrgId,
-        operator: OperatorId,
-        role: Role,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<(), MemberError> {
-        self.transaction(
-            "set_role",
-            (org, operator, role, actor, now),
-            |tx, (org, operator, role, actor, now)| {
-                Box::pin(members::set_role(tx, *org, *operator, *role, actor, *now))
-            },
-        )
-        .await
-    }
-
-    async fn remove_member(
-        &self,
-        org: OrgId,
-        operator: OperatorId,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<(), MemberError> {
-        self.transaction(
-            "remove_member",
-            (org, operator, actor, now),
-            |tx, (org, operator, actor, now)| {
-                Box::pin(members::remove(tx, *org, *operator, actor, *now))
-            },
-        )
-        .await
+        transaction!(self, "end_browser_session", |tx| {
+            let which = Condition::all()
+                .add(browser_session::Column::Id.eq(session.0))
+                .add(browser_session::Column::OperatorId.eq(operator.0));
+            let action = "operator.end_session";
+            Ok(sessions::end(tx, which, action, &actor, now).await?)
+        })
     }
 }
 
 /// Locks a living operator.
-async fn lock(
+pub(super) async fn lock(
     tx: &DatabaseTransaction,
     operator: OperatorId,
 ) -> Result<Option<operator::Model>, DbErr> {
@@ -201,6 +136,6 @@ async fn lock(
 }
 
 /// The operator as audit records name it.
-fn shown(operator: &operator::Model) -> String {
+pub(super) fn shown(operator: &operator::Model) -> String {
     format!("operator {} ({})", operator.id, operator.email)
 }

@@ -2,90 +2,50 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use async_trait::async_trait;
-use fleet_core::{ChainHead, NodeId, OperatorId, OrgId, Timestamp};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, NotSet, QueryFilter, QueryOrder, QuerySelect,
-    Set,
-    sea_query::{Alias, Expr, ExprTrait, LikeExpr, OnConflict},
-};
+use sea_orm::sea_query::{Alias, ExprTrait, LikeExpr};
 
-use super::{
-    chain,
-    entity::{audit, node, operator},
-    value::{AsText, Micros},
-};
-use crate::{
-    Actor, Audit, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow, SqlStore, StoreError,
-    Who,
-};
+use super::entity::{audit, node, operator};
+use crate::{Audit, AuditQuery, AuditRow, sql::prelude::*};
 
 #[async_trait]
 impl Audit for SqlStore {
     async fn record_audit(&self, entry: AuditEntry) -> Result<(), StoreError> {
-        self.transaction("record_audit", entry, |tx, entry| {
-            Box::pin(async move { Ok(write(tx, entry.clone()).await?) })
+        transaction!(self, "record_audit", |tx| {
+            Ok(write(tx, entry.clone()).await?)
         })
-        .await
     }
 
     async fn find_audit(&self, org: OrgId, query: AuditQuery) -> Result<Vec<AuditRow>, StoreError> {
-        Self::reading("find_audit", find(self.reader(), org, query).await)
+        let db = self.reader();
+        let read = async {
+            let mut select = audit::Entity::find()
+                .filter(audit::Column::OrgId.eq(org.0))
+                .filter(audit::Column::Id.lt(query.before.unwrap_or(i64::MAX)));
+            if !query.action.is_empty() {
+                let begin = LikeExpr::new(format!("{}%", literally(&query.action))).escape('\\');
+                select = select.filter(audit::Column::Action.like(begin));
+            }
+            if query.refused {
+                select = select.filter(audit::Column::Refusal.is_not_null());
+            }
+            if let Some(who) = &query.who {
+                let (kind, id) = who.parts();
+                select = select.filter(audit::Column::Who.eq(kind));
+                if let Some(id) = id {
+                    select = select.filter(audit::Column::WhoId.eq(id));
+                }
+            }
+            let found = select
+                .order_by_desc(audit::Column::Id)
+                .limit(u64::from(query.limit))
+                .all(db)
+                .await?;
+            let mut rows: Vec<_> = found.into_iter().map(row).collect();
+            name(db, &mut rows).await?;
+            Ok(rows)
+        };
+        read.await.during("find_audit")
     }
-
-    async fn seal_audit(&self, now: Timestamp) -> Result<u64, StoreError> {
-        chain::seal(self, now).await
-    }
-
-    async fn audit_chains(&self) -> Result<Vec<Option<OrgId>>, StoreError> {
-        Self::reading("audit_chains", chain::chains(self.reader()).await)
-    }
-
-    async fn audit_head(&self, org: Option<OrgId>) -> Result<ChainHead, StoreError> {
-        Self::reading("audit_head", chain::head(self.reader(), org).await)
-    }
-
-    async fn audit_links(
-        &self,
-        org: Option<OrgId>,
-        after: u64,
-        limit: u32,
-    ) -> Result<Vec<AuditLink>, StoreError> {
-        let links = chain::links(self.reader(), org, after, limit).await;
-        Self::reading("audit_links", links)
-    }
-}
-
-async fn find(
-    db: &impl ConnectionTrait,
-    org: OrgId,
-    query: AuditQuery,
-) -> Result<Vec<AuditRow>, DbErr> {
-    let mut select = audit::Entity::find()
-        .filter(audit::Column::OrgId.eq(org.0))
-        .filter(audit::Column::Id.lt(query.before.unwrap_or(i64::MAX)));
-    if !query.action.is_empty() {
-        let begin = LikeExpr::new(format!("{}%", literally(&query.action))).escape('\\');
-        select = select.filter(audit::Column::Action.like(begin));
-    }
-    if query.refused {
-        select = select.filter(audit::Column::Refusal.is_not_null());
-    }
-    if let Some(who) = &query.who {
-        let (kind, id) = who.parts();
-        select = select.filter(audit::Column::Who.eq(kind));
-        if let Some(id) = id {
-            select = select.filter(audit::Column::WhoId.eq(id));
-        }
-    }
-    let found = select
-        .order_by_desc(audit::Column::Id)
-        .limit(u64::from(query.limit))
-        .all(db)
-        .await?;
-    let mut rows: Vec<_> = found.into_iter().map(row).collect();
-    name(db, &mut rows).await?;
-    Ok(rows)
 }
 
 /// A text in which no letter means anything to LIKE.
@@ -134,7 +94,20 @@ async fn name(db: &impl ConnectionTrait, rows: &mut [AuditRow]) -> Result<(), Db
     Ok(())
 }
 
-/// Writes a record inside the transaction of what it is about.
+/// Records an action in the transaction that performs it.
+pub(crate) async fn done(
+    tx: &impl ConnectionTrait,
+    org: OrgId,
+    actor: &Actor,
+    action: &'static str,
+    subject: String,
+    at: Timestamp,
+) -> Result<(), DbErr> {
+    let entry = AuditEntry::done(org, actor.clone(), action, subject, at);
+    write_counted(tx, [(entry, 1, None)]).await
+}
+
+/// Writes an entry in the transaction of what it is about.
 pub(crate) async fn write(tx: &impl ConnectionTrait, entry: AuditEntry) -> Result<(), DbErr> {
     let fold = fold(&entry);
     write_counted(tx, [(entry, 1, fold)]).await

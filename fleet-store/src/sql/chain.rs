@@ -6,20 +6,14 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use fleet_core::{ChainHash, ChainHead, OrgId, Timestamp};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, Set, Statement,
-    sea_query::{Expr, ExprTrait, LockType, OnConflict},
-};
+use fleet_core::{ChainHash, ChainHead};
+use sea_orm::{Statement, sea_query::ExprTrait};
 
 use super::{
-    dispatch::count,
     entity::{audit, audit_head, audit_link},
     inserts,
-    value::{Bytes32, Micros},
 };
-use crate::{AuditLink, LinkedRecord, SqlStore, StoreError};
+use crate::{AuditChain, AuditLink, LinkedRecord, sql::prelude::*};
 
 /// Links of one transaction.
 const LINKS: u64 = 512;
@@ -29,25 +23,135 @@ const CHAINS: u64 = 256;
 /// and so it is final with its second link.
 const GROWN: Duration = Duration::from_secs(60);
 
-/// Links what has no link yet.
-pub(super) async fn seal(store: &SqlStore, now: Timestamp) -> Result<u64, StoreError> {
-    let mut sealed = 0;
-    loop {
-        let waiting = SqlStore::reading("seal_audit", waiting(store.reader(), now).await)?;
-        let mut more = waiting.len() as u64 == CHAINS;
-        for chain in waiting {
-            let links: Result<u64, StoreError> = store
-                .transaction("seal_audit", (chain, now), |tx, (chain, now)| {
-                    Box::pin(async move { Ok(seal_chain(tx, *chain, *now).await?) })
-                })
-                .await;
-            let links = links?;
-            sealed += links;
-            more |= links == LINKS;
+#[async_trait]
+impl AuditChain for SqlStore {
+    async fn seal_audit(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let mut sealed = 0;
+        loop {
+            let waiting = waiting(self.reader(), now).await.during("seal_audit")?;
+            let mut more = waiting.len() as u64 == CHAINS;
+            for chain in waiting {
+                let links: Result<u64, StoreError> = transaction!(self, "seal_audit", |tx| {
+                    let mut head = lock(tx, chain).await?;
+                    let before = head.seq;
+                    let of_chain = match chain {
+                        0 => audit::Column::OrgId.is_null(),
+                        org => audit::Column::OrgId.eq(org),
+                    };
+                    let rows = audit::Entity::find()
+                        .filter(of_chain)
+                        .filter(unsealed(now))
+                        .order_by_asc(audit::Column::Id)
+                        .limit(LINKS)
+                        .all(tx)
+                        .await?;
+                    let mut links = Vec::with_capacity(rows.len());
+                    for row in rows {
+                        let (id, stated) = (row.id, row.count);
+                        head = head.next(org_of(chain), &linked(row, stated).as_chain());
+                        links.push(audit_link::ActiveModel {
+                            chain: Set(chain),
+                            seq: Set(count(head.seq)),
+                            audit_id: Set(id),
+                            count: Set(stated),
+                            hash: Set(Bytes32(head.hash.0)),
+                        });
+                    }
+                    if links.is_empty() {
+                        return Ok(0);
+                    }
+                    let made = links.len() as u64;
+                    inserts::all(tx, links).await?;
+                    audit_head::Entity::update_many()
+                        .col_expr(audit_head::Column::Seq, Expr::value(count(head.seq)))
+                        .col_expr(audit_head::Column::Hash, Expr::value(Bytes32(head.hash.0)))
+                        .filter(audit_head::Column::Chain.eq(chain))
+                        .exec(tx)
+                        .await?;
+                    // Last, because it locks the records, on which others may be counting.
+                    let mark = "UPDATE audit SET sealed_seq = audit_link.seq, sealed_count = audit_link.count, sealed_at = $1 \
+                FROM audit_link WHERE audit_link.audit_id = audit.id AND audit_link.chain = $2 AND audit_link.seq > $3";
+                    let values = [now.as_micros().into(), chain.into(), count(before).into()];
+                    let mark =
+                        Statement::from_sql_and_values(tx.get_database_backend(), mark, values);
+                    tx.execute_raw(mark).await?;
+                    Ok(made)
+                });
+                let links = links?;
+                sealed += links;
+                more |= links == LINKS;
+            }
+            if !more {
+                return Ok(sealed);
+            }
         }
-        if !more {
-            return Ok(sealed);
-        }
+    }
+
+    async fn audit_chains(&self) -> Result<Vec<Option<OrgId>>, StoreError> {
+        let db = self.reader();
+        let read = async {
+            let rows = audit_head::Entity::find()
+                .order_by_asc(audit_head::Column::Chain)
+                .all(db)
+                .await?;
+            Ok(rows.into_iter().map(|row| org_of(row.chain)).collect())
+        };
+        read.await.during("audit_chains")
+    }
+
+    async fn audit_head(&self, org: Option<OrgId>) -> Result<ChainHead, StoreError> {
+        let db = self.reader();
+        let read = async {
+            let row = audit_head::Entity::find_by_id(chain_of(org))
+                .one(db)
+                .await?;
+            Ok(row.map_or(ChainHead::START, stored))
+        };
+        read.await.during("audit_head")
+    }
+
+    async fn audit_links(
+        &self,
+        org: Option<OrgId>,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<AuditLink>, StoreError> {
+        let db = self.reader();
+        let read = async {
+            let links = audit_link::Entity::find()
+                .filter(audit_link::Column::Chain.eq(chain_of(org)))
+                .filter(audit_link::Column::Seq.gt(count(after)))
+                .order_by_asc(audit_link::Column::Seq)
+                .limit(u64::from(limit))
+                .all(db)
+                .await?;
+            let ids: Vec<_> = links.iter().map(|link| link.audit_id).collect();
+            let mut records = HashMap::new();
+            // Within the databases' limits of binds.
+            for ids in ids.chunks(10_000) {
+                let rows = audit::Entity::find()
+                    .filter(audit::Column::Id.is_in(ids.iter().copied()))
+                    .all(db)
+                    .await?;
+                let ours = rows
+                    .into_iter()
+                    .filter(|row| row.org_id == org.map(|org| org.0));
+                records.extend(ours.map(|row| (row.id, row)));
+            }
+            let links = links.into_iter().map(|link| AuditLink {
+                seq: link.seq.try_into().unwrap_or(0),
+                hash: ChainHash(link.hash.0),
+                record: records.get(&link.audit_id).map(|row| {
+                    // A count may have grown since its newest link; one that has shrunk was changed by hand.
+                    let newest = row.sealed_seq == Some(link.seq);
+                    let bound = if newest { row.count } else { i64::MAX };
+                    let stated = Ord::min(link.count, bound);
+                    linked(row.clone(), stated)
+                }),
+            });
+            Ok(links.collect())
+        };
+        read.await.during("audit_links")
     }
 }
 
@@ -77,52 +181,6 @@ async fn waiting(db: &impl ConnectionTrait, now: Timestamp) -> Result<Vec<i64>, 
         .collect())
 }
 
-async fn seal_chain(tx: &DatabaseTransaction, chain: i64, now: Timestamp) -> Result<u64, DbErr> {
-    let mut head = lock(tx, chain).await?;
-    let before = head.seq;
-    let of_chain = match chain {
-        0 => audit::Column::OrgId.is_null(),
-        org => audit::Column::OrgId.eq(org),
-    };
-    let rows = audit::Entity::find()
-        .filter(of_chain)
-        .filter(unsealed(now))
-        .order_by_asc(audit::Column::Id)
-        .limit(LINKS)
-        .all(tx)
-        .await?;
-    let mut links = Vec::with_capacity(rows.len());
-    for row in rows {
-        let (id, stated) = (row.id, row.count);
-        head = head.next(org_of(chain), &linked(row, stated).as_chain());
-        links.push(audit_link::ActiveModel {
-            chain: Set(chain),
-            seq: Set(count(head.seq)),
-            audit_id: Set(id),
-            count: Set(stated),
-            hash: Set(Bytes32(head.hash.0)),
-        });
-    }
-    if links.is_empty() {
-        return Ok(0);
-    }
-    let made = links.len() as u64;
-    inserts::all(tx, links).await?;
-    audit_head::Entity::update_many()
-        .col_expr(audit_head::Column::Seq, Expr::value(count(head.seq)))
-        .col_expr(audit_head::Column::Hash, Expr::value(Bytes32(head.hash.0)))
-        .filter(audit_head::Column::Chain.eq(chain))
-        .exec(tx)
-        .await?;
-    // Last, because it locks the records, on which others may be counting.
-    let mark = "UPDATE audit SET sealed_seq = audit_link.seq, sealed_count = audit_link.count, sealed_at = $1 \
-                FROM audit_link WHERE audit_link.audit_id = audit.id AND audit_link.chain = $2 AND audit_link.seq > $3";
-    let values = [now.as_micros().into(), chain.into(), count(before).into()];
-    let mark = Statement::from_sql_and_values(tx.get_database_backend(), mark, values);
-    tx.execute_raw(mark).await?;
-    Ok(made)
-}
-
 /// Locks a chain by its head, which is made when it is missing.
 async fn lock(tx: &DatabaseTransaction, chain: i64) -> Result<ChainHead, DbErr> {
     let start = audit_head::ActiveModel {
@@ -143,67 +201,6 @@ async fn lock(tx: &DatabaseTransaction, chain: i64) -> Result<ChainHead, DbErr> 
         .one(tx)
         .await?;
     Ok(row.map_or(ChainHead::START, stored))
-}
-
-/// The chains that have a head.
-pub(super) async fn chains(db: &impl ConnectionTrait) -> Result<Vec<Option<OrgId>>, DbErr> {
-    let rows = audit_head::Entity::find()
-        .order_by_asc(audit_head::Column::Chain)
-        .all(db)
-        .await?;
-    Ok(rows.into_iter().map(|row| org_of(row.chain)).collect())
-}
-
-/// Where a chain ends.
-pub(super) async fn head(
-    db: &impl ConnectionTrait,
-    org: Option<OrgId>,
-) -> Result<ChainHead, DbErr> {
-    let row = audit_head::Entity::find_by_id(chain_of(org))
-        .one(db)
-        .await?;
-    Ok(row.map_or(ChainHead::START, stored))
-}
-
-/// Links after a place with their records. A record that was moved to another organization is gone here.
-pub(super) async fn links(
-    db: &impl ConnectionTrait,
-    org: Option<OrgId>,
-    after: u64,
-    limit: u32,
-) -> Result<Vec<AuditLink>, DbErr> {
-    let links = audit_link::Entity::find()
-        .filter(audit_link::Column::Chain.eq(chain_of(org)))
-        .filter(audit_link::Column::Seq.gt(count(after)))
-        .order_by_asc(audit_link::Column::Seq)
-        .limit(u64::from(limit))
-        .all(db)
-        .await?;
-    let ids: Vec<_> = links.iter().map(|link| link.audit_id).collect();
-    let mut records = HashMap::new();
-    // Within the databases' limits of binds.
-    for ids in ids.chunks(10_000) {
-        let rows = audit::Entity::find()
-            .filter(audit::Column::Id.is_in(ids.iter().copied()))
-            .all(db)
-            .await?;
-        let ours = rows
-            .into_iter()
-            .filter(|row| row.org_id == org.map(|org| org.0));
-        records.extend(ours.map(|row| (row.id, row)));
-    }
-    let links = links.into_iter().map(|link| AuditLink {
-        seq: link.seq.try_into().unwrap_or(0),
-        hash: ChainHash(link.hash.0),
-        record: records.get(&link.audit_id).map(|row| {
-            // A count may have grown since its newest link; one that has shrunk was changed by hand.
-            let newest = row.sealed_seq == Some(link.seq);
-            let bound = if newest { row.count } else { i64::MAX };
-            let stated = Ord::min(link.count, bound);
-            linked(row.clone(), stated)
-        }),
-    });
-    Ok(links.collect())
 }
 
 fn linked(row: audit::Model, stated: i64) -> LinkedRecord {

@@ -2,23 +2,19 @@
 
 use std::{collections::BTreeMap, mem::take};
 
-use async_trait::async_trait;
-use fleet_core::{
-    DeviceFacts, DeviceId, Endpoint, IdentityChangeId, NodeId, OrgId, Serial, Timestamp,
-};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-};
+use fleet_core::{DeviceFacts, Serial};
+use fleet_pairing::{IdentityChange, decide_undo};
 
 use super::{
-    codec,
-    entity::{device, identity_change},
-    identity, refused,
-    value::AsText,
+    audit, codec,
+    entity::{device, device_alias, identity_change},
+    identity,
+    identity::{create, give_back, holder, lock_survivor, revive},
+    refused,
 };
 use crate::{
-    Actor, DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, SqlStore, StoreError,
-    ToldApart, UndoError,
+    DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, ToldApart, UndoError,
+    sql::prelude::*,
 };
 
 #[async_trait]
@@ -46,7 +42,7 @@ impl Inventory for SqlStore {
             Ok(models) => rows(self.reader(), models).await,
             Err(error) => Err(error),
         };
-        Self::reading("list_devices", rows)
+        rows.during("list_devices")
     }
 
     async fn device(&self, org: OrgId, name: DeviceName) -> Result<Option<DeviceRow>, StoreError> {
@@ -55,24 +51,68 @@ impl Inventory for SqlStore {
             Ok(None) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
-        Self::reading("device", found.map(|rows| rows.into_iter().next()))
+        found.map(|rows| rows.into_iter().next()).during("device")
     }
 
     async fn undo_identity_change(
         &self,
         org: OrgId,
-        change: IdentityChangeId,
+        id: IdentityChangeId,
         actor: Actor,
         now: Timestamp,
     ) -> Result<ToldApart, UndoError> {
-        self.transaction(
-            "undo_identity_change",
-            (org, change, actor, now),
-            |tx, (org, change, actor, now)| {
-                Box::pin(identity::undo(tx, *org, *change, actor, *now))
-            },
-        )
-        .await
+        transaction!(self, "undo_identity_change", |tx| {
+            let row = identity_change::Entity::find_by_id(id.0)
+                .filter(identity_change::Column::OrgId.eq(org.0))
+                .lock(LockType::NoKeyUpdate)
+                .one(tx)
+                .await?;
+            let Some(row) = row else {
+                return refuse(UndoError::NotFound(id));
+            };
+            let survivor = lock_survivor(tx, org, &row).await?;
+            let change = IdentityChange {
+                device: survivor.id,
+                merged: row.merged_device_id.map(DeviceId),
+                former: row.former.0.clone(),
+                became: row.became.0.clone(),
+                undone: row.undone_at.is_some(),
+            };
+            let holding = holder(tx, org, &change.former).await?;
+            let undo = decide_undo(&change, &survivor, holding.map(|model| DeviceId(model.id)));
+            let undo = match undo {
+                Ok(undo) => undo,
+                Err(refusal) => return refuse(refusal.into()),
+            };
+            let restored = match undo.revive {
+                Some(ended) => revive(tx, ended, undo).await?,
+                None => create(tx, &survivor, &row, undo).await?,
+            };
+            if let Some(since) = row.binding_since {
+                give_back(tx, survivor.id, restored, since).await?;
+            }
+            device_alias::Entity::delete_many()
+                .filter(device_alias::Column::OrgId.eq(org.0))
+                .filter(device_alias::Column::Identifier.eq(row.former.clone()))
+                .filter(device_alias::Column::DeviceId.eq(row.device_id))
+                .exec(tx)
+                .await?;
+            let undone = identity_change::ActiveModel {
+                id: Set(row.id),
+                undone_at: Set(Some(Micros(now))),
+                ..Default::default()
+            };
+            undone.update(tx).await?;
+            let subject = format!(
+                "device {restored} ({}) is not device {} ({})",
+                change.former, survivor.id, survivor.identifier
+            );
+            audit::done(tx, org, &actor, "device.tell_apart", subject, now).await?;
+            Ok(ToldApart {
+                kept: change.device,
+                restored,
+            })
+        })
     }
 
     async fn list_refused_devices(
@@ -83,10 +123,8 @@ impl Inventory for SqlStore {
         limit: u32,
     ) -> Result<(Vec<RefusedDevice>, Option<i64>), StoreError> {
         let page = refused::page(self.reader(), Some(org), reporter, after, limit).await;
-        Self::reading(
-            "list_refused_devices",
-            page.map(|page| (page.refused, page.next)),
-        )
+        page.map(|page| (page.refused, page.next))
+            .during("list_refused_devices")
     }
 
     async fn sweep_refused_devices(
@@ -95,13 +133,12 @@ impl Inventory for SqlStore {
         now: Timestamp,
     ) -> Result<Option<i64>, StoreError> {
         let page = refused::page(self.reader(), None, None, after, refused::SWEPT).await;
-        let page = Self::reading("sweep_refused_devices", page)?;
+        let page = page.during("sweep_refused_devices")?;
         let forget = page.to_forget(now);
         if !forget.is_empty() {
-            self.transaction("sweep_refused_devices", (forget, now), |tx, (ids, now)| {
-                Box::pin(refused::forget(tx, ids, *now))
-            })
-            .await?;
+            transaction!(self, "sweep_refused_devices", |tx| {
+                refused::forget(tx, &forget, now).await
+            })?;
         }
         Ok(page.next)
     }

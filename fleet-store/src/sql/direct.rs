@@ -4,40 +4,68 @@ mod sightings;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use async_trait::async_trait;
-use fleet_core::{DeviceIdentifier, Endpoint, NodeId, OrgId, ScanId};
 use fleet_pairing::divide;
-use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, Set,
-    sea_query::OnConflict,
-};
 
 use super::{
-    codec, devices,
+    codec, devices, endpoints,
     entity::{device, direct_lease, node_endpoint},
-    inserts, places,
-    transaction::{Failure, refuse},
-    value::{AsText, Micros},
+    inserts,
 };
 use crate::{
     DeviceRow, DialRequest, Direct, Exclusion, NewSightings, ReleaseError, Released, Sighted,
-    SqlStore, StoreError,
+    sql::prelude::*,
 };
 
 #[async_trait]
 impl Direct for SqlStore {
     async fn release_for_dialing(&self, request: DialRequest) -> Result<Released, ReleaseError> {
-        self.transaction("release_for_dialing", request, |tx, request| {
-            Box::pin(release(tx, request))
+        transaction!(self, "release_for_dialing", |tx| {
+            use direct_lease::Column as C;
+            let org = request.org;
+            endpoints::lock_exclusive(tx, org).await?;
+            direct_lease::Entity::delete_many()
+                .filter(C::OrgId.eq(org.0))
+                .filter(C::Until.lte(Micros(request.now)))
+                .exec(tx)
+                .await?;
+            let other = direct_lease::Entity::find()
+                .filter(C::OrgId.eq(org.0))
+                .filter(C::ScanId.ne(AsText(request.scan)))
+                .one(tx)
+                .await?;
+            if let Some(other) = other {
+                return refuse(ReleaseError::Busy(other.scan_id.0));
+            }
+            let attributed = attributed(tx, org, &request.addresses).await?;
+            let divided = divide(request.addresses.iter().copied(), attributed);
+            let row = |ip: &IpAddr| direct_lease::ActiveModel {
+                org_id: Set(org.0),
+                ip: Set(AsText(*ip)),
+                scan_id: Set(AsText(request.scan)),
+                until: Set(Micros(request.until)),
+            };
+            let again = OnConflict::columns([C::OrgId, C::Ip])
+                .update_column(C::Until)
+                .to_owned();
+            inserts::all_or(tx, divided.allowed.iter().map(row).collect(), again).await?;
+            let nodes: BTreeSet<NodeId> = divided.excluded.iter().map(|(_, node)| *node).collect();
+            let names = endpoints::names(tx, nodes).await?;
+            let exclusion = |(ip, node): (IpAddr, NodeId)| Exclusion {
+                ip,
+                node,
+                node_name: names.get(&node).cloned().unwrap_or_default(),
+            };
+            Ok(Released {
+                allowed: divided.allowed,
+                excluded: divided.excluded.into_iter().map(exclusion).collect(),
+            })
         })
-        .await
     }
 
     async fn record_direct(&self, sightings: NewSightings) -> Result<Vec<Sighted>, StoreError> {
-        self.transaction("record_direct", sightings, |tx, sightings| {
-            Box::pin(async move { Ok(sightings::record(tx, sightings).await?) })
+        transaction!(self, "record_direct", |tx| {
+            Ok(sightings::record(tx, &sightings).await?)
         })
-        .await
     }
 
     async fn devices_named(
@@ -54,67 +82,19 @@ impl Direct for SqlStore {
             .await;
         let row = |model| devices::row(model, Vec::new());
         let rows = rows.and_then(|rows| rows.into_iter().map(row).collect());
-        Self::reading("devices_named", rows)
+        rows.during("devices_named")
     }
 
     async fn give_back(&self, org: OrgId, scan: ScanId) -> Result<(), StoreError> {
-        self.transaction("give_back", (org, scan), |tx, (org, scan)| {
-            Box::pin(async move {
-                direct_lease::Entity::delete_many()
-                    .filter(direct_lease::Column::OrgId.eq(org.0))
-                    .filter(direct_lease::Column::ScanId.eq(AsText(*scan)))
-                    .exec(tx)
-                    .await?;
-                Ok(())
-            })
+        transaction!(self, "give_back", |tx| {
+            direct_lease::Entity::delete_many()
+                .filter(direct_lease::Column::OrgId.eq(org.0))
+                .filter(direct_lease::Column::ScanId.eq(AsText(scan)))
+                .exec(tx)
+                .await?;
+            Ok(())
         })
-        .await
     }
-}
-
-async fn release(
-    tx: &DatabaseTransaction,
-    request: &DialRequest,
-) -> Result<Released, Failure<ReleaseError>> {
-    use direct_lease::Column as C;
-    let org = request.org;
-    places::alone(tx, org).await?;
-    direct_lease::Entity::delete_many()
-        .filter(C::OrgId.eq(org.0))
-        .filter(C::Until.lte(Micros(request.now)))
-        .exec(tx)
-        .await?;
-    let other = direct_lease::Entity::find()
-        .filter(C::OrgId.eq(org.0))
-        .filter(C::ScanId.ne(AsText(request.scan)))
-        .one(tx)
-        .await?;
-    if let Some(other) = other {
-        return refuse(ReleaseError::Busy(other.scan_id.0));
-    }
-    let attributed = attributed(tx, org, &request.addresses).await?;
-    let divided = divide(request.addresses.iter().copied(), attributed);
-    let row = |ip: &IpAddr| direct_lease::ActiveModel {
-        org_id: Set(org.0),
-        ip: Set(AsText(*ip)),
-        scan_id: Set(AsText(request.scan)),
-        until: Set(Micros(request.until)),
-    };
-    let again = OnConflict::columns([C::OrgId, C::Ip])
-        .update_column(C::Until)
-        .to_owned();
-    inserts::all_or(tx, divided.allowed.iter().map(row).collect(), again).await?;
-    let nodes: BTreeSet<NodeId> = divided.excluded.iter().map(|(_, node)| *node).collect();
-    let names = places::names(tx, nodes).await?;
-    let exclusion = |(ip, node): (IpAddr, NodeId)| Exclusion {
-        ip,
-        node,
-        node_name: names.get(&node).cloned().unwrap_or_default(),
-    };
-    Ok(Released {
-        allowed: divided.allowed,
-        excluded: divided.excluded.into_iter().map(exclusion).collect(),
-    })
 }
 
 /// Every place at these addresses that was ever attributed to a node.

@@ -1,10 +1,32 @@
-//! The rows of every table, as the newest migration leaves them. Plain values: relations are foreign
-//! keys in the migrations, joins are written where they are asked. They never leave this crate.
+//! The rows of every table, as the newest migration leaves them. They are plain values: the schema holds
+//! the foreign keys, and each query writes its own joins. They never leave this crate.
 
 #![expect(
     unreachable_pub,
     reason = "the entity derives need `pub` on what stays inside this crate"
 )]
+
+/// Declares the entity of a table.
+macro_rules! entity {
+    ($(#[$doc:meta])* $name:ident $table:tt { $($fields:tt)* }) => {
+        $(#[$doc])*
+        pub(crate) mod $name {
+            use crate::sql::entity::columns::*;
+
+            #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+            #[sea_orm(table_name = $table)]
+            pub struct Model {
+                $($fields)*
+            }
+
+            /// None: joins are written where they are needed.
+            #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+            pub enum Relation {}
+
+            impl ActiveModelBehavior for ActiveModel {}
+        }
+    };
+}
 
 mod chain;
 mod devices;
@@ -23,9 +45,23 @@ pub(crate) use nodes::{invitation, node, node_challenge, node_key, node_session,
 pub(crate) use operators::{
     audit, browser_session, operator, operator_key, operator_password, operator_source, org,
 };
-pub(crate) use pairings::{
-    device_credential, device_pairing, pairing, pairing_command, pairing_target,
-};
+pub(crate) use pairings::{device_credential, device_pairing, pairing, pairing_target};
 pub(crate) use scans::{
     chunk, command, report, report_refusal, report_row, scan, scan_event, scan_request,
 };
+
+/// What the declarations of columns use.
+mod columns {
+    pub(super) use std::net::IpAddr;
+
+    pub(super) use fleet_core::{
+        ChunkState, CommandId, CommandState, DeviceIdentifier, Mac, PairOutcome, PairingId,
+        PairingStatus, Priority, RejectReason, Role, ScanId, ScanState,
+        enrollment::{InvitationState, NodeState},
+    };
+    pub(super) use fleet_discovery::Scope;
+    pub(super) use fleet_pairing::IdentityReason;
+    pub(super) use sea_orm::entity::prelude::*;
+
+    pub(super) use crate::sql::value::{AsText, Bytes16, Bytes32, Hash, Micros};
+}

@@ -1,22 +1,14 @@
 //! Devices by any name they had, and taking back what a report made one.
 
-use fleet_core::{DeviceId, DeviceIdentifier, IdentityChangeId, OrgId, Timestamp};
-use fleet_pairing::{DeviceRecord, IdentityChange, Undo, decide_undo, keep_apart};
-use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait,
-    NotSet, QueryFilter, QueryOrder, QuerySelect, Set,
-    sea_query::{Expr, LockType},
-};
+use fleet_pairing::{DeviceRecord, Undo, keep_apart};
 
 use super::{
-    audit, codec,
-    entity::{binding, device, device_alias, identity_change},
+    codec,
+    entity::{binding, device, identity_change},
     pairing,
     report::inventory::load,
-    transaction::{Failure, refuse, unreadable},
-    value::{AsText, Micros},
 };
-use crate::{Actor, AuditEntry, DeviceName, ToldApart, UndoError};
+use crate::{DeviceName, sql::prelude::*};
 
 /// Records that end in one another, one after the other: more than a device has kinds of identity.
 const HOPS: usize = 64;
@@ -49,7 +41,7 @@ pub(super) async fn find(
 }
 
 /// The live record with an identifier.
-async fn holder(
+pub(super) async fn holder(
     db: &impl ConnectionTrait,
     org: OrgId,
     identifier: &DeviceIdentifier,
@@ -92,69 +84,8 @@ async fn living(
     Err(unreadable("identity_change", "records end in a circle"))
 }
 
-/// Makes two devices of one again.
-pub(super) async fn undo(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: IdentityChangeId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<ToldApart, Failure<UndoError>> {
-    let row = identity_change::Entity::find_by_id(id.0)
-        .filter(identity_change::Column::OrgId.eq(org.0))
-        .lock(LockType::NoKeyUpdate)
-        .one(tx)
-        .await?;
-    let Some(row) = row else {
-        return refuse(UndoError::NotFound(id));
-    };
-    let survivor = lock_survivor(tx, org, &row).await?;
-    let change = IdentityChange {
-        device: survivor.id,
-        merged: row.merged_device_id.map(DeviceId),
-        former: row.former.0.clone(),
-        became: row.became.0.clone(),
-        undone: row.undone_at.is_some(),
-    };
-    let holding = holder(tx, org, &change.former).await?;
-    let undo = decide_undo(&change, &survivor, holding.map(|model| DeviceId(model.id)));
-    let undo = match undo {
-        Ok(undo) => undo,
-        Err(refusal) => return refuse(refusal.into()),
-    };
-    let restored = match undo.revive {
-        Some(ended) => revive(tx, ended, undo).await?,
-        None => create(tx, &survivor, &row, undo).await?,
-    };
-    if let Some(since) = row.binding_since {
-        give_back(tx, survivor.id, restored, since).await?;
-    }
-    device_alias::Entity::delete_many()
-        .filter(device_alias::Column::OrgId.eq(org.0))
-        .filter(device_alias::Column::Identifier.eq(row.former.clone()))
-        .filter(device_alias::Column::DeviceId.eq(row.device_id))
-        .exec(tx)
-        .await?;
-    let undone = identity_change::ActiveModel {
-        id: Set(row.id),
-        undone_at: Set(Some(Micros(now))),
-        ..Default::default()
-    };
-    undone.update(tx).await?;
-    let subject = format!(
-        "device {restored} ({}) is not device {} ({})",
-        change.former, survivor.id, survivor.identifier
-    );
-    let entry = AuditEntry::done(org, actor.clone(), "device.tell_apart", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(ToldApart {
-        kept: change.device,
-        restored,
-    })
-}
-
 /// Locks what a change concerns, in the order of ids, and answers the record that lives.
-async fn lock_survivor(
+pub(super) async fn lock_survivor(
     tx: &DatabaseTransaction,
     org: OrgId,
     change: &identity_change::Model,
@@ -185,7 +116,11 @@ async fn lock_survivor(
 }
 
 /// The record that ended lives again, with all that it knew.
-async fn revive(tx: &DatabaseTransaction, ended: DeviceId, undo: Undo) -> Result<DeviceId, DbErr> {
+pub(super) async fn revive(
+    tx: &DatabaseTransaction,
+    ended: DeviceId,
+    undo: Undo,
+) -> Result<DeviceId, DbErr> {
     let Some(model) = device::Entity::find_by_id(ended.0).one(tx).await? else {
         return Err(unreadable("device", "a record that ended is gone"));
     };
@@ -204,7 +139,7 @@ async fn revive(tx: &DatabaseTransaction, ended: DeviceId, undo: Undo) -> Result
 }
 
 /// A record of its own for the former name, as it was when the name was left.
-async fn create(
+pub(super) async fn create(
     tx: &DatabaseTransaction,
     survivor: &DeviceRecord,
     change: &identity_change::Model,
@@ -243,7 +178,7 @@ async fn create(
 }
 
 /// The binding that went over goes back, unless the survivor was bound anew meanwhile.
-async fn give_back(
+pub(super) async fn give_back(
     tx: &DatabaseTransaction,
     from: DeviceId,
     to: DeviceId,

@@ -1,19 +1,28 @@
-//! Multi-row inserts within the databases' limits of binds.
+//! Multi-row inserts within the databases' limits of bind parameters.
 
 use sea_orm::{
     ActiveModelTrait, ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, Iterable,
     sea_query::OnConflict,
 };
 
-/// SQLite takes 32,766 binds in a statement, PostgreSQL 65,535.
+/// SQLite accepts 32,766 bind parameters per statement, PostgreSQL 65,535.
 const BINDS: usize = 32_000;
 
-/// Rows of an entity that fit one statement.
-fn rows_a_statement<E: EntityTrait>() -> usize {
+/// Rows of an entity that fit in one statement.
+fn rows_per_statement<E: EntityTrait>() -> usize {
     BINDS / E::Column::iter().count().max(1)
 }
 
-/// Inserts all rows; the columns they set must be the same.
+/// A row with every column set, as an insert or upsert of a changed model needs it.
+pub(crate) fn every_column<M, A>(model: M) -> A
+where
+    A: ActiveModelTrait,
+    M: IntoActiveModel<A>,
+{
+    model.into_active_model().reset_all()
+}
+
+/// Inserts all rows. They must set the same columns.
 pub(crate) async fn all<A>(db: &impl ConnectionTrait, rows: Vec<A>) -> Result<(), DbErr>
 where
     A: ActiveModelTrait + Send,
@@ -21,7 +30,7 @@ where
     in_statements(db, rows, |insert| insert).await
 }
 
-/// Inserts all rows, with this answer to conflicts.
+/// Inserts all rows, and handles conflicts as given.
 pub(crate) async fn all_or<A>(
     db: &impl ConnectionTrait,
     rows: Vec<A>,
@@ -45,7 +54,7 @@ where
     while rows.peek().is_some() {
         let part: Vec<A> = rows
             .by_ref()
-            .take(rows_a_statement::<A::Entity>())
+            .take(rows_per_statement::<A::Entity>())
             .collect();
         finish(A::Entity::insert_many(part))
             .exec_without_returning(db)
@@ -54,7 +63,7 @@ where
     Ok(())
 }
 
-/// Inserts all rows and answers them as stored, in no promised order.
+/// Inserts all rows and returns them as stored, in any order.
 pub(crate) async fn returning<A>(
     db: &impl ConnectionTrait,
     rows: Vec<A>,
@@ -68,7 +77,7 @@ where
     while rows.peek().is_some() {
         let part: Vec<A> = rows
             .by_ref()
-            .take(rows_a_statement::<A::Entity>())
+            .take(rows_per_statement::<A::Entity>())
             .collect();
         stored.extend(A::Entity::insert_many(part).exec_with_returning(db).await?);
     }

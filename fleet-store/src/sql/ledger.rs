@@ -3,22 +3,15 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use fleet_core::{
-    ScanId, Timestamp,
-    outcome::{Code, Grade, Verdict},
-};
+use fleet_core::outcome::{Code, Grade, Verdict};
 use fleet_discovery::{ChunkFacts, Ledger, LedgerFacts, Scope, Tally};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
-    QuerySelect,
-};
+use sea_orm::FromQueryResult;
 
 use super::{
     codec,
     entity::{chunk, report_refusal, report_row, scan},
-    transaction::unreadable,
-    value::AsText,
 };
+use crate::sql::prelude::*;
 
 /// What is counted of a chunk, without its big columns.
 #[derive(FromQueryResult)]

@@ -1,24 +1,17 @@
-//! A scan under its lock: every change of a scan, its chunks and its log goes through [`LockedScan`],
-//! so that sequences are dense and there is one end, in whatever way it comes about.
+//! A scan under its lock. Every change of a scan, its chunks and its log goes through [`LockedScan`],
+//! which keeps sequences dense and writes one end, whatever caused it.
 
-use fleet_core::{
-    ChunkState, CommandState, ScanId, ScanState, Timestamp, limits,
-    outcome::{Code, Conclusion, Grade, Verdict, conclude},
-};
-use fleet_discovery::{LogEvent, ScanEnded};
-use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QuerySelect, Set,
-    sea_query::LockType,
-};
+use fleet_core::outcome::{Conclusion, Grade, Verdict, conclude};
+use fleet_discovery::{LogEvent, RunningScan, ScanEnded, Unfinished, canceled, on_busy, on_lost};
 
 use super::{
     codec,
     entity::{chunk, command, scan, scan_event},
     inserts, ledger,
-    value::{AsText, Micros},
 };
+use crate::sql::prelude::*;
 
-/// A scan whose row is locked. Changes live in memory until [`Self::save`].
+/// A scan whose row is locked. Changes stay in memory until [`Self::save`].
 pub(crate) struct LockedScan<'t> {
     tx: &'t DatabaseTransaction,
     row: scan::Model,
@@ -26,7 +19,7 @@ pub(crate) struct LockedScan<'t> {
 }
 
 impl<'t> LockedScan<'t> {
-    /// Locks a scan. Its node must be locked already.
+    /// Locks a scan. Its node must be locked already, because all transactions lock in that order.
     pub(crate) async fn lock(
         tx: &'t DatabaseTransaction,
         id: ScanId,
@@ -59,13 +52,13 @@ impl<'t> LockedScan<'t> {
         self.ended_now
     }
 
-    /// Since the first command was issued.
+    /// Milliseconds since the first command was issued.
     pub(crate) fn elapsed_ms(&self, now: Timestamp) -> u64 {
         let started = self.row.started_at.map_or(now, |at| at.0);
         u64::try_from(now.since(started).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Appends to the log with the next sequences.
+    /// Appends events to the log, with the next sequences.
     pub(crate) async fn append(
         &mut self,
         events: &[LogEvent],
@@ -85,7 +78,7 @@ impl<'t> LockedScan<'t> {
         inserts::all(self.tx, rows).await
     }
 
-    /// Warns the operator.
+    /// Appends warnings to the log.
     pub(crate) async fn warn(
         &mut self,
         texts: impl IntoIterator<Item = String>,
@@ -98,32 +91,80 @@ impl<'t> LockedScan<'t> {
         self.append(&events, now).await
     }
 
-    /// A command of this scan is in flight no more.
-    pub(crate) async fn end_command(
+    /// Handles the BUSY answer of a node. Returns when the chunk may be issued again, if it waits.
+    pub(crate) async fn refused_as_busy(
         &mut self,
         command: &command::Model,
-        state: CommandState,
+        verdict: &Verdict,
         now: Timestamp,
-    ) -> Result<(), DbErr> {
-        let ended = command::ActiveModel {
-            state: Set(AsText(state)),
-            ended_at: Set(Some(Micros(now))),
-            ..Default::default()
-        };
-        command::Entity::update_many()
-            .set(ended)
-            .filter(command::Column::Id.eq(command.id))
-            .exec(self.tx)
-            .await?;
-        Ok(())
+    ) -> Result<Option<Timestamp>, DbErr> {
+        let answers = read_count(self.row.busy_answers)?;
+        let unfinished = on_busy(self.state(), answers);
+        if unfinished == Unfinished::GiveUp {
+            self.give_up(verdict.clone(), now).await?;
+            return Ok(None);
+        }
+        let mut wait = None;
+        if let Unfinished::RetryAfter(time) = unfinished {
+            wait = Some(now.plus(time));
+            self.row.busy_answers += 1;
+            self.row.not_before = Micros(now.plus(time));
+        }
+        self.settle(command, unfinished, false, now).await?;
+        Ok(wait)
     }
 
-    /// The chunk of a command waits again; with `counted` the attempt was one of its three.
-    pub(crate) async fn requeue_chunk(
+    /// Handles a command that its node has forgotten.
+    pub(crate) async fn lose_chunk(
         &mut self,
         command: &command::Model,
-        counted: bool,
+        now: Timestamp,
     ) -> Result<(), DbErr> {
+        let attempts = read_count(self.chunk_of(command).await?.attempts)?;
+        let unfinished = on_lost(self.state(), attempts);
+        if unfinished == Unfinished::Cancel {
+            self.keep_scope(command).await?;
+        }
+        self.settle(command, unfinished, true, now).await
+    }
+
+    /// Puts the chunk of a command that never reached its node back into the queue.
+    pub(crate) async fn withdraw_chunk(
+        &mut self,
+        command: &command::Model,
+        now: Timestamp,
+    ) -> Result<(), DbErr> {
+        let scan = self.state();
+        let unfinished = match scan {
+            RunningScan { open: false, .. } => Unfinished::Ignore,
+            RunningScan {
+                canceling: true, ..
+            } => Unfinished::Cancel,
+            RunningScan { .. } => Unfinished::Retry,
+        };
+        self.settle(command, unfinished, false, now).await
+    }
+
+    /// Writes what becomes of a chunk without a result. With `counted`, the attempt was one of its three.
+    async fn settle(
+        &mut self,
+        command: &command::Model,
+        unfinished: Unfinished,
+        counted: bool,
+        now: Timestamp,
+    ) -> Result<(), DbErr> {
+        match unfinished {
+            Unfinished::Ignore | Unfinished::GiveUp => Ok(()),
+            Unfinished::Retry | Unfinished::RetryAfter(_) => self.requeue(command, counted).await,
+            Unfinished::Fail(verdict) => self.end_chunk(command, verdict, None, now).await,
+            Unfinished::Cancel => {
+                self.requeue(command, counted).await?;
+                self.finish(canceled(), now).await
+            }
+        }
+    }
+
+    async fn requeue(&mut self, command: &command::Model, counted: bool) -> Result<(), DbErr> {
         self.row.units_done = self.row.units_settled;
         self.row.phase.clear();
         let mut change = chunk::ActiveModel {
@@ -131,48 +172,22 @@ impl<'t> LockedScan<'t> {
             ..Default::default()
         };
         if !counted {
-            let attempts = self
-                .chunk_of(command)
-                .await?
-                .map_or(0, |chunk| chunk.attempts);
+            let attempts = self.chunk_of(command).await?.attempts;
             change.attempts = Set((attempts - 1).max(0));
         }
-        self.update_chunk(command.chunk, change).await
+        self.update_chunk(command.position, change).await
     }
 
-    /// Its node has forgotten a command: the chunk waits again, or counts as not reached after the
-    /// last attempt. Nothing happens to a scan that has ended; a canceled one ends.
-    pub(crate) async fn lose_chunk(
-        &mut self,
-        command: &command::Model,
-        now: Timestamp,
-    ) -> Result<(), DbErr> {
-        if !self.is_open() {
-            return Ok(());
+    fn state(&self) -> RunningScan {
+        RunningScan {
+            open: self.is_open(),
+            canceling: self.row.cancel_until.is_some(),
+            queues: self.row.queues,
         }
-        if self.row.cancel_until.is_some() {
-            self.keep_scope(command).await?;
-            return self.finish(canceled(), now).await;
-        }
-        let attempts = self
-            .chunk_of(command)
-            .await?
-            .map_or(0, |chunk| chunk.attempts);
-        if attempts < i64::from(limits::CHUNK_ATTEMPTS) {
-            return self.requeue_chunk(command, true).await;
-        }
-        let reason = format!("not reached: the node lost it {attempts} times");
-        self.end_chunk(
-            command,
-            Verdict::failed(Code::Unavailable, reason),
-            None,
-            now,
-        )
-        .await
     }
 
-    /// Ends the chunk of a command, and with the last one, or a fatal one, the scan. Nothing happens
-    /// to a scan that has ended.
+    /// Ends the chunk of a command. With the last chunk, or a fatal verdict, the scan ends too. A scan
+    /// that has ended does not change.
     pub(crate) async fn end_chunk(
         &mut self,
         command: &command::Model,
@@ -184,21 +199,19 @@ impl<'t> LockedScan<'t> {
             return Ok(());
         }
         let fatal = verdict.grade == Grade::Fatal;
-        let ended = chunk::ActiveModel {
+        let mut ended = chunk::ActiveModel {
             state: Set(AsText(ChunkState::Done)),
-            // As far as the node has narrowed or pinned it.
-            scope: Set(command.scope.clone()),
             grade: Set(Some(ledger::grade_name(verdict.grade).to_owned())),
             code: Set(Some(verdict.code.as_str().to_owned())),
             reason: Set(verdict.reason),
             outcomes: Set(outcomes),
             ..Default::default()
         };
-        self.update_chunk(command.chunk, ended).await?;
-        let units = self
-            .chunk_of(command)
-            .await?
-            .map_or(0, |chunk| chunk.targets);
+        if let Some(scope) = command.scope.clone() {
+            ended.scope = Set(scope);
+        }
+        self.update_chunk(command.position, ended).await?;
+        let units = self.chunk_of(command).await?.targets;
         self.row.chunks_done += 1;
         self.row.units_settled += units;
         self.row.units_done = self.row.units_settled;
@@ -211,7 +224,7 @@ impl<'t> LockedScan<'t> {
         Ok(())
     }
 
-    /// Ends every chunk that has not ended with the same verdict, and the scan with them.
+    /// Ends every chunk that has not ended with the same verdict, and then the scan.
     pub(crate) async fn give_up(&mut self, verdict: Verdict, now: Timestamp) -> Result<(), DbErr> {
         let rest = chunk::ActiveModel {
             state: Set(AsText(ChunkState::Done)),
@@ -236,7 +249,7 @@ impl<'t> LockedScan<'t> {
         self.finish(conclude(&verdicts), now).await
     }
 
-    /// Ends the scan: the one place that writes the terminal event. Nothing happens when it has ended.
+    /// Ends the scan and writes its terminal event, unless it has ended already. Nothing else writes one.
     pub(crate) async fn finish(
         &mut self,
         conclusion: Conclusion,
@@ -290,28 +303,33 @@ impl<'t> LockedScan<'t> {
         Ok(self.row)
     }
 
-    /// Keeps what the node made of an open or pinned scope, for the ledger.
+    /// Copies the scope as the node has narrowed or pinned it to the chunk, for the ledger.
     pub(crate) async fn keep_scope(&mut self, command: &command::Model) -> Result<(), DbErr> {
+        let Some(scope) = command.scope.clone() else {
+            return Ok(());
+        };
         let kept = chunk::ActiveModel {
-            scope: Set(command.scope.clone()),
+            scope: Set(scope),
             ..Default::default()
         };
-        self.update_chunk(command.chunk, kept).await
+        self.update_chunk(command.position, kept).await
     }
 
-    async fn chunk_of(
-        &self,
-        command: &command::Model,
-    ) -> Result<Option<ledger::ChunkCounts>, DbErr> {
-        chunk::Entity::find_by_id((command.scan_id, command.chunk))
+    async fn chunk_of(&self, command: &command::Model) -> Result<ledger::ChunkCounts, DbErr> {
+        let counts = chunk::Entity::find_by_id((self.row.id, command.position))
             .select_only()
             .columns([chunk::Column::Targets, chunk::Column::Attempts])
             .into_model::<ledger::ChunkCounts>()
             .one(self.tx)
-            .await
+            .await?;
+        counts.ok_or_else(|| unreadable("chunk", "the chunk of a command is missing"))
     }
 
-    async fn update_chunk(&self, position: i64, change: chunk::ActiveModel) -> Result<(), DbErr> {
+    pub(crate) async fn update_chunk(
+        &self,
+        position: i64,
+        change: chunk::ActiveModel,
+    ) -> Result<(), DbErr> {
         chunk::Entity::update_many()
             .set(change)
             .filter(chunk::Column::ScanId.eq(self.row.id))
@@ -320,13 +338,4 @@ impl<'t> LockedScan<'t> {
             .await?;
         Ok(())
     }
-}
-
-/// How a scan ends that its operator has canceled.
-pub(crate) fn canceled() -> Conclusion {
-    Conclusion::new(
-        ScanState::Canceled,
-        Code::Canceled,
-        "canceled; what was found is kept",
-    )
 }

@@ -2,20 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use fleet_core::{
-    Fingerprint, NodeId, OrgId, PendingEnrollmentId, ScanState, enrollment::InvitationState,
-};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait, sea_query::LockType,
-};
+use fleet_core::{Fingerprint, enrollment::InvitationState};
 
 use super::{
     codec,
     entity::{invitation, node, node_stream, scan},
-    value::AsText,
 };
-use crate::NodeRow;
+use crate::{NodeRow, sql::prelude::*};
 
 /// Locks a live node: the first lock of everything that concerns its work. None when it is gone.
 ///

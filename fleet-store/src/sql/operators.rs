@@ -1,24 +1,14 @@
 //! Tenants, operators, and who a key or a browser's session belongs to. What operators keep is in
 //! [`super::accounts`].
 
-use async_trait::async_trait;
-use fleet_core::{BrowserSessionId, KeyId, OperatorId, OrgId, SecretHash, Timestamp};
-use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, NotSet,
-    PaginatorTrait, QueryFilter, Set,
-};
-
 use super::{
-    accounts::{passwords, sessions},
+    accounts::{lock, passwords, sessions, sessions::make_room, shown},
     audit,
     entity::{browser_session, operator, operator_key, org},
-    transaction::refuse,
-    value::{AsText, Hash, Micros},
 };
 use crate::{
-    Actor, AuditEntry, CreateKeyError, CreateOperatorError, Credential, NewBrowserSession,
-    NewOperator, OpenBrowserSessionError, OperatorIdentity, Operators, PasswordHash, SqlStore,
-    StoreError,
+    CreateKeyError, CreateOperatorError, Credential, NewBrowserSession, NewOperator,
+    OpenBrowserSessionError, OperatorIdentity, Operators, PasswordHash, Proof, sql::prelude::*,
 };
 
 /// A key's last use is remembered to this: a busy key costs one write a minute.
@@ -31,7 +21,7 @@ impl Operators for SqlStore {
     async fn ping(&self) -> Result<(), StoreError> {
         // The writer too: a SQLite reader answers while nothing can be written.
         for pool in [self.writer(), self.reader()] {
-            Self::reading("ping", pool.execute_unprepared("SELECT 1").await)?;
+            pool.execute_unprepared("SELECT 1").await.during("ping")?;
         }
         Ok(())
     }
@@ -39,7 +29,7 @@ impl Operators for SqlStore {
     async fn has_operators(&self) -> Result<bool, StoreError> {
         let living = operator::Entity::find().filter(operator::Column::RemovedAt.is_null());
         let count = living.count(self.reader()).await;
-        Self::reading("has_operators", count.map(|count| count > 0))
+        count.map(|count| count > 0).during("has_operators")
     }
 
     async fn create_operator_with(
@@ -48,40 +38,29 @@ impl Operators for SqlStore {
         password: Option<PasswordHash>,
         actor: Actor,
     ) -> Result<OperatorId, CreateOperatorError> {
-        self.transaction(
-            "create_operator",
-            (new, password, actor),
-            |tx, (new, password, actor)| {
-                Box::pin(async move {
-                    let email = canonical_email(&new.email);
-                    if by_email(tx, &email).await?.is_some() {
-                        return refuse(CreateOperatorError::EmailTaken(email));
-                    }
-                    let org = OrgId(org_named(tx, &new.org, new.now).await?);
-                    let created = operator::ActiveModel {
-                        id: NotSet,
-                        org_id: Set(org.0),
-                        email: Set(email.clone()),
-                        role: Set(AsText(new.role)),
-                        created_at: Set(Micros(new.now)),
-                        removed_at: Set(None),
-                    };
-                    let id = OperatorId(created.insert(tx).await?.id);
-                    if let Some(password) = password {
-                        passwords::write(tx, id, password, new.now).await?;
-                    }
-                    let subject = format!("operator {id} ({email}) as {}", new.role);
-                    let action = "operator.create";
-                    audit::write(
-                        tx,
-                        AuditEntry::done(org, actor.clone(), action, subject, new.now),
-                    )
-                    .await?;
-                    Ok(id)
-                })
-            },
-        )
-        .await
+        transaction!(self, "create_operator", |tx| {
+            let email = canonical_email(&new.email);
+            if by_email(tx, &email).await?.is_some() {
+                return refuse(CreateOperatorError::EmailTaken(email));
+            }
+            let org = OrgId(org_named(tx, &new.org, new.now).await?);
+            let created = operator::ActiveModel {
+                id: NotSet,
+                org_id: Set(org.0),
+                email: Set(email.clone()),
+                role: Set(AsText(new.role)),
+                created_at: Set(Micros(new.now)),
+                removed_at: Set(None),
+            };
+            let id = OperatorId(created.insert(tx).await?.id);
+            if let Some(password) = &password {
+                passwords::write(tx, id, password, new.now).await?;
+            }
+            let subject = format!("operator {id} ({email}) as {}", new.role);
+            let action = "operator.create";
+            audit::done(tx, org, &actor, action, subject, new.now).await?;
+            Ok(id)
+        })
     }
 
     async fn create_operator_key(
@@ -92,38 +71,27 @@ impl Operators for SqlStore {
         now: Timestamp,
     ) -> Result<KeyId, CreateKeyError> {
         let email = canonical_email(email);
-        self.transaction(
-            "create_operator_key",
-            (email, key, actor, now),
-            |tx, (email, key, actor, now)| {
-                Box::pin(async move {
-                    let Some(operator) = by_email(tx, email).await? else {
-                        return refuse(CreateKeyError::UnknownEmail(email.clone()));
-                    };
-                    let created = operator_key::ActiveModel {
-                        id: NotSet,
-                        operator_id: Set(operator.id),
-                        hash: Set(Hash(*key)),
-                        created_at: Set(Micros(*now)),
-                        revoked_at: Set(None),
-                        name: Set(FIRST_KEY.to_owned()),
-                        last_used_at: Set(None),
-                        expires_at: Set(None),
-                    };
-                    let id = KeyId(created.insert(tx).await?.id);
-                    let subject = format!("key {id} of operator {} ({email})", operator.id);
-                    let org = OrgId(operator.org_id);
-                    let action = "operator.create_key";
-                    audit::write(
-                        tx,
-                        AuditEntry::done(org, actor.clone(), action, subject, *now),
-                    )
-                    .await?;
-                    Ok(id)
-                })
-            },
-        )
-        .await
+        transaction!(self, "create_operator_key", |tx| {
+            let Some(operator) = by_email(tx, &email).await? else {
+                return refuse(CreateKeyError::UnknownEmail(email.clone()));
+            };
+            let created = operator_key::ActiveModel {
+                id: NotSet,
+                operator_id: Set(operator.id),
+                hash: Set(Hash(key)),
+                created_at: Set(Micros(now)),
+                revoked_at: Set(None),
+                name: Set(FIRST_KEY.to_owned()),
+                last_used_at: Set(None),
+                expires_at: Set(None),
+            };
+            let id = KeyId(created.insert(tx).await?.id);
+            let subject = format!("key {id} of operator {} ({email})", operator.id);
+            let org = OrgId(operator.org_id);
+            let action = "operator.create_key";
+            audit::done(tx, org, &actor, action, subject, now).await?;
+            Ok(id)
+        })
     }
 
     async fn operator_by_key(
@@ -143,7 +111,7 @@ impl Operators for SqlStore {
             let identity = identity(self.reader(), key.operator_id, id).await?;
             Ok(identity.map(|identity| (identity, key)))
         };
-        let Some((identity, key)) = Self::reading("operator_by_key", found.await)? else {
+        let Some((identity, key)) = found.await.during("operator_by_key")? else {
             return Ok(None);
         };
         if let Err(error) = self.remember_use(&key, now).await {
@@ -158,8 +126,9 @@ impl Operators for SqlStore {
         now: Timestamp,
     ) -> Result<Option<OperatorIdentity>, StoreError> {
         let which = browser_session::Column::Hash.eq(Hash(token));
-        let found = by_session(self.reader(), which, now).await;
-        Self::reading("operator_by_session", found)
+        by_session(self.reader(), which, now)
+            .await
+            .during("operator_by_session")
     }
 
     async fn operator_by_credential(
@@ -179,7 +148,7 @@ impl Operators for SqlStore {
                 },
             }
         };
-        Self::reading("operator_by_credential", found.await)
+        found.await.during("operator_by_credential")
     }
 
     async fn open_browser_session(
@@ -188,12 +157,45 @@ impl Operators for SqlStore {
         actor: Actor,
         now: Timestamp,
     ) -> Result<BrowserSessionId, OpenBrowserSessionError> {
-        self.transaction(
-            "open_browser_session",
-            (new, actor, now),
-            |tx, (new, actor, now)| Box::pin(sessions::open(tx, new, actor, *now)),
-        )
-        .await
+        transaction!(self, "open_browser_session", |tx| {
+            let Some(operator) = lock(tx, new.operator).await? else {
+                return refuse(OpenBrowserSessionError::Refused);
+            };
+            let (by, key) = match &new.proof {
+                Proof::Key(key) => {
+                    let live = live_key(tx, key.0, now).await?;
+                    if live.is_none_or(|live| live.operator_id != operator.id) {
+                        return refuse(OpenBrowserSessionError::Refused);
+                    }
+                    (format!("key {key}"), Some(key.0))
+                }
+                Proof::Password { phc, source } => {
+                    if passwords::current(tx, operator.id).await?.as_ref() != Some(phc) {
+                        return refuse(OpenBrowserSessionError::Refused);
+                    }
+                    if let Some(source) = source {
+                        passwords::remember_source(tx, operator.id, *source, now).await?;
+                    }
+                    ("password".to_owned(), None)
+                }
+            };
+            make_room(tx, operator.id, now).await?;
+            let session = browser_session::ActiveModel {
+                id: NotSet,
+                hash: Set(Hash(new.token)),
+                operator_id: Set(operator.id),
+                key_id: Set(key),
+                created_at: Set(Micros(now)),
+                expires_at: Set(Micros(new.expires)),
+                from_address: Set(actor.from.map(AsText)),
+                agent: Set(new.agent.clone()),
+            };
+            let session = session.insert(tx).await?;
+            let subject = format!("{} by {by}", shown(&operator));
+            let (org, action) = (OrgId(operator.org_id), "operator.sign_in");
+            audit::done(tx, org, &actor, action, subject, now).await?;
+            Ok(BrowserSessionId(session.id))
+        })
     }
 
     async fn close_browser_session(
@@ -202,19 +204,12 @@ impl Operators for SqlStore {
         actor: Actor,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.transaction(
-            "close_browser_session",
-            (token, actor, now),
-            |tx, (token, actor, now)| {
-                Box::pin(async move {
-                    let which = browser_session::Column::Hash.eq(Hash(*token));
-                    let action = "operator.sign_out";
-                    sessions::end(tx, Condition::all().add(which), action, actor, *now).await?;
-                    Ok(())
-                })
-            },
-        )
-        .await
+        transaction!(self, "close_browser_session", |tx| {
+            let which = browser_session::Column::Hash.eq(Hash(token));
+            let action = "operator.sign_out";
+            sessions::end(tx, Condition::all().add(which), action, &actor, now).await?;
+            Ok(())
+        })
     }
 }
 

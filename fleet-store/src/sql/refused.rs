@@ -3,21 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_core::{DeviceId, Endpoint, NodeId, OrgId, RejectReason, Timestamp, limits};
+use fleet_core::RejectReason;
 use fleet_pairing::{Binding, DeviceRecord};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect,
-};
 
 use super::{
     codec,
     entity::{device, node, refused_device},
     report::inventory::load,
-    transaction::Failure,
-    value::Micros,
 };
-use crate::{RefusedDevice, StoreError};
+use crate::{RefusedDevice, sql::prelude::*};
 
 /// Rows that a sweep looks at in one step.
 pub(super) const SWEPT: u32 = 1_000;

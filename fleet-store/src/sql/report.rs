@@ -1,147 +1,217 @@
-//! Recording a report: one transaction whose statements are sets, whatever the number of devices.
+//! Recording a report: one transaction, with a fixed number of statements for any number of devices.
 //!
-//! The rules are pure and elsewhere: `fleet_discovery::admit` judges rows, `fleet_pairing` judges
-//! ownership. Here the rows they need are loaded and locked, and what they decide is written.
+//! `fleet_discovery::admit` judges rows and `fleet_pairing` judges ownership. This file loads and locks
+//! the rows that they need, and writes what they decide. It also records the addresses that a node
+//! resolved for the names of a command, since a report waits for them.
 
 pub(in crate::sql) mod inventory;
 mod known;
 mod refusals;
 
+use std::net::IpAddr;
+
 use fleet_core::{
-    CommandState, DeviceFacts, DeviceId, DeviceReport, Endpoint, NodeId, limits,
+    DeviceFacts, DeviceReport,
     outcome::{Code, Verdict},
 };
-use fleet_discovery::{DeviceFound, LogEvent, RowVerdict, admit};
+use fleet_discovery::{DeviceFound, LogEvent, Pinned, RowVerdict, admit, is_flooded};
 use fleet_pairing::Reporter;
 use inventory::{Inventory, SavedIds};
 use known::KnownRows;
 use refusals::Refusals;
-use sea_orm::{ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, Set};
 
 use super::{
-    audit, devices,
-    dispatch::count,
+    audit,
+    commands::{self, Work},
+    devices, endpoints,
     entity::{command, device, report, report_row},
     inserts,
     locked::LockedScan,
-    nodes, places,
-    streams::command_of,
-    transaction::{Failure, refuse},
-    value::{AsText, Bytes32, Micros},
+    nodes,
 };
-use crate::{Actor, AuditEntry, AuditResult, NewReport, ReportAnswer, ReportError, Who};
+use crate::{
+    NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports, sql::prelude::*,
+};
 
-pub(crate) async fn record(
-    tx: &DatabaseTransaction,
-    new: &NewReport,
-) -> Result<ReportAnswer, Failure<ReportError>> {
-    let not_in_flight = ReportError::NotInFlight(new.command);
-    let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
-        return refuse(not_in_flight);
-    };
-    let Some(mut command) = command_of(tx, new.node, new.command).await? else {
-        return refuse(not_in_flight);
-    };
-    if command.flooded {
-        return refuse(ReportError::Flooded(new.command));
-    }
-    if command.state.0 != CommandState::Issued {
-        return refuse(not_in_flight);
-    }
-    if command.scope.0.awaits_pins() {
-        return refuse(ReportError::AwaitsPins(new.command));
-    }
-    if let Some(answer) = answered_before(tx, new, &command).await? {
-        return Ok(answer);
-    }
-    let Some(mut scan) = LockedScan::lock(tx, command.scan_id.0).await? else {
-        return refuse(not_in_flight);
-    };
-    let reports: Vec<&DeviceReport> = new.rows.iter().flatten().collect();
-    let known = KnownRows::load(tx, &command, &reports).await?;
-    let reporter = Reporter {
-        node: new.node,
-        replaces: node.replaces_node_id.map(NodeId),
-    };
-    let mut inventory = Inventory::load(tx, new, reporter, &reports).await?;
+#[async_trait]
+impl Reports for SqlStore {
+    async fn record_report(&self, new: NewReport) -> Result<ReportAnswer, ReportError> {
+        transaction!(self, "record_report", |tx| {
+            let not_in_flight = ReportError::NotInFlight(new.command);
+            let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
+                return refuse(not_in_flight);
+            };
+            let Some(mut command) = commands::lock(tx, new.node, new.command).await? else {
+                return refuse(not_in_flight);
+            };
+            let (Work::Scan(id), Some(AsText(mut scope))) =
+                (commands::work(&command)?, command.scope.take())
+            else {
+                return refuse(not_in_flight);
+            };
+            if command.flooded {
+                return refuse(ReportError::Flooded(new.command));
+            }
+            if command.state.0 != CommandState::Issued {
+                return refuse(not_in_flight);
+            }
+            if scope.awaits_pins() {
+                return refuse(ReportError::AwaitsPins(new.command));
+            }
+            if let Some(answer) = answered_before(tx, &new, id).await? {
+                return Ok(answer);
+            }
+            let Some(mut scan) = LockedScan::lock(tx, id).await? else {
+                return refuse(not_in_flight);
+            };
+            let reports: Vec<&DeviceReport> = new.rows.iter().flatten().collect();
+            let known = KnownRows::load(tx, id, command.id, &reports).await?;
+            let reporter = Reporter {
+                node: new.node,
+                replaces: node.replaces_node_id.map(NodeId),
+            };
+            let mut inventory = Inventory::load(tx, &new, reporter, &reports).await?;
+            let quota = scope.quota();
+            let admitted = admit(
+                &mut scope,
+                new.addresses,
+                read_count(command.rows)?,
+                known.of_command(),
+                new.rows.clone(),
+                |report| inventory.decide(report),
+            );
+            let Ok(verdicts) = admitted else {
+                return refuse(ReportError::OverQuota {
+                    command: new.command,
+                    quota,
+                });
+            };
+            command.scope = Some(AsText(scope));
 
-    let stored = u64::try_from(command.rows).unwrap_or(0);
-    let quota = command.scope.0.quota();
-    let decide = |report: &DeviceReport| inventory.decide(report);
-    let verdicts = match admit(
-        &mut command.scope.0,
-        new.addresses,
-        stored,
-        known.of_command(),
-        new.rows.clone(),
-        decide,
-    ) {
-        Ok(verdicts) => verdicts,
-        Err(_) => {
-            return refuse(ReportError::OverQuota {
-                command: new.command,
-                quota,
-            });
-        }
-    };
+            let ids = inventory.save(tx).await?;
+            let endpoints = inventory.endpoints();
+            if let Some(ip) =
+                endpoints::attribute(tx, new.org, new.node, endpoints, new.now).await?
+            {
+                return refuse(ReportError::BeingDialed(ip));
+            }
+            let mut outcome = Outcome::default();
+            for verdict in verdicts {
+                outcome.add(verdict, &inventory, &known);
+            }
+            let rows = outcome.rows(&new, id, &ids);
+            command.rows = command.rows.saturating_add(count(rows.len() as u64));
+            inserts::all(tx, rows).await?;
 
-    let ids = inventory.save(tx).await?;
-    if let Some(ip) = places::attribute(tx, new.org, new.node, inventory.places(), new.now).await? {
-        return refuse(ReportError::BeingDialed(ip));
-    }
-    let mut outcome = Outcome::default();
-    for verdict in verdicts {
-        outcome.take(verdict, &inventory, &known);
-    }
-    let rows = outcome.rows(new, &command, &ids);
-    command.rows = command.rows.saturating_add(count(rows.len() as u64));
-    inserts::all(tx, rows).await?;
+            let events = outcome.events(&inventory, &ids, scan.elapsed_ms(new.now));
+            let row = scan.row_mut();
+            row.accepted += count(outcome.counted_accepted);
+            row.rejected += count(outcome.refusals.counted());
+            if outcome.accepted > 0 {
+                row.first_device_at = row.first_device_at.or(Some(Micros(new.now)));
+            }
+            scan.append(&events, new.now).await?;
+            outcome.refusals.save(tx, &new, id).await?;
 
-    let events = outcome.events(&inventory, &ids, scan.elapsed_ms(new.now));
-    let row = scan.row_mut();
-    row.accepted += count(outcome.counted_accepted);
-    row.rejected += count(outcome.refusals.counted());
-    if outcome.accepted > 0 {
-        row.first_device_at = row.first_device_at.or(Some(Micros(new.now)));
+            let refused = count(outcome.refusals.all());
+            command.refused_rows = command.refused_rows.saturating_add(refused);
+            command.flooded = is_flooded(read_count(command.refused_rows)?, quota);
+            if command.flooded {
+                end_flooded(tx, &new, &mut scan, &command).await?;
+            }
+            save_command(tx, &command).await?;
+            scan.save().await?;
+            let answer = ReportAnswer {
+                accepted: outcome.accepted,
+                rejected: outcome.rejected,
+                scan: id,
+                ended: command.flooded,
+            };
+            remember(tx, &new, &answer).await?;
+            Ok(answer)
+        })
     }
-    scan.append(&events, new.now).await?;
-    outcome.refusals.save(tx, new, &command).await?;
 
-    command.refused_rows = command
-        .refused_rows
-        .saturating_add(count(outcome.refusals.all()));
-    let ended = is_flooded(&command, quota);
-    if ended {
-        command.flooded = true;
-        end_flooded(tx, new, &mut scan, &command).await?;
+    async fn record_pins(&self, pins: Pins) -> Result<PinsTaken, PinsError> {
+        transaction!(self, "record_pins", |tx| {
+            let not_in_flight = PinsError::NotInFlight(pins.command);
+            nodes::lock(tx, pins.node).await?;
+            let command = commands::lock_issued(tx, pins.node, pins.command).await?;
+            let Some(mut command) = command else {
+                return refuse(not_in_flight);
+            };
+            let (Work::Scan(id), Some(AsText(mut scope))) =
+                (commands::work(&command)?, command.scope.take())
+            else {
+                return refuse(not_in_flight);
+            };
+            let mut taken = PinsTaken {
+                scan: id,
+                pinned: 0,
+                refused: Vec::new(),
+            };
+            let mut warnings = Vec::new();
+            let mut skipped = Vec::new();
+            for (name, answer) in &pins.names {
+                let answer = answer.as_deref().map_err(String::as_str);
+                match scope.pin(name, answer, pins.addresses) {
+                    Ok(Pinned::Pinned) => {
+                        taken.pinned += 1;
+                        warnings.push(pinned(name, scope.pinned_to(name)));
+                    }
+                    Ok(Pinned::Skipped) => skipped.push(name.clone()),
+                    // Pins sent again, as after a reconnect, change nothing.
+                    Ok(Pinned::Unchanged) => {}
+                    Err(error) => taken.refused.push(error.to_string()),
+                }
+            }
+            warnings.extend(
+                scope
+                    .names_without_address()
+                    .filter_map(|(name, why)| Some((name.as_str(), why?)))
+                    .filter(|(name, _)| skipped.iter().any(|sent| sent.eq_ignore_ascii_case(name)))
+                    .map(|(name, why)| format!("`{name}` is left out: {why}")),
+            );
+            if warnings.is_empty() {
+                return Ok(taken);
+            }
+            let change = command::ActiveModel {
+                scope: Set(Some(AsText(scope))),
+                ..Default::default()
+            };
+            commands::update(tx, &command, change).await?;
+            if let Some(mut scan) = LockedScan::lock(tx, id).await? {
+                scan.warn(warnings, pins.now).await?;
+                scan.save().await?;
+            }
+            Ok(taken)
+        })
     }
-    save_command(tx, &command).await?;
-    scan.save().await?;
-    let answer = ReportAnswer {
-        accepted: outcome.accepted,
-        rejected: outcome.rejected,
-        scan: command.scan_id.0,
-        ended,
-    };
-    remember(tx, new, &answer).await?;
-    Ok(answer)
 }
 
-/// The answer to the same report, if it came before: whatever has become of the command meanwhile.
+/// The log entry for a name that has addresses.
+fn pinned(name: &str, addresses: &[IpAddr]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    format!("`{name}` is pinned to {}", addresses.join(", "))
+}
+
+/// The answer that the same report got before.
 async fn answered_before(
     tx: &DatabaseTransaction,
     new: &NewReport,
-    command: &command::Model,
+    scan: ScanId,
 ) -> Result<Option<ReportAnswer>, DbErr> {
-    let before = report::Entity::find_by_id((command.id, Bytes32(new.digest)))
-        .one(tx)
-        .await?;
-    Ok(before.map(|before| ReportAnswer {
-        accepted: u64::try_from(before.accepted).unwrap_or(0),
-        rejected: u64::try_from(before.rejected).unwrap_or(0),
-        scan: command.scan_id.0,
-        ended: before.ended,
-    }))
+    let key = (AsText(new.command), Bytes32(new.digest));
+    let before = report::Entity::find_by_id(key).one(tx).await?;
+    let answer = |before: report::Model| {
+        Ok(ReportAnswer {
+            accepted: read_count(before.accepted)?,
+            rejected: read_count(before.rejected)?,
+            scan,
+            ended: before.ended,
+        })
+    };
+    before.map(answer).transpose()
 }
 
 async fn remember(
@@ -171,19 +241,7 @@ async fn save_command(tx: &DatabaseTransaction, command: &command::Model) -> Res
         flooded: Set(command.flooded),
         ..Default::default()
     };
-    command::Entity::update_many()
-        .set(changed)
-        .filter(command::Column::Id.eq(command.id))
-        .exec(tx)
-        .await?;
-    Ok(())
-}
-
-fn is_flooded(command: &command::Model, quota: u64) -> bool {
-    let bound = quota
-        .saturating_mul(limits::REFUSED_ROWS_FACTOR as u64)
-        .max(limits::REFUSED_ROWS_FLOOR as u64);
-    u64::try_from(command.refused_rows).unwrap_or(0) > bound
+    commands::update(tx, command, changed).await
 }
 
 /// Ends a command whose refused rows have passed the bound: its node is broken or hostile.
@@ -194,11 +252,10 @@ async fn end_flooded(
     command: &command::Model,
 ) -> Result<(), DbErr> {
     let reason = format!("ended: {} of its rows were refused", command.refused_rows);
-    scan.end_command(command, CommandState::Ended, new.now)
-        .await?;
+    commands::end(tx, command, CommandState::Ended, new.now).await?;
     scan.warn(
         [format!(
-            "node {} reported too much that was refused: its command was {reason}",
+            "too many rows that node {} reported were refused; its command was {reason}",
             new.node
         )],
         new.now,
@@ -218,21 +275,21 @@ async fn end_flooded(
             from: None,
         },
         action: "node.flood".into(),
-        subject: format!("command {} of scan {}", new.command, command.scan_id.0),
+        subject: format!("command {} of scan {}", new.command, scan.row().id.0),
         result: AuditResult::Refused(reason),
         at: new.now,
     };
     audit::write(tx, entry).await
 }
 
-/// What the verdicts of a report add up to.
+/// The sum of a report's verdicts.
 #[derive(Default)]
 struct Outcome {
-    /// For the answer: rows taken now or before.
+    /// For the answer: rows accepted now or before.
     accepted: u64,
     /// For the answer: rows refused now or before.
     rejected: u64,
-    /// Taken rows that no earlier command of the scan has reported.
+    /// Accepted rows that no earlier command of the scan has reported.
     counted_accepted: u64,
     stored: Vec<StoredRow>,
     refusals: Refusals,
@@ -241,33 +298,33 @@ struct Outcome {
 /// A row to store.
 struct StoredRow {
     report: DeviceReport,
-    fate: Fate,
+    judgment: Judgment,
 }
 
-enum Fate {
+enum Judgment {
     Accepted {
         device: DeviceId,
-        /// An earlier command of the scan told the operator the same.
-        told: bool,
+        /// An earlier command of the scan logged the same event.
+        logged: bool,
     },
     Refused(fleet_core::RejectReason),
 }
 
 impl Outcome {
-    fn take(&mut self, verdict: RowVerdict<DeviceId>, inventory: &Inventory, known: &KnownRows) {
+    fn add(&mut self, verdict: RowVerdict<DeviceId>, inventory: &Inventory, known: &KnownRows) {
         match verdict {
             RowVerdict::Accepted {
                 report,
                 decision: device,
             } => {
                 self.accepted += 1;
-                // A chunk that is scanned again meets the same devices: they are counted and told once.
+                // A chunk that runs again finds the same devices: they are counted and logged once.
                 let again = known.accepted_earlier(&report, device);
                 self.counted_accepted += u64::from(!again);
-                let told = again && !inventory.changed_visibly(device);
+                let logged = again && !inventory.changed_visibly(device);
                 self.stored.push(StoredRow {
                     report,
-                    fate: Fate::Accepted { device, told },
+                    judgment: Judgment::Accepted { device, logged },
                 });
             }
             RowVerdict::Refused {
@@ -280,7 +337,7 @@ impl Outcome {
                     .add(reason, example, known.refused_earlier(&report, reason));
                 self.stored.push(StoredRow {
                     report,
-                    fate: Fate::Refused(reason),
+                    judgment: Judgment::Refused(reason),
                 });
             }
             RowVerdict::Repeated { accepted: true } => self.accepted += 1,
@@ -292,23 +349,18 @@ impl Outcome {
         }
     }
 
-    fn rows(
-        &self,
-        new: &NewReport,
-        command: &command::Model,
-        ids: &SavedIds,
-    ) -> Vec<report_row::ActiveModel> {
+    fn rows(&self, new: &NewReport, scan: ScanId, ids: &SavedIds) -> Vec<report_row::ActiveModel> {
         let row = |stored: &StoredRow| {
             let Endpoint { ip, port } = stored.report.endpoint;
-            let (refusal, device) = match stored.fate {
-                Fate::Accepted { device, .. } => (None, Some(ids.of(device).0)),
-                Fate::Refused(reason) => (Some(AsText(reason)), None),
+            let (refusal, device) = match stored.judgment {
+                Judgment::Accepted { device, .. } => (None, Some(ids.of(device).0)),
+                Judgment::Refused(reason) => (Some(AsText(reason)), None),
             };
             report_row::ActiveModel {
                 command_id: Set(AsText(new.command)),
                 ip: Set(AsText(ip)),
                 port: Set(i64::from(port.number())),
-                scan_id: Set(command.scan_id),
+                scan_id: Set(AsText(scan)),
                 identifier: Set(stored.report.sent_identifier.clone()),
                 refusal: Set(refusal),
                 device_id: Set(device),
@@ -318,19 +370,19 @@ impl Outcome {
     }
 
     fn events(&self, inventory: &Inventory, ids: &SavedIds, elapsed_ms: u64) -> Vec<LogEvent> {
-        let told = |stored: &StoredRow| match stored.fate {
-            Fate::Accepted {
+        let event = |stored: &StoredRow| match stored.judgment {
+            Judgment::Accepted {
                 device,
-                told: false,
+                logged: false,
             } => found(
                 &stored.report,
                 ids.of(device),
                 inventory.device(device)?,
                 elapsed_ms,
             ),
-            Fate::Accepted { told: true, .. } | Fate::Refused(_) => None,
+            Judgment::Accepted { logged: true, .. } | Judgment::Refused(_) => None,
         };
-        self.stored.iter().filter_map(told).collect()
+        self.stored.iter().filter_map(event).collect()
     }
 }
 

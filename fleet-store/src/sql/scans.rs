@@ -2,23 +2,19 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use async_trait::async_trait;
-use fleet_core::{CommandId, Epoch, NodeId, OrgId, ScanId, Timestamp, outcome::Conclusion};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-};
+use fleet_core::{enrollment::NodeState, outcome::Conclusion};
+use fleet_discovery::{NoRoom, NodeLoad, Scope, check_room};
 
 use super::{
-    codec, dispatch, ending,
-    entity::{node, operator, scan, scan_event, scan_request},
-    pins, report,
-    transaction::unreadable,
-    value::AsText,
+    audit, codec, commands,
+    entity::{chunk, node, operator, scan, scan_event, scan_request},
+    inserts,
+    locked::LockedScan,
+    nodes,
 };
 use crate::{
-    Ack, Acked, Actor, CancelScanError, Canceled, CreateScanError, CreatedScan, EventPage,
-    IssuedCommand, NewReport, NewScan, Pins, PinsError, PinsTaken, Progress, ReportAnswer,
-    ReportError, ScanRow, Scans, SqlStore, StoreError, StoredEvent, Swept,
+    CreateScanError, CreatedScan, EventPage, NewScan, Progress, Queueing, ScanRow, Scans,
+    StoredEvent, sql::prelude::*,
 };
 
 #[async_trait]
@@ -28,146 +24,51 @@ impl Scans for SqlStore {
         new: NewScan,
         actor: Actor,
     ) -> Result<CreatedScan, CreateScanError> {
-        self.transaction("create_scan", (new, actor), |tx, (new, actor)| {
-            Box::pin(dispatch::create(tx, new, actor))
-        })
-        .await
-    }
-
-    async fn issue_command(
-        &self,
-        node: NodeId,
-        epoch: Epoch,
-        command: CommandId,
-        now: Timestamp,
-    ) -> Result<Option<IssuedCommand>, StoreError> {
-        self.transaction(
-            "issue_command",
-            (node, epoch, command, now),
-            |tx, (node, epoch, command, now)| {
-                Box::pin(dispatch::issue(tx, *node, *epoch, *command, *now))
-            },
-        )
-        .await
-    }
-
-    async fn withdraw_command(&self, command: CommandId, now: Timestamp) -> Result<(), StoreError> {
-        self.transaction("withdraw_command", (command, now), |tx, (command, now)| {
-            Box::pin(dispatch::withdraw(tx, *command, *now))
-        })
-        .await
-    }
-
-    async fn record_report(&self, report: NewReport) -> Result<ReportAnswer, ReportError> {
-        self.transaction("record_report", report, |tx, report| {
-            Box::pin(report::record(tx, report))
-        })
-        .await
-    }
-
-    async fn record_pins(&self, pins: Pins) -> Result<PinsTaken, PinsError> {
-        self.transaction("record_pins", pins, |tx, pins| {
-            Box::pin(pins::record(tx, pins))
-        })
-        .await
-    }
-
-    async fn record_ack(&self, ack: Ack) -> Result<Acked, StoreError> {
-        self.transaction("record_ack", ack, |tx, ack| Box::pin(ending::ack(tx, ack)))
-            .await
-    }
-
-    async fn record_progress(
-        &self,
-        node: NodeId,
-        epoch: Epoch,
-        command: CommandId,
-        done: u64,
-        phase: &str,
-    ) -> Result<Option<ScanId>, StoreError> {
-        self.transaction(
-            "record_progress",
-            (node, epoch, command, done, phase),
-            |tx, (node, epoch, command, done, phase)| {
-                Box::pin(ending::progress(tx, *node, *epoch, *command, *done, phase))
-            },
-        )
-        .await
-    }
-
-    async fn cancel_scan(
-        &self,
-        org: OrgId,
-        scan: ScanId,
-        grace: Option<Duration>,
-        actor: Actor,
-        now: Timestamp,
-    ) -> Result<Canceled, CancelScanError> {
-        self.transaction(
-            "cancel_scan",
-            (org, scan, grace, actor, now),
-            |tx, (org, scan, grace, actor, now)| {
-                Box::pin(ending::cancel(tx, *org, *scan, *grace, actor, *now))
-            },
-        )
-        .await
-    }
-
-    async fn end_scan(
-        &self,
-        scan: ScanId,
-        conclusion: Conclusion,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        self.transaction(
-            "end_scan",
-            (scan, conclusion, now),
-            |tx, (scan, conclusion, now)| Box::pin(ending::end(tx, *scan, conclusion, *now)),
-        )
-        .await
-    }
-
-    async fn sweep_scans(&self, now: Timestamp) -> Result<Swept, StoreError> {
-        let mut swept = Swept::default();
-        // Each in a transaction of its own, so that a sweep holds no node for long.
-        for (node, command) in
-            Self::reading("sweep_scans", ending::overdue(self.reader(), now).await)?
-        {
-            let scan = self
-                .transaction(
-                    "sweep_scans",
-                    (node, command, now),
-                    |tx, (node, command, now)| {
-                        Box::pin(ending::expire_command(tx, *node, *command, *now))
-                    },
-                )
-                .await?;
-            if let Some(scan) = scan {
-                swept.commands.push((node, command));
-                swept.scans.push(scan);
+        transaction!(self, "create_scan", |tx| {
+            if let Some(request_id) = &new.request_id
+                && let Some(scan) = by_request_id(tx, new.org, request_id, new.now).await?
+            {
+                return Ok(CreatedScan {
+                    scan,
+                    existing: true,
+                });
             }
-        }
-        for scan in Self::reading("sweep_scans", ending::stale(self.reader(), now).await)? {
-            let expired = self
-                .transaction("sweep_scans", (scan, now), |tx, (scan, now)| {
-                    Box::pin(ending::expire_scan(tx, *scan, *now))
-                })
-                .await?;
-            swept.commands.extend(expired.command);
-            if expired.ended {
-                swept.scans.push(scan);
+            let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
+                return refuse(CreateScanError::NodeNotFound(new.node));
+            };
+            if node.state.0 != NodeState::Confirmed {
+                return refuse(CreateScanError::NotConfirmed(new.node));
             }
-        }
-        swept.scans.sort_unstable();
-        swept.scans.dedup();
-        Ok(swept)
-    }
-
-    async fn nodes_with_work(&self, now: Timestamp) -> Result<Vec<NodeId>, StoreError> {
-        Self::reading(
-            "nodes_with_work",
-            dispatch::nodes_with_work(self.reader(), now).await,
-        )
+            check_node(tx, &new).await?;
+            let (row, chunks) = rows(&new)?;
+            scan::Entity::insert(row).exec_without_returning(tx).await?;
+            let request = scan_request::ActiveModel {
+                scan_id: Set(AsText(new.id)),
+                request: Set(codec::write_request(&new.request)?),
+            };
+            scan_request::Entity::insert(request)
+                .exec_without_returning(tx)
+                .await?;
+            let empty = chunks.is_empty();
+            inserts::all(tx, chunks).await?;
+            let subject = format!(
+                "scan {} on node {} ({} targets)",
+                new.id, new.node, new.plan.targets
+            );
+            audit::done(tx, new.org, &actor, "scan.start", subject, new.now).await?;
+            let Some(mut scan) = LockedScan::lock(tx, new.id).await? else {
+                return Err(DbErr::RecordNotFound("the scan that was just stored".into()).into());
+            };
+            scan.warn(new.plan.notes.iter().cloned(), new.now).await?;
+            if empty {
+                scan.conclude(new.now).await?;
+            }
+            let row = scan.save().await?;
+            Ok(CreatedScan {
+                scan: read_one(tx, row, new.now).await?,
+                existing: false,
+            })
+        })
     }
 
     async fn scan(
@@ -182,7 +83,7 @@ impl Scans for SqlStore {
                 None => Ok(None),
             }
         };
-        Self::reading("scan", found.await)
+        found.await.during("scan")
     }
 
     async fn scan_by_request(
@@ -191,10 +92,9 @@ impl Scans for SqlStore {
         request_id: &str,
         now: Timestamp,
     ) -> Result<Option<ScanRow>, StoreError> {
-        Self::reading(
-            "scan_by_request",
-            by_request_id(self.reader(), org, request_id, now).await,
-        )
+        by_request_id(self.reader(), org, request_id, now)
+            .await
+            .during("scan_by_request")
     }
 
     async fn list_scans(
@@ -221,7 +121,7 @@ impl Scans for SqlStore {
                 .await?;
             read(self.reader(), rows, now).await
         };
-        Self::reading("list_scans", found.await)
+        found.await.during("list_scans")
     }
 
     async fn read_events(
@@ -256,7 +156,7 @@ impl Scans for SqlStore {
                 events,
             }))
         };
-        Self::reading("read_events", page.await)
+        page.await.during("read_events")
     }
 }
 
@@ -389,4 +289,104 @@ fn progress(row: &scan::Model, now: Timestamp) -> Progress {
         phase: row.phase.clone(),
         elapsed: row.started_at.map_or(Duration::ZERO, |at| end.since(at.0)),
     }
+}
+
+/// Checks that the node has room for the scan.
+async fn check_node(
+    tx: &DatabaseTransaction,
+    new: &NewScan,
+) -> Result<(), Failure<CreateScanError>> {
+    let scans = |states: Vec<AsText<ScanState>>| {
+        scan::Entity::find()
+            .filter(scan::Column::NodeId.eq(new.node.0))
+            .filter(scan::Column::State.is_in(states))
+            .count(tx)
+    };
+    let load = NodeLoad {
+        busy: commands::is_busy(tx, new.node).await?,
+        open_scans: scans(nodes::open_states()).await?,
+        queued_scans: scans(vec![AsText(ScanState::Queued)]).await?,
+    };
+    match check_room(new.queueing != Queueing::Never, load) {
+        Ok(()) => Ok(()),
+        Err(NoRoom::Busy) => refuse(CreateScanError::Busy(new.node)),
+        Err(NoRoom::QueueFull) => refuse(CreateScanError::QueueFull {
+            node: new.node,
+            most: limits::QUEUED_SCANS,
+        }),
+    }
+}
+
+fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), DbErr> {
+    let skipped: u64 = new.plan.skipped.iter().map(|tally| tally.count).sum();
+    let skipped = count(skipped);
+    let targets = |scope: &Scope| count(scope.targets());
+    let planned: i64 = new
+        .plan
+        .chunks
+        .iter()
+        .map(|chunk| targets(&chunk.scope))
+        .sum();
+    let (queues, queued_until) = match new.queueing {
+        Queueing::Never => (false, new.now.plus(limits::QUEUE_FOR)),
+        Queueing::Until(until) => (true, until),
+    };
+    let row = scan::ActiveModel {
+        id: Set(AsText(new.id)),
+        org_id: Set(new.org.0),
+        node_id: Set(new.node.0),
+        operator_id: Set(new.operator.0),
+        request_id: Set(new.request_id.clone()),
+        state: Set(AsText(ScanState::Queued)),
+        priority: Set(AsText(new.priority)),
+        queues: Set(queues),
+        queued_until: Set(Micros(queued_until)),
+        created_at: Set(Micros(new.now)),
+        started_at: Set(None),
+        ended_at: Set(None),
+        served_at: Set(Micros(Timestamp::from_micros(0))),
+        not_before: Set(Micros(new.now)),
+        busy_answers: Set(0),
+        cancel_until: Set(None),
+        code: Set(None),
+        reason: Set(String::new()),
+        open_scope: Set(new.plan.open_scope),
+        skipped: Set(codec::write_tallies(&new.plan.skipped)?),
+        chunks: Set(count(new.plan.chunks.len() as u64)),
+        chunks_done: Set(0),
+        targets: Set(count(new.plan.targets)),
+        units: Set(skipped + planned),
+        units_done: Set(skipped),
+        units_settled: Set(skipped),
+        phase: Set(String::new()),
+        last_sequence: Set(0),
+        accepted: Set(0),
+        rejected: Set(0),
+        first_device_at: Set(None),
+        ledger: Set(None),
+    };
+    let chunk = |(position, chunk): (usize, &fleet_discovery::Chunk)| {
+        Ok(chunk::ActiveModel {
+            scan_id: Set(AsText(new.id)),
+            position: Set(count(position as u64)),
+            state: Set(AsText(ChunkState::Waiting)),
+            command: Set(codec::write_command(&chunk.command)?),
+            ports: Set(codec::write_ports(&chunk.ports)),
+            scope: Set(AsText(chunk.scope.clone())),
+            targets: Set(targets(&chunk.scope)),
+            attempts: Set(0),
+            grade: Set(None),
+            code: Set(None),
+            reason: Set(String::new()),
+            outcomes: Set(None),
+        })
+    };
+    let chunks = new
+        .plan
+        .chunks
+        .iter()
+        .enumerate()
+        .map(chunk)
+        .collect::<Result<_, DbErr>>()?;
+    Ok((row, chunks))
 }

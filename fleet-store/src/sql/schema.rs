@@ -7,7 +7,7 @@ use sea_orm::{
     Iterable, Statement, sea_query::ColumnType,
 };
 
-use super::entity;
+use super::{entity, transaction::During};
 use crate::{SqlStore, StoreError};
 
 /// A column: its kind, and whether it may be unset.
@@ -30,7 +30,7 @@ impl SqlStore {
         macro_rules! compare {
             ($($entity:ident)*) => {$(
                 let found = compare::<entity::$entity::Entity>(database).await;
-                differences.extend(Self::reading("schema_differences", found)?);
+                differences.extend(found.during("schema_differences")?);
             )*};
         }
         compare!(
@@ -40,7 +40,7 @@ impl SqlStore {
             scan scan_request chunk command report report_row report_refusal scan_event
             device device_alias identity_change refused_device node_endpoint binding
             direct_lease
-            device_pairing device_credential pairing pairing_command pairing_target
+            device_pairing device_credential pairing pairing_target
         );
         Ok(differences)
     }

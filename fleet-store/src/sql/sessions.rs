@@ -1,26 +1,13 @@
 //! Handshakes, sessions and heartbeats of nodes.
 
-use async_trait::async_trait;
-use fleet_core::{
-    KeyId, NodeId, OrgId, SecretHash, SessionId, Timestamp, enrollment::NodeState, limits,
-};
-use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait,
-    NotSet, PaginatorTrait, QueryFilter, QueryOrder, Set,
-    sea_query::{Expr, OnConflict},
-};
+use fleet_core::enrollment::NodeState;
 
 use super::{
     audit,
     entity::{node, node_challenge, node_key, node_session},
     nodes,
-    transaction::{Failure, refuse},
-    value::{AsText, Hash, Micros},
 };
-use crate::{
-    Actor, AuditEntry, BeginError, Challenged, NodeIdentity, OpenSessionError, Sessions, SqlStore,
-    StoreError,
-};
+use crate::{BeginError, Challenged, NodeIdentity, OpenSessionError, Sessions, sql::prelude::*};
 
 #[async_trait]
 impl Sessions for SqlStore {
@@ -31,49 +18,40 @@ impl Sessions for SqlStore {
         challenge: SecretHash,
         expires: Timestamp,
     ) -> Result<NodeId, BeginError> {
-        self.transaction(
-            "begin_handshake",
-            (key, identity_key, challenge, expires),
-            |tx, (key, identity_key, challenge, expires)| {
-                Box::pin(async move {
-                    let Some(known) = live_key(tx, node_key::Column::Hash.eq(Hash(*key))).await?
-                    else {
-                        return refuse(BeginError::Credentials);
-                    };
-                    let Some(node) = nodes::lock(tx, NodeId(known.node_id)).await? else {
-                        return refuse(BeginError::Credentials);
-                    };
-                    // `SecretHash` compares in constant time.
-                    if SecretHash::from_stored(node.identity_key.0)
-                        != SecretHash::from_stored(*identity_key)
-                    {
-                        return refuse(BeginError::Credentials);
-                    }
-                    if node.state.0 != NodeState::Confirmed {
-                        return refuse(BeginError::NotConfirmed(NodeId(node.id)));
-                    }
-                    let pending = node_challenge::ActiveModel {
-                        node_id: Set(node.id),
-                        key_id: Set(known.id),
-                        hash: Set(Hash(*challenge)),
-                        expires_at: Set(Micros(*expires)),
-                    };
-                    let newest = OnConflict::column(node_challenge::Column::NodeId)
-                        .update_columns([
-                            node_challenge::Column::KeyId,
-                            node_challenge::Column::Hash,
-                            node_challenge::Column::ExpiresAt,
-                        ])
-                        .to_owned();
-                    node_challenge::Entity::insert(pending)
-                        .on_conflict(newest)
-                        .exec_without_returning(tx)
-                        .await?;
-                    Ok(NodeId(node.id))
-                })
-            },
-        )
-        .await
+        transaction!(self, "begin_handshake", |tx| {
+            let Some(known) = live_key(tx, node_key::Column::Hash.eq(Hash(key))).await? else {
+                return refuse(BeginError::Credentials);
+            };
+            let Some(node) = nodes::lock(tx, NodeId(known.node_id)).await? else {
+                return refuse(BeginError::Credentials);
+            };
+            // `SecretHash` compares in constant time.
+            if SecretHash::from_stored(node.identity_key.0) != SecretHash::from_stored(identity_key)
+            {
+                return refuse(BeginError::Credentials);
+            }
+            if node.state.0 != NodeState::Confirmed {
+                return refuse(BeginError::NotConfirmed(NodeId(node.id)));
+            }
+            let pending = node_challenge::ActiveModel {
+                node_id: Set(node.id),
+                key_id: Set(known.id),
+                hash: Set(Hash(challenge)),
+                expires_at: Set(Micros(expires)),
+            };
+            let newest = OnConflict::column(node_challenge::Column::NodeId)
+                .update_columns([
+                    node_challenge::Column::KeyId,
+                    node_challenge::Column::Hash,
+                    node_challenge::Column::ExpiresAt,
+                ])
+                .to_owned();
+            node_challenge::Entity::insert(pending)
+                .on_conflict(newest)
+                .exec_without_returning(tx)
+                .await?;
+            Ok(NodeId(node.id))
+        })
     }
 
     async fn take_challenge(
@@ -81,12 +59,23 @@ impl Sessions for SqlStore {
         challenge: SecretHash,
         now: Timestamp,
     ) -> Result<Option<Challenged>, StoreError> {
-        self.transaction(
-            "take_challenge",
-            (challenge, now),
-            |tx, (challenge, now)| Box::pin(take(tx, *challenge, *now)),
-        )
-        .await
+        transaction!(self, "take_challenge", |tx| {
+            // One statement consumes it, so that of two who bring it only one gets it.
+            let taken = node_challenge::Entity::delete_many()
+                .filter(node_challenge::Column::Hash.eq(Hash(challenge)))
+                .exec_with_returning(tx)
+                .await?;
+            let Some(taken) = taken.into_iter().next() else {
+                return Ok(None);
+            };
+            let node = node::Entity::find_by_id(taken.node_id).one(tx).await?;
+            Ok(node.map(|node| Challenged {
+                node: NodeId(node.id),
+                identity_key: node.identity_key.0,
+                key: KeyId(taken.key_id),
+                alive: taken.expires_at.0 > now,
+            }))
+        })
     }
 
     async fn open_session(
@@ -98,48 +87,31 @@ impl Sessions for SqlStore {
         actor: Actor,
         now: Timestamp,
     ) -> Result<SessionId, OpenSessionError> {
-        self.transaction(
-            "open_session",
-            (node, key, token, expires, actor, now),
-            |tx, (node, key, token, expires, actor, now)| {
-                Box::pin(async move {
-                    let node = nodes::lock(tx, *node)
-                        .await?
-                        .filter(|node| node.state.0 == NodeState::Confirmed);
-                    let key = live_key(tx, node_key::Column::Id.eq(key.0)).await?;
-                    let (Some(node), Some(key)) = (node, key) else {
-                        return refuse(OpenSessionError::Refused);
-                    };
-                    if key.node_id != node.id {
-                        return refuse(OpenSessionError::Refused);
-                    }
-                    retire_sessions(tx, node.id, *now).await?;
-                    let session = node_session::ActiveModel {
-                        id: NotSet,
-                        node_id: Set(node.id),
-                        key_id: Set(key.id),
-                        hash: Set(Hash(*token)),
-                        created_at: Set(Micros(*now)),
-                        expires_at: Set(Micros(*expires)),
-                    };
-                    let session = session.insert(tx).await?;
-                    let subject = format!("node {} ({}) by key {}", node.id, node.name, key.id);
-                    audit::write(
-                        tx,
-                        AuditEntry::done(
-                            OrgId(node.org_id),
-                            actor.clone(),
-                            "node.sign_in",
-                            subject,
-                            *now,
-                        ),
-                    )
-                    .await?;
-                    Ok(SessionId(session.id))
-                })
-            },
-        )
-        .await
+        transaction!(self, "open_session", |tx| {
+            let node = nodes::lock(tx, node)
+                .await?
+                .filter(|node| node.state.0 == NodeState::Confirmed);
+            let key = live_key(tx, node_key::Column::Id.eq(key.0)).await?;
+            let (Some(node), Some(key)) = (node, key) else {
+                return refuse(OpenSessionError::Refused);
+            };
+            if key.node_id != node.id {
+                return refuse(OpenSessionError::Refused);
+            }
+            retire_sessions(tx, node.id, now).await?;
+            let session = node_session::ActiveModel {
+                id: NotSet,
+                node_id: Set(node.id),
+                key_id: Set(key.id),
+                hash: Set(Hash(token)),
+                created_at: Set(Micros(now)),
+                expires_at: Set(Micros(expires)),
+            };
+            let session = session.insert(tx).await?;
+            let subject = format!("node {} ({}) by key {}", node.id, node.name, key.id);
+            audit::done(tx, OrgId(node.org_id), &actor, "node.sign_in", subject, now).await?;
+            Ok(SessionId(session.id))
+        })
     }
 
     async fn node_by_session(
@@ -165,7 +137,7 @@ impl Sessions for SqlStore {
                 expires_at: session.expires_at.0,
             }))
         };
-        Self::reading("node_by_session", found.await)
+        found.await.during("node_by_session")
     }
 
     async fn has_live_session(&self, node: NodeId, now: Timestamp) -> Result<bool, StoreError> {
@@ -180,41 +152,35 @@ impl Sessions for SqlStore {
                 .await?;
             Ok(live > 0)
         };
-        Self::reading("has_live_session", live.await)
+        live.await.during("has_live_session")
     }
 
     async fn heartbeat(&self, node: NodeId, now: Timestamp) -> Result<bool, StoreError> {
-        self.transaction("heartbeat", (node, now), |tx, (node, now)| {
-            Box::pin(async move {
-                let touched = node::Entity::update_many()
-                    .col_expr(node::Column::LastSeenAt, Micros(*now).into())
-                    .filter(node::Column::Id.eq(node.0))
-                    .filter(node::Column::DeletedAt.is_null())
-                    .filter(node::Column::State.eq(AsText(NodeState::Confirmed)))
-                    .exec(tx)
-                    .await?;
-                Ok(touched.rows_affected > 0)
-            })
+        transaction!(self, "heartbeat", |tx| {
+            let touched = node::Entity::update_many()
+                .col_expr(node::Column::LastSeenAt, Micros(now).into())
+                .filter(node::Column::Id.eq(node.0))
+                .filter(node::Column::DeletedAt.is_null())
+                .filter(node::Column::State.eq(AsText(NodeState::Confirmed)))
+                .exec(tx)
+                .await?;
+            Ok(touched.rows_affected > 0)
         })
-        .await
     }
 
     async fn sweep_sessions(&self, now: Timestamp) -> Result<u64, StoreError> {
-        self.transaction("sweep_sessions", now, |tx, now| {
-            Box::pin(async move {
-                let now = Micros(*now);
-                let challenges = node_challenge::Entity::delete_many()
-                    .filter(node_challenge::Column::ExpiresAt.lte(now))
-                    .exec(tx)
-                    .await?;
-                let sessions = node_session::Entity::delete_many()
-                    .filter(node_session::Column::ExpiresAt.lte(now))
-                    .exec(tx)
-                    .await?;
-                Ok(challenges.rows_affected + sessions.rows_affected)
-            })
+        transaction!(self, "sweep_sessions", |tx| {
+            let now = Micros(now);
+            let challenges = node_challenge::Entity::delete_many()
+                .filter(node_challenge::Column::ExpiresAt.lte(now))
+                .exec(tx)
+                .await?;
+            let sessions = node_session::Entity::delete_many()
+                .filter(node_session::Column::ExpiresAt.lte(now))
+                .exec(tx)
+                .await?;
+            Ok(challenges.rows_affected + sessions.rows_affected)
         })
-        .await
     }
 }
 
@@ -233,28 +199,6 @@ async fn live_key(tx: &DatabaseTransaction, which: Expr) -> Result<Option<node_k
         .filter(node_key::Column::RevokedAt.is_null())
         .one(tx)
         .await
-}
-
-async fn take(
-    tx: &DatabaseTransaction,
-    challenge: SecretHash,
-    now: Timestamp,
-) -> Result<Option<Challenged>, Failure<StoreError>> {
-    // One statement consumes it, so that of two who bring it only one gets it.
-    let taken = node_challenge::Entity::delete_many()
-        .filter(node_challenge::Column::Hash.eq(Hash(challenge)))
-        .exec_with_returning(tx)
-        .await?;
-    let Some(taken) = taken.into_iter().next() else {
-        return Ok(None);
-    };
-    let node = node::Entity::find_by_id(taken.node_id).one(tx).await?;
-    Ok(node.map(|node| Challenged {
-        node: NodeId(node.id),
-        identity_key: node.identity_key.0,
-        key: KeyId(taken.key_id),
-        alive: taken.expires_at.0 > now,
-    }))
 }
 
 /// Leaves the newest session a moment, so that calls under way come through, and ends all others.

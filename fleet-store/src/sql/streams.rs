@@ -2,43 +2,80 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
 use fleet_core::{
-    CommandId, CommandState, Epoch, InstanceId, NodeId, OrgId, ReplicaId, ScanId, ScanState,
-    SessionId, Timestamp,
+    InstanceId, Priority, ReplicaId,
     enrollment::NodeState,
     limits::DUPLICATE_HOLD,
+    outcome::{Code, Verdict},
     takeover::{Claimant, Judgement, Takeovers},
-};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, Set,
-    sea_query::{LockType, OnConflict},
 };
 
 use super::{
     audit, codec,
+    commands::{self, Work},
     entity::{command, node, node_stream},
     locked::LockedScan,
     nodes,
-    pairing::commands as pairing,
-    transaction::{Failure, refuse},
-    value::{AsText, Bytes16, Micros},
+    pairing::ends,
 };
-use crate::{
-    Actor, AdoptedCommand, AuditEntry, ClaimError, ClaimedStream, SqlStore, StoreError,
-    StreamClaim, Streams,
-};
+use crate::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams, sql::prelude::*};
 
 #[async_trait]
 impl Streams for SqlStore {
     async fn claim_stream(&self, claim: StreamClaim) -> Result<ClaimedStream, ClaimError> {
         let id = claim.node;
-        let judged = self
-            .transaction("claim_stream", claim, |tx, claim| {
-                Box::pin(claim_stream(tx, claim))
-            })
-            .await?;
+        let judged = transaction!(self, "claim_stream", |tx| {
+            let node = nodes::lock(tx, claim.node)
+                .await?
+                .filter(|node| node.state.0 == NodeState::Confirmed);
+            let Some(node) = node else {
+                return refuse(ClaimError::NotFound(claim.node));
+            };
+            let last = node_stream::Entity::find_by_id(claim.node.0)
+                .one(tx)
+                .await?;
+            let mut known = takeovers(last.as_ref())?;
+            let hold = judge(&mut known, last.as_ref(), &claim);
+            show_duplicate(tx, &node, known.is_contested(claim.now), claim.now).await?;
+            let known = codec::write_takeovers(&known)?;
+            if let Some(hold) = hold {
+                node_stream::Entity::update_many()
+                    .col_expr(node_stream::Column::Takeovers, known.into())
+                    .filter(node_stream::Column::NodeId.eq(claim.node.0))
+                    .exec(tx)
+                    .await?;
+                return Ok(Err(hold));
+            }
+            let epoch = next_epoch(tx, &claim, last.map_or(0, |last| last.epoch), known).await?;
+            let hello = codec::write_hello(&claim.hello)?;
+            let seen = node::ActiveModel {
+                last_seen_at: Set(Some(Micros(claim.now))),
+                hello: Set(Some(hello)),
+                ..Default::default()
+            };
+            node::Entity::update_many()
+                .set(seen)
+                .filter(node::Column::Id.eq(claim.node.0))
+                .exec(tx)
+                .await?;
+            let mut claimed = ClaimedStream {
+                epoch,
+                adopted: Vec::new(),
+                ended: Vec::new(),
+            };
+            if let Some(command) = commands::in_flight(tx, claim.node).await? {
+                let work = commands::work(&command)?;
+                if claim.running.contains(&command.id.0) {
+                    claimed
+                        .adopted
+                        .extend(adopt(tx, &command, work, epoch).await?);
+                } else {
+                    let ended = lose(tx, &command, work, claim.now).await?;
+                    claimed.ended.extend(ended);
+                }
+            }
+            Ok(Ok(claimed))
+        })?;
         judged.map_err(|hold| ClaimError::Duplicate { node: id, hold })
     }
 
@@ -56,7 +93,7 @@ impl Streams for SqlStore {
             .into_tuple::<(i64, i64)>()
             .all(self.reader())
             .await;
-        let claimed = Self::reading("claimed_elsewhere", claimed)?;
+        let claimed = claimed.during("claimed_elsewhere")?;
         Ok(claimed
             .into_iter()
             .map(|(node, epoch)| (NodeId(node), Epoch(epoch)))
@@ -71,19 +108,15 @@ impl Streams for SqlStore {
             .all(self.reader())
             .await;
         let mut cleared = 0;
-        for node in Self::reading("sweep_duplicates", flagged)? {
-            let done = self
-                .transaction("sweep_duplicates", (node.id, now), |tx, (node, now)| {
-                    Box::pin(async move {
-                        let Some(node) = nodes::lock(tx, NodeId(*node)).await? else {
-                            return Ok(false);
-                        };
-                        let stream = node_stream::Entity::find_by_id(node.id).one(tx).await?;
-                        let contested = takeovers(stream.as_ref())?.is_contested(*now);
-                        Ok(show_duplicate(tx, &node, contested, *now).await?)
-                    })
-                })
-                .await?;
+        for node in flagged.during("sweep_duplicates")? {
+            let done = transaction!(self, "sweep_duplicates", |tx| {
+                let Some(node) = nodes::lock(tx, NodeId(node.id)).await? else {
+                    return Ok(false);
+                };
+                let stream = node_stream::Entity::find_by_id(node.id).one(tx).await?;
+                let contested = takeovers(stream.as_ref())?.is_contested(now);
+                Ok(show_duplicate(tx, &node, contested, now).await?)
+            })?;
             cleared += u64::from(done);
         }
         Ok(cleared)
@@ -95,28 +128,23 @@ impl Streams for SqlStore {
         epoch: Epoch,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.transaction(
-            "release_stream",
-            (node, epoch, now),
-            |tx, (node, epoch, now)| {
-                Box::pin(async move {
-                    node_stream::Entity::update_many()
-                        .col_expr(node_stream::Column::ReleasedAt, Micros(*now).into())
-                        .filter(node_stream::Column::NodeId.eq(node.0))
-                        .filter(node_stream::Column::Epoch.eq(epoch.0))
-                        .filter(node_stream::Column::ReleasedAt.is_null())
-                        .exec(tx)
-                        .await?;
-                    Ok(())
-                })
-            },
-        )
-        .await
+        transaction!(self, "release_stream", |tx| {
+            node_stream::Entity::update_many()
+                .col_expr(node_stream::Column::ReleasedAt, Micros(now).into())
+                .filter(node_stream::Column::NodeId.eq(node.0))
+                .filter(node_stream::Column::Epoch.eq(epoch.0))
+                .filter(node_stream::Column::ReleasedAt.is_null())
+                .exec(tx)
+                .await?;
+            Ok(())
+        })
     }
 
     async fn is_current(&self, node: NodeId, epoch: Epoch) -> Result<bool, StoreError> {
         let current = current_epoch(self.reader(), node).await;
-        Self::reading("is_current", current.map(|current| current == Some(epoch)))
+        current
+            .map(|current| current == Some(epoch))
+            .during("is_current")
     }
 }
 
@@ -138,64 +166,6 @@ pub(crate) async fn newest_epoch(
 ) -> Result<Option<Epoch>, DbErr> {
     let stream = node_stream::Entity::find_by_id(node.0).one(db).await?;
     Ok(stream.map(|stream| Epoch(stream.epoch)))
-}
-
-/// Claims, or answers for how long the claimant is held off because another machine has the node's identity:
-/// the refusal is remembered too, so it is no failure of the transaction.
-async fn claim_stream(
-    tx: &DatabaseTransaction,
-    claim: &StreamClaim,
-) -> Result<Result<ClaimedStream, Duration>, Failure<ClaimError>> {
-    let node = nodes::lock(tx, claim.node)
-        .await?
-        .filter(|node| node.state.0 == NodeState::Confirmed);
-    let Some(node) = node else {
-        return refuse(ClaimError::NotFound(claim.node));
-    };
-    let last = node_stream::Entity::find_by_id(claim.node.0)
-        .one(tx)
-        .await?;
-    let mut known = takeovers(last.as_ref())?;
-    let hold = judge(&mut known, last.as_ref(), claim);
-    show_duplicate(tx, &node, known.is_contested(claim.now), claim.now).await?;
-    let known = codec::write_takeovers(&known)?;
-    if let Some(hold) = hold {
-        node_stream::Entity::update_many()
-            .col_expr(node_stream::Column::Takeovers, known.into())
-            .filter(node_stream::Column::NodeId.eq(claim.node.0))
-            .exec(tx)
-            .await?;
-        return Ok(Err(hold));
-    }
-    let epoch = next_epoch(tx, claim, last.map_or(0, |last| last.epoch), known).await?;
-    let hello = codec::write_hello(&claim.hello)?;
-    let seen = node::ActiveModel {
-        last_seen_at: Set(Some(Micros(claim.now))),
-        hello: Set(Some(hello)),
-        ..Default::default()
-    };
-    node::Entity::update_many()
-        .set(seen)
-        .filter(node::Column::Id.eq(claim.node.0))
-        .exec(tx)
-        .await?;
-    let mut claimed = ClaimedStream {
-        epoch,
-        adopted: Vec::new(),
-        ended: Vec::new(),
-    };
-    for command in in_flight(tx, claim.node).await? {
-        if claim.running.contains(&command.id.0) {
-            claimed.adopted.extend(adopt(tx, &command, epoch).await?);
-        } else if let Some(ended) = lose(tx, &command, claim.now).await? {
-            claimed.ended.push(ended);
-        }
-    }
-    let (running, now) = (&claim.running, claim.now);
-    claimed
-        .adopted
-        .extend(pairing::adopt_or_lose(tx, claim.node, epoch, running, now).await?);
-    Ok(Ok(claimed))
 }
 
 /// For how long the claimant is held off, if it is.
@@ -247,8 +217,7 @@ async fn show_duplicate(
         "node.single_identity"
     };
     let subject = format!("node {} ({})", node.id, node.name);
-    let entry = AuditEntry::done(OrgId(node.org_id), Actor::SYSTEM, action, subject, now);
-    audit::write(tx, entry).await?;
+    audit::done(tx, OrgId(node.org_id), &Actor::SYSTEM, action, subject, now).await?;
     Ok(true)
 }
 
@@ -288,68 +257,60 @@ async fn next_epoch(
     Ok(Epoch(last + 1))
 }
 
-/// The commands of a node that are in flight: one at the most, by an index.
-pub(crate) async fn in_flight(
-    tx: &impl ConnectionTrait,
-    node: NodeId,
-) -> Result<Vec<command::Model>, DbErr> {
-    command::Entity::find()
-        .filter(command::Column::NodeId.eq(node.0))
-        .filter(command::Column::State.eq(AsText(CommandState::Issued)))
-        .all(tx)
-        .await
-}
-
-async fn adopt(
-    tx: &DatabaseTransaction,
-    command: &command::Model,
-    epoch: Epoch,
-) -> Result<Option<AdoptedCommand>, DbErr> {
-    let Some(scan) = LockedScan::lock(tx, command.scan_id.0).await? else {
-        return Ok(None);
-    };
-    let adopted = command::ActiveModel {
-        epoch: Set(epoch.0),
-        ..Default::default()
-    };
-    command::Entity::update_many()
-        .set(adopted)
-        .filter(command::Column::Id.eq(command.id))
-        .exec(tx)
-        .await?;
-    Ok(Some(AdoptedCommand {
-        command: command.id.0,
-        priority: scan.row().priority.0,
-        deadline: command.deadline.0,
-        canceled: scan.row().cancel_until.is_some() || scan.row().state.0 == ScanState::Canceled,
-    }))
-}
-
-/// Gives up a command that its node has forgotten. Answers its scan if that ended it.
+/// Gives up a command that its node has forgotten. Returns its scan if the scan ended by that.
 async fn lose(
     tx: &DatabaseTransaction,
     command: &command::Model,
+    work: Work,
     now: Timestamp,
 ) -> Result<Option<ScanId>, DbErr> {
-    let Some(mut scan) = LockedScan::lock(tx, command.scan_id.0).await? else {
+    let id = match work {
+        Work::Scan(id) => id,
+        Work::Pairing(id) => {
+            // It cannot be issued again: the credentials went with the message.
+            let why = "the node does not know the command any more: run it again";
+            let verdict = Verdict::failed(Code::Unavailable, why);
+            ends::conclude(tx, command, id, CommandState::Lost, verdict, now).await?;
+            return Ok(None);
+        }
+    };
+    let Some(mut scan) = LockedScan::lock(tx, id).await? else {
         return Ok(None);
     };
-    scan.end_command(command, CommandState::Lost, now).await?;
+    commands::end(tx, command, CommandState::Lost, now).await?;
     scan.lose_chunk(command, now).await?;
-    let ended = scan.ended_now().then_some(command.scan_id.0);
+    let ended = scan.ended_now().then_some(id);
     scan.save().await?;
     Ok(ended)
 }
 
-/// Locks a command of a node; none when it is unknown or another's.
-pub(crate) async fn command_of(
+/// Continues a command under a new epoch.
+async fn adopt(
     tx: &DatabaseTransaction,
-    node: NodeId,
-    id: CommandId,
-) -> Result<Option<command::Model>, DbErr> {
-    command::Entity::find_by_id(AsText(id))
-        .filter(command::Column::NodeId.eq(node.0))
-        .lock(LockType::NoKeyUpdate)
-        .one(tx)
-        .await
+    command: &command::Model,
+    work: Work,
+    epoch: Epoch,
+) -> Result<Option<AdoptedCommand>, DbErr> {
+    let (priority, canceled) = match work {
+        Work::Scan(id) => {
+            let Some(scan) = LockedScan::lock(tx, id).await? else {
+                return Ok(None);
+            };
+            let row = scan.row();
+            let canceled = row.cancel_until.is_some() || row.state.0 == ScanState::Canceled;
+            (row.priority.0, canceled)
+        }
+        Work::Pairing(id) => {
+            let row = super::pairing::lock(tx, id).await?;
+            let canceled = row.is_some_and(|row| row.canceled_at.is_some());
+            (Priority::Interactive, canceled)
+        }
+    };
+    commands::adopt(tx, command, epoch).await?;
+    Ok(Some(AdoptedCommand {
+        command: command.id.0,
+        priority,
+        deadline: command.deadline.0,
+        canceled,
+    }))
 }

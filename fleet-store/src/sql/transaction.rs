@@ -1,7 +1,7 @@
-//! The one place where transactions begin, end and are tried again, and where the database's errors
-//! become ours. What happens inside a transaction lives with its operation.
+//! Begins, ends and retries transactions, and converts the database's errors into [`StoreError`].
+//! The work inside a transaction is in the file of its operation. Read [`transaction!`] first.
 
-use std::{pin::Pin, time::Duration};
+use std::time::Duration;
 
 use fleet_core::Backoff;
 use sea_orm::{
@@ -11,16 +11,17 @@ use sea_orm::{
 
 use crate::{SqlStore, StoreError};
 
-/// How often an operation is tried before the database counts as unable to serve it.
+/// Attempts of an operation before the database counts as unavailable. With the pauses they last
+/// about 2.5 s, longer than any transaction of ours holds a lock.
 const ATTEMPTS: u32 = 12;
-/// Ceilings of the pauses between attempts.
+/// First and last ceiling of the pause between attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(500));
 
-/// Why the body of a transaction did not end well: nothing of it is kept.
+/// Why the body of a transaction failed. Nothing of it is kept.
 pub(crate) enum Failure<E> {
-    /// The database's word, which decides whether it is tried again.
+    /// The database's error, which decides whether the body runs again.
     Database(DbErr),
-    /// The operation's own refusal.
+    /// The operation's own error.
     Refused(E),
 }
 
@@ -30,70 +31,122 @@ impl<E> From<DbErr> for Failure<E> {
     }
 }
 
-/// Refuses from within a transaction.
+/// Ends the body of a transaction with the operation's own error.
 pub(crate) fn refuse<T, E>(error: E) -> Result<T, Failure<E>> {
     Err(Failure::Refused(error))
 }
 
-/// What the body of a transaction answers.
-pub(crate) type Body<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, Failure<E>>> + Send + 'a>>;
-
-impl SqlStore {
-    /// Runs `body` in one transaction and commits it; an error of any kind leaves nothing behind.
-    ///
-    /// Deadlocks, serialization failures, a busy database, and unique violations (a race that was
-    /// lost: the next attempt sees who won) start the body over from nothing, so it must keep all
-    /// its tallies inside. Dropping the future rolls back.
-    pub(crate) async fn transaction<A, T, E>(
-        &self,
-        operation: &'static str,
-        argument: A,
-        body: impl for<'a> Fn(&'a DatabaseTransaction, &'a A) -> Body<'a, T, E> + Send + Sync,
-    ) -> Result<T, E>
-    where
-        A: Send + Sync,
-        T: Send,
-        E: From<StoreError> + Send,
-    {
-        let mut pauses = Backoff::new(PAUSES.0, PAUSES.1);
+/// Runs a body in one transaction and commits it: `transaction!(store, "operation", |tx| { .. })`.
+///
+/// The body ends in `Result<T, Failure<E>>`, the macro in `Result<T, E>`. Any error leaves nothing
+/// behind. Deadlocks, serialization failures, a busy database and unique violations (another
+/// transaction won a race) run the body again from the start, so it must keep its tallies inside.
+/// Dropping the future rolls back.
+// A macro and not a function with a closure: the future of a closure that borrows its transaction
+// cannot be declared `Send`, except by boxing it and passing every captured value through a tuple.
+macro_rules! transaction {
+    ($store:expr, $operation:expr, |$tx:ident| $body:block) => {{
+        let store: &$crate::SqlStore = $store;
+        let mut attempts = $crate::sql::transaction::Attempts::new($operation);
         loop {
-            let error = match self.attempt(&argument, &body).await {
-                Ok(value) => return Ok(value),
-                Err(Failure::Refused(error)) => return Err(error),
-                Err(Failure::Database(error)) => error,
+            let outcome = match store.begin().await {
+                Ok(transaction) => {
+                    let outcome = {
+                        let $tx = &transaction;
+                        $crate::sql::transaction::typed(async { $body }).await
+                    };
+                    $crate::sql::transaction::end(transaction, outcome).await
+                }
+                Err(error) => Err(error.into()),
             };
-            if !is_retryable(&error) || pauses.attempts() + 1 >= ATTEMPTS {
-                return Err(store_error(operation, &error).into());
+            if let Some(result) = attempts.settle(outcome).await {
+                break result;
             }
-            tracing::debug!(operation, %error, "transaction starts over");
-            let random = getrandom::u64().unwrap_or(u64::MAX / 2);
-            tokio::time::sleep(pauses.next_delay(random)).await;
+        }
+    }};
+}
+pub(crate) use transaction;
+
+/// Fixes the type of a body, so that `?` and [`refuse`] need no annotation.
+pub(crate) async fn typed<T, E>(
+    body: impl Future<Output = Result<T, Failure<E>>>,
+) -> Result<T, Failure<E>> {
+    body.await
+}
+
+/// Commits a transaction whose body succeeded, and rolls back any other.
+pub(crate) async fn end<T, E>(
+    transaction: DatabaseTransaction,
+    outcome: Result<T, Failure<E>>,
+) -> Result<T, Failure<E>> {
+    match outcome {
+        Ok(value) => {
+            transaction.commit().await?;
+            Ok(value)
+        }
+        Err(failure) => {
+            // The failed connection itself may be the cause. Dropping it rolls back as well.
+            let _ = transaction.rollback().await;
+            Err(failure)
+        }
+    }
+}
+
+/// Counts the attempts of one operation.
+pub(crate) struct Attempts {
+    operation: &'static str,
+    pauses: Backoff,
+}
+
+impl Attempts {
+    pub(crate) fn new(operation: &'static str) -> Self {
+        Self {
+            operation,
+            pauses: Backoff::new(PAUSES.0, PAUSES.1),
         }
     }
 
-    async fn attempt<A, T, E>(
-        &self,
-        argument: &A,
-        body: &(impl for<'a> Fn(&'a DatabaseTransaction, &'a A) -> Body<'a, T, E> + Send + Sync),
-    ) -> Result<T, Failure<E>> {
+    /// Returns the result of the operation, or waits and returns `None` for another attempt.
+    pub(crate) async fn settle<T, E: From<StoreError>>(
+        &mut self,
+        outcome: Result<T, Failure<E>>,
+    ) -> Option<Result<T, E>> {
+        let operation = self.operation;
+        let error = match outcome {
+            Ok(value) => return Some(Ok(value)),
+            Err(Failure::Refused(error)) => return Some(Err(error)),
+            Err(Failure::Database(error)) => error,
+        };
+        if !is_retryable(&error) || self.pauses.attempts() + 1 >= ATTEMPTS {
+            return Some(Err(store_error(operation, &error).into()));
+        }
+        tracing::debug!(operation, %error, "transaction runs again");
+        let random = getrandom::u64().unwrap_or(u64::MAX / 2);
+        tokio::time::sleep(self.pauses.next_delay(random)).await;
+        None
+    }
+}
+
+impl SqlStore {
+    pub(crate) async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
         let options = TransactionOptions {
             // A deferred transaction that writes after it has read fails at once when another wrote
-            // in between; PostgreSQL's default, READ COMMITTED, is what the row locks are made for.
+            // in between. PostgreSQL keeps READ COMMITTED, which the row locks are made for.
             sqlite_transaction_mode: self.is_sqlite().then_some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        let transaction = self.writer().begin_with_options(options).await?;
-        match body(&transaction, argument).await {
-            Ok(value) => {
-                transaction.commit().await?;
-                Ok(value)
-            }
-            Err(failure) => {
-                // The connection may be the very thing that failed; dropping it rolls back as well.
-                let _ = transaction.rollback().await;
-                Err(failure)
-            }
-        }
+        self.writer().begin_with_options(options).await
+    }
+}
+
+/// Names the operation in the error of a query that runs outside a transaction.
+pub(crate) trait During<T> {
+    fn during(self, operation: &'static str) -> Result<T, StoreError>;
+}
+
+impl<T> During<T> for Result<T, DbErr> {
+    fn during(self, operation: &'static str) -> Result<T, StoreError> {
+        self.map_err(|error| store_error(operation, &error))
     }
 }
 
@@ -127,7 +180,7 @@ fn database_code(error: &DbErr) -> Option<String> {
     Some(code.into_owned())
 }
 
-/// Whether the database is away or out of means, rather than ours to mend.
+/// Whether the database is unreachable or lacks a resource. Any other error is a defect of ours.
 fn is_unavailable(error: &DbErr) -> bool {
     use sea_orm::sqlx::Error;
     if matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_)) || is_retryable(error) {
@@ -155,7 +208,7 @@ fn is_unavailable(error: &DbErr) -> bool {
     )
 }
 
-/// The database's error as ours; its words go to the log only.
+/// Converts a database error. Its text is for the log only.
 pub(crate) fn store_error(operation: &'static str, error: &DbErr) -> StoreError {
     let detail = error.to_string();
     if is_unavailable(error) {
@@ -165,7 +218,7 @@ pub(crate) fn store_error(operation: &'static str, error: &DbErr) -> StoreError 
     }
 }
 
-/// The error of something stored that this version cannot read.
+/// The error for a stored value that this version cannot read.
 pub(crate) fn unreadable(what: &'static str, detail: impl std::fmt::Display) -> DbErr {
     DbErr::Type(format!("stored {what}: {detail}"))
 }
@@ -195,17 +248,13 @@ mod tests {
     /// Loses a race `losses` times, after a write that must not stay.
     async fn race(store: &SqlStore, losses: u32) -> (Result<(), StoreError>, u32) {
         let attempts = AtomicU32::new(0);
-        let ended = store
-            .transaction("race", (losses, &attempts), |tx, (losses, attempts)| {
-                Box::pin(async move {
-                    tx.execute_unprepared(FIRST).await?;
-                    if attempts.fetch_add(1, Ordering::Relaxed) < *losses {
-                        tx.execute_unprepared(ONE).await?;
-                    }
-                    Ok(())
-                })
-            })
-            .await;
+        let ended = transaction!(store, "race", |tx| {
+            tx.execute_unprepared(FIRST).await?;
+            if attempts.fetch_add(1, Ordering::Relaxed) < losses {
+                tx.execute_unprepared(ONE).await?;
+            }
+            Ok(())
+        });
         (ended, attempts.into_inner())
     }
 
@@ -257,15 +306,11 @@ mod tests {
     async fn a_mistake_of_ours_is_not_tried_again() {
         on_empty_store(async |store| {
             let attempts = AtomicU32::new(0);
-            let ended: Result<(), StoreError> = store
-                .transaction("mistake", &attempts, |tx, attempts| {
-                    Box::pin(async move {
-                        attempts.fetch_add(1, Ordering::Relaxed);
-                        tx.execute_unprepared("SELECT nothing FROM nowhere").await?;
-                        Ok(())
-                    })
-                })
-                .await;
+            let ended: Result<(), StoreError> = transaction!(&store, "mistake", |tx| {
+                attempts.fetch_add(1, Ordering::Relaxed);
+                tx.execute_unprepared("SELECT nothing FROM nowhere").await?;
+                Ok(())
+            });
             assert!(
                 matches!(
                     ended,

@@ -94,15 +94,16 @@ async fn the_sweep_ends_a_scan_past_its_grace(site: Site) {
     let command = site.running(node, "10.0.0.0/20").await;
     cancel(&site, command.scan, GRACE).await;
     assert_eq!(
-        site.store.sweep_scans(at(44)).await.expect("swept"),
-        Swept::default()
+        site.store.sweep_commands(at(44)).await.expect("swept"),
+        Expired::default()
     );
-    let swept = site.store.sweep_scans(at(45)).await.expect("swept");
+    let swept = site.store.sweep_commands(at(45)).await.expect("swept");
     assert_eq!(
         swept,
-        Swept {
+        Expired {
             commands: vec![(node.id, command.command)],
-            scans: vec![command.scan]
+            scans: vec![command.scan],
+            pairings: Vec::new(),
         }
     );
     assert_eq!(site.look(command.scan).await.state, ScanState::Canceled);
@@ -178,7 +179,11 @@ async fn canceling_again_changes_nothing(site: Site) {
         .expect("canceled");
     assert_eq!(later.in_flight, Some(command.command), "to be told again");
     assert_eq!(
-        site.store.sweep_scans(at(45)).await.expect("swept").scans,
+        site.store
+            .sweep_commands(at(45))
+            .await
+            .expect("swept")
+            .scans,
         [command.scan],
         "the grace is the first one"
     );

@@ -16,7 +16,6 @@ contract! {
     a_record_that_was_committed_late_is_sealed_late_and_never_left_out
     writers_and_two_sealers_at_once_leave_one_dense_chain
     every_organization_and_the_server_have_chains_of_their_own
-    a_database_that_was_there_before_is_sealed_from_its_first_record
 }
 
 async fn written(site: &Site, org: Option<OrgId>, subject: impl ToString) {
@@ -406,28 +405,4 @@ async fn every_organization_and_the_server_have_chains_of_their_own(site: Site) 
         };
         assert_eq!(last.subject, expected);
     }
-}
-
-async fn a_database_that_was_there_before_is_sealed_from_its_first_record(site: Site) {
-    for n in 0..3 {
-        written(&site, Some(site.org), n).await;
-    }
-    let raw = site.raw().await;
-    for sql in [
-        "DROP INDEX audit_unsealed",
-        "DROP TABLE audit_link",
-        "DROP TABLE audit_head",
-        "ALTER TABLE audit DROP COLUMN sealed_seq",
-        "ALTER TABLE audit DROP COLUMN sealed_count",
-        "ALTER TABLE audit DROP COLUMN sealed_at",
-        "DELETE FROM seaql_migrations WHERE version = 'm0006_audit_chain'",
-    ] {
-        raw.execute_unprepared(sql).await.expect(sql);
-    }
-    SqlStore::migrate(&site.url).await.expect("migrates");
-    let differences = site.store.schema_differences().await.expect("read");
-    assert_eq!(differences, Vec::<String>::new());
-    let rows = site.audited().await.len() as u64;
-    assert_eq!(sealed(&site, 2).await, rows);
-    assert_eq!(faults(&site, Some(site.org), None).await, []);
 }

@@ -240,12 +240,16 @@ async fn busy_waits_longer_each_time_until_the_queue_time_is_over(site: Site) {
         "BUSY is no attempt"
     );
     assert_eq!(
-        site.store.sweep_scans(at(199)).await.expect("swept"),
-        Swept::default()
+        site.store.sweep_commands(at(199)).await.expect("swept"),
+        Expired::default()
     );
     assert_eq!(site.issue_at(node, at(200)).await, None, "its time is over");
     assert_eq!(
-        site.store.sweep_scans(at(200)).await.expect("swept").scans,
+        site.store
+            .sweep_commands(at(200))
+            .await
+            .expect("swept")
+            .scans,
         [scan]
     );
     let ended = site.look(scan).await.conclusion.expect("ended");

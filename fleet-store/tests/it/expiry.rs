@@ -24,20 +24,21 @@ async fn a_deadline_ends_the_chunk(site: Site) {
     site.reported(node, first.command, vec![plain("10.0.0.7", "80")])
         .await;
     assert_eq!(
-        site.store.sweep_scans(at(739)).await.expect("swept"),
-        Swept::default()
+        site.store.sweep_commands(at(739)).await.expect("swept"),
+        Expired::default()
     );
-    let swept = site.store.sweep_scans(at(740)).await.expect("swept");
+    let swept = site.store.sweep_commands(at(740)).await.expect("swept");
     assert_eq!(
         swept,
-        Swept {
+        Expired {
             commands: vec![(node.id, first.command)],
-            scans: vec![scan]
+            scans: vec![scan],
+            pairings: Vec::new(),
         }
     );
     assert_eq!(
-        site.store.sweep_scans(at(741)).await.expect("swept"),
-        Swept::default()
+        site.store.sweep_commands(at(741)).await.expect("swept"),
+        Expired::default()
     );
     let late = site
         .store
@@ -62,7 +63,7 @@ async fn a_deadline_ends_the_chunk(site: Site) {
     );
 
     let alone = site.running(node, "10.0.0.0/24").await;
-    site.store.sweep_scans(at(2_000)).await.expect("swept");
+    site.store.sweep_commands(at(2_000)).await.expect("swept");
     let ended = site.look(alone.scan).await.conclusion.expect("ended");
     assert_eq!(
         (ended.state, ended.code),
@@ -80,11 +81,19 @@ async fn a_scan_queued_for_too_long_expires(site: Site) {
         .await
         .id;
     assert_eq!(
-        site.store.sweep_scans(at(499)).await.expect("swept").scans,
+        site.store
+            .sweep_commands(at(499))
+            .await
+            .expect("swept")
+            .scans,
         []
     );
     assert_eq!(
-        site.store.sweep_scans(at(500)).await.expect("swept").scans,
+        site.store
+            .sweep_commands(at(500))
+            .await
+            .expect("swept")
+            .scans,
         [scan]
     );
     let row = site.look(scan).await;
@@ -116,13 +125,21 @@ async fn a_scan_that_ran_and_was_left_waiting_ends_by_its_chunks(site: Site) {
     site.acked(node, first.command, AckCode::Ok).await;
     let second = site.issue_at(node, at(499)).await.expect("a chunk");
     assert_eq!(
-        site.store.sweep_scans(at(501)).await.expect("swept").scans,
+        site.store
+            .sweep_commands(at(501))
+            .await
+            .expect("swept")
+            .scans,
         [],
         "a command in flight has its own deadline"
     );
     site.reconnect(&mut node, &[], at(502)).await;
     assert_eq!(
-        site.store.sweep_scans(at(503)).await.expect("swept").scans,
+        site.store
+            .sweep_commands(at(503))
+            .await
+            .expect("swept")
+            .scans,
         [scan]
     );
     assert_eq!(site.look(scan).await.state, ScanState::Partial);
@@ -142,11 +159,19 @@ async fn an_abandoned_scan_that_never_queues_is_swept(site: Site) {
         .await
         .id;
     assert_eq!(
-        site.store.sweep_scans(at(129)).await.expect("swept").scans,
+        site.store
+            .sweep_commands(at(129))
+            .await
+            .expect("swept")
+            .scans,
         []
     );
     assert_eq!(
-        site.store.sweep_scans(at(130)).await.expect("swept").scans,
+        site.store
+            .sweep_commands(at(130))
+            .await
+            .expect("swept")
+            .scans,
         [scan]
     );
     let ended = site.look(scan).await.conclusion.expect("ended");
@@ -243,7 +268,7 @@ async fn revoking_ends_scans_and_keeps_results(site: Site) {
         0
     );
     assert_eq!(
-        site.store.sweep_scans(at(90_000)).await.expect("swept"),
-        Swept::default()
+        site.store.sweep_commands(at(90_000)).await.expect("swept"),
+        Expired::default()
     );
 }

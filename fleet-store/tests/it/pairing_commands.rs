@@ -40,7 +40,7 @@ contract! {
 }
 
 impl Site {
-    async fn targets(&self, node: Node, wish: PairWish) -> PairTargets {
+    async fn targets(&self, node: Node, wish: PairSelection) -> PairTargets {
         self.store
             .pair_targets(self.org, node.id, wish)
             .await
@@ -61,7 +61,7 @@ impl Site {
     async fn target(&self, node: Node, device: DeviceId) -> PairTarget {
         let rows = self.devices().await;
         let row = rows.iter().find(|row| row.id == device).expect("known");
-        let wish = PairWish {
+        let wish = PairSelection {
             identifiers: vec![row.identifier.to_string()],
             all_unpaired: false,
             with_password: true,
@@ -167,7 +167,7 @@ impl Site {
         let mut results: Vec<_> = page
             .results
             .iter()
-            .map(|row| (row.device, row.told))
+            .map(|row| (row.device, row.result))
             .collect();
         results.sort_unstable_by_key(|(device, _)| *device);
         let ended = page.pairing.ended.map(|(code, _)| code);
@@ -457,11 +457,11 @@ async fn a_server_that_is_gone_leaves_nothing_to_send(site: Site) {
         .expect("created");
     let sweep = async |now| site.store.sweep_pairings(now).await.expect("swept");
     let lease = at(100).plus(PAIRING_LEASE);
-    assert_eq!(sweep(at(129)).await, []);
+    sweep(at(129)).await;
     assert_eq!(site.came_of(pairing).await.1, None);
     assert!(
         site.store
-            .keep_pairing(pairing, at(120))
+            .renew_pairing(pairing, at(120))
             .await
             .expect("kept")
     );
@@ -472,7 +472,7 @@ async fn a_server_that_is_gone_leaves_nothing_to_send(site: Site) {
     assert!(
         !site
             .store
-            .keep_pairing(pairing, at(200))
+            .renew_pairing(pairing, at(200))
             .await
             .expect("read")
     );
@@ -540,14 +540,14 @@ async fn a_node_that_says_nothing_runs_into_the_deadline(site: Site) {
     let devices = site.several(north, 1).await;
     let (pairing, command) = site.pairing(north, &devices).await;
     // Nobody drives it any more, but the node has it.
-    let swept = site.store.sweep_pairings(at(700)).await.expect("swept");
-    assert_eq!(swept, []);
+    site.store.sweep_pairings(at(700)).await.expect("swept");
+    let swept = site.store.sweep_commands(at(700)).await.expect("swept");
+    assert_eq!(swept, Expired::default());
     assert_eq!(site.came_of(pairing).await.1, None);
-    let swept = site
-        .store
-        .sweep_pairings(at(101).plus(COMMAND_DEADLINE))
-        .await;
-    assert_eq!(swept.expect("swept"), [(north.id, command)]);
+    let deadline = at(101).plus(COMMAND_DEADLINE);
+    let swept = site.store.sweep_commands(deadline).await.expect("swept");
+    assert_eq!(swept.commands, [(north.id, command)]);
+    assert_eq!(swept.pairings, [pairing]);
     assert_eq!(site.came_of(pairing).await.1, Some(Code::DeadlineExceeded));
     assert_eq!(
         site.pairing_of(devices[0]).await.status,
@@ -660,7 +660,7 @@ async fn all_that_is_unpaired_leaves_out_what_wants_a_password(site: Site) {
     site.acked(north, command, AckCode::Ok).await;
     site.bind(south.id, devices[3]).await.expect("bound");
     let all = async |with_password| {
-        let wish = PairWish {
+        let wish = PairSelection {
             identifiers: Vec::new(),
             all_unpaired: true,
             with_password,
@@ -676,7 +676,7 @@ async fn all_that_is_unpaired_leaves_out_what_wants_a_password(site: Site) {
     assert_eq!(all(false).await, [devices[2]]);
     assert_eq!(all(true).await, [devices[1], devices[2]]);
     // By name, what is paired is paired again, and what cannot be says why.
-    let wish = PairWish {
+    let wish = PairSelection {
         identifiers: vec![
             site.identifier(devices[0]).await,
             site.identifier(devices[3]).await,
@@ -717,7 +717,7 @@ async fn another_tenant_sees_nothing_of_it(site: Site) {
         .cancel_pairing(other, pairing, site.actor(), at(105))
         .await;
     assert!(matches!(canceled, Err(CancelPairingError::NotFound(_))));
-    let wish = PairWish {
+    let wish = PairSelection {
         identifiers: vec![site.identifier(devices[0]).await],
         all_unpaired: true,
         with_password: true,
@@ -786,7 +786,7 @@ async fn what_a_lost_node_had_paired_is_paired_again_by_its_replacement(site: Si
 
     // It is the replacement's to pair once that has reported it, and not before.
     let heir = site.replacement("heir", north.id).await;
-    let wish = || PairWish {
+    let wish = || PairSelection {
         identifiers: Vec::new(),
         all_unpaired: true,
         with_password: true,

@@ -334,7 +334,7 @@ async fn everything_that_ends_a_scan_at_once_ends_it_once(site: Site) {
                             .await
                             .expect("canceled"),
                     ),
-                    2 => drop(store.sweep_scans(at(1_000_000)).await.expect("swept")),
+                    2 => drop(store.sweep_commands(at(1_000_000)).await.expect("swept")),
                     3 => drop(
                         store
                             .revoke_node(org, node.id, None, actor, at(42))

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use fleet_core::outcome::AckCode;
-use fleet_store::Scans as _;
+use fleet_store::Reports as _;
 
 use crate::site::{Row, Site, mac, with_mac};
 

@@ -71,7 +71,10 @@ async fn whatever_happens_logs_are_dense_and_ledgers_add_up(site: Site) {
             walk.check(*scan, seed).await;
         }
         // In the end, everything ends.
-        site.store.sweep_scans(at(10_000_000)).await.expect("swept");
+        site.store
+            .sweep_commands(at(10_000_000))
+            .await
+            .expect("swept");
         for scan in &walk.scans {
             let state = walk.check(*scan, seed).await;
             assert!(state.is_terminal(), "seed {seed}: {scan} is {state}");
@@ -123,7 +126,7 @@ impl Walk {
                         .expect("answered");
                 }
             }
-            17 => drop(store.sweep_scans(now).await.expect("swept")),
+            17 => drop(store.sweep_commands(now).await.expect("swept")),
             18 => {
                 if let Some((_, command)) = self.dice.pick(&self.commands) {
                     store

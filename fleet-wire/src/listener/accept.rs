@@ -15,9 +15,9 @@ use tower::Service;
 
 use super::{
     ListenerConfig,
-    census::{Census, NoPlace},
     config::{SUMMARY, Summary, count},
     connection::{Connection, Ends},
+    table::{ConnectionTable, NoSlot},
 };
 use crate::server::BoxError;
 
@@ -30,7 +30,7 @@ pub trait Accept: Send {
     ///
     /// # Errors
     ///
-    /// This connection failed, or none can be accepted now; the loop goes on.
+    /// This connection failed, or none can be accepted now. The loop continues.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
 }
 
@@ -47,19 +47,19 @@ impl Accept for TcpListener {
 /// How a drain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that were still open when the time was over, and were cut.
+    /// Connections that were still open at the end of the drain time, and were cut.
     pub cut: usize,
 }
 
-/// First pause after a failure to accept that will not go away by itself; doubles up to [`MAX_PAUSE`].
+/// First pause after a failure to accept that persists. Doubles up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(10);
-/// Longest such pause: a second without new connections is better than a loop that spins.
+/// Longest such pause. One second without new connections is better than a loop that spins.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// How many unknown peers are shown out when nothing can be accepted, so that their descriptors come free.
+/// Number of unauthenticated peers to evict if nothing can be accepted. This frees their descriptors.
 const ROOM: usize = 16;
 
-/// Serves a port until `shutdown` is canceled; then accepts no more, lets open requests end (streams must watch the
-/// token themselves), and after [`ListenerConfig::drain`] cuts what is left.
+/// Serves a port until `shutdown` is canceled. It then accepts no more connections and lets open requests end; streams
+/// must watch the token themselves. After [`ListenerConfig::drain`] it cuts the remaining connections.
 pub async fn serve<L, S, B>(
     mut listener: L,
     service: S,
@@ -76,7 +76,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let census = Census::new(config);
+    let table = ConnectionTable::new(config);
     let connections = TaskTracker::new();
     let ends = Ends {
         drain: shutdown.clone(),
@@ -106,8 +106,8 @@ where
                 if is_of_one_connection(&error) {
                     continue;
                 }
-                let shown_out = census.make_room(ROOM);
-                tracing::debug!(%error, shown_out, pause_ms = pause.as_millis(), "no connection can be accepted");
+                let evicted = table.make_room(ROOM);
+                tracing::debug!(%error, evicted, pause_ms = pause.as_millis(), "no connection can be accepted");
                 tokio::select! {
                     () = shutdown.cancelled() => break,
                     () = tokio::time::sleep(pause) => {}
@@ -118,20 +118,20 @@ where
         };
         pause = MIN_PAUSE;
         count(&config.counts.accepted);
-        let seat = match census.enter(address.ip()) {
-            Ok(seat) => seat,
-            Err(NoPlace::Full) => {
+        let slot = match table.admit(address.ip()) {
+            Ok(slot) => slot,
+            Err(NoSlot::Full) => {
                 count(&config.counts.full);
                 continue;
             }
-            Err(NoPlace::Crowded) => {
+            Err(NoSlot::Crowded) => {
                 count(&config.counts.crowded);
                 continue;
             }
         };
         let connection = Connection {
             address,
-            seat,
+            slot,
             tls: tls.clone(),
             plaintext: config.plaintext,
             counts: Arc::clone(&config.counts),
@@ -148,13 +148,13 @@ where
     {
         return Drained { cut: 0 };
     }
-    let cut = census.total();
+    let cut = table.total();
     ends.cut.cancel();
     connections.wait().await;
     Drained { cut }
 }
 
-/// Errors that concern the connection being accepted, not the listener.
+/// Whether an error concerns the accepted connection only, and not the listener.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected,

@@ -1,4 +1,4 @@
-//! What a listener may be told, what it may not, and what it counts.
+//! The settings of a listener, its fixed limits, and its counters.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -11,85 +11,84 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
-use super::{TlsIdentity, census, meter::Flood};
+use super::{TlsIdentity, meter::Flood, table};
 
-/// Window of a stream: 64 KiB, so that a stream nobody reads holds little.
+/// Window of a stream. 64 KiB keeps the memory of an unread stream small.
 pub(super) const STREAM_WINDOW: u32 = 64 << 10;
-/// Window of a connection: 128 KiB, which is what one peer can make us buffer. h2 also closes a connection whose unread
-/// small DATA frames cost more than half of this (a frame of n < 256 bytes costs 256 - n), about 260 tiny messages;
-/// frames that are read cost nothing, and every handler of a stream both ways reads in a task of its own. The cut is
-/// thus flood control and not a limit that a node meets.
+/// Window of a connection: 128 KiB, the most that one peer can make the server buffer. h2 also closes a connection whose
+/// unread small DATA frames cost more than half of this, about 260 tiny messages: a frame of n < 256 bytes costs
+/// 256 - n. Frames that are read cost nothing, and each handler of a bidirectional stream reads in its own task. A node
+/// therefore never reaches this limit; it only controls floods.
 pub(super) const CONNECTION_WINDOW: u32 = 128 << 10;
-/// Response bytes of a stream that wait for a slow reader.
+/// Most response bytes of a stream that are buffered for a slow reader.
 pub(super) const SEND_BUFFER: usize = 16 << 10;
-/// Streams of one connection at a time. Roles that need fewer are held to it where calls are admitted.
+/// Concurrent streams of one connection. Lower limits of a role apply where calls are admitted.
 pub(super) const STREAMS: u32 = 32;
 /// Header list of a request, with its line.
 pub(super) const HEADER_LIST: usize = 8 << 10;
 /// Headers of a request.
 pub(super) const HEADERS: usize = 64;
-/// Streams reset before they were served: 20, the bound that stops rapid resets.
+/// Most streams that a peer resets before they are served. This stops the rapid-reset attack.
 pub(super) const PENDING_RESETS: usize = 20;
-/// Streams that we reset for their errors, over the life of a connection.
+/// Most streams that the server resets for their errors during the life of a connection.
 pub(super) const ERROR_RESETS: usize = 64;
-/// Pause between two PINGs, moved by up to a tenth so that connections opened together do not ping together.
+/// Pause between two PINGs. It varies by up to a tenth, which spreads the PINGs of connections that opened together.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(30);
-/// How long a PING may stay unanswered.
+/// Longest wait for the answer to a PING.
 pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time to the first bytes of a request, and as much again for TLS before it.
+/// Longest wait for the first bytes of a request. TLS has the same time before it.
 pub(super) const PREFACE: Duration = Duration::from_secs(5);
-/// Time to the first authenticated call or plain request.
+/// Longest wait for the first authenticated call or plain request.
 pub(super) const ESTABLISH: Duration = Duration::from_secs(10);
-/// How long a connection whose peer is not known may be without a new request: as long as HTTP/1.1 waits for one.
+/// Longest time without a new request on a connection of an unauthenticated peer; the same as for HTTP/1.1.
 pub(super) const PLAIN_IDLE: Duration = HTTP1_IDLE;
-/// How long a write may wait without any progress: as long as a PING and its answer may take.
+/// Longest time without progress of a write: the time for a PING and its answer.
 pub(super) const WRITE_STALL: Duration = Duration::from_secs(40);
-/// What a connection that is being closed for silence gets for its last answers.
+/// Time for the last answers of a connection that is closed for inactivity.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Idle time of an HTTP/1.1 connection between requests; longer than two heartbeats of a node, so that the connection
-/// outlives the pause between them.
+/// Longest idle time of an HTTP/1.1 connection between requests. It exceeds two heartbeats of a node, which keeps the
+/// connection open between them.
 pub(super) const HTTP1_IDLE: Duration = Duration::from_secs(75);
 
-/// Pause between two summaries of what was refused.
+/// Pause between two log summaries of refused connections.
 pub(super) const SUMMARY: Duration = Duration::from_secs(60);
-/// The most connections that are served unless told otherwise: an idle one takes 27 KiB, 33 KiB with TLS (measured), so
-/// that these fit into 700 MB.
+/// Default limit of connections. An idle one takes 27 KiB, with TLS 33 KiB (measured), so all of them take 700 MB.
 const MOST: usize = 20_000;
-/// The descriptors that connections never take: an eighth of all, and at least 128, of which [`census::LEAVING`] may be
-/// of connections that end. A database takes 30, the runtime and the log 10.
+/// Descriptors that connections never use: an eighth of all, and at least 128. Closing connections may use
+/// [`table::EVICTING`] of them. A database uses 30, the runtime and the log use 10.
 const SPARE: usize = 128;
 const _: () = assert!(
-    SPARE >= 2 * census::LEAVING,
+    SPARE >= 2 * table::EVICTING,
     "room for the rest of the process"
 );
 
 /// How a port is served. The limits of a single connection are fixed.
 #[derive(Debug, Clone)]
 pub struct ListenerConfig {
-    /// The certificate; without one, TLS is not spoken.
+    /// The certificate. Without one, the port does not serve TLS.
     pub tls: Option<TlsIdentity>,
-    /// Whether requests without TLS are served.
+    /// Whether the port serves requests without TLS.
     pub plaintext: bool,
-    /// Connections at a time. A new one takes the place of the oldest whose peer is not known, or is closed.
+    /// Concurrent connections. At the limit, a new one evicts the oldest unauthenticated one, or is closed.
     pub max_connections: usize,
-    /// How many of them only authenticated peers may hold.
+    /// Number of these slots that are reserved for authenticated peers.
     pub reserved: usize,
-    /// Connections of one source (an IPv4 address, an IPv6 /64) at a time; more are closed. A site has one address for
-    /// hundreds of nodes.
+    /// Concurrent connections of one source (an IPv4 address or IPv6 /64); more are closed. A site can have one address
+    /// for hundreds of nodes.
     pub per_source: usize,
-    /// How many of them may be of peers that are not known. A new one takes the place of the oldest such.
+    /// Number of these that may be unauthenticated. At the limit, a new one evicts the oldest.
     pub anonymous_per_source: usize,
-    /// Sources whose connections are not counted together: proxies, which speak for everybody.
+    /// Sources without limits of their own, such as proxies, which forward the requests of many peers.
     pub exempt: Vec<IpNetwork>,
-    /// How long a drain waits for open connections.
+    /// Longest time that a drain waits for open connections.
     pub drain: Duration,
-    /// Counts what was refused; keep a clone to read it.
+    /// The counters. Keep a clone to read them.
     pub counts: Arc<ListenerCounts>,
 }
 
 impl ListenerConfig {
-    /// Plaintext only: 20,000 connections, a tenth of them reserved; half of them from one source, 256 while it is not
-    /// known; loopback exempt, where proxies and tunnels are; 10 s to drain.
+    /// Plaintext only: 20,000 connections, a tenth of them reserved, and half of them from one source, of which 256 may be
+    /// unauthenticated. Loopback is exempt, since proxies and tunnels connect from there. A drain takes at most 10 s.
     pub fn plaintext() -> Self {
         Self {
             tls: None,
@@ -120,7 +119,7 @@ impl ListenerConfig {
         }
     }
 
-    /// Lowers the bounds so that a process with that many descriptors keeps enough for everything else.
+    /// Lowers the bounds to keep enough of the process's descriptors for everything else.
     #[must_use]
     pub fn within_descriptors(mut self, descriptors: usize) -> Self {
         let spare = SPARE.max(descriptors / 8);
@@ -137,7 +136,7 @@ impl ListenerConfig {
 
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What became of connections.
+        /// Counters of connections by outcome.
         #[derive(Debug, Default)]
         pub struct ListenerCounts {
             $(pub(super) $name: AtomicU64,)*
@@ -156,27 +155,27 @@ macro_rules! counts {
 counts! {
     /// Connections accepted.
     accepted,
-    /// Closed on arrival, because there were too many, and none of an unknown peer that could leave.
+    /// Closed on arrival: there were too many connections, and none could be evicted.
     full,
-    /// Closed on arrival, because there were too many from that source.
+    /// Closed on arrival: there were too many connections from that source.
     crowded,
-    /// Closed before their time, because their peers were not known and others came.
-    shown_out,
+    /// Evicted by new connections before their peers authenticated.
+    evicted,
     /// Closed because the TLS handshake failed.
     tls_failed,
     /// Closed because plaintext is not served here.
     plaintext_refused,
-    /// Closed because nothing that could be a request came in time.
+    /// Closed because no request began in time.
     silent,
     /// Closed because no authenticated call or plain request came in time.
     unestablished,
     /// Closed because no more plain requests came.
     idle,
-    /// Closed because the peer did not take what was written.
+    /// Closed because the peer did not read the response.
     stalled,
-    /// Ended with an error of the protocol or the transport; what stalled or flooded is among them.
+    /// Ended with a protocol or transport error, including stalls and floods.
     broken,
-    /// Failures to accept, most often for want of descriptors.
+    /// Failures to accept, mostly for lack of descriptors.
     accept_errors,
 }
 
@@ -200,12 +199,12 @@ impl ListenerCounts {
     }
 }
 
-/// What somebody would want to know of a port, at most once a minute.
+/// The counts that are logged, at most once per minute.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Summary {
     full: u64,
     crowded: u64,
-    shown_out: u64,
+    evicted: u64,
     floods: u64,
     stalled: u64,
     accept_errors: u64,
@@ -216,14 +215,14 @@ impl Summary {
         Self {
             full: counts.full(),
             crowded: counts.crowded(),
-            shown_out: counts.shown_out(),
+            evicted: counts.evicted(),
             floods: counts.all_floods(),
             stalled: counts.stalled(),
             accept_errors: counts.accept_errors(),
         }
     }
 
-    /// Warns of what was counted since `earlier`, if anything was.
+    /// Logs a warning with the counts since `earlier`, if there are any.
     pub(super) fn warn_since(&self, earlier: &Self) {
         if self == earlier {
             return;
@@ -231,7 +230,7 @@ impl Summary {
         tracing::warn!(
             full = self.full - earlier.full,
             crowded = self.crowded - earlier.crowded,
-            shown_out = self.shown_out - earlier.shown_out,
+            evicted = self.evicted - earlier.evicted,
             floods = self.floods - earlier.floods,
             stalled = self.stalled - earlier.stalled,
             accept_errors = self.accept_errors - earlier.accept_errors,

@@ -1,4 +1,4 @@
-//! One connection: what it speaks, its limits, and the three ways it ends besides its own.
+//! One connection: its protocol, its limits, and the three ways in which the server ends it.
 
 use std::{
     convert::Infallible,
@@ -31,7 +31,6 @@ use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
 use super::{
-    census::Seat,
     config::{
         CONNECTION_WINDOW, ERROR_RESETS, ESTABLISH, HEADER_LIST, HEADERS, HTTP1_IDLE, KEEPALIVE,
         KEEPALIVE_TIMEOUT, LAST_WORDS, ListenerCounts, PENDING_RESETS, PLAIN_IDLE, PREFACE,
@@ -39,15 +38,16 @@ use super::{
     },
     guard::Standing,
     metered::Metered,
-    patience::Patience,
     rewind::{Opening, Rewind},
+    stall::StallGuard,
+    table::Slot,
 };
 use crate::{Peer, server::BoxError};
 
-/// What the loop says to all connections.
+/// Signals of the accept loop to all connections.
 #[derive(Debug, Clone)]
 pub(super) struct Ends {
-    /// Finish what is open, take nothing new.
+    /// Finish open requests and accept no new ones.
     pub(super) drain: CancellationToken,
     /// End now.
     pub(super) cut: CancellationToken,
@@ -56,7 +56,7 @@ pub(super) struct Ends {
 /// An accepted connection, before its first byte.
 pub(super) struct Connection {
     pub(super) address: SocketAddr,
-    pub(super) seat: Seat,
+    pub(super) slot: Slot,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) plaintext: bool,
     pub(super) counts: Arc<ListenerCounts>,
@@ -76,7 +76,7 @@ impl Connection {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (cut, closed) = (self.ends.cut.clone(), self.seat.0.closed());
+        let (cut, closed) = (self.ends.cut.clone(), self.slot.0.closed());
         tokio::select! {
             () = cut.cancelled() => {}
             () = closed => {}
@@ -126,7 +126,7 @@ impl Connection {
 
     async fn sniff<I: AsyncRead + Unpin>(&self, io: I) -> Option<(Opening, Rewind<I>)> {
         let sniffed = tokio::select! {
-            // Nothing was asked for yet.
+            // There is no request yet.
             () = self.ends.drain.cancelled() => return None,
             sniffed = timeout(PREFACE, Rewind::sniff(io)) => sniffed,
         };
@@ -156,7 +156,7 @@ impl Connection {
                 address: self.address,
                 tls,
             },
-            self.seat.0.clone(),
+            self.slot.0.clone(),
         );
         let service = service_fn(move |mut request: Request<Incoming>| {
             let too_many = request.headers().len() > HEADERS;
@@ -171,7 +171,7 @@ impl Connection {
                 answer.map(|response| response.map(Either::Left))
             }
         });
-        let io = Patience::new(io, Arc::clone(&self.counts));
+        let io = StallGuard::new(io, Arc::clone(&self.counts));
         if opening == Opening::Http2 {
             let io = TokioIo::new(Metered::new(io, self.address, Arc::clone(&self.counts)));
             self.drive(http2_limits().serve_connection(io, service), opened)
@@ -185,14 +185,14 @@ impl Connection {
         }
     }
 
-    /// Polls the connection until it ends, or has to.
+    /// Polls the connection until it ends or must be closed.
     async fn drive<C>(&self, connection: C, opened: Instant)
     where
         C: GracefulConnection,
         C::Error: std::fmt::Display,
     {
         let mut connection = pin!(connection);
-        let guard = &self.seat.0;
+        let guard = &self.slot.0;
         let mut drained = pin!(self.ends.drain.cancelled());
         let mut bound = pin!(sleep_until(opened + ESTABLISH));
         let mut phase = Phase::Unproven;
@@ -215,7 +215,7 @@ impl Connection {
                         return;
                     }
                     let late = match guard.standing() {
-                        Standing::ShownOut => return,
+                        Standing::Evicted => return,
                         Standing::Authenticated => {
                             phase = Phase::Proven;
                             continue;
@@ -240,11 +240,11 @@ impl Connection {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// No authenticated call so far; has until the bound.
+    /// No authenticated call yet. The connection has time until the deadline.
     Unproven,
     /// May stay.
     Proven,
-    /// Closed for want of a call; ends at the bound.
+    /// Closed for lack of a call. Ends at the deadline.
     Closing,
     /// Finishing its open requests.
     Draining,
@@ -289,7 +289,7 @@ fn jittered(duration: Duration) -> Duration {
     duration * 9 / 10 + duration / 10 * u32::try_from(random).unwrap_or(1_000) / 1_000
 }
 
-/// Answers a peer that speaks plaintext where it must not, in a way that its user can read.
+/// Answers plaintext on a TLS-only port with an error that a user can read.
 async fn turn_away<I: AsyncWrite + Unpin>(mut io: I) -> io::Result<()> {
     const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 29\r\nconnection: close\r\n\r\nthis port speaks https only.\n";
     io.write_all(ANSWER).await?;

@@ -1,16 +1,16 @@
-//! The heads of HTTP/2 frames in a stream of bytes that comes in any pieces. Payloads are stepped over, nothing is kept
-//! but the place.
+//! Finds the headers of HTTP/2 frames in a stream of bytes in arbitrary pieces. Payloads are skipped; only the position
+//! is kept.
 
-/// A frame's head (RFC 9113, section 4.1): three bytes of length, type, flags, four of stream.
+/// Length of a frame header (RFC 9113, section 4.1): three bytes of length, type, flags, and four bytes of stream.
 const HEAD: usize = 9;
 
-/// What is said before a payload.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
     /// Bytes of the payload.
     pub(super) length: u32,
     pub(super) kind: Kind,
-    /// Whether the lowest flag is set: of SETTINGS and PING it says that they answer.
+    /// Whether the lowest flag is set. It marks SETTINGS and PING frames as answers.
     pub(super) ack: bool,
     /// Zero is the connection itself.
     pub(super) stream: u32,
@@ -26,7 +26,7 @@ pub(super) enum Kind {
     Settings,
     Ping,
     WindowUpdate,
-    /// PUSH_PROMISE, GOAWAY, CONTINUATION, and what no RFC or another one defines.
+    /// PUSH_PROMISE, GOAWAY, CONTINUATION, and every other type.
     Other,
 }
 
@@ -45,17 +45,17 @@ impl Kind {
     }
 }
 
-/// A place in a stream of frames.
+/// A position in a stream of frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Frames {
     head: [u8; HEAD],
     have: usize,
-    /// Bytes until the next head.
+    /// Bytes until the next header.
     skip: u32,
 }
 
 impl Frames {
-    /// Begins after bytes that are no frames.
+    /// Starts after bytes that are not frames.
     pub(super) fn after(skip: u32) -> Self {
         Self {
             head: [0; HEAD],
@@ -64,7 +64,7 @@ impl Frames {
         }
     }
 
-    /// Goes over the next bytes and calls with each head that is whole now.
+    /// Advances over the next bytes and calls back with each complete header.
     pub(super) fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(Head)) {
         while !bytes.is_empty() {
             // A length that does not fit usize is longer than any slice.

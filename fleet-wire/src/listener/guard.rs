@@ -1,4 +1,4 @@
-//! What a connection has shown of itself, shared between the accept loop and the calls on it.
+//! The state of a connection, shared between the accept loop and the calls on the connection.
 
 use std::sync::{
     Arc,
@@ -7,20 +7,20 @@ use std::sync::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::census::{Census, Source};
+use super::table::{ConnectionTable, Source};
 
-/// What is known of the peer. Grows only.
+/// How far the peer is trusted. Only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Standing {
-    /// Public calls at most.
+    /// No more than public calls.
     New,
-    /// Made plain requests.
+    /// The peer made plain requests.
     Plain,
-    /// Made an authenticated call.
+    /// The peer made an authenticated call.
     Authenticated,
-    /// Has no place any more.
-    ShownOut,
+    /// The connection lost its slot.
+    Evicted,
 }
 
 impl Standing {
@@ -29,15 +29,15 @@ impl Standing {
             0 => Self::New,
             1 => Self::Plain,
             2 => Self::Authenticated,
-            _ => Self::ShownOut,
+            _ => Self::Evicted,
         }
     }
 }
 
 /// One connection of the listener; every request on it carries a clone in its extensions.
 ///
-/// A connection that made neither an authenticated call nor a plain request within its first seconds is closed, and so
-/// is one that has made plain requests only and makes no more.
+/// A connection without an authenticated call or a plain request in its first seconds is closed. A connection with
+/// plain requests only is closed when they stop.
 #[derive(Debug, Clone)]
 pub struct ConnectionGuard(Arc<State>);
 
@@ -45,16 +45,16 @@ pub struct ConnectionGuard(Arc<State>);
 struct State {
     id: u64,
     source: Option<Source>,
-    /// Written under the lock of the census, except from new to plain.
+    /// Written under the lock of the table, except for the step from new to plain.
     standing: AtomicU8,
     plain: AtomicU64,
     active: AtomicUsize,
     close: CancellationToken,
-    census: Arc<Census>,
+    table: Arc<ConnectionTable>,
 }
 
 impl ConnectionGuard {
-    pub(super) fn new(census: Arc<Census>, id: u64, source: Option<Source>) -> Self {
+    pub(super) fn new(table: Arc<ConnectionTable>, id: u64, source: Option<Source>) -> Self {
         Self(Arc::new(State {
             id,
             source,
@@ -62,11 +62,11 @@ impl ConnectionGuard {
             plain: AtomicU64::new(0),
             active: AtomicUsize::new(0),
             close: CancellationToken::new(),
-            census,
+            table,
         }))
     }
 
-    /// Notes a plain request: the connection may stay for a while.
+    /// Records a plain request, which keeps the connection open for a while.
     pub fn mark_plain(&self) {
         self.0.plain.fetch_add(1, Ordering::Relaxed);
         self.0
@@ -74,19 +74,19 @@ impl ConnectionGuard {
             .fetch_max(Standing::Plain as u8, Ordering::Relaxed);
     }
 
-    /// Notes an authenticated call: the connection may stay, and use what is reserved for known peers.
+    /// Records an authenticated call. The connection stays open and may use the slots reserved for authenticated peers.
     pub fn mark_authenticated(&self) {
         if self.standing() < Standing::Authenticated {
-            self.0.census.recognize(self);
+            self.0.table.recognize(self);
         }
     }
 
-    /// Whether a known peer is at the other end.
+    /// Whether the peer has authenticated.
     pub fn is_authenticated(&self) -> bool {
         self.standing() == Standing::Authenticated
     }
 
-    /// How many calls are being served on the connection, the asking one included.
+    /// Number of calls that are served on the connection, including the current one.
     pub fn active_calls(&self) -> usize {
         self.0.active.load(Ordering::Relaxed)
     }
@@ -109,12 +109,12 @@ impl ConnectionGuard {
         Standing::of(self.0.standing.load(Ordering::Relaxed))
     }
 
-    /// For the census, under its lock.
+    /// Called by the table only, under its lock.
     pub(super) fn set_standing(&self, standing: Standing) {
         self.0.standing.store(standing as u8, Ordering::Relaxed);
     }
 
-    /// How many plain requests were made.
+    /// Number of plain requests.
     pub(super) fn plain_requests(&self) -> u64 {
         self.0.plain.load(Ordering::Relaxed)
     }
@@ -127,8 +127,8 @@ impl ConnectionGuard {
         self.0.source
     }
 
-    pub(super) fn census(&self) -> &Census {
-        &self.0.census
+    pub(super) fn table(&self) -> &ConnectionTable {
+        &self.0.table
     }
 }
 

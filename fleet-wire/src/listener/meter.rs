@@ -1,9 +1,9 @@
-//! How many frames a peer may send that cost it nothing. Neither hyper nor h2 counts PING, SETTINGS, WINDOW_UPDATE,
-//! PRIORITY, frames of unknown types, or headers and thin DATA for streams that are over already: a peer can send
-//! millions a second of each, for ever (measured).
+//! A limit on frames that cost a peer nothing. Neither hyper nor h2 counts PING, SETTINGS, WINDOW_UPDATE, PRIORITY,
+//! frames of unknown types, or headers and thin DATA for closed streams: a peer can send millions of each per second
+//! without end (measured).
 //!
-//! A frame is paid from what the peer earned (by requests that it made and by what we sent it), else from an allowance that
-//! fills with time. Time is an argument; nothing here reads a clock or does IO.
+//! Each frame uses credit that the peer earned with its requests and the server's responses, or else an allowance that
+//! refills with time. Time is an argument: nothing here reads a clock or does IO.
 
 use std::time::Duration;
 
@@ -12,28 +12,28 @@ use super::frames::{Frames, Head, Kind};
 #[cfg(test)]
 mod tests;
 
-/// Control frames at once: what clients say at the start (SETTINGS, a window, priorities of five groups: under 20) and
-/// what comes together after a stall, fifty times over.
+/// Burst of control frames: fifty times the frames at the start of a client (SETTINGS, a window, five priority groups:
+/// under 20) and after a stall.
 const CONTROL_MOST: u32 = 1_000;
-/// Control frames a second after that. A keep-alive PING comes every 10 s at most (gRPC, A8), the answer to ours every
-/// 30 s. 10,000 peers at their limit cost a tenth of a core.
+/// Control frames per second after that. Clients send a keep-alive PING at most every 10 s (gRPC, A8) and answer the
+/// server's PING every 30 s. 10,000 peers at this limit use a tenth of a core.
 const CONTROL_RATE: u32 = 10;
-/// DATA frames under [`THIN`] bytes at once: twice what h2 lets a peer send that is not read.
+/// Burst of DATA frames under [`THIN`] bytes: twice the unread frames that h2 permits.
 const THIN_MOST: u32 = 10_000;
-/// Such frames a second after that: a node says a few a minute beside its answers to commands, which are earned.
+/// Such frames per second after that. A node sends a few per minute besides its answers to commands, which are earned.
 const THIN_RATE: u32 = 100;
-/// Bytes under which a DATA frame costs more than it carries; h2 draws its line there too.
+/// Size under which a DATA frame costs more than it carries; h2 uses the same limit.
 const THIN: u32 = 256;
-/// Earned by a request: its body and trailers, a PRIORITY_UPDATE (RFC 9218), a reset.
+/// Frames that a request earns: for its body and trailers, a PRIORITY_UPDATE (RFC 9218) and a reset.
 const FOR_A_REQUEST: u32 = 4;
-/// Bytes of our DATA that earn a frame: Go's client gives windows back in pieces of 4 KiB, of the stream and of the
-/// connection, and a PING that measures the path comes with the first DATA of a round trip. By bytes and not by frames,
-/// since a peer that opens its window byte by byte gets a frame for each.
+/// Bytes of response DATA that earn a frame. Go's client returns the windows of stream and connection in pieces of 4 KiB
+/// and sends a PING with the first DATA of a round trip. Frames earn nothing, because a peer that opens its window byte
+/// by byte gets a frame for each byte.
 const BYTES_A_FRAME: u32 = 64;
-/// The most that is kept of what was earned: windows of 16 MiB given back in such pieces at once, eight times over.
+/// Most earned frames that are kept: eight times the frames that return a window of 16 MiB in such pieces.
 const EARNED_MOST: u32 = 1 << 16;
 
-/// What a peer sent too much of.
+/// The kind of frame that a peer sent too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flood {
     /// PING, or answers to PINGs that were never sent.
@@ -44,18 +44,18 @@ pub enum Flood {
     WindowUpdate,
     /// PRIORITY.
     Priority,
-    /// RST_STREAM for more than was opened.
+    /// RST_STREAM for more streams than were opened.
     Reset,
-    /// HEADERS for streams that have theirs.
+    /// HEADERS for streams that already have them.
     Headers,
-    /// DATA in pieces that cost more than they carry.
+    /// DATA frames that cost more than they carry.
     ThinData,
     /// Frames of other types.
     Other,
 }
 
 impl Flood {
-    /// All, in the order of their declaration.
+    /// All kinds, in the order of declaration.
     pub const ALL: [Self; 8] = [
         Self::Ping,
         Self::Settings,
@@ -95,7 +95,7 @@ impl Flood {
     }
 }
 
-/// An allowance that fills with time.
+/// An allowance that refills with time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Bucket {
     most: u32,
@@ -121,7 +121,7 @@ impl Bucket {
             self.filled = now;
         } else if gained > 0 {
             self.level = self.level.saturating_add(gained).min(self.most);
-            // Only the time that became whole frames is used up.
+            // The remainder of the time counts for the next frame.
             self.filled += Duration::from_secs(gained.into()) / self.a_second;
         }
     }
@@ -141,14 +141,14 @@ pub(super) struct Meter {
     /// The newest stream that the peer opened.
     newest: u32,
     earned: u32,
-    /// Bytes of our DATA that have not earned a frame yet.
+    /// Bytes of response DATA that have not earned a frame yet.
     rest: u32,
     control: Bucket,
     thin: Bucket,
 }
 
 impl Meter {
-    /// Begins with a peer whose first bytes are a preface of this length.
+    /// Starts for a peer whose first bytes are a preface of this length.
     pub(super) fn new(preface: u32) -> Self {
         Self {
             inbound: Frames::after(preface),
@@ -161,11 +161,11 @@ impl Meter {
         }
     }
 
-    /// Takes note of what the peer sent, at a time since the connection began.
+    /// Counts bytes from the peer, at a time since the start of the connection.
     ///
     /// # Errors
     ///
-    /// What it sent too much of; the connection is to be closed.
+    /// The kind of frame that exceeded its limit. The caller must close the connection.
     pub(super) fn received(&mut self, now: Duration, bytes: &[u8]) -> Result<(), Flood> {
         let (earned, newest) = (&mut self.earned, &mut self.newest);
         let (control, thin) = (&mut self.control, &mut self.thin);
@@ -205,7 +205,7 @@ impl Meter {
         verdict
     }
 
-    /// Takes note of what was sent to the peer.
+    /// Counts bytes to the peer.
     pub(super) fn sent(&mut self, bytes: &[u8]) {
         let (earned, rest) = (&mut self.earned, &mut self.rest);
         self.outbound.feed(bytes, |head| match head.kind {
@@ -214,7 +214,7 @@ impl Meter {
                 earn(earned, *rest / BYTES_A_FRAME);
                 *rest %= BYTES_A_FRAME;
             }
-            // Our own, which have to be answered; answers to the peer's earn nothing.
+            // The server's own frames require an answer. Its answers to the peer earn nothing.
             Kind::Ping | Kind::Settings if !head.ack => earn(earned, 1),
             Kind::Ping
             | Kind::Settings
@@ -226,7 +226,7 @@ impl Meter {
         });
     }
 
-    /// Whether a frame may be put between what was sent and what will be.
+    /// Whether a frame can be inserted at this position of the sent bytes.
     pub(super) fn between_frames(&self) -> bool {
         self.outbound.at_boundary()
     }

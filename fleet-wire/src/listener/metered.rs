@@ -34,7 +34,7 @@ pub(super) struct Metered<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Metered<T> {
-    /// Wraps a transport on which the peer's preface comes next.
+    /// Wraps a transport whose next bytes are the preface of the peer.
     pub(super) fn new(io: T, peer: SocketAddr, counts: Arc<ListenerCounts>) -> Self {
         Self {
             io,
@@ -46,7 +46,7 @@ impl<T: AsyncWrite + Unpin> Metered<T> {
         }
     }
 
-    /// Counts the flood, and says goodbye if it can be said at once: whoever floods is not waited for.
+    /// Counts the flood, and sends GOAWAY if that needs no waiting.
     fn cut(&mut self, cx: &mut Context<'_>, flood: Flood) -> io::Error {
         self.flood = Some(flood);
         self.counts.count_flood(flood);

@@ -1,4 +1,4 @@
-//! A transport whose first bytes were read already, and the look at those bytes.
+//! A transport whose first bytes are read already, and the protocol detection from those bytes.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a TLS handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// What a peer begins to speak.
+/// The protocol that a peer starts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opening {
     Tls,
@@ -21,7 +21,7 @@ pub(super) enum Opening {
     Http2,
 }
 
-/// Replays what was read, then goes on with the transport.
+/// Replays the bytes that were read, then continues with the transport.
 #[derive(Debug)]
 pub(super) struct Rewind<T> {
     io: T,
@@ -31,7 +31,7 @@ pub(super) struct Rewind<T> {
 }
 
 impl<T: AsyncRead + Unpin> Rewind<T> {
-    /// Reads as little as tells what the peer speaks; `None` if it closes before that.
+    /// Reads just enough bytes to detect the protocol; `None` if the peer closes before that.
     pub(super) async fn sniff(mut io: T) -> io::Result<Option<(Opening, Self)>> {
         let mut seen = [0; PREFACE.len()];
         let mut end = 0;

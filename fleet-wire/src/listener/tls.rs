@@ -1,4 +1,4 @@
-//! The server's certificate: loaded, or made for development.
+//! The certificate of the server: loaded from files, or generated for development.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// Why TLS cannot be spoken.
+/// Why TLS cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file with the certificate chain cannot be used.
@@ -34,10 +34,10 @@ pub enum TlsError {
     /// Certificate and key do not make an identity.
     #[error("the certificate and its key do not fit together: {reason}")]
     Pair {
-        /// What rustls says.
+        /// The error of rustls.
         reason: String,
     },
-    /// A development certificate cannot be made.
+    /// A development certificate cannot be generated.
     #[error("no development certificate for {names:?}: {reason}")]
     Development {
         /// The names it should have.
@@ -75,7 +75,7 @@ impl TlsIdentity {
         )
     }
 
-    /// Takes PEM texts.
+    /// Reads PEM texts.
     ///
     /// # Errors
     ///
@@ -147,7 +147,7 @@ impl fmt::Debug for DevCertificate {
     }
 }
 
-/// Makes a certificate for host names and addresses.
+/// Generates a certificate for host names and addresses.
 ///
 /// # Errors
 ///

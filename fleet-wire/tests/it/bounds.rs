@@ -239,7 +239,7 @@ fn requests_for_a_scan() {
             "ip_list.ports": |m| *m = list(1, 257);
             "ip_range.ports": |m| m.mode = Some(Mode::IpRange(IpRangeModeRequest { ports: vec!["80".to_owned(); 257], ..IpRangeModeRequest::default() }));
             "nmap.ports": |m| m.mode = Some(Mode::Nmap(NmapModeRequest { ports: vec!["80".to_owned(); 257], ..NmapModeRequest::default() }));
-            "nmap.target": |m| m.mode = Some(Mode::Nmap(NmapModeRequest { target: e(256), ports: Vec::new() }));
+            "nmap.target": |m| m.mode = Some(Mode::Nmap(NmapModeRequest { target: e(65_537), ports: Vec::new() }));
             "": |m| m.mode = Some(Mode::Nmap(NmapModeRequest::default()));
         },
     );

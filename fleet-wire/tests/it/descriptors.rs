@@ -76,7 +76,7 @@ async fn serve(config: ListenerConfig) {
     say(&format!(
         "counts {} {}",
         counts.accept_errors(),
-        counts.shown_out()
+        counts.evicted()
     ));
 }
 

@@ -188,7 +188,7 @@ async fn a_full_port_keeps_the_reserved_places_for_known_peers() {
     let (mut known, _open) = http2(server.connect()).await;
     assert_eq!(closed(oldest).await, (Duration::ZERO, Vec::new()));
     assert_eq!(post(&mut known, path, Some(TOKEN)).await, 200);
-    assert_eq!(server.config.counts.shown_out(), 1);
+    assert_eq!(server.config.counts.evicted(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -210,7 +210,7 @@ async fn a_thousand_silent_peers_keep_nobody_out() {
     assert_eq!(post(&mut after, path, Some(TOKEN)).await, 200);
     assert_eq!(post(&mut before, path, Some(TOKEN)).await, 200);
     let counts = &server.config.counts;
-    assert!(counts.shown_out() >= 900, "{counts:?}");
+    assert!(counts.evicted() >= 900, "{counts:?}");
     assert_eq!((counts.full(), counts.silent()), (0, 0));
     for pipe in silent {
         closed(pipe).await;
@@ -245,7 +245,7 @@ async fn a_source_has_its_share_and_known_peers_of_it_have_more() {
     let _third = from("2001:db8::3");
     let _elsewhere = from("2001:db8:0:1::1");
     assert_eq!(closed(first).await, (Duration::ZERO, Vec::new()));
-    assert_eq!(server.config.counts.shown_out(), 1);
+    assert_eq!(server.config.counts.evicted(), 1);
 
     // A proxy speaks for everybody.
     let proxied: Vec<_> = (0..20).map(|_| from("192.0.2.99")).collect();
@@ -253,11 +253,11 @@ async fn a_source_has_its_share_and_known_peers_of_it_have_more() {
         assert!(closed(pipe).await.1.is_empty());
     }
     let counts = &server.config.counts;
-    assert_eq!((counts.crowded(), counts.shown_out()), (1, 1));
+    assert_eq!((counts.crowded(), counts.evicted()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_a_call_is_shown_out_after_who_has_none() {
+async fn who_has_a_call_is_evicted_after_who_has_none() {
     let server = Piped::start(ListenerConfig {
         max_connections: 2,
         reserved: 0,

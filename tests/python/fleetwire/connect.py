@@ -32,7 +32,7 @@ STATUS_OF_CODE = {
     "data_loss": 500,
     "unauthenticated": 401,
 }
-"""Connect's code to HTTP status, as the wire facts state it."""
+"""The HTTP status of each Connect code."""
 
 END_OF_STREAM = 0x02
 
@@ -145,7 +145,7 @@ class JsonStream:
 
 
 def error_of(status: int, body: bytes) -> ConnectError:
-    """Reads the JSON body of a refused call; another body is told as it is, since no server of ours should send one."""
+    """Reads the JSON body of a refused call. Any other body is reported unchanged, because our server must not send one."""
     try:
         return error_from_json(status, json.loads(body))
     except (ValueError, KeyError, AttributeError):

@@ -20,7 +20,7 @@ _END = object()
 
 
 def channel(base_url: str) -> grpc.Channel:
-    """A connection of its own to the server; messages up to 64 MiB, never through a proxy."""
+    """Opens a new connection to the server, for messages up to 64 MiB and never through a proxy."""
     url = urlsplit(base_url)
     options = [
         ("grpc.enable_http_proxy", 0),
@@ -109,7 +109,7 @@ class ControlStream:
         return self._call.code(), self._call.details()
 
     def close(self) -> None:
-        """Ends open commands as failed, so that the next test finds the node idle, and leaves."""
+        """Ends open commands as failed, because the next test needs an idle node, and closes the stream."""
         for command_id in list(self.unacked):
             self.acknowledge(command_id, code="SCAN_FAILED", error_message="the client is leaving")
         self._outgoing.put(_END)
@@ -119,7 +119,7 @@ class ControlStream:
         self._channel.close()
 
     def drop(self) -> None:
-        """Vanishes as a crashed node would: commands stay unanswered."""
+        """Drops the connection as a crashed node does: commands stay unacknowledged."""
         self._call.cancel()
         self._ended.wait(5)
         self._channel.close()

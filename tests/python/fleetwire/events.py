@@ -17,7 +17,7 @@ class Event:
 
 
 def read_events(client: ConnectClient, scan_id: str, last_event_id: str | None = None) -> Iterator[Event]:
-    """Yields the events after `last_event_id` up to the ledger, which is the last; whatever comes else is an AssertionError."""
+    """Yields the events after `last_event_id` up to the ledger, which is the last; anything after it is an AssertionError."""
     headers = {"accept": "text/event-stream"} | ({"last-event-id": last_event_id} if last_event_id is not None else {})
     connection, response = client.get(f"/api/scans/{scan_id}/events", headers)
     with connection:

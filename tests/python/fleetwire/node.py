@@ -27,7 +27,7 @@ AGENT_COMMAND = descriptors.message("fleetnodegateway.v1.AgentCommand")
 DEVICE_REPORT = descriptors.message("fleetnodegateway.v1.DiscoveredDeviceReport")
 
 CHALLENGE_TAG = b"fleet-node-auth1"
-"""The 16 bytes at the head of a challenge; a signature over anything else could mean something else."""
+"""The first 16 bytes of a challenge. A node must sign nothing else, because such a signature could be used elsewhere."""
 
 
 def fingerprint(identity_pubkey: bytes) -> str:
@@ -42,7 +42,7 @@ def auto_identifier(node_id: int, address: str, port: str, driver: str, model: s
 
 
 def device(identifier: str, address: str, port: str = "4028", **fields):
-    """A device report with the texts that a CGMiner-style driver would fill in, unless told otherwise."""
+    """A device report with the texts that a CGMiner-style driver would fill in, unless overridden."""
     texts = {"url_scheme": "http", "driver_name": "antminer", "model": "Antminer S19", "manufacturer": "Bitmain", "firmware_version": "2024.1"}
     return DEVICE_REPORT(device_identifier=identifier, ip_address=address, port=port, **(texts | fields))
 
@@ -118,7 +118,7 @@ class Node:
         return answer.accepted_count, answer.rejected_count
 
     def open_stream(self, hello=None, **options) -> ControlStream:
-        """Opens the control stream, says Hello (empty unless given) and waits until it is accepted."""
+        """Opens the control stream, sends Hello (empty unless given) and waits until it is accepted."""
         stream = ControlStream(self.base_url, self.session_token, **options)
         try:
             stream.send(hello=hello or HELLO())

@@ -20,7 +20,7 @@ DISCOVER = descriptors.method(ADMIN, "DiscoverOnFleetNode")
 
 
 class Operator:
-    """Somebody with an operator key."""
+    """An operator, identified by a key."""
 
     def __init__(self, base_url: str, key: str):
         self.base_url, self.key = base_url, key
@@ -51,7 +51,7 @@ class Operator:
 
 
 class Watch:
-    """A scan being watched until its stream ends: devices and error texts as they came, then the code it ended with."""
+    """A watch of a scan until its stream ends: devices and error texts in order of arrival, then the final code."""
 
     def __init__(self, operator: Operator, transport: str, request: dict):
         self.scan_id: str | None = None

@@ -21,10 +21,10 @@ FREE_NAMES = {
     "fleetnodegateway.v1.ControlGoodbye",
     "fleetnodegateway.v1.RegisterRequest.identity_proof",
 }
-"""Types and one field whose numbers and shapes are facts, and whose names are this table's own choice."""
+"""Types and one field whose numbers and shapes are fixed by the wire format, but whose names are not."""
 
 EXTRA = {"pairing.v1.Device": {10}, "fleetnodegateway.v1.AgentCommand": {3, 4}}
-"""Upstream fields that the wire facts mention and this table leaves out."""
+"""Upstream fields that exist on the wire but not in this table."""
 
 FIRST_EXTENSION = 100
 
@@ -39,7 +39,7 @@ class Schema:
         self.types: dict[str, object] = {}
 
     def ask(self, **request):
-        """One question of reflection, on a stream of its own."""
+        """Sends one reflection request on a new stream."""
         with control.channel(self.base_url) as channel:
             call = channel.stream_stream(
                 control.path(self.base_url, INFO),
@@ -84,7 +84,7 @@ def fetch(base_url: str) -> Schema:
 
 
 def differences(schema: Schema, service: str) -> list[str]:
-    """What the server's schema of a service says otherwise than the table, a sentence each."""
+    """Returns the differences between the server's schema of a service and the table, one sentence each."""
     if service not in schema.types:
         return [f"{service} is not in the server's schema"]
     theirs = {method.name: method for method in schema.types[service].method}
@@ -103,7 +103,7 @@ def differences(schema: Schema, service: str) -> list[str]:
 
 
 def message_differences(schema: Schema, ours: str, theirs: str, seen: frozenset = frozenset()) -> list[str]:
-    """What the server's message says otherwise than the table's, with all that it contains."""
+    """Returns the differences between a message of the server and the table, including nested messages."""
     if ours in seen or (ours == theirs == descriptors.TIMESTAMP):
         return []
     if theirs not in schema.types:
@@ -125,7 +125,7 @@ def message_differences(schema: Schema, ours: str, theirs: str, seen: frozenset 
 
 
 def field_differences(schema: Schema, message: str, ours, owner, theirs, seen: frozenset) -> list[str]:
-    """What the server's field says otherwise, and the type behind it."""
+    """Returns the differences of a field and of its type."""
     where, found = f"{message}.{ours.name} ({ours.number})", []
     if theirs.name != ours.name and f"{message}.{ours.name}" not in FREE_NAMES:
         found.append(f"{where} is named {theirs.name}")

@@ -15,7 +15,7 @@ TIMESTAMP_FIELDS = [Field(1, "seconds", "int64"), Field(2, "nanos", "int32")]
 
 
 class WalkError(Exception):
-    """The bytes are not what the table says they must be."""
+    """The bytes do not match the table."""
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:

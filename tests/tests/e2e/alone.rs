@@ -62,6 +62,22 @@ async fn a_node_scans_without_a_server(world: World) {
     };
     assert_eq!(scanned.status, expected, "{scanned:?}");
 
+    // One JSON document.
+    let mut command = binary("fleetnode", &folder);
+    command.args([
+        "scan",
+        &first.to_string(),
+        "--demo-allow-loopback",
+        "-o",
+        "json",
+    ]);
+    let port = lab.site().ports()[0].to_string();
+    command.args(["--port", &port]);
+    let scanned = run(command).await;
+    let document: Value = serde_json::from_str(&scanned.stdout).expect("one document");
+    assert_eq!(document["ledger"]["targets"], 1, "{document}");
+    assert!(document["devices"].is_array() && document["warnings"].is_array());
+
     // Table output, and a target that cannot be scanned.
     let mut command = binary("fleetnode", &folder);
     let one = first.to_string();

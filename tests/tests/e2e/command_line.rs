@@ -19,7 +19,7 @@ async fn fleetctl_exits_with_the_documented_status(world: World) {
     let _lab = Lab::start(site).await.expect("a site");
     let id = node.id.to_string();
     let at = |number| world.range.address(number).to_string();
-    let start = ["scan", "start", "--node", &id, "--ports", "4028"];
+    let start = ["scan", "start", "--node", &id, "--port", "4028"];
     let scan = |more: &[&str]| {
         [&start, more]
             .concat()
@@ -98,6 +98,13 @@ async fn fleetctl(world: &World, operator: &Operator, arguments: &[String]) -> (
     (done.status, done.stderr)
 }
 
+/// Returns the id of the newest scan.
+async fn operator_scan(world: &World) -> String {
+    let listed = world.fleetctl(&["scan", "list", "-o", "json"]).await;
+    let listed: Value = serde_json::from_str(&listed.succeeded()).expect("one JSON document");
+    listed[0]["scanId"].as_str().expect("an id").to_owned()
+}
+
 async fn fleetctl_prints_a_scan_as_lines(world: World) {
     let node = world.node("barn", &[]).await;
     let lab = Lab::start(world.range.mixed(12)).await.expect("a site");
@@ -107,7 +114,7 @@ async fn fleetctl_prints_a_scan_as_lines(world: World) {
         "start",
         "--node",
         &id,
-        "--ports",
+        "--port",
         "4028,8080",
         "-o",
         "ndjson",
@@ -120,12 +127,53 @@ async fn fleetctl_prints_a_scan_as_lines(world: World) {
         .collect();
     let asked = (1..31).map(|number| world.range.address(number));
     let expected = Expected::of(lab.site(), node.id, asked).skipping(2);
-    let of_type = |kind: &str| lines.iter().filter(|line| line["type"] == kind).count();
-    assert_eq!(of_type("device"), expected.devices());
-    let last = lines.last().expect("lines");
-    assert_eq!(last["type"], "ledger");
-    assert_eq!(last["outcome"], "completed");
-    assert_eq!(last["identified"], expected.devices());
+    // The names and types of the API: lowerCamelCase, and 64-bit integers as strings.
+    let devices = lines.iter().filter(|line| line["device"].is_object());
+    assert_eq!(devices.count(), expected.devices());
+    let ended = &lines.last().expect("lines")["ended"];
+    assert_eq!(ended["state"], "SCAN_STATE_COMPLETED", "{ended}");
+    assert_eq!(
+        ended["ledger"]["identified"],
+        expected.devices().to_string()
+    );
+    let scan = operator_scan(&world).await;
+    let document = world
+        .fleetctl(&["scan", "watch", &scan, "-o", "json"])
+        .await
+        .succeeded();
+    let document: Value = serde_json::from_str(&document).expect("one JSON document");
+    let logged: Vec<&Value> = lines
+        .iter()
+        .filter(|line| line.get("progress").is_none())
+        .collect();
+    assert_eq!(
+        document.as_array().map(|events| events.iter().collect()),
+        Some(logged)
+    );
+
+    // Tables fit 80 columns, and a node is selected by its name.
+    for arguments in [
+        &["scan", "list", "--node", "barn"][..],
+        &["devices", "list", "--node", "barn"],
+        &["nodes", "list"],
+        &["audit", "list"],
+    ] {
+        let table = world.fleetctl(arguments).await.succeeded();
+        for line in table.lines() {
+            assert!(
+                line.trim_end().chars().count() <= 80,
+                "{arguments:?}:\n{table}"
+            );
+        }
+        let wide = world
+            .fleetctl(&[arguments, &["--wide"]].concat())
+            .await
+            .succeeded();
+        assert!(wide.lines().count() <= table.lines().count(), "{wide}");
+    }
+    let unknown = world.fleetctl(&["scan", "list", "--node", "shed"]).await;
+    assert_eq!(unknown.status, 1, "{unknown:?}");
+    assert!(unknown.stderr.contains("`shed`"), "{unknown:?}");
 
     let listed = world
         .fleetctl(&["devices", "list", "-o", "csv"])

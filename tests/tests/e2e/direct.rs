@@ -52,13 +52,13 @@ async fn the_server_dials_only_on_request_and_never_an_address_of_a_node(mut wor
     let first = scan(&world, &network).await;
     assert_eq!(first.status, 2, "partial: {first:?}");
     assert_eq!(found_in(&first), listed);
-    let ledger = last_line(&first);
+    let ended = last_line(&first);
     assert_eq!(
-        (&ledger["identified"], &ledger["skipped"]),
-        (&6.into(), &8.into()),
-        "{ledger}"
+        (&ended["ledger"]["identified"], &ended["ledger"]["skipped"]),
+        (&"6".into(), &"8".into()),
+        "{ended}"
     );
-    let reason = ledger["reason"].as_str().expect("a reason");
+    let reason = ended["reason"].as_str().expect("a reason");
     assert!(reason.contains("(barn) 6"), "{reason}");
     assert_eq!(theirs(touched), listed, "what a node found is not touched");
     let devices = world.operator.devices().await;
@@ -92,7 +92,7 @@ async fn the_server_dials_only_on_request_and_never_an_address_of_a_node(mut wor
 async fn scan(world: &World, target: &str) -> Done {
     let ports = ports().join(",");
     world
-        .fleetctl(&["direct", "scan", target, "--ports", &ports, "-o", "ndjson"])
+        .fleetctl(&["direct", "scan", target, "--port", &ports, "-o", "ndjson"])
         .await
 }
 
@@ -102,18 +102,18 @@ fn lines(done: &Done) -> Vec<Value> {
 }
 
 fn last_line(done: &Done) -> Value {
-    let ledger = lines(done).pop().expect("a ledger");
-    assert_eq!(ledger["type"], "ledger", "{done:?}");
-    ledger
+    let last = lines(done).pop().expect("a last line");
+    assert!(last["ended"].is_object(), "{done:?}");
+    last["ended"].clone()
 }
 
 /// Returns the addresses of the devices that a scan reported.
 fn found_in(done: &Done) -> BTreeSet<IpAddr> {
     lines(done)
         .iter()
-        .filter(|line| line["type"] == "device")
+        .filter(|line| line["device"].is_object())
         .map(|line| {
-            line["ip"]
+            line["device"]["ip"]
                 .as_str()
                 .and_then(|ip| ip.parse().ok())
                 .expect("an address")

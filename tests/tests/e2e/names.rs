@@ -56,7 +56,7 @@ async fn a_host_name_is_scanned_at_the_addresses_that_the_node_pinned_it_to(worl
     assert!(touched.iter().all(|ip| asked.contains(ip)), "{touched:?}");
 
     let (id, ports) = (node.id.to_string(), ports().join(","));
-    let start = ["scan", "start", "--node", &id, "--ports", &ports];
+    let start = ["scan", "start", "--node", &id, "--port", &ports];
     let printed = world
         .fleetctl(&[&start[..], &["-o", "ndjson", "rigs.lan"]].concat())
         .await
@@ -65,11 +65,8 @@ async fn a_host_name_is_scanned_at_the_addresses_that_the_node_pinned_it_to(worl
         .lines()
         .map(|line| serde_json::from_str(line).expect("a line of JSON"))
         .collect();
-    let ledger = lines.last().expect("a last line");
-    assert_eq!(
-        (&ledger["type"], &ledger["targets"]),
-        (&"ledger".into(), &3.into())
-    );
+    let last = lines.last().expect("a last line");
+    assert_eq!(last["ended"]["ledger"]["targets"], "3", "{last}");
     assert_eq!(server.asked("rigs.lan"), 2, "once a scan");
 
     for name in ["localhost", "rig.localhost", "0x7f.1", "2130706433"] {

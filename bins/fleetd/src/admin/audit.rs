@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io::Write};
 
 use anyhow::{Context, Result, bail};
 use fleet_core::{ChainHead, ChainVerifier, OrgId, StoredLink};
-use fleet_store::{Audit, LinkedRecord, SqlStore};
+use fleet_store::{AuditChain, LinkedRecord, SqlStore};
 
 /// Number of links per query.
 const PAGE: u32 = 1_000;

@@ -60,7 +60,12 @@ impl Shell {
             Ok(Job::Scan(task)) => {
                 tracing::info!(%command, entries = task.entries.len(), ports = task.ports.len(), "a scan starts");
                 let resolver = &self.agent.options.resolver;
-                self.work = Some(Work::begin(command, task, &self.scanner, resolver));
+                let work = Work::begin(command, task, &self.scanner, resolver);
+                let failed = !work.is_active();
+                self.work = Some(work);
+                if failed {
+                    self.finish();
+                }
             }
             Ok(Job::Pair(job)) => {
                 tracing::info!(%command, targets = job.targets(), "a pairing starts");
@@ -143,6 +148,8 @@ impl Shell {
                 work.end_pairing(result);
                 self.finish();
             }
+            // `work::next` returns the end of a scan as `Step::Over`.
+            Step::Event(ScanEvent::Ended(_)) => {}
             Step::Over(result) => {
                 work.end(result);
                 self.send_progress(String::new());
@@ -162,7 +169,7 @@ impl Shell {
         let (done, total, phase) = work
             .progress
             .map_or((0, 0, ""), |ScanProgress { done, total, phase }| {
-                (done, total, phase)
+                (done, total, phase.as_str())
             });
         stream.try_send(up::Kind::Progress(ControlProgress {
             command_id: work.command.as_str().to_owned(),

@@ -1,10 +1,10 @@
-//! ARP over Ethernet (RFC 826), as much of it as a sweep needs. Pure.
+//! The part of ARP over Ethernet (RFC 826) that a sweep needs. Pure.
 
 use std::net::Ipv4Addr;
 
 use fleet_core::Mac;
 
-/// Of a request with its Ethernet header.
+/// Length of a request with its Ethernet header.
 pub(super) const LENGTH: usize = 42;
 
 const BROADCAST: [u8; 6] = [0xff; 6];
@@ -18,14 +18,14 @@ const ETHERNET_IPV4: [u8; 6] = [0, 1, 0x08, 0, 6, 4];
 const REQUEST: [u8; 2] = [0, 1];
 const REPLY: [u8; 2] = [0, 2];
 
-/// Who asks.
+/// The sender of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sender {
     pub(super) mac: Mac,
     pub(super) address: Ipv4Addr,
 }
 
-/// Asks everybody on the link for a target.
+/// A broadcast request for the hardware address of a target.
 pub(super) fn request(sender: Sender, target: Ipv4Addr) -> [u8; LENGTH] {
     let mut frame = [0; LENGTH];
     let fields: [&[u8]; 9] = [
@@ -45,7 +45,7 @@ pub(super) fn request(sender: Sender, target: Ipv4Addr) -> [u8; LENGTH] {
     frame
 }
 
-/// Who answers, of a reply; what follows it is padding.
+/// The sender of a reply. Padding may follow the reply.
 pub(super) fn reply(frame: &[u8]) -> Option<(Ipv4Addr, Mac)> {
     let (_, arp) = frame.get(..LENGTH)?.split_at(12);
     let rest = arp
@@ -62,7 +62,7 @@ pub(super) fn reply(frame: &[u8]) -> Option<(Ipv4Addr, Mac)> {
 mod tests {
     use super::*;
 
-    const ASKER: Sender = Sender {
+    const SENDER: Sender = Sender {
         mac: Mac::new([2, 0, 0, 0, 0, 1]),
         address: Ipv4Addr::new(10, 0, 0, 1),
     };
@@ -76,19 +76,19 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_as_the_rfc_draws_it() {
+    fn a_request_has_the_layout_of_the_rfc() {
         let mut expected = vec![0xff; 6];
         expected.extend([2, 0, 0, 0, 0, 1, 8, 6]);
         expected.extend([0, 1, 8, 0, 6, 4, 0, 1]);
         expected.extend([2, 0, 0, 0, 0, 1, 10, 0, 0, 1]);
         expected.extend([0, 0, 0, 0, 0, 0, 10, 0, 0, 7]);
-        let frame = request(ASKER, Ipv4Addr::new(10, 0, 0, 7));
+        let frame = request(SENDER, Ipv4Addr::new(10, 0, 0, 7));
         assert_eq!(frame.as_slice(), expected);
-        assert_eq!(reply(&frame), None, "a request is no reply");
+        assert_eq!(reply(&frame), None, "a request is not a reply");
     }
 
     #[test]
-    fn a_reply_names_who_answers() {
+    fn a_reply_holds_its_sender() {
         let expected = Some((Ipv4Addr::new(10, 0, 0, 7), Mac::new([2, 0, 0, 0, 0, 7])));
         let mut padded = answer();
         assert_eq!(reply(&padded), expected);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_else_comes_is_no_reply() {
+    fn other_frames_are_not_replies() {
         for length in 0..LENGTH {
             assert_eq!(reply(&answer()[..length]), None);
         }

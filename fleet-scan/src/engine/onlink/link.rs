@@ -1,4 +1,4 @@
-//! Which targets this machine reaches without a router, and by which interface. Pure.
+//! Decides which targets this machine reaches without a router, and over which interface. Pure.
 
 use std::{
     cmp::Reverse,
@@ -8,17 +8,17 @@ use std::{
 
 use fleet_core::Mac;
 
-/// An interface that asks for hardware addresses.
+/// An interface that resolves hardware addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Interface {
     pub(super) index: u32,
     pub(super) mac: Option<Mac>,
-    /// Its own.
+    /// Its own addresses.
     pub(super) addresses: Vec<IpAddr>,
 }
 
 impl Interface {
-    /// Its IPv4 address that is nearest to a target: some hosts answer nobody outside their own network.
+    /// Its IPv4 address nearest to a target. Some hosts answer nobody outside their own network.
     pub(super) fn address_for(&self, target: Ipv4Addr) -> Option<Ipv4Addr> {
         let own = self.addresses.iter().filter_map(|address| match address {
             IpAddr::V4(address) => Some(*address),
@@ -28,19 +28,19 @@ impl Interface {
     }
 }
 
-/// A way that the kernel would take.
+/// An entry of the routing table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Route {
     pub(super) to: IpAddr,
-    /// Of the prefix, in bits.
+    /// Length of the prefix in bits.
     pub(super) length: u8,
     pub(super) metric: u32,
-    pub(super) way: Way,
+    pub(super) next_hop: NextHop,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Straight out of this interface.
+pub(super) enum NextHop {
+    /// Directly over this interface.
     OnLink(u32),
     /// Through a router, or nowhere.
     Elsewhere,
@@ -55,7 +55,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Of all routes those that lead to an address in `range`.
+    /// Keeps the routes that lead to an address in `range`.
     pub(super) fn new(
         interfaces: Vec<Interface>,
         mut routes: Vec<Route>,
@@ -66,10 +66,10 @@ impl Links {
         Self { interfaces, routes }
     }
 
-    /// The interface behind which a target answers for itself, if that is so.
+    /// The interface on whose link a target is, if any.
     pub(super) fn of(&self, target: IpAddr) -> Option<&Interface> {
-        let route = self.routes.iter().find(|route| route.leads_to(target))?;
-        let Way::OnLink(index) = route.way else {
+        let route = self.routes.iter().find(|route| route.covers(target))?;
+        let NextHop::OnLink(index) = route.next_hop else {
             return None;
         };
         let own = |interface: &&Interface| interface.addresses.contains(&target);
@@ -83,7 +83,7 @@ impl Links {
 }
 
 impl Route {
-    fn leads_to(&self, target: IpAddr) -> bool {
+    fn covers(&self, target: IpAddr) -> bool {
         self.first() <= target && target <= self.last() && self.to.is_ipv4() == target.is_ipv4()
     }
 
@@ -118,12 +118,12 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    fn route(to: &str, length: u8, metric: u32, way: Way) -> Route {
+    fn route(to: &str, length: u8, metric: u32, next_hop: NextHop) -> Route {
         Route {
             to: ip(to),
             length,
             metric,
-            way,
+            next_hop,
         }
     }
 
@@ -136,20 +136,20 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_route_says_whether_a_target_is_on_the_link() {
+    fn the_most_specific_route_decides_whether_a_target_is_on_the_link() {
         let links = Links::new(
             vec![
                 interface(2, &["fe80::1", "10.0.0.1", "fd00::1"]),
                 interface(3, &["10.9.0.1"]),
             ],
             vec![
-                route("0.0.0.0", 0, 0, Way::Elsewhere),
-                route("10.0.0.0", 22, 100, Way::OnLink(2)),
-                route("10.0.0.0", 22, 200, Way::Elsewhere),
-                route("10.0.1.0", 24, 0, Way::Elsewhere),
-                route("10.0.1.7", 32, 0, Way::OnLink(3)),
-                route("10.5.0.0", 16, 0, Way::OnLink(9)),
-                route("fd00::", 64, 0, Way::OnLink(2)),
+                route("0.0.0.0", 0, 0, NextHop::Elsewhere),
+                route("10.0.0.0", 22, 100, NextHop::OnLink(2)),
+                route("10.0.0.0", 22, 200, NextHop::Elsewhere),
+                route("10.0.1.0", 24, 0, NextHop::Elsewhere),
+                route("10.0.1.7", 32, 0, NextHop::OnLink(3)),
+                route("10.5.0.0", 16, 0, NextHop::OnLink(9)),
+                route("fd00::", 64, 0, NextHop::OnLink(2)),
             ],
             ip("10.0.0.0")..=ip("fd00::ffff"),
         );
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_asks_with_its_address_in_the_targets_network() {
+    fn an_interface_uses_its_address_in_the_targets_network() {
         let interface = interface(2, &["fe80::1", "192.168.7.1", "10.0.0.1"]);
         for (target, expected) in [
             ([10, 0, 3, 255], [10, 0, 0, 1]),
@@ -183,12 +183,12 @@ mod tests {
     }
 
     #[test]
-    fn routes_beside_the_targets_are_left_out() {
+    fn routes_to_other_addresses_are_left_out() {
         let routes = vec![
-            route("10.0.0.0", 24, 0, Way::OnLink(2)),
-            route("10.0.9.0", 24, 0, Way::OnLink(2)),
-            route("0.0.0.0", 0, 0, Way::Elsewhere),
-            route("fd00::", 64, 0, Way::OnLink(2)),
+            route("10.0.0.0", 24, 0, NextHop::OnLink(2)),
+            route("10.0.9.0", 24, 0, NextHop::OnLink(2)),
+            route("0.0.0.0", 0, 0, NextHop::Elsewhere),
+            route("fd00::", 64, 0, NextHop::OnLink(2)),
         ];
         let links = Links::new(Vec::new(), routes, ip("10.0.0.9")..=ip("10.0.1.9"));
         assert_eq!(links.routes.len(), 2);

@@ -1,10 +1,14 @@
-//! What the kernel knows of routes and neighbors, over netlink (RFC 3549), without any privilege. Thin.
+//! Reads the kernel's routes and neighbors over netlink (RFC 3549), which needs no privilege. Thin.
 #![expect(
     clippy::wildcard_enum_match_arm,
     reason = "the library's enums are non-exhaustive: kernels have more to say than is read here"
 )]
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{
+    io,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use fleet_core::Mac;
 use netlink_packet_core::{
@@ -17,22 +21,23 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::{
-    link::{Route, Way},
+    link::{NextHop, Route},
     table::{Entry, State, View},
 };
 
-/// What the kernel sends in one datagram at most (`NLMSG_GOODSIZE` is less).
+/// The largest datagram that is read. The kernel sends less (`NLMSG_GOODSIZE`).
 const DATAGRAM: usize = 64 * 1024;
 
-/// Messages of one dump: beyond a large neighbor table, and beyond any routing table but a transit router's.
-const MOST: usize = 65_536;
+/// The most messages of one dump: more than a large neighbor table or a routing table has, except on a transit router.
+const MAX_MESSAGES: usize = 65_536;
 
-/// Ticks of the kernel's ages are always 100 a second on Linux (`USER_HZ`).
+/// One tick of the kernel's ages. Linux always reports 100 per second (`USER_HZ`).
 const TICK: Duration = Duration::from_millis(10);
 
-/// Neighbors of IPv4 and of IPv6 have a table each.
+/// IPv4 and IPv6 have separate neighbor tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Family {
     V4,
@@ -61,18 +66,22 @@ impl Family {
     }
 }
 
-/// A neighbor table as such.
+/// Size and use of a neighbor table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Table {
     /// The most entries (`gc_thresh3`).
     pub(super) limit: usize,
-    /// How many there are, those of other network namespaces too.
+    /// All entries, including those of other network namespaces.
     pub(super) entries: usize,
     /// See [`View::fulls`].
     pub(super) fulls: u64,
 }
 
-/// A conversation with the kernel.
+/// The longest duration of a dump. The kernel answers within milliseconds; a seccomp sandbox or a user-mode kernel may
+/// never answer, and the sweep waits for the dump.
+const TIME_LIMIT: Duration = Duration::from_millis(500);
+
+/// A netlink connection to the kernel.
 #[derive(Debug)]
 pub(super) struct Kernel {
     socket: Socket,
@@ -82,11 +91,16 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// # Errors
-    /// When the system or a sandbox gives no netlink socket.
+    /// When the system or a sandbox provides no netlink socket.
     pub(super) fn new() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
+        Self::over(socket)
+    }
+
+    fn over(socket: Socket) -> io::Result<Self> {
+        set_socket_timeout(&socket, Timeout::Recv, Some(TIME_LIMIT))?;
         Ok(Self {
             socket,
             sequence: 0,
@@ -97,7 +111,7 @@ impl Kernel {
     /// The routes of the main table, and the addresses of the routers in them.
     ///
     /// # Errors
-    /// When the kernel does not tell, or tells too much.
+    /// When the kernel does not answer in time, or with too many messages.
     pub(super) fn routes(&mut self) -> io::Result<(Vec<Route>, Vec<IpAddr>)> {
         let (mut routes, mut routers) = (Vec::new(), Vec::new());
         for family in Family::ALL {
@@ -113,10 +127,10 @@ impl Kernel {
         Ok((routes, routers))
     }
 
-    /// Limit and overflows of a table.
+    /// The limit and the overflow count of a table.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// When the kernel does not answer in time.
     pub(super) fn table(&mut self, family: Family) -> io::Result<Table> {
         let mut request = NeighbourTableMessage::default();
         request.header.family = family.code();
@@ -140,13 +154,15 @@ impl Kernel {
             entries: entries as usize,
             fulls,
         });
-        table.ok_or_else(|| io::Error::other("the neighbor table has no limit or statistics"))
+        table.ok_or_else(|| {
+            io::Error::other("the kernel reported no limit or statistics of the neighbor table")
+        })
     }
 
-    /// The neighbors of a family, and how often there was no room for one.
+    /// The neighbors of a family, and how often the table overflowed.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// When the kernel does not answer in time.
     pub(super) fn view(&mut self, family: Family) -> io::Result<View> {
         let table = self.table(family)?;
         let mut entries = Vec::new();
@@ -181,12 +197,13 @@ impl Kernel {
         message.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
         let mut messages = 0;
-        loop {
+        let deadline = Instant::now() + TIME_LIMIT;
+        while Instant::now() < deadline {
             let length = self.socket.recv(&mut self.buffer.as_mut_slice(), 0)?;
             let mut rest = self.buffer.get(..length).unwrap_or_default();
             while let Some(message) = first(&mut rest) {
                 let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message);
-                // What this library does not know yet is none of the attributes that are read here.
+                // Messages that the library cannot read hold none of the attributes that matter here.
                 let Ok(message) = message else { continue };
                 if message.header.sequence_number != self.sequence {
                     continue;
@@ -198,16 +215,19 @@ impl Kernel {
                     _ => {}
                 }
                 messages += 1;
-                if messages > MOST {
-                    return Err(io::Error::other("more than 65,536 routes or neighbors"));
+                if messages > MAX_MESSAGES {
+                    return Err(io::Error::other(
+                        "the kernel listed more than 65,536 entries",
+                    ));
                 }
             }
         }
+        Err(io::ErrorKind::TimedOut.into())
     }
 }
 
-/// Splits off the first message of a datagram: its length is its first field, and messages begin at multiples of
-/// four.
+/// Splits off the first message of a datagram. The length is the message's first field, and messages are aligned to
+/// four bytes.
 fn first<'a>(datagram: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = u32::from_ne_bytes(*datagram.first_chunk()?) as usize;
     let message = datagram.get(..length).filter(|_| length >= 16)?;
@@ -239,15 +259,15 @@ fn route(family: Family, message: &RouteMessage) -> Option<Route> {
             _ => {}
         }
     }
-    let way = match (message.header.kind, interface) {
-        (RouteType::Unicast, Some(index)) if !routed => Way::OnLink(index),
-        _ => Way::Elsewhere,
+    let next_hop = match (message.header.kind, interface) {
+        (RouteType::Unicast, Some(index)) if !routed => NextHop::OnLink(index),
+        _ => NextHop::Elsewhere,
     };
     (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(Route {
         to,
         length: message.header.destination_prefix_length,
         metric,
-        way,
+        next_hop,
     })
 }
 
@@ -291,4 +311,35 @@ fn entry(message: &NeighbourMessage) -> Option<Entry> {
         mac,
         age,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_sys::protocols::NETLINK_USERSOCK;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_never_answers_costs_the_time_limit() {
+        let mut silent = Socket::new(NETLINK_USERSOCK).expect("a socket");
+        let silent = silent.bind_auto().expect("an address");
+        let mut socket = Socket::new(NETLINK_USERSOCK).expect("a socket");
+        socket.bind_auto().expect("an address");
+        socket.connect(&silent).expect("a peer");
+        let mut kernel = Kernel::over(socket).expect("a connection");
+        let started = Instant::now();
+        let error = kernel.view(Family::V4).expect_err("no answer");
+        assert!(
+            matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+            ),
+            "{error}"
+        );
+        assert!(
+            started.elapsed() < TIME_LIMIT * 4,
+            "{:?}",
+            started.elapsed()
+        );
+    }
 }

@@ -1,4 +1,4 @@
-//! Packets that find neighbors: ARP frames where this program may send them, else datagrams. Thin.
+//! Packets that resolve neighbors: ARP frames if this process may send them, otherwise datagrams. Thin.
 
 use std::{
     io::{self, Read, Write},
@@ -16,45 +16,45 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{frame::LENGTH, link::Interface};
 
-/// EtherType of ARP, in the byte order that `packet(7)` wants.
+/// EtherType of ARP, in the byte order of `packet(7)`.
 const ARP: i32 = 0x0806_u16.to_be() as i32;
 
 /// `ARPHRD_ETHER`: interfaces with hardware addresses of six octets.
 const ETHERNET: u16 = 1;
 
-/// Discard (RFC 863): whoever listens there throws away what comes; everybody else answers nothing or "no such port".
+/// The discard port (RFC 863). A host ignores the datagram or answers "no such port".
 const DISCARD: u16 = 9;
 
-/// Answers that may wait: a whole network's may come at once, and a packet is counted with about 1 KiB.
-const WAITING: usize = 4 * 1024 * 1024;
+/// Receive buffer: a whole network can answer at once, and each packet counts as about 1 KiB.
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
-/// An interface with what a socket is bound to it by.
+/// An interface and the address to which a socket is bound.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(super) struct BoundInterface {
     pub(super) interface: Interface,
     link: LinkAddr,
 }
 
-/// The interfaces that are up and ask for hardware addresses.
+/// The interfaces that are up and resolve hardware addresses.
 ///
 /// # Errors
-/// When the system does not tell.
-pub(super) fn ports() -> io::Result<Vec<Port>> {
-    let asks = InterfaceFlags::IFF_UP;
-    let does_not =
+/// When the system does not list its interfaces.
+pub(super) fn interfaces() -> io::Result<Vec<BoundInterface>> {
+    let required = InterfaceFlags::IFF_UP;
+    let excluded =
         InterfaceFlags::IFF_NOARP | InterfaceFlags::IFF_LOOPBACK | InterfaceFlags::IFF_POINTOPOINT;
     let addresses: Vec<_> = nix::ifaddrs::getifaddrs()?
-        .filter(|one| one.flags.contains(asks) && !one.flags.intersects(does_not))
+        .filter(|one| one.flags.contains(required) && !one.flags.intersects(excluded))
         .filter_map(|one| Some((one.interface_name, one.address?)))
         .collect();
-    let port = |name: &str, address: &SockaddrStorage| {
+    let bound = |name: &str, address: &SockaddrStorage| {
         let link = *address.as_link_addr()?;
-        // A label is the name and more after a colon.
+        // A label is the interface name, then a colon and a suffix.
         let own = addresses
             .iter()
             .filter(|(label, _)| label.split(':').next() == Some(name));
         let mac = (link.hatype() == ETHERNET && link.halen() == 6).then(|| link.addr());
-        Some(Port {
+        Some(BoundInterface {
             interface: Interface {
                 index: u32::try_from(link.ifindex()).ok()?,
                 mac: mac.flatten().map(Mac::new),
@@ -65,7 +65,7 @@ pub(super) fn ports() -> io::Result<Vec<Port>> {
     };
     Ok(addresses
         .iter()
-        .filter_map(|(name, address)| port(name, address))
+        .filter_map(|(name, address)| bound(name, address))
         .collect())
 }
 
@@ -75,56 +75,56 @@ fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
     v4().or_else(v6)
 }
 
-/// Sends and hears ARP on one interface.
+/// Sends and receives ARP on one interface.
 #[derive(Debug)]
 pub(super) struct ArpSocket(Socket);
 
 impl ArpSocket {
     /// # Errors
-    /// Without CAP_NET_RAW, and where the system has no such sockets.
-    pub(super) fn open(port: &Port) -> io::Result<Self> {
+    /// Without CAP_NET_RAW, and on systems without packet sockets.
+    pub(super) fn open(bound: &BoundInterface) -> io::Result<Self> {
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(ARP)))?;
         socket.set_nonblocking(true)?;
-        // As much as `rmem_max` allows; less is no reason not to sweep.
-        let _ = socket.set_recv_buffer_size(WAITING);
-        // The address says protocol 0, which keeps that of the socket (`packet_bind`).
-        bind(socket.as_raw_fd(), &port.link)?;
+        // The kernel limits it to `rmem_max`. A smaller buffer is acceptable.
+        let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+        // The address holds protocol 0, which keeps the socket's own (`packet_bind`).
+        bind(socket.as_raw_fd(), &bound.link)?;
         Ok(Self(socket))
     }
 
     /// # Errors
-    /// When the system is short of room, or the interface is down.
+    /// When the system is out of buffers, or the interface is down.
     pub(super) fn send(&self, frame: &[u8; LENGTH]) -> io::Result<()> {
         (&self.0).write(frame).map(drop)
     }
 
-    /// The next frame that waits, if there is one.
+    /// The next frame in the buffer, if any.
     pub(super) fn receive<'a>(&self, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
         let length = (&self.0).read(buffer).ok()?;
         buffer.get(..length)
     }
 }
 
-/// What came of a datagram.
+/// The result of sending a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Poked {
+pub(super) enum PokeOutcome {
     Sent,
-    /// There is no room for another neighbor.
-    Full,
-    /// It cannot be sent.
-    Not,
+    /// The neighbor table is full.
+    TableFull,
+    /// The datagram cannot be sent.
+    Failed,
 }
 
-/// Makes the kernel resolve a neighbor: an empty datagram that no router would pass on.
+/// Makes the kernel resolve a neighbor: sends an empty datagram that no router forwards.
 ///
-/// A socket each, since a datagram that waits for its neighbor is counted against its socket.
-pub(super) fn poke(target: IpAddr) -> Poked {
+/// Each datagram has its own socket, because a datagram that waits for its neighbor counts against its socket.
+pub(super) fn poke(target: IpAddr) -> PokeOutcome {
     match try_poke(target) {
-        Ok(()) => Poked::Sent,
-        Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Poked::Full,
+        Ok(()) => PokeOutcome::Sent,
+        Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => PokeOutcome::TableFull,
         Err(error) => {
-            tracing::debug!(%target, %error, "cannot ask for a neighbor");
-            Poked::Not
+            tracing::debug!(%target, %error, "cannot send a datagram to a neighbor");
+            PokeOutcome::Failed
         }
     }
 }
@@ -133,7 +133,7 @@ fn try_poke(target: IpAddr) -> io::Result<()> {
     let to = SocketAddr::new(target, DISCARD);
     let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None)?;
     socket.set_nonblocking(true)?;
-    // With these the system says at once that the neighbor table is full, which it would conceal else.
+    // With this option the system reports a full neighbor table at once. Without it, the error is hidden.
     match target {
         IpAddr::V4(_) => {
             socket.set_ttl_v4(1)?;

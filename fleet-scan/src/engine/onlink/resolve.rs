@@ -1,9 +1,9 @@
-//! Asks the kernel to resolve hosts, in windows that its neighbor table can hold, and believes what the table says.
-//! Pure: what is asked and seen comes in as calls.
+//! Makes the kernel resolve hosts, in windows that fit its neighbor table, and reads the results from the table. Pure:
+//! requests and views come in as calls.
 //!
-//! A packet to a neighbor that is not resolved makes an entry, and the kernel asks for it by its own rules: three
-//! times, a second apart. Linux holds 1,024 entries unless told otherwise (`gc_thresh3`), for everybody on the machine,
-//! and silently drops what finds no room. [`Resolver::want`], [`Resolver::asked`], [`Resolver::look`].
+//! A packet to an unresolved neighbor creates an entry, and the kernel then asks three times, a second apart. By default
+//! Linux holds 1,024 entries (`gc_thresh3`) for all programs, and silently drops packets that find no room. Use
+//! [`Resolver::next_host`], [`Resolver::requested`] and [`Resolver::apply_view`].
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,202 +15,202 @@ use fleet_core::Mac;
 
 use super::table::{State, View};
 
-/// Times that a host is asked for which found no room.
+/// Requests for a host that found no room.
 const TRIES: u8 = 4;
 
 /// The smallest window after overflows.
-const SMALLEST: usize = 16;
+const MIN_WINDOW: usize = 16;
 
-/// How long others may keep the table full before the rest of the hosts is given up.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long other programs may keep the table full before the remaining hosts are given up.
+const STUCK_LIMIT: Duration = Duration::from_secs(30);
 
-/// What became of a host.
+/// The outcome of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It answered, from here.
-    There(Mac),
-    /// The kernel has no entry of it though there was room: a connection has to tell.
-    Unclear,
-    /// The kernel asked in vain.
+pub(super) enum Resolution {
+    /// It answered from this hardware address.
+    Answered(Mac),
+    /// The kernel has no entry although there was room. A connection has to find out.
+    Unknown,
+    /// The kernel got no answer.
     Silent,
-    /// There never was room to ask.
-    Unsure,
+    /// There was never room to ask.
+    NoRoom,
 }
 
 #[derive(Debug)]
 pub(super) struct Resolver {
-    /// In the order in which they are asked for, with the tries so far.
+    /// In the order of requests, with the tries so far.
     waiting: VecDeque<(u32, u8)>,
-    asked: BTreeMap<u32, Asked>,
-    /// The most entries that may be unresolved, whoever's they are.
+    requests: BTreeMap<u32, Request>,
+    /// The most unresolved entries of all programs together.
     window: usize,
-    /// The most entries that may be held, so that others find room at any time.
+    /// The most entries in use. The rest stays free for other programs.
     most: usize,
-    /// How many more may be asked for before the next look.
-    leave: usize,
-    /// As it was at the last look.
+    /// Requests allowed before the next view.
+    permits: usize,
+    /// The overflow count of the last view.
     fulls: Option<u64>,
-    /// Since when nothing could be asked.
-    stuck: Option<Instant>,
+    /// Since when no request was possible.
+    stuck_since: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Asked {
+struct Request {
     tries: u8,
-    /// An entry was there once, and at this look.
+    /// An entry was seen in some view, and in the current one.
     seen: bool,
     seen_now: bool,
-    /// There was no room, as the system said at once.
+    /// The system reported at once that there was no room.
     refused: bool,
 }
 
-/// What a look at the table told.
+/// The result of a view.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Looked {
-    pub(super) verdicts: Vec<(u32, Verdict)>,
-    /// The table overflowed since the last look: how many are asked for at a time from now on.
+pub(super) struct Update {
+    pub(super) resolutions: Vec<(u32, Resolution)>,
+    /// The table overflowed since the last view: the new window.
     pub(super) overflow: Option<usize>,
 }
 
 impl Resolver {
-    /// For a table of `limit` entries: at most half of it is unresolved, and an eighth stays free.
+    /// Plans for a table of `limit` entries: at most half of it is unresolved, and an eighth stays free.
     pub(super) fn new(limit: usize) -> Self {
         Self {
             waiting: VecDeque::new(),
-            asked: BTreeMap::new(),
-            window: (limit / 2).max(SMALLEST),
-            most: (limit / 8 * 7).max(SMALLEST),
-            leave: 0,
+            requests: BTreeMap::new(),
+            window: (limit / 2).max(MIN_WINDOW),
+            most: (limit / 8 * 7).max(MIN_WINDOW),
+            permits: 0,
             fulls: None,
-            stuck: None,
+            stuck_since: None,
         }
     }
 
-    /// One more host to resolve.
+    /// Adds a host.
     pub(super) fn add(&mut self, host: u32) {
         self.waiting.push_back((host, 0));
     }
 
-    /// Whether nothing waits and nothing is awaited.
+    /// Returns whether every host has an outcome.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.asked.is_empty()
+        self.waiting.is_empty() && self.requests.is_empty()
     }
 
-    /// The host to ask for now, if there is one and room for it; [`Resolver::asked`] or [`Resolver::skip`] is next.
-    pub(super) fn want(&self) -> Option<u32> {
+    /// The host to request now, if any and if there is room. Call [`Resolver::requested`] or [`Resolver::skip`] next.
+    pub(super) fn next_host(&self) -> Option<u32> {
         let (host, _) = self.waiting.front()?;
-        (self.leave > 0).then_some(*host)
+        (self.permits > 0).then_some(*host)
     }
 
-    /// The wanted host was asked for; `refused` when the system said that there is no room.
-    pub(super) fn asked(&mut self, refused: bool) {
+    /// Reports that the next host was requested; `refused` if the system reported a full table.
+    pub(super) fn requested(&mut self, refused: bool) {
         if let Some((host, tries)) = self.waiting.pop_front() {
-            let asked = Asked {
+            let request = Request {
                 tries: tries + 1,
                 seen: false,
                 seen_now: false,
                 refused,
             };
-            self.asked.insert(host, asked);
+            self.requests.insert(host, request);
         }
-        // After a refusal only a look can tell whether there is room.
-        self.leave = if refused { 0 } else { self.leave - 1 };
+        // After a refusal only the next view shows whether there is room.
+        self.permits = if refused { 0 } else { self.permits - 1 };
     }
 
-    /// The wanted host cannot be asked for.
+    /// Drops the next host, which cannot be requested.
     pub(super) fn skip(&mut self) {
         self.waiting.pop_front();
     }
 
-    /// The table cannot be read any more: every host that is not settled.
+    /// Returns every host without an outcome, because the table cannot be read any more.
     pub(super) fn give_up(&mut self) -> Vec<u32> {
         let waiting = self.waiting.drain(..).map(|(host, _)| host);
-        let asked = std::mem::take(&mut self.asked).into_keys();
-        waiting.chain(asked).collect()
+        let requested = std::mem::take(&mut self.requests).into_keys();
+        waiting.chain(requested).collect()
     }
 
-    /// Takes in the table; `host_of` finds the hosts of this scan.
-    pub(super) fn look(
+    /// Processes a view of the table; `host_of` maps addresses to hosts of this scan.
+    pub(super) fn apply_view(
         &mut self,
         view: &View,
         host_of: impl Fn(IpAddr) -> Option<u32>,
         now: Instant,
-    ) -> Looked {
+    ) -> Update {
         let overflow = self.fulls.is_some_and(|before| view.fulls > before)
-            || self.asked.values().any(|asked| asked.refused);
+            || self.requests.values().any(|request| request.refused);
         self.fulls = Some(view.fulls);
         if overflow {
-            self.window = (self.window / 2).max(SMALLEST);
+            self.window = (self.window / 2).max(MIN_WINDOW);
         }
-        let mut looked = Looked {
-            verdicts: self.answers(view, host_of),
+        let mut update = Update {
+            resolutions: self.answers(view, host_of),
             overflow: overflow.then_some(self.window),
         };
-        self.ask_again_for_what_has_no_entry(overflow, &mut looked.verdicts);
+        self.retry_hosts_without_an_entry(overflow, &mut update.resolutions);
         let unresolved = self.window.saturating_sub(view.unresolved());
-        self.leave = unresolved.min(self.most.saturating_sub(view.occupied()));
-        self.lose_patience(now, &mut looked.verdicts);
-        looked
+        self.permits = unresolved.min(self.most.saturating_sub(view.occupied()));
+        self.give_up_if_stuck(now, &mut update.resolutions);
+        update
     }
 
     fn answers(
         &mut self,
         view: &View,
         host_of: impl Fn(IpAddr) -> Option<u32>,
-    ) -> Vec<(u32, Verdict)> {
-        let mut verdicts = Vec::new();
+    ) -> Vec<(u32, Resolution)> {
+        let mut resolutions = Vec::new();
         for entry in &view.entries {
             let Some(host) = host_of(entry.ip) else {
                 continue;
             };
-            let Some(asked) = self.asked.get_mut(&host) else {
+            let Some(request) = self.requests.get_mut(&host) else {
                 continue;
             };
-            (asked.seen, asked.seen_now) = (true, true);
-            let verdict = match (entry.state, entry.mac) {
+            (request.seen, request.seen_now) = (true, true);
+            let resolution = match (entry.state, entry.mac) {
                 (State::Unresolved, _) => continue,
-                (State::Answered, Some(mac)) => Verdict::There(mac),
-                (State::Failed, _) => Verdict::Silent,
-                (State::Answered | State::Fixed, _) => Verdict::Unclear,
+                (State::Answered, Some(mac)) => Resolution::Answered(mac),
+                (State::Failed, _) => Resolution::Silent,
+                (State::Answered | State::Fixed, _) => Resolution::Unknown,
             };
-            self.asked.remove(&host);
-            verdicts.push((host, verdict));
+            self.requests.remove(&host);
+            resolutions.push((host, resolution));
         }
-        verdicts
+        resolutions
     }
 
-    /// An entry goes only when its host did not answer; one that never was there found no room, or the host is not
-    /// on the link after all.
-    fn ask_again_for_what_has_no_entry(
+    /// The kernel removes an entry only if its host did not answer. A host that never had an entry found no room, or is not
+    /// on the link.
+    fn retry_hosts_without_an_entry(
         &mut self,
         overflow: bool,
-        verdicts: &mut Vec<(u32, Verdict)>,
+        resolutions: &mut Vec<(u32, Resolution)>,
     ) {
-        // What is still awaited was found in the table just now, or is missing from it.
-        let missing: Vec<(u32, Asked)> = self
-            .asked
-            .extract_if(.., |_, asked| !std::mem::take(&mut asked.seen_now))
+        // Each remaining host was found in this view or is missing from it.
+        let missing: Vec<(u32, Request)> = self
+            .requests
+            .extract_if(.., |_, request| !std::mem::take(&mut request.seen_now))
             .collect();
-        for (host, asked) in missing {
-            if asked.seen {
-                verdicts.push((host, Verdict::Silent));
+        for (host, request) in missing {
+            if request.seen {
+                resolutions.push((host, Resolution::Silent));
             } else if !overflow {
-                verdicts.push((host, Verdict::Unclear));
-            } else if asked.tries < TRIES {
-                self.waiting.push_back((host, asked.tries));
+                resolutions.push((host, Resolution::Unknown));
+            } else if request.tries < TRIES {
+                self.waiting.push_back((host, request.tries));
             } else {
-                verdicts.push((host, Verdict::Unsure));
+                resolutions.push((host, Resolution::NoRoom));
             }
         }
     }
 
-    fn lose_patience(&mut self, now: Instant, verdicts: &mut Vec<(u32, Verdict)>) {
-        let stuck = self.leave == 0 && self.asked.is_empty() && !self.waiting.is_empty();
+    fn give_up_if_stuck(&mut self, now: Instant, resolutions: &mut Vec<(u32, Resolution)>) {
+        let stuck = self.permits == 0 && self.requests.is_empty() && !self.waiting.is_empty();
         if !stuck {
-            self.stuck = None;
-        } else if now.duration_since(*self.stuck.get_or_insert(now)) >= PATIENCE {
+            self.stuck_since = None;
+        } else if now.duration_since(*self.stuck_since.get_or_insert(now)) >= STUCK_LIMIT {
             let rest = self.waiting.drain(..);
-            verdicts.extend(rest.map(|(host, _)| (host, Verdict::Unsure)));
+            resolutions.extend(rest.map(|(host, _)| (host, Resolution::NoRoom)));
         }
     }
 }

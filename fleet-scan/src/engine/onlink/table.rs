@@ -1,4 +1,4 @@
-//! What the kernel says of its neighbors. Values.
+//! The kernel's neighbor table, as plain values.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -10,38 +10,38 @@ pub(super) struct Entry {
     pub(super) ip: IpAddr,
     pub(super) state: State,
     pub(super) mac: Option<Mac>,
-    /// Since its state last changed.
+    /// Time since its state last changed.
     pub(super) age: Duration,
 }
 
-/// How a neighbor stands.
+/// The state of a neighbor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// Was asked for, has not answered (INCOMPLETE).
+    /// Requested, not answered yet (INCOMPLETE).
     Unresolved,
     /// Answered (REACHABLE, STALE, DELAY, PROBE).
     Answered,
-    /// Has not answered in the kernel's own time and tries (FAILED).
+    /// Did not answer in the kernel's time and tries (FAILED).
     Failed,
-    /// Somebody's word, not an answer (PERMANENT, NOARP); does not count against the limit.
+    /// Configured rather than resolved (PERMANENT, NOARP). It does not count against the limit.
     Fixed,
 }
 
-/// The whole table of one family at one moment.
+/// The table of one family at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) entries: Vec<Entry>,
-    /// Entries of other network namespaces, which share the limit and are not shown.
+    /// Entries of other network namespaces. They share the limit and are not listed.
     pub(super) hidden: usize,
-    /// How often an entry was wanted and there was no room (`table_fulls`), since the system started.
+    /// How often an entry found no room since the system started (`table_fulls`).
     pub(super) fulls: u64,
 }
 
-/// How long the kernel does not give up an entry for another one after its last change (`neigh_forced_gc`).
+/// How long after its last change the kernel does not evict an entry for another one (`neigh_forced_gc`).
 const KEPT: Duration = Duration::from_secs(5);
 
 impl View {
-    /// Entries that hold a place which the kernel would not give to another one.
+    /// Entries that the kernel would not evict for another one.
     pub(super) fn occupied(&self) -> usize {
         let holds = |entry: &&Entry| match entry.state {
             State::Unresolved => true,
@@ -51,7 +51,7 @@ impl View {
         self.hidden + self.entries.iter().filter(holds).count()
     }
 
-    /// Entries whose answer is awaited.
+    /// Entries that wait for an answer.
     pub(super) fn unresolved(&self) -> usize {
         let waits = |entry: &&Entry| entry.state == State::Unresolved;
         self.entries.iter().filter(waits).count()

@@ -9,12 +9,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a simulated endpoint does with an attempt.
+/// The reaction of a simulated endpoint to an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
-    /// Opens after so many milliseconds, and is closed again after so many more.
+    /// Opens after this many milliseconds, and closes after this many more.
     Open(u64, u64),
-    /// Refuses after so many milliseconds.
+    /// Refuses after this many milliseconds.
     Refuse(u64),
     Ignore,
 }
@@ -26,7 +26,7 @@ enum Outcome {
     Silent,
 }
 
-/// What came of a simulated scan.
+/// The result of a simulated scan.
 #[derive(Debug, Default)]
 struct Ran {
     outcomes: BTreeMap<At, Outcome>,
@@ -40,9 +40,9 @@ struct Network {
     schedule: Schedule,
     start: Instant,
     now: Instant,
-    /// Sockets that wait or are late, and the action that they will meet.
+    /// Waiting and late sockets, with their action.
     sockets: BTreeMap<Attempt, (At, Instant, Action)>,
-    /// Connections that were taken: until when.
+    /// Connections that were passed on, with the time of their end.
     taken: Vec<(Instant, u32)>,
     ran: Ran,
 }
@@ -96,7 +96,7 @@ impl Network {
         self.ran.most_sockets = self.ran.most_sockets.max(all);
     }
 
-    /// Time goes on to whatever happens next.
+    /// Advances the time to the next event.
     fn wait(&mut self) {
         let answers = self
             .sockets
@@ -146,7 +146,7 @@ impl Network {
                     self.taken
                         .push((self.now + Duration::from_millis(stays), at.host));
                 }
-                Opened::OneTooMany => {}
+                Opened::TooMany => {}
                 Opened::Stale => panic!("its socket was to be closed"),
             }
         } else {
@@ -163,7 +163,7 @@ impl Network {
     }
 }
 
-/// Of hosts in eight subnets.
+/// A schedule of hosts in eight subnets.
 fn schedule(hosts: u32, ports: u8, tries: u8, room: usize) -> Schedule {
     let addresses: Vec<IpAddr> = (0..hosts)
         .map(|host| [10, 0, (host * 8 / hosts) as u8, (host % 256) as u8].into())
@@ -179,7 +179,7 @@ fn millis(times: &[Duration]) -> Vec<u128> {
 }
 
 #[test]
-fn nothing_to_scan_is_done_at_once() {
+fn a_scan_without_hosts_is_done_at_once() {
     for (hosts, ports) in [(0, 3), (3, 0)] {
         assert_eq!(
             schedule(hosts, ports, 2, 9).next(Instant::now()),
@@ -189,7 +189,7 @@ fn nothing_to_scan_is_done_at_once() {
 }
 
 #[test]
-fn silence_is_tried_again_on_a_new_socket_and_a_refusal_never() {
+fn a_silent_endpoint_is_tried_again_and_a_refusal_is_final() {
     let ran = Network::run(schedule(40, 1, 3, 100), |at, _| {
         if at.host < 20 {
             Action::Refuse(1)
@@ -208,14 +208,14 @@ fn silence_is_tried_again_on_a_new_socket_and_a_refusal_never() {
 }
 
 #[test]
-fn without_any_answer_each_attempt_has_the_longest_wait() {
+fn without_answers_each_attempt_gets_the_longest_wait() {
     let ran = Network::run(schedule(3, 2, 2, 100), |_, _| Action::Ignore);
     assert_eq!(ran.took, Duration::from_secs(2));
     assert!(ran.dialed.values().all(|times| millis(times) == [0, 1_000]));
 }
 
 #[test]
-fn an_answer_that_comes_after_the_next_attempt_has_left_counts() {
+fn an_answer_after_the_next_attempt_counts() {
     let fast = |at: At| at.host < 32;
     let ran = Network::run(schedule(40, 1, 2, 100), |at, nth| match (fast(at), nth) {
         (true, _) => Action::Refuse(1),
@@ -231,7 +231,7 @@ fn an_answer_that_comes_after_the_next_attempt_has_left_counts() {
 }
 
 #[test]
-fn a_slow_subnet_beside_a_fast_one_is_waited_for() {
+fn a_slow_subnet_beside_a_fast_one_gets_its_time() {
     let is_slow = |at: At| at.host < 50;
     let ran = Network::run(schedule(400, 1, 2, 1_000), |at, _| {
         Action::Refuse(if is_slow(at) { 300 } else { 1 })
@@ -244,7 +244,7 @@ fn a_slow_subnet_beside_a_fast_one_is_waited_for() {
 }
 
 #[test]
-fn late_sockets_give_way_when_room_is_short() {
+fn late_sockets_close_when_room_is_short() {
     let ran = Network::run(schedule(50, 2, 3, 7), |_, _| Action::Ignore);
     assert_eq!(ran.outcomes.len(), 100);
     assert_eq!(ran.most_sockets, 7);
@@ -252,7 +252,7 @@ fn late_sockets_give_way_when_room_is_short() {
 }
 
 #[test]
-fn an_attempt_that_could_not_be_made_is_made_again() {
+fn an_attempt_that_could_not_be_made_is_repeated() {
     let now = Instant::now();
     let mut schedule = schedule(1, 1, 1, 4);
     let Next::Dial(first, at) = schedule.next(now) else {
@@ -266,7 +266,7 @@ fn an_attempt_that_could_not_be_made_is_made_again() {
 }
 
 #[test]
-fn what_was_settled_is_stale() {
+fn a_settled_endpoint_is_stale() {
     let now = Instant::now();
     let mut schedule = schedule(2, 1, 1, 1);
     let Next::Dial(first, _) = schedule.next(now) else {
@@ -283,7 +283,7 @@ fn what_was_settled_is_stale() {
 }
 
 #[test]
-fn who_answers_has_its_other_ports_tried_before_the_walk_goes_on() {
+fn the_other_ports_of_a_host_that_answered_go_first() {
     let mut schedule = schedule(50, 3, 1, 200);
     let now = Instant::now();
     let dial = |schedule: &mut Schedule| {
@@ -306,7 +306,7 @@ fn who_answers_has_its_other_ports_tried_before_the_walk_goes_on() {
 }
 
 #[test]
-fn a_held_host_is_tried_when_it_is_admitted_and_not_at_all_when_it_is_ruled_out() {
+fn a_held_host_is_tried_only_after_it_is_admitted() {
     let now = Instant::now();
     let mut schedule = schedule(4, 2, 1, 100);
     schedule.hold(&[1, 2]);
@@ -334,10 +334,10 @@ fn a_held_host_is_tried_when_it_is_admitted_and_not_at_all_when_it_is_ruled_out(
 proptest! {
     #![proptest_config(fleet_core::regressions!("schedule", 96))]
 
-    /// Whatever the network does: each endpoint is settled once and rightly, a host never has more than two
+    /// For any network, each endpoint gets its true outcome once, a host never has more than two
     /// attempts and connections, sockets stay within their room, and the schedule ends.
     #[test]
-    fn every_endpoint_is_settled_once_and_hosts_are_spared(
+    fn every_endpoint_is_settled_once_within_the_limits(
         hosts in 1u32..60,
         ports in 1u8..6,
         tries in 1u8..4,

@@ -1,7 +1,7 @@
-//! Makes sockets that met silence fit to be used again, on a thread of its own, where there is room for more sockets.
+//! Prepares sockets that got no answer for reuse, on a thread of its own.
 //!
-//! Making, registering and closing a socket takes the system as long as the attempt itself; taking one back takes a
-//! quarter of that, and a second processor can do it meanwhile.
+//! Creating, registering and closing a socket costs the system as much as the attempt itself. Disconnecting it costs a
+//! quarter of that, and a second processor does it in parallel.
 
 use std::{
     io,
@@ -11,36 +11,35 @@ use std::{
 
 use mio::net::TcpStream;
 
-/// Sockets that are handed over in one go.
+/// Sockets that are passed on together.
 const LOT: usize = 64;
 
 type Lot = Vec<TcpStream>;
 
-/// Takes used sockets over, a lot at a time, and gives them back when they are fit. Never holds more than it may: what
-/// finds no room is closed.
+/// Takes used sockets, a lot at a time, and returns them when they are ready. It closes sockets beyond its bound.
 #[derive(Debug)]
 pub(super) struct Recycler {
     lot: Lot,
-    /// None where there is no room for it to be of use. The thread ends with the first channel.
-    way: Option<(SyncSender<Lot>, Receiver<Lot>)>,
+    /// None if the bound is too small for reuse. The thread ends when the first channel closes.
+    channels: Option<(SyncSender<Lot>, Receiver<Lot>)>,
 }
 
 impl Recycler {
-    /// Holds up to `most` sockets, with those that [`Recycler::take`] gave last.
+    /// Holds up to `most` sockets, including the last lot that [`Recycler::take`] returned.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system provides no thread.
     pub(super) fn start(most: usize) -> io::Result<Self> {
-        // One is gathered, one in work, one taken; the rest waits on either side.
+        // One lot is being filled, one is in work and one is in use. The rest waits on either side.
         let waiting = (most / LOT).saturating_sub(3) / 2;
         if waiting == 0 {
             return Ok(Self {
                 lot: Lot::new(),
-                way: None,
+                channels: None,
             });
         }
         let (used, incoming) = sync_channel::<Lot>(waiting);
-        let (outgoing, fit) = sync_channel(waiting);
+        let (outgoing, ready) = sync_channel(waiting);
         thread::Builder::new()
             .name("fleet-recycle".to_owned())
             .spawn(move || {
@@ -51,13 +50,13 @@ impl Recycler {
             })?;
         Ok(Self {
             lot: Lot::new(),
-            way: Some((used, fit)),
+            channels: Some((used, ready)),
         })
     }
 
-    /// Takes one over.
+    /// Takes a used socket.
     pub(super) fn give(&mut self, stream: TcpStream) {
-        let Some((used, _)) = &self.way else {
+        let Some((used, _)) = &self.channels else {
             return;
         };
         self.lot.push(stream);
@@ -66,16 +65,19 @@ impl Recycler {
         }
     }
 
-    /// Some that are fit again; none, if there are none.
+    /// Returns sockets that are ready, if any.
     pub(super) fn take(&self) -> Lot {
-        let lot = self.way.as_ref().and_then(|(_, fit)| fit.try_recv().ok());
+        let lot = self
+            .channels
+            .as_ref()
+            .and_then(|(_, ready)| ready.try_recv().ok());
         lot.unwrap_or_default()
     }
 }
 
-/// Ends an attempt without closing its socket; whether that could be done.
+/// Ends an attempt without closing its socket. Returns whether that worked.
 fn disconnect(stream: &TcpStream) -> bool {
-    // The end is left in it as an error, which the next attempt would be told.
+    // Disconnecting leaves an error in the socket, which the next attempt would report as its own.
     rustix::net::connect_unspec(stream).is_ok() && stream.take_error().is_ok()
 }
 
@@ -92,10 +94,10 @@ mod tests {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         socket.bind(&any.into()).expect("a port");
         socket.listen(backlog).expect("it listens");
-        // Nobody is waited for in vain.
-        let patience = std::time::Duration::from_secs(30);
+        // A missing connection fails the test instead of blocking it.
+        let limit = std::time::Duration::from_secs(30);
         socket
-            .set_read_timeout(Some(patience))
+            .set_read_timeout(Some(limit))
             .expect("a time-out for accepting");
         let listener = std::net::TcpListener::from(socket);
         let address = listener.local_addr().expect("its address");
@@ -103,24 +105,24 @@ mod tests {
     }
 
     fn attempt(to: SocketAddr) -> TcpStream {
-        TcpStream::connect(to).expect("an attempt")
+        TcpStream::connect(to).expect("a connection attempt")
     }
 
     #[test]
-    fn what_was_given_up_connects_again() {
+    fn a_used_socket_connects_again() {
         let (listener, there) = listener(128);
         let mut recycler = Recycler::start(LOT * 5).expect("a thread");
-        // Answers none but the first, whom nobody takes either.
+        // With a backlog of 0 it answers the first attempt only, and no test accepts that one.
         let (_full, silent) = self::listener(0);
         (0..LOT).for_each(|_| recycler.give(attempt(silent)));
-        let fit = loop {
+        let ready = loop {
             match recycler.take() {
                 lot if lot.is_empty() => thread::yield_now(),
                 lot => break lot,
             }
         };
-        assert_eq!(fit.len(), LOT);
-        for stream in fit {
+        assert_eq!(ready.len(), LOT);
+        for stream in ready {
             let begun = rustix::net::connect(&stream, &there);
             assert!(matches!(begun, Ok(()) | Err(rustix::io::Errno::INPROGRESS)));
             let (_taken, from) = listener.accept().expect("a connection");
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_closed() {
+    fn a_socket_beyond_the_bound_is_closed() {
         let (listener, there) = listener(128);
         let mut recycler = Recycler::start(LOT * 4).expect("nothing to start");
         for _ in 0..LOT {

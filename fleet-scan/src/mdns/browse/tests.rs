@@ -1,4 +1,4 @@
-//! Browsing in virtual time: what is asked when, and what is made of answers of every kind.
+//! Browsing in virtual time: which queries are sent when, and which answers count.
 
 use hickory_proto::rr::rdata::{A, AAAA, SRV, TXT};
 use proptest::prelude::*;
@@ -42,8 +42,8 @@ fn response(records: Vec<Record>) -> Vec<u8> {
     message.to_vec().expect("a message")
 }
 
-/// The questions of a packet, and how many answers it says to know.
-fn asked(packet: &[u8]) -> (Vec<String>, usize) {
+/// The queries of a packet, and the number of known answers in it.
+fn queries_of(packet: &[u8]) -> (Vec<String>, usize) {
     let message = Message::from_vec(packet).expect("a message");
     assert_eq!(message.metadata.message_type, MessageType::Query);
     assert!(packet.len() <= 1_472, "{} bytes", packet.len());
@@ -52,13 +52,17 @@ fn asked(packet: &[u8]) -> (Vec<String>, usize) {
     (queries.collect(), message.answers.len())
 }
 
-/// Everything that is asked within a time if nobody answers: when, and what.
-fn asks(browse: &mut Browse, start: Instant, time: Duration) -> Vec<(u128, Vec<String>, usize)> {
+/// All queries within a time without answers: milliseconds, names, and known answers.
+fn all_queries(
+    browse: &mut Browse,
+    start: Instant,
+    time: Duration,
+) -> Vec<(u128, Vec<String>, usize)> {
     let mut all = Vec::new();
     let mut now = start;
     while now < start + time {
-        while let Some(packet) = browse.ask(now) {
-            let (queries, known) = asked(&packet);
+        while let Some(packet) = browse.query(now) {
+            let (queries, known) = queries_of(&packet);
             all.push(((now - start).as_millis(), queries, known));
         }
         let deadline = browse.deadline();
@@ -68,28 +72,28 @@ fn asks(browse: &mut Browse, start: Instant, time: Duration) -> Vec<(u128, Vec<S
     all
 }
 
-fn heard(browse: &mut Browse) -> Vec<String> {
-    std::iter::from_fn(|| browse.heard())
+fn services(browse: &mut Browse) -> Vec<String> {
+    std::iter::from_fn(|| browse.next_service())
         .map(|at| at.to_string())
         .collect()
 }
 
 #[test]
-fn services_are_asked_for_ever_less_often() {
+fn service_queries_become_less_frequent() {
     let start = Instant::now();
     let mut browse = browse(8, start);
-    let asked = asks(&mut browse, start, Duration::from_secs(60));
-    let times: Vec<u128> = asked.iter().map(|(at, ..)| *at).collect();
+    let queries = all_queries(&mut browse, start, Duration::from_secs(60));
+    let times: Vec<u128> = queries.iter().map(|(at, ..)| *at).collect();
     assert_eq!(times, [0, 1_000, 3_000, 7_000, 15_000, 31_000]);
     assert!(
-        asked
+        queries
             .iter()
             .all(|(_, queries, _)| queries == &["_http._tcp.local. PTR"])
     );
 }
 
 #[test]
-fn a_whole_answer_is_heard_at_once_in_whatever_order_and_case_it_comes() {
+fn a_complete_answer_counts_at_once_in_any_order_and_case() {
     let now = Instant::now();
     let mut records = vec![
         ptr("A-miner._http._tcp.local."),
@@ -99,61 +103,61 @@ fn a_whole_answer_is_heard_at_once_in_whatever_order_and_case_it_comes() {
     ];
     for _ in 0..2 {
         let mut browse = browse(8, now);
-        browse.hear(&response(records.clone()), now);
-        assert_eq!(heard(&mut browse), ["10.0.0.7:80"]);
-        browse.hear(&response(records.clone()), now);
-        assert!(heard(&mut browse).is_empty(), "each once");
+        browse.receive(&response(records.clone()), now);
+        assert_eq!(services(&mut browse), ["10.0.0.7:80"]);
+        browse.receive(&response(records.clone()), now);
+        assert!(services(&mut browse).is_empty(), "each once");
         assert_eq!(browse.rest(), Rest::default());
         records.reverse();
     }
 }
 
 #[test]
-fn records_that_do_not_come_are_asked_for_three_times() {
+fn missing_records_are_queried_three_times() {
     let start = Instant::now();
     let mut browse = browse(8, start);
-    browse.hear(&response(vec![ptr("m._http._tcp.local.")]), start);
-    let asked: Vec<_> = asks(&mut browse, start, Duration::from_secs(30))
+    browse.receive(&response(vec![ptr("m._http._tcp.local.")]), start);
+    let queries: Vec<_> = all_queries(&mut browse, start, Duration::from_secs(30))
         .into_iter()
         .filter(|(_, queries, _)| queries == &["m._http._tcp.local. SRV"])
         .map(|(at, ..)| at)
         .collect();
-    assert_eq!(asked, [100, 1_100, 3_100]);
+    assert_eq!(queries, [100, 1_100, 3_100]);
     let now = start + Duration::from_secs(30);
-    browse.hear(
+    browse.receive(
         &response(vec![srv("m._http._tcp.local.", "h.local.", 8080)]),
         now,
     );
-    let asked = asks(&mut browse, now, Duration::from_millis(500));
-    assert_eq!(asked, [(100, vec!["h.local. A".to_owned()], 0)]);
-    browse.hear(&response(vec![a("h.local.", [10, 0, 0, 9])]), now);
-    assert_eq!(heard(&mut browse), ["10.0.0.9:8080"]);
+    let queries = all_queries(&mut browse, now, Duration::from_millis(500));
+    assert_eq!(queries, [(100, vec!["h.local. A".to_owned()], 0)]);
+    browse.receive(&response(vec![a("h.local.", [10, 0, 0, 9])]), now);
+    assert_eq!(services(&mut browse), ["10.0.0.9:8080"]);
 }
 
 #[test]
-fn what_comes_in_time_is_not_asked_for() {
+fn a_record_that_arrives_in_time_is_not_queried() {
     let start = Instant::now();
     let mut browse = browse(8, start);
-    browse.hear(&response(vec![ptr("m._http._tcp.local.")]), start);
+    browse.receive(&response(vec![ptr("m._http._tcp.local.")]), start);
     let records = vec![
         srv("m._http._tcp.local.", "h.local.", 80),
         a("h.local.", [10, 0, 0, 9]),
     ];
-    browse.hear(&response(records), start + 50 * MILLISECOND);
-    let asked = asks(&mut browse, start, Duration::from_secs(5));
+    browse.receive(&response(records), start + 50 * MILLISECOND);
+    let queries = all_queries(&mut browse, start, Duration::from_secs(5));
     assert!(
-        asked
+        queries
             .iter()
             .all(|(_, queries, _)| queries == &["_http._tcp.local. PTR"]),
-        "{asked:?}"
+        "{queries:?}"
     );
 }
 
 #[test]
-fn who_is_known_is_named_in_the_question_while_that_holds() {
+fn known_services_are_listed_in_the_query_while_valid() {
     let start = Instant::now();
     let mut browse = browse(8, start);
-    browse.hear(
+    browse.receive(
         &response(vec![
             ptr("m._http._tcp.local."),
             srv("m._http._tcp.local.", "h.local.", 80),
@@ -161,9 +165,9 @@ fn who_is_known_is_named_in_the_question_while_that_holds() {
         ]),
         start,
     );
-    let asked = asks(&mut browse, start, Duration::from_secs(120));
-    let known: Vec<_> = asked.iter().map(|(at, _, known)| (*at, *known)).collect();
-    // 120 seconds, of which more than half are left for the first 60.
+    let queries = all_queries(&mut browse, start, Duration::from_secs(120));
+    let known: Vec<_> = queries.iter().map(|(at, _, known)| (*at, *known)).collect();
+    // The lifetime is 120 s. In the first 60 s more than half of it is left.
     assert_eq!(
         known,
         [
@@ -179,7 +183,7 @@ fn who_is_known_is_named_in_the_question_while_that_holds() {
 }
 
 #[test]
-fn nothing_counts_that_was_not_asked_for() {
+fn records_that_were_not_queried_do_not_count() {
     let now = Instant::now();
     let mut goodbye = ptr("gone._http._tcp.local.");
     goodbye.ttl = 0;
@@ -189,7 +193,7 @@ fn nothing_counts_that_was_not_asked_for() {
         message.to_vec().expect("a message")
     };
     for datagram in [
-        // Another type, what is no instance of the type, and one that leaves.
+        // Another type, a name that is not an instance of the type, and a withdrawal.
         response(vec![
             record(
                 "_ipp._tcp.local.",
@@ -200,7 +204,7 @@ fn nothing_counts_that_was_not_asked_for() {
             ptr("a.b._http._tcp.local."),
             goodbye,
         ]),
-        // Records of nobody who was named.
+        // Records of hosts that were not named.
         response(vec![
             srv("m._http._tcp.local.", "h.local.", 80),
             a("h.local.", [10, 0, 0, 9]),
@@ -211,26 +215,26 @@ fn nothing_counts_that_was_not_asked_for() {
         vec![0xff; 600],
     ] {
         let mut browse = browse(8, now);
-        browse.hear(&datagram, now);
-        assert!(heard(&mut browse).is_empty());
+        browse.receive(&datagram, now);
+        assert!(services(&mut browse).is_empty());
         assert_eq!(browse.rest(), Rest::default());
     }
 }
 
 #[test]
-fn a_record_that_cannot_be_read_does_not_hide_those_before_it() {
+fn an_invalid_record_does_not_hide_those_before_it() {
     let now = Instant::now();
     let mut datagram = response(vec![
         ptr("m._http._tcp.local."),
         srv("m._http._tcp.local.", "h.local.", 80),
         a("h.local.", [10, 0, 0, 9]),
     ]);
-    // One record more than there is.
+    // The header counts one record too many.
     datagram[7] += 1;
     let mut cut = browse(8, now);
-    cut.hear(&datagram, now);
-    assert_eq!(heard(&mut cut), ["10.0.0.9:80"]);
-    // A TXT without any text, as some devices send it.
+    cut.receive(&datagram, now);
+    assert_eq!(services(&mut cut), ["10.0.0.9:80"]);
+    // An empty TXT, as some devices send it.
     let mut empty = browse(8, now);
     let mut datagram = response(vec![ptr("m._http._tcp.local.")]);
     let txt = record("m._http._tcp.local.", RData::TXT(TXT::new(vec![])));
@@ -244,15 +248,15 @@ fn a_record_that_cannot_be_read_does_not_hide_those_before_it() {
         datagram.extend_from_slice(&one[12..]);
         datagram[7] += 1;
     }
-    empty.hear(&datagram, now);
-    assert_eq!(heard(&mut empty), ["10.0.0.9:80"]);
+    empty.receive(&datagram, now);
+    assert_eq!(services(&mut empty), ["10.0.0.9:80"]);
 }
 
 #[test]
-fn what_never_became_an_address_is_told() {
+fn services_without_an_address_are_reported() {
     let now = Instant::now();
     let mut browse = browse(8, now);
-    browse.hear(
+    browse.receive(
         &response(vec![
             ptr("lost._http._tcp.local."),
             ptr("six._http._tcp.local."),
@@ -265,13 +269,13 @@ fn what_never_became_an_address_is_told() {
         now,
     );
     let rest = browse.rest();
-    assert_eq!(rest.nowhere, ["lost._http._tcp.local."]);
+    assert_eq!(rest.unlocated, ["lost._http._tcp.local."]);
     assert_eq!(rest.ipv6_only, ["fd00::6".parse::<Ipv6Addr>().expect("it")]);
     assert!(!rest.is_full);
 }
 
 #[test]
-fn a_flood_is_kept_within_what_there_can_be() {
+fn a_flood_is_bounded_by_the_number_of_targets() {
     let start = Instant::now();
     let mut browse = browse(100, start);
     let mut sent = 0;
@@ -282,9 +286,9 @@ fn a_flood_is_kept_within_what_there_can_be() {
         records.extend((0..40).map(|port| srv(&instance, &format!("h{n}.local."), 1 + port)));
         records.extend((0..40).map(|octet| a("h0.local.", [10, 0, (n % 256) as u8, octet])));
         records.push(srv("m0._http._tcp.local.", &format!("other{n}.local."), 80));
-        browse.hear(&response(records), now);
-        while let Some(packet) = browse.ask(now) {
-            asked(&packet);
+        browse.receive(&response(records), now);
+        while let Some(packet) = browse.query(now) {
+            queries_of(&packet);
             sent += 1;
         }
     }
@@ -296,7 +300,7 @@ fn a_flood_is_kept_within_what_there_can_be() {
             .values()
             .all(|host| host.addresses.len() <= 8 && host.ports.len() <= 64)
     );
-    // Two for the services, and at most one every 100 ms for what is missing.
+    // Two for the services, and at most one per 100 ms for missing records.
     assert!(sent <= 2 + 20, "{sent} packets");
     assert!(browse.rest().is_full);
 }
@@ -305,7 +309,7 @@ proptest! {
     #![proptest_config(fleet_core::regressions!("mdns"))]
 
     #[test]
-    fn any_bytes_are_heard_without_a_crash(
+    fn any_bytes_are_received_without_a_panic(
         datagrams in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8),
         damage in prop::collection::vec((0_usize..200, any::<u8>()), 0..8),
     ) {
@@ -321,9 +325,9 @@ proptest! {
             good[at] = byte;
         }
         for datagram in datagrams.iter().chain([&good]) {
-            browse.hear(datagram, now);
+            browse.receive(datagram, now);
         }
-        while browse.ask(now).is_some() {}
+        while browse.query(now).is_some() {}
         prop_assert!(browse.services.len() <= 4 && browse.hosts.len() <= 4);
     }
 }

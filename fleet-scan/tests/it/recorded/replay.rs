@@ -76,6 +76,13 @@ impl Recording {
         Ok(recording)
     }
 
+    /// Replaces a text in every answer.
+    pub(crate) fn replace(&mut self, from: &str, to: &str) {
+        for answer in self.answers.values_mut() {
+            *answer = answer.replace(from, to);
+        }
+    }
+
     fn ports(&self) -> Vec<u16> {
         let mut ports: Vec<u16> = self.answers.keys().map(|(port, _)| *port).collect();
         ports.dedup();

@@ -222,7 +222,7 @@ async fn refused_without_credentials(world: &World, action: &str) -> bool {
 /// Every record there is, by its chain: sealing leaves none out.
 async fn trail(world: &World) -> Vec<(Option<OrgId>, fleet_store::LinkedRecord)> {
     use fleet_server::Environment as _;
-    use fleet_store::Audit as _;
+    use fleet_store::AuditChain as _;
     let store = &world.store;
     store.seal_audit(world.clock.now()).await.expect("seals");
     let mut found = Vec::new();

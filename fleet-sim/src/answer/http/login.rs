@@ -1,16 +1,115 @@
-//! An Antminer's login: digest authentication as its web server does it, and the page behind it.
+//! Logins as the makes' web servers do them, and what is behind them: an Antminer's digest authentication, and the
+//! tokens and cookies of VNish, Braiins OS, Proto rigs and SealMiners.
 
 use md5::{Digest as _, Md5};
 
-use super::{Answer, digest_challenge, json};
-use crate::site::{Device, DeviceLogin};
+use super::{Answer, Request, digest_challenge, json};
+use crate::site::{Device, DeviceLogin, Make};
 
 pub(super) const REALM: &str = "antMiner Configuration";
-/// Real ones change with every challenge; a constant is enough to be asked with.
+/// A real nonce changes with every challenge; a constant serves here.
 pub(super) const NONCE: &str = "68a49d3e:8b1d2f";
 
-/// The response to a request that brings a proof: nobody gets in where the device is locked, the rest by the
-/// password.
+/// The token or cookie of a session. A real one differs every time; a constant serves here.
+const SESSION: &str = "5e551047";
+
+/// The answer of a make that logs in by a request. None when the path has nothing to do with a login.
+pub(super) fn session(device: &Device, request: &Request) -> Option<Answer> {
+    let login = device
+        .login
+        .clone()
+        .unwrap_or_else(|| DeviceLogin::default_of(device.make));
+    let asked = (request.method.as_str(), request.path.as_str());
+    let (mac, serial) = (
+        device.mac.as_deref().unwrap_or("00:00:00:00:00:00"),
+        device.serial.as_deref(),
+    );
+    let (username, password) = (&login.username, &login.password);
+    let bearer = format!("Bearer {SESSION}");
+    let behind = |name: &str, value: &str, answer: Answer| {
+        if request.header(name) == Some(value) {
+            answer
+        } else {
+            status("401 Unauthorized")
+        }
+    };
+    Some(match (device.make, asked) {
+        (Make::Vnish, ("POST", "/api/v1/unlock")) => {
+            let proof = format!(r#"{{"pw":"{password}"}}"#);
+            given(
+                &login,
+                request.body == proof,
+                "403 Forbidden",
+                json(format!(r#"{{"token":"{SESSION}"}}"#)),
+            )
+        }
+        (Make::Vnish, ("GET", "/api/v1/auth-check") | ("POST", "/api/v1/lock")) => {
+            behind("authorization", &bearer, status("200 OK"))
+        }
+        (Make::Braiins, ("POST", "/api/v1/auth/login")) => {
+            let proof = format!(r#"{{"username":"{username}","password":"{password}"}}"#);
+            let answer = json(format!(r#"{{"token":"{SESSION}","timeout_s":3600}}"#));
+            given(&login, request.body == proof, "401 Unauthorized", answer)
+        }
+        (Make::Braiins, ("GET", "/api/v1/miner/details")) => {
+            let serial = serial.map_or_else(|| "null".to_owned(), |serial| format!("\"{serial}\""));
+            let answer = json(format!(
+                r#"{{"mac_address":"{mac}","hostname":"Antminer","serial_number":{serial},"miner_identity":{{"miner_model":"{}"}}}}"#,
+                device.model
+            ));
+            behind("authorization", SESSION, answer)
+        }
+        (Make::Proto, ("POST", "/api/v1/auth/login")) => {
+            let proof = format!(r#"{{"password":"{password}"}}"#);
+            let answer = json(format!(
+                r#"{{"access_token":"{SESSION}","refresh_token":"{SESSION}"}}"#
+            ));
+            given(&login, request.body == proof, "401 Unauthorized", answer)
+        }
+        (Make::Proto, ("GET", "/api/v1/mining")) => {
+            behind("authorization", &bearer, json("{}".to_owned()))
+        }
+        (Make::SealMiner, ("POST", "/cgi-bin/login.php")) => {
+            let is_right = request.body == format!("username={username}&origin_pwd={password}");
+            let session = if is_right && !login.locked {
+                SESSION
+            } else {
+                "none"
+            };
+            Answer {
+                headers: vec![("Set-Cookie", format!("sid={session}; path=/"))],
+                ..status("200 OK")
+            }
+        }
+        (Make::SealMiner, ("GET", "/cgi-bin/get_system_info.php")) => {
+            let answer = json(format!(
+                r#"{{"macaddr":"{mac}","miner_type":"{}"}}"#,
+                device.model
+            ));
+            behind("cookie", &format!("sid={SESSION}"), answer)
+        }
+        _ => return None,
+    })
+}
+
+/// The answer to a login: too many tries, the wrong password, or a session.
+fn given(login: &DeviceLogin, is_right: bool, refused: &'static str, answer: Answer) -> Answer {
+    match (login.locked, is_right) {
+        (true, _) => status("429 Too Many Requests"),
+        (false, false) => status(refused),
+        (false, true) => answer,
+    }
+}
+
+fn status(status: &'static str) -> Answer {
+    Answer {
+        status,
+        headers: vec![],
+        body: String::new(),
+    }
+}
+
+/// The answer to a request with a digest proof. A locked device refuses everybody.
 pub(super) fn answer(device: &Device, path: &str, authorization: &str) -> Answer {
     let login = device.login.clone().unwrap_or_else(DeviceLogin::delivered);
     if login.locked {

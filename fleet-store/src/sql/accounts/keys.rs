@@ -2,23 +2,147 @@
 
 use std::collections::BTreeMap;
 
-use fleet_core::{KeyId, OperatorId, OrgId, Timestamp};
-use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr,
-    EntityTrait, NotSet, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Set,
-};
-
 use super::{lock, sessions};
 use crate::{
-    Actor, AuditEntry, KEYS_OF_AN_OPERATOR, KeyError, NewKey, OperatorKey, Reach, Rotation,
+    KEYS_OF_AN_OPERATOR, KeyError, Keys, NewKey, OperatorKey, Reach, Rotation,
     sql::{
         audit,
         entity::{operator, operator_key},
         operators::is_live,
-        transaction::{Failure, refuse},
-        value::{Hash, Micros},
+        prelude::*,
     },
 };
+
+#[async_trait]
+impl Keys for SqlStore {
+    async fn list_keys(
+        &self,
+        org: OrgId,
+        reach: Reach,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<OperatorKey>, StoreError> {
+        let db = self.reader();
+        let read = async {
+            let mut of_org = operator::Entity::find()
+                .filter(operator::Column::OrgId.eq(org.0))
+                .filter(operator::Column::RemovedAt.is_null());
+            if let Reach::Own(own) = reach {
+                of_org = of_org.filter(operator::Column::Id.eq(own.0));
+            }
+            let ids = of_org.clone().select_only().column(operator::Column::Id);
+            let emails: BTreeMap<i64, String> = of_org
+                .all(db)
+                .await?
+                .into_iter()
+                .map(|operator| (operator.id, operator.email))
+                .collect();
+            let rows = operator_key::Entity::find()
+                .filter(operator_key::Column::OperatorId.in_subquery(ids.into_query()))
+                .filter(living(now))
+                .order_by_asc(operator_key::Column::Id)
+                .limit(u64::from(limit))
+                .all(db)
+                .await?;
+            let key = |row: operator_key::Model| OperatorKey {
+                id: KeyId(row.id),
+                operator: OperatorId(row.operator_id),
+                email: emails.get(&row.operator_id).cloned().unwrap_or_default(),
+                name: row.name,
+                created_at: row.created_at.0,
+                last_used_at: row.last_used_at.map(|at| at.0),
+                expires_at: row.expires_at.map(|at| at.0),
+            };
+            Ok(rows.into_iter().map(key).collect())
+        };
+        read.await.during("list_keys")
+    }
+
+    async fn create_key(
+        &self,
+        org: OrgId,
+        new: NewKey,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<KeyId, KeyError> {
+        transaction!(self, "create_key", |tx| {
+            let owner = lock(tx, new.operator).await?;
+            let Some(owner) = owner.filter(|owner| owner.org_id == org.0) else {
+                return refuse(KeyError::NoOperator(new.operator));
+            };
+            let id = insert(tx, &owner, &new, now).await?;
+            let subject = format!(
+                "key {id} of operator {} ({}), {}",
+                owner.id, owner.email, new.name
+            );
+            audit::done(tx, org, &actor, "operator.create_key", subject, now).await?;
+            Ok(id)
+        })
+    }
+
+    async fn revoke_key(
+        &self,
+        org: OrgId,
+        reach: Reach,
+        key: KeyId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), KeyError> {
+        transaction!(self, "revoke_key", |tx| {
+            let (owner, found) = within_reach(tx, org, reach, key, now).await?;
+            let revoked = operator_key::ActiveModel {
+                id: Set(found.id),
+                revoked_at: Set(Some(Micros(now))),
+                ..Default::default()
+            };
+            revoked.update(tx).await?;
+            sessions::end_of_key(tx, found.id).await?;
+            let subject = format!("key {key} of operator {} ({})", owner.id, owner.email);
+            audit::done(tx, org, &actor, "operator.revoke_key", subject, now).await?;
+            Ok(())
+        })
+    }
+
+    async fn rotate_key(
+        &self,
+        org: OrgId,
+        reach: Reach,
+        rotation: Rotation,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<KeyId, KeyError> {
+        let Rotation {
+            key,
+            hash,
+            old_until,
+        } = rotation;
+        transaction!(self, "rotate_key", |tx| {
+            let (owner, found) = within_reach(tx, org, reach, key, now).await?;
+            let new = NewKey {
+                operator: OperatorId(owner.id),
+                name: found.name.clone(),
+                hash,
+                expires_at: found.expires_at.map(|end| end.0),
+            };
+            let end = found
+                .expires_at
+                .map_or(old_until, |end| end.0.min(old_until));
+            let ending = operator_key::ActiveModel {
+                id: Set(found.id),
+                expires_at: Set(Some(Micros(end))),
+                ..Default::default()
+            };
+            ending.update(tx).await?;
+            let id = insert(tx, &owner, &new, now).await?;
+            let subject = format!(
+                "key {key} of operator {} ({}) by key {id}",
+                owner.id, owner.email
+            );
+            audit::done(tx, org, &actor, "operator.rotate_key", subject, now).await?;
+            Ok(id)
+        })
+    }
+}
 
 /// Neither revoked nor over.
 pub(super) fn living(now: Timestamp) -> Condition {
@@ -27,66 +151,6 @@ pub(super) fn living(now: Timestamp) -> Condition {
         .add(C::ExpiresAt.is_null())
         .add(C::ExpiresAt.gt(Micros(now)));
     Condition::all().add(C::RevokedAt.is_null()).add(lasts)
-}
-
-pub(super) async fn list(
-    db: &impl ConnectionTrait,
-    org: OrgId,
-    reach: Reach,
-    limit: u32,
-    now: Timestamp,
-) -> Result<Vec<OperatorKey>, DbErr> {
-    let mut of_org = operator::Entity::find()
-        .filter(operator::Column::OrgId.eq(org.0))
-        .filter(operator::Column::RemovedAt.is_null());
-    if let Reach::Own(own) = reach {
-        of_org = of_org.filter(operator::Column::Id.eq(own.0));
-    }
-    let ids = of_org.clone().select_only().column(operator::Column::Id);
-    let emails: BTreeMap<i64, String> = of_org
-        .all(db)
-        .await?
-        .into_iter()
-        .map(|operator| (operator.id, operator.email))
-        .collect();
-    let rows = operator_key::Entity::find()
-        .filter(operator_key::Column::OperatorId.in_subquery(ids.into_query()))
-        .filter(living(now))
-        .order_by_asc(operator_key::Column::Id)
-        .limit(u64::from(limit))
-        .all(db)
-        .await?;
-    let key = |row: operator_key::Model| OperatorKey {
-        id: KeyId(row.id),
-        operator: OperatorId(row.operator_id),
-        email: emails.get(&row.operator_id).cloned().unwrap_or_default(),
-        name: row.name,
-        created_at: row.created_at.0,
-        last_used_at: row.last_used_at.map(|at| at.0),
-        expires_at: row.expires_at.map(|at| at.0),
-    };
-    Ok(rows.into_iter().map(key).collect())
-}
-
-pub(super) async fn create(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    new: &NewKey,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<KeyId, Failure<KeyError>> {
-    let owner = lock(tx, new.operator).await?;
-    let Some(owner) = owner.filter(|owner| owner.org_id == org.0) else {
-        return refuse(KeyError::NoOperator(new.operator));
-    };
-    let id = insert(tx, &owner, new, now).await?;
-    let subject = format!(
-        "key {id} of operator {} ({}), {}",
-        owner.id, owner.email, new.name
-    );
-    let entry = AuditEntry::done(org, actor.clone(), "operator.create_key", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(id)
 }
 
 async fn insert(
@@ -114,66 +178,6 @@ async fn insert(
         expires_at: Set(new.expires_at.map(Micros)),
     };
     Ok(KeyId(created.insert(tx).await?.id))
-}
-
-pub(super) async fn revoke(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    reach: Reach,
-    key: KeyId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<(), Failure<KeyError>> {
-    let (owner, found) = within_reach(tx, org, reach, key, now).await?;
-    let revoked = operator_key::ActiveModel {
-        id: Set(found.id),
-        revoked_at: Set(Some(Micros(now))),
-        ..Default::default()
-    };
-    revoked.update(tx).await?;
-    sessions::end_of_key(tx, found.id).await?;
-    let subject = format!("key {key} of operator {} ({})", owner.id, owner.email);
-    let entry = AuditEntry::done(org, actor.clone(), "operator.revoke_key", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(())
-}
-
-pub(super) async fn rotate(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    reach: Reach,
-    Rotation {
-        key,
-        hash,
-        old_until,
-    }: Rotation,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<KeyId, Failure<KeyError>> {
-    let (owner, found) = within_reach(tx, org, reach, key, now).await?;
-    let new = NewKey {
-        operator: OperatorId(owner.id),
-        name: found.name.clone(),
-        hash,
-        expires_at: found.expires_at.map(|end| end.0),
-    };
-    let end = found
-        .expires_at
-        .map_or(old_until, |end| end.0.min(old_until));
-    let ending = operator_key::ActiveModel {
-        id: Set(found.id),
-        expires_at: Set(Some(Micros(end))),
-        ..Default::default()
-    };
-    ending.update(tx).await?;
-    let id = insert(tx, &owner, &new, now).await?;
-    let subject = format!(
-        "key {key} of operator {} ({}) by key {id}",
-        owner.id, owner.email
-    );
-    let entry = AuditEntry::done(org, actor.clone(), "operator.rotate_key", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(id)
 }
 
 /// Locks the owner of a live key and the key with it.

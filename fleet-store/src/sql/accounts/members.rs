@@ -2,116 +2,116 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_core::{OperatorId, OrgId, Role, Timestamp};
-use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait,
-    PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Set, sea_query::LockType,
-};
+use fleet_core::Role;
 
 use super::{keys::living, lock, passwords, sessions, shown};
 use crate::{
-    Actor, AuditEntry, Member, MemberError,
+    Member, MemberError, Members,
     sql::{
         audit,
         entity::{operator, operator_key, operator_password, org},
-        transaction::{Failure, refuse},
-        value::{AsText, Micros},
+        prelude::*,
     },
 };
 
-pub(super) async fn of(
-    db: &impl ConnectionTrait,
-    org: OrgId,
-    now: Timestamp,
-) -> Result<Vec<Member>, DbErr> {
-    let rows = operator::Entity::find()
-        .filter(operator::Column::OrgId.eq(org.0))
-        .filter(operator::Column::RemovedAt.is_null())
-        .order_by_asc(operator::Column::Id)
-        .all(db)
-        .await?;
-    let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-    let with_password: BTreeSet<i64> = operator_password::Entity::find()
-        .filter(operator_password::Column::OperatorId.is_in(ids.clone()))
-        .all(db)
-        .await?
-        .into_iter()
-        .map(|password| password.operator_id)
-        .collect();
-    let keys: BTreeMap<i64, i64> = operator_key::Entity::find()
-        .filter(operator_key::Column::OperatorId.is_in(ids))
-        .filter(living(now))
-        .select_only()
-        .column(operator_key::Column::OperatorId)
-        .column_as(operator_key::Column::Id.count(), "held")
-        .group_by(operator_key::Column::OperatorId)
-        .into_tuple::<(i64, i64)>()
-        .all(db)
-        .await?
-        .into_iter()
-        .collect();
-    let held = |id| keys.get(&id).and_then(|held| u32::try_from(*held).ok());
-    let member = |row: operator::Model| Member {
-        id: OperatorId(row.id),
-        email: row.email,
-        role: row.role.0,
-        created_at: row.created_at.0,
-        has_password: with_password.contains(&row.id),
-        keys: held(row.id).unwrap_or(0),
-    };
-    Ok(rows.into_iter().map(member).collect())
-}
-
-pub(super) async fn set_role(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: OperatorId,
-    role: Role,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<(), Failure<MemberError>> {
-    let found = member(tx, org, id).await?;
-    if role != Role::Admin {
-        leave_an_admin(tx, &found).await?;
+#[async_trait]
+impl Members for SqlStore {
+    async fn list_members(&self, org: OrgId, now: Timestamp) -> Result<Vec<Member>, StoreError> {
+        let db = self.reader();
+        let read = async {
+            let rows = operator::Entity::find()
+                .filter(operator::Column::OrgId.eq(org.0))
+                .filter(operator::Column::RemovedAt.is_null())
+                .order_by_asc(operator::Column::Id)
+                .all(db)
+                .await?;
+            let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+            let with_password: BTreeSet<i64> = operator_password::Entity::find()
+                .filter(operator_password::Column::OperatorId.is_in(ids.clone()))
+                .all(db)
+                .await?
+                .into_iter()
+                .map(|password| password.operator_id)
+                .collect();
+            let keys: BTreeMap<i64, i64> = operator_key::Entity::find()
+                .filter(operator_key::Column::OperatorId.is_in(ids))
+                .filter(living(now))
+                .select_only()
+                .column(operator_key::Column::OperatorId)
+                .column_as(operator_key::Column::Id.count(), "held")
+                .group_by(operator_key::Column::OperatorId)
+                .into_tuple::<(i64, i64)>()
+                .all(db)
+                .await?
+                .into_iter()
+                .collect();
+            let held = |id| keys.get(&id).and_then(|held| u32::try_from(*held).ok());
+            let member = |row: operator::Model| Member {
+                id: OperatorId(row.id),
+                email: row.email,
+                role: row.role.0,
+                created_at: row.created_at.0,
+                has_password: with_password.contains(&row.id),
+                keys: held(row.id).unwrap_or(0),
+            };
+            Ok(rows.into_iter().map(member).collect())
+        };
+        read.await.during("list_members")
     }
-    let changed = operator::ActiveModel {
-        id: Set(found.id),
-        role: Set(AsText(role)),
-        ..Default::default()
-    };
-    changed.update(tx).await?;
-    let subject = format!("{} from {} to {role}", shown(&found), found.role.0);
-    let entry = AuditEntry::done(org, actor.clone(), "operator.set_role", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(())
-}
 
-pub(super) async fn remove(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: OperatorId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<(), Failure<MemberError>> {
-    let found = member(tx, org, id).await?;
-    leave_an_admin(tx, &found).await?;
-    let removed = operator::ActiveModel {
-        id: Set(found.id),
-        removed_at: Set(Some(Micros(now))),
-        ..Default::default()
-    };
-    removed.update(tx).await?;
-    operator_key::Entity::update_many()
-        .col_expr(operator_key::Column::RevokedAt, Micros(now).into())
-        .filter(operator_key::Column::OperatorId.eq(found.id))
-        .filter(operator_key::Column::RevokedAt.is_null())
-        .exec(tx)
-        .await?;
-    sessions::end_all_but(tx, id, None).await?;
-    passwords::forget(tx, found.id).await?;
-    let entry = AuditEntry::done(org, actor.clone(), "operator.remove", shown(&found), now);
-    audit::write(tx, entry).await?;
-    Ok(())
+    async fn set_role(
+        &self,
+        org: OrgId,
+        id: OperatorId,
+        role: Role,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), MemberError> {
+        transaction!(self, "set_role", |tx| {
+            let found = member(tx, org, id).await?;
+            if role != Role::Admin {
+                leave_an_admin(tx, &found).await?;
+            }
+            let changed = operator::ActiveModel {
+                id: Set(found.id),
+                role: Set(AsText(role)),
+                ..Default::default()
+            };
+            changed.update(tx).await?;
+            let subject = format!("{} from {} to {role}", shown(&found), found.role.0);
+            audit::done(tx, org, &actor, "operator.set_role", subject, now).await?;
+            Ok(())
+        })
+    }
+
+    async fn remove_member(
+        &self,
+        org: OrgId,
+        id: OperatorId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), MemberError> {
+        transaction!(self, "remove_member", |tx| {
+            let found = member(tx, org, id).await?;
+            leave_an_admin(tx, &found).await?;
+            let removed = operator::ActiveModel {
+                id: Set(found.id),
+                removed_at: Set(Some(Micros(now))),
+                ..Default::default()
+            };
+            removed.update(tx).await?;
+            operator_key::Entity::update_many()
+                .col_expr(operator_key::Column::RevokedAt, Micros(now).into())
+                .filter(operator_key::Column::OperatorId.eq(found.id))
+                .filter(operator_key::Column::RevokedAt.is_null())
+                .exec(tx)
+                .await?;
+            sessions::end_all_but(tx, id, None).await?;
+            passwords::forget(tx, found.id).await?;
+            audit::done(tx, org, &actor, "operator.remove", shown(&found), now).await?;
+            Ok(())
+        })
+    }
 }
 
 /// Locks the organization, then its operator: two administrators who remove each other take turns.

@@ -2,81 +2,16 @@
 
 use std::net::IpAddr;
 
-use fleet_core::{BrowserSessionId, OperatorId, OrgId, Timestamp};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, Set, sea_query::OnConflict,
-};
-
-use super::{lock, sessions, shown};
 use crate::{
-    Account, Actor, AuditEntry, MemberError, PasswordHash,
+    PasswordHash,
     sql::{
-        audit,
         entity::{operator_password, operator_source},
-        operators::{by_email, canonical_email},
-        transaction::{Failure, refuse},
-        value::{AsText, Micros},
+        prelude::*,
     },
 };
 
 /// Sources remembered an operator.
 const SOURCES: u64 = 16;
-
-/// Asks the same questions whether the operator is there or not, so that time tells nothing.
-pub(super) async fn account(
-    db: &impl ConnectionTrait,
-    email: &str,
-    source: Option<IpAddr>,
-) -> Result<Option<Account>, DbErr> {
-    let operator = by_email(db, &canonical_email(email)).await?;
-    let id = operator.as_ref().map_or(0, |operator| operator.id);
-    let password = operator_password::Entity::find_by_id(id).one(db).await?;
-    let source = source.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-    let known = operator_source::Entity::find_by_id((id, AsText(source)))
-        .one(db)
-        .await?;
-    Ok(operator.map(|operator| Account {
-        operator: OperatorId(operator.id),
-        org: OrgId(operator.org_id),
-        email: operator.email,
-        password: password.map(|password| PasswordHash {
-            phc: password.hash,
-            one_time_until: password.one_time_until.map(|until| until.0),
-        }),
-        known_source: known.is_some(),
-    }))
-}
-
-pub(super) async fn set(
-    tx: &DatabaseTransaction,
-    org: Option<OrgId>,
-    operator: OperatorId,
-    password: &PasswordHash,
-    keep: Option<BrowserSessionId>,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<(), Failure<MemberError>> {
-    let found = lock(tx, operator).await?;
-    let found = found.filter(|found| org.is_none_or(|org| org.0 == found.org_id));
-    let Some(found) = found else {
-        return refuse(MemberError::NotFound(operator));
-    };
-    write(tx, operator, password, now).await?;
-    sessions::end_all_but(tx, operator, keep).await?;
-    let action = if password.one_time_until.is_some() {
-        "operator.reset_password"
-    } else {
-        "operator.set_password"
-    };
-    let org = OrgId(found.org_id);
-    audit::write(
-        tx,
-        AuditEntry::done(org, actor.clone(), action, shown(&found), now),
-    )
-    .await?;
-    Ok(())
-}
 
 /// Writes the password of an operator whose row is locked or new.
 pub(in crate::sql) async fn write(
@@ -103,7 +38,7 @@ pub(in crate::sql) async fn write(
 }
 
 /// The hash of an operator's password now.
-pub(super) async fn current(
+pub(in crate::sql) async fn current(
     tx: &DatabaseTransaction,
     operator: i64,
 ) -> Result<Option<String>, DbErr> {
@@ -114,7 +49,7 @@ pub(super) async fn current(
 }
 
 /// Remembers a source as the operator's own; of too many the longest unseen is forgotten.
-pub(super) async fn remember_source(
+pub(in crate::sql) async fn remember_source(
     tx: &DatabaseTransaction,
     operator: i64,
     source: IpAddr,

@@ -1,77 +1,21 @@
 //! Sessions of browsers.
 
-use fleet_core::{BrowserSessionId, KeyId, OperatorId, OrgId, Timestamp};
-use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr,
-    EntityTrait, NotSet, QueryFilter, QueryOrder, QuerySelect, Set,
-};
-
-use super::{lock, passwords, shown};
-use crate::{
-    Actor, AuditEntry, BrowserSession, NewBrowserSession, OpenBrowserSessionError, Proof,
-    sql::{
-        audit,
-        entity::{browser_session, operator},
-        operators::live_key,
-        transaction::{Failure, refuse},
-        value::{AsText, Hash, Micros},
-    },
+use super::shown;
+use crate::sql::{
+    audit,
+    entity::{browser_session, operator},
+    prelude::*,
 };
 
 /// Sessions of one operator.
-const MOST: u64 = 32;
-
-pub(in crate::sql) async fn open(
-    tx: &DatabaseTransaction,
-    new: &NewBrowserSession,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<BrowserSessionId, Failure<OpenBrowserSessionError>> {
-    let Some(operator) = lock(tx, new.operator).await? else {
-        return refuse(OpenBrowserSessionError::Refused);
-    };
-    let (by, key) = match &new.proof {
-        Proof::Key(key) => {
-            let live = live_key(tx, key.0, now).await?;
-            if live.is_none_or(|live| live.operator_id != operator.id) {
-                return refuse(OpenBrowserSessionError::Refused);
-            }
-            (format!("key {key}"), Some(key.0))
-        }
-        Proof::Password { phc, source } => {
-            if passwords::current(tx, operator.id).await?.as_ref() != Some(phc) {
-                return refuse(OpenBrowserSessionError::Refused);
-            }
-            if let Some(source) = source {
-                passwords::remember_source(tx, operator.id, *source, now).await?;
-            }
-            ("password".to_owned(), None)
-        }
-    };
-    make_room(tx, operator.id, now).await?;
-    let session = browser_session::ActiveModel {
-        id: NotSet,
-        hash: Set(Hash(new.token)),
-        operator_id: Set(operator.id),
-        key_id: Set(key),
-        created_at: Set(Micros(now)),
-        expires_at: Set(Micros(new.expires)),
-        from_address: Set(actor.from.map(AsText)),
-        agent: Set(new.agent.clone()),
-    };
-    let session = session.insert(tx).await?;
-    let subject = format!("{} by {by}", shown(&operator));
-    let (org, action) = (OrgId(operator.org_id), "operator.sign_in");
-    audit::write(
-        tx,
-        AuditEntry::done(org, actor.clone(), action, subject, now),
-    )
-    .await?;
-    Ok(BrowserSessionId(session.id))
-}
+pub(super) const MOST: u64 = 32;
 
 /// Deletes sessions that are over, everybody's, and the oldest ones of an operator who has too many.
-async fn make_room(tx: &DatabaseTransaction, operator: i64, now: Timestamp) -> Result<(), DbErr> {
+pub(in crate::sql) async fn make_room(
+    tx: &DatabaseTransaction,
+    operator: i64,
+    now: Timestamp,
+) -> Result<(), DbErr> {
     use browser_session::Column as C;
     browser_session::Entity::delete_many()
         .filter(C::ExpiresAt.lte(Micros(now)))
@@ -115,11 +59,7 @@ pub(in crate::sql) async fn end(
     if let Some(operator) = operator {
         let subject = format!("session {} of {}", session.id, shown(&operator));
         let org = OrgId(operator.org_id);
-        audit::write(
-            tx,
-            AuditEntry::done(org, actor.clone(), action, subject, now),
-        )
-        .await?;
+        audit::done(tx, org, actor, action, subject, now).await?;
     }
     Ok(true)
 }
@@ -144,28 +84,4 @@ pub(super) async fn end_of_key(tx: &DatabaseTransaction, key: i64) -> Result<(),
         .exec(tx)
         .await?;
     Ok(())
-}
-
-pub(super) async fn of(
-    db: &impl ConnectionTrait,
-    operator: OperatorId,
-    now: Timestamp,
-) -> Result<Vec<BrowserSession>, DbErr> {
-    use browser_session::Column as C;
-    let rows = browser_session::Entity::find()
-        .filter(C::OperatorId.eq(operator.0))
-        .filter(C::ExpiresAt.gt(Micros(now)))
-        .order_by_desc(C::Id)
-        .limit(MOST)
-        .all(db)
-        .await?;
-    let session = |row: browser_session::Model| BrowserSession {
-        id: BrowserSessionId(row.id),
-        created_at: row.created_at.0,
-        expires_at: row.expires_at.0,
-        from: row.from_address.map(|from| from.0),
-        agent: row.agent,
-        key: row.key_id.map(KeyId),
-    };
-    Ok(rows.into_iter().map(session).collect())
 }

@@ -6,21 +6,16 @@ use std::{
     net::IpAddr,
 };
 
-use fleet_core::{DeviceId, DeviceIdentifier, DeviceReport, Endpoint, NodeId, Timestamp};
+use fleet_core::DeviceReport;
 use fleet_pairing::{Binding, DirectDecision, DirectRefusal, KnownDevice, SERVER, Sightings};
-use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, NotSet, QueryFilter, QueryOrder,
-    QuerySelect, Set, sea_query::LockType,
-};
 
 use crate::{
     NewSightings, Sighted,
     sql::{
-        devices,
+        devices, endpoints,
         entity::{binding, device, device_alias, direct_lease},
-        inserts, places,
-        transaction::unreadable,
-        value::{AsText, Micros},
+        inserts,
+        prelude::*,
     },
 };
 
@@ -47,8 +42,8 @@ pub(super) async fn record(
     });
     // The device of a node was met at a place where its node has not seen it: dialed once, never again.
     let refused: Vec<(Endpoint, NodeId)> = refused.collect();
-    let names = places::names(tx, refused.iter().map(|(_, node)| *node).collect()).await?;
-    places::remember(tx, new.org, refused.into_iter(), new.now).await?;
+    let names = endpoints::names(tx, refused.iter().map(|(_, node)| *node).collect()).await?;
+    endpoints::record(tx, new.org, refused.into_iter(), new.now).await?;
     fates
         .into_iter()
         .map(|fate| {

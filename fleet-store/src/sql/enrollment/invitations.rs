@@ -2,56 +2,133 @@
 
 use std::collections::BTreeMap;
 
-use fleet_core::{
-    NodeId, OrgId, PendingEnrollmentId, SecretHash, Timestamp,
-    enrollment::{InvitationState, InvitationStep},
-};
-use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait,
-    NotSet, QueryFilter, QueryOrder, QuerySelect, Select, Set, sea_query::LockType,
-};
+use fleet_core::enrollment::{InvitationState, InvitationStep};
 
 use super::members;
 use crate::{
-    Actor, AuditEntry, CancelCodeError, CreateCodeError, Invitation, NewCode, StoreError, Who,
+    CancelCodeError, CreateCodeError, Invitation, Invitations, NewCode,
     sql::{
         audit,
         entity::{invitation, operator},
         nodes,
-        transaction::{Failure, refuse},
-        value::{AsText, Hash, Micros},
+        prelude::*,
     },
 };
 
-pub(super) async fn create(
-    tx: &DatabaseTransaction,
-    new: &NewCode,
-) -> Result<PendingEnrollmentId, Failure<CreateCodeError>> {
-    if let Some(replaced) = new.replaces {
-        check_replaceable(tx, new.org, replaced).await?;
+#[async_trait]
+impl Invitations for SqlStore {
+    async fn create_code(&self, new: NewCode) -> Result<PendingEnrollmentId, CreateCodeError> {
+        transaction!(self, "create_code", |tx| {
+            if let Some(replaced) = new.replaces {
+                check_replaceable(tx, new.org, replaced).await?;
+            }
+            let created = invitation::ActiveModel {
+                id: NotSet,
+                org_id: Set(new.org.0),
+                hash: Set(Hash(new.code)),
+                state: Set(AsText(InvitationState::Pending)),
+                created_at: Set(Micros(new.now)),
+                expires_at: Set(Micros(new.expires)),
+                created_by: Set(match new.actor.who {
+                    Who::Operator(id) => Some(id.0),
+                    Who::Node(_) | Who::System | Who::Anonymous => None,
+                }),
+                node_id: Set(None),
+                replaces_node_id: Set(new.replaces.map(|node| node.0)),
+            };
+            let id = PendingEnrollmentId(created.insert(tx).await?.id);
+            let subject = match new.replaces {
+                Some(node) => format!("enrollment code {id} for a node that replaces node {node}"),
+                None => format!("enrollment code {id}"),
+            };
+            audit::done(tx, new.org, &new.actor, "code.create", subject, new.now).await?;
+            Ok(id)
+        })
     }
-    let created = invitation::ActiveModel {
-        id: NotSet,
-        org_id: Set(new.org.0),
-        hash: Set(Hash(new.code)),
-        state: Set(AsText(InvitationState::Pending)),
-        created_at: Set(Micros(new.now)),
-        expires_at: Set(Micros(new.expires)),
-        created_by: Set(match new.actor.who {
-            Who::Operator(id) => Some(id.0),
-            Who::Node(_) | Who::System | Who::Anonymous => None,
-        }),
-        node_id: Set(None),
-        replaces_node_id: Set(new.replaces.map(|node| node.0)),
-    };
-    let id = PendingEnrollmentId(created.insert(tx).await?.id);
-    let subject = match new.replaces {
-        Some(node) => format!("enrollment code {id} for a node that replaces node {node}"),
-        None => format!("enrollment code {id}"),
-    };
-    let entry = AuditEntry::done(new.org, new.actor.clone(), "code.create", subject, new.now);
-    audit::write(tx, entry).await?;
-    Ok(id)
+
+    async fn list_codes(&self, org: OrgId) -> Result<Vec<Invitation>, StoreError> {
+        let db = self.reader();
+        let read = async {
+            let rows = in_open_states()
+                .filter(invitation::Column::OrgId.eq(org.0))
+                .order_by_desc(invitation::Column::Id)
+                .all(db)
+                .await?;
+            let emails: BTreeMap<i64, String> = operator::Entity::find()
+                .filter(operator::Column::OrgId.eq(org.0))
+                .all(db)
+                .await?
+                .into_iter()
+                .map(|operator| (operator.id, operator.email))
+                .collect();
+            let email = |id: Option<i64>| id.and_then(|id| emails.get(&id).cloned());
+            let invitation = |row: invitation::Model| Invitation {
+                id: PendingEnrollmentId(row.id),
+                state: row.state.0,
+                created_at: row.created_at.0,
+                expires_at: row.expires_at.0,
+                created_by: email(row.created_by).unwrap_or_default(),
+                node: row.node_id.map(NodeId),
+                replaces: row.replaces_node_id.map(NodeId),
+            };
+            Ok(rows.into_iter().map(invitation).collect())
+        };
+        read.await.during("list_codes")
+    }
+
+    async fn cancel_code(
+        &self,
+        org: OrgId,
+        id: PendingEnrollmentId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), CancelCodeError> {
+        transaction!(self, "cancel_code", |tx| {
+            let Some(found) = lock(tx, id, org).await? else {
+                return refuse(CancelCodeError::NotFound(id));
+            };
+            let state = found.state.0;
+            let Ok(next) = state.step(InvitationStep::Cancel) else {
+                return refuse(CancelCodeError::NotPending(id, state));
+            };
+            advance(tx, &found, next, None).await?;
+            let subject = format!("enrollment code {id}");
+            audit::done(tx, org, &actor, "code.cancel", subject, now).await?;
+            Ok(())
+        })
+    }
+
+    async fn sweep_enrollments(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let due = due(self.reader(), now).await;
+        let mut swept = 0;
+        for due in due.during("sweep_enrollments")? {
+            let expired = transaction!(self, "sweep_enrollments", |tx| {
+                if let Some(id) = due.node_id {
+                    nodes::lock_any(tx, id).await?;
+                }
+                let due = lock(tx, PendingEnrollmentId(due.id), OrgId(due.org_id))
+                    .await?
+                    // A node that came in between has not been locked: its turn is the next sweep.
+                    .filter(|current| current.node_id == due.node_id);
+                let Some(due) = due else {
+                    return Ok(false);
+                };
+                let Ok(next) = due.state.0.step(InvitationStep::Expire) else {
+                    return Ok(false);
+                };
+                advance(tx, &due, next, due.node_id).await?;
+                if let Some(node) = due.node_id {
+                    members::bury(tx, node, now).await?;
+                }
+                let subject = format!("enrollment code {}", due.id);
+                let org = OrgId(due.org_id);
+                audit::done(tx, org, &Actor::SYSTEM, "code.expire", subject, now).await?;
+                Ok(true)
+            })?;
+            swept += u64::from(expired);
+        }
+        Ok(swept)
+    }
 }
 
 /// Only what is revoked for good can be replaced, and by one node at a time: two in one place would
@@ -74,60 +151,12 @@ async fn check_replaceable(
     }
 }
 
-pub(super) async fn cancel(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: PendingEnrollmentId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<(), Failure<CancelCodeError>> {
-    let Some(found) = lock(tx, id, org).await? else {
-        return refuse(CancelCodeError::NotFound(id));
-    };
-    let state = found.state.0;
-    let Ok(next) = state.step(InvitationStep::Cancel) else {
-        return refuse(CancelCodeError::NotPending(id, state));
-    };
-    advance(tx, &found, next, None).await?;
-    let subject = format!("enrollment code {id}");
-    let entry = AuditEntry::done(org, actor.clone(), "code.cancel", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(())
-}
-
 fn in_open_states() -> Select<invitation::Entity> {
     let open = [
         InvitationState::Pending,
         InvitationState::AwaitingConfirmation,
     ];
     invitation::Entity::find().filter(invitation::Column::State.is_in(open.map(AsText)))
-}
-
-/// The open invitations of an organization, newest first.
-pub(super) async fn open(db: &impl ConnectionTrait, org: OrgId) -> Result<Vec<Invitation>, DbErr> {
-    let rows = in_open_states()
-        .filter(invitation::Column::OrgId.eq(org.0))
-        .order_by_desc(invitation::Column::Id)
-        .all(db)
-        .await?;
-    let emails: BTreeMap<i64, String> = operator::Entity::find()
-        .filter(operator::Column::OrgId.eq(org.0))
-        .all(db)
-        .await?
-        .into_iter()
-        .map(|operator| (operator.id, operator.email))
-        .collect();
-    let email = |id: Option<i64>| id.and_then(|id| emails.get(&id).cloned());
-    let invitation = |row: invitation::Model| Invitation {
-        id: PendingEnrollmentId(row.id),
-        state: row.state.0,
-        created_at: row.created_at.0,
-        expires_at: row.expires_at.0,
-        created_by: email(row.created_by).unwrap_or_default(),
-        node: row.node_id.map(NodeId),
-        replaces: row.replaces_node_id.map(NodeId),
-    };
-    Ok(rows.into_iter().map(invitation).collect())
 }
 
 /// Open invitations past their time.
@@ -140,40 +169,6 @@ pub(super) async fn due(
         .order_by_asc(invitation::Column::Id)
         .all(db)
         .await
-}
-
-/// Ends an invitation past its time, and the node that waits on it. Answers whether it did: the
-/// invitation may have been used since the sweep looked.
-pub(super) async fn expire(
-    tx: &DatabaseTransaction,
-    due: &invitation::Model,
-    now: Timestamp,
-) -> Result<bool, Failure<StoreError>> {
-    if let Some(id) = due.node_id {
-        nodes::lock_any(tx, id).await?;
-    }
-    let due = lock(tx, PendingEnrollmentId(due.id), OrgId(due.org_id))
-        .await?
-        // A node that came in between has not been locked: its turn is the next sweep.
-        .filter(|current| current.node_id == due.node_id);
-    let Some(due) = due else {
-        return Ok(false);
-    };
-    let Ok(next) = due.state.0.step(InvitationStep::Expire) else {
-        return Ok(false);
-    };
-    advance(tx, &due, next, due.node_id).await?;
-    if let Some(node) = due.node_id {
-        members::bury(tx, node, now).await?;
-    }
-    let subject = format!("enrollment code {}", due.id);
-    let org = OrgId(due.org_id);
-    audit::write(
-        tx,
-        AuditEntry::done(org, Actor::SYSTEM, "code.expire", subject, now),
-    )
-    .await?;
-    Ok(true)
 }
 
 pub(super) async fn lock(

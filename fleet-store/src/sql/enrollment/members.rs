@@ -1,70 +1,161 @@
 //! Nodes: registered by a code, confirmed by an operator, revoked for good.
 
-use fleet_core::{
-    NodeId, OrgId, PendingEnrollmentId, SecretHash, Timestamp,
-    enrollment::{InvitationStep, NodeState},
-};
-use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, DatabaseTransaction, DbErr, EntityTrait, NotSet,
-    QueryFilter, Set,
-};
+use fleet_core::enrollment::{InvitationStep, NodeState};
 
 use super::invitations;
 use crate::{
-    Actor, AuditEntry, ConfirmError, NewNode, RegisterError, Registered, RevokeError, Revoked,
+    ConfirmError, Enrollment, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
     sql::{
-        audit, ending,
+        audit, completion,
         entity::{node, node_challenge, node_key, node_session, node_stream},
-        nodes, pairing,
-        transaction::{Failure, refuse},
-        value::{AsText, Bytes32, Hash, Micros},
+        nodes,
+        nodes::Which,
+        pairing,
+        prelude::*,
     },
 };
 
-pub(super) async fn register(
-    tx: &DatabaseTransaction,
-    new: &NewNode,
-) -> Result<Registered, Failure<RegisterError>> {
-    let code = invitations::lock_by_code(tx, new.code).await?;
-    let Some(code) = code.filter(|code| code.expires_at.0 > new.now) else {
-        return refuse(RegisterError::Code);
-    };
-    let Ok(next) = code.state.0.step(InvitationStep::Register) else {
-        return refuse(RegisterError::Code);
-    };
-    check_unique(tx, OrgId(code.org_id), new).await?;
-    let replaces = code.replaces_node_id.map(NodeId);
-    if let Some(node) = replaces
-        && let Some(by) = replacement_of(tx, node).await?
-    {
-        return refuse(RegisterError::ReplacementTaken { node, by });
+#[async_trait]
+impl Enrollment for SqlStore {
+    async fn register_node(&self, new: NewNode) -> Result<Registered, RegisterError> {
+        transaction!(self, "register_node", |tx| {
+            let code = invitations::lock_by_code(tx, new.code).await?;
+            let Some(code) = code.filter(|code| code.expires_at.0 > new.now) else {
+                return refuse(RegisterError::Code);
+            };
+            let Ok(next) = code.state.0.step(InvitationStep::Register) else {
+                return refuse(RegisterError::Code);
+            };
+            check_unique(tx, OrgId(code.org_id), &new).await?;
+            let replaces = code.replaces_node_id.map(NodeId);
+            if let Some(node) = replaces
+                && let Some(by) = replacement_of(tx, node).await?
+            {
+                return refuse(RegisterError::ReplacementTaken { node, by });
+            }
+            let created = node::ActiveModel {
+                id: NotSet,
+                org_id: Set(code.org_id),
+                name: Set(new.name.clone()),
+                state: Set(AsText(NodeState::Pending)),
+                identity_key: Set(Bytes32(new.identity_key)),
+                encryption_key: Set(Bytes32(new.encryption_key)),
+                created_at: Set(Micros(new.now)),
+                last_seen_at: Set(None),
+                deleted_at: Set(None),
+                duplicate_identity: Set(false),
+                hello: Set(None),
+                replaces_node_id: Set(code.replaces_node_id),
+            };
+            let created = created.insert(tx).await?;
+            invitations::advance(tx, &code, next, Some(created.id)).await?;
+            let registered = Registered {
+                node: NodeId(created.id),
+                org: OrgId(code.org_id),
+                invitation: PendingEnrollmentId(code.id),
+            };
+            let subject = format!("{} by enrollment code {}", shown(&created), code.id);
+            audit::done(
+                tx,
+                registered.org,
+                &new.actor,
+                "node.register",
+                subject,
+                new.now,
+            )
+            .await?;
+            Ok(registered)
+        })
     }
-    let created = node::ActiveModel {
-        id: NotSet,
-        org_id: Set(code.org_id),
-        name: Set(new.name.clone()),
-        state: Set(AsText(NodeState::Pending)),
-        identity_key: Set(Bytes32(new.identity_key)),
-        encryption_key: Set(Bytes32(new.encryption_key)),
-        created_at: Set(Micros(new.now)),
-        last_seen_at: Set(None),
-        deleted_at: Set(None),
-        duplicate_identity: Set(false),
-        hello: Set(None),
-        replaces_node_id: Set(code.replaces_node_id),
-    };
-    let created = created.insert(tx).await?;
-    invitations::advance(tx, &code, next, Some(created.id)).await?;
-    let registered = Registered {
-        node: NodeId(created.id),
-        org: OrgId(code.org_id),
-        invitation: PendingEnrollmentId(code.id),
-    };
-    let subject = format!("{} by enrollment code {}", shown(&created), code.id);
-    let actor = new.actor.clone();
-    let entry = AuditEntry::done(registered.org, actor, "node.register", subject, new.now);
-    audit::write(tx, entry).await?;
-    Ok(registered)
+
+    async fn confirm_node(
+        &self,
+        org: OrgId,
+        id: NodeId,
+        invitation: PendingEnrollmentId,
+        key: SecretHash,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), ConfirmError> {
+        transaction!(self, "confirm_node", |tx| {
+            let refused = |why: String| refuse(ConfirmError::Refused(why));
+            let Some(node) = nodes::lock_of(tx, org, id).await? else {
+                return refuse(ConfirmError::NotFound(id));
+            };
+            if node.state.0 != NodeState::Pending {
+                return refused(format!("node {id} is {} already", node.state.0));
+            }
+            let bound = invitations::lock(tx, invitation, org).await?;
+            let Some(bound) = bound.filter(|bound| bound.node_id == Some(id.0)) else {
+                return refused(format!(
+                    "pending_enrollment_id {invitation} does not belong to node {id}"
+                ));
+            };
+            let again = "enroll it again with a new code";
+            let state = bound.state.0;
+            let Ok(next) = state.step(InvitationStep::Confirm) else {
+                return refused(format!("the enrollment of node {id} is {state}: {again}"));
+            };
+            if bound.expires_at.0 <= now {
+                return refused(format!("the enrollment of node {id} has expired: {again}"));
+            }
+            invitations::advance(tx, &bound, next, bound.node_id).await?;
+            set_state(tx, node.id, NodeState::Confirmed, None).await?;
+            let key = node_key::ActiveModel {
+                id: NotSet,
+                node_id: Set(node.id),
+                hash: Set(Hash(key)),
+                created_at: Set(Micros(now)),
+                revoked_at: Set(None),
+            };
+            key.insert(tx).await?;
+            audit::done(tx, org, &actor, "node.confirm", shown(&node), now).await?;
+            Ok(())
+        })
+    }
+
+    async fn revoke_node(
+        &self,
+        org: OrgId,
+        id: NodeId,
+        invitation: Option<PendingEnrollmentId>,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Revoked, RevokeError> {
+        transaction!(self, "revoke_node", |tx| {
+            let Some(node) = nodes::lock_of(tx, org, id).await? else {
+                return refuse(RevokeError::NotFound(id));
+            };
+            if node.state.0 == NodeState::Pending {
+                check_invitation(tx, &node, invitation).await?;
+            }
+            invitations::cancel_all_of(tx, node.id).await?;
+            bury(tx, node.id, now).await?;
+            let scans = completion::end_work_of_revoked(tx, id, now).await?;
+            // Devices first: whoever releases one holds it when it comes to the targets of a pairing.
+            pairing::release_all_of(tx, org, id).await?;
+            pairing::ends::end_of_revoked(tx, id, now).await?;
+            audit::done(tx, org, &actor, "node.revoke", shown(&node), now).await?;
+            Ok(Revoked { scans })
+        })
+    }
+
+    async fn list_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
+        nodes::rows(self.reader(), org, Which::Live)
+            .await
+            .during("list_nodes")
+    }
+
+    async fn list_revoked_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
+        nodes::rows(self.reader(), org, Which::Revoked)
+            .await
+            .during("list_revoked_nodes")
+    }
+
+    async fn node(&self, org: OrgId, node: NodeId) -> Result<Option<NodeRow>, StoreError> {
+        let rows = nodes::rows(self.reader(), org, Which::One(node)).await;
+        rows.map(|rows| rows.into_iter().next()).during("node")
+    }
 }
 
 /// The live node in the place of a revoked one; a race for the place is lost to the index.
@@ -105,76 +196,6 @@ async fn check_unique(
         return refuse(RegisterError::NameTaken(new.name.clone()));
     }
     Ok(())
-}
-
-pub(super) async fn confirm(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: NodeId,
-    invitation: PendingEnrollmentId,
-    key: SecretHash,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<(), Failure<ConfirmError>> {
-    let refused = |why: String| refuse(ConfirmError::Refused(why));
-    let Some(node) = nodes::lock_of(tx, org, id).await? else {
-        return refuse(ConfirmError::NotFound(id));
-    };
-    if node.state.0 != NodeState::Pending {
-        return refused(format!("node {id} is {} already", node.state.0));
-    }
-    let bound = invitations::lock(tx, invitation, org).await?;
-    let Some(bound) = bound.filter(|bound| bound.node_id == Some(id.0)) else {
-        return refused(format!(
-            "pending_enrollment_id {invitation} does not belong to node {id}"
-        ));
-    };
-    let again = "enroll it again with a new code";
-    let state = bound.state.0;
-    let Ok(next) = state.step(InvitationStep::Confirm) else {
-        return refused(format!("the enrollment of node {id} is {state}: {again}"));
-    };
-    if bound.expires_at.0 <= now {
-        return refused(format!("the enrollment of node {id} has expired: {again}"));
-    }
-    invitations::advance(tx, &bound, next, bound.node_id).await?;
-    set_state(tx, node.id, NodeState::Confirmed, None).await?;
-    let key = node_key::ActiveModel {
-        id: NotSet,
-        node_id: Set(node.id),
-        hash: Set(Hash(key)),
-        created_at: Set(Micros(now)),
-        revoked_at: Set(None),
-    };
-    key.insert(tx).await?;
-    let entry = AuditEntry::done(org, actor.clone(), "node.confirm", shown(&node), now);
-    audit::write(tx, entry).await?;
-    Ok(())
-}
-
-pub(super) async fn revoke(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: NodeId,
-    invitation: Option<PendingEnrollmentId>,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<Revoked, Failure<RevokeError>> {
-    let Some(node) = nodes::lock_of(tx, org, id).await? else {
-        return refuse(RevokeError::NotFound(id));
-    };
-    if node.state.0 == NodeState::Pending {
-        check_invitation(tx, &node, invitation).await?;
-    }
-    invitations::cancel_all_of(tx, node.id).await?;
-    bury(tx, node.id, now).await?;
-    let scans = ending::end_work_of_revoked(tx, id, now).await?;
-    // Devices first: whoever releases one holds it when it comes to the targets of a pairing.
-    pairing::release_all_of(tx, org, id).await?;
-    pairing::ends::end_of_revoked(tx, id, now).await?;
-    let entry = AuditEntry::done(org, actor.clone(), "node.revoke", shown(&node), now);
-    audit::write(tx, entry).await?;
-    Ok(Revoked { scans })
 }
 
 /// An awaiting node is revoked together with its invitation, by name.

@@ -1,17 +1,7 @@
 //! The inventory: devices, the names they had, the places they were at, and who they are bound to.
 
-pub(crate) mod device {
-    use std::net::IpAddr;
-
-    use fleet_core::{DeviceIdentifier, Mac};
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "device")]
-    pub struct Model {
+entity! {
+    device "device" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub org_id: i64,
@@ -33,20 +23,10 @@ pub(crate) mod device {
         /// Identifiers, one a line.
         pub kept_apart: Option<String>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod device_alias {
-    use fleet_core::DeviceIdentifier;
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "device_alias")]
-    pub struct Model {
+entity! {
+    device_alias "device_alias" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub org_id: i64,
         #[sea_orm(primary_key, auto_increment = false)]
@@ -55,21 +35,10 @@ pub(crate) mod device_alias {
         pub device_id: i64,
         pub since: Micros,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod identity_change {
-    use fleet_core::DeviceIdentifier;
-    use fleet_pairing::IdentityReason;
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "identity_change")]
-    pub struct Model {
+entity! {
+    identity_change "identity_change" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub org_id: i64,
@@ -93,22 +62,10 @@ pub(crate) mod identity_change {
         pub at: Micros,
         pub undone_at: Option<Micros>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod refused_device {
-    use std::net::IpAddr;
-
-    use fleet_core::{DeviceIdentifier, RejectReason};
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "refused_device")]
-    pub struct Model {
+entity! {
+    refused_device "refused_device" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub org_id: i64,
@@ -124,21 +81,10 @@ pub(crate) mod refused_device {
         pub first_seen: Micros,
         pub last_seen: Micros,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod node_endpoint {
-    use std::net::IpAddr;
-
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "node_endpoint")]
-    pub struct Model {
+entity! {
+    node_endpoint "node_endpoint" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub org_id: i64,
         #[sea_orm(primary_key, auto_increment = false)]
@@ -149,19 +95,10 @@ pub(crate) mod node_endpoint {
         pub node_id: i64,
         pub since: Micros,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod binding {
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::Micros;
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "binding")]
-    pub struct Model {
+entity! {
+    binding "binding" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub device_id: i64,
         pub org_id: i64,
@@ -169,6 +106,4 @@ pub(crate) mod binding {
         pub created_at: Micros,
         pub assigned_by: Option<i64>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }

@@ -1,17 +1,7 @@
 //! Addresses that are released for the server itself to dial.
 
-pub(crate) mod direct_lease {
-    use std::net::IpAddr;
-
-    use fleet_core::ScanId;
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "direct_lease")]
-    pub struct Model {
+entity! {
+    direct_lease "direct_lease" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub org_id: i64,
         #[sea_orm(primary_key, auto_increment = false)]
@@ -19,6 +9,4 @@ pub(crate) mod direct_lease {
         pub scan_id: AsText<ScanId>,
         pub until: Micros,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }

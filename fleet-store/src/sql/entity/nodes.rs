@@ -1,15 +1,7 @@
 //! Nodes, invitations, node credentials, and the claims of control streams.
 
-pub(crate) mod node {
-    use fleet_core::enrollment::NodeState;
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Bytes32, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "node")]
-    pub struct Model {
+entity! {
+    node "node" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub org_id: i64,
@@ -25,20 +17,10 @@ pub(crate) mod node {
         /// The revoked node whose place it takes.
         pub replaces_node_id: Option<i64>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod invitation {
-    use fleet_core::enrollment::InvitationState;
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Hash, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "invitation")]
-    pub struct Model {
+entity! {
+    invitation "invitation" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub org_id: i64,
@@ -51,19 +33,10 @@ pub(crate) mod invitation {
         /// The revoked node whose place the invited one takes.
         pub replaces_node_id: Option<i64>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod node_key {
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{Hash, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "node_key")]
-    pub struct Model {
+entity! {
+    node_key "node_key" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub node_id: i64,
@@ -71,38 +44,20 @@ pub(crate) mod node_key {
         pub created_at: Micros,
         pub revoked_at: Option<Micros>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod node_challenge {
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{Hash, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "node_challenge")]
-    pub struct Model {
+entity! {
+    node_challenge "node_challenge" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub node_id: i64,
         pub key_id: i64,
         pub hash: Hash,
         pub expires_at: Micros,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod node_session {
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{Hash, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "node_session")]
-    pub struct Model {
+entity! {
+    node_session "node_session" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub node_id: i64,
@@ -111,19 +66,10 @@ pub(crate) mod node_session {
         pub created_at: Micros,
         pub expires_at: Micros,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod node_stream {
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{Bytes16, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "node_stream")]
-    pub struct Model {
+entity! {
+    node_stream "node_stream" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub node_id: i64,
         pub epoch: i64,
@@ -134,6 +80,4 @@ pub(crate) mod node_stream {
         pub released_at: Option<Micros>,
         pub takeovers: Option<String>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }

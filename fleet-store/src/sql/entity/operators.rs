@@ -1,33 +1,16 @@
 //! Tenants, operators, their credentials, and the audit trail.
 
-pub(crate) mod org {
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::Micros;
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "org")]
-    pub struct Model {
+entity! {
+    org "org" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub name: String,
         pub created_at: Micros,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod operator {
-    use fleet_core::Role;
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "operator")]
-    pub struct Model {
+entity! {
+    operator "operator" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub org_id: i64,
@@ -36,19 +19,10 @@ pub(crate) mod operator {
         pub created_at: Micros,
         pub removed_at: Option<Micros>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod operator_key {
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{Hash, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "operator_key")]
-    pub struct Model {
+entity! {
+    operator_key "operator_key" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub operator_id: i64,
@@ -59,61 +33,30 @@ pub(crate) mod operator_key {
         pub last_used_at: Option<Micros>,
         pub expires_at: Option<Micros>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod operator_password {
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::Micros;
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "operator_password")]
-    pub struct Model {
+entity! {
+    operator_password "operator_password" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub operator_id: i64,
         pub hash: String,
         pub changed_at: Micros,
         pub one_time_until: Option<Micros>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod operator_source {
-    use std::net::IpAddr;
-
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "operator_source")]
-    pub struct Model {
+entity! {
+    operator_source "operator_source" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub operator_id: i64,
         #[sea_orm(primary_key, auto_increment = false)]
         pub source: AsText<IpAddr>,
         pub seen_at: Micros,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod browser_session {
-    use std::net::IpAddr;
-
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Hash, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "browser_session")]
-    pub struct Model {
+entity! {
+    browser_session "browser_session" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub hash: Hash,
@@ -124,21 +67,10 @@ pub(crate) mod browser_session {
         pub from_address: Option<AsText<IpAddr>>,
         pub agent: String,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod audit {
-    use std::net::IpAddr;
-
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "audit")]
-    pub struct Model {
+entity! {
+    audit "audit" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub org_id: Option<i64>,
@@ -156,6 +88,4 @@ pub(crate) mod audit {
         pub sealed_count: Option<i64>,
         pub sealed_at: Option<Micros>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }

@@ -1,15 +1,7 @@
 //! Scans, their chunks, commands, reports and event logs.
 
-pub(crate) mod scan {
-    use fleet_core::{Priority, ScanId, ScanState};
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "scan")]
-    pub struct Model {
+entity! {
+    scan "scan" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub id: AsText<ScanId>,
         pub org_id: i64,
@@ -44,39 +36,18 @@ pub(crate) mod scan {
         pub first_device_at: Option<Micros>,
         pub ledger: Option<String>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod scan_request {
-    use fleet_core::ScanId;
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::AsText;
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "scan_request")]
-    pub struct Model {
+entity! {
+    scan_request "scan_request" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub scan_id: AsText<ScanId>,
         pub request: String,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod chunk {
-    use fleet_core::{ChunkState, ScanId};
-    use fleet_discovery::Scope;
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::AsText;
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "chunk")]
-    pub struct Model {
+entity! {
+    chunk "chunk" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub scan_id: AsText<ScanId>,
         #[sea_orm(primary_key, auto_increment = false)]
@@ -92,30 +63,24 @@ pub(crate) mod chunk {
         pub reason: String,
         pub outcomes: Option<Vec<u8>>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod command {
-    use fleet_core::{CommandId, CommandState, ScanId};
-    use fleet_discovery::Scope;
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "command")]
-    pub struct Model {
+entity! {
+    command "command" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub id: AsText<CommandId>,
         pub org_id: i64,
         pub node_id: i64,
-        pub scan_id: AsText<ScanId>,
-        pub chunk: i64,
+        /// The scan of a chunk; unset for the part of a pairing.
+        pub scan_id: Option<AsText<ScanId>>,
+        /// The pairing of a part; unset for the chunk of a scan.
+        pub pairing_id: Option<AsText<PairingId>>,
+        /// The position of the chunk or the part.
+        pub position: i64,
         pub epoch: i64,
         pub state: AsText<CommandState>,
-        pub scope: AsText<Scope>,
+        /// What the node may report; unset for the part of a pairing.
+        pub scope: Option<AsText<Scope>>,
         pub issued_at: Micros,
         pub deadline: Micros,
         pub ended_at: Option<Micros>,
@@ -123,20 +88,10 @@ pub(crate) mod command {
         pub refused_rows: i64,
         pub flooded: bool,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod report {
-    use fleet_core::CommandId;
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Bytes32, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "report")]
-    pub struct Model {
+entity! {
+    report "report" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub command_id: AsText<CommandId>,
         #[sea_orm(primary_key, auto_increment = false)]
@@ -146,22 +101,10 @@ pub(crate) mod report {
         pub ended: bool,
         pub at: Micros,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod report_row {
-    use std::net::IpAddr;
-
-    use fleet_core::{CommandId, RejectReason, ScanId};
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::AsText;
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "report_row")]
-    pub struct Model {
+entity! {
+    report_row "report_row" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub command_id: AsText<CommandId>,
         #[sea_orm(primary_key, auto_increment = false)]
@@ -173,20 +116,10 @@ pub(crate) mod report_row {
         pub refusal: Option<AsText<RejectReason>>,
         pub device_id: Option<i64>,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod report_refusal {
-    use fleet_core::ScanId;
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::AsText;
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "report_refusal")]
-    pub struct Model {
+entity! {
+    report_refusal "report_refusal" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub scan_id: AsText<ScanId>,
         #[sea_orm(primary_key, auto_increment = false)]
@@ -194,20 +127,10 @@ pub(crate) mod report_refusal {
         pub count: i64,
         pub example: String,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }
 
-pub(crate) mod scan_event {
-    use fleet_core::ScanId;
-    use sea_orm::entity::prelude::*;
-
-    use crate::sql::value::{AsText, Micros};
-
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "scan_event")]
-    pub struct Model {
+entity! {
+    scan_event "scan_event" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub scan_id: AsText<ScanId>,
         #[sea_orm(primary_key, auto_increment = false)]
@@ -216,6 +139,4 @@ pub(crate) mod scan_event {
         pub payload: String,
         pub at: Micros,
     }
-
-    impl ActiveModelBehavior for ActiveModel {}
 }

@@ -1,85 +1,146 @@
-//! For tests of migrations: a database of an earlier version with rows in it, taken to the newest.
+//! Tests of migrations: a database of an earlier version with rows in it, upgraded to the newest.
 
 use std::future::Future;
 
-use sea_orm::{ConnectionTrait, Database, Statement};
-use sea_orm_migration::MigratorTrait;
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbErr, Statement};
+use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
-use super::Migrator;
-use crate::{MigrateMode, SqlStore, StoreOptions};
+use super::{Migrator, STEPS, Step};
+use crate::{SqlStore, StoreOptions};
 
-/// A node that was enrolled, a scan's device, an operator: what every later version must take along.
-pub(super) const POPULATION: &[&str] = &[
+/// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes.
+const ROWS: [&[&str]; 1] = [&[
     "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
     "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
+    "INSERT INTO operator_key (id, operator_id, hash, name, created_at) VALUES (1, 1, KEY, 'laptop', 1)",
     "INSERT INTO node (id, org_id, name, state, identity_key, encryption_key, created_at, duplicate_identity) VALUES (1, 1, 'north', 'confirmed', KEY, KEY, 1, FALSE)",
     "INSERT INTO invitation (id, org_id, hash, state, created_at, expires_at, created_by, node_id) VALUES (1, 1, KEY, 'confirmed', 1, 2, 1, 1)",
     "INSERT INTO device (id, org_id, identifier, node_id, ip, port, scheme, driver, model, manufacturer, firmware, mac, serial, evidence, first_seen, last_seen) VALUES (1, 1, 'mac:02:00:5E:00:00:01', 1, '10.0.0.7', 80, 'http', 'antminer', 'S19', '', '', '02:00:5E:00:00:01', '', 'title', 1, 2)",
     "INSERT INTO device_alias (org_id, identifier, device_id, since) VALUES (1, 'auto:00ff00ff00ff00ff', 1, 2)",
     "INSERT INTO node_endpoint (org_id, ip, port, node_id, since) VALUES (1, '10.0.0.7', 80, 1, 2)",
     "INSERT INTO binding (device_id, org_id, node_id, created_at) VALUES (1, 1, 1, 2)",
-];
+    "INSERT INTO pairing (id, org_id, node_id, operator_id, parts, created_at, lease_until, ended_at, code, reason, last_sequence) VALUES ('p1', 1, 1, 1, 1, 1, 2, 3, 'ok', '', 1)",
+    "INSERT INTO command (id, org_id, node_id, pairing_id, position, epoch, state, issued_at, deadline, ended_at, rows, refused_rows, flooded) VALUES ('c1', 1, 1, 'p1', 0, 1, 'acked', 1, 2, 3, 0, 0, FALSE)",
+    "INSERT INTO audit (id, org_id, who, action, subject, count, at) VALUES (1, 1, 'system', 'code.expire', 'code 1', 1, 1)",
+]];
 
-/// Takes a database of `steps` migrations with [`POPULATION`] and `more` in it to the newest version, on
-/// SQLite and, where the tests have one, on PostgreSQL, and hands it to `check`. The rows of this version
-/// agree with its tables.
-pub(super) async fn upgraded<F: Future<Output = ()>>(
-    steps: u32,
-    more: &[&str],
-    check: impl Fn(SqlStore) -> F,
-) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let sqlite = format!("sqlite://{}", folder.path().join("old.db").display());
-    upgrade(&sqlite, steps, more, &check).await;
-    let Ok(server) = std::env::var("FLEET_TEST_POSTGRES") else {
-        return;
-    };
-    let name = format!("fleet_upgrade_{}_{steps}", std::process::id());
-    let admin = Database::connect(&server).await.expect("PostgreSQL");
-    let create = format!("CREATE DATABASE {name}");
-    admin.execute_unprepared(&create).await.expect(&create);
-    let (head, _) = server.rsplit_once('/').expect("a database in the URL");
-    upgrade(&format!("{head}/{name}"), steps, more, &check).await;
-    let drop = format!("DROP DATABASE {name} WITH (FORCE)");
-    admin.execute_unprepared(&drop).await.expect(&drop);
+/// The newest schema and a migration of this test after it.
+struct Longer;
+
+const LATER: Step = Step {
+    name: "m9999_test",
+    sql: "ALTER TABLE device ADD COLUMN rack TEXT; UPDATE device SET rack = 'A' WHERE id = 1; CREATE TABLE rack (id {id}, photo {bytes});",
+};
+
+#[async_trait::async_trait]
+impl MigratorTrait for Longer {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        let mut steps = Migrator::migrations();
+        steps.push(Box::new(LATER));
+        steps
+    }
 }
 
-async fn upgrade<F: Future<Output = ()>>(
-    url: &str,
-    steps: u32,
-    more: &[&str],
-    check: &impl Fn(SqlStore) -> F,
-) {
+/// Runs a test on a new SQLite file and, where the tests have one, a new PostgreSQL database.
+async fn on_both<F: Future<Output = ()>>(name: &str, test: impl Fn(SqlStore) -> F) {
     let options = StoreOptions {
         connections: 1,
         ..StoreOptions::default()
     };
-    let old = SqlStore::connect(url, options).await.expect("connected");
-    Migrator::up(old.writer(), Some(steps))
-        .await
-        .expect("migrated");
-    let bytes = if old.is_sqlite() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sqlite = format!("sqlite://{}", folder.path().join("old.db").display());
+    let store = SqlStore::connect(&sqlite, options.clone()).await;
+    test(store.expect("connected")).await;
+    let Ok(server) = std::env::var("FLEET_TEST_POSTGRES") else {
+        return;
+    };
+    let name = format!("fleet_{name}_{}", std::process::id());
+    let admin = Database::connect(&server).await.expect("PostgreSQL");
+    let create = format!("CREATE DATABASE {name}");
+    admin.execute_unprepared(&create).await.expect(&create);
+    let (head, _) = server.rsplit_once('/').expect("a database in the URL");
+    let store = SqlStore::connect(&format!("{head}/{name}"), options).await;
+    test(store.expect("connected")).await;
+    let drop = format!("DROP DATABASE {name} WITH (FORCE)");
+    admin.execute_unprepared(&drop).await.expect(&drop);
+}
+
+async fn populate(store: &SqlStore, rows: &[&str]) {
+    let bytes = if store.is_sqlite() {
         format!("x'{}'", "00".repeat(32))
     } else {
         format!("'\\x{}'", "00".repeat(32))
     };
-    for sql in POPULATION.iter().chain(more) {
+    for sql in rows {
         let sql = sql.replace("KEY", &bytes);
-        old.writer().execute_unprepared(&sql).await.expect(&sql);
+        store.writer().execute_unprepared(&sql).await.expect(&sql);
     }
-    old.close().await;
-    let store = SqlStore::open(url, MigrateMode::Migrate)
-        .await
-        .expect("upgraded");
-    let differences = store.schema_differences().await.expect("read");
-    assert_eq!(differences, Vec::<String>::new());
-    check(store.clone()).await;
-    store.close().await;
 }
 
-/// The one text that a query answers; none for NULL.
-pub(super) async fn answer(store: &SqlStore, sql: &str) -> Option<String> {
-    let statement = Statement::from_string(store.reader().get_database_backend(), sql.to_owned());
-    let row = store.reader().query_one_raw(statement).await.expect(sql);
-    row.expect("a row").try_get_by_index(0).expect("a text")
+/// The number of rows in all tables that hold any.
+async fn rows(store: &SqlStore) -> i64 {
+    let mut sum = 0;
+    for table in [
+        "org",
+        "operator",
+        "operator_key",
+        "node",
+        "invitation",
+        "device",
+        "device_alias",
+        "node_endpoint",
+        "binding",
+        "pairing",
+        "command",
+        "audit",
+    ] {
+        sum += number(store.writer(), &format!("SELECT count(*) FROM {table}")).await;
+    }
+    sum
+}
+
+async fn number(db: &DatabaseConnection, sql: &str) -> i64 {
+    let statement = Statement::from_string(db.get_database_backend(), sql.to_owned());
+    let row: Result<_, DbErr> = db.query_one_raw(statement).await;
+    let row = row.expect(sql).expect("a row");
+    row.try_get_by_index(0).expect("a number")
+}
+
+#[tokio::test]
+async fn every_migration_keeps_the_rows_of_the_schema_before_it() {
+    assert_eq!(ROWS.len(), STEPS.len(), "each schema has rows to keep");
+    on_both("upgrade", |store| async move {
+        for (step, own) in STEPS.into_iter().zip(ROWS) {
+            let first = step.name == STEPS[0].name;
+            let before = if first { 0 } else { rows(&store).await };
+            Migrator::up(store.writer(), Some(1))
+                .await
+                .expect(step.name);
+            assert_eq!(rows(&store).await, before, "{}", step.name);
+            populate(&store, own).await;
+        }
+        let differences = store.schema_differences().await.expect("read");
+        assert_eq!(differences, Vec::<String>::new());
+        store.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_later_migration_runs_on_a_populated_database() {
+    on_both("later", |store| async move {
+        Migrator::up(store.writer(), None).await.expect("migrated");
+        for own in ROWS {
+            populate(&store, own).await;
+        }
+        let before = rows(&store).await;
+        Longer::up(store.writer(), None).await.expect("upgraded");
+        assert_eq!(rows(&store).await, before);
+        let moved = "SELECT count(*) FROM device WHERE rack = 'A'";
+        assert_eq!(number(store.writer(), moved).await, 1);
+        let refused = store.check_schema().await;
+        assert!(matches!(refused, Err(crate::StoreError::NewerSchema(name)) if name == LATER.name));
+        store.close().await;
+    })
+    .await;
 }

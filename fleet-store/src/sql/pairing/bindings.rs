@@ -4,24 +4,18 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use fleet_core::{DeviceId, Endpoint, NodeId, OperatorId, OrgId, PairingStatus, Timestamp};
+use fleet_core::PairingStatus;
 use fleet_pairing::{BindDecision, Binding, ServerClaim, decide_bind, decide_bind_to_server};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, Set,
-    sea_query::{Expr, LockType, OnConflict},
-};
 
 use crate::{
-    Actor, AuditEntry, BindError, BoundDevice, Changed, DevicePairing, UnbindError, Who,
+    BindError, Bindings, BoundDevice, Changed, DevicePairing, DeviceRow, UnbindError,
     sql::{
-        audit, devices,
+        audit, devices, endpoints,
         entity::{
             binding, device, device_credential, device_pairing, node_endpoint, pairing_target,
         },
-        inserts, nodes, places,
-        transaction::{Failure, refuse},
-        value::{AsText, Micros},
+        inserts, nodes,
+        prelude::*,
     },
 };
 
@@ -64,95 +58,6 @@ pub(in crate::sql) fn bound(row: &binding::Model) -> Binding {
 /// The device as audit records name it.
 fn shown(device: &device::Model) -> String {
     format!("device {} ({})", device.id, device.identifier.0)
-}
-
-pub(super) async fn bind(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    node: NodeId,
-    device: DeviceId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<Changed, Failure<BindError>> {
-    let Some(row) = nodes::lock_of(tx, org, node).await? else {
-        return refuse(BindError::NodeNotFound(node));
-    };
-    let Some(found) = lock_device(tx, org, device).await? else {
-        return refuse(BindError::DeviceNotFound(device));
-    };
-    match decide_bind(node, row.state.0, binding_of(tx, device.0).await?) {
-        Err(why) => return refuse(BindError::Refused { device, why }),
-        Ok(BindDecision::Already) => return Ok(Changed::No),
-        Ok(BindDecision::Bind) => {}
-    }
-    let assigned_by = match actor.who {
-        Who::Operator(OperatorId(id)) => Some(id),
-        Who::Node(_) | Who::System | Who::Anonymous => None,
-    };
-    forget_credentials(tx, [device.0]).await?;
-    write_binding(tx, &found, Some(node), assigned_by, now).await?;
-    if let Some(ip) = attribute(tx, &found, node, now).await? {
-        return refuse(BindError::BeingDialed(ip));
-    }
-    let subject = format!("{} to node {node}", shown(&found));
-    let entry = AuditEntry::done(org, actor.clone(), "device.pair", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(Changed::Yes)
-}
-
-pub(super) async fn unbind(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    device: DeviceId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<Changed, Failure<UnbindError>> {
-    let Some(found) = lock_device(tx, org, device).await? else {
-        return refuse(UnbindError::NotFound(device));
-    };
-    if !release(tx, &[device.0], "unpaired before its result came").await? {
-        return Ok(Changed::No);
-    }
-    let entry = AuditEntry::done(org, actor.clone(), "device.unpair", shown(&found), now);
-    audit::write(tx, entry).await?;
-    Ok(Changed::Yes)
-}
-
-pub(super) async fn bind_to_server(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    device: DeviceId,
-    status: PairingStatus,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<Changed, Failure<BindError>> {
-    let Some(found) = lock_device(tx, org, device).await? else {
-        return refuse(BindError::DeviceNotFound(device));
-    };
-    let place = devices::endpoint(&found)?;
-    // The last lock: no node gets the place between the look at it and the end of this.
-    places::alone(tx, org).await?;
-    let claim = ServerClaim {
-        binding: binding_of(tx, device.0).await?,
-        owner: found.node_id.map(NodeId),
-        has_place: place.is_some(),
-        place_of: match place {
-            Some(place) => node_of_place(tx, org, place).await?,
-            None => None,
-        },
-    };
-    match decide_bind_to_server(claim) {
-        Err(why) => return refuse(BindError::Refused { device, why }),
-        Ok(BindDecision::Already) => return Ok(Changed::No),
-        Ok(BindDecision::Bind) => {}
-    }
-    forget_credentials(tx, [device.0]).await?;
-    write_binding(tx, &found, None, None, now).await?;
-    write_status(tx, org, [(device.0, status, String::new())], now).await?;
-    let subject = format!("{} by the server itself", shown(&found));
-    let entry = AuditEntry::done(org, actor.clone(), "device.pair", subject, now);
-    audit::write(tx, entry).await?;
-    Ok(Changed::Yes)
 }
 
 /// A node to which a place was ever attributed, on whatever port: a device that a node found at one port
@@ -213,8 +118,8 @@ pub(in crate::sql) async fn attribute(
             .exec(tx)
             .await?;
     }
-    let places = devices::endpoint(device)?.into_iter().collect();
-    places::attribute(tx, OrgId(device.org_id), node, &places, now).await
+    let endpoints = devices::endpoint(device)?.into_iter().collect();
+    endpoints::attribute(tx, OrgId(device.org_id), node, &endpoints, now).await
 }
 
 /// Sets where the pairing of devices stands. Each device at most once.
@@ -271,14 +176,14 @@ async fn release(
         .await?;
     forget_credentials(tx, ids()).await?;
     let withdrawn = pairing_target::ActiveModel {
-        told: Set(Some(AsText(PairingStatus::Unpaired))),
+        result: Set(Some(AsText(PairingStatus::Unpaired))),
         error: Set(why.to_owned()),
         ..Default::default()
     };
     let targets = pairing_target::Entity::update_many()
         .set(withdrawn)
         .filter(pairing_target::Column::DeviceId.is_in(ids()))
-        .filter(pairing_target::Column::Told.is_null())
+        .filter(pairing_target::Column::Result.is_null())
         .exec(tx)
         .await?;
     Ok(bindings.rows_affected + statuses.rows_affected + targets.rows_affected > 0)
@@ -345,46 +250,184 @@ pub(crate) async fn release_all_of(
 /// Well below the databases' limits of binds.
 const DEVICES_A_STATEMENT: usize = 10_000;
 
-pub(super) async fn bound_devices(
-    db: &impl ConnectionTrait,
-    org: OrgId,
-    node: Option<NodeId>,
-) -> Result<Vec<BoundDevice>, DbErr> {
-    let mut bindings = binding::Entity::find()
-        .filter(binding::Column::OrgId.eq(org.0))
-        .filter(binding::Column::NodeId.is_not_null());
-    if let Some(node) = node {
-        bindings = bindings.filter(binding::Column::NodeId.eq(node.0));
-    }
-    let bindings = bindings
-        .order_by_asc(binding::Column::DeviceId)
-        .all(db)
-        .await?;
-    let mut listed = Vec::with_capacity(bindings.len());
-    for part in bindings.chunks(DEVICES_A_STATEMENT) {
-        let models = device::Entity::find()
-            .filter(device::Column::Id.is_in(part.iter().map(|row| row.device_id)))
-            .filter(device::Column::DeletedAt.is_null())
-            .all(db)
-            .await?;
-        let mut devices: BTreeMap<i64, _> = devices::rows(db, models)
-            .await?
-            .into_iter()
-            .map(|device| (device.id.0, device))
-            .collect();
-        for row in part {
-            let (Some(device), Some(node)) = (devices.remove(&row.device_id), row.node_id) else {
-                continue;
+#[async_trait]
+impl Bindings for SqlStore {
+    async fn bind_device(
+        &self,
+        org: OrgId,
+        node: NodeId,
+        device: DeviceId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Changed, BindError> {
+        transaction!(self, "bind_device", |tx| {
+            let Some(row) = nodes::lock_of(tx, org, node).await? else {
+                return refuse(BindError::NodeNotFound(node));
             };
-            listed.push(BoundDevice {
-                device,
-                node: NodeId(node),
-                since: row.created_at.0,
-                assigned_by: row.assigned_by.map(OperatorId),
-            });
-        }
+            let Some(found) = lock_device(tx, org, device).await? else {
+                return refuse(BindError::DeviceNotFound(device));
+            };
+            match decide_bind(node, row.state.0, binding_of(tx, device.0).await?) {
+                Err(why) => return refuse(BindError::Refused { device, why }),
+                Ok(BindDecision::Already) => return Ok(Changed::No),
+                Ok(BindDecision::Bind) => {}
+            }
+            let assigned_by = match actor.who {
+                Who::Operator(OperatorId(id)) => Some(id),
+                Who::Node(_) | Who::System | Who::Anonymous => None,
+            };
+            forget_credentials(tx, [device.0]).await?;
+            write_binding(tx, &found, Some(node), assigned_by, now).await?;
+            if let Some(ip) = attribute(tx, &found, node, now).await? {
+                return refuse(BindError::BeingDialed(ip));
+            }
+            let subject = format!("{} to node {node}", shown(&found));
+            audit::done(tx, org, &actor, "device.pair", subject, now).await?;
+            Ok(Changed::Yes)
+        })
     }
-    Ok(listed)
+
+    async fn unbind_device(
+        &self,
+        org: OrgId,
+        device: DeviceId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Changed, UnbindError> {
+        transaction!(self, "unbind_device", |tx| {
+            let Some(found) = lock_device(tx, org, device).await? else {
+                return refuse(UnbindError::NotFound(device));
+            };
+            if !release(tx, &[device.0], "unpaired before its result came").await? {
+                return Ok(Changed::No);
+            }
+            audit::done(tx, org, &actor, "device.unpair", shown(&found), now).await?;
+            Ok(Changed::Yes)
+        })
+    }
+
+    async fn bind_to_server(
+        &self,
+        org: OrgId,
+        device: DeviceId,
+        status: PairingStatus,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<Changed, BindError> {
+        transaction!(self, "bind_to_server", |tx| {
+            let Some(found) = lock_device(tx, org, device).await? else {
+                return refuse(BindError::DeviceNotFound(device));
+            };
+            let place = devices::endpoint(&found)?;
+            // The last lock: no node gets the place between the look at it and the end of this.
+            endpoints::lock_exclusive(tx, org).await?;
+            let claim = ServerClaim {
+                binding: binding_of(tx, device.0).await?,
+                owner: found.node_id.map(NodeId),
+                has_place: place.is_some(),
+                place_of: match place {
+                    Some(place) => node_of_place(tx, org, place).await?,
+                    None => None,
+                },
+            };
+            match decide_bind_to_server(claim) {
+                Err(why) => return refuse(BindError::Refused { device, why }),
+                Ok(BindDecision::Already) => return Ok(Changed::No),
+                Ok(BindDecision::Bind) => {}
+            }
+            forget_credentials(tx, [device.0]).await?;
+            write_binding(tx, &found, None, None, now).await?;
+            write_status(tx, org, [(device.0, status, String::new())], now).await?;
+            let subject = format!("{} by the server itself", shown(&found));
+            audit::done(tx, org, &actor, "device.pair", subject, now).await?;
+            Ok(Changed::Yes)
+        })
+    }
+
+    async fn list_bound_devices(
+        &self,
+        org: OrgId,
+        node: Option<NodeId>,
+    ) -> Result<Vec<BoundDevice>, StoreError> {
+        let db = self.reader();
+        let read = async {
+            let mut bindings = binding::Entity::find()
+                .filter(binding::Column::OrgId.eq(org.0))
+                .filter(binding::Column::NodeId.is_not_null());
+            if let Some(node) = node {
+                bindings = bindings.filter(binding::Column::NodeId.eq(node.0));
+            }
+            let bindings = bindings
+                .order_by_asc(binding::Column::DeviceId)
+                .all(db)
+                .await?;
+            let mut listed = Vec::with_capacity(bindings.len());
+            for part in bindings.chunks(DEVICES_A_STATEMENT) {
+                let models = device::Entity::find()
+                    .filter(device::Column::Id.is_in(part.iter().map(|row| row.device_id)))
+                    .filter(device::Column::DeletedAt.is_null())
+                    .all(db)
+                    .await?;
+                let mut devices: BTreeMap<i64, _> = devices::rows(db, models)
+                    .await?
+                    .into_iter()
+                    .map(|device| (device.id.0, device))
+                    .collect();
+                for row in part {
+                    let (Some(device), Some(node)) = (devices.remove(&row.device_id), row.node_id)
+                    else {
+                        continue;
+                    };
+                    listed.push(BoundDevice {
+                        device,
+                        node: NodeId(node),
+                        since: row.created_at.0,
+                        assigned_by: row.assigned_by.map(OperatorId),
+                    });
+                }
+            }
+            Ok(listed)
+        };
+        read.await.during("list_bound_devices")
+    }
+
+    async fn list_found_devices(
+        &self,
+        org: OrgId,
+        node: Option<NodeId>,
+        after: DeviceId,
+        limit: u32,
+    ) -> Result<Vec<DeviceRow>, StoreError> {
+        let mut query = device::Entity::find()
+            .filter(device::Column::OrgId.eq(org.0))
+            .filter(device::Column::DeletedAt.is_null())
+            .filter(device::Column::Id.gt(after.0));
+        query = match node {
+            Some(node) => query.filter(device::Column::NodeId.eq(node.0)),
+            None => query.filter(device::Column::NodeId.is_not_null()),
+        };
+        let models = query
+            .order_by_asc(device::Column::Id)
+            .limit(u64::from(limit))
+            .all(self.reader())
+            .await;
+        let rows = match models {
+            Ok(models) => devices::rows(self.reader(), models).await,
+            Err(error) => Err(error),
+        };
+        rows.during("list_found_devices")
+    }
+
+    async fn pairings_of(
+        &self,
+        org: OrgId,
+        devices: &[DeviceId],
+    ) -> Result<BTreeMap<DeviceId, DevicePairing>, StoreError> {
+        let ids: Vec<i64> = devices.iter().map(|device| device.0).collect();
+        pairings(self.reader(), org, &ids)
+            .await
+            .during("pairings_of")
+    }
 }
 
 /// Where the pairing of devices stands: three queries for each ten thousand.

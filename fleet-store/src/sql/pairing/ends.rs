@@ -1,146 +1,99 @@
-//! How commands of pairing and pairing itself end: by ack, loss, deadline, cancel, revocation. A pairing
-//! ends in [`finish`] alone, which leaves no target without a word.
+//! How pairings end: by ack, loss, deadline, cancel or revocation. A pairing ends in [`finish`] alone,
+//! which gives every target a result.
 
 use fleet_core::{
-    CommandId, CommandState, DeviceId, NodeId, OrgId, PairingId, PairingStatus, Timestamp, limits,
+    PairingStatus,
     outcome::{Code, Grade, Verdict},
 };
 use fleet_pairing::{PairWord, decide_result};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait, Set,
-    sea_query::{LockType, OnConflict},
-};
 
 use super::{
     bindings::{lock_devices, pairings, write_status},
-    commands::{command_of, issued_parts, lock, lock_with_node, pairing_in_flight},
+    issued_parts, lock,
 };
-use crate::{
-    Actor, AuditEntry, CancelPairingError, StoreError,
-    sql::{
-        audit,
-        entity::{pairing, pairing_command, pairing_target},
-        inserts, nodes,
-        transaction::{Failure, refuse},
-        value::{AsText, Micros},
-    },
+use crate::sql::{
+    commands,
+    entity::{command, pairing, pairing_target},
+    inserts,
+    prelude::*,
 };
 
-/// How pairing ends that its operator has canceled.
+/// The end of a pairing that its operator has canceled.
 pub(super) fn canceled() -> (Code, String) {
-    (
-        Code::Canceled,
-        "canceled; what was paired stays paired".to_owned(),
-    )
+    let reason = "canceled; what was paired stays paired";
+    (Code::Canceled, reason.to_owned())
 }
 
-pub(crate) async fn end(
-    tx: &DatabaseTransaction,
-    id: PairingId,
-    code: Code,
-    reason: &str,
-    now: Timestamp,
-) -> Result<(), Failure<StoreError>> {
-    let Some(mut row) = lock_with_node(tx, id).await? else {
-        return Ok(());
-    };
-    let command = pairing_in_flight(tx, NodeId(row.node_id)).await?;
-    if let Some(command) = command.filter(|command| command.pairing_id == row.id) {
-        end_command(tx, &command, CommandState::Lost, now).await?;
-    }
-    finish(tx, &mut row, (code, reason.to_owned()), now).await?;
-    Ok(())
-}
-
-async fn end_command(
-    tx: &DatabaseTransaction,
-    command: &pairing_command::Model,
-    state: CommandState,
-    now: Timestamp,
-) -> Result<(), DbErr> {
-    let ended = pairing_command::ActiveModel {
-        state: Set(AsText(state)),
-        ended_at: Set(Some(Micros(now))),
-        ..Default::default()
-    };
-    pairing_command::Entity::update_many()
-        .set(ended)
-        .filter(pairing_command::Column::Id.eq(command.id))
-        .exec(tx)
-        .await?;
-    Ok(())
-}
-
-/// Ends a command that its node has had: devices of which it said nothing have failed. With the last
-/// part, with a failure, or when it was canceled, the pairing ends too.
+/// Ends a command that its node has received. Devices without a result have failed. With the last part,
+/// with a failure, or after a cancel, the pairing ends too.
 pub(crate) async fn conclude(
     tx: &DatabaseTransaction,
-    command: &pairing_command::Model,
+    command: &command::Model,
+    id: PairingId,
     state: CommandState,
     verdict: Verdict,
     now: Timestamp,
-) -> Result<Option<PairingId>, DbErr> {
-    let Some(mut row) = lock(tx, command.pairing_id.0).await? else {
-        return Ok(None);
+) -> Result<bool, DbErr> {
+    let Some(mut row) = lock(tx, id).await? else {
+        return Ok(false);
     };
-    end_command(tx, command, state, now).await?;
-    settle_silent(tx, &mut row, command, &verdict, now).await?;
-    let id = row.id.0;
-    let well = matches!(verdict.grade, Grade::Complete | Grade::Partial);
+    commands::end(tx, command, state, now).await?;
+    fail_unreported(tx, &mut row, command, &verdict, now).await?;
+    let succeeded = matches!(verdict.grade, Grade::Complete | Grade::Partial);
     let last = issued_parts(tx, id).await? >= row.parts;
     if row.canceled_at.is_some() {
         finish(tx, &mut row, canceled(), now).await?;
-    } else if !well {
+    } else if !succeeded {
         finish(tx, &mut row, (verdict.code, verdict.reason), now).await?;
     } else if last {
         finish(tx, &mut row, (Code::Ok, String::new()), now).await?;
     } else {
         save(tx, &row).await?;
     }
-    Ok(Some(id))
+    Ok(true)
 }
 
-async fn settle_silent(
+/// Records a failure for each device of a command that has no result.
+async fn fail_unreported(
     tx: &DatabaseTransaction,
     row: &mut pairing::Model,
-    command: &pairing_command::Model,
+    command: &command::Model,
     verdict: &Verdict,
     now: Timestamp,
 ) -> Result<(), DbErr> {
     let org = OrgId(row.org_id);
-    let mut rest = untold(tx, row, Some(command.part)).await?;
+    let mut rest = without_sequence(tx, row, Some(command.position)).await?;
     let ids: Vec<i64> = rest.iter().map(|target| target.device_id).collect();
     lock_devices(tx, org, ids.iter().copied()).await?;
-    // Again under the devices' locks: one of them may have been released meanwhile.
-    rest = untold(tx, row, Some(command.part)).await?;
+    // Read again under the devices' locks: one of them may have been released meanwhile.
+    rest = without_sequence(tx, row, Some(command.position)).await?;
     let known = pairings(tx, org, &ids).await?;
     let why = if verdict.reason.is_empty() {
-        "the node ended the command without a word about it"
+        "the node ended the command without a result for it"
     } else {
         verdict.reason.as_str()
     };
     let mut statuses = Vec::new();
     for target in &mut rest {
-        if target.told.is_some() {
+        if target.result.is_some() {
             continue;
         }
         let current = known
             .get(&DeviceId(target.device_id))
             .map_or(PairingStatus::Unpaired, |pairing| pairing.status);
         let settled = decide_result(PairWord::Silent, current);
-        target.told = Some(AsText(settled.told));
+        target.result = Some(AsText(settled.told));
         why.clone_into(&mut target.error);
         if settled.status != current {
             statuses.push((target.device_id, settled.status, why.to_owned()));
         }
     }
     write_status(tx, org, statuses, now).await?;
-    tell(tx, row, rest).await
+    publish(tx, row, rest).await
 }
 
-/// Ends a pairing, once: devices that were never sent, or not answered for, are told as failed and
-/// stay as they were.
+/// Ends a pairing, once. Devices that were never sent to the node, or have no result, are reported as
+/// failed and keep their status.
 pub(super) async fn finish(
     tx: &DatabaseTransaction,
     row: &mut pairing::Model,
@@ -150,22 +103,22 @@ pub(super) async fn finish(
     if row.ended_at.is_some() {
         return Ok(());
     }
-    let mut rest = untold(tx, row, None).await?;
+    let mut rest = without_sequence(tx, row, None).await?;
     for target in &mut rest {
-        if target.told.is_none() {
-            target.told = Some(AsText(PairingStatus::Failed));
+        if target.result.is_none() {
+            target.result = Some(AsText(PairingStatus::Failed));
             target.error = format!("not tried: {reason}");
         }
     }
-    tell(tx, row, rest).await?;
+    publish(tx, row, rest).await?;
     row.ended_at = Some(Micros(now));
     row.code = Some(code.as_str().to_owned());
     row.reason = reason;
     save(tx, row).await
 }
 
-/// Targets without a place in the order of results.
-async fn untold(
+/// Targets that are not yet in the sequence of results.
+async fn without_sequence(
     tx: &DatabaseTransaction,
     row: &pairing::Model,
     part: Option<i64>,
@@ -182,8 +135,8 @@ async fn untold(
         .await
 }
 
-/// Gives targets their places in the order of results and writes them.
-pub(super) async fn tell(
+/// Appends targets to the sequence of results and writes them.
+pub(super) async fn publish(
     tx: &DatabaseTransaction,
     row: &mut pairing::Model,
     targets: Vec<pairing_target::Model>,
@@ -194,14 +147,14 @@ pub(super) async fn tell(
         .map(|mut target| {
             row.last_sequence += 1;
             target.sequence = Some(row.last_sequence);
-            active(target)
+            inserts::every_column(target)
         })
         .collect();
     let by_key = OnConflict::columns([C::PairingId, C::DeviceId])
         .update_columns([
             C::Outcome,
             C::DefaultPassword,
-            C::Told,
+            C::Result,
             C::Error,
             C::Sequence,
         ])
@@ -209,30 +162,9 @@ pub(super) async fn tell(
     inserts::all_or(tx, rows, by_key).await
 }
 
-fn active(row: pairing_target::Model) -> pairing_target::ActiveModel {
-    pairing_target::ActiveModel {
-        pairing_id: Set(row.pairing_id),
-        device_id: Set(row.device_id),
-        org_id: Set(row.org_id),
-        part: Set(row.part),
-        identifier: Set(row.identifier),
-        ip: Set(row.ip),
-        port: Set(row.port),
-        scheme: Set(row.scheme),
-        driver: Set(row.driver),
-        manufacturer: Set(row.manufacturer),
-        firmware: Set(row.firmware),
-        outcome: Set(row.outcome),
-        default_password: Set(row.default_password),
-        told: Set(row.told),
-        error: Set(row.error),
-        sequence: Set(row.sequence),
-    }
-}
-
 pub(super) async fn save(tx: &DatabaseTransaction, row: &pairing::Model) -> Result<(), DbErr> {
     let changed = pairing::ActiveModel {
-        kept_until: Set(row.kept_until),
+        lease_until: Set(row.lease_until),
         canceled_at: Set(row.canceled_at),
         ended_at: Set(row.ended_at),
         code: Set(row.code.clone()),
@@ -248,15 +180,12 @@ pub(super) async fn save(tx: &DatabaseTransaction, row: &pairing::Model) -> Resu
     Ok(())
 }
 
-/// Ends the pairing of a node that is being revoked, under its lock.
+/// Ends the open pairing of a node that is being revoked, under the node's lock.
 pub(crate) async fn end_of_revoked(
     tx: &DatabaseTransaction,
     node: NodeId,
     now: Timestamp,
 ) -> Result<(), DbErr> {
-    if let Some(command) = pairing_in_flight(tx, node).await? {
-        end_command(tx, &command, CommandState::Ended, now).await?;
-    }
     let open = pairing::Entity::find()
         .filter(pairing::Column::NodeId.eq(node.0))
         .filter(pairing::Column::EndedAt.is_null())
@@ -270,114 +199,26 @@ pub(crate) async fn end_of_revoked(
     Ok(())
 }
 
-pub(crate) async fn cancel(
-    tx: &DatabaseTransaction,
-    org: OrgId,
-    id: PairingId,
-    actor: &Actor,
-    now: Timestamp,
-) -> Result<Option<(NodeId, CommandId)>, Failure<CancelPairingError>> {
-    let row = lock_with_node(tx, id).await?;
-    let Some(mut row) = row.filter(|row| row.org_id == org.0) else {
-        return refuse(CancelPairingError::NotFound(id));
-    };
-    if row.ended_at.is_some() {
-        return Ok(None);
-    }
-    let node = NodeId(row.node_id);
-    let command = pairing_in_flight(tx, node).await?;
-    if row.canceled_at.is_none() {
-        let subject = format!("pairing {id} on node {node}");
-        let entry = AuditEntry::done(org, actor.clone(), "pairing.cancel", subject, now);
-        audit::write(tx, entry).await?;
-        row.canceled_at = Some(Micros(now));
-    }
-    match command {
-        Some(command) => {
-            save(tx, &row).await?;
-            Ok(Some((node, command.id.0)))
-        }
-        None => {
-            finish(tx, &mut row, canceled(), now).await?;
-            Ok(None)
-        }
-    }
-}
-
-/// Commands of pairing that are past their deadline, with their nodes.
-pub(crate) async fn overdue(
-    db: &impl ConnectionTrait,
-    now: Timestamp,
-) -> Result<Vec<(NodeId, CommandId)>, DbErr> {
-    let rows = pairing_command::Entity::find()
-        .filter(pairing_command::Column::State.eq(AsText(CommandState::Issued)))
-        .filter(pairing_command::Column::Deadline.lte(Micros(now)))
-        .order_by_asc(pairing_command::Column::Deadline)
-        .select_only()
-        .columns([pairing_command::Column::NodeId, pairing_command::Column::Id])
-        .into_tuple::<(i64, AsText<CommandId>)>()
-        .all(db)
-        .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(node, command)| (NodeId(node), command.0))
-        .collect())
-}
-
-/// Ends a command that nobody acknowledged. Whether it was still in flight.
-pub(crate) async fn expire_command(
-    tx: &DatabaseTransaction,
-    node: NodeId,
-    id: CommandId,
-    now: Timestamp,
-) -> Result<bool, Failure<StoreError>> {
-    nodes::lock_any(tx, node.0).await?;
-    let command = command_of(tx, node, id).await?;
-    let Some(command) = command
-        .filter(|command| command.state.0 == CommandState::Issued && command.deadline.0 <= now)
-    else {
-        return Ok(false);
-    };
-    let minutes = limits::COMMAND_DEADLINE.as_secs() / 60;
-    let why = format!("the node gave no answer within {minutes} minutes");
-    let verdict = Verdict::failed(Code::DeadlineExceeded, why);
-    conclude(tx, &command, CommandState::Expired, verdict, now).await?;
-    Ok(true)
-}
-
-/// Pairing that waits for a server which does not drive it any more.
-pub(crate) async fn abandoned(
+/// Pairings whose server no longer renews their lease, with no command in flight.
+pub(super) async fn abandoned(
     db: &impl ConnectionTrait,
     now: Timestamp,
 ) -> Result<Vec<PairingId>, DbErr> {
-    let at_work = pairing_command::Entity::find()
+    let in_flight = command::Entity::find()
         .select_only()
-        .column(pairing_command::Column::PairingId)
-        .filter(pairing_command::Column::State.eq(AsText(CommandState::Issued)));
-    let rows = pairing::Entity::find()
+        .column(command::Column::PairingId)
+        .filter(command::Column::PairingId.is_not_null())
+        .filter(command::Column::State.eq(AsText(CommandState::Issued)));
+    let ids = pairing::Entity::find()
         .filter(pairing::Column::EndedAt.is_null())
-        .filter(pairing::Column::KeptUntil.lte(Micros(now)))
-        .filter(pairing::Column::Id.not_in_subquery(at_work.into_query()))
+        .filter(pairing::Column::LeaseUntil.lte(Micros(now)))
+        .filter(pairing::Column::Id.not_in_subquery(in_flight.into_query()))
         .order_by_asc(pairing::Column::Id)
+        .select_only()
+        .column(pairing::Column::Id)
+        .into_tuple::<String>()
         .all(db)
         .await?;
-    Ok(rows.into_iter().map(|row| row.id.0).collect())
-}
-
-/// Ends abandoned pairing, if that is still so: the credentials went with the server that had them.
-pub(crate) async fn give_up(
-    tx: &DatabaseTransaction,
-    id: PairingId,
-    now: Timestamp,
-) -> Result<(), Failure<StoreError>> {
-    let Some(mut row) = lock_with_node(tx, id).await? else {
-        return Ok(());
-    };
-    let busy = pairing_in_flight(tx, NodeId(row.node_id)).await?.is_some();
-    if busy || row.kept_until.0 > now {
-        return Ok(());
-    }
-    let why = "the server was restarted before it was sent, and keeps no passwords: run it again";
-    finish(tx, &mut row, (Code::Unavailable, why.to_owned()), now).await?;
-    Ok(())
+    let readable = |id: String| commands::read_id("pairing", &id);
+    Ok(ids.into_iter().filter_map(readable).collect())
 }

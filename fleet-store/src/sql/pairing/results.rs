@@ -1,74 +1,52 @@
-//! Recording what a node says of the devices that it was asked to pair: one transaction, each device
-//! judged under its lock by `fleet_pairing`.
+//! Records the results that a node reports of a pairing: one transaction, each device judged under its
+//! lock by `fleet_pairing`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_core::{
-    CommandState, DeviceId, NodeId, PairRejectReason, PairResult, PairingStatus, Serial,
-};
+use fleet_core::{PairRejectReason, PairResult, PairingStatus, Serial};
 use fleet_pairing::{Binding, PairWord, decide_result, may_settle};
-use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QuerySelect, Set,
-    sea_query::OnConflict,
-};
 
 use super::{
     bindings::{
         attribute, forget_credentials, lock_devices, pairings, write_binding, write_status,
     },
-    commands, ends,
+    ends,
 };
 use crate::{
-    Actor, AuditEntry, AuditResult, NewPairResults, PairResultsAnswer, PairRow, ReportError,
-    SealedCredentials, Who,
+    NewPairResults, PairRow, ReportError, SealedCredentials,
     sql::{
         audit, devices,
-        dispatch::count,
         entity::{device, device_credential, node, pairing, pairing_target},
-        inserts, nodes,
-        transaction::{Failure, refuse},
-        value::{AsText, Micros},
+        inserts,
+        prelude::*,
     },
 };
 
-pub(crate) async fn record(
+/// Judges and stores the results of one part. Returns how many were accepted and how many refused.
+pub(super) async fn record(
     tx: &DatabaseTransaction,
     new: &NewPairResults,
-) -> Result<PairResultsAnswer, Failure<ReportError>> {
-    let not_in_flight = ReportError::NotInFlight(new.command);
-    if nodes::lock_of(tx, new.org, new.node).await?.is_none() {
-        return refuse(not_in_flight);
-    }
-    let command = commands::command_of(tx, new.node, new.command).await?;
-    let Some(command) = command.filter(|command| command.state.0 == CommandState::Issued) else {
-        return refuse(not_in_flight);
-    };
-    let Some(mut row) = commands::lock(tx, command.pairing_id.0).await? else {
-        return refuse(not_in_flight);
-    };
-    let mut report = Report::load(tx, new, &row, command.part).await?;
+    pairing: &mut pairing::Model,
+    part: i64,
+) -> Result<(u64, u64), Failure<ReportError>> {
+    let mut report = Report::load(tx, new, pairing, part).await?;
     for row in &new.rows {
-        report.take(row);
+        report.judge(row);
     }
-    let (accepted, rejected) = (report.accepted, report.rejected());
-    report.save(tx, &mut row).await?;
-    ends::save(tx, &row).await?;
-    Ok(PairResultsAnswer {
-        accepted,
-        rejected,
-        pairing: row.id.0,
-    })
+    let counts = (report.accepted, report.rejected());
+    report.save(tx, pairing).await?;
+    Ok(counts)
 }
 
-/// A device of the command, as it is under its lock.
+/// A device of the command, read under its lock.
 struct Held {
     target: pairing_target::Model,
-    /// None when the record is gone.
+    /// `None` when the record was deleted.
     device: Option<device::Model>,
     binding: Binding,
     owner_live: bool,
     status: PairingStatus,
-    /// What is to be written, if anything.
+    /// The change to write, if any.
     change: Option<Change>,
 }
 
@@ -87,7 +65,7 @@ struct Report<'n> {
 }
 
 impl<'n> Report<'n> {
-    /// Loads the targets that the report names and locks their devices by id.
+    /// Loads the targets that the report names, and locks their devices in the order of their ids.
     async fn load(
         tx: &DatabaseTransaction,
         new: &'n NewPairResults,
@@ -118,7 +96,7 @@ impl<'n> Report<'n> {
                 .into_iter()
                 .map(|device| (device.id, device))
                 .collect();
-        // Again under the devices' locks: one of them may have been released meanwhile.
+        // Read again under the devices' locks: one of them may have been released meanwhile.
         let targets = of_part().all(tx).await?;
         let known = pairings(tx, new.org, &ids).await?;
         let live = live_owners(tx, devices.values()).await?;
@@ -148,10 +126,10 @@ impl<'n> Report<'n> {
         self.refused.values().map(|(count, _)| count).sum()
     }
 
-    fn take(&mut self, row: &Result<PairRow, (PairRejectReason, String)>) {
+    fn judge(&mut self, row: &Result<PairRow, (PairRejectReason, String)>) {
         let judged = match row {
             Ok(row) => self
-                .judge(row)
+                .decide(row)
                 .map_err(|reason| (reason, row.result.identifier.clone())),
             Err((reason, example)) => Err((*reason, example.clone())),
         };
@@ -164,33 +142,37 @@ impl<'n> Report<'n> {
         }
     }
 
-    fn judge(&mut self, row: &PairRow) -> Result<(), PairRejectReason> {
+    fn decide(&mut self, row: &PairRow) -> Result<(), PairRejectReason> {
         let result = &row.result;
         let Some(held) = self.held.get_mut(&result.identifier) else {
             return Err(PairRejectReason::NotAskedFor);
         };
-        let word = (Some(AsText(result.outcome)), result.default_password);
+        let reported = (Some(AsText(result.outcome)), result.default_password);
         if held.target.outcome.is_some() {
-            let same = word == (held.target.outcome, held.target.default_password);
+            let same = reported == (held.target.outcome, held.target.default_password);
             return if same {
                 Ok(())
             } else {
                 Err(PairRejectReason::AlreadyReported)
             };
         }
-        let Some(device) = held.device.as_ref().filter(|_| held.target.told.is_none()) else {
+        let Some(device) = held
+            .device
+            .as_ref()
+            .filter(|_| held.target.result.is_none())
+        else {
             return Err(PairRejectReason::Released);
         };
         let owner = device.node_id.map(NodeId);
         may_settle(self.new.node, held.binding, owner, held.owner_live)
             .map_err(PairRejectReason::Record)?;
-        let said = PairWord::Said {
+        let word = PairWord::Said {
             outcome: result.outcome,
             default_password: result.default_password,
         };
-        let settled = decide_result(said, held.status);
-        (held.target.outcome, held.target.default_password) = word;
-        held.target.told = Some(AsText(settled.told));
+        let settled = decide_result(word, held.status);
+        (held.target.outcome, held.target.default_password) = reported;
+        held.target.result = Some(AsText(settled.told));
         held.target.error.clone_from(&result.error);
         held.status = settled.status;
         held.change = Some(Change {
@@ -207,14 +189,14 @@ impl<'n> Report<'n> {
         pairing: &mut pairing::Model,
     ) -> Result<(), Failure<ReportError>> {
         let (org, node, now) = (self.new.org, self.new.node, self.new.now);
-        let (mut statuses, mut told, mut sealed) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut statuses, mut judged, mut sealed) = (Vec::new(), Vec::new(), Vec::new());
         let mut bound = 0_usize;
         for held in self.held.into_values() {
             let (Some(change), Some(device)) = (held.change, held.device) else {
                 continue;
             };
             statuses.push((device.id, held.status, held.target.error.clone()));
-            told.push(held.target);
+            judged.push(held.target);
             if change.bind {
                 bound += 1;
                 forget_credentials(tx, [device.id]).await?;
@@ -244,7 +226,7 @@ impl<'n> Report<'n> {
         inserts::all_or(tx, sealed, newest).await?;
         let results = statuses.len();
         write_status(tx, org, statuses, now).await?;
-        ends::tell(tx, pairing, told).await?;
+        ends::publish(tx, pairing, judged).await?;
         let subject = format!("pairing {} on node {node}", pairing.id.0);
         let actor = Actor {
             who: Who::Node(node),
@@ -252,8 +234,7 @@ impl<'n> Report<'n> {
         };
         if results > 0 {
             let done = format!("{subject}: {results} results, {bound} bound");
-            let entry = AuditEntry::done(org, actor.clone(), "pairing.result", done, now);
-            audit::write(tx, entry).await?;
+            audit::done(tx, org, &actor, "pairing.result", done, now).await?;
         }
         let refusal = |(reason, (times, example)): (PairRejectReason, (u64, String))| {
             let entry = AuditEntry {
@@ -272,7 +253,7 @@ impl<'n> Report<'n> {
     }
 }
 
-/// The owners among devices that are not revoked.
+/// The owners of these devices that are not revoked.
 async fn live_owners(
     tx: &DatabaseTransaction,
     devices: impl Iterator<Item = &device::Model>,
@@ -289,8 +270,8 @@ async fn live_owners(
     Ok(live.into_iter().collect())
 }
 
-/// Takes over what a device said behind its password; a blank never erases what was known. Its
-/// identity is settled by its next report.
+/// Stores the facts that a device gave after sign-in. An empty value never replaces a known one. The
+/// device's next report decides about its identity.
 async fn learn(
     tx: &DatabaseTransaction,
     device: &device::Model,

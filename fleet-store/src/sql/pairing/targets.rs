@@ -1,41 +1,40 @@
 //! What an operator's wish comes to: which devices a node may be asked to pair.
 
-use fleet_core::{DeviceFacts, DeviceId, NodeId, OrgId, PairingStatus};
+use fleet_core::{DeviceFacts, PairingStatus};
 use fleet_pairing::{Binding, NotPairable, PairCandidate, decide_target, decide_unpaired_target};
-use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait,
-};
 
 use super::bindings::pairings;
 use crate::{
-    PairTarget, PairTargets, PairWish,
+    PairSelection, PairTarget, PairTargets,
     sql::{
         devices,
         entity::{binding, device},
+        prelude::*,
     },
 };
 
 /// Devices that a wish may come to: what the node found and what is bound to it.
 const CANDIDATES: u64 = 65_536;
 
-pub(crate) async fn targets(
+pub(super) async fn select(
     db: &impl ConnectionTrait,
     org: OrgId,
     node: NodeId,
-    wish: &PairWish,
+    selection: &PairSelection,
 ) -> Result<PairTargets, DbErr> {
     let mut wanted = PairTargets::default();
     let mut named = Vec::new();
-    if !wish.identifiers.is_empty() {
+    if !selection.identifiers.is_empty() {
         let rows = device::Entity::find()
             .filter(device::Column::OrgId.eq(org.0))
             .filter(device::Column::DeletedAt.is_null())
-            .filter(device::Column::Identifier.is_in(wish.identifiers.iter().map(String::as_str)))
+            .filter(
+                device::Column::Identifier.is_in(selection.identifiers.iter().map(String::as_str)),
+            )
             .order_by_asc(device::Column::Id)
             .all(db)
             .await?;
-        for identifier in &wish.identifiers {
+        for identifier in &selection.identifiers {
             let known = rows
                 .iter()
                 .any(|row| row.identifier.0.to_string() == *identifier);
@@ -51,7 +50,7 @@ pub(crate) async fn targets(
         }
         named = rows;
     }
-    let all = if wish.all_unpaired {
+    let all = if selection.all_unpaired {
         candidates(db, org, node).await?
     } else {
         Vec::new()
@@ -81,7 +80,7 @@ pub(crate) async fn targets(
     }
     for row in all {
         let decided: Result<(), NotPairable> =
-            decide_unpaired_target(node, candidate(&row), wish.with_password);
+            decide_unpaired_target(node, candidate(&row), selection.with_password);
         if decided.is_ok() {
             wanted.targets.extend(target(row)?);
         }

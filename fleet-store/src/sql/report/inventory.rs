@@ -2,25 +2,23 @@
 //! `fleet_pairing` decides, and written at once.
 
 mod held;
-pub(in crate::sql) mod load;
-mod save;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_core::{
-    DeviceId, DeviceIdentifier, DeviceReport, Endpoint, OrgId, RejectReason, Timestamp,
-};
+use fleet_core::{DeviceReport, RejectReason};
 use fleet_pairing::{IdentityReason, Inventory as Rules, Refused, Rekey, ReportDecision, Reporter};
 use held::Held;
-use sea_orm::{DatabaseTransaction, DbErr};
 
 use crate::{
     NewReport,
     sql::{
         entity::{binding, device},
-        value::{AsText, Micros},
+        prelude::*,
     },
 };
+
+pub(in crate::sql) mod load;
+mod save;
 
 pub(super) struct Inventory {
     org: OrgId,
@@ -34,7 +32,7 @@ pub(super) struct Inventory {
     /// What another has.
     refused: Vec<(Endpoint, DeviceIdentifier, Refused)>,
     /// Places where the reporter was taken at its word.
-    places: BTreeSet<Endpoint>,
+    endpoints: BTreeSet<Endpoint>,
 }
 
 /// A record that goes by another name from now on, or that ended in another.
@@ -92,7 +90,7 @@ impl Inventory {
             bindings,
             changes: Vec::new(),
             refused: Vec::new(),
-            places: BTreeSet::new(),
+            endpoints: BTreeSet::new(),
         })
     }
 
@@ -134,7 +132,7 @@ impl Inventory {
         if let Some(held) = self.held.get_mut(&device) {
             held.learn(self.reporter.node, report, self.now);
         }
-        self.places.insert(report.endpoint);
+        self.endpoints.insert(report.endpoint);
         Ok(device)
     }
 
@@ -196,8 +194,8 @@ impl Inventory {
     }
 
     /// The places that are the reporter's from now on.
-    pub(super) fn places(&self) -> &BTreeSet<Endpoint> {
-        &self.places
+    pub(super) fn endpoints(&self) -> &BTreeSet<Endpoint> {
+        &self.endpoints
     }
 
     fn blank(&self, report: &DeviceReport) -> device::Model {

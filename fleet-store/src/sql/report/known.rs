@@ -3,15 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_core::{DeviceId, DeviceReport, Endpoint, RejectReason};
+use fleet_core::{DeviceReport, RejectReason};
 use fleet_discovery::KnownRow;
-use sea_orm::{ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter};
 
-use crate::sql::{
-    codec,
-    entity::{command, report_row},
-    value::AsText,
-};
+use crate::sql::{codec, entity::report_row, prelude::*};
 
 #[derive(Default)]
 pub(super) struct KnownRows {
@@ -23,20 +18,21 @@ impl KnownRows {
     /// One query for both.
     pub(super) async fn load(
         tx: &DatabaseTransaction,
-        command: &command::Model,
+        scan: ScanId,
+        command: AsText<CommandId>,
         reports: &[&DeviceReport],
     ) -> Result<Self, DbErr> {
-        let places: BTreeSet<_> = reports
+        let addresses: BTreeSet<_> = reports
             .iter()
             .map(|report| AsText(report.endpoint.ip))
             .collect();
         let mut known = Self::default();
-        if places.is_empty() {
+        if addresses.is_empty() {
             return Ok(known);
         }
         let rows = report_row::Entity::find()
-            .filter(report_row::Column::ScanId.eq(command.scan_id))
-            .filter(report_row::Column::Ip.is_in(places))
+            .filter(report_row::Column::ScanId.eq(AsText(scan)))
+            .filter(report_row::Column::Ip.is_in(addresses))
             .all(tx)
             .await?;
         for row in rows {
@@ -44,7 +40,7 @@ impl KnownRows {
                 ip: row.ip.0,
                 port: codec::read_port(row.port)?,
             };
-            if row.command_id == command.id {
+            if row.command_id == command {
                 known.of_command.insert(endpoint, of_stored(row));
             } else {
                 known.earlier.entry(endpoint).or_default().push(row);
@@ -53,12 +49,12 @@ impl KnownRows {
         Ok(known)
     }
 
-    /// What `admit` asks for.
+    /// The rows that `admit` needs.
     pub(super) fn of_command(&self) -> &BTreeMap<Endpoint, KnownRow> {
         &self.of_command
     }
 
-    /// Whether an earlier command of the scan stored this device at this place.
+    /// Whether an earlier command of the scan stored this device at this endpoint.
     pub(super) fn accepted_earlier(&self, report: &DeviceReport, device: DeviceId) -> bool {
         self.at(report).any(|row| row.device_id == Some(device.0))
     }

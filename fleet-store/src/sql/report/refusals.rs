@@ -4,19 +4,11 @@
 use std::collections::BTreeMap;
 
 use fleet_core::RejectReason;
-use sea_orm::{
-    DatabaseTransaction, DbErr, Set,
-    sea_query::{Alias, Expr, ExprTrait, OnConflict},
-};
+use sea_orm::sea_query::{Alias, ExprTrait};
 
 use crate::{
-    Actor, AuditEntry, AuditResult, NewReport, Who,
-    sql::{
-        audit,
-        dispatch::count,
-        entity::{command, report_refusal},
-        inserts,
-    },
+    NewReport,
+    sql::{audit, entity::report_refusal, inserts, prelude::*},
 };
 
 #[derive(Default)]
@@ -55,11 +47,11 @@ impl Refusals {
         &self,
         tx: &DatabaseTransaction,
         new: &NewReport,
-        command: &command::Model,
+        scan: ScanId,
     ) -> Result<(), DbErr> {
         use report_refusal::{Column, Entity};
         let tally = |(reason, counted): (&RejectReason, &Counted)| report_refusal::ActiveModel {
-            scan_id: Set(command.scan_id),
+            scan_id: Set(AsText(scan)),
             reason: Set(reason.as_str().to_owned()),
             count: Set(count(counted.fresh)),
             example: Set(counted.example.clone()),
@@ -84,7 +76,7 @@ impl Refusals {
                     from: new.from,
                 },
                 action: "report.refuse".into(),
-                subject: format!("command {} of scan {}", new.command, command.scan_id.0),
+                subject: format!("command {} of scan {}", new.command, scan),
                 result: AuditResult::Refused(format!("{reason}, such as {}", counted.example)),
                 at: new.now,
             };

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use fleet_core::{DeviceId, NodeId, PairingStatus};
 use fleet_store::{
-    BindError, Changed, DialRequest, Direct as _, Enrollment as _, NewSightings, Pairing as _,
+    BindError, Bindings as _, Changed, DialRequest, Direct as _, Enrollment as _, NewSightings,
     Sighted,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};

@@ -11,8 +11,9 @@ use fleet_core::{
 use fleet_discovery::{Mode, NodeProfile, PlanPolicy, ScanRequest, plan};
 use fleet_server::{Environment, SystemEnvironment};
 use fleet_store::{
-    Ack, Actor, Enrollment as _, Hello, NewCode, NewNode, NewOperator, NewReport, NewScan,
-    Operators as _, Queueing, ReportError, Scans as _, SqlStore, StreamClaim, Streams as _, Who,
+    Ack, Actor, Completion as _, Dispatch as _, Enrollment as _, Hello, Invitations as _, NewCode,
+    NewNode, NewOperator, NewReport, NewScan, Operators as _, Queueing, ReportError, Reports as _,
+    Scans as _, SqlStore, StreamClaim, Streams as _, Who,
 };
 
 /// An organization with one operator.

@@ -1,4 +1,4 @@
-//! The resolver over a simulated kernel: a table with a limit that drops silently what finds no room.
+//! The resolver over a simulated kernel: a table with a limit, which silently drops what finds no room.
 
 use std::net::Ipv4Addr;
 
@@ -6,30 +6,30 @@ use proptest::prelude::*;
 
 use super::{super::table::Entry, *};
 
-/// How long the kernel asks.
+/// How long the kernel waits for an answer.
 const HOLD: Duration = Duration::from_secs(3);
 
-/// Between two looks.
+/// Time between two views.
 const TICK: Duration = Duration::from_millis(20);
 
 struct Kernel {
     limit: usize,
     start: Instant,
     now: Instant,
-    /// Of each address since when, and what it answered.
+    /// For each address, the time of its entry and its answer.
     entries: BTreeMap<Ipv4Addr, (Instant, Option<Mac>)>,
-    /// Entries of others that never go away.
+    /// Entries of other programs that never expire.
     others: usize,
     fulls: u64,
-    /// Whether a sender is told that there is no room.
-    tells: bool,
+    /// Whether a sender gets an error when the table is full.
+    reports_full: bool,
     most_unresolved: usize,
     most_occupied: usize,
 }
 
 #[derive(Debug, Default)]
 struct Ran {
-    verdicts: BTreeMap<u32, Verdict>,
+    resolutions: BTreeMap<u32, Resolution>,
     overflows: usize,
     took: Duration,
 }
@@ -53,7 +53,7 @@ impl Kernel {
             entries: BTreeMap::new(),
             others,
             fulls: 0,
-            tells: false,
+            reports_full: false,
             most_unresolved: 0,
             most_occupied: 0,
         }
@@ -67,8 +67,8 @@ impl Kernel {
         }
     }
 
-    /// A packet is sent to a host that answers at once or never; whether the sender was told that there is no room.
-    fn poke(&mut self, host: u32, lives: bool) -> bool {
+    /// Sends a packet to a host that answers at once or never. Returns whether the sender got an error.
+    fn poke(&mut self, host: u32, exists: bool) -> bool {
         if self.entries.len() + self.others >= self.limit {
             let now = self.now;
             let goes = |since: Instant, mac: Option<Mac>| match mac {
@@ -79,9 +79,9 @@ impl Kernel {
         }
         if self.entries.len() + self.others >= self.limit {
             self.fulls += 1;
-            return self.tells;
+            return self.reports_full;
         }
-        let entry = (self.now, lives.then(|| mac(host)));
+        let entry = (self.now, exists.then(|| mac(host)));
         self.entries.insert(address(host), entry);
         false
     }
@@ -107,8 +107,8 @@ impl Kernel {
         }
     }
 
-    /// Resolves `hosts` hosts as if the table had `believed` entries.
-    fn run(&mut self, hosts: u32, believed: usize, lives: impl Fn(u32) -> bool) -> Ran {
+    /// Resolves `hosts` hosts. The resolver assumes a table of `believed` entries.
+    fn run(&mut self, hosts: u32, believed: usize, exists: impl Fn(u32) -> bool) -> Ran {
         let mut resolver = Resolver::new(believed);
         (0..hosts).for_each(|host| resolver.add(host));
         let mut ran = Ran::default();
@@ -120,14 +120,18 @@ impl Kernel {
             assert!(self.now < self.start + Duration::from_secs(3_600));
             let view = self.view();
             self.most_unresolved = self.most_unresolved.max(view.unresolved());
-            let looked = resolver.look(&view, host_of, self.now);
-            ran.overflows += usize::from(looked.overflow.is_some());
-            for (host, verdict) in looked.verdicts {
-                assert_eq!(ran.verdicts.insert(host, verdict), None, "host {host}");
+            let update = resolver.apply_view(&view, host_of, self.now);
+            ran.overflows += usize::from(update.overflow.is_some());
+            for (host, resolution) in update.resolutions {
+                assert_eq!(
+                    ran.resolutions.insert(host, resolution),
+                    None,
+                    "host {host}"
+                );
             }
-            while let Some(host) = resolver.want() {
-                let refused = self.poke(host, lives(host));
-                resolver.asked(refused);
+            while let Some(host) = resolver.next_host() {
+                let refused = self.poke(host, exists(host));
+                resolver.requested(refused);
             }
             self.most_occupied = self.most_occupied.max(self.view().occupied());
             self.now += TICK;
@@ -138,103 +142,103 @@ impl Kernel {
 }
 
 #[test]
-fn a_small_network_is_known_when_the_kernel_has_given_up_asking() {
+fn a_small_network_is_resolved_once_the_kernel_stops_asking() {
     let mut kernel = Kernel::new(1_024, 3);
     let ran = kernel.run(254, 1_024, |host| host % 10 == 0);
-    for (host, verdict) in &ran.verdicts {
-        let there = Verdict::There(mac(*host));
+    for (host, resolution) in &ran.resolutions {
+        let answered = Resolution::Answered(mac(*host));
         let expected = if host % 10 == 0 {
-            there
+            answered
         } else {
-            Verdict::Silent
+            Resolution::Silent
         };
-        assert_eq!(*verdict, expected);
+        assert_eq!(*resolution, expected);
     }
-    assert_eq!((ran.verdicts.len(), ran.overflows), (254, 0));
+    assert_eq!((ran.resolutions.len(), ran.overflows), (254, 0));
     assert!(ran.took < HOLD + TICK * 4, "{:?}", ran.took);
 }
 
 #[test]
-fn half_of_the_table_is_never_passed_by_what_does_not_answer() {
+fn silent_hosts_never_use_more_than_half_of_the_table() {
     let mut kernel = Kernel::new(1_024, 100);
     let ran = kernel.run(4_094, 1_024, |host| host % 100 == 0);
     assert_eq!(ran.overflows, 0);
     assert!(kernel.most_unresolved <= 512, "{}", kernel.most_unresolved);
-    let found = ran.verdicts.values();
-    let found = found.filter(|verdict| matches!(verdict, Verdict::There(_)));
+    let found = ran.resolutions.values();
+    let found = found.filter(|resolution| matches!(resolution, Resolution::Answered(_)));
     assert_eq!(found.count(), 41);
 }
 
 #[test]
-fn a_full_network_leaves_others_their_room() {
+fn a_full_network_leaves_room_for_other_programs() {
     let mut kernel = Kernel::new(1_024, 10);
     let ran = kernel.run(2_000, 1_024, |_| true);
-    assert_eq!((ran.verdicts.len(), ran.overflows), (2_000, 0));
+    assert_eq!((ran.resolutions.len(), ran.overflows), (2_000, 0));
     assert!(kernel.most_occupied <= 896, "{}", kernel.most_occupied);
     assert!(ran.took < Duration::from_secs(17), "{:?}", ran.took);
 }
 
 #[test]
-fn an_overflow_is_noticed_and_answered_by_asking_fewer_again() {
-    for tells in [false, true] {
+fn after_an_overflow_the_window_shrinks_and_hosts_are_requested_again() {
+    for reports_full in [false, true] {
         let mut kernel = Kernel::new(200, 20);
-        kernel.tells = tells;
+        kernel.reports_full = reports_full;
         let ran = kernel.run(1_000, 1_024, |host| host % 50 == 0);
         assert!(kernel.fulls > 0 && ran.overflows > 0);
-        assert_eq!(ran.verdicts.len(), 1_000);
-        for (host, verdict) in &ran.verdicts {
-            let there = Verdict::There(mac(*host));
+        assert_eq!(ran.resolutions.len(), 1_000);
+        for (host, resolution) in &ran.resolutions {
+            let answered = Resolution::Answered(mac(*host));
             let truth = if host % 50 == 0 {
-                there
+                answered
             } else {
-                Verdict::Silent
+                Resolution::Silent
             };
             assert!(
-                [truth, Verdict::Unsure].contains(verdict),
-                "{host} {verdict:?}"
+                [truth, Resolution::NoRoom].contains(resolution),
+                "{host} {resolution:?}"
             );
         }
-        let unsure = ran.verdicts.values();
-        let unsure = unsure
-            .filter(|verdict| **verdict == Verdict::Unsure)
+        let no_room = ran.resolutions.values();
+        let no_room = no_room
+            .filter(|resolution| **resolution == Resolution::NoRoom)
             .count();
-        assert!(unsure < 100, "{unsure}");
+        assert!(no_room < 100, "{no_room}");
     }
 }
 
 #[test]
-fn a_table_that_others_keep_full_ends_in_doubt_and_not_in_silence() {
+fn a_table_that_stays_full_gives_no_room_instead_of_silence() {
     let mut kernel = Kernel::new(1_024, 1_024);
     let ran = kernel.run(100, 1_024, |_| true);
     assert!(
-        ran.verdicts
+        ran.resolutions
             .values()
-            .all(|verdict| *verdict == Verdict::Unsure)
+            .all(|resolution| *resolution == Resolution::NoRoom)
     );
-    assert_eq!(ran.verdicts.len(), 100);
-    assert!(ran.took < PATIENCE + TICK * 3, "{:?}", ran.took);
+    assert_eq!(ran.resolutions.len(), 100);
+    assert!(ran.took < STUCK_LIMIT + TICK * 3, "{:?}", ran.took);
 }
 
 #[test]
-fn a_host_without_an_entry_though_there_was_room_is_left_to_a_connection() {
+fn a_host_without_an_entry_despite_free_room_is_left_to_a_connection() {
     let mut resolver = Resolver::new(1_024);
     resolver.add(7);
     let now = Instant::now();
-    assert_eq!(resolver.want(), None, "nothing is known of the table yet");
-    resolver.look(&View::default(), |_| None, now);
-    assert_eq!(resolver.want(), Some(7));
-    resolver.asked(false);
-    let looked = resolver.look(&View::default(), |_| None, now);
-    assert_eq!(looked.verdicts, [(7, Verdict::Unclear)]);
+    assert_eq!(resolver.next_host(), None, "no view of the table yet");
+    resolver.apply_view(&View::default(), |_| None, now);
+    assert_eq!(resolver.next_host(), Some(7));
+    resolver.requested(false);
+    let update = resolver.apply_view(&View::default(), |_| None, now);
+    assert_eq!(update.resolutions, [(7, Resolution::Unknown)]);
     assert!(resolver.is_idle());
 }
 
 #[test]
-fn who_gives_up_names_every_host_that_is_not_settled() {
+fn giving_up_returns_every_host_without_an_outcome() {
     let mut resolver = Resolver::new(1_024);
     (0..3).for_each(|host| resolver.add(host));
-    resolver.look(&View::default(), |_| None, Instant::now());
-    resolver.asked(false);
+    resolver.apply_view(&View::default(), |_| None, Instant::now());
+    resolver.requested(false);
     let mut left = resolver.give_up();
     left.sort_unstable();
     assert_eq!(left, [0, 1, 2]);
@@ -251,23 +255,23 @@ proptest! {
         others in 0usize..300,
         hosts in 0u32..1_500,
         every in 1u32..60,
-        tells: bool,
+        reports_full: bool,
     ) {
         let mut kernel = Kernel::new(limit, others);
-        kernel.tells = tells;
-        // An answer keeps its place for five seconds: through one or two places a large network takes hours.
+        kernel.reports_full = reports_full;
+        // An answer keeps its slot for five seconds, so a large network would take hours through one or two slots.
         let hosts = match limit.min(believed / 8 * 7).saturating_sub(others) {
             0 => hosts,
-            places => hosts.min(40 * places as u32),
+            slots => hosts.min(40 * slots as u32),
         };
         let ran = kernel.run(hosts, believed, |host| host % every == 0);
-        prop_assert_eq!(ran.verdicts.len(), hosts as usize);
-        for (host, verdict) in ran.verdicts {
-            match verdict {
-                Verdict::There(found) => prop_assert!(host % every == 0 && found == mac(host)),
-                Verdict::Silent => prop_assert!(host % every != 0),
-                Verdict::Unsure => prop_assert!(kernel.fulls > 0 || others > believed / 8 * 7),
-                Verdict::Unclear => prop_assert!(false, "there was no other reason than want of room"),
+        prop_assert_eq!(ran.resolutions.len(), hosts as usize);
+        for (host, resolution) in ran.resolutions {
+            match resolution {
+                Resolution::Answered(found) => prop_assert!(host % every == 0 && found == mac(host)),
+                Resolution::Silent => prop_assert!(host % every != 0),
+                Resolution::NoRoom => prop_assert!(kernel.fulls > 0 || others > believed / 8 * 7),
+                Resolution::Unknown => prop_assert!(false, "a full table is the only possible reason"),
             }
         }
     }

@@ -1,12 +1,8 @@
 //! A device in memory, as the rows of a report change it.
 
-use fleet_core::{DeviceIdentifier, DeviceReport, NodeId, Timestamp};
+use fleet_core::DeviceReport;
 
-use crate::sql::{
-    devices,
-    entity::device,
-    value::{AsText, Micros},
-};
+use crate::sql::{devices, entity::device, prelude::*};
 
 /// A device in memory. Until it is saved, a new one goes by the provisional id of the rules.
 pub(super) struct Held {

@@ -2,20 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_core::{DeviceId, DeviceReport, NodeId};
+use fleet_core::DeviceReport;
 use fleet_pairing::{Binding, DeviceRecord, Reporter, heir_identifier};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait,
-    sea_query::{LockType, UnionType},
-};
+use sea_orm::sea_query::UnionType;
 
 use crate::{
     NewReport,
     sql::{
         codec, devices,
         entity::{binding, device, node},
-        value::AsText,
+        prelude::*,
     },
 };
 

@@ -3,13 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use fleet_core::{DeviceId, DeviceIdentifier, Endpoint, limits};
 use fleet_pairing::Refused;
-use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, NotSet, QueryFilter, QueryOrder,
-    QuerySelect, Set,
-    sea_query::{Alias, Expr, ExprTrait, OnConflict},
-};
+use sea_orm::sea_query::{Alias, ExprTrait};
 
 use super::{
     Changed, Inventory, SavedIds,
@@ -18,8 +13,7 @@ use super::{
 use crate::sql::{
     entity::{binding, device, device_alias, identity_change, refused_device},
     inserts, pairing,
-    transaction::unreadable,
-    value::{AsText, Micros},
+    prelude::*,
 };
 
 impl Inventory {

@@ -1,0 +1,346 @@
+//! The rules of a scan between its plan and its end: when a node has room for it, what becomes of a
+//! chunk that a node lost or refused as busy, when waiting ends, and when refused rows end a command.
+//! The store loads and locks the rows, asks here, and writes the decision.
+
+use std::time::Duration;
+
+use fleet_core::{
+    ScanState, Timestamp, limits,
+    outcome::{Code, Conclusion, Verdict},
+};
+
+/// First and last ceiling of the wait after a BUSY answer. The first retry comes soon, since most
+/// commands take seconds. The last keeps a node that is busy for hours from being asked all the time.
+const BUSY_WAITS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// The work that a node has already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeLoad {
+    /// Whether a command is in flight or a pairing is open.
+    pub busy: bool,
+    /// Scans that have not ended, waiting ones included.
+    pub open_scans: u64,
+    /// Scans of which nothing has been issued yet.
+    pub queued_scans: u64,
+}
+
+/// Why a node has no room for another scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// The node works, and the scan does not queue.
+    Busy,
+    /// As many scans wait for the node as may.
+    QueueFull,
+}
+
+/// Checks that a node has room for a scan: an idle node for one that does not queue, otherwise a
+/// position in the node's queue.
+///
+/// # Errors
+///
+/// Returns the reason when there is no room.
+pub fn check_room(queues: bool, load: NodeLoad) -> Result<(), NoRoom> {
+    if !queues && (load.busy || load.open_scans > 0) {
+        return Err(NoRoom::Busy);
+    }
+    if queues && load.queued_scans >= limits::QUEUED_SCANS as u64 {
+        return Err(NoRoom::QueueFull);
+    }
+    Ok(())
+}
+
+/// A scan at the moment when something happens to one of its commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunningScan {
+    /// Whether it has not ended.
+    pub open: bool,
+    /// Whether its operator has canceled it.
+    pub canceling: bool,
+    /// Whether it waits for a busy node.
+    pub queues: bool,
+}
+
+/// What becomes of a chunk whose command brought no result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// The scan has ended, which nothing changes.
+    Ignore,
+    /// The chunk waits again, at once.
+    Retry,
+    /// The chunk waits again, and is not issued before this time has passed.
+    RetryAfter(Duration),
+    /// The chunk ends with this verdict.
+    Fail(Verdict),
+    /// Every chunk that has not ended gets the node's verdict, and the scan ends.
+    GiveUp,
+    /// The scan ends as canceled.
+    Cancel,
+}
+
+/// Decides what becomes of a chunk whose node has forgotten the command, as after a restart.
+pub fn on_lost(scan: RunningScan, attempts: u32) -> Unfinished {
+    if !scan.open {
+        return Unfinished::Ignore;
+    }
+    if scan.canceling {
+        return Unfinished::Cancel;
+    }
+    if attempts < limits::CHUNK_ATTEMPTS {
+        return Unfinished::Retry;
+    }
+    let reason = format!("not reached: the node lost it {attempts} times");
+    Unfinished::Fail(Verdict::failed(Code::Unavailable, reason))
+}
+
+/// Decides what becomes of a chunk whose node answered BUSY for the `busy_answers + 1`-th time in a row.
+/// The attempt does not count.
+pub fn on_busy(scan: RunningScan, busy_answers: u32) -> Unfinished {
+    if !scan.open {
+        return Unfinished::Ignore;
+    }
+    if scan.canceling {
+        return Unfinished::Cancel;
+    }
+    if !scan.queues {
+        return Unfinished::GiveUp;
+    }
+    let (first, last) = BUSY_WAITS;
+    let wait = first.saturating_mul(1 << busy_answers.min(16));
+    Unfinished::RetryAfter(wait.min(last))
+}
+
+/// An open scan as a sweep finds it.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitingScan {
+    /// Where it stands.
+    pub state: ScanState,
+    /// Whether it waits for a busy node.
+    pub queues: bool,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When its time in the queue is over.
+    pub queued_until: Timestamp,
+    /// Until when a node may stop by itself, after a cancel.
+    pub cancel_until: Option<Timestamp>,
+    /// Whether a command of it is in flight.
+    pub in_flight: bool,
+    /// Whether its node last answered BUSY.
+    pub was_busy: bool,
+    /// Whether a chunk of it has ended.
+    pub has_run: bool,
+}
+
+/// How a scan ends that has waited too long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// As canceled. A command in flight ends with it.
+    Cancel,
+    /// Every chunk that has not ended gets this verdict.
+    GiveUp(Verdict),
+    /// With this conclusion.
+    Finish(Conclusion),
+}
+
+/// Decides whether an open scan has waited too long. The deadline of a command in flight is not decided
+/// here.
+pub fn expiry(scan: &WaitingScan, now: Timestamp) -> Option<Expiry> {
+    if scan.cancel_until.is_some_and(|until| until <= now) {
+        return Some(Expiry::Cancel);
+    }
+    if scan.in_flight {
+        return None;
+    }
+    if scan.queued_until <= now {
+        let (code, why) = if scan.was_busy {
+            (
+                Code::ResourceExhausted,
+                "the node was busy until the scan's time in the queue was over",
+            )
+        } else {
+            (
+                Code::DeadlineExceeded,
+                "the node did not come before the scan's time in the queue was over",
+            )
+        };
+        return Some(if scan.has_run {
+            Expiry::GiveUp(Verdict::failed(code, why))
+        } else {
+            Expiry::Finish(Conclusion::new(ScanState::Expired, code, why))
+        });
+    }
+    let away = scan.created_at.plus(limits::NODE_AWAY) <= now;
+    if !scan.queues && scan.state == ScanState::Queued && away {
+        let why = "the node has no stream to the server";
+        let conclusion = Conclusion::new(ScanState::Failed, Code::FailedPrecondition, why);
+        return Some(Expiry::Finish(conclusion));
+    }
+    None
+}
+
+/// The conclusion of a scan that its operator has canceled.
+pub fn canceled() -> Conclusion {
+    let reason = "canceled; what was found is kept";
+    Conclusion::new(ScanState::Canceled, Code::Canceled, reason)
+}
+
+/// Whether so many rows of a command were refused that its node must be broken or hostile.
+pub fn is_flooded(refused_rows: u64, quota: u64) -> bool {
+    let bound = quota
+        .saturating_mul(limits::REFUSED_ROWS_FACTOR as u64)
+        .max(limits::REFUSED_ROWS_FLOOR as u64);
+    refused_rows > bound
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPEN: RunningScan = RunningScan {
+        open: true,
+        canceling: false,
+        queues: true,
+    };
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_micros(0).plus(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_scan_that_does_not_queue_needs_an_idle_node() {
+        let full = limits::QUEUED_SCANS as u64;
+        for (queues, busy, open_scans, queued_scans, expected) in [
+            (false, false, 0, 0, Ok(())),
+            (false, true, 0, 0, Err(NoRoom::Busy)),
+            (false, false, 1, 1, Err(NoRoom::Busy)),
+            (true, true, full, full - 1, Ok(())),
+            (true, false, full, full, Err(NoRoom::QueueFull)),
+        ] {
+            let load = NodeLoad {
+                busy,
+                open_scans,
+                queued_scans,
+            };
+            assert_eq!(check_room(queues, load), expected, "{queues} {load:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_chunk_is_retried_until_its_attempts_are_used_up() {
+        let ended = RunningScan {
+            open: false,
+            ..OPEN
+        };
+        let canceling = RunningScan {
+            canceling: true,
+            ..OPEN
+        };
+        for (scan, attempts, expected) in [
+            (OPEN, 1, Unfinished::Retry),
+            (OPEN, limits::CHUNK_ATTEMPTS - 1, Unfinished::Retry),
+            (
+                OPEN,
+                limits::CHUNK_ATTEMPTS,
+                Unfinished::Fail(Verdict::failed(
+                    Code::Unavailable,
+                    "not reached: the node lost it 3 times",
+                )),
+            ),
+            (canceling, 1, Unfinished::Cancel),
+            (ended, 1, Unfinished::Ignore),
+        ] {
+            assert_eq!(on_lost(scan, attempts), expected, "{scan:?} {attempts}");
+        }
+    }
+
+    #[test]
+    fn waits_double_with_every_busy_answer_up_to_a_minute() {
+        let wait = |seconds| Unfinished::RetryAfter(Duration::from_secs(seconds));
+        for (answers, expected) in [(0, 2), (1, 4), (4, 32), (5, 60), (40, 60)] {
+            assert_eq!(on_busy(OPEN, answers), wait(expected), "{answers}");
+        }
+        let impatient = RunningScan {
+            queues: false,
+            ..OPEN
+        };
+        assert_eq!(on_busy(impatient, 0), Unfinished::GiveUp);
+        let canceling = RunningScan {
+            canceling: true,
+            ..OPEN
+        };
+        assert_eq!(on_busy(canceling, 0), Unfinished::Cancel);
+        let ended = RunningScan {
+            open: false,
+            ..OPEN
+        };
+        assert_eq!(on_busy(ended, 0), Unfinished::Ignore);
+    }
+
+    #[test]
+    fn a_waiting_scan_expires_by_cancel_queue_time_or_absence() {
+        let waiting = WaitingScan {
+            state: ScanState::Queued,
+            queues: true,
+            created_at: at(0),
+            queued_until: at(1_000),
+            cancel_until: None,
+            in_flight: false,
+            was_busy: false,
+            has_run: false,
+        };
+        let finish = |state, code| move |expiry: &Expiry| matches!(expiry, Expiry::Finish(end) if end.state == state && end.code == code);
+        let expired = |scan: WaitingScan, now| expiry(&scan, at(now));
+        assert_eq!(expired(waiting, 999), None);
+        let end = expired(waiting, 1_000).expect("an end");
+        assert!(finish(ScanState::Expired, Code::DeadlineExceeded)(&end));
+        let busy = WaitingScan {
+            was_busy: true,
+            ..waiting
+        };
+        let end = expired(busy, 1_000).expect("an end");
+        assert!(finish(ScanState::Expired, Code::ResourceExhausted)(&end));
+        let has_run = WaitingScan {
+            has_run: true,
+            ..waiting
+        };
+        assert!(matches!(expired(has_run, 1_000), Some(Expiry::GiveUp(_))));
+        let in_flight = WaitingScan {
+            in_flight: true,
+            ..waiting
+        };
+        assert_eq!(expired(in_flight, 1_000), None);
+        let canceled = WaitingScan {
+            cancel_until: Some(at(10)),
+            ..in_flight
+        };
+        assert_eq!(expired(canceled, 9), None);
+        assert_eq!(expired(canceled, 10), Some(Expiry::Cancel));
+        let impatient = WaitingScan {
+            queues: false,
+            ..waiting
+        };
+        let away = limits::NODE_AWAY.as_secs();
+        assert_eq!(expired(impatient, away - 1), None);
+        let end = expired(impatient, away).expect("an end");
+        assert!(finish(ScanState::Failed, Code::FailedPrecondition)(&end));
+        let running = WaitingScan {
+            state: ScanState::Running,
+            ..impatient
+        };
+        assert_eq!(expired(running, away), None);
+    }
+
+    #[test]
+    fn a_command_is_flooded_past_a_multiple_of_its_quota_and_never_below_the_floor() {
+        let floor = limits::REFUSED_ROWS_FLOOR as u64;
+        let factor = limits::REFUSED_ROWS_FACTOR as u64;
+        for (refused, quota, expected) in [
+            (floor, 1, false),
+            (floor + 1, 1, true),
+            (floor + 1, floor, false),
+            (floor * factor + 1, floor, true),
+            (u64::MAX, u64::MAX, false),
+        ] {
+            assert_eq!(is_flooded(refused, quota), expected, "{refused} of {quota}");
+        }
+    }
+}

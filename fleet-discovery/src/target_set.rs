@@ -1,0 +1,299 @@
+//! The written form of several targets: lists, ranges and excludes. Start with [`TargetSet`].
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use fleet_core::{canonical, limits, parse_literal};
+
+use crate::{
+    AddressList, HostName, Target, TargetError, TargetErrorKind,
+    target::{decimal, network},
+};
+
+/// Targets as an operator writes them, in the same form in the CLI, the page and the API.
+///
+/// Entries are separated by blanks, commas or lines; `#` begins a comment. An entry is a [`Target`], a range
+/// (`10.0.0.5-10.0.1.9`, `10.0.0.5..10.0.1.9`), ranges of octets (`10.244.101-102.*`), or a network with a mask
+/// (`10.0.0.0/255.255.255.0`). An entry behind `!` is excluded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TargetSet {
+    included: Vec<TargetEntry>,
+    excluded: Vec<TargetEntry>,
+}
+
+/// One entry of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetEntry {
+    /// A single target.
+    Target(Target),
+    /// All addresses from the first to the last.
+    Range(IpAddr, IpAddr),
+    /// All addresses whose octets lie between these pairs.
+    Octets([(u8, u8); 4]),
+}
+
+impl TargetSet {
+    /// Reads entries from texts, each of which holds any number of them.
+    ///
+    /// # Errors
+    ///
+    /// The first entry that is not well-formed, with the accepted form.
+    pub fn parse<S: AsRef<str>>(texts: &[S]) -> Result<Self, TargetError> {
+        let mut set = Self::default();
+        let lines = texts.iter().flat_map(|text| text.as_ref().lines());
+        let entries = lines
+            .map(|line| line.split('#').next().unwrap_or_default())
+            .flat_map(|line| line.split(|c: char| c.is_whitespace() || c == ','))
+            .filter(|entry| !entry.is_empty());
+        for written in entries {
+            let (excluded, text) = match written.strip_prefix('!') {
+                Some(rest) => (true, rest),
+                None => (false, written),
+            };
+            let entry = read(text).map_err(|kind| TargetError::new(written, kind))?;
+            if !excluded {
+                set.included.push(entry);
+            } else if entry.is_fixed() {
+                set.excluded.push(entry);
+            } else {
+                return Err(TargetError::new(written, TargetErrorKind::Exclude));
+            }
+        }
+        Ok(set)
+    }
+
+    /// The target, if the set is a single one without excludes.
+    pub fn single(&self) -> Option<&Target> {
+        match (&*self.included, &*self.excluded) {
+            ([TargetEntry::Target(target)], []) => Some(target),
+            _ => None,
+        }
+    }
+
+    /// The included entries, in the order in which they were written.
+    pub fn included(&self) -> &[TargetEntry] {
+        &self.included
+    }
+
+    /// The excluded entries.
+    pub fn excluded(&self) -> &[TargetEntry] {
+        &self.excluded
+    }
+
+    /// The included host names.
+    pub fn names(&self) -> impl Iterator<Item = &HostName> {
+        self.included.iter().filter_map(|entry| match entry {
+            TargetEntry::Target(Target::Name(name)) => Some(name),
+            _ => None,
+        })
+    }
+}
+
+impl TargetEntry {
+    /// How many addresses the entry has; 0 if they are unknown yet.
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Target(target) => target.addresses().map_or(0, |addresses| addresses.len()),
+            Self::Range(IpAddr::V4(first), IpAddr::V4(last)) => {
+                u64::from(last.to_bits()) - u64::from(first.to_bits()) + 1
+            }
+            Self::Range(first, last) => match AddressList::span(*first, *last) {
+                Some(addresses) => addresses.len(),
+                None => u64::MAX,
+            },
+            Self::Octets(octets) => octets
+                .iter()
+                .map(|(first, last)| u64::from(last - first) + 1)
+                .product(),
+        }
+    }
+
+    /// Its addresses, network and broadcast address included; none if they are unknown yet, or more than a scan takes.
+    pub fn addresses(&self) -> Option<AddressList> {
+        match self {
+            Self::Target(target) => target.addresses(),
+            Self::Range(first, last) => AddressList::span(*first, *last),
+            Self::Octets([a, b, c, d]) if self.count() <= limits::SCAN_TARGETS as u64 => {
+                let mut all = Vec::new();
+                for a in a.0..=a.1 {
+                    for b in b.0..=b.1 {
+                        for c in c.0..=c.1 {
+                            let host = |d| IpAddr::from(Ipv4Addr::new(a, b, c, d));
+                            all.extend((d.0..=d.1).map(host));
+                        }
+                    }
+                }
+                Some(all.into_iter().collect())
+            }
+            Self::Octets(_) => None,
+        }
+    }
+
+    /// Whether its addresses are known without a node.
+    fn is_fixed(&self) -> bool {
+        !matches!(self, Self::Target(Target::Name(_) | Target::LocalSubnet))
+    }
+}
+
+impl fmt::Display for TargetEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Target(target) => target.fmt(f),
+            Self::Range(first, last) => write!(f, "{first}-{last}"),
+            Self::Octets(octets) => {
+                for (at, (first, last)) in octets.iter().enumerate() {
+                    let dot = if at == 0 { "" } else { "." };
+                    match (first, last) {
+                        (0, 255) => write!(f, "{dot}*")?,
+                        (first, last) if first == last => write!(f, "{dot}{first}")?,
+                        (first, last) => write!(f, "{dot}{first}-{last}")?,
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn read(text: &str) -> Result<TargetEntry, TargetErrorKind> {
+    match text.parse::<Target>() {
+        Ok(target) => Ok(TargetEntry::Target(target)),
+        Err(error) => range(text)
+            .or_else(|| octets(text).map(Ok))
+            .or_else(|| masked(text))
+            .unwrap_or(Err(error.kind())),
+    }
+}
+
+/// `FIRST..LAST` or `FIRST-LAST` of two addresses.
+fn range(text: &str) -> Option<Result<TargetEntry, TargetErrorKind>> {
+    let (first, last) = text.split_once("..").or_else(|| text.split_once('-'))?;
+    let (first, last) = (parse_literal(first)?, parse_literal(last)?);
+    let (first, last) = (canonical(first), canonical(last));
+    Some(if first.is_ipv4() == last.is_ipv4() && first <= last {
+        Ok(TargetEntry::Range(first, last))
+    } else {
+        Err(TargetErrorKind::RangeOrder)
+    })
+}
+
+/// Four octets, each a decimal, a range of decimals, or `*`.
+fn octets(text: &str) -> Option<TargetEntry> {
+    let mut octets = [(0, 0); 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let part = parts.next()?;
+        *octet = match part.split_once('-') {
+            _ if part == "*" => (0, 255),
+            Some((first, last)) => (decimal(first)?, decimal(last)?),
+            None => (decimal(part)?, decimal(part)?),
+        };
+        if octet.0 > octet.1 {
+            return None;
+        }
+    }
+    parts
+        .next()
+        .is_none()
+        .then_some(TargetEntry::Octets(octets))
+}
+
+/// A network with a contiguous mask, such as `10.0.0.0/255.255.255.0`.
+fn masked(text: &str) -> Option<Result<TargetEntry, TargetErrorKind>> {
+    let (address, mask) = text.split_once('/')?;
+    let Some(IpAddr::V4(mask)) = parse_literal(mask) else {
+        return None;
+    };
+    let prefix = mask.to_bits().leading_ones();
+    Some(if mask.to_bits().count_ones() == prefix {
+        network(address, &prefix.to_string()).map(TargetEntry::Target)
+    } else {
+        Err(TargetErrorKind::Mask)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The entries in canonical form, excluded ones behind `!`.
+    fn written(text: &str) -> Result<String, TargetErrorKind> {
+        let set = TargetSet::parse(&[text]).map_err(|error| error.kind())?;
+        let included = set.included().iter().map(ToString::to_string);
+        let excluded = set.excluded().iter().map(|entry| format!("!{entry}"));
+        Ok(included.chain(excluded).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn entries_are_separated_by_blanks_commas_and_lines() {
+        for (text, expected) in [
+            ("", ""),
+            ("10.0.0.7", "10.0.0.7"),
+            (
+                "10.0.0.7, rig-1.lan\n10.0.1.0/24",
+                "10.0.0.7 rig-1.lan 10.0.1.0/24",
+            ),
+            (
+                "10.0.0.7,,10.0.0.8 # the door\n# nothing",
+                "10.0.0.7 10.0.0.8",
+            ),
+            (
+                "!10.0.0.9 10.0.0.0/24 !10.0.0.200-210",
+                "10.0.0.0/24 !10.0.0.9 !10.0.0.200-210",
+            ),
+        ] {
+            assert_eq!(written(text), Ok(expected.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_a_range_is_accepted() {
+        for (text, expected, count) in [
+            ("10.0.0.1..10.0.0.3", "10.0.0.1-10.0.0.3", 3),
+            ("10.0.0.1-10.0.0.9", "10.0.0.1-10.0.0.9", 9),
+            ("10.0.1.0..10.0.1.2", "10.0.1.0-10.0.1.2", 3),
+            ("10.0.0.5-40", "10.0.0.5-40", 36),
+            ("10.244.101-102.0-255", "10.244.101-102.*", 512),
+            ("10.0.0.*", "10.0.0.*", 256),
+            ("192.168.22.128/255.255.255.128", "192.168.22.128/25", 128),
+            ("fd00::1-fd00::9", "fd00::1-fd00::9", 9),
+        ] {
+            let set = TargetSet::parse(&[text]).expect(text);
+            let [entry] = set.included() else {
+                panic!("{text}: {set:?}")
+            };
+            assert_eq!(
+                (entry.to_string().as_str(), entry.count()),
+                (expected, count)
+            );
+            assert_eq!(
+                entry.addresses().map(|list| list.len()),
+                Some(count),
+                "{text}"
+            );
+            assert_eq!(TargetSet::parse(&[expected]), Ok(set), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_entry_is_refused_with_its_reason() {
+        use TargetErrorKind as Kind;
+        for (text, expected) in [
+            ("10.0.0.9-10.0.0.1", Kind::RangeOrder),
+            ("10.0.0.1-fd00::1", Kind::RangeOrder),
+            ("10.0.0.0/255.0.255.0", Kind::Mask),
+            ("10.0.0.0/255.0.0.0", Kind::TooWide(8)),
+            ("!rig-1.lan", Kind::Exclude),
+            ("!", Kind::Empty),
+            ("10.0.0.300", Kind::NumericLookAlike),
+            ("10.0.0.*.1", Kind::Character('*')),
+            ("10.0.0.0/24;10.0.1.0/24", Kind::Several),
+        ] {
+            assert_eq!(written(text), Err(expected), "{text}");
+        }
+        let error = TargetSet::parse(&["10.0.0.1 !rig.lan"]).expect_err("a name");
+        assert!(error.to_string().starts_with("`!rig.lan` "), "{error}");
+    }
+}

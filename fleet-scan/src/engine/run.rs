@@ -1,0 +1,519 @@
+//! One running scan: takes the events of the sweep, runs drivers on open connections, and sends what it finds.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use fleet_core::{Endpoint, Mac, Port};
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Scanner,
+    host::{Host, PortVerdict},
+    identify::{self, DriverFailure, Identified, identify, identify_external},
+    onlink::Neighbor,
+    sweep::{Absence, Lease, Reach, Sweep, SweepEvent},
+    targets::Targets,
+    unidentified::UnidentifiedHosts,
+};
+use crate::{
+    dial::Dialer,
+    driver::DriverSet,
+    job::{
+        FoundDevice, Interruption, ScanEvent, ScanJob, ScanOptions, ScanPhase, ScanProgress,
+        ScanSummary,
+    },
+    mdns::{Listener, MdnsEvent},
+    notes::Notes,
+};
+
+/// How often progress is sent.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long a device that reports no identity waits for its hardware address.
+const IDENTITY_WAIT: Duration = Duration::from_secs(5);
+
+/// Batches of sweep events that may wait.
+const SWEEP_BATCHES: usize = 8;
+
+/// What the drivers made of a port, or external drivers of a host.
+enum Answered {
+    Port(u32, u8, Identified),
+    External(u32, u8, Identified),
+}
+
+pub(super) struct Run {
+    options: ScanOptions,
+    drivers: Arc<DriverSet>,
+    /// The targets as the job lists them.
+    requested_targets: Vec<IpAddr>,
+    targets: Arc<Targets>,
+    ports: Arc<[Port]>,
+    /// The job names the ports by number; otherwise they are defaults.
+    ports_requested: bool,
+    precedences: Vec<u8>,
+    hosts: Vec<Host>,
+    dialer: Arc<Dialer>,
+    sink: mpsc::Sender<ScanEvent>,
+    cancel: CancellationToken,
+    deadline: Instant,
+    sweep: Sweep,
+    /// None once listening has ended.
+    listener: Option<Listener>,
+    /// The hardware address of each host on the link, once all are known.
+    neighbors: Option<BTreeMap<u32, Neighbor>>,
+    /// Devices that wait for their hardware address, with the time of their arrival.
+    nameless: VecDeque<(Instant, u32, FoundDevice)>,
+    identifying: JoinSet<Answered>,
+    notes: Notes,
+    /// The host that first showed each MAC.
+    macs: BTreeMap<Mac, IpAddr>,
+    unidentified: UnidentifiedHosts,
+    done: u64,
+    found: u64,
+    driver_crashes: u64,
+    interrupted: Option<Interruption>,
+}
+
+impl Run {
+    /// Starts the sweep and returns the future that drives the scan. Dropping the future stops the sweep.
+    ///
+    /// # Errors
+    /// When the system provides no poller or no thread.
+    pub(super) fn start(
+        scanner: &Scanner,
+        job: ScanJob,
+        ports: Vec<Port>,
+        ports_requested: bool,
+        sink: mpsc::Sender<ScanEvent>,
+        cancel: CancellationToken,
+    ) -> io::Result<impl Future<Output = ()> + use<>> {
+        let targets = Arc::new(Targets::new(&job.targets));
+        let ports: Arc<[Port]> = ports.into();
+        let dialer = Arc::new(Dialer::new(&scanner.options, job.guard));
+        let (out, events) = mpsc::channel(SWEEP_BATCHES);
+        let sweep = Sweep::start(
+            Arc::clone(&targets),
+            Arc::clone(&ports),
+            Arc::clone(&dialer),
+            &scanner.options,
+            job.listen.is_some(),
+            out,
+        )?;
+        let listener = job
+            .listen
+            .map(|listen| Listener::start(listen, targets.len()));
+        let precedence = |port: &Port| scanner.drivers.precedence_at(*port);
+        let run = Self {
+            options: scanner.options.clone(),
+            drivers: Arc::clone(&scanner.drivers),
+            requested_targets: job.targets,
+            ports_requested,
+            precedences: ports.iter().map(precedence).collect(),
+            hosts: vec![Host::new(ports.len()); targets.len()],
+            targets,
+            ports,
+            dialer,
+            sink,
+            cancel,
+            deadline: Instant::now() + job.budget,
+            sweep,
+            listener,
+            neighbors: None,
+            nameless: VecDeque::new(),
+            identifying: JoinSet::new(),
+            notes: Notes::default(),
+            macs: BTreeMap::new(),
+            unidentified: UnidentifiedHosts::default(),
+            done: 0,
+            found: 0,
+            driver_crashes: 0,
+            interrupted: None,
+        };
+        Ok(run.drive(events))
+    }
+
+    async fn drive(mut self, mut events: mpsc::Receiver<Vec<SweepEvent>>) {
+        let mut tick = interval(PROGRESS_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let cancel = self.cancel.clone();
+        self.note_broken_drivers().await;
+        let mut sweeping = true;
+        while self.interrupted.is_none() && (sweeping || !self.identifying.is_empty()) {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => self.interrupt(Interruption::Canceled),
+                () = sleep_until(self.deadline) => self.interrupt(Interruption::BudgetSpent),
+                _ = tick.tick() => {
+                    self.deliver_nameless(Some(IDENTITY_WAIT)).await;
+                    self.send_progress(sweeping);
+                }
+                Some(answered) = self.identifying.join_next(), if !self.identifying.is_empty() => {
+                    if let Ok(answered) = answered {
+                        self.identified(answered).await;
+                    }
+                }
+                batch = events.recv(), if sweeping => match batch {
+                    Some(batch) => self.handle(batch).await,
+                    None => sweeping = false,
+                },
+                Some(event) = next_announcement(&mut self.listener) => self.handle_mdns(event).await,
+            }
+        }
+        self.listener = None;
+        self.sweep.stop();
+        // The sweep closes its channel after its last socket.
+        while events.recv().await.is_some() {}
+        self.identifying.shutdown().await;
+        self.deliver_pending().await;
+        self.send_progress(false);
+        let sink = self.sink.clone();
+        let summary = self.summarize();
+        // A failure means that the stream was dropped.
+        let _ = sink.send(ScanEvent::Ended(summary)).await;
+    }
+
+    fn summarize(self) -> ScanSummary {
+        let outcome = |target: &IpAddr| {
+            let host = self.targets.host(*target);
+            let host = host.and_then(|host| self.hosts.get(host));
+            host.map(Host::outcome).unwrap_or_default()
+        };
+        let summary = ScanSummary {
+            outcomes: self.requested_targets.iter().map(outcome).collect(),
+            found: self.found,
+            notes: [self.notes.into_texts(), self.unidentified.into_texts()].concat(),
+            interrupted: self.interrupted,
+            driver_crashes: self.driver_crashes,
+        };
+        self.sweep.join();
+        summary
+    }
+
+    async fn handle(&mut self, batch: Vec<SweepEvent>) {
+        for event in batch {
+            // After an interruption the remaining events do not count.
+            if self.interrupted.is_some() {
+                return;
+            }
+            match event {
+                SweepEvent::Settled { host, port, reach } => self.settled(host, port, reach).await,
+                SweepEvent::Absent { host, absence } => self.absent(host, absence).await,
+                SweepEvent::Neighbors(neighbors) => {
+                    self.neighbors = Some(neighbors);
+                    self.deliver_nameless(None).await;
+                }
+                SweepEvent::Note(kind, example) => self.note(kind, &example).await,
+            }
+        }
+    }
+
+    async fn handle_mdns(&mut self, event: MdnsEvent) {
+        match event {
+            MdnsEvent::Service(at) => self.announced(at).await,
+            MdnsEvent::Note(kind, example) => self.note(kind, &example).await,
+            MdnsEvent::Ended { is_complete } => {
+                self.listener = None;
+                self.sweep.end_announcements(if is_complete {
+                    Absence::Silent
+                } else {
+                    Absence::ListenFailed
+                });
+            }
+        }
+    }
+
+    /// Announcements are not authenticated, so only targets are dialed, and only at the ports of the scan.
+    async fn announced(&mut self, at: Endpoint) {
+        let host = self.targets.host(at.ip);
+        // Less than 2^32 hosts.
+        let Some(host) = host.map(|host| host as u32) else {
+            let kind = "mDNS named hosts that are not among the targets";
+            return self.note(kind, &at.ip.to_string()).await;
+        };
+        self.sweep.announce(host);
+        if !self.ports.contains(&at.port) {
+            let kind = "mDNS named services at ports that this scan does not cover";
+            self.note(kind, &at.to_string()).await;
+        }
+    }
+
+    async fn settled(&mut self, host: u32, port: u8, reach: Reach) {
+        let verdict = match reach {
+            Reach::Open(stream, lease) => match TcpStream::from_std(stream) {
+                Ok(stream) => return self.start_identifying(host, port, stream, lease),
+                Err(error) => {
+                    self.note("some connections were lost", &error.to_string())
+                        .await;
+                    PortVerdict::NotReached
+                }
+            },
+            Reach::Refused => PortVerdict::Refused,
+            Reach::Silent => PortVerdict::Silent,
+            Reach::NotReached(kind, example) => {
+                self.note(kind, &example).await;
+                PortVerdict::NotReached
+            }
+            Reach::Forbidden(reason) => {
+                self.note("skipped", &reason).await;
+                PortVerdict::Skipped
+            }
+        };
+        self.conclude(host, port, verdict).await;
+    }
+
+    async fn absent(&mut self, host: u32, absence: Absence) {
+        let verdict = match absence {
+            Absence::Silent => PortVerdict::Silent,
+            Absence::ListenFailed => PortVerdict::NotReached,
+            Absence::NoRoom => {
+                let address = self.targets.address(host);
+                let example = address.map_or_else(String::new, |address| address.to_string());
+                let kind = "the neighbor table of this machine had no room for some targets";
+                self.note(kind, &example).await;
+                PortVerdict::NotReached
+            }
+        };
+        // At most 64 ports.
+        for port in 0..self.ports.len() as u8 {
+            self.conclude(host, port, verdict.clone()).await;
+        }
+    }
+
+    fn start_identifying(&mut self, host: u32, port: u8, stream: TcpStream, lease: Lease) {
+        let Some(endpoint) = self.endpoint(host, port) else {
+            return;
+        };
+        let identifying = identify(
+            self.drivers.at(endpoint.port),
+            Arc::clone(&self.dialer),
+            self.options.clone(),
+            endpoint,
+            stream,
+        );
+        self.identifying.spawn(async move {
+            let identified = identifying.await;
+            drop(lease);
+            Answered::Port(host, port, identified)
+        });
+    }
+
+    async fn identified(&mut self, answered: Answered) {
+        match answered {
+            Answered::Port(host, port, Identified { verdict, failures }) => {
+                self.note_failures(failures).await;
+                self.conclude(host, port, verdict).await;
+            }
+            Answered::External(host, port, Identified { verdict, failures }) => {
+                self.note_failures(failures).await;
+                self.conclude_external(host, port, verdict).await;
+            }
+        }
+    }
+
+    async fn note_failures(&mut self, failures: Vec<DriverFailure>) {
+        for DriverFailure { kind, endpoint } in failures {
+            self.driver_crashes += 1;
+            self.note(&kind, &endpoint.to_string()).await;
+        }
+    }
+
+    /// Reports drivers that are known not to work. Otherwise a scan that never needs them would look complete.
+    async fn note_broken_drivers(&mut self) {
+        let drivers = Arc::clone(&self.drivers);
+        for driver in drivers.external() {
+            if let Some(failure) = driver.trouble() {
+                self.driver_crashes += 1;
+                self.note(&identify::kind(driver.name(), &failure), "")
+                    .await;
+            }
+        }
+    }
+
+    async fn conclude(&mut self, host: u32, port: u8, verdict: PortVerdict) {
+        let Some(state) = self.hosts.get_mut(host as usize) else {
+            return;
+        };
+        let devices = state.conclude(usize::from(port), verdict, &self.precedences);
+        let is_done = state.is_done();
+        for device in devices {
+            self.deliver_identified(host, device).await;
+        }
+        if is_done && !self.ask_external(host) {
+            self.finish(host).await;
+        }
+    }
+
+    /// Passes an unidentified host to the external drivers. Returns whether any driver applies.
+    fn ask_external(&mut self, host: u32) -> bool {
+        let Some(state) = self.hosts.get(host as usize) else {
+            return false;
+        };
+        let questions: Vec<_> = state
+            .unidentified_ports()
+            .filter_map(|port| Some((port, self.endpoint(host, port)?)))
+            .map(|(port, endpoint)| {
+                let drivers = self
+                    .drivers
+                    .external_at(endpoint.port, self.ports_requested);
+                (port, endpoint, drivers)
+            })
+            .filter(|(_, _, drivers)| !drivers.is_empty())
+            .collect();
+        if questions.is_empty() || self.interrupted.is_some() {
+            return false;
+        }
+        let (dialer, options) = (Arc::clone(&self.dialer), self.options.clone());
+        let asking = identify_external(questions, dialer, options);
+        self.identifying.spawn(async move {
+            let (port, identified) = asking.await;
+            Answered::External(host, port, identified)
+        });
+        true
+    }
+
+    async fn conclude_external(&mut self, host: u32, port: u8, verdict: PortVerdict) {
+        let Some(state) = self.hosts.get_mut(host as usize) else {
+            return;
+        };
+        for device in state.conclude_external(port, verdict) {
+            self.deliver_identified(host, device).await;
+        }
+        self.finish(host).await;
+    }
+
+    async fn finish(&mut self, host: u32) {
+        self.done += 1;
+        let state = self.hosts.get(host as usize);
+        let Some((port, reply)) = state.and_then(Host::unidentified_reply) else {
+            return;
+        };
+        // At most 64 ports.
+        if let Some(endpoint) = self.endpoint(host, port as u8)
+            && let Some(text) = self.unidentified.add(endpoint, reply)
+        {
+            self.send(ScanEvent::Note(text)).await;
+        }
+    }
+
+    /// A device on the link that reports no identity waits for its hardware address. An address that answers for
+    /// several hosts belongs to a router, which is known only after the last host.
+    async fn deliver_identified(&mut self, host: u32, device: FoundDevice) {
+        let waits = device.facts.mac.is_none()
+            && device.facts.serial.is_none()
+            && self.neighbors.is_none()
+            && self.sweep.is_on_link(host);
+        if waits {
+            self.nameless.push_back((Instant::now(), host, device));
+        } else {
+            self.deliver(host, device).await;
+        }
+    }
+
+    /// Delivers the devices that waited for so long, or all of them.
+    async fn deliver_nameless(&mut self, waited: Option<Duration>) {
+        let late = |since: Instant| waited.is_none_or(|waited| since.elapsed() >= waited);
+        while let Some((_, host, device)) = self.nameless.pop_front_if(|(since, ..)| late(*since)) {
+            self.deliver(host, device).await;
+        }
+    }
+
+    async fn deliver(&mut self, host: u32, mut device: FoundDevice) {
+        let neighbor = self.neighbors.as_ref().and_then(|all| all.get(&host));
+        if let Some(neighbor) = neighbor {
+            neighbor.apply_to(&mut device.facts);
+        }
+        // Firmware writes one default MAC into many devices. The second host that shows it is a device of its own,
+        // without that MAC; which of the two owns it cannot be known.
+        if let Some(mac) = device.facts.mac {
+            let first = *self.macs.entry(mac).or_insert(device.endpoint.ip);
+            if first != device.endpoint.ip {
+                device.facts.mac = None;
+                let kind = format!("several hosts show the MAC {mac}, such as {first}");
+                self.note(&kind, &device.endpoint.to_string()).await;
+            }
+        }
+        if self.send(ScanEvent::Found(device)).await {
+            self.found += 1;
+        }
+    }
+
+    async fn note(&mut self, kind: &str, example: &str) {
+        if let Some(text) = self.notes.add(kind, example) {
+            self.send(ScanEvent::Note(text)).await;
+        }
+    }
+
+    /// Waits for room in the stream. An interruption in the meantime takes effect at once, and the event is still
+    /// delivered. Returns whether the stream exists.
+    async fn send(&mut self, event: ScanEvent) -> bool {
+        if self.interrupted.is_none() {
+            let interruption = tokio::select! {
+                biased;
+                permit = self.sink.reserve() => {
+                    return permit.map(|permit| permit.send(event)).is_ok();
+                }
+                () = self.cancel.cancelled() => Interruption::Canceled,
+                () = sleep_until(self.deadline) => Interruption::BudgetSpent,
+            };
+            self.interrupt(interruption);
+        }
+        self.sink.send(event).await.is_ok()
+    }
+
+    /// Closes every connection at once.
+    fn interrupt(&mut self, why: Interruption) {
+        self.interrupted = Some(why);
+        self.sweep.stop();
+        self.identifying.abort_all();
+    }
+
+    /// Delivers devices that waited for a better answer or for their hardware address.
+    async fn deliver_pending(&mut self) {
+        self.deliver_nameless(None).await;
+        for host in 0..self.hosts.len() {
+            let devices = self.hosts.get_mut(host).map(Host::flush);
+            for device in devices.unwrap_or_default() {
+                // Less than 2^32 hosts.
+                self.deliver(host as u32, device).await;
+            }
+        }
+    }
+
+    fn send_progress(&self, sweeping: bool) {
+        let phase = match &self.listener {
+            Some(_) => ScanPhase::Listen,
+            None if sweeping => ScanPhase::Sweep,
+            None => ScanPhase::Identify,
+        };
+        let progress = ScanProgress {
+            done: self.done,
+            total: self.targets.len() as u64,
+            phase,
+        };
+        // If the channel is full, the next figure replaces this one.
+        let _ = self.sink.try_send(ScanEvent::Progress(progress));
+    }
+
+    fn endpoint(&self, host: u32, port: u8) -> Option<Endpoint> {
+        Some(Endpoint {
+            ip: self.targets.address(host)?,
+            port: *self.ports.get(usize::from(port))?,
+        })
+    }
+}
+
+/// The next mDNS event; none if nobody listens.
+async fn next_announcement(listener: &mut Option<Listener>) -> Option<MdnsEvent> {
+    Some(listener.as_mut()?.next().await)
+}

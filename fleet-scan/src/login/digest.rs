@@ -1,0 +1,62 @@
+//! Login by HTTP digest: the password itself is not sent. One bare request first, whose challenge must be that of the
+//! make before anything is computed from the password.
+
+use crate::{
+    driver::DriverError,
+    fingerprint::{DigestRule, LoginRule},
+    http::{self, Outgoing, Response, digest::Challenge},
+    login::{Authenticated, Login, accepted, whole},
+    probe::Probe,
+};
+
+/// Tries a login once; without one, asks whether the device wants any.
+pub(super) async fn authenticate(
+    probe: &mut Probe<'_>,
+    known: &LoginRule,
+    digest: &DigestRule,
+    login: Option<&Login>,
+) -> Result<Authenticated, DriverError> {
+    let path = digest.proof.as_str();
+    let first = whole(http::get(probe, path).await?)?;
+    if first.status == 200 {
+        // It shows everybody what should prove the login.
+        return Ok(Authenticated::Open);
+    }
+    let Some(challenge) = challenge(digest, &first) else {
+        return Err(DriverError::Protocol(format!(
+            "the web server is not that of such a device ({}): nothing was sent to it",
+            http::describe(&first)
+        )));
+    };
+    let Some(login) = login else {
+        return Ok(Authenticated::Wanted);
+    };
+    let mut client = [0; 8];
+    getrandom::fill(&mut client)
+        .map_err(|_| DriverError::Protocol("the system gives no random bytes".to_owned()))?;
+    let header = challenge.answer(login, "GET", path, u64::from_be_bytes(client))?;
+    let outgoing = Outgoing {
+        method: "GET",
+        path,
+        headers: &header,
+        body: "",
+    };
+    let second = whole(http::exchange(probe, &outgoing).await?)?;
+    match second.status {
+        200 => accepted(known, &second, login),
+        401 => Ok(Authenticated::Refused),
+        status => Err(DriverError::Protocol(format!(
+            "the device lets nobody in (HTTP {status})"
+        ))),
+    }
+}
+
+fn challenge(digest: &DigestRule, response: &Response) -> Option<Challenge> {
+    if response.status != 401 {
+        return None;
+    }
+    response
+        .header("www-authenticate")
+        .filter_map(Challenge::parse)
+        .find(|challenge| digest.realm.is_match(challenge.realm()))
+}

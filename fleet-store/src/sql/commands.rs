@@ -1,0 +1,201 @@
+//! The lifecycle of commands, the same for chunks of scans and parts of pairings: a command is issued
+//! to one node, adopted by that node's next stream, and ended once. What its end means for the scan or
+//! the pairing is decided in [`super::completion`] and [`super::pairing`].
+
+use std::fmt;
+
+use super::{
+    entity::{command, pairing},
+    nodes,
+    streams::newest_epoch,
+};
+use crate::sql::prelude::*;
+
+/// What a command is a piece of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    Scan(ScanId),
+    Pairing(PairingId),
+}
+
+/// Reads what a command is a piece of.
+pub(crate) fn work(command: &command::Model) -> Result<Work, DbErr> {
+    match (command.scan_id, command.pairing_id) {
+        (Some(AsText(scan)), None) => Ok(Work::Scan(scan)),
+        (None, Some(AsText(pairing))) => Ok(Work::Pairing(pairing)),
+        _ => Err(unreadable("command", "it belongs to no scan or pairing")),
+    }
+}
+
+/// A row of the table, as far as scans and pairings share it.
+pub(crate) fn issued(
+    id: CommandId,
+    (org, node): (i64, i64),
+    work: Work,
+    position: i64,
+    epoch: Epoch,
+    now: Timestamp,
+) -> command::ActiveModel {
+    let (scan, pairing) = match work {
+        Work::Scan(scan) => (Some(AsText(scan)), None),
+        Work::Pairing(pairing) => (None, Some(AsText(pairing))),
+    };
+    command::ActiveModel {
+        id: Set(AsText(id)),
+        org_id: Set(org),
+        node_id: Set(node),
+        scan_id: Set(scan),
+        pairing_id: Set(pairing),
+        position: Set(position),
+        epoch: Set(epoch.0),
+        state: Set(AsText(CommandState::Issued)),
+        scope: Set(None),
+        issued_at: Set(Micros(now)),
+        deadline: Set(Micros(now.plus(limits::COMMAND_DEADLINE))),
+        ended_at: Set(None),
+        rows: Set(0),
+        refused_rows: Set(0),
+        flooded: Set(false),
+    }
+}
+
+/// The command that a node has in flight. A unique index allows one.
+pub(crate) async fn in_flight(
+    db: &impl ConnectionTrait,
+    node: NodeId,
+) -> Result<Option<command::Model>, DbErr> {
+    command::Entity::find()
+        .filter(command::Column::NodeId.eq(node.0))
+        .filter(command::Column::State.eq(AsText(CommandState::Issued)))
+        .one(db)
+        .await
+}
+
+/// Whether a node has a command in flight or an open pairing. Nothing else is issued to it meanwhile.
+pub(crate) async fn is_busy(db: &impl ConnectionTrait, node: NodeId) -> Result<bool, DbErr> {
+    let open = pairing::Entity::find()
+        .filter(pairing::Column::NodeId.eq(node.0))
+        .filter(pairing::Column::EndedAt.is_null());
+    Ok(in_flight(db, node).await?.is_some() || open.count(db).await? > 0)
+}
+
+/// Locks a command of a node that is in flight. The node must be locked already.
+pub(crate) async fn lock_issued(
+    tx: &DatabaseTransaction,
+    node: NodeId,
+    id: CommandId,
+) -> Result<Option<command::Model>, DbErr> {
+    let command = lock(tx, node, id).await?;
+    Ok(command.filter(|command| command.state.0 == CommandState::Issued))
+}
+
+/// Locks a command of a node, in flight or ended.
+pub(crate) async fn lock(
+    tx: &DatabaseTransaction,
+    node: NodeId,
+    id: CommandId,
+) -> Result<Option<command::Model>, DbErr> {
+    command::Entity::find_by_id(AsText(id))
+        .filter(command::Column::NodeId.eq(node.0))
+        .lock(LockType::NoKeyUpdate)
+        .one(tx)
+        .await
+}
+
+/// Locks a node and its command, for a message that came in on the stream of `epoch`. Messages of an
+/// older stream have no effect.
+pub(crate) async fn lock_for_stream(
+    tx: &DatabaseTransaction,
+    node: NodeId,
+    epoch: Epoch,
+    id: CommandId,
+) -> Result<Option<command::Model>, DbErr> {
+    if nodes::lock(tx, node).await?.is_none() || newest_epoch(tx, node).await? != Some(epoch) {
+        return Ok(None);
+    }
+    lock_issued(tx, node, id).await
+}
+
+/// Marks a command as no longer in flight.
+pub(crate) async fn end(
+    tx: &DatabaseTransaction,
+    command: &command::Model,
+    state: CommandState,
+    now: Timestamp,
+) -> Result<(), DbErr> {
+    let ended = command::ActiveModel {
+        state: Set(AsText(state)),
+        ended_at: Set(Some(Micros(now))),
+        ..Default::default()
+    };
+    update(tx, command, ended).await
+}
+
+/// Continues a command under the epoch of its node's new stream.
+pub(crate) async fn adopt(
+    tx: &DatabaseTransaction,
+    command: &command::Model,
+    epoch: Epoch,
+) -> Result<(), DbErr> {
+    let adopted = command::ActiveModel {
+        epoch: Set(epoch.0),
+        ..Default::default()
+    };
+    update(tx, command, adopted).await
+}
+
+/// Changes columns of a locked command.
+pub(crate) async fn update(
+    tx: &DatabaseTransaction,
+    command: &command::Model,
+    change: command::ActiveModel,
+) -> Result<(), DbErr> {
+    command::Entity::update_many()
+        .set(change)
+        .filter(command::Column::Id.eq(command.id))
+        .exec(tx)
+        .await?;
+    Ok(())
+}
+
+/// Commands past their deadline, with their nodes.
+pub(crate) async fn overdue(
+    db: &impl ConnectionTrait,
+    now: Timestamp,
+) -> Result<Vec<(NodeId, CommandId)>, DbErr> {
+    let rows = command::Entity::find()
+        .filter(command::Column::State.eq(AsText(CommandState::Issued)))
+        .filter(command::Column::Deadline.lte(Micros(now)))
+        .order_by_asc(command::Column::Deadline)
+        .select_only()
+        .columns([command::Column::NodeId, command::Column::Id])
+        .into_tuple::<(i64, String)>()
+        .all(db)
+        .await?;
+    let readable = |(node, id): (i64, String)| Some((NodeId(node), read_id("command", &id)?));
+    Ok(rows.into_iter().filter_map(readable).collect())
+}
+
+/// Reads the id of a row that a sweep has found. A sweep logs and skips a row that it cannot read: the
+/// row must not keep the others from their deadlines.
+pub(crate) fn read_id<T: std::str::FromStr>(table: &'static str, text: &str) -> Option<T> {
+    let id = text.parse().ok();
+    if id.is_none() {
+        tracing::error!(table, "a sweep skips a row whose id it cannot read");
+    }
+    id
+}
+
+/// The same for a row whose own transaction failed: only an unavailable database ends the sweep.
+pub(crate) fn skip_unreadable<T: Default>(
+    row: &impl fmt::Display,
+    result: Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    match result {
+        Err(StoreError::Broken { operation, detail }) => {
+            tracing::error!(%row, operation, detail, "a sweep skips a row that it cannot process");
+            Ok(T::default())
+        }
+        other => other,
+    }
+}
