@@ -143,7 +143,9 @@ impl App {
 
     /// Whether a node has a stream, at this or another server.
     pub(crate) fn is_connected(&self, node: &NodeRow) -> bool {
-        node.connected
+        // A server that was killed stores no end of its streams.
+        let is_recent = || self.is_online(node, self.environment.now());
+        self.hub.is_connected(node.id) || (node.connected && is_recent())
     }
 
     /// Whether a node counts as online.
