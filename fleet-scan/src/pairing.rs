@@ -120,8 +120,10 @@ impl Pairer {
         if let Authenticated::Accepted { device: shown, .. } = &result {
             // What it shows behind the login must belong to the device that was asked.
             let same = is_the_same_device(&target.facts, shown);
-            if let Err(why) = same.and(is_the_same_device(&device, shown)) {
-                return Ok(PairReport::failed(why));
+            if same.and(is_the_same_device(&device, shown)).is_err() {
+                return Ok(PairReport::failed(
+                    "another device answers behind the login: its MAC or serial differs; scan again",
+                ));
             }
         }
         if result == Authenticated::Open {
