@@ -84,9 +84,12 @@ impl TargetSet {
 
     /// The included host names.
     pub fn names(&self) -> impl Iterator<Item = &HostName> {
-        self.included.iter().filter_map(|entry| match entry {
-            TargetEntry::Target(Target::Name(name)) => Some(name),
-            _ => None,
+        self.included.iter().filter_map(|entry| {
+            if let TargetEntry::Target(Target::Name(name)) = entry {
+                Some(name)
+            } else {
+                None
+            }
         })
     }
 }

@@ -145,16 +145,18 @@ impl Dialer {
 impl Failure {
     /// Classifies an error that came after the attempt had been sent: then the network reports it, not this machine.
     pub(crate) fn reported(error: io::Error) -> Self {
-        match Self::of(error) {
-            Self::CannotSend(error)
-                if matches!(
-                    Errno::from_io_error(&error),
-                    Some(Errno::NETUNREACH | Errno::NETDOWN | Errno::NONET | Errno::ACCESS)
-                ) =>
-            {
-                Self::Unreachable
-            }
-            failure => failure,
+        let failure = Self::of(error);
+        let by_network = match &failure {
+            Self::CannotSend(error) => matches!(
+                Errno::from_io_error(error),
+                Some(Errno::NETUNREACH | Errno::NETDOWN | Errno::NONET | Errno::ACCESS)
+            ),
+            Self::Refused | Self::Unreachable | Self::TimedOut | Self::Starved(_) => false,
+        };
+        if by_network {
+            Self::Unreachable
+        } else {
+            failure
         }
     }
 

@@ -225,9 +225,11 @@ impl<'a> Bounds<'a> {
         }
         for (one, other) in &entry.one_of {
             let set = |name: &str| {
-                Ok::<_, String>(match field(message, name)?.r#type() {
-                    Type::String => format!("!{value}.{name}.is_empty()"),
-                    _ => format!("{value}.{name} != 0"),
+                let is_text = field(message, name)?.r#type() == Type::String;
+                Ok::<_, String>(if is_text {
+                    format!("!{value}.{name}.is_empty()")
+                } else {
+                    format!("{value}.{name} != 0")
                 })
             };
             let (first, second) = (set(one)?, set(other)?);

@@ -133,7 +133,7 @@ fn sent(exchange: &Exchange) -> String {
         first.find('{').unwrap_or(0)
     };
     let tls = if exchange.encrypted { " (TLS)" } else { "" };
-    format!("{}{tls}", shown(first[start..].as_bytes()))
+    format!("{}{tls}", shown(&first.as_bytes()[start..]))
 }
 
 /// The beginning of an answer on one line. Everything but printable ASCII is escaped.

@@ -106,20 +106,23 @@ fn compose(
                     );
                 }
             }
-            entry => {
+            TargetEntry::Target(Target::Network(_) | Target::Span { .. })
+            | TargetEntry::Range(..)
+            | TargetEntry::Octets(_) => {
                 listed = false;
                 let text = entry.to_string();
                 bounded(&text, entry.count())?;
                 let all = entry.addresses().unwrap_or_default();
                 permitted(&text, &all, policy.addresses)?;
-                match entry {
-                    TargetEntry::Target(Target::Network(network)) if network.prefix() < 31 => {
-                        let inside = without_edges(*network, all, &mut Vec::new());
-                        addresses.extend(inside.iter());
-                        edges.push(("network address", network.network()));
-                        edges.push(("broadcast address", network.broadcast()));
-                    }
-                    _ => addresses.extend(all.iter()),
+                if let TargetEntry::Target(Target::Network(network)) = entry
+                    && network.prefix() < 31
+                {
+                    let inside = without_edges(*network, all, &mut Vec::new());
+                    addresses.extend(inside.iter());
+                    edges.push(("network address", network.network()));
+                    edges.push(("broadcast address", network.broadcast()));
+                } else {
+                    addresses.extend(all.iter());
                 }
             }
         }

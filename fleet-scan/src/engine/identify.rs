@@ -83,9 +83,12 @@ pub(super) async fn identify(
     Identified { verdict, failures }
 }
 
+/// A port, its endpoint, and the drivers to ask about it.
+pub(super) type ExternalQuestion = (u8, Endpoint, Vec<Arc<dyn Driver>>);
+
 /// Runs external drivers one after the other until one identifies the host.
 pub(super) async fn identify_external(
-    questions: Vec<(u8, Endpoint, Vec<Arc<dyn Driver>>)>,
+    questions: Vec<ExternalQuestion>,
     dialer: Arc<Dialer>,
     options: ScanOptions,
 ) -> (u8, Identified) {

@@ -122,9 +122,10 @@ impl Answered {
 
     /// Whether the selector finds anything at all, lists and objects included.
     pub(crate) fn has(&self, selector: &Selector) -> bool {
-        match selector {
-            Selector::Pointer(segments) => self.at(segments).is_some_and(|value| !value.is_null()),
-            other => self.select(other).is_some(),
+        if let Selector::Pointer(segments) = selector {
+            self.at(segments).is_some_and(|value| !value.is_null())
+        } else {
+            self.select(selector).is_some()
         }
     }
 

@@ -404,7 +404,8 @@ impl Rule {
         let facts = &self.sources;
         let any = |_: &str| true;
         let is_mac = |text: &str| mac(text).is_some();
-        let wanted: [(&[Source], &dyn Fn(&str) -> bool); 5] = [
+        type Accepts<'a> = &'a dyn Fn(&str) -> bool;
+        let wanted: [(&[Source], Accepts<'_>); 5] = [
             (&facts.model, &any),
             (&facts.firmware, &any),
             (&facts.mac, &is_mac),

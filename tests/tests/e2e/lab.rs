@@ -102,20 +102,18 @@ fn address(line: &Value, field: &str) -> IpAddr {
 }
 
 fn text(line: &Value, field: &str) -> String {
-    match &line[field] {
-        // The JSON of the API omits empty texts.
-        Value::Null => String::new(),
-        text => text.as_str().expect("a text").to_owned(),
-    }
+    // The JSON of the API omits empty texts.
+    line.get(field).map_or_else(String::new, |text| {
+        text.as_str().expect("a text").to_owned()
+    })
 }
 
 fn count(line: &Value, field: &str) -> u64 {
-    match &line[field] {
-        // The JSON of the API omits zeros and encodes 64-bit integers as strings.
-        Value::Null => 0,
-        Value::String(text) => text.parse().expect("a number"),
-        number => number.as_u64().expect("a number"),
-    }
+    // The JSON of the API omits zeros and encodes 64-bit integers as strings.
+    line.get(field).map_or(0, |number| {
+        let text = number.as_str().map(|text| text.parse().expect("a number"));
+        text.unwrap_or_else(|| number.as_u64().expect("a number"))
+    })
 }
 
 /// Returns the counts of a ledger line.
