@@ -8,7 +8,7 @@ use std::net::IpAddr;
 pub use admission::report_admission;
 use fleet_core::{AddressPolicy, Endpoint, Port};
 
-use crate::{HostName, Mode, NodeProfile, PlanPolicy, ScanRequest, Scope, Target, plan};
+use crate::{HostName, Mode, NodeProfile, PlanPolicy, ScanRequest, Scope, Target, TargetSet, plan};
 
 /// Whatever is taken as a host name is one to a strict reading and nothing else: no address in any form that some
 /// resolver knows, not the local host.
@@ -73,13 +73,14 @@ pub fn target_grammar(data: &[u8]) {
             );
         }
     }
+    let set = TargetSet::parse(&[&*text]);
     let request = ScanRequest {
         mode: Mode::Target(text.into_owned()),
         ports: vec!["80".to_owned()],
     };
     match plan(&request, &NodeProfile::upstream(), &PlanPolicy::default()) {
         Ok(plan) => {
-            assert!(parsed.is_ok(), "a plan of what is no target");
+            assert!(set.is_ok(), "a plan for text that is not a target set");
             for ip in plan.chunks.iter().flat_map(|chunk| chunk.scope.addresses()) {
                 assert!(AddressPolicy::default().admit(ip).is_ok(), "{ip}");
             }

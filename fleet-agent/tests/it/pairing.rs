@@ -34,9 +34,14 @@ fn antminer(login: Option<DeviceLogin>, delay_ms: u64) -> Device {
     }
 }
 
+/// An identifier without an identity: the device's own serial must not contradict it.
+fn identifier(name: &str) -> String {
+    format!("test:{name}")
+}
+
 fn target(ip: IpAddr) -> FleetNodePairTarget {
     FleetNodePairTarget {
-        device_identifier: format!("serial:{ip}"),
+        device_identifier: identifier(&ip.to_string()),
         ip_address: ip.to_string(),
         port: PORT.to_string(),
         driver_name: "asicrs".to_owned(),
@@ -58,7 +63,7 @@ fn request(targets: Vec<FleetNodePairTarget>) -> FleetNodePairRequest {
 fn of<'r>(results: &'r [FleetNodePairResult], ip: &str) -> &'r FleetNodePairResult {
     let found = results
         .iter()
-        .find(|result| result.device_identifier == format!("serial:{ip}"));
+        .find(|result| result.device_identifier == identifier(ip));
     found.unwrap_or_else(|| panic!("no result of {ip}: {results:?}"))
 }
 
@@ -79,7 +84,7 @@ async fn each_target_has_one_result_and_working_credentials_are_sealed() {
     targets.push(target([8, 8, 8, 8].into()));
     targets.push(FleetNodePairTarget {
         ip_address: "010.0.0.1".to_owned(),
-        device_identifier: "serial:odd".to_owned(),
+        device_identifier: identifier("odd"),
         ..target([10, 0, 0, 1].into())
     });
     stream.pair("p1", request(targets));

@@ -142,9 +142,9 @@ async fn each_kind_of_plugin_answer_has_its_outcome() {
     };
     let host = start(options(folder.path(), timing)).await;
     for (number, (says, complete, noted)) in [
-        ("OTHER", true, "answered and said nothing"),
-        ("GONE", true, "answered and said nothing"),
-        ("FAIL", true, "answered and said nothing"),
+        ("OTHER", true, "unidentified host, no reply"),
+        ("GONE", true, "unidentified host, no reply"),
+        ("FAIL", true, "unidentified host, no reply"),
         ("LOGIN", true, "plugin acme: it requires a login"),
         ("SLEEP", false, "plugin:acme gave no answer within 2 s"),
         ("GARBAGE", false, "plugin:acme gave a bad answer"),
