@@ -81,12 +81,6 @@ async fn every_refusal_names_the_offending_value_and_a_remedy() {
             "private",
         ),
         (
-            list(&["10.0.0.0/24"], &[]),
-            InvalidArgument,
-            "10.0.0.0/24",
-            "target scan",
-        ),
-        (
             list(&["miner.example"], &[]),
             FailedPrecondition,
             "miner.example",

@@ -40,7 +40,8 @@ impl Audit for SqlStore {
                 .limit(u64::from(query.limit))
                 .all(db)
                 .await?;
-            let mut rows: Vec<_> = found.into_iter().map(row).collect();
+            let rows: Result<Vec<_>, DbErr> = found.into_iter().map(row).collect();
+            let mut rows = rows?;
             name(db, &mut rows).await?;
             Ok(rows)
         };
@@ -179,16 +180,24 @@ fn model(entry: AuditEntry, count: i64, fold: Option<String>) -> audit::ActiveMo
     }
 }
 
-fn row(model: audit::Model) -> AuditRow {
+/// Reads a record. An author of an unknown kind is an error: a trail that showed it as anonymous would hide tampering.
+fn row(model: audit::Model) -> Result<AuditRow, DbErr> {
     let who = match (model.who.as_str(), model.who_id) {
         ("operator", Some(id)) => Who::Operator(OperatorId(id)),
         ("node", Some(id)) => Who::Node(NodeId(id)),
-        ("system", _) => Who::System,
-        _ => Who::Anonymous,
+        ("system", None) => Who::System,
+        ("anonymous", None) => Who::Anonymous,
+        (kind, id) => {
+            let author = id.map_or_else(|| kind.to_owned(), |id| format!("{kind} {id}"));
+            return Err(unreadable(
+                "audit record",
+                format!("its author is `{author}`"),
+            ));
+        }
     };
-    AuditRow {
+    Ok(AuditRow {
         id: model.id,
-        count: u64::try_from(model.count).unwrap_or(0),
+        count: read_count(model.count)?,
         seq: model.sealed_seq.and_then(|seq| u64::try_from(seq).ok()),
         name: None,
         entry: AuditEntry {
@@ -204,5 +213,5 @@ fn row(model: audit::Model) -> AuditRow {
                 .map_or(AuditResult::Done, AuditResult::Refused),
             at: model.at.0,
         },
-    }
+    })
 }

@@ -213,12 +213,14 @@ fn linked(row: audit::Model, stated: i64) -> LinkedRecord {
         action: row.action,
         subject: row.subject,
         refusal: row.refusal,
+        // Verification must report a count that was changed by hand, so a negative one does not end it.
         count: u64::try_from(stated).unwrap_or(0),
     }
 }
 
 fn stored(row: audit_head::Model) -> ChainHead {
     ChainHead {
+        // As above: a head that was changed by hand matches no link.
         seq: u64::try_from(row.seq).unwrap_or(0),
         hash: ChainHash(row.hash.0),
     }

@@ -129,7 +129,7 @@ pub(crate) async fn settle(
         skipped: &skipped,
         chunks: facts,
         devices: devices(tx, scan.id.0).await?,
-        accepted: u64::try_from(scan.accepted).unwrap_or(0),
+        accepted: read_count(scan.accepted)?,
         rejected: &rejected,
         first_device_ms: scan.first_device_at.map(|at| since_start(at.0)),
         elapsed_ms: since_start(now),
@@ -156,10 +156,12 @@ async fn refusals(tx: &impl ConnectionTrait, scan: ScanId) -> Result<Vec<Tally>,
         .order_by_asc(report_refusal::Column::Reason)
         .all(tx)
         .await?;
-    let tally = |row: report_refusal::Model| Tally {
-        reason: row.reason,
-        count: u64::try_from(row.count).unwrap_or(0),
-        example: row.example,
+    let tally = |row: report_refusal::Model| {
+        Ok(Tally {
+            reason: row.reason,
+            count: read_count(row.count)?,
+            example: row.example,
+        })
     };
-    Ok(rows.into_iter().map(tally).collect())
+    rows.into_iter().map(tally).collect()
 }

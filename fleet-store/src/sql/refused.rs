@@ -154,7 +154,7 @@ fn shown(
             Binding::Node(node) => Some(node),
             Binding::Free | Binding::Server => None,
         },
-        count: u64::try_from(row.count).unwrap_or(0),
+        count: read_count(row.count)?,
         first_seen: row.first_seen.0,
         last_seen: row.last_seen.0,
     })

@@ -150,7 +150,7 @@ impl Scans for SqlStore {
                 .collect::<Result<Vec<_>, _>>()?;
             let newest = events.last().map_or(0, |event| event.sequence);
             Ok(Some(EventPage {
-                progress: progress(&row, now),
+                progress: progress(&row, now)?,
                 state: row.state.0,
                 last_sequence: row.last_sequence.max(newest),
                 events,
@@ -262,12 +262,12 @@ async fn read(
                 queued_until: row.queues.then_some(row.queued_until.0),
                 started_by: operators.get(&row.operator_id).cloned().unwrap_or_default(),
                 conclusion,
-                progress: progress(&row, now),
+                progress: progress(&row, now)?,
                 ledger: row.ledger.as_deref().map(codec::read_ledger).transpose()?,
                 last_sequence: row.last_sequence,
                 open_scope: row.open_scope,
-                chunks: u32::try_from(row.chunks).unwrap_or(u32::MAX),
-                chunks_done: u32::try_from(row.chunks_done).unwrap_or(u32::MAX),
+                chunks: read_count(row.chunks)?,
+                chunks_done: read_count(row.chunks_done)?,
             })
         })
         .collect()
@@ -275,20 +275,20 @@ async fn read(
 
 /// How far a scan is. A target may stand in several chunks, once for each share of its ports: what is
 /// counted is scaled to targets.
-fn progress(row: &scan::Model, now: Timestamp) -> Progress {
-    let total = u64::try_from(row.targets).unwrap_or(0);
-    let units = u128::try_from(row.units).unwrap_or(0);
-    let units_done = u128::try_from(row.units_done).unwrap_or(0);
+fn progress(row: &scan::Model, now: Timestamp) -> Result<Progress, DbErr> {
+    let total: u64 = read_count(row.targets)?;
+    let units: u128 = read_count(row.units)?;
+    let units_done: u128 = read_count(row.units_done)?;
     let done = (units_done * u128::from(total))
         .checked_div(units)
         .unwrap_or(0);
     let end = row.ended_at.map_or(now, |at| at.0);
-    Progress {
+    Ok(Progress {
         done: u64::try_from(done).unwrap_or(total).min(total),
         total,
         phase: row.phase.clone(),
         elapsed: row.started_at.map_or(Duration::ZERO, |at| end.since(at.0)),
-    }
+    })
 }
 
 /// Checks that the node has room for the scan.
