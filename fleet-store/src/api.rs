@@ -1,4 +1,5 @@
-//! The traits and the values that cross them, one file a group. Nothing here knows a database.
+//! The storage traits and their argument and result types, one file per group. Nothing here depends on a
+//! database.
 
 pub(crate) mod accounts;
 pub(crate) mod audit;

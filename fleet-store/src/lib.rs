@@ -1,9 +1,9 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
-//! [`Store`] is what servers hold; its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
-//! [`Sessions`], [`Streams`], [`Scans`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. Rules are not decided here:
-//! the pure crates decide over the rows that a transaction has loaded and locked, and the same
-//! transaction writes what they decided. Start with [`Scans::record_report`].
+//! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
+//! [`Sessions`], [`Streams`], [`Scans`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
+//! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
+//! decisions. Start with [`Scans::record_report`].
 
 mod api;
 mod sql;
@@ -45,7 +45,7 @@ pub use api::{
 };
 pub use sql::{MigrateMode, SqlStore, StoreOptions};
 
-/// All the storage of a server.
+/// The complete storage of a server.
 pub trait Store:
     Operators
     + Accounts

@@ -1,8 +1,8 @@
 //! The store on SQLite and PostgreSQL, one code for both.
 //!
-//! A node's row is its lock: every transaction about a node's enrollment, stream, commands, scans or
-//! reports locks it first. All locks are taken in one order: node, invitation, command, scan, devices by
-//! id, bindings, the organization's endpoints. SQLite locks the whole file instead (BEGIN IMMEDIATE).
+//! A node's row serves as its lock. Every transaction about a node's enrollment, stream, commands, scans or
+//! reports locks it first. All transactions take locks in one order: node, invitation, command, scan, devices
+//! by id, bindings, the organization's endpoints. SQLite locks the whole file instead (BEGIN IMMEDIATE).
 //!
 //! Each file implements one trait of the store. The body of an operation is in the implementation
 //! itself, in a [`transaction!`](transaction::transaction). Rust wants all methods of a trait in one
@@ -51,8 +51,8 @@ use crate::Store;
 
 /// A store in a SQLite file or a PostgreSQL database. Clones share its connections.
 ///
-/// Every operation is one transaction, and runs again when the database asks for that. An operation that
-/// returns success is durable. Dropping its future leaves either all of it behind or nothing.
+/// Every operation is one transaction. It is retried when the database reports a conflict. An operation that
+/// returns success is durable. Dropping its future leaves either all of its changes or none of them.
 #[derive(Clone)]
 pub struct SqlStore {
     writer: DatabaseConnection,

@@ -21,7 +21,7 @@ pub struct Account {
     pub email: String,
     /// The stored password; `None` for an operator that has only keys.
     pub password: Option<PasswordHash>,
-    /// Whether the operator has signed in from this source before.
+    /// Whether the operator has signed in from this source address before.
     pub known_source: bool,
 }
 
@@ -85,10 +85,10 @@ pub struct Rotation {
     pub old_until: Timestamp,
 }
 
-/// The keys that a caller may manage.
+/// The set of keys that a caller may manage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// The caller's own.
+    /// The caller's own keys.
     Own(OperatorId),
     /// Every key of the organization.
     Org,
@@ -155,8 +155,8 @@ pub trait Accounts: Send + Sync {
         source: Option<IpAddr>,
     ) -> Result<Option<Account>, StoreError>;
 
-    /// Sets an operator's password and ends the operator's browser sessions but `keep`. With an organization
-    /// the operator must be its member. Audited.
+    /// Sets an operator's password and ends the operator's browser sessions except `keep`. If an organization
+    /// is given, the operator must be a member of it. Audited.
     async fn set_password(
         &self,
         org: Option<OrgId>,
@@ -167,7 +167,7 @@ pub trait Accounts: Send + Sync {
         now: Timestamp,
     ) -> Result<(), MemberError>;
 
-    /// An operator's live browser sessions, newest first.
+    /// Lists an operator's live browser sessions, newest first.
     async fn list_browser_sessions(
         &self,
         operator: OperatorId,
@@ -187,7 +187,7 @@ pub trait Accounts: Send + Sync {
 /// API keys of operators.
 #[async_trait]
 pub trait Keys: Send + Sync {
-    /// The live keys that the caller manages, oldest first, at most `limit`.
+    /// Lists the live keys that the caller manages, oldest first, at most `limit`.
     async fn list_keys(
         &self,
         org: OrgId,
@@ -215,7 +215,8 @@ pub trait Keys: Send + Sync {
         now: Timestamp,
     ) -> Result<(), KeyError>;
 
-    /// Creates a key with the name and expiry of an older one, which expires sooner from now on. Audited.
+    /// Creates a key with the name and expiry of an older key, and shortens the expiry of the older one.
+    /// Audited.
     async fn rotate_key(
         &self,
         org: OrgId,
@@ -226,13 +227,13 @@ pub trait Keys: Send + Sync {
     ) -> Result<KeyId, KeyError>;
 }
 
-/// The operators of an organization, as administrators manage them.
+/// Management of an organization's operators by administrators.
 #[async_trait]
 pub trait Members: Send + Sync {
-    /// The operators of an organization, oldest first.
+    /// Lists the operators of an organization, oldest first.
     async fn list_members(&self, org: OrgId, now: Timestamp) -> Result<Vec<Member>, StoreError>;
 
-    /// Gives an operator another role. Audited.
+    /// Changes the role of an operator. Audited.
     async fn set_role(
         &self,
         org: OrgId,
@@ -242,8 +243,8 @@ pub trait Members: Send + Sync {
         now: Timestamp,
     ) -> Result<(), MemberError>;
 
-    /// Removes an operator: keys and sessions end, the e-mail is free again, and audit records stay.
-    /// Audited.
+    /// Removes an operator. Its keys and sessions end, its e-mail can be used again, and its audit records
+    /// stay. Audited.
     async fn remove_member(
         &self,
         org: OrgId,

@@ -1,6 +1,6 @@
-//! The audit trail: actor, action, subject, source address and result. Operations that change something
-//! write their record in their own transaction. Refusals and sign-ins are recorded here. A sealer links
-//! the records later, because no writer may wait for the chain.
+//! The audit trail: actor, action, subject, source address and result. Operations that change something write
+//! their record in their own transaction. Refusals and sign-ins are recorded here. A sealer links the records
+//! later, because no writer may wait for the chain.
 
 use std::{borrow::Cow, net::IpAddr};
 
@@ -9,30 +9,30 @@ use fleet_core::{ChainHash, ChainHead, ChainRecord, NodeId, OperatorId, OrgId, T
 
 use crate::StoreError;
 
-/// Who acted.
+/// The author of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
     /// An operator.
     Operator(OperatorId),
     /// A node.
     Node(NodeId),
-    /// The server itself: sweeps, deadlines.
+    /// The server itself, for example in a sweep or at a deadline.
     System,
     /// An unauthenticated peer.
     Anonymous,
 }
 
-/// Who acted, and from which address.
+/// The author of an action, and its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
-    /// Who acted.
+    /// The author.
     pub who: Who,
     /// The peer's address, if there is one.
     pub from: Option<IpAddr>,
 }
 
 impl Actor {
-    /// The server itself.
+    /// The server itself, which has no address.
     pub const SYSTEM: Self = Self {
         who: Who::System,
         from: None,
@@ -44,7 +44,7 @@ impl Actor {
 pub enum AuditResult {
     /// It was performed.
     Done,
-    /// It was refused, for this reason.
+    /// It was refused, with this reason.
     Refused(String),
 }
 
@@ -53,7 +53,7 @@ pub enum AuditResult {
 pub struct AuditEntry {
     /// The organization; `None` when the caller is unauthenticated.
     pub org: Option<OrgId>,
-    /// Who acted.
+    /// The author and its address.
     pub actor: Actor,
     /// The action in dotted form: `node.revoke`, `operator.sign_in`.
     pub action: Cow<'static, str>,
@@ -61,7 +61,7 @@ pub struct AuditEntry {
     pub subject: String,
     /// The result of an action.
     pub result: AuditResult,
-    /// When it happened.
+    /// When the action happened.
     pub at: Timestamp,
 }
 
@@ -88,20 +88,20 @@ impl AuditEntry {
 /// A stored record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRow {
-    /// Rises with time.
+    /// Its id. Later records have higher ids.
     pub id: i64,
-    /// The record; the first of those that were folded into it.
+    /// The record. For refusals counted together, this is the first one.
     pub entry: AuditEntry,
-    /// How often it happened. Refusals with the same actor, action, reason and minute share one record.
+    /// The number of occurrences. Refusals with the same actor, action, reason and minute share one record.
     pub count: u64,
     /// Its sequence number in the chain; `None` until it is sealed.
     pub seq: Option<u64>,
-    /// The operator's e-mail or the node's name, for people; not part of the record.
+    /// The operator's e-mail or the node's name, for display. It is not part of the record.
     pub name: Option<String>,
 }
 
 impl Who {
-    /// The kind of author, and its id.
+    /// Returns the kind and the id of the author.
     pub fn parts(&self) -> (&'static str, Option<i64>) {
         match self {
             Self::Operator(id) => ("operator", Some(id.0)),
@@ -119,7 +119,7 @@ pub struct AuditQuery {
     pub before: Option<i64>,
     /// The most records to return.
     pub limit: u32,
-    /// Only actions whose name begins so: `node.` or `scan.start`. Empty for all.
+    /// Only actions whose name has this prefix, such as `node.` or `scan.start`. Empty for all actions.
     pub action: String,
     /// Only refusals.
     pub refused: bool,
@@ -127,7 +127,7 @@ pub struct AuditQuery {
     pub who: Option<Who>,
 }
 
-/// A link of the chain, with the record as it is now and the count that the link states.
+/// A link of the chain, with the current record and the count that the link states.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditLink {
     /// Its sequence number, from 1, without gaps.
@@ -149,15 +149,15 @@ pub struct LinkedRecord {
     pub who: String,
     /// The author's id.
     pub who_id: Option<i64>,
-    /// Where it came from.
+    /// The address of the author.
     pub from: Option<String>,
     /// The action.
     pub action: String,
-    /// What it was done on.
+    /// The object of the action.
     pub subject: String,
-    /// Why it was refused.
+    /// The reason of a refusal.
     pub refusal: Option<String>,
-    /// How often it had happened when it was linked.
+    /// The number of occurrences when the link was made.
     pub count: u64,
 }
 
@@ -181,13 +181,13 @@ impl LinkedRecord {
 /// The audit trail.
 #[async_trait]
 pub trait Audit: Send + Sync {
-    /// Writes one record; a refusal is added to an equal one of the same minute.
+    /// Writes one record. A refusal is added to an equal refusal of the same minute.
     async fn record_audit(&self, entry: AuditEntry) -> Result<(), StoreError>;
 
-    /// The records of an organization that match a query, newest first.
+    /// Lists the records of an organization that match a query, newest first.
     async fn find_audit(&self, org: OrgId, query: AuditQuery) -> Result<Vec<AuditRow>, StoreError>;
 
-    /// The records of an organization before the record `before`, newest first, at most `limit`.
+    /// Lists the records of an organization before the record `before`, newest first, at most `limit`.
     async fn list_audit(
         &self,
         org: OrgId,
@@ -206,18 +206,18 @@ pub trait Audit: Send + Sync {
 /// The hash chain over the audit trail.
 #[async_trait]
 pub trait AuditChain: Send + Sync {
-    /// Links every record that has no link yet, and again every record whose count has grown since its last
-    /// link of a minute ago. Returns the number of new links. Several sealers can run at once: each locks one
+    /// Links every record that has no link yet. A record whose count has grown is linked again, a minute after
+    /// its last link. Returns the number of new links. Several sealers can run at once, because each locks one
     /// chain at a time.
     async fn seal_audit(&self, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// The chains that have a link: one for each organization, and one for records without one.
+    /// Lists the chains that have a link: one for each organization, and one for records without one.
     async fn audit_chains(&self) -> Result<Vec<Option<OrgId>>, StoreError>;
 
-    /// The head of a chain.
+    /// Returns the head of a chain.
     async fn audit_head(&self, org: Option<OrgId>) -> Result<ChainHead, StoreError>;
 
-    /// The links after a sequence number, in order, at most `limit`.
+    /// Lists the links after a sequence number, in order, at most `limit`.
     async fn audit_links(
         &self,
         org: Option<OrgId>,

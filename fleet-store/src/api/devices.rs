@@ -12,19 +12,19 @@ use crate::{Actor, StoreError};
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceRow {
-    /// The id from the first accepted report.
+    /// The id that the first accepted report created.
     pub id: DeviceId,
-    /// The strongest identity that it has shown.
+    /// The strongest identity that reports have shown.
     pub identifier: DeviceIdentifier,
-    /// The node that found it; `None` when the server itself did.
+    /// The node that found it; `None` when the server found it.
     pub node: Option<NodeId>,
-    /// Where it was last found; `None` when another device answers there now.
+    /// Its last endpoint; `None` when another device answers there now.
     pub endpoint: Option<Endpoint>,
-    /// What is known of it.
+    /// The known facts.
     pub facts: DeviceFacts,
-    /// The first accepted report.
+    /// When the first report was accepted.
     pub first_seen: Timestamp,
-    /// The last accepted report.
+    /// When the last report was accepted.
     pub last_seen: Timestamp,
     /// Its former identifiers, newest first, at most 32.
     pub aliases: Vec<DeviceAlias>,
@@ -33,9 +33,9 @@ pub struct DeviceRow {
 /// A former identifier of a device, or of a record that was merged into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceAlias {
-    /// The change, for undoing it.
+    /// The id of the change, which an undo refers to.
     pub change: IdentityChangeId,
-    /// The name.
+    /// The former identifier.
     pub identifier: DeviceIdentifier,
     /// Why the identifier belongs to this device.
     pub reason: IdentityReason,
@@ -49,12 +49,12 @@ pub struct DeviceAlias {
     pub since: Timestamp,
 }
 
-/// How a caller names a device.
+/// The ways to name a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceName {
-    /// By id. The id of a merged record leads to the surviving one.
+    /// The id. The id of a merged record resolves to the surviving record.
     Id(DeviceId),
-    /// By identifier, current or former.
+    /// The identifier, current or former.
     Identifier(DeviceIdentifier),
 }
 
@@ -65,11 +65,11 @@ pub struct RefusedDevice {
     pub id: i64,
     /// The node that reported it.
     pub reporter: NodeId,
-    /// Where it found the device.
+    /// The endpoint where the node found the device.
     pub endpoint: Endpoint,
     /// The identity that the report showed.
     pub identifier: DeviceIdentifier,
-    /// Why it is refused.
+    /// The reason of the refusal.
     pub reason: RejectReason,
     /// The existing record of the device.
     pub device: DeviceId,
@@ -77,11 +77,11 @@ pub struct RefusedDevice {
     pub owner: Option<NodeId>,
     /// The node that the record is bound to, if any.
     pub bound_to: Option<NodeId>,
-    /// Reports of it that were refused.
+    /// The number of its refused reports.
     pub count: u64,
-    /// The first of them.
+    /// When the first of them arrived.
     pub first_seen: Timestamp,
-    /// The last of them.
+    /// When the last of them arrived.
     pub last_seen: Timestamp,
 }
 
@@ -113,7 +113,7 @@ pub enum UndoError {
 /// The inventory.
 #[async_trait]
 pub trait Inventory: Send + Sync {
-    /// Devices with ids above `after`, by id, at most `limit`; of one node or of all.
+    /// Lists devices with ids above `after`, by id, at most `limit`, of one node or of all.
     async fn list_devices(
         &self,
         org: OrgId,
@@ -122,10 +122,10 @@ pub trait Inventory: Send + Sync {
         limit: u32,
     ) -> Result<Vec<DeviceRow>, StoreError>;
 
-    /// One device by any of its names. A merged record leads to the surviving one.
+    /// Returns one device by any of its names. A merged record resolves to the surviving record.
     async fn device(&self, org: OrgId, name: DeviceName) -> Result<Option<DeviceRow>, StoreError>;
 
-    /// Separates two devices that a report had merged. They stay apart until the weaker one shows another
+    /// Separates two devices that a report had merged. They stay separate until the weaker one shows another
     /// identity. Audited.
     async fn undo_identity_change(
         &self,
@@ -135,8 +135,8 @@ pub trait Inventory: Send + Sync {
         now: Timestamp,
     ) -> Result<ToldApart, UndoError>;
 
-    /// Devices that are still refused, of one reporter or of all, with ids above `after`, and the id to
-    /// continue after; `None` at the end. The store keeps at most 4,096 for a reporter.
+    /// Lists devices that are still refused, of one reporter or of all, with ids above `after`. Also returns
+    /// the id to continue after, or `None` at the end. The store keeps at most 4,096 rows per reporter.
     async fn list_refused_devices(
         &self,
         org: OrgId,
@@ -145,8 +145,8 @@ pub trait Inventory: Send + Sync {
         limit: u32,
     ) -> Result<(Vec<RefusedDevice>, Option<i64>), StoreError>;
 
-    /// Deletes refused devices that are no longer refused or were not reported for 30 days, among 1,000
-    /// with ids above `after`. Returns the id to continue after; `None` at the end.
+    /// Deletes rows of devices that are no longer refused or were not reported for 30 days. It reads 1,000 rows
+    /// with ids above `after`. Returns the id to continue after, or `None` at the end.
     async fn sweep_refused_devices(
         &self,
         after: i64,

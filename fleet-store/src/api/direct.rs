@@ -1,8 +1,8 @@
 //! Direct scans by the server itself: the addresses it may dial, and the devices it found there.
 //!
 //! The server never dials an address where a node has or had a device. A node can report a device at any
-//! moment, on any replica, and a check before the dial would come too early. Therefore an address is
-//! *released* for one direct scan, and while it is, no transaction attributes an endpoint there to a node.
+//! moment, on any replica, so a check before the dial would not be enough. Therefore an address is *released*
+//! for one direct scan. During the release, no transaction attributes an endpoint at that address to a node.
 //! See [`Direct`].
 
 use std::{collections::BTreeSet, net::IpAddr};
@@ -13,17 +13,17 @@ use fleet_pairing::DirectRefusal;
 
 use crate::{DeviceRow, StoreError};
 
-/// Addresses that the server would like to dial next.
+/// Addresses that the server requests permission to dial.
 #[derive(Clone, Debug)]
 pub struct DialRequest {
     /// The organization.
     pub org: OrgId,
-    /// The direct scan or pairing. It has no row of its own.
+    /// The direct scan or pairing. It has no row in the database.
     pub scan: ScanId,
-    /// At most 1,024.
+    /// The addresses, at most 1,024.
     pub addresses: Vec<IpAddr>,
-    /// How long nodes' reports wait for this release if it is never given back: the server that asked
-    /// must have stopped dialing well before.
+    /// When the release ends if it is never given back. Until then, nodes' reports for these addresses wait.
+    /// The server that requested it must stop dialing well before.
     pub until: Timestamp,
     /// The current time.
     pub now: Timestamp,
@@ -32,9 +32,9 @@ pub struct DialRequest {
 /// The addresses that the server may dial.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Released {
-    /// Canonical, each once, in the order asked.
+    /// Allowed addresses in canonical form, without duplicates, in the order of the request.
     pub allowed: Vec<IpAddr>,
-    /// The others.
+    /// Excluded addresses.
     pub excluded: Vec<Exclusion>,
 }
 
@@ -49,10 +49,10 @@ pub struct Exclusion {
     pub node_name: String,
 }
 
-/// Why nothing was released.
+/// Why no address was released.
 #[derive(Debug, thiserror::Error)]
 pub enum ReleaseError {
-    /// Another scan of the server's own is dialing for this organization.
+    /// Another direct scan of this organization is dialing.
     #[error(
         "the server is dialing for another scan or pairing of this organization (run {0}): try again when it is over"
     )]
@@ -69,7 +69,7 @@ pub struct NewSightings {
     pub org: OrgId,
     /// The scan that the addresses were released for.
     pub scan: ScanId,
-    /// In order.
+    /// The found devices, in order.
     pub rows: Vec<DeviceReport>,
     /// The current time.
     pub now: Timestamp,
@@ -80,40 +80,41 @@ pub struct NewSightings {
 pub enum Sighted {
     /// Stored without attribution.
     Stored(Box<DeviceRow>),
-    /// It belongs to a node. Its address is excluded from now on.
+    /// The device belongs to a node. Its address is excluded from now on.
     OfNode {
-        /// Why.
+        /// The reason.
         refusal: DirectRefusal,
         /// The name of that node.
         node_name: String,
     },
-    /// Its address is not, or no longer, released for this scan.
+    /// The address is not released for this scan, or not any more.
     NotReleased,
 }
 
 /// Direct scans by the server itself.
 ///
-/// The guarantee: between the commit of [`Direct::release_for_dialing`] and the earlier of
-/// [`Direct::give_back`] and [`DialRequest::until`], no transaction commits that attributes an endpoint
-/// at an allowed address to a node. An address where an endpoint was ever attributed is never allowed. A
-/// server that dials only in that time thus never dials an address after a node's report of it was
-/// accepted. The nodes' side waits meanwhile: [`ReportError::BeingDialed`](crate::ReportError).
+/// The store guarantees the following. A release lasts from the commit of [`Direct::release_for_dialing`] to
+/// the earlier of [`Direct::give_back`] and [`DialRequest::until`]. During that time, no transaction commits
+/// that attributes an endpoint at an allowed address to a node. An address where an endpoint was ever
+/// attributed is never allowed. A server that dials only during a release thus never dials an address after a
+/// node's report of it was accepted. Reports of such addresses are refused with
+/// [`ReportError::BeingDialed`](crate::ReportError).
 #[async_trait]
 pub trait Direct: Send + Sync {
-    /// Releases addresses for one scan of the server's own; one at a time an organization.
+    /// Releases addresses for one direct scan. An organization can have one such scan at a time.
     async fn release_for_dialing(&self, request: DialRequest) -> Result<Released, ReleaseError>;
 
-    /// Stores what was found at addresses that are released for the scan: new records and updates of
-    /// unattributed ones. Returns one outcome for each row, in order.
+    /// Stores the devices found at addresses that are released for the scan: new records, and updates of
+    /// unattributed records. Returns one outcome for each row, in order.
     async fn record_direct(&self, sightings: NewSightings) -> Result<Vec<Sighted>, StoreError>;
 
-    /// The live devices that go by one of these identifiers now.
+    /// Lists the live devices that currently have one of these identifiers.
     async fn devices_named(
         &self,
         org: OrgId,
         identifiers: BTreeSet<DeviceIdentifier>,
     ) -> Result<Vec<DeviceRow>, StoreError>;
 
-    /// Ends every release of a scan that no longer dials.
+    /// Ends every release of a scan that has stopped dialing.
     async fn give_back(&self, org: OrgId, scan: ScanId) -> Result<(), StoreError>;
 }

@@ -28,17 +28,17 @@ pub struct Invitation {
     pub replaces: Option<NodeId>,
 }
 
-/// A code to store.
+/// An enrollment code to store.
 #[derive(Clone, Debug)]
 pub struct NewCode {
     /// The organization that the node joins.
     pub org: OrgId,
-    /// Its hash.
+    /// The hash of the code.
     pub code: SecretHash,
     /// When it expires.
     pub expires: Timestamp,
-    /// The revoked node that the new one replaces. Devices that the old node knew by endpoint and type
-    /// alone become the new node's when it reports the same.
+    /// The revoked node that the new one replaces. A device that the old node knew only by endpoint and type
+    /// passes to the new node when the new node reports the same.
     pub replaces: Option<NodeId>,
     /// The operator that creates it.
     pub actor: Actor,
@@ -77,13 +77,13 @@ pub enum CreateCodeError {
 pub struct NewNode {
     /// The hash of the code it presents.
     pub code: SecretHash,
-    /// 1..=255 characters, unique among the live nodes of the organization.
+    /// The name: 1 to 255 characters, unique among the live nodes of the organization.
     pub name: String,
-    /// A valid ed25519 public key, unique among the live nodes of the organization.
+    /// The identity key: a valid ed25519 public key, unique among the live nodes of the organization.
     pub identity_key: [u8; 32],
     /// A usable X25519 public key.
     pub encryption_key: [u8; 32],
-    /// The caller.
+    /// The author and its address, for the audit trail.
     pub actor: Actor,
     /// The current time.
     pub now: Timestamp,
@@ -103,7 +103,7 @@ pub struct Registered {
 /// Why a node could not register.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
-    /// Unknown, used, canceled and expired codes are told apart nowhere.
+    /// The code is unknown, used, canceled or expired. These cases are deliberately indistinguishable.
     #[error("the enrollment code is not valid: ask the operator for a new one")]
     Code,
     /// A live node has this name. The code stays usable.
@@ -114,7 +114,7 @@ pub enum RegisterError {
         "this identity key belongs to a node that is enrolled already: revoke that node first, or enroll with a new state directory"
     )]
     KeyTaken,
-    /// Another node has used a code for the same place. The code stays usable.
+    /// Another node has already replaced the revoked node. The code stays usable.
     #[error("node {by} replaces node {node} already: ask the operator for a new code")]
     ReplacementTaken {
         /// The revoked node.
@@ -133,7 +133,7 @@ pub enum ConfirmError {
     /// No such node in this organization.
     #[error("no node {0} in this organization")]
     NotFound(NodeId),
-    /// The ids do not belong together, or the node does not wait.
+    /// The node and the invitation do not belong together, or the node does not await confirmation.
     #[error("{0}")]
     Refused(String),
     /// The database failed.
@@ -147,10 +147,10 @@ pub enum RevokeError {
     /// No such live node in this organization.
     #[error("no node {0} in this organization")]
     NotFound(NodeId),
-    /// An awaiting node is named together with its invitation.
+    /// The node awaits confirmation, so its invitation must be named too.
     #[error("node {0} awaits confirmation: name its pending_enrollment_id too")]
     PendingIdMissing(NodeId),
-    /// The ids do not belong together.
+    /// The node and the invitation do not belong together.
     #[error("{0}")]
     Refused(String),
     /// The database failed.
@@ -164,7 +164,7 @@ pub enum CancelCodeError {
     /// No such invitation in this organization.
     #[error("no enrollment code {0} in this organization")]
     NotFound(PendingEnrollmentId),
-    /// It is not pending any more.
+    /// The invitation is no longer pending.
     #[error("enrollment code {0} is {1}: only a pending code can be canceled")]
     NotPending(PendingEnrollmentId, InvitationState),
     /// The database failed.
@@ -186,18 +186,18 @@ pub struct Hello {
     pub version: String,
     /// Empty for an upstream node.
     pub capabilities: Vec<String>,
-    /// Ports it tries when none are given.
+    /// The ports that the node tries when a scan names none.
     pub default_ports: Vec<String>,
-    /// Its own private subnets.
+    /// The node's own private subnets.
     pub local_subnets: Vec<String>,
-    /// Targets it accepts in one command; 0 for unknown.
+    /// The most targets that it accepts in one command; 0 for unknown.
     pub max_targets: u32,
-    /// Ports it accepts in one command; 0 for unknown.
+    /// The most ports that it accepts in one command; 0 for unknown.
     pub max_ports: u32,
 }
 
 impl Hello {
-    /// The profile that plans are made for.
+    /// Returns the profile that plans are made for.
     pub fn profile(&self) -> NodeProfile {
         NodeProfile::announced(Announcement {
             capabilities: &self.capabilities,
@@ -220,21 +220,21 @@ pub struct NodeRow {
     pub name: String,
     /// Pending or confirmed; revoked only in [`Enrollment::list_revoked_nodes`].
     pub state: NodeState,
-    /// Of its identity key.
+    /// The fingerprint of its identity key.
     pub fingerprint: Fingerprint,
     /// When it registered.
     pub created_at: Timestamp,
-    /// The last heartbeat or stream, by the server's clock.
+    /// When the last heartbeat or stream arrived, by the server's clock.
     pub last_seen_at: Option<Timestamp>,
-    /// The invitation it waits on.
+    /// The invitation that awaits confirmation.
     pub invitation: Option<PendingEnrollmentId>,
     /// Whether a control stream is claimed and not released.
     pub connected: bool,
     /// Its last Hello; `None` before its first stream.
     pub hello: Option<Hello>,
-    /// Two machines present this identity.
+    /// Whether two machines present this identity.
     pub duplicate_identity: bool,
-    /// Scans that wait or run on it.
+    /// The number of scans that wait or run on it.
     pub open_scans: u32,
     /// The revoked node that it replaces.
     pub replaces: Option<NodeId>,
@@ -246,7 +246,7 @@ pub trait Invitations: Send + Sync {
     /// Stores a code's hash as a pending invitation.
     async fn create_code(&self, new: NewCode) -> Result<PendingEnrollmentId, CreateCodeError>;
 
-    /// The open invitations, newest first.
+    /// Lists the open invitations, newest first.
     async fn list_codes(&self, org: OrgId) -> Result<Vec<Invitation>, StoreError>;
 
     /// Withdraws a pending code.
@@ -258,15 +258,15 @@ pub trait Invitations: Send + Sync {
         now: Timestamp,
     ) -> Result<(), CancelCodeError>;
 
-    /// Expires invitations past their time and soft-deletes the unconfirmed nodes bound to them, each
-    /// in one transaction. Returns how many.
+    /// Expires invitations that are past their time. Soft-deletes the unconfirmed nodes that used them, each in
+    /// one transaction. Returns the number of expired invitations.
     async fn sweep_enrollments(&self, now: Timestamp) -> Result<u64, StoreError>;
 }
 
 /// Nodes, from registration to revocation.
 #[async_trait]
 pub trait Enrollment: Send + Sync {
-    /// Uses a code: the node is pending, the invitation awaits confirmation and is bound to it.
+    /// Uses a code: the node becomes pending, and the invitation is bound to it and awaits confirmation.
     async fn register_node(&self, new: NewNode) -> Result<Registered, RegisterError>;
 
     /// Confirms an awaiting node and stores the hash of its API key.
@@ -280,8 +280,9 @@ pub trait Enrollment: Send + Sync {
         now: Timestamp,
     ) -> Result<(), ConfirmError>;
 
-    /// Revokes a live node for good: open invitations canceled, keys, challenges, sessions and its
-    /// stream void, its commands ended, its scans ended with what they found, its devices released.
+    /// Revokes a live node permanently. Its open invitations are canceled, and its keys, challenges, sessions
+    /// and stream become invalid. Its commands end, its scans end with the results so far, and its devices are
+    /// released.
     async fn revoke_node(
         &self,
         org: OrgId,
@@ -291,12 +292,12 @@ pub trait Enrollment: Send + Sync {
         now: Timestamp,
     ) -> Result<Revoked, RevokeError>;
 
-    /// The live nodes of an organization, by id.
+    /// Lists the live nodes of an organization, by id.
     async fn list_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError>;
 
-    /// The revoked nodes of an organization, newest first, at most 200.
+    /// Lists the revoked nodes of an organization, newest first, at most 200.
     async fn list_revoked_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError>;
 
-    /// One live node of an organization.
+    /// Returns one live node of an organization.
     async fn node(&self, org: OrgId, node: NodeId) -> Result<Option<NodeRow>, StoreError>;
 }

@@ -1,6 +1,6 @@
-//! Errors of the database itself. Each operation has its own error for refusals.
+//! Errors of the database itself. Each operation has its own error type for refusals.
 
-/// The database failed. Its text is for the log and never reaches a client.
+/// A failure of the database. Its text is for the log and never reaches a client.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be reached, or stayed busy through every retry.
@@ -29,14 +29,14 @@ pub enum StoreError {
         "the database lacks the migration `{0}`: run `fleetd migrate`, or `fleetd serve --migrate`"
     )]
     OlderSchema(String),
-    /// The database URL is not understood.
+    /// The database URL is invalid.
     #[error(
         "`{url}` is not a database URL: {detail}; write sqlite:///path/fleet.db?mode=rwc or postgres://user@host/database"
     )]
     Url {
         /// The URL without its password.
         url: String,
-        /// What is wrong with it.
+        /// The reason.
         detail: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Bindings of devices, and pairing that operators request.
+//! Bindings of devices, and pairings that operators request.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -20,7 +20,7 @@ pub struct BoundDevice {
     pub node: NodeId,
     /// When it was bound.
     pub since: Timestamp,
-    /// The operator that bound it; `None` when a pairing on the node did.
+    /// The operator that bound it; `None` when a pairing on the node bound it.
     pub assigned_by: Option<OperatorId>,
 }
 
@@ -33,12 +33,12 @@ pub struct DevicePairing {
     pub error: String,
     /// The binding, which is independent of the status.
     pub binding: Binding,
-    /// Whether credentials that its node sealed are kept for it.
+    /// Whether credentials that its node sealed are stored for it.
     pub has_credentials: bool,
 }
 
 impl DevicePairing {
-    /// The pairing of a device without stored data.
+    /// The value for a device without stored pairing data.
     pub const NONE: Self = Self {
         status: PairingStatus::Unpaired,
         error: String::new(),
@@ -52,7 +52,7 @@ impl DevicePairing {
 pub enum Changed {
     /// Something changed.
     Yes,
-    /// Nothing had to change.
+    /// The request changed nothing.
     No,
 }
 
@@ -65,15 +65,15 @@ pub enum BindError {
     /// No such live device in this organization.
     #[error("no device {0} in this organization")]
     DeviceNotFound(DeviceId),
-    /// The server itself is dialing where the device is.
+    /// The server itself is dialing the device's address.
     #[error("the server itself is dialing {0}: try again shortly")]
     BeingDialed(IpAddr),
-    /// The rules refuse it.
+    /// The pairing rules refuse it.
     #[error("device {device} cannot be paired: {why}")]
     Refused {
         /// The device.
         device: DeviceId,
-        /// Why.
+        /// The reason.
         why: BindRefusal,
     },
     /// The database failed.
@@ -92,57 +92,57 @@ pub enum UnbindError {
     Storage(#[from] StoreError),
 }
 
-/// A device for a node to pair, as it was found.
+/// A device for a node to pair, as a scan found it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairTarget {
     /// The device.
     pub device: DeviceId,
     /// Its identity.
     pub identifier: DeviceIdentifier,
-    /// Where it is.
+    /// Its endpoint.
     pub endpoint: Endpoint,
-    /// Scheme, driver, manufacturer and firmware of it; the other facts are not stored.
+    /// Its scheme, driver, manufacturer and firmware. Other facts are not stored.
     pub facts: DeviceFacts,
 }
 
 /// The devices that an operator selects for pairing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairSelection {
-    /// These, by identifier.
+    /// The devices with these identifiers.
     pub identifiers: Vec<String>,
-    /// All devices that the node found and that are not paired.
+    /// All unpaired devices that the node found.
     pub all_unpaired: bool,
-    /// Whether there is a password to try.
+    /// Whether the operator supplied a password to try.
     pub with_password: bool,
 }
 
 /// The targets of a selection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PairTargets {
-    /// Each device once, by id.
+    /// The devices, each once, by id.
     pub targets: Vec<PairTarget>,
     /// Devices selected by name that the node cannot pair, with the reason.
     pub refused: Vec<(String, String)>,
 }
 
-/// Pairing to store.
+/// A pairing to store.
 #[derive(Clone, Debug)]
 pub struct NewPairing {
-    /// Made by the caller.
+    /// The id, chosen by the caller.
     pub id: PairingId,
-    /// Whose node it is.
+    /// The organization.
     pub org: OrgId,
     /// The node.
     pub node: NodeId,
     /// The operator.
     pub operator: OperatorId,
-    /// The targets of each command. No part is empty, and no device is in two.
+    /// The targets of each command. No part is empty, and no device is in two parts.
     pub parts: Vec<Vec<PairTarget>>,
     /// The current time.
     pub now: Timestamp,
 }
 
-/// Why pairing could not be stored.
+/// Why a pairing could not be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum CreatePairingError {
     /// No such live node in this organization.
@@ -162,7 +162,7 @@ pub enum CreatePairingError {
 /// The result of issuing the next part of a pairing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PairingStep {
-    /// A command in flight, to be handed to the stream.
+    /// A command was issued and must be handed to the stream.
     Issued {
         /// The devices to pair.
         targets: Vec<PairTarget>,
@@ -171,16 +171,16 @@ pub enum PairingStep {
     },
     /// The epoch is not current, or another command is in flight. Call again later.
     Waits,
-    /// It has ended.
+    /// The pairing has ended.
     Over,
 }
 
-/// Credentials that a node sealed to itself: bytes that nobody else can read, and that are not printed.
+/// Credentials that a node sealed to itself. Only that node can read them, and they are never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedCredentials {
-    /// At most 4,096 bytes.
+    /// The user name, at most 4,096 bytes.
     pub username: Vec<u8>,
-    /// At most 4,096 bytes.
+    /// The password, at most 4,096 bytes.
     pub password: Vec<u8>,
 }
 
@@ -190,38 +190,38 @@ impl fmt::Debug for SealedCredentials {
     }
 }
 
-/// A report of pairing results whose envelope is in order.
+/// A report of pairing results with a valid envelope.
 #[derive(Clone, Debug)]
 pub struct NewPairResults {
-    /// Who sent it, from the bearer token.
+    /// The node that sent it, from the bearer token.
     pub node: NodeId,
-    /// Whose node it is.
+    /// The organization of the node.
     pub org: OrgId,
-    /// Where it came from, for the audit trail.
+    /// The address it came from, for the audit trail.
     pub from: Option<IpAddr>,
     /// The command it belongs to.
     pub command: CommandId,
-    /// Its rows in order; a malformed one with its reason and an escaped example.
+    /// Its rows in order; a malformed row with its reason and an escaped example.
     pub rows: Vec<Result<PairRow, (PairRejectReason, String)>>,
     /// The current time.
     pub now: Timestamp,
 }
 
-/// One result, with what its node sealed.
+/// One result, with the credentials that its node sealed.
 #[derive(Clone, Debug)]
 pub struct PairRow {
-    /// The result; its error escaped and bounded.
+    /// The result, with its error escaped and bounded.
     pub result: PairResult,
-    /// Credentials that worked.
+    /// The credentials that worked.
     pub sealed: Option<SealedCredentials>,
 }
 
 /// The result of a report of pairing results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PairResultsAnswer {
-    /// Results stored, or stored before.
+    /// The number of results stored now or before.
     pub accepted: u64,
-    /// Results refused.
+    /// The number of refused results.
     pub rejected: u64,
     /// The pairing, whose watchers must be notified.
     pub pairing: PairingId,
@@ -236,20 +236,20 @@ pub struct PairingRow {
     pub node: NodeId,
     /// The operator that requested it.
     pub operator: OperatorId,
-    /// When it happened.
+    /// When it was requested.
     pub created_at: Timestamp,
     /// The number of devices.
     pub targets: u64,
     /// The number of devices with a result.
     pub done: u64,
-    /// How it ended; `None` while it runs.
+    /// Its conclusion; `None` while it runs.
     pub ended: Option<(Code, String)>,
 }
 
-/// One device's result.
+/// The result of one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairResultRow {
-    /// Dense from 1 within the pairing.
+    /// The sequence number, dense from 1 within the pairing.
     pub sequence: i64,
     /// The device.
     pub device: DeviceId,
@@ -270,7 +270,7 @@ pub struct PairPage {
     pub results: Vec<PairResultRow>,
 }
 
-/// Why pairing could not be canceled.
+/// Why a pairing could not be canceled.
 #[derive(Debug, thiserror::Error)]
 pub enum CancelPairingError {
     /// No such pairing in this organization.
@@ -281,11 +281,11 @@ pub enum CancelPairingError {
     Storage(#[from] StoreError),
 }
 
-/// Which node or server a device is bound to.
+/// The node or server that each device is bound to.
 #[async_trait]
 pub trait Bindings: Send + Sync {
-    /// Binds a device to a node and attributes it to it; what was stored of another binding's
-    /// credentials is forgotten. The same again changes nothing.
+    /// Binds a device to a node and attributes it to that node. Credentials that another binding stored are
+    /// deleted. Repeating the call changes nothing.
     async fn bind_device(
         &self,
         org: OrgId,
@@ -295,8 +295,8 @@ pub trait Bindings: Send + Sync {
         now: Timestamp,
     ) -> Result<Changed, BindError>;
 
-    /// Releases a device: bound to nobody, paired nowhere, its stored credentials deleted, and results
-    /// of pairing that were asked for before are not taken any more. Its attribution stays.
+    /// Releases a device. Its binding, pairing status and stored credentials are deleted, and results of
+    /// earlier pairing requests are refused. Its attribution stays.
     async fn unbind_device(
         &self,
         org: OrgId,
@@ -305,9 +305,9 @@ pub trait Bindings: Send + Sync {
         now: Timestamp,
     ) -> Result<Changed, UnbindError>;
 
-    /// Binds a device to the server itself, which has paired it, unless a node has or had it: neither
-    /// the device nor its endpoint may ever have been attributed to one. Decided under the
-    /// device's lock, whatever was known when the server dialed.
+    /// Binds a device to the server itself, which has paired it. Neither the device nor its endpoint may ever
+    /// have been attributed to a node. This is checked under the device's lock, because the state may have
+    /// changed since the server dialed.
     async fn bind_to_server(
         &self,
         org: OrgId,
@@ -317,14 +317,14 @@ pub trait Bindings: Send + Sync {
         now: Timestamp,
     ) -> Result<Changed, BindError>;
 
-    /// The devices that are bound to a node, or to any, by id of the device.
+    /// Lists the devices that are bound to one node, or to any node, by device id.
     async fn list_bound_devices(
         &self,
         org: OrgId,
         node: Option<NodeId>,
     ) -> Result<Vec<BoundDevice>, StoreError>;
 
-    /// Devices that nodes have found, of one node or of all, with ids above `after`, by id, at most
+    /// Lists devices that nodes have found, of one node or of all, with ids above `after`, by id, at most
     /// `limit`.
     async fn list_found_devices(
         &self,
@@ -334,7 +334,7 @@ pub trait Bindings: Send + Sync {
         limit: u32,
     ) -> Result<Vec<DeviceRow>, StoreError>;
 
-    /// The pairing of devices. Devices that are missing in the map are [`DevicePairing::NONE`].
+    /// Returns the pairing of devices. A device that is missing in the map is [`DevicePairing::NONE`].
     async fn pairings_of(
         &self,
         org: OrgId,
@@ -342,11 +342,11 @@ pub trait Bindings: Send + Sync {
     ) -> Result<BTreeMap<DeviceId, DevicePairing>, StoreError>;
 }
 
-/// Pairing that operators request from nodes.
+/// Pairings that operators request from nodes.
 #[async_trait]
 pub trait Pairing: Send + Sync {
-    /// The targets of a selection on a node, by the rules over the current rows. Results are judged again
-    /// when they arrive.
+    /// Returns the targets of a selection on a node, according to the rules and the current rows. Results are
+    /// judged again when they arrive.
     async fn pair_targets(
         &self,
         org: OrgId,
@@ -354,16 +354,16 @@ pub trait Pairing: Send + Sync {
         selection: PairSelection,
     ) -> Result<PairTargets, StoreError>;
 
-    /// Stores pairing and its targets; credentials are not among what is stored. The node runs
-    /// nothing else until it ends. Its server must renew the lease within [`limits::PAIRING_LEASE`].
+    /// Stores a pairing and its targets, without credentials. The node runs nothing else until the pairing
+    /// ends. The server must renew the lease within [`limits::PAIRING_LEASE`].
     ///
     /// [`limits::PAIRING_LEASE`]: fleet_core::limits::PAIRING_LEASE
     async fn create_pairing(&self, new: NewPairing, actor: Actor)
     -> Result<(), CreatePairingError>;
 
-    /// Issues the next part under a command id, if the epoch is current and nothing is in flight. A part
-    /// is issued once. Extends the lease. Without an epoch the node has no stream: a pairing of which
-    /// nothing is in flight ends as unavailable.
+    /// Issues the next part under a command id, if the epoch is current and nothing is in flight. A part is
+    /// issued only once. Extends the lease. Without an epoch the node has no stream, and a pairing with nothing
+    /// in flight ends as unavailable.
     async fn issue_pairing(
         &self,
         pairing: PairingId,
@@ -375,8 +375,8 @@ pub trait Pairing: Send + Sync {
     /// Renews the lease of a pairing. Returns whether the pairing still runs.
     async fn renew_pairing(&self, pairing: PairingId, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Ends a pairing of which nothing is in flight, or whose command could not be handed to the stream:
-    /// devices without a result are reported as failed for this reason and keep their status.
+    /// Ends a pairing that has nothing in flight, or whose command could not be handed to the stream. Devices
+    /// without a result are reported as failed with this reason and keep their status.
     async fn end_pairing(
         &self,
         pairing: PairingId,
@@ -385,15 +385,15 @@ pub trait Pairing: Send + Sync {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Judges and stores results: one transaction. A result, the device's status, its binding and what
-    /// was sealed become durable together. Results that came before change nothing.
+    /// Judges and stores results in one transaction. A result, the device's status, its binding and its sealed
+    /// credentials become durable together. Results that were stored before change nothing.
     async fn record_pair_results(
         &self,
         report: NewPairResults,
     ) -> Result<PairResultsAnswer, ReportError>;
 
-    /// Cancels pairing: nothing more is sent, and the command in flight, which is answered, may still
-    /// bring results until its node acknowledges it or its deadline. Again, or after the end: nothing.
+    /// Cancels a pairing. No further command is sent. This returns the command in flight, which may still bring
+    /// results until its ack or its deadline. Canceling again, or after the end, changes nothing.
     async fn cancel_pairing(
         &self,
         org: OrgId,
@@ -405,7 +405,7 @@ pub trait Pairing: Send + Sync {
     /// Ends pairings whose lease has expired and that have no command in flight.
     async fn sweep_pairings(&self, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Results after a cursor, at most `limit`; none when the pairing is not this organization's.
+    /// Returns results after a cursor, at most `limit`, or `None` if the organization has no such pairing.
     async fn read_pairing(
         &self,
         org: OrgId,

@@ -1,4 +1,4 @@
-//! Reports of nodes: devices, and the addresses of names.
+//! Reports of nodes: devices, and the resolved addresses of names.
 
 use std::net::IpAddr;
 
@@ -20,12 +20,12 @@ pub struct NewReport {
     pub from: Option<IpAddr>,
     /// The command it belongs to.
     pub command: CommandId,
-    /// SHA-256 of the report's content: while the command is in flight, the same report again is
-    /// answered as the first time.
+    /// SHA-256 of the report's content. While the command is in flight, a repeated report gets the same answer
+    /// as the first one.
     pub digest: [u8; 32],
-    /// Its rows in order; a malformed one with its reason and an escaped example.
+    /// Its rows in order; a malformed row with its reason and an escaped example.
     pub rows: Vec<Result<DeviceReport, (RejectReason, String)>>,
-    /// Which addresses may be reported.
+    /// The addresses that may be reported.
     pub addresses: AddressPolicy,
     /// The current time.
     pub now: Timestamp,
@@ -34,9 +34,9 @@ pub struct NewReport {
 /// The result of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReportAnswer {
-    /// Rows stored, or stored before.
+    /// The number of rows stored, now or before.
     pub accepted: u64,
-    /// Rows refused, now or before.
+    /// The number of rows refused, now or before.
     pub rejected: u64,
     /// The scan, whose watchers must be notified.
     pub scan: ScanId,
@@ -47,16 +47,16 @@ pub struct ReportAnswer {
 /// Why a whole report was refused. Nothing was stored.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// The command is unknown, another node's, or not in flight.
+    /// The command is unknown, belongs to another node, or is not in flight.
     #[error("command {0} is not in flight for this node")]
     NotInFlight(CommandId),
-    /// The addresses of the command's names are not stored yet. They are sent separately from reports and
-    /// can arrive a moment later.
+    /// The addresses of the command's names are not stored yet. They are sent separately from reports and can
+    /// arrive slightly later.
     #[error(
         "command {0} waits for the addresses of its names: send them, then send the report again"
     )]
     AwaitsPins(CommandId),
-    /// More rows than the command may report.
+    /// The report has more rows than its command allows.
     #[error("command {command} may report at most {quota} rows")]
     OverQuota {
         /// The command.
@@ -64,11 +64,11 @@ pub enum ReportError {
         /// Its quota.
         quota: u64,
     },
-    /// The command was ended for its refused rows.
+    /// The command was ended because too many rows were refused.
     #[error("command {0} was ended because too many of its rows were refused")]
     Flooded(CommandId),
-    /// The server itself is dialing an address of the report, which blocks its attribution to a node for
-    /// at most a minute.
+    /// The server itself is dialing an address of the report. This blocks its attribution to a node for at most
+    /// a minute.
     #[error("the server itself is dialing {0} at this moment: send the report again shortly")]
     BeingDialed(IpAddr),
     /// The database failed.
@@ -83,9 +83,9 @@ pub struct Pins {
     pub node: NodeId,
     /// The command.
     pub command: CommandId,
-    /// Each name with its addresses, or the reason why it is skipped. Bounded by the caller.
+    /// Each name with its addresses, or with the reason to skip it. The caller bounds the number.
     pub names: Vec<(String, Result<Vec<IpAddr>, String>)>,
-    /// Which addresses may be pinned.
+    /// The addresses that may be pinned.
     pub addresses: AddressPolicy,
     /// The current time.
     pub now: Timestamp,
@@ -105,7 +105,7 @@ pub struct PinsTaken {
 /// Why pins were refused as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum PinsError {
-    /// The command is unknown, another node's, or not in flight.
+    /// The command is unknown, belongs to another node, or is not in flight.
     #[error("command {0} is not in flight for this node")]
     NotInFlight(CommandId),
     /// The database failed.
@@ -116,11 +116,11 @@ pub enum PinsError {
 /// What nodes report about their commands.
 #[async_trait]
 pub trait Reports: Send + Sync {
-    /// Judges and stores a report: one transaction with set-based statements. An accepted device, its
-    /// row, its event and the counts become durable together.
+    /// Judges and stores a report in one transaction with set-based statements. An accepted device, its row,
+    /// its event and the counts become durable together.
     async fn record_report(&self, report: NewReport) -> Result<ReportAnswer, ReportError>;
 
-    /// Stores the pins of a command as part of its scope. Its reports are refused until every name is
-    /// answered; the first answer for a name stands, and the same again changes nothing.
+    /// Stores the pins of a command as part of its scope. Reports of the command are refused until every name
+    /// has an answer. The first answer for a name is final, and repeating it changes nothing.
     async fn record_pins(&self, pins: Pins) -> Result<PinsTaken, PinsError>;
 }

@@ -1,5 +1,5 @@
-//! Durable scans: plan, outbox, reports, acks, events, ledger. Every operation that ends a scan writes
-//! its one terminal event in the same transaction.
+//! Durable scans: plan, outbox, reports, acks, events, ledger. Every operation that ends a scan writes its only
+//! terminal event in the same transaction.
 
 use std::time::Duration;
 
@@ -13,28 +13,28 @@ use fleet_discovery::{ChunkCommand, Ledger, LogEvent, Plan, ScanRequest};
 
 use crate::{Actor, StoreError};
 
-/// Whether a scan may wait.
+/// Whether a scan may wait in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queueing {
-    /// Refused at once when the node has a command in flight or another scan open; ends when the node
-    /// says BUSY.
+    /// The scan never waits. It is refused when the node has a command in flight or another open scan. It ends
+    /// when the node answers BUSY.
     Never,
-    /// Waits for its node until then; BUSY is retried.
+    /// The scan waits for its node until this time. BUSY is retried.
     Until(Timestamp),
 }
 
 /// A scan to create.
 #[derive(Clone, Debug)]
 pub struct NewScan {
-    /// Chosen by the caller.
+    /// The id, chosen by the caller.
     pub id: ScanId,
     /// The organization.
     pub org: OrgId,
-    /// Where it runs; must be live and confirmed.
+    /// The node, which must be live and confirmed.
     pub node: NodeId,
     /// The operator.
     pub operator: OperatorId,
-    /// Unique in the organization; makes a retry harmless.
+    /// The request id, unique in the organization. A repeated request returns the existing scan.
     pub request_id: Option<String>,
     /// The request.
     pub request: ScanRequest,
@@ -48,12 +48,12 @@ pub struct NewScan {
     pub now: Timestamp,
 }
 
-/// A created scan, or the one that the same request id made before.
+/// A created scan, or the one that the same request id created before.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CreatedScan {
     /// The scan.
     pub scan: ScanRow,
-    /// Whether it was there before.
+    /// Whether it existed before.
     pub existing: bool,
 }
 
@@ -63,10 +63,10 @@ pub enum CreateScanError {
     /// No such live node in this organization.
     #[error("no node {0} in this organization")]
     NodeNotFound(NodeId),
-    /// The node waits for its confirmation.
+    /// The node awaits its confirmation.
     #[error("node {0} is not confirmed yet: confirm it first")]
     NotConfirmed(NodeId),
-    /// A scan that never queues found the node at work.
+    /// The scan never queues, and the node is busy.
     #[error("node {0} is busy, retry shortly")]
     Busy(NodeId),
     /// Too many scans wait for the node.
@@ -85,13 +85,13 @@ pub enum CreateScanError {
 /// The progress of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Targets done, over all chunks.
+    /// The number of finished targets, over all chunks.
     pub done: u64,
-    /// Targets in all, skipped ones included.
+    /// The number of all targets, including skipped ones.
     pub total: u64,
-    /// The phase that the node reported; bounded, escaped.
+    /// The phase that the node reported, bounded and escaped.
     pub phase: String,
-    /// Since the first command was issued.
+    /// The time since the first command was issued.
     pub elapsed: Duration,
 }
 
@@ -102,7 +102,7 @@ pub struct ScanRow {
     pub id: ScanId,
     /// The organization.
     pub org: OrgId,
-    /// Where it runs.
+    /// The node.
     pub node: NodeId,
     /// The node's name.
     pub node_name: String,
@@ -112,33 +112,33 @@ pub struct ScanRow {
     pub priority: Priority,
     /// The request.
     pub request: ScanRequest,
-    /// When it was asked for.
+    /// When it was requested.
     pub created_at: Timestamp,
     /// When its first command was issued.
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// How long it may wait.
+    /// When its wait in the queue ends.
     pub queued_until: Option<Timestamp>,
-    /// The e-mail of who asked.
+    /// The e-mail of the operator that requested it.
     pub started_by: String,
-    /// How it ended.
+    /// Its conclusion.
     pub conclusion: Option<Conclusion>,
     /// The progress.
     pub progress: Progress,
-    /// Set when it has ended.
+    /// The summary of an ended scan.
     pub ledger: Option<Ledger>,
-    /// The newest sequence of its log; 0 when empty.
+    /// The newest sequence number of its log; 0 when the log is empty.
     pub last_sequence: i64,
-    /// The scope was not fixed exactly before dispatch.
+    /// Whether the scope was not fixed exactly before dispatch.
     pub open_scope: bool,
-    /// Chunks in all.
+    /// The number of chunks.
     pub chunks: u32,
-    /// Chunks that have ended.
+    /// The number of ended chunks.
     pub chunks_done: u32,
 }
 
-/// A command on its way to a node: stored before it is sent.
+/// A command for a node. It is stored before it is sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IssuedCommand {
     /// The command.
@@ -147,7 +147,7 @@ pub struct IssuedCommand {
     pub scan: ScanId,
     /// Its priority.
     pub priority: Priority,
-    /// What to send.
+    /// The request to send.
     pub request: ChunkCommand,
     /// The ports to send; empty means the node's defaults.
     pub ports: Vec<Port>,
@@ -155,20 +155,20 @@ pub struct IssuedCommand {
     pub deadline: Timestamp,
 }
 
-/// A node's word that a command has ended.
+/// A node's acknowledgment that a command has ended.
 #[derive(Clone, Debug)]
 pub struct Ack {
-    /// The node that sent them.
+    /// The node that sent it.
     pub node: NodeId,
-    /// The epoch of the stream it came by: an older one has no effect.
+    /// The epoch of the stream that delivered it. An older epoch has no effect.
     pub epoch: Epoch,
     /// The command.
     pub command: CommandId,
-    /// What it means.
+    /// The result that it reports.
     pub verdict: AckVerdict,
-    /// One byte a target in scope order, if the node tells.
+    /// One byte per target in scope order, if the node reports it.
     pub outcomes: Option<Vec<u8>>,
-    /// Skips, slow-downs, driver trouble: each becomes a warning. Bounded and escaped by the caller.
+    /// Skips, slow-downs and driver errors. Each becomes a warning. The caller bounds and escapes them.
     pub notes: Vec<String>,
     /// The current time.
     pub now: Timestamp,
@@ -177,11 +177,11 @@ pub struct Ack {
 /// The effect of an ack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acked {
-    /// The chunk ended; the scan may have.
+    /// The chunk ended, and possibly the scan.
     Chunk {
         /// The scan, whose watchers must be notified.
         scan: ScanId,
-        /// Whether it has ended.
+        /// Whether the scan has ended.
         ended: bool,
     },
     /// The node is busy, and the chunk waits.
@@ -191,18 +191,18 @@ pub enum Acked {
         /// When it may be issued again.
         until: Timestamp,
     },
-    /// The command was one of pairing, which may have ended with it; its watchers must be notified.
+    /// The command belonged to a pairing, which may have ended with it. Its watchers must be notified.
     Pairing(PairingId),
-    /// The command is unknown, another node's, of an older epoch, or ended before: nothing changed.
+    /// Nothing changed: the command is unknown, of another node, of an older epoch, or already ended.
     Stale,
 }
 
 /// An event of a scan's log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredEvent {
-    /// Dense from 1.
+    /// The sequence number, dense from 1.
     pub sequence: i64,
-    /// What happened.
+    /// The content of the event.
     pub event: LogEvent,
 }
 
@@ -222,7 +222,7 @@ pub struct EventPage {
 /// A canceled scan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Canceled {
-    /// The scan; not ended yet when a command in flight is given a moment to stop.
+    /// The scan. It has not ended yet if a command in flight has a grace period to stop.
     pub scan: ScanRow,
     /// The command to cancel on the node.
     pub in_flight: Option<CommandId>,
@@ -239,10 +239,10 @@ pub enum CancelScanError {
     Storage(#[from] StoreError),
 }
 
-/// What a sweep has ended.
+/// The effect of a sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expired {
-    /// Commands past their deadline, with their nodes.
+    /// Expired commands, with their nodes.
     pub commands: Vec<(NodeId, CommandId)>,
     /// Scans that changed, whose watchers must be notified.
     pub scans: Vec<ScanId>,
@@ -253,11 +253,11 @@ pub struct Expired {
 /// Scans as operators create and read them.
 #[async_trait]
 pub trait Scans: Send + Sync {
-    /// Stores a scan with its chunks and its audit record; plan notes become its first events.
+    /// Stores a scan with its chunks and its audit record. The notes of the plan become its first events.
     async fn create_scan(&self, new: NewScan, actor: Actor)
     -> Result<CreatedScan, CreateScanError>;
 
-    /// One scan of an organization.
+    /// Returns one scan of an organization.
     async fn scan(
         &self,
         org: OrgId,
@@ -265,7 +265,7 @@ pub trait Scans: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<ScanRow>, StoreError>;
 
-    /// The scan that a request id has made in an organization.
+    /// Returns the scan of an organization that was created with a request id.
     async fn scan_by_request(
         &self,
         org: OrgId,
@@ -273,7 +273,7 @@ pub trait Scans: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<ScanRow>, StoreError>;
 
-    /// Scans of an organization, newest first, before a scan, at most `limit`; of one node or of all.
+    /// Lists scans of an organization before a scan, newest first, at most `limit`, of one node or of all.
     async fn list_scans(
         &self,
         org: OrgId,
@@ -283,7 +283,7 @@ pub trait Scans: Send + Sync {
         now: Timestamp,
     ) -> Result<Vec<ScanRow>, StoreError>;
 
-    /// Events after a cursor, at most `limit`; none when the scan is not this organization's.
+    /// Lists events after a cursor, at most `limit`. Returns `None` if the organization has no such scan.
     async fn read_events(
         &self,
         org: OrgId,
@@ -297,9 +297,9 @@ pub trait Scans: Send + Sync {
 /// The queue of chunks and the commands that nodes receive.
 #[async_trait]
 pub trait Dispatch: Send + Sync {
-    /// Issues the next chunk of a node under a new command id, if the epoch is current, no command of
-    /// the node is in flight, and something waits: interactive before scheduled, and among equals the
-    /// scan served longest ago, so that a small scan waits for one chunk of a big one at the most.
+    /// Issues the next chunk of a node under a new command id. The epoch must be current, and no command of the
+    /// node may be in flight. Interactive scans come before scheduled ones. Among equals, the scan that was
+    /// served longest ago is next: a small scan waits for at most one chunk of a big one.
     async fn issue_command(
         &self,
         node: NodeId,
@@ -308,11 +308,11 @@ pub trait Dispatch: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<IssuedCommand>, StoreError>;
 
-    /// Takes a command back that could not be handed to the stream: its chunk waits again and the
-    /// attempt does not count.
+    /// Withdraws a command that could not be handed to the stream. Its chunk waits again, and the attempt does
+    /// not count.
     async fn withdraw_command(&self, command: CommandId, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Nodes for which a chunk may be issued now.
+    /// Lists nodes for which a chunk may be issued now.
     async fn nodes_with_work(&self, now: Timestamp) -> Result<Vec<NodeId>, StoreError>;
 }
 
@@ -332,9 +332,9 @@ pub trait Completion: Send + Sync {
         phase: &str,
     ) -> Result<Option<ScanId>, StoreError>;
 
-    /// Cancels a scan. With a `grace` (for a node that can be told to stop) a command in flight gets
-    /// that long to stop and report what it has; otherwise the scan ends at once, and the
-    /// node stays busy until ack or deadline. Canceling again, or a scan that has ended, changes nothing.
+    /// Cancels a scan. With a `grace` (for a node that supports cancel), a command in flight gets that time to
+    /// stop and report its results. Otherwise the scan ends at once, and the node stays busy until its ack or
+    /// the deadline. Canceling again, or canceling an ended scan, changes nothing.
     async fn cancel_scan(
         &self,
         org: OrgId,
@@ -344,8 +344,8 @@ pub trait Completion: Send + Sync {
         now: Timestamp,
     ) -> Result<Canceled, CancelScanError>;
 
-    /// Ends a scan that never queues and found no stream, with this conclusion. Returns whether it ended
-    /// now.
+    /// Ends a scan that never queues and found no stream, with this conclusion. Returns whether this call ended
+    /// it.
     async fn end_scan(
         &self,
         scan: ScanId,
@@ -353,7 +353,7 @@ pub trait Completion: Send + Sync {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Expires commands past their deadline, canceled scans past their grace, and scans queued for
-    /// too long.
+    /// Expires commands past their deadline, canceled scans past their grace period, and scans that were queued
+    /// for too long.
     async fn sweep_commands(&self, now: Timestamp) -> Result<Expired, StoreError>;
 }

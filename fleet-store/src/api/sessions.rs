@@ -8,7 +8,7 @@ use crate::{Actor, StoreError};
 /// Why a handshake could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
-    /// Unknown key, or an identity key that is not the node's (compared in constant time).
+    /// The API key is unknown, or the identity key is not the node's (compared in constant time).
     #[error("the API key is not valid for this identity: enroll the node again")]
     Credentials,
     /// The node exists but is not confirmed.
@@ -28,7 +28,7 @@ pub struct Challenged {
     pub identity_key: [u8; 32],
     /// The API key that began the handshake.
     pub key: KeyId,
-    /// Whether it had not expired.
+    /// Whether it was still valid.
     pub alive: bool,
 }
 
@@ -46,7 +46,7 @@ pub enum OpenSessionError {
 /// The node that a session token belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeIdentity {
-    /// The node; confirmed.
+    /// The node, which is confirmed.
     pub node: NodeId,
     /// The organization.
     pub org: OrgId,
@@ -61,7 +61,7 @@ pub struct NodeIdentity {
 /// Handshakes and sessions.
 #[async_trait]
 pub trait Sessions: Send + Sync {
-    /// Stores the hash of a challenge for the holder of an API key; a newer one replaces it.
+    /// Stores the hash of a challenge for the holder of an API key. A newer challenge replaces it.
     async fn begin_handshake(
         &self,
         key: SecretHash,
@@ -70,15 +70,15 @@ pub trait Sessions: Send + Sync {
         expires: Timestamp,
     ) -> Result<NodeId, BeginError>;
 
-    /// Consumes a challenge, also an expired one; `None` when it is unknown.
+    /// Consumes a challenge, even an expired one. Returns `None` when it is unknown.
     async fn take_challenge(
         &self,
         challenge: SecretHash,
         now: Timestamp,
     ) -> Result<Option<Challenged>, StoreError>;
 
-    /// Opens a session after re-reading node and key; every earlier session of the node ends within
-    /// `fleet_core::limits::SESSION_OVERLAP`, and at most one earlier one stays. Audited.
+    /// Opens a session after reading node and key again. Every earlier session of the node ends within
+    /// `fleet_core::limits::SESSION_OVERLAP`, and at most one earlier session stays. Audited.
     async fn open_session(
         &self,
         node: NodeId,
@@ -89,15 +89,16 @@ pub trait Sessions: Send + Sync {
         now: Timestamp,
     ) -> Result<SessionId, OpenSessionError>;
 
-    /// The node of a token; `None` when it is unknown or expired, or the node is not confirmed.
+    /// Returns the node of a token, or `None` when the token is unknown or expired, or the node is not
+    /// confirmed.
     async fn node_by_session(
         &self,
         token: SecretHash,
         now: Timestamp,
     ) -> Result<Option<NodeIdentity>, StoreError>;
 
-    /// Whether the node is confirmed and has any live session: a stream outlives the session that
-    /// opened it as long as a rotated one lives.
+    /// Returns whether the node is confirmed and has any live session. A stream may outlive the session that
+    /// opened it while a rotated session is live.
     async fn has_live_session(&self, node: NodeId, now: Timestamp) -> Result<bool, StoreError>;
 
     /// Sets `last_seen_at` of a node. Returns whether the node is confirmed.

@@ -1,6 +1,6 @@
-//! The operations on accounts, each a transaction around its steps: [`passwords`], browser [`sessions`],
-//! [`keys`], [`members`]. An operator's row is the lock for what belongs to the operator, the organization's
-//! for who administers it; the organization comes first.
+//! The operations on accounts: [`passwords`], browser [`sessions`], [`keys`] and [`members`]. Each operation is
+//! one transaction. An operator's row is the lock for everything that belongs to the operator. The
+//! organization's row is the lock for its set of administrators, and is locked first.
 
 mod keys;
 mod members;
@@ -123,7 +123,7 @@ impl Accounts for SqlStore {
     }
 }
 
-/// Locks a living operator.
+/// Locks the row of an operator that is not removed.
 pub(super) async fn lock(
     tx: &DatabaseTransaction,
     operator: OperatorId,
@@ -135,7 +135,7 @@ pub(super) async fn lock(
         .await
 }
 
-/// The operator as audit records name it.
+/// The operator's name in audit records.
 pub(super) fn shown(operator: &operator::Model) -> String {
     format!("operator {} ({})", operator.id, operator.email)
 }

@@ -1,4 +1,4 @@
-//! The audit trail: how records are written inside the transactions of others, and read.
+//! The audit trail. Records are written inside the transactions that they describe.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,7 +49,7 @@ impl Audit for SqlStore {
     }
 }
 
-/// A text in which no letter means anything to LIKE.
+/// Escapes the wildcards of LIKE in a text.
 fn literally(text: &str) -> String {
     let escaped = text.chars().flat_map(|letter| {
         let special = matches!(letter, '%' | '_' | '\\');
@@ -58,7 +58,7 @@ fn literally(text: &str) -> String {
     escaped.collect()
 }
 
-/// Adds what people call the authors.
+/// Adds the display names of the authors.
 async fn name(db: &impl ConnectionTrait, rows: &mut [AuditRow]) -> Result<(), DbErr> {
     let ids = |kind: &str| -> BTreeSet<i64> {
         let parts = rows.iter().map(|row| row.entry.actor.who.parts());
@@ -108,13 +108,14 @@ pub(crate) async fn done(
     write_counted(tx, [(entry, 1, None)]).await
 }
 
-/// Writes an entry in the transaction of what it is about.
+/// Writes an entry in the transaction of the action that it describes.
 pub(crate) async fn write(tx: &impl ConnectionTrait, entry: AuditEntry) -> Result<(), DbErr> {
     let fold = fold(&entry);
     write_counted(tx, [(entry, 1, fold)]).await
 }
 
-/// Writes records that stand for `count` actions each; one whose `fold` is there already is counted on it.
+/// Writes records that stand for `count` actions each. A record whose `fold` value exists already adds its
+/// count to the stored record.
 pub(crate) async fn write_counted(
     tx: &impl ConnectionTrait,
     entries: impl IntoIterator<Item = (AuditEntry, i64, Option<String>)>,
@@ -139,14 +140,16 @@ pub(crate) async fn write_counted(
     Ok(())
 }
 
-/// What makes two refusals alike; none for what was done, which is always a record of its own.
+/// The key under which equal refusals are counted together. It is `None` for performed actions, which always
+/// get a record of their own.
 fn fold(entry: &AuditEntry) -> Option<String> {
     let AuditResult::Refused(reason) = &entry.result else {
         return None;
     };
     let (who, id) = entry.actor.who.parts();
     let minute = entry.at.as_millis().div_euclid(60_000);
-    // An operator or node is one actor wherever it comes from; of strangers the address is all we know.
+    // An operator or node is the same author from every address. An unauthenticated peer is identified by its
+    // address only.
     let from = entry.actor.from.filter(|_| id.is_none());
     Some(format!(
         "{who}/{}/{}/{minute}/{}/{reason}",

@@ -1,8 +1,8 @@
-//! Sealing: records get their place and their hash after they were written, in transactions of their own.
+//! Sealing: records get their sequence number and hash after they were written, in separate transactions.
 //!
-//! Whoever holds the row of a chain's head seals that chain; the key of the links makes two links in one
-//! place impossible. Records are found by having no link, never by a cursor over ids: on PostgreSQL a record
-//! with a lower id may be committed after one with a higher.
+//! A sealer locks the row of a chain's head before it writes. The primary key of the links prevents two links
+//! with the same sequence number. Unsealed records are found by their missing link, never by a cursor over ids:
+//! PostgreSQL may commit a lower id after a higher one.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,12 +15,12 @@ use super::{
 };
 use crate::{AuditChain, AuditLink, LinkedRecord, sql::prelude::*};
 
-/// Links of one transaction.
+/// The most links written in one transaction.
 const LINKS: u64 = 512;
-/// Chains of one look.
+/// The most chains returned by one query.
 const CHAINS: u64 = 256;
-/// A record that goes on counting is linked again this often at the most: a refusal a minute is one record,
-/// and so it is final with its second link.
+/// The minimum interval between two links of a record whose count grows. Refusals are grouped by minute, so the
+/// second link of a record is final.
 const GROWN: Duration = Duration::from_secs(60);
 
 #[async_trait]
@@ -68,7 +68,8 @@ impl AuditChain for SqlStore {
                         .filter(audit_head::Column::Chain.eq(chain))
                         .exec(tx)
                         .await?;
-                    // Last, because it locks the records, on which others may be counting.
+                    // This step comes last: it locks records whose counts other transactions may be
+                    // increasing.
                     let mark = "UPDATE audit SET sealed_seq = audit_link.seq, sealed_count = audit_link.count, sealed_at = $1 \
                 FROM audit_link WHERE audit_link.audit_id = audit.id AND audit_link.chain = $2 AND audit_link.seq > $3";
                     let values = [now.as_micros().into(), chain.into(), count(before).into()];
@@ -127,7 +128,7 @@ impl AuditChain for SqlStore {
                 .await?;
             let ids: Vec<_> = links.iter().map(|link| link.audit_id).collect();
             let mut records = HashMap::new();
-            // Within the databases' limits of binds.
+            // Stays within the bind limits of the databases.
             for ids in ids.chunks(10_000) {
                 let rows = audit::Entity::find()
                     .filter(audit::Column::Id.is_in(ids.iter().copied()))
@@ -142,7 +143,7 @@ impl AuditChain for SqlStore {
                 seq: link.seq.try_into().unwrap_or(0),
                 hash: ChainHash(link.hash.0),
                 record: records.get(&link.audit_id).map(|row| {
-                    // A count may have grown since its newest link; one that has shrunk was changed by hand.
+                    // A count may have grown since its newest link. A smaller count was changed by hand.
                     let newest = row.sealed_seq == Some(link.seq);
                     let bound = if newest { row.count } else { i64::MAX };
                     let stated = Ord::min(link.count, bound);
@@ -155,7 +156,8 @@ impl AuditChain for SqlStore {
     }
 }
 
-/// What the index of unsealed records holds, word for word, and how late a grown count is linked.
+/// The condition of the index of unsealed records, repeated exactly, and the delay before a grown count is
+/// linked.
 fn unsealed(now: Timestamp) -> Expr {
     Expr::cust("(sealed_count IS NULL OR sealed_count < count)").and(
         audit::Column::SealedAt
@@ -164,7 +166,7 @@ fn unsealed(now: Timestamp) -> Expr {
     )
 }
 
-/// The chains with something to link; a record of no organization is in chain 0.
+/// The chains that have records to link. Records without an organization belong to chain 0.
 async fn waiting(db: &impl ConnectionTrait, now: Timestamp) -> Result<Vec<i64>, DbErr> {
     let chains: Vec<Option<i64>> = audit::Entity::find()
         .select_only()
@@ -181,7 +183,7 @@ async fn waiting(db: &impl ConnectionTrait, now: Timestamp) -> Result<Vec<i64>, 
         .collect())
 }
 
-/// Locks a chain by its head, which is made when it is missing.
+/// Locks a chain by its head. A missing head is created.
 async fn lock(tx: &DatabaseTransaction, chain: i64) -> Result<ChainHead, DbErr> {
     let start = audit_head::ActiveModel {
         chain: Set(chain),
@@ -213,14 +215,15 @@ fn linked(row: audit::Model, stated: i64) -> LinkedRecord {
         action: row.action,
         subject: row.subject,
         refusal: row.refusal,
-        // Verification must report a count that was changed by hand, so a negative one does not end it.
+        // Verification must report a count that was changed by hand. A negative count therefore does not abort
+        // it.
         count: u64::try_from(stated).unwrap_or(0),
     }
 }
 
 fn stored(row: audit_head::Model) -> ChainHead {
     ChainHead {
-        // As above: a head that was changed by hand matches no link.
+        // A head that was changed by hand matches no link, as above.
         seq: u64::try_from(row.seq).unwrap_or(0),
         hash: ChainHash(row.hash.0),
     }

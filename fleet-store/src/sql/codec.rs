@@ -1,5 +1,5 @@
-//! Twins of the domain's compound values, written as JSON text into single columns. Only what is never
-//! searched is kept so; unknown fields of newer versions are ignored when read.
+//! Serialized forms of the domain's compound values, stored as JSON text in single columns. Only values that no
+//! query searches are stored this way. Readers ignore unknown fields of newer versions.
 
 mod events;
 mod takeovers;
@@ -27,7 +27,7 @@ fn read<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, DbErr>
     serde_json::from_str(text).map_err(|error| unreadable(what, error))
 }
 
-/// Identifiers, one a line: none of them has a control character.
+/// Identifiers, one per line. No identifier contains a control character.
 pub(crate) fn read_identifiers(text: Option<&str>) -> Result<Vec<DeviceIdentifier>, DbErr> {
     text.into_iter()
         .flat_map(str::lines)

@@ -1,6 +1,6 @@
-//! The lifecycle of commands, the same for chunks of scans and parts of pairings: a command is issued
-//! to one node, adopted by that node's next stream, and ended once. What its end means for the scan or
-//! the pairing is decided in [`super::completion`] and [`super::pairing`].
+//! The lifecycle of commands, shared by chunks of scans and parts of pairings. A command is issued to one node,
+//! adopted by that node's next stream, and ended once. [`super::completion`] and [`super::pairing`] decide what
+//! its end means for the scan or the pairing.
 
 use std::fmt;
 
@@ -11,14 +11,14 @@ use super::{
 };
 use crate::sql::prelude::*;
 
-/// What a command is a piece of.
+/// The scan chunk or pairing part that a command belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     Scan(ScanId),
     Pairing(PairingId),
 }
 
-/// Reads what a command is a piece of.
+/// Reads the scan chunk or pairing part that a command belongs to.
 pub(crate) fn work(command: &command::Model) -> Result<Work, DbErr> {
     match (command.scan_id, command.pairing_id) {
         (Some(AsText(scan)), None) => Ok(Work::Scan(scan)),
@@ -27,7 +27,7 @@ pub(crate) fn work(command: &command::Model) -> Result<Work, DbErr> {
     }
 }
 
-/// A row of the table, as far as scans and pairings share it.
+/// The columns of a command that scans and pairings share.
 pub(crate) fn issued(
     id: CommandId,
     (org, node): (i64, i64),
@@ -59,7 +59,7 @@ pub(crate) fn issued(
     }
 }
 
-/// The command that a node has in flight. A unique index allows one.
+/// The command that a node has in flight. A unique index allows at most one.
 pub(crate) async fn in_flight(
     db: &impl ConnectionTrait,
     node: NodeId,
@@ -71,7 +71,7 @@ pub(crate) async fn in_flight(
         .await
 }
 
-/// Whether a node has a command in flight or an open pairing. Nothing else is issued to it meanwhile.
+/// Whether a node has a command in flight or an open pairing. In both cases no other command is issued to it.
 pub(crate) async fn is_busy(db: &impl ConnectionTrait, node: NodeId) -> Result<bool, DbErr> {
     let open = pairing::Entity::find()
         .filter(pairing::Column::NodeId.eq(node.0))
@@ -102,8 +102,8 @@ pub(crate) async fn lock(
         .await
 }
 
-/// Locks a node and its command, for a message that came in on the stream of `epoch`. Messages of an
-/// older stream have no effect.
+/// Locks a node and its command, for a message that arrived on the stream of `epoch`. Messages of an older
+/// stream have no effect.
 pub(crate) async fn lock_for_stream(
     tx: &DatabaseTransaction,
     node: NodeId,
@@ -176,8 +176,8 @@ pub(crate) async fn overdue(
     Ok(rows.into_iter().filter_map(readable).collect())
 }
 
-/// Reads the id of a row that a sweep has found. A sweep logs and skips a row that it cannot read: the
-/// row must not keep the others from their deadlines.
+/// Reads the id of a row that a sweep has found. A sweep logs and skips an unreadable row, because one bad row
+/// must not delay the deadlines of the others.
 pub(crate) fn read_id<T: std::str::FromStr>(table: &'static str, text: &str) -> Option<T> {
     let id = text.parse().ok();
     if id.is_none() {
@@ -186,7 +186,7 @@ pub(crate) fn read_id<T: std::str::FromStr>(table: &'static str, text: &str) -> 
     id
 }
 
-/// The same for a row whose own transaction failed: only an unavailable database ends the sweep.
+/// Handles a row whose transaction failed in the same way. Only an unavailable database ends the sweep.
 pub(crate) fn skip_unreadable<T: Default>(
     row: &impl fmt::Display,
     result: Result<T, StoreError>,

@@ -1,5 +1,5 @@
-//! How commands, chunks and scans progress and end: by ack, deadline, cancel or revocation. The rules are
-//! in `fleet_discovery`. [`LockedScan::finish`] alone writes the terminal event.
+//! How commands, chunks and scans progress and end: by ack, deadline, cancel or revocation. The rules are in
+//! `fleet_discovery`. Only [`LockedScan::finish`] writes the terminal event.
 
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ impl Completion for SqlStore {
             let id = match commands::work(&command)? {
                 Work::Scan(id) => id,
                 Work::Pairing(id) => {
-                    // A pairing that was refused as busy is not issued again: its credentials are gone.
+                    // A pairing that was refused as busy is not issued again, because its credentials are no
+                    // longer available.
                     let (AckVerdict::Ended(verdict) | AckVerdict::Busy(verdict)) =
                         ack.verdict.clone();
                     let state = CommandState::Acked;
@@ -87,7 +88,7 @@ impl Completion for SqlStore {
             let row = scan.row_mut();
             row.units_done = row.units_settled.saturating_add(count(done.min(targets)));
             phase.clone_into(&mut row.phase);
-            // The node works, which ends a row of BUSY answers.
+            // Progress shows that the node is working, which ends a series of BUSY answers.
             row.busy_answers = 0;
             scan.save().await?;
             Ok(Some(id))
@@ -152,7 +153,7 @@ impl Completion for SqlStore {
     async fn sweep_commands(&self, now: Timestamp) -> Result<Expired, StoreError> {
         let operation = "sweep_commands";
         let mut expired = Expired::default();
-        // One transaction for each row, so that a sweep holds no node's lock for long.
+        // Each row has its own transaction, which keeps the sweep from holding a node's lock for long.
         for (node, id) in commands::overdue(self.reader(), now)
             .await
             .during(operation)?
@@ -238,8 +239,8 @@ async fn expire_command(
     Ok(Some(work))
 }
 
-/// Ends a scan that has waited too long, if that is still so. Returns whether the scan ended, and the
-/// command that ended with it.
+/// Ends a scan that has waited too long, after checking again under the lock. Returns whether the scan ended,
+/// and the command that ended with it.
 async fn expire_scan(
     tx: &DatabaseTransaction,
     id: ScanId,
@@ -265,7 +266,7 @@ async fn expire_scan(
     match expiry(&waiting, now) {
         None => {}
         Some(Expiry::Cancel) => {
-            // The node was asked to stop and had its time. Its reports are refused from now on.
+            // The node was asked to stop and its grace period is over. Its reports are refused from now on.
             if let Some(command) = command {
                 commands::end(tx, &command, CommandState::Canceled, now).await?;
                 scan.keep_scope(&command).await?;
@@ -320,7 +321,7 @@ pub(crate) async fn end_work_of_revoked(
     Ok(ended)
 }
 
-/// Scans that may have waited too long, as far as an index tells. [`expiry`] decides.
+/// Scans that an index shows as possibly expired. [`expiry`] makes the decision.
 async fn waiting(db: &impl ConnectionTrait, now: Timestamp) -> Result<Vec<ScanId>, DbErr> {
     let abandoned = Condition::all()
         .add(scan::Column::Queues.eq(false))

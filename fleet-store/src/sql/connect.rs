@@ -1,4 +1,4 @@
-//! Opening a database: URLs, pools, migrations and the check of the schema's version.
+//! Opening a database: URLs, pools, migrations and the schema version check.
 
 use std::{future::ready, path::Path, sync::Arc, time::Duration};
 
@@ -22,8 +22,8 @@ pub struct StoreOptions {
     /// How long an operation waits for a connection before the database counts as unavailable.
     /// Default 10 s.
     pub acquire_timeout: Duration,
-    /// How long a statement may wait for a lock in PostgreSQL; zero is for ever, as migrations need
-    /// it. Default 10 s. SQLite waits 5 s for another process.
+    /// How long a statement may wait for a lock in PostgreSQL. Zero means no limit, which migrations need.
+    /// Default 10 s. SQLite waits 5 s for another process.
     pub lock_timeout: Duration,
 }
 
@@ -37,20 +37,20 @@ impl Default for StoreOptions {
     }
 }
 
-/// What happens to an older schema when a database is opened.
+/// The handling of an older schema when a database is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MigrateMode {
-    /// It is brought up to date.
+    /// The schema is migrated.
     Migrate,
-    /// It is refused, with what to run.
+    /// Opening fails with an error that names the command to run.
     Check,
 }
 
-/// How long a transaction may stand idle before PostgreSQL ends it; none of ours waits for anything but
-/// the database.
+/// How long a transaction may stand idle before PostgreSQL ends it. The transactions of this crate wait only
+/// for the database.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 
-/// PostgreSQL's advisory lock that keeps two servers from migrating at once.
+/// The PostgreSQL advisory lock that prevents two servers from migrating at the same time.
 const MIGRATION_LOCK: i64 = 0x666c_6565_746d_6967;
 
 impl SqlStore {
@@ -69,8 +69,8 @@ impl SqlStore {
         Ok(store)
     }
 
-    /// Opens the pools of a database without looking at its schema. A SQLite file that does not exist
-    /// is created, readable by its owner only.
+    /// Opens the pools of a database without checking its schema. A missing SQLite file is created with access
+    /// for its owner only.
     ///
     /// # Errors
     ///
@@ -103,7 +103,7 @@ impl SqlStore {
         })
     }
 
-    /// Brings the schema up to date, each step in a transaction, over one connection of its own.
+    /// Migrates the schema over a dedicated connection, with one transaction for each step.
     ///
     /// # Errors
     ///
@@ -129,7 +129,7 @@ impl SqlStore {
                 "SELECT pg_advisory_lock($1)",
                 [MIGRATION_LOCK.into()],
             );
-            // Held until the one connection closes.
+            // The lock is held until this connection closes.
             database.execute_raw(lock).await.map_err(failed)?;
         }
         if let Some(newer) = newer(&applied(database).await.map_err(failed)?) {
@@ -142,8 +142,8 @@ impl SqlStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NewerSchema`], [`StoreError::OlderSchema`] with what to run, or the database's
-    /// trouble.
+    /// [`StoreError::NewerSchema`], [`StoreError::OlderSchema`] with the command to run, or an error of the
+    /// database.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
         let applied = applied(self.reader())
             .await
@@ -157,7 +157,7 @@ impl SqlStore {
         }
     }
 
-    /// Closes every connection; what runs meanwhile ends first.
+    /// Closes every connection after the running operations have ended.
     pub async fn close(&self) {
         for pool in [self.reader(), self.writer()] {
             let _ = pool.close_by_ref().await;
@@ -172,7 +172,7 @@ fn known() -> Vec<String> {
         .collect()
 }
 
-/// A step that this program does not know.
+/// Finds a migration that this program does not know.
 fn newer(applied: &[String]) -> Option<String> {
     let known = known();
     applied
@@ -182,7 +182,7 @@ fn newer(applied: &[String]) -> Option<String> {
         .cloned()
 }
 
-/// The steps a database has seen, oldest first; none before the first.
+/// The migrations that a database has applied, oldest first. Empty before the first migration.
 async fn applied(database: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
     let backend = database.get_database_backend();
     let tables = if backend == DbBackend::Sqlite {
@@ -205,7 +205,7 @@ async fn applied(database: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
     rows.iter().map(|row| row.try_get("", "version")).collect()
 }
 
-/// Which database a URL names.
+/// The kind of database that a URL names.
 enum Engine {
     Sqlite { path: String },
     Postgres,
@@ -238,7 +238,7 @@ impl Engine {
         })
     }
 
-    /// Makes a new SQLite file its owner's alone before anything is written to it.
+    /// Restricts a new SQLite file to its owner before anything is written to it.
     fn prepare(&self) -> std::io::Result<()> {
         let Self::Sqlite { path } = self else {
             return Ok(());
@@ -273,14 +273,14 @@ async fn pool(
         .max_connections(connections)
         .acquire_timeout(settings.acquire_timeout)
         .connect_timeout(settings.acquire_timeout)
-        // Statements carry hashes and addresses: they belong in no log and no span.
+        // Statements contain hashes and addresses, which must not appear in logs or spans.
         .sqlx_logging(false)
         .record_stmt_in_spans(false);
     let health = Arc::clone(health);
     match engine {
         Engine::Sqlite { .. } => {
             options.map_sqlx_sqlite_before_acquire(move |connection, connected| {
-                // Nothing may be open on an idle connection. A transaction is, when the database rolled
+                // An idle connection must have no open transaction. One stays open when the database rolled
                 // back by itself and the driver's own ROLLBACK therefore failed.
                 let usable = !connection.is_in_transaction() && health.allows(connected.age);
                 Box::pin(ready(Ok(usable)))
@@ -300,7 +300,7 @@ async fn pool(
                 let usable = !connection.is_in_transaction() && health.allows(connected.age);
                 Box::pin(ready(Ok(usable)))
             });
-            // A server that hangs in a transaction must not hang the others.
+            // A server that hangs in a transaction must not block the others.
             let bounds = format!(
                 "SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}",
                 settings.lock_timeout.as_millis(),
@@ -320,7 +320,7 @@ async fn pool(
     Database::connect(options).await
 }
 
-/// The URL as it may be shown.
+/// The URL in a form that is safe to show, without its password.
 fn without_password(url: &str) -> String {
     match url
         .split_once("://")

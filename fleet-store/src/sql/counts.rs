@@ -1,8 +1,8 @@
-//! Counts as the databases keep them: both have signed integers only.
+//! Conversion of counts: both databases have signed integers only.
 
 use sea_orm::DbErr;
 
-/// A count as the databases keep it.
+/// Converts a count to the signed integer that the databases store.
 pub(crate) fn count(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -144,10 +144,10 @@ impl Inventory for SqlStore {
     }
 }
 
-/// Former names shown of a device.
+/// The most former names shown for a device.
 const ALIASES: usize = 32;
 
-/// Devices with their former names: one query more, however many there are.
+/// Adds the former names to devices, with one query for all of them.
 pub(super) async fn rows(
     db: &impl ConnectionTrait,
     models: Vec<device::Model>,
@@ -188,7 +188,7 @@ fn alias(change: identity_change::Model) -> DeviceAlias {
     }
 }
 
-/// Where a device is, if it is anywhere.
+/// The current endpoint of a device, if it has one.
 pub(super) fn endpoint(model: &device::Model) -> Result<Option<Endpoint>, DbErr> {
     match (model.ip, model.port) {
         (Some(ip), Some(port)) => Ok(Some(Endpoint {
@@ -199,12 +199,12 @@ pub(super) fn endpoint(model: &device::Model) -> Result<Option<Endpoint>, DbErr>
     }
 }
 
-/// What a row says of its device.
+/// The facts that a row holds about its device.
 pub(super) fn facts(model: &device::Model) -> DeviceFacts {
     take_facts(&mut model.clone())
 }
 
-/// Moves the facts out of a row, which has none afterwards.
+/// Moves the facts out of a row and leaves it without them.
 pub(super) fn take_facts(model: &mut device::Model) -> DeviceFacts {
     DeviceFacts {
         driver: take(&mut model.driver),
@@ -232,7 +232,7 @@ pub(super) fn put_facts(model: &mut device::Model, facts: DeviceFacts) {
     model.evidence = facts.evidence;
 }
 
-/// A device as others see it.
+/// The device as an API value.
 pub(super) fn row(mut model: device::Model, aliases: Vec<DeviceAlias>) -> Result<DeviceRow, DbErr> {
     Ok(DeviceRow {
         facts: take_facts(&mut model),

@@ -1,4 +1,5 @@
-//! The server's own path: releasing addresses, recording what was found there, giving them back.
+//! Direct scans by the server: releasing addresses, recording the devices found there, and giving the addresses
+//! back.
 
 mod sightings;
 
@@ -97,7 +98,7 @@ impl Direct for SqlStore {
     }
 }
 
-/// Every place at these addresses that was ever attributed to a node.
+/// Every endpoint at these addresses that was ever attributed to a node.
 async fn attributed(
     tx: &DatabaseTransaction,
     org: OrgId,

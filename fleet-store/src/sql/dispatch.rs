@@ -1,4 +1,4 @@
-//! Issuing the chunks of scans one by one, and taking back a command that did not reach its node.
+//! Issuing the chunks of scans one by one, and withdrawing a command that did not reach its node.
 
 use fleet_core::enrollment::NodeState;
 
@@ -128,7 +128,7 @@ impl Dispatch for SqlStore {
     }
 }
 
-/// Scans of which a chunk may be issued at `now`, as far as their own row shows.
+/// Scans that may have a chunk to issue at `now`, judging by the scan row alone.
 fn ready(now: Timestamp) -> Select<scan::Entity> {
     let waiting = chunk::Entity::find()
         .select_only()

@@ -1,9 +1,9 @@
-//! Endpoints that were ever attributed to a node, which the server itself never dials, and the order
-//! between attributing an endpoint and leasing its address for the server to dial.
+//! Endpoints that were ever attributed to a node, which the server itself never dials. Attributing an endpoint
+//! and leasing its address for dialing are ordered here.
 //!
-//! Each side reads the other's rows before it writes its own, which two transactions must not do at the
-//! same time. On PostgreSQL an advisory lock of the organization separates them: shared to attribute,
-//! exclusive to lease. It is the last lock of every transaction. SQLite has one writer anyway.
+//! Each side reads the other's rows before it writes its own, so two such transactions must not overlap. On
+//! PostgreSQL an advisory lock of the organization separates them: shared to attribute, exclusive to lease. It
+//! is the last lock of every transaction. SQLite has only one writer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,10 +18,10 @@ use super::{
 };
 use crate::sql::prelude::*;
 
-/// The kind of advisory lock. The other half of its key is the organization.
+/// The first half of the advisory lock's key. The other half is the organization.
 const ENDPOINTS: i32 = 0x706c_6163;
 
-/// Attributes endpoints to a node for good. While the server itself is dialing at one of them, it writes
+/// Attributes endpoints to a node permanently. If the server is dialing one of their addresses, this writes
 /// nothing and returns that address.
 pub(crate) async fn attribute(
     tx: &DatabaseTransaction,
@@ -62,7 +62,8 @@ pub(crate) async fn lock_exclusive(tx: &DatabaseTransaction, org: OrgId) -> Resu
     lock(tx, org, "SELECT pg_advisory_xact_lock($1, $2)").await
 }
 
-/// Writes the node that each endpoint was attributed to. The caller knows that nothing dials them.
+/// Writes the node that each endpoint was attributed to. The caller has checked that none of them is being
+/// dialed.
 pub(crate) async fn record(
     tx: &DatabaseTransaction,
     org: OrgId,
@@ -109,7 +110,7 @@ async fn lock(tx: &DatabaseTransaction, org: OrgId, sql: &str) -> Result<(), DbE
     if tx.get_database_backend() != DbBackend::Postgres {
         return Ok(());
     }
-    // Two organizations that share a number only wait for each other.
+    // A collision of two organizations on one key only causes an unnecessary wait.
     let [.., a, b, c, d] = org.0.to_be_bytes();
     let org = i32::from_be_bytes([a, b, c, d]);
     let lock =

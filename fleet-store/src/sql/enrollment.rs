@@ -1,4 +1,4 @@
-//! Enrollment: [`invitations`] holds the codes, [`members`] the nodes that use them.
+//! Enrollment: [`invitations`] handles codes, and [`members`] handles the nodes that use them.
 
 mod invitations;
 mod members;

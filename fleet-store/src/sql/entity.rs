@@ -1,5 +1,5 @@
-//! The rows of every table, as the newest migration leaves them. They are plain values: the schema holds
-//! the foreign keys, and each query writes its own joins. They never leave this crate.
+//! The rows of every table after the newest migration. They are plain values: the schema holds the foreign
+//! keys, and each query writes its own joins. They never leave this crate.
 
 #![expect(
     unreachable_pub,
@@ -19,7 +19,7 @@ macro_rules! entity {
                 $($fields)*
             }
 
-            /// None: joins are written where they are needed.
+            /// Empty, because each query writes its own joins.
             #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
             pub enum Relation {}
 
@@ -50,7 +50,7 @@ pub(crate) use scans::{
     chunk, command, report, report_refusal, report_row, scan, scan_event, scan_request,
 };
 
-/// What the declarations of columns use.
+/// The types that the column declarations use.
 mod columns {
     pub(super) use std::net::IpAddr;
 

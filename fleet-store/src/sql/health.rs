@@ -1,4 +1,4 @@
-//! What the last transactions show of the database: which connections may be used again, and whether
+//! The health of a database as recent transactions show it: which connections can be used again, and whether
 //! writes become durable.
 
 use std::{
@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A commit within this time shows that the database takes writes. Readiness must turn red within 2 s
-/// of the first failed write.
+/// A commit within this time shows that the database accepts writes. Readiness must turn red within 2 s of the
+/// first failed write.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// The health of one database, shared by the clones of a store and its pools.
@@ -16,40 +16,40 @@ pub(crate) struct Health(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// When a BEGIN, COMMIT or ROLLBACK failed last.
+    /// When a BEGIN, COMMIT or ROLLBACK last failed.
     unknown_since: Option<Instant>,
     committed_at: Option<Instant>,
 }
 
 impl Health {
-    /// A BEGIN, COMMIT or ROLLBACK failed, and nobody knows the state of its connection.
+    /// Records that a BEGIN, COMMIT or ROLLBACK failed. The state of its connection is unknown.
     ///
-    /// After a COMMIT that failed for want of space, SQLite can leave the transaction open, and every
-    /// later transaction of the connection would be a savepoint in it that is never written.
+    /// After a COMMIT that failed for lack of space, SQLite can leave the transaction open. Every later
+    /// transaction on that connection would then be a savepoint that is never written.
     pub(crate) fn connection_is_unknown(&self) {
         let mut state = self.state();
         state.unknown_since = Some(Instant::now());
         state.committed_at = None;
     }
 
-    /// A write failed, though its connection is in order.
+    /// Records that a write failed on a healthy connection.
     pub(crate) fn write_failed(&self) {
         self.state().committed_at = None;
     }
 
-    /// A transaction was committed.
+    /// Records that a transaction was committed.
     pub(crate) fn committed(&self) {
         self.state().committed_at = Some(Instant::now());
     }
 
-    /// Whether a connection of this age may be used again. Every connection that existed at a failure
-    /// is replaced, since a pool does not tell which of them had failed.
+    /// Whether a connection of this age can be used again. Every connection that existed at a failure is
+    /// replaced, because a pool does not show which of them failed.
     pub(crate) fn allows(&self, age: Duration) -> bool {
         let unknown = self.state().unknown_since;
         unknown.is_none_or(|since| age < since.elapsed())
     }
 
-    /// Whether a transaction was committed a moment ago.
+    /// Whether a transaction was committed recently.
     pub(crate) fn is_fresh(&self) -> bool {
         let committed = self.state().committed_at;
         committed.is_some_and(|at| at.elapsed() < FRESH)

@@ -1,4 +1,4 @@
-//! Devices by any name they had, and taking back what a report made one.
+//! Looking up devices by current or former names, and undoing the merge that a report made.
 
 use fleet_pairing::{DeviceRecord, Undo, keep_apart};
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{DeviceName, sql::prelude::*};
 
-/// Records that end in one another, one after the other: more than a device has kinds of identity.
+/// The longest chain of merged records that is followed. It exceeds the number of identity kinds of a device.
 const HOPS: usize = 64;
 
-/// The live device of a name.
+/// The live device that has a name.
 pub(super) async fn find(
     db: &impl ConnectionTrait,
     org: OrgId,
@@ -54,7 +54,7 @@ pub(super) async fn holder(
         .await
 }
 
-/// A record, or the one in which it ended, and that one.
+/// Returns the record with this id, or the surviving record that it was merged into.
 async fn living(
     db: &impl ConnectionTrait,
     org: OrgId,
@@ -84,7 +84,7 @@ async fn living(
     Err(unreadable("identity_change", "records end in a circle"))
 }
 
-/// Locks what a change concerns, in the order of ids, and answers the record that lives.
+/// Locks the records of a change in the order of their ids, and returns the surviving record.
 pub(super) async fn lock_survivor(
     tx: &DatabaseTransaction,
     org: OrgId,
@@ -102,7 +102,8 @@ pub(super) async fn lock_survivor(
             .all(tx)
             .await?;
         let survivor = locked.into_iter().find(|model| model.id == found.id);
-        // It may have ended in another between the two looks: then that one is it.
+        // The record may have been merged into another between the two reads. In that case the other record
+        // survives.
         if let Some(survivor) = survivor.filter(|model| model.deleted_at.is_none()) {
             let survivor = [survivor];
             let bindings = load::bindings(tx, &survivor).await?;
@@ -115,7 +116,7 @@ pub(super) async fn lock_survivor(
     Err(unreadable("identity_change", "its device is gone"))
 }
 
-/// The record that ended lives again, with all that it knew.
+/// Restores the merged record with its stored facts.
 pub(super) async fn revive(
     tx: &DatabaseTransaction,
     ended: DeviceId,
@@ -138,7 +139,7 @@ pub(super) async fn revive(
     Ok(ended)
 }
 
-/// A record of its own for the former name, as it was when the name was left.
+/// Creates a record for the former name, with the state from when the name changed.
 pub(super) async fn create(
     tx: &DatabaseTransaction,
     survivor: &DeviceRecord,
@@ -157,7 +158,7 @@ pub(super) async fn create(
         id: NotSet,
         org_id: Set(change.org_id),
         identifier: Set(change.former.clone()),
-        // Attribution is never cleared: whose it was, it is again.
+        // Attribution is never cleared: the record returns to its former owner.
         node_id: Set(change.former_node_id),
         ip: Set(None),
         port: Set(None),
@@ -177,7 +178,7 @@ pub(super) async fn create(
     Ok(DeviceId(created.insert(tx).await?.id))
 }
 
-/// The binding that went over goes back, unless the survivor was bound anew meanwhile.
+/// Returns the transferred binding, unless the survivor was bound again in the meantime.
 pub(super) async fn give_back(
     tx: &DatabaseTransaction,
     from: DeviceId,

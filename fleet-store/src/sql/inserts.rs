@@ -8,12 +8,12 @@ use sea_orm::{
 /// SQLite accepts 32,766 bind parameters per statement, PostgreSQL 65,535.
 const BINDS: usize = 32_000;
 
-/// Rows of an entity that fit in one statement.
+/// The number of rows of an entity that fit in one statement.
 fn rows_per_statement<E: EntityTrait>() -> usize {
     BINDS / E::Column::iter().count().max(1)
 }
 
-/// A row with every column set, as an insert or upsert of a changed model needs it.
+/// Marks every column of a row as set, which an insert or upsert of a changed model needs.
 pub(crate) fn every_column<M, A>(model: M) -> A
 where
     A: ActiveModelTrait,
@@ -30,7 +30,7 @@ where
     in_statements(db, rows, |insert| insert).await
 }
 
-/// Inserts all rows, and handles conflicts as given.
+/// Inserts all rows, and handles conflicts with the given clause.
 pub(crate) async fn all_or<A>(
     db: &impl ConnectionTrait,
     rows: Vec<A>,

@@ -1,5 +1,5 @@
-//! What the end of a scan is computed from: the verdicts of its chunks and the facts of its ledger,
-//! loaded in a few queries however big the scan is.
+//! The input for the conclusion of a scan: the verdicts of its chunks and the facts of its ledger. The number
+//! of queries does not depend on the size of the scan.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::sql::prelude::*;
 
-/// What is counted of a chunk, without its big columns.
+/// The counted columns of a chunk, without its large ones.
 #[derive(FromQueryResult)]
 pub(crate) struct ChunkCounts {
     pub(crate) targets: i64,
@@ -58,7 +58,7 @@ fn read_grade(text: &str) -> Result<Grade, DbErr> {
         .ok_or_else(|| unreadable("grade", text))
 }
 
-/// The verdicts of the chunks that have one, in order.
+/// The verdicts of the finished chunks, in order.
 pub(crate) async fn verdicts(
     tx: &impl ConnectionTrait,
     scan: ScanId,
@@ -91,7 +91,7 @@ fn read_verdict(grade: &str, code: &str, reason: String) -> Result<Verdict, DbEr
     })
 }
 
-/// Makes the ledger of a scan that ends now.
+/// Builds the ledger of a scan that is ending.
 pub(crate) async fn settle(
     tx: &impl ConnectionTrait,
     scan: &scan::Model,
@@ -136,7 +136,7 @@ pub(crate) async fn settle(
     }))
 }
 
-/// Addresses with an accepted row.
+/// The addresses that have an accepted row.
 async fn devices(tx: &impl ConnectionTrait, scan: ScanId) -> Result<BTreeSet<IpAddr>, DbErr> {
     let addresses = report_row::Entity::find()
         .filter(report_row::Column::ScanId.eq(AsText(scan)))

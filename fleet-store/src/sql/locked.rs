@@ -1,5 +1,5 @@
-//! A scan under its lock. Every change of a scan, its chunks and its log goes through [`LockedScan`],
-//! which keeps sequences dense and writes one end, whatever caused it.
+//! A scan under its lock. Every change of a scan, its chunks and its log goes through [`LockedScan`], which
+//! keeps sequences dense and writes exactly one terminal event.
 
 use fleet_core::outcome::{Conclusion, Grade, Verdict, conclude};
 use fleet_discovery::{LogEvent, RunningScan, ScanEnded, Unfinished, canceled, on_busy, on_lost};
@@ -47,7 +47,7 @@ impl<'t> LockedScan<'t> {
         !self.row.state.0.is_terminal()
     }
 
-    /// Whether it ended under this lock.
+    /// Whether the scan ended under this lock.
     pub(crate) fn ended_now(&self) -> bool {
         self.ended_now
     }
@@ -91,7 +91,7 @@ impl<'t> LockedScan<'t> {
         self.append(&events, now).await
     }
 
-    /// Handles the BUSY answer of a node. Returns when the chunk may be issued again, if it waits.
+    /// Handles a BUSY answer of a node. Returns when the chunk may be issued again, if it waits.
     pub(crate) async fn refused_as_busy(
         &mut self,
         command: &command::Model,
@@ -114,7 +114,7 @@ impl<'t> LockedScan<'t> {
         Ok(wait)
     }
 
-    /// Handles a command that its node has forgotten.
+    /// Handles a command that its node no longer knows.
     pub(crate) async fn lose_chunk(
         &mut self,
         command: &command::Model,
@@ -145,7 +145,7 @@ impl<'t> LockedScan<'t> {
         self.settle(command, unfinished, false, now).await
     }
 
-    /// Writes what becomes of a chunk without a result. With `counted`, the attempt was one of its three.
+    /// Writes the new state of a chunk without a result. With `counted`, the attempt is one of its three.
     async fn settle(
         &mut self,
         command: &command::Model,
@@ -186,8 +186,8 @@ impl<'t> LockedScan<'t> {
         }
     }
 
-    /// Ends the chunk of a command. With the last chunk, or a fatal verdict, the scan ends too. A scan
-    /// that has ended does not change.
+    /// Ends the chunk of a command. The last chunk or a fatal verdict also ends the scan. A scan that has ended
+    /// does not change.
     pub(crate) async fn end_chunk(
         &mut self,
         command: &command::Model,
@@ -224,7 +224,7 @@ impl<'t> LockedScan<'t> {
         Ok(())
     }
 
-    /// Ends every chunk that has not ended with the same verdict, and then the scan.
+    /// Ends every open chunk with the same verdict, and then the scan.
     pub(crate) async fn give_up(&mut self, verdict: Verdict, now: Timestamp) -> Result<(), DbErr> {
         let rest = chunk::ActiveModel {
             state: Set(AsText(ChunkState::Done)),
@@ -243,13 +243,13 @@ impl<'t> LockedScan<'t> {
         self.conclude(now).await
     }
 
-    /// Ends the scan by the verdicts of its chunks.
+    /// Ends the scan with the combined verdicts of its chunks.
     pub(crate) async fn conclude(&mut self, now: Timestamp) -> Result<(), DbErr> {
         let verdicts = ledger::verdicts(self.tx, self.row.id.0).await?;
         self.finish(conclude(&verdicts), now).await
     }
 
-    /// Ends the scan and writes its terminal event, unless it has ended already. Nothing else writes one.
+    /// Ends the scan and writes its terminal event, unless it has ended already. No other code writes one.
     pub(crate) async fn finish(
         &mut self,
         conclusion: Conclusion,
@@ -271,7 +271,7 @@ impl<'t> LockedScan<'t> {
             .await
     }
 
-    /// Writes what changed.
+    /// Writes the changes.
     pub(crate) async fn save(self) -> Result<scan::Model, DbErr> {
         let row = &self.row;
         let changed = scan::ActiveModel {
@@ -303,7 +303,7 @@ impl<'t> LockedScan<'t> {
         Ok(self.row)
     }
 
-    /// Copies the scope as the node has narrowed or pinned it to the chunk, for the ledger.
+    /// Copies the scope that the node narrowed or pinned into the chunk, for the ledger.
     pub(crate) async fn keep_scope(&mut self, command: &command::Model) -> Result<(), DbErr> {
         let Some(scope) = command.scope.clone() else {
             return Ok(());

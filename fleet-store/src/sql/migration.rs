@@ -1,5 +1,5 @@
-//! The schema, as SQL files that run once and in order, each in a transaction on both databases. A file
-//! that was released never changes. The entities follow the newest one.
+//! The schema, as SQL files that run once and in order, each in a transaction on both databases. A released
+//! file never changes. The entities match the newest file.
 //!
 //! To add a migration, add its file to [`STEPS`] and rows of the previous schema to `upgrade.rs`.
 

@@ -1,4 +1,4 @@
-//! Node rows as others need them: locking one, and reading them as operators see them.
+//! Access to node rows: locking one, and reading nodes as operators see them.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,10 @@ use super::{
 };
 use crate::{NodeRow, sql::prelude::*};
 
-/// Locks a live node: the first lock of everything that concerns its work. None when it is gone.
+/// Locks a live node. This is the first lock of every transaction that concerns its work. Returns `None` when
+/// the node is revoked.
 ///
-/// The lock leaves the key alone, so that rows which refer to the node can be written meanwhile.
+/// The lock does not cover the key, so other transactions can still insert rows that refer to the node.
 pub(crate) async fn lock(
     tx: &impl ConnectionTrait,
     id: NodeId,
@@ -33,7 +34,7 @@ pub(crate) async fn lock_of(
     Ok(lock(tx, id).await?.filter(|node| node.org_id == org.0))
 }
 
-/// Locks a node, gone or not: its scans can still end.
+/// Locks a node, live or revoked: scans of a revoked node can still end.
 pub(crate) async fn lock_any(
     tx: &impl ConnectionTrait,
     id: i64,
@@ -44,7 +45,7 @@ pub(crate) async fn lock_any(
         .await
 }
 
-/// The scan states in which something can still change.
+/// The scan states that can still change.
 pub(crate) fn open_states() -> Vec<AsText<ScanState>> {
     ScanState::ALL
         .iter()
@@ -54,21 +55,21 @@ pub(crate) fn open_states() -> Vec<AsText<ScanState>> {
         .collect()
 }
 
-/// Which nodes are read.
+/// The nodes to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
-    /// All that live, by id.
+    /// All live nodes, by id.
     Live,
-    /// This one, if it lives.
+    /// One live node.
     One(NodeId),
-    /// Those revoked, newest first, as many as a page shows.
+    /// Revoked nodes, newest first, at most one page.
     Revoked,
 }
 
-/// Revoked nodes that are listed.
+/// The most revoked nodes that are listed.
 const REVOKED: u64 = 200;
 
-/// Nodes of an organization: four queries, however many there are.
+/// Reads nodes of an organization with four queries, regardless of their number.
 pub(crate) async fn rows(
     db: &impl ConnectionTrait,
     org: OrgId,

@@ -1,5 +1,5 @@
-//! Tenants, operators, and who a key or a browser's session belongs to. What operators keep is in
-//! [`super::accounts`].
+//! Tenants, operators, and the authentication of API keys and browser sessions. The accounts of operators are
+//! in [`super::accounts`].
 
 use super::{
     accounts::{lock, passwords, sessions, sessions::make_room, shown},
@@ -11,22 +11,22 @@ use crate::{
     OpenBrowserSessionError, OperatorIdentity, Operators, PasswordHash, Proof, sql::prelude::*,
 };
 
-/// A key's last use is remembered to this: a busy key costs one write a minute.
+/// The resolution of a key's last use. A busy key costs one write per minute.
 const USE_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
-/// What a key is called that was made on the server's own machine.
+/// The name of a key that was created on the server's own machine.
 const FIRST_KEY: &str = "made by fleetd admin";
 
 #[async_trait]
 impl Operators for SqlStore {
     async fn ping(&self) -> Result<(), StoreError> {
-        // The writer too: a SQLite reader answers while nothing can be written.
+        // The writer is checked as well, because a SQLite reader answers while no write is possible.
         for pool in [self.writer(), self.reader()] {
             pool.execute_unprepared("SELECT 1").await.during("ping")?;
         }
         if self.health().is_fresh() {
             return Ok(());
         }
-        // Reads succeed on a full disk or a read-only file system: only a commit shows that writes do.
+        // Reads succeed on a full disk or a read-only file system. Only a commit shows that writes succeed.
         transaction!(self, "ping", |tx| {
             let write = "INSERT INTO write_check (id, writes) VALUES (1, 1) \
                          ON CONFLICT (id) DO UPDATE SET writes = write_check.writes + 1";
@@ -223,7 +223,7 @@ impl Operators for SqlStore {
 }
 
 impl SqlStore {
-    /// Remembers that a key was used, unless that was done within the last minute.
+    /// Stores the last use of a key, unless the stored time is less than a minute old.
     async fn remember_use(&self, key: &operator_key::Model, now: Timestamp) -> Result<(), DbErr> {
         if key
             .last_used_at
@@ -250,7 +250,7 @@ pub(super) fn canonical_email(email: &str) -> String {
     email.trim().to_lowercase()
 }
 
-/// The living operator of an e-mail.
+/// The operator with this e-mail, unless removed.
 pub(super) async fn by_email(
     db: &impl ConnectionTrait,
     email: &str,
@@ -278,7 +278,7 @@ async fn org_named(tx: &impl ConnectionTrait, name: &str, now: Timestamp) -> Res
     Ok(created.insert(tx).await?.id)
 }
 
-/// Whether a key is neither revoked nor over.
+/// Whether a key is neither revoked nor expired.
 pub(super) fn is_live(key: &operator_key::Model, now: Timestamp) -> bool {
     key.revoked_at.is_none() && key.expires_at.is_none_or(|end| end.0 > now)
 }
@@ -314,7 +314,7 @@ async fn by_session(
     identity(db, session.operator_id, credential).await
 }
 
-/// Who a living operator is.
+/// The identity of an operator that is not removed.
 async fn identity(
     db: &impl ConnectionTrait,
     operator: i64,

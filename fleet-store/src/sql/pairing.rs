@@ -129,7 +129,7 @@ impl Pairing for SqlStore {
             let work = Work::Pairing(id);
             let mut issued =
                 commands::issued(command, (row.org_id, row.node_id), work, part, epoch, now);
-            // Every device of the part has been released since, which leaves nothing to send. The ended
+            // Every device of the part was released in the meantime, which leaves nothing to send. The ended
             // command still counts the part as issued.
             let nothing = targets.is_empty();
             if nothing {
@@ -289,7 +289,8 @@ impl Pairing for SqlStore {
             let of_pairing = pairing_target::Entity::find()
                 .filter(pairing_target::Column::PairingId.eq(AsText(id)));
             let targets = of_pairing.clone().count(db).await?;
-            // The page ends where the pairing's row does. A result stored since is on the next page.
+            // The page covers the results up to the pairing row that was read. A result stored later is on the
+            // next page.
             let rows = of_pairing
                 .filter(pairing_target::Column::Sequence.gt(after))
                 .filter(pairing_target::Column::Sequence.lte(row.last_sequence))
@@ -340,7 +341,7 @@ pub(crate) fn pairing_nodes() -> sea_orm::sea_query::SelectStatement {
         .into_query()
 }
 
-/// Locks a pairing's node, and the pairing: open or not.
+/// Locks a pairing's node, and then the pairing, open or ended.
 async fn lock_with_node(
     tx: &DatabaseTransaction,
     id: PairingId,

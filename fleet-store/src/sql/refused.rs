@@ -1,5 +1,5 @@
-//! Devices that were refused to a node because another has them, as long as that is so: what a row says
-//! is weighed against the record that stood in the way, as it is now.
+//! Devices that were refused to a node because they belong to another owner. A refusal is shown while it still
+//! applies: each stored row is compared with the current state of the conflicting record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,16 +13,16 @@ use super::{
 };
 use crate::{RefusedDevice, sql::prelude::*};
 
-/// Rows that a sweep looks at in one step.
+/// The number of rows that a sweep reads in one step.
 pub(super) const SWEPT: u32 = 1_000;
 
-/// A part of what was refused.
+/// A page of refused rows.
 pub(super) struct Page {
-    /// What is refused still.
+    /// Rows that are still refused.
     pub(super) refused: Vec<RefusedDevice>,
-    /// Rows whose reporter may write the device now, or that lack one of the two.
+    /// Rows that their reporter can now store, or whose device or reporter is missing.
     resolved: Vec<i64>,
-    /// To go on after.
+    /// The id to continue after.
     pub(super) next: Option<i64>,
 }
 
@@ -74,7 +74,7 @@ pub(super) async fn page(
 }
 
 impl Page {
-    /// What need not be kept any longer.
+    /// The rows that can be deleted.
     pub(super) fn to_forget(&self, now: Timestamp) -> Vec<i64> {
         let old = self
             .refused
@@ -85,7 +85,7 @@ impl Page {
     }
 }
 
-/// Forgets rows, except those that were reported again meanwhile.
+/// Deletes rows, except those that were reported again in the meantime.
 pub(super) async fn forget(
     tx: &DatabaseTransaction,
     ids: &[i64],

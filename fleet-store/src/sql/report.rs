@@ -1,8 +1,8 @@
-//! Recording a report: one transaction, with a fixed number of statements for any number of devices.
+//! Recording a report in one transaction, with a fixed number of statements for any number of devices.
 //!
-//! `fleet_discovery::admit` judges rows and `fleet_pairing` judges ownership. This file loads and locks
-//! the rows that they need, and writes what they decide. It also records the addresses that a node
-//! resolved for the names of a command, since a report waits for them.
+//! `fleet_discovery::admit` judges rows, and `fleet_pairing` judges ownership. This file loads and locks the
+//! rows that they need, and writes their decisions. It also records the addresses that a node resolved for the
+//! names of a command, because reports are refused until those addresses are stored.
 
 pub(in crate::sql) mod inventory;
 mod known;
@@ -160,7 +160,7 @@ impl Reports for SqlStore {
                         warnings.push(pinned(name, scope.pinned_to(name)));
                     }
                     Ok(Pinned::Skipped) => skipped.push(name.clone()),
-                    // Pins sent again, as after a reconnect, change nothing.
+                    // Pins that are sent again, for example after a reconnect, change nothing.
                     Ok(Pinned::Unchanged) => {}
                     Err(error) => taken.refused.push(error.to_string()),
                 }
@@ -195,7 +195,7 @@ fn pinned(name: &str, addresses: &[IpAddr]) -> String {
     format!("`{name}` is pinned to {}", addresses.join(", "))
 }
 
-/// The answer that the same report got before.
+/// The answer that the same report received before.
 async fn answered_before(
     tx: &DatabaseTransaction,
     new: &NewReport,
@@ -244,7 +244,7 @@ async fn save_command(tx: &DatabaseTransaction, command: &command::Model) -> Res
     commands::update(tx, command, changed).await
 }
 
-/// Ends a command whose refused rows have passed the bound: its node is broken or hostile.
+/// Ends a command that has exceeded the limit of refused rows. Its node is broken or hostile.
 async fn end_flooded(
     tx: &DatabaseTransaction,
     new: &NewReport,
@@ -282,14 +282,14 @@ async fn end_flooded(
     audit::write(tx, entry).await
 }
 
-/// The sum of a report's verdicts.
+/// The totals of a report's verdicts.
 #[derive(Default)]
 struct Outcome {
-    /// For the answer: rows accepted now or before.
+    /// Rows accepted now or before, for the answer.
     accepted: u64,
-    /// For the answer: rows refused now or before.
+    /// Rows refused now or before, for the answer.
     rejected: u64,
-    /// Accepted rows that no earlier command of the scan has reported.
+    /// Accepted rows that no earlier command of the scan reported.
     counted_accepted: u64,
     stored: Vec<StoredRow>,
     refusals: Refusals,
@@ -318,7 +318,7 @@ impl Outcome {
                 decision: device,
             } => {
                 self.accepted += 1;
-                // A chunk that runs again finds the same devices: they are counted and logged once.
+                // A chunk that runs again finds the same devices. They are counted and logged once.
                 let again = known.accepted_earlier(&report, device);
                 self.counted_accepted += u64::from(!again);
                 let logged = again && !inventory.changed_visibly(device);
@@ -386,7 +386,7 @@ impl Outcome {
     }
 }
 
-/// The device as the inventory knows it now, at the endpoint of this row.
+/// The device as the inventory now stores it, at the endpoint of this row.
 fn found(
     report: &DeviceReport,
     device: DeviceId,

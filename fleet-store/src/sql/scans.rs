@@ -1,4 +1,4 @@
-//! The scan operations: each a transaction around its function, and the reads of scans and their logs.
+//! The scan operations, and the queries for scans and their logs.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -113,7 +113,7 @@ impl Scans for SqlStore {
             query = query.filter(scan::Column::Id.lt(AsText(before)));
         }
         let found = async {
-            // Ids carry their time.
+            // Ids contain their time, so their order is the order of creation.
             let rows = query
                 .order_by_desc(scan::Column::Id)
                 .limit(u64::from(limit))
@@ -133,7 +133,7 @@ impl Scans for SqlStore {
         now: Timestamp,
     ) -> Result<Option<EventPage>, StoreError> {
         let page = async {
-            // The scan first: if it has ended, its terminal event is there to be read.
+            // The scan is read first: if it has ended, its terminal event is already in the log.
             let Some(row) = of_org(self.reader(), org, scan).await? else {
                 return Ok(None);
             };
@@ -178,7 +178,7 @@ async fn of_org(
         .await
 }
 
-/// The scan that a request id has made.
+/// The scan that was created with a request id.
 pub(crate) async fn by_request_id(
     db: &impl ConnectionTrait,
     org: OrgId,
@@ -196,7 +196,7 @@ pub(crate) async fn by_request_id(
     }
 }
 
-/// A scan as operators read it.
+/// Converts a row to a scan as operators see it.
 pub(crate) async fn read_one(
     db: &impl ConnectionTrait,
     row: scan::Model,
@@ -208,7 +208,7 @@ pub(crate) async fn read_one(
         .ok_or_else(|| unreadable("scan", "it vanished"))
 }
 
-/// Scans as operators read them: three queries, however many there are.
+/// Reads scans as operators see them, with three queries, regardless of their number.
 async fn read(
     db: &impl ConnectionTrait,
     rows: Vec<scan::Model>,
@@ -273,8 +273,8 @@ async fn read(
         .collect()
 }
 
-/// How far a scan is. A target may stand in several chunks, once for each share of its ports: what is
-/// counted is scaled to targets.
+/// The progress of a scan. A target can be in several chunks, one for each share of its ports. The counts are
+/// therefore scaled to targets.
 fn progress(row: &scan::Model, now: Timestamp) -> Result<Progress, DbErr> {
     let total: u64 = read_count(row.targets)?;
     let units: u128 = read_count(row.units)?;

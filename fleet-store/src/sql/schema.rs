@@ -1,4 +1,4 @@
-//! Comparing the entities with the schema as it is: what no compiler sees.
+//! Comparing the entities with the actual schema, which the compiler cannot check.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use sea_orm::{
 use super::{entity, transaction::During};
 use crate::{SqlStore, StoreError};
 
-/// A column: its kind, and whether it may be unset.
+/// The type of a column, and whether it is nullable.
 #[derive(Debug, PartialEq, Eq)]
 struct Shape {
     kind: &'static str,
@@ -18,8 +18,8 @@ struct Shape {
 }
 
 impl SqlStore {
-    /// Names every difference between this program's rows and the tables of the database; none when
-    /// they agree. For tests, and for a database that somebody has changed by hand.
+    /// Lists every difference between this program's rows and the tables of the database. The list is empty
+    /// when they agree. Use it in tests, and for a database that was changed by hand.
     ///
     /// # Errors
     ///

@@ -60,7 +60,7 @@ impl Sessions for SqlStore {
         now: Timestamp,
     ) -> Result<Option<Challenged>, StoreError> {
         transaction!(self, "take_challenge", |tx| {
-            // One statement consumes it, so that of two who bring it only one gets it.
+            // A single statement consumes the challenge, so only one of two concurrent callers gets it.
             let taken = node_challenge::Entity::delete_many()
                 .filter(node_challenge::Column::Hash.eq(Hash(challenge)))
                 .exec_with_returning(tx)
@@ -201,7 +201,7 @@ async fn live_key(tx: &DatabaseTransaction, which: Expr) -> Result<Option<node_k
         .await
 }
 
-/// Leaves the newest session a moment, so that calls under way come through, and ends all others.
+/// Keeps the newest session for a moment, which lets calls in progress finish. All others end at once.
 async fn retire_sessions(tx: &DatabaseTransaction, node: i64, now: Timestamp) -> Result<(), DbErr> {
     let newest = node_session::Entity::find()
         .filter(node_session::Column::NodeId.eq(node))

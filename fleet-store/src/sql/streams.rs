@@ -1,4 +1,4 @@
-//! Claims of control streams: the epoch that fences older ones, and what becomes of commands in flight.
+//! Claims of control streams: the epoch that fences older streams, and the handling of commands in flight.
 
 use std::time::Duration;
 
@@ -148,7 +148,7 @@ impl Streams for SqlStore {
     }
 }
 
-/// The epoch of a node's stream that is claimed and not released.
+/// The epoch of a node's stream, if it is claimed and not released.
 pub(crate) async fn current_epoch(
     db: &impl ConnectionTrait,
     node: NodeId,
@@ -159,7 +159,7 @@ pub(crate) async fn current_epoch(
         .map(|stream| Epoch(stream.epoch)))
 }
 
-/// The newest epoch of a node, released or not: what came in by it before it ended still counts.
+/// The newest epoch of a node, released or not. Messages that arrived under it before it ended still count.
 pub(crate) async fn newest_epoch(
     db: &impl ConnectionTrait,
     node: NodeId,
@@ -168,7 +168,7 @@ pub(crate) async fn newest_epoch(
     Ok(stream.map(|stream| Epoch(stream.epoch)))
 }
 
-/// For how long the claimant is held off, if it is.
+/// How long the claimant is held off, if it is.
 fn judge(
     known: &mut Takeovers,
     last: Option<&node_stream::Model>,
@@ -196,7 +196,7 @@ fn takeovers(stream: Option<&node_stream::Model>) -> Result<Takeovers, DbErr> {
     stored.map_or_else(|| Ok(Takeovers::default()), codec::read_takeovers)
 }
 
-/// Shows a node as a duplicate, or as one again. Returns whether that is new; then it is audited.
+/// Marks a node as a duplicate, or as single again. Returns whether this is a change, which is audited.
 async fn show_duplicate(
     tx: &DatabaseTransaction,
     node: &node::Model,
@@ -221,7 +221,7 @@ async fn show_duplicate(
     Ok(true)
 }
 
-/// One conditional upsert: an epoch only grows, also across releases.
+/// One conditional upsert. An epoch only grows, including across releases.
 async fn next_epoch(
     tx: &DatabaseTransaction,
     claim: &StreamClaim,
@@ -257,7 +257,7 @@ async fn next_epoch(
     Ok(Epoch(last + 1))
 }
 
-/// Gives up a command that its node has forgotten. Returns its scan if the scan ended by that.
+/// Ends a command that its node no longer knows. Returns its scan if the scan ended with it.
 async fn lose(
     tx: &DatabaseTransaction,
     command: &command::Model,
@@ -267,7 +267,7 @@ async fn lose(
     let id = match work {
         Work::Scan(id) => id,
         Work::Pairing(id) => {
-            // It cannot be issued again: the credentials went with the message.
+            // A part cannot be issued again, because its credentials were only in the lost message.
             let why = "the node does not know the command any more: run it again";
             let verdict = Verdict::failed(Code::Unavailable, why);
             ends::conclude(tx, command, id, CommandState::Lost, verdict, now).await?;

@@ -1,5 +1,5 @@
-//! Begins, ends and retries transactions, and converts the database's errors into [`StoreError`].
-//! The work inside a transaction is in the file of its operation. Read [`transaction!`] first.
+//! Beginning, ending and retrying transactions, and converting database errors into [`StoreError`]. The
+//! statements of a transaction are in the file of its operation. Read [`transaction!`] first.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use sea_orm::{
 
 use crate::{SqlStore, StoreError};
 
-/// Attempts of an operation before the database counts as unavailable. With the pauses they last
-/// about 2.5 s, longer than any transaction of ours holds a lock.
+/// The most attempts of an operation before the database counts as unavailable. With their pauses they last
+/// about 2.5 s, which is longer than any transaction of this crate holds a lock.
 const ATTEMPTS: u32 = 12;
-/// First and last ceiling of the pause between attempts.
+/// The first and the last upper bound of the pause between attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(500));
 
-/// Why the body of a transaction failed. Nothing of it is kept.
+/// Why the body of a transaction failed. None of its changes are kept.
 pub(crate) enum Failure<E> {
-    /// The database's error, which decides whether the body runs again.
+    /// The database's error, which determines whether the body runs again.
     Database(DbErr),
-    /// The error of a COMMIT. Nobody knows whether the transaction is durable.
+    /// The error of a COMMIT. It is unknown whether the transaction is durable.
     Uncommitted(DbErr),
     /// The operation's own error.
     Refused(E),
@@ -44,8 +44,8 @@ pub(crate) fn refuse<T, E>(error: E) -> Result<T, Failure<E>> {
 /// behind. Deadlocks, serialization failures, a busy database and unique violations (another
 /// transaction won a race) run the body again from the start, so it must keep its tallies inside.
 /// Dropping the future rolls back.
-// A macro and not a function with a closure: the future of a closure that borrows its transaction
-// cannot be declared `Send`, except by boxing it and passing every captured value through a tuple.
+// This is a macro because the future of a closure that borrows its transaction cannot be declared `Send`. A
+// function would have to box it and pass every captured value through a tuple.
 macro_rules! transaction {
     ($store:expr, $operation:expr, |$tx:ident| $body:block) => {{
         let store: &$crate::SqlStore = $store;
@@ -90,7 +90,7 @@ impl Attempts {
         }
     }
 
-    /// Returns the result of the operation, or waits and returns `None` for another attempt.
+    /// Returns the result of the operation. Before another attempt it waits and returns `None`.
     pub(crate) async fn settle<T, E: From<StoreError>>(
         &mut self,
         outcome: Result<T, Failure<E>>,
@@ -108,7 +108,7 @@ impl Attempts {
                 store.health().write_failed();
             }
             let error = if uncommitted {
-                // Whatever the database's reason: the caller must ask again, since nothing is certain.
+                // After a failed COMMIT the outcome is unknown in every case. The caller must retry the request.
                 StoreError::Unavailable {
                     operation,
                     detail: error.to_string(),
@@ -128,13 +128,13 @@ impl Attempts {
 impl SqlStore {
     pub(crate) async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
         let options = TransactionOptions {
-            // A deferred transaction that writes after it has read fails at once when another wrote
-            // in between. PostgreSQL keeps READ COMMITTED, which the row locks are made for.
+            // A deferred transaction that writes after a read fails at once if another transaction wrote in
+            // between. PostgreSQL keeps READ COMMITTED, which the row locks are designed for.
             sqlite_transaction_mode: self.is_sqlite().then_some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
         let begun = self.writer().begin_with_options(options).await;
-        // A pool that had no free connection in time says nothing about any of them.
+        // A timeout while waiting for a free connection does not indicate a broken connection.
         begun.inspect_err(|error| {
             if !matches!(error, DbErr::ConnectionAcquire(_)) {
                 self.check_connection(error);
@@ -166,8 +166,8 @@ impl SqlStore {
         }
     }
 
-    /// Has connections replaced after an error at the edge of a transaction. A busy database and a
-    /// serialization failure leave them in order.
+    /// Schedules the replacement of connections after an error of BEGIN, COMMIT or ROLLBACK. A busy database
+    /// and a serialization failure leave the connections intact.
     fn check_connection(&self, error: &DbErr) {
         if !is_retryable(error) {
             tracing::warn!(%error, "connections to the database are replaced");
@@ -217,7 +217,7 @@ fn database_code(error: &DbErr) -> Option<String> {
     Some(code.into_owned())
 }
 
-/// Whether the database is unreachable or lacks a resource. Any other error is a defect of ours.
+/// Whether the database is unreachable or lacks a resource. Any other error is a defect of this crate.
 fn is_unavailable(error: &DbErr) -> bool {
     use sea_orm::sqlx::Error;
     if matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_)) || is_retryable(error) {
@@ -282,7 +282,7 @@ mod tests {
     const ONE: &str = "INSERT INTO org (id, name, created_at) VALUES (1, 'one', 0)";
     const FIRST: &str = "INSERT INTO org (name, created_at) VALUES ('first', 0)";
 
-    /// Loses a race `losses` times, after a write that must not stay.
+    /// Fails `losses` times as if it lost a race, after a write that must be rolled back.
     async fn race(store: &SqlStore, losses: u32) -> (Result<(), StoreError>, u32) {
         let attempts = AtomicU32::new(0);
         let ended = transaction!(store, "race", |tx| {

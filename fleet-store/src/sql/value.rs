@@ -1,5 +1,5 @@
-//! Column types: how domain values lie in both databases alike. Moments are integers, everything
-//! with a text form is text, hashes and keys are bytes.
+//! Column types: one representation of domain values for both databases. Times are integers, values with a text
+//! form are text, and hashes and keys are bytes.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -9,7 +9,7 @@ use sea_orm::{
     sea_query::{ArrayType, ColumnType, Nullable, StringLen, ValueType, ValueTypeErr},
 };
 
-/// A value stored as the text that it prints and reads.
+/// A value stored in its text form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AsText<T>(pub(crate) T);
 
@@ -119,12 +119,12 @@ macro_rules! wrapped {
 }
 
 wrapped! {
-    /// A moment as microseconds since the Unix epoch: the same bytes, order and precision in both
-    /// databases, which text is not.
+    /// A time in microseconds since the Unix epoch. Unlike text, it has the same bytes, order and precision in
+    /// both databases.
     Micros(Timestamp) as i64, BigInt, BigInt, ColumnType::BigInteger;
     /// The hash of a secret.
     Hash(SecretHash) as Vec<u8>, Bytes, Bytes, ColumnType::Blob;
-    /// A public key, or a digest.
+    /// A public key or a digest.
     Bytes32([u8; 32]) as Vec<u8>, Bytes, Bytes, ColumnType::Blob;
     /// The id of a process.
     Bytes16([u8; 16]) as Vec<u8>, Bytes, Bytes, ColumnType::Blob;

@@ -144,7 +144,7 @@ impl Keys for SqlStore {
     }
 }
 
-/// Neither revoked nor over.
+/// Keys that are neither revoked nor expired.
 pub(super) fn living(now: Timestamp) -> Condition {
     use operator_key::Column as C;
     let lasts = Condition::any()
@@ -180,7 +180,7 @@ async fn insert(
     Ok(KeyId(created.insert(tx).await?.id))
 }
 
-/// Locks the owner of a live key and the key with it.
+/// Locks the owner of a live key, and then the key.
 async fn within_reach(
     tx: &DatabaseTransaction,
     org: OrgId,
@@ -200,7 +200,7 @@ async fn within_reach(
                 Reach::Org => true,
             }
     });
-    // Read again under the owner's lock.
+    // Read again under the owner's lock, because the key may have changed in between.
     let key = find().one(tx).await?.filter(|key| is_live(key, now));
     match (owner, key) {
         (Some(owner), Some(key)) => Ok((owner, key)),

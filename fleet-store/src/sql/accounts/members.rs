@@ -114,7 +114,8 @@ impl Members for SqlStore {
     }
 }
 
-/// Locks the organization, then its operator: two administrators who remove each other take turns.
+/// Locks the organization, and then its operator. Two administrators who remove each other are serialized by
+/// the first lock.
 async fn member(
     tx: &DatabaseTransaction,
     org: OrgId,
@@ -128,7 +129,7 @@ async fn member(
     found.ok_or(Failure::Refused(MemberError::NotFound(id)))
 }
 
-/// Refuses to take an organization its last administrator. Its row is locked.
+/// Refuses to remove the last administrator of an organization. The caller holds the organization's lock.
 async fn leave_an_admin(
     tx: &DatabaseTransaction,
     leaving: &operator::Model,

@@ -1,4 +1,4 @@
-//! Passwords, and the sources from which their owners come.
+//! Passwords, and the source addresses from which operators have signed in.
 
 use std::net::IpAddr;
 
@@ -10,10 +10,10 @@ use crate::{
     },
 };
 
-/// Sources remembered an operator.
+/// The most sources remembered for one operator.
 const SOURCES: u64 = 16;
 
-/// Writes the password of an operator whose row is locked or new.
+/// Writes the password of an operator. The operator's row is locked or new.
 pub(in crate::sql) async fn write(
     tx: &DatabaseTransaction,
     operator: OperatorId,
@@ -37,7 +37,7 @@ pub(in crate::sql) async fn write(
     Ok(())
 }
 
-/// The hash of an operator's password now.
+/// The current password hash of an operator.
 pub(in crate::sql) async fn current(
     tx: &DatabaseTransaction,
     operator: i64,
@@ -48,7 +48,7 @@ pub(in crate::sql) async fn current(
     Ok(password.map(|password| password.hash))
 }
 
-/// Remembers a source as the operator's own; of too many the longest unseen is forgotten.
+/// Remembers a source for an operator. Above the limit, the least recently seen source is deleted.
 pub(in crate::sql) async fn remember_source(
     tx: &DatabaseTransaction,
     operator: i64,
@@ -68,7 +68,7 @@ pub(in crate::sql) async fn remember_source(
         .on_conflict(seen)
         .exec_without_returning(tx)
         .await?;
-    // This one is never the oldest, even when several were seen at one moment.
+    // The new source is never the oldest one, even when several have the same time.
     let others = operator_source::Entity::find()
         .filter(C::OperatorId.eq(operator))
         .filter(C::Source.ne(AsText(source)));
@@ -86,7 +86,7 @@ pub(in crate::sql) async fn remember_source(
     Ok(())
 }
 
-/// Removes what an operator signed in with.
+/// Deletes the credentials of an operator.
 pub(super) async fn forget(tx: &DatabaseTransaction, operator: i64) -> Result<(), DbErr> {
     operator_password::Entity::delete_by_id(operator)
         .exec(tx)

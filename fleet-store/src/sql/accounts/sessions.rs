@@ -1,4 +1,4 @@
-//! Sessions of browsers.
+//! Browser sessions.
 
 use super::shown;
 use crate::sql::{
@@ -7,10 +7,10 @@ use crate::sql::{
     prelude::*,
 };
 
-/// Sessions of one operator.
+/// The most sessions of one operator.
 pub(super) const MOST: u64 = 32;
 
-/// Deletes sessions that are over, everybody's, and the oldest ones of an operator who has too many.
+/// Deletes the expired sessions of all operators, and the oldest sessions of an operator that has too many.
 pub(in crate::sql) async fn make_room(
     tx: &DatabaseTransaction,
     operator: i64,
@@ -38,7 +38,7 @@ pub(in crate::sql) async fn make_room(
     Ok(())
 }
 
-/// Ends the session that is meant, if there is one, and records that.
+/// Ends the given session if it exists, and writes an audit record.
 pub(in crate::sql) async fn end(
     tx: &DatabaseTransaction,
     which: Condition,
@@ -77,7 +77,7 @@ pub(super) async fn end_all_but(
     Ok(())
 }
 
-/// Ends what a key has opened.
+/// Ends the sessions that a key has opened.
 pub(super) async fn end_of_key(tx: &DatabaseTransaction, key: i64) -> Result<(), DbErr> {
     browser_session::Entity::delete_many()
         .filter(browser_session::Column::KeyId.eq(key))

@@ -1,4 +1,4 @@
-//! Twins of what a scan's log and its end hold: tallies, ledger, events.
+//! Serialized forms of the events, tallies and ledger of a scan.
 
 use fleet_core::{DeviceFacts, DeviceId, Endpoint, Serial};
 use fleet_discovery::{DeviceFound, Ledger, LogEvent, ScanEnded, Tally};
@@ -150,7 +150,7 @@ pub(crate) fn read_ledger(text: &str) -> Result<Ledger, DbErr> {
     read::<StoredLedger>("ledger", text).map(Ledger::from)
 }
 
-/// The name of an event's kind, as a column of its own.
+/// The name of an event's kind, which has its own column.
 pub(crate) fn kind(event: &LogEvent) -> &'static str {
     match event {
         LogEvent::Device(_) => "device",

@@ -1,4 +1,4 @@
-//! The twin of what is remembered of a node's takeovers.
+//! The serialized form of a node's takeover history.
 
 use fleet_core::{
     Timestamp,
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{read, write};
 use crate::sql::transaction::unreadable;
 
-/// Moments are microseconds, claimants their text.
+/// Times are in microseconds. Claimants are stored in their text form.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Stored {
@@ -19,7 +19,7 @@ struct Stored {
     refused_at: Option<i64>,
 }
 
-/// None where there is nothing to remember, as for nearly every node.
+/// Returns `None` for an empty history, which is the case for nearly every node.
 pub(crate) fn write_takeovers(takeovers: &Takeovers) -> Result<Option<String>, DbErr> {
     if *takeovers == Takeovers::default() {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! Recording what the server found: the records that it may be are loaded and locked, `fleet_pairing`
-//! decides row after row, and what changed is written.
+//! Recording the devices that the server found. Candidate records are loaded and locked, `fleet_pairing`
+//! decides on each row, and the changed records are written.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,7 +40,8 @@ pub(super) async fn record(
         };
         Some((report.endpoint, refusal.node()))
     });
-    // The device of a node was met at a place where its node has not seen it: dialed once, never again.
+    // The server found a node's device at an endpoint that the node has not reported. The address is never
+    // dialed again.
     let refused: Vec<(Endpoint, NodeId)> = refused.collect();
     let names = endpoints::names(tx, refused.iter().map(|(_, node)| *node).collect()).await?;
     endpoints::record(tx, new.org, refused.into_iter(), new.now).await?;
@@ -62,7 +63,7 @@ pub(super) async fn record(
         .collect()
 }
 
-/// The addresses that are released for this scan now.
+/// The addresses that are currently released for this scan.
 async fn released(tx: &DatabaseTransaction, new: &NewSightings) -> Result<BTreeSet<IpAddr>, DbErr> {
     use direct_lease::Column as C;
     let addresses = new.rows.iter().map(|report| AsText(report.endpoint.ip));
@@ -76,14 +77,14 @@ async fn released(tx: &DatabaseTransaction, new: &NewSightings) -> Result<BTreeS
     Ok(leases.into_iter().map(|lease| lease.ip.0).collect())
 }
 
-/// What became of a row; the id of a record that is yet to be stored is provisional.
+/// The result for a row. The id of a record that is not stored yet is provisional.
 enum Fate {
     Stored(DeviceId),
     Refused(DirectRefusal),
     NotReleased,
 }
 
-/// The records in memory.
+/// The loaded records.
 struct Records {
     rules: Sightings,
     models: BTreeMap<DeviceId, device::Model>,
@@ -91,8 +92,8 @@ struct Records {
 }
 
 impl Records {
-    /// Loads and locks every record that a row may turn out to be, by its identities, former ones too, and
-    /// the server's own records at the endpoints.
+    /// Loads and locks every record that a row may match: by its current and former identities, and the
+    /// server's own records at the endpoints.
     async fn load(tx: &DatabaseTransaction, new: &NewSightings) -> Result<Self, DbErr> {
         let names: BTreeSet<_> = new.rows.iter().flat_map(identities).map(AsText).collect();
         let addresses = new.rows.iter().map(|report| AsText(report.endpoint.ip));
@@ -188,14 +189,14 @@ impl Records {
         Fate::Stored(device)
     }
 
-    /// Writes what changed; answers the ids of created records.
+    /// Writes the changed records. Returns the ids of created records.
     async fn save(
         &self,
         tx: &DatabaseTransaction,
     ) -> Result<BTreeMap<DeviceIdentifier, i64>, DbErr> {
         let changed = || {
             let with_model = |id: &DeviceId| Some((*id, self.models.get(id)?));
-            // Provisional ids fall: this is the order of finding.
+            // Provisional ids decrease, so this order is the order in which the devices were found.
             self.changed.iter().rev().filter_map(with_model)
         };
         for (id, model) in changed().filter(|(id, _)| id.0 > 0) {
@@ -244,7 +245,7 @@ impl Records {
     }
 }
 
-/// Every identity by which a found device may be known already.
+/// Every identity under which a found device may be stored already.
 fn identities(report: &DeviceReport) -> impl Iterator<Item = DeviceIdentifier> {
     let serial = report.facts.serial.clone().map(DeviceIdentifier::Serial);
     [Some(report.identifier(SERVER)), serial]
@@ -275,7 +276,7 @@ fn blank(new: &NewSightings, report: &DeviceReport) -> device::Model {
     }
 }
 
-/// Takes over what was found; what was left blank stays as it was known.
+/// Copies the reported facts. Empty fields keep their stored value.
 fn learn(model: &mut device::Model, report: &DeviceReport, now: Timestamp) {
     let mut facts = devices::take_facts(model);
     facts.update(&report.facts);
@@ -285,7 +286,7 @@ fn learn(model: &mut device::Model, report: &DeviceReport, now: Timestamp) {
     model.last_seen = Micros(now);
 }
 
-/// The columns that a finding can change.
+/// The columns that a direct scan can change.
 fn mutable(model: &device::Model) -> device::ActiveModel {
     let model = model.clone();
     device::ActiveModel {

@@ -1,4 +1,4 @@
-//! Invitations: the code that one node may use, from its making to its end.
+//! Invitations: the code that one node may use, from its creation to its end.
 
 use std::collections::BTreeMap;
 
@@ -108,7 +108,7 @@ impl Invitations for SqlStore {
                 }
                 let due = lock(tx, PendingEnrollmentId(due.id), OrgId(due.org_id))
                     .await?
-                    // A node that came in between has not been locked: its turn is the next sweep.
+                    // A node that registered in between is not locked. The next sweep handles it.
                     .filter(|current| current.node_id == due.node_id);
                 let Some(due) = due else {
                     return Ok(false);
@@ -131,8 +131,8 @@ impl Invitations for SqlStore {
     }
 }
 
-/// Only what is revoked for good can be replaced, and by one node at a time: two in one place would
-/// both take over what they report, at two sites with one range perhaps.
+/// Only a revoked node can be replaced, and by one node at a time. Two replacements would both take over the
+/// devices that they report, possibly at two sites that use the same address range.
 async fn check_replaceable(
     tx: &DatabaseTransaction,
     org: OrgId,
@@ -159,7 +159,7 @@ fn in_open_states() -> Select<invitation::Entity> {
     invitation::Entity::find().filter(invitation::Column::State.is_in(open.map(AsText)))
 }
 
-/// Open invitations past their time.
+/// Open invitations that have expired.
 pub(super) async fn due(
     db: &impl ConnectionTrait,
     now: Timestamp,
@@ -194,7 +194,7 @@ pub(super) async fn lock_by_code(
         .await
 }
 
-/// Cancels what is still open of a node's invitations.
+/// Cancels the open invitations of a node.
 pub(super) async fn cancel_all_of(tx: &DatabaseTransaction, node: i64) -> Result<(), DbErr> {
     let bound = invitation::Entity::find()
         .filter(invitation::Column::NodeId.eq(node))

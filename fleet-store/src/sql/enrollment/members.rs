@@ -1,4 +1,4 @@
-//! Nodes: registered by a code, confirmed by an operator, revoked for good.
+//! Nodes: registered with a code, confirmed by an operator, permanently revoked.
 
 use fleet_core::enrollment::{InvitationStep, NodeState};
 
@@ -132,7 +132,7 @@ impl Enrollment for SqlStore {
             invitations::cancel_all_of(tx, node.id).await?;
             bury(tx, node.id, now).await?;
             let scans = completion::end_work_of_revoked(tx, id, now).await?;
-            // Devices first: whoever releases one holds it when it comes to the targets of a pairing.
+            // Devices are locked first, because a release of a device locks it before the targets of a pairing.
             pairing::release_all_of(tx, org, id).await?;
             pairing::ends::end_of_revoked(tx, id, now).await?;
             audit::done(tx, org, &actor, "node.revoke", shown(&node), now).await?;
@@ -158,7 +158,7 @@ impl Enrollment for SqlStore {
     }
 }
 
-/// The live node in the place of a revoked one; a race for the place is lost to the index.
+/// The live node that replaces a revoked one. The unique index decides a race.
 pub(super) async fn replacement_of(
     tx: &DatabaseTransaction,
     replaced: NodeId,
@@ -171,7 +171,7 @@ pub(super) async fn replacement_of(
     Ok(node.map(|node| NodeId(node.id)))
 }
 
-/// Name and identity key are unique among the living; a race for them is lost to the index.
+/// Name and identity key are unique among live nodes. The unique index decides a race.
 async fn check_unique(
     tx: &DatabaseTransaction,
     org: OrgId,
@@ -198,7 +198,7 @@ async fn check_unique(
     Ok(())
 }
 
-/// An awaiting node is revoked together with its invitation, by name.
+/// An awaiting node is revoked together with its invitation. The caller must name the invitation.
 async fn check_invitation(
     tx: &DatabaseTransaction,
     node: &node::Model,
@@ -217,7 +217,7 @@ async fn check_invitation(
     Ok(())
 }
 
-/// Marks a node as gone: no key, challenge, session or stream of it counts any more.
+/// Marks a node as revoked. Its keys, challenges, sessions and stream become invalid.
 pub(super) async fn bury(tx: &DatabaseTransaction, node: i64, now: Timestamp) -> Result<(), DbErr> {
     set_state(tx, node, NodeState::Revoked, Some(Micros(now))).await?;
     node_key::Entity::update_many()
@@ -259,7 +259,7 @@ async fn set_state(
     Ok(())
 }
 
-/// The node as audit records name it.
+/// The node's name in audit records.
 fn shown(node: &node::Model) -> String {
     format!("node {} ({})", node.id, node.name)
 }

@@ -1,8 +1,8 @@
-//! The audit chain: its links, and where each organization's ends.
+//! The audit chain: its links, and the head of each organization's chain.
 
 entity! {
     audit_link "audit_link" {
-        /// The organization; 0 for the records of none.
+        /// The organization; 0 for records without one.
         #[sea_orm(primary_key, auto_increment = false)]
         pub chain: i64,
         #[sea_orm(primary_key, auto_increment = false)]

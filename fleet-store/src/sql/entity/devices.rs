@@ -1,4 +1,4 @@
-//! The inventory: devices, the names they had, the places they were at, and who they are bound to.
+//! The inventory: devices, their former names, their endpoints, and their bindings.
 
 entity! {
     device "device" {
@@ -20,7 +20,7 @@ entity! {
         pub first_seen: Micros,
         pub last_seen: Micros,
         pub deleted_at: Option<Micros>,
-        /// Identifiers, one a line.
+        /// Identifiers, one per line.
         pub kept_apart: Option<String>,
     }
 }
@@ -43,21 +43,21 @@ entity! {
         pub id: i64,
         pub org_id: i64,
         pub device_id: i64,
-        /// The record that ended; unset where one changed its identifier.
+        /// The merged record. It is unset when only the identifier of a record changed.
         pub merged_device_id: Option<i64>,
         pub reason: AsText<IdentityReason>,
         pub former: AsText<DeviceIdentifier>,
         pub became: AsText<DeviceIdentifier>,
-        /// Whose report made the change.
+        /// The node whose report made the change.
         pub node_id: Option<i64>,
-        /// Whose the record was before.
+        /// The node that the record was attributed to before.
         pub former_node_id: Option<i64>,
         pub driver: String,
         pub model: String,
         pub manufacturer: String,
         pub evidence: String,
         pub last_seen: Micros,
-        /// When the binding was made that went over from the record that ended.
+        /// When the binding that the merged record passed on was made.
         pub binding_since: Option<Micros>,
         pub at: Micros,
         pub undone_at: Option<Micros>,
@@ -69,13 +69,13 @@ entity! {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub org_id: i64,
-        /// Who reported it.
+        /// The node that reported it.
         pub node_id: i64,
         pub ip: AsText<IpAddr>,
         pub port: i64,
         pub identifier: AsText<DeviceIdentifier>,
         pub reason: AsText<RejectReason>,
-        /// The record that stands in the way.
+        /// The existing record that conflicts with the report.
         pub device_id: i64,
         pub count: i64,
         pub first_seen: Micros,

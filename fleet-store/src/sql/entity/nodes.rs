@@ -14,7 +14,7 @@ entity! {
         pub deleted_at: Option<Micros>,
         pub duplicate_identity: bool,
         pub hello: Option<String>,
-        /// The revoked node whose place it takes.
+        /// The revoked node that it replaces.
         pub replaces_node_id: Option<i64>,
     }
 }
@@ -30,7 +30,7 @@ entity! {
         pub expires_at: Micros,
         pub created_by: Option<i64>,
         pub node_id: Option<i64>,
-        /// The revoked node whose place the invited one takes.
+        /// The revoked node that the invited one replaces.
         pub replaces_node_id: Option<i64>,
     }
 }

@@ -83,7 +83,7 @@ entity! {
         pub count: i64,
         pub at: Micros,
         pub fold: Option<String>,
-        /// The newest link of this record, the count it states, and when it was made; none before the sealer came.
+        /// The newest link of this record, its count, and its time. All are unset until the record is sealed.
         pub sealed_seq: Option<i64>,
         pub sealed_count: Option<i64>,
         pub sealed_at: Option<Micros>,

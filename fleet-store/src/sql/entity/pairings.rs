@@ -1,4 +1,4 @@
-//! Pairing: where a device's pairing stands, what its node sealed, and what nodes were asked to pair.
+//! Pairing: the status of each device, the sealed credentials, and the pairings requested from nodes.
 
 entity! {
     device_pairing "device_pairing" {
@@ -11,7 +11,8 @@ entity! {
     }
 }
 
-entity! {    /// Sealed by the node: what is here only the node can read.
+entity! {
+    /// Credentials that the node sealed. Only the node can read them.
     device_credential "device_credential" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub device_id: i64,

@@ -71,15 +71,15 @@ entity! {
         pub id: AsText<CommandId>,
         pub org_id: i64,
         pub node_id: i64,
-        /// The scan of a chunk; unset for the part of a pairing.
+        /// The scan of a chunk. It is unset for a part of a pairing.
         pub scan_id: Option<AsText<ScanId>>,
-        /// The pairing of a part; unset for the chunk of a scan.
+        /// The pairing of a part. It is unset for a chunk of a scan.
         pub pairing_id: Option<AsText<PairingId>>,
         /// The position of the chunk or the part.
         pub position: i64,
         pub epoch: i64,
         pub state: AsText<CommandState>,
-        /// What the node may report; unset for the part of a pairing.
+        /// The rows that the node may report. It is unset for a part of a pairing.
         pub scope: Option<AsText<Scope>>,
         pub issued_at: Micros,
         pub deadline: Micros,

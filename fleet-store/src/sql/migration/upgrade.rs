@@ -1,4 +1,4 @@
-//! Tests of migrations: a database of an earlier version with rows in it, upgraded to the newest.
+//! Tests of migrations: an older database with rows in it is upgraded to the newest schema.
 
 use std::future::Future;
 

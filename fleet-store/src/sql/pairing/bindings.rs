@@ -1,6 +1,5 @@
-//! Whom devices are bound to. A binding, and where a device's pairing stands, change only under the
-//! lock of the device's row; a binding to a node also under the node's, so that nothing is bound to a
-//! node that is being revoked.
+//! The bindings of devices. A binding and a pairing status change only under the lock of the device's row. A
+//! binding to a node also needs the node's lock, which prevents a binding to a node that is being revoked.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -49,19 +48,19 @@ async fn binding_of(tx: &DatabaseTransaction, device: i64) -> Result<Binding, Db
     Ok(row.map_or(Binding::Free, |row| bound(&row)))
 }
 
-/// Whom a binding's row binds to.
+/// The node or server that a row binds its device to.
 pub(in crate::sql) fn bound(row: &binding::Model) -> Binding {
     row.node_id
         .map_or(Binding::Server, |id| Binding::Node(NodeId(id)))
 }
 
-/// The device as audit records name it.
+/// The device's name in audit records.
 fn shown(device: &device::Model) -> String {
     format!("device {} ({})", device.id, device.identifier.0)
 }
 
-/// A node to which a place was ever attributed, on whatever port: a device that a node found at one port
-/// answers at others too.
+/// A node to which an endpoint at this address was ever attributed, on any port. A device that a node found at
+/// one port answers at other ports too.
 async fn node_of_place(
     tx: &DatabaseTransaction,
     org: OrgId,
@@ -76,8 +75,8 @@ async fn node_of_place(
     Ok(row.map(|row| NodeId(row.node_id)))
 }
 
-/// Writes the one row that binds a device. A row of another binding would violate its key: the
-/// transaction starts over and the rules see it.
+/// Writes the single binding row of a device. If another binding was written first, its key is violated: the
+/// transaction is retried and the rules see that binding.
 pub(in crate::sql) async fn write_binding(
     tx: &DatabaseTransaction,
     device: &device::Model,
@@ -98,9 +97,9 @@ pub(in crate::sql) async fn write_binding(
     Ok(())
 }
 
-/// Attributes a device to the node that it is bound to, and remembers its place: from now on the
-/// server itself never dials it. Answers the address where the server is dialing just now; then nothing
-/// may be kept.
+/// Attributes a device to the node that it is bound to, and records its endpoint. The server itself never dials
+/// that endpoint again. If the server is dialing there now, this returns the address, and the caller must roll
+/// back.
 pub(in crate::sql) async fn attribute(
     tx: &DatabaseTransaction,
     device: &device::Model,
@@ -122,7 +121,7 @@ pub(in crate::sql) async fn attribute(
     endpoints::attribute(tx, OrgId(device.org_id), node, &endpoints, now).await
 }
 
-/// Sets where the pairing of devices stands. Each device at most once.
+/// Sets the pairing status of devices. Each device may appear at most once.
 pub(in crate::sql) async fn write_status(
     tx: &DatabaseTransaction,
     org: OrgId,
@@ -143,7 +142,7 @@ pub(in crate::sql) async fn write_status(
     inserts::all_or(tx, devices.into_iter().map(row).collect(), newest).await
 }
 
-/// Deletes what nodes sealed for devices.
+/// Deletes the credentials that nodes sealed for devices.
 pub(in crate::sql) async fn forget_credentials(
     tx: &DatabaseTransaction,
     devices: impl IntoIterator<Item = i64>,
@@ -155,8 +154,8 @@ pub(in crate::sql) async fn forget_credentials(
     Ok(())
 }
 
-/// Releases locked devices: neither bound nor paired, nothing sealed is kept, and no result that was
-/// asked for before is taken. Whether anything changed.
+/// Releases locked devices. Their binding, pairing status and sealed credentials are deleted, and results of
+/// earlier requests are refused. Returns whether anything changed.
 async fn release(
     tx: &DatabaseTransaction,
     devices: &[i64],
@@ -189,7 +188,8 @@ async fn release(
     Ok(bindings.rows_affected + statuses.rows_affected + targets.rows_affected > 0)
 }
 
-/// What is known of a record's pairing goes over to another one together with its binding, both locked.
+/// Transfers the pairing status and sealed credentials of a record to another record, together with its
+/// binding. Both records are locked.
 pub(crate) async fn hand_over(
     tx: &DatabaseTransaction,
     from: DeviceId,
@@ -209,7 +209,7 @@ pub(crate) async fn hand_over(
     Ok(())
 }
 
-/// Forgets where the pairing of a record stands and what was sealed for it.
+/// Deletes the pairing status and the sealed credentials of a record.
 pub(crate) async fn forget_pairing(
     tx: &DatabaseTransaction,
     device: DeviceId,
@@ -221,8 +221,8 @@ pub(crate) async fn forget_pairing(
     forget_credentials(tx, [device.0]).await
 }
 
-/// Releases every device that is bound to a node which is being revoked, under the node's lock, and
-/// deletes all that it sealed. Attribution stays.
+/// Releases every device that is bound to a node which is being revoked, and deletes the credentials that the
+/// node sealed. The caller holds the node's lock. Attribution stays.
 pub(crate) async fn release_all_of(
     tx: &DatabaseTransaction,
     org: OrgId,
@@ -237,7 +237,7 @@ pub(crate) async fn release_all_of(
         .await?;
     for part in bound.chunks(DEVICES_A_STATEMENT) {
         lock_devices(tx, org, part.iter().copied()).await?;
-        // Some may have been released before their lock was ours; nothing new is bound under the node's.
+        // Some devices may have been released before they were locked. The node's lock prevents new bindings.
         release(tx, part, "its node was revoked").await?;
     }
     device_credential::Entity::delete_many()
@@ -247,7 +247,7 @@ pub(crate) async fn release_all_of(
     Ok(())
 }
 
-/// Well below the databases' limits of binds.
+/// Well below the databases' bind limits.
 const DEVICES_A_STATEMENT: usize = 10_000;
 
 #[async_trait]
@@ -319,7 +319,7 @@ impl Bindings for SqlStore {
                 return refuse(BindError::DeviceNotFound(device));
             };
             let place = devices::endpoint(&found)?;
-            // The last lock: no node gets the place between the look at it and the end of this.
+            // This is the last lock. No node can claim the endpoint between this check and the commit.
             endpoints::lock_exclusive(tx, org).await?;
             let claim = ServerClaim {
                 binding: binding_of(tx, device.0).await?,
@@ -430,7 +430,7 @@ impl Bindings for SqlStore {
     }
 }
 
-/// Where the pairing of devices stands: three queries for each ten thousand.
+/// Reads the pairing status of devices with three queries for every ten thousand.
 pub(in crate::sql) async fn pairings(
     db: &impl ConnectionTrait,
     org: OrgId,

@@ -1,5 +1,5 @@
-//! How pairings end: by ack, loss, deadline, cancel or revocation. A pairing ends in [`finish`] alone,
-//! which gives every target a result.
+//! How pairings end: by ack, loss, deadline, cancel or revocation. Only [`finish`] ends a pairing, and it gives
+//! every target a result.
 
 use fleet_core::{
     PairingStatus,
@@ -18,14 +18,14 @@ use crate::sql::{
     prelude::*,
 };
 
-/// The end of a pairing that its operator has canceled.
+/// The conclusion of a pairing that its operator has canceled.
 pub(super) fn canceled() -> (Code, String) {
     let reason = "canceled; what was paired stays paired";
     (Code::Canceled, reason.to_owned())
 }
 
-/// Ends a command that its node has received. Devices without a result have failed. With the last part,
-/// with a failure, or after a cancel, the pairing ends too.
+/// Ends a command that its node has received. Devices without a result count as failed. The pairing ends too
+/// after its last part, after a failure, or after a cancel.
 pub(crate) async fn conclude(
     tx: &DatabaseTransaction,
     command: &command::Model,
@@ -65,7 +65,7 @@ async fn fail_unreported(
     let mut rest = without_sequence(tx, row, Some(command.position)).await?;
     let ids: Vec<i64> = rest.iter().map(|target| target.device_id).collect();
     lock_devices(tx, org, ids.iter().copied()).await?;
-    // Read again under the devices' locks: one of them may have been released meanwhile.
+    // Read again under the devices' locks, because a device may have been released in the meantime.
     rest = without_sequence(tx, row, Some(command.position)).await?;
     let known = pairings(tx, org, &ids).await?;
     let why = if verdict.reason.is_empty() {
@@ -92,8 +92,8 @@ async fn fail_unreported(
     publish(tx, row, rest).await
 }
 
-/// Ends a pairing, once. Devices that were never sent to the node, or have no result, are reported as
-/// failed and keep their status.
+/// Ends a pairing once. Devices that were never sent to the node or have no result are reported as failed. They
+/// keep their status.
 pub(super) async fn finish(
     tx: &DatabaseTransaction,
     row: &mut pairing::Model,

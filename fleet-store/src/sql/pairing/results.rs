@@ -1,5 +1,5 @@
-//! Records the results that a node reports of a pairing: one transaction, each device judged under its
-//! lock by `fleet_pairing`.
+//! Recording the pairing results that a node reports, in one transaction. `fleet_pairing` judges each device
+//! under its lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Judges and stores the results of one part. Returns how many were accepted and how many refused.
+/// Judges and stores the results of one part. Returns the number of accepted and refused results.
 pub(super) async fn record(
     tx: &DatabaseTransaction,
     new: &NewPairResults,
@@ -96,7 +96,7 @@ impl<'n> Report<'n> {
                 .into_iter()
                 .map(|device| (device.id, device))
                 .collect();
-        // Read again under the devices' locks: one of them may have been released meanwhile.
+        // Read again under the devices' locks, because a device may have been released in the meantime.
         let targets = of_part().all(tx).await?;
         let known = pairings(tx, new.org, &ids).await?;
         let live = live_owners(tx, devices.values()).await?;
@@ -253,7 +253,7 @@ impl<'n> Report<'n> {
     }
 }
 
-/// The owners of these devices that are not revoked.
+/// The owners of these devices, without revoked nodes.
 async fn live_owners(
     tx: &DatabaseTransaction,
     devices: impl Iterator<Item = &device::Model>,
@@ -270,8 +270,8 @@ async fn live_owners(
     Ok(live.into_iter().collect())
 }
 
-/// Stores the facts that a device gave after sign-in. An empty value never replaces a known one. The
-/// device's next report decides about its identity.
+/// Stores the facts that a device returned after sign-in. An empty value never replaces a known one. The
+/// device's next report determines its identity.
 async fn learn(
     tx: &DatabaseTransaction,
     device: &device::Model,

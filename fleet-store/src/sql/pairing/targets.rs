@@ -1,4 +1,4 @@
-//! What an operator's wish comes to: which devices a node may be asked to pair.
+//! Resolving an operator's selection to the devices that a node can pair.
 
 use fleet_core::{DeviceFacts, PairingStatus};
 use fleet_pairing::{Binding, NotPairable, PairCandidate, decide_target, decide_unpaired_target};
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// Devices that a wish may come to: what the node found and what is bound to it.
+/// Candidates for a selection: devices that the node found or that are bound to it.
 const CANDIDATES: u64 = 65_536;
 
 pub(super) async fn select(
@@ -90,7 +90,7 @@ pub(super) async fn select(
     Ok(wanted)
 }
 
-/// What a node found, and what is bound to it.
+/// Devices that a node found or that are bound to it.
 async fn candidates(
     db: &impl ConnectionTrait,
     org: OrgId,
@@ -114,7 +114,7 @@ async fn candidates(
         .await
 }
 
-/// A device as its node is told; none when it is nowhere.
+/// A device in the form that is sent to its node, or `None` if it has no endpoint.
 fn target(row: device::Model) -> Result<Option<PairTarget>, DbErr> {
     let Some(endpoint) = devices::endpoint(&row)? else {
         return Ok(None);

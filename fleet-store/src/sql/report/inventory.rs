@@ -1,5 +1,5 @@
-//! The devices that a report may touch: loaded and locked at once, changed in memory row by row as
-//! `fleet_pairing` decides, and written at once.
+//! The devices that a report can affect. They are loaded and locked together, changed in memory row by row
+//! according to `fleet_pairing`, and written together.
 
 mod held;
 
@@ -27,27 +27,27 @@ pub(super) struct Inventory {
     rules: Rules,
     held: BTreeMap<DeviceId, Held>,
     bindings: BTreeMap<DeviceId, binding::Model>,
-    /// What was made one.
+    /// Records that changed their identifier or were merged.
     changes: Vec<Changed>,
-    /// What another has.
+    /// Rows refused because another owner has the device.
     refused: Vec<(Endpoint, DeviceIdentifier, Refused)>,
-    /// Places where the reporter was taken at its word.
+    /// Endpoints to attribute to the reporter.
     endpoints: BTreeSet<Endpoint>,
 }
 
-/// A record that goes by another name from now on, or that ended in another.
+/// A record that gets a new identifier, or that is merged into another.
 struct Changed {
     device: DeviceId,
     merged: Option<DeviceId>,
     reason: IdentityReason,
-    /// The record as it was.
+    /// The record before the change.
     was: device::Model,
     became: DeviceIdentifier,
-    /// Since when it was bound, where its binding went over.
+    /// When it was bound, if its binding was transferred.
     binding_since: Option<Micros>,
 }
 
-/// The ids that provisional ones became.
+/// The stored ids that replaced the provisional ids.
 pub(super) struct SavedIds(BTreeMap<DeviceId, DeviceId>);
 
 impl SavedIds {
@@ -57,9 +57,9 @@ impl SavedIds {
 }
 
 impl Inventory {
-    /// Loads and locks every device that a row may turn out to be: by its identity, by its place on
-    /// the reporter's network, and by what the node that it replaces knew of the place. Four statements,
-    /// whatever the number of rows.
+    /// Loads and locks every device that a row may match: by its identity, by its endpoint on the reporter's
+    /// network, or by the endpoint on the network of the node that the reporter replaces. Four statements,
+    /// regardless of the number of rows.
     pub(super) async fn load(
         tx: &DatabaseTransaction,
         new: &NewReport,
@@ -94,7 +94,7 @@ impl Inventory {
         })
     }
 
-    /// Judges a row and does at once what is decided, for the rows after it.
+    /// Judges a row and applies the decision at once, because later rows depend on it.
     pub(super) fn decide(&mut self, report: &DeviceReport) -> Result<DeviceId, RejectReason> {
         let planned = match self.rules.decide(self.reporter, report) {
             Ok(planned) => planned,
@@ -136,7 +136,7 @@ impl Inventory {
         Ok(device)
     }
 
-    /// Gives a record its new name, and ends in it those that are the same device.
+    /// Changes the identifier of a record, and merges the records of the same device into it.
     fn make_one(
         &mut self,
         device: DeviceId,
@@ -181,8 +181,8 @@ impl Inventory {
         self.held.insert(device, survivor);
     }
 
-    /// The binding of a record that ends goes over to the one in which it ends, unless that is bound
-    /// itself. Answers since when there was what went over.
+    /// Transfers the binding of a merged record to the surviving one, unless the survivor is bound itself.
+    /// Returns when the transferred binding was made.
     fn hand_over(&mut self, from: DeviceId, to: DeviceId) -> Option<Micros> {
         let binding = self.bindings.remove(&from)?;
         if self.bindings.contains_key(&to) {
@@ -193,7 +193,7 @@ impl Inventory {
         Some(since)
     }
 
-    /// The places that are the reporter's from now on.
+    /// The endpoints that are now attributed to the reporter.
     pub(super) fn endpoints(&self) -> &BTreeSet<Endpoint> {
         &self.endpoints
     }
@@ -221,12 +221,12 @@ impl Inventory {
         }
     }
 
-    /// The device as it is after the rows so far.
+    /// The device after the rows judged so far.
     pub(super) fn device(&self, device: DeviceId) -> Option<&device::Model> {
         self.held.get(&device).map(Held::model)
     }
 
-    /// Whether an operator would see a difference to what was stored before this report.
+    /// Whether the device differs visibly from its stored state before this report.
     pub(super) fn changed_visibly(&self, device: DeviceId) -> bool {
         self.held.get(&device).is_some_and(Held::is_visibly_changed)
     }

@@ -1,5 +1,5 @@
-//! Rows that are stored already at the endpoints of a report: of its own command, and of earlier
-//! commands of the same scan.
+//! Rows that are stored already at the endpoints of a report, by its own command or by earlier commands of the
+//! same scan.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ pub(super) struct KnownRows {
 }
 
 impl KnownRows {
-    /// One query for both.
+    /// Loads both groups with one query.
     pub(super) async fn load(
         tx: &DatabaseTransaction,
         scan: ScanId,
@@ -59,7 +59,7 @@ impl KnownRows {
         self.at(report).any(|row| row.device_id == Some(device.0))
     }
 
-    /// Whether an earlier command of the scan had this row refused for the same reason.
+    /// Whether this row of an earlier command of the scan was refused for the same reason.
     pub(super) fn refused_earlier(&self, report: &DeviceReport, reason: RejectReason) -> bool {
         self.at(report).any(|row| {
             row.refusal == Some(AsText(reason)) && row.identifier == report.sent_identifier

@@ -1,5 +1,5 @@
-//! The refused rows of a report as counts: each reason with its first example, for the ledger and for
-//! one audit record a command and reason.
+//! Counts of the refused rows of a report. Each reason keeps its first example, for the ledger and for one
+//! audit record per command and reason.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +15,9 @@ use crate::{
 pub(super) struct Refusals(BTreeMap<RejectReason, Counted>);
 
 struct Counted {
-    /// All of them.
+    /// All refused rows.
     all: u64,
-    /// Those that no earlier command of the scan had.
+    /// Refused rows that no earlier command of the scan had.
     fresh: u64,
     example: String,
 }
@@ -37,12 +37,12 @@ impl Refusals {
         self.0.values().map(|counted| counted.all).sum()
     }
 
-    /// What the scan's ledger counts.
+    /// The counts for the scan's ledger.
     pub(super) fn counted(&self) -> u64 {
         self.0.values().map(|counted| counted.fresh).sum()
     }
 
-    /// Adds the counts to what is stored: two statements.
+    /// Adds the counts to the stored ones with two statements.
     pub(super) async fn save(
         &self,
         tx: &DatabaseTransaction,

@@ -4,11 +4,11 @@ use fleet_core::DeviceReport;
 
 use crate::sql::{devices, entity::device, prelude::*};
 
-/// A device in memory. Until it is saved, a new one goes by the provisional id of the rules.
+/// A device in memory. Until it is saved, a new one has the provisional id that the rules assigned.
 pub(super) struct Held {
     model: device::Model,
     change: Change,
-    /// What an operator sees of it has changed.
+    /// Whether any field that operators see has changed.
     visibly: bool,
 }
 
@@ -48,7 +48,7 @@ impl Held {
         self.visibly
     }
 
-    /// Takes over what a row says: what it leaves blank stays as it was known.
+    /// Copies the facts of a row. Empty fields keep their known value.
     pub(super) fn learn(&mut self, reporter: NodeId, report: &DeviceReport, now: Timestamp) {
         let model = &mut self.model;
         let mut facts = devices::take_facts(model);
@@ -61,27 +61,27 @@ impl Held {
         self.touch();
     }
 
-    /// Another device is at its place: where it is now is not known.
+    /// Clears the endpoint, because another device answers there. The current endpoint is unknown.
     pub(super) fn displace(&mut self) {
         self.model.ip = None;
         self.model.port = None;
         self.touch();
     }
 
-    /// It goes by another identifier.
+    /// Changes the identifier.
     pub(super) fn rename(&mut self, identifier: DeviceIdentifier) {
         self.model.identifier = AsText(identifier);
         self.visibly = true;
         self.touch();
     }
 
-    /// It is another record's device: what it knew stays in its row.
+    /// Marks the record as merged into another. Its row keeps its facts.
     pub(super) fn end(&mut self, now: Timestamp) {
         self.displace();
         self.model.deleted_at = Some(Micros(now));
     }
 
-    /// Takes over from a record that ended in this one what it does not know.
+    /// Copies missing facts from a record that was merged into this one.
     pub(super) fn absorb(&mut self, ended: &device::Model) {
         let model = &mut self.model;
         let mut facts = devices::take_facts(model);

@@ -1,4 +1,4 @@
-//! Loading and locking the devices that a report may touch.
+//! Loading and locking the devices that a report can affect.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// The devices that any row may be, locked in the order of their ids.
+/// The devices that a row may match, locked in the order of their ids.
 pub(super) async fn locked(
     tx: &DatabaseTransaction,
     new: &NewReport,
@@ -48,7 +48,7 @@ pub(super) async fn locked(
         .filter(device::Column::OrgId.eq(new.org.0))
         .filter(device::Column::Identifier.is_in(names))
         .filter(device::Column::DeletedAt.is_null());
-    // Two indexes; an OR of the two conditions would use neither.
+    // The union uses two indexes. An OR of the two conditions would use neither.
     QueryTrait::query(&mut candidates).union(UnionType::Distinct, by_place.into_query());
     let candidates: Vec<i64> = candidates.into_tuple().all(tx).await?;
     if candidates.is_empty() {
@@ -63,7 +63,7 @@ pub(super) async fn locked(
         .await
 }
 
-/// The devices' bindings. They change only under their device's lock.
+/// The devices' bindings, which change only under the lock of their device.
 pub(in crate::sql) async fn bindings(
     db: &impl ConnectionTrait,
     models: &[device::Model],
@@ -78,7 +78,7 @@ pub(in crate::sql) async fn bindings(
         .collect())
 }
 
-/// The devices as the rules see them.
+/// The devices in the form that the rules use.
 pub(in crate::sql) async fn records(
     db: &impl ConnectionTrait,
     models: &[device::Model],

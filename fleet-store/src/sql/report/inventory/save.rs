@@ -1,5 +1,4 @@
-//! Writing what a report has changed of the inventory: each table in one statement, whatever the number
-//! of rows.
+//! Writing the inventory changes of a report: one statement for each table, for any number of rows.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +16,9 @@ use crate::sql::{
 };
 
 impl Inventory {
-    /// Writes what changed: an insert of the new ones, an upsert by id of the others, former names with
-    /// their reasons, and what was refused. A device that another node's report made meanwhile
-    /// violates the index and starts the transaction over.
+    /// Writes the changes: an insert of new devices, an upsert by id of the others, the former names with their
+    /// reasons, and the refused devices. If another node's report created the same device in the meantime, the
+    /// index is violated and the transaction is retried.
     pub(in crate::sql::report) async fn save(
         &self,
         tx: &DatabaseTransaction,
@@ -36,7 +35,7 @@ impl Inventory {
             .update_columns(MUTABLE)
             .to_owned();
         inserts::all_or(tx, updated, by_id).await?;
-        // Provisional ids fall: the other way round, devices get their ids in the order of their rows.
+        // Provisional ids decrease. In reverse order, devices get their ids in the order of their rows.
         let created = changed(Change::Created)
             .rev()
             .map(|(_, held)| device::ActiveModel {
@@ -65,7 +64,7 @@ impl Inventory {
         Ok(ids)
     }
 
-    /// Remembers every former name, why it is former, and what the record was under it.
+    /// Stores every former name with the reason for the change and the record's previous state.
     async fn save_changes(&self, tx: &DatabaseTransaction, ids: &SavedIds) -> Result<(), DbErr> {
         use device_alias::Column as C;
         if self.changes.is_empty() {
@@ -109,7 +108,7 @@ impl Inventory {
         inserts::all(tx, self.changes.iter().map(row).collect()).await
     }
 
-    /// Shows operators what another has. The oldest rows of the reporter beyond the bound go.
+    /// Stores refused devices for operators. The oldest rows of the reporter above the limit are deleted.
     async fn save_refused(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
         use refused_device::{Column as C, Entity};
         if self.refused.is_empty() {
@@ -157,8 +156,8 @@ impl Inventory {
     }
 }
 
-/// What was bound goes over, row and all, with where its pairing stands; where the survivor is bound itself,
-/// that binding stays.
+/// Transfers a binding row together with the pairing status. If the survivor is bound itself, its own binding
+/// stays.
 async fn hand_over(
     tx: &DatabaseTransaction,
     from: DeviceId,
@@ -182,7 +181,7 @@ async fn hand_over(
     }
 }
 
-/// What a report can change of a device.
+/// The columns of a device that a report can change.
 const MUTABLE: [device::Column; 15] = [
     device::Column::Identifier,
     device::Column::NodeId,
