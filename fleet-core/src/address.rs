@@ -1,5 +1,5 @@
-//! Addresses: which class one belongs to, and what policy lets be scanned or reported. Names are not
-//! resolved here. Start with [`AddressPolicy::admit`].
+//! IP addresses, their classes, and the policy that decides which may be scanned or reported. Names are not resolved
+//! here. Start with [`AddressPolicy::admit`].
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::Port;
 
-/// Where a device was reached.
+/// The address and port at which a device was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
     /// The canonical address.
@@ -20,58 +20,58 @@ pub struct Endpoint {
 }
 
 impl fmt::Display for Endpoint {
-    /// As in a URL: IPv6 addresses in brackets.
+    /// As in a URL: an IPv6 address is in brackets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         std::net::SocketAddr::new(self.ip, self.port.number()).fmt(f)
     }
 }
 
-/// Reads an address literal: dotted decimal without leading zeros, or RFC 4291 text without a zone.
+/// Parses an address literal: dotted decimal without leading zeros, or RFC 4291 text without a zone.
 ///
-/// The integer, octal, hexadecimal and short forms that resolvers accept (`2130706433`, `0177.0.0.1`,
-/// `0x7f.1`, `127.1`) are not literals here.
+/// The integer, octal, hexadecimal and short forms that resolvers accept (`2130706433`, `0177.0.0.1`, `0x7f.1`,
+/// `127.1`) are rejected.
 pub fn parse_literal(text: &str) -> Option<IpAddr> {
     text.parse().ok()
 }
 
-/// The address itself, IPv4-mapped IPv6 (RFC 4291, 2.5.5.2) unmapped.
+/// Returns the address; an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2) is converted to IPv4.
 pub fn canonical(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
 }
 
-/// What kind of address one is, as far as scanning is concerned.
+/// The class of an address with respect to scanning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AddressClass {
     /// RFC 1918.
     Private,
-    /// RFC 4193, the cloud metadata addresses inside it excepted.
+    /// RFC 4193, except the cloud metadata addresses in it.
     UniqueLocal,
-    /// RFC 6598, shared by carriers.
+    /// RFC 6598, shared address space of carriers.
     CarrierShared,
     /// RFC 1122 and RFC 4291 loopback.
     Loopback,
-    /// RFC 3927 and RFC 4291 link-local; clouds serve metadata here.
+    /// RFC 3927 and RFC 4291 link-local. Clouds serve metadata here.
     LinkLocal,
     /// RFC 5771 and RFC 4291 multicast.
     Multicast,
-    /// The address of nothing, and the rest of 0.0.0.0/8.
+    /// The unspecified address, and the rest of 0.0.0.0/8.
     Unspecified,
     /// 255.255.255.255.
     Broadcast,
     /// RFC 5737, RFC 3849 and RFC 9637.
     Documentation,
-    /// A cloud's metadata service at an address that would otherwise be scannable.
+    /// The metadata service of a cloud, at an address of an otherwise scannable block.
     Metadata,
-    /// 6to4, NAT64, Teredo and IPv4-compatible forms: an IPv4 address travels inside.
+    /// 6to4, NAT64, Teredo and IPv4-compatible forms, which contain an IPv4 address.
     Embedding,
     /// Any other special-purpose block.
     Reserved,
-    /// Everything else: the internet.
+    /// All other addresses: the public internet.
     Public,
 }
 
 impl AddressClass {
-    /// The name that counts and texts use.
+    /// Returns the name that counts and messages use.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Private => "private",
@@ -91,7 +91,7 @@ impl AddressClass {
     }
 }
 
-/// The class of an address, of its IPv4 form when it is IPv4-mapped.
+/// Returns the class of an address. An IPv4-mapped address has the class of its IPv4 form.
 pub fn classify(ip: IpAddr) -> AddressClass {
     match canonical(ip) {
         IpAddr::V4(ip) => classify_v4(ip),
@@ -116,9 +116,9 @@ const fn v6(groups: [u16; 4], prefix: u8) -> Ipv6Network {
     }
 }
 
-/// Alibaba's metadata service, inside the carriers' shared block.
+/// Alibaba's metadata service, in the shared block of carriers.
 const METADATA_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
-/// The metadata services of EC2 and of Google Cloud, inside the unique local block.
+/// The metadata services of EC2 and of Google Cloud, in the unique local block.
 const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
@@ -194,17 +194,17 @@ fn classify_v6(ip: Ipv6Addr) -> AddressClass {
         .map_or(AddressClass::Reserved, |(_, class)| *class)
 }
 
-/// Which addresses may be scanned or reported: RFC 1918 and RFC 4193, and what is switched on here.
+/// The addresses that may be scanned or reported: RFC 1918, RFC 4193, and the classes that are enabled here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AddressPolicy {
-    /// Also RFC 6598 (100.64.0.0/10).
+    /// Also permits RFC 6598 (100.64.0.0/10).
     pub carrier_shared: bool,
-    /// Also loopback; for demonstrations on one machine.
+    /// Also permits loopback, for demonstrations on one machine.
     pub loopback: bool,
 }
 
 impl AddressPolicy {
-    /// Loopback and private addresses, for demonstrations and tests on one machine.
+    /// Permits loopback and private addresses, for demonstrations and tests on one machine.
     pub const DEMO: Self = Self {
         carrier_shared: false,
         loopback: true,
@@ -228,11 +228,11 @@ impl AddressPolicy {
         }
     }
 
-    /// The canonical form of an address that may be scanned and reported.
+    /// Returns the canonical form of an address that may be scanned and reported.
     ///
     /// # Errors
     ///
-    /// [`RefusedAddress`] when its class is not permitted.
+    /// [`RefusedAddress`] if the class of the address is not permitted.
     pub fn admit(self, ip: IpAddr) -> Result<IpAddr, RefusedAddress> {
         let (ip, class) = (canonical(ip), classify(ip));
         if self.permits(class) {
@@ -247,9 +247,9 @@ impl AddressPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{ip} is a {} address: only private networks can be scanned (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7)", .class.as_str())]
 pub struct RefusedAddress {
-    /// The address, canonical.
+    /// The address in canonical form.
     pub ip: IpAddr,
-    /// Its class.
+    /// The class of the address.
     pub class: AddressClass,
 }
 

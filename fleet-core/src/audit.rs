@@ -2,8 +2,8 @@
 //! moving or inserting a record breaks the chain. A [`ChainHead`] that is stored elsewhere also reveals a
 //! truncated or rewritten chain.
 //!
-//! [`ChainHead::next`] creates links and [`ChainVerifier`] checks them. A record that stands for several
-//! refusals is linked again when its count has grown: a link states the record at that time.
+//! [`ChainHead::next`] creates links and [`ChainVerifier`] checks them. One record can stand for several refusals. It
+//! is linked again when its count grows, because a link covers the record at that time.
 
 use std::{fmt, str::FromStr};
 
@@ -11,21 +11,21 @@ use sha2::{Digest, Sha256};
 
 use crate::{OrgId, Timestamp};
 
-/// Keeps these hashes apart from all others; its number is the encoding's version.
+/// Separates these hashes from all others. Its number is the version of the encoding.
 const DOMAIN: &[u8] = b"fleet-audit-chain-1\0";
 
-/// What a link states: one record as it was when it was linked.
+/// The content of a link: one record at the time when it was linked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChainRecord<'a> {
     /// The record's id, which later links of the same record repeat.
     pub id: i64,
-    /// When it happened.
+    /// When the recorded action happened.
     pub at: Timestamp,
-    /// The kind of author: `operator`, `node`, `system`, `anonymous`.
+    /// The kind of the author: `operator`, `node`, `system`, `anonymous`.
     pub who: &'a str,
     /// The author's id, if it has one.
     pub who_id: Option<i64>,
-    /// The address it came from, as text.
+    /// The remote address of the request, as text.
     pub from: Option<&'a str>,
     /// The action: `node.revoke`.
     pub action: &'a str,
@@ -33,13 +33,13 @@ pub struct ChainRecord<'a> {
     pub subject: &'a str,
     /// Why the action was refused; none if it was carried out.
     pub refusal: Option<&'a str>,
-    /// Number of equal records that it stands for.
+    /// Number of equal records that this one stands for.
     pub count: u64,
 }
 
 impl ChainRecord<'_> {
-    /// Hashes the record without ambiguity: integers as 8 bytes big-endian, texts as their length and UTF-8,
-    /// optional values after a byte 0 or 1.
+    /// Hashes the record without ambiguity. Integers are 8 bytes big-endian, texts are their length and UTF-8, and
+    /// optional values follow a byte 0 or 1.
     fn hash_into(&self, hash: &mut Sha256) {
         let integer = |hash: &mut Sha256, value: i64| hash.update(value.to_be_bytes());
         let text = |hash: &mut Sha256, value: &str| {
@@ -68,7 +68,7 @@ impl ChainRecord<'_> {
 pub struct ChainHash(pub [u8; 32]);
 
 impl fmt::Display for ChainHash {
-    /// 64 lower-case hex digits.
+    /// Writes 64 lower-case hex digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
@@ -85,12 +85,12 @@ impl fmt::Debug for ChainHash {
 pub struct ChainHead {
     /// The number of links.
     pub seq: u64,
-    /// The hash of the last one.
+    /// The hash of the last link.
     pub hash: ChainHash,
 }
 
 impl ChainHead {
-    /// Before the first link.
+    /// The head before the first link.
     pub const START: Self = Self {
         seq: 0,
         hash: ChainHash([0; 32]),
@@ -154,9 +154,9 @@ impl FromStr for ChainHead {
 /// A link as it was stored.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredLink<'a> {
-    /// Its place, from 1.
+    /// The position in the chain, from 1.
     pub seq: u64,
-    /// Its hash, as stored.
+    /// The stored hash.
     pub hash: ChainHash,
     /// The linked record; none if it was deleted.
     pub record: Option<ChainRecord<'a>>,
@@ -165,44 +165,44 @@ pub struct StoredLink<'a> {
 /// What is wrong with a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChainFault {
-    /// The record is not what was linked, or not in its place.
+    /// The record differs from the linked one, or is at another position.
     #[error("record {seq} was changed after it was sealed, or is not in its place")]
     Changed {
-        /// Its place.
+        /// The position of the link.
         seq: u64,
     },
-    /// The link stands, the record is gone.
+    /// The link exists, but its record was deleted.
     #[error("record {seq} was deleted")]
     Deleted {
-        /// Its place.
+        /// The position of the link.
         seq: u64,
     },
-    /// Links are gone, from the middle or the end.
+    /// Links are missing, from the middle or the end.
     #[error("records {from} to {to} are missing")]
     Missing {
-        /// The first place.
+        /// The first missing position.
         from: u64,
-        /// The last place.
+        /// The last missing position.
         to: u64,
     },
-    /// The chain holds together, but it is not the one whose head was kept.
+    /// The chain is consistent, but differs from the chain whose head was kept.
     #[error(
         "record {seq} is not the one whose hash was kept: the chain was written anew up to there"
     )]
     Rewritten {
-        /// The kept head's place.
+        /// The position of the kept head.
         seq: u64,
     },
-    /// The chain's own head does not belong to its last link.
+    /// The stored head does not match the last link.
     #[error("the stored head does not match record {seq}")]
     Head {
-        /// The head's place.
+        /// The position of the head.
         seq: u64,
     },
 }
 
-/// Checks a chain link by link, in bounded memory: give it every link in order with
-/// [`take`](Self::take), then [`finish`](Self::finish).
+/// Checks a chain link by link, in bounded memory. Pass every link in order to [`take`](Self::take), then call
+/// [`finish`](Self::finish).
 ///
 /// After a fault it continues from the stored hash, which makes one change one fault.
 #[derive(Clone, Debug)]
@@ -214,8 +214,8 @@ pub struct ChainVerifier {
 }
 
 impl ChainVerifier {
-    /// A verifier for the chain of `org`, whose own head was `stored` before its links were read, and of
-    /// which the caller may have kept a head elsewhere.
+    /// Creates a verifier for the chain of `org`. `stored` is the chain's own head, read before its links. `kept` is
+    /// a head that the caller kept elsewhere, if any.
     pub fn new(org: Option<OrgId>, stored: ChainHead, kept: Option<ChainHead>) -> Self {
         Self {
             org,
@@ -225,16 +225,16 @@ impl ChainVerifier {
         }
     }
 
-    /// Takes the next link.
+    /// Checks the next link.
     ///
     /// # Errors
     ///
-    /// What is wrong with it; at most two faults, as it may end a gap and be wrong itself.
+    /// Returns the faults of the link. There are at most two: a link can end a gap and also be wrong itself.
     pub fn take(&mut self, link: &StoredLink<'_>) -> Result<(), Vec<ChainFault>> {
         let mut faults = Vec::new();
         let StoredLink { seq, hash, record } = *link;
         if seq <= self.at.seq {
-            // Two links at one position: the key of the table prevents it, but a server can send it.
+            // Two links at one position. The key of the table prevents this, but a server can send it.
             return Err(vec![ChainFault::Changed { seq }]);
         }
         let gap = seq > self.at.seq + 1;
@@ -271,16 +271,16 @@ impl ChainVerifier {
         }
     }
 
-    /// The place of the last link that was taken.
+    /// The position of the last checked link.
     pub fn seq(&self) -> u64 {
         self.at.seq
     }
 
-    /// The verified head, once all links were taken without a fault.
+    /// Returns the verified head after all links were checked without a fault.
     ///
     /// # Errors
     ///
-    /// [`ChainFault::Missing`] when the chain once went further.
+    /// [`ChainFault::Missing`] if the stored or kept head is beyond the last link.
     pub fn finish(self) -> Result<ChainHead, ChainFault> {
         let reached = self.at.seq;
         let further = self.stored.seq.max(self.kept.map_or(0, |kept| kept.seq));

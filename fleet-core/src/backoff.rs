@@ -1,4 +1,4 @@
-//! Back-off with full jitter as values: the random number comes from the caller.
+//! Back-off with full jitter. The caller provides the random number.
 
 use std::time::Duration;
 
@@ -9,11 +9,10 @@ pub fn full_jitter(ceiling: Duration, random: u64) -> Duration {
     Duration::from_nanos(u64::try_from(scaled).unwrap_or(u64::MAX))
 }
 
-/// An exponential back-off: the ceiling doubles from `first` to `most`; each delay is uniform
-/// below it.
+/// An exponential back-off. The ceiling doubles from `first` to `most`, and each delay is uniform below it.
 ///
-/// Full jitter spreads a crowd of peers that lost the same server over the whole window, so that
-/// the cap does not gather them again at its edge.
+/// Full jitter spreads the reconnects of many peers over the whole window. Without it, peers that lost the same
+/// server would meet again at the cap.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -22,7 +21,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// A back-off whose ceilings run `first`, `2 first`, `4 first` .. `most`.
+    /// Creates a back-off with the ceilings `first`, `2 first`, `4 first` .. `most`.
     pub fn new(first: Duration, most: Duration) -> Self {
         Self {
             first,
@@ -31,19 +30,19 @@ impl Backoff {
         }
     }
 
-    /// The next delay. Each call counts as one more failed attempt.
+    /// Returns the next delay. Each call counts as one more failed attempt.
     pub fn next_delay(&mut self, random: u64) -> Duration {
         let factor = 1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX);
         self.attempts = self.attempts.saturating_add(1);
         full_jitter(self.first.saturating_mul(factor).min(self.most), random)
     }
 
-    /// Forgets the failures: the peer has been well for a while.
+    /// Resets the failures after the peer has been stable for some time.
     pub fn reset(&mut self) {
         self.attempts = 0;
     }
 
-    /// How many delays were handed out since the last reset.
+    /// Returns the number of delays since the last reset.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }

@@ -21,13 +21,13 @@ pub struct DeviceFacts {
     pub model: String,
     /// At most 255 characters.
     pub manufacturer: String,
-    /// Firmware version, behind the name of aftermarket firmware; at most 255 characters.
+    /// Firmware version, after the name of aftermarket firmware; at most 255 characters.
     pub firmware: String,
     /// Hardware address, never a placeholder.
     pub mac: Option<Mac>,
     /// Serial number, never a placeholder.
     pub serial: Option<Serial>,
-    /// What identified the device, as text for people; at most 512 characters.
+    /// The evidence that identified the device, as text for people; at most 512 characters.
     pub evidence: String,
 }
 
@@ -96,7 +96,7 @@ impl DeviceFacts {
         if fit { Ok(()) } else { Err(RejectReason::Text) }
     }
 
-    /// Reads the facts of a report as they came. Placeholders of MAC and serial are dropped.
+    /// Parses the facts of a report. Placeholders of MAC and serial are dropped.
     ///
     /// # Errors
     ///

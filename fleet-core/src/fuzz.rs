@@ -1,11 +1,11 @@
-//! Bodies of the fuzz targets: each asserts what must hold for any input.
+//! Bodies of the fuzz targets. Each asserts properties that hold for any input.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{AddressClass, AddressPolicy, canonical, classify, parse_literal};
 
-/// Whatever is taken as an address has one canonical form that is judged alike; whatever is admitted is private by the
-/// numbers of RFC 1918 and RFC 4193, or what the policy switches on. The bytes are read as a text, and as addresses.
+/// Every accepted address has one canonical form with the same class. Every admitted address is private by RFC 1918
+/// or RFC 4193, or enabled by the policy. The bytes are parsed as a text and as addresses.
 pub fn address_class(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let literal = parse_literal(text);

@@ -12,9 +12,9 @@ use crate::{Endpoint, Mac, NodeId};
 pub struct Serial(String);
 
 impl Serial {
-    /// Reads a serial and trims it. Returns none for a placeholder (empty, `N/A`, `unknown`, only zeros and
-    /// dashes), for a text that does not fit an identifier, and for a text with invisible characters: two
-    /// serials that look the same must be equal.
+    /// Parses and trims a serial. Returns none for a placeholder (empty, `N/A`, `unknown`, only zeros and dashes) and
+    /// for a text that does not fit an identifier. Invisible characters are rejected too, because two serials that
+    /// look the same must be equal.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         let lower = text.to_ascii_lowercase();
@@ -27,7 +27,7 @@ impl Serial {
         (!nothing && fits).then(|| Self(text.to_owned()))
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -80,9 +80,9 @@ impl DeviceIdentifier {
     }
 }
 
-/// The identifier of a device that shows neither MAC nor serial: the first 8 bytes of SHA-256 over
-/// node id in decimal, address, port, driver and model, joined by single NUL bytes. The node id
-/// keeps two sites with the same private range apart.
+/// Returns the identifier of a device without MAC and serial. It is the first 8 bytes of SHA-256 over node id in
+/// decimal, address, port, driver and model, joined by single NUL bytes. The node id separates two sites with the
+/// same private range.
 pub fn auto_identifier(
     node: NodeId,
     endpoint: Endpoint,
@@ -117,7 +117,7 @@ impl fmt::Display for DeviceIdentifier {
     }
 }
 
-/// A text that is not an identifier in canonical form.
+/// A text that is not a canonical identifier.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is not a device identifier: expected `mac:02:00:5E:10:00:01`, `serial:` and a serial, or `auto:` and 16 hex digits"
@@ -127,7 +127,7 @@ pub struct InvalidIdentifier(String);
 impl FromStr for DeviceIdentifier {
     type Err = InvalidIdentifier;
 
-    /// Reads what [`fmt::Display`] writes; other spellings of a MAC are read too.
+    /// Parses what [`fmt::Display`] writes. Other spellings of a MAC are accepted too.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parsed = match text.split_once(':') {
             Some(("mac", rest)) => rest
@@ -152,13 +152,13 @@ impl FromStr for DeviceIdentifier {
     }
 }
 
-/// The text that an operator compares at enrollment: lower-case hex of the first 8 bytes of SHA-256 over the raw
-/// 32-byte identity public key.
+/// The fingerprint that an operator compares at enrollment: lower-case hex of the first 8 bytes of SHA-256 over the
+/// raw 32-byte identity public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 8]);
 
 impl Fingerprint {
-    /// The fingerprint of an ed25519 public key.
+    /// Computes the fingerprint of an ed25519 public key.
     pub fn of(identity_key: &[u8; 32]) -> Self {
         Self(first_eight(identity_key))
     }

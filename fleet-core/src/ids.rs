@@ -1,5 +1,5 @@
-//! Typed ids, in one list. Database ids are 64-bit integers; scan and command ids are UUIDv7, made
-//! from a time and random bytes that the caller brings.
+//! Typed ids, in one list. Database ids are 64-bit integers. Scan and command ids are UUIDv7, made from a time and
+//! random bytes that the caller provides.
 
 use std::{fmt, str::FromStr};
 
@@ -20,31 +20,31 @@ macro_rules! integer_ids {
 }
 
 integer_ids! {
-    /// An organization: the tenant every other row belongs to.
+    /// An organization: the tenant to which every other row belongs.
     OrgId;
     /// An operator: a person or a script with a credential.
     OperatorId;
-    /// An operator's or a node's API key.
+    /// An API key of an operator or a node.
     KeyId;
-    /// A browser's session of an operator.
+    /// A browser session of an operator.
     BrowserSessionId;
     /// A fleet node.
     NodeId;
     /// An invitation for a node.
     PendingEnrollmentId;
-    /// A node's session, opened by a handshake.
+    /// A session of a node, opened by a handshake.
     SessionId;
-    /// A device of the inventory.
+    /// A device in the inventory.
     DeviceId;
-    /// A change of a device's identity that a report made and an operator can take back.
+    /// A change of a device's identity that a report caused and an operator can revert.
     IdentityChangeId;
 }
 
-/// A control stream of one server process; never reused within it.
+/// A control stream of one server process. Ids are never reused within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
-/// How often the control stream of a node was claimed: the fencing token of its streams. Only grows.
+/// How many times the control stream of a node was claimed: the fencing token of its streams. It only grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub i64);
 
@@ -54,7 +54,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// One start of a node's process: 16 random bytes that it says in every Hello.
+/// One start of a node's process: 16 random bytes that the node sends in every Hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(pub [u8; 16]);
 
@@ -76,7 +76,7 @@ macro_rules! uuid_ids {
         pub struct $name(uuid::Uuid);
 
         impl $name {
-            /// Makes a UUIDv7 (RFC 9562) from the time and ten random bytes.
+            /// Creates a UUIDv7 (RFC 9562) from the time and ten random bytes.
             pub fn new(now: Timestamp, random: [u8; 10]) -> Self {
                 let millis = u64::try_from(now.as_millis()).unwrap_or(0);
                 Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
@@ -102,11 +102,11 @@ macro_rules! uuid_ids {
 }
 
 uuid_ids! {
-    /// What an operator asked for.
+    /// A scan that an operator requested.
     ScanId;
-    /// What an operator asked a node to pair.
+    /// A pairing that an operator requested of a node.
     PairingId;
-    /// One chunk's attempt on a node, or one part of a pairing.
+    /// One attempt of a chunk on a node, or one part of a pairing.
     CommandId;
 }
 

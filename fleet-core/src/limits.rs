@@ -1,96 +1,97 @@
-//! The limits of the product, each with its unit. Wire bounds are the installed base's; the others
-//! are this product's own.
+//! The limits of the product, each with its unit. The installed base determines the wire bounds; the other limits are
+//! specific to this product.
 
 use std::time::Duration;
 
-/// Targets that one scan may name: a /16.
+/// Maximum number of targets in one scan: a /16.
 pub const SCAN_TARGETS: usize = 65_536;
-/// Ports that one scan may name.
+/// Maximum number of ports in one scan.
 pub const SCAN_PORTS: usize = 64;
-/// List entries of one request on the wire.
+/// Maximum number of list entries in one request on the wire.
 pub const REQUEST_LIST_ENTRIES: usize = 4_096;
-/// Ports of one request on the wire.
+/// Maximum number of ports in one request on the wire.
 pub const REQUEST_PORTS: usize = 256;
-/// Targets of one command to a node without capabilities.
+/// Maximum number of targets in one command to a node without capabilities.
 pub const UPSTREAM_COMMAND_TARGETS: usize = 1_024;
-/// Targets of one command to an upstream node that announced version 1 of the command protocol; a network of /20.
+/// Maximum number of targets in one command to an upstream node that announced version 1 of the command protocol: a
+/// network of /20.
 pub const UPSTREAM_V1_COMMAND_TARGETS: usize = 4_096;
-/// Ports of one command to a node without capabilities.
+/// Maximum number of ports in one command to a node without capabilities.
 pub const UPSTREAM_COMMAND_PORTS: usize = 10;
-/// The shortest IPv4 prefix that an upstream node takes in one command.
+/// Shortest IPv4 prefix that an upstream node accepts in one command.
 pub const UPSTREAM_COMMAND_PREFIX: u8 = 22;
-/// Targets of one command, whatever the node announced.
+/// Maximum number of targets in one command to any node.
 pub const COMMAND_TARGETS: usize = 16_384;
-/// Ports of one command, whatever the node announced.
+/// Maximum number of ports in one command to any node.
 pub const COMMAND_PORTS: usize = 64;
-/// The shortest IPv4 prefix that a scan may name.
+/// Shortest IPv4 prefix that a scan accepts.
 pub const TARGET_PREFIX: u8 = 16;
-/// Devices of one report on the wire.
+/// Maximum number of devices in one report on the wire.
 pub const REPORT_DEVICES: usize = 1_024;
-/// Ports that the quota of a command counts when neither operator nor node named any.
+/// Ports in the quota of a command if neither the operator nor the node named any.
 pub const QUOTA_PORTS: usize = 10;
-/// Refused rows, as a multiple of its quota, that end a command.
+/// Refused rows that end a command, as a multiple of its quota.
 pub const REFUSED_ROWS_FACTOR: usize = 10;
-/// Refused rows below which a command is never ended for them.
+/// Number of refused rows below which a command never ends because of them.
 pub const REFUSED_ROWS_FLOOR: usize = 10_240;
-/// Longest time that a node works on a command.
+/// Maximum time that a node works on a command.
 pub const COMMAND_BUDGET: Duration = Duration::from_secs(600);
 /// How long the server waits for the ack of a command it has sent.
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(720);
-/// How often a chunk is tried before its targets count as not reached.
+/// Attempts of a chunk before its targets count as not reached.
 pub const CHUNK_ATTEMPTS: u32 = 3;
-/// How long a pairing waits for the server that has its credentials: one that says nothing for so long
-/// has gone, and the credentials with it.
+/// How long a pairing waits for the server that holds its credentials. After this silence the server counts as dead,
+/// and its credentials as lost.
 pub const PAIRING_LEASE: Duration = Duration::from_secs(30);
-/// Bytes of a user name, and of a password, as a node seals them.
+/// Maximum size in bytes of a sealed user name, and of a sealed password.
 pub const SEALED_BYTES: usize = 4_096;
-/// Scans that may wait for one node.
+/// Maximum number of scans that wait for one node.
 pub const QUEUED_SCANS: usize = 16;
 /// Default time that a scan waits for its node.
 pub const QUEUE_FOR: Duration = Duration::from_secs(24 * 3_600);
-/// Longest time that a scan may wait for its node.
+/// Maximum time that a scan waits for its node.
 pub const QUEUE_FOR_MOST: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// Default probes per second of a node.
 pub const DEFAULT_RATE: u32 = 5_000;
 /// Probes per second at full rate.
 pub const FULL_RATE: u32 = 50_000;
-/// Ports of raw printing services, which print what they are sent: never touched unless asked for.
+/// Ports of raw printing services, which print any data they receive. They are probed only on explicit request.
 pub const PRINTER_PORTS: [u16; 10] = [515, 631, 9100, 9101, 9102, 9103, 9104, 9105, 9106, 9107];
-/// Connections to one host at a time.
+/// Maximum number of parallel connections to one host.
 pub const HOST_CONNECTIONS: usize = 2;
-/// Devices that a node gathers before it reports.
+/// Maximum number of devices that a node collects before it reports.
 pub const BATCH_DEVICES: usize = 64;
-/// How long a node gathers before it reports.
+/// Maximum time that a node collects before it reports.
 pub const BATCH_WAIT: Duration = Duration::from_millis(250);
-/// Addresses that one name may resolve to.
+/// Maximum number of addresses of one name.
 pub const NAME_ADDRESSES: usize = 8;
-/// How long one name may take to resolve.
+/// Time limit for resolving one name.
 pub const NAME_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a node listens to mDNS unless told otherwise: three rounds of questions, a second and two apart
-/// (RFC 6762, 5.2).
+/// Default time that a node listens to mDNS. It covers three rounds of questions, one and two seconds apart (RFC
+/// 6762, 5.2).
 pub const MDNS_LISTEN: Duration = Duration::from_secs(5);
-/// Longest time that a node listens to mDNS.
+/// Maximum time that a node listens to mDNS.
 pub const MDNS_LISTEN_MOST: Duration = Duration::from_secs(60);
 
-/// Addresses that the server itself dials at a time.
+/// Maximum number of addresses that the server itself dials at a time.
 pub const DIRECT_BATCH: usize = 1_024;
-/// How long the server may dial addresses once they are released. Nodes' reports of them wait meanwhile.
+/// How long the server may dial addresses after their release. Reports of nodes about them wait during this time.
 pub const DIRECT_TERM: Duration = Duration::from_secs(15);
-/// How long nodes' reports wait for a server that released addresses and died: the clocks of servers may
-/// be half a minute apart.
+/// How long reports of nodes wait for a server that died after it released addresses. The clocks of two servers may
+/// differ by half a minute.
 pub const DIRECT_HOLD: Duration = Duration::from_secs(45);
-/// Scans of its own that a server runs at a time, each another organization's.
+/// Maximum number of own scans that a server runs in parallel, each for another organization.
 pub const DIRECT_SCANS: usize = 4;
 
-/// Life of an enrollment code.
+/// Lifetime of an enrollment code.
 pub const CODE_LIFE: Duration = Duration::from_secs(3_600);
-/// Life of an operator's browser session: a working day.
+/// Lifetime of an operator's browser session: a working day.
 pub const BROWSER_SESSION_LIFE: Duration = Duration::from_secs(12 * 3_600);
-/// How long a one-time password can be exchanged for one of the operator's choice.
+/// How long a one-time password can be exchanged for a chosen password.
 pub const ONE_TIME_PASSWORD_LIFE: Duration = Duration::from_secs(24 * 3_600);
-/// How long the older key may live on after a rotation.
+/// Maximum time that the older key stays valid after a rotation.
 pub const KEY_GRACE_MOST: Duration = Duration::from_secs(30 * 24 * 3_600);
-/// Life of a challenge.
+/// Lifetime of a challenge.
 pub const CHALLENGE_LIFE: Duration = Duration::from_secs(30);
 /// Lifetime of a node's session.
 pub const SESSION_LIFE: Duration = Duration::from_secs(24 * 3_600);
@@ -102,9 +103,9 @@ pub const SESSION_OVERLAP: Duration = Duration::from_secs(60);
 pub const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Time without messages after which a node is shown as offline.
 pub const NODE_OFFLINE: Duration = Duration::from_secs(120);
-/// Until the first message of a control stream.
+/// Time limit for the first message of a control stream.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two Accepted messages of a control stream.
+/// Interval between two Accepted messages of a control stream.
 pub const ACCEPTED_EVERY: Duration = Duration::from_secs(30);
 /// Time without server messages after which a node considers its stream lost.
 pub const STREAM_SILENCE: Duration = Duration::from_secs(90);
@@ -114,7 +115,7 @@ pub const RECONNECT_FIRST: Duration = Duration::from_secs(4);
 pub const RECONNECT_MOST: Duration = Duration::from_secs(30);
 /// A session of this length is stable and resets the back-off.
 pub const STABLE_SESSION: Duration = Duration::from_secs(30);
-/// Takeovers between two instances within [`TAKEOVER_WINDOW`] that make the incumbent stay.
+/// Number of takeovers between two instances within [`TAKEOVER_WINDOW`] after which the incumbent stays.
 pub const TAKEOVERS: usize = 3;
 /// The window in which takeovers count.
 pub const TAKEOVER_WINDOW: Duration = Duration::from_secs(60);
@@ -122,12 +123,12 @@ pub const TAKEOVER_WINDOW: Duration = Duration::from_secs(60);
 pub const DUPLICATE_HOLD: Duration = Duration::from_secs(600);
 /// Interval between two liveness signals of an idle watch.
 pub const WATCH_IDLE: Duration = Duration::from_secs(15);
-/// How long a watcher waits before it polls without a wake-up.
+/// How long a watcher waits for a notification before it polls.
 pub const WATCH_POLL: Duration = Duration::from_secs(1);
 /// How long a node may be disconnected before an upstream discovery call ends. Its scan continues.
 pub const NODE_AWAY: Duration = Duration::from_secs(120);
 
-/// Refused devices that are kept per reporting node. The least recently reported are deleted first.
+/// Maximum number of refused devices that are kept per reporting node. The least recently reported are deleted first.
 pub const REFUSED_DEVICES_A_NODE: usize = 4_096;
 /// How long a refused device is listed after its last report.
 pub const REFUSED_DEVICE_KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);

@@ -1,24 +1,24 @@
-//! Hardware addresses as device identities: six octets, several spellings in, one out.
+//! Hardware addresses of six octets as device identities. Several spellings are accepted, and one is written.
 
 use std::{fmt, str::FromStr};
 
-/// A 6-octet hardware address. Prints upper-case with colons.
+/// A 6-octet hardware address. It is written in upper case with colons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac([u8; 6]);
 
 impl Mac {
-    /// The address of these octets.
+    /// Creates the address from its octets.
     pub const fn new(octets: [u8; 6]) -> Self {
         Self(octets)
     }
 
-    /// The octets in transmission order.
+    /// Returns the octets in transmission order.
     pub const fn octets(self) -> [u8; 6] {
         self.0
     }
 
-    /// Whether firmware that knows no address of its own writes this one: all zeros, all ones, or a
-    /// multicast address (IEEE 802, lowest bit of the first octet), which no interface owns.
+    /// Whether firmware without an address of its own uses this one: all zeros, all ones, or a multicast address. No
+    /// interface owns a multicast address (IEEE 802, lowest bit of the first octet).
     pub fn is_placeholder(self) -> bool {
         self.0 == [0; 6] || self.0[0] & 1 == 1
     }
@@ -41,7 +41,7 @@ pub struct InvalidMac(String);
 impl FromStr for Mac {
     type Err = InvalidMac;
 
-    /// Reads the colon, dash, dot and bare forms, in either case.
+    /// Parses the colon, dash, dot and bare forms, in either case.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let refused = || InvalidMac(text.chars().take(32).flat_map(char::escape_debug).collect());
         let (separator, group) = match text.len() {

@@ -14,11 +14,11 @@ named_states! {
     PairingStatus {
         /// The device accepted the credentials.
         Paired = "PAIRED",
-        /// Never tried, or released.
+        /// The device was never paired, or was released.
         Unpaired = "UNPAIRED",
         /// The device requires credentials.
         AuthenticationNeeded = "AUTHENTICATION_NEEDED",
-        /// An attempt is under way.
+        /// An attempt is in progress.
         Pending = "PENDING",
         /// The last attempt failed.
         Failed = "FAILED",
@@ -48,10 +48,10 @@ impl PairingStatus {
     }
 }
 
-/// The fields of a node's pairing result as they came.
+/// The unchecked fields of a node's pairing result.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RawPairResult<'a> {
-    /// 1..=255 characters: what the command named the device.
+    /// 1..=255 characters: the identifier that the command used for the device.
     pub identifier: &'a str,
     /// None if it is missing or unknown.
     pub outcome: Option<PairOutcome>,
@@ -74,7 +74,7 @@ pub struct RawPairResult<'a> {
 /// A node's pairing result whose every field is well-formed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairResult {
-    /// What the command named the device.
+    /// The identifier that the command used for the device.
     pub identifier: String,
     /// The outcome of the attempt.
     pub outcome: PairOutcome,
@@ -89,7 +89,7 @@ pub struct PairResult {
 /// Why one result of a report was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PairRejectReason {
-    /// Identifier empty, too long, or with control characters.
+    /// The identifier is empty, too long, or has control characters.
     Identifier,
     /// The outcome is missing or unknown.
     Outcome,

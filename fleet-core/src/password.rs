@@ -1,43 +1,44 @@
-//! Operators' passwords in clear text: what may be chosen, and how one-time passwords are made. Hashing is
-//! the server's. Start with [`Password`].
+//! Operators' passwords in clear text: the rules for chosen passwords, and the format of one-time passwords. The
+//! server hashes them. Start with [`Password`].
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// Fewest characters of a chosen password (NIST SP 800-63B-4, 3.1.1.2 asks for 15 where a password is the only
-/// factor and 8 beside another; OWASP ASVS 2.1.1 for 12).
+/// Minimum number of characters of a chosen password. NIST SP 800-63B-4, 3.1.1.2 requires 15 for a password as the
+/// only factor and 8 beside another one; OWASP ASVS 2.1.1 requires 12.
 pub const PASSWORD_LEAST: usize = 12;
-/// Most bytes: no sentence is refused, and hashing costs nothing beside the memory that it fills.
+/// Maximum number of bytes. Any passphrase fits, and the cost of hashing depends on its memory setting, not on this
+/// length.
 pub const PASSWORD_MOST: usize = 1_024;
 
 /// A password in clear text. Wiped when dropped; its `Debug` form hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(Zeroizing<String>);
 
-/// Why a password cannot be chosen. Never says what it was.
+/// Why a password cannot be chosen. The error never contains the password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WeakPassword {
-    /// Fewer characters than [`PASSWORD_LEAST`].
+    /// It has fewer characters than [`PASSWORD_LEAST`].
     #[error(
         "the password has {0} characters: choose at least {PASSWORD_LEAST}, several words for instance"
     )]
     TooShort(usize),
-    /// More bytes than [`PASSWORD_MOST`].
+    /// It has more bytes than [`PASSWORD_MOST`].
     #[error("the password has {0} bytes: at most {PASSWORD_MOST} are taken")]
     TooLong(usize),
-    /// It is the e-mail.
+    /// It equals the e-mail address.
     #[error("the password is the e-mail itself: choose something that nobody can look up")]
     IsEmail,
 }
 
 impl Password {
-    /// A password that somebody chooses for the account of this e-mail. No rule about kinds of characters: such
-    /// rules make passwords worse (NIST SP 800-63B-4, appendix A).
+    /// Checks a password that is chosen for the account with this e-mail address. There is no rule about kinds of
+    /// characters, because such rules make passwords worse (NIST SP 800-63B-4, appendix A).
     ///
     /// # Errors
     ///
-    /// [`WeakPassword`], with the way out.
+    /// [`WeakPassword`] states the problem and what to do.
     pub fn chosen(text: Zeroizing<String>, email: &str) -> Result<Self, WeakPassword> {
         if text.len() > PASSWORD_MOST {
             return Err(WeakPassword::TooLong(text.len()));
@@ -52,13 +53,13 @@ impl Password {
         Ok(Self(text))
     }
 
-    /// A password that somebody presents; none when it is longer than any can be.
+    /// Accepts a password for a login. Returns none if it is longer than any valid password.
     pub fn presented(text: Zeroizing<String>) -> Option<Self> {
         (text.len() <= PASSWORD_MOST).then_some(Self(text))
     }
 
-    /// A password to be exchanged at its first use, of 100 random bits: five groups of four letters and digits
-    /// that are not mistaken for each other (Crockford's base 32).
+    /// Creates a one-time password of 100 random bits, which must be exchanged at its first use. It has five groups
+    /// of four letters and digits that are hard to confuse (Crockford's base 32).
     pub fn one_time(random: &[u8; 20]) -> Self {
         const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let mut text = Zeroizing::new(String::with_capacity(24));
@@ -71,7 +72,7 @@ impl Password {
         Self(text)
     }
 
-    /// The clear text, for hashing and for the one place that hands it out.
+    /// Returns the clear text, for hashing and for the one place that displays it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -98,7 +99,7 @@ mod tests {
             ("Tr0ub4dor&3", Err(WeakPassword::TooShort(11))),
             ("aaaaaaaaaaaa", Ok(())),
             ("correct horse battery staple", Ok(())),
-            // Characters, not bytes: twelve of them in 36 bytes, eleven in 33.
+            // The limit counts characters, not bytes: twelve have 36 bytes here, eleven have 33.
             (&"\u{732b}".repeat(12), Ok(())),
             (&"\u{732b}".repeat(11), Err(WeakPassword::TooShort(11))),
             (&"x".repeat(1_024), Ok(())),

@@ -1,22 +1,22 @@
-//! What operators may do, and the roles that bundle it.
+//! The permissions of operators, and the roles that combine them.
 
 use std::{fmt, str::FromStr};
 
 /// One permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Permission {
-    /// `fleetnode:read`: lists.
+    /// `fleetnode:read`: read lists.
     NodeRead,
-    /// `fleetnode:manage`: codes, confirms, revokes, scans, pairs, unpairs.
+    /// `fleetnode:manage`: create codes, confirm and revoke nodes, scan, pair and unpair.
     NodeManage,
-    /// `miner:pair`: pairs with credentials.
+    /// `miner:pair`: pair with credentials.
     MinerPair,
-    /// `org:admin`: operators, keys, audit, policy.
+    /// `org:admin`: manage operators, keys, audit and policy.
     OrgAdmin,
 }
 
 impl Permission {
-    /// All of them.
+    /// All permissions.
     pub const ALL: [Self; 4] = [
         Self::NodeRead,
         Self::NodeManage,
@@ -24,7 +24,7 @@ impl Permission {
         Self::OrgAdmin,
     ];
 
-    /// The name that refusals and the API use.
+    /// Returns the name that errors and the API use.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NodeRead => "fleetnode:read",
@@ -41,14 +41,14 @@ impl fmt::Display for Permission {
     }
 }
 
-/// A bundle of permissions, each containing the one before.
+/// A set of permissions. Each role includes the previous one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Reads.
+    /// May read.
     Viewer,
-    /// Reads, manages nodes and scans, pairs.
+    /// May read, manage nodes and scans, and pair.
     Operator,
-    /// Everything.
+    /// Has all permissions.
     Admin,
 }
 
@@ -62,7 +62,7 @@ impl Role {
         }
     }
 
-    /// The name: `viewer`, `operator`, `admin`.
+    /// Returns the name: `viewer`, `operator`, `admin`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
@@ -78,7 +78,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// A text that names no role.
+/// A text that is not the name of a role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a role: choose viewer, operator or admin")]
 pub struct UnknownRole(String);

@@ -1,4 +1,4 @@
-//! Ports: canonical decimal, 1 to 65535.
+//! TCP ports in canonical decimal, 1 to 65535.
 
 use std::{fmt, num::NonZeroU16, str::FromStr};
 
@@ -7,7 +7,7 @@ use std::{fmt, num::NonZeroU16, str::FromStr};
 pub struct Port(NonZeroU16);
 
 impl Port {
-    /// The port of this number; none for 0.
+    /// Creates the port with this number; none for 0.
     pub const fn new(number: u16) -> Option<Self> {
         match NonZeroU16::new(number) {
             Some(number) => Some(Self(number)),
@@ -15,7 +15,7 @@ impl Port {
         }
     }
 
-    /// The number, never 0.
+    /// Returns the number, which is never 0.
     pub const fn number(self) -> u16 {
         self.0.get()
     }

@@ -1,9 +1,9 @@
-//! Where property tests keep the cases that once failed: one folder at the top of the workspace
-//! instead of proptest's default, a folder in each crate.
+//! The location of failing cases of property tests: one folder at the top of the workspace. The default of proptest
+//! is a folder in each crate.
 
-/// The proptest configuration of this workspace: failing cases of the property tests named `$name`
-/// are kept in `proptest-regressions/<crate>-<name>.txt` beside the crate's folder. A second
-/// argument sets the number of cases. The caller's crate needs proptest.
+/// Returns the proptest configuration of this workspace. Failing cases of the property tests named `$name` are kept
+/// in `proptest-regressions/<crate>-<name>.txt` beside the crate's folder. A second argument sets the number of
+/// cases. The calling crate must depend on proptest.
 #[macro_export]
 macro_rules! regressions {
     ($name:literal) => {

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{DeviceFacts, DeviceIdentifier, Endpoint, NodeId, canonical, parse_literal, text};
 
-/// The fields of a report as they came.
+/// The unchecked fields of a reported device.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RawDeviceReport<'a> {
     /// 1..=255 characters.
@@ -24,11 +24,11 @@ pub struct RawDeviceReport<'a> {
     pub manufacturer: &'a str,
     /// At most 255 characters.
     pub firmware: &'a str,
-    /// Our extension: a MAC in any spelling; may be empty.
+    /// Extension of this product: a MAC in any spelling; may be empty.
     pub mac: &'a str,
-    /// Our extension: a serial; may be empty.
+    /// Extension of this product: a serial; may be empty.
     pub serial: &'a str,
-    /// Our extension: what identified the device, at most 512 characters.
+    /// Extension of this product: the evidence that identified the device, at most 512 characters.
     pub evidence: &'a str,
 }
 
@@ -47,15 +47,15 @@ pub struct DeviceReport {
 /// Why one device of a report was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RejectReason {
-    /// Identifier empty, too long, or with control characters.
+    /// The identifier is empty, too long, or has control characters.
     Identifier,
-    /// Not an address literal.
+    /// The address is not an address literal.
     Address,
-    /// Not a canonical port.
+    /// The port is not canonical.
     Port,
-    /// Not a scheme.
+    /// The scheme is not well-formed.
     Scheme,
-    /// Driver name empty, too long, or with control characters.
+    /// The driver name is empty, too long, or has control characters.
     Driver,
     /// Another text is too long or has control characters.
     Text,
@@ -73,7 +73,7 @@ pub enum RejectReason {
     BoundToOtherNode,
     /// The record is paired by the server.
     PairedByServer,
-    /// The server found the device itself, and no node may claim it.
+    /// The server itself found the device, so no node may claim it.
     Unattributed,
     /// Two strong identities contradict each other.
     IdentityConflict,
@@ -99,7 +99,7 @@ impl RejectReason {
         Self::IdentityConflict,
     ];
 
-    /// The name in counts.
+    /// Returns the name that counts use.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Identifier => "bad identifier",
@@ -166,7 +166,7 @@ impl DeviceReport {
         Ok(report)
     }
 
-    /// Builds the report of a device that this process found itself, under the bounds of every report.
+    /// Creates the report of a device that this process found itself, with the bounds of every report.
     ///
     /// # Errors
     ///
@@ -183,8 +183,8 @@ impl DeviceReport {
         })
     }
 
-    /// Takes MAC or serial from the sent identifier where the extension fields do not give it, and
-    /// keeps a text of unknown kind as evidence.
+    /// Takes the MAC or serial from the sent identifier if the extension fields lack it. An identifier of unknown
+    /// kind is kept as evidence.
     fn read_identifier(&mut self) {
         let facts = &mut self.facts;
         match self.sent_identifier.parse() {

@@ -3,19 +3,19 @@
 
 use std::{fmt, str::FromStr};
 
-/// A text that names no state.
+/// A text that is not the name of a state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a known state")]
 pub struct UnknownState(String);
 
 impl UnknownState {
-    /// The text, escaped and shortened.
+    /// Stores the text, escaped and shortened.
     pub fn new(text: &str) -> Self {
         Self(text.chars().take(64).flat_map(char::escape_debug).collect())
     }
 }
 
-/// Enums whose variants have one name each, for storage and the API.
+/// Defines enums whose variants have one name each, for storage and the API.
 macro_rules! named_states {
     ($($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* })*) => {$(
         $(#[$doc])*
@@ -51,50 +51,50 @@ macro_rules! named_states {
 pub(crate) use named_states;
 
 named_states! {
-    /// Where a scan stands.
+    /// The state of a scan.
     ScanState {
-        /// Waits for its node.
+        /// The scan waits for its node.
         Queued = "queued",
         /// At least one command was issued.
         Running = "running",
-        /// Everything was tried.
+        /// All targets were tried.
         Completed = "completed",
-        /// Something was left out, with a reason.
+        /// Some targets were skipped, with a reason.
         Partial = "partial",
-        /// Nothing was achieved.
+        /// The scan had no result.
         Failed = "failed",
         /// Ended by an operator.
         Canceled = "canceled",
         /// Its node did not connect in time.
         Expired = "expired",
     }
-    /// Where a chunk of a scan's plan stands.
+    /// The state of a chunk in the plan of a scan.
     ChunkState {
-        /// Waits to be issued, for the first time or again.
+        /// The chunk waits to be issued, for the first time or again.
         Waiting = "waiting",
-        /// A command of it is in flight.
+        /// A command of the chunk is in flight.
         Issued = "issued",
-        /// Ended: its verdict is known.
+        /// The chunk has ended with a verdict.
         Done = "done",
     }
-    /// Where a command stands. Reports are taken while it is `Issued` only.
+    /// The state of a command. Reports are accepted only while it is `Issued`.
     CommandState {
         /// In flight: from dispatch to ack, deadline or loss.
         Issued = "issued",
         /// Acknowledged by the node.
         Acked = "acked",
-        /// The node came back without it, or its session is gone.
+        /// The node reconnected without the command, or its session ended.
         Lost = "lost",
         /// The deadline passed.
         Expired = "expired",
         /// Its scan was canceled and the node was notified.
         Canceled = "canceled",
-        /// Its node was revoked, or it was ended for its refused rows.
+        /// The node was revoked, or the command had too many refused rows.
         Ended = "ended",
     }
     /// The priority of a scan in the queue of its node.
     Priority {
-        /// A person waits.
+        /// A person waits for the result.
         Interactive = "interactive",
         /// A schedule started it.
         Scheduled = "scheduled",
@@ -102,7 +102,7 @@ named_states! {
 }
 
 impl ScanState {
-    /// Whether nothing can change any more.
+    /// Whether the state is final.
     pub fn is_terminal(self) -> bool {
         match self {
             Self::Queued | Self::Running => false,
@@ -111,26 +111,26 @@ impl ScanState {
     }
 }
 
-/// The best that was learned of a target, in rising order; one byte on the wire.
+/// The best known outcome of a target, in rising order; one byte on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TargetOutcome {
-    /// Skipped by the node, with a note. Every outcome of another port or chunk outranks it.
+    /// The node skipped the target, with a note. Any other outcome from another port or chunk outranks it.
     Skipped,
-    /// No probe of it was finished.
+    /// No probe of the target finished.
     #[default]
     NotReached,
     /// Nothing answered.
     Silent,
-    /// The host refused.
+    /// The host refused the connection.
     Refused,
-    /// Something answered that no driver knows.
+    /// The target answered, but no driver recognized it.
     Unidentified,
-    /// A driver named it.
+    /// A driver identified the device.
     Identified,
 }
 
 impl TargetOutcome {
-    /// The byte on the wire.
+    /// Returns the byte on the wire.
     pub fn to_byte(self) -> u8 {
         match self {
             Self::NotReached => 0,
@@ -142,7 +142,7 @@ impl TargetOutcome {
         }
     }
 
-    /// The outcome of a byte; an unknown one was not reached, as far as we know.
+    /// Returns the outcome of a byte. An unknown byte counts as not reached.
     pub fn from_byte(byte: u8) -> Self {
         match byte {
             1 => Self::Silent,

@@ -1,5 +1,5 @@
-//! Formats of the secrets that people and nodes carry, and of the challenge a node signs. Random
-//! bytes come from the caller; only hashes are stored.
+//! Formats of the secrets of operators and nodes, and of the challenge that a node signs. The caller provides random
+//! bytes. Only hashes are stored.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// Which secret one is: its prefix says so, for people and for scanners of leaked secrets.
+/// The kind of a secret. Its prefix names the kind, for people and for scanners of leaked secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SecretKind {
     /// `fnc_`: an enrollment code, 256 bits.
@@ -23,7 +23,7 @@ pub enum SecretKind {
 }
 
 impl SecretKind {
-    /// The prefix, underscore included.
+    /// Returns the prefix, including the underscore.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::EnrollmentCode => "fnc_",
@@ -45,10 +45,10 @@ const BODY_DIGITS: usize = 43;
 const TAIL_DIGITS: usize = 6;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// A text that is not a secret of the wanted kind. Never says what the text was.
+/// A text that is not a secret of the expected kind. The error never contains the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSecret {
-    /// Another prefix, length or alphabet.
+    /// The prefix, length or alphabet is wrong.
     #[error("not a `{0}...` secret: expected the prefix and 49 letters and digits")]
     Shape(&'static str),
     /// The checksum at the end does not match.
@@ -57,8 +57,8 @@ pub enum InvalidSecret {
 }
 
 impl Secret {
-    /// Writes 32 random bytes as a secret of this kind: prefix, 43 base62 digits, 6 digits of CRC32
-    /// over everything before them.
+    /// Encodes 32 random bytes as a secret of this kind: prefix, 43 base62 digits, and 6 digits of CRC32 over
+    /// everything before them.
     pub fn new(kind: SecretKind, random: &[u8; 32]) -> Self {
         let mut text = Zeroizing::new(String::with_capacity(53));
         text.push_str(kind.prefix());
@@ -68,12 +68,12 @@ impl Secret {
         Self(text)
     }
 
-    /// Reads a secret of this kind.
+    /// Parses a secret of this kind.
     ///
     /// # Errors
     ///
-    /// [`InvalidSecret`] when prefix, length, alphabet or checksum are wrong. The server does not
-    /// need this: an unknown secret has an unknown hash. It is for prompts, to catch slips early.
+    /// [`InvalidSecret`] if prefix, length, alphabet or checksum are wrong. The server does not need this check,
+    /// because an unknown secret has an unknown hash. Prompts use it to detect typing errors early.
     pub fn parse(kind: SecretKind, text: &str) -> Result<Self, InvalidSecret> {
         let prefix = kind.prefix();
         let digits = text
@@ -98,12 +98,12 @@ impl Secret {
         }
     }
 
-    /// The clear text, for the one place that hands it out.
+    /// Returns the clear text, for the one place that displays it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// What is stored of it.
+    /// Returns the hash that is stored.
     pub fn hash(&self) -> SecretHash {
         SecretHash::of(&self.0)
     }
@@ -123,7 +123,7 @@ fn push_base62(text: &mut String, bytes: &[u8], digits: usize) {
         let mut remainder = 0_u16;
         for byte in &mut number {
             let value = remainder << 8 | u16::from(*byte);
-            // Below 62 * 256, so the quotient fits a byte.
+            // The value is below 62 * 256, so the quotient fits a byte.
             *byte = u8::try_from(value / 62).unwrap_or(u8::MAX);
             remainder = value % 62;
         }
@@ -132,34 +132,34 @@ fn push_base62(text: &mut String, bytes: &[u8], digits: usize) {
     text.extend(reversed.into_iter().rev().map(char::from));
 }
 
-/// SHA-256 of a secret: all that is stored. The secrets are random, so that no salt is needed.
+/// The SHA-256 of a secret, the only stored form. The secrets are random and need no salt.
 #[derive(Clone, Copy)]
 pub struct SecretHash([u8; 32]);
 
 impl SecretHash {
-    /// The hash of a clear text.
+    /// Hashes a clear text.
     pub fn of(text: &str) -> Self {
         Self::of_bytes(text.as_bytes())
     }
 
-    /// The hash of raw bytes, such as a challenge.
+    /// Hashes raw bytes, such as a challenge.
     pub fn of_bytes(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The hash that storage holds.
+    /// Wraps a hash from storage.
     pub const fn from_stored(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// For storage.
+    /// Returns the bytes for storage.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
 impl PartialEq for SecretHash {
-    /// In constant time.
+    /// Compares in constant time.
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
@@ -173,13 +173,13 @@ impl fmt::Debug for SecretHash {
     }
 }
 
-/// The head of every challenge. An upstream node signs the raw challenge, so the separation of domains
-/// must live inside it: what a node's key signed for a handshake can serve as nothing else.
+/// The first bytes of every challenge. An upstream node signs the raw challenge, so the challenge itself must
+/// separate the domains. A signature for a handshake is then invalid for any other purpose.
 pub const CHALLENGE_TAG: &[u8; 16] = b"fleet-node-auth1";
 /// Tag and 32 random bytes; the wire allows 16 to 64.
 pub const CHALLENGE_BYTES: usize = 48;
 
-/// A challenge around 32 random bytes.
+/// Builds a challenge from 32 random bytes.
 pub fn challenge(random: &[u8; 32]) -> [u8; CHALLENGE_BYTES] {
     let mut bytes = [0; CHALLENGE_BYTES];
     bytes[..16].copy_from_slice(CHALLENGE_TAG);
@@ -187,13 +187,13 @@ pub fn challenge(random: &[u8; 32]) -> [u8; CHALLENGE_BYTES] {
     bytes
 }
 
-/// Whether a challenge carries the tag and enough randomness to be signed.
+/// Whether a challenge has the tag and enough randomness to be signed.
 pub fn is_domain_separated(challenge: &[u8]) -> bool {
     challenge.len() == CHALLENGE_BYTES && challenge.starts_with(CHALLENGE_TAG)
 }
 
-/// What a node of ours signs when it registers, so that nobody enrolls a key that is not theirs: a tag
-/// of its own, the code's hash, both public keys and the name.
+/// The statement that a node of this product signs when it registers. It prevents the enrollment of another party's
+/// key. It contains a tag of its own, the hash of the code, both public keys and the name.
 pub fn registration_statement(
     code: &SecretHash,
     name: &str,

@@ -1,6 +1,5 @@
-//! Decides which of two machines with the same identity keeps the stream of a node. The store keeps the
-//! history beside the claim of the stream, which makes the rule hold across servers. Start with
-//! [`Takeovers::judge`].
+//! Decides which of two machines with the same identity keeps the stream of a node. The store keeps the history
+//! beside the claim of the stream, which applies the rule across servers. Start with [`Takeovers::judge`].
 
 use std::{collections::VecDeque, fmt, str::FromStr, time::Duration};
 
@@ -9,14 +8,14 @@ use crate::{
     limits::{DUPLICATE_HOLD, TAKEOVER_WINDOW, TAKEOVERS},
 };
 
-/// Takeovers that are remembered per node. There are more than [`TAKEOVERS`], because a third machine
-/// could otherwise hide the takeovers between two others.
+/// Number of takeovers that are kept per node. It exceeds [`TAKEOVERS`], because a third machine could otherwise hide
+/// the takeovers between two others.
 pub const HISTORY: usize = 8;
-/// Most holds per node. A new hold replaces the oldest.
+/// Maximum number of holds per node. A new hold replaces the oldest.
 pub const HOLDS: usize = 4;
 
-/// The machine that uses the identity of a node. Our nodes report the start of their process; upstream
-/// nodes are known by their session only.
+/// The machine that uses the identity of a node. Nodes of this product report the start of their process. Upstream
+/// nodes are identified by their session only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claimant {
     /// One start of a node's process.
@@ -26,7 +25,7 @@ pub enum Claimant {
 }
 
 impl Claimant {
-    /// The instance where there is one, else the session.
+    /// Uses the instance if there is one, otherwise the session.
     pub fn new(instance: Option<InstanceId>, session: SessionId) -> Self {
         instance.map_or(Self::Session(session), Self::Instance)
     }
@@ -63,14 +62,14 @@ pub struct Takeovers {
     pub refused_at: Option<Timestamp>,
 }
 
-/// Whether a newcomer may take over.
+/// The decision about a newcomer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// It may.
+    /// The newcomer may take over.
     Proceed,
-    /// The machine is on hold for this time.
+    /// The newcomer is on hold for this time.
     Held(Duration),
-    /// The machine is a duplicate, and is on hold for [`DUPLICATE_HOLD`] from now on.
+    /// The newcomer is a duplicate and is on hold for [`DUPLICATE_HOLD`] from now on.
     Duplicate,
 }
 
@@ -129,7 +128,7 @@ impl Takeovers {
         }
     }
 
-    /// Whether a machine was refused within the last [`DUPLICATE_HOLD`]: as long the node is shown as a
+    /// Whether a machine was refused within the last [`DUPLICATE_HOLD`]. During this time the node is shown as a
     /// duplicate.
     pub fn is_contested(&self, now: Timestamp) -> bool {
         self.refused_at
@@ -146,7 +145,7 @@ impl Takeovers {
     }
 }
 
-/// Makes room for one more.
+/// Removes the oldest entries to make room for one more.
 fn bounded<T>(queue: &mut VecDeque<T>, most: usize) -> &mut VecDeque<T> {
     while queue.len() >= most {
         queue.pop_front();
@@ -166,7 +165,7 @@ impl fmt::Display for Claimant {
     }
 }
 
-/// A text that names no claimant.
+/// A text that is not a claimant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is neither `instance` and 32 hex digits nor `session` and a number")]
 pub struct InvalidClaimant(String);
@@ -174,7 +173,7 @@ pub struct InvalidClaimant(String);
 impl FromStr for Claimant {
     type Err = InvalidClaimant;
 
-    /// Reads what [`fmt::Display`] writes.
+    /// Parses what [`fmt::Display`] writes.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parsed = match text.split_once(' ') {
             Some(("instance", hex)) if hex.len() == 32 && hex.is_ascii() => {
@@ -205,7 +204,7 @@ mod tests {
         Claimant::Instance(InstanceId([number; 16]))
     }
 
-    /// Machines come one after the other, each `pause` seconds after the one before; answers the judgements.
+    /// Lets machines connect one after the other, `pause` seconds apart, and returns the judgements.
     fn come(machines: &[Claimant], pause: u64) -> Vec<Judgement> {
         let mut takeovers = Takeovers::default();
         let mut incumbent = None;
@@ -286,8 +285,8 @@ mod tests {
     proptest! {
         #![proptest_config(crate::regressions!("takeover"))]
 
-        /// However machines fight, nobody is evicted by the same one more than twice within a minute, and what
-        /// is remembered stays bounded.
+        /// In any sequence of connections, no machine evicts another more than twice within a minute. The history
+        /// stays bounded.
         #[test]
         fn there_is_no_loop_of_evictions(
             moves in prop::collection::vec((0_u8..3, 0_u64..20), 1..200),

@@ -1,46 +1,46 @@
-//! Wall-clock time as a value. Deadlines inside a process use `std::time::Instant`, handed in.
+//! Wall-clock time as a value. Deadlines inside a process use `std::time::Instant` as an argument.
 
 use std::{fmt, time::Duration};
 
-/// A moment in UTC, in microseconds since the Unix epoch: one integer, the same bytes, order and
-/// precision in every database.
+/// A time in UTC, in microseconds since the Unix epoch. One integer gives the same bytes, order and precision in
+/// every database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// From microseconds since the Unix epoch.
+    /// Creates a timestamp from microseconds since the Unix epoch.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    /// Microseconds since the Unix epoch.
+    /// Returns the microseconds since the Unix epoch.
     pub const fn as_micros(self) -> i64 {
         self.0
     }
 
-    /// Whole milliseconds since the Unix epoch, rounded down.
+    /// Returns whole milliseconds since the Unix epoch, rounded down.
     pub const fn as_millis(self) -> i64 {
         self.0.div_euclid(1_000)
     }
 
-    /// Later by `by`; saturates.
+    /// Adds `by`; saturates.
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {
         Self(self.0.saturating_add(micros(by)))
     }
 
-    /// Earlier by `by`; saturates.
+    /// Subtracts `by`; saturates.
     #[must_use]
     pub fn minus(self, by: Duration) -> Self {
         Self(self.0.saturating_sub(micros(by)))
     }
 
-    /// How long ago `earlier` was; zero when it lies ahead (clocks jump).
+    /// Returns the time since `earlier`; zero if it lies in the future, because clocks jump.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// Whole seconds and the nanoseconds after them, as `google.protobuf.Timestamp` counts.
+    /// Returns whole seconds and the remaining nanoseconds, as in `google.protobuf.Timestamp`.
     pub const fn to_seconds_and_nanos(self) -> (i64, i32) {
         (
             self.0.div_euclid(1_000_000),
@@ -68,8 +68,8 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// The proleptic Gregorian date of a day counted from 1970-01-01: the year is shifted to begin in
-/// March, so that the leap day is the last of its year.
+/// Converts days since 1970-01-01 to a proleptic Gregorian date. The year is shifted to begin in March, which makes
+/// the leap day the last day of its year.
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));

@@ -1,5 +1,5 @@
-//! Sets of addresses as sorted runs: small however many addresses they hold, and their text is
-//! canonical. Ports, names and classes are elsewhere. Start with [`AddressList`].
+//! Sets of addresses as sorted runs. They are small for any number of addresses, and their text is canonical. Ports,
+//! names and classes are elsewhere. Start with [`AddressList`].
 
 use std::{
     fmt,
@@ -11,8 +11,8 @@ use fleet_core::{canonical, limits, parse_literal};
 
 use crate::shown::shown;
 
-/// At most 65,536 different addresses in ascending order, IPv4 before IPv6; the order is also that of
-/// the outcome bytes of a command.
+/// At most 65,536 different addresses in ascending order, IPv4 before IPv6. The outcome bytes of a command have the
+/// same order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddressList {
     runs: Vec<Run>,
@@ -23,11 +23,11 @@ pub struct AddressList {
 struct Run {
     first: IpAddr,
     last: IpAddr,
-    /// Addresses in the runs before this one.
+    /// Number of addresses in the previous runs.
     before: u64,
 }
 
-/// A text that is not an address list, or an amount of addresses that none holds.
+/// A text that is not an address list, or a list with too many addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{input}` is not an address list: {why}")]
 pub struct InvalidAddressList {
@@ -36,8 +36,8 @@ pub struct InvalidAddressList {
 }
 
 impl AddressList {
-    /// The addresses from `first` to `last`, both included; none when they are of two families, in
-    /// the wrong order, or more than 65,536.
+    /// Returns the addresses from `first` to `last`, both included. Returns none if they are of two families, in the
+    /// wrong order, or more than 65,536.
     pub fn span(first: IpAddr, last: IpAddr) -> Option<Self> {
         let (first, last) = (canonical(first), canonical(last));
         let fits = first.is_ipv4() == last.is_ipv4()
@@ -53,29 +53,29 @@ impl AddressList {
         })
     }
 
-    /// How many addresses there are.
+    /// Returns the number of addresses.
     pub fn len(&self) -> u64 {
         self.runs.last().map_or(0, |run| run.before + run.len())
     }
 
-    /// Whether there is none.
+    /// Whether the list has no addresses.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// The addresses in order.
+    /// Returns the addresses in order.
     pub fn iter(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.runs
             .iter()
             .flat_map(|run| (0..run.len()).map(|offset| advance(run.first, offset)))
     }
 
-    /// Whether the address, or its IPv4 form, is one of them.
+    /// Whether the list contains the address or its IPv4 form.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.position(ip).is_some()
     }
 
-    /// How many of them are smaller than this one of them.
+    /// Returns the number of smaller addresses in the list; none if the list does not contain the address.
     pub fn position(&self, ip: IpAddr) -> Option<u64> {
         let ip = canonical(ip);
         let at = self.runs.partition_point(|run| run.last < ip);
@@ -84,7 +84,7 @@ impl AddressList {
         Some(run.before + u64::try_from(offset).ok()?)
     }
 
-    /// The addresses in pieces of at most `most`, in order.
+    /// Splits the list into lists of at most `most` addresses, in order.
     pub fn chunks(&self, most: usize) -> Vec<Self> {
         let most = most.max(1);
         let mut addresses = self.iter().peekable();
@@ -95,12 +95,12 @@ impl AddressList {
         chunks
     }
 
-    /// Those of them that `keep` wants.
+    /// Returns the addresses for which `keep` is true.
     pub fn filtered(&self, keep: impl Fn(IpAddr) -> bool) -> Self {
         self.iter().filter(|ip| keep(*ip)).collect()
     }
 
-    /// Puts an address that is greater than all others behind them.
+    /// Appends an address that is greater than all others.
     fn push(&mut self, ip: IpAddr) {
         let before = self.len();
         match self.runs.last_mut() {
@@ -129,7 +129,7 @@ fn number(ip: IpAddr) -> u128 {
     }
 }
 
-/// The address `offset` after `ip`; the caller knows that it exists.
+/// Returns the address `offset` after `ip`. The caller ensures that it exists.
 fn advance(ip: IpAddr, offset: u64) -> IpAddr {
     match ip {
         IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits().wrapping_add(offset as u32)).into(),
@@ -155,7 +155,7 @@ impl FromIterator<IpAddr> for AddressList {
 }
 
 impl fmt::Display for AddressList {
-    /// Such as `10.0.0.2-10.0.3.254,fd00::1`.
+    /// For example `10.0.0.2-10.0.3.254,fd00::1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, run) in self.runs.iter().enumerate() {
             if at > 0 {
@@ -174,7 +174,7 @@ impl fmt::Display for AddressList {
 impl FromStr for AddressList {
     type Err = InvalidAddressList;
 
-    /// Reads what [`fmt::Display`] writes and nothing else: runs in order, none touching the next.
+    /// Reads only what [`fmt::Display`] writes: runs in order that do not touch each other.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let refused = |why| InvalidAddressList {
             input: shown(text),

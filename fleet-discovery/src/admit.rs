@@ -1,5 +1,5 @@
-//! The admission of a report: which of its rows are new, repeated or refused, and whether the command
-//! may report that many. Who owns a device is asked of the caller. Start with [`admit`].
+//! The admission of a report: whether each row is new, repeated or refused, and whether the command may report that
+//! many rows. The caller decides about ownership. Start with [`admit`].
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,19 @@ use fleet_core::{AddressPolicy, DeviceReport, Endpoint, RejectReason, canonical}
 
 use crate::{Scope, shown::shown};
 
-/// What became of an earlier row of the command at an endpoint.
+/// The answer to an earlier row of the command at an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KnownRow {
     /// The device was stored.
     Accepted {
-        /// As sent then.
+        /// The identifier as sent.
         identifier: String,
     },
-    /// The device was refused by its ownership or identity.
+    /// The device was refused because of its ownership or identity.
     Rejected {
-        /// As sent then.
+        /// The identifier as sent.
         identifier: String,
-        /// Why.
+        /// The reason of the refusal.
         reason: RejectReason,
     },
 }
@@ -32,61 +32,61 @@ impl KnownRow {
     }
 }
 
-/// What becomes of one row of a report.
+/// The decision about one row of a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowVerdict<D> {
-    /// A device to store, with what the caller decided about it. Counts towards the quota.
+    /// A device to store, with the caller's decision. Counts towards the quota.
     Accepted {
         /// The device.
         report: DeviceReport,
         /// The caller's decision.
         decision: D,
     },
-    /// A device inside the scope that the caller refused: a row to store, so that it is answered alike
-    /// next time. Counts towards the quota.
+    /// A device in the scope that the caller refused. The row is stored, which gives a repetition the same answer.
+    /// Counts towards the quota.
     Refused {
         /// The device.
         report: DeviceReport,
         /// The caller's reason.
         reason: RejectReason,
-        /// For the count of that reason; escaped and bounded.
+        /// The example for the tally of the reason; escaped and bounded.
         example: String,
     },
-    /// A row that was stored before: answered as then, nothing changes.
+    /// A row that was stored before. It gets the same answer as then, and nothing changes.
     Repeated {
-        /// How it was answered.
+        /// Whether the device was accepted.
         accepted: bool,
     },
-    /// A row that is not stored: malformed, out of scope, of a class that is never scanned, or at an
-    /// endpoint where the command reported another identifier.
+    /// A row that is not stored. It is malformed, out of scope, of a class that is never scanned, or at an endpoint
+    /// where the command reported another identifier.
     Rejected {
-        /// Why.
+        /// The reason of the rejection.
         reason: RejectReason,
-        /// For the count of that reason; escaped and bounded.
+        /// The example for the tally of the reason; escaped and bounded.
         example: String,
     },
 }
 
-/// A report with more rows than its command may still store; none of them is.
+/// A report with more rows than its command may still store. None of its rows is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the report would make {rows} rows of a command that may report {quota}")]
 pub struct OverQuota {
-    /// Rows of the command with this report's.
+    /// Stored rows of the command plus the new rows of this report.
     pub rows: u64,
-    /// Rows that the command may report.
+    /// Maximum number of rows of the command.
     pub quota: u64,
 }
 
-/// Judges the rows of a report, in order: form, scope, class, repetition, then by `decide` ownership
-/// and identity. Gives one verdict a row. An open scope closes by the devices that are accepted.
+/// Decides about the rows of a report in order. The checks are form, scope, class and repetition; then `decide`
+/// checks ownership and identity. Returns one verdict per row. Accepted devices close an open scope.
 ///
-/// `rows_stored` counts the rows of the command that are stored; `known` holds those at the endpoints
-/// of this report, or more. A row that stands twice in the report is a repetition.
+/// `rows_stored` counts the stored rows of the command. `known` holds at least the stored rows at the endpoints of
+/// this report. A row that occurs twice in the report is a repetition.
 ///
 /// # Errors
 ///
-/// [`OverQuota`] when more rows are new than the command may still store; the scope is unchanged, and
-/// what `decide` was asked is void.
+/// [`OverQuota`] if the report has more new rows than the command may still store. The scope is unchanged, and the
+/// caller must discard the effects of `decide`.
 pub fn admit<D>(
     scope: &mut Scope,
     addresses: AddressPolicy,
@@ -160,7 +160,7 @@ pub fn admit<D>(
     Ok(verdicts)
 }
 
-/// The row as a count's example.
+/// Formats the row as the example of a tally.
 fn example_of(report: &DeviceReport) -> String {
     format!("{} {}", report.endpoint, shown(&report.sent_identifier))
 }

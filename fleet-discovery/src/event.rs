@@ -1,4 +1,4 @@
-//! The durable events of a scan. Progress is not an event: it is state, read beside the log.
+//! The durable events of a scan. Progress is not an event but state, which is read separately from the log.
 
 use fleet_core::{DeviceFacts, DeviceId, DeviceIdentifier, Endpoint, outcome::Conclusion};
 
@@ -9,9 +9,9 @@ use crate::Ledger;
 pub enum LogEvent {
     /// A device was accepted.
     Device(DeviceFound),
-    /// A problem that the operator should know about while the scan runs.
+    /// A problem that the operator should see while the scan runs.
     Warning {
-        /// A sentence; escaped and bounded.
+        /// The text as a sentence; escaped and bounded.
         text: String,
     },
     /// The one terminal event.
@@ -21,9 +21,9 @@ pub enum LogEvent {
 /// An accepted device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceFound {
-    /// Its record in the inventory.
+    /// The id of its record in the inventory.
     pub device: DeviceId,
-    /// Its identity there.
+    /// The identity of that record.
     pub identifier: DeviceIdentifier,
     /// The endpoint that the node dialed.
     pub endpoint: Endpoint,

@@ -10,8 +10,8 @@ use fleet_core::{AddressPolicy, Endpoint, Port};
 
 use crate::{HostName, Mode, NodeProfile, PlanPolicy, ScanRequest, Scope, Target, TargetSet, plan};
 
-/// Whatever is taken as a host name is one to a strict reading and nothing else: no address in any form that some
-/// resolver knows, not the local host.
+/// Every accepted host name is also one to a strict parser. It is not an address in any form that a resolver accepts,
+/// and not the local host.
 pub fn host_name(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let Ok(name) = text.parse::<HostName>() else {
@@ -39,8 +39,8 @@ pub fn host_name(data: &[u8]) {
     );
 }
 
-/// Whether `inet_aton`, which resolvers ask first, takes a text for an address: one to four numbers, each decimal,
-/// octal after `0` or hexadecimal after `0x`.
+/// Whether `inet_aton`, which resolvers try first, accepts a text as an address. The text is one to four numbers:
+/// decimal, octal after `0`, or hexadecimal after `0x`.
 fn is_number_to_resolvers(text: &str) -> bool {
     let number = |part: &str| {
         let (digits, radix) = match part.strip_prefix("0x") {
@@ -54,8 +54,8 @@ fn is_number_to_resolvers(text: &str) -> bool {
     parts.len() <= 4 && parts.into_iter().all(number)
 }
 
-/// Whatever is taken as a target has a canonical form that means the same; whatever is not is refused
-/// in a bounded text without control characters; planning it does neither panic nor pass the limits.
+/// Every accepted target has a canonical form with the same meaning. The error of a rejected text is bounded and has
+/// no control characters. Planning a target does not panic and stays within the limits.
 pub fn target_grammar(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let parsed = text.parse::<Target>();
@@ -89,7 +89,7 @@ pub fn target_grammar(data: &[u8]) {
     }
 }
 
-/// Whatever is taken as a scope is canonical, bounded, and lets exactly its own addresses pass.
+/// Every accepted scope is canonical and bounded, and permits exactly its own addresses.
 pub fn scope_text(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;

@@ -1,5 +1,5 @@
-//! The ledger of a scan: what became of every target, in counts that add up whatever a node says.
-//! Start with [`settle`].
+//! The ledger of a scan counts the outcome of every target. The counts add up for any report of a node. Start with
+//! [`settle`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,77 +10,76 @@ use fleet_core::{TargetOutcome, outcome::Grade};
 
 use crate::{Scope, Tally};
 
-/// The counts at the end of a scan. A target is an address, or a name that has none; it is counted
-/// once, by the best that was learned of it over all ports and chunks.
+/// The counts at the end of a scan. A target is an address, or a name without an address. It counts once, by its best
+/// outcome over all ports and chunks.
 ///
-/// `targets` is the sum of the eight rows from `identified` to `unknown`; `reported` is `accepted`
-/// plus `rejected`.
+/// `targets` is the sum of the seven rows from `identified` to `unknown`. `reported` is `accepted` plus `rejected`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// Everything that was asked for, as far as it is known.
+    /// Number of requested targets, as far as known.
     pub targets: u64,
     /// Addresses with an accepted device.
     pub identified: u64,
     /// Addresses that answered without an accepted device.
     pub unidentified: u64,
-    /// Addresses that refused.
+    /// Addresses that refused the connection.
     pub refused: u64,
     /// Addresses that did not answer.
     pub silent: u64,
-    /// Left out by the plan or the node.
+    /// Targets that the plan or the node skipped.
     pub skipped: u64,
-    /// Not tried.
+    /// Targets that were not probed.
     pub not_reached: u64,
-    /// Tried, but the node does not say with which result.
+    /// Targets that the node probed without reporting an outcome.
     pub unknown: u64,
     /// Rows that the node reported.
     pub reported: u64,
-    /// Rows that were taken.
+    /// Accepted rows.
     pub accepted: u64,
-    /// Rows that were not.
+    /// Rejected rows.
     pub rejected: u64,
-    /// Why targets were left out; the counts add up to `skipped`.
+    /// Why targets were skipped. The counts add up to `skipped`.
     pub skipped_reasons: Vec<Tally>,
-    /// Why rows were not taken; the counts add up to `rejected`.
+    /// Why rows were rejected. The counts add up to `rejected`.
     pub rejected_reasons: Vec<Tally>,
-    /// From the scan's first command to its first device.
+    /// Milliseconds from the scan's first command to its first device.
     pub first_device_ms: Option<u64>,
-    /// From the scan's first command to its end.
+    /// Milliseconds from the scan's first command to its end.
     pub elapsed_ms: u64,
 }
 
-/// What is known of a chunk when its scan ends.
+/// The facts about a chunk when its scan ends.
 #[derive(Clone, Copy, Debug)]
 pub struct ChunkFacts<'a> {
-    /// The scope of its last command, or of the plan.
+    /// The scope of its last command, or of the plan if it has none.
     pub scope: &'a Scope,
-    /// One byte an address in scope order, as acked; none when the node does not say.
+    /// One byte per address in scope order, from the ack; none if the node does not report outcomes.
     pub outcomes: Option<&'a [u8]>,
-    /// How it ended; none when it never did.
+    /// The grade of the chunk; none if it never ended.
     pub grade: Option<Grade>,
 }
 
-/// What is known of a scan when it ends.
+/// The facts about a scan when it ends.
 #[derive(Clone, Debug, Default)]
 pub struct LedgerFacts<'a> {
-    /// What the plan left out.
+    /// The targets that the plan skipped.
     pub skipped: &'a [Tally],
     /// Its chunks, in order.
     pub chunks: Vec<ChunkFacts<'a>>,
-    /// Addresses of the devices that were accepted.
+    /// Addresses of the accepted devices.
     pub devices: BTreeSet<IpAddr>,
-    /// Rows that were taken.
+    /// Number of accepted rows.
     pub accepted: u64,
-    /// Rows that were not, by reason.
+    /// The rejected rows, by reason.
     pub rejected: &'a [Tally],
-    /// From the scan's first command to its first device.
+    /// Milliseconds from the scan's first command to its first device.
     pub first_device_ms: Option<u64>,
-    /// From the scan's first command to its end.
+    /// Milliseconds from the scan's first command to its end.
     pub elapsed_ms: u64,
 }
 
 impl Ledger {
-    /// Whether the parts make the whole.
+    /// Whether the parts add up to the totals.
     pub fn adds_up(&self) -> bool {
         let parts = [
             self.identified,
@@ -105,12 +104,12 @@ impl Ledger {
     }
 }
 
-/// What is known of a target, in rising order.
+/// What is known about a target, in rising order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Known {
     Skipped,
     NotReached,
-    /// Tried, result not told.
+    /// Probed, but the outcome was not reported.
     Unknown,
     Silent,
     Refused,
@@ -118,18 +117,18 @@ enum Known {
     Identified,
 }
 
-/// The reason under which targets count that the node left out.
+/// The reason that counts targets which the node skipped.
 const SKIPPED_BY_NODE: &str = "left out by the node";
-/// The reason under which names count that have no address to scan.
+/// The reason that counts names without an address to scan.
 const SKIPPED_NAME: &str = "name not pinned";
 
-/// Makes the ledger. A node's word counts only as far as it is consistent:
+/// Creates the ledger. The outcome bytes of a node count only as far as they are consistent:
 ///
-/// - an address with an accepted device is identified, whatever the bytes say; one that the bytes
-///   call identified without an accepted device is unidentified;
-/// - bytes of the wrong length say nothing;
-/// - a chunk that ended well and says nothing leaves its addresses unknown, any other not reached;
-/// - of an open subnet only the addresses of accepted devices are targets.
+/// - An address with an accepted device is identified, regardless of its byte. An address that its byte calls
+///   identified, but that has no accepted device, is unidentified.
+/// - Bytes of the wrong length are ignored.
+/// - The addresses of a chunk without bytes are unknown if the chunk ended well, and otherwise not reached.
+/// - In an open subnet, only the addresses of accepted devices are targets.
 pub fn settle(facts: LedgerFacts<'_>) -> Ledger {
     let mut ledger = Ledger {
         accepted: facts.accepted,
@@ -216,7 +215,7 @@ pub fn settle(facts: LedgerFacts<'_>) -> Ledger {
 }
 
 impl Ledger {
-    /// Counts a target. Skipped ones count by their tallies.
+    /// Counts a target. Skipped targets are counted by their tallies.
     fn count(&mut self, known: Known) {
         match known {
             Known::Skipped => {}
@@ -230,7 +229,7 @@ impl Ledger {
     }
 }
 
-/// The addresses of a chunk with what its bytes say of them.
+/// Returns the addresses of a chunk with the outcomes from its bytes.
 fn outcomes<'a>(
     chunk: &ChunkFacts<'a>,
     says_nothing: Known,
@@ -254,7 +253,7 @@ fn known(outcome: TargetOutcome) -> Known {
         TargetOutcome::NotReached => Known::NotReached,
         TargetOutcome::Silent => Known::Silent,
         TargetOutcome::Refused => Known::Refused,
-        // Identified is what has an accepted device, and nothing else.
+        // Only an accepted device makes an address identified.
         TargetOutcome::Unidentified | TargetOutcome::Identified => Known::Unidentified,
     }
 }
@@ -287,8 +286,8 @@ mod tests {
         ]
     }
 
-    /// The counts of one chunk: targets, identified, unidentified, refused, silent, skipped, not
-    /// reached, unknown.
+    /// Checks the counts of one chunk: targets, identified, unidentified, refused, silent, skipped, not reached,
+    /// unknown.
     #[track_caller]
     fn check(
         text: &str,
@@ -324,7 +323,7 @@ mod tests {
             &["10.0.0.5"],
             [6, 1, 1, 1, 1, 1, 1, 0],
         );
-        // Said to be identified, but no device was accepted.
+        // The byte reports a device as identified, but none was accepted.
         check(
             six,
             Some(&[0, 1, 2, 3, 4, 5]),
@@ -332,7 +331,7 @@ mod tests {
             &[],
             [6, 0, 2, 1, 1, 1, 1, 0],
         );
-        // A device was accepted where the bytes say silence.
+        // A device was accepted at an address that the byte calls silent.
         check(
             six,
             Some(&[1; 6]),
@@ -340,7 +339,7 @@ mod tests {
             &["10.0.0.2"],
             [6, 1, 0, 0, 5, 0, 0, 0],
         );
-        // Too few, too many, numbers that mean nothing.
+        // Too few bytes, too many bytes, and undefined values.
         check(six, Some(&[1; 5]), done, &[], [6, 0, 0, 0, 0, 0, 0, 6]);
         check(
             six,

@@ -1,9 +1,9 @@
-//! What a scan is: the target grammar, the plan of chunks, the scope that a node may report in, the
-//! admission of what it reports, and the ledger at the end.
+//! Scans: the target grammar, the plan of chunks, the scope in which a node may report, the admission of its reports,
+//! and the final ledger.
 //!
-//! Pure: no clock, no randomness, no IO, nothing of storage or wire. Start with [`plan`] (a request
-//! becomes chunks), then [`Scope`] and [`admit`] (what a node says becomes rows), then [`settle`]
-//! (rows and acks become a [`Ledger`] that adds up).
+//! The crate has no clock, no randomness and no IO, and no storage or wire code. Start with [`plan`], which converts
+//! a request to chunks. Then read [`Scope`] and [`admit`], which convert reports to rows. [`settle`] converts rows
+//! and acks to a [`Ledger`] that adds up.
 
 mod addresses;
 mod admit;

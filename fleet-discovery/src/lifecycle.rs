@@ -1,6 +1,6 @@
-//! The rules of a scan between its plan and its end: when a node has room for it, what becomes of a
-//! chunk that a node lost or refused as busy, when waiting ends, and when refused rows end a command.
-//! The store loads and locks the rows, asks here, and writes the decision.
+//! The rules of a scan between its plan and its end. They decide when a node has room, how a lost or busy command
+//! continues, when waiting ends, and when refused rows end a command. The store loads and locks the rows, calls these
+//! functions, and writes the decision.
 
 use std::time::Duration;
 
@@ -9,36 +9,36 @@ use fleet_core::{
     outcome::{Code, Conclusion, Verdict},
 };
 
-/// First and last ceiling of the wait after a BUSY answer. The first retry comes soon, since most
-/// commands take seconds. The last keeps a node that is busy for hours from being asked all the time.
+/// First and last ceiling of the wait after a BUSY answer. The first is short because most commands take seconds. The
+/// last limits the retries on a node that is busy for hours.
 const BUSY_WAITS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
-/// The work that a node has already.
+/// The current work of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeLoad {
     /// Whether a command is in flight or a pairing is open.
     pub busy: bool,
     /// Scans that have not ended, waiting ones included.
     pub open_scans: u64,
-    /// Scans of which nothing has been issued yet.
+    /// Scans without an issued command.
     pub queued_scans: u64,
 }
 
 /// Why a node has no room for another scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRoom {
-    /// The node works, and the scan does not queue.
+    /// The node is busy, and the scan does not queue.
     Busy,
-    /// As many scans wait for the node as may.
+    /// The queue of the node is full.
     QueueFull,
 }
 
-/// Checks that a node has room for a scan: an idle node for one that does not queue, otherwise a
-/// position in the node's queue.
+/// Checks that a node has room for a scan. A scan that queues needs a free position in the queue; any other scan
+/// needs an idle node.
 ///
 /// # Errors
 ///
-/// Returns the reason when there is no room.
+/// [`NoRoom`] states why the node has no room.
 pub fn check_room(queues: bool, load: NodeLoad) -> Result<(), NoRoom> {
     if !queues && (load.busy || load.open_scans > 0) {
         return Err(NoRoom::Busy);
@@ -49,35 +49,35 @@ pub fn check_room(queues: bool, load: NodeLoad) -> Result<(), NoRoom> {
     Ok(())
 }
 
-/// A scan at the moment when something happens to one of its commands.
+/// The state of a scan at an event of one of its commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunningScan {
-    /// Whether it has not ended.
+    /// Whether the scan has not ended.
     pub open: bool,
-    /// Whether its operator has canceled it.
+    /// Whether the operator has canceled the scan.
     pub canceling: bool,
-    /// Whether it waits for a busy node.
+    /// Whether the scan waits for a busy node.
     pub queues: bool,
 }
 
-/// What becomes of a chunk whose command brought no result.
+/// How a chunk continues after a command without a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unfinished {
-    /// The scan has ended, which nothing changes.
+    /// The scan has already ended. Nothing changes.
     Ignore,
-    /// The chunk waits again, at once.
+    /// The chunk waits again and may be issued at once.
     Retry,
-    /// The chunk waits again, and is not issued before this time has passed.
+    /// The chunk waits again and may be issued after this time.
     RetryAfter(Duration),
     /// The chunk ends with this verdict.
     Fail(Verdict),
-    /// Every chunk that has not ended gets the node's verdict, and the scan ends.
+    /// Every open chunk gets the node's verdict, and the scan ends.
     GiveUp,
     /// The scan ends as canceled.
     Cancel,
 }
 
-/// Decides what becomes of a chunk whose node has forgotten the command, as after a restart.
+/// Decides how a chunk continues after its node lost the command, for example in a restart.
 pub fn on_lost(scan: RunningScan, attempts: u32) -> Unfinished {
     if !scan.open {
         return Unfinished::Ignore;
@@ -92,8 +92,8 @@ pub fn on_lost(scan: RunningScan, attempts: u32) -> Unfinished {
     Unfinished::Fail(Verdict::failed(Code::Unavailable, reason))
 }
 
-/// Decides what becomes of a chunk whose node answered BUSY for the `busy_answers + 1`-th time in a row.
-/// The attempt does not count.
+/// Decides how a chunk continues after its node answered BUSY for the `busy_answers + 1`-th time in a row. A BUSY
+/// answer does not count as an attempt.
 pub fn on_busy(scan: RunningScan, busy_answers: u32) -> Unfinished {
     if !scan.open {
         return Unfinished::Ignore;
@@ -109,40 +109,39 @@ pub fn on_busy(scan: RunningScan, busy_answers: u32) -> Unfinished {
     Unfinished::RetryAfter(wait.min(last))
 }
 
-/// An open scan as a sweep finds it.
+/// An open scan that a sweep checks.
 #[derive(Clone, Copy, Debug)]
 pub struct WaitingScan {
-    /// Where it stands.
+    /// The state of the scan.
     pub state: ScanState,
-    /// Whether it waits for a busy node.
+    /// Whether the scan waits for a busy node.
     pub queues: bool,
-    /// When it was created.
+    /// When the scan was created.
     pub created_at: Timestamp,
-    /// When its time in the queue is over.
+    /// When its time in the queue ends.
     pub queued_until: Timestamp,
-    /// Until when a node may stop by itself, after a cancel.
+    /// Deadline by which the node may stop by itself after a cancel.
     pub cancel_until: Option<Timestamp>,
-    /// Whether a command of it is in flight.
+    /// Whether one of its commands is in flight.
     pub in_flight: bool,
-    /// Whether its node last answered BUSY.
+    /// Whether the last answer of its node was BUSY.
     pub was_busy: bool,
-    /// Whether a chunk of it has ended.
+    /// Whether one of its chunks has ended.
     pub has_run: bool,
 }
 
 /// How a scan ends that has waited too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// As canceled. A command in flight ends with it.
+    /// The scan ends as canceled, together with a command in flight.
     Cancel,
-    /// Every chunk that has not ended gets this verdict.
+    /// Every open chunk gets this verdict.
     GiveUp(Verdict),
-    /// With this conclusion.
+    /// The scan ends with this conclusion.
     Finish(Conclusion),
 }
 
-/// Decides whether an open scan has waited too long. The deadline of a command in flight is not decided
-/// here.
+/// Decides whether an open scan has waited too long. The deadline of a command in flight is decided elsewhere.
 pub fn expiry(scan: &WaitingScan, now: Timestamp) -> Option<Expiry> {
     if scan.cancel_until.is_some_and(|until| until <= now) {
         return Some(Expiry::Cancel);
@@ -177,13 +176,13 @@ pub fn expiry(scan: &WaitingScan, now: Timestamp) -> Option<Expiry> {
     None
 }
 
-/// The conclusion of a scan that its operator has canceled.
+/// The conclusion of a scan that the operator canceled.
 pub fn canceled() -> Conclusion {
     let reason = "canceled; what was found is kept";
     Conclusion::new(ScanState::Canceled, Code::Canceled, reason)
 }
 
-/// Whether so many rows of a command were refused that its node must be broken or hostile.
+/// Whether a command has so many refused rows that its node must be broken or hostile.
 pub fn is_flooded(refused_rows: u64, quota: u64) -> bool {
     let bound = quota
         .saturating_mul(limits::REFUSED_ROWS_FACTOR as u64)

@@ -1,11 +1,11 @@
-//! Host names as RFC 1123 has them, read without ever resolving one. What a name resolves to is the
-//! node's word, see [`crate::Scope::pin`].
+//! Host names by RFC 1123. They are parsed here and never resolved. The node reports the addresses of a name, see
+//! [`crate::Scope::pin`].
 
 use std::{fmt, str::FromStr};
 
 use crate::shown::shown;
 
-/// A host name in lower case: no literal, no look-alike of one, not the local host.
+/// A host name in lower case. It is not an address literal, does not look like one, and is not the local host.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostName(String);
 
@@ -31,7 +31,7 @@ pub struct InvalidName {
 }
 
 impl InvalidName {
-    /// What is wrong and what would do.
+    /// What is wrong, and which form is accepted.
     pub(crate) fn why(&self) -> &'static str {
         self.why
     }
@@ -51,7 +51,7 @@ impl FromStr for HostName {
     }
 }
 
-/// What keeps a text from being a host name, with the way out.
+/// Returns why a text is not a host name, with the accepted form.
 fn fault(text: &str) -> Option<&'static str> {
     if text.is_empty() {
         return Some("it is empty");
@@ -78,7 +78,7 @@ fn fault(text: &str) -> Option<&'static str> {
         }
     }
     let last = lower.rsplit('.').next().unwrap_or_default();
-    // Resolvers take these for addresses (`010.8.8.8`, `0x7f.1`, `2130706433`), each its own way.
+    // Resolvers accept these as addresses (`010.8.8.8`, `0x7f.1`, `2130706433`), and differ in how they read them.
     if last.starts_with("0x") || !last.bytes().any(|b| b.is_ascii_alphabetic()) {
         return Some(
             "it looks like a number: write an IPv4 address as four decimals from 0 to 255 without leading zeros, such as 10.0.0.7",

@@ -1,40 +1,40 @@
-//! What a node can do, as far as a plan cares: limits, capabilities, default ports and local subnets,
-//! read tolerantly from what it announces in Hello.
+//! The properties of a node that affect a plan: limits, capabilities, default ports and local subnets. They are
+//! parsed tolerantly from the node's Hello.
 
 use std::net::IpAddr;
 
 use fleet_core::{Port, limits};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
-/// Local subnets that are kept of an announcement.
+/// Maximum number of local subnets that are kept from an announcement.
 const LOCAL_SUBNETS: usize = 16;
 
-/// What a node can do.
+/// The limits and capabilities of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeProfile {
-    /// Targets that one command may carry, 1,024..=16,384.
+    /// Maximum number of targets per command, 1,024..=16,384.
     pub max_targets: usize,
-    /// Ports that one command may carry, 10..=64.
+    /// Maximum number of ports per command, 10..=64.
     pub max_ports: usize,
-    /// It takes commands past the upstream bounds, always as exact addresses.
+    /// Whether the node accepts commands beyond the upstream bounds, always as exact addresses.
     pub big_commands: bool,
-    /// It resolves names once and says what they resolved to.
+    /// Whether the node resolves names once and reports their addresses.
     pub pins: bool,
-    /// It can listen to multicast DNS.
+    /// Whether the node can listen to multicast DNS.
     pub mdns: bool,
-    /// Its acks say what became of every target.
+    /// Whether its acks report the outcome of every target.
     pub outcomes: bool,
-    /// It says how far it is.
+    /// Whether the node reports progress.
     pub progress: bool,
-    /// It can be told to stop.
+    /// Whether the node can cancel a command.
     pub cancel: bool,
-    /// Ports it probes when none are given; empty when it does not say.
+    /// The default ports of the node; empty if it does not announce them.
     pub default_ports: Vec<Port>,
-    /// Its own subnets, host bits masked; empty when it does not say.
+    /// The node's own subnets with host bits masked; empty if it does not announce them.
     pub local_subnets: Vec<IpNetwork>,
 }
 
-/// What a node says in Hello, as it came.
+/// The fields of a node's Hello as received.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Announcement<'a> {
     /// Names of capabilities; unknown ones are ignored.
@@ -43,14 +43,14 @@ pub struct Announcement<'a> {
     pub default_ports: &'a [String],
     /// Subnets as CIDR.
     pub local_subnets: &'a [String],
-    /// 0 when it does not say.
+    /// 0 if the node does not announce it.
     pub max_targets: u32,
-    /// 0 when it does not say.
+    /// 0 if the node does not announce it.
     pub max_ports: u32,
 }
 
 impl NodeProfile {
-    /// A node that announces nothing.
+    /// The profile of a node that announces nothing.
     pub fn upstream() -> Self {
         Self {
             max_targets: limits::UPSTREAM_COMMAND_TARGETS,
@@ -66,8 +66,8 @@ impl NodeProfile {
         }
     }
 
-    /// Reads an announcement: limits are clamped, what does not parse is dropped. Limits count only
-    /// with the capability `big-commands`, and only upwards: a plan for tiny commands would be huge.
+    /// Parses an announcement. Limits are clamped, and invalid values are dropped. Limits count only with the
+    /// capability `big-commands`, and only upwards: tiny commands would make a plan huge.
     pub fn announced(announcement: Announcement<'_>) -> Self {
         let upstream = Self::upstream();
         let has = |name: &str| announcement.capabilities.iter().any(|known| known == name);
@@ -170,7 +170,7 @@ mod tests {
             (profile.max_targets, profile.max_ports)
         };
         let big = texts(["big-commands"]);
-        // Version 1 of the command protocol stands for 4,096.
+        // Version 1 of the command protocol implies 4,096 targets.
         assert_eq!(announce(&[], 5_000, 20), (4_096, 10));
         assert_eq!(announce(&[], 0, 20), (1_024, 10));
         assert_eq!(announce(&big, 5_000, 20), (5_000, 20));

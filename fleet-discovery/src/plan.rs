@@ -50,7 +50,7 @@ pub enum ChunkCommand {
     List(Vec<String>),
     /// One target: address, CIDR, `A.B.C.D-N`, name, or the local-subnet keyword.
     Target(String),
-    /// Hosts of the node's own subnets that announce a service. Ports are always the node's defaults.
+    /// Hosts of the node's own subnets that announce a service. The ports are always the node's defaults.
     Mdns(Listening),
 }
 
@@ -63,12 +63,12 @@ pub struct PlanPolicy {
     pub unpinned_names: bool,
 }
 
-/// Plans a scan: reads every entry, checks every address, counts each target once, and cuts the rest
-/// into commands that the node takes.
+/// Plans a scan. It parses every entry, checks every address, counts each target once, and divides the rest into
+/// commands that the node accepts.
 ///
 /// # Errors
 ///
-/// [`PlanError`] names the first offending entry and what would do; nothing is planned by halves.
+/// [`PlanError`] names the first invalid entry and the accepted form. No partial plan is returned.
 pub fn plan(
     request: &ScanRequest,
     node: &NodeProfile,

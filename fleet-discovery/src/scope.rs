@@ -1,5 +1,5 @@
-//! The scope of a command: the closed set of addresses and ports that its node may report, fixed
-//! before dispatch. Classes and ownership are judged elsewhere. Start with [`Scope`].
+//! The scope of a command: the closed set of addresses and ports that its node may report, fixed before dispatch.
+//! Address classes and ownership are checked elsewhere. Start with [`Scope`].
 
 mod pins;
 mod ports;
@@ -17,29 +17,28 @@ pub use text::InvalidScope;
 
 use crate::{AddressList, HostName};
 
-/// Addresses of the subnet that an open scope closes on.
+/// Number of addresses in the subnet to which an open scope closes.
 const SUBNET_ADDRESSES: u64 = 1 << (32 - limits::UPSTREAM_COMMAND_PREFIX);
 
-/// What a command's node may report: addresses and ports.
+/// The addresses and ports that the node of a command may report.
 ///
-/// Its text ([`std::fmt::Display`], [`std::str::FromStr`]) is canonical and small; storage keeps it
-/// with the command.
+/// Its text ([`std::fmt::Display`], [`std::str::FromStr`]) is canonical and small. Storage keeps it with the command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     addresses: Addresses,
     ports: Ports,
 }
 
-/// How a scope was fixed, the loosest last.
+/// How a scope was fixed, in order from strict to loose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ScopeKind {
-    /// By the request alone.
+    /// Fixed by the request alone.
     Exact,
-    /// By local subnets or default ports that the node named in Hello.
+    /// Fixed by local subnets or default ports that the node announced in Hello.
     Announced,
-    /// By names, whose addresses the node says before its first report.
+    /// Fixed by names. The node reports their addresses before its first report.
     Pinned,
-    /// By the first devices reported, within a bound.
+    /// Fixed by the first reported devices, within a limit.
     Open,
 }
 
@@ -57,11 +56,11 @@ impl ScopeKind {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Addresses {
-    /// From the request.
+    /// The addresses of the request.
     Exact(AddressList),
-    /// From the node's Hello.
+    /// The addresses from the node's Hello.
     Announced(AddressList),
-    /// Of names, in the order of the command.
+    /// The names, in the order of the command.
     Pinned(Vec<Pin>),
     /// The aligned /22 of the first accepted device.
     Subnet(Option<Ipv4Network>),
@@ -70,7 +69,7 @@ enum Addresses {
 }
 
 impl Scope {
-    /// A scope of these addresses and ports.
+    /// Creates a scope of these addresses and ports.
     pub(crate) fn exact(addresses: AddressList, ports: Ports) -> Self {
         Self {
             addresses: Addresses::Exact(addresses),
@@ -78,7 +77,7 @@ impl Scope {
         }
     }
 
-    /// A scope of addresses that the node announced.
+    /// Creates a scope of addresses that the node announced.
     pub(crate) fn announced(addresses: AddressList, ports: Ports) -> Self {
         Self {
             addresses: Addresses::Announced(addresses),
@@ -86,7 +85,7 @@ impl Scope {
         }
     }
 
-    /// A scope of names that the node will pin.
+    /// Creates a scope of names that the node will pin.
     pub(crate) fn names(names: impl IntoIterator<Item = HostName>, ports: Ports) -> Self {
         Self {
             addresses: Addresses::Pinned(names.into_iter().map(Pin::unanswered).collect()),
@@ -94,7 +93,7 @@ impl Scope {
         }
     }
 
-    /// A scope of one name that the node will not pin.
+    /// Creates a scope of one name that the node will not pin.
     pub(crate) fn unpinned(name: HostName, ports: Ports) -> Self {
         Self {
             addresses: Addresses::Unpinned(name, Vec::new()),
@@ -102,7 +101,7 @@ impl Scope {
         }
     }
 
-    /// A scope of the subnet that an upstream node picks.
+    /// Creates a scope of the subnet that an upstream node selects.
     pub(crate) fn subnet(ports: Ports) -> Self {
         Self {
             addresses: Addresses::Subnet(None),
@@ -110,8 +109,8 @@ impl Scope {
         }
     }
 
-    /// Takes an endpoint of an accepted device into account: an open scope closes by it. Call it only
-    /// for an endpoint that [`Self::check`] lets pass and whose address may be reported.
+    /// Applies the endpoint of an accepted device, which closes an open scope. Call it only for an endpoint that
+    /// [`Self::check`] permits and whose address may be reported.
     pub(crate) fn narrow(&mut self, endpoint: Endpoint) {
         match &mut self.addresses {
             Addresses::Exact(_) | Addresses::Announced(_) | Addresses::Pinned(_) => {}
@@ -130,12 +129,12 @@ impl Scope {
         self.ports.narrow(endpoint.port);
     }
 
-    /// Stores a node's answer for a name: its addresses, or why it is left out. More than eight
-    /// addresses, none, or one that may not be scanned leave the name out too.
+    /// Stores a node's answer for a name: its addresses, or the reason why the name is skipped. The name is also
+    /// skipped if the answer has no address, more than eight, or one that may not be scanned.
     ///
     /// # Errors
     ///
-    /// [`PinError`] when the name is not in this scope, or was answered differently before.
+    /// [`PinError`] if the name is not in this scope, or had a different answer before.
     pub fn pin(
         &mut self,
         name: &str,
@@ -151,7 +150,7 @@ impl Scope {
         }
     }
 
-    /// Whether a device at this endpoint may be reported.
+    /// Checks whether a device at this endpoint may be reported.
     ///
     /// # Errors
     ///
@@ -179,7 +178,7 @@ impl Scope {
         Ok(())
     }
 
-    /// How it was fixed, by the loosest of its parts.
+    /// Returns how the scope was fixed, by the loosest of its parts.
     pub fn kind(&self) -> ScopeKind {
         let addresses = match &self.addresses {
             Addresses::Exact(_) => ScopeKind::Exact,
@@ -190,7 +189,7 @@ impl Scope {
         addresses.max(self.ports.kind())
     }
 
-    /// How many targets the command has as far as is known: addresses, and names that have none yet.
+    /// Returns the number of known targets: addresses, and names without an address.
     pub fn targets(&self) -> u64 {
         match &self.addresses {
             Addresses::Exact(list) | Addresses::Announced(list) => list.len(),
@@ -203,7 +202,7 @@ impl Scope {
         }
     }
 
-    /// The addresses that are known, in the order of the command's outcome bytes.
+    /// Returns the known addresses, in the order of the command's outcome bytes.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let (list, pins, seen) = match &self.addresses {
             Addresses::Exact(list) | Addresses::Announced(list) => (Some(list), None, None),
@@ -217,7 +216,7 @@ impl Scope {
         list.chain(pins).chain(seen)
     }
 
-    /// Whether a name of the command is still to be pinned: until then nothing of it may be reported.
+    /// Whether a name of the command is not pinned yet. Until then, nothing may be reported.
     pub fn awaits_pins(&self) -> bool {
         match &self.addresses {
             Addresses::Pinned(pins) => pins.iter().any(Pin::is_unanswered),
@@ -228,7 +227,7 @@ impl Scope {
         }
     }
 
-    /// The addresses that a name is pinned to; none when it has none, or is not of this scope.
+    /// Returns the addresses to which a name is pinned; none if it is not pinned or not in this scope.
     pub fn pinned_to(&self, name: &str) -> &[IpAddr] {
         match &self.addresses {
             Addresses::Pinned(pins) => pins
@@ -242,7 +241,7 @@ impl Scope {
         }
     }
 
-    /// Names of which no address is known, each with the reason why it was left out, if it was.
+    /// Returns the names without a known address, each with the reason if it was skipped.
     pub fn names_without_address(&self) -> impl Iterator<Item = (&HostName, Option<&str>)> {
         let (pins, name) = match &self.addresses {
             Addresses::Exact(_) | Addresses::Announced(_) | Addresses::Subnet(_) => (None, None),
@@ -256,7 +255,7 @@ impl Scope {
             .chain(name)
     }
 
-    /// How many rows the command may report: targets times ports.
+    /// Returns the maximum number of rows of the command: targets times ports.
     pub fn quota(&self) -> u64 {
         let targets = match &self.addresses {
             Addresses::Exact(list) | Addresses::Announced(list) => list.len(),
@@ -267,13 +266,13 @@ impl Scope {
         targets.saturating_mul(self.ports.most())
     }
 
-    /// The ports that may be reported, ascending; for open ports those seen so far.
+    /// Returns the permitted ports in ascending order; for open ports, those reported so far.
     pub fn ports(&self) -> &[Port] {
         self.ports.known()
     }
 }
 
-/// The aligned /22 around an IPv4 address.
+/// Returns the aligned /22 around an IPv4 address.
 fn subnet_of(ip: IpAddr) -> Option<Ipv4Network> {
     match canonical(ip) {
         IpAddr::V4(ip) => {

@@ -1,4 +1,5 @@
-//! Types of services as DNS-SD names them (RFC 6763), and what else an mDNS scan is asked with: outside text, read once.
+//! DNS-SD service types (RFC 6763) and the other parameters of an mDNS scan. All of them are parsed from external
+//! text.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -6,12 +7,12 @@ use fleet_core::limits;
 
 use crate::shown::shown;
 
-/// Letters, digits and hyphens that the name of a service may have (RFC 6335, 5.1).
+/// Maximum length of a service name, in letters, digits and hyphens (RFC 6335, 5.1).
 const NAME: usize = 15;
-/// What is asked for when no type is named: what announces a web page, as AxeOS does.
+/// The default type. Devices that serve a web page announce it, as AxeOS does.
 const DEFAULT: &str = "_http._tcp";
 
-/// A type of services in lower case, such as `_http._tcp`; its domain is always `local`.
+/// A service type in lower case, such as `_http._tcp`. Its domain is always `local`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceType(String);
 
@@ -34,22 +35,22 @@ impl fmt::Display for ServiceType {
     }
 }
 
-/// What an mDNS scan listens for, and how long.
+/// The service for which an mDNS scan listens, and the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listening {
-    /// The services that are asked for.
+    /// The requested service type.
     pub service: ServiceType,
-    /// At least a second, at most [`limits::MDNS_LISTEN_MOST`].
+    /// At least one second, at most [`limits::MDNS_LISTEN_MOST`].
     pub time: Duration,
 }
 
 impl Listening {
-    /// Reads what an operator asks for. No type is `_http._tcp`, no domain is `local`, 0 seconds are
-    /// [`limits::MDNS_LISTEN`].
+    /// Parses the parameters of an operator. The default type is `_http._tcp`, the default domain is `local`, and 0
+    /// seconds stand for [`limits::MDNS_LISTEN`].
     ///
     /// # Errors
     ///
-    /// [`ListeningError`] names the value that would not do, and one that would.
+    /// [`ListeningError`] names the invalid value and an accepted one.
     pub fn read(
         service_type: &str,
         domain: &str,
@@ -76,29 +77,29 @@ impl Listening {
         Ok(Self { service, time })
     }
 
-    /// The time in the unit of the wire.
+    /// Returns the time in seconds, the unit of the wire.
     pub fn seconds(&self) -> i32 {
         i32::try_from(self.time.as_secs()).unwrap_or(i32::MAX)
     }
 }
 
-/// Why nothing can be listened for.
+/// Why the parameters of an mDNS scan are invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListeningError {
-    /// The type of services.
+    /// The service type is invalid.
     #[error(transparent)]
     Service(#[from] InvalidServiceType),
-    /// A domain that multicast DNS does not have.
+    /// The domain is not `local`, the only one of multicast DNS.
     #[error(
         "the domain `{0}` cannot be listened for: multicast DNS exists only in `local`; leave the domain empty"
     )]
     Domain(String),
-    /// Too long, or negative.
+    /// The time is too long or negative.
     #[error("a node cannot listen for {0} seconds: name 1 to {most}, or 0 for {usual}", most = limits::MDNS_LISTEN_MOST.as_secs(), usual = limits::MDNS_LISTEN.as_secs())]
     Timeout(i32),
 }
 
-/// A text that is not a type of services.
+/// A text that is not a service type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{input}` is not a type of services: {why}")]
 pub struct InvalidServiceType {
@@ -123,7 +124,7 @@ impl FromStr for ServiceType {
     }
 }
 
-/// What keeps a text from being a type of services, with the way out.
+/// Returns why a text is not a service type, with the accepted form.
 fn fault(text: &str) -> Option<&'static str> {
     let mut labels = text.split('.');
     let (Some(service), Some(protocol), None) = (labels.next(), labels.next(), labels.next())

@@ -1,9 +1,9 @@
-//! How outside text is shown in errors, notes and examples: escaped and bounded.
+//! The display form of external text in errors, notes and examples: escaped and bounded.
 
-/// Characters of outside text that an error or an example repeats.
+/// Maximum number of characters of external text in an error or an example.
 const MOST: usize = 80;
 
-/// The text with control characters and the like escaped, cut after 80 characters.
+/// Escapes control characters and similar ones, and cuts the text after 80 characters.
 pub(crate) fn shown(text: &str) -> String {
     let mut escaped = text.chars().take(MOST).flat_map(char::escape_debug);
     let mut out: String = escaped.by_ref().take(2 * MOST).collect();

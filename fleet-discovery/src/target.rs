@@ -15,7 +15,7 @@ use crate::{AddressList, HostName, shown::shown};
 /// The keyword for the node's own private subnet.
 pub const LOCAL_SUBNET: &str = "fleetnode-local-subnet";
 
-/// Characters of the longest target: a host name's.
+/// Maximum length of a target in characters: that of a host name.
 const MOST: usize = 253;
 
 /// One target in canonical form.
@@ -39,7 +39,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// Its addresses, including network and broadcast address; none for a name and the keyword.
+    /// Returns its addresses, including network and broadcast address; none for a name and the keyword.
     pub fn addresses(&self) -> Option<AddressList> {
         match self {
             Self::Address(ip) => AddressList::span(*ip, *ip),
@@ -101,53 +101,53 @@ pub enum TargetErrorKind {
     /// More than 253 characters.
     #[error("it has more than 253 characters: write one target only")]
     TooLong,
-    /// It could be taken for an option.
+    /// The text could be mistaken for an option.
     #[error("it begins with `-`: a target begins with a letter or a digit")]
     LeadingHyphen,
-    /// A character outside the grammar.
+    /// The text has a character outside the grammar.
     #[error("`{}` is not allowed: a target holds letters, digits and `.`, `:`, `/`, `-` only", .0.escape_debug())]
     Character(char),
-    /// An address with a zone.
+    /// The address has a zone.
     #[error(
         "zoned addresses are link-local, which is never scanned: write the device's private address"
     )]
     Zone,
-    /// Several targets in one.
+    /// The text contains several targets.
     #[error("it holds several: separate targets by blanks, commas or lines")]
     Several,
-    /// A CIDR whose prefix is not one.
+    /// The prefix of the CIDR is invalid.
     #[error(
         "its prefix is not a decimal from 16 to 32 without leading zeros: write it like 10.0.0.0/24"
     )]
     Prefix,
-    /// A CIDR whose address is not one.
+    /// The address of the CIDR is invalid.
     #[error("what stands before `/` is not an IPv4 address: write a CIDR like 10.0.0.0/24")]
     NetworkAddress,
-    /// A CIDR of more than 65,536 addresses.
+    /// The CIDR has more than 65,536 addresses.
     #[error("/{0} is wider than /{most}: scan it in parts of at most /{most}", most = limits::TARGET_PREFIX)]
     TooWide(u8),
-    /// An IPv6 CIDR.
+    /// The text is an IPv6 CIDR.
     #[error("IPv6 networks are too large to be swept: list the IPv6 addresses themselves")]
     Ipv6Network,
-    /// A range over more than the last octet.
+    /// The range spans more than the last octet.
     #[error("it is not a range: write 10.0.0.5-20, 10.0.0.5-10.0.1.9, 10.0.0-3.*, or a CIDR")]
     MultiOctetRange,
-    /// A range whose ends are in the wrong order, or of two families.
+    /// The ends of the range are in the wrong order, or of two families.
     #[error(
         "a range goes from its lower to its higher address, both IPv4 or both IPv6: exchange the two"
     )]
     RangeOrder,
-    /// A netmask with a gap.
+    /// The netmask is not contiguous.
     #[error(
         "its mask is not contiguous: write a prefix such as /24 or a mask such as 255.255.255.0"
     )]
     Mask,
-    /// An exclude without fixed addresses.
+    /// The exclude has no fixed addresses.
     #[error(
         "only addresses, networks and ranges can be excluded: write an address instead of the name"
     )]
     Exclude,
-    /// `A.B.C.D-N` with N below D or above 255.
+    /// The end of `A.B.C.D-N` is below D or above 255.
     #[error(
         "the end of a last-octet range is a decimal from the first address's last octet to 255, such as 10.0.0.5-20"
     )]

@@ -95,7 +95,7 @@ impl TargetSet {
 }
 
 impl TargetEntry {
-    /// How many addresses the entry has; 0 if they are unknown yet.
+    /// Returns the number of addresses; 0 if they are not known yet.
     pub fn count(&self) -> u64 {
         match self {
             Self::Target(target) => target.addresses().map_or(0, |addresses| addresses.len()),
@@ -113,7 +113,8 @@ impl TargetEntry {
         }
     }
 
-    /// Its addresses, network and broadcast address included; none if they are unknown yet, or more than a scan takes.
+    /// Returns its addresses, including network and broadcast address. Returns none if they are not known yet or
+    /// exceed the limit of a scan.
     pub fn addresses(&self) -> Option<AddressList> {
         match self {
             Self::Target(target) => target.addresses(),

@@ -1,45 +1,45 @@
-//! Whom a device is bound to: whether it may be bound to a node or to the server, and what may be
-//! paired where. Rows are loaded and locked by the caller; one row a device holds the answer.
+//! Decides whether a device may be bound to a node or to the server, and where it may be paired. The caller loads and
+//! locks the rows. There is one binding per device.
 
 use fleet_core::{NodeId, PairingStatus, enrollment::NodeState};
 
 use crate::Binding;
 
-/// What becomes of a request to bind.
+/// The decision about a request to bind a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BindDecision {
-    /// Bind, and forget credentials that were stored for an earlier binding.
+    /// Bind the device, and delete credentials that were stored for an earlier binding.
     Bind,
-    /// It is bound so already: nothing changes.
+    /// The device already has this binding. Nothing changes.
     Already,
 }
 
-/// Why a device is not bound.
+/// Why a device cannot be bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindRefusal {
-    /// Only a confirmed node can be asked for anything.
+    /// The node is not confirmed. Only a confirmed node receives commands.
     #[error("node {0} is not confirmed")]
     NotConfirmed(NodeId),
-    /// One row a device: no second binding.
+    /// The device is already bound to this node. A device has at most one binding.
     #[error("it is bound to node {0}: unpair it first")]
     BoundToNode(NodeId),
-    /// The server pairs it itself.
+    /// The device is bound to the server.
     #[error("it is paired by the server itself: unpair it first")]
     BoundToServer,
-    /// The server never dials what a node has found.
+    /// The node found the device. The server never dials a device that a node found.
     #[error("node {0} found it: the server itself never dials what a node has found")]
     FoundByNode(NodeId),
-    /// Another device has its place, or it was never seen at any.
+    /// The device has no known endpoint: it never had one, or another device took it.
     #[error("where it is now is not known: scan for it first")]
     NoPlace,
 }
 
-/// Whether a device may be bound to a node. Attribution is no hindrance: the operator decides, and
-/// attribution follows the binding.
+/// Decides whether a device may be bound to a node. Attribution to another node does not prevent the binding: the
+/// operator decides, and the attribution follows the binding.
 ///
 /// # Errors
 ///
-/// Why it may not.
+/// [`BindRefusal`] states why the device cannot be bound.
 pub fn decide_bind(
     node: NodeId,
     state: NodeState,
@@ -56,25 +56,25 @@ pub fn decide_bind(
     }
 }
 
-/// What the server must know before it binds a device to itself.
+/// The facts that decide whether the server may bind a device to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerClaim {
-    /// Whom the device is bound to.
+    /// The current binding of the device.
     pub binding: Binding,
-    /// The node that it is attributed to, live or not: attribution is never cleared.
+    /// The node to which the device is attributed, enrolled or revoked. Attribution is never cleared.
     pub owner: Option<NodeId>,
-    /// Whether it is at a known place.
+    /// Whether the device has a known endpoint.
     pub has_place: bool,
-    /// A node to which that place was ever attributed.
+    /// A node to which that endpoint was ever attributed.
     pub place_of: Option<NodeId>,
 }
 
-/// Whether the server may bind a device to itself: never one that has or had a node's attribution, nor
-/// one at a place that ever had.
+/// Decides whether the server may bind a device to itself. It may not if the device or its endpoint was ever
+/// attributed to a node.
 ///
 /// # Errors
 ///
-/// Why it may not.
+/// [`BindRefusal`] states why the device cannot be bound.
 pub fn decide_bind_to_server(claim: ServerClaim) -> Result<BindDecision, BindRefusal> {
     if let Some(node) = claim.owner.or(claim.place_of) {
         return Err(BindRefusal::FoundByNode(node));
@@ -90,38 +90,38 @@ pub fn decide_bind_to_server(claim: ServerClaim) -> Result<BindDecision, BindRef
 /// A device that an operator asks a node to pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PairCandidate {
-    /// Whom it is bound to.
+    /// The current binding of the device.
     pub binding: Binding,
-    /// The node that it is attributed to.
+    /// The node to which the device is attributed.
     pub owner: Option<NodeId>,
-    /// Where it stands.
+    /// The current pairing status.
     pub status: PairingStatus,
-    /// Whether it is at a known place.
+    /// Whether the device has a known endpoint.
     pub has_place: bool,
 }
 
-/// Why a device is not a target of pairing.
+/// Why a device cannot be paired on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotPairable {
-    /// Another node found it, or nobody did.
+    /// Another node found the device, or no node did.
     #[error("node {0} did not find it: bind it to that node first, or scan with it")]
     NotOfNode(NodeId),
-    /// It is bound elsewhere.
+    /// The device is bound to another node or to the server, or cannot be bound.
     #[error(transparent)]
     Bound(#[from] BindRefusal),
-    /// Paired already, and only what is not was asked for.
+    /// The device is already paired, and the request selects unpaired devices only.
     #[error("it is paired already")]
     Paired,
-    /// It is known to want a password, and there is none.
+    /// The device requires a password, and the request has none.
     #[error("it wants a password: give one")]
     PasswordMissing,
 }
 
-/// Whether a device that was asked for by name is a target of pairing on a node.
+/// Decides whether a device that the request names can be paired on a node.
 ///
 /// # Errors
 ///
-/// Why it is not.
+/// [`NotPairable`] states why it cannot.
 pub fn decide_target(node: NodeId, candidate: PairCandidate) -> Result<(), NotPairable> {
     match candidate.binding {
         Binding::Server => return Err(BindRefusal::BoundToServer.into()),
@@ -141,12 +141,12 @@ pub fn decide_target(node: NodeId, candidate: PairCandidate) -> Result<(), NotPa
     }
 }
 
-/// Whether a device is one of "all that are not paired": without a password, what is known to want one
-/// is left out.
+/// Decides whether a request for all unpaired devices includes this device. Without a password, the request skips
+/// devices that are known to require one.
 ///
 /// # Errors
 ///
-/// Why it is not.
+/// [`NotPairable`] states why the device is skipped.
 pub fn decide_unpaired_target(
     node: NodeId,
     candidate: PairCandidate,

@@ -1,7 +1,7 @@
-//! The server's own path: which addresses the server may dial itself, and what becomes of a device that
-//! it found there. Whatever has or had a node is out of its reach.
+//! The server's own scans: the addresses that the server may dial, and the decision about each device that it finds.
+//! The server never touches a device that is or was attributed to a node.
 //!
-//! [`divide`] comes before a dial, [`Sightings`] after it.
+//! Call [`divide`] before dialing and [`Sightings`] afterwards.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,22 +12,23 @@ use fleet_core::{DeviceId, DeviceIdentifier, DeviceReport, Endpoint, NodeId, can
 
 use crate::Binding;
 
-/// The server among the nodes: what it found itself has this id in its `auto:` identifier.
+/// The id that stands for the server. The `auto:` identifiers of devices that the server found contain it.
 pub const SERVER: NodeId = NodeId(0);
 
-/// Addresses that the server would like to dial, told apart.
+/// Addresses that the server asked to dial, divided into allowed and excluded ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Divided {
-    /// No node ever had a device there; each once, in the order asked.
+    /// Addresses at which no node ever had a device, each once, in the requested order.
     pub allowed: Vec<IpAddr>,
-    /// A node has or had one there, with the first such node.
+    /// Addresses at which a node has or had a device, each with the first such node.
     pub excluded: Vec<(IpAddr, NodeId)>,
 }
 
-/// Divides addresses by what was ever attributed to a node, in canonical form and each once.
+/// Divides addresses by whether one was ever attributed to a node. The results are canonical and contain each address
+/// once.
 ///
-/// An address is excluded on every port as soon as one of its endpoints was attributed: a device is
-/// attributed at one port and answers at others too.
+/// An address is excluded on every port as soon as one of its endpoints was attributed. A device is attributed at one
+/// port, but it also answers at others.
 pub fn divide(
     addresses: impl IntoIterator<Item = IpAddr>,
     attributed: impl IntoIterator<Item = (Endpoint, NodeId)>,
@@ -51,57 +52,57 @@ pub fn divide(
     divided
 }
 
-/// A record that a device found by the server may be, or whose place it has taken.
+/// An existing record that can match a device found by the server, or hold its endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownDevice {
-    /// Its id.
+    /// The id of the record.
     pub id: DeviceId,
-    /// The identifier that it goes by.
+    /// The current identifier.
     pub identifier: DeviceIdentifier,
-    /// Identifiers that it had before, or that records merged into it had.
+    /// Earlier identifiers of the record and of the records merged into it.
     pub former: Vec<DeviceIdentifier>,
-    /// Whether it is in the inventory still; a merged record is not.
+    /// Whether the record is still in the inventory. A merged record is not.
     pub live: bool,
-    /// Where it was last reached.
+    /// The endpoint at which the device was last reached.
     pub endpoint: Option<Endpoint>,
-    /// The node that it is attributed to, revoked or not; none when the server itself found it.
+    /// The node to which the record is attributed, enrolled or revoked; none if the server found it.
     pub owner: Option<NodeId>,
-    /// Whom it is bound to.
+    /// The binding of the device.
     pub binding: Binding,
 }
 
-/// What becomes of a device that the server found. What is written stays unattributed.
+/// The decision about a device that the server found. The written record stays unattributed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DirectDecision {
-    /// A device that was not known.
+    /// The device is new.
     Create {
-        /// Its id until it is stored; below zero.
+        /// A provisional id, below zero, until the record is stored.
         device: DeviceId,
-        /// Unattributed records of other devices that lose the endpoint to it; they are not merged.
+        /// Unattributed records of other devices that lose the endpoint to this one. They are not merged.
         endpoint_taken_from: Vec<DeviceId>,
     },
-    /// The unattributed record with the same identifier.
+    /// An unattributed record has the same identifier and is updated.
     Update {
-        /// Its record.
+        /// The id of that record.
         device: DeviceId,
-        /// As above.
+        /// Unattributed records of other devices that lose the endpoint to this one. They are not merged.
         endpoint_taken_from: Vec<DeviceId>,
     },
     /// Nothing is written.
     Refuse(DirectRefusal),
 }
 
-/// Why a device that the server found is not its own to write.
+/// Why the server may not write a device that it found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DirectRefusal {
-    /// This node has or had it.
+    /// The device is or was attributed to this node.
     Attributed(NodeId),
-    /// It is bound to this node.
+    /// The device is bound to this node.
     Bound(NodeId),
 }
 
 impl DirectRefusal {
-    /// The node that has it.
+    /// Returns the node that has the device.
     pub fn node(self) -> NodeId {
         match self {
             Self::Attributed(node) | Self::Bound(node) => node,
@@ -109,7 +110,7 @@ impl DirectRefusal {
     }
 }
 
-/// The records that the server's findings touch, as they become while they are decided in order.
+/// The records that the server's findings affect, updated while the findings are decided in order.
 #[derive(Clone, Debug, Default)]
 pub struct Sightings {
     known: Vec<KnownDevice>,
@@ -117,16 +118,17 @@ pub struct Sightings {
 }
 
 impl Sightings {
-    /// Begins with every record of the organization, merged ones too, that has or had one of the findings'
-    /// identities, and with the unattributed ones at their endpoints.
+    /// Starts with all records of the organization that match an identity of the findings, including former
+    /// identities and merged records. The unattributed records at the findings' endpoints are required too.
     pub fn new(known: Vec<KnownDevice>) -> Self {
         Self { known, created: 0 }
     }
 
-    /// Decides about one device that the server found, and takes the decision into account.
+    /// Decides about one device that the server found and applies the decision.
     ///
-    /// A node's claim comes first, by any identity that the device shows. Then the unattributed record of
-    /// the same identifier is updated; another record at the same endpoint loses it and stays what it is.
+    /// A claim by a node comes first and may match any identity of the device. Otherwise the unattributed record with
+    /// the same identifier is updated. Another record at the same endpoint loses the endpoint and is otherwise
+    /// unchanged.
     pub fn decide(&mut self, report: &DeviceReport) -> DirectDecision {
         let claim = self
             .known
@@ -189,8 +191,8 @@ impl Sightings {
 }
 
 impl KnownDevice {
-    /// Whether a found device shows an identity of this record. Serials repeat across makes, so that one
-    /// counts only where not both sides know a MAC.
+    /// Whether a found device shows an identity of this record. Serials repeat across makes, so a serial counts only
+    /// if one side has no MAC.
     fn is_shown_by(&self, report: &DeviceReport) -> bool {
         let mut identifiers = std::iter::once(&self.identifier).chain(&self.former);
         let mut macs = identifiers
@@ -208,7 +210,7 @@ impl KnownDevice {
         identifiers.any(|known| *known == named || Some(known) == serial.as_ref())
     }
 
-    /// The node that has it, if one does.
+    /// Returns the node's claim to the record, if a node has one.
     fn claim(&self) -> Option<DirectRefusal> {
         match (self.owner, self.binding) {
             (Some(node), _) => Some(DirectRefusal::Attributed(node)),

@@ -1,4 +1,4 @@
-//! Body of the fuzz target: what must hold of identities for any input.
+//! Body of the fuzz target: properties of identities that hold for any input.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use fleet_core::{
 
 use crate::{DeviceRecord, Inventory, Reporter};
 
-/// Nodes that report: a live one, another, and the replacement of a third that is revoked.
+/// The reporting nodes: an enrolled node, another one, and the replacement of a third that is revoked.
 const REPORTERS: [Reporter; 3] = [
     Reporter {
         node: NodeId(1),
@@ -24,13 +24,14 @@ const REPORTERS: [Reporter; 3] = [
         replaces: Some(NodeId(3)),
     },
 ];
-/// Rows of one input.
+/// Maximum number of rows in one input.
 const ROWS: usize = 64;
 
-/// Reading an identity is idempotent and never takes a placeholder for one; a report's identity is what
-/// its evidence yields for the node that sent it; rows of several nodes keep identities and places
-/// apart and take nothing from one another. The text is one identity, and its lines are rows:
-/// `reporter|place|identifier|mac|serial|model`.
+/// Checks three properties. Parsing an identity is idempotent and rejects placeholders. The identity of a report
+/// follows from its evidence and the node that sent it. Rows of several nodes keep identities and endpoints apart and
+/// never take over each other's records.
+///
+/// The text is parsed as one identity, and its lines as rows: `reporter|place|identifier|mac|serial|model`.
 pub fn device_identity(data: &[u8]) {
     vectors();
     let text = String::from_utf8_lossy(data);

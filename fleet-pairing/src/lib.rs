@@ -1,11 +1,11 @@
-//! Whose device it is: which record of the inventory a reported device belongs to, and whether its
-//! node may write that record.
+//! Device ownership: which inventory record a reported device belongs to, and whether the reporting node may write
+//! that record.
 //!
-//! Pure decisions over rows that the caller has loaded and locked; nothing of storage or wire. Start
-//! with [`decide_report`] (one device), then [`Inventory`] (a whole report, row after row). What the server
-//! itself may dial and write is [`divide`]'s and [`Sightings`]' to say; [`decide_undo`] takes back what a
-//! report has made one. Pairing is [`decide_bind`] (whom a device is bound to) and [`decide_result`] (what a
-//! node's attempt makes of it).
+//! All decisions are pure functions over rows that the caller has loaded and locked. The crate contains no storage
+//! and no wire code. Start with [`decide_report`] (one device), then read [`Inventory`] (a whole report, row by row).
+//! [`divide`] and [`Sightings`] decide what the server itself may dial and write. [`decide_undo`] reverts a merge
+//! that a report caused. [`decide_bind`] decides bindings, and [`decide_result`] applies the result of a pairing
+//! attempt.
 
 mod binding;
 mod direct;

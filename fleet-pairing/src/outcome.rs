@@ -1,37 +1,37 @@
-//! The machine of a pairing attempt: what a node's result makes of a device.
+//! Applies the result of a pairing attempt to the status of a device.
 
 use fleet_core::{NodeId, PairOutcome, PairingStatus, RejectReason};
 
 use crate::Binding;
 
-/// A node's word about one target, or that it gave none.
+/// A node's result for one target, or the lack of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PairWord {
-    /// A result.
+    /// The node sent a result.
     Said {
-        /// What came of the attempt.
+        /// The outcome of the attempt.
         outcome: PairOutcome,
-        /// Whether the password it was delivered with is active; none when the node does not know.
+        /// Whether the password that the device was delivered with is active; none if the node does not know.
         default_password: Option<bool>,
     },
-    /// The command ended without one.
+    /// The command ended without a result.
     Silent,
 }
 
-/// What becomes of the device.
+/// The effect of a result on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settled {
-    /// What the operator is told of this attempt.
+    /// The status that the operator sees for this attempt.
     pub told: PairingStatus,
-    /// Where the device stands from now on.
+    /// The status of the device from now on.
     pub status: PairingStatus,
-    /// Whether it is bound to the node in the same transaction.
+    /// Whether the device is bound to the node in the same transaction.
     pub bind: bool,
 }
 
-/// Decides about one result. A device that is paired stays so unless it refuses the credentials: an
-/// attempt that met a want of credentials was sent before, and one that failed otherwise says nothing
-/// about those that work.
+/// Decides the effect of one result. A paired device stays paired unless it refuses the credentials. A result that
+/// reports missing credentials was sent before the device was paired. Any other failure does not show that the
+/// working credentials are wrong.
 pub fn decide_result(word: PairWord, current: PairingStatus) -> Settled {
     use PairingStatus::{AuthenticationNeeded, DefaultPassword, Failed, Paired};
     let plain = |status| Settled {
@@ -73,12 +73,12 @@ pub fn decide_result(word: PairWord, current: PairingStatus) -> Settled {
     }
 }
 
-/// Whether a node may still say what came of a device that it was asked to pair: the device may have
-/// been bound elsewhere, or found by another node, since the command was sent.
+/// Checks whether a node may still report a result for a device that it was asked to pair. The device may have been
+/// bound elsewhere, or found by another node, since the command was sent.
 ///
 /// # Errors
 ///
-/// Why its word is refused.
+/// [`RejectReason`] states why the result is refused.
 pub fn may_settle(
     node: NodeId,
     binding: Binding,
@@ -105,8 +105,8 @@ mod tests {
         }
     }
 
-    /// Every case: the word, then for every status that the device may have, what is told, what the
-    /// status becomes, and whether it is bound.
+    /// Covers every result with every status of the device, and checks the reported status, the new status and the
+    /// binding.
     #[test]
     fn every_word_over_every_status() {
         type Row = (PairingStatus, PairingStatus, bool);

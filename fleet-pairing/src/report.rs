@@ -117,8 +117,8 @@ pub fn decide_report(
         merges.push((heir.id, IdentityReason::Replacement));
     }
     if let Err(reason) = found.record.writable_by(reporter.node) {
-        // The node knew the device by its endpoint, and the identity turns out to belong to another
-        // owner: this is a conflict.
+        // The node knew the device by its endpoint only, and the strong identity belongs to another owner. This is a
+        // conflict.
         let conflict = identifier.is_strong() && !merges.is_empty();
         let reason = if conflict {
             RejectReason::IdentityConflict

@@ -1,61 +1,61 @@
-//! Taking back what a report has made one: an operator says that two names are two devices.
+//! Reverts a merge or an identifier change that a report caused: an operator states that two identifiers are two
+//! devices.
 //!
-//! The record with the stronger name keeps its id, place, history and, unless it came with the other, its
-//! binding. The weaker name stands by itself again, without a place until it is reported, and is kept
-//! apart from the stronger one: the next report does not make them one again. Another identity that
-//! the device shows is new evidence and may.
+//! The record with the stronger identifier keeps its id, endpoint and history. It keeps its binding unless the
+//! binding came from the other record. The weaker identifier gets a record of its own, without an endpoint until it
+//! is reported. The two are kept apart, so the next report does not merge them again. Another identity that the
+//! device shows is new evidence and may merge them.
 
 use fleet_core::{DeviceId, DeviceIdentifier};
 
 use crate::DeviceRecord;
 
-/// What a report made one: a record that goes by another identifier since, or one that has ended in
-/// another.
+/// A change that a report caused: a record got another identifier, or was merged into another record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityChange {
-    /// The record that goes by both names: the one it was, or the one in which that has ended since.
+    /// The record that has both identifiers. If it was merged since, the record that it was merged into.
     pub device: DeviceId,
-    /// The record that ended in it; none when it only changed its identifier.
+    /// The record that was merged into it; none if only the identifier changed.
     pub merged: Option<DeviceId>,
-    /// The weaker name.
+    /// The weaker identifier.
     pub former: DeviceIdentifier,
-    /// The name that stayed.
+    /// The identifier that remained.
     pub became: DeviceIdentifier,
-    /// Whether it was taken back already.
+    /// Whether the change was already reverted.
     pub undone: bool,
 }
 
-/// What taking back writes.
+/// The writes that revert a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Undo {
-    /// The record that lives again; none when one is made anew with the former identifier.
+    /// The record to restore; none if a new record with the former identifier is created.
     pub revive: Option<DeviceId>,
-    /// What the weaker record is kept apart from, besides what it was.
+    /// Further identifiers from which the weaker record is kept apart.
     pub keep_apart: Vec<DeviceIdentifier>,
 }
 
-/// Why a change is not taken back.
+/// Why a change cannot be reverted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UndoRefusal {
-    /// It was before.
+    /// The change was already reverted.
     #[error("the change was taken back already")]
     Undone,
-    /// A live record has the name.
+    /// A live record has the identifier.
     #[error("device {device} goes by {identifier} already: the two are apart")]
     Taken {
-        /// That record.
+        /// The id of that record.
         device: DeviceId,
-        /// The name.
+        /// The identifier.
         identifier: DeviceIdentifier,
     },
 }
 
-/// Decides about taking back a change. `survivor` is the live record that `change.device` names, `holder`
-/// the live record that goes by the former name, if one does.
+/// Decides whether to revert a change. `survivor` is the live record that `change.device` names. `holder` is the live
+/// record with the former identifier, if there is one.
 ///
 /// # Errors
 ///
-/// [`UndoRefusal`]; nothing is to be written.
+/// [`UndoRefusal`] states why the change stays. Nothing must be written.
 pub fn decide_undo(
     change: &IdentityChange,
     survivor: &DeviceRecord,
@@ -80,10 +80,10 @@ pub fn decide_undo(
     })
 }
 
-/// Names that a record is kept apart from at the most; each costs an operator's call.
+/// Maximum number of identifiers from which a record is kept apart. Each one requires a call by an operator.
 pub const KEPT_APART_MOST: usize = 16;
 
-/// Adds names to what a record is kept apart from, each once; over the bound the oldest go.
+/// Adds identifiers to those from which a record is kept apart, each once. Above the limit the oldest are dropped.
 pub fn keep_apart(
     known: &[DeviceIdentifier],
     more: impl IntoIterator<Item = DeviceIdentifier>,

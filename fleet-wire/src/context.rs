@@ -1,4 +1,4 @@
-//! What a handler knows of its call, and what it answers.
+//! The context that a handler receives with a call, and the reply that it returns.
 
 use std::{fmt, net::SocketAddr, pin::Pin, time::Instant};
 
@@ -10,20 +10,20 @@ use http::{
 
 use crate::RpcError;
 
-/// A stream of messages, in or out. An inbound stream goes on after an error that concerns one message only (it did not
-/// decode, or broke a bound); after an error of the transport it ends.
+/// A stream of messages, inbound or outbound. An inbound stream continues after an error that concerns one message (a
+/// decoding error or a broken bound). It ends after a transport error.
 pub type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, RpcError>> + Send + 'static>>;
 
-/// Where a connection comes from.
+/// The remote end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// The other end of the socket; a proxy's if there is one.
+    /// The address of the socket's other end; behind a proxy, the address of the proxy.
     pub address: SocketAddr,
     /// Whether the connection is encrypted.
     pub tls: bool,
 }
 
-/// The protocol a call came by.
+/// The protocol of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// Connect, binary or JSON.
@@ -34,7 +34,7 @@ pub enum Protocol {
     GrpcWeb,
 }
 
-/// What came with a call beside its message.
+/// The data that came with a call beside its message.
 #[derive(Debug, Clone)]
 pub struct Context {
     pub(crate) path: String,
@@ -44,12 +44,12 @@ pub struct Context {
     pub(crate) extensions: Extensions,
 }
 
-/// The principal that authentication found, as it travels in the extensions.
+/// The authenticated principal, as it travels in the extensions.
 #[derive(Clone)]
 pub(crate) struct Principal<P>(pub(crate) P);
 
 impl Context {
-    /// Makes a context without a connection, for calling handlers directly.
+    /// Creates a context without a connection, for direct calls of handlers.
     pub fn detached(path: impl Into<String>) -> Self {
         Self {
             path: path.into(),
@@ -60,7 +60,7 @@ impl Context {
         }
     }
 
-    /// Hands over a principal, as authentication does.
+    /// Sets the principal, as authentication does.
     #[must_use]
     pub fn with_principal<P: Clone + Send + Sync + 'static>(mut self, principal: P) -> Self {
         self.extensions.insert(Principal(principal));
@@ -96,43 +96,43 @@ impl Context {
         &self.headers
     }
 
-    /// One request header, if it is there and text.
+    /// Returns one request header if it is present and valid text.
     pub fn header(&self, name: impl AsHeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// When the caller gives up, if it said so; the call is cut then.
+    /// Returns the deadline of the caller, if it sent one. The call is canceled at that time.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// The other end of the connection, if the call came by one of ours.
+    /// Returns the other end of the connection, if the call came through a listener of this crate.
     pub fn peer(&self) -> Option<Peer> {
         self.extensions.get().copied()
     }
 
-    /// The principal, if authentication found one and its type is `P`.
+    /// Returns the principal, if authentication found one and its type is `P`.
     pub fn principal<P: Send + Sync + 'static>(&self) -> Option<&P> {
         self.extensions.get::<Principal<P>>().map(|p| &p.0)
     }
 
-    /// Whatever else a layer in front put there.
+    /// Returns an extension that a layer in front of the services added.
     pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&T> {
         self.extensions.get()
     }
 }
 
-/// What a handler answers: a message or a stream, and response headers.
+/// The reply of a handler: a message or a stream, and response headers.
 #[derive(Clone)]
 pub struct Reply<T> {
-    /// The message, or the stream of them.
+    /// The message, or the stream of messages.
     pub message: T,
-    /// Sent before the message.
+    /// Headers that are sent before the message.
     pub headers: HeaderMap,
 }
 
 impl<T> Reply<T> {
-    /// Answers without headers.
+    /// Creates a reply without headers.
     pub fn new(message: T) -> Self {
         Self {
             message,
@@ -149,7 +149,7 @@ impl<T> Reply<T> {
 }
 
 impl<T: Send + 'static> Reply<BoxStream<T>> {
-    /// Answers a stream.
+    /// Creates a reply with a stream.
     pub fn stream(messages: impl Stream<Item = Result<T, RpcError>> + Send + 'static) -> Self {
         Self::new(Box::pin(messages))
     }

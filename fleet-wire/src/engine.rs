@@ -1,5 +1,5 @@
-//! The seam to the RPC engine: its errors, contexts and codecs to ours and back. Together with the private halves of
-//! `server` and `client` the only code that names it.
+//! Conversions between the RPC engine and this crate: errors, contexts and codecs. Only this file and the private
+//! parts of `server` and `client` name the engine.
 
 use base64::{
     Engine as _,
@@ -15,15 +15,15 @@ use crate::{
     bounds::{self, Validate},
 };
 
-/// More objects in a JSON request than any legal one has (a report holds 1,024). An object of three bytes becomes a
-/// message of hundreds, so that without this bound a small body could fill the memory.
+/// Maximum number of objects in a JSON request; a valid report holds up to 1,024. An object of three bytes becomes a
+/// message of hundreds of bytes. Without this limit a small body could exhaust the memory.
 const MAX_JSON_OBJECTS: usize = 8_192;
 
-/// What the runtime needs of a message.
+/// The traits that the runtime requires of a message.
 pub trait Wire: Message + Default + Serialize + DeserializeOwned + 'static {}
 impl<T: Message + Default + Serialize + DeserializeOwned + 'static> Wire for T {}
 
-/// Decodes a request and checks its bounds; nothing larger than the bounds allow is ever built.
+/// Decodes a request and checks its bounds. It never builds a value that exceeds the bounds.
 pub(crate) fn decode<M: Wire + Validate>(bytes: Bytes, format: CodecFormat) -> Result<M, RpcError> {
     if format != CodecFormat::Json {
         return decode_checked(bytes);
@@ -33,12 +33,12 @@ pub(crate) fn decode<M: Wire + Validate>(bytes: Bytes, format: CodecFormat) -> R
     Ok(message)
 }
 
-/// Decodes a message that came inside another one, the payload of a command for example, as the servers decode requests:
-/// elements are counted before anything is built, then the bounds are checked.
+/// Decodes a message that is nested in another one, such as the payload of a command, in the same way as a request.
+/// Elements are counted before a value is built, then the bounds are checked.
 ///
 /// # Errors
 ///
-/// INVALID_ARGUMENT: it does not decode, or a field breaks its bound.
+/// INVALID_ARGUMENT if the message does not decode or a field breaks its bound.
 pub fn decode_checked<M: Message + Default + Validate>(bytes: Bytes) -> Result<M, RpcError> {
     let message: M = decode_proto(bytes)?;
     message.validate()?;
@@ -96,7 +96,7 @@ fn protocol(protocol: connectrpc::Protocol) -> Protocol {
     }
 }
 
-/// The codes of both sides, in one table.
+/// The mapping between the codes of the engine and of this crate.
 const CODES: [(Code, ErrorCode); 16] = [
     (Code::Canceled, ErrorCode::Canceled),
     (Code::Unknown, ErrorCode::Unknown),

@@ -1,4 +1,4 @@
-//! The error of a call, as handlers raise it and as clients receive it, with the details both sides know.
+//! The error of a call, as handlers return it and clients receive it, with the details that both sides know.
 
 use std::{fmt, time::Duration};
 
@@ -13,40 +13,40 @@ use crate::{
 const FLEET_DETAILS: &str = "common.v1.FleetErrorDetails";
 const RETRY_INFO: &str = "google.rpc.RetryInfo";
 
-/// Why a call failed: the codes that gRPC and Connect share.
+/// Why a call failed. gRPC and Connect share these codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// The caller gave up.
+    /// The caller canceled the call.
     Canceled,
-    /// An error without a code.
+    /// The error has no code.
     Unknown,
-    /// The request can never succeed.
+    /// The request is invalid and can never succeed.
     InvalidArgument,
-    /// Not done in time.
+    /// The deadline passed.
     DeadlineExceeded,
-    /// What the request names is not there, for this caller.
+    /// The requested object does not exist, or is not visible to this caller.
     NotFound,
-    /// What the request would create is there.
+    /// The object to create already exists.
     AlreadyExists,
-    /// The caller is known and may not.
+    /// The caller is authenticated but lacks the permission.
     PermissionDenied,
-    /// A limit is reached; later may do.
+    /// A limit is reached. A later retry may succeed.
     ResourceExhausted,
-    /// The state of things does not allow it.
+    /// The current state does not allow the operation.
     FailedPrecondition,
-    /// Lost a race; the whole operation may be tried again.
+    /// A concurrent change won. The whole operation may be retried.
     Aborted,
-    /// Past the end of what there is.
+    /// The position is past the end.
     OutOfRange,
-    /// Nobody here does that.
+    /// The server does not implement the method.
     Unimplemented,
-    /// A fault of this side.
+    /// An internal fault of the server.
     Internal,
-    /// Not now; the same call may be tried again.
+    /// The server is temporarily unavailable. The same call may be retried.
     Unavailable,
-    /// Data is damaged.
+    /// Data is lost or corrupt.
     DataLoss,
-    /// The caller is not known.
+    /// The caller is not authenticated.
     Unauthenticated,
 }
 
@@ -80,24 +80,24 @@ impl fmt::Display for Code {
     }
 }
 
-/// A message that explains an error to programs.
+/// A message that describes an error to programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detail {
-    /// The full name of the message, without a prefix.
+    /// The full name of the message type, without a prefix.
     pub type_name: String,
     /// The encoded message.
     pub value: Bytes,
 }
 
-/// The failure of a call. What it says reaches the peer: nothing internal belongs into it.
+/// The failure of a call. All its fields are sent to the peer and must not contain internal information.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct RpcError {
     /// The kind of failure.
     pub code: Code,
-    /// For people.
+    /// The message for people.
     pub message: String,
-    /// For programs.
+    /// The details for programs.
     pub details: Vec<Detail>,
 }
 
@@ -111,7 +111,7 @@ macro_rules! constructors {
 }
 
 impl RpcError {
-    /// Makes an error without details.
+    /// Creates an error without details.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -121,37 +121,37 @@ impl RpcError {
     }
 
     constructors! {
-        /// The request can never succeed.
+        /// The request is invalid and can never succeed.
         invalid_argument => InvalidArgument;
-        /// Not done in time.
+        /// The deadline passed.
         deadline_exceeded => DeadlineExceeded;
-        /// What the request names is not there, for this caller.
+        /// The requested object does not exist, or is not visible to this caller.
         not_found => NotFound;
-        /// What the request would create is there.
+        /// The object to create already exists.
         already_exists => AlreadyExists;
-        /// The caller is known and may not.
+        /// The caller is authenticated but lacks the permission.
         permission_denied => PermissionDenied;
         /// A limit is reached.
         resource_exhausted => ResourceExhausted;
-        /// The state of things does not allow it.
+        /// The current state does not allow the operation.
         failed_precondition => FailedPrecondition;
-        /// Lost a race.
+        /// A concurrent change won.
         aborted => Aborted;
-        /// Past the end of what there is.
+        /// The position is past the end.
         out_of_range => OutOfRange;
-        /// Nobody here does that.
+        /// The server does not implement the method.
         unimplemented => Unimplemented;
-        /// A fault of this side; the message must not say more than an id that is in the log.
+        /// An internal fault. The message must contain no more than an id that is in the log.
         internal => Internal;
-        /// Not now.
+        /// The server is temporarily unavailable.
         unavailable => Unavailable;
-        /// The caller is not known.
+        /// The caller is not authenticated.
         unauthenticated => Unauthenticated;
         /// The operation was canceled.
         canceled => Canceled;
     }
 
-    /// The structured "this server does not serve now", on which nodes come back within 1.5 s.
+    /// Creates the structured error of a server that is not active. Nodes retry within 1.5 s.
     pub fn not_active(message: impl Into<String>) -> Self {
         let code = fleet_error_details::Code::Common(CommonErrorCode::NotActive.into());
         Self::unavailable(message)
@@ -168,7 +168,7 @@ impl RpcError {
         self
     }
 
-    /// Adds the hint when to come back, a `google.rpc.RetryInfo`.
+    /// Adds a retry delay as `google.rpc.RetryInfo`.
     #[must_use]
     pub fn with_retry_after(self, delay: Duration) -> Self {
         let seconds = i64::try_from(delay.as_secs()).unwrap_or(i64::MAX);
@@ -181,13 +181,13 @@ impl RpcError {
         )
     }
 
-    /// Decodes the first detail of that type; what does not decode is not there.
+    /// Decodes the first detail of this type. A detail that does not decode counts as missing.
     pub fn detail<M: Message + Default>(&self, type_name: &str) -> Option<M> {
         let detail = self.details.iter().find(|d| d.type_name == type_name)?;
         M::decode(detail.value.clone()).ok()
     }
 
-    /// Whether a server said in structure that it does not serve now.
+    /// Whether the error states, as a detail, that the server is not active.
     pub fn is_not_active(&self) -> bool {
         let wanted = Some(fleet_error_details::Code::Common(
             CommonErrorCode::NotActive.into(),
@@ -198,7 +198,7 @@ impl RpcError {
                 .is_some_and(|d| d.code == wanted)
     }
 
-    /// When to come back, if the peer said so; negative and absurd values are no hint.
+    /// Returns the retry delay that the peer sent, if any. Negative and absurd values count as none.
     pub fn retry_after(&self) -> Option<Duration> {
         let delay = self.detail::<RetryInfo>(RETRY_INFO)?.retry_delay?;
         Some(Duration::new(

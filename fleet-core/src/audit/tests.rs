@@ -1,4 +1,4 @@
-//! The chain against everything that can be done to it.
+//! Tests of the chain against every kind of tampering.
 
 use proptest::prelude::*;
 
@@ -169,7 +169,7 @@ proptest! {
         cut.drain(from..to);
         let fault = ChainFault::Missing { from: from as u64 + 1, to: to as u64 };
         prop_assert_eq!(verify(&cut, head_of(&chain), None), [fault]);
-        // A cut tail with the head set back is seen by who kept a head.
+        // A truncated tail with a reset head is only detected with a kept head.
         if to == chain.len() {
             prop_assert_eq!(verify(&cut, head_of(&cut), None), []);
             prop_assert_eq!(verify(&cut, head_of(&cut), Some(head_of(&chain))), [fault]);

@@ -1,4 +1,4 @@
-//! Reports and pins of any order and content, judged by [`admit`] and by the model at once. Start with
+//! Runs [`admit`] and the model on the same reports and pins, in any order and with any content. Start with
 //! [`report_admission`].
 
 use std::{
@@ -11,20 +11,20 @@ use fleet_core::{AddressPolicy, DeviceReport, Endpoint, Port, RawDeviceReport, R
 use super::model::{Answer, Model, Row, Where};
 use crate::{KnownRow, RowVerdict, Scope, admit};
 
-/// The most operations of one run.
+/// Maximum number of operations in one run.
 const MOST_OPERATIONS: usize = 64;
-/// Rows of one report at the most.
+/// Maximum number of rows in one report.
 const ROWS: u8 = 24;
-/// Ports that rows have: two more than an open scope takes.
+/// Number of different ports in rows: two more than an open scope accepts.
 const PORTS: u16 = 12;
 const NAMES: [&str; 2] = ["a.lan", "b.lan"];
-/// The identifier that belongs to somebody else.
+/// The identifier of a device that belongs to another node.
 const THEIRS: u8 = 3;
 
-/// Whatever is reported and pinned, in whatever order: scope and admission decide as the model does; what is stored
-/// lies in the scope and in the policy (I7); the quota holds (I8); a report that comes again changes nothing (I12).
+/// For any sequence of reports and pins, scope and admission decide as the model does. Stored rows are within the
+/// scope and the policy (I7). The quota holds (I8). A repeated report changes nothing (I12).
 ///
-/// The first four bytes make the scope, each further four one operation.
+/// The first four bytes determine the scope. Every further four bytes are one operation.
 pub fn report_admission(data: &[u8]) {
     let (ops, _) = data.as_chunks::<4>();
     let Some((first, ops)) = ops.split_first() else {
@@ -113,7 +113,7 @@ impl Run {
         self.check();
     }
 
-    /// A report, by the product and by the model.
+    /// Processes a report with the product and with the model.
     fn report(&mut self, rows: &[Row]) -> Option<Vec<Answer>> {
         let before = self.scope.clone();
         let verdicts = admit(
@@ -176,14 +176,14 @@ impl Run {
         let answer: Vec<IpAddr> = (0..count % 10)
             .map(|n| address(from.wrapping_add(n) % 32))
             .collect();
-        // Whether it was taken is the model's to say, by what may be reported afterwards.
+        // The result is not compared here. The model compares what may be reported afterwards.
         let _ = self.scope.pin(name, Ok(&answer), self.policy);
         self.model.pin(name, &answer, self.policy);
         let awaits = matches!(&self.model.place, Where::Pinned(names) if names.iter().any(|(_, answer)| answer.is_none()));
         assert_eq!(self.scope.awaits_pins(), awaits, "{}", self.scope);
     }
 
-    /// What must hold at any moment.
+    /// Checks the invariants.
     fn check(&self) {
         let scope = &self.scope;
         assert!(self.known.len() <= self.model.quota(), "{scope}");
@@ -216,7 +216,7 @@ impl Run {
     }
 }
 
-/// How many rows a node is told were taken, and how many not.
+/// Returns how many rows the node is told were accepted, and how many rejected.
 fn counted(answers: Vec<Answer>) -> (usize, usize) {
     let taken = answers
         .iter()
@@ -225,7 +225,7 @@ fn counted(answers: Vec<Answer>) -> (usize, usize) {
     (taken, answers.len() - taken)
 }
 
-/// Addresses of every kind that a node may name: two subnets of a site, and what it must never name.
+/// Addresses of every kind that a node may name: two subnets of a site, and addresses that it must never name.
 fn address(n: u8) -> IpAddr {
     match n % 32 {
         n @ 0..12 => Ipv4Addr::new(10, 0, 0, n).into(),
@@ -243,7 +243,7 @@ fn address(n: u8) -> IpAddr {
     }
 }
 
-/// The next row of a report: a step of a linear congruential generator (Knuth's constants).
+/// Returns the next row of a report: a step of a linear congruential generator with Knuth's constants.
 fn row(seed: &mut u32) -> Row {
     *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
     let [_, a, b, c] = seed.to_le_bytes();

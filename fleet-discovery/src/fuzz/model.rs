@@ -1,23 +1,23 @@
-//! Scope and admission once more, as lists that are searched from end to end: written to be obvious, not fast.
+//! A reference model of scope and admission: lists with linear search, written for clarity and not for speed.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use fleet_core::{AddressPolicy, canonical};
 
-/// What became of a row, as a node is answered.
+/// The answer that a node gets for a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// Malformed, outside, or otherwise not stored.
+    /// The row is malformed, out of scope, or otherwise not stored.
     Rejected,
-    /// Stored as a device.
+    /// The row is stored as a device.
     Accepted,
-    /// Stored as a row that is refused.
+    /// The row is stored as refused.
     Refused,
-    /// Stored before, as a device or not.
+    /// The row was stored before; true if it was accepted.
     Repeated(bool),
 }
 
-/// A row as the model sees it.
+/// A row in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) ip: IpAddr,
@@ -26,24 +26,24 @@ pub(super) struct Row {
     pub(super) malformed: bool,
 }
 
-/// The addresses that a scope lets be reported.
+/// The addresses that a scope permits.
 #[derive(Clone, Debug)]
 pub(super) enum Where {
-    /// These.
+    /// These addresses.
     Listed(Vec<IpAddr>),
-    /// What names are pinned to: nothing said yet, addresses, or left out.
+    /// The addresses to which names are pinned. A name without a pin has `None`; a skipped name has no addresses.
     Pinned(Vec<(String, Option<Vec<IpAddr>>)>),
     /// The aligned /22 of the first accepted device.
     Subnet(Option<Ipv4Addr>),
-    /// The first eight of accepted devices.
+    /// The first eight addresses of accepted devices.
     Unpinned(Vec<IpAddr>),
 }
 
-/// A command: its scope, and what was stored of it.
+/// A command: its scope and its stored rows.
 #[derive(Clone, Debug)]
 pub(super) struct Model {
     pub(super) place: Where,
-    /// None when the first ten count.
+    /// The permitted ports; `None` if the first ten reported ports count.
     pub(super) ports: Option<Vec<u16>>,
     pub(super) ports_seen: Vec<u16>,
     /// Address, port, identifier, and whether it was accepted.
@@ -87,7 +87,7 @@ impl Model {
         targets * self.ports.as_ref().map_or(10, Vec::len)
     }
 
-    /// Takes a report as a whole, or nothing of it when it passes the quota.
+    /// Accepts a report as a whole, or rejects it as a whole if it exceeds the quota.
     pub(super) fn report(
         &mut self,
         rows: &[Row],
@@ -144,7 +144,7 @@ impl Model {
         Some(Answer::Accepted)
     }
 
-    /// Takes a node's answer for a name: it stands when none was given before and every address may be scanned.
+    /// Processes a node's answer for a name. It counts if it is the first one and every address may be scanned.
     pub(super) fn pin(&mut self, name: &str, answer: &[IpAddr], policy: AddressPolicy) {
         let Where::Pinned(names) = &mut self.place else {
             return;

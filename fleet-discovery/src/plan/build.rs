@@ -13,12 +13,12 @@ use crate::{
     AddressList, HostName, LOCAL_SUBNET, NodeProfile, Scope, ScopeKind, Target, scope::ScopePorts,
 };
 
-/// Probes that an upstream node runs at a time, and how long each waits for an answer.
+/// Number of probes that an upstream node runs in parallel.
 const UPSTREAM_PROBES: u64 = 32;
-/// Seconds after which an upstream node gives an address up.
+/// Seconds after which an upstream node gives up on an address.
 const UPSTREAM_TIMEOUT: u64 = 10;
-/// Probes of a list that an upstream node finishes within its ten minutes when nothing answers, with a
-/// sixth in reserve: past that it would report nothing at all, since it uploads at the end.
+/// Probes of a list that an upstream node finishes within its ten minutes if nothing answers, with a sixth in
+/// reserve. A node that takes longer reports nothing at all, because it uploads at the end.
 const UPSTREAM_LIST_PROBES: usize = 1_600;
 /// Ports that drivers of upstream nodes are known to probe: 80, 443 and 4028.
 const UPSTREAM_DEFAULT_PORTS: u64 = 3;

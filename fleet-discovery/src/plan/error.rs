@@ -1,4 +1,4 @@
-//! Why a request has no plan. Every text names the offending entry and says what would do.
+//! Why a request has no plan. Every message names the invalid entry and the accepted form.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -10,47 +10,47 @@ use crate::{HostName, LOCAL_SUBNET, ListeningError, PortsError, TargetError};
 /// Why a request has no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// The ports.
+    /// The ports are invalid.
     #[error(transparent)]
     Ports(#[from] PortsError),
-    /// A target, or an entry of a list.
+    /// A target, or an entry of a list, is invalid.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// A list without entries.
+    /// The list has no entries.
     #[error("the list is empty: name at least one address or host name")]
     EmptyList,
-    /// The local subnet of a node that announced none, among other targets.
+    /// The request combines the local-subnet keyword with other targets, and the node announced no subnet.
     #[error(
         "`{LOCAL_SUBNET}` cannot be combined with other targets on this node, which does not announce its subnets: scan it alone"
     )]
     LocalSubnetCombined,
-    /// Every target is excluded.
+    /// The excludes cover every target.
     #[error("every target is excluded: leave out one of the entries that begin with `!`")]
     NothingLeft,
-    /// An address that may not be scanned.
+    /// The address may not be scanned.
     #[error(transparent)]
     Address(#[from] RefusedAddress),
-    /// A network or range that holds an address that may not be scanned.
+    /// The network or range contains an address that may not be scanned.
     #[error("`{entry}` holds {ip}, a {} address: only private networks can be scanned (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7)", .class.as_str())]
     Holds {
-        /// The entry, canonical.
+        /// The entry in canonical form.
         entry: String,
         /// The first such address.
         ip: IpAddr,
         /// Its class.
         class: AddressClass,
     },
-    /// An end of a range that is not an IPv4 address.
+    /// An end of the range is not an IPv4 address.
     #[error(
         "the {end} of the range, `{input}`, is not an IPv4 address: write four decimals from 0 to 255 without leading zeros, such as 10.0.0.7"
     )]
     RangeEnd {
         /// `start` or `end`.
         end: &'static str,
-        /// As it came, escaped and bounded.
+        /// The text as received; escaped and bounded.
         input: String,
     },
-    /// A range that ends before it starts.
+    /// The range ends before it starts.
     #[error("the range ends at {end}, before its start {start}: exchange the two")]
     RangeOrder {
         /// The first address.
@@ -58,74 +58,73 @@ pub enum PlanError {
         /// The last address.
         end: Ipv4Addr,
     },
-    /// More targets than a scan takes.
+    /// The request has more targets than a scan accepts.
     #[error(
         "`{entry}` makes {count} targets: a scan takes {} at most, start several scans",
         limits::SCAN_TARGETS
     )]
     TooManyTargets {
-        /// What asks for them.
+        /// The entry with which the limit is exceeded.
         entry: String,
-        /// How many.
+        /// Number of targets.
         count: u64,
     },
-    /// A name for a node that does not pin names.
+    /// The target is a host name, and the node does not pin names.
     #[error(
         "`{0}` is a host name, and this node cannot pin names to addresses: write its address, or choose a node that can"
     )]
     NameUnpinned(HostName),
-    /// The local-subnet word for a node whose subnets are too large to be swept.
+    /// The request has the local-subnet keyword, and the node's subnets are too large for a scan.
     #[error("`{LOCAL_SUBNET}` makes {count} targets with the node's subnet {subnet}: a scan takes {most} at most; name a part of it such as a /24, or narrow the subnets in the node's configuration", most = limits::SCAN_TARGETS)]
     LocalSubnetTooLarge {
-        /// The subnet with which the bound is passed.
+        /// The subnet with which the limit is exceeded.
         subnet: IpNetwork,
-        /// Targets with it.
+        /// Number of targets including that subnet.
         count: u64,
     },
-    /// The local-subnet word for a node none of whose announced subnets can be scanned.
+    /// The request has the local-subnet keyword, and none of the announced subnets can be scanned.
     #[error(
         "`{LOCAL_SUBNET}`: none of the subnets that the node announced can be swept ({subnets}): name a private IPv4 network instead"
     )]
     NoLocalSubnet {
-        /// What it announced.
+        /// The announced subnets.
         subnets: String,
     },
-    /// Multicast DNS for a node that does not announce it.
+    /// The request is for multicast DNS, which the node does not announce.
     #[error("this node cannot listen to mDNS: choose a node that announces it, or scan addresses")]
     MdnsNotAnnounced,
-    /// What is to be listened for.
+    /// The service type, domain or time is invalid.
     #[error(transparent)]
     Listening(#[from] ListeningError),
-    /// Ports for a multicast DNS scan, whose command has no room for them.
+    /// The request has ports, and the command of a multicast DNS scan cannot carry them.
     #[error(
         "port {0} cannot be asked for in an mDNS scan, which tries the node's default ports: leave the ports out, or scan the target `{LOCAL_SUBNET}`"
     )]
     MdnsPorts(Port),
-    /// Multicast DNS for a node whose subnets are more than one command takes.
+    /// The request is for multicast DNS, and the node's subnets exceed one command.
     #[error(
         "an mDNS scan covers the node's own subnets, {count} targets with {subnet}: this node takes {most} in one command; narrow its subnets with --local-subnet, or scan a part by its address"
     )]
     MdnsTooLarge {
-        /// The subnet with which the bound is passed.
+        /// The subnet with which the limit is exceeded.
         subnet: IpNetwork,
-        /// Targets with it.
+        /// Number of targets including that subnet.
         count: u64,
-        /// Targets that the node takes.
+        /// Maximum number of targets that the node accepts.
         most: usize,
     },
-    /// Multicast DNS for a node that announced no subnet which can be scanned.
+    /// The request is for multicast DNS, and none of the announced subnets can be scanned.
     #[error(
         "an mDNS scan covers the node's own subnets, and none that it announced can be scanned ({subnets}): name a private IPv4 network with --local-subnet there, or scan addresses"
     )]
     MdnsNoSubnet {
-        /// What it announced.
+        /// The announced subnets.
         subnets: String,
     },
 }
 
 impl PlanError {
-    /// The code that the operator gets: the request is wrong, or it asks for what this node or the
-    /// policy does not allow.
+    /// Returns the code for the operator: the request is invalid, or the node or the policy does not allow it.
     pub fn code(&self) -> Code {
         match self {
             Self::Ports(_)

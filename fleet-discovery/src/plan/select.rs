@@ -47,7 +47,7 @@ pub(super) enum What {
     Announced(AddressList),
     /// The keyword for the node's own subnet.
     LocalSubnet,
-    /// Addresses of the node's subnets, of which those are tried that announce a service.
+    /// Addresses of the node's subnets. Only hosts that announce a service are probed.
     Heard {
         listening: Listening,
         addresses: AddressList,
@@ -223,8 +223,7 @@ pub(super) fn target(
     })
 }
 
-/// The subnets that the node announced, as far as they can be swept; the word itself when it
-/// announced none.
+/// Selects the announced subnets that are small enough to scan, or the keyword itself if the node announced none.
 fn local_subnet(node: &NodeProfile, policy: &PlanPolicy) -> Result<Selection, PlanError> {
     if node.local_subnets.is_empty() {
         return Ok(Selection::of(What::LocalSubnet));
@@ -236,7 +235,7 @@ fn local_subnet(node: &NodeProfile, policy: &PlanPolicy) -> Result<Selection, Pl
     })
 }
 
-/// The subnets that the node announced, in one command.
+/// Selects the announced subnets for one command.
 pub(super) fn announcers(
     listening: Listening,
     node: &NodeProfile,
@@ -266,13 +265,13 @@ pub(super) fn announcers(
 
 /// Why a node's subnets cannot be scanned.
 enum SubnetFault {
-    /// With this subnet they are too many targets.
+    /// With this subnet the number of targets exceeds the limit.
     TooLarge { subnet: IpNetwork, count: u64 },
-    /// None of these can be swept.
+    /// None of these subnets can be scanned.
     None { subnets: String },
 }
 
-/// The subnets that the node announced, as far as they can be swept.
+/// Returns the announced subnets that can be scanned.
 fn announced(
     node: &NodeProfile,
     policy: &PlanPolicy,
@@ -367,7 +366,7 @@ fn range_end(end: &'static str, text: &str) -> Result<Ipv4Addr, PlanError> {
     }
 }
 
-/// A name, if the node or the policy lets it be asked for.
+/// Selects a name, if the node or the policy permits names.
 fn name_for(
     name: HostName,
     node: &NodeProfile,
@@ -390,7 +389,7 @@ fn bounded(entry: &str, count: u64) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Whether every address may be scanned.
+/// Checks that every address may be scanned.
 fn permitted(entry: &str, addresses: &AddressList, policy: AddressPolicy) -> Result<(), PlanError> {
     match addresses.iter().find(|ip| policy.admit(*ip).is_err()) {
         None => Ok(()),

@@ -1,4 +1,4 @@
-//! Tables of requests with the chunks or the refusal that each gets.
+//! Tables of requests, each with its chunks or its error.
 
 mod mdns;
 
@@ -53,7 +53,7 @@ fn planned(mode: Mode, ports: &[&str], node: &NodeProfile) -> Plan {
     plan_for(mode, ports, node, PlanPolicy::default()).expect("a plan")
 }
 
-/// Each chunk as its command and its scope; of a long list its length.
+/// Formats each chunk as its command and its scope; of a long list, only the length.
 fn summary(plan: &Plan) -> Vec<String> {
     plan.chunks
         .iter()
@@ -240,7 +240,7 @@ fn commands_stay_within_what_their_node_takes() {
             .iter()
             .all(|(targets, _)| *targets <= 1_024)
     );
-    // A dark list of 1,024 addresses and two ports would take an upstream node longer than it may.
+    // An upstream node would exceed its time on a list of 1,024 silent addresses and two ports.
     assert_eq!(
         sizes(range("10.0.0.2", "10.0.4.1"), &["80", "443"], &upstream),
         [(800, 2), (224, 2)]
@@ -572,7 +572,7 @@ fn the_estimate_is_that_of_dark_space() {
         seconds(target("10.0.0.0/22"), &["80"], &NodeProfile::upstream()),
         320
     );
-    // 65,534 probes at 5,000 a second, and the last timeouts of four commands.
+    // 65,534 probes at 5,000 per second, plus the last timeouts of four commands.
     assert_eq!(seconds(target("10.0.0.0/16"), &["80"], &ours()), 17);
     assert_eq!(seconds(target("10.0.0.0/16"), &[], &ours()), 43);
 }

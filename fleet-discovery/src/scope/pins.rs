@@ -1,4 +1,4 @@
-//! Names of a scope and the addresses that their node pinned them to, once, before its first report.
+//! The names of a scope and their pinned addresses. The node pins each name once, before its first report.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -15,32 +15,32 @@ pub(super) struct Pin {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The node has not said.
+    /// The node has not answered.
     None,
     /// One to eight canonical addresses, each once, in the node's order.
     Addresses(Vec<IpAddr>),
-    /// The name is left out; escaped and bounded.
+    /// The name is skipped for this reason; escaped and bounded.
     Skipped(String),
 }
 
-/// What a node's answer for a name did.
+/// The effect of a node's answer for a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pinned {
-    /// The name has addresses.
+    /// The name is pinned to addresses.
     Pinned,
-    /// The name is left out, with a reason.
+    /// The name is skipped, with a reason.
     Skipped,
-    /// The same was said before: nothing changed.
+    /// The answer repeats an earlier one. Nothing changes.
     Unchanged,
 }
 
-/// Why a node's answer for a name is not taken.
+/// Why a node's answer for a name is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PinError {
-    /// The command does not ask for the name.
+    /// The command does not include the name.
     #[error("`{0}` is not a name that this command asked for")]
     UnknownName(String),
-    /// The node said something else before: the first word stands.
+    /// The node gave a different answer before. The first answer counts.
     #[error("`{0}` was pinned otherwise before")]
     AlreadyPinned(HostName),
 }
@@ -90,7 +90,7 @@ impl Pin {
         }
     }
 
-    /// How many addresses it has, or may get.
+    /// Returns the number of addresses that the name has or can get.
     pub(super) fn most_addresses(&self) -> u64 {
         match &self.answer {
             Answer::None => limits::NAME_ADDRESSES as u64,
@@ -100,7 +100,7 @@ impl Pin {
     }
 }
 
-/// The addresses of all names in order, each once.
+/// Returns the addresses of all names in order, each once.
 pub(super) fn addresses(pins: &[Pin]) -> impl Iterator<Item = IpAddr> + '_ {
     let mut seen = BTreeSet::new();
     pins.iter()
@@ -132,13 +132,13 @@ pub(super) fn answer(
     })
 }
 
-/// What a name may be pinned to, of what it resolved to: its addresses, canonical and each once, in the order of the
-/// answer. Whoever looks a name up and whoever is told of it judge by this.
+/// Returns the addresses to which a name may be pinned, canonical and each once, in the order of the answer. The node
+/// that resolves a name and the server that receives the answer both apply this check.
 ///
 /// # Errors
 ///
-/// Why the name is left out: it has no address, more than eight, or one that may not be scanned. One is enough: a
-/// mixed answer is how a name that somebody else controls reaches into a network.
+/// Why the name is skipped: it has no address, more than eight, or one that may not be scanned. One such address is
+/// enough, because a mixed answer lets the owner of a name reach into a network.
 pub fn pinnable(answered: &[IpAddr], policy: AddressPolicy) -> Result<Vec<IpAddr>, String> {
     let mut addresses = Vec::new();
     for ip in answered {

@@ -1,22 +1,22 @@
-//! The port half of a scope.
+//! The ports of a scope.
 
 use fleet_core::{Port, limits};
 
 use super::ScopeKind;
 
-/// Which ports may be reported.
+/// The ports that may be reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ports {
-    /// From the request, ascending.
+    /// The ports of the request, ascending.
     Exact(Vec<Port>),
     /// The node's announced defaults, ascending.
     Announced(Vec<Port>),
-    /// The first ten reported, ascending: the node does not say its defaults.
+    /// The first ten reported ports, ascending. The node does not announce its defaults.
     Open(Vec<Port>),
 }
 
 impl Ports {
-    /// The ports of the request; without any, those that the node announced; else open.
+    /// Selects the ports of the request; without any, the announced ports; without these, open ports.
     pub(crate) fn new(requested: &[Port], announced: &[Port]) -> Self {
         let sorted = |ports: &[Port]| {
             let mut ports = ports.to_vec();
@@ -58,7 +58,7 @@ impl Ports {
         }
     }
 
-    /// How many ports may be reported at the most.
+    /// Returns the maximum number of ports that may be reported.
     pub(crate) fn most(&self) -> u64 {
         match self {
             Self::Exact(ports) | Self::Announced(ports) => ports.len() as u64,

@@ -1,4 +1,4 @@
-//! Tables of scopes and of their text.
+//! Tables of scopes and their texts.
 
 use super::*;
 

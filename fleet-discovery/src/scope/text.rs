@@ -7,7 +7,7 @@
 //! | `subnet` | `?` or the aligned /22 |
 //! | `unpinned` | `name=` and the addresses seen, joined by `+` |
 //!
-//! Ports are numbers joined by commas, after `~` when announced, after `*` when open.
+//! Ports are numbers joined by commas, after `~` if announced and after `*` if open.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{HostName, shown::shown};
 
-/// Bytes of the longest text that is read: 65,536 lone addresses at 40 bytes each, with room.
+/// Maximum length in bytes of a text that is parsed: 65,536 single addresses at 40 bytes each, with a margin.
 const MOST: usize = 4 << 20;
 
 /// A stored text that is not a scope.
@@ -75,7 +75,7 @@ fn joined<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T], glue: &str) 
     Ok(())
 }
 
-/// A text whose bytes other than printable ASCII, and those that the format uses, stand as `%XX`.
+/// Writes the bytes that are not printable ASCII, and those that the format uses, as `%XX`.
 struct Encoded<'a>(&'a str);
 
 impl fmt::Display for Encoded<'_> {
@@ -106,7 +106,7 @@ fn decoded(text: &str) -> Option<String> {
 impl FromStr for Scope {
     type Err = InvalidScope;
 
-    /// Reads what [`fmt::Display`] writes and nothing else.
+    /// Reads only what [`fmt::Display`] writes.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let refused = |part| InvalidScope {
             input: shown(text),

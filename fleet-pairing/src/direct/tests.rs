@@ -1,4 +1,4 @@
-//! The table of cases: what the server found x what is known x who has it, and what holds for all.
+//! Tables of findings, known records and owners, and properties that hold for all of them.
 
 use fleet_core::{Port, RawDeviceReport, RejectReason};
 use proptest::prelude::*;
@@ -20,7 +20,7 @@ fn endpoint(ip: &str) -> Endpoint {
     }
 }
 
-/// What the server finds at [`HERE`]; `shows` holds identifiers separated by blanks.
+/// A device that the server finds at [`HERE`]. `shows` holds identifiers separated by blanks.
 fn found(shows: &str) -> DeviceReport {
     let kind = |kind: &str| {
         shows
@@ -41,7 +41,7 @@ fn found(shows: &str) -> DeviceReport {
     .expect("well-formed")
 }
 
-/// A record at [`ELSEWHERE`] that the server found and that is bound to nobody.
+/// An unbound record at [`ELSEWHERE`] that the server found.
 fn known(id: i64, identifier: &str) -> KnownDevice {
     let identifier = match identifier {
         "auto" => found("").identifier(SERVER),
@@ -139,7 +139,7 @@ fn what_has_or_had_a_node_is_refused_with_the_node() {
             "bound to node 7",
         );
     }
-    // By an identity that the record has left behind, and by any that the device shows.
+    // The match may be a former identifier, or any identifier that the device shows.
     check(
         SERIAL,
         &[owned(formerly(SERIAL, known(1, MAC)))],
@@ -150,7 +150,7 @@ fn what_has_or_had_a_node_is_refused_with_the_node() {
         &[owned(known(1, SERIAL))],
         "of node 7",
     );
-    // A claim outweighs a record of the server's own.
+    // A node's claim outweighs a record of the server.
     check(
         "mac:02:00:5E:10:00:01 serial:S-1",
         &[known(1, MAC), owned(known(2, SERIAL))],
@@ -174,7 +174,7 @@ fn an_endpoint_is_lost_to_another_device_and_never_merges() {
         &[here(known(1, MAC)), known(2, MAC_2)],
         "update 2 takes 1",
     );
-    // A node's record at the same private endpoint is another site's.
+    // The same private endpoint of a node belongs to another site.
     check(MAC, &[owned(here(known(1, MAC_2)))], "create");
 }
 
@@ -271,7 +271,7 @@ fn shows() -> impl Strategy<Value = &'static str> {
 }
 
 proptest! {
-    /// Attributed and bound records are never written, whatever the order; nothing is merged.
+    /// Attributed and bound records are never written, in any order. Nothing is merged.
     #[test]
     fn the_server_never_touches_what_has_or_had_a_node(
         inventory in inventories(), shown in prop::collection::vec(shows(), 1..5)
@@ -296,7 +296,7 @@ proptest! {
         }
     }
 
-    /// Finding the same again changes nothing.
+    /// Repeating a finding changes nothing.
     #[test]
     fn a_repeated_finding_changes_nothing(inventory in inventories(), shows in shows()) {
         let mut once = Sightings::new(inventory);
@@ -306,7 +306,7 @@ proptest! {
         prop_assert_eq!(once.known, twice.known);
     }
 
-    /// Whatever the server stores, no node can claim by its identifier.
+    /// No node can claim, by its identifier, a device that the server stored.
     #[test]
     fn what_the_server_found_is_claimable_by_no_node(shows in shows(), node in 1..9_i64) {
         let report = found(shows);
@@ -332,7 +332,7 @@ proptest! {
         }
     }
 
-    /// Every address asked for is in one part, and no allowed one was ever a node's.
+    /// Every requested address is in one of the two parts. No allowed address ever belonged to a node.
     #[test]
     fn addresses_are_divided_without_rest(
         asked in prop::collection::vec(0_u8..32, 0..40),

@@ -1,4 +1,4 @@
-//! The table of all cases: who reports x who owns x binding x liveness of the owner x kind of identity x
+//! The table of all cases: reporter, owner, binding, whether the owner is enrolled, kind of identity, and
 //! replacement.
 
 use std::collections::BTreeSet;
@@ -134,7 +134,8 @@ fn whose_device_it_is_in_every_case() {
             assert_eq!(&outcome(&record, kind), expected, "{kind}: {line}");
         }
     }
-    // What a node owns is bound to it or to a third; what nobody owns has no owner to be bound to.
+    // A record of a node is bound to that node or to a third one. A record without owner cannot be bound to its
+    // owner.
     assert_eq!(cases.len(), 5 * 5 - 2, "a case is missing");
 }
 
@@ -150,7 +151,7 @@ fn records_are_not_claimed_by_identifier_alone() {
             );
         }
     }
-    // An identifier of another node's place, sent as one's own, is computed anew.
+    // The server recomputes an `auto:` identifier that a node copied from another node.
     let theirs = record("other", "nobody", "auto");
     let report = DeviceReport {
         sent_identifier: theirs.identifier.to_string(),

@@ -1,4 +1,4 @@
-//! The table of cases: who reports x what is known x who owns it x whom it is bound to.
+//! Tables of cases: reporter, known records, their owners and their bindings.
 
 use fleet_core::{Endpoint, RawDeviceReport};
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ const SERIAL: &str = "serial:S-1";
 const HERE: &str = "10.0.0.7";
 const ELSEWHERE: &str = "10.0.0.8";
 
-/// A report at [`HERE`] that shows what `shows` says: identifiers separated by blanks, or nothing.
+/// A report at [`HERE`]. `shows` holds its identifiers separated by blanks; it may be empty.
 fn report(shows: &str, model: &str) -> DeviceReport {
     let kind = |kind: &str| {
         shows
@@ -35,7 +35,7 @@ fn report(shows: &str, model: &str) -> DeviceReport {
     .expect("well-formed")
 }
 
-/// A record of mine at [`HERE`]; of an `auto:` identity when `identifier` is just that.
+/// A record of the reporting node at [`HERE`]. It gets an `auto:` identity if `identifier` is `auto`.
 fn record(id: i64, identifier: &str) -> DeviceRecord {
     let report = report("", "");
     let identifier = match identifier {
@@ -80,7 +80,7 @@ fn model(model: &str, record: DeviceRecord) -> DeviceRecord {
     record
 }
 
-/// The record as node `owner` would know it by its place and type.
+/// The record with the `auto:` identifier that node `owner` would compute from its endpoint and type.
 fn auto_of(owner: NodeId, kind: &str, record: DeviceRecord) -> DeviceRecord {
     DeviceRecord {
         identifier: report("", kind).identifier(owner),
@@ -151,7 +151,7 @@ fn check(shows: &str, candidates: &[DeviceRecord], expected: &str) {
 fn what_is_not_known_is_created() {
     for shows in [MAC, SERIAL, ""] {
         check(shows, &[], "create");
-        // The same private address behind another node, or known by the server, is another place.
+        // The same private address behind another node, or known by the server, is another endpoint.
         check(
             shows,
             &[owned(Some(OTHER), true, record(1, MAC_2))],
@@ -190,7 +190,7 @@ fn a_device_first_known_by_its_place_stays_one_record() {
 
 #[test]
 fn two_automatic_identities_of_one_place_are_one_record() {
-    // The record was made when the model was not known: another hash, the same place.
+    // The record was created when the model was unknown: the hash differs, the endpoint is the same.
     check("", &[record(1, "auto")], "update 1");
     check("", &[model("S17", record(1, "auto"))], "update 1");
 }
@@ -254,11 +254,11 @@ fn two_records_of_one_device_become_one() {
         &[weak(), owned(Some(OTHER), false, strong())],
         "update 2 merges 1",
     );
-    // A record of the serial that the device shows beside its MAC is the same device too.
+    // A record with the serial that the device shows beside its MAC is the same device too.
     let both = format!("{MAC} {SERIAL}");
     check(&both, &[record(1, SERIAL), strong()], "update 2 merges 1");
     check(MAC, &[record(1, SERIAL), strong()], "update 2 takes 1");
-    // A binding may have brought two records of one place to one node.
+    // A binding may have given one node two records at the same endpoint.
     check(
         "",
         &[record(1, "auto"), record(2, "auto:0000000000000001")],
@@ -339,16 +339,17 @@ fn a_replacement_takes_over_what_the_dead_node_knew_of_the_place_and_type() {
         &[theirs(), at(ELSEWHERE, record(2, MAC))],
         "update 2 merges 1",
     );
-    // Never by guess: the place alone, another type, another node's record, a node that lives.
+    // Nothing is guessed: a match by endpoint only, another type, another node's record and an enrolled node do not
+    // count.
     check("", &[auto_of(OTHER, "S21", theirs())], "create");
     check("", &[auto_of(NodeId(3), "S19", theirs())], "create");
     check("", &[owned(Some(NodeId(3)), false, theirs())], "create");
     check("", &[owned(Some(OTHER), true, theirs())], "create");
     check("", &[bound(Binding::Node(NodeId(3)), theirs())], "create");
     check("", &[bound(Binding::Server, theirs())], "create");
-    // Who was not named as the replacement takes over nothing.
+    // A node that was not named as the replacement takes over nothing.
     assert_eq!(decided(&report("", "S19"), &[theirs()]), "create");
-    // Nor what an operator told apart.
+    // A record that an operator separated is not taken over either.
     check("", &[apart(&auto.to_string(), theirs())], "create");
 }
 

@@ -1,4 +1,4 @@
-//! What is taken back, what is not, and that the next reports leave it so.
+//! Changes that are reverted, changes that are not, and later reports that must not merge the records again.
 
 use fleet_core::{DeviceReport, NodeId, RawDeviceReport};
 use proptest::prelude::*;
@@ -81,7 +81,7 @@ fn each_case_has_its_answer() {
             identifier: weak()
         })
     );
-    // The survivor has a third name meanwhile: neither of the two is taken on again.
+    // The survivor has a third identifier by now. It takes neither of the two again.
     let renamed = record(1, report("10.0.0.7", "02:00:5e:10:00:02").identifier(ME));
     assert_eq!(
         decide_undo(&change(None), &renamed, None).map(|undo| undo.keep_apart),
@@ -96,7 +96,7 @@ fn after_an_undo_no_report_makes_the_two_one_again() {
     weaker.endpoint = None;
     weaker.kept_apart = keep_apart(&weaker.kept_apart, undo.keep_apart);
     let mut inventory = Inventory::new([record(1, strong()), weaker]);
-    // The same place by turns with and without the MAC, and each of them at another place.
+    // Alternates between the same endpoint with and without the MAC, and also moves each device to another endpoint.
     for (ip, mac) in [
         ("10.0.0.7", MAC),
         ("10.0.0.7", ""),
@@ -131,7 +131,7 @@ fn what_is_kept_apart_is_bounded_and_each_once() {
 const MACS: [&str; 3] = ["", MAC, "02:00:5e:10:00:02"];
 const SERIALS: [&str; 2] = ["", "S-1"];
 
-/// What a node may say about one of two places: which MAC, serial and model it shows there.
+/// What a node may report at one of two endpoints: the MAC, serial and model that it shows.
 fn rows() -> impl Strategy<Value = (usize, usize, usize, usize)> {
     (0..2_usize, 0..3_usize, 0..2_usize, 0..2_usize)
 }
@@ -150,7 +150,7 @@ fn said((place, mac, serial, model): (usize, usize, usize, usize)) -> DeviceRepo
     .expect("well-formed")
 }
 
-/// The records as stored, without provisional ids.
+/// Returns the records as stored, without provisional ids.
 fn stored(inventory: &Inventory) -> Vec<DeviceRecord> {
     let settled = |record: &DeviceRecord| DeviceRecord {
         id: settled(record.id),
@@ -163,7 +163,7 @@ fn settled(id: DeviceId) -> DeviceId {
     DeviceId(id.0.abs())
 }
 
-/// The change that a decision has made, the first of them where it has made several.
+/// Returns the first change that a decision made.
 fn made(
     before: &[DeviceRecord],
     after: &[DeviceRecord],
@@ -194,8 +194,8 @@ fn made(
 proptest! {
     #![proptest_config(fleet_core::regressions!("undo", 1024))]
 
-    /// Whatever led to it: the report that made two one does not do so again after they were told apart,
-    /// nor does any report that shows nothing new.
+    /// A report that merged two records does not merge them again after an operator separated them. Neither does any
+    /// report without new evidence.
     #[test]
     fn what_was_taken_back_stays_so_until_there_is_new_evidence(
         first in prop::collection::vec(rows(), 1..12),

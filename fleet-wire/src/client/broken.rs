@@ -1,25 +1,25 @@
-//! Connections that break in the middle of an answer.
+//! Errors of connections that break in the middle of a response.
 
 use connectrpc::{ConnectError, ErrorCode};
 
 use crate::RpcError;
 
-/// How the engine begins to say that an answer has no end. To it these are internal errors.
+/// Prefixes of engine errors about a truncated response. The engine classifies them as internal errors.
 const BROKEN: [&str; 3] = [
     "failed to read response body",
     "stream ended without grpc-status",
     "Connect streaming response ended without END_STREAM",
 ];
 
-/// How the engine begins to report an HTTP error status without a gRPC or Connect error in the answer.
+/// Prefix of engine errors about an HTTP error status without a gRPC or Connect error in the response.
 const BARE_STATUS: &str = "HTTP error ";
 
-/// An error of a call, where a connection that broke under it is UNAVAILABLE: whoever is at the other end died
-/// or was cut off, and may be asked again.
+/// Converts an error of a call. A broken connection becomes UNAVAILABLE: the peer died or was cut off, and the call
+/// may be retried.
 pub(super) fn failed(error: ConnectError) -> RpcError {
     let message = error.message.as_deref().unwrap_or_default();
-    // A server of this protocol never answers so; a proxy does. The codes that the engine derives from such a status, such
-    // as UNIMPLEMENTED for 404, would say something about the server that nobody asked.
+    // A server of this protocol never sends a bare status, but a proxy does. The engine derives codes such as
+    // UNIMPLEMENTED from 404. They would describe the server, which never received the call.
     if let Some(rest) = message.strip_prefix(BARE_STATUS) {
         let status: String = rest.chars().take_while(char::is_ascii_digit).collect();
         return RpcError::unavailable(format!(

@@ -20,25 +20,25 @@ use super::{
 };
 use crate::{Method, Protocol, RpcError, engine::Wire};
 
-/// What servers on Unix sockets are called in requests, as gRPC has it.
+/// The URL in requests to servers on Unix sockets, as in gRPC.
 const UNIX_URL: &str = "http://localhost";
 
-/// How a channel connects.
+/// Settings of a channel's connections.
 #[derive(Debug, Clone)]
 pub struct ChannelConfig {
-    /// Whom to trust for `https`.
+    /// The certificate authorities to trust for `https`.
     pub roots: Roots,
-    /// Longest time for TCP and TLS together.
+    /// Time limit for TCP and TLS together.
     pub connect_timeout: Duration,
-    /// Longest time of a unary call that sets none itself. Streams have none.
+    /// Time limit of a unary call that sets none itself. Streams have no limit.
     pub call_timeout: Duration,
-    /// Largest message taken from the server, in bytes.
+    /// Maximum size of a message from the server, in bytes.
     pub max_response: usize,
-    /// Pause between the PINGs of an HTTP/2 connection; none sends no PING.
+    /// Interval between the PINGs of an HTTP/2 connection; none disables PINGs.
     pub keepalive_interval: Option<Duration>,
     /// How long a PING may stay unanswered before the connection counts as lost.
     pub keepalive_timeout: Duration,
-    /// The protocol of unary calls and server streams. What is not Connect goes by HTTP/2.
+    /// The protocol of unary calls and server streams. All protocols except Connect use HTTP/2.
     pub protocol: Protocol,
 }
 
@@ -56,39 +56,39 @@ impl Default for ChannelConfig {
     }
 }
 
-/// Why there is no channel.
+/// Why a channel could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
-    /// The URL is none, or not one of a server.
+    /// The text is not a URL, or not the URL of a server.
     #[error(
         "{url:?} is not the URL of a server: {reason}; give http://HOST[:PORT][/PREFIX] or https://..."
     )]
     Url {
-        /// What was given.
+        /// The given text.
         url: String,
-        /// What is wrong with it.
+        /// The reason why it was rejected.
         reason: String,
     },
-    /// The file with the authorities cannot be used.
+    /// The file with the certificate authorities cannot be used.
     #[error("the CA file {} cannot be used: {reason}", path.display())]
     CaFile {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason why it was rejected.
         reason: String,
     },
-    /// The authorities cannot be used.
+    /// The certificate authorities cannot be used.
     #[error("the CA certificates cannot be used: {reason}")]
     Ca {
-        /// What is wrong with them.
+        /// The reason why they were rejected.
         reason: String,
     },
-    /// Nobody to trust.
+    /// The system has no certificate authority to trust.
     #[error("no usable CA certificate; name a CA file, or install the system's CA certificates")]
     NoRoots,
 }
 
-/// A channel to one server; cheap to clone, connects when it is needed.
+/// A channel to one server. It is cheap to clone and connects on demand.
 #[derive(Clone)]
 pub struct Channel {
     unary: (Transport, ClientConfig),
@@ -105,20 +105,20 @@ impl std::fmt::Debug for Channel {
 }
 
 impl Channel {
-    /// Prepares a channel; nothing is dialed yet. The path of the URL is a prefix of every call's path.
+    /// Creates a channel without dialing. The path of the URL is a prefix of every call's path.
     ///
     /// # Errors
     ///
-    /// The URL or the authorities cannot be used.
+    /// [`ChannelError`] if the URL or the certificate authorities cannot be used.
     pub fn new(url: &str, config: &ChannelConfig) -> Result<Self, ChannelError> {
         Self::over(parse(url)?, None, config)
     }
 
-    /// Prepares a channel to a server that listens on a Unix socket, in plain text; nothing is dialed yet.
+    /// Creates a channel to a server that listens on a Unix socket, in plain text, without dialing.
     ///
     /// # Errors
     ///
-    /// None today; what a socket is not shows when it is dialed.
+    /// Currently none. A path that is not a socket fails when it is dialed.
     pub fn unix(socket: &Path, config: &ChannelConfig) -> Result<Self, ChannelError> {
         Self::over(parse(UNIX_URL)?, Some(socket), config)
     }

@@ -1,4 +1,4 @@
-//! What a single call may set.
+//! Options of a single call.
 
 use std::{fmt, time::Duration};
 
@@ -12,7 +12,7 @@ pub struct CallOptions {
 }
 
 impl CallOptions {
-    /// Nothing set: no credential, the channel's timeout.
+    /// Creates options without credentials and with the channel's timeout.
     pub fn new() -> Self {
         Self::default()
     }
@@ -21,7 +21,7 @@ impl CallOptions {
     ///
     /// # Errors
     ///
-    /// The token has characters that no header may have.
+    /// [`InvalidHeaderValue`] if the token has characters that a header may not have.
     pub fn bearer(mut self, token: &str) -> Result<Self, InvalidHeaderValue> {
         let mut value = HeaderValue::from_str(&format!("Bearer {token}"))?;
         value.set_sensitive(true);
@@ -29,14 +29,15 @@ impl CallOptions {
         Ok(self)
     }
 
-    /// Sends a header.
+    /// Adds a request header.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.append(name, value);
         self
     }
 
-    /// Gives the whole call this long; for a stream, from its start to its end. The server is told.
+    /// Sets the time limit of the whole call; for a stream, from its start to its end. The limit is sent to the
+    /// server.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -46,7 +47,7 @@ impl CallOptions {
 
 impl fmt::Debug for CallOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Sensitive header values print as such.
+        // `HeaderValue` prints sensitive values as `Sensitive`.
         f.debug_struct("CallOptions")
             .field("headers", &self.headers)
             .field("timeout", &self.timeout)

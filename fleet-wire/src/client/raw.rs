@@ -1,4 +1,4 @@
-//! The one message the engine's client ever sees: bytes. Encoding and decoding are prost's.
+//! The only message type that the engine's client handles: bytes. Encoding and decoding use prost.
 
 use buffa::{
     DecodeContext, DecodeError, EncodeSink, SizeCache,
@@ -28,7 +28,7 @@ impl buffa::Message for Raw {
         _: &mut impl Buf,
         _: DecodeContext<'_>,
     ) -> Result<(), DecodeError> {
-        // `merge_to_limit` takes everything, so that no single field is ever merged.
+        // `merge_to_limit` consumes the whole input, so the engine never merges a single field.
         Ok(())
     }
 
@@ -77,7 +77,7 @@ impl buffa::HasMessageView for Raw {
     type ViewHandle = RawHandle;
 }
 
-/// What the engine hands out in streams.
+/// The item type of the engine's streams.
 pub(super) struct RawHandle(OwnedView<RawView<'static>>);
 
 impl From<OwnedView<RawView<'static>>> for RawHandle {

@@ -1,4 +1,4 @@
-//! The two ends of a stream, as a client holds them.
+//! The two halves of a stream on the client.
 
 use std::{fmt, marker::PhantomData};
 
@@ -19,7 +19,7 @@ pub(super) enum Source {
     Bidi(Box<BidiRecvHalf<ResponseBody, RawView<'static>>>),
 }
 
-/// The messages that come from the server. Dropping it cancels the call.
+/// The messages from the server. Dropping this value cancels the call.
 pub struct Incoming<T> {
     source: Source,
     message: PhantomData<fn() -> T>,
@@ -33,11 +33,11 @@ impl<T: Wire> Incoming<T> {
         }
     }
 
-    /// Waits for the next message; `None` is the end that the server meant. Cancel-safe.
+    /// Waits for the next message. `None` means that the server ended the stream normally. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// The stream failed, or the server ended it with an error; every later call says the same.
+    /// The stream failed, or the server ended it with an error. Every later call returns the same error.
     pub async fn message(&mut self) -> Result<Option<T>, RpcError> {
         let message = match &mut self.source {
             Source::Server(stream) => stream.message::<Raw>().await,
@@ -51,7 +51,7 @@ impl<T: Wire> Incoming<T> {
             .map_err(|e| RpcError::internal(format!("the server's message does not decode: {e}")))
     }
 
-    /// The response headers; `None` until a stream both ways has brought its first message.
+    /// Returns the response headers. A bidirectional stream has `None` until its first message arrives.
     pub fn headers(&self) -> Option<&HeaderMap> {
         match &self.source {
             Source::Server(stream) => Some(stream.headers()),
@@ -59,7 +59,7 @@ impl<T: Wire> Incoming<T> {
         }
     }
 
-    /// The same messages as a stream that ends after the first error.
+    /// Converts the messages to a stream that ends after the first error.
     pub fn into_stream(self) -> BoxStream<T> {
         Box::pin(stream::unfold(Some(self), |incoming| async move {
             let mut incoming = incoming?;
@@ -77,7 +77,7 @@ impl<T> fmt::Debug for Incoming<T> {
     }
 }
 
-/// Sends messages to the server. Dropping it says that there will be no more.
+/// Sends messages to the server. Dropping this value ends the outgoing half.
 pub struct Outgoing<T> {
     stream: BidiSendHalf<Raw>,
     message: PhantomData<fn(T)>,
@@ -91,11 +91,11 @@ impl<T: Wire> Outgoing<T> {
         }
     }
 
-    /// Sends one message; waits while the connection takes no more.
+    /// Sends one message. Waits while the connection has no capacity.
     ///
     /// # Errors
     ///
-    /// The stream is over; why it is over says [`Incoming::message`].
+    /// The stream has ended. [`Incoming::message`] returns the reason.
     pub async fn send(&mut self, message: &T) -> Result<(), RpcError> {
         Ok(self
             .stream

@@ -1,4 +1,4 @@
-//! Whom a client trusts.
+//! The certificate authorities that a client trusts.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -12,12 +12,12 @@ use super::ChannelError;
 /// The authorities that may sign a server's certificate.
 #[derive(Debug, Clone, Default)]
 pub enum Roots {
-    /// Those of the operating system.
+    /// The authorities of the operating system.
     #[default]
     System,
-    /// Only those in this PEM file.
+    /// Only the authorities in this PEM file.
     File(PathBuf),
-    /// Only those in this PEM text.
+    /// Only the authorities in this PEM text.
     Pem(String),
 }
 
@@ -46,7 +46,7 @@ impl Roots {
         }
     }
 
-    /// A client configuration that offers these protocols.
+    /// Returns a client configuration that offers these protocols.
     pub(super) fn client_config(&self, alpn: &[&[u8]]) -> Result<ClientConfig, ChannelError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)

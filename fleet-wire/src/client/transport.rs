@@ -1,4 +1,5 @@
-//! HTTP for the client: TCP, Unix sockets and TLS by hand, pooling and both versions of HTTP by hyper.
+//! HTTP for the client. This file implements TCP, Unix sockets and TLS; hyper provides pooling and both HTTP
+//! versions.
 
 use std::{
     error::Error,
@@ -34,12 +35,12 @@ use super::{ChannelConfig, ChannelError};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Sends requests; one pool of connections.
+/// Sends requests over one pool of connections.
 #[derive(Clone)]
 pub(super) struct Transport(Client<Connector, ClientBody>);
 
 impl Transport {
-    /// HTTP/1.1, or HTTP/2 where TLS negotiates it.
+    /// Uses HTTP/1.1, or HTTP/2 where TLS negotiates it.
     pub(super) fn any(
         config: &ChannelConfig,
         tls: bool,
@@ -49,7 +50,7 @@ impl Transport {
         Ok(Self(builder(config).build(connector)))
     }
 
-    /// HTTP/2 only: by prior knowledge without TLS.
+    /// Uses HTTP/2 only; without TLS by prior knowledge.
     pub(super) fn http2(
         config: &ChannelConfig,
         tls: bool,
@@ -100,7 +101,7 @@ impl ClientTransport for Transport {
     }
 }
 
-/// An error with its causes, each said once.
+/// Formats an error with its causes and omits repeated texts.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -118,7 +119,7 @@ fn chain(error: &dyn Error) -> String {
 #[derive(Clone)]
 struct Connector {
     tcp: HttpConnector,
-    /// Dialed instead, whatever the URL says.
+    /// The socket to dial in place of the URL's host.
     socket: Option<Arc<Path>>,
     tls: Option<TlsConnector>,
     timeout: Duration,

@@ -1,4 +1,4 @@
-//! The hook that admits calls. It sees a call's path, headers and connection, never its body.
+//! The hook that admits calls. It sees the path, the headers and the connection of a call, never its body.
 
 use std::{panic::AssertUnwindSafe, pin::Pin};
 
@@ -7,7 +7,7 @@ use http::{Extensions, HeaderMap};
 
 use crate::{Peer, RpcError, context::Principal, listener::ConnectionGuard};
 
-/// What is known of a call before its body.
+/// The properties of a call that are known before its body is read.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
     path: &'a str,
@@ -24,7 +24,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// `/<package>.<Service>/<Method>`; always a method that exists.
+    /// Returns the path `/<package>.<Service>/<Method>`. The method always exists.
     pub fn path(&self) -> &'a str {
         self.path
     }
@@ -34,7 +34,7 @@ impl<'a> Call<'a> {
         self.headers
     }
 
-    /// The token of `authorization: Bearer`, if there is one. The scheme is matched in any case.
+    /// Returns the token of `authorization: Bearer`, if there is one. The scheme matches in any case.
     pub fn bearer(&self) -> Option<&'a str> {
         let value = self
             .headers
@@ -46,36 +46,36 @@ impl<'a> Call<'a> {
         (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
     }
 
-    /// The other end of the connection, if it is one of our listener's.
+    /// Returns the other end of the connection, if a listener of this crate accepted it.
     pub fn peer(&self) -> Option<Peer> {
         self.extensions.get().copied()
     }
 
-    /// The connection, if it is one of our listener's.
+    /// Returns the connection, if a listener of this crate accepted it.
     pub fn connection(&self) -> Option<&'a ConnectionGuard> {
         self.extensions.get()
     }
 }
 
-/// The verdict on a call that may go on.
+/// The decision about a call that is admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission<P> {
-    /// The method needs nobody's name. Does not keep the connection alive.
+    /// The method is public. The call does not keep the connection alive.
     Public,
-    /// The caller is known; handlers find the principal with [`crate::Context::principal`].
+    /// The caller is authenticated. Handlers read the principal with [`crate::Context::principal`].
     Known(P),
 }
 
-/// Decides which calls go on, and as whom.
+/// Decides which calls are admitted, and under which principal.
 pub trait Authenticate: Send + Sync + 'static {
-    /// What handlers learn of the caller.
+    /// The principal that handlers receive.
     type Principal: Clone + Send + Sync + 'static;
 
-    /// Looks at a call before its body is read. Health and reflection come through here too.
+    /// Decides about a call before its body is read. Calls of health and reflection are checked too.
     ///
     /// # Errors
     ///
-    /// What the caller is told instead of being served.
+    /// The error that the caller receives when the call is refused.
     fn authenticate(
         &self,
         call: Call<'_>,
@@ -84,7 +84,8 @@ pub trait Authenticate: Send + Sync + 'static {
 
 type Verdict<'a> = Pin<Box<dyn Future<Output = Result<Option<Extensions>, RpcError>> + Send + 'a>>;
 
-/// [`Authenticate`] without its type: the principal comes as an extension, `None` is [`Admission::Public`].
+/// [`Authenticate`] with its type erased. The principal is passed as an extension; `None` stands for
+/// [`Admission::Public`].
 pub(super) trait Gate: Send + Sync {
     fn admit<'a>(&'a self, call: Call<'a>) -> Verdict<'a>;
 }

@@ -1,4 +1,4 @@
-//! Bodies: the one type of all responses and plain requests, and the request body that must not stall.
+//! Bodies: the one type for all responses and plain requests, and a request body that detects stalled clients.
 
 use std::{
     fmt,
@@ -19,10 +19,10 @@ use tokio::time::{Instant, Sleep};
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A body, whatever is behind it.
+/// A body of any origin.
 pub struct Body {
     inner: UnsyncBoxBody<Bytes, BoxError>,
-    /// Dropped with the body, which ends the call.
+    /// A value that is dropped with the body. Its drop marks the end of the call.
     held: Option<Box<dyn Send>>,
 }
 
@@ -39,7 +39,7 @@ impl Body {
         }
     }
 
-    /// A body without bytes.
+    /// Creates an empty body.
     pub fn empty() -> Self {
         Self::new(Empty::new())
     }
@@ -103,7 +103,7 @@ impl http_body::Body for Body {
 
 /// Longest pause between two parts of a request that is read as a whole.
 const STALL: Duration = Duration::from_secs(20);
-/// Longest time for the whole of it: the largest report at 1 Mbit/s.
+/// Time limit for reading a whole request: the largest report at 1 Mbit/s.
 const WHOLE: Duration = Duration::from_secs(300);
 
 /// Why a request body ended early.
@@ -115,7 +115,7 @@ pub(super) enum BodyError {
     Transport(#[source] BoxError),
 }
 
-/// Tells whether a body was given up.
+/// Records whether reading a body was abandoned.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stalled(Arc<AtomicBool>);
 
@@ -125,7 +125,7 @@ impl Stalled {
     }
 }
 
-/// The request body as the engine reads it; with a clock it must arrive steadily.
+/// The request body as the engine reads it. With a timer, it must arrive steadily.
 pub(super) struct RequestBody {
     inner: UnsyncBoxBody<Bytes, BoxError>,
     clock: Option<Clock>,
@@ -145,7 +145,7 @@ impl RequestBody {
         }
     }
 
-    /// A body that may pause for ever: a stream of messages.
+    /// Wraps a stream of messages, which may pause without limit.
     pub(super) fn open(body: Body) -> Self {
         Self {
             inner: body.inner,
@@ -153,7 +153,7 @@ impl RequestBody {
         }
     }
 
-    /// A body that is read as a whole.
+    /// Wraps a body that is read as a whole.
     pub(super) fn timed(body: Body, stalled: Stalled) -> Self {
         let now = Instant::now();
         let clock = Clock {

@@ -1,4 +1,4 @@
-//! The table of methods behind the engine's dispatcher: decode, check, call, encode, and panics become INTERNAL.
+//! The method table behind the engine's dispatcher. It decodes, checks, calls and encodes; panics become INTERNAL.
 
 use std::{collections::HashMap, fmt, panic::AssertUnwindSafe};
 
@@ -20,7 +20,7 @@ use crate::{
     limits,
 };
 
-/// A service with its handlers; implemented by the generated servers.
+/// A service with its handlers. The generated servers implement it.
 pub trait Mount {
     /// Adds the methods of the service.
     fn mount(self, routes: &mut Routes);
@@ -38,7 +38,7 @@ enum Call {
     Bidi(BidiFn),
 }
 
-/// The methods that are served, by path.
+/// The served methods by path.
 #[derive(Default)]
 pub struct Routes {
     services: Vec<&'static str>,
@@ -153,7 +153,7 @@ impl Routes {
     }
 }
 
-/// The prefix that gRPC and Connect streams put before a message.
+/// Length of the prefix that gRPC and Connect streams put before a message.
 const ENVELOPE: usize = 5;
 
 impl Dispatcher for Routes {
@@ -220,7 +220,7 @@ fn missing() -> ConnectError {
     ConnectError::unimplemented("no such method")
 }
 
-/// Awaits a handler; a panic ends this call only and says nothing to the peer.
+/// Awaits a handler. A panic ends only this call, and its text is not sent to the peer.
 async fn guarded<T>(
     path: &'static str,
     handler: impl Future<Output = Result<T, RpcError>>,
@@ -231,8 +231,8 @@ async fn guarded<T>(
         .unwrap_or_else(|_| Err(panicked(path)))
 }
 
-/// A refused stream is one that ends with the refusal: sent as headers alone, gRPC clients would read the error
-/// from there and miss its details, such as the hint when to come back.
+/// Refuses a stream by ending it with the error. If the error were sent in the headers alone, gRPC clients would read
+/// it from there and miss its details, such as the retry delay.
 fn refusable<M: Send + 'static>(
     reply: Result<Reply<BoxStream<M>>, RpcError>,
 ) -> Reply<BoxStream<M>> {
@@ -244,7 +244,7 @@ fn panicked(path: &'static str) -> RpcError {
     RpcError::internal("internal error")
 }
 
-/// Decodes each message by itself: one that does not decode is an error item, and the stream goes on.
+/// Decodes each message separately. A message that does not decode becomes an error item, and the stream continues.
 fn inbound<M: Wire + Validate>(messages: RequestStream, format: CodecFormat) -> BoxStream<M> {
     Box::pin(stream::unfold(Some(messages), move |messages| async move {
         let mut messages = messages?;
@@ -255,7 +255,7 @@ fn inbound<M: Wire + Validate>(messages: RequestStream, format: CodecFormat) -> 
     }))
 }
 
-/// Encodes each message; an error or a panic is the last item.
+/// Encodes each message. An error or a panic becomes the last item.
 fn outbound<M: Wire>(
     path: &'static str,
     reply: Reply<BoxStream<M>>,

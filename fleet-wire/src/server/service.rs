@@ -1,4 +1,5 @@
-//! The service behind every request: tells calls from plain requests, admits calls, and hands them to the engine.
+//! The service behind every request. It separates calls from plain requests, admits calls, and passes them to the
+//! engine.
 
 use std::{
     convert::Infallible,
@@ -29,10 +30,10 @@ use crate::{DESCRIPTORS, RpcError, listener::ConnectionGuard};
 type Engine = ConnectRpcService<Chain<Routes, Router>>;
 type Plain = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
-/// Requests of health and reflection: a name or two.
+/// Maximum size of a request of health or reflection, which holds one or two names.
 const SMALL: usize = 16 << 10;
 
-/// Collects what one port serves.
+/// Builds the set of services of one port.
 #[derive(Default)]
 pub struct Services {
     routes: Routes,
@@ -40,19 +41,19 @@ pub struct Services {
 }
 
 impl Services {
-    /// Nothing yet. Health and reflection are always there.
+    /// Creates an empty set. Health and reflection are always included.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a service, `FleetNodeGatewayServer::new(handlers)` for example.
+    /// Adds a service, such as `FleetNodeGatewayServer::new(handlers)`.
     #[must_use]
     pub fn mount(mut self, service: impl Mount) -> Self {
         service.mount(&mut self.routes);
         self
     }
 
-    /// Sets what answers requests that are no calls: `/`, `/healthz`, `/api/...`. Without it they are 404.
+    /// Sets the handler of plain HTTP requests: `/`, `/healthz`, `/api/...`. Without it they get 404.
     #[must_use]
     pub fn plain<S>(mut self, service: S) -> Self
     where
@@ -67,7 +68,7 @@ impl Services {
         self
     }
 
-    /// Closes the collection; every call has to pass `authenticate`.
+    /// Builds the service. Every call must pass `authenticate`.
     pub fn build<A: Authenticate>(self, authenticate: A) -> (HttpService, Health) {
         let (router, checker) = connectrpc_health::install_static(
             Router::new(),
@@ -104,12 +105,12 @@ impl fmt::Debug for Services {
     }
 }
 
-/// What `grpc.health.v1` says.
+/// The status that `grpc.health.v1` reports.
 #[derive(Clone)]
 pub struct Health(Arc<StaticChecker>);
 
 impl Health {
-    /// Says of every service and of the whole whether it serves; all do at the start.
+    /// Sets whether the server and all its services report that they serve. Initially they do.
     pub fn set_serving(&self, serving: bool) {
         let status = if serving {
             Status::Serving
@@ -117,7 +118,7 @@ impl Health {
             Status::NotServing
         };
         for service in self.0.services() {
-            // The names come from the checker itself, so that none can be unknown.
+            // The checker itself lists these names, so none of them can be unknown.
             self.0.set_status(&service, status).unwrap_or_default();
         }
     }
@@ -174,7 +175,7 @@ impl Inner {
         {
             Some(method) => self.call(method.kind, request).await,
             None if looks_like_a_call(&request) => {
-                // The engine says 404 to Connect; the installed base knows UNIMPLEMENTED as 501.
+                // The engine answers 404 in Connect. The installed base expects UNIMPLEMENTED as 501.
                 refuse(
                     RpcError::unimplemented(format!("{path} is not served here")),
                     request.headers(),
@@ -187,7 +188,7 @@ impl Inner {
     async fn call(&self, kind: MethodKind, mut request: Request<Body>) -> Response<Body> {
         let connection = request.extensions().get::<ConnectionGuard>().cloned();
         let active = connection.as_ref().map(ConnectionGuard::begin_call);
-        // The principal may hold a permit of its own.
+        // The principal may own a separate permit.
         let mut held = (active, None);
         let verdict = self
             .gate
@@ -208,8 +209,8 @@ impl Inner {
                     .for_each(ConnectionGuard::mark_authenticated);
             }
         }
-        // The engine reads the body to its end before it reports a method or an encoding that it does not know. An open
-        // stream has no end, so such a request goes in without its body.
+        // The engine reads the body to its end before it reports an unknown method or encoding. An open stream has no
+        // end, so such a request is passed on without its body.
         if !encoding_is_known(request.headers())
             || connectrpc::Protocol::detect(request.headers()).is_none()
         {
@@ -266,7 +267,7 @@ impl Inner {
     }
 }
 
-/// The engine's body as ours; a whole one keeps its length, which the engine's type does not tell.
+/// Converts the engine's body. A complete body keeps its length, which the engine's type does not expose.
 fn body(engine: ConnectRpcBody) -> Body {
     if let ConnectRpcBody::Full(whole) = engine {
         Body::new(whole)
@@ -275,7 +276,7 @@ fn body(engine: ConnectRpcBody) -> Body {
     }
 }
 
-/// Renders an error in the protocol of the request, which is not read any further.
+/// Formats an error in the protocol of the request. The rest of the request is not read.
 fn refuse(error: RpcError, headers: &HeaderMap) -> Response<Body> {
     ConnectError::from(error)
         .into_http_response(headers)
@@ -288,8 +289,8 @@ fn status(code: StatusCode) -> Response<Body> {
     response
 }
 
-/// Whether a request for a path that nobody serves came from a client of a service, which then deserves an answer in its
-/// protocol: by its headers, or by being a POST to a path of the form `/<package>.<Service>/<Method>`.
+/// Whether a request for an unknown path came from an RPC client. Such a client gets an error in its own protocol. It
+/// is recognized by its headers, or by a POST to a path of the form `/<package>.<Service>/<Method>`.
 fn looks_like_a_call(request: &Request<Body>) -> bool {
     const TYPES: [&str; 3] = [
         "application/grpc",

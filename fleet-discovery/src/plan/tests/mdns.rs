@@ -26,7 +26,7 @@ fn an_mdns_scan_is_one_command_over_what_the_node_announced() {
     assert_eq!(plan.estimate.as_secs(), 6);
     assert!(plan.notes.iter().any(|note| note.contains("silent")));
     assert!(plan.notes.iter().any(|note| note.contains("fd00::/64")));
-    // What the word stands for, and nothing else.
+    // An mDNS scan covers exactly the addresses of the keyword.
     let swept = planned(target(LOCAL_SUBNET), &[], &node);
     let addresses = |plan: &Plan| plan.chunks[0].scope.addresses().collect::<Vec<_>>();
     assert_eq!(addresses(&plan), addresses(&swept));
