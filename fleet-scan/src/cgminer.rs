@@ -1,5 +1,5 @@
-//! The CGMiner API (TCP 4028): one command and its answer, each on a connection of its own since devices close after
-//! an answer. Defects of real firmware are read by `json.rs`, the older text form by `cgminer/plain.rs`.
+//! The CGMiner API (TCP 4028). Each command uses its own connection, because devices close after an answer. `json.rs`
+//! tolerates defects of real firmware. `cgminer/plain.rs` reads the older text format.
 
 mod plain;
 
@@ -12,15 +12,15 @@ use crate::{
     text,
 };
 
-/// Where the API listens on every make.
+/// The port of the API on every make.
 pub(crate) const PORT: u16 = 4028;
 
-/// What a command brought.
+/// The reply to a command.
 #[derive(Debug)]
 pub(crate) enum Reply {
     /// An answer of this API.
     Answer(Value),
-    /// Bytes that may be a broken answer of this API: another command can still work.
+    /// Possibly a broken answer of this API. Another command may succeed.
     Garbled,
     /// Bytes of another protocol.
     Foreign,
@@ -29,13 +29,13 @@ pub(crate) enum Reply {
 /// Sends one command.
 ///
 /// # Errors
-/// [`DriverError`] when nothing came back.
+/// [`DriverError`] if no byte was received.
 pub(crate) async fn send(probe: &mut Probe<'_>, command: &str) -> Result<Reply, DriverError> {
     let request = format!(r#"{{"command":"{command}"}}"#);
     let reply = probe.ask(request.as_bytes(), is_complete).await;
     probe.close();
     let reply = reply?;
-    // An answer without end is not worth asking for again.
+    // A retry would only return another endless reply.
     if reply.ended == Ended::Full {
         return Ok(Reply::Foreign);
     }
@@ -65,11 +65,11 @@ fn is_complete(bytes: &[u8]) -> bool {
     if plain::is_plain(bytes) {
         return plain::is_complete(bytes);
     }
-    // An answer that begins with a comma lacks its opening bracket, so the brackets never balance.
+    // An answer that begins with a comma lacks its opening bracket, so its brackets never balance.
     json::is_complete(bytes)
 }
 
-/// The type and the description of an answer, escaped, by which an operator recognizes the device.
+/// The type and description of an answer, escaped. Operators use it to recognize the device.
 pub(crate) fn describe(reply: &Value) -> String {
     let at = |path: &str| {
         let found = reply.pointer(path).and_then(Value::as_str).map(text::field);

@@ -1,7 +1,7 @@
-//! Asks a device what the rules need to know: opening requests until a rule matches, then those that its facts need.
+//! Queries a device: sends opening requests until a rule matches, then the requests that the rule's facts need.
 //!
-//! [`identify`] is the whole of every built-in driver. Which bytes are sent is `cgminer.rs`, `http.rs` and
-//! `whatsminer.rs`; what the answers mean is `fingerprint.rs`.
+//! Every built-in driver uses [`identify`]. `cgminer.rs`, `http.rs` and `whatsminer.rs` encode the requests.
+//! `fingerprint.rs` interprets the answers.
 
 use fleet_core::DeviceFacts;
 
@@ -14,25 +14,25 @@ use crate::{
     text, whatsminer,
 };
 
-/// Requests that may fail or be garbled in a row before a device is left alone.
+/// Consecutive failed or garbled requests after which the device is skipped.
 const MOST_FAILURES: usize = 3;
 
-/// Requests for the facts of one rule.
+/// The limit of fact requests per rule.
 const MOST_FACT_REQUESTS: usize = 6;
 
-/// What one request brought.
+/// The result of one request.
 enum Fetched {
     Answer(Box<Answered>),
-    /// Nothing that can be read; another request may work.
+    /// The reply is unreadable. Another request may succeed.
     Garbled,
-    /// Bytes of another protocol.
+    /// The reply belongs to another protocol.
     Foreign,
 }
 
 /// Identifies the device behind a port by the rules of one protocol.
 ///
 /// # Errors
-/// [`DriverError`] when the device did not answer at all.
+/// [`DriverError`] if the device sent no reply.
 pub(crate) async fn identify(
     probe: &mut Probe<'_>,
     rules: &Fingerprints,
@@ -60,8 +60,8 @@ pub(crate) async fn identify(
     }
 }
 
-/// Sends opening requests until a rule matches. The best rule, and whether the device speaks the protocol or why it
-/// did not answer at all.
+/// Sends opening requests until a rule matches. Returns the best rule, and whether the device speaks the protocol or
+/// why it sent no reply.
 async fn open<'r>(
     probe: &mut Probe<'_>,
     rules: &'r Fingerprints,
@@ -73,7 +73,7 @@ async fn open<'r>(
         if failures >= MOST_FAILURES || found.is_some_and(|found| !found.is_weak) {
             break;
         }
-        // A query with a body is sent to a web server only where there is no page to tell what it is.
+        // A web server gets a request with a body only if it has no page by which to identify it.
         if request.is_post() && has_page(answers, protocol) {
             continue;
         }
@@ -83,15 +83,15 @@ async fn open<'r>(
                 answers.insert(request.clone(), *answer);
                 found = rules.best(answers);
             }
-            // One refused, garbled or empty answer says nothing of the next.
+            // A refused, garbled or empty answer does not predict the next answer.
             Ok(Fetched::Garbled) => {
                 failures += 1;
                 answers.insert_nothing(request.clone());
             }
             Ok(Fetched::Foreign) if speaks => answers.insert_nothing(request.clone()),
             Ok(Fetched::Foreign) => return (None, Ok(false)),
-            // A device that leaves one request unanswered would cost the same time again, and one that speaks no TLS
-            // never will.
+            // Each further request to an unresponsive device would run into the same timeout. A device without TLS will
+            // not support it later.
             Err(
                 error @ (DriverError::Silence
                 | DriverError::Forbidden(_)
@@ -114,7 +114,7 @@ async fn open<'r>(
     (found, opened)
 }
 
-/// Sends the requests that the facts of a rule need. A request that fails leaves a gap.
+/// Sends the requests that a rule's facts need. A failed request leaves those facts empty.
 async fn complete(
     probe: &mut Probe<'_>,
     found: Matched<'_>,
@@ -155,14 +155,14 @@ async fn fetch(probe: &mut Probe<'_>, request: &Request) -> Result<Fetched, Driv
             None => Fetched::Garbled,
         },
         Protocol::Epic => match http::send(probe, request).await? {
-            // Any web server may stand there; only ePIC's answers the first path with JSON.
+            // Any web server can listen at this port. Only ePIC's API answers the first path with JSON.
             Some(response) if response.status == 200 => answer(Answered::page(response)),
             Some(_) | None => Fetched::Foreign,
         },
     })
 }
 
-/// The root page, after one redirect on the same host.
+/// Fetches the root page and follows one redirect on the same host.
 async fn root(probe: &mut Probe<'_>) -> Result<Option<Answered>, DriverError> {
     let Some(first) = http::get(probe, "/").await? else {
         return Ok(None);
@@ -188,7 +188,7 @@ fn has_page(answers: &Answers, protocol: Protocol) -> bool {
         .any(|response| (200..300).contains(&response.status))
 }
 
-/// The first answer in words. None when there was no answer.
+/// Describes the first answer. None if there was no answer.
 fn describe(protocol: Protocol, answers: &Answers) -> Option<String> {
     let answered = || {
         answers

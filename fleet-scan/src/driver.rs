@@ -1,6 +1,6 @@
-//! What a driver is: it identifies the device behind an open port with read-only requests.
+//! Drivers identify the device behind an open port with read-only requests.
 //!
-//! [`Driver`] first. Its view of the network is [`Probe`], which bounds everything it does.
+//! Start with [`Driver`]. A driver reaches the network through a [`Probe`], which bounds its requests.
 
 use std::{fmt, pin::Pin, sync::Arc};
 
@@ -15,66 +15,67 @@ use crate::{
 /// A boxed future, so that the trait can be an object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Identifies the device behind an open port, without a login and without changing anything there.
+/// Identifies the device behind an open port. It never logs in and never changes the device.
 pub trait Driver: Send + Sync {
-    /// Its name in logs and notes. What is reported is [`DeviceFacts::driver`], which must not be empty; texts are cleaned and cut before they are
-    /// reported.
+    /// The driver's name in logs and notes. Reports use [`DeviceFacts::driver`], which must not be empty. The scanner
+    /// cleans and truncates texts before it reports them.
     fn name(&self) -> &str;
 
-    /// The ports at which its devices listen. It is asked at these, and at ports that no driver claims.
+    /// The default ports of this driver's devices. The scanner runs the driver at these ports, and at ports that no
+    /// driver claims.
     fn default_ports(&self) -> Vec<Port>;
 
-    /// Which driver's facts count when several ports of one address are identified: the highest. Among external drivers
-    /// the order of the set decides.
+    /// The priority of this driver's facts. If several ports of one address are identified, the highest priority wins.
+    /// Among external drivers, the order of the set decides.
     fn precedence(&self) -> u8;
 
-    /// Whether it dials by itself, over connections that no [`Probe`] bounds. Such a driver is asked last: about hosts
-    /// that no other driver named on any port, one question at a time a host, at its own ports and at those that
-    /// were asked for by number. It bounds its answers in time and size itself.
+    /// Whether the driver opens its own connections, which no [`Probe`] bounds. External drivers run last, and only on
+    /// hosts that no other driver identified. They make one query per host at a time, at their own ports and at
+    /// explicitly requested ports. They must bound time and size themselves.
     fn is_external(&self) -> bool {
         false
     }
 
-    /// Why the driver cannot be asked at present, in a few words that are the same for the same reason; none when it
-    /// works. A scan that begins meanwhile reports it and is not complete.
+    /// Why the driver is unavailable, or none if it works. The text must be short and constant for each reason. A scan
+    /// that starts in this state reports the reason and is incomplete.
     fn trouble(&self) -> Option<String> {
         None
     }
 
-    /// Asks the device. Dropped when the scan ends or the time for the port is over, so it must be cancel-safe in
-    /// the sense that a dropped call leaves nothing behind.
+    /// Identifies the device. The scanner drops the future when the scan ends or the port's time limit expires. The
+    /// future must be cancel-safe: a dropped call leaves no work behind.
     ///
     /// # Errors
-    /// [`DriverError`] when the device did not answer as the protocol demands; other drivers are asked then.
+    /// [`DriverError`] if the reply violates the protocol or is missing. The scanner then tries other drivers.
     fn identify<'a>(
         &'a self,
         probe: &'a mut Probe<'_>,
     ) -> BoxFuture<'a, Result<Answer, DriverError>>;
 
-    /// The rules by which it identifies devices, which say how to log in to each make. None when it has no rules.
+    /// The rules by which the driver identifies devices. They define the login for each make. None if it has no rules.
     fn fingerprints(&self) -> Option<&Fingerprints> {
         None
     }
 
-    /// Whether devices of this driver name are paired by this driver, before any other. True for an external driver whose
-    /// devices have that name: it knows more about them than a built-in driver of the same name.
+    /// Whether this driver pairs devices of the given driver name before any other driver does. External drivers return
+    /// true for their own devices, because they know more than a built-in driver of the same name.
     fn owns(&self, driver: &str) -> bool {
         let _ = driver;
         false
     }
 
-    /// Where this driver logs in to a device that was identified at port `at`; none when it cannot.
+    /// The port at which this driver logs in to a device that was identified at port `at`. None if it cannot log in.
     fn login_port(&self, device: &DeviceFacts, at: Port) -> Option<Port> {
         let _ = (device, at);
         None
     }
 
-    /// Tries a login at a device that was identified just now; without one, asks whether it wants any. Must make sure
-    /// again that the port is such a device's before it sends anything that a password can be guessed from, and
-    /// never sends the password itself where there is another way. Cancel-safe as [`Driver::identify`].
+    /// Tries a login at a device that was just identified. Without a login, checks whether the device requires one. It
+    /// must verify the device again before it sends anything from which a password can be guessed. It never sends the
+    /// password itself if the protocol has an alternative. Cancel-safe like [`Driver::identify`].
     ///
     /// # Errors
-    /// [`DriverError`] when the device did not answer as its protocol demands.
+    /// [`DriverError`] if the reply violates the protocol or is missing.
     fn authenticate<'a>(
         &'a self,
         probe: &'a mut Probe<'_>,
@@ -89,21 +90,21 @@ pub trait Driver: Send + Sync {
 /// The result of a driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// A device that it knows.
+    /// The driver identified the device.
     Named(Box<DeviceFacts>),
-    /// The device speaks the driver's protocol, and the driver does not know the device. No other driver is asked.
+    /// The device speaks the driver's protocol, but the driver does not know the device. No other driver runs.
     Stranger {
-        /// The first answer, escaped, for the operator.
+        /// The first reply, escaped, for the operator.
         evidence: String,
     },
-    /// The protocol is not the driver's.
+    /// The device speaks another protocol.
     Foreign,
 }
 
 /// Why a driver could not finish.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DriverError {
-    /// No reply came in time.
+    /// No reply arrived in time.
     #[error("no reply in time")]
     Silence,
     /// The device closed the connection without a reply.
@@ -115,10 +116,10 @@ pub enum DriverError {
     /// The guard forbids the endpoint.
     #[error("not dialed: {0}")]
     Forbidden(String),
-    /// The reply breaks the driver's protocol; the text says how.
+    /// The reply violates the driver's protocol. The text gives the violation.
     #[error("unexpected reply: {0}")]
     Protocol(String),
-    /// The driver itself could not work, in a few words that are the same for the same reason. The scan is not complete.
+    /// The driver itself failed. The text is short and constant for each reason. The scan is incomplete.
     #[error("the driver {0}")]
     Unusable(String),
 }
@@ -132,19 +133,19 @@ pub struct DriverSet {
 /// Why drivers do not form a set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DriverSetError {
-    /// Two drivers of one name.
+    /// Two drivers have the same name.
     #[error("two drivers are named `{0}`; names must differ")]
     Duplicate(String),
-    /// A driver without a name.
+    /// A driver has an empty name.
     #[error("a driver has no name")]
     Nameless,
 }
 
 impl DriverSet {
-    /// A set of its own. At ports that none of them claims they are asked in this order.
+    /// Creates a set. At ports that no driver claims, the drivers run in this order.
     ///
     /// # Errors
-    /// [`DriverSetError`] when a name is empty or used twice.
+    /// [`DriverSetError`] if a name is empty or used twice.
     pub fn new(drivers: Vec<Arc<dyn Driver>>) -> Result<Self, DriverSetError> {
         for (at, driver) in drivers.iter().enumerate() {
             if driver.name().is_empty() {
@@ -161,8 +162,8 @@ impl DriverSet {
         Ok(Self { drivers })
     }
 
-    /// The ports that are scanned when none is asked for: the drivers', of the highest precedence first, without
-    /// printers' raw ports.
+    /// The ports of a scan that requests none: the drivers' default ports, by descending precedence. Raw printer ports
+    /// are excluded.
     pub fn default_ports(&self) -> Vec<Port> {
         let mut by_precedence: Vec<&Arc<dyn Driver>> = self.drivers.iter().collect();
         by_precedence.sort_by_key(|driver| std::cmp::Reverse(driver.precedence()));
@@ -178,12 +179,12 @@ impl DriverSet {
         ports
     }
 
-    /// A set whose names are known to differ.
+    /// Creates a set of drivers whose names are known to be distinct.
     pub(crate) fn unchecked(drivers: Vec<Arc<dyn Driver>>) -> Self {
         Self { drivers }
     }
 
-    /// This set with more drivers behind those that it has.
+    /// Returns this set with more drivers appended.
     ///
     /// # Errors
     /// [`DriverSetError`] as in [`DriverSet::new`].
@@ -200,7 +201,7 @@ impl DriverSet {
         self.drivers.iter()
     }
 
-    /// The drivers to ask at a port, in order: those that claim it, otherwise all; no external ones.
+    /// The built-in drivers to run at a port, in order: drivers that claim it, otherwise all.
     pub(crate) fn at(&self, port: Port) -> Vec<Arc<dyn Driver>> {
         let internal = || self.drivers.iter().filter(|driver| !driver.is_external());
         let claimants: Vec<_> = internal()
@@ -214,7 +215,8 @@ impl DriverSet {
         }
     }
 
-    /// Which external drivers to ask at a port, in order: those that claim it; all when it was asked for by number.
+    /// The external drivers to run at a port, in order: drivers that claim it, or all if the port was requested
+    /// explicitly.
     pub(crate) fn external_at(&self, port: Port, asked_for: bool) -> Vec<Arc<dyn Driver>> {
         // A printer prints every byte that reaches its raw port.
         if PRINTER_PORTS.contains(&port.number()) {
@@ -226,12 +228,12 @@ impl DriverSet {
             .collect()
     }
 
-    /// The external drivers, in the order of the set.
+    /// All external drivers, in the order of the set.
     pub(crate) fn external(&self) -> impl Iterator<Item = &Arc<dyn Driver>> {
         self.drivers.iter().filter(|driver| driver.is_external())
     }
 
-    /// The highest precedence that an answer at a port can have.
+    /// The highest precedence that a result at a port can have.
     pub(crate) fn precedence_at(&self, port: Port) -> u8 {
         self.at(port)
             .iter()
@@ -255,7 +257,7 @@ mod tests {
 
     struct Named(&'static str, u16);
 
-    /// The same, from outside.
+    /// A minimal external driver.
     struct Outside(&'static str, u16);
 
     impl Driver for Outside {

@@ -1,6 +1,6 @@
-//! The built-in drivers: each is a protocol with ports of its own, and the rules that it identifies devices by.
+//! The built-in drivers: each combines a protocol, its ports, and the rules that identify devices.
 //!
-//! [`ProtocolDriver`] is all of them.
+//! All of them are a [`ProtocolDriver`].
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use crate::{
     whatsminer,
 };
 
-/// The CGMiner API names model and firmware where pages often do not.
+/// The CGMiner API often reports the model and firmware that pages omit.
 const API_PRECEDENCE: u8 = 100;
 
-/// Below the CGMiner API, which most of these devices serve too: a device need not wait for this port then.
+/// Below the CGMiner API, which most of these devices also serve. A device then need not wait for this port.
 const WHATSMINER_PRECEDENCE: u8 = 90;
 
-/// Above plain HTTP: a device that serves both says the same at both, and keeps the plain one for redirects.
+/// Above plain HTTP. Devices that serve both give the same answers, and some use the plain port only for redirects.
 const TLS_PRECEDENCE: u8 = 60;
 
 /// Below every API.
@@ -44,7 +44,7 @@ impl ProtocolDriver {
         Self::new("http", Protocol::Http, HTTP_PRECEDENCE, http::PORT, rules)
     }
 
-    /// Web servers under TLS, at port 443. No certificate is verified: a device signs its own, which proves nothing.
+    /// Web servers with TLS, at port 443. Certificates are not verified, because devices use self-signed ones.
     pub fn https(rules: Arc<Fingerprints>) -> Self {
         let driver = Self::new(
             "https",
@@ -104,7 +104,7 @@ impl ProtocolDriver {
         }
     }
 
-    /// The same driver at other ports, tried in this order.
+    /// Returns the driver with other ports, in this order.
     #[must_use]
     pub fn at(self, ports: Vec<Port>) -> Self {
         Self { ports, ..self }
@@ -142,12 +142,12 @@ impl Driver for ProtocolDriver {
 }
 
 impl DriverSet {
-    /// The drivers that come with this crate, with the built-in rules.
+    /// The built-in drivers with the built-in rules.
     pub fn built_in() -> Self {
         Self::with_fingerprints(Fingerprints::built_in())
     }
 
-    /// The drivers that come with this crate, with other rules.
+    /// The built-in drivers with the given rules.
     pub fn with_fingerprints(rules: Arc<Fingerprints>) -> Self {
         let drivers = [
             ProtocolDriver::http(Arc::clone(&rules)),

@@ -36,7 +36,7 @@ use crate::{
     job::{ScanError, ScanEvent, ScanJob, ScanOptions},
 };
 
-/// Events that may wait for the consumer.
+/// The limit of events that wait for the consumer.
 const EVENTS: usize = 64;
 
 /// Runs scans with one set of drivers and one set of options. The rate applies to each scan: divide it before running
@@ -53,7 +53,7 @@ impl Scanner {
         Self { options, drivers }
     }
 
-    /// The drivers that it uses.
+    /// The drivers of this scanner.
     pub fn drivers(&self) -> &DriverSet {
         &self.drivers
     }

@@ -1,6 +1,7 @@
-//! Shows a person how a device is identified: what each port answered, and what every rule made of it.
+//! Shows how a device is identified: the answer of each port, and the result of every rule.
 //!
-//! [`Examiner`] asks as a scan does, and keeps the conversation. `examine/recording.rs` writes it as a fixture.
+//! [`Examiner`] sends the same requests as a scan and records them. `examine/recording.rs` writes the recording as a
+//! fixture.
 
 mod recording;
 
@@ -20,31 +21,31 @@ use crate::{
     text,
 };
 
-/// What one port of a device answered.
+/// The examination of one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Examination {
-    /// What was dialed.
+    /// The dialed endpoint.
     pub endpoint: Endpoint,
-    /// What became of it.
+    /// The result.
     pub outcome: Examined,
-    /// Every request that was sent, in order.
+    /// All requests and replies, in order.
     pub exchanges: Vec<Exchange>,
-    /// Every rule that knows the protocol, the one that identified the device first.
+    /// The results of all rules of the protocol. The rule that identified the device is first.
     pub rules: Vec<RuleVerdict>,
 }
 
-/// What became of one port.
+/// The result for one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Examined {
     /// A driver identified the device.
     Identified(Box<DeviceFacts>),
-    /// It answered, and no driver knows it. What it answered first, escaped.
+    /// The device answered, but no driver identified it. The text is its first reply, escaped.
     Unidentified(String),
-    /// It did not answer, or could not be dialed.
+    /// The device did not answer, or the endpoint could not be dialed.
     Failed(DriverError),
 }
 
-/// Examines ports one by one. Clones share pace and guard.
+/// Examines ports one by one. Clones share rate limit and guard.
 #[derive(Debug, Clone)]
 pub struct Examiner {
     options: ScanOptions,
@@ -53,7 +54,7 @@ pub struct Examiner {
 }
 
 impl Examiner {
-    /// An examiner that dials what `guard` allows, at the pace of `options`.
+    /// Creates an examiner that dials only endpoints that `guard` allows, at the rate of `options`.
     pub fn new(options: ScanOptions, drivers: Arc<DriverSet>, guard: Guard) -> Self {
         let dialer = Arc::new(Dialer::new(&options, guard));
         Self {
@@ -63,8 +64,8 @@ impl Examiner {
         }
     }
 
-    /// Asks the built-in drivers of a port, in the order of a scan. Cancel-safe: when dropped, the connection is
-    /// closed.
+    /// Runs the built-in drivers of a port, in the order of a scan. Cancel-safe: dropping the future closes the
+    /// connection.
     pub async fn examine(&self, endpoint: Endpoint) -> Examination {
         let failed = |error| Examination {
             endpoint,

@@ -1,6 +1,6 @@
-//! HTTP as devices speak it, with and without TLS: one request and its response. Certificates are not verified.
+//! HTTP requests and responses of devices, with and without TLS. Certificates are not verified.
 //!
-//! Responses are read in `http/response.rs`, digest authentication is `http/digest.rs`.
+//! `http/response.rs` parses responses. `http/digest.rs` has digest authentication.
 
 pub(crate) mod digest;
 pub(crate) mod response;
@@ -19,16 +19,16 @@ use crate::{
 /// The port of plain HTTP.
 pub(crate) const PORT: u16 = 80;
 
-/// The port of HTTP under TLS.
+/// The port of HTTP with TLS.
 pub(crate) const TLS_PORT: u16 = 443;
 
-/// How much of a page is searched for its title, in bytes.
+/// The prefix of a page that is searched for its title, in bytes.
 const TITLE_WITHIN: usize = 32 * 1024;
 
-/// The response to a read-only request. None when the answer is not HTTP.
+/// Sends a read-only request. Returns none if the answer is not HTTP.
 ///
 /// # Errors
-/// [`DriverError`] when nothing came back.
+/// [`DriverError`] if no byte was received.
 pub(crate) async fn send(
     probe: &mut Probe<'_>,
     request: &Request,
@@ -55,7 +55,7 @@ pub(crate) async fn send(
     }
 }
 
-/// The response to a GET.
+/// Sends a GET.
 ///
 /// # Errors
 /// As [`send`].
@@ -75,11 +75,11 @@ pub(crate) async fn get(
     .await
 }
 
-/// A request as it is sent.
+/// A request to send.
 pub(crate) struct Outgoing<'a> {
     pub(crate) method: &'a str,
     pub(crate) path: &'a str,
-    /// Further header lines, each with its line end.
+    /// Additional header lines, each with its line end.
     pub(crate) headers: &'a str,
     pub(crate) body: &'a str,
 }
@@ -113,7 +113,7 @@ pub(crate) async fn exchange(
     Ok(response)
 }
 
-/// The host header: with the port where it is not the scheme's own.
+/// The host header, with the port unless it is the default of the scheme.
 fn host(probe: &Probe<'_>) -> String {
     let endpoint = probe.endpoint();
     let implied = if probe.is_encrypted() { TLS_PORT } else { PORT };
@@ -124,7 +124,7 @@ fn host(probe: &Probe<'_>) -> String {
     }
 }
 
-/// Where a redirect leads on the same host, port and scheme; none when it leads elsewhere or back.
+/// The target of a redirect on the same host, port and scheme. None if it leads elsewhere or to the same path.
 pub(crate) fn same_host_path(probe: &Probe<'_>, response: &Response) -> Option<String> {
     let page = String::from_utf8_lossy(&response.body[..response.body.len().min(TITLE_WITHIN)]);
     let location = match response.status {
@@ -140,7 +140,7 @@ pub(crate) fn same_host_path(probe: &Probe<'_>, response: &Response) -> Option<S
     path_on(&location, scheme, &host(probe))
 }
 
-/// The path of a location, if it is on a host.
+/// The path of a location, if the location is on `host`.
 fn path_on(location: &str, scheme: &str, host: &str) -> Option<String> {
     let path = match location.strip_prefix(scheme) {
         Some(absolute) => {
@@ -156,7 +156,8 @@ fn path_on(location: &str, scheme: &str, host: &str) -> Option<String> {
     };
     let path = path.split('#').next().unwrap_or_default();
     let is_plain = path.bytes().all(|byte| byte.is_ascii_graphic()) && path.len() <= 256;
-    // A page that a browser is sent to by itself changes nothing, but no device may make us try that.
+    // Browsers follow a redirect without confirmation, so it should change nothing. Still, no device may cause such a
+    // request.
     let changes = [
         "reboot", "reset", "restart", "upgrade", "delete", "logout", "factory",
     ];
@@ -165,7 +166,7 @@ fn path_on(location: &str, scheme: &str, host: &str) -> Option<String> {
         .then(|| path.to_owned())
 }
 
-/// Where a page sends its reader at once: `<meta http-equiv="refresh" content="0; URL=/cgi-bin/luci/">`.
+/// The target of an immediate refresh: `<meta http-equiv="refresh" content="0; URL=/cgi-bin/luci/">`.
 fn refresh(page: &str) -> Option<String> {
     let lower = page.to_ascii_lowercase();
     let start = lower.find("http-equiv=\"refresh\"")?;
@@ -176,7 +177,7 @@ fn refresh(page: &str) -> Option<String> {
     Some(url[..end].to_owned())
 }
 
-/// Status, server, realm, redirect and title, escaped, by which an operator recognizes the server.
+/// Status, server, realm, redirect and title, escaped. Operators use them to recognize the server.
 pub(crate) fn describe(response: &Response) -> String {
     let mut words = format!("HTTP {}", response.status);
     let body = String::from_utf8_lossy(&response.body[..response.body.len().min(TITLE_WITHIN)]);
@@ -203,7 +204,7 @@ pub(crate) fn describe(response: &Response) -> String {
     text::quotable(words.as_bytes(), text::EVIDENCE)
 }
 
-/// Without the address, so that descriptions of many devices are alike.
+/// Omits the address, so similar devices have equal descriptions.
 fn kind_of_location(location: &str) -> String {
     match location.split_once("://") {
         Some((scheme, _)) => scheme.to_owned(),

@@ -1,12 +1,12 @@
-//! Reads the JSON that miners send. Strict JSON reads as serde_json would. Defects of real firmware are tolerated:
-//! NULs, `}{`, stray commas, control characters in strings, a missing end. Pure and bounded.
+//! Parses the JSON of miners. For strict JSON, the result equals that of serde_json. Tolerates defects of real
+//! firmware: NULs, `}{`, stray commas, control characters in strings, a missing end. Pure and bounded.
 
 use serde_json::{Map, Number, Value};
 
-/// Deeper nesting is not read. Real replies have four levels.
+/// The limit of nesting. Real replies have four levels.
 const DEEPEST: usize = 32;
 
-/// Whether the bytes hold a whole object or list, judged by brackets. Bytes after it can be left unread.
+/// Whether the bytes contain a complete object or list, judged by brackets. Bytes after it may stay unread.
 pub(crate) fn is_complete(bytes: &[u8]) -> bool {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for byte in bytes {
@@ -39,7 +39,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The value that begins here. None at the end, at a closing bracket, and when the value was cut off.
+    /// The value at this position. None at the end, at a closing bracket, and for a truncated value.
     fn value(&mut self, depth: usize) -> Option<Value> {
         self.skip_noise();
         match self.rest.chars().next()? {
@@ -62,7 +62,7 @@ impl Reader<'_> {
                     self.step();
                     return map;
                 }
-                // The closing brace was forgotten: the bracket belongs to the list around it.
+                // The closing brace is missing. This bracket belongs to the enclosing list.
                 Some(']') => return map,
                 Some('"') => {
                     let Some(key) = self.string() else { return map };
@@ -71,7 +71,7 @@ impl Reader<'_> {
                         self.step();
                         self.skip_blanks();
                     }
-                    // A key without a value keeps nothing.
+                    // Drop a key without a value.
                     if self.rest.starts_with([',', '}', ']']) {
                         continue;
                     }
@@ -95,7 +95,7 @@ impl Reader<'_> {
                     self.step();
                     return list;
                 }
-                // The closing bracket was forgotten: the brace belongs to the object around it.
+                // The closing bracket is missing. This brace belongs to the enclosing object.
                 Some('}') => return list,
                 Some(_) => {
                     let before = self.rest.len();
@@ -108,8 +108,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The string that begins here. A raw control character becomes a space, since it separates words on the devices
-    /// that send one. None when the end is missing: half a model name is another model.
+    /// The string at this position. Raw control characters become spaces, because devices use them to separate words.
+    /// None if the end is missing, because a truncated model name can equal another model's name.
     fn string(&mut self) -> Option<String> {
         self.step();
         let mut text = String::new();
@@ -137,7 +137,7 @@ impl Reader<'_> {
                                 chars.next();
                             }
                         }
-                        // Some firmware breaks a line inside a string by a backslash.
+                        // Some firmware breaks a line inside a string with a backslash.
                         other if other.is_control() => text.push(' '),
                         other => text.push(other),
                     }
@@ -150,7 +150,7 @@ impl Reader<'_> {
         None
     }
 
-    /// A number, `true`, `false` or `null`; anything else reads as null.
+    /// A number, `true`, `false` or `null`. Any other word becomes null.
     fn word(&mut self) -> Option<Value> {
         let end = self
             .rest
@@ -172,7 +172,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Goes past one character.
+    /// Skips one character.
     fn step(&mut self) {
         let mut chars = self.rest.chars();
         chars.next();
@@ -185,7 +185,7 @@ impl Reader<'_> {
             .trim_start_matches(|c: char| c.is_whitespace() || c.is_control());
     }
 
-    /// Goes past blanks, controls and any number of commas.
+    /// Skips blanks, control characters and any number of commas.
     fn skip_noise(&mut self) {
         self.rest = self
             .rest
@@ -193,7 +193,7 @@ impl Reader<'_> {
     }
 }
 
-/// The character of `XXXX` or of a surrogate pair `XXXX\uXXXX`, and how many characters that took.
+/// The character of `XXXX` or of a surrogate pair `XXXX\uXXXX`, and its length in characters.
 fn unicode_escape(text: &str) -> (char, usize) {
     let unit = |text: &str| {
         text.get(..4)
@@ -318,7 +318,7 @@ mod tests {
         #[test]
         fn strict_json_reads_as_strict_json(value in any_value().prop_map(|value| json!({ "reply": value }))) {
             let text = value.to_string();
-            // Through text once, so that both sides saw the same digits.
+            // Serialize once, so both parsers read the same digits.
             let strict: Value = serde_json::from_str(&text).expect("strict JSON");
             prop_assert_eq!(parse(text.as_bytes()), Some(strict));
             prop_assert!(is_complete(text.as_bytes()));
@@ -327,7 +327,7 @@ mod tests {
         #[test]
         fn no_bytes_panic_and_nothing_grows(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
             if let Some(value) = parse(&bytes) {
-                // A lossy character is three bytes for one; escapes double.
+                // A replacement character takes three bytes per input byte, and escapes double that.
                 prop_assert!(value.to_string().len() <= bytes.len() * 8 + 16);
             }
         }

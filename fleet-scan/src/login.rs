@@ -1,8 +1,8 @@
-//! Trying credentials at a device: what is tried, what comes of it, and the kinds of login that rules can name.
+//! Tries credentials at a device: input, result, and the login methods that rules can use.
 //!
-//! [`Login`] and [`Authenticated`] first. A rule file says which kind of login a make has, which read-only request
-//! proves it, and where the proof holds MAC and serial ([`LoginRule`]); `login/digest.rs` and `login/token.rs` are the
-//! protocols.
+//! Start with [`Login`] and [`Authenticated`]. A rule file defines a make's login method, the read-only request that
+//! verifies it, and the location of MAC and serial in the response ([`LoginRule`]). The protocols are in
+//! `login/digest.rs` and `login/token.rs`.
 
 mod digest;
 mod token;
@@ -21,7 +21,7 @@ use crate::{
     text,
 };
 
-/// A user name and a password: wiped from memory when dropped, never printed.
+/// A user name and a password. They are zeroed when dropped and never printed.
 #[derive(Clone)]
 pub struct Login {
     username: Zeroizing<String>,
@@ -29,7 +29,7 @@ pub struct Login {
 }
 
 impl Login {
-    /// Takes both over.
+    /// Takes ownership of both strings.
     pub fn new(username: String, password: String) -> Self {
         Self {
             username: Zeroizing::new(username),
@@ -37,12 +37,12 @@ impl Login {
         }
     }
 
-    /// The user name, for the one place that sends it.
+    /// The user name, for the code that sends it.
     pub fn username(&self) -> &str {
         &self.username
     }
 
-    /// The password, for the one place that sends what proves its knowledge.
+    /// The password, for the code that sends it or a proof of it.
     pub fn password(&self) -> &str {
         &self.password
     }
@@ -54,32 +54,32 @@ impl fmt::Debug for Login {
     }
 }
 
-/// How a device took a login.
+/// The device's response to a login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authenticated {
-    /// It accepted the login.
+    /// The device accepted the login.
     Accepted {
-        /// What it says of itself behind its login; fields that it does not tell are empty.
+        /// The identity that the device reports after the login. Missing fields are empty.
         device: Box<DeviceFacts>,
-        /// Whether the default password is active; none when that is unknown.
+        /// Whether the default password is active. None if unknown.
         default_password: Option<bool>,
     },
-    /// It needs no login to be read. No password was sent, and none is proved.
+    /// The device requires no login. No password was sent or verified.
     Open,
-    /// It wants a login, and there was none.
+    /// The device requires a login, but none was given.
     Wanted,
-    /// It refused the login.
+    /// The device refused the login.
     Refused,
     /// The driver has no way to log in.
     Unsupported,
-    /// No read-only request proves a password at such devices. No password was sent.
+    /// No read-only request can verify a password on these devices. No password was sent.
     Unprovable,
 }
 
 /// Tries a login by the rule that identified a device.
 ///
 /// # Errors
-/// [`DriverError`] when the device did not answer as its protocol demands.
+/// [`DriverError`] if the reply violates the protocol or is missing.
 pub(crate) async fn by_rule(
     probe: &mut Probe<'_>,
     rules: &Fingerprints,
@@ -97,7 +97,7 @@ pub(crate) async fn by_rule(
     }
 }
 
-/// A login that was accepted, with what the proof shows.
+/// An accepted login, with the facts from the verifying response.
 fn accepted(
     known: &LoginRule,
     response: &Response,
@@ -111,7 +111,7 @@ fn accepted(
     })
 }
 
-/// What a proof shows of the device.
+/// The facts about the device in the verifying response.
 fn shown(shown: &Shown, response: &Response) -> Result<DeviceFacts, DriverError> {
     let proof: Value = serde_json::from_slice(&response.body).map_err(|error| {
         DriverError::Protocol(format!("the answer behind the login is not JSON: {error}"))

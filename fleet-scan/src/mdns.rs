@@ -38,7 +38,7 @@ const DATAGRAM: usize = 9_000;
 /// Events that may wait for the scan. Meanwhile the listener receives nothing, and the system bounds its socket buffer.
 const QUEUE: usize = 64;
 
-/// What a scan listens for before it tries a host.
+/// The announcements that a scan awaits before it dials a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     /// The type of service, and the duration.
@@ -63,11 +63,11 @@ impl Listen {
 /// An event of the listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MdnsEvent {
-    /// A host announced a service at one of its ports. Each is reported once per link.
+    /// A host announced a service at one of its ports. Each service is reported once per link.
     Service(Endpoint),
     /// A warning for the operator: kind and example.
     Note(&'static str, String),
-    /// The last event. If complete, hosts that were not named do not announce the service.
+    /// The last event. If complete, hosts without an event do not announce the service.
     Ended { is_complete: bool },
 }
 
@@ -87,7 +87,7 @@ impl Listener {
         tasks.spawn(async move {
             let until = time::Instant::now() + listen.listening.time;
             let is_complete = on_every_link(&listen, most, until, &out).await;
-            // A failure means that the scan is over.
+            // A failed send means that the scan is over.
             let _ = out.send(MdnsEvent::Ended { is_complete }).await;
         });
         Self {
@@ -151,7 +151,7 @@ async fn on_every_link(
     is_complete && listened.into_iter().all(|complete| complete)
 }
 
-/// Returns whether there was room for everything that was named.
+/// Returns whether there was room for all announced services.
 async fn on_link(
     link: Link,
     listen: &Listen,

@@ -1,7 +1,7 @@
 //! Tries a login at a device.
 //!
-//! [`Pairer::pair`] identifies the device again, without a login. It sends nothing that a password can be guessed from
-//! unless the answer agrees with the facts that the server sent. Every connection passes the guard.
+//! [`Pairer::pair`] first identifies the device again, without a login. It sends password-derived data only if the
+//! answer agrees with the facts from the server. The guard checks every connection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,33 +19,32 @@ use crate::{
     text,
 };
 
-/// Ports at which an external driver looks for a device that it pairs.
+/// The limit of ports that are tried to find a device for an external driver.
 const EXTERNAL_PORTS: usize = 8;
-/// What a device may take for its proof and its login, retries included.
+/// The time limit for identification and login together, including retries.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A device as the server knows it.
+/// A device according to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PairableDevice {
-    /// Where it was found.
+    /// The endpoint where it was found.
     pub endpoint: Endpoint,
-    /// What is known of it. The driver must be the same; maker, MAC and serial must not differ where
-    /// both sides know them.
+    /// The known facts. The driver must be equal. Maker, MAC and serial must not differ if both sides know them.
     pub facts: DeviceFacts,
 }
 
-/// What came of one attempt. Texts are printable and fit a report.
+/// The result of one attempt. Texts are printable and fit a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PairReport {
-    /// What came of it.
+    /// The outcome.
     pub outcome: PairOutcome,
-    /// Whether the password it was delivered with is active; none when that is not known.
+    /// Whether the factory-default password is active. None if unknown.
     pub default_password: Option<bool>,
-    /// What it says of itself behind its login.
+    /// The identity that the device reports after the login.
     pub facts: DeviceFacts,
-    /// Whether the device needs no login to be read: nothing was sent to it, and no password is proved.
+    /// Whether the device requires no login. In that case no login was sent, so no password is verified.
     pub open: bool,
-    /// Why it came to nothing; empty when it did not.
+    /// The error text, or empty on success.
     pub error: String,
 }
 
@@ -65,7 +64,7 @@ impl PairReport {
     }
 }
 
-/// Tries logins at devices. Clones share pace and guard.
+/// Tries logins at devices. Clones share rate limit and guard.
 #[derive(Debug, Clone)]
 pub struct Pairer {
     options: ScanOptions,
@@ -74,7 +73,7 @@ pub struct Pairer {
 }
 
 impl Pairer {
-    /// A pairer that dials what `guard` allows, at the pace of `options`.
+    /// Creates a pairer that dials only endpoints that `guard` allows, at the rate of `options`.
     pub fn new(options: ScanOptions, drivers: Arc<DriverSet>, guard: Guard) -> Self {
         let dialer = Arc::new(Dialer::new(&options, guard));
         Self {
@@ -84,8 +83,8 @@ impl Pairer {
         }
     }
 
-    /// Tries a login at one device; without one, asks whether it wants any. Cancel-safe: when dropped, connections
-    /// are closed and nothing more is sent.
+    /// Tries a login at one device. Without a login, checks whether the device requires one. Cancel-safe: dropping the
+    /// future closes connections and sends nothing more.
     pub async fn pair(&self, target: &PairableDevice, login: Option<&Login>) -> PairReport {
         match timeout(PATIENCE, self.attempt(target, login)).await {
             Ok(Ok(report)) => report,
@@ -118,7 +117,7 @@ impl Pairer {
             .authenticate(target.endpoint, &device, rule.as_deref(), login)
             .await?;
         if let Authenticated::Accepted { device: shown, .. } = &result {
-            // What it shows behind the login must belong to the device that was asked.
+            // The identity after the login must match the requested device.
             let same = is_the_same_device(&target.facts, shown);
             if same.and(is_the_same_device(&device, shown)).is_err() {
                 return Ok(PairReport::failed(
@@ -136,7 +135,7 @@ impl Pairer {
         Ok(report(result))
     }
 
-    /// Tries the login that the rule names; without one, that of a driver.
+    /// Tries the login that the rule defines. Without one, uses the driver's login.
     async fn authenticate(
         &self,
         endpoint: Endpoint,
@@ -148,7 +147,7 @@ impl Pairer {
         if let (Some(rules), Some(rule)) = (rules, rule)
             && let Some(known) = rules.login(rule)
         {
-            // These two send nothing.
+            // These two methods send nothing.
             if matches!(known.kind, KnownLogin::Open | KnownLogin::Unprovable) {
                 let mut probe = Probe::unconnected(&self.dialer, endpoint, &self.options);
                 return login::by_rule(&mut probe, rules, rule, known, login).await;
@@ -168,7 +167,7 @@ impl Pairer {
         driver.authenticate(&mut probe, device, login).await
     }
 
-    /// Where a device that was identified at a port has its web server: there, unless an API's driver claims the port.
+    /// The port of the device's web server: the port where the device was identified, unless an API's driver claims it.
     fn web_port(&self, at: Port) -> Port {
         let claims = |name: &'static str| {
             let drivers = self
@@ -185,8 +184,8 @@ impl Pairer {
         web.unwrap_or(at)
     }
 
-    /// Pairs a device through the external driver that owns it. The driver identifies the device anew, at the endpoint
-    /// where it was found or at the driver's own ports: a built-in driver may have found it at another port.
+    /// Pairs a device through its external driver. The driver identifies the device again, at the known endpoint or at
+    /// the driver's own ports, because a built-in driver may have found the device at another port.
     async fn pair_externally(
         &self,
         owner: &Arc<dyn Driver>,
@@ -235,7 +234,7 @@ impl Pairer {
         )
     }
 
-    /// What answers at an endpoint now, without a login, and by which rule.
+    /// Identifies the device at an endpoint without a login. Returns the facts and the name of the rule.
     async fn identify(
         &self,
         endpoint: Endpoint,
@@ -257,7 +256,7 @@ impl Pairer {
             }
             probe.start_over();
         }
-        // The server names the endpoint of a device that was found, so that every external driver may be asked.
+        // The server explicitly requested this endpoint, so every external driver may run.
         for driver in self.drivers.external_at(endpoint.port, true) {
             self.dialer
                 .acquire(endpoint)
@@ -280,7 +279,7 @@ impl Pairer {
     }
 }
 
-/// The report of a login attempt.
+/// Converts the result of a login into a report.
 fn report(result: Authenticated) -> PairReport {
     match result {
         Authenticated::Accepted {
@@ -310,8 +309,8 @@ fn report(result: Authenticated) -> PairReport {
     }
 }
 
-/// Checks that the device that answers now is the one that the server named: its driver, and a MAC or serial if both are
-/// known.
+/// Checks that the device is the one that the server requested: same driver, and same MAC or serial if both sides know
+/// it.
 fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
     if device.driver != target.driver {
         return Err(another("driver", &device.driver, &target.driver));
@@ -319,7 +318,7 @@ fn is_the_same(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String>
     is_the_same_device(target, device)
 }
 
-/// Checks that MAC and serial agree if both sides know them.
+/// Checks that MAC and serial are equal if both sides know them.
 fn is_the_same_device(known: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
     if let (Some(now), Some(known)) = (device.mac, known.mac)
         && now != known
@@ -334,10 +333,10 @@ fn is_the_same_device(known: &DeviceFacts, device: &DeviceFacts) -> Result<(), S
     Ok(())
 }
 
-/// Checks the make where neither MAC nor serial proves the identity. Not for external drivers: two drivers may spell one
-/// make differently.
+/// Checks the make if neither MAC nor serial proves the identity. Not for external drivers, because two drivers may
+/// spell one make differently.
 fn has_the_same_make(target: &DeviceFacts, device: &DeviceFacts) -> Result<(), String> {
-    // `is_the_same` has compared them.
+    // `is_the_same` has compared these values.
     let is_proven = device.mac.and(target.mac).is_some()
         || (device.serial.is_some() && target.serial.is_some());
     let (now, known) = (device.manufacturer.trim(), target.manufacturer.trim());

@@ -1,4 +1,4 @@
-//! A driver's view of one open port: requests and replies, bounded in bytes, time and number.
+//! A driver's view of one open port. It bounds the size, time and number of requests and replies.
 
 mod line;
 
@@ -19,11 +19,10 @@ use crate::{
     job::ScanOptions,
 };
 
-/// Requests that drivers may make of one port, all drivers together.
+/// The limit of requests per port, for all drivers together.
 const MOST_REQUESTS: u32 = 16;
 
-/// Bytes of the first reply that are kept as evidence when no driver knows the port. The banner of a server that speaks
-/// first (SSH, FTP, SMTP) fits.
+/// Bytes of the first reply to keep as evidence if no driver identifies the port. A banner of SSH, FTP or SMTP fits.
 const FIRST_WORDS: usize = 64;
 
 /// One open port of one device. At most one connection is open at a time.
@@ -36,52 +35,52 @@ pub struct Probe<'a> {
     requests: u32,
     reply_timeout: Duration,
     reply_bytes: usize,
-    /// Room for long replies, kept while a driver may hold what it read.
+    /// Buffer permits for long replies. They are held while a driver may still use a reply.
     room: Option<SemaphorePermit<'a>>,
     first_words: Vec<u8>,
-    /// What was sent and answered, where a person wants to see it.
+    /// A record of requests and replies, if the caller asked for one.
     notebook: Option<Notebook>,
-    /// The rule that identified the device.
+    /// The name of the rule that identified the device.
     rule: Option<String>,
 }
 
-/// A conversation with a device, kept for a person who writes a rule.
+/// A recorded conversation with a device, for rule authors.
 #[derive(Debug, Default)]
 pub(crate) struct Notebook {
     pub(crate) exchanges: Vec<Exchange>,
     pub(crate) verdicts: Vec<RuleVerdict>,
 }
 
-/// A request and what it brought.
+/// A request and its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exchange {
     /// The bytes that were sent.
     pub request: Vec<u8>,
-    /// The bytes that came back, or why there were none.
+    /// The received bytes, or the reason why there are none.
     pub reply: Result<Vec<u8>, DriverError>,
-    /// Whether both went through TLS.
+    /// Whether the exchange used TLS.
     pub encrypted: bool,
 }
 
 /// The reply to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// At least one byte, at most the scanner's bound.
+    /// At least one byte, at most the scanner's limit.
     pub bytes: Vec<u8>,
-    /// Why there is no more of it.
+    /// Why reading stopped.
     pub ended: Ended,
 }
 
 /// Why a reply ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// The reply was whole; the connection stays open.
+    /// The reply is complete. The connection stays open.
     Complete,
     /// The device closed the connection.
     Closed,
-    /// The bound was reached.
+    /// The size limit was reached.
     Full,
-    /// The time ran out.
+    /// The time limit expired.
     TimedOut,
 }
 
@@ -98,7 +97,7 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// Without a connection: the first request opens one.
+    /// Creates a probe without a connection. The first request opens one.
     pub(crate) fn unconnected(
         dialer: &'a Dialer,
         endpoint: Endpoint,
@@ -119,7 +118,7 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// Remembers the rule that identified the device.
+    /// Stores the name of the rule that identified the device.
     pub(crate) fn identified_by(&mut self, rule: &str) {
         self.rule = Some(rule.to_owned());
     }
@@ -129,34 +128,34 @@ impl<'a> Probe<'a> {
         self.rule.as_deref()
     }
 
-    /// Keeps what is sent and answered from now on.
+    /// Starts recording requests and replies.
     pub(crate) fn record(&mut self) {
         self.notebook = Some(Notebook::default());
     }
 
-    /// What was kept.
+    /// Returns the recording.
     pub(crate) fn into_notebook(self) -> Notebook {
         self.notebook.unwrap_or_default()
     }
 
-    /// Keeps why each rule matched or did not, if anybody wants to know.
+    /// Records why each rule matched or failed, if recording is active.
     pub(crate) fn explain(&mut self, verdicts: impl FnOnce() -> Vec<RuleVerdict>) {
         if let Some(notebook) = &mut self.notebook {
             notebook.verdicts.extend(verdicts());
         }
     }
 
-    /// What was dialed.
+    /// The dialed endpoint.
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint
     }
 
-    /// Sends a request and reads until `complete` says of the bytes so far that they are a whole reply, the device
-    /// closes, the bound is reached or the time is over; connects again if needed. A part of a reply is a reply.
-    /// After anything but [`Ended::Complete`] the connection is closed. When dropped, the connection is closed.
+    /// Sends a request and reads until `complete` accepts the reply, the device closes, or a limit is reached. Connects
+    /// again if needed. A partial reply counts as a reply.
+    /// The connection stays open only after [`Ended::Complete`]. Dropping the future closes it.
     ///
     /// # Errors
-    /// [`DriverError`] when not a single byte came back.
+    /// [`DriverError`] if no byte was received.
     pub async fn ask(
         &mut self,
         request: &[u8],
@@ -170,7 +169,7 @@ impl<'a> Probe<'a> {
         self.requests += 1;
         let reused = self.line.is_some();
         let outcome = match self.exchange(request, complete).await {
-            // A device may close an idle connection at any time; that says nothing of the request.
+            // A device may close an idle connection at any time, so this failure is not evidence about the request.
             Err(DriverError::Closed | DriverError::Broken(_)) if reused => {
                 self.exchange(request, complete).await
             }
@@ -186,23 +185,23 @@ impl<'a> Probe<'a> {
         outcome
     }
 
-    /// Speaks TLS from now on: with the connection that is open, if it is new, and with those to come. Certificates
-    /// are **not** verified, since a device's own proves nothing: never send through it what others must not read.
+    /// Uses TLS from now on: on the open connection if it is unused, and on later connections. Certificates are **not**
+    /// verified, because devices use self-signed ones. Never send secrets through it.
     pub fn encrypt(&mut self) {
         self.encrypts = true;
     }
 
-    /// Whether it speaks TLS.
+    /// Whether the probe uses TLS.
     pub fn is_encrypted(&self) -> bool {
         self.encrypts
     }
 
-    /// Closes the connection; the next request opens a new one.
+    /// Closes the connection. The next request opens a new one.
     pub fn close(&mut self) {
         self.line = None;
     }
 
-    /// As new, for the next driver; what was said and the number of requests stay.
+    /// Resets the probe for the next driver. The first reply and the number of requests stay.
     pub(crate) fn start_over(&mut self) {
         self.close();
         self.encrypts = false;
@@ -225,7 +224,7 @@ impl<'a> Probe<'a> {
         let mut line = self.prepared(line, deadline).await?;
         match timeout_at(deadline, line.write_all(request)).await {
             Ok(Ok(())) => {}
-            // What it said before it hung up is still there to read.
+            // Data that arrived before the close is still readable.
             Ok(Err(_)) => {}
             Err(_) => return Err(DriverError::Silence),
         }
@@ -264,7 +263,7 @@ impl<'a> Probe<'a> {
         Ok(Reply { bytes, ended })
     }
 
-    /// The line, under TLS if the driver wants that.
+    /// Returns the connection, with TLS if the driver requested it.
     async fn prepared(&mut self, line: Line, deadline: Instant) -> Result<Line, DriverError> {
         if !self.encrypts {
             return Ok(line);
@@ -279,7 +278,7 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// Waits for room for another block of a reply, as long as the reply may take. Whether there was any.
+    /// Waits until the deadline for buffer space for another block of a reply. Returns whether there was space.
     async fn take_room(&mut self, deadline: Instant) -> bool {
         let Ok(Ok(permit)) = timeout_at(deadline, self.dialer.room().acquire()).await else {
             return false;
@@ -316,7 +315,7 @@ mod tests {
     use super::*;
     use crate::guard::Guard;
 
-    /// A host that talks without end.
+    /// A host that sends without end.
     async fn talker() -> Endpoint {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await

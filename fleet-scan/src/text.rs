@@ -1,22 +1,22 @@
-//! Makes texts of devices fit for reports and logs: bounded, on one line, without control characters.
+//! Sanitizes texts of devices for reports and logs: bounded, on one line, without control characters.
 
 use fleet_core::DeviceFacts;
 
-/// The longest driver name that a report carries, in characters.
+/// The longest driver name in a report, in characters.
 const DRIVER: usize = 50;
 
-/// The longest name, model or version that a report carries, in characters.
+/// The longest name, model or version in a report, in characters.
 pub(crate) const FIELD: usize = 255;
 
-/// The longest evidence that a report carries, in characters.
+/// The longest evidence in a report, in characters.
 pub(crate) const EVIDENCE: usize = 512;
 
-/// A field of a report: at most [`FIELD`] characters, with single spaces in place of controls and blanks.
+/// A field of a report: at most [`FIELD`] characters. Control characters and blanks become single spaces.
 pub(crate) fn field(text: &str) -> String {
     bounded(text, FIELD)
 }
 
-/// Text of at most `most` characters. Control characters separate words, as blanks do, and each gap is one space.
+/// Truncates text to `most` characters. Each run of control characters and blanks becomes one space.
 pub(crate) fn bounded(text: &str, most: usize) -> String {
     let mut clean = String::new();
     let words = text
@@ -35,7 +35,7 @@ pub(crate) fn bounded(text: &str, most: usize) -> String {
     cut.trim_end().to_owned()
 }
 
-/// The facts, fit for a report: texts cleaned and cut, no placeholders.
+/// Sanitizes facts for a report: truncates texts and removes placeholders.
 pub(crate) fn fit(facts: DeviceFacts) -> DeviceFacts {
     DeviceFacts {
         driver: bounded(&facts.driver, DRIVER),
@@ -49,9 +49,9 @@ pub(crate) fn fit(facts: DeviceFacts) -> DeviceFacts {
     }
 }
 
-/// Quotable text of at most `most` characters: everything but printable ASCII is escaped.
+/// Escapes everything but printable ASCII, and truncates to `most` characters.
 pub(crate) fn quotable(bytes: &[u8], most: usize) -> String {
-    // One byte becomes at least one character, so more than `most` bytes cannot show.
+    // Each byte becomes at least one character, so at most `most` bytes are visible.
     let text: String = bytes
         .iter()
         .take(most)

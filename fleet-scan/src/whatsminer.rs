@@ -1,24 +1,24 @@
-//! Whatsminer API 3 (TCP 4433): JSON in frames with a length of four bytes, little-endian, both ways.
+//! Whatsminer API 3 (TCP 4433): JSON in frames with a four-byte little-endian length prefix, in both directions.
 //!
-//! The framing is that of the maker's documentation (apidoc.whatsminer.com). Every `get.` command is open.
+//! The framing follows the maker's documentation (apidoc.whatsminer.com). All `get.` commands work without a login.
 
 use serde_json::Value;
 
 use crate::{driver::DriverError, json, probe::Probe};
 
-/// Where the API listens.
+/// The port of the API.
 pub(crate) const PORT: u16 = 4433;
 
-/// Bytes before each message.
+/// The size of the length prefix.
 const HEAD: usize = 4;
 
-/// A longer message is none of this API: the largest that is published has 2 KiB.
+/// The limit of a message. The largest published message has 2 KiB, so longer ones belong to another protocol.
 const LONGEST: usize = 64 * 1024;
 
-/// The answer to one command. None when the bytes are not a frame of this API.
+/// Returns the answer to one command. None if the reply is not a frame of this API.
 ///
 /// # Errors
-/// [`DriverError`] when nothing came back.
+/// [`DriverError`] if no byte was received.
 pub(crate) async fn send(
     probe: &mut Probe<'_>,
     command: &str,
@@ -37,12 +37,12 @@ fn length(bytes: &[u8]) -> Option<usize> {
     (length <= LONGEST).then_some(length)
 }
 
-/// Whether a frame is whole, or can never be one: there is nothing to wait for then.
+/// Whether a frame is complete or invalid. In both cases there is nothing to wait for.
 fn is_complete(bytes: &[u8]) -> bool {
     bytes.len() >= HEAD && length(bytes).is_none_or(|length| bytes.len() >= HEAD + length)
 }
 
-/// The message in a frame, as far as it arrived.
+/// The received part of the message in a frame.
 pub(crate) fn body(bytes: &[u8]) -> Option<&[u8]> {
     let length = length(bytes)?;
     bytes.get(HEAD..bytes.len().min(HEAD + length))

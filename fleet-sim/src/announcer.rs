@@ -1,5 +1,4 @@
-//! A responder of multicast DNS on loopback that announces what a test wants, and counts what it is asked. Read
-//! [`Announcer`] first.
+//! A configurable mDNS responder on loopback that records queries. Start with [`Announcer`].
 
 use std::{
     io,
@@ -17,7 +16,7 @@ const PTR: u16 = 12;
 const TXT: u16 = 16;
 const AAAA: u16 = 28;
 const SRV: u16 = 33;
-/// Class IN; with the bit that says that there is no other record of this kind and name (RFC 6762, 10.2).
+/// Class IN, and the same with the cache-flush bit (RFC 6762, 10.2).
 const IN: u16 = 1;
 const ONLY_ONE: u16 = 0x8001;
 const TTL: u32 = 120;
@@ -25,19 +24,19 @@ const TTL: u32 = 120;
 /// One announced service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
-    /// Such as `_http._tcp`.
+    /// The service type, such as `_http._tcp`.
     pub service: String,
-    /// Of the service, one label.
+    /// The name of the service, one label.
     pub instance: String,
-    /// Its host, one label.
+    /// The name of its host, one label.
     pub host: String,
     /// Every address of the host.
     pub addresses: Vec<IpAddr>,
-    /// Where the service is.
+    /// The port of the service.
     pub port: u16,
 }
 
-/// Answers whoever asks for a service on the loopback interface, with all records at once. Dropping it ends it.
+/// Answers queries for a service on the loopback interface, with all records at once. Dropping it stops the responder.
 #[derive(Debug)]
 pub struct Announcer {
     asked: Arc<Mutex<Vec<String>>>,
@@ -45,11 +44,11 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Announces from now on. `port` is 5353 in real life; another one is a network of its own.
+    /// Starts to announce. Real networks use port 5353. Another port isolates a test.
     ///
     /// # Errors
     ///
-    /// No socket.
+    /// If no socket is available.
     pub fn start(port: u16, announcements: Vec<Announcement>) -> io::Result<Self> {
         let socket = open(port)?;
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -58,7 +57,7 @@ impl Announcer {
         Ok(Self { asked, serving })
     }
 
-    /// The names that were asked for, in order, in lower case.
+    /// The queried names, in order, in lower case.
     pub fn asked(&self) -> Vec<String> {
         lock(&self.asked).clone()
     }
@@ -98,7 +97,7 @@ async fn serve(
             return;
         };
         let query = datagram.get(..length).unwrap_or_default();
-        // The flags of a response begin with a one.
+        // In a response, the first flag bit is set.
         if query.get(2).is_none_or(|flags| flags & 0x80 != 0) {
             continue;
         }
@@ -107,7 +106,7 @@ async fn serve(
         for one in &announcements {
             let service = format!("{}.local", one.service.to_ascii_lowercase());
             if names.contains(&service) {
-                // Who misses it asks again.
+                // A failed send needs no handling, because clients retry.
                 let _ = socket
                     .send_to(&one.response(), SocketAddrV4::new(GROUP, port))
                     .await;
@@ -117,7 +116,7 @@ async fn serve(
 }
 
 impl Announcement {
-    /// What announces it: every record of it, the most telling one last.
+    /// Encodes all records of the service. The PTR record, which refers to the others, comes last.
     pub fn response(&self) -> Vec<u8> {
         let service = labels(&[], &format!("{}.local", self.service));
         let instance = labels(&[&self.instance], &format!("{}.local", self.service));
@@ -136,7 +135,7 @@ impl Announcement {
         records.push(record(&instance, TXT, ONLY_ONE, &[0]));
         records.push(record(&service, PTR, IN, &instance));
         let mut message = vec![0, 0, 0x84, 0, 0, 0];
-        // Few enough.
+        // The number of records is small.
         message.extend_from_slice(&(records.len() as u16).to_be_bytes());
         message.extend_from_slice(&[0; 4]);
         message.extend(records.concat());
@@ -156,11 +155,11 @@ fn record(owner: &[u8], kind: u16, class: u16, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A name: labels that may hold dots, then those of a domain.
+/// Encodes a name: labels that may contain dots, then the labels of a domain.
 fn labels(first: &[&str], domain: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for label in first.iter().copied().chain(domain.split('.')) {
-        // A label has at most 63 bytes; a longer one is cut, and nobody asks for that.
+        // A label has at most 63 bytes. Longer labels are truncated, and no test queries them.
         let label = label.as_bytes();
         bytes.push(label.len().min(63) as u8);
         bytes.extend(label.iter().take(63));
@@ -182,11 +181,11 @@ fn questions(query: &[u8]) -> Option<Vec<String>> {
     Some(names)
 }
 
-/// The name that begins at a byte, and where it ends.
+/// The name at an offset, and the offset of its end.
 fn name(query: &[u8], mut at: usize) -> Option<(String, usize)> {
     let mut parts = Vec::new();
     let mut end = None;
-    // A name has at most 127 labels, and a pointer that leads in circles none.
+    // A name has at most 127 labels. This also ends loops of pointers.
     for _ in 0..127 {
         let length = *query.get(at)?;
         at += 1;

@@ -1,4 +1,4 @@
-//! Answers of devices on the wire: pure functions from a request to bytes. Sockets are `lab.rs`.
+//! Encodes the answers of devices: pure functions from a request to bytes. `lab.rs` has the sockets.
 
 mod cgminer;
 mod http;

@@ -1,4 +1,5 @@
-//! Peers that do not keep to HTTP/2: raw frames, written as fast as they are taken, and what became of the connection.
+//! Clients that violate HTTP/2. They send raw frames as fast as the server reads them, and record how the connection
+//! ends.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,30 +19,30 @@ const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
-/// What is written with one call.
+/// Bytes per write.
 const BATCH: usize = 16 << 10;
 
-/// A peer that sends the same thing again and again.
+/// A client that sends the same frames repeatedly.
 #[derive(Clone, Copy, Debug)]
 pub struct Attack {
-    /// What it is known as.
+    /// The name of the attack.
     pub name: &'static str,
     opening: fn() -> Vec<u8>,
     unit: fn(u32) -> Vec<u8>,
 }
 
-/// What became of an attack.
+/// The result of an attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// How often it was written; the last of them may not have been read.
+    /// How often the unit was written. The server may not have read the last ones.
     pub units: u64,
-    /// Whether the server ended the connection.
+    /// Whether the server closed the connection.
     pub cut: bool,
-    /// The code of the server's last GOAWAY.
+    /// The error code of the server's last GOAWAY.
     pub goaway: Option<u32>,
 }
 
-/// Every attack on a connection that is open: floods that cost a server time, and heads that cost it memory.
+/// All attacks on an open connection: floods that cost CPU time, and header blocks that cost memory.
 pub const ATTACKS: [Attack; 15] = [
     flood("ping", |_| frame(PING, 0, 0, &[0; 8])),
     flood("ping answer", |_| frame(PING, ACK, 0, &[0; 8])),
@@ -64,7 +65,7 @@ pub const ATTACKS: [Attack; 15] = [
     flood("made you reset", |n| {
         let (stream, end) = (2 * n + 1, END_HEADERS | END_STREAM);
         let mut bytes = frame(HEADERS, end, stream, &get());
-        // An increment of nothing is an error of the stream (RFC 9113, section 6.9).
+        // An increment of zero is a stream error (RFC 9113, section 6.9).
         bytes.extend(frame(WINDOW_UPDATE, 0, stream, &[0; 4]));
         bytes
     }),
@@ -102,7 +103,7 @@ const fn flood(name: &'static str, unit: fn(u32) -> Vec<u8>) -> Attack {
 }
 
 impl Attack {
-    /// Attacks until the server ends the connection, or has taken `most` units. Reads whatever it says.
+    /// Attacks until the server closes the connection or has read `most` units. Reads all of the server's frames.
     pub async fn run<I: AsyncRead + AsyncWrite>(self, io: I, most: u64) -> Outcome {
         let (mut from, mut to) = tokio::io::split(io);
         let units = AtomicU64::new(0);
@@ -144,7 +145,7 @@ pub fn preface() -> Vec<u8> {
     bytes
 }
 
-/// A frame as it is written (RFC 9113, section 4.1).
+/// Encodes a frame (RFC 9113, section 4.1).
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     let mut bytes = length.to_be_bytes()[1..].to_vec();
@@ -159,7 +160,7 @@ fn get() -> Vec<u8> {
     [&[0x82, 0x86, 0x04, 8][..], b"/healthz"].concat()
 }
 
-/// A call without a credential, which is refused while its body is open.
+/// A call without a credential. The server refuses it while its body is still open.
 fn post() -> Vec<u8> {
     const PATH: &[u8] = b"/fleetnodegateway.v1.FleetNodeGatewayService/UploadHeartbeat";
     const TYPE: &[u8] = b"application/proto";
@@ -171,18 +172,18 @@ fn post() -> Vec<u8> {
     block
 }
 
-/// A head of 6 KiB that unpacks to 8 MiB: one long header, then its index two thousand times.
+/// A header block of 6 KiB that expands to 8 MiB: one long header, then 2,000 references to it.
 fn bomb() -> Vec<u8> {
     const REPEAT: usize = 2_000;
     let mut block = get();
-    // A name of one byte; 4,000 as an integer with a prefix of seven bits (RFC 7541, section 5.1).
+    // A name of one byte, then 4,000 as an integer with a 7-bit prefix (RFC 7541, section 5.1).
     block.extend([0x40, 1, b'b', 0x7f, 0xa1, 0x1e]);
     block.resize(block.len() + 4_000, b'x');
     block.resize(block.len() + REPEAT, 0xbe);
     block
 }
 
-/// What the server said, as far as it matters.
+/// The relevant frames from the server.
 #[derive(Debug, Default)]
 struct Heard {
     bytes: Vec<u8>,
@@ -191,7 +192,7 @@ struct Heard {
 }
 
 impl Heard {
-    /// Listens until the server ends the connection, in order or not.
+    /// Reads until the server closes the connection, cleanly or not.
     async fn listen(&mut self, from: &mut (impl AsyncRead + Unpin)) {
         let mut piece = [0; 4_096];
         while let Ok(read) = from.read(&mut piece).await
@@ -203,7 +204,7 @@ impl Heard {
         self.ended = true;
     }
 
-    /// Goes over a whole frame, if there is one.
+    /// Processes one complete frame. Returns false if there is none.
     fn step(&mut self) -> bool {
         let [a, b, c, kind, ..] = self.bytes[..] else {
             return false;

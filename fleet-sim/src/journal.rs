@@ -1,6 +1,6 @@
-//! The simulator's own record of what was touched: every accepted connection, in memory and as NDJSON.
+//! Records every accepted connection of a simulated site, in memory and as NDJSON.
 //!
-//! It is written by the devices, so that what a scanner claims can be compared with what arrived.
+//! The devices write the journal. Tests compare it with the claims of a scanner.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,32 +16,32 @@ use rustix::event::{PollFd, PollFlags};
 use serde::{Serialize, Serializer};
 use tokio::net::TcpStream;
 
-/// Connections kept in memory; later ones are counted only. A million are some 200 MB.
+/// The limit of connections in memory. Later ones are only counted. A million connections take about 200 MB.
 const KEPT: usize = 1_000_000;
 
 /// One connection that a simulated device accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Connection {
-    /// Dense from 0 in the order of acceptance.
+    /// Sequence number, from 0 in the order of acceptance.
     pub number: u64,
-    /// The device.
+    /// The address of the device.
     pub address: IpAddr,
-    /// Its port.
+    /// The port of the device.
     pub port: u16,
-    /// Who connected.
+    /// The address of the client.
     pub peer: SocketAddr,
-    /// When it was accepted, since the site started; microseconds in the file.
+    /// The time of acceptance since the site started. The file holds microseconds.
     #[serde(rename = "at_micros", serialize_with = "micros")]
     pub at: Duration,
-    /// The same as microseconds of Unix time.
+    /// The time of acceptance in microseconds of Unix time.
     pub unix_micros: u64,
     /// Bytes read from the peer so far.
     pub bytes_read: u64,
     /// Bytes sent to the peer so far.
     pub bytes_sent: u64,
-    /// What was asked and answered: `version`, `GET /`, `garbage`, ...
+    /// The requests that were answered: `version`, `GET /`, `garbage`, ...
     pub answered: Vec<String>,
-    /// When it ended, since the site started; none while it is open. Microseconds in the file.
+    /// The time of the end since the site started, or none while the connection is open. The file holds microseconds.
     #[serde(rename = "closed_micros", serialize_with = "optional_micros")]
     pub closed: Option<Duration>,
 }
@@ -60,7 +60,7 @@ fn optional_micros<S: Serializer>(
     }
 }
 
-/// The record of one running site. Cheap to clone; clones share it.
+/// The journal of one running site. Clones are cheap and share it.
 #[derive(Debug, Clone)]
 pub struct Journal {
     shared: Arc<Shared>,
@@ -82,7 +82,7 @@ struct State {
     file_broke: Option<String>,
 }
 
-/// Why the record cannot be written to a file.
+/// Why the journal file cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("the journal {} cannot be created", path.display())]
 pub struct JournalError {
@@ -100,11 +100,11 @@ impl Journal {
         }
     }
 
-    /// Also writes a line of JSON to a new file at each opening and closing, at once, so that it can be followed
-    /// and survives the end of the process.
+    /// Also appends a JSON line to a file at each opening and closing. Each line is written immediately, so readers can
+    /// follow the file, and it survives a crash.
     ///
     /// # Errors
-    /// When the file cannot be created; it is truncated when it exists.
+    /// If the file cannot be created. An existing file is truncated.
     pub fn write_to(&self, path: &Path) -> Result<(), JournalError> {
         let file = File::create(path).map_err(|source| JournalError {
             path: path.to_owned(),
@@ -114,18 +114,18 @@ impl Journal {
         Ok(())
     }
 
-    /// How long the site has been running: the clock of every `at` and `closed`.
+    /// The time since the site started. `at` and `closed` use this clock.
     pub fn now(&self) -> Duration {
         self.shared.started.elapsed()
     }
 
-    /// How many connections were ever accepted.
+    /// The number of connections that were accepted in total.
     pub fn count(&self) -> u64 {
         let state = self.state();
         state.connections.len() as u64 + state.uncounted
     }
 
-    /// Every connection, in the order of acceptance.
+    /// All recorded connections, in the order of acceptance.
     pub fn connections(&self) -> Vec<Connection> {
         self.state().connections.clone()
     }
@@ -140,7 +140,7 @@ impl Journal {
             .collect()
     }
 
-    /// Every address that was connected to.
+    /// All addresses that received a connection.
     pub fn touched_addresses(&self) -> BTreeSet<IpAddr> {
         self.state()
             .connections
@@ -149,8 +149,8 @@ impl Journal {
             .collect()
     }
 
-    /// The most connections that any one device had open at a time. One that its peer has closed does not count,
-    /// even when the device has yet to notice.
+    /// The highest number of simultaneous connections to one device. A connection that the peer has closed does not
+    /// count, even if the device has not noticed yet.
     pub fn max_concurrent_per_host(&self) -> usize {
         self.state()
             .most_at_once
@@ -160,7 +160,7 @@ impl Journal {
             .unwrap_or(0)
     }
 
-    /// Why writing to the file stopped, if it did.
+    /// Why writing to the file stopped, or none.
     pub fn file_error(&self) -> Option<String> {
         self.state().file_broke.clone()
     }
@@ -263,7 +263,7 @@ impl State {
     }
 }
 
-/// Whether the peer has sent FIN or RST, whatever is still unread.
+/// Whether the peer has sent FIN or RST, even if data is still unread.
 fn closed_by_peer(stream: &TcpStream) -> bool {
     let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
     let mut descriptors = [PollFd::new(stream, gone)];

@@ -1,6 +1,6 @@
-//! Puts a [`Site`] on the network: a listener a service, a task a listener, every connection bounded and recorded.
+//! Runs a [`Site`] on the network: one listener and one task per service. Every connection is bounded and recorded.
 //!
-//! [`Lab::start`] first. What is said on a connection is `lab/serve.rs`.
+//! Start with [`Lab::start`]. `lab/serve.rs` handles connections.
 
 mod serve;
 
@@ -21,20 +21,20 @@ use crate::{
     site::{Device, Service, Site, SiteError},
 };
 
-/// Connections that a listener keeps waiting in the kernel.
+/// The listen backlog.
 const BACKLOG: u32 = 128;
 
-/// Connections served at a time by the whole site; more wait in the listeners' backlogs.
+/// The limit of simultaneous connections of a site. Further ones wait in the listen backlogs.
 const AT_ONCE: usize = 8192;
 
-/// How long a listener rests after the system refused to accept (no descriptors, no memory).
+/// How long a listener pauses after the system could not accept a connection (no descriptors, no memory).
 const REST: Duration = Duration::from_millis(50);
 
 /// Starts sites.
 #[derive(Debug)]
 pub struct Lab;
 
-/// A site on the network. Dropping it closes everything without waiting.
+/// A running site. Dropping it closes everything without waiting.
 #[derive(Debug)]
 pub struct RunningSite {
     site: Arc<Site>,
@@ -43,7 +43,7 @@ pub struct RunningSite {
     stop: DropGuard,
 }
 
-/// Why a site could not be put on the network; nothing of it is left listening.
+/// Why a site could not start. No listener remains open.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// The description is inconsistent.
@@ -52,9 +52,9 @@ pub enum LabError {
     /// A listener could not be opened.
     #[error("cannot listen on {endpoint}{}", hint(source))]
     Bind {
-        /// The address and port.
+        /// The endpoint of the listener.
         endpoint: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
 }
@@ -71,10 +71,10 @@ fn hint(source: &std::io::Error) -> &'static str {
 }
 
 impl Lab {
-    /// Binds every listener of a site and begins to answer. Raises the limit of open files as far as allowed.
+    /// Binds every listener of a site and serves connections. Raises the limit of open files as far as allowed.
     ///
     /// # Errors
-    /// [`LabError`] names the address that could not be bound, and why.
+    /// [`LabError`] contains the endpoint that could not be bound, and the reason.
     pub async fn start(site: Site) -> Result<RunningSite, LabError> {
         site.check()?;
         raise_descriptor_limit();
@@ -98,7 +98,7 @@ impl Lab {
                 };
                 tasks.spawn(host.accept(listener));
             }
-            // Thousands of binds are a long step; let others run.
+            // Thousands of binds take long, so yield to other tasks.
             tokio::task::yield_now().await;
         }
         tasks.close();
@@ -112,17 +112,17 @@ impl Lab {
 }
 
 impl RunningSite {
-    /// The description it was started from.
+    /// The description of the site.
     pub fn site(&self) -> &Site {
         &self.site
     }
 
-    /// The record of what was touched; stays readable after the site has ended.
+    /// The journal of the site. It stays readable after the site has stopped.
     pub fn journal(&self) -> &Journal {
         &self.journal
     }
 
-    /// Closes every listener and connection and waits for the last. Cancel-safe: what began to close goes on.
+    /// Closes all listeners and connections, and waits for the last one. Cancel-safe: a started shutdown continues.
     pub async fn shutdown(self) {
         drop(self.stop);
         self.tasks.wait().await;
@@ -144,7 +144,7 @@ fn listen(device: &Device, service: &Service) -> Result<TcpListener, LabError> {
     open().map_err(|source| LabError::Bind { endpoint, source })
 }
 
-/// Raises the soft limit of open files to the hard one and returns what holds now; `u64::MAX` when unlimited.
+/// Raises the soft limit of open files to the hard limit. Returns the current limit, or `u64::MAX` if unlimited.
 pub fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -159,7 +159,7 @@ pub fn raise_descriptor_limit() -> u64 {
     now.unwrap_or(u64::MAX)
 }
 
-/// One listening service, and what its task needs.
+/// One listening service and the context of its task.
 #[derive(Debug, Clone)]
 struct Host {
     site: Arc<Site>,

@@ -1,11 +1,11 @@
-//! A simulated LAN of devices on real sockets: the truth that tests, the demo and the lab compare with.
+//! A simulated LAN of devices on real sockets, for tests, the demo and the lab.
 //!
-//! A [`Site`] describes the devices, [`Lab::start`] puts them on the network, the [`Journal`] records every
-//! connection they see, and [`Truth`] says what a read-only identification should find. Nothing here knows how
-//! discovery works; the answers and the truth are written down independently of the scan engine.
+//! A [`Site`] describes the devices, and [`Lab::start`] runs them on the network. The [`Journal`] records their
+//! connections. [`Truth`] is the expected result of a read-only identification. This crate is independent of the scan
+//! engine, so it can serve as the reference.
 //!
-//! Read [`Site`] first. Beside the devices there is a [`NameServer`] for tests of host names, an [`Announcer`] for
-//! tests of mDNS, and [`attack`]: peers that a server must withstand.
+//! Start with [`Site`]. The crate also has a [`NameServer`] for tests of host names, an [`Announcer`] for tests of
+//! mDNS, and [`attack`]: hostile HTTP/2 clients.
 
 mod announcer;
 mod answer;

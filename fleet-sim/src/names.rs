@@ -1,4 +1,4 @@
-//! A name server on loopback that says what a test wants, and counts who asked. Read [`NameServer`] first.
+//! A configurable name server on loopback that counts queries. Start with [`NameServer`].
 
 use std::{
     collections::BTreeMap,
@@ -15,21 +15,21 @@ const A: u16 = 1;
 const CNAME: u16 = 5;
 const AAAA: u16 = 28;
 const IN: u16 = 1;
-/// A pointer to the question's name, which stands behind the header.
+/// A compression pointer to the question's name, which follows the header.
 const QUESTION: [u8; 2] = [0xc0, HEADER as u8];
-/// What nobody minds being cached.
+/// Disables caching, so that tests can change records at any time.
 const TTL: u32 = 0;
 
-/// What a name has.
+/// A record of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NameRecord {
     /// An address.
     Address(IpAddr),
-    /// Another name; addresses that follow are that name's.
+    /// Another name. The addresses that follow belong to that name.
     Alias(String),
 }
 
-/// A name server over UDP. Names that it does not know do not exist. Dropping it ends it.
+/// A name server over UDP. Unknown names do not exist. Dropping it stops the server.
 #[derive(Debug)]
 pub struct NameServer {
     address: SocketAddr,
@@ -40,7 +40,7 @@ pub struct NameServer {
 #[derive(Debug, Default)]
 struct State {
     names: BTreeMap<String, Vec<NameRecord>>,
-    /// How often each name's IPv4 addresses were asked for.
+    /// The number of IPv4 queries for each name.
     asked: BTreeMap<String, usize>,
 }
 
@@ -49,7 +49,7 @@ impl NameServer {
     ///
     /// # Errors
     ///
-    /// No port.
+    /// If no port is available.
     pub async fn start() -> io::Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = socket.local_addr()?;
@@ -62,18 +62,18 @@ impl NameServer {
         })
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What a name has from now on.
+    /// Replaces the records of a name.
     pub fn set(&self, name: &str, records: impl IntoIterator<Item = NameRecord>) {
         let records = records.into_iter().collect();
         lock(&self.state).names.insert(name.to_owned(), records);
     }
 
-    /// How often a name's IPv4 addresses were asked for.
+    /// The number of IPv4 queries for a name.
     pub fn asked(&self, name: &str) -> usize {
         lock(&self.state).asked.get(name).copied().unwrap_or(0)
     }
@@ -99,7 +99,7 @@ async fn serve(socket: UdpSocket, state: Arc<Mutex<State>>) {
             .get(..length)
             .and_then(|query| answer(query, &mut lock(&state)));
         if let Some(answer) = answer {
-            // A client that is gone asks again.
+            // A failed send needs no handling, because clients retry.
             let _ = socket.send_to(&answer, from).await;
         }
     }
@@ -135,7 +135,7 @@ fn answer(query: &[u8], state: &mut State) -> Option<Vec<u8>> {
             owner = data;
         }
     }
-    // Response, authoritative, recursion as desired and available; 3 is "no such name".
+    // Flags: response, authoritative, recursion desired and available. Code 3 is "no such name".
     let flags: u16 = 0x8580 | if known.is_some() { 0 } else { 3 };
     let mut message = query.get(..2)?.to_vec();
     for field in [flags, 1, count, 0, 0] {
@@ -146,7 +146,7 @@ fn answer(query: &[u8], state: &mut State) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// The name of the question in lower case, and where it ends.
+/// The name in the question in lower case, and the offset of its end.
 fn question(query: &[u8]) -> Option<(String, usize)> {
     let mut at = HEADER;
     let mut parts = Vec::new();
@@ -165,7 +165,7 @@ fn question(query: &[u8]) -> Option<(String, usize)> {
 fn labels(name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for label in name.split('.') {
-        // A label has at most 63 bytes; a longer one is cut, and nobody asks for that.
+        // A label has at most 63 bytes. Longer labels are truncated, and no test queries them.
         let label = label.as_bytes();
         bytes.push(label.len().min(63) as u8);
         bytes.extend(label.iter().take(63));

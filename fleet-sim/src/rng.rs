@@ -1,6 +1,6 @@
-//! A small deterministic generator (SplitMix64), so that a seed means the same site on every machine and version.
+//! A small deterministic generator (SplitMix64). A seed produces the same site on every machine and in every version.
 
-/// Yields the same numbers for the same seed, for ever.
+/// Returns the same numbers for the same seed.
 #[derive(Debug, Clone)]
 pub(crate) struct SplitMix {
     state: u64,

@@ -1,7 +1,7 @@
-//! What a simulated site consists of: devices, their services, and how each of them behaves.
+//! The parts of a simulated site: devices, their services, and the behavior of each service.
 //!
-//! [`Site`] is plain data (JSON both ways). Ready-made sites are in `preset.rs`, the makes in `make.rs`; what a
-//! device says on the wire is `answer.rs`, what should be found is `truth.rs`.
+//! [`Site`] is plain data that converts to and from JSON. `preset.rs` has ready-made sites, and `make.rs` the makes.
+//! `answer.rs` encodes the devices' answers. `truth.rs` has the expected results.
 
 mod make;
 mod preset;
@@ -11,13 +11,13 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 pub use make::Make;
 use serde::{Deserialize, Serialize};
 
-/// A simulated LAN: every device that exists on it.
+/// A simulated LAN with all of its devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Site {
-    /// The seed it was made from; random-looking bytes on the wire derive from it.
+    /// The seed of the site. Pseudorandom bytes on the wire derive from it.
     pub seed: u64,
-    /// The devices, in no particular order; at most one a (address, port).
+    /// The devices in any order. Each (address, port) occurs at most once.
     pub devices: Vec<Device>,
 }
 
@@ -25,22 +25,22 @@ pub struct Site {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Device {
-    /// Where it listens; loopback for tests, a real address inside a lab namespace.
+    /// The listening address: loopback for tests, a real address inside a lab namespace.
     pub address: IpAddr,
-    /// Who made it, which decides what it says.
+    /// The make, which determines the answers.
     pub make: Make,
-    /// The model as the device itself spells it; may be empty.
+    /// The model as the device reports it. May be empty.
     pub model: String,
-    /// The firmware version as the device itself spells it, without the firmware's name.
+    /// The firmware version as the device reports it, without the firmware's name.
     pub firmware: String,
-    /// Colon form, upper case. Whether it can be read without a login depends on the make.
+    /// Upper case, separated by colons. The make determines whether it can be read without a login.
     pub mac: Option<String>,
-    /// As printed on the label. Whether it can be read without a login depends on the make.
+    /// The serial on the label. The make determines whether it can be read without a login.
     pub serial: Option<String>,
-    /// What it listens on.
+    /// The listening services.
     pub services: Vec<Service>,
-    /// The credentials behind which it shows more; none means the default ones of its make. Antminer, VNish, Braiins,
-    /// Proto and SealMiner ask for a login.
+    /// The credentials that unlock more data. None means the factory defaults of the make. Antminer, VNish, Braiins,
+    /// Proto and SealMiner require a login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<DeviceLogin>,
 }
@@ -53,7 +53,7 @@ pub struct DeviceLogin {
     pub username: String,
     /// The password.
     pub password: String,
-    /// Refuses every login.
+    /// Whether the device refuses every login.
     #[serde(default)]
     pub locked: bool,
 }
@@ -64,7 +64,7 @@ impl DeviceLogin {
         Self::default_of(Make::Antminer)
     }
 
-    /// The default login of a make. The user name is empty where the make has none.
+    /// The default login of a make. The user name is empty if the make has none.
     pub fn default_of(make: Make) -> Self {
         match make {
             Make::Vnish => Self::new("", "admin"),
@@ -102,44 +102,44 @@ impl DeviceLogin {
 pub struct Service {
     /// TCP port.
     pub port: u16,
-    /// What is spoken there.
+    /// The protocol at this port.
     pub protocol: Protocol,
-    /// How well it behaves.
+    /// The behavior of the service.
     pub manner: Manner,
-    /// How long it thinks before it answers, in milliseconds.
+    /// The delay before each answer, in milliseconds.
     #[serde(default)]
     pub delay_ms: u64,
 }
 
-/// The protocols that simulated devices speak.
+/// The protocols of simulated devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
-    /// CGMiner's API: one JSON command a connection, usually TCP 4028.
+    /// The CGMiner API: one JSON command per connection, usually TCP 4028.
     Cgminer,
     /// HTTP/1.1, usually TCP 80.
     Http,
 }
 
-/// How a service treats whoever connects.
+/// The behavior of a service toward its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Manner {
-    /// Answers as real devices of its make do.
+    /// Answers like real devices of its make.
     Proper,
-    /// Answers with a defect that real firmware is known for; still readable by a tolerant client.
+    /// Answers with a known firmware defect. A tolerant client can still read the answer.
     Malformed(Malformation),
-    /// Answers properly, a few bytes at a time.
+    /// Answers correctly, but only a few bytes at a time.
     Dripping,
-    /// Sends random bytes without end, until the peer closes.
+    /// Sends random bytes until the peer closes.
     Garbage,
-    /// Accepts and never says a word.
+    /// Accepts connections and sends nothing.
     Silent,
-    /// Accepts and closes at once.
+    /// Accepts and closes immediately.
     HangsUp,
 }
 
-/// Defects of CGMiner replies seen in the field.
+/// Defects of CGMiner replies that occur in real firmware.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Malformation {
@@ -151,12 +151,12 @@ pub enum Malformation {
     ControlCharacters,
     /// A comma before a closing bracket.
     TrailingComma,
-    /// The connection closes before the last brackets were sent.
+    /// The connection closes before the last brackets are sent.
     Truncated,
 }
 
 impl Malformation {
-    /// Every defect, for sites that show each of them.
+    /// Every defect.
     pub const ALL: [Self; 5] = [
         Self::MissingComma,
         Self::TrailingNuls,
@@ -166,22 +166,22 @@ impl Malformation {
     ];
 }
 
-/// Which ports the services of a ready-made site listen on.
+/// The ports of the services of a ready-made site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ports {
-    /// The CGMiner API's.
+    /// The port of the CGMiner API.
     pub cgminer: u16,
-    /// HTTP's.
+    /// The port of HTTP.
     pub http: u16,
 }
 
 impl Ports {
-    /// The ports of real devices; 80 needs a privileged process.
+    /// The ports of real devices. Port 80 requires a privileged process.
     pub const REAL: Self = Self {
         cgminer: 4028,
         http: 80,
     };
-    /// Ports that anybody may bind.
+    /// Ports that any process may bind.
     pub const UNPRIVILEGED: Self = Self {
         cgminer: 4028,
         http: 8080,
@@ -189,7 +189,7 @@ impl Ports {
 }
 
 impl Service {
-    /// How long it thinks before it answers.
+    /// The delay before each answer.
     pub fn delay(&self) -> Duration {
         Duration::from_millis(self.delay_ms)
     }
@@ -199,25 +199,25 @@ impl Site {
     /// Reads a description from JSON.
     ///
     /// # Errors
-    /// [`SiteError::Json`] when it is not a site, else what [`Site::check`] says.
+    /// [`SiteError::Json`] if the text is not a site, otherwise the errors of [`Site::check`].
     pub fn from_json(text: &str) -> Result<Self, SiteError> {
         let site: Self = serde_json::from_str(text)?;
         site.check()?;
         Ok(site)
     }
 
-    /// Writes the description as JSON, readable by [`Site::from_json`].
+    /// Writes the description as JSON for [`Site::from_json`].
     ///
     /// # Errors
-    /// [`SiteError::Json`]; not for a site that passed [`Site::check`].
+    /// [`SiteError::Json`]. A site that passed [`Site::check`] never fails.
     pub fn to_json(&self) -> Result<String, SiteError> {
         Ok(serde_json::to_string_pretty(self)?)
     }
 
-    /// Checks that no two services share an address and port, and that every port can be listened on.
+    /// Checks that services have distinct endpoints and valid ports.
     ///
     /// # Errors
-    /// Names the first offending device.
+    /// Returns the first invalid endpoint.
     pub fn check(&self) -> Result<(), SiteError> {
         let mut seen = BTreeSet::new();
         for device in &self.devices {
@@ -238,7 +238,7 @@ impl Site {
         Ok(())
     }
 
-    /// Every port that some device listens on, ascending: what a scan of this site should ask.
+    /// All ports on which devices listen, ascending. A scan of this site should use them.
     pub fn ports(&self) -> Vec<u16> {
         let ports: BTreeSet<u16> = self
             .devices
@@ -248,7 +248,7 @@ impl Site {
         ports.into_iter().collect()
     }
 
-    /// Every address of a device, ascending.
+    /// The addresses of all devices, ascending.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let addresses: BTreeSet<IpAddr> =
             self.devices.iter().map(|device| device.address).collect();
@@ -261,13 +261,13 @@ impl Site {
     }
 }
 
-/// Why a description is no site.
+/// Why a description is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum SiteError {
-    /// Not JSON, or not of this shape.
+    /// The text is not JSON, or does not have the fields of a site.
     #[error("the site description cannot be read")]
     Json(#[from] serde_json::Error),
-    /// Two services at one endpoint.
+    /// Two services have the same endpoint.
     #[error("{address} port {port} is described twice; give each device its own address")]
     Twice {
         /// The address.
@@ -275,22 +275,22 @@ pub enum SiteError {
         /// The port.
         port: u16,
     },
-    /// Port 0 cannot be listened on.
+    /// A service has port 0.
     #[error("{address} has a service on port 0; use 1 to 65535")]
     PortZero {
         /// The address.
         address: IpAddr,
     },
-    /// More devices than host addresses.
+    /// The network has fewer host addresses than devices.
     #[error(
         "{network} has {room} usable addresses, {devices} devices do not fit; use a wider network or fewer devices"
     )]
     NoRoom {
-        /// The network asked for.
+        /// The requested network.
         network: ipnetwork::Ipv4Network,
-        /// How many devices it can hold.
+        /// The capacity of the network in devices.
         room: usize,
-        /// How many were asked for.
+        /// The requested number of devices.
         devices: usize,
     },
 }

@@ -1,44 +1,44 @@
-//! The expected result of a read-only identification, written make by make and independently of any scanner.
+//! The expected result of a read-only identification for each make. It is written independently of any scanner.
 
 use serde::{Deserialize, Serialize};
 
 use crate::site::{Device, Make, Manner, Protocol, Service};
 
-/// The expected result of a scan of given ports.
+/// The expected result of a scan of the given ports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Truth {
-    /// It names itself without a login.
+    /// The device identifies itself without a login.
     Identified(Box<Identity>),
-    /// It accepts connections on an asked port, but nothing there names a known make.
+    /// The device accepts connections on a requested port, but no answer identifies a known make.
     Unidentified,
-    /// It listens on none of the asked ports.
+    /// The device listens on none of the requested ports.
     Refused,
 }
 
 /// The identity that can be read without a login.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The port whose answer names it.
+    /// The port whose answer identifies the device.
     pub port: u16,
     /// The scheme of its web page.
     pub url_scheme: String,
-    /// Name of the driver that such devices belong to.
+    /// The driver name of the device.
     pub driver_name: String,
-    /// Model, or empty when it does not say.
+    /// The model, or empty if the device does not report it.
     pub model: String,
-    /// Maker of the hardware, or of the firmware when only that is known.
+    /// The maker of the hardware, or of the firmware if the hardware maker is unknown.
     pub manufacturer: String,
-    /// Firmware, with its name for aftermarket firmware; may be empty.
+    /// The firmware version. Aftermarket firmware includes its name. May be empty.
     pub firmware_version: String,
-    /// Upper-case colon form.
+    /// Upper case, separated by colons.
     pub mac: Option<String>,
-    /// As the device says it.
+    /// As the device reports it.
     pub serial: Option<String>,
 }
 
 impl Device {
-    /// What a scan of `ports` should find. The CGMiner API goes before a web page, which adds what the API lacks.
+    /// The expected result of a scan of `ports`. The CGMiner API has priority, and the web page fills the gaps.
     pub fn truth(&self, ports: &[u16]) -> Truth {
         let asked = || {
             self.services
@@ -71,7 +71,7 @@ impl Device {
             Make::Antminer => ("Bitmain", self.firmware.clone()),
             Make::Whatsminer => ("MicroBT", self.firmware.clone()),
             Make::Avalon => ("Canaan", self.firmware.clone()),
-            // The API shows the hash of a build, which is not a version.
+            // The API returns a build hash, which is not a version.
             Make::Braiins => ("Bitmain", "Braiins OS".to_owned()),
             Make::LuxOs => ("Bitmain", format!("LuxOS {}", self.firmware)),
             Make::Vnish => ("Bitmain", format!("VNish {}", self.firmware)),
@@ -203,7 +203,7 @@ impl Device {
 }
 
 impl Identity {
-    /// The API's identity, with what only the web page says.
+    /// The identity from the API, completed with facts that only the web page contains.
     fn completed_by(self, web: Self) -> Self {
         let is_release = web
             .firmware_version

@@ -1,28 +1,28 @@
-//! Reads the API's older form, `STATUS=S,Code=22,Msg=CGMiner versions|VERSION,CGMiner=4.11.1,API=3.7|`, into the shape of
-//! its JSON. Some devices answer every command in this form. Pure and bounded by its input.
+//! Reads the API's older format, `STATUS=S,Code=22,Msg=CGMiner versions|VERSION,CGMiner=4.11.1,API=3.7|`, as if it were
+//! JSON. Some devices always use this format. Pure and bounded by its input.
 
 use serde_json::{Map, Value};
 
-/// How such a reply begins.
+/// The prefix of such a reply.
 const START: &[u8] = b"STATUS=";
 
-/// Sections of one reply that are read. Real replies have one per hash board and a few more.
+/// The limit of sections per reply. Real replies have one per hash board and a few more.
 const SECTIONS: usize = 32;
 
-/// Fields of one section that are read.
+/// The limit of fields per section.
 const FIELDS: usize = 128;
 
 pub(super) fn is_plain(bytes: &[u8]) -> bool {
     bytes.starts_with(START)
 }
 
-/// Whether the reply is whole, as far as its closing NUL tells; not all firmware sends one.
+/// Whether the reply has its closing NUL. Some firmware does not send one.
 pub(super) fn is_complete(bytes: &[u8]) -> bool {
     bytes.last() == Some(&0)
 }
 
-/// The sections as lists of objects, by their names: `VERSION,A=1|` becomes `VERSION[0].A`. A section that was cut off is
-/// left out: half a model name is another model.
+/// The sections as lists of objects, by name: `VERSION,A=1|` becomes `VERSION[0].A`. Truncated sections are dropped,
+/// because a truncated model name can equal another model's name.
 pub(super) fn parse(bytes: &[u8]) -> Option<Value> {
     let text = String::from_utf8_lossy(bytes);
     let (whole, _) = text.rsplit_once('|')?;
@@ -42,7 +42,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Value> {
     Some(Value::Object(reply))
 }
 
-/// A section is named by its first field, which may have a value of its own (`STATUS=S`, `DEVDETAILS=0`).
+/// The first field names the section. It may have its own value (`STATUS=S`, `DEVDETAILS=0`).
 fn section(text: &str) -> (String, Map<String, Value>) {
     let mut fields: Vec<(&str, String)> = Vec::new();
     for piece in text
@@ -53,7 +53,7 @@ fn section(text: &str) -> (String, Map<String, Value>) {
         match (piece.split_once('='), fields.last_mut()) {
             (Some((name, value)), _) => fields.push((name.trim(), value.to_owned())),
             (None, None) => fields.push((piece.trim(), String::new())),
-            // A comma within a value.
+            // This comma is part of the value.
             (None, Some((_, value))) => {
                 value.push(',');
                 value.push_str(piece);

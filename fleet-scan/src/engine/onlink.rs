@@ -64,7 +64,7 @@ const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// Requests per round, well under a millisecond.
 const REQUESTS_PER_ROUND: usize = 32;
 
-/// What was found out about hosts on the link; each host gets exactly one outcome.
+/// The outcome of hosts on the link. Each host gets exactly one.
 #[derive(Debug)]
 pub(super) enum NeighborEvent {
     /// It exists, or a connection has to find out.

@@ -46,7 +46,7 @@ const IDENTITY_WAIT: Duration = Duration::from_secs(5);
 /// Batches of sweep events that may wait.
 const SWEEP_BATCHES: usize = 8;
 
-/// What the drivers made of a port, or external drivers of a host.
+/// The result of the drivers for a port, or of external drivers for a host.
 enum Answered {
     Port(u32, u8, Identified),
     External(u32, u8, Identified),
@@ -186,8 +186,8 @@ impl Run {
         let _ = sink.send(ScanEvent::Ended(summary)).await;
     }
 
-    /// Decides what hosts are that the network reports as unreachable. If another host of their subnet answered, a
-    /// router on their link found them absent. Otherwise it may have refused to forward.
+    /// Decides the outcome of hosts that the network reports as unreachable. If another host of their subnet answered,
+    /// a router on their link found them absent. Otherwise the router may have refused to forward.
     async fn judge_unreachable(&mut self) {
         let subnets = self.targets.subnets();
         let mut has_answer = vec![false; subnets];
@@ -460,7 +460,7 @@ impl Run {
         }
     }
 
-    /// Delivers the devices that waited for so long, or all of them.
+    /// Delivers the devices that waited for at least `waited`, or all of them.
     async fn deliver_nameless(&mut self, waited: Option<Duration>) {
         let late = |since: Instant| waited.is_none_or(|waited| since.elapsed() >= waited);
         while let Some((_, host, device)) = self.nameless.pop_front_if(|(since, ..)| late(*since)) {

@@ -1,10 +1,9 @@
-//! The state machine of reachability: decides which connection is tried when, and what silence means. Pure; time is an
-//! argument.
+//! The state machine of reachability: schedules connection attempts and interprets silence. Pure; time is an argument.
 //!
 //! [`Schedule::next`] returns the next action, [`Schedule::expire`] the endpoints that stayed silent. An endpoint has a
 //! slot from its first attempt until it is settled. After a silent attempt its socket stays open beside the next one,
-//! because a late answer still counts. `walk.rs` gives the order of first attempts, except that the other ports of a host
-//! that answered go first. `timing.rs` gives the time to wait.
+//! because a late answer still counts. `walk.rs` gives the order of first attempts, except that the other ports of a
+//! host that answered go first. `timing.rs` gives the timeouts.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -44,10 +44,10 @@ const TICK: Duration = Duration::from_millis(1);
 /// Attempts between two checks for answers, well under a millisecond.
 const ATTEMPTS_PER_ROUND: usize = 64;
 
-/// How long the sweep pauses when this machine runs short of something.
+/// How long the sweep pauses when the system is short of a resource.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Consecutive shortages, one per [`PAUSE`], after which endpoints are given up.
+/// Consecutive shortages, one per [`PAUSE`], after which the sweep gives up endpoints.
 const SHORTAGE_LIMIT: u32 = 50;
 
 /// Consecutive unreachable hosts, without an answer in between, after which the sweep slows down.
@@ -56,7 +56,7 @@ const UNREACHABLE_LIMIT: u32 = 64;
 /// How often the connection tracking table is read.
 const TRACKING_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What the sweep found out.
+/// The results of the sweep.
 #[derive(Debug)]
 pub(super) enum SweepEvent {
     /// The outcome of one endpoint, exactly once for each endpoint of a host that is not absent.
@@ -142,7 +142,7 @@ enum Silent {
     Host(u32),
 }
 
-/// What other threads tell the loop.
+/// Messages from other threads to the loop.
 #[derive(Debug)]
 struct Mailbox {
     waker: Waker,
@@ -464,7 +464,7 @@ impl Loop {
         }
     }
 
-    /// Settles a host or endpoint that is silent since the last packet to it, once its path is verified.
+    /// Settles a host or endpoint that stayed silent after the last packet to it, once its path is verified.
     fn silent(&mut self, host: u32, item: Silent, sent: Instant) {
         let judged = match &mut self.paths {
             Some(paths) => paths.judge(host, item, sent),
@@ -489,7 +489,7 @@ impl Loop {
         }
     }
 
-    /// Settles what was held until its path was verified. Returns when to continue.
+    /// Settles items that were held until their path was verified. Returns when to continue.
     fn verify_paths(&mut self) -> Option<Instant> {
         let mut decided = Vec::new();
         let wake = self.paths.as_mut()?.step(Instant::now(), &mut decided);
@@ -530,7 +530,7 @@ impl Loop {
         }
     }
 
-    /// Asks which hosts on the link exist. Returns when to continue.
+    /// Resolves the hosts on the link. Returns when to continue.
     fn resolve_neighbors(&mut self) -> Option<Instant> {
         let on_link = self.on_link.as_mut()?;
         let now = Instant::now();

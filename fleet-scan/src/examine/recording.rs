@@ -1,5 +1,5 @@
-//! Writes a conversation as a fixture for a rule. MACs, serials, pool accounts, passwords and private addresses are
-//! replaced, the same text by the same stand-in. Pure.
+//! Writes a recording as a fixture for a rule. Replaces MACs, serials, pool accounts, passwords and private addresses.
+//! The same text always gets the same replacement. Pure.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -9,7 +9,7 @@ use regex::{Captures, Regex};
 use super::{Examination, Examined};
 use crate::{http::response, probe::Exchange, whatsminer};
 
-/// Header lines that belong to one connection or one answer, or that the replay of a fixture writes itself.
+/// Headers that are specific to one connection or answer, or that the fixture replay generates.
 const LEFT_OUT: [&str; 7] = [
     "content-length",
     "transfer-encoding",
@@ -20,7 +20,7 @@ const LEFT_OUT: [&str; 7] = [
     "etag",
 ];
 
-/// Writes what every examined port answered. Lines that begin with `#` are for the person who adds the fixture.
+/// Writes the answers of every examined port. Lines that begin with `#` are notes for the author of the fixture.
 pub fn recording(ports: &[Examination]) -> String {
     let mut scrub = Scrubber::default();
     let mut requests = String::new();
@@ -78,7 +78,7 @@ fn expected(facts: &DeviceFacts) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// A request and its answer as a fixture writes them. None for a request that has no place in one.
+/// Formats a request and its answer for a fixture. None if a fixture cannot represent the request.
 fn lines(exchange: &Exchange) -> Option<(String, String)> {
     let bytes = exchange.reply.as_ref().ok()?;
     let request = String::from_utf8_lossy(&exchange.request);
@@ -109,7 +109,7 @@ fn lines(exchange: &Exchange) -> Option<(String, String)> {
     Some((asked, answer))
 }
 
-/// A response without its framing, the body unpacked; the replay packs it again by its header.
+/// A response without framing, with its body decompressed. The replay compresses it again according to its header.
 fn response_lines(bytes: &[u8]) -> Option<String> {
     let response = response::parse(bytes)?;
     let head = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
@@ -130,7 +130,7 @@ fn response_lines(bytes: &[u8]) -> Option<String> {
     ))
 }
 
-/// Replaces what identifies a device or its owner.
+/// Replaces texts that identify a device or its owner.
 #[derive(Debug, Default)]
 struct Scrubber {
     macs: BTreeMap<String, String>,
@@ -142,14 +142,14 @@ fn pattern(text: &str) -> Option<Regex> {
     Regex::new(text).ok()
 }
 
-/// A MAC with colons or dashes, and one without behind a name with `mac` in it.
+/// A MAC with colons or dashes, or a MAC without separators after a name that contains `mac`.
 static MAC: LazyLock<Option<Regex>> = LazyLock::new(|| {
     pattern(r#"(?i)\b(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}\b|\bmac[a-z_]*["=:\s]{1,5}[0-9a-f]{12}\b"#)
 });
 static ADDRESS: LazyLock<Option<Regex>> = LazyLock::new(|| {
     pattern(r"\b(?:10\.\d{1,3}|192\.168|172\.(?:1[6-9]|2\d|3[01])|169\.254)\.\d{1,3}\.\d{1,3}\b")
 });
-/// Values by the names of their fields, in JSON and in the API's older form.
+/// Values by field name, in JSON and in the API's older text format.
 static SERIAL: LazyLock<Option<Regex>> = LazyLock::new(|| {
     pattern(
         r#"(?i)("[^"]*(?:serial|\bsn\b|[-_ ]sn|minersn|serinum|\bdna\b|uuid|\buid\b)[^"]*"\s*:\s*")([^"]+)(")"#,
@@ -186,7 +186,7 @@ impl Scrubber {
         }
     }
 
-    /// The stand-in in the same spelling, with what stands before the digits.
+    /// The replacement in the same notation, with the original prefix.
     fn mac(&mut self, written: &str) -> String {
         let digits = written.len()
             - written
@@ -200,7 +200,7 @@ impl Scrubber {
             .filter(char::is_ascii_hexdigit)
             .collect::<String>()
             .to_ascii_uppercase();
-        // A placeholder says that the device knows none: that is what a rule must see.
+        // Keep placeholders, because rules must handle devices that do not know the value.
         if bare.chars().all(|c| c == '0') || bare.chars().all(|c| c == 'F') {
             return written.to_owned();
         }

@@ -1,4 +1,4 @@
-//! What a device answered to each request, and how one value is selected from an answer. Pure.
+//! Stores a device's answer to each request, and selects values from answers. Pure.
 
 use std::{borrow::Cow, collections::BTreeMap, sync::OnceLock};
 
@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::rule::Request;
 use crate::{http::Response, text};
 
-/// How much of a page is read, in bytes: a signature stands in its head.
+/// The searched prefix of a page, in bytes. Signatures are in the page's head.
 const READ: usize = 32 * 1024;
 
-/// What a device answered, by request. Ordered, so that evidence does not depend on timing.
+/// The answers of a device by request. The order is fixed, so evidence does not depend on timing.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Answers {
     by_request: BTreeMap<Request, Option<Answered>>,
@@ -21,7 +21,7 @@ impl Answers {
         self.by_request.insert(request, Some(answer));
     }
 
-    /// The request was sent and brought nothing that can be read.
+    /// Records a request that got no readable answer.
     pub(crate) fn insert_nothing(&mut self, request: Request) {
         self.by_request.insert(request, None);
     }
@@ -48,12 +48,12 @@ pub(crate) struct Answered {
     text: String,
     lower: OnceLock<String>,
     page: Option<Response>,
-    /// The response that led to this page.
+    /// The redirect response that led to this page.
     redirect: Option<Response>,
 }
 
 impl Answered {
-    /// An answer that is JSON and nothing else.
+    /// An answer that is pure JSON.
     pub(crate) fn json(value: Value) -> Self {
         Self {
             lower: OnceLock::new(),
@@ -64,11 +64,11 @@ impl Answered {
         }
     }
 
-    /// A response of a web server. Its body counts when it is a page or a login: other error pages and redirects repeat
-    /// the request.
+    /// A response of a web server. Only pages and login forms keep their body, because other error pages and redirects
+    /// repeat the request.
     pub(crate) fn page(response: Response) -> Self {
         let is_success = (200..300).contains(&response.status);
-        // LuCI serves its login page with 403, others with 401.
+        // LuCI serves its login page with status 403. Other servers use 401.
         let is_page = is_success || matches!(response.status, 401 | 403);
         let body = if is_page {
             &response.body[..response.body.len().min(READ)]
@@ -96,7 +96,7 @@ impl Answered {
         }
     }
 
-    /// A page that a redirect or a refresh of the first one led to.
+    /// A page that was reached by a redirect or refresh of the first one.
     pub(crate) fn redirected(first: Response, second: Response) -> Self {
         let first = Self::page(first);
         let mut page = Self::page(second);
@@ -120,7 +120,7 @@ impl Answered {
         self.page.as_ref()
     }
 
-    /// Whether the selector finds anything at all, lists and objects included.
+    /// Whether the selector finds any value, including lists and objects.
     pub(crate) fn has(&self, selector: &Selector) -> bool {
         if let Selector::Pointer(segments) = selector {
             self.at(segments).is_some_and(|value| !value.is_null())
@@ -130,7 +130,7 @@ impl Answered {
     }
 
     /// The text that a selector finds: one line, not empty, at most [`text::FIELD`] characters. The whole text of an
-    /// answer is not cut.
+    /// answer is not truncated.
     pub(crate) fn select(&self, selector: &Selector) -> Option<Cow<'_, str>> {
         let response = self.page.as_ref();
         let found = match selector {
@@ -180,13 +180,13 @@ impl Answered {
     }
 }
 
-/// Where a value stands in an answer.
+/// The location of a value in an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Selector {
-    /// The whole answer: JSON in its compact form, or the body of a page.
+    /// The whole answer: compact JSON, or the body of a page.
     Text,
-    /// A path into JSON, `/VERSION/0/Type`. A segment that ends in `*` takes the first key that begins so, in any
-    /// case.
+    /// A path into JSON, such as `/VERSION/0/Type`. A segment that ends in `*` selects the first key with that prefix,
+    /// in any case.
     Pointer(Vec<String>),
     /// The text of the title element.
     Title,
@@ -196,7 +196,8 @@ pub(crate) enum Selector {
     Realm,
     /// The status of a response.
     Status,
-    /// Status and target of the redirect that led to the page, or that the response is: `308 /overview`.
+    /// Status and target of the redirect: `308 /overview`. It is either this response or the response that led to the
+    /// page.
     Redirect,
     /// A header, by its lower-case name.
     Header(String),
@@ -204,7 +205,7 @@ pub(crate) enum Selector {
 
 impl Selector {
     /// # Errors
-    /// Why the text selects nothing.
+    /// Why the text is not a valid selector.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix('/') {
             return Ok(Self::Pointer(path.split('/').map(str::to_owned).collect()));
@@ -227,9 +228,9 @@ impl Selector {
     }
 }
 
-/// The realm of a challenge. The rest of a challenge differs every time.
+/// The realm of a challenge. The other parameters differ in every challenge.
 pub(crate) fn realm(challenge: &str) -> Option<String> {
-    // ASCII lower case keeps every byte's position.
+    // ASCII lowercasing preserves byte positions.
     let start = challenge.to_ascii_lowercase().find("realm=")? + "realm=".len();
     let rest = &challenge[start..];
     let realm = match rest.strip_prefix('"') {
@@ -250,7 +251,7 @@ pub(crate) fn title(page: &str) -> Option<&str> {
     Some(page[start..end].trim())
 }
 
-/// The content of the first meta element of a name.
+/// The content of the first meta element with this name.
 fn meta(page: &str, name: &str) -> Option<String> {
     let lower = page.to_ascii_lowercase();
     let mut from = 0;

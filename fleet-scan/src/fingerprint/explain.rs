@@ -1,4 +1,4 @@
-//! Why a rule matched or did not, for a person who writes one.
+//! Explains to rule authors why a rule matched or failed.
 
 use super::{
     Fingerprints,
@@ -7,22 +7,22 @@ use super::{
 };
 use crate::text;
 
-/// How much of a value an explanation shows, in characters.
+/// The longest excerpt of a value in an explanation, in characters.
 const SHOWN: usize = 80;
 
-/// What became of one rule at one port.
+/// The result of one rule at one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleVerdict {
     /// The name of the rule.
     pub rule: String,
-    /// Whether its signature matched; another rule may have gone before it.
+    /// Whether the signature matched. A rule of higher rank may still take precedence.
     pub matched: bool,
-    /// The condition that failed, or what matched, in words.
+    /// The condition that failed or matched, as text.
     pub reason: String,
 }
 
 impl Fingerprints {
-    /// What became of each rule that knows the protocol, those that matched first.
+    /// Explains each rule of the protocol. Matching rules come first.
     pub(crate) fn explain(&self, answers: &Answers, protocol: Protocol) -> Vec<RuleVerdict> {
         let best = self.best(answers).map(|found| found.rule.name.as_str());
         let knows = |rule: &&Rule| {

@@ -1,4 +1,4 @@
-//! Reads rule files. Text becomes a [`Rule`] once; everything in it is checked here, with its line.
+//! Reads rule files. Parses text into a [`Rule`] once, and reports every error with its line.
 
 use std::{collections::BTreeMap, fmt::Display, ops::Range};
 
@@ -15,14 +15,14 @@ use super::{
     },
 };
 
-/// Characters of one pattern. Built-in ones have at most a hundred.
+/// The longest pattern, in characters. Built-in patterns have at most 100.
 const LONGEST_PATTERN: usize = 512;
 
-/// Bytes that a compiled pattern may take. The regex crate matches in time linear in the text whatever the pattern;
-/// this bounds its memory.
+/// The size limit of a compiled pattern, in bytes. The regex crate matches in linear time for every pattern, so only
+/// its memory needs a bound.
 const PATTERN_SIZE: usize = 512 * 1024;
 
-/// Signatures, conditions of one, sources of one fact, and rows of one table, at most.
+/// The limit of signatures per rule, conditions per signature, sources per fact, and rows per table.
 const MOST_PARTS: usize = 64;
 const MOST_ROWS: usize = 512;
 
@@ -30,11 +30,11 @@ const MOST_ROWS: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}:{line}: {reason}")]
 pub struct FingerprintError {
-    /// The file.
+    /// The file name.
     pub file: String,
-    /// The line that is wrong, from 1.
+    /// The line of the error, from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The error text.
     pub reason: String,
 }
 
@@ -136,7 +136,7 @@ struct RawLogin {
     header: Option<Spanned<String>>,
     proof: Option<Spanned<String>>,
     logout: Option<Spanned<String>>,
-    /// `USER:PASSWORD`; the part before the colon is empty where a make has no user names.
+    /// `USER:PASSWORD`. The part before the colon is empty if the make has no user names.
     #[serde(default)]
     defaults: Vec<String>,
     must: Option<String>,
@@ -145,7 +145,7 @@ struct RawLogin {
     serial: Option<String>,
 }
 
-/// What is wrong, and where.
+/// An error and its location.
 struct Fault {
     span: Option<Range<usize>>,
     reason: String,
@@ -168,10 +168,10 @@ impl Fault {
 }
 
 impl Rule {
-    /// Reads a rule file. The rule has the name of the file, without `.toml`.
+    /// Reads a rule file. The rule takes the name of the file without `.toml`.
     ///
     /// # Errors
-    /// [`FingerprintError`] with the first line that is wrong.
+    /// [`FingerprintError`] with the first invalid line.
     pub(crate) fn read(file: &str, text: &str) -> Result<Self, FingerprintError> {
         read(file, text).map_err(|fault| FingerprintError {
             file: file.to_owned(),
@@ -504,7 +504,7 @@ fn pattern(written: &Spanned<String>) -> Result<Regex, Fault> {
         })
 }
 
-/// The regex crate draws the pattern and ends with the reason.
+/// The regex crate's error message shows the pattern first. Its last line is the reason.
 fn last_line(text: &str) -> String {
     text.lines()
         .last()

@@ -1,21 +1,21 @@
-//! The login that a rule file names: data for `login.rs`. Pure.
+//! The login section of a rule file: data for `login.rs`. Pure.
 
 use regex::Regex;
 use zeroize::Zeroizing;
 
 use crate::login::Login;
 
-/// How devices of a make are logged in to.
+/// How to log in to the devices of a make.
 #[derive(Debug, Clone)]
 pub(crate) struct LoginRule {
     pub(crate) kind: KnownLogin,
-    /// User name and password that devices are delivered with.
+    /// Factory-default user names and passwords.
     pub(crate) defaults: Vec<(String, String)>,
     pub(crate) shown: Shown,
 }
 
 impl LoginRule {
-    /// Whether a login that worked is a default one. None where no default is known.
+    /// Whether the accepted login is a factory default. None if no default is known.
     pub(crate) fn is_default(&self, login: &Login) -> Option<bool> {
         let is = |(username, password): &(String, String)| {
             (username.is_empty() || username == login.username()) && password == login.password()
@@ -35,12 +35,12 @@ impl LoginRule {
     }
 }
 
-/// The kinds of login that have protocol code.
+/// The login methods that the protocol code supports.
 #[derive(Debug, Clone)]
 pub(crate) enum KnownLogin {
-    /// Nothing needs a login to be read.
+    /// Reading the device requires no login.
     Open,
-    /// No read-only request proves a password.
+    /// No read-only request can verify a password.
     Unprovable,
     Digest(DigestRule),
     Token(TokenRule),
@@ -49,7 +49,7 @@ pub(crate) enum KnownLogin {
 #[derive(Debug, Clone)]
 pub(crate) struct DigestRule {
     pub(crate) realm: Regex,
-    /// The path that is read behind the login.
+    /// The path of the request that verifies the login.
     pub(crate) proof: String,
 }
 
@@ -59,29 +59,29 @@ pub(crate) struct TokenRule {
     pub(crate) request: String,
     pub(crate) body: String,
     pub(crate) body_type: BodyType,
-    /// Further header lines of the login.
+    /// Additional header lines of the login.
     pub(crate) extra: Vec<String>,
-    /// Where the answer holds the token; `cookie` for the first cookie.
+    /// The location of the token in the answer, or `cookie` for the first cookie.
     pub(crate) token: String,
     /// The header line that carries `{token}`.
     pub(crate) header: String,
-    /// `METHOD /path` of what is read behind the login.
+    /// `METHOD /path` of the request that verifies the login.
     pub(crate) proof: String,
     /// `METHOD /path` that ends the session.
     pub(crate) logout: Option<String>,
 }
 
-/// How the body of a login is written.
+/// The encoding of a login body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyType {
     Json,
     Form,
 }
 
-/// Where a proof shows the device, as paths into its JSON.
+/// The location of each fact in the verifying response, as paths into its JSON.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shown {
-    /// Must be there.
+    /// A path that must exist.
     pub(crate) must: Option<String>,
     pub(crate) model: Option<String>,
     pub(crate) mac: Option<String>,
@@ -89,7 +89,7 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    /// Whether the proof says nothing of the device.
+    /// Whether the verifying response contains no facts about the device.
     pub(crate) fn is_empty(&self) -> bool {
         self.mac.is_none() && self.serial.is_none()
     }
@@ -109,11 +109,11 @@ impl TokenRule {
         self.token == "cookie"
     }
 
-    /// A template with the credentials in it, escaped for where they stand: nothing in them can end a value early.
+    /// Inserts the credentials into a template. They are escaped for their position, so they cannot end a value early.
     pub(crate) fn fill(&self, template: &str, login: &Login) -> Zeroizing<String> {
         let is_json = self.body_type == BodyType::Json && template.starts_with('{');
         let escape = |text: &str| if is_json { json(text) } else { percent(text) };
-        // The user name may hold the other placeholder, so the template is split at that one first.
+        // The user name may contain the other placeholder, so the template is split there first.
         let name = escape(login.username());
         let parts = template.split("{password}");
         let filled: Vec<_> = parts

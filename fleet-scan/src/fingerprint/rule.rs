@@ -1,4 +1,4 @@
-//! One rule: which answers identify a make, and where they hold each fact. Pure.
+//! One rule: which answers identify a make, and where each fact is found. Pure.
 
 use std::{fmt, str::FromStr};
 
@@ -11,14 +11,14 @@ use super::{
 };
 use crate::text;
 
-/// MACs that firmware writes before it knows its own. Several devices of one network show them.
+/// Default MACs that firmware uses before it knows its own. Several devices of one network can have them.
 const FACTORY_MACS: [Mac; 2] = [
-    // Xilinx' example, as Zynq control boards keep it (foreman-apps, DragonmintDetectITest.java).
+    // The example address of Xilinx, which Zynq control boards keep (foreman-apps, DragonmintDetectITest.java).
     Mac::new([0x00, 0x0a, 0x35, 0x00, 0x00, 0x00]),
     Mac::new([0x00, 0x0a, 0x35, 0x00, 0x01, 0x22]),
 ];
 
-/// A protocol that rules can name.
+/// A protocol that rules can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Protocol {
     /// The CGMiner API.
@@ -53,7 +53,7 @@ impl Protocol {
         }
     }
 
-    /// The requests that go first, since most devices answer them.
+    /// The requests to send first, because most devices answer them.
     fn preferred(self) -> &'static [&'static str] {
         match self {
             Self::Cgminer => &["version", "devdetails", "stats", "get_version"],
@@ -69,7 +69,7 @@ impl Protocol {
     }
 }
 
-/// Commands of the CGMiner API that only read. No other is sent, whatever a rule file says.
+/// Read-only commands of the CGMiner API. The scanner sends no others, even if a rule file contains them.
 const CGMINER_READS: [&str; 12] = [
     "version",
     "devdetails",
@@ -85,23 +85,23 @@ const CGMINER_READS: [&str; 12] = [
     "check",
 ];
 
-/// Parts of paths at which a GET changes something on some make (`reboot.cgi`, `reset_conf.cgi`, `/lock/others`).
+/// Parts of paths where a GET changes the state of some makes (`reboot.cgi`, `reset_conf.cgi`, `/lock/others`).
 const CHANGING_PATHS: [&str; 14] = [
     "reboot", "reset", "restart", "set_", "/set", "upgrade", "update", "delete", "lock", "logout",
     "login", "blink", "factory", "shutdown",
 ];
 
-/// A read-only request, as rule files write it: `cgminer version`, `http /api/system/info`,
-/// `http POST /graphql {"query":"{ .. }"}`, `epic /summary`, `whatsminer get.device.info`.
+/// A read-only request, as written in rule files: `cgminer version`, `http /api/system/info`, `http POST /graphql
+/// {"query":"{ .. }"}`, `epic /summary`, `whatsminer get.device.info`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Request {
     pub(crate) protocol: Protocol,
-    /// A command, a path, or `POST`, a path and a body.
+    /// A command, a path, or `POST` with a path and a body.
     pub(crate) text: String,
 }
 
 impl Request {
-    /// The place among the requests that the protocol prefers; later for all others.
+    /// The position among the protocol's preferred requests. All other requests come later.
     pub(super) fn preference(&self) -> usize {
         let preferred = self.protocol.preferred();
         preferred
@@ -110,7 +110,7 @@ impl Request {
             .unwrap_or(preferred.len())
     }
 
-    /// Whether it has a body. Only GraphQL queries have one.
+    /// Whether the request has a body. Only GraphQL queries have one.
     pub(crate) fn is_post(&self) -> bool {
         self.text.starts_with("POST ")
     }
@@ -163,7 +163,7 @@ pub(super) fn is_read_path(path: &str) -> bool {
         && !CHANGING_PATHS.iter().any(|part| lower.contains(part))
 }
 
-/// Whether a POST is a GraphQL query, which only reads by its definition.
+/// Whether a POST is a GraphQL query. The GraphQL specification defines queries as read-only.
 fn is_query(post: &str) -> bool {
     let Some((path, body)) = post.split_once(' ') else {
         return false;
@@ -179,21 +179,21 @@ impl fmt::Display for Request {
     }
 }
 
-/// Which rule wins when several match: the higher one.
+/// The precedence among matching rules. The higher rank wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
-    /// A name that may be any make's. Counts only when all else failed.
+    /// A name that any make can have. It counts only if no other rule matches.
     Guess,
-    /// A signature that several makes share. Counts only when nothing better came.
+    /// A signature that several makes share. It counts only if no more specific rule matches.
     Shared,
     /// The maker's own firmware.
     Maker,
-    /// Firmware for other makers' hardware, which shows the maker's signature too.
+    /// Firmware for hardware of other makers. It also shows the maker's signature, so it ranks higher.
     Aftermarket,
 }
 
 impl Rank {
-    /// Whether further answers are asked for before it counts.
+    /// Whether the scanner requests further answers before it accepts the match.
     pub(crate) fn is_weak(self) -> bool {
         self <= Self::Shared
     }
@@ -204,14 +204,14 @@ impl Rank {
 pub(crate) struct Rule {
     /// The name of its file, without `.toml`.
     pub(crate) name: String,
-    /// The make or firmware, as the table of makes shows it.
+    /// The make or firmware in the table of makes.
     pub(crate) make: String,
     pub(crate) driver: String,
-    /// The scheme of the link to the device's page; `tcp` where it has none.
+    /// The scheme of the link to the device's page, or `tcp` if it has no page.
     pub(crate) scheme: String,
     pub(crate) rank: Rank,
     pub(crate) manufacturer: String,
-    /// Names of recorded answers that were published. A rule without one is unverified.
+    /// Names of published recordings. A rule without recordings is unverified.
     pub(crate) published: Vec<String>,
     pub(super) matches: Vec<Match>,
     pub(super) sources: FactSources,
@@ -231,16 +231,16 @@ pub(super) struct Condition {
     pub(super) answer: Request,
     pub(super) at: Selector,
     pub(super) written_at: String,
-    /// The value must match; without it, it must only be there.
+    /// The pattern that the value must match. Without a pattern, the value must exist.
     pub(super) like: Option<Pattern>,
-    /// Must not hold.
+    /// Inverts the condition.
     pub(super) is_negated: bool,
 }
 
-/// What a value must match.
+/// The pattern for a value.
 #[derive(Debug, Clone)]
 pub(super) enum Pattern {
-    /// Plain words, which most signatures are: a search for them costs a tenth of a pattern's.
+    /// Plain words, which most signatures use. Searching for them costs a tenth of a regex match.
     Words(Words),
     Regex(Regex),
 }
@@ -255,7 +255,7 @@ pub(super) struct Words {
 }
 
 impl Words {
-    /// The words of a pattern. None when it says more than words.
+    /// The words of a pattern. None if the pattern needs a regex.
     pub(super) fn of(pattern: &str) -> Option<Self> {
         let (ignores_case, rest) = match pattern.strip_prefix("(?i)") {
             Some(rest) => (true, rest),
@@ -323,7 +323,7 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// Where each fact stands, the first that yields something.
+/// The sources of each fact, in order of preference.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FactSources {
     pub(super) model: Vec<Source>,
@@ -338,27 +338,27 @@ pub(super) struct FactSources {
 pub(super) struct Source {
     pub(super) origin: Origin,
     pub(super) like: Option<Regex>,
-    /// What the fact is, with `$1` for groups of the pattern.
+    /// The value of the fact. `$1` inserts a group of the pattern.
     pub(super) value: Option<String>,
-    /// Values of the pattern's first group, or of the whole text, that stand for others.
+    /// Replacements for the value of the pattern's first group, or of the whole text.
     pub(super) table: Option<Vec<(String, String)>>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) enum Origin {
-    /// A value of an answer, and another one that is appended after a space.
+    /// A value of an answer, optionally followed by a space and a second value.
     Answer {
         request: Request,
         at: Selector,
         append: Option<Selector>,
     },
-    /// The model, as it was found before.
+    /// The model that was already found.
     Model,
-    /// The source's own value.
+    /// The source's own constant.
     Constant,
 }
 
-/// What is known of a device. Texts are one line and fit a report.
+/// The facts of a device. Each text is one line and fits a report.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) model: String,
@@ -370,7 +370,7 @@ pub(crate) struct Facts {
 }
 
 impl Rule {
-    /// The requests of its signatures.
+    /// The requests that its signatures need.
     pub(crate) fn opening_requests(&self) -> impl Iterator<Item = &Request> {
         let conditions = self.matches.iter().flat_map(|one| &one.conditions);
         conditions
@@ -378,7 +378,7 @@ impl Rule {
             .map(|condition| &condition.answer)
     }
 
-    /// The facts that have a source.
+    /// The names of facts that have a source.
     pub(crate) fn known_facts(&self) -> Vec<&'static str> {
         let facts = &self.sources;
         [
@@ -393,13 +393,13 @@ impl Rule {
         .collect()
     }
 
-    /// The first signature that the answers match, a strong one before a weak one.
+    /// The first signature that the answers match. Strong signatures come before weak ones.
     pub(super) fn matching(&self, answers: &Answers) -> Option<&Match> {
         let hits = || self.matches.iter().filter(|one| one.holds(answers));
         hits().find(|one| !one.is_weak).or_else(|| hits().next())
     }
 
-    /// The next request of a protocol that a fact needs; none once every fact is known or every source was asked.
+    /// The next request of a protocol that a fact needs. None once every fact is known or every source was tried.
     pub(crate) fn wanted(&self, answers: &Answers, protocol: Protocol) -> Option<&Request> {
         let facts = &self.sources;
         let any = |_: &str| true;
@@ -413,7 +413,7 @@ impl Rule {
             (&facts.hostname, &any),
         ];
         wanted.into_iter().find_map(|(sources, is_fact)| {
-            // Sources stand in order of preference: a later one is not asked once an earlier one answered.
+            // Sources are in order of preference. A later source is skipped once an earlier one has a value.
             for source in sources {
                 if source
                     .value_of(answers, "")
@@ -432,7 +432,7 @@ impl Rule {
         })
     }
 
-    /// What the answers say.
+    /// Extracts the facts from the answers.
     pub(crate) fn facts(&self, answers: &Answers) -> Facts {
         let sources = &self.sources;
         let of = |fact: &[Source], model: &str| {
@@ -483,7 +483,7 @@ impl Condition {
     fn is_in(&self, answer: &Answered) -> bool {
         match &self.like {
             None => answer.has(&self.at),
-            // Most signatures look for words in the whole text, so its lower-case form is kept.
+            // Most signatures search the whole text for words, so its lower-case form is cached.
             Some(Pattern::Words(words)) if words.ignores_case && self.at == Selector::Text => {
                 words.is_in_exactly(answer.lower_text())
             }
@@ -495,7 +495,7 @@ impl Condition {
 }
 
 impl Source {
-    /// The fact, if this source has it.
+    /// The value of the fact, if this source has one.
     fn value_of(&self, answers: &Answers, model: &str) -> Option<String> {
         let text = match &self.origin {
             Origin::Constant => return self.value.clone(),
@@ -537,7 +537,7 @@ impl Source {
     }
 }
 
-/// A MAC that identifies a device: no placeholder, and none that firmware writes before it knows its own.
+/// Parses a MAC that identifies a device. Rejects placeholders and firmware defaults.
 pub(crate) fn mac(text: &str) -> Option<Mac> {
     let mac: Mac = text.trim().parse().ok()?;
     (!mac.is_placeholder() && !FACTORY_MACS.contains(&mac)).then_some(mac)

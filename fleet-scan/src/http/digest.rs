@@ -1,5 +1,5 @@
-//! The client's half of digest access authentication (RFC 7616, 3.4, with MD5 as devices speak it). It proves that a
-//! password is known without sending it. Basic authentication is not supported. Pure.
+//! The client side of digest authentication (RFC 7616, 3.4, with MD5, which devices use). It proves knowledge of a
+//! password without sending it. Basic authentication is not supported. Pure.
 
 use md5::{Digest as _, Md5};
 use zeroize::Zeroizing;
@@ -12,12 +12,12 @@ pub(crate) struct Challenge {
     realm: String,
     nonce: String,
     opaque: Option<String>,
-    /// Whether it wants the client's part in the proof (`qop="auth"`).
+    /// Whether the proof must include a client nonce (`qop="auth"`).
     mutual: bool,
 }
 
 impl Challenge {
-    /// Reads the value of a `WWW-Authenticate` header. None unless it is a digest challenge that can be answered.
+    /// Parses a `WWW-Authenticate` header. None unless it is a supported digest challenge.
     pub(crate) fn parse(header: &str) -> Option<Self> {
         let (scheme, rest) = header.trim().split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("digest") {
@@ -51,7 +51,7 @@ impl Challenge {
         &self.realm
     }
 
-    /// The header line that answers it for a request; `client` is 64 random bits.
+    /// The header line that answers the challenge for a request. `client` is 64 random bits.
     pub(crate) fn answer(
         &self,
         login: &Login,
@@ -95,7 +95,7 @@ impl Challenge {
     }
 }
 
-/// Whether a text can stand between quotes in a header line.
+/// Whether a text is safe between quotes in a header line.
 fn is_plain(text: &str) -> bool {
     !text.contains(['"', '\\']) && !text.chars().any(char::is_control)
 }

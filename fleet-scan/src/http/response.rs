@@ -1,28 +1,29 @@
-//! Reads HTTP/1 responses as devices send them: bounded, whole or cut off, framed by length, chunks or the end of the
-//! connection, compressed or not. Pure.
+//! Parses HTTP/1 responses of devices. Bodies are bounded, complete or truncated, compressed or not, and framed by
+//! length, by chunks or by the end of the connection. Pure.
 
 use std::io::Read;
 
 use flate2::read::{GzDecoder, ZlibDecoder};
 
-/// The most headers that are read. No known device sends half as many.
+/// The limit of headers. No known device sends half as many.
 const MOST_HEADERS: usize = 64;
 
-/// Bytes that a compressed body may unpack to. Pages of devices have a tenth of it, and gzip packs up to 1,000 to 1.
+/// The size limit of a decompressed body, in bytes. Pages of devices have a tenth of it, but gzip can expand 1,000
+/// times.
 const MOST_UNPACKED: u64 = 256 * 1024;
 
-/// A response, its body unpacked.
+/// A response with its decompressed body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Response {
     pub(crate) status: u16,
-    /// Names in lower case, values as text.
+    /// Lower-case names with their values.
     headers: Vec<(String, String)>,
-    /// Without chunk framing and compression; perhaps cut off.
+    /// The body without chunk framing and compression. It may be truncated.
     pub(crate) body: Vec<u8>,
     keeps_alive: bool,
 }
 
-/// How the end of a body is known.
+/// How the end of the body is determined.
 enum Framing {
     None,
     Length(usize),
@@ -45,7 +46,7 @@ impl Response {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Decompresses the body as far as it is whole. A body that is not what its header says stays as it is.
+    /// Decompresses the available part of the body. A body that does not match its header stays unchanged.
     fn unpack(&mut self) {
         let encoding = self
             .header("content-encoding")
@@ -53,7 +54,7 @@ impl Response {
             .unwrap_or_default()
             .to_ascii_lowercase();
         let mut unpacked = Vec::new();
-        // A cut-off body ends in an error, after what could be read of it.
+        // A truncated body ends in an error. The data before it stays.
         let _ = match encoding.trim() {
             "gzip" | "x-gzip" => GzDecoder::new(&*self.body)
                 .take(MOST_UNPACKED)
@@ -68,13 +69,13 @@ impl Response {
         }
     }
 
-    /// Whether the connection cannot be used for another request.
+    /// Whether the connection cannot carry another request.
     pub(crate) fn closes(&self) -> bool {
         !self.keeps_alive
     }
 }
 
-/// Whether the bytes hold a whole response. A response without a length is whole only when the device closes.
+/// Whether the bytes contain a complete response. A response without a length is complete only when the device closes.
 pub(crate) fn is_complete(bytes: &[u8]) -> bool {
     let Some(head) = head(bytes) else {
         return false;
@@ -88,7 +89,7 @@ pub(crate) fn is_complete(bytes: &[u8]) -> bool {
     }
 }
 
-/// The response that the bytes begin with, its body as far as it arrived.
+/// Parses the response, with the received part of its body.
 pub(crate) fn parse(bytes: &[u8]) -> Option<Response> {
     let Head {
         mut response,
@@ -160,7 +161,7 @@ fn head(bytes: &[u8]) -> Option<Head> {
     })
 }
 
-/// The payload of the chunks that are there, and whether the last one was among them.
+/// The payload of the received chunks, and whether the last chunk arrived.
 fn dechunk(mut bytes: &[u8]) -> (Vec<u8>, bool) {
     let mut payload = Vec::new();
     loop {

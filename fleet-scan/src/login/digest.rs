@@ -1,5 +1,5 @@
-//! Login by HTTP digest: the password itself is not sent. One bare request first, whose challenge must be that of the
-//! make before anything is computed from the password.
+//! Login by HTTP digest, which never sends the password itself. The first request carries no credentials. Its challenge
+//! must belong to the make before anything is computed from the password.
 
 use crate::{
     driver::DriverError,
@@ -9,7 +9,7 @@ use crate::{
     probe::Probe,
 };
 
-/// Tries a login once; without one, asks whether the device wants any.
+/// Tries a login once. Without a login, checks whether the device requires one.
 pub(super) async fn authenticate(
     probe: &mut Probe<'_>,
     known: &LoginRule,
@@ -19,7 +19,7 @@ pub(super) async fn authenticate(
     let path = digest.proof.as_str();
     let first = whole(http::get(probe, path).await?)?;
     if first.status == 200 {
-        // It shows everybody what should prove the login.
+        // The response is readable without a login, so it cannot verify one.
         return Ok(Authenticated::Open);
     }
     let Some(challenge) = challenge(digest, &first) else {

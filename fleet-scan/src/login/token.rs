@@ -1,5 +1,5 @@
-//! Login by a request that brings a token or a cookie. The password goes over the wire, since these makes have no
-//! other way; so the web server must first be identified as that of the same make.
+//! Login by a request that returns a token or a cookie. These makes support only cleartext passwords. Therefore the web
+//! server must first be identified as the same make.
 
 use zeroize::Zeroizing;
 
@@ -12,7 +12,7 @@ use crate::{
     probe::Probe,
 };
 
-/// Tries a login once. Without one, the device wants any: the rule says so.
+/// Tries a login once. Without credentials, returns that the device requires a login, as its rule states.
 pub(super) async fn authenticate(
     probe: &mut Probe<'_>,
     rules: &Fingerprints,
@@ -34,13 +34,13 @@ pub(super) async fn authenticate(
     };
     let header = Zeroizing::new(format!("{}\r\n", token.header.replace("{token}", &given)));
     let proof = request(probe, &token.proof, &header, "").await?;
-    // Log out before anything is judged: the session would keep others out on some makes.
+    // Log out before any check, because an open session blocks other users on some makes.
     if let Some(logout) = &token.logout {
         let _ = request(probe, logout, &header, "").await;
     }
     match proof.status {
         200 if known.shown.is_empty() => {
-            // The proof says nothing of the device, so the device says again who it is.
+            // The verifying response contains no device facts, so identify the device again.
             match conversation::identify(probe, rules, Protocol::Http).await? {
                 Answer::Named(device) => Ok(Authenticated::Accepted {
                     device,
@@ -60,7 +60,7 @@ pub(super) async fn authenticate(
     }
 }
 
-/// The token or cookie. None when the device refused the credentials.
+/// Returns the token or cookie. None if the device refused the credentials.
 async fn log_in(
     probe: &mut Probe<'_>,
     token: &TokenRule,
@@ -105,7 +105,7 @@ async fn log_in(
     Ok(fits.map(|given| Zeroizing::new(given.to_owned())))
 }
 
-/// Whether a text can stand in a header line.
+/// Whether a text is safe in a header line.
 fn is_plain(text: &str) -> bool {
     (1..=4096).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }

@@ -65,7 +65,7 @@ pub(super) struct Browse {
 
 #[derive(Debug)]
 struct Service {
-    /// When it was last named, and for how long that is valid.
+    /// The time of the last announcement, and its lifetime.
     named: Instant,
     holds: Duration,
     is_located: bool,
@@ -94,10 +94,10 @@ enum Kind {
     Address,
 }
 
-/// What remains at the end.
+/// The unresolved services and hosts at the end.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Rest {
-    /// There was no room for everything that was named.
+    /// There was no room for all announced services.
     pub(super) is_full: bool,
     /// Services whose host is unknown.
     pub(super) unlocated: Vec<String>,
@@ -106,8 +106,8 @@ pub(super) struct Rest {
 }
 
 impl Browse {
-    /// Starts to query at `now` and keeps at most `most` services and hosts. Returns none if the type is not a DNS name,
-    /// which every [`ServiceType`] is.
+    /// Starts to query at `now` and keeps at most `most` services and hosts. Returns none if the type is not a valid
+    /// DNS name. Every [`ServiceType`] is valid.
     pub(super) fn new(service: &ServiceType, most: usize, now: Instant) -> Option<Self> {
         Some(Self {
             service: Name::from_ascii(format!("{service}.local.")).ok()?,
@@ -171,7 +171,7 @@ impl Browse {
         self.found.pop_front()
     }
 
-    /// Returns what never became an address.
+    /// Returns the services and hosts without an address.
     pub(super) fn rest(self) -> Rest {
         let unlocated = self.services.into_iter();
         let unlocated = unlocated.filter(|(_, service)| !service.is_located);
@@ -184,7 +184,7 @@ impl Browse {
         }
     }
 
-    /// Queries for services and lists the known ones, which then need not answer (RFC 6762, 7.1).
+    /// Queries for services and lists the known ones, which then do not answer again (RFC 6762, 7.1).
     fn query_services(&self, now: Instant) -> Option<Vec<u8>> {
         let mut message = query_message([Query::query(self.service.clone(), RecordType::PTR)]);
         let mut room = PACKET.saturating_sub(2 * self.service.len());

@@ -22,19 +22,19 @@ use crate::BoxFuture;
 
 /// The system's hosts file.
 const HOSTS: &str = "/etc/hosts";
-/// The most bytes that are read of it.
+/// The limit of bytes read from the hosts file.
 const HOSTS_MOST: u64 = 1024 * 1024;
 
 /// Queries name servers without a cache, so every scan gets current addresses.
 #[derive(Clone, Debug)]
 pub struct DnsResolver {
-    /// In place of the system's name servers.
+    /// Replaces the system's name servers, unless empty.
     servers: Vec<SocketAddr>,
 }
 
 impl DnsResolver {
-    /// Resolves like the system: its name servers, search domains and hosts file. They are read at each lookup, because a
-    /// node can move to another network.
+    /// Resolves like the system: with its name servers, search domains and hosts file. They are read at each lookup,
+    /// because a node can move to another network.
     pub fn system() -> Self {
         Self {
             servers: Vec::new(),
@@ -58,7 +58,7 @@ impl DnsResolver {
             builder
         };
         let options: &mut ResolverOpts = builder.options_mut();
-        // Both families, whatever the system prefers: an address that is not looked up would not be checked.
+        // Query both families, whatever the system prefers. Otherwise some addresses would skip the check.
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.cache_size = 0;
         builder.build()
@@ -105,8 +105,8 @@ impl Resolver for DnsResolver {
                     LookupError::Failed(error.to_string())
                 }
             };
-            // The resolver library asks a name server for the address family that the hosts file lacks, and fails without
-            // one. Programs of the system ask no name server about a name in the file.
+            // The resolver library queries a name server for the family that the hosts file lacks, and fails without a
+            // server. System programs use only the hosts file for such a name.
             if self.servers.is_empty() {
                 let found = in_hosts(&read_hosts().unwrap_or_default(), name.as_str());
                 if !found.is_empty() {

@@ -1,7 +1,7 @@
-//! One connection to a device, plain or under TLS.
+//! One connection to a device, plain or with TLS.
 //!
-//! **No certificate is verified**: devices sign their own, which proves nothing, so nothing secret is sent through a
-//! [`Line`]. TLS serves to reach devices that speak nothing else. rustls bounds a handshake to 64 KiB per message; the
+//! **Certificates are not verified**, because devices use self-signed ones. Never send secrets through a [`Line`]. TLS
+//! only serves to reach devices that support no plain protocol. rustls bounds a handshake to 64 KiB per message. The
 //! caller bounds its time.
 
 use std::{
@@ -47,7 +47,7 @@ impl Line {
     /// Performs the handshake unless it is done.
     ///
     /// # Errors
-    /// [`NoTls`] when the device does not speak it, or no version or cipher that is still fit for use.
+    /// [`NoTls`] if the device does not support TLS, or only obsolete versions or ciphers.
     pub(super) async fn encrypted(self, endpoint: Endpoint) -> Result<Self, NoTls> {
         let stream = match self {
             Self::Tls(_) => return Ok(self),
@@ -87,7 +87,7 @@ impl Line {
     pub(super) async fn read(&mut self, block: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.read(block).await,
-            // Devices close without a TLS alert. The framing of the answer shows whether it is whole.
+            // Devices close without a TLS alert. The framing of the answer shows whether it is complete.
             Self::Tls(stream) => match stream.read(block).await {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
                 outcome => outcome,
@@ -96,7 +96,7 @@ impl Line {
     }
 }
 
-/// A connection whose first bytes are kept.
+/// A connection that keeps a copy of the first received bytes.
 #[derive(Debug)]
 pub(super) struct Overheard {
     stream: TcpStream,
@@ -136,8 +136,8 @@ impl AsyncWrite for Overheard {
     }
 }
 
-/// One for the process. It keeps no sessions, so it does not grow with the number of devices. It always exists: its
-/// versions are those of the provider.
+/// One configuration per process. It stores no sessions, so it does not grow with the number of devices. Its
+/// construction cannot fail, because its versions are those of the provider.
 static CONFIG: LazyLock<Option<Arc<ClientConfig>>> = LazyLock::new(|| {
     let provider = Arc::new(ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))

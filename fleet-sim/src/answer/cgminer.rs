@@ -1,16 +1,16 @@
-//! Replies of the CGMiner API, in the shape that each make's devices send: JSON without line breaks. The NUL that
-//! ends it and the closing of the connection are added by whoever sends it.
+//! Replies of the CGMiner API in the format of each make: JSON without line breaks. The caller adds the final NUL and
+//! closes the connection.
 
 use crate::site::{Device, Make};
 
-/// What Braiins OS calls its version here: the hash of a build.
+/// Braiins OS reports a build hash as its version here.
 const BOSER: &str = "boser-openwrt 0.1.0-11012d53";
 
-/// The time that devices put into their replies; the clocks of real ones are seldom right either.
+/// The timestamp in replies. The clocks of real devices are often wrong too.
 const WHEN: u64 = 1_755_615_294;
 
-/// The command of a request once it is complete: `{"command":"version"}`, or the older `version` and `version|`.
-/// Like the real API it takes anything else for a command too, one that it does not know.
+/// The command of a complete request: `{"command":"version"}`, or the older `version` and `version|`. Like the real
+/// API, it treats any other text as an unknown command.
 pub(crate) fn command_in(request: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(request);
     let text = text.trim_matches(['\0', '\n', '\r', ' ']);
@@ -55,7 +55,7 @@ pub(crate) fn reply(device: &Device, command: &str) -> String {
     }
 }
 
-/// Old firmware names itself in the refusal, newer leaves the field empty.
+/// Old firmware reports its name in the refusal. Newer firmware leaves the field empty.
 fn whatsminer_refusal(device: &Device) -> String {
     let description = if device.firmware.as_str() < "2021" {
         "whatsminer v1.1"
@@ -74,7 +74,7 @@ fn status(code: u8, message: &str, device: &Device) -> String {
     )
 }
 
-/// The mining program and its version, as it fills every `Description`.
+/// The mining program and its version, which fill every `Description`.
 fn daemon(device: &Device) -> String {
     let firmware = &device.firmware;
     match device.make {
@@ -165,7 +165,7 @@ fn version(device: &Device) -> String {
     )
 }
 
-/// Three boards; the real replies list one object a hash board.
+/// Three boards. Real replies list one object per hash board.
 fn devdetails(device: &Device) -> String {
     let (name, driver) = match device.make {
         Make::Whatsminer => ("SM", "bitmicro"),
@@ -218,7 +218,7 @@ fn stats(device: &Device) -> String {
     )
 }
 
-/// Devices that know no MAC or serial fill in a placeholder.
+/// Devices without a MAC or serial return a placeholder.
 fn luxos_config(device: &Device) -> String {
     format!(
         r#"{{"CONFIG":[{{"ControlBoardType":"cvitek","Hostname":"LuxOS","MACAddr":"{}","Model":"{}","OS":"LuxOS","SerialNumber":"{}"}}],"STATUS":[{}],"id":1}}"#,
@@ -232,7 +232,7 @@ fn luxos_config(device: &Device) -> String {
     )
 }
 
-/// Lower case without separators, as Avalons write it.
+/// Lower case without separators, as in the replies of Avalons.
 fn bare_mac(device: &Device) -> String {
     device
         .mac

@@ -1,10 +1,10 @@
-//! Replies of devices' web servers: pages, login challenges and the few read-only API paths that need no login.
+//! Replies of devices' web servers: pages, login challenges, and the read-only API paths that require no login.
 
 mod login;
 
 use crate::site::{Device, Make};
 
-/// Length of a complete request head (with its blank line), once it is there.
+/// The length of a complete request head, including its blank line. None if the head is incomplete.
 pub(crate) fn head_length(request: &[u8]) -> Option<usize> {
     request
         .windows(4)
@@ -12,10 +12,10 @@ pub(crate) fn head_length(request: &[u8]) -> Option<usize> {
         .map(|at| at + 4)
 }
 
-/// Bytes of the longest body that is read.
+/// The longest accepted body, in bytes.
 pub(crate) const LONGEST_BODY: usize = 4 * 1024;
 
-/// One request, its body included.
+/// One request with its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
     /// `GET` or `POST`.
@@ -26,7 +26,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Reads a head and its body. None when the method is another one.
+    /// Parses a head and its body. None for unsupported methods.
     pub(crate) fn new(head: Vec<u8>, body: &[u8]) -> Option<Self> {
         let line = std::str::from_utf8(&head).ok()?.lines().next()?;
         let mut words = line.split(' ');
@@ -46,13 +46,13 @@ impl Request {
     }
 }
 
-/// Bytes of the body that follows a head.
+/// The length of the body that follows a head.
 pub(crate) fn body_length(head: &[u8]) -> usize {
     let length = header_in(head, "content-length").and_then(|length| length.parse().ok());
     length.unwrap_or(0).min(LONGEST_BODY)
 }
 
-/// Whether the peer wants to ask again on this connection (the default of HTTP/1.1).
+/// Whether the peer may send another request on this connection (the default of HTTP/1.1).
 pub(crate) fn keeps_alive(head: &[u8]) -> bool {
     let text = String::from_utf8_lossy(head).to_ascii_lowercase();
     text.contains(" http/1.1\r\n") && !text.contains("connection: close")
@@ -200,7 +200,7 @@ fn page(device: &Device) -> Answer {
     }
 }
 
-/// A serial that VNish does not know reads `N/A`.
+/// VNish writes `N/A` for an unknown serial.
 fn vnish_info(device: &Device) -> String {
     format!(
         r#"{{"miner":"{0}","model":"s19","fw_name":"Vnish","fw_version":"{1}","platform":"aml","system":{{"os":"GNU/Linux","network_status":{{"mac":"{2}","dhcp":true,"ip":"{3}","hostname":"Antminer"}},"uptime":"1:55"}},"serial":"{4}"}}"#,
@@ -212,7 +212,7 @@ fn vnish_info(device: &Device) -> String {
     )
 }
 
-/// Bitaxes name their chip and board, the NerdAxe family its model.
+/// Bitaxes report their chip and board. The NerdAxe family reports its model.
 fn axeos_info(device: &Device) -> String {
     let mac = device.mac.as_deref().unwrap_or("00:00:00:00:00:00");
     let names = if device.make == Make::NerdAxe {

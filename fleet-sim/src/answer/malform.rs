@@ -1,8 +1,8 @@
-//! Defects that real firmware puts into CGMiner replies.
+//! Defects of CGMiner replies in real firmware.
 
 use crate::site::Malformation;
 
-/// The reply with one defect, in the text only: what it says can still be told.
+/// The reply with one defect. Only the syntax changes, so the values stay recoverable.
 pub(crate) fn malform(malformation: Malformation, reply: &str) -> Vec<u8> {
     let last_list = reply.rfind("}]");
     let text = match (malformation, last_list) {

@@ -1,4 +1,4 @@
-//! What a simulated device does with one connection. Ends when the device would close it; bounded in time and bytes.
+//! Serves one connection of a simulated device. Time and size are bounded.
 
 use std::{io, time::Duration};
 
@@ -17,19 +17,19 @@ use crate::{
     site::{Device, Manner, Protocol},
 };
 
-/// Real devices drop a peer that does not ask within some seconds.
+/// The idle timeout. Real devices drop a peer that sends no request within some seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A silent device holds a connection as long as its peer, within reason.
+/// How long a silent device keeps a connection open.
 const SILENCE: Duration = Duration::from_secs(300);
 
-/// The longest request that is read.
+/// The longest accepted request, in bytes.
 const LONGEST_REQUEST: usize = 8 * 1024;
 
-/// What a garbage talker sends at most on one connection.
+/// The limit of random bytes per connection.
 const MOST_GARBAGE: u64 = 64 * 1024 * 1024;
 
-/// Size and pace of a dripping answer: a 300-byte reply takes some 50 ms.
+/// Size and interval of the chunks of a slow answer. A 300-byte reply takes about 50 ms.
 const DRIP: (usize, Duration) = (16, Duration::from_millis(2));
 
 pub(super) async fn serve(host: &Host, number: u64, stream: &TcpStream) {
@@ -164,7 +164,7 @@ impl Talk<'_> {
         Ok(())
     }
 
-    /// Reads more of a request; 0 when the peer has closed, is too slow or says too much.
+    /// Reads more of a request. Returns 0 if the peer has closed, is too slow or sends too much.
     async fn read_more(&self, request: &mut Vec<u8>) -> io::Result<usize> {
         if request.len() >= LONGEST_REQUEST {
             return Ok(0);

@@ -1,8 +1,8 @@
-//! The makes that are simulated, and which models and firmware versions their devices say they are.
+//! The simulated makes, with the models and firmware versions that their devices report.
 
 use serde::{Deserialize, Serialize};
 
-/// Who made a device, or which aftermarket firmware runs on it.
+/// The maker of a device, or its aftermarket firmware.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Make {
@@ -12,13 +12,13 @@ pub enum Make {
     Whatsminer,
     /// Canaan Avalon.
     Avalon,
-    /// Antminer hardware under Braiins OS (BOSminer, BOSer).
+    /// Antminer hardware with Braiins OS (BOSminer, BOSer).
     Braiins,
-    /// Antminer hardware under LuxOS.
+    /// Antminer hardware with LuxOS.
     LuxOs,
-    /// Antminer hardware under VNish (AnthillOS).
+    /// Antminer hardware with VNish (AnthillOS).
     Vnish,
-    /// Antminer hardware under Marathon's firmware.
+    /// Antminer hardware with Marathon's firmware.
     Marathon,
     /// Bitdeer SealMiner (BDMiner).
     SealMiner,
@@ -32,11 +32,11 @@ pub enum Make {
     Epic,
     /// Proto rigs.
     Proto,
-    /// A plain cgminer on some computer: speaks the API, names no make.
+    /// Plain cgminer on a computer. It answers the API but reports no make.
     PlainCgminer,
-    /// A network printer's web page.
+    /// The web page of a network printer.
     Printer,
-    /// A router's LuCI web page, which looks a little like a Whatsminer's.
+    /// The LuCI web page of a router, which resembles a Whatsminer's.
     Router,
 }
 
@@ -61,7 +61,7 @@ impl Make {
         Self::Router,
     ];
 
-    /// Whether its devices answer the CGMiner API.
+    /// Whether devices of this make answer the CGMiner API.
     pub fn speaks_cgminer(self) -> bool {
         match self {
             Self::Antminer
@@ -83,7 +83,7 @@ impl Make {
         }
     }
 
-    /// Whether its web page alone names it; Whatsminer's and Marathon's do not.
+    /// Whether the web page alone identifies the make. The pages of Whatsminer and Marathon do not.
     pub(crate) fn web_page_names_it(self) -> bool {
         match self {
             Self::Antminer
@@ -105,7 +105,7 @@ impl Make {
         }
     }
 
-    /// Whether it is a miner of a make that can be named at all.
+    /// Whether the make is an identifiable miner.
     pub fn can_be_named(self) -> bool {
         match self {
             Self::PlainCgminer | Self::Printer | Self::Router => false,
@@ -125,7 +125,7 @@ impl Make {
         }
     }
 
-    /// Models and firmware versions that its devices say they are.
+    /// The models and firmware versions that devices of this make report.
     pub(crate) fn catalogue(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Antminer => &[
@@ -178,7 +178,8 @@ impl Make {
         }
     }
 
-    /// The first three octets of its MAC addresses in simulated sites (locally administered, so nobody's).
+    /// The first three octets of its MAC addresses in simulated sites. They are locally administered, so they belong to
+    /// no vendor.
     pub(crate) fn oui(self) -> [u8; 3] {
         [
             0x02,

@@ -1,4 +1,4 @@
-//! Ready-made sites: the demo's mix, slow devices for kill tests, one of everything, a lab's network.
+//! Ready-made sites: the demo's mix, slow devices for kill tests, one device per variant, and a lab network.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -10,10 +10,10 @@ use ipnetwork::Ipv4Network;
 use super::{Device, Make, Malformation, Manner, Ports, Protocol, Service, Site, SiteError};
 use crate::rng::SplitMix;
 
-/// Where the devices of ready-made sites start; all of 127/8 is local on Linux.
+/// The first address of ready-made sites. On Linux, all of 127.0.0.0/8 is local.
 const LOOPBACK_BASE: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
 
-/// How often each make appears in a mixed site, of 100.
+/// The share of each make in a mixed site, in percent.
 const MIX: [(Make, usize); 13] = [
     (Make::Antminer, 34),
     (Make::Whatsminer, 16),
@@ -30,13 +30,13 @@ const MIX: [(Make, usize); 13] = [
     (Make::Epic, 1),
 ];
 
-/// The longest that a slow device of a mixed site thinks, in milliseconds.
+/// The longest delay of a device in a mixed site, in milliseconds.
 const SLOWEST_MS: usize = 400;
 
 impl Site {
-    /// A mix of `miners` devices that can be identified, and about one host in forty that answers but cannot be
-    /// (at least four: garbage, silence, a printer, a router), on consecutive loopback addresses from 127.77.0.1
-    /// and on [`Ports::UNPRIVILEGED`]. One miner in eight is slow (up to 400 ms), one in twelve malformed.
+    /// A mix of `miners` identifiable devices. About one host in forty answers but cannot be identified (at least four:
+    /// garbage, silence, a printer, a router). Addresses are consecutive from 127.77.0.1, ports are
+    /// [`Ports::UNPRIVILEGED`]. One miner in eight is slow (up to 400 ms), one in twelve malformed.
     pub fn demo(miners: usize, seed: u64) -> Self {
         let mut rng = SplitMix::new(seed);
         let mut devices: Vec<Device> = (0..miners)
@@ -48,7 +48,7 @@ impl Site {
         Self { seed, devices }.starting_at(LOOPBACK_BASE)
     }
 
-    /// `devices` stock Antminers that think for `delay` before every answer: scans of it can be interrupted.
+    /// `devices` stock Antminers with a delay of `delay` before every answer. Tests use it to interrupt scans.
     pub fn slow(devices: usize, delay: Duration) -> Self {
         let mut rng = SplitMix::new(devices as u64);
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
@@ -62,7 +62,7 @@ impl Site {
         Self { seed: 0, devices }.starting_at(LOOPBACK_BASE)
     }
 
-    /// One device for every make on every combination of services, and one for every manner and malformation.
+    /// One device for every make and combination of services, and one for every behavior and malformation.
     pub fn one_of_everything(seed: u64) -> Self {
         let mut rng = SplitMix::new(seed);
         let mut devices = Vec::new();
@@ -112,28 +112,28 @@ impl Site {
         Self { seed, devices }.starting_at(LOOPBACK_BASE)
     }
 
-    /// The devices of [`Site::demo`] scattered over a network's host addresses, on [`Ports::REAL`]. The first host
-    /// address stays free for a gateway; `devices` counts the hosts that cannot be identified too.
+    /// The devices of [`Site::demo`] at random host addresses of a network, on [`Ports::REAL`]. The first host address
+    /// stays free for a gateway. `devices` includes unidentifiable hosts.
     ///
     /// # Errors
-    /// [`SiteError::NoRoom`] when the network is too small.
+    /// [`SiteError::NoRoom`] if the network is too small.
     pub fn in_network(network: Ipv4Network, devices: usize, seed: u64) -> Result<Self, SiteError> {
         let mut site = Self::demo(devices, seed);
         site.devices.truncate(devices);
         site.on_ports(Ports::REAL).scattered(network, seed)
     }
 
-    /// Upstream Antminers that answer at once and properly, scattered likewise: nothing there takes a scanner's time but
-    /// the network.
+    /// Stock Antminers at random host addresses that answer correctly without delay. Only the network slows a scan
+    /// down.
     ///
     /// # Errors
-    /// [`SiteError::NoRoom`] when the network is too small.
+    /// [`SiteError::NoRoom`] if the network is too small.
     pub fn uniform(network: Ipv4Network, devices: usize, seed: u64) -> Result<Self, SiteError> {
         let site = Self::slow(devices, Duration::ZERO).on_ports(Ports::REAL);
         Self { seed, ..site }.scattered(network, seed)
     }
 
-    /// The same devices at random host addresses of a network, all but the first.
+    /// Moves the devices to random host addresses of a network, except its first.
     fn scattered(mut self, network: Ipv4Network, seed: u64) -> Result<Self, SiteError> {
         let size = 1u64 << (32 - u32::from(network.prefix()));
         let mut hosts: Vec<u32> = (2..size.saturating_sub(1))
@@ -154,7 +154,7 @@ impl Site {
         Ok(self)
     }
 
-    /// The same devices on consecutive addresses from `first`, so that sites can stand side by side.
+    /// Moves the devices to consecutive addresses from `first`, so several sites can run together.
     #[must_use]
     pub fn starting_at(mut self, first: Ipv4Addr) -> Self {
         for (device, offset) in self.devices.iter_mut().zip(0u32..) {
@@ -163,7 +163,7 @@ impl Site {
         self
     }
 
-    /// The same devices with every service on the given port of its protocol.
+    /// Moves every service to the given port of its protocol.
     #[must_use]
     pub fn on_ports(mut self, ports: Ports) -> Self {
         for service in self
@@ -193,7 +193,7 @@ fn service(protocol: Protocol, manner: Manner, delay_ms: u64) -> Service {
     }
 }
 
-/// The ways in which devices of a make are reachable.
+/// The combinations of services that devices of a make offer.
 fn combinations(make: Make) -> Vec<Vec<Protocol>> {
     let mut ways = vec![vec![Protocol::Http]];
     if make.speaks_cgminer() {
@@ -203,7 +203,7 @@ fn combinations(make: Make) -> Vec<Vec<Protocol>> {
     ways
 }
 
-/// Of every 24 miners 3 are slow and 2 malformed, counted rather than drawn so that small sites have them too.
+/// Of every 24 miners, 3 are slow and 2 are malformed. The choice is not random, so small sites have them too.
 fn mixed_miner(rng: &mut SplitMix, number: usize) -> Device {
     let mut draw = rng.below(100);
     let make = MIX
@@ -243,7 +243,7 @@ fn mixed_miner(rng: &mut SplitMix, number: usize) -> Device {
     device
 }
 
-/// A host that answers and is no miner that can be named.
+/// A host that answers but is not an identifiable miner.
 fn stranger(rng: &mut SplitMix, number: usize) -> Device {
     let (make, services) = match number % 6 {
         0 => (
@@ -281,7 +281,7 @@ fn new_device(rng: &mut SplitMix, make: Make) -> Device {
     device_of(rng, make, entry)
 }
 
-/// A device without services yet; one in ten has no readable serial, one in ten no readable MAC.
+/// A device without services yet. One in ten has no readable serial, and one in ten no readable MAC.
 fn device_of(rng: &mut SplitMix, make: Make, entry: usize) -> Device {
     let (model, firmware) = make.catalogue().get(entry).copied().unwrap_or_default();
     let [a, b, c] = make.oui();
@@ -298,7 +298,7 @@ fn device_of(rng: &mut SplitMix, make: Make, entry: usize) -> Device {
         make,
         model: model.to_owned(),
         firmware: firmware.to_owned(),
-        // A Proto rig always shows its MAC.
+        // A Proto rig always reports its MAC.
         mac: (lacks != 0 || make == Make::Proto).then_some(mac),
         serial: (lacks != 1).then_some(serial),
         services: Vec::new(),

@@ -119,7 +119,7 @@ async fn a_password_signs_in_as_long_as_it_is_the_one(site: Site) {
         .await
         .expect("opened");
     assert!(is_open(&site, "one").await);
-    // Verified before, and changed before the session was opened.
+    // The password was verified before the change, and the session is opened after it.
     set(&site, "second").await;
     let late = open(&site, "two", by_password("first", None)).await;
     assert!(
@@ -275,7 +275,7 @@ async fn a_rotated_key_lives_for_its_grace_and_not_longer(site: Site) {
     let second = rotate(id, "second", 100).await;
     assert!(is_good(&site, "script", 99).await && !is_good(&site, "script", 100).await);
     assert!(is_good(&site, "second", 499).await && !is_good(&site, "second", 500).await);
-    // A grace does not lengthen a life.
+    // A grace period does not extend the lifetime of a key.
     rotate(second, "third", 9_000).await;
     assert!(!is_good(&site, "second", 500).await);
     let keys = site
@@ -339,7 +339,7 @@ async fn a_keys_use_is_remembered_to_the_minute(site: Site) {
         let keys = site.store.list_keys(site.org, Reach::Org, 10, at(2)).await;
         keys.expect("read")[0].last_used_at
     };
-    // The site itself has looked the key up.
+    // The test site itself has looked up the key.
     assert_eq!(used().await, Some(at(0)));
     for (now, expected) in [(59, 0), (60, 60), (100, 60), (121, 121)] {
         assert!(is_good(&site, "ann's key", now).await);

@@ -1,4 +1,4 @@
-//! The audit trail: one record a action, refusals folded.
+//! The audit trail: one record per action. Repeated refusals are folded.
 
 use fleet_core::NodeId;
 use fleet_store::*;
@@ -49,7 +49,7 @@ async fn refusals_alike_within_a_minute_are_one_record(site: Site) {
         counts,
         [("at 60", 2), ("at 119", 1), ("at 119", 1), ("at 120", 1)]
     );
-    // What was done is never folded.
+    // Successful actions are never folded.
     for _ in 0..2 {
         let done = AuditEntry::done(site.org, nobody(), "policy.set", "loopback".into(), at(1));
         site.store.record_audit(done).await.expect("written");

@@ -1,4 +1,4 @@
-//! Canceling: at once, with a grace for nodes that can be told, and around everything else.
+//! Canceling: immediate cancellation, the grace period for connected nodes, and concurrent operations.
 
 use std::time::Duration;
 
@@ -199,7 +199,7 @@ async fn canceling_again_changes_nothing(site: Site) {
         cancel(&site, done.scan, None).await.scan.state,
         ScanState::Completed
     );
-    // Impatience: the second cancel does not wait for the node.
+    // A second cancel does not wait for the node.
     let slow = site.running(node, "10.0.0.0/24").await;
     cancel(&site, slow.scan, GRACE).await;
     assert_eq!(

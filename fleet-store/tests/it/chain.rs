@@ -1,5 +1,5 @@
-//! The audit chain in both databases: who seals, and what it notices when somebody with the database's
-//! password changes what was sealed.
+//! The audit chain in both databases: who may seal it, and which changes verification detects if an attacker has the
+//! database password.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -32,7 +32,7 @@ async fn head(site: &Site) -> ChainHead {
     site.store.audit_head(Some(site.org)).await.expect("read")
 }
 
-/// Everything wrong with a chain, read in pages of two.
+/// All faults of a chain, read in pages of two.
 async fn faults(site: &Site, org: Option<OrgId>, kept: Option<ChainHead>) -> Vec<ChainFault> {
     let stored = site.store.audit_head(org).await.expect("read");
     let mut verifier = ChainVerifier::new(org, stored, kept);
@@ -261,7 +261,7 @@ async fn what_was_done_by_hand_is_found_and_named(site: Site) {
             "{what}, undone"
         );
     }
-    // A tail that was cut off with the head set back is seen by who kept the head.
+    // If the tail is removed and the head is reset, only a caller with a copy of the head detects it.
     for sql in [
         format!("DELETE FROM audit_link WHERE chain = {org} AND seq = {last}"),
         format!(
@@ -277,7 +277,7 @@ async fn what_was_done_by_hand_is_found_and_named(site: Site) {
         to: last,
     };
     assert_eq!(faults(&site, Some(site.org), Some(kept)).await, [cut]);
-    // Sealing goes on from there; the chain is another one then.
+    // Sealing continues from there, but the chain differs from the original.
     written(&site, Some(site.org), "another history").await;
     sealed(&site, 3).await;
     assert_eq!(faults(&site, Some(site.org), None).await, []);

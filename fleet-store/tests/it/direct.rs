@@ -1,4 +1,4 @@
-//! The server's own path: what it may dial, what becomes of what it finds, and the order between its dials
+//! The server's own scans: which endpoints it may dial, how its findings are stored, and the order between its dials
 //! and the reports of nodes.
 
 use std::{
@@ -42,7 +42,7 @@ fn run(n: u64) -> ScanId {
     ScanId::new(at(n), [9; 10])
 }
 
-/// Devices as the server found them.
+/// Devices that the server found.
 fn found(rows: impl IntoIterator<Item = crate::site::Row>) -> Vec<DeviceReport> {
     rows.into_iter()
         .map(|row| row.expect("well-formed"))
@@ -67,7 +67,7 @@ impl Site {
         self.store.release_for_dialing(request).await
     }
 
-    /// What is allowed, and what is excluded with its node.
+    /// The allowed addresses, and the excluded ones with their node.
     async fn release(&self, scan: ScanId, addresses: &[&str]) -> (Vec<String>, Vec<String>) {
         let released = self
             .try_release(self.org, scan, addresses, 40)
@@ -97,7 +97,7 @@ impl Site {
         self.store.record_direct(sightings).await.expect("recorded")
     }
 
-    /// Devices that the server finds on a scan of its own.
+    /// Stores devices that the server finds in its own scan.
     async fn server_finds(&self, scan: ScanId, rows: Vec<DeviceReport>) -> Vec<Sighted> {
         let addresses: Vec<String> = rows.iter().map(|row| row.endpoint.ip.to_string()).collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
@@ -136,7 +136,7 @@ async fn what_a_node_ever_had_is_never_released(site: Site) {
     assert_eq!(excluded, ["10.0.0.9 north", "10.0.0.7 north"]);
 }
 
-/// The record moves on, its places stay the first node's too.
+/// The record moves, but its former endpoints stay reserved for the first node too.
 async fn exclusion_holds_after_revoke_and_for_the_node_that_comes_after(site: Site) {
     let north = site
         .node_with("north", vec![with_mac("10.0.0.7", &mac(1))])
@@ -150,7 +150,7 @@ async fn exclusion_holds_after_revoke_and_for_the_node_that_comes_after(site: Si
         ["10.0.0.7 north"]
     );
 
-    // Another node takes the device over at another address: both stay excluded.
+    // Another node takes over the device at another address. Both addresses stay excluded.
     let south = site.node("south").await;
     let command = site.running(south, "10.0.0.0/24").await;
     let moved = vec![with_mac("10.0.0.8", &mac(1))];
@@ -168,7 +168,7 @@ async fn another_organizations_devices_exclude_nothing(site: Site) {
         .await
         .expect("released");
     assert_eq!(released.allowed, [ip("10.0.0.7")]);
-    // Nor does it wait for this one's scan.
+    // This organization does not wait for the other one's run either.
     site.release(run(2), &["10.0.0.8"]).await;
 }
 
@@ -210,7 +210,7 @@ async fn a_report_elsewhere_does_not_wait(site: Site) {
             .await,
         (1, 0)
     );
-    // A refused row attributes nothing.
+    // A rejected row attributes nothing.
     let refused = vec![plain("10.9.0.7", "80")];
     assert_eq!(site.reported(node, command.command, refused).await, (0, 1));
 }
@@ -236,7 +236,7 @@ async fn a_server_that_died_holds_reports_up_for_a_while_only(site: Site) {
 
 async fn one_scan_of_an_organization_dials_at_a_time(site: Site) {
     site.release(run(1), &["10.0.0.7"]).await;
-    // The same scan goes on to its next addresses, and may renew.
+    // The same run continues to its next addresses and may renew its lease.
     site.release(run(1), &["10.0.0.7", "10.0.0.8"]).await;
     let busy = site.try_release(site.org, run(2), &["10.0.0.9"], 41).await;
     assert!(
@@ -245,7 +245,7 @@ async fn one_scan_of_an_organization_dials_at_a_time(site: Site) {
     );
     site.give_back(run(1)).await;
     assert_eq!(site.release(run(2), &["10.0.0.9"]).await.0, ["10.0.0.9"]);
-    // One that died is in the way until its time is over.
+    // A crashed run blocks others until its lease expires.
     let later = site
         .try_release(site.org, run(3), &["10.0.0.9"], 85)
         .await
@@ -265,7 +265,7 @@ async fn what_the_server_finds_is_unattributed_and_no_nodes_to_claim(site: Site)
     assert!(rows.iter().all(|row| row.node.is_none()), "{rows:?}");
     let listed = site.devices().await;
     assert_eq!(listed.iter().collect::<Vec<_>>(), rows);
-    // In `auto:` the node is 0.
+    // In `auto:` identifiers, the server is node 0.
     let report = plain("10.0.0.8", "80").expect("well-formed");
     assert_eq!(rows[1].identifier, report.identifier(fleet_core::NodeId(0)));
     assert_eq!(site.number("SELECT count(*) FROM node_endpoint").await, 0);
@@ -283,7 +283,7 @@ async fn what_the_server_finds_is_unattributed_and_no_nodes_to_claim(site: Site)
     );
     assert_eq!(site.number(&why).await, 1);
     assert_eq!(site.devices().await, listed);
-    // What is refused is no node's: the server may go on dialing it.
+    // A rejected row belongs to no node, so the server may still dial the address.
     assert_eq!(site.release(run(1), &["10.0.0.7"]).await.0, ["10.0.0.7"]);
 }
 
@@ -378,8 +378,8 @@ struct Firsts {
     server: AtomicU32,
 }
 
-/// Pairing and scanning by the server race the reports of nodes: whenever the server dials, no node's report
-/// of that address has been committed, and none is until it has let go.
+/// Pairing and scanning by the server race the reports of nodes. When the server dials an address, no node's report of
+/// that address has been committed. None is committed until the server has released the address.
 async fn a_report_that_races_the_servers_own_dial_comes_before_or_after_it(site: Site) {
     const ROUNDS: u8 = 40;
     let north = site.node("north").await;
@@ -408,7 +408,7 @@ async fn a_report_that_races_the_servers_own_dial_comes_before_or_after_it(site:
                         Err(error) => panic!("{error}"),
                     }
                 };
-                // A dial begins and goes on for some statements' time.
+                // Simulate a dial that takes as long as several statements.
                 for _ in 0..released.allowed.len() * 3 {
                     let sql = format!("SELECT count(*) FROM node_endpoint WHERE ip = '{address}'");
                     let statement = Statement::from_string(raw.get_database_backend(), sql);
@@ -463,7 +463,7 @@ async fn a_report_that_races_the_servers_own_dial_comes_before_or_after_it(site:
     assert!(node + server >= u32::from(ROUNDS), "{node} + {server}");
 }
 
-/// The address tells nothing here: node and server meet one device at two places.
+/// The address cannot decide here: node and server find one device at two endpoints.
 async fn one_device_found_by_node_and_server_at_once_has_one_record(site: Site) {
     let north = site.node("north").await;
     let command = site.running(north, "10.0.0.0/24").await.command;

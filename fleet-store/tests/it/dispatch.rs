@@ -119,7 +119,7 @@ async fn the_same_request_is_the_same_scan(site: Site) {
         ))
         .await;
     assert_ne!(other.id, first.id);
-    // Also when the node has gone meanwhile.
+    // The retry returns the same scan even if the node has been revoked.
     site.store
         .revoke_node(site.org, node.id, None, site.actor(), at(11))
         .await
@@ -132,7 +132,7 @@ async fn the_same_request_is_the_same_scan(site: Site) {
         )
         .await;
     assert_eq!(late.expect("answered").scan.id, first.id);
-    // Another tenant's id of the same text is another one.
+    // Idempotency keys are scoped to the organization.
     let org = site.other_org().await;
     let theirs = Site {
         org,

@@ -1,4 +1,4 @@
-//! How commands, chunks and scans end by ack, and how far they are until then.
+//! How acknowledgments end commands, chunks and scans, and how progress is computed until then.
 
 use fleet_core::{
     ScanState,

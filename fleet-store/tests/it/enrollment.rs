@@ -1,4 +1,4 @@
-//! Invitations and nodes: every step of the two machines, and every guard.
+//! Invitations and nodes: every transition and every guard of both state machines.
 
 use fleet_core::{
     Fingerprint, NodeId, PendingEnrollmentId, SecretHash,
@@ -442,7 +442,7 @@ async fn another_tenants_ids_are_not_found(site: Site) {
         .cancel_code(other, code, site.actor(), at(5))
         .await;
     assert!(matches!(cancel, Err(CancelCodeError::NotFound(_))));
-    // The same name lives in both.
+    // Both organizations may use the same name.
     site.confirmed_in(other, "twin").await;
     site.confirmed_in(site.org, "twin2").await;
     site.code("twin code").await;

@@ -1,4 +1,4 @@
-//! How commands and scans end when nobody says a word: deadlines, queue times, revocation.
+//! How commands and scans end without a message from the node: deadlines, queue times, revocation.
 
 use fleet_core::{
     ScanState,

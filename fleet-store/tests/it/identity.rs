@@ -1,5 +1,5 @@
-//! Names of devices over time: what a report makes one, why, and how it is taken back; what goes over to
-//! a replacement node; what is refused because another has it.
+//! Device identities over time: how a report creates or changes one, how a change is undone, what a replacement node
+//! inherits, and which names are rejected because another record has them.
 
 use fleet_core::{DeviceId, IdentityChangeId, NodeId, RawDeviceReport, limits, outcome::AckCode};
 use fleet_store::*;
@@ -31,7 +31,7 @@ async fn scan(site: &Site, node: Node, rows: Vec<Row>) -> (u64, u64) {
     counts
 }
 
-/// The devices in short: `1 mac:.. 10.0.0.7:80`.
+/// The devices in short form: `1 mac:.. 10.0.0.7:80`.
 async fn shown(site: &Site) -> Vec<String> {
     let device = |device: DeviceRow| {
         let place = device
@@ -119,7 +119,7 @@ async fn two_records_become_one_and_are_taken_apart(site: Site) {
         ..blank()
     });
     scan(&site, node, vec![known, with_mac("10.0.0.8", MAC)]).await;
-    // The device of the MAC has moved to where another record knew one by its place.
+    // The device with this MAC has moved to the endpoint by which another record was identified.
     let bare = row(RawDeviceReport {
         ip: "10.0.0.7",
         mac: MAC,
@@ -169,7 +169,7 @@ async fn what_was_told_apart_stays_apart(site: Site) {
         assert_eq!(site.devices().await.len(), 2, "{:?}", shown(&site).await);
     }
     assert_eq!(shown(&site).await, ["1 auto nowhere", "2 mac 10.0.0.7:80"]);
-    // Another MAC where the weaker one is: new evidence.
+    // The weaker record's endpoint now reports another MAC, which is new evidence.
     scan(
         &site,
         node,
@@ -247,7 +247,7 @@ async fn a_change_is_taken_back_once_and_by_its_own_organization(site: Site) {
     undo(&site, change).await.expect("undone");
     let again = undo(&site, change).await;
     assert!(matches!(again, Err(UndoError::Refused(_))), "{again:?}");
-    // A record that has the former name by now is the other device already.
+    // Another record now has the former name, so it is the other device.
     scan(&site, node, vec![plain("10.0.0.9", "80")]).await;
     scan(&site, node, vec![with_mac("10.0.0.9", "02:00:5E:00:00:09")]).await;
     scan(
@@ -322,7 +322,7 @@ async fn a_replacement_takes_over_what_the_dead_node_knew_by_place_and_type(site
         (upgraded.node, upgraded.identifier.to_string()),
         (Some(heir.id), format!("mac:{MAC}"))
     );
-    // Taken back, it is the dead node's again, and stays so.
+    // After the undo, the record belongs to the revoked node again and keeps that owner.
     undo(&site, inherited.aliases[0].change)
         .await
         .expect("undone");
@@ -367,7 +367,7 @@ async fn only_a_revoked_node_is_replaced_and_by_one(site: Site) {
         matches!(foreign, Err(CreateCodeError::NotFound(_))),
         "{foreign:?}"
     );
-    // Two codes for one place: the second node to come is refused, and its code stays usable.
+    // Two codes exist for one replaced node. The second registration is rejected, and its code stays usable.
     for name in ["one", "two"] {
         site.store
             .create_code(code(name, north))
@@ -467,7 +467,7 @@ async fn what_another_has_is_shown_until_it_is_resolved(site: Site) {
         (refused.device, refused.owner, refused.bound_to),
         (DeviceId(1), Some(north.id), None)
     );
-    // Of another organization nothing is shown.
+    // Another organization sees nothing.
     let other = site.other_org().await;
     let foreign = site.store.list_refused_devices(other, None, 0, 100).await;
     assert_eq!(foreign.expect("read").0, []);
@@ -476,7 +476,7 @@ async fn what_another_has_is_shown_until_it_is_resolved(site: Site) {
         refusals(&site).await[0].reason.as_str(),
         "bound to another node"
     );
-    // Revocation is a way out: shown no longer, and forgotten by the next sweep.
+    // Revocation also clears refused devices: they are hidden at once, and the next sweep deletes them.
     site.store
         .revoke_node(site.org, north.id, None, site.actor(), at(50))
         .await
@@ -527,7 +527,7 @@ async fn refused_devices_of_a_node_are_bounded(site: Site) {
         .number("SELECT min(last_seen) FROM refused_device")
         .await;
     assert_eq!(oldest, 2, "the ones not seen for longest went");
-    // What was not reported for long is forgotten too.
+    // Refused devices without recent reports are deleted too.
     site.store
         .sweep_refused_devices(0, at(60))
         .await

@@ -1,4 +1,4 @@
-//! What happens in the middle of things: callers that go away, and a database that makes one wait.
+//! Interruptions: callers that drop their futures, and a database that blocks.
 
 use std::{future::poll_fn, task::Poll};
 
@@ -47,7 +47,7 @@ async fn a_dropped_operation_leaves_all_or_nothing(site: Site) {
     assert_eq!(ledger.accepted as i64, told);
 }
 
-/// Somebody else's transaction that has written the node's row.
+/// A foreign transaction that has written the node's row.
 async fn block(site: &Site, node: Node) -> DatabaseTransaction {
     let raw = site.raw().await;
     let immediate = TransactionOptions {
@@ -64,7 +64,7 @@ async fn block(site: &Site, node: Node) -> DatabaseTransaction {
 async fn a_database_that_stays_locked_is_unavailable(site: Site) {
     let node = site.node("north").await;
     if site.url.starts_with("sqlite") {
-        // Its own wait of 5 s times a dozen attempts: too long for a test.
+        // Skip this engine: its wait of 5 s, repeated a dozen times, is too long for a test.
         return;
     }
     let options = StoreOptions {
@@ -96,7 +96,7 @@ async fn a_busy_database_is_waited_for(site: Site) {
     let blocking = block(&site, node).await;
     let store = site.store.clone();
     let beating = tokio::spawn(async move { store.heartbeat(node.id, at(77)).await });
-    // Reading goes on meanwhile.
+    // Reads succeed in the meantime.
     let row = site.store.node(site.org, node.id).await.expect("read");
     assert_eq!(row.expect("there").last_seen_at, Some(at(3)));
     assert!(!beating.is_finished());

@@ -1,4 +1,4 @@
-//! Devices over many reports: identity, moves, ownership, and what blanks do.
+//! Devices over many reports: identity, moves, ownership, and the effect of blank fields.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +26,7 @@ contract! {
 
 const MAC: &str = "02:00:5E:00:00:01";
 
-/// One scan of 10.0.0.0/16 part by part, in which the node reports these rows.
+/// Scans 10.0.0.0/16 part by part. The node reports these rows.
 async fn scan(site: &Site, node: Node, rows: Vec<Row>) -> (u64, u64) {
     let command = site.running(node, "10.0.0.0/22").await.command;
     let counts = site.reported(node, command, rows).await;
@@ -130,7 +130,7 @@ async fn another_device_takes_the_place(site: Site) {
             (format!("mac:{other}"), true)
         ]
     );
-    // They swap within one report.
+    // The two devices swap addresses within one report.
     scan(&site, node, vec![with_mac("10.0.0.8", MAC)]).await;
     assert_eq!(
         scan(
@@ -185,7 +185,7 @@ async fn a_live_nodes_device_is_refused_to_another(site: Site) {
         (1, 1)
     );
     assert_eq!(site.devices().await[0], before);
-    // The refused row is answered alike next time, also without its digest.
+    // A repeat of the rejected row gets the same answer, even without its digest.
     assert_eq!(
         site.reported(south, command.command, vec![with_mac("10.0.0.7", MAC)])
             .await,
@@ -308,7 +308,7 @@ async fn two_sites_with_one_range_stay_apart(site: Site) {
         [Some(north.id), Some(south.id)]
     );
     assert_ne!(devices[0].identifier, devices[1].identifier);
-    // Another tenant may have the same MAC.
+    // Two organizations may have the same MAC.
     let org = site.other_org().await;
     let theirs = Site {
         org,

@@ -1,5 +1,5 @@
-//! The contract of the store, the same for both databases. Each `contract!` makes two tests of every
-//! function it names: one on a SQLite file, one on a PostgreSQL database of its own.
+//! The contract of the store, identical for both databases. Each `contract!` creates two tests per listed function: one
+//! on a SQLite file, and one on its own PostgreSQL database.
 
 #[macro_use]
 mod site;

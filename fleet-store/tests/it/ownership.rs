@@ -1,6 +1,6 @@
-//! The table of whose device it is, on both databases under concurrency: each case is set up in the
-//! store, then its reporter, the same report in another envelope, and a second node report the device at
-//! once. Whatever comes first, the outcome is one that the table allows.
+//! The ownership table, on both databases under concurrency. Each case is set up in the store. Then its reporter, the
+//! same report in another envelope, and a second node report the device simultaneously. For every order, the table must
+//! allow the outcome.
 
 use std::collections::BTreeMap;
 
@@ -19,12 +19,12 @@ contract! {
 
 const TABLE: &str = include_str!("../../../fleet-pairing/ownership.txt");
 const KINDS: [&str; 3] = ["mac", "serial", "auto"];
-/// Each case is raced so often; devices of a round are reported together.
+/// The repetitions of each case. The devices of a round are reported together.
 const ROUNDS: usize = 6;
-/// Rows of one report: several reports of each node meet those of the others.
+/// Rows per report. Each node sends several reports, which overlap those of the other nodes.
 const ROWS: usize = 8;
 
-/// Who has the device, by node id; none is the server.
+/// The node ids that own and hold the device. None is the server.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct State {
     owner: Option<NodeId>,
@@ -53,7 +53,7 @@ impl Table {
         Self(lines.map(case).collect())
     }
 
-    /// What becomes of a node's report in a state, and the state after it.
+    /// The outcome of a node's report in a state, and the next state.
     fn outcome(
         &self,
         nodes: &Nodes,
@@ -93,7 +93,7 @@ struct Case {
     kind: usize,
     state: State,
     number: usize,
-    /// The record that was there before.
+    /// The record that existed before.
     device: i64,
 }
 
@@ -137,7 +137,7 @@ async fn every_case_under_concurrency_ends_as_the_table_allows(site: Site) {
                 parts.reverse();
             }
             for part in parts {
-                // Twice in different envelopes: the second is answered as the first, whoever is first.
+                // Send the report twice in different envelopes. Both must get the same answer in either order.
                 for _ in 0..2 {
                     let report = site.report(node, command, part.clone());
                     let store = site.store.clone();
@@ -163,7 +163,7 @@ async fn every_case_under_concurrency_ends_as_the_table_allows(site: Site) {
             for (at, command) in commands.iter().enumerate() {
                 happened[at] = told(&raw, command, case).await;
             }
-            // Whether a record was inherited or updated shows in its name.
+            // The record's name shows whether it was inherited or updated.
             let owner = owner_of(&raw, case.device).await;
             let plain = |outcomes: [&'static str; 2]| {
                 outcomes.map(|outcome| {
@@ -217,7 +217,7 @@ async fn nodes(site: &Site) -> Nodes {
     }
 }
 
-/// Puts the known record of every case into the store.
+/// Stores the initial record of every case.
 async fn set_up(site: &Site, raw: &DatabaseConnection, nodes: &Nodes, table: &Table) -> Vec<Case> {
     let me = nodes.reporter.id;
     let mut cases = Vec::new();
@@ -274,7 +274,7 @@ async fn set_up(site: &Site, raw: &DatabaseConnection, nodes: &Nodes, table: &Ta
     cases
 }
 
-/// What a node was told of its row: whether it was refused, and else which record it is.
+/// The answer for a node's row: whether it was rejected, otherwise the record's id.
 async fn told(
     raw: &DatabaseConnection,
     command: &fleet_core::CommandId,
@@ -317,7 +317,7 @@ async fn number(raw: &DatabaseConnection, sql: &str) -> Option<i64> {
     row.try_get_by_index(0).expect("a number")
 }
 
-/// Between rounds: the same places again, with nothing known of them.
+/// Clears all records between rounds, so the endpoints can be reused.
 async fn clear(raw: &DatabaseConnection) {
     for table in [
         "refused_device",
@@ -336,7 +336,7 @@ async fn clear(raw: &DatabaseConnection) {
 }
 
 impl Site {
-    /// A confirmed node with a claimed stream that takes the place of a revoked one.
+    /// A confirmed node with a claimed stream that replaces a revoked node.
     pub(crate) async fn replacement(&self, name: &str, replaces: NodeId) -> Node {
         let code = NewCode {
             replaces: Some(replaces),

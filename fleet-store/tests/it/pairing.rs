@@ -1,4 +1,4 @@
-//! Whom devices are bound to: one row a device, whatever the order of events or the race.
+//! Device bindings: each device has at most one, for any order of events and any race.
 
 use fleet_core::{DeviceId, NodeId, PairingStatus};
 use fleet_pairing::{BindRefusal, Binding};
@@ -305,8 +305,8 @@ async fn found_devices_are_listed_page_by_page(site: Site) {
     );
 }
 
-/// One of the four known failures: what a node has found stays out of the server's reach, though it was
-/// unpaired since, its node revoked, its record moved or another record now stands at its place.
+/// One of four known failures: a device that a node found must stay excluded from the server's dials. This holds after
+/// the device was unpaired, its node revoked, its record moved, or another record took its endpoint.
 async fn exclusion_that_breaks_after_unpair_and_revoke(site: Site) {
     let (north, south) = (site.node("north").await, site.confirmed("south").await);
     let device = site.found_by(north, "10.0.0.7").await;
@@ -328,13 +328,14 @@ async fn exclusion_that_breaks_after_unpair_and_revoke(site: Site) {
     excluded(south).await;
     site.revoke(north.id).await;
     excluded(south).await;
-    // Not by the record alone: whatever the server finds at that place later was in reach of a node.
+    // The exclusion is not tied to the record. It also covers devices that the server finds later at an endpoint of a
+    // node.
     let again = site.found_by_server("10.0.0.7").await;
     assert_eq!(
         refusal(site.bind_to_server(again).await),
         BindRefusal::FoundByNode(north.id)
     );
-    // A device that an operator gave to a node was never found by it; its place is the node's all the same.
+    // This device was assigned to a node by an operator, and no node found it. Its endpoint still belongs to the node.
     let (east, own) = (
         site.confirmed("east").await,
         site.found_by_server("192.168.7.7").await,
@@ -348,8 +349,8 @@ async fn exclusion_that_breaks_after_unpair_and_revoke(site: Site) {
     );
 }
 
-/// One of the four known failures: the server pairs a device while an operator binds it to a node.
-/// Whoever is first has it, alone.
+/// One of four known failures: the server pairs a device while an operator binds it to a node. Only the first of them
+/// may succeed.
 async fn pairing_that_races_the_servers_own_pairing(site: Site) {
     let north = site.confirmed("north").await;
     let (mut by_node, mut by_server) = (0, 0);
@@ -402,7 +403,7 @@ async fn binding_races_the_revocation(site: Site) {
                 if revokes {
                     site.revoke(north.id).await;
                 } else {
-                    // Refused where the revocation came first.
+                    // Rejected if the revocation came first.
                     let _ = site.bind(north.id, device).await;
                 }
             }

@@ -1,5 +1,5 @@
-//! Pairing that operators ask nodes for: sent once, part by part, with results that are judged one by
-//! one and kept whatever becomes of whoever asked.
+//! Pairing commands for nodes: each part is sent once. Results are judged one by one, and they are stored even if the
+//! requesting operator no longer exists.
 
 use fleet_core::{
     CommandId, DeviceId, PairOutcome, PairRejectReason, PairResult, PairingId, PairingStatus,
@@ -98,7 +98,7 @@ impl Site {
         (command, step)
     }
 
-    /// Pairing of these devices with its one command in flight.
+    /// A pairing of these devices with its one command in flight.
     async fn pairing(&self, node: Node, devices: &[DeviceId]) -> (PairingId, CommandId) {
         let mut targets = Vec::new();
         for device in devices {
@@ -152,7 +152,7 @@ impl Site {
         Ok((answer.accepted, answer.rejected))
     }
 
-    /// Results of a pairing as `device status`, whose order is checked to be dense; and its end.
+    /// The results of a pairing as `device status`, and its end. Checks that their sequence is dense.
     async fn came_of(&self, pairing: PairingId) -> (Vec<(DeviceId, PairingStatus)>, Option<Code>) {
         let page = self
             .store
@@ -296,7 +296,7 @@ async fn only_what_was_asked_for_is_taken_and_each_once(site: Site) {
             "not asked for"
         ]
     );
-    // Another node cannot speak for it.
+    // Another node may not report results for the command.
     let report = NewPairResults {
         node: south.id,
         ..report
@@ -369,7 +369,7 @@ async fn a_node_that_pairs_runs_nothing_else(site: Site) {
     let busy = site.create_pairing(north, vec![vec![target.clone()]]).await;
     assert!(matches!(busy, Err(CreatePairingError::Busy(_))), "{busy:?}");
     site.acked(north, scanning.command, AckCode::Ok).await;
-    // Pairing is under way.
+    // Pairing is in progress.
     let (_, command) = site.pairing(north, &[device]).await;
     let busy = site.create_pairing(north, vec![vec![target]]).await;
     assert!(matches!(busy, Err(CreatePairingError::Busy(_))), "{busy:?}");
@@ -539,7 +539,7 @@ async fn a_node_that_says_nothing_runs_into_the_deadline(site: Site) {
     let north = site.node("north").await;
     let devices = site.several(north, 1).await;
     let (pairing, command) = site.pairing(north, &devices).await;
-    // Nobody drives it any more, but the node has it.
+    // The requester is gone, but the node still has the command.
     site.store.sweep_pairings(at(700)).await.expect("swept");
     let swept = site.store.sweep_commands(at(700)).await.expect("swept");
     assert_eq!(swept, Expired::default());
@@ -675,7 +675,7 @@ async fn all_that_is_unpaired_leaves_out_what_wants_a_password(site: Site) {
     };
     assert_eq!(all(false).await, [devices[2]]);
     assert_eq!(all(true).await, [devices[1], devices[2]]);
-    // By name, what is paired is paired again, and what cannot be says why.
+    // An explicit selection pairs paired devices again. Other devices get a reason.
     let wish = PairSelection {
         identifiers: vec![
             site.identifier(devices[0]).await,
@@ -726,8 +726,8 @@ async fn another_tenant_sees_nothing_of_it(site: Site) {
     assert_eq!(found.expect("read").targets, []);
 }
 
-/// Whatever the order, a device is bound to a live node or to nobody, and what was sealed stays only
-/// with its binding.
+/// For every order, a device is bound to a live node or to none. A sealed credential exists only as long as its
+/// binding.
 async fn results_race_unpairing_and_revocation(site: Site) {
     for round in 0..6 {
         let north = site.node(&format!("north {round}")).await;
@@ -742,7 +742,7 @@ async fn results_race_unpairing_and_revocation(site: Site) {
             async move {
                 match what % 3 {
                     0 => {
-                        // Refused where the revocation came first.
+                        // Rejected if the revocation came first.
                         let _ = site.results(north, command, rows).await;
                     }
                     1 => {
@@ -784,7 +784,7 @@ async fn what_a_lost_node_had_paired_is_paired_again_by_its_replacement(site: Si
         (PairingStatus::Unpaired, Binding::Free, false)
     );
 
-    // It is the replacement's to pair once that has reported it, and not before.
+    // The replacement node may pair the device only after it has reported it.
     let heir = site.replacement("heir", north.id).await;
     let wish = || PairSelection {
         identifiers: Vec::new(),

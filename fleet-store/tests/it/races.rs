@@ -1,5 +1,5 @@
-//! Races: many do the same at once, and what must hold does. Nothing here waits for a clock; every
-//! order of events is a good one, so the assertions are the invariants.
+//! Races: concurrent operations must preserve the invariants. The tests do not depend on timing. Every order of events
+//! is valid, so they assert only the invariants.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ contract! {
     machines_that_fight_for_a_node_leave_one_current
 }
 
-/// Runs all at the same moment and answers what each answered.
+/// Runs all futures simultaneously and returns their results.
 pub(crate) async fn at_once<T: Send + 'static>(
     tasks: Vec<impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
@@ -174,7 +174,7 @@ async fn the_same_report_delivered_at_once_counts_once(site: Site) {
     let report = site.report(node, command.command, rows);
     let deliver = |n| {
         let store = site.store.clone();
-        // Half of them with another digest: the same rows in other envelopes.
+        // Half of the copies have another digest: the same rows in other envelopes.
         let mut report = report.clone();
         if n % 2 == 0 {
             report.digest = [n as u8; 32];
@@ -262,7 +262,7 @@ async fn two_nodes_find_the_same_device_at_once(site: Site) {
         let mut deliveries = Vec::new();
         for node in [north, south] {
             let command = site.running(node, "10.0.0.0/24").await;
-            // In opposite order, so that the two would deadlock if locks were taken as rows come.
+            // The reports have opposite row order. They would deadlock if locks were taken in that order.
             let mut numbers: Vec<usize> = (1..=40).collect();
             if node.id == south.id {
                 numbers.reverse();

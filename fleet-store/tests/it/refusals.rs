@@ -1,4 +1,4 @@
-//! What is refused of reports, how it is counted, and where it ends.
+//! Rejected report rows: how they are counted, and when they end a command.
 
 use fleet_core::{CommandState, RawDeviceReport, ScanState, outcome::AckCode};
 use fleet_store::*;
@@ -79,7 +79,7 @@ async fn bad_rows_are_refused_by_themselves_and_counted(site: Site) {
 
 async fn a_command_never_stores_more_than_its_quota(site: Site) {
     let node = site.node("north").await;
-    // Upstream and without ports: six addresses with any ten ports.
+    // Six addresses with any ten ports each, because the request names no port.
     let new = site.new_scan(node.id, "10.0.0.0/29", &[]);
     let scan = site.create(new).await.id;
     let command = site.issue(node).await.expect("issued");
@@ -96,14 +96,14 @@ async fn a_command_never_stores_more_than_its_quota(site: Site) {
         site.reported(node, command.command, places(1..10)).await,
         (54, 0)
     );
-    // Six more are left; an eleventh port is out of scope, so that only rows inside count.
+    // Six rows remain. An eleventh port is out of scope, so only rows within the scope count.
     assert_eq!(
         site.reported(node, command.command, places(10..12)).await,
         (6, 6)
     );
     assert_eq!(site.number("SELECT rows FROM command").await, 60);
     assert_eq!(site.told(scan).await.len(), 60);
-    // However a scope came to admit more, the quota is the last word, for the report as a whole.
+    // Even if the stored scope admits more, the quota limits the whole report.
     let raw = site.raw().await;
     raw.execute_unprepared("UPDATE command SET rows = 59; DELETE FROM report_row")
         .await

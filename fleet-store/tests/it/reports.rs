@@ -1,4 +1,4 @@
-//! Recording reports: what is taken, and that re-delivery of anything changes nothing.
+//! Recording reports: which rows are accepted. Redelivery must change nothing.
 
 use fleet_core::{DeviceFacts, NodeId, RawDeviceReport, Serial, outcome::AckCode};
 use fleet_discovery::{LogEvent, Mode, NodeProfile};
@@ -380,7 +380,7 @@ async fn pins_are_stored_before_the_first_report(site: Site) {
         .map(|ip| plain(ip, "80"))
         .to_vec();
     assert_eq!(site.reported(node, command, rows).await, (2, 2));
-    // After a reconnect the node says it again.
+    // After a reconnect, the node sends the same report.
     let again = site.store.record_pins(pins(answers)).await.expect("taken");
     assert_eq!((again.pinned, site.log(scan).await.len()), (0, 5));
     site.acked(node, command, AckCode::Ok).await;

@@ -84,7 +84,7 @@ async fn a_node_with_devices_cannot_be_deleted(site: Site) {
         let enforce = "PRAGMA foreign_keys = ON";
         raw.execute_unprepared(enforce).await.expect(enforce);
     }
-    // Everything else that refers to the node goes first: attribution alone must hold it.
+    // Remove all other references to the node, so that only the attribution protects it.
     for table in [
         "node_endpoint",
         "report_row",

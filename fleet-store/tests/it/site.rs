@@ -1,5 +1,5 @@
-//! What every contract test stands on: an empty database with one organization, one operator, and
-//! short words for what tests do over and over. Start with [`Site`].
+//! The fixture of every contract test: an empty database with one organization and one operator, and helpers for common
+//! steps. Start with [`Site`].
 
 use std::{
     future::Future,
@@ -17,7 +17,7 @@ use sea_orm::{ConnectionTrait, Database};
 
 mod words;
 
-/// Makes both tests of each named function `async fn(Site)`.
+/// Creates both tests of each listed function `async fn(Site)`.
 macro_rules! contract {
     ($($test:ident)*) => {
         mod on_sqlite {
@@ -38,7 +38,7 @@ macro_rules! contract {
 
 const POSTGRES: &str = "FLEET_TEST_POSTGRES";
 
-/// Says by name what was skipped: on standard error, and to the test run where it keeps a list.
+/// Reports a skipped test by name: on standard error, and in the list of the test run if there is one.
 #[expect(clippy::print_stderr, reason = "what was skipped is said by name")]
 pub(crate) fn skip(why: &str) {
     let thread = std::thread::current();
@@ -54,7 +54,7 @@ pub(crate) fn skip(why: &str) {
     }
 }
 
-/// Numbers that no two tests of this process share.
+/// Numbers that are unique among the tests of this process.
 pub(crate) fn unique() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -91,7 +91,7 @@ pub(crate) async fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(Site) 
         .expect("dropped");
 }
 
-/// An empty database with one organization and one operator, at a clock that stands still.
+/// An empty database with one organization and one operator. Its clock is fixed.
 #[derive(Clone)]
 pub(crate) struct Site {
     pub(crate) url: String,

@@ -1,4 +1,4 @@
-//! Claims of control streams: epochs that only grow, and what becomes of commands in flight.
+//! Claims of control streams: increasing epochs, and the effect on commands in flight.
 
 use std::time::Duration;
 
@@ -199,7 +199,7 @@ async fn a_forgotten_command_is_issued_again_under_a_new_id(site: Site) {
         (second.scan, &second.request, &second.ports),
         (first.scan, &first.request, &first.ports)
     );
-    // It meets the devices that are stored already, and a new one.
+    // The report contains devices that are already stored, and a new one.
     let rows = vec![
         plain("10.0.0.7", "80"),
         plain("10.0.0.8", "80"),
@@ -273,7 +273,7 @@ async fn an_older_stream_has_no_effect(site: Site) {
         None
     );
     assert_eq!(site.look(command.scan).await.state, ScanState::Running);
-    // What came in before a stream ended counts, as long as no newer one was claimed.
+    // Messages received before a stream ended count unless a newer stream was claimed.
     site.store
         .release_stream(node.id, node.epoch, at(27))
         .await
@@ -327,7 +327,7 @@ async fn actions(site: &Site, action: &str) -> usize {
     rows.filter(|row| row.entry.action == action).count()
 }
 
-/// Two machines take the stream from each other at two servers. At the third time the one that has it stays.
+/// Two machines alternately claim the stream at two servers. After the third claim, the current machine keeps it.
 async fn fight(site: &Site) -> (NodeId, Epoch) {
     let node = site.confirmed("north").await;
     let mut epoch = Epoch(0);
@@ -351,7 +351,8 @@ async fn two_machines_with_one_identity_are_found_out_over_all_servers(site: Sit
     assert!(site.store.is_current(node, epoch).await.expect("read"));
     assert!(is_duplicate(&site, node).await);
     assert_eq!(actions(&site, "node.duplicate_identity").await, 1);
-    // Held off at every server, also when the other one has gone; the one that stayed comes and goes.
+    // Every server rejects the other machine, even after the current one has disconnected. The current machine may
+    // reconnect.
     site.store
         .release_stream(node, epoch, at(14))
         .await

@@ -1,5 +1,5 @@
-//! A long random walk over everything that can happen to scans, in any order, also what makes no sense
-//! at the time; after each step the invariants are looked at, at the end the whole record.
+//! A long random walk over all scan operations, including invalid ones. The test checks the invariants after each step,
+//! and the complete record at the end.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ contract! {
 const WALKS: u64 = 6;
 const STEPS: usize = 120;
 
-/// SplitMix64: small, and the same walk for the same seed.
+/// SplitMix64: small, and deterministic for each seed.
 struct Dice(u64);
 
 impl Dice {
@@ -36,13 +36,13 @@ impl Dice {
     }
 }
 
-/// What the walker remembers, old and dead things included.
+/// The state of the walk, including ended scans and nodes.
 struct Walk {
     site: Site,
     dice: Dice,
     seconds: u64,
     node: Node,
-    /// Streams that were claimed, the newest last.
+    /// Claimed streams, the newest last.
     streams: Vec<Node>,
     nodes: u64,
     scans: Vec<ScanId>,
@@ -70,7 +70,7 @@ async fn whatever_happens_logs_are_dense_and_ledgers_add_up(site: Site) {
         for scan in &walk.scans {
             walk.check(*scan, seed).await;
         }
-        // In the end, everything ends.
+        // Every deadline has passed by this time, so all scans must end.
         site.store
             .sweep_commands(at(10_000_000))
             .await
@@ -139,7 +139,7 @@ impl Walk {
         }
     }
 
-    /// Mostly the one that is in flight, if any is.
+    /// Usually the command in flight, if there is one.
     fn some_command(&mut self) -> Option<(Node, CommandId)> {
         match self.dice.roll(4) {
             0 => self.dice.pick(&self.commands),
@@ -214,7 +214,7 @@ impl Walk {
         self.site.store.record_ack(ack).await.expect("answered");
     }
 
-    /// The rare things: the node is revoked and another comes, or a scan is ended from outside.
+    /// Rare events: a revoked node gets a replacement, or a scan is ended from outside.
     async fn upheaval(&mut self, seed: u64) {
         let now = at(self.seconds);
         let store = &self.site.store;
@@ -233,7 +233,7 @@ impl Walk {
         }
     }
 
-    /// Density and the one end are looked at by [`Site::log`].
+    /// [`Site::log`] checks that sequences are dense and that there is one end.
     async fn check(&self, scan: ScanId, seed: u64) -> ScanState {
         let row = self.site.look(scan).await;
         let log = self.site.log(scan).await;

@@ -1,5 +1,5 @@
-//! Classifies every IPv4 address and compares it with the IANA registry, and every edge of the IPv6 registry. The
-//! registries and the list of explained differences are those of the tests of fleet-core.
+//! Classifies every IPv4 address, and every edge of the IPv6 registry, and compares the results with the IANA
+//! registries. The registries and the explained differences come from the tests of fleet-core.
 
 use std::{
     collections::BTreeMap,
@@ -94,8 +94,8 @@ pub(crate) fn run() -> Result<Vec<String>> {
     Ok(figures)
 }
 
-/// Returns the expectation for every IPv4 address as ranges without gaps. The registry cannot change within a range.
-/// That our classification does not either is shown by checking every address.
+/// Returns the expectation for all IPv4 addresses as contiguous ranges. The registry is constant within each range. The
+/// check of every address proves that the classification is constant too.
 fn spans(registry: &Registry) -> Result<Vec<Span>> {
     let edges = registry.edges();
     let mut starts: Vec<u32> = edges

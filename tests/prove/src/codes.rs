@@ -1,6 +1,6 @@
-//! A thousand nodes present one enrollment code at the same moment, each on its own connection. The connections
-//! are opened one after the other before, because a thousand simultaneous ones overflow the kernel's queue, which
-//! then resets some of them.
+//! A thousand nodes use one enrollment code simultaneously, each on its own connection. The connections are opened one
+//! by one in advance. A thousand simultaneous connections would overflow the kernel's queue, which then resets some of
+//! them.
 
 use std::sync::Arc;
 

@@ -64,7 +64,7 @@ impl Scratch {
         })
     }
 
-    /// Another pool of connections to it, as another process has.
+    /// Another connection pool, as in another process.
     pub(crate) async fn open_again(&self) -> Result<SqlStore> {
         Ok(SqlStore::open(&self.url, MigrateMode::Check).await?)
     }
@@ -82,7 +82,7 @@ impl Scratch {
     }
 }
 
-/// The administrative database of the server that the environment names.
+/// The administrative database of the server in the environment variable.
 pub(crate) fn postgres_server() -> Result<String> {
     std::env::var(POSTGRES).with_context(|| {
         format!("{POSTGRES} must name a PostgreSQL server, as `cargo xtask prove` does")

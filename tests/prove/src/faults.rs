@@ -1,5 +1,5 @@
-//! Faults of the world around the product: full disks, a second replica, dead networks. Each proof keeps a ledger on the
-//! client's side (which answers reported success) and compares it with what is stored afterwards.
+//! Failures of the environment: full disks, a second replica, broken networks. Each proof records on the client side
+//! which calls succeeded, and compares the record with the stored state.
 
 mod disk;
 mod fleet;

@@ -1,4 +1,4 @@
-//! A server that listens on loopback, an operator, and nodes under the control of the proof.
+//! A server on loopback, an operator, and nodes that the proof controls.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ pub(crate) struct Live {
     server: Server,
     closing: CancellationToken,
     port: JoinHandle<Drained>,
-    /// Connections that the listener refused.
+    /// Counts of connections that the listener refused.
     pub(crate) counts: Arc<ListenerCounts>,
 }
 
@@ -53,7 +53,7 @@ impl Live {
         Self::serve(store, key.expose().to_owned()).await
     }
 
-    /// Starts a server on a database that has the operator whose key this is: another replica, or the same one again.
+    /// Starts a server on a database whose operator has this key: another replica, or a restarted server.
     pub(crate) async fn serve(store: &SqlStore, key: String) -> Result<Self> {
         let environment: Arc<dyn Environment> = Arc::new(SystemEnvironment);
         let parsed = Secret::parse(SecretKind::OperatorKey, &key)?;
@@ -106,7 +106,7 @@ impl Live {
         self.key.clone()
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -187,7 +187,7 @@ impl Live {
             kind: Some(control_stream_request::Kind::Hello(hello)),
         };
         up.send(&hello).await?;
-        // The server knows the node's capabilities from here on.
+        // The server knows the node's capabilities after this message.
         while let Some(message) = down.message().await? {
             if matches!(message.kind, Some(Kind::Accepted(_))) {
                 break;
@@ -258,7 +258,7 @@ impl Node {
         bail!("the stream of node {} ended without a command", self.id)
     }
 
-    /// The next message; none when the stream ended cleanly.
+    /// The next message. None if the stream ended cleanly.
     pub(crate) async fn message(&mut self) -> Result<Option<ControlStreamResponse>> {
         Ok(self.down.message().await?)
     }
@@ -278,7 +278,7 @@ impl Node {
             .context("the stream did not end within 20 s")
     }
 
-    /// Ends the stream and answers the node's id.
+    /// Ends the stream and returns the node's id.
     pub(crate) fn leave(self) -> NodeId {
         self.id
     }

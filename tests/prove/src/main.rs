@@ -1,7 +1,6 @@
-//! Proofs that take minutes. A test shows a claim by examples; a proof shows it exhaustively or by large numbers
-//! and prints its figures. `cargo xtask prove boundary` and `cargo xtask prove faults` run them with a database.
-//! The lists are [`BOUNDARY`] and [`faults::FAULTS`]. Each proof is a module with a `run` function that fails at
-//! the first violation.
+//! Proofs that take minutes. A test checks examples. A proof checks all cases or a large number of them, and prints its
+//! figures. `cargo xtask prove boundary` and `cargo xtask prove faults` run them with a database. The lists are
+//! [`BOUNDARY`] and [`faults::FAULTS`]. Each proof is a module with a `run` function that fails at the first violation.
 #![expect(clippy::print_stdout, reason = "its figures are what it is for")]
 
 mod addresses;

@@ -1,6 +1,6 @@
-//! Ten thousand races for devices per database: a node that reports, an operator who pairs, one who unpairs, one who
-//! revokes the node, the server's own pairing, and a replacement node. The responses and their times must fit an
-//! order that the rules allow (`races/judge.rs`).
+//! Ten thousand races for devices per database. The parties are a reporting node, an operator who pairs, one who
+//! unpairs, one who revokes the node, the server's own pairing, and a replacement node. The responses and their times
+//! must fit an order that the rules allow (`races/judge.rs`).
 
 mod judge;
 mod round;

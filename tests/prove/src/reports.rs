@@ -26,8 +26,7 @@ const REPORT: u64 = 1_024;
 const GOOD: u64 = 16;
 /// The scanned network: 16,382 addresses, one command.
 const NETWORK: (&str, Ipv4Addr) = ("10.20.0.0/18", Ipv4Addr::new(10, 20, 0, 0));
-/// Ten ports, because the server ends a command when its rejected rows exceed ten times its quota of targets x
-/// ports.
+/// Ten ports. The server ends a command when its rejected rows exceed ten times its quota of targets x ports.
 const PORTS: [&str; 10] = [
     "80", "443", "4028", "4029", "4030", "8080", "8443", "8888", "9090", "50051",
 ];
@@ -194,7 +193,7 @@ async fn break_envelopes(node: &Node, command: &str) -> Result<usize> {
     Ok(count)
 }
 
-/// Returns the valid device number `n`.
+/// Returns valid device number `n`.
 fn device(n: usize) -> DiscoveredDeviceReport {
     let n = u32::try_from(n).unwrap_or(u32::MAX);
     // The network address and the first address are not scanned.
@@ -284,7 +283,7 @@ const BREAKAGES: [(&str, Breakage); 24] = [
 
 /// Returns a device with one fault, and the name of the fault.
 fn broken(random: &mut Random) -> (&'static str, DiscoveredDeviceReport) {
-    // Beyond all valid devices, so a stored one can only come from here.
+    // The address is above all valid devices, so only a faulty row can have created such a record.
     let mut device = device(16_300 + usize::try_from(random.below(64)).unwrap_or(0));
     device.device_identifier = format!("serial:BAD-{}", random.next());
     let (kind, break_it) = BREAKAGES[random.size(BREAKAGES.len())];

@@ -1,4 +1,4 @@
-//! A million runs of reports over scope and ownership, each compared with a deliberately simple model:
+//! A million runs of reports over scope and ownership. Each is compared with a simple model:
 //!
 //! | | |
 //! |---|---|

@@ -1,6 +1,7 @@
-//! Decides which host is asked by ARP when, and what silence means. Pure; time is an argument.
+//! Schedules ARP requests to hosts and decides when a host is silent. Pure; time is an argument.
 //!
-//! These requests bypass the kernel's neighbor table, so a network of any size is asked at the rate of the scan.
+//! These requests bypass the kernel's neighbor table. Therefore a network of any size is resolved at the rate of the
+//! scan.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -1,6 +1,6 @@
-//! Prepares sockets that got no answer for reuse, on a thread of its own.
+//! Prepares unanswered sockets for reuse, on a separate thread.
 //!
-//! Creating, registering and closing a socket costs the system as much as the attempt itself. Disconnecting it costs a
+//! Creating, registering and closing a socket costs the system as much as the attempt itself. Disconnecting costs a
 //! quarter of that, and a second processor does it in parallel.
 
 use std::{

@@ -1,5 +1,5 @@
-//! Logins as the makes' web servers do them, and what is behind them: an Antminer's digest authentication, and the
-//! tokens and cookies of VNish, Braiins OS, Proto rigs and SealMiners.
+//! Logins of the makes' web servers and the data behind them: the digest authentication of Antminers, and the tokens
+//! and cookies of VNish, Braiins OS, Proto rigs and SealMiners.
 
 use md5::{Digest as _, Md5};
 
@@ -7,13 +7,13 @@ use super::{Answer, Request, digest_challenge, json};
 use crate::site::{Device, DeviceLogin, Make};
 
 pub(super) const REALM: &str = "antMiner Configuration";
-/// A real nonce changes with every challenge; a constant serves here.
+/// Real servers change the nonce in every challenge. A constant suffices here.
 pub(super) const NONCE: &str = "68a49d3e:8b1d2f";
 
-/// The token or cookie of a session. A real one differs every time; a constant serves here.
+/// The token or cookie of a session. Real servers change it in every session. A constant suffices here.
 const SESSION: &str = "5e551047";
 
-/// The answer of a make that logs in by a request. None when the path has nothing to do with a login.
+/// The answer of a make that logs in by a request. None if the path is unrelated to a login.
 pub(super) fn session(device: &Device, request: &Request) -> Option<Answer> {
     let login = device
         .login
@@ -92,7 +92,7 @@ pub(super) fn session(device: &Device, request: &Request) -> Option<Answer> {
     })
 }
 
-/// The answer to a login: too many tries, the wrong password, or a session.
+/// The answer to a login: too many attempts, wrong password, or a session.
 fn given(login: &DeviceLogin, is_right: bool, refused: &'static str, answer: Answer) -> Answer {
     match (login.locked, is_right) {
         (true, _) => status("429 Too Many Requests"),
@@ -109,7 +109,7 @@ fn status(status: &'static str) -> Answer {
     }
 }
 
-/// The answer to a request with a digest proof. A locked device refuses everybody.
+/// The answer to a request with a digest proof. A locked device refuses every login.
 pub(super) fn answer(device: &Device, path: &str, authorization: &str) -> Answer {
     let login = device.login.clone().unwrap_or_else(DeviceLogin::delivered);
     if login.locked {

@@ -1,4 +1,4 @@
-//! Short words of a [`Site`] for what tests do over and over.
+//! Helpers of a [`Site`] for common test steps.
 
 use fleet_core::{
     AddressPolicy, CommandId, DeviceId, NodeId, OrgId, PendingEnrollmentId, Priority, ReplicaId,
@@ -19,7 +19,7 @@ impl Site {
         }
     }
 
-    /// Another organization of the same database.
+    /// Creates another organization in the same database.
     pub(crate) async fn other_org(&self) -> OrgId {
         let new = NewOperator {
             org: "other".into(),
@@ -79,7 +79,7 @@ impl Site {
         }
     }
 
-    /// A registered node that awaits its confirmation.
+    /// A registered node that awaits confirmation.
     pub(crate) async fn pending(&self, name: &str) -> Registered {
         self.code(name).await;
         self.store
@@ -133,7 +133,7 @@ impl Site {
         }
     }
 
-    /// Claims the node's stream anew.
+    /// Claims the node's stream again.
     pub(crate) async fn reconnect(
         &self,
         node: &mut Node,
@@ -220,7 +220,7 @@ impl Site {
         }
     }
 
-    /// Reports rows that must be taken as a whole.
+    /// Reports rows, all of which must be accepted.
     pub(crate) async fn reported(
         &self,
         node: Node,
@@ -262,8 +262,8 @@ impl Site {
             .expect("there")
     }
 
-    /// The whole log of a scan, whose invariants are checked: dense sequences, at most one end, and
-    /// an end exactly when the scan is over.
+    /// The whole log of a scan. Checks its invariants: dense sequences, at most one end, and an end exactly if the scan
+    /// is over.
     pub(crate) async fn log(&self, scan: ScanId) -> Vec<LogEvent> {
         let page = self
             .store
@@ -315,12 +315,12 @@ impl Site {
             .expect("read")
     }
 
-    /// A connection past the store.
+    /// A direct connection that bypasses the store.
     pub(crate) async fn raw(&self) -> DatabaseConnection {
         Database::connect(&self.url).await.expect("connected")
     }
 
-    /// The one number that a query answers.
+    /// The single number that a query returns.
     pub(crate) async fn number(&self, sql: &str) -> i64 {
         let raw = self.raw().await;
         let statement = Statement::from_string(raw.get_database_backend(), sql.to_owned());

@@ -1,6 +1,6 @@
-//! Two hundred times, the disk fills up while operators create codes and a node reports devices. Every answer that
-//! reported success is kept in [`Acknowledged`]. At the end a new server reads the same database: each acknowledged code
-//! and device must be there, and the scan that ran all the time must end with exactly the acknowledged devices.
+//! The disk fills up 200 times while operators create codes and a node reports devices. [`Acknowledged`] records every
+//! write that the server confirmed. At the end, a new server opens the same database and must have every confirmed code
+//! and device. The scan that ran all the time must end with exactly the confirmed devices.
 
 use std::{
     collections::BTreeSet,
@@ -28,22 +28,22 @@ use crate::{
 
 /// How often the disk fills up.
 const ROUNDS: usize = 200;
-/// Writes that are tried while the disk has space, in each round.
+/// Writes per round while the disk has space.
 const BEFORE: usize = 4;
-/// Rejected writes after which a full disk counts as noticed.
+/// Rejected writes after which the server counts as aware of the full disk.
 const NOTICED: usize = 3;
-/// Writes after which a disk that still takes everything is not full.
+/// Successful writes after which the disk counts as not full.
 const MOST_ATTEMPTS: usize = 3_000;
-/// Readiness is red this soon after a write failed, and green this soon after space came back (SPEC 12).
+/// Maximum delay until readiness turns red after a failed write, and green after space is available (SPEC 12).
 const RED: Duration = Duration::from_secs(2);
-/// The longest time until service returns after space came back.
+/// Maximum time until service returns after space is available.
 const GREEN: Duration = Duration::from_secs(10);
-/// The readiness of every tenth round is watched; each look takes up to two seconds.
+/// Readiness is checked in every tenth round, because each check takes up to two seconds.
 const WATCHED: usize = 10;
-/// 16,382 addresses on one port: one command, whose quota outlasts the rounds.
+/// 16,382 addresses on one port. The quota of this single command outlasts all rounds.
 const NETWORK: (&str, Ipv4Addr) = ("10.20.0.0/18", Ipv4Addr::new(10, 20, 0, 0));
 
-/// Answers that reported success.
+/// The confirmed writes.
 #[derive(Debug, Default)]
 struct Acknowledged {
     codes: BTreeSet<i64>,
@@ -89,7 +89,7 @@ pub(super) fn postgres() -> Result<Vec<String>> {
     })
 }
 
-/// The server process owns its tablespace folder, and may enter the folders above it.
+/// Gives the tablespace folder to the server process, and grants access to its parent folders.
 async fn give_to_postgres(admin: &DatabaseConnection, mount: &Path, folder: &Path) -> Result<()> {
     let data = admin
         .query_one_raw(sea_orm::Statement::from_string(
@@ -124,7 +124,7 @@ async fn rounds(engine: &str, disk: &Tmpfs, url: &str) -> Result<Vec<String>> {
                     anyhow::anyhow!("round {round}: refused with space left: {error}")
                 })?;
         }
-        // The write-ahead log of SQLite keeps its size: while it has room, a full disk goes unnoticed.
+        // SQLite never shrinks its write-ahead log. While the log has free space, a full disk has no effect.
         if engine == "SQLite" {
             maintenance
                 .execute_unprepared("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -197,7 +197,7 @@ fn wanted() -> DiscoverRequest {
     }
 }
 
-/// Creates a code or reports a device, in turn, and keeps what the answer promised.
+/// Alternately creates a code or reports a device, and records the confirmed write.
 async fn write(
     live: &Live,
     node: &Node,
@@ -227,7 +227,7 @@ async fn write(
 }
 
 async fn report(node: &Node, command: &str, number: u64) -> Result<String, RpcError> {
-    // Past the network's own address and its first host; each attempt has an address of its own.
+    // Skip the network address and the first host. Each attempt has its own address.
     let number = u32::try_from(number).unwrap_or(u32::MAX) % 16_000;
     let [_, b, c, d] = number.to_be_bytes();
     let device_identifier = format!("mac:02:00:5E:{b:02X}:{c:02X}:{d:02X}");
@@ -258,7 +258,8 @@ async fn report(node: &Node, command: &str, number: u64) -> Result<String, RpcEr
     }
 }
 
-/// Writes until the full disk was noticed; every refusal has to be UNAVAILABLE. Answers when the first write failed.
+/// Writes until the full disk has an effect. Every rejection must be UNAVAILABLE. Returns the time of the first failed
+/// write.
 async fn fail(live: &Live, node: &Node, command: &str, kept: &mut Acknowledged) -> Result<Instant> {
     let mut first = None;
     let mut failures = 0;
@@ -278,7 +279,7 @@ async fn fail(live: &Live, node: &Node, command: &str, kept: &mut Acknowledged) 
     bail!("{MOST_ATTEMPTS} writes on a full disk, and {failures} were refused")
 }
 
-/// When readiness showed `green`.
+/// Waits until readiness is `green`. Returns that time.
 async fn until(live: &Live, green: bool, limit: Duration) -> Result<Instant> {
     let started = Instant::now();
     loop {
@@ -297,7 +298,7 @@ async fn until(live: &Live, green: bool, limit: Duration) -> Result<Instant> {
     }
 }
 
-/// The scan that ran through every fault ends completed, with the acknowledged devices and no others.
+/// Checks that the scan completed with exactly the confirmed devices.
 async fn ended(live: &Live, scan: &str, kept: &Acknowledged) -> Result<()> {
     let started = Instant::now();
     loop {
@@ -330,7 +331,7 @@ async fn ended(live: &Live, scan: &str, kept: &Acknowledged) -> Result<()> {
     }
 }
 
-/// Acknowledged codes and devices that a new server does not know.
+/// Counts confirmed codes and devices that are missing on a new server.
 async fn lost(live: &Live, kept: &Acknowledged) -> Result<usize> {
     let codes = fleet::open_codes(live).await?;
     let mut devices = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! What the fault proofs ask of a server: codes, readiness, nodes and scans, each in one call.
+//! Helpers for the fault proofs: each makes one call about codes, readiness, nodes or scans.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::live::Live;
 
-/// Creates an enrollment code and answers the id of its invitation.
+/// Creates an enrollment code and returns the id of its invitation.
 pub(super) async fn create_code(live: &Live) -> Result<i64, RpcError> {
     let internal = |error: anyhow::Error| RpcError::internal(error.to_string());
     let answer = live
@@ -43,7 +43,7 @@ pub(super) async fn open_codes(live: &Live) -> Result<BTreeSet<i64>> {
         .collect())
 }
 
-/// How a server lists a node; none when it does not.
+/// A server's list entry of a node. None if it is not listed.
 pub(super) async fn listed(live: &Live, node: i64) -> Result<Option<Node>> {
     let answer = live
         .nodes()?
@@ -55,7 +55,7 @@ pub(super) async fn listed(live: &Live, node: i64) -> Result<Option<Node>> {
         .find(|listed| listed.fleet_node_id == node))
 }
 
-/// Asks `/readyz` as a load balancer does.
+/// Requests `/readyz` like a load balancer.
 pub(super) async fn is_ready(live: &Live) -> Result<bool> {
     let ask = async {
         let mut socket = TcpStream::connect(live.address()).await?;

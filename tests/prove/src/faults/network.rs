@@ -1,5 +1,6 @@
-//! Networks that fail under a scan, in namespaces of their own: the node's scan must report such targets as not reached,
-//! end partial (exit status 2), and claim no silence. A control case shows that real silence is still reported.
+//! Network failures during a scan, in separate network namespaces. The node's scan must report the affected targets as
+//! not reached, end as partial (exit status 2), and report none of them as silent. A control case checks that real
+//! silence is still reported.
 //!
 //! ```text
 //!   NODE  10.77.255.1 --- 10.77.255.2  ROUTER          (10.77.0.0/24 is behind the router, or on the link)
@@ -14,21 +15,21 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// How often each fault is repeated.
+/// The repetitions of each fault.
 const ROUNDS: usize = 5;
-/// The network that is scanned; one port, so that an endpoint is a target.
+/// The scanned network. The scan uses one port, so each target is one endpoint.
 const TARGETS: &str = "10.77.0.0/24";
-/// Slow enough that a fault in mid-scan meets a running sweep: 254 targets take more than two seconds.
+/// A low rate, so the scan of 254 targets takes over two seconds and a fault occurs during the sweep.
 const RATE: &str = "100";
-/// When the link goes down in mid-scan.
+/// The time of the link failure during the scan.
 const MID_SCAN: Duration = Duration::from_millis(900);
-/// The folder of the built programs, as `cargo xtask prove` passes it.
+/// Variable with the folder of the built programs, set by `cargo xtask prove`.
 const PROGRAMS: &str = "FLEET_BIN_DIR";
 /// Exit statuses of `fleetnode scan`.
 const COMPLETED: i32 = 0;
 const PARTIAL: i32 = 2;
 
-/// A fault, and what a true scan may report of the 254 targets.
+/// A fault, and the results that a correct scan of the 254 targets may report.
 struct Case {
     name: &'static str,
     /// Commands for `ip -n NODE -batch` before the scan.
@@ -37,7 +38,7 @@ struct Case {
     router: &'static str,
     /// Commands for the router while the scan runs.
     mid_scan: &'static str,
-    /// The most targets that may be called silent.
+    /// The most targets that may be reported as silent.
     silent: u64,
     status: i32,
 }
@@ -145,14 +146,14 @@ pub(super) fn run() -> Result<Vec<String>> {
     Ok(figures)
 }
 
-/// What a scan reported.
+/// The reported result of a scan.
 struct Summary {
     status: i32,
     silent: u64,
     not_reached: u64,
 }
 
-/// Two namespaces with a link between them; dropping them removes both.
+/// Two linked namespaces. Dropping the value removes both.
 struct Namespaces {
     node: String,
     router: String,
@@ -249,7 +250,7 @@ fn summary(output: &Output) -> Result<Summary> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     };
-    // 64-bit counts are strings in the JSON form of protobuf.
+    // The JSON form of protobuf writes 64-bit counts as strings.
     let count = |name: &[&str]| {
         let value = name.iter().find_map(|name| found.get(*name));
         value.map_or(0, |value| {
@@ -280,7 +281,7 @@ fn ip(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Runs `ip` commands in a namespace, one a line.
+/// Runs `ip` commands in a namespace, one per line.
 fn batch(namespace: &str, commands: &str) -> Result<()> {
     commands.lines().try_for_each(|line| {
         let words: Vec<&str> = ["-n", namespace]

@@ -1,6 +1,6 @@
-//! Two replicas on one PostgreSQL database. The node's stream is at the first; every operator call goes to the second.
-//! Cancel and revocation must act on the node within a second, the end of a stream must show everywhere within two, and
-//! both replicas must report a scan alike.
+//! Two replicas on one PostgreSQL database. The node's stream is connected to the first, and every operator call goes
+//! to the second. Cancel and revocation must reach the node within a second. The end of a stream must be visible on
+//! both within two seconds. Both replicas must report the same scan state.
 
 use std::time::{Duration, Instant};
 
@@ -22,18 +22,18 @@ use crate::{
     live::{Live, Node},
 };
 
-/// Nodes whose scans are canceled, then revoked, through the other replica.
+/// Nodes whose scans are canceled through the other replica. The nodes are then revoked.
 const NODES: usize = 25;
-/// An operator's call acts on the node within this time.
+/// Maximum delay until an operator's call reaches the node.
 const ACTS: Duration = Duration::from_secs(1);
-/// The end of a stream shows in every list within this time.
+/// Maximum delay until the end of a stream is visible in every list.
 const SHOWS: Duration = Duration::from_secs(2);
 
 pub(super) fn run() -> Result<Vec<String>> {
     tokio::runtime::Runtime::new()?.block_on(async {
         let scratch = Scratch::postgres().await?;
         let near = Live::start(&scratch.store).await?;
-        // A pool of its own, as another process has.
+        // A separate connection pool, as in another process.
         let other = scratch.open_again().await?;
         let far = Live::serve(&other, near.key()).await?;
         let mut slowest = Slowest::default();
@@ -190,7 +190,7 @@ async fn online(replica: &Live, node: NodeId, wanted: bool) -> Result<()> {
     }
 }
 
-/// Waits until both replicas report the scan as wanted, and alike.
+/// Waits until both replicas report the wanted scan state, and the same state.
 async fn alike(near: &Live, far: &Live, scan: &str, wanted: fn(&Scan) -> bool) -> Result<()> {
     let request = GetScanRequest {
         scan_id: scan.to_owned(),
@@ -202,7 +202,7 @@ async fn alike(near: &Live, far: &Live, scan: &str, wanted: fn(&Scan) -> bool) -
             far.scans()?.get_scan(&request, far.operator()?).await?,
         ]
         .map(|answer| answer.scan.unwrap_or_default());
-        // The two calls are made one after the other.
+        // The two calls are sequential, so their elapsed times differ.
         for scan in [&mut a, &mut b] {
             if let Some(progress) = &mut scan.progress {
                 progress.elapsed_ms = 0;

@@ -1,4 +1,4 @@
-//! A small file system in memory that can be filled to the last byte and freed again.
+//! A small in-memory file system that can be filled completely and freed again.
 
 use std::{
     fs::{File, OpenOptions},
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-/// A mounted tmpfs; dropping it unmounts and removes it.
+/// A mounted tmpfs. Dropping it unmounts and removes it.
 #[derive(Debug)]
 pub(super) struct Tmpfs {
     folder: TempDir,
@@ -21,7 +21,7 @@ impl Tmpfs {
     ///
     /// # Errors
     ///
-    /// Mounting needs root and the permission to mount (CAP_SYS_ADMIN).
+    /// If the process lacks the permission to mount (CAP_SYS_ADMIN).
     pub(super) fn mount(size: u64) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mounted = Command::new("mount")
@@ -48,7 +48,7 @@ impl Tmpfs {
         self.folder.path()
     }
 
-    /// Writes until not one more byte fits.
+    /// Fills the file system to the last byte.
     pub(super) fn fill(&self) -> Result<()> {
         let mut file = OpenOptions::new()
             .create(true)
@@ -60,7 +60,7 @@ impl Tmpfs {
         Ok(())
     }
 
-    /// Gives the filled space back.
+    /// Frees the filled space.
     pub(super) fn free(&self) -> Result<()> {
         match std::fs::remove_file(self.filler()) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
@@ -75,12 +75,12 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        // Lazily, since a server that is being stopped may still hold a file.
+        // Unmount lazily, because a stopping server may still have an open file.
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }
 
-/// Whether the block fit.
+/// Writes the block. Returns whether it fit.
 fn write_all_or_full(file: &mut File, block: &[u8]) -> Result<bool> {
     match file.write_all(block) {
         Ok(()) => Ok(true),

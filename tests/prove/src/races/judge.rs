@@ -1,5 +1,5 @@
-//! Judges the actions of a race. It is pure and uses the moments of one clock. Of two overlapping actions, either
-//! may have come first; a violation is a result that no order explains.
+//! Judges the actions of a race from the times of one clock. Pure. Two overlapping actions may have occurred in either
+//! order. A result is a violation if no order explains it.
 
 use std::time::Duration;
 
@@ -43,15 +43,15 @@ pub(super) enum Holder {
 /// An action that took effect on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// A node's report of it was accepted.
+    /// A node's report of the device was accepted.
     Reported(NodeId),
-    /// An operator bound it to a node.
+    /// An operator bound the device to a node.
     Paired(NodeId),
-    /// An operator unpaired it.
+    /// An operator unpaired the device.
     Unpaired,
-    /// The server stored the device that it found there.
+    /// The server stored a device that it found at the endpoint.
     Sighted,
-    /// The server bound it to itself.
+    /// The server bound the device to itself.
     PairedByServer,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Race {
     pub(super) done: Vec<Done>,
     /// When the server dialed the endpoint.
     pub(super) dialed: Vec<Moment>,
-    /// The revoked nodes, and when.
+    /// The revoked nodes with the times of revocation.
     pub(super) revoked: Vec<(NodeId, Span)>,
     /// The records at the endpoint after the round: device, owner, holder.
     pub(super) left: Vec<Known>,
@@ -120,7 +120,7 @@ pub(super) fn judge(race: &Race) -> Vec<Violation> {
 }
 
 impl Race {
-    /// Returns whether any node had a device at the endpoint by then.
+    /// Returns whether a node had a device at the endpoint at that time.
     fn was_a_nodes_at(&self, moment: Moment) -> bool {
         self.known.is_some_and(|known| known.owner.is_some())
             || self.done.iter().any(|done| {
@@ -161,7 +161,7 @@ impl Record<'_> {
             .filter(|left| left.device == self.device)
     }
 
-    /// Returns who came to hold the record, and when.
+    /// Returns the successive holders of the record with their times.
     fn bindings(&self) -> Vec<(Holder, Span)> {
         let before = self.known().and_then(|known| known.holder);
         let bound = self.done().filter_map(|done| match done.action {
@@ -231,7 +231,7 @@ impl Record<'_> {
                 || self.claims().iter().any(given))
     }
 
-    /// Returns whether a report was accepted in spite of another binding, or for a device of the server.
+    /// Returns whether a report was accepted despite another binding, or for a device of the server.
     fn is_an_intrusion(&self, report: Claim) -> bool {
         let bound_to_another = self.bindings().into_iter().any(|binding| {
             binding.0 != Holder::Node(report.node)
@@ -266,7 +266,7 @@ impl Record<'_> {
     }
 }
 
-/// How a node came to have a record.
+/// How a node became the owner of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     Before,
@@ -274,7 +274,7 @@ enum Origin {
     Report,
 }
 
-/// The event that a node came to have a record.
+/// The event of a node becoming the owner of a record.
 #[derive(Clone, Copy, Debug)]
 struct Claim {
     node: NodeId,

@@ -1,4 +1,4 @@
-//! One round: thirty devices of one network in five states, and all parties act on each of them at once.
+//! One round: thirty devices of one network in five states. All parties act on each device simultaneously.
 
 use std::{
     collections::BTreeMap,
@@ -26,10 +26,10 @@ use crate::random::Random;
 pub(super) const PLACES: u32 = 30;
 /// Number of networks of this size from the first one, all within 10.0.0.0/8.
 const FIRST: u32 = u32::from_be_bytes([10, 0, 0, 0]);
-/// All parties start within this time. It is about the duration of a round on the slower database, so each party
-/// is first in some races.
+/// All parties start within this time. It is about the duration of a round on the slower database, so each party is
+/// first in some races.
 const SPREAD: Duration = Duration::from_millis(80);
-/// Number of endpoints that the server dials per release.
+/// Endpoints that the server dials per release.
 const RELEASE: usize = 3;
 /// Duration of a dial by the server.
 const DIAL: Duration = Duration::from_micros(500);
@@ -37,7 +37,7 @@ const DIAL: Duration = Duration::from_micros(500);
 /// The state of a device at the start of a race.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Unknown.
+    /// No record exists.
     Unknown,
     /// Found by the node.
     Found,
@@ -57,14 +57,14 @@ const STATES: [State; 5] = [
     State::Servers,
 ];
 
-/// The parties of a round.
+/// The nodes of a round.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Nodes {
-    /// Reports, and is revoked meanwhile.
+    /// Reports devices, and is revoked in the meantime.
     pub(super) reporter: Node,
     /// Replaces a revoked node.
     pub(super) replacement: Node,
-    /// Devices are bound to it.
+    /// The node to which devices are bound.
     pub(super) other: NodeId,
 }
 
@@ -274,7 +274,7 @@ impl Round {
         let asked = self.moment();
         if self.site.report(node, &self.places[at].device).await? {
             let when = self.since(asked);
-            // The record that it changed is read at the end of the round.
+            // The changed record is read at the end of the round.
             let unknown = DeviceId(0);
             self.note(at, Action::Reported(node.id), unknown, when);
         }
@@ -328,7 +328,7 @@ impl Round {
         Ok(())
     }
 
-    /// The server scans and pairs what it may dial, a few endpoints at a time, in its own order.
+    /// The server scans and pairs the endpoints that it may dial, a few at a time, in its own order.
     async fn server(&self, order: u64) -> Result<()> {
         let mut random = Random::new(order);
         let mut waiting: Vec<usize> = (0..self.places.len()).collect();
@@ -363,11 +363,11 @@ impl Round {
 struct Served {
     ip: IpAddr,
     dialed: Moment,
-    /// The actions that took effect, and the record of each.
+    /// The successful actions with their records.
     done: Vec<Done>,
 }
 
-/// The server's own path for a few endpoints: released, dialed, stored, bound to the server, given back.
+/// Runs the server's own path for a few endpoints: lease, dial, store, bind, release.
 async fn serve(site: &Site, devices: &[Device], began: Instant) -> Result<Vec<Served>> {
     let scan = scan_id();
     let request = DialRequest {

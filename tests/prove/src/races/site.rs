@@ -1,4 +1,4 @@
-//! Short functions for the store operations of the parties.
+//! Helpers for the store operations of the parties.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -211,5 +211,5 @@ impl Site {
     }
 }
 
-/// Interval between two attempts of a call that is refused with "retry later".
+/// Interval between attempts of a call that is rejected with "retry later".
 pub(super) const AGAIN: Duration = Duration::from_millis(1);

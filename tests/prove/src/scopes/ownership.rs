@@ -1,6 +1,6 @@
-//! Three nodes report devices that move, change their identity and are bound, while nodes are revoked. After every
-//! row, the records are compared with those before it: every changed record belonged to its reporter or was free.
-//! Read [`run`] first.
+//! Three nodes report devices that move, change their identity and are bound, while nodes are revoked. After every row,
+//! the records are compared with the previous ones. Every changed record must have belonged to its reporter or to no
+//! node. Start with [`run`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use fleet_pairing::{Binding, DeviceRecord, Inventory};
 
 use crate::random::Random;
 
-/// The addresses in the command of every node: some of those that the devices have.
+/// The addresses in the command of each node: a subset of the devices' addresses.
 const SCOPES: [&str; 3] = [
     "1|exact|10.0.0.0-10.0.0.3|80,4028",
     "1|exact|10.0.0.2-10.0.0.5|80,4028",
@@ -223,7 +223,7 @@ fn changes(before: &[DeviceRecord], after: &[DeviceRecord], reporter: NodeId, ta
     }
 }
 
-/// The rule of SPEC 7, written a second time in the plainest form.
+/// The rule of SPEC 7, implemented a second time in the simplest form.
 fn may_write(record: &DeviceRecord, reporter: NodeId) -> bool {
     match record.binding {
         Binding::Server => false,
