@@ -35,7 +35,12 @@ async fn the_newer_of_two_machines_wins_and_evictions_do_not_repeat_forever(worl
     second.start(&world.server).await;
     eventually(
         "the message to the first machine that it was replaced",
-        async || first.logged().contains("a newer stream of this node replaced it").then_some(()),
+        async || {
+            first
+                .logged()
+                .contains("a newer stream of this node replaced it")
+                .then_some(())
+        },
     )
     .await;
     expected.is_what_came_of(&world.operator, &scan).await;

@@ -99,10 +99,9 @@ async fn a_node_refuses_a_command_that_its_site_policy_forbids(world: World) {
     let node = world.node("barn", &["--allow-network", &allowed]).await;
     let lab = Lab::start(world.range.mixed(20)).await.expect("a site");
     let outside = world.range.address(200);
-    let request = list([world.range.address(1), outside]);
-    let scan = world.operator.start(node.id, request).await.scan_id;
+    let scan = world.operator.start(node.id, list([outside])).await;
 
-    let history = world.operator.history(&scan).await;
+    let history = world.operator.history(&scan.scan_id).await;
     let ledger = history.ended_as(ScanState::Failed);
     adds_up(ledger);
     let ended = history.ended();
@@ -113,6 +112,16 @@ async fn a_node_refuses_a_command_that_its_site_policy_forbids(world: World) {
         ended.reason
     );
     assert_eq!(lab.journal().count(), 0, "nothing was dialed");
+
+    // Beside an allowed target, it is skipped and named, and the other is scanned.
+    let request = list([world.range.address(1), outside]);
+    let scan = world.operator.start(node.id, request).await;
+    let history = world.operator.history(&scan.scan_id).await;
+    let ledger = history.ended_as(ScanState::Completed);
+    adds_up(ledger);
+    assert_eq!(ledger.skipped, 1, "{ledger:?}");
+    let events = format!("{:?}", history.events());
+    assert!(events.contains(&outside.to_string()), "{events}");
 }
 
 async fn the_refusal_of_an_invalid_request_names_the_invalid_part(world: World) {

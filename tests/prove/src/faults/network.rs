@@ -214,7 +214,9 @@ impl Namespaces {
         let scan = Command::new("ip")
             .args(["netns", "exec", &self.node])
             .arg(program)
-            .args(["scan", TARGETS, "--port", "80", "--rate", RATE, "-o", "ndjson"])
+            .args([
+                "scan", TARGETS, "--port", "80", "--rate", RATE, "-o", "ndjson",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
