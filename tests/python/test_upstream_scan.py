@@ -262,17 +262,17 @@ def test_a_target_scan_reaches_a_upstream_node_as_a_target(operator, node, strea
     assert watch.outcome()[0] == "ok"
 
 
-def test_a_range_reaches_a_upstream_node_as_a_list_from_dot_2(operator, node, stream):
+def test_a_whole_range_reaches_an_upstream_node_as_a_list(operator, node, stream):
     watch = operator.discover("grpc", node.node_id, {"ipRange": {"startIp": "10.77.4.0", "endIp": "10.77.4.4", "ports": ["80"]}})
     command = stream.next("command")
     discover = decode_command(command).discover
     assert discover.WhichOneof("mode") == "ip_list"
-    assert sorted(discover.ip_list.ip_addresses) == ["10.77.4.2", "10.77.4.3", "10.77.4.4"]
+    assert sorted(discover.ip_list.ip_addresses) == [f"10.77.4.{host}" for host in range(5)]
     stream.acknowledge(command.command_id, code="OK", succeeded=True)
     assert watch.outcome()[0] == "ok"
 
 
-def test_mdns_is_not_asked_of_a_upstream_node(operator, node, stream):
+def test_mdns_is_not_asked_of_an_upstream_node(operator, node, stream):
     watch = operator.discover("grpc", node.node_id, {"mdns": {"serviceType": "_http._tcp", "domain": "local", "timeoutSeconds": 1}})
     assert watch.outcome()[0] == "failed_precondition"
     assert "command" not in stream.kinds
