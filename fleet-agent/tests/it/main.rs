@@ -2,6 +2,7 @@
 //! when the other end misbehaves. The script is `gateway.rs`.
 
 mod enrollment;
+mod examples;
 mod gateway;
 mod interruptions;
 mod local;

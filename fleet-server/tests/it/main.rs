@@ -12,6 +12,7 @@ mod direct;
 mod discover;
 mod drain;
 mod enrollment;
+mod examples;
 mod handshake;
 mod harness;
 mod hostile;
