@@ -182,6 +182,13 @@ impl Host {
         }
     }
 
+    /// Withdraws the claim that the host was silent: the network between may have dropped the probes.
+    pub(super) fn silence_is_not_reached(&mut self) {
+        if self.best == Some(TargetOutcome::Silent) {
+            self.best = Some(TargetOutcome::NotReached);
+        }
+    }
+
     fn answers(&mut self) -> &mut Answers {
         self.answers.get_or_insert_default()
     }
@@ -512,6 +519,18 @@ mod tests {
             }
             assert_eq!(host.is_partly_tried(), gap, "{verdicts:?}");
         }
+    }
+
+    #[test]
+    fn only_silence_is_withdrawn_when_the_network_reports_a_subnet_as_unreachable() {
+        let mut host = Host::new(1);
+        let _ = host.conclude(0, PortVerdict::Silent, &[100]);
+        host.silence_is_not_reached();
+        assert_eq!(host.outcome(), TargetOutcome::NotReached);
+        let mut host = Host::new(1);
+        let _ = host.conclude(0, PortVerdict::Refused, &[100]);
+        host.silence_is_not_reached();
+        assert_eq!(host.outcome(), TargetOutcome::Refused);
     }
 
     #[test]

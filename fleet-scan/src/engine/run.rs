@@ -186,11 +186,14 @@ impl Run {
         let _ = sink.send(ScanEvent::Ended(summary)).await;
     }
 
-    /// Decides the outcome of hosts that the network reports as unreachable. If another host of their subnet answered,
-    /// a router on their link found them absent. Otherwise the router may have refused to forward.
+    /// Decides the outcome of hosts in subnets that the network reports as unreachable. If another host of the subnet
+    /// answered, a router on its link found the others absent. Otherwise the router may have refused to forward, and
+    /// then silence proves nothing either: routers limit the rate of their reports (RFC 1812, 4.3.2.8; Linux sends one
+    /// per second to each source), so most probes get none.
     async fn judge_unreachable(&mut self) {
         let subnets = self.targets.subnets();
         let mut has_answer = vec![false; subnets];
+        let mut is_reported = vec![false; subnets];
         let answered = |outcome| {
             matches!(
                 outcome,
@@ -198,13 +201,17 @@ impl Run {
             )
         };
         for (host, state) in (0..).zip(&self.hosts) {
-            has_answer[self.targets.subnet(host)] |= answered(state.outcome());
+            let subnet = self.targets.subnet(host);
+            has_answer[subnet] |= answered(state.outcome());
+            is_reported[subnet] |= state.is_unreachable();
         }
         let mut unreachable = Vec::new();
         for (host, state) in (0..).zip(&mut self.hosts) {
-            if has_answer[self.targets.subnet(host)] {
+            let subnet = self.targets.subnet(host);
+            if has_answer[subnet] {
                 state.unreachable_is_silent();
-            } else if state.is_unreachable() {
+            } else if is_reported[subnet] {
+                state.silence_is_not_reached();
                 unreachable.push(host);
             }
         }
