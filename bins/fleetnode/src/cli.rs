@@ -265,7 +265,7 @@ pub(crate) enum Policy {
     /// Show whether `run` with the same flags and variables may dial each endpoint, and by which rule; exits with 1 if
     /// one is forbidden
     Check {
-        /// Address with an optional port, such as 10.0.0.7:4028 or [fd00::7]:80.
+        /// Address with an optional port, such as 10.0.0.7 or 10.0.0.7:4028. IPv6 with a port takes brackets.
         #[arg(required = true, value_name = "ENDPOINT", value_parser = endpoint)]
         endpoints: Vec<SocketAddr>,
         #[command(flatten)]
