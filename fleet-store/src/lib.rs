@@ -3,7 +3,7 @@
 //! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
 //! [`Sessions`], [`Streams`], [`Scans`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
-//! decisions. Start with [`Scans::record_report`].
+//! decisions. Start with [`Reports::record_report`].
 
 mod api;
 mod sql;
