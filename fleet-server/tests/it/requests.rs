@@ -99,12 +99,6 @@ async fn every_refusal_names_the_offending_value_and_a_remedy() {
             "exchange",
         ),
         (
-            range("10.0.0.0", "10.0.0.1", &[]),
-            InvalidArgument,
-            "10.0.0.1",
-            "single address",
-        ),
-        (
             range("10.0.0", "10.0.0.1", &[]),
             InvalidArgument,
             "`10.0.0`",
@@ -133,15 +127,9 @@ async fn every_refusal_names_the_offending_value_and_a_remedy() {
             target("10.0.0.1;ls", &[]),
             InvalidArgument,
             "10.0.0.1;ls",
-            "one target",
+            "separate targets",
         ),
         (target("10.0.0.1$x", &[]), InvalidArgument, "`$`", "only"),
-        (
-            target("10.0-255.0.1", &[]),
-            InvalidArgument,
-            "10.0-255.0.1",
-            "CIDR",
-        ),
         (
             target("010.8.8.8", &[]),
             InvalidArgument,
@@ -164,12 +152,6 @@ async fn every_refusal_names_the_offending_value_and_a_remedy() {
             target("10.0.0.0/022", &[]),
             InvalidArgument,
             "10.0.0.0/022",
-            "/24",
-        ),
-        (
-            target("10.0.0.0/255.255.252.0", &[]),
-            InvalidArgument,
-            "/255.255.252.0",
             "/24",
         ),
         (
