@@ -2,6 +2,7 @@
 
 use fleet_core::NodeId;
 use fleet_store::*;
+use sea_orm::ConnectionTrait;
 
 use crate::site::{Site, at, nobody};
 
@@ -9,6 +10,7 @@ contract! {
     refusals_alike_within_a_minute_are_one_record
     records_are_read_newest_first_page_by_page
     another_tenants_records_are_not_shown
+    a_record_with_an_unknown_author_or_a_negative_count_is_an_error
 }
 
 fn refusal(site: &Site, actor: Actor, reason: &str, now: u64) -> AuditEntry {
@@ -107,4 +109,24 @@ async fn another_tenants_records_are_not_shown(site: Site) {
             .iter()
             .all(|row| row.entry.org == Some(site.org))
     );
+}
+
+async fn a_record_with_an_unknown_author_or_a_negative_count_is_an_error(site: Site) {
+    let written = refusal(&site, nobody(), "over quota", 60);
+    site.store.record_audit(written).await.expect("written");
+    let raw = site.raw().await;
+    for (damage, repair, named) in [
+        ("who = 'ghost'", "who = 'anonymous'", "ghost"),
+        ("count = -1", "count = 1", "-1"),
+    ] {
+        for (set, is_readable) in [(damage, false), (repair, true)] {
+            let update = format!("UPDATE audit SET {set} WHERE refusal = 'over quota'");
+            raw.execute_unprepared(&update).await.expect("changed");
+            let read = site.store.list_audit(site.org, None, 100).await;
+            assert_eq!(read.is_ok(), is_readable, "{set}: {read:?}");
+            if let Err(error) = read {
+                assert!(error.to_string().contains(named), "{error}");
+            }
+        }
+    }
 }
