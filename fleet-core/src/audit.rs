@@ -22,9 +22,9 @@ pub struct ChainRecord<'a> {
     /// When the recorded action happened.
     pub at: Timestamp,
     /// The kind of the author: `operator`, `node`, `system`, `anonymous`.
-    pub who: &'a str,
+    pub principal: &'a str,
     /// The author's id, if it has one.
-    pub who_id: Option<i64>,
+    pub principal_id: Option<i64>,
     /// The remote address of the request, as text.
     pub from: Option<&'a str>,
     /// The action: `node.revoke`.
@@ -52,9 +52,9 @@ impl ChainRecord<'_> {
         };
         integer(hash, self.id);
         integer(hash, self.at.as_micros());
-        text(hash, self.who);
-        hash.update([u8::from(self.who_id.is_some())]);
-        integer(hash, self.who_id.unwrap_or_default());
+        text(hash, self.principal);
+        hash.update([u8::from(self.principal_id.is_some())]);
+        integer(hash, self.principal_id.unwrap_or_default());
         maybe(hash, self.from);
         text(hash, self.action);
         text(hash, self.subject);

@@ -195,7 +195,7 @@ impl Verdict {
 
 /// Converts an ack to a verdict. `message` is the text of the node, bounded and escaped by the caller.
 pub fn verdict_of_ack(code: AckCode, succeeded: bool, message: &str) -> AckVerdict {
-    let said = |text: &str| {
+    let verdict = |text: &str| {
         if message.is_empty() {
             text.to_owned()
         } else {
@@ -206,38 +206,40 @@ pub fn verdict_of_ack(code: AckCode, succeeded: bool, message: &str) -> AckVerdi
         AckCode::Ok if succeeded => Verdict::complete(),
         AckCode::Ok => Verdict::failed(
             Code::Internal,
-            said("the node contradicts itself: it says OK but not succeeded"),
+            verdict("the node contradicts itself: it says OK but not succeeded"),
         ),
         AckCode::Partial => Verdict {
             grade: Grade::Partial,
             code: Code::Ok,
-            reason: said("the node left something out"),
+            reason: verdict("the node left something out"),
         },
         AckCode::Busy => {
             return AckVerdict::Busy(Verdict::failed(
                 Code::ResourceExhausted,
-                said("the node is busy, retry shortly"),
+                verdict("the node is busy, retry shortly"),
             ));
         }
-        AckCode::BadRequest => {
-            Verdict::fatal(Code::InvalidArgument, said("the node refused the request"))
-        }
+        AckCode::BadRequest => Verdict::fatal(
+            Code::InvalidArgument,
+            verdict("the node refused the request"),
+        ),
         AckCode::AgentIncapable => Verdict::fatal(
             Code::FailedPrecondition,
-            said("this node cannot do it, try another node"),
+            verdict("this node cannot do it, try another node"),
         ),
         AckCode::ReportFailed => Verdict::failed(
             Code::Internal,
-            said("the node could not upload its report; part of the results may be stored"),
+            verdict("the node could not upload its report; part of the results may be stored"),
         ),
-        AckCode::ScanFailed => {
-            Verdict::failed(Code::Internal, said("the scan could not run on the node"))
-        }
+        AckCode::ScanFailed => Verdict::failed(
+            Code::Internal,
+            verdict("the scan could not run on the node"),
+        ),
         AckCode::Internal
         | AckCode::Unauthenticated
         | AckCode::Unimplemented
         | AckCode::Forbidden
-        | AckCode::Other(_) => Verdict::failed(Code::Internal, said("the node failed")),
+        | AckCode::Other(_) => Verdict::failed(Code::Internal, verdict("the node failed")),
     })
 }
 

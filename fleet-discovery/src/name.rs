@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_resolver_could_take_for_an_address_is_no_name() {
+    fn numeric_forms_are_not_names() {
         let long_label = "a".repeat(64);
         let long = "a.".repeat(126) + "bc";
         for text in [

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_parse_is_dropped() {
+    fn unparsable_values_are_dropped() {
         let profile = NodeProfile::announced(Announcement {
             capabilities: &texts(["pins", "teleport", "outcomes"]),
             default_ports: &texts(["4028", "0", "x", "80", "4028"]),

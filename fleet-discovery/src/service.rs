@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_type_is_refused_with_a_hint() {
+    fn an_invalid_service_type_is_refused_with_a_hint() {
         for (text, hint) in [
             ("", "such as _http._tcp"),
             ("http", "such as _http._tcp"),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_has_its_usual_value() {
+    fn omitted_fields_have_their_defaults() {
         let read = |domain, seconds| Listening::read("", domain, seconds);
         for domain in ["", ".", "local", "local.", "LOCAL"] {
             let listening = read(domain, 0).expect(domain);

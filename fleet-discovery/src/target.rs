@@ -26,7 +26,7 @@ pub enum Target {
     /// A subnet of at most 65,536 addresses, host bits masked.
     Network(Ipv4Network),
     /// `A.B.C.D-N`: the addresses from `first` to the one that ends in `last_octet`.
-    Span {
+    LastOctetRange {
         /// The first address.
         first: Ipv4Addr,
         /// The last octet of the last address, not less than the first's.
@@ -46,7 +46,7 @@ impl Target {
             Self::Network(network) => {
                 AddressList::span(network.network().into(), network.broadcast().into())
             }
-            Self::Span { first, last_octet } => {
+            Self::LastOctetRange { first, last_octet } => {
                 let [a, b, c, _] = first.octets();
                 let last = Ipv4Addr::new(a, b, c, *last_octet);
                 AddressList::span((*first).into(), last.into())
@@ -61,7 +61,7 @@ impl fmt::Display for Target {
         match self {
             Self::Address(ip) => ip.fmt(f),
             Self::Network(network) => write!(f, "{}/{}", network.network(), network.prefix()),
-            Self::Span { first, last_octet } => write!(f, "{first}-{last_octet}"),
+            Self::LastOctetRange { first, last_octet } => write!(f, "{first}-{last_octet}"),
             Self::Name(name) => name.fmt(f),
             Self::LocalSubnet => f.write_str(LOCAL_SUBNET),
         }
@@ -255,7 +255,7 @@ fn range(text: &str) -> Option<Result<Target, TargetErrorKind>> {
     }
     let [.., least] = first.octets();
     Some(match decimal(end).filter(|last| *last >= least) {
-        Some(last_octet) => Ok(Target::Span { first, last_octet }),
+        Some(last_octet) => Ok(Target::LastOctetRange { first, last_octet }),
         None => Err(TargetErrorKind::RangeEnd),
     })
 }

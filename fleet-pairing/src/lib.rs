@@ -25,7 +25,7 @@ pub use binding::{
 };
 pub use direct::{DirectDecision, DirectRefusal, Divided, KnownDevice, SERVER, Sightings, divide};
 pub use inventory::{Inventory, Planned};
-pub use outcome::{PairWord, Settled, decide_result, may_settle};
+pub use outcome::{PairReply, Settled, decide_result, may_settle};
 pub use reason::IdentityReason;
 pub use record::{Binding, DeviceRecord};
 pub use report::{Refused, Rekey, ReportDecision, Reporter, decide_report, heir_identifier};

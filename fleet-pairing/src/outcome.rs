@@ -6,23 +6,23 @@ use crate::Binding;
 
 /// A node's result for one target, or the lack of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PairWord {
+pub enum PairReply {
     /// The node sent a result.
-    Said {
+    Result {
         /// The outcome of the attempt.
         outcome: PairOutcome,
         /// Whether the password that the device was delivered with is active; none if the node does not know.
         default_password: Option<bool>,
     },
     /// The command ended without a result.
-    Silent,
+    Missing,
 }
 
 /// The effect of a result on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settled {
     /// The status that the operator sees for this attempt.
-    pub told: PairingStatus,
+    pub reported: PairingStatus,
     /// The status of the device from now on.
     pub status: PairingStatus,
     /// Whether the device is bound to the node in the same transaction.
@@ -32,15 +32,15 @@ pub struct Settled {
 /// Decides the effect of one result. A paired device stays paired unless it refuses the credentials. A result that
 /// reports missing credentials was sent before the device was paired. Any other failure does not show that the
 /// working credentials are wrong.
-pub fn decide_result(word: PairWord, current: PairingStatus) -> Settled {
+pub fn decide_result(reply: PairReply, current: PairingStatus) -> Settled {
     use PairingStatus::{AuthenticationNeeded, DefaultPassword, Failed, Paired};
     let plain = |status| Settled {
-        told: status,
+        reported: status,
         status,
         bind: false,
     };
-    match word {
-        PairWord::Said {
+    match reply {
+        PairReply::Result {
             outcome: PairOutcome::Paired,
             default_password,
         } => {
@@ -54,19 +54,19 @@ pub fn decide_result(word: PairWord, current: PairingStatus) -> Settled {
                 ..plain(status)
             }
         }
-        PairWord::Said {
+        PairReply::Result {
             outcome: PairOutcome::AuthNeeded,
             ..
         } if current.is_paired() => plain(current),
-        PairWord::Said {
+        PairReply::Result {
             outcome: PairOutcome::AuthNeeded | PairOutcome::AuthFailed,
             ..
         } => plain(AuthenticationNeeded),
-        PairWord::Said {
+        PairReply::Result {
             outcome: PairOutcome::Error,
             ..
         }
-        | PairWord::Silent => Settled {
+        | PairReply::Missing => Settled {
             status: if current.is_paired() { current } else { Failed },
             ..plain(Failed)
         },
@@ -98,8 +98,8 @@ mod tests {
 
     use super::*;
 
-    fn said(outcome: PairOutcome, default_password: Option<bool>) -> PairWord {
-        PairWord::Said {
+    fn result(outcome: PairOutcome, default_password: Option<bool>) -> PairReply {
+        PairReply::Result {
             outcome,
             default_password,
         }
@@ -110,9 +110,9 @@ mod tests {
     #[test]
     fn every_word_over_every_status() {
         type Row = (PairingStatus, PairingStatus, bool);
-        let table: [(PairWord, [(PairingStatus, Row); 6]); 7] = [
+        let table: [(PairReply, [(PairingStatus, Row); 6]); 7] = [
             (
-                said(Took, Some(true)),
+                result(Took, Some(true)),
                 [
                     (Unpaired, (Default, Default, true)),
                     (Pending, (Default, Default, true)),
@@ -123,7 +123,7 @@ mod tests {
                 ],
             ),
             (
-                said(Took, Some(false)),
+                result(Took, Some(false)),
                 [
                     (Unpaired, (Paired, Paired, true)),
                     (Pending, (Paired, Paired, true)),
@@ -134,7 +134,7 @@ mod tests {
                 ],
             ),
             (
-                said(Took, None),
+                result(Took, None),
                 [
                     (Unpaired, (Paired, Paired, true)),
                     (Pending, (Paired, Paired, true)),
@@ -145,7 +145,7 @@ mod tests {
                 ],
             ),
             (
-                said(AuthNeeded, None),
+                result(AuthNeeded, None),
                 [
                     (Unpaired, (Needs, Needs, false)),
                     (Pending, (Needs, Needs, false)),
@@ -156,7 +156,7 @@ mod tests {
                 ],
             ),
             (
-                said(AuthFailed, None),
+                result(AuthFailed, None),
                 [
                     (Unpaired, (Needs, Needs, false)),
                     (Pending, (Needs, Needs, false)),
@@ -167,7 +167,7 @@ mod tests {
                 ],
             ),
             (
-                said(Error, None),
+                result(Error, None),
                 [
                     (Unpaired, (Failed, Failed, false)),
                     (Pending, (Failed, Failed, false)),
@@ -178,7 +178,7 @@ mod tests {
                 ],
             ),
             (
-                PairWord::Silent,
+                PairReply::Missing,
                 [
                     (Unpaired, (Failed, Failed, false)),
                     (Pending, (Failed, Failed, false)),
@@ -189,16 +189,24 @@ mod tests {
                 ],
             ),
         ];
-        for (word, rows) in table {
-            for (current, (told, status, bind)) in rows {
-                let expected = Settled { told, status, bind };
-                assert_eq!(decide_result(word, current), expected, "{word:?} {current}");
-                if let PairWord::Said { outcome, .. } = word
+        for (reply, rows) in table {
+            for (current, (reported, status, bind)) in rows {
+                let expected = Settled {
+                    reported,
+                    status,
+                    bind,
+                };
+                assert_eq!(
+                    decide_result(reply, current),
+                    expected,
+                    "{reply:?} {current}"
+                );
+                if let PairReply::Result { outcome, .. } = reply
                     && outcome != Took
                 {
                     for default in [Some(true), Some(false)] {
                         assert_eq!(
-                            decide_result(said(outcome, default), current),
+                            decide_result(result(outcome, default), current),
                             expected,
                             "the default password counts only where credentials were taken"
                         );

@@ -158,7 +158,7 @@ impl PluginDriver {
             Ok(Answer::Foreign)
         } else if code == Code::Unauthenticated {
             let evidence = format!("plugin {}: it requires a login", self.plugin.name());
-            Ok(Answer::Stranger { evidence })
+            Ok(Answer::Unidentified { evidence })
         } else if matches!(code, Code::Internal | Code::ResourceExhausted) {
             // The response was too large, or not a valid message.
             unusable(format!("gave a bad answer ({code})"))

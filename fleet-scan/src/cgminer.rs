@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broken_answer_is_told_from_another_protocol() {
+    fn a_broken_answer_differs_from_another_protocol() {
         for (bytes, expected) in [
             (
                 &br#"{"STATUS":[{"STATUS":"S"}],"VERSION":[]}"#[..],

@@ -52,7 +52,7 @@ pub(crate) async fn identify(
         (Some(found), _) => Ok(Answer::Named(Box::new(identification(
             probe, found, &answers, described,
         )))),
-        (None, Ok(true)) => Ok(Answer::Stranger {
+        (None, Ok(true)) => Ok(Answer::Unidentified {
             evidence: described.unwrap_or_default(),
         }),
         (None, Ok(false)) => Ok(Answer::Foreign),

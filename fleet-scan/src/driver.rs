@@ -93,7 +93,7 @@ pub enum Answer {
     /// The driver identified the device.
     Named(Box<DeviceFacts>),
     /// The device speaks the driver's protocol, but the driver does not know the device. No other driver runs.
-    Stranger {
+    Unidentified {
         /// The first reply, escaped, for the operator.
         evidence: String,
     },

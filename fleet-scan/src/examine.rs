@@ -98,7 +98,7 @@ impl Examiner {
         for driver in self.drivers.at(probe.endpoint().port) {
             match driver.identify(probe).await {
                 Ok(Answer::Named(device)) => return Examined::Identified(device),
-                Ok(Answer::Stranger { evidence }) => return Examined::Unidentified(evidence),
+                Ok(Answer::Unidentified { evidence }) => return Examined::Unidentified(evidence),
                 Ok(Answer::Foreign) => {
                     let words = text::quotable(probe.first_words(), text::EVIDENCE);
                     outcome = Examined::Unidentified(words);

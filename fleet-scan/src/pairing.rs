@@ -220,7 +220,7 @@ impl Pairer {
                     let result = owner.authenticate(&mut probe, &device, login).await?;
                     return Ok(report(result));
                 }
-                Ok(Answer::Stranger { .. } | Answer::Foreign) => {}
+                Ok(Answer::Unidentified { .. } | Answer::Foreign) => {}
                 Err(error) => failure = Some(error),
             }
         }
@@ -246,7 +246,7 @@ impl Pairer {
                 Ok(Answer::Named(device)) => {
                     return Ok(Some((*device, probe.rule().map(str::to_owned))));
                 }
-                Ok(Answer::Stranger { .. }) => {
+                Ok(Answer::Unidentified { .. }) => {
                     failed = None;
                     probe.close();
                     break;
@@ -266,7 +266,7 @@ impl Pairer {
                 Ok(Answer::Named(device)) => {
                     return Ok(Some((*device, probe.rule().map(str::to_owned))));
                 }
-                Ok(Answer::Stranger { .. } | Answer::Foreign) => {}
+                Ok(Answer::Unidentified { .. } | Answer::Foreign) => {}
                 Err(error) => failed = Some(error),
             }
         }

@@ -259,7 +259,7 @@ impl<'a> Probe<'a> {
         if bytes.is_empty() {
             return Err(DriverError::Closed);
         }
-        self.overhear(&bytes);
+        self.record_unencrypted(&bytes);
         Ok(Reply { bytes, ended })
     }
 
@@ -271,7 +271,7 @@ impl<'a> Probe<'a> {
         match timeout_at(deadline, line.encrypted(self.endpoint)).await {
             Ok(Ok(line)) => Ok(line),
             Ok(Err(failed)) => {
-                self.overhear(&failed.said);
+                self.record_unencrypted(&failed.received);
                 Err(DriverError::Protocol(format!("no TLS: {}", failed.error)))
             }
             Err(_) => Err(DriverError::Silence),
@@ -290,7 +290,7 @@ impl<'a> Probe<'a> {
         true
     }
 
-    fn overhear(&mut self, bytes: &[u8]) {
+    fn record_unencrypted(&mut self, bytes: &[u8]) {
         if self.first_words.is_empty() {
             self.first_words = bytes.iter().take(FIRST_WORDS).copied().collect();
         }

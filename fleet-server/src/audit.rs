@@ -10,7 +10,7 @@ use std::{
 };
 
 use fleet_core::{OrgId, Timestamp};
-use fleet_store::{Actor, AuditEntry, AuditResult, NodeIdentity, Store, Who};
+use fleet_store::{Actor, AuditEntry, AuditResult, NodeIdentity, Principal, Store};
 use fleet_wire::{Code, RpcError};
 
 use crate::{
@@ -69,7 +69,7 @@ impl Recent {
 
     /// Remembers a refusal, and returns whether it is the first of its kind in this minute.
     fn is_new(&self, actor: &Actor, action: &'static str, code: Code, now: Timestamp) -> bool {
-        let (who, Some(id)) = actor.who.parts() else {
+        let (principal, Some(id)) = actor.principal.parts() else {
             let key = (actor.from.map(limiter::source), action, code);
             return self.unauthenticated.take(key).is_ok();
         };
@@ -79,7 +79,7 @@ impl Recent {
             minute.number = number;
             minute.refused.clear();
         }
-        let key = (who, id, action, code);
+        let key = (principal, id, action, code);
         if minute.refused.len() >= REMEMBERED {
             return !minute.refused.contains(&key);
         }
@@ -105,7 +105,7 @@ impl Attempt {
         Self {
             org: None,
             actor: Actor {
-                who: Who::Anonymous,
+                principal: Principal::Anonymous,
                 from: Some(from),
             },
             action,
@@ -123,7 +123,7 @@ impl Attempt {
         Self {
             org: Some(node.org),
             actor: Actor {
-                who: Who::Node(node.node),
+                principal: Principal::Node(node.node),
                 from: Some(from),
             },
             action,
@@ -203,7 +203,7 @@ mod tests {
 
     fn node(id: i64) -> Actor {
         Actor {
-            who: Who::Node(NodeId(id)),
+            principal: Principal::Node(NodeId(id)),
             from: None,
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use fleet_core::{Permission, SecretHash, SecretKind};
-use fleet_store::{Actor, NodeIdentity, OperatorIdentity, Who};
+use fleet_store::{Actor, NodeIdentity, OperatorIdentity, Principal};
 use fleet_wire::{
     Context, Peer, RpcError,
     server::{Admission, Authenticate, Call},
@@ -40,7 +40,7 @@ pub(crate) enum Caller {
 
 /// An authenticated caller and its address.
 #[derive(Clone, Debug)]
-pub(crate) struct Principal {
+pub(crate) struct AuthenticatedCaller {
     pub(crate) caller: Caller,
     pub(crate) from: IpAddr,
     /// Counts the call until the end of its response.
@@ -54,13 +54,16 @@ pub(crate) struct Gate {
 }
 
 impl Authenticate for Gate {
-    type Principal = Principal;
+    type Principal = AuthenticatedCaller;
 
     /// # Errors
     ///
     /// UNAUTHENTICATED without a valid credential of the right kind, PERMISSION_DENIED naming the
     /// missing permission, UNAVAILABLE when the storage fails.
-    async fn authenticate(&self, call: Call<'_>) -> Result<Admission<Principal>, RpcError> {
+    async fn authenticate(
+        &self,
+        call: Call<'_>,
+    ) -> Result<Admission<AuthenticatedCaller>, RpcError> {
         let (app, headers, path) = (&*self.app, call.headers(), call.path());
         let from = client_address(address(call.peer()), headers, &app.config.trusted_proxies);
         let caller = match class_of(path.trim_start_matches('/')) {
@@ -84,7 +87,7 @@ impl Authenticate for Gate {
             Caller::Operator(operator) => CallerId::Operator(operator.operator),
         };
         let permit = app.call_limits.acquire(id)?;
-        Ok(Admission::Known(Principal {
+        Ok(Admission::Known(AuthenticatedCaller {
             caller,
             from,
             permit,
@@ -191,7 +194,7 @@ pub(crate) async fn permit(
     let attempt = Attempt {
         org: Some(identity.org),
         actor: Actor {
-            who: Who::Operator(identity.operator),
+            principal: Principal::Operator(identity.operator),
             from: Some(from),
         },
         action: "operator.call",
@@ -255,13 +258,13 @@ where
 
 /// The operator behind a call whose class is an operator's, and its address.
 pub(crate) fn calling_operator(context: &Context) -> Result<(&OperatorIdentity, IpAddr), RpcError> {
-    match context.principal::<Principal>() {
-        Some(Principal {
+    match context.principal::<AuthenticatedCaller>() {
+        Some(AuthenticatedCaller {
             caller: Caller::Operator(identity),
             from,
             ..
         }) => Ok((identity, *from)),
-        Some(Principal {
+        Some(AuthenticatedCaller {
             caller: Caller::Node(_),
             ..
         })
@@ -271,13 +274,13 @@ pub(crate) fn calling_operator(context: &Context) -> Result<(&OperatorIdentity, 
 
 /// The node behind a call whose class is a node's, and its address.
 pub(crate) fn calling_node(context: &Context) -> Result<(&NodeIdentity, IpAddr), RpcError> {
-    match context.principal::<Principal>() {
-        Some(Principal {
+    match context.principal::<AuthenticatedCaller>() {
+        Some(AuthenticatedCaller {
             caller: Caller::Node(identity),
             from,
             ..
         }) => Ok((identity, *from)),
-        Some(Principal {
+        Some(AuthenticatedCaller {
             caller: Caller::Operator(_),
             ..
         })
@@ -287,7 +290,7 @@ pub(crate) fn calling_node(context: &Context) -> Result<(&NodeIdentity, IpAddr),
 
 /// The permit of an authenticated call.
 pub(crate) fn call_permit(context: &Context) -> Result<&CallPermit, RpcError> {
-    let principal = context.principal::<Principal>();
+    let principal = context.principal::<AuthenticatedCaller>();
     principal
         .map(|principal| &*principal.permit)
         .ok_or_else(|| RpcError::unauthenticated("this procedure needs a credential"))

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, ops::Deref};
 
 use fleet_core::Timestamp;
-use fleet_store::{Actor, OperatorIdentity, Who};
+use fleet_store::{Actor, OperatorIdentity, Principal};
 use fleet_wire::{Context, RpcError};
 
 use crate::{app::App, audit::Attempt, auth};
@@ -41,7 +41,7 @@ impl OperatorCall {
     /// The author of the call's audit records.
     pub(crate) fn actor(&self) -> Actor {
         Actor {
-            who: Who::Operator(self.operator),
+            principal: Principal::Operator(self.operator),
             from: Some(self.from),
         }
     }

@@ -15,11 +15,11 @@ use fleet_wire::RpcError;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-/// Memory of one hash in KiB, passes over it, lanes: the second choice of OWASP's Password Storage Cheat
+/// Memory of one hash in KiB, passes over it, degree of parallelism: the second choice of OWASP's Password Storage Cheat
 /// Sheet for argon2id (19 MiB, 2, 1), as strong as its first (46 MiB, 1, 1) and kinder to small machines.
 const MEMORY_KIB: u32 = 19 * 1_024;
 const PASSES: u32 = 2;
-const LANES: u32 = 1;
+const PARALLELISM: u32 = 1;
 /// Hashes at a time: memory of a process for hashing is this times 19 MiB.
 const AT_ONCE: usize = 2;
 /// Callers that may wait for a hash. Further callers are refused with a retry hint: a flood of sign-ins costs bounded
@@ -51,7 +51,8 @@ fn matches(password: &Password, phc: &str) -> bool {
 }
 
 fn argon2() -> Result<Argon2<'static>, String> {
-    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|error| error.to_string())?;
+    let params =
+        Params::new(MEMORY_KIB, PASSES, PARALLELISM, None).map_err(|error| error.to_string())?;
     Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
 }
 

@@ -121,19 +121,19 @@ impl Attack {
             }
             to.write_all(&batch).await
         };
-        let mut heard = Heard::default();
+        let mut frames = ServerFrames::default();
         let written = tokio::select! {
-            () = heard.listen(&mut from) => Err(()),
+            () = frames.listen(&mut from) => Err(()),
             done = attack => done.map_err(|_| ()),
         };
         let cut = written.is_err();
-        if cut && !heard.ended {
-            heard.listen(&mut from).await;
+        if cut && !frames.ended {
+            frames.listen(&mut from).await;
         }
         Outcome {
             units: units.load(Ordering::Relaxed),
             cut,
-            goaway: heard.goaway,
+            goaway: frames.goaway,
         }
     }
 }
@@ -185,13 +185,13 @@ fn bomb() -> Vec<u8> {
 
 /// The relevant frames from the server.
 #[derive(Debug, Default)]
-struct Heard {
+struct ServerFrames {
     bytes: Vec<u8>,
     goaway: Option<u32>,
     ended: bool,
 }
 
-impl Heard {
+impl ServerFrames {
     /// Reads until the server closes the connection, cleanly or not.
     async fn listen(&mut self, from: &mut (impl AsyncRead + Unpin)) {
         let mut piece = [0; 4_096];

@@ -10,15 +10,17 @@ mod sql;
 
 pub use api::{
     accounts::{
-        Account, Accounts, BrowserSession, KEYS_OF_AN_OPERATOR, KeyError, Keys, Member,
-        MemberError, Members, NewKey, OperatorKey, Reach, Rotation,
+        Account, Accounts, BrowserSession, KEYS_OF_AN_OPERATOR, KeyError, KeyScope, Keys, Member,
+        MemberError, Members, NewKey, OperatorKey, Rotation,
     },
     audit::{
         Actor, Audit, AuditChain, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow,
-        LinkedRecord, Who,
+        LinkedRecord, Principal,
     },
-    devices::{DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, ToldApart, UndoError},
-    direct::{DialRequest, Direct, Exclusion, NewSightings, ReleaseError, Released, Sighted},
+    devices::{
+        DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, SeparatedDevices, UndoError,
+    },
+    direct::{DialRequest, Direct, DirectOutcome, Exclusion, NewSightings, ReleaseError, Released},
     enrollment::{
         CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Hello, Invitation, Invitations,
         NewCode, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,

@@ -1,6 +1,6 @@
 //! Serving the services: [`Services`] collects them, [`HttpService`] is what goes into the listener (or into any hyper or
-//! axum server). Authentication happens here, before any body byte is read; who may do what is decided by whoever
-//! implements [`Authenticate`].
+//! axum server). Authentication happens here, before any body byte is read. The embedder decides permissions in its
+//! implementation of [`Authenticate`].
 
 mod auth;
 mod body;

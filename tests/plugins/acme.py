@@ -3,7 +3,7 @@
 are when they are sent `WHO`. What such a device says also makes the plugin misbehave, so that its host can be tested:
 
     ACME MODEL SERIAL MAC   a device
-    LIES                    a device that is said to be somewhere else
+    LIES                    reports another address for a device
     OTHER                   none of this plugin's devices
     LOGIN, GONE, FAIL       the errors UNAUTHENTICATED, UNAVAILABLE, UNKNOWN
     CRASH                   the process ends at once

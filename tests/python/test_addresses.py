@@ -84,7 +84,7 @@ def differences(name):
 
 @pytest.mark.parametrize("name", MEANING)
 def test_a_property_of_python_means_our_class_or_the_difference_is_explained(name):
-    unexplained = [said for address, said in differences(name) if explanation(name, address) is None]
+    unexplained = [text for address, text in differences(name) if explanation(name, address) is None]
     assert not unexplained
 
 

@@ -79,11 +79,11 @@ def test_the_list_shows_the_confirmed_node(enrolled, operator):
 
 
 def test_used_and_unknown_codes_answer_alike(enrolled, server_url):
-    stranger = Node(server_url, unique_name("stranger"))
+    outsider = Node(server_url, unique_name("outsider"))
     with refused("unauthenticated") as used:
-        stranger.register(enrolled.invitation["code"])
+        outsider.register(enrolled.invitation["code"])
     with refused("unauthenticated") as unknown:
-        stranger.register("fnc_" + "0" * 50)
+        outsider.register("fnc_" + "0" * 50)
     assert used.value.message == unknown.value.message
 
 

@@ -223,7 +223,7 @@ def test_a_port_that_is_not_one_is_refused(operator, node, port):
 
 
 @pytest.mark.parametrize(
-    ("ack", "code", "said"),
+    ("ack", "code", "reason"),
     [
         ({"code": "OK", "succeeded": False}, "internal", ""),
         ({"code": "BUSY"}, "resource_exhausted", "busy"),
@@ -236,12 +236,12 @@ def test_a_port_that_is_not_one_is_refused(operator, node, port):
     ],
     ids=lambda value: str(value.get("code")) if isinstance(value, dict) else "",
 )
-def test_what_the_node_says_becomes_what_the_operator_gets(operator, node, stream, ack, code, said):
+def test_the_nodes_answer_becomes_the_operators_error(operator, node, stream, ack, code, reason):
     watch = operator.discover("grpc", node.node_id, {"ipList": {"ipAddresses": ["10.77.3.1"], "ports": ["80"]}})
     stream.acknowledge(stream.next("command").command_id, error_message="the lamp is off", **ack)
     outcome, message = watch.outcome()
     assert outcome == code
-    assert said in message.lower()
+    assert reason in message.lower()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

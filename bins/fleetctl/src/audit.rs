@@ -149,8 +149,8 @@ fn take(verifier: &mut ChainVerifier, link: &AuditLink) -> Result<Vec<ChainFault
     let record = link.record.as_ref().map(|record| ChainRecord {
         id: record.id,
         at: micros(record),
-        who: &record.actor,
-        who_id: record.actor_id,
+        principal: &record.actor,
+        principal_id: record.actor_id,
         from: record.from_address.as_deref(),
         action: &record.action,
         subject: &record.subject,

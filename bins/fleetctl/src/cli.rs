@@ -252,7 +252,7 @@ pub(crate) enum Scan {
     /// Start a scan and watch it.
     Start(Start),
     /// Show what a scan would do without starting it.
-    Plan(What),
+    Plan(ScanTarget),
     /// Watch a scan from its first event.
     Watch {
         /// Id of the scan.
@@ -284,7 +284,7 @@ pub(crate) enum Scan {
 
 /// The node and the targets of a scan.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct What {
+pub(crate) struct ScanTarget {
     /// Node that scans, by id or name.
     #[arg(long)]
     pub(crate) node: String,
@@ -326,7 +326,7 @@ pub(crate) struct Targets {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Start {
     #[command(flatten)]
-    pub(crate) what: What,
+    pub(crate) target: ScanTarget,
     /// Identifies the request: repeating it does not start a second scan [default: random].
     #[arg(long, value_name = "TEXT")]
     pub(crate) request_id: Option<String>,

@@ -84,8 +84,8 @@ async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Fail
     };
     let request = StartScanRequest {
         request_id,
-        fleet_node_id: nodes::resolve(server, &start.what.node).await?,
-        request: Some(request(start.what.targets)),
+        fleet_node_id: nodes::resolve(server, &start.target.node).await?,
+        request: Some(request(start.target.targets)),
         queue_for: start
             .queue_for
             .map(|seconds| fleet_wire::Duration { seconds, nanos: 0 }),

@@ -216,9 +216,11 @@ impl CommandReader<'_> {
             target @ Target::Network(network) if self.upstream_server => {
                 without_edges(network, target.addresses())
             }
-            target @ (Target::Address(_) | Target::Span { .. } | Target::Network(_)) => target
-                .addresses()
-                .map_or_else(Vec::new, |all| all.iter().collect()),
+            target @ (Target::Address(_) | Target::LastOctetRange { .. } | Target::Network(_)) => {
+                target
+                    .addresses()
+                    .map_or_else(Vec::new, |all| all.iter().collect())
+            }
         };
         Ok(addresses.into_iter().map(Entry::Address).collect())
     }

@@ -11,8 +11,8 @@ const ORG: Option<OrgId> = Some(OrgId(7));
 struct Kept {
     id: i64,
     at: i64,
-    who: String,
-    who_id: Option<i64>,
+    principal: String,
+    principal_id: Option<i64>,
     from: Option<String>,
     action: String,
     subject: String,
@@ -26,8 +26,8 @@ impl Kept {
         ChainRecord {
             id: self.id,
             at: Timestamp::from_micros(self.at),
-            who: &self.who,
-            who_id: self.who_id,
+            principal: &self.principal,
+            principal_id: self.principal_id,
             from: self.from.as_deref(),
             action: &self.action,
             subject: &self.subject,
@@ -39,10 +39,10 @@ impl Kept {
 
 prop_compose! {
     fn record()(
-        id in 1_i64..100, at in any::<i64>(), who in "[a-c]{0,3}", who_id in proptest::option::of(-1_i64..3), from in proptest::option::of("[0-9.]{0,3}"),
+        id in 1_i64..100, at in any::<i64>(), principal in "[a-c]{0,3}", principal_id in proptest::option::of(-1_i64..3), from in proptest::option::of("[0-9.]{0,3}"),
         action in "[a-c.]{0,3}", subject in "[a-cé ]{0,3}", refusal in proptest::option::of("[a-c]{0,2}"), count in 1_u64..4,
     ) -> Kept {
-        Kept { id, at, who, who_id, from, action, subject, refusal, count, head: ChainHead::START }
+        Kept { id, at, principal, principal_id, from, action, subject, refusal, count, head: ChainHead::START }
     }
 }
 
@@ -83,8 +83,8 @@ fn the_encoding_is_final() {
     let record = ChainRecord {
         id: 3,
         at: Timestamp::from_micros(1_800_000_000_000_000),
-        who: "operator",
-        who_id: Some(1),
+        principal: "operator",
+        principal_id: Some(1),
         from: Some("192.0.2.1"),
         action: "node.revoke",
         subject: "node 7",
@@ -101,7 +101,7 @@ fn the_encoding_is_final() {
         ORG,
         &ChainRecord {
             refusal: Some("no"),
-            who_id: None,
+            principal_id: None,
             from: None,
             ..record
         },
@@ -177,7 +177,7 @@ proptest! {
     }
 
     #[test]
-    fn records_that_changed_places_are_named(chain in chain(), one in any::<prop::sample::Index>(), other in any::<prop::sample::Index>()) {
+    fn swapped_records_are_named(chain in chain(), one in any::<prop::sample::Index>(), other in any::<prop::sample::Index>()) {
         let (one, other) = (one.index(chain.len()), other.index(chain.len()));
         let mut swapped = chain.clone();
         swapped.swap(one, other);

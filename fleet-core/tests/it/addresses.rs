@@ -98,7 +98,7 @@ fn every_edge_of_the_registries_has_the_registries_class_or_a_reason() {
 }
 
 #[test]
-fn what_the_registries_do_not_call_private_is_never_admitted() {
+fn addresses_outside_the_private_registries_are_never_admitted() {
     let registry = Registry::read();
     for ip in compared() {
         let admitted = AddressPolicy::default().admit(ip).is_ok();

@@ -163,11 +163,11 @@ impl Difference {
     }
 }
 
-/// The difference that explains what is said of an address; none when both say the same.
+/// The listed difference that explains an address; none if both registries agree.
 ///
 /// # Errors
 ///
-/// What is said, where no difference in the list explains it.
+/// The disagreement, if no listed difference explains it.
 pub(crate) fn explain(
     registry: &Registry,
     ip: IpAddr,

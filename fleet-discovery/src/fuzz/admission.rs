@@ -216,7 +216,7 @@ impl Run {
     }
 }
 
-/// Returns how many rows the node is told were accepted, and how many rejected.
+/// Returns how many rows the answer to the node counts as accepted, and how many as rejected.
 fn counted(answers: Vec<Answer>) -> (usize, usize) {
     let taken = answers
         .iter()

@@ -7,7 +7,7 @@ use ipnetwork::Ipv4Network;
 
 use super::{
     Chunk, ChunkCommand, Plan,
-    select::{Selection, What},
+    select::{Selection, TargetGroup},
 };
 use crate::{
     AddressList, HostName, LOCAL_SUBNET, NodeProfile, Scope, ScopeKind, Target, scope::ScopePorts,
@@ -31,7 +31,7 @@ const ASSUMED_SUBNET: u64 = 254;
 
 pub(super) fn build(selection: Selection, ports: Vec<Port>, node: &NodeProfile) -> Plan {
     let Selection {
-        what,
+        group,
         skipped,
         mut notes,
     } = selection;
@@ -49,17 +49,17 @@ pub(super) fn build(selection: Selection, ports: Vec<Port>, node: &NodeProfile) 
             ports,
             chunks: &mut chunks,
         }
-        .cut(&what);
+        .cut(&group);
     }
-    let targets = scanned(&what) + skipped.iter().map(|tally| tally.count).sum::<u64>();
+    let targets = scanned(&group) + skipped.iter().map(|tally| tally.count).sum::<u64>();
     let open_scope = chunks
         .iter()
         .any(|chunk| chunk.scope.kind() == ScopeKind::Open);
-    notes.extend(notes_on(&what, &ports, node));
+    notes.extend(notes_on(&group, &ports, node));
     Plan {
         targets,
         skipped,
-        estimate: estimate(&what, &ports, chunks.len(), node),
+        estimate: estimate(&group, &ports, chunks.len(), node),
         ports,
         chunks,
         notes,
@@ -75,13 +75,13 @@ struct Cutter<'a> {
 }
 
 impl Cutter<'_> {
-    fn cut(&mut self, what: &What) {
-        match what {
-            What::Listed { addresses, names } => {
+    fn cut(&mut self, group: &TargetGroup) {
+        match group {
+            TargetGroup::Listed { addresses, names } => {
                 self.lists(addresses, Scope::exact);
                 self.names(names);
             }
-            What::Written { addresses, names } => {
+            TargetGroup::Written { addresses, names } => {
                 if self.node.big_commands {
                     self.lists(addresses, Scope::exact);
                 } else {
@@ -89,21 +89,21 @@ impl Cutter<'_> {
                 }
                 self.names(names);
             }
-            What::Aimed { addresses, .. } if self.node.big_commands => {
+            TargetGroup::Aimed { addresses, .. } if self.node.big_commands => {
                 self.lists(addresses, Scope::exact);
             }
-            What::Aimed { target, addresses } => self.pieces(target, addresses),
-            What::Named(name) if self.node.pins => self.names(std::slice::from_ref(name)),
-            What::Named(name) => self.push(
+            TargetGroup::Aimed { target, addresses } => self.pieces(target, addresses),
+            TargetGroup::Named(name) if self.node.pins => self.names(std::slice::from_ref(name)),
+            TargetGroup::Named(name) => self.push(
                 ChunkCommand::Target(name.to_string()),
                 Scope::unpinned(name.clone(), self.scope_ports()),
             ),
-            What::Announced(addresses) => self.lists(addresses, Scope::announced),
-            What::LocalSubnet => self.push(
+            TargetGroup::Announced(addresses) => self.lists(addresses, Scope::announced),
+            TargetGroup::LocalSubnet => self.push(
                 ChunkCommand::Target(LOCAL_SUBNET.to_owned()),
                 Scope::subnet(self.scope_ports()),
             ),
-            What::Heard {
+            TargetGroup::Announcing {
                 listening,
                 addresses,
             } => self.push(
@@ -137,7 +137,7 @@ impl Cutter<'_> {
         for run in all.chunk_by(follow) {
             match run {
                 [IpAddr::V4(first), .., IpAddr::V4(last)] if run.len() >= SHORTEST_SPAN => {
-                    let target = Target::Span {
+                    let target = Target::LastOctetRange {
                         first: *first,
                         last_octet: last.octets()[3],
                     };
@@ -241,30 +241,30 @@ fn aligned(network: Ipv4Network, max_targets: usize) -> Vec<Ipv4Network> {
 }
 
 /// Number of targets that are not skipped.
-fn scanned(what: &What) -> u64 {
-    match what {
-        What::Listed { addresses, names } | What::Written { addresses, names } => {
+fn scanned(group: &TargetGroup) -> u64 {
+    match group {
+        TargetGroup::Listed { addresses, names } | TargetGroup::Written { addresses, names } => {
             addresses.len() + names.len() as u64
         }
-        What::Aimed { addresses, .. }
-        | What::Announced(addresses)
-        | What::Heard { addresses, .. } => addresses.len(),
-        What::Named(_) => 1,
-        What::LocalSubnet => 0,
+        TargetGroup::Aimed { addresses, .. }
+        | TargetGroup::Announced(addresses)
+        | TargetGroup::Announcing { addresses, .. } => addresses.len(),
+        TargetGroup::Named(_) => 1,
+        TargetGroup::LocalSubnet => 0,
     }
 }
 
 /// Estimates the duration if no address answers.
-fn estimate(what: &What, ports: &[Port], commands: usize, node: &NodeProfile) -> Duration {
-    let targets = match what {
+fn estimate(group: &TargetGroup, ports: &[Port], commands: usize, node: &NodeProfile) -> Duration {
+    let targets = match group {
         // Only hosts that announce the service are dialed.
-        What::Heard { listening, .. } => return listening.time + TIMEOUT,
-        What::LocalSubnet => ASSUMED_SUBNET,
-        What::Listed { .. }
-        | What::Written { .. }
-        | What::Aimed { .. }
-        | What::Named(_)
-        | What::Announced(_) => scanned(what),
+        TargetGroup::Announcing { listening, .. } => return listening.time + TIMEOUT,
+        TargetGroup::LocalSubnet => ASSUMED_SUBNET,
+        TargetGroup::Listed { .. }
+        | TargetGroup::Written { .. }
+        | TargetGroup::Aimed { .. }
+        | TargetGroup::Named(_)
+        | TargetGroup::Announced(_) => scanned(group),
     };
     let ports = match (ports.len(), node.default_ports.len()) {
         (0, 0) => UPSTREAM_DEFAULT_PORTS,
@@ -282,29 +282,29 @@ fn estimate(what: &What, ports: &[Port], commands: usize, node: &NodeProfile) ->
 }
 
 /// Hints on unexpected properties of the commands and their scopes.
-fn notes_on(what: &What, ports: &[Port], node: &NodeProfile) -> Vec<String> {
+fn notes_on(group: &TargetGroup, ports: &[Port], node: &NodeProfile) -> Vec<String> {
     let mut notes = Vec::new();
-    match what {
-        What::LocalSubnet => notes.push(format!(
+    match group {
+        TargetGroup::LocalSubnet => notes.push(format!(
             "this node does not announce its subnets: it picks one itself, and what it reports is taken from the one /{} of its first device",
             limits::UPSTREAM_COMMAND_PREFIX
         )),
-        What::Listed { names, .. } | What::Written { names, .. }
+        TargetGroup::Listed { names, .. } | TargetGroup::Written { names, .. }
             if !names.is_empty() && !node.pins =>
         {
             notes.push(unpinned());
         }
-        What::Named(_) if !node.pins => notes.push(unpinned()),
-        What::Heard { listening, .. } => notes.push(format!(
+        TargetGroup::Named(_) if !node.pins => notes.push(unpinned()),
+        TargetGroup::Announcing { listening, .. } => notes.push(format!(
             "the node listens for {} for {} seconds: addresses that do not announce it are not dialed, and count as silent",
             listening.service,
             listening.time.as_secs()
         )),
-        What::Listed { .. }
-        | What::Written { .. }
-        | What::Aimed { .. }
-        | What::Named(_)
-        | What::Announced(_) => {}
+        TargetGroup::Listed { .. }
+        | TargetGroup::Written { .. }
+        | TargetGroup::Aimed { .. }
+        | TargetGroup::Named(_)
+        | TargetGroup::Announced(_) => {}
     }
     if ports.is_empty() && node.default_ports.is_empty() {
         notes.push(format!(

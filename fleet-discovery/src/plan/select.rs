@@ -18,14 +18,14 @@ use crate::{
 /// The targets of a scan.
 #[derive(Debug)]
 pub(super) struct Selection {
-    pub(super) what: What,
+    pub(super) group: TargetGroup,
     pub(super) skipped: Vec<Tally>,
     pub(super) notes: Vec<String>,
 }
 
 /// The forms in which a node gets targets.
 #[derive(Debug)]
-pub(super) enum What {
+pub(super) enum TargetGroup {
     /// Addresses and names, sent as lists.
     Listed {
         addresses: AddressList,
@@ -48,7 +48,7 @@ pub(super) enum What {
     /// The keyword for the node's own subnet.
     LocalSubnet,
     /// Addresses of the node's subnets. Only hosts that announce a service are probed.
-    Heard {
+    Announcing {
         listening: Listening,
         addresses: AddressList,
     },
@@ -76,7 +76,7 @@ fn compose(
     if set.included().is_empty() {
         return Err(PlanError::EmptyList);
     }
-    let mut selection = Selection::of(What::LocalSubnet);
+    let mut selection = Selection::of(TargetGroup::LocalSubnet);
     let mut addresses: Vec<IpAddr> = Vec::new();
     let mut names = BTreeSet::new();
     let mut edges = Vec::new();
@@ -92,7 +92,7 @@ fn compose(
             TargetEntry::Target(Target::LocalSubnet) => {
                 listed = false;
                 let local = local_subnet(node, policy)?;
-                let What::Announced(announced) = local.what else {
+                let TargetGroup::Announced(announced) = local.group else {
                     return Err(PlanError::LocalSubnetCombined);
                 };
                 addresses.extend(announced.iter());
@@ -106,7 +106,7 @@ fn compose(
                     );
                 }
             }
-            TargetEntry::Target(Target::Network(_) | Target::Span { .. })
+            TargetEntry::Target(Target::Network(_) | Target::LastOctetRange { .. })
             | TargetEntry::Range(..)
             | TargetEntry::Octets(_) => {
                 listed = false;
@@ -161,10 +161,10 @@ fn compose(
     let count = addresses.len() + (names.len() * limits::NAME_ADDRESSES) as u64;
     bounded("the list, a name counting as 8,", count)?;
     let names = names.into_iter().collect();
-    selection.what = if listed {
-        What::Listed { addresses, names }
+    selection.group = if listed {
+        TargetGroup::Listed { addresses, names }
     } else {
-        What::Written { addresses, names }
+        TargetGroup::Written { addresses, names }
     };
     Ok(selection)
 }
@@ -184,7 +184,7 @@ pub(super) fn range(start: &str, end: &str, policy: &PlanPolicy) -> Result<Selec
     )?;
     let addresses = AddressList::span(start.into(), end.into()).unwrap_or_default();
     permitted(&entry, &addresses, policy.addresses)?;
-    Ok(Selection::of(What::Listed {
+    Ok(Selection::of(TargetGroup::Listed {
         addresses,
         names: Vec::new(),
     }))
@@ -207,10 +207,12 @@ pub(super) fn target(
         Target::LocalSubnet => return local_subnet(node, policy),
         Target::Name(name) => {
             let name = name_for(name.clone(), node, policy)?;
-            return Ok(Selection::of(What::Named(name)));
+            return Ok(Selection::of(TargetGroup::Named(name)));
         }
         Target::Address(ip) => AddressList::from_iter([policy.addresses.admit(*ip)?]),
-        Target::Network(_) | Target::Span { .. } => target.addresses().unwrap_or_default(),
+        Target::Network(_) | Target::LastOctetRange { .. } => {
+            target.addresses().unwrap_or_default()
+        }
     };
     permitted(&target.to_string(), &addresses, policy.addresses)?;
     let mut skipped = Vec::new();
@@ -219,14 +221,14 @@ pub(super) fn target(
     }
     Ok(Selection {
         skipped,
-        ..Selection::of(What::Aimed { target, addresses })
+        ..Selection::of(TargetGroup::Aimed { target, addresses })
     })
 }
 
 /// Selects the announced subnets that are small enough to scan, or the keyword itself if the node announced none.
 fn local_subnet(node: &NodeProfile, policy: &PlanPolicy) -> Result<Selection, PlanError> {
     if node.local_subnets.is_empty() {
-        return Ok(Selection::of(What::LocalSubnet));
+        return Ok(Selection::of(TargetGroup::LocalSubnet));
     }
     let announced = announced(node, policy, limits::SCAN_TARGETS);
     announced.map_err(|fault| match fault {
@@ -254,8 +256,8 @@ pub(super) fn announcers(
         },
         SubnetFault::None { subnets } => PlanError::MdnsNoSubnet { subnets },
     })?;
-    if let What::Announced(addresses) = selection.what {
-        selection.what = What::Heard {
+    if let TargetGroup::Announced(addresses) = selection.group {
+        selection.group = TargetGroup::Announcing {
             listening,
             addresses,
         };
@@ -277,7 +279,7 @@ fn announced(
     policy: &PlanPolicy,
     most: usize,
 ) -> Result<Selection, SubnetFault> {
-    let mut selection = Selection::of(What::LocalSubnet);
+    let mut selection = Selection::of(TargetGroup::LocalSubnet);
     let mut all: BTreeSet<IpAddr> = BTreeSet::new();
     let mut edges: BTreeSet<Ipv4Network> = BTreeSet::new();
     for subnet in &node.local_subnets {
@@ -317,14 +319,14 @@ fn announced(
     for network in edges {
         addresses = without_edges(network, addresses, &mut selection.skipped);
     }
-    selection.what = What::Announced(addresses);
+    selection.group = TargetGroup::Announced(addresses);
     Ok(selection)
 }
 
 impl Selection {
-    fn of(what: What) -> Self {
+    fn of(group: TargetGroup) -> Self {
         Self {
-            what,
+            group,
             skipped: Vec::new(),
             notes: Vec::new(),
         }

@@ -366,7 +366,7 @@ fn a_node_that_announces_nothing_picks_its_subnet() {
 }
 
 #[test]
-fn refusals_name_the_entry_and_the_way_out() {
+fn refusals_name_the_entry_and_the_remedy() {
     use Code::{FailedPrecondition, InvalidArgument};
     let many: Vec<String> = (1..=65).map(|port| port.to_string()).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();

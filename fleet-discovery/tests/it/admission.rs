@@ -43,7 +43,7 @@ proptest! {
     #![proptest_config(fleet_core::regressions!("admission"))]
 
     #[test]
-    fn what_is_stored_lies_in_a_closed_scope_and_re_delivery_changes_nothing(
+    fn stored_devices_lie_in_a_closed_scope_and_re_delivery_changes_nothing(
         mut scope in scope(),
         reports in prop::collection::vec(prop::collection::vec(row(), 0..24), 1..5),
     ) {

@@ -49,7 +49,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_taken_means_the_same_in_canonical_form(text in near_target()) {
+    fn accepted_targets_mean_the_same_in_canonical_form(text in near_target()) {
         fuzz::target_grammar(text.as_bytes());
         fuzz::host_name(text.as_bytes());
         if let Ok(name) = text.parse::<HostName>() {

@@ -46,7 +46,7 @@ proptest! {
     #![proptest_config(fleet_core::regressions!("ledger", 1024))]
 
     #[test]
-    fn it_adds_up_whatever_is_said(
+    fn totals_add_up_for_every_sequence_of_reports(
         chunks in prop::collection::vec((scope(), prop::option::of(prop::collection::vec(0_u8..8, 0..10)), grade()), 0..5),
         devices in prop::collection::btree_set(0_u32..16, 0..6),
         skipped in tallies(),

@@ -113,7 +113,7 @@ fn check(shows: &str, known: &[KnownDevice], expected: &str) {
 }
 
 #[test]
-fn what_nobody_has_is_created_and_what_the_server_knows_is_updated() {
+fn unknown_devices_are_created_and_the_servers_own_are_updated() {
     check("", &[], "create");
     check(MAC, &[], "create");
     for id in ["auto", MAC, SERIAL] {
@@ -124,7 +124,7 @@ fn what_nobody_has_is_created_and_what_the_server_knows_is_updated() {
 }
 
 #[test]
-fn what_has_or_had_a_node_is_refused_with_the_node() {
+fn devices_of_a_node_are_refused_with_its_name() {
     for id in [MAC, SERIAL, "auto"] {
         check(id, &[owned(known(1, id))], "of node 7");
         check(
@@ -308,7 +308,7 @@ proptest! {
 
     /// No node can claim, by its identifier, a device that the server stored.
     #[test]
-    fn what_the_server_found_is_claimable_by_no_node(shows in shows(), node in 1..9_i64) {
+    fn devices_found_by_the_server_are_claimable_by_no_node(shows in shows(), node in 1..9_i64) {
         let report = found(shows);
         let record = DeviceRecord {
             id: DeviceId(1),

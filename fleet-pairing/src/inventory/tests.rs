@@ -47,7 +47,7 @@ fn two_rows_of_a_new_device_make_one_record() {
 }
 
 #[test]
-fn rows_see_the_place_that_earlier_rows_took() {
+fn rows_see_the_endpoint_that_earlier_rows_took() {
     let mut inventory = Inventory::default();
     let weak = inventory
         .decide(ME.into(), &report("", "80", ""))
@@ -157,7 +157,7 @@ proptest! {
     #![proptest_config(fleet_core::regressions!("inventory", 512))]
 
     #[test]
-    fn identities_and_places_stay_unique_and_re_delivery_finds_what_is_there(
+    fn identities_and_endpoints_stay_unique_and_re_delivery_changes_nothing(
         rows in prop::collection::vec((0_usize..3, 0_usize..3, 0_usize..3, 1_i64..3), 0..30),
     ) {
         let mut inventory = Inventory::default();

@@ -148,7 +148,7 @@ fn check(shows: &str, candidates: &[DeviceRecord], expected: &str) {
 }
 
 #[test]
-fn what_is_not_known_is_created() {
+fn unknown_devices_are_created() {
     for shows in [MAC, SERIAL, ""] {
         check(shows, &[], "create");
         // The same private address behind another node, or known by the server, is another endpoint.
@@ -168,7 +168,7 @@ fn what_is_not_known_is_created() {
 }
 
 #[test]
-fn a_device_first_known_by_its_place_stays_one_record() {
+fn a_device_first_known_by_its_endpoint_stays_one_record() {
     check(MAC, &[record(1, "auto")], &format!("update 1 as {MAC}"));
     check(
         SERIAL,
@@ -189,14 +189,14 @@ fn a_device_first_known_by_its_place_stays_one_record() {
 }
 
 #[test]
-fn two_automatic_identities_of_one_place_are_one_record() {
+fn two_automatic_identities_of_one_endpoint_are_one_record() {
     // The record was created when the model was unknown: the hash differs, the endpoint is the same.
     check("", &[record(1, "auto")], "update 1");
     check("", &[model("S17", record(1, "auto"))], "update 1");
 }
 
 #[test]
-fn a_weak_report_is_what_the_place_is_known_to_hold() {
+fn a_weak_report_matches_the_known_device_of_the_endpoint() {
     for strong in [MAC, SERIAL] {
         check("", &[record(1, strong)], "update 1");
         check("", &[model("s19 ", record(1, strong))], "update 1");
@@ -216,7 +216,7 @@ fn a_weak_report_is_what_the_place_is_known_to_hold() {
 }
 
 #[test]
-fn another_strong_identity_is_another_device_and_takes_the_place() {
+fn another_strong_identity_is_another_device_and_takes_the_endpoint() {
     check(MAC, &[record(1, MAC_2)], "create takes 1");
     check(SERIAL, &[record(1, MAC_2)], "create takes 1");
     check(
@@ -301,17 +301,17 @@ fn records_of_two_types_never_become_one() {
 }
 
 #[test]
-fn what_an_operator_told_apart_stays_apart_until_there_is_new_evidence() {
-    let told = || apart(MAC, record(1, "auto"));
-    check(MAC, &[told()], "create takes 1");
+fn devices_separated_by_an_operator_stay_separate_until_new_evidence() {
+    let separated = || apart(MAC, record(1, "auto"));
+    check(MAC, &[separated()], "create takes 1");
     check(
         MAC,
-        &[told(), at(ELSEWHERE, record(2, MAC))],
+        &[separated(), at(ELSEWHERE, record(2, MAC))],
         "update 2 takes 1",
     );
-    check("", &[told()], "update 1");
-    check(MAC_2, &[told()], &format!("update 1 as {MAC_2}"));
-    check(SERIAL, &[told()], &format!("update 1 as {SERIAL}"));
+    check("", &[separated()], "update 1");
+    check(MAC_2, &[separated()], &format!("update 1 as {MAC_2}"));
+    check(SERIAL, &[separated()], &format!("update 1 as {SERIAL}"));
     let both = format!("{MAC} {SERIAL}");
     check(&both, &[apart(MAC, record(1, SERIAL))], "create takes 1");
 }
@@ -354,7 +354,7 @@ fn a_replacement_takes_over_what_the_dead_node_knew_of_the_place_and_type() {
 }
 
 #[test]
-fn a_refusal_names_the_record_that_stands_in_the_way() {
+fn a_refusal_names_the_conflicting_record() {
     let strong = owned(Some(OTHER), true, at(ELSEWHERE, record(2, MAC)));
     let weak = record(1, "auto");
     let report = report(MAC, "S19");
@@ -373,7 +373,7 @@ fn a_refusal_names_the_record_that_stands_in_the_way() {
 }
 
 #[test]
-fn a_record_that_may_not_be_written_keeps_its_place() {
+fn a_record_that_may_not_be_written_keeps_its_endpoint() {
     check(
         MAC,
         &[bound(Binding::Server, record(1, MAC_2))],
@@ -408,19 +408,24 @@ fn any_record() -> impl Strategy<Value = DeviceRecord> {
         prop::sample::select(vec!["", "S19", "S21"]),
         prop::sample::subsequence(vec![MAC, MAC_2, SERIAL], 0..3),
     )
-        .prop_map(|(identifier, place, owner, live, binding, kind, told)| {
-            let live = live || owner == Some(ME);
-            let named = match identifier {
-                "heir" => auto_of(OTHER, "S19", record(0, "auto")),
-                other => record(0, other),
-            };
-            let kept_apart = told.into_iter().map(|id| id.parse().expect(id)).collect();
-            let known = model(kind, bound(binding, owned(owner, live, at(place, named))));
-            DeviceRecord {
-                kept_apart,
-                ..known
-            }
-        })
+        .prop_map(
+            |(identifier, place, owner, live, binding, kind, separated)| {
+                let live = live || owner == Some(ME);
+                let named = match identifier {
+                    "heir" => auto_of(OTHER, "S19", record(0, "auto")),
+                    other => record(0, other),
+                };
+                let kept_apart = separated
+                    .into_iter()
+                    .map(|id| id.parse().expect(id))
+                    .collect();
+                let known = model(kind, bound(binding, owned(owner, live, at(place, named))));
+                DeviceRecord {
+                    kept_apart,
+                    ..known
+                }
+            },
+        )
 }
 
 proptest! {

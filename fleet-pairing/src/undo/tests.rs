@@ -118,7 +118,7 @@ fn after_an_undo_no_report_makes_the_two_one_again() {
 }
 
 #[test]
-fn what_is_kept_apart_is_bounded_and_each_once() {
+fn separated_identifiers_are_bounded_and_unique() {
     let serial = |n: usize| format!("serial:S{n}").parse().expect("a serial");
     let mut known = Vec::new();
     for n in 0..40 {
@@ -136,7 +136,7 @@ fn rows() -> impl Strategy<Value = (usize, usize, usize, usize)> {
     (0..2_usize, 0..3_usize, 0..2_usize, 0..2_usize)
 }
 
-fn said((place, mac, serial, model): (usize, usize, usize, usize)) -> DeviceReport {
+fn row_report((place, mac, serial, model): (usize, usize, usize, usize)) -> DeviceReport {
     DeviceReport::parse(RawDeviceReport {
         identifier: "x",
         ip: ["10.0.0.7", "10.0.0.8"][place],
@@ -197,14 +197,14 @@ proptest! {
     /// A report that merged two records does not merge them again after an operator separated them. Neither does any
     /// report without new evidence.
     #[test]
-    fn what_was_taken_back_stays_so_until_there_is_new_evidence(
+    fn an_undone_change_stays_undone_until_new_evidence(
         first in prop::collection::vec(rows(), 1..12),
         then in prop::collection::vec(rows(), 0..12),
     ) {
         let mut inventory = Inventory::default();
         for row in first {
             let before = stored(&inventory);
-            let report = said(row);
+            let report = row_report(row);
             let planned = inventory.decide(ME.into(), &report).expect("its own");
             let after = stored(&inventory);
             let Some(change) = made(&before, &after, &planned) else { continue };
@@ -220,7 +220,7 @@ proptest! {
             };
             let told_apart = restored.id;
             let mut inventory = Inventory::new(after.into_iter().chain([restored]));
-            let nothing_new = then.iter().map(|row| said(*row)).filter(|report| {
+            let nothing_new = then.iter().map(|row| row_report(*row)).filter(|report| {
                 let shown = report.identifier(ME);
                 !shown.is_strong() || shown == change.became
             });

@@ -73,7 +73,7 @@ pub(super) async fn identify(
         Ok(Some((precedence, Answer::Named(identification)))) => {
             PortVerdict::Named(precedence, Box::new(device(endpoint, *identification)))
         }
-        Ok(Some((_, Answer::Stranger { evidence }))) => {
+        Ok(Some((_, Answer::Unidentified { evidence }))) => {
             PortVerdict::Unidentified(text::bounded(&evidence, REPLY_EXCERPT))
         }
         Ok(Some((_, Answer::Foreign)) | None) | Err(_) => {
@@ -109,11 +109,11 @@ pub(super) async fn identify_external(
                     let verdict = PortVerdict::Named(driver.precedence(), device);
                     return (port, Identified { verdict, failures });
                 }
-                Some(Ok(Answer::Stranger { evidence })) if reply.is_empty() => {
+                Some(Ok(Answer::Unidentified { evidence })) if reply.is_empty() => {
                     answered = port;
                     reply = text::bounded(&evidence, REPLY_EXCERPT);
                 }
-                Some(Ok(Answer::Stranger { .. } | Answer::Foreign)) => {}
+                Some(Ok(Answer::Unidentified { .. } | Answer::Foreign)) => {}
                 Some(Err(DriverError::Unusable(what))) => {
                     failures.push(DriverFailure::of(driver.name(), &what, endpoint));
                 }

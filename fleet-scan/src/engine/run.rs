@@ -22,7 +22,7 @@ use super::{
     host::{Host, PortVerdict},
     identify::{self, DriverFailure, Identified, identify, identify_external},
     onlink::Neighbor,
-    sweep::{Absence, Lease, Reach, Sweep, SweepEvent},
+    sweep::{Absence, ConnectOutcome, Lease, Sweep, SweepEvent},
     targets::Targets,
     unidentified::UnidentifiedHosts,
 };
@@ -293,9 +293,9 @@ impl Run {
         }
     }
 
-    async fn settled(&mut self, host: u32, port: u8, reach: Reach) {
+    async fn settled(&mut self, host: u32, port: u8, reach: ConnectOutcome) {
         let verdict = match reach {
-            Reach::Open(stream, lease) => match TcpStream::from_std(stream) {
+            ConnectOutcome::Open(stream, lease) => match TcpStream::from_std(stream) {
                 Ok(stream) => return self.start_identifying(host, port, stream, lease),
                 Err(error) => {
                     self.note("some connections were lost", &error.to_string())
@@ -303,14 +303,14 @@ impl Run {
                     PortVerdict::NotReached
                 }
             },
-            Reach::Refused => PortVerdict::Refused,
-            Reach::Silent => PortVerdict::Silent,
-            Reach::Unreachable => PortVerdict::Unreachable,
-            Reach::NotReached(kind, example) => {
+            ConnectOutcome::Refused => PortVerdict::Refused,
+            ConnectOutcome::Silent => PortVerdict::Silent,
+            ConnectOutcome::Unreachable => PortVerdict::Unreachable,
+            ConnectOutcome::NotReached(kind, example) => {
                 self.note(kind, &example).await;
                 PortVerdict::NotReached
             }
-            Reach::Forbidden(reason) => {
+            ConnectOutcome::Forbidden(reason) => {
                 self.note("skipped", &reason).await;
                 PortVerdict::Skipped
             }

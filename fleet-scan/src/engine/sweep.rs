@@ -60,7 +60,11 @@ const TRACKING_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) enum SweepEvent {
     /// The outcome of one endpoint, exactly once for each endpoint of a host that is not absent.
-    Settled { host: u32, port: u8, reach: Reach },
+    Settled {
+        host: u32,
+        port: u8,
+        reach: ConnectOutcome,
+    },
     /// The outcome of a host, in place of its endpoints.
     Absent { host: u32, absence: Absence },
     /// The hardware addresses of all hosts on the link.
@@ -84,7 +88,7 @@ pub(super) enum Absence {
 
 /// The outcome of an endpoint.
 #[derive(Debug)]
-pub(super) enum Reach {
+pub(super) enum ConnectOutcome {
     /// It answered. The lease holds the connection's slot at its host and in the scanner.
     Open(TcpStream, Lease),
     Refused,
@@ -379,9 +383,9 @@ impl Loop {
                     host: at.host,
                 };
                 let reach = match stream {
-                    Ok(stream) => Reach::Open(stream, lease),
+                    Ok(stream) => ConnectOutcome::Open(stream, lease),
                     Err(error) => {
-                        Reach::NotReached("some connections were lost", error.to_string())
+                        ConnectOutcome::NotReached("some connections were lost", error.to_string())
                     }
                 };
                 self.answered(at.host, now);
@@ -399,12 +403,12 @@ impl Loop {
                 if let Some(at) = at {
                     self.answered(at.host, now);
                 }
-                self.close_and_settle(attempt, at, Reach::Refused);
+                self.close_and_settle(attempt, at, ConnectOutcome::Refused);
             }
             Failure::Unreachable => {
                 let at = self.schedule.settle(attempt.key);
                 self.count_unreachable(at);
-                self.close_and_settle(attempt, at, Reach::Unreachable);
+                self.close_and_settle(attempt, at, ConnectOutcome::Unreachable);
             }
             // The attempt's own deadline is more precise than the kernel's.
             Failure::TimedOut => {
@@ -417,7 +421,7 @@ impl Loop {
                 let endpoint = at.and_then(|at| self.endpoint(at));
                 let example = endpoint.map_or_else(String::new, |to| format!("{to}: {error}"));
                 let kind = "some targets could not be tried";
-                self.close_and_settle(attempt, at, Reach::NotReached(kind, example));
+                self.close_and_settle(attempt, at, ConnectOutcome::NotReached(kind, example));
             }
         }
     }
@@ -427,7 +431,11 @@ impl Loop {
         if self.shortages > SHORTAGE_LIMIT {
             let at = self.schedule.settle(attempt.key);
             let kind = "some targets could not be tried for lack of connections";
-            return self.close_and_settle(attempt, at, Reach::NotReached(kind, error.to_string()));
+            return self.close_and_settle(
+                attempt,
+                at,
+                ConnectOutcome::NotReached(kind, error.to_string()),
+            );
         }
         self.sockets.close(attempt);
         self.schedule.starved(attempt);
@@ -477,9 +485,9 @@ impl Loop {
 
     fn settle_silent(&mut self, item: Silent, verdict: Result<(), PathFailure>) {
         match (item, verdict) {
-            (Silent::Endpoint(at), Ok(())) => self.settled(at, Reach::Silent),
+            (Silent::Endpoint(at), Ok(())) => self.settled(at, ConnectOutcome::Silent),
             (Silent::Endpoint(at), Err((kind, example))) => {
-                self.settled(at, Reach::NotReached(kind, example));
+                self.settled(at, ConnectOutcome::NotReached(kind, example));
             }
             (Silent::Host(host), Ok(())) => self.absent(host, Absence::Silent),
             (Silent::Host(host), Err((kind, example))) => {
@@ -614,7 +622,7 @@ impl Loop {
         };
         if let Err(reason) = self.dialer.check(endpoint) {
             let at = self.schedule.settle(attempt.key);
-            return self.close_and_settle(attempt, at, Reach::Forbidden(reason));
+            return self.close_and_settle(attempt, at, ConnectOutcome::Forbidden(reason));
         }
         tracing::trace!(%endpoint, nth = attempt.nth, "connecting");
         self.dialer.spend_permit();
@@ -647,14 +655,14 @@ impl Loop {
         (left == 0).then_some(read_at)
     }
 
-    fn close_and_settle(&mut self, attempt: Attempt, at: Option<At>, reach: Reach) {
+    fn close_and_settle(&mut self, attempt: Attempt, at: Option<At>, reach: ConnectOutcome) {
         self.sockets.give_up_all(attempt.key);
         if let Some(at) = at {
             self.settled(at, reach);
         }
     }
 
-    fn settled(&mut self, at: At, reach: Reach) {
+    fn settled(&mut self, at: At, reach: ConnectOutcome) {
         let At { host, port } = at;
         self.outbox.push(SweepEvent::Settled { host, port, reach });
     }

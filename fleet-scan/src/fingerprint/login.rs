@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_cannot_leave_their_place() {
+    fn credentials_stay_inside_their_field() {
         for (body, body_type, username, password, expected) in [
             (
                 r#"{"u":"{username}","p":"{password}"}"#,

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_can_be_smuggled_into_the_header() {
+    fn no_header_injection_is_possible() {
         let challenge =
             Challenge::parse(r#"Digest realm="antMiner", nonce="1""#).expect("a challenge");
         for username in ["a\"b", "a\r\nX: y", "a\\"] {

@@ -46,7 +46,7 @@ pub(super) async fn authenticate(
                     device,
                     default_password: known.is_default(login),
                 }),
-                Answer::Stranger { .. } | Answer::Foreign => {
+                Answer::Unidentified { .. } | Answer::Foreign => {
                     let why = "the device did not identify itself again after the login".to_owned();
                     Err(DriverError::Protocol(why))
                 }

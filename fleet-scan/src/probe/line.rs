@@ -32,7 +32,7 @@ use super::FIRST_WORDS;
 #[derive(Debug)]
 pub(super) enum Line {
     Plain(TcpStream),
-    Tls(Box<TlsStream<Overheard>>),
+    Tls(Box<TlsStream<RecordingStream>>),
 }
 
 /// Why a handshake failed.
@@ -40,7 +40,7 @@ pub(super) enum Line {
 pub(super) struct NoTls {
     pub(super) error: io::Error,
     /// The first bytes that the device sent instead.
-    pub(super) said: Vec<u8>,
+    pub(super) received: Vec<u8>,
 }
 
 impl Line {
@@ -56,20 +56,20 @@ impl Line {
         let Some(config) = CONFIG.as_ref() else {
             return Err(NoTls {
                 error: io::ErrorKind::Unsupported.into(),
-                said: Vec::new(),
+                received: Vec::new(),
             });
         };
-        let overheard = Overheard {
+        let recorder = RecordingStream {
             stream,
             first: Vec::new(),
         };
         let name = ServerName::IpAddress(endpoint.ip.into());
-        let connecting = TlsConnector::from(Arc::clone(config)).connect(name, overheard);
+        let connecting = TlsConnector::from(Arc::clone(config)).connect(name, recorder);
         match connecting.into_fallible().await {
             Ok(stream) => Ok(Self::Tls(Box::new(stream))),
-            Err((error, overheard)) => Err(NoTls {
+            Err((error, recorder)) => Err(NoTls {
                 error,
-                said: overheard.first,
+                received: recorder.first,
             }),
         }
     }
@@ -98,12 +98,12 @@ impl Line {
 
 /// A connection that keeps a copy of the first received bytes.
 #[derive(Debug)]
-pub(super) struct Overheard {
+pub(super) struct RecordingStream {
     stream: TcpStream,
     first: Vec<u8>,
 }
 
-impl AsyncRead for Overheard {
+impl AsyncRead for RecordingStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -118,7 +118,7 @@ impl AsyncRead for Overheard {
     }
 }
 
-impl AsyncWrite for Overheard {
+impl AsyncWrite for RecordingStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

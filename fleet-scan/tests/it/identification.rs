@@ -66,7 +66,7 @@ async fn every_make_manner_and_defect_is_identified_as_the_truth_says() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mixed_site_is_found_completely_slow_devices_and_strangers_included() {
+async fn a_mixed_site_with_slow_and_unidentified_hosts_is_found_completely() {
     let running = start(Site::demo(300, 7), 2).await;
     let site = running.site();
     let (summary, found, events) = scan(&scanner(ScanOptions::default()), job(site)).await;

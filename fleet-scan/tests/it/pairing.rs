@@ -115,7 +115,7 @@ async fn a_login_opens_what_it_belongs_to() {
 }
 
 #[tokio::test]
-async fn what_is_not_what_the_server_named_is_sent_nothing() {
+async fn credentials_go_only_to_the_device_that_the_server_named() {
     let site = start(
         site(vec![
             (Make::Bitaxe, None),

@@ -1,7 +1,7 @@
 //! `fleet.v1.AuditService`: the audit trail for administrators. Records are written by `audit` and the store.
 
 use fleet_core::{NodeId, OperatorId};
-use fleet_store::{AuditQuery, AuditResult, AuditRow, LinkedRecord, Who};
+use fleet_store::{AuditQuery, AuditResult, AuditRow, LinkedRecord, Principal};
 use fleet_wire::{
     Context, Reply, RpcError,
     fleet::{
@@ -28,10 +28,10 @@ impl AuditService for Api {
         request: ListAuditRequest,
     ) -> Result<Reply<ListAuditResponse>, RpcError> {
         let call = self.operator(&context)?;
-        let who = match (request.operator_id, request.fleet_node_id) {
+        let principal = match (request.operator_id, request.fleet_node_id) {
             (0, 0) => None,
-            (id, 0) => Some(Who::Operator(OperatorId(id))),
-            (0, id) => Some(Who::Node(NodeId(id))),
+            (id, 0) => Some(Principal::Operator(OperatorId(id))),
+            (0, id) => Some(Principal::Node(NodeId(id))),
             (_, _) => {
                 return Err(RpcError::invalid_argument(
                     "operator_id and fleet_node_id are both set: an action has one author",
@@ -44,7 +44,7 @@ impl AuditService for Api {
             limit,
             action: request.action,
             refused: request.refused,
-            who,
+            principal,
         };
         let rows = self.app.store.find_audit(call.org, query).await;
         let rows = rows.answered()?;
@@ -96,7 +96,7 @@ impl AuditService for Api {
 }
 
 fn record(row: AuditRow) -> AuditRecord {
-    let (actor, actor_id) = row.entry.actor.who.parts();
+    let (actor, actor_id) = row.entry.actor.principal.parts();
     AuditRecord {
         id: row.id,
         at: Some(timestamp(row.entry.at)),
@@ -119,8 +119,8 @@ fn linked(record: LinkedRecord) -> AuditRecord {
     AuditRecord {
         id: record.id,
         at: Some(timestamp(record.at)),
-        actor: record.who,
-        actor_id: record.who_id,
+        actor: record.principal,
+        actor_id: record.principal_id,
         actor_name: String::new(),
         from_address: record.from,
         action: record.action,

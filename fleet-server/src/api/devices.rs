@@ -79,7 +79,7 @@ impl DeviceService for Api {
         let store = &self.app.store;
         let undone = store.undo_identity_change(call.org, change, call.actor(), call.now);
         let apart = call
-            .attempt("device.tell_apart", format!("identity change {change}"))
+            .attempt("device.separate", format!("identity change {change}"))
             .or_refused(&self.app.auditor, undone.await)
             .await?;
         let kept = self.device(call.org, DeviceName::Id(apart.kept)).await?;

@@ -10,7 +10,7 @@ use fleet_core::{
 };
 use fleet_store::{
     Actor, Challenged, NewNode, NewPairResults, NewReport, NodeIdentity, OpenSessionError, PairRow,
-    ReportAnswer, ReportError, SealedCredentials, Who,
+    Principal, ReportAnswer, ReportError, SealedCredentials,
 };
 use fleet_wire::{
     BoxStream, Context, Message, Reply, RpcError,
@@ -134,7 +134,9 @@ impl FleetNodeGatewayService for Api {
             .await
             .answered()?;
         let actor = Actor {
-            who: taken.map_or(Who::Anonymous, |challenged| Who::Node(challenged.node)),
+            principal: taken.map_or(Principal::Anonymous, |challenged| {
+                Principal::Node(challenged.node)
+            }),
             from: Some(from),
         };
         let attempt = Attempt {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{KeyId, OperatorId, Permission, SecretKind, limits};
-use fleet_store::{Credential, NewKey, Reach, Rotation};
+use fleet_store::{Credential, KeyScope, NewKey, Rotation};
 use fleet_wire::{
     Context, Reply, RpcError,
     fleet::{
@@ -33,9 +33,9 @@ impl KeyService for Api {
         let reach = if request.all_operators {
             self.administers(&call, "fleet.v1.KeyService/ListKeys")
                 .await?;
-            Reach::Org
+            KeyScope::Org
         } else {
-            Reach::Own(call.operator)
+            KeyScope::Own(call.operator)
         };
         let store = &self.app.store;
         let keys = store.list_keys(call.org, reach, KEYS_MOST, call.now);
@@ -150,11 +150,11 @@ impl Api {
 }
 
 /// The keys that the caller may revoke and rotate.
-fn reach(call: &OperatorCall) -> Reach {
+fn reach(call: &OperatorCall) -> KeyScope {
     if call.role.may(Permission::OrgAdmin) {
-        Reach::Org
+        KeyScope::Org
     } else {
-        Reach::Own(call.operator)
+        KeyScope::Own(call.operator)
     }
 }
 

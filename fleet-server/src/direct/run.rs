@@ -14,7 +14,7 @@ use fleet_core::{
 };
 use fleet_discovery::{DeviceFound, Ledger, LogEvent, ScanEnded, Tally};
 use fleet_store::{
-    Actor, AuditEntry, AuditResult, DeviceRow, NewSightings, Progress, Released, Sighted,
+    Actor, AuditEntry, AuditResult, DeviceRow, DirectOutcome, NewSightings, Progress, Released,
     StoredEvent,
 };
 use fleet_wire::RpcError;
@@ -294,7 +294,7 @@ impl Run {
         for (report, sighted) in rows.into_iter().zip(sighted) {
             self.ledger.reported += 1;
             match sighted {
-                Sighted::Stored(row) => {
+                DirectOutcome::Stored(row) => {
                     self.ledger.accepted += 1;
                     accepted.insert(report.endpoint.ip);
                     let elapsed_ms = self.elapsed_ms();
@@ -302,7 +302,7 @@ impl Run {
                     self.emit(LogEvent::Device(found(&report, &row, elapsed_ms)))
                         .await?;
                 }
-                Sighted::OfNode { refusal, node_name } => {
+                DirectOutcome::OfNode { refusal, node_name } => {
                     let (node, name) = (refusal.node(), printable(&node_name, 255));
                     let example = report.endpoint.to_string();
                     count(&mut self.foreign, node, &name, &example);
@@ -311,7 +311,7 @@ impl Run {
                     ))
                     .await?;
                 }
-                Sighted::NotReleased => {
+                DirectOutcome::NotReleased => {
                     self.reject("found after the time for dialing was over", &report);
                 }
             }

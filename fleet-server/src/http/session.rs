@@ -7,8 +7,8 @@ use fleet_core::{
     OperatorId, OrgId, Password, Permission, SecretHash, SecretKind, Timestamp, limits,
 };
 use fleet_store::{
-    Account, Actor, Credential, NewBrowserSession, OpenBrowserSessionError, PasswordHash, Proof,
-    Who,
+    Account, Actor, Credential, NewBrowserSession, OpenBrowserSessionError, PasswordHash,
+    Principal, Proof,
 };
 use fleet_wire::{RpcError, server::Body};
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
@@ -251,7 +251,7 @@ async fn exchange(
 /// An operator as the author of an action that begins without a credential.
 fn author(operator: OperatorId, from: IpAddr) -> Actor {
     Actor {
-        who: Who::Operator(operator),
+        principal: Principal::Operator(operator),
         from: Some(from),
     }
 }

@@ -1,7 +1,7 @@
 //! Audit records of refusals. The store's tests cover records of actions that were done.
 
 use fleet_core::Role;
-use fleet_store::{AuditResult, Who};
+use fleet_store::{AuditResult, Principal};
 use fleet_wire::{
     Code,
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, RevokeFleetNodeRequest},
@@ -23,7 +23,10 @@ async fn a_missing_permission_is_recorded_once_a_minute_and_not_at_every_attempt
     let rows = world.audited(viewer.org, "operator.call").await;
     assert_eq!(rows.len(), 1, "{rows:?}");
     let entry = &rows[0].entry;
-    assert!(matches!(entry.actor.who, Who::Operator(_)), "{entry:?}");
+    assert!(
+        matches!(entry.actor.principal, Principal::Operator(_)),
+        "{entry:?}"
+    );
     assert!(
         entry.actor.from.is_some_and(|from| from.is_loopback()),
         "{entry:?}"

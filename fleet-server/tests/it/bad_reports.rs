@@ -11,8 +11,8 @@ use fleet_core::{
 };
 use fleet_server::Environment as _;
 use fleet_store::{
-    Actor, Bindings as _, Changed, DeviceName, DialRequest, Direct as _, Inventory as _,
-    NewSightings, Sighted,
+    Actor, Bindings as _, Changed, DeviceName, DialRequest, Direct as _, DirectOutcome,
+    Inventory as _, NewSightings,
 };
 use fleet_wire::{
     fleet::ListDevicesRequest,
@@ -157,7 +157,7 @@ async fn servers_own(world: &World, org: OrgId, device: &DiscoveredDeviceReport)
     let sighted = world.store.record_direct(sightings).await.expect("stored");
     world.store.give_back(org, scan).await.expect("given back");
     match &sighted[..] {
-        [Sighted::Stored(row)] => row.id,
+        [DirectOutcome::Stored(row)] => row.id,
         other => panic!("{other:?}"),
     }
 }

@@ -101,7 +101,7 @@ async fn a_former_name_has_its_reason_and_can_be_undone() {
         .await;
     refused(answer, Code::FailedPrecondition);
     assert_eq!(
-        world.audited(operator.org, "device.tell_apart").await.len(),
+        world.audited(operator.org, "device.separate").await.len(),
         2
     );
     node.hang_up();

@@ -164,9 +164,9 @@ async fn a_thousand_slow_and_silent_peers_do_not_disturb_a_node() {
     let longest = honest.work().await;
     assert!(longest < PATIENT, "{longest:?}");
     // Each of them ends within the bounds of the port: 5 s for a preface, 10 s and 5 s for a request, 10 s for a body.
-    let mut said = Vec::new();
+    let mut received = Vec::new();
     for socket in &mut slow {
-        let end = tokio::time::timeout(Duration::from_secs(60), socket.read_to_end(&mut said));
+        let end = tokio::time::timeout(Duration::from_secs(60), socket.read_to_end(&mut received));
         // A reset is an end as good as any.
         let _ = end.await.expect("ends");
     }

@@ -1,4 +1,4 @@
-//! Who may call which procedure, on whose objects, in which state: every cell of `matrix.txt`, written by hand, against
+//! Principal may call which procedure, on whose objects, in which state: every cell of `matrix.txt`, written by hand, against
 //! the live service. A procedure without a row fails the test, which names the row to add.
 
 mod actions;

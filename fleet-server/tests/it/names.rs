@@ -97,8 +97,7 @@ async fn an_upstream_nodes_unpinned_name_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_policy_allows_it_an_unpinned_name_is_a_command_of_its_own_with_eight_addresses()
-{
+async fn an_unpinned_name_is_its_own_command_with_eight_addresses_if_the_policy_allows_it() {
     let world = World::with(ServerConfig {
         rates: None,
         unpinned_names: true,

@@ -123,7 +123,7 @@ async fn an_ack_of_another_nodes_command_changes_nothing() {
     let scan = start(&operator, &victim, list(&["10.0.0.1"], &["80"])).await;
     let (command, _) = node.command().await;
     other.ack(&command, AckCode::ScanFailed).await;
-    // Heard in order: once the second scan ended, the lie was judged.
+    // Messages are processed in order: the end of the second scan proves that the false report was judged.
     let second = start(&operator, &liar, list(&["10.0.0.1"], &["80"])).await;
     let (of_liar, _) = other.command().await;
     other.ack(&of_liar, AckCode::Ok).await;

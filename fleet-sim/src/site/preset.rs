@@ -42,8 +42,8 @@ impl Site {
         let mut devices: Vec<Device> = (0..miners)
             .map(|number| mixed_miner(&mut rng, number))
             .collect();
-        let strangers = (miners / 40).max(4);
-        devices.extend((0..strangers).map(|number| stranger(&mut rng, number)));
+        let unidentified = (miners / 40).max(4);
+        devices.extend((0..unidentified).map(|number| unidentified_host(&mut rng, number)));
         rng.shuffle(&mut devices);
         Self { seed, devices }.starting_at(LOOPBACK_BASE)
     }
@@ -244,7 +244,7 @@ fn mixed_miner(rng: &mut SplitMix, number: usize) -> Device {
 }
 
 /// A host that answers but is not an identifiable miner.
-fn stranger(rng: &mut SplitMix, number: usize) -> Device {
+fn unidentified_host(rng: &mut SplitMix, number: usize) -> Device {
     let (make, services) = match number % 6 {
         0 => (
             Make::PlainCgminer,

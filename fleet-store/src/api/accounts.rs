@@ -87,7 +87,7 @@ pub struct Rotation {
 
 /// The set of keys that a caller may manage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum KeyScope {
     /// The caller's own keys.
     Own(OperatorId),
     /// Every key of the organization.
@@ -191,7 +191,7 @@ pub trait Keys: Send + Sync {
     async fn list_keys(
         &self,
         org: OrgId,
-        reach: Reach,
+        reach: KeyScope,
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<OperatorKey>, StoreError>;
@@ -209,7 +209,7 @@ pub trait Keys: Send + Sync {
     async fn revoke_key(
         &self,
         org: OrgId,
-        reach: Reach,
+        reach: KeyScope,
         key: KeyId,
         actor: Actor,
         now: Timestamp,
@@ -220,7 +220,7 @@ pub trait Keys: Send + Sync {
     async fn rotate_key(
         &self,
         org: OrgId,
-        reach: Reach,
+        reach: KeyScope,
         rotation: Rotation,
         actor: Actor,
         now: Timestamp,

@@ -11,7 +11,7 @@ use crate::StoreError;
 
 /// The author of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum Principal {
     /// An operator.
     Operator(OperatorId),
     /// A node.
@@ -26,7 +26,7 @@ pub enum Who {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
     /// The author.
-    pub who: Who,
+    pub principal: Principal,
     /// The peer's address, if there is one.
     pub from: Option<IpAddr>,
 }
@@ -34,7 +34,7 @@ pub struct Actor {
 impl Actor {
     /// The server itself, which has no address.
     pub const SYSTEM: Self = Self {
-        who: Who::System,
+        principal: Principal::System,
         from: None,
     };
 }
@@ -100,7 +100,7 @@ pub struct AuditRow {
     pub name: Option<String>,
 }
 
-impl Who {
+impl Principal {
     /// Returns the kind and the id of the author.
     pub fn parts(&self) -> (&'static str, Option<i64>) {
         match self {
@@ -124,7 +124,7 @@ pub struct AuditQuery {
     /// Only refusals.
     pub refused: bool,
     /// Only the actions of this author.
-    pub who: Option<Who>,
+    pub principal: Option<Principal>,
 }
 
 /// A link of the chain, with the current record and the count that the link states.
@@ -146,9 +146,9 @@ pub struct LinkedRecord {
     /// When it happened.
     pub at: Timestamp,
     /// The kind of author.
-    pub who: String,
+    pub principal: String,
     /// The author's id.
-    pub who_id: Option<i64>,
+    pub principal_id: Option<i64>,
     /// The address of the author.
     pub from: Option<String>,
     /// The action.
@@ -167,8 +167,8 @@ impl LinkedRecord {
         ChainRecord {
             id: self.id,
             at: self.at,
-            who: &self.who,
-            who_id: self.who_id,
+            principal: &self.principal,
+            principal_id: self.principal_id,
             from: self.from.as_deref(),
             action: &self.action,
             subject: &self.subject,

@@ -87,7 +87,7 @@ pub struct RefusedDevice {
 
 /// Two devices that were separated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ToldApart {
+pub struct SeparatedDevices {
     /// The device that keeps endpoint, history and the stronger identifier.
     pub kept: DeviceId,
     /// The device with the former identifier: a restored record, or a new one.
@@ -133,7 +133,7 @@ pub trait Inventory: Send + Sync {
         change: IdentityChangeId,
         actor: Actor,
         now: Timestamp,
-    ) -> Result<ToldApart, UndoError>;
+    ) -> Result<SeparatedDevices, UndoError>;
 
     /// Lists devices that are still refused, of one reporter or of all, with ids above `after`. Also returns
     /// the id to continue after, or `None` at the end. The store keeps at most 4,096 rows per reporter.

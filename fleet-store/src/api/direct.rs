@@ -77,7 +77,7 @@ pub struct NewSightings {
 
 /// The outcome for a device that the server found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sighted {
+pub enum DirectOutcome {
     /// Stored without attribution.
     Stored(Box<DeviceRow>),
     /// The device belongs to a node. Its address is excluded from now on.
@@ -106,7 +106,10 @@ pub trait Direct: Send + Sync {
 
     /// Stores the devices found at addresses that are released for the scan: new records, and updates of
     /// unattributed records. Returns one outcome for each row, in order.
-    async fn record_direct(&self, sightings: NewSightings) -> Result<Vec<Sighted>, StoreError>;
+    async fn record_direct(
+        &self,
+        sightings: NewSightings,
+    ) -> Result<Vec<DirectOutcome>, StoreError>;
 
     /// Lists the live devices that currently have one of these identifiers.
     async fn devices_named(

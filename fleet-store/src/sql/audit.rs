@@ -28,11 +28,11 @@ impl Audit for SqlStore {
             if query.refused {
                 select = select.filter(audit::Column::Refusal.is_not_null());
             }
-            if let Some(who) = &query.who {
-                let (kind, id) = who.parts();
-                select = select.filter(audit::Column::Who.eq(kind));
+            if let Some(principal) = &query.principal {
+                let (kind, id) = principal.parts();
+                select = select.filter(audit::Column::Principal.eq(kind));
                 if let Some(id) = id {
-                    select = select.filter(audit::Column::WhoId.eq(id));
+                    select = select.filter(audit::Column::PrincipalId.eq(id));
                 }
             }
             let found = select
@@ -61,9 +61,9 @@ fn literally(text: &str) -> String {
 /// Adds the display names of the authors.
 async fn name(db: &impl ConnectionTrait, rows: &mut [AuditRow]) -> Result<(), DbErr> {
     let ids = |kind: &str| -> BTreeSet<i64> {
-        let parts = rows.iter().map(|row| row.entry.actor.who.parts());
+        let parts = rows.iter().map(|row| row.entry.actor.principal.parts());
         parts
-            .filter(|(who, _)| *who == kind)
+            .filter(|(principal, _)| *principal == kind)
             .filter_map(|(_, id)| id)
             .collect()
     };
@@ -88,7 +88,7 @@ async fn name(db: &impl ConnectionTrait, rows: &mut [AuditRow]) -> Result<(), Db
         names.extend(found.into_iter().map(|row| (("node", row.id), row.name)));
     }
     for row in rows {
-        if let (kind, Some(id)) = row.entry.actor.who.parts() {
+        if let (kind, Some(id)) = row.entry.actor.principal.parts() {
             row.name = names.get(&(kind, id)).cloned();
         }
     }
@@ -146,13 +146,13 @@ fn fold(entry: &AuditEntry) -> Option<String> {
     let AuditResult::Refused(reason) = &entry.result else {
         return None;
     };
-    let (who, id) = entry.actor.who.parts();
+    let (principal, id) = entry.actor.principal.parts();
     let minute = entry.at.as_millis().div_euclid(60_000);
     // An operator or node is the same author from every address. An unauthenticated peer is identified by its
     // address only.
     let from = entry.actor.from.filter(|_| id.is_none());
     Some(format!(
-        "{who}/{}/{}/{minute}/{}/{reason}",
+        "{principal}/{}/{}/{minute}/{}/{reason}",
         id.unwrap_or(0),
         from.map(|ip| ip.to_string()).unwrap_or_default(),
         entry.action
@@ -160,7 +160,7 @@ fn fold(entry: &AuditEntry) -> Option<String> {
 }
 
 fn model(entry: AuditEntry, count: i64, fold: Option<String>) -> audit::ActiveModel {
-    let (who, who_id) = entry.actor.who.parts();
+    let (principal, principal_id) = entry.actor.principal.parts();
     let refusal = match entry.result {
         AuditResult::Done => None,
         AuditResult::Refused(reason) => Some(reason),
@@ -168,8 +168,8 @@ fn model(entry: AuditEntry, count: i64, fold: Option<String>) -> audit::ActiveMo
     audit::ActiveModel {
         id: NotSet,
         org_id: Set(entry.org.map(|org| org.0)),
-        who: Set(who.to_owned()),
-        who_id: Set(who_id),
+        principal: Set(principal.to_owned()),
+        principal_id: Set(principal_id),
         from_address: Set(entry.actor.from.map(AsText)),
         action: Set(entry.action.into_owned()),
         subject: Set(entry.subject),
@@ -185,11 +185,11 @@ fn model(entry: AuditEntry, count: i64, fold: Option<String>) -> audit::ActiveMo
 
 /// Reads a record. An author of an unknown kind is an error: a trail that showed it as anonymous would hide tampering.
 fn row(model: audit::Model) -> Result<AuditRow, DbErr> {
-    let who = match (model.who.as_str(), model.who_id) {
-        ("operator", Some(id)) => Who::Operator(OperatorId(id)),
-        ("node", Some(id)) => Who::Node(NodeId(id)),
-        ("system", None) => Who::System,
-        ("anonymous", None) => Who::Anonymous,
+    let principal = match (model.principal.as_str(), model.principal_id) {
+        ("operator", Some(id)) => Principal::Operator(OperatorId(id)),
+        ("node", Some(id)) => Principal::Node(NodeId(id)),
+        ("system", None) => Principal::System,
+        ("anonymous", None) => Principal::Anonymous,
         (kind, id) => {
             let author = id.map_or_else(|| kind.to_owned(), |id| format!("{kind} {id}"));
             return Err(unreadable(
@@ -206,7 +206,7 @@ fn row(model: audit::Model) -> Result<AuditRow, DbErr> {
         entry: AuditEntry {
             org: model.org_id.map(OrgId),
             actor: Actor {
-                who,
+                principal,
                 from: model.from_address.map(|ip| ip.0),
             },
             action: model.action.into(),

@@ -209,8 +209,8 @@ fn linked(row: audit::Model, stated: i64) -> LinkedRecord {
     LinkedRecord {
         id: row.id,
         at: row.at.0,
-        who: row.who,
-        who_id: row.who_id,
+        principal: row.principal,
+        principal_id: row.principal_id,
         from: row.from_address.map(|ip| ip.0.to_string()),
         action: row.action,
         subject: row.subject,

@@ -13,7 +13,7 @@ use super::{
     refused,
 };
 use crate::{
-    DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, ToldApart, UndoError,
+    DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, SeparatedDevices, UndoError,
     sql::prelude::*,
 };
 
@@ -60,7 +60,7 @@ impl Inventory for SqlStore {
         id: IdentityChangeId,
         actor: Actor,
         now: Timestamp,
-    ) -> Result<ToldApart, UndoError> {
+    ) -> Result<SeparatedDevices, UndoError> {
         transaction!(self, "undo_identity_change", |tx| {
             let row = identity_change::Entity::find_by_id(id.0)
                 .filter(identity_change::Column::OrgId.eq(org.0))
@@ -107,8 +107,8 @@ impl Inventory for SqlStore {
                 "device {restored} ({}) is not device {} ({})",
                 change.former, survivor.id, survivor.identifier
             );
-            audit::done(tx, org, &actor, "device.tell_apart", subject, now).await?;
-            Ok(ToldApart {
+            audit::done(tx, org, &actor, "device.separate", subject, now).await?;
+            Ok(SeparatedDevices {
                 kept: change.device,
                 restored,
             })

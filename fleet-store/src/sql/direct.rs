@@ -13,7 +13,7 @@ use super::{
     inserts,
 };
 use crate::{
-    DeviceRow, DialRequest, Direct, Exclusion, NewSightings, ReleaseError, Released, Sighted,
+    DeviceRow, DialRequest, Direct, DirectOutcome, Exclusion, NewSightings, ReleaseError, Released,
     sql::prelude::*,
 };
 
@@ -63,7 +63,10 @@ impl Direct for SqlStore {
         })
     }
 
-    async fn record_direct(&self, sightings: NewSightings) -> Result<Vec<Sighted>, StoreError> {
+    async fn record_direct(
+        &self,
+        sightings: NewSightings,
+    ) -> Result<Vec<DirectOutcome>, StoreError> {
         transaction!(self, "record_direct", |tx| {
             Ok(sightings::record(tx, &sightings).await?)
         })

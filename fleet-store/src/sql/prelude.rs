@@ -18,4 +18,4 @@ pub(super) use super::{
     transaction::{During, Failure, refuse, transaction, unreadable},
     value::{AsText, Bytes16, Bytes32, Hash, Micros},
 };
-pub(super) use crate::{Actor, AuditEntry, AuditResult, SqlStore, StoreError, Who};
+pub(super) use crate::{Actor, AuditEntry, AuditResult, Principal, SqlStore, StoreError};

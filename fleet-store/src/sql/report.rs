@@ -271,7 +271,7 @@ async fn end_flooded(
     let entry = AuditEntry {
         org: Some(new.org),
         actor: Actor {
-            who: Who::Node(new.node),
+            principal: Principal::Node(new.node),
             from: None,
         },
         action: "node.flood".into(),

@@ -237,7 +237,7 @@ async fn a_revoked_key_ends_its_sessions(site: Site) {
     open(&site, "by password", by_password("p", None))
         .await
         .expect("opened");
-    let reach = Reach::Own(site.operator);
+    let reach = KeyScope::Own(site.operator);
     let revoke = || {
         site.store
             .revoke_key(site.org, reach, id, site.actor(), at(2))
@@ -259,7 +259,7 @@ async fn a_revoked_key_ends_its_sessions(site: Site) {
 
 async fn a_rotated_key_lives_for_its_grace_and_not_longer(site: Site) {
     let id = key(&site, "script", Some(500)).await;
-    let reach = Reach::Own(site.operator);
+    let reach = KeyScope::Own(site.operator);
     let rotate = |id, hash: &'static str, until| {
         let (store, org, actor) = (site.store.clone(), site.org, site.actor());
         async move {
@@ -308,16 +308,16 @@ async fn keys_are_within_reach_of_their_owner_and_the_administrator(site: Site) 
     let foreign = site.other_org().await;
     let revoke = |org, reach| site.store.revoke_key(org, reach, id, site.actor(), at(2));
     for (org, reach) in [
-        (site.org, Reach::Own(other)),
-        (foreign, Reach::Org),
-        (foreign, Reach::Own(site.operator)),
+        (site.org, KeyScope::Own(other)),
+        (foreign, KeyScope::Org),
+        (foreign, KeyScope::Own(site.operator)),
     ] {
         let refused = revoke(org, reach).await;
         assert!(matches!(refused, Err(KeyError::NotFound(_))), "{reach:?}");
     }
     let listed = |reach| site.store.list_keys(site.org, reach, 10, at(2));
-    assert_eq!(listed(Reach::Own(other)).await.expect("read"), []);
-    assert_eq!(listed(Reach::Org).await.expect("read").len(), 2);
+    assert_eq!(listed(KeyScope::Own(other)).await.expect("read"), []);
+    assert_eq!(listed(KeyScope::Org).await.expect("read").len(), 2);
     let new = NewKey {
         operator: other,
         name: "carls".into(),
@@ -329,14 +329,17 @@ async fn keys_are_within_reach_of_their_owner_and_the_administrator(site: Site) 
         .create_key(foreign, new, site.actor(), at(2))
         .await;
     assert!(matches!(foreign, Err(KeyError::NoOperator(of)) if of == other));
-    revoke(site.org, Reach::Org)
+    revoke(site.org, KeyScope::Org)
         .await
         .expect("an administrator may");
 }
 
 async fn a_keys_use_is_remembered_to_the_minute(site: Site) {
     let used = || async {
-        let keys = site.store.list_keys(site.org, Reach::Org, 10, at(2)).await;
+        let keys = site
+            .store
+            .list_keys(site.org, KeyScope::Org, 10, at(2))
+            .await;
         keys.expect("read")[0].last_used_at
     };
     // The test site itself has looked up the key.

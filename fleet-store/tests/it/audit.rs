@@ -27,7 +27,7 @@ fn refusal(site: &Site, actor: Actor, reason: &str, now: u64) -> AuditEntry {
 async fn refusals_alike_within_a_minute_are_one_record(site: Site) {
     let before = site.audited().await.len();
     let node = |id| Actor {
-        who: Who::Node(NodeId(id)),
+        principal: Principal::Node(NodeId(id)),
         from: "10.0.0.1".parse().ok(),
     };
     let minute = 60;
@@ -116,7 +116,7 @@ async fn a_record_with_an_unknown_author_or_a_negative_count_is_an_error(site: S
     site.store.record_audit(written).await.expect("written");
     let raw = site.raw().await;
     for (damage, repair, named) in [
-        ("who = 'ghost'", "who = 'anonymous'", "ghost"),
+        ("principal = 'ghost'", "principal = 'anonymous'", "ghost"),
         ("count = -1", "count = 1", "-1"),
     ] {
         for (set, is_readable) in [(damage, false), (repair, true)] {

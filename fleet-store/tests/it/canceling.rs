@@ -177,7 +177,7 @@ async fn canceling_again_changes_nothing(site: Site) {
         .cancel_scan(site.org, command.scan, GRACE, site.actor(), at(44))
         .await
         .expect("canceled");
-    assert_eq!(later.in_flight, Some(command.command), "to be told again");
+    assert_eq!(later.in_flight, Some(command.command), "to be sent again");
     assert_eq!(
         site.store
             .sweep_commands(at(45))

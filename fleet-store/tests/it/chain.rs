@@ -11,7 +11,7 @@ use crate::site::{Site, at, nobody};
 
 contract! {
     records_are_sealed_in_their_order_and_verify
-    what_was_done_by_hand_is_found_and_named
+    manual_changes_are_found_and_named
     a_record_that_counts_is_sealed_again_when_its_minute_is_over
     a_record_that_was_committed_late_is_sealed_late_and_never_left_out
     writers_and_two_sealers_at_once_leave_one_dense_chain
@@ -76,7 +76,7 @@ async fn records_are_sealed_in_their_order_and_verify(site: Site) {
     assert_eq!(head(&site).await.seq, kept.seq + 1);
 }
 
-async fn what_was_done_by_hand_is_found_and_named(site: Site) {
+async fn manual_changes_are_found_and_named(site: Site) {
     let other = site.other_org().await;
     for n in 0..9 {
         written(&site, Some(site.org), n).await;
@@ -104,7 +104,7 @@ async fn what_was_done_by_hand_is_found_and_named(site: Site) {
         (
             "another author",
             vec![format!(
-                "UPDATE audit SET who_id = 99 WHERE id = {}",
+                "UPDATE audit SET principal_id = 99 WHERE id = {}",
                 record(3)
             )],
             vec![changed(3)],
@@ -324,7 +324,7 @@ async fn a_record_that_was_committed_late_is_sealed_late_and_never_left_out(site
     let raw = site.raw().await;
     let insert = |id: i64| {
         format!(
-            "INSERT INTO audit (id, org_id, who, action, subject, count, at) VALUES ({id}, {}, 'system', 'test', '{id}', 1, 0)",
+            "INSERT INTO audit (id, org_id, principal, action, subject, count, at) VALUES ({id}, {}, 'system', 'test', '{id}', 1, 0)",
             site.org.0
         )
     };

@@ -18,15 +18,15 @@ use tokio::{sync::Barrier, task::JoinSet};
 use crate::site::{Node, Site, at, blank, mac, plain, row, with_mac};
 
 contract! {
-    what_a_node_ever_had_is_never_released
+    addresses_that_a_node_ever_had_are_never_released
     exclusion_holds_after_revoke_and_for_the_node_that_comes_after
     another_organizations_devices_exclude_nothing
     a_report_waits_while_the_server_dials_there
     a_report_elsewhere_does_not_wait
     a_server_that_died_holds_reports_up_for_a_while_only
     one_scan_of_an_organization_dials_at_a_time
-    what_the_server_finds_is_unattributed_and_no_nodes_to_claim
-    what_the_server_finds_again_is_the_same_record
+    devices_found_by_the_server_are_unattributed_and_not_claimable
+    devices_found_again_by_the_server_keep_their_record
     two_devices_at_one_endpoint_are_never_merged
     a_nodes_device_that_the_server_meets_elsewhere_is_left_alone_and_never_met_again
     only_released_addresses_are_recorded
@@ -87,7 +87,7 @@ impl Site {
             .expect("given back");
     }
 
-    async fn sighted(&self, scan: ScanId, rows: Vec<DeviceReport>, now: u64) -> Vec<Sighted> {
+    async fn sighted(&self, scan: ScanId, rows: Vec<DeviceReport>, now: u64) -> Vec<DirectOutcome> {
         let sightings = NewSightings {
             org: self.org,
             scan,
@@ -98,7 +98,7 @@ impl Site {
     }
 
     /// Stores devices that the server finds in its own scan.
-    async fn server_finds(&self, scan: ScanId, rows: Vec<DeviceReport>) -> Vec<Sighted> {
+    async fn server_finds(&self, scan: ScanId, rows: Vec<DeviceReport>) -> Vec<DirectOutcome> {
         let addresses: Vec<String> = rows.iter().map(|row| row.endpoint.ip.to_string()).collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         self.release(scan, &addresses).await;
@@ -117,14 +117,14 @@ impl Site {
     }
 }
 
-fn stored(sighted: &Sighted) -> &DeviceRow {
+fn stored(sighted: &DirectOutcome) -> &DeviceRow {
     match sighted {
-        Sighted::Stored(row) => row,
-        Sighted::OfNode { .. } | Sighted::NotReleased => panic!("{sighted:?}"),
+        DirectOutcome::Stored(row) => row,
+        DirectOutcome::OfNode { .. } | DirectOutcome::NotReleased => panic!("{sighted:?}"),
     }
 }
 
-async fn what_a_node_ever_had_is_never_released(site: Site) {
+async fn addresses_that_a_node_ever_had_are_never_released(site: Site) {
     site.node_with(
         "north",
         vec![plain("10.0.0.7", "80"), plain("10.0.0.9", "80")],
@@ -190,7 +190,7 @@ async fn a_report_waits_while_the_server_dials_there(site: Site) {
     };
     assert_eq!(waiting, ip("10.0.0.7"));
     assert!(site.devices().await.is_empty(), "nothing of it is stored");
-    assert!(site.told(command.scan).await.is_empty());
+    assert!(site.stored_events(command.scan).await.is_empty());
 
     site.give_back(run(1)).await;
     let taken = site.store.record_report(report).await.expect("taken");
@@ -254,7 +254,7 @@ async fn one_scan_of_an_organization_dials_at_a_time(site: Site) {
     assert_eq!(site.number("SELECT count(*) FROM direct_lease").await, 1);
 }
 
-async fn what_the_server_finds_is_unattributed_and_no_nodes_to_claim(site: Site) {
+async fn devices_found_by_the_server_are_unattributed_and_not_claimable(site: Site) {
     let sighted = site
         .server_finds(
             run(1),
@@ -287,7 +287,7 @@ async fn what_the_server_finds_is_unattributed_and_no_nodes_to_claim(site: Site)
     assert_eq!(site.release(run(1), &["10.0.0.7"]).await.0, ["10.0.0.7"]);
 }
 
-async fn what_the_server_finds_again_is_the_same_record(site: Site) {
+async fn devices_found_again_by_the_server_keep_their_record(site: Site) {
     let first = site
         .server_finds(run(1), found([with_mac("10.0.0.7", &mac(1))]))
         .await;
@@ -339,7 +339,7 @@ async fn a_nodes_device_that_the_server_meets_elsewhere_is_left_alone_and_never_
     let sighted = site
         .server_finds(run(1), found([with_mac("10.0.0.9", &mac(1))]))
         .await;
-    let of_node = Sighted::OfNode {
+    let of_node = DirectOutcome::OfNode {
         refusal: DirectRefusal::Attributed(node.id),
         node_name: "north".into(),
     };
@@ -356,16 +356,19 @@ async fn only_released_addresses_are_recorded(site: Site) {
     let both = found([plain("10.0.0.7", "80"), plain("10.0.0.8", "80")]);
     assert_eq!(
         site.sighted(run(2), both.clone(), 41).await,
-        [Sighted::NotReleased, Sighted::NotReleased]
+        [DirectOutcome::NotReleased, DirectOutcome::NotReleased]
     );
     let sighted = site.sighted(run(1), both.clone(), 41).await;
     assert!(
-        matches!(sighted[..], [Sighted::Stored(_), Sighted::NotReleased]),
+        matches!(
+            sighted[..],
+            [DirectOutcome::Stored(_), DirectOutcome::NotReleased]
+        ),
         "{sighted:?}"
     );
     assert_eq!(
         site.sighted(run(1), both, 85).await,
-        [Sighted::NotReleased, Sighted::NotReleased],
+        [DirectOutcome::NotReleased, DirectOutcome::NotReleased],
         "its time is over"
     );
     assert_eq!(site.devices().await.len(), 1);
@@ -486,12 +489,12 @@ async fn one_device_found_by_node_and_server_at_once_has_one_record(site: Site) 
         site.give_back(run(round as u64)).await;
         let node_won = reported == (1, 0);
         assert_eq!(
-            matches!(sighted[..], [Sighted::OfNode { .. }]),
+            matches!(sighted[..], [DirectOutcome::OfNode { .. }]),
             node_won,
             "{reported:?} {sighted:?}"
         );
         assert_eq!(
-            matches!(sighted[..], [Sighted::Stored(_)]),
+            matches!(sighted[..], [DirectOutcome::Stored(_)]),
             !node_won,
             "{reported:?} {sighted:?}"
         );

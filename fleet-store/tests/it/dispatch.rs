@@ -272,7 +272,7 @@ async fn one_command_is_in_flight_a_node(site: Site) {
     assert_eq!(site.issue(north).await, None);
     assert!(
         site.issue(south).await.is_some(),
-        "another node's lane is its own"
+        "another node's permit is its own"
     );
     site.store
         .release_stream(south.id, south.epoch, at(21))
@@ -359,7 +359,7 @@ async fn nodes_with_work_are_those_that_could_start(site: Site) {
     assert_eq!(
         with_work(&site, 20).await,
         [north.id],
-        "the other's lane is taken"
+        "the other's permit is taken"
     );
     site.store
         .release_stream(north.id, north.epoch, at(20))

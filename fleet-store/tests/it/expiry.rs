@@ -12,7 +12,7 @@ contract! {
     a_deadline_ends_the_chunk
     a_scan_queued_for_too_long_expires
     a_scan_that_ran_and_was_left_waiting_ends_by_its_chunks
-    an_abandoned_scan_that_never_queues_is_swept
+    an_abandoned_scan_that_is_never_queued_is_expired
     end_scan_ends_once
     revoking_ends_scans_and_keeps_results
 }
@@ -149,7 +149,7 @@ async fn a_scan_that_ran_and_was_left_waiting_ends_by_its_chunks(site: Site) {
     );
 }
 
-async fn an_abandoned_scan_that_never_queues_is_swept(site: Site) {
+async fn an_abandoned_scan_that_is_never_queued_is_expired(site: Site) {
     let offline = site.confirmed("offline").await;
     let scan = site
         .create(NewScan {
@@ -247,7 +247,7 @@ async fn revoking_ends_scans_and_keeps_results(site: Site) {
             .map(|ledger| ledger.identified),
         Some(1)
     );
-    assert_eq!(site.told(command.scan).await.len(), 1);
+    assert_eq!(site.stored_events(command.scan).await.len(), 1);
     assert_eq!(
         site.devices().await[0].node,
         Some(node.id),

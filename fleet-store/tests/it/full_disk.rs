@@ -56,7 +56,7 @@ async fn create(store: &SqlStore, email: &str) -> Result<(), CreateOperatorError
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_on_a_full_disk_is_stored() {
+async fn answers_acknowledged_on_a_full_disk_are_stored() {
     let Some(disk) = SmallDisk::mount() else {
         crate::site::skip("tmpfs cannot be mounted here");
         return;

@@ -10,14 +10,14 @@ use crate::site::{Node, Row, Site, at, blank, plain, row, with_mac};
 contract! {
     a_changed_name_says_why_and_is_taken_back
     two_records_become_one_and_are_taken_apart
-    what_was_told_apart_stays_apart
+    separated_devices_stay_separate
     a_binding_goes_over_with_its_record_and_back
     a_record_that_ended_is_found_by_its_id_and_names
     a_change_is_taken_back_once_and_by_its_own_organization
     a_replacement_takes_over_what_the_dead_node_knew_by_place_and_type
     only_a_revoked_node_is_replaced_and_by_one
-    places_stay_remembered_whatever_becomes_of_the_records
-    what_another_has_is_shown_until_it_is_resolved
+    endpoints_stay_stored_after_changes_of_their_records
+    a_conflict_with_another_record_is_shown_until_it_is_resolved
     refused_devices_of_a_node_are_bounded
     evidence_of_a_former_name_is_kept
 }
@@ -52,7 +52,7 @@ async fn device(site: &Site, id: i64) -> DeviceRow {
         .expect("there")
 }
 
-async fn undo(site: &Site, change: IdentityChangeId) -> Result<ToldApart, UndoError> {
+async fn undo(site: &Site, change: IdentityChangeId) -> Result<SeparatedDevices, UndoError> {
     site.store
         .undo_identity_change(site.org, change, site.actor(), at(80))
         .await
@@ -106,7 +106,7 @@ async fn a_changed_name_says_why_and_is_taken_back(site: Site) {
     assert!(
         trail
             .iter()
-            .any(|row| row.entry.action == "device.tell_apart")
+            .any(|row| row.entry.action == "device.separate")
     );
 }
 
@@ -149,7 +149,7 @@ async fn two_records_become_one_and_are_taken_apart(site: Site) {
     assert_eq!(device(&site, 1).await.facts.firmware, "1.2");
 }
 
-async fn what_was_told_apart_stays_apart(site: Site) {
+async fn separated_devices_stay_separate(site: Site) {
     let node = site.node("north").await;
     scan(
         &site,
@@ -284,8 +284,8 @@ async fn a_replacement_takes_over_what_the_dead_node_knew_by_place_and_type(site
         .revoke_node(site.org, north.id, None, site.actor(), at(50))
         .await
         .expect("revoked");
-    let stranger = site.node("stranger").await;
-    scan(&site, stranger, vec![plain("10.0.0.9", "80")]).await;
+    let outsider = site.node("outsider").await;
+    scan(&site, outsider, vec![plain("10.0.0.9", "80")]).await;
     assert_eq!(
         device(&site, 3).await.node,
         Some(north.id),
@@ -412,7 +412,7 @@ async fn only_a_revoked_node_is_replaced_and_by_one(site: Site) {
     );
 }
 
-async fn places_stay_remembered_whatever_becomes_of_the_records(site: Site) {
+async fn endpoints_stay_stored_after_changes_of_their_records(site: Site) {
     let node = site.node("north").await;
     scan(
         &site,
@@ -441,7 +441,7 @@ async fn refusals(site: &Site) -> Vec<RefusedDevice> {
     rows
 }
 
-async fn what_another_has_is_shown_until_it_is_resolved(site: Site) {
+async fn a_conflict_with_another_record_is_shown_until_it_is_resolved(site: Site) {
     let (north, south) = (site.node("north").await, site.node("south").await);
     scan(&site, north, vec![with_mac("10.0.0.7", MAC)]).await;
     for _ in 0..2 {

@@ -37,14 +37,14 @@ async fn a_dropped_operation_leaves_all_or_nothing(site: Site) {
     }
     let whole = vec![plain("10.0.0.200", "80")];
     assert_eq!(site.reported(node, command.command, whole).await, (1, 0));
-    let told = site.told(command.scan).await.len() as i64;
+    let events = site.stored_events(command.scan).await.len() as i64;
     for table in ["device", "report_row", "report", "node_endpoint"] {
         let rows = site.number(&format!("SELECT count(*) FROM {table}")).await;
-        assert_eq!(rows, told, "{table}");
+        assert_eq!(rows, events, "{table}");
     }
     site.acked(node, command.command, AckCode::Ok).await;
     let ledger = site.look(command.scan).await.ledger.expect("ended");
-    assert_eq!(ledger.accepted as i64, told);
+    assert_eq!(ledger.accepted as i64, events);
 }
 
 /// A foreign transaction that has written the node's row.

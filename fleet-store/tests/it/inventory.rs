@@ -12,14 +12,14 @@ contract! {
     a_device_keeps_its_id_across_scans
     blank_fields_never_erase_known_ones
     a_device_that_shows_a_mac_stays_one_record
-    another_device_takes_the_place
+    another_device_takes_the_endpoint
     two_rows_of_one_device_in_one_report_agree
     a_live_nodes_device_is_refused_to_another
     a_revoked_nodes_device_moves_to_its_new_reporter
     a_bound_device_is_refused_to_other_nodes
-    what_the_server_found_is_no_nodes
+    devices_found_by_the_server_belong_to_no_node
     two_sites_with_one_range_stay_apart
-    every_place_ever_attributed_is_remembered
+    every_endpoint_ever_attributed_is_stored
     last_seen_moves_by_accepted_reports_only
     devices_are_listed_page_by_page
 }
@@ -112,7 +112,7 @@ async fn a_device_that_shows_a_mac_stays_one_record(site: Site) {
     );
 }
 
-async fn another_device_takes_the_place(site: Site) {
+async fn another_device_takes_the_endpoint(site: Site) {
     let node = site.node("north").await;
     let other = "02:00:5E:00:00:02";
     scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await;
@@ -268,7 +268,7 @@ async fn a_bound_device_is_refused_to_other_nodes(site: Site) {
     );
 }
 
-async fn what_the_server_found_is_no_nodes(site: Site) {
+async fn devices_found_by_the_server_belong_to_no_node(site: Site) {
     let node = site.node("north").await;
     scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await;
     let device = only(&site).await.id;
@@ -335,7 +335,7 @@ async fn two_sites_with_one_range_stay_apart(site: Site) {
     );
 }
 
-async fn every_place_ever_attributed_is_remembered(site: Site) {
+async fn every_endpoint_ever_attributed_is_stored(site: Site) {
     let node = site.node("north").await;
     for ip in ["10.0.0.7", "10.0.0.8", "10.0.0.7"] {
         scan(&site, node, vec![with_mac(ip, MAC)]).await;

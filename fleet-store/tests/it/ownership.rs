@@ -161,7 +161,7 @@ async fn every_case_under_concurrency_ends_as_the_table_allows(site: Site) {
             }
             let mut happened = ["", ""];
             for (at, command) in commands.iter().enumerate() {
-                happened[at] = told(&raw, command, case).await;
+                happened[at] = settle_report(&raw, command, case).await;
             }
             // The record's name shows whether it was inherited or updated.
             let owner = owner_of(&raw, case.device).await;
@@ -275,7 +275,7 @@ async fn set_up(site: &Site, raw: &DatabaseConnection, nodes: &Nodes, table: &Ta
 }
 
 /// The answer for a node's row: whether it was rejected, otherwise the record's id.
-async fn told(
+async fn settle_report(
     raw: &DatabaseConnection,
     command: &fleet_core::CommandId,
     case: &Case,

@@ -12,7 +12,7 @@ use crate::{
 
 contract! {
     a_device_is_bound_to_one_node_and_the_same_again_changes_nothing
-    what_is_bound_elsewhere_says_to_unpair_first
+    the_refusal_of_a_bound_device_says_to_unpair_first
     binding_moves_the_attribution
     another_tenants_devices_and_nodes_are_not_there
     an_unpaired_device_can_be_paired_again
@@ -158,7 +158,7 @@ async fn a_device_is_bound_to_one_node_and_the_same_again_changes_nothing(site: 
     assert_eq!(pairs, 1, "what changes nothing leaves no record");
 }
 
-async fn what_is_bound_elsewhere_says_to_unpair_first(site: Site) {
+async fn the_refusal_of_a_bound_device_says_to_unpair_first(site: Site) {
     let (north, south) = (site.node("north").await, site.confirmed("south").await);
     let device = site.found_by(north, "10.0.0.7").await;
     site.bind(north.id, device).await.expect("bound");

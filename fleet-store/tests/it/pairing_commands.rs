@@ -19,7 +19,7 @@ contract! {
     a_result_sets_the_status_and_the_binding_together
     a_report_delivered_again_changes_nothing
     only_what_was_asked_for_is_taken_and_each_once
-    what_was_sealed_goes_with_the_binding
+    sealed_credentials_are_deleted_with_the_binding
     devices_that_were_never_reported_have_failed
     a_node_that_pairs_runs_nothing_else
     a_part_is_sent_once_and_the_next_follows_its_ack
@@ -36,13 +36,13 @@ contract! {
     all_that_is_unpaired_leaves_out_what_wants_a_password
     another_tenant_sees_nothing_of_it
     results_race_unpairing_and_revocation
-    what_a_lost_node_had_paired_is_paired_again_by_its_replacement
+    a_replacement_pairs_the_devices_of_a_lost_node_again
 }
 
 impl Site {
-    async fn targets(&self, node: Node, wish: PairSelection) -> PairTargets {
+    async fn targets(&self, node: Node, selection: PairSelection) -> PairTargets {
         self.store
-            .pair_targets(self.org, node.id, wish)
+            .pair_targets(self.org, node.id, selection)
             .await
             .expect("read")
     }
@@ -61,12 +61,12 @@ impl Site {
     async fn target(&self, node: Node, device: DeviceId) -> PairTarget {
         let rows = self.devices().await;
         let row = rows.iter().find(|row| row.id == device).expect("known");
-        let wish = PairSelection {
+        let selection = PairSelection {
             identifiers: vec![row.identifier.to_string()],
             all_unpaired: false,
             with_password: true,
         };
-        let found = self.targets(node, wish).await;
+        let found = self.targets(node, selection).await;
         found.targets.into_iter().next().expect("a target")
     }
 
@@ -119,7 +119,7 @@ impl Site {
         row.expect("known").identifier.to_string()
     }
 
-    async fn said(&self, device: DeviceId, outcome: PairOutcome) -> PairRow {
+    async fn row(&self, device: DeviceId, outcome: PairOutcome) -> PairRow {
         PairRow {
             result: PairResult::parse(RawPairResult {
                 identifier: &self.identifier(device).await,
@@ -185,13 +185,13 @@ async fn a_result_sets_the_status_and_the_binding_together(site: Site) {
     let north = site.node("north").await;
     let devices = site.several(north, 4).await;
     let (pairing, command) = site.pairing(north, &devices).await;
-    let mut default = site.said(devices[1], PairOutcome::Paired).await;
+    let mut default = site.row(devices[1], PairOutcome::Paired).await;
     default.result.default_password = Some(true);
     let rows = vec![
-        site.said(devices[0], PairOutcome::Paired).await,
+        site.row(devices[0], PairOutcome::Paired).await,
         default,
-        site.said(devices[2], PairOutcome::AuthNeeded).await,
-        site.said(devices[3], PairOutcome::Error).await,
+        site.row(devices[2], PairOutcome::AuthNeeded).await,
+        site.row(devices[3], PairOutcome::Error).await,
     ];
     assert_eq!(
         site.results(north, command, rows).await.expect("taken"),
@@ -220,7 +220,7 @@ async fn a_result_sets_the_status_and_the_binding_together(site: Site) {
             .expect("read")
             .iter()
             .all(|row| row.assigned_by == Some(site.operator)),
-        "whoever asked for it bound it"
+        "the node that requested it is the binder"
     );
 }
 
@@ -228,7 +228,7 @@ async fn a_report_delivered_again_changes_nothing(site: Site) {
     let north = site.node("north").await;
     let devices = site.several(north, 2).await;
     let (pairing, command) = site.pairing(north, &devices).await;
-    let row = site.said(devices[0], PairOutcome::Paired).await;
+    let row = site.row(devices[0], PairOutcome::Paired).await;
     for _ in 0..3 {
         let rows = vec![row.clone(), row.clone()];
         assert_eq!(
@@ -255,9 +255,9 @@ async fn only_what_was_asked_for_is_taken_and_each_once(site: Site) {
     let (north, south) = (site.node("north").await, site.node("south").await);
     let devices = site.several(north, 2).await;
     let (pairing, command) = site.pairing(north, &devices[..1]).await;
-    let asked = site.said(devices[0], PairOutcome::AuthFailed).await;
-    let other = site.said(devices[0], PairOutcome::Paired).await;
-    let unasked = site.said(devices[1], PairOutcome::Paired).await;
+    let asked = site.row(devices[0], PairOutcome::AuthFailed).await;
+    let other = site.row(devices[0], PairOutcome::Paired).await;
+    let unasked = site.row(devices[1], PairOutcome::Paired).await;
     let malformed = (PairRejectReason::Outcome, "x".to_owned());
     let report = NewPairResults {
         node: north.id,
@@ -305,13 +305,13 @@ async fn only_what_was_asked_for_is_taken_and_each_once(site: Site) {
     assert!(matches!(refused, Err(ReportError::NotInFlight(_))));
 }
 
-async fn what_was_sealed_goes_with_the_binding(site: Site) {
+async fn sealed_credentials_are_deleted_with_the_binding(site: Site) {
     let (north, south) = (site.node("north").await, site.confirmed("south").await);
     let kept = "SELECT count(*) FROM device_credential";
     for released_by in 0..3 {
         let device = site.several(north, 1).await[0];
         let (_, command) = site.pairing(north, &[device]).await;
-        let row = site.said(device, PairOutcome::Paired).await;
+        let row = site.row(device, PairOutcome::Paired).await;
         site.results(north, command, vec![row])
             .await
             .expect("taken");
@@ -340,7 +340,7 @@ async fn devices_that_were_never_reported_have_failed(site: Site) {
     let north = site.node("north").await;
     let devices = site.several(north, 2).await;
     let (pairing, command) = site.pairing(north, &devices).await;
-    let row = site.said(devices[0], PairOutcome::Paired).await;
+    let row = site.row(devices[0], PairOutcome::Paired).await;
     site.results(north, command, vec![row])
         .await
         .expect("taken");
@@ -405,7 +405,7 @@ async fn a_part_is_sent_once_and_the_next_follows_its_ack(site: Site) {
         );
         assert_eq!(site.step(north, pairing).await.1, PairingStep::Waits);
         assert_eq!(site.issue(north).await, None);
-        let row = site.said(*device, PairOutcome::Paired).await;
+        let row = site.row(*device, PairOutcome::Paired).await;
         site.results(north, command, vec![row])
             .await
             .expect("taken");
@@ -490,7 +490,7 @@ async fn a_node_that_comes_back_without_it_has_lost_it(site: Site) {
     let mut north = site.node("north").await;
     let devices = site.several(north, 2).await;
     let (pairing, command) = site.pairing(north, &devices).await;
-    let row = site.said(devices[0], PairOutcome::Paired).await;
+    let row = site.row(devices[0], PairOutcome::Paired).await;
     site.results(north, command, vec![row.clone()])
         .await
         .expect("taken");
@@ -524,7 +524,7 @@ async fn a_node_that_still_pairs_goes_on_under_its_new_stream(site: Site) {
         Acked::Stale,
         "an old stream has no say"
     );
-    let row = site.said(devices[0], PairOutcome::Paired).await;
+    let row = site.row(devices[0], PairOutcome::Paired).await;
     site.results(north, command, vec![row])
         .await
         .expect("taken");
@@ -572,7 +572,7 @@ async fn canceling_sends_no_more_and_keeps_what_came(site: Site) {
     };
     assert_eq!(cancel().await, Some((north.id, command)));
     assert_eq!(cancel().await, Some((north.id, command)));
-    let row = site.said(devices[0], PairOutcome::Paired).await;
+    let row = site.row(devices[0], PairOutcome::Paired).await;
     site.results(north, command, vec![row])
         .await
         .expect("taken");
@@ -596,7 +596,7 @@ async fn a_result_of_a_device_that_was_released_is_not_taken(site: Site) {
     let devices = site.several(north, 1).await;
     let (pairing, command) = site.pairing(north, &devices).await;
     assert_eq!(site.unbind(devices[0]).await, Changed::Yes);
-    let row = site.said(devices[0], PairOutcome::Paired).await;
+    let row = site.row(devices[0], PairOutcome::Paired).await;
     assert_eq!(
         site.results(north, command, vec![row])
             .await
@@ -635,7 +635,7 @@ async fn another_nodes_device_is_not_taken_by_a_result(site: Site) {
     let devices = site.several(north, 1).await;
     let (_, command) = site.pairing(north, &devices).await;
     site.bind(south, devices[0]).await.expect("bound");
-    let row = site.said(devices[0], PairOutcome::Paired).await;
+    let row = site.row(devices[0], PairOutcome::Paired).await;
     assert_eq!(
         site.results(north, command, vec![row])
             .await
@@ -653,19 +653,19 @@ async fn all_that_is_unpaired_leaves_out_what_wants_a_password(site: Site) {
     site.several(south, 1).await;
     let (_, command) = site.pairing(north, &devices[..2]).await;
     let rows = vec![
-        site.said(devices[0], PairOutcome::Paired).await,
-        site.said(devices[1], PairOutcome::AuthNeeded).await,
+        site.row(devices[0], PairOutcome::Paired).await,
+        site.row(devices[1], PairOutcome::AuthNeeded).await,
     ];
     site.results(north, command, rows).await.expect("taken");
     site.acked(north, command, AckCode::Ok).await;
     site.bind(south.id, devices[3]).await.expect("bound");
     let all = async |with_password| {
-        let wish = PairSelection {
+        let selection = PairSelection {
             identifiers: Vec::new(),
             all_unpaired: true,
             with_password,
         };
-        let found = site.targets(north, wish).await;
+        let found = site.targets(north, selection).await;
         assert_eq!(found.refused, []);
         found
             .targets
@@ -676,7 +676,7 @@ async fn all_that_is_unpaired_leaves_out_what_wants_a_password(site: Site) {
     assert_eq!(all(false).await, [devices[2]]);
     assert_eq!(all(true).await, [devices[1], devices[2]]);
     // An explicit selection pairs paired devices again. Other devices get a reason.
-    let wish = PairSelection {
+    let selection = PairSelection {
         identifiers: vec![
             site.identifier(devices[0]).await,
             site.identifier(devices[3]).await,
@@ -685,7 +685,7 @@ async fn all_that_is_unpaired_leaves_out_what_wants_a_password(site: Site) {
         all_unpaired: true,
         with_password: false,
     };
-    let found = site.targets(north, wish).await;
+    let found = site.targets(north, selection).await;
     assert_eq!(
         found
             .targets
@@ -717,12 +717,12 @@ async fn another_tenant_sees_nothing_of_it(site: Site) {
         .cancel_pairing(other, pairing, site.actor(), at(105))
         .await;
     assert!(matches!(canceled, Err(CancelPairingError::NotFound(_))));
-    let wish = PairSelection {
+    let selection = PairSelection {
         identifiers: vec![site.identifier(devices[0]).await],
         all_unpaired: true,
         with_password: true,
     };
-    let found = site.store.pair_targets(other, north.id, wish).await;
+    let found = site.store.pair_targets(other, north.id, selection).await;
     assert_eq!(found.expect("read").targets, []);
 }
 
@@ -735,7 +735,7 @@ async fn results_race_unpairing_and_revocation(site: Site) {
         let (_, command) = site.pairing(north, &devices).await;
         let mut rows = Vec::new();
         for device in &devices {
-            rows.push(site.said(*device, PairOutcome::Paired).await);
+            rows.push(site.row(*device, PairOutcome::Paired).await);
         }
         let contest = |what: usize| {
             let (site, rows, devices) = (site.clone(), rows.clone(), devices.clone());
@@ -768,13 +768,13 @@ async fn results_race_unpairing_and_revocation(site: Site) {
     }
 }
 
-async fn what_a_lost_node_had_paired_is_paired_again_by_its_replacement(site: Site) {
+async fn a_replacement_pairs_the_devices_of_a_lost_node_again(site: Site) {
     let north = site.node("north").await;
     let device = site.found_by(north, "10.0.0.7").await;
     let named = site.identifier(device).await;
     assert!(named.starts_with("auto:"), "{named}");
     let (_, command) = site.pairing(north, &[device]).await;
-    let paired = vec![site.said(device, PairOutcome::Paired).await];
+    let paired = vec![site.row(device, PairOutcome::Paired).await];
     let taken = site.results(north, command, paired).await;
     assert_eq!(taken.expect("taken"), (1, 0));
     site.revoke(north.id).await;
@@ -786,12 +786,12 @@ async fn what_a_lost_node_had_paired_is_paired_again_by_its_replacement(site: Si
 
     // The replacement node may pair the device only after it has reported it.
     let heir = site.replacement("heir", north.id).await;
-    let wish = || PairSelection {
+    let selection = || PairSelection {
         identifiers: Vec::new(),
         all_unpaired: true,
         with_password: true,
     };
-    assert_eq!(site.targets(heir, wish()).await.targets, []);
+    assert_eq!(site.targets(heir, selection()).await.targets, []);
     let scan = site.running(heir, "10.0.0.7").await;
     let rows = vec![crate::site::plain("10.0.0.7", "80")];
     assert_eq!(site.reported(heir, scan.command, rows).await, (1, 0));
@@ -800,12 +800,12 @@ async fn what_a_lost_node_had_paired_is_paired_again_by_its_replacement(site: Si
     assert_eq!(site.devices().await.len(), 1, "one record");
 
     let (pairing, command) = site.pairing(heir, &[device]).await;
-    let paired = vec![site.said(device, PairOutcome::Paired).await];
+    let paired = vec![site.row(device, PairOutcome::Paired).await];
     let taken = site.results(heir, command, paired).await;
     assert_eq!(taken.expect("taken"), (1, 0));
     site.acked(heir, command, AckCode::Ok).await;
-    let (told, ended) = site.came_of(pairing).await;
-    assert_eq!(told, [(device, PairingStatus::Paired)]);
+    let (statuses, ended) = site.came_of(pairing).await;
+    assert_eq!(statuses, [(device, PairingStatus::Paired)]);
     assert_eq!(ended, Some(Code::Ok));
     let again = site.pairing_of(device).await;
     assert_eq!(again.binding, Binding::Node(heir.id));

@@ -188,7 +188,7 @@ async fn the_same_report_delivered_at_once_counts_once(site: Site) {
             .all(|answer| (answer.accepted, answer.rejected) == (50, 1)),
         "{answers:?}"
     );
-    assert_eq!(site.told(command.scan).await.len(), 50);
+    assert_eq!(site.stored_events(command.scan).await.len(), 50);
     assert_eq!(site.devices().await.len(), 50);
     assert_eq!(site.number("SELECT rows FROM command").await, 50);
 }
@@ -225,7 +225,7 @@ async fn a_report_races_the_ack(site: Site) {
             (stored, stored),
             "accepted is in the ledger, or refused"
         );
-        assert_eq!(site.told(command.scan).await.len() as u64, stored);
+        assert_eq!(site.stored_events(command.scan).await.len() as u64, stored);
     }
 }
 
@@ -252,7 +252,7 @@ async fn a_report_races_the_revocation(site: Site) {
             (row.state, row.ledger.map(|ledger| ledger.accepted)),
             (ScanState::Failed, Some(stored))
         );
-        assert_eq!(site.told(command.scan).await.len() as u64, stored);
+        assert_eq!(site.stored_events(command.scan).await.len() as u64, stored);
     }
 }
 

@@ -7,14 +7,14 @@ use sea_orm::ConnectionTrait;
 use crate::site::{Row, Site, blank, plain, row};
 
 contract! {
-    another_identifier_at_a_reported_place_is_refused
+    another_identifier_at_a_reported_endpoint_is_refused
     bad_rows_are_refused_by_themselves_and_counted
     a_command_never_stores_more_than_its_quota
     a_flood_of_refused_rows_ends_the_command
     refusals_are_one_audit_record_a_command_and_reason
 }
 
-async fn another_identifier_at_a_reported_place_is_refused(site: Site) {
+async fn another_identifier_at_a_reported_endpoint_is_refused(site: Site) {
     let node = site.node("north").await;
     let command = site.running(node, "10.0.0.0/24").await;
     assert_eq!(
@@ -102,7 +102,7 @@ async fn a_command_never_stores_more_than_its_quota(site: Site) {
         (6, 6)
     );
     assert_eq!(site.number("SELECT rows FROM command").await, 60);
-    assert_eq!(site.told(scan).await.len(), 60);
+    assert_eq!(site.stored_events(scan).await.len(), 60);
     // Even if the stored scope admits more, the quota limits the whole report.
     let raw = site.raw().await;
     raw.execute_unprepared("UPDATE command SET rows = 59; DELETE FROM report_row")
@@ -212,5 +212,5 @@ async fn refusals_are_one_audit_record_a_command_and_reason(site: Site) {
         reason.contains("address out of scope") && reason.contains("10.9.0.1"),
         "{reason}"
     );
-    assert_eq!(six.entry.actor.who, Who::Node(node.id));
+    assert_eq!(six.entry.actor.principal, Principal::Node(node.id));
 }

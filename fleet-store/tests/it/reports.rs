@@ -7,7 +7,7 @@ use fleet_store::*;
 use crate::site::{Node, Row, Site, at, blank, command_id, mac, plain, row};
 
 contract! {
-    an_accepted_device_is_stored_and_told_together
+    an_accepted_device_and_its_event_are_stored_together
     the_same_report_again_is_answered_as_the_first_time
     the_same_rows_in_another_report_change_nothing
     a_full_report_fits
@@ -17,7 +17,7 @@ contract! {
     pins_are_stored_before_the_first_report
 }
 
-async fn an_accepted_device_is_stored_and_told_together(site: Site) {
+async fn an_accepted_device_and_its_event_are_stored_together(site: Site) {
     let node = site.node("north").await;
     let command = site.running(node, "10.0.0.0/24").await;
     let full = row(RawDeviceReport {
@@ -71,11 +71,11 @@ async fn an_accepted_device_is_stored_and_told_together(site: Site) {
         (found.device, &found.identifier, Some(found.endpoint)),
         (device.id, &device.identifier, device.endpoint)
     );
-    let told = DeviceFacts {
+    let facts = DeviceFacts {
         evidence: String::new(),
         ..facts
     };
-    assert_eq!(found.facts, told);
+    assert_eq!(found.facts, facts);
     assert_eq!(found.elapsed_ms, 10_000);
 }
 
@@ -141,7 +141,7 @@ async fn the_same_rows_in_another_report_change_nothing(site: Site) {
     assert_eq!(site.reported(node, command.command, more).await, (5, 0));
     assert_eq!(site.log(command.scan).await[..2], log);
     assert_eq!(site.devices().await[..2], devices);
-    assert_eq!(site.told(command.scan).await.len(), 3);
+    assert_eq!(site.stored_events(command.scan).await.len(), 3);
     assert_eq!(site.number("SELECT rows FROM command").await, 3);
 }
 
@@ -166,7 +166,7 @@ async fn a_full_report_fits(site: Site) {
         site.reported(node, command.command, rows("")).await,
         (1_022, 2)
     );
-    assert_eq!(site.told(command.scan).await.len(), 1_022);
+    assert_eq!(site.stored_events(command.scan).await.len(), 1_022);
     site.acked(node, command.command, AckCode::Ok).await;
     assert_eq!(
         site.look(command.scan)
@@ -373,8 +373,8 @@ async fn pins_are_stored_before_the_first_report(site: Site) {
         .await
         .expect("answered");
     assert_eq!(otherwise.refused.len(), 1, "the first word stands");
-    let told = site.log(scan).await;
-    assert_eq!(told.len(), 3, "each name is told once: {told:?}");
+    let events = site.log(scan).await;
+    assert_eq!(events.len(), 3, "one event per name: {events:?}");
 
     let rows = ["10.0.0.7", "10.0.0.8", "10.0.0.9", "10.0.0.66"]
         .map(|ip| plain(ip, "80"))

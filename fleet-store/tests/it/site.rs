@@ -15,7 +15,7 @@ use fleet_core::{
 use fleet_store::*;
 use sea_orm::{ConnectionTrait, Database};
 
-mod words;
+mod steps;
 
 /// Creates both tests of each listed function `async fn(Site)`.
 macro_rules! contract {
@@ -39,7 +39,7 @@ macro_rules! contract {
 const POSTGRES: &str = "FLEET_TEST_POSTGRES";
 
 /// Reports a skipped test by name: on standard error, and in the list of the test run if there is one.
-#[expect(clippy::print_stderr, reason = "what was skipped is said by name")]
+#[expect(clippy::print_stderr, reason = "skipped tests are named")]
 pub(crate) fn skip(why: &str) {
     let thread = std::thread::current();
     let line = format!("{}: {why}", thread.name().unwrap_or("a test"));
@@ -122,7 +122,7 @@ pub(crate) fn command_id() -> CommandId {
 
 pub(crate) fn nobody() -> Actor {
     Actor {
-        who: Who::Anonymous,
+        principal: Principal::Anonymous,
         from: None,
     }
 }

@@ -12,7 +12,7 @@ contract! {
     an_epoch_only_grows_and_one_is_current
     a_stale_release_changes_nothing
     only_a_confirmed_node_can_claim
-    what_the_node_announced_is_remembered
+    announced_node_properties_are_stored
     commands_that_still_run_are_adopted
     a_forgotten_command_is_issued_again_under_a_new_id
     a_chunk_lost_three_times_is_not_reached
@@ -20,7 +20,7 @@ contract! {
     a_canceled_command_is_adopted_as_canceled
     two_machines_with_one_identity_are_found_out_over_all_servers
     a_refused_machine_is_forgotten_ten_minutes_after_the_last_refusal
-    what_other_servers_claim_is_told
+    claims_of_other_servers_are_listed
 }
 
 async fn an_epoch_only_grows_and_one_is_current(site: Site) {
@@ -112,7 +112,7 @@ async fn only_a_confirmed_node_can_claim(site: Site) {
     }
 }
 
-async fn what_the_node_announced_is_remembered(site: Site) {
+async fn announced_node_properties_are_stored(site: Site) {
     let node = site.confirmed("north").await;
     let hello = Hello {
         version: "1.2.3".into(),
@@ -208,9 +208,9 @@ async fn a_forgotten_command_is_issued_again_under_a_new_id(site: Site) {
     assert_eq!(site.reported(node, second.command, rows).await, (3, 0));
     site.acked(node, second.command, AckCode::Ok).await;
     assert_eq!(
-        site.told(first.scan).await.len(),
+        site.stored_events(first.scan).await.len(),
         3,
-        "nothing is told twice"
+        "no event is stored twice"
     );
     let ledger = site.look(first.scan).await.ledger.expect("ended");
     assert_eq!(
@@ -384,20 +384,20 @@ async fn a_refused_machine_is_forgotten_ten_minutes_after_the_last_refusal(site:
     back.expect("is let in again");
 }
 
-async fn what_other_servers_claim_is_told(site: Site) {
+async fn claims_of_other_servers_are_listed(site: Site) {
     let (north, south) = (site.confirmed("north").await, site.confirmed("south").await);
     let claim = |node, server, now| site.store.claim_stream(claim_of(node, 1, server, now));
     claim(north, 1, 10).await.expect("claimed");
     claim(south, 1, 10).await.expect("claimed");
     let moved = claim(north, 2, 20).await.expect("claimed").epoch;
-    let told = |server: u8, since| {
+    let claims = |server: u8, since| {
         let store = site.store.clone();
         async move {
-            let told = store.claimed_elsewhere(ReplicaId([server; 16]), at(since));
-            told.await.expect("read")
+            let claims = store.claimed_elsewhere(ReplicaId([server; 16]), at(since));
+            claims.await.expect("read")
         }
     };
-    assert_eq!(told(1, 15).await, [(north, moved)]);
-    assert_eq!(told(2, 15).await, []);
-    assert_eq!(told(1, 21).await, []);
+    assert_eq!(claims(1, 15).await, [(north, moved)]);
+    assert_eq!(claims(2, 15).await, []);
+    assert_eq!(claims(1, 21).await, []);
 }

@@ -13,7 +13,7 @@ use fleet_store::*;
 use crate::site::{Node, Site, at, plain};
 
 contract! {
-    whatever_happens_logs_are_dense_and_ledgers_add_up
+    logs_are_dense_and_ledgers_add_up_after_random_operations
 }
 
 const WALKS: u64 = 6;
@@ -49,7 +49,7 @@ struct Walk {
     commands: Vec<(Node, CommandId)>,
 }
 
-async fn whatever_happens_logs_are_dense_and_ledgers_add_up(site: Site) {
+async fn logs_are_dense_and_ledgers_add_up_after_random_operations(site: Site) {
     for seed in 0..WALKS {
         let node = site.node(&format!("node {seed}.0")).await;
         let mut walk = Walk {
@@ -140,7 +140,7 @@ impl Walk {
     }
 
     /// Usually the command in flight, if there is one.
-    fn some_command(&mut self) -> Option<(Node, CommandId)> {
+    fn any_command(&mut self) -> Option<(Node, CommandId)> {
         match self.dice.roll(4) {
             0 => self.dice.pick(&self.commands),
             _ => self.commands.last().copied(),
@@ -167,7 +167,7 @@ impl Walk {
     }
 
     async fn report(&mut self) {
-        let Some((node, command)) = self.some_command() else {
+        let Some((node, command)) = self.any_command() else {
             return;
         };
         let rows = (0..self.dice.roll(6))
@@ -189,7 +189,7 @@ impl Walk {
     }
 
     async fn ack(&mut self) {
-        let Some((node, command)) = self.some_command() else {
+        let Some((node, command)) = self.any_command() else {
             return;
         };
         let code = [
@@ -237,14 +237,14 @@ impl Walk {
     async fn check(&self, scan: ScanId, seed: u64) -> ScanState {
         let row = self.site.look(scan).await;
         let log = self.site.log(scan).await;
-        let mut told: Vec<_> = self.site.told(scan).await;
-        let all = told.len();
-        told.sort();
-        told.dedup();
+        let mut events: Vec<_> = self.site.stored_events(scan).await;
+        let all = events.len();
+        events.sort();
+        events.dedup();
         assert_eq!(
-            told.len(),
+            events.len(),
             all,
-            "seed {seed}: a device of {scan} is told twice"
+            "seed {seed}: a device of {scan} has two events"
         );
         let stored = format!(
             "SELECT count(DISTINCT ip) FROM report_row WHERE scan_id = '{scan}' AND refusal IS NULL"
@@ -252,7 +252,7 @@ impl Walk {
         assert_eq!(
             self.site.number(&stored).await as usize,
             all,
-            "seed {seed}: what {scan} stored is told"
+            "seed {seed}: what {scan} stored has an event"
         );
         assert!(
             row.progress.done <= row.progress.total,

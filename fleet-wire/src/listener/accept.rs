@@ -84,7 +84,7 @@ where
     };
     let tls = config.tls.as_ref().map(super::TlsIdentity::acceptor);
     let mut pause = MIN_PAUSE;
-    let mut told = Summary::of(&config.counts);
+    let mut before = Summary::of(&config.counts);
     let mut summary = tokio::time::interval(SUMMARY);
     summary.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -93,8 +93,8 @@ where
             () = shutdown.cancelled() => break,
             _ = summary.tick() => {
                 let now = Summary::of(&config.counts);
-                now.warn_since(&told);
-                told = now;
+                now.warn_since(&before);
+                before = now;
                 continue;
             }
             accepted = listener.accept() => accepted,

@@ -90,7 +90,7 @@ fn the_calls_before_a_session() {
 }
 
 #[test]
-fn what_a_node_uploads() {
+fn uploads_of_a_node() {
     check(&heartbeat(), cases! { "sent_at": |m| m.sent_at = None; });
     let report = ReportDiscoveredDevicesRequest {
         devices: Vec::new(),
@@ -121,7 +121,7 @@ fn what_a_node_uploads() {
 }
 
 #[test]
-fn what_goes_up_the_stream() {
+fn messages_from_the_node() {
     check(
         &ControlHello::default(),
         cases! {
@@ -198,7 +198,7 @@ fn what_goes_up_the_stream() {
 }
 
 #[test]
-fn what_comes_down_the_stream() {
+fn messages_to_the_node() {
     let command = ControlCommand {
         command_id: "c".to_owned(),
         payload: vec![0; 1 << 20].into(),

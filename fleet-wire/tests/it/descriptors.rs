@@ -50,7 +50,7 @@ fn child() {
         .block_on(serve(config));
 }
 
-/// Serves until stdin ends; each line of it is a wish to open files.
+/// Serves until stdin ends; each line of it is a request to open files.
 async fn serve(config: ListenerConfig) {
     let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     say(&format!(
@@ -63,13 +63,13 @@ async fn serve(config: ListenerConfig) {
         let (config, shutdown) = (config.clone(), shutdown.clone());
         async move { listener::serve(socket, service, &config, shutdown).await }
     });
-    let wishes = tokio::task::spawn_blocking(|| {
-        for wish in std::io::stdin().lines().map_while(Result::ok) {
+    let requests = tokio::task::spawn_blocking(|| {
+        for request in std::io::stdin().lines().map_while(Result::ok) {
             let files: std::io::Result<Vec<_>> = (0..40).map(|_| File::open("/dev/null")).collect();
-            say(&format!("{wish} {}", files.is_ok()));
+            say(&format!("{request} {}", files.is_ok()));
         }
     });
-    wishes.await.expect("stdin ends");
+    requests.await.expect("stdin ends");
     shutdown.cancel();
     port.await.expect("drains");
     let counts = &config.counts;
@@ -90,8 +90,8 @@ fn say(line: &str) {
 /// The parent's half.
 struct Limited {
     child: Child,
-    wishes: Option<ChildStdin>,
-    said: BufReader<ChildStdout>,
+    requests: Option<ChildStdin>,
+    replies: BufReader<ChildStdout>,
 }
 
 impl Limited {
@@ -105,8 +105,8 @@ impl Limited {
             .spawn()
             .expect("starts again");
         Self {
-            wishes: child.stdin.take(),
-            said: BufReader::new(child.stdout.take().expect("piped")),
+            requests: child.stdin.take(),
+            replies: BufReader::new(child.stdout.take().expect("piped")),
             child,
         }
     }
@@ -114,7 +114,7 @@ impl Limited {
     /// What the child says next under a name.
     fn hear(&mut self, name: &str) -> String {
         let mut lines = self
-            .said
+            .replies
             .by_ref()
             .lines()
             .map(|line| line.expect("the child lives"));
@@ -124,14 +124,14 @@ impl Limited {
     }
 
     fn can_open_files(&mut self) -> bool {
-        let wishes = self.wishes.as_mut().expect("not ended");
-        writeln!(wishes, "open").expect("the child lives");
+        let requests = self.requests.as_mut().expect("not ended");
+        writeln!(requests, "open").expect("the child lives");
         self.hear("open") == "true"
     }
 
     /// Ends it: failures to accept, and peers shown out.
     fn end(mut self) -> (u64, u64) {
-        self.wishes = None;
+        self.requests = None;
         let counts = self.hear("counts");
         assert!(self.child.wait().expect("ends").success());
         let (errors, out) = counts.split_once(' ').expect("two");

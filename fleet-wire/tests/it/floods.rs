@@ -1,4 +1,4 @@
-//! Peers that flood their connection: each is cut, is told why where it listens, and is counted.
+//! Peers that flood their connection: each is disconnected with a reason, and counted.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ fn attack(name: &str) -> Attack {
 }
 
 #[tokio::test(start_paused = true)]
-async fn floods_of_frames_that_nobody_else_counts_are_cut_and_told_so() {
+async fn floods_of_uncounted_frames_are_cut_off_with_a_reason() {
     for (name, flood) in [
         ("ping", Flood::Ping),
         ("ping answer", Flood::Ping),

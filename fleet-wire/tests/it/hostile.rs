@@ -172,7 +172,7 @@ async fn the_largest_legal_report_passes_in_every_protocol() {
 }
 
 #[tokio::test]
-async fn what_is_larger_than_any_legal_message_is_resource_exhausted() {
+async fn messages_above_the_legal_size_are_resource_exhausted() {
     let server = Server::start().await;
     let mut report = largest_report();
     report.devices.extend_from_within(..64);

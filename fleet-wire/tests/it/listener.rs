@@ -25,12 +25,12 @@ use crate::{
     pipes::{Piped, http2, post},
 };
 
-/// Waits until the server closes, and returns what it said and when.
+/// Waits until the server closes, and returns what it received and when.
 async fn closed(mut pipe: DuplexStream) -> (Duration, Vec<u8>) {
-    let (start, mut said) = (Instant::now(), Vec::new());
+    let (start, mut received) = (Instant::now(), Vec::new());
     // A reset is an end as good as any.
-    let _ = pipe.read_to_end(&mut said).await;
-    (start.elapsed(), said)
+    let _ = pipe.read_to_end(&mut received).await;
+    (start.elapsed(), received)
 }
 
 #[tokio::test(start_paused = true)]
@@ -39,9 +39,9 @@ async fn silence_and_half_a_preface_end_after_five_seconds() {
     for opening in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n"] {
         let mut pipe = server.connect();
         pipe.write_all(opening).await.expect("sent");
-        let (after, said) = closed(pipe).await;
+        let (after, received) = closed(pipe).await;
         assert_eq!(
-            (after, said),
+            (after, received),
             (Duration::from_secs(5), Vec::new()),
             "{opening:?}"
         );
@@ -161,7 +161,7 @@ async fn a_lack_of_descriptors_slows_the_loop_down_and_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_port_keeps_the_reserved_places_for_known_peers() {
+async fn a_full_port_keeps_its_reserved_slots_for_known_peers() {
     let server = Piped::start(ListenerConfig {
         max_connections: 3,
         reserved: 1,
@@ -257,7 +257,7 @@ async fn a_source_has_its_share_and_known_peers_of_it_have_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_a_call_is_evicted_after_who_has_none() {
+async fn idle_connections_are_evicted_before_those_with_calls() {
     let server = Piped::start(ListenerConfig {
         max_connections: 2,
         reserved: 0,
@@ -273,7 +273,7 @@ async fn who_has_a_call_is_evicted_after_who_has_none() {
     let (_answer, _body) = busy
         .send_request(request.body(()).expect("a good request"), false)
         .expect("sent");
-    // Whatever is answered after it came after it.
+    // Later answers prove that it arrived before them.
     let mut other = busy.clone();
     assert_eq!(
         post(
@@ -314,7 +314,7 @@ async fn a_handshake_that_stalls_ends_after_five_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_only_looked_at_a_page_is_closed_when_it_asks_no_more() {
+async fn idle_page_connections_are_closed() {
     let server = Piped::start(ListenerConfig::plaintext());
     let (client, open) = http2(server.connect()).await;
     let start = Instant::now();
@@ -338,7 +338,7 @@ async fn who_only_looked_at_a_page_is_closed_when_it_asks_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_read_is_cut_after_forty_seconds() {
+async fn peers_that_do_not_read_are_disconnected_after_forty_seconds() {
     let server = Piped::start(ListenerConfig::plaintext());
     // The answer is larger than the pipe.
     let mut pipe = server.connect_through(64);
@@ -425,7 +425,7 @@ async fn a_drain_is_over_as_soon_as_the_last_stream_is() {
 }
 
 #[tokio::test]
-async fn plaintext_where_only_tls_is_spoken_is_told_so() {
+async fn plaintext_on_a_tls_port_gets_an_explanation() {
     let server = Server::with(|config| config.plaintext = false).await;
     let mut stream = TcpStream::connect(server.address)
         .await
@@ -546,9 +546,9 @@ async fn a_connection_can_be_closed_from_inside() {
         .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         .await
         .expect("sent");
-    let mut said = Vec::new();
-    let _ = stream.read_to_end(&mut said).await;
-    assert_eq!((said, CALLS.load(Ordering::SeqCst)), (Vec::new(), 1));
+    let mut received = Vec::new();
+    let _ = stream.read_to_end(&mut received).await;
+    assert_eq!((received, CALLS.load(Ordering::SeqCst)), (Vec::new(), 1));
 }
 
 #[test]

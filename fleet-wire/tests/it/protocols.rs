@@ -213,7 +213,7 @@ async fn an_unknown_method_is_unimplemented_in_every_protocol() {
 }
 
 #[tokio::test]
-async fn what_is_no_call_goes_to_the_plain_service() {
+async fn requests_that_are_not_calls_go_to_the_plain_service() {
     let server = Server::start().await;
     for path in [
         "/",

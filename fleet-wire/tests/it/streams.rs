@@ -148,7 +148,7 @@ async fn a_deadline_ends_a_stream_and_no_stream_has_one_by_default() {
 }
 
 #[tokio::test]
-async fn a_stream_both_ways_answers_each_message_as_it_comes() {
+async fn a_bidirectional_stream_answers_each_message_on_arrival() {
     let server = Server::start().await;
     for scheme in ["http", "https"] {
         let (mut outgoing, mut incoming) = control(&server, scheme).await;

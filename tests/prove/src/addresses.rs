@@ -27,7 +27,7 @@ struct Counts {
 }
 
 /// A range of addresses for which the registry and the differences are the same.
-struct Span {
+struct AddressRange {
     first: u32,
     last: u32,
     class: AddressClass,
@@ -36,7 +36,7 @@ struct Span {
 
 pub(crate) fn run() -> Result<Vec<String>> {
     let registry = Registry::read();
-    let spans = spans(&registry)?;
+    let ranges = ranges(&registry)?;
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let parts = u32::try_from(threads)?;
     let counts = thread::scope(|scope| {
@@ -44,8 +44,8 @@ pub(crate) fn run() -> Result<Vec<String>> {
             .map(|part| {
                 let bound = |part: u32| ALL * u64::from(part) / u64::from(parts);
                 let (first, end) = (bound(part), bound(part + 1));
-                let spans = &spans;
-                scope.spawn(move || classify_all(first, end, spans))
+                let ranges = &ranges;
+                scope.spawn(move || classify_all(first, end, ranges))
             })
             .collect();
         let counts = workers.into_iter().map(|worker| match worker.join() {
@@ -96,7 +96,7 @@ pub(crate) fn run() -> Result<Vec<String>> {
 
 /// Returns the expectation for all IPv4 addresses as contiguous ranges. The registry is constant within each range. The
 /// check of every address proves that the classification is constant too.
-fn spans(registry: &Registry) -> Result<Vec<Span>> {
+fn ranges(registry: &Registry) -> Result<Vec<AddressRange>> {
     let edges = registry.edges();
     let mut starts: Vec<u32> = edges
         .iter()
@@ -114,23 +114,23 @@ fn spans(registry: &Registry) -> Result<Vec<Span>> {
         .map(|next| next - 1)
         .chain([u32::MAX])
         .collect::<Vec<_>>();
-    let spans = starts.iter().zip(ends).map(|(first, last)| {
+    let ranges = starts.iter().zip(ends).map(|(first, last)| {
         let ip = IpAddr::V4(Ipv4Addr::from_bits(*first));
         let difference = explain(registry, ip).map_err(|sentence| anyhow!(sentence))?;
-        Ok(Span {
+        Ok(AddressRange {
             first: *first,
             last,
             class: difference.map_or(registry.class(ip), |difference| difference.ours),
             difference,
         })
     });
-    spans.collect()
+    ranges.collect()
 }
 
-fn classify_all(first: u64, end: u64, spans: &[Span]) -> Result<Counts> {
+fn classify_all(first: u64, end: u64, ranges: &[AddressRange]) -> Result<Counts> {
     let mut counts = Counts::default();
     let policy = AddressPolicy::default();
-    for span in spans {
+    for span in ranges {
         let from = first.max(span.first.into());
         let to = end.min(u64::from(span.last) + 1);
         if from >= to {

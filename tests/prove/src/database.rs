@@ -16,10 +16,10 @@ pub(crate) struct Scratch {
     pub(crate) store: SqlStore,
     /// Direct access to the database, without the store.
     pub(crate) url: String,
-    place: Place,
+    location: Location,
 }
 
-enum Place {
+enum Location {
     Folder { _folder: TempDir },
     Postgres { server: String, name: String },
 }
@@ -38,7 +38,7 @@ impl Scratch {
             engine: "SQLite",
             store: SqlStore::open(&url, MigrateMode::Migrate).await?,
             url,
-            place: Place::Folder { _folder: folder },
+            location: Location::Folder { _folder: folder },
         })
     }
 
@@ -60,7 +60,7 @@ impl Scratch {
             engine: "PostgreSQL",
             store: SqlStore::open(&url, MigrateMode::Migrate).await?,
             url,
-            place: Place::Postgres { server, name },
+            location: Location::Postgres { server, name },
         })
     }
 
@@ -72,7 +72,7 @@ impl Scratch {
     /// Closes and removes the database.
     pub(crate) async fn remove(self) -> Result<()> {
         self.store.close().await;
-        if let Place::Postgres { server, name } = &self.place {
+        if let Location::Postgres { server, name } = &self.location {
             Database::connect(server)
                 .await?
                 .execute_unprepared(&format!("DROP DATABASE {name} WITH (FORCE)"))

@@ -59,7 +59,7 @@ async fn races(scratch: &Scratch) -> Result<Vec<String>> {
             if let Some(violation) = judge(race).first() {
                 bail!("{}: {race:#?} of {nodes:#?}", describe(*violation));
             }
-            *first.entry(who_was_first(race, &nodes)).or_default() += 1;
+            *first.entry(first_binder(race, &nodes)).or_default() += 1;
             dials += race.dialed.len();
             count += 1;
         }
@@ -99,7 +99,7 @@ fn describe(violation: Violation) -> String {
 }
 
 /// Returns the party whose successful action was answered first.
-fn who_was_first(race: &Race, nodes: &Nodes) -> &'static str {
+fn first_binder(race: &Race, nodes: &Nodes) -> &'static str {
     let reporter = nodes.reporter.id;
     let done = race.done.iter().filter_map(|done| {
         let party = match done.action {
@@ -108,7 +108,7 @@ fn who_was_first(race: &Race, nodes: &Nodes) -> &'static str {
             Action::Paired(_) => "pair",
             Action::Unpaired => "unpair",
             Action::PairedByServer => "server",
-            Action::Sighted => return None,
+            Action::DirectOutcome => return None,
         };
         Some((done.when.answered, party))
     });

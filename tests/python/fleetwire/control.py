@@ -137,7 +137,7 @@ class ControlStream:
                     self._call.cancel()  # what an upstream peer does with an arm it cannot see
                 self._incoming.put(response)
         except grpc.RpcError:
-            pass  # told by status()
+            pass  # status() reports it
         finally:
             self._ended.set()
             self._outgoing.put(_END)

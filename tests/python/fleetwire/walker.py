@@ -44,7 +44,7 @@ def tags(data: bytes):
             length, at = read_varint(data, at)
             value, at = data[at : at + length], at + length
             if at > len(data):
-                raise WalkError(f"field {number} is said to be {length} bytes long, past the end")
+                raise WalkError(f"field {number} claims {length} bytes, past the end")
         else:
             raise WalkError(f"field {number} has wire type {wire_type}, which no field of ours has")
         yield number, wire_type, value

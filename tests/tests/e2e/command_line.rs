@@ -61,8 +61,8 @@ async fn fleetctl_exits_with_the_documented_status(world: World) {
         world.fleetctl_as(&viewer, &["nodes", "list"]).await.status,
         0
     );
-    let stranger = Operator::new(&world.server.url(), "fok_unknown");
-    let refused = world.fleetctl_as(&stranger, &["nodes", "list"]).await;
+    let outsider = Operator::new(&world.server.url(), "fok_unknown");
+    let refused = world.fleetctl_as(&outsider, &["nodes", "list"]).await;
     assert_eq!(
         refused.status, 64,
         "no key is sent that cannot be one: {refused:?}"

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn doubt_is_told_by_the_words_of_the_scanner() {
+    fn doubt_is_read_from_the_scanners_messages() {
         let remark =
             "# the neighbor table of this machine had no room for some targets: 9 (10.76.0.9)";
         assert!(reports_uncertainty(remark));

@@ -36,7 +36,7 @@ fn an_mdns_scan_is_one_command_over_what_the_node_announced() {
 }
 
 #[test]
-fn an_mdns_scan_that_cannot_be_is_refused_with_the_way_out() {
+fn an_impossible_mdns_scan_is_refused_with_the_remedy() {
     use Code::{FailedPrecondition, InvalidArgument};
     let subnets = &["10.77.0.0/22"][..];
     for (mode, ports, subnets, most, code, words) in [

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use fleet_core::OrgId;
-use fleet_store::{AuditResult, Who};
+use fleet_store::{AuditResult, Principal};
 
 use super::{
     call::Answer,
@@ -71,7 +71,7 @@ const ACTIONS: &[(&str, Action)] = &[
     ("RevokeFleetNode", Named("node.revoke")),
     ("PairDeviceToFleetNode", Named("device.pair")),
     ("UnpairDevice", Named("device.unpair")),
-    ("UndoIdentityChange", Named("device.tell_apart")),
+    ("UndoIdentityChange", Named("device.separate")),
     ("PairDiscoveredDevicesOnFleetNode", Named("pairing.start")),
     ("StartPairing", Named("pairing.start")),
     ("CancelPairing", Named("pairing.cancel")),
@@ -195,7 +195,7 @@ async fn refused(world: &World, scene: &Scene<'_>, action: &str, caller: char) -
             row.name.as_ref() == Some(&operator.email)
                 && [action, "operator.call"].contains(&&*row.entry.action)
                 && matches!(row.entry.result, AuditResult::Refused(_))
-                && matches!(row.entry.actor.who, Who::Operator(_))
+                && matches!(row.entry.actor.principal, Principal::Operator(_))
                 && row.entry.actor.from.is_some()
         });
     }
@@ -203,7 +203,7 @@ async fn refused(world: &World, scene: &Scene<'_>, action: &str, caller: char) -
         record.action == action
             && record.refusal.is_some()
             && record.from.is_some()
-            && record.who == "node"
+            && record.principal == "node"
             && org.is_some()
     })
 }
@@ -215,7 +215,7 @@ async fn refused_without_credentials(world: &World, action: &str) -> bool {
         calls.contains(&record.action.as_str())
             && record.refusal.is_some()
             && record.from.is_some()
-            && ["anonymous", "node"].contains(&record.who.as_str())
+            && ["anonymous", "node"].contains(&record.principal.as_str())
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{lock, sessions};
 use crate::{
-    KEYS_OF_AN_OPERATOR, KeyError, Keys, NewKey, OperatorKey, Reach, Rotation,
+    KEYS_OF_AN_OPERATOR, KeyError, KeyScope, Keys, NewKey, OperatorKey, Rotation,
     sql::{
         audit,
         entity::{operator, operator_key},
@@ -18,7 +18,7 @@ impl Keys for SqlStore {
     async fn list_keys(
         &self,
         org: OrgId,
-        reach: Reach,
+        reach: KeyScope,
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<OperatorKey>, StoreError> {
@@ -27,7 +27,7 @@ impl Keys for SqlStore {
             let mut of_org = operator::Entity::find()
                 .filter(operator::Column::OrgId.eq(org.0))
                 .filter(operator::Column::RemovedAt.is_null());
-            if let Reach::Own(own) = reach {
+            if let KeyScope::Own(own) = reach {
                 of_org = of_org.filter(operator::Column::Id.eq(own.0));
             }
             let ids = of_org.clone().select_only().column(operator::Column::Id);
@@ -83,7 +83,7 @@ impl Keys for SqlStore {
     async fn revoke_key(
         &self,
         org: OrgId,
-        reach: Reach,
+        reach: KeyScope,
         key: KeyId,
         actor: Actor,
         now: Timestamp,
@@ -106,7 +106,7 @@ impl Keys for SqlStore {
     async fn rotate_key(
         &self,
         org: OrgId,
-        reach: Reach,
+        reach: KeyScope,
         rotation: Rotation,
         actor: Actor,
         now: Timestamp,
@@ -184,7 +184,7 @@ async fn insert(
 async fn within_reach(
     tx: &DatabaseTransaction,
     org: OrgId,
-    reach: Reach,
+    reach: KeyScope,
     id: KeyId,
     now: Timestamp,
 ) -> Result<(operator::Model, operator_key::Model), Failure<KeyError>> {
@@ -196,8 +196,8 @@ async fn within_reach(
     let owner = owner.filter(|owner| {
         owner.org_id == org.0
             && match reach {
-                Reach::Own(own) => own.0 == owner.id,
-                Reach::Org => true,
+                KeyScope::Own(own) => own.0 == owner.id,
+                KeyScope::Org => true,
             }
     });
     // Read again under the owner's lock, because the key may have changed in between.

@@ -10,7 +10,7 @@ use fleet_core::DeviceReport;
 use fleet_pairing::{Binding, DirectDecision, DirectRefusal, KnownDevice, SERVER, Sightings};
 
 use crate::{
-    NewSightings, Sighted,
+    DirectOutcome, NewSightings,
     sql::{
         devices, endpoints,
         entity::{binding, device, device_alias, direct_lease},
@@ -22,41 +22,45 @@ use crate::{
 pub(super) async fn record(
     tx: &DatabaseTransaction,
     new: &NewSightings,
-) -> Result<Vec<Sighted>, DbErr> {
+) -> Result<Vec<DirectOutcome>, DbErr> {
     let released = released(tx, new).await?;
     let mut records = Records::load(tx, new).await?;
-    let mut fates = Vec::with_capacity(new.rows.len());
+    let mut outcomes = Vec::with_capacity(new.rows.len());
     for report in &new.rows {
-        fates.push(if released.contains(&report.endpoint.ip) {
+        outcomes.push(if released.contains(&report.endpoint.ip) {
             records.decide(new, report)
         } else {
-            Fate::NotReleased
+            RowOutcome::NotReleased
         });
     }
     let ids = records.save(tx).await?;
-    let refused = new.rows.iter().zip(&fates).filter_map(|(report, fate)| {
-        let Fate::Refused(refusal) = fate else {
-            return None;
-        };
-        Some((report.endpoint, refusal.node()))
-    });
+    let refused = new
+        .rows
+        .iter()
+        .zip(&outcomes)
+        .filter_map(|(report, outcome)| {
+            let RowOutcome::Refused(refusal) = outcome else {
+                return None;
+            };
+            Some((report.endpoint, refusal.node()))
+        });
     // The server found a node's device at an endpoint that the node has not reported. The address is never
     // dialed again.
     let refused: Vec<(Endpoint, NodeId)> = refused.collect();
     let names = endpoints::names(tx, refused.iter().map(|(_, node)| *node).collect()).await?;
     endpoints::record(tx, new.org, refused.into_iter(), new.now).await?;
-    fates
+    outcomes
         .into_iter()
-        .map(|fate| {
-            Ok(match fate {
-                Fate::NotReleased => Sighted::NotReleased,
-                Fate::Refused(refusal) => Sighted::OfNode {
+        .map(|outcome| {
+            Ok(match outcome {
+                RowOutcome::NotReleased => DirectOutcome::NotReleased,
+                RowOutcome::Refused(refusal) => DirectOutcome::OfNode {
                     refusal,
                     node_name: names.get(&refusal.node()).cloned().unwrap_or_default(),
                 },
-                Fate::Stored(provisional) => {
+                RowOutcome::Stored(provisional) => {
                     let model = records.model(provisional, &ids)?;
-                    Sighted::Stored(Box::new(devices::row(model, Vec::new())?))
+                    DirectOutcome::Stored(Box::new(devices::row(model, Vec::new())?))
                 }
             })
         })
@@ -78,7 +82,7 @@ async fn released(tx: &DatabaseTransaction, new: &NewSightings) -> Result<BTreeS
 }
 
 /// The result for a row. The id of a record that is not stored yet is provisional.
-enum Fate {
+enum RowOutcome {
     Stored(DeviceId),
     Refused(DirectRefusal),
     NotReleased,
@@ -161,9 +165,9 @@ impl Records {
         })
     }
 
-    fn decide(&mut self, new: &NewSightings, report: &DeviceReport) -> Fate {
+    fn decide(&mut self, new: &NewSightings, report: &DeviceReport) -> RowOutcome {
         let (device, losers) = match self.rules.decide(report) {
-            DirectDecision::Refuse(refusal) => return Fate::Refused(refusal),
+            DirectDecision::Refuse(refusal) => return RowOutcome::Refused(refusal),
             DirectDecision::Create {
                 device,
                 endpoint_taken_from,
@@ -186,7 +190,7 @@ impl Records {
             learn(model, report, new.now);
             self.changed.insert(device);
         }
-        Fate::Stored(device)
+        RowOutcome::Stored(device)
     }
 
     /// Writes the changed records. Returns the ids of created records.

@@ -29,9 +29,9 @@ impl Invitations for SqlStore {
                 state: Set(AsText(InvitationState::Pending)),
                 created_at: Set(Micros(new.now)),
                 expires_at: Set(Micros(new.expires)),
-                created_by: Set(match new.actor.who {
-                    Who::Operator(id) => Some(id.0),
-                    Who::Node(_) | Who::System | Who::Anonymous => None,
+                created_by: Set(match new.actor.principal {
+                    Principal::Operator(id) => Some(id.0),
+                    Principal::Node(_) | Principal::System | Principal::Anonymous => None,
                 }),
                 node_id: Set(None),
                 replaces_node_id: Set(new.replaces.map(|node| node.0)),

@@ -74,8 +74,8 @@ entity! {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub org_id: Option<i64>,
-        pub who: String,
-        pub who_id: Option<i64>,
+        pub principal: String,
+        pub principal_id: Option<i64>,
         pub from_address: Option<AsText<IpAddr>>,
         pub action: String,
         pub subject: String,

@@ -68,8 +68,8 @@ CREATE INDEX browser_session_expiry ON browser_session (expires_at);
 CREATE TABLE audit (
     id {id},
     org_id BIGINT,
-    who TEXT NOT NULL,
-    who_id BIGINT,
+    principal TEXT NOT NULL,
+    principal_id BIGINT,
     from_address TEXT,
     action TEXT NOT NULL,
     subject TEXT NOT NULL,

@@ -61,7 +61,7 @@ fn shown(device: &device::Model) -> String {
 
 /// A node to which an endpoint at this address was ever attributed, on any port. A device that a node found at
 /// one port answers at other ports too.
-async fn node_of_place(
+async fn node_of_endpoint(
     tx: &DatabaseTransaction,
     org: OrgId,
     place: Endpoint,
@@ -272,9 +272,9 @@ impl Bindings for SqlStore {
                 Ok(BindDecision::Already) => return Ok(Changed::No),
                 Ok(BindDecision::Bind) => {}
             }
-            let assigned_by = match actor.who {
-                Who::Operator(OperatorId(id)) => Some(id),
-                Who::Node(_) | Who::System | Who::Anonymous => None,
+            let assigned_by = match actor.principal {
+                Principal::Operator(OperatorId(id)) => Some(id),
+                Principal::Node(_) | Principal::System | Principal::Anonymous => None,
             };
             forget_credentials(tx, [device.0]).await?;
             write_binding(tx, &found, Some(node), assigned_by, now).await?;
@@ -326,7 +326,7 @@ impl Bindings for SqlStore {
                 owner: found.node_id.map(NodeId),
                 has_place: place.is_some(),
                 place_of: match place {
-                    Some(place) => node_of_place(tx, org, place).await?,
+                    Some(place) => node_of_endpoint(tx, org, place).await?,
                     None => None,
                 },
             };

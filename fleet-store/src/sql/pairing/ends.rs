@@ -5,7 +5,7 @@ use fleet_core::{
     PairingStatus,
     outcome::{Code, Grade, Verdict},
 };
-use fleet_pairing::{PairWord, decide_result};
+use fleet_pairing::{PairReply, decide_result};
 
 use super::{
     bindings::{lock_devices, pairings, write_status},
@@ -81,8 +81,8 @@ async fn fail_unreported(
         let current = known
             .get(&DeviceId(target.device_id))
             .map_or(PairingStatus::Unpaired, |pairing| pairing.status);
-        let settled = decide_result(PairWord::Silent, current);
-        target.result = Some(AsText(settled.told));
+        let settled = decide_result(PairReply::Missing, current);
+        target.result = Some(AsText(settled.reported));
         why.clone_into(&mut target.error);
         if settled.status != current {
             statuses.push((target.device_id, settled.status, why.to_owned()));

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{PairRejectReason, PairResult, PairingStatus, Serial};
-use fleet_pairing::{Binding, PairWord, decide_result, may_settle};
+use fleet_pairing::{Binding, PairReply, decide_result, may_settle};
 
 use super::{
     bindings::{
@@ -166,13 +166,13 @@ impl<'n> Report<'n> {
         let owner = device.node_id.map(NodeId);
         may_settle(self.new.node, held.binding, owner, held.owner_live)
             .map_err(PairRejectReason::Record)?;
-        let word = PairWord::Said {
+        let reply = PairReply::Result {
             outcome: result.outcome,
             default_password: result.default_password,
         };
-        let settled = decide_result(word, held.status);
+        let settled = decide_result(reply, held.status);
         (held.target.outcome, held.target.default_password) = reported;
-        held.target.result = Some(AsText(settled.told));
+        held.target.result = Some(AsText(settled.reported));
         held.target.error.clone_from(&result.error);
         held.status = settled.status;
         held.change = Some(Change {
@@ -229,7 +229,7 @@ impl<'n> Report<'n> {
         ends::publish(tx, pairing, judged).await?;
         let subject = format!("pairing {} on node {node}", pairing.id.0);
         let actor = Actor {
-            who: Who::Node(node),
+            principal: Principal::Node(node),
             from: self.new.from,
         };
         if results > 0 {

@@ -72,7 +72,7 @@ impl Refusals {
             let entry = AuditEntry {
                 org: Some(new.org),
                 actor: Actor {
-                    who: Who::Node(new.node),
+                    principal: Principal::Node(new.node),
                     from: new.from,
                 },
                 action: "report.refuse".into(),

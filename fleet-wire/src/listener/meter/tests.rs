@@ -35,7 +35,7 @@ fn any_frames() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn it_does_not_matter_in_which_pieces_bytes_come(
+    fn counts_do_not_depend_on_the_chunking_of_bytes(
         inbound in any_frames(),
         outbound in any_frames(),
         cuts in prop::collection::vec(1..40_usize, 1..20),

@@ -10,12 +10,12 @@ pub(super) type Moment = Duration;
 
 /// The time from before a call until after its response. The action took effect within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
+pub(super) struct Interval {
     pub(super) asked: Moment,
     pub(super) answered: Moment,
 }
 
-impl Span {
+impl Interval {
     /// The state before the round.
     pub(super) const BEFORE: Self = Self {
         asked: Moment::ZERO,
@@ -50,7 +50,7 @@ pub(super) enum Action {
     /// An operator unpaired the device.
     Unpaired,
     /// The server stored a device that it found at the endpoint.
-    Sighted,
+    DirectOutcome,
     /// The server bound the device to itself.
     PairedByServer,
 }
@@ -60,7 +60,7 @@ pub(super) enum Action {
 pub(super) struct Done {
     pub(super) action: Action,
     pub(super) device: DeviceId,
-    pub(super) when: Span,
+    pub(super) when: Interval,
 }
 
 /// The record at an endpoint before the round.
@@ -80,7 +80,7 @@ pub(super) struct Race {
     /// When the server dialed the endpoint.
     pub(super) dialed: Vec<Moment>,
     /// The revoked nodes with the times of revocation.
-    pub(super) revoked: Vec<(NodeId, Span)>,
+    pub(super) revoked: Vec<(NodeId, Interval)>,
     /// The records at the endpoint after the round: device, owner, holder.
     pub(super) left: Vec<Known>,
 }
@@ -129,7 +129,7 @@ impl Race {
             })
     }
 
-    fn may_be_revoked_by(&self, node: NodeId, when: Span) -> bool {
+    fn may_be_revoked_by(&self, node: NodeId, when: Interval) -> bool {
         self.revoked
             .iter()
             .any(|(revoked, span)| *revoked == node && span.may_precede(when))
@@ -162,20 +162,20 @@ impl Record<'_> {
     }
 
     /// Returns the successive holders of the record with their times.
-    fn bindings(&self) -> Vec<(Holder, Span)> {
+    fn bindings(&self) -> Vec<(Holder, Interval)> {
         let before = self.known().and_then(|known| known.holder);
         let bound = self.done().filter_map(|done| match done.action {
             Action::Paired(node) => Some((Holder::Node(node), done.when)),
             Action::PairedByServer => Some((Holder::Server, done.when)),
-            Action::Reported(_) | Action::Unpaired | Action::Sighted => None,
+            Action::Reported(_) | Action::Unpaired | Action::DirectOutcome => None,
         });
-        let before = before.map(|holder| (holder, Span::BEFORE));
+        let before = before.map(|holder| (holder, Interval::BEFORE));
         before.into_iter().chain(bound).collect()
     }
 
     /// Returns whether a binding can have ended before another action.
-    fn may_be_released(&self, (holder, bound): (Holder, Span), by: Span) -> bool {
-        let between = |span: Span| bound.may_precede(span) && span.may_precede(by);
+    fn may_be_released(&self, (holder, bound): (Holder, Interval), by: Interval) -> bool {
+        let between = |span: Interval| bound.may_precede(span) && span.may_precede(by);
         let unpaired = self
             .done()
             .any(|done| done.action == Action::Unpaired && between(done.when));
@@ -189,7 +189,7 @@ impl Record<'_> {
 
     fn bindings_exclude_each_other(&self) -> bool {
         let bindings = self.bindings();
-        let follows = |first: (Holder, Span), second: (Holder, Span)| {
+        let follows = |first: (Holder, Interval), second: (Holder, Interval)| {
             first.1.may_precede(second.1) && self.may_be_released(first, second.1)
         };
         let apart = bindings.iter().enumerate().all(|(at, one)| {
@@ -204,14 +204,14 @@ impl Record<'_> {
         let before = self.known().and_then(|known| known.owner);
         let before = before.map(|node| Claim {
             node,
-            when: Span::BEFORE,
+            when: Interval::BEFORE,
             origin: Origin::Before,
         });
         let claimed = self.done().filter_map(|done| {
             let (node, origin) = match done.action {
                 Action::Reported(node) => (node, Origin::Report),
                 Action::Paired(node) => (node, Origin::Operator),
-                Action::Unpaired | Action::Sighted | Action::PairedByServer => return None,
+                Action::Unpaired | Action::DirectOutcome | Action::PairedByServer => return None,
             };
             let when = done.when;
             Some(Claim { node, when, origin })
@@ -239,9 +239,9 @@ impl Record<'_> {
                 && !self.may_be_released(binding, report.when)
         });
         let servers = self.known().is_some_and(|known| known.owner.is_none())
-            || self
-                .done()
-                .any(|done| done.action == Action::Sighted && done.when.precedes(report.when));
+            || self.done().any(|done| {
+                done.action == Action::DirectOutcome && done.when.precedes(report.when)
+            });
         let given_away = self
             .claims()
             .iter()
@@ -278,7 +278,7 @@ enum Origin {
 #[derive(Clone, Copy, Debug)]
 struct Claim {
     node: NodeId,
-    when: Span,
+    when: Interval,
     origin: Origin,
 }
 
@@ -290,8 +290,8 @@ mod tests {
     const A: NodeId = NodeId(10);
     const B: NodeId = NodeId(11);
 
-    fn span(asked: u64, answered: u64) -> Span {
-        Span {
+    fn span(asked: u64, answered: u64) -> Interval {
+        Interval {
             asked: Moment::from_micros(asked),
             answered: Moment::from_micros(answered),
         }
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_node_claims_the_record_of_another_only_after_its_revocation() {
-        let race = |revoked: Option<Span>| Race {
+        let race = |revoked: Option<Interval>| Race {
             known: known(Some(A), None),
             done: vec![done(Action::Reported(B), 5, 6)],
             revoked: revoked.into_iter().map(|span| (A, span)).collect(),
@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(judge(&race(None)), claimed);
         assert_eq!(judge(&race(Some(span(7, 9)))), claimed);
         assert_eq!(judge(&race(Some(span(6, 9)))), []);
-        assert_eq!(judge(&race(Some(Span::BEFORE))), []);
+        assert_eq!(judge(&race(Some(Interval::BEFORE))), []);
     }
 
     #[test]

@@ -10,14 +10,14 @@ use std::{
 use anyhow::{Context, Result, bail};
 use fleet_core::{DeviceId, NodeId, PairingStatus};
 use fleet_store::{
-    BindError, Bindings as _, Changed, DialRequest, Direct as _, Enrollment as _, NewSightings,
-    Sighted,
+    BindError, Bindings as _, Changed, DialRequest, Direct as _, DirectOutcome, Enrollment as _,
+    NewSightings,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{
-    judge::{Action, Done, Holder, Known, Moment, Race, Span},
+    judge::{Action, Done, Holder, Interval, Known, Moment, Race},
     site::{AGAIN, Device, Node, Site, now, scan_id},
 };
 use crate::random::Random;
@@ -69,7 +69,7 @@ pub(super) struct Nodes {
 }
 
 /// An endpoint, its state at the start, and the actions on it.
-struct Place {
+struct ContestedEndpoint {
     device: Device,
     race: Mutex<Race>,
 }
@@ -79,7 +79,7 @@ struct Round {
     site: Site,
     nodes: Nodes,
     began: Instant,
-    places: Vec<Place>,
+    places: Vec<ContestedEndpoint>,
 }
 
 /// Runs a round and returns its parties and the actions at each endpoint.
@@ -154,11 +154,11 @@ pub(super) async fn run(
         let known = known.get(&device.ip).map(|records| records[0]);
         let race = Race {
             known,
-            revoked: vec![(gone.id, Span::BEFORE)],
+            revoked: vec![(gone.id, Interval::BEFORE)],
             ..Race::default()
         };
         let race = Mutex::new(race);
-        Place { device, race }
+        ContestedEndpoint { device, race }
     });
     let round = Arc::new(Round {
         site: site.clone(),
@@ -200,7 +200,7 @@ fn expect(held: bool) -> Result<()> {
     }
 }
 
-impl Place {
+impl ContestedEndpoint {
     fn race(&self) -> std::sync::MutexGuard<'_, Race> {
         self.race.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -211,14 +211,14 @@ impl Round {
         self.began.elapsed()
     }
 
-    fn since(&self, asked: Moment) -> Span {
-        Span {
+    fn since(&self, asked: Moment) -> Interval {
+        Interval {
             asked,
             answered: self.moment(),
         }
     }
 
-    fn note(&self, at: usize, action: Action, device: DeviceId, when: Span) {
+    fn note(&self, at: usize, action: Action, device: DeviceId, when: Interval) {
         let done = Done {
             action,
             device,
@@ -397,16 +397,16 @@ async fn serve(site: &Site, devices: &[Device], began: Instant) -> Result<Vec<Se
         now: now(),
     };
     let sighted = site.store.record_direct(sightings).await?;
-    let since = |asked| Span {
+    let since = |asked| Interval {
         asked,
         answered: began.elapsed(),
     };
     for (served, sighted) in served.iter_mut().zip(sighted) {
-        let Sighted::Stored(row) = sighted else {
+        let DirectOutcome::Stored(row) = sighted else {
             continue;
         };
         let device = row.id;
-        let (action, when) = (Action::Sighted, since(asked));
+        let (action, when) = (Action::DirectOutcome, since(asked));
         served.done.push(Done {
             action,
             device,

@@ -12,8 +12,8 @@ use fleet_discovery::{Mode, NodeProfile, PlanPolicy, ScanRequest, plan};
 use fleet_server::{Environment, SystemEnvironment};
 use fleet_store::{
     Ack, Actor, Completion as _, Dispatch as _, Enrollment as _, Hello, Invitations as _, NewCode,
-    NewNode, NewOperator, NewReport, NewScan, Operators as _, Queueing, ReportError, Reports as _,
-    Scans as _, SqlStore, StreamClaim, Streams as _, Who,
+    NewNode, NewOperator, NewReport, NewScan, Operators as _, Principal, Queueing, ReportError,
+    Reports as _, Scans as _, SqlStore, StreamClaim, Streams as _,
 };
 
 /// An organization with one operator.
@@ -90,7 +90,7 @@ impl Site {
 
     pub(super) fn actor(&self) -> Actor {
         Actor {
-            who: Who::Operator(self.operator),
+            principal: Principal::Operator(self.operator),
             from: None,
         }
     }

@@ -131,7 +131,7 @@ impl World {
                 assert_eq!(
                     closed.check(report.endpoint),
                     Ok(()),
-                    "asked about a stranger"
+                    "asked about an unknown device"
                 );
                 let before = listed(&inventory);
                 let decided = inventory.decide(reporter.into(), report);

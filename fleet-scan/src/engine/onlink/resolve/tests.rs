@@ -281,7 +281,7 @@ proptest! {
     #![proptest_config(fleet_core::regressions!("resolve", 48))]
 
     #[test]
-    fn whatever_the_table_holds_no_verdict_is_wrong_and_none_is_missing(
+    fn no_verdict_is_wrong_or_missing_for_any_neighbor_table(
         limit in 64usize..1_100,
         believed in 64usize..1_100,
         others in 0usize..300,

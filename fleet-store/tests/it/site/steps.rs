@@ -14,7 +14,7 @@ use super::{Node, Row, Site, at, command_id, nobody, secret, unique};
 impl Site {
     pub(crate) fn actor(&self) -> Actor {
         Actor {
-            who: Who::Operator(self.operator),
+            principal: Principal::Operator(self.operator),
             from: "192.0.2.1".parse().ok(),
         }
     }
@@ -289,7 +289,7 @@ impl Site {
     }
 
     /// The devices in a scan's log, as `identifier endpoint`.
-    pub(crate) async fn told(&self, scan: ScanId) -> Vec<String> {
+    pub(crate) async fn stored_events(&self, scan: ScanId) -> Vec<String> {
         let device = |event| match event {
             LogEvent::Device(found) => Some(format!("{} {}", found.identifier, found.endpoint)),
             LogEvent::Warning { .. } | LogEvent::Ended(_) => None,
