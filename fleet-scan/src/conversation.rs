@@ -88,6 +88,7 @@ async fn open<'r>(
                 failures += 1;
                 answers.insert_nothing(request.clone());
             }
+            // One odd answer does not disprove a protocol that an earlier answer proved.
             Ok(Fetched::Foreign) if speaks => answers.insert_nothing(request.clone()),
             Ok(Fetched::Foreign) => return (None, Ok(false)),
             // Each further request to an unresponsive device would run into the same timeout. A device without TLS will
@@ -128,6 +129,7 @@ async fn complete(
         match fetch(probe, request).await {
             Ok(Fetched::Answer(answer)) => answers.insert(request.clone(), *answer),
             Ok(Fetched::Garbled | Fetched::Foreign) => answers.insert_nothing(request.clone()),
+            // The device is identified already. More timeouts would only delay its report.
             Err(DriverError::Silence | DriverError::Forbidden(_)) => return,
             Err(_) => answers.insert_nothing(request.clone()),
         }
@@ -170,6 +172,7 @@ async fn root(probe: &mut Probe<'_>) -> Result<Option<Answered>, DriverError> {
     let Some(path) = http::same_host_path(probe, &first) else {
         return Ok(Some(Answered::page(first)));
     };
+    // The first page is an answer too, so a failed redirect loses nothing.
     let second = http::get(probe, &path).await.ok().flatten();
     Ok(Some(
         match second.filter(|second| matches!(second.status, 200..300 | 401 | 403)) {
@@ -242,6 +245,8 @@ fn identification(
     let scheme = match (is_web, probe.is_encrypted()) {
         (true, true) => "https",
         (true, false) => "http",
+        // Upstream's server builds the link to the device's page from the scheme, also for an API
+        // port.
         (false, _) => &rule.scheme,
     };
     DeviceFacts {

@@ -172,6 +172,7 @@ impl Failure {
                 | Errno::NOBUFS
                 | Errno::NOMEM
                 | Errno::AGAIN
+                // All local ports are in use (`connect(2)`).
                 | Errno::ADDRNOTAVAIL,
             ) => Self::Starved(error),
             _ => Self::CannotSend(error),

@@ -89,6 +89,8 @@ impl Fingerprints {
                 .and_then(|text| Rule::read(&name, &text).map_err(|error| error.in_file(&file)));
             match rule {
                 Ok(rule) => {
+                    // Only a valid file overrides. With an invalid one, the built-in rule still
+                    // works.
                     rules.retain(|other| other.name != rule.name);
                     rules.push(rule);
                 }

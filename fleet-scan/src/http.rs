@@ -101,6 +101,7 @@ pub(crate) async fn exchange(
     } else {
         format!("Content-Length: {}\r\n", body.len())
     };
+    // Headers and body may carry a password, a proof of it, or a token.
     let request = zeroize::Zeroizing::new(format!(
         "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: fleet-scan/{}\r\nAccept: */*\r\n{headers}{length}\r\n{body}",
         env!("CARGO_PKG_VERSION")
@@ -169,6 +170,7 @@ fn path_on(location: &str, scheme: &str, host: &str) -> Option<String> {
 /// The target of an immediate refresh: `<meta http-equiv="refresh" content="0; URL=/cgi-bin/luci/">`.
 fn refresh(page: &str) -> Option<String> {
     let lower = page.to_ascii_lowercase();
+    // ASCII lowercasing preserves byte positions, so they are valid in `page` too.
     let start = lower.find("http-equiv=\"refresh\"")?;
     let element = &page[start..start + lower[start..].find('>')?];
     let url = element.to_ascii_lowercase().find("url=")? + "url=".len();

@@ -172,6 +172,7 @@ async fn on_link(
         }
         let received = tokio::select! {
             biased;
+            // The end first: a flood of datagrams must not extend the listening.
             () = sleep_until(until) => break,
             () = sleep_until(browse.deadline().into()) => continue,
             received = socket.recv_from(&mut datagram) => received,
@@ -242,6 +243,7 @@ fn open(own: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
     socket.set_multicast_all_v4(false)?;
     socket.join_multicast_v4(&GROUP, &own)?;
     socket.set_multicast_if_v4(&own)?;
+    // Implementations of an early draft discard packets with another TTL (RFC 6762, 11).
     socket.set_multicast_ttl_v4(255)?;
     UdpSocket::from_std(socket.into())
 }

@@ -247,6 +247,8 @@ impl Pairer {
                     return Ok(Some((*device, probe.rule().map(str::to_owned))));
                 }
                 Ok(Answer::Unidentified { .. }) => {
+                    // The device speaks this protocol, so the failure of an earlier driver explains
+                    // nothing.
                     failed = None;
                     probe.close();
                     break;

@@ -216,6 +216,8 @@ impl<'a> Probe<'a> {
         request: &[u8],
         complete: fn(&[u8]) -> bool,
     ) -> Result<Reply, DriverError> {
+        // Put back only after a complete reply: a canceled request must not leave half an answer to
+        // the next one.
         let line = match self.line.take() {
             Some(line) => line,
             None => Line::Plain(self.dialer.open(self.endpoint).await?),
@@ -298,6 +300,7 @@ impl<'a> Probe<'a> {
 }
 
 fn broken(error: &io::Error) -> DriverError {
+    // A device that closes with unread data sends a reset. It means the same as a normal end.
     if error.kind() == io::ErrorKind::ConnectionReset {
         DriverError::Closed
     } else {

@@ -31,11 +31,15 @@ impl RateLimiter {
     }
 
     fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        // The numbers in the bucket are valid after every step, so a panic elsewhere does not
+        // matter.
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a permit for one connection. Cancel-safe; a canceled wait may use up its permit.
     pub(crate) async fn acquire(&self) {
+        // Reserved before the wait, so callers queue behind each other instead of waking up
+        // together.
         let wait = self.bucket().reserve(Instant::now());
         if !wait.is_zero() {
             sleep(wait).await;

@@ -23,6 +23,7 @@ pub(crate) fn bounded(text: &str, most: usize) -> String {
         .split(|c: char| c.is_control() || c.is_whitespace())
         .filter(|word| !word.is_empty());
     for word in words {
+        // A character takes at most four bytes, so the rest would be cut off below.
         if clean.len() >= most.saturating_mul(4) {
             break;
         }

@@ -66,6 +66,7 @@ impl Timeouts {
         if own.answers == 0 {
             elsewhere
         } else {
+            // Few answers may only lengthen the wait: a wait that is too short loses devices.
             elsewhere.max(self.within_bounds(own))
         }
     }
@@ -81,9 +82,11 @@ impl RoundTrips {
     fn answered(&mut self, round_trip: Duration) {
         let sample = round_trip.as_secs_f32();
         if self.answers == 0 {
+            // RFC 6298, 2.2.
             self.smoothed = sample;
             self.variation = sample / 2.0;
         } else {
+            // RFC 6298, 2.3. The variation comes first, because it uses the earlier smoothed value.
             self.variation += ((sample - self.smoothed).abs() - self.variation) / 4.0;
             self.smoothed += (sample - self.smoothed) / 8.0;
         }

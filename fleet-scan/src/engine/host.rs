@@ -104,9 +104,12 @@ impl Host {
             (None, Some(_)) => false,
             (Some((rank, device)), Some(other)) => {
                 let facts = &device.facts;
+                // A pending port may still show the MAC or the model, and the first report decides
+                // the identity.
                 *rank > other && facts.mac.is_some() && !facts.model.is_empty()
             }
         };
+        // After a report, a further candidate can only be another device, which need not wait.
         if answers.reported.is_empty() && !is_settled {
             Vec::new()
         } else {
@@ -158,6 +161,8 @@ impl Host {
 
     pub(super) fn outcome(&self) -> TargetOutcome {
         match self.best {
+            // Skipped means that a policy excluded every port. Ports that were never tried do not
+            // prove that.
             Some(TargetOutcome::Skipped) if !self.is_done() => TargetOutcome::NotReached,
             Some(outcome) => outcome,
             None => TargetOutcome::NotReached,

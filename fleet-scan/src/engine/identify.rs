@@ -64,6 +64,8 @@ pub(super) async fn identify(
 ) -> Identified {
     let mut failures = Vec::new();
     let mut probe = Probe::new(&dialer, endpoint, stream, &options);
+    // One limit for all drivers, so a slow device cannot hold its connection for their sum.
+    // `failures` is outside, so it survives the limit.
     let asked = timeout(
         options.identify_timeout,
         ask(&drivers, &mut probe, &mut failures),
@@ -98,6 +100,7 @@ pub(super) async fn identify_external(
     let mut answered = questions.first().map_or(0, |(port, ..)| *port);
     for (port, endpoint, drivers) in questions {
         for driver in drivers {
+            // External drivers dial by themselves, so the rate and the guard apply here.
             if let Err(reason) = dialer.acquire(endpoint).await {
                 tracing::debug!(%endpoint, reason, "no plugin is asked");
                 break;

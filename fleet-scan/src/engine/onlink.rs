@@ -286,6 +286,7 @@ impl OnLink {
         let mut answered = Vec::new();
         let sweep = self.arp_sweeps.get_mut(at)?;
         let mut buffer = [0; 128];
+        // Before `expire`: an answer that waits in the socket must not count as silence.
         while let Some(frame) = sweep.socket.receive(&mut buffer) {
             let host = frame::reply(frame)
                 .and_then(|(ip, mac)| Some((self.targets.host(IpAddr::V4(ip))? as u32, mac)));
@@ -308,6 +309,7 @@ impl OnLink {
             };
             let Some(IpAddr::V4(target)) = self.targets.address(host).filter(|_| allowed(host))
             else {
+                // The attempt fails in the same way, and reports the reason for each port.
                 sweep.requests.skip();
                 events.push(NeighborEvent::Connect(host));
                 continue;
@@ -322,6 +324,7 @@ impl OnLink {
             self.answered.insert(host, mac);
             self.resolve(host);
         }
+        // The sweep's poller does not watch packet sockets, so they are read on a timer.
         (!done).then_some(now + ARP_INTERVAL)
     }
 

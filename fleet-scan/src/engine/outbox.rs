@@ -47,6 +47,7 @@ impl<T> Outbox<T> {
     /// Sends as much as the channel takes. Returns false when the consumer is gone.
     pub(super) fn flush(&mut self) -> bool {
         while !self.queue.is_empty() {
+            // Reserved before the queue is drained, so a full channel loses nothing.
             match self.out.try_reserve() {
                 Ok(permit) => {
                     let count = self.queue.len().min(BATCH);

@@ -147,6 +147,7 @@ impl Run {
 
     async fn drive(mut self, mut events: mpsc::Receiver<Vec<SweepEvent>>) {
         let mut tick = interval(PROGRESS_INTERVAL);
+        // After a pause one figure is enough. The default would send one for each missed tick.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let cancel = self.cancel.clone();
         self.note_broken_drivers().await;
@@ -154,6 +155,8 @@ impl Run {
         while self.interrupted.is_none() && (sweeping || !self.identifying.is_empty()) {
             tokio::select! {
                 biased;
+                // A cancel must not wait behind results. Finished drivers free connections before
+                // new ones come.
                 () = cancel.cancelled() => self.interrupt(Interruption::Canceled),
                 () = sleep_until(self.deadline) => self.interrupt(Interruption::BudgetSpent),
                 _ = tick.tick() => {
@@ -161,6 +164,8 @@ impl Run {
                     self.send_progress(sweeping);
                 }
                 Some(answered) = self.identifying.join_next(), if !self.identifying.is_empty() => {
+                    // Only an aborted task ends in an error. `identify.rs` catches the panics of
+                    // drivers.
                     if let Ok(answered) = answered {
                         self.identified(answered).await;
                     }
@@ -176,6 +181,7 @@ impl Run {
         self.sweep.stop();
         // The sweep closes its channel after its last socket.
         while events.recv().await.is_some() {}
+        // Waits for the aborted tasks, so no connection is open once the scan has ended.
         self.identifying.shutdown().await;
         self.deliver_pending().await;
         self.judge_unreachable().await;
@@ -349,6 +355,8 @@ impl Run {
         );
         self.identifying.spawn(async move {
             let identified = identifying.await;
+            // The lease moves into the task, because the connection counts at its host until the
+            // drivers end.
             drop(lease);
             Answered::Port(host, port, identified)
         });

@@ -209,6 +209,8 @@ impl Schedule {
 
     /// Returns whether [`Schedule::next`] has something to do.
     pub(super) fn has_work(&self) -> bool {
+        // Twice the room keeps slot numbers within the 16 bits that `sockets.rs` packs into its
+        // tokens.
         !self.ready.is_empty() || (!self.is_begun() && self.in_progress() < 2 * self.room)
     }
 
@@ -216,6 +218,8 @@ impl Schedule {
     pub(super) fn next(&mut self, now: Instant) -> Next {
         while self.has_work() {
             if self.sockets >= self.room {
+                // Only late attempts give way. A waiting one still has most of its chance to be
+                // answered.
                 return self.oldest_late().map_or(Next::Wait, Next::Abandon);
             }
             let work = self.ready.pop_front();
@@ -223,6 +227,7 @@ impl Schedule {
             let Some((work, at)) = work.and_then(|work| Some((work, self.at_of(work)?))) else {
                 continue;
             };
+            // Waiting here for one host would stop the attempts at all others.
             if self.is_busy(at.host) {
                 self.park(work, at);
                 continue;
@@ -252,6 +257,7 @@ impl Schedule {
         };
         let (at, state, open) = (slot.at, slot.state, slot.open);
         self.measure(attempt, now);
+        // A resting endpoint has returned its slot at the host, so a late answer needs one again.
         if state == State::Resting {
             if self.is_busy(at.host) {
                 self.closed(attempt);
@@ -259,6 +265,7 @@ impl Schedule {
             }
             self.occupy(at.host);
         }
+        // The connection that is passed on still counts, until `release`.
         self.sockets = (self.sockets + 1).saturating_sub(open.count_ones() as usize);
         self.free_slot(attempt.key);
         self.host_answered(at.host);
@@ -282,6 +289,8 @@ impl Schedule {
         let (at, state, open) = (slot.at, slot.state, slot.open);
         self.sockets = self.sockets.saturating_sub(open.count_ones() as usize);
         self.free_slot(key);
+        // A resting endpoint has returned its slot already. Returning it twice would let a third
+        // connection through.
         if state == State::Waiting {
             self.vacate(at.host);
         }
@@ -307,6 +316,7 @@ impl Schedule {
             return;
         };
         let host = slot.at.host;
+        // A shortage on this machine proves nothing about the endpoint, so it costs no try.
         slot.tries = slot.tries.saturating_sub(1);
         slot.state = State::Resting;
         self.ready.push_front(Work::Again(attempt.key));
@@ -353,6 +363,8 @@ impl Schedule {
                 continue;
             };
             let (at, tries) = (slot.at, slot.tries);
+            // Only the latest attempt decides. Earlier ones stay in the queues after their
+            // successor began.
             if slot.state != State::Waiting || attempt.nth + 1 != tries {
                 continue;
             }
@@ -389,6 +401,8 @@ impl Schedule {
     fn first_attempt(&mut self) -> Option<At> {
         if let Some((host, port)) = self.admitted.pop_front() {
             if port + 1 < self.ports {
+                // In rotation, because consecutive attempts at one host would reach its limit of
+                // two connections.
                 self.admitted.push_back((host, port + 1));
             }
             return Some(At { host, port });
@@ -456,6 +470,8 @@ impl Schedule {
         let host = slot.at.host;
         self.sockets += 1;
         self.occupy(host);
+        // Checked at the floor and not when due: waits differ by subnet, and a queue with one delay
+        // needs no sorting.
         self.far_checks
             .push_back((now + self.timeouts.floor(), attempt));
         let [first, _] = &mut self.retransmissions;
@@ -503,6 +519,7 @@ impl Schedule {
     fn park(&mut self, work: Work, at: At) {
         let parked = self.parked.entry(at.host).or_default();
         match work {
+            // The mask only keeps the shift in range: a scan has at most 64 ports (`SCAN_PORTS`).
             Work::Fresh(at) => parked.fresh |= 1 << (at.port & 63),
             Work::Again(key) => parked.again.push(key),
         }
@@ -513,6 +530,7 @@ impl Schedule {
         let Some(mut parked) = self.parked.remove(&host) else {
             return;
         };
+        // A settled endpoint would use up this wake-up, and the rest could stay parked forever.
         let again = std::iter::from_fn(|| parked.again.pop())
             .find(|key| self.at_of(Work::Again(*key)).is_some());
         if let Some(key) = again {

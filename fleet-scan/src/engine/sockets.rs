@@ -121,6 +121,7 @@ impl Sockets {
         answered.clear();
         for event in &self.events {
             let Token(token) = event.token();
+            // The waker's token names an attempt that no slot has, so it needs no case of its own.
             let (slot, nth) = (token & 0xffff, token >> 16);
             if let Some(held) = self.slots.get(slot) {
                 let key = Key {
@@ -142,6 +143,8 @@ impl Sockets {
             return AttemptState::Pending;
         };
         match stream.take_error() {
+            // The event may come from the socket's earlier use. Only a peer address proves a
+            // connection.
             Ok(None) => match stream.peer_addr() {
                 Ok(_) => AttemptState::Open,
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => AttemptState::Pending,
@@ -157,6 +160,7 @@ impl Sockets {
             .stream_mut(attempt)
             .and_then(Option::take)
             .ok_or(io::ErrorKind::NotConnected)?;
+        // tokio polls it from now on. Events here would wake the sweep for nothing.
         self.poll.registry().deregister(&mut stream)?;
         Ok(StdStream::from(OwnedFd::from(stream)))
     }
@@ -175,6 +179,8 @@ impl Sockets {
             .slots
             .get(attempt.key.slot as usize)
             .is_some_and(|held| held.is_v4);
+        // Only IPv4 networks are scanned as a whole. The few IPv6 sockets are not worth a second
+        // pool.
         if let Some(stream) = stream.filter(|_| is_v4) {
             self.recycler.give(stream);
         }

@@ -179,6 +179,8 @@ impl Drop for Lease {
 
 impl Mailbox {
     fn released(&self) -> MutexGuard<'_, Vec<u32>> {
+        // A push or a take cannot leave the list half changed, so a panic elsewhere does not
+        // matter.
         self.released.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -270,6 +272,7 @@ impl Sweep {
             paused_until: None,
             shortages: 0,
             unreachable: 0,
+            // Without allowance and already due: the first attempt reads the table.
             tracking: ConnectionTracking::now().map(|_| (0, Instant::now())),
             answered: Vec::new(),
             outbox,
@@ -322,7 +325,10 @@ impl Drop for Sweep {
 impl Loop {
     fn run(mut self) {
         let mut wait = Some(Duration::ZERO);
+        // No data travels with the flag, so relaxed ordering is enough.
         while !self.mailbox.stopped.load(Ordering::Relaxed) {
+            // Answers before deadlines: a thread that wakes up late must not turn an answer into
+            // silence.
             self.receive_answers(wait);
             self.reclaim_slots();
             let paths = self.verify_paths();
@@ -331,6 +337,7 @@ impl Loop {
             self.admit_announced();
             let neighbors = self.resolve_neighbors();
             let (wake, done) = self.dial();
+            // Held silence becomes events later, so the sweep has to outlive its last attempt.
             let done = done && self.paths.as_ref().is_none_or(PathWatch::is_idle);
             if !self.outbox.flush() || (done && self.outbox.is_empty()) {
                 return;
@@ -376,8 +383,11 @@ impl Loop {
         self.unreachable = 0;
         match self.schedule.opened(attempt, now) {
             Opened::Take(at) => {
+                // Taken first, because `give_up_all` would also recycle the open connection.
                 let stream = self.sockets.take(attempt);
                 self.sockets.give_up_all(attempt.key);
+                // Needed in the error case too: dropping it returns the slot that `opened`
+                // occupied.
                 let lease = Lease {
                     mailbox: Arc::clone(&self.mailbox),
                     host: at.host,
@@ -405,6 +415,7 @@ impl Loop {
                 }
                 self.close_and_settle(attempt, at, ConnectOutcome::Refused);
             }
+            // Final for this port: another attempt would cause the same report.
             Failure::Unreachable => {
                 let at = self.schedule.settle(attempt.key);
                 self.count_unreachable(at);
@@ -528,6 +539,8 @@ impl Loop {
         {
             on_link.end_requests();
         }
+        // A /16 without announcements ends with 65,536 events at once. The outbox takes them in
+        // parts.
         while self.outbox.has_room() {
             let Some((host, absence)) =
                 self.unannounced.as_mut().and_then(Unannounced::next_absent)
@@ -542,6 +555,7 @@ impl Loop {
     fn resolve_neighbors(&mut self) -> Option<Instant> {
         let on_link = self.on_link.as_mut()?;
         let now = Instant::now();
+        // `has_room` records that work was put off. `retry_at` then wakes the loop.
         if !self.outbox.has_room() {
             return None;
         }
@@ -549,6 +563,8 @@ impl Loop {
             return Some(until);
         }
         let (targets, ports, dialer) = (&self.targets, &self.ports, &self.dialer);
+        // A request for a hardware address is a packet to the host, so a rule that forbids every
+        // port forbids it too.
         let allowed = |host| {
             targets.address(host).is_some_and(|ip| {
                 let mut endpoints = ports.iter().map(|port| Endpoint { ip, port: *port });
@@ -603,6 +619,7 @@ impl Loop {
                     return (Some(read_at), false);
                 }
             }
+            // A fresh time for each attempt, because its timeout is measured from here.
             match self.schedule.next(Instant::now()) {
                 Next::Dial(attempt, at) => self.attempt(attempt, at),
                 Next::Abandon(attempt) => self.sockets.give_up(attempt),

@@ -112,6 +112,7 @@ impl TokenRule {
     /// Inserts the credentials into a template. They are escaped for their position, so they cannot end a value early.
     pub(crate) fn fill(&self, template: &str, login: &Login) -> Zeroizing<String> {
         let is_json = self.body_type == BodyType::Json && template.starts_with('{');
+        // The path of a JSON login has placeholders too, and they need the escapes of a URL.
         let escape = |text: &str| if is_json { json(text) } else { percent(text) };
         // The user name may contain the other placeholder, so the template is split there first.
         let name = escape(login.username());

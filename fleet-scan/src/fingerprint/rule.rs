@@ -374,6 +374,7 @@ impl Rule {
     pub(crate) fn opening_requests(&self) -> impl Iterator<Item = &Request> {
         let conditions = self.matches.iter().flat_map(|one| &one.conditions);
         conditions
+            // A missing answer satisfies a negated condition, so no request is sent for it alone.
             .filter(|condition| !condition.is_negated)
             .map(|condition| &condition.answer)
     }

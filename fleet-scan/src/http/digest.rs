@@ -43,6 +43,8 @@ impl Challenge {
                 _ => {}
             }
         }
+        // A quote or line break in the challenge would let the device add header lines to our
+        // request.
         let answerable = !challenge.nonce.is_empty() && is_plain(&challenge.nonce);
         (answerable && is_plain(&challenge.realm)).then_some(challenge)
     }
@@ -78,6 +80,7 @@ impl Challenge {
         );
         let proof = if *mutual {
             let client = format!("{client:016x}");
+            // Each client nonce is used once, so the count stays 1.
             line.push_str(&format!(", qop=auth, nc=00000001, cnonce=\"{client}\""));
             hex(&format!(
                 "{}:{nonce}:00000001:{client}:auth:{request}",

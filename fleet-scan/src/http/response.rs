@@ -136,6 +136,8 @@ fn head(bytes: &[u8]) -> Option<Head> {
             .map(|(_, value)| value.to_ascii_lowercase())
     };
     let has = |name: &str, word: &str| value(name).is_some_and(|value| value.contains(word));
+    // RFC 9112, 6.3: these have no body despite their headers, and Transfer-Encoding overrides
+    // Content-Length.
     let framing = if status < 200 || status == 204 || status == 304 {
         Framing::None
     } else if has("transfer-encoding", "chunked") {

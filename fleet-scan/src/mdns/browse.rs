@@ -191,6 +191,8 @@ impl Browse {
         for (instance, service) in &self.services {
             let holds = (service.named + service.holds).saturating_duration_since(now);
             let length = instance.len() + self.service.len() + RECORD;
+            // Responders ignore a known answer with less than half of its lifetime left (RFC 6762,
+            // 7.1).
             if holds < service.holds / 2 || room < length {
                 continue;
             }
@@ -283,6 +285,7 @@ impl Browse {
 
     /// Records the host and port of a service.
     fn on_srv(&mut self, instance: &Name, target: &Name, port: u16, now: Instant) {
+        // A target of `.` means that the service is not available (RFC 2782).
         if port == 0 || target.is_root() || !self.services.contains_key(instance) {
             return;
         }
@@ -337,6 +340,7 @@ impl Browse {
 }
 
 fn query_message(queries: impl IntoIterator<Item = Query>) -> Message {
+    // The id of a multicast query is 0 (RFC 6762, 18.1).
     let mut message = Message::new(0, MessageType::Query, OpCode::Query);
     message.queries.extend(queries);
     message
@@ -349,6 +353,7 @@ fn records(datagram: &[u8]) -> Vec<Record> {
     let Ok(header) = Header::read(&mut decoder) else {
         return Vec::new();
     };
+    // Messages with another code must be ignored (RFC 6762, 18.3).
     let is_response = header.metadata.message_type == MessageType::Response
         && header.metadata.op_code == OpCode::Query;
     let counts = header.counts;
@@ -356,6 +361,7 @@ fn records(datagram: &[u8]) -> Vec<Record> {
         return Vec::new();
     }
     let count = [counts.answers, counts.authorities, counts.additionals].map(usize::from);
+    // The counts are claims of the sender. Reading ends with the bytes.
     let all = std::iter::from_fn(|| Record::read(&mut decoder).ok());
     all.take(count.iter().sum()).filter(is_internet).collect()
 }

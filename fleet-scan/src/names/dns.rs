@@ -108,6 +108,7 @@ impl Resolver for DnsResolver {
             // The resolver library queries a name server for the family that the hosts file lacks, and fails without a
             // server. System programs use only the hosts file for such a name.
             if self.servers.is_empty() {
+                // A machine without a hosts file is normal.
                 let found = in_hosts(&read_hosts().unwrap_or_default(), name.as_str());
                 if !found.is_empty() {
                     return Ok(found);

@@ -79,6 +79,7 @@ impl Line {
             Self::Plain(stream) => stream.write_all(bytes).await,
             Self::Tls(stream) => {
                 stream.write_all(bytes).await?;
+                // tokio-rustls may hold back the last record until a flush.
                 stream.flush().await
             }
         }

@@ -63,6 +63,7 @@ impl Links {
         mut routes: Vec<Route>,
         range: RangeInclusive<IpAddr>,
     ) -> Self {
+        // Every target searches this list, and a router's table can have many thousands of routes.
         routes.retain(|route| route.first() <= *range.end() && *range.start() <= route.last());
         routes.sort_by_key(|route| (Reverse(route.length), route.metric));
         Self { interfaces, routes }
@@ -94,6 +95,8 @@ impl Links {
         let NextHop::OnLink(index) = route.next_hop else {
             return None;
         };
+        // Nobody answers a request for an address of this machine, so it must not wait for an
+        // answer.
         let own = |interface: &&Interface| interface.addresses.contains(&target);
         if self.interfaces.iter().any(|interface| own(&interface)) {
             return None;
@@ -124,6 +127,7 @@ impl Route {
     }
 
     fn host_bits_v4(&self) -> u32 {
+        // A shift by all bits overflows. Such a prefix has no host bits.
         u32::MAX.checked_shr(self.length.into()).unwrap_or(0)
     }
 

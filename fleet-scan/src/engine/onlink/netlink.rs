@@ -100,6 +100,7 @@ impl Kernel {
     pub(super) fn new() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
+        // Connected to the kernel, because otherwise any process can send to the socket.
         socket.connect(&SocketAddr::new(0, 0))?;
         Self::over(socket)
     }
@@ -217,6 +218,7 @@ impl Kernel {
         message.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
         let mut messages = 0;
+        // The socket's own limit applies to each datagram, not to the whole dump.
         let deadline = Instant::now() + TIME_LIMIT;
         while Instant::now() < deadline {
             let length = self.socket.recv(&mut self.buffer.as_mut_slice(), 0)?;
@@ -225,6 +227,7 @@ impl Kernel {
                 let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message);
                 // Messages that the library cannot read hold none of the attributes that matter here.
                 let Ok(message) = message else { continue };
+                // The rest of a dump that timed out may still arrive.
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
@@ -250,6 +253,7 @@ impl Kernel {
 /// four bytes.
 fn first<'a>(datagram: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = u32::from_ne_bytes(*datagram.first_chunk()?) as usize;
+    // A length below the header's would not advance, and the loop would never end.
     let message = datagram.get(..length).filter(|_| length >= 16)?;
     *datagram = datagram
         .get(length.next_multiple_of(4)..)
@@ -258,6 +262,7 @@ fn first<'a>(datagram: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 fn link(message: &LinkMessage) -> Link {
+    // An administrator sets `Up`. Only `LowerUp` shows a carrier.
     let required = LinkFlags::Up | LinkFlags::LowerUp;
     let mut link = Link {
         index: message.header.index,
@@ -288,11 +293,13 @@ fn route(family: Family, message: &RouteMessage) -> Option<Route> {
     let (mut router, mut several) = (None, false);
     for attribute in &message.attributes {
         match attribute {
+            // The header has 8 bits for the table. Larger numbers are only in this attribute.
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Destination(address) => to = address_of(address)?,
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Oif(index) => interface = Some(*index),
             RouteAttribute::Gateway(address) => router = address_of(address),
+            // The kernel chooses one of several next hops per flow, so the path is unknown.
             RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => several = true,
             _ => {}
         }

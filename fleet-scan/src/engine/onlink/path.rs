@@ -75,6 +75,7 @@ impl Path {
     /// Takes a view of all interfaces. An interface that is missing is down.
     pub(super) fn observe(&mut self, links: &[Link], now: Instant) {
         let link = links.iter().find(|link| link.index == self.interface);
+        // A carrier can be lost and return between two reads. Only the counter shows it.
         let flapped = self.link.as_ref().zip(link);
         let flapped = flapped.is_some_and(|(before, link)| before.changes != link.changes);
         if flapped || link.is_none_or(|link| !link.is_up) {
@@ -99,6 +100,7 @@ impl Path {
 
     /// Judges the silence of a host since the last packet to it.
     pub(super) fn judge(&self, sent: Instant) -> Silence {
+        // `None` is less than any time, so a link that was never down passes.
         if self.last_down >= Some(sent) {
             Silence::LinkDown
         } else if self.router.is_none() || self.last_answer >= Some(sent) {

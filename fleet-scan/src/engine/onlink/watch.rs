@@ -119,6 +119,7 @@ impl<T> PathWatch<T> {
         sent: Instant,
     ) -> Option<(T, Result<(), Failure>)> {
         let Some(watched) = self.of(host) else {
+            // A path that cannot be watched cannot be verified. Its silence counts.
             return Some((item, Ok(())));
         };
         match watched.path.judge(sent) {

@@ -45,6 +45,8 @@ impl Recycler {
             .spawn(move || {
                 for mut lot in incoming {
                     lot.retain(disconnect);
+                    // If the channel is full, the sweep needs no more. Dropping the lot closes its
+                    // sockets.
                     let _ = outgoing.try_send(lot);
                 }
             })?;
@@ -61,6 +63,8 @@ impl Recycler {
         };
         self.lot.push(stream);
         if self.lot.len() >= LOT {
+            // The sweep must never block. A lot that finds no room is dropped, which closes its
+            // sockets.
             let _ = used.try_send(std::mem::take(&mut self.lot));
         }
     }
