@@ -31,7 +31,7 @@ pub enum BindRefusal {
     FoundByNode(NodeId),
     /// The device has no known endpoint: it never had one, or another device took it.
     #[error("where it is now is not known: scan for it first")]
-    NoPlace,
+    NoEndpoint,
 }
 
 /// Decides whether a device may be bound to a node. Attribution to another node does not prevent the binding: the
@@ -64,9 +64,9 @@ pub struct ServerClaim {
     /// The node to which the device is attributed, enrolled or revoked. Attribution is never cleared.
     pub owner: Option<NodeId>,
     /// Whether the device has a known endpoint.
-    pub has_place: bool,
+    pub has_endpoint: bool,
     /// A node to which that endpoint was ever attributed.
-    pub place_of: Option<NodeId>,
+    pub endpoint_node: Option<NodeId>,
 }
 
 /// Decides whether the server may bind a device to itself. It may not if the device or its endpoint was ever
@@ -76,13 +76,13 @@ pub struct ServerClaim {
 ///
 /// [`BindRefusal`] states why the device cannot be bound.
 pub fn decide_bind_to_server(claim: ServerClaim) -> Result<BindDecision, BindRefusal> {
-    if let Some(node) = claim.owner.or(claim.place_of) {
+    if let Some(node) = claim.owner.or(claim.endpoint_node) {
         return Err(BindRefusal::FoundByNode(node));
     }
     match claim.binding {
         Binding::Node(node) => Err(BindRefusal::BoundToNode(node)),
         Binding::Server => Ok(BindDecision::Already),
-        Binding::Free if !claim.has_place => Err(BindRefusal::NoPlace),
+        Binding::Free if !claim.has_endpoint => Err(BindRefusal::NoEndpoint),
         Binding::Free => Ok(BindDecision::Bind),
     }
 }
@@ -97,7 +97,7 @@ pub struct PairCandidate {
     /// The current pairing status.
     pub status: PairingStatus,
     /// Whether the device has a known endpoint.
-    pub has_place: bool,
+    pub has_endpoint: bool,
 }
 
 /// Why a device cannot be paired on a node.
@@ -134,10 +134,10 @@ pub fn decide_target(node: NodeId, candidate: PairCandidate) -> Result<(), NotPa
         }
         Binding::Free => {}
     }
-    if candidate.has_place {
+    if candidate.has_endpoint {
         Ok(())
     } else {
-        Err(BindRefusal::NoPlace.into())
+        Err(BindRefusal::NoEndpoint.into())
     }
 }
 

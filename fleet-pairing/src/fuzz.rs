@@ -31,7 +31,7 @@ const ROWS: usize = 64;
 /// follows from its evidence and the node that sent it. Rows of several nodes keep identities and endpoints apart and
 /// never take over each other's records.
 ///
-/// The text is parsed as one identity, and its lines as rows: `reporter|place|identifier|mac|serial|model`.
+/// The text is parsed as one identity, and its lines as rows: `reporter|endpoint|identifier|mac|serial|model`.
 pub fn device_identity(data: &[u8]) {
     vectors();
     let text = String::from_utf8_lossy(data);
@@ -44,12 +44,12 @@ pub fn device_identity(data: &[u8]) {
     let records: Vec<DeviceRecord> = inventory.records().cloned().collect();
     let names: BTreeSet<_> = records.iter().map(|record| &record.identifier).collect();
     assert_eq!(names.len(), records.len(), "one identity, one record");
-    let placed = records.iter().filter(|record| record.endpoint.is_some());
-    let places: BTreeSet<_> = placed
+    let located = records.iter().filter(|record| record.endpoint.is_some());
+    let endpoints: BTreeSet<_> = located
         .clone()
         .map(|record| (record.owner, record.endpoint))
         .collect();
-    assert_eq!(places.len(), placed.count(), "one place, one record");
+    assert_eq!(endpoints.len(), located.count(), "one endpoint, one record");
 }
 
 fn vectors() {
@@ -123,9 +123,9 @@ fn identity(text: &str) {
 fn row(line: &str, inventory: &mut Inventory) {
     let mut fields = line.split('|');
     let mut field = || fields.next().unwrap_or_default();
-    let (who, place) = (number(field()), number(field()));
+    let (who, endpoint) = (number(field()), number(field()));
     let (identifier, mac, serial, model) = (field(), field(), field(), field());
-    let (ip, port) = (format!("10.0.0.{}", 1 + place % 3), 80 + place % 2);
+    let (ip, port) = (format!("10.0.0.{}", 1 + endpoint % 3), 80 + endpoint % 2);
     let parsed = DeviceReport::parse(RawDeviceReport {
         identifier,
         ip: &ip,

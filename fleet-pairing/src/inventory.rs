@@ -15,7 +15,7 @@ use crate::{
 pub struct Inventory {
     records: BTreeMap<DeviceId, DeviceRecord>,
     by_identifier: BTreeMap<DeviceIdentifier, DeviceId>,
-    by_place: BTreeMap<(NodeId, Endpoint), BTreeSet<DeviceId>>,
+    by_endpoint: BTreeMap<(NodeId, Endpoint), BTreeSet<DeviceId>>,
     created: i64,
 }
 
@@ -105,7 +105,7 @@ impl Inventory {
     ) -> Vec<&DeviceRecord> {
         let heir = heir_identifier(reporter, report);
         let named = [Some(identifier), heir.as_ref()];
-        let here = self.by_place.get(&(reporter.node, report.endpoint));
+        let here = self.by_endpoint.get(&(reporter.node, report.endpoint));
         let ids: BTreeSet<(bool, i64)> = named
             .into_iter()
             .flatten()
@@ -131,8 +131,8 @@ impl Inventory {
         self.by_identifier
             .insert(record.identifier.clone(), record.id);
         if let (Some(owner), Some(endpoint)) = (record.owner, record.endpoint) {
-            let place = self.by_place.entry((owner, endpoint)).or_default();
-            place.insert(record.id);
+            let devices = self.by_endpoint.entry((owner, endpoint)).or_default();
+            devices.insert(record.id);
         }
         self.records.insert(record.id, record);
     }
@@ -141,9 +141,9 @@ impl Inventory {
         let record = self.records.remove(&device)?;
         self.by_identifier.remove(&record.identifier);
         if let (Some(owner), Some(endpoint)) = (record.owner, record.endpoint)
-            && let Some(place) = self.by_place.get_mut(&(owner, endpoint))
+            && let Some(devices) = self.by_endpoint.get_mut(&(owner, endpoint))
         {
-            place.remove(&device);
+            devices.remove(&device);
         }
         Some(record)
     }

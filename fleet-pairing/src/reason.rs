@@ -12,7 +12,7 @@ pub enum IdentityReason {
     /// A device known by its endpoint reported a serial.
     ShowedSerial,
     /// Two records of one node had the same endpoint.
-    SamePlace,
+    SameEndpoint,
     /// Its node was replaced, and the hash with the id of the revoked node matches endpoint and type.
     Replacement,
     /// The change predates stored reasons.
@@ -24,7 +24,7 @@ impl IdentityReason {
     pub const ALL: [Self; 5] = [
         Self::ShowedMac,
         Self::ShowedSerial,
-        Self::SamePlace,
+        Self::SameEndpoint,
         Self::Replacement,
         Self::Earlier,
     ];
@@ -34,7 +34,7 @@ impl IdentityReason {
         match self {
             Self::ShowedMac => "showed a mac",
             Self::ShowedSerial => "showed a serial",
-            Self::SamePlace => "same place",
+            Self::SameEndpoint => "same endpoint",
             Self::Replacement => "replacement node",
             Self::Earlier => "earlier",
         }
@@ -45,7 +45,7 @@ impl IdentityReason {
         match self {
             Self::ShowedMac => "showed its MAC at the address and port where it was known",
             Self::ShowedSerial => "showed its serial at the address and port where it was known",
-            Self::SamePlace => "two records of one node stood at one address and port",
+            Self::SameEndpoint => "two records of one node had one address and port",
             Self::Replacement => {
                 "its node was replaced, and address, port, driver and model match the record of the revoked node"
             }
@@ -58,7 +58,7 @@ impl IdentityReason {
         match shown {
             DeviceIdentifier::Mac(_) => Self::ShowedMac,
             DeviceIdentifier::Serial(_) => Self::ShowedSerial,
-            DeviceIdentifier::Auto(_) => Self::SamePlace,
+            DeviceIdentifier::Auto(_) => Self::SameEndpoint,
         }
     }
 }

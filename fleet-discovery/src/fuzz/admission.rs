@@ -50,7 +50,7 @@ impl Run {
             .map(address)
             .filter(|ip| *ip == fleet_core::canonical(*ip))
             .collect();
-        let (place, text) = match kind % 5 {
+        let (targets, text) = match kind % 5 {
             0 | 1 => {
                 let list: crate::AddressList = listed.iter().copied().collect();
                 let word = if kind % 5 == 0 { "exact" } else { "announced" };
@@ -86,7 +86,7 @@ impl Run {
             },
             known: BTreeMap::new(),
             model: Model {
-                place,
+                targets,
                 ports,
                 ports_seen: Vec::new(),
                 stored: Vec::new(),
@@ -179,7 +179,7 @@ impl Run {
         // The result is not compared here. The model compares what may be reported afterwards.
         let _ = self.scope.pin(name, Ok(&answer), self.policy);
         self.model.pin(name, &answer, self.policy);
-        let awaits = matches!(&self.model.place, Where::Pinned(names) if names.iter().any(|(_, answer)| answer.is_none()));
+        let awaits = matches!(&self.model.targets, Where::Pinned(names) if names.iter().any(|(_, answer)| answer.is_none()));
         assert_eq!(self.scope.awaits_pins(), awaits, "{}", self.scope);
     }
 

@@ -42,7 +42,7 @@ pub(super) enum Where {
 /// A command: its scope and its stored rows.
 #[derive(Clone, Debug)]
 pub(super) struct Model {
-    pub(super) place: Where,
+    pub(super) targets: Where,
     /// The permitted ports; `None` if the first ten reported ports count.
     pub(super) ports: Option<Vec<u16>>,
     pub(super) ports_seen: Vec<u16>,
@@ -53,7 +53,7 @@ pub(super) struct Model {
 impl Model {
     pub(super) fn holds_address(&self, ip: IpAddr) -> bool {
         let ip = canonical(ip);
-        match &self.place {
+        match &self.targets {
             Where::Listed(listed) => listed.contains(&ip),
             Where::Pinned(names) => names
                 .iter()
@@ -75,7 +75,7 @@ impl Model {
     }
 
     pub(super) fn quota(&self) -> usize {
-        let targets = match &self.place {
+        let targets = match &self.targets {
             Where::Listed(listed) => listed.len(),
             Where::Pinned(names) => names
                 .iter()
@@ -133,7 +133,7 @@ impl Model {
         if !accepted {
             return Some(Answer::Refused);
         }
-        match (&mut self.place, ip) {
+        match (&mut self.targets, ip) {
             (Where::Subnet(first @ None), IpAddr::V4(ip)) => *first = Some(ip),
             (Where::Unpinned(seen), ip) if !seen.contains(&ip) => seen.push(ip),
             (Where::Listed(_) | Where::Pinned(_) | Where::Subnet(_) | Where::Unpinned(_), _) => {}
@@ -146,7 +146,7 @@ impl Model {
 
     /// Processes a node's answer for a name. It counts if it is the first one and every address may be scanned.
     pub(super) fn pin(&mut self, name: &str, answer: &[IpAddr], policy: AddressPolicy) {
-        let Where::Pinned(names) = &mut self.place else {
+        let Where::Pinned(names) = &mut self.targets else {
             return;
         };
         let Some((_, answered @ None)) = names.iter_mut().find(|(known, _)| known == name) else {

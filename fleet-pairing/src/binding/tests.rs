@@ -37,22 +37,22 @@ fn a_device_is_bound_to_one_confirmed_node_or_to_nobody_else() {
 fn the_server_takes_only_what_no_node_ever_found() {
     for binding in [Binding::Free, Binding::Node(HERE), Binding::Server] {
         for owner in [None, Some(HERE)] {
-            for place_of in [None, Some(THERE)] {
-                for has_place in [false, true] {
+            for endpoint_node in [None, Some(THERE)] {
+                for has_endpoint in [false, true] {
                     let claim = ServerClaim {
                         binding,
                         owner,
-                        has_place,
-                        place_of,
+                        has_endpoint,
+                        endpoint_node,
                     };
-                    let expected = match (owner, place_of, binding) {
+                    let expected = match (owner, endpoint_node, binding) {
                         (Some(node), _, _) | (None, Some(node), _) => {
                             Err(BindRefusal::FoundByNode(node))
                         }
                         (None, None, Binding::Node(node)) => Err(BindRefusal::BoundToNode(node)),
                         (None, None, Binding::Server) => Ok(BindDecision::Already),
-                        (None, None, Binding::Free) if has_place => Ok(BindDecision::Bind),
-                        (None, None, Binding::Free) => Err(BindRefusal::NoPlace),
+                        (None, None, Binding::Free) if has_endpoint => Ok(BindDecision::Bind),
+                        (None, None, Binding::Free) => Err(BindRefusal::NoEndpoint),
                     };
                     assert_eq!(decide_bind_to_server(claim), expected, "{claim:?}");
                 }
@@ -67,7 +67,7 @@ fn a_node_pairs_what_it_found_or_what_is_bound_to_it() {
         binding: Binding::Free,
         owner: Some(HERE),
         status: PairingStatus::Unpaired,
-        has_place: true,
+        has_endpoint: true,
     };
     let cases = [
         (candidate, Ok(())),
@@ -109,10 +109,10 @@ fn a_node_pairs_what_it_found_or_what_is_bound_to_it() {
         ),
         (
             PairCandidate {
-                has_place: false,
+                has_endpoint: false,
                 ..candidate
             },
-            Err(BindRefusal::NoPlace.into()),
+            Err(BindRefusal::NoEndpoint.into()),
         ),
     ];
     for (candidate, expected) in cases {
@@ -127,7 +127,7 @@ fn all_unpaired_leaves_out_the_paired_and_without_a_password_what_wants_one() {
             binding: Binding::Node(HERE),
             owner: Some(HERE),
             status,
-            has_place: true,
+            has_endpoint: true,
         };
         let expected = |with_password: bool| match status {
             PairingStatus::Paired | PairingStatus::DefaultPassword => Err(NotPairable::Paired),

@@ -146,11 +146,14 @@ fn a_row_looks_at_few_records_however_many_there_are() {
         assert!(looked_at <= 2, "row {n} looks at {looked_at} records");
         inventory.decide(ME.into(), &moved).expect("known");
     }
-    let places: BTreeSet<_> = inventory
+    let endpoints: BTreeSet<_> = inventory
         .records()
         .filter_map(|record| record.endpoint)
         .collect();
-    assert_eq!((inventory.records().count(), places.len()), (1_024, 1_024));
+    assert_eq!(
+        (inventory.records().count(), endpoints.len()),
+        (1_024, 1_024)
+    );
 }
 
 proptest! {

@@ -409,7 +409,7 @@ fn any_record() -> impl Strategy<Value = DeviceRecord> {
         prop::sample::subsequence(vec![MAC, MAC_2, SERIAL], 0..3),
     )
         .prop_map(
-            |(identifier, place, owner, live, binding, kind, separated)| {
+            |(identifier, endpoint, owner, live, binding, kind, separated)| {
                 let live = live || owner == Some(ME);
                 let named = match identifier {
                     "heir" => auto_of(OTHER, "S19", record(0, "auto")),
@@ -419,7 +419,10 @@ fn any_record() -> impl Strategy<Value = DeviceRecord> {
                     .into_iter()
                     .map(|id| id.parse().expect(id))
                     .collect();
-                let known = model(kind, bound(binding, owned(owner, live, at(place, named))));
+                let known = model(
+                    kind,
+                    bound(binding, owned(owner, live, at(endpoint, named))),
+                );
                 DeviceRecord {
                     kept_apart,
                     ..known

@@ -136,10 +136,10 @@ fn rows() -> impl Strategy<Value = (usize, usize, usize, usize)> {
     (0..2_usize, 0..3_usize, 0..2_usize, 0..2_usize)
 }
 
-fn row_report((place, mac, serial, model): (usize, usize, usize, usize)) -> DeviceReport {
+fn row_report((endpoint, mac, serial, model): (usize, usize, usize, usize)) -> DeviceReport {
     DeviceReport::parse(RawDeviceReport {
         identifier: "x",
-        ip: ["10.0.0.7", "10.0.0.8"][place],
+        ip: ["10.0.0.7", "10.0.0.8"][endpoint],
         port: "80",
         driver: "antminer",
         model: ["", "S19"][model],

@@ -187,12 +187,12 @@ async fn the_dialed_endpoint_counts_and_a_flood_of_output_is_harmless() {
     let (summary, mut found) = scan(&host, &[liar, printer]).await;
     assert!(summary.is_complete(), "{summary:?}");
     found.sort_by_key(|device| device.endpoint.ip);
-    let places: Vec<_> = found
+    let endpoints: Vec<_> = found
         .iter()
         .map(|device| (device.endpoint.to_string(), &*device.facts.model))
         .collect();
     assert_eq!(
-        places,
+        endpoints,
         [
             (format!("{liar}:{PORT}"), "Liar"),
             (format!("{printer}:{PORT}"), "Printer")

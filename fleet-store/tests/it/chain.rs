@@ -64,9 +64,9 @@ async fn records_are_sealed_in_their_order_and_verify(site: Site) {
     assert!(rows.iter().all(|row| row.seq.is_none()));
     assert_eq!(sealed(&site, 2).await, rows.len() as u64);
     assert_eq!(sealed(&site, 2).await, 0, "nothing is sealed twice");
-    let places: Vec<_> = site.audited().await.iter().map(|row| row.seq).collect();
+    let sequence: Vec<_> = site.audited().await.iter().map(|row| row.seq).collect();
     let expected: Vec<_> = (1..=rows.len() as u64).rev().map(Some).collect();
-    assert_eq!(places, expected, "newest first");
+    assert_eq!(sequence, expected, "newest first");
     let kept = head(&site).await;
     assert_eq!(kept.seq, rows.len() as u64);
     assert_eq!(faults(&site, Some(site.org), Some(kept)).await, []);
@@ -147,7 +147,7 @@ async fn manual_changes_are_found_and_named(site: Site) {
             vec![ChainFault::Missing { from: 4, to: 4 }],
         ),
         (
-            "a deletion with the places moved up",
+            "a deletion with the sequence moved up",
             vec![
                 format!(
                     "DELETE FROM audit_link WHERE chain = {org} AND seq = {}",
@@ -380,9 +380,9 @@ async fn writers_and_two_sealers_at_once_leave_one_dense_chain(site: Site) {
     let rows = site.audited().await;
     assert!(rows.len() > 200);
     assert_eq!(links, rows.len() as u64);
-    let places: BTreeSet<_> = rows.iter().filter_map(|row| row.seq).collect();
+    let sequence: BTreeSet<_> = rows.iter().filter_map(|row| row.seq).collect();
     let dense: BTreeSet<_> = (1..=rows.len() as u64).collect();
-    assert_eq!(places, dense, "each once");
+    assert_eq!(sequence, dense, "each once");
     assert_eq!(faults(&site, Some(site.org), None).await, []);
 }
 

@@ -34,12 +34,12 @@ async fn scan(site: &Site, node: Node, rows: Vec<Row>) -> (u64, u64) {
 /// The devices in short form: `1 mac:.. 10.0.0.7:80`.
 async fn shown(site: &Site) -> Vec<String> {
     let device = |device: DeviceRow| {
-        let place = device
+        let endpoint = device
             .endpoint
-            .map_or("nowhere".into(), |place| place.to_string());
+            .map_or("nowhere".into(), |endpoint| endpoint.to_string());
         let kind = device.identifier.to_string();
         let kind = kind.split(':').next().unwrap_or_default().to_owned();
-        format!("{} {kind} {place}", device.id)
+        format!("{} {kind} {endpoint}", device.id)
     };
     site.devices().await.into_iter().map(device).collect()
 }
@@ -452,7 +452,7 @@ async fn a_conflict_with_another_record_is_shown_until_it_is_resolved(site: Site
     }
     let listed = refusals(&site).await;
     let [refused] = &listed[..] else {
-        panic!("one row a place")
+        panic!("one row per endpoint")
     };
     assert_eq!(
         (

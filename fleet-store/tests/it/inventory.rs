@@ -48,7 +48,7 @@ async fn a_device_keeps_its_id_across_scans(site: Site) {
     let moved = only(&site).await;
     assert_eq!((moved.id, moved.identifier), (first.id, first.identifier));
     assert_eq!(
-        moved.endpoint.map(|place| place.to_string()),
+        moved.endpoint.map(|endpoint| endpoint.to_string()),
         Some("10.0.0.99:80".into())
     );
 }
@@ -117,14 +117,14 @@ async fn another_device_takes_the_endpoint(site: Site) {
     let other = "02:00:5E:00:00:02";
     scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await;
     scan(&site, node, vec![with_mac("10.0.0.7", other)]).await;
-    let places: Vec<_> = site
+    let endpoints: Vec<_> = site
         .devices()
         .await
         .into_iter()
         .map(|device| (device.identifier.to_string(), device.endpoint.is_some()))
         .collect();
     assert_eq!(
-        places,
+        endpoints,
         [
             (format!("mac:{MAC}"), false),
             (format!("mac:{other}"), true)
@@ -141,14 +141,14 @@ async fn another_device_takes_the_endpoint(site: Site) {
         .await,
         (2, 0)
     );
-    let places: Vec<_> = site
+    let endpoints: Vec<_> = site
         .devices()
         .await
         .into_iter()
-        .map(|device| device.endpoint.map(|place| place.to_string()))
+        .map(|device| device.endpoint.map(|endpoint| endpoint.to_string()))
         .collect();
     assert_eq!(
-        places,
+        endpoints,
         [Some("10.0.0.7:80".into()), Some("10.0.0.8:80".into())]
     );
 }
@@ -165,7 +165,10 @@ async fn two_rows_of_one_device_in_one_report_agree(site: Site) {
         (2, 0)
     );
     assert_eq!(
-        only(&site).await.endpoint.map(|place| place.to_string()),
+        only(&site)
+            .await
+            .endpoint
+            .map(|endpoint| endpoint.to_string()),
         Some("10.0.0.8:80".into())
     );
 }

@@ -188,11 +188,11 @@ async fn binding_moves_the_attribution(site: Site) {
     let device = site.found_by(north, "10.0.0.7").await;
     site.bind(south, device).await.expect("bound");
     assert_eq!(site.owner(device).await, Some(south));
-    let places = "SELECT count(*) FROM node_endpoint WHERE ip = '10.0.0.7'";
+    let endpoints = "SELECT count(*) FROM node_endpoint WHERE ip = '10.0.0.7'";
     assert_eq!(
-        site.number(places).await,
+        site.number(endpoints).await,
         2,
-        "the place was attributed to both"
+        "the endpoint was attributed to both"
     );
     assert_eq!(site.unbind(device).await, Changed::Yes);
     assert_eq!(site.owner(device).await, Some(south), "never cleared");

@@ -83,7 +83,7 @@ async fn a_command_never_stores_more_than_its_quota(site: Site) {
     let new = site.new_scan(node.id, "10.0.0.0/29", &[]);
     let scan = site.create(new).await.id;
     let command = site.issue(node).await.expect("issued");
-    let places = |ports: std::ops::Range<u16>| -> Vec<Row> {
+    let endpoints = |ports: std::ops::Range<u16>| -> Vec<Row> {
         (1..=6)
             .flat_map(|n| {
                 ports
@@ -93,12 +93,13 @@ async fn a_command_never_stores_more_than_its_quota(site: Site) {
             .collect()
     };
     assert_eq!(
-        site.reported(node, command.command, places(1..10)).await,
+        site.reported(node, command.command, endpoints(1..10)).await,
         (54, 0)
     );
     // Six rows remain. An eleventh port is out of scope, so only rows within the scope count.
     assert_eq!(
-        site.reported(node, command.command, places(10..12)).await,
+        site.reported(node, command.command, endpoints(10..12))
+            .await,
         (6, 6)
     );
     assert_eq!(site.number("SELECT rows FROM command").await, 60);
@@ -109,7 +110,7 @@ async fn a_command_never_stores_more_than_its_quota(site: Site) {
         .await
         .expect("forgotten");
     let (log, devices) = (site.log(scan).await, site.devices().await);
-    let over = site.report(node, command.command, places(1..2));
+    let over = site.report(node, command.command, endpoints(1..2));
     let refused = site.store.record_report(over).await;
     assert!(
         matches!(refused, Err(ReportError::OverQuota { quota: 60, .. })),

@@ -48,7 +48,10 @@ async fn an_accepted_device_and_its_event_are_stored_together(site: Site) {
     let device = &devices[0];
     assert_eq!(device.identifier.to_string(), "mac:02:00:5E:00:00:01");
     assert_eq!(
-        (device.node, device.endpoint.map(|place| place.to_string())),
+        (
+            device.node,
+            device.endpoint.map(|endpoint| endpoint.to_string())
+        ),
         (Some(node.id), Some("10.0.0.7:80".into()))
     );
     let facts = DeviceFacts {

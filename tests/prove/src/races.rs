@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use judge::{Action, Holder, Moment, Race, Violation, judge};
-use round::{Nodes, PLACES};
+use round::{ENDPOINTS, Nodes};
 use sea_orm::Database;
 use site::Site;
 
@@ -53,7 +53,7 @@ async fn races(scratch: &Scratch) -> Result<Vec<String>> {
     let mut random = Random::new(SEED);
     let mut first: BTreeMap<&str, u32> = BTreeMap::new();
     let (mut count, mut dials) = (0, 0);
-    for number in 0..RACES.div_ceil(PLACES) {
+    for number in 0..RACES.div_ceil(ENDPOINTS) {
         let (nodes, races) = round::run(&site, &raw, number, other, &mut random).await?;
         for race in &races {
             if let Some(violation) = judge(race).first() {
@@ -94,7 +94,9 @@ fn describe(violation: Violation) -> String {
         Violation::ClaimedWithoutRight(device) => {
             format!("device {device} is claimed without right")
         }
-        Violation::Dialed(moment) => format!("the server dialed a node's place after {moment:?}"),
+        Violation::Dialed(moment) => {
+            format!("the server dialed a node's endpoint after {moment:?}")
+        }
     }
 }
 

@@ -53,10 +53,10 @@ async fn flood(scratch: &Scratch) -> Result<Vec<String>> {
     let (mut malformed, mut good, mut calls) = (0, BTreeMap::new(), 0_u64);
     let mut kinds = BTreeMap::new();
     while malformed < MALFORMED {
-        let place = random.below(REPORT - GOOD);
+        let first = random.below(REPORT - GOOD);
         let mut devices = Vec::new();
         for number in 0..REPORT {
-            if (place..place + GOOD).contains(&number) {
+            if (first..first + GOOD).contains(&number) {
                 let device = device(good.len());
                 good.insert(device.device_identifier.clone(), device.ip_address.clone());
                 devices.push(device);
@@ -82,8 +82,8 @@ async fn flood(scratch: &Scratch) -> Result<Vec<String>> {
     let stored: BTreeMap<String, String> = stored
         .into_iter()
         .map(|row| {
-            let place = row.endpoint.map(|endpoint| endpoint.ip.to_string());
-            (row.identifier.to_string(), place.unwrap_or_default())
+            let endpoint = row.endpoint.map(|endpoint| endpoint.ip.to_string());
+            (row.identifier.to_string(), endpoint.unwrap_or_default())
         })
         .collect();
     let id: ScanId = scan.parse()?;
@@ -103,7 +103,7 @@ async fn flood(scratch: &Scratch) -> Result<Vec<String>> {
     live.stop().await?;
     let bad = stored
         .iter()
-        .filter(|(id, place)| good.get(*id) != Some(*place))
+        .filter(|(id, endpoint)| good.get(*id) != Some(*endpoint))
         .count();
     let lost = good.keys().filter(|id| !stored.contains_key(*id)).count();
     ensure!(

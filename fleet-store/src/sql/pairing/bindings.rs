@@ -64,11 +64,11 @@ fn shown(device: &device::Model) -> String {
 async fn node_of_endpoint(
     tx: &DatabaseTransaction,
     org: OrgId,
-    place: Endpoint,
+    endpoint: Endpoint,
 ) -> Result<Option<NodeId>, DbErr> {
     let row = node_endpoint::Entity::find()
         .filter(node_endpoint::Column::OrgId.eq(org.0))
-        .filter(node_endpoint::Column::Ip.eq(AsText(place.ip)))
+        .filter(node_endpoint::Column::Ip.eq(AsText(endpoint.ip)))
         .order_by_asc(node_endpoint::Column::NodeId)
         .one(tx)
         .await?;
@@ -318,15 +318,15 @@ impl Bindings for SqlStore {
             let Some(found) = lock_device(tx, org, device).await? else {
                 return refuse(BindError::DeviceNotFound(device));
             };
-            let place = devices::endpoint(&found)?;
+            let endpoint = devices::endpoint(&found)?;
             // This is the last lock. No node can claim the endpoint between this check and the commit.
             endpoints::lock_exclusive(tx, org).await?;
             let claim = ServerClaim {
                 binding: binding_of(tx, device.0).await?,
                 owner: found.node_id.map(NodeId),
-                has_place: place.is_some(),
-                place_of: match place {
-                    Some(place) => node_of_endpoint(tx, org, place).await?,
+                has_endpoint: endpoint.is_some(),
+                endpoint_node: match endpoint {
+                    Some(endpoint) => node_of_endpoint(tx, org, endpoint).await?,
                     None => None,
                 },
             };

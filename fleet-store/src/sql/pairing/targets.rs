@@ -67,7 +67,7 @@ pub(super) async fn select(
             binding,
             owner: row.node_id.map(NodeId),
             status,
-            has_place: row.ip.is_some(),
+            has_endpoint: row.ip.is_some(),
         }
     };
     for row in named {

@@ -23,7 +23,7 @@ use super::{
 use crate::random::Random;
 
 /// Races per round: the addresses of a /27.
-pub(super) const PLACES: u32 = 30;
+pub(super) const ENDPOINTS: u32 = 30;
 /// Number of networks of this size from the first one, all within 10.0.0.0/8.
 const FIRST: u32 = u32::from_be_bytes([10, 0, 0, 0]);
 /// All parties start within this time. It is about the duration of a round on the slower database, so each party is
@@ -79,7 +79,7 @@ struct Round {
     site: Site,
     nodes: Nodes,
     began: Instant,
-    places: Vec<ContestedEndpoint>,
+    endpoints: Vec<ContestedEndpoint>,
 }
 
 /// Runs a round and returns its parties and the actions at each endpoint.
@@ -92,10 +92,10 @@ pub(super) async fn run(
 ) -> Result<(Nodes, Vec<Race>)> {
     let network = FIRST + number * 32;
     let text = format!("{}/27", Ipv4Addr::from(network));
-    let devices: Vec<Device> = (0..PLACES)
+    let devices: Vec<Device> = (0..ENDPOINTS)
         .map(|at| Device {
             ip: Ipv4Addr::from(network + 1 + at).into(),
-            mac: (at / 5 % 2 == 0).then(|| mac(number * PLACES + at)),
+            mac: (at / 5 % 2 == 0).then(|| mac(number * ENDPOINTS + at)),
         })
         .collect();
     let in_state = |wanted: &[State]| -> Vec<Device> {
@@ -150,7 +150,7 @@ pub(super) async fn run(
         other,
     };
     let known = records(raw, network).await?;
-    let places = devices.into_iter().map(|device| {
+    let endpoints = devices.into_iter().map(|device| {
         let known = known.get(&device.ip).map(|records| records[0]);
         let race = Race {
             known,
@@ -163,25 +163,25 @@ pub(super) async fn run(
     let round = Arc::new(Round {
         site: site.clone(),
         nodes,
-        places: places.collect(),
+        endpoints: endpoints.collect(),
         began: Instant::now(),
     });
     round.clone().everybody(random).await?;
     for node in [reporter, replacement] {
         let went_to = reported(raw, node).await?;
-        for place in &round.places {
-            let mut race = place.race();
+        for endpoint in &round.endpoints {
+            let mut race = endpoint.race();
             for done in &mut race.done {
                 if done.action == Action::Reported(node.id) {
-                    done.device = went_to[&place.device.ip];
+                    done.device = went_to[&endpoint.device.ip];
                 }
             }
         }
     }
     let left = records(raw, network).await?;
-    let races = round.places.iter().map(|place| {
-        let mut race = place.race();
-        race.left = left.get(&place.device.ip).cloned().unwrap_or_default();
+    let races = round.endpoints.iter().map(|endpoint| {
+        let mut race = endpoint.race();
+        race.left = left.get(&endpoint.device.ip).cloned().unwrap_or_default();
         race.clone()
     });
     Ok((nodes, races.collect()))
@@ -224,18 +224,18 @@ impl Round {
             device,
             when,
         };
-        self.places[at].race().done.push(done);
+        self.endpoints[at].race().done.push(done);
     }
 
     fn known(&self, at: usize) -> Option<DeviceId> {
-        self.places[at].race().known.map(|known| known.device)
+        self.endpoints[at].race().known.map(|known| known.device)
     }
 
     /// Runs all parties at once, each after a random delay.
     async fn everybody(self: Arc<Self>, random: &mut Random) -> Result<()> {
         let mut parties: JoinSet<Result<()>> = JoinSet::new();
         let mut soon = || SPREAD.mul_f64(random.size(1_000) as f64 / 1_000.0);
-        for at in 0..self.places.len() {
+        for at in 0..self.endpoints.len() {
             for node in [self.nodes.reporter, self.nodes.replacement] {
                 let (round, delay) = (self.clone(), soon());
                 parties.spawn(async move {
@@ -272,7 +272,7 @@ impl Round {
 
     async fn report(&self, node: Node, at: usize) -> Result<()> {
         let asked = self.moment();
-        if self.site.report(node, &self.places[at].device).await? {
+        if self.site.report(node, &self.endpoints[at].device).await? {
             let when = self.since(asked);
             // The changed record is read at the end of the round.
             let unknown = DeviceId(0);
@@ -322,8 +322,8 @@ impl Round {
             .revoke_node(site.org, node, None, site.actor(), now())
             .await?;
         let when = self.since(asked);
-        for place in &self.places {
-            place.race().revoked.push((node, when));
+        for endpoint in &self.endpoints {
+            endpoint.race().revoked.push((node, when));
         }
         Ok(())
     }
@@ -331,7 +331,7 @@ impl Round {
     /// The server scans and pairs the endpoints that it may dial, a few at a time, in its own order.
     async fn server(&self, order: u64) -> Result<()> {
         let mut random = Random::new(order);
-        let mut waiting: Vec<usize> = (0..self.places.len()).collect();
+        let mut waiting: Vec<usize> = (0..self.endpoints.len()).collect();
         while !waiting.is_empty() {
             let few = RELEASE.min(waiting.len());
             let picked: Vec<usize> = (0..few)
@@ -339,17 +339,17 @@ impl Round {
                 .collect();
             let devices: Vec<Device> = picked
                 .iter()
-                .map(|at| self.places[*at].device.clone())
+                .map(|at| self.endpoints[*at].device.clone())
                 .collect();
             let served = serve(&self.site, &devices, self.began).await?;
             for (at, served) in picked.iter().flat_map(|at| {
-                let ip = self.places[*at].device.ip;
+                let ip = self.endpoints[*at].device.ip;
                 served
                     .iter()
                     .filter(move |one| one.ip == ip)
                     .map(move |one| (*at, one))
             }) {
-                let mut race = self.places[at].race();
+                let mut race = self.endpoints[at].race();
                 race.dialed.push(served.dialed);
                 race.done.extend(&served.done);
             }
@@ -436,13 +436,13 @@ async fn serve(site: &Site, devices: &[Device], began: Instant) -> Result<Vec<Se
 
 /// Returns the live records of a /27 by address, with owner and holder, read directly from the database.
 async fn records(raw: &DatabaseConnection, network: u32) -> Result<BTreeMap<IpAddr, Vec<Known>>> {
-    let places: Vec<String> = (1..=PLACES)
+    let endpoints: Vec<String> = (1..=ENDPOINTS)
         .map(|at| format!("'{}'", Ipv4Addr::from(network + at)))
         .collect();
     let sql = format!(
         "SELECT d.ip, d.id, d.node_id, b.device_id, b.node_id FROM device d LEFT JOIN binding b ON b.device_id = d.id \
          WHERE d.deleted_at IS NULL AND d.ip IN ({}) ORDER BY d.id",
-        places.join(", ")
+        endpoints.join(", ")
     );
     let rows = raw
         .query_all_raw(Statement::from_string(raw.get_database_backend(), sql))

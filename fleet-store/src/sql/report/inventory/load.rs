@@ -36,7 +36,7 @@ pub(super) async fn locked(
         .iter()
         .map(|report| AsText(report.endpoint.ip))
         .collect();
-    let by_place = device::Entity::find()
+    let by_endpoint = device::Entity::find()
         .select_only()
         .column(device::Column::Id)
         .filter(device::Column::NodeId.eq(new.node.0))
@@ -49,7 +49,7 @@ pub(super) async fn locked(
         .filter(device::Column::Identifier.is_in(names))
         .filter(device::Column::DeletedAt.is_null());
     // The union uses two indexes. An OR of the two conditions would use neither.
-    QueryTrait::query(&mut candidates).union(UnionType::Distinct, by_place.into_query());
+    QueryTrait::query(&mut candidates).union(UnionType::Distinct, by_endpoint.into_query());
     let candidates: Vec<i64> = candidates.into_tuple().all(tx).await?;
     if candidates.is_empty() {
         return Ok(Vec::new());

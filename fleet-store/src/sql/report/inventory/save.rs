@@ -114,13 +114,13 @@ impl Inventory {
         if self.refused.is_empty() {
             return Ok(());
         }
-        let row = |(place, identifier, refused): &(Endpoint, DeviceIdentifier, Refused)| {
+        let row = |(endpoint, identifier, refused): &(Endpoint, DeviceIdentifier, Refused)| {
             refused_device::ActiveModel {
                 id: NotSet,
                 org_id: Set(self.org.0),
                 node_id: Set(self.reporter.node.0),
-                ip: Set(AsText(place.ip)),
-                port: Set(i64::from(place.port.number())),
+                ip: Set(AsText(endpoint.ip)),
+                port: Set(i64::from(endpoint.port.number())),
                 identifier: Set(AsText(identifier.clone())),
                 reason: Set(AsText(refused.reason)),
                 device_id: Set(refused.record.0),
