@@ -139,6 +139,8 @@ where
         };
         connections.spawn(connection.run(io, service.clone()));
     }
+    // New clients are refused at once and try another
+    // server. Otherwise they would wait in the backlog.
     drop(listener);
 
     connections.close();
@@ -148,6 +150,7 @@ where
     {
         return Drained { cut: 0 };
     }
+    // Counted before they end.
     let cut = table.total();
     ends.cut.cancel();
     connections.wait().await;
@@ -157,6 +160,7 @@ where
 /// Whether an error concerns the accepted connection only, and not the listener.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
+        // Some systems report EINVAL from `set_nodelay` if the peer has closed already.
         ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected,
     };
     matches!(
