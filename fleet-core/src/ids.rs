@@ -94,6 +94,8 @@ macro_rules! uuid_ids {
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 let refused = || ParseUuidError(text.chars().take(64).collect());
+                // `try_parse` also accepts upper case, braces
+                // and `urn:uuid:`. One id must have one text.
                 let id = uuid::Uuid::try_parse(text).map(Self).map_err(|_| refused())?;
                 if id.to_string() == text { Ok(id) } else { Err(refused()) }
             }

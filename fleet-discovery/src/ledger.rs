@@ -146,6 +146,7 @@ pub fn settle(facts: LedgerFacts<'_>) -> Ledger {
     }
     ledger.rejected = total(&ledger.rejected_reasons);
     ledger.reported = ledger.accepted.saturating_add(ledger.rejected);
+    // It differs only if the sum saturated. The parts must add up even then.
     ledger.accepted = ledger.reported - ledger.rejected;
 
     for tally in facts.skipped {

@@ -164,6 +164,8 @@ impl Scope {
                 IpAddr::V4(ip) => subnet.contains(ip),
                 IpAddr::V6(_) => false,
             },
+            // The first accepted device fixes the subnet.
+            // Its class is checked as that of every other.
             Addresses::Subnet(None) => ip.is_ipv4(),
             Addresses::Unpinned(_, seen) => {
                 seen.contains(&ip) || seen.len() < limits::NAME_ADDRESSES

@@ -190,6 +190,7 @@ fn parse(text: &str) -> Result<Target, TargetErrorKind> {
         Some(',' | ' ' | ';' | '\n' | '\t') => return Err(TargetErrorKind::Several),
         Some(other) => return Err(TargetErrorKind::Character(other)),
     }
+    // The keyword is also a valid host name.
     if text.eq_ignore_ascii_case(LOCAL_SUBNET) {
         return Ok(Target::LocalSubnet);
     }
@@ -262,6 +263,7 @@ fn range(text: &str) -> Option<Result<Target, TargetErrorKind>> {
 
 /// A decimal in canonical form, at most 255.
 pub(crate) fn decimal(text: &str) -> Option<u8> {
+    // `parse` accepts a plus sign and leading zeros.
     let number: u8 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }

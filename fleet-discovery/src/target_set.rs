@@ -119,6 +119,7 @@ impl TargetEntry {
         match self {
             Self::Target(target) => target.addresses(),
             Self::Range(first, last) => AddressList::span(*first, *last),
+            // Four `*` are four billion addresses.
             Self::Octets([a, b, c, d]) if self.count() <= limits::SCAN_TARGETS as u64 => {
                 let mut all = Vec::new();
                 for a in a.0..=a.1 {

@@ -168,6 +168,7 @@ impl Registry {
         self.timers.cancel(Timer::Hello(connection));
         self.timers
             .set(Timer::Claim(connection), now + CLAIM_TIMEOUT);
+        // The node's epoch must stay known until the claim ends, which is compared with it.
         self.timers.cancel(Timer::Forget(node));
         if let Some(held) = self.connections.get_mut(&connection) {
             held.phase = Phase::Claiming { node };
@@ -193,6 +194,7 @@ impl Registry {
         let Some(state) = self.nodes.get_mut(&node) else {
             return Standing::Gone;
         };
+        // Claims of one node end in any order. Only the store's epoch tells which one is newer.
         if state.epoch.is_some_and(|known| claim.epoch <= known) {
             if is_there {
                 self.evict(connection, EvictReason::Replaced, None);
@@ -204,6 +206,7 @@ impl Registry {
         if let Some(old) = state.current {
             self.evict(old.connection, EvictReason::Replaced, None);
         }
+        // A node that still runs an adopted command is not ready for another.
         self.adopt(node, &claim.adopted, is_there);
         if !is_there {
             self.forget_later_if_idle(now, node);
@@ -216,6 +219,7 @@ impl Registry {
                 announced: claim.announced,
             },
         );
+        // A node expects Accepted as the first message of its stream.
         self.send_accepted(now, connection, claim.epoch);
         self.resend_cancels(node);
         self.notify_if_ready(node);
@@ -253,6 +257,7 @@ impl Registry {
             return;
         }
         state.epoch = Some(epoch);
+        // Claims in progress stay, because their epoch may be newer still.
         if let Some(current) = state.current {
             self.evict(current.connection, EvictReason::Replaced, None);
         }
@@ -298,6 +303,7 @@ impl Registry {
         else {
             return Err(away);
         };
+        // The node can reconnect between the commit in the store and this call.
         if known != epoch {
             return Err(DispatchRefused::StaleEpoch {
                 node,

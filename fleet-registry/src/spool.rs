@@ -210,6 +210,8 @@ impl<R> Spool<R> {
             return Err(SpoolMisuse::Full(rows));
         }
         open.waiting.push_back((now, row));
+        // A caller that asks `has_room` first never has a
+        // failed push, and also waits for [`Output::Room`].
         open.waiting_for_room |= open.held() == rows;
         self.advance(now);
         Ok(())
@@ -250,6 +252,7 @@ impl<R> Spool<R> {
         match failure {
             UploadFailure::Later { retry_after } => {
                 let delay = upload.retries.next_delay(self.random.next());
+                // Many nodes may have received the same hint.
                 let delay = retry_after.map_or(delay, |hint| hint.min(HINT_MOST) + delay);
                 self.timers.set(Timer::Retry, now + delay);
                 return;
@@ -274,6 +277,7 @@ impl<R> Spool<R> {
         self.timers.clear();
         self.outputs.clear();
         let mut open = self.open.take()?;
+        // The report may have arrived, but without an answer it must not count as accepted.
         if open.upload.is_some() {
             open.refuse_upload("the link to the server has ended");
         }
@@ -339,7 +343,9 @@ impl<R> Spool<R> {
             return;
         };
         let due = *oldest + BATCH_WAIT;
+        // A spool smaller than a batch would never have a full one.
         let full = open.waiting.len() >= BATCH_DEVICES.min(self.capacity);
+        // The operator sees the first device without this delay.
         if open.has_uploaded && !open.finished && !full && now < due {
             self.timers.set(Timer::Gather, due);
             return;

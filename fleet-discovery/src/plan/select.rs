@@ -111,6 +111,8 @@ fn compose(
             | TargetEntry::Octets(_) => {
                 listed = false;
                 let text = entry.to_string();
+                // `addresses` returns none for an entry above
+                // the limit, which must not count as empty.
                 bounded(&text, entry.count())?;
                 let all = entry.addresses().unwrap_or_default();
                 permitted(&text, &all, policy.addresses)?;
@@ -183,6 +185,7 @@ pub(super) fn range(start: &str, end: &str, policy: &PlanPolicy) -> Result<Selec
         u64::from(end.to_bits()) - u64::from(start.to_bits()) + 1,
     )?;
     let addresses = AddressList::span(start.into(), end.into()).unwrap_or_default();
+    // Between two private ends there can be the metadata service of a cloud.
     permitted(&entry, &addresses, policy.addresses)?;
     Ok(Selection::of(TargetGroup::Listed {
         addresses,
@@ -300,6 +303,7 @@ fn announced(
                 count: size + all.len() as u64,
             });
         };
+        // A machine can have a public interface beside its LAN, which must not prevent the scan.
         if let Err(error) = permitted(&subnet.to_string(), &addresses, policy.addresses) {
             selection
                 .notes

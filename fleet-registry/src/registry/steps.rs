@@ -50,6 +50,8 @@ impl Registry {
         if self.nodes.contains_key(&node) || self.nodes.len() < self.limits.nodes {
             return true;
         }
+        // Every idle node waits for the same time, so the
+        // first deadline belongs to the one idle longest.
         let idle = self.timers.keys().find_map(|timer| match timer {
             Timer::Forget(node) => Some(node),
             Timer::Hello(_) | Timer::Claim(_) | Timer::Accepted(_) | Timer::Command(..) => None,
@@ -96,6 +98,7 @@ impl Registry {
                 timers.set(Timer::Command(node, command), found.deadline);
                 Flight::new(found.priority, found.deadline, false)
             });
+            // The cancel may have reached this process while the claim was in progress.
             flight.info.canceled |= found.canceled;
             self.outputs.push_back(Output::Adopted { node, command });
         }
@@ -154,6 +157,8 @@ impl Registry {
         match held.phase {
             Phase::Opened => self.evict(connection, EvictReason::Draining, Some(slot)),
             Phase::Claiming { node } => {
+                // If the claim still succeeds, `connected` finds
+                // no connection, and the epoch is released.
                 self.evict(connection, EvictReason::Draining, Some(slot));
                 self.forget_later_if_idle(now, node);
             }
@@ -172,6 +177,7 @@ impl Registry {
         reason: EvictReason,
         retry_after: Option<Duration>,
     ) {
+        // `holder` reads the connection, which is removed next.
         let goodbye = self
             .holder(connection)
             .is_some_and(|node| self.understands_goodbye(node));

@@ -26,6 +26,7 @@ impl Direct for SqlStore {
             endpoints::lock_exclusive(tx, org).await?;
             direct_lease::Entity::delete_many()
                 .filter(C::OrgId.eq(org.0))
+                // A server that crashed did not give its leases back.
                 .filter(C::Until.lte(Micros(request.now)))
                 .exec(tx)
                 .await?;

@@ -25,6 +25,8 @@ impl Scans for SqlStore {
         actor: Actor,
     ) -> Result<CreatedScan, CreateScanError> {
         transaction!(self, "create_scan", |tx| {
+            // Of two equal requests at the same time, one violates the unique index, runs again and
+            // ends here.
             if let Some(request_id) = &new.request_id
                 && let Some(scan) = by_request_id(tx, new.org, request_id, new.now).await?
             {
@@ -60,6 +62,7 @@ impl Scans for SqlStore {
                 return Err(DbErr::RecordNotFound("the scan that was just stored".into()).into());
             };
             scan.warn(new.plan.notes.iter().cloned(), new.now).await?;
+            // Every target is skipped, so no ack will ever end this scan.
             if empty {
                 scan.conclude(new.now).await?;
             }

@@ -28,6 +28,7 @@ pub(crate) fn count_repeated(message: &[u8], fields: &[Repeated]) -> Result<(), 
                 format_args!("at most {max} elements, found more"),
             ));
         }
+        // The depth of the recursion is that of the table, not that of the message.
         count_repeated(payload, inner)?;
     }
     Ok(())

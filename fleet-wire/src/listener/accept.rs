@@ -139,6 +139,8 @@ where
         };
         connections.spawn(connection.run(io, service.clone()));
     }
+    // New clients are refused at once and try another
+    // server. Otherwise they would wait in the backlog.
     drop(listener);
 
     connections.close();
@@ -148,6 +150,7 @@ where
     {
         return Drained { cut: 0 };
     }
+    // Counted before they end.
     let cut = table.total();
     ends.cut.cancel();
     connections.wait().await;
@@ -159,6 +162,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected,
     };
+    // Some systems report EINVAL from `set_nodelay` if the peer has closed already.
     matches!(
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput | NotConnected

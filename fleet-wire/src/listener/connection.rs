@@ -116,6 +116,8 @@ impl Connection {
             }
             (Opening::Http1 | Opening::Http2, _) => {
                 count(&self.counts.plaintext_refused);
+                // The answer only explains the refusal, so
+                // a peer that does not take it is no error.
                 timeout(LAST_WORDS, turn_away(io))
                     .await
                     .unwrap_or(Ok(()))
@@ -206,6 +208,7 @@ impl Connection {
                     }
                     return;
                 }
+                // The phase also prevents that the completed future is polled again.
                 () = drained.as_mut(), if !phase.is_ending() => {
                     connection.as_mut().graceful_shutdown();
                     phase = Phase::Draining;
@@ -217,6 +220,8 @@ impl Connection {
                     let late = match guard.standing() {
                         Standing::Evicted => return,
                         Standing::Authenticated => {
+                            // From now on only keep-alive PINGs and
+                            // stalled writes can end the connection.
                             phase = Phase::Proven;
                             continue;
                         }
@@ -285,6 +290,7 @@ fn http2_limits() -> http2::Builder<TokioExecutor> {
 
 /// The duration, a tenth more or less.
 fn jittered(duration: Duration) -> Duration {
+    // The jitter spreads load and needs no secret randomness.
     let random = RandomState::new().hash_one(0_u8) % 2_001;
     duration * 9 / 10 + duration / 10 * u32::try_from(random).unwrap_or(1_000) / 1_000
 }

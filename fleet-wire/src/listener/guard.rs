@@ -71,6 +71,8 @@ impl ConnectionGuard {
         self.0.plain.fetch_add(1, Ordering::Relaxed);
         self.0
             .standing
+            // The connection may be authenticated or evicted
+            // at the same time, which must not be overwritten.
             .fetch_max(Standing::Plain as u8, Ordering::Relaxed);
     }
 

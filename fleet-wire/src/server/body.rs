@@ -177,6 +177,7 @@ impl http_body::Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        // Data is read before the timer: a late poll must not discard what has arrived.
         if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
             if let Some(clock) = &mut this.clock {
                 let next = (Instant::now() + STALL).min(clock.end);

@@ -122,6 +122,7 @@ impl Keys for SqlStore {
                 operator: OperatorId(owner.id),
                 name: found.name.clone(),
                 hash,
+                // A rotation must not extend the life of a key.
                 expires_at: found.expires_at.map(|end| end.0),
             };
             let end = found

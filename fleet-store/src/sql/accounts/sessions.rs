@@ -71,6 +71,7 @@ pub(super) async fn end_all_but(
 ) -> Result<(), DbErr> {
     browser_session::Entity::delete_many()
         .filter(browser_session::Column::OperatorId.eq(operator.0))
+        // No session has the id 0.
         .filter(browser_session::Column::Id.ne(keep.map_or(0, |keep| keep.0)))
         .exec(tx)
         .await?;

@@ -149,6 +149,7 @@ impl<'n> Report<'n> {
         };
         let reported = (Some(AsText(result.outcome)), result.default_password);
         if held.target.outcome.is_some() {
+            // A node repeats a report if it did not receive the answer.
             let same = reported == (held.target.outcome, held.target.default_password);
             return if same {
                 Ok(())
