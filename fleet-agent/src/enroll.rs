@@ -136,6 +136,7 @@ pub async fn register(
         api_key: None,
     };
     let client = client(&state)?;
+    // Copied before the registration, because a code works once and the copy can fail.
     if let Some(ca) = &state.ca_file {
         state.ca_file = Some(dir.keep_ca(ca)?);
     }
@@ -188,6 +189,7 @@ pub async fn finish(dir: &StateDir, api_key: SecretText) -> Result<(), EnrollErr
     state.api_key = Some(api_key);
     dir.save(&state)?;
     let proved = prove(&state).await;
+    // Any other failure says nothing about the key.
     if let Err(EnrollError::Session(SessionError::KeyRefused)) = proved {
         state.api_key = None;
         dir.save(&state)?;
@@ -257,6 +259,7 @@ pub async fn configure(dir: &StateDir, options: ConfigureOptions) -> Result<(), 
         Stage::Enrolled => prove(&state).await?,
         Stage::New | Stage::Registered => drop(client(&state)?),
     }
+    // The copy in the folder is replaced only after the new certificates have worked.
     if let Some(ca) = state.ca_file.as_ref().filter(|_| new_ca) {
         state.ca_file = Some(dir.keep_ca(ca)?);
     }
@@ -284,6 +287,7 @@ fn new_key() -> Result<SecretKey, EnrollError> {
 }
 
 fn refused(source: RpcError) -> EnrollError {
+    // rustls reports a certificate that it does not trust only in the text of the connection error.
     if source.code == Code::Unavailable && source.message.contains("certificate") {
         let advice = "the server's certificate is not trusted; pass its CA certificate with --ca, and check --server-url";
         return EnrollError::Refused { advice, source };

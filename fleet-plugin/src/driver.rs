@@ -82,6 +82,7 @@ impl PluginDriver {
                     device,
                 } => {
                     return Ok(Authenticated::Accepted {
+                        // The plugin may not report it, but a default login has just worked.
                         default_password: default_password.or(Some(true)),
                         device,
                     });

@@ -81,6 +81,7 @@ pub(crate) fn read(folder: &Path) -> Result<Listing, FolderError> {
         let path = path.to_owned();
         |source| FolderError::Io { path, source }
     };
+    // Not `canonicalize`, which would follow the links that are rejected below.
     let folder = std::path::absolute(folder).map_err(io(folder))?;
     check_folders(&folder)?;
     let mut paths = fs::read_dir(&folder)
@@ -156,6 +157,7 @@ fn inspect(path: &Path) -> Result<Option<()>, String> {
         return Ok(None);
     }
     check(seen, geteuid().as_raw())?;
+    // The mode shows neither ACLs nor a mount without execution.
     rustix::fs::access(path, Access::EXEC_OK)
         .map_err(|_| "cannot be executed by this user: run `chmod 755` on it".to_owned())?;
     Ok(Some(()))
@@ -209,6 +211,7 @@ fn check(seen: FileInfo, me: u32) -> Result<(), String> {
             "belongs to user {owner}: only root and user {me} are trusted, so `chown` it to one of them"
         ));
     }
+    // In a sticky folder, others cannot replace a file that they do not own.
     let is_sticky = kind == Kind::Folder && mode & STICKY != 0;
     if mode & WRITABLE != 0 && !is_sticky {
         return Err(format!(

@@ -23,6 +23,7 @@ const SIGNALLED: i32 = 128;
 ///
 /// Works only in a process that a host started as the leader of a new process group. Other callers get an error.
 pub fn guard(program: &Path) -> ExitCode {
+    // In the group of a caller, such as a shell, the kill below would end the caller too.
     if getpgrp() != getpid() {
         return fail("only a plugin host can start it");
     }

@@ -122,6 +122,7 @@ impl Launch {
 
 impl Group {
     fn kill(&self) {
+        // The lock is held during the kill, because the id could otherwise be reused before it.
         let group = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(group) = *group {
             // An error means that the group has no process left.
@@ -171,6 +172,7 @@ fn attend(
 }
 
 fn wait(child: &mut Child, pid: Pid, group: &Group) -> io::Result<ExitStatus> {
+    // `NOWAIT` keeps the zombie, and with it the process id, until the rest of the group is killed.
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     while waitid(WaitId::Pid(pid), options).err() == Some(Errno::INTR) {}
     group.close();

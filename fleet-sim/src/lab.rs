@@ -190,6 +190,7 @@ impl Host {
                 continue;
             };
             let stream = Arc::new(stream);
+            // Recorded before the wait for a permit: for the peer, the connection is open already.
             let number = self.journal.opened(local, peer, &stream);
             let Ok(permit) = Arc::clone(&self.room).acquire_owned().await else {
                 return;

@@ -213,6 +213,7 @@ impl CommandReader<'_> {
         let addresses = match text.parse::<Target>().map_err(Refusal::bad)? {
             Target::Name(name) => return Ok(vec![Entry::Name(name)]),
             Target::LocalSubnet => self.local(&format!("`{LOCAL_SUBNET}`"))?,
+            // Our server leaves out the edges itself, before it divides a scan into commands.
             target @ Target::Network(network) if self.upstream_server => {
                 without_edges(network, target.addresses())
             }
@@ -254,6 +255,7 @@ impl CommandReader<'_> {
             .local_subnets
             .iter()
             .flat_map(|subnet| without_edges(*subnet, Target::Network(*subnet).addresses()));
+        // Sorted and without duplicates, as the scope that the server builds from these subnets.
         Ok(edgeless.collect::<AddressList>().iter().collect())
     }
 }

@@ -115,6 +115,7 @@ async fn hold(
         Ok(halves) => halves,
         Err(error) => return end_of(&error),
     };
+    // A blocked write must not stop the reading, or both ends could wait for each other.
     let write = async move {
         let hello = ControlStreamRequest {
             kind: Some(control_stream_request::Kind::Hello(hello)),

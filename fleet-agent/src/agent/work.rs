@@ -250,6 +250,7 @@ impl Work {
 pub(super) async fn next(work: &mut Option<Work>) -> Step {
     match work.as_mut().and_then(|work| work.stage.as_mut()) {
         None => pending().await,
+        // By reference, because the main loop drops this future whenever another event comes first.
         Some(Stage::Pinning(pinning)) => Step::Pinned((&mut pinning.lookups).await),
         Some(Stage::Scanning(scan)) => match scan.next().await {
             Some(ScanEvent::Ended(summary)) => Step::Over(Some(summary)),

@@ -160,9 +160,9 @@ where
 /// Whether an error concerns the accepted connection only, and not the listener.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
-        // Some systems report EINVAL from `set_nodelay` if the peer has closed already.
         ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected,
     };
+    // Some systems report EINVAL from `set_nodelay` if the peer has closed already.
     matches!(
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput | NotConnected
