@@ -140,6 +140,7 @@ impl Hub {
                     let now = self.environment.instant();
                     self.with(|registry| registry.handle_timeout(now));
                 }
+                // `notify_one` stores a permit, so a change since `poll_timeout` is not missed.
                 () = self.timers_changed.notified() => {}
             }
         }
@@ -218,6 +219,7 @@ impl Hub {
     /// Ends a stream with an error.
     pub(crate) fn fail(&self, connection: ConnectionId, error: RpcError) {
         if let Some(stream) = self.lock().streams.remove(&connection) {
+            // If the outbox is full, the node reads nothing and would not receive the error either.
             let _ = stream.outbox.try_send(Err(error));
             stream.over.cancel();
         }

@@ -110,6 +110,7 @@ async fn serve(agent: Agent, signals: &mut Signals, state_dir: &Path) -> anyhow:
     let mut running = pin!(agent.run(shutdown.clone()));
     let mut reported = String::new();
     notify(&[NotifyState::Ready]);
+    // systemd recommends half of the interval (`sd_watchdog_enabled(3)`).
     let mut watchdog = interval(sd_notify::watchdog_enabled().map_or(UNWATCHED, |every| every / 2));
     watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Everything is in one task: if the agent hangs, the watchdog is not fed.

@@ -222,6 +222,7 @@ impl Pairing {
         let acquired = self.dialing.acquire(&addresses, BUSY_PAUSE, wait).await;
         let (permit, _) = acquired?;
         let tried = join_all(devices.iter().map(|row| self.attempt(row, &permit))).await;
+        // Before the addresses are returned: from then on a report of a node can attribute them.
         let bound = self.bind(devices, tried).await;
         self.dialing.end(&permit).await;
         bound

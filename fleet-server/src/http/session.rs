@@ -193,6 +193,7 @@ async fn by_password(
         .map(|stored| stored.phc.clone());
     let presented = match presented {
         Some(presented) => presented,
+        // A text that cannot be a password costs a hash too, so its refusal takes as long.
         None => Password::one_time(&[0; 20]),
     };
     let is_right = app.passwords.verify(presented, phc).await?;
