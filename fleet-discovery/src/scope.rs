@@ -206,6 +206,7 @@ impl Scope {
 
     /// Returns the known addresses, in the order of the command's outcome bytes.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        // `impl Iterator` has one type, so the parts that a kind lacks are empty iterators.
         let (list, pins, seen) = match &self.addresses {
             Addresses::Exact(list) | Addresses::Announced(list) => (Some(list), None, None),
             Addresses::Pinned(pins) => (None, Some(pins), None),

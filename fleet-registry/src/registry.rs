@@ -419,6 +419,7 @@ impl Registry {
         let Some(flight) = state.in_flight.get_mut(&command) else {
             return;
         };
+        // One request per stream is enough. `resend_cancels` repeats it on the next one.
         if std::mem::replace(&mut flight.info.canceled, true) {
             return;
         }

@@ -106,6 +106,7 @@ impl Connection {
                 let Ok(Ok(io)) = handshake.await else {
                     return count(&self.counts.tls_failed);
                 };
+                // The first bytes decide inside TLS too, because a client need not use ALPN.
                 let Some((opening, io)) = self.sniff(io).await else {
                     return;
                 };
