@@ -221,6 +221,7 @@ impl Scope {
     /// Whether a name of the command is not pinned yet. Until then, nothing may be reported.
     pub fn awaits_pins(&self) -> bool {
         match &self.addresses {
+            // Pins and reports travel on different calls, so a report can arrive first.
             Addresses::Pinned(pins) => pins.iter().any(Pin::is_unanswered),
             Addresses::Exact(_)
             | Addresses::Announced(_)
