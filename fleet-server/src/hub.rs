@@ -160,6 +160,7 @@ impl Hub {
         if open >= STREAMS_OF_A_NODE {
             return Err(OpenRefused::OfNode(node));
         }
+        // Before anything is counted, because a refusal must leave nothing behind.
         state
             .registry
             .opened(self.environment.instant(), connection)?;
@@ -403,6 +404,7 @@ impl Hub {
     /// Calls the registry and executes its outputs.
     fn with<T>(&self, call: impl FnOnce(&mut Registry) -> T) -> T {
         let mut state = self.lock();
+        // Under one lock with its outputs, so streams receive them in the order of the decisions.
         let answer = call(&mut state.registry);
         self.execute(&mut state);
         answer
@@ -467,6 +469,7 @@ impl Hub {
         };
         if stream
             .outbox
+            // Never awaited, because the caller holds the lock.
             .try_send(Ok(ControlStreamResponse { kind: Some(kind) }))
             .is_err()
             && let Some(stream) = state.streams.remove(&connection)
@@ -500,6 +503,8 @@ impl Hub {
             EvictReason::Draining => Some(Err(RpcError::not_active(
                 "the server is shutting down, reconnect shortly",
             ))),
+            // An upstream node would reject a message that it does not know. Its stream ends
+            // without one.
             EvictReason::Replaced | EvictReason::Revoked => goodbye.then(|| {
                 Ok(ControlStreamResponse {
                     kind: Some(Kind::Goodbye(messages::goodbye(reason, retry_after))),

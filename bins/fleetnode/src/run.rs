@@ -109,6 +109,7 @@ async fn serve(agent: Agent, signals: &mut Signals, state_dir: &Path) -> anyhow:
     let shutdown = CancellationToken::new();
     let mut running = pin!(agent.run(shutdown.clone()));
     let mut reported = String::new();
+    // Ready without a connection: a node that starts while its server is away keeps trying.
     notify(&[NotifyState::Ready]);
     // systemd recommends half of the interval (`sd_watchdog_enabled(3)`).
     let mut watchdog = interval(sd_notify::watchdog_enabled().map_or(UNWATCHED, |every| every / 2));

@@ -143,6 +143,7 @@ impl Run {
                 let gone = RpcError::unavailable(
                     "the server is shutting down: start the scan again when it is back",
                 );
+                // A watcher that reads nothing must not delay the end.
                 let _ = self.out.try_send(Err(gone));
             }
             Err(Stop::Failed(error)) => {
