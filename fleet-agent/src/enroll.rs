@@ -123,6 +123,7 @@ pub async fn register(
     options: EnrollOptions,
     code: &SecretText,
 ) -> Result<Registration, EnrollError> {
+    // New keys would replace those that the server knows.
     refuse_registered(dir)?;
     let mut state = StateFile {
         server_url: options.server_url,

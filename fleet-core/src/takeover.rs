@@ -117,6 +117,7 @@ impl Takeovers {
         if let (Claimant::Session(_), Some(hold)) = (newcomer, self.holds.back()) {
             return Judgement::Held(hold.until.since(now));
         }
+        // Each of the two machines takes the stream back, so both directions count.
         let pair = [(incumbent, newcomer), (newcomer, incumbent)];
         let earlier = self
             .history

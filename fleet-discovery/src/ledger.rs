@@ -169,6 +169,7 @@ pub fn settle(facts: LedgerFacts<'_>) -> Ledger {
             Some(Grade::Failed | Grade::Fatal) | None => Known::NotReached,
         };
         for (ip, known) in outcomes(chunk, says_nothing) {
+            // Every group of ports has its own chunk, so chunks share addresses and names.
             let best = addresses.entry(ip).or_insert(known);
             *best = known.max(*best);
         }

@@ -206,6 +206,7 @@ impl Scope {
 
     /// Returns the known addresses, in the order of the command's outcome bytes.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        // `impl Iterator` has one type, so the parts that a kind lacks are empty iterators.
         let (list, pins, seen) = match &self.addresses {
             Addresses::Exact(list) | Addresses::Announced(list) => (Some(list), None, None),
             Addresses::Pinned(pins) => (None, Some(pins), None),
@@ -221,6 +222,7 @@ impl Scope {
     /// Whether a name of the command is not pinned yet. Until then, nothing may be reported.
     pub fn awaits_pins(&self) -> bool {
         match &self.addresses {
+            // Pins and reports travel on different calls, so a report can arrive first.
             Addresses::Pinned(pins) => pins.iter().any(Pin::is_unanswered),
             Addresses::Exact(_)
             | Addresses::Announced(_)

@@ -234,6 +234,7 @@ pub(crate) fn network(address: &str, prefix: &str) -> Result<Target, TargetError
 /// The range in a text whose dotted part before the first `-` is made of digits only.
 fn range(text: &str) -> Option<Result<Target, TargetErrorKind>> {
     let (start, end) = text.split_once('-')?;
+    // Host names contain hyphens too, so only a numeric part before the first one makes a range.
     let numeric =
         |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if !numeric(start)

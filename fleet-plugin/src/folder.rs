@@ -91,6 +91,7 @@ pub(crate) fn read(folder: &Path) -> Result<Listing, FolderError> {
                 .collect::<io::Result<Vec<_>>>()
         })
         .map_err(io(&folder))?;
+    // The order decides which files are plugins if there are too many.
     paths.sort();
     let mut listing = Listing::default();
     for path in paths {
@@ -102,6 +103,7 @@ pub(crate) fn read(folder: &Path) -> Result<Listing, FolderError> {
                 if listing.files.len() >= MOST {
                     format!("is one too many: a node runs at most {MOST} plugins")
                 } else if listing.files.iter().any(|file| file.name == name) {
+                    // Plugins are named by escaped names, which can be equal for two files.
                     "has a name that looks like another plugin's: rename it".to_owned()
                 } else {
                     listing.files.push(File { name, path });

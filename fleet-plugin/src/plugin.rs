@@ -204,6 +204,7 @@ pub(crate) async fn run(
             event = next(&mut running) => match event {
                 ProcessEvent::Ended(how) => {
                     let how = match running.take() {
+                        // A stop does not wait for output.
                         Some(running) if !is_stopping => running.with_last_output(how).await,
                         _ => how,
                     };

@@ -60,6 +60,7 @@ impl Process {
         let attend = move || attend(command, started_tx, ended_tx);
         thread::Builder::new()
             .name("plugin".to_owned())
+            // The thread only waits, and a node can have 64 plugins.
             .stack_size(64 * 1_024)
             .spawn(attend)?;
         let Started {
@@ -166,6 +167,7 @@ fn attend(
         stderr: child.stderr.take(),
     };
     if started_tx.send(Ok(started)).is_err() {
+        // The caller is gone, and nothing else would stop the plugin.
         group.kill();
     }
     let _ = ended_tx.send(wait(&mut child, pid, &group));

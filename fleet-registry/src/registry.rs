@@ -190,6 +190,7 @@ impl Registry {
         connection: ConnectionId,
         claim: Claim,
     ) -> Standing {
+        // The stream may have ended, or the claim may have timed out, while the store was working.
         let is_there = self.end_claim(node, connection);
         let Some(state) = self.nodes.get_mut(&node) else {
             return Standing::Gone;
@@ -242,6 +243,7 @@ impl Registry {
             Phase::Current { node } => {
                 self.forget_connection(connection);
                 self.forget_later_if_idle(now, node);
+                // The known epoch is that of this connection. A newer one would have evicted it.
                 let epoch = self.nodes.get(&node)?.epoch?;
                 Some(Released { node, epoch })
             }
@@ -272,6 +274,7 @@ impl Registry {
         };
         let current = state.current.map(|c| c.connection);
         for connection in state
+            // The store may have granted these claims just before the revocation.
             .claiming
             .iter()
             .copied()
@@ -416,6 +419,7 @@ impl Registry {
         let Some(flight) = state.in_flight.get_mut(&command) else {
             return;
         };
+        // One request per stream is enough. `resend_cancels` repeats it on the next one.
         if std::mem::replace(&mut flight.info.canceled, true) {
             return;
         }

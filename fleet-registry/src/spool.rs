@@ -201,6 +201,7 @@ impl<R> Spool<R> {
         let rows = self.capacity;
         let open = self.open.as_mut().filter(|o| !o.finished);
         let open = open.ok_or(SpoolMisuse::NotOpen)?;
+        // Before the check for room: the scan is about to stop and must not wait.
         if open.dead {
             open.tally.dropped += 1;
             return Ok(());

@@ -152,6 +152,7 @@ async fn end(app: &Arc<App>, call: &OperatorCall, scan: ScanId) -> Result<ScanRo
         .await?
         .then_some(CANCEL_GRACE);
     let (carried, org, actor) = (app.clone(), call.org, call.actor());
+    // A caller that hangs up between the two steps must not keep the cancel from the node.
     let canceled = app.carry_through(async move {
         let app = carried;
         let now = app.environment.now();

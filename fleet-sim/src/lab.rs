@@ -137,6 +137,7 @@ fn listen(device: &Device, service: &Service) -> Result<TcpListener, LabError> {
         } else {
             TcpSocket::new_v6()?
         };
+        // A site restarts at the same endpoints while old connections are in TIME_WAIT.
         socket.set_reuseaddr(true)?;
         socket.bind(endpoint)?;
         socket.listen(BACKLOG)

@@ -132,6 +132,7 @@ async fn hold(
             match down.message().await {
                 Ok(Some(message)) => match message.validate() {
                     Ok(()) => {
+                        // A full queue stops the reading, and flow control then stops the server.
                         if events
                             .send((attempt, StreamEvent::Message(message.kind)))
                             .await

@@ -164,6 +164,7 @@ impl Work {
     pub(super) fn stop(&mut self, why: StopCause) {
         match &self.stage {
             Some(Stage::Pinning(pinning)) => pinning.cancel.cancel(),
+            // Not dropped, because what it has found still arrives, and then its summary.
             Some(Stage::Scanning(scan)) => scan.cancel(),
             Some(Stage::Pairing(pairing)) => pairing.cancel.cancel(),
             None => return,
@@ -235,6 +236,7 @@ impl Work {
         self.stage = None;
         self.ending = Some(match summary {
             Some(mut summary) => {
+                // First, because the ack has room for 64 notes only.
                 summary.notes.splice(0..0, self.site_notes.drain(..));
                 Ending::Ran(summary)
             }

@@ -80,6 +80,8 @@ fn compose(
     let mut addresses: Vec<IpAddr> = Vec::new();
     let mut names = BTreeSet::new();
     let mut edges = Vec::new();
+    // An upstream node waits up to ten seconds for each address of a
+    // list, so only addresses that were written as a list are sent as one.
     let mut listed = set.excluded().is_empty();
     for entry in set.included() {
         match entry {

@@ -98,6 +98,7 @@ impl NodeLink {
     }
 
     pub(super) fn open_stream(&mut self, now: Instant) {
+        // The next session opens the stream as soon as it exists.
         let Some(session) = self.session else {
             self.stream = Stream::Due;
             return;

@@ -90,6 +90,8 @@ impl Registry {
         for found in adopted {
             let command = found.command;
             let known = state.in_flight.contains_key(&command);
+            // Without a stream the epoch is released, and the
+            // next claim adopts the command, maybe elsewhere.
             if !known && (!has_stream || state.ended.contains(&command)) {
                 continue;
             }

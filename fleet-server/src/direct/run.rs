@@ -143,6 +143,7 @@ impl Run {
                 let gone = RpcError::unavailable(
                     "the server is shutting down: start the scan again when it is back",
                 );
+                // A watcher that reads nothing must not delay the end.
                 let _ = self.out.try_send(Err(gone));
             }
             Err(Stop::Failed(error)) => {
@@ -176,6 +177,7 @@ impl Run {
             Ok(()) => self.probe(&released.allowed, &permit).await,
             Err(stop) => Err(stop),
         };
+        // After a failure too, because reports of nodes wait for these addresses.
         self.dialing.end(&permit).await;
         probed
     }
@@ -227,6 +229,8 @@ impl Run {
             tokio::select! {
                 biased;
                 received = events.recv_many(&mut taken, AT_ONCE) => {
+                    // The loop ends with the last event and not with the prober, whose last devices
+                    // may wait here.
                     if received == 0 {
                         break;
                     }

@@ -240,6 +240,7 @@ impl<'t> LockedScan<'t> {
         chunk::Entity::update_many()
             .set(rest)
             .filter(chunk::Column::ScanId.eq(self.row.id))
+            // Chunks that have ended keep their verdict.
             .filter(chunk::Column::State.ne(AsText(ChunkState::Done)))
             .exec(self.tx)
             .await?;

@@ -46,6 +46,7 @@ pub(super) async fn page(
         .limit(u64::from(limit))
         .all(db)
         .await?;
+    // From all rows, because a page without refused rows can have successors too.
     let next = rows
         .last()
         .filter(|_| rows.len() >= limit as usize)

@@ -331,6 +331,7 @@ fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), D
         .map(|chunk| targets(&chunk.scope))
         .sum();
     let (queues, queued_until) = match new.queueing {
+        // `limits::NODE_AWAY` ends such a scan much earlier. The column only needs a value.
         Queueing::Never => (false, new.now.plus(limits::QUEUE_FOR)),
         Queueing::Until(until) => (true, until),
     };

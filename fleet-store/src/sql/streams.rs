@@ -179,6 +179,7 @@ fn judge(
     claim: &StreamClaim,
 ) -> Option<Duration> {
     let incumbent = last
+        // A released stream has no holder, so its claim is no takeover.
         .filter(|stream| stream.released_at.is_none())
         .map(|stream| {
             let instance = stream.instance.map(|instance| InstanceId(instance.0));
@@ -301,6 +302,7 @@ async fn adopt(
                 return Ok(None);
             };
             let row = scan.row();
+            // A scan through an upstream node ends when it is canceled, and its command runs on.
             let canceled = row.cancel_until.is_some() || row.state.0 == ScanState::Canceled;
             (row.priority.0, canceled)
         }

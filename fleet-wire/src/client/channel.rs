@@ -235,6 +235,7 @@ fn parse(url: &str) -> Result<Uri, ChannelError> {
     if uri.host().is_none_or(str::is_empty) {
         return Err(wrong("it names no host".to_owned()));
     }
+    // A method's path is appended to the URL and could not follow a query.
     if uri.query().is_some() {
         return Err(wrong("it has a query".to_owned()));
     }

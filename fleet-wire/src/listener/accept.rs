@@ -86,6 +86,7 @@ where
     let mut pause = MIN_PAUSE;
     let mut before = Summary::of(&config.counts);
     let mut summary = tokio::time::interval(SUMMARY);
+    // After a pause of the process, one summary is enough.
     summary.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     loop {
@@ -107,6 +108,8 @@ where
                     continue;
                 }
                 let evicted = table.make_room(ROOM);
+                // At DEBUG, because it repeats while descriptors are
+                // missing. The summary warns once per minute.
                 tracing::debug!(%error, evicted, pause_ms = pause.as_millis(), "no connection can be accepted");
                 tokio::select! {
                     () = shutdown.cancelled() => break,

@@ -77,6 +77,7 @@ impl Connection {
         B::Error: Into<BoxError>,
     {
         let (cut, closed) = (self.ends.cut.clone(), self.slot.0.closed());
+        // Dropping `open` closes the socket, and with it ends every call.
         tokio::select! {
             () = cut.cancelled() => {}
             () = closed => {}
@@ -105,6 +106,7 @@ impl Connection {
                 let Ok(Ok(io)) = handshake.await else {
                     return count(&self.counts.tls_failed);
                 };
+                // The first bytes decide inside TLS too, because a client need not use ALPN.
                 let Some((opening, io)) = self.sniff(io).await else {
                     return;
                 };
@@ -161,6 +163,7 @@ impl Connection {
             self.slot.0.clone(),
         );
         let service = service_fn(move |mut request: Request<Incoming>| {
+            // hyper has no setting for the number of headers of HTTP/2.
             let too_many = request.headers().len() > HEADERS;
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(guard.clone());

@@ -78,6 +78,7 @@ impl ConnectionGuard {
 
     /// Records an authenticated call. The connection stays open and may use the slots reserved for authenticated peers.
     pub fn mark_authenticated(&self) {
+        // Only the first authenticated call takes the lock of the table.
         if self.standing() < Standing::Authenticated {
             self.0.table.recognize(self);
         }

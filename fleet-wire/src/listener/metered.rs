@@ -91,6 +91,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        // Bytes that were not written come again in the next write.
         self.meter.sent(&bytes[..written]);
         Poll::Ready(Ok(written))
     }

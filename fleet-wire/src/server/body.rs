@@ -189,6 +189,7 @@ impl http_body::Body for RequestBody {
             return Poll::Pending;
         };
         ready!(clock.pause.as_mut().poll(cx));
+        // The engine answers with an error of its own, which the service replaces if this is set.
         clock.stalled.0.store(true, Ordering::Relaxed);
         Poll::Ready(Some(Err(BodyError::Stalled)))
     }

@@ -305,6 +305,7 @@ fn looks_like_a_call(request: &Request<Body>) -> bool {
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
     let mut segments = request.uri().path().split('/').skip(1);
+    // Only for POST, because files of the page have dots in their paths too.
     let shaped = matches!(
         (segments.next(), segments.next(), segments.next()),
         (Some(service), Some(method), None) if service.contains('.') && !method.is_empty()

@@ -165,6 +165,7 @@ async fn insert(
         .filter(living(now))
         .count(tx)
         .await?;
+    // The owner's lock keeps two calls from passing this check together.
     if held >= KEYS_OF_AN_OPERATOR {
         return refuse(KeyError::TooMany(new.operator));
     }
@@ -190,6 +191,7 @@ async fn within_reach(
     now: Timestamp,
 ) -> Result<(operator::Model, operator_key::Model), Failure<KeyError>> {
     let find = || operator_key::Entity::find_by_id(id.0);
+    // Without a lock, only to learn the owner, who is locked first.
     let Some(key) = find().one(tx).await? else {
         return refuse(KeyError::NotFound(id));
     };

@@ -24,6 +24,7 @@ pub(in crate::sql) async fn make_room(
     let newest = browser_session::Entity::find()
         .filter(C::OperatorId.eq(operator))
         .order_by_desc(C::Id)
+        // One less than the limit, because the caller adds a session.
         .offset(MOST - 1)
         .limit(1)
         .one(tx)

@@ -160,6 +160,7 @@ impl<'n> Report<'n> {
         let Some(device) = held
             .device
             .as_ref()
+            // A device that was released has a result already (`release`).
             .filter(|_| held.target.result.is_none())
         else {
             return Err(PairRejectReason::Released);
@@ -177,6 +178,7 @@ impl<'n> Report<'n> {
         held.target.error.clone_from(&result.error);
         held.status = settled.status;
         held.change = Some(Change {
+            // A device that is bound to this node keeps its row.
             bind: settled.bind && held.binding == Binding::Free,
             learned: settled.bind.then(|| result.clone()),
             sealed: row.sealed.clone().filter(|_| settled.bind),
