@@ -186,6 +186,7 @@ impl CommandReader<'_> {
         if requested.is_empty() {
             let denied =
                 "this site denies every default port of the node's drivers; specify other ports";
+            // Those of the Hello, because the scope of the command has no others.
             let allowed = self.default_ports.to_vec();
             return if allowed.is_empty() {
                 Err(Refusal::new(AckCode::AgentIncapable, denied))

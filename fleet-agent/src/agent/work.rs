@@ -94,6 +94,7 @@ impl Work {
         }
         let cancel = CancellationToken::new();
         let (lookup, token, resolver) = (task.clone(), cancel.clone(), Arc::clone(resolver));
+        // In a task, because a resolver that panics must end only this command.
         let lookups = tokio::spawn(async move {
             let pins = lookup.pin(&*resolver);
             token.run_until_cancelled(pins).await

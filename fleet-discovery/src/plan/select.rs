@@ -187,7 +187,7 @@ pub(super) fn range(start: &str, end: &str, policy: &PlanPolicy) -> Result<Selec
         u64::from(end.to_bits()) - u64::from(start.to_bits()) + 1,
     )?;
     let addresses = AddressList::span(start.into(), end.into()).unwrap_or_default();
-    // Between two private ends there can be the metadata service of a cloud.
+    // Between two permitted ends there can be the metadata service of a cloud.
     permitted(&entry, &addresses, policy.addresses)?;
     Ok(Selection::of(TargetGroup::Listed {
         addresses,
