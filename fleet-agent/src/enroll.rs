@@ -258,6 +258,7 @@ pub async fn configure(dir: &StateDir, options: ConfigureOptions) -> Result<(), 
     state.allow_insecure_transport |= options.allow_insecure_transport;
     match state.stage() {
         Stage::Enrolled => prove(&state).await?,
+        // Without a key there is nothing to prove. This checks the URL and the certificates.
         Stage::New | Stage::Registered => drop(client(&state)?),
     }
     // The copy in the folder is replaced only after the new certificates have worked.

@@ -174,6 +174,7 @@ pub(crate) async fn open(
         let received = tokio::time::Instant::now().into_std();
         clock.update(
             received,
+            // Without an answer, the fallback below applies.
             answer.ok().and_then(|answer| answer.received_at).as_ref(),
         );
     }

@@ -168,6 +168,7 @@ fn read(text: &str) -> Result<TargetEntry, TargetErrorKind> {
         Err(error) => range(text)
             .or_else(|| octets(text).map(Ok))
             .or_else(|| masked(text))
+            // The errors of a single target also name the forms of ranges.
             .unwrap_or(Err(error.kind())),
     }
 }
