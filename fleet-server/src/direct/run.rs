@@ -131,6 +131,8 @@ impl Run {
     /// Runs to the end and sends the final item.
     pub(super) async fn run(mut self) {
         let worked = self.work().await;
+        // After a failure too, because the audit trail has to name the addresses that were left
+        // out.
         self.account().await;
         match worked {
             Ok(()) => {
