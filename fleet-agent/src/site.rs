@@ -138,6 +138,7 @@ impl SitePolicy {
                     choice.subnet = part;
                     choice.reason.push_str(", the part that this site allows");
                 }
+                // A part of another subnet would be scanned twice.
                 let mut chosen = restricted.iter().filter(|other| other.is_chosen);
                 let covering = chosen.clone().find(|other| part.is_subnet_of(other.subnet));
                 let choice = match covering {

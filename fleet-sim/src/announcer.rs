@@ -126,12 +126,14 @@ struct Sockets {
 
 fn open(bound: Ipv4Addr, own: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    // The browser under test uses the same group and port on this machine.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, true)?;
     rustix::net::bind(&socket, &SocketAddrV4::new(bound, port))?;
     if bound == GROUP {
         sockopt::set_ip_add_membership(&socket, &GROUP, &own)?;
     }
+    // Multicast would otherwise leave by the default route, into a real network.
     sockopt::set_ip_multicast_if(&socket, &own)?;
     let socket = std::net::UdpSocket::from(socket);
     socket.set_nonblocking(true)?;
