@@ -252,12 +252,15 @@ pub async fn configure(dir: &StateDir, options: ConfigureOptions) -> Result<(), 
         .ok_or(EnrollError::NotRegistered)?;
     if let Some(server_url) = options.server_url {
         state.server_url = server_url;
+        // The permission was given for the previous address.
+        state.allow_insecure_transport = false;
     }
     let new_ca = options.ca_file.is_some();
     state.ca_file = options.ca_file.or(state.ca_file);
     state.allow_insecure_transport |= options.allow_insecure_transport;
     match state.stage() {
         Stage::Enrolled => prove(&state).await?,
+        // Without a key there is nothing to prove. This checks the URL and the certificates.
         Stage::New | Stage::Registered => drop(client(&state)?),
     }
     // The copy in the folder is replaced only after the new certificates have worked.

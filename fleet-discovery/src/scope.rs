@@ -200,6 +200,7 @@ impl Scope {
                 (pins::addresses(pins).count() + nameless) as u64
             }
             Addresses::Subnet(_) => 0,
+            // The name itself counts until an address is known.
             Addresses::Unpinned(_, seen) => seen.len().max(1) as u64,
         }
     }

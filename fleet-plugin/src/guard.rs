@@ -29,6 +29,7 @@ pub fn guard(program: &Path) -> ExitCode {
     }
     // The thread is never joined: the process ends with the plugin.
     let watch = thread::Builder::new().spawn(|| {
+        // An error means the same as the end: the host is gone.
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         let _ = kill_current_process_group(Signal::KILL);
     });

@@ -259,6 +259,7 @@ async fn next(running: &mut Option<Running>) -> ProcessEvent {
         return pending().await;
     };
     tokio::select! {
+        // The end of the process comes first, because it explains failed calls.
         biased;
         how = running.process.ended() => ProcessEvent::Ended(how),
         connected = finished(&mut running.connecting) => {

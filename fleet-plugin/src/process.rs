@@ -154,6 +154,7 @@ fn attend(
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
+            // The receiver is gone if the caller was dropped.
             let _ = started_tx.send(Err(error));
             return;
         }

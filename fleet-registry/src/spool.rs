@@ -235,6 +235,7 @@ impl<R> Spool<R> {
             return;
         };
         if open.upload.take_if(|u| u.batch == batch).is_some() {
+            // The counts are the server's, and need not add up to the rows.
             open.tally.accepted = open.tally.accepted.saturating_add(accepted);
             open.tally.rejected = open.tally.rejected.saturating_add(rejected);
             self.timers.cancel(Timer::Retry);
@@ -276,6 +277,7 @@ impl<R> Spool<R> {
     /// Drops all rows because the link has ended permanently. Returns the counts of the open command.
     pub fn abandon(&mut self) -> Option<(WireCommandId, Tally)> {
         self.timers.clear();
+        // Uploads that nobody has polled are void. Their rows count as dropped below.
         self.outputs.clear();
         let mut open = self.open.take()?;
         // The report may have arrived, but without an answer it must not count as accepted.

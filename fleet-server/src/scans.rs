@@ -148,6 +148,7 @@ async fn can_cancel(app: &App, org: OrgId, node: NodeId) -> Result<bool, RpcErro
 
 async fn end(app: &Arc<App>, call: &OperatorCall, scan: ScanId) -> Result<ScanRow, RpcError> {
     let node = get(app, call.org, scan).await?.node;
+    // Without a grace period the scan ends at once (decision 0007).
     let grace = can_cancel(app, call.org, node)
         .await?
         .then_some(CANCEL_GRACE);

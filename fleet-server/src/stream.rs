@@ -155,6 +155,7 @@ async fn claim(
     let instance = <[u8; 16]>::try_from(hello.instance_id.as_ref())
         .ok()
         .map(InstanceId);
+    // Before the claim in the store, which would end the node's current stream for nothing.
     match app.hub.admit(connection, node.node) {
         Admission::Proceed => {}
         Admission::Gone => return Err(RpcError::unavailable("the stream was ended")),

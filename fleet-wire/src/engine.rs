@@ -150,7 +150,7 @@ impl From<ConnectError> for RpcError {
             .map_or(Code::Unknown, |(ours, _)| *ours);
         let details = error.details.iter().filter_map(|d| {
             let text = d.value.as_deref().unwrap_or_default();
-            // Connect senders omit the padding, and receivers must accept both forms.
+            // Connect omits the padding. A peer that keeps it is understood too.
             let value = STANDARD_NO_PAD
                 .decode(text)
                 .or_else(|_| STANDARD.decode(text))

@@ -177,6 +177,7 @@ impl CommandReader<'_> {
             budget: limits::COMMAND_BUDGET,
             listen,
             policy: Arc::clone(self.policy),
+            local_subnets: self.local_subnets.to_vec(),
             notes,
         })
     }
@@ -186,6 +187,7 @@ impl CommandReader<'_> {
         if requested.is_empty() {
             let denied =
                 "this site denies every default port of the node's drivers; specify other ports";
+            // Those of the Hello, because the scope of the command has no others.
             let allowed = self.default_ports.to_vec();
             return if allowed.is_empty() {
                 Err(Refusal::new(AckCode::AgentIncapable, denied))

@@ -87,6 +87,7 @@ impl ControlStream {
             .as_ref()
             .filter(|outbound| outbound.capacity() > OUTBOUND / 2)
         {
+            // A lost message does not matter: progress is repeated, and the ack has all notes.
             let _ = outbound.try_send(ControlStreamRequest { kind: Some(kind) });
         }
     }

@@ -77,6 +77,7 @@ impl Registry {
     /// Registers the commands that the store adopted; other commands in flight are lost. Without a stream on this
     /// process, no new command is registered.
     pub(super) fn adopt(&mut self, node: NodeId, adopted: &[Adopted], has_stream: bool) {
+        // The bound of this map must not depend on the store.
         let adopted = &adopted[..adopted.len().min(IN_FLIGHT_PER_NODE)];
         let goes_on = |command: &CommandId| adopted.iter().any(|a| a.command == *command);
         for command in self.commands_of(node) {

@@ -395,6 +395,8 @@ impl Outcome {
             ),
             Judgment::Accepted { logged: true, .. } | Judgment::Refused(_) => None,
         };
+        // One event for each device and not for each report, so a resumed watch has no gap within a
+        // report (decision 0005).
         self.stored.iter().filter_map(event).collect()
     }
 }

@@ -44,6 +44,7 @@ impl Scans for SqlStore {
             check_node(tx, &new).await?;
             let (row, chunks) = rows(&new)?;
             scan::Entity::insert(row).exec_without_returning(tx).await?;
+            // In a table of its own, because a request is big and is read only with one scan.
             let request = scan_request::ActiveModel {
                 scan_id: Set(AsText(new.id)),
                 request: Set(codec::write_request(&new.request)?),

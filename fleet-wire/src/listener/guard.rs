@@ -68,6 +68,7 @@ impl ConnectionGuard {
 
     /// Records a plain request, which keeps the connection open for a while.
     pub fn mark_plain(&self) {
+        // Relaxed is enough: no other data is published by these values.
         self.0.plain.fetch_add(1, Ordering::Relaxed);
         self.0
             .standing

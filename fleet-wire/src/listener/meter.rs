@@ -188,6 +188,7 @@ impl Meter {
                         *newest = stream;
                         return earn(earned, FOR_A_REQUEST);
                     }
+                    // The windows of HTTP/2 bound larger frames.
                     Kind::Data if length >= THIN => return,
                     Kind::Data => &mut *thin,
                     Kind::Headers
