@@ -13,6 +13,7 @@ use crate::{
     auth::UndeclaredProxies,
     call_limits::CallLimits,
     config::{DirectPath, Rates, ServerConfig},
+    credential_limits::CredentialLimits,
     direct_slots::DirectSlots,
     dispatch_queue::DispatchQueue,
     environment::Environment,
@@ -35,6 +36,7 @@ pub(crate) struct Limiters {
     /// Sign-ins that a peer forwards for clients that it names, if it is not a trusted proxy.
     pub(crate) claimed_sign_ins: Limiter,
     pub(crate) passwords_of_an_account: Limiter,
+    pub(crate) credentials: CredentialLimits,
 }
 
 impl Limiters {
@@ -46,6 +48,7 @@ impl Limiters {
             sign_ins: SourceLimiter::per_minute(rates.sign_ins),
             claimed_sign_ins: Limiter::per_minute(rates.sign_ins.saturating_mul(CLAIMED_CLIENTS)),
             passwords_of_an_account: Limiter::per_minute(rates.passwords_of_an_account),
+            credentials: CredentialLimits::new(rates.unknown_credentials),
         }
     }
 }
