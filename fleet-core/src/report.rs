@@ -3,7 +3,10 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{DeviceFacts, DeviceIdentifier, Endpoint, NodeId, canonical, parse_literal, text};
+use crate::{
+    DeviceFacts, DeviceIdentifier, Endpoint, NodeId, auto_identifier, canonical, parse_literal,
+    text,
+};
 
 /// The unchecked fields of a reported device.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,6 +72,8 @@ pub enum RejectReason {
     AlreadyReported,
     /// The record belongs to another live node.
     OwnedByOtherNode,
+    /// The record belongs to a revoked node, and only its MAC or serial speaks for the reporter.
+    OwnedByRevokedNode,
     /// The record is bound to another node.
     BoundToOtherNode,
     /// The record is paired by the server.
@@ -81,7 +86,7 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Identifier,
         Self::Address,
         Self::Port,
@@ -93,6 +98,7 @@ impl RejectReason {
         Self::AddressClass,
         Self::AlreadyReported,
         Self::OwnedByOtherNode,
+        Self::OwnedByRevokedNode,
         Self::BoundToOtherNode,
         Self::PairedByServer,
         Self::Unattributed,
@@ -113,10 +119,33 @@ impl RejectReason {
             Self::AddressClass => "address class",
             Self::AlreadyReported => "already reported as another device",
             Self::OwnedByOtherNode => "owned by another node",
+            Self::OwnedByRevokedNode => "owned by a revoked node",
             Self::BoundToOtherNode => "bound to another node",
             Self::PairedByServer => "paired by the server",
             Self::Unattributed => "found by the server itself",
             Self::IdentityConflict => "identity conflict",
+        }
+    }
+
+    /// Whether the report itself is in order, and the device in it belongs to another owner.
+    pub fn is_ownership(self) -> bool {
+        match self {
+            Self::OwnedByOtherNode
+            | Self::OwnedByRevokedNode
+            | Self::BoundToOtherNode
+            | Self::PairedByServer
+            | Self::Unattributed
+            | Self::IdentityConflict => true,
+            Self::Identifier
+            | Self::Address
+            | Self::Port
+            | Self::Scheme
+            | Self::Driver
+            | Self::Text
+            | Self::AddressOutOfScope
+            | Self::PortOutOfScope
+            | Self::AddressClass
+            | Self::AlreadyReported => false,
         }
     }
 }
@@ -207,6 +236,23 @@ impl DeviceReport {
     /// the id of the reporting node; the sent one is ignored.
     pub fn identifier(&self, node: NodeId) -> DeviceIdentifier {
         self.facts.identifier(node, self.endpoint)
+    }
+
+    /// Returns every identifier that the report shows, strongest first. The last one is `auto:`.
+    pub fn identifiers(&self, node: NodeId) -> impl Iterator<Item = DeviceIdentifier> {
+        let DeviceFacts {
+            mac,
+            serial,
+            driver,
+            model,
+            ..
+        } = &self.facts;
+        let mac = mac.filter(|mac| !mac.is_placeholder());
+        let auto = auto_identifier(node, self.endpoint, driver, model);
+        mac.map(DeviceIdentifier::Mac)
+            .into_iter()
+            .chain(serial.clone().map(DeviceIdentifier::Serial))
+            .chain([auto])
     }
 }
 

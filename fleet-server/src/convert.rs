@@ -9,8 +9,8 @@ use fleet_core::{
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_pairing::Binding;
 use fleet_store::{
-    BoundDevice, DeviceAlias, DevicePairing, DeviceRow, Hello, Invitation, NodeRow, PairResultRow,
-    Progress, ScanRow,
+    BoundDevice, DeviceAlias, DevicePairing, DeviceRow, DeviceSighting, Hello, Invitation, NodeRow,
+    PairResultRow, Progress, ScanRow,
 };
 use fleet_wire::{RpcError, admin, fleet, fleetmanagement, gateway, pairing};
 
@@ -287,6 +287,7 @@ pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
     fleet::Ledger {
         targets: ledger.targets,
         identified: ledger.identified,
+        owned_elsewhere: ledger.owned_elsewhere,
         unidentified: ledger.unidentified,
         refused: ledger.refused,
         silent: ledger.silent,
@@ -296,6 +297,7 @@ pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
         reported: ledger.reported,
         accepted: ledger.accepted,
         rejected: ledger.rejected,
+        owned_elsewhere_reasons: tallies(&ledger.owned_elsewhere_reasons),
         skipped_reasons: tallies(&ledger.skipped_reasons),
         rejected_reasons: tallies(&ledger.rejected_reasons),
         first_device_ms: ledger
@@ -325,6 +327,8 @@ pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
         duplicate_identity: row.duplicate_identity,
         queued_scans: row.open_scans,
         replaces_fleet_node_id: row.replaces.map_or(0, |NodeId(id)| id),
+        site_id: row.site.0,
+        site_name: row.site_name,
     }
 }
 
@@ -401,6 +405,18 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
             Binding::Free | Binding::Server => 0,
         },
         bound_to_server: pairing.binding == Binding::Server,
+        seen_by: row.seen_by.into_iter().map(sighting).collect(),
+        claimed_from_fleet_node_id: row.claimed_from.map_or(0, |NodeId(id)| id),
+    }
+}
+
+fn sighting(sighting: DeviceSighting) -> fleet::DeviceSighting {
+    fleet::DeviceSighting {
+        fleet_node_id: sighting.node.0,
+        ip: sighting.endpoint.ip.to_string(),
+        port: sighting.endpoint.port.number().into(),
+        first_seen: Some(timestamp(sighting.first_seen)),
+        last_seen: Some(timestamp(sighting.last_seen)),
     }
 }
 

@@ -419,6 +419,7 @@ impl Run {
         let ledger = &self.ledger;
         let progress = Progress {
             done: ledger.identified
+                + ledger.owned_elsewhere
                 + ledger.unidentified
                 + ledger.refused
                 + ledger.silent
