@@ -30,7 +30,7 @@ impl fmt::Display for Port {
 /// A text that is not a port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a port: write a decimal number from 1 to 65535 without sign, leading zero or protocol, such as 4028"
+    "`{0}` is not a port: write a decimal number from 1 to 65535 without protocol, such as 4028"
 )]
 pub struct InvalidPort(String);
 
@@ -39,6 +39,7 @@ impl FromStr for Port {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let refused = || InvalidPort(text.chars().take(32).flat_map(char::escape_debug).collect());
+        // `parse` alone would accept `+80` and `080`.
         let digits = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
         let number = if digits {
             text.parse().map_err(|_| refused())?

@@ -78,6 +78,7 @@ pub fn check_name(name: &str) -> Result<(), UnsafeName> {
 
 /// Whether a text has at most `most` characters and no control character.
 pub(crate) fn fits(value: &str, most: usize) -> bool {
+    // Wire bounds count code points. A longer text is not read beyond its bound.
     value.chars().take(most + 1).count() <= most && !value.chars().any(char::is_control)
 }
 

@@ -62,6 +62,7 @@ impl DeviceRecord {
         let is_of_site = self.site == Some(reporter.site);
         match (self.binding, self.owner) {
             (Binding::Server, _) => Err(RejectReason::PairedByServer),
+            // The binding is the operator's decision, so it counts more than the attribution.
             (Binding::Node(node), _) if node == reporter.node => Ok(()),
             (Binding::Node(node), Some(owner)) if node == owner && is_of_site => Ok(()),
             (Binding::Node(_), _) => Err(RejectReason::BoundToOtherNode),

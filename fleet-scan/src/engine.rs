@@ -26,6 +26,7 @@ use std::{
 
 use fleet_core::{Port, limits::SCAN_PORTS};
 use futures::Stream;
+pub use onlink::interfaces;
 use run::Run;
 pub(crate) use schedule::RETRANSMISSION;
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -126,6 +127,7 @@ impl Stream for Scan {
 
 impl Drop for Scan {
     fn drop(&mut self) {
+        // The task owns the sweep, so this also stops the sweep's thread.
         self.task.abort();
     }
 }

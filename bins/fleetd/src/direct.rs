@@ -75,13 +75,15 @@ impl Prober for Engine {
                     }
                 };
                 let event = match event {
-                    ScanEvent::Ended(ScanSummary { outcomes, .. }) => {
-                        return Ok(ProbeSummary { outcomes });
+                    ScanEvent::Ended(ScanSummary { outcomes, gaps, .. }) => {
+                        return Ok(ProbeSummary { outcomes, gaps });
                     }
                     ScanEvent::Found(device) => found(device),
                     ScanEvent::Note(text) => ProbeEvent::Note(text),
                     ScanEvent::Progress(progress) => ProbeEvent::Progress(progress.done),
                 };
+                // The loop continues to the last event, because no connection may stay open after
+                // this returns.
                 if events.send(event).await.is_err() {
                     scan.cancel();
                 }
@@ -116,6 +118,7 @@ impl Prober for Engine {
 
 fn found(device: FoundDevice) -> ProbeEvent {
     let endpoint = device.endpoint;
+    // In identifiers, 0 is the server itself.
     match DeviceReport::new(NodeId(0), endpoint, device.facts) {
         Ok(report) => ProbeEvent::Found(report),
         Err(reason) => {

@@ -74,6 +74,7 @@ pub(super) fn ack(
     }
     if tally.rejected > 0 {
         let all = tally.rejected + tally.accepted;
+        // First, because the notes are cut to the limit of the wire.
         notes.insert(
             0,
             format!(
@@ -85,6 +86,7 @@ pub(super) fn ack(
     notes.truncate(NOTES.0);
     ControlAck {
         command_id: command.as_str().to_owned(),
+        // An upstream server takes OK for a success only with this flag.
         succeeded: code == AckCode::Ok,
         error_message: bounded(&reason, REASON),
         code: code.number(),
@@ -184,18 +186,7 @@ fn scan_result(
             summary.outcomes.len()
         ));
     }
-    if summary.partly_tried > 0 {
-        gaps.push(format!(
-            "some ports of {} targets were not tried",
-            summary.partly_tried
-        ));
-    }
-    if summary.driver_crashes > 0 {
-        gaps.push(format!(
-            "a driver crashed or failed {} times",
-            summary.driver_crashes
-        ));
-    }
+    gaps.extend(summary.gaps.reasons());
     if unreportable > 0 {
         gaps.push(format!("{unreportable} devices could not be reported"));
     }
@@ -223,20 +214,24 @@ fn bounded(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fleet_discovery::Gaps;
+
     use super::*;
 
     fn ran(
         outcomes: &[TargetOutcome],
         interrupted: Option<Interruption>,
-        driver_crashes: u64,
+        driver_failures: u64,
     ) -> Ending {
         Ending::Ran(ScanSummary {
             outcomes: outcomes.to_vec(),
-            partly_tried: 0,
+            gaps: Gaps {
+                driver_failures,
+                ..Gaps::default()
+            },
             found: 0,
             notes: Vec::new(),
             interrupted,
-            driver_crashes,
         })
     }
 
@@ -355,11 +350,10 @@ mod tests {
     fn texts_are_cut_to_the_wire_limits() {
         let summary = ScanSummary {
             outcomes: vec![TargetOutcome::Silent],
-            partly_tried: 0,
+            gaps: Gaps::default(),
             found: 0,
             notes: vec!["é".repeat(600); 70],
             interrupted: None,
-            driver_crashes: 0,
         };
         let id = WireCommandId::new("c").expect("an id");
         let ack = ack(

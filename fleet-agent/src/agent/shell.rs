@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fleet_core::Port;
+use fleet_discovery::SubnetChoice;
 use fleet_registry::{
     Capabilities, Capability, NodeLink, Spool,
     link::{self, Attempt, StopReason, StreamEnd, WireCommandId},
@@ -61,6 +62,8 @@ pub(super) struct Shell {
     scanner: Scanner,
     /// As announced on the newest stream. An external driver may report its own ports later.
     default_ports: Vec<Port>,
+    /// The local subnets, as announced on the newest stream.
+    subnets: Vec<SubnetChoice>,
     link: NodeLink,
     spool: Spool<report::Row>,
     session: Option<Session>,
@@ -100,6 +103,7 @@ impl Shell {
             policy,
             scanner,
             default_ports: Vec::new(),
+            subnets: Vec::new(),
             session: None,
             clock: ServerClock::default(),
             stream: None,
@@ -120,6 +124,8 @@ impl Shell {
         self.link.start();
         loop {
             self.run_outputs()?;
+            // The link ignores repeated and late commands,
+            // and their payload must not start the next one.
             self.pending_payload = None;
             self.publish();
             if self
@@ -131,8 +137,10 @@ impl Shell {
             }
             let deadline = self.deadline();
             tokio::select! {
+                // Deadlines come last: a message that has arrived counts, even if its timer is due.
                 biased;
                 () = shutdown.cancelled(), if self.draining.is_none() => self.drain(),
+                // Without a sender, which is the default, `changed` fails and disables this branch.
                 Ok(()) = self.agent.options.halt.changed() => self.on_halt(),
                 Some((attempt, event)) = self.events.recv() => self.on_stream_event(attempt, event),
                 Some(result) = self.calls.next() => self.on_call_result(result),
@@ -212,6 +220,7 @@ impl Shell {
                 command,
                 rows,
             } => match self.session.as_ref().filter(|_| self.link.has_session()) {
+                // The filter: the link may have lost the session that is still stored here.
                 Some(session) => {
                     self.calls
                         .upload(&self.agent.client, session, batch, &command, &rows)
@@ -272,6 +281,7 @@ impl Shell {
                 }
             }
         };
+        // A server that does not read must not delay the exit.
         let _ = tokio::time::timeout(FLUSH, ended).await;
     }
 
@@ -295,6 +305,7 @@ impl Shell {
                 .map(|command| command.as_str().to_owned()),
             spooled: self.spool.held(),
             problem: self.route.problem().map(str::to_owned),
+            subnets: self.subnets.clone(),
         };
         let sender: &watch::Sender<AgentStatus> = &self.agent.status;
         sender.send_if_modified(|last| {

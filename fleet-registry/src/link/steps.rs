@@ -24,12 +24,15 @@ impl NodeLink {
                 }
             }
             Timer::SessionEnd => {
+                // The stream stays open. The server ends it
+                // together with the session that opened it.
                 self.session = None;
                 self.timers.cancel(Timer::Heartbeat);
             }
             Timer::Handshake => self.handshake(),
             Timer::Heartbeat => {
                 self.timers.set(Timer::Heartbeat, now + HEARTBEAT);
+                // A server that does not answer must not collect open calls.
                 if self.heartbeat.is_none() && self.session.is_some() {
                     self.heartbeat = self.session;
                     self.outputs.push_back(Output::Heartbeat);
@@ -60,6 +63,8 @@ impl NodeLink {
     }
 
     pub(super) fn handshake(&mut self) {
+        // The server keeps one challenge per node. A second
+        // handshake would invalidate that of the first.
         if !self.handshaking {
             self.handshaking = true;
             self.outputs.push_back(Output::Handshake);
@@ -93,6 +98,7 @@ impl NodeLink {
     }
 
     pub(super) fn open_stream(&mut self, now: Instant) {
+        // The next session opens the stream as soon as it exists.
         let Some(session) = self.session else {
             self.stream = Stream::Due;
             return;
@@ -107,6 +113,7 @@ impl NodeLink {
     /// The delay after a stream was lost without a goodbye.
     pub(super) fn delay_after_loss(&mut self) -> Duration {
         let random = self.random.next();
+        // `next_delay` counts this loss, so it is read before.
         let first = self.reconnects.attempts() == 0;
         let delay = self.reconnects.next_delay(random);
         match self.stream {
@@ -204,6 +211,7 @@ impl NodeLink {
         }
         self.phase = Phase::Stopped;
         self.session = None;
+        // Answers that are still under way must not start anything.
         self.heartbeat = None;
         self.stream = Stream::Waiting;
         self.running = None;

@@ -83,6 +83,8 @@ impl SqlStore {
             detail: error.to_string(),
         })?;
         let writers = match engine {
+            // SQLite has one writer. With one connection, writers wait in order and do not fail
+            // with BUSY.
             Engine::Sqlite { .. } => 1,
             Engine::Postgres => options.connections,
         };
@@ -91,6 +93,8 @@ impl SqlStore {
             .await
             .map_err(failed)?;
         let reader = match engine {
+            // Readers of a WAL database need not wait for the writer, so they have their own
+            // connections.
             Engine::Sqlite { .. } => pool(url, &engine, options.connections, &options, &health)
                 .await
                 .map_err(failed)?,
@@ -110,6 +114,7 @@ impl SqlStore {
     /// [`StoreError::NewerSchema`] when the database was written by a newer version, or an error of the database.
     pub async fn migrate(url: &str) -> Result<(), StoreError> {
         let options = StoreOptions {
+            // The advisory lock belongs to one session, and every step has to run in it.
             connections: 1,
             lock_timeout: Duration::ZERO,
             ..StoreOptions::default()
@@ -132,6 +137,7 @@ impl SqlStore {
             // The lock is held until this connection closes.
             database.execute_raw(lock).await.map_err(failed)?;
         }
+        // Under the lock, because another server may have migrated while this one waited.
         if let Some(newer) = newer(&applied(database).await.map_err(failed)?) {
             return Err(StoreError::NewerSchema(newer));
         }
@@ -249,9 +255,11 @@ impl Engine {
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
+        // SQLite creates the -wal and -shm files with the mode of the database file.
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         match options.open(path) {
             Ok(_) => Ok(()),
+            // Another process created it in the meantime.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(std::io::Error::new(
                 error.kind(),
@@ -289,7 +297,11 @@ async fn pool(
                 sqlite
                     .create_if_missing(true)
                     .journal_mode(SqliteJournalMode::Wal)
+                    // With NORMAL, a power failure can lose the last commits of a WAL database, and
+                    // an accepted report must be durable.
                     .synchronous(SqliteSynchronous::Full)
+                    // SQLite checks references only on connections that enable it. They keep
+                    // tenants apart.
                     .foreign_keys(true)
                     .busy_timeout(Duration::from_secs(5))
             });
@@ -324,6 +336,7 @@ async fn pool(
 fn without_password(url: &str) -> String {
     match url
         .split_once("://")
+        // The last `@`, because a password may contain one.
         .and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)))
     {
         Some((scheme, (user, host))) => {

@@ -47,6 +47,7 @@ pub(super) async fn page(
         .limit(u64::from(limit))
         .all(db)
         .await?;
+    // From all rows, because a page without refused rows can have successors too.
     let next = rows
         .last()
         .filter(|_| rows.len() >= limit as usize)
@@ -67,6 +68,7 @@ pub(super) async fn page(
             page.resolved.push(row.id);
             continue;
         };
+        // Judged when it is shown, so no other operation has to maintain this list (decision 0008).
         match device.writable_by(*reporter, endpoint(&row)?) {
             Err(reason) => page.refused.push(shown(row, device, reason)?),
             Ok(()) => page.resolved.push(row.id),

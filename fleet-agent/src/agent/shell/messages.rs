@@ -12,12 +12,9 @@ use fleet_wire::gateway::{
 };
 
 use super::{CAPABILITIES, Shell, now};
-use crate::{
-    agent::{
-        calls::{CallResult, UploadCounts},
-        stream::{ControlStream, StreamEvent},
-    },
-    site,
+use crate::agent::{
+    calls::{CallResult, UploadCounts},
+    stream::{ControlStream, StreamEvent},
 };
 
 impl Shell {
@@ -26,6 +23,9 @@ impl Shell {
             return self.link.stream_ended(now(), attempt, StreamEnd::Lost);
         };
         self.default_ports = self.announced_ports();
+        let named = self.agent.options.local_subnets.as_deref();
+        self.subnets = self.policy.choose_subnets(named);
+        let chosen = self.subnets.iter().filter(|choice| choice.is_chosen);
         let hello = ControlHello {
             // Upstream servers since September send commands only to nodes that support this version.
             max_command_protocol_version: CommandProtocolVersion::V1.into(),
@@ -38,14 +38,11 @@ impl Shell {
                 .map(|command| command.as_str().to_owned())
                 .collect(),
             default_ports: self.default_ports.iter().map(ToString::to_string).collect(),
-            local_subnets: self
-                .local_subnets()
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            local_subnets: chosen.map(|choice| choice.subnet.to_string()).collect(),
             max_targets: self.agent.options.command_targets,
             max_ports: u32::try_from(limits::COMMAND_PORTS).unwrap_or(u32::MAX),
         };
+        // The next server can be another one, so no extension is used before its Accepted.
         self.server = Capabilities::NONE;
         self.stream = Some(ControlStream::open(
             &self.agent.client,
@@ -75,19 +72,20 @@ impl Shell {
     }
 
     pub(super) fn local_subnets(&self) -> Vec<ipnetwork::Ipv4Network> {
-        let named = self.agent.options.local_subnets.clone();
-        self.policy
-            .local_subnets(&named.unwrap_or_else(site::own_subnets))
+        let named = self.agent.options.local_subnets.as_deref();
+        self.policy.local_subnets(named)
     }
 
     pub(super) fn on_stream_event(&mut self, attempt: Attempt, event: StreamEvent) {
         let now = now();
         let kind = match event {
             StreamEvent::Message(Some(kind)) => kind,
+            // Of a kind that this version does not know. It proves that the server is alive.
             StreamEvent::Message(None) => return self.link.message_received(now, attempt),
             StreamEvent::Ended { end, reason } => {
                 let current = |stream: &mut ControlStream| stream.attempt == attempt;
                 if self.stream.take_if(current).is_some() {
+                    // Read before the link handles the end.
                     let was_open = self.link.is_connected();
                     self.route.stream_ended(was_open, end, &reason);
                 }
@@ -125,6 +123,7 @@ impl Shell {
                     now,
                     attempt,
                     reason,
+                    // Zero is the default of the field, and means that the server assigned no slot.
                     (!retry_after.is_zero()).then_some(retry_after),
                 );
             }
