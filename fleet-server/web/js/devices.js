@@ -151,8 +151,8 @@ function cells(device, names, actions) {
     node: [
       int(id) ? foreign(names.get(id) ?? `revoked node ${id}`) : "server",
       (device.seenBy ?? []).map(({ fleetNodeId, lastSeen }) => h("span", { class: "hint", title: `Last seen ${absolute(lastSeen)}` },
-        "also ", foreign(names.get(String(fleetNodeId)) ?? `revoked node ${fleetNodeId}`))),
-      int(device.claimedFromFleetNodeId) ? h("span", { class: "hint" }, `claimed from revoked node ${device.claimedFromFleetNodeId}`) : null,
+        " also ", foreign(names.get(String(fleetNodeId)) ?? `revoked node ${fleetNodeId}`))),
+      int(device.claimedFromFleetNodeId) ? h("span", { class: "hint" }, ` claimed from revoked node ${device.claimedFromFleetNodeId}`) : null,
     ],
     pairing: pairingCell(device, names, actions),
     seen: timeAgo(device.lastSeen, `First seen ${absolute(device.firstSeen)}, last seen ${absolute(device.lastSeen)}`),
