@@ -209,7 +209,7 @@ impl DeviceReport {
         Ok(Self {
             sent_identifier: facts.identifier(node, endpoint).to_string(),
             endpoint,
-            facts,
+            facts: facts.visible(),
         })
     }
 
@@ -224,7 +224,7 @@ impl DeviceReport {
             }
             Ok(DeviceIdentifier::Auto(_)) => {}
             Err(_) => {
-                let sent = format!("identifier {}", self.sent_identifier);
+                let sent = format!("identifier {}", text::visible(&self.sent_identifier));
                 facts.evidence = match facts.evidence.as_str() {
                     "" => sent,
                     known => format!("{known}; {sent}"),
@@ -420,6 +420,33 @@ mod tests {
             report.identifier(NodeId(1)).to_string(),
             "auto:bc7e693e1d31d8f6"
         );
+    }
+
+    #[test]
+    fn hidden_and_reordering_characters_leave_a_mark() {
+        let report = DeviceReport::parse(RawDeviceReport {
+            identifier: "uuid:\u{202e}1",
+            model: "S19\u{200b}",
+            manufacturer: "\u{2066}Bitmain",
+            firmware: "1\u{e0041}",
+            evidence: "title \u{feff}x",
+            ..good()
+        })
+        .expect("well-formed");
+        let facts = report.facts;
+        assert_eq!(
+            [&*facts.model, &*facts.manufacturer, &*facts.firmware],
+            ["S19\u{fffd}", "\u{fffd}Bitmain", "1\u{fffd}"]
+        );
+        assert_eq!(facts.evidence, "title \u{fffd}x; identifier uuid:\u{fffd}1");
+        // A node of ours cleans its own reports too.
+        let facts = DeviceFacts {
+            driver: "http".into(),
+            model: "S\u{202e}19".into(),
+            ..DeviceFacts::default()
+        };
+        let own = DeviceReport::new(NodeId(1), report.endpoint, facts).expect("well-formed");
+        assert_eq!(own.facts.model, "S\u{fffd}19");
     }
 
     #[test]

@@ -33,6 +33,13 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Replaces the unsafe characters of a text.
+pub(crate) fn make_visible(text: &mut String) {
+    if let Cow::Owned(shown) = visible(text) {
+        *text = shown;
+    }
+}
+
 /// The text for a cell of a CSV file: [`visible`], and quoted where a spreadsheet would run it as a formula.
 pub fn cell(text: &str) -> Cow<'_, str> {
     // A tab or carriage return in front has become a mark, which no spreadsheet skips.
@@ -74,6 +81,15 @@ pub fn check_name(name: &str) -> Result<(), UnsafeName> {
         }),
         None => Ok(()),
     }
+}
+
+/// Parses a name for [`check_name`], for command lines.
+///
+/// # Errors
+///
+/// [`UnsafeName`] with the first unsafe character.
+pub fn name(text: &str) -> Result<String, UnsafeName> {
+    check_name(text).map(|()| text.to_owned())
 }
 
 /// Whether a text has at most `most` characters and no control character.

@@ -4,7 +4,7 @@ use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
     DeviceFacts, NodeId, PairingStatus, Priority, RawDeviceReport, ScanState, Timestamp,
-    enrollment::NodeState, limits,
+    enrollment::NodeState, limits, text::is_unsafe,
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_pairing::Binding;
@@ -160,13 +160,13 @@ pub(crate) fn max_targets(hello: &gateway::ControlHello) -> u32 {
     }
 }
 
-/// A peer's text for display: at most `most` characters, control characters escaped.
+/// A peer's text for display: at most `most` characters. Characters that hide or reorder text are escaped.
 pub(crate) fn printable(text: &str, most: usize) -> String {
     let escaped = text.chars().flat_map(|c| {
-        let control = c.is_control();
+        let hidden = is_unsafe(c);
         std::iter::once(c)
-            .filter(move |_| !control)
-            .chain(c.escape_default().take(if control { 10 } else { 0 }))
+            .filter(move |_| !hidden)
+            .chain(c.escape_default().take(if hidden { 10 } else { 0 }))
     });
     escaped.take(most).collect()
 }
@@ -512,8 +512,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_of_a_peer_are_escaped() {
+    fn hidden_characters_of_a_peer_are_escaped() {
         assert_eq!(printable("a\u{1b}[31mb\n", 64), "a\\u{1b}[31mb\\n");
+        assert_eq!(printable("a\u{202e}b\u{200b}", 64), "a\\u{202e}b\\u{200b}");
         assert_eq!(printable("ééé", 2), "éé");
     }
 }
