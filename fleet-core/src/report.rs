@@ -4,8 +4,8 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    DeviceFacts, DeviceIdentifier, Endpoint, NodeId, auto_identifier, canonical, parse_literal,
-    text,
+    DeviceFacts, DeviceIdentifier, Endpoint, NodeId, auto_identifier, canonical, facts::EVIDENCE,
+    parse_literal, text,
 };
 
 /// The unchecked fields of a reported device.
@@ -225,10 +225,11 @@ impl DeviceReport {
             Ok(DeviceIdentifier::Auto(_)) => {}
             Err(_) => {
                 let sent = format!("identifier {}", text::visible(&self.sent_identifier));
-                facts.evidence = match facts.evidence.as_str() {
+                let all = match facts.evidence.as_str() {
                     "" => sent,
                     known => format!("{known}; {sent}"),
                 };
+                facts.evidence = all.chars().take(EVIDENCE).collect();
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use fleet_core::{Permission, SecretHash, SecretKind};
-use fleet_store::{Actor, NodeIdentity, OperatorIdentity, Principal};
+use fleet_store::{Actor, NodeIdentity, OperatorIdentity, Principal, StoreError};
 use fleet_wire::{
     Context, Peer, RpcError,
     server::{Admission, Authenticate, Call},
@@ -20,12 +20,16 @@ use crate::{
     app::App,
     audit::Attempt,
     call_limits::{CallPermit, CallerId},
+    config::ServerConfig,
     failure::Answered,
     policy::{Class, class_of},
 };
 
-/// The cookie of a browser's session.
-pub(crate) const COOKIE: &str = "fleet_session";
+/// The cookie of a browser's session where the page is reached by plain HTTP, as on loopback.
+pub(crate) const PLAIN_COOKIE: &str = "fleet_session";
+/// The same behind https. Browsers accept a `__Host-` cookie only over https, for this host alone and with `Path=/`
+/// (RFC 6265bis, 4.1.3.2). A neighbor under the same domain therefore cannot set it.
+pub(crate) const SECURE_COOKIE: &str = "__Host-fleet_session";
 /// Required for every mutation that a cookie authenticates, because no other site's form can set a header.
 pub(crate) const CSRF_HEADER: &str = "x-fleet-csrf";
 
@@ -69,7 +73,7 @@ impl Authenticate for Gate {
         let caller = match class_of(path.trim_start_matches('/')) {
             Some(Class::Public) => return Ok(Admission::Public),
             Some(Class::Node) => {
-                let identity = node(app, headers).await;
+                let identity = node(app, headers, from).await;
                 let identity = recorded(app, headers, from, "node.call", path, identity).await?;
                 Caller::Node(identity)
             }
@@ -105,7 +109,7 @@ impl Gate {
         from: IpAddr,
         permissions: &[Permission],
     ) -> Result<Caller, RpcError> {
-        let identity = operator(&self.app, &Method::POST, headers).await;
+        let identity = operator(&self.app, &Method::POST, headers, from).await;
         let identity = recorded(&self.app, headers, from, "operator.call", path, identity).await?;
         for permission in permissions {
             permit(&self.app, &identity, *permission, path, from).await?;
@@ -123,7 +127,7 @@ async fn recorded<T>(
     path: &str,
     identity: Result<T, RpcError>,
 ) -> Result<T, RpcError> {
-    if bearer(headers).or(cookie(headers)).is_none() {
+    if bearer(headers).or(cookie(headers, &app.config)).is_none() {
         return identity;
     }
     Attempt::anonymous(from, action, path.to_owned())
@@ -131,18 +135,34 @@ async fn recorded<T>(
         .await
 }
 
+/// Looks a credential up. A source that presents unknown ones is limited, so that it costs a bounded amount of database
+/// work.
+async fn look_up<T>(
+    app: &App,
+    credential: &str,
+    from: IpAddr,
+    find: impl AsyncFnOnce(SecretHash) -> Result<Option<T>, StoreError>,
+) -> Result<Option<T>, RpcError> {
+    let (hash, now) = (SecretHash::of(credential), app.environment.instant());
+    let Some(limits) = &app.limiters else {
+        return find(hash).await.answered();
+    };
+    limits.credentials.admit(&hash, from, now)?;
+    let found = find(hash).await.answered()?;
+    limits.credentials.settle(&hash, found.is_some(), from, now);
+    Ok(found)
+}
+
 /// The node whose session token the call presents.
-async fn node(app: &App, headers: &HeaderMap) -> Result<NodeIdentity, RpcError> {
+async fn node(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<NodeIdentity, RpcError> {
     let token = bearer(headers).ok_or_else(|| {
         RpcError::unauthenticated(
             "this procedure needs a node's session token as `authorization: Bearer`",
         )
     })?;
-    let identity = app
-        .store
-        .node_by_session(SecretHash::of(token), app.environment.now())
-        .await
-        .answered()?;
+    let now = app.environment.now();
+    let find = async |hash| app.store.node_by_session(hash, now).await;
+    let identity = look_up(app, token, from, find).await?;
     identity.ok_or_else(|| {
         RpcError::unauthenticated(
             "the session expired or is unknown: open a new one with BeginAuthHandshake",
@@ -156,24 +176,23 @@ pub(crate) async fn operator(
     app: &App,
     method: &Method,
     headers: &HeaderMap,
+    from: IpAddr,
 ) -> Result<OperatorIdentity, RpcError> {
     let now = app.environment.now();
-    let identity = match (bearer(headers), cookie(headers)) {
+    let identity = match (bearer(headers), cookie(headers, &app.config)) {
         (Some(key), _) if key.starts_with(SecretKind::OperatorKey.prefix()) => {
-            app.store.operator_by_key(SecretHash::of(key), now).await
+            let find = async |hash| app.store.operator_by_key(hash, now).await;
+            look_up(app, key, from, find).await?
         }
-        // A node's token is never valid for an operator, and a wrong key never falls back to a
-        // cookie.
-        (Some(_), _) => Ok(None),
+        (Some(_), _) => None,
         (None, Some(token)) => {
             if !method.is_safe() && !headers.contains_key(CSRF_HEADER) {
                 return Err(RpcError::unauthenticated(format!(
                     "a browser's session needs the header `{CSRF_HEADER}: 1` on every change"
                 )));
             }
-            app.store
-                .operator_by_session(SecretHash::of(token), now)
-                .await
+            let find = async |hash| app.store.operator_by_session(hash, now).await;
+            look_up(app, token, from, find).await?
         }
         (None, None) => {
             return Err(RpcError::unauthenticated(
@@ -181,7 +200,7 @@ pub(crate) async fn operator(
             ));
         }
     };
-    identity.answered()?.ok_or_else(|| RpcError::unauthenticated("the key or session is not valid: create a new key with `fleetd admin create-key`, or sign in again"))
+    identity.ok_or_else(|| RpcError::unauthenticated("the key or session is not valid: create a new key with `fleetd admin create-key`, or sign in again"))
 }
 
 /// Refuses, with an audit record, an operator who lacks a permission.
@@ -320,8 +339,10 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .then_some(token.trim())
 }
 
-/// The session cookie's value.
-pub(crate) fn cookie(headers: &HeaderMap) -> Option<&str> {
+/// The session cookie's value. Behind https only the `__Host-` cookie counts.
+pub(crate) fn cookie<'a>(headers: &'a HeaderMap, config: &ServerConfig) -> Option<&'a str> {
+    let is_session =
+        |name: &str| name == SECURE_COOKIE || (name == PLAIN_COOKIE && !config.public_https);
     let pairs = headers
         .get_all(header::COOKIE)
         .iter()
@@ -329,7 +350,7 @@ pub(crate) fn cookie(headers: &HeaderMap) -> Option<&str> {
         .flat_map(|value| value.split(';'));
     pairs
         .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, _)| *name == COOKIE)
+        .find(|(name, _)| is_session(name))
         .map(|(_, value)| value)
 }
 
@@ -408,10 +429,23 @@ mod tests {
             Some("fok_x")
         );
         assert_eq!(bearer(&headers("authorization", "Basic fok_x")), None);
-        assert_eq!(
-            cookie(&headers("cookie", "a=b; fleet_session=fos_x; c=d")),
-            Some("fos_x")
-        );
-        assert_eq!(cookie(&headers("cookie", "xfleet_session=fos_x")), None);
+        let config = |public_https| ServerConfig {
+            public_https,
+            ..ServerConfig::default()
+        };
+        for (value, plain, behind_https) in [
+            ("a=b; fleet_session=fos_x; c=d", Some("fos_x"), None),
+            ("__Host-fleet_session=fos_x", Some("fos_x"), Some("fos_x")),
+            (
+                "fleet_session=fos_set_by_a_neighbor; __Host-fleet_session=fos_x",
+                Some("fos_set_by_a_neighbor"),
+                Some("fos_x"),
+            ),
+            ("xfleet_session=fos_x", None, None),
+        ] {
+            let headers = headers("cookie", value);
+            assert_eq!(cookie(&headers, &config(false)), plain, "{value}");
+            assert_eq!(cookie(&headers, &config(true)), behind_https, "{value}");
+        }
     }
 }

@@ -18,7 +18,8 @@ pub struct ServerConfig {
     pub rates: Option<Rates>,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNetwork>,
-    /// Whether browsers reach this server by https, whatever protocol the last hop uses.
+    /// Whether browsers reach this server by https, independently of the protocol of the last hop. Sessions then use
+    /// a `Secure` `__Host-` cookie and no other.
     pub public_https: bool,
     /// The version that `WhoAmI` and nodes receive.
     pub version: String,
@@ -58,6 +59,8 @@ pub struct Rates {
     /// other addresses together. An unknown peer that guesses therefore cannot lock the owner out, and many
     /// unknown peers guess no faster than one.
     pub passwords_of_an_account: NonZeroU32,
+    /// Keys, sessions and node tokens that do not exist, per address. Each costs one look into the database.
+    pub unknown_credentials: NonZeroU32,
 }
 
 impl Default for Rates {
@@ -69,6 +72,7 @@ impl Default for Rates {
             handshakes_of_a_key: per_minute(30),
             sign_ins: per_minute(30),
             passwords_of_an_account: per_minute(10),
+            unknown_credentials: per_minute(600),
         }
     }
 }

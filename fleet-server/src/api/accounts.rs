@@ -16,8 +16,7 @@ use super::Api;
 use crate::{
     convert::timestamp,
     failure::Answered,
-    limiter::allow,
-    passwords::{PASSWORDS, chosen},
+    passwords::{PASSWORDS, Source, chosen},
 };
 
 impl AccountService for Api {
@@ -97,14 +96,21 @@ impl AccountService for Api {
         let new = chosen(Zeroizing::new(request.new_password), &call.email)?;
         if let Some(limits) = &self.app.limiters {
             let key = ("change", call.operator.0);
-            allow(&limits.passwords_of_an_account, key, PASSWORDS)?;
+            limits
+                .passwords_of_an_account
+                .allow(key, PASSWORDS, self.app.environment.instant())?;
         }
         let store = &self.app.store;
         let account = store.account(&call.email, None).await.answered()?;
         if let Some(stored) = account.and_then(|account| account.password) {
             // An unreadable password is a wrong one: no check may be skipped because a value could not be read.
             let is_right = match current {
-                Some(current) => self.app.passwords.verify(current, Some(stored.phc)).await?,
+                Some(current) => {
+                    self.app
+                        .passwords
+                        .verify(current, Some(stored.phc), Source::Known)
+                        .await?
+                }
                 None => false,
             };
             if !is_right {
