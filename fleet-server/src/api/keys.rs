@@ -55,7 +55,7 @@ impl KeyService for Api {
         request: CreateKeyRequest,
     ) -> Result<Reply<CreateKeyResponse>, RpcError> {
         let call = self.operator(&context)?;
-        let name = request.name;
+        let subject = format!("key {}", request.name);
         let owner = match OperatorId(request.operator_id) {
             OperatorId(0) => call.operator,
             owner if owner == call.operator => owner,
@@ -78,7 +78,7 @@ impl KeyService for Api {
         let store = &self.app.store;
         let created = store.create_key(call.org, new, call.actor(), call.now);
         let id = call
-            .attempt("operator.create_key", format!("key {name}"))
+            .attempt("operator.create_key", subject)
             .or_refused(&self.app.auditor, created.await)
             .await?;
         Ok(Reply::new(CreateKeyResponse {
