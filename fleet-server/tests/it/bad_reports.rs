@@ -12,7 +12,7 @@ use fleet_core::{
 use fleet_server::Environment as _;
 use fleet_store::{
     Actor, Bindings as _, Changed, DeviceName, DialRequest, Direct as _, DirectOutcome,
-    Inventory as _, NewSightings,
+    Enrollment as _, Inventory as _, NewSightings,
 };
 use fleet_wire::{
     fleet::ListDevicesRequest,
