@@ -26,6 +26,7 @@ entity! {
         pub chunks: i64,
         pub chunks_done: i64,
         pub targets: i64,
+        pub estimate_ms: i64,
         pub units: i64,
         pub units_done: i64,
         pub units_settled: i64,

@@ -218,6 +218,7 @@ CREATE TABLE scan (
     chunks BIGINT NOT NULL,
     chunks_done BIGINT NOT NULL,
     targets BIGINT NOT NULL,
+    estimate_ms BIGINT NOT NULL,
     units BIGINT NOT NULL,
     units_done BIGINT NOT NULL,
     units_settled BIGINT NOT NULL,
