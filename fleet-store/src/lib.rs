@@ -18,12 +18,13 @@ pub use api::{
         LinkedRecord, Principal,
     },
     devices::{
-        DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, SeparatedDevices, UndoError,
+        DeviceAlias, DeviceName, DeviceRow, DeviceSighting, Inventory, RefusedDevice,
+        SeparatedDevices, UndoError,
     },
     direct::{DialRequest, Direct, DirectOutcome, Exclusion, NewSightings, ReleaseError, Released},
     enrollment::{
         CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Hello, Invitation, Invitations,
-        NewCode, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
+        MoveNodeError, NewCode, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
     },
     error::StoreError,
     operators::{

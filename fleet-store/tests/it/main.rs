@@ -26,6 +26,7 @@ mod refusals;
 mod reports;
 mod schema;
 mod sessions;
+mod sites;
 mod streams;
 mod throughput;
 mod wandering;
