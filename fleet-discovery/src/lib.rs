@@ -30,7 +30,7 @@ pub use event::{DeviceFound, LogEvent, ScanEnded};
 pub use ledger::{ChunkFacts, Ledger, LedgerFacts, settle};
 pub use lifecycle::{
     Expiry, NoRoom, NodeLoad, RunningScan, Unfinished, WaitingScan, canceled, check_room, expiry,
-    is_flooded, on_busy, on_lost,
+    is_flooded, on_busy, on_lost, queued_until,
 };
 pub use name::{HostName, InvalidName};
 pub use node::{Announcement, NodeProfile};

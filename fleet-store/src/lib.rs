@@ -1,7 +1,7 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
 //! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
-//! [`Sessions`], [`Streams`], [`Scans`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
+//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
 //! decisions. Start with [`Reports::record_report`].
 
@@ -36,6 +36,7 @@ pub use api::{
         PairRow, PairSelection, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
         SealedCredentials, UnbindError,
     },
+    replicas::{Notification, Orders, Replicas},
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
@@ -57,6 +58,7 @@ pub trait Store:
     + Enrollment
     + Sessions
     + Streams
+    + Replicas
     + Scans
     + Dispatch
     + Reports

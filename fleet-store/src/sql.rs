@@ -33,6 +33,7 @@ mod operators;
 mod pairing;
 mod prelude;
 mod refused;
+mod replicas;
 mod report;
 mod scans;
 mod schema;
@@ -45,6 +46,7 @@ use std::{fmt, sync::Arc};
 
 pub use connect::{MigrateMode, StoreOptions};
 use health::Health;
+use replicas::Coordination;
 use sea_orm::{DatabaseConnection, DbBackend};
 
 use crate::Store;
@@ -58,11 +60,16 @@ pub struct SqlStore {
     writer: DatabaseConnection,
     reader: DatabaseConnection,
     health: Arc<Health>,
+    coordination: Arc<Coordination>,
 }
 
 impl SqlStore {
     fn health(&self) -> &Health {
         &self.health
+    }
+
+    fn coordination(&self) -> &Coordination {
+        &self.coordination
     }
 
     fn is_sqlite(&self) -> bool {

@@ -303,9 +303,13 @@ async fn open_codes_and_nodes_are_listed_with_their_state() {
         upstream.fleet_nodes[0].identity_fingerprint,
         shown.identity_fingerprint
     );
+    let token = stream.token.clone();
     drop(stream);
     eventually(|| async { !nodes().await.connected }).await;
-    assert!(nodes().await.online, "unseen for less than two minutes");
+    assert!(!nodes().await.online, "its stream has ended");
+    let alive = heartbeat(&world.gateway(), &token).await;
+    alive.expect("is accepted");
+    assert!(nodes().await.online, "it lives, but cannot open a stream");
     world.clock.pass(Duration::from_secs(121));
     assert!(!nodes().await.online);
 }

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use fleet_core::{
     Fingerprint, NodeId, OrgId, PendingEnrollmentId, ScanId, SecretHash, Timestamp,
     enrollment::{InvitationState, NodeState},
+    presence::LastStream,
 };
 use fleet_discovery::{Announcement, NodeProfile};
 
@@ -228,8 +229,8 @@ pub struct NodeRow {
     pub last_seen_at: Option<Timestamp>,
     /// The invitation that awaits confirmation.
     pub invitation: Option<PendingEnrollmentId>,
-    /// Whether a control stream is claimed and not released.
-    pub connected: bool,
+    /// Its newest control stream; `None` before its first one.
+    pub stream: Option<LastStream>,
     /// Its last Hello; `None` before its first stream.
     pub hello: Option<Hello>,
     /// Whether two machines present this identity.
@@ -238,6 +239,13 @@ pub struct NodeRow {
     pub open_scans: u32,
     /// The revoked node that it replaces.
     pub replaces: Option<NodeId>,
+}
+
+impl NodeRow {
+    /// Whether its newest control stream has ended, or it never had one.
+    pub fn stream_ended(&self) -> bool {
+        self.stream.is_none_or(|stream| stream.ended_at.is_some())
+    }
 }
 
 /// Enrollment codes.
@@ -280,8 +288,8 @@ pub trait Enrollment: Send + Sync {
         now: Timestamp,
     ) -> Result<(), ConfirmError>;
 
-    /// Revokes a live node permanently. Its open invitations are canceled, and its keys, challenges, sessions
-    /// and stream become invalid. Its commands end, its scans end with the results so far, and its devices are
+    /// Revokes a live node permanently. Its open invitations are canceled, and its keys, challenges and sessions
+    /// become invalid. Its stream is ended by the server that holds it (`Orders::revoked`). Its commands end, its scans end with the results so far, and its devices are
     /// released.
     async fn revoke_node(
         &self,

@@ -11,7 +11,9 @@ use sea_orm::{
 };
 use sea_orm_migration::MigratorTrait;
 
-use super::{health::Health, migration::Migrator, transaction::store_error};
+use super::{
+    health::Health, migration::Migrator, replicas::Coordination, transaction::store_error,
+};
 use crate::{SqlStore, StoreError};
 
 /// How a database is opened.
@@ -96,10 +98,12 @@ impl SqlStore {
                 .map_err(failed)?,
             Engine::Postgres => writer.clone(),
         };
+        let coordination = Arc::new(Coordination::of(&writer));
         Ok(Self {
             writer,
             reader,
             health,
+            coordination,
         })
     }
 
@@ -159,6 +163,7 @@ impl SqlStore {
 
     /// Closes every connection after the running operations have ended.
     pub async fn close(&self) {
+        self.coordination().close().await;
         for pool in [self.reader(), self.writer()] {
             let _ = pool.close_by_ref().await;
         }

@@ -54,13 +54,8 @@ async fn a_code_leads_to_a_confirmed_node(site: Site) {
     );
     assert_eq!(node.fingerprint, Fingerprint::of(&new.identity_key));
     assert_eq!(
-        (
-            node.connected,
-            node.hello,
-            node.open_scans,
-            node.last_seen_at
-        ),
-        (false, None, 0, None)
+        (node.stream, node.hello, node.open_scans, node.last_seen_at),
+        (None, None, 0, None)
     );
 
     site.store

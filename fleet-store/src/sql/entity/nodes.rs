@@ -81,3 +81,13 @@ entity! {
         pub takeovers: Option<String>,
     }
 }
+
+entity! {
+    /// The heartbeats of the servers on PostgreSQL.
+    replica "replica" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Bytes16,
+        pub heartbeats: i64,
+        pub seen_at: Micros,
+    }
+}

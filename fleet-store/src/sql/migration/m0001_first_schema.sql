@@ -180,6 +180,14 @@ CREATE TABLE node_stream (
     takeovers TEXT
 );
 CREATE INDEX node_stream_claimed ON node_stream (claimed_at);
+CREATE INDEX node_stream_held ON node_stream (replica) WHERE released_at IS NULL;
+
+-- One row for each start of a server. The count grows while the server runs.
+CREATE TABLE replica (
+    id {bytes} NOT NULL PRIMARY KEY,
+    heartbeats BIGINT NOT NULL,
+    seen_at BIGINT NOT NULL
+);
 
 CREATE TABLE scan (
     id TEXT NOT NULL PRIMARY KEY,
