@@ -43,7 +43,7 @@ pub use api::{
         EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanRow, Scans,
         StoredEvent,
     },
-    sessions::{BeginError, Challenged, NodeIdentity, OpenSessionError, Sessions},
+    sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
 pub use sql::{MigrateMode, SqlStore, StoreOptions};

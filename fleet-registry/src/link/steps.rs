@@ -32,6 +32,7 @@ impl NodeLink {
                 self.timers.set(Timer::Heartbeat, now + HEARTBEAT);
                 if self.heartbeat.is_none() && self.session.is_some() {
                     self.heartbeat = self.session;
+                    self.reporting_status = std::mem::take(&mut self.unreported_status);
                     self.outputs.push_back(Output::Heartbeat);
                 }
             }

@@ -233,6 +233,8 @@ pub struct NodeRow {
     pub stream: Option<LastStream>,
     /// Its last Hello; `None` before its first stream.
     pub hello: Option<Hello>,
+    /// Why the administrator of its site has halted it; may be empty. `None` while it is not halted.
+    pub halt_reason: Option<String>,
     /// Whether two machines present this identity.
     pub duplicate_identity: bool,
     /// The number of scans that wait or run on it.

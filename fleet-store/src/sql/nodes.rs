@@ -146,6 +146,7 @@ pub(crate) async fn rows(
                 invitation: waiting.get(&node.id).copied().map(PendingEnrollmentId),
                 stream: streams.get(&node.id).copied(),
                 hello: node.hello.as_deref().map(codec::read_hello).transpose()?,
+                halt_reason: node.halt_reason,
                 duplicate_identity: node.duplicate_identity,
                 open_scans: open
                     .get(&node.id)

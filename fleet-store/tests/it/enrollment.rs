@@ -304,7 +304,13 @@ async fn revoking_voids_everything_of_the_node(site: Site) {
             .await
             .expect("read")
     );
-    assert!(!site.store.heartbeat(node.id, at(7)).await.expect("read"));
+    assert!(
+        !site
+            .store
+            .heartbeat(node.id, None, at(7))
+            .await
+            .expect("read")
+    );
     assert!(matches!(
         site.store
             .claim_stream(Site::claim(node.id, &[], at(7)))

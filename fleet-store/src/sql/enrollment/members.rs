@@ -45,6 +45,7 @@ impl Enrollment for SqlStore {
                 deleted_at: Set(None),
                 duplicate_identity: Set(false),
                 hello: Set(None),
+                halt_reason: Set(None),
                 replaces_node_id: Set(code.replaces_node_id),
             };
             let created = created.insert(tx).await?;

@@ -14,6 +14,8 @@ entity! {
         pub deleted_at: Option<Micros>,
         pub duplicate_identity: bool,
         pub hello: Option<String>,
+        /// Set while the node is halted; may be empty.
+        pub halt_reason: Option<String>,
         /// The revoked node that it replaces.
         pub replaces_node_id: Option<i64>,
     }

@@ -113,6 +113,7 @@ CREATE TABLE node (
     deleted_at BIGINT,
     duplicate_identity BOOLEAN NOT NULL,
     hello TEXT,
+    halt_reason TEXT,
     replaces_node_id BIGINT,
     -- The key of every reference to a node together with its organization.
     CONSTRAINT node_tenant UNIQUE (org_id, id)
