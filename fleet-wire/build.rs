@@ -63,6 +63,7 @@ fn compile(folder: &str) -> Result<Vec<u8>, Box<dyn Error>> {
     println!("cargo:rerun-if-changed={folder}");
     let mut files = Vec::new();
     definitions(Path::new(folder), &mut files)?;
+    // The order of `read_dir` differs between machines.
     files.sort();
     let mut compiler = protox::Compiler::new([folder])?;
     compiler.include_imports(true).open_files(&files)?;
@@ -74,6 +75,7 @@ fn generate(encoded: &[u8], packages: &[&str], served: bool) -> Result<(), Box<d
     Config::new()
         .bytes(["."])
         .skip_debug(SECRET)
+        // Without this, prost rejects the external path as a duplicate.
         .compile_well_known_types()
         .extern_path(".google.protobuf", "::pbjson_types")
         .service_generator(Box::new(Services { served }))
@@ -82,6 +84,7 @@ fn generate(encoded: &[u8], packages: &[&str], served: bool) -> Result<(), Box<d
     pbjson_build::Builder::new()
         .register_descriptors(encoded)?
         .extern_path(".google.protobuf", "::pbjson_types")
+        // pbjson otherwise rejects a request of a newer client.
         .ignore_unknown_fields()
         .build(&packages)?;
     Ok(())

@@ -123,6 +123,7 @@ pub async fn register(
     options: EnrollOptions,
     code: &SecretText,
 ) -> Result<Registration, EnrollError> {
+    // New keys would replace those that the server knows.
     refuse_registered(dir)?;
     let mut state = StateFile {
         server_url: options.server_url,
@@ -136,6 +137,7 @@ pub async fn register(
         api_key: None,
     };
     let client = client(&state)?;
+    // Copied before the registration, because a code works once and the copy can fail.
     if let Some(ca) = &state.ca_file {
         state.ca_file = Some(dir.keep_ca(ca)?);
     }
@@ -188,6 +190,7 @@ pub async fn finish(dir: &StateDir, api_key: SecretText) -> Result<(), EnrollErr
     state.api_key = Some(api_key);
     dir.save(&state)?;
     let proved = prove(&state).await;
+    // Any other failure says nothing about the key.
     if let Err(EnrollError::Session(SessionError::KeyRefused)) = proved {
         state.api_key = None;
         dir.save(&state)?;
@@ -255,8 +258,10 @@ pub async fn configure(dir: &StateDir, options: ConfigureOptions) -> Result<(), 
     state.allow_insecure_transport |= options.allow_insecure_transport;
     match state.stage() {
         Stage::Enrolled => prove(&state).await?,
+        // Without a key there is nothing to prove. This checks the URL and the certificates.
         Stage::New | Stage::Registered => drop(client(&state)?),
     }
+    // The copy in the folder is replaced only after the new certificates have worked.
     if let Some(ca) = state.ca_file.as_ref().filter(|_| new_ca) {
         state.ca_file = Some(dir.keep_ca(ca)?);
     }
@@ -284,6 +289,7 @@ fn new_key() -> Result<SecretKey, EnrollError> {
 }
 
 fn refused(source: RpcError) -> EnrollError {
+    // rustls reports a certificate that it does not trust only in the text of the connection error.
     if source.code == Code::Unavailable && source.message.contains("certificate") {
         let advice = "the server's certificate is not trusted; pass its CA certificate with --ca, and check --server-url";
         return EnrollError::Refused { advice, source };

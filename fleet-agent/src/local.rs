@@ -209,6 +209,7 @@ impl LocalScan {
         let job = self.task.job(&names);
         let targets = job.targets.clone();
         let scan = self.scanner.scan(job)?;
+        // It was started all the same, because its stream ends with the summary.
         if cancel.is_cancelled() {
             scan.cancel();
         }

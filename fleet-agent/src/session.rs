@@ -132,6 +132,8 @@ pub(crate) async fn open(
         .begin_auth_handshake(&request, options())
         .await
         .map_err(|source| {
+            // Only this call judges the key. The next one
+            // also refuses a challenge that has expired.
             if source.code == Code::Unauthenticated {
                 SessionError::KeyRefused
             } else {
@@ -173,12 +175,14 @@ pub(crate) async fn open(
         let received = tokio::time::Instant::now().into_std();
         clock.update(
             received,
+            // Without an answer, the fallback below applies.
             answer.ok().and_then(|answer| answer.received_at).as_ref(),
         );
     }
     let now = tokio::time::Instant::now().into_std();
     let remaining = expires_at.and_then(|expires_at| clock.until(&expires_at, now, transit));
     session.lifetime = remaining
+        // A wrong clock of the server must not cause one handshake after the other.
         .filter(|remaining| !remaining.is_zero())
         .unwrap_or(FALLBACK_LIFETIME);
     Ok(session)

@@ -120,6 +120,7 @@ impl SitePolicy {
                     .collect()
             };
             for part in parts {
+                // A part of another subnet would be scanned twice.
                 if !kept.iter().any(|other| part.is_subnet_of(*other)) {
                     kept.push(part);
                 }

@@ -31,6 +31,7 @@ impl fmt::Display for Endpoint {
 /// The integer, octal, hexadecimal and short forms that resolvers accept (`2130706433`, `0177.0.0.1`, `0x7f.1`,
 /// `127.1`) are rejected.
 pub fn parse_literal(text: &str) -> Option<IpAddr> {
+    // `to_socket_addrs` would pass such a text to getaddrinfo, which accepts all of these forms.
     text.parse().ok()
 }
 
@@ -137,6 +138,7 @@ const BLOCKS_V4: &[(Ipv4Network, AddressClass)] = &[
     (v4(192, 0, 2, 0, 24), AddressClass::Documentation),
     (v4(198, 51, 100, 0, 24), AddressClass::Documentation),
     (v4(203, 0, 113, 0, 24), AddressClass::Documentation),
+    // Formerly the relays of 6to4 (RFC 3068).
     (v4(192, 88, 99, 0, 24), AddressClass::Embedding),
     (v4(192, 0, 0, 0, 24), AddressClass::Reserved),
     (v4(192, 31, 196, 0, 24), AddressClass::Reserved),
@@ -164,6 +166,7 @@ const BLOCKS_V6: &[(Ipv6Network, AddressClass)] = &[
 ];
 
 fn classify_v4(ip: Ipv4Addr) -> AddressClass {
+    // It is inside 100.64.0.0/10, which a policy can permit.
     if ip == METADATA_V4 {
         return AddressClass::Metadata;
     }
@@ -174,6 +177,7 @@ fn classify_v4(ip: Ipv4Addr) -> AddressClass {
 }
 
 fn classify_v6(ip: Ipv6Addr) -> AddressClass {
+    // They are inside fc00::/7, which every policy permits.
     if METADATA_V6.contains(&ip) {
         return AddressClass::Metadata;
     }

@@ -43,10 +43,12 @@ impl ChainRecord<'_> {
     fn hash_into(&self, hash: &mut Sha256) {
         let integer = |hash: &mut Sha256, value: i64| hash.update(value.to_be_bytes());
         let text = |hash: &mut Sha256, value: &str| {
+            // Without the length, text could move to the next field without a change of the hash.
             hash.update((value.len() as u64).to_be_bytes());
             hash.update(value);
         };
         let maybe = |hash: &mut Sha256, value: Option<&str>| {
+            // A missing value and an empty text must differ.
             hash.update([u8::from(value.is_some())]);
             text(hash, value.unwrap_or_default());
         };
@@ -102,6 +104,8 @@ impl ChainHead {
         let seq = self.seq.saturating_add(1);
         let mut hash = Sha256::new();
         hash.update(DOMAIN);
+        // Without the organization, a link could be moved
+        // to another chain. Ids in the database begin at 1.
         hash.update(org.map_or(0, |org| org.0).to_be_bytes());
         hash.update(seq.to_be_bytes());
         hash.update(self.hash.0);
@@ -132,6 +136,7 @@ impl FromStr for ChainHead {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let head = || {
             let (seq, hex) = text.split_once(':')?;
+            // `from_str_radix` and `parse` also accept a plus sign.
             let digits = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit());
             if !digits || !seq.bytes().all(|b| b.is_ascii_digit()) {
                 return None;
@@ -261,6 +266,7 @@ impl ChainVerifier {
         {
             faults.push(ChainFault::Rewritten { seq });
         }
+        // Sealers may append while the links are read, so the head is compared at its own position.
         if self.stored.seq == seq && self.stored.hash != hash {
             faults.push(ChainFault::Head { seq });
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 /// A delay uniform in `0 ..= ceiling`, picked by `random` (uniform over all of `u64`).
 pub fn full_jitter(ceiling: Duration, random: u64) -> Duration {
     let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
+    // A remainder would divide by zero at a ceiling of zero, and would favor small delays.
     let scaled = (u128::from(nanos) * u128::from(random)) >> 64;
     Duration::from_nanos(u64::try_from(scaled).unwrap_or(u64::MAX))
 }
@@ -32,6 +33,7 @@ impl Backoff {
 
     /// Returns the next delay. Each call counts as one more failed attempt.
     pub fn next_delay(&mut self, random: u64) -> Duration {
+        // A peer can be away for weeks, and a shift by 32 or more panics in development builds.
         let factor = 1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX);
         self.attempts = self.attempts.saturating_add(1);
         full_jitter(self.first.saturating_mul(factor).min(self.most), random)

@@ -104,10 +104,12 @@ impl DeviceFacts {
     pub(crate) fn parse(raw: &RawDeviceReport<'_>) -> Result<Self, RejectReason> {
         let facts = Self {
             driver: raw.driver.to_owned(),
+            // Schemes are case-insensitive (RFC 3986, 3.1).
             scheme: raw.scheme.to_ascii_lowercase(),
             model: raw.model.to_owned(),
             manufacturer: raw.manufacturer.to_owned(),
             firmware: raw.firmware.to_owned(),
+            // A MAC that cannot be read is an unknown fact, and no reason to reject the device.
             mac: raw
                 .mac
                 .parse()

@@ -23,6 +23,7 @@ impl Serial {
                 lower.as_str(),
                 "n/a" | "na" | "none" | "null" | "unknown" | "undefined"
             );
+        // An identifier has at most 255 characters on the wire, seven of them `serial:`.
         let fits = text.chars().count() <= 248 && !text.chars().any(is_invisible);
         (!nothing && fits).then(|| Self(text.to_owned()))
     }
@@ -90,6 +91,8 @@ pub fn auto_identifier(
     model: &str,
 ) -> DeviceIdentifier {
     let Endpoint { ip, port } = endpoint;
+    // The installed base computes the same hash. Reports
+    // contain no NUL, so fields cannot run together.
     let text = format!("{node}\0{ip}\0{port}\0{driver}\0{model}");
     DeviceIdentifier::Auto(first_eight(text.as_bytes()))
 }
@@ -138,6 +141,7 @@ impl FromStr for DeviceIdentifier {
             Some(("serial", rest)) => Serial::new(rest).map(Self::Serial),
             Some(("auto", rest))
                 if rest.len() == 16
+                    // `from_str_radix` also accepts a plus sign.
                     && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) =>
             {
                 u64::from_str_radix(rest, 16)

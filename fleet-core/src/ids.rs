@@ -78,6 +78,8 @@ macro_rules! uuid_ids {
         impl $name {
             /// Creates a UUIDv7 (RFC 9562) from the time and ten random bytes.
             pub fn new(now: Timestamp, random: [u8; 10]) -> Self {
+                // A clock before 1970 only costs the order of
+                // the ids. The random bytes keep them apart.
                 let millis = u64::try_from(now.as_millis()).unwrap_or(0);
                 Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
             }
@@ -94,6 +96,8 @@ macro_rules! uuid_ids {
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 let refused = || ParseUuidError(text.chars().take(64).collect());
+                // `try_parse` also accepts upper case, braces
+                // and `urn:uuid:`. One id must have one text.
                 let id = uuid::Uuid::try_parse(text).map(Self).map_err(|_| refused())?;
                 if id.to_string() == text { Ok(id) } else { Err(refused()) }
             }

@@ -208,6 +208,7 @@ pub fn verdict_of_ack(code: AckCode, succeeded: bool, message: &str) -> AckVerdi
             Code::Internal,
             verdict("the node contradicts itself: it says OK but not succeeded"),
         ),
+        // `succeeded` does not count here: upstream judges PARTIAL by the code alone.
         AckCode::Partial => Verdict {
             grade: Grade::Partial,
             code: Code::Ok,
@@ -279,6 +280,7 @@ pub fn conclude(verdicts: &[Verdict]) -> Conclusion {
     let numbered = || verdicts.iter().enumerate();
     let useful = |verdict: &&Verdict| verdict.grade <= Grade::Partial;
     let first_failure = || {
+        // The fatal verdict ended the scan, even if another chunk failed before it.
         numbered()
             .find(|(_, v)| v.grade == Grade::Fatal)
             .or_else(|| numbered().find(|(_, v)| v.grade == Grade::Failed))
@@ -289,6 +291,7 @@ pub fn conclude(verdicts: &[Verdict]) -> Conclusion {
             .map(name)
             .collect();
         match all.as_slice() {
+            // A text that ends with "and 1 more" would be no shorter than the one that it omits.
             [shown @ .., _, _] if shown.len() > 3 => {
                 format!("{}; and {} more", all[..4].join("; "), all.len() - 4)
             }

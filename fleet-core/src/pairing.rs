@@ -132,6 +132,7 @@ impl PairResult {
         if raw.identifier.is_empty() || !text::fits(raw.identifier, 255) {
             return Err(PairRejectReason::Identifier);
         }
+        // Errors of drivers have several lines. They are escaped where they are displayed.
         if raw.error.chars().take(4_097).count() > 4_096 {
             return Err(PairRejectReason::Text);
         }

@@ -47,6 +47,7 @@ impl Password {
         if characters < PASSWORD_LEAST {
             return Err(WeakPassword::TooShort(characters));
         }
+        // The copy in lower case is a secret too.
         if Zeroizing::new(text.trim().to_lowercase()).as_str() == email.trim().to_lowercase() {
             return Err(WeakPassword::IsEmail);
         }
@@ -62,11 +63,13 @@ impl Password {
     /// of four letters and digits that are hard to confuse (Crockford's base 32).
     pub fn one_time(random: &[u8; 20]) -> Self {
         const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+        // A string that grows leaves a copy of the password in freed memory.
         let mut text = Zeroizing::new(String::with_capacity(24));
         for (at, byte) in random.iter().enumerate() {
             if at > 0 && at % 4 == 0 {
                 text.push('-');
             }
+            // 32 divides 256, so every digit is equally likely.
             text.push(char::from(DIGITS[usize::from(byte & 31)]));
         }
         Self(text)

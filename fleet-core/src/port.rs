@@ -39,6 +39,7 @@ impl FromStr for Port {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let refused = || InvalidPort(text.chars().take(32).flat_map(char::escape_debug).collect());
+        // `parse` alone would accept `+80` and `080`.
         let digits = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
         let number = if digits {
             text.parse().map_err(|_| refused())?

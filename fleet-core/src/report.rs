@@ -162,6 +162,7 @@ impl DeviceReport {
             },
             facts,
         };
+        // Upstream nodes have no extension fields. Their MAC or serial is in the identifier only.
         report.read_identifier();
         Ok(report)
     }

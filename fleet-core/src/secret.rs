@@ -60,6 +60,7 @@ impl Secret {
     /// Encodes 32 random bytes as a secret of this kind: prefix, 43 base62 digits, and 6 digits of CRC32 over
     /// everything before them.
     pub fn new(kind: SecretKind, random: &[u8; 32]) -> Self {
+        // A string that grows leaves a copy of the secret in freed memory.
         let mut text = Zeroizing::new(String::with_capacity(53));
         text.push_str(kind.prefix());
         push_base62(&mut text, random, BODY_DIGITS);
@@ -91,6 +92,7 @@ impl Secret {
             &crc32fast::hash(head.as_bytes()).to_be_bytes(),
             TAIL_DIGITS,
         );
+        // The checksum follows from the text, so its comparison reveals nothing.
         if expected == tail {
             Ok(Self(Zeroizing::new(text.to_owned())))
         } else {
@@ -201,6 +203,7 @@ pub fn registration_statement(
     encryption_key: &[u8; 32],
 ) -> Vec<u8> {
     [
+        // Only the last part has a variable length, so the parts cannot be confused.
         b"fleet-node-reg1\0".as_slice(),
         code.as_bytes(),
         identity_key,

@@ -84,6 +84,7 @@ impl Takeovers {
         self.prune(now);
         let judgement = self.judged(now, incumbent, newcomer);
         match (judgement, incumbent) {
+            // A held machine that keeps trying keeps the node marked as contested.
             (Judgement::Held(_), _) => self.refused_at = Some(now),
             (Judgement::Duplicate, _) => {
                 self.refused_at = Some(now);
@@ -105,6 +106,7 @@ impl Takeovers {
     }
 
     fn judged(&self, now: Timestamp, incumbent: Option<Claimant>, newcomer: Claimant) -> Judgement {
+        // A hold comes before the incumbent: the first machine may only be about to reconnect.
         if let Some(hold) = self.holds.iter().find(|hold| hold.who == newcomer) {
             return Judgement::Held(hold.until.since(now));
         }
@@ -115,6 +117,7 @@ impl Takeovers {
         if let (Claimant::Session(_), Some(hold)) = (newcomer, self.holds.back()) {
             return Judgement::Held(hold.until.since(now));
         }
+        // Each of the two machines takes the stream back, so both directions count.
         let pair = [(incumbent, newcomer), (newcomer, incumbent)];
         let earlier = self
             .history

@@ -71,6 +71,7 @@ impl fmt::Display for Timestamp {
 /// Converts days since 1970-01-01 to a proleptic Gregorian date. The year is shifted to begin in March, which makes
 /// the leap day the last day of its year.
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    // Counted from 0000-03-01. 146,097 days are 400 Gregorian years (Hinnant, `civil_from_days`).
     let days = days + 719_468;
     let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
     let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;

@@ -181,6 +181,7 @@ impl FromStr for AddressList {
             why,
         };
         let mut list = Self::default();
+        // An empty text is the empty list, but `split` returns one empty piece of it.
         for piece in text.split(',').filter(|_| !text.is_empty()) {
             let (first, last) = piece.split_once('-').unwrap_or((piece, piece));
             let (Some(first), Some(last)) = (parse_literal(first), parse_literal(last)) else {
@@ -191,6 +192,8 @@ impl FromStr for AddressList {
             let mut span = Self::span(first, last).ok_or_else(|| refused("a range is not one"))?;
             if let (Some(before), Some(run)) = (list.runs.last(), span.runs.first_mut()) {
                 run.before = list.len();
+                // Ranges that touch would be printed as they were
+                // read, so the comparison below would accept them.
                 if before.last >= run.first || follows(before.last, run.first) {
                     return Err(refused("ranges must ascend and not touch"));
                 }

@@ -121,7 +121,11 @@ pub fn admit<D>(
             verdicts.push(rejected(&report, RejectReason::AddressClass));
             continue;
         }
+        // Before the quota: a node that lost our answer
+        // sends its rows again, which must not cost quota.
         if let Some(row) = known.get(&endpoint).or_else(|| fresh.get(&endpoint)) {
+            // The sent identifier is compared, because the
+            // record may have got a stronger one since.
             verdicts.push(if row.identifier() == report.sent_identifier {
                 RowVerdict::Repeated {
                     accepted: matches!(row, KnownRow::Accepted { .. }),
@@ -138,6 +142,8 @@ pub fn admit<D>(
         let identifier = report.sent_identifier.clone();
         let (row, verdict) = match decide(&report) {
             Ok(decision) => {
+                // A refused device may belong to a foreign
+                // subnet, so it must not close an open scope.
                 narrowed.narrow(endpoint);
                 (
                     KnownRow::Accepted { identifier },

@@ -146,6 +146,7 @@ pub fn settle(facts: LedgerFacts<'_>) -> Ledger {
     }
     ledger.rejected = total(&ledger.rejected_reasons);
     ledger.reported = ledger.accepted.saturating_add(ledger.rejected);
+    // It differs only if the sum saturated. The parts must add up even then.
     ledger.accepted = ledger.reported - ledger.rejected;
 
     for tally in facts.skipped {
@@ -168,6 +169,7 @@ pub fn settle(facts: LedgerFacts<'_>) -> Ledger {
             Some(Grade::Failed | Grade::Fatal) | None => Known::NotReached,
         };
         for (ip, known) in outcomes(chunk, says_nothing) {
+            // Every group of ports has its own chunk, so chunks share addresses and names.
             let best = addresses.entry(ip).or_insert(known);
             *best = known.max(*best);
         }

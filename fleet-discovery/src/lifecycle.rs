@@ -40,6 +40,7 @@ pub enum NoRoom {
 ///
 /// [`NoRoom`] states why the node has no room.
 pub fn check_room(queues: bool, load: NodeLoad) -> Result<(), NoRoom> {
+    // A scan between two of its chunks has no command in flight, but needs the node again.
     if !queues && (load.busy || load.open_scans > 0) {
         return Err(NoRoom::Busy);
     }
@@ -82,6 +83,7 @@ pub fn on_lost(scan: RunningScan, attempts: u32) -> Unfinished {
     if !scan.open {
         return Unfinished::Ignore;
     }
+    // The lost command was the one that the node should stop, so no acknowledgment will come.
     if scan.canceling {
         return Unfinished::Cancel;
     }
@@ -105,6 +107,7 @@ pub fn on_busy(scan: RunningScan, busy_answers: u32) -> Unfinished {
         return Unfinished::GiveUp;
     }
     let (first, last) = BUSY_WAITS;
+    // 60 s are reached after five answers, and a shift by 32 or more would overflow.
     let wait = first.saturating_mul(1 << busy_answers.min(16));
     Unfinished::RetryAfter(wait.min(last))
 }
@@ -161,6 +164,7 @@ pub fn expiry(scan: &WaitingScan, now: Timestamp) -> Option<Expiry> {
                 "the node did not come before the scan's time in the queue was over",
             )
         };
+        // The results of earlier chunks are kept, which makes the scan partial and not expired.
         return Some(if scan.has_run {
             Expiry::GiveUp(Verdict::failed(code, why))
         } else {

@@ -56,6 +56,7 @@ fn fault(text: &str) -> Option<&'static str> {
     if text.is_empty() {
         return Some("it is empty");
     }
+    // 255 octets on the wire (RFC 1035, 2.3.4) are 253 characters of text.
     if text.len() > 253 {
         return Some("it has more than 253 characters");
     }
@@ -84,6 +85,7 @@ fn fault(text: &str) -> Option<&'static str> {
             "it looks like a number: write an IPv4 address as four decimals from 0 to 255 without leading zeros, such as 10.0.0.7",
         );
     }
+    // All names below it are the local host too (RFC 6761, 6.3).
     if last == "localhost" {
         return Some("it names the local host: name the device itself");
     }

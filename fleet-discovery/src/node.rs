@@ -105,6 +105,8 @@ impl NodeProfile {
                     limits::COMMAND_TARGETS,
                 )
             } else {
+                // Upstream announces a protocol version and no
+                // number. The server converts the version to one.
                 usize::try_from(announcement.max_targets)
                     .unwrap_or(upstream.max_targets)
                     .clamp(upstream.max_targets, limits::UPSTREAM_V1_COMMAND_TARGETS)

@@ -59,6 +59,7 @@ fn range(entry: &str) -> Result<impl Iterator<Item = Port>, PortsError> {
         }
     };
     if first > last {
+        // Not escaped, because both parts are ports.
         return Err(PortsError::RangeOrder(entry.chars().take(16).collect()));
     }
     Ok((first.number()..=last.number()).filter_map(Port::new))

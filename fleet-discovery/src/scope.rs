@@ -164,6 +164,8 @@ impl Scope {
                 IpAddr::V4(ip) => subnet.contains(ip),
                 IpAddr::V6(_) => false,
             },
+            // The first accepted device fixes the subnet.
+            // Its class is checked as that of every other.
             Addresses::Subnet(None) => ip.is_ipv4(),
             Addresses::Unpinned(_, seen) => {
                 seen.contains(&ip) || seen.len() < limits::NAME_ADDRESSES
@@ -198,12 +200,14 @@ impl Scope {
                 (pins::addresses(pins).count() + nameless) as u64
             }
             Addresses::Subnet(_) => 0,
+            // The name itself counts until an address is known.
             Addresses::Unpinned(_, seen) => seen.len().max(1) as u64,
         }
     }
 
     /// Returns the known addresses, in the order of the command's outcome bytes.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        // `impl Iterator` has one type, so the parts that a kind lacks are empty iterators.
         let (list, pins, seen) = match &self.addresses {
             Addresses::Exact(list) | Addresses::Announced(list) => (Some(list), None, None),
             Addresses::Pinned(pins) => (None, Some(pins), None),
@@ -219,6 +223,7 @@ impl Scope {
     /// Whether a name of the command is not pinned yet. Until then, nothing may be reported.
     pub fn awaits_pins(&self) -> bool {
         match &self.addresses {
+            // Pins and reports travel on different calls, so a report can arrive first.
             Addresses::Pinned(pins) => pins.iter().any(Pin::is_unanswered),
             Addresses::Exact(_)
             | Addresses::Announced(_)

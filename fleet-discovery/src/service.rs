@@ -112,6 +112,7 @@ impl FromStr for ServiceType {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let lower = text.to_ascii_lowercase();
+        // Tools print types with their domain and a final dot.
         let bare = lower.strip_suffix('.').unwrap_or(&lower);
         let bare = bare.strip_suffix(".local").unwrap_or(bare);
         match fault(bare) {

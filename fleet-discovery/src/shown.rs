@@ -5,6 +5,7 @@ const MOST: usize = 80;
 
 /// Escapes control characters and similar ones, and cuts the text after 80 characters.
 pub(crate) fn shown(text: &str) -> String {
+    // One character can become ten, such as `\u{10ffff}`.
     let mut escaped = text.chars().take(MOST).flat_map(char::escape_debug);
     let mut out: String = escaped.by_ref().take(2 * MOST).collect();
     if escaped.next().is_some() || text.chars().nth(MOST).is_some() {

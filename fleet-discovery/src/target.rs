@@ -190,6 +190,7 @@ fn parse(text: &str) -> Result<Target, TargetErrorKind> {
         Some(',' | ' ' | ';' | '\n' | '\t') => return Err(TargetErrorKind::Several),
         Some(other) => return Err(TargetErrorKind::Character(other)),
     }
+    // The keyword is also a valid host name.
     if text.eq_ignore_ascii_case(LOCAL_SUBNET) {
         return Ok(Target::LocalSubnet);
     }
@@ -233,6 +234,7 @@ pub(crate) fn network(address: &str, prefix: &str) -> Result<Target, TargetError
 /// The range in a text whose dotted part before the first `-` is made of digits only.
 fn range(text: &str) -> Option<Result<Target, TargetErrorKind>> {
     let (start, end) = text.split_once('-')?;
+    // Host names contain hyphens too, so only a numeric part before the first one makes a range.
     let numeric =
         |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if !numeric(start)
@@ -262,6 +264,7 @@ fn range(text: &str) -> Option<Result<Target, TargetErrorKind>> {
 
 /// A decimal in canonical form, at most 255.
 pub(crate) fn decimal(text: &str) -> Option<u8> {
+    // `parse` accepts a plus sign and leading zeros.
     let number: u8 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }

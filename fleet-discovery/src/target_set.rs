@@ -119,6 +119,7 @@ impl TargetEntry {
         match self {
             Self::Target(target) => target.addresses(),
             Self::Range(first, last) => AddressList::span(*first, *last),
+            // Four `*` are four billion addresses.
             Self::Octets([a, b, c, d]) if self.count() <= limits::SCAN_TARGETS as u64 => {
                 let mut all = Vec::new();
                 for a in a.0..=a.1 {
@@ -167,6 +168,7 @@ fn read(text: &str) -> Result<TargetEntry, TargetErrorKind> {
         Err(error) => range(text)
             .or_else(|| octets(text).map(Ok))
             .or_else(|| masked(text))
+            // The errors of a single target also name the forms of ranges.
             .unwrap_or(Err(error.kind())),
     }
 }

@@ -76,6 +76,7 @@ pub struct ServerClaim {
 ///
 /// [`BindRefusal`] states why the device cannot be bound.
 pub fn decide_bind_to_server(claim: ServerClaim) -> Result<BindDecision, BindRefusal> {
+    // Checked before the binding: a node can find a device after the server bound it.
     if let Some(node) = claim.owner.or(claim.endpoint_node) {
         return Err(BindRefusal::FoundByNode(node));
     }

@@ -130,6 +130,7 @@ impl Sightings {
     /// the same identifier is updated. Another record at the same endpoint loses the endpoint and is otherwise
     /// unchanged.
     pub fn decide(&mut self, report: &DeviceReport) -> DirectDecision {
+        // Merged records count too: the claim of a node to one of them is still valid.
         let claim = self
             .known
             .iter()
@@ -146,6 +147,8 @@ impl Sightings {
             .map(|known| known.id);
         let mut endpoint_taken_from = Vec::new();
         for known in &mut self.known {
+            // A node's record keeps its endpoint: the same private
+            // address at another site is another endpoint.
             let loses = known.claim().is_none()
                 && known.endpoint == Some(report.endpoint)
                 && Some(known.id) != found;

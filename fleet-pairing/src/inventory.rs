@@ -72,6 +72,8 @@ impl Inventory {
                 merges,
                 endpoint_taken_from,
             } => {
+                // Merged records leave the index first, because the
+                // record can take on the identifier of one of them.
                 for (merged, _) in merges {
                     if let Some(merged) = self.take(*merged) {
                         self.change(*device, |record| record.absorb(&merged));

@@ -46,6 +46,7 @@ pub fn decide_result(reply: PairReply, current: PairingStatus) -> Settled {
         } => {
             let status = match default_password {
                 Some(true) => DefaultPassword,
+                // A node that does not know must not hide that the factory password is active.
                 None if current == DefaultPassword => DefaultPassword,
                 Some(false) | None => Paired,
             };

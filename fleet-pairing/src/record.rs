@@ -46,6 +46,7 @@ pub(crate) fn writable(
 ) -> Result<(), RejectReason> {
     match (binding, owner) {
         (Binding::Server, _) => Err(RejectReason::PairedByServer),
+        // The binding is the operator's decision, so it counts more than the attribution.
         (Binding::Node(node), _) if node == reporter => Ok(()),
         (Binding::Node(_), _) => Err(RejectReason::BoundToOtherNode),
         (Binding::Free, None) => Err(RejectReason::Unattributed),

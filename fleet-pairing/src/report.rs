@@ -98,6 +98,8 @@ pub fn decide_report(
         {
             continue;
         }
+        // A record of this node can be bound to another node
+        // or to the server, and must then keep its endpoint.
         if let Err(reason) = other.writable_by(reporter.node) {
             return refuse(reason, other);
         }
@@ -185,6 +187,7 @@ impl<'a> Known<'a> {
         let heir = heir_identifier(reporter, report);
         let inherits = |record: &&&DeviceRecord| {
             Some(&record.identifier) == heir.as_ref()
+                // The identifier alone proves nothing, because anybody can compute the hash.
                 && record.owner == reporter.replaces
                 && record.writable_by(reporter.node).is_ok()
         };
@@ -206,6 +209,7 @@ impl<'a> Known<'a> {
 
     /// The record of a report with MAC or serial.
     fn find_strong(&self) -> Option<Found<'a>> {
+        // Devices move, so a strong identity counts at any endpoint.
         if let Some(record) = self.named {
             return Some(Found {
                 record,
@@ -241,6 +245,7 @@ impl<'a> Known<'a> {
         strong
             .or_else(exact)
             .or_else(auto)
+            // This record has lost its endpoint to another device since.
             .or(self.named)
             .map(|record| Found {
                 record,

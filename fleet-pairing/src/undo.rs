@@ -71,6 +71,7 @@ pub fn decide_undo(
         });
     }
     let mut keep_apart = vec![change.became.clone()];
+    // The record may have got a stronger identifier since the change.
     if survivor.identifier != change.became {
         keep_apart.push(survivor.identifier.clone());
     }

@@ -82,6 +82,7 @@ impl PluginDriver {
                     device,
                 } => {
                     return Ok(Authenticated::Accepted {
+                        // The plugin may not report it, but a default login has just worked.
                         default_password: default_password.or(Some(true)),
                         device,
                     });
@@ -214,6 +215,7 @@ impl Driver for PluginDriver {
         device: &'a DeviceFacts,
         login: Option<&'a Login>,
     ) -> BoxFuture<'a, Result<Authenticated, DriverError>> {
+        // The plugin gets its own description of the device, see `log_in`.
         let _ = device;
         Box::pin(self.log_in(probe, login))
     }

@@ -81,6 +81,7 @@ pub(crate) fn read(folder: &Path) -> Result<Listing, FolderError> {
         let path = path.to_owned();
         |source| FolderError::Io { path, source }
     };
+    // Not `canonicalize`, which would follow the links that are rejected below.
     let folder = std::path::absolute(folder).map_err(io(folder))?;
     check_folders(&folder)?;
     let mut paths = fs::read_dir(&folder)
@@ -90,6 +91,7 @@ pub(crate) fn read(folder: &Path) -> Result<Listing, FolderError> {
                 .collect::<io::Result<Vec<_>>>()
         })
         .map_err(io(&folder))?;
+    // The order decides which files are plugins if there are too many.
     paths.sort();
     let mut listing = Listing::default();
     for path in paths {
@@ -101,6 +103,7 @@ pub(crate) fn read(folder: &Path) -> Result<Listing, FolderError> {
                 if listing.files.len() >= MOST {
                     format!("is one too many: a node runs at most {MOST} plugins")
                 } else if listing.files.iter().any(|file| file.name == name) {
+                    // Plugins are named by escaped names, which can be equal for two files.
                     "has a name that looks like another plugin's: rename it".to_owned()
                 } else {
                     listing.files.push(File { name, path });
@@ -156,6 +159,7 @@ fn inspect(path: &Path) -> Result<Option<()>, String> {
         return Ok(None);
     }
     check(seen, geteuid().as_raw())?;
+    // The mode shows neither ACLs nor a mount without execution.
     rustix::fs::access(path, Access::EXEC_OK)
         .map_err(|_| "cannot be executed by this user: run `chmod 755` on it".to_owned())?;
     Ok(Some(()))
@@ -209,6 +213,7 @@ fn check(seen: FileInfo, me: u32) -> Result<(), String> {
             "belongs to user {owner}: only root and user {me} are trusted, so `chown` it to one of them"
         ));
     }
+    // In a sticky folder, others cannot replace a file that they do not own.
     let is_sticky = kind == Kind::Folder && mode & STICKY != 0;
     if mode & WRITABLE != 0 && !is_sticky {
         return Err(format!(

@@ -23,11 +23,13 @@ const SIGNALLED: i32 = 128;
 ///
 /// Works only in a process that a host started as the leader of a new process group. Other callers get an error.
 pub fn guard(program: &Path) -> ExitCode {
+    // In the group of a caller, such as a shell, the kill below would end the caller too.
     if getpgrp() != getpid() {
         return fail("only a plugin host can start it");
     }
     // The thread is never joined: the process ends with the plugin.
     let watch = thread::Builder::new().spawn(|| {
+        // An error means the same as the end: the host is gone.
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         let _ = kill_current_process_group(Signal::KILL);
     });

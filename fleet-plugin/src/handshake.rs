@@ -89,6 +89,7 @@ impl Address {
 
 fn loopback(text: &str) -> Option<Address> {
     let address: SocketAddr = text.parse().ok()?;
+    // Elsewhere, a plugin could direct the node's calls, passwords included, to another machine.
     let usable = address.ip().is_loopback() && address.port() != 0;
     usable.then_some(Address::Tcp(address))
 }

@@ -184,6 +184,7 @@ fn usable(folder: &Path) -> Option<PathBuf> {
         );
         return None;
     }
+    // Plugins that were killed leave their sockets behind.
     let made = match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => fs::DirBuilder::new().mode(0o700).create(folder),

@@ -110,6 +110,7 @@ impl LineLimiter {
         let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
         if ticks > 0 {
             self.left = self.left.saturating_add(ticks).min(BURST);
+            // The rest of a tick is lost, which only makes the limit stricter.
             self.since = now;
         }
         if self.left == 0 {

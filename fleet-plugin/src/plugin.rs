@@ -132,6 +132,7 @@ impl Plugin {
     }
 
     fn set_serving(&self, client: Arc<PluginClient>) {
+        // Before the new status, because callers then ask at once who owns the name.
         self.names.claim(&client.driver, &self.name);
         self.record_answer();
         *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = client.ports.clone();
@@ -203,6 +204,7 @@ pub(crate) async fn run(
             event = next(&mut running) => match event {
                 ProcessEvent::Ended(how) => {
                     let how = match running.take() {
+                        // A stop does not wait for output.
                         Some(running) if !is_stopping => running.with_last_output(how).await,
                         _ => how,
                     };
@@ -222,6 +224,7 @@ pub(crate) async fn run(
                 }
             },
             () = plugin.unresponsive.notified() => {
+                // The plugin may have answered since the notification, which `Notify` keeps.
                 if plugin.timeouts.swap(0, Ordering::Relaxed) >= MAX_TIMEOUTS {
                     let reason = format!("it left {MAX_TIMEOUTS} calls in a row unanswered");
                     supervisor.reject(Instant::now(), reason);
@@ -256,6 +259,7 @@ async fn next(running: &mut Option<Running>) -> ProcessEvent {
         return pending().await;
     };
     tokio::select! {
+        // The end of the process comes first, because it explains failed calls.
         biased;
         how = running.process.ended() => ProcessEvent::Ended(how),
         connected = finished(&mut running.connecting) => {
@@ -272,6 +276,7 @@ async fn finished<T>(task: &mut Option<AbortOnDropHandle<T>>) -> Result<T, JoinE
         return pending().await;
     };
     let result = running.await;
+    // A task that has ended must not be polled again.
     *task = None;
     result
 }
@@ -365,6 +370,7 @@ async fn drain(
         Some(first) => drop(first.send(line)),
         None => log.print(&line),
     };
+    // Read to the end: a plugin that writes to a full pipe would stop.
     while let Ok(count @ 1..) = stream.read(&mut block).await {
         lines.push(block.get(..count).unwrap_or_default(), &mut take);
     }

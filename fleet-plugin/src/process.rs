@@ -60,6 +60,7 @@ impl Process {
         let attend = move || attend(command, started_tx, ended_tx);
         thread::Builder::new()
             .name("plugin".to_owned())
+            // The thread only waits, and a node can have 64 plugins.
             .stack_size(64 * 1_024)
             .spawn(attend)?;
         let Started {
@@ -122,6 +123,7 @@ impl Launch {
 
 impl Group {
     fn kill(&self) {
+        // The lock is held during the kill, because the id could otherwise be reused before it.
         let group = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(group) = *group {
             // An error means that the group has no process left.
@@ -152,6 +154,7 @@ fn attend(
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
+            // The receiver is gone if the caller was dropped.
             let _ = started_tx.send(Err(error));
             return;
         }
@@ -165,12 +168,14 @@ fn attend(
         stderr: child.stderr.take(),
     };
     if started_tx.send(Ok(started)).is_err() {
+        // The caller is gone, and nothing else would stop the plugin.
         group.kill();
     }
     let _ = ended_tx.send(wait(&mut child, pid, &group));
 }
 
 fn wait(child: &mut Child, pid: Pid, group: &Group) -> io::Result<ExitStatus> {
+    // `NOWAIT` keeps the zombie, and with it the process id, until the rest of the group is killed.
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     while waitid(WaitId::Pid(pid), options).err() == Some(Errno::INTR) {}
     group.close();

@@ -117,6 +117,7 @@ impl Supervisor {
     pub(crate) fn reject(&mut self, now: Instant, reason: String) {
         match self.state {
             State::Starting { .. } | State::Serving { .. } => {
+                // Before `kill`, which replaces the state that has the start of serving.
                 self.reset_if_stable(now);
                 self.reason = Some(reason);
                 self.kill();
@@ -138,6 +139,7 @@ impl Supervisor {
         let delay = delay.min(self.timing.max_backoff);
         self.failures = self.failures.saturating_add(1);
         self.state = State::BackingOff { until: now + delay };
+        // The exit status of a killed process says less than the reason for the kill.
         let reason = self.reason.take().unwrap_or(reason);
         self.outputs.push_back(Output::BackOff { reason, delay });
     }
@@ -146,6 +148,7 @@ impl Supervisor {
     pub(crate) fn stop(&mut self, now: Instant) {
         self.is_stopping = true;
         match self.state {
+            // A plugin without a connection cannot be asked to shut down.
             State::Starting { .. } => self.kill(),
             State::Serving { .. } => {
                 let until = now + self.timing.shutdown_timeout;

@@ -147,6 +147,7 @@ impl Announced {
     pub fn new(capabilities: Capabilities, max_targets: u32, max_ports: u32) -> Self {
         let within =
             |size: u32, least, most| usize::try_from(size).unwrap_or(most).clamp(least, most);
+        // Upstream announces a version of its protocol, which the server converts to `max_targets`.
         if !capabilities.has(Capability::BigCommands) {
             return Self {
                 capabilities,

@@ -169,8 +169,11 @@ impl NodeLink {
         if !self.is_started() {
             return;
         }
+        // `Instant` panics on overflow, and the server chooses this time.
         let lifetime = lifetime.min(LIFETIME_MOST);
         self.handshaking = false;
+        // The back-off stays. A server that rejects each session
+        // at once would otherwise be asked without a pause.
         self.sessions += 1;
         self.session = Some(self.sessions);
         self.timers.set(Timer::SessionEnd, now + lifetime);
@@ -219,6 +222,7 @@ impl NodeLink {
             }
             Err(HeartbeatFailure::NodeUnknown) => self.stop(StopReason::NodeUnknown),
             Err(HeartbeatFailure::Unauthenticated) => self.lose_session(now, sent_under),
+            // Otherwise the timer already holds the next heartbeat.
             Err(HeartbeatFailure::Other) => {
                 self.unreported_status |= self.reporting_status;
                 if self.unreported_status && self.session.is_some() {
@@ -276,6 +280,7 @@ impl NodeLink {
             return;
         }
         if let Some(done) = self.unsettled.iter_mut().find(|u| u.command == command) {
+            // The server has not received the ack, so the ack is repeated and not the scan.
             done.sent = Some(now);
             self.outputs.push_back(Output::SendAck { attempt, command });
             self.arm_settled_timer();
@@ -283,6 +288,7 @@ impl NodeLink {
         }
         // The server sends another command only after it has the ack of the previous one, so every sent ack arrived.
         self.settle(|unsettled| unsettled.sent.is_some());
+        // Hello must also list the command that starts now.
         while self.unsettled.len() + 1 >= HELLO_RUNNING {
             let oldest = self.unsettled.pop_front();
             self.outputs
@@ -363,6 +369,7 @@ impl NodeLink {
                 self.reconnects.next_delay(self.random.next())
             }
             StreamEnd::Unimplemented => {
+                // Only an upgrade of the server helps, so frequent retries are useless.
                 UNIMPLEMENTED_DELAY + full_jitter(UNIMPLEMENTED_DELAY, self.random.next())
             }
             StreamEnd::NotActive => NOT_ACTIVE.0 + full_jitter(NOT_ACTIVE.1, self.random.next()),

@@ -168,6 +168,7 @@ impl Registry {
         self.timers.cancel(Timer::Hello(connection));
         self.timers
             .set(Timer::Claim(connection), now + CLAIM_TIMEOUT);
+        // The node's epoch must stay known until the claim ends, which is compared with it.
         self.timers.cancel(Timer::Forget(node));
         if let Some(held) = self.connections.get_mut(&connection) {
             held.phase = Phase::Claiming { node };
@@ -189,10 +190,12 @@ impl Registry {
         connection: ConnectionId,
         claim: Claim,
     ) -> Standing {
+        // The stream may have ended, or the claim may have timed out, while the store was working.
         let is_there = self.end_claim(node, connection);
         let Some(state) = self.nodes.get_mut(&node) else {
             return Standing::Gone;
         };
+        // Claims of one node end in any order. Only the store's epoch tells which one is newer.
         if state.epoch.is_some_and(|known| claim.epoch <= known) {
             if is_there {
                 self.evict(connection, EvictReason::Replaced, None);
@@ -204,6 +207,7 @@ impl Registry {
         if let Some(old) = state.current {
             self.evict(old.connection, EvictReason::Replaced, None);
         }
+        // A node that still runs an adopted command is not ready for another.
         self.adopt(node, &claim.adopted, is_there);
         if !is_there {
             self.forget_later_if_idle(now, node);
@@ -216,6 +220,7 @@ impl Registry {
                 announced: claim.announced,
             },
         );
+        // A node expects Accepted as the first message of its stream.
         self.send_accepted(now, connection, claim.epoch);
         self.resend_cancels(node);
         self.notify_if_ready(node);
@@ -238,6 +243,7 @@ impl Registry {
             Phase::Current { node } => {
                 self.forget_connection(connection);
                 self.forget_later_if_idle(now, node);
+                // The known epoch is that of this connection. A newer one would have evicted it.
                 let epoch = self.nodes.get(&node)?.epoch?;
                 Some(Released { node, epoch })
             }
@@ -253,6 +259,7 @@ impl Registry {
             return;
         }
         state.epoch = Some(epoch);
+        // Claims in progress stay, because their epoch may be newer still.
         if let Some(current) = state.current {
             self.evict(current.connection, EvictReason::Replaced, None);
         }
@@ -267,6 +274,7 @@ impl Registry {
         };
         let current = state.current.map(|c| c.connection);
         for connection in state
+            // The store may have granted these claims just before the revocation.
             .claiming
             .iter()
             .copied()
@@ -298,6 +306,7 @@ impl Registry {
         else {
             return Err(away);
         };
+        // The node can reconnect between the commit in the store and this call.
         if known != epoch {
             return Err(DispatchRefused::StaleEpoch {
                 node,
@@ -410,6 +419,7 @@ impl Registry {
         let Some(flight) = state.in_flight.get_mut(&command) else {
             return;
         };
+        // One request per stream is enough. `resend_cancels` repeats it on the next one.
         if std::mem::replace(&mut flight.info.canceled, true) {
             return;
         }

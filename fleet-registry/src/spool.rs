@@ -201,6 +201,7 @@ impl<R> Spool<R> {
         let rows = self.capacity;
         let open = self.open.as_mut().filter(|o| !o.finished);
         let open = open.ok_or(SpoolMisuse::NotOpen)?;
+        // Before the check for room: the scan is about to stop and must not wait.
         if open.dead {
             open.tally.dropped += 1;
             return Ok(());
@@ -210,6 +211,8 @@ impl<R> Spool<R> {
             return Err(SpoolMisuse::Full(rows));
         }
         open.waiting.push_back((now, row));
+        // A caller that asks `has_room` first never has a
+        // failed push, and also waits for [`Output::Room`].
         open.waiting_for_room |= open.held() == rows;
         self.advance(now);
         Ok(())
@@ -232,6 +235,7 @@ impl<R> Spool<R> {
             return;
         };
         if open.upload.take_if(|u| u.batch == batch).is_some() {
+            // The counts are the server's, and need not add up to the rows.
             open.tally.accepted = open.tally.accepted.saturating_add(accepted);
             open.tally.rejected = open.tally.rejected.saturating_add(rejected);
             self.timers.cancel(Timer::Retry);
@@ -250,6 +254,7 @@ impl<R> Spool<R> {
         match failure {
             UploadFailure::Later { retry_after } => {
                 let delay = upload.retries.next_delay(self.random.next());
+                // Many nodes may have received the same hint.
                 let delay = retry_after.map_or(delay, |hint| hint.min(HINT_MOST) + delay);
                 self.timers.set(Timer::Retry, now + delay);
                 return;
@@ -272,8 +277,10 @@ impl<R> Spool<R> {
     /// Drops all rows because the link has ended permanently. Returns the counts of the open command.
     pub fn abandon(&mut self) -> Option<(WireCommandId, Tally)> {
         self.timers.clear();
+        // Uploads that nobody has polled are void. Their rows count as dropped below.
         self.outputs.clear();
         let mut open = self.open.take()?;
+        // The report may have arrived, but without an answer it must not count as accepted.
         if open.upload.is_some() {
             open.refuse_upload("the link to the server has ended");
         }
@@ -339,7 +346,9 @@ impl<R> Spool<R> {
             return;
         };
         let due = *oldest + BATCH_WAIT;
+        // A spool smaller than a batch would never have a full one.
         let full = open.waiting.len() >= BATCH_DEVICES.min(self.capacity);
+        // The operator sees the first device without this delay.
         if open.has_uploaded && !open.finished && !full && now < due {
             self.timers.set(Timer::Gather, due);
             return;

@@ -95,6 +95,7 @@ impl Dialer {
     /// Connects to an endpoint that is known to listen, once there is a permit. It goes before attempts of the sweep.
     pub(crate) async fn reconnect(&self, endpoint: Endpoint) -> Dialed {
         self.rate.acquire().await;
+        // After the wait, because a permit to dial can expire meanwhile.
         if let Err(reason) = self.check(endpoint) {
             return Dialed::Forbidden(reason);
         }

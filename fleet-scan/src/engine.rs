@@ -126,6 +126,7 @@ impl Stream for Scan {
 
 impl Drop for Scan {
     fn drop(&mut self) {
+        // The task owns the sweep, so this also stops the sweep's thread.
         self.task.abort();
     }
 }

@@ -69,6 +69,7 @@ impl Fingerprints {
                     .is_some_and(|extension| extension == "toml")
             })
             .collect();
+        // A directory has no order, and the limit must leave out the same files each time.
         paths.sort();
         let mut rules = Self::built_in().rules.clone();
         let mut errors = Vec::new();

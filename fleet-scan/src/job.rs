@@ -86,6 +86,8 @@ impl ScanJob {
     /// # Errors
     /// [`TargetsError`] names the first target that cannot be scanned.
     pub fn parse(targets: &str) -> Result<Self, TargetsError> {
+        // The server's own planner reads the text, so it means the same as in an operator's
+        // request.
         let node = NodeProfile {
             max_targets: SCAN_TARGETS,
             big_commands: true,

@@ -119,6 +119,7 @@ impl Pairer {
         if let Authenticated::Accepted { device: shown, .. } = &result {
             // The identity after the login must match the requested device.
             let same = is_the_same_device(&target.facts, shown);
+            // Compared with both, because either may lack a MAC or a serial.
             if same.and(is_the_same_device(&device, shown)).is_err() {
                 return Ok(PairReport::failed(
                     "another device answers behind the login: its MAC or serial differs; scan again",

@@ -167,6 +167,8 @@ impl Attempt {
             result: AuditResult::Refused(error.message.clone()),
             at: now,
         };
+        // The caller gets its refusal in any case: a full disk must not turn it into another
+        // answer.
         if let Err(failure) = auditor.store.record_audit(entry).await {
             tracing::error!(action = self.action, error = %failure, "a refusal was not recorded");
         }

@@ -86,6 +86,8 @@ impl Authenticate for Gate {
             Caller::Node(node) => CallerId::Node(node.node),
             Caller::Operator(operator) => CallerId::Operator(operator.operator),
         };
+        // Counted only now, because an unverified credential could use up the calls of another
+        // caller.
         let permit = app.call_limits.acquire(id)?;
         Ok(Admission::Known(AuthenticatedCaller {
             caller,
@@ -160,6 +162,8 @@ pub(crate) async fn operator(
         (Some(key), _) if key.starts_with(SecretKind::OperatorKey.prefix()) => {
             app.store.operator_by_key(SecretHash::of(key), now).await
         }
+        // A node's token is never valid for an operator, and a wrong key never falls back to a
+        // cookie.
         (Some(_), _) => Ok(None),
         (None, Some(token)) => {
             if !method.is_safe() && !headers.contains_key(CSRF_HEADER) {
@@ -225,6 +229,7 @@ where
 {
     let credential = identity.credential;
     let mut checks =
+        // The call itself was checked just now.
         tokio::time::interval_at(tokio::time::Instant::now() + CHECK_EVERY, CHECK_EVERY);
     checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let state = Some((Box::pin(items), checks));
@@ -341,6 +346,7 @@ pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet
         .flat_map(|value| value.split(','))
         .map(str::trim)
         .collect();
+    // Each proxy appends the address that it sees. All further left can be invented by the client.
     for hop in hops.iter().rev() {
         if !is_trusted(client) {
             break;

@@ -82,6 +82,7 @@ impl CallPermit {
             let mut callers = self.limits.lock();
             callers.entry(self.caller).or_default().storing.clone()
         };
+        // Outside the lock of the map, which must not be held across an await.
         storing.lock_owned().await
     }
 }

@@ -55,6 +55,7 @@ pub(crate) async fn start(
         queueing: Queueing::Never,
     };
     let scan = scans::start(app, call, start).await?.scan.id;
+    // The node may have disconnected since `ready`, and this scan must not queue.
     if !connected(app, call.org, node).await? {
         give_up(app, call, scan).await?;
     }
@@ -141,6 +142,7 @@ impl Discovery {
                     discovery.over = true;
                     return Some((Err(gone), (discovery, items)));
                 }
+                // Cancel-safe: the watch keeps its pending read inside the stream.
                 let Ok(item) = tokio::time::timeout(CHECK_EVERY, items.next()).await else {
                     continue;
                 };

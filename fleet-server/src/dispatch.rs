@@ -48,6 +48,8 @@ async fn dispatch(app: &App, node: NodeId) -> Result<(), StoreError> {
     };
     app.wakeups.notify(issued.scan);
     tracing::debug!(%node, %epoch, %command, scan = %issued.scan, "command issued");
+    // The stream ended in between. A withdrawal costs no attempt, and waiting for the deadline
+    // would cost 12 minutes.
     if !app
         .hub
         .send_command(node, epoch, &issued, app.environment.now())

@@ -140,6 +140,7 @@ impl Hub {
                     let now = self.environment.instant();
                     self.with(|registry| registry.handle_timeout(now));
                 }
+                // `notify_one` stores a permit, so a change since `poll_timeout` is not missed.
                 () = self.timers_changed.notified() => {}
             }
         }
@@ -159,6 +160,7 @@ impl Hub {
         if open >= STREAMS_OF_A_NODE {
             return Err(OpenRefused::OfNode(node));
         }
+        // Before anything is counted, because a refusal must leave nothing behind.
         state
             .registry
             .opened(self.environment.instant(), connection)?;
@@ -218,6 +220,7 @@ impl Hub {
     /// Ends a stream with an error.
     pub(crate) fn fail(&self, connection: ConnectionId, error: RpcError) {
         if let Some(stream) = self.lock().streams.remove(&connection) {
+            // If the outbox is full, the node reads nothing and would not receive the error either.
             let _ = stream.outbox.try_send(Err(error));
             stream.over.cancel();
         }
@@ -401,6 +404,7 @@ impl Hub {
     /// Calls the registry and executes its outputs.
     fn with<T>(&self, call: impl FnOnce(&mut Registry) -> T) -> T {
         let mut state = self.lock();
+        // Under one lock with its outputs, so streams receive them in the order of the decisions.
         let answer = call(&mut state.registry);
         self.execute(&mut state);
         answer
@@ -465,6 +469,7 @@ impl Hub {
         };
         if stream
             .outbox
+            // Never awaited, because the caller holds the lock.
             .try_send(Ok(ControlStreamResponse { kind: Some(kind) }))
             .is_err()
             && let Some(stream) = state.streams.remove(&connection)
@@ -498,6 +503,8 @@ impl Hub {
             EvictReason::Draining => Some(Err(RpcError::not_active(
                 "the server is shutting down, reconnect shortly",
             ))),
+            // An upstream node would reject a message that it does not know. Its stream ends
+            // without one.
             EvictReason::Replaced | EvictReason::Revoked => goodbye.then(|| {
                 Ok(ControlStreamResponse {
                     kind: Some(Kind::Goodbye(messages::goodbye(reason, retry_after))),

@@ -28,6 +28,8 @@ impl Limiter {
         let cell = |_| RateLimiter::direct(Quota::per_minute(per_minute));
         Self {
             cells: (0..CELLS).map(cell).collect(),
+            // Random per process, so nobody can choose a key that shares the cell of a certain
+            // other.
             hasher: RandomState::new(),
             clock: governor::clock::DefaultClock::default(),
         }

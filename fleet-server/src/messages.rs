@@ -25,6 +25,7 @@ pub(crate) fn command(issued: &IssuedCommand) -> ControlCommand {
         ChunkCommand::Mdns(listening) => Mode::Mdns {
             timeout_seconds: listening.seconds(),
             service_type: listening.service.to_string(),
+            // mDNS has no other domain (RFC 6762, 3).
             domain: "local".to_owned(),
         },
     };

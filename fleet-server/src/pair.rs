@@ -102,6 +102,7 @@ async fn store(
         .create_pairing(new, call.actor())
         .await
         .answered()?;
+    // Stored first: if this server ends now, others end the pairing after its lease.
     app.tasks.spawn(sender.run());
     let refused = refused
         .into_iter()

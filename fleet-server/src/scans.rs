@@ -148,10 +148,12 @@ async fn can_cancel(app: &App, org: OrgId, node: NodeId) -> Result<bool, RpcErro
 
 async fn end(app: &Arc<App>, call: &OperatorCall, scan: ScanId) -> Result<ScanRow, RpcError> {
     let node = get(app, call.org, scan).await?.node;
+    // Without a grace period the scan ends at once (decision 0007).
     let grace = can_cancel(app, call.org, node)
         .await?
         .then_some(CANCEL_GRACE);
     let (carried, org, actor) = (app.clone(), call.org, call.actor());
+    // A caller that hangs up between the two steps must not keep the cancel from the node.
     let canceled = app.carry_through(async move {
         let app = carried;
         let now = app.environment.now();

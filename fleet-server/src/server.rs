@@ -99,11 +99,13 @@ impl Server {
     /// nodes' last messages are stored, streams end. Scans continue when a server starts again. Takes at most a few
     /// seconds.
     pub async fn drain(mut self) {
+        // First, so load balancers send new calls elsewhere.
         self.health.set_serving(false);
         self.app.drain.cancel();
         self.app.hub.drain(self.app.config.drain_window);
         tokio::time::sleep(LAST_MESSAGES).await;
         self.app.hub.end_all();
+        // `wait` returns only for a tracker that is closed.
         self.app.tasks.close();
         let work = async {
             self.app.tasks.wait().await;

@@ -96,6 +96,7 @@ pub(crate) async fn open(
     // If the stream is evicted during the claim, the outbox contains the reason.
     tokio::select! {
         biased;
+        // An answer counts even if the stream is evicted at the same moment.
         claimed = answer => claimed.map_err(|_| RpcError::internal("internal error"))??,
         () = evicted.cancelled() => {}
     }
@@ -154,6 +155,7 @@ async fn claim(
     let instance = <[u8; 16]>::try_from(hello.instance_id.as_ref())
         .ok()
         .map(InstanceId);
+    // Before the claim in the store, which would end the node's current stream for nothing.
     match app.hub.admit(connection, node.node) {
         Admission::Proceed => {}
         Admission::Gone => return Err(RpcError::unavailable("the stream was ended")),
@@ -166,6 +168,7 @@ async fn claim(
     let running = hello
         .running
         .iter()
+        // An id of another form was never issued by a server of ours.
         .filter_map(|id| CommandId::from_str(id).ok())
         .collect();
     let claim = StreamClaim {
@@ -251,6 +254,7 @@ impl Current {
     ) {
         let mut check = tokio::time::interval(CHECK_EVERY);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The first tick fires at once, and the claim has just checked both.
         check.tick().await;
         loop {
             // All three are cancel-safe.
@@ -265,6 +269,8 @@ impl Current {
                 Some(Ok(ControlStreamRequest { kind: Some(kind) })) => {
                     self.handle(kind, over).await
                 }
+                // A peer that is newer than this server may send other messages. They must not end
+                // its stream.
                 Some(Ok(ControlStreamRequest { kind: None }) | Err(_)) => {
                     self.app.hub.malformed(self.registered.connection);
                 }
@@ -405,6 +411,7 @@ impl Current {
         if self.progress_stored.is_some_and(recent) {
             return;
         }
+        // Before the result is known: a database that fails must not be asked for every message.
         self.progress_stored = Some(now);
         let phase = printable(&reported.phase, 64);
         match self

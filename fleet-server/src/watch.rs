@@ -106,6 +106,7 @@ impl Watch {
                 return Ok(None);
             }
             let app = self.app.clone();
+            // Before the read: a subscription receives every notification from its creation on.
             let changed = app.wakeups.subscribe(self.scan);
             if self.read().await? {
                 continue;
@@ -139,6 +140,7 @@ impl Watch {
             )
             .await?;
         let page = page.ok_or(WatchError::NotFound(self.scan))?;
+        // Only on the first read. Later the cursor is this watch's own.
         if self.first && self.after > page.last_sequence && !page.state.is_terminal() {
             return Err(WatchError::Ahead {
                 scan: self.scan,
@@ -166,6 +168,7 @@ impl Watch {
                 .push_back(Item::Progress(page.progress.clone()));
             self.last_progress = Some(page.progress);
         }
+        // A full page may have successors, even of an ended scan.
         self.over = page.state.is_terminal() && !full;
         if self.over {
             self.repeat_end(page.last_sequence).await?;

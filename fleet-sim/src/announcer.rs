@@ -75,10 +75,12 @@ fn lock(asked: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
 
 fn open(port: u16) -> io::Result<UdpSocket> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    // The browser under test uses the same group and port on this machine.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, true)?;
     rustix::net::bind(&socket, &SocketAddrV4::new(GROUP, port))?;
     sockopt::set_ip_add_membership(&socket, &GROUP, &Ipv4Addr::LOCALHOST)?;
+    // Multicast would otherwise leave by the default route, into a real network.
     sockopt::set_ip_multicast_if(&socket, &Ipv4Addr::LOCALHOST)?;
     let socket = std::net::UdpSocket::from(socket);
     socket.set_nonblocking(true)?;

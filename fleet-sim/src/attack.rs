@@ -127,6 +127,7 @@ impl Attack {
             done = attack => done.map_err(|_| ()),
         };
         let cut = written.is_err();
+        // The write can fail before the GOAWAY is read.
         if cut && !frames.ended {
             frames.listen(&mut from).await;
         }

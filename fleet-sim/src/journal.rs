@@ -178,6 +178,7 @@ impl Journal {
         let mut state = self.state();
         let number = state.connections.len() as u64 + state.uncounted;
         let open = state.open.entry(local.ip()).or_default();
+        // A strong reference would keep the socket open.
         open.push((number, Arc::downgrade(stream)));
         let at_once = open
             .iter()

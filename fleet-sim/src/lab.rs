@@ -137,6 +137,7 @@ fn listen(device: &Device, service: &Service) -> Result<TcpListener, LabError> {
         } else {
             TcpSocket::new_v6()?
         };
+        // A site restarts at the same endpoints while old connections are in TIME_WAIT.
         socket.set_reuseaddr(true)?;
         socket.bind(endpoint)?;
         socket.listen(BACKLOG)
@@ -190,6 +191,7 @@ impl Host {
                 continue;
             };
             let stream = Arc::new(stream);
+            // Recorded before the wait for a permit: for the peer, the connection is open already.
             let number = self.journal.opened(local, peer, &stream);
             let Ok(permit) = Arc::clone(&self.room).acquire_owned().await else {
                 return;

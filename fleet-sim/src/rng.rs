@@ -24,6 +24,7 @@ impl SplitMix {
         if bound == 0 {
             return 0;
         }
+        // The bias of the remainder does not matter for a simulated site.
         (self.next() % bound as u64) as usize
     }
 

@@ -338,6 +338,7 @@ impl<'a> Bounds<'a> {
             } else if inner.is_empty() {
                 continue;
             } else {
+                // A decoder merges a message that occurs twice, which would add up the lists in it.
                 "1".to_owned()
             };
             write!(

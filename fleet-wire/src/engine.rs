@@ -52,7 +52,9 @@ fn decode_proto<M: Message + Default + Validate>(bytes: Bytes) -> Result<M, RpcE
 }
 
 fn decode_json<M: Wire>(bytes: &[u8]) -> Result<M, RpcError> {
+    // Connect clients may send no body for an empty message.
     let body = if bytes.is_empty() { b"{}" } else { bytes };
+    // Braces in strings count too, which only makes the limit stricter.
     if body.iter().filter(|b| **b == b'{').count() > MAX_JSON_OBJECTS {
         return Err(RpcError::invalid_argument(format!(
             "the JSON message has more than {MAX_JSON_OBJECTS} objects"
@@ -144,10 +146,12 @@ impl From<ConnectError> for RpcError {
             .map_or(Code::Unknown, |(ours, _)| *ours);
         let details = error.details.iter().filter_map(|d| {
             let text = d.value.as_deref().unwrap_or_default();
+            // Connect omits the padding. A peer that keeps it is understood too.
             let value = STANDARD_NO_PAD
                 .decode(text)
                 .or_else(|_| STANDARD.decode(text))
                 .ok()?;
+            // gRPC sends the type as a URL, `type.googleapis.com/NAME`.
             let type_name = d.type_url.rsplit('/').next().unwrap_or_default().to_owned();
             Some(Detail {
                 type_name,

@@ -201,6 +201,7 @@ impl RpcError {
     /// Returns the retry delay that the peer sent, if any. Negative and absurd values count as none.
     pub fn retry_after(&self) -> Option<Duration> {
         let delay = self.detail::<RetryInfo>(RETRY_INFO)?.retry_delay?;
+        // `Duration::new` carries excess nanoseconds over, which can overflow and panic.
         Some(Duration::new(
             u64::try_from(delay.seconds).ok()?,
             u32::try_from(delay.nanos)

@@ -14,6 +14,16 @@ from fleetwire.node import Node
 from fleetwire.operator import Operator
 
 
+PEERS: dict[str, str] = {}
+"""The third-party programs that the run used, with their versions."""
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Names the peers, because docs/interop.md states results for versions."""
+    for name, version in sorted(PEERS.items()):
+        terminalreporter.write_line(f"peer {name} {version}")
+
+
 @dataclass
 class Enrolled:
     """A node with the server's response to each step of its enrollment."""

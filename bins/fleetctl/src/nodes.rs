@@ -153,6 +153,7 @@ async fn confirm(
             node.enrollment
         )));
     };
+    // A confirmation without comparison would defeat the enrollment (decision 0012).
     match fingerprint {
         Some(given) if given.eq_ignore_ascii_case(&node.identity_fingerprint) => {}
         Some(given) => {

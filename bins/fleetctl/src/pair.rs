@@ -94,6 +94,7 @@ async fn follow(
         screen.show(page.results)?;
         after = page.next_cursor;
         match page.pairing {
+            // A pairing that has ended can still have results on further pages.
             Some(pairing) if pairing.ended && results == 0 => return Ok(pairing),
             Some(_) | None => {}
         }

@@ -61,6 +61,7 @@ pub(crate) async fn run(
             Err(other) => return Err(other),
         };
         let since = *lost.get_or_insert_with(Instant::now);
+        // A server that was never reached is an error, and not an outage to wait for.
         if since.elapsed() > OUTAGE_LIMIT || after == cursor && !screen.has_events {
             return Err(error.into());
         }

@@ -242,6 +242,7 @@ fn direct_networks_of(
         let [(Ok(_), first), (Ok(_), last)] = ends else {
             return Err(not_private(network));
         };
+        // Both ends can be private and in different ranges, with public addresses between them.
         if first != last {
             return Err(not_private(network));
         }

@@ -99,6 +99,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         show.sign_in(&base, EMAIL, password.expose(), &key)?;
         shutdown.cancelled().await;
     }
+    // The node first, because it reports its last results to the server.
     node.stop().await;
     server.drain().await;
     closing.cancel();
@@ -197,6 +198,7 @@ async fn scan(operator: &Operator, node: i64, network: Ipv4Network, show: &mut S
     let scans = ScanClient::new(operator.channel.clone());
     let requested_at = Instant::now();
     let start = StartScanRequest {
+        // The database is new, so a fixed id is unique.
         request_id: "demo".to_owned(),
         fleet_node_id: node,
         request: Some(request),

@@ -82,6 +82,8 @@ impl Prober for Engine {
                     ScanEvent::Note(text) => ProbeEvent::Note(text),
                     ScanEvent::Progress(progress) => ProbeEvent::Progress(progress.done),
                 };
+                // The loop continues to the last event, because no connection may stay open after
+                // this returns.
                 if events.send(event).await.is_err() {
                     scan.cancel();
                 }
@@ -116,6 +118,7 @@ impl Prober for Engine {
 
 fn found(device: FoundDevice) -> ProbeEvent {
     let endpoint = device.endpoint;
+    // In identifiers, 0 is the server itself.
     match DeviceReport::new(NodeId(0), endpoint, device.facts) {
         Ok(report) => ProbeEvent::Found(report),
         Err(reason) => {

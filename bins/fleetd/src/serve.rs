@@ -60,6 +60,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     );
     let address = listener.local_addr().context("the port has no address")?;
     tracing::info!(%address, tls = config.tls.is_some(), version = env!("CARGO_PKG_VERSION"), "serving");
+    // The port is bound, so connections wait in its backlog until the loop below accepts them.
     notify(&[sd_notify::NotifyState::Ready]);
 
     let closing = CancellationToken::new();
@@ -73,6 +74,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     );
     notify(&[sd_notify::NotifyState::Stopping]);
     server.drain().await;
+    // After the drain, because nodes send their last results over these connections.
     closing.cancel();
     let drained = port.await.context("the port's task failed")?;
     tracing::info!(cut = drained.cut, "shut down");

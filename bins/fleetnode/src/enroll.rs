@@ -127,6 +127,7 @@ async fn register(dir: &StateDir, args: EnrollArgs) -> anyhow::Result<()> {
         upstream_server: args.upstream_server,
         allow_insecure_transport: args.allow_insecure_transport,
     };
+    // Only the secrets of our own servers have a checksum.
     let kind = (!options.upstream_server).then_some(SecretKind::EnrollmentCode);
     let code = secret("Enrollment code: ", kind)?.ok_or_else(|| Usage::new("no enrollment code on standard input; create one in the web page or with `fleetctl nodes code`"))?;
     let name = options.name.clone();

@@ -109,7 +109,9 @@ async fn serve(agent: Agent, signals: &mut Signals, state_dir: &Path) -> anyhow:
     let shutdown = CancellationToken::new();
     let mut running = pin!(agent.run(shutdown.clone()));
     let mut reported = String::new();
+    // Ready without a connection: a node that starts while its server is away keeps trying.
     notify(&[NotifyState::Ready]);
+    // systemd recommends half of the interval (`sd_watchdog_enabled(3)`).
     let mut watchdog = interval(sd_notify::watchdog_enabled().map_or(UNWATCHED, |every| every / 2));
     watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Everything is in one task: if the agent hangs, the watchdog is not fed.

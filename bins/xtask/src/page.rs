@@ -54,6 +54,7 @@ fn modules(session: &Session) -> Result<PathBuf> {
     let mut install = Command::new(npm);
     install
         .current_dir(&folder)
+        // Packages must not run code of their own when they are installed.
         .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
     if let Err(error) = proc::capture(&mut install) {
         // A partial installation must not count as complete.

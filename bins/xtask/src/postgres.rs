@@ -146,6 +146,7 @@ impl Tools {
     /// The command that stops the server in `data` at once, as arguments for a clean-up script.
     fn stop_command(&self, account: &Account, data: &Path) -> Vec<std::ffi::OsString> {
         let mut stop = account.run(&self.pg_ctl);
+        // An orderly shutdown would write data that is deleted right after.
         stop.args(["stop", "-w", "-m", "immediate", "-D"]).arg(data);
         std::iter::once(stop.get_program())
             .chain(stop.get_args())

@@ -247,6 +247,7 @@ impl OnExit {
     /// Starts the watcher; `args` are the script's `$1`, `$2`, ...
     pub(crate) fn run(script: &str, args: &[impl AsRef<OsStr>]) -> Result<Self> {
         let script =
+            // The watcher must survive the signal that ends xtask.
             format!("trap '' INT TERM HUP\nif read -r disarmed; then exit 0; fi\n{script}");
         let mut watcher = Command::new("sh")
             .args(["-c", &script, "on-exit"])

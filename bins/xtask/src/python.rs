@@ -17,7 +17,7 @@ use crate::{
     steps::Verdict,
 };
 
-const LIMIT: Duration = Duration::from_secs(10 * 60);
+const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 const FOLDER: &str = "tests/python";
 
@@ -40,6 +40,7 @@ pub(crate) fn client(session: &mut Session) -> Result<Verdict> {
         Ok(python) => python,
         Err(error) => return Ok(Verdict::Skipped(format!("{error:#}"))),
     };
+    install_proxies();
     let server = Server::start(&session.bin_dir)?;
     let mut pytest = pytest(&python, &folder, &server.url, &server.key);
     pytest.args(["--ignore", JOURNEY, "--ignore", PAGE]);
@@ -78,6 +79,17 @@ pub(crate) fn provide(session: &mut Session) {
     match environment(session, &session.root.join(FOLDER)) {
         Ok(python) => session.python = Some(python),
         Err(error) => println!("Python is not available to the tests: {error:#}"),
+    }
+}
+
+/// Installs the reverse proxies of docs/operating.md. The tests of a missing one skip themselves by name.
+fn install_proxies() {
+    for proxy in ["nginx", "haproxy", "caddy"] {
+        if proc::which(proxy).is_none()
+            && let Err(error) = apt::install(&[proxy])
+        {
+            println!("{proxy} is not tested: {error:#}");
+        }
     }
 }
 

@@ -74,6 +74,7 @@ pub(super) fn ack(
     }
     if tally.rejected > 0 {
         let all = tally.rejected + tally.accepted;
+        // First, because the notes are cut to the limit of the wire.
         notes.insert(
             0,
             format!(
@@ -85,6 +86,7 @@ pub(super) fn ack(
     notes.truncate(NOTES.0);
     ControlAck {
         command_id: command.as_str().to_owned(),
+        // An upstream server takes OK for a success only with this flag.
         succeeded: code == AckCode::Ok,
         error_message: bounded(&reason, REASON),
         code: code.number(),

@@ -158,6 +158,8 @@ impl Calls {
         work: impl Future<Output = CallResult> + Send + 'static,
         crashed: impl FnOnce() -> CallResult + Send + 'static,
     ) {
+        // The state machines wait for each result. A call
+        // that ends without one would stop them for ever.
         self.0.spawn(async move {
             AssertUnwindSafe(work)
                 .catch_unwind()
@@ -182,11 +184,14 @@ fn upload_failure(error: RpcError) -> UploadFailure {
     let retry_after = error.retry_after();
     let RpcError { code, message, .. } = error;
     tracing::debug!(%code, message, "a report was rejected");
+    // With a hint it is a rate limit, which passes.
+    // Without one, the quota of the command is used up.
     let over_quota = code == Code::ResourceExhausted && retry_after.is_none();
     if code == Code::FailedPrecondition {
         UploadFailure::CommandDead { reason: message }
     } else if code == Code::InvalidArgument || over_quota {
         UploadFailure::Refused { reason: message }
+    // UNAUTHENTICATED is a reason to wait too, because the next attempt uses the new session.
     } else {
         UploadFailure::Later { retry_after }
     }

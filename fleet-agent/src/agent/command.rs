@@ -186,6 +186,7 @@ impl CommandReader<'_> {
         if requested.is_empty() {
             let denied =
                 "this site denies every default port of the node's drivers; specify other ports";
+            // Those of the Hello, because the scope of the command has no others.
             let allowed = self.default_ports.to_vec();
             return if allowed.is_empty() {
                 Err(Refusal::new(AckCode::AgentIncapable, denied))
@@ -213,6 +214,7 @@ impl CommandReader<'_> {
         let addresses = match text.parse::<Target>().map_err(Refusal::bad)? {
             Target::Name(name) => return Ok(vec![Entry::Name(name)]),
             Target::LocalSubnet => self.local(&format!("`{LOCAL_SUBNET}`"))?,
+            // Our server leaves out the edges itself, before it divides a scan into commands.
             target @ Target::Network(network) if self.upstream_server => {
                 without_edges(network, target.addresses())
             }
@@ -254,6 +256,7 @@ impl CommandReader<'_> {
             .local_subnets
             .iter()
             .flat_map(|subnet| without_edges(*subnet, Target::Network(*subnet).addresses()));
+        // Sorted and without duplicates, as the scope that the server builds from these subnets.
         Ok(edgeless.collect::<AddressList>().iter().collect())
     }
 }

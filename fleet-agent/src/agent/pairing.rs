@@ -60,6 +60,8 @@ impl PairJob {
         Self {
             targets: request.targets.into_iter().map(parse).collect(),
             login,
+            // The login of a device can be at another port than
+            // its target, so each dial is checked as well.
             guard: Guard::new(move |endpoint: Endpoint| {
                 site.check(endpoint).map_err(|why| why.to_string())
             }),

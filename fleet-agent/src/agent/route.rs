@@ -25,6 +25,7 @@ impl Route {
             tracing::info!(%end, reason, "the control stream ended");
             self.reason = reason.to_owned();
         }
+        // Any other end is the answer of a server, which the route has therefore reached.
         if !was_open && end == StreamEnd::Lost {
             self.failures = self.failures.saturating_add(1);
         }

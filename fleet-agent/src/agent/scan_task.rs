@@ -89,6 +89,8 @@ impl ScanTask {
         });
         let targets = targets
             .copied()
+            // The server reads outcomes by position. Its
+            // scope of pinned names has each address once.
             .filter(|ip| pins.is_empty() || seen.insert(*ip))
             .collect();
         let policy = self.policy;

@@ -120,6 +120,8 @@ impl Shell {
         self.link.start();
         loop {
             self.run_outputs()?;
+            // The link ignores repeated and late commands,
+            // and their payload must not start the next one.
             self.pending_payload = None;
             self.publish();
             if self
@@ -131,8 +133,10 @@ impl Shell {
             }
             let deadline = self.deadline();
             tokio::select! {
+                // Deadlines come last: a message that has arrived counts, even if its timer is due.
                 biased;
                 () = shutdown.cancelled(), if self.draining.is_none() => self.drain(),
+                // Without a sender, which is the default, `changed` fails and disables this branch.
                 Ok(()) = self.agent.options.halt.changed() => self.on_halt(),
                 Some((attempt, event)) = self.events.recv() => self.on_stream_event(attempt, event),
                 Some(result) = self.calls.next() => self.on_call_result(result),
@@ -215,6 +219,7 @@ impl Shell {
                 command,
                 rows,
             } => match self.session.as_ref().filter(|_| self.link.has_session()) {
+                // The filter: the link may have lost the session that is still stored here.
                 Some(session) => {
                     self.calls
                         .upload(&self.agent.client, session, batch, &command, &rows)
@@ -275,6 +280,7 @@ impl Shell {
                 }
             }
         };
+        // A server that does not read must not delay the exit.
         let _ = tokio::time::timeout(FLUSH, ended).await;
     }
 

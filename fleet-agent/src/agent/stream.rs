@@ -87,6 +87,7 @@ impl ControlStream {
             .as_ref()
             .filter(|outbound| outbound.capacity() > OUTBOUND / 2)
         {
+            // A lost message does not matter: progress is repeated, and the ack has all notes.
             let _ = outbound.try_send(ControlStreamRequest { kind: Some(kind) });
         }
     }
@@ -115,6 +116,7 @@ async fn hold(
         Ok(halves) => halves,
         Err(error) => return end_of(&error),
     };
+    // A blocked write must not stop the reading, or both ends could wait for each other.
     let write = async move {
         let hello = ControlStreamRequest {
             kind: Some(control_stream_request::Kind::Hello(hello)),
@@ -131,6 +133,7 @@ async fn hold(
             match down.message().await {
                 Ok(Some(message)) => match message.validate() {
                     Ok(()) => {
+                        // A full queue stops the reading, and flow control then stops the server.
                         if events
                             .send((attempt, StreamEvent::Message(message.kind)))
                             .await

@@ -94,6 +94,7 @@ impl Work {
         }
         let cancel = CancellationToken::new();
         let (lookup, token, resolver) = (task.clone(), cancel.clone(), Arc::clone(resolver));
+        // In a task, because a resolver that panics must end only this command.
         let lookups = tokio::spawn(async move {
             let pins = lookup.pin(&*resolver);
             token.run_until_cancelled(pins).await
@@ -164,6 +165,7 @@ impl Work {
     pub(super) fn stop(&mut self, why: StopCause) {
         match &self.stage {
             Some(Stage::Pinning(pinning)) => pinning.cancel.cancel(),
+            // Not dropped, because what it has found still arrives, and then its summary.
             Some(Stage::Scanning(scan)) => scan.cancel(),
             Some(Stage::Pairing(pairing)) => pairing.cancel.cancel(),
             None => return,
@@ -235,6 +237,7 @@ impl Work {
         self.stage = None;
         self.ending = Some(match summary {
             Some(mut summary) => {
+                // First, because the ack has room for 64 notes only.
                 summary.notes.splice(0..0, self.site_notes.drain(..));
                 Ending::Ran(summary)
             }
@@ -250,6 +253,7 @@ impl Work {
 pub(super) async fn next(work: &mut Option<Work>) -> Step {
     match work.as_mut().and_then(|work| work.stage.as_mut()) {
         None => pending().await,
+        // By reference, because the main loop drops this future whenever another event comes first.
         Some(Stage::Pinning(pinning)) => Step::Pinned((&mut pinning.lookups).await),
         Some(Stage::Scanning(scan)) => match scan.next().await {
             Some(ScanEvent::Ended(summary)) => Step::Over(Some(summary)),

@@ -91,6 +91,7 @@ impl StateDir {
             }
             _ => {}
         }
+        // A link could lead to a folder that another user controls.
         let meta = fs::symlink_metadata(path).map_err(io("read"))?;
         if !meta.is_dir() {
             return Err(unsafe_at(
@@ -113,6 +114,7 @@ impl StateDir {
             .custom_flags(nofollow())
             .open(path.join("lock"))
             .ok()?;
+        // A shared lock fails only while a process holds the exclusive one.
         flock(&file, FlockOperation::NonBlockingLockShared)
             .is_err()
             .then(|| holder_in(&mut file))
@@ -132,8 +134,10 @@ impl StateDir {
             .read(true)
             .write(true)
             .create(true)
+            // Truncation before the lock would erase the process id of the holder.
             .truncate(false)
             .mode(0o600)
+            // Through a link, the process id would overwrite another file.
             .custom_flags(nofollow())
             .open(&path)
             .map_err(io("open"))?;
@@ -249,6 +253,8 @@ impl StateDir {
                 source,
             }
         };
+        // A crash can leave this file behind. `create_new`
+        // then uses neither its mode nor a link at its path.
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(io("replace", &temporary)(error));
@@ -262,9 +268,11 @@ impl StateDir {
             .open(&temporary)
             .map_err(io("create", &temporary))?;
         file.write_all(text)
+            // Without this, a power loss can keep the rename and lose the content.
             .and_then(|()| file.sync_all())
             .map_err(io("write", &temporary))?;
         fs::rename(&temporary, path).map_err(io("replace", path))?;
+        // The rename itself is durable only after the folder is synced.
         self.sync()
     }
 
@@ -320,6 +328,7 @@ fn read_state(folder: &Path) -> Result<Option<StateFile>, StateError> {
         }
         Err(error) => return Err(io("open")(error)),
     };
+    // The open file is checked, because the path could lead to another one by now.
     check_private(path, &file.metadata().map_err(io("read"))?, 0o600)?;
     let mut text = zeroize::Zeroizing::new(Vec::new());
     file.take(FILE_MOST + 1)
@@ -332,6 +341,7 @@ fn read_state(folder: &Path) -> Result<Option<StateFile>, StateError> {
     if text.len() as u64 > FILE_MOST {
         return Err(malformed(format!("it is larger than {FILE_MOST} bytes")));
     }
+    // The messages of serde quote the content, which has secrets.
     let mut state: StateFile = serde_json::from_slice(&text)
         .map_err(|error| malformed(format!("line {}, column {}", error.line(), error.column())))?;
     if let Some(ca) = &mut state.ca_file {

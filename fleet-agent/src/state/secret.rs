@@ -29,6 +29,7 @@ impl fmt::Debug for SecretKey {
 
 impl Serialize for SecretKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // A string that grows leaves a copy of the key in freed memory.
         let mut text = Zeroizing::new(String::with_capacity(64));
         for byte in self.0.iter() {
             for nibble in [byte >> 4, byte & 15] {

@@ -39,6 +39,7 @@ pub(super) fn build(selection: Selection, ports: Vec<Port>, node: &NodeProfile) 
         vec![&[]]
     } else {
         ports
+            // `chunks` panics at zero.
             .chunks(node.max_ports.clamp(1, limits::COMMAND_PORTS))
             .collect()
     };
@@ -89,6 +90,8 @@ impl Cutter<'_> {
                 }
                 self.names(names);
             }
+            // Server and node could expand a network differently,
+            // and outcome bytes follow the order of addresses.
             TargetGroup::Aimed { addresses, .. } if self.node.big_commands => {
                 self.lists(addresses, Scope::exact);
             }
@@ -130,6 +133,7 @@ impl Cutter<'_> {
         let all: Vec<IpAddr> = addresses.iter().collect();
         let follow = |one: &IpAddr, next: &IpAddr| match (one, next) {
             (IpAddr::V4(one), IpAddr::V4(next)) => {
+                // The form `A.B.C.D-N` cannot cross the last octet.
                 one.octets()[3] < 255 && one.to_bits() + 1 == next.to_bits()
             }
             _ => false,
@@ -163,6 +167,8 @@ impl Cutter<'_> {
                 );
             }
         } else {
+            // The scope of a command takes the first addresses that
+            // arrive. One name must not use up those of another.
             for name in names {
                 self.push(
                     ChunkCommand::List(vec![name.to_string()]),

@@ -80,6 +80,8 @@ fn compose(
     let mut addresses: Vec<IpAddr> = Vec::new();
     let mut names = BTreeSet::new();
     let mut edges = Vec::new();
+    // An upstream node waits up to ten seconds for each address of a
+    // list, so only addresses that were written as a list are sent as one.
     let mut listed = set.excluded().is_empty();
     for entry in set.included() {
         match entry {
@@ -111,6 +113,8 @@ fn compose(
             | TargetEntry::Octets(_) => {
                 listed = false;
                 let text = entry.to_string();
+                // `addresses` returns none for an entry above
+                // the limit, which must not count as empty.
                 bounded(&text, entry.count())?;
                 let all = entry.addresses().unwrap_or_default();
                 permitted(&text, &all, policy.addresses)?;
@@ -183,6 +187,7 @@ pub(super) fn range(start: &str, end: &str, policy: &PlanPolicy) -> Result<Selec
         u64::from(end.to_bits()) - u64::from(start.to_bits()) + 1,
     )?;
     let addresses = AddressList::span(start.into(), end.into()).unwrap_or_default();
+    // Between two permitted ends there can be the metadata service of a cloud.
     permitted(&entry, &addresses, policy.addresses)?;
     Ok(Selection::of(TargetGroup::Listed {
         addresses,
@@ -300,6 +305,7 @@ fn announced(
                 count: size + all.len() as u64,
             });
         };
+        // A machine can have a public interface beside its LAN, which must not prevent the scan.
         if let Err(error) = permitted(&subnet.to_string(), &addresses, policy.addresses) {
             selection
                 .notes

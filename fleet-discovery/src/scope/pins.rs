@@ -119,9 +119,11 @@ pub(super) fn answer(
         .find(|pin| pin.is_of(name))
         .ok_or_else(|| PinError::unknown(name))?;
     let answer = judge(answer, policy);
+    // A node sends its pins again on every new stream.
     if pin.answer == answer {
         return Ok(Pinned::Unchanged);
     }
+    // A name that resolves to another address later must not move the scope under accepted reports.
     if pin.answer != Answer::None {
         return Err(PinError::AlreadyPinned(pin.name.clone()));
     }

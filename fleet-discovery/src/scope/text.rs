@@ -172,6 +172,8 @@ fn read_pins(text: &str) -> Option<Vec<Pin>> {
             return None;
         }
     }
+    // `pin` finds the first of two equal names only, so
+    // the second would wait for its answer for ever.
     let names: std::collections::BTreeSet<_> = pins.iter().map(Pin::name).collect();
     (names.len() == pins.len()).then_some(pins)
 }

@@ -24,12 +24,15 @@ impl NodeLink {
                 }
             }
             Timer::SessionEnd => {
+                // The stream stays open. The server ends it
+                // together with the session that opened it.
                 self.session = None;
                 self.timers.cancel(Timer::Heartbeat);
             }
             Timer::Handshake => self.handshake(),
             Timer::Heartbeat => {
                 self.timers.set(Timer::Heartbeat, now + HEARTBEAT);
+                // A server that does not answer must not collect open calls.
                 if self.heartbeat.is_none() && self.session.is_some() {
                     self.heartbeat = self.session;
                     self.reporting_status = std::mem::take(&mut self.unreported_status);
@@ -61,6 +64,8 @@ impl NodeLink {
     }
 
     pub(super) fn handshake(&mut self) {
+        // The server keeps one challenge per node. A second
+        // handshake would invalidate that of the first.
         if !self.handshaking {
             self.handshaking = true;
             self.outputs.push_back(Output::Handshake);
@@ -94,6 +99,7 @@ impl NodeLink {
     }
 
     pub(super) fn open_stream(&mut self, now: Instant) {
+        // The next session opens the stream as soon as it exists.
         let Some(session) = self.session else {
             self.stream = Stream::Due;
             return;
@@ -108,6 +114,7 @@ impl NodeLink {
     /// The delay after a stream was lost without a goodbye.
     pub(super) fn delay_after_loss(&mut self) -> Duration {
         let random = self.random.next();
+        // `next_delay` counts this loss, so it is read before.
         let first = self.reconnects.attempts() == 0;
         let delay = self.reconnects.next_delay(random);
         match self.stream {
@@ -205,6 +212,7 @@ impl NodeLink {
         }
         self.phase = Phase::Stopped;
         self.session = None;
+        // Answers that are still under way must not start anything.
         self.heartbeat = None;
         self.stream = Stream::Waiting;
         self.running = None;

@@ -50,6 +50,8 @@ impl Registry {
         if self.nodes.contains_key(&node) || self.nodes.len() < self.limits.nodes {
             return true;
         }
+        // Every idle node waits for the same time, so the
+        // first deadline belongs to the one idle longest.
         let idle = self.timers.keys().find_map(|timer| match timer {
             Timer::Forget(node) => Some(node),
             Timer::Hello(_) | Timer::Claim(_) | Timer::Accepted(_) | Timer::Command(..) => None,
@@ -75,6 +77,7 @@ impl Registry {
     /// Registers the commands that the store adopted; other commands in flight are lost. Without a stream on this
     /// process, no new command is registered.
     pub(super) fn adopt(&mut self, node: NodeId, adopted: &[Adopted], has_stream: bool) {
+        // The bound of this map must not depend on the store.
         let adopted = &adopted[..adopted.len().min(IN_FLIGHT_PER_NODE)];
         let goes_on = |command: &CommandId| adopted.iter().any(|a| a.command == *command);
         for command in self.commands_of(node) {
@@ -88,6 +91,8 @@ impl Registry {
         for found in adopted {
             let command = found.command;
             let known = state.in_flight.contains_key(&command);
+            // Without a stream the epoch is released, and the
+            // next claim adopts the command, maybe elsewhere.
             if !known && (!has_stream || state.ended.contains(&command)) {
                 continue;
             }
@@ -96,6 +101,7 @@ impl Registry {
                 timers.set(Timer::Command(node, command), found.deadline);
                 Flight::new(found.priority, found.deadline, false)
             });
+            // The cancel may have reached this process while the claim was in progress.
             flight.info.canceled |= found.canceled;
             self.outputs.push_back(Output::Adopted { node, command });
         }
@@ -154,6 +160,8 @@ impl Registry {
         match held.phase {
             Phase::Opened => self.evict(connection, EvictReason::Draining, Some(slot)),
             Phase::Claiming { node } => {
+                // If the claim still succeeds, `connected` finds
+                // no connection, and the epoch is released.
                 self.evict(connection, EvictReason::Draining, Some(slot));
                 self.forget_later_if_idle(now, node);
             }
@@ -172,6 +180,7 @@ impl Registry {
         reason: EvictReason,
         retry_after: Option<Duration>,
     ) {
+        // `holder` reads the connection, which is removed next.
         let goodbye = self
             .holder(connection)
             .is_some_and(|node| self.understands_goodbye(node));

@@ -221,6 +221,7 @@ impl OnLink {
     fn add(&mut self, bound: &BoundInterface, hosts: VecDeque<u32>, waits: Waits) {
         let rest = match bound.interface.mac.map(|mac| (mac, ArpSocket::open(bound))) {
             Some((mac, Ok(socket))) => {
+                // ARP is for IPv4 only. The kernel resolves IPv6 neighbors.
                 let v4 = |host: &u32| self.targets.address(*host).is_some_and(|ip| ip.is_ipv4());
                 let (arp, rest) = hosts.into_iter().partition(v4);
                 self.arp_sweeps.push(ArpSweep {
@@ -322,6 +323,7 @@ impl OnLink {
         let done = sweep.requests.is_done();
         for (host, mac) in answered {
             self.answered.insert(host, mac);
+            // A connection needs the kernel's entry too. Only hosts that exist use up its table.
             self.resolve(host);
         }
         // The sweep's poller does not watch packet sockets, so they are read on a timer.

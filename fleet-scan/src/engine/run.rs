@@ -404,6 +404,7 @@ impl Run {
         for device in devices {
             self.deliver_identified(host, device).await;
         }
+        // Last, because the built-in drivers bound every byte and try no login (decision 0018).
         if is_done && !self.ask_external(host) {
             self.finish(host).await;
         }

@@ -277,6 +277,7 @@ impl Sweep {
             answered: Vec::new(),
             outbox,
         };
+        // One thread: a task for each attempt would cost memory and a wake-up (decision 0015).
         let thread = thread::Builder::new().name("fleet-sweep".to_owned());
         Ok(Self {
             thread: Some(thread.spawn(|| sweep.run())?),

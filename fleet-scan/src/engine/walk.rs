@@ -62,6 +62,7 @@ impl Iterator for Walk {
 fn stride(hosts: u32) -> u32 {
     let golden = (f64::from(hosts) * 0.618_033_988_75) as u32;
     (golden.max(1)..hosts)
+        // Any other stride would visit some hosts again and some never.
         .find(|stride| greatest_common_divisor(*stride, hosts) == 1)
         .unwrap_or(1)
 }

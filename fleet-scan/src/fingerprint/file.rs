@@ -299,6 +299,7 @@ fn login_of(raw: RawLogin) -> Result<LoginRule, Fault> {
         }
         "token" => {
             let header = raw.header.ok_or_else(|| missing("header"))?;
+            // A line break in one header would add another.
             let is_line = |line: &str| !line.chars().any(char::is_control) && line.contains(": ");
             if !is_line(header.get_ref())
                 || !header.get_ref().contains("{token}")

@@ -456,6 +456,7 @@ impl Rule {
             .filter_map(|source| source.value_of(answers, &model));
         Facts {
             firmware: of(&sources.firmware, &model),
+            // The first that identifies, because an earlier source may hold a placeholder.
             mac: macs.filter_map(|text| mac(&text)).next(),
             serial: serials.filter_map(|text| Serial::new(&text)).next(),
             hostname: of(&sources.hostname, &model),

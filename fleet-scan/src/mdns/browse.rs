@@ -318,6 +318,7 @@ impl Browse {
 
     /// Records an address of a host.
     fn on_address(&mut self, record: &Record) {
+        // A lifetime of 0 withdraws the address (RFC 6762, 10.1).
         let Some(host) = self.hosts.get_mut(&record.name).filter(|_| record.ttl > 0) else {
             return;
         };

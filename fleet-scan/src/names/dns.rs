@@ -47,6 +47,8 @@ impl DnsResolver {
     }
 
     fn resolver(&self) -> Result<TokioResolver, NetError> {
+        // Not `getaddrinfo`, which takes `127.1` for an address and blocks a thread (decision
+        // 0009).
         let mut builder = if self.servers.is_empty() {
             TokioResolver::builder_tokio()?
         } else {

@@ -104,6 +104,7 @@ impl FleetNodeAdminService for Api {
         let code = request.pending_enrollment_id.map(PendingEnrollmentId);
         let attempt = call.attempt("node.revoke", format!("node {node}"));
         let app = self.app.clone();
+        // A caller that hangs up must not leave the stream of a revoked node open.
         let revoked = self.app.carry_through(async move {
             let revoked = app
                 .store

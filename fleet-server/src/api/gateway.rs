@@ -55,6 +55,8 @@ impl FleetNodeGatewayService for Api {
         if let Some(limits) = &self.app.limiters {
             allow(&limits.register, limiter::source(from), "registrations")?;
         }
+        // Operators see the name in terminals, where a control character could change what is
+        // shown.
         if request.name.chars().any(char::is_control) {
             return Err(RpcError::invalid_argument(format!(
                 "name is `{}`, which contains control characters: enroll with another --name",
@@ -131,6 +133,7 @@ impl FleetNodeGatewayService for Api {
             || RpcError::unauthenticated("the challenge was not answered: begin a new handshake");
         let now = self.app.environment.now();
         let store = &self.app.store;
+        // Consumed before the signature is checked, so a challenge allows one guess.
         let taken = store
             .take_challenge(SecretHash::of_bytes(&request.challenge), now)
             .await
@@ -210,6 +213,7 @@ impl FleetNodeGatewayService for Api {
         self.app.wakeups.notify(answer.scan);
         if answer.ended {
             tracing::warn!(node = %node.node, %command, "a command was ended because too many of its rows were refused");
+            // Before `forget`, after which the hub no longer knows the command.
             self.app.hub.cancel(node.node, command);
             self.app.hub.forget(node.node, command);
             self.app.dispatch_queue.push(node.node);
@@ -351,6 +355,7 @@ fn answers(challenged: &Challenged, answer: &CompleteAuthHandshakeRequest) -> bo
     ) else {
         return false;
     };
+    // `verify` alone accepts keys of low order, under which one signature fits many messages.
     key.verify_strict(&answer.challenge, &signature).is_ok()
 }
 

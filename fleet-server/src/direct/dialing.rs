@@ -63,6 +63,7 @@ impl Dialing {
             until: from.1.plus(limits::DIRECT_HOLD),
             now: from.1,
         };
+        // A check alone is not enough: a node can report an address right after it (decision 0003).
         let released = self.app.store.release_for_dialing(request).await?;
         let permit = DialPermit::new(
             environment.clone(),

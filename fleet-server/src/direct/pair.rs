@@ -71,6 +71,7 @@ async fn pair_selected(
         ),
         app.environment.now(),
     );
+    // Before the first dial, so no device is dialed without a record.
     app.store.record_audit(entry).await.answered()?;
     let pairing = Pairing {
         dialing: Dialing {
@@ -221,7 +222,9 @@ impl Pairing {
         };
         let acquired = self.dialing.acquire(&addresses, BUSY_PAUSE, wait).await;
         let (permit, _) = acquired?;
+        // All at once, because the addresses may be dialed for 15 s only (decision 0003).
         let tried = join_all(devices.iter().map(|row| self.attempt(row, &permit))).await;
+        // Before the addresses are returned: from then on a report of a node can attribute them.
         let bound = self.bind(devices, tried).await;
         self.dialing.end(&permit).await;
         bound

@@ -131,6 +131,8 @@ impl Run {
     /// Runs to the end and sends the final item.
     pub(super) async fn run(mut self) {
         let worked = self.work().await;
+        // After a failure too, because the audit trail has to name the addresses that were left
+        // out.
         self.account().await;
         match worked {
             Ok(()) => {
@@ -143,6 +145,7 @@ impl Run {
                 let gone = RpcError::unavailable(
                     "the server is shutting down: start the scan again when it is back",
                 );
+                // A watcher that reads nothing must not delay the end.
                 let _ = self.out.try_send(Err(gone));
             }
             Err(Stop::Failed(error)) => {
@@ -176,6 +179,7 @@ impl Run {
             Ok(()) => self.probe(&released.allowed, &permit).await,
             Err(stop) => Err(stop),
         };
+        // After a failure too, because reports of nodes wait for these addresses.
         self.dialing.end(&permit).await;
         probed
     }
@@ -227,6 +231,8 @@ impl Run {
             tokio::select! {
                 biased;
                 received = events.recv_many(&mut taken, AT_ONCE) => {
+                    // The loop ends with the last event and not with the prober, whose last devices
+                    // may wait here.
                     if received == 0 {
                         break;
                     }

@@ -74,6 +74,7 @@ async fn admit(
     let run = Run::new(app.clone(), admitted, out, cancel.clone());
     app.tasks.spawn(async move {
         run.run().await;
+        // Held until the run has returned its addresses, and not only until its watcher leaves.
         drop(slot);
     });
     Ok((items, cancel))

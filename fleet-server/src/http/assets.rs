@@ -43,6 +43,7 @@ pub(super) fn asset(parts: &Parts) -> Option<Response<Body>> {
         )
     };
     let headers = response.headers_mut();
+    // Browsers ask at every load, so no page runs old scripts against a new server.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(
         header::CONTENT_SECURITY_POLICY,

@@ -68,6 +68,7 @@ pub(super) async fn sign_in(
             "a sign-in needs `content-type: application/json`",
         ));
     }
+    // Before the body is read, so a flood of sign-ins costs no memory.
     if let Some(limits) = &app.limiters {
         allow(&limits.sign_ins, limiter::source(from), "sign-ins")?;
     }
@@ -174,6 +175,7 @@ async fn by_password(
         .chars()
         .take(EMAIL_MOST)
         .collect();
+    // Before the limit, which depends on whether the owner has signed in from here.
     let account = app.store.account(&email, Some(source)).await.answered()?;
     if let Some(limits) = &app.limiters {
         // An address from which the owner has signed in before has its own allowance.
@@ -193,6 +195,7 @@ async fn by_password(
         .map(|stored| stored.phc.clone());
     let presented = match presented {
         Some(presented) => presented,
+        // A text that cannot be a password costs a hash too, so its refusal takes as long.
         None => Password::one_time(&[0; 20]),
     };
     let is_right = app.passwords.verify(presented, phc).await?;

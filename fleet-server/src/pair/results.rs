@@ -50,6 +50,7 @@ pub(super) fn stream(
     };
     stream::unfold(following, |mut following| async move {
         let message = following.next().await?;
+        // An error is the last message of a stream.
         following.over |= message.is_err();
         following.last_message = following.app.environment.instant();
         Some((message, following))

@@ -51,6 +51,7 @@ impl Sender {
     async fn step(&mut self) -> Result<Next, StoreError> {
         let (app, now) = (&self.app, self.app.environment.now());
         if app.hub.is_connected(self.node) && app.hub.free_epoch(self.node).is_none() {
+            // The node is busy. Without a renewal, other servers would end the pairing.
             let open = app.store.renew_pairing(self.pairing, now).await?;
             return Ok(if open { Next::Wait } else { Next::Over });
         }

@@ -63,6 +63,7 @@ export function poll(milliseconds, work, { quiet = false, failed = (/** @type {a
   async function run() {
     clearTimeout(timer);
     if (stopped || working || done) return;
+    // A hidden tab costs the server nothing. `wake` continues when it is shown.
     if (!document.hidden) {
       working = true;
       try {

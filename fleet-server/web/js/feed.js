@@ -71,6 +71,7 @@ export function followScan(scanId, on) {
     attempts += 1;
     const wait = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** (attempts - 1));
     retry = setTimeout(async () => {
+      // One failure is usually a lost connection, which needs no further request.
       if (attempts > 1) {
         const error = await refusalOf(url);
         if (stopped) return;
@@ -81,6 +82,7 @@ export function followScan(scanId, on) {
         }
       }
       connect();
+    // Spread, because after a restart of the server every open page reconnects.
     }, wait * (0.5 + Math.random() / 2));
   }
 

@@ -54,5 +54,6 @@ export function grid({ kind, label, columns }) {
 export function deviceAddress(device) {
   const text = breakable(endpoint(device.ip, device.port));
   const link = deviceLink(device);
+  // The device gets neither the address of this page nor a handle to its window.
   return link ? h("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, text) : h("span", {}, text);
 }

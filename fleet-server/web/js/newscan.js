@@ -127,6 +127,7 @@ export function newScanView(root) {
     showMode();
     if (event?.target === node) showNode();
     clearTimeout(timer);
+    // An answer about earlier targets must not be shown for these.
     pending?.abort();
     submit.disabled = true;
     clearInvalid();

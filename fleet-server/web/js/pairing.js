@@ -168,6 +168,7 @@ export function pairDialog({ node, names, identifiers = [] }) {
   async function run() {
     const message = { fleetNodeId: node, deviceIdentifiers: identifiers, allUnpaired: all };
     if (password.value) message.credentials = { username: username.value, password: password.value };
+    // The dialog stays open while the pairing runs, and needs the password no longer.
     password.value = "";
     const { pairingId, refused = [] } = await call(`${SERVICE}/StartPairing`, message);
     pairing = pairingId;

@@ -83,6 +83,8 @@ async function request(url, options) {
     response = await fetch(url, {
       credentials: "same-origin",
       cache: "no-store",
+      // The server never redirects. A redirect comes from something else, which must not get the
+      // request.
       redirect: "error",
       ...options,
       signal: options.signal ? anySignal(options.signal, timeout) : timeout,
@@ -114,6 +116,7 @@ async function refusal(response) {
   } catch {
     // The response is not ours but a proxy's, so only its status is known.
   }
+  // A proxy answers with these while the server restarts.
   const offline = !message && [502, 503, 504].includes(response.status);
   return new RpcError(code, message || `The server returned HTTP status ${response.status}. Try again in a moment.`, { status: response.status, offline });
 }

@@ -67,6 +67,7 @@ export function scanView(root, scanId) {
   }
 
   function setProgress(nextDone, nextTotal, nextPhase, nextElapsed) {
+    // Polls and events can arrive in another order, and the bar must not go back.
     done = Math.max(done, nextDone);
     total = Math.max(total, nextTotal);
     phase = nextPhase || phase;
@@ -91,6 +92,7 @@ export function scanView(root, scanId) {
         warnings += 1;
         show(parts.warnings, true);
         setText(parts.warningsTitle, warnings === 1 ? "1 warning" : `${count(warnings)} warnings`);
+        // A faulty site can cause thousands, which would block the page.
         if (warnings <= 200) parts.warningList.append(h("li", {}, rich(sentence(message.text))));
         break;
       case "ledger":
@@ -126,6 +128,7 @@ export function scanView(root, scanId) {
   }
 
   function schedule() {
+    // A replay delivers thousands of events, and one paint per frame is enough.
     if (!frame && !closed) frame = requestAnimationFrame(paint);
   }
 
@@ -235,6 +238,7 @@ export function scanView(root, scanId) {
       event: receive,
       live: () => {
         banner("");
+        // The first load may have failed while the server was away.
         if (!scan) load().catch(() => {});
       },
       lost: () => banner("Connection lost. The scan continues without this page. Reconnecting…"),

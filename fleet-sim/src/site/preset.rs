@@ -146,6 +146,7 @@ impl Site {
                 devices: self.devices.len(),
             });
         }
+        // Other numbers than those from which the devices were made.
         SplitMix::new(seed ^ 0x006c_616e).shuffle(&mut hosts);
         for (device, host) in self.devices.iter_mut().zip(hosts) {
             device.address = IpAddr::V4(Ipv4Addr::from(host));

@@ -30,6 +30,8 @@ impl Accounts for SqlStore {
         let db = self.reader();
         let read = async {
             let operator = by_email(db, &canonical_email(email)).await?;
+            // An unknown e-mail costs the same queries, so their duration does not reveal who
+            // exists.
             let id = operator.as_ref().map_or(0, |operator| operator.id);
             let password = operator_password::Entity::find_by_id(id).one(db).await?;
             let source = source.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
@@ -66,6 +68,7 @@ impl Accounts for SqlStore {
                 return refuse(MemberError::NotFound(operator));
             };
             write(tx, operator, &password, now).await?;
+            // A person who knew the old password must not stay signed in.
             sessions::end_all_but(tx, operator, keep).await?;
             let action = if password.one_time_until.is_some() {
                 "operator.reset_password"

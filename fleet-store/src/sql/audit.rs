@@ -22,6 +22,7 @@ impl Audit for SqlStore {
                 .filter(audit::Column::OrgId.eq(org.0))
                 .filter(audit::Column::Id.lt(query.before.unwrap_or(i64::MAX)));
             if !query.action.is_empty() {
+                // SQLite has no escape character unless the statement names one.
                 let begin = LikeExpr::new(format!("{}%", literally(&query.action))).escape('\\');
                 select = select.filter(audit::Column::Action.like(begin));
             }
@@ -131,6 +132,7 @@ pub(crate) async fn write_counted(
         .add(Expr::col((Alias::new("excluded"), audit::Column::Count)));
     audit::Entity::insert_many(rows)
         .on_conflict(
+            // NULL values never conflict in a unique index, so performed actions stay separate.
             OnConflict::column(audit::Column::Fold)
                 .value(audit::Column::Count, count)
                 .to_owned(),

@@ -44,6 +44,7 @@ pub(crate) fn write_identifiers(identifiers: &[DeviceIdentifier]) -> Option<Stri
 }
 
 #[derive(Default, Serialize, Deserialize)]
+// Rows of earlier versions lack later fields.
 #[serde(default)]
 struct StoredHello {
     version: String,

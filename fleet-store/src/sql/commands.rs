@@ -96,6 +96,7 @@ pub(crate) async fn lock(
     id: CommandId,
 ) -> Result<Option<command::Model>, DbErr> {
     command::Entity::find_by_id(AsText(id))
+        // A command of another node has to look like an unknown one.
         .filter(command::Column::NodeId.eq(node.0))
         .lock(LockType::NoKeyUpdate)
         .one(tx)

@@ -114,8 +114,11 @@ impl Completion for SqlStore {
                         to_cancel = Some(command.id.0);
                         let until = Micros(now.plus(grace));
                         let row = scan.row_mut();
+                        // A second cancel must not extend the grace period.
                         row.cancel_until = row.cancel_until.or(Some(until));
                     }
+                    // An upstream node cannot be asked to stop. Its command keeps running and may
+                    // report (decision 0007).
                     (Some(command), None) => {
                         scan.keep_scope(&command).await?;
                         scan.finish(canceled(), now).await?;
@@ -190,6 +193,7 @@ async fn lock_with_node(
     org: Option<OrgId>,
     id: ScanId,
 ) -> Result<Option<LockedScan<'_>>, DbErr> {
+    // Without a lock, only to learn the node, which has to be locked first.
     let found = scan::Entity::find_by_id(AsText(id)).one(tx).await?;
     let Some(found) = found.filter(|scan| org.is_none_or(|org| scan.org_id == org.0)) else {
         return Ok(None);
@@ -216,6 +220,7 @@ async fn expire_command(
 ) -> Result<Option<Work>, DbErr> {
     nodes::lock_any(tx, node.0).await?;
     let command = commands::lock_issued(tx, node, id).await?;
+    // Its ack may have arrived since the list was read.
     let Some(command) = command.filter(|command| command.deadline.0 <= now) else {
         return Ok(None);
     };

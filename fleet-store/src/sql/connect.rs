@@ -85,6 +85,8 @@ impl SqlStore {
             detail: error.to_string(),
         })?;
         let writers = match engine {
+            // SQLite has one writer. With one connection, writers wait in order and do not fail
+            // with BUSY.
             Engine::Sqlite { .. } => 1,
             Engine::Postgres => options.connections,
         };
@@ -93,6 +95,8 @@ impl SqlStore {
             .await
             .map_err(failed)?;
         let reader = match engine {
+            // Readers of a WAL database need not wait for the writer, so they have their own
+            // connections.
             Engine::Sqlite { .. } => pool(url, &engine, options.connections, &options, &health)
                 .await
                 .map_err(failed)?,
@@ -114,6 +118,7 @@ impl SqlStore {
     /// [`StoreError::NewerSchema`] when the database was written by a newer version, or an error of the database.
     pub async fn migrate(url: &str) -> Result<(), StoreError> {
         let options = StoreOptions {
+            // The advisory lock belongs to one session, and every step has to run in it.
             connections: 1,
             lock_timeout: Duration::ZERO,
             ..StoreOptions::default()
@@ -136,6 +141,7 @@ impl SqlStore {
             // The lock is held until this connection closes.
             database.execute_raw(lock).await.map_err(failed)?;
         }
+        // Under the lock, because another server may have migrated while this one waited.
         if let Some(newer) = newer(&applied(database).await.map_err(failed)?) {
             return Err(StoreError::NewerSchema(newer));
         }
@@ -254,9 +260,11 @@ impl Engine {
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
+        // SQLite creates the -wal and -shm files with the mode of the database file.
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         match options.open(path) {
             Ok(_) => Ok(()),
+            // Another process created it in the meantime.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(std::io::Error::new(
                 error.kind(),
@@ -294,7 +302,11 @@ async fn pool(
                 sqlite
                     .create_if_missing(true)
                     .journal_mode(SqliteJournalMode::Wal)
+                    // With NORMAL, a power failure can lose the last commits of a WAL database, and
+                    // an accepted report must be durable.
                     .synchronous(SqliteSynchronous::Full)
+                    // SQLite checks references only on connections that enable it. They keep
+                    // tenants apart.
                     .foreign_keys(true)
                     .busy_timeout(Duration::from_secs(5))
             });
@@ -329,6 +341,7 @@ async fn pool(
 fn without_password(url: &str) -> String {
     match url
         .split_once("://")
+        // The last `@`, because a password may contain one.
         .and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)))
     {
         Some((scheme, (user, host))) => {

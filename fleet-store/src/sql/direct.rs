@@ -26,9 +26,12 @@ impl Direct for SqlStore {
             endpoints::lock_exclusive(tx, org).await?;
             direct_lease::Entity::delete_many()
                 .filter(C::OrgId.eq(org.0))
+                // A server that crashed did not give its leases back.
                 .filter(C::Until.lte(Micros(request.now)))
                 .exec(tx)
                 .await?;
+            // Leases are the only state that servers share, so this also finds the scans of other
+            // servers.
             let other = direct_lease::Entity::find()
                 .filter(C::OrgId.eq(org.0))
                 .filter(C::ScanId.ne(AsText(request.scan)))
@@ -112,6 +115,7 @@ async fn attributed(
         .map(|ip| AsText(fleet_core::canonical(*ip)));
     let rows = node_endpoint::Entity::find()
         .filter(node_endpoint::Column::OrgId.eq(org.0))
+        // By address, because a device answers at other ports too (decision 0003).
         .filter(node_endpoint::Column::Ip.is_in(addresses))
         .order_by_asc(node_endpoint::Column::Since)
         .all(tx)

@@ -26,6 +26,7 @@ impl Dispatch for SqlStore {
             let Some(row) = row.filter(|row| row.state.0 == NodeState::Confirmed) else {
                 return Ok(None);
             };
+            // Another server may have claimed the node since the caller looked for work.
             if current_epoch(tx, node).await? != Some(epoch) || commands::is_busy(tx, node).await? {
                 return Ok(None);
             }
@@ -54,6 +55,8 @@ impl Dispatch for SqlStore {
             };
             let work = Work::Scan(next.id.0);
             let command = command::ActiveModel {
+                // Stored before the command is sent, because reports are judged by it and not by
+                // the node's word.
                 scope: Set(Some(chunk.scope.clone())),
                 ..commands::issued(id, (row.org_id, row.id), work, chunk.position, epoch, now)
             };

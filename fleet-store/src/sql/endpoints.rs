@@ -38,6 +38,7 @@ pub(crate) async fn attribute(
         .iter()
         .map(|endpoint| AsText(endpoint.ip))
         .collect();
+    // Under the lock, so no lease can begin between this check and the commit.
     let dialed = direct_lease::Entity::find()
         .filter(direct_lease::Column::OrgId.eq(org.0))
         .filter(direct_lease::Column::Ip.is_in(addresses))

@@ -27,6 +27,7 @@ impl<'t> LockedScan<'t> {
         id: ScanId,
     ) -> Result<Option<Self>, DbErr> {
         let row = scan::Entity::find_by_id(AsText(id))
+            // Not FOR UPDATE, which would also block inserts of rows that refer to the scan.
             .lock(LockType::NoKeyUpdate)
             .one(tx)
             .await?;
@@ -68,6 +69,8 @@ impl<'t> LockedScan<'t> {
     ) -> Result<(), DbErr> {
         let mut rows = Vec::with_capacity(events.len());
         for event in events {
+            // Under the lock of the scan. A sequence of the database would leave gaps after a
+            // rollback.
             self.row.last_sequence += 1;
             rows.push(scan_event::ActiveModel {
                 scan_id: Set(self.row.id),
@@ -184,6 +187,7 @@ impl<'t> LockedScan<'t> {
         };
         if !counted {
             let attempts = self.chunk_of(command).await?.attempts;
+            // `issue_command` has counted the attempt already.
             change.attempts = Set((attempts - 1).max(0));
         }
         self.update_chunk(command.position, change).await
@@ -248,6 +252,7 @@ impl<'t> LockedScan<'t> {
         chunk::Entity::update_many()
             .set(rest)
             .filter(chunk::Column::ScanId.eq(self.row.id))
+            // Chunks that have ended keep their verdict.
             .filter(chunk::Column::State.ne(AsText(ChunkState::Done)))
             .exec(self.tx)
             .await?;

@@ -31,6 +31,8 @@ impl MigrationName for Step {
 #[async_trait::async_trait]
 impl MigrationTrait for Step {
     fn use_transaction(&self) -> Option<bool> {
+        // By default SeaORM uses a transaction on PostgreSQL only, and SQLite would keep half a
+        // step.
         Some(true)
     }
 
@@ -43,6 +45,7 @@ impl MigrationTrait for Step {
             (id, "BYTEA")
         };
         let sql = self.sql.replace("{id}", id).replace("{bytes}", bytes);
+        // A prepared statement holds one command, and a step has many.
         manager.get_connection().execute_unprepared(&sql).await?;
         Ok(())
     }

@@ -110,6 +110,8 @@ impl Operators for SqlStore {
     ) -> Result<Option<OperatorIdentity>, StoreError> {
         let found = async {
             let key = operator_key::Entity::find()
+                // A lookup by hash needs no comparison in constant time: callers cannot choose the
+                // hash.
                 .filter(operator_key::Column::Hash.eq(Hash(key)))
                 .one(self.reader())
                 .await?;
@@ -123,6 +125,7 @@ impl Operators for SqlStore {
         let Some((identity, key)) = found.await.during("operator_by_key")? else {
             return Ok(None);
         };
+        // Calls that only read must succeed while the database accepts no writes.
         if let Err(error) = self.remember_use(&key, now).await {
             tracing::warn!(key = key.id, %error, "a key's use was not remembered");
         }
@@ -179,6 +182,8 @@ impl Operators for SqlStore {
                     (format!("key {key}"), Some(key.0))
                 }
                 Proof::Password { phc, source } => {
+                    // The password was verified outside this transaction and may have changed
+                    // since.
                     if passwords::current(tx, operator.id).await?.as_ref() != Some(phc) {
                         return refuse(OpenBrowserSessionError::Refused);
                     }
@@ -238,6 +243,7 @@ impl SqlStore {
         operator_key::Entity::update_many()
             .col_expr(C::LastUsedAt, Micros(now).into())
             .filter(C::Id.eq(key.id))
+            // Of concurrent calls, on this or other servers, only the first one writes.
             .filter(stale)
             .exec(self.writer())
             .await?;
@@ -305,6 +311,7 @@ async fn by_session(
     let Some(session) = session else {
         return Ok(None);
     };
+    // Revoking a key ends its sessions, but nothing ends them when the key expires.
     if let Some(key) = session.key_id
         && live_key(db, key, now).await?.is_none()
     {

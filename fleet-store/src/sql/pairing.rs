@@ -100,10 +100,13 @@ impl Pairing for SqlStore {
                 return Ok(PairingStep::Over);
             }
             if epoch.is_none() && !busy {
+                // Never sent on a later stream, because a pairing does not repeat by itself
+                // (decision 0011).
                 let why = "the node's stream was lost before it was sent: run it again";
                 finish(tx, &mut row, (Code::Unavailable, why.to_owned()), now).await?;
                 return Ok(PairingStep::Over);
             }
+            // Other servers end a pairing whose lease is over.
             row.lease_until = Micros(now.plus(limits::PAIRING_LEASE));
             save(tx, &row).await?;
             let current = current_epoch(tx, node).await?;
@@ -118,6 +121,7 @@ impl Pairing for SqlStore {
             let rows = pairing_target::Entity::find()
                 .filter(pairing_target::Column::PairingId.eq(row.id))
                 .filter(pairing_target::Column::Part.eq(part))
+                // A device that was released since the request has a result already.
                 .filter(pairing_target::Column::Result.is_null())
                 .order_by_asc(pairing_target::Column::DeviceId)
                 .all(tx)
@@ -258,6 +262,7 @@ impl Pairing for SqlStore {
                 let busy = commands::in_flight(tx, NodeId(row.node_id))
                     .await?
                     .is_some();
+                // Its server may have renewed the lease since the list was read.
                 if busy || row.lease_until.0 > now {
                     return Ok(());
                 }

@@ -46,6 +46,7 @@ pub(super) async fn page(
         .limit(u64::from(limit))
         .all(db)
         .await?;
+    // From all rows, because a page without refused rows can have successors too.
     let next = rows
         .last()
         .filter(|_| rows.len() >= limit as usize)
@@ -65,6 +66,7 @@ pub(super) async fn page(
         let device = devices
             .get(&DeviceId(row.device_id))
             .filter(|_| reporters.contains(&row.node_id));
+        // Judged when it is shown, so no other operation has to maintain this list (decision 0008).
         match device.map(|device| (device, device.writable_by(reporter))) {
             Some((device, Err(reason))) => page.refused.push(shown(row, device, reason)?),
             Some((_, Ok(()))) | None => page.resolved.push(row.id),

@@ -49,12 +49,18 @@ impl Reports for SqlStore {
             else {
                 return refuse(not_in_flight);
             };
+            // Before the state: such a command has ended too, but its node still has to receive
+            // RESOURCE_EXHAUSTED.
             if command.flooded {
                 return refuse(ReportError::Flooded(new.command));
             }
+            // Before `answered_before`: after the end, even a repeated report is refused (decision
+            // 0020).
             if command.state.0 != CommandState::Issued {
                 return refuse(not_in_flight);
             }
+            // Pins and reports travel apart, and either can arrive first (decision 0009). The node
+            // retries.
             if scope.awaits_pins() {
                 return refuse(ReportError::AwaitsPins(new.command));
             }
@@ -70,6 +76,8 @@ impl Reports for SqlStore {
                 node: new.node,
                 replaces: node.replaces_node_id.map(NodeId),
             };
+            // Locks devices after node, command and scan: every transaction locks in this order
+            // (decision 0004).
             let mut inventory = Inventory::load(tx, &new, reporter, &reports).await?;
             let quota = scope.quota();
             let admitted = admit(
@@ -77,6 +85,7 @@ impl Reports for SqlStore {
                 new.addresses,
                 read_count(command.rows)?,
                 known.of_command(),
+                // The body may run again, so it must not consume the report.
                 new.rows.clone(),
                 |report| inventory.decide(report),
             );
@@ -89,6 +98,8 @@ impl Reports for SqlStore {
             command.scope = Some(AsText(scope));
 
             let ids = inventory.save(tx).await?;
+            // After all row locks, because the advisory lock comes last in the order. A refusal
+            // rolls back all rows, and the node sends the report again.
             let endpoints = inventory.endpoints();
             if let Some(ip) =
                 endpoints::attribute(tx, new.org, new.node, endpoints, new.now).await?
@@ -127,6 +138,7 @@ impl Reports for SqlStore {
                 scan: id,
                 ended: command.flooded,
             };
+            // In the same transaction, so an answer is stored exactly when its rows are.
             remember(tx, &new, &answer).await?;
             Ok(answer)
         })
@@ -135,6 +147,7 @@ impl Reports for SqlStore {
     async fn record_pins(&self, pins: Pins) -> Result<PinsTaken, PinsError> {
         transaction!(self, "record_pins", |tx| {
             let not_in_flight = PinsError::NotInFlight(pins.command);
+            // Only for the order of locks: a revoked node has no command in flight.
             nodes::lock(tx, pins.node).await?;
             let command = commands::lock_issued(tx, pins.node, pins.command).await?;
             let Some(mut command) = command else {
@@ -382,6 +395,8 @@ impl Outcome {
             ),
             Judgment::Accepted { logged: true, .. } | Judgment::Refused(_) => None,
         };
+        // One event for each device and not for each report, so a resumed watch has no gap within a
+        // report (decision 0005).
         self.stored.iter().filter_map(event).collect()
     }
 }

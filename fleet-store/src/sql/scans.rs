@@ -25,6 +25,8 @@ impl Scans for SqlStore {
         actor: Actor,
     ) -> Result<CreatedScan, CreateScanError> {
         transaction!(self, "create_scan", |tx| {
+            // Of two equal requests at the same time, one violates the unique index, runs again and
+            // ends here.
             if let Some(request_id) = &new.request_id
                 && let Some(scan) = by_request_id(tx, new.org, request_id, new.now).await?
             {
@@ -42,6 +44,7 @@ impl Scans for SqlStore {
             check_node(tx, &new).await?;
             let (row, chunks) = rows(&new)?;
             scan::Entity::insert(row).exec_without_returning(tx).await?;
+            // In a table of its own, because a request is big and is read only with one scan.
             let request = scan_request::ActiveModel {
                 scan_id: Set(AsText(new.id)),
                 request: Set(codec::write_request(&new.request)?),
@@ -60,6 +63,7 @@ impl Scans for SqlStore {
                 return Err(DbErr::RecordNotFound("the scan that was just stored".into()).into());
             };
             scan.warn(new.plan.notes.iter().cloned(), new.now).await?;
+            // Every target is skipped, so no ack will ever end this scan.
             if empty {
                 scan.conclude(new.now).await?;
             }
@@ -328,6 +332,7 @@ fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), D
         .map(|chunk| targets(&chunk.scope))
         .sum();
     let (queues, queued_until) = match new.queueing {
+        // `limits::NODE_AWAY` ends such a scan much earlier. The column only needs a value.
         Queueing::Never => (false, new.now.plus(limits::QUEUE_FOR)),
         Queueing::Until(until) => (true, until),
     };

@@ -78,6 +78,7 @@ async fn columns(
     table: &str,
 ) -> Result<BTreeMap<String, Shape>, DbErr> {
     let backend = database.get_database_backend();
+    // SQLite lists a column of the primary key as nullable unless it is declared otherwise.
     let sql = if backend == DbBackend::Sqlite {
         r#"SELECT name, lower(type) AS type, CASE WHEN "notnull" = 0 AND pk = 0 THEN 'YES' ELSE 'NO' END AS nullable FROM pragma_table_info($1)"#
     } else {

@@ -32,6 +32,7 @@ impl Sessions for SqlStore {
             {
                 return refuse(BeginError::Credentials);
             }
+            // After the comparison, so only a holder of the API key learns the node's state.
             if node.state.0 != NodeState::Confirmed {
                 return refuse(BeginError::NotConfirmed(NodeId(node.id)));
             }
@@ -93,6 +94,7 @@ impl Sessions for SqlStore {
             let node = nodes::lock(tx, node)
                 .await?
                 .filter(|node| node.state.0 == NodeState::Confirmed);
+            // Read again: node or key may have been revoked since the challenge.
             let key = live_key(tx, node_key::Column::Id.eq(key.0)).await?;
             let (Some(node), Some(key)) = (node, key) else {
                 return refuse(OpenSessionError::Refused);
@@ -232,6 +234,7 @@ async fn retire_sessions(tx: &DatabaseTransaction, node: i64, now: Timestamp) ->
         .filter(node_session::Column::Id.ne(newest.id))
         .exec(tx)
         .await?;
+    // The overlap must not extend a session that expires earlier.
     let last = newest.expires_at.0.min(now.plus(limits::SESSION_OVERLAP));
     node_session::ActiveModel {
         id: Set(newest.id),

@@ -44,8 +44,10 @@ impl Streams for SqlStore {
                     .filter(node_stream::Column::NodeId.eq(claim.node.0))
                     .exec(tx)
                     .await?;
+                // Not `refuse`, which would roll back what the judgement has to remember.
                 return Ok(Err(hold));
             }
+            // The node's lock keeps two claims from reading the same epoch.
             let epoch = next_epoch(tx, &claim, last.map_or(0, |last| last.epoch), known).await?;
             let hello = codec::write_hello(&claim.hello)?;
             let seen = node::ActiveModel {
@@ -110,6 +112,7 @@ impl Streams for SqlStore {
         let mut cleared = 0;
         for node in flagged.during("sweep_duplicates")? {
             let done = transaction!(self, "sweep_duplicates", |tx| {
+                // The list was read without locks, so each node is judged again.
                 let Some(node) = nodes::lock(tx, NodeId(node.id)).await? else {
                     return Ok(false);
                 };
@@ -136,6 +139,7 @@ impl Streams for SqlStore {
             node_stream::Entity::update_many()
                 .col_expr(node_stream::Column::ReleasedAt, Micros(ended).into())
                 .filter(node_stream::Column::NodeId.eq(node.0))
+                // An old stream that ends late must not release its successor's claim.
                 .filter(node_stream::Column::Epoch.eq(epoch.0))
                 .filter(node_stream::Column::ReleasedAt.is_null())
                 .exec(tx)
@@ -183,6 +187,7 @@ fn judge(
     claim: &StreamClaim,
 ) -> Option<Duration> {
     let incumbent = last
+        // A released stream has no holder, so its claim is no takeover.
         .filter(|stream| stream.released_at.is_none())
         .map(|stream| {
             let instance = stream.instance.map(|instance| InstanceId(instance.0));
@@ -305,6 +310,7 @@ async fn adopt(
                 return Ok(None);
             };
             let row = scan.row();
+            // A scan through an upstream node ends when it is canceled, and its command runs on.
             let canceled = row.cancel_until.is_some() || row.state.0 == ScanState::Canceled;
             (row.priority.0, canceled)
         }

@@ -119,6 +119,7 @@ impl Attempts {
             return Some(Err(error.into()));
         }
         tracing::debug!(operation, %error, "transaction runs again");
+        // A system without randomness must not stop the retry.
         let random = getrandom::u64().unwrap_or(u64::MAX / 2);
         tokio::time::sleep(self.pauses.next_delay(random)).await;
         None
@@ -158,6 +159,8 @@ impl SqlStore {
                 Ok(value)
             }
             Err(failure) => {
+                // The failure of the body explains more than this error, which only concerns the
+                // connection.
                 if let Err(error) = transaction.rollback().await {
                     self.check_connection(&error);
                 }
@@ -190,6 +193,7 @@ impl<T> During<T> for Result<T, DbErr> {
 /// PostgreSQL: serialization failure, deadlock. SQLite: BUSY, LOCKED and their extended forms
 /// (RECOVERY, SNAPSHOT, SHAREDCACHE).
 fn is_retryable(error: &DbErr) -> bool {
+    // Bodies look for a row before they insert it, so the next attempt finds the winner's row.
     if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) {
         return true;
     }

@@ -60,6 +60,7 @@ impl<T> TryFromU64 for AsText<T> {
 }
 
 fn unreadable<T>(text: &str) -> DbErr {
+    // The text may come from a device, so it is cut and escaped for the log.
     let head: String = text.chars().take(64).flat_map(char::escape_debug).collect();
     DbErr::Type(format!(
         "stored text is no {}: `{head}`",

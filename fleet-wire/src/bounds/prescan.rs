@@ -28,6 +28,7 @@ pub(crate) fn count_repeated(message: &[u8], fields: &[Repeated]) -> Result<(), 
                 format_args!("at most {max} elements, found more"),
             ));
         }
+        // The depth of the recursion is that of the table, not that of the message.
         count_repeated(payload, inner)?;
     }
     Ok(())
@@ -52,6 +53,7 @@ fn next_field(message: &[u8]) -> Option<(u64, &[u8], &[u8])> {
 
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0_u64;
+    // A longer varint is malformed, and the decoder rejects it.
     for (i, byte) in bytes.iter().take(10).enumerate() {
         value |= u64::from(byte & 0x7f) << (7 * i);
         if byte & 0x80 == 0 {

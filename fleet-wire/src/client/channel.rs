@@ -130,12 +130,14 @@ impl Channel {
                 .with_protocol(protocol)
                 .with_default_max_message_size(config.max_response)
         };
+        // Upstream uses gRPC for the control stream, and HTTP/1.1 cannot carry one.
         let stream = (
             Transport::http2(config, tls, socket)?,
             client_config(connectrpc::Protocol::Grpc),
         );
         let unary = match config.protocol {
             Protocol::Connect => (
+                // Unary calls also pass proxies that forward HTTP/1.1 only.
                 Transport::any(config, tls, socket)?,
                 client_config(connectrpc::Protocol::Connect),
             ),
@@ -223,6 +225,7 @@ fn parse(url: &str) -> Result<Uri, ChannelError> {
         reason,
     };
     let uri: Uri = url
+        // The path of the URL comes before method paths, which begin with a slash.
         .trim_end_matches('/')
         .parse()
         .map_err(|e: http::uri::InvalidUri| wrong(e.to_string()))?;
@@ -232,6 +235,7 @@ fn parse(url: &str) -> Result<Uri, ChannelError> {
     if uri.host().is_none_or(str::is_empty) {
         return Err(wrong("it names no host".to_owned()));
     }
+    // A method's path is appended to the URL and could not follow a query.
     if uri.query().is_some() {
         return Err(wrong("it has a query".to_owned()));
     }

@@ -38,6 +38,8 @@ impl Roots {
             }
         };
         let mut roots = RootCertStore::empty();
+        // System stores contain certificates that rustls
+        // cannot read. They must not make the others useless.
         roots.add_parsable_certificates(certificates);
         if roots.is_empty() {
             Err(ChannelError::NoRoots)
@@ -48,6 +50,7 @@ impl Roots {
 
     /// Returns a client configuration that offers these protocols.
     pub(super) fn client_config(&self, alpn: &[&[u8]]) -> Result<ClientConfig, ChannelError> {
+        // The process may have no default provider, or another one.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -69,6 +69,7 @@ fn builder(config: &ChannelConfig) -> hyper_util::client::legacy::Builder {
         .pool_idle_timeout(Duration::from_secs(60))
         .http2_keep_alive_interval(config.keepalive_interval)
         .http2_keep_alive_timeout(config.keepalive_timeout)
+        // A connection that died while it was idle would otherwise fail the next call.
         .http2_keep_alive_while_idle(true);
     builder
 }
@@ -86,6 +87,7 @@ impl ClientTransport for Transport {
             let response = sent
                 .await
                 .map_err(|e| ConnectError::unavailable(chain(&e)).with_source(e))?;
+            // Redirects are not followed, because requests carry credentials.
             if response.status().is_redirection() {
                 let to = response
                     .headers()
@@ -133,7 +135,9 @@ impl Connector {
         alpn: &[&[u8]],
     ) -> Result<Self, ChannelError> {
         let mut tcp = HttpConnector::new();
+        // The connector rejects the scheme https otherwise.
         tcp.enforce_http(false);
+        // Nagle's algorithm delays small messages.
         tcp.set_nodelay(true);
         let tls = if tls {
             Some(TlsConnector::from(Arc::new(
@@ -172,6 +176,7 @@ impl Service<Uri> for Connector {
                 let Some(tls) = tls else {
                     return Ok(Io::plain(tcp));
                 };
+                // `ServerName` reads an IPv6 address without the brackets of a URL.
                 let host = uri
                     .host()
                     .unwrap_or_default()

@@ -86,6 +86,7 @@ where
     let mut pause = MIN_PAUSE;
     let mut before = Summary::of(&config.counts);
     let mut summary = tokio::time::interval(SUMMARY);
+    // After a pause of the process, one summary is enough.
     summary.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     loop {
@@ -107,6 +108,8 @@ where
                     continue;
                 }
                 let evicted = table.make_room(ROOM);
+                // At DEBUG, because it repeats while descriptors are
+                // missing. The summary warns once per minute.
                 tracing::debug!(%error, evicted, pause_ms = pause.as_millis(), "no connection can be accepted");
                 tokio::select! {
                     () = shutdown.cancelled() => break,
@@ -139,6 +142,8 @@ where
         };
         connections.spawn(connection.run(io, service.clone()));
     }
+    // New clients are refused at once and try another
+    // server. Otherwise they would wait in the backlog.
     drop(listener);
 
     connections.close();
@@ -148,6 +153,7 @@ where
     {
         return Drained { cut: 0 };
     }
+    // Counted before they end.
     let cut = table.total();
     ends.cut.cancel();
     connections.wait().await;
@@ -159,6 +165,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected,
     };
+    // Some systems report EINVAL from `set_nodelay` if the peer has closed already.
     matches!(
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput | NotConnected

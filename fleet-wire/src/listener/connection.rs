@@ -77,6 +77,7 @@ impl Connection {
         B::Error: Into<BoxError>,
     {
         let (cut, closed) = (self.ends.cut.clone(), self.slot.0.closed());
+        // Dropping `open` closes the socket, and with it ends every call.
         tokio::select! {
             () = cut.cancelled() => {}
             () = closed => {}
@@ -105,6 +106,7 @@ impl Connection {
                 let Ok(Ok(io)) = handshake.await else {
                     return count(&self.counts.tls_failed);
                 };
+                // The first bytes decide inside TLS too, because a client need not use ALPN.
                 let Some((opening, io)) = self.sniff(io).await else {
                     return;
                 };
@@ -116,6 +118,8 @@ impl Connection {
             }
             (Opening::Http1 | Opening::Http2, _) => {
                 count(&self.counts.plaintext_refused);
+                // The answer only explains the refusal, so
+                // a peer that does not take it is no error.
                 timeout(LAST_WORDS, turn_away(io))
                     .await
                     .unwrap_or(Ok(()))
@@ -159,6 +163,7 @@ impl Connection {
             self.slot.0.clone(),
         );
         let service = service_fn(move |mut request: Request<Incoming>| {
+            // hyper has no setting for the number of headers of HTTP/2.
             let too_many = request.headers().len() > HEADERS;
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(guard.clone());
@@ -206,6 +211,7 @@ impl Connection {
                     }
                     return;
                 }
+                // The phase also prevents that the completed future is polled again.
                 () = drained.as_mut(), if !phase.is_ending() => {
                     connection.as_mut().graceful_shutdown();
                     phase = Phase::Draining;
@@ -217,6 +223,8 @@ impl Connection {
                     let late = match guard.standing() {
                         Standing::Evicted => return,
                         Standing::Authenticated => {
+                            // From now on only keep-alive PINGs and
+                            // stalled writes can end the connection.
                             phase = Phase::Proven;
                             continue;
                         }
@@ -285,6 +293,7 @@ fn http2_limits() -> http2::Builder<TokioExecutor> {
 
 /// The duration, a tenth more or less.
 fn jittered(duration: Duration) -> Duration {
+    // The jitter spreads load and needs no secret randomness.
     let random = RandomState::new().hash_one(0_u8) % 2_001;
     duration * 9 / 10 + duration / 10 * u32::try_from(random).unwrap_or(1_000) / 1_000
 }

@@ -68,14 +68,18 @@ impl ConnectionGuard {
 
     /// Records a plain request, which keeps the connection open for a while.
     pub fn mark_plain(&self) {
+        // Relaxed is enough: no other data is published by these values.
         self.0.plain.fetch_add(1, Ordering::Relaxed);
         self.0
             .standing
+            // The connection may be authenticated or evicted
+            // at the same time, which must not be overwritten.
             .fetch_max(Standing::Plain as u8, Ordering::Relaxed);
     }
 
     /// Records an authenticated call. The connection stays open and may use the slots reserved for authenticated peers.
     pub fn mark_authenticated(&self) {
+        // Only the first authenticated call takes the lock of the table.
         if self.standing() < Standing::Authenticated {
             self.0.table.recognize(self);
         }

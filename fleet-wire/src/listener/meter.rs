@@ -117,6 +117,7 @@ impl Bucket {
     fn fill(&mut self, now: Duration) {
         let gained = now.saturating_sub(self.filled).as_millis() * u128::from(self.a_second);
         let gained = u32::try_from(gained / 1_000).unwrap_or(u32::MAX);
+        // Time with a full bucket must not count later.
         if self.level == self.most {
             self.filled = now;
         } else if gained > 0 {
@@ -181,10 +182,13 @@ impl Meter {
                  ..
              }| {
                 let bucket = match kind {
+                    // Ids of streams only grow (RFC 9113, 5.1.1). Other
+                    // HEADERS are trailers, or belong to closed streams.
                     Kind::Headers if stream > *newest => {
                         *newest = stream;
                         return earn(earned, FOR_A_REQUEST);
                     }
+                    // The windows of HTTP/2 bound larger frames.
                     Kind::Data if length >= THIN => return,
                     Kind::Data => &mut *thin,
                     Kind::Headers

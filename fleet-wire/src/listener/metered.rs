@@ -51,9 +51,11 @@ impl<T: AsyncWrite + Unpin> Metered<T> {
         self.flood = Some(flood);
         self.counts.count_flood(flood);
         tracing::debug!(peer = %self.peer, frames = flood.as_str(), "a peer floods its connection and is cut");
+        // The peer would take these bytes for the payload of a frame that is half sent.
         if self.meter.between_frames()
             && let Poll::Ready(Ok(_)) = Pin::new(&mut self.io).poll_write(cx, &GOAWAY)
         {
+            // The connection ends in any case.
             let _ = Pin::new(&mut self.io).poll_flush(cx);
         }
         flooded(flood)
@@ -89,6 +91,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        // Bytes that were not written come again in the next write.
         self.meter.sent(&bytes[..written]);
         Poll::Ready(Ok(written))
     }

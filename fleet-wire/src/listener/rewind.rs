@@ -44,6 +44,7 @@ impl<T: AsyncRead + Unpin> Rewind<T> {
             if seen[0] == TLS_HANDSHAKE {
                 break Opening::Tls;
             }
+            // A request of HTTP/1 can be shorter than the preface, so the first difference decides.
             if seen[..end] != PREFACE[..end] {
                 break Opening::Http1;
             }

@@ -41,6 +41,7 @@ impl<T> StallGuard<T> {
             self.wait = None;
             return progress;
         }
+        // Only a write that must wait starts the timer, so idle connections have none.
         let wait = self
             .wait
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));

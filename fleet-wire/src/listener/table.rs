@@ -102,6 +102,7 @@ impl ConnectionTable {
 
     /// Gives a slot to a connection. If unauthenticated peers hold all of their slots, the oldest of them is evicted.
     pub(super) fn admit(self: &Arc<Self>, ip: IpAddr) -> Result<Slot, NoSlot> {
+        // A dual-stack socket reports IPv4 peers as mapped addresses.
         let ip = ip.to_canonical();
         let exempt = self
             .bounds
@@ -110,6 +111,8 @@ impl ConnectionTable {
             .any(|network| network.contains(ip));
         let source = (!exempt).then(|| Source::of(ip));
         let mut slots = self.slots();
+        // First within the source: a crowded source must
+        // evict its own connections, not those of others.
         if let Some(source) = source {
             let tally = slots.sources.get(&source).copied().unwrap_or_default();
             if tally.all >= self.bounds.a_source
@@ -148,6 +151,8 @@ impl ConnectionTable {
     /// Records that a peer has authenticated, unless it is evicted already.
     pub(super) fn recognize(&self, guard: &ConnectionGuard) {
         let mut slots = self.slots();
+        // Checked again under the lock, because the
+        // connection may have been evicted in the meantime.
         if guard.standing() < Standing::Authenticated {
             guard.set_standing(Standing::Authenticated);
             slots.forget(guard);
@@ -189,6 +194,7 @@ impl Slots {
     /// Evicts one of the oldest unauthenticated peers of a source, or of all. Peers without a call are preferred. The
     /// slot is free at once.
     fn evict(&mut self, source: Option<Source>) -> bool {
+        // Evicted connections keep their descriptors until their tasks end.
         if self.evicting >= EVICTING {
             return false;
         }

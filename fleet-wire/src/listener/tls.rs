@@ -96,6 +96,7 @@ impl TlsIdentity {
             reason: e.to_string(),
         };
         let mut config =
+            // The process may have no default provider, or another one.
             ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
                 .with_safe_default_protocol_versions()
                 .map_err(pair)?

@@ -177,6 +177,7 @@ impl http_body::Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        // Data is read before the timer: a late poll must not discard what has arrived.
         if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
             if let Some(clock) = &mut this.clock {
                 let next = (Instant::now() + STALL).min(clock.end);
@@ -188,6 +189,7 @@ impl http_body::Body for RequestBody {
             return Poll::Pending;
         };
         ready!(clock.pause.as_mut().poll(cx));
+        // The engine answers with an error of its own, which the service replaces if this is set.
         clock.stalled.0.store(true, Ordering::Relaxed);
         Poll::Ready(Some(Err(BodyError::Stalled)))
     }

@@ -145,6 +145,7 @@ impl Routes {
                 .with_max_request_body_size(limit + ENVELOPE)
                 .with_max_message_size(limit),
         );
+        // The engine looks methods up without the slash.
         self.methods.insert(&method.path()[1..], (descriptor, call));
     }
 

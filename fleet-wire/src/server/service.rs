@@ -85,6 +85,7 @@ impl Services {
         let limits = Limits::default()
             .with_max_message_size(SMALL)
             .with_max_request_body_size(SMALL);
+        // There is no default deadline, because it would end every stream.
         let engine = ConnectRpcService::new(Chain(self.routes, router))
             .with_limits(limits)
             .with_deadline_policy(DeadlinePolicy::new().with_enforce_on_streams(true));
@@ -187,6 +188,7 @@ impl Inner {
 
     async fn call(&self, kind: MethodKind, mut request: Request<Body>) -> Response<Body> {
         let connection = request.extensions().get::<ConnectionGuard>().cloned();
+        // Counted before admission: connections without a call are evicted first.
         let active = connection.as_ref().map(ConnectionGuard::begin_call);
         // The principal may own a separate permit.
         let mut held = (active, None);
@@ -303,6 +305,7 @@ fn looks_like_a_call(request: &Request<Body>) -> bool {
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
     let mut segments = request.uri().path().split('/').skip(1);
+    // Only for POST, because files of the page have dots in their paths too.
     let shaped = matches!(
         (segments.next(), segments.next(), segments.next()),
         (Some(service), Some(method), None) if service.contains('.') && !method.is_empty()

@@ -59,6 +59,7 @@ pub(super) fn measure(
     limit: Duration,
     found: impl Fn(&str) -> Option<Ipv4Addr>,
 ) -> Result<Figures> {
+    // After `netns exec NAMESPACE`.
     let program = command.get_args().nth(3).unwrap_or_default().to_owned();
     let began = Instant::now();
     let mut child = command
@@ -80,6 +81,7 @@ pub(super) fn measure(
     let wall = loop {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         cpu = cpu_time(&stat).unwrap_or(cpu);
+        // The program has ended, but /proc keeps its times until `wait`.
         if is_zombie(&stat) {
             break began.elapsed();
         }

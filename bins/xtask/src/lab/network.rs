@@ -247,6 +247,7 @@ fn site_commands(subnet: &str, live: &[Ipv4Addr]) -> String {
         .iter()
         .map(|address| format!("addr add {address}/32 dev lo\n"));
     let routes = [
+        // A blackhole drops silently. An unreachable route would answer with ICMP.
         format!("route add blackhole {subnet}\n"),
         "route add default via 10.77.255.1\n".to_owned(),
     ];

@@ -139,6 +139,7 @@ impl Shell {
             }
             Step::Event(ScanEvent::Note(note)) => {
                 tracing::debug!(command = %work.command, note, "note of the scan");
+                // The limit of the wire for a note.
                 self.send_progress(note.chars().take(512).collect());
             }
             Step::Paired(result) => {

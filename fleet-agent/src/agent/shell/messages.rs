@@ -46,6 +46,7 @@ impl Shell {
             max_targets: self.agent.options.command_targets,
             max_ports: u32::try_from(limits::COMMAND_PORTS).unwrap_or(u32::MAX),
         };
+        // The next server can be another one, so no extension is used before its Accepted.
         self.server = Capabilities::NONE;
         self.stream = Some(ControlStream::open(
             &self.agent.client,
@@ -84,10 +85,12 @@ impl Shell {
         let now = now();
         let kind = match event {
             StreamEvent::Message(Some(kind)) => kind,
+            // Of a kind that this version does not know. It proves that the server is alive.
             StreamEvent::Message(None) => return self.link.message_received(now, attempt),
             StreamEvent::Ended { end, reason } => {
                 let current = |stream: &mut ControlStream| stream.attempt == attempt;
                 if self.stream.take_if(current).is_some() {
+                    // Read before the link handles the end.
                     let was_open = self.link.is_connected();
                     self.route.stream_ended(was_open, end, &reason);
                 }
@@ -125,6 +128,7 @@ impl Shell {
                     now,
                     attempt,
                     reason,
+                    // Zero is the default of the field, and means that the server assigned no slot.
                     (!retry_after.is_zero()).then_some(retry_after),
                 );
             }

@@ -117,6 +117,7 @@ impl Path {
             Some((asked, _)) if now < asked + WAIT => Canary::Wait(asked + WAIT),
             Some((_, tries)) if tries < TRIES => Canary::Ask,
             Some(_) => {
+                // The router may recover, so the next silence asks it again.
                 self.asked = None;
                 Canary::Silent
             }

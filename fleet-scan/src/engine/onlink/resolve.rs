@@ -142,6 +142,8 @@ impl Resolver {
         host_of: impl Fn(IpAddr) -> Option<u32>,
         now: Instant,
     ) -> Update {
+        // The counter runs since the system started, so the first view only gives its starting
+        // value.
         let overflow = self.fulls.is_some_and(|before| view.fulls > before)
             || self.requests.values().any(|request| request.refused);
         self.fulls = Some(view.fulls);
@@ -177,6 +179,7 @@ impl Resolver {
                 (State::Unresolved, _) => continue,
                 (State::Answered, Some(mac)) => Resolution::Answered(mac),
                 (State::Failed, _) => Resolution::Silent,
+                // A configured entry proves nothing about the host.
                 (State::Answered | State::Fixed, _) => Resolution::Unknown,
             };
             self.requests.remove(&host);
@@ -199,6 +202,7 @@ impl Resolver {
                 continue;
             }
             request.missed += 1;
+            // After an overflow one view is enough: the packet is lost, and no entry will come.
             let found_no_room = overflow && !request.seen;
             if found_no_room || request.missed >= MISSED {
                 missing.push(*host);

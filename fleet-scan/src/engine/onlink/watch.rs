@@ -88,6 +88,7 @@ impl<T> PathWatch<T> {
             let bound = bound
                 .iter()
                 .find(|bound| bound.interface.index == interface)
+                // An interface without a hardware address cannot send ARP. The kernel asks over it.
                 .filter(|bound| bound.interface.mac.is_some());
             let canary = bound
                 .zip(router.filter(IpAddr::is_ipv4))
@@ -148,6 +149,7 @@ impl<T> PathWatch<T> {
         }
         let kernel = &mut self.kernel;
         let wakes = self.paths.iter_mut().filter_map(|watched| {
+            // While every host answers, no router is asked.
             if watched.held.is_empty() {
                 return None;
             }
@@ -184,6 +186,7 @@ impl<T> PathWatch<T> {
                     watched.path.observe(&links, now);
                 }
             }
+            // Without a view of the links, the answers alone decide.
             Err(error) => tracing::debug!(%error, "cannot read the state of the interfaces"),
         }
     }

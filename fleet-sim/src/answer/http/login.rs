@@ -57,6 +57,7 @@ pub(super) fn session(device: &Device, request: &Request) -> Option<Answer> {
                 r#"{{"mac_address":"{mac}","hostname":"Antminer","serial_number":{serial},"miner_identity":{{"miner_model":"{}"}}}}"#,
                 device.model
             ));
+            // Braiins OS expects the token without `Bearer`.
             behind("authorization", SESSION, answer)
         }
         (Make::Proto, ("POST", "/api/v1/auth/login")) => {
@@ -70,6 +71,8 @@ pub(super) fn session(device: &Device, request: &Request) -> Option<Answer> {
             behind("authorization", &bearer, json("{}".to_owned()))
         }
         (Make::SealMiner, ("POST", "/cgi-bin/login.php")) => {
+            // Whether real SealMiners set a cookie for a wrong password is
+            // not published. This one does, so only a read proves a login.
             let is_right = request.body == format!("username={username}&origin_pwd={password}");
             let session = if is_right && !login.locked {
                 SESSION
@@ -94,6 +97,7 @@ pub(super) fn session(device: &Device, request: &Request) -> Option<Answer> {
 
 /// The answer to a login: too many attempts, wrong password, or a session.
 fn given(login: &DeviceLogin, is_right: bool, refused: &'static str, answer: Answer) -> Answer {
+    // A locked device does not reveal whether the password is right.
     match (login.locked, is_right) {
         (true, _) => status("429 Too Many Requests"),
         (false, false) => status(refused),

@@ -122,6 +122,7 @@ impl Keys for SqlStore {
                 operator: OperatorId(owner.id),
                 name: found.name.clone(),
                 hash,
+                // A rotation must not extend the life of a key.
                 expires_at: found.expires_at.map(|end| end.0),
             };
             let end = found
@@ -164,6 +165,7 @@ async fn insert(
         .filter(living(now))
         .count(tx)
         .await?;
+    // The owner's lock keeps two calls from passing this check together.
     if held >= KEYS_OF_AN_OPERATOR {
         return refuse(KeyError::TooMany(new.operator));
     }
@@ -189,6 +191,7 @@ async fn within_reach(
     now: Timestamp,
 ) -> Result<(operator::Model, operator_key::Model), Failure<KeyError>> {
     let find = || operator_key::Entity::find_by_id(id.0);
+    // Without a lock, only to learn the owner, who is locked first.
     let Some(key) = find().one(tx).await? else {
         return refuse(KeyError::NotFound(id));
     };

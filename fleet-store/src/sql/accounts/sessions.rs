@@ -24,6 +24,7 @@ pub(in crate::sql) async fn make_room(
     let newest = browser_session::Entity::find()
         .filter(C::OperatorId.eq(operator))
         .order_by_desc(C::Id)
+        // One less than the limit, because the caller adds a session.
         .offset(MOST - 1)
         .limit(1)
         .one(tx)
@@ -71,6 +72,7 @@ pub(super) async fn end_all_but(
 ) -> Result<(), DbErr> {
     browser_session::Entity::delete_many()
         .filter(browser_session::Column::OperatorId.eq(operator.0))
+        // No session has the id 0.
         .filter(browser_session::Column::Id.ne(keep.map_or(0, |keep| keep.0)))
         .exec(tx)
         .await?;

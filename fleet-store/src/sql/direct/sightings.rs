@@ -203,6 +203,7 @@ impl Records {
             // Provisional ids decrease, so this order is the order in which the devices were found.
             self.changed.iter().rev().filter_map(with_model)
         };
+        // Provisional ids are negative.
         for (id, model) in changed().filter(|(id, _)| id.0 > 0) {
             device::Entity::update_many()
                 .set(mutable(model))

@@ -20,12 +20,14 @@ impl Enrollment for SqlStore {
     async fn register_node(&self, new: NewNode) -> Result<Registered, RegisterError> {
         transaction!(self, "register_node", |tx| {
             let code = invitations::lock_by_code(tx, new.code).await?;
+            // The same refusal for unknown, used and expired codes, so guesses learn nothing.
             let Some(code) = code.filter(|code| code.expires_at.0 > new.now) else {
                 return refuse(RegisterError::Code);
             };
             let Ok(next) = code.state.0.step(InvitationStep::Register) else {
                 return refuse(RegisterError::Code);
             };
+            // A refusal from here on rolls back, so the code stays usable.
             check_unique(tx, OrgId(code.org_id), &new).await?;
             let replaces = code.replaces_node_id.map(NodeId);
             if let Some(node) = replaces
@@ -97,6 +99,7 @@ impl Enrollment for SqlStore {
             let Ok(next) = state.step(InvitationStep::Confirm) else {
                 return refused(format!("the enrollment of node {id} is {state}: {again}"));
             };
+            // The sweep may not have expired it yet.
             if bound.expires_at.0 <= now {
                 return refused(format!("the enrollment of node {id} has expired: {again}"));
             }

@@ -195,6 +195,7 @@ pub(crate) async fn hand_over(
     from: DeviceId,
     to: DeviceId,
 ) -> Result<(), DbErr> {
+    // The survivor may have a status from an earlier binding, whose key the update would violate.
     forget_pairing(tx, to).await?;
     device_pairing::Entity::update_many()
         .col_expr(device_pairing::Column::DeviceId, Expr::value(to.0))
@@ -276,6 +277,7 @@ impl Bindings for SqlStore {
                 Principal::Operator(OperatorId(id)) => Some(id),
                 Principal::Node(_) | Principal::System | Principal::Anonymous => None,
             };
+            // Another node may have sealed them, and no other can open them.
             forget_credentials(tx, [device.0]).await?;
             write_binding(tx, &found, Some(node), assigned_by, now).await?;
             if let Some(ip) = attribute(tx, &found, node, now).await? {

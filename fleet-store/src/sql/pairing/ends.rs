@@ -150,6 +150,7 @@ pub(super) async fn publish(
             inserts::every_column(target)
         })
         .collect();
+    // All rows exist, so this is an UPDATE of many rows.
     let by_key = OnConflict::columns([C::PairingId, C::DeviceId])
         .update_columns([
             C::Outcome,
@@ -207,6 +208,7 @@ pub(super) async fn abandoned(
     let in_flight = command::Entity::find()
         .select_only()
         .column(command::Column::PairingId)
+        // NOT IN is never true if its list contains a NULL.
         .filter(command::Column::PairingId.is_not_null())
         .filter(command::Column::State.eq(AsText(CommandState::Issued)));
     let ids = pairing::Entity::find()

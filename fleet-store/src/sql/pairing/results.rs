@@ -149,6 +149,7 @@ impl<'n> Report<'n> {
         };
         let reported = (Some(AsText(result.outcome)), result.default_password);
         if held.target.outcome.is_some() {
+            // A node repeats a report if it did not receive the answer.
             let same = reported == (held.target.outcome, held.target.default_password);
             return if same {
                 Ok(())
@@ -159,6 +160,7 @@ impl<'n> Report<'n> {
         let Some(device) = held
             .device
             .as_ref()
+            // A device that was released has a result already (`release`).
             .filter(|_| held.target.result.is_none())
         else {
             return Err(PairRejectReason::Released);
@@ -176,6 +178,7 @@ impl<'n> Report<'n> {
         held.target.error.clone_from(&result.error);
         held.status = settled.status;
         held.change = Some(Change {
+            // A device that is bound to this node keeps its row.
             bind: settled.bind && held.binding == Binding::Free,
             learned: settled.bind.then(|| result.clone()),
             sealed: row.sealed.clone().filter(|_| settled.bind),

@@ -86,6 +86,7 @@ pub(super) async fn select(
         }
     }
     wanted.targets.sort_by_key(|target| target.device);
+    // A device can be named and also be one of the unpaired ones.
     wanted.targets.dedup_by_key(|target| target.device);
     Ok(wanted)
 }

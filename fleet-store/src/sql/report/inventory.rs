@@ -124,6 +124,7 @@ impl Inventory {
                 endpoint_taken_from
             }
         };
+        // One endpoint has one device: the one that answered there last.
         for loser in losers {
             if let Some(held) = self.held.get_mut(&loser) {
                 held.displace();
@@ -154,6 +155,7 @@ impl Inventory {
             let Some(ending) = self.held.get_mut(&merged) else {
                 continue;
             };
+            // An undo of the merge restores this state (decision 0008).
             let was = ending.model().clone();
             ending.end(self.now);
             survivor.absorb(&was);

@@ -56,6 +56,7 @@ pub(super) async fn locked(
     }
     device::Entity::find()
         .filter(device::Column::Id.is_in(candidates))
+        // Again, because a candidate may have been merged before it was locked.
         .filter(device::Column::DeletedAt.is_null())
         .order_by_asc(device::Column::Id)
         .lock(LockType::NoKeyUpdate)

@@ -28,6 +28,8 @@ impl Inventory {
                 .iter()
                 .filter(move |(_, held)| held.change() == change)
         };
+        // Before the inserts: a merged or renamed record frees an identifier that a new one may
+        // take. All these rows exist, so the upsert is an UPDATE of many rows.
         let updated = changed(Change::Updated)
             .map(|(_, held)| active(held.model()))
             .collect();
@@ -142,6 +144,7 @@ impl Inventory {
             .order_by_desc(C::LastSeen)
             .order_by_desc(C::Id)
             .offset(limits::REFUSED_DEVICES_A_NODE as u64)
+            // A report adds at most this many rows, so the list cannot stay above its limit.
             .limit(limits::REPORT_DEVICES as u64)
             .into_tuple()
             .all(tx)
