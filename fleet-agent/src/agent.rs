@@ -17,6 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 pub(crate) use command::denied_ports_note;
 use fleet_core::{NodeId, limits};
+use fleet_discovery::SubnetChoice;
 use fleet_registry::link::StopReason;
 use fleet_scan::{DnsResolver, DriverSet, Resolver, ScanOptions};
 use fleet_wire::gateway::FleetNodeGatewayClient;
@@ -42,7 +43,8 @@ pub struct AgentOptions {
     pub drivers: Arc<DriverSet>,
     /// Resolves host names.
     pub resolver: Arc<dyn Resolver>,
-    /// The networks for `fleetnode-local-subnet` and mDNS. If absent, the private subnets of the machine's interfaces.
+    /// The networks for `fleetnode-local-subnet` and mDNS. If absent, the site's networks among those of the machine's
+    /// interfaces, see [`SitePolicy::choose_subnets`].
     pub local_subnets: Option<Vec<Ipv4Network>>,
     /// Most targets of one command, 1,024..=16,384. A crash repeats at most one command.
     pub command_targets: u32,
@@ -80,6 +82,8 @@ pub struct AgentStatus {
     pub spooled: usize,
     /// Why the control stream cannot be opened although other calls succeed, and what to configure.
     pub problem: Option<String>,
+    /// The networks of this machine, and which of them are the local subnets. Empty before the first stream.
+    pub subnets: Vec<SubnetChoice>,
 }
 
 /// Why an agent cannot be created.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{AgentOptions, Entry, ScanTask, denied_ports_note},
-    site::{self, PolicyViolation},
+    site::{PolicyViolation, SitePolicy},
 };
 
 /// Time limit of a scan. No server waits for it.
@@ -122,8 +122,7 @@ impl LocalScan {
     ) -> Result<Self, LocalScanError> {
         let policy = Arc::new(options.site.clone());
         let scanner = Scanner::new(options.scan.clone(), Arc::clone(&options.drivers));
-        let subnets = options.local_subnets.clone();
-        let subnets = policy.local_subnets(&subnets.unwrap_or_else(site::own_subnets));
+        let subnets = policy.local_subnets(options.local_subnets.as_deref());
         let profile = NodeProfile {
             max_targets: limits::COMMAND_TARGETS,
             max_ports: limits::COMMAND_PORTS,
@@ -163,7 +162,8 @@ impl LocalScan {
             ports,
             default_ports,
             budget: BUDGET,
-            listen: listening.map(|listening| Listen::new(listening, subnets)),
+            listen: listening.map(|listening| Listen::new(listening, subnets.clone())),
+            local_subnets: subnets,
             policy,
             notes: denied_ports_note(&denied).into_iter().collect(),
         };
@@ -255,7 +255,7 @@ impl Selected {
         &mut self,
         targets: &[String],
         profile: &NodeProfile,
-        policy: &site::SitePolicy,
+        policy: &SitePolicy,
     ) -> Result<(), LocalScanError> {
         let set = TargetSet::parse(targets)?;
         let local = TargetEntry::Target(Target::LocalSubnet);

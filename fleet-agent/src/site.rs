@@ -1,24 +1,14 @@
 //! The site policy, which limits every scan regardless of the server, and the site's local subnets. Start with
 //! [`SitePolicy`].
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
-use fleet_core::{
-    AddressClass, AddressPolicy, Endpoint, Port, RefusedAddress, canonical, classify,
-};
+use fleet_core::{AddressPolicy, Endpoint, Port, RefusedAddress, canonical, classify};
+use fleet_discovery::{SubnetChoice, site_subnets};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 /// Most local subnets in a Hello.
 const SUBNETS: usize = 16;
-/// Name prefixes of interfaces for containers and virtual machines, whose networks belong to this machine and not to
-/// the site.
-const VIRTUAL: [&str; 9] = [
-    "lo", "docker", "br-", "veth", "cni", "virbr", "flannel", "cali", "podman",
-];
-
 /// The site's rules for scanning. The default allows all private networks and ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SitePolicy {
@@ -99,35 +89,101 @@ impl SitePolicy {
         })
     }
 
-    /// The parts of `subnets` that may be scanned, without duplicates, at most 16.
-    pub(crate) fn local_subnets(&self, subnets: &[Ipv4Network]) -> Vec<Ipv4Network> {
-        let allowed: Vec<Ipv4Network> = self
-            .allowed_networks
-            .iter()
-            .filter_map(|network| match network {
-                IpNetwork::V4(network) => masked(*network),
-                IpNetwork::V6(_) => None,
-            })
-            .collect();
-        let mut kept: Vec<Ipv4Network> = Vec::new();
-        for subnet in subnets.iter().copied().filter_map(masked) {
-            let parts: Vec<Ipv4Network> = if self.allowed_networks.is_empty() {
-                vec![subnet]
+    /// Decides which local subnets the node scans, and why. `named` are those that the administrator named; otherwise the
+    /// networks of this machine's interfaces are judged.
+    pub fn choose_subnets(&self, named: Option<&[Ipv4Network]>) -> Vec<SubnetChoice> {
+        let choices = match named {
+            Some(named) => named.iter().map(|subnet| named_choice(*subnet)).collect(),
+            None => {
+                let interfaces = fleet_scan::interfaces().unwrap_or_else(|error| {
+                    tracing::warn!(%error, "cannot list the network interfaces; specify the local subnets with --local-subnet");
+                    Vec::new()
+                });
+                site_subnets(&interfaces)
+            }
+        };
+        self.restrict(choices)
+    }
+
+    /// The local subnets that the node scans, at most 16.
+    pub(crate) fn local_subnets(&self, named: Option<&[Ipv4Network]>) -> Vec<Ipv4Network> {
+        let choices = self.choose_subnets(named).into_iter();
+        choices
+            .filter(|choice| choice.is_chosen)
+            .map(|choice| choice.subnet)
+            .collect()
+    }
+
+    /// Reduces the chosen subnets to their allowed parts, without duplicates, at most 16.
+    fn restrict(&self, choices: Vec<SubnetChoice>) -> Vec<SubnetChoice> {
+        let mut restricted: Vec<SubnetChoice> = Vec::new();
+        for choice in choices {
+            let parts = if choice.is_chosen {
+                self.allowed_parts(choice.subnet)
             } else {
-                allowed
-                    .iter()
-                    .filter_map(|network| overlap(*network, subnet))
-                    .collect()
+                Vec::new()
             };
+            if choice.is_chosen && parts.is_empty() {
+                let reason = "outside the networks that this site allows";
+                restricted.push(left_out(choice, reason.to_owned()));
+                continue;
+            }
+            if !choice.is_chosen {
+                restricted.push(choice);
+                continue;
+            }
             for part in parts {
-                // A part of another subnet would be scanned twice.
-                if !kept.iter().any(|other| part.is_subnet_of(*other)) {
-                    kept.push(part);
+                let mut choice = choice.clone();
+                if choice.subnet != part {
+                    choice.subnet = part;
+                    choice.reason.push_str(", the part that this site allows");
                 }
+                // A part of another subnet would be scanned twice.
+                let mut chosen = restricted.iter().filter(|other| other.is_chosen);
+                let covering = chosen.clone().find(|other| part.is_subnet_of(other.subnet));
+                let choice = match covering {
+                    Some(other) => {
+                        let reason = format!("already covered by {}", other.subnet);
+                        left_out(choice, reason)
+                    }
+                    None if chosen.by_ref().count() >= SUBNETS => {
+                        left_out(choice, format!("more than {SUBNETS} subnets"))
+                    }
+                    None => choice,
+                };
+                restricted.push(choice);
             }
         }
-        kept.truncate(SUBNETS);
-        kept
+        restricted
+    }
+
+    fn allowed_parts(&self, subnet: Ipv4Network) -> Vec<Ipv4Network> {
+        if self.allowed_networks.is_empty() {
+            return vec![subnet];
+        }
+        let allowed = self.allowed_networks.iter();
+        let v4 = allowed.filter_map(|network| match network {
+            IpNetwork::V4(network) => masked(*network),
+            IpNetwork::V6(_) => None,
+        });
+        v4.filter_map(|network| overlap(network, subnet)).collect()
+    }
+}
+
+fn named_choice(subnet: Ipv4Network) -> SubnetChoice {
+    SubnetChoice {
+        subnet: masked(subnet).unwrap_or(subnet),
+        interface: String::new(),
+        is_chosen: true,
+        reason: "named by --local-subnet".to_owned(),
+    }
+}
+
+fn left_out(choice: SubnetChoice, reason: String) -> SubnetChoice {
+    SubnetChoice {
+        is_chosen: false,
+        reason,
+        ..choice
     }
 }
 
@@ -142,34 +198,6 @@ fn overlap(one: Ipv4Network, other: Ipv4Network) -> Option<Ipv4Network> {
 
 fn masked(network: Ipv4Network) -> Option<Ipv4Network> {
     Ipv4Network::new_checked(network.network(), network.prefix())
-}
-
-/// The private IPv4 networks of this machine's interfaces, except those for containers and virtual machines. Empty if
-/// the system does not list them.
-pub(crate) fn own_subnets() -> Vec<Ipv4Network> {
-    let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot list the network interfaces; specify the local subnets with --local-subnet");
-        Vec::new()
-    });
-    interfaces
-        .into_iter()
-        .filter_map(|interface| match interface.addr {
-            if_addrs::IfAddr::V4(address) => {
-                subnet_of(&interface.name, address.ip, address.prefixlen)
-            }
-            if_addrs::IfAddr::V6(_) => None,
-        })
-        .collect()
-}
-
-/// The subnet of an interface, if it is private and has room for other hosts.
-fn subnet_of(interface: &str, ip: Ipv4Addr, prefix: u8) -> Option<Ipv4Network> {
-    let belongs_to_site = !VIRTUAL.iter().any(|name| interface.starts_with(name));
-    let private = classify(ip.into()) == AddressClass::Private;
-    (belongs_to_site && private && prefix < 32)
-        .then(|| Ipv4Network::new_checked(ip, prefix))
-        .flatten()
-        .and_then(masked)
 }
 
 #[cfg(test)]
@@ -215,7 +243,7 @@ mod tests {
                 ..SitePolicy::default()
             };
             policy
-                .local_subnets(&subnets)
+                .local_subnets(Some(&subnets))
                 .iter()
                 .map(ToString::to_string)
                 .collect::<Vec<_>>()
@@ -229,24 +257,45 @@ mod tests {
     }
 
     #[test]
-    fn container_bridges_are_not_local_subnets() {
-        let subnet = |name, ip: [u8; 4], prefix| {
-            subnet_of(name, ip.into(), prefix).map(|network| network.to_string())
+    fn every_subnet_has_a_reason() {
+        let many = (0..17).map(|n| format!("10.1.{n}.0/24"));
+        let named: Vec<String> = ["10.0.0.0/16", "10.0.7.0/24", "10.9.0.0/16"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(many)
+            .collect();
+        let named: Vec<&str> = named.iter().map(String::as_str).collect();
+        let policy = SitePolicy {
+            allowed_networks: networks(&["10.0.0.0/15", "10.2.0.0/16"]),
+            ..SitePolicy::default()
         };
+        let choices = policy.choose_subnets(Some(&networks(&named)));
+        let reason = |subnet: &str| {
+            let mut choices = choices.iter();
+            let choice = choices.find(|choice| choice.subnet.to_string() == subnet);
+            let choice = choice.expect(subnet);
+            (choice.is_chosen, choice.reason.as_str())
+        };
+        assert_eq!(reason("10.0.0.0/16"), (true, "named by --local-subnet"));
         assert_eq!(
-            subnet("eth0", [10, 77, 1, 5], 22).as_deref(),
-            Some("10.77.0.0/22")
+            reason("10.0.7.0/24"),
+            (false, "already covered by 10.0.0.0/16")
         );
-        for (name, ip, prefix) in [
-            ("docker0", [172, 17, 0, 1], 16),
-            ("br-1234", [172, 18, 0, 1], 16),
-            ("virbr0", [192, 168, 122, 1], 24),
-            ("lo", [127, 0, 0, 1], 8),
-            ("eth1", [203, 0, 113, 7], 24),
-            ("eth2", [100, 64, 0, 7], 10),
-            ("ppp0", [10, 0, 0, 1], 32),
-        ] {
-            assert_eq!(subnet(name, ip, prefix), None, "{name}");
-        }
+        assert_eq!(
+            reason("10.9.0.0/16"),
+            (false, "outside the networks that this site allows")
+        );
+        assert_eq!(reason("10.1.14.0/24"), (true, "named by --local-subnet"));
+        assert_eq!(reason("10.1.15.0/24"), (false, "more than 16 subnets"));
+        let policy = SitePolicy {
+            allowed_networks: networks(&["10.0.1.0/24"]),
+            ..SitePolicy::default()
+        };
+        let choices = policy.choose_subnets(Some(&networks(&["10.0.0.0/16"])));
+        assert_eq!(choices[0].subnet.to_string(), "10.0.1.0/24");
+        assert_eq!(
+            choices[0].reason,
+            "named by --local-subnet, the part that this site allows"
+        );
     }
 }

@@ -30,7 +30,7 @@ impl fmt::Display for Port {
 /// A text that is not a port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a port: write a decimal number from 1 to 65535 without sign, leading zero or protocol, such as 4028"
+    "`{0}` is not a port: write a decimal number from 1 to 65535 without protocol, such as 4028"
 )]
 pub struct InvalidPort(String);
 

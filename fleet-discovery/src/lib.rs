@@ -11,6 +11,8 @@ mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
+mod gaps;
+mod interfaces;
 mod ledger;
 mod lifecycle;
 mod name;
@@ -27,6 +29,8 @@ mod target_set;
 pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{KnownRow, OverQuota, RowVerdict, admit};
 pub use event::{DeviceFound, LogEvent, ScanEnded};
+pub use gaps::Gaps;
+pub use interfaces::{Interface, InterfaceKind, LowerInterface, SubnetChoice, site_subnets};
 pub use ledger::{ChunkFacts, Ledger, LedgerFacts, settle};
 pub use lifecycle::{
     Expiry, NoRoom, NodeLoad, RunningScan, Unfinished, WaitingScan, canceled, check_room, expiry,

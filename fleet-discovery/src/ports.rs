@@ -37,7 +37,7 @@ pub fn parse_ports<S: AsRef<str>>(texts: &[S]) -> Result<Vec<Port>, PortsError> 
             .peekable();
         if entries.peek().is_none() {
             // An empty text is an invalid port.
-            text.parse::<Port>()?;
+            port(text)?;
         }
         for entry in entries {
             ports.extend(range(entry)?.filter(|port| seen.insert(*port)));
@@ -52,9 +52,9 @@ pub fn parse_ports<S: AsRef<str>>(texts: &[S]) -> Result<Vec<Port>, PortsError> 
 /// The ports of `4028` or `4028-4030`.
 fn range(entry: &str) -> Result<impl Iterator<Item = Port>, PortsError> {
     let (first, last) = match entry.split_once('-') {
-        Some((first, last)) if !first.is_empty() => (first.parse()?, last.parse()?),
+        Some((first, last)) if !first.is_empty() => (port(first)?, port(last)?),
         Some(_) | None => {
-            let port: Port = entry.parse()?;
+            let port = port(entry)?;
             (port, port)
         }
     };
@@ -63,6 +63,14 @@ fn range(entry: &str) -> Result<impl Iterator<Item = Port>, PortsError> {
         return Err(PortsError::RangeOrder(entry.chars().take(16).collect()));
     }
     Ok((first.number()..=last.number()).filter_map(Port::new))
+}
+
+/// The port of a text. Upstream takes a sign and leading zeros: `+80` and `080` mean 80.
+fn port(text: &str) -> Result<Port, InvalidPort> {
+    let digits = text.strip_prefix('+').unwrap_or(text);
+    let canonical = digits.trim_start_matches('0');
+    // The error names the port as it was written.
+    canonical.parse().or_else(|_| text.parse())
 }
 
 #[cfg(test)]
@@ -98,10 +106,21 @@ mod tests {
 
     #[test]
     fn the_offending_port_is_named() {
-        for text in ["80/tcp", "0", "70000", "", "080"] {
+        for text in [
+            "80/tcp", "0", "000", "+0", "+", "++80", "+-80", "-80", "0x50", "70000", "",
+        ] {
             let error = parse_ports(&["80", text]).expect_err(text).to_string();
             assert!(error.contains(&format!("`{text}`")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_sign_and_leading_zeros_do_not_matter() {
+        let ports = parse_ports(&["080", "+80,0443", "04028-+4030"]).expect("ports");
+        assert_eq!(
+            ports.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["80", "443", "4028", "4029", "4030"]
+        );
     }
 
     #[test]

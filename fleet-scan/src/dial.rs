@@ -6,7 +6,11 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use fleet_core::Endpoint;
 use rustix::io::Errno;
-use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
 use crate::{
     driver::DriverError, engine::RETRANSMISSION, guard::Guard, job::ScanOptions, rate::RateLimiter,
@@ -18,6 +22,9 @@ pub(crate) const REPLY_BLOCK: usize = 4 * 1024;
 /// Further blocks for all replies of a scan together, 16 MiB. Thousands of devices that send garbage without end then
 /// wait for each other instead of filling the memory.
 const REPLY_ROOM: usize = 4 * 1024;
+
+/// When the kernel repeats a SYN.
+const KERNEL_RETRANSMISSION: Duration = Duration::from_secs(1);
 
 /// The result of a connection attempt.
 #[derive(Debug)]
@@ -99,11 +106,18 @@ impl Dialer {
         if let Err(reason) = self.check(endpoint) {
             return Dialed::Forbidden(reason);
         }
+        let began = Instant::now();
         let connecting = TcpStream::connect(SocketAddr::new(endpoint.ip, endpoint.port.number()));
         match timeout(self.longest_wait, connecting).await {
             Ok(Ok(stream)) => Dialed::Open(stream),
             Ok(Err(error)) => Dialed::Failed(Failure::of(error)),
-            Err(_) => Dialed::TimedOut,
+            Err(_) => {
+                // If the timer fired late, the kernel has repeated the SYN.
+                if began.elapsed() >= KERNEL_RETRANSMISSION {
+                    self.rate.spend();
+                }
+                Dialed::TimedOut
+            }
         }
     }
 

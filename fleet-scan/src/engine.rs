@@ -26,6 +26,7 @@ use std::{
 
 use fleet_core::{Port, limits::SCAN_PORTS};
 use futures::Stream;
+pub use onlink::interfaces;
 use run::Run;
 pub(crate) use schedule::RETRANSMISSION;
 use tokio::{sync::mpsc, task::JoinHandle};

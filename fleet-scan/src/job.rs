@@ -6,7 +6,7 @@ use fleet_core::{
     DeviceFacts, Endpoint, Port, TargetOutcome,
     limits::{COMMAND_BUDGET, DEFAULT_RATE, SCAN_PORTS, SCAN_TARGETS},
 };
-use fleet_discovery::{Mode, NodeProfile, PlanError, PlanPolicy, ScanRequest, Target, plan};
+use fleet_discovery::{Gaps, Mode, NodeProfile, PlanError, PlanPolicy, ScanRequest, Target, plan};
 
 use crate::{guard::Guard, mdns::Listen};
 
@@ -197,24 +197,21 @@ pub struct FoundDevice {
 pub struct ScanSummary {
     /// The best outcome of each target, in the order of the job.
     pub outcomes: Vec<TargetOutcome>,
-    /// Targets with an outcome although some of their ports were not tried.
-    pub partly_tried: u64,
+    /// What was left out at targets that have an outcome.
+    pub gaps: Gaps,
     /// Number of [`ScanEvent::Found`] events.
     pub found: u64,
     /// Skips, slow-downs, driver failures and unidentified hosts: at most 64 texts of at most 512 characters.
     pub notes: Vec<String>,
     /// Why the scan ended before every target was tried.
     pub interrupted: Option<Interruption>,
-    /// How often a driver crashed or could not work.
-    pub driver_crashes: u64,
 }
 
 impl ScanSummary {
-    /// Returns whether every port of every target was tried with working drivers.
+    /// Returns whether every port of every target was tried to the end, with working drivers.
     pub fn is_complete(&self) -> bool {
         self.interrupted.is_none()
-            && self.partly_tried == 0
-            && self.driver_crashes == 0
+            && self.gaps.is_empty()
             && !self.outcomes.contains(&TargetOutcome::NotReached)
     }
 

@@ -49,7 +49,7 @@ mod whatsminer;
 
 pub use driver::{Answer, BoxFuture, Driver, DriverError, DriverSet, DriverSetError};
 pub use drivers::ProtocolDriver;
-pub use engine::{Scan, Scanner};
+pub use engine::{Scan, Scanner, interfaces};
 pub use examine::{Examination, Examined, Examiner, recording};
 pub use fingerprint::{FingerprintError, Fingerprints, Make, RuleVerdict};
 pub use guard::Guard;
@@ -59,7 +59,7 @@ pub use job::{
 };
 pub use login::{Authenticated, Login};
 pub use mdns::Listen;
-pub use names::{DnsResolver, LookupError, PinnedName, Resolver, pin_names};
+pub use names::{DnsResolver, LookupError, MulticastResolver, PinnedName, Resolver, pin_names};
 pub use pairing::{PairReport, PairableDevice, Pairer};
 pub use probe::{Ended, Exchange, Probe, Reply};
 

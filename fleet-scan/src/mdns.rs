@@ -1,22 +1,25 @@
 //! Listens for services that hosts announce by multicast DNS, on selected links of this machine.
 //!
 //! [`Listener::start`], then [`Listener::next`]. `mdns/browse.rs` has the protocol rules; this file has the sockets and
-//! the time. It sends only queries, from the mDNS port, so that every listener gets the answers (RFC 6762, 5.2). Each
-//! socket is bound to the group address: unicast answers to other programs at this port stay theirs.
+//! the time. It sends only queries: from the mDNS port, so that every listener gets the answers (RFC 6762, 5.2), and from
+//! a port of its own, for hosts that answer the querier alone. Unicast answers to other programs at the mDNS port stay
+//! theirs.
 
 mod browse;
+mod lookup;
 
 use std::{
     collections::BTreeMap,
     io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     time::Instant,
 };
 
 use browse::Browse;
 use fleet_core::{Endpoint, Port};
-use fleet_discovery::{Listening, ServiceType};
+use fleet_discovery::{HostName, Listening, ServiceType};
 use ipnetwork::Ipv4Network;
+use lookup::Lookup;
 use nix::net::if_::InterfaceFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -30,10 +33,13 @@ use tokio::{
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 
 /// The port of mDNS.
-const PORT: u16 = 5353;
+pub(crate) const PORT: u16 = 5353;
 
 /// Bytes of the longest datagram (RFC 6762, 17).
 const DATAGRAM: usize = 9_000;
+
+/// The receive buffer of a socket.
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
 /// Events that may wait for the scan. Meanwhile the listener receives nothing, and the system bounds its socket buffer.
 const QUEUE: usize = 64;
@@ -114,6 +120,60 @@ struct Link {
     networks: Vec<Ipv4Network>,
 }
 
+/// Asks the hosts on the links in `subnets` for the addresses of a name in `local`. Returns none if no host has the name.
+///
+/// # Errors
+/// When no link can be asked.
+pub(crate) async fn resolve(
+    name: &HostName,
+    subnets: &[Ipv4Network],
+    port: u16,
+) -> io::Result<Vec<IpAddr>> {
+    let (links, _) = links(own_networks()?, subnets);
+    let mut sockets = Vec::new();
+    let mut failure = None;
+    for link in links {
+        match LinkSockets::open(&link, port) {
+            Ok(opened) => sockets.push((link, opened)),
+            Err(error) => failure = Some(error),
+        }
+    }
+    let Some(mut lookup) = Lookup::new(name, Instant::now()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    if sockets.is_empty() {
+        let none = || io::Error::other("no local subnet to ask by multicast DNS");
+        return Err(failure.unwrap_or_else(none));
+    }
+    let group = SocketAddrV4::new(GROUP, port);
+    let mut datagram = vec![0; DATAGRAM];
+    while !lookup.is_over(Instant::now()) {
+        if let Some(query) = lookup.query(Instant::now()) {
+            for (link, sockets) in &sockets {
+                if let Err(error) = sockets.send(&query, group).await {
+                    tracing::debug!(interface = link.interface, %error, "cannot send a query by multicast DNS");
+                }
+            }
+        }
+        let readable = sockets
+            .iter()
+            .map(|(_, sockets)| Box::pin(sockets.readable()));
+        tokio::select! {
+            () = sleep_until(lookup.deadline().into()) => {}
+            _ = futures::future::select_all(readable) => {
+                for (link, sockets) in &sockets {
+                    while let Ok(Some((length, from))) = sockets.receive(&mut datagram) {
+                        if link.has(from, port) {
+                            lookup.receive(datagram.get(..length).unwrap_or_default(), Instant::now());
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(lookup.into_addresses())
+}
+
 /// Returns whether every subnet was covered until the end.
 async fn on_every_link(
     listen: &Listen,
@@ -159,7 +219,7 @@ async fn on_link(
     until: time::Instant,
     out: &mpsc::Sender<MdnsEvent>,
 ) -> io::Result<bool> {
-    let socket = open(link.own, listen.port)?;
+    let sockets = LinkSockets::open(&link, listen.port)?;
     let group = SocketAddrV4::new(GROUP, listen.port);
     let service: &ServiceType = &listen.listening.service;
     let Some(mut browse) = Browse::new(service, most, Instant::now()) else {
@@ -168,17 +228,17 @@ async fn on_link(
     let mut datagram = vec![0; DATAGRAM];
     loop {
         while let Some(query) = browse.query(Instant::now()) {
-            socket.send_to(&query, group).await?;
+            sockets.send(&query, group).await?;
         }
-        let received = tokio::select! {
+        tokio::select! {
             biased;
             // The end first: a flood of datagrams must not extend the listening.
             () = sleep_until(until) => break,
             () = sleep_until(browse.deadline().into()) => continue,
-            received = socket.recv_from(&mut datagram) => received,
-        };
-        let (length, from) = received?;
-        if link.has(from, listen.port) {
+            ready = sockets.readable() => ready?,
+        }
+        let received = sockets.receive(&mut datagram)?;
+        if let Some((length, _)) = received.filter(|(_, from)| link.has(*from, listen.port)) {
             browse.receive(datagram.get(..length).unwrap_or_default(), Instant::now());
         }
         while let Some(service) = browse.next_service() {
@@ -231,17 +291,75 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     browse::fuzz(bytes);
 }
 
-/// Opens a socket that receives the group on one interface, and sends there.
-fn open(own: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
+/// The sockets of a link. Both send every query.
+#[derive(Debug)]
+struct LinkSockets {
+    /// At the mDNS port and the group's address: receives the answers to all listeners.
+    group: UdpSocket,
+    /// At a port of its own: receives the answers to this querier alone. Hosts answer directly if a query comes from
+    /// another port (RFC 6762, 6.7), and some always do. At the mDNS port, the kernel would pass such an answer to any
+    /// of the sockets that share it, also to those of other programs and links.
+    own: UdpSocket,
+}
+
+impl LinkSockets {
+    fn open(link: &Link, port: u16) -> io::Result<Self> {
+        Ok(Self {
+            group: open(link, SocketAddrV4::new(GROUP, port))?,
+            own: open(link, SocketAddrV4::new(link.own, 0))?,
+        })
+    }
+
+    async fn send(&self, query: &[u8], group: SocketAddrV4) -> io::Result<()> {
+        self.group.send_to(query, group).await?;
+        self.own.send_to(query, group).await.map(drop)
+    }
+
+    /// Waits for a datagram. Cancel-safe.
+    async fn readable(&self) -> io::Result<()> {
+        tokio::select! {
+            ready = self.group.readable() => ready,
+            ready = self.own.readable() => ready,
+        }
+    }
+
+    /// Returns the next datagram in the buffers, if any.
+    fn receive(&self, datagram: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
+        for socket in [&self.group, &self.own] {
+            match socket.try_recv_from(datagram) {
+                Ok(received) => return Ok(Some(received)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Opens a socket for one link. At the group's address, it receives the group.
+fn open(link: &Link, at: SocketAddrV4) -> io::Result<UdpSocket> {
+    let own = link.own;
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    // Responders of this machine share the port.
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    // Several sockets of this process share the port. Bound to its interface, none gets packets of another one. Kernels
+    // before 5.7 permit this only to root; there the group's membership has to do.
+    if let Err(error) = socket.bind_device(Some(link.interface.as_bytes())) {
+        tracing::debug!(interface = link.interface, %error, "cannot bind a socket to its interface");
+    }
+    // Thousands of hosts can answer one query. The kernel limits it to `rmem_max`; a smaller buffer is acceptable.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     socket.set_nonblocking(true)?;
-    socket.bind(&SocketAddrV4::new(GROUP, port).into())?;
-    // Without this, it receives groups that other sockets joined on other interfaces.
-    socket.set_multicast_all_v4(false)?;
-    socket.join_multicast_v4(&GROUP, &own)?;
+    let receives_group = *at.ip() == GROUP;
+    if receives_group {
+        // Responders of this machine share the port.
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&at.into())?;
+    if receives_group {
+        // Without this, it receives groups that other sockets joined on other interfaces.
+        socket.set_multicast_all_v4(false)?;
+        socket.join_multicast_v4(&GROUP, &own)?;
+    }
     socket.set_multicast_if_v4(&own)?;
     // Implementations of an early draft discard packets with another TTL (RFC 6762, 11).
     socket.set_multicast_ttl_v4(255)?;

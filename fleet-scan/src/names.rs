@@ -3,6 +3,7 @@
 //! [`DnsResolver`] uses DNS.
 
 mod dns;
+mod multicast;
 
 use std::{fmt, net::IpAddr};
 
@@ -10,6 +11,7 @@ pub use dns::DnsResolver;
 use fleet_core::{AddressPolicy, limits::NAME_TIMEOUT};
 use fleet_discovery::{HostName, pinnable};
 use futures::{StreamExt, stream};
+pub use multicast::MulticastResolver;
 use tokio::time::timeout;
 
 use crate::BoxFuture;
@@ -22,6 +24,11 @@ pub trait Resolver: fmt::Debug + Send + Sync {
     /// Returns every address of a name, IPv4 and IPv6, unfiltered. The caller decides which may be dialed, and drops the
     /// future after a time limit.
     fn lookup<'a>(&'a self, name: &'a HostName) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>>;
+
+    /// The addresses that the administrator of this machine listed for a name, which go before every lookup.
+    fn listed(&self, _name: &HostName) -> Option<Vec<IpAddr>> {
+        None
+    }
 }
 
 /// Why a name has no addresses.
@@ -30,6 +37,9 @@ pub enum LookupError {
     /// The name servers know no address for it.
     #[error("it resolves to no address")]
     NoAddress,
+    /// No host on the node's links has the name.
+    #[error("no host on the local subnets answers to it by multicast DNS")]
+    Unclaimed,
     /// The name servers could not be queried or did not answer.
     #[error("it could not be looked up: {0}")]
     Failed(String),

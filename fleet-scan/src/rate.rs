@@ -96,9 +96,11 @@ impl Bucket {
         (self.rate / 250).max(16).min(self.rate / 32).max(1)
     }
 
-    /// A burst and what follows in the same second together stay within the rate.
+    /// A burst and what follows in the same second together stay within the rate, with a hundredth to spare: a thread
+    /// that is interrupted between its permit and its packet sends into the next second.
     fn interval(&self) -> Duration {
-        Duration::from_secs(1) * self.divisor / (self.rate - self.burst_size() + 1)
+        let sustained = self.rate - self.burst_size() - self.rate / 100 + 1;
+        Duration::from_secs(1) * self.divisor / sustained
     }
 
     fn burst(&self) -> Duration {

@@ -4,6 +4,7 @@
 use std::{fmt, net::IpAddr, time::Duration};
 
 use fleet_core::{DeviceFacts, DeviceReport, Endpoint, PairOutcome, Port, TargetOutcome};
+use fleet_discovery::Gaps;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -100,4 +101,6 @@ pub enum ProbeEvent {
 pub struct ProbeSummary {
     /// One outcome per address, in the order of [`ProbeOrder::addresses`].
     pub outcomes: Vec<TargetOutcome>,
+    /// What was left out at addresses that have an outcome.
+    pub gaps: Gaps,
 }

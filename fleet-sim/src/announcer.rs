@@ -1,4 +1,4 @@
-//! A configurable mDNS responder on loopback that records queries. Start with [`Announcer`].
+//! A configurable mDNS responder that records queries. Start with [`Announcer`].
 
 use std::{
     io,
@@ -36,7 +36,7 @@ pub struct Announcement {
     pub port: u16,
 }
 
-/// Answers queries for a service on the loopback interface, with all records at once. Dropping it stops the responder.
+/// Answers queries for a service or for the name of its host, with all records at once. Dropping it stops the responder.
 #[derive(Debug)]
 pub struct Announcer {
     asked: Arc<Mutex<Vec<String>>>,
@@ -44,16 +44,54 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Starts to announce. Real networks use port 5353. Another port isolates a test.
+    /// Starts to announce on the loopback interface. Real networks use port 5353. Another port isolates a test.
     ///
     /// # Errors
     ///
     /// If no socket is available.
     pub fn start(port: u16, announcements: Vec<Announcement>) -> io::Result<Self> {
-        let socket = open(port)?;
+        Self::start_on(Ipv4Addr::LOCALHOST, port, announcements)
+    }
+
+    /// Starts to announce on the interface that has this address, from this address.
+    ///
+    /// # Errors
+    ///
+    /// If no socket is available, or no interface has the address.
+    pub fn start_on(
+        own: Ipv4Addr,
+        port: u16,
+        announcements: Vec<Announcement>,
+    ) -> io::Result<Self> {
+        Self::begin(own, port, announcements, AnswerTo::Group)
+    }
+
+    /// Starts to announce as [`Self::start_on`], and answers only the querier, as some embedded responders do.
+    ///
+    /// # Errors
+    ///
+    /// If no socket is available, or no interface has the address.
+    pub fn start_unicast(
+        own: Ipv4Addr,
+        port: u16,
+        announcements: Vec<Announcement>,
+    ) -> io::Result<Self> {
+        Self::begin(own, port, announcements, AnswerTo::Querier)
+    }
+
+    fn begin(
+        own: Ipv4Addr,
+        port: u16,
+        announcements: Vec<Announcement>,
+        to: AnswerTo,
+    ) -> io::Result<Self> {
+        let sockets = Sockets {
+            group: open(GROUP, own, port)?,
+            own: open(own, own, port)?,
+        };
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&asked);
-        let serving = tokio::spawn(serve(socket, port, announcements, log));
+        let serving = tokio::spawn(serve(sockets, port, announcements, to, log));
         Ok(Self { asked, serving })
     }
 
@@ -73,30 +111,51 @@ fn lock(asked: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
     asked.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn open(port: u16) -> io::Result<UdpSocket> {
+/// Who gets the answers of a responder.
+#[derive(Clone, Copy, Debug)]
+enum AnswerTo {
+    Group,
+    Querier,
+}
+
+/// The sockets of a responder: one receives the queries, one sends the answers from the responder's own address.
+struct Sockets {
+    group: UdpSocket,
+    own: UdpSocket,
+}
+
+fn open(bound: Ipv4Addr, own: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
     // The browser under test uses the same group and port on this machine.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, true)?;
-    rustix::net::bind(&socket, &SocketAddrV4::new(GROUP, port))?;
-    sockopt::set_ip_add_membership(&socket, &GROUP, &Ipv4Addr::LOCALHOST)?;
+    rustix::net::bind(&socket, &SocketAddrV4::new(bound, port))?;
+    if bound == GROUP {
+        sockopt::set_ip_add_membership(&socket, &GROUP, &own)?;
+    }
     // Multicast would otherwise leave by the default route, into a real network.
-    sockopt::set_ip_multicast_if(&socket, &Ipv4Addr::LOCALHOST)?;
+    sockopt::set_ip_multicast_if(&socket, &own)?;
     let socket = std::net::UdpSocket::from(socket);
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket)
 }
 
 async fn serve(
-    socket: UdpSocket,
+    sockets: Sockets,
     port: u16,
     announcements: Vec<Announcement>,
+    to: AnswerTo,
     asked: Arc<Mutex<Vec<String>>>,
 ) {
     let mut datagram = [0; 9_000];
     loop {
-        let Ok((length, _)) = socket.recv_from(&mut datagram).await else {
+        let Ok((length, querier)) = sockets.group.recv_from(&mut datagram).await else {
             return;
+        };
+        // A query from another port is a legacy one, which is answered directly (RFC 6762, 6.7).
+        let to = match to {
+            AnswerTo::Group if querier.port() == port => SocketAddrV4::new(GROUP, port).into(),
+            AnswerTo::Group | AnswerTo::Querier => querier,
         };
         let query = datagram.get(..length).unwrap_or_default();
         // In a response, the first flag bit is set.
@@ -107,11 +166,10 @@ async fn serve(
         lock(&asked).extend(names.iter().cloned());
         for one in &announcements {
             let service = format!("{}.local", one.service.to_ascii_lowercase());
-            if names.contains(&service) {
+            let host = format!("{}.local", one.host.to_ascii_lowercase());
+            if names.contains(&service) || names.contains(&host) {
                 // A failed send needs no handling, because clients retry.
-                let _ = socket
-                    .send_to(&one.response(), SocketAddrV4::new(GROUP, port))
-                    .await;
+                let _ = sockets.own.send_to(&one.response(), to).await;
             }
         }
     }

@@ -5,7 +5,7 @@
 //! engine, so it can serve as the reference.
 //!
 //! Start with [`Site`]. The crate also has a [`NameServer`] for tests of host names, an [`Announcer`] for tests of
-//! mDNS, and [`attack`]: hostile HTTP/2 clients.
+//! mDNS, [`Namespace`] for tests with interfaces of their own, and [`attack`]: hostile HTTP/2 clients.
 
 mod announcer;
 mod answer;
@@ -13,6 +13,7 @@ pub mod attack;
 mod journal;
 mod lab;
 mod names;
+mod namespace;
 mod rng;
 mod site;
 mod truth;
@@ -21,6 +22,7 @@ pub use announcer::{Announcement, Announcer};
 pub use journal::{Connection, Journal, JournalError};
 pub use lab::{Lab, LabError, RunningSite, raise_descriptor_limit};
 pub use names::{NameRecord, NameServer};
+pub use namespace::{Capture, Namespace};
 pub use site::{
     Device, DeviceLogin, Make, Malformation, Manner, Ports, Protocol, Service, Site, SiteError,
 };

@@ -75,8 +75,8 @@ impl Prober for Engine {
                     }
                 };
                 let event = match event {
-                    ScanEvent::Ended(ScanSummary { outcomes, .. }) => {
-                        return Ok(ProbeSummary { outcomes });
+                    ScanEvent::Ended(ScanSummary { outcomes, gaps, .. }) => {
+                        return Ok(ProbeSummary { outcomes, gaps });
                     }
                     ScanEvent::Found(device) => found(device),
                     ScanEvent::Note(text) => ProbeEvent::Note(text),

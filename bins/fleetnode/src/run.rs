@@ -108,7 +108,7 @@ async fn serve(agent: Agent, signals: &mut Signals, state_dir: &Path) -> anyhow:
     let mut changes = agent.status();
     let shutdown = CancellationToken::new();
     let mut running = pin!(agent.run(shutdown.clone()));
-    let mut reported = String::new();
+    let mut reported = (String::new(), Vec::new());
     // Ready without a connection: a node that starts while its server is away keeps trying.
     notify(&[NotifyState::Ready]);
     // systemd recommends half of the interval (`sd_watchdog_enabled(3)`).
@@ -131,11 +131,16 @@ async fn serve(agent: Agent, signals: &mut Signals, state_dir: &Path) -> anyhow:
                 shutdown.cancel();
             }
             Ok(()) = changes.changed() => {
-                let text = sentence(&changes.borrow_and_update());
-                if text != reported {
+                let current = changes.borrow_and_update().clone();
+                let text = sentence(&current);
+                if text != reported.0 {
                     notify(&[NotifyState::Status(&text)]);
                     status::record(state_dir, &text);
-                    reported = text;
+                    reported.0 = text;
+                }
+                if current.subnets != reported.1 {
+                    status::record_subnets(state_dir, &current.subnets);
+                    reported.1 = current.subnets;
                 }
             }
             _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),

@@ -159,6 +159,23 @@ fn is_complete(summary: &LocalSummary) -> bool {
     summary.scan.is_complete() && summary.names.iter().all(|name| name.addresses.is_ok())
 }
 
+/// Why a scan is not complete, as phrases.
+fn gaps(summary: &LocalSummary) -> Vec<String> {
+    let interrupted = summary.scan.interrupted.map(|why| why.to_string());
+    let not_reached = summary.scan.count(TargetOutcome::NotReached);
+    let not_reached = (not_reached > 0).then(|| {
+        let targets = summary.targets.len();
+        format!("{not_reached} of {targets} targets were not reached")
+    });
+    let names = summary.names.iter().filter(|name| name.addresses.is_err());
+    let names = match names.count() {
+        0 => None,
+        count => Some(format!("{count} names were skipped")),
+    };
+    let first = [interrupted, not_reached, names].into_iter().flatten();
+    first.chain(summary.scan.gaps.reasons()).collect()
+}
+
 /// The output of the scan.
 struct Screen {
     output: Format,
@@ -324,11 +341,7 @@ impl Screen {
             self.line(Event::Ended(ScanEnded {
                 state: state.into(),
                 code: String::new(),
-                reason: summary
-                    .scan
-                    .interrupted
-                    .map(|why| why.to_string())
-                    .unwrap_or_default(),
+                reason: gaps(summary).join("; "),
                 ledger: Some(ledger),
             }))?;
             return if self.output == Format::Json {
@@ -359,6 +372,9 @@ impl Screen {
                 example,
             } = reason;
             writeln!(out, "skipped {count}: {reason}, first {example}")?;
+        }
+        for reason in gaps(summary) {
+            writeln!(out, "not complete: {reason}")?;
         }
         Ok(())
     }

@@ -1,18 +1,22 @@
 //! `fleetnode status`: the content of the state folder. Does not disturb a running node.
 
 use std::{
-    fs,
+    fmt, fs,
     io::{self, Write},
     path::Path,
 };
 
-use fleet_agent::{Stage, StateDir};
-use serde::Serialize;
+use fleet_agent::{SitePolicy, Stage, StateDir};
+use fleet_discovery::SubnetChoice;
+use serde::{Deserialize, Serialize};
 
 use crate::{cli::Format, halt};
 
 /// The file in which a running node records its connection.
 const CONNECTION: &str = "connection";
+
+/// The file in which a running node records its local subnets.
+const SUBNETS: &str = "subnets";
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -28,6 +32,46 @@ struct Status {
     connection: Option<String>,
     /// The reason of a halt; may be empty.
     halted: Option<String>,
+    /// The networks of this machine, and which of them `fleetnode-local-subnet` and mDNS cover.
+    local_subnets: Vec<Subnet>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Subnet {
+    subnet: String,
+    /// Empty for a subnet that the administrator named.
+    interface: String,
+    chosen: bool,
+    reason: String,
+}
+
+impl From<SubnetChoice> for Subnet {
+    fn from(choice: SubnetChoice) -> Self {
+        Self {
+            subnet: choice.subnet.to_string(),
+            interface: choice.interface,
+            chosen: choice.is_chosen,
+            reason: choice.reason,
+        }
+    }
+}
+
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on = if self.interface.is_empty() {
+            ""
+        } else {
+            " on "
+        };
+        let verdict = if self.chosen { "chosen" } else { "left out" };
+        let Self {
+            subnet,
+            interface,
+            reason,
+            ..
+        } = self;
+        write!(f, "{subnet}{on}{interface}: {verdict}, {reason}")
+    }
 }
 
 /// States that the state folder contains the state of an upstream node, if so, and how to import it.
@@ -48,6 +92,28 @@ pub(crate) fn record(state_dir: &Path, connection: &str) {
     }
 }
 
+/// Records the local subnets of the running node for [`show`].
+pub(crate) fn record_subnets(state_dir: &Path, subnets: &[SubnetChoice]) {
+    let subnets: Vec<Subnet> = subnets.iter().cloned().map(Subnet::from).collect();
+    let written = serde_json::to_string(&subnets)
+        .map_err(io::Error::from)
+        .and_then(|text| fs::write(state_dir.join(SUBNETS), text));
+    if let Err(error) = written {
+        tracing::debug!(%error, "cannot record the local subnets for `fleetnode status`");
+    }
+}
+
+/// The local subnets as a running node recorded them, or as a node without options would choose them.
+fn subnets(state_dir: &Path, is_running: bool) -> Vec<Subnet> {
+    let recorded = || {
+        let text = fs::read_to_string(state_dir.join(SUBNETS)).ok()?;
+        serde_json::from_str(&text).ok()
+    };
+    let choose = || SitePolicy::default().choose_subnets(None).into_iter();
+    let recorded: Option<Vec<Subnet>> = is_running.then(recorded).flatten();
+    recorded.unwrap_or_else(|| choose().map(Subnet::from).collect())
+}
+
 pub(crate) fn show(state_dir: &Path, output: Format) -> anyhow::Result<()> {
     let state = StateDir::peek(state_dir)?;
     let process = StateDir::holder(state_dir);
@@ -65,6 +131,7 @@ pub(crate) fn show(state_dir: &Path, output: Format) -> anyhow::Result<()> {
         fingerprint: state.as_ref().map(|state| state.fingerprint().to_string()),
         name: state.as_ref().map(|state| state.name.clone()),
         server_url: state.map(|state| state.server_url),
+        local_subnets: subnets(state_dir, process.is_some()),
         process,
         connection,
         halted: halt::reason(state_dir),
@@ -109,6 +176,10 @@ pub(crate) fn show(state_dir: &Path, output: Format) -> anyhow::Result<()> {
             out,
             "scanning     halted until `fleetnode resume`: {reason}"
         )?;
+    }
+    for (at, subnet) in status.local_subnets.iter().enumerate() {
+        let label = if at == 0 { "subnets" } else { "" };
+        writeln!(out, "{label:<12} {subnet}")?;
     }
     Ok(())
 }

@@ -186,18 +186,7 @@ fn scan_result(
             summary.outcomes.len()
         ));
     }
-    if summary.partly_tried > 0 {
-        gaps.push(format!(
-            "some ports of {} targets were not tried",
-            summary.partly_tried
-        ));
-    }
-    if summary.driver_crashes > 0 {
-        gaps.push(format!(
-            "a driver crashed or failed {} times",
-            summary.driver_crashes
-        ));
-    }
+    gaps.extend(summary.gaps.reasons());
     if unreportable > 0 {
         gaps.push(format!("{unreportable} devices could not be reported"));
     }
@@ -225,20 +214,24 @@ fn bounded(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fleet_discovery::Gaps;
+
     use super::*;
 
     fn ran(
         outcomes: &[TargetOutcome],
         interrupted: Option<Interruption>,
-        driver_crashes: u64,
+        driver_failures: u64,
     ) -> Ending {
         Ending::Ran(ScanSummary {
             outcomes: outcomes.to_vec(),
-            partly_tried: 0,
+            gaps: Gaps {
+                driver_failures,
+                ..Gaps::default()
+            },
             found: 0,
             notes: Vec::new(),
             interrupted,
-            driver_crashes,
         })
     }
 
@@ -357,11 +350,10 @@ mod tests {
     fn texts_are_cut_to_the_wire_limits() {
         let summary = ScanSummary {
             outcomes: vec![TargetOutcome::Silent],
-            partly_tried: 0,
+            gaps: Gaps::default(),
             found: 0,
             notes: vec!["é".repeat(600); 70],
             interrupted: None,
-            driver_crashes: 0,
         };
         let id = WireCommandId::new("c").expect("an id");
         let ack = ack(

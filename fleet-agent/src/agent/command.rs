@@ -177,6 +177,7 @@ impl CommandReader<'_> {
             budget: limits::COMMAND_BUDGET,
             listen,
             policy: Arc::clone(self.policy),
+            local_subnets: self.local_subnets.to_vec(),
             notes,
         })
     }

@@ -6,8 +6,9 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use fleet_core::{Endpoint, Port, limits};
 use fleet_discovery::HostName;
 use fleet_registry::link::WireCommandId;
-use fleet_scan::{Guard, Listen, PinnedName, Resolver, ScanJob, pin_names};
+use fleet_scan::{Guard, Listen, MulticastResolver, PinnedName, Resolver, ScanJob, pin_names};
 use fleet_wire::gateway::{self, ControlPins};
+use ipnetwork::Ipv4Network;
 
 use crate::site::SitePolicy;
 
@@ -26,6 +27,8 @@ pub(crate) struct ScanTask {
     /// If set, only addresses that announce this service are scanned.
     pub(crate) listen: Option<Listen>,
     pub(crate) policy: Arc<SitePolicy>,
+    /// Where names in `local` are asked for.
+    pub(crate) local_subnets: Vec<Ipv4Network>,
     /// What the site policy removed from the scan, for the operator.
     pub(crate) notes: Vec<String>,
 }
@@ -60,7 +63,8 @@ impl ScanTask {
 
     /// Resolves each name once. A name with an address outside the site's networks is skipped.
     pub(crate) async fn pin(&self, resolver: &dyn Resolver) -> Vec<PinnedName> {
-        let mut pins = pin_names(resolver, self.names(), self.policy.addresses).await;
+        let resolver = MulticastResolver::new(resolver, &self.local_subnets);
+        let mut pins = pin_names(&resolver, self.names(), self.policy.addresses).await;
         for pin in &mut pins {
             let outside = |addresses: &Vec<IpAddr>| {
                 let outside = addresses.iter().find(|ip| !self.policy.allows(**ip))?;

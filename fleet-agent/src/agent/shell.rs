@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fleet_core::Port;
+use fleet_discovery::SubnetChoice;
 use fleet_registry::{
     Capabilities, Capability, NodeLink, Spool,
     link::{self, Attempt, StopReason, StreamEnd, WireCommandId},
@@ -61,6 +62,8 @@ pub(super) struct Shell {
     scanner: Scanner,
     /// As announced on the newest stream. An external driver may report its own ports later.
     default_ports: Vec<Port>,
+    /// The local subnets, as announced on the newest stream.
+    subnets: Vec<SubnetChoice>,
     link: NodeLink,
     spool: Spool<report::Row>,
     session: Option<Session>,
@@ -100,6 +103,7 @@ impl Shell {
             policy,
             scanner,
             default_ports: Vec::new(),
+            subnets: Vec::new(),
             session: None,
             clock: ServerClock::default(),
             stream: None,
@@ -304,6 +308,7 @@ impl Shell {
                 .map(|command| command.as_str().to_owned()),
             spooled: self.spool.held(),
             problem: self.route.problem().map(str::to_owned),
+            subnets: self.subnets.clone(),
         };
         let sender: &watch::Sender<AgentStatus> = &self.agent.status;
         sender.send_if_modified(|last| {

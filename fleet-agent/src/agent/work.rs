@@ -2,6 +2,7 @@
 
 use std::{future::pending, sync::Arc};
 
+use fleet_discovery::Gaps;
 use fleet_registry::{link::WireCommandId, spool::SpoolMisuse};
 use fleet_scan::{
     DriverSet, Interruption, PinnedName, Resolver, Scan, ScanEvent, ScanJob, ScanOptions,
@@ -193,11 +194,10 @@ impl Work {
             Ok(None) => {
                 self.ending = Some(Ending::Ran(ScanSummary {
                     outcomes: Vec::new(),
-                    partly_tried: 0,
+                    gaps: Gaps::default(),
                     found: 0,
                     notes: Vec::new(),
                     interrupted: Some(Interruption::Canceled),
-                    driver_crashes: 0,
                 }));
             }
             Err(error) => {

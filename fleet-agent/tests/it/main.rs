@@ -12,6 +12,7 @@ mod pairing;
 mod refusals;
 mod scans;
 mod sessions;
+mod subnets;
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 

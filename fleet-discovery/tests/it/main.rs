@@ -3,6 +3,7 @@
 mod admission;
 mod corpus;
 mod grammar;
+mod interfaces;
 mod ledger;
 mod plans;
 mod scopes;

@@ -80,7 +80,7 @@ async fn a_plugin_that_crashes_leaves_a_gap_and_works_in_the_next_scan() {
     let (summary, found) = scan(&host, &[ip]).await;
     assert!(found.is_empty(), "{found:?}");
     assert!(!summary.is_complete());
-    assert_eq!(summary.driver_crashes, 1);
+    assert_eq!(summary.gaps.driver_failures, 1);
     let note = format!("driver plugin:acme crashed: {ip}:{PORT}");
     assert!(summary.notes.contains(&note), "{:?}", summary.notes);
 

@@ -21,6 +21,8 @@ pub(super) enum PortVerdict {
     Refused,
     /// It answered, but no driver identified it. The text is its reply, escaped and possibly empty.
     Unidentified(String),
+    /// It answered, and its time was over before the drivers were done. The text is its reply, as above.
+    CutOff(String),
     /// A driver of this precedence identified it.
     Named(u8, Box<FoundDevice>),
 }
@@ -34,11 +36,13 @@ pub(super) enum PortVerdict {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Host {
     pending_ports: u64,
-    /// A bit for each port that was not tried completely.
+    /// A bit for each port that was forbidden or not tried completely.
     missed_ports: u64,
     /// A bit for each port that the network reports as unreachable.
     unreachable_ports: u64,
     best: Option<TargetOutcome>,
+    /// The identification of a port was cut off.
+    is_cut_off: bool,
     answers: Option<Box<Answers>>,
 }
 
@@ -85,9 +89,15 @@ impl Host {
                 self.answers().candidates.push((rank, *device));
             }
             PortVerdict::Unidentified(reply) => self.answers().add_reply(port, reply),
-            PortVerdict::NotReached => self.missed_ports |= 1u64 << (port & 63),
+            PortVerdict::CutOff(reply) => {
+                self.is_cut_off = true;
+                self.answers().add_reply(port, reply);
+            }
+            PortVerdict::NotReached | PortVerdict::Skipped => {
+                self.missed_ports |= 1u64 << (port & 63);
+            }
             PortVerdict::Unreachable => self.unreachable_ports |= 1u64 << (port & 63),
-            PortVerdict::Skipped | PortVerdict::Silent | PortVerdict::Refused => {}
+            PortVerdict::Silent | PortVerdict::Refused => {}
         }
         let Some(answers) = &mut self.answers else {
             return Vec::new();
@@ -169,10 +179,21 @@ impl Host {
         }
     }
 
-    /// Returns whether the host has an outcome although some of its ports were not tried.
-    pub(super) fn is_partly_tried(&self) -> bool {
+    /// Returns how many ports were not tried, if the host has an outcome all the same.
+    pub(super) fn untried_ports(&self) -> u32 {
         let missed = self.pending_ports | self.missed_ports | self.unreachable_ports;
-        missed != 0 && self.outcome() != TargetOutcome::NotReached
+        match self.outcome() {
+            TargetOutcome::NotReached | TargetOutcome::Skipped => 0,
+            TargetOutcome::Silent
+            | TargetOutcome::Refused
+            | TargetOutcome::Unidentified
+            | TargetOutcome::Identified => missed.count_ones(),
+        }
+    }
+
+    /// Returns whether the host is unidentified because the identification of a port was cut off.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.is_cut_off && self.best == Some(TargetOutcome::Unidentified)
     }
 
     /// Returns whether ports of the host are unreachable.
@@ -263,7 +284,7 @@ fn outcome_of(verdict: &PortVerdict) -> TargetOutcome {
         PortVerdict::NotReached | PortVerdict::Unreachable => TargetOutcome::NotReached,
         PortVerdict::Silent => TargetOutcome::Silent,
         PortVerdict::Refused => TargetOutcome::Refused,
-        PortVerdict::Unidentified(_) => TargetOutcome::Unidentified,
+        PortVerdict::Unidentified(_) | PortVerdict::CutOff(_) => TargetOutcome::Unidentified,
         PortVerdict::Named(..) => TargetOutcome::Identified,
     }
 }
@@ -511,18 +532,37 @@ mod tests {
     fn a_port_that_was_not_tried_is_a_gap_beside_any_outcome() {
         use PortVerdict::{NotReached, Refused, Silent, Skipped, Unreachable};
         for (verdicts, gap) in [
-            (vec![Refused, Silent], false),
-            (vec![Refused, NotReached], true),
-            (vec![Refused, Unreachable], true),
-            (vec![Refused], true),
-            (vec![Skipped, Skipped], false),
-            (vec![NotReached, NotReached], false),
+            (vec![Refused, Silent], 0),
+            (vec![Refused, NotReached], 1),
+            (vec![Refused, Unreachable], 1),
+            (vec![Refused], 1),
+            (vec![Skipped, Skipped], 0),
+            (vec![Refused, Skipped], 1),
+            (vec![NotReached, NotReached], 0),
         ] {
             let mut host = Host::new(2);
             for (port, verdict) in verdicts.iter().cloned().enumerate() {
                 assert!(host.conclude(port, verdict, &PRECEDENCES).is_empty());
             }
-            assert_eq!(host.is_partly_tried(), gap, "{verdicts:?}");
+            assert_eq!(host.untried_ports(), gap, "{verdicts:?}");
+        }
+    }
+
+    #[test]
+    fn a_cut_off_identification_is_a_gap_unless_another_port_identified_the_host() {
+        let cut_off = || PortVerdict::CutOff("HTTP/1.1".to_owned());
+        for (other, gap) in [
+            (PortVerdict::Refused, true),
+            (PortVerdict::Unidentified("SSH".to_owned()), true),
+            (
+                PortVerdict::Named(100, device("api", Some("02:00:00:00:00:0a"), None)),
+                false,
+            ),
+        ] {
+            let mut host = Host::new(2);
+            let _ = host.conclude(WEB, cut_off(), &PRECEDENCES);
+            let _ = host.conclude(API, other.clone(), &PRECEDENCES);
+            assert_eq!(host.is_cut_off(), gap, "{other:?}");
         }
     }
 

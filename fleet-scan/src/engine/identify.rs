@@ -78,9 +78,10 @@ pub(super) async fn identify(
         Ok(Some((_, Answer::Unidentified { evidence }))) => {
             PortVerdict::Unidentified(text::bounded(&evidence, REPLY_EXCERPT))
         }
-        Ok(Some((_, Answer::Foreign)) | None) | Err(_) => {
+        Ok(Some((_, Answer::Foreign)) | None) => {
             PortVerdict::Unidentified(text::quotable(probe.first_words(), REPLY_EXCERPT))
         }
+        Err(_) => PortVerdict::CutOff(text::quotable(probe.first_words(), REPLY_EXCERPT)),
     };
     Identified { verdict, failures }
 }

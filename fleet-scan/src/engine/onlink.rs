@@ -124,6 +124,14 @@ pub(super) struct Waits {
     pub(super) ceiling: Duration,
 }
 
+/// Reads the interfaces of this machine, with the IPv4 networks that each reaches without a router.
+///
+/// # Errors
+/// When the system or a sandbox does not list them.
+pub fn interfaces() -> io::Result<Vec<fleet_discovery::Interface>> {
+    Kernel::new()?.interfaces()
+}
+
 impl OnLink {
     /// Finds the targets on a link of this machine. With `listens`, each waits for [`OnLink::request`] until
     /// [`OnLink::end_requests`]. Returns none without such targets.

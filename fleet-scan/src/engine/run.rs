@@ -9,6 +9,7 @@ use std::{
 };
 
 use fleet_core::{Endpoint, Mac, Port, TargetOutcome};
+use fleet_discovery::Gaps;
 use tokio::{
     net::TcpStream,
     sync::mpsc,
@@ -82,7 +83,7 @@ pub(super) struct Run {
     done: u64,
     settled_endpoints: u64,
     found: u64,
-    driver_crashes: u64,
+    driver_failures: u64,
     interrupted: Option<Interruption>,
 }
 
@@ -139,7 +140,7 @@ impl Run {
             done: 0,
             settled_endpoints: 0,
             found: 0,
-            driver_crashes: 0,
+            driver_failures: 0,
             interrupted: None,
         };
         Ok(run.drive(events))
@@ -237,18 +238,26 @@ impl Run {
         };
         let summary = ScanSummary {
             outcomes: self.requested_targets.iter().map(outcome).collect(),
-            partly_tried: self
-                .hosts
-                .iter()
-                .filter(|host| host.is_partly_tried())
-                .count() as u64,
+            gaps: self.gaps(),
             found: self.found,
             notes: [self.notes.into_texts(), self.unidentified.into_texts()].concat(),
             interrupted: self.interrupted,
-            driver_crashes: self.driver_crashes,
         };
         self.sweep.join();
         summary
+    }
+
+    fn gaps(&self) -> Gaps {
+        let untried = self
+            .hosts
+            .iter()
+            .map(|host| u64::from(host.untried_ports()));
+        Gaps {
+            partly_tried: untried.clone().filter(|ports| *ports > 0).count() as u64,
+            untried_ports: untried.sum(),
+            cut_off: self.hosts.iter().filter(|host| host.is_cut_off()).count() as u64,
+            driver_failures: self.driver_failures,
+        }
     }
 
     async fn handle(&mut self, batch: Vec<SweepEvent>) {
@@ -377,7 +386,7 @@ impl Run {
 
     async fn note_failures(&mut self, failures: Vec<DriverFailure>) {
         for DriverFailure { kind, endpoint } in failures {
-            self.driver_crashes += 1;
+            self.driver_failures += 1;
             self.note(&kind, &endpoint.to_string()).await;
         }
     }
@@ -387,7 +396,7 @@ impl Run {
         let drivers = Arc::clone(&self.drivers);
         for driver in drivers.external() {
             if let Some(failure) = driver.trouble() {
-                self.driver_crashes += 1;
+                self.driver_failures += 1;
                 self.note(&identify::kind(driver.name(), &failure), "")
                     .await;
             }

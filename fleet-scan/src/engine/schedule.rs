@@ -25,6 +25,9 @@ pub(super) const ROOM: usize = 32_768;
 /// How long after a SYN the kernel has not repeated it: it does so after a second, and the sweep needs a margin.
 pub(crate) const RETRANSMISSION: Duration = Duration::from_millis(900);
 
+/// How much later the kernel repeats it.
+const RETRANSMISSION_MARGIN: Duration = Duration::from_millis(100);
+
 /// Time between the kernel's first and second retransmission, on kernels that repeat every second.
 const NEXT_RETRANSMISSION: Duration = Duration::from_secs(1);
 
@@ -66,6 +69,15 @@ pub(super) enum Next {
     Wait,
     /// Everything is settled.
     Done,
+}
+
+/// A SYN that the kernel repeats as long as its socket is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Retransmission {
+    pub(super) attempt: Attempt,
+    pub(super) is_first: bool,
+    /// The sweep came too late, for example because its thread was suspended, and the kernel has probably repeated it.
+    pub(super) has_happened: bool,
 }
 
 /// What to do with an open connection.
@@ -330,10 +342,9 @@ impl Schedule {
         self.unpark(host);
     }
 
-    /// Returns an open attempt whose SYN the kernel is about to repeat, and whether it is the first time. The caller
-    /// closes the attempt, or the first time spends a permit and calls [`Schedule::keep`]. Call this until it returns
-    /// none.
-    pub(super) fn next_retransmission(&mut self, now: Instant) -> Option<(Attempt, bool)> {
+    /// Returns an open attempt whose SYN the kernel is about to repeat. The caller closes the attempt, or the first time
+    /// spends a permit and calls [`Schedule::keep`]. Call this until it returns none.
+    pub(super) fn next_retransmission(&mut self, now: Instant) -> Option<Retransmission> {
         for nth in 0..self.retransmissions.len() {
             while let Some((due, attempt)) = self.retransmissions[nth].front().copied() {
                 let is_open = self.has_socket(attempt);
@@ -342,7 +353,11 @@ impl Schedule {
                 }
                 self.retransmissions[nth].pop_front();
                 if is_open {
-                    return Some((attempt, nth == 0));
+                    return Some(Retransmission {
+                        attempt,
+                        is_first: nth == 0,
+                        has_happened: now >= due + RETRANSMISSION_MARGIN,
+                    });
                 }
             }
         }

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use super::{
     onlink::{Failure as PathFailure, Neighbor, NeighborEvent, OnLink, PathWatch, Waits},
     outbox::Outbox,
-    schedule::{At, Attempt, Next, Opened, RETRANSMISSION, Schedule},
+    schedule::{At, Attempt, Next, Opened, RETRANSMISSION, Retransmission, Schedule},
     sockets::{AttemptState, Sockets},
     targets::Targets,
     unannounced::Unannounced,
@@ -333,8 +333,9 @@ impl Loop {
             self.receive_answers(wait);
             self.reclaim_slots();
             let paths = self.verify_paths();
-            self.expire_silent();
+            // An expired attempt is closed without a look at its retransmission.
             self.close_before_retransmission();
+            self.expire_silent();
             self.admit_announced();
             let neighbors = self.resolve_neighbors();
             let (wake, done) = self.dial();
@@ -467,9 +468,18 @@ impl Loop {
     /// The attempt stays open for a late answer only if a permit is left for the repetition.
     fn close_before_retransmission(&mut self) {
         let now = Instant::now();
-        while let Some((attempt, is_first)) = self.schedule.next_retransmission(now) {
-            if is_first && !self.schedule.has_work() && self.dialer.wait().is_zero() {
+        while let Some(Retransmission {
+            attempt,
+            is_first,
+            has_happened,
+        }) = self.schedule.next_retransmission(now)
+        {
+            let has_room = !self.schedule.has_work() && self.dialer.wait().is_zero();
+            let keeps = is_first && has_room && !has_happened;
+            if keeps || has_happened {
                 self.dialer.spend_permit();
+            }
+            if keeps {
                 self.schedule.keep(attempt, now);
             } else {
                 self.sockets.give_up(attempt);

@@ -109,17 +109,22 @@ impl Resolver for DnsResolver {
             };
             // The resolver library queries a name server for the family that the hosts file lacks, and fails without a
             // server. System programs use only the hosts file for such a name.
-            if self.servers.is_empty() {
-                // A machine without a hosts file is normal.
-                let found = in_hosts(&read_hosts().unwrap_or_default(), name.as_str());
-                if !found.is_empty() {
-                    return Ok(found);
-                }
+            if let Some(listed) = self.listed(name) {
+                return Ok(listed);
             }
             let resolver = self.resolver().map_err(failed)?;
             let found = resolver.lookup_ip(name.as_str()).await.map_err(failed)?;
             Ok(found.iter().collect())
         })
+    }
+
+    fn listed(&self, name: &HostName) -> Option<Vec<IpAddr>> {
+        if !self.servers.is_empty() {
+            return None;
+        }
+        // A machine without a hosts file is normal.
+        let found = in_hosts(&read_hosts().unwrap_or_default(), name.as_str());
+        (!found.is_empty()).then_some(found)
     }
 }
 

@@ -69,7 +69,7 @@ async fn a_driver_that_crashes_is_a_note_and_the_next_is_asked() {
     ]);
     let (summary, found, _) = scan(&scanner, job(running.site())).await;
     assert_eq!(found.len(), 3);
-    assert_eq!(summary.driver_crashes, 3);
+    assert_eq!(summary.gaps.driver_failures, 3);
     assert!(!summary.is_complete());
     assert!(
         summary

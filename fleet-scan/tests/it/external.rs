@@ -200,7 +200,7 @@ async fn a_broken_driver_makes_a_scan_incomplete_even_if_it_is_not_needed() {
     let (summary, _, _) = scan(&tired.scanner(), job(site)).await;
     assert!(!summary.is_complete());
     let asked = tired.asked().len() as u64;
-    assert_eq!(summary.driver_crashes, asked);
+    assert_eq!(summary.gaps.driver_failures, asked);
     let kind = format!("driver external is tired ({asked} times), first ");
     assert!(
         summary.notes.iter().any(|note| note.starts_with(&kind)),

@@ -9,6 +9,7 @@ mod identification;
 mod logins;
 mod mdns;
 mod names;
+mod namespaces;
 mod pairing;
 mod politeness;
 mod recorded;

@@ -85,8 +85,8 @@ async fn announced_hosts_are_found_while_the_scan_listens_and_the_others_are_sil
     assert!(began.elapsed() >= Duration::from_secs(2), "to the end");
     let touched = running.journal().touched_addresses();
     assert!(touched.iter().eq(&devices), "{touched:?}");
-    // At once and a second later. Known services need not answer again.
-    assert_eq!(announcer.asked(), ["_http._tcp.local"; 2]);
+    // At once and a second later, each from both ports. Known services need not answer again.
+    assert_eq!(announcer.asked(), ["_http._tcp.local"; 4]);
     let phase = events.iter().find_map(|event| match event {
         ScanEvent::Progress(progress) => Some(progress.phase),
         ScanEvent::Found(_) | ScanEvent::Note(_) | ScanEvent::Ended(_) => None,

@@ -103,6 +103,20 @@ async fn a_scan_ends_with_its_results_when_its_time_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_identification_that_is_cut_off_leaves_a_gap() {
+    let running = start(Site::slow(2, Duration::from_secs(60)), 27).await;
+    let options = ScanOptions {
+        identify_timeout: Duration::from_millis(200),
+        ..ScanOptions::default()
+    };
+    let (summary, found, _) = scan(&scanner(options), job(running.site())).await;
+    assert!(found.is_empty(), "{found:?}");
+    assert_eq!(summary.count(TargetOutcome::Unidentified), 2);
+    assert_eq!(summary.gaps.cut_off, 2);
+    assert!(!summary.is_complete(), "{summary:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consumer_that_comes_late_gets_every_device_once() {
     let running = start(Site::slow(MORE_THAN_BUFFERED, Duration::ZERO), 23).await;
     let scan = scanner(quick())

@@ -12,7 +12,7 @@ use fleet_core::{
     DeviceFacts, DeviceReport, NodeId, OrgId, ScanId, ScanState, TargetOutcome, limits,
     outcome::{Code, Conclusion},
 };
-use fleet_discovery::{DeviceFound, Ledger, LogEvent, ScanEnded, Tally};
+use fleet_discovery::{DeviceFound, Gaps, Ledger, LogEvent, ScanEnded, Tally};
 use fleet_store::{
     Actor, AuditEntry, AuditResult, DeviceRow, DirectOutcome, NewSightings, Progress, Released,
     StoredEvent,
@@ -28,7 +28,7 @@ use crate::{
     convert::printable,
     dial_permit::DialPermit,
     failure::Refusal,
-    prober::{ProbeEvent, ProbeOrder, Prober},
+    prober::{ProbeEvent, ProbeOrder, ProbeSummary, Prober},
     watch::Item,
 };
 
@@ -70,6 +70,8 @@ pub(super) struct Run {
     excluded: BTreeMap<NodeId, Tally>,
     /// Devices found that belong or belonged to a node, by node.
     foreign: BTreeMap<NodeId, Tally>,
+    /// What was left out at addresses that have an outcome.
+    gaps: Gaps,
 }
 
 /// The reason why a scan stopped early.
@@ -125,6 +127,7 @@ impl Run {
             ledger,
             excluded: BTreeMap::new(),
             foreign: BTreeMap::new(),
+            gaps: Gaps::default(),
         }
     }
 
@@ -245,9 +248,9 @@ impl Run {
             Some(summary) => summary,
             None => probing.await,
         };
-        let outcomes = summary
-            .map_err(|reason| Stop::Failed(RpcError::internal(reason)))?
-            .outcomes;
+        let summary = summary.map_err(|reason| Stop::Failed(RpcError::internal(reason)))?;
+        let ProbeSummary { outcomes, gaps } = summary;
+        self.gaps.add(gaps);
         for (at, ip) in addresses.iter().enumerate() {
             let outcome = outcomes.get(at).copied().unwrap_or_default();
             *self.row(outcome, accepted.contains(ip)) += 1;
@@ -396,6 +399,7 @@ impl Run {
                 self.ledger.not_reached
             ));
         }
+        gaps.extend(self.gaps.reasons());
         let state = if gaps.is_empty() {
             ScanState::Completed
         } else {

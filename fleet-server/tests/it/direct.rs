@@ -9,6 +9,7 @@ use fleet_core::{
     DeviceId, DeviceReport, Endpoint, PairOutcome, PairingStatus, Port, RawDeviceReport, Role,
     TargetOutcome,
 };
+use fleet_discovery::Gaps;
 use fleet_server::{
     DirectPath, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober, ServerConfig,
 };
@@ -41,6 +42,8 @@ struct Wire {
     dialed: Mutex<Vec<IpAddr>>,
     /// A permit for each address that may be dialed.
     turns: Semaphore,
+    /// What each order leaves out.
+    gaps: Gaps,
 }
 
 impl Wire {
@@ -49,6 +52,7 @@ impl Wire {
             devices: devices.iter().map(|ip| ip.parse().expect(ip)).collect(),
             dialed: Mutex::default(),
             turns: Semaphore::new(turns),
+            gaps: Gaps::default(),
         })
     }
 
@@ -100,7 +104,10 @@ impl Prober for Wire {
                     let _ = events.send(ProbeEvent::Found(found(endpoint))).await;
                 }
             }
-            Ok(ProbeSummary { outcomes })
+            Ok(ProbeSummary {
+                outcomes,
+                gaps: self.gaps,
+            })
         })
     }
 
@@ -306,6 +313,29 @@ async fn devices_that_the_server_finds_are_streamed_stored_and_belong_to_no_node
     let done = world.audited(operator.org, "direct.scan").await;
     assert_eq!(done.len(), 2, "{done:?}");
     assert!(done[1].entry.subject.contains("10.0.0.0/28"), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_was_not_tried_makes_a_direct_scan_partial() {
+    let gaps = Gaps {
+        partly_tried: 2,
+        untried_ports: 3,
+        ..Gaps::default()
+    };
+    let wire = Arc::new(Wire {
+        devices: Vec::new(),
+        dialed: Mutex::default(),
+        turns: Semaphore::new(100),
+        gaps,
+    });
+    let world = wire.world().await;
+    let operator = world.operator(Role::Operator).await;
+    let messages = scan(&operator, target("10.0.0.0/30", &[])).await;
+    let (_, _, ended) = to_its_end(messages.expect("starts")).await;
+    assert_eq!(
+        (ended.state(), ended.reason.as_str()),
+        (ScanState::Partial, "3 ports of 2 targets were not tried")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,12 +12,9 @@ use fleet_wire::gateway::{
 };
 
 use super::{CAPABILITIES, Shell, now};
-use crate::{
-    agent::{
-        calls::{CallResult, UploadCounts},
-        stream::{ControlStream, StreamEvent},
-    },
-    site,
+use crate::agent::{
+    calls::{CallResult, UploadCounts},
+    stream::{ControlStream, StreamEvent},
 };
 
 impl Shell {
@@ -26,6 +23,9 @@ impl Shell {
             return self.link.stream_ended(now(), attempt, StreamEnd::Lost);
         };
         self.default_ports = self.announced_ports();
+        let named = self.agent.options.local_subnets.as_deref();
+        self.subnets = self.policy.choose_subnets(named);
+        let chosen = self.subnets.iter().filter(|choice| choice.is_chosen);
         let hello = ControlHello {
             // Upstream servers since September send commands only to nodes that support this version.
             max_command_protocol_version: CommandProtocolVersion::V1.into(),
@@ -38,11 +38,7 @@ impl Shell {
                 .map(|command| command.as_str().to_owned())
                 .collect(),
             default_ports: self.default_ports.iter().map(ToString::to_string).collect(),
-            local_subnets: self
-                .local_subnets()
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            local_subnets: chosen.map(|choice| choice.subnet.to_string()).collect(),
             max_targets: self.agent.options.command_targets,
             max_ports: u32::try_from(limits::COMMAND_PORTS).unwrap_or(u32::MAX),
         };
@@ -76,9 +72,8 @@ impl Shell {
     }
 
     pub(super) fn local_subnets(&self) -> Vec<ipnetwork::Ipv4Network> {
-        let named = self.agent.options.local_subnets.clone();
-        self.policy
-            .local_subnets(&named.unwrap_or_else(site::own_subnets))
+        let named = self.agent.options.local_subnets.as_deref();
+        self.policy.local_subnets(named)
     }
 
     pub(super) fn on_stream_event(&mut self, attempt: Attempt, event: StreamEvent) {

@@ -7,16 +7,19 @@
 use std::{
     io,
     net::IpAddr,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use fleet_core::Mac;
+use fleet_discovery::{Interface, InterfaceKind, LowerInterface};
+use ipnetwork::Ipv4Network;
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     neighbour_table::{NeighbourTableAttribute, NeighbourTableMessage},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
@@ -86,6 +89,9 @@ const LOCAL_TABLE: u32 = 255;
 /// never answer, and the sweep waits for the dump.
 const TIME_LIMIT: Duration = Duration::from_millis(500);
 
+/// The interfaces in sysfs.
+const DEVICES: &str = "/sys/class/net";
+
 /// A netlink connection to the kernel.
 #[derive(Debug)]
 pub(super) struct Kernel {
@@ -146,6 +152,41 @@ impl Kernel {
             }
         })?;
         Ok(links)
+    }
+
+    /// The interfaces, with the IPv4 networks that each reaches without a router.
+    ///
+    /// # Errors
+    /// When the kernel does not answer in time, or with too many messages.
+    pub(super) fn interfaces(&mut self) -> io::Result<Vec<Interface>> {
+        let mut interfaces = Vec::new();
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        self.dump(request, |message| {
+            if let RouteNetlinkMessage::NewLink(message) = message {
+                interfaces.push(interface(&message));
+            }
+        })?;
+        let (routes, _) = self.routes()?;
+        for route in routes {
+            let IpAddr::V4(to) = route.to else { continue };
+            let index = match route.next_hop {
+                NextHop::OnLink(index) | NextHop::Via(_, index) => index,
+                NextHop::Elsewhere => continue,
+            };
+            let mut interfaces = interfaces.iter_mut();
+            let Some(interface) = interfaces.find(|one: &&mut Interface| one.index == index) else {
+                continue;
+            };
+            if route.length == 0 {
+                interface.has_default_route = true;
+            } else if let (NextHop::OnLink(_), Some(subnet)) =
+                (route.next_hop, Ipv4Network::new_checked(to, route.length))
+                && !interface.subnets.contains(&subnet)
+            {
+                interface.subnets.push(subnet);
+            }
+        }
+        Ok(interfaces)
     }
 
     /// The limit and the overflow count of a table.
@@ -278,6 +319,54 @@ fn link(message: &LinkMessage) -> Link {
         }
     }
     link
+}
+
+fn interface(message: &LinkMessage) -> Interface {
+    let flags = message.header.flags;
+    let mut interface = Interface {
+        index: message.header.index,
+        name: String::new(),
+        kind: InterfaceKind::Software,
+        is_up: flags.contains(LinkFlags::Up),
+        controller: None,
+        lower: None,
+        has_default_route: false,
+        subnets: Vec::new(),
+    };
+    let (mut kind, mut is_device) = (None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name.clone_from(name),
+            LinkAttribute::Controller(index) => interface.controller = Some(*index),
+            // With this attribute, the index of the other one counts in another namespace.
+            LinkAttribute::LinkNetNsId(_) => interface.lower = Some(LowerInterface::Outside),
+            LinkAttribute::Link(index) if interface.lower.is_none() => {
+                interface.lower = Some(LowerInterface::Inside(*index));
+            }
+            LinkAttribute::ParentDevName(_) => is_device = true,
+            LinkAttribute::LinkInfo(info) => {
+                kind = info.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    // Kernels before 5.14 report the device only in sysfs.
+    let in_sysfs = || {
+        Path::new(DEVICES)
+            .join(&interface.name)
+            .join("device")
+            .exists()
+    };
+    interface.kind = match kind {
+        _ if flags.contains(LinkFlags::Loopback) => InterfaceKind::Loopback,
+        Some(kind) => InterfaceKind::Named(kind),
+        None if is_device || in_sysfs() => InterfaceKind::Device,
+        None => InterfaceKind::Software,
+    };
+    interface
 }
 
 fn router(attribute: &RouteAttribute) -> Option<IpAddr> {

@@ -135,7 +135,8 @@ impl Network {
         while let Some((key, at, _)) = self.schedule.expire(self.now) {
             self.settle(key, at, Outcome::Silent);
         }
-        while let Some((attempt, _)) = self.schedule.next_retransmission(self.now) {
+        while let Some(Retransmission { attempt, .. }) = self.schedule.next_retransmission(self.now)
+        {
             assert!(self.sockets.remove(&attempt).is_some(), "not open");
             self.schedule.closed(attempt);
         }
@@ -267,11 +268,19 @@ fn a_kept_attempt_is_due_again_before_its_second_retransmission() {
     };
     let first = now + RETRANSMISSION;
     assert_eq!(schedule.next_retransmission(now), None);
-    assert_eq!(schedule.next_retransmission(first), Some((attempt, true)));
+    let due = |is_first, has_happened| {
+        Some(Retransmission {
+            attempt,
+            is_first,
+            has_happened,
+        })
+    };
+    assert_eq!(schedule.next_retransmission(first), due(true, false));
     schedule.keep(attempt, first);
     assert_eq!(schedule.next_retransmission(first), None);
     let second = first + NEXT_RETRANSMISSION;
-    assert_eq!(schedule.next_retransmission(second), Some((attempt, false)));
+    let late = second + RETRANSMISSION_MARGIN;
+    assert_eq!(schedule.next_retransmission(late), due(false, true));
     schedule.closed(attempt);
     assert_eq!(schedule.next_retransmission(second), None);
 }
@@ -288,7 +297,7 @@ fn the_list_of_late_attempts_is_bounded() {
             Next::Done => break,
         }
         while schedule.expire(now).is_some() {}
-        while let Some((attempt, _)) = schedule.next_retransmission(now) {
+        while let Some(Retransmission { attempt, .. }) = schedule.next_retransmission(now) {
             schedule.closed(attempt);
         }
         assert!(schedule.late.len() <= 2 * ROOM, "{}", schedule.late.len());

@@ -1,0 +1,235 @@
+//! Scans over real interfaces, in network namespaces of the test.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::mpsc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use fleet_core::{Port, TargetOutcome};
+use fleet_discovery::Listening;
+use fleet_scan::{
+    Guard, Listen, MulticastResolver, PinnedName, ScanJob, ScanOptions, ScanSummary, pin_names,
+};
+use fleet_sim::{Announcement, Announcer, Capture, Lab, Namespace, Site};
+use ipnetwork::Ipv4Network;
+
+use crate::{found, quick, scan, scanner};
+
+/// Announcers of each network.
+const ANNOUNCERS: u8 = 25;
+const RUNS: usize = 20;
+
+/// Runs a future inside a namespace.
+fn inside<T, F>(namespace: &Namespace, future: F) -> T
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let running = namespace.run(|| runtime().block_on(future));
+    running.join().expect("no panic").expect("a namespace")
+}
+
+/// Everything stays on the thread, because other threads are not inside.
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime")
+}
+
+/// A network whose devices announce themselves. Dropping it ends it.
+struct Announcing {
+    addresses: Vec<IpAddr>,
+    over: tokio::sync::oneshot::Sender<()>,
+    thread: JoinHandle<std::io::Result<()>>,
+}
+
+impl Announcing {
+    /// Connects a network `10.NET.0.0/24` to the interface `cable` of a node, which is its first host.
+    fn start(node: &Namespace, cable: &str, net: u8) -> Self {
+        let network = Namespace::new().expect("a namespace");
+        node.cable(cable, &network, "node").expect("a cable");
+        node.ip(&format!("addr add 10.{net}.0.1/24 dev {cable}"))
+            .expect("an address");
+        let own: Vec<Ipv4Addr> = (10..10 + ANNOUNCERS)
+            .map(|host| [10, net, 0, host].into())
+            .collect();
+        for ip in &own {
+            network
+                .ip(&format!("addr add {ip}/24 dev node"))
+                .expect("an address");
+        }
+        let (ready, started) = mpsc::channel();
+        let (over, end) = tokio::sync::oneshot::channel();
+        let addresses = own.clone();
+        let thread = network.run(move || {
+            runtime().block_on(async {
+                let site = Site::slow(own.len(), Duration::ZERO).starting_at(own[0]);
+                let port = site.ports()[0];
+                let _devices = Lab::start(site).await.expect("the devices start");
+                // Each device has a responder of its own, which answers from its address.
+                let announcer = |ip: &Ipv4Addr| {
+                    let announcement = Announcement {
+                        service: "_http._tcp".to_owned(),
+                        instance: format!("Miner {ip}"),
+                        host: format!("miner-{net}-{}", ip.octets()[3]),
+                        addresses: vec![IpAddr::V4(*ip)],
+                        port,
+                    };
+                    // Some embedded responders answer the querier alone.
+                    let start = if ip.octets()[3] % 2 == 0 {
+                        Announcer::start_on
+                    } else {
+                        Announcer::start_unicast
+                    };
+                    start(*ip, 5353, vec![announcement]).expect("a responder")
+                };
+                let _announcers: Vec<Announcer> = own.iter().map(announcer).collect();
+                ready.send(()).expect("the test waits");
+                let _ = end.await;
+            });
+        });
+        started.recv().expect("the network starts");
+        Self {
+            addresses: addresses.into_iter().map(IpAddr::V4).collect(),
+            over,
+            thread,
+        }
+    }
+
+    fn end(self) {
+        let _ = self.over.send(());
+        self.thread.join().expect("no panic").expect("a namespace");
+    }
+}
+
+fn subnets() -> Vec<Ipv4Network> {
+    ["10.1.0.0/24", "10.2.0.0/24"]
+        .map(|text| text.parse().expect(text))
+        .to_vec()
+}
+
+/// Listens on an uplink and a miner network at a time. Both sockets share the mDNS port.
+#[test]
+#[ignore = "needs root and network namespaces: run by cargo xtask test as its step lab"]
+fn lab_every_announcer_of_two_networks_is_found_in_20_of_20_runs() {
+    let node = Namespace::new().expect("a namespace");
+    let networks =
+        [("uplink", 1), ("lan", 2)].map(|(cable, net)| Announcing::start(&node, cable, net));
+    let mut expected: Vec<IpAddr> = networks
+        .iter()
+        .flat_map(|network| network.addresses.clone())
+        .collect();
+    expected.sort_unstable();
+    let ports: Vec<Port> = Site::slow(1, Duration::ZERO)
+        .ports()
+        .into_iter()
+        .filter_map(Port::new)
+        .collect();
+    for run in 0..RUNS {
+        let (targets, ports) = (expected.clone(), ports.clone());
+        let devices = inside(&node, async move {
+            let listening = Listening::read("_http._tcp", "local", 2).expect("a service");
+            let job = ScanJob {
+                ports,
+                listen: Some(Listen::new(listening, subnets())),
+                ..ScanJob::new(targets)
+            };
+            let (_, _, events) = scan(&scanner(quick()), job).await;
+            let mut devices: Vec<IpAddr> = found(&events)
+                .iter()
+                .map(|device| device.endpoint.ip)
+                .collect();
+            devices.sort_unstable();
+            devices
+        });
+        assert_eq!(devices, expected, "run {run}");
+    }
+    networks.into_iter().for_each(Announcing::end);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: run by cargo xtask test as its step lab"]
+fn lab_names_in_local_are_asked_for_on_every_network() {
+    let node = Namespace::new().expect("a namespace");
+    let networks =
+        [("uplink", 1), ("lan", 2)].map(|(cable, net)| Announcing::start(&node, cable, net));
+    let pinned = inside(&node, async {
+        let subnets = subnets();
+        let others = fleet_scan::DnsResolver::system();
+        let resolver = MulticastResolver::new(&others, &subnets);
+        let names = ["miner-1-12.local", "miner-2-33.local", "miner-3-10.local"];
+        let names = names.map(|name| name.parse().expect(name)).to_vec();
+        pin_names(&resolver, names, Default::default()).await
+    });
+    let text = |pin: &PinnedName| match &pin.addresses {
+        Ok(addresses) => addresses.iter().map(ToString::to_string).collect(),
+        Err(reason) => vec![reason.clone()],
+    };
+    let texts: Vec<Vec<String>> = pinned.iter().map(text).collect();
+    assert_eq!(texts[0], ["10.1.0.12"]);
+    assert_eq!(texts[1], ["10.2.0.33"]);
+    assert!(texts[2][0].contains("multicast DNS"), "{texts:?}");
+    assert!(!pinned[2].lookup_failed, "a silent name is no failure");
+    networks.into_iter().for_each(Announcing::end);
+}
+
+/// A network that a router drops everything to: no target answers, and the kernel repeats every SYN whose socket stays
+/// open for a second.
+fn dark_scan(rate: u32, targets: u32) -> (ScanSummary, Vec<Duration>) {
+    let node = Namespace::new().expect("a namespace");
+    let router = Namespace::new().expect("a namespace");
+    node.cable("router", &router, "node").expect("a cable");
+    node.ip("addr add 10.255.0.1/30 dev router\nroute add 10.64.0.0/16 via 10.255.0.2")
+        .expect("routes");
+    router
+        .ip("addr add 10.255.0.2/30 dev node\nroute add blackhole 10.64.0.0/16")
+        .expect("routes");
+    let capture = Capture::start(&node).expect("a capture");
+    let summary = inside(&node, async move {
+        let first = u32::from(Ipv4Addr::new(10, 64, 0, 0));
+        let targets = (first..first + targets).map(|ip| IpAddr::from(Ipv4Addr::from(ip)));
+        let job = ScanJob {
+            ports: Port::new(4028).into_iter().collect(),
+            guard: Guard::default(),
+            ..ScanJob::new(targets.collect())
+        };
+        let options = ScanOptions {
+            rate,
+            ..ScanOptions::default()
+        };
+        scan(&scanner(options), job).await.0
+    });
+    (summary, capture.end().expect("times"))
+}
+
+/// The most packets within any second.
+fn most_in_a_second(times: &[Duration]) -> usize {
+    let second = Duration::from_secs(1);
+    let within = |at: usize| times[at..].partition_point(|time| *time < times[at] + second);
+    (0..times.len()).map(within).max().unwrap_or_default()
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: run by cargo xtask test as its step lab"]
+fn lab_no_second_has_more_syns_than_the_rate() {
+    for (rate, targets) in [(500, 1_500), (5_000, 15_000)] {
+        let (summary, syns) = dark_scan(rate, targets);
+        assert_eq!(
+            summary.count(TargetOutcome::Silent),
+            u64::from(targets),
+            "{summary:?}"
+        );
+        let most = most_in_a_second(&syns);
+        eprintln!(
+            "rate {rate}: {} SYNs, at most {most} in a second",
+            syns.len()
+        );
+        assert!(most <= rate as usize, "{most} SYNs in a second at {rate}");
+        assert!(
+            syns.len() >= 2 * targets as usize,
+            "every target was tried twice: {}",
+            syns.len()
+        );
+    }
+}
