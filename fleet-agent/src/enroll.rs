@@ -252,6 +252,8 @@ pub async fn configure(dir: &StateDir, options: ConfigureOptions) -> Result<(), 
         .ok_or(EnrollError::NotRegistered)?;
     if let Some(server_url) = options.server_url {
         state.server_url = server_url;
+        // The permission was given for the previous address.
+        state.allow_insecure_transport = false;
     }
     let new_ca = options.ca_file.is_some();
     state.ca_file = options.ca_file.or(state.ca_file);

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::{Signer, SigningKey};
-use fleet_core::is_domain_separated;
+use fleet_core::{is_domain_separated, is_upstream_challenge};
 use fleet_registry::link::HandshakeFailure;
 use fleet_wire::{
     Code, RpcError, Timestamp,
@@ -48,6 +48,16 @@ pub enum SessionError {
         "the server's challenge has no tag that limits its purpose, so it was not signed; upstream servers send such challenges: if this is one, enroll with --upstream-server"
     )]
     UntaggedChallenge,
+    /// The node is enrolled with an upstream server, whose challenge is not one that upstream servers send.
+    #[error(
+        "the server's challenge has {length} bytes{}, which no upstream server sends, so it was not signed: enroll without --upstream-server if the server is `fleetd`", if *.tagged { " and the tag of this product" } else { "" }
+    )]
+    NotUpstream {
+        /// Length of the challenge.
+        length: usize,
+        /// Whether it has the tag of this product's challenges.
+        tagged: bool,
+    },
     /// The server rejected a call, or could not be reached.
     #[error("the handshake failed at {step}")]
     Call {
@@ -68,7 +78,10 @@ impl SessionError {
                 .map_or(HandshakeFailure::Other, |retry_after| {
                     HandshakeFailure::Limited { retry_after }
                 }),
-            Self::Call { .. } | Self::NoKey | Self::UntaggedChallenge => HandshakeFailure::Other,
+            Self::Call { .. }
+            | Self::NoKey
+            | Self::UntaggedChallenge
+            | Self::NotUpstream { .. } => HandshakeFailure::Other,
         }
     }
 }
@@ -140,8 +153,15 @@ pub(crate) async fn open(
                 failed("BeginAuthHandshake")(source)
             }
         })?;
-    if !state.upstream_server && !is_domain_separated(&begun.challenge) {
+    let tagged = is_domain_separated(&begun.challenge);
+    if !state.upstream_server && !tagged {
         return Err(SessionError::UntaggedChallenge);
+    }
+    if state.upstream_server && !is_upstream_challenge(&begun.challenge) {
+        return Err(SessionError::NotUpstream {
+            length: begun.challenge.len(),
+            tagged,
+        });
     }
     let signature = SigningKey::from_bytes(state.identity_key.expose()).sign(&begun.challenge);
     let request = CompleteAuthHandshakeRequest {

@@ -7,7 +7,7 @@ const DRIVER: usize = 50;
 /// The longest make, model, firmware version or serial, in characters.
 const FIELD: usize = 255;
 /// The longest evidence, in characters.
-const EVIDENCE: usize = 512;
+pub(crate) const EVIDENCE: usize = 512;
 
 /// Facts about a device. An empty text means unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

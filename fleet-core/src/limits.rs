@@ -7,6 +7,8 @@ use std::time::Duration;
 pub const SCAN_TARGETS: usize = 65_536;
 /// Maximum number of ports in one scan.
 pub const SCAN_PORTS: usize = 64;
+/// Most excludes of a scan: each is compared with each of the 65,536 targets, which takes about a second in all.
+pub const EXCLUDES: usize = 1_024;
 /// Maximum number of list entries in one request on the wire.
 pub const REQUEST_LIST_ENTRIES: usize = 4_096;
 /// Maximum number of ports in one request on the wire.

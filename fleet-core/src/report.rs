@@ -3,7 +3,10 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{DeviceFacts, DeviceIdentifier, Endpoint, NodeId, canonical, parse_literal, text};
+use crate::{
+    DeviceFacts, DeviceIdentifier, Endpoint, NodeId, canonical, facts::EVIDENCE, parse_literal,
+    text,
+};
 
 /// The unchecked fields of a reported device.
 #[derive(Clone, Copy, Debug, Default)]
@@ -196,10 +199,11 @@ impl DeviceReport {
             Ok(DeviceIdentifier::Auto(_)) => {}
             Err(_) => {
                 let sent = format!("identifier {}", self.sent_identifier);
-                facts.evidence = match facts.evidence.as_str() {
+                let all = match facts.evidence.as_str() {
                     "" => sent,
                     known => format!("{known}; {sent}"),
                 };
+                facts.evidence = all.chars().take(EVIDENCE).collect();
             }
         }
     }

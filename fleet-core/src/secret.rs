@@ -1,7 +1,7 @@
 //! Formats of the secrets of operators and nodes, and of the challenge that a node signs. The caller provides random
 //! bytes. Only hashes are stored.
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive};
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -119,11 +119,11 @@ impl fmt::Debug for Secret {
 
 /// Appends `bytes`, a big-endian number, in base62 with leading zeros.
 fn push_base62(text: &mut String, bytes: &[u8], digits: usize) {
-    let mut number = bytes.to_vec();
-    let mut reversed = Vec::with_capacity(digits);
+    let mut number = Zeroizing::new(bytes.to_vec());
+    let mut reversed = Zeroizing::new(Vec::with_capacity(digits));
     for _ in 0..digits {
         let mut remainder = 0_u16;
-        for byte in &mut number {
+        for byte in number.iter_mut() {
             let value = remainder << 8 | u16::from(*byte);
             // The value is below 62 * 256, so the quotient fits a byte.
             *byte = u8::try_from(value / 62).unwrap_or(u8::MAX);
@@ -131,7 +131,7 @@ fn push_base62(text: &mut String, bytes: &[u8], digits: usize) {
         }
         reversed.push(BASE62[usize::from(remainder)]);
     }
-    text.extend(reversed.into_iter().rev().map(char::from));
+    text.extend(reversed.iter().rev().copied().map(char::from));
 }
 
 /// The SHA-256 of a secret, the only stored form. The secrets are random and need no salt.
@@ -175,6 +175,11 @@ impl fmt::Debug for SecretHash {
     }
 }
 
+/// The first bytes of everything that a node of this product signs for a server of this product.
+const OWN_TAG: &[u8] = b"fleet-node-";
+/// The length of a challenge on the wire.
+const CHALLENGE_LENGTHS: RangeInclusive<usize> = 16..=64;
+
 /// The first bytes of every challenge. An upstream node signs the raw challenge, so the challenge itself must
 /// separate the domains. A signature for a handshake is then invalid for any other purpose.
 pub const CHALLENGE_TAG: &[u8; 16] = b"fleet-node-auth1";
@@ -192,6 +197,12 @@ pub fn challenge(random: &[u8; 32]) -> [u8; CHALLENGE_BYTES] {
 /// Whether a challenge has the tag and enough randomness to be signed.
 pub fn is_domain_separated(challenge: &[u8]) -> bool {
     challenge.len() == CHALLENGE_BYTES && challenge.starts_with(CHALLENGE_TAG)
+}
+
+/// Whether a node that is enrolled with an upstream server may sign a challenge. Such a challenge has no tag. One with
+/// a tag of this product could have been relayed from another server, where the signature would open a session.
+pub fn is_upstream_challenge(challenge: &[u8]) -> bool {
+    CHALLENGE_LENGTHS.contains(&challenge.len()) && !challenge.starts_with(OWN_TAG)
 }
 
 /// The statement that a node of this product signs when it registers. It prevents the enrollment of another party's
@@ -287,5 +298,21 @@ mod tests {
         assert!(!is_domain_separated(
             &[challenge(&[1; 32]).as_slice(), b"x"].concat()
         ));
+    }
+
+    #[test]
+    fn a_challenge_for_upstream_has_its_length_and_no_tag_of_ours() {
+        let registration = registration_statement(&SecretHash::of("x"), "n", &[1; 32], &[2; 32]);
+        for (challenge, expected) in [
+            ([7; 15].as_slice(), false),
+            (&[7; 16], true),
+            (&[7; 64], true),
+            (&[7; 65], false),
+            (&challenge(&[1; 32]), false),
+            (CHALLENGE_TAG, false),
+            (&registration[..64], false),
+        ] {
+            assert_eq!(is_upstream_challenge(challenge), expected, "{challenge:?}");
+        }
     }
 }

@@ -98,6 +98,12 @@ pub enum TargetErrorKind {
         "it is empty: write an address, a CIDR such as 10.0.0.0/24, a range such as 10.0.0.5-20, or a host name"
     )]
     Empty,
+    /// More excludes than a scan takes.
+    #[error(
+        "a scan takes {} excludes at most: write neighbors as one range",
+        fleet_core::limits::EXCLUDES
+    )]
+    TooManyExcludes,
     /// More than 253 characters.
     #[error("it has more than 253 characters: write one target only")]
     TooLong,

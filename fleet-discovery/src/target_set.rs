@@ -55,6 +55,8 @@ impl TargetSet {
             let entry = read(text).map_err(|kind| TargetError::new(written, kind))?;
             if !excluded {
                 set.included.push(entry);
+            } else if set.excluded.len() >= limits::EXCLUDES {
+                return Err(TargetError::new(written, TargetErrorKind::TooManyExcludes));
             } else if entry.is_fixed() {
                 set.excluded.push(entry);
             } else {
@@ -133,6 +135,27 @@ impl TargetEntry {
                 Some(all.into_iter().collect())
             }
             Self::Octets(_) => None,
+        }
+    }
+
+    /// Whether an address is one of its addresses. Costs no memory, unlike [`TargetEntry::addresses`].
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let ip = canonical(ip);
+        match self {
+            Self::Target(target) => target
+                .addresses()
+                .is_some_and(|addresses| addresses.contains(ip)),
+            Self::Range(first, last) => {
+                first.is_ipv4() == ip.is_ipv4() && (*first..=*last).contains(&ip)
+            }
+            Self::Octets(octets) => match ip {
+                IpAddr::V4(ip) => ip
+                    .octets()
+                    .iter()
+                    .zip(octets)
+                    .all(|(octet, (first, last))| (first..=last).contains(&octet)),
+                IpAddr::V6(_) => false,
+            },
         }
     }
 
@@ -279,6 +302,24 @@ mod tests {
                 Some(count),
                 "{text}"
             );
+            for ip in entry
+                .addresses()
+                .into_iter()
+                .flat_map(|list| list.iter().collect::<Vec<_>>())
+            {
+                assert!(entry.contains(ip), "{text}: {ip}");
+            }
+            for other in [
+                "10.0.0.0",
+                "10.0.2.0",
+                "10.244.100.9",
+                "fd00::a",
+                "192.168.22.127",
+            ] {
+                let ip = other.parse().expect("an address");
+                let listed = entry.addresses().is_some_and(|list| list.contains(ip));
+                assert_eq!(entry.contains(ip), listed, "{text}: {ip}");
+            }
             assert_eq!(TargetSet::parse(&[expected]), Ok(set), "{text}");
         }
     }
@@ -299,6 +340,10 @@ mod tests {
         ] {
             assert_eq!(written(text), Err(expected), "{text}");
         }
+        let many = |count: usize| vec!["!10.0-255.0-255.1"; count];
+        assert!(TargetSet::parse(&many(limits::EXCLUDES)).is_ok());
+        let error = TargetSet::parse(&many(limits::EXCLUDES + 1)).expect_err("too many");
+        assert_eq!(error.kind(), Kind::TooManyExcludes);
         let error = TargetSet::parse(&["10.0.0.1 !rig.lan"]).expect_err("a name");
         assert!(error.to_string().starts_with("`!rig.lan` "), "{error}");
     }

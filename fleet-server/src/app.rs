@@ -17,7 +17,7 @@ use crate::{
     dispatch_queue::DispatchQueue,
     environment::Environment,
     hub::Hub,
-    limiter::Limiter,
+    limiter::{Limiter, SourceLimiter},
     passwords::Passwords,
     readiness::Readiness,
     replicas::Replicas,
@@ -26,20 +26,20 @@ use crate::{
 
 #[derive(Debug)]
 pub(crate) struct Limiters {
-    pub(crate) register: Limiter,
-    pub(crate) handshakes: Limiter,
+    pub(crate) register: SourceLimiter,
+    pub(crate) handshakes: SourceLimiter,
     pub(crate) handshakes_of_a_key: Limiter,
-    pub(crate) sign_ins: Limiter,
+    pub(crate) sign_ins: SourceLimiter,
     pub(crate) passwords_of_an_account: Limiter,
 }
 
 impl Limiters {
     fn new(rates: Rates) -> Self {
         Self {
-            register: Limiter::per_minute(rates.register),
-            handshakes: Limiter::per_minute(rates.handshakes),
+            register: SourceLimiter::per_minute(rates.register),
+            handshakes: SourceLimiter::per_minute(rates.handshakes),
             handshakes_of_a_key: Limiter::per_minute(rates.handshakes_of_a_key),
-            sign_ins: Limiter::per_minute(rates.sign_ins),
+            sign_ins: SourceLimiter::per_minute(rates.sign_ins),
             passwords_of_an_account: Limiter::per_minute(rates.passwords_of_an_account),
         }
     }

@@ -2,39 +2,30 @@
 //!
 //! Handlers describe a call as an [`Attempt`] and pass its result through [`Attempt::or_refused`].
 
+mod recent;
+
 use std::{
-    collections::HashSet,
     net::IpAddr,
-    num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use fleet_core::{OrgId, Timestamp};
+use fleet_core::OrgId;
 use fleet_store::{Actor, AuditEntry, AuditResult, NodeIdentity, Principal, Store};
 use fleet_wire::{Code, RpcError};
 
-use crate::{
-    environment::Environment,
-    failure::Refusal,
-    limiter::{self, Limiter},
-};
+use self::recent::Recent;
+use crate::{environment::Environment, failure::Refusal};
 
 /// Longest subject of a record.
 const SUBJECT_MOST: usize = 255;
 
-/// Refusals of known actors that are remembered for a minute. Each further refusal costs a write, and is still one
-/// record, because the store folds equal records.
-const REMEMBERED: usize = 16_384;
-
-/// Records refusals: one a minute for each actor, action and code, so that a flood cannot fill the audit trail.
-///
-/// Operators and nodes are remembered exactly, so that a flood by one hides no refusal of another. Unauthenticated
-/// peers are unbounded in number: they share the cells of a limiter.
+/// Records refusals: one record a minute for each organization, account, source, action and code, with a count. A flood
+/// therefore cannot fill the audit trail, and no flood hides the refusals of another account or source.
 #[derive(Debug)]
 pub(crate) struct Auditor {
     store: Arc<dyn Store>,
     environment: Arc<dyn Environment>,
-    recent: Recent,
+    recent: Mutex<Recent>,
 }
 
 impl Auditor {
@@ -42,48 +33,24 @@ impl Auditor {
         Self {
             store,
             environment,
-            recent: Recent::new(),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Recent {
-    unauthenticated: Limiter,
-    known: Mutex<Minute>,
-}
-
-#[derive(Debug, Default)]
-struct Minute {
-    number: i64,
-    refused: HashSet<(&'static str, i64, &'static str, Code)>,
-}
-
-impl Recent {
-    fn new() -> Self {
-        Self {
-            unauthenticated: Limiter::per_minute(NonZeroU32::MIN),
-            known: Mutex::default(),
+            recent: Mutex::default(),
         }
     }
 
-    /// Remembers a refusal, and returns whether it is the first of its kind in this minute.
-    fn is_new(&self, actor: &Actor, action: &'static str, code: Code, now: Timestamp) -> bool {
-        let (principal, Some(id)) = actor.principal.parts() else {
-            let key = (actor.from.map(limiter::source), action, code);
-            return self.unauthenticated.take(key).is_ok();
-        };
-        let mut minute = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = now.as_millis().div_euclid(60_000);
-        if minute.number != number {
-            minute.number = number;
-            minute.refused.clear();
+    /// Adds the refusals that were only counted to their records: those of past minutes, or all before the server ends.
+    pub(crate) async fn flush(&self, all: bool) {
+        let now = self.environment.now();
+        let counted = self.lock().take_counted(now, all);
+        if counted.is_empty() {
+            return;
         }
-        let key = (principal, id, action, code);
-        if minute.refused.len() >= REMEMBERED {
-            return !minute.refused.contains(&key);
+        if let Err(failure) = self.store.count_refusals(counted).await {
+            tracing::error!(error = %failure, "repeated refusals were not counted in the audit trail");
         }
-        minute.refused.insert(key)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,12 +120,6 @@ impl Attempt {
             return error;
         }
         let now = auditor.environment.now();
-        if !auditor
-            .recent
-            .is_new(&self.actor, self.action, error.code, now)
-        {
-            return error;
-        }
         let entry = AuditEntry {
             org: self.org,
             actor: self.actor,
@@ -166,6 +127,9 @@ impl Attempt {
             subject: self.subject.chars().take(SUBJECT_MOST).collect(),
             result: AuditResult::Refused(error.message.clone()),
             at: now,
+        };
+        let Some(entry) = auditor.lock().add(entry, error.code) else {
+            return error;
         };
         // The caller gets its refusal in any case: a full disk must not turn it into another
         // answer.
@@ -194,48 +158,5 @@ fn is_refusal(code: Code) -> bool {
         | Code::Internal
         | Code::Unavailable
         | Code::DataLoss => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use fleet_core::NodeId;
-
-    use super::*;
-
-    fn node(id: i64) -> Actor {
-        Actor {
-            principal: Principal::Node(NodeId(id)),
-            from: None,
-        }
-    }
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_micros(seconds * 1_000_000)
-    }
-
-    #[test]
-    fn a_refusal_is_new_once_a_minute_for_each_actor_action_and_code() {
-        let recent = Recent::new();
-        let is_new =
-            |id, action, code, seconds| recent.is_new(&node(id), action, code, at(seconds));
-        assert!(is_new(1, "node.revoke", Code::NotFound, 60));
-        assert!(!is_new(1, "node.revoke", Code::NotFound, 119));
-        assert!(is_new(2, "node.revoke", Code::NotFound, 119));
-        assert!(is_new(1, "node.confirm", Code::NotFound, 119));
-        assert!(is_new(1, "node.revoke", Code::FailedPrecondition, 119));
-        assert!(is_new(1, "node.revoke", Code::NotFound, 120));
-    }
-
-    #[test]
-    fn a_flood_of_refusals_of_others_hides_no_refusal() {
-        let recent = Recent::new();
-        for id in 0..20_000 {
-            assert!(
-                recent.is_new(&node(id), "node.call", Code::NotFound, at(0)),
-                "{id}"
-            );
-        }
-        assert!(recent.known.lock().expect("not poisoned").refused.len() <= REMEMBERED);
     }
 }

@@ -20,12 +20,16 @@ use crate::{
     app::App,
     audit::Attempt,
     call_limits::{CallPermit, CallerId},
+    config::ServerConfig,
     failure::Answered,
     policy::{Class, class_of},
 };
 
-/// The cookie of a browser's session.
-pub(crate) const COOKIE: &str = "fleet_session";
+/// The cookie of a browser's session where the page is reached by plain HTTP, as on loopback.
+pub(crate) const PLAIN_COOKIE: &str = "fleet_session";
+/// The same behind https. Browsers accept a `__Host-` cookie only over https, for this host alone and with `Path=/`
+/// (RFC 6265bis, 4.1.3.2). A neighbor under the same domain therefore cannot set it.
+pub(crate) const SECURE_COOKIE: &str = "__Host-fleet_session";
 /// Required for every mutation that a cookie authenticates, because no other site's form can set a header.
 pub(crate) const CSRF_HEADER: &str = "x-fleet-csrf";
 
@@ -123,7 +127,7 @@ async fn recorded<T>(
     path: &str,
     identity: Result<T, RpcError>,
 ) -> Result<T, RpcError> {
-    if bearer(headers).or(cookie(headers)).is_none() {
+    if bearer(headers).or(cookie(headers, &app.config)).is_none() {
         return identity;
     }
     Attempt::anonymous(from, action, path.to_owned())
@@ -158,7 +162,7 @@ pub(crate) async fn operator(
     headers: &HeaderMap,
 ) -> Result<OperatorIdentity, RpcError> {
     let now = app.environment.now();
-    let identity = match (bearer(headers), cookie(headers)) {
+    let identity = match (bearer(headers), cookie(headers, &app.config)) {
         (Some(key), _) if key.starts_with(SecretKind::OperatorKey.prefix()) => {
             app.store.operator_by_key(SecretHash::of(key), now).await
         }
@@ -320,8 +324,10 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .then_some(token.trim())
 }
 
-/// The session cookie's value.
-pub(crate) fn cookie(headers: &HeaderMap) -> Option<&str> {
+/// The session cookie's value. Behind https only the `__Host-` cookie counts.
+pub(crate) fn cookie<'a>(headers: &'a HeaderMap, config: &ServerConfig) -> Option<&'a str> {
+    let is_session =
+        |name: &str| name == SECURE_COOKIE || (name == PLAIN_COOKIE && !config.public_https);
     let pairs = headers
         .get_all(header::COOKIE)
         .iter()
@@ -329,7 +335,7 @@ pub(crate) fn cookie(headers: &HeaderMap) -> Option<&str> {
         .flat_map(|value| value.split(';'));
     pairs
         .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, _)| *name == COOKIE)
+        .find(|(name, _)| is_session(name))
         .map(|(_, value)| value)
 }
 
@@ -408,10 +414,23 @@ mod tests {
             Some("fok_x")
         );
         assert_eq!(bearer(&headers("authorization", "Basic fok_x")), None);
-        assert_eq!(
-            cookie(&headers("cookie", "a=b; fleet_session=fos_x; c=d")),
-            Some("fos_x")
-        );
-        assert_eq!(cookie(&headers("cookie", "xfleet_session=fos_x")), None);
+        let config = |public_https| ServerConfig {
+            public_https,
+            ..ServerConfig::default()
+        };
+        for (value, plain, behind_https) in [
+            ("a=b; fleet_session=fos_x; c=d", Some("fos_x"), None),
+            ("__Host-fleet_session=fos_x", Some("fos_x"), Some("fos_x")),
+            (
+                "fleet_session=fos_set_by_a_neighbor; __Host-fleet_session=fos_x",
+                Some("fos_set_by_a_neighbor"),
+                Some("fos_x"),
+            ),
+            ("xfleet_session=fos_x", None, None),
+        ] {
+            let headers = headers("cookie", value);
+            assert_eq!(cookie(&headers, &config(false)), plain, "{value}");
+            assert_eq!(cookie(&headers, &config(true)), behind_https, "{value}");
+        }
     }
 }

@@ -18,7 +18,8 @@ pub struct ServerConfig {
     pub rates: Option<Rates>,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNetwork>,
-    /// Whether browsers reach this server by https, whatever protocol the last hop uses.
+    /// Whether browsers reach this server by https, independently of the protocol of the last hop. Sessions then use
+    /// a `Secure` `__Host-` cookie and no other.
     pub public_https: bool,
     /// The version that `WhoAmI` and nodes receive.
     pub version: String,

@@ -8,7 +8,7 @@ mod session;
 use std::sync::Arc;
 
 use fleet_wire::{Peer, RpcError, server::Body};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use response::{failed, text};
 
 use crate::{
@@ -16,11 +16,15 @@ use crate::{
     auth::{self, client_address},
 };
 
+/// Browsers that reached the page by https use nothing else for a year (RFC 6797). Other hosts under the domain are
+/// not this server's to decide for, so that `includeSubDomains` is absent.
+const HSTS: &str = "max-age=31536000";
+
 /// Answers a plain request. Only the sign-in reads the body, up to a bound.
 pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let peer = parts.extensions.get::<Peer>().copied();
-    let tls = peer.is_some_and(|peer| peer.tls);
+    let https = app.config.public_https || peer.is_some_and(|peer| peer.tls);
     let from = client_address(
         auth::address(peer),
         &parts.headers,
@@ -36,10 +40,10 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
         (&Method::GET, ["healthz"]) => Ok(text(StatusCode::OK, "ok\n")),
         (&Method::GET, ["readyz"]) => Ok(ready(&app).await),
         (&Method::POST, ["api", "session"]) => {
-            session::sign_in(&app, tls, from, &parts, body).await
+            session::sign_in(&app, https, from, &parts, body).await
         }
         (&Method::GET, ["api", "session"]) => session::show(&app, &parts).await,
-        (&Method::DELETE, ["api", "session"]) => session::sign_out(&app, tls, from, &parts).await,
+        (&Method::DELETE, ["api", "session"]) => session::sign_out(&app, https, from, &parts).await,
         (&Method::GET, ["api", "scans", scan, "events"]) => {
             events::stream(&app, &parts, scan).await
         }
@@ -52,7 +56,14 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
             parts.uri.path()
         ))),
     };
-    result.unwrap_or_else(|error| failed(&error))
+    let mut response = result.unwrap_or_else(|error| failed(&error));
+    if https {
+        response.headers_mut().insert(
+            header::STRICT_TRANSPORT_SECURITY,
+            HeaderValue::from_static(HSTS),
+        );
+    }
+    response
 }
 
 /// Ready: the database answers and the server does not shut down.

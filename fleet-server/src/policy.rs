@@ -21,7 +21,6 @@ pub(crate) enum Class {
 use Class::{AnyOperator, Node, Operator, OperatorOfBoth, Public};
 use Permission::{MinerPair, NodeManage, NodeRead, OrgAdmin};
 
-/// Every procedure, by its path without the leading slash.
 /// Every procedure, by service and method.
 const TABLE: &[(&str, &[(&str, Class)])] = &[
     (

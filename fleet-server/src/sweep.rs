@@ -20,10 +20,11 @@ pub(crate) async fn run(app: Arc<App>) {
     }
     loop {
         tokio::select! {
-            () = app.drain.cancelled() => return,
+            () = app.drain.cancelled() => return app.auditor.flush(true).await,
             _ = scans.tick() => {
                 sweep_commands(&app).await;
                 sweep_pairings(&app).await;
+                app.auditor.flush(false).await;
             }
             _ = rest.tick() => {
                 sweep_rest(&app).await;

@@ -14,6 +14,9 @@ pub(crate) enum Failure {
     /// An error response of the server, or no response.
     #[error("{}", .0.message)]
     Call(#[from] RpcError),
+    /// The system has no resources for the program.
+    #[error("cannot start: {0}")]
+    Runtime(#[source] std::io::Error),
     /// Standard output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] std::io::Error),
@@ -27,7 +30,11 @@ impl Failure {
     pub(crate) fn advice(&self) -> &'static str {
         match self {
             Self::Call(error) => advice(error),
-            Self::Usage(_) | Self::Channel(_) | Self::Output(_) | Self::Declined(_) => "",
+            Self::Usage(_)
+            | Self::Channel(_)
+            | Self::Runtime(_)
+            | Self::Output(_)
+            | Self::Declined(_) => "",
         }
     }
 
@@ -36,7 +43,7 @@ impl Failure {
         match self {
             Self::Usage(_) | Self::Channel(_) => 64,
             Self::Call(error) => of_code(error.code),
-            Self::Output(_) | Self::Declined(_) => 1,
+            Self::Runtime(_) | Self::Output(_) | Self::Declined(_) => 1,
         }
     }
 }

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     let done = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(Failure::from)
+        .map_err(Failure::Runtime)
         .and_then(|runtime| runtime.block_on(run(cli)));
     match done {
         Ok(status) => status.into(),

@@ -41,9 +41,13 @@ pub(crate) async fn run(
     let mut lost: Option<Instant> = None;
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
+    let mut wait = Duration::ZERO;
     loop {
         let watched = tokio::select! {
-            watched = follow(server, scan, &mut cursor, &mut screen, &mut lost) => watched,
+            watched = async {
+                tokio::time::sleep(wait).await;
+                follow(server, scan, &mut cursor, &mut screen, &mut lost).await
+            } => watched,
             _ = &mut interrupted => {
                 screen.close()?;
                 writeln!(io::stderr(), "the scan continues; to watch it again: fleetctl scan watch {scan} --after {cursor}")?;
@@ -60,6 +64,10 @@ pub(crate) async fn run(
             Err(Failure::Call(error)) if error.code == Code::Unavailable => error,
             Err(other) => return Err(other),
         };
+        // A message since the last outage ended that outage.
+        if lost.is_none() {
+            backoff.reset();
+        }
         let since = *lost.get_or_insert_with(Instant::now);
         // A server that was never reached is an error, and not an outage to wait for.
         if since.elapsed() > OUTAGE_LIMIT || after == cursor && !screen.has_events {
@@ -69,7 +77,7 @@ pub(crate) async fn run(
             "connection lost ({}); resuming after event {cursor}",
             error.message
         ))?;
-        tokio::time::sleep(backoff.next_delay(random())).await;
+        wait = backoff.next_delay(random());
     }
 }
 

@@ -85,7 +85,8 @@ pub(crate) struct ServeArgs {
     /// PEM file with the private key of the certificate; needs --tls-cert.
     #[arg(long, env = "FLEETD_TLS_KEY", value_name = "FILE")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Allow plain HTTP on an address that other machines can reach, for example behind a proxy that terminates TLS.
+    /// Allow plain HTTP on an address that other machines can reach, for example behind a proxy that terminates TLS;
+    /// needs --public-url.
     #[arg(long, env = "FLEETD_ALLOW_INSECURE_TRANSPORT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) allow_insecure_transport: Option<bool>,
     /// URL at which operators and nodes reach this server.

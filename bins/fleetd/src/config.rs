@@ -184,6 +184,11 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
             "public-url is `{url}`, which has no scheme: use a URL such as https://fleet.example.org"
         )));
     }
+    if insecure && public_url.is_none() {
+        return Err(ConfigError(
+            "allow-insecure-transport is set but public-url is missing: set public-url to the address that browsers use, such as https://fleet.example.org, because the server cannot know whether a proxy adds TLS".to_owned(),
+        ));
+    }
     let trusted_proxies = if args.trusted_proxy.is_empty() {
         file.trusted_proxy
     } else {
@@ -351,10 +356,13 @@ mod tests {
             refused.contains("0.0.0.0:8420") && refused.contains("tls-cert"),
             "{refused}"
         );
-        let allowed = ServeArgs {
+        let mut allowed = ServeArgs {
             allow_insecure_transport: Some(true),
             ..args(Some("0.0.0.0:8420"))
         };
+        let refused = serve(allowed.clone()).expect_err("the public URL is missing");
+        assert!(refused.to_string().contains("public-url"), "{refused}");
+        allowed.public_url = Some("https://fleet.example.org".to_owned());
         assert!(serve(allowed).is_ok());
     }
 

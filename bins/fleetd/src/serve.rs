@@ -171,10 +171,7 @@ fn server_config(config: &Serve) -> ServerConfig {
         rates: Some(config.rates),
         direct: config.direct.clone().map(direct::path),
         trusted_proxies: config.trusted_proxies.clone(),
-        public_https: config
-            .public_url
-            .as_deref()
-            .is_some_and(|url| url.starts_with("https://")),
+        public_https: page(config).starts_with("https://"),
         ..ServerConfig::default()
     }
 }

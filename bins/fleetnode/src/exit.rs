@@ -61,7 +61,9 @@ fn of_enrollment(error: &EnrollError) -> u8 {
         EnrollError::State(error) => of_state(error),
         EnrollError::Transport(_) => USAGE,
         EnrollError::Session(SessionError::NoKey | SessionError::KeyRefused) => PERMISSION,
-        EnrollError::Session(SessionError::UntaggedChallenge) => FAILURE,
+        EnrollError::Session(
+            SessionError::UntaggedChallenge | SessionError::NotUpstream { .. },
+        ) => FAILURE,
         EnrollError::Session(SessionError::Call { source, .. })
         | EnrollError::Refused { source, .. } => of_call(source.code),
         EnrollError::AlreadyRegistered { .. }

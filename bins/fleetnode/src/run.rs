@@ -179,7 +179,7 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Raises the limit of open files. A scan uses up to a quarter of it for connections.
+/// Raises the limit of open files. A scan uses up to three quarters of it for connections.
 pub(crate) fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

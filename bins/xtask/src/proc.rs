@@ -62,7 +62,7 @@ pub(crate) fn run(
         .process_group(0)
         .spawn()
         .with_context(|| format!("starting {}", command.get_program().display()))?;
-    let group = Group::guard(&child)?;
+    let group = Group::guard(&mut child)?;
     let output = child
         .stdout
         .take()
@@ -160,12 +160,12 @@ pub(crate) struct Background {
 impl Background {
     /// Starts the program in its own process group. The caller configures its standard streams.
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
-        let child = command
+        let mut child = command
             .stdin(Stdio::null())
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", shown(command)))?;
-        let group = Some(Group::guard(&child)?);
+        let group = Some(Group::guard(&mut child)?);
         Ok(Self { child, group })
     }
 
@@ -196,13 +196,20 @@ struct Group {
 }
 
 impl Group {
-    fn guard(leader: &Child) -> Result<Self> {
-        let leader = leader.id();
+    fn guard(leader: &mut Child) -> Result<Self> {
+        let id = leader.id();
         let watcher = OnExit::run(
             r#"kill -s TERM -- "-$1"; sleep "$2"; kill -s KILL -- "-$1""#,
-            &[leader.to_string(), GRACE.as_secs().to_string()],
-        )?;
-        Ok(Self { leader, watcher })
+            &[id.to_string(), GRACE.as_secs().to_string()],
+        );
+        if watcher.is_err() {
+            // An unguarded group would outlive xtask. The first error matters more than this one.
+            let _ = leader.kill();
+        }
+        Ok(Self {
+            leader: id,
+            watcher: watcher?,
+        })
     }
 
     fn release(self) {

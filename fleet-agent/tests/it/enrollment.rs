@@ -123,6 +123,27 @@ async fn an_untagged_challenge_is_signed_only_for_an_upstream_server() {
     finish(&dir, key())
         .await
         .expect("an upstream server's challenge is signed");
+
+    gateway.behavior().tagged = true;
+    let (_parent, dir) = folder();
+    let upstream = EnrollOptions {
+        upstream_server: true,
+        ..options(&gateway)
+    };
+    register(&dir, upstream, &code()).await.expect("registers");
+    let refused = finish(&dir, key())
+        .await
+        .expect_err("another server's challenge could be relayed");
+    assert!(
+        matches!(
+            refused,
+            EnrollError::Session(SessionError::NotUpstream {
+                length: 48,
+                tagged: true
+            })
+        ),
+        "{refused}"
+    );
 }
 
 #[tokio::test]

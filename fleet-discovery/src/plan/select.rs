@@ -67,6 +67,9 @@ pub(super) fn list(
     compose(&set, node, policy)
 }
 
+/// How often the addresses of a list may be repeated on average.
+const REPETITIONS: u64 = 4;
+
 /// Selects the addresses and names of a set without its excludes.
 fn compose(
     set: &TargetSet,
@@ -83,6 +86,7 @@ fn compose(
     // An upstream node waits up to ten seconds for each address of a
     // list, so only addresses that were written as a list are sent as one.
     let mut listed = set.excluded().is_empty();
+    let mut written = 0_u64;
     for entry in set.included() {
         match entry {
             TargetEntry::Target(Target::Address(ip)) => {
@@ -130,6 +134,14 @@ fn compose(
                 }
             }
         }
+        // A short entry can name 65,536 addresses, and a message has room for thousands of entries.
+        written = written.saturating_add(entry.count());
+        if written > REPETITIONS * limits::SCAN_TARGETS as u64 {
+            return Err(PlanError::TooManyTargets {
+                entry: "the list with its repetitions".to_owned(),
+                count: written,
+            });
+        }
         // Repeated entries must not add up to more than the memory of one scan.
         if addresses.len() > 2 * limits::SCAN_TARGETS {
             addresses.sort_unstable();
@@ -145,15 +157,7 @@ fn compose(
         let skipped = u64::from(!all.contains(edge.into()));
         selection.skip(reason, skipped, edge.into());
     }
-    let excluded: Vec<AddressList> = set
-        .excluded()
-        .iter()
-        .map(|entry| {
-            bounded(&format!("!{entry}"), entry.count())?;
-            Ok(entry.addresses().unwrap_or_default())
-        })
-        .collect::<Result<_, PlanError>>()?;
-    let is_excluded = |ip: IpAddr| excluded.iter().any(|list| list.contains(ip));
+    let is_excluded = |ip: IpAddr| set.excluded().iter().any(|entry| entry.contains(ip));
     let addresses = all.filtered(|ip| !is_excluded(ip));
     if let Some(first) = all.iter().find(|ip| is_excluded(*ip)) {
         selection.skip("excluded", all.len() - addresses.len(), first);
@@ -299,10 +303,15 @@ fn announced(
         };
         let size = 1_u64 << (32 - network.prefix());
         let span = AddressList::span(network.network().into(), network.broadcast().into());
-        let Some(addresses) = span.filter(|_| size + all.len() as u64 <= most as u64) else {
+        // Subnets can overlap, for example that of a host behind a router with the router's own.
+        let new = span.as_ref().map_or(size, |addresses| {
+            addresses.iter().filter(|ip| !all.contains(ip)).count() as u64
+        });
+        let count = new + all.len() as u64;
+        let Some(addresses) = span.filter(|_| count <= most as u64) else {
             return Err(SubnetFault::TooLarge {
                 subnet: *subnet,
-                count: size + all.len() as u64,
+                count,
             });
         };
         // A machine can have a public interface beside its LAN, which must not prevent the scan.

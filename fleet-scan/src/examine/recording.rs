@@ -243,7 +243,7 @@ impl Scrubber {
         let next = self.addresses.len() + 1;
         self.addresses
             .entry(written.to_owned())
-            .or_insert_with(|| format!("10.0.0.{next}"))
+            .or_insert_with(|| format!("10.0.{}.{}", next >> 8 & 0xff, next & 0xff))
             .clone()
     }
 }

@@ -262,6 +262,17 @@ fn read(file: &str, text: &str) -> Result<Rule, Fault> {
     })
 }
 
+/// A proof of a password changes nothing on the device, by whatever method it is requested.
+fn read_request(request: String, kind: &Spanned<String>) -> Result<String, Fault> {
+    match request.split_once(' ') {
+        Some((_, path)) if is_read_path(path) => Ok(request),
+        _ => Err(Fault::at(
+            kind,
+            format!("the proof `{request}` is not a path that is known to only read"),
+        )),
+    }
+}
+
 fn login_of(raw: RawLogin) -> Result<LoginRule, Fault> {
     let kind_name = &raw.kind;
     let missing = |name: &str| Fault::at(kind_name, format!("a login of this kind needs `{name}`"));
@@ -324,7 +335,7 @@ fn login_of(raw: RawLogin) -> Result<LoginRule, Fault> {
                 extra: raw.headers,
                 token: raw.token.ok_or_else(|| missing("token"))?,
                 header: header.into_inner(),
-                proof: request(raw.proof, "proof")?,
+                proof: read_request(request(raw.proof, "proof")?, kind_name)?,
                 logout: raw
                     .logout
                     .map(|logout| request(Some(logout), "logout"))

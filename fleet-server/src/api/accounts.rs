@@ -16,7 +16,6 @@ use super::Api;
 use crate::{
     convert::timestamp,
     failure::Answered,
-    limiter::allow,
     passwords::{PASSWORDS, chosen},
 };
 
@@ -97,7 +96,9 @@ impl AccountService for Api {
         let new = chosen(Zeroizing::new(request.new_password), &call.email)?;
         if let Some(limits) = &self.app.limiters {
             let key = ("change", call.operator.0);
-            allow(&limits.passwords_of_an_account, key, PASSWORDS)?;
+            limits
+                .passwords_of_an_account
+                .allow(key, PASSWORDS, self.app.environment.instant())?;
         }
         let store = &self.app.store;
         let account = store.account(&call.email, None).await.answered()?;

@@ -31,7 +31,6 @@ use crate::{
     auth::{call_permit, calling_address, calling_node},
     convert::{printable, raw_report, timestamp},
     failure::{self, Answered},
-    limiter::{self, allow},
     public_keys::{bytes32, encryption_key, identity_key},
     stream,
 };
@@ -53,7 +52,9 @@ impl FleetNodeGatewayService for Api {
     ) -> Result<Reply<RegisterResponse>, RpcError> {
         let from = calling_address(&self.app, &context);
         if let Some(limits) = &self.app.limiters {
-            allow(&limits.register, limiter::source(from), "registrations")?;
+            limits
+                .register
+                .allow(from, "registrations", self.app.environment.instant())?;
         }
         // Operators see the name in terminals, where a control character could change what is
         // shown.
@@ -95,11 +96,13 @@ impl FleetNodeGatewayService for Api {
         let from = calling_address(&self.app, &context);
         let key = SecretHash::of(&request.api_key);
         if let Some(limits) = &self.app.limiters {
-            allow(&limits.handshakes, limiter::source(from), "handshakes")?;
-            allow(
-                &limits.handshakes_of_a_key,
+            limits
+                .handshakes
+                .allow(from, "handshakes", self.app.environment.instant())?;
+            limits.handshakes_of_a_key.allow(
                 key.as_bytes(),
                 "handshakes with this key",
+                self.app.environment.instant(),
             )?;
         }
         let identity_key = bytes32(&request.identity_pubkey, "identity_pubkey")?;
@@ -127,7 +130,9 @@ impl FleetNodeGatewayService for Api {
     ) -> Result<Reply<CompleteAuthHandshakeResponse>, RpcError> {
         let from = calling_address(&self.app, &context);
         if let Some(limits) = &self.app.limiters {
-            allow(&limits.handshakes, limiter::source(from), "handshakes")?;
+            limits
+                .handshakes
+                .allow(from, "handshakes", self.app.environment.instant())?;
         }
         let refused =
             || RpcError::unauthenticated("the challenge was not answered: begin a new handshake");

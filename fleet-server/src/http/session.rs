@@ -24,7 +24,7 @@ use crate::{
     auth,
     convert::printable,
     failure::{self, Answered},
-    limiter::{self, allow},
+    limiter,
     passwords::{PASSWORDS, chosen},
 };
 
@@ -57,7 +57,7 @@ enum SignIn {
 /// Exchanges a credential for a session cookie.
 pub(super) async fn sign_in(
     app: &App,
-    tls: bool,
+    https: bool,
     from: IpAddr,
     parts: &Parts,
     body: Body,
@@ -70,7 +70,9 @@ pub(super) async fn sign_in(
     }
     // Before the body is read, so a flood of sign-ins costs no memory.
     if let Some(limits) = &app.limiters {
-        allow(&limits.sign_ins, limiter::source(from), "sign-ins")?;
+        limits
+            .sign_ins
+            .allow(from, "sign-ins", app.environment.instant())?;
     }
     let unreadable = || {
         RpcError::invalid_argument(
@@ -132,8 +134,7 @@ pub(super) async fn sign_in(
         OpenBrowserSessionError::Storage(error) => failure::storage(&error),
     })?;
     Ok(with_cookie(
-        app,
-        tls,
+        https,
         token.expose(),
         limits::BROWSER_SESSION_LIFE,
     ))
@@ -183,7 +184,11 @@ async fn by_password(
             .as_ref()
             .is_some_and(|account| account.known_source)
             .then_some(source);
-        allow(&limits.passwords_of_an_account, (&email, own), PASSWORDS)?;
+        limits.passwords_of_an_account.allow(
+            (&email, own),
+            PASSWORDS,
+            app.environment.instant(),
+        )?;
     }
     let stored = account
         .as_ref()
@@ -300,7 +305,7 @@ pub(super) async fn show(app: &App, parts: &Parts) -> Result<Response<Body>, Rpc
 /// Ends the session and clears the cookie.
 pub(super) async fn sign_out(
     app: &App,
-    tls: bool,
+    https: bool,
     from: IpAddr,
     parts: &Parts,
 ) -> Result<Response<Body>, RpcError> {
@@ -310,7 +315,7 @@ pub(super) async fn sign_out(
             auth::CSRF_HEADER
         )));
     }
-    if let Some(token) = auth::cookie(&parts.headers) {
+    if let Some(token) = auth::cookie(&parts.headers, &app.config) {
         let (token, now) = (SecretHash::of(token), app.environment.now());
         let found = app.store.operator_by_session(token, now).await;
         if let Some(identity) = found.answered()? {
@@ -319,20 +324,19 @@ pub(super) async fn sign_out(
             closed.answered()?;
         }
     }
-    Ok(with_cookie(app, tls, "", Duration::ZERO))
+    Ok(with_cookie(https, "", Duration::ZERO))
 }
 
 /// 204 with the session cookie: not readable by scripts (HttpOnly), not sent from other sites (SameSite=Strict), and not
 /// sent over plain HTTP where the page uses https.
-fn with_cookie(app: &App, tls: bool, value: &str, life: Duration) -> Response<Body> {
-    let secure = if tls || app.config.public_https {
-        "; Secure"
+fn with_cookie(https: bool, value: &str, life: Duration) -> Response<Body> {
+    let (name, secure) = if https {
+        (auth::SECURE_COOKIE, "; Secure")
     } else {
-        ""
+        (auth::PLAIN_COOKIE, "")
     };
     let cookie = format!(
-        "{}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}",
-        auth::COOKIE,
+        "{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}",
         life.as_secs()
     );
     let mut response = respond(StatusCode::NO_CONTENT, "text/plain", Body::empty());

@@ -123,6 +123,7 @@ async fn a_key_becomes_a_cookie_that_no_script_can_read() {
         assert!(set.contains(flag), "{set}");
     }
     assert!(!set.contains("Secure"), "plain HTTP on loopback: {set}");
+    assert_eq!(answer.header("strict-transport-security"), "");
     assert!(!set.contains(&viewer.key));
 
     let cookie = answer.cookie();
@@ -139,7 +140,7 @@ async fn a_key_becomes_a_cookie_that_no_script_can_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_https_the_cookie_is_secure() {
+async fn behind_https_only_the_secure_cookie_of_this_host_counts() {
     let world = World::with(ServerConfig {
         rates: None,
         public_https: true,
@@ -148,7 +149,21 @@ async fn behind_https_the_cookie_is_secure() {
     .await;
     let viewer = world.operator(Role::Viewer).await;
     let answer = sign_in(&world, &viewer.key).await;
-    assert!(answer.header("set-cookie").contains("; Secure"));
+    let set = answer.header("set-cookie");
+    assert!(set.starts_with("__Host-fleet_session="), "{set}");
+    assert!(set.contains("; Secure"), "{set}");
+    assert!(!set.contains("Domain"), "browsers refuse it: {set}");
+
+    let cookie = answer.cookie();
+    let shown = get(&world, "/api/session", &[("cookie", &cookie)]).await;
+    assert_eq!(shown.status, 200);
+    assert_eq!(
+        shown.header("strict-transport-security"),
+        "max-age=31536000"
+    );
+    let from_a_neighbor = cookie.replace("__Host-", "");
+    let refused = get(&world, "/api/session", &[("cookie", &from_a_neighbor)]).await;
+    assert_eq!(refused.status, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -184,6 +184,10 @@ pub trait Audit: Send + Sync {
     /// Writes one record. A refusal is added to an equal refusal of the same minute.
     async fn record_audit(&self, entry: AuditEntry) -> Result<(), StoreError>;
 
+    /// Adds to the counts of recorded refusals. Each entry is the one that was recorded, with the number of further
+    /// refusals of its organization, account, source, action and reason in its minute. An unrecorded entry is recorded.
+    async fn count_refusals(&self, refusals: Vec<(AuditEntry, u64)>) -> Result<(), StoreError>;
+
     /// Lists the records of an organization that match a query, newest first.
     async fn find_audit(&self, org: OrgId, query: AuditQuery) -> Result<Vec<AuditRow>, StoreError>;
 

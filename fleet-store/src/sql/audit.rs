@@ -15,6 +15,16 @@ impl Audit for SqlStore {
         })
     }
 
+    async fn count_refusals(&self, refusals: Vec<(AuditEntry, u64)>) -> Result<(), StoreError> {
+        transaction!(self, "count_refusals", |tx| {
+            let counted = refusals.iter().map(|(entry, more)| {
+                let more = i64::try_from(*more).unwrap_or(i64::MAX);
+                (entry.clone(), more, fold(entry))
+            });
+            Ok(write_counted(tx, counted).await?)
+        })
+    }
+
     async fn find_audit(&self, org: OrgId, query: AuditQuery) -> Result<Vec<AuditRow>, StoreError> {
         let db = self.reader();
         let read = async {
@@ -150,13 +160,21 @@ fn fold(entry: &AuditEntry) -> Option<String> {
     };
     let (principal, id) = entry.actor.principal.parts();
     let minute = entry.at.as_millis().div_euclid(60_000);
-    // An operator or node is the same author from every address. An unauthenticated peer is identified by its
-    // address only.
-    let from = entry.actor.from.filter(|_| id.is_none());
+    let org = entry.org.map_or(0, |org| org.0);
+    // An unauthenticated peer of an organization aims at an account of it, which the subject names. Without the account
+    // in the key, a failure elsewhere could absorb the ones against a victim. Other subjects are the peer's own text.
+    let account = match (id, entry.org) {
+        (Some(id), _) => id.to_string(),
+        (None, Some(_)) => entry.subject.clone(),
+        (None, None) => String::new(),
+    };
+    let from = entry
+        .actor
+        .from
+        .map(|ip| ip.to_string())
+        .unwrap_or_default();
     Some(format!(
-        "{principal}/{}/{}/{minute}/{}/{reason}",
-        id.unwrap_or(0),
-        from.map(|ip| ip.to_string()).unwrap_or_default(),
+        "{org}/{principal}/{account}/{from}/{minute}/{}/{reason}",
         entry.action
     ))
 }

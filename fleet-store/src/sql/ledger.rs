@@ -34,12 +34,7 @@ struct ChunkResult {
     grade: Option<String>,
 }
 
-const GRADES: [(Grade, &str); 4] = [
-    (Grade::Complete, "complete"),
-    (Grade::Partial, "partial"),
-    (Grade::Failed, "failed"),
-    (Grade::Fatal, "fatal"),
-];
+const GRADES: [Grade; 4] = [Grade::Complete, Grade::Partial, Grade::Failed, Grade::Fatal];
 
 /// The name of a grade in storage.
 pub(crate) fn grade_name(grade: Grade) -> &'static str {
@@ -52,10 +47,8 @@ pub(crate) fn grade_name(grade: Grade) -> &'static str {
 }
 
 fn read_grade(text: &str) -> Result<Grade, DbErr> {
-    let found = GRADES.into_iter().find(|(_, name)| *name == text);
-    found
-        .map(|(grade, _)| grade)
-        .ok_or_else(|| unreadable("grade", text))
+    let found = GRADES.into_iter().find(|grade| grade_name(*grade) == text);
+    found.ok_or_else(|| unreadable("grade", text))
 }
 
 /// The verdicts of the finished chunks, in order.

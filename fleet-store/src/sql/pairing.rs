@@ -1,5 +1,6 @@
 //! Pairing that operators request from nodes. Each part of a pairing is issued once. The node's row is
-//! the lock for all of it, as for scans. Then come the rows of the pairing, the command and the devices.
+//! the lock for all of it, as for scans. Then come the rows of the pairing and of the command, whose order does
+//! not matter under that lock, and the devices.
 //!
 //! `bindings.rs` records which node a device is bound to, `ends.rs` how a pairing ends, `results.rs` what
 //! nodes report, and `targets.rs` which devices a node can pair.

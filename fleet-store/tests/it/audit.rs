@@ -8,6 +8,7 @@ use crate::site::{Site, at, nobody};
 
 contract! {
     refusals_alike_within_a_minute_are_one_record
+    failed_sign_ins_are_counted_by_organization_account_and_source
     records_are_read_newest_first_page_by_page
     another_tenants_records_are_not_shown
     a_record_with_an_unknown_author_or_a_negative_count_is_an_error
@@ -51,6 +52,12 @@ async fn refusals_alike_within_a_minute_are_one_record(site: Site) {
         counts,
         [("at 60", 2), ("at 119", 1), ("at 119", 1), ("at 120", 1)]
     );
+    let counted = vec![(refusal(&site, node(7), "over quota", minute), 5)];
+    let added = site.store.count_refusals(counted).await;
+    added.expect("written");
+    let found = site.audited().await;
+    let row = found.iter().find(|row| row.entry.subject == "at 60");
+    assert_eq!(row.map(|row| row.count), Some(7));
     // Successful actions are never folded.
     for _ in 0..2 {
         let done = AuditEntry::done(site.org, nobody(), "policy.set", "loopback".into(), at(1));
@@ -63,6 +70,42 @@ async fn refusals_alike_within_a_minute_are_one_record(site: Site) {
             .filter(|row| row.entry.action == "policy.set")
             .count(),
         2
+    );
+}
+
+async fn failed_sign_ins_are_counted_by_organization_account_and_source(site: Site) {
+    let failure = |org, account: &str, from: &str| AuditEntry {
+        org,
+        actor: Actor {
+            principal: Principal::Anonymous,
+            from: from.parse().ok(),
+        },
+        action: "operator.sign_in".into(),
+        subject: account.to_owned(),
+        result: AuditResult::Refused("wrong password".into()),
+        at: at(60),
+    };
+    let before = site.audited().await.len();
+    let own = Some(site.org);
+    for entry in [
+        failure(None, "e-mail nobody", "192.0.2.1"),
+        failure(own, "operator 1", "192.0.2.1"),
+        failure(own, "operator 1", "192.0.2.1"),
+        failure(own, "operator 2", "192.0.2.1"),
+        failure(own, "operator 1", "192.0.2.2"),
+    ] {
+        site.store.record_audit(entry).await.expect("written");
+    }
+    let mut found = site.audited().await;
+    found.truncate(found.len() - before);
+    let counts: Vec<_> = found
+        .iter()
+        .rev()
+        .map(|row| (row.entry.subject.as_str(), row.count))
+        .collect();
+    assert_eq!(
+        counts,
+        [("operator 1", 2), ("operator 2", 1), ("operator 1", 1)]
     );
 }
 

@@ -2,6 +2,9 @@
 
 use super::{BrokenBound, Repeated};
 
+/// The wire type that begins a group.
+const GROUP: u64 = 3;
+
 /// Checks the bounds of `fields` on an encoded message.
 ///
 /// # Errors
@@ -13,7 +16,7 @@ pub(crate) fn count_repeated(message: &[u8], fields: &[Repeated]) -> Result<(), 
     }
     let mut seen = vec![0_usize; fields.len()];
     let mut rest = message;
-    while let Some((number, payload, next)) = next_field(rest) {
+    while let Some((number, payload, next)) = next_field(rest)? {
         rest = next;
         let Some(at) = fields.iter().position(|f| u64::from(f.number) == number) else {
             continue;
@@ -34,21 +37,40 @@ pub(crate) fn count_repeated(message: &[u8], fields: &[Repeated]) -> Result<(), 
     Ok(())
 }
 
-/// Splits off one field: its number, its payload if it is length-delimited, and what follows. `None` at the end and at
-/// the first thing that is not well formed (groups included, which prost skips without building anything).
-fn next_field(message: &[u8]) -> Option<(u64, &[u8], &[u8])> {
-    let (key, rest) = varint(message)?;
-    let (payload, rest) = match key & 7 {
-        0 => (&[][..], varint(rest)?.1),
-        1 => (&[][..], rest.get(8..)?),
+/// A field: its number, its payload if it is length-delimited, and the bytes after it.
+type Field<'a> = (u64, &'a [u8], &'a [u8]);
+
+/// Splits off one field. Returns `None` at the end and at the first malformed field, where the decoder stops too.
+///
+/// # Errors
+///
+/// A group. No message of the protocol has one. The decoder skips an unknown group and reads on, so that a scan which
+/// stopped there would not count the fields behind it.
+fn next_field(message: &[u8]) -> Result<Option<Field<'_>>, BrokenBound> {
+    let Some((key, rest)) = varint(message) else {
+        return Ok(None);
+    };
+    if key & 7 == GROUP {
+        return Err(BrokenBound::new(
+            format!("field {}", key >> 3),
+            "is a group, an encoding that no message of this protocol has",
+        ));
+    }
+    Ok(after(key, rest).map(|(payload, rest)| (key >> 3, payload, rest)))
+}
+
+/// The payload of a field with this key, and the bytes after it.
+fn after(key: u64, rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    match key & 7 {
+        0 => Some((&[], varint(rest)?.1)),
+        1 => Some((&[], rest.get(8..)?)),
         2 => {
             let (length, rest) = varint(rest)?;
-            rest.split_at_checked(usize::try_from(length).ok()?)?
+            rest.split_at_checked(usize::try_from(length).ok()?)
         }
-        5 => (&[][..], rest.get(4..)?),
-        _ => return None,
-    };
-    Some((key >> 3, payload, rest))
+        5 => Some((&[], rest.get(4..)?)),
+        _ => None,
+    }
 }
 
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {

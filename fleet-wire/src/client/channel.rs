@@ -221,7 +221,7 @@ impl Channel {
 
 fn parse(url: &str) -> Result<Uri, ChannelError> {
     let wrong = |reason: String| ChannelError::Url {
-        url: url.to_owned(),
+        url: without_user(url),
         reason,
     };
     let uri: Uri = url
@@ -243,6 +243,15 @@ fn parse(url: &str) -> Result<Uri, ChannelError> {
         return Err(wrong("it has a user".to_owned()));
     }
     Ok(uri)
+}
+
+/// The URL without a user and password, which an error must not print.
+fn without_user(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://...@{rest}"),
+        (None, Some((_, rest))) => format!("...@{rest}"),
+        (_, None) => url.to_owned(),
+    }
 }
 
 fn raw(message: &impl Wire) -> Raw {

@@ -45,7 +45,7 @@ pub(super) const PLAIN_IDLE: Duration = HTTP1_IDLE;
 /// Longest time without progress of a write: the time for a PING and its answer.
 pub(super) const WRITE_STALL: Duration = Duration::from_secs(40);
 /// Time for the last answers of a connection that is closed for inactivity.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(5);
+pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(5);
 /// Longest idle time of an HTTP/1.1 connection between requests. It exceeds two heartbeats of a node, which keeps the
 /// connection open between them.
 pub(super) const HTTP1_IDLE: Duration = Duration::from_secs(75);

@@ -32,8 +32,8 @@ use tower::{Service, ServiceExt};
 
 use super::{
     config::{
-        CONNECTION_WINDOW, ERROR_RESETS, ESTABLISH, HEADER_LIST, HEADERS, HTTP1_IDLE, KEEPALIVE,
-        KEEPALIVE_TIMEOUT, LAST_WORDS, ListenerCounts, PENDING_RESETS, PLAIN_IDLE, PREFACE,
+        CLOSE_GRACE, CONNECTION_WINDOW, ERROR_RESETS, ESTABLISH, HEADER_LIST, HEADERS, HTTP1_IDLE,
+        KEEPALIVE, KEEPALIVE_TIMEOUT, ListenerCounts, PENDING_RESETS, PLAIN_IDLE, PREFACE,
         SEND_BUFFER, STREAM_WINDOW, STREAMS, count,
     },
     guard::Standing,
@@ -120,7 +120,7 @@ impl Connection {
                 count(&self.counts.plaintext_refused);
                 // The answer only explains the refusal, so
                 // a peer that does not take it is no error.
-                timeout(LAST_WORDS, turn_away(io))
+                timeout(CLOSE_GRACE, turn_away(io))
                     .await
                     .unwrap_or(Ok(()))
                     .unwrap_or_default();
@@ -238,7 +238,7 @@ impl Connection {
                     };
                     count(late);
                     connection.as_mut().graceful_shutdown();
-                    bound.as_mut().reset(Instant::now() + LAST_WORDS);
+                    bound.as_mut().reset(Instant::now() + CLOSE_GRACE);
                     phase = Phase::Closing;
                 }
             }

@@ -37,6 +37,24 @@ macro_rules! cases {
     };
 }
 
+#[test]
+fn a_group_hides_no_elements_from_the_count() {
+    let report = ReportDiscoveredDevicesRequest {
+        devices: vec![DiscoveredDeviceReport::default(); 1_025],
+        ..ReportDiscoveredDevicesRequest::default()
+    };
+    let too_many = report.encode_to_vec();
+    let refused = |bytes: Vec<u8>| {
+        decode_checked::<ReportDiscoveredDevicesRequest>(bytes.into())
+            .expect_err("breaks a bound")
+            .message
+    };
+    assert!(refused(too_many.clone()).starts_with("devices: "));
+    // Field 100: begin and end of a group. The decoder skips it and reads on.
+    let hidden = [&[0xa3, 0x06, 0xa4, 0x06], too_many.as_slice()].concat();
+    assert!(refused(hidden).starts_with("field 100: is a group"));
+}
+
 fn e(count: usize) -> String {
     "é".repeat(count)
 }

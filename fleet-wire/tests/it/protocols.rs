@@ -405,7 +405,7 @@ fn a_url_that_is_none_of_a_server_is_refused_with_its_reason() {
         ("10.0.0.1:8420", "scheme"),
         ("ftp://a", "scheme"),
         ("http://a?b=c", "query"),
-        ("http://user@a", "user"),
+        ("http://user:hunter2@a", "user"),
         ("https://a b", "invalid"),
     ] {
         let error = Channel::new(url, &ChannelConfig::default()).expect_err(url);
@@ -414,6 +414,7 @@ fn a_url_that_is_none_of_a_server_is_refused_with_its_reason() {
             "{url}: {error:?}"
         );
         assert!(error.to_string().contains(reason), "{url}: {error}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
     }
     let config = ChannelConfig {
         roots: Roots::File("/nowhere/ca.pem".into()),

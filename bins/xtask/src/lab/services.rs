@@ -52,7 +52,12 @@ impl<'a> Services<'a> {
         let key = live::create_operator(&self.bin_dir.join("fleetd"), &database)?;
         write_secret(&self.file("operator.key"), &key)?;
         let mut serve = self.program(Zone::Hub, "fleetd");
-        serve.args(["serve", "--allow-insecure-transport"]);
+        serve.args([
+            "serve",
+            "--allow-insecure-transport",
+            "--public-url",
+            &url(),
+        ]);
         serve.args(["--listen", &format!("{HUB_ADDRESS}:{PORT}")]);
         serve.args(["--database-url", &database]);
         start(serve, &self.file("fleetd.log"), "serving")?;
