@@ -91,7 +91,7 @@ pub enum EnrollError {
     },
     /// The server received a different key: an attacker may be between node and server.
     #[error(
-        "the server reports fingerprint {theirs:?}, but this node's is {ours}; the key may have been exchanged on the way; nothing was saved, so revoke the node at the server and check the connection"
+        "the server reports fingerprint {theirs:?}, but this node's is {ours}; a key may have been exchanged on the way; nothing was saved, so revoke the node at the server and check the connection (an upstream server needs --upstream-server)"
     )]
     FingerprintDiffers {
         /// This node's.
@@ -154,7 +154,12 @@ pub async fn register(
         name: state.name.clone(),
         identity_pubkey: identity.to_vec().into(),
         encryption_pubkey: encryption.to_vec().into(),
-        identity_proof: proof.to_bytes().to_vec().into(),
+        // Upstream servers know neither the proof nor the fingerprint over both keys.
+        identity_proof: if state.upstream_server {
+            Vec::new().into()
+        } else {
+            proof.to_bytes().to_vec().into()
+        },
     };
     let answer = client
         .register(&request, CallOptions::new())

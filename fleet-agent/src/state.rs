@@ -74,8 +74,12 @@ impl StateFile {
         x25519_dalek::PublicKey::from(&secret).to_bytes()
     }
 
-    /// The fingerprint that the operator compares.
+    /// The fingerprint that the operator compares: over both keys, unless the server is upstream's.
     pub fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(&self.identity_public())
+        if self.upstream_server {
+            Fingerprint::of(&self.identity_public())
+        } else {
+            Fingerprint::of_both(&self.identity_public(), &self.encryption_public())
+        }
     }
 }

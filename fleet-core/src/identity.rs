@@ -166,6 +166,14 @@ impl Fingerprint {
     pub fn of(identity_key: &[u8; 32]) -> Self {
         Self(first_eight(identity_key))
     }
+
+    /// Computes the fingerprint of a node that has proved its possession of the identity key over both keys. A party
+    /// between node and server can then exchange neither key, nor drop the proof: the operator would compare two
+    /// different fingerprints.
+    pub fn of_both(identity_key: &[u8; 32], encryption_key: &[u8; 32]) -> Self {
+        let keys = [b"fleet-node-keys1".as_slice(), identity_key, encryption_key];
+        Self(first_eight(&keys.concat()))
+    }
 }
 
 impl fmt::Display for Fingerprint {
@@ -256,5 +264,10 @@ mod tests {
     fn the_fingerprint_is_the_head_of_the_hash() {
         // SHA-256 of 32 zero bytes begins 66687aadf862bd77.
         assert_eq!(Fingerprint::of(&[0; 32]).to_string(), "66687aadf862bd77");
+        // Computed by an independent implementation.
+        assert_eq!(
+            Fingerprint::of_both(&[0; 32], &[1; 32]).to_string(),
+            "61d4e4fc32ec6872"
+        );
     }
 }

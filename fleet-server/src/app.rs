@@ -13,6 +13,7 @@ use crate::{
     audit::Auditor,
     call_limits::CallLimits,
     config::{DirectPath, Rates, ServerConfig},
+    credential_limits::CredentialLimits,
     direct_slots::DirectSlots,
     dispatch_queue::DispatchQueue,
     environment::Environment,
@@ -31,6 +32,7 @@ pub(crate) struct Limiters {
     pub(crate) handshakes_of_a_key: Limiter,
     pub(crate) sign_ins: SourceLimiter,
     pub(crate) passwords_of_an_account: Limiter,
+    pub(crate) credentials: CredentialLimits,
 }
 
 impl Limiters {
@@ -41,6 +43,7 @@ impl Limiters {
             handshakes_of_a_key: Limiter::per_minute(rates.handshakes_of_a_key),
             sign_ins: SourceLimiter::per_minute(rates.sign_ins),
             passwords_of_an_account: Limiter::per_minute(rates.passwords_of_an_account),
+            credentials: CredentialLimits::new(rates.unknown_credentials),
         }
     }
 }

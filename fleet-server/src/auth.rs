@@ -7,7 +7,7 @@ use std::{
 };
 
 use fleet_core::{Permission, SecretHash, SecretKind};
-use fleet_store::{Actor, NodeIdentity, OperatorIdentity, Principal};
+use fleet_store::{Actor, NodeIdentity, OperatorIdentity, Principal, StoreError};
 use fleet_wire::{
     Context, Peer, RpcError,
     server::{Admission, Authenticate, Call},
@@ -73,7 +73,7 @@ impl Authenticate for Gate {
         let caller = match class_of(path.trim_start_matches('/')) {
             Some(Class::Public) => return Ok(Admission::Public),
             Some(Class::Node) => {
-                let identity = node(app, headers).await;
+                let identity = node(app, headers, from).await;
                 let identity = recorded(app, headers, from, "node.call", path, identity).await?;
                 Caller::Node(identity)
             }
@@ -109,7 +109,7 @@ impl Gate {
         from: IpAddr,
         permissions: &[Permission],
     ) -> Result<Caller, RpcError> {
-        let identity = operator(&self.app, &Method::POST, headers).await;
+        let identity = operator(&self.app, &Method::POST, headers, from).await;
         let identity = recorded(&self.app, headers, from, "operator.call", path, identity).await?;
         for permission in permissions {
             permit(&self.app, &identity, *permission, path, from).await?;
@@ -135,18 +135,34 @@ async fn recorded<T>(
         .await
 }
 
+/// Looks a credential up. A source that presents unknown ones is limited, so that it costs a bounded amount of database
+/// work.
+async fn look_up<T>(
+    app: &App,
+    credential: &str,
+    from: IpAddr,
+    find: impl AsyncFnOnce(SecretHash) -> Result<Option<T>, StoreError>,
+) -> Result<Option<T>, RpcError> {
+    let (hash, now) = (SecretHash::of(credential), app.environment.instant());
+    let Some(limits) = &app.limiters else {
+        return find(hash).await.answered();
+    };
+    limits.credentials.admit(&hash, from, now)?;
+    let found = find(hash).await.answered()?;
+    limits.credentials.settle(&hash, found.is_some(), from, now);
+    Ok(found)
+}
+
 /// The node whose session token the call presents.
-async fn node(app: &App, headers: &HeaderMap) -> Result<NodeIdentity, RpcError> {
+async fn node(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<NodeIdentity, RpcError> {
     let token = bearer(headers).ok_or_else(|| {
         RpcError::unauthenticated(
             "this procedure needs a node's session token as `authorization: Bearer`",
         )
     })?;
-    let identity = app
-        .store
-        .node_by_session(SecretHash::of(token), app.environment.now())
-        .await
-        .answered()?;
+    let now = app.environment.now();
+    let find = async |hash| app.store.node_by_session(hash, now).await;
+    let identity = look_up(app, token, from, find).await?;
     identity.ok_or_else(|| {
         RpcError::unauthenticated(
             "the session expired or is unknown: open a new one with BeginAuthHandshake",
@@ -160,24 +176,23 @@ pub(crate) async fn operator(
     app: &App,
     method: &Method,
     headers: &HeaderMap,
+    from: IpAddr,
 ) -> Result<OperatorIdentity, RpcError> {
     let now = app.environment.now();
     let identity = match (bearer(headers), cookie(headers, &app.config)) {
         (Some(key), _) if key.starts_with(SecretKind::OperatorKey.prefix()) => {
-            app.store.operator_by_key(SecretHash::of(key), now).await
+            let find = async |hash| app.store.operator_by_key(hash, now).await;
+            look_up(app, key, from, find).await?
         }
-        // A node's token is never valid for an operator, and a wrong key never falls back to a
-        // cookie.
-        (Some(_), _) => Ok(None),
+        (Some(_), _) => None,
         (None, Some(token)) => {
             if !method.is_safe() && !headers.contains_key(CSRF_HEADER) {
                 return Err(RpcError::unauthenticated(format!(
                     "a browser's session needs the header `{CSRF_HEADER}: 1` on every change"
                 )));
             }
-            app.store
-                .operator_by_session(SecretHash::of(token), now)
-                .await
+            let find = async |hash| app.store.operator_by_session(hash, now).await;
+            look_up(app, token, from, find).await?
         }
         (None, None) => {
             return Err(RpcError::unauthenticated(
@@ -185,7 +200,7 @@ pub(crate) async fn operator(
             ));
         }
     };
-    identity.answered()?.ok_or_else(|| RpcError::unauthenticated("the key or session is not valid: create a new key with `fleetd admin create-key`, or sign in again"))
+    identity.ok_or_else(|| RpcError::unauthenticated("the key or session is not valid: create a new key with `fleetd admin create-key`, or sign in again"))
 }
 
 /// Refuses, with an audit record, an operator who lacks a permission.

@@ -59,6 +59,8 @@ pub struct Rates {
     /// other addresses together. An unknown peer that guesses therefore cannot lock the owner out, and many
     /// unknown peers guess no faster than one.
     pub passwords_of_an_account: NonZeroU32,
+    /// Keys, sessions and node tokens that do not exist, per address. Each costs one look into the database.
+    pub unknown_credentials: NonZeroU32,
 }
 
 impl Default for Rates {
@@ -70,6 +72,7 @@ impl Default for Rates {
             handshakes_of_a_key: per_minute(30),
             sign_ins: per_minute(30),
             passwords_of_an_account: per_minute(10),
+            unknown_credentials: per_minute(600),
         }
     }
 }

@@ -42,10 +42,10 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
         (&Method::POST, ["api", "session"]) => {
             session::sign_in(&app, https, from, &parts, body).await
         }
-        (&Method::GET, ["api", "session"]) => session::show(&app, &parts).await,
+        (&Method::GET, ["api", "session"]) => session::show(&app, from, &parts).await,
         (&Method::DELETE, ["api", "session"]) => session::sign_out(&app, https, from, &parts).await,
         (&Method::GET, ["api", "scans", scan, "events"]) => {
-            events::stream(&app, &parts, scan).await
+            events::stream(&app, from, &parts, scan).await
         }
         (&Method::GET | &Method::HEAD, _) => assets::asset(&parts).ok_or_else(|| {
             RpcError::not_found(format!("nothing is served at {}", parts.uri.path()))

@@ -28,6 +28,7 @@ mod call;
 mod call_limits;
 mod config;
 mod convert;
+mod credential_limits;
 mod credentials;
 mod dial_permit;
 mod direct;

@@ -131,13 +131,32 @@ impl SourceLimiter {
     pub(crate) fn allow(&self, from: IpAddr, calls: &str, now: Instant) -> Result<(), RpcError> {
         // A refused call is charged nowhere: a source that is refused takes nothing from its neighbors, and a block
         // that is refused takes nothing from the cells that its sources share with others.
+        let charges = self.charges(from, calls, now)?;
+        charges.into_iter().for_each(Charge::charge);
+        Ok(())
+    }
+
+    /// Whether [`allow`](Self::allow) would succeed; takes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As `allow`.
+    pub(crate) fn check(&self, from: IpAddr, calls: &str, now: Instant) -> Result<(), RpcError> {
+        self.charges(from, calls, now).map(drop)
+    }
+
+    fn charges(
+        &self,
+        from: IpAddr,
+        calls: &str,
+        now: Instant,
+    ) -> Result<Vec<Charge<'_>>, RpcError> {
         let mut charges = Vec::with_capacity(BLOCKS.len());
         for (limiter, (v4, v6, _)) in self.0.iter().zip(BLOCKS) {
             let charge = limiter.check(block(from, v4, v6), now);
             charges.push(charge.map_err(|wait| refusal(calls, wait))?);
         }
-        charges.into_iter().for_each(Charge::charge);
-        Ok(())
+        Ok(charges)
     }
 }
 

@@ -25,6 +25,9 @@ const AT_ONCE: usize = 2;
 /// Callers that may wait for a hash. Further callers are refused with a retry hint: a flood of sign-ins costs bounded
 /// memory, and nobody waits longer than a few seconds.
 const WAITING: usize = 32;
+/// The part of them that callers from new addresses may take. The rest is kept for addresses from which an owner has
+/// signed in before: a flood of guesses from elsewhere does not keep operators out.
+const WAITING_NEW: usize = 24;
 
 /// A hash that no password matches. It is verified for unknown accounts, so that they take as long as known ones.
 const PLACEHOLDER: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyB0aGlzIQ$RCHXKL1s1dKe4bpLbJDlKfOTxrSdKpVQXZOUHmZCzLU";
@@ -75,6 +78,15 @@ pub(crate) struct Passwords {
     waiting: Arc<AtomicUsize>,
 }
 
+/// Where a caller comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// An address from which the owner of the account has signed in before, or an authenticated caller.
+    Known,
+    /// Any other address.
+    New,
+}
+
 /// Counts a waiting caller until it is dropped.
 struct Waiting(Arc<AtomicUsize>);
 
@@ -101,8 +113,9 @@ impl Passwords {
         &self,
         password: Password,
         phc: Option<String>,
+        caller: Source,
     ) -> Result<bool, RpcError> {
-        self.run(move || {
+        self.run(caller, move || {
             let verified = matches(&password, phc.as_deref().unwrap_or(PLACEHOLDER));
             verified && phc.is_some()
         })
@@ -119,7 +132,8 @@ impl Passwords {
         password: Password,
         salt: [u8; 16],
     ) -> Result<String, RpcError> {
-        self.run(move || hash_password(&password, &salt))
+        // Only callers that have proved who they are set a password.
+        self.run(Source::Known, move || hash_password(&password, &salt))
             .await?
             .map_err(|error| {
                 tracing::error!(error, "a password could not be hashed");
@@ -129,11 +143,16 @@ impl Passwords {
 
     async fn run<T: Send + 'static>(
         &self,
+        caller: Source,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, RpcError> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let waiting = Waiting(self.waiting.clone());
-        if before >= WAITING {
+        let most = match caller {
+            Source::Known => WAITING,
+            Source::New => WAITING_NEW,
+        };
+        if before >= most {
             let wait = std::time::Duration::from_secs(2);
             return Err(RpcError::resource_exhausted(
                 "too many sign-ins at a time: try again in a few seconds",
@@ -193,7 +212,9 @@ mod tests {
         let lengths = |phc: &str| phc.split('$').skip(4).map(str::len).collect::<Vec<_>>();
         assert_eq!(lengths(&phc), lengths(PLACEHOLDER));
         for phc in [Some(phc), None] {
-            let verified = passwords.verify(password("wrong horse"), phc).await;
+            let verified = passwords
+                .verify(password("wrong horse"), phc, Source::New)
+                .await;
             assert_eq!(verified.ok(), Some(false));
         }
     }
@@ -201,9 +222,12 @@ mod tests {
     #[tokio::test]
     async fn a_flood_is_refused_with_a_retry_hint_and_the_queue_empties() {
         let passwords = Arc::new(Passwords::new());
-        let many = (0..WAITING + 8).map(|_| {
+        let callers = [Source::New; WAITING_NEW + 8]
+            .into_iter()
+            .chain([Source::Known; WAITING - WAITING_NEW]);
+        let many = callers.map(|caller| {
             let passwords = passwords.clone();
-            tokio::spawn(async move { passwords.run(|| ()).await })
+            tokio::spawn(async move { passwords.run(caller, || ()).await })
         });
         let gate = passwords
             .permits
@@ -212,17 +236,19 @@ mod tests {
             .await;
         let many: Vec<_> = many.collect();
         tokio::task::yield_now().await;
-        while passwords.waiting.load(Ordering::Relaxed) > WAITING {
+        while passwords.waiting.load(Ordering::Relaxed) != WAITING {
             tokio::task::yield_now().await;
         }
         drop(gate);
-        let mut refused = 0;
-        for one in many {
+        let mut refused = Vec::new();
+        for (number, one) in many.into_iter().enumerate() {
             if let Err(error) = one.await.expect("ends") {
                 assert!(error.retry_after().is_some(), "{error}");
-                refused += 1;
+                refused.push(number);
             }
         }
-        assert_eq!((refused, passwords.waiting.load(Ordering::Relaxed)), (8, 0));
+        // The tasks start in order: the last eight from new addresses find their part taken, and the others have room.
+        assert_eq!(refused, Vec::from_iter(WAITING_NEW..WAITING_NEW + 8));
+        assert_eq!(passwords.waiting.load(Ordering::Relaxed), 0);
     }
 }

@@ -69,6 +69,7 @@ struct RatesFile {
     handshakes_of_a_key: Option<u32>,
     sign_ins: Option<u32>,
     passwords_of_an_account: Option<u32>,
+    unknown_credentials: Option<u32>,
 }
 
 impl RatesFile {
@@ -87,6 +88,7 @@ impl RatesFile {
                 self.passwords_of_an_account,
                 default.passwords_of_an_account,
             ),
+            unknown_credentials: or(self.unknown_credentials, default.unknown_credentials),
         }
     }
 }

@@ -7,9 +7,11 @@ use std::{
 
 use anyhow::Context;
 use fleet_agent::{
-    ConfigureOptions, EnrollError, EnrollOptions, SecretText, Stage, StateDir, StateFile,
+    ConfigureOptions, EnrollError, EnrollOptions, SecretText, SitePolicy, Stage, StateDir,
+    StateFile,
 };
 use fleet_core::{Fingerprint, Secret, SecretKind};
+use fleet_discovery::SubnetChoice;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -152,7 +154,28 @@ async fn finish(dir: &StateDir) -> anyhow::Result<()> {
         );
     };
     fleet_agent::finish(dir, api_key).await?;
-    print("Enrolled. Start the node with `fleetnode run`.")
+    let subnets = SitePolicy::default().choose_subnets(None);
+    print(&next_steps(&subnets))
+}
+
+/// How to start the node, with a limit to its own networks to copy. Without a limit, the server can have it scan every
+/// private network that this machine reaches.
+fn next_steps(subnets: &[SubnetChoice]) -> String {
+    let own: Vec<_> = subnets
+        .iter()
+        .filter(|choice| choice.is_chosen)
+        .map(|choice| format!("--allow-network {}", choice.subnet))
+        .collect();
+    let start = "Enrolled. Start the node with `fleetnode run`.";
+    if own.is_empty() {
+        return format!(
+            "{start}\nTo limit what the server can scan through it, add --allow-network NETWORK for each network."
+        );
+    }
+    format!(
+        "{start}\nTo limit what the server can scan through it to this machine's own networks:\n  fleetnode run {}",
+        own.join(" ")
+    )
 }
 
 fn print_fingerprint(fingerprint: Fingerprint) -> anyhow::Result<()> {
@@ -201,5 +224,32 @@ fn host_name() -> String {
         "fleetnode".to_owned()
     } else {
         name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_step_limits_the_node_to_its_own_networks() {
+        let choice = |subnet: &str, is_chosen| SubnetChoice {
+            subnet: subnet.parse().expect("a network"),
+            interface: "eth0".to_owned(),
+            is_chosen,
+            reason: String::new(),
+        };
+        let shown = next_steps(&[
+            choice("10.20.0.0/24", true),
+            choice("172.17.0.0/16", false),
+            choice("10.30.0.0/22", true),
+        ]);
+        let command = "  fleetnode run --allow-network 10.20.0.0/24 --allow-network 10.30.0.0/22";
+        assert_eq!(shown.lines().last(), Some(command));
+        let shown = next_steps(&[choice("172.17.0.0/16", false)]);
+        assert!(
+            shown.ends_with("--allow-network NETWORK for each network."),
+            "{shown}"
+        );
     }
 }

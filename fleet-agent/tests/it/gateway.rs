@@ -308,12 +308,20 @@ impl FleetNodeGatewayService for Script {
         let key: [u8; 32] = request.identity_pubkey[..]
             .try_into()
             .map_err(|_| RpcError::invalid_argument("key"))?;
+        let encryption: [u8; 32] = request.encryption_pubkey[..]
+            .try_into()
+            .map_err(|_| RpcError::invalid_argument("key"))?;
+        let fingerprint = if request.identity_proof.is_empty() {
+            Fingerprint::of(&key)
+        } else {
+            Fingerprint::of_both(&key, &encryption)
+        };
         self.record(|seen| seen.registration = Some(request));
         let claimed = self.behavior().fingerprint.clone();
         Ok(RegisterResponse {
             fleet_node_id: NODE_ID,
             enrollment_status: EnrollmentStatus::Pending.into(),
-            identity_fingerprint: claimed.unwrap_or_else(|| Fingerprint::of(&key).to_string()),
+            identity_fingerprint: claimed.unwrap_or_else(|| fingerprint.to_string()),
         }
         .into())
     }

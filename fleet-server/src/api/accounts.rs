@@ -16,7 +16,7 @@ use super::Api;
 use crate::{
     convert::timestamp,
     failure::Answered,
-    passwords::{PASSWORDS, chosen},
+    passwords::{PASSWORDS, Source, chosen},
 };
 
 impl AccountService for Api {
@@ -105,7 +105,12 @@ impl AccountService for Api {
         if let Some(stored) = account.and_then(|account| account.password) {
             // An unreadable password is a wrong one: no check may be skipped because a value could not be read.
             let is_right = match current {
-                Some(current) => self.app.passwords.verify(current, Some(stored.phc)).await?,
+                Some(current) => {
+                    self.app
+                        .passwords
+                        .verify(current, Some(stored.phc), Source::Known)
+                        .await?
+                }
                 None => false,
             };
             if !is_right {

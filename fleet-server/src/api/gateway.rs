@@ -67,14 +67,19 @@ impl FleetNodeGatewayService for Api {
         let identity_key = identity_key(&request.identity_pubkey)?;
         let encryption_key = encryption_key(&request.encryption_pubkey)?;
         let code = SecretHash::of(&request.enrollment_token);
-        verify_possession(&identity_key, &encryption_key, &request, &code)?;
-        let fingerprint = Fingerprint::of(identity_key.as_bytes());
+        let keys_proved = verify_possession(&identity_key, &encryption_key, &request, &code)?;
+        let fingerprint = if keys_proved {
+            Fingerprint::of_both(identity_key.as_bytes(), &encryption_key)
+        } else {
+            Fingerprint::of(identity_key.as_bytes())
+        };
         let attempt = Attempt::anonymous(from, "node.register", format!("identity {fingerprint}"));
         let new = NewNode {
             code,
             name: request.name,
             identity_key: identity_key.to_bytes(),
             encryption_key,
+            keys_proved,
             actor: attempt.actor.clone(),
             now: self.app.environment.now(),
         };
@@ -364,15 +369,16 @@ fn answers(challenged: &Challenged, answer: &CompleteAuthHandshakeRequest) -> bo
     key.verify_strict(&answer.challenge, &signature).is_ok()
 }
 
-/// Verifies the proof of possession of the identity key, where the request contains one.
+/// Verifies the proof of possession of the identity key, where the request contains one, and returns whether it does.
+/// Upstream nodes send none. If somebody drops the proof of another node, its fingerprint differs from the node's own.
 fn verify_possession(
     key: &VerifyingKey,
     encryption_key: &[u8; 32],
     request: &RegisterRequest,
     code: &SecretHash,
-) -> Result<(), RpcError> {
+) -> Result<bool, RpcError> {
     if request.identity_proof.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let refused = || {
         RpcError::invalid_argument(
@@ -382,7 +388,8 @@ fn verify_possession(
     let signature = Signature::from_slice(&request.identity_proof).map_err(|_| refused())?;
     let statement = registration_statement(code, &request.name, key.as_bytes(), encryption_key);
     key.verify_strict(&statement, &signature)
-        .map_err(|_| refused())
+        .map_err(|_| refused())?;
+    Ok(true)
 }
 
 /// A malformed command id is answered like a command that is not in flight.

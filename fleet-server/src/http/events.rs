@@ -1,7 +1,7 @@
 //! A scan as server-sent events (WHATWG HTML, 9.2). Each event is one JSON object whose id is the sequence, which lets a
 //! browser resume by itself.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use fleet_core::Permission;
@@ -23,10 +23,11 @@ use crate::{
 /// Streams a scan's events after `Last-Event-ID`, or after the query's `after`.
 pub(super) async fn stream(
     app: &Arc<App>,
+    from: IpAddr,
     parts: &Parts,
     scan: &str,
 ) -> Result<Response<Body>, RpcError> {
-    let operator = auth::operator(app, &Method::GET, &parts.headers).await?;
+    let operator = auth::operator(app, &Method::GET, &parts.headers, from).await?;
     mark_known(parts);
     if !operator.role.may(Permission::NodeRead) {
         return Err(RpcError::permission_denied(format!(

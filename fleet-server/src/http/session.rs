@@ -25,7 +25,7 @@ use crate::{
     convert::printable,
     failure::{self, Answered},
     limiter,
-    passwords::{PASSWORDS, chosen},
+    passwords::{PASSWORDS, Source, chosen},
 };
 
 /// Two passwords in JSON fit, even if every byte is escaped.
@@ -203,7 +203,11 @@ async fn by_password(
         // A text that cannot be a password costs a hash too, so its refusal takes as long.
         None => Password::one_time(&[0; 20]),
     };
-    let is_right = app.passwords.verify(presented, phc).await?;
+    let caller = match &account {
+        Some(account) if account.known_source => Source::Known,
+        Some(_) | None => Source::New,
+    };
+    let is_right = app.passwords.verify(presented, phc, caller).await?;
     let is_valid = stored
         .as_ref()
         .is_some_and(|stored| stored.one_time_until.is_none_or(|until| until > now));
@@ -237,7 +241,10 @@ async fn exchange(
     now: Timestamp,
 ) -> Result<(OperatorId, Proof), RpcError> {
     let new = chosen(new, &account.email)?;
-    if app.passwords.verify(new.clone(), Some(one_time)).await? {
+    let verified = app
+        .passwords
+        .verify(new.clone(), Some(one_time), Source::Known);
+    if verified.await? {
         return Err(RpcError::invalid_argument(
             "the new password is the one-time password: choose another one",
         ));
@@ -287,8 +294,12 @@ fn is_json(parts: &Parts) -> bool {
 }
 
 /// Shows the signed-in operator.
-pub(super) async fn show(app: &App, parts: &Parts) -> Result<Response<Body>, RpcError> {
-    let operator = auth::operator(app, &Method::GET, &parts.headers).await?;
+pub(super) async fn show(
+    app: &App,
+    from: IpAddr,
+    parts: &Parts,
+) -> Result<Response<Body>, RpcError> {
+    let operator = auth::operator(app, &Method::GET, &parts.headers, from).await?;
     mark_known(parts);
     let permissions: Vec<_> = Permission::ALL
         .into_iter()

@@ -184,7 +184,7 @@ async fn a_proof_of_the_identity_key_is_verified_if_present() {
     request.identity_proof = signing.sign(&statement("barn")).to_bytes().to_vec().into();
     let registered = register(&world, &request).await.expect("registers");
     assert_eq!(registered.enrollment_status(), EnrollmentStatus::Pending);
-    let fingerprint = fleet_core::Fingerprint::of(&public).to_string();
+    let fingerprint = fleet_core::Fingerprint::of_both(&public, &[9; 32]).to_string();
     assert_eq!(registered.identity_fingerprint, fingerprint);
 }
 

@@ -8,7 +8,8 @@ use fleet_server::{Rates, ServerConfig};
 use fleet_wire::{Code, admin::RevokeFleetNodeRequest, client::CallOptions, gateway::AckCode};
 
 use crate::harness::{
-    Enrolled, Profile, World, complete, heartbeat, identity, list, refused, registration, start,
+    Enrolled, Profile, World, complete, heartbeat, identity, list, refused, registration, request,
+    start,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,6 +182,7 @@ async fn calls_without_a_credential_are_limited_with_a_retry_hint() {
             handshakes_of_a_key: of(3),
             sign_ins: of(30),
             passwords_of_an_account: of(10),
+            unknown_credentials: of(2),
         }),
         ..ServerConfig::default()
     })
@@ -188,10 +190,22 @@ async fn calls_without_a_credential_are_limited_with_a_retry_hint() {
     let operator = world.operator(Role::Operator).await;
     let node = Enrolled::new(&world, &operator).await;
 
+    let with_key = async |key: &str| {
+        let headers = [("authorization", key)];
+        request(world.address(), "GET", "/api/session", &headers, "").await
+    };
+    for status in [401, 401, 429, 429] {
+        let answer = with_key("Bearer fok_guess").await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
+    // The guesses come from the operator's own address.
+    let valid = format!("Bearer {}", operator.key);
+    assert_eq!(with_key(&valid).await.status, 200);
+
     // One registration was used to enroll.
     let gateway = world.gateway();
-    let request = registration("fnc_not-a-code-of-anybody", "barn", &identity());
-    let register = || gateway.register(&request, CallOptions::new());
+    let unknown = registration("fnc_not-a-code-of-anybody", "barn", &identity());
+    let register = || gateway.register(&unknown, CallOptions::new());
     refused(register().await, Code::Unauthenticated);
     let limited = refused(register().await, Code::ResourceExhausted);
     assert!(limited.retry_after().is_some(), "{limited}");

@@ -84,6 +84,8 @@ pub struct NewNode {
     pub identity_key: [u8; 32],
     /// A usable X25519 public key.
     pub encryption_key: [u8; 32],
+    /// Whether it proved that it holds the identity key, by a signature over both keys. Upstream nodes do not.
+    pub keys_proved: bool,
     /// The author and its address, for the audit trail.
     pub actor: Actor,
     /// The current time.

@@ -140,7 +140,11 @@ pub(crate) async fn rows(
                 id: NodeId(node.id),
                 org,
                 state: node.state.0,
-                fingerprint: Fingerprint::of(&node.identity_key.0),
+                fingerprint: if node.keys_proved {
+                    Fingerprint::of_both(&node.identity_key.0, &node.encryption_key.0)
+                } else {
+                    Fingerprint::of(&node.identity_key.0)
+                },
                 created_at: node.created_at.0,
                 last_seen_at: node.last_seen_at.map(|at| at.0),
                 invitation: waiting.get(&node.id).copied().map(PendingEnrollmentId),

@@ -9,6 +9,7 @@ use fleet_store::*;
 use crate::site::{Site, at, secret};
 
 contract! {
+    the_fingerprint_covers_both_keys_of_a_node_that_proved_them
     a_code_leads_to_a_confirmed_node
     a_code_that_cannot_be_used_says_nothing_more
     a_taken_name_or_key_leaves_the_code_usable
@@ -88,6 +89,19 @@ async fn a_code_leads_to_a_confirmed_node(site: Site) {
         actions[2..],
         ["code.create", "node.register", "node.confirm"]
     );
+}
+
+async fn the_fingerprint_covers_both_keys_of_a_node_that_proved_them(site: Site) {
+    let new = NewNode {
+        keys_proved: true,
+        ..Site::newcomer("both", "both")
+    };
+    site.code("both").await;
+    let both = Fingerprint::of_both(&new.identity_key, &new.encryption_key);
+    let registered = site.store.register_node(new).await.expect("registered");
+    let nodes = site.store.list_nodes(site.org).await.expect("read");
+    let node = nodes.iter().find(|node| node.id == registered.node);
+    assert_eq!(node.map(|node| node.fingerprint), Some(both));
 }
 
 async fn refused_code(site: &Site, code: &str, now: u64) -> bool {

@@ -42,6 +42,7 @@ impl Enrollment for SqlStore {
                 state: Set(AsText(NodeState::Pending)),
                 identity_key: Set(Bytes32(new.identity_key)),
                 encryption_key: Set(Bytes32(new.encryption_key)),
+                keys_proved: Set(new.keys_proved),
                 created_at: Set(Micros(new.now)),
                 last_seen_at: Set(None),
                 deleted_at: Set(None),

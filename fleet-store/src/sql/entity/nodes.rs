@@ -9,6 +9,7 @@ entity! {
         pub state: AsText<NodeState>,
         pub identity_key: Bytes32,
         pub encryption_key: Bytes32,
+        pub keys_proved: bool,
         pub created_at: Micros,
         pub last_seen_at: Option<Micros>,
         pub deleted_at: Option<Micros>,

@@ -108,6 +108,7 @@ CREATE TABLE node (
     state TEXT NOT NULL,
     identity_key {bytes} NOT NULL,
     encryption_key {bytes} NOT NULL,
+    keys_proved BOOLEAN NOT NULL,
     created_at BIGINT NOT NULL,
     last_seen_at BIGINT,
     deleted_at BIGINT,

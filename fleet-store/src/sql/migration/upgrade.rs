@@ -13,7 +13,7 @@ const ROWS: [&[&str]; 1] = [&[
     "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
     "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
     "INSERT INTO operator_key (id, operator_id, hash, name, created_at) VALUES (1, 1, KEY, 'laptop', 1)",
-    "INSERT INTO node (id, org_id, name, state, identity_key, encryption_key, created_at, duplicate_identity) VALUES (1, 1, 'north', 'confirmed', KEY, KEY, 1, FALSE)",
+    "INSERT INTO node (id, org_id, name, state, identity_key, encryption_key, keys_proved, created_at, duplicate_identity) VALUES (1, 1, 'north', 'confirmed', KEY, KEY, FALSE, 1, FALSE)",
     "INSERT INTO invitation (id, org_id, hash, state, created_at, expires_at, created_by, node_id) VALUES (1, 1, KEY, 'confirmed', 1, 2, 1, 1)",
     "INSERT INTO device (id, org_id, identifier, node_id, ip, port, scheme, driver, model, manufacturer, firmware, mac, serial, evidence, first_seen, last_seen) VALUES (1, 1, 'mac:02:00:5E:00:00:01', 1, '10.0.0.7', 80, 'http', 'antminer', 'S19', '', '', '02:00:5E:00:00:01', '', 'title', 1, 2)",
     "INSERT INTO device_alias (org_id, identifier, device_id, since) VALUES (1, 'auto:00ff00ff00ff00ff', 1, 2)",

@@ -74,6 +74,7 @@ impl Site {
             name: name.to_owned(),
             identity_key,
             encryption_key: [9; 32],
+            keys_proved: false,
             actor: nobody(),
             now: at(1),
         }

@@ -117,6 +117,7 @@ impl Site {
             name: name.to_owned(),
             identity_key: environment().random(),
             encryption_key: [9; 32],
+            keys_proved: false,
             actor: self.actor(),
             now: now(),
         };
