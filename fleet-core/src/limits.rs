@@ -40,6 +40,9 @@ pub const REFUSED_ROWS_FLOOR: usize = 10_240;
 pub const COMMAND_BUDGET: Duration = Duration::from_secs(600);
 /// How long the server waits for the ack of a command it has sent.
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(720);
+/// How long nodes get after an outage to reconnect and send the reports that they kept: several attempts at the longest
+/// reconnect delay.
+pub const NODE_RETURN: Duration = Duration::from_secs(120);
 /// Attempts of a chunk before its targets count as not reached.
 pub const CHUNK_ATTEMPTS: u32 = 3;
 /// How long a pairing waits for the server that holds its credentials. After this silence the server counts as dead,

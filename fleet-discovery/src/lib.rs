@@ -33,8 +33,9 @@ pub use gaps::Gaps;
 pub use interfaces::{Interface, InterfaceKind, LowerInterface, SubnetChoice, site_subnets};
 pub use ledger::{ChunkFacts, Ledger, LedgerFacts, settle};
 pub use lifecycle::{
-    Expiry, NoRoom, NodeLoad, RunningScan, Unfinished, WaitingScan, canceled, check_room, expiry,
-    is_flooded, on_busy, on_lost, queued_until,
+    Continuation, Expiry, NoRoom, NodeLoad, RunningScan, SWEEP_STORED_EVERY, Unfinished,
+    WaitingScan, canceled, check_room, continuation, expiry, is_flooded, on_busy, on_expired,
+    on_lost, queued_until,
 };
 pub use name::{HostName, InvalidName};
 pub use node::{Announcement, NodeProfile};

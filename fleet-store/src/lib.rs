@@ -46,7 +46,7 @@ pub use api::{
     sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
-pub use sql::{MigrateMode, SqlStore, StoreOptions};
+pub use sql::{DatabaseUrl, MigrateMode, SqlStore, StoreOptions};
 
 /// The complete storage of a server.
 pub trait Store:

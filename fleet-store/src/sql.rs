@@ -16,6 +16,7 @@ mod commands;
 mod completion;
 mod connect;
 mod counts;
+mod deadlines;
 mod devices;
 mod direct;
 mod dispatch;
@@ -28,6 +29,7 @@ mod inserts;
 mod ledger;
 mod locked;
 mod migration;
+mod nodelay;
 mod nodes;
 mod operators;
 mod pairing;
@@ -40,6 +42,7 @@ mod schema;
 mod sessions;
 mod streams;
 mod transaction;
+mod url;
 mod value;
 
 use std::{fmt, sync::Arc};
@@ -48,6 +51,7 @@ pub use connect::{MigrateMode, StoreOptions};
 use health::Health;
 use replicas::Coordination;
 use sea_orm::{DatabaseConnection, DbBackend};
+pub use url::DatabaseUrl;
 
 use crate::Store;
 

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 use anyhow::{Context, Result};
 use fleet_core::AddressPolicy;
 use fleet_server::{Server, ServerConfig, SystemEnvironment};
-use fleet_store::{MigrateMode, Operators, SqlStore, StoreError};
+use fleet_store::{DatabaseUrl, MigrateMode, Operators, SqlStore, StoreError};
 use fleet_wire::listener::{self, ListenerConfig, TlsIdentity};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cli::{DatabaseArgs, ServeArgs},
     config::{self, Database, Serve},
-    direct, logging,
+    direct,
+    lock::ServeLock,
+    logging,
 };
 
 /// The server cannot listen on its address.
@@ -42,6 +44,13 @@ impl std::error::Error for BindError {}
 pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let config = config::serve(args)?;
     logging::start(&config.database.log, None)?;
+    let url = DatabaseUrl::parse(&config.database.url)?;
+    // Held until the process ends.
+    let _lock = url.sqlite_file().map(ServeLock::acquire).transpose()?;
+    tracing::info!(database = %url, "opening");
+    if let Some(warning) = url.transport_warning() {
+        tracing::warn!("{warning}");
+    }
     let store = open(&config.database, config.migrate).await?;
     if !store.has_operators().await? {
         tracing::warn!(

@@ -18,7 +18,7 @@ pub(crate) use database::{on_both_databases, on_postgres, on_sqlite};
 use fleet_core::{OrgId, Role, Secret, SecretKind, Timestamp};
 use fleet_server::{Environment, Server, ServerConfig, SystemEnvironment};
 use fleet_store::{
-    Actor, AuditRow, Enrollment as _, MigrateMode, NewOperator, Operators, SqlStore,
+    Actor, AuditRow, Completion, Enrollment as _, MigrateMode, NewOperator, Operators, SqlStore,
 };
 use fleet_wire::{
     BoxStream, Code, Protocol, RpcError,
@@ -210,6 +210,19 @@ impl World {
         // Dropping the server aborts its background tasks.
         drop(running.server);
         Hung { port: running.port }
+    }
+
+    /// Lets time pass during which a server sweeps, so that deadlines run. The server's own next sweep is the last one.
+    pub(crate) async fn serve_for(&self, time: Duration) {
+        let step = Duration::from_secs(20);
+        let mut left = time;
+        while left > step {
+            self.clock.pass(step);
+            let swept = Completion::sweep_commands(&self.store, self.clock.now()).await;
+            swept.expect("swept");
+            left -= step;
+        }
+        self.clock.pass(left);
     }
 
     /// Drains the server and closes its port.

@@ -6,6 +6,7 @@ use fleet_core::{Port, limits};
 use fleet_registry::{
     Capabilities,
     link::{Attempt, GoodbyeReason, StreamEnd, WireCommandId},
+    spool::UploadFailure,
 };
 use fleet_wire::gateway::{
     self, CommandProtocolVersion, ControlAccepted, ControlHello, control_stream_response as down,
@@ -170,7 +171,13 @@ impl Shell {
             CallResult::Upload {
                 batch,
                 result: Err(failure),
-            } => self.spool.upload_failed(now, batch, failure),
+            } => {
+                if matches!(failure, UploadFailure::Later { .. }) {
+                    // The server may not have stored the pins, without which it accepts no report.
+                    self.send_pins();
+                }
+                self.spool.upload_failed(now, batch, failure);
+            }
         }
     }
 }

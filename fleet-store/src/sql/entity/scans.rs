@@ -140,3 +140,12 @@ entity! {
         pub at: Micros,
     }
 }
+
+entity! {
+    /// When deadlines were last checked. It has one row.
+    sweep "sweep" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: i64,
+        pub at: Micros,
+    }
+}
