@@ -28,7 +28,7 @@ mod report;
 mod scan;
 mod secret;
 pub mod takeover;
-mod text;
+pub mod text;
 mod time;
 
 pub use address::{
@@ -43,7 +43,7 @@ pub use identity::{DeviceIdentifier, Fingerprint, InvalidIdentifier, Serial, aut
 pub use ids::{
     BrowserSessionId, CommandId, ConnectionId, DeviceId, Epoch, IdentityChangeId, InstanceId,
     KeyId, NodeId, OperatorId, OrgId, PairingId, ParseUuidError, PendingEnrollmentId, ReplicaId,
-    ScanId, SessionId,
+    ScanId, SessionId, SiteId,
 };
 pub use mac::{InvalidMac, Mac};
 pub use pairing::{PairOutcome, PairRejectReason, PairResult, PairingStatus, RawPairResult};

@@ -26,6 +26,10 @@ pub const UPSTREAM_COMMAND_PREFIX: u8 = 22;
 pub const COMMAND_TARGETS: usize = 16_384;
 /// Maximum number of ports in one command to any node.
 pub const COMMAND_PORTS: usize = 64;
+/// The most denied ports, and the most allowed networks, of a site in its node's Hello. More do not change an estimate
+/// much, and the node applies all of them.
+pub const HELLO_POLICY: usize = 64;
+
 /// Shortest IPv4 prefix that a scan accepts.
 pub const TARGET_PREFIX: u8 = 16;
 /// Maximum number of devices in one report on the wire.

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod admit;
+mod estimate;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -28,6 +29,7 @@ mod target_set;
 
 pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{KnownRow, OverQuota, RowVerdict, admit};
+pub use estimate::{OpenScan, PastScan, estimate, queue_wait};
 pub use event::{DeviceFound, LogEvent, ScanEnded};
 pub use gaps::Gaps;
 pub use interfaces::{Interface, InterfaceKind, LowerInterface, SubnetChoice, site_subnets};

@@ -18,12 +18,13 @@ pub use api::{
         LinkedRecord, Principal,
     },
     devices::{
-        DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, SeparatedDevices, UndoError,
+        DeviceAlias, DeviceName, DeviceRow, DeviceSighting, Inventory, RefusedDevice,
+        SeparatedDevices, UndoError,
     },
     direct::{DialRequest, Direct, DirectOutcome, Exclusion, NewSightings, ReleaseError, Released},
     enrollment::{
         CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Hello, Invitation, Invitations,
-        NewCode, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
+        MoveNodeError, NewCode, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
     },
     error::StoreError,
     operators::{
@@ -40,8 +41,8 @@ pub use api::{
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
-        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanRow, Scans,
-        StoredEvent,
+        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanRow,
+        Scans, StoredEvent,
     },
     sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},

@@ -7,7 +7,7 @@ use fleet_wire::{
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, RevokeFleetNodeRequest},
     fleet::{
         CancelEnrollmentCodeRequest, EnrollmentCode, ListEnrollmentCodesRequest, ListNodesRequest,
-        ListRevokedNodesRequest, Node,
+        ListRevokedNodesRequest, MoveNodeRequest, Node,
     },
 };
 
@@ -67,6 +67,11 @@ pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Resu
         Nodes::Confirm { node, fingerprint } => {
             confirm(server, format, &node, fingerprint.as_deref()).await?
         }
+        Nodes::ShareSite { node, with } => {
+            let with = find(server, &with).await?;
+            move_to(server, &node, with.site_id).await?;
+        }
+        Nodes::OwnSite { node } => move_to(server, &node, 0).await?,
         Nodes::Revoke { node, yes } => revoke(server, &node, yes).await?,
     }
     Ok(0)
@@ -187,6 +192,16 @@ async fn confirm(
     Ok(())
 }
 
+/// Moves a node to a site; 0 is a new one.
+async fn move_to(server: &Server, node: &str, site: i64) -> Result<(), Failure> {
+    let request = MoveNodeRequest {
+        fleet_node_id: resolve(server, node).await?,
+        site_id: site,
+    };
+    server.nodes.move_node(&request, server.call()?).await?;
+    Ok(())
+}
+
 async fn revoke(server: &Server, node: &str, yes: bool) -> Result<(), Failure> {
     let node = find(server, node).await?;
     let id = node.fleet_node_id;
@@ -239,8 +254,10 @@ impl Rows for Node {
         "Version",
         "Queued",
         "Subnets",
+        "Site",
     ];
-    const OPTIONAL: &'static [&'static str] = &["Subnets", "Version", "Queued", "Last seen"];
+    const OPTIONAL: &'static [&'static str] =
+        &["Site", "Subnets", "Version", "Queued", "Last seen"];
     const WHOLE: &'static [&'static str] = &["Node", "Fingerprint"];
 
     fn cells(&self) -> Vec<String> {
@@ -253,6 +270,7 @@ impl Rows for Node {
             self.version.clone(),
             self.queued_scans.to_string(),
             self.local_subnets.join(" "),
+            format!("{} ({})", self.site_id, self.site_name),
         ]
     }
 }

@@ -56,14 +56,6 @@ impl FleetNodeGatewayService for Api {
                 .register
                 .allow(from, "registrations", self.app.environment.instant())?;
         }
-        // Operators see the name in terminals, where a control character could change what is
-        // shown.
-        if request.name.chars().any(char::is_control) {
-            return Err(RpcError::invalid_argument(format!(
-                "name is `{}`, which contains control characters: enroll with another --name",
-                printable(&request.name, 255)
-            )));
-        }
         let identity_key = identity_key(&request.identity_pubkey)?;
         let encryption_key = encryption_key(&request.encryption_pubkey)?;
         let code = SecretHash::of(&request.enrollment_token);

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use fleet_core::{Fingerprint, ReplicaId, enrollment::InvitationState, presence::LastStream};
+use fleet_pairing::Reporter;
 
 use super::{
     codec,
-    entity::{invitation, node, node_stream, scan},
+    entity::{invitation, node, node_stream, scan, site},
 };
 use crate::{NodeRow, sql::prelude::*};
 
@@ -45,6 +46,15 @@ pub(crate) async fn lock_any(
         .await
 }
 
+/// The node as the rules see it.
+pub(crate) fn reporter(node: &node::Model) -> Reporter {
+    Reporter {
+        node: NodeId(node.id),
+        site: SiteId(node.site_id),
+        replaces: node.replaces_node_id.map(NodeId),
+    }
+}
+
 /// The scan states that can still change.
 pub(crate) fn open_states() -> Vec<AsText<ScanState>> {
     ScanState::ALL
@@ -69,7 +79,7 @@ pub(crate) enum Which {
 /// The most revoked nodes that are listed.
 const REVOKED: u64 = 200;
 
-/// Reads nodes of an organization with four queries, regardless of their number.
+/// Reads nodes of an organization with five queries, regardless of their number.
 pub(crate) async fn rows(
     db: &impl ConnectionTrait,
     org: OrgId,
@@ -133,6 +143,13 @@ pub(crate) async fn rows(
         .into_iter()
         .collect();
     let nodes = nodes.all(db).await?;
+    let sites: BTreeMap<i64, String> = site::Entity::find()
+        .filter(site::Column::Id.is_in(nodes.iter().map(|node| node.site_id)))
+        .all(db)
+        .await?
+        .into_iter()
+        .map(|site| (site.id, site.name))
+        .collect();
     nodes
         .into_iter()
         .map(|node| {
@@ -157,6 +174,8 @@ pub(crate) async fn rows(
                     .and_then(|n| u32::try_from(*n).ok())
                     .unwrap_or(0),
                 replaces: node.replaces_node_id.map(NodeId),
+                site: SiteId(node.site_id),
+                site_name: sites.get(&node.site_id).cloned().unwrap_or_default(),
                 name: node.name,
             })
         })

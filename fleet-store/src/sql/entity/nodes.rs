@@ -1,10 +1,21 @@
 //! Nodes, invitations, node credentials, and the claims of control streams.
 
 entity! {
+    site "site" {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub org_id: i64,
+        pub name: String,
+        pub created_at: Micros,
+    }
+}
+
+entity! {
     node "node" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub org_id: i64,
+        pub site_id: i64,
         pub name: String,
         pub state: AsText<NodeState>,
         pub identity_key: Bytes32,
