@@ -26,6 +26,10 @@ pub const UPSTREAM_COMMAND_PREFIX: u8 = 22;
 pub const COMMAND_TARGETS: usize = 16_384;
 /// Maximum number of ports in one command to any node.
 pub const COMMAND_PORTS: usize = 64;
+/// The most denied ports, and the most allowed networks, of a site in its node's Hello. More do not change an estimate
+/// much, and the node applies all of them.
+pub const HELLO_POLICY: usize = 64;
+
 /// Shortest IPv4 prefix that a scan accepts.
 pub const TARGET_PREFIX: u8 = 16;
 /// Maximum number of devices in one report on the wire.
@@ -40,6 +44,9 @@ pub const REFUSED_ROWS_FLOOR: usize = 10_240;
 pub const COMMAND_BUDGET: Duration = Duration::from_secs(600);
 /// How long the server waits for the ack of a command it has sent.
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(720);
+/// How long nodes get after an outage to reconnect and send the reports that they kept: several attempts at the longest
+/// reconnect delay.
+pub const NODE_RETURN: Duration = Duration::from_secs(120);
 /// Attempts of a chunk before its targets count as not reached.
 pub const CHUNK_ATTEMPTS: u32 = 3;
 /// How long a pairing waits for the server that holds its credentials. After this silence the server counts as dead,

@@ -13,6 +13,12 @@ use fleet_core::{
 /// last limits the retries on a node that is busy for hours.
 const BUSY_WAITS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
+/// How long sweeps may pause before the pause counts as an interruption. They run every second, and the clocks of
+/// several servers may differ by this much.
+const INTERRUPTION: Duration = Duration::from_secs(30);
+/// How often a sweep stores its time.
+pub const SWEEP_STORED_EVERY: Duration = Duration::from_secs(5);
+
 /// The current work of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeLoad {
@@ -92,6 +98,42 @@ pub fn on_lost(scan: RunningScan, attempts: u32) -> Unfinished {
     }
     let reason = format!("not reached: the node lost it {attempts} times");
     Unfinished::Fail(Verdict::failed(Code::Unavailable, reason))
+}
+
+/// Decides how a chunk continues after its node gave no answer until the command's deadline.
+pub fn on_expired(scan: RunningScan, attempts: u32) -> Unfinished {
+    let minutes = limits::COMMAND_DEADLINE.as_secs() / 60;
+    let reason = format!("the node gave no answer within {minutes} minutes");
+    match on_lost(scan, attempts) {
+        // The caller of a scan that never queues waits for this answer.
+        Unfinished::Retry if scan.queues => Unfinished::Retry,
+        Unfinished::Retry | Unfinished::Fail(_) => {
+            Unfinished::Fail(Verdict::failed(Code::DeadlineExceeded, reason))
+        }
+        other @ (Unfinished::Ignore
+        | Unfinished::RetryAfter(_)
+        | Unfinished::GiveUp
+        | Unfinished::Cancel) => other,
+    }
+}
+
+/// How deadlines continue after an interruption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Continuation {
+    /// Microseconds to add to every open deadline. They are negative after the clock was set back.
+    pub shift: i64,
+    /// The earliest end of work that waits for a node. Until then, nodes reconnect and send the reports that they kept.
+    pub nodes_return_by: Timestamp,
+}
+
+/// Decides whether open deadlines must move, from the time of the last stored sweep. Deadlines run only while a server
+/// sweeps. They do not run while all servers or the database are away, and they do not jump when the clock is set.
+pub fn continuation(last_sweep: Timestamp, now: Timestamp) -> Option<Continuation> {
+    let pause = now.since(last_sweep).max(last_sweep.since(now));
+    (pause > INTERRUPTION).then(|| Continuation {
+        shift: now.as_micros().saturating_sub(last_sweep.as_micros()),
+        nodes_return_by: now.plus(limits::NODE_RETURN),
+    })
 }
 
 /// Decides how a chunk continues after its node answered BUSY for the `busy_answers + 1`-th time in a row. A BUSY
@@ -252,6 +294,54 @@ mod tests {
             (ended, 1, Unfinished::Ignore),
         ] {
             assert_eq!(on_lost(scan, attempts), expected, "{scan:?} {attempts}");
+        }
+    }
+
+    #[test]
+    fn an_expired_chunk_is_retried_while_attempts_are_left_and_its_scan_queues() {
+        let reason = "the node gave no answer within 12 minutes";
+        let failed = || Unfinished::Fail(Verdict::failed(Code::DeadlineExceeded, reason));
+        let never_queues = RunningScan {
+            queues: false,
+            ..OPEN
+        };
+        let canceling = RunningScan {
+            canceling: true,
+            ..OPEN
+        };
+        let ended = RunningScan {
+            open: false,
+            ..OPEN
+        };
+        for (scan, attempts, expected) in [
+            (OPEN, 1, Unfinished::Retry),
+            (OPEN, limits::CHUNK_ATTEMPTS - 1, Unfinished::Retry),
+            (OPEN, limits::CHUNK_ATTEMPTS, failed()),
+            (never_queues, 1, failed()),
+            (canceling, 1, Unfinished::Cancel),
+            (ended, 1, Unfinished::Ignore),
+        ] {
+            assert_eq!(on_expired(scan, attempts), expected, "{scan:?} {attempts}");
+        }
+    }
+
+    #[test]
+    fn deadlines_move_by_the_length_of_an_interruption_and_with_the_clock() {
+        let moved = |seconds: i64, back: u64| {
+            Some(Continuation {
+                shift: seconds * 1_000_000,
+                nodes_return_by: at(back).plus(limits::NODE_RETURN),
+            })
+        };
+        for (last, now, expected) in [
+            (1_000, 1_000, None),
+            (1_000, 1_030, None),
+            (1_000, 970, None),
+            (1_000, 1_031, moved(31, 1_031)),
+            (1_000, 1_720, moved(720, 1_720)),
+            (1_000, 280, moved(-720, 280)),
+        ] {
+            assert_eq!(continuation(at(last), at(now)), expected, "{last} {now}");
         }
     }
 

@@ -31,6 +31,8 @@ pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a node without stream, claim and commands stays in memory. Its epoch and its last commands protect
 /// against claims that were in progress; a claim takes at most a twentieth of this.
 pub const REMEMBER_NODE: Duration = Duration::from_secs(600);
+/// How often an overdue command is reported. The store may have moved its deadline, or may be away.
+pub const OVERDUE_EVERY: Duration = Duration::from_secs(10);
 /// The shortest interval between two forwarded progress messages of a command: about as fast as a person can read.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -63,7 +65,7 @@ enum Timer {
     Claim(ConnectionId),
     /// The next liveness signal of a current connection is due.
     Accepted(ConnectionId),
-    /// A command's ack has not arrived.
+    /// A command's ack has not arrived by its deadline.
     Command(NodeId, CommandId),
     /// A node was disconnected and idle for long enough to be removed.
     Forget(NodeId),
@@ -343,6 +345,16 @@ impl Registry {
         Ok(node)
     }
 
+    /// Handles the end of a command that the store ended without an ack. Other commands are ignored.
+    pub fn ended(&mut self, now: Instant, node: NodeId, command: CommandId) {
+        let in_flight = |state: &Node| state.in_flight.contains_key(&command);
+        if self.nodes.get(&node).is_some_and(in_flight) {
+            self.end(node, command, CommandEnd::Stored);
+            self.notify_if_ready(node);
+            self.forget_later_if_idle(now, node);
+        }
+    }
+
     /// Handles a progress message. Returns the progress to forward, or none if something was forwarded less than
     /// [`PROGRESS_EVERY`] ago. The latest progress is kept.
     ///
@@ -411,7 +423,7 @@ impl Registry {
     }
 
     /// Cancels a command. A node with the cancel capability is notified, now or when it reconnects. Any command holds
-    /// the permit until its ack or deadline.
+    /// the permit until its ack, or until the store ends it.
     pub fn cancel(&mut self, node: NodeId, command: CommandId) {
         let Some(state) = self.nodes.get_mut(&node) else {
             return;
@@ -470,9 +482,9 @@ impl Registry {
                     }
                 }
                 Timer::Command(node, command) => {
-                    self.end(node, command, CommandEnd::Expired);
-                    self.notify_if_ready(node);
-                    self.forget_later_if_idle(now, node);
+                    self.outputs.push_back(Output::Overdue { node, command });
+                    let again = now + OVERDUE_EVERY;
+                    self.timers.set(Timer::Command(node, command), again);
                 }
                 Timer::Forget(node) => {
                     self.nodes.remove(&node);

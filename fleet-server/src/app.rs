@@ -1,6 +1,6 @@
 //! [`App`]: the state that all handlers and background tasks of a server share.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use fleet_core::{NodeId, ReplicaId, Timestamp, limits};
 use fleet_discovery::PlanPolicy;
@@ -10,6 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     audit::Auditor,
+    auth::UndeclaredProxies,
     call_limits::CallLimits,
     config::{DirectPath, Rates, ServerConfig},
     credential_limits::CredentialLimits,
@@ -23,12 +24,17 @@ use crate::{
     wakeups::Wakeups,
 };
 
+/// Clients of an undeclared proxy that may use their whole allowance of sign-ins within a minute.
+const CLAIMED_CLIENTS: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+
 #[derive(Debug)]
 pub(crate) struct Limiters {
     pub(crate) register: SourceLimiter,
     pub(crate) handshakes: SourceLimiter,
     pub(crate) handshakes_of_a_key: Limiter,
     pub(crate) sign_ins: SourceLimiter,
+    /// Sign-ins that a peer forwards for clients that it names, if it is not a trusted proxy.
+    pub(crate) claimed_sign_ins: Limiter,
     pub(crate) passwords_of_an_account: Limiter,
     pub(crate) credentials: CredentialLimits,
 }
@@ -40,6 +46,7 @@ impl Limiters {
             handshakes: SourceLimiter::per_minute(rates.handshakes),
             handshakes_of_a_key: Limiter::per_minute(rates.handshakes_of_a_key),
             sign_ins: SourceLimiter::per_minute(rates.sign_ins),
+            claimed_sign_ins: Limiter::per_minute(rates.sign_ins.saturating_mul(CLAIMED_CLIENTS)),
             passwords_of_an_account: Limiter::per_minute(rates.passwords_of_an_account),
             credentials: CredentialLimits::new(rates.unknown_credentials),
         }
@@ -60,6 +67,7 @@ pub(crate) struct App {
     pub(crate) direct_slots: DirectSlots,
     pub(crate) limiters: Option<Limiters>,
     pub(crate) call_limits: CallLimits,
+    pub(crate) undeclared_proxies: UndeclaredProxies,
     pub(crate) auditor: Auditor,
     pub(crate) passwords: Passwords,
     pub(crate) readiness: Readiness,
@@ -89,6 +97,7 @@ impl App {
             limiters: config.rates.map(Limiters::new),
             auditor: Auditor::new(store.clone(), environment.clone()),
             call_limits: CallLimits::default(),
+            undeclared_proxies: UndeclaredProxies::default(),
             passwords: Passwords::new(),
             readiness: Readiness::new(),
             drain: CancellationToken::new(),

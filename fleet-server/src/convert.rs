@@ -147,6 +147,10 @@ pub(crate) fn hello(hello: gateway::ControlHello) -> Hello {
         local_subnets: shown(hello.local_subnets),
         max_targets,
         max_ports: hello.max_ports,
+        rate: hello.rate,
+        arp: hello.arp,
+        denied_ports: shown(hello.denied_ports),
+        allowed_networks: shown(hello.allowed_networks),
     }
 }
 

@@ -164,6 +164,7 @@ impl Refusal for CreateOperatorError {
             Self::EmailTaken(email) => RpcError::failed_precondition(format!(
                 "an operator with the e-mail `{email}` exists already: choose another one"
             )),
+            Self::OrgDiffersInCase { .. } => RpcError::failed_precondition(self.to_string()),
             Self::Storage(error) => storage(error),
         }
     }

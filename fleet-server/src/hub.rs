@@ -2,7 +2,7 @@
 //! it turns calls into inputs and executes the outputs, and contains no rules. Its lock is never held across an await.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -66,6 +66,8 @@ struct State {
     nodes: BTreeMap<ConnectionId, NodeId>,
     /// Open connections per node; no entry is zero.
     open: BTreeMap<NodeId, u8>,
+    /// Commands past their deadline that the store was not asked about since; at most those in flight.
+    overdue: BTreeSet<(NodeId, CommandId)>,
 }
 
 /// The reason why a stream is not opened.
@@ -116,6 +118,7 @@ impl Hub {
                 streams: BTreeMap::new(),
                 nodes: BTreeMap::new(),
                 open: BTreeMap::new(),
+                overdue: BTreeSet::new(),
             }),
             timers_changed: Notify::new(),
             next_connection: AtomicU64::new(1),
@@ -290,12 +293,12 @@ impl Hub {
     /// Releases the permit of a command that the store ended without the node's ack.
     pub(crate) fn forget(&self, node: NodeId, command: CommandId) {
         let now = self.environment.instant();
-        self.with(|registry| {
-            if let Some((connection, _)) = registry.current(node) {
-                // Dropped: it was not in flight here any more.
-                let _ = registry.ack(now, connection, command);
-            }
-        });
+        self.with(|registry| registry.ended(now, node, command));
+    }
+
+    /// Removes and returns the commands whose deadline has passed. The store knows which of them are still in flight.
+    pub(crate) fn take_overdue(&self) -> BTreeSet<(NodeId, CommandId)> {
+        std::mem::take(&mut self.lock().overdue)
     }
 
     /// The epoch under which a command could be issued to the node now; none while its permit is taken.
@@ -451,6 +454,9 @@ impl Hub {
                     self.send(state, connection, Kind::Cancel(messages::cancel(command)));
                 }
                 Output::Ready { node, .. } => self.dispatch_queue.push(node),
+                Output::Overdue { node, command } => {
+                    state.overdue.insert((node, command));
+                }
                 Output::Adopted { node, command } => {
                     tracing::debug!(%node, %command, "command adopted by the new stream")
                 }

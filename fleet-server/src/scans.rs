@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use fleet_core::{NodeId, OrgId, Priority, ScanId, enrollment::NodeState, limits};
-use fleet_discovery::{Plan, ScanRequest, plan};
+use fleet_discovery::{Plan, ScanRequest, estimate, plan, queue_wait};
 use fleet_registry::{Capabilities, Capability};
 use fleet_store::{CreatedScan, NewScan, NodeRow, Queueing, ScanRow};
 use fleet_wire::RpcError;
@@ -113,9 +113,30 @@ pub(crate) async fn planned(
         fleet_discovery::NodeProfile::upstream,
         fleet_store::Hello::profile,
     );
-    let plan = plan(request, &profile, &app.plan_policy())
+    let mut plan = plan(request, &profile, &app.plan_policy())
         .map_err(|error| RpcError::new(failure::code(error.code()), error.to_string()))?;
+    let history = app.store.scan_history(call.org, node).await.answered()?;
+    plan.estimate = estimate(&plan, &profile, &history.past);
     Ok((row, plan))
+}
+
+/// When a scan of this node would start, as a hint; none if it starts at once.
+pub(crate) async fn queue_hint(
+    app: &App,
+    call: &OperatorCall,
+    node: NodeId,
+    priority: Priority,
+) -> Result<Option<String>, RpcError> {
+    let history = app.store.scan_history(call.org, node).await.answered()?;
+    let seconds = queue_wait(&history.open, priority).as_secs_f64().ceil();
+    let ahead = match history.open.len() {
+        0 => return Ok(None),
+        1 => "another scan of this node has".to_owned(),
+        scans => format!("{scans} other scans of this node have"),
+    };
+    Ok(Some(format!(
+        "it starts in about {seconds} s: {ahead} not ended"
+    )))
 }
 
 /// One scan of the operator's organization.

@@ -17,7 +17,9 @@ use fleet_registry::{
     Announced, Capabilities,
     registry::{Admission, Adopted, Claim, CommandProgress, OpenRefused, Standing},
 };
-use fleet_store::{Ack, Acked, ClaimError, ClaimedStream, NodeIdentity, Pins, StreamClaim};
+use fleet_store::{
+    Ack, Acked, ClaimError, ClaimedStream, NodeIdentity, Pins, PinsError, StreamClaim,
+};
 use fleet_wire::{
     BoxStream, Reply, RpcError, Validate,
     gateway::{
@@ -39,7 +41,7 @@ use crate::{
 /// Interval of checks in the store whether the stream may continue: the node must have a valid session, and the stream's
 /// epoch must be the newest of all servers.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
-/// Interval of attempts to store an ack.
+/// Interval of attempts to store an ack or pins.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// Minimum interval of stored progress messages: each is a transaction, and watchers read once a second.
 const STORE_PROGRESS_EVERY: Duration = Duration::from_millis(900);
@@ -315,7 +317,7 @@ impl Current {
         match kind {
             Kind::Ack(ack) => self.ack(ack, over).await,
             Kind::Progress(progress) => self.progress(progress).await,
-            Kind::Pins(pins) => self.pins(pins).await,
+            Kind::Pins(pins) => self.pins(pins, over).await,
             Kind::Hello(_) => {}
         }
     }
@@ -380,15 +382,22 @@ impl Current {
             if !std::mem::replace(&mut logged, true) {
                 tracing::warn!(node = %ack.node, command = %ack.command, %error, "an ack waits for storage");
             }
-            tokio::select! {
-                () = tokio::time::sleep(STORE_AGAIN) => {}
-                () = over.cancelled() => return None,
+            if !self.may_store_again(ack.command, over).await {
+                return None;
             }
-            self.app
-                .hub
-                .check(self.registered.connection, ack.command)
-                .ok()?;
         }
+    }
+
+    /// Waits before a write about a command is repeated. Returns whether the stream and the command still exist.
+    async fn may_store_again(&self, command: CommandId, over: &CancellationToken) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(STORE_AGAIN) => {}
+            () = over.cancelled() => return false,
+        }
+        self.app
+            .hub
+            .check(self.registered.connection, command)
+            .is_ok()
     }
 
     async fn progress(&mut self, reported: ControlProgress) {
@@ -426,7 +435,9 @@ impl Current {
         }
     }
 
-    async fn pins(&self, pins: ControlPins) {
+    /// Stores pins. A storage failure is retried until the stream or the command ends, because all reports of the
+    /// command wait for its pins.
+    async fn pins(&self, pins: ControlPins, over: &CancellationToken) {
         let Some(command) = self.in_flight(&pins.command_id) else {
             return;
         };
@@ -446,18 +457,26 @@ impl Current {
             addresses: self.app.config.addresses,
             now: self.app.environment.now(),
         };
-        match self.app.store.record_pins(pins).await {
-            Ok(taken) => {
-                self.app.wakeups.notify(taken.scan);
-                taken
-                    .refused
-                    .iter()
-                    .for_each(|_| self.app.hub.malformed(self.registered.connection));
+        let mut logged = false;
+        let taken = loop {
+            match self.app.store.record_pins(pins.clone()).await {
+                Ok(taken) => break taken,
+                Err(PinsError::NotInFlight(_)) => return,
+                Err(PinsError::Storage(error)) => {
+                    if !std::mem::replace(&mut logged, true) {
+                        tracing::warn!(node = %self.node.node, %command, %error, "pins wait for storage");
+                    }
+                }
             }
-            Err(error) => {
-                tracing::warn!(node = %self.node.node, %command, %error, "pins were not stored")
+            if !self.may_store_again(command, over).await {
+                return;
             }
-        }
+        };
+        self.app.wakeups.notify(taken.scan);
+        taken
+            .refused
+            .iter()
+            .for_each(|_| self.app.hub.malformed(self.registered.connection));
     }
 
     /// Releases the node, unless a newer stream holds it.

@@ -23,6 +23,7 @@ pub(crate) async fn run(app: Arc<App>) {
             () = app.drain.cancelled() => return app.auditor.flush(true).await,
             _ = scans.tick() => {
                 sweep_commands(&app).await;
+                forget_ended(&app).await;
                 sweep_pairings(&app).await;
                 follow_claims(&app).await;
                 app.auditor.flush(false).await;
@@ -51,6 +52,20 @@ async fn sweep_commands(app: &App) {
             }
         }
         Err(error) => tracing::warn!(%error, "cannot sweep commands"),
+    }
+}
+
+/// Releases the permits of overdue commands that have ended in the store: another server may have swept them.
+async fn forget_ended(app: &App) {
+    for (node, command) in app.hub.take_overdue() {
+        match app.store.is_in_flight(command).await {
+            Ok(true) => {}
+            Ok(false) => app.hub.forget(node, command),
+            // The hub reports it again.
+            Err(error) => {
+                tracing::warn!(%node, %command, %error, "cannot read whether an overdue command has ended")
+            }
+        }
     }
 }
 

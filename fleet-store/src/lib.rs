@@ -39,13 +39,13 @@ pub use api::{
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
-        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanRow, Scans,
-        StoredEvent,
+        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanRow,
+        Scans, StoredEvent,
     },
     sessions::{BeginError, Challenged, NodeIdentity, OpenSessionError, Sessions},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
-pub use sql::{MigrateMode, SqlStore, StoreOptions};
+pub use sql::{DatabaseUrl, MigrateMode, SqlStore, StoreOptions};
 
 /// The complete storage of a server.
 pub trait Store:

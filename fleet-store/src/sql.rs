@@ -16,6 +16,7 @@ mod commands;
 mod completion;
 mod connect;
 mod counts;
+mod deadlines;
 mod devices;
 mod direct;
 mod dispatch;
@@ -28,6 +29,7 @@ mod inserts;
 mod ledger;
 mod locked;
 mod migration;
+mod nodelay;
 mod nodes;
 mod operators;
 mod pairing;
@@ -39,6 +41,7 @@ mod schema;
 mod sessions;
 mod streams;
 mod transaction;
+mod url;
 mod value;
 
 use std::{fmt, sync::Arc};
@@ -46,6 +49,7 @@ use std::{fmt, sync::Arc};
 pub use connect::{MigrateMode, StoreOptions};
 use health::Health;
 use sea_orm::{DatabaseConnection, DbBackend};
+pub use url::DatabaseUrl;
 
 use crate::Store;
 

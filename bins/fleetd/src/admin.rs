@@ -6,12 +6,14 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use anyhow::{Context, Result, bail};
 use fleet_core::{PASSWORD_MOST, Password, SecretKind, limits};
 use fleet_server::{Environment, SystemEnvironment, hash_password};
-use fleet_store::{Accounts, Actor, NewOperator, Operators, PasswordHash, SqlStore};
+use fleet_store::{
+    Accounts, Actor, DatabaseUrl, MigrateMode, NewOperator, Operators, PasswordHash, SqlStore,
+};
 use zeroize::Zeroizing;
 
 use crate::{
     cli::{AdminCommand, PasswordArgs},
-    config, logging, serve,
+    config, logging,
 };
 
 mod audit;
@@ -164,8 +166,12 @@ fn prompt(email: &str) -> Result<Option<Zeroizing<String>>> {
     Ok(Some(first))
 }
 
+/// Opens an existing database. A wrong name or folder must not create an empty one, in which the operator would then
+/// exist and no server would find it.
 async fn open(args: crate::cli::DatabaseArgs) -> Result<SqlStore> {
     let database = config::database(args)?;
     logging::start(&database.log, Some("warn"))?;
-    Ok(serve::open(&database, false).await?)
+    let url = DatabaseUrl::parse(&database.url)?;
+    writeln!(io::stderr(), "using the {url}")?;
+    Ok(SqlStore::open(&database.url, MigrateMode::Check).await?)
 }

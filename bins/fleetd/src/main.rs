@@ -7,6 +7,7 @@ mod config;
 mod demo;
 mod dev_cert;
 mod direct;
+mod lock;
 mod logging;
 mod serve;
 
@@ -73,7 +74,9 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<fleet_store::StoreError>() {
         Some(fleet_store::StoreError::Url { .. }) => USAGE.into(),
         Some(_) => UNAVAILABLE.into(),
-        None if error.is::<serve::BindError>() => UNAVAILABLE.into(),
+        None if error.is::<serve::BindError>() || error.is::<lock::LockError>() => {
+            UNAVAILABLE.into()
+        }
         None => ExitCode::FAILURE,
     }
 }

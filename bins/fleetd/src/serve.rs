@@ -1,11 +1,11 @@
 //! `fleetd serve` and `fleetd migrate`: open the database, bind the port, run until a signal.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use fleet_core::AddressPolicy;
 use fleet_server::{Server, ServerConfig, SystemEnvironment};
-use fleet_store::{MigrateMode, Operators, SqlStore, StoreError};
+use fleet_store::{DatabaseUrl, MigrateMode, Operators, SqlStore, StoreError};
 use fleet_wire::listener::{self, ListenerConfig, TlsIdentity};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cli::{DatabaseArgs, ServeArgs},
     config::{self, Database, Serve},
-    direct, logging,
+    direct,
+    lock::ServeLock,
+    logging,
 };
 
 /// The server cannot listen on its address.
@@ -39,9 +41,20 @@ impl std::fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
+/// How long requests may continue after the port has closed. Streams have ended before. The next server can listen only
+/// after that time.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+
 pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let config = config::serve(args)?;
     logging::start(&config.database.log, None)?;
+    let url = DatabaseUrl::parse(&config.database.url)?;
+    // Held until the process ends.
+    let _lock = url.sqlite_file().map(ServeLock::acquire).transpose()?;
+    tracing::info!(database = %url, "opening");
+    if let Some(warning) = url.transport_warning() {
+        tracing::warn!("{warning}");
+    }
     let store = open(&config.database, config.migrate).await?;
     if !store.has_operators().await? {
         tracing::warn!(
@@ -137,7 +150,10 @@ fn listener_config(config: &Serve, descriptors: usize) -> Result<ListenerConfig>
             ListenerConfig::tls(identity)
         }
     };
-    listening.exempt.extend(&config.trusted_proxies);
+    listening
+        .trusted_proxies
+        .clone_from(&config.trusted_proxies);
+    listening.drain = LAST_REQUESTS;
     let listening = listening.within_descriptors(descriptors);
     tracing::info!(
         most = listening.max_connections,

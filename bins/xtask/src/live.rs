@@ -147,8 +147,10 @@ fn word_after(text: &str, label: &str) -> Option<String> {
         .map(|word| word.trim_end_matches('/').to_owned())
 }
 
-/// Creates the first operator of a database and returns the key.
+/// Creates a database with its first operator, and returns the operator's key.
 pub(crate) fn create_operator(fleetd: &Path, database: &str) -> Result<String> {
+    let mut migrate = Command::new(fleetd);
+    proc::capture(migrate.args(["migrate", "--database-url", database]))?;
     let admin = |arguments: &[&str]| {
         let mut command = Command::new(fleetd);
         proc::capture(

@@ -11,7 +11,10 @@ use fleet_core::outcome::AckCode;
 use fleet_discovery::HostName;
 use fleet_scan::{BoxFuture, DnsResolver, LookupError, Resolver};
 use fleet_sim::{NameRecord, NameServer, RunningSite, Site};
-use fleet_wire::gateway::{ControlAck, ControlPins};
+use fleet_wire::{
+    RpcError,
+    gateway::{ControlAck, ControlPins},
+};
 
 use crate::{Running, gateway::Gateway, options, start};
 
@@ -156,6 +159,23 @@ async fn pins_are_repeated_on_a_new_stream() {
     stream.cancel("c1");
     assert_eq!(stream.ack().await.command_id, "c1");
     assert_eq!(server.asked("good.lan"), 1);
+}
+
+#[tokio::test]
+async fn pins_are_repeated_before_a_report_that_the_server_could_not_accept() {
+    let site = start(Site::demo(4, 16), 26).await;
+    let server = NameServer::start().await.expect("a name server");
+    server.set("good.lan", [address(site.site().addresses()[0])]);
+    let gateway = Gateway::start().await;
+    let lost = RpcError::unavailable("the pins were not stored");
+    gateway.behavior().reports.push(lost);
+    let _node = Running::with(&gateway, at(&site, &server, 5_000));
+    let (mut stream, _) = gateway.accepted().await;
+    stream.discover_entries("c1", &["good.lan"], &site.site().ports());
+    let first = stream.pins().await;
+    assert_eq!(stream.pins().await, first);
+    assert_eq!(code(&stream.ack().await), AckCode::Ok);
+    assert_eq!(gateway.seen().reports.len(), 1);
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ pub struct Adopted {
     pub command: CommandId,
     /// The queue that it came from.
     pub priority: Priority,
-    /// When it expires. Used only if this process did not know the command.
+    /// When it becomes overdue. Used only if this process did not know the command.
     pub deadline: Instant,
     /// Whether its scan is already canceled.
     pub canceled: bool,
@@ -155,9 +155,9 @@ pub struct CommandProgress {
 pub struct InFlight {
     /// The queue that it came from.
     pub priority: Priority,
-    /// When it expires.
+    /// When it was to become overdue as it was sent or adopted.
     pub deadline: Instant,
-    /// Whether its scan was canceled. The command still holds the permit until its ack or deadline.
+    /// Whether its scan was canceled. The command still holds the permit until its ack, or until the store ends it.
     pub canceled: bool,
     /// The latest progress that the node reported.
     pub progress: CommandProgress,
@@ -216,6 +216,14 @@ pub enum Output {
         /// The command.
         command: CommandId,
     },
+    /// A command's deadline has passed. The store decides whether it has expired, because deadlines do not run while
+    /// the store is away: if it has ended there, call `ended`. Emitted again every [`OVERDUE_EVERY`](super::OVERDUE_EVERY).
+    Overdue {
+        /// The node that runs it.
+        node: NodeId,
+        /// The command.
+        command: CommandId,
+    },
     /// A command is no longer in flight here. Emitted exactly once per dispatched or adopted command.
     Ended {
         /// The node that ran it.
@@ -254,8 +262,8 @@ pub enum EvictReason {
 pub enum CommandEnd {
     /// The node acknowledged it.
     Acked,
-    /// Its deadline passed.
-    Expired,
+    /// The store ended it without an ack: its deadline passed, or its rows were refused.
+    Stored,
     /// The node reconnected without it. The claim's transaction has recorded that.
     Lost,
     /// Another process now holds the node's stream and with it the command.
@@ -280,7 +288,7 @@ impl std::fmt::Display for CommandEnd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Acked => "acknowledged",
-            Self::Expired => "deadline passed",
+            Self::Stored => "ended in the store",
             Self::Lost => "lost by the node",
             Self::Moved => "moved to another server",
             Self::Revoked => "node revoked",

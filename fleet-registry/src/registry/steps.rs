@@ -233,7 +233,7 @@ impl Registry {
             return;
         }
         match end {
-            CommandEnd::Acked | CommandEnd::Expired | CommandEnd::Revoked => {
+            CommandEnd::Acked | CommandEnd::Stored | CommandEnd::Revoked => {
                 if state.ended.len() == ENDED_REMEMBERED {
                     state.ended.pop_front();
                 }

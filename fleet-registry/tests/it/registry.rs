@@ -9,7 +9,7 @@ use fleet_registry::{
     Announced, Capabilities, Registry,
     registry::{
         Admission, Adopted, Claim, CommandEnd, CommandProgress, DispatchRefused, Dropped,
-        EvictReason, OpenRefused, Output, RegistryLimits, Standing,
+        EvictReason, OVERDUE_EVERY, OpenRefused, Output, RegistryLimits, Standing,
     },
 };
 
@@ -107,6 +107,7 @@ impl Server {
             | Output::Goodbye { .. }
             | Output::SendCancel { .. }
             | Output::Adopted { .. }
+            | Output::Overdue { .. }
             | Output::Ready { .. } => None,
         };
         self.outputs().into_iter().filter_map(ended).collect()
@@ -201,14 +202,23 @@ fn an_ack_received_at_its_deadline_counts() {
 }
 
 #[test]
-fn a_deadline_fires_once_and_a_late_ack_is_counted() {
+fn an_overdue_command_is_reported_until_the_store_ends_it_and_a_late_ack_is_counted() {
     let mut server = server();
     let connection = server.connect(ours(), &[]);
     server.dispatch(1).expect("the slot is free");
+    server.outputs();
+    let overdue = |output: &Output| matches!(output, Output::Overdue { .. });
     server.now += 720 * SECOND;
     server.registry.handle_timeout(server.now);
     server.registry.handle_timeout(server.now);
-    assert_eq!(server.ended(), [(command(1), CommandEnd::Expired)]);
+    assert_eq!(server.outputs().iter().filter(|o| overdue(o)).count(), 1);
+    assert!(!server.registry.can_dispatch(NODE), "the store decides");
+    server.now += OVERDUE_EVERY;
+    server.registry.handle_timeout(server.now);
+    assert_eq!(server.outputs().iter().filter(|o| overdue(o)).count(), 1);
+    server.registry.ended(server.now, NODE, command(1));
+    server.registry.ended(server.now, NODE, command(1));
+    assert_eq!(server.ended(), [(command(1), CommandEnd::Stored)]);
     assert_eq!(
         server.registry.ack(server.now, connection, command(1)),
         Err(Dropped::NotInFlight(command(1)))
@@ -319,7 +329,7 @@ fn a_cancel_is_sent_once_to_a_capable_node_and_again_after_its_reconnect() {
 }
 
 #[test]
-fn an_upstream_node_gets_no_cancel_and_keeps_the_permit_until_its_deadline() {
+fn an_upstream_node_gets_no_cancel_and_keeps_the_permit_until_the_store_ends_it() {
     let mut server = server();
     server.connect(Announced::UPSTREAM, &[]);
     server.dispatch(1).expect("the slot is free");
@@ -327,9 +337,8 @@ fn an_upstream_node_gets_no_cancel_and_keeps_the_permit_until_its_deadline() {
     server.registry.cancel(NODE, command(1));
     assert_eq!(server.outputs(), []);
     assert!(!server.registry.can_dispatch(NODE));
-    server.now += 720 * SECOND;
-    server.registry.handle_timeout(server.now);
-    assert_eq!(server.ended(), [(command(1), CommandEnd::Expired)]);
+    server.registry.ended(server.now, NODE, command(1));
+    assert_eq!(server.ended(), [(command(1), CommandEnd::Stored)]);
     assert!(server.registry.can_dispatch(NODE));
 }
 

@@ -1,13 +1,13 @@
 //! Commands: from dispatch to ack, cancel or deadline, and the reports in between.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use fleet_core::Role;
 use fleet_wire::{Code, gateway::AckCode, pairing::discover_request::Mode};
 
 use crate::harness::{
-    Enrolled, Node, Operator, Profile, World, device, eventually, list, range, refused, start,
-    target,
+    Enrolled, Node, Operator, Profile, Started, World, device, eventually, list, range, refused,
+    start, target,
 };
 
 async fn connected(world: &World, profile: Profile) -> (Operator, Enrolled, Node) {
@@ -231,18 +231,53 @@ async fn a_busy_node_gets_the_command_again_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_without_an_ack_ends_at_its_deadline_and_the_next_one_is_sent() {
+async fn a_command_without_an_ack_ends_at_its_deadline_and_its_chunk_is_sent_again() {
     let world = World::new().await;
     let (operator, enrolled, mut node) = connected(&world, Profile::upstream()).await;
     let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["80"])).await;
-    node.command().await;
-    let next = start(&operator, &enrolled, list(&["10.0.0.2"], &["80"])).await;
-    world.clock.pass(Duration::from_secs(721));
+    let mut commands = BTreeSet::new();
+    for _ in 0..3 {
+        commands.insert(node.command().await.0);
+        // The server's own sweep has to find the deadline, because it also releases the node.
+        world.serve_for(Duration::from_secs(719)).await;
+    }
+    assert_eq!(commands.len(), 3, "each under a new id");
     let ended = scan.is("SCAN_STATE_FAILED").await;
     assert_eq!(ended.code, "deadline_exceeded");
+    let next = start(&operator, &enrolled, list(&["10.0.0.2"], &["80"])).await;
     let (command, _) = node.command().await;
     node.ack(&command, AckCode::Ok).await;
     next.is("SCAN_STATE_COMPLETED").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_outlasts_an_outage_of_the_server_and_a_step_of_the_clock() {
+    let mut world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    let scan = start(&operator, &enrolled, list(&["10.0.0.1"], &["4028"]))
+        .await
+        .id;
+    let (command, _) = node.command().await;
+    world.serve_for(Duration::from_secs(30)).await;
+    world.stop().await;
+    world.clock.pass(Duration::from_secs(780));
+    world.start().await;
+    // The first sweeps come before the node.
+    world.serve_for(Duration::from_secs(60)).await;
+    let mut node = enrolled
+        .connect(&world, Profile::ours().running(&command))
+        .await;
+    let kept = node.report(&command, vec![device("10.0.0.1")]).await;
+    assert_eq!(kept.expect("is stored").accepted_count, 1);
+    world.clock.pass(Duration::from_secs(780));
+    world.serve_for(Duration::from_secs(60)).await;
+    node.ack(&command, AckCode::Ok).await;
+    let operator = operator.at(&world);
+    Started::known(&operator, &scan)
+        .is("SCAN_STATE_COMPLETED")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

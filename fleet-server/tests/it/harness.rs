@@ -16,7 +16,7 @@ use std::{
 use fleet_core::{OrgId, Role, Secret, SecretKind, Timestamp};
 use fleet_server::{Environment, Server, ServerConfig, SystemEnvironment};
 use fleet_store::{
-    Actor, AuditRow, Enrollment as _, MigrateMode, NewOperator, Operators, SqlStore,
+    Actor, AuditRow, Completion, Enrollment as _, MigrateMode, NewOperator, Operators, SqlStore,
 };
 use fleet_wire::{
     BoxStream, Code, Protocol, RpcError,
@@ -175,6 +175,19 @@ impl World {
             closing,
             port,
         });
+    }
+
+    /// Lets time pass during which a server sweeps, so that deadlines run. The server's own next sweep is the last one.
+    pub(crate) async fn serve_for(&self, time: Duration) {
+        let step = Duration::from_secs(20);
+        let mut left = time;
+        while left > step {
+            self.clock.pass(step);
+            let swept = Completion::sweep_commands(&self.store, self.clock.now()).await;
+            swept.expect("swept");
+            left -= step;
+        }
+        self.clock.pass(left);
     }
 
     /// Drains the server and closes its port.

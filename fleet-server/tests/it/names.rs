@@ -7,6 +7,7 @@ use fleet_wire::{
     gateway::{AckCode, ControlPins, PinnedName, control_stream_request},
     pairing::discover_request::Mode,
 };
+use sea_orm::{ConnectionTrait, Database};
 
 use crate::harness::{
     Enrolled, Node, Profile, World, device, eventually, list, refused, start, start_as, target,
@@ -66,6 +67,37 @@ async fn names_are_pinned_before_the_first_report_and_limit_the_scope() {
     let over = scan.is("SCAN_STATE_COMPLETED").await;
     let ledger = over.ledger.expect("a ledger");
     assert_eq!((ledger.targets, ledger.skipped), (1, 1), "{ledger:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_that_could_not_be_stored_are_stored_later() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut profile = Profile::ours();
+    profile.0.capabilities.push("pins".into());
+    let mut node = enrolled.connect(&world, profile).await;
+    let scan = start(&operator, &enrolled, list(&["miner.example"], &["4028"])).await;
+    let (command, _) = node.command().await;
+    let url = format!("sqlite://{}/fleet.db", world.folder().display());
+    let database = Database::connect(&url).await.expect("opened");
+    let fails = "CREATE TRIGGER fails BEFORE UPDATE OF scope ON command BEGIN SELECT RAISE(FAIL, 'no pins'); END";
+    database.execute_unprepared(fails).await.expect(fails);
+    pin(&mut node, &command, "10.0.0.7").await;
+    // Each of these calls takes longer than the first attempt to store the pins.
+    for _ in 0..10 {
+        let early = node.report(&command, vec![device("10.0.0.7")]).await;
+        refused(early, Code::Unavailable);
+    }
+    let works = "DROP TRIGGER fails";
+    database.execute_unprepared(works).await.expect(works);
+    eventually(|| async {
+        let answer = node.report(&command, vec![device("10.0.0.7")]).await;
+        answer.is_ok_and(|answer| answer.accepted_count == 1)
+    })
+    .await;
+    node.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
 }
 
 async fn pin(node: &mut Node, command: &str, address: &str) {

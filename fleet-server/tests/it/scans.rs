@@ -192,7 +192,7 @@ async fn a_scan_waits_for_an_offline_node_until_its_queue_time_ends() {
         .start_scan(&hurried, operator.options())
         .await;
     let hurried = hurried.expect("starts").scan.expect("a scan").scan_id;
-    world.clock.pass(Duration::from_secs(61));
+    world.serve_for(Duration::from_secs(61)).await;
     let expired = Started::known(&operator, &hurried)
         .is("SCAN_STATE_EXPIRED")
         .await;

@@ -196,6 +196,14 @@ pub struct Hello {
     pub max_targets: u32,
     /// The most ports that it accepts in one command; 0 for unknown.
     pub max_ports: u32,
+    /// Probes per second; 0 for unknown.
+    pub rate: u32,
+    /// Whether it resolves neighbors itself, by ARP.
+    pub arp: bool,
+    /// The ports that its site denies.
+    pub denied_ports: Vec<String>,
+    /// The only networks that its site allows; empty for all.
+    pub allowed_networks: Vec<String>,
 }
 
 impl Hello {
@@ -207,6 +215,10 @@ impl Hello {
             local_subnets: &self.local_subnets,
             max_targets: self.max_targets,
             max_ports: self.max_ports,
+            rate: self.rate,
+            arp: self.arp,
+            denied_ports: &self.denied_ports,
+            allowed_networks: &self.allowed_networks,
         })
     }
 }

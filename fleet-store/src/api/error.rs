@@ -19,6 +19,14 @@ pub enum StoreError {
         /// What was wrong, for the log.
         detail: String,
     },
+    /// The database cannot be opened.
+    #[error("cannot open the {database}: {detail}")]
+    Unreachable {
+        /// The database, as [`DatabaseUrl`](crate::DatabaseUrl) is displayed.
+        database: String,
+        /// The reason and the remedy.
+        detail: String,
+    },
     /// The schema is newer than this program.
     #[error(
         "the database was written by a newer version (it has the migration `{0}`): run that version, or restore a backup"

@@ -111,6 +111,16 @@ pub enum CreateOperatorError {
         "an operator with the e-mail `{0}` exists already: create another key for it with create-key, or choose another e-mail"
     )]
     EmailTaken(String),
+    /// An organization has this name in another case.
+    #[error(
+        "there is no organization `{named}`, but there is `{existing}`: write the name in the same way, or choose another one"
+    )]
+    OrgDiffersInCase {
+        /// The name that was given.
+        named: String,
+        /// The name of the existing organization.
+        existing: String,
+    },
     /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),

@@ -9,7 +9,7 @@ use fleet_core::{
     Timestamp,
     outcome::{AckVerdict, Conclusion},
 };
-use fleet_discovery::{ChunkCommand, Ledger, LogEvent, Plan, ScanRequest};
+use fleet_discovery::{ChunkCommand, Ledger, LogEvent, OpenScan, PastScan, Plan, ScanRequest};
 
 use crate::{Actor, StoreError};
 
@@ -138,6 +138,15 @@ pub struct ScanRow {
     pub chunks_done: u32,
 }
 
+/// The other scans of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScanHistory {
+    /// The scans that have not ended.
+    pub open: Vec<OpenScan>,
+    /// The last 16 that were not canceled and did not fail, newest first.
+    pub past: Vec<PastScan>,
+}
+
 /// A command for a node. It is stored before it is sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IssuedCommand {
@@ -257,6 +266,9 @@ pub trait Scans: Send + Sync {
     async fn create_scan(&self, new: NewScan, actor: Actor)
     -> Result<CreatedScan, CreateScanError>;
 
+    /// Returns what shows how long the next scan of a node takes, and when it starts.
+    async fn scan_history(&self, org: OrgId, node: NodeId) -> Result<ScanHistory, StoreError>;
+
     /// Returns one scan of an organization.
     async fn scan(
         &self,
@@ -308,9 +320,14 @@ pub trait Dispatch: Send + Sync {
         now: Timestamp,
     ) -> Result<Option<IssuedCommand>, StoreError>;
 
-    /// Withdraws a command that could not be handed to the stream. Its chunk waits again, and the attempt does
-    /// not count.
-    async fn withdraw_command(&self, command: CommandId, now: Timestamp) -> Result<(), StoreError>;
+    /// Withdraws a command that was not sent. Its chunk waits again, and the attempt does not count. A command
+    /// that was never stored is ignored: the answer of [`Self::issue_command`] does not always show it.
+    async fn withdraw_command(
+        &self,
+        node: NodeId,
+        command: CommandId,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
 
     /// Lists nodes for which a chunk may be issued now.
     async fn nodes_with_work(&self, now: Timestamp) -> Result<Vec<NodeId>, StoreError>;
@@ -353,7 +370,11 @@ pub trait Completion: Send + Sync {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
+    /// Whether a command is in flight: neither its ack nor anything else has ended it.
+    async fn is_in_flight(&self, command: CommandId) -> Result<bool, StoreError>;
+
     /// Expires commands past their deadline, canceled scans past their grace period, and scans that were queued
-    /// for too long.
+    /// for too long. An expired chunk is issued again while attempts are left. Deadlines run only while servers sweep:
+    /// after an interruption, or when the clock was set, they move.
     async fn sweep_commands(&self, now: Timestamp) -> Result<Expired, StoreError>;
 }

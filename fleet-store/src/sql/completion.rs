@@ -9,6 +9,7 @@ use fleet_discovery::{Expiry, WaitingScan, canceled, expiry};
 use super::{
     audit,
     commands::{self, Work},
+    deadlines::continue_deadlines,
     entity::{command, scan},
     locked::LockedScan,
     nodes,
@@ -153,8 +154,16 @@ impl Completion for SqlStore {
         })
     }
 
+    async fn is_in_flight(&self, command: CommandId) -> Result<bool, StoreError> {
+        let issued = command::Entity::find_by_id(AsText(command))
+            .filter(command::Column::State.eq(AsText(CommandState::Issued)));
+        let count = issued.count(self.reader()).await;
+        count.map(|count| count > 0).during("is_in_flight")
+    }
+
     async fn sweep_commands(&self, now: Timestamp) -> Result<Expired, StoreError> {
         let operation = "sweep_commands";
+        continue_deadlines(self, now).await?;
         let mut expired = Expired::default();
         // Each row has its own transaction, which keeps the sweep from holding a node's lock for long.
         for (node, id) in commands::overdue(self.reader(), now)
@@ -224,12 +233,12 @@ async fn expire_command(
     let Some(command) = command.filter(|command| command.deadline.0 <= now) else {
         return Ok(None);
     };
-    let minutes = limits::COMMAND_DEADLINE.as_secs() / 60;
-    let why = format!("the node gave no answer within {minutes} minutes");
-    let verdict = Verdict::failed(Code::DeadlineExceeded, why);
     let work = commands::work(&command)?;
     match work {
         Work::Pairing(id) => {
+            let minutes = limits::COMMAND_DEADLINE.as_secs() / 60;
+            let why = format!("the node gave no answer within {minutes} minutes");
+            let verdict = Verdict::failed(Code::DeadlineExceeded, why);
             ends::conclude(tx, &command, id, CommandState::Expired, verdict, now).await?;
         }
         Work::Scan(id) => {
@@ -237,7 +246,7 @@ async fn expire_command(
                 return Ok(None);
             };
             commands::end(tx, &command, CommandState::Expired, now).await?;
-            scan.end_chunk(&command, verdict, None, now).await?;
+            scan.expire_chunk(&command, now).await?;
             scan.save().await?;
         }
     }

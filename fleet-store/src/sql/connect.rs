@@ -1,17 +1,31 @@
-//! Opening a database: URLs, pools, migrations and the schema version check.
+//! Opening a database: pools, migrations and the schema version check.
 
-use std::{future::ready, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs::OpenOptions,
+    future::ready,
+    io,
+    path::Path,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement,
     sqlx::{
-        AssertSqlSafe, Connection as _, Executor as _,
+        self, AssertSqlSafe, Connection as _, Executor as _,
+        postgres::{PgConnectOptions, PgConnection},
         sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
 };
 use sea_orm_migration::MigratorTrait;
 
-use super::{health::Health, migration::Migrator, transaction::store_error};
+use super::{
+    health::Health,
+    migration::Migrator,
+    nodelay,
+    transaction::store_error,
+    url::{self, DatabaseUrl, Engine},
+};
 use crate::{SqlStore, StoreError};
 
 /// How a database is opened.
@@ -25,6 +39,8 @@ pub struct StoreOptions {
     /// How long a statement may wait for a lock in PostgreSQL. Zero means no limit, which migrations need.
     /// Default 10 s. SQLite waits 5 s for another process.
     pub lock_timeout: Duration,
+    /// Whether a missing SQLite file is created. Default true.
+    pub create: bool,
 }
 
 impl Default for StoreOptions {
@@ -33,6 +49,7 @@ impl Default for StoreOptions {
             connections: 16,
             acquire_timeout: Duration::from_secs(10),
             lock_timeout: Duration::from_secs(10),
+            create: true,
         }
     }
 }
@@ -53,18 +70,26 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 /// The PostgreSQL advisory lock that prevents two servers from migrating at the same time.
 const MIGRATION_LOCK: i64 = 0x666c_6565_746d_6967;
 
+/// The error for a SQLite file that does not exist and must not be created.
+const MISSING: &str = "it does not exist; `fleetd serve` and `fleetd migrate` create it, and --database-url or the configuration file names another one";
+
 impl SqlStore {
-    /// Opens a database, with its schema brought up to date or checked.
+    /// Opens a database, with its schema brought up to date or checked. Only [`MigrateMode::Migrate`] creates a
+    /// missing SQLite file.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Url`], [`StoreError::NewerSchema`], [`StoreError::OlderSchema`] in
-    /// [`MigrateMode::Check`], or an error of the database.
+    /// [`StoreError::Url`], [`StoreError::Unreachable`], [`StoreError::NewerSchema`],
+    /// [`StoreError::OlderSchema`] in [`MigrateMode::Check`], or an error of the database.
     pub async fn open(url: &str, mode: MigrateMode) -> Result<Self, StoreError> {
         if mode == MigrateMode::Migrate {
             Self::migrate(url).await?;
         }
-        let store = Self::connect(url, StoreOptions::default()).await?;
+        let options = StoreOptions {
+            create: false,
+            ..StoreOptions::default()
+        };
+        let store = Self::connect(url, options).await?;
         store.check_schema().await?;
         Ok(store)
     }
@@ -74,31 +99,42 @@ impl SqlStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Url`] or an error of the database.
+    /// [`StoreError::Url`], or [`StoreError::Unreachable`] with the address and the reason.
     pub async fn connect(url: &str, options: StoreOptions) -> Result<Self, StoreError> {
-        let engine = Engine::of(url)?;
-        let failed = |error| store_error("connect", &error);
-        engine.prepare().map_err(|error| StoreError::Unavailable {
-            operation: "connect",
-            detail: error.to_string(),
-        })?;
-        let writers = match engine {
-            // SQLite has one writer. With one connection, writers wait in order and do not fail
-            // with BUSY.
-            Engine::Sqlite { .. } => 1,
-            Engine::Postgres => options.connections,
+        let url = DatabaseUrl::parse(url)?;
+        let failed = |detail: String| StoreError::Unreachable {
+            database: url.to_string(),
+            detail,
+        };
+        let writers = match url.engine() {
+            Engine::Sqlite { file } => {
+                if options.create {
+                    create_for_owner(file).map_err(|error| failed(error.to_string()))?;
+                } else if !file.exists() {
+                    return Err(failed(MISSING.to_owned()));
+                }
+                // SQLite has one writer. With one connection, writers wait in order and do not fail
+                // with BUSY.
+                1
+            }
+            Engine::Postgres(server) => {
+                let reached = reach(server, options.acquire_timeout).await;
+                reached.map_err(failed)?;
+                options.connections
+            }
         };
         let health = Arc::new(Health::default());
-        let writer = pool(url, &engine, writers, &options, &health)
-            .await
-            .map_err(failed)?;
-        let reader = match engine {
+        let opened = |connections| pool(&url, connections, &options, &health);
+        let writer = opened(writers).await;
+        let writer = writer.map_err(|error| failed(error.to_string()))?;
+        let reader = match url.engine() {
             // Readers of a WAL database need not wait for the writer, so they have their own
             // connections.
-            Engine::Sqlite { .. } => pool(url, &engine, options.connections, &options, &health)
-                .await
-                .map_err(failed)?,
-            Engine::Postgres => writer.clone(),
+            Engine::Sqlite { .. } => {
+                let reader = opened(options.connections).await;
+                reader.map_err(|error| failed(error.to_string()))?
+            }
+            Engine::Postgres(_) => writer.clone(),
         };
         Ok(Self {
             writer,
@@ -211,72 +247,47 @@ async fn applied(database: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
     rows.iter().map(|row| row.try_get("", "version")).collect()
 }
 
-/// The kind of database that a URL names.
-enum Engine {
-    Sqlite { path: String },
-    Postgres,
+/// Restricts a new SQLite file to its owner before anything is written to it.
+fn create_for_owner(file: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(file) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
-impl Engine {
-    fn of(url: &str) -> Result<Self, StoreError> {
-        let refused = |detail: &str| {
-            Err(StoreError::Url {
-                url: without_password(url),
-                detail: detail.to_owned(),
-            })
-        };
-        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Ok(Self::Postgres);
+/// Opens one connection to PostgreSQL, because a pool repeats refused attempts and then only reports a timeout.
+async fn reach(options: &PgConnectOptions, limit: Duration) -> Result<(), String> {
+    let check = "check the host and port in the database URL, and that PostgreSQL runs there";
+    match tokio::time::timeout(limit, PgConnection::connect_with(options)).await {
+        Ok(Ok(connection)) => {
+            // An error of the farewell is irrelevant.
+            let _ = connection.close().await;
+            Ok(())
         }
-        let Some(rest) = url.strip_prefix("sqlite:") else {
-            return refused("it must begin with sqlite: or postgres://");
-        };
-        let path = rest
-            .trim_start_matches("//")
-            .split('?')
-            .next()
-            .unwrap_or_default();
-        if path.is_empty() || path == ":memory:" || rest.contains("mode=memory") {
-            return refused("SQLite needs a file here: several connections share it");
-        }
-        Ok(Self::Sqlite {
-            path: path.to_owned(),
-        })
-    }
-
-    /// Restricts a new SQLite file to its owner before anything is written to it.
-    fn prepare(&self) -> std::io::Result<()> {
-        let Self::Sqlite { path } = self else {
-            return Ok(());
-        };
-        if Path::new(path).exists() {
-            return Ok(());
-        }
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        // SQLite creates the -wal and -shm files with the mode of the database file.
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        match options.open(path) {
-            Ok(_) => Ok(()),
-            // Another process created it in the meantime.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(std::io::Error::new(
-                error.kind(),
-                format!("cannot create `{path}`: {error}"),
-            )),
-        }
+        Ok(Err(sqlx::Error::Io(error))) => Err(format!("{error}; {check}")),
+        Ok(Err(sqlx::Error::Database(error))) => Err(format!(
+            "PostgreSQL refused the connection: {}",
+            error.message()
+        )),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!(
+            "no answer within {} s; {check}",
+            limit.as_secs_f32()
+        )),
     }
 }
 
 async fn pool(
-    url: &str,
-    engine: &Engine,
+    url: &DatabaseUrl,
     connections: u32,
     settings: &StoreOptions,
     health: &Arc<Health>,
 ) -> Result<DatabaseConnection, DbErr> {
-    let mut options = ConnectOptions::new(url);
+    let mut options = ConnectOptions::new(url.as_str());
     options
         .max_connections(connections)
         .acquire_timeout(settings.acquire_timeout)
@@ -285,7 +296,7 @@ async fn pool(
         .sqlx_logging(false)
         .record_stmt_in_spans(false);
     let health = Arc::clone(health);
-    match engine {
+    match url.engine() {
         Engine::Sqlite { .. } => {
             options.map_sqlx_sqlite_before_acquire(move |connection, connected| {
                 // An idle connection must have no open transaction. One stays open when the database rolled
@@ -295,7 +306,8 @@ async fn pool(
             });
             options.map_sqlx_sqlite_opts(|sqlite| {
                 sqlite
-                    .create_if_missing(true)
+                    // A missing file was created with access for its owner only.
+                    .create_if_missing(false)
                     .journal_mode(SqliteJournalMode::Wal)
                     // With NORMAL, a power failure can lose the last commits of a WAL database, and
                     // an accepted report must be durable.
@@ -306,7 +318,7 @@ async fn pool(
                     .busy_timeout(Duration::from_secs(5))
             });
         }
-        Engine::Postgres => {
+        Engine::Postgres(server) => {
             options.set_application_name("fleetd");
             options.map_sqlx_postgres_before_acquire(move |connection, connected| {
                 let usable = !connection.is_in_transaction() && health.allows(connected.age);
@@ -318,9 +330,13 @@ async fn pool(
                 settings.lock_timeout.as_millis(),
                 IDLE_IN_TRANSACTION.as_millis(),
             );
+            let tcp_port = url::socket(server).is_none().then(|| server.get_port());
             options.map_sqlx_postgres_pool_opts(move |pool| {
                 let bounds = bounds.clone();
                 pool.after_connect(move |connection, _| {
+                    if let Some(port) = tcp_port {
+                        send_at_once(port);
+                    }
                     let bounds = bounds.clone();
                     Box::pin(
                         async move { connection.execute(AssertSqlSafe(bounds)).await.map(drop) },
@@ -332,17 +348,21 @@ async fn pool(
     Database::connect(options).await
 }
 
-/// The URL in a form that is safe to show, without its password.
-fn without_password(url: &str) -> String {
-    match url
-        .split_once("://")
-        // The last `@`, because a password may contain one.
-        .and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)))
-    {
-        Some((scheme, (user, host))) => {
-            let name = user.split(':').next().unwrap_or_default();
-            format!("{scheme}://{name}@{host}")
-        }
-        None => url.to_owned(),
+/// Sets TCP_NODELAY on the connections to PostgreSQL. Without it the store works, but large statements are slow.
+fn send_at_once(port: u16) {
+    static WARNED: Once = Once::new();
+    let slow = |reason: &str| {
+        WARNED.call_once(|| {
+            tracing::warn!(
+                port,
+                reason,
+                "TCP_NODELAY cannot be set on connections to PostgreSQL, so each large report takes 40 ms longer: use a Unix socket if the database is on this machine"
+            );
+        });
+    };
+    match nodelay::set_on_connections_to(port) {
+        Ok(0) => slow("the connection was not found in /proc/self/fd"),
+        Ok(_) => {}
+        Err(error) => slow(&error.to_string()),
     }
 }

@@ -85,18 +85,22 @@ impl Dispatch for SqlStore {
         })
     }
 
-    async fn withdraw_command(&self, id: CommandId, now: Timestamp) -> Result<(), StoreError> {
+    async fn withdraw_command(
+        &self,
+        node: NodeId,
+        id: CommandId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         transaction!(self, "withdraw_command", |tx| {
-            let Some(found) = command::Entity::find_by_id(AsText(id)).one(tx).await? else {
+            // The node's lock waits for a COMMIT of the command that is still going on, although its answer was lost.
+            nodes::lock_any(tx, node.0).await?;
+            let Some(command) = commands::lock_issued(tx, node, id).await? else {
                 return Ok(());
             };
-            let Work::Scan(scan) = commands::work(&found)? else {
+            let Work::Scan(scan) = commands::work(&command)? else {
                 return Ok(());
             };
-            nodes::lock_any(tx, found.node_id).await?;
-            let command = commands::lock_issued(tx, NodeId(found.node_id), id).await?;
-            let (Some(command), Some(mut scan)) = (command, LockedScan::lock(tx, scan).await?)
-            else {
+            let Some(mut scan) = LockedScan::lock(tx, scan).await? else {
                 return Ok(());
             };
             commands::end(tx, &command, CommandState::Lost, now).await?;

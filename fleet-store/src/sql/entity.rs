@@ -47,7 +47,7 @@ pub(crate) use operators::{
 };
 pub(crate) use pairings::{device_credential, device_pairing, pairing, pairing_target};
 pub(crate) use scans::{
-    chunk, command, report, report_refusal, report_row, scan, scan_event, scan_request,
+    chunk, command, report, report_refusal, report_row, scan, scan_event, scan_request, sweep,
 };
 
 /// The types that the column declarations use.

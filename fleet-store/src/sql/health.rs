@@ -19,6 +19,8 @@ struct State {
     /// When a BEGIN, COMMIT or ROLLBACK last failed.
     unknown_since: Option<Instant>,
     committed_at: Option<Instant>,
+    /// Whether a write failed, and no check has shown since that writes succeed.
+    is_suspect: bool,
 }
 
 impl Health {
@@ -29,12 +31,23 @@ impl Health {
     pub(crate) fn connection_is_unknown(&self) {
         let mut state = self.state();
         state.unknown_since = Some(Instant::now());
-        state.committed_at = None;
+        state.is_suspect = true;
     }
 
     /// Records that a write failed on a healthy connection.
     pub(crate) fn write_failed(&self) {
-        self.state().committed_at = None;
+        self.state().is_suspect = true;
+    }
+
+    /// Whether a write failed since the last [`Self::writes_succeed`]. A commit does not end this state: on a full
+    /// disk, small writes that need no new page still succeed.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.state().is_suspect
+    }
+
+    /// Records that a check which needs space on the disk has succeeded.
+    pub(crate) fn writes_succeed(&self) {
+        self.state().is_suspect = false;
     }
 
     /// Records that a transaction was committed.
@@ -49,10 +62,11 @@ impl Health {
         unknown.is_none_or(|since| age < since.elapsed())
     }
 
-    /// Whether a transaction was committed recently.
+    /// Whether a transaction was committed recently and no write has failed.
     pub(crate) fn is_fresh(&self) -> bool {
-        let committed = self.state().committed_at;
-        committed.is_some_and(|at| at.elapsed() < FRESH)
+        let state = self.state();
+        let committed = state.committed_at;
+        !state.is_suspect && committed.is_some_and(|at| at.elapsed() < FRESH)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -2,7 +2,9 @@
 //! keeps sequences dense and writes exactly one terminal event.
 
 use fleet_core::outcome::{Conclusion, Grade, Verdict, conclude};
-use fleet_discovery::{LogEvent, RunningScan, ScanEnded, Unfinished, canceled, on_busy, on_lost};
+use fleet_discovery::{
+    LogEvent, RunningScan, ScanEnded, Unfinished, canceled, on_busy, on_expired, on_lost,
+};
 
 use super::{
     codec,
@@ -124,7 +126,28 @@ impl<'t> LockedScan<'t> {
         now: Timestamp,
     ) -> Result<(), DbErr> {
         let attempts = read_count(self.chunk_of(command).await?.attempts)?;
-        let unfinished = on_lost(self.state(), attempts);
+        self.settle_attempt(command, on_lost(self.state(), attempts), now)
+            .await
+    }
+
+    /// Handles a command whose node gave no answer until its deadline.
+    pub(crate) async fn expire_chunk(
+        &mut self,
+        command: &command::Model,
+        now: Timestamp,
+    ) -> Result<(), DbErr> {
+        let attempts = read_count(self.chunk_of(command).await?.attempts)?;
+        self.settle_attempt(command, on_expired(self.state(), attempts), now)
+            .await
+    }
+
+    /// Settles a command that counts as one of the attempts of its chunk.
+    async fn settle_attempt(
+        &mut self,
+        command: &command::Model,
+        unfinished: Unfinished,
+        now: Timestamp,
+    ) -> Result<(), DbErr> {
         if unfinished == Unfinished::Cancel {
             self.keep_scope(command).await?;
         }

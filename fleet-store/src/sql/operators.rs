@@ -13,6 +13,9 @@ use crate::{
 
 /// The resolution of a key's last use. A busy key costs one write per minute.
 const USE_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+/// A statement that PostgreSQL can execute only with space for new pages, unlike an update of one row. SQLite needs
+/// space in its log for every commit.
+const NEEDS_SPACE: &str = "CREATE TEMPORARY TABLE space_check ON COMMIT DROP AS SELECT generate_series(1, 2000) AS number";
 /// The name of a key that was created on the server's own machine.
 const FIRST_KEY: &str = "made by fleetd admin";
 
@@ -27,12 +30,19 @@ impl Operators for SqlStore {
             return Ok(());
         }
         // Reads succeed on a full disk or a read-only file system. Only a commit shows that writes succeed.
-        transaction!(self, "ping", |tx| {
+        let check_space = self.health().is_suspect() && !self.is_sqlite();
+        let checked: Result<(), StoreError> = transaction!(self, "ping", |tx| {
             let write = "INSERT INTO write_check (id, writes) VALUES (1, 1) \
                          ON CONFLICT (id) DO UPDATE SET writes = write_check.writes + 1";
             tx.execute_unprepared(write).await?;
+            if check_space {
+                tx.execute_unprepared(NEEDS_SPACE).await?;
+            }
             Ok(())
-        })
+        });
+        checked?;
+        self.health().writes_succeed();
+        Ok(())
     }
 
     async fn has_operators(&self) -> Result<bool, StoreError> {
@@ -52,7 +62,13 @@ impl Operators for SqlStore {
             if by_email(tx, &email).await?.is_some() {
                 return refuse(CreateOperatorError::EmailTaken(email));
             }
-            let org = OrgId(org_named(tx, &new.org, new.now).await?);
+            let org = match org_named(tx, &new.org, new.now).await? {
+                Ok(org) => org,
+                Err(existing) => {
+                    let named = new.org.clone();
+                    return refuse(CreateOperatorError::OrgDiffersInCase { named, existing });
+                }
+            };
             let created = operator::ActiveModel {
                 id: NotSet,
                 org_id: Set(org.0),
@@ -268,20 +284,34 @@ pub(super) async fn by_email(
         .await
 }
 
-async fn org_named(tx: &impl ConnectionTrait, name: &str, now: Timestamp) -> Result<i64, DbErr> {
-    if let Some(known) = org::Entity::find()
-        .filter(org::Column::Name.eq(name))
-        .one(tx)
+/// The organization with this name, created if it is new. Fails with the name of an existing one that differs only in
+/// case.
+async fn org_named(
+    tx: &impl ConnectionTrait,
+    name: &str,
+    now: Timestamp,
+) -> Result<Result<OrgId, String>, DbErr> {
+    let folded = name.to_lowercase();
+    // SQLite folds only ASCII letters, so the few names are compared here.
+    let mut similar: Vec<org::Model> = org::Entity::find()
+        .order_by_asc(org::Column::Id)
+        .all(tx)
         .await?
-    {
-        return Ok(known.id);
+        .into_iter()
+        .filter(|org| org.name.to_lowercase() == folded)
+        .collect();
+    if let Some(known) = similar.iter().find(|org| org.name == name) {
+        return Ok(Ok(OrgId(known.id)));
+    }
+    if let Some(existing) = similar.pop() {
+        return Ok(Err(existing.name));
     }
     let created = org::ActiveModel {
         id: NotSet,
         name: Set(name.to_owned()),
         created_at: Set(Micros(now)),
     };
-    Ok(created.insert(tx).await?.id)
+    Ok(Ok(OrgId(created.insert(tx).await?.id)))
 }
 
 /// Whether a key is neither revoked nor expired.

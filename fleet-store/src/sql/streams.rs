@@ -107,20 +107,23 @@ impl Streams for SqlStore {
             .filter(node::Column::DuplicateIdentity.eq(true))
             .filter(node::Column::DeletedAt.is_null())
             .order_by_asc(node::Column::Id)
+            .select_only()
+            .column(node::Column::Id)
+            .into_tuple::<i64>()
             .all(self.reader())
             .await;
         let mut cleared = 0;
-        for node in flagged.during("sweep_duplicates")? {
+        for id in flagged.during("sweep_duplicates")? {
             let done = transaction!(self, "sweep_duplicates", |tx| {
                 // The list was read without locks, so each node is judged again.
-                let Some(node) = nodes::lock(tx, NodeId(node.id)).await? else {
+                let Some(node) = nodes::lock(tx, NodeId(id)).await? else {
                     return Ok(false);
                 };
                 let stream = node_stream::Entity::find_by_id(node.id).one(tx).await?;
                 let contested = takeovers(stream.as_ref())?.is_contested(now);
                 Ok(show_duplicate(tx, &node, contested, now).await?)
-            })?;
-            cleared += u64::from(done);
+            });
+            cleared += u64::from(commands::skip_unreadable(&id, done)?);
         }
         Ok(cleared)
     }

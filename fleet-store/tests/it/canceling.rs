@@ -223,7 +223,7 @@ async fn a_busy_answer_to_a_canceled_command_ends_it(site: Site) {
     let withdrawn = site.running(node, "10.0.0.0/24").await;
     cancel(&site, withdrawn.scan, GRACE).await;
     site.store
-        .withdraw_command(withdrawn.command, at(41))
+        .withdraw_command(node.id, withdrawn.command, at(41))
         .await
         .expect("withdrawn");
     for scan in [command.scan, withdrawn.scan] {

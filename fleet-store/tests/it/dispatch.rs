@@ -316,11 +316,11 @@ async fn a_withdrawn_command_is_no_attempt(site: Site) {
     for _ in 0..5 {
         let command = site.issue(node).await.expect("issued");
         site.store
-            .withdraw_command(command.command, at(21))
+            .withdraw_command(node.id, command.command, at(21))
             .await
             .expect("withdrawn");
         site.store
-            .withdraw_command(command.command, at(21))
+            .withdraw_command(node.id, command.command, at(21))
             .await
             .expect("nothing more");
     }
@@ -335,7 +335,7 @@ async fn a_withdrawn_command_is_no_attempt(site: Site) {
         "two of three attempts"
     );
     site.store
-        .withdraw_command(command_id(), at(23))
+        .withdraw_command(node.id, command_id(), at(23))
         .await
         .expect("unknown ones are nothing");
 }

@@ -12,6 +12,7 @@ contract! {
     two_records_become_one_and_are_taken_apart
     separated_devices_stay_separate
     a_binding_goes_over_with_its_record_and_back
+    devices_that_share_a_serial_pass_it_on_within_one_report
     a_record_that_ended_is_found_by_its_id_and_names
     a_change_is_taken_back_once_and_by_its_own_organization
     a_replacement_takes_over_what_the_dead_node_knew_by_place_and_type
@@ -56,6 +57,32 @@ async fn undo(site: &Site, change: IdentityChangeId) -> Result<SeparatedDevices,
     site.store
         .undo_identity_change(site.org, change, site.actor(), at(80))
         .await
+}
+
+async fn devices_that_share_a_serial_pass_it_on_within_one_report(site: Site) {
+    let node = site.node("north").await;
+    let serial = |ip, mac| {
+        row(RawDeviceReport {
+            ip,
+            mac,
+            serial: "S-1",
+            ..blank()
+        })
+    };
+    scan(
+        &site,
+        node,
+        vec![plain("10.0.0.7", "80"), serial("10.0.0.8", "")],
+    )
+    .await;
+    let before = ["1 auto 10.0.0.7:80", "2 serial 10.0.0.8:80"];
+    assert_eq!(shown(&site).await, before);
+    // The second device gives the serial up for its MAC, and the first one shows the same serial. The first one has
+    // the lower id, so its row is written first.
+    let both = vec![serial("10.0.0.8", MAC), serial("10.0.0.7", "")];
+    assert_eq!(scan(&site, node, both).await, (2, 0));
+    let after = ["1 serial 10.0.0.7:80", "2 mac 10.0.0.8:80"];
+    assert_eq!(shown(&site).await, after);
 }
 
 async fn bind(site: &Site, device: i64, node: NodeId) {

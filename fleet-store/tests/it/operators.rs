@@ -8,6 +8,7 @@ use crate::site::{Site, at, nobody, secret};
 contract! {
     an_operator_is_found_by_key_and_by_session
     an_email_is_taken_once_in_any_case
+    organizations_never_differ_only_in_case
     a_key_needs_an_operator
     a_session_ends_by_time_and_by_word
     ping_answers
@@ -124,6 +125,24 @@ async fn an_email_is_taken_once_in_any_case(site: Site) {
         (site.org, Role::Viewer),
         "the organization of this name was there"
     );
+}
+
+async fn organizations_never_differ_only_in_case(site: Site) {
+    let new = |org: &str, email: &str| NewOperator {
+        org: org.into(),
+        email: email.into(),
+        role: Role::Viewer,
+        now: at(1),
+    };
+    let create = async |org, email| site.store.create_operator(new(org, email), nobody()).await;
+    let similar = create("ACME", "carl@acme.test").await.expect_err("refused");
+    assert!(similar.to_string().contains("`acme`"), "{similar}");
+    create("acme", "carl@acme.test").await.expect("created");
+    create("Ärzte", "dora@acme.test").await.expect("created");
+    create("ÄRZTE", "emil@acme.test")
+        .await
+        .expect_err("refused");
+    assert_eq!(site.number("SELECT count(*) FROM org").await, 2);
 }
 
 async fn a_key_needs_an_operator(site: Site) {

@@ -544,6 +544,7 @@ async fn a_node_that_says_nothing_runs_into_the_deadline(site: Site) {
     let swept = site.store.sweep_commands(at(700)).await.expect("swept");
     assert_eq!(swept, Expired::default());
     assert_eq!(site.came_of(pairing).await.1, None);
+    site.sweep_until(701, 821).await;
     let deadline = at(101).plus(COMMAND_DEADLINE);
     let swept = site.store.sweep_commands(deadline).await.expect("swept");
     assert_eq!(swept.commands, [(north.id, command)]);

@@ -6,6 +6,7 @@ use sea_orm::{ConnectionTrait, DbBackend};
 use crate::site::Site;
 
 contract! {
+    a_missing_postgres_database_is_named
     rows_and_tables_agree
     opening_again_changes_nothing
     a_newer_schema_is_refused
@@ -135,27 +136,93 @@ async fn a_wrong_url_is_named_without_its_password() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_unavailable() {
+async fn an_error_names_the_address_that_cannot_be_reached_and_the_reason() {
     let options = StoreOptions {
-        acquire_timeout: std::time::Duration::from_millis(200),
+        acquire_timeout: std::time::Duration::from_secs(5),
         ..StoreOptions::default()
     };
-    for url in [
-        "postgres://fleet@127.0.0.1:1/none",
-        "sqlite:///nonexistent/folder/fleet.db",
+    // Nothing listens on a port that was free a moment ago.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = closed.local_addr().expect("an address").port();
+    drop(closed);
+    let refused = format!("at 127.0.0.1:{port}");
+    for (url, parts) in [
+        (
+            format!("postgres://fleet:secret@127.0.0.1:{port}/none"),
+            [
+                "database `none` of user `fleet`",
+                &refused,
+                "Connection refused",
+            ],
+        ),
+        (
+            "postgres://fleet@db.invalid/none".to_owned(),
+            ["db.invalid:5432", "check the host", "cannot open"],
+        ),
+        (
+            "postgres://fleet@localhost/none?host=/nonexistent".to_owned(),
+            [
+                "socket /nonexistent/.s.PGSQL.5432",
+                "No such file",
+                "cannot open",
+            ],
+        ),
+        (
+            "sqlite:///nonexistent/folder/fleet.db".to_owned(),
+            [
+                "SQLite file /nonexistent/folder/fleet.db",
+                "No such file",
+                "cannot open",
+            ],
+        ),
     ] {
-        let refused = SqlStore::connect(url, options.clone()).await;
-        assert!(
-            matches!(
-                refused,
-                Err(StoreError::Unavailable {
-                    operation: "connect",
-                    ..
-                })
-            ),
-            "{refused:?}"
-        );
+        let refused = SqlStore::connect(&url, options.clone()).await;
+        let Err(error @ StoreError::Unreachable { .. }) = refused else {
+            panic!("{refused:?}")
+        };
+        let text = error.to_string();
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+        assert!(!text.contains("secret"), "{text}");
     }
+}
+
+#[tokio::test]
+async fn only_migrating_creates_a_sqlite_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("fleet.db");
+    let url = format!("sqlite://{}?mode=rwc", path.display());
+    let refused = SqlStore::open(&url, MigrateMode::Check).await;
+    let Err(error @ StoreError::Unreachable { .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    let text = error.to_string();
+    assert!(text.contains(&path.display().to_string()), "{text}");
+    assert!(text.contains("fleetd migrate"), "{text}");
+    assert!(!path.exists());
+    let created = SqlStore::open(&url, MigrateMode::Migrate).await;
+    created.expect("created").close().await;
+    let opened = SqlStore::open(&url, MigrateMode::Check).await;
+    opened.expect("opened").close().await;
+}
+
+async fn a_missing_postgres_database_is_named(site: Site) {
+    let Some((head, _)) = site
+        .url
+        .rsplit_once('/')
+        .filter(|_| site.url.starts_with("postgres"))
+    else {
+        // Skip this engine: a SQLite database is a file, which has its own test.
+        return;
+    };
+    let refused = SqlStore::open(&format!("{head}/no_such_fleet"), MigrateMode::Migrate).await;
+    let Err(error @ StoreError::Unreachable { .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    let text = error.to_string();
+    assert!(
+        text.contains("`no_such_fleet`") && text.contains("does not exist"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ macro_rules! contract {
     };
 }
 
-const POSTGRES: &str = "FLEET_TEST_POSTGRES";
+pub(crate) const POSTGRES: &str = "FLEET_TEST_POSTGRES";
 
 /// Reports a skipped test by name: on standard error, and in the list of the test run if there is one.
 #[expect(clippy::print_stderr, reason = "skipped tests are named")]

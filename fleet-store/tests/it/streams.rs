@@ -121,6 +121,10 @@ async fn announced_node_properties_are_stored(site: Site) {
         local_subnets: vec!["10.0.0.0/24".into()],
         max_targets: 4_096,
         max_ports: 32,
+        rate: 900,
+        arp: true,
+        denied_ports: vec!["22".into()],
+        allowed_networks: vec!["10.0.0.0/16".into()],
     };
     let claim = StreamClaim {
         hello: hello.clone(),
@@ -141,6 +145,11 @@ async fn announced_node_properties_are_stored(site: Site) {
     assert_eq!(
         (profile.max_targets, profile.max_ports, profile.cancel),
         (4_096, 32, true)
+    );
+    assert_eq!((profile.rate, profile.arp), (900, true));
+    assert_eq!(
+        (profile.denied_ports.len(), profile.allowed_networks.len()),
+        (1, 1)
     );
 }
 

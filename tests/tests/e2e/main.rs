@@ -11,6 +11,7 @@ mod alone;
 mod audit;
 mod canceling;
 mod command_line;
+mod databases;
 mod direct;
 mod enrollment;
 mod identity;

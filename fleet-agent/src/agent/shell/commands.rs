@@ -183,7 +183,7 @@ impl Shell {
     }
 
     /// Sends the pins of the running command. The server rejects reports until it has them. They are repeated on a new
-    /// stream, because the old one may not have delivered them.
+    /// stream, because the old one may not have delivered them, and before a report is repeated.
     pub(super) fn send_pins(&mut self) {
         let (Some(stream), Some(work)) = (&self.stream, &self.work) else {
             return;

@@ -6,6 +6,7 @@ use fleet_core::{Port, limits};
 use fleet_registry::{
     Capabilities,
     link::{Attempt, GoodbyeReason, StreamEnd, WireCommandId},
+    spool::UploadFailure,
 };
 use fleet_wire::gateway::{
     self, CommandProtocolVersion, ControlAccepted, ControlHello, control_stream_response as down,
@@ -16,6 +17,12 @@ use crate::agent::{
     calls::{CallResult, UploadCounts},
     stream::{ControlStream, StreamEvent},
 };
+
+/// Values of the site's policy in a Hello, as many as it may list.
+fn texts<'a>(values: impl IntoIterator<Item = &'a (impl ToString + 'a)>) -> Vec<String> {
+    let values = values.into_iter().take(limits::HELLO_POLICY);
+    values.map(ToString::to_string).collect()
+}
 
 impl Shell {
     pub(super) fn open_stream(&mut self, attempt: Attempt) {
@@ -41,6 +48,10 @@ impl Shell {
             local_subnets: chosen.map(|choice| choice.subnet.to_string()).collect(),
             max_targets: self.agent.options.command_targets,
             max_ports: u32::try_from(limits::COMMAND_PORTS).unwrap_or(u32::MAX),
+            rate: self.agent.options.scan.rate,
+            arp: fleet_scan::can_send_arp(),
+            denied_ports: texts(&self.policy.denied_ports),
+            allowed_networks: texts(&self.policy.allowed_networks),
         };
         // The next server can be another one, so no extension is used before its Accepted.
         self.server = Capabilities::NONE;
@@ -170,7 +181,13 @@ impl Shell {
             CallResult::Upload {
                 batch,
                 result: Err(failure),
-            } => self.spool.upload_failed(now, batch, failure),
+            } => {
+                if matches!(failure, UploadFailure::Later { .. }) {
+                    // The server may not have stored the pins, without which it accepts no report.
+                    self.send_pins();
+                }
+                self.spool.upload_failed(now, batch, failure);
+            }
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use fleet_core::{NodeId, limits};
-use fleet_registry::registry::{CommandEnd, EvictReason, Output};
+use fleet_registry::registry::{CommandEnd, EvictReason, OVERDUE_EVERY, Output};
 
-use super::{DRAIN_WINDOW, NODES, State, World};
+use super::{DRAIN_WINDOW, Flight, NODES, State, World};
 
 impl World {
     pub(super) fn drain(&mut self, seed: u64) {
@@ -45,6 +45,7 @@ impl World {
                 | Output::Evict { .. }
                 | Output::SendCancel { .. }
                 | Output::Adopted { .. }
+                | Output::Overdue { .. }
                 | Output::Ended { .. }
                 | Output::Ready { .. }) => panic!("{other:?} while draining"),
             };
@@ -104,19 +105,10 @@ impl World {
                 | State::Ended => {}
             }
         }
-        let due: Vec<_> = self
-            .flights
-            .iter()
-            .filter(|f| f.deadline <= now)
-            .copied()
-            .collect();
-        let mut nodes = BTreeSet::new();
-        for flight in due {
-            self.expect_end(flight.node, flight.command, CommandEnd::Expired);
-            nodes.insert(flight.node);
-        }
-        for node in nodes {
-            self.expect_ready(node);
+        for flight in self.flights.iter_mut().filter(|f| f.overdue_at <= now) {
+            flight.overdue_at = now + OVERDUE_EVERY;
+            let (node, command) = (flight.node, flight.command);
+            self.expected.push(Output::Overdue { node, command });
         }
     }
 
@@ -180,11 +172,16 @@ impl World {
         }
     }
 
-    /// Ends the run: streams close, deadlines fire, and nodes are forgotten.
+    /// Ends the run: streams close, the store ends all commands, and nodes are forgotten.
     pub(super) fn finish(&mut self) {
         for id in self.connections.keys().copied().collect::<Vec<_>>() {
             let _released = self.registry.closed(self.now, id);
             self.end_connection(id);
+        }
+        self.compare();
+        for Flight { node, command, .. } in self.flights.clone() {
+            self.registry.ended(self.now, node, command);
+            self.expect_end(node, command, CommandEnd::Stored);
         }
         self.compare();
         for _ in 0..1_000 {

@@ -58,6 +58,7 @@ impl World {
             node,
             command,
             deadline,
+            overdue_at: deadline,
             canceled: false,
             forwarded_at: None,
             progress: CommandProgress::default(),
@@ -103,6 +104,21 @@ impl World {
         assert_eq!(self.registry.ack(self.now, id, command), judged);
         if let Ok(node) = judged {
             self.expect_end(node, command, CommandEnd::Acked);
+            self.expect_ready(node);
+        }
+    }
+
+    /// The store ends a command without an ack.
+    pub(super) fn end_in_store(&mut self, argument: u8) {
+        let Some(command) = pick(&self.commands, argument) else {
+            return;
+        };
+        let flight = self.flights.iter().find(|f| f.command == command);
+        let node = flight.map_or(NodeId(0), |flight| flight.node);
+        let in_flight = flight.is_some();
+        self.registry.ended(self.now, node, command);
+        if in_flight {
+            self.expect_end(node, command, CommandEnd::Stored);
             self.expect_ready(node);
         }
     }

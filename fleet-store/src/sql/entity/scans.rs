@@ -26,6 +26,7 @@ entity! {
         pub chunks: i64,
         pub chunks_done: i64,
         pub targets: i64,
+        pub estimate_ms: i64,
         pub units: i64,
         pub units_done: i64,
         pub units_settled: i64,
@@ -137,6 +138,15 @@ entity! {
         pub sequence: i64,
         pub kind: String,
         pub payload: String,
+        pub at: Micros,
+    }
+}
+
+entity! {
+    /// When deadlines were last checked. It has one row.
+    sweep "sweep" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: i64,
         pub at: Micros,
     }
 }

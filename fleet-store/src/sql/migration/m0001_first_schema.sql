@@ -10,7 +10,7 @@ CREATE TABLE org (
     name TEXT NOT NULL,
     created_at BIGINT NOT NULL
 );
-CREATE UNIQUE INDEX org_name ON org (name);
+CREATE UNIQUE INDEX org_name ON org (lower(name));
 
 CREATE TABLE operator (
     id {id},
@@ -206,6 +206,7 @@ CREATE TABLE scan (
     chunks BIGINT NOT NULL,
     chunks_done BIGINT NOT NULL,
     targets BIGINT NOT NULL,
+    estimate_ms BIGINT NOT NULL,
     units BIGINT NOT NULL,
     units_done BIGINT NOT NULL,
     units_settled BIGINT NOT NULL,
@@ -489,6 +490,12 @@ CREATE TABLE report_refusal (
     count BIGINT NOT NULL,
     example TEXT NOT NULL,
     PRIMARY KEY (scan_id, reason)
+);
+
+-- When deadlines were last checked, in one row. They do not run while no server checks them.
+CREATE TABLE sweep (
+    id BIGINT NOT NULL PRIMARY KEY,
+    at BIGINT NOT NULL
 );
 
 -- One row that readiness probes write, to see that writes become durable.

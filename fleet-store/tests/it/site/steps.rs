@@ -189,6 +189,14 @@ impl Site {
             .id
     }
 
+    /// Sweeps often enough for a server that was never interrupted.
+    pub(crate) async fn sweep_until(&self, from: u64, end: u64) {
+        for seconds in (from..end).step_by(20).chain([end - 1]) {
+            let swept = self.store.sweep_commands(at(seconds)).await;
+            assert_eq!(swept.expect("swept"), Expired::default(), "{seconds}");
+        }
+    }
+
     pub(crate) async fn issue(&self, node: Node) -> Option<IssuedCommand> {
         self.issue_at(node, at(20)).await
     }

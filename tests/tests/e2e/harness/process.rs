@@ -71,6 +71,11 @@ impl Process {
         self.child.try_wait().expect("a child can be asked")
     }
 
+    /// The process id.
+    pub(crate) fn id(&self) -> i32 {
+        self.id.as_raw_nonzero().get()
+    }
+
     /// The process has not been waited for, so its id cannot belong to another process.
     fn signal(&self, signal: Signal) {
         kill_process(self.id, signal).expect("a child can be sent a signal");

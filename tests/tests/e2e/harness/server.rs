@@ -96,6 +96,11 @@ impl Server {
         self.running().terminate().await
     }
 
+    /// The id of the process.
+    pub(crate) fn id(&self) -> i32 {
+        self.process.as_ref().expect("the server runs").id()
+    }
+
     fn running(&mut self) -> Process {
         self.process.take().expect("the server runs")
     }

@@ -1,8 +1,8 @@
 //! Writing the inventory changes of a report: one statement for each table, for any number of rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use fleet_pairing::Refused;
+use fleet_pairing::{Inventory as Rules, Refused};
 use sea_orm::sea_query::{Alias, ExprTrait};
 
 use super::{
@@ -23,6 +23,7 @@ impl Inventory {
         &self,
         tx: &DatabaseTransaction,
     ) -> Result<SavedIds, DbErr> {
+        self.free_identifiers(tx).await?;
         let changed = |change| {
             self.held
                 .iter()
@@ -64,6 +65,28 @@ impl Inventory {
         self.save_changes(tx, &ids).await?;
         self.save_refused(tx).await?;
         Ok(ids)
+    }
+
+    /// Frees the identifiers of records that are renamed or merged. Identifiers are unique among live records, and
+    /// the database checks each row of a statement by itself: a record could not take the identifier that another
+    /// one gives up in the same report. The upsert that follows makes the renamed records live again.
+    async fn free_identifiers(&self, tx: &DatabaseTransaction) -> Result<(), DbErr> {
+        let freed: BTreeSet<i64> = self
+            .changes
+            .iter()
+            .map(|change| change.merged.unwrap_or(change.device))
+            .filter(|device| !Rules::is_provisional(*device))
+            .map(|device| device.0)
+            .collect();
+        if freed.is_empty() {
+            return Ok(());
+        }
+        device::Entity::update_many()
+            .col_expr(device::Column::DeletedAt, Micros(self.now).into())
+            .filter(device::Column::Id.is_in(freed))
+            .exec(tx)
+            .await?;
+        Ok(())
     }
 
     /// Stores every former name with the reason for the change and the record's previous state.
