@@ -116,7 +116,7 @@ async fn a_login_opens_what_it_belongs_to() {
 
 #[tokio::test]
 async fn a_device_gets_few_wrong_passwords_whatever_the_server_requests() {
-    let site = start(site(vec![(Make::Antminer, None)]), 60).await;
+    let site = start(site(vec![(Make::Antminer, None)]), 64).await;
     let budget = LoginBudget::default();
     let pair = async |password: &str| {
         let guard = Guard::policy(AddressPolicy::DEMO);
