@@ -19,6 +19,7 @@ pub mod listener;
 mod method;
 mod secret;
 pub mod server;
+mod visible;
 
 pub use bounds::{BrokenBound, Repeated, Validate};
 pub use context::{BoxStream, Context, Peer, Protocol, Reply};
@@ -34,6 +35,7 @@ pub use method::{Method, MethodKind, methods};
 /// The well-known messages that the definitions use, and the trait that encodes them.
 pub use pbjson_types::{Duration, Empty, Timestamp};
 pub use prost::Message;
+pub use visible::VisibleWriter;
 
 /// Every definition, imports included, as an encoded `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
