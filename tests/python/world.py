@@ -122,6 +122,7 @@ class World:
             f'listen = "127.0.0.1:{self.port}"\ndatabase-url = "sqlite://{folder}/fleet.db?mode=rwc"\n{settings}\n'
             "[rates]\nregister = 0\nhandshakes = 0\n"
         )
+        subprocess.run([program("fleetd"), "migrate", "--config", self.config], check=True, capture_output=True)
         self.admin("create-operator", "--org", "lab", "--email", "lab@example.org", "--role", "admin")
         self.key = self.admin("create-key", "--email", "lab@example.org").strip()
         self.server = self.process("fleetd", [program("fleetd"), "serve", "--config", self.config, "--demo-allow-loopback", *self.flags])

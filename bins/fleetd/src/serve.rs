@@ -41,9 +41,9 @@ impl std::fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-/// How long requests may continue after the port has closed. Streams have ended before. The next server can listen only
-/// after that time.
-const LAST_REQUESTS: Duration = Duration::from_secs(2);
+/// How long requests may continue after the port has closed. Streams have ended before. Nodes return 1.5 s
+/// after the goodbye, of which the drain takes one second: the next server must listen by then, or their back-off begins.
+const LAST_REQUESTS: Duration = Duration::from_millis(250);
 
 pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let config = config::serve(args)?;
