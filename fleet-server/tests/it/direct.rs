@@ -192,6 +192,7 @@ async fn to_its_end(
             Some(Event::Ended(ended)) => {
                 let ledger = ended.ledger.clone().expect("a ledger");
                 let sum = ledger.identified
+                    + ledger.owned_elsewhere
                     + ledger.unidentified
                     + ledger.refused
                     + ledger.silent
