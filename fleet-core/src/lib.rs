@@ -22,6 +22,7 @@ mod pairing;
 mod password;
 mod permission;
 mod port;
+pub mod presence;
 mod regressions;
 mod report;
 mod scan;

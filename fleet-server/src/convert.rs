@@ -329,6 +329,8 @@ pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
         local_subnets: hello.local_subnets,
         default_ports: hello.default_ports,
         duplicate_identity: row.duplicate_identity,
+        halted: row.halt_reason.is_some(),
+        halt_reason: row.halt_reason.unwrap_or_default(),
         queued_scans: row.open_scans,
         replaces_fleet_node_id: row.replaces.map_or(0, |NodeId(id)| id),
         site_id: row.site.0,

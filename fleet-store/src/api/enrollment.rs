@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use fleet_core::{
     Fingerprint, NodeId, OrgId, PendingEnrollmentId, ScanId, SecretHash, SiteId, Timestamp,
     enrollment::{InvitationState, NodeState},
+    presence::LastStream,
 };
 use fleet_discovery::{Announcement, NodeProfile};
 
@@ -262,16 +263,25 @@ pub struct NodeRow {
     pub last_seen_at: Option<Timestamp>,
     /// The invitation that awaits confirmation.
     pub invitation: Option<PendingEnrollmentId>,
-    /// Whether a control stream is claimed and not released.
-    pub connected: bool,
+    /// Its newest control stream; `None` before its first one.
+    pub stream: Option<LastStream>,
     /// Its last Hello; `None` before its first stream.
     pub hello: Option<Hello>,
+    /// Why the administrator of its site has halted it; may be empty. `None` while it is not halted.
+    pub halt_reason: Option<String>,
     /// Whether two machines present this identity.
     pub duplicate_identity: bool,
     /// The number of scans that wait or run on it.
     pub open_scans: u32,
     /// The revoked node that it replaces.
     pub replaces: Option<NodeId>,
+}
+
+impl NodeRow {
+    /// Whether its newest control stream has ended, or it never had one.
+    pub fn stream_ended(&self) -> bool {
+        self.stream.is_none_or(|stream| stream.ended_at.is_some())
+    }
 }
 
 /// Enrollment codes.
@@ -314,8 +324,8 @@ pub trait Enrollment: Send + Sync {
         now: Timestamp,
     ) -> Result<(), ConfirmError>;
 
-    /// Revokes a live node permanently. Its open invitations are canceled, and its keys, challenges, sessions
-    /// and stream become invalid. Its commands end, its scans end with the results so far, and its devices are
+    /// Revokes a live node permanently. Its open invitations are canceled, and its keys, challenges and sessions
+    /// become invalid. Its stream is ended by the server that holds it (`Orders::revoked`). Its commands end, its scans end with the results so far, and its devices are
     /// released.
     async fn revoke_node(
         &self,

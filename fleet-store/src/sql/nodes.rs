@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fleet_core::{Fingerprint, enrollment::InvitationState};
+use fleet_core::{Fingerprint, ReplicaId, enrollment::InvitationState, presence::LastStream};
 use fleet_pairing::Reporter;
 
 use super::{
@@ -113,11 +113,18 @@ pub(crate) async fn rows(
         invitations = invitations.filter(invitation::Column::NodeId.eq(id));
         scans = scans.filter(scan::Column::NodeId.eq(id));
     }
-    let connected: BTreeMap<i64, bool> = streams
+    let last_stream = |stream: node_stream::Model| {
+        let last = LastStream {
+            replica: ReplicaId(stream.replica.0),
+            ended_at: stream.released_at.map(|at| at.0),
+        };
+        (stream.node_id, last)
+    };
+    let streams: BTreeMap<i64, LastStream> = streams
         .all(db)
         .await?
         .into_iter()
-        .map(|stream| (stream.node_id, stream.released_at.is_none()))
+        .map(last_stream)
         .collect();
     let waiting: BTreeMap<i64, i64> = invitations
         .all(db)
@@ -158,8 +165,9 @@ pub(crate) async fn rows(
                 created_at: node.created_at.0,
                 last_seen_at: node.last_seen_at.map(|at| at.0),
                 invitation: waiting.get(&node.id).copied().map(PendingEnrollmentId),
-                connected: connected.get(&node.id).copied().unwrap_or(false),
+                stream: streams.get(&node.id).copied(),
                 hello: node.hello.as_deref().map(codec::read_hello).transpose()?,
+                halt_reason: node.halt_reason,
                 duplicate_identity: node.duplicate_identity,
                 open_scans: open
                     .get(&node.id)

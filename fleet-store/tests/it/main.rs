@@ -23,6 +23,7 @@ mod pairing;
 mod pairing_commands;
 mod races;
 mod refusals;
+mod replicas;
 mod reports;
 mod schema;
 mod sessions;

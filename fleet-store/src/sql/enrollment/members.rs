@@ -8,7 +8,7 @@ use crate::{
     RevokeError, Revoked,
     sql::{
         audit, completion,
-        entity::{node, node_challenge, node_key, node_session, node_stream, site},
+        entity::{node, node_challenge, node_key, node_session, site},
         nodes,
         nodes::Which,
         pairing,
@@ -51,6 +51,7 @@ impl Enrollment for SqlStore {
                 deleted_at: Set(None),
                 duplicate_identity: Set(false),
                 hello: Set(None),
+                halt_reason: Set(None),
                 replaces_node_id: Set(code.replaces_node_id),
             };
             let created = created.insert(tx).await?;
@@ -277,7 +278,8 @@ async fn check_invitation(
     Ok(())
 }
 
-/// Marks a node as revoked. Its keys, challenges, sessions and stream become invalid.
+/// Marks a node as revoked. Its keys, challenges and sessions become invalid. The claim of its stream stays: it tells the
+/// server that holds the stream to end it.
 pub(super) async fn bury(tx: &DatabaseTransaction, node: i64, now: Timestamp) -> Result<(), DbErr> {
     set_state(tx, node, NodeState::Revoked, Some(Micros(now))).await?;
     node_key::Entity::update_many()
@@ -292,12 +294,6 @@ pub(super) async fn bury(tx: &DatabaseTransaction, node: i64, now: Timestamp) ->
         .await?;
     node_session::Entity::delete_many()
         .filter(node_session::Column::NodeId.eq(node))
-        .exec(tx)
-        .await?;
-    node_stream::Entity::update_many()
-        .col_expr(node_stream::Column::ReleasedAt, Micros(now).into())
-        .filter(node_stream::Column::NodeId.eq(node))
-        .filter(node_stream::Column::ReleasedAt.is_null())
         .exec(tx)
         .await?;
     Ok(())

@@ -26,6 +26,8 @@ entity! {
         pub deleted_at: Option<Micros>,
         pub duplicate_identity: bool,
         pub hello: Option<String>,
+        /// Set while the node is halted; may be empty.
+        pub halt_reason: Option<String>,
         /// The revoked node that it replaces.
         pub replaces_node_id: Option<i64>,
     }
@@ -91,5 +93,15 @@ entity! {
         pub claimed_at: Micros,
         pub released_at: Option<Micros>,
         pub takeovers: Option<String>,
+    }
+}
+
+entity! {
+    /// The heartbeats of the servers on PostgreSQL.
+    replica "replica" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Bytes16,
+        pub heartbeats: i64,
+        pub seen_at: Micros,
     }
 }

@@ -124,6 +124,7 @@ CREATE TABLE node (
     deleted_at BIGINT,
     duplicate_identity BOOLEAN NOT NULL,
     hello TEXT,
+    halt_reason TEXT,
     replaces_node_id BIGINT,
     -- The key of every reference to a node together with its organization.
     CONSTRAINT node_tenant UNIQUE (org_id, id),
@@ -193,6 +194,14 @@ CREATE TABLE node_stream (
     takeovers TEXT
 );
 CREATE INDEX node_stream_claimed ON node_stream (claimed_at);
+CREATE INDEX node_stream_held ON node_stream (replica) WHERE released_at IS NULL;
+
+-- One row for each start of a server. The count grows while the server runs.
+CREATE TABLE replica (
+    id {bytes} NOT NULL PRIMARY KEY,
+    heartbeats BIGINT NOT NULL,
+    seen_at BIGINT NOT NULL
+);
 
 CREATE TABLE scan (
     id TEXT NOT NULL PRIMARY KEY,
