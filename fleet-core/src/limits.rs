@@ -112,6 +112,11 @@ pub const SESSION_OVERLAP: Duration = Duration::from_secs(60);
 pub const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Time without messages after which a node is shown as offline.
 pub const NODE_OFFLINE: Duration = Duration::from_secs(120);
+/// Interval between two heartbeats of a server.
+pub const REPLICA_HEARTBEAT: Duration = Duration::from_millis(500);
+/// Time without a heartbeat after which a server counts as down or hung. Together with one interval it is at most 2 s,
+/// within which the status of a node must be correct.
+pub const REPLICA_STALE: Duration = Duration::from_millis(1_500);
 /// Time limit for the first message of a control stream.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between two Accepted messages of a control stream.

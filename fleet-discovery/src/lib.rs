@@ -37,7 +37,7 @@ pub use ledger::{ChunkFacts, Ledger, LedgerFacts, settle};
 pub use lifecycle::{
     Continuation, Expiry, NoRoom, NodeLoad, RunningScan, SWEEP_STORED_EVERY, Unfinished,
     WaitingScan, canceled, check_room, continuation, expiry, is_flooded, on_busy, on_expired,
-    on_lost,
+    on_lost, queued_until,
 };
 pub use name::{HostName, InvalidName};
 pub use node::{Announcement, NodeProfile};

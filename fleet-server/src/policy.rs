@@ -82,6 +82,7 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("ListEnrollmentCodes", Operator(NodeRead)),
             ("CancelEnrollmentCode", Operator(NodeManage)),
             ("ListRevokedNodes", Operator(NodeRead)),
+            ("MoveNode", Operator(OrgAdmin)),
         ],
     ),
     (

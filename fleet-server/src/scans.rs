@@ -41,7 +41,7 @@ pub(crate) async fn start(
         .await
 }
 
-async fn store(app: &App, call: &OperatorCall, start: Start) -> Result<CreatedScan, RpcError> {
+async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<CreatedScan, RpcError> {
     // A retry gets the scan of the first call, whatever has happened to the node since.
     if let Some(request_id) = &start.request_id {
         let stored = app.store.scan_by_request(call.org, request_id, call.now);
@@ -180,9 +180,6 @@ async fn end(app: &Arc<App>, call: &OperatorCall, scan: ScanId) -> Result<ScanRo
         let now = app.environment.now();
         let canceled = app.store.cancel_scan(org, scan, grace, actor, now);
         let canceled = canceled.await.answered()?;
-        if let Some(command) = canceled.in_flight {
-            app.hub.cancel(node, command);
-        }
         app.wakeups.notify(scan);
         app.notify_node(node);
         Ok(canceled.scan)

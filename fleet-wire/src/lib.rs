@@ -19,10 +19,11 @@ pub mod listener;
 mod method;
 mod secret;
 pub mod server;
+mod visible;
 
 pub use bounds::{BrokenBound, Repeated, Validate};
 pub use context::{BoxStream, Context, Peer, Protocol, Reply};
-pub use engine::decode_checked;
+pub use engine::{Wire, decode_checked};
 pub use error::{Code, Detail, ErrorMetadata, RpcError};
 pub use generated::{
     common::v1 as common, fleet::v1 as fleet, fleetmanagement::v1 as fleetmanagement,
@@ -34,6 +35,7 @@ pub use method::{Method, MethodKind, methods};
 /// The well-known messages that the definitions use, and the trait that encodes them.
 pub use pbjson_types::{Duration, Empty, Timestamp};
 pub use prost::Message;
+pub use visible::VisibleWriter;
 
 /// Every definition, imports included, as an encoded `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -75,12 +75,13 @@ async fn a_stale_release_changes_nothing(site: Site) {
             .expect("read")
     );
     assert!(
-        site.store
+        !site
+            .store
             .node(site.org, node.id)
             .await
             .expect("read")
             .expect("there")
-            .connected
+            .stream_ended()
     );
     site.store
         .release_stream(node.id, node.epoch, at(7))
@@ -94,13 +95,12 @@ async fn a_stale_release_changes_nothing(site: Site) {
             .expect("read")
     );
     assert!(
-        !site
-            .store
+        site.store
             .node(site.org, node.id)
             .await
             .expect("read")
             .expect("there")
-            .connected
+            .stream_ended()
     );
 }
 
@@ -138,7 +138,7 @@ async fn announced_node_properties_are_stored(site: Site) {
         .expect("read")
         .expect("there");
     assert_eq!(
-        (row.hello.as_ref(), row.last_seen_at, row.connected),
+        (row.hello.as_ref(), row.last_seen_at, !row.stream_ended()),
         (Some(&hello), Some(at(9)), true)
     );
     let profile = row.hello.expect("there").profile();

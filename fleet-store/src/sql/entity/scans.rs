@@ -115,7 +115,10 @@ entity! {
         pub scan_id: AsText<ScanId>,
         pub identifier: String,
         pub refusal: Option<AsText<RejectReason>>,
+        /// The device; for a refused row, the record of the other owner.
         pub device_id: Option<i64>,
+        /// A MAC or serial that the row shows and that other devices show too.
+        pub shared_identity: Option<AsText<DeviceIdentifier>>,
     }
 }
 
