@@ -24,5 +24,4 @@ mod queues;
 mod revoking;
 mod scanning;
 mod secrets;
-mod sites;
 mod watching;
