@@ -146,7 +146,7 @@ refusals! {
     }
     MemberError {
         NotFound(_) => not_found;
-        LastAdmin(_) => failed_precondition;
+        LastAdmin(_) | PasswordChanged(_) => failed_precondition;
     }
     CreatePairingError {
         NodeNotFound(_) => not_found;
