@@ -111,6 +111,7 @@ impl Reports for SqlStore {
                 outcome.add(verdict, &inventory, &known);
             }
             let rows = outcome.rows(&new, id, &ids);
+            let stored = rows.len();
             command.rows = command.rows.saturating_add(count(rows.len() as u64));
             inserts::all(tx, rows).await?;
 
@@ -139,7 +140,11 @@ impl Reports for SqlStore {
                 ended: command.flooded,
             };
             // In the same transaction, so an answer is stored exactly when its rows are.
-            remember(tx, &new, &answer).await?;
+            // Each remembered report has a new row or a refused one, and a command limits both. A report that only
+            // repeats rows gets the same answer again without being remembered.
+            if (stored > 0 || refused > 0) && !command.flooded {
+                remember(tx, &new, &answer).await?;
+            }
             Ok(answer)
         })
     }
@@ -221,7 +226,7 @@ async fn answered_before(
             accepted: read_count(before.accepted)?,
             rejected: read_count(before.rejected)?,
             scan,
-            ended: before.ended,
+            ended: false,
         })
     };
     before.map(answer).transpose()
@@ -237,7 +242,6 @@ async fn remember(
         digest: Set(Bytes32(new.digest)),
         accepted: Set(count(answer.accepted)),
         rejected: Set(count(answer.rejected)),
-        ended: Set(answer.ended),
         at: Set(Micros(new.now)),
     };
     report::Entity::insert(row)
