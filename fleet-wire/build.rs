@@ -47,6 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "fleetnodeadmin",
         "fleetnodegateway",
         "google.rpc",
+        "grpc.health",
         "minercommand",
         "pairing",
     ];
@@ -79,7 +80,7 @@ fn generate(encoded: &[u8], packages: &[&str], served: bool) -> Result<(), Box<d
         .compile_well_known_types()
         .extern_path(".google.protobuf", "::pbjson_types")
         .service_generator(Box::new(Services { served }))
-        .compile_fds(generated(FileDescriptorSet::decode(encoded)?))?;
+        .compile_fds(FileDescriptorSet::decode(encoded)?)?;
     let packages: Vec<String> = packages.iter().map(|p| format!(".{p}")).collect();
     pbjson_build::Builder::new()
         .register_descriptors(encoded)?
@@ -88,12 +89,6 @@ fn generate(encoded: &[u8], packages: &[&str], served: bool) -> Result<(), Box<d
         .ignore_unknown_fields()
         .build(&packages)?;
     Ok(())
-}
-
-/// What code is generated for: the health service is the engine's own.
-fn generated(mut all: FileDescriptorSet) -> FileDescriptorSet {
-    all.file.retain(|file| !file.package().starts_with("grpc."));
-    all
 }
 
 /// Collects every .proto below `dir`.

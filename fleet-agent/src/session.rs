@@ -186,10 +186,11 @@ pub(crate) async fn open(
     let mut transit = Duration::ZERO;
     if clock.0.is_none() {
         let sent = tokio::time::Instant::now();
-        let sent_at = Some(crate::transport::now());
-        let answer = client
-            .upload_heartbeat(&UploadHeartbeatRequest { sent_at }, bearer)
-            .await;
+        let request = UploadHeartbeatRequest {
+            sent_at: Some(crate::transport::now()),
+            ..UploadHeartbeatRequest::default()
+        };
+        let answer = client.upload_heartbeat(&request, bearer).await;
         transit = sent.elapsed();
         let received = tokio::time::Instant::now().into_std();
         clock.update(

@@ -122,7 +122,21 @@ impl DeviceFacts {
         if !text::fits(raw.mac, 64) || !text::fits(raw.serial, FIELD) {
             return Err(RejectReason::Text);
         }
-        Ok(facts)
+        Ok(facts.visible())
+    }
+
+    /// Leaves a mark in place of characters that hide or reorder text: terminals, pages and files show these texts.
+    pub(crate) fn visible(mut self) -> Self {
+        for field in [
+            &mut self.driver,
+            &mut self.model,
+            &mut self.manufacturer,
+            &mut self.firmware,
+            &mut self.evidence,
+        ] {
+            text::make_visible(field);
+        }
+        self
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 
 use sha2::{Digest, Sha256};
 
-use crate::{Endpoint, Mac, NodeId};
+use crate::{Endpoint, Mac, NodeId, text::is_unsafe};
 
 /// A serial number that identifies a device: 1 to 248 visible characters, not a placeholder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,7 +24,7 @@ impl Serial {
                 "n/a" | "na" | "none" | "null" | "unknown" | "undefined"
             );
         // An identifier has at most 255 characters on the wire, seven of them `serial:`.
-        let fits = text.chars().count() <= 248 && !text.chars().any(is_invisible);
+        let fits = text.chars().count() <= 248 && !text.chars().any(is_blank_or_unsafe);
         (!nothing && fits).then(|| Self(text.to_owned()))
     }
 
@@ -34,14 +34,9 @@ impl Serial {
     }
 }
 
-/// Whether a character is a control, is invisible, or reorders its neighbors: soft hyphen, zero-width
-/// characters, direction marks and overrides, and blanks other than the space (Unicode 16, general
-/// categories Cc, Zl, Zp and the default-ignorable characters of Cf).
-fn is_invisible(c: char) -> bool {
-    c.is_control()
-        || (c.is_whitespace() && c != ' ')
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+/// Whether a character is unsafe, or a blank other than the space.
+fn is_blank_or_unsafe(c: char) -> bool {
+    is_unsafe(c) || (c.is_whitespace() && c != ' ')
 }
 
 /// The stable identity of a device within an organization, strongest kind first.

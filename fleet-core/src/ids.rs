@@ -30,6 +30,8 @@ integer_ids! {
     BrowserSessionId;
     /// A fleet node.
     NodeId;
+    /// A site: the networks in which its nodes stand. Within a site, an address means one host.
+    SiteId;
     /// An invitation for a node.
     PendingEnrollmentId;
     /// A session of a node, opened by a handshake.

@@ -22,12 +22,13 @@ mod pairing;
 mod password;
 mod permission;
 mod port;
+pub mod presence;
 mod regressions;
 mod report;
 mod scan;
 mod secret;
 pub mod takeover;
-mod text;
+pub mod text;
 mod time;
 
 pub use address::{
@@ -42,7 +43,7 @@ pub use identity::{DeviceIdentifier, Fingerprint, InvalidIdentifier, Serial, aut
 pub use ids::{
     BrowserSessionId, CommandId, ConnectionId, DeviceId, Epoch, IdentityChangeId, InstanceId,
     KeyId, NodeId, OperatorId, OrgId, PairingId, ParseUuidError, PendingEnrollmentId, ReplicaId,
-    ScanId, SessionId,
+    ScanId, SessionId, SiteId,
 };
 pub use mac::{InvalidMac, Mac};
 pub use pairing::{PairOutcome, PairRejectReason, PairResult, PairingStatus, RawPairResult};

@@ -26,6 +26,10 @@ pub const UPSTREAM_COMMAND_PREFIX: u8 = 22;
 pub const COMMAND_TARGETS: usize = 16_384;
 /// Maximum number of ports in one command to any node.
 pub const COMMAND_PORTS: usize = 64;
+/// The most denied ports, and the most allowed networks, of a site in its node's Hello. More do not change an estimate
+/// much, and the node applies all of them.
+pub const HELLO_POLICY: usize = 64;
+
 /// Shortest IPv4 prefix that a scan accepts.
 pub const TARGET_PREFIX: u8 = 16;
 /// Maximum number of devices in one report on the wire.
@@ -108,6 +112,11 @@ pub const SESSION_OVERLAP: Duration = Duration::from_secs(60);
 pub const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Time without messages after which a node is shown as offline.
 pub const NODE_OFFLINE: Duration = Duration::from_secs(120);
+/// Interval between two heartbeats of a server.
+pub const REPLICA_HEARTBEAT: Duration = Duration::from_millis(500);
+/// Time without a heartbeat after which a server counts as down or hung. Together with one interval it is at most 2 s,
+/// within which the status of a node must be correct.
+pub const REPLICA_STALE: Duration = Duration::from_millis(1_500);
 /// Time limit for the first message of a control stream.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between two Accepted messages of a control stream.

@@ -4,8 +4,8 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    DeviceFacts, DeviceIdentifier, Endpoint, NodeId, canonical, facts::EVIDENCE, parse_literal,
-    text,
+    DeviceFacts, DeviceIdentifier, Endpoint, NodeId, auto_identifier, canonical, facts::EVIDENCE,
+    parse_literal, text,
 };
 
 /// The unchecked fields of a reported device.
@@ -72,6 +72,8 @@ pub enum RejectReason {
     AlreadyReported,
     /// The record belongs to another live node.
     OwnedByOtherNode,
+    /// The record belongs to a revoked node, and only its MAC or serial speaks for the reporter.
+    OwnedByRevokedNode,
     /// The record is bound to another node.
     BoundToOtherNode,
     /// The record is paired by the server.
@@ -84,7 +86,7 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Identifier,
         Self::Address,
         Self::Port,
@@ -96,6 +98,7 @@ impl RejectReason {
         Self::AddressClass,
         Self::AlreadyReported,
         Self::OwnedByOtherNode,
+        Self::OwnedByRevokedNode,
         Self::BoundToOtherNode,
         Self::PairedByServer,
         Self::Unattributed,
@@ -116,10 +119,33 @@ impl RejectReason {
             Self::AddressClass => "address class",
             Self::AlreadyReported => "already reported as another device",
             Self::OwnedByOtherNode => "owned by another node",
+            Self::OwnedByRevokedNode => "owned by a revoked node",
             Self::BoundToOtherNode => "bound to another node",
             Self::PairedByServer => "paired by the server",
             Self::Unattributed => "found by the server itself",
             Self::IdentityConflict => "identity conflict",
+        }
+    }
+
+    /// Whether the report itself is in order, and the device in it belongs to another owner.
+    pub fn is_ownership(self) -> bool {
+        match self {
+            Self::OwnedByOtherNode
+            | Self::OwnedByRevokedNode
+            | Self::BoundToOtherNode
+            | Self::PairedByServer
+            | Self::Unattributed
+            | Self::IdentityConflict => true,
+            Self::Identifier
+            | Self::Address
+            | Self::Port
+            | Self::Scheme
+            | Self::Driver
+            | Self::Text
+            | Self::AddressOutOfScope
+            | Self::PortOutOfScope
+            | Self::AddressClass
+            | Self::AlreadyReported => false,
         }
     }
 }
@@ -183,7 +209,7 @@ impl DeviceReport {
         Ok(Self {
             sent_identifier: facts.identifier(node, endpoint).to_string(),
             endpoint,
-            facts,
+            facts: facts.visible(),
         })
     }
 
@@ -198,7 +224,7 @@ impl DeviceReport {
             }
             Ok(DeviceIdentifier::Auto(_)) => {}
             Err(_) => {
-                let sent = format!("identifier {}", self.sent_identifier);
+                let sent = format!("identifier {}", text::visible(&self.sent_identifier));
                 let all = match facts.evidence.as_str() {
                     "" => sent,
                     known => format!("{known}; {sent}"),
@@ -212,6 +238,23 @@ impl DeviceReport {
     /// the id of the reporting node; the sent one is ignored.
     pub fn identifier(&self, node: NodeId) -> DeviceIdentifier {
         self.facts.identifier(node, self.endpoint)
+    }
+
+    /// Returns every identifier that the report shows, strongest first. The last one is `auto:`.
+    pub fn identifiers(&self, node: NodeId) -> impl Iterator<Item = DeviceIdentifier> {
+        let DeviceFacts {
+            mac,
+            serial,
+            driver,
+            model,
+            ..
+        } = &self.facts;
+        let mac = mac.filter(|mac| !mac.is_placeholder());
+        let auto = auto_identifier(node, self.endpoint, driver, model);
+        mac.map(DeviceIdentifier::Mac)
+            .into_iter()
+            .chain(serial.clone().map(DeviceIdentifier::Serial))
+            .chain([auto])
     }
 }
 
@@ -378,6 +421,33 @@ mod tests {
             report.identifier(NodeId(1)).to_string(),
             "auto:bc7e693e1d31d8f6"
         );
+    }
+
+    #[test]
+    fn hidden_and_reordering_characters_leave_a_mark() {
+        let report = DeviceReport::parse(RawDeviceReport {
+            identifier: "uuid:\u{202e}1",
+            model: "S19\u{200b}",
+            manufacturer: "\u{2066}Bitmain",
+            firmware: "1\u{e0041}",
+            evidence: "title \u{feff}x",
+            ..good()
+        })
+        .expect("well-formed");
+        let facts = report.facts;
+        assert_eq!(
+            [&*facts.model, &*facts.manufacturer, &*facts.firmware],
+            ["S19\u{fffd}", "\u{fffd}Bitmain", "1\u{fffd}"]
+        );
+        assert_eq!(facts.evidence, "title \u{fffd}x; identifier uuid:\u{fffd}1");
+        // A node of ours cleans its own reports too.
+        let facts = DeviceFacts {
+            driver: "http".into(),
+            model: "S\u{202e}19".into(),
+            ..DeviceFacts::default()
+        };
+        let own = DeviceReport::new(NodeId(1), report.endpoint, facts).expect("well-formed");
+        assert_eq!(own.facts.model, "S\u{fffd}19");
     }
 
     #[test]

@@ -44,6 +44,7 @@ fn planner(criterion: &mut Criterion) {
         local_subnets: &["10.20.0.0/16".to_owned()],
         max_targets: 16_384,
         max_ports: 64,
+        ..Announcement::default()
     });
     let upstream = NodeProfile::upstream();
     let policy = PlanPolicy::default();

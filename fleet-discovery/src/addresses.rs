@@ -84,6 +84,32 @@ impl AddressList {
         Some(run.before + u64::try_from(offset).ok()?)
     }
 
+    /// Returns the number of addresses from `first` to `last`, both included.
+    pub(crate) fn between(&self, first: IpAddr, last: IpAddr) -> u64 {
+        let up_to_last = self.rank(last) + u64::from(self.contains(last));
+        up_to_last.saturating_sub(self.rank(first))
+    }
+
+    /// Returns the number of addresses that both lists contain.
+    pub(crate) fn common(&self, other: &Self) -> u64 {
+        let runs = other.runs.iter();
+        runs.map(|run| self.between(run.first, run.last)).sum()
+    }
+
+    /// Returns the number of smaller addresses in the list.
+    fn rank(&self, ip: IpAddr) -> u64 {
+        let at = self.runs.partition_point(|run| run.last < ip);
+        let Some(run) = self.runs.get(at) else {
+            return self.len();
+        };
+        if ip.is_ipv4() != run.first.is_ipv4() {
+            return run.before;
+        }
+        let offset = number(ip).saturating_sub(number(run.first));
+        // Less than the length of the run.
+        run.before + u64::try_from(offset).unwrap_or(u64::MAX)
+    }
+
     /// Splits the list into lists of at most `most` addresses, in order.
     pub fn chunks(&self, most: usize) -> Vec<Self> {
         let most = most.max(1);
@@ -217,6 +243,26 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         parse_literal(text).expect(text)
+    }
+
+    #[test]
+    fn addresses_of_a_range_and_of_two_lists_are_counted() {
+        let list: AddressList = "10.0.0.2-10.0.0.9,10.0.1.0-10.0.1.4,fd00::1-fd00::9"
+            .parse()
+            .expect("a list");
+        for (first, last, count) in [
+            ("10.0.0.0", "10.0.0.255", 8),
+            ("10.0.0.5", "10.0.1.1", 7),
+            ("10.0.0.2", "10.0.0.2", 1),
+            ("10.0.0.10", "10.0.0.255", 0),
+            ("10.0.0.0", "10.255.255.255", 13),
+            ("fd00::5", "fd00::ff", 5),
+            ("11.0.0.0", "11.0.0.9", 0),
+        ] {
+            assert_eq!(list.between(ip(first), ip(last)), count, "{first}-{last}");
+        }
+        let other: AddressList = "10.0.0.8-10.0.1.2,fd00::9".parse().expect("a list");
+        assert_eq!((list.common(&other), other.common(&list)), (6, 6));
     }
 
     #[test]

@@ -13,14 +13,16 @@ use crate::{Scope, Tally};
 /// The counts at the end of a scan. A target is an address, or a name without an address. It counts once, by its best
 /// outcome over all ports and chunks.
 ///
-/// `targets` is the sum of the seven rows from `identified` to `unknown`. `reported` is `accepted` plus `rejected`.
+/// `targets` is the sum of the eight rows from `identified` to `unknown`. `reported` is `accepted` plus `rejected`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// Number of requested targets, as far as known.
     pub targets: u64,
     /// Addresses with an accepted device.
     pub identified: u64,
-    /// Addresses that answered without an accepted device.
+    /// Addresses with a device that belongs to another owner, and no accepted device.
+    pub owned_elsewhere: u64,
+    /// Addresses that answered without an identified device.
     pub unidentified: u64,
     /// Addresses that refused the connection.
     pub refused: u64,
@@ -38,6 +40,8 @@ pub struct Ledger {
     pub accepted: u64,
     /// Rejected rows.
     pub rejected: u64,
+    /// The owners of devices that belong elsewhere. The counts add up to `owned_elsewhere`.
+    pub owned_elsewhere_reasons: Vec<Tally>,
     /// Why targets were skipped. The counts add up to `skipped`.
     pub skipped_reasons: Vec<Tally>,
     /// Why rows were rejected. The counts add up to `rejected`.
@@ -68,6 +72,8 @@ pub struct LedgerFacts<'a> {
     pub chunks: Vec<ChunkFacts<'a>>,
     /// Addresses of the accepted devices.
     pub devices: BTreeSet<IpAddr>,
+    /// Addresses of devices that were refused because they belong to another owner, who is named.
+    pub owned_elsewhere: BTreeMap<IpAddr, String>,
     /// Number of accepted rows.
     pub accepted: u64,
     /// The rejected rows, by reason.
@@ -83,6 +89,7 @@ impl Ledger {
     pub fn adds_up(&self) -> bool {
         let parts = [
             self.identified,
+            self.owned_elsewhere,
             self.unidentified,
             self.refused,
             self.silent,
@@ -99,6 +106,7 @@ impl Ledger {
         let whole = |parts: &[u64]| parts.iter().copied().map(u128::from).sum::<u128>();
         whole(&parts) == self.targets.into()
             && whole(&[self.accepted, self.rejected]) == self.reported.into()
+            && sum(&self.owned_elsewhere_reasons) == self.owned_elsewhere.into()
             && sum(&self.skipped_reasons) == self.skipped.into()
             && sum(&self.rejected_reasons) == self.rejected.into()
     }
@@ -114,6 +122,7 @@ enum Known {
     Silent,
     Refused,
     Unidentified,
+    OwnedElsewhere,
     Identified,
 }
 
@@ -124,8 +133,9 @@ const SKIPPED_NAME: &str = "name not pinned";
 
 /// Creates the ledger. The outcome bytes of a node count only as far as they are consistent:
 ///
-/// - An address with an accepted device is identified, regardless of its byte. An address that its byte calls
-///   identified, but that has no accepted device, is unidentified.
+/// - An address with an accepted device is identified, regardless of its byte. An address with a device of another
+///   owner is counted under that owner. An address that its byte calls identified, but that has neither, is
+///   unidentified.
 /// - Bytes of the wrong length are ignored.
 /// - The addresses of a chunk without bytes are unknown if the chunk ended well, and otherwise not reached.
 /// - In an open subnet, only the addresses of accepted devices are targets.
@@ -158,11 +168,11 @@ pub fn settle(facts: LedgerFacts<'_>) -> Ledger {
         );
     }
     let mut names = BTreeMap::new();
-    let mut addresses: BTreeMap<IpAddr, Known> = facts
-        .devices
-        .iter()
-        .map(|ip| (*ip, Known::Identified))
+    let owned_elsewhere = facts.owned_elsewhere.keys().copied();
+    let mut addresses: BTreeMap<IpAddr, Known> = owned_elsewhere
+        .map(|ip| (ip, Known::OwnedElsewhere))
         .collect();
+    addresses.extend(facts.devices.iter().map(|ip| (*ip, Known::Identified)));
     for chunk in &facts.chunks {
         let says_nothing = match chunk.grade {
             Some(Grade::Complete | Grade::Partial) => Known::Unknown,
@@ -192,6 +202,16 @@ pub fn settle(facts: LedgerFacts<'_>) -> Ledger {
                 &ip.to_string(),
             );
         }
+        if known == Known::OwnedElsewhere
+            && let Some(owner) = facts.owned_elsewhere.get(&ip)
+        {
+            Tally::add(
+                &mut ledger.owned_elsewhere_reasons,
+                owner,
+                1,
+                &ip.to_string(),
+            );
+        }
         ledger.count(known);
     }
     for (name, (known, why)) in names {
@@ -204,6 +224,7 @@ pub fn settle(facts: LedgerFacts<'_>) -> Ledger {
     ledger.skipped = total(&ledger.skipped_reasons);
     ledger.targets = [
         ledger.identified,
+        ledger.owned_elsewhere,
         ledger.unidentified,
         ledger.refused,
         ledger.silent,
@@ -226,6 +247,7 @@ impl Ledger {
             Known::Silent => self.silent += 1,
             Known::Refused => self.refused += 1,
             Known::Unidentified => self.unidentified += 1,
+            Known::OwnedElsewhere => self.owned_elsewhere += 1,
             Known::Identified => self.identified += 1,
         }
     }
@@ -351,6 +373,36 @@ mod tests {
             [6, 1, 0, 0, 0, 0, 0, 5],
         );
         check(six, Some(&[99; 6]), done, &[], [6, 0, 0, 0, 0, 0, 6, 0]);
+    }
+
+    #[test]
+    fn devices_of_other_owners_are_counted_under_their_owner() {
+        let scope = scope("1|exact|10.0.0.1-10.0.0.4|80");
+        let ip = |text: &str| fleet_core::parse_literal(text).expect(text);
+        let barn = "belongs to node 2 (barn)".to_owned();
+        let ledger = settle(LedgerFacts {
+            chunks: vec![ChunkFacts {
+                scope: &scope,
+                outcomes: Some(&[4, 4, 4, 1]),
+                grade: Some(Grade::Complete),
+            }],
+            devices: [ip("10.0.0.1")].into(),
+            // One host can have devices of two owners. It counts once.
+            owned_elsewhere: [
+                (ip("10.0.0.1"), barn.clone()),
+                (ip("10.0.0.2"), barn.clone()),
+            ]
+            .into(),
+            ..LedgerFacts::default()
+        });
+        assert_eq!(ledger.owned_elsewhere, 1);
+        let reason = Tally {
+            reason: barn,
+            count: 1,
+            example: "10.0.0.2".into(),
+        };
+        assert_eq!(ledger.owned_elsewhere_reasons, [reason]);
+        assert_eq!(counts(&ledger), [4, 1, 1, 0, 1, 0, 0, 0]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod admit;
+mod estimate;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -28,6 +29,7 @@ mod target_set;
 
 pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{KnownRow, OverQuota, RowVerdict, admit};
+pub use estimate::{OpenScan, PastScan, estimate, queue_wait};
 pub use event::{DeviceFound, LogEvent, ScanEnded};
 pub use gaps::Gaps;
 pub use interfaces::{Interface, InterfaceKind, LowerInterface, SubnetChoice, site_subnets};
@@ -35,7 +37,7 @@ pub use ledger::{ChunkFacts, Ledger, LedgerFacts, settle};
 pub use lifecycle::{
     Continuation, Expiry, NoRoom, NodeLoad, RunningScan, SWEEP_STORED_EVERY, Unfinished,
     WaitingScan, canceled, check_room, continuation, expiry, is_flooded, on_busy, on_expired,
-    on_lost,
+    on_lost, queued_until,
 };
 pub use name::{HostName, InvalidName};
 pub use node::{Announcement, NodeProfile};

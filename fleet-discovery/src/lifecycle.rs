@@ -222,6 +222,12 @@ pub fn expiry(scan: &WaitingScan, now: Timestamp) -> Option<Expiry> {
     None
 }
 
+/// When the queue time of a scan ends after a command was in flight from `issued_at` to `now`. The queue time limits how
+/// long a scan waits, not how long it runs.
+pub fn queued_until(before: Timestamp, issued_at: Timestamp, now: Timestamp) -> Timestamp {
+    before.plus(now.since(issued_at))
+}
+
 /// The conclusion of a scan that the operator canceled.
 pub fn canceled() -> Conclusion {
     let reason = "canceled; what was found is kept";
@@ -420,6 +426,19 @@ mod tests {
             ..impatient
         };
         assert_eq!(expired(running, away), None);
+    }
+
+    #[test]
+    fn the_queue_time_does_not_pass_while_a_command_is_in_flight() {
+        for (before, issued, ended, expected) in [
+            (60, 1, 51, 110),
+            (60, 59, 3_659, 3_660),
+            // The clock went back.
+            (60, 50, 20, 60),
+        ] {
+            let until = queued_until(at(before), at(issued), at(ended));
+            assert_eq!(until, at(expected), "{before} {issued} {ended}");
+        }
     }
 
     #[test]

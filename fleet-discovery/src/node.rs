@@ -8,6 +8,8 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 /// Maximum number of local subnets that are kept from an announcement.
 const LOCAL_SUBNETS: usize = 16;
+/// Maximum number of allowed networks that are kept from an announcement.
+const ALLOWED_NETWORKS: usize = 64;
 
 /// The limits and capabilities of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,14 @@ pub struct NodeProfile {
     pub default_ports: Vec<Port>,
     /// The node's own subnets with host bits masked; empty if it does not announce them.
     pub local_subnets: Vec<IpNetwork>,
+    /// Probes per second.
+    pub rate: u32,
+    /// Whether the node resolves neighbors itself, by ARP.
+    pub arp: bool,
+    /// Ports that the site denies.
+    pub denied_ports: Vec<Port>,
+    /// The only networks that the site allows; empty for all.
+    pub allowed_networks: Vec<IpNetwork>,
 }
 
 /// The fields of a node's Hello as received.
@@ -47,6 +57,14 @@ pub struct Announcement<'a> {
     pub max_targets: u32,
     /// 0 if the node does not announce it.
     pub max_ports: u32,
+    /// Probes per second; 0 if the node does not announce it.
+    pub rate: u32,
+    /// Whether the node resolves neighbors itself.
+    pub arp: bool,
+    /// Ports in decimal that the site denies.
+    pub denied_ports: &'a [String],
+    /// Networks as CIDR outside of which the site allows no scan.
+    pub allowed_networks: &'a [String],
 }
 
 impl NodeProfile {
@@ -63,6 +81,10 @@ impl NodeProfile {
             cancel: false,
             default_ports: Vec::new(),
             local_subnets: Vec::new(),
+            rate: limits::DEFAULT_RATE,
+            arp: false,
+            denied_ports: Vec::new(),
+            allowed_networks: Vec::new(),
         }
     }
 
@@ -77,26 +99,6 @@ impl NodeProfile {
             Ok(announced) if big_commands => announced.clamp(upstream, most),
             _ => upstream,
         };
-        let mut default_ports: Vec<Port> = Vec::new();
-        for port in announcement
-            .default_ports
-            .iter()
-            .filter_map(|text| text.parse().ok())
-        {
-            if !default_ports.contains(&port) && default_ports.len() < limits::COMMAND_PORTS {
-                default_ports.push(port);
-            }
-        }
-        let mut local_subnets: Vec<IpNetwork> = Vec::new();
-        for subnet in announcement
-            .local_subnets
-            .iter()
-            .filter_map(|text| subnet(text))
-        {
-            if !local_subnets.contains(&subnet) && local_subnets.len() < LOCAL_SUBNETS {
-                local_subnets.push(subnet);
-            }
-        }
         Self {
             max_targets: if big_commands {
                 limit(
@@ -122,10 +124,39 @@ impl NodeProfile {
             outcomes: has("outcomes"),
             progress: has("progress"),
             cancel: has("cancel"),
-            default_ports,
-            local_subnets,
+            default_ports: ports(announcement.default_ports),
+            local_subnets: networks(announcement.local_subnets, LOCAL_SUBNETS),
+            rate: match announcement.rate {
+                0 => upstream.rate,
+                rate => rate.min(limits::FULL_RATE),
+            },
+            arp: announcement.arp,
+            denied_ports: ports(announcement.denied_ports),
+            allowed_networks: networks(announcement.allowed_networks, ALLOWED_NETWORKS),
         }
     }
+}
+
+/// The distinct ports among these texts, at most 64.
+fn ports(texts: &[String]) -> Vec<Port> {
+    let mut ports: Vec<Port> = Vec::new();
+    for port in texts.iter().filter_map(|text| text.parse().ok()) {
+        if !ports.contains(&port) && ports.len() < limits::COMMAND_PORTS {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
+/// The distinct networks among these texts, at most `most`.
+fn networks(texts: &[String], most: usize) -> Vec<IpNetwork> {
+    let mut networks: Vec<IpNetwork> = Vec::new();
+    for network in texts.iter().filter_map(|text| subnet(text)) {
+        if !networks.contains(&network) && networks.len() < most {
+            networks.push(network);
+        }
+    }
+    networks
 }
 
 /// A subnet with its host bits masked.

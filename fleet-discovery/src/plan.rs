@@ -10,7 +10,7 @@ use std::time::Duration;
 pub use error::PlanError;
 use fleet_core::{AddressPolicy, Port};
 
-use crate::{Listening, Mode, NodeProfile, ScanRequest, Scope, Tally, parse_ports};
+use crate::{Listening, Mode, NodeProfile, ScanRequest, Scope, Tally, estimate, parse_ports};
 
 /// The plan of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Plan {
     pub ports: Vec<Port>,
     /// The commands to issue, in order.
     pub chunks: Vec<Chunk>,
-    /// Estimated duration if no address answers.
+    /// Estimated duration, as if the node had never scanned these addresses; see [`estimate`].
     pub estimate: Duration,
     /// Hints for the operator before the start, as sentences.
     pub notes: Vec<String>,
@@ -92,7 +92,9 @@ pub fn plan(
             select::announcers(listening, node, policy)?
         }
     };
-    Ok(build::build(selection, ports, node))
+    let mut plan = build::build(selection, ports, node);
+    plan.estimate = estimate(&plan, node, &[]);
+    Ok(plan)
 }
 
 #[cfg(test)]

@@ -220,6 +220,16 @@ impl Scope {
         list.chain(pins).chain(seen)
     }
 
+    /// Returns the known addresses as a list.
+    pub fn address_list(&self) -> AddressList {
+        match &self.addresses {
+            Addresses::Exact(list) | Addresses::Announced(list) => list.clone(),
+            Addresses::Pinned(_) | Addresses::Subnet(_) | Addresses::Unpinned(..) => {
+                self.addresses().collect()
+            }
+        }
+    }
+
     /// Whether a name of the command is not pinned yet. Until then, nothing may be reported.
     pub fn awaits_pins(&self) -> bool {
         match &self.addresses {

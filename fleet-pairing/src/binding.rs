@@ -99,6 +99,9 @@ pub struct PairCandidate {
     pub status: PairingStatus,
     /// Whether the device has a known endpoint.
     pub has_endpoint: bool,
+    /// The revoked node whose record this was, if the current owner claimed it by its endpoint and no operator has
+    /// confirmed that.
+    pub claimed_from: Option<NodeId>,
 }
 
 /// Why a device cannot be paired on a node.
@@ -110,6 +113,11 @@ pub enum NotPairable {
     /// The device is bound to another node or to the server, or cannot be bound.
     #[error(transparent)]
     Bound(#[from] BindRefusal),
+    /// The node claimed the device from a revoked node, and credentials would go to whatever answers there.
+    #[error(
+        "revoked node {0} had found it, and this node claims it by its address: check that it is the same device, then bind it to this node"
+    )]
+    Claimed(NodeId),
     /// The device is already paired, and the request selects unpaired devices only.
     #[error("it is paired already")]
     Paired,
@@ -133,7 +141,11 @@ pub fn decide_target(node: NodeId, candidate: PairCandidate) -> Result<(), NotPa
         Binding::Free if candidate.owner != Some(node) => {
             return Err(NotPairable::NotOfNode(node));
         }
-        Binding::Free => {}
+        Binding::Free => {
+            if let Some(from) = candidate.claimed_from {
+                return Err(NotPairable::Claimed(from));
+            }
+        }
     }
     if candidate.has_endpoint {
         Ok(())

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fleet_core::{
-    DeviceIdentifier, DeviceReport, Endpoint, Mac, NodeId, Port, RawDeviceReport, Serial,
+    DeviceIdentifier, DeviceReport, Endpoint, Mac, NodeId, Port, RawDeviceReport, Serial, SiteId,
     auto_identifier, parse_literal,
 };
 
@@ -13,14 +13,17 @@ use crate::{DeviceRecord, Inventory, Reporter};
 const REPORTERS: [Reporter; 3] = [
     Reporter {
         node: NodeId(1),
+        site: SiteId(1),
         replaces: None,
     },
     Reporter {
         node: NodeId(2),
+        site: SiteId(2),
         replaces: None,
     },
     Reporter {
         node: NodeId(4),
+        site: SiteId(4),
         replaces: Some(NodeId(3)),
     },
 ];

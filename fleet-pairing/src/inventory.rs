@@ -1,11 +1,15 @@
 //! Decides a whole report row by row. Each decision sees the effects of the previous rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
-use fleet_core::{DeviceFacts, DeviceId, DeviceIdentifier, DeviceReport, Endpoint, NodeId};
+use fleet_core::{DeviceFacts, DeviceId, DeviceIdentifier, DeviceReport, Endpoint, NodeId, SiteId};
 
 use crate::{
-    Binding, DeviceRecord, Refused, ReportDecision, Reporter, decide_report, heir_identifier,
+    Binding, Claim, DeviceRecord, Refused, ReportDecision, Reporter, decide_report, heir_identifier,
 };
 
 /// The records that a report affects, updated while its rows are decided in order. This keeps two rows of one
@@ -15,7 +19,7 @@ use crate::{
 pub struct Inventory {
     records: BTreeMap<DeviceId, DeviceRecord>,
     by_identifier: BTreeMap<DeviceIdentifier, DeviceId>,
-    by_endpoint: BTreeMap<(NodeId, Endpoint), BTreeSet<DeviceId>>,
+    by_endpoint: BTreeMap<(SiteId, Endpoint), BTreeSet<DeviceId>>,
     created: i64,
 }
 
@@ -26,6 +30,43 @@ pub struct Planned {
     pub device: DeviceId,
     /// The decision; a [`ReportDecision::Create`] or [`ReportDecision::Update`].
     pub decision: ReportDecision,
+    /// The identifier of a record to create.
+    pub identifier: DeviceIdentifier,
+    /// The node that the record belongs to from now on.
+    pub owner: NodeId,
+    /// The records of revoked nodes that pass to the reporter.
+    pub claims: Vec<(DeviceId, Claim)>,
+    /// Identifiers that the report shows and that do not count, because other devices show them too.
+    pub shared: Vec<SharedIdentity>,
+}
+
+/// A MAC or serial that one scan saw at two addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedIdentity {
+    /// The identifier.
+    pub identifier: DeviceIdentifier,
+    /// The record that keeps it.
+    pub record: DeviceId,
+    /// The address of that record; none if it has lost its endpoint.
+    pub first: Option<IpAddr>,
+    /// The address of the report.
+    pub second: IpAddr,
+}
+
+impl fmt::Display for SharedIdentity {
+    /// The warning for the operator.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            identifier, second, ..
+        } = self;
+        match self.first {
+            Some(first) => write!(f, "{first} and {second} both show {identifier}")?,
+            None => write!(f, "{second} shows {identifier}, as other devices did")?,
+        }
+        f.write_str(
+            ": it identifies neither, so devices that show it are told apart by address and port; give each its own",
+        )
+    }
 }
 
 impl Inventory {
@@ -53,9 +94,10 @@ impl Inventory {
         reporter: Reporter,
         report: &DeviceReport,
     ) -> Result<Planned, Refused> {
-        let identifier = report.identifier(reporter.node);
+        let (identifier, shared) = self.identity(reporter, report);
         let candidates = self.candidates(reporter, report, &identifier);
         let decision = decide_report(reporter, report, &identifier, &candidates);
+        let claims = self.claims(reporter, report, &decision);
         let (device, losers) = match &decision {
             ReportDecision::Refuse(refused) => return Err(*refused),
             ReportDecision::Create {
@@ -63,7 +105,7 @@ impl Inventory {
             } => {
                 self.created += 1;
                 let device = DeviceId(-self.created);
-                self.put(DeviceRecord::blank(device, identifier, reporter.node));
+                self.put(DeviceRecord::blank(device, identifier.clone(), reporter));
                 (device, endpoint_taken_from)
             }
             ReportDecision::Update {
@@ -88,8 +130,72 @@ impl Inventory {
         for loser in losers {
             self.change(*loser, |record| record.endpoint = None);
         }
-        self.change(device, |record| record.learn(reporter.node, report));
-        Ok(Planned { device, decision })
+        for shared in &shared {
+            self.change(shared.record, |record| record.shared = true);
+        }
+        let owner = self
+            .records
+            .get(&device)
+            .map_or(reporter.node, |record| record.owner_after(reporter.node));
+        self.change(device, |record| record.learn(reporter, owner, report));
+        Ok(Planned {
+            device,
+            decision,
+            identifier,
+            owner,
+            claims,
+            shared,
+        })
+    }
+
+    /// The strongest identifier of a report that means one device, and the stronger ones that do not: their record is
+    /// another device.
+    fn identity(
+        &self,
+        reporter: Reporter,
+        report: &DeviceReport,
+    ) -> (DeviceIdentifier, Vec<SharedIdentity>) {
+        let second = report.endpoint.ip;
+        let mut shared = Vec::new();
+        for identifier in report.identifiers(reporter.node) {
+            let known = self
+                .by_identifier
+                .get(&identifier)
+                .and_then(|id| self.records.get(id))
+                .filter(|record| {
+                    identifier.is_strong() && record.is_another_at(reporter.node, second)
+                });
+            let Some(record) = known else {
+                return (identifier, shared);
+            };
+            shared.push(SharedIdentity {
+                identifier,
+                record: record.id,
+                first: record.endpoint.map(|endpoint| endpoint.ip),
+                second,
+            });
+        }
+        (report.identifier(reporter.node), shared)
+    }
+
+    /// The claims that a decision makes.
+    fn claims(
+        &self,
+        reporter: Reporter,
+        report: &DeviceReport,
+        decision: &ReportDecision,
+    ) -> Vec<(DeviceId, Claim)> {
+        let ReportDecision::Update { device, merges, .. } = decision else {
+            return Vec::new();
+        };
+        let merged = merges.iter().map(|(merged, _)| merged);
+        std::iter::once(device)
+            .chain(merged)
+            .filter_map(|id| {
+                let claim = self.records.get(id)?.claim(reporter, report.endpoint)?;
+                Some((*id, claim))
+            })
+            .collect()
     }
 
     /// The current records, by id.
@@ -107,7 +213,7 @@ impl Inventory {
     ) -> Vec<&DeviceRecord> {
         let heir = heir_identifier(reporter, report);
         let named = [Some(identifier), heir.as_ref()];
-        let here = self.by_endpoint.get(&(reporter.node, report.endpoint));
+        let here = self.by_endpoint.get(&(reporter.site, report.endpoint));
         let ids: BTreeSet<(bool, i64)> = named
             .into_iter()
             .flatten()
@@ -132,8 +238,8 @@ impl Inventory {
     fn put(&mut self, record: DeviceRecord) {
         self.by_identifier
             .insert(record.identifier.clone(), record.id);
-        if let (Some(owner), Some(endpoint)) = (record.owner, record.endpoint) {
-            let devices = self.by_endpoint.entry((owner, endpoint)).or_default();
+        if let (Some(site), Some(endpoint)) = (record.site, record.endpoint) {
+            let devices = self.by_endpoint.entry((site, endpoint)).or_default();
             devices.insert(record.id);
         }
         self.records.insert(record.id, record);
@@ -142,8 +248,8 @@ impl Inventory {
     fn take(&mut self, device: DeviceId) -> Option<DeviceRecord> {
         let record = self.records.remove(&device)?;
         self.by_identifier.remove(&record.identifier);
-        if let (Some(owner), Some(endpoint)) = (record.owner, record.endpoint)
-            && let Some(devices) = self.by_endpoint.get_mut(&(owner, endpoint))
+        if let (Some(site), Some(endpoint)) = (record.site, record.endpoint)
+            && let Some(devices) = self.by_endpoint.get_mut(&(site, endpoint))
         {
             devices.remove(&device);
         }
@@ -153,23 +259,30 @@ impl Inventory {
 
 impl DeviceRecord {
     /// A record without facts.
-    fn blank(id: DeviceId, identifier: DeviceIdentifier, owner: NodeId) -> Self {
+    fn blank(id: DeviceId, identifier: DeviceIdentifier, owner: Reporter) -> Self {
         Self {
             id,
             identifier,
             endpoint: None,
-            owner: Some(owner),
+            owner: Some(owner.node),
             owner_live: true,
+            site: Some(owner.site),
             binding: Binding::Free,
             facts: DeviceFacts::default(),
             kept_apart: Vec::new(),
+            shared: false,
+            seen_at: None,
         }
     }
 
     /// Applies a report. Unknown facts never replace known ones.
-    fn learn(&mut self, reporter: NodeId, report: &DeviceReport) {
+    fn learn(&mut self, reporter: Reporter, owner: NodeId, report: &DeviceReport) {
         self.endpoint = Some(report.endpoint);
-        (self.owner, self.owner_live) = (Some(reporter), true);
+        self.seen_at = Some((reporter.node, report.endpoint.ip));
+        (self.owner, self.owner_live) = (Some(owner), true);
+        if owner == reporter.node {
+            self.site = Some(reporter.site);
+        }
         self.facts.update(&report.facts);
     }
 

@@ -24,9 +24,11 @@ pub use binding::{
     decide_bind_to_server, decide_target, decide_unpaired_target,
 };
 pub use direct::{DirectDecision, DirectRefusal, Divided, KnownDevice, SERVER, Sightings, divide};
-pub use inventory::{Inventory, Planned};
+pub use inventory::{Inventory, Planned, SharedIdentity};
 pub use outcome::{PairReply, Settled, decide_result, may_settle};
 pub use reason::IdentityReason;
 pub use record::{Binding, DeviceRecord};
-pub use report::{Refused, Rekey, ReportDecision, Reporter, decide_report, heir_identifier};
+pub use report::{
+    Claim, ClaimBasis, Refused, Rekey, ReportDecision, Reporter, decide_report, heir_identifier,
+};
 pub use undo::{IdentityChange, KEPT_APART_MOST, Undo, UndoRefusal, decide_undo, keep_apart};

@@ -86,7 +86,15 @@ pub fn may_settle(
     owner: Option<NodeId>,
     owner_live: bool,
 ) -> Result<(), RejectReason> {
-    crate::record::writable(binding, owner, owner_live, node)
+    match (binding, owner) {
+        (Binding::Server, _) => Err(RejectReason::PairedByServer),
+        (Binding::Node(bound), _) if bound == node => Ok(()),
+        (Binding::Node(_), _) => Err(RejectReason::BoundToOtherNode),
+        (Binding::Free, None) => Err(RejectReason::Unattributed),
+        (Binding::Free, Some(owner)) if owner == node => Ok(()),
+        (Binding::Free, Some(_)) if owner_live => Err(RejectReason::OwnedByOtherNode),
+        (Binding::Free, Some(_)) => Err(RejectReason::OwnedByRevokedNode),
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub enum IdentityReason {
     ShowedMac,
     /// A device known by its endpoint reported a serial.
     ShowedSerial,
-    /// Two records of one node had the same endpoint.
+    /// Two records of one site had the same endpoint.
     SameEndpoint,
     /// Its node was replaced, and the hash with the id of the revoked node matches endpoint and type.
     Replacement,
@@ -45,7 +45,7 @@ impl IdentityReason {
         match self {
             Self::ShowedMac => "showed its MAC at the address and port where it was known",
             Self::ShowedSerial => "showed its serial at the address and port where it was known",
-            Self::SameEndpoint => "two records of one node had one address and port",
+            Self::SameEndpoint => "two records of one site had one address and port",
             Self::Replacement => {
                 "its node was replaced, and address, port, driver and model match the record of the revoked node"
             }

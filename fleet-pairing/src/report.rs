@@ -2,7 +2,8 @@
 //! of the command.
 
 use fleet_core::{
-    DeviceFacts, DeviceId, DeviceIdentifier, DeviceReport, NodeId, RejectReason, auto_identifier,
+    DeviceFacts, DeviceId, DeviceIdentifier, DeviceReport, NodeId, RejectReason, SiteId,
+    auto_identifier,
 };
 
 use crate::{DeviceRecord, IdentityReason};
@@ -12,21 +13,61 @@ use crate::{DeviceRecord, IdentityReason};
 pub struct Reporter {
     /// The node, from its token.
     pub node: NodeId,
+    /// The site that it belongs to.
+    pub site: SiteId,
     /// The revoked node that it replaces, as the operator specified; usually none.
     pub replaces: Option<NodeId>,
 }
 
+/// A record of a revoked node passes to the reporter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The revoked node.
+    pub from: NodeId,
+    /// Why the reporter may have it.
+    pub basis: ClaimBasis,
+}
+
+/// Why a node may take over a record of a revoked node. A MAC or serial alone is no basis: any site can send one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ClaimBasis {
+    /// An operator bound the device to the reporter.
+    Binding,
+    /// An operator named the reporter as the replacement of the revoked node.
+    Replacement,
+    /// An administrator placed both nodes in one site.
+    Site,
+    /// The report has the endpoint of the record. No person decided this, so an operator must confirm the claim
+    /// before credentials are sent.
+    Endpoint,
+}
+
+impl ClaimBasis {
+    /// The basis in words, for the audit trail.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Binding => "bound to it",
+            Self::Replacement => "replaces that node",
+            Self::Site => "same site",
+            Self::Endpoint => "same endpoint",
+        }
+    }
+}
+
+#[cfg(test)]
 impl From<NodeId> for Reporter {
+    /// A node with a site of its own.
     fn from(node: NodeId) -> Self {
         Self {
             node,
+            site: SiteId(node.0),
             replaces: None,
         }
     }
 }
 
-/// The decision about a reported device. A written record is attributed to the reporter and gets the
-/// reported endpoint. Unknown facts never replace known ones.
+/// The decision about a reported device. A written record gets the reported endpoint, and belongs to the reporter
+/// unless another live node of the site found it. Unknown facts never replace known ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReportDecision {
     /// A new device.
@@ -72,8 +113,8 @@ pub struct Refused {
 /// endpoint, and the one that [`heir_identifier`] names.
 ///
 /// The device is looked up in this order. First, the record of a strong identifier. Then, at the same
-/// endpoint of the same node, a record that had the identity before, or an `auto:` record, which is
-/// upgraded. An `auto:` report matches any record of the node at the endpoint unless make or model
+/// endpoint of the same site, a record that had the identity before, or an `auto:` record, which is
+/// upgraded. An `auto:` report matches any record of the site at the endpoint unless make or model
 /// contradicts. Then the `auto:` record of the replaced node with this endpoint and type. Otherwise the
 /// device is new. Other records of the same device are merged into the result, except those that an
 /// operator has separated.
@@ -98,9 +139,9 @@ pub fn decide_report(
         {
             continue;
         }
-        // A record of this node can be bound to another node
+        // A record of this site can be bound to another node
         // or to the server, and must then keep its endpoint.
-        if let Err(reason) = other.writable_by(reporter.node) {
+        if let Err(reason) = other.writable_by(reporter, report.endpoint) {
             return refuse(reason, other);
         }
         match found.as_ref().and_then(|found| known.same(found, other)) {
@@ -118,10 +159,12 @@ pub fn decide_report(
     {
         merges.push((heir.id, IdentityReason::Replacement));
     }
-    if let Err(reason) = found.record.writable_by(reporter.node) {
+    if let Err(reason) = found.record.writable_by(reporter, report.endpoint) {
         // The node knew the device by its endpoint only, and the strong identity belongs to another owner. This is a
         // conflict.
-        let conflict = identifier.is_strong() && !merges.is_empty();
+        let conflict = identifier.is_strong()
+            && !merges.is_empty()
+            && reason != RejectReason::OwnedByRevokedNode;
         let reason = if conflict {
             RejectReason::IdentityConflict
         } else {
@@ -169,11 +212,11 @@ impl Found<'_> {
 struct Known<'a> {
     report: &'a DeviceReport,
     identifier: &'a DeviceIdentifier,
-    /// Records of the reporter at the endpoint.
+    /// Records of the reporter's site at the endpoint.
     here: Vec<&'a DeviceRecord>,
     /// The record with the identifier of the report, at any endpoint.
     named: Option<&'a DeviceRecord>,
-    /// The replaced node's record of this endpoint and type, if it is still free.
+    /// The replaced node's record of this endpoint and type at another site, if it is still free.
     heir: Option<&'a DeviceRecord>,
 }
 
@@ -189,7 +232,8 @@ impl<'a> Known<'a> {
             Some(&record.identifier) == heir.as_ref()
                 // The identifier alone proves nothing, because anybody can compute the hash.
                 && record.owner == reporter.replaces
-                && record.writable_by(reporter.node).is_ok()
+                && !record.is_at(reporter.site, report.endpoint)
+                && record.writable_by(reporter, report.endpoint).is_ok()
         };
         Self {
             report,
@@ -197,7 +241,7 @@ impl<'a> Known<'a> {
             here: candidates
                 .iter()
                 .copied()
-                .filter(|record| record.is_at(reporter.node, report.endpoint))
+                .filter(|record| record.is_at(reporter.site, report.endpoint))
                 .collect(),
             named: candidates
                 .iter()
@@ -222,7 +266,8 @@ impl<'a> Known<'a> {
             .or_else(auto)
             .map(|record| {
                 // A serial alone does not replace a MAC.
-                let stronger = self.report.facts.mac.is_some() || !record.identifier.is_strong();
+                let is_mac = matches!(self.identifier, DeviceIdentifier::Mac(_));
+                let stronger = is_mac || !record.identifier.is_strong();
                 let rekey = stronger.then(|| Rekey {
                     to: self.identifier.clone(),
                     reason: IdentityReason::of_upgrade(self.identifier),
@@ -238,8 +283,11 @@ impl<'a> Known<'a> {
         let here = |fits: &dyn Fn(&DeviceRecord) -> bool| {
             self.here.iter().copied().find(|record| fits(record))
         };
-        let strong =
-            here(&|record| record.identifier.is_strong() && !record.contradicts(self.report));
+        let strong = here(&|record| {
+            record.identifier.is_strong()
+                && !record.contradicts(self.report)
+                && !record.is_contradicted_by(self.report)
+        });
         let exact = || here(&|record| record.identifier == *self.identifier);
         let auto = || here(&|record| !record.identifier.is_strong());
         strong

@@ -1,7 +1,7 @@
 //! Converts a plugin's answers into report fields. Every text is bounded and checked, and endpoints in the answers are
 //! ignored. Pure. Start with [`identification`].
 
-use fleet_core::{DeviceFacts, Mac, Port, Serial};
+use fleet_core::{DeviceFacts, Mac, Port, Serial, text::visible};
 use fleet_wire::sdk::DeviceInfo;
 
 use crate::lines::escaped;
@@ -80,7 +80,8 @@ pub(crate) fn error(message: &str) -> String {
     escaped(message.as_bytes(), ERROR)
 }
 
-/// Removes control characters and outer whitespace, and cuts the text to the length of a report field.
+/// Removes control characters and outer whitespace, marks characters that hide or reorder text, and cuts the text to
+/// the length of a report field.
 fn field(text: &str) -> String {
     // Bounds the work on a huge text.
     let clean: String = text
@@ -88,7 +89,7 @@ fn field(text: &str) -> String {
         .take(4 * FIELD)
         .filter(|c| !c.is_control())
         .collect();
-    let cut: String = clean.trim().chars().take(FIELD).collect();
+    let cut: String = visible(clean.trim()).chars().take(FIELD).collect();
     cut.trim_end().to_owned()
 }
 

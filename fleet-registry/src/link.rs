@@ -38,6 +38,8 @@ pub const HINT_MOST: Duration = Duration::from_secs(3_600);
 const LIFETIME_MOST: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Minimum and jitter of the delay after an upstream server's NOT_ACTIVE.
 const NOT_ACTIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(500));
+/// Pause after a failed heartbeat that carried a changed status.
+const STATUS_RETRY: Duration = Duration::from_secs(2);
 
 /// A node's link to its server.
 ///
@@ -58,6 +60,10 @@ pub struct NodeLink {
     handshakes: Backoff,
     /// The session of the heartbeat that is not answered yet.
     heartbeat: Option<u64>,
+    /// The status has changed since the last heartbeat was sent.
+    unreported_status: bool,
+    /// The heartbeat in progress carries a changed status.
+    reporting_status: bool,
     stream: Stream,
     attempts: u64,
     reconnects: Backoff,
@@ -139,6 +145,8 @@ impl NodeLink {
             handshaking: false,
             handshakes: Backoff::new(RECONNECT_FIRST, RECONNECT_MOST),
             heartbeat: None,
+            unreported_status: false,
+            reporting_status: false,
             stream: Stream::Due,
             attempts: 0,
             reconnects: Backoff::new(RECONNECT_FIRST, RECONNECT_MOST),
@@ -191,17 +199,36 @@ impl NodeLink {
         self.timers.set(Timer::Handshake, now + delay);
     }
 
+    /// Requests a heartbeat as soon as possible, because the status that it carries has changed. It is repeated until the
+    /// server has it.
+    pub fn status_changed(&mut self, now: Instant) {
+        self.unreported_status = true;
+        if self.session.is_some() {
+            self.timers.set(Timer::Heartbeat, now);
+        }
+    }
+
     /// Records the result of a heartbeat.
     pub fn heartbeat_done(&mut self, now: Instant, result: Result<(), HeartbeatFailure>) {
         let Some(sent_under) = self.heartbeat.take() else {
             return;
         };
         match result {
-            Ok(()) => self.handshakes.reset(),
+            Ok(()) => {
+                self.handshakes.reset();
+                if self.unreported_status && self.session.is_some() {
+                    self.timers.set(Timer::Heartbeat, now);
+                }
+            }
             Err(HeartbeatFailure::NodeUnknown) => self.stop(StopReason::NodeUnknown),
             Err(HeartbeatFailure::Unauthenticated) => self.lose_session(now, sent_under),
-            // The timer already holds the next heartbeat.
-            Err(HeartbeatFailure::Other) => {}
+            // Otherwise the timer already holds the next heartbeat.
+            Err(HeartbeatFailure::Other) => {
+                self.unreported_status |= self.reporting_status;
+                if self.unreported_status && self.session.is_some() {
+                    self.timers.set(Timer::Heartbeat, now + STATUS_RETRY);
+                }
+            }
         }
     }
 

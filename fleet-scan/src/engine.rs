@@ -9,6 +9,8 @@ mod host;
 mod identify;
 mod onlink;
 mod outbox;
+#[cfg(test)]
+mod pace;
 mod run;
 mod schedule;
 mod sockets;
@@ -26,7 +28,7 @@ use std::{
 
 use fleet_core::{Port, limits::SCAN_PORTS};
 use futures::Stream;
-pub use onlink::interfaces;
+pub use onlink::{can_send_arp, interfaces};
 use run::Run;
 pub(crate) use schedule::RETRANSMISSION;
 use tokio::{sync::mpsc, task::JoinHandle};

@@ -49,7 +49,7 @@ mod whatsminer;
 
 pub use driver::{Answer, BoxFuture, Driver, DriverError, DriverSet, DriverSetError};
 pub use drivers::ProtocolDriver;
-pub use engine::{Scan, Scanner, interfaces};
+pub use engine::{Scan, Scanner, can_send_arp, interfaces};
 pub use examine::{Examination, Examined, Examiner, recording};
 pub use fingerprint::{FingerprintError, Fingerprints, Make, RuleVerdict};
 pub use guard::Guard;

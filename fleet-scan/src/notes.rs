@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use fleet_core::text::visible;
+
 /// The most kinds. Together with the replies of unidentified hosts they fill the 64 notes of a summary.
 const KINDS: usize = 31;
 
@@ -43,10 +45,8 @@ fn render(kind: &str, count: u64, example: &str) -> String {
         (1, _) => format!("{kind}: {example}"),
         (_, _) => format!("{kind} ({count} times), first {example}"),
     };
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(MAX_CHARS)
-        .collect()
+    let line: String = text.chars().filter(|c| !c.is_control()).collect();
+    visible(&line).chars().take(MAX_CHARS).collect()
 }
 
 #[cfg(test)]

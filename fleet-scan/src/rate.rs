@@ -73,7 +73,7 @@ impl RateLimiter {
 
 /// A token bucket, stored as the time at which it owes nothing (GCRA).
 #[derive(Debug)]
-struct Bucket {
+pub(crate) struct Bucket {
     rate: u32,
     divisor: u32,
     changed: Instant,
@@ -81,7 +81,7 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn new(rate: u32, now: Instant) -> Self {
+    pub(crate) fn new(rate: u32, now: Instant) -> Self {
         Self {
             rate: rate.max(1),
             divisor: 1,
@@ -108,14 +108,14 @@ impl Bucket {
     }
 
     /// Takes a permit. Returns how long to wait before the connection.
-    fn reserve(&mut self, now: Instant) -> Duration {
+    pub(crate) fn reserve(&mut self, now: Instant) -> Duration {
         let wait = self.wait(now);
         self.due = self.due.max(now) + self.interval();
         wait
     }
 
     /// Returns how long until a permit is available.
-    fn wait(&mut self, now: Instant) -> Duration {
+    pub(crate) fn wait(&mut self, now: Instant) -> Duration {
         if self.divisor > 1 && now.duration_since(self.changed) >= RECOVERY {
             self.divisor /= 2;
             self.changed = now;

@@ -1,6 +1,6 @@
 //! Sanitizes texts of devices for reports and logs: bounded, on one line, without control characters.
 
-use fleet_core::DeviceFacts;
+use fleet_core::{DeviceFacts, text::visible};
 
 /// The longest driver name in a report, in characters.
 const DRIVER: usize = 50;
@@ -16,7 +16,8 @@ pub(crate) fn field(text: &str) -> String {
     bounded(text, FIELD)
 }
 
-/// Truncates text to `most` characters. Each run of control characters and blanks becomes one space.
+/// Truncates text to `most` characters. Each run of control characters and blanks becomes one space, and characters
+/// that hide or reorder text leave a mark.
 pub(crate) fn bounded(text: &str, most: usize) -> String {
     let mut clean = String::new();
     let words = text
@@ -32,7 +33,7 @@ pub(crate) fn bounded(text: &str, most: usize) -> String {
         }
         clean.push_str(word);
     }
-    let cut: String = clean.chars().take(most).collect();
+    let cut: String = visible(&clean).chars().take(most).collect();
     cut.trim_end().to_owned()
 }
 
@@ -74,6 +75,7 @@ mod tests {
             ("Antminer S9\nV1.3.58", "Antminer S9 V1.3.58"),
             ("\0\r\n", ""),
             ("Müller", "Müller"),
+            ("S\u{202e}19\u{200b}", "S\u{fffd}19\u{fffd}"),
         ] {
             assert_eq!(field(input), expected);
         }

@@ -1,15 +1,17 @@
 //! [`App`]: the state that all handlers and background tasks of a server share.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
-use fleet_core::{NodeId, ReplicaId, Timestamp, limits};
+use fleet_core::{NodeId, ReplicaId, Timestamp, presence};
 use fleet_discovery::PlanPolicy;
-use fleet_store::{NodeRow, Store, StoreError};
+use fleet_store::{NodeRow, Notification, Store, StoreError};
 use fleet_wire::RpcError;
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     audit::Auditor,
+    auth::UndeclaredProxies,
     call_limits::CallLimits,
     config::{DirectPath, Rates, ServerConfig},
     credential_limits::CredentialLimits,
@@ -20,8 +22,12 @@ use crate::{
     limiter::{Limiter, SourceLimiter},
     passwords::Passwords,
     readiness::Readiness,
+    replicas::Replicas,
     wakeups::Wakeups,
 };
+
+/// Clients of an undeclared proxy that may use their whole allowance of sign-ins within a minute.
+const CLAIMED_CLIENTS: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 
 #[derive(Debug)]
 pub(crate) struct Limiters {
@@ -29,6 +35,8 @@ pub(crate) struct Limiters {
     pub(crate) handshakes: SourceLimiter,
     pub(crate) handshakes_of_a_key: Limiter,
     pub(crate) sign_ins: SourceLimiter,
+    /// Sign-ins that a peer forwards for clients that it names, if it is not a trusted proxy.
+    pub(crate) claimed_sign_ins: Limiter,
     pub(crate) passwords_of_an_account: Limiter,
     pub(crate) credentials: CredentialLimits,
 }
@@ -40,6 +48,7 @@ impl Limiters {
             handshakes: SourceLimiter::per_minute(rates.handshakes),
             handshakes_of_a_key: Limiter::per_minute(rates.handshakes_of_a_key),
             sign_ins: SourceLimiter::per_minute(rates.sign_ins),
+            claimed_sign_ins: Limiter::per_minute(rates.sign_ins.saturating_mul(CLAIMED_CLIENTS)),
             passwords_of_an_account: Limiter::per_minute(rates.passwords_of_an_account),
             credentials: CredentialLimits::new(rates.unknown_credentials),
         }
@@ -54,12 +63,16 @@ pub(crate) struct App {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) environment: Arc<dyn Environment>,
     pub(crate) replica: ReplicaId,
+    pub(crate) replicas: Replicas,
     pub(crate) hub: Hub,
     pub(crate) dispatch_queue: Arc<DispatchQueue>,
+    /// The database may have orders for a node that is connected here.
+    pub(crate) orders: Notify,
     pub(crate) wakeups: Wakeups,
     pub(crate) direct_slots: DirectSlots,
     pub(crate) limiters: Option<Limiters>,
     pub(crate) call_limits: CallLimits,
+    pub(crate) undeclared_proxies: UndeclaredProxies,
     pub(crate) auditor: Auditor,
     pub(crate) passwords: Passwords,
     pub(crate) readiness: Readiness,
@@ -76,19 +89,23 @@ impl App {
         environment: Arc<dyn Environment>,
     ) -> Arc<Self> {
         let dispatch_queue = Arc::new(DispatchQueue::default());
+        let replica = ReplicaId(environment.random());
         Arc::new(Self {
-            replica: ReplicaId(environment.random()),
+            replica,
+            replicas: Replicas::new(replica),
             hub: Hub::new(
                 environment.clone(),
                 dispatch_queue.clone(),
                 config.version.clone(),
             ),
             dispatch_queue,
+            orders: Notify::new(),
             wakeups: Wakeups::new(),
             direct_slots: DirectSlots::default(),
             limiters: config.rates.map(Limiters::new),
             auditor: Auditor::new(store.clone(), environment.clone()),
             call_limits: CallLimits::default(),
+            undeclared_proxies: UndeclaredProxies::default(),
             passwords: Passwords::new(),
             readiness: Readiness::new(),
             drain: CancellationToken::new(),
@@ -140,22 +157,49 @@ impl App {
         }
     }
 
-    /// Queues a node that has something to receive.
-    pub(crate) fn notify_node(&self, node: NodeId) {
-        self.dispatch_queue.push(node);
+    /// Notifies the server that holds a node's stream, this one or another, that the database has something for the
+    /// node. Call it after the transaction that stored it.
+    pub(crate) fn notify_node(self: &Arc<Self>, node: NodeId) {
+        self.notify(Notification::Node(node));
     }
 
-    /// Whether a node has a stream, at this or another server.
+    fn notify(self: &Arc<Self>, notification: Notification) {
+        self.notified(notification);
+        let app = self.clone();
+        self.tasks.spawn(async move {
+            // Every server also reads once a second.
+            if let Err(error) = app.store.notify(notification).await {
+                tracing::debug!(?notification, %error, "the other servers were not notified");
+            }
+        });
+    }
+
+    /// Handles a notification of any server, this one included.
+    pub(crate) fn notified(&self, notification: Notification) {
+        match notification {
+            Notification::Node(node) => {
+                self.dispatch_queue.push(node);
+                self.orders.notify_one();
+            }
+        }
+    }
+
+    /// Whether a node is connected, to this or another server.
     pub(crate) fn is_connected(&self, node: &NodeRow) -> bool {
-        // A server that was killed stores no end of its streams.
-        let is_recent = || self.is_online(node, self.environment.now());
-        self.hub.is_connected(node.id) || (node.connected && is_recent())
+        let now = self.environment.instant();
+        self.replicas.is_connected(node.stream, now)
+    }
+
+    /// Whether a node is connected to this server.
+    pub(crate) fn holds(&self, node: &NodeRow) -> bool {
+        let own = |stream: presence::LastStream| stream.replica == self.replica;
+        self.is_connected(node) && node.stream.is_some_and(own)
     }
 
     /// Whether a node counts as online.
     pub(crate) fn is_online(&self, node: &NodeRow, now: Timestamp) -> bool {
-        node.last_seen_at
-            .is_some_and(|seen| now.since(seen) <= limits::NODE_OFFLINE)
+        let connected = self.is_connected(node);
+        presence::is_online(connected, node.stream, node.last_seen_at, now)
     }
 
     /// The server's part of the rules for plans.

@@ -1,8 +1,9 @@
 //! Authentication: by the bearer token or the browser's cookie, before any byte of a body is read.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -69,7 +70,10 @@ impl Authenticate for Gate {
         call: Call<'_>,
     ) -> Result<Admission<AuthenticatedCaller>, RpcError> {
         let (app, headers, path) = (&*self.app, call.headers(), call.path());
-        let from = client_address(address(call.peer()), headers, &app.config.trusted_proxies);
+        let peer = address(call.peer());
+        app.undeclared_proxies
+            .check(peer, headers, &app.config.trusted_proxies);
+        let from = client_address(peer, headers, &app.config.trusted_proxies);
         let caller = match class_of(path.trim_start_matches('/')) {
             Some(Class::Public) => return Ok(Admission::Public),
             Some(Class::Node) => {
@@ -354,6 +358,45 @@ pub(crate) fn cookie<'a>(headers: &'a HeaderMap, config: &ServerConfig) -> Optio
         .map(|(_, value)| value)
 }
 
+/// Peers that were warned about. The bound keeps anonymous peers from filling the log.
+const WARNED_MOST: usize = 16;
+
+/// The untrusted peers that sent a forwarding header.
+#[derive(Debug, Default)]
+pub(crate) struct UndeclaredProxies(Mutex<BTreeSet<IpAddr>>);
+
+impl UndeclaredProxies {
+    /// Logs a warning, once for each peer, about a forwarding header that is ignored.
+    pub(crate) fn check(&self, peer: IpAddr, headers: &HeaderMap, trusted: &[IpNetwork]) {
+        if claimed_address(peer, headers, trusted).is_none() {
+            return;
+        }
+        let mut warned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.len() < WARNED_MOST && warned.insert(peer.to_canonical()) {
+            tracing::warn!(
+                %peer,
+                "ignored X-Forwarded-For of a peer that is not a trusted proxy: if it is a proxy of yours, name it with --trusted-proxy; until then, all of its clients share the limits of one address"
+            );
+        }
+    }
+}
+
+/// The address that an untrusted peer names as its client: the last one in `X-Forwarded-For`, which a proxy adds. It is
+/// a claim. Only limits may use it, together with one for the peer.
+pub(crate) fn claimed_address(
+    peer: IpAddr,
+    headers: &HeaderMap,
+    trusted: &[IpNetwork],
+) -> Option<IpAddr> {
+    let peer = peer.to_canonical();
+    if trusted.iter().any(|network| network.contains(peer)) {
+        return None;
+    }
+    let last = headers.get_all("x-forwarded-for").iter().next_back()?;
+    let hop = last.to_str().ok()?.rsplit(',').next()?;
+    Some(hop.trim().parse::<IpAddr>().ok()?.to_canonical())
+}
+
 /// The caller's own address: the peer's, or the one that a trusted proxy forwards. Reads `X-Forwarded-For` from the
 /// right and stops at the first address that is not a trusted proxy's.
 pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNetwork]) -> IpAddr {
@@ -416,6 +459,17 @@ mod tests {
             ),
             ip("10.0.0.1")
         );
+    }
+
+    #[test]
+    fn only_an_undeclared_proxy_claims_an_address() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("a literal");
+        let proxies = ["10.0.0.0/8".parse().expect("a network")];
+        let forwarded = headers("x-forwarded-for", "1.2.3.4, 198.51.100.7");
+        let claimed = |peer, headers: &HeaderMap| claimed_address(ip(peer), headers, &proxies);
+        assert_eq!(claimed("192.0.2.1", &forwarded), Some(ip("198.51.100.7")));
+        assert_eq!(claimed("10.0.0.1", &forwarded), None);
+        assert_eq!(claimed("192.0.2.1", &HeaderMap::new()), None);
     }
 
     #[test]

@@ -4,13 +4,13 @@ use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
     DeviceFacts, NodeId, PairingStatus, Priority, RawDeviceReport, ScanState, Timestamp,
-    enrollment::NodeState, limits,
+    enrollment::NodeState, limits, text::is_unsafe,
 };
 use fleet_discovery::{DeviceFound, Ledger, Mode, ScanEnded, ScanRequest, Tally};
 use fleet_pairing::Binding;
 use fleet_store::{
-    BoundDevice, DeviceAlias, DevicePairing, DeviceRow, Hello, Invitation, NodeRow, PairResultRow,
-    Progress, ScanRow,
+    BoundDevice, DeviceAlias, DevicePairing, DeviceRow, DeviceSighting, Hello, Invitation, NodeRow,
+    PairResultRow, Progress, ScanRow,
 };
 use fleet_wire::{RpcError, admin, fleet, fleetmanagement, gateway, pairing};
 
@@ -147,6 +147,10 @@ pub(crate) fn hello(hello: gateway::ControlHello) -> Hello {
         local_subnets: shown(hello.local_subnets),
         max_targets,
         max_ports: hello.max_ports,
+        rate: hello.rate,
+        arp: hello.arp,
+        denied_ports: shown(hello.denied_ports),
+        allowed_networks: shown(hello.allowed_networks),
     }
 }
 
@@ -160,13 +164,13 @@ pub(crate) fn max_targets(hello: &gateway::ControlHello) -> u32 {
     }
 }
 
-/// A peer's text for display: at most `most` characters, control characters escaped.
+/// A peer's text for display: at most `most` characters. Characters that hide or reorder text are escaped.
 pub(crate) fn printable(text: &str, most: usize) -> String {
     let escaped = text.chars().flat_map(|c| {
-        let control = c.is_control();
+        let hidden = is_unsafe(c);
         std::iter::once(c)
-            .filter(move |_| !control)
-            .chain(c.escape_default().take(if control { 10 } else { 0 }))
+            .filter(move |_| !hidden)
+            .chain(c.escape_default().take(if hidden { 10 } else { 0 }))
     });
     escaped.take(most).collect()
 }
@@ -287,6 +291,7 @@ pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
     fleet::Ledger {
         targets: ledger.targets,
         identified: ledger.identified,
+        owned_elsewhere: ledger.owned_elsewhere,
         unidentified: ledger.unidentified,
         refused: ledger.refused,
         silent: ledger.silent,
@@ -296,6 +301,7 @@ pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
         reported: ledger.reported,
         accepted: ledger.accepted,
         rejected: ledger.rejected,
+        owned_elsewhere_reasons: tallies(&ledger.owned_elsewhere_reasons),
         skipped_reasons: tallies(&ledger.skipped_reasons),
         rejected_reasons: tallies(&ledger.rejected_reasons),
         first_device_ms: ledger
@@ -323,8 +329,12 @@ pub(crate) fn node(row: NodeRow, online: bool, connected: bool) -> fleet::Node {
         local_subnets: hello.local_subnets,
         default_ports: hello.default_ports,
         duplicate_identity: row.duplicate_identity,
+        halted: row.halt_reason.is_some(),
+        halt_reason: row.halt_reason.unwrap_or_default(),
         queued_scans: row.open_scans,
         replaces_fleet_node_id: row.replaces.map_or(0, |NodeId(id)| id),
+        site_id: row.site.0,
+        site_name: row.site_name,
     }
 }
 
@@ -401,6 +411,18 @@ pub(crate) fn device(row: DeviceRow, pairing: DevicePairing) -> fleet::Device {
             Binding::Free | Binding::Server => 0,
         },
         bound_to_server: pairing.binding == Binding::Server,
+        seen_by: row.seen_by.into_iter().map(sighting).collect(),
+        claimed_from_fleet_node_id: row.claimed_from.map_or(0, |NodeId(id)| id),
+    }
+}
+
+fn sighting(sighting: DeviceSighting) -> fleet::DeviceSighting {
+    fleet::DeviceSighting {
+        fleet_node_id: sighting.node.0,
+        ip: sighting.endpoint.ip.to_string(),
+        port: sighting.endpoint.port.number().into(),
+        first_seen: Some(timestamp(sighting.first_seen)),
+        last_seen: Some(timestamp(sighting.last_seen)),
     }
 }
 
@@ -496,8 +518,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_of_a_peer_are_escaped() {
+    fn hidden_characters_of_a_peer_are_escaped() {
         assert_eq!(printable("a\u{1b}[31mb\n", 64), "a\\u{1b}[31mb\\n");
+        assert_eq!(printable("a\u{202e}b\u{200b}", 64), "a\\u{202e}b\\u{200b}");
         assert_eq!(printable("ééé", 2), "éé");
     }
 }

@@ -93,9 +93,6 @@ async fn ready(
 
 /// Whether the node has a stream, at this or another server.
 async fn connected(app: &Arc<App>, org: OrgId, node: NodeId) -> Result<bool, RpcError> {
-    if app.hub.is_connected(node) {
-        return Ok(true);
-    }
     let row = app.detached(move |app| async move { app.store.node(org, node).await });
     Ok(row
         .await

@@ -7,7 +7,8 @@ use fleet_core::outcome;
 use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
     CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, KeyError,
-    MemberError, RegisterError, ReportError, RevokeError, StoreError, UnbindError, UndoError,
+    MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, StoreError, UnbindError,
+    UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -116,6 +117,9 @@ refusals! {
     CancelCodeError {
         NotFound(_) => not_found;
         NotPending(..) => failed_precondition;
+    }
+    MoveNodeError {
+        NotFound(_) | NoSite(_) => not_found;
     }
     CreateScanError {
         NodeNotFound(_) => not_found;

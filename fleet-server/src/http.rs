@@ -10,6 +10,7 @@ use std::sync::Arc;
 use fleet_wire::{Peer, RpcError, server::Body};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use response::{failed, text};
+use session::Origin;
 
 use crate::{
     app::App,
@@ -25,11 +26,10 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
     let (parts, body) = request.into_parts();
     let peer = parts.extensions.get::<Peer>().copied();
     let https = app.config.public_https || peer.is_some_and(|peer| peer.tls);
-    let from = client_address(
-        auth::address(peer),
-        &parts.headers,
-        &app.config.trusted_proxies,
-    );
+    let (peer, proxies) = (auth::address(peer), &app.config.trusted_proxies);
+    app.undeclared_proxies.check(peer, &parts.headers, proxies);
+    let from = client_address(peer, &parts.headers, proxies);
+    let claimed = auth::claimed_address(peer, &parts.headers, proxies);
     let path: Vec<&str> = parts
         .uri
         .path()
@@ -37,10 +37,11 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
         .split('/')
         .collect();
     let result = match (&parts.method, path.as_slice()) {
-        (&Method::GET, ["healthz"]) => Ok(text(StatusCode::OK, "ok\n")),
-        (&Method::GET, ["readyz"]) => Ok(ready(&app).await),
+        (&Method::GET | &Method::HEAD, ["healthz"]) => Ok(text(StatusCode::OK, "ok\n")),
+        (&Method::GET | &Method::HEAD, ["readyz"]) => Ok(ready(&app).await),
         (&Method::POST, ["api", "session"]) => {
-            session::sign_in(&app, https, from, &parts, body).await
+            let origin = Origin { from, claimed };
+            session::sign_in(&app, https, origin, &parts, body).await
         }
         (&Method::GET, ["api", "session"]) => session::show(&app, from, &parts).await,
         (&Method::DELETE, ["api", "session"]) => session::sign_out(&app, https, from, &parts).await,

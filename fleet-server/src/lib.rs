@@ -11,7 +11,7 @@
 //! ```text
 //! server                                               mounts everything
 //! api/*, http/*                                        RPC handlers, plain HTTP
-//! dispatch, sweep, seal, readiness, stream             background tasks, control streams
+//! dispatch, orders, sweep, seal, readiness, stream     background tasks, control streams
 //! discover, pair/*, direct/*                           operations with their own streams
 //! scans, watch, call                                   operations on scans; an operator's call
 //! auth                                                 who calls
@@ -42,12 +42,14 @@ mod http;
 mod hub;
 mod limiter;
 mod messages;
+mod orders;
 mod pair;
 mod passwords;
 mod policy;
 mod prober;
 mod public_keys;
 mod readiness;
+mod replicas;
 mod scans;
 mod seal;
 mod server;

@@ -121,7 +121,7 @@ async fn check_node(app: &App, call: &OperatorCall, node: NodeId) -> Result<(), 
             "node {node} is not confirmed"
         )));
     }
-    if app.hub.is_connected(node) {
+    if app.holds(&row) {
         return Ok(());
     }
     // Only the server that holds the stream can send credentials: they are never stored.
@@ -193,8 +193,7 @@ pub(crate) async fn cancel(
         .attempt("pairing.cancel", format!("pairing {pairing}"))
         .or_refused(&app.auditor, canceled)
         .await?;
-    if let Some((node, command)) = in_flight {
-        app.hub.cancel(node, command);
+    if let Some((node, _)) = in_flight {
         app.notify_node(node);
     }
     app.wakeups.notify(pairing);

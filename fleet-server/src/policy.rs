@@ -82,6 +82,7 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("ListEnrollmentCodes", Operator(NodeRead)),
             ("CancelEnrollmentCode", Operator(NodeManage)),
             ("ListRevokedNodes", Operator(NodeRead)),
+            ("MoveNode", Operator(OrgAdmin)),
         ],
     ),
     (
@@ -140,7 +141,7 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
     ),
     (
         "grpc.health.v1.Health",
-        &[("Check", Public), ("Watch", Public), ("List", Public)],
+        &[("Check", Public), ("Watch", Public)],
     ),
     (
         "grpc.reflection.v1.ServerReflection",
@@ -169,9 +170,8 @@ mod tests {
     use super::*;
 
     /// Served by the RPC library; our descriptors do not contain them.
-    const LIBRARY: [&str; 5] = [
+    const LIBRARY: [&str; 4] = [
         "grpc.health.v1.Health/Check",
-        "grpc.health.v1.Health/List",
         "grpc.health.v1.Health/Watch",
         "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",

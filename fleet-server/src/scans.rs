@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use fleet_core::{NodeId, OrgId, Priority, ScanId, enrollment::NodeState, limits};
-use fleet_discovery::{Plan, ScanRequest, plan};
+use fleet_discovery::{Plan, ScanRequest, estimate, plan, queue_wait};
 use fleet_registry::{Capabilities, Capability};
 use fleet_store::{CreatedScan, NewScan, NodeRow, Queueing, ScanRow};
 use fleet_wire::RpcError;
@@ -41,7 +41,7 @@ pub(crate) async fn start(
         .await
 }
 
-async fn store(app: &App, call: &OperatorCall, start: Start) -> Result<CreatedScan, RpcError> {
+async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<CreatedScan, RpcError> {
     // A retry gets the scan of the first call, whatever has happened to the node since.
     if let Some(request_id) = &start.request_id {
         let stored = app.store.scan_by_request(call.org, request_id, call.now);
@@ -113,9 +113,30 @@ pub(crate) async fn planned(
         fleet_discovery::NodeProfile::upstream,
         fleet_store::Hello::profile,
     );
-    let plan = plan(request, &profile, &app.plan_policy())
+    let mut plan = plan(request, &profile, &app.plan_policy())
         .map_err(|error| RpcError::new(failure::code(error.code()), error.to_string()))?;
+    let history = app.store.scan_history(call.org, node).await.answered()?;
+    plan.estimate = estimate(&plan, &profile, &history.past);
     Ok((row, plan))
+}
+
+/// When a scan of this node would start, as a hint; none if it starts at once.
+pub(crate) async fn queue_hint(
+    app: &App,
+    call: &OperatorCall,
+    node: NodeId,
+    priority: Priority,
+) -> Result<Option<String>, RpcError> {
+    let history = app.store.scan_history(call.org, node).await.answered()?;
+    let seconds = queue_wait(&history.open, priority).as_secs_f64().ceil();
+    let ahead = match history.open.len() {
+        0 => return Ok(None),
+        1 => "another scan of this node has".to_owned(),
+        scans => format!("{scans} other scans of this node have"),
+    };
+    Ok(Some(format!(
+        "it starts in about {seconds} s: {ahead} not ended"
+    )))
 }
 
 /// One scan of the operator's organization.
@@ -159,9 +180,6 @@ async fn end(app: &Arc<App>, call: &OperatorCall, scan: ScanId) -> Result<ScanRo
         let now = app.environment.now();
         let canceled = app.store.cancel_scan(org, scan, grace, actor, now);
         let canceled = canceled.await.answered()?;
-        if let Some(command) = canceled.in_flight {
-            app.hub.cancel(node, command);
-        }
         app.wakeups.notify(scan);
         app.notify_node(node);
         Ok(canceled.scan)

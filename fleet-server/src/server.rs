@@ -19,7 +19,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
     api::Api, app::App, auth::Gate, config::ServerConfig, dispatch, environment::Environment, http,
-    readiness, seal, sweep,
+    orders, readiness, replicas, seal, sweep,
 };
 
 /// How long messages of nodes are still received after the goodbye, so that their last results are stored.
@@ -74,6 +74,8 @@ impl Server {
         let mut work = JoinSet::new();
         work.spawn(supervise("dispatch", app.clone(), dispatch::run));
         work.spawn(supervise("sweep", app.clone(), sweep::run));
+        work.spawn(supervise("orders", app.clone(), orders::run));
+        work.spawn(supervise("replicas", app.clone(), replicas::run));
         work.spawn(supervise("seal", app.clone(), seal::run));
         work.spawn(supervise("readiness", app.clone(), readiness::run));
         let deadlines = work.spawn(supervise("deadlines", app.clone(), async |app| {

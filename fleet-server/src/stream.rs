@@ -41,7 +41,7 @@ use crate::{
 /// Interval of checks in the store whether the stream may continue: the node must have a valid session, and the stream's
 /// epoch must be the newest of all servers.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
-/// Interval of attempts to store an ack or pins.
+/// Interval of attempts to store an ack, pins or the end of a stream.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// Minimum interval of stored progress messages: each is a transaction, and watchers read once a second.
 const STORE_PROGRESS_EVERY: Duration = Duration::from_millis(900);
@@ -479,19 +479,28 @@ impl Current {
             .for_each(|_| self.app.hub.malformed(self.registered.connection));
     }
 
-    /// Releases the node, unless a newer stream holds it.
+    /// Stores the end of the stream, unless a newer one was claimed. While the database is away, every server shows the
+    /// node as connected, so a failure is retried until the server drains.
     async fn end(self) {
-        let Some(released) = self.app.hub.closed(self.registered.connection) else {
-            return;
-        };
-        tracing::info!(node = %released.node, epoch = %released.epoch, "node disconnected");
-        if let Err(error) = self
-            .app
-            .store
-            .release_stream(released.node, released.epoch, self.app.environment.now())
-            .await
-        {
-            tracing::warn!(%error, "the end of a stream was not stored");
+        let Self {
+            app,
+            node,
+            epoch,
+            registered,
+            ..
+        } = self;
+        drop(registered);
+        tracing::info!(node = %node.node, %epoch, "node disconnected");
+        let ended = app.environment.now();
+        let mut logged = false;
+        while let Err(error) = app.store.release_stream(node.node, epoch, ended).await {
+            if !std::mem::replace(&mut logged, true) {
+                tracing::warn!(node = %node.node, %error, "the end of a stream waits for storage");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(STORE_AGAIN) => {}
+                () = app.drain.cancelled() => return,
+            }
         }
     }
 }

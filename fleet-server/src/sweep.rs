@@ -25,7 +25,6 @@ pub(crate) async fn run(app: Arc<App>) {
                 sweep_commands(&app).await;
                 forget_ended(&app).await;
                 sweep_pairings(&app).await;
-                follow_claims(&app).await;
                 app.auditor.flush(false).await;
             }
             _ = rest.tick() => {
@@ -89,24 +88,6 @@ async fn sweep_rest(app: &App) {
         Ok(0) => {}
         Ok(cleared) => tracing::info!(cleared, "duplicate identities are resolved"),
         Err(error) => tracing::warn!(%error, "cannot sweep duplicate identities"),
-    }
-}
-
-/// How far back each look goes: a claim is stored some time after its timestamp, and the clocks of servers differ. The
-/// stream's own check finds a claim that this misses.
-const LOOK_BACK: Duration = Duration::from_secs(10);
-
-/// Ends the streams of nodes that connected to another server. An evicted machine must learn of it within a second or
-/// two, otherwise takeovers by two machines with one identity are not counted.
-async fn follow_claims(app: &App) {
-    let since = app.environment.now().minus(LOOK_BACK);
-    match app.store.claimed_elsewhere(app.replica, since).await {
-        Ok(claimed) => {
-            for (node, epoch) in claimed {
-                app.hub.superseded(node, epoch);
-            }
-        }
-        Err(error) => tracing::warn!(%error, "cannot read which nodes connected to other servers"),
     }
 }
 

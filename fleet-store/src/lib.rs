@@ -1,7 +1,7 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
 //! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
-//! [`Sessions`], [`Streams`], [`Scans`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
+//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
 //! decisions. Start with [`Reports::record_report`].
 
@@ -18,12 +18,13 @@ pub use api::{
         LinkedRecord, Principal,
     },
     devices::{
-        DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, SeparatedDevices, UndoError,
+        DeviceAlias, DeviceName, DeviceRow, DeviceSighting, Inventory, RefusedDevice,
+        SeparatedDevices, UndoError,
     },
     direct::{DialRequest, Direct, DirectOutcome, Exclusion, NewSightings, ReleaseError, Released},
     enrollment::{
         CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Hello, Invitation, Invitations,
-        NewCode, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
+        MoveNodeError, NewCode, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
     },
     error::StoreError,
     operators::{
@@ -36,13 +37,14 @@ pub use api::{
         PairRow, PairSelection, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
         SealedCredentials, UnbindError,
     },
+    replicas::{Notification, Orders, Replicas},
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
-        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanRow, Scans,
-        StoredEvent,
+        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanRow,
+        Scans, StoredEvent,
     },
-    sessions::{BeginError, Challenged, NodeIdentity, OpenSessionError, Sessions},
+    sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
 pub use sql::{DatabaseUrl, MigrateMode, SqlStore, StoreOptions};
@@ -57,6 +59,7 @@ pub trait Store:
     + Enrollment
     + Sessions
     + Streams
+    + Replicas
     + Scans
     + Dispatch
     + Reports

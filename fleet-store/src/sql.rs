@@ -35,6 +35,7 @@ mod operators;
 mod pairing;
 mod prelude;
 mod refused;
+mod replicas;
 mod report;
 mod scans;
 mod schema;
@@ -48,6 +49,7 @@ use std::{fmt, sync::Arc};
 
 pub use connect::{MigrateMode, StoreOptions};
 use health::Health;
+use replicas::Coordination;
 use sea_orm::{DatabaseConnection, DbBackend};
 pub use url::DatabaseUrl;
 
@@ -62,11 +64,16 @@ pub struct SqlStore {
     writer: DatabaseConnection,
     reader: DatabaseConnection,
     health: Arc<Health>,
+    coordination: Arc<Coordination>,
 }
 
 impl SqlStore {
     fn health(&self) -> &Health {
         &self.health
+    }
+
+    fn coordination(&self) -> &Coordination {
+        &self.coordination
     }
 
     fn is_sqlite(&self) -> bool {

@@ -15,6 +15,7 @@ use prost_types::{
 /// The bound of one field. Limits are numbers or names of constants, as they are written.
 enum Rule {
     Chars(Range),
+    Name(Range),
     Bytes {
         range: Range,
         or_empty: bool,
@@ -97,6 +98,7 @@ fn read(text: &str, entry: &mut Entry) -> Option<()> {
     let (field, rule) = words.split_first()?;
     let rule = match *rule {
         ["chars", range] => Rule::Chars(Range::read(range)?),
+        ["name", range] => Rule::Name(Range::read(range)?),
         ["bytes", range, ref tail @ ..] => Rule::Bytes {
             range: Range::read(range)?,
             or_empty: match *tail {
@@ -390,6 +392,10 @@ fn check(
                 format!("&{value}.{name}")
             };
             format!("text(\"{name}\", {text}, {range})?;\n")
+        }
+        Rule::Name(range) => {
+            expect(field, &[Type::String])?;
+            format!("name(\"{name}\", &{value}.{name}, {range})?;\n")
         }
         Rule::Bytes { range, or_empty } => {
             expect(field, &[Type::Bytes])?;

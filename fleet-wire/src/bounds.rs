@@ -80,6 +80,12 @@ fn text(field: &str, value: &str, min: usize, max: usize) -> Checked {
     range(field, length, min, max, "characters")
 }
 
+/// A name that a person gave: `min` to `max` code points, none of which hides or reorders text.
+fn name(field: &str, value: &str, min: usize, max: usize) -> Checked {
+    text(field, value, min, max)?;
+    fleet_core::text::check_name(value).map_err(|why| BrokenBound::new(field, why))
+}
+
 /// Bytes, `min` to `max` of them.
 fn bytes(field: &str, value: &[u8], min: usize, max: usize) -> Checked {
     range(field, value.len(), min, max, "bytes")

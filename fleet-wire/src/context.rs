@@ -122,21 +122,24 @@ impl Context {
     }
 }
 
-/// The reply of a handler: a message or a stream, and response headers.
+/// The reply of a handler: a message or a stream, with response headers and trailers.
 #[derive(Clone)]
 pub struct Reply<T> {
     /// The message, or the stream of messages.
     pub message: T,
     /// Headers that are sent before the message.
     pub headers: HeaderMap,
+    /// Trailers that are sent after the message or the end of the stream.
+    pub trailers: HeaderMap,
 }
 
 impl<T> Reply<T> {
-    /// Creates a reply without headers.
+    /// Creates a reply without headers and trailers.
     pub fn new(message: T) -> Self {
         Self {
             message,
             headers: HeaderMap::new(),
+            trailers: HeaderMap::new(),
         }
     }
 
@@ -144,6 +147,13 @@ impl<T> Reply<T> {
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.append(name, value);
+        self
+    }
+
+    /// Adds a response trailer.
+    #[must_use]
+    pub fn with_trailer(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.trailers.append(name, value);
         self
     }
 }
@@ -165,6 +175,7 @@ impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply")
             .field("headers", &self.headers)
+            .field("trailers", &self.trailers)
             .finish_non_exhaustive()
     }
 }

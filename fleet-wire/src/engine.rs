@@ -124,17 +124,21 @@ impl From<RpcError> for ConnectError {
             .iter()
             .find(|(ours, _)| *ours == error.code)
             .map_or(ErrorCode::Unknown, |(_, theirs)| *theirs);
-        error
-            .details
-            .into_iter()
-            .fold(Self::new(code, error.message), |out, detail| {
-                let value = Some(STANDARD_NO_PAD.encode(&detail.value));
-                out.with_detail(ErrorDetail {
-                    type_url: detail.type_name,
-                    value,
-                    debug: None,
-                })
+        let error = error.or_reason();
+        let mut converted = Self::new(code, error.message);
+        if let Some(metadata) = error.metadata {
+            converted = converted
+                .with_headers(metadata.headers)
+                .with_trailers(metadata.trailers);
+        }
+        error.details.into_iter().fold(converted, |out, detail| {
+            let value = Some(STANDARD_NO_PAD.encode(&detail.value));
+            out.with_detail(ErrorDetail {
+                type_url: detail.type_name,
+                value,
+                debug: None,
             })
+        })
     }
 }
 
@@ -162,6 +166,7 @@ impl From<ConnectError> for RpcError {
             code,
             message: error.message.clone().unwrap_or_default(),
             details: details.collect(),
+            metadata: None,
         }
     }
 }

@@ -3,15 +3,19 @@
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use prost::Message;
 
 use crate::{
     common::{CommonErrorCode, FleetErrorDetails, fleet_error_details},
-    google_rpc::RetryInfo,
+    google_rpc::{ErrorInfo, RetryInfo},
 };
 
 const FLEET_DETAILS: &str = "common.v1.FleetErrorDetails";
 const RETRY_INFO: &str = "google.rpc.RetryInfo";
+const ERROR_INFO: &str = "google.rpc.ErrorInfo";
+/// The domain of every reason.
+const DOMAIN: &str = "fleet";
 
 /// Why a call failed. gRPC and Connect share these codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,6 +93,15 @@ pub struct Detail {
     pub value: Bytes,
 }
 
+/// Headers and trailers that go with an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ErrorMetadata {
+    /// Headers, sent before the error.
+    pub headers: HeaderMap,
+    /// Trailers, sent with the error.
+    pub trailers: HeaderMap,
+}
+
 /// The failure of a call. All its fields are sent to the peer and must not contain internal information.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
@@ -99,6 +112,8 @@ pub struct RpcError {
     pub message: String,
     /// The details for programs.
     pub details: Vec<Detail>,
+    /// Headers and trailers, which few errors have.
+    pub metadata: Option<Box<ErrorMetadata>>,
 }
 
 macro_rules! constructors {
@@ -117,6 +132,7 @@ impl RpcError {
             code,
             message: message.into(),
             details: Vec::new(),
+            metadata: None,
         }
     }
 
@@ -179,6 +195,31 @@ impl RpcError {
                 retry_delay: Some(crate::Duration { seconds, nanos }),
             },
         )
+    }
+
+    /// States the reason as `google.rpc.ErrorInfo`, for programs: an upper-case word that no later version changes.
+    #[must_use]
+    pub fn with_reason(self, reason: &str) -> Self {
+        let info = ErrorInfo {
+            reason: reason.to_owned(),
+            domain: DOMAIN.to_owned(),
+            ..ErrorInfo::default()
+        };
+        self.with_detail(ERROR_INFO, &info)
+    }
+
+    /// Returns the reason, if the error states one.
+    pub fn reason(&self) -> Option<String> {
+        Some(self.detail::<ErrorInfo>(ERROR_INFO)?.reason)
+    }
+
+    /// States the code as the reason, unless the error has one. Every error of a server carries a reason.
+    pub(crate) fn or_reason(self) -> Self {
+        if self.details.iter().any(|d| d.type_name == ERROR_INFO) {
+            return self;
+        }
+        let reason = self.code.as_str().to_ascii_uppercase();
+        self.with_reason(&reason)
     }
 
     /// Decodes the first detail of this type. A detail that does not decode counts as missing.

@@ -44,6 +44,13 @@ pub(crate) mod google {
         package!("google.rpc");
     }
 }
+pub(crate) mod grpc {
+    pub(crate) mod health {
+        pub mod v1 {
+            package!("grpc.health.v1");
+        }
+    }
+}
 pub(crate) mod minercommand {
     pub mod v1 {
         package!("minercommand.v1");

@@ -19,21 +19,23 @@ pub mod listener;
 mod method;
 mod secret;
 pub mod server;
+mod visible;
 
 pub use bounds::{BrokenBound, Repeated, Validate};
 pub use context::{BoxStream, Context, Peer, Protocol, Reply};
 pub use engine::decode_checked;
-pub use error::{Code, Detail, RpcError};
+pub use error::{Code, Detail, ErrorMetadata, RpcError};
 pub use generated::{
     common::v1 as common, fleet::v1 as fleet, fleetmanagement::v1 as fleetmanagement,
     fleetnodeadmin::v1 as admin, fleetnodegateway::v1 as gateway, go_plugin::plugin,
-    google::rpc as google_rpc, minercommand::v1 as minercommand, pairing::v1 as pairing,
-    sdk::v1 as sdk,
+    google::rpc as google_rpc, grpc::health::v1 as health, minercommand::v1 as minercommand,
+    pairing::v1 as pairing, sdk::v1 as sdk,
 };
 pub use method::{Method, MethodKind, methods};
 /// The well-known messages that the definitions use, and the trait that encodes them.
 pub use pbjson_types::{Duration, Empty, Timestamp};
 pub use prost::Message;
+pub use visible::VisibleWriter;
 
 /// Every definition, imports included, as an encoded `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

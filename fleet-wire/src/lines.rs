@@ -49,6 +49,7 @@ fn ended(sequence: i64, ended: &ScanEnded) -> Value {
         "seq": sequence,
         "targets": ledger.targets,
         "identified": ledger.identified,
+        "owned_elsewhere": ledger.owned_elsewhere,
         "unidentified": ledger.unidentified,
         "refused": ledger.refused,
         "silent": ledger.silent,
@@ -58,6 +59,7 @@ fn ended(sequence: i64, ended: &ScanEnded) -> Value {
         "reported": ledger.reported,
         "accepted": ledger.accepted,
         "rejected": ledger.rejected,
+        "owned_elsewhere_reasons": reasons(&ledger.owned_elsewhere_reasons),
         "skipped_reasons": reasons(&ledger.skipped_reasons),
         "rejected_reasons": reasons(&ledger.rejected_reasons),
         "first_device_ms": ledger.first_device_ms,
@@ -73,9 +75,10 @@ fn reasons(counts: &[ReasonCount]) -> Vec<Value> {
 }
 
 /// The parts that a ledger's targets fall into, in the words that people read; together they are its targets.
-pub fn parts(ledger: &Ledger) -> [(&'static str, u64); 7] {
+pub fn parts(ledger: &Ledger) -> [(&'static str, u64); 8] {
     [
         ("identified", ledger.identified),
+        ("identified, belongs elsewhere", ledger.owned_elsewhere),
         ("answered, not identified", ledger.unidentified),
         ("refused", ledger.refused),
         ("silent", ledger.silent),

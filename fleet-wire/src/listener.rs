@@ -12,6 +12,7 @@ mod frames;
 mod guard;
 mod meter;
 mod metered;
+mod proxied;
 mod rewind;
 mod stall;
 mod table;

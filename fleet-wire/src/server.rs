@@ -4,10 +4,13 @@
 
 mod auth;
 mod body;
+mod health;
 mod routes;
 mod service;
+mod unread;
 
 pub use auth::{Admission, Authenticate, Call};
 pub use body::{Body, BoxError};
+pub use health::Health;
 pub use routes::{Mount, Routes};
-pub use service::{Health, HttpService, Services};
+pub use service::{HttpService, Services};

@@ -1,14 +1,20 @@
 """docs/api.md against the definitions and a live server: every procedure is documented, every example is accepted."""
 
+import ast
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from conftest import unique_name
 
+from fleetwire.node import CHALLENGE_TAG, device
 from fleetwire.reflection import Schema
 
 ROOT = Path(__file__).parents[2]
@@ -76,9 +82,41 @@ def test_a_field_that_does_not_exist_is_found(schema):
     assert found == ["fleet.v1.StartScanRequest.requestID", "pairing.v1.NmapModeRequest.prots"]
 
 
-def test_the_script_is_valid_python():
+def test_the_script_starts_a_scan_and_follows_it_to_its_end(server_url, operator, node, stream):
+    """The script runs as it is printed; only the node and the target are replaced."""
     (script,) = blocks("python")
-    compile(script, "docs/api.md", "exec")
+    assert len([line for line in script.splitlines() if line]) <= 17
+    for printed, used in [('"fleetNodeId": 1', f'"fleetNodeId": {node.node_id}'), ("10.0.0.0/24", "10.82.0.0/30"), ('"monday"', f'"{unique_name("script")}"')]:
+        assert printed in script
+        script = script.replace(printed, used)
+    environment = os.environ | {"FLEET": server_url, "FLEET_API_KEY": operator.key}
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        command = stream.next("command")
+        assert node.report(command.command_id, device("mac:02:00:5E:10:82:01", "10.82.0.1")) == (1, 0)
+        stream.acknowledge(command.command_id, succeeded=True, code="OK")
+        printed, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, printed
+    events = [ast.literal_eval(line) for line in printed.splitlines()]
+    assert [event["ip"] for event in events if event["type"] == "device"] == ["10.82.0.1"]
+    assert events[-1]["type"] == "ledger" and events[-1]["accepted"] == 1
+
+
+def test_the_documented_signature_is_the_one_that_nodes_make():
+    """docs/api.md states what `signature` signs; the node of fleetwire signs exactly that."""
+    assert "which is the ed25519 signature\n   of the raw challenge" in API
+    assert CHALLENGE_TAG.decode() in API
+
+
+def test_event_streams_ask_proxies_not_to_buffer(operator, server_url, node, stream):
+    started = {"requestId": unique_name("buffer"), "fleetNodeId": node.node_id, "request": {"nmap": {"target": "10.83.0.1"}}}
+    scan = json.loads(operator.client.raw_unary("fleet.v1.ScanService/StartScan", "application/json", json.dumps(started).encode())[2])
+    command = stream.next("command")
+    connection, response = operator.client.get(f"/api/scans/{scan['scan']['scanId']}/events")
+    with connection:
+        assert response.headers["x-accel-buffering"] == "no"
+        assert response.readline().startswith(b":"), "the first line comes before any event"
+    stream.acknowledge(command.command_id, succeeded=True, code="OK")
 
 
 @pytest.mark.parametrize("procedure, body", examples())

@@ -150,6 +150,14 @@ def test_a_scheduled_scan_is_behind_interactive_scans(server, page):
     page.shows("behind 10.9.0.0/24 (queued)")
 
 
+def test_a_halted_node_is_shown_with_its_reason(server, page):
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(halted=True, haltReason="new switch")]}
+    page.open("#/nodes")
+    page.shows("Halted", "new switch", "fleetnode resume")
+    server.replies["NodeService/ListNodes"] = {"nodes": [node(halted=True, haltReason="new switch", online=False, connected=False)]}
+    page.shows("Offline")
+
+
 @pytest.mark.parametrize("view", [f"#/scans/{SCAN}", "#/scans"])
 def test_a_lost_node_is_shown_within_two_seconds(server, page, view):
     page.open(view)

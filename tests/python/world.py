@@ -163,9 +163,9 @@ class World:
         assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
         return done.stdout + done.stderr
 
-    def run_node(self, name: str) -> Process:
+    def run_node(self, name: str, *flags) -> Process:
         """Runs an enrolled node."""
-        command = [program("fleetnode"), "run", "--demo-allow-loopback", "--state-dir", self.folder / name, "--log", "info"]
+        command = [program("fleetnode"), "run", "--demo-allow-loopback", "--state-dir", self.folder / name, "--log", "info", *flags]
         self.nodes.append(self.process(name, command))
         return self.nodes[-1]
 

@@ -237,6 +237,20 @@ pub(crate) enum Nodes {
         #[arg(long, value_name = "HEX")]
         fingerprint: Option<String>,
     },
+    /// Declare that two nodes share a site. A device without MAC or serial at one address and port of a site is one
+    /// device, whichever node reports it. The next scan of either node joins what both know. Needs org:admin.
+    ShareSite {
+        /// Node that joins the site, by id or name.
+        node: String,
+        /// Node whose site it joins, by id or name.
+        #[arg(long, value_name = "NODE")]
+        with: String,
+    },
+    /// Move a node to a site of its own. Needs org:admin.
+    OwnSite {
+        /// Id or name of the node.
+        node: String,
+    },
     /// Revoke a node permanently and release its devices.
     Revoke {
         /// Id or name of the node.

@@ -174,6 +174,7 @@ impl Rows for Device {
         "Model",
         "Firmware",
         "Node",
+        "Seen by",
         "Pairing",
         "Bound to",
         "Last seen",
@@ -183,6 +184,7 @@ impl Rows for Device {
     const OPTIONAL: &'static [&'static str] = &[
         "Evidence",
         "Formerly",
+        "Seen by",
         "Driver",
         "Bound to",
         "Firmware",
@@ -204,7 +206,15 @@ impl Rows for Device {
             self.model.clone(),
             self.firmware.clone(),
             self.fleet_node_id.to_string(),
-            self.pairing_status.clone(),
+            self.seen_by
+                .iter()
+                .map(|sighting| sighting.fleet_node_id.to_string())
+                .collect::<Vec<_>>()
+                .join(" "),
+            match self.claimed_from_fleet_node_id {
+                0 => self.pairing_status.clone(),
+                node => format!("{}, claimed from revoked node {node}", self.pairing_status),
+            },
             match self.bound_to_fleet_node_id {
                 _ if self.bound_to_server => "server".to_owned(),
                 0 => String::new(),

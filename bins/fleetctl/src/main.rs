@@ -24,6 +24,7 @@ use std::{
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use failure::Failure;
+use fleet_wire::VisibleWriter;
 use server::Server;
 
 fn main() -> ExitCode {
@@ -57,7 +58,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "fleetctl: {failure}{}", failure.advice());
+            // The message can quote a server or a file.
+            let mut out = VisibleWriter::new(io::stderr());
+            let _ = writeln!(out, "fleetctl: {failure}{}", failure.advice());
             failure.status().into()
         }
     }

@@ -7,7 +7,7 @@ use fleet_wire::{
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, RevokeFleetNodeRequest},
     fleet::{
         CancelEnrollmentCodeRequest, EnrollmentCode, ListEnrollmentCodesRequest, ListNodesRequest,
-        ListRevokedNodesRequest, Node,
+        ListRevokedNodesRequest, MoveNodeRequest, Node,
     },
 };
 
@@ -67,6 +67,11 @@ pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Resu
         Nodes::Confirm { node, fingerprint } => {
             confirm(server, format, &node, fingerprint.as_deref()).await?
         }
+        Nodes::ShareSite { node, with } => {
+            let with = find(server, &with).await?;
+            move_to(server, &node, with.site_id).await?;
+        }
+        Nodes::OwnSite { node } => move_to(server, &node, 0).await?,
         Nodes::Revoke { node, yes } => revoke(server, &node, yes).await?,
     }
     Ok(0)
@@ -187,6 +192,16 @@ async fn confirm(
     Ok(())
 }
 
+/// Moves a node to a site; 0 is a new one.
+async fn move_to(server: &Server, node: &str, site: i64) -> Result<(), Failure> {
+    let request = MoveNodeRequest {
+        fleet_node_id: resolve(server, node).await?,
+        site_id: site,
+    };
+    server.nodes.move_node(&request, server.call()?).await?;
+    Ok(())
+}
+
 async fn revoke(server: &Server, node: &str, yes: bool) -> Result<(), Failure> {
     let node = find(server, node).await?;
     let id = node.fleet_node_id;
@@ -208,6 +223,27 @@ async fn revoke(server: &Server, node: &str, yes: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The status of a node in a table. A halted node is shown with the reason.
+fn status(node: &Node) -> String {
+    let status = match (
+        node.enrollment.as_str(),
+        node.duplicate_identity,
+        node.connected,
+        node.online,
+    ) {
+        (_, true, _, _) => "duplicate identity",
+        ("confirmed", _, true, _) if node.halted && node.halt_reason.is_empty() => "halted",
+        ("confirmed", _, true, _) if node.halted => {
+            return format!("halted: {}", node.halt_reason);
+        }
+        ("confirmed", _, true, _) => "online",
+        ("confirmed", _, _, true) => "reconnecting",
+        ("confirmed", _, _, false) => "offline",
+        (other, ..) => other,
+    };
+    status.to_owned()
+}
+
 impl Rows for Node {
     const HEAD: &'static [&'static str] = &[
         "Node",
@@ -218,32 +254,23 @@ impl Rows for Node {
         "Version",
         "Queued",
         "Subnets",
+        "Site",
     ];
-    const OPTIONAL: &'static [&'static str] = &["Subnets", "Version", "Queued", "Last seen"];
+    const OPTIONAL: &'static [&'static str] =
+        &["Site", "Subnets", "Version", "Queued", "Last seen"];
     const WHOLE: &'static [&'static str] = &["Node", "Fingerprint"];
 
     fn cells(&self) -> Vec<String> {
-        let status = match (
-            self.enrollment.as_str(),
-            self.duplicate_identity,
-            self.connected,
-            self.online,
-        ) {
-            (_, true, _, _) => "duplicate identity",
-            ("confirmed", _, true, _) => "online",
-            ("confirmed", _, _, true) => "reconnecting",
-            ("confirmed", _, _, false) => "offline",
-            (other, ..) => other,
-        };
         vec![
             self.fleet_node_id.to_string(),
             self.name.clone(),
-            status.to_owned(),
+            status(self),
             times::timestamp(self.last_seen_at.as_ref()),
             self.identity_fingerprint.clone(),
             self.version.clone(),
             self.queued_scans.to_string(),
             self.local_subnets.join(" "),
+            format!("{} ({})", self.site_id, self.site_name),
         ]
     }
 }
@@ -271,6 +298,26 @@ mod tests {
     use fleet_wire::Code;
 
     use super::*;
+
+    #[test]
+    fn a_halted_node_is_shown_with_its_reason_while_it_is_connected() {
+        let node = |connected, halted, reason: &str| Node {
+            enrollment: "confirmed".to_owned(),
+            connected,
+            online: connected,
+            halted,
+            halt_reason: reason.to_owned(),
+            ..Node::default()
+        };
+        for (node, expected) in [
+            (node(true, false, ""), "online"),
+            (node(true, true, ""), "halted"),
+            (node(true, true, "new switch"), "halted: new switch"),
+            (node(false, true, "new switch"), "offline"),
+        ] {
+            assert_eq!(status(&node), expected);
+        }
+    }
 
     #[test]
     fn a_node_is_picked_by_id_or_by_a_unique_name() {

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
+use fleet_core::text;
 use serde::Serialize;
 
 use crate::cli::Format;
@@ -172,21 +173,15 @@ fn fitting(head: &[&str], optional: &[&str], widths: &[usize], width: usize) -> 
     kept
 }
 
-/// Replaces control characters: devices and nodes choose these texts, and an escape sequence could move the cursor.
+/// Marks characters that hide or reorder text: devices and nodes choose these texts, and an escape sequence could move
+/// the cursor.
 pub(crate) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    text::visible(text).into_owned()
 }
 
-/// Quotes a cell that a spreadsheet would run as a formula: devices choose these texts.
+/// The cell of a CSV file. A spreadsheet must not run it as a formula.
 pub(crate) fn inert(cell: &str) -> String {
-    let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    if formula {
-        format!("'{cell}")
-    } else {
-        cell.to_owned()
-    }
+    text::cell(cell).into_owned()
 }
 
 #[cfg(test)]
@@ -205,7 +200,8 @@ mod tests {
     fn texts_of_devices_contain_no_formulas_and_no_control_characters() {
         assert_eq!(inert("=HYPERLINK(\"x\")"), "'=HYPERLINK(\"x\")");
         assert_eq!(inert("S19 Pro"), "S19 Pro");
-        assert_eq!(plain("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
+        assert_eq!(inert("\t=1"), "\u{fffd}=1");
+        assert_eq!(plain("a\u{1b}[2Jb\u{202e}"), "a\u{fffd}[2Jb\u{fffd}");
     }
 
     #[test]

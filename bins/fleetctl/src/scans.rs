@@ -210,6 +210,7 @@ pub(crate) fn ledger(out: &mut impl Write, ledger: &Ledger) -> io::Result<()> {
     table.add_row(["duration".to_owned(), times::duration(ledger.elapsed_ms)]);
     writeln!(out, "{table}")?;
     for (what, reasons) in [
+        ("identified", &ledger.owned_elsewhere_reasons),
         ("skipped", &ledger.skipped_reasons),
         ("rejected", &ledger.rejected_reasons),
     ] {

@@ -165,10 +165,10 @@ pub(crate) enum AdminCommand {
     /// a one-time password and prints it on standard output.
     CreateOperator {
         /// Name of the organization.
-        #[arg(long)]
+        #[arg(long, value_parser = fleet_core::text::name)]
         org: String,
         /// E-mail of the operator.
-        #[arg(long)]
+        #[arg(long, value_parser = fleet_core::text::name)]
         email: String,
         /// viewer (reads), operator (manages nodes, scans and pairing) or admin (everything).
         #[arg(long)]

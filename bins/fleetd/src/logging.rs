@@ -1,5 +1,6 @@
 //! Logging to standard error.
 
+use fleet_wire::VisibleWriter;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -16,13 +17,13 @@ pub(crate) fn start(log: &Log, fallback: Option<&str>) -> Result<(), ConfigError
     let text = log.filter.as_deref().or(fallback).unwrap_or(DEFAULT_FILTER);
     let filter = EnvFilter::try_new(text)
         .map_err(|error| ConfigError::new(format!("log is `{text}`: {error}; use a level such as debug, or directives such as info,fleet_server=debug")))?;
+    let colors =
+        log.format == LogFormat::Text && std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(move || VisibleWriter::with_colors(std::io::stderr(), colors));
     match log.format {
-        LogFormat::Text => lines
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .init(),
+        LogFormat::Text => lines.with_ansi(colors).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
     Ok(())

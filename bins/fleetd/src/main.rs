@@ -67,7 +67,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "fleetd: {error:#}");
+    let mut out = fleet_wire::VisibleWriter::new(std::io::stderr());
+    let _ = writeln!(out, "fleetd: {error:#}");
     if error.is::<config::ConfigError>() {
         return USAGE.into();
     }

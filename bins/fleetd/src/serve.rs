@@ -1,6 +1,6 @@
 //! `fleetd serve` and `fleetd migrate`: open the database, bind the port, run until a signal.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use fleet_core::AddressPolicy;
@@ -40,6 +40,10 @@ impl std::fmt::Display for BindError {
 }
 
 impl std::error::Error for BindError {}
+
+/// How long requests may continue after the port has closed. Streams have ended before. The next server can listen only
+/// after that time.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let config = config::serve(args)?;
@@ -146,7 +150,10 @@ fn listener_config(config: &Serve, descriptors: usize) -> Result<ListenerConfig>
             ListenerConfig::tls(identity)
         }
     };
-    listening.exempt.extend(&config.trusted_proxies);
+    listening
+        .trusted_proxies
+        .clone_from(&config.trusted_proxies);
+    listening.drain = LAST_REQUESTS;
     let listening = listening.within_descriptors(descriptors);
     tracing::info!(
         most = listening.max_connections,

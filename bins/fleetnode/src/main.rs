@@ -38,7 +38,8 @@ fn main() -> ExitCode {
     }
     let result = logging::start(&cli.log).and_then(|()| start(cli));
     result.unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "fleetnode: {error:#}");
+        let mut out = fleet_wire::VisibleWriter::new(io::stderr());
+        let _ = writeln!(out, "fleetnode: {error:#}");
         exit::code(&error).into()
     })
 }

@@ -397,6 +397,8 @@ impl Screen {
         Ledger {
             targets: summary.targets.len() as u64 + before,
             identified: count(TargetOutcome::Identified),
+            owned_elsewhere: 0,
+            owned_elsewhere_reasons: Vec::new(),
             unidentified: count(TargetOutcome::Unidentified),
             refused: count(TargetOutcome::Refused),
             silent: count(TargetOutcome::Silent),

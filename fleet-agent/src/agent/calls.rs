@@ -25,6 +25,8 @@ use crate::{
 
 /// Time limit of a heartbeat. The next one is due after 30 s.
 const HEARTBEAT: Duration = Duration::from_secs(20);
+/// Longest reason of a halt on the wire, in characters.
+const HALT_REASON: usize = 512;
 
 /// Calls in progress: at most a handshake, a heartbeat and an upload.
 #[derive(Debug, Default)]
@@ -69,12 +71,19 @@ impl Calls {
         self.spawn(work, || CallResult::Handshake(Err(HandshakeFailure::Other)));
     }
 
-    /// Starts a heartbeat.
-    pub(super) fn heartbeat(&mut self, client: &FleetNodeGatewayClient, session: &Session) {
+    /// Starts a heartbeat, which reports whether the node is halted.
+    pub(super) fn heartbeat(
+        &mut self,
+        client: &FleetNodeGatewayClient,
+        session: &Session,
+        halt: Option<String>,
+    ) {
         let (client, options) = (client.clone(), session.options().timeout(HEARTBEAT));
         let work = async move {
             let request = UploadHeartbeatRequest {
                 sent_at: Some(now()),
+                halted: Some(halt.is_some()),
+                halt_reason: halt.unwrap_or_default().chars().take(HALT_REASON).collect(),
             };
             CallResult::Heartbeat(match client.upload_heartbeat(&request, options).await {
                 Ok(answer) => Ok(answer.received_at),

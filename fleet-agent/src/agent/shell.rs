@@ -173,7 +173,10 @@ impl Shell {
                     .handshake(&self.agent.client, &self.agent.state, self.clock)
             }
             link::Output::Heartbeat => match &self.session {
-                Some(session) => self.calls.heartbeat(&self.agent.client, session),
+                Some(session) => {
+                    let halt = self.agent.options.halt.borrow().clone();
+                    self.calls.heartbeat(&self.agent.client, session, halt);
+                }
                 None => self
                     .link
                     .heartbeat_done(now(), Err(link::HeartbeatFailure::Other)),

@@ -59,6 +59,8 @@ pub(crate) struct Seen {
     pub(crate) completed: usize,
     /// The reports that were accepted, in order.
     pub(crate) reports: Vec<ReportDiscoveredDevicesRequest>,
+    /// The last halt in a heartbeat, or that there is none.
+    pub(crate) halt: Option<Option<String>>,
     /// The results of pairing that were accepted, in order.
     pub(crate) paired: Vec<FleetNodePairResult>,
 }
@@ -363,8 +365,12 @@ impl FleetNodeGatewayService for Script {
     async fn upload_heartbeat(
         &self,
         _: Context,
-        _: UploadHeartbeatRequest,
+        request: UploadHeartbeatRequest,
     ) -> Result<Reply<UploadHeartbeatResponse>, RpcError> {
+        if let Some(halted) = request.halted {
+            let halt = halted.then_some(request.halt_reason);
+            self.seen.send_modify(|seen| seen.halt = Some(halt));
+        }
         match self.behavior().heartbeat.clone() {
             Some(error) => Err(error),
             None => Ok(UploadHeartbeatResponse {

@@ -106,7 +106,11 @@ async fn a_halt_stops_the_scan_and_refuses_commands_until_resume() {
     stream.discover("slow", &addresses, &ports);
     let rows = |seen: &Seen| seen.rows().count();
     gateway.wait_for("a device", |seen| rows(seen) > 0).await;
+    let not_halted = |seen: &Seen| seen.halt == Some(None);
+    gateway.wait_for("a heartbeat", not_halted).await;
     halt_tx.send_replace(Some("new switch".to_owned()));
+    let halted = |seen: &Seen| seen.halt == Some(Some("new switch".to_owned()));
+    gateway.wait_for("the halt in a heartbeat", halted).await;
     let ack = within("the ack", stream.ack()).await;
     assert_eq!(AckCode::from_number(ack.code), AckCode::Partial);
     assert!(ack.error_message.contains("halted"), "{ack:?}");
@@ -119,6 +123,7 @@ async fn a_halt_stops_the_scan_and_refuses_commands_until_resume() {
     assert!(ack.error_message.contains("fleetnode resume"), "{ack:?}");
 
     halt_tx.send_replace(None);
+    gateway.wait_for("its end in a heartbeat", not_halted).await;
     stream.discover("again", &addresses[..1], &ports);
     let ack = within("the ack", stream.ack()).await;
     assert_eq!(AckCode::from_number(ack.code), AckCode::Ok, "{ack:?}");

@@ -1,4 +1,4 @@
-//! Cuts a selection into chunks for the node, with their scopes, and estimates the duration.
+//! Cuts a selection into chunks for the node, with their scopes.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -10,24 +10,16 @@ use super::{
     select::{Selection, TargetGroup},
 };
 use crate::{
-    AddressList, HostName, LOCAL_SUBNET, NodeProfile, Scope, ScopeKind, Target, scope::ScopePorts,
+    AddressList, HostName, LOCAL_SUBNET, NodeProfile, Scope, ScopeKind, Target,
+    estimate::{UPSTREAM_DEFAULT_PORTS, distinct, within},
+    scope::ScopePorts,
 };
 
-/// Number of probes that an upstream node runs in parallel.
-const UPSTREAM_PROBES: u64 = 32;
-/// Seconds after which an upstream node gives up on an address.
-const UPSTREAM_TIMEOUT: u64 = 10;
 /// Probes of a list that an upstream node finishes within its ten minutes if nothing answers, with a sixth in
 /// reserve. A node that takes longer reports nothing at all, because it uploads at the end.
 const UPSTREAM_LIST_PROBES: usize = 1_600;
-/// Ports that drivers of upstream nodes are known to probe: 80, 443 and 4028.
-const UPSTREAM_DEFAULT_PORTS: u64 = 3;
 /// Shortest run of addresses that is sent as a range. Each range takes a command of its own.
 const SHORTEST_SPAN: usize = 8;
-/// Time that the last probes of a command wait without an answer.
-const TIMEOUT: Duration = Duration::from_secs(1);
-/// Assumed size of a subnet that the node selects.
-const ASSUMED_SUBNET: u64 = 254;
 
 pub(super) fn build(selection: Selection, ports: Vec<Port>, node: &NodeProfile) -> Plan {
     let Selection {
@@ -53,6 +45,7 @@ pub(super) fn build(selection: Selection, ports: Vec<Port>, node: &NodeProfile) 
         .cut(&group);
     }
     let targets = scanned(&group) + skipped.iter().map(|tally| tally.count).sum::<u64>();
+    notes.extend(policy_notes(&chunks, &ports, node));
     let open_scope = chunks
         .iter()
         .any(|chunk| chunk.scope.kind() == ScopeKind::Open);
@@ -60,7 +53,7 @@ pub(super) fn build(selection: Selection, ports: Vec<Port>, node: &NodeProfile) 
     Plan {
         targets,
         skipped,
-        estimate: estimate(&group, &ports, chunks.len(), node),
+        estimate: Duration::ZERO,
         ports,
         chunks,
         notes,
@@ -260,33 +253,6 @@ fn scanned(group: &TargetGroup) -> u64 {
     }
 }
 
-/// Estimates the duration if no address answers.
-fn estimate(group: &TargetGroup, ports: &[Port], commands: usize, node: &NodeProfile) -> Duration {
-    let targets = match group {
-        // Only hosts that announce the service are dialed.
-        TargetGroup::Announcing { listening, .. } => return listening.time + TIMEOUT,
-        TargetGroup::LocalSubnet => ASSUMED_SUBNET,
-        TargetGroup::Listed { .. }
-        | TargetGroup::Written { .. }
-        | TargetGroup::Aimed { .. }
-        | TargetGroup::Named(_)
-        | TargetGroup::Announced(_) => scanned(group),
-    };
-    let ports = match (ports.len(), node.default_ports.len()) {
-        (0, 0) => UPSTREAM_DEFAULT_PORTS,
-        (0, defaults) => defaults as u64,
-        (given, _) => given as u64,
-    };
-    let probes = targets * ports;
-    if node.big_commands {
-        let rate = f64::from(limits::DEFAULT_RATE);
-        let commands = u32::try_from(commands).unwrap_or(u32::MAX);
-        Duration::from_secs_f64(probes as f64 / rate) + TIMEOUT.saturating_mul(commands)
-    } else {
-        Duration::from_secs(probes.div_ceil(UPSTREAM_PROBES) * UPSTREAM_TIMEOUT)
-    }
-}
-
 /// Hints on unexpected properties of the commands and their scopes.
 fn notes_on(group: &TargetGroup, ports: &[Port], node: &NodeProfile) -> Vec<String> {
     let mut notes = Vec::new();
@@ -319,6 +285,53 @@ fn notes_on(group: &TargetGroup, ports: &[Port], node: &NodeProfile) -> Vec<Stri
         ));
     }
     notes
+}
+
+/// Hints on what the policy of the node's site removes from the commands.
+fn policy_notes(chunks: &[Chunk], ports: &[Port], node: &NodeProfile) -> Vec<String> {
+    let texts = |ports: Vec<&Port>| {
+        let texts: Vec<String> = ports.iter().map(ToString::to_string).collect();
+        texts.join(", ")
+    };
+    let mut notes = Vec::new();
+    let denied: Vec<&Port> = node.denied_ports.iter().collect();
+    let requested: Vec<&Port> = ports
+        .iter()
+        .filter(|port| node.denied_ports.contains(port))
+        .collect();
+    if !requested.is_empty() {
+        notes.push(format!(
+            "the node's site denies these ports, and the node refuses a command with them: {}",
+            texts(requested)
+        ));
+    } else if ports.is_empty() && !denied.is_empty() {
+        notes.push(format!(
+            "the node's site denies these ports, so they are not scanned: {}",
+            texts(denied)
+        ));
+    }
+    if let Some((count, example)) = outside(chunks.iter().map(|chunk| &chunk.scope), node) {
+        notes.push(format!(
+            "the node skips {count} addresses outside the networks that its site allows, first {example}"
+        ));
+    }
+    notes
+}
+
+/// The number of addresses outside the networks that the node's site allows, and the first one.
+fn outside<'a>(
+    scopes: impl Iterator<Item = &'a Scope>,
+    node: &NodeProfile,
+) -> Option<(u64, IpAddr)> {
+    if node.allowed_networks.is_empty() {
+        return None;
+    }
+    let lists = distinct(scopes.map(Scope::address_list));
+    let is_outside = |ip: &IpAddr| !node.allowed_networks.iter().any(|one| one.contains(*ip));
+    let example = lists.iter().flat_map(AddressList::iter).find(is_outside)?;
+    let all: u64 = lists.iter().map(AddressList::len).sum();
+    let inside = within(&lists, &node.allowed_networks);
+    Some((all.saturating_sub(inside), example))
 }
 
 fn unpinned() -> String {

@@ -33,6 +33,7 @@ fn ours() -> NodeProfile {
         local_subnets: &texts(&["10.77.0.0/22"]),
         max_targets: 16_384,
         max_ports: 64,
+        ..Announcement::default()
     })
 }
 
@@ -572,9 +573,45 @@ fn the_estimate_is_that_of_dark_space() {
         seconds(target("10.0.0.0/22"), &["80"], &NodeProfile::upstream()),
         320
     );
-    // 65,534 probes at 5,000 per second, plus the last timeouts of four commands.
-    assert_eq!(seconds(target("10.0.0.0/16"), &["80"], &ours()), 17);
-    assert_eq!(seconds(target("10.0.0.0/16"), &[], &ours()), 43);
+    // 65,534 targets, each port twice at 5,000 per second, and the tails of four commands.
+    assert_eq!(seconds(target("10.0.0.0/16"), &["80"], &ours()), 31);
+    assert_eq!(seconds(target("10.0.0.0/16"), &[], &ours()), 85);
+}
+
+#[test]
+fn the_policy_of_the_site_is_named_before_the_scan() {
+    let node = NodeProfile::announced(Announcement {
+        capabilities: &texts(&["big-commands"]),
+        default_ports: &texts(&["80"]),
+        denied_ports: &texts(&["22", "23"]),
+        allowed_networks: &texts(&["10.0.0.0/24", "10.0.0.0/25"]),
+        max_targets: 16_384,
+        max_ports: 64,
+        ..Announcement::default()
+    });
+    for (text, ports, notes) in [
+        ("10.0.0.0/24", &["80"][..], &[][..]),
+        (
+            "10.0.0.0/24",
+            &[],
+            &["the node's site denies these ports, so they are not scanned: 22, 23"],
+        ),
+        (
+            "10.0.0.0/24",
+            &["22", "80"],
+            &["the node's site denies these ports, and the node refuses a command with them: 22"],
+        ),
+        (
+            "10.0.0.0/23",
+            &["80"],
+            &[
+                "the node skips 255 addresses outside the networks that its site allows, first 10.0.1.0",
+            ],
+        ),
+    ] {
+        let plan = planned(target(text), ports, &node);
+        assert_eq!(plan.notes, notes, "{text} {ports:?}");
+    }
 }
 
 #[test]

@@ -61,6 +61,9 @@ proptest! {
         let names: std::collections::BTreeSet<String> =
             chunks.iter().flat_map(|(scope, ..)| scope.names_without_address().map(|(name, _)| name.to_string())).collect();
         let left_out: u64 = skipped.iter().map(|tally| tally.count).sum();
+        let owned_elsewhere: std::collections::BTreeMap<IpAddr, String> =
+            known.iter().step_by(3).map(|ip| (*ip, "belongs to node 2 (barn)".to_owned())).collect();
+        let elsewhere = owned_elsewhere.keys().filter(|ip| !devices.contains(ip)).count() as u64;
         let facts = LedgerFacts {
             skipped: &skipped,
             chunks: chunks
@@ -68,6 +71,7 @@ proptest! {
                 .map(|(scope, outcomes, grade)| ChunkFacts { scope, outcomes: outcomes.as_deref(), grade: *grade })
                 .collect(),
             devices,
+            owned_elsewhere,
             accepted,
             rejected: &rejected,
             first_device_ms: None,
@@ -76,6 +80,7 @@ proptest! {
         let ledger = settle(facts);
         prop_assert!(ledger.adds_up(), "{ledger:?}");
         prop_assert_eq!(ledger.identified, identified);
+        prop_assert_eq!(ledger.owned_elsewhere, elsewhere);
         prop_assert_eq!(ledger.targets, (known.len() + names.len()) as u64 + left_out);
         prop_assert_eq!(ledger.accepted, accepted);
     }

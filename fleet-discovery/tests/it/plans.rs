@@ -36,6 +36,7 @@ fn node() -> impl Strategy<Value = NodeProfile> {
                 ],
                 max_targets,
                 max_ports,
+                ..Announcement::default()
             })
         });
     prop_oneof![Just(NodeProfile::upstream()), ours]

@@ -68,6 +68,7 @@ fn a_node_pairs_what_it_found_or_what_is_bound_to_it() {
         owner: Some(HERE),
         status: PairingStatus::Unpaired,
         has_endpoint: true,
+        claimed_from: None,
     };
     let cases = [
         (candidate, Ok(())),
@@ -89,6 +90,22 @@ fn a_node_pairs_what_it_found_or_what_is_bound_to_it() {
             PairCandidate {
                 binding: Binding::Node(HERE),
                 owner: Some(THERE),
+                ..candidate
+            },
+            Ok(()),
+        ),
+        // Credentials wait until an operator has confirmed a claim by binding the device.
+        (
+            PairCandidate {
+                claimed_from: Some(THERE),
+                ..candidate
+            },
+            Err(NotPairable::Claimed(THERE)),
+        ),
+        (
+            PairCandidate {
+                claimed_from: Some(THERE),
+                binding: Binding::Node(HERE),
                 ..candidate
             },
             Ok(()),
@@ -128,6 +145,7 @@ fn all_unpaired_leaves_out_the_paired_and_without_a_password_what_wants_one() {
             owner: Some(HERE),
             status,
             has_endpoint: true,
+            claimed_from: None,
         };
         let expected = |with_password: bool| match status {
             PairingStatus::Paired | PairingStatus::DefaultPassword => Err(NotPairable::Paired),

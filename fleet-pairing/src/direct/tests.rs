@@ -316,9 +316,12 @@ proptest! {
             endpoint: Some(report.endpoint),
             owner: None,
             owner_live: false,
+            site: None,
             binding: Binding::Free,
             facts: report.facts.clone(),
             kept_apart: Vec::new(),
+            shared: false,
+            seen_at: None,
         };
         let node = NodeId(node);
         let identifier = report.identifier(node);

@@ -24,6 +24,18 @@ fn all(inventory: &Inventory) -> Vec<DeviceRecord> {
     inventory.records().cloned().collect()
 }
 
+/// The same records in the next scan.
+fn next_scan(inventory: &Inventory) -> Inventory {
+    let unseen = |record| DeviceRecord {
+        seen_at: None,
+        ..record
+    };
+    Inventory {
+        created: inventory.created,
+        ..Inventory::new(all(inventory).into_iter().map(unseen))
+    }
+}
+
 const MAC: &str = "02:00:5e:10:00:01";
 const MAC_2: &str = "02:00:5e:10:00:02";
 
@@ -138,7 +150,9 @@ fn a_row_looks_at_few_records_however_many_there_are() {
     for n in 0..1_024 {
         inventory.decide(ME.into(), &at(n, &mac(n))).expect("new");
     }
-    // Every device has moved to the next address: each row names one record and displaces another.
+    // The next scan finds that every device has moved to the next address: each row names one record and displaces
+    // another.
+    let mut inventory = next_scan(&inventory);
     for n in 0..1_024 {
         let moved = at((n + 1) % 1_024, &mac(n));
         let identifier = moved.identifier(ME);
@@ -154,6 +168,135 @@ fn a_row_looks_at_few_records_however_many_there_are() {
         (inventory.records().count(), endpoints.len()),
         (1_024, 1_024)
     );
+}
+
+fn report_at(ip: &str, mac: &str, serial: &str) -> DeviceReport {
+    DeviceReport::parse(RawDeviceReport {
+        identifier: "x",
+        ip,
+        port: "80",
+        driver: "antminer",
+        mac,
+        serial,
+        ..RawDeviceReport::default()
+    })
+    .expect("well-formed")
+}
+
+/// Decides rows of address, MAC and serial. Returns the number of warnings.
+fn decide_all(inventory: &mut Inventory, rows: &[(&str, &str, &str)]) -> usize {
+    rows.iter()
+        .map(|(ip, mac, serial)| {
+            let report = report_at(ip, mac, serial);
+            let planned = inventory.decide(ME.into(), &report).expect("its own");
+            planned.shared.len()
+        })
+        .sum()
+}
+
+/// The address of each record, in the order of creation.
+fn addresses(inventory: &Inventory) -> Vec<(DeviceId, String)> {
+    let mut records = all(inventory);
+    records.sort_by_key(|record| -record.id.0);
+    let address = |record: DeviceRecord| {
+        let ip = record.endpoint.map(|endpoint| endpoint.ip.to_string());
+        (record.id, ip.unwrap_or_default())
+    };
+    records.into_iter().map(address).collect()
+}
+
+#[test]
+fn a_mac_at_two_addresses_of_one_scan_is_two_devices_and_stays_two() {
+    let first = ("10.0.0.7", MAC, "");
+    let second = ("10.0.0.8", MAC, "");
+    let mut inventory = Inventory::default();
+    assert_eq!(decide_all(&mut inventory, &[first, second]), 1);
+    let devices = addresses(&inventory);
+    assert_eq!(devices.len(), 2);
+    // The order of the answers differs in each scan. Nothing moves.
+    for order in [[second, first], [first, second], [second, first]] {
+        inventory = next_scan(&inventory);
+        assert_eq!(decide_all(&mut inventory, &order), 1);
+        assert_eq!(addresses(&inventory), devices);
+    }
+    // A third clone is a third device.
+    decide_all(&mut inventory, &[("10.0.0.9", MAC, "")]);
+    assert_eq!(addresses(&inventory).len(), 3);
+}
+
+#[test]
+fn a_serial_tells_devices_with_one_mac_apart_wherever_they_are() {
+    let mut inventory = Inventory::default();
+    let clones = [("10.0.0.7", MAC, "A1"), ("10.0.0.8", MAC, "B2")];
+    assert_eq!(decide_all(&mut inventory, &clones), 1);
+    let names: Vec<_> = all(&inventory)
+        .iter()
+        .map(|record| record.identifier.to_string())
+        .collect();
+    assert!(names.contains(&"serial:B2".to_owned()), "{names:?}");
+    inventory = next_scan(&inventory);
+    decide_all(&mut inventory, &[("10.0.0.20", MAC, "B2")]);
+    assert_eq!(addresses(&inventory).len(), 2);
+    // A serial at two addresses is no identity either.
+    assert_eq!(decide_all(&mut inventory, &[("10.0.0.21", MAC, "B2")]), 2);
+    assert_eq!(addresses(&inventory).len(), 3);
+}
+
+#[test]
+fn a_device_that_moves_between_scans_or_answers_on_ipv6_too_is_one() {
+    let mut inventory = Inventory::default();
+    let rows = [("10.0.0.7", MAC, ""), ("fd00::7", MAC, "")];
+    assert_eq!(decide_all(&mut inventory, &rows), 0);
+    inventory = next_scan(&inventory);
+    assert_eq!(decide_all(&mut inventory, &[("10.0.0.8", MAC, "")]), 0);
+    assert_eq!(addresses(&inventory).len(), 1);
+}
+
+#[test]
+fn a_known_device_is_not_mistaken_for_a_clone_at_its_address() {
+    let mut inventory = Inventory::default();
+    decide_all(
+        &mut inventory,
+        &[("10.0.0.8", MAC_2, ""), ("10.0.0.7", MAC, "")],
+    );
+    inventory = next_scan(&inventory);
+    let clones = [("10.0.0.7", MAC, ""), ("10.0.0.8", MAC, "")];
+    assert_eq!(decide_all(&mut inventory, &clones), 1);
+    let displaced = all(&inventory).into_iter().find(|record| {
+        record
+            .identifier
+            .to_string()
+            .eq_ignore_ascii_case(&format!("mac:{MAC_2}"))
+    });
+    assert_eq!(displaced.and_then(|record| record.endpoint), None);
+    assert_eq!(addresses(&inventory).len(), 3);
+}
+
+#[test]
+fn nodes_that_share_a_site_keep_one_inventory_and_its_finders() {
+    let [first, second] = [1, 2].map(|node| Reporter {
+        node: NodeId(node),
+        site: SiteId(1),
+        replaces: None,
+    });
+    let mut inventory = Inventory::default();
+    let found = inventory
+        .decide(first, &report("", "80", "S19"))
+        .expect("new");
+    let seen = inventory
+        .decide(second, &report("", "80", "S19"))
+        .expect("known");
+    assert_eq!((found.device, found.owner), (seen.device, first.node));
+    assert_eq!(seen.owner, first.node, "the node that found it keeps it");
+    // A binding decides whose device it is.
+    inventory.change(found.device, |record| {
+        record.binding = Binding::Node(second.node)
+    });
+    let bound = inventory
+        .decide(second, &report("", "80", "S19"))
+        .expect("known");
+    assert_eq!(bound.owner, second.node);
+    assert_eq!(all(&inventory).len(), 1);
 }
 
 proptest! {
@@ -180,7 +323,7 @@ proptest! {
         for (at, record) in records.iter().enumerate() {
             for other in &records[at + 1..] {
                 prop_assert_ne!(record.id, other.id);
-                prop_assert!(record.endpoint.is_none() || (record.owner, record.endpoint) != (other.owner, other.endpoint));
+                prop_assert!(record.endpoint.is_none() || (record.site, record.endpoint) != (other.site, other.endpoint));
 prop_assert_ne!(&record.identifier, &other.identifier);
             }
         }

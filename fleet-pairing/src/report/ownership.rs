@@ -1,5 +1,5 @@
-//! The table of all cases: reporter, owner, binding, whether the owner is enrolled, kind of identity, and
-//! replacement.
+//! The table of all cases: reporter, owner, binding, whether the owner is enrolled, site, endpoint, kind of identity,
+//! and replacement.
 
 use std::collections::BTreeSet;
 
@@ -14,12 +14,22 @@ const OTHER: NodeId = NodeId(2);
 const THIRD: NodeId = NodeId(3);
 const DEAD: NodeId = NodeId(4);
 const PREDECESSOR: NodeId = NodeId(5);
+const MATE: NodeId = NodeId(6);
+const DEAD_MATE: NodeId = NodeId(7);
+const HERE: &str = "10.0.0.7";
+const AWAY: &str = "10.0.0.8";
+/// The site of the reporter and its mates. Each other node has a site of its own.
+const MY_SITE: SiteId = SiteId(1);
 const KINDS: [&str; 3] = ["mac", "serial", "auto"];
 
 fn report(kind: &str) -> DeviceReport {
+    report_at(kind, HERE)
+}
+
+fn report_at(kind: &str, ip: &str) -> DeviceReport {
     DeviceReport::parse(RawDeviceReport {
         identifier: "auto:0000000000000000",
-        ip: "10.0.0.7",
+        ip,
         port: "4028",
         driver: "antminer",
         model: "S19",
@@ -34,13 +44,22 @@ fn report(kind: &str) -> DeviceReport {
     .expect("well-formed")
 }
 
-fn record(owner: &str, bound: &str, kind: &str) -> DeviceRecord {
-    let report = report(kind);
+fn record(owner: &str, bound: &str, at: &str, kind: &str) -> DeviceRecord {
+    let report = report_at(
+        kind,
+        match at {
+            "here" => HERE,
+            "away" => AWAY,
+            word => panic!("no such endpoint: {word}"),
+        },
+    );
     let (owner, live) = match owner {
         "me" => (Some(ME), true),
         "other" => (Some(OTHER), true),
         "dead" => (Some(DEAD), false),
         "predecessor" => (Some(PREDECESSOR), false),
+        "mate" => (Some(MATE), true),
+        "dead-mate" => (Some(DEAD_MATE), false),
         "server" => (None, false),
         word => panic!("no such owner: {word}"),
     };
@@ -58,20 +77,28 @@ fn record(owner: &str, bound: &str, kind: &str) -> DeviceRecord {
         endpoint: Some(report.endpoint),
         owner,
         owner_live: live,
+        site: owner.map(|owner| match owner {
+            ME | MATE | DEAD_MATE => MY_SITE,
+            other => SiteId(other.0),
+        }),
         binding,
         facts: report.facts,
         kept_apart: Vec::new(),
+        shared: false,
+        seen_at: None,
     }
 }
 
+const REPORTER: Reporter = Reporter {
+    node: ME,
+    site: MY_SITE,
+    replaces: Some(PREDECESSOR),
+};
+
 fn outcome(record: &DeviceRecord, kind: &str) -> &'static str {
-    let reporter = Reporter {
-        node: ME,
-        replaces: Some(PREDECESSOR),
-    };
     let report = report(kind);
     let identifier = report.identifier(ME);
-    match decide_report(reporter, &report, &identifier, &[record]) {
+    match decide_report(REPORTER, &report, &identifier, &[record]) {
         ReportDecision::Create {
             endpoint_taken_from,
         } => {
@@ -86,7 +113,8 @@ fn outcome(record: &DeviceRecord, kind: &str) -> &'static str {
         } => {
             assert!(merges.is_empty() && endpoint_taken_from.is_empty());
             match rekey {
-                None => "updated",
+                None if record.owner_after(ME) == ME => "updated",
+                None => "kept",
                 Some(rekey) => {
                     assert_eq!(
                         (rekey.to, rekey.reason),
@@ -98,6 +126,7 @@ fn outcome(record: &DeviceRecord, kind: &str) -> &'static str {
         }
         ReportDecision::Refuse(refused) => match refused.reason {
             RejectReason::OwnedByOtherNode => "owned",
+            RejectReason::OwnedByRevokedNode => "revoked",
             RejectReason::BoundToOtherNode => "bound",
             RejectReason::PairedByServer => "paired",
             RejectReason::Unattributed => "unattributed",
@@ -124,26 +153,34 @@ fn whose_device_it_is_in_every_case() {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
     {
         let words: Vec<_> = line.split_whitespace().collect();
-        let [owner, bound, outcomes @ ..] = &words[..] else {
+        let [owner, bound, at, outcomes @ ..] = &words[..] else {
             panic!("not a case: {line}")
         };
-        assert!(cases.insert((*owner, *bound)), "{line} is there twice");
+        assert!(cases.insert((*owner, *bound, *at)), "{line} is there twice");
         assert_eq!(outcomes.len(), KINDS.len(), "{line}");
         for (kind, expected) in KINDS.into_iter().zip(outcomes) {
-            let record = record(owner, bound, kind);
+            let record = record(owner, bound, at, kind);
             assert_eq!(&outcome(&record, kind), expected, "{kind}: {line}");
         }
     }
     // A record of a node is bound to that node or to a third one. A record without owner cannot be bound to its
     // owner.
-    assert_eq!(cases.len(), 5 * 5 - 2, "a case is missing");
+    let of_other_sites = cases
+        .iter()
+        .filter(|(owner, _, at)| *at == "here" && !owner.ends_with("mate"));
+    assert_eq!(of_other_sites.count(), 5 * 5 - 2, "a case is missing");
 }
 
 #[test]
 fn records_are_not_claimed_by_identifier_alone() {
     for kind in KINDS {
-        for (owner, bound) in [("other", "nobody"), ("server", "nobody"), ("dead", "third")] {
-            let known = record(owner, bound, kind);
+        for (owner, bound, at) in [
+            ("other", "nobody", "here"),
+            ("server", "nobody", "here"),
+            ("dead", "third", "here"),
+            ("dead", "nobody", "away"),
+        ] {
+            let known = record(owner, bound, at, kind);
             let taken = outcome(&known, kind);
             assert!(
                 !matches!(taken, "updated" | "inherited"),
@@ -152,7 +189,7 @@ fn records_are_not_claimed_by_identifier_alone() {
         }
     }
     // The server recomputes an `auto:` identifier that a node copied from another node.
-    let theirs = record("other", "nobody", "auto");
+    let theirs = record("other", "nobody", "here", "auto");
     let report = DeviceReport {
         sent_identifier: theirs.identifier.to_string(),
         ..report("auto")
@@ -165,4 +202,46 @@ fn records_are_not_claimed_by_identifier_alone() {
             endpoint_taken_from: vec![]
         }
     );
+}
+
+#[test]
+fn a_record_of_a_revoked_node_passes_on_for_a_stated_reason() {
+    let claim = |owner, bound, at| {
+        let known = record(owner, bound, at, "mac");
+        known.claim(REPORTER, report("mac").endpoint)
+    };
+    for (owner, bound, at, from, basis) in [
+        ("dead", "nobody", "here", DEAD, ClaimBasis::Endpoint),
+        ("dead", "me", "away", DEAD, ClaimBasis::Binding),
+        ("dead-mate", "nobody", "away", DEAD_MATE, ClaimBasis::Site),
+        (
+            "predecessor",
+            "nobody",
+            "away",
+            PREDECESSOR,
+            ClaimBasis::Replacement,
+        ),
+        (
+            "predecessor",
+            "nobody",
+            "here",
+            PREDECESSOR,
+            ClaimBasis::Replacement,
+        ),
+    ] {
+        assert_eq!(
+            claim(owner, bound, at),
+            Some(Claim { from, basis }),
+            "{owner} {bound} {at}"
+        );
+    }
+    for (owner, at) in [
+        ("dead", "away"),
+        ("me", "here"),
+        ("mate", "here"),
+        ("other", "here"),
+        ("server", "here"),
+    ] {
+        assert_eq!(claim(owner, "nobody", at), None, "{owner} {at}");
+    }
 }

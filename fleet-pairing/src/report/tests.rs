@@ -48,9 +48,12 @@ fn record(id: i64, identifier: &str) -> DeviceRecord {
         endpoint: Some(report.endpoint),
         owner: Some(ME),
         owner_live: true,
+        site: Some(SiteId(ME.0)),
         binding: Binding::Free,
         facts: report.facts,
         kept_apart: Vec::new(),
+        shared: false,
+        seen_at: None,
     }
 }
 
@@ -66,6 +69,7 @@ fn owned(owner: Option<NodeId>, live: bool, record: DeviceRecord) -> DeviceRecor
     DeviceRecord {
         owner,
         owner_live: live,
+        site: owner.map(|owner| SiteId(owner.0)),
         ..record
     }
 }
@@ -251,8 +255,14 @@ fn two_records_of_one_device_become_one() {
     check(MAC, &[weak(), strong()], "update 2 merges 1");
     check(
         MAC,
-        &[weak(), owned(Some(OTHER), false, strong())],
+        &[weak(), owned(Some(OTHER), false, record(2, MAC))],
         "update 2 merges 1",
+    );
+    // A MAC alone is no claim to a record of a revoked node.
+    check(
+        MAC,
+        &[weak(), owned(Some(OTHER), false, strong())],
+        "owned by a revoked node",
     );
     // A record with the serial that the device shows beside its MAC is the same device too.
     let both = format!("{MAC} {SERIAL}");
@@ -319,8 +329,8 @@ fn devices_separated_by_an_operator_stay_separate_until_new_evidence() {
 #[test]
 fn a_replacement_takes_over_what_the_dead_node_knew_of_the_place_and_type() {
     let heir = Reporter {
-        node: ME,
         replaces: Some(OTHER),
+        ..ME.into()
     };
     let theirs = || owned(Some(OTHER), false, auto_of(OTHER, "S19", record(1, "auto")));
     let auto = report("", "S19").identifier(ME);
@@ -386,6 +396,47 @@ fn a_record_that_may_not_be_written_keeps_its_endpoint() {
     );
 }
 
+fn mate(record: DeviceRecord) -> DeviceRecord {
+    DeviceRecord {
+        site: Some(SiteId(ME.0)),
+        ..owned(Some(OTHER), true, record)
+    }
+}
+
+#[test]
+fn nodes_of_one_site_have_one_record_for_a_device() {
+    // The hash has the id of the other node in it. The endpoint in the shared site says that it is the same device.
+    let theirs = || mate(auto_of(OTHER, "S19", record(1, "auto")));
+    check("", &[theirs()], "update 1");
+    check(MAC, &[theirs()], &format!("update 1 as {MAC}"));
+    check("", &[mate(record(1, MAC))], "update 1");
+    check(MAC, &[mate(at(ELSEWHERE, record(1, MAC)))], "update 1");
+    // The records from before the nodes shared a site become one.
+    check("", &[theirs(), record(2, "auto")], "update 1 merges 2");
+    check(
+        MAC,
+        &[theirs(), at(ELSEWHERE, record(2, MAC))],
+        "update 2 merges 1",
+    );
+    // Another device at the endpoint takes it, as between two records of one node.
+    check(MAC, &[mate(record(1, MAC_2))], "create takes 1");
+    check("", &[mate(model("S21", record(1, MAC)))], "create takes 1");
+    // What is bound to the other node stays one device too; what a third node has is not touched.
+    let bound_to = |node| bound(Binding::Node(node), theirs());
+    check("", &[bound_to(OTHER)], "update 1");
+    check("", &[bound_to(NodeId(3))], "bound to another node");
+}
+
+#[test]
+fn an_identity_at_another_endpoint_never_moves_between_live_nodes() {
+    for shows in [MAC, SERIAL] {
+        for endpoint in [HERE, ELSEWHERE] {
+            let theirs = owned(Some(OTHER), true, at(endpoint, record(1, shows)));
+            check(shows, &[theirs], "owned by another node");
+        }
+    }
+}
+
 fn any_record() -> impl Strategy<Value = DeviceRecord> {
     (
         prop::sample::select(vec![
@@ -407,9 +458,10 @@ fn any_record() -> impl Strategy<Value = DeviceRecord> {
         ]),
         prop::sample::select(vec!["", "S19", "S21"]),
         prop::sample::subsequence(vec![MAC, MAC_2, SERIAL], 0..3),
+        any::<bool>(),
     )
         .prop_map(
-            |(identifier, endpoint, owner, live, binding, kind, separated)| {
+            |(identifier, endpoint, owner, live, binding, kind, separated, mate)| {
                 let live = live || owner == Some(ME);
                 let named = match identifier {
                     "heir" => auto_of(OTHER, "S19", record(0, "auto")),
@@ -425,6 +477,9 @@ fn any_record() -> impl Strategy<Value = DeviceRecord> {
                 );
                 DeviceRecord {
                     kept_apart,
+                    site: known
+                        .site
+                        .map(|site| if mate { SiteId(ME.0) } else { site }),
                     ..known
                 }
             },
@@ -454,7 +509,7 @@ proptest! {
             })
             .collect();
         let report = report(shows, "S19");
-        let reporter = Reporter { node: ME, replaces };
+        let reporter = Reporter { replaces, ..ME.into() };
         let identifier = report.identifier(ME);
         let heir = heir_identifier(reporter, &report);
         let candidates: Vec<_> = records.iter().collect();
@@ -486,9 +541,9 @@ proptest! {
         for id in &written {
             let record = find(id);
             prop_assert!(once.insert(*id), "each record has one part");
-            prop_assert!(record.writable_by(ME).is_ok());
+            prop_assert!(record.writable_by(reporter, report.endpoint).is_ok());
             let inherited = Some(&record.identifier) == heir.as_ref() && record.owner == Some(OTHER) && !record.owner_live;
-            prop_assert!(record.identifier == identifier || record.is_at(ME, report.endpoint) || inherited);
+            prop_assert!(record.identifier == identifier || record.is_at(reporter.site, report.endpoint) || inherited);
         }
     }
 }

@@ -36,9 +36,12 @@ fn record(id: i64, identifier: DeviceIdentifier) -> DeviceRecord {
         endpoint: Some(report("10.0.0.7", "").endpoint),
         owner: Some(ME),
         owner_live: true,
+        site: Some(fleet_core::SiteId(ME.0)),
         binding: Binding::Free,
         facts: report("10.0.0.7", "").facts,
         kept_apart: Vec::new(),
+        shared: false,
+        seen_at: None,
     }
 }
 
@@ -105,6 +108,12 @@ fn after_an_undo_no_report_makes_the_two_one_again() {
         ("10.0.0.7", MAC),
         ("10.0.0.7", ""),
     ] {
+        // Each report is from another scan.
+        let unseen = |record: &DeviceRecord| DeviceRecord {
+            seen_at: None,
+            ..record.clone()
+        };
+        inventory = Inventory::new(inventory.records().map(unseen).collect::<Vec<_>>());
         let planned = inventory
             .decide(ME.into(), &report(ip, mac))
             .expect("taken");
@@ -154,6 +163,8 @@ fn row_report((endpoint, mac, serial, model): (usize, usize, usize, usize)) -> D
 fn stored(inventory: &Inventory) -> Vec<DeviceRecord> {
     let settled = |record: &DeviceRecord| DeviceRecord {
         id: settled(record.id),
+        shared: false,
+        seen_at: None,
         ..record.clone()
     };
     inventory.records().map(settled).collect()
@@ -221,8 +232,7 @@ proptest! {
             let told_apart = restored.id;
             let mut inventory = Inventory::new(after.into_iter().chain([restored]));
             let nothing_new = then.iter().map(|row| row_report(*row)).filter(|report| {
-                let shown = report.identifier(ME);
-                !shown.is_strong() || shown == change.became
+                report.identifiers(ME).all(|shown| !shown.is_strong() || shown == change.became)
             });
             for report in std::iter::once(report).chain(nothing_new) {
                 inventory.decide(ME.into(), &report).expect("its own");

@@ -35,6 +35,7 @@ impl NodeLink {
                 // A server that does not answer must not collect open calls.
                 if self.heartbeat.is_none() && self.session.is_some() {
                     self.heartbeat = self.session;
+                    self.reporting_status = std::mem::take(&mut self.unreported_status);
                     self.outputs.push_back(Output::Heartbeat);
                 }
             }

@@ -102,6 +102,36 @@ fn heartbeats_are_sent_every_30_s_and_never_overlap() {
     }
 }
 
+#[test]
+fn a_changed_status_is_reported_at_once_and_again_until_it_arrives() {
+    let (mut node, _) = Node::connected(1);
+    let sends = |node: &mut Node| {
+        node.link.handle_timeout(node.now);
+        node.outputs().contains(&Output::Heartbeat)
+    };
+    assert!(sends(&mut node));
+    node.link.heartbeat_done(node.now, Ok(()));
+    node.now += SECOND;
+    assert!(!sends(&mut node));
+    node.link.status_changed(node.now);
+    assert!(sends(&mut node));
+    // It changes again while that heartbeat is on its way.
+    node.link.status_changed(node.now);
+    assert!(!sends(&mut node));
+    node.link.heartbeat_done(node.now, Ok(()));
+    assert!(sends(&mut node));
+    node.link
+        .heartbeat_done(node.now, Err(HeartbeatFailure::Other));
+    assert!(!sends(&mut node));
+    node.now += 2 * SECOND;
+    assert!(sends(&mut node));
+    node.link.heartbeat_done(node.now, Ok(()));
+    node.now += 29 * SECOND;
+    assert!(!sends(&mut node), "it has arrived");
+    node.now += SECOND;
+    assert!(sends(&mut node));
+}
+
 /// The delay before the next stream after `end`, as the first loss of a stable stream.
 fn delay_after(seed: u64, end: StreamEnd) -> Duration {
     let (mut node, attempt) = Node::connected(seed);

@@ -29,7 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arp::ArpRequests;
+pub(super) use arp::ArpRequests;
 use fleet_core::Mac;
 use frame::Sender;
 pub(super) use identity::Neighbor;
@@ -130,6 +130,12 @@ pub(super) struct Waits {
 /// When the system or a sandbox does not list them.
 pub fn interfaces() -> io::Result<Vec<fleet_discovery::Interface>> {
     Kernel::new()?.interfaces()
+}
+
+/// Returns whether this process may send ARP requests itself. Otherwise the kernel resolves neighbors, a few hundred
+/// silent ones per three seconds.
+pub fn can_send_arp() -> bool {
+    ArpSocket::permitted()
 }
 
 impl OnLink {

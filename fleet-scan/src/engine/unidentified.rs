@@ -3,7 +3,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, fmt::Write as _};
 
-use fleet_core::Endpoint;
+use fleet_core::{Endpoint, text::visible};
 
 use crate::notes::MAX_CHARS;
 
@@ -81,7 +81,8 @@ fn describe(reply: &str) -> String {
 
 /// The reply, how many hosts sent it, and as many endpoints as fit.
 fn render(reply: &str, senders: &Senders) -> String {
-    let mut text: String = reply.chars().filter(|c| !c.is_control()).collect();
+    let line: String = reply.chars().filter(|c| !c.is_control()).collect();
+    let mut text = visible(&line).into_owned();
     if senders.count > 1 {
         let _ = write!(text, " ({} hosts)", senders.count);
     }

@@ -111,7 +111,6 @@ impl FleetNodeAdminService for Api {
                 .revoke_node(call.org, node, code, call.actor(), call.now)
                 .await
                 .map_err(Refusal::refusal)?;
-            app.hub.revoked(node);
             app.notify_node(node);
             for scan in revoked.scans {
                 app.wakeups.notify(scan);

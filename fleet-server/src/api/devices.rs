@@ -176,13 +176,21 @@ fn remedy(row: &RefusedDevice) -> String {
             format!("{subject} is paired to node {node}: unpair it first, then {pair}")
         }
         (None, Some(node)) => {
-            format!("{subject} belongs to node {node}: revoke node {node} if it is gone, or {pair}")
+            format!(
+                "{subject} belongs to node {node}: {pair} if it has moved, or move both nodes to one site"
+            )
         }
         (None, None) => format!("{subject} belongs to the server: {pair}"),
     };
     match row.reason {
         RejectReason::OwnedByOtherNode | RejectReason::BoundToOtherNode => {
             owner(&format!("device {device}"))
+        }
+        RejectReason::OwnedByRevokedNode => {
+            let owner = row.owner.map_or(0, |node| node.0);
+            format!(
+                "device {device} belonged to revoked node {owner} at another address: if it has moved to node {reporter}, {pair}"
+            )
         }
         RejectReason::IdentityConflict => {
             owner(&format!("the identity is that of device {device}, which"))

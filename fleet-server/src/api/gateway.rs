@@ -9,8 +9,8 @@ use fleet_core::{
     SecretKind, challenge, limits, registration_statement,
 };
 use fleet_store::{
-    Actor, Challenged, NewNode, NewPairResults, NewReport, NodeIdentity, OpenSessionError, PairRow,
-    Principal, ReportAnswer, ReportError, SealedCredentials,
+    Actor, Challenged, Halt, NewNode, NewPairResults, NewReport, NodeIdentity, OpenSessionError,
+    PairRow, Principal, ReportAnswer, ReportError, SealedCredentials,
 };
 use fleet_wire::{
     BoxStream, Context, Message, Reply, RpcError,
@@ -39,6 +39,8 @@ use crate::{
 const REPORT_WAIT: Duration = Duration::from_secs(20);
 /// Interval of retries during that wait.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
+/// Longest stored reason of a halt.
+const HALT_REASON: usize = 512;
 /// Longest stored error text of a device that a node could not pair.
 const PAIR_ERROR: usize = 512;
 
@@ -53,14 +55,6 @@ impl FleetNodeGatewayService for Api {
             limits
                 .register
                 .allow(from, "registrations", self.app.environment.instant())?;
-        }
-        // Operators see the name in terminals, where a control character could change what is
-        // shown.
-        if request.name.chars().any(char::is_control) {
-            return Err(RpcError::invalid_argument(format!(
-                "name is `{}`, which contains control characters: enroll with another --name",
-                printable(&request.name, 255)
-            )));
         }
         let identity_key = identity_key(&request.identity_pubkey)?;
         let encryption_key = encryption_key(&request.encryption_pubkey)?;
@@ -182,11 +176,19 @@ impl FleetNodeGatewayService for Api {
     async fn upload_heartbeat(
         &self,
         context: Context,
-        _: UploadHeartbeatRequest,
+        request: UploadHeartbeatRequest,
     ) -> Result<Reply<UploadHeartbeatResponse>, RpcError> {
         let (node, _) = calling_node(&context)?;
         let now = self.app.environment.now();
-        if !self.app.store.heartbeat(node.node, now).await.answered()? {
+        let halt = request.halted.map(|halted| {
+            if halted {
+                Halt::Halted(printable(&request.halt_reason, HALT_REASON))
+            } else {
+                Halt::Running
+            }
+        });
+        let served = self.app.store.heartbeat(node.node, halt, now).await;
+        if !served.answered()? {
             return Err(RpcError::not_found(format!(
                 "node {} is no longer enrolled",
                 node.node

@@ -13,12 +13,7 @@ use fleet_wire::{
 };
 
 use super::Api;
-use crate::{
-    auth::permit,
-    call::OperatorCall,
-    convert::{printable, timestamp},
-    failure::Answered,
-};
+use crate::{auth::permit, call::OperatorCall, convert::timestamp, failure::Answered};
 
 /// Maximum number of keys in one list.
 const KEYS_MOST: u32 = 10_000;
@@ -60,12 +55,7 @@ impl KeyService for Api {
         request: CreateKeyRequest,
     ) -> Result<Reply<CreateKeyResponse>, RpcError> {
         let call = self.operator(&context)?;
-        let name = printable(&request.name, 64);
-        if request.name.chars().any(char::is_control) {
-            return Err(RpcError::invalid_argument(format!(
-                "name is `{name}`, which contains control characters: choose another one"
-            )));
-        }
+        let subject = format!("key {}", request.name);
         let owner = match OperatorId(request.operator_id) {
             OperatorId(0) => call.operator,
             owner if owner == call.operator => owner,
@@ -88,7 +78,7 @@ impl KeyService for Api {
         let store = &self.app.store;
         let created = store.create_key(call.org, new, call.actor(), call.now);
         let id = call
-            .attempt("operator.create_key", format!("key {name}"))
+            .attempt("operator.create_key", subject)
             .or_refused(&self.app.auditor, created.await)
             .await?;
         Ok(Reply::new(CreateKeyResponse {

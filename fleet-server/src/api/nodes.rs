@@ -1,13 +1,14 @@
 //! `fleet.v1.NodeService`: nodes and enrollment codes.
 
-use fleet_core::{PendingEnrollmentId, Timestamp};
+use fleet_core::{NodeId, PendingEnrollmentId, SiteId, Timestamp};
 use fleet_store::NodeRow;
 use fleet_wire::{
     Context, Reply, RpcError,
     fleet::{
         self, CancelEnrollmentCodeRequest, CancelEnrollmentCodeResponse,
         ListEnrollmentCodesRequest, ListEnrollmentCodesResponse, ListNodesRequest,
-        ListNodesResponse, ListRevokedNodesRequest, ListRevokedNodesResponse, NodeService,
+        ListNodesResponse, ListRevokedNodesRequest, ListRevokedNodesResponse, MoveNodeRequest,
+        MoveNodeResponse, NodeService,
     },
 };
 
@@ -66,6 +67,27 @@ impl NodeService for Api {
             .or_refused(&self.app.auditor, canceled.await)
             .await?;
         Ok(Reply::new(CancelEnrollmentCodeResponse {}))
+    }
+
+    async fn move_node(
+        &self,
+        context: Context,
+        request: MoveNodeRequest,
+    ) -> Result<Reply<MoveNodeResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let node = NodeId(request.fleet_node_id);
+        let to = (request.site_id != 0).then_some(SiteId(request.site_id));
+        let subject = match to {
+            Some(site) => format!("node {node} to site {site}"),
+            None => format!("node {node} to a site of its own"),
+        };
+        let store = &self.app.store;
+        let moved = store.move_node(call.org, node, to, call.actor(), call.now);
+        let site = call
+            .attempt("node.move", subject)
+            .or_refused(&self.app.auditor, moved.await)
+            .await?;
+        Ok(Reply::new(MoveNodeResponse { site_id: site.0 }))
     }
 }
 

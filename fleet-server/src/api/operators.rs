@@ -50,9 +50,7 @@ impl OperatorService for Api {
         let call = self.operator(&context)?;
         let email = request.email.trim();
         let is_email = email.split_once('@').is_some_and(|(name, host)| {
-            !name.is_empty()
-                && !host.is_empty()
-                && !email.chars().any(|c| c.is_control() || c.is_whitespace())
+            !name.is_empty() && !host.is_empty() && !email.contains(char::is_whitespace)
         });
         if !is_email {
             return Err(RpcError::invalid_argument(format!(

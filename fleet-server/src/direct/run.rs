@@ -429,6 +429,7 @@ impl Run {
         let ledger = &self.ledger;
         let progress = Progress {
             done: ledger.identified
+                + ledger.owned_elsewhere
                 + ledger.unidentified
                 + ledger.refused
                 + ledger.silent

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fleet_core::Permission;
 use fleet_wire::{RpcError, lines, server::Body};
 use futures::StreamExt;
-use http::{Method, Response, StatusCode, request::Parts};
+use http::{HeaderValue, Method, Response, StatusCode, request::Parts};
 use http_body::Frame;
 use http_body_util::StreamBody;
 
@@ -69,11 +69,15 @@ pub(super) async fn stream(
     let begin = futures::stream::iter([Bytes::from_static(b": scan events\nretry: 1000\n\n")]);
     let pieces = begin.chain(pieces.take_while(|piece| std::future::ready(!piece.is_empty())));
     let frames = pieces.map(|piece| Ok::<_, std::convert::Infallible>(Frame::data(piece)));
-    Ok(respond(
+    let mut response = respond(
         StatusCode::OK,
         "text/event-stream",
         Body::new(StreamBody::new(frames)),
-    ))
+    );
+    // nginx and others would hold events back until their buffer is full.
+    let headers = response.headers_mut();
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
 }
 
 /// The sequence to start after.

@@ -54,14 +54,32 @@ enum SignIn {
     },
 }
 
+/// Where a sign-in comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    /// The address in the audit trail.
+    pub(super) from: IpAddr,
+    /// The client that an undeclared proxy names.
+    pub(super) claimed: Option<IpAddr>,
+}
+
+impl Origin {
+    /// The source whose sign-ins are limited. Clients of an undeclared proxy must not share one limit, because anybody
+    /// could exhaust it for all.
+    fn source(self) -> IpAddr {
+        limiter::source(self.claimed.unwrap_or(self.from))
+    }
+}
+
 /// Exchanges a credential for a session cookie.
 pub(super) async fn sign_in(
     app: &App,
     https: bool,
-    from: IpAddr,
+    origin: Origin,
     parts: &Parts,
     body: Body,
 ) -> Result<Response<Body>, RpcError> {
+    let Origin { from, claimed } = origin;
     // No form can send this type: another site cannot sign a browser in as somebody else.
     if !is_json(parts) {
         return Err(RpcError::invalid_argument(
@@ -70,9 +88,13 @@ pub(super) async fn sign_in(
     }
     // Before the body is read, so a flood of sign-ins costs no memory.
     if let Some(limits) = &app.limiters {
-        limits
-            .sign_ins
-            .allow(from, "sign-ins", app.environment.instant())?;
+        let now = app.environment.instant();
+        limits.sign_ins.allow(origin.source(), "sign-ins", now)?;
+        if claimed.is_some() {
+            // A peer can claim any address.
+            let peer = limiter::source(from);
+            limits.claimed_sign_ins.allow(peer, "sign-ins", now)?;
+        }
     }
     let unreadable = || {
         RpcError::invalid_argument(
@@ -92,15 +114,15 @@ pub(super) async fn sign_in(
             password,
             new_password,
         } => {
-            let (account, password) = by_password(app, from, &email, password, now).await?;
+            let (account, password) = by_password(app, origin, &email, password, now).await?;
             match (password.one_time_until, new_password) {
                 (None, None) => {
-                    let source = Some(limiter::source(from));
+                    let source = Some(origin.source());
                     let phc = password.phc;
                     (account.operator, Proof::Password { phc, source })
                 }
                 (Some(_), Some(new)) => {
-                    exchange(app, from, &account, password.phc, new, now).await?
+                    exchange(app, origin, &account, password.phc, new, now).await?
                 }
                 (Some(_), None) => {
                     return Err(RpcError::failed_precondition(
@@ -164,12 +186,12 @@ async fn by_key(
 /// expired one-time password and a wrong password get the same answer, after the same work.
 async fn by_password(
     app: &App,
-    from: IpAddr,
+    origin: Origin,
     email: &str,
     password: Zeroizing<String>,
     now: Timestamp,
 ) -> Result<(Account, PasswordHash), RpcError> {
-    let source = limiter::source(from);
+    let (from, source) = (origin.from, origin.source());
     let email: String = email
         .trim()
         .to_lowercase()
@@ -234,7 +256,7 @@ async fn by_password(
 /// Replaces a one-time password by a chosen one.
 async fn exchange(
     app: &App,
-    from: IpAddr,
+    origin: Origin,
     account: &Account,
     one_time: String,
     new: Zeroizing<String>,
@@ -256,10 +278,17 @@ async fn exchange(
     };
     let (org, operator) = (Some(account.org), account.operator);
     app.store
-        .set_password(org, operator, password, None, author(operator, from), now)
+        .set_password(
+            org,
+            operator,
+            password,
+            None,
+            author(operator, origin.from),
+            now,
+        )
         .await
         .answered()?;
-    let source = Some(limiter::source(from));
+    let source = Some(origin.source());
     Ok((operator, Proof::Password { phc, source }))
 }
 

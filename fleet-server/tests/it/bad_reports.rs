@@ -12,7 +12,7 @@ use fleet_core::{
 use fleet_server::Environment as _;
 use fleet_store::{
     Actor, Bindings as _, Changed, DeviceName, DialRequest, Direct as _, DirectOutcome,
-    Inventory as _, NewSightings,
+    Enrollment as _, Inventory as _, NewSightings,
 };
 use fleet_wire::{
     fleet::ListDevicesRequest,
@@ -179,6 +179,24 @@ async fn of_a_thousand_devices_with_every_kind_of_defect_exactly_the_valid_ones_
     assert_eq!(stored.expect("is judged").accepted_count, 2);
     theirs.ack(&command, AckCode::Ok).await;
     scan.is("SCAN_STATE_COMPLETED").await;
+    // A third node owned a device before it was revoked.
+    let gone = Enrolled::new(&world, &operator).await;
+    let mut its = gone.connect(&world, Profile::ours()).await;
+    let scan = start(&operator, &gone, list(&["10.77.0.5"], &["4028"])).await;
+    let (command, _) = its.command().await;
+    let orphan = device("10.77.0.5");
+    let stored = its.report(&command, vec![orphan.clone()]).await;
+    assert_eq!(stored.expect("is judged").accepted_count, 1);
+    its.ack(&command, AckCode::Ok).await;
+    scan.is("SCAN_STATE_COMPLETED").await;
+    let revoked = world.store.revoke_node(
+        operator.org,
+        gone.id,
+        None,
+        Actor::SYSTEM,
+        world.clock.now(),
+    );
+    revoked.await.expect("revokes");
     // An operator has paired one of them there.
     let named: DeviceIdentifier = bound.device_identifier.parse().expect("an identifier");
     let (store, now) = (&world.store, world.clock.now());
@@ -233,6 +251,7 @@ async fn of_a_thousand_devices_with_every_kind_of_defect_exactly_the_valid_ones_
     reasons.push(AlreadyReported);
     for (at, (theirs, reason)) in [
         (&owned, OwnedByOtherNode),
+        (&orphan, OwnedByRevokedNode),
         (&bound, BoundToOtherNode),
         (&servers, Unattributed),
         (&paired, PairedByServer),

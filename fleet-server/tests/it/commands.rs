@@ -329,7 +329,7 @@ async fn a_cancel_reaches_a_node_that_was_disconnected() {
     drop(node);
     eventually(|| async {
         let row = fleet_store::Enrollment::node(&world.store, operator.org, enrolled.id).await;
-        !row.expect("it reads").expect("it is there").connected
+        row.expect("it reads").expect("it is there").stream_ended()
     })
     .await;
     let canceled = scan.cancel().await;

@@ -160,7 +160,7 @@ async fn a_device_of_another_node_is_listed_with_a_remedy() {
         ),
         ("owned by another node", south.id.0, north.id.0)
     );
-    let remedy = format!("revoke node {}", north.id);
+    let remedy = format!("belongs to node {}", north.id);
     assert!(refusal.remedy.contains(&remedy), "{refusal:?}");
     let outsider = world.operator_of("other", Role::Admin).await;
     assert_eq!(listed(&outsider).await, []);

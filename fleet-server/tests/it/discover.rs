@@ -181,7 +181,7 @@ async fn the_stream_ends_when_the_node_is_disconnected_for_two_minutes_while_the
     drop(node);
     eventually(|| async {
         let row = fleet_store::Enrollment::node(&world.store, operator.org, enrolled.id).await;
-        !row.expect("it reads").expect("it is there").connected
+        row.expect("it reads").expect("it is there").stream_ended()
     })
     .await;
     // Time passes until the server has looked twice: at the absence, and at its length.

@@ -115,7 +115,7 @@ async fn a_drain_gives_nodes_reconnect_times_ends_watches_and_stores_last_messag
     // Both streams were given back.
     for node in [&ours, &upstream] {
         let row = fleet_store::Enrollment::node(&world.store, operator.org, node.id).await;
-        assert!(!row.expect("it reads").expect("it is there").connected);
+        assert!(row.expect("it reads").expect("it is there").stream_ended());
     }
 }
 

@@ -16,11 +16,12 @@ use fleet_wire::{
         CancelEnrollmentCodeRequest, ListEnrollmentCodesRequest, ListNodesRequest,
         ListRevokedNodesRequest,
     },
-    gateway::{EnrollmentStatus, RegisterRequest, RegisterResponse},
+    gateway::{EnrollmentStatus, RegisterRequest, RegisterResponse, UploadHeartbeatRequest},
 };
 
 use crate::harness::{
-    Enrolled, Operator, Profile, World, eventually, identity, list, refused, registration,
+    Enrolled, Operator, Profile, World, eventually, heartbeat, heartbeat_with, identity, list,
+    refused, registration,
 };
 
 async fn code(operator: &Operator) -> CreateEnrollmentCodeResponse {
@@ -303,11 +304,48 @@ async fn open_codes_and_nodes_are_listed_with_their_state() {
         upstream.fleet_nodes[0].identity_fingerprint,
         shown.identity_fingerprint
     );
+    let token = stream.token.clone();
     drop(stream);
     eventually(|| async { !nodes().await.connected }).await;
-    assert!(nodes().await.online, "unseen for less than two minutes");
+    assert!(!nodes().await.online, "its stream has ended");
+    let alive = heartbeat(&world.gateway(), &token).await;
+    alive.expect("is accepted");
+    assert!(nodes().await.online, "it lives, but cannot open a stream");
     world.clock.pass(Duration::from_secs(121));
     assert!(!nodes().await.online);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_halted_node_is_listed_with_its_reason_until_it_is_resumed() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Viewer).await;
+    let admin = world.operator(Role::Admin).await;
+    let enrolled = Enrolled::new(&world, &admin).await;
+    let node = enrolled.connect(&world, Profile::ours()).await;
+    let say = async |halted: Option<bool>, reason: &str| {
+        let status = UploadHeartbeatRequest {
+            halted,
+            halt_reason: reason.to_owned(),
+            ..UploadHeartbeatRequest::default()
+        };
+        heartbeat_with(&world.gateway(), &node.token, status)
+            .await
+            .expect("is accepted");
+        let listed = operator
+            .nodes()
+            .list_nodes(&ListNodesRequest {}, operator.options())
+            .await;
+        let node = listed.expect("lists").nodes.remove(0);
+        (node.halted, node.halt_reason)
+    };
+    let halted = |reason: &str| (true, reason.to_owned());
+    assert_eq!(say(Some(false), "").await, (false, String::new()));
+    assert_eq!(say(Some(true), "new switch").await, halted("new switch"));
+    // A heartbeat of an upstream node says nothing about it.
+    assert_eq!(say(None, "").await, halted("new switch"));
+    assert_eq!(say(Some(true), "a\u{1b}b").await, halted("a\\u{1b}b"));
+    assert_eq!(say(Some(true), "").await, halted(""));
+    assert_eq!(say(Some(false), "").await, (false, String::new()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

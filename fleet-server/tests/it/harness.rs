@@ -1,6 +1,7 @@
 //! The test harness: a server with its database and port, a clock that tests can advance, operators with their clients,
 //! and plain HTTP.
 
+mod database;
 mod http;
 mod node;
 mod scan;
@@ -13,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use database::{on_both_databases, on_postgres, on_sqlite};
 use fleet_core::{OrgId, Role, Secret, SecretKind, Timestamp};
 use fleet_server::{Environment, Server, ServerConfig, SystemEnvironment};
 use fleet_store::{
@@ -32,7 +34,8 @@ use fleet_wire::{
 use futures::StreamExt;
 pub(crate) use http::{Http, request};
 pub(crate) use node::{
-    Enrolled, Node, Profile, bearer, complete, device, heartbeat, identity, registration,
+    Enrolled, Node, Profile, bearer, complete, device, heartbeat, heartbeat_with, identity,
+    registration,
 };
 pub(crate) use scan::{Started, start, start_as};
 use tempfile::TempDir;
@@ -94,6 +97,7 @@ impl Environment for Clock {
 pub(crate) struct World {
     pub(crate) clock: Arc<Clock>,
     pub(crate) store: SqlStore,
+    url: String,
     config: ServerConfig,
     running: Option<Running>,
     folder: TempDir,
@@ -120,12 +124,26 @@ impl World {
     pub(crate) async fn with(config: ServerConfig) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let url = format!("sqlite://{}", folder.path().join("fleet.db").display());
-        let store = SqlStore::open(&url, MigrateMode::Migrate)
+        Self::of(config, &url, folder).await
+    }
+
+    /// The same as [`Self::new`] on the database with this URL.
+    pub(crate) async fn at(url: &str) -> Self {
+        let config = ServerConfig {
+            rates: None,
+            ..ServerConfig::default()
+        };
+        Self::of(config, url, tempfile::tempdir().expect("a folder")).await
+    }
+
+    async fn of(config: ServerConfig, url: &str, folder: TempDir) -> Self {
+        let store = SqlStore::open(url, MigrateMode::Migrate)
             .await
             .expect("the database opens");
         let mut world = Self {
             clock: Arc::new(Clock::default()),
             store,
+            url: url.to_owned(),
             config,
             running: None,
             folder,
@@ -134,11 +152,19 @@ impl World {
         world
     }
 
-    /// Another server on the same database.
+    /// Another server on the same database. On PostgreSQL it has its own connections, as in another process. A SQLite
+    /// file is open only once.
     pub(crate) async fn another(&self) -> Self {
+        let store = if self.url.starts_with("sqlite:") {
+            self.store.clone()
+        } else {
+            let opened = SqlStore::open(&self.url, MigrateMode::Check).await;
+            opened.expect("the database opens")
+        };
         let mut world = Self {
             clock: self.clock.clone(),
-            store: self.store.clone(),
+            store,
+            url: self.url.clone(),
             config: self.config.clone(),
             running: None,
             folder: tempfile::tempdir().expect("a folder"),
@@ -175,6 +201,15 @@ impl World {
             closing,
             port,
         });
+    }
+
+    /// Stops the server's background work at once, as in a process that hangs or is killed. Its streams stay open until
+    /// the returned port is dropped.
+    pub(crate) fn hang(&mut self) -> Hung {
+        let running = self.running.take().expect("it runs");
+        // Dropping the server aborts its background tasks.
+        drop(running.server);
+        Hung { port: running.port }
     }
 
     /// Lets time pass during which a server sweeps, so that deadlines run. The server's own next sweep is the last one.
@@ -276,6 +311,18 @@ impl World {
         row.expect("it reads")
             .expect("it is there")
             .duplicate_identity
+    }
+}
+
+/// The port of a server that does nothing any more.
+#[derive(Debug)]
+pub(crate) struct Hung {
+    port: JoinHandle<Drained>,
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        self.port.abort();
     }
 }
 

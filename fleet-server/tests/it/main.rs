@@ -19,6 +19,7 @@ mod hostile;
 mod matrix;
 mod names;
 mod pairing;
+mod replicas;
 mod requests;
 mod scans;
 mod stream;

@@ -230,6 +230,46 @@ async fn an_unsupported_mdns_scan_is_refused_with_a_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plan_uses_the_announced_rate_and_policy_and_names_the_scans_ahead() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut profile = Profile::ours();
+    let node = enrolled.connect(&world, profile.clone()).await;
+    let seconds = |plan: &PlanScanResponse| plan.estimate.clone().expect("an estimate").seconds;
+    let network = || target("10.0.0.0/20", &[]);
+    let usual = plan(&operator, enrolled.id.0, network()).await;
+    let usual = usual.expect("a plan");
+    assert!(usual.notes.is_empty(), "{:?}", usual.notes);
+    drop(node);
+    profile.0.rate = 500;
+    profile.0.denied_ports = vec!["22".to_owned()];
+    profile.0.allowed_networks = vec!["10.0.0.0/21".to_owned()];
+    let mut node = enrolled.connect(&world, profile).await;
+    let slow = plan(&operator, enrolled.id.0, network()).await;
+    let slow = slow.expect("a plan");
+    // A tenth of the rate, and half of the addresses.
+    assert!(
+        seconds(&slow) >= 4 * seconds(&usual) - 4,
+        "{slow:?} {usual:?}"
+    );
+    let notes = slow.notes.join("; ");
+    assert!(
+        notes.contains("22") && notes.contains("10.0.8.0"),
+        "{notes}"
+    );
+    let started = start_as(&operator, &enrolled, network(), "first").await;
+    started.expect("starts");
+    let _command = node.command().await;
+    let behind = plan(&operator, enrolled.id.0, network()).await;
+    let notes = behind.expect("a plan").notes.join("; ");
+    assert!(
+        notes.contains("another scan of this node has not ended"),
+        "{notes}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_without_a_mode_or_with_an_invalid_queue_time_are_refused() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;

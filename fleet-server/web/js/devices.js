@@ -148,7 +148,12 @@ function cells(device, names, actions) {
       h("span", { title: device.evidence ? `Evidence: ${isolate(device.evidence)}` : "" }, foreign(device.identifier)),
       (device.aliases ?? []).map((alias) => formerly(alias, device, actions.separate)),
     ],
-    node: int(id) ? foreign(names.get(id) ?? `revoked node ${id}`) : "server",
+    node: [
+      int(id) ? foreign(names.get(id) ?? `revoked node ${id}`) : "server",
+      (device.seenBy ?? []).map(({ fleetNodeId, lastSeen }) => h("span", { class: "hint", title: `Last seen ${absolute(lastSeen)}` },
+        " also ", foreign(names.get(String(fleetNodeId)) ?? `revoked node ${fleetNodeId}`))),
+      int(device.claimedFromFleetNodeId) ? h("span", { class: "hint" }, ` claimed from revoked node ${device.claimedFromFleetNodeId}`) : null,
+    ],
     pairing: pairingCell(device, names, actions),
     seen: timeAgo(device.lastSeen, `First seen ${absolute(device.firstSeen)}, last seen ${absolute(device.lastSeen)}`),
   };

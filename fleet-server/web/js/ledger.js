@@ -6,6 +6,7 @@ import { count, duration, int, plural } from "./format.js";
 /** The outcomes of a target: name in the ledger, label, meaning. */
 const PARTS = [
   ["identified", "Identified", "A driver recognized the device."],
+  ["owned_elsewhere", "Identified, belongs elsewhere", "The device belongs to another node, which is named below."],
   ["unidentified", "Unidentified", "The host answered, but no driver recognized it."],
   ["refused", "Refused", "The host answered, but no port was open."],
   ["silent", "Silent", "The host did not answer."],
@@ -20,6 +21,8 @@ export function ledgerOfScan(scan) {
   return {
     ...ledger,
     not_reached: ledger.notReached,
+    owned_elsewhere: ledger.ownedElsewhere,
+    owned_elsewhere_reasons: ledger.ownedElsewhereReasons,
     skipped_reasons: ledger.skippedReasons,
     rejected_reasons: ledger.rejectedReasons,
     first_device_ms: ledger.firstDeviceMs,
@@ -42,6 +45,7 @@ export function ledgerTable(ledger) {
       h("caption", {}, "Targets"),
       h("tbody", {}, PARTS.map(([name, label, meaning]) => [
         line(name, label, ledger[name], meaning),
+        name === "owned_elsewhere" ? reasons(ledger.owned_elsewhere_reasons) : null,
         name === "skipped" ? reasons(ledger.skipped_reasons) : null,
       ])),
       total("targets", "Targets", targets, sum === targets, sum)),

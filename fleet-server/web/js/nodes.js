@@ -19,9 +19,10 @@ export async function listNodes() {
 export function nodeStatus(node) {
   if (node.enrollment !== "confirmed") return { word: "Awaiting confirmation", look: "wait", means: "Compare its fingerprint, then confirm it." };
   if (node.duplicateIdentity) return { word: "Duplicate identity", look: "bad", means: "Two machines use this identity. Stop one of them, or revoke the node and enroll both again." };
+  if (node.connected && node.halted) return { word: "Halted", look: "wait", means: `The administrator of its site halted it${node.haltReason ? ` (${isolate(node.haltReason)})` : ""}. It refuses scans until “fleetnode resume” runs on it.` };
   if (node.connected) return { word: "Online", look: "good", means: "Connected. Scans start at once." };
-  if (node.online) return { word: "Reconnecting", look: "wait", means: "The connection was lost less than two minutes ago. Scans wait until the node reconnects." };
-  return { word: "Offline", look: "off", means: "Not seen for more than two minutes. Scans wait until the node reconnects." };
+  if (node.online) return { word: "Reconnecting", look: "wait", means: "The node sends heartbeats, but has no connection for scans. They wait until it reconnects." };
+  return { word: "Offline", look: "off", means: "Not connected. Scans wait until the node reconnects." };
 }
 
 /** Shows a fingerprint in groups of four for comparison; it is copied without gaps. */

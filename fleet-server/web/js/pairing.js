@@ -81,6 +81,7 @@ export function pairingObstacle(device, { node, names = new Map(), named = false
   if (device.boundToServer) return "Paired by the server";
   if (int(bound) && bound !== node) return `Bound to ${isolate(names.get(bound) ?? `node ${bound}`)}`;
   if (!int(bound) && String(device.fleetNodeId ?? "0") !== node) return "Found by another node";
+  if (!int(bound) && int(device.claimedFromFleetNodeId)) return `Claimed from revoked node ${device.claimedFromFleetNodeId}, bind it first`;
   if (!device.ip) return "Address unknown, scan for it first";
   if (named) return "";
   const status = statusName(device.pairingStatus);

@@ -18,6 +18,10 @@ pub struct DeviceRow {
     pub identifier: DeviceIdentifier,
     /// The node that found it; `None` when the server found it.
     pub node: Option<NodeId>,
+    /// Other nodes that report it, by id.
+    pub seen_by: Vec<DeviceSighting>,
+    /// The revoked node that had found it, if `node` claimed it by its endpoint and no operator has confirmed that.
+    pub claimed_from: Option<NodeId>,
     /// Its last endpoint; `None` when another device answers there now.
     pub endpoint: Option<Endpoint>,
     /// The known facts.
@@ -28,6 +32,19 @@ pub struct DeviceRow {
     pub last_seen: Timestamp,
     /// Its former identifiers, newest first, at most 32.
     pub aliases: Vec<DeviceAlias>,
+}
+
+/// A node that reports a device and to which it is not attributed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceSighting {
+    /// The node.
+    pub node: NodeId,
+    /// The endpoint where it last found the device.
+    pub endpoint: Endpoint,
+    /// When it first reported the device.
+    pub first_seen: Timestamp,
+    /// When it last reported the device.
+    pub last_seen: Timestamp,
 }
 
 /// A former identifier of a device, or of a record that was merged into it.
@@ -113,7 +130,7 @@ pub enum UndoError {
 /// The inventory.
 #[async_trait]
 pub trait Inventory: Send + Sync {
-    /// Lists devices with ids above `after`, by id, at most `limit`, of one node or of all.
+    /// Lists devices with ids above `after`, by id, at most `limit`: those that one node found or sees, or all.
     async fn list_devices(
         &self,
         org: OrgId,

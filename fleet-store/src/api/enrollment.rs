@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use fleet_core::{
-    Fingerprint, NodeId, OrgId, PendingEnrollmentId, ScanId, SecretHash, Timestamp,
+    Fingerprint, NodeId, OrgId, PendingEnrollmentId, ScanId, SecretHash, SiteId, Timestamp,
     enrollment::{InvitationState, NodeState},
+    presence::LastStream,
 };
 use fleet_discovery::{Announcement, NodeProfile};
 
@@ -160,6 +161,22 @@ pub enum RevokeError {
     Storage(#[from] StoreError),
 }
 
+/// Why a node could not be moved to another site.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveNodeError {
+    /// No such live node in this organization.
+    #[error("no node {0} in this organization")]
+    NotFound(NodeId),
+    /// No such site in this organization.
+    #[error(
+        "no site {0} in this organization: `fleetctl nodes list --wide` shows the site of each node"
+    )]
+    NoSite(SiteId),
+    /// The database failed.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+}
+
 /// Why a code could not be canceled.
 #[derive(Debug, thiserror::Error)]
 pub enum CancelCodeError {
@@ -196,6 +213,14 @@ pub struct Hello {
     pub max_targets: u32,
     /// The most ports that it accepts in one command; 0 for unknown.
     pub max_ports: u32,
+    /// Probes per second; 0 for unknown.
+    pub rate: u32,
+    /// Whether it resolves neighbors itself, by ARP.
+    pub arp: bool,
+    /// The ports that its site denies.
+    pub denied_ports: Vec<String>,
+    /// The only networks that its site allows; empty for all.
+    pub allowed_networks: Vec<String>,
 }
 
 impl Hello {
@@ -207,6 +232,10 @@ impl Hello {
             local_subnets: &self.local_subnets,
             max_targets: self.max_targets,
             max_ports: self.max_ports,
+            rate: self.rate,
+            arp: self.arp,
+            denied_ports: &self.denied_ports,
+            allowed_networks: &self.allowed_networks,
         })
     }
 }
@@ -220,6 +249,10 @@ pub struct NodeRow {
     pub org: OrgId,
     /// Its name.
     pub name: String,
+    /// The site that it belongs to.
+    pub site: SiteId,
+    /// The name of that site.
+    pub site_name: String,
     /// Pending or confirmed; revoked only in [`Enrollment::list_revoked_nodes`].
     pub state: NodeState,
     /// The fingerprint of its identity key.
@@ -230,16 +263,25 @@ pub struct NodeRow {
     pub last_seen_at: Option<Timestamp>,
     /// The invitation that awaits confirmation.
     pub invitation: Option<PendingEnrollmentId>,
-    /// Whether a control stream is claimed and not released.
-    pub connected: bool,
+    /// Its newest control stream; `None` before its first one.
+    pub stream: Option<LastStream>,
     /// Its last Hello; `None` before its first stream.
     pub hello: Option<Hello>,
+    /// Why the administrator of its site has halted it; may be empty. `None` while it is not halted.
+    pub halt_reason: Option<String>,
     /// Whether two machines present this identity.
     pub duplicate_identity: bool,
     /// The number of scans that wait or run on it.
     pub open_scans: u32,
     /// The revoked node that it replaces.
     pub replaces: Option<NodeId>,
+}
+
+impl NodeRow {
+    /// Whether its newest control stream has ended, or it never had one.
+    pub fn stream_ended(&self) -> bool {
+        self.stream.is_none_or(|stream| stream.ended_at.is_some())
+    }
 }
 
 /// Enrollment codes.
@@ -282,8 +324,8 @@ pub trait Enrollment: Send + Sync {
         now: Timestamp,
     ) -> Result<(), ConfirmError>;
 
-    /// Revokes a live node permanently. Its open invitations are canceled, and its keys, challenges, sessions
-    /// and stream become invalid. Its commands end, its scans end with the results so far, and its devices are
+    /// Revokes a live node permanently. Its open invitations are canceled, and its keys, challenges and sessions
+    /// become invalid. Its stream is ended by the server that holds it (`Orders::revoked`). Its commands end, its scans end with the results so far, and its devices are
     /// released.
     async fn revoke_node(
         &self,
@@ -293,6 +335,17 @@ pub trait Enrollment: Send + Sync {
         actor: Actor,
         now: Timestamp,
     ) -> Result<Revoked, RevokeError>;
+
+    /// Moves a node, with the devices that it found, to a site, or to a new one of its own. `auto:` devices at one
+    /// endpoint of a site are one device, so the next report of a device joins the records that its site has for it.
+    async fn move_node(
+        &self,
+        org: OrgId,
+        node: NodeId,
+        to: Option<SiteId>,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<SiteId, MoveNodeError>;
 
     /// Lists the live nodes of an organization, by id.
     async fn list_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError>;

@@ -9,7 +9,7 @@ use fleet_core::{
     Timestamp,
     outcome::{AckVerdict, Conclusion},
 };
-use fleet_discovery::{ChunkCommand, Ledger, LogEvent, Plan, ScanRequest};
+use fleet_discovery::{ChunkCommand, Ledger, LogEvent, OpenScan, PastScan, Plan, ScanRequest};
 
 use crate::{Actor, StoreError};
 
@@ -138,6 +138,15 @@ pub struct ScanRow {
     pub chunks_done: u32,
 }
 
+/// The other scans of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScanHistory {
+    /// The scans that have not ended.
+    pub open: Vec<OpenScan>,
+    /// The last 16 that were not canceled and did not fail, newest first.
+    pub past: Vec<PastScan>,
+}
+
 /// A command for a node. It is stored before it is sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IssuedCommand {
@@ -256,6 +265,9 @@ pub trait Scans: Send + Sync {
     /// Stores a scan with its chunks and its audit record. The notes of the plan become its first events.
     async fn create_scan(&self, new: NewScan, actor: Actor)
     -> Result<CreatedScan, CreateScanError>;
+
+    /// Returns what shows how long the next scan of a node takes, and when it starts.
+    async fn scan_history(&self, org: OrgId, node: NodeId) -> Result<ScanHistory, StoreError>;
 
     /// Returns one scan of an organization.
     async fn scan(

@@ -58,6 +58,15 @@ pub struct NodeIdentity {
     pub expires_at: Timestamp,
 }
 
+/// Whether the administrator of a node's site has halted it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// It accepts scans and pairings.
+    Running,
+    /// It refuses them, for this reason, which may be empty.
+    Halted(String),
+}
+
 /// Handshakes and sessions.
 #[async_trait]
 pub trait Sessions: Send + Sync {
@@ -101,8 +110,13 @@ pub trait Sessions: Send + Sync {
     /// opened it while a rotated session is live.
     async fn has_live_session(&self, node: NodeId, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Sets `last_seen_at` of a node. Returns whether the node is confirmed.
-    async fn heartbeat(&self, node: NodeId, now: Timestamp) -> Result<bool, StoreError>;
+    /// Sets `last_seen_at` of a node, and stores whether it is halted if the heartbeat says so. Returns whether the node is confirmed.
+    async fn heartbeat(
+        &self,
+        node: NodeId,
+        halt: Option<Halt>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// Deletes expired challenges and sessions.
     async fn sweep_sessions(&self, now: Timestamp) -> Result<u64, StoreError>;

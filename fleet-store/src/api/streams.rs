@@ -104,6 +104,6 @@ pub trait Streams: Send + Sync {
     /// the number of nodes.
     async fn sweep_duplicates(&self, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Returns whether this epoch is the node's current one.
+    /// Returns whether the node is live and this epoch is its current one.
     async fn is_current(&self, node: NodeId, epoch: Epoch) -> Result<bool, StoreError>;
 }

@@ -53,6 +53,10 @@ struct StoredHello {
     local_subnets: Vec<String>,
     max_targets: u32,
     max_ports: u32,
+    rate: u32,
+    arp: bool,
+    denied_ports: Vec<String>,
+    allowed_networks: Vec<String>,
 }
 
 pub(crate) fn write_hello(hello: &Hello) -> Result<String, DbErr> {
@@ -63,6 +67,10 @@ pub(crate) fn write_hello(hello: &Hello) -> Result<String, DbErr> {
         local_subnets,
         max_targets,
         max_ports,
+        rate,
+        arp,
+        denied_ports,
+        allowed_networks,
     } = hello.clone();
     write(
         "hello",
@@ -73,6 +81,10 @@ pub(crate) fn write_hello(hello: &Hello) -> Result<String, DbErr> {
             local_subnets,
             max_targets,
             max_ports,
+            rate,
+            arp,
+            denied_ports,
+            allowed_networks,
         },
     )
 }
@@ -85,6 +97,10 @@ pub(crate) fn read_hello(text: &str) -> Result<Hello, DbErr> {
         local_subnets,
         max_targets,
         max_ports,
+        rate,
+        arp,
+        denied_ports,
+        allowed_networks,
     } = read("hello", text)?;
     Ok(Hello {
         version,
@@ -93,6 +109,10 @@ pub(crate) fn read_hello(text: &str) -> Result<Hello, DbErr> {
         local_subnets,
         max_targets,
         max_ports,
+        rate,
+        arp,
+        denied_ports,
+        allowed_networks,
     })
 }
 

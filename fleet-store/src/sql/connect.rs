@@ -23,6 +23,7 @@ use super::{
     health::Health,
     migration::Migrator,
     nodelay,
+    replicas::Coordination,
     transaction::store_error,
     url::{self, DatabaseUrl, Engine},
 };
@@ -137,10 +138,12 @@ impl SqlStore {
             }
             Engine::Postgres(_) => writer.clone(),
         };
+        let coordination = Arc::new(Coordination::of(&writer));
         Ok(Self {
             writer,
             reader,
             health,
+            coordination,
         })
     }
 
@@ -202,6 +205,7 @@ impl SqlStore {
 
     /// Closes every connection after the running operations have ended.
     pub async fn close(&self) {
+        self.coordination().close().await;
         for pool in [self.reader(), self.writer()] {
             let _ = pool.close_by_ref().await;
         }

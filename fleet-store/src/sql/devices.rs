@@ -7,14 +7,14 @@ use fleet_pairing::{IdentityChange, decide_undo};
 
 use super::{
     audit, codec,
-    entity::{device, device_alias, identity_change},
+    entity::{device, device_alias, device_sighting, identity_change},
     identity,
     identity::{create, give_back, holder, lock_survivor, revive},
     refused,
 };
 use crate::{
-    DeviceAlias, DeviceName, DeviceRow, Inventory, RefusedDevice, SeparatedDevices, UndoError,
-    sql::prelude::*,
+    DeviceAlias, DeviceName, DeviceRow, DeviceSighting, Inventory, RefusedDevice, SeparatedDevices,
+    UndoError, sql::prelude::*,
 };
 
 #[async_trait]
@@ -31,7 +31,15 @@ impl Inventory for SqlStore {
             .filter(device::Column::DeletedAt.is_null())
             .filter(device::Column::Id.gt(after.0));
         if let Some(node) = node {
-            query = query.filter(device::Column::NodeId.eq(node.0));
+            let seen = device_sighting::Entity::find()
+                .select_only()
+                .column(device_sighting::Column::DeviceId)
+                .filter(device_sighting::Column::NodeId.eq(node.0));
+            query = query.filter(
+                Condition::any()
+                    .add(device::Column::NodeId.eq(node.0))
+                    .add(device::Column::Id.in_subquery(seen.into_query())),
+            );
         }
         let models = query
             .order_by_asc(device::Column::Id)
@@ -147,7 +155,7 @@ impl Inventory for SqlStore {
 /// The most former names shown for a device.
 const ALIASES: usize = 32;
 
-/// Adds the former names to devices, with one query for all of them.
+/// Adds former names and the nodes that see them to devices, with one query each for all of them.
 pub(super) async fn rows(
     db: &impl ConnectionTrait,
     models: Vec<device::Model>,
@@ -167,13 +175,55 @@ pub(super) async fn rows(
             }
         }
     }
+    let mut seen_by = sightings(db, &models).await?;
     models
         .into_iter()
         .map(|model| {
             let aliases = aliases.remove(&model.id).unwrap_or_default();
-            row(model, aliases)
+            let seen_by = seen_by.remove(&model.id).unwrap_or_default();
+            Ok(DeviceRow {
+                seen_by,
+                ..row(model, aliases)?
+            })
         })
         .collect()
+}
+
+/// The nodes that see devices which are attributed to another owner.
+async fn sightings(
+    db: &impl ConnectionTrait,
+    models: &[device::Model],
+) -> Result<BTreeMap<i64, Vec<DeviceSighting>>, DbErr> {
+    let mut seen_by: BTreeMap<i64, Vec<DeviceSighting>> = BTreeMap::new();
+    let owners: BTreeMap<i64, Option<i64>> = models
+        .iter()
+        .map(|model| (model.id, model.node_id))
+        .collect();
+    if owners.is_empty() {
+        return Ok(seen_by);
+    }
+    let rows = device_sighting::Entity::find()
+        .filter(device_sighting::Column::DeviceId.is_in(owners.keys().copied()))
+        .order_by_asc(device_sighting::Column::NodeId)
+        .all(db)
+        .await?;
+    for row in rows {
+        // The attribution may have moved to a node that only saw the device before.
+        if owners.get(&row.device_id) == Some(&Some(row.node_id)) {
+            continue;
+        }
+        let sighting = DeviceSighting {
+            node: NodeId(row.node_id),
+            endpoint: Endpoint {
+                ip: row.ip.0,
+                port: codec::read_port(row.port)?,
+            },
+            first_seen: row.first_seen.0,
+            last_seen: row.last_seen.0,
+        };
+        seen_by.entry(row.device_id).or_default().push(sighting);
+    }
+    Ok(seen_by)
 }
 
 fn alias(change: identity_change::Model) -> DeviceAlias {
@@ -240,6 +290,8 @@ pub(super) fn row(mut model: device::Model, aliases: Vec<DeviceAlias>) -> Result
         endpoint: endpoint(&model)?,
         identifier: model.identifier.0,
         node: model.node_id.map(NodeId),
+        seen_by: Vec::new(),
+        claimed_from: model.claimed_from_node_id.map(NodeId),
         first_seen: model.first_seen.0,
         last_seen: model.last_seen.0,
         aliases,

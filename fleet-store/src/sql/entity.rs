@@ -38,10 +38,12 @@ mod scans;
 
 pub(crate) use chain::{audit_head, audit_link};
 pub(crate) use devices::{
-    binding, device, device_alias, identity_change, node_endpoint, refused_device,
+    binding, device, device_alias, device_sighting, identity_change, node_endpoint, refused_device,
 };
 pub(crate) use direct::direct_lease;
-pub(crate) use nodes::{invitation, node, node_challenge, node_key, node_session, node_stream};
+pub(crate) use nodes::{
+    invitation, node, node_challenge, node_key, node_session, node_stream, replica, site,
+};
 pub(crate) use operators::{
     audit, browser_session, operator, operator_key, operator_password, operator_source, org,
 };

@@ -174,6 +174,8 @@ pub(super) async fn create(
         last_seen: Set(change.last_seen),
         deleted_at: Set(None),
         kept_apart: Set(codec::write_identifiers(&undo.keep_apart)),
+        shared: Set(false),
+        claimed_from_node_id: Set(None),
     };
     Ok(DeviceId(created.insert(tx).await?.id))
 }

@@ -1,15 +1,21 @@
 //! The input for the conclusion of a scan: the verdicts of its chunks and the facts of its ledger. The number
 //! of queries does not depend on the size of the scan.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use fleet_core::outcome::{Code, Grade, Verdict};
+use fleet_core::{
+    RejectReason,
+    outcome::{Code, Grade, Verdict},
+};
 use fleet_discovery::{ChunkFacts, Ledger, LedgerFacts, Scope, Tally};
-use sea_orm::FromQueryResult;
+use sea_orm::{FromQueryResult, JoinType};
 
 use super::{
-    codec,
-    entity::{chunk, report_refusal, report_row, scan},
+    codec, endpoints,
+    entity::{chunk, device, report_refusal, report_row, scan},
 };
 use crate::sql::prelude::*;
 
@@ -122,6 +128,7 @@ pub(crate) async fn settle(
         skipped: &skipped,
         chunks: facts,
         devices: devices(tx, scan.id.0).await?,
+        owned_elsewhere: owned_elsewhere(tx, scan.id.0).await?,
         accepted: read_count(scan.accepted)?,
         rejected: &rejected,
         first_device_ms: scan.first_device_at.map(|at| since_start(at.0)),
@@ -141,6 +148,47 @@ async fn devices(tx: &impl ConnectionTrait, scan: ScanId) -> Result<BTreeSet<IpA
         .all(tx)
         .await?;
     Ok(addresses.into_iter().map(|ip| ip.0).collect())
+}
+
+/// The addresses of devices that belong to another owner, with that owner.
+async fn owned_elsewhere(
+    tx: &impl ConnectionTrait,
+    scan: ScanId,
+) -> Result<BTreeMap<IpAddr, String>, DbErr> {
+    use report_row::Column as C;
+    let reasons = RejectReason::ALL
+        .into_iter()
+        .filter(|reason| reason.is_ownership())
+        .map(AsText);
+    let rows: Vec<(AsText<IpAddr>, Option<i64>)> = report_row::Entity::find()
+        .select_only()
+        .column(C::Ip)
+        .column(device::Column::NodeId)
+        .join(
+            JoinType::InnerJoin,
+            report_row::Entity::belongs_to(device::Entity)
+                .from(C::DeviceId)
+                .to(device::Column::Id)
+                .into(),
+        )
+        .filter(C::ScanId.eq(AsText(scan)))
+        .filter(C::Refusal.is_in(reasons))
+        .into_tuple()
+        .all(tx)
+        .await?;
+    let owners = rows.iter().filter_map(|(_, owner)| owner.map(NodeId));
+    let names = endpoints::names(tx, owners.collect()).await?;
+    let reason = |owner: Option<i64>| match owner.map(NodeId) {
+        Some(owner) => {
+            let name = names.get(&owner).map_or("", String::as_str);
+            format!("belongs to node {owner} ({name})")
+        }
+        None => "belongs to the server".to_owned(),
+    };
+    Ok(rows
+        .into_iter()
+        .map(|(ip, owner)| (ip.0, reason(owner)))
+        .collect())
 }
 
 async fn refusals(tx: &impl ConnectionTrait, scan: ScanId) -> Result<Vec<Tally>, DbErr> {

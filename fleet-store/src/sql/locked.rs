@@ -4,6 +4,7 @@
 use fleet_core::outcome::{Conclusion, Grade, Verdict, conclude};
 use fleet_discovery::{
     LogEvent, RunningScan, ScanEnded, Unfinished, canceled, on_busy, on_expired, on_lost,
+    queued_until,
 };
 
 use super::{
@@ -181,13 +182,22 @@ impl<'t> LockedScan<'t> {
     ) -> Result<(), DbErr> {
         match unfinished {
             Unfinished::Ignore | Unfinished::GiveUp => Ok(()),
-            Unfinished::Retry | Unfinished::RetryAfter(_) => self.requeue(command, counted).await,
+            Unfinished::Retry | Unfinished::RetryAfter(_) => {
+                self.exclude_flight(command, now);
+                self.requeue(command, counted).await
+            }
             Unfinished::Fail(verdict) => self.end_chunk(command, verdict, None, now).await,
             Unfinished::Cancel => {
                 self.requeue(command, counted).await?;
                 self.finish(canceled(), now).await
             }
         }
+    }
+
+    /// Extends the queue time by the time for which a command was in flight.
+    fn exclude_flight(&mut self, command: &command::Model, now: Timestamp) {
+        let until = queued_until(self.row.queued_until.0, command.issued_at.0, now);
+        self.row.queued_until = Micros(until);
     }
 
     async fn requeue(&mut self, command: &command::Model, counted: bool) -> Result<(), DbErr> {
@@ -225,6 +235,7 @@ impl<'t> LockedScan<'t> {
         if !self.is_open() {
             return Ok(());
         }
+        self.exclude_flight(command, now);
         let fatal = verdict.grade == Grade::Fatal;
         let mut ended = chunk::ActiveModel {
             state: Set(AsText(ChunkState::Done)),
@@ -309,6 +320,7 @@ impl<'t> LockedScan<'t> {
             served_at: Set(row.served_at),
             not_before: Set(row.not_before),
             busy_answers: Set(row.busy_answers),
+            queued_until: Set(row.queued_until),
             cancel_until: Set(row.cancel_until),
             code: Set(row.code.clone()),
             reason: Set(row.reason.clone()),

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use fleet_core::{Fingerprint, enrollment::InvitationState};
+use fleet_core::{Fingerprint, ReplicaId, enrollment::InvitationState, presence::LastStream};
+use fleet_pairing::Reporter;
 
 use super::{
     codec,
-    entity::{invitation, node, node_stream, scan},
+    entity::{invitation, node, node_stream, scan, site},
 };
 use crate::{NodeRow, sql::prelude::*};
 
@@ -45,6 +46,15 @@ pub(crate) async fn lock_any(
         .await
 }
 
+/// The node as the rules see it.
+pub(crate) fn reporter(node: &node::Model) -> Reporter {
+    Reporter {
+        node: NodeId(node.id),
+        site: SiteId(node.site_id),
+        replaces: node.replaces_node_id.map(NodeId),
+    }
+}
+
 /// The scan states that can still change.
 pub(crate) fn open_states() -> Vec<AsText<ScanState>> {
     ScanState::ALL
@@ -69,7 +79,7 @@ pub(crate) enum Which {
 /// The most revoked nodes that are listed.
 const REVOKED: u64 = 200;
 
-/// Reads nodes of an organization with four queries, regardless of their number.
+/// Reads nodes of an organization with five queries, regardless of their number.
 pub(crate) async fn rows(
     db: &impl ConnectionTrait,
     org: OrgId,
@@ -103,11 +113,18 @@ pub(crate) async fn rows(
         invitations = invitations.filter(invitation::Column::NodeId.eq(id));
         scans = scans.filter(scan::Column::NodeId.eq(id));
     }
-    let connected: BTreeMap<i64, bool> = streams
+    let last_stream = |stream: node_stream::Model| {
+        let last = LastStream {
+            replica: ReplicaId(stream.replica.0),
+            ended_at: stream.released_at.map(|at| at.0),
+        };
+        (stream.node_id, last)
+    };
+    let streams: BTreeMap<i64, LastStream> = streams
         .all(db)
         .await?
         .into_iter()
-        .map(|stream| (stream.node_id, stream.released_at.is_none()))
+        .map(last_stream)
         .collect();
     let waiting: BTreeMap<i64, i64> = invitations
         .all(db)
@@ -126,6 +143,13 @@ pub(crate) async fn rows(
         .into_iter()
         .collect();
     let nodes = nodes.all(db).await?;
+    let sites: BTreeMap<i64, String> = site::Entity::find()
+        .filter(site::Column::Id.is_in(nodes.iter().map(|node| node.site_id)))
+        .all(db)
+        .await?
+        .into_iter()
+        .map(|site| (site.id, site.name))
+        .collect();
     nodes
         .into_iter()
         .map(|node| {
@@ -141,14 +165,17 @@ pub(crate) async fn rows(
                 created_at: node.created_at.0,
                 last_seen_at: node.last_seen_at.map(|at| at.0),
                 invitation: waiting.get(&node.id).copied().map(PendingEnrollmentId),
-                connected: connected.get(&node.id).copied().unwrap_or(false),
+                stream: streams.get(&node.id).copied(),
                 hello: node.hello.as_deref().map(codec::read_hello).transpose()?,
+                halt_reason: node.halt_reason,
                 duplicate_identity: node.duplicate_identity,
                 open_scans: open
                     .get(&node.id)
                     .and_then(|n| u32::try_from(*n).ok())
                     .unwrap_or(0),
                 replaces: node.replaces_node_id.map(NodeId),
+                site: SiteId(node.site_id),
+                site_name: sites.get(&node.site_id).cloned().unwrap_or_default(),
                 name: node.name,
             })
         })

@@ -4,7 +4,7 @@ pub(super) use async_trait::async_trait;
 pub(super) use fleet_core::{
     BrowserSessionId, ChunkState, CommandId, CommandState, DeviceId, DeviceIdentifier, Endpoint,
     Epoch, IdentityChangeId, KeyId, NodeId, OperatorId, OrgId, PairingId, PendingEnrollmentId,
-    ScanId, ScanState, SecretHash, SessionId, Timestamp, limits,
+    ScanId, ScanState, SecretHash, SessionId, SiteId, Timestamp, limits,
 };
 pub(super) use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr,

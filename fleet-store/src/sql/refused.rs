@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::RejectReason;
-use fleet_pairing::{Binding, DeviceRecord};
+use fleet_pairing::{Binding, DeviceRecord, Reporter};
 
 use super::{
     codec,
     entity::{device, node, refused_device},
+    nodes,
     report::inventory::load,
 };
 use crate::{RefusedDevice, sql::prelude::*};
@@ -62,14 +63,15 @@ pub(super) async fn page(
     let devices = in_the_way(db, &rows).await?;
     let reporters = living_reporters(db, &rows).await?;
     for row in rows {
-        let reporter = NodeId(row.node_id);
-        let device = devices
-            .get(&DeviceId(row.device_id))
-            .filter(|_| reporters.contains(&row.node_id));
+        let device = devices.get(&DeviceId(row.device_id));
+        let (Some(device), Some(reporter)) = (device, reporters.get(&row.node_id)) else {
+            page.resolved.push(row.id);
+            continue;
+        };
         // Judged when it is shown, so no other operation has to maintain this list (decision 0008).
-        match device.map(|device| (device, device.writable_by(reporter))) {
-            Some((device, Err(reason))) => page.refused.push(shown(row, device, reason)?),
-            Some((_, Ok(()))) | None => page.resolved.push(row.id),
+        match device.writable_by(*reporter, endpoint(&row)?) {
+            Err(reason) => page.refused.push(shown(row, device, reason)?),
+            Ok(()) => page.resolved.push(row.id),
         }
     }
     Ok(page)
@@ -122,17 +124,24 @@ async fn in_the_way(
 async fn living_reporters(
     db: &impl ConnectionTrait,
     rows: &[refused_device::Model],
-) -> Result<BTreeSet<i64>, DbErr> {
+) -> Result<BTreeMap<i64, Reporter>, DbErr> {
     let ids: BTreeSet<i64> = rows.iter().map(|row| row.node_id).collect();
     let living = node::Entity::find()
-        .select_only()
-        .column(node::Column::Id)
         .filter(node::Column::Id.is_in(ids))
         .filter(node::Column::DeletedAt.is_null())
-        .into_tuple::<i64>()
         .all(db)
         .await?;
-    Ok(living.into_iter().collect())
+    Ok(living
+        .into_iter()
+        .map(|node| (node.id, nodes::reporter(&node)))
+        .collect())
+}
+
+fn endpoint(row: &refused_device::Model) -> Result<Endpoint, DbErr> {
+    Ok(Endpoint {
+        ip: row.ip.0,
+        port: codec::read_port(row.port)?,
+    })
 }
 
 fn shown(
@@ -144,10 +153,7 @@ fn shown(
     Ok(RefusedDevice {
         id: row.id,
         reporter: NodeId(row.node_id),
-        endpoint: Endpoint {
-            ip: row.ip.0,
-            port: codec::read_port(row.port)?,
-        },
+        endpoint: endpoint(&row)?,
         identifier: row.identifier.0,
         reason: if conflict { row.reason.0 } else { now },
         device: device.id,

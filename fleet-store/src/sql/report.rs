@@ -4,9 +4,11 @@
 //! rows that they need, and writes their decisions. It also records the addresses that a node resolved for the
 //! names of a command, because reports are refused until those addresses are stored.
 
+mod claims;
 pub(in crate::sql) mod inventory;
 mod known;
 mod refusals;
+mod shared;
 
 use std::net::IpAddr;
 
@@ -15,7 +17,6 @@ use fleet_core::{
     outcome::{Code, Verdict},
 };
 use fleet_discovery::{DeviceFound, LogEvent, Pinned, RowVerdict, admit, is_flooded};
-use fleet_pairing::Reporter;
 use inventory::{Inventory, SavedIds};
 use known::KnownRows;
 use refusals::Refusals;
@@ -72,13 +73,10 @@ impl Reports for SqlStore {
             };
             let reports: Vec<&DeviceReport> = new.rows.iter().flatten().collect();
             let known = KnownRows::load(tx, id, command.id, &reports).await?;
-            let reporter = Reporter {
-                node: new.node,
-                replaces: node.replaces_node_id.map(NodeId),
-            };
+            let reporter = nodes::reporter(&node);
             // Locks devices after node, command and scan: every transaction locks in this order
             // (decision 0004).
-            let mut inventory = Inventory::load(tx, &new, reporter, &reports).await?;
+            let mut inventory = Inventory::load(tx, &new, id, reporter, &reports).await?;
             let quota = scope.quota();
             let admitted = admit(
                 &mut scope,
@@ -110,8 +108,9 @@ impl Reports for SqlStore {
             for verdict in verdicts {
                 outcome.add(verdict, &inventory, &known);
             }
-            let rows = outcome.rows(&new, id, &ids);
+            let rows = outcome.rows(&new, id, &inventory, &ids);
             let stored = rows.len();
+            let shared = shared::warnings(tx, id, &inventory).await?;
             command.rows = command.rows.saturating_add(count(rows.len() as u64));
             inserts::all(tx, rows).await?;
 
@@ -123,6 +122,8 @@ impl Reports for SqlStore {
                 row.first_device_at = row.first_device_at.or(Some(Micros(new.now)));
             }
             scan.append(&events, new.now).await?;
+            scan.warn(shared, new.now).await?;
+            claims::audit(tx, &new, id, &inventory).await?;
             outcome.refusals.save(tx, &new, id).await?;
 
             let refused = count(outcome.refusals.all());
@@ -366,13 +367,23 @@ impl Outcome {
         }
     }
 
-    fn rows(&self, new: &NewReport, scan: ScanId, ids: &SavedIds) -> Vec<report_row::ActiveModel> {
+    fn rows(
+        &self,
+        new: &NewReport,
+        scan: ScanId,
+        inventory: &Inventory,
+        ids: &SavedIds,
+    ) -> Vec<report_row::ActiveModel> {
         let row = |stored: &StoredRow| {
             let Endpoint { ip, port } = stored.report.endpoint;
             let (refusal, device) = match stored.judgment {
                 Judgment::Accepted { device, .. } => (None, Some(ids.of(device).0)),
-                Judgment::Refused(reason) => (Some(AsText(reason)), None),
+                Judgment::Refused(reason) => (
+                    Some(AsText(reason)),
+                    inventory.conflict_at(stored.report.endpoint).map(|id| id.0),
+                ),
             };
+            let shared = inventory.shared().get(&stored.report.endpoint);
             report_row::ActiveModel {
                 command_id: Set(AsText(new.command)),
                 ip: Set(AsText(ip)),
@@ -381,6 +392,7 @@ impl Outcome {
                 identifier: Set(stored.report.sent_identifier.clone()),
                 refusal: Set(refusal),
                 device_id: Set(device),
+                shared_identity: Set(shared.map(|shared| AsText(shared.identifier.clone()))),
             }
         };
         self.stored.iter().map(row).collect()

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use fleet_core::{enrollment::NodeState, outcome::Conclusion};
-use fleet_discovery::{NoRoom, NodeLoad, Scope, check_room};
+use fleet_discovery::{NoRoom, NodeLoad, OpenScan, PastScan, Scope, check_room};
 
 use super::{
     audit, codec, commands,
@@ -13,8 +13,8 @@ use super::{
     nodes,
 };
 use crate::{
-    CreateScanError, CreatedScan, EventPage, NewScan, Progress, Queueing, ScanRow, Scans,
-    StoredEvent, sql::prelude::*,
+    CreateScanError, CreatedScan, EventPage, NewScan, Progress, Queueing, ScanHistory, ScanRow,
+    Scans, StoredEvent, sql::prelude::*,
 };
 
 #[async_trait]
@@ -128,6 +128,12 @@ impl Scans for SqlStore {
         found.await.during("list_scans")
     }
 
+    async fn scan_history(&self, org: OrgId, node: NodeId) -> Result<ScanHistory, StoreError> {
+        history(self.reader(), org, node)
+            .await
+            .during("scan_history")
+    }
+
     async fn read_events(
         &self,
         org: OrgId,
@@ -162,6 +168,88 @@ impl Scans for SqlStore {
         };
         page.await.during("read_events")
     }
+}
+
+/// The number of ended scans of a node that show how long its next one takes.
+const PAST_SCANS: u64 = 16;
+
+async fn history(
+    db: &impl ConnectionTrait,
+    org: OrgId,
+    node: NodeId,
+) -> Result<ScanHistory, DbErr> {
+    let of_node = || {
+        scan::Entity::find()
+            .filter(scan::Column::OrgId.eq(org.0))
+            .filter(scan::Column::NodeId.eq(node.0))
+    };
+    let open = of_node()
+        .filter(scan::Column::State.is_in(nodes::open_states()))
+        .all(db)
+        .await?;
+    let open = open.iter().map(|row| {
+        Ok(OpenScan {
+            priority: row.priority.0,
+            estimate: Duration::from_millis(read_count(row.estimate_ms)?),
+            commands: read_count(row.chunks)?,
+            is_running: row.state.0 == ScanState::Running,
+        })
+    });
+    let open = open.collect::<Result<Vec<_>, DbErr>>()?;
+    // A scan that was canceled or failed does not show how long it would have taken.
+    let complete = [ScanState::Completed, ScanState::Partial].map(AsText);
+    let past = of_node()
+        .filter(scan::Column::State.is_in(complete))
+        .order_by_desc(scan::Column::Id)
+        .limit(PAST_SCANS)
+        .all(db)
+        .await?;
+    let mut chunks: BTreeMap<AsText<ScanId>, Vec<chunk::Model>> = BTreeMap::new();
+    let found = chunk::Entity::find()
+        .filter(chunk::Column::ScanId.is_in(past.iter().map(|scan| scan.id)))
+        .all(db)
+        .await?;
+    for chunk in found {
+        chunks.entry(chunk.scan_id).or_default().push(chunk);
+    }
+    let past = past.into_iter().filter_map(|row| {
+        let chunks = chunks.remove(&row.id).unwrap_or_default();
+        past_scan(&row, &chunks).transpose()
+    });
+    Ok(ScanHistory {
+        open,
+        past: past.collect::<Result<Vec<_>, DbErr>>()?,
+    })
+}
+
+/// None for a scan that never started.
+fn past_scan(row: &scan::Model, chunks: &[chunk::Model]) -> Result<Option<PastScan>, DbErr> {
+    let (Some(started), Some(ended)) = (row.started_at, row.ended_at) else {
+        return Ok(None);
+    };
+    let Some(ledger) = row.ledger.as_deref().map(codec::read_ledger).transpose()? else {
+        return Ok(None);
+    };
+    let mut past = PastScan {
+        addresses: Vec::new(),
+        ports: Vec::new(),
+        commands: read_count(row.chunks)?,
+        answered: ledger.identified + ledger.unidentified + ledger.refused,
+        duration: ended.0.since(started.0),
+    };
+    for chunk in chunks {
+        let list = chunk.scope.0.address_list();
+        // Each share of the ports has chunks of its own with the same addresses.
+        if !past.addresses.contains(&list) {
+            past.addresses.push(list);
+        }
+        for port in codec::read_ports(&chunk.ports)? {
+            if !past.ports.contains(&port) {
+                past.ports.push(port);
+            }
+        }
+    }
+    Ok(Some(past))
 }
 
 fn event(row: scan_event::Model) -> Result<StoredEvent, DbErr> {
@@ -321,6 +409,10 @@ async fn check_node(
     }
 }
 
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
 fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), DbErr> {
     let skipped: u64 = new.plan.skipped.iter().map(|tally| tally.count).sum();
     let skipped = count(skipped);
@@ -360,6 +452,7 @@ fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), D
         chunks: Set(count(new.plan.chunks.len() as u64)),
         chunks_done: Set(0),
         targets: Set(count(new.plan.targets)),
+        estimate_ms: Set(millis(new.plan.estimate)),
         units: Set(skipped + planned),
         units_done: Set(skipped),
         units_settled: Set(skipped),

@@ -7,7 +7,9 @@ use super::{
     entity::{node, node_challenge, node_key, node_session},
     nodes,
 };
-use crate::{BeginError, Challenged, NodeIdentity, OpenSessionError, Sessions, sql::prelude::*};
+use crate::{
+    BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions, sql::prelude::*,
+};
 
 #[async_trait]
 impl Sessions for SqlStore {
@@ -157,10 +159,24 @@ impl Sessions for SqlStore {
         live.await.during("has_live_session")
     }
 
-    async fn heartbeat(&self, node: NodeId, now: Timestamp) -> Result<bool, StoreError> {
+    async fn heartbeat(
+        &self,
+        node: NodeId,
+        halt: Option<Halt>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         transaction!(self, "heartbeat", |tx| {
+            let seen = node::ActiveModel {
+                last_seen_at: Set(Some(Micros(now))),
+                halt_reason: match halt.clone() {
+                    Some(Halt::Halted(reason)) => Set(Some(reason)),
+                    Some(Halt::Running) => Set(None),
+                    None => NotSet,
+                },
+                ..Default::default()
+            };
             let touched = node::Entity::update_many()
-                .col_expr(node::Column::LastSeenAt, Micros(now).into())
+                .set(seen)
                 .filter(node::Column::Id.eq(node.0))
                 .filter(node::Column::DeletedAt.is_null())
                 .filter(node::Column::State.eq(AsText(NodeState::Confirmed)))

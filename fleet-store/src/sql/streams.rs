@@ -135,8 +135,12 @@ impl Streams for SqlStore {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         transaction!(self, "release_stream", |tx| {
+            // A server whose clock is ahead may have dated an earlier heartbeat, which must not count as a later one.
+            let row = node::Entity::find_by_id(node.0).one(tx).await?;
+            let seen = row.and_then(|row| row.last_seen_at);
+            let ended = seen.map_or(now, |seen| seen.0.max(now));
             node_stream::Entity::update_many()
-                .col_expr(node_stream::Column::ReleasedAt, Micros(now).into())
+                .col_expr(node_stream::Column::ReleasedAt, Micros(ended).into())
                 .filter(node_stream::Column::NodeId.eq(node.0))
                 // An old stream that ends late must not release its successor's claim.
                 .filter(node_stream::Column::Epoch.eq(epoch.0))
@@ -148,10 +152,14 @@ impl Streams for SqlStore {
     }
 
     async fn is_current(&self, node: NodeId, epoch: Epoch) -> Result<bool, StoreError> {
-        let current = current_epoch(self.reader(), node).await;
-        current
-            .map(|current| current == Some(epoch))
-            .during("is_current")
+        let read = async {
+            let live = node::Entity::find_by_id(node.0)
+                .filter(node::Column::DeletedAt.is_null())
+                .count(self.reader())
+                .await?;
+            Ok(live > 0 && current_epoch(self.reader(), node).await? == Some(epoch))
+        };
+        read.await.during("is_current")
     }
 }
 

@@ -1,5 +1,7 @@
 //! How acknowledgments end commands, chunks and scans, and how progress is computed until then.
 
+use std::time::Duration;
+
 use fleet_core::{
     ScanState,
     outcome::{AckCode, Code, Conclusion},
@@ -20,6 +22,47 @@ contract! {
     busy_ends_a_scan_that_never_queues
     progress_counts_over_all_chunks
     events_resume_from_a_cursor
+    the_history_of_a_node_shows_ended_and_open_scans
+}
+
+async fn the_history_of_a_node_shows_ended_and_open_scans(site: Site) {
+    let (node, other) = (site.node("north").await, site.node("south").await);
+    let command = site.running(node, "10.0.0.0/24").await;
+    let rows = (1..=3).map(|n| plain(&format!("10.0.0.{n}"), "80"));
+    let reported = site.reported(node, command.command, rows.collect()).await;
+    assert_eq!(reported, (3, 0));
+    site.acked(node, command.command, AckCode::Ok).await;
+    // A scan that fails shows nothing.
+    let failing = site.running(node, "10.0.1.0/24").await;
+    site.acked(node, failing.command, AckCode::BadRequest).await;
+    site.running(node, "10.0.2.0/24").await;
+    let waiting = site.new_scan(node.id, "10.0.4.0/21", &["80"]);
+    let estimate = waiting.plan.estimate;
+    site.create(waiting).await;
+    let history = site.store.scan_history(site.org, node.id).await;
+    let history = history.expect("read");
+    let [past] = history.past.as_slice() else {
+        panic!("{history:?}");
+    };
+    let addresses: Vec<String> = past.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["10.0.0.1-10.0.0.254"]);
+    let ports: Vec<u16> = past.ports.iter().map(|port| port.number()).collect();
+    assert_eq!((ports, past.commands, past.answered), (vec![80], 1, 3));
+    assert_eq!(past.duration, Duration::from_secs(40));
+    let open: Vec<_> = history
+        .open
+        .iter()
+        .map(|scan| (scan.is_running, scan.commands))
+        .collect();
+    assert_eq!((open.len(), history.open.len()), (2, 2));
+    assert!(
+        open.contains(&(true, 1)) && open.contains(&(false, 2)),
+        "{open:?}"
+    );
+    let longest = history.open.iter().map(|scan| scan.estimate).max();
+    assert_eq!(longest, Some(estimate));
+    let none = site.store.scan_history(site.org, other.id).await;
+    assert_eq!(none.expect("read"), ScanHistory::default());
 }
 
 async fn the_last_ack_ends_the_scan_with_its_ledger(site: Site) {

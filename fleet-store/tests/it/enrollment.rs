@@ -55,13 +55,8 @@ async fn a_code_leads_to_a_confirmed_node(site: Site) {
     );
     assert_eq!(node.fingerprint, Fingerprint::of(&new.identity_key));
     assert_eq!(
-        (
-            node.connected,
-            node.hello,
-            node.open_scans,
-            node.last_seen_at
-        ),
-        (false, None, 0, None)
+        (node.stream, node.hello, node.open_scans, node.last_seen_at),
+        (None, None, 0, None)
     );
 
     site.store
@@ -323,7 +318,13 @@ async fn revoking_voids_everything_of_the_node(site: Site) {
             .await
             .expect("read")
     );
-    assert!(!site.store.heartbeat(node.id, at(7)).await.expect("read"));
+    assert!(
+        !site
+            .store
+            .heartbeat(node.id, None, at(7))
+            .await
+            .expect("read")
+    );
     assert!(matches!(
         site.store
             .claim_stream(Site::claim(node.id, &[], at(7)))

@@ -17,6 +17,7 @@ contract! {
     an_unreadable_row_does_not_stop_a_sweep
     a_scan_queued_for_too_long_expires
     a_scan_that_ran_and_was_left_waiting_ends_by_its_chunks
+    the_queue_time_limits_waiting_and_not_running
     an_abandoned_scan_that_is_never_queued_is_expired
     end_scan_ends_once
     revoking_ends_scans_and_keeps_results
@@ -265,19 +266,40 @@ async fn a_scan_that_ran_and_was_left_waiting_ends_by_its_chunks(site: Site) {
         "a command in flight has its own deadline"
     );
     site.reconnect(&mut node, &[], at(502)).await;
-    assert_eq!(
-        site.store
-            .sweep_commands(at(503))
-            .await
-            .expect("swept")
-            .scans,
-        [scan]
-    );
+    // Its commands were in flight for 40 s and for 3 s, which is no waiting.
+    for (now, expired) in [(503, Vec::new()), (542, Vec::new()), (543, vec![scan])] {
+        let swept = site.store.sweep_commands(at(now)).await.expect("swept");
+        assert_eq!(swept.scans, expired, "{now}");
+    }
     assert_eq!(site.look(scan).await.state, ScanState::Partial);
     assert_eq!(
         site.acked(node, second.command, AckCode::Ok).await,
         Acked::Stale
     );
+}
+
+async fn the_queue_time_limits_waiting_and_not_running(site: Site) {
+    let node = site.node("north").await;
+    let scan = site
+        .create(NewScan {
+            queueing: Queueing::Until(at(80)),
+            ..site.new_scan(node.id, "10.0.0.0/20", &["80"])
+        })
+        .await
+        .id;
+    let mut now = 20;
+    for chunk in 1..=4 {
+        let issued = site.issue_at(node, at(now)).await.expect("a chunk");
+        now += 50;
+        let ack = Ack {
+            now: at(now),
+            ..Site::ack(node, issued.command, AckCode::Ok)
+        };
+        site.store.record_ack(ack).await.expect("acked");
+        let swept = site.store.sweep_commands(at(now)).await.expect("swept");
+        assert_eq!(swept.scans, [], "after chunk {chunk}");
+    }
+    assert_eq!(site.look(scan).await.state, ScanState::Completed);
 }
 
 async fn an_abandoned_scan_that_is_never_queued_is_expired(site: Site) {

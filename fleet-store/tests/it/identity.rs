@@ -503,11 +503,17 @@ async fn a_conflict_with_another_record_is_shown_until_it_is_resolved(site: Site
         refusals(&site).await[0].reason.as_str(),
         "bound to another node"
     );
-    // Revocation also clears refused devices: they are hidden at once, and the next sweep deletes them.
+    // After a revocation, a MAC at another endpoint is still no claim.
     site.store
         .revoke_node(site.org, north.id, None, site.actor(), at(50))
         .await
         .expect("revoked");
+    assert_eq!(
+        refusals(&site).await[0].reason.as_str(),
+        "owned by a revoked node"
+    );
+    // An operator's decision clears refused devices: they are hidden at once, and the next sweep deletes them.
+    bind(&site, 1, south.id).await;
     assert_eq!(refusals(&site).await, []);
     let sweep = site.store.sweep_refused_devices(0, at(60)).await;
     assert_eq!(sweep.expect("swept"), None);

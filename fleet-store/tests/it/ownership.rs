@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use fleet_core::{DeviceIdentifier, NodeId, RawDeviceReport};
+use fleet_core::{NodeId, RawDeviceReport};
 use fleet_store::*;
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 
@@ -24,9 +24,10 @@ const ROUNDS: usize = 6;
 /// Rows per report. Each node sends several reports, which overlap those of the other nodes.
 const ROWS: usize = 8;
 
-/// The node ids that own and hold the device. None is the server.
+/// The node ids that own and hold the device, where none is the server, and whether it is at the reported endpoint.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct State {
+    is_here: bool,
     owner: Option<NodeId>,
     bound: Option<Option<NodeId>>,
 }
@@ -37,9 +38,14 @@ struct Nodes {
     other: NodeId,
     dead: NodeId,
     predecessor: NodeId,
+    mate: NodeId,
+    dead_mate: NodeId,
 }
 
-struct Table(BTreeMap<(&'static str, &'static str), [&'static str; 3]>);
+/// The outcomes by owner, binding and endpoint.
+struct Table(BTreeMap<Words, [&'static str; 3]>);
+
+type Words = (&'static str, &'static str, &'static str);
 
 impl Table {
     fn read() -> Self {
@@ -48,7 +54,10 @@ impl Table {
             .filter(|line| !line.is_empty() && !line.starts_with('#'));
         let case = |line: &'static str| {
             let words: Vec<_> = line.split_whitespace().collect();
-            ((words[0], words[1]), [words[2], words[3], words[4]])
+            (
+                (words[0], words[1], words[2]),
+                [words[3], words[4], words[5]],
+            )
         };
         Self(lines.map(case).collect())
     }
@@ -65,7 +74,11 @@ impl Table {
             None => "server",
             Some(owner) if owner == node => "me",
             Some(owner) if owner == nodes.predecessor && node == nodes.reporter.id => "predecessor",
-            Some(owner) if owner == nodes.predecessor || owner == nodes.dead => "dead",
+            Some(owner) if owner == nodes.mate && node == nodes.reporter.id => "mate",
+            Some(owner) if owner == nodes.dead_mate && node == nodes.reporter.id => "dead-mate",
+            Some(owner) if [nodes.predecessor, nodes.dead, nodes.dead_mate].contains(&owner) => {
+                "dead"
+            }
             Some(_) => "other",
         };
         let bound = match state.bound {
@@ -75,10 +88,17 @@ impl Table {
             Some(to) if to == state.owner => "owner",
             Some(Some(_)) => "third",
         };
-        let outcome = self.0[&(owner, bound)][kind];
+        let at = if state.is_here { "here" } else { "away" };
+        // A record at another endpoint is `away` only where the table has a row for it.
+        let outcome = self.0[&(owner, bound, at)][kind];
         let after = match outcome {
+            "kept" => State {
+                is_here: true,
+                ..state
+            },
             "updated" | "inherited" => State {
                 owner: Some(node),
+                is_here: true,
                 ..state
             },
             _ => state,
@@ -89,7 +109,7 @@ impl Table {
 
 /// One device of one round.
 struct Case {
-    words: (&'static str, &'static str),
+    words: Words,
     kind: usize,
     state: State,
     number: usize,
@@ -103,7 +123,17 @@ impl Case {
     }
 
     fn row(&self) -> Row {
-        let (ip, mac) = (self.ip(), mac(self.number));
+        self.row_at(false)
+    }
+
+    /// The row at the reported address, or at another one.
+    fn row_at(&self, away: bool) -> Row {
+        let ip = if away {
+            format!("10.9.{}.{}", self.number / 250, self.number % 250 + 1)
+        } else {
+            self.ip()
+        };
+        let mac = mac(self.number);
         let serial = format!("S-{}", self.number);
         row(RawDeviceReport {
             ip: &ip,
@@ -111,10 +141,6 @@ impl Case {
             serial: if self.kind == 1 { &serial } else { "" },
             ..blank()
         })
-    }
-
-    fn identifier(&self, owner: NodeId) -> DeviceIdentifier {
-        self.row().expect("well-formed").identifier(owner)
     }
 }
 
@@ -166,12 +192,9 @@ async fn every_case_under_concurrency_ends_as_the_table_allows(site: Site) {
             // The record's name shows whether it was inherited or updated.
             let owner = owner_of(&raw, case.device).await;
             let plain = |outcomes: [&'static str; 2]| {
-                outcomes.map(|outcome| {
-                    if outcome == "inherited" {
-                        "updated"
-                    } else {
-                        outcome
-                    }
+                outcomes.map(|outcome| match outcome {
+                    "inherited" | "kept" => "updated",
+                    other => other,
                 })
             };
             let fits = allowed
@@ -197,23 +220,30 @@ async fn every_case_under_concurrency_ends_as_the_table_allows(site: Site) {
 }
 
 async fn nodes(site: &Site) -> Nodes {
-    let (other, dead, predecessor) = (
+    let (other, dead, predecessor, mate, dead_mate) = (
         site.confirmed("other").await,
         site.confirmed("dead").await,
         site.confirmed("predecessor").await,
+        site.confirmed("mate").await,
+        site.confirmed("dead-mate").await,
     );
-    for node in [dead, predecessor] {
+    site.shares_site(dead_mate, mate).await;
+    for node in [dead, predecessor, dead_mate] {
         site.store
             .revoke_node(site.org, node, None, site.actor(), at(5))
             .await
             .expect("revoked");
     }
+    let replacement = site.replacement("reporter", predecessor).await;
+    site.shares_site(replacement.id, mate).await;
     Nodes {
-        reporter: site.replacement("reporter", predecessor).await,
+        reporter: replacement,
         second: site.node("second").await,
         other,
         dead,
         predecessor,
+        mate,
+        dead_mate,
     }
 }
 
@@ -221,7 +251,7 @@ async fn nodes(site: &Site) -> Nodes {
 async fn set_up(site: &Site, raw: &DatabaseConnection, nodes: &Nodes, table: &Table) -> Vec<Case> {
     let me = nodes.reporter.id;
     let mut cases = Vec::new();
-    for ((owner, bound), kind) in table
+    for ((owner, bound, place), kind) in table
         .0
         .keys()
         .flat_map(|words| (0..3).map(move |kind| (*words, kind)))
@@ -231,6 +261,8 @@ async fn set_up(site: &Site, raw: &DatabaseConnection, nodes: &Nodes, table: &Ta
             "other" => Some(nodes.other),
             "dead" => Some(nodes.dead),
             "predecessor" => Some(nodes.predecessor),
+            "mate" => Some(nodes.mate),
+            "dead-mate" => Some(nodes.dead_mate),
             _ => None,
         };
         let bound_to = match bound {
@@ -241,23 +273,26 @@ async fn set_up(site: &Site, raw: &DatabaseConnection, nodes: &Nodes, table: &Ta
             _ => None,
         };
         let mut case = Case {
-            words: (owner, bound),
+            words: (owner, bound, place),
             kind,
             state: State {
+                is_here: place == "here",
                 owner: owner_id,
                 bound: bound_to,
             },
             number: cases.len(),
             device: 0,
         };
-        let identifier = case.identifier(owner_id.unwrap_or(NodeId(0)));
+        let away = !case.state.is_here;
+        let known = case.row_at(away).expect("well-formed");
+        let identifier = known.identifier(owner_id.unwrap_or(NodeId(0)));
         let null = |id: Option<NodeId>| id.map_or("NULL".to_owned(), |id| id.to_string());
         let sql = format!(
             "INSERT INTO device (org_id, identifier, node_id, ip, port, scheme, driver, model, manufacturer, firmware, serial, evidence, first_seen, last_seen) \
              VALUES ({}, '{identifier}', {}, '{}', 80, '', 'antminer', 'S19', '', '', '', '', 1, 1) RETURNING id",
             site.org,
             null(owner_id),
-            case.ip()
+            known.endpoint.ip
         );
         case.device = number(raw, &sql).await.expect("inserted");
         if let Some(bound_to) = bound_to {
@@ -297,6 +332,7 @@ async fn settle_report(
         Some("owned by another node") => "owned",
         Some("bound to another node") => "bound",
         Some("paired by the server") => "paired",
+        Some("owned by a revoked node") => "revoked",
         Some("found by the server itself") => "unattributed",
         Some(reason) => panic!("{reason}"),
     }
@@ -320,6 +356,7 @@ async fn number(raw: &DatabaseConnection, sql: &str) -> Option<i64> {
 /// Clears all records between rounds, so the endpoints can be reused.
 async fn clear(raw: &DatabaseConnection) {
     for table in [
+        "device_sighting",
         "refused_device",
         "identity_change",
         "device_alias",

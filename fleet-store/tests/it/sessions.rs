@@ -224,11 +224,16 @@ async fn a_session_needs_a_live_key(site: Site) {
 async fn heartbeats_move_last_seen(site: Site) {
     let node = site.confirmed("north").await;
     let waiting = site.pending("south").await.node;
-    assert!(site.store.heartbeat(node, at(77)).await.expect("written"));
+    assert!(
+        site.store
+            .heartbeat(node, None, at(77))
+            .await
+            .expect("written")
+    );
     assert!(
         !site
             .store
-            .heartbeat(waiting, at(77))
+            .heartbeat(waiting, None, at(77))
             .await
             .expect("written"),
         "not confirmed"
@@ -236,7 +241,7 @@ async fn heartbeats_move_last_seen(site: Site) {
     assert!(
         !site
             .store
-            .heartbeat(NodeId(9_999), at(77))
+            .heartbeat(NodeId(9_999), None, at(77))
             .await
             .expect("written")
     );

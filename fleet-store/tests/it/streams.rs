@@ -75,12 +75,13 @@ async fn a_stale_release_changes_nothing(site: Site) {
             .expect("read")
     );
     assert!(
-        site.store
+        !site
+            .store
             .node(site.org, node.id)
             .await
             .expect("read")
             .expect("there")
-            .connected
+            .stream_ended()
     );
     site.store
         .release_stream(node.id, node.epoch, at(7))
@@ -94,13 +95,12 @@ async fn a_stale_release_changes_nothing(site: Site) {
             .expect("read")
     );
     assert!(
-        !site
-            .store
+        site.store
             .node(site.org, node.id)
             .await
             .expect("read")
             .expect("there")
-            .connected
+            .stream_ended()
     );
 }
 
@@ -121,6 +121,10 @@ async fn announced_node_properties_are_stored(site: Site) {
         local_subnets: vec!["10.0.0.0/24".into()],
         max_targets: 4_096,
         max_ports: 32,
+        rate: 900,
+        arp: true,
+        denied_ports: vec!["22".into()],
+        allowed_networks: vec!["10.0.0.0/16".into()],
     };
     let claim = StreamClaim {
         hello: hello.clone(),
@@ -134,13 +138,18 @@ async fn announced_node_properties_are_stored(site: Site) {
         .expect("read")
         .expect("there");
     assert_eq!(
-        (row.hello.as_ref(), row.last_seen_at, row.connected),
+        (row.hello.as_ref(), row.last_seen_at, !row.stream_ended()),
         (Some(&hello), Some(at(9)), true)
     );
     let profile = row.hello.expect("there").profile();
     assert_eq!(
         (profile.max_targets, profile.max_ports, profile.cancel),
         (4_096, 32, true)
+    );
+    assert_eq!((profile.rate, profile.arp), (900, true));
+    assert_eq!(
+        (profile.denied_ports.len(), profile.allowed_networks.len()),
+        (1, 1)
     );
 }
 

@@ -135,6 +135,10 @@ where
         let connection = Connection {
             address,
             slot,
+            shared: config
+                .trusted_proxies
+                .iter()
+                .any(|network| network.contains(address.ip().to_canonical())),
             tls: tls.clone(),
             plaintext: config.plaintext,
             counts: Arc::clone(&config.counts),

@@ -26,6 +26,14 @@ pub(super) const SEND_BUFFER: usize = 16 << 10;
 pub(super) const STREAMS: u32 = 32;
 /// Header list of a request, with its line.
 pub(super) const HEADER_LIST: usize = 8 << 10;
+/// Header list that a trusted proxy may send. The server refuses a longer list than [`HEADER_LIST`] on its stream, with
+/// status 431. h2 closes the connection at four times this number, and proxies forward at most 60 to 100 KiB (Envoy).
+pub(super) const SHARED_HEADER_LIST: usize = 128 << 10;
+/// Most streams of a trusted proxy that are reset before they are served. A client of the proxy can open and reset as
+/// many as the proxy forwards at once. Each takes under 1 KiB.
+pub(super) const SHARED_PENDING_RESETS: usize = 16 << 10;
+/// Peers behind a trusted proxy for which its frames are counted. An allowance for each keeps a flood bounded.
+pub(super) const SHARED_PEERS: u32 = 256;
 /// Headers of a request.
 pub(super) const HEADERS: usize = 64;
 /// Most streams that a peer resets before they are served. This stops the rapid-reset attack.
@@ -80,6 +88,9 @@ pub struct ListenerConfig {
     pub anonymous_per_source: usize,
     /// Sources without limits of their own, such as proxies, which forward the requests of many peers.
     pub exempt: Vec<IpNetwork>,
+    /// Proxies that are trusted. A connection of theirs carries many peers, so that no peer may end it. They may name the
+    /// client with the PROXY protocol, and are exempt.
+    pub trusted_proxies: Vec<IpNetwork>,
     /// Longest time that a drain waits for open connections.
     pub drain: Duration,
     /// The counters. Keep a clone to read them.
@@ -105,6 +116,7 @@ impl ListenerConfig {
             .into_iter()
             .flatten()
             .collect(),
+            trusted_proxies: Vec::new(),
             drain: Duration::from_secs(10),
             counts: Arc::default(),
         }

@@ -34,10 +34,12 @@ use super::{
     config::{
         CLOSE_GRACE, CONNECTION_WINDOW, ERROR_RESETS, ESTABLISH, HEADER_LIST, HEADERS, HTTP1_IDLE,
         KEEPALIVE, KEEPALIVE_TIMEOUT, ListenerCounts, PENDING_RESETS, PLAIN_IDLE, PREFACE,
-        SEND_BUFFER, STREAM_WINDOW, STREAMS, count,
+        SEND_BUFFER, SHARED_HEADER_LIST, SHARED_PEERS, SHARED_PENDING_RESETS, STREAM_WINDOW,
+        STREAMS, count,
     },
     guard::Standing,
     metered::Metered,
+    proxied,
     rewind::{Opening, Rewind},
     stall::StallGuard,
     table::Slot,
@@ -57,6 +59,8 @@ pub(super) struct Ends {
 pub(super) struct Connection {
     pub(super) address: SocketAddr,
     pub(super) slot: Slot,
+    /// Whether a trusted proxy opened it for many peers.
+    pub(super) shared: bool,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) plaintext: bool,
     pub(super) counts: Arc<ListenerCounts>,
@@ -97,9 +101,13 @@ impl Connection {
         B::Error: Into<BoxError>,
     {
         let opened = Instant::now();
+        let Some((address, io)) = self.client(io).await else {
+            return;
+        };
         let Some((opening, io)) = self.sniff(io).await else {
             return;
         };
+        let peer = |tls| Peer { address, tls };
         match (opening, self.tls.clone()) {
             (Opening::Tls, Some(acceptor)) => {
                 let handshake = timeout(PREFACE, acceptor.accept(io));
@@ -110,11 +118,11 @@ impl Connection {
                 let Some((opening, io)) = self.sniff(io).await else {
                     return;
                 };
-                self.serve(opening, io, true, opened, service).await;
+                self.serve(opening, io, peer(true), opened, service).await;
             }
             (Opening::Tls, None) => count(&self.counts.tls_failed),
             (Opening::Http1 | Opening::Http2, _) if self.plaintext => {
-                self.serve(opening, io, false, opened, service).await
+                self.serve(opening, io, peer(false), opened, service).await
             }
             (Opening::Http1 | Opening::Http2, _) => {
                 count(&self.counts.plaintext_refused);
@@ -124,6 +132,29 @@ impl Connection {
                     .await
                     .unwrap_or(Ok(()))
                     .unwrap_or_default();
+            }
+        }
+    }
+
+    /// Returns the address of the client, which a trusted proxy may name.
+    async fn client<I: AsyncRead + Unpin>(&self, io: I) -> Option<(SocketAddr, Rewind<I>)> {
+        if !self.shared {
+            return Some((self.address, Rewind::after(io, Vec::new())));
+        }
+        let named = tokio::select! {
+            () = self.ends.drain.cancelled() => return None,
+            named = timeout(PREFACE, proxied::read(io)) => named,
+        };
+        match named {
+            Ok(Ok((address, io))) => Some((address.unwrap_or(self.address), io)),
+            Ok(Err(error)) => {
+                count(&self.counts.broken);
+                tracing::debug!(%error, proxy = %self.address, "a connection of a trusted proxy broke");
+                None
+            }
+            Err(_) => {
+                count(&self.counts.silent);
+                None
             }
         }
     }
@@ -144,7 +175,7 @@ impl Connection {
         }
     }
 
-    async fn serve<I, S, B>(&self, opening: Opening, io: I, tls: bool, opened: Instant, service: S)
+    async fn serve<I, S, B>(&self, opening: Opening, io: I, peer: Peer, opened: Instant, service: S)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
@@ -155,16 +186,12 @@ impl Connection {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (peer, guard) = (
-            Peer {
-                address: self.address,
-                tls,
-            },
-            self.slot.0.clone(),
-        );
+        let (shared, guard) = (self.shared, self.slot.0.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             // hyper has no setting for the number of headers of HTTP/2.
-            let too_many = request.headers().len() > HEADERS;
+            // Otherwise the protocols' own limits apply.
+            let is_long = shared && header_list(&request) > HEADER_LIST;
+            let too_many = is_long || request.headers().len() > HEADERS;
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(guard.clone());
             let service = service.clone();
@@ -178,8 +205,11 @@ impl Connection {
         });
         let io = StallGuard::new(io, Arc::clone(&self.counts));
         if opening == Opening::Http2 {
-            let io = TokioIo::new(Metered::new(io, self.address, Arc::clone(&self.counts)));
-            self.drive(http2_limits().serve_connection(io, service), opened)
+            let peers = if self.shared { SHARED_PEERS } else { 1 };
+            let counts = Arc::clone(&self.counts);
+            let io = TokioIo::new(Metered::new(io, self.address, peers, counts));
+            let limits = http2_limits(self.shared);
+            self.drive(limits.serve_connection(io, service), opened)
                 .await;
         } else {
             self.drive(
@@ -228,7 +258,9 @@ impl Connection {
                             phase = Phase::Proven;
                             continue;
                         }
-                        Standing::Plain if guard.plain_requests() != requests => {
+                        Standing::Plain
+                            if guard.plain_requests() != requests || guard.active_calls() > 0 =>
+                        {
                             requests = guard.plain_requests();
                             bound.as_mut().reset(Instant::now() + PLAIN_IDLE);
                             continue;
@@ -275,7 +307,24 @@ fn http1_limits() -> http1::Builder {
     http1
 }
 
-fn http2_limits() -> http2::Builder<TokioExecutor> {
+/// The size of a header list, with the request line, as HTTP/2 counts it (RFC 9113, section 6.5.2).
+fn header_list(request: &Request<Incoming>) -> usize {
+    const FIELD: usize = 32;
+    let fields = request.headers().iter();
+    let headers: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD)
+        .sum();
+    let target = request.uri().path_and_query();
+    headers + target.map_or(0, |target| target.as_str().len())
+}
+
+fn http2_limits(shared: bool) -> http2::Builder<TokioExecutor> {
+    let (header_list, pending_resets, error_resets) = if shared {
+        // A limit on the life of the connection would count the errors of all peers.
+        (SHARED_HEADER_LIST, SHARED_PENDING_RESETS, None)
+    } else {
+        (HEADER_LIST, PENDING_RESETS, Some(ERROR_RESETS))
+    };
     let mut http2 = http2::Builder::new(TokioExecutor::new());
     http2
         .timer(TokioTimer::new())
@@ -283,9 +332,9 @@ fn http2_limits() -> http2::Builder<TokioExecutor> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(HEADER_LIST as u32)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(ERROR_RESETS)
+        .max_header_list_size(header_list as u32)
+        .max_pending_accept_reset_streams(pending_resets)
+        .max_local_error_reset_streams(error_resets)
         .keep_alive_interval(jittered(KEEPALIVE))
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     http2

@@ -149,16 +149,16 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// Starts for a peer whose first bytes are a preface of this length.
-    pub(super) fn new(preface: u32) -> Self {
+    /// Starts for a connection of so many peers, whose first bytes are a preface of this length.
+    pub(super) fn new(preface: u32, peers: u32) -> Self {
         Self {
             inbound: Frames::after(preface),
             outbound: Frames::after(0),
             newest: 0,
             earned: 0,
             rest: 0,
-            control: Bucket::full(CONTROL_MOST, CONTROL_RATE),
-            thin: Bucket::full(THIN_MOST, THIN_RATE),
+            control: Bucket::full(CONTROL_MOST * peers, CONTROL_RATE * peers),
+            thin: Bucket::full(THIN_MOST * peers, THIN_RATE * peers),
         }
     }
 

@@ -34,11 +34,11 @@ pub(super) struct Metered<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Metered<T> {
-    /// Wraps a transport whose next bytes are the preface of the peer.
-    pub(super) fn new(io: T, peer: SocketAddr, counts: Arc<ListenerCounts>) -> Self {
+    /// Wraps a transport of so many peers, whose next bytes are the preface.
+    pub(super) fn new(io: T, peer: SocketAddr, peers: u32, counts: Arc<ListenerCounts>) -> Self {
         Self {
             io,
-            meter: Meter::new(PREFACE.len() as u32),
+            meter: Meter::new(PREFACE.len() as u32, peers),
             since: Instant::now(),
             flood: None,
             peer,

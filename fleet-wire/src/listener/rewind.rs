@@ -25,9 +25,15 @@ pub(super) enum Opening {
 #[derive(Debug)]
 pub(super) struct Rewind<T> {
     io: T,
-    seen: [u8; PREFACE.len()],
+    seen: Vec<u8>,
     start: usize,
-    end: usize,
+}
+
+impl<T> Rewind<T> {
+    /// Replays these bytes first.
+    pub(super) fn after(io: T, seen: Vec<u8>) -> Self {
+        Self { io, seen, start: 0 }
+    }
 }
 
 impl<T: AsyncRead + Unpin> Rewind<T> {
@@ -52,15 +58,7 @@ impl<T: AsyncRead + Unpin> Rewind<T> {
                 break Opening::Http2;
             }
         };
-        Ok(Some((
-            opening,
-            Self {
-                io,
-                seen,
-                start: 0,
-                end,
-            },
-        )))
+        Ok(Some((opening, Self::after(io, seen[..end].to_vec()))))
     }
 }
 
@@ -71,11 +69,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Rewind<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.start == this.end {
+        let left = &this.seen[this.start..];
+        if left.is_empty() {
             return Pin::new(&mut this.io).poll_read(cx, buffer);
         }
-        let taken = buffer.remaining().min(this.end - this.start);
-        buffer.put_slice(&this.seen[this.start..this.start + taken]);
+        let taken = buffer.remaining().min(left.len());
+        buffer.put_slice(&left[..taken]);
         this.start += taken;
         Poll::Ready(Ok(()))
     }

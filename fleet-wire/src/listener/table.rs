@@ -93,7 +93,7 @@ impl ConnectionTable {
                 anonymous: config.max_connections.saturating_sub(config.reserved),
                 a_source: config.per_source,
                 anonymous_a_source: config.anonymous_per_source,
-                exempt: config.exempt.clone(),
+                exempt: [&config.exempt[..], &config.trusted_proxies].concat(),
             },
             counts: Arc::clone(&config.counts),
             slots: Mutex::default(),

@@ -44,6 +44,11 @@ impl Body {
         Self::new(Empty::new())
     }
 
+    /// The body without the value that it keeps.
+    pub(super) fn into_inner(self) -> UnsyncBoxBody<Bytes, BoxError> {
+        self.inner
+    }
+
     /// Keeps a value until the body is dropped, which is the end of the call.
     pub(super) fn holding(mut self, held: impl Send + 'static) -> Self {
         self.held = Some(Box::new(held));

@@ -77,6 +77,7 @@ impl Routes {
                 let reply = guarded(path, call?).await?;
                 Ok(Response {
                     headers: reply.headers,
+                    trailers: reply.trailers,
                     ..Response::new(engine::encode(&reply.message, format)?)
                 })
             })
@@ -95,13 +96,7 @@ impl Routes {
         let call = move |ctx: RequestContext, body: Bytes, format| -> StreamingResult {
             let call = engine::decode(body, format)
                 .map(|request| handler(engine::context(path, ctx), request));
-            Box::pin(async move {
-                Ok(outbound(
-                    path,
-                    refusable(guarded(path, call?).await),
-                    format,
-                ))
-            })
+            Box::pin(async move { Ok(outbound(path, guarded(path, call?).await?, format)) })
         };
         self.add(method, Call::ServerStream(Box::new(call)));
     }
@@ -116,9 +111,7 @@ impl Routes {
         let path = method.path();
         let call = move |ctx: RequestContext, inbound: RequestStream, format| -> StreamingResult {
             let call = handler(engine::context(path, ctx), self::inbound(inbound, format));
-            Box::pin(
-                async move { Ok(outbound(path, refusable(guarded(path, call).await), format)) },
-            )
+            Box::pin(async move { Ok(outbound(path, guarded(path, call).await?, format)) })
         };
         self.add(method, Call::Bidi(Box::new(call)));
     }
@@ -232,14 +225,6 @@ async fn guarded<T>(
         .unwrap_or_else(|_| Err(panicked(path)))
 }
 
-/// Refuses a stream by ending it with the error. If the error were sent in the headers alone, gRPC clients would read
-/// it from there and miss its details, such as the retry delay.
-fn refusable<M: Send + 'static>(
-    reply: Result<Reply<BoxStream<M>>, RpcError>,
-) -> Reply<BoxStream<M>> {
-    reply.unwrap_or_else(|refused| Reply::stream(stream::iter([Err(refused)])))
-}
-
 fn panicked(path: &'static str) -> RpcError {
     tracing::error!(path, "a handler panicked");
     RpcError::internal("internal error")
@@ -281,6 +266,7 @@ fn outbound<M: Wire>(
     ));
     Response {
         headers: reply.headers,
+        trailers: reply.trailers,
         ..Response::new(encoded)
     }
 }

@@ -15,22 +15,30 @@ use connectrpc::{
     Chain, ConnectError, ConnectRpcBody, ConnectRpcService, DeadlinePolicy, Dispatcher, Limits,
     MethodKind, Router,
 };
-use connectrpc_health::{StaticChecker, Status};
 use futures::future::FutureExt;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 
 use super::{
     auth::{Authenticate, Call, Gate},
     body::{Body, BoxError, RequestBody, Stalled},
+    health::Health,
     routes::{Mount, Routes},
+    unread::UnreadBodies,
 };
-use crate::{DESCRIPTORS, RpcError, listener::ConnectionGuard};
+use crate::{DESCRIPTORS, RpcError, health::HealthServer, listener::ConnectionGuard};
 
 type Engine = ConnectRpcService<Chain<Routes, Router>>;
 type Plain = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
-/// Maximum size of a request of health or reflection, which holds one or two names.
+/// The stream of health. Its callers have no credentials, and it stays open: the connection counts as one of plain
+/// requests, whose number per source has a limit.
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+/// The body of status 415.
+const MEDIA_TYPES: &str = "this content type is not supported: use application/json, application/proto, application/connect+json, application/connect+proto, application/grpc or application/grpc-web\n";
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// Maximum size of a request of reflection, which holds one or two names.
 const SMALL: usize = 16 << 10;
 
 /// Builds the set of services of one port.
@@ -70,10 +78,10 @@ impl Services {
 
     /// Builds the service. Every call must pass `authenticate`.
     pub fn build<A: Authenticate>(self, authenticate: A) -> (HttpService, Health) {
-        let (router, checker) = connectrpc_health::install_static(
-            Router::new(),
-            self.routes.services().iter().copied(),
-        );
+        let health = Health::new(self.routes.services());
+        let Self { mut routes, plain } = self;
+        HealthServer::new(health.clone()).mount(&mut routes);
+        let router = Router::new();
         let router = match connectrpc_reflection::Reflector::from_descriptor_set_bytes(DESCRIPTORS)
         {
             Ok(reflector) => connectrpc_reflection::install(router, reflector),
@@ -86,15 +94,16 @@ impl Services {
             .with_max_message_size(SMALL)
             .with_max_request_body_size(SMALL);
         // There is no default deadline, because it would end every stream.
-        let engine = ConnectRpcService::new(Chain(self.routes, router))
+        let engine = ConnectRpcService::new(Chain(routes, router))
             .with_limits(limits)
             .with_deadline_policy(DeadlinePolicy::new().with_enforce_on_streams(true));
         let inner = Inner {
             engine,
             gate: Box::new(authenticate),
-            plain: self.plain,
+            plain,
+            unread: UnreadBodies::default(),
         };
-        (HttpService(Arc::new(inner)), Health(checker))
+        (HttpService(Arc::new(inner)), health)
     }
 }
 
@@ -106,35 +115,11 @@ impl fmt::Debug for Services {
     }
 }
 
-/// The status that `grpc.health.v1` reports.
-#[derive(Clone)]
-pub struct Health(Arc<StaticChecker>);
-
-impl Health {
-    /// Sets whether the server and all its services report that they serve. Initially they do.
-    pub fn set_serving(&self, serving: bool) {
-        let status = if serving {
-            Status::Serving
-        } else {
-            Status::NotServing
-        };
-        for service in self.0.services() {
-            // The checker itself lists these names, so none of them can be unknown.
-            self.0.set_status(&service, status).unwrap_or_default();
-        }
-    }
-}
-
-impl fmt::Debug for Health {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Health").finish_non_exhaustive()
-    }
-}
-
 struct Inner {
     engine: Engine,
     gate: Box<dyn Gate>,
     plain: Option<Plain>,
+    unread: UnreadBodies,
 }
 
 /// Serves every protocol: gRPC, gRPC-Web, Connect, and plain HTTP. Cheap to clone.
@@ -167,7 +152,15 @@ where
 }
 
 impl Inner {
+    /// Answers a request, and reads the rest of its body.
     async fn serve(&self, request: Request<Body>) -> Response<Body> {
+        let (request, loan) = UnreadBodies::lend(request);
+        let mut response = self.answer(request).await;
+        self.unread.settle(loan, &mut response).await;
+        response
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let path = request.uri().path();
         match self
             .engine
@@ -188,6 +181,9 @@ impl Inner {
 
     async fn call(&self, kind: MethodKind, mut request: Request<Body>) -> Response<Body> {
         let connection = request.extensions().get::<ConnectionGuard>().cloned();
+        if request.uri().path() == WATCH {
+            connection.iter().for_each(ConnectionGuard::mark_plain);
+        }
         // Counted before admission: connections without a call are evicted first.
         let active = connection.as_ref().map(ConnectionGuard::begin_call);
         // The principal may own a separate permit.
@@ -246,6 +242,13 @@ impl Inner {
         let answer: Result<Response<ConnectRpcBody>, Infallible> =
             self.engine.clone().oneshot(request).await;
         let Ok(response) = answer;
+        let mut response = with_one_status(response);
+        if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            let text = HeaderValue::from_static("text/plain; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, text);
+            // No JSON: clients derive the code from the status, as Connect requires.
+            return response.map(|_| Body::from(MEDIA_TYPES));
+        }
         response.map(body)
     }
 
@@ -280,9 +283,16 @@ fn body(engine: ConnectRpcBody) -> Body {
 
 /// Formats an error in the protocol of the request. The rest of the request is not read.
 fn refuse(error: RpcError, headers: &HeaderMap) -> Response<Body> {
-    ConnectError::from(error)
-        .into_http_response(headers)
-        .map(body)
+    with_one_status(ConnectError::from(error).into_http_response(headers)).map(body)
+}
+
+/// Removes the status of gRPC from the headers. The engine repeats it there, although the trailers have it together with
+/// the details. Clients that read it from the headers miss the details, such as the retry delay.
+fn with_one_status<B>(mut response: Response<B>) -> Response<B> {
+    for name in [GRPC_STATUS, GRPC_MESSAGE] {
+        response.headers_mut().remove(name);
+    }
+    response
 }
 
 fn status(code: StatusCode) -> Response<Body> {
@@ -310,9 +320,20 @@ fn looks_like_a_call(request: &Request<Body>) -> bool {
         (segments.next(), segments.next(), segments.next()),
         (Some(service), Some(method), None) if service.contains('.') && !method.is_empty()
     );
+    let is_call = match *request.method() {
+        Method::POST => true,
+        Method::GET => request.uri().query().is_some_and(is_connect_get),
+        _ => false,
+    };
     TYPES.iter().any(|prefix| content_type.starts_with(prefix))
         || headers.contains_key("connect-protocol-version")
-        || (request.method() == Method::POST && shaped)
+        || (is_call && shaped)
+}
+
+/// Whether a query is that of a Connect GET, in which the encoding is required and the version is not.
+fn is_connect_get(query: &str) -> bool {
+    let mut pairs = query.split('&');
+    pairs.any(|pair| pair == "connect=v1" || pair.starts_with("encoding="))
 }
 
 fn encoding_is_known(headers: &HeaderMap) -> bool {

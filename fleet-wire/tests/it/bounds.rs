@@ -71,6 +71,10 @@ fn the_calls_before_a_session() {
             "name": |m| m.name = String::new();
             "": |m| m.name = e(255);
             "name": |m| m.name = e(256);
+            "name": |m| m.name = "barn\u{202e}".to_owned();
+            "name": |m| m.name = "barn\u{200b}1".to_owned();
+            "name": |m| m.name = "barn\u{1b}[2J".to_owned();
+            "": |m| m.name = "ферма 牧场".to_owned();
             "identity_pubkey": |m| m.identity_pubkey = vec![0; 31].into();
             "identity_pubkey": |m| m.identity_pubkey = vec![0; 33].into();
             "encryption_pubkey": |m| m.encryption_pubkey = Vec::new().into();

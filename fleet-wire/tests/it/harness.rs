@@ -455,6 +455,7 @@ pub(crate) fn heartbeat() -> UploadHeartbeatRequest {
             seconds: 1_700_000_000,
             nanos: 5,
         }),
+        ..UploadHeartbeatRequest::default()
     }
 }
 

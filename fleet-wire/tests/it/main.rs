@@ -11,4 +11,5 @@ mod hostile;
 mod listener;
 mod pipes;
 mod protocols;
+mod shared;
 mod streams;

@@ -69,7 +69,7 @@ async fn an_error_of_connect_is_the_mapped_status_with_a_json_body() {
     assert_eq!(answer.status, 503);
     assert_eq!(
         answer.body,
-        r#"{"code":"unavailable","message":"another server serves","details":[{"type":"common.v1.FleetErrorDetails","value":"CAE"}]}"#
+        r#"{"code":"unavailable","message":"another server serves","details":[{"type":"common.v1.FleetErrorDetails","value":"CAE"},{"type":"google.rpc.ErrorInfo","value":"CgtVTkFWQUlMQUJMRRIFZmxlZXQ"}]}"#
     );
 }
 

@@ -92,6 +92,14 @@ impl Live {
         Ok(())
     }
 
+    /// Stops the background work at once, as in a process that hangs. Its streams stay open until the returned task is
+    /// aborted.
+    pub(crate) fn hang(self) -> JoinHandle<Drained> {
+        // Dropping the server aborts its background tasks.
+        drop(self.server);
+        self.port
+    }
+
     /// Opens a new connection.
     pub(crate) fn channel(&self) -> Result<Channel> {
         let config = ChannelConfig {

@@ -60,7 +60,7 @@ WIRE = {
         message EncryptedCredentials: 1 username bytes; 2 password bytes
         message FleetNodePairResult: 1 device_identifier string; 2 outcome PairOutcome; 3 serial_number string; 4 mac_address string; 5 model string; 6 manufacturer string; 7 firmware_version string; 8 error_message string; 12 default_password_active optional bool; 13 encrypted_credentials EncryptedCredentials
 
-        message ControlHello: 1 max_command_protocol_version CommandProtocolVersion; 100 version string; 101 capabilities repeated string; 102 instance_id bytes; 103 running repeated string; 104 default_ports repeated string; 105 local_subnets repeated string; 106 max_targets uint32; 107 max_ports uint32
+        message ControlHello: 1 max_command_protocol_version CommandProtocolVersion; 100 version string; 101 capabilities repeated string; 102 instance_id bytes; 103 running repeated string; 104 default_ports repeated string; 105 local_subnets repeated string; 106 max_targets uint32; 107 max_ports uint32; 108 rate uint32; 109 arp bool; 110 denied_ports repeated string; 111 allowed_networks repeated string
         message ControlAck: 1 command_id string; 2 succeeded bool; 3 error_message string; 4 code AckCode; 5 payload bytes; 100 outcomes bytes; 101 notes repeated string
         message ControlProgress: 1 command_id string; 2 targets_done uint64; 3 targets_total uint64; 4 phase string; 5 note string
         message PinnedName: 1 name string; 2 addresses repeated string; 3 skipped_reason string

@@ -126,6 +126,11 @@ async fn a_halted_node_scans_nothing_until_it_is_resumed(world: World) {
     switch(&["halt", "--reason", "new switch"]).await;
     let stops_by = journal.now() + STOPS;
     assert!(switch(&["status"]).await.contains("new switch"));
+    eventually("the halt in the list", async || {
+        let node = world.operator.node_named("barn").await;
+        (node.halted && node.halt_reason == "new switch").then_some(())
+    })
+    .await;
     let mut alone = binary("fleetnode", world.folder());
     alone
         .args(["scan", "10.0.0.7", "--state-dir"])

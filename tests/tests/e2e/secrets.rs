@@ -226,6 +226,7 @@ async fn by_hand(world: &World, canaries: &mut Canaries) {
     canaries.text("a node's session", &token);
     let beat = UploadHeartbeatRequest {
         sent_at: Some(fleet_wire::Timestamp::default()),
+        ..UploadHeartbeatRequest::default()
     };
     let options = CallOptions::new().bearer(&token).expect("a header");
     gateway

@@ -27,6 +27,7 @@ impl Shell {
             }
             None => tracing::info!("the halt has ended: this node scans again"),
         }
+        self.link.status_changed(now());
     }
 
     /// The refusal for commands that arrive while the node is halted.

@@ -18,6 +18,12 @@ use crate::agent::{
     stream::{ControlStream, StreamEvent},
 };
 
+/// Values of the site's policy in a Hello, as many as it may list.
+fn texts<'a>(values: impl IntoIterator<Item = &'a (impl ToString + 'a)>) -> Vec<String> {
+    let values = values.into_iter().take(limits::HELLO_POLICY);
+    values.map(ToString::to_string).collect()
+}
+
 impl Shell {
     pub(super) fn open_stream(&mut self, attempt: Attempt) {
         let Some(session) = &self.session else {
@@ -42,6 +48,10 @@ impl Shell {
             local_subnets: chosen.map(|choice| choice.subnet.to_string()).collect(),
             max_targets: self.agent.options.command_targets,
             max_ports: u32::try_from(limits::COMMAND_PORTS).unwrap_or(u32::MAX),
+            rate: self.agent.options.scan.rate,
+            arp: fleet_scan::can_send_arp(),
+            denied_ports: texts(&self.policy.denied_ports),
+            allowed_networks: texts(&self.policy.allowed_networks),
         };
         // The next server can be another one, so no extension is used before its Accepted.
         self.server = Capabilities::NONE;

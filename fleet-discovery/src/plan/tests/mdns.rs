@@ -9,6 +9,7 @@ fn listening(subnets: &[&str], max_targets: u32) -> NodeProfile {
         local_subnets: &texts(subnets),
         max_targets,
         max_ports: 64,
+        ..Announcement::default()
     })
 }
 

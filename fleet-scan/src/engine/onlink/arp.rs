@@ -17,7 +17,7 @@ const TRIES: u8 = 3;
 const LINK: usize = 0;
 
 #[derive(Debug)]
-pub(super) struct ArpRequests {
+pub(in crate::engine) struct ArpRequests {
     fresh: VecDeque<u32>,
     again: VecDeque<(u32, u8)>,
     /// In the order of time. Hosts that answered in the meantime remain here.
@@ -29,7 +29,7 @@ pub(super) struct ArpRequests {
 
 impl ArpRequests {
     /// Covers these hosts. Every wait for an answer is within `floor..=ceiling`.
-    pub(super) fn new(hosts: VecDeque<u32>, floor: Duration, ceiling: Duration) -> Self {
+    pub(in crate::engine) fn new(hosts: VecDeque<u32>, floor: Duration, ceiling: Duration) -> Self {
         Self {
             open: hosts.iter().map(|host| (*host, None)).collect(),
             fresh: hosts,
@@ -40,18 +40,18 @@ impl ArpRequests {
     }
 
     /// Adds a host.
-    pub(super) fn add(&mut self, host: u32) {
+    pub(in crate::engine) fn add(&mut self, host: u32) {
         self.fresh.push_back(host);
         self.open.insert(host, None);
     }
 
     /// Returns whether every host has an outcome.
-    pub(super) fn is_done(&self) -> bool {
+    pub(in crate::engine) fn is_done(&self) -> bool {
         self.open.is_empty()
     }
 
     /// The host to ask now, if any. Call [`ArpRequests::sent`] or [`ArpRequests::skip`] next.
-    pub(super) fn next_host(&mut self) -> Option<u32> {
+    pub(in crate::engine) fn next_host(&mut self) -> Option<u32> {
         while let Some((host, _)) = self.again.front() {
             if self.open.contains_key(host) {
                 return Some(*host);
@@ -62,7 +62,7 @@ impl ArpRequests {
     }
 
     /// Reports that the next host was asked.
-    pub(super) fn sent(&mut self, now: Instant) {
+    pub(in crate::engine) fn sent(&mut self, now: Instant) {
         let fresh = || Some((self.fresh.pop_front()?, 0));
         if let Some((host, tries)) = self.again.pop_front().or_else(fresh) {
             self.in_flight.push_back((now, host, tries + 1));
@@ -71,7 +71,7 @@ impl ArpRequests {
     }
 
     /// Drops the next host without asking.
-    pub(super) fn skip(&mut self) {
+    pub(in crate::engine) fn skip(&mut self) {
         let again = self.again.pop_front().map(|(host, _)| host);
         if let Some(host) = again.or_else(|| self.fresh.pop_front()) {
             self.open.remove(&host);
@@ -79,7 +79,7 @@ impl ArpRequests {
     }
 
     /// Reports an answer. Returns whether it is the host's first.
-    pub(super) fn answered(&mut self, host: u32, now: Instant) -> bool {
+    pub(in crate::engine) fn answered(&mut self, host: u32, now: Instant) -> bool {
         let Some(sent) = self.open.remove(&host) else {
             return false;
         };
@@ -93,7 +93,7 @@ impl ArpRequests {
     }
 
     /// Returns a host that stayed silent, with the time of the last request. Call this until it returns none.
-    pub(super) fn expire(&mut self, now: Instant) -> Option<(u32, Instant)> {
+    pub(in crate::engine) fn expire(&mut self, now: Instant) -> Option<(u32, Instant)> {
         while let Some((sent, host, tries)) = self.in_flight.front().copied() {
             if now < sent + self.timeouts.wait(LINK) {
                 return None;

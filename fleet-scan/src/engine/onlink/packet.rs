@@ -80,6 +80,11 @@ fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
 pub(super) struct ArpSocket(Socket);
 
 impl ArpSocket {
+    /// Whether the system permits packet sockets to this process.
+    pub(super) fn permitted() -> bool {
+        Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(ARP))).is_ok()
+    }
+
     /// # Errors
     /// Without CAP_NET_RAW, and on systems without packet sockets.
     pub(super) fn open(bound: &BoundInterface) -> io::Result<Self> {

@@ -343,8 +343,18 @@ pub(crate) async fn heartbeat(
     gateway: &FleetNodeGatewayClient,
     token: &str,
 ) -> Result<(), RpcError> {
+    heartbeat_with(gateway, token, UploadHeartbeatRequest::default()).await
+}
+
+/// The same, with the node's status.
+pub(crate) async fn heartbeat_with(
+    gateway: &FleetNodeGatewayClient,
+    token: &str,
+    status: UploadHeartbeatRequest,
+) -> Result<(), RpcError> {
     let request = UploadHeartbeatRequest {
         sent_at: Some(Timestamp::default()),
+        ..status
     };
     gateway
         .upload_heartbeat(&request, bearer(token))

@@ -67,6 +67,7 @@ const ACTIONS: &[(&str, Action)] = &[
     ),
     ("CreateEnrollmentCode", Named("code.create")),
     ("CancelEnrollmentCode", Named("code.cancel")),
+    ("MoveNode", Named("node.move")),
     ("ConfirmFleetNode", Named("node.confirm")),
     ("RevokeFleetNode", Named("node.revoke")),
     ("PairDeviceToFleetNode", Named("device.pair")),

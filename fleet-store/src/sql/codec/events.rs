@@ -65,6 +65,8 @@ pub(crate) fn read_tallies(text: &str) -> Result<Vec<Tally>, DbErr> {
 struct StoredLedger {
     targets: u64,
     identified: u64,
+    #[serde(default)]
+    owned_elsewhere: u64,
     unidentified: u64,
     refused: u64,
     silent: u64,
@@ -74,6 +76,8 @@ struct StoredLedger {
     reported: u64,
     accepted: u64,
     rejected: u64,
+    #[serde(default)]
+    owned_elsewhere_reasons: Vec<StoredTally>,
     skipped_reasons: Vec<StoredTally>,
     rejected_reasons: Vec<StoredTally>,
     first_device_ms: Option<u64>,
@@ -85,6 +89,7 @@ impl From<&Ledger> for StoredLedger {
         let Ledger {
             targets,
             identified,
+            owned_elsewhere,
             unidentified,
             refused,
             silent,
@@ -94,6 +99,7 @@ impl From<&Ledger> for StoredLedger {
             reported,
             accepted,
             rejected,
+            owned_elsewhere_reasons,
             skipped_reasons,
             rejected_reasons,
             first_device_ms,
@@ -102,6 +108,7 @@ impl From<&Ledger> for StoredLedger {
         Self {
             targets: *targets,
             identified: *identified,
+            owned_elsewhere: *owned_elsewhere,
             unidentified: *unidentified,
             refused: *refused,
             silent: *silent,
@@ -111,6 +118,10 @@ impl From<&Ledger> for StoredLedger {
             reported: *reported,
             accepted: *accepted,
             rejected: *rejected,
+            owned_elsewhere_reasons: owned_elsewhere_reasons
+                .iter()
+                .map(StoredTally::from)
+                .collect(),
             skipped_reasons: skipped_reasons.iter().map(StoredTally::from).collect(),
             rejected_reasons: rejected_reasons.iter().map(StoredTally::from).collect(),
             first_device_ms: *first_device_ms,
@@ -125,6 +136,7 @@ impl From<StoredLedger> for Ledger {
         Self {
             targets: stored.targets,
             identified: stored.identified,
+            owned_elsewhere: stored.owned_elsewhere,
             unidentified: stored.unidentified,
             refused: stored.refused,
             silent: stored.silent,
@@ -134,6 +146,7 @@ impl From<StoredLedger> for Ledger {
             reported: stored.reported,
             accepted: stored.accepted,
             rejected: stored.rejected,
+            owned_elsewhere_reasons: tallies(stored.owned_elsewhere_reasons),
             skipped_reasons: tallies(stored.skipped_reasons),
             rejected_reasons: tallies(stored.rejected_reasons),
             first_device_ms: stored.first_device_ms,

@@ -221,6 +221,8 @@ impl Records {
                 first_seen: Set(model.first_seen),
                 deleted_at: Set(None),
                 kept_apart: Set(None),
+                shared: Set(false),
+                claimed_from_node_id: Set(None),
                 ..mutable(model)
             })
             .collect();
@@ -278,6 +280,8 @@ fn blank(new: &NewSightings, report: &DeviceReport) -> device::Model {
         last_seen: Micros(new.now),
         deleted_at: None,
         kept_apart: None,
+        shared: false,
+        claimed_from_node_id: None,
     }
 }
 

@@ -4,10 +4,11 @@ use fleet_core::enrollment::{InvitationStep, NodeState};
 
 use super::invitations;
 use crate::{
-    ConfirmError, Enrollment, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
+    ConfirmError, Enrollment, MoveNodeError, NewNode, NodeRow, RegisterError, Registered,
+    RevokeError, Revoked,
     sql::{
         audit, completion,
-        entity::{node, node_challenge, node_key, node_session, node_stream},
+        entity::{node, node_challenge, node_key, node_session, site},
         nodes,
         nodes::Which,
         pairing,
@@ -35,9 +36,11 @@ impl Enrollment for SqlStore {
             {
                 return refuse(RegisterError::ReplacementTaken { node, by });
             }
+            let site = create_site(tx, code.org_id, &new.name, new.now).await?;
             let created = node::ActiveModel {
                 id: NotSet,
                 org_id: Set(code.org_id),
+                site_id: Set(site),
                 name: Set(new.name.clone()),
                 state: Set(AsText(NodeState::Pending)),
                 identity_key: Set(Bytes32(new.identity_key)),
@@ -48,6 +51,7 @@ impl Enrollment for SqlStore {
                 deleted_at: Set(None),
                 duplicate_identity: Set(false),
                 hello: Set(None),
+                halt_reason: Set(None),
                 replaces_node_id: Set(code.replaces_node_id),
             };
             let created = created.insert(tx).await?;
@@ -144,6 +148,35 @@ impl Enrollment for SqlStore {
         })
     }
 
+    async fn move_node(
+        &self,
+        org: OrgId,
+        id: NodeId,
+        to: Option<SiteId>,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<SiteId, MoveNodeError> {
+        transaction!(self, "move_node", |tx| {
+            let Some(node) = nodes::lock_of(tx, org, id).await? else {
+                return refuse(MoveNodeError::NotFound(id));
+            };
+            let to = match to {
+                None => create_site(tx, org.0, &node.name, now).await?,
+                Some(site) if is_site_of(tx, org, site).await? => site.0,
+                Some(site) => return refuse(MoveNodeError::NoSite(site)),
+            };
+            let change = node::ActiveModel {
+                id: Set(node.id),
+                site_id: Set(to),
+                ..Default::default()
+            };
+            change.update(tx).await?;
+            let subject = format!("{} from site {} to site {to}", shown(&node), node.site_id);
+            audit::done(tx, org, &actor, "node.move", subject, now).await?;
+            Ok(SiteId(to))
+        })
+    }
+
     async fn list_nodes(&self, org: OrgId) -> Result<Vec<NodeRow>, StoreError> {
         nodes::rows(self.reader(), org, Which::Live)
             .await
@@ -160,6 +193,30 @@ impl Enrollment for SqlStore {
         let rows = nodes::rows(self.reader(), org, Which::One(node)).await;
         rows.map(|rows| rows.into_iter().next()).during("node")
     }
+}
+
+/// Creates the site of a node that shares it with no other.
+async fn create_site(
+    tx: &DatabaseTransaction,
+    org: i64,
+    name: &str,
+    now: Timestamp,
+) -> Result<i64, DbErr> {
+    let created = site::ActiveModel {
+        id: NotSet,
+        org_id: Set(org),
+        name: Set(name.to_owned()),
+        created_at: Set(Micros(now)),
+    };
+    Ok(created.insert(tx).await?.id)
+}
+
+async fn is_site_of(tx: &DatabaseTransaction, org: OrgId, id: SiteId) -> Result<bool, DbErr> {
+    let found = site::Entity::find_by_id(id.0)
+        .filter(site::Column::OrgId.eq(org.0))
+        .one(tx)
+        .await?;
+    Ok(found.is_some())
 }
 
 /// The live node that replaces a revoked one. The unique index decides a race.
@@ -221,7 +278,8 @@ async fn check_invitation(
     Ok(())
 }
 
-/// Marks a node as revoked. Its keys, challenges, sessions and stream become invalid.
+/// Marks a node as revoked. Its keys, challenges and sessions become invalid. The claim of its stream stays: it tells the
+/// server that holds the stream to end it.
 pub(super) async fn bury(tx: &DatabaseTransaction, node: i64, now: Timestamp) -> Result<(), DbErr> {
     set_state(tx, node, NodeState::Revoked, Some(Micros(now))).await?;
     node_key::Entity::update_many()
@@ -236,12 +294,6 @@ pub(super) async fn bury(tx: &DatabaseTransaction, node: i64, now: Timestamp) ->
         .await?;
     node_session::Entity::delete_many()
         .filter(node_session::Column::NodeId.eq(node))
-        .exec(tx)
-        .await?;
-    node_stream::Entity::update_many()
-        .col_expr(node_stream::Column::ReleasedAt, Micros(now).into())
-        .filter(node_stream::Column::NodeId.eq(node))
-        .filter(node_stream::Column::ReleasedAt.is_null())
         .exec(tx)
         .await?;
     Ok(())

@@ -22,6 +22,24 @@ entity! {
         pub deleted_at: Option<Micros>,
         /// Identifiers, one per line.
         pub kept_apart: Option<String>,
+        /// Whether one scan saw its identifier at two addresses.
+        pub shared: bool,
+        /// The revoked node from which the node claimed it by its endpoint, until an operator binds the device.
+        pub claimed_from_node_id: Option<i64>,
+    }
+}
+
+entity! {
+    device_sighting "device_sighting" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub device_id: i64,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub node_id: i64,
+        pub org_id: i64,
+        pub ip: AsText<IpAddr>,
+        pub port: i64,
+        pub first_seen: Micros,
+        pub last_seen: Micros,
     }
 }
 

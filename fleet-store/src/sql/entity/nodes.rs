@@ -1,10 +1,21 @@
 //! Nodes, invitations, node credentials, and the claims of control streams.
 
 entity! {
+    site "site" {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub org_id: i64,
+        pub name: String,
+        pub created_at: Micros,
+    }
+}
+
+entity! {
     node "node" {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub org_id: i64,
+        pub site_id: i64,
         pub name: String,
         pub state: AsText<NodeState>,
         pub identity_key: Bytes32,
@@ -15,6 +26,8 @@ entity! {
         pub deleted_at: Option<Micros>,
         pub duplicate_identity: bool,
         pub hello: Option<String>,
+        /// Set while the node is halted; may be empty.
+        pub halt_reason: Option<String>,
         /// The revoked node that it replaces.
         pub replaces_node_id: Option<i64>,
     }
@@ -80,5 +93,15 @@ entity! {
         pub claimed_at: Micros,
         pub released_at: Option<Micros>,
         pub takeovers: Option<String>,
+    }
+}
+
+entity! {
+    /// The heartbeats of the servers on PostgreSQL.
+    replica "replica" {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Bytes16,
+        pub heartbeats: i64,
+        pub seen_at: Micros,
     }
 }

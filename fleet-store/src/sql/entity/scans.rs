@@ -26,6 +26,7 @@ entity! {
         pub chunks: i64,
         pub chunks_done: i64,
         pub targets: i64,
+        pub estimate_ms: i64,
         pub units: i64,
         pub units_done: i64,
         pub units_settled: i64,
@@ -113,7 +114,10 @@ entity! {
         pub scan_id: AsText<ScanId>,
         pub identifier: String,
         pub refusal: Option<AsText<RejectReason>>,
+        /// The device; for a refused row, the record of the other owner.
         pub device_id: Option<i64>,
+        /// A MAC or serial that the row shows and that other devices show too.
+        pub shared_identity: Option<AsText<DeviceIdentifier>>,
     }
 }
 

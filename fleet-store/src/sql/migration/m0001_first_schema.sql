@@ -101,9 +101,19 @@ CREATE TABLE audit_head (
     hash {bytes} NOT NULL
 );
 
+-- The networks in which the nodes of a site stand. Within a site, an address means one host.
+CREATE TABLE site (
+    id {id},
+    org_id BIGINT NOT NULL REFERENCES org (id),
+    name TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    CONSTRAINT site_tenant UNIQUE (org_id, id)
+);
+
 CREATE TABLE node (
     id {id},
     org_id BIGINT NOT NULL REFERENCES org (id),
+    site_id BIGINT NOT NULL,
     name TEXT NOT NULL,
     state TEXT NOT NULL,
     identity_key {bytes} NOT NULL,
@@ -114,10 +124,13 @@ CREATE TABLE node (
     deleted_at BIGINT,
     duplicate_identity BOOLEAN NOT NULL,
     hello TEXT,
+    halt_reason TEXT,
     replaces_node_id BIGINT,
     -- The key of every reference to a node together with its organization.
-    CONSTRAINT node_tenant UNIQUE (org_id, id)
+    CONSTRAINT node_tenant UNIQUE (org_id, id),
+    FOREIGN KEY (org_id, site_id) REFERENCES site (org_id, id)
 );
+CREATE INDEX node_by_site ON node (site_id);
 CREATE UNIQUE INDEX node_live_name ON node (org_id, name) WHERE deleted_at IS NULL;
 CREATE UNIQUE INDEX node_live_identity ON node (org_id, identity_key) WHERE deleted_at IS NULL;
 CREATE UNIQUE INDEX node_live_replacement ON node (org_id, replaces_node_id)
@@ -181,6 +194,14 @@ CREATE TABLE node_stream (
     takeovers TEXT
 );
 CREATE INDEX node_stream_claimed ON node_stream (claimed_at);
+CREATE INDEX node_stream_held ON node_stream (replica) WHERE released_at IS NULL;
+
+-- One row for each start of a server. The count grows while the server runs.
+CREATE TABLE replica (
+    id {bytes} NOT NULL PRIMARY KEY,
+    heartbeats BIGINT NOT NULL,
+    seen_at BIGINT NOT NULL
+);
 
 CREATE TABLE scan (
     id TEXT NOT NULL PRIMARY KEY,
@@ -206,6 +227,7 @@ CREATE TABLE scan (
     chunks BIGINT NOT NULL,
     chunks_done BIGINT NOT NULL,
     targets BIGINT NOT NULL,
+    estimate_ms BIGINT NOT NULL,
     units BIGINT NOT NULL,
     units_done BIGINT NOT NULL,
     units_settled BIGINT NOT NULL,
@@ -275,6 +297,8 @@ CREATE TABLE device (
     last_seen BIGINT NOT NULL,
     deleted_at BIGINT,
     kept_apart TEXT,
+    shared BOOLEAN NOT NULL DEFAULT FALSE,
+    claimed_from_node_id BIGINT,
     CONSTRAINT device_tenant UNIQUE (org_id, id),
     FOREIGN KEY (org_id, node_id) REFERENCES node (org_id, id)
 );
@@ -317,6 +341,21 @@ CREATE TABLE identity_change (
 CREATE INDEX identity_change_device ON identity_change (device_id);
 CREATE INDEX identity_change_merged ON identity_change (merged_device_id);
 CREATE INDEX identity_change_former ON identity_change (org_id, former);
+
+-- The nodes that report a device and to which it is not attributed: one row for each, whatever the number of reports.
+CREATE TABLE device_sighting (
+    device_id BIGINT NOT NULL,
+    node_id BIGINT NOT NULL,
+    org_id BIGINT NOT NULL,
+    ip TEXT NOT NULL,
+    port BIGINT NOT NULL,
+    first_seen BIGINT NOT NULL,
+    last_seen BIGINT NOT NULL,
+    PRIMARY KEY (device_id, node_id),
+    FOREIGN KEY (org_id, device_id) REFERENCES device (org_id, id),
+    FOREIGN KEY (org_id, node_id) REFERENCES node (org_id, id)
+);
+CREATE INDEX device_sighting_by_node ON device_sighting (node_id);
 
 -- One row for each endpoint of a reporter, with a bound for each reporter.
 CREATE TABLE refused_device (
@@ -478,6 +517,7 @@ CREATE TABLE report_row (
     identifier TEXT NOT NULL,
     refusal TEXT,
     device_id BIGINT,
+    shared_identity TEXT,
     PRIMARY KEY (command_id, ip, port)
 );
 CREATE INDEX report_row_by_scan ON report_row (scan_id, ip, port);

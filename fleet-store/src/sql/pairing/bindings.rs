@@ -106,9 +106,11 @@ pub(in crate::sql) async fn attribute(
     node: NodeId,
     now: Timestamp,
 ) -> Result<Option<IpAddr>, DbErr> {
-    if device.node_id != Some(node.0) {
+    // An operator who binds a claimed device, or pairs it, confirms the claim.
+    if device.node_id != Some(node.0) || device.claimed_from_node_id.is_some() {
         let moved = device::ActiveModel {
             node_id: Set(Some(node.0)),
+            claimed_from_node_id: Set(None),
             ..Default::default()
         };
         device::Entity::update_many()

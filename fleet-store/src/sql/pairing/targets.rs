@@ -68,6 +68,7 @@ pub(super) async fn select(
             owner: row.node_id.map(NodeId),
             status,
             has_endpoint: row.ip.is_some(),
+            claimed_from: row.claimed_from_node_id.map(NodeId),
         }
     };
     for row in named {
@@ -79,10 +80,18 @@ pub(super) async fn select(
         }
     }
     for row in all {
-        let decided: Result<(), NotPairable> =
-            decide_unpaired_target(node, candidate(&row), selection.with_password);
-        if decided.is_ok() {
-            wanted.targets.extend(target(row)?);
+        match decide_unpaired_target(node, candidate(&row), selection.with_password) {
+            Ok(()) => wanted.targets.extend(target(row)?),
+            // An operator must see the claim and decide about it.
+            Err(why @ NotPairable::Claimed(_)) => wanted
+                .refused
+                .push((row.identifier.0.to_string(), why.to_string())),
+            Err(
+                NotPairable::NotOfNode(_)
+                | NotPairable::Bound(_)
+                | NotPairable::Paired
+                | NotPairable::PasswordMissing,
+            ) => {}
         }
     }
     wanted.targets.sort_by_key(|target| target.device);

@@ -6,12 +6,16 @@ mod held;
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{DeviceReport, RejectReason};
-use fleet_pairing::{IdentityReason, Inventory as Rules, Refused, Rekey, ReportDecision, Reporter};
+use fleet_pairing::{
+    Claim, ClaimBasis, IdentityReason, Inventory as Rules, Planned, Refused, Rekey, ReportDecision,
+    Reporter, SharedIdentity,
+};
 use held::Held;
 
 use crate::{
     NewReport,
     sql::{
+        devices,
         entity::{binding, device},
         prelude::*,
     },
@@ -33,6 +37,19 @@ pub(super) struct Inventory {
     refused: Vec<(Endpoint, DeviceIdentifier, Refused)>,
     /// Endpoints to attribute to the reporter.
     endpoints: BTreeSet<Endpoint>,
+    /// Devices that a node reports and that belong to another owner.
+    sightings: BTreeMap<(DeviceId, NodeId), Sighting>,
+    /// Records of revoked nodes that pass to the reporter.
+    claims: Vec<(DeviceId, Claim)>,
+    /// Identifiers that do not count, by the endpoint that shows them.
+    shared: BTreeMap<Endpoint, SharedIdentity>,
+}
+
+/// Where and when a node reported a device.
+struct Sighting {
+    endpoint: Endpoint,
+    first_seen: Micros,
+    last_seen: Micros,
 }
 
 /// A record that gets a new identifier, or that is merged into another.
@@ -58,11 +75,12 @@ impl SavedIds {
 
 impl Inventory {
     /// Loads and locks every device that a row may match: by its identity, by its endpoint on the reporter's
-    /// network, or by the endpoint on the network of the node that the reporter replaces. Four statements,
+    /// site, or by the endpoint on the network of the node that the reporter replaces. At most five statements,
     /// regardless of the number of rows.
     pub(super) async fn load(
         tx: &DatabaseTransaction,
         new: &NewReport,
+        scan: ScanId,
         reporter: Reporter,
         reports: &[&DeviceReport],
     ) -> Result<Self, DbErr> {
@@ -75,7 +93,8 @@ impl Inventory {
             (BTreeMap::new(), Vec::new())
         } else {
             let bindings = load::bindings(tx, &models).await?;
-            let records = load::records(tx, &models, &bindings).await?;
+            let mut records = load::records(tx, &models, &bindings).await?;
+            load::see(tx, scan, reporter.node, &mut records, reports).await?;
             (bindings, records)
         };
         Ok(Self {
@@ -91,6 +110,9 @@ impl Inventory {
             changes: Vec::new(),
             refused: Vec::new(),
             endpoints: BTreeSet::new(),
+            sightings: BTreeMap::new(),
+            claims: Vec::new(),
+            shared: BTreeMap::new(),
         })
     }
 
@@ -101,16 +123,24 @@ impl Inventory {
             Err(refused) => {
                 let identifier = report.identifier(self.reporter.node);
                 self.refused.push((report.endpoint, identifier, refused));
+                self.sight(refused.record, report.endpoint);
                 return Err(refused.reason);
             }
         };
-        let device = planned.device;
-        let losers = match planned.decision {
+        let Planned {
+            device,
+            decision,
+            identifier,
+            owner,
+            claims,
+            shared,
+        } = planned;
+        let losers = match decision {
             ReportDecision::Refuse(refused) => return Err(refused.reason),
             ReportDecision::Create {
                 endpoint_taken_from,
             } => {
-                let blank = self.blank(report);
+                let blank = self.blank(identifier);
                 self.held.insert(device, Held::new(blank));
                 endpoint_taken_from
             }
@@ -120,7 +150,7 @@ impl Inventory {
                 endpoint_taken_from,
                 ..
             } => {
-                self.make_one(device, rekey, merges);
+                self.make_one(device, rekey, merges, owner);
                 endpoint_taken_from
             }
         };
@@ -131,10 +161,53 @@ impl Inventory {
             }
         }
         if let Some(held) = self.held.get_mut(&device) {
-            held.learn(self.reporter.node, report, self.now);
+            held.learn(owner, report, self.now);
+            let unconfirmed = claims
+                .iter()
+                .find(|(claimed, claim)| *claimed == device && claim.basis == ClaimBasis::Endpoint);
+            if let Some((_, claim)) = unconfirmed {
+                held.claim(claim.from);
+            }
         }
+        if owner != self.reporter.node {
+            self.sight(device, report.endpoint);
+        }
+        for shared in shared {
+            if let Some(held) = self.held.get_mut(&shared.record) {
+                held.share();
+            }
+            self.shared.entry(report.endpoint).or_insert(shared);
+        }
+        self.claims.extend(claims);
         self.endpoints.insert(report.endpoint);
         Ok(device)
+    }
+
+    /// Notes that the reporter sees a device of another owner.
+    fn sight(&mut self, device: DeviceId, endpoint: Endpoint) {
+        let now = Micros(self.now);
+        let sighting = Sighting {
+            endpoint,
+            first_seen: now,
+            last_seen: now,
+        };
+        self.sightings
+            .insert((device, self.reporter.node), sighting);
+    }
+
+    /// Keeps the node of a merged record as one that sees the surviving device.
+    fn keep_finder(&mut self, survivor: DeviceId, was: &device::Model) {
+        let (Some(node), Ok(Some(endpoint))) = (was.node_id, devices::endpoint(was)) else {
+            return;
+        };
+        let sighting = Sighting {
+            endpoint,
+            first_seen: was.first_seen,
+            last_seen: was.last_seen,
+        };
+        self.sightings
+            .entry((survivor, NodeId(node)))
+            .or_insert(sighting);
     }
 
     /// Changes the identifier of a record, and merges the records of the same device into it.
@@ -143,6 +216,7 @@ impl Inventory {
         device: DeviceId,
         rekey: Option<Rekey>,
         merges: Vec<(DeviceId, IdentityReason)>,
+        owner: NodeId,
     ) {
         let Some(mut survivor) = self.held.remove(&device) else {
             return;
@@ -159,6 +233,9 @@ impl Inventory {
             let was = ending.model().clone();
             ending.end(self.now);
             survivor.absorb(&was);
+            if was.node_id != Some(owner.0) {
+                self.keep_finder(device, &was);
+            }
             let binding_since = self.hand_over(merged, device);
             self.changes.push(Changed {
                 device,
@@ -200,11 +277,11 @@ impl Inventory {
         &self.endpoints
     }
 
-    fn blank(&self, report: &DeviceReport) -> device::Model {
+    fn blank(&self, identifier: DeviceIdentifier) -> device::Model {
         device::Model {
             id: 0,
             org_id: self.org.0,
-            identifier: AsText(report.identifier(self.reporter.node)),
+            identifier: AsText(identifier),
             node_id: Some(self.reporter.node.0),
             ip: None,
             port: None,
@@ -220,7 +297,25 @@ impl Inventory {
             last_seen: Micros(self.now),
             deleted_at: None,
             kept_apart: None,
+            shared: false,
+            claimed_from_node_id: None,
         }
+    }
+
+    /// The record of another owner that a refused row at this endpoint is about.
+    pub(super) fn conflict_at(&self, endpoint: Endpoint) -> Option<DeviceId> {
+        let refused = self.refused.iter().find(|(at, ..)| *at == endpoint);
+        refused.map(|(.., refused)| refused.record)
+    }
+
+    /// The identifiers that do not count, by the endpoint that shows them.
+    pub(super) fn shared(&self) -> &BTreeMap<Endpoint, SharedIdentity> {
+        &self.shared
+    }
+
+    /// The records of revoked nodes that pass to the reporter.
+    pub(super) fn claims(&self) -> &[(DeviceId, Claim)] {
+        &self.claims
     }
 
     /// The device after the rows judged so far.

@@ -56,7 +56,8 @@ impl KnownRows {
 
     /// Whether an earlier command of the scan stored this device at this endpoint.
     pub(super) fn accepted_earlier(&self, report: &DeviceReport, device: DeviceId) -> bool {
-        self.at(report).any(|row| row.device_id == Some(device.0))
+        self.at(report)
+            .any(|row| row.refusal.is_none() && row.device_id == Some(device.0))
     }
 
     /// Whether this row of an earlier command of the scan was refused for the same reason.

@@ -324,6 +324,15 @@ impl Site {
             .expect("read")
     }
 
+    /// The store of another server on the same database. A SQLite file is open only once.
+    pub(crate) async fn another(&self) -> SqlStore {
+        if self.url.starts_with("sqlite:") {
+            return self.store.clone();
+        }
+        let opened = SqlStore::open(&self.url, MigrateMode::Check).await;
+        opened.expect("opened")
+    }
+
     /// A direct connection that bypasses the store.
     pub(crate) async fn raw(&self) -> DatabaseConnection {
         Database::connect(&self.url).await.expect("connected")

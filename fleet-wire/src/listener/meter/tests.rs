@@ -40,7 +40,7 @@ proptest! {
         outbound in any_frames(),
         cuts in prop::collection::vec(1..40_usize, 1..20),
     ) {
-        let (mut whole, mut pieces) = (Meter::new(0), Meter::new(0));
+        let (mut whole, mut pieces) = (Meter::new(0, 1), Meter::new(0, 1));
         whole.sent(&outbound);
         prop_assert_eq!(whole.received(NOW, &inbound), Ok(()));
         for (bytes, sent) in [(&outbound, true), (&inbound, false)] {
@@ -60,7 +60,7 @@ proptest! {
 
     #[test]
     fn no_bytes_do_harm(bytes in prop::collection::vec(any::<u8>(), 0..4_096), now in any::<u64>()) {
-        let mut meter = Meter::new(24);
+        let mut meter = Meter::new(24, 1);
         let _ = meter.received(Duration::from_millis(now), &bytes);
         meter.sent(&bytes);
     }
@@ -82,13 +82,13 @@ fn every_kind_that_costs_nothing_to_send_ends_and_is_named() {
         (frame(0, 0, 1, 0), THIN_MOST, Flood::ThinData),
         (frame(0, 0, 1, 255), THIN_MOST, Flood::ThinData),
     ] {
-        assert_eq!(flood(&mut Meter::new(0), NOW, &bytes), (most, name));
+        assert_eq!(flood(&mut Meter::new(0, 1), NOW, &bytes), (most, name));
     }
 }
 
 #[test]
 fn an_answer_of_ours_earns_nothing() {
-    let (mut meter, mut sent) = (Meter::new(0), 0);
+    let (mut meter, mut sent) = (Meter::new(0, 1), 0);
     while meter.received(NOW, &frame(6, 0, 0, 8)).is_ok() {
         meter.sent(&frame(6, 1, 0, 8));
         sent += 1;
@@ -98,7 +98,7 @@ fn an_answer_of_ours_earns_nothing() {
 
 #[test]
 fn a_window_that_opens_byte_by_byte_is_a_flood_too() {
-    let (mut meter, mut windows) = (Meter::new(0), 0);
+    let (mut meter, mut windows) = (Meter::new(0, 1), 0);
     while meter.received(NOW, &frame(8, 0, 1, 4)).is_ok() {
         meter.sent(&frame(0, 0, 1, 1));
         windows += 1;
@@ -108,7 +108,7 @@ fn a_window_that_opens_byte_by_byte_is_a_flood_too() {
 
 #[test]
 fn the_allowance_fills_with_time_and_not_beyond_its_bound() {
-    let mut meter = Meter::new(0);
+    let mut meter = Meter::new(0, 1);
     let ping = frame(6, 0, 0, 8);
     flood(&mut meter, NOW, &ping);
     let later = Duration::from_millis(2_999);
@@ -123,7 +123,7 @@ fn the_allowance_fills_with_time_and_not_beyond_its_bound() {
 
 #[test]
 fn requests_earn_what_comes_with_them() {
-    let mut meter = Meter::new(0);
+    let mut meter = Meter::new(0, 1);
     for request in 0..100_000 {
         let stream = 2 * request + 1;
         for bytes in [
@@ -141,7 +141,7 @@ fn requests_earn_what_comes_with_them() {
 
 #[test]
 fn a_client_may_give_windows_back_in_small_pieces_and_measure_the_path() {
-    let mut meter = Meter::new(0);
+    let mut meter = Meter::new(0, 1);
     for _ in 0..10_000 {
         meter.sent(&frame(0, 0, 1, 16 << 10));
         for _ in 0..4 {
@@ -154,7 +154,7 @@ fn a_client_may_give_windows_back_in_small_pieces_and_measure_the_path() {
 
 #[test]
 fn an_answer_of_many_windows_in_flight_may_be_given_back_at_once() {
-    let mut meter = Meter::new(0);
+    let mut meter = Meter::new(0, 1);
     for _ in 0..1_024 {
         meter.sent(&frame(0, 0, 1, 16 << 10));
     }
@@ -165,7 +165,7 @@ fn an_answer_of_many_windows_in_flight_may_be_given_back_at_once() {
 
 #[test]
 fn a_quiet_stream_lives_for_ever() {
-    let mut meter = Meter::new(0);
+    let mut meter = Meter::new(0, 1);
     // A PING and its answer, a heartbeat, and a keep-alive of the client's, for a month.
     for minute in 0..43_200_u64 {
         let now = Duration::from_secs(60 * minute);
@@ -178,7 +178,7 @@ fn a_quiet_stream_lives_for_ever() {
 
 #[test]
 fn the_preface_is_not_a_frame() {
-    let mut meter = Meter::new(24);
+    let mut meter = Meter::new(24, 1);
     meter
         .received(NOW, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         .expect("no frame");
@@ -196,7 +196,7 @@ fn nanoseconds_a_frame() {
         ("16 KiB DATA", frame(0, 0, 1, 16 << 10)),
         ("PING", frame(6, 1, 0, 8)),
     ] {
-        let mut meter = Meter::new(0);
+        let mut meter = Meter::new(0, 1);
         let start = Instant::now();
         for n in 0..1_000_000_u64 {
             // Read at once as many as fit into a buffer of 8 KiB, or the frame in two reads.

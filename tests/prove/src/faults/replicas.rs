@@ -1,6 +1,6 @@
 //! Two replicas on one PostgreSQL database. The node's stream is connected to the first, and every operator call goes
 //! to the second. Cancel and revocation must reach the node within a second. The end of a stream must be visible on
-//! both within two seconds. Both replicas must report the same scan state.
+//! both within two seconds, and so must a replica that hangs. Both replicas must report the same scan state.
 
 use std::time::{Duration, Instant};
 
@@ -43,16 +43,30 @@ pub(super) fn run() -> Result<Vec<String>> {
                 .await
                 .with_context(context)?;
         }
+        let node = near.node("replica-hung").await?;
+        online(&far, node.id, true).await.context("a new stream")?;
+        let hung_at = Instant::now();
+        let hung = near.hang();
+        online(&far, node.id, false)
+            .await
+            .context("a hung replica")?;
+        let hung_shows = hung_at.elapsed();
+        ensure!(
+            hung_shows < SHOWS,
+            "a hung replica showed after {hung_shows:?}"
+        );
+        hung.abort();
         far.stop().await?;
-        near.stop().await?;
         other.close().await;
         scratch.remove().await?;
         Ok(vec![format!(
             "PostgreSQL, two replicas: {NODES} nodes; cancel reached the node after {} ms, revocation after {} ms, \
-             a lost stream showed after {} ms, each at most; both replicas reported every scan alike",
+             a lost stream showed after {} ms, each at most; a hung replica showed after {} ms; both replicas reported \
+             every scan alike",
             slowest.cancel.as_millis(),
             slowest.revoke.as_millis(),
-            slowest.offline.as_millis()
+            slowest.offline.as_millis(),
+            hung_shows.as_millis()
         )])
     })
 }
@@ -76,21 +90,24 @@ async fn one(near: &Live, far: &Live, number: usize, slowest: &mut Slowest) -> R
         scan_id: scan.clone(),
     };
     let canceled_at = Instant::now();
-    far.scans()?.cancel_scan(&request, far.operator()?).await?;
-    wait_for_cancel(&mut node, &command).await?;
-    slowest.cancel = slowest.cancel.max(canceled_at.elapsed());
-    ensure!(
-        canceled_at.elapsed() < ACTS,
-        "cancel took {:?}",
-        canceled_at.elapsed()
-    );
-    node.ack(ControlAck {
-        command_id: command,
-        succeeded: true,
-        code: AckCode::Partial.into(),
-        ..ControlAck::default()
-    })
-    .await?;
+    // The call waits for the end of the scan, which needs the node's ack.
+    let (scans, operator) = (far.scans()?, far.operator()?);
+    let cancel = async { Ok(scans.cancel_scan(&request, operator).await?) };
+    let obey = async {
+        wait_for_cancel(&mut node, &command).await?;
+        let reached = canceled_at.elapsed();
+        let ack = ControlAck {
+            command_id: command,
+            succeeded: true,
+            code: AckCode::Partial.into(),
+            ..ControlAck::default()
+        };
+        node.ack(ack).await?;
+        anyhow::Ok(reached)
+    };
+    let (_, reached) = tokio::try_join!(cancel, obey)?;
+    slowest.cancel = slowest.cancel.max(reached);
+    ensure!(reached < ACTS, "cancel took {reached:?}");
     alike(near, far, &scan, |scan| scan.state() == ScanState::Canceled).await?;
 
     if number.is_multiple_of(2) {

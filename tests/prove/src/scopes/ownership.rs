@@ -7,9 +7,11 @@ use std::{
     net::Ipv4Addr,
 };
 
-use fleet_core::{AddressPolicy, DeviceId, DeviceReport, Endpoint, NodeId, RawDeviceReport};
+use fleet_core::{
+    AddressPolicy, DeviceId, DeviceReport, Endpoint, NodeId, RawDeviceReport, SiteId,
+};
 use fleet_discovery::{KnownRow, RowVerdict, Scope, admit};
-use fleet_pairing::{Binding, DeviceRecord, Inventory};
+use fleet_pairing::{Binding, DeviceRecord, Inventory, Reporter};
 
 use crate::random::Random;
 
@@ -67,7 +69,7 @@ impl World {
                 record.binding = Binding::Free;
             }
         }
-        // A new node replaces the revoked one. The devices of the old one are free for any reporter.
+        // New nodes take the places of the revoked ones.
         if self.live == [false; 3] {
             self.live = [true; 3];
         }
@@ -91,7 +93,7 @@ impl World {
     fn found_by_the_server(&mut self, which: u8) {
         let count = self.records.len().max(1);
         if let Some(record) = self.records.get_mut(usize::from(which) % count) {
-            record.owner = None;
+            (record.owner, record.site) = (None, None);
         }
     }
 
@@ -134,8 +136,14 @@ impl World {
                     "asked about an unknown device"
                 );
                 let before = listed(&inventory);
-                let decided = inventory.decide(reporter.into(), report);
-                changes(&before, &listed(&inventory), reporter, decided.is_ok());
+                let of_own_site = Reporter {
+                    node: reporter,
+                    site: SiteId(reporter.0),
+                    replaces: None,
+                };
+                let decided = inventory.decide(of_own_site, report);
+                let by = (reporter, report.endpoint);
+                changes(&before, &listed(&inventory), by, decided.is_ok());
                 decided.map_err(|refused| refused.reason)
             },
         );
@@ -159,6 +167,10 @@ impl World {
             .filter(|r| Inventory::is_provisional(r.id));
         for (record, id) in created.zip(next..) {
             record.id = DeviceId(id);
+        }
+        // The next report is of another scan.
+        for record in &mut self.records {
+            record.seen_at = None;
         }
         self.records.sort_unstable_by_key(|record| record.id);
         let mut taken = Vec::new();
@@ -190,7 +202,12 @@ fn listed(inventory: &Inventory) -> Vec<DeviceRecord> {
 
 /// I7: a changed record belonged to the reporter or was free, and belongs to the reporter now. A rejected row
 /// changes nothing. A binding changes only when its record is merged into another.
-fn changes(before: &[DeviceRecord], after: &[DeviceRecord], reporter: NodeId, taken: bool) {
+fn changes(
+    before: &[DeviceRecord],
+    after: &[DeviceRecord],
+    (reporter, endpoint): (NodeId, Endpoint),
+    taken: bool,
+) {
     let ended = || {
         before
             .iter()
@@ -205,7 +222,10 @@ fn changes(before: &[DeviceRecord], after: &[DeviceRecord], reporter: NodeId, ta
             continue;
         }
         assert!(taken, "a refused row changed {was:?} to {record:?}");
-        assert!(may_write(was, reporter), "{reporter:?} took {was:?}");
+        assert!(
+            may_write(was, reporter, endpoint),
+            "{reporter:?} took {was:?}"
+        );
         let kept = was.binding == record.binding;
         let inherited =
             was.binding == Binding::Free && ended().any(|gone| gone.binding == record.binding);
@@ -217,19 +237,23 @@ fn changes(before: &[DeviceRecord], after: &[DeviceRecord], reporter: NodeId, ta
     }
     // A record may be merged into another if the reporter may write both. Its binding moves with it.
     for was in ended() {
-        assert!(taken && may_write(was, reporter), "{was:?} is gone");
+        assert!(
+            taken && may_write(was, reporter, endpoint),
+            "{was:?} is gone"
+        );
         let goes_on = after.iter().any(|record| record.binding == was.binding);
         assert!(was.binding == Binding::Free || goes_on, "{was:?} was bound");
     }
 }
 
 /// The rule of SPEC 7, implemented a second time in the simplest form.
-fn may_write(record: &DeviceRecord, reporter: NodeId) -> bool {
+fn may_write(record: &DeviceRecord, reporter: NodeId, endpoint: Endpoint) -> bool {
     match record.binding {
         Binding::Server => false,
         Binding::Node(bound) => bound == reporter,
         Binding::Free => {
-            record.owner == Some(reporter) || (record.owner.is_some() && !record.owner_live)
+            let is_claim = record.owner.is_some() && !record.owner_live;
+            record.owner == Some(reporter) || (is_claim && record.endpoint == Some(endpoint))
         }
     }
 }

@@ -49,15 +49,30 @@ impl Held {
     }
 
     /// Copies the facts of a row. Empty fields keep their known value.
-    pub(super) fn learn(&mut self, reporter: NodeId, report: &DeviceReport, now: Timestamp) {
+    pub(super) fn learn(&mut self, owner: NodeId, report: &DeviceReport, now: Timestamp) {
         let model = &mut self.model;
         let mut facts = devices::take_facts(model);
         self.visibly |= facts.update(&report.facts);
         devices::put_facts(model, facts);
-        model.node_id = Some(reporter.0);
+        model.node_id = Some(owner.0);
         model.ip = Some(AsText(report.endpoint.ip));
         model.port = Some(i64::from(report.endpoint.port.number()));
         model.last_seen = Micros(now);
+        self.touch();
+    }
+
+    /// Notes that other devices show the identifier too.
+    pub(super) fn share(&mut self) {
+        if !self.model.shared {
+            self.model.shared = true;
+            self.touch();
+        }
+    }
+
+    /// Notes that the device was claimed from a revoked node by its endpoint only.
+    pub(super) fn claim(&mut self, from: NodeId) {
+        self.model.claimed_from_node_id = Some(from.0);
+        self.visibly = true;
         self.touch();
     }
 

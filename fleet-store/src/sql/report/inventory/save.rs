@@ -6,11 +6,11 @@ use fleet_pairing::{Inventory as Rules, Refused};
 use sea_orm::sea_query::{Alias, ExprTrait};
 
 use super::{
-    Changed, Inventory, SavedIds,
+    Changed, Inventory, SavedIds, Sighting,
     held::{Change, Held},
 };
 use crate::sql::{
-    entity::{binding, device, device_alias, identity_change, refused_device},
+    entity::{binding, device, device_alias, device_sighting, identity_change, refused_device},
     inserts, pairing,
     prelude::*,
 };
@@ -64,7 +64,27 @@ impl Inventory {
         );
         self.save_changes(tx, &ids).await?;
         self.save_refused(tx).await?;
+        self.save_sightings(tx, &ids).await?;
         Ok(ids)
+    }
+
+    async fn save_sightings(&self, tx: &DatabaseTransaction, ids: &SavedIds) -> Result<(), DbErr> {
+        use device_sighting::Column as C;
+        let row = |((device, node), sighting): (&(DeviceId, NodeId), &Sighting)| {
+            device_sighting::ActiveModel {
+                device_id: Set(ids.of(*device).0),
+                node_id: Set(node.0),
+                org_id: Set(self.org.0),
+                ip: Set(AsText(sighting.endpoint.ip)),
+                port: Set(i64::from(sighting.endpoint.port.number())),
+                first_seen: Set(sighting.first_seen),
+                last_seen: Set(sighting.last_seen),
+            }
+        };
+        let again = OnConflict::columns([C::DeviceId, C::NodeId])
+            .update_columns([C::Ip, C::Port, C::LastSeen])
+            .to_owned();
+        inserts::all_or(tx, self.sightings.iter().map(row).collect(), again).await
     }
 
     /// Frees the identifiers of records that are renamed or merged. Identifiers are unique among live records, and
@@ -208,7 +228,7 @@ async fn hand_over(
 }
 
 /// The columns of a device that a report can change.
-const MUTABLE: [device::Column; 15] = [
+const MUTABLE: [device::Column; 17] = [
     device::Column::Identifier,
     device::Column::NodeId,
     device::Column::Ip,
@@ -224,6 +244,8 @@ const MUTABLE: [device::Column; 15] = [
     device::Column::FirstSeen,
     device::Column::LastSeen,
     device::Column::DeletedAt,
+    device::Column::Shared,
+    device::Column::ClaimedFromNodeId,
 ];
 
 fn active(model: &device::Model) -> device::ActiveModel {
@@ -247,5 +269,7 @@ fn active(model: &device::Model) -> device::ActiveModel {
         last_seen: Set(model.last_seen),
         deleted_at: Set(model.deleted_at),
         kept_apart: Set(model.kept_apart),
+        shared: Set(model.shared),
+        claimed_from_node_id: Set(model.claimed_from_node_id),
     }
 }

@@ -1,0 +1,198 @@
+//! Whether a node is connected and whether it is online. The answers follow from the claim of the node's control
+//! stream, the heartbeat of the server that holds it, and the time, so every server gives the same answer. Start with
+//! [`is_connected`].
+
+use std::time::Instant;
+
+use crate::{
+    ReplicaId, Timestamp,
+    limits::{NODE_OFFLINE, REPLICA_STALE},
+};
+
+/// The newest control stream of a node, as the database has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastStream {
+    /// The server that holds or held it.
+    pub replica: ReplicaId,
+    /// When it ended. A server that is killed stores no end.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// The heartbeat of a server, as another server observes it.
+///
+/// Each server counts its heartbeats in the database. An observer dates every change of the count by its own monotonic
+/// clock. The rule therefore holds although the clocks of servers differ and jump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaHeartbeat {
+    count: i64,
+    /// When the observer saw the count change.
+    changed_at: Option<Instant>,
+}
+
+impl ReplicaHeartbeat {
+    /// The first count that the observer reads. It does not show that the server runs, because it may be the last one
+    /// before the server was killed.
+    pub fn first(count: i64) -> Self {
+        Self {
+            count,
+            changed_at: None,
+        }
+    }
+
+    /// A later count.
+    #[must_use]
+    pub fn next(self, count: i64, now: Instant) -> Self {
+        if count == self.count {
+            return self;
+        }
+        Self {
+            count,
+            changed_at: Some(now),
+        }
+    }
+
+    /// The heartbeat that the observer itself has: it runs.
+    pub fn own(now: Instant) -> Self {
+        Self {
+            count: 0,
+            changed_at: Some(now),
+        }
+    }
+
+    /// Whether the count changed within [`REPLICA_STALE`]. A server that was killed or hangs is stale.
+    pub fn is_live(self, now: Instant) -> bool {
+        self.changed_at
+            .is_some_and(|at| now.saturating_duration_since(at) < REPLICA_STALE)
+    }
+}
+
+/// Whether a node is connected: its newest stream has not ended, and the server that holds it is live.
+pub fn is_connected(
+    stream: Option<LastStream>,
+    heartbeat: Option<ReplicaHeartbeat>,
+    now: Instant,
+) -> bool {
+    stream.is_some_and(|stream| stream.ended_at.is_none())
+        && heartbeat.is_some_and(|heartbeat| heartbeat.is_live(now))
+}
+
+/// Whether a node is online: the server heard of it within [`NODE_OFFLINE`], and it is connected or has sent a
+/// heartbeat since its last stream ended. The end of a stream on a server that was killed has no time, so such a node
+/// is offline until it connects again.
+pub fn is_online(
+    connected: bool,
+    stream: Option<LastStream>,
+    last_seen: Option<Timestamp>,
+    now: Timestamp,
+) -> bool {
+    let Some(seen) = last_seen.filter(|seen| now.since(*seen) <= NODE_OFFLINE) else {
+        return false;
+    };
+    connected || stream.is_none_or(|stream| stream.ended_at.is_some_and(|ended_at| seen > ended_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HELD: LastStream = LastStream {
+        replica: ReplicaId([1; 16]),
+        ended_at: None,
+    };
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_micros(0).plus(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_node_is_connected_while_its_stream_is_held_by_a_live_server() {
+        #[expect(clippy::disallowed_methods, reason = "the start of the test's clock")]
+        let start = Instant::now();
+        let after = |millis| start + Duration::from_millis(millis);
+        let ended = LastStream {
+            ended_at: Some(at(1)),
+            ..HELD
+        };
+        let killed = ReplicaHeartbeat::first(7);
+        let live = killed.next(8, after(500));
+        for (stream, heartbeat, now, expected) in [
+            (None, Some(live), 500, false),
+            (Some(HELD), None, 500, false),
+            (Some(HELD), Some(killed), 0, false),
+            (Some(HELD), Some(killed.next(7, after(500))), 500, false),
+            (Some(HELD), Some(live), 500, true),
+            (Some(HELD), Some(live), 1_999, true),
+            (Some(HELD), Some(live), 2_000, false),
+            (Some(HELD), Some(live.next(8, after(1_900))), 2_000, false),
+            (Some(HELD), Some(live.next(9, after(2_100))), 2_100, true),
+            (Some(ended), Some(live), 500, false),
+        ] {
+            assert_eq!(
+                is_connected(stream, heartbeat, after(now)),
+                expected,
+                "{stream:?} {heartbeat:?} after {now} ms"
+            );
+        }
+    }
+
+    #[test]
+    fn a_node_is_online_while_it_is_connected_or_sends_heartbeats_after_its_stream() {
+        let ended = LastStream {
+            ended_at: Some(at(100)),
+            ..HELD
+        };
+        for (connected, stream, seen, now, expected) in [
+            (true, Some(HELD), Some(100), 100, true),
+            (true, Some(HELD), Some(100), 221, false),
+            // The server was killed.
+            (false, Some(HELD), Some(100), 100, false),
+            // The node was stopped.
+            (false, Some(ended), Some(90), 100, false),
+            (false, Some(ended), Some(100), 100, false),
+            // It lost its stream and still sends heartbeats.
+            (false, Some(ended), Some(101), 101, true),
+            (false, Some(ended), Some(101), 222, false),
+            // It cannot open streams.
+            (false, None, Some(100), 120, true),
+            (false, None, None, 120, false),
+        ] {
+            assert_eq!(
+                is_online(connected, stream, seen.map(at), at(now)),
+                expected,
+                "{connected} {stream:?} seen at {seen:?}, now {now}"
+            );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(crate::regressions!("presence"))]
+
+        /// Whatever counts an observer reads and when, a server is live exactly if its count changed within the last
+        /// 1.5 s.
+        #[test]
+        fn a_server_is_live_exactly_while_its_count_changes(
+            reads in prop::collection::vec((0_u64..700, any::<bool>()), 1..50),
+            later in 0_u64..3_000,
+        ) {
+            #[expect(clippy::disallowed_methods, reason = "the start of the test's clock")]
+            let start = Instant::now();
+            let (mut millis, mut count, mut changed) = (0, 1, None);
+            let mut heartbeat = ReplicaHeartbeat::first(count);
+            for (pause, beats) in reads {
+                millis += pause;
+                if beats {
+                    count += 1;
+                    changed = Some(millis);
+                }
+                heartbeat = heartbeat.next(count, start + Duration::from_millis(millis));
+            }
+            let now = millis + later;
+            let expected = changed.is_some_and(|at| now - at < 1_500);
+            prop_assert_eq!(heartbeat.is_live(start + Duration::from_millis(now)), expected);
+        }
+    }
+}

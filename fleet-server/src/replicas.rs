@@ -1,0 +1,82 @@
+//! The heartbeats of the servers that share the database: this server counts its own, and observes those of the others.
+//! The rule that uses them is [`fleet_core::presence`].
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use fleet_core::{
+    ReplicaId, limits,
+    presence::{self, LastStream, ReplicaHeartbeat},
+};
+
+use crate::app::App;
+
+/// The heartbeats as this server has observed them.
+#[derive(Debug)]
+pub(crate) struct Replicas {
+    own: ReplicaId,
+    observed: Mutex<BTreeMap<ReplicaId, ReplicaHeartbeat>>,
+}
+
+impl Replicas {
+    pub(crate) fn new(own: ReplicaId) -> Self {
+        Self {
+            own,
+            observed: Mutex::default(),
+        }
+    }
+
+    /// Whether the node with this stream is connected to any server.
+    pub(crate) fn is_connected(&self, stream: Option<LastStream>, now: Instant) -> bool {
+        let heartbeat = stream.and_then(|stream| self.heartbeat(stream.replica, now));
+        presence::is_connected(stream, heartbeat, now)
+    }
+
+    fn heartbeat(&self, replica: ReplicaId, now: Instant) -> Option<ReplicaHeartbeat> {
+        if replica == self.own {
+            return Some(ReplicaHeartbeat::own(now));
+        }
+        let observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        observed.get(&replica).copied()
+    }
+
+    fn observe(&self, counts: Vec<(ReplicaId, i64)>, now: Instant) {
+        let mut observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = counts.into_iter().map(|(replica, count)| {
+            let known = observed.get(&replica);
+            let heartbeat = known.map_or(ReplicaHeartbeat::first(count), |known| {
+                known.next(count, now)
+            });
+            (replica, heartbeat)
+        });
+        *observed = next.collect();
+    }
+}
+
+/// Counts and observes heartbeats until the server drains.
+pub(crate) async fn run(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(limits::REPLICA_HEARTBEAT);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            () = app.drain.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let now = app.environment.now();
+        match app.store.count_heartbeat(app.replica, now).await {
+            Ok(counts) => {
+                app.replicas.observe(counts, app.environment.instant());
+                failing = false;
+            }
+            // An outage of the database is logged once here, and every second by the readiness check.
+            Err(error) if !std::mem::replace(&mut failing, true) => {
+                tracing::warn!(%error, "the heartbeats of this server are not stored");
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Servers that share one database: their heartbeats, and orders for the nodes that each of them holds.
+
+use async_trait::async_trait;
+use fleet_core::{CommandId, NodeId, ReplicaId, Timestamp};
+use tokio::sync::mpsc;
+
+use crate::StoreError;
+
+/// A change in the database that a server must look at soon. It carries no data: the rows are the source of truth, and a
+/// notification can be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notification {
+    /// There is something for this node: a command to issue, a cancel, a revocation.
+    Node(NodeId),
+}
+
+/// Orders for the nodes whose streams one server holds, whichever server an operator called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// Commands in flight that their scan or pairing no longer wants.
+    pub canceled: Vec<(NodeId, CommandId)>,
+    /// Nodes that were revoked.
+    pub revoked: Vec<NodeId>,
+}
+
+/// Coordination of the servers that share one database.
+#[async_trait]
+pub trait Replicas: Send + Sync {
+    /// Counts one more heartbeat of a server, and returns the counts of all servers. A server whose count stands still
+    /// was killed or hangs.
+    async fn count_heartbeat(
+        &self,
+        replica: ReplicaId,
+        now: Timestamp,
+    ) -> Result<Vec<(ReplicaId, i64)>, StoreError>;
+
+    /// Reads the orders for the nodes whose streams a server holds. An order is repeated until the node has obeyed it.
+    async fn orders(&self, replica: ReplicaId) -> Result<Orders, StoreError>;
+
+    /// Notifies all servers of this database. Call it after the transaction, because a notification inside it would
+    /// serialize the commits of all servers.
+    async fn notify(&self, notification: Notification) -> Result<(), StoreError>;
+
+    /// Subscribes to the notifications of all servers. The channel closes when the subscription is lost. Notifications
+    /// that find it full are dropped.
+    async fn notifications(&self) -> Result<mpsc::Receiver<Notification>, StoreError>;
+}
