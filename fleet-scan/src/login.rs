@@ -4,11 +4,13 @@
 //! verifies it, and the location of MAC and serial in the response ([`LoginRule`]). The protocols are in
 //! `login/digest.rs` and `login/token.rs`.
 
+mod budget;
 mod digest;
 mod token;
 
 use std::fmt;
 
+pub use budget::LoginBudget;
 use fleet_core::{DeviceFacts, Serial};
 use serde_json::Value;
 use zeroize::Zeroizing;

@@ -3,7 +3,10 @@
 //! [`Pairer::pair`] first identifies the device again, without a login. It sends password-derived data only if the
 //! answer agrees with the facts from the server. The guard checks every connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fleet_core::{DeviceFacts, Endpoint, PairOutcome, Port};
 use tokio::time::timeout;
@@ -14,7 +17,7 @@ use crate::{
     fingerprint::KnownLogin,
     guard::Guard,
     job::ScanOptions,
-    login::{self, Authenticated, Login},
+    login::{self, Authenticated, Login, LoginBudget},
     probe::Probe,
     text,
 };
@@ -70,6 +73,7 @@ pub struct Pairer {
     options: ScanOptions,
     drivers: Arc<DriverSet>,
     dialer: Arc<Dialer>,
+    budget: LoginBudget,
 }
 
 impl Pairer {
@@ -80,17 +84,35 @@ impl Pairer {
             options,
             drivers,
             dialer,
+            budget: LoginBudget::default(),
         }
+    }
+
+    /// Shares the budget of wrong passwords with other pairers. Without this, the pairer has its own.
+    #[must_use]
+    pub fn with_budget(self, budget: LoginBudget) -> Self {
+        Self { budget, ..self }
     }
 
     /// Tries a login at one device. Without a login, checks whether the device requires one. Cancel-safe: dropping the
     /// future closes connections and sends nothing more.
     pub async fn pair(&self, target: &PairableDevice, login: Option<&Login>) -> PairReport {
-        match timeout(PATIENCE, self.attempt(target, login)).await {
+        let device = target.endpoint.ip;
+        if login.is_some()
+            && let Err(why) = self.budget.take(device, Instant::now())
+        {
+            return PairReport::failed(why);
+        }
+        let report = match timeout(PATIENCE, self.attempt(target, login)).await {
             Ok(Ok(report)) => report,
             Ok(Err(error)) => PairReport::failed(error.to_string()),
-            Err(_) => PairReport::failed("the device was too slow"),
+            // The device may have received the password and refuse it later.
+            Err(_) => return PairReport::failed("the device was too slow"),
+        };
+        if login.is_some() && report.outcome != PairOutcome::AuthFailed {
+            self.budget.give_back(device);
         }
+        report
     }
 
     async fn attempt(

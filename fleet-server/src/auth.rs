@@ -163,6 +163,7 @@ async fn node(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<NodeIdenti
         RpcError::unauthenticated(
             "this procedure needs a node's session token as `authorization: Bearer`",
         )
+        .with_reason("CREDENTIAL_MISSING")
     })?;
     let now = app.environment.now();
     let find = async |hash| app.store.node_by_session(hash, now).await;
@@ -171,6 +172,7 @@ async fn node(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<NodeIdenti
         RpcError::unauthenticated(
             "the session expired or is unknown: open a new one with BeginAuthHandshake",
         )
+        .with_reason("SESSION_INVALID")
     })
 }
 
@@ -201,10 +203,11 @@ pub(crate) async fn operator(
         (None, None) => {
             return Err(RpcError::unauthenticated(
                 "this needs an operator's key as `authorization: Bearer fok_...`",
-            ));
+            )
+            .with_reason("CREDENTIAL_MISSING"));
         }
     };
-    identity.ok_or_else(|| RpcError::unauthenticated("the key or session is not valid: create a new key with `fleetd admin create-key`, or sign in again"))
+    identity.ok_or_else(|| RpcError::unauthenticated("the key or session is not valid: create a new key with `fleetd admin create-key`, or sign in again").with_reason("CREDENTIAL_INVALID"))
 }
 
 /// Refuses, with an audit record, an operator who lacks a permission.
@@ -230,7 +233,8 @@ pub(crate) async fn permit(
     let refusal = RpcError::permission_denied(format!(
         "this needs the permission {permission}, which the role {} lacks",
         identity.role
-    ));
+    ))
+    .with_reason("PERMISSION_MISSING");
     Err(attempt.refused(&app.auditor, refusal).await)
 }
 

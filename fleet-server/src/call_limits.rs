@@ -60,6 +60,7 @@ impl CallLimits {
             return Err(RpcError::resource_exhausted(format!(
                 "{name} may have {most} calls at a time: wait for one to end"
             ))
+            .with_reason("TOO_MANY_CALLS")
             .with_retry_after(RETRY_AFTER));
         }
         active.calls += 1;

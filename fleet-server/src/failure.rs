@@ -25,6 +25,7 @@ pub(crate) fn storage(error: &StoreError) -> RpcError {
     RpcError::unavailable(format!(
         "the server cannot reach its storage now, try again shortly (incident {id:08x})"
     ))
+    .with_reason("STORAGE_UNAVAILABLE")
 }
 
 /// An outcome's code on the wire.
@@ -73,14 +74,17 @@ impl<T, E: Refusal> Answered<T> for Result<T, E> {
     }
 }
 
-/// Maps each operation's errors to a status, with the error's own sentence. `Storage` is common to all.
+/// Maps each operation's errors to a status and a stable reason, with the error's own sentence. `Storage` is common to
+/// all. docs/api.md lists the reasons.
 macro_rules! refusals {
-    ($($error:ident { $($variant:pat => $status:ident $(, retry $after:expr)?;)+ })+) => {$(
+    ($($error:ident { $($variant:pat => $status:ident $reason:ident $(, retry $after:expr)?;)+ })+) => {$(
         impl Refusal for $error {
             fn refusal(self) -> RpcError {
                 use $error::*;
                 match &self {
-                    $($variant => RpcError::$status(self.to_string()) $(.with_retry_after($after))?,)+
+                    $($variant => RpcError::$status(self.to_string())
+                        .with_reason(stringify!($reason))
+                        $(.with_retry_after($after))?,)+
                     Storage(error) => storage(error),
                 }
             }
@@ -90,74 +94,81 @@ macro_rules! refusals {
 
 refusals! {
     RegisterError {
-        Code => unauthenticated;
-        NameTaken(_) | KeyTaken | ReplacementTaken { .. } => failed_precondition;
+        Code => unauthenticated ENROLLMENT_CODE_INVALID;
+        NameTaken(_) => failed_precondition NAME_TAKEN;
+        KeyTaken => failed_precondition IDENTITY_KEY_TAKEN;
+        ReplacementTaken { .. } => failed_precondition NODE_ALREADY_REPLACED;
     }
     CreateCodeError {
-        NotFound(_) => not_found;
-        NotRevoked(_) | Replaced { .. } => failed_precondition;
+        NotFound(_) => not_found NODE_NOT_FOUND;
+        NotRevoked(_) => failed_precondition NODE_NOT_REVOKED;
+        Replaced { .. } => failed_precondition NODE_ALREADY_REPLACED;
     }
     UndoError {
-        NotFound(_) => not_found;
-        Refused(_) => failed_precondition;
+        NotFound(_) => not_found IDENTITY_CHANGE_NOT_FOUND;
+        Refused(_) => failed_precondition IDENTITY_CHANGE_FINAL;
     }
     BeginError {
-        Credentials => unauthenticated;
-        NotConfirmed(_) => failed_precondition;
+        Credentials => unauthenticated NODE_KEY_INVALID;
+        NotConfirmed(_) => failed_precondition NODE_NOT_CONFIRMED;
     }
     ConfirmError {
-        NotFound(_) => not_found;
-        Refused(_) => failed_precondition;
+        NotFound(_) => not_found NODE_NOT_FOUND;
+        Refused(_) => failed_precondition ENROLLMENT_STATE;
     }
     RevokeError {
-        NotFound(_) => not_found;
-        PendingIdMissing(_) => invalid_argument;
-        Refused(_) => failed_precondition;
+        NotFound(_) => not_found NODE_NOT_FOUND;
+        PendingIdMissing(_) => invalid_argument PENDING_ENROLLMENT_ID_MISSING;
+        Refused(_) => failed_precondition ENROLLMENT_STATE;
     }
     CancelCodeError {
-        NotFound(_) => not_found;
-        NotPending(..) => failed_precondition;
+        NotFound(_) => not_found ENROLLMENT_CODE_NOT_FOUND;
+        NotPending(..) => failed_precondition ENROLLMENT_STATE;
     }
     MoveNodeError {
-        NotFound(_) | NoSite(_) => not_found;
+        NotFound(_) => not_found NODE_NOT_FOUND;
+        NoSite(_) => not_found SITE_NOT_FOUND;
     }
     CreateScanError {
-        NodeNotFound(_) => not_found;
-        NotConfirmed(_) => failed_precondition;
-        Busy(_) | QueueFull { .. } => resource_exhausted;
+        NodeNotFound(_) => not_found NODE_NOT_FOUND;
+        NotConfirmed(_) => failed_precondition NODE_NOT_CONFIRMED;
+        Busy(_) => resource_exhausted NODE_BUSY;
+        QueueFull { .. } => resource_exhausted QUEUE_FULL;
     }
     CancelScanError {
-        NotFound(_) => not_found;
+        NotFound(_) => not_found SCAN_NOT_FOUND;
     }
     ReportError {
-        NotInFlight(_) => failed_precondition;
-        AwaitsPins(_) => unavailable, retry PINS_SOON;
-        BeingDialed(_) => unavailable, retry DIALED_SOON;
-        OverQuota { .. } | Flooded(_) => resource_exhausted;
+        NotInFlight(_) => failed_precondition COMMAND_NOT_IN_FLIGHT;
+        AwaitsPins(_) => unavailable NAMES_NOT_PINNED_YET, retry PINS_SOON;
+        BeingDialed(_) => unavailable ADDRESS_BEING_DIALED, retry DIALED_SOON;
+        OverQuota { .. } | Flooded(_) => resource_exhausted QUOTA_EXCEEDED;
     }
     KeyError {
-        NotFound(_) | NoOperator(_) => not_found;
-        TooMany(_) => resource_exhausted;
+        NotFound(_) => not_found KEY_NOT_FOUND;
+        NoOperator(_) => not_found OPERATOR_NOT_FOUND;
+        TooMany(_) => resource_exhausted TOO_MANY_KEYS;
     }
     BindError {
-        NodeNotFound(_) | DeviceNotFound(_) => not_found;
-        BeingDialed(_) => unavailable;
-        Refused { .. } => failed_precondition;
+        NodeNotFound(_) => not_found NODE_NOT_FOUND;
+        DeviceNotFound(_) => not_found DEVICE_NOT_FOUND;
+        BeingDialed(_) => unavailable ADDRESS_BEING_DIALED;
+        Refused { .. } => failed_precondition DEVICE_NOT_AVAILABLE;
     }
     MemberError {
-        NotFound(_) => not_found;
-        LastAdmin(_) => failed_precondition;
+        NotFound(_) => not_found OPERATOR_NOT_FOUND;
+        LastAdmin(_) => failed_precondition LAST_ADMINISTRATOR;
     }
     CreatePairingError {
-        NodeNotFound(_) => not_found;
-        NotConfirmed(_) => failed_precondition;
-        Busy(_) => resource_exhausted;
+        NodeNotFound(_) => not_found NODE_NOT_FOUND;
+        NotConfirmed(_) => failed_precondition NODE_NOT_CONFIRMED;
+        Busy(_) => resource_exhausted NODE_BUSY;
     }
     CancelPairingError {
-        NotFound(_) => not_found;
+        NotFound(_) => not_found PAIRING_NOT_FOUND;
     }
     UnbindError {
-        NotFound(_) => not_found;
+        NotFound(_) => not_found DEVICE_NOT_FOUND;
     }
 }
 

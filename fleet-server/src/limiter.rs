@@ -165,6 +165,7 @@ fn refusal(calls: &str, wait: Duration) -> RpcError {
         "too many {calls}: try again in {} s",
         wait.as_secs() + 1
     ))
+    .with_reason("RATE_LIMITED")
     .with_retry_after(wait)
 }
 

@@ -150,6 +150,15 @@ impl<T> Reply<T> {
         self
     }
 
+    /// Replaces the message and keeps headers and trailers.
+    pub fn map<U>(self, message: impl FnOnce(T) -> U) -> Reply<U> {
+        Reply {
+            message: message(self.message),
+            headers: self.headers,
+            trailers: self.trailers,
+        }
+    }
+
     /// Adds a response trailer.
     #[must_use]
     pub fn with_trailer(mut self, name: HeaderName, value: HeaderValue) -> Self {

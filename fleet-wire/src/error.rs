@@ -213,9 +213,11 @@ impl RpcError {
         Some(self.detail::<ErrorInfo>(ERROR_INFO)?.reason)
     }
 
-    /// States the code as the reason, unless the error has one. Every error of a server carries a reason.
+    /// States the code as the reason, unless the error has one, so that every error of a server carries a reason. An
+    /// error with its own headers and trailers is sent as it is.
     pub(crate) fn or_reason(self) -> Self {
-        if self.details.iter().any(|d| d.type_name == ERROR_INFO) {
+        let has_reason = self.details.iter().any(|d| d.type_name == ERROR_INFO);
+        if has_reason || self.metadata.is_some() {
             return self;
         }
         let reason = self.code.as_str().to_ascii_uppercase();

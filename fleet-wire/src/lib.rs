@@ -23,7 +23,7 @@ mod visible;
 
 pub use bounds::{BrokenBound, Repeated, Validate};
 pub use context::{BoxStream, Context, Peer, Protocol, Reply};
-pub use engine::decode_checked;
+pub use engine::{Wire, decode_checked};
 pub use error::{Code, Detail, ErrorMetadata, RpcError};
 pub use generated::{
     common::v1 as common, fleet::v1 as fleet, fleetmanagement::v1 as fleetmanagement,

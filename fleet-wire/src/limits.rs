@@ -100,8 +100,9 @@ pub fn request_limit(method: &Method) -> usize {
         (fleet::ScanClient::START_SCAN, SCAN),
         (fleet::ScanClient::PLAN_SCAN, SCAN),
     ];
-    LARGE
-        .iter()
-        .find(|(large, _)| large == method)
-        .map_or(SMALL, |(_, limit)| *limit)
+    let listed = LARGE.iter().find(|(large, _)| large == method);
+    listed
+        .map(|(_, limit)| *limit)
+        .or(method.request_limit())
+        .unwrap_or(SMALL)
 }

@@ -8,6 +8,8 @@ pub struct Method {
     path: &'static str,
     kind: MethodKind,
     idempotent: bool,
+    /// Largest request message in bytes, if the table of limits does not have the method.
+    request_limit: Option<usize>,
 }
 
 /// Who streams in a call.
@@ -22,12 +24,27 @@ pub enum MethodKind {
 }
 
 impl Method {
-    pub(crate) const fn new(path: &'static str, kind: MethodKind, idempotent: bool) -> Self {
+    /// Describes a method. The path is `/<package>.<Service>/<Method>`; an idempotent method is free of side effects.
+    pub const fn new(path: &'static str, kind: MethodKind, idempotent: bool) -> Self {
         Self {
             path,
             kind,
             idempotent,
+            request_limit: None,
         }
+    }
+
+    /// Sets the largest request message, in bytes after decompression.
+    #[must_use]
+    pub const fn with_request_limit(self, bytes: usize) -> Self {
+        Self {
+            request_limit: Some(bytes),
+            ..self
+        }
+    }
+
+    pub(crate) const fn request_limit(&self) -> Option<usize> {
+        self.request_limit
     }
 
     /// The path of a request, `/<package>.<Service>/<Method>`.

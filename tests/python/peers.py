@@ -51,6 +51,18 @@ def go(program: str) -> Path:
 
 
 @functools.cache
+def conformance_runner() -> Path:
+    """The runner of Connect's conformance suite."""
+    compiler = tool("go", "version")
+    into = BINARIES.parent / "peers"
+    into.mkdir(exist_ok=True)
+    module, version = "connectrpc.com/conformance", "v1.0.7"
+    prepared(["env", f"GOBIN={into}", compiler, "install", f"{module}/cmd/connectconformance@{version}"], into, "the conformance runner")
+    PEERS[module] = version.removeprefix("v")
+    return into / "connectconformance"
+
+
+@functools.cache
 def node() -> tuple[str, Path]:
     """Node.js, and the folder of its programs with their packages."""
     runtime, npm = tool("node", "--version"), tool("npm", "--version")

@@ -108,6 +108,13 @@ def test_the_documented_signature_is_the_one_that_nodes_make():
     assert CHALLENGE_TAG.decode() in API
 
 
+def test_every_reason_of_an_error_is_documented():
+    sources = "".join(file.read_text() for file in (ROOT / "fleet-server/src").rglob("*.rs"))
+    reasons = {*re.findall(r"=> \w+ ([A-Z_]{3,})[;,]", sources), *re.findall(r'with_reason\("(\w+)"\)', sources)}
+    assert "NODE_BUSY" in reasons and "RATE_LIMITED" in reasons
+    assert {reason for reason in reasons if f"`{reason}`" not in API} == set()
+
+
 def test_event_streams_ask_proxies_not_to_buffer(operator, server_url, node, stream):
     started = {"requestId": unique_name("buffer"), "fleetNodeId": node.node_id, "request": {"nmap": {"target": "10.83.0.1"}}}
     scan = json.loads(operator.client.raw_unary("fleet.v1.ScanService/StartScan", "application/json", json.dumps(started).encode())[2])

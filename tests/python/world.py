@@ -4,6 +4,7 @@ The programs are those of FLEET_BIN_DIR, which `cargo xtask test` sets, or of ta
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -44,6 +45,15 @@ def eventually(what: str, condition, within: float = 120.0):
     return value
 
 
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
+
+
+def end_with_the_tests() -> None:
+    """Runs in a new process: it is killed when the test run is, even without a chance to clean up."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Process:
     """A process that logs to a file and does not outlive the test."""
 
@@ -57,7 +67,14 @@ class Process:
         """Starts the process, again with the same command and log."""
         with self.log.open("a") as log:
             self.child = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment, cwd=self.folder, start_new_session=True
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                cwd=self.folder,
+                start_new_session=True,
+                preexec_fn=end_with_the_tests,
             )
 
     def running(self) -> bool:
@@ -189,7 +206,13 @@ class World:
         description = self.folder / "site.json"
         description.write_text(json.dumps(site))
         process = self.process("fleet-sim", [program("fleet-sim"), "--site", description])
-        eventually("the simulated devices", lambda: process.logged("ready: "))
+
+
+        def is_ready() -> bool:
+            assert process.running(), process.tail()
+            return process.logged("ready: ") > 0
+
+        eventually("the simulated devices", is_ready)
         return [device["address"] for device in site["devices"]]
 
     def start_scan(self, node: int, targets: str, **more) -> str:

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use fleet_core::{DeviceReport, NodeId, Port};
 use fleet_scan::{
-    DriverSet, FoundDevice, Guard, Login, PairableDevice, Pairer, ScanEvent, ScanJob, ScanOptions,
-    ScanSummary, Scanner,
+    DriverSet, FoundDevice, Guard, Login, LoginBudget, PairableDevice, Pairer, ScanEvent, ScanJob,
+    ScanOptions, ScanSummary, Scanner,
 };
 use fleet_server::{
     DirectPath, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober,
@@ -33,6 +33,7 @@ pub(crate) fn path(networks: Vec<IpNetwork>) -> DirectPath {
             scanner: Scanner::new(options.clone(), drivers.clone()),
             options,
             drivers,
+            login_budget: LoginBudget::default(),
         }),
     }
 }
@@ -42,6 +43,7 @@ struct Engine {
     scanner: Scanner,
     options: ScanOptions,
     drivers: Arc<DriverSet>,
+    login_budget: LoginBudget,
 }
 
 impl Prober for Engine {
@@ -105,7 +107,8 @@ impl Prober for Engine {
                     String::clone(&login.password),
                 )
             });
-            let pairer = Pairer::new(self.options.clone(), self.drivers.clone(), guard);
+            let pairer = Pairer::new(self.options.clone(), self.drivers.clone(), guard)
+                .with_budget(self.login_budget.clone());
             let report = pairer.pair(&target, login.as_ref()).await;
             PairAnswer {
                 outcome: report.outcome,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use fleet_core::{
     DeviceFacts, DeviceIdentifier, Endpoint, PairOutcome, canonical, limits, parse_literal,
 };
-use fleet_scan::{DriverSet, Guard, Login, PairReport, PairableDevice, Pairer, ScanOptions};
+use fleet_scan::{
+    DriverSet, Guard, Login, LoginBudget, PairReport, PairableDevice, Pairer, ScanOptions,
+};
 use fleet_wire::{
     gateway::{self, EncryptedCredentials, FleetNodePairResult},
     pairing::{FleetNodePairRequest, FleetNodePairTarget},
@@ -30,6 +32,7 @@ pub(super) struct PairJob {
     targets: Vec<(String, Result<PairableDevice, String>)>,
     login: Option<Login>,
     guard: Guard,
+    budget: LoginBudget,
 }
 
 /// The result of a pairing command.
@@ -60,12 +63,18 @@ impl PairJob {
         Self {
             targets: request.targets.into_iter().map(parse).collect(),
             login,
+            budget: LoginBudget::default(),
             // The login of a device can be at another port than
             // its target, so each dial is checked as well.
             guard: Guard::new(move |endpoint: Endpoint| {
                 site.check(endpoint).map_err(|why| why.to_string())
             }),
         }
+    }
+
+    /// Counts wrong passwords together with those of earlier commands.
+    pub(super) fn with_budget(self, budget: LoginBudget) -> Self {
+        Self { budget, ..self }
     }
 
     pub(super) fn targets(&self) -> usize {
@@ -117,7 +126,7 @@ pub(super) async fn run(
 ) -> PairSummary {
     let targets = job.targets.len() as u64;
     let mut tried = 0;
-    let pairer = Pairer::new(options, drivers, job.guard);
+    let pairer = Pairer::new(options, drivers, job.guard).with_budget(job.budget);
     let login = job.login.as_ref();
     let attempts = job.targets.into_iter().map(|(identifier, target)| {
         let pairer = &pairer;

@@ -14,7 +14,7 @@ use fleet_registry::{
     link::{self, Attempt, StopReason, StreamEnd, WireCommandId},
     spool::{self, SPOOL_ROWS, UploadFailure},
 };
-use fleet_scan::Scanner;
+use fleet_scan::{LoginBudget, Scanner};
 use fleet_wire::gateway::{ControlAck, control_stream_request as up};
 use tokio::{
     sync::{mpsc, watch},
@@ -81,6 +81,7 @@ pub(super) struct Shell {
     /// The payload of the command that was just passed to the link.
     pending_payload: Option<Bytes>,
     work: Option<Work>,
+    login_budget: LoginBudget,
     /// Acks that may have to be sent again, at most as many as a Hello lists.
     acks: BTreeMap<WireCommandId, ControlAck>,
     /// The deadline for uploads, if the process is shutting down.
@@ -104,6 +105,7 @@ impl Shell {
             scanner,
             default_ports: Vec::new(),
             subnets: Vec::new(),
+            login_budget: LoginBudget::default(),
             session: None,
             clock: ServerClock::default(),
             stream: None,

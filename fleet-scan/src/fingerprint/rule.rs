@@ -157,7 +157,8 @@ impl FromStr for Request {
 }
 
 pub(super) fn is_read_path(path: &str) -> bool {
-    let lower = path.to_ascii_lowercase();
+    // Goldshell shows its settings at `/mcb/setting`, which is a noun.
+    let lower = path.to_ascii_lowercase().replace("/setting", "/");
     path.starts_with('/')
         && !path.contains(' ')
         && !CHANGING_PATHS.iter().any(|part| lower.contains(part))

@@ -34,14 +34,20 @@ pub(super) async fn authenticate(
     let mut client = [0; 8];
     getrandom::fill(&mut client)
         .map_err(|_| DriverError::Protocol("the system gives no random bytes".to_owned()))?;
-    let header = challenge.answer(login, "GET", path, u64::from_be_bytes(client))?;
+    let answer = challenge.answer(login, "GET", path, u64::from_be_bytes(client))?;
     let outgoing = Outgoing {
         method: "GET",
         path,
-        headers: &header,
+        headers: &answer.line,
         body: "",
     };
     let second = whole(http::exchange(probe, &outgoing).await?)?;
+    let mut info = second.header("authentication-info");
+    if info.any(|info| answer.is_contradicted_by(info)) {
+        return Err(DriverError::Protocol(
+            "the device accepted the password but does not know it; scan again".to_owned(),
+        ));
+    }
     match second.status {
         200 => accepted(known, &second, login),
         401 => Ok(Authenticated::Refused),

@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use fleet_core::{AddressPolicy, DeviceFacts, Endpoint, PairOutcome, Port};
-use fleet_scan::{DriverSet, Guard, Login, PairReport, PairableDevice, Pairer};
+use fleet_scan::{DriverSet, Guard, Login, LoginBudget, PairReport, PairableDevice, Pairer};
 use fleet_sim::{Device, DeviceLogin, Make, Manner, Protocol, RunningSite, Service, Site};
 
 use crate::{quick, start};
@@ -112,6 +112,32 @@ async fn a_login_opens_what_it_belongs_to() {
             assert_eq!(device.model, "Antminer S19");
         }
     }
+}
+
+#[tokio::test]
+async fn a_device_gets_few_wrong_passwords_whatever_the_server_requests() {
+    let site = start(site(vec![(Make::Antminer, None)]), 64).await;
+    let budget = LoginBudget::default();
+    let pair = async |password: &str| {
+        let guard = Guard::policy(AddressPolicy::DEMO);
+        let pairer = Pairer::new(quick(), Arc::new(DriverSet::built_in()), guard)
+            .with_budget(budget.clone());
+        let login = Login::new("root".to_owned(), password.to_owned());
+        pairer.pair(&target(&site, 0), Some(&login)).await
+    };
+    for _ in 0..6 {
+        let right = pair("root").await;
+        assert_eq!(right.outcome, PairOutcome::Paired, "{right:?}");
+    }
+    for _ in 0..4 {
+        let wrong = pair("wrong").await;
+        assert_eq!(wrong.outcome, PairOutcome::AuthFailed, "{wrong:?}");
+    }
+    let before = asked(&site).len();
+    let refused = pair("root").await;
+    assert_eq!(refused.outcome, PairOutcome::Error);
+    assert!(refused.error.contains("refused 4 passwords"), "{refused:?}");
+    assert_eq!(asked(&site).len(), before, "nothing was sent");
 }
 
 #[tokio::test]

@@ -62,7 +62,8 @@ impl Routes {
         self.services.push(name);
     }
 
-    pub(crate) fn unary<I, O, F, R>(&mut self, method: &'static Method, handler: F)
+    /// Adds a method with one message each way.
+    pub fn unary<I, O, F, R>(&mut self, method: &'static Method, handler: F)
     where
         I: Wire + Validate,
         O: Wire,
@@ -85,7 +86,8 @@ impl Routes {
         self.add(method, Call::Unary(Box::new(call)));
     }
 
-    pub(crate) fn server_stream<I, O, F, R>(&mut self, method: &'static Method, handler: F)
+    /// Adds a method that answers one message with a stream.
+    pub fn server_stream<I, O, F, R>(&mut self, method: &'static Method, handler: F)
     where
         I: Wire + Validate,
         O: Wire,
@@ -101,7 +103,8 @@ impl Routes {
         self.add(method, Call::ServerStream(Box::new(call)));
     }
 
-    pub(crate) fn bidi<I, O, F, R>(&mut self, method: &'static Method, handler: F)
+    /// Adds a method with streams both ways.
+    pub fn bidi<I, O, F, R>(&mut self, method: &'static Method, handler: F)
     where
         I: Wire + Validate,
         O: Wire,

@@ -75,6 +75,7 @@ impl Shell {
                     Arc::clone(&self.agent.options.drivers),
                 );
                 let key = self.agent.state.encryption_public();
+                let job = job.with_budget(self.login_budget.clone());
                 self.work = Some(Work::pairing(command, options, drivers, key, job));
             }
             Err(refusal) => {
