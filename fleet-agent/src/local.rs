@@ -195,7 +195,7 @@ impl LocalScan {
         &self.skipped
     }
 
-    /// Resolves the names and starts the scan. After a cancel the names count as skipped, and the scan is canceled.
+    /// Resolves the names and starts the scan. After a cancel the names are not looked up, and the scan is canceled.
     ///
     /// # Errors
     ///

@@ -183,11 +183,17 @@ pub fn settle(facts: LedgerFacts<'_>) -> Ledger {
             let best = addresses.entry(ip).or_insert(known);
             *best = known.max(*best);
         }
+        // A node that pins names reports each lookup. Without a report, for example after a cancel, there was none.
+        let not_looked_up = if chunk.scope.awaits_pins() {
+            Known::NotReached
+        } else {
+            says_nothing
+        };
         for (name, skipped) in chunk.scope.names_without_address() {
             let known = if skipped.is_some() {
                 Known::Skipped
             } else {
-                says_nothing
+                not_looked_up
             };
             let (best, why) = names.entry(name).or_insert((known, skipped));
             (*best, *why) = (known.max(*best), why.or(skipped));
@@ -440,9 +446,17 @@ mod tests {
             Some(&[2, 1]),
             Some(Grade::Complete),
             &[],
-            [4, 0, 0, 1, 1, 1, 0, 1],
+            [4, 0, 0, 1, 1, 1, 1, 0],
         );
         check(pinned, None, None, &[], [4, 0, 0, 0, 0, 1, 3, 0]);
+        let canceled_during_the_lookup = "1|pinned|a.lan=?,b.lan=?|80";
+        check(
+            canceled_during_the_lookup,
+            None,
+            Some(Grade::Partial),
+            &[],
+            [2, 0, 0, 0, 0, 0, 2, 0],
+        );
         check(
             "1|unpinned|a.lan=|80",
             None,

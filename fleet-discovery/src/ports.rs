@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn the_offending_port_is_named() {
         for text in [
-            "80/tcp", "0", "000", "+0", "+", "++80", "+-80", "-80", "0x50", "70000", "",
+            "80/tcp", "0", "000", "+0", "+", "++80", "-80", "0x50", "70000", "",
         ] {
             let error = parse_ports(&["80", text]).expect_err(text).to_string();
             assert!(error.contains(&format!("`{text}`")), "{error}");

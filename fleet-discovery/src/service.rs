@@ -12,14 +12,25 @@ const NAME: usize = 15;
 /// The default type. Devices that serve a web page announce it, as AxeOS does.
 const DEFAULT: &str = "_http._tcp";
 
-/// A service type in lower case, such as `_http._tcp`. Its domain is always `local`.
+/// Between a subtype and its type (RFC 6763, 7.1).
+const SUBTYPE: &str = "._sub.";
+/// Maximum length of a subtype: that of a DNS label.
+const LABEL: usize = 63;
+
+/// A service type in lower case, such as `_http._tcp`, or a subtype of it, such as `_axeos._sub._http._tcp`. Its domain
+/// is always `local`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceType(String);
 
 impl ServiceType {
-    /// The type, without its domain.
+    /// The type with its subtype, without its domain.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The type without its subtype, of which services are instances.
+    pub fn base(&self) -> &str {
+        self.0.split_once(SUBTYPE).map_or(&self.0, |(_, base)| base)
     }
 }
 
@@ -127,12 +138,23 @@ impl FromStr for ServiceType {
 
 /// Returns why a text is not a service type, with the accepted form.
 fn fault(text: &str) -> Option<&'static str> {
-    let mut labels = text.split('.');
+    let (subtype, base) = match text.split_once(SUBTYPE) {
+        Some((subtype, base)) => (Some(subtype), base),
+        None => (None, text),
+    };
+    let is_label = |text: &str| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
+        (1..=LABEL).contains(&text.len()) && text.bytes().all(plain)
+    };
+    if subtype.is_some_and(|subtype| !is_label(subtype)) {
+        return Some(
+            "a subtype is one label of ASCII letters, digits, hyphens and underscores, as in _axeos._sub._http._tcp",
+        );
+    }
+    let mut labels = base.split('.');
     let (Some(service), Some(protocol), None) = (labels.next(), labels.next(), labels.next())
     else {
-        return Some(if text.contains("._sub.") {
-            "a subtype cannot be asked for: write the type after `_sub`, such as _http._tcp"
-        } else if text.ends_with("._dns-sd._udp") {
+        return Some(if text.ends_with("._dns-sd._udp") {
             "it asks which types there are, not where a service is: write one type, such as _http._tcp"
         } else {
             "write the name of a service and its protocol, such as _http._tcp"
@@ -177,9 +199,21 @@ mod tests {
             ("_a._udp", "_a._udp"),
             ("_fifteen-chars-0._udp", "_fifteen-chars-0._udp"),
             ("_local._tcp", "_local._tcp"),
+            ("_AxeOS._sub._http._tcp.local", "_axeos._sub._http._tcp"),
         ] {
             let read = text.parse::<ServiceType>().map(|read| read.to_string());
             assert_eq!(read, Ok(expected.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn services_are_instances_of_the_type_without_its_subtype() {
+        for (text, base) in [
+            ("_axeos._sub._http._tcp", "_http._tcp"),
+            ("_http._tcp", "_http._tcp"),
+        ] {
+            let service: ServiceType = text.parse().expect(text);
+            assert_eq!((service.as_str(), service.base()), (text, base));
         }
     }
 
@@ -204,7 +238,11 @@ mod tests {
             ("_-a._tcp", "between"),
             ("_a-._tcp", "between"),
             ("_a--b._tcp", "between"),
-            ("_axeos._sub._http._tcp", "after `_sub`"),
+            ("._sub._http._tcp", "one label"),
+            ("_a._b._sub._http._tcp", "one label"),
+            ("_a b._sub._http._tcp", "one label"),
+            ("_axeos._sub._http", "such as _http._tcp"),
+            ("_axeos._sub._sub._http._tcp", "such as _http._tcp"),
             ("_services._dns-sd._udp", "one type"),
         ] {
             let error = text.parse::<ServiceType>().expect_err(text).to_string();

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use fleet_core::{NodeId, ReplicaId, Timestamp, presence};
+use fleet_core::{NodeId, OrgId, ReplicaId, Timestamp, presence};
 use fleet_discovery::PlanPolicy;
 use fleet_store::{NodeRow, Notification, Store, StoreError};
 use fleet_wire::RpcError;
@@ -163,6 +163,12 @@ impl App {
         self.notify(Notification::Node(node));
     }
 
+    /// Notifies every server that a credential or a role of an organization's operator was changed. What a revoked
+    /// credential has started then ends. Call it after the transaction.
+    pub(crate) fn notify_credentials(self: &Arc<Self>, org: OrgId) {
+        self.notify(Notification::Credentials(org));
+    }
+
     fn notify(self: &Arc<Self>, notification: Notification) {
         self.notified(notification);
         let app = self.clone();
@@ -181,6 +187,7 @@ impl App {
                 self.dispatch_queue.push(node);
                 self.orders.notify_one();
             }
+            Notification::Credentials(org) => self.wakeups.notify(org),
         }
     }
 

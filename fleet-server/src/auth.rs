@@ -238,12 +238,51 @@ pub(crate) async fn permit(
     Err(attempt.refused(&app.auditor, refusal).await)
 }
 
-/// Interval at which the credential of a watcher is checked: revoking a key or a role ends its streams without any
-/// message between servers.
-const CHECK_EVERY: Duration = Duration::from_secs(2);
+/// Interval of checks of a credential in use, in case the notification of its revocation is missed.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// Waits until the operator's credential is no longer valid or has lost the permission, on whichever server that was
+/// changed, and returns the refusal. A storage failure ends nothing. Dropping the future only stops the wait.
+pub(crate) fn until_revoked(
+    app: Arc<App>,
+    identity: &OperatorIdentity,
+    permission: Permission,
+) -> impl Future<Output = RpcError> + Send + use<> {
+    let (credential, org) = (identity.credential, identity.org);
+    async move {
+        // The call itself was checked just now.
+        let first = tokio::time::Instant::now() + CHECK_EVERY;
+        let mut checks = tokio::time::interval_at(first, CHECK_EVERY);
+        checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut changed = app.wakeups.subscribe(org);
+        loop {
+            tokio::select! {
+                () = changed => {}
+                _ = checks.tick() => {}
+            }
+            // Before the check: a change after it must not be missed.
+            changed = app.wakeups.subscribe(org);
+            let now = app.environment.now();
+            let check = app.detached(move |app| async move {
+                app.store.operator_by_credential(credential, now).await
+            });
+            match check.await {
+                Ok(Some(identity)) if identity.role.may(permission) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "a credential in use could not be checked");
+                }
+                Ok(_) => {
+                    return RpcError::unauthenticated(
+                        "the key or session of this call is no longer valid, or lost its permission: sign in again",
+                    );
+                }
+            }
+        }
+    }
+}
 
 /// Passes a stream on while the operator's credential is valid and has the permission; then ends it with
-/// UNAUTHENTICATED. A storage failure ends nothing.
+/// UNAUTHENTICATED.
 pub(crate) fn while_permitted<T, S>(
     app: Arc<App>,
     identity: &OperatorIdentity,
@@ -254,36 +293,13 @@ where
     T: Send,
     S: Stream<Item = Result<T, RpcError>> + Send,
 {
-    let credential = identity.credential;
-    let mut checks =
-        // The call itself was checked just now.
-        tokio::time::interval_at(tokio::time::Instant::now() + CHECK_EVERY, CHECK_EVERY);
-    checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let state = Some((Box::pin(items), checks));
-    stream::unfold(state, move |state| {
-        let app = app.clone();
-        async move {
-            let (mut items, mut checks) = state?;
-            loop {
-                tokio::select! {
-                    item = items.next() => return Some((item?, Some((items, checks)))),
-                    _ = checks.tick() => {}
-                }
-                let now = app.environment.now();
-                let check = app.detached(move |app| async move {
-                    app.store.operator_by_credential(credential, now).await
-                });
-                match check.await {
-                    Ok(Some(identity)) if identity.role.may(permission) => {}
-                    Err(error) => {
-                        tracing::debug!(%error, "the credential of a watcher could not be checked");
-                    }
-                    Ok(_) => {
-                        let ended = "the key or session of this call is no longer valid, or lost its permission: sign in again";
-                        return Some((Err(RpcError::unauthenticated(ended)), None));
-                    }
-                }
-            }
+    let revoked = Box::pin(until_revoked(app, identity, permission));
+    let state = Some((Box::pin(items), revoked));
+    stream::unfold(state, |state| async move {
+        let (mut items, mut revoked) = state?;
+        tokio::select! {
+            item = items.next() => Some((item?, Some((items, revoked)))),
+            error = &mut revoked => Some((Err(error), None)),
         }
     })
 }

@@ -158,6 +158,7 @@ refusals! {
     MemberError {
         NotFound(_) => not_found OPERATOR_NOT_FOUND;
         LastAdmin(_) => failed_precondition LAST_ADMINISTRATOR;
+        PasswordChanged(_) => failed_precondition PASSWORD_CHANGED;
     }
     CreatePairingError {
         NodeNotFound(_) => not_found NODE_NOT_FOUND;

@@ -6,7 +6,7 @@ mod sender;
 
 use std::sync::Arc;
 
-use fleet_core::{NodeId, PairingId, PairingStatus, enrollment::NodeState};
+use fleet_core::{NodeId, PairingId, PairingStatus, Permission, enrollment::NodeState};
 use fleet_store::{NewPairing, PairPage, PairSelection, PairTargets};
 use fleet_wire::{
     BoxStream, Reply, RpcError,
@@ -20,7 +20,8 @@ use http::{HeaderName, HeaderValue};
 use sender::Sender;
 
 use crate::{
-    app::App, call::OperatorCall, convert, credentials::PairCredentials, failure::Answered,
+    app::App, auth::while_permitted, call::OperatorCall, convert, credentials::PairCredentials,
+    failure::Answered,
 };
 
 /// The response header with the id of the pairing.
@@ -162,6 +163,7 @@ pub(crate) async fn pair(
     let header = HeaderValue::from_str(&pairing.to_string())
         .map_err(|_| RpcError::internal("a pairing id is not a header value"))?;
     let messages = results::stream(app.clone(), call.org, pairing, refused);
+    let messages = while_permitted(app.clone(), call, Permission::MinerPair, messages);
     Ok(Reply::stream(messages).with_header(PAIRING_ID, header))
 }
 

@@ -24,7 +24,8 @@ const TTL: u32 = 120;
 /// One announced service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
-    /// The service type, such as `_http._tcp`.
+    /// The service type, such as `_http._tcp`, or a subtype of it, such as `_axeos._sub._http._tcp`. A device that
+    /// announces a subtype answers for the type, too.
     pub service: String,
     /// The name of the service, one label.
     pub instance: String,
@@ -166,8 +167,12 @@ async fn serve(
         lock(&asked).extend(names.iter().cloned());
         for one in &announcements {
             let service = format!("{}.local", one.service.to_ascii_lowercase());
+            let base = format!("{}.local", base(&one.service).to_ascii_lowercase());
             let host = format!("{}.local", one.host.to_ascii_lowercase());
-            if names.contains(&service) || names.contains(&host) {
+            if [service, base, host]
+                .iter()
+                .any(|name| names.contains(name))
+            {
                 // A failed send needs no handling, because clients retry.
                 let _ = sockets.own.send_to(&one.response(), to).await;
             }
@@ -179,7 +184,7 @@ impl Announcement {
     /// Encodes all records of the service. The PTR record, which refers to the others, comes last.
     pub fn response(&self) -> Vec<u8> {
         let service = labels(&[], &format!("{}.local", self.service));
-        let instance = labels(&[&self.instance], &format!("{}.local", self.service));
+        let instance = labels(&[&self.instance], &format!("{}.local", base(&self.service)));
         let host = labels(&[&self.host], "local");
         let mut records = Vec::new();
         for address in &self.addresses {
@@ -194,6 +199,10 @@ impl Announcement {
         records.push(record(&instance, SRV, ONLY_ONE, &located));
         records.push(record(&instance, TXT, ONLY_ONE, &[0]));
         records.push(record(&service, PTR, IN, &instance));
+        if base(&self.service) != self.service {
+            let base = labels(&[], &format!("{}.local", base(&self.service)));
+            records.push(record(&base, PTR, IN, &instance));
+        }
         let mut message = vec![0, 0, 0x84, 0, 0, 0];
         // The number of records is small.
         message.extend_from_slice(&(records.len() as u16).to_be_bytes());
@@ -201,6 +210,13 @@ impl Announcement {
         message.extend(records.concat());
         message
     }
+}
+
+/// The service type without its subtype.
+fn base(service: &str) -> &str {
+    service
+        .split_once("._sub.")
+        .map_or(service, |(_, base)| base)
 }
 
 fn record(owner: &[u8], kind: u16, class: u16, data: &[u8]) -> Vec<u8> {

@@ -187,9 +187,11 @@ fn capture(socket: &OwnedFd, over: &AtomicBool) -> io::Result<Vec<Duration>> {
             Err(Errno::EAGAIN | Errno::EINTR) => continue,
             Err(error) => return Err(error.into()),
         };
-        let time = message.cmsgs()?.find_map(|message| match message {
-            ControlMessageOwned::ScmTimestampns(time) => Some(Duration::from(time)),
-            _ => None,
+        let time = message.cmsgs()?.find_map(|message| {
+            let ControlMessageOwned::ScmTimestampns(time) = message else {
+                return None;
+            };
+            Some(Duration::from(time))
         });
         let length = message.bytes;
         if let Some(time) = time.filter(|_| is_syn(frame.get(..length).unwrap_or_default())) {

@@ -19,7 +19,7 @@ from fleetwire.node import HELLO, auto_identifier, decode_command, device
 TRANSPORTS = {"grpc": "10.77.1", "connect-json": "10.77.2"}
 """How the operator watches, and the first three octets of the addresses that its scan asks for."""
 
-LEDGER_PARTS = ("identified", "unidentified", "refused", "silent", "skipped", "not_reached", "unknown")
+LEDGER_PARTS = ("identified", "owned_elsewhere", "unidentified", "refused", "silent", "skipped", "not_reached", "unknown")
 
 
 def broken_rows(address: str) -> list:

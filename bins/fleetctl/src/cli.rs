@@ -238,7 +238,7 @@ pub(crate) enum Nodes {
         fingerprint: Option<String>,
     },
     /// Declare that two nodes share a site. A device without MAC or serial at one address and port of a site is one
-    /// device, whichever node reports it. The next scan of either node joins what both know. Needs org:admin.
+    /// device for all nodes of the site. The next scan of either node joins what both know. Needs org:admin.
     ShareSite {
         /// Node that joins the site, by id or name.
         node: String,

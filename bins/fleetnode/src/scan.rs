@@ -380,11 +380,15 @@ impl Screen {
     }
 
     fn ledger(&self, summary: &LocalSummary, mut skipped: Vec<ReasonCount>) -> Ledger {
-        let failed_names: Vec<_> = summary
+        let failed_names = summary
             .names
             .iter()
-            .filter_map(|name| Some((name, name.addresses.as_ref().err()?)))
-            .collect();
+            .filter_map(|name| Some((name, name.addresses.as_ref().err()?)));
+        // A cancel ends the lookups. Such a name is not skipped, it was not tried.
+        let canceled = summary.scan.interrupted == Some(Interruption::Canceled);
+        let (not_looked_up, failed_names): (Vec<_>, Vec<_>) =
+            failed_names.partition(|(name, _)| canceled && name.lookup_failed);
+        let not_looked_up = not_looked_up.len() as u64;
         if let Some((name, why)) = failed_names.first() {
             skipped.push(ReasonCount {
                 reason: (*why).clone(),
@@ -395,7 +399,7 @@ impl Screen {
         let count = |outcome| summary.scan.count(outcome);
         let before: u64 = skipped.iter().map(|reason| reason.count).sum();
         Ledger {
-            targets: summary.targets.len() as u64 + before,
+            targets: summary.targets.len() as u64 + before + not_looked_up,
             identified: count(TargetOutcome::Identified),
             owned_elsewhere: 0,
             owned_elsewhere_reasons: Vec::new(),
@@ -403,7 +407,7 @@ impl Screen {
             refused: count(TargetOutcome::Refused),
             silent: count(TargetOutcome::Silent),
             skipped: count(TargetOutcome::Skipped) + before,
-            not_reached: count(TargetOutcome::NotReached),
+            not_reached: count(TargetOutcome::NotReached) + not_looked_up,
             unknown: 0,
             reported: self.found,
             accepted: self.found,

@@ -42,7 +42,7 @@ pub(super) struct Work {
 
 #[derive(Debug)]
 enum Stage {
-    Pinning(Pinning),
+    Pinning(Box<Pinning>),
     Scanning(Scan),
     Pairing(Pairing),
 }
@@ -107,7 +107,7 @@ impl Work {
             cancel,
         };
         Self {
-            stage: Some(Stage::Pinning(pinning)),
+            stage: Some(Stage::Pinning(Box::new(pinning))),
             site_notes,
             ..Self::ended(command, None)
         }

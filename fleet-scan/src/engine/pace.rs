@@ -94,7 +94,7 @@ impl VirtualSite {
     }
 
     fn reply(&self, ip: IpAddr) -> Duration {
-        if self.slow > 0 && (number(ip) / self.live) % self.slow == 0 {
+        if self.slow > 0 && (number(ip) / self.live).is_multiple_of(self.slow) {
             self.slow_reply
         } else {
             self.reply

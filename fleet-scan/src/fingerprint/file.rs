@@ -264,8 +264,12 @@ fn read(file: &str, text: &str) -> Result<Rule, Fault> {
 
 /// A proof of a password changes nothing on the device, by whatever method it is requested.
 fn read_request(request: String, kind: &Spanned<String>) -> Result<String, Fault> {
+    // A GET of the settings reads them.
+    let is_read = |method: &str, path: &str| {
+        is_read_path(path) || (method == "GET" && is_read_path(&path.replace("setting", "")))
+    };
     match request.split_once(' ') {
-        Some((_, path)) if is_read_path(path) => Ok(request),
+        Some((method, path)) if is_read(method, path) => Ok(request),
         _ => Err(Fault::at(
             kind,
             format!("the proof `{request}` is not a path that is known to only read"),

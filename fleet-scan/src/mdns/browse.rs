@@ -47,8 +47,10 @@ const PORTS: usize = 64;
 /// The known services of one type on one link.
 #[derive(Debug)]
 pub(super) struct Browse {
-    /// The service type with its domain.
+    /// The service type with its subtype and its domain.
     service: Name,
+    /// The same without the subtype: services are instances of it (RFC 6763, 7.1).
+    base: Name,
     /// The most services, and the most hosts.
     most: usize,
     services: BTreeMap<Name, Service>,
@@ -111,6 +113,7 @@ impl Browse {
     pub(super) fn new(service: &ServiceType, most: usize, now: Instant) -> Option<Self> {
         Some(Self {
             service: Name::from_ascii(format!("{service}.local.")).ok()?,
+            base: Name::from_ascii(format!("{}.local.", service.base())).ok()?,
             most,
             services: BTreeMap::new(),
             hosts: BTreeMap::new(),
@@ -262,8 +265,8 @@ impl Browse {
 
     /// Adds a service of this name. A lifetime of 0 withdraws it.
     fn on_ptr(&mut self, instance: &Name, ttl: u32, now: Instant) {
-        let is_instance = instance.num_labels() == self.service.num_labels() + 1
-            && self.service.zone_of(instance);
+        let is_instance =
+            instance.num_labels() == self.base.num_labels() + 1 && self.base.zone_of(instance);
         if !is_instance || ttl == 0 {
             return;
         }

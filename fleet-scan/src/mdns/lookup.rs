@@ -85,10 +85,12 @@ impl Lookup {
     /// Processes a datagram.
     pub(super) fn receive(&mut self, datagram: &[u8], now: Instant) {
         for record in records(datagram) {
-            let address = match &record.data {
-                RData::A(ip) => IpAddr::V4(ip.0),
-                RData::AAAA(ip) => IpAddr::V6(ip.0),
-                _ => continue,
+            let address = if let RData::A(ip) = &record.data {
+                IpAddr::V4(ip.0)
+            } else if let RData::AAAA(ip) = &record.data {
+                IpAddr::V6(ip.0)
+            } else {
+                continue;
             };
             let counts = record.name == self.name && record.ttl > 0 && !is_link_local(address);
             if !counts || self.addresses.len() >= MOST {

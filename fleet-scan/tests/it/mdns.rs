@@ -142,6 +142,40 @@ async fn announcements_outside_of_the_scan_give_a_note_and_are_never_dialed() {
     assert!(summary.is_complete(), "{summary:?}");
 }
 
+/// Only AxeOS announces its subtype; every device with a web page announces the type.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subtype_finds_only_the_devices_that_announce_it() {
+    let running = start(Site::slow(4, Duration::ZERO), 87).await;
+    let addresses = running.site().addresses();
+    let at = service_port(&running);
+    let announcements = (0..4).map(|n| Announcement {
+        service: if n % 2 == 0 {
+            "_axeos._sub._http._tcp".to_owned()
+        } else {
+            "_http._tcp".to_owned()
+        },
+        ..announced(n, &addresses[n..=n], at)
+    });
+    let _announcer = Announcer::start(port(87), announcements.collect()).expect("a responder");
+    for (service, expected) in [
+        ("_axeos._sub._http._tcp", vec![addresses[0], addresses[2]]),
+        ("_http._tcp", addresses.clone()),
+    ] {
+        let listening = Listening::read(service, "local", 1).expect("a service");
+        let job = ScanJob {
+            listen: Some(Listen {
+                listening,
+                ..listen(87, 1)
+            }),
+            ..job(running.site())
+        };
+        let (summary, devices, _) = scan(&scanner(quick()), job).await;
+        let mut devices: Vec<IpAddr> = devices.iter().map(|device| device.endpoint.ip).collect();
+        devices.sort_unstable();
+        assert_eq!(devices, expected, "{service}: {summary:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_guard_applies_to_announced_hosts() {
     let running = start(Site::slow(2, Duration::ZERO), 82).await;

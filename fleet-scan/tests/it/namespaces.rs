@@ -77,7 +77,7 @@ impl Announcing {
                         port,
                     };
                     // Some embedded responders answer the querier alone.
-                    let start = if ip.octets()[3] % 2 == 0 {
+                    let start = if ip.octets()[3].is_multiple_of(2) {
                         Announcer::start_on
                     } else {
                         Announcer::start_unicast

@@ -82,6 +82,7 @@ impl AccountService for Api {
         call.attempt("operator.end_session", format!("session {id}"))
             .or_refused(&self.app.auditor, ended)
             .await?;
+        self.app.notify_credentials(call.org);
         Ok(Reply::new(EndSessionResponse {}))
     }
 
@@ -102,13 +103,15 @@ impl AccountService for Api {
         }
         let store = &self.app.store;
         let account = store.account(&call.email, None).await.answered()?;
-        if let Some(stored) = account.and_then(|account| account.password) {
+        let stored = account.and_then(|account| account.password);
+        let stored = stored.map(|stored| stored.phc);
+        if let Some(stored) = stored.clone() {
             // An unreadable password is a wrong one: no check may be skipped because a value could not be read.
             let is_right = match current {
                 Some(current) => {
                     self.app
                         .passwords
-                        .verify(current, Some(stored.phc), Source::Known)
+                        .verify(current, Some(stored), Source::Known)
                         .await?
                 }
                 None => false,
@@ -129,9 +132,10 @@ impl AccountService for Api {
             Credential::Session(session) => Some(session),
             Credential::Key(_) => None,
         };
-        let (org, actor) = (Some(call.org), call.actor());
-        let set = store.set_password(org, call.operator, password, keep, actor, call.now);
+        let (operator, actor) = (call.operator, call.actor());
+        let set = store.replace_password(operator, stored, password, keep, actor, call.now);
         attempt.or_refused(&self.app.auditor, set.await).await?;
+        self.app.notify_credentials(call.org);
         Ok(Reply::new(ChangePasswordResponse {}))
     }
 }

@@ -100,6 +100,7 @@ impl KeyService for Api {
         call.attempt("operator.revoke_key", format!("key {id}"))
             .or_refused(&self.app.auditor, revoked.await)
             .await?;
+        self.app.notify_credentials(call.org);
         Ok(Reply::new(RevokeKeyResponse {}))
     }
 
@@ -124,6 +125,7 @@ impl KeyService for Api {
             .attempt("operator.rotate_key", format!("key {id}"))
             .or_refused(&self.app.auditor, rotated.await)
             .await?;
+        self.app.notify_credentials(call.org);
         Ok(Reply::new(RotateKeyResponse {
             key_id: new.0,
             key: key.expose().to_owned(),

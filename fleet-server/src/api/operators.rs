@@ -95,6 +95,7 @@ impl OperatorService for Api {
         call.attempt("operator.set_role", format!("operator {id} to {role}"))
             .or_refused(&self.app.auditor, set.await)
             .await?;
+        self.app.notify_credentials(call.org);
         Ok(Reply::new(SetOperatorRoleResponse {}))
     }
 
@@ -110,6 +111,7 @@ impl OperatorService for Api {
         call.attempt("operator.remove", format!("operator {id}"))
             .or_refused(&self.app.auditor, removed.await)
             .await?;
+        self.app.notify_credentials(call.org);
         Ok(Reply::new(RemoveOperatorResponse {}))
     }
 
@@ -127,6 +129,7 @@ impl OperatorService for Api {
         call.attempt("operator.reset_password", format!("operator {id}"))
             .or_refused(&self.app.auditor, set.await)
             .await?;
+        self.app.notify_credentials(call.org);
         Ok(Reply::new(ResetOperatorPasswordResponse {
             one_time_password: password.expose().to_owned(),
             expires_at,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use fleet_core::Permission;
 use fleet_discovery::{Mode, ScanRequest};
 use fleet_store::AuditEntry;
 use fleet_wire::RpcError;
@@ -13,7 +14,10 @@ use super::{
     run::{Admitted, Run},
     selection,
 };
-use crate::{app::App, call::OperatorCall, convert::printable, failure::Answered, watch::Item};
+use crate::{
+    app::App, auth::until_revoked, call::OperatorCall, convert::printable, failure::Answered,
+    watch::Item,
+};
 
 /// Items that may wait for a watcher. A watcher that reads none for a while ends its scan.
 const WAITING: usize = 256;
@@ -71,9 +75,20 @@ async fn admit(
         scan,
         selection,
     };
-    let run = Run::new(app.clone(), admitted, out, cancel.clone());
+    let run = Run::new(app.clone(), admitted, out.clone(), cancel.clone());
+    let revoked = until_revoked(app.clone(), call, Permission::NodeManage);
+    let stop = cancel.clone();
     app.tasks.spawn(async move {
-        run.run().await;
+        // Apart from the watcher's stream, which is polled only while the watcher reads.
+        let guard = async {
+            let _ = out.try_send(Err(revoked.await));
+            stop.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = run.run() => {}
+            () = guard => {}
+        }
         // Held until the run has returned its addresses, and not only until its watcher leaves.
         drop(slot);
     });

@@ -1,14 +1,14 @@
 //! Sign-in of browsers: an e-mail and password, or a key, is exchanged for a cookie that no script can read. No
 //! credential is ever in a URL, and the cookie never leaves this origin.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use fleet_core::{
     OperatorId, OrgId, Password, Permission, SecretHash, SecretKind, Timestamp, limits,
 };
 use fleet_store::{
-    Account, Actor, Credential, NewBrowserSession, OpenBrowserSessionError, PasswordHash,
-    Principal, Proof,
+    Account, Actor, Credential, MemberError, NewBrowserSession, OpenBrowserSessionError,
+    PasswordHash, Principal, Proof,
 };
 use fleet_wire::{RpcError, server::Body};
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
@@ -150,9 +150,7 @@ pub(super) async fn sign_in(
         .open_browser_session(new, author(operator, from), now)
         .await;
     opened.map_err(|error| match error {
-        OpenBrowserSessionError::Refused => {
-            RpcError::unauthenticated("the credential was changed meanwhile: sign in again")
-        }
+        OpenBrowserSessionError::Refused => changed_meanwhile(),
         OpenBrowserSessionError::Storage(error) => failure::storage(&error),
     })?;
     Ok(with_cookie(
@@ -253,7 +251,12 @@ async fn by_password(
     }
 }
 
-/// Replaces a one-time password by a chosen one.
+/// The refusal of a credential that was valid when it was verified.
+fn changed_meanwhile() -> RpcError {
+    RpcError::unauthenticated("the credential was changed meanwhile: sign in again")
+}
+
+/// Replaces a one-time password by a chosen one, if nobody has replaced it since it was verified.
 async fn exchange(
     app: &App,
     origin: Origin,
@@ -265,7 +268,7 @@ async fn exchange(
     let new = chosen(new, &account.email)?;
     let verified = app
         .passwords
-        .verify(new.clone(), Some(one_time), Source::Known);
+        .verify(new.clone(), Some(one_time.clone()), Source::Known);
     if verified.await? {
         return Err(RpcError::invalid_argument(
             "the new password is the one-time password: choose another one",
@@ -276,18 +279,14 @@ async fn exchange(
         phc: phc.clone(),
         one_time_until: None,
     };
-    let (org, operator) = (Some(account.org), account.operator);
-    app.store
-        .set_password(
-            org,
-            operator,
-            password,
-            None,
-            author(operator, origin.from),
-            now,
-        )
-        .await
-        .answered()?;
+    let (operator, actor) = (account.operator, author(account.operator, origin.from));
+    let replaced = app
+        .store
+        .replace_password(operator, Some(one_time), password, None, actor, now);
+    match replaced.await {
+        Err(MemberError::PasswordChanged(_)) => return Err(changed_meanwhile()),
+        replaced => replaced.answered()?,
+    }
     let source = Some(origin.source());
     Ok((operator, Proof::Password { phc, source }))
 }
@@ -344,7 +343,7 @@ pub(super) async fn show(
 
 /// Ends the session and clears the cookie.
 pub(super) async fn sign_out(
-    app: &App,
+    app: &Arc<App>,
     https: bool,
     from: IpAddr,
     parts: &Parts,
@@ -362,6 +361,7 @@ pub(super) async fn sign_out(
             let actor = author(identity.operator, from);
             let closed = app.store.close_browser_session(token, actor, now).await;
             closed.answered()?;
+            app.notify_credentials(identity.org);
         }
     }
     Ok(with_cookie(https, "", Duration::ZERO))

@@ -374,7 +374,7 @@ async fn a_key_is_named_used_rotated_and_revoked() {
     );
     for (name, expires, why) in [
         ("", None, "name"),
-        ("a\u{1b}[2Jb", None, "control"),
+        ("a\u{1b}[2Jb", None, "U+001B"),
         ("short", Some(1), "expires_in"),
     ] {
         let create = CreateKeyRequest {

@@ -345,6 +345,7 @@ async fn of_a_thousand_devices_with_every_kind_of_defect_exactly_the_valid_ones_
         [
             "10.77.0.3",
             "10.77.0.4",
+            "10.77.0.5",
             "10.77.0.7",
             "10.77.0.8",
             "10.77.0.9",

@@ -20,8 +20,8 @@ use fleet_wire::{
     client::Incoming,
     common::DeviceIdentifierList,
     fleet::{
-        Device, ListDevicesRequest, ScanEnded, ScanOwnNetworkRequest, ScanState, WatchScanResponse,
-        watch_scan_response::Event,
+        CreateKeyRequest, Device, KeyClient, ListDevicesRequest, RevokeKeyRequest, ScanEnded,
+        ScanOwnNetworkRequest, ScanState, WatchScanResponse, watch_scan_response::Event,
     },
     minercommand::{DeviceFilter, DeviceSelector, device_selector::SelectionType},
     pairing::{Credentials, DiscoverRequest, PairRequest},
@@ -31,8 +31,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
-    Enrolled, Node, Operator, Profile, World, device, eventually, list, mdns, soon, stream_refused,
-    target,
+    Enrolled, Node, Operator, Profile, World, bearer, device, eventually, list, mdns, soon,
+    stream_refused, target,
 };
 
 /// A network of devices that speak nothing, each found as soon as it is dialed, and a record of the dials.
@@ -192,6 +192,7 @@ async fn to_its_end(
             Some(Event::Ended(ended)) => {
                 let ledger = ended.ledger.clone().expect("a ledger");
                 let sum = ledger.identified
+                    + ledger.owned_elsewhere
                     + ledger.unidentified
                     + ledger.refused
                     + ledger.silent
@@ -255,6 +256,55 @@ async fn without_configuration_the_server_dials_nothing_and_names_the_remedy() {
         Code::FailedPrecondition,
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_ends_its_scan() {
+    // The network gives no turn, so the scan lasts until it is canceled.
+    let wire = Wire::with(&[], 0);
+    let world = wire.world().await;
+    let operator = world.operator(Role::Operator).await;
+    let keys = KeyClient::new(world.channel());
+    let create = CreateKeyRequest {
+        name: "scanner".to_owned(),
+        ..CreateKeyRequest::default()
+    };
+    let key = keys.create_key(&create, operator.options()).await;
+    let key = key.expect("is created");
+    let request = ScanOwnNetworkRequest {
+        request: Some(list(&["10.0.0.7"], &[])),
+    };
+    let direct = operator.direct();
+    let scan_by_key = direct.scan_own_network(&request, bearer(&key.key)).await;
+    let mut messages = scan_by_key.expect("starts");
+    let revoke = RevokeKeyRequest { key_id: key.key_id };
+    let revoked = keys.revoke_key(&revoke, operator.options()).await;
+    revoked.expect("is revoked");
+    let error = soon(async {
+        loop {
+            if let Err(error) = messages.message().await {
+                return error;
+            }
+        }
+    });
+    assert_eq!(error.await.code, Code::Unauthenticated);
+    // Its slot and its addresses are free again.
+    wire.turns.add_permits(1);
+    eventually(|| completes(&operator)).await;
+    assert_eq!(wire.dialed(), ["10.0.0.7"]);
+}
+
+/// Whether a scan is admitted and completes.
+async fn completes(operator: &Operator) -> bool {
+    let Ok(mut messages) = scan(operator, list(&["10.0.0.7"], &[])).await else {
+        return false;
+    };
+    while let Ok(Some(message)) = soon(messages.message()).await {
+        if let Some(Event::Ended(ended)) = message.event {
+            return ended.state() == ScanState::Completed;
+        }
+    }
+    false
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,13 +7,16 @@ use fleet_store::{Actor, Completion as _};
 use fleet_wire::{
     Code,
     admin::{DiscoverOnFleetNodeRequest, RevokeFleetNodeRequest},
-    fleet::{CancelPairingRequest, ListNodesRequest, Node as ListedNode, StartPairingRequest},
+    fleet::{
+        CancelPairingRequest, CreateKeyRequest, KeyClient, ListNodesRequest, Node as ListedNode,
+        RevokeKeyRequest, StartPairingRequest, WatchScanRequest,
+    },
     gateway::{AckCode, GoodbyeReason},
 };
 
 use crate::harness::{
-    Enrolled, Node, Operator, Profile, Started, World, device, eventually, list, on_both_databases,
-    refused, soon, start,
+    Enrolled, Node, Operator, Profile, Started, World, bearer, device, eventually, list,
+    on_both_databases, refused, soon, start,
 };
 
 on_both_databases! {
@@ -23,6 +26,7 @@ on_both_databases! {
     a_pairing_is_canceled_through_another_server_and_started_only_where_the_stream_is
     discovery_through_another_server_finds_the_node
     a_watch_at_another_server_shows_the_same_events
+    a_revoked_key_ends_its_watch_at_another_server
     nodes_of_a_server_that_hangs_are_not_connected
     a_server_that_starts_takes_no_node_of_its_predecessor_for_connected
     a_node_whose_stream_ends_is_offline_at_every_server
@@ -189,6 +193,39 @@ async fn a_watch_at_another_server_shows_the_same_events(url: &str) {
     let (near, far, ()) = tokio::join!(here.log(0), there.log(0), node);
     assert_eq!(near, far);
     assert_eq!(here.get().await, there.get().await);
+}
+
+async fn a_revoked_key_ends_its_watch_at_another_server(url: &str) {
+    let mut pair = pair(url, Profile::ours()).await;
+    let targets = list(&["10.0.0.1"], &["4028"]);
+    let scan = start(&pair.operator, &pair.enrolled, targets).await;
+    pair.node.command().await;
+    let keys = KeyClient::new(pair.near.channel());
+    let create = CreateKeyRequest {
+        name: "watcher".to_owned(),
+        ..CreateKeyRequest::default()
+    };
+    let key = keys.create_key(&create, pair.operator.options()).await;
+    let key = key.expect("is created");
+    let watch = WatchScanRequest {
+        scan_id: scan.id.clone(),
+        after_sequence: 0,
+    };
+    let watching = pair.remote.scans();
+    let watching = watching.watch_scan(&watch, bearer(&key.key)).await;
+    let mut watching = watching.expect("watches");
+    soon(watching.message()).await.expect("continues");
+    let revoke = RevokeKeyRequest { key_id: key.key_id };
+    let revoked = keys.revoke_key(&revoke, pair.operator.options()).await;
+    revoked.expect("is revoked");
+    let error = soon(async {
+        loop {
+            if let Err(error) = watching.message().await {
+                return error;
+            }
+        }
+    });
+    assert_eq!(error.await.code, Code::Unauthenticated);
 }
 
 async fn nodes_of_a_server_that_hangs_are_not_connected(url: &str) {

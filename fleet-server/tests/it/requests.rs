@@ -236,7 +236,7 @@ async fn a_plan_uses_the_announced_rate_and_policy_and_names_the_scans_ahead() {
     let enrolled = Enrolled::new(&world, &operator).await;
     let mut profile = Profile::ours();
     let node = enrolled.connect(&world, profile.clone()).await;
-    let seconds = |plan: &PlanScanResponse| plan.estimate.clone().expect("an estimate").seconds;
+    let seconds = |plan: &PlanScanResponse| plan.estimate.expect("an estimate").seconds;
     let network = || target("10.0.0.0/20", &[]);
     let usual = plan(&operator, enrolled.id.0, network()).await;
     let usual = usual.expect("a plan");

@@ -139,6 +139,9 @@ pub enum MemberError {
         "operator {0} is the last administrator of this organization: give another operator the role admin first"
     )]
     LastAdmin(OperatorId),
+    /// The password was changed since it was verified.
+    #[error("the password of operator {0} was changed meanwhile: sign in with the new one")]
+    PasswordChanged(OperatorId),
     /// The database failed.
     #[error(transparent)]
     Storage(#[from] StoreError),
@@ -161,6 +164,18 @@ pub trait Accounts: Send + Sync {
         &self,
         org: Option<OrgId>,
         operator: OperatorId,
+        password: PasswordHash,
+        keep: Option<BrowserSessionId>,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), MemberError>;
+
+    /// Sets an operator's own password as [`Accounts::set_password`] does, if the stored hash is still the one that was
+    /// verified. A reset by an administrator in between therefore wins, and a one-time password is exchanged once.
+    async fn replace_password(
+        &self,
+        operator: OperatorId,
+        verified: Option<String>,
         password: PasswordHash,
         keep: Option<BrowserSessionId>,
         actor: Actor,

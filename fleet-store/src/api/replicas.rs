@@ -1,7 +1,7 @@
 //! Servers that share one database: their heartbeats, and orders for the nodes that each of them holds.
 
 use async_trait::async_trait;
-use fleet_core::{CommandId, NodeId, ReplicaId, Timestamp};
+use fleet_core::{CommandId, NodeId, OrgId, ReplicaId, Timestamp};
 use tokio::sync::mpsc;
 
 use crate::StoreError;
@@ -12,6 +12,8 @@ use crate::StoreError;
 pub enum Notification {
     /// There is something for this node: a command to issue, a cancel, a revocation.
     Node(NodeId),
+    /// A credential or a role of one of this organization's operators was changed.
+    Credentials(OrgId),
 }
 
 /// Orders for the nodes whose streams one server holds, whichever server an operator called.

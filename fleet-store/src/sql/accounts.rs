@@ -17,7 +17,11 @@ use super::{
 };
 use crate::{
     Account, Accounts, BrowserSession, MemberError, PasswordHash,
-    sql::{accounts::passwords::write, audit, prelude::*},
+    sql::{
+        accounts::passwords::{current, write},
+        audit,
+        prelude::*,
+    },
 };
 
 #[async_trait]
@@ -67,17 +71,27 @@ impl Accounts for SqlStore {
             let Some(found) = found else {
                 return refuse(MemberError::NotFound(operator));
             };
-            write(tx, operator, &password, now).await?;
-            // A person who knew the old password must not stay signed in.
-            sessions::end_all_but(tx, operator, keep).await?;
-            let action = if password.one_time_until.is_some() {
-                "operator.reset_password"
-            } else {
-                "operator.set_password"
+            Ok(write_password(tx, &found, &password, keep, &actor, now).await?)
+        })
+    }
+
+    async fn replace_password(
+        &self,
+        operator: OperatorId,
+        verified: Option<String>,
+        password: PasswordHash,
+        keep: Option<BrowserSessionId>,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), MemberError> {
+        transaction!(self, "replace_password", |tx| {
+            let Some(found) = lock(tx, operator).await? else {
+                return refuse(MemberError::NotFound(operator));
             };
-            let org = OrgId(found.org_id);
-            audit::done(tx, org, &actor, action, shown(&found), now).await?;
-            Ok(())
+            if current(tx, operator.0).await? != verified {
+                return refuse(MemberError::PasswordChanged(operator));
+            }
+            Ok(write_password(tx, &found, &password, keep, &actor, now).await?)
         })
     }
 
@@ -141,4 +155,26 @@ pub(super) async fn lock(
 /// The operator's name in audit records.
 pub(super) fn shown(operator: &operator::Model) -> String {
     format!("operator {} ({})", operator.id, operator.email)
+}
+
+/// Writes the password of a locked operator, ends its other sessions, and records that.
+async fn write_password(
+    tx: &DatabaseTransaction,
+    found: &operator::Model,
+    password: &PasswordHash,
+    keep: Option<BrowserSessionId>,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<(), DbErr> {
+    let operator = OperatorId(found.id);
+    write(tx, operator, password, now).await?;
+    // A person who knew the old password must not stay signed in.
+    sessions::end_all_but(tx, operator, keep).await?;
+    let action = if password.one_time_until.is_some() {
+        "operator.reset_password"
+    } else {
+        "operator.set_password"
+    };
+    let org = OrgId(found.org_id);
+    audit::done(tx, org, actor, action, shown(found), now).await
 }

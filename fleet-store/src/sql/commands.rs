@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::{
-    entity::{command, pairing},
+    entity::{command, pairing, report},
     nodes,
     streams::newest_epoch,
 };
@@ -129,7 +129,13 @@ pub(crate) async fn end(
         ended_at: Set(Some(Micros(now))),
         ..Default::default()
     };
-    update(tx, command, ended).await
+    update(tx, command, ended).await?;
+    // Repeated reports are answered only while their command is in flight.
+    report::Entity::delete_many()
+        .filter(report::Column::CommandId.eq(command.id))
+        .exec(tx)
+        .await?;
+    Ok(())
 }
 
 /// Continues a command under the epoch of its node's new stream.

@@ -114,6 +114,7 @@ impl SqlStore {
                 } else if !file.exists() {
                     return Err(failed(MISSING.to_owned()));
                 }
+                check_private(file).map_err(failed)?;
                 // SQLite has one writer. With one connection, writers wait in order and do not fail
                 // with BUSY.
                 1
@@ -261,6 +262,39 @@ fn create_for_owner(file: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// Checks that other users can neither read the file of a database nor replace it. It contains everything that the
+/// server knows.
+#[cfg(unix)]
+fn check_private(file: &Path) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mode = |path: &Path| {
+        let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
+        Ok::<_, String>(metadata.mode() & 0o7777)
+    };
+    let own = mode(file)?;
+    if own & 0o077 != 0 {
+        return Err(format!(
+            "other users can access it (mode {own:o}); run `chmod 600` on it"
+        ));
+    }
+    let folder = file.parent().filter(|folder| *folder != Path::new(""));
+    let folder = folder.unwrap_or(Path::new("."));
+    let around = mode(folder)?;
+    // In a sticky folder, such as /tmp, users replace only their own files.
+    if around & 0o002 != 0 && around & 0o1000 == 0 {
+        return Err(format!(
+            "other users can replace files in its folder (mode {around:o}); run `chmod o-w` on {}",
+            folder.display()
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn check_private(_: &Path) -> Result<(), String> {
+    Ok(())
 }
 
 /// Opens one connection to PostgreSQL, because a pool repeats refused attempts and then only reports a timeout.

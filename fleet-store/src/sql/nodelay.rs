@@ -79,9 +79,12 @@ fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
         &mut control,
         RecvFlags::CMSG_CLOEXEC,
     )?;
-    let mut descriptors = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
+    let mut descriptors = control.drain().filter_map(|message| {
+        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
+            descriptors.next()
+        } else {
+            None
+        }
     });
     descriptors
         .next()

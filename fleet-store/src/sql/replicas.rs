@@ -232,6 +232,7 @@ async fn forward(mut listener: PgListener, subscriber: mpsc::Sender<Notification
 fn payload(notification: Notification) -> String {
     match notification {
         Notification::Node(node) => format!("node {node}"),
+        Notification::Credentials(org) => format!("credentials {org}"),
     }
 }
 
@@ -240,6 +241,7 @@ fn parse(payload: &str) -> Option<Notification> {
     let (kind, id) = payload.split_once(' ')?;
     match (kind, id.parse()) {
         ("node", Ok(id)) => Some(Notification::Node(NodeId(id))),
+        ("credentials", Ok(id)) => Some(Notification::Credentials(OrgId(id))),
         _ => None,
     }
 }

@@ -109,6 +109,7 @@ impl Reports for SqlStore {
                 outcome.add(verdict, &inventory, &known);
             }
             let rows = outcome.rows(&new, id, &inventory, &ids);
+            let stored = rows.len();
             let shared = shared::warnings(tx, id, &inventory).await?;
             command.rows = command.rows.saturating_add(count(rows.len() as u64));
             inserts::all(tx, rows).await?;
@@ -140,7 +141,11 @@ impl Reports for SqlStore {
                 ended: command.flooded,
             };
             // In the same transaction, so an answer is stored exactly when its rows are.
-            remember(tx, &new, &answer).await?;
+            // Each remembered report has a new row or a refused one, and a command limits both. A report that only
+            // repeats rows gets the same answer again without being remembered.
+            if (stored > 0 || refused > 0) && !command.flooded {
+                remember(tx, &new, &answer).await?;
+            }
             Ok(answer)
         })
     }
@@ -222,7 +227,7 @@ async fn answered_before(
             accepted: read_count(before.accepted)?,
             rejected: read_count(before.rejected)?,
             scan,
-            ended: before.ended,
+            ended: false,
         })
     };
     before.map(answer).transpose()
@@ -238,7 +243,6 @@ async fn remember(
         digest: Set(Bytes32(new.digest)),
         accepted: Set(count(answer.accepted)),
         rejected: Set(count(answer.rejected)),
-        ended: Set(answer.ended),
         at: Set(Micros(new.now)),
     };
     report::Entity::insert(row)

@@ -11,6 +11,8 @@ contract! {
     a_password_signs_in_as_long_as_it_is_the_one
     sources_that_were_used_are_known_and_bounded
     another_password_ends_the_other_sessions
+    a_reset_wins_over_a_password_change_that_began_before_it
+    of_concurrent_exchanges_of_a_one_time_password_one_succeeds
     of_many_sessions_the_oldest_end
     a_session_is_ended_by_its_owner_alone
     a_revoked_key_ends_its_sessions
@@ -197,6 +199,52 @@ async fn another_password_ends_the_other_sessions(site: Site) {
     );
     set(&site, "r").await;
     assert!(!is_open(&site, "kept").await);
+}
+
+async fn replace(site: &Site, verified: &str, new: &str) -> Result<(), MemberError> {
+    let verified = Some(verified.to_owned());
+    site.store
+        .replace_password(site.operator, verified, phc(new), None, site.actor(), at(2))
+        .await
+}
+
+async fn stored_password(site: &Site) -> Option<String> {
+    let account = site.store.account("ann@acme.test", None).await;
+    let password = account.expect("read").expect("known").password;
+    password.map(|password| password.phc)
+}
+
+async fn a_reset_wins_over_a_password_change_that_began_before_it(site: Site) {
+    set(&site, "old").await;
+    set(&site, "reset").await;
+    let late = replace(&site, "old", "own").await;
+    assert!(
+        matches!(late, Err(MemberError::PasswordChanged(_))),
+        "{late:?}"
+    );
+    assert_eq!(stored_password(&site).await.as_deref(), Some("reset"));
+    // Whichever comes first, the reset is what remains.
+    for _ in 0..20 {
+        set(&site, "old").await;
+        let (_, ()) = tokio::join!(replace(&site, "old", "own"), set(&site, "reset"));
+        assert_eq!(stored_password(&site).await.as_deref(), Some("reset"));
+    }
+}
+
+async fn of_concurrent_exchanges_of_a_one_time_password_one_succeeds(site: Site) {
+    for _ in 0..20 {
+        set(&site, "one-time").await;
+        let (one, other) = tokio::join!(
+            replace(&site, "one-time", "mine"),
+            replace(&site, "one-time", "yours")
+        );
+        let expected = match (&one, &other) {
+            (Ok(()), Err(MemberError::PasswordChanged(_))) => "mine",
+            (Err(MemberError::PasswordChanged(_)), Ok(())) => "yours",
+            _ => panic!("{one:?} {other:?}"),
+        };
+        assert_eq!(stored_password(&site).await.as_deref(), Some(expected));
+    }
 }
 
 async fn of_many_sessions_the_oldest_end(site: Site) {

@@ -267,7 +267,12 @@ async fn a_scan_that_ran_and_was_left_waiting_ends_by_its_chunks(site: Site) {
     );
     site.reconnect(&mut node, &[], at(502)).await;
     // Its commands were in flight for 40 s and for 3 s, which is no waiting.
-    for (now, expired) in [(503, Vec::new()), (542, Vec::new()), (543, vec![scan])] {
+    for (now, expired) in [
+        (503, Vec::new()),
+        (522, Vec::new()),
+        (542, Vec::new()),
+        (543, vec![scan]),
+    ] {
         let swept = site.store.sweep_commands(at(now)).await.expect("swept");
         assert_eq!(swept.scans, expired, "{now}");
     }

@@ -36,10 +36,11 @@ async fn a_notification_reaches_every_server(site: Site) {
     let other = site.another().await;
     let mut here = site.store.notifications().await.expect("subscribed");
     let mut there = other.notifications().await.expect("subscribed");
-    for node in [7, 8].map(|id| Notification::Node(NodeId(id))) {
-        site.store.notify(node).await.expect("notified");
-        assert_eq!(here.recv().await, Some(node));
-        assert_eq!(there.recv().await, Some(node));
+    let node = Notification::Node(NodeId(7));
+    for sent in [node, Notification::Credentials(site.org)] {
+        site.store.notify(sent).await.expect("notified");
+        assert_eq!(here.recv().await, Some(sent));
+        assert_eq!(there.recv().await, Some(sent));
     }
     drop(there);
     let last = Notification::Node(NodeId(9));

@@ -14,7 +14,25 @@ contract! {
     an_open_scope_closes_by_the_first_device
     only_the_commands_node_can_report_while_it_is_in_flight
     an_empty_report_is_harmless
+    reports_are_remembered_only_while_they_matter
     pins_are_stored_before_the_first_report
+}
+
+async fn reports_are_remembered_only_while_they_matter(site: Site) {
+    let node = site.node("north").await;
+    let command = site.running(node, "10.0.0.0/24").await.command;
+    let remembered = async || site.number("SELECT count(*) FROM report").await;
+    let known = || vec![plain("10.0.0.7", "80")];
+    for _ in 0..20 {
+        assert_eq!(site.reported(node, command, known()).await, (1, 0));
+        assert_eq!(site.reported(node, command, vec![]).await, (0, 0));
+    }
+    assert_eq!(remembered().await, 1, "the others stored nothing");
+    let outside = vec![plain("10.9.0.7", "80")];
+    assert_eq!(site.reported(node, command, outside).await, (0, 1));
+    assert_eq!(remembered().await, 2);
+    site.acked(node, command, AckCode::Ok).await;
+    assert_eq!(remembered().await, 0);
 }
 
 async fn an_accepted_device_and_its_event_are_stored_together(site: Site) {

@@ -226,6 +226,31 @@ async fn a_missing_postgres_database_is_named(site: Site) {
 }
 
 #[tokio::test]
+async fn a_sqlite_file_that_others_can_read_or_replace_is_refused() {
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("fleet.db");
+    let url = format!("sqlite://{}", path.display());
+    let created = SqlStore::open(&url, MigrateMode::Migrate).await;
+    created.expect("created").close().await;
+    for (of, unsafe_mode, safe_mode, remedy) in [
+        (path.as_path(), 0o640, 0o600, "mode 640"),
+        (path.as_path(), 0o604, 0o600, "chmod 600"),
+        (folder.path(), 0o707, 0o700, "chmod o-w"),
+    ] {
+        std::fs::set_permissions(of, Permissions::from_mode(unsafe_mode)).expect("set");
+        let refused = SqlStore::open(&url, MigrateMode::Migrate).await;
+        let Err(error @ StoreError::Unreachable { .. }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(error.to_string().contains(remedy), "{error}");
+        std::fs::set_permissions(of, Permissions::from_mode(safe_mode)).expect("set");
+    }
+    let opened = SqlStore::open(&url, MigrateMode::Check).await;
+    opened.expect("opened").close().await;
+}
+
+#[tokio::test]
 async fn a_new_sqlite_file_is_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a folder");

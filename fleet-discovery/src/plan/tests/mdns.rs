@@ -50,12 +50,12 @@ fn an_impossible_mdns_scan_is_refused_with_the_remedy() {
             &["`http`", "_http._tcp"][..],
         ),
         (
-            mdns("_axeos._sub._http._tcp", "", 0),
+            mdns("_a._b._sub._http._tcp", "", 0),
             &[],
             subnets,
             1_024,
             InvalidArgument,
-            &["_sub", "_http._tcp"],
+            &["one label", "_axeos._sub._http._tcp"],
         ),
         (
             mdns("", "example.com", 0),

@@ -99,7 +99,6 @@ entity! {
         pub digest: Bytes32,
         pub accepted: i64,
         pub rejected: i64,
-        pub ended: bool,
         pub at: Micros,
     }
 }

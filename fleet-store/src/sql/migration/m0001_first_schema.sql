@@ -505,7 +505,6 @@ CREATE TABLE report (
     digest {bytes} NOT NULL,
     accepted BIGINT NOT NULL,
     rejected BIGINT NOT NULL,
-    ended BOOLEAN NOT NULL,
     at BIGINT NOT NULL,
     PRIMARY KEY (command_id, digest)
 );

@@ -183,6 +183,7 @@ impl Reported {
 /// Asserts that the outcomes add up to the targets, and accepted and rejected reports to the reports.
 pub(crate) fn adds_up(ledger: &Ledger) {
     let parts = ledger.identified
+        + ledger.owned_elsewhere
         + ledger.unidentified
         + ledger.refused
         + ledger.silent
