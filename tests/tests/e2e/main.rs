@@ -24,4 +24,5 @@ mod queues;
 mod revoking;
 mod scanning;
 mod secrets;
+mod sites;
 mod watching;
