@@ -30,8 +30,11 @@ fn nodes_of(device: &Device) -> BTreeSet<i64> {
 }
 
 async fn two_nodes_on_one_network_have_one_inventory(world: World) {
-    let first = world.node("barn-1", &[]).await.id;
-    let second = world.node("barn-2", &[]).await.id;
+    let (barn_1, barn_2) = (
+        world.node("barn-1", &[]).await,
+        world.node("barn-2", &[]).await,
+    );
+    let (first, second) = (barn_1.id, barn_2.id);
     let both = BTreeSet::from([first, second]);
     let _lab = Lab::start(world.range.mixed(DEVICES))
         .await
