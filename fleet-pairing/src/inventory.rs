@@ -9,7 +9,8 @@ use std::{
 use fleet_core::{DeviceFacts, DeviceId, DeviceIdentifier, DeviceReport, Endpoint, NodeId, SiteId};
 
 use crate::{
-    Binding, Claim, DeviceRecord, Refused, ReportDecision, Reporter, decide_report, heir_identifier,
+    Binding, Claim, DeviceRecord, Refused, ReportDecision, Reporter, decide_report,
+    predecessor_identifier,
 };
 
 /// The records that a report affects, updated while its rows are decided in order. This keeps two rows of one
@@ -211,8 +212,8 @@ impl Inventory {
         report: &DeviceReport,
         identifier: &DeviceIdentifier,
     ) -> Vec<&DeviceRecord> {
-        let heir = heir_identifier(reporter, report);
-        let named = [Some(identifier), heir.as_ref()];
+        let predecessor = predecessor_identifier(reporter, report);
+        let named = [Some(identifier), predecessor.as_ref()];
         let here = self.by_endpoint.get(&(reporter.site, report.endpoint));
         let ids: BTreeSet<(bool, i64)> = named
             .into_iter()

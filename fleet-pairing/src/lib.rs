@@ -29,6 +29,7 @@ pub use outcome::{PairReply, Settled, decide_result, may_settle};
 pub use reason::IdentityReason;
 pub use record::{Binding, DeviceRecord};
 pub use report::{
-    Claim, ClaimBasis, Refused, Rekey, ReportDecision, Reporter, decide_report, heir_identifier,
+    Claim, ClaimBasis, Refused, Rekey, ReportDecision, Reporter, decide_report,
+    predecessor_identifier,
 };
 pub use undo::{IdentityChange, KEPT_APART_MOST, Undo, UndoRefusal, decide_undo, keep_apart};

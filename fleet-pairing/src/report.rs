@@ -110,7 +110,7 @@ pub struct Refused {
 
 /// Decides about one reported device. `identifier` is the one that the server derived for the report;
 /// `candidates` are the live records of the organization with that identifier, those at the reported
-/// endpoint, and the one that [`heir_identifier`] names.
+/// endpoint, and the one that [`predecessor_identifier`] names.
 ///
 /// The device is looked up in this order. First, the record of a strong identifier. Then, at the same
 /// endpoint of the same site, a record that had the identity before, or an `auto:` record, which is
@@ -154,10 +154,12 @@ pub fn decide_report(
             endpoint_taken_from,
         };
     };
-    if let Some(heir) = known.heir.filter(|heir| heir.id != found.record.id)
-        && !found.is_kept_apart_from(heir)
+    if let Some(predecessor) = known
+        .predecessor
+        .filter(|predecessor| predecessor.id != found.record.id)
+        && !found.is_kept_apart_from(predecessor)
     {
-        merges.push((heir.id, IdentityReason::Replacement));
+        merges.push((predecessor.id, IdentityReason::Replacement));
     }
     if let Err(reason) = found.record.writable_by(reporter, report.endpoint) {
         // The node knew the device by its endpoint only, and the strong identity belongs to another owner. This is a
@@ -181,9 +183,12 @@ pub fn decide_report(
 }
 
 /// The `auto:` identifier that the replaced node would have used for the reported device.
-pub fn heir_identifier(reporter: Reporter, report: &DeviceReport) -> Option<DeviceIdentifier> {
+pub fn predecessor_identifier(
+    reporter: Reporter,
+    report: &DeviceReport,
+) -> Option<DeviceIdentifier> {
     let DeviceFacts { driver, model, .. } = &report.facts;
-    let hash = |dead| auto_identifier(dead, report.endpoint, driver, model);
+    let hash = |node| auto_identifier(node, report.endpoint, driver, model);
     reporter.replaces.map(hash)
 }
 
@@ -217,7 +222,7 @@ struct Known<'a> {
     /// The record with the identifier of the report, at any endpoint.
     named: Option<&'a DeviceRecord>,
     /// The replaced node's record of this endpoint and type at another site, if it is still free.
-    heir: Option<&'a DeviceRecord>,
+    predecessor: Option<&'a DeviceRecord>,
 }
 
 impl<'a> Known<'a> {
@@ -227,9 +232,9 @@ impl<'a> Known<'a> {
         identifier: &'a DeviceIdentifier,
         candidates: &[&'a DeviceRecord],
     ) -> Self {
-        let heir = heir_identifier(reporter, report);
-        let inherits = |record: &&&DeviceRecord| {
-            Some(&record.identifier) == heir.as_ref()
+        let predecessor = predecessor_identifier(reporter, report);
+        let is_predecessor = |record: &&&DeviceRecord| {
+            Some(&record.identifier) == predecessor.as_ref()
                 // The identifier alone proves nothing, because anybody can compute the hash.
                 && record.owner == reporter.replaces
                 && !record.is_at(reporter.site, report.endpoint)
@@ -247,7 +252,7 @@ impl<'a> Known<'a> {
                 .iter()
                 .copied()
                 .find(|record| record.identifier == *identifier),
-            heir: candidates.iter().find(inherits).copied(),
+            predecessor: candidates.iter().find(is_predecessor).copied(),
         }
     }
 
@@ -274,7 +279,7 @@ impl<'a> Known<'a> {
                 });
                 Found { record, rekey }
             })
-            .or_else(|| self.inherited())
+            .or_else(|| self.predecessor_record())
     }
 
     /// The record of a report with neither. A known record at the endpoint keeps its identifier: the hash only
@@ -299,7 +304,7 @@ impl<'a> Known<'a> {
                 record,
                 rekey: None,
             })
-            .or_else(|| self.inherited())
+            .or_else(|| self.predecessor_record())
     }
 
     /// A record at the endpoint that may take the identifier of the report.
@@ -310,8 +315,8 @@ impl<'a> Known<'a> {
             .find(|record| fits(record) && self.may_take_on(record))
     }
 
-    fn inherited(&self) -> Option<Found<'a>> {
-        let record = self.heir.filter(|record| self.may_take_on(record))?;
+    fn predecessor_record(&self) -> Option<Found<'a>> {
+        let record = self.predecessor.filter(|record| self.may_take_on(record))?;
         let rekey = Rekey {
             to: self.identifier.clone(),
             reason: IdentityReason::Replacement,

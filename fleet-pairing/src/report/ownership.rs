@@ -12,10 +12,10 @@ const TABLE: &str = include_str!("../../ownership.txt");
 const ME: NodeId = NodeId(1);
 const OTHER: NodeId = NodeId(2);
 const THIRD: NodeId = NodeId(3);
-const DEAD: NodeId = NodeId(4);
+const REVOKED: NodeId = NodeId(4);
 const PREDECESSOR: NodeId = NodeId(5);
 const MATE: NodeId = NodeId(6);
-const DEAD_MATE: NodeId = NodeId(7);
+const REVOKED_MATE: NodeId = NodeId(7);
 const HERE: &str = "10.0.0.7";
 const AWAY: &str = "10.0.0.8";
 /// The site of the reporter and its mates. Each other node has a site of its own.
@@ -56,10 +56,10 @@ fn record(owner: &str, bound: &str, at: &str, kind: &str) -> DeviceRecord {
     let (owner, live) = match owner {
         "me" => (Some(ME), true),
         "other" => (Some(OTHER), true),
-        "dead" => (Some(DEAD), false),
+        "revoked" => (Some(REVOKED), false),
         "predecessor" => (Some(PREDECESSOR), false),
         "mate" => (Some(MATE), true),
-        "dead-mate" => (Some(DEAD_MATE), false),
+        "revoked-mate" => (Some(REVOKED_MATE), false),
         "server" => (None, false),
         word => panic!("no such owner: {word}"),
     };
@@ -78,7 +78,7 @@ fn record(owner: &str, bound: &str, at: &str, kind: &str) -> DeviceRecord {
         owner,
         owner_live: live,
         site: owner.map(|owner| match owner {
-            ME | MATE | DEAD_MATE => MY_SITE,
+            ME | MATE | REVOKED_MATE => MY_SITE,
             other => SiteId(other.0),
         }),
         binding,
@@ -120,7 +120,7 @@ fn outcome(record: &DeviceRecord, kind: &str) -> &'static str {
                         (rekey.to, rekey.reason),
                         (identifier, IdentityReason::Replacement)
                     );
-                    "inherited"
+                    "succeeded"
                 }
             }
         }
@@ -177,13 +177,13 @@ fn records_are_not_claimed_by_identifier_alone() {
         for (owner, bound, at) in [
             ("other", "nobody", "here"),
             ("server", "nobody", "here"),
-            ("dead", "third", "here"),
-            ("dead", "nobody", "away"),
+            ("revoked", "third", "here"),
+            ("revoked", "nobody", "away"),
         ] {
             let known = record(owner, bound, at, kind);
             let taken = outcome(&known, kind);
             assert!(
-                !matches!(taken, "updated" | "inherited"),
+                !matches!(taken, "updated" | "succeeded"),
                 "{owner}: {taken}"
             );
         }
@@ -211,9 +211,15 @@ fn a_record_of_a_revoked_node_passes_on_for_a_stated_reason() {
         known.claim(REPORTER, report("mac").endpoint)
     };
     for (owner, bound, at, from, basis) in [
-        ("dead", "nobody", "here", DEAD, ClaimBasis::Endpoint),
-        ("dead", "me", "away", DEAD, ClaimBasis::Binding),
-        ("dead-mate", "nobody", "away", DEAD_MATE, ClaimBasis::Site),
+        ("revoked", "nobody", "here", REVOKED, ClaimBasis::Endpoint),
+        ("revoked", "me", "away", REVOKED, ClaimBasis::Binding),
+        (
+            "revoked-mate",
+            "nobody",
+            "away",
+            REVOKED_MATE,
+            ClaimBasis::Site,
+        ),
         (
             "predecessor",
             "nobody",
@@ -236,7 +242,7 @@ fn a_record_of_a_revoked_node_passes_on_for_a_stated_reason() {
         );
     }
     for (owner, at) in [
-        ("dead", "away"),
+        ("revoked", "away"),
         ("me", "here"),
         ("mate", "here"),
         ("other", "here"),

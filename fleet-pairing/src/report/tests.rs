@@ -327,8 +327,8 @@ fn devices_separated_by_an_operator_stay_separate_until_new_evidence() {
 }
 
 #[test]
-fn a_replacement_takes_over_what_the_dead_node_knew_of_the_place_and_type() {
-    let heir = Reporter {
+fn a_replacement_takes_over_the_revoked_nodes_record_of_endpoint_and_type() {
+    let replacement = Reporter {
         replaces: Some(OTHER),
         ..ME.into()
     };
@@ -336,7 +336,7 @@ fn a_replacement_takes_over_what_the_dead_node_knew_of_the_place_and_type() {
     let auto = report("", "S19").identifier(ME);
     let check = |shows: &str, candidates: &[DeviceRecord], expected: &str| {
         assert_eq!(
-            decided_for(heir, &report(shows, "S19"), candidates),
+            decided_for(replacement, &report(shows, "S19"), candidates),
             expected,
             "{shows} {candidates:?}"
         );
@@ -441,7 +441,7 @@ fn any_record() -> impl Strategy<Value = DeviceRecord> {
     (
         prop::sample::select(vec![
             "auto",
-            "heir",
+            "predecessor",
             MAC,
             MAC_2,
             SERIAL,
@@ -464,7 +464,7 @@ fn any_record() -> impl Strategy<Value = DeviceRecord> {
             |(identifier, endpoint, owner, live, binding, kind, separated, mate)| {
                 let live = live || owner == Some(ME);
                 let named = match identifier {
-                    "heir" => auto_of(OTHER, "S19", record(0, "auto")),
+                    "predecessor" => auto_of(OTHER, "S19", record(0, "auto")),
                     other => record(0, other),
                 };
                 let kept_apart = separated
@@ -511,7 +511,7 @@ proptest! {
         let report = report(shows, "S19");
         let reporter = Reporter { replaces, ..ME.into() };
         let identifier = report.identifier(ME);
-        let heir = heir_identifier(reporter, &report);
+        let predecessor = predecessor_identifier(reporter, &report);
         let candidates: Vec<_> = records.iter().collect();
         let find = |id: &DeviceId| records.iter().find(|record| record.id == *id).expect("a candidate");
         let decision = decide_report(reporter, &report, &identifier, &candidates);
@@ -542,8 +542,8 @@ proptest! {
             let record = find(id);
             prop_assert!(once.insert(*id), "each record has one part");
             prop_assert!(record.writable_by(reporter, report.endpoint).is_ok());
-            let inherited = Some(&record.identifier) == heir.as_ref() && record.owner == Some(OTHER) && !record.owner_live;
-            prop_assert!(record.identifier == identifier || record.is_at(reporter.site, report.endpoint) || inherited);
+            let succeeded = Some(&record.identifier) == predecessor.as_ref() && record.owner == Some(OTHER) && !record.owner_live;
+            prop_assert!(record.identifier == identifier || record.is_at(reporter.site, report.endpoint) || succeeded);
         }
     }
 }

@@ -75,9 +75,9 @@ impl Table {
             Some(owner) if owner == node => "me",
             Some(owner) if owner == nodes.predecessor && node == nodes.reporter.id => "predecessor",
             Some(owner) if owner == nodes.mate && node == nodes.reporter.id => "mate",
-            Some(owner) if owner == nodes.dead_mate && node == nodes.reporter.id => "dead-mate",
+            Some(owner) if owner == nodes.dead_mate && node == nodes.reporter.id => "revoked-mate",
             Some(owner) if [nodes.predecessor, nodes.dead, nodes.dead_mate].contains(&owner) => {
-                "dead"
+                "revoked"
             }
             Some(_) => "other",
         };
@@ -96,7 +96,7 @@ impl Table {
                 is_here: true,
                 ..state
             },
-            "updated" | "inherited" => State {
+            "updated" | "succeeded" => State {
                 owner: Some(node),
                 is_here: true,
                 ..state
@@ -193,7 +193,7 @@ async fn every_case_under_concurrency_ends_as_the_table_allows(site: Site) {
             let owner = owner_of(&raw, case.device).await;
             let plain = |outcomes: [&'static str; 2]| {
                 outcomes.map(|outcome| match outcome {
-                    "inherited" | "kept" => "updated",
+                    "succeeded" | "kept" => "updated",
                     other => other,
                 })
             };
@@ -222,10 +222,10 @@ async fn every_case_under_concurrency_ends_as_the_table_allows(site: Site) {
 async fn nodes(site: &Site) -> Nodes {
     let (other, dead, predecessor, mate, dead_mate) = (
         site.confirmed("other").await,
-        site.confirmed("dead").await,
+        site.confirmed("revoked").await,
         site.confirmed("predecessor").await,
         site.confirmed("mate").await,
-        site.confirmed("dead-mate").await,
+        site.confirmed("revoked-mate").await,
     );
     site.shares_site(dead_mate, mate).await;
     for node in [dead, predecessor, dead_mate] {
@@ -259,10 +259,10 @@ async fn set_up(site: &Site, raw: &DatabaseConnection, nodes: &Nodes, table: &Ta
         let owner_id = match owner {
             "me" => Some(me),
             "other" => Some(nodes.other),
-            "dead" => Some(nodes.dead),
+            "revoked" => Some(nodes.dead),
             "predecessor" => Some(nodes.predecessor),
             "mate" => Some(nodes.mate),
-            "dead-mate" => Some(nodes.dead_mate),
+            "revoked-mate" => Some(nodes.dead_mate),
             _ => None,
         };
         let bound_to = match bound {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use fleet_core::DeviceReport;
-use fleet_pairing::{Binding, DeviceRecord, Reporter, heir_identifier};
+use fleet_pairing::{Binding, DeviceRecord, Reporter, predecessor_identifier};
 use sea_orm::sea_query::UnionType;
 
 use crate::{
@@ -28,9 +28,9 @@ pub(super) async fn locked(
     let names: BTreeSet<_> = reports
         .iter()
         .flat_map(|report| {
-            let inherited = heir_identifier(reporter, report);
+            let succeeded = predecessor_identifier(reporter, report);
             let shown = report.identifiers(reporter.node);
-            inherited.into_iter().chain(shown)
+            succeeded.into_iter().chain(shown)
         })
         .map(AsText)
         .collect();
