@@ -237,8 +237,10 @@ pub(crate) enum Nodes {
         #[arg(long, value_name = "HEX")]
         fingerprint: Option<String>,
     },
-    /// Declare that two nodes share a site. A device without MAC or serial at one address and port of a site is one
-    /// device for all nodes of the site. The next scan of either node joins what both know. Needs org:admin.
+    /// Put two nodes on one site. Needs org:admin.
+    ///
+    /// A device without MAC or serial at one address and port of a site is one device for all nodes of the site. The
+    /// next scan of either node joins what both know.
     ShareSite {
         /// Node that joins the site, by id or name.
         node: String,
