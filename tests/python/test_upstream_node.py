@@ -258,7 +258,7 @@ def test_the_newest_stream_wins_and_the_older_ends_cleanly(node, stream):
         assert newer.accepted[0].epoch > stream.accepted[0].epoch
 
 
-def test_a_node_that_knows_goodbye_is_told_that_it_was_replaced(node):
+def test_a_node_that_knows_goodbye_receives_that_it_was_replaced(node):
     hello = HELLO(version="0.0.1", capabilities=["goodbye"], instance_id=bytes(range(16)))
     with node.open_stream(hello, extended=True) as older, node.open_stream(hello, extended=True):
         assert older.next("goodbye").reason == REPLACED

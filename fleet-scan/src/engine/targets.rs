@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_hosts_in_order_whatever_their_form_and_number() {
+    fn targets_of_every_form_and_number_are_hosts_in_order() {
         let named = [
             "10.0.1.9",
             "10.0.0.3",

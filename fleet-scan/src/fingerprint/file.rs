@@ -262,7 +262,7 @@ fn read(file: &str, text: &str) -> Result<Rule, Fault> {
     })
 }
 
-/// A proof of a password changes nothing on the device, by whatever method it is requested.
+/// A proof of a password changes nothing on the device, for every request method.
 fn read_request(request: String, kind: &Spanned<String>) -> Result<String, Fault> {
     // A GET of the settings reads them.
     let is_read = |method: &str, path: &str| {

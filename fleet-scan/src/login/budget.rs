@@ -15,7 +15,7 @@ const WINDOW: Duration = Duration::from_secs(600);
 /// Devices that are remembered: more than a node pairs within the window.
 const DEVICES: usize = 65_536;
 
-/// Limits the wrong passwords that a node tries at each device, whatever its server requests. Clones share it. Keep one
+/// Limits the wrong passwords that a node tries at each device over all requests of its server. Clones share it. Keep one
 /// for the life of the process.
 #[derive(Debug, Clone, Default)]
 pub struct LoginBudget(Arc<Mutex<HashMap<IpAddr, Refusals>>>);

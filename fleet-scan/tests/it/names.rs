@@ -187,7 +187,7 @@ impl Resolver for LastFirst {
 }
 
 #[tokio::test]
-async fn names_keep_their_order_whatever_the_order_of_answers() {
+async fn names_keep_their_order_for_every_order_of_answers() {
     let resolver = LastFirst(Arc::new(Semaphore::new(0)));
     let names = vec![name("first.lan"), name("second.lan")];
     let pins = pin_names(&resolver, names, AddressPolicy::default()).await;

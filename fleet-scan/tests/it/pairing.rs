@@ -115,7 +115,7 @@ async fn a_login_opens_what_it_belongs_to() {
 }
 
 #[tokio::test]
-async fn a_device_gets_few_wrong_passwords_whatever_the_server_requests() {
+async fn a_device_gets_few_wrong_passwords_over_all_requests_of_the_server() {
     let site = start(site(vec![(Make::Antminer, None)]), 64).await;
     let budget = LoginBudget::default();
     let pair = async |password: &str| {

@@ -13,7 +13,7 @@ use crate::harness::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_challenge_contains_the_tag_and_is_consumed_whatever_the_result() {
+async fn a_challenge_contains_the_tag_and_is_consumed_by_every_result() {
     let world = World::new().await;
     let operator = world.operator(Role::Operator).await;
     let node = Enrolled::new(&world, &operator).await;

@@ -16,7 +16,7 @@ pub enum Notification {
     Credentials(OrgId),
 }
 
-/// Orders for the nodes whose streams one server holds, whichever server an operator called.
+/// Orders for the nodes whose streams one server holds. An operator can call any server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Orders {
     /// Commands in flight that their scan or pairing no longer wants.

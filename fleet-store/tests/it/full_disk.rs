@@ -108,7 +108,7 @@ async fn fill_and_free(disk: &SmallDisk, url: &str, rounds: usize, attempts: usi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_sqlite_acknowledged_on_a_full_disk_is_stored() {
+async fn answers_acknowledged_by_sqlite_on_a_full_disk_are_stored() {
     let Some(disk) = SmallDisk::mount("6m") else {
         crate::site::skip("tmpfs cannot be mounted here");
         return;
@@ -118,7 +118,7 @@ async fn what_sqlite_acknowledged_on_a_full_disk_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_postgres_acknowledged_in_a_full_tablespace_is_stored() {
+async fn answers_acknowledged_by_postgres_in_a_full_tablespace_are_stored() {
     let Ok(server) = std::env::var(crate::site::POSTGRES) else {
         crate::site::skip("FLEET_TEST_POSTGRES is not set");
         return;

@@ -15,7 +15,7 @@ contract! {
     devices_that_share_a_serial_pass_it_on_within_one_report
     a_record_that_ended_is_found_by_its_id_and_names
     a_change_is_taken_back_once_and_by_its_own_organization
-    a_replacement_takes_over_what_the_dead_node_knew_by_place_and_type
+    a_replacement_takes_over_the_revoked_nodes_record_of_endpoint_and_type
     only_a_revoked_node_is_replaced_and_by_one
     endpoints_stay_stored_after_changes_of_their_records
     a_conflict_with_another_record_is_shown_until_it_is_resolved
@@ -294,7 +294,7 @@ async fn a_change_is_taken_back_once_and_by_its_own_organization(site: Site) {
     assert!(matches!(taken, Err(UndoError::Refused(_))), "{taken:?}");
 }
 
-async fn a_replacement_takes_over_what_the_dead_node_knew_by_place_and_type(site: Site) {
+async fn a_replacement_takes_over_the_revoked_nodes_record_of_endpoint_and_type(site: Site) {
     let north = site.node("north").await;
     let other_type = row(RawDeviceReport {
         ip: "10.0.0.8",

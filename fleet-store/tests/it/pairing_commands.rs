@@ -18,7 +18,7 @@ use crate::{
 contract! {
     a_result_sets_the_status_and_the_binding_together
     a_report_delivered_again_changes_nothing
-    only_what_was_asked_for_is_taken_and_each_once
+    only_requested_results_are_accepted_and_each_once
     sealed_credentials_are_deleted_with_the_binding
     devices_that_were_never_reported_have_failed
     a_node_that_pairs_runs_nothing_else
@@ -33,7 +33,7 @@ contract! {
     a_result_of_a_device_that_was_released_is_not_taken
     a_part_whose_devices_were_released_is_not_sent
     another_nodes_device_is_not_taken_by_a_result
-    all_that_is_unpaired_leaves_out_what_wants_a_password
+    all_unpaired_leaves_out_devices_that_need_a_password
     another_tenant_sees_nothing_of_it
     results_race_unpairing_and_revocation
     a_replacement_pairs_the_devices_of_a_lost_node_again
@@ -251,7 +251,7 @@ async fn a_report_delivered_again_changes_nothing(site: Site) {
     assert!(matches!(late, Err(ReportError::NotInFlight(_))), "{late:?}");
 }
 
-async fn only_what_was_asked_for_is_taken_and_each_once(site: Site) {
+async fn only_requested_results_are_accepted_and_each_once(site: Site) {
     let (north, south) = (site.node("north").await, site.node("south").await);
     let devices = site.several(north, 2).await;
     let (pairing, command) = site.pairing(north, &devices[..1]).await;
@@ -648,7 +648,7 @@ async fn another_nodes_device_is_not_taken_by_a_result(site: Site) {
     assert!(!known.has_credentials);
 }
 
-async fn all_that_is_unpaired_leaves_out_what_wants_a_password(site: Site) {
+async fn all_unpaired_leaves_out_devices_that_need_a_password(site: Site) {
     let (north, south) = (site.node("north").await, site.node("south").await);
     let devices = site.several(north, 4).await;
     site.several(south, 1).await;

@@ -13,7 +13,7 @@ contract! {
     nodes_of_two_sites_with_one_range_stay_apart
     a_node_moves_only_to_a_site_of_its_organization
     a_mac_at_two_addresses_of_one_scan_is_two_devices_and_a_warning
-    clones_in_two_reports_and_two_chunks_are_told_apart
+    clones_in_two_reports_and_two_chunks_stay_separate
     a_mac_alone_claims_no_record_of_a_revoked_node
     a_claimed_device_gets_credentials_only_after_an_operator_bound_it
 }
@@ -228,7 +228,7 @@ async fn a_mac_at_two_addresses_of_one_scan_is_two_devices_and_a_warning(site: S
     assert_eq!(site.number("SELECT count(*) FROM identity_change").await, 0);
 }
 
-async fn clones_in_two_reports_and_two_chunks_are_told_apart(site: Site) {
+async fn clones_in_two_reports_and_two_chunks_stay_separate(site: Site) {
     let mut node = site.node("north").await;
     // Two chunks of a /22 each.
     let scan = site.scan(node, "10.0.0.0/21").await;

@@ -229,7 +229,7 @@ async fn requests_that_are_not_calls_go_to_the_plain_service() {
 }
 
 #[tokio::test]
-async fn health_follows_what_the_server_says_of_itself() {
+async fn health_follows_the_state_of_the_server() {
     let server = Server::start().await;
     let ask = "POST /grpc.health.v1.Health/Check HTTP/1.1\r\ncontent-type: application/json";
     for (body, before, after) in [
