@@ -218,16 +218,20 @@ mod tests {
         sent
     }
 
+    fn dispatcher<'a>(store: &'a Lossy, hub: &'a Hub) -> Dispatcher<'a, Lossy> {
+        Dispatcher {
+            store,
+            hub,
+            environment: &SystemEnvironment,
+            unsent: BTreeMap::new(),
+        }
+    }
+
     #[tokio::test]
     async fn a_command_whose_answer_was_lost_is_withdrawn_until_that_succeeds() {
         let store = Lossy::default();
         let (hub, mut stream) = hub();
-        let mut dispatcher = Dispatcher {
-            store: &store,
-            hub: &hub,
-            environment: &SystemEnvironment,
-            unsent: BTreeMap::new(),
-        };
+        let mut dispatcher = dispatcher(&store, &hub);
         // The answers of the issue and of the first withdrawal are lost.
         store.lose_answers(1);
         dispatcher.dispatch(NODE).await.expect_err("lost");
@@ -248,12 +252,7 @@ mod tests {
     async fn a_command_for_a_stream_that_ended_is_withdrawn() {
         let store = Lossy::default();
         let (hub, mut stream) = hub();
-        let mut dispatcher = Dispatcher {
-            store: &store,
-            hub: &hub,
-            environment: &SystemEnvironment,
-            unsent: BTreeMap::new(),
-        };
+        let mut dispatcher = dispatcher(&store, &hub);
         store.lose_answers(1);
         dispatcher.dispatch(NODE).await.expect_err("lost");
         let _released = hub.closed(stream.connection);

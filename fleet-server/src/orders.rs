@@ -1,6 +1,6 @@
-//! Orders for the nodes whose streams this server holds: cancels, revocations, new work, takeovers. An operator can call
-//! any server. The rows of the database are the source of truth. They are read at every notification, and once a second
-//! in case one is missed.
+//! Orders for the nodes whose streams this server holds: cancels, revocations, new work, takeovers. An operator can
+//! call any server. The rows of the database are the source of truth. They are read at every notification, and once a
+//! second in case one is missed.
 
 use std::{sync::Arc, time::Duration};
 

@@ -7,16 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Passwords that a device may refuse within [`WINDOW`]. The published lock-outs of devices begin at five refusals within
-/// a minute (NerdQAxe+).
+/// Passwords that a device may refuse within [`WINDOW`]. The published lock-outs of devices begin at five refusals
+/// within a minute (NerdQAxe+).
 const REFUSALS: u32 = 4;
 /// The time for which refusals count.
 const WINDOW: Duration = Duration::from_secs(600);
 /// Devices that are remembered: more than a node pairs within the window.
 const DEVICES: usize = 65_536;
 
-/// Limits the wrong passwords that a node tries at each device over all requests of its server. Clones share it. Keep one
-/// for the life of the process.
+/// Limits the wrong passwords that a node tries at each device over all requests of its server. Clones share it. Keep
+/// one for the life of the process.
 #[derive(Debug, Clone, Default)]
 pub struct LoginBudget(Arc<Mutex<HashMap<IpAddr, Refusals>>>);
 
@@ -27,7 +27,8 @@ struct Refusals {
 }
 
 impl LoginBudget {
-    /// Counts an attempt as refused until [`give_back`](Self::give_back). An attempt that is dropped half-way thus counts.
+    /// Counts an attempt as refused until [`give_back`](Self::give_back). An attempt that is dropped half-way thus
+    /// counts.
     ///
     /// # Errors
     ///
