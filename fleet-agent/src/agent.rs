@@ -16,7 +16,7 @@ mod work;
 
 use std::{sync::Arc, time::Duration};
 
-pub(crate) use command::denied_ports_note;
+pub(crate) use command::{denied_ports_note, is_listed};
 use fleet_core::{NodeId, limits};
 use fleet_discovery::SubnetChoice;
 use fleet_registry::link::StopReason;

@@ -30,7 +30,8 @@ use crate::{
     cli::{Format, ScanArgs},
     exit::{self, Usage},
     halt::{self, Halted},
-    options, plugins,
+    options,
+    plugins::{self, PluginFlags},
     run::{PLUGIN_WAIT, Signals, raise_descriptor_limit},
 };
 
@@ -39,10 +40,7 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
     if let Some(reason) = halt::reason(state_dir) {
         return Err(Halted(reason).into());
     }
-    let (folder, environment) = (
-        args.engine.plugin_dir.clone(),
-        args.engine.plugin_env.clone(),
-    );
+    let flags = PluginFlags::of(&args.engine);
     let what = Request {
         targets: args.targets,
         mdns: args.mdns,
@@ -52,7 +50,7 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
     let mut options = options::agent(args.site, args.engine)?;
     raise_descriptor_limit();
     let mut signals = Signals::new().context("cannot install signal handlers")?;
-    let plugins = plugins::start(folder, environment, false, state_dir);
+    let plugins = plugins::start(flags, false, state_dir);
     if let Some(plugins) = &plugins {
         plugins.wait_started(PLUGIN_WAIT).await;
         options.drivers = Arc::new(DriverSet::clone(&options.drivers).with(plugins.drivers())?);

@@ -142,6 +142,12 @@ impl Host {
         (0..64).filter(move |port| ports & (1u64 << port) != 0)
     }
 
+    /// Returns whether all ports are settled and none answered.
+    pub(super) fn is_silent(&self) -> bool {
+        let silent = [Some(TargetOutcome::Silent), Some(TargetOutcome::Refused)];
+        self.is_done() && silent.contains(&self.best)
+    }
+
     /// Returns whether all ports are settled.
     pub(super) fn is_done(&self) -> bool {
         self.pending_ports == 0
