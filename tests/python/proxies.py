@@ -1,4 +1,4 @@
-"""nginx, HAProxy and Caddy with the configurations of docs/operating.md: only ports, addresses and files are replaced.
+"""nginx, HAProxy, Caddy and Apache with the configurations of docs/operating.md: only ports, addresses and files are replaced.
 
 Read `Proxy` first. A proxy that is not installed skips its tests by name.
 """
@@ -153,4 +153,33 @@ class Caddy(Proxy):
         subprocess.run(command, check=True, capture_output=True)
 
 
-ALL = [Nginx, HAProxy, Caddy]
+class Apache(Proxy):
+    title, executables, version_flags = "Apache", ["apache2", "/usr/sbin/apache2"], ["-v"]
+    modules = "mpm_event authz_core http2 proxy proxy_http2 reqtimeout ssl socache_shmcb"
+
+    def adapted(self, text: str) -> str:
+        site = replaced(
+            text,
+            **{
+                "*:443": f"127.0.0.1:{self.port}",
+                "/etc/ssl/fleet.crt": str(self.certificate),
+                "/etc/ssl/fleet.key": str(self.key),
+                "127.0.0.1:8420": f"127.0.0.1:{self.world.port}",
+            },
+        )
+        found = next(Path("/usr/lib").glob("**/mod_proxy_http2.so"), None) or pytest.skip("Apache has no mod_proxy_http2")
+        # Debian builds some modules into the program.
+        loaded = [name for name in self.modules.split() if (found.parent / f"mod_{name}.so").exists()]
+        modules = "".join(f"LoadModule {name}_module {found.parent}/mod_{name}.so\n" for name in loaded)
+        limits = "ServerLimit 4\nThreadsPerChild 64\nMaxRequestWorkers 256\nH2MinWorkers 64\nH2MaxWorkers 256\n"
+        files = f"PidFile {self.folder}/pid\nDefaultRuntimeDir {self.folder}\nErrorLog {self.folder}/error.log\nMutex file:{self.folder} default\n"
+        return f"{modules}ServerRoot {self.folder}\nServerName 127.0.0.1\nListen 127.0.0.1:{self.port}\n{files}{limits}{site}"
+
+    def command(self) -> list:
+        return [self.executable(), "-D", "FOREGROUND", "-f", self.file]
+
+    def reload(self) -> None:
+        self.process.signal(signal.SIGUSR1)
+
+
+ALL = [Nginx, HAProxy, Caddy, Apache]
