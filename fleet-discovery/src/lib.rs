@@ -7,6 +7,7 @@
 
 mod addresses;
 mod admit;
+mod coverage;
 mod estimate;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -26,9 +27,11 @@ mod service;
 mod shown;
 mod target;
 mod target_set;
+mod targets_key;
 
 pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{KnownRow, OverQuota, RowVerdict, admit};
+pub use coverage::{ScannedChunk, endpoint_outcomes, unidentified_hosts};
 pub use estimate::{OpenScan, PastScan, estimate, queue_wait};
 pub use event::{DeviceFound, LogEvent, ScanEnded};
 pub use gaps::Gaps;
