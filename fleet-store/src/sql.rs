@@ -37,6 +37,7 @@ mod prelude;
 mod refused;
 mod replicas;
 mod report;
+mod results;
 mod scans;
 mod schema;
 mod sessions;
