@@ -76,6 +76,10 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         ],
     ),
     (
+        "fleet.v1.ResultService",
+        &[("GetScanDifference", Operator(NodeRead))],
+    ),
+    (
         "fleet.v1.NodeService",
         &[
             ("ListNodes", Operator(NodeRead)),

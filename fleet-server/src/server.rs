@@ -8,7 +8,7 @@ use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
         AccountServer, AuditServer, DevicePairingServer, DeviceServer, DirectServer, KeyServer,
-        NodeServer, OperatorServer, ScanServer,
+        NodeServer, OperatorServer, ResultServer, ScanServer,
     },
     gateway::FleetNodeGatewayServer,
     pairing::PairingServer,
@@ -62,6 +62,7 @@ impl Server {
             .mount(PairingServer::from_arc(api.clone()))
             .mount(DirectServer::from_arc(api.clone()))
             .mount(ScanServer::from_arc(api.clone()))
+            .mount(ResultServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
             .mount(DeviceServer::from_arc(api.clone()))
             .mount(AuditServer::from_arc(api.clone()))

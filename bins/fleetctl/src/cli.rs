@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use fleet_wire::fleet::DifferenceGroup;
 
 /// Command-line client for operators of a fleet server.
 #[derive(Debug, Parser)]
@@ -291,11 +292,65 @@ pub(crate) enum Scan {
         /// Id of the scan.
         scan: String,
     },
+    /// Show what changed since the previous scan of the same targets, or since another scan.
+    Diff(DifferenceArguments),
     /// Cancel a scan. The devices found so far are kept.
     Cancel {
         /// Id of the scan.
         scan: String,
     },
+}
+
+/// The two scans of a difference.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DifferenceArguments {
+    /// Id of the scan.
+    pub(crate) scan: String,
+    /// Scan to compare with [default: the previous scan of the same targets on the same site].
+    #[arg(long, value_name = "SCAN")]
+    pub(crate) against: Option<String>,
+    /// Show only this group.
+    #[arg(long)]
+    pub(crate) group: Option<Group>,
+    /// Exit with 2 if devices are new, missing, moved or changed.
+    #[arg(long)]
+    pub(crate) exit_code: bool,
+}
+
+/// A group of a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Group {
+    /// Devices that only this scan saw.
+    New,
+    /// Devices whose endpoint was probed and found silent or refused.
+    Missing,
+    /// Devices at another address.
+    Moved,
+    /// Devices with other facts.
+    Changed,
+    /// Devices without a difference.
+    Unchanged,
+    /// Hosts that answered without being identified.
+    Unidentified,
+    /// Reported devices that the server rejected.
+    Rejected,
+    /// Devices that this scan did not see and that it does not show to be missing.
+    Undecided,
+}
+
+impl Group {
+    pub(crate) fn on_wire(self) -> DifferenceGroup {
+        match self {
+            Self::New => DifferenceGroup::New,
+            Self::Missing => DifferenceGroup::Missing,
+            Self::Moved => DifferenceGroup::Moved,
+            Self::Changed => DifferenceGroup::Changed,
+            Self::Unchanged => DifferenceGroup::Unchanged,
+            Self::Unidentified => DifferenceGroup::Unidentified,
+            Self::Rejected => DifferenceGroup::Rejected,
+            Self::Undecided => DifferenceGroup::Undecided,
+        }
+    }
 }
 
 /// The node and the targets of a scan.

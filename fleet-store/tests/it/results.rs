@@ -314,7 +314,14 @@ async fn a_rejected_device_is_listed_and_not_missing(site: Site) {
         .iter()
         .map(|tally| (tally.reason.as_str(), tally.count, tally.example.as_str()))
         .collect();
-    assert_eq!(otherwise, [("address out of scope", 1, "10.0.9.9:80 auto:0000000000000000")]);
+    assert_eq!(
+        otherwise,
+        [(
+            "address out of scope",
+            1,
+            "10.0.9.9:80 auto:0000000000000000"
+        )]
+    );
     assert_eq!(found.unidentified, Vec::<std::net::IpAddr>::new());
 }
 
