@@ -8,6 +8,7 @@ mod blackout;
 mod cron;
 mod difference;
 mod schedule;
+mod search;
 mod timing;
 mod zone;
 
@@ -17,5 +18,8 @@ pub use difference::{
     Counts, Field, Group, Later, Reason, Row, Seen, UnknownGroup, difference, explain_zero,
 };
 pub use schedule::{Circumstances, Decision, Firing, decide, firing};
+pub use search::{
+    Age, Network, Pattern, Search, SearchError, TextField, TimeField,
+};
 pub use timing::{Basis, Run, Timing, TimingError, TimingText};
 pub use zone::{UnknownZone, Zone};
