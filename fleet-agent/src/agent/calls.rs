@@ -119,6 +119,7 @@ impl Calls {
             };
             let answer = if results.is_empty() {
                 let request = ReportDiscoveredDevicesRequest {
+                    hosts: Vec::new(),
                     devices,
                     command_id,
                 };
