@@ -186,7 +186,7 @@ impl ScanPhase {
 /// An identified device. Texts are printable and fit a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundDevice {
-    /// The endpoint that was dialed, whatever address the device reports.
+    /// The endpoint that was dialed, not the address that the device reports.
     pub endpoint: Endpoint,
     /// The identity that the device shows without a login. The evidence is escaped.
     pub facts: DeviceFacts,

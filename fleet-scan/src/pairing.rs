@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_server_named_is_given_anything() {
+    fn only_named_devices_are_given_credentials() {
         assert_eq!(is_the_same(&target(), &device()), Ok(()));
         let same = DeviceFacts {
             mac: target().mac,

@@ -241,8 +241,8 @@ pub(crate) async fn permit(
 /// Interval of checks of a credential in use, in case the notification of its revocation is missed.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// Waits until the operator's credential is no longer valid or has lost the permission, on whichever server that was
-/// changed, and returns the refusal. A storage failure ends nothing. Dropping the future only stops the wait.
+/// Waits until the operator's credential is no longer valid or has lost the permission, also through another server,
+/// and returns the refusal. A storage failure ends nothing. Dropping the future only stops the wait.
 pub(crate) fn until_revoked(
     app: Arc<App>,
     identity: &OperatorIdentity,

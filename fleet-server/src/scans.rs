@@ -42,7 +42,7 @@ pub(crate) async fn start(
 }
 
 async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<CreatedScan, RpcError> {
-    // A retry gets the scan of the first call, whatever has happened to the node since.
+    // A retry gets the scan of the first call, even if the node is revoked or gone since.
     if let Some(request_id) = &start.request_id {
         let stored = app.store.scan_by_request(call.org, request_id, call.now);
         if let Some(scan) = stored.await.answered()? {

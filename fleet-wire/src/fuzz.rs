@@ -1,4 +1,4 @@
-//! The entry of the fuzz target: whatever bytes come, decoding and checking them ends in a value or an error.
+//! The entry of the fuzz target: decoding and checking any bytes ends in a value or an error.
 
 use bytes::Bytes;
 use connectrpc::CodecFormat;

@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_host_reports_what_it_has() {
+    fn an_interrupted_host_reports_its_answers_so_far() {
         let mut host = Host::new(2);
         let found = host.conclude(
             WEB,

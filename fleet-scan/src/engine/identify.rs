@@ -165,7 +165,7 @@ async fn ask(
     probe: &mut Probe<'_>,
     failures: &mut Vec<DriverFailure>,
 ) -> Option<(u8, Answer)> {
-    // A printer prints whatever arrives at its raw port.
+    // A printer prints all bytes that arrive at its raw port.
     if PRINTER_PORTS.contains(&probe.endpoint().port.number()) {
         return None;
     }

@@ -71,7 +71,7 @@ fn asked(site: &RunningSite) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_login_opens_what_it_belongs_to() {
+async fn a_login_opens_its_own_device() {
     let own = Some(DeviceLogin::new("root", "own"));
     let locked = Some(DeviceLogin {
         locked: true,
@@ -182,7 +182,7 @@ async fn credentials_go_only_to_the_device_that_the_server_named() {
 }
 
 #[tokio::test]
-async fn an_open_device_is_paired_without_a_login_and_the_guard_decides_what_is_dialed() {
+async fn an_open_device_is_paired_without_a_login_and_the_guard_judges_each_dial() {
     let site = start(site(vec![(Make::Bitaxe, None)]), 62).await;
     let bitaxe = PairableDevice {
         facts: DeviceFacts {

@@ -270,7 +270,7 @@ async fn an_mdns_scan_is_one_command_that_counts_every_address_of_the_nodes_subn
         (&*asked.service_type, &*asked.domain, asked.timeout_seconds),
         ("_http._tcp", "local", 5)
     );
-    // 10.8.0.1 and .2, then 10.9.0.1 to .6: what is in none of them is refused, at whatever port.
+    // 10.8.0.1 and .2, then 10.9.0.1 to .6: what is in none of them is refused at every port.
     let answer = node.report(&command, vec![device("10.9.0.2"), device("10.9.1.2")]);
     let answer = answer.await.expect("is taken");
     assert_eq!((answer.accepted_count, answer.rejected_count), (1, 1));

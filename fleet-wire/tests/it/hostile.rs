@@ -266,7 +266,7 @@ async fn a_small_body_cannot_ask_for_a_large_tree() {
 }
 
 #[test]
-fn no_request_is_read_beyond_what_its_bounds_need() {
+fn no_request_is_read_beyond_its_bounds() {
     for method in methods() {
         let limit = limits::request_limit(method);
         let most = match method.name() {
