@@ -308,6 +308,11 @@ pub(crate) enum Scan {
         /// Id of the scan.
         scan: String,
     },
+    /// List the hosts that answered a scan and that no driver identified, each with the command that records it.
+    Hosts {
+        /// Id of the scan.
+        scan: String,
+    },
     /// Cancel a scan. The devices found so far are kept.
     Cancel {
         /// Id of the scan.
