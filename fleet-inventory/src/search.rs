@@ -130,11 +130,12 @@ const TEXTS: [(&str, TextField); 8] = [
 ];
 
 /// The words for pairing states.
-const PAIRING: [(&str, PairingStatus); 5] = [
+const PAIRING: [(&str, PairingStatus); 6] = [
     ("unpaired", PairingStatus::Unpaired),
     ("paired", PairingStatus::Paired),
     ("default-password", PairingStatus::DefaultPassword),
     ("password", PairingStatus::AuthenticationNeeded),
+    ("pending", PairingStatus::Pending),
     ("failed", PairingStatus::Failed),
 ];
 
@@ -186,16 +187,20 @@ impl Search {
         }
         match field.as_str() {
             "ip" => self.networks.push(network(value).ok_or_else(|| {
-                invalid("write an address, a network such as 10.0.0.0/24, or a prefix such as 10.0.*")
+                invalid(
+                    "write an address, a network such as 10.0.0.0/24, or a prefix such as 10.0.*",
+                )
             })?),
-            "port" => self
-                .ports
-                .push(value.parse().map_err(|_| invalid("write a port from 1 to 65535"))?),
+            "port" => self.ports.push(
+                value
+                    .parse()
+                    .map_err(|_| invalid("write a port from 1 to 65535"))?,
+            ),
             "pairing" => {
                 let value = value.to_ascii_lowercase();
                 let known = PAIRING.iter().find(|(name, _)| *name == value);
                 let (_, status) = known.ok_or_else(|| {
-                    invalid("use unpaired, paired, default-password, password or failed")
+                    invalid("use unpaired, paired, default-password, password, pending or failed")
                 })?;
                 self.pairing.push(*status);
             }
@@ -298,7 +303,10 @@ fn field_of(term: &str) -> Option<(&str, &str)> {
 
 fn network(text: &str) -> Option<Network> {
     if let Some(ip) = parse_literal(text) {
-        return Some(Network { first: ip, last: ip });
+        return Some(Network {
+            first: ip,
+            last: ip,
+        });
     }
     if let Some((ip, length)) = text.split_once('/') {
         return of_length(parse_literal(ip)?, length.parse().ok()?);
@@ -306,7 +314,10 @@ fn network(text: &str) -> Option<Network> {
     // A prefix of whole octets.
     let octets = text.strip_suffix('*')?.strip_suffix('.')?;
     let count = u32::try_from(octets.split('.').count()).ok()?;
-    let filled = format!("{octets}{}", ".0".repeat(4_usize.checked_sub(count as usize)?));
+    let filled = format!(
+        "{octets}{}",
+        ".0".repeat(4_usize.checked_sub(count as usize)?)
+    );
     of_length(parse_literal(&filled)?, 8 * count)
 }
 
@@ -347,7 +358,9 @@ fn age(text: &str) -> Option<Age> {
         _ => return None,
     };
     // Ten years are enough, and no time overflows.
-    let age = number.checked_mul(seconds).filter(|age| *age <= 10 * 366 * 86_400)?;
+    let age = number
+        .checked_mul(seconds)
+        .filter(|age| *age <= 10 * 366 * 86_400)?;
     Some(limit(Duration::from_secs(age)))
 }
 

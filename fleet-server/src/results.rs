@@ -4,7 +4,7 @@
 use fleet_core::{OrgId, ScanId};
 use fleet_discovery::{Ledger, Tally};
 use fleet_inventory::{Counts, Field, Group, Reason, Row, Seen, explain_zero};
-use fleet_store::{Against, RejectedReport, ScanDifference};
+use fleet_store::{Against, RejectedReport, ScanDifference, UnidentifiedHost};
 use fleet_wire::{
     RpcError,
     fleet::{DifferenceCount, DifferenceGroup, DifferenceRow, SeenDevice},
@@ -40,7 +40,7 @@ fn assemble(mut found: ScanDifference) -> Difference {
     let explanation = found.scan.ledger.as_ref().and_then(explain);
     let rejected = found.rejected.drain(..).map(rejected);
     let otherwise = found.rejected_otherwise.drain(..).map(rejected_otherwise);
-    let mut rest: Vec<DifferenceRow> = found.unidentified.iter().map(|ip| host(*ip)).collect();
+    let mut rest: Vec<DifferenceRow> = found.unidentified.drain(..).map(host).collect();
     rest.extend(rejected.chain(otherwise));
     let (mut rows, undecided): (Vec<Row>, Vec<Row>) = found
         .rows
@@ -139,11 +139,23 @@ fn seen(seen: Seen) -> SeenDevice {
     }
 }
 
-fn host(ip: std::net::IpAddr) -> DifferenceRow {
+fn host(host: UnidentifiedHost) -> DifferenceRow {
+    let report = host.report.as_ref();
+    let ports = report.map_or(&[][..], |report| &report.open_ports);
+    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    let mut reason = "it answered without being identified".to_owned();
+    if !ports.is_empty() {
+        reason.push_str(&format!("; open ports: {}", ports.join(", ")));
+    }
+    if let Some(report) = report.filter(|report| !report.reply.is_empty()) {
+        reason.push_str(&format!("; first reply: {}", report.reply));
+    }
+    let mac = report.and_then(|report| report.mac);
     DifferenceRow {
         group: DifferenceGroup::Unidentified.into(),
-        ip: ip.to_string(),
-        reason: "it answered without being identified".to_owned(),
+        identifier: mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        ip: host.ip.to_string(),
+        reason,
         count: 1,
         ..DifferenceRow::default()
     }

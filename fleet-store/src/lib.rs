@@ -39,11 +39,13 @@ pub use api::{
     },
     replicas::{Notification, Orders, Replicas},
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
-    results::{Against, DifferenceError, RejectedReport, Results, ScanDifference},
+    results::{
+        Against, DifferenceError, RejectedReport, Results, ScanDifference, UnidentifiedHost,
+    },
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
-        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanRow,
-        Scans, StoredEvent,
+        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanHost,
+        ScanRow, Scans, StoredEvent,
     },
     sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},

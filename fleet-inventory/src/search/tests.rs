@@ -49,7 +49,10 @@ fn terms_are_typed_by_their_fields() {
             pairing: vec![PairingStatus::Failed, PairingStatus::AuthenticationNeeded],
             times: vec![
                 (TimeField::Seen, Age::Less(Duration::from_secs(86_400))),
-                (TimeField::First, Age::More(Duration::from_secs(14 * 86_400))),
+                (
+                    TimeField::First,
+                    Age::More(Duration::from_secs(14 * 86_400)),
+                ),
             ],
             ..Search::default()
         },
@@ -88,7 +91,10 @@ fn addresses_are_ranges() {
 #[test]
 fn an_error_names_the_term_and_what_is_accepted() {
     for (text, part) in [
-        ("colour:red", "`colour:red`: there is no field `colour`; use model, make"),
+        (
+            "colour:red",
+            "`colour:red`: there is no field `colour`; use model, make",
+        ),
         ("model:", "`model:`: write a value after the colon"),
         ("port:0", "`port:0`: write a port"),
         ("port:99999", "`port:99999`: write a port"),
@@ -125,7 +131,11 @@ fn patterns_match_in_any_case() {
         ("*", "", true),
         ("50%", "50 % off", false),
     ] {
-        assert_eq!(Pattern::new(pattern).matches(text), expected, "{pattern} {text}");
+        assert_eq!(
+            Pattern::new(pattern).matches(text),
+            expected,
+            "{pattern} {text}"
+        );
     }
 }
 

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use async_trait::async_trait;
-use fleet_core::{DeviceId, DeviceIdentifier, Endpoint, OrgId, RejectReason, ScanId, Timestamp};
+use fleet_core::{
+    DeviceId, DeviceIdentifier, Endpoint, HostReport, OrgId, RejectReason, ScanId, Timestamp,
+};
 use fleet_discovery::Tally;
 
 use crate::{ScanRow, StoreError};
@@ -29,11 +31,20 @@ pub struct ScanDifference {
     /// The current identifiers of these devices.
     pub identifiers: BTreeMap<DeviceId, DeviceIdentifier>,
     /// The hosts of the later scan that answered without being identified.
-    pub unidentified: Vec<IpAddr>,
+    pub unidentified: Vec<UnidentifiedHost>,
     /// The devices of the later scan that the server rejected, by endpoint.
     pub rejected: Vec<RejectedReport>,
     /// Rejected reports without an endpoint of their own, by reason.
     pub rejected_otherwise: Vec<Tally>,
+}
+
+/// A host that answered without being identified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnidentifiedHost {
+    /// The host.
+    pub ip: IpAddr,
+    /// The node's report of it; none from a node that reports only outcomes.
+    pub report: Option<HostReport>,
 }
 
 /// A device whose report was rejected.

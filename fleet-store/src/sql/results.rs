@@ -3,7 +3,10 @@
 
 mod load;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use fleet_inventory::{Later, difference};
 use load::Loaded;
@@ -12,9 +15,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     entity::{node, scan},
-    scans,
+    hosts, scans,
 };
-use crate::{Against, DifferenceError, Results, ScanDifference, sql::prelude::*};
+use crate::{Against, DifferenceError, Results, ScanDifference, UnidentifiedHost, sql::prelude::*};
 
 #[async_trait]
 impl Results for SqlStore {
@@ -109,7 +112,9 @@ async fn compare(
             outcomes: fleet_discovery::endpoint_outcomes(&scanned, &endpoints),
         },
     );
-    let unidentified = fleet_discovery::unidentified_hosts(&scanned, &after.addresses());
+    let devices = after.addresses();
+    let answered = fleet_discovery::unidentified_hosts(&scanned, &devices);
+    let unidentified = unidentified(db, row.id.0, answered, &devices).await?;
     let rejected_otherwise =
         load::rejected_otherwise(db, row.id.0, after.stored_refusals()).await?;
     let mut identifiers = before.identifiers;
@@ -123,8 +128,25 @@ async fn compare(
         },
         rows,
         identifiers,
-        unidentified: unidentified.into_iter().collect(),
+        unidentified,
         rejected: after.rejected,
         rejected_otherwise,
     })
+}
+
+/// The hosts that answered by their outcome, or that the node reported, without those that have a device.
+async fn unidentified(
+    db: &impl ConnectionTrait,
+    scan: ScanId,
+    answered: BTreeSet<IpAddr>,
+    devices: &BTreeSet<IpAddr>,
+) -> Result<Vec<UnidentifiedHost>, DbErr> {
+    let mut hosts: BTreeMap<IpAddr, _> = answered.into_iter().map(|ip| (ip, None)).collect();
+    for stored in hosts::page(db, scan, 0, u32::MAX).await? {
+        if !devices.contains(&stored.host.ip) {
+            hosts.insert(stored.host.ip, Some(stored.host));
+        }
+    }
+    let host = |(ip, report)| UnidentifiedHost { ip, report };
+    Ok(hosts.into_iter().map(host).collect())
 }

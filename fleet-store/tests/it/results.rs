@@ -148,7 +148,11 @@ async fn two_sites_with_one_range_differ_exactly_by_what_happened_on_each(site: 
             "undecided 0A 10.0.0.10:80 - its address answered without being identified",
         ]
     );
-    let hosts: Vec<String> = found.unidentified.iter().map(ToString::to_string).collect();
+    let hosts: Vec<String> = found
+        .unidentified
+        .iter()
+        .map(|host| host.ip.to_string())
+        .collect();
     assert_eq!(hosts, ["10.0.0.10", "10.0.0.13"]);
     assert_eq!(found.rejected, []);
     assert_eq!(found.rejected_otherwise, []);
@@ -322,7 +326,7 @@ async fn a_rejected_device_is_listed_and_not_missing(site: Site) {
             "10.0.9.9:80 auto:0000000000000000"
         )]
     );
-    assert_eq!(found.unidentified, Vec::<std::net::IpAddr>::new());
+    assert_eq!(found.unidentified, []);
 }
 
 async fn an_unfinished_scan_calls_nothing_missing(site: Site) {
