@@ -12,5 +12,6 @@ pub(crate) mod pairing;
 pub(crate) mod replicas;
 pub(crate) mod reports;
 pub(crate) mod scans;
+pub(crate) mod schedules;
 pub(crate) mod sessions;
 pub(crate) mod streams;

@@ -35,6 +35,7 @@ mod nodes;
 mod operators;
 mod pairings;
 mod scans;
+mod schedules;
 
 pub(crate) use chain::{audit_head, audit_link};
 pub(crate) use devices::{
@@ -51,6 +52,7 @@ pub(crate) use pairings::{device_credential, device_pairing, pairing, pairing_ta
 pub(crate) use scans::{
     chunk, command, report, report_refusal, report_row, scan, scan_event, scan_request, sweep,
 };
+pub(crate) use schedules::{schedule, schedule_run};
 
 /// The types that the column declarations use.
 mod columns {
@@ -58,7 +60,7 @@ mod columns {
 
     pub(super) use fleet_core::{
         ChunkState, CommandId, CommandState, DeviceIdentifier, Mac, PairOutcome, PairingId,
-        PairingStatus, Priority, RejectReason, Role, ScanId, ScanState,
+        PairingStatus, Priority, RejectReason, Role, ScanId, ScanState, ScheduleId,
         enrollment::{InvitationState, NodeState},
     };
     pub(super) use fleet_discovery::Scope;

@@ -25,6 +25,7 @@ mod races;
 mod refusals;
 mod replicas;
 mod reports;
+mod schedules;
 mod schema;
 mod sessions;
 mod sites;
