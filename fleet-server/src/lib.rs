@@ -56,6 +56,7 @@ mod seal;
 mod server;
 mod stream;
 mod sweep;
+mod turns;
 mod wakeups;
 mod watch;
 
