@@ -13,6 +13,7 @@ mod operators;
 mod pairing;
 mod results;
 mod scans;
+mod schedules;
 
 use std::sync::Arc;
 

@@ -13,5 +13,6 @@ pub(crate) mod replicas;
 pub(crate) mod reports;
 pub(crate) mod results;
 pub(crate) mod scans;
+pub(crate) mod schedules;
 pub(crate) mod sessions;
 pub(crate) mod streams;

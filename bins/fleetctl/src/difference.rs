@@ -2,16 +2,69 @@
 
 use std::{fmt, io::Write};
 
+use clap::{Args, ValueEnum};
 use fleet_wire::fleet::{
     DifferenceGroup, DifferenceRow, GetScanDifferenceRequest, GetScanDifferenceResponse, SeenDevice,
 };
 
 use crate::{
-    cli::{DifferenceArguments, Format, Group},
+    cli::Format,
     failure::Failure,
     output::{self, Rows},
     server::Server,
 };
+
+/// The two scans of a difference.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Arguments {
+    /// Id of the scan.
+    pub(crate) scan: String,
+    /// Scan to compare with [default: the previous scan of the same targets on the same site].
+    #[arg(long, value_name = "SCAN")]
+    pub(crate) against: Option<String>,
+    /// Show only this group.
+    #[arg(long)]
+    pub(crate) group: Option<Group>,
+    /// Exit with 2 if devices are new, missing, moved or changed.
+    #[arg(long)]
+    pub(crate) exit_code: bool,
+}
+
+/// A group of a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Group {
+    /// Devices that only this scan saw.
+    New,
+    /// Devices whose endpoint was probed and found silent or refused.
+    Missing,
+    /// Devices at another address.
+    Moved,
+    /// Devices with other facts.
+    Changed,
+    /// Devices without a difference.
+    Unchanged,
+    /// Hosts that answered without being identified.
+    Unidentified,
+    /// Reported devices that the server rejected.
+    Rejected,
+    /// Devices that this scan did not see and that it does not show to be missing.
+    Undecided,
+}
+
+impl Group {
+    pub(crate) fn on_wire(self) -> DifferenceGroup {
+        match self {
+            Self::New => DifferenceGroup::New,
+            Self::Missing => DifferenceGroup::Missing,
+            Self::Moved => DifferenceGroup::Moved,
+            Self::Changed => DifferenceGroup::Changed,
+            Self::Unchanged => DifferenceGroup::Unchanged,
+            Self::Unidentified => DifferenceGroup::Unidentified,
+            Self::Rejected => DifferenceGroup::Rejected,
+            Self::Undecided => DifferenceGroup::Undecided,
+        }
+    }
+}
 
 /// Maximum number of rows per page.
 const PAGE: u32 = 1_000;
@@ -21,7 +74,7 @@ const DIFFERS: u8 = 2;
 pub(crate) async fn run(
     server: &Server,
     format: Format,
-    arguments: DifferenceArguments,
+    arguments: Arguments,
 ) -> Result<u8, Failure> {
     let found = load(server, &arguments).await?;
     match format {
@@ -63,7 +116,7 @@ pub(crate) async fn run(
 /// Loads all pages into one response.
 async fn load(
     server: &Server,
-    arguments: &DifferenceArguments,
+    arguments: &Arguments,
 ) -> Result<GetScanDifferenceResponse, Failure> {
     let mut request = GetScanDifferenceRequest {
         scan_id: arguments.scan.clone(),

@@ -23,6 +23,7 @@ mod replicas;
 mod requests;
 mod results;
 mod scans;
+mod schedules;
 mod stream;
 mod watching;
 mod web;

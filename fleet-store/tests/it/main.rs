@@ -27,6 +27,7 @@ mod refusals;
 mod replicas;
 mod reports;
 mod results;
+mod schedules;
 mod schema;
 mod sessions;
 mod sites;
