@@ -81,6 +81,7 @@ impl Prober for Engine {
                         return Ok(ProbeSummary { outcomes, gaps });
                     }
                     ScanEvent::Found(device) => found(device),
+                    ScanEvent::Unidentified(host) => ProbeEvent::Host(host),
                     ScanEvent::Note(text) => ProbeEvent::Note(text),
                     ScanEvent::Progress(progress) => ProbeEvent::Progress(progress.done),
                 };

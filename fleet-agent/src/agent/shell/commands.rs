@@ -147,6 +147,15 @@ impl Shell {
                 let pushed = row.map(|row| self.spool.push(now(), report::Row::Found(row)));
                 work.count_pushed(pushed.ok_or_else(|| "a field is invalid".to_owned()));
             }
+            // Other servers have no field for it, and its reply is in a note.
+            Step::Event(ScanEvent::Unidentified(_)) if !self.server.has(Capability::Hosts) => {}
+            Step::Event(ScanEvent::Unidentified(host)) => {
+                let row = report::host(&host, self.policy.addresses);
+                let pushed = row.map(|row| self.spool.push(now(), report::Row::Host(row)));
+                work.count_pushed(
+                    pushed.ok_or_else(|| "its address may not be reported".to_owned()),
+                );
+            }
             Step::Event(ScanEvent::Progress(progress)) => {
                 work.progress = Some(progress);
                 if work
