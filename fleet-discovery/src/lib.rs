@@ -7,8 +7,10 @@
 
 mod addresses;
 mod admit;
+mod coverage;
 mod estimate;
 mod event;
+mod exclusion;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
@@ -29,8 +31,10 @@ mod target_set;
 
 pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{KnownRow, OverQuota, RowVerdict, admit};
+pub use coverage::{Candidate, Coverage, coverage};
 pub use estimate::{OpenScan, PastScan, estimate, queue_wait};
 pub use event::{DeviceFound, LogEvent, ScanEnded};
+pub use exclusion::{Exclusion, ExclusionError, excluded_entries};
 pub use gaps::Gaps;
 pub use interfaces::{Interface, InterfaceKind, LowerInterface, SubnetChoice, site_subnets};
 pub use ledger::{ChunkFacts, Ledger, LedgerFacts, settle};
@@ -41,7 +45,10 @@ pub use lifecycle::{
 };
 pub use name::{HostName, InvalidName};
 pub use node::{Announcement, NodeProfile};
-pub use plan::{Chunk, ChunkCommand, Plan, PlanError, PlanPolicy, plan};
+pub use plan::{
+    Chunk, ChunkCommand, JointPlan, Participant, Plan, PlanError, PlanPolicy, PlannedShare,
+    check_participants, plan, plan_at_site, plan_over,
+};
 pub use ports::{PortsError, parse_ports};
 pub use request::{Mode, ScanRequest, Tally};
 pub use scope::{InvalidScope, PinError, Pinned, Scope, ScopeKind, pinnable};
