@@ -9,7 +9,7 @@ mod schedule;
 mod timing;
 mod zone;
 
-pub use blackout::{Blackout, BlackoutError};
+pub use blackout::{Blackout, BlackoutEnd, BlackoutError, blackout_end, is_always};
 pub use cron::{Cron, CronError};
 pub use schedule::{Circumstances, Decision, Firing, decide, firing};
 pub use timing::{Basis, Run, Timing, TimingError, TimingText};

@@ -7,8 +7,8 @@ use fleet_core::outcome;
 use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
     CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, KeyError,
-    MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, StoreError, UnbindError,
-    UndoError,
+    MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, SiteError, StoreError,
+    UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -128,6 +128,14 @@ refusals! {
     MoveNodeError {
         NotFound(_) => not_found NODE_NOT_FOUND;
         NoSite(_) => not_found SITE_NOT_FOUND;
+    }
+    SiteError {
+        NotFound(_) => not_found SITE_NOT_FOUND;
+        NameTaken { .. } => failed_precondition SITE_NAME_TAKEN;
+        NotEmpty { .. } => failed_precondition SITE_NOT_EMPTY;
+        TooMany { .. } => failed_precondition TOO_MANY_EXCLUDES;
+        Excluded { .. } => failed_precondition ALREADY_EXCLUDED;
+        NoExclude(_) => not_found EXCLUDE_NOT_FOUND;
     }
     CreateScanError {
         NodeNotFound(_) => not_found NODE_NOT_FOUND;

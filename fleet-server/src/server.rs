@@ -8,7 +8,7 @@ use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
         AccountServer, AuditServer, DevicePairingServer, DeviceServer, DirectServer, KeyServer,
-        NodeServer, OperatorServer, ScanServer,
+        NodeServer, OperatorServer, ScanServer, SiteServer,
     },
     gateway::FleetNodeGatewayServer,
     pairing::PairingServer,
@@ -63,6 +63,7 @@ impl Server {
             .mount(DirectServer::from_arc(api.clone()))
             .mount(ScanServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
+            .mount(SiteServer::from_arc(api.clone()))
             .mount(DeviceServer::from_arc(api.clone()))
             .mount(AuditServer::from_arc(api.clone()))
             .mount(DevicePairingServer::from_arc(api.clone()))

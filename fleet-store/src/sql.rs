@@ -40,6 +40,7 @@ mod report;
 mod scans;
 mod schema;
 mod sessions;
+mod sites;
 mod streams;
 mod transaction;
 mod url;

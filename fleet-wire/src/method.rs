@@ -85,6 +85,7 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         pairing::PairingClient::METHODS,
         fleet::ScanClient::METHODS,
         fleet::NodeClient::METHODS,
+        fleet::SiteClient::METHODS,
         fleet::DeviceClient::METHODS,
         fleet::AccountClient::METHODS,
         fleet::AuditClient::METHODS,

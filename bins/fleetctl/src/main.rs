@@ -13,6 +13,7 @@ mod output;
 mod pair;
 mod scans;
 mod server;
+mod sites;
 mod times;
 mod watch;
 
@@ -71,6 +72,7 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
     let format = cli.format();
     match cli.command {
         Command::Nodes(command) => nodes::run(&server, format, command).await,
+        Command::Sites(command) => sites::run(&server, format, command).await,
         Command::Scan(command) => scans::run(&server, format, command).await,
         Command::Devices(command) => devices::run(&server, format, command).await,
         Command::Direct(command) => direct::run(&server, format, command).await,

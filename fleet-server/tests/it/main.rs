@@ -22,6 +22,7 @@ mod pairing;
 mod replicas;
 mod requests;
 mod scans;
+mod site_rules;
 mod stream;
 mod watching;
 mod web;

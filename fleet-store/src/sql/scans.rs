@@ -55,8 +55,15 @@ impl Scans for SqlStore {
             let empty = chunks.is_empty();
             inserts::all(tx, chunks).await?;
             let subject = format!(
-                "scan {} on node {} ({} targets)",
-                new.id, new.node, new.plan.targets
+                "scan {} on node {} ({} targets){}",
+                new.id,
+                new.node,
+                new.plan.targets,
+                if new.ignores_blackout {
+                    ", in spite of the blackouts of its site"
+                } else {
+                    ""
+                }
             );
             audit::done(tx, new.org, &actor, "scan.start", subject, new.now).await?;
             let Some(mut scan) = LockedScan::lock(tx, new.id).await? else {
@@ -448,6 +455,7 @@ fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), D
         code: Set(None),
         reason: Set(String::new()),
         open_scope: Set(new.plan.open_scope),
+        ignores_blackout: Set(new.ignores_blackout),
         skipped: Set(codec::write_tallies(&new.plan.skipped)?),
         chunks: Set(count(new.plan.chunks.len() as u64)),
         chunks_done: Set(0),

@@ -27,6 +27,7 @@ mod replicas;
 mod reports;
 mod schema;
 mod sessions;
+mod site_rules;
 mod sites;
 mod streams;
 mod throughput;

@@ -8,8 +8,9 @@ use fleet_core::{Role, Secret, SecretKind};
 use fleet_wire::{
     admin::{CreateEnrollmentCodeRequest, PairDeviceToFleetNodeRequest, RevokeFleetNodeRequest},
     fleet::{
-        CancelEnrollmentCodeRequest, CreateKeyRequest, CreateOperatorRequest, KeyClient,
-        ListDevicesRequest, ListSessionsRequest, OperatorClient, StartPairingRequest,
+        CancelEnrollmentCodeRequest, CreateKeyRequest, CreateOperatorRequest, CreateSiteRequest,
+        ExcludeTargetsRequest, KeyClient, ListDevicesRequest, ListNodesRequest,
+        ListSessionsRequest, ListSitesRequest, OperatorClient, StartPairingRequest,
         UndoIdentityChangeRequest,
     },
     gateway::{AckCode, DiscoveredDeviceReport},
@@ -43,7 +44,7 @@ pub(super) struct Scene<'a> {
 
 /// Everything that a row can name. A procedure that takes something new adds its name here and makes it in
 /// [`Scene::make`].
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 27] = [
     "$awaitingCode",
     "$awaiting",
     "$bound",
@@ -55,7 +56,9 @@ const NAMES: [&str; 24] = [
     "$device",
     "$email",
     "$ended",
+    "$exclude",
     "$finder",
+    "$home",
     "$identifier",
     "$key",
     "$member",
@@ -66,6 +69,7 @@ const NAMES: [&str; 24] = [
     "$revoked",
     "$running",
     "$session",
+    "$site",
     "$token",
     "$undone",
 ];
@@ -92,6 +96,16 @@ impl<'a> Scene<'a> {
             connected: Vec::new(),
             runner: None,
         }
+    }
+
+    /// A site without nodes.
+    async fn new_site(&self) -> i64 {
+        let request = CreateSiteRequest {
+            name: format!("site {}", unique()),
+        };
+        let sites = self.admin.sites();
+        let created = sites.create_site(&request, self.admin.options());
+        created.await.expect("created").site_id
     }
 
     /// Makes what a row names, without calling it.
@@ -317,6 +331,42 @@ impl<'a> Scene<'a> {
                 self.connected
                     .push(node.connect(world, Profile::ours()).await);
                 self.named.insert(name, node.id.to_string());
+            }
+            "$home" => {
+                let node = Enrolled::new(world, admin).await;
+                let nodes = admin
+                    .nodes()
+                    .list_nodes(&ListNodesRequest {}, admin.options())
+                    .await
+                    .expect("listed");
+                let found = nodes
+                    .nodes
+                    .iter()
+                    .find(|one| one.fleet_node_id == node.id.0);
+                let site = found.expect("the node").site_id;
+                self.named.insert(name, site.to_string());
+            }
+            "$site" => {
+                let site = self.new_site().await;
+                self.named.insert(name, site.to_string());
+            }
+            "$exclude" => {
+                let site = self.new_site().await;
+                let request = ExcludeTargetsRequest {
+                    site_id: site,
+                    targets: "10.0.0.9".to_owned(),
+                    reason: "printer".to_owned(),
+                };
+                let sites = admin.sites();
+                let excluded = sites.exclude_targets(&request, admin.options()).await;
+                excluded.expect("excluded");
+                let listed = sites
+                    .list_sites(&ListSitesRequest {}, admin.options())
+                    .await;
+                let listed = listed.expect("listed").sites;
+                let found = listed.iter().find(|one| one.site_id == site);
+                let exclude = found.expect("the site").excludes[0].site_exclude_id;
+                self.named.insert(name, exclude.to_string());
             }
             "$revoked" => {
                 let node = Enrolled::new(world, admin).await;
