@@ -212,7 +212,12 @@ pub(crate) async fn queue_hint(
 pub(crate) async fn get(app: &App, org: OrgId, scan: ScanId) -> Result<ScanRow, RpcError> {
     let now = app.environment.now();
     let row = app.store.scan(org, scan, now).await.answered()?;
-    row.ok_or_else(|| RpcError::not_found(format!("no scan {scan} in this organization")))
+    row.ok_or_else(|| unknown(scan))
+}
+
+/// The refusal for a scan that the organization does not have.
+pub(crate) fn unknown(scan: ScanId) -> RpcError {
+    RpcError::not_found(format!("no scan {scan} in this organization"))
 }
 
 /// Cancels a scan. A connected node of ours receives the cancel and has a moment to report its results.

@@ -41,8 +41,8 @@ pub use api::{
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
-        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanRow,
-        Scans, StoredEvent,
+        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanHost,
+        ScanRow, Scans, StoredEvent,
     },
     sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
     sites::{NewBlackouts, SiteError, SiteExclude, SiteRow, Sites},
