@@ -83,7 +83,7 @@ async fn ready(
     node: NodeId,
     request: &ScanRequest,
 ) -> Result<(), RpcError> {
-    let row = scans::planned(app, call, node, request).await?.node;
+    let row = scans::planned(app, call.org, node, request).await?.node;
     if app.is_connected(&row) {
         return Ok(());
     }

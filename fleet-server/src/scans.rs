@@ -52,7 +52,7 @@ async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<Crea
             return repeated(scan, start.node, &start.request, start.priority);
         }
     }
-    let planned = planned(app, call, start.node, &start.request).await?;
+    let planned = planned(app, call.org, start.node, &start.request).await?;
     let plan = planned.plan;
     let queueing = held_back(call, &start, planned.blackout)?;
     let (node, request, priority) = (start.node, start.request.clone(), start.priority);
@@ -146,11 +146,11 @@ pub(crate) struct Planned {
 /// Plans a request for a node without storing anything.
 pub(crate) async fn planned(
     app: &App,
-    call: &OperatorCall,
+    org: OrgId,
     node: NodeId,
     request: &ScanRequest,
 ) -> Result<Planned, RpcError> {
-    let row = app.store.node(call.org, node).await.answered()?;
+    let row = app.store.node(org, node).await.answered()?;
     let row =
         row.ok_or_else(|| RpcError::not_found(format!("no node {node} in this organization")))?;
     if row.state != NodeState::Confirmed {
@@ -163,7 +163,7 @@ pub(crate) async fn planned(
         fleet_discovery::NodeProfile::upstream,
         fleet_store::Hello::profile,
     );
-    let site = app.store.site(call.org, row.site).await.answered()?;
+    let site = app.store.site(org, row.site).await.answered()?;
     let exclusions = site.as_ref().map_or(Ok(Vec::new()), SiteRow::exclusions);
     let exclusions = exclusions.map_err(|error| {
         RpcError::failed_precondition(format!(
@@ -173,10 +173,10 @@ pub(crate) async fn planned(
     })?;
     let mut plan = plan_at_site(request, &profile, &app.plan_policy(), &exclusions)
         .map_err(|error| RpcError::new(failure::code(error.code()), error.to_string()))?;
-    let history = app.store.scan_history(call.org, node).await.answered()?;
+    let history = app.store.scan_history(org, node).await.answered()?;
     plan.estimate = estimate(&plan, &profile, &history.past);
     let blackout = site.and_then(|site| {
-        let end = site.blackout(call.now)?;
+        let end = site.blackout(app.environment.now())?;
         Some(SiteBlackout {
             site: site.name,
             end,
