@@ -12,6 +12,7 @@ mod nodes;
 mod operators;
 mod pairing;
 mod scans;
+mod schedules;
 mod sites;
 
 use std::sync::Arc;

@@ -7,8 +7,8 @@ use fleet_core::outcome;
 use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
     CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, KeyError,
-    MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, SiteError, StoreError,
-    UnbindError, UndoError,
+    MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, RunNowError,
+    ScheduleError, SiteError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -143,6 +143,13 @@ refusals! {
         Busy(_) => resource_exhausted NODE_BUSY;
         QueueFull { .. } => resource_exhausted QUEUE_FULL;
     }
+    ScheduleError {
+        NotFound(_) => not_found SCHEDULE_NOT_FOUND;
+        NodeNotFound(_) => not_found NODE_NOT_FOUND;
+        NameTaken(_) => failed_precondition NAME_TAKEN;
+        TooMany => resource_exhausted TOO_MANY_SCHEDULES;
+        Paused(_) | NotPaused(_) => failed_precondition SCHEDULE_STATE;
+    }
     CancelScanError {
         NotFound(_) => not_found SCAN_NOT_FOUND;
     }
@@ -178,6 +185,20 @@ refusals! {
     }
     UnbindError {
         NotFound(_) => not_found DEVICE_NOT_FOUND;
+    }
+}
+
+impl Refusal for RunNowError {
+    fn refusal(self) -> RpcError {
+        match self {
+            Self::NotFound(_) => {
+                RpcError::not_found(self.to_string()).with_reason("SCHEDULE_NOT_FOUND")
+            }
+            Self::Open(_) => {
+                RpcError::failed_precondition(self.to_string()).with_reason("SCHEDULE_RUNS")
+            }
+            Self::Scan(error) => error.refusal(),
+        }
     }
 }
 

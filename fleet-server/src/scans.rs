@@ -119,11 +119,7 @@ fn held_back(
             let wait = blackout.end.at.since(call.now);
             Ok(Queueing::Until(until.plus(wait)))
         }
-        (Queueing::Until(_) | Queueing::Never, _) => Err(RpcError::failed_precondition(format!(
-            "site {} has a blackout (`{}`) until {}: start the scan then, or let an administrator override the blackout",
-            blackout.site, blackout.end.window, blackout.end.local
-        ))
-        .with_reason("SITE_BLACKOUT")),
+        (Queueing::Until(_) | Queueing::Never, _) => Err(blackout.refusal()),
     }
 }
 
@@ -133,6 +129,17 @@ pub(crate) struct SiteBlackout {
     /// The name of the site.
     pub(crate) site: String,
     pub(crate) end: BlackoutEnd,
+}
+
+impl SiteBlackout {
+    /// The refusal of a scan that cannot wait.
+    pub(crate) fn refusal(&self) -> RpcError {
+        RpcError::failed_precondition(format!(
+            "site {} has a blackout (`{}`) until {}: start the scan then, or let an administrator override the blackout",
+            self.site, self.end.window, self.end.local
+        ))
+        .with_reason("SITE_BLACKOUT")
+    }
 }
 
 /// A plan for a node, with what its site says about the moment.

@@ -1,7 +1,7 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
 //! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`], [`Sites`],
-//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
+//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Schedules`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
 //! decisions. Start with [`Reports::record_report`].
 
@@ -44,6 +44,10 @@ pub use api::{
         EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanHost,
         ScanRow, Scans, StoredEvent,
     },
+    schedules::{
+        NewSchedule, RUNS_KEPT, RunNowError, SCHEDULES_OF_AN_ORG, ScheduleChange, ScheduleError,
+        ScheduleRow, ScheduleRunRow, ScheduledScan, Schedules, Settled, SettledRun,
+    },
     sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
     sites::{NewBlackouts, SiteError, SiteExclude, SiteRow, Sites},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
@@ -64,6 +68,7 @@ pub trait Store:
     + Replicas
     + Scans
     + Dispatch
+    + Schedules
     + Reports
     + Completion
     + Inventory

@@ -191,7 +191,7 @@ pub(crate) fn request(what: Targets) -> DiscoverRequest {
 }
 
 /// Describes the targets of a request in one line.
-fn targets(request: Option<&DiscoverRequest>) -> String {
+pub(crate) fn targets(request: Option<&DiscoverRequest>) -> String {
     match request.and_then(|request| request.mode.as_ref()) {
         Some(Mode::IpList(list)) => match list.ip_addresses.as_slice() {
             [first, _, .., last] => {

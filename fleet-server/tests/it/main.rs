@@ -22,6 +22,7 @@ mod pairing;
 mod replicas;
 mod requests;
 mod scans;
+mod schedules;
 mod site_rules;
 mod stream;
 mod watching;

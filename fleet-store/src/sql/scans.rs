@@ -35,50 +35,7 @@ impl Scans for SqlStore {
                     existing: true,
                 });
             }
-            let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
-                return refuse(CreateScanError::NodeNotFound(new.node));
-            };
-            if node.state.0 != NodeState::Confirmed {
-                return refuse(CreateScanError::NotConfirmed(new.node));
-            }
-            check_node(tx, &new).await?;
-            let (row, chunks) = rows(&new)?;
-            scan::Entity::insert(row).exec_without_returning(tx).await?;
-            // In a table of its own, because a request is big and is read only with one scan.
-            let request = scan_request::ActiveModel {
-                scan_id: Set(AsText(new.id)),
-                request: Set(codec::write_request(&new.request)?),
-            };
-            scan_request::Entity::insert(request)
-                .exec_without_returning(tx)
-                .await?;
-            let empty = chunks.is_empty();
-            inserts::all(tx, chunks).await?;
-            let subject = format!(
-                "scan {} on node {} ({} targets){}",
-                new.id,
-                new.node,
-                new.plan.targets,
-                if new.ignores_blackout {
-                    ", in spite of the blackouts of its site"
-                } else {
-                    ""
-                }
-            );
-            audit::done(tx, new.org, &actor, "scan.start", subject, new.now).await?;
-            let Some(mut scan) = LockedScan::lock(tx, new.id).await? else {
-                return Err(DbErr::RecordNotFound("the scan that was just stored".into()).into());
-            };
-            scan.warn(new.plan.notes.iter().cloned(), new.now).await?;
-            // Every target is skipped, so no ack will ever end this scan.
-            if empty {
-                scan.conclude(new.now).await?;
-            }
-            let row = scan.save().await?;
-            Ok(CreatedScan {
-                scan: read_one(tx, row, new.now).await?,
-                existing: false,
-            })
+            insert(tx, &new, &actor, "").await
         })
     }
 
@@ -405,6 +362,57 @@ fn progress(row: &scan::Model, now: Timestamp) -> Result<Progress, DbErr> {
         total,
         phase: row.phase.clone(),
         elapsed: row.started_at.map_or(Duration::ZERO, |at| end.since(at.0)),
+    })
+}
+
+/// Stores a scan with its chunks and its audit record, whose subject ends with the `origin`.
+pub(crate) async fn insert(
+    tx: &DatabaseTransaction,
+    new: &NewScan,
+    actor: &Actor,
+    origin: &str,
+) -> Result<CreatedScan, Failure<CreateScanError>> {
+    let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
+        return refuse(CreateScanError::NodeNotFound(new.node));
+    };
+    if node.state.0 != NodeState::Confirmed {
+        return refuse(CreateScanError::NotConfirmed(new.node));
+    }
+    check_node(tx, new).await?;
+    let (row, chunks) = rows(new)?;
+    scan::Entity::insert(row).exec_without_returning(tx).await?;
+    // In a table of its own, because a request is big and is read only with one scan.
+    let request = scan_request::ActiveModel {
+        scan_id: Set(AsText(new.id)),
+        request: Set(codec::write_request(&new.request)?),
+    };
+    scan_request::Entity::insert(request)
+        .exec_without_returning(tx)
+        .await?;
+    let empty = chunks.is_empty();
+    inserts::all(tx, chunks).await?;
+    let overriding = if new.ignores_blackout {
+        ", in spite of the blackouts of its site"
+    } else {
+        ""
+    };
+    let subject = format!(
+        "scan {} on node {} ({} targets){origin}{overriding}",
+        new.id, new.node, new.plan.targets
+    );
+    audit::done(tx, new.org, actor, "scan.start", subject, new.now).await?;
+    let Some(mut scan) = LockedScan::lock(tx, new.id).await? else {
+        return Err(DbErr::RecordNotFound("the scan that was just stored".into()).into());
+    };
+    scan.warn(new.plan.notes.iter().cloned(), new.now).await?;
+    // Every target is skipped, so no ack will ever end this scan.
+    if empty {
+        scan.conclude(new.now).await?;
+    }
+    let row = scan.save().await?;
+    Ok(CreatedScan {
+        scan: read_one(tx, row, new.now).await?,
+        existing: false,
     })
 }
 
