@@ -1,206 +1,218 @@
-//! Which node scans which targets, by the subnets that nodes announce. Start with [`coverage`].
+//! What a scan shows about single endpoints and hosts, from the outcome bytes of its chunks. The counts of all targets
+//! are in [`settle`](crate::settle). Start with [`endpoint_outcomes`].
 
-use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use fleet_core::NodeId;
-use ipnetwork::IpNetwork;
+use fleet_core::{Endpoint, EndpointOutcome, Port};
 
-use crate::AddressList;
+use crate::{
+    ChunkFacts,
+    ledger::{Known, outcomes, says_nothing},
+};
 
-/// A node that may scan targets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate<'a> {
-    /// The node.
-    pub node: NodeId,
-    /// Whether it has a control stream now.
-    pub connected: bool,
-    /// The subnets that it announced.
-    pub subnets: &'a [IpNetwork],
+/// A chunk of a scan, with what its node reported.
+#[derive(Clone, Copy, Debug)]
+pub struct ScannedChunk<'a> {
+    /// Its scope and its outcome bytes.
+    pub facts: ChunkFacts<'a>,
+    /// Whether only hosts that announced a service were probed.
+    pub only_announced: bool,
 }
 
-/// The targets of each node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Coverage {
-    /// The targets that each node scans. Nodes without targets are missing.
-    pub shares: BTreeMap<NodeId, AddressList>,
-    /// The targets in the subnets of no node.
-    pub uncovered: AddressList,
-    /// For each node and another one, the number of its targets that the other one covers too.
-    pub overlaps: BTreeMap<(NodeId, NodeId), u64>,
-}
-
-/// Assigns each target to exactly one node whose subnets contain it, or to none. Connected nodes come first, then the
-/// nodes with the narrowest subnet around the target, then the node with the smallest id.
-pub fn coverage(targets: &AddressList, candidates: &[Candidate<'_>]) -> Coverage {
-    let mut shares: BTreeMap<NodeId, Vec<IpAddr>> = BTreeMap::new();
-    let mut uncovered = Vec::new();
-    let mut overlaps = BTreeMap::new();
-    let mut covering: Vec<(bool, u8, Reverse<NodeId>)> = Vec::new();
-    for ip in targets.iter() {
-        covering.clear();
-        covering.extend(candidates.iter().filter_map(|candidate| {
-            let around = candidate.subnets.iter().filter(|one| one.contains(ip));
-            let prefix = around.map(IpNetwork::prefix).max()?;
-            Some((candidate.connected, prefix, Reverse(candidate.node)))
-        }));
-        let Some((_, _, Reverse(chosen))) = covering.iter().max().copied() else {
-            uncovered.push(ip);
-            continue;
-        };
-        shares.entry(chosen).or_default().push(ip);
-        for (_, _, Reverse(other)) in &covering {
-            if *other != chosen {
-                *overlaps.entry((chosen, *other)).or_default() += 1;
+/// Returns what a scan shows about each of these endpoints. Several chunks can probe one endpoint; the strongest
+/// outcome counts.
+///
+/// A byte covers all ports of its chunk. `Silent` therefore means that no port of the chunk answered, and `Answered`
+/// that one of them did.
+pub fn endpoint_outcomes(
+    chunks: &[ScannedChunk<'_>],
+    endpoints: &BTreeSet<Endpoint>,
+) -> BTreeMap<Endpoint, EndpointOutcome> {
+    let mut known: BTreeMap<Endpoint, EndpointOutcome> = endpoints
+        .iter()
+        .map(|endpoint| (*endpoint, EndpointOutcome::NotATarget))
+        .collect();
+    let mut ports: BTreeMap<IpAddr, Vec<Port>> = BTreeMap::new();
+    for Endpoint { ip, port } in endpoints {
+        ports.entry(*ip).or_default().push(*port);
+    }
+    for chunk in chunks {
+        for (ip, outcome) in outcomes(&chunk.facts, says_nothing(&chunk.facts)) {
+            for port in ports.get(&ip).into_iter().flatten() {
+                let outcome = of_port(chunk, *port, outcome);
+                let best = known.entry(Endpoint { ip, port: *port }).or_default();
+                *best = outcome.max(*best);
             }
         }
     }
-    let list = |(node, addresses): (NodeId, Vec<IpAddr>)| (node, addresses.into_iter().collect());
-    Coverage {
-        shares: shares.into_iter().map(list).collect(),
-        uncovered: uncovered.into_iter().collect(),
-        overlaps,
+    known
+}
+
+fn of_port(chunk: &ScannedChunk<'_>, port: Port, host: Known) -> EndpointOutcome {
+    let scope = chunk.facts.scope;
+    if !scope.ports().contains(&port) {
+        // The node chose the ports itself and did not name them.
+        return if scope.has_open_ports() {
+            EndpointOutcome::Unknown
+        } else {
+            EndpointOutcome::PortNotScanned
+        };
     }
+    match host {
+        Known::Skipped => EndpointOutcome::Skipped,
+        Known::NotReached => EndpointOutcome::NotReached,
+        Known::Unknown => EndpointOutcome::Unknown,
+        Known::Silent if chunk.only_announced => EndpointOutcome::NotAnnounced,
+        Known::Silent => EndpointOutcome::Silent,
+        Known::Refused => EndpointOutcome::Refused,
+        Known::Unidentified | Known::OwnedElsewhere | Known::Identified => {
+            EndpointOutcome::Answered
+        }
+    }
+}
+
+/// Returns the hosts that answered without an accepted device, in order. `devices` holds the addresses of accepted
+/// devices and of devices that belong to another owner.
+pub fn unidentified_hosts(
+    chunks: &[ScannedChunk<'_>],
+    devices: &BTreeSet<IpAddr>,
+) -> BTreeSet<IpAddr> {
+    chunks
+        .iter()
+        .flat_map(|chunk| outcomes(&chunk.facts, Known::NotReached))
+        .filter(|(ip, known)| *known == Known::Unidentified && !devices.contains(ip))
+        .map(|(ip, _)| ip)
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use EndpointOutcome as E;
+    use fleet_core::outcome::Grade;
 
     use super::*;
+    use crate::Scope;
 
-    fn networks(texts: &str) -> Vec<IpNetwork> {
-        let words = texts.split_whitespace();
-        words.map(|text| text.parse().expect(text)).collect()
+    fn endpoint(text: &str) -> Endpoint {
+        let socket: std::net::SocketAddr = text.parse().expect(text);
+        Endpoint {
+            ip: socket.ip(),
+            port: Port::new(socket.port()).expect(text),
+        }
     }
 
-    /// Formats the shares of nodes that are written as `id[!] subnets`, where `!` marks a node without a stream.
-    fn split(targets: &str, nodes: &[&str]) -> String {
-        let targets: AddressList = targets.parse().expect(targets);
-        let nodes: Vec<_> = nodes
+    /// Checks the outcome of an endpoint after chunks of a scope, their bytes and a grade.
+    #[track_caller]
+    fn check(
+        chunks: &[(&str, Option<&[u8]>, Option<Grade>)],
+        only_announced: bool,
+        at: &str,
+        expected: EndpointOutcome,
+    ) {
+        let scopes: Vec<Scope> = chunks
             .iter()
-            .map(|text| {
-                let (id, subnets) = text.split_once(' ').unwrap_or((text, ""));
-                let connected = !id.ends_with('!');
-                let id = id.trim_end_matches('!').parse().expect(text);
-                (NodeId(id), connected, networks(subnets))
+            .map(|(scope, ..)| scope.parse().expect(scope))
+            .collect();
+        let chunks: Vec<ScannedChunk<'_>> = chunks
+            .iter()
+            .zip(&scopes)
+            .map(|((_, outcomes, grade), scope)| ScannedChunk {
+                facts: ChunkFacts {
+                    scope,
+                    outcomes: *outcomes,
+                    grade: *grade,
+                },
+                only_announced,
             })
             .collect();
-        let candidates: Vec<_> = nodes
-            .iter()
-            .map(|(node, connected, subnets)| Candidate {
-                node: *node,
-                connected: *connected,
-                subnets,
-            })
-            .collect();
-        let found = coverage(&targets, &candidates);
-        let mut parts: Vec<String> = found
-            .shares
-            .iter()
-            .map(|(node, share)| format!("{node}: {share}"))
-            .collect();
-        if !found.uncovered.is_empty() {
-            parts.push(format!("none: {}", found.uncovered));
-        }
-        for ((node, other), count) in &found.overlaps {
-            parts.push(format!("{node} over {other}: {count}"));
-        }
-        parts.join("; ")
+        let found = endpoint_outcomes(&chunks, &[endpoint(at)].into());
+        assert_eq!(found[&endpoint(at)], expected, "{at}");
     }
 
     #[test]
-    fn targets_go_to_the_node_whose_subnet_is_narrowest() {
-        for (targets, nodes, expected) in [
-            (
-                "10.0.0.1-10.0.0.3",
-                &["1 10.0.0.0/24"][..],
-                "1: 10.0.0.1-10.0.0.3",
-            ),
-            ("10.0.0.1-10.0.0.3", &[], "none: 10.0.0.1-10.0.0.3"),
-            ("10.0.0.1-10.0.0.3", &["1"], "none: 10.0.0.1-10.0.0.3"),
-            (
-                "10.0.0.254-10.0.1.1",
-                &["1 10.0.0.0/24", "2 10.0.1.0/24"],
-                "1: 10.0.0.254-10.0.0.255; 2: 10.0.1.0-10.0.1.1",
-            ),
-            // The narrower subnet wins, and the order of the nodes does not matter.
-            (
-                "10.0.0.1-10.0.0.2",
-                &["1 10.0.0.0/16", "2 10.0.0.0/24"],
-                "2: 10.0.0.1-10.0.0.2; 2 over 1: 2",
-            ),
-            // Two nodes of one subnet: the smaller id.
-            (
-                "10.0.0.1-10.0.0.2",
-                &["2 10.0.0.0/24", "1 10.0.0.0/24"],
-                "1: 10.0.0.1-10.0.0.2; 1 over 2: 2",
-            ),
-            // A node without a stream scans only targets that no connected one covers.
-            (
-                "10.0.0.1,10.0.1.1",
-                &["1! 10.0.0.0/23", "2 10.0.0.0/24"],
-                "1: 10.0.1.1; 2: 10.0.0.1; 2 over 1: 1",
-            ),
-            (
-                "10.0.0.1,fd00::1,fd01::1",
-                &["1 10.0.0.0/24 fd00::/64"],
-                "1: 10.0.0.1,fd00::1; none: fd01::1",
-            ),
+    fn an_endpoint_has_the_outcome_of_its_address_and_port() {
+        let done = Some(Grade::Complete);
+        let six: (&str, Option<&[u8]>, _) = (
+            "1|exact|10.0.0.1-10.0.0.6|80",
+            Some(&[0, 1, 2, 3, 4, 5]),
+            done,
+        );
+        for (at, expected) in [
+            ("10.0.0.1:80", E::NotReached),
+            ("10.0.0.2:80", E::Silent),
+            ("10.0.0.3:80", E::Refused),
+            ("10.0.0.4:80", E::Answered),
+            ("10.0.0.5:80", E::Answered),
+            ("10.0.0.6:80", E::Skipped),
+            ("10.0.0.2:4028", E::PortNotScanned),
+            ("10.0.0.7:80", E::NotATarget),
         ] {
-            assert_eq!(split(targets, nodes), expected, "{targets} {nodes:?}");
+            check(&[six], false, at, expected);
         }
+        check(&[], false, "10.0.0.1:80", E::NotATarget);
     }
 
-    fn subnet() -> impl Strategy<Value = IpNetwork> {
-        (0_u8..4, 0_u8..4, 16_u8..=32).prop_map(|(third, fourth, prefix)| {
-            let ip = std::net::Ipv4Addr::new(10, 0, third, fourth * 64);
-            IpNetwork::new(ip.into(), prefix).expect("a network")
-        })
+    #[test]
+    fn each_share_of_the_ports_counts_for_its_own_ports() {
+        let done = Some(Grade::Complete);
+        let web: (&str, Option<&[u8]>, _) = ("1|exact|10.0.0.1|80", Some(&[1]), done);
+        let rpc: (&str, Option<&[u8]>, _) = ("1|exact|10.0.0.1|4028", None, None);
+        check(&[web, rpc], false, "10.0.0.1:80", E::Silent);
+        check(&[web, rpc], false, "10.0.0.1:4028", E::NotReached);
     }
 
-    proptest! {
-        #[test]
-        fn every_target_has_exactly_one_node_that_covers_it_or_none(
-            targets in prop::collection::vec((0_u8..5, any::<u8>()), 0..60),
-            nodes in prop::collection::vec((any::<bool>(), prop::collection::vec(subnet(), 0..3)), 0..5),
-            order in any::<prop::sample::Index>(),
-        ) {
-            let targets: AddressList = targets
-                .into_iter()
-                .map(|(third, fourth)| IpAddr::from([10, 0, third, fourth]))
-                .collect();
-            let mut candidates: Vec<_> = nodes
-                .iter()
-                .enumerate()
-                .map(|(at, (connected, subnets))| Candidate {
-                    node: NodeId(at as i64 + 1),
-                    connected: *connected,
-                    subnets,
-                })
-                .collect();
-            let found = coverage(&targets, &candidates);
-            for ip in targets.iter() {
-                let of_nodes = found.shares.iter().filter(|(_, share)| share.contains(ip));
-                let owners: Vec<NodeId> = of_nodes.map(|(node, _)| *node).collect();
-                let covers = |one: &&Candidate<'_>| one.subnets.iter().any(|net| net.contains(ip));
-                if let [owner] = owners[..] {
-                    let owner = candidates.iter().find(|one| one.node == owner).expect("a node");
-                    prop_assert!(covers(&owner));
-                    prop_assert!(owner.connected || !candidates.iter().filter(covers).any(|one| one.connected));
-                    prop_assert!(!found.uncovered.contains(ip));
-                } else {
-                    prop_assert!(owners.is_empty() && found.uncovered.contains(ip));
-                    prop_assert_eq!(candidates.iter().find(covers), None);
-                }
-            }
-            let shared: u64 = found.shares.values().map(AddressList::len).sum();
-            prop_assert_eq!(shared + found.uncovered.len(), targets.len());
-            // The order of the candidates changes nothing.
-            if !candidates.is_empty() {
-                let middle = order.index(candidates.len());
-                candidates.rotate_left(middle);
-                prop_assert_eq!(coverage(&targets, &candidates), found);
-            }
-        }
+    #[test]
+    fn a_chunk_without_bytes_never_shows_that_a_host_is_silent() {
+        let scope = "1|exact|10.0.0.1|80";
+        check(
+            &[(scope, None, Some(Grade::Complete))],
+            false,
+            "10.0.0.1:80",
+            E::Unknown,
+        );
+        check(
+            &[(scope, None, Some(Grade::Failed))],
+            false,
+            "10.0.0.1:80",
+            E::NotReached,
+        );
+        check(&[(scope, None, None)], false, "10.0.0.1:80", E::NotReached);
+        // Bytes of the wrong length are ignored.
+        check(
+            &[(scope, Some(&[1, 1]), Some(Grade::Complete))],
+            false,
+            "10.0.0.1:80",
+            E::Unknown,
+        );
+    }
+
+    #[test]
+    fn a_host_without_announcement_was_not_probed() {
+        let chunk: (&str, Option<&[u8]>, _) = (
+            "1|announced|10.0.0.1-10.0.0.2|80",
+            Some(&[1, 2]),
+            Some(Grade::Complete),
+        );
+        check(&[chunk], true, "10.0.0.1:80", E::NotAnnounced);
+        check(&[chunk], true, "10.0.0.2:80", E::Refused);
+    }
+
+    #[test]
+    fn unidentified_hosts_answered_and_have_no_device() {
+        let scope: Scope = "1|exact|10.0.0.1-10.0.0.4|80".parse().expect("a scope");
+        let chunk = ScannedChunk {
+            facts: ChunkFacts {
+                scope: &scope,
+                outcomes: Some(&[3, 4, 4, 1]),
+                grade: Some(Grade::Complete),
+            },
+            only_announced: false,
+        };
+        let ip = |text: &str| fleet_core::parse_literal(text).expect(text);
+        let found = unidentified_hosts(&[chunk], &[ip("10.0.0.2")].into());
+        assert_eq!(found, [ip("10.0.0.1"), ip("10.0.0.3")].into());
     }
 }

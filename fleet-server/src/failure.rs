@@ -6,8 +6,8 @@ use std::time::Duration;
 use fleet_core::outcome;
 use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
-    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, KeyError,
-    MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, RunNowError,
+    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DifferenceError,
+    KeyError, MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, RunNowError,
     ScheduleError, SiteError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
@@ -103,6 +103,10 @@ refusals! {
         NotFound(_) => not_found NODE_NOT_FOUND;
         NotRevoked(_) => failed_precondition NODE_NOT_REVOKED;
         Replaced { .. } => failed_precondition NODE_ALREADY_REPLACED;
+    }
+    DifferenceError {
+        NotFound(_) => not_found SCAN_NOT_FOUND;
+        Itself(_) => invalid_argument SAME_SCAN;
     }
     UndoError {
         NotFound(_) => not_found IDENTITY_CHANGE_NOT_FOUND;

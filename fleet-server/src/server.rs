@@ -8,7 +8,7 @@ use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
         AccountServer, AuditServer, DevicePairingServer, DeviceServer, DirectServer, KeyServer,
-        NodeServer, OperatorServer, ScanServer, ScheduleServer, SiteServer,
+        NodeServer, OperatorServer, ResultServer, ScanServer, ScheduleServer, SiteServer,
     },
     gateway::FleetNodeGatewayServer,
     pairing::PairingServer,
@@ -62,6 +62,7 @@ impl Server {
             .mount(PairingServer::from_arc(api.clone()))
             .mount(DirectServer::from_arc(api.clone()))
             .mount(ScanServer::from_arc(api.clone()))
+            .mount(ResultServer::from_arc(api.clone()))
             .mount(ScheduleServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
             .mount(SiteServer::from_arc(api.clone()))

@@ -9,7 +9,7 @@ use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
         AccountClient, AuditClient, DeviceClient, DevicePairingClient, DirectClient, KeyClient,
-        NodeClient, OperatorClient, ScanClient, ScheduleClient, SiteClient,
+        NodeClient, OperatorClient, ResultClient, ScanClient, ScheduleClient, SiteClient,
     },
     pairing::PairingClient,
 };
@@ -24,6 +24,7 @@ pub(crate) struct Server {
     pub(crate) sites: SiteClient,
     pub(crate) admin: FleetNodeAdminClient,
     pub(crate) scans: ScanClient,
+    pub(crate) results: ResultClient,
     pub(crate) schedules: ScheduleClient,
     pub(crate) devices: DeviceClient,
     pub(crate) direct: DirectClient,
@@ -54,6 +55,7 @@ impl Server {
             sites: SiteClient::new(channel.clone()),
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),
+            results: ResultClient::new(channel.clone()),
             schedules: ScheduleClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
             direct: DirectClient::new(channel.clone()),

@@ -21,6 +21,7 @@ mod names;
 mod pairing;
 mod replicas;
 mod requests;
+mod results;
 mod scans;
 mod schedules;
 mod site_rules;
