@@ -404,7 +404,10 @@ impl Run {
                 self.note_failures(failures).await;
                 self.conclude_external(host, port, verdict).await;
             }
-            Answered::Silent(host, port, Identified { verdict, failures }) => {
+            Answered::Silent(host, port, identified) => {
+                let Identified {
+                    verdict, failures, ..
+                } = identified;
                 self.note_failures(failures).await;
                 // Without an identification, the host stays silent.
                 match verdict {
