@@ -14,6 +14,7 @@ mod pairing;
 mod results;
 mod scans;
 mod schedules;
+mod search;
 
 use std::sync::Arc;
 

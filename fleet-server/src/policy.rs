@@ -105,6 +105,13 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         ],
     ),
     (
+        "fleet.v1.DeviceSearchService",
+        &[
+            ("SearchDevices", Operator(NodeRead)),
+            ("GetDeviceFacets", Operator(NodeRead)),
+        ],
+    ),
+    (
         "fleet.v1.DeviceService",
         &[
             ("ListDevices", Operator(NodeRead)),

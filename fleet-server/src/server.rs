@@ -7,8 +7,9 @@ use fleet_store::Store;
 use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
-        AccountServer, AuditServer, DevicePairingServer, DeviceServer, DirectServer, KeyServer,
-        NodeServer, OperatorServer, ResultServer, ScanServer, ScheduleServer,
+        AccountServer, AuditServer, DevicePairingServer, DeviceSearchServer, DeviceServer,
+        DirectServer, KeyServer, NodeServer, OperatorServer, ResultServer, ScanServer,
+        ScheduleServer,
     },
     gateway::FleetNodeGatewayServer,
     pairing::PairingServer,
@@ -65,6 +66,7 @@ impl Server {
             .mount(ResultServer::from_arc(api.clone()))
             .mount(ScheduleServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
+            .mount(DeviceSearchServer::from_arc(api.clone()))
             .mount(DeviceServer::from_arc(api.clone()))
             .mount(AuditServer::from_arc(api.clone()))
             .mount(DevicePairingServer::from_arc(api.clone()))

@@ -14,5 +14,6 @@ pub(crate) mod reports;
 pub(crate) mod results;
 pub(crate) mod scans;
 pub(crate) mod schedules;
+pub(crate) mod search;
 pub(crate) mod sessions;
 pub(crate) mod streams;

@@ -2,7 +2,7 @@
 //!
 //! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
 //! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`],
-//! [`Schedules`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
+//! [`Schedules`], [`Inventory`], [`DeviceSearch`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
 //! decisions. Start with [`Reports::record_report`].
 
@@ -52,6 +52,7 @@ pub use api::{
         NewSchedule, RUNS_KEPT, RunNowError, SCHEDULES_OF_AN_ORG, ScheduleChange, ScheduleError,
         ScheduleRow, ScheduleRunRow, ScheduledScan, Schedules, Settled, SettledRun,
     },
+    search::{DeviceFacets, DeviceOrder, DevicePage, DevicePosition, DeviceQuery, DeviceSearch},
     sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
@@ -75,6 +76,7 @@ pub trait Store:
     + Completion
     + Results
     + Inventory
+    + DeviceSearch
     + Bindings
     + Pairing
     + Direct

@@ -42,6 +42,7 @@ mod results;
 mod scans;
 mod schedules;
 mod schema;
+mod search;
 mod sessions;
 mod streams;
 mod transaction;

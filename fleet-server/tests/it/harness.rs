@@ -25,8 +25,8 @@ use fleet_wire::{
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig},
     fleet::{
-        AccountClient, DeviceClient, DevicePairingClient, DirectClient, NodeClient, ResultClient,
-        ScanClient,
+        AccountClient, DeviceClient, DevicePairingClient, DeviceSearchClient, DirectClient,
+        NodeClient, ResultClient, ScanClient,
     },
     gateway::FleetNodeGatewayClient,
     listener::{self, Drained, ListenerConfig},
@@ -374,6 +374,10 @@ impl Operator {
 
     pub(crate) fn scans(&self) -> ScanClient {
         ScanClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn search(&self) -> DeviceSearchClient {
+        DeviceSearchClient::new(self.channel.clone())
     }
 
     pub(crate) fn results(&self) -> ResultClient {
