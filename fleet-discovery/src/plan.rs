@@ -10,7 +10,9 @@ use std::time::Duration;
 pub use error::PlanError;
 use fleet_core::{AddressPolicy, Port};
 
-use crate::{Listening, Mode, NodeProfile, ScanRequest, Scope, Tally, estimate, parse_ports};
+use crate::{
+    IP_REPORTS, Listening, Mode, NodeProfile, ScanRequest, Scope, Tally, estimate, parse_ports,
+};
 
 /// The plan of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +81,9 @@ pub fn plan(
         Mode::List(entries) => select::list(entries, node, policy)?,
         Mode::Range { start, end } => select::range(start, end, policy)?,
         Mode::Target(text) => select::target(text, node, policy)?,
+        Mode::Mdns { service_type, .. } if service_type == IP_REPORTS && !node.announcements => {
+            return Err(PlanError::ReportsNotAnnounced);
+        }
         Mode::Mdns { .. } if !node.mdns => return Err(PlanError::MdnsNotAnnounced),
         Mode::Mdns {
             service_type,
