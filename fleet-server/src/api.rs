@@ -11,7 +11,9 @@ mod keys;
 mod nodes;
 mod operators;
 mod pairing;
+mod results;
 mod scans;
+mod schedules;
 
 use std::sync::Arc;
 

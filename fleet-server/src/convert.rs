@@ -206,7 +206,8 @@ pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
     }
 }
 
-fn scan_state(state: ScanState) -> fleet::ScanState {
+/// The state of a scan on the wire.
+pub(crate) fn scan_state(state: ScanState) -> fleet::ScanState {
     match state {
         ScanState::Queued => fleet::ScanState::Queued,
         ScanState::Running => fleet::ScanState::Running,

@@ -82,7 +82,7 @@ async fn ready(
     node: NodeId,
     request: &ScanRequest,
 ) -> Result<(), RpcError> {
-    let (row, _) = scans::planned(app, call, node, request).await?;
+    let (row, _) = scans::planned(app, call.org, node, request).await?;
     if app.is_connected(&row) {
         return Ok(());
     }

@@ -77,6 +77,24 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         ],
     ),
     (
+        "fleet.v1.ResultService",
+        &[("GetScanDifference", Operator(NodeRead))],
+    ),
+    (
+        "fleet.v1.ScheduleService",
+        &[
+            ("CreateSchedule", Operator(NodeManage)),
+            ("UpdateSchedule", Operator(NodeManage)),
+            ("ListSchedules", Operator(NodeRead)),
+            ("GetSchedule", Operator(NodeRead)),
+            ("PauseSchedule", Operator(NodeManage)),
+            ("ResumeSchedule", Operator(NodeManage)),
+            ("RunSchedule", Operator(NodeManage)),
+            ("DeleteSchedule", Operator(NodeManage)),
+            ("PreviewSchedule", Operator(NodeManage)),
+        ],
+    ),
+    (
         "fleet.v1.NodeService",
         &[
             ("ListNodes", Operator(NodeRead)),

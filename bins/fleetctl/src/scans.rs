@@ -20,6 +20,7 @@ use fleet_wire::{
 
 use crate::{
     cli::{Format, Scan, Start, Targets},
+    difference,
     failure::Failure,
     nodes,
     output::{self, Rows},
@@ -41,6 +42,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
             )?;
             Ok(0)
         }
+        Scan::Diff(arguments) => difference::run(server, format, arguments).await,
         Scan::Watch { scan, after } => watch::run(server, format, &scan, after).await,
         Scan::List { node, limit } => {
             let request = ListScansRequest {
@@ -211,7 +213,7 @@ fn read_targets(path: &str) -> io::Result<String> {
 }
 
 /// Describes the targets of a request in one line.
-fn targets(request: Option<&DiscoverRequest>) -> String {
+pub(crate) fn targets(request: Option<&DiscoverRequest>) -> String {
     match request.and_then(|request| request.mode.as_ref()) {
         Some(Mode::IpList(list)) => match list.ip_addresses.as_slice() {
             [first, _, .., last] => {

@@ -16,6 +16,7 @@ mod politeness;
 mod recorded;
 mod stopping;
 mod unidentified;
+mod upstream_devices;
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 

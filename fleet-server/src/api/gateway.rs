@@ -187,6 +187,7 @@ impl FleetNodeGatewayService for Api {
                 Halt::Running
             }
         });
+        let _beating = call_permit(&context)?.beating().await;
         let served = self.app.store.heartbeat(node.node, halt, now).await;
         if !served.answered()? {
             return Err(RpcError::not_found(format!(
@@ -206,7 +207,6 @@ impl FleetNodeGatewayService for Api {
     ) -> Result<Reply<ReportDiscoveredDevicesResponse>, RpcError> {
         let (node, from) = calling_node(&context)?;
         let command = command_id(&request.command_id)?;
-        let _storing = call_permit(&context)?.storing().await;
         let recorded = self.record(node, from, command, &request).await;
         let subject = format!("command {command}");
         let answer = Attempt::by_node(node, from, "report.refuse", subject)
@@ -241,7 +241,6 @@ impl FleetNodeGatewayService for Api {
             rows: request.results.into_iter().map(pair_row).collect(),
             now: self.app.environment.now(),
         };
-        let _storing = call_permit(&context)?.storing().await;
         let recorded = self.app.store.record_pair_results(report).await;
         let subject = format!("command {command}");
         let answer = Attempt::by_node(node, from, "pairing.refuse", subject)

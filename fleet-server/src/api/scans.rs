@@ -63,7 +63,7 @@ impl ScanService for Api {
         let call = self.operator(&context)?;
         let wanted = convert::scan_request(request.request)?;
         let node = NodeId(request.fleet_node_id);
-        let (_, mut plan) = scans::planned(&self.app, &call, node, &wanted).await?;
+        let (_, mut plan) = scans::planned(&self.app, call.org, node, &wanted).await?;
         let priority = Priority::Interactive;
         let hint = scans::queue_hint(&self.app, &call, node, priority).await?;
         plan.notes.extend(hint);

@@ -40,6 +40,7 @@ impl SqlStore {
             scan scan_request chunk sweep command report report_row report_refusal scan_event scan_host
             device device_alias device_sighting identity_change refused_device node_endpoint binding
             direct_lease
+            schedule schedule_run
             device_pairing device_credential pairing pairing_target
         );
         Ok(differences)

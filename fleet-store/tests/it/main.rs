@@ -26,6 +26,8 @@ mod races;
 mod refusals;
 mod replicas;
 mod reports;
+mod results;
+mod schedules;
 mod schema;
 mod sessions;
 mod sites;
