@@ -15,4 +15,5 @@ pub(crate) mod results;
 pub(crate) mod scans;
 pub(crate) mod schedules;
 pub(crate) mod sessions;
+pub(crate) mod sites;
 pub(crate) mod streams;

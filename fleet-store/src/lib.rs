@@ -1,6 +1,6 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
-//! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
+//! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`], [`Sites`],
 //! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`],
 //! [`Schedules`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
@@ -53,6 +53,7 @@ pub use api::{
         ScheduleRow, ScheduleRunRow, ScheduledScan, Schedules, Settled, SettledRun,
     },
     sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
+    sites::{NewBlackouts, SiteError, SiteExclude, SiteRow, Sites},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
 pub use sql::{DatabaseUrl, MigrateMode, SqlStore, StoreOptions};
@@ -65,6 +66,7 @@ pub trait Store:
     + Members
     + Invitations
     + Enrollment
+    + Sites
     + Sessions
     + Streams
     + Replicas

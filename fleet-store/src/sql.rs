@@ -43,6 +43,7 @@ mod scans;
 mod schedules;
 mod schema;
 mod sessions;
+mod sites;
 mod streams;
 mod transaction;
 mod url;
