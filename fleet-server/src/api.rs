@@ -15,6 +15,7 @@ mod results;
 mod scans;
 mod schedules;
 mod search;
+mod sites;
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@ use fleet_wire::{
     fleet::{
         AccountServer, AuditServer, DevicePairingServer, DeviceSearchServer, DeviceServer,
         DirectServer, KeyServer, NodeServer, OperatorServer, ResultServer, ScanServer,
-        ScheduleServer,
+        ScheduleServer, SiteServer,
     },
     gateway::FleetNodeGatewayServer,
     pairing::PairingServer,
@@ -67,6 +67,7 @@ impl Server {
             .mount(ScheduleServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
             .mount(DeviceSearchServer::from_arc(api.clone()))
+            .mount(SiteServer::from_arc(api.clone()))
             .mount(DeviceServer::from_arc(api.clone()))
             .mount(AuditServer::from_arc(api.clone()))
             .mount(DevicePairingServer::from_arc(api.clone()))

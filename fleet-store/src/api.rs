@@ -16,4 +16,5 @@ pub(crate) mod scans;
 pub(crate) mod schedules;
 pub(crate) mod search;
 pub(crate) mod sessions;
+pub(crate) mod sites;
 pub(crate) mod streams;

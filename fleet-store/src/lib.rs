@@ -1,6 +1,6 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
-//! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
+//! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`], [`Sites`],
 //! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`],
 //! [`Schedules`], [`Inventory`], [`DeviceSearch`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
@@ -54,6 +54,7 @@ pub use api::{
     },
     search::{DeviceFacets, DeviceOrder, DevicePage, DevicePosition, DeviceQuery, DeviceSearch},
     sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
+    sites::{NewBlackouts, SiteError, SiteExclude, SiteRow, Sites},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
 pub use sql::{DatabaseUrl, MigrateMode, SqlStore, StoreOptions};
@@ -66,6 +67,7 @@ pub trait Store:
     + Members
     + Invitations
     + Enrollment
+    + Sites
     + Sessions
     + Streams
     + Replicas

@@ -44,6 +44,7 @@ mod schedules;
 mod schema;
 mod search;
 mod sessions;
+mod sites;
 mod streams;
 mod transaction;
 mod url;

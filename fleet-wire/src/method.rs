@@ -88,6 +88,7 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         fleet::ScheduleClient::METHODS,
         fleet::NodeClient::METHODS,
         fleet::DeviceSearchClient::METHODS,
+        fleet::SiteClient::METHODS,
         fleet::DeviceClient::METHODS,
         fleet::AccountClient::METHODS,
         fleet::AuditClient::METHODS,

@@ -10,7 +10,7 @@ use fleet_wire::{
     fleet::{
         AccountClient, AuditClient, DeviceClient, DevicePairingClient, DeviceSearchClient,
         DirectClient, KeyClient, NodeClient, OperatorClient, ResultClient, ScanClient,
-        ScheduleClient,
+        ScheduleClient, SiteClient,
     },
     pairing::PairingClient,
 };
@@ -22,6 +22,7 @@ use crate::{cli::Cli, failure::Failure};
 pub(crate) struct Server {
     key: Secret,
     pub(crate) nodes: NodeClient,
+    pub(crate) sites: SiteClient,
     pub(crate) admin: FleetNodeAdminClient,
     pub(crate) scans: ScanClient,
     pub(crate) results: ResultClient,
@@ -53,6 +54,7 @@ impl Server {
         Ok(Self {
             key,
             nodes: NodeClient::new(channel.clone()),
+            sites: SiteClient::new(channel.clone()),
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),
             results: ResultClient::new(channel.clone()),

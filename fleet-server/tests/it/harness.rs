@@ -26,7 +26,7 @@ use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig},
     fleet::{
         AccountClient, DeviceClient, DevicePairingClient, DeviceSearchClient, DirectClient,
-        NodeClient, ResultClient, ScanClient,
+        NodeClient, ResultClient, ScanClient, SiteClient,
     },
     gateway::FleetNodeGatewayClient,
     listener::{self, Drained, ListenerConfig},
@@ -386,6 +386,10 @@ impl Operator {
 
     pub(crate) fn nodes(&self) -> NodeClient {
         NodeClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn sites(&self) -> SiteClient {
+        SiteClient::new(self.channel.clone())
     }
 
     pub(crate) fn devices(&self) -> DeviceClient {

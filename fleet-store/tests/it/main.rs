@@ -31,6 +31,7 @@ mod schedules;
 mod schema;
 mod search;
 mod sessions;
+mod site_rules;
 mod sites;
 mod streams;
 mod throughput;
