@@ -69,6 +69,18 @@ impl Authenticate for Gate {
         &self,
         call: Call<'_>,
     ) -> Result<Admission<AuthenticatedCaller>, RpcError> {
+        let admission = self.admit(call).await;
+        let procedure = fleet_wire::methods().find(|method| method.path() == call.path());
+        if let Some(procedure) = procedure {
+            let metrics = &self.app.metrics;
+            metrics.call(procedure.path(), admission.is_ok());
+        }
+        admission
+    }
+}
+
+impl Gate {
+    async fn admit(&self, call: Call<'_>) -> Result<Admission<AuthenticatedCaller>, RpcError> {
         let (app, headers, path) = (&*self.app, call.headers(), call.path());
         let peer = address(call.peer());
         app.undeclared_proxies
@@ -103,9 +115,7 @@ impl Authenticate for Gate {
             permit,
         }))
     }
-}
 
-impl Gate {
     async fn operator(
         &self,
         headers: &HeaderMap,

@@ -2,6 +2,7 @@
 
 mod assets;
 mod events;
+mod export;
 mod response;
 mod session;
 
@@ -41,12 +42,18 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
         (&Method::GET | &Method::HEAD, ["readyz"]) => Ok(ready(&app).await),
         (&Method::POST, ["api", "session"]) => {
             let origin = Origin { from, claimed };
-            session::sign_in(&app, https, origin, &parts, body).await
+            let opened = session::sign_in(&app, https, origin, &parts, body).await;
+            app.metrics.sign_in(opened.is_ok());
+            opened
         }
         (&Method::GET, ["api", "session"]) => session::show(&app, from, &parts).await,
         (&Method::DELETE, ["api", "session"]) => session::sign_out(&app, https, from, &parts).await,
         (&Method::GET, ["api", "scans", scan, "events"]) => {
             events::stream(&app, from, &parts, scan).await
+        }
+        (&Method::GET, ["api", "export", file]) => export::export(&app, from, &parts, file).await,
+        (&Method::GET, ["api", "prometheus", "targets"]) => {
+            export::targets(&app, from, &parts).await
         }
         (&Method::GET | &Method::HEAD, _) => assets::asset(&parts).ok_or_else(|| {
             RpcError::not_found(format!("nothing is served at {}", parts.uri.path()))

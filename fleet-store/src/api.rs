@@ -13,4 +13,5 @@ pub(crate) mod replicas;
 pub(crate) mod reports;
 pub(crate) mod scans;
 pub(crate) mod sessions;
+pub(crate) mod statistics;
 pub(crate) mod streams;

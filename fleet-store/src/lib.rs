@@ -1,7 +1,7 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
 //! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
-//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
+//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Inventory`], [`Pairing`], [`Direct`], [`Audit`] and [`Statistics`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
 //! decisions. Start with [`Reports::record_report`].
 
@@ -45,6 +45,7 @@ pub use api::{
         Scans, StoredEvent,
     },
     sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
+    statistics::{Statistics, Totals},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
 pub use sql::{DatabaseUrl, MigrateMode, SqlStore, StoreOptions};
@@ -70,6 +71,7 @@ pub trait Store:
     + Direct
     + Audit
     + AuditChain
+    + Statistics
     + std::fmt::Debug
 {
 }

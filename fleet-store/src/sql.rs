@@ -40,6 +40,7 @@ mod report;
 mod scans;
 mod schema;
 mod sessions;
+mod statistics;
 mod streams;
 mod transaction;
 mod url;

@@ -17,6 +17,7 @@ pub mod limits;
 pub mod lines;
 pub mod listener;
 mod method;
+pub mod metrics;
 mod secret;
 pub mod server;
 mod visible;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use fleet_core::{DeviceId, RawDeviceReport, outcome::AckCode};
+use fleet_core::{DeviceId, RawDeviceReport, ScanState, enrollment::NodeState, outcome::AckCode};
 use fleet_store::*;
 use sea_orm::ConnectionTrait;
 
@@ -21,6 +21,7 @@ contract! {
     every_endpoint_ever_attributed_is_stored
     last_seen_moves_by_accepted_reports_only
     devices_are_listed_page_by_page
+    totals_count_live_nodes_scans_by_state_and_devices
 }
 
 const MAC: &str = "02:00:5E:00:00:01";
@@ -403,4 +404,16 @@ async fn devices_are_listed_page_by_page(site: Site) {
             .expect("read"),
         []
     );
+}
+
+async fn totals_count_live_nodes_scans_by_state_and_devices(site: Site) {
+    assert_eq!(site.store.totals().await.expect("reads"), Totals::default());
+    let node = site.node("north").await;
+    scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await;
+    site.running(node, "10.0.0.0/24").await;
+    let totals = site.store.totals().await.expect("reads");
+    assert_eq!(totals.devices, 1);
+    assert_eq!(totals.nodes, [(NodeState::Confirmed, 1)].into());
+    let scans = [(ScanState::Completed, 1), (ScanState::Running, 1)];
+    assert_eq!(totals.scans, scans.into());
 }
