@@ -3,6 +3,8 @@
 
 #[path = "build/bounds.rs"]
 mod bounds;
+#[path = "build/openapi.rs"]
+mod openapi;
 
 use std::{
     error::Error,
@@ -56,6 +58,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let table = std::fs::read_to_string("bounds.txt")?;
     let checks = bounds::generate(&table, &FileDescriptorSet::decode(&*encoded)?)?;
     std::fs::write(out.join("bounds.rs"), checks)?;
+    let version = std::env::var("CARGO_PKG_VERSION")?;
+    let api = openapi::describe(&FileDescriptorSet::decode(&*encoded)?, &version);
+    std::fs::write(out.join("openapi.json"), format!("{api:#}\n"))?;
     generate(&compile(PLUGIN)?, &["sdk", "plugin"], false)
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use fleet_core::outcome;
 use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
-    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, KeyError,
-    MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, StoreError, UnbindError,
-    UndoError,
+    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DeleteDevicesError,
+    KeyError, MemberError, MoveNodeError, RegisterError, RenameNodeError, ReportError, RevokeError,
+    StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -124,6 +124,13 @@ refusals! {
     CancelCodeError {
         NotFound(_) => not_found ENROLLMENT_CODE_NOT_FOUND;
         NotPending(..) => failed_precondition ENROLLMENT_STATE;
+    }
+    RenameNodeError {
+        NotFound(_) => not_found NODE_NOT_FOUND;
+        NameTaken { .. } => failed_precondition NAME_TAKEN;
+    }
+    DeleteDevicesError {
+        NotFound(_) => not_found DEVICE_NOT_FOUND;
     }
     MoveNodeError {
         NotFound(_) => not_found NODE_NOT_FOUND;

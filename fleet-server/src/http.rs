@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use fleet_wire::{Peer, RpcError, server::Body};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use response::{failed, text};
+use response::{failed, respond, text};
 use session::Origin;
 
 use crate::{
@@ -52,6 +52,11 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
             events::stream(&app, from, &parts, scan).await
         }
         (&Method::GET, ["api", "export", file]) => export::export(&app, from, &parts, file).await,
+        (&Method::GET, ["api", "openapi.json"]) => Ok(respond(
+            StatusCode::OK,
+            "application/json",
+            Body::from(fleet_wire::OPENAPI),
+        )),
         (&Method::GET, ["api", "prometheus", "targets"]) => {
             export::targets(&app, from, &parts).await
         }

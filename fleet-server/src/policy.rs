@@ -83,6 +83,7 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("CancelEnrollmentCode", Operator(NodeManage)),
             ("ListRevokedNodes", Operator(NodeRead)),
             ("MoveNode", Operator(OrgAdmin)),
+            ("RenameNode", Operator(NodeManage)),
         ],
     ),
     (
@@ -91,6 +92,7 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("ListDevices", Operator(NodeRead)),
             ("GetDevice", Operator(NodeRead)),
             ("UndoIdentityChange", Operator(NodeManage)),
+            ("DeleteDevices", Operator(NodeManage)),
             ("ListRefusedDevices", Operator(NodeRead)),
         ],
     ),
@@ -106,6 +108,7 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         "fleet.v1.AccountService",
         &[
             ("WhoAmI", AnyOperator),
+            // Everybody may manage their own sessions. The handlers check access to sessions of others.
             ("ListSessions", AnyOperator),
             ("EndSession", AnyOperator),
             ("ChangePassword", AnyOperator),

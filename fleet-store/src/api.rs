@@ -9,6 +9,7 @@ pub(crate) mod enrollment;
 pub(crate) mod error;
 pub(crate) mod operators;
 pub(crate) mod pairing;
+pub(crate) mod removal;
 pub(crate) mod replicas;
 pub(crate) mod reports;
 pub(crate) mod scans;

@@ -11,7 +11,7 @@ mod sql;
 pub use api::{
     accounts::{
         Account, Accounts, BrowserSession, KEYS_OF_AN_OPERATOR, KeyError, KeyScope, Keys, Member,
-        MemberError, Members, NewKey, OperatorKey, Rotation,
+        MemberError, MemberSession, Members, NewKey, OperatorKey, Rotation,
     },
     audit::{
         Actor, Audit, AuditChain, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow,
@@ -24,7 +24,8 @@ pub use api::{
     direct::{DialRequest, Direct, DirectOutcome, Exclusion, NewSightings, ReleaseError, Released},
     enrollment::{
         CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Hello, Invitation, Invitations,
-        MoveNodeError, NewCode, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
+        MoveNodeError, NewCode, NewNode, NodeRow, RegisterError, Registered, RenameNodeError,
+        RevokeError, Revoked,
     },
     error::StoreError,
     operators::{
@@ -37,6 +38,7 @@ pub use api::{
         PairRow, PairSelection, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
         SealedCredentials, UnbindError,
     },
+    removal::{DeleteDevicesError, Removal},
     replicas::{Notification, Orders, Replicas},
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     scans::{
@@ -66,6 +68,7 @@ pub trait Store:
     + Reports
     + Completion
     + Inventory
+    + Removal
     + Bindings
     + Pairing
     + Direct

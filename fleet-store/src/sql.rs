@@ -35,6 +35,7 @@ mod operators;
 mod pairing;
 mod prelude;
 mod refused;
+mod removal;
 mod replicas;
 mod report;
 mod scans;

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost_types::{
     DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto,
-    FileDescriptorSet, field_descriptor_proto::{Label, Type},
+    FileDescriptorSet,
+    field_descriptor_proto::{Label, Type},
 };
 use serde_json::{Map, Value, json};
 
@@ -51,8 +52,17 @@ pub(crate) fn describe(set: &FileDescriptorSet, version: &str) -> Value {
                 let path = [SERVICE, at, METHOD, position];
                 let text = comments.get(path.as_slice()).map_or("", String::as_str);
                 wanted.extend([method.input_type(), method.output_type()].map(str::to_owned));
-                let operation = operation(&name, method.name(), method.input_type(), method.output_type(), text);
-                paths.insert(format!("/{name}/{}", method.name()), json!({ "post": operation }));
+                let operation = operation(
+                    &name,
+                    method.name(),
+                    method.input_type(),
+                    method.output_type(),
+                    text,
+                );
+                paths.insert(
+                    format!("/{name}/{}", method.name()),
+                    json!({ "post": operation }),
+                );
             }
             if paths.len() > before {
                 let text = comments.get([SERVICE, at].as_slice());
@@ -104,7 +114,10 @@ fn schemas(definitions: &BTreeMap<String, Definition<'_>>, wanted: BTreeSet<Stri
         }
         let schema = match definitions.get(&name) {
             Some(Definition::Message(message, path, comments)) => {
-                let types = message.field.iter().filter(|field| !field.type_name().is_empty());
+                let types = message
+                    .field
+                    .iter()
+                    .filter(|field| !field.type_name().is_empty());
                 open.extend(types.map(|field| field.type_name().to_owned()));
                 message_schema(message, path, comments, definitions)
             }
@@ -149,11 +162,16 @@ fn message_schema(
     let choices: Vec<String> = (0..)
         .zip(&message.oneof_decl)
         .filter_map(|(at, choice)| {
-            let fields = message.field.iter().filter(|field| {
-                field.oneof_index == Some(at) && !field.proto3_optional()
-            });
+            let fields = message
+                .field
+                .iter()
+                .filter(|field| field.oneof_index == Some(at) && !field.proto3_optional());
             let names: Vec<&str> = fields.map(FieldDescriptorProto::json_name).collect();
-            let note = format!("At most one of these is set ({}): {}.", choice.name(), names.join(", "));
+            let note = format!(
+                "At most one of these is set ({}): {}.",
+                choice.name(),
+                names.join(", ")
+            );
             (!names.is_empty()).then_some(note)
         })
         .collect();
@@ -165,9 +183,15 @@ fn message_schema(
     schema
 }
 
-fn field_schema(field: &FieldDescriptorProto, definitions: &BTreeMap<String, Definition<'_>>) -> Value {
+fn field_schema(
+    field: &FieldDescriptorProto,
+    definitions: &BTreeMap<String, Definition<'_>>,
+) -> Value {
     if let Some(Definition::Message(entry, ..)) = definitions.get(field.type_name())
-        && entry.options.as_ref().is_some_and(|options| options.map_entry())
+        && entry
+            .options
+            .as_ref()
+            .is_some_and(|options| options.map_entry())
     {
         let value = entry.field.iter().find(|part| part.number() == 2);
         let value = value.map_or_else(|| json!({}), |value| field_schema(value, definitions));
@@ -200,16 +224,18 @@ fn field_schema(field: &FieldDescriptorProto, definitions: &BTreeMap<String, Def
 }
 
 fn reference(name: &str) -> Value {
-    well_known(name).unwrap_or_else(|| {
-        json!({ "$ref": format!("#/components/schemas/{}", name.trim_start_matches('.')) })
-    })
+    well_known(name).unwrap_or_else(
+        || json!({ "$ref": format!("#/components/schemas/{}", name.trim_start_matches('.')) }),
+    )
 }
 
 /// The JSON form of Protobuf's own messages.
 fn well_known(name: &str) -> Option<Value> {
     match name {
         ".google.protobuf.Timestamp" => Some(json!({ "type": "string", "format": "date-time" })),
-        ".google.protobuf.Duration" => Some(json!({ "type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,9})?s$" })),
+        ".google.protobuf.Duration" => {
+            Some(json!({ "type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,9})?s$" }))
+        }
         ".google.protobuf.Empty" => Some(json!({ "type": "object" })),
         _ => None,
     }
@@ -235,7 +261,11 @@ fn comments_of(file: &FileDescriptorProto) -> Comments {
 }
 
 /// Collects the messages and enumerations of a file by their full name, which begins with a dot.
-fn define<'a>(file: &'a FileDescriptorProto, comments: &'a Comments, into: &mut BTreeMap<String, Definition<'a>>) {
+fn define<'a>(
+    file: &'a FileDescriptorProto,
+    comments: &'a Comments,
+    into: &mut BTreeMap<String, Definition<'a>>,
+) {
     let package = format!(".{}", file.package());
     for (at, message) in (0..).zip(&file.message_type) {
         define_message(&package, message, vec![MESSAGE, at], comments, into);
@@ -260,7 +290,10 @@ fn define_message<'a>(
     }
     for (at, nested) in (0..).zip(&message.enum_type) {
         let key = format!("{name}.{}", nested.name());
-        into.insert(key, Definition::Enum(nested, below(NESTED_ENUM, at), comments));
+        into.insert(
+            key,
+            Definition::Enum(nested, below(NESTED_ENUM, at), comments),
+        );
     }
     into.insert(name, Definition::Message(message, path, comments));
 }

@@ -1,7 +1,7 @@
 // Entry point: loads the session, then opens the view that the URL hash names. Read this file first.
 //
 // The hash contains only a view and an id: `#/scans`, `#/scans/new`, `#/scans/<scan>`, `#/devices`, `#/nodes`,
-// `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/account`. It never contains keys, codes or passwords.
+// `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/people`, `#/account`. It never contains keys, codes or passwords.
 
 import { banner, currentOperator, frame, may, onSignedOut, setSession, title } from "./app.js";
 import { auditView } from "./audit.js";
@@ -13,6 +13,7 @@ import { devicesView } from "./devices.js";
 import { confirmView, enrollView } from "./enroll.js";
 import { newScanView } from "./newscan.js";
 import { nodesView } from "./nodes.js";
+import { peopleView } from "./people.js";
 import { scanView } from "./scan.js";
 import { scansView } from "./scans.js";
 import { signInView } from "./signin.js";
@@ -27,6 +28,7 @@ const ROUTES = [
   [/^\/nodes\/enroll$/, "nodes", enrollView],
   [/^\/nodes\/(\d{1,19})\/confirm$/, "nodes", confirmView],
   [/^\/audit$/, "audit", auditView],
+  [/^\/people$/, "people", peopleView],
   [/^\/account$/, "account", accountView],
 ];
 

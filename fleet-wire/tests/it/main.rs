@@ -9,6 +9,7 @@ mod golden;
 mod harness;
 mod hostile;
 mod listener;
+mod openapi;
 mod pipes;
 mod protocols;
 mod shared;
