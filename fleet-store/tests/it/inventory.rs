@@ -432,7 +432,7 @@ async fn delete(site: &Site, org: OrgId, devices: &[DeviceId]) -> Result<(), Del
 async fn a_deleted_device_that_is_found_again_is_a_new_one(site: Site) {
     let node = site.node("north").await;
     // The second report gives the record a former name.
-    scan(&site, node, vec![plain("10.0.0.7")]).await;
+    scan(&site, node, vec![plain("10.0.0.7", "80")]).await;
     let former = only(&site).await.identifier;
     scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await;
     let first = only(&site).await;
