@@ -12,6 +12,7 @@ mod nodes;
 mod operators;
 mod pairing;
 mod scans;
+mod schedules;
 
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Conversions between wire messages and domain values. They contain no decisions.
 
+mod hosts;
+
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
@@ -13,6 +15,7 @@ use fleet_store::{
     PairResultRow, Progress, ScanRow,
 };
 use fleet_wire::{RpcError, admin, fleet, fleetmanagement, gateway, pairing};
+pub(crate) use hosts::{host_found, raw_host, scan_host};
 
 /// A time on the wire.
 pub(crate) fn timestamp(at: Timestamp) -> fleet_wire::Timestamp {
@@ -203,7 +206,8 @@ pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
     }
 }
 
-fn scan_state(state: ScanState) -> fleet::ScanState {
+/// The state of a scan on the wire.
+pub(crate) fn scan_state(state: ScanState) -> fleet::ScanState {
     match state {
         ScanState::Queued => fleet::ScanState::Queued,
         ScanState::Running => fleet::ScanState::Running,

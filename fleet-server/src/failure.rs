@@ -8,7 +8,7 @@ use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
     CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DeleteDevicesError,
     KeyError, MemberError, MoveNodeError, RegisterError, RenameNodeError, ReportError, RevokeError,
-    StoreError, UnbindError, UndoError,
+    RunNowError, ScheduleError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -142,6 +142,13 @@ refusals! {
         Busy(_) => resource_exhausted NODE_BUSY;
         QueueFull { .. } => resource_exhausted QUEUE_FULL;
     }
+    ScheduleError {
+        NotFound(_) => not_found SCHEDULE_NOT_FOUND;
+        NodeNotFound(_) => not_found NODE_NOT_FOUND;
+        NameTaken(_) => failed_precondition NAME_TAKEN;
+        TooMany => resource_exhausted TOO_MANY_SCHEDULES;
+        Paused(_) | NotPaused(_) => failed_precondition SCHEDULE_STATE;
+    }
     CancelScanError {
         NotFound(_) => not_found SCAN_NOT_FOUND;
     }
@@ -177,6 +184,20 @@ refusals! {
     }
     UnbindError {
         NotFound(_) => not_found DEVICE_NOT_FOUND;
+    }
+}
+
+impl Refusal for RunNowError {
+    fn refusal(self) -> RpcError {
+        match self {
+            Self::NotFound(_) => {
+                RpcError::not_found(self.to_string()).with_reason("SCHEDULE_NOT_FOUND")
+            }
+            Self::Open(_) => {
+                RpcError::failed_precondition(self.to_string()).with_reason("SCHEDULE_RUNS")
+            }
+            Self::Scan(error) => error.refusal(),
+        }
     }
 }
 

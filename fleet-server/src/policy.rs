@@ -73,6 +73,21 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("ListScans", Operator(NodeRead)),
             ("WatchScan", Operator(NodeRead)),
             ("CancelScan", Operator(NodeManage)),
+            ("ListScanHosts", Operator(NodeRead)),
+        ],
+    ),
+    (
+        "fleet.v1.ScheduleService",
+        &[
+            ("CreateSchedule", Operator(NodeManage)),
+            ("UpdateSchedule", Operator(NodeManage)),
+            ("ListSchedules", Operator(NodeRead)),
+            ("GetSchedule", Operator(NodeRead)),
+            ("PauseSchedule", Operator(NodeManage)),
+            ("ResumeSchedule", Operator(NodeManage)),
+            ("RunSchedule", Operator(NodeManage)),
+            ("DeleteSchedule", Operator(NodeManage)),
+            ("PreviewSchedule", Operator(NodeManage)),
         ],
     ),
     (

@@ -49,7 +49,7 @@ async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<Crea
             return repeated(scan, start.node, &start.request, start.priority);
         }
     }
-    let (_, plan) = planned(app, call, start.node, &start.request).await?;
+    let (_, plan) = planned(app, call.org, start.node, &start.request).await?;
     let (node, request, priority) = (start.node, start.request.clone(), start.priority);
     let new = NewScan {
         id: app.environment.scan_id(),
@@ -97,11 +97,11 @@ fn repeated(
 /// Plans a request for a node without storing anything.
 pub(crate) async fn planned(
     app: &App,
-    call: &OperatorCall,
+    org: OrgId,
     node: NodeId,
     request: &ScanRequest,
 ) -> Result<(NodeRow, Plan), RpcError> {
-    let row = app.store.node(call.org, node).await.answered()?;
+    let row = app.store.node(org, node).await.answered()?;
     let row =
         row.ok_or_else(|| RpcError::not_found(format!("no node {node} in this organization")))?;
     if row.state != NodeState::Confirmed {
@@ -116,7 +116,7 @@ pub(crate) async fn planned(
     );
     let mut plan = plan(request, &profile, &app.plan_policy())
         .map_err(|error| RpcError::new(failure::code(error.code()), error.to_string()))?;
-    let history = app.store.scan_history(call.org, node).await.answered()?;
+    let history = app.store.scan_history(org, node).await.answered()?;
     plan.estimate = estimate(&plan, &profile, &history.past);
     Ok((row, plan))
 }
@@ -144,7 +144,12 @@ pub(crate) async fn queue_hint(
 pub(crate) async fn get(app: &App, org: OrgId, scan: ScanId) -> Result<ScanRow, RpcError> {
     let now = app.environment.now();
     let row = app.store.scan(org, scan, now).await.answered()?;
-    row.ok_or_else(|| RpcError::not_found(format!("no scan {scan} in this organization")))
+    row.ok_or_else(|| unknown(scan))
+}
+
+/// The refusal for a scan that the organization does not have.
+pub(crate) fn unknown(scan: ScanId) -> RpcError {
+    RpcError::not_found(format!("no scan {scan} in this organization"))
 }
 
 /// Cancels a scan. A connected node of ours receives the cancel and has a moment to report its results.

@@ -13,6 +13,7 @@ pub(crate) mod removal;
 pub(crate) mod replicas;
 pub(crate) mod reports;
 pub(crate) mod scans;
+pub(crate) mod schedules;
 pub(crate) mod sessions;
 pub(crate) mod statistics;
 pub(crate) mod streams;

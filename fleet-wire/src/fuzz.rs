@@ -43,7 +43,7 @@ pub fn decode_any(data: &[u8]) {
         },
         pairing::{DiscoverRequest, PairRequest},
         fleet::{
-            StartScanRequest, PlanScanRequest, GetScanRequest, ListScansRequest, WatchScanRequest, CancelScanRequest, ListNodesRequest,
+            StartScanRequest, PlanScanRequest, GetScanRequest, ListScansRequest, WatchScanRequest, CancelScanRequest, ListScanHostsRequest, ListNodesRequest,
             ListEnrollmentCodesRequest, CancelEnrollmentCodeRequest, ListDevicesRequest, WhoAmIRequest,
         },
     );

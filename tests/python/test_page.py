@@ -150,6 +150,45 @@ def test_a_scheduled_scan_is_behind_interactive_scans(server, page):
     page.shows("behind 10.9.0.0/24 (queued)")
 
 
+def schedule(**fields) -> dict:
+    return {
+        "scheduleId": OTHER, "name": "nightly", "fleetNodeId": "7", "nodeName": "barn-2", "request": {"nmap": {"target": "10.2.0.0/22"}},
+        "timing": {"when": "30 2 * * *", "timeZone": "Europe/Berlin", "jitter": "600s", "blackouts": "mon 08:00-09:00"},
+        "operator": "ops@example.org", "createdAt": ago(9_000), "nextRunAt": ago(-7_200), "runs": "3", **fields,
+    }
+
+
+def test_schedules_are_listed_with_their_next_run_and_are_run_and_paused(server, page):
+    server.replies["ScheduleService/ListSchedules"] = {"schedules": [schedule(missed="2", lastScanId=SCAN)]}
+    page.open("#/scans")
+    page.shows("nightly", "30 2 * * *, Europe/Berlin, up to 10 min later, not mon 08:00-09:00", "in 2 h", "2 runs were missed")
+    page.find('[aria-label="Run now: nightly"]').click()
+    page.until("a run", lambda: ("ScheduleService/RunSchedule", {"scheduleId": OTHER}) in server.requests)
+    page.find('[aria-label="Pause or resume: nightly"]').click()
+    page.until("a pause", lambda: ("ScheduleService/PauseSchedule", {"scheduleId": OTHER}) in server.requests)
+    paused = schedule(pausedAt=ago(1), pausedReason="paused by ops@example.org")
+    del paused["nextRunAt"]
+    server.replies["ScheduleService/ListSchedules"] = {"schedules": [paused]}
+    page.shows("Paused by ops@example.org.", "Resume")
+
+
+def test_a_scan_is_repeated_after_a_preview_of_its_runs(server, page):
+    server.replies["ScanService/PlanScan"] = {"targets": "1022", "commands": 1}
+    server.replies["ScheduleService/PreviewSchedule"] = {"runs": [{"dueAt": ago(-60), "local": "2026-03-29T03:00:00+02:00"}]}
+    page.open("#/scans/new")
+    page.until("the nodes", lambda: "barn-2" in page.text())
+    page.find("#target").send_keys("10.2.0.0/22")
+    page.find("#repeat").click()
+    page.find("#schedule-name").send_keys("nightly")
+    page.find("#schedule-when").send_keys("30 2 * * *")
+    page.shows("2026-03-29 03:00 (+02:00)", "Create schedule")
+    page.until("the form", lambda: page.find("#start-scan").is_enabled())
+    page.find("#start-scan").click()
+    page.until("a schedule", lambda: any(name == "ScheduleService/CreateSchedule" for name, _ in server.requests))
+    created = next(body for name, body in server.requests if name == "ScheduleService/CreateSchedule")
+    assert (created["name"], created["timing"]["when"], created["request"]["nmap"]["target"]) == ("nightly", "30 2 * * *", "10.2.0.0/22")
+
+
 def test_a_halted_node_is_shown_with_its_reason(server, page):
     server.replies["NodeService/ListNodes"] = {"nodes": [node(halted=True, haltReason="new switch")]}
     page.open("#/nodes")
@@ -230,6 +269,7 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         "ScanService/GetScan": {"scan": scan(nodeName=HOSTILE, startedBy=HOSTILE, request={"nmap": {"target": HOSTILE}})},
         "DeviceService/ListDevices": {"devices": [device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, scheme="javascript", evidence=HOSTILE, pairingError=HOSTILE, boundToFleetNodeId="7", aliases=[alias])]},
         "DeviceService/ListRefusedDevices": {"devices": [{**device(2), "identifier": HOSTILE, "reason": HOSTILE, "remedy": "Unpair it first", "count": 3}]},
+        "ScheduleService/ListSchedules": {"schedules": [schedule(name="x" * 64, missed="2", lastScanId=SCAN)]},
         "AuditService/ListAudit": {"records": [{"seq": "1", "at": ago(5), "actorName": HOSTILE, "action": "scan.start", "subject": HOSTILE, "refusal": HOSTILE}]},
         "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": HOSTILE}]},
         "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "userAgent": HOSTILE}]},

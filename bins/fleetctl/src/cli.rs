@@ -104,6 +104,9 @@ pub(crate) enum Command {
     /// Start, watch and cancel scans.
     #[command(subcommand)]
     Scan(Scan),
+    /// Repeat scans at set times.
+    #[command(subcommand)]
+    Schedule(Schedule),
     /// List, pair and bind devices of the inventory.
     #[command(subcommand)]
     Devices(Devices),
@@ -319,11 +322,93 @@ pub(crate) enum Scan {
         /// Id of the scan.
         scan: String,
     },
+    /// List the hosts that answered a scan and that no driver identified, each with the command that records it.
+    Hosts {
+        /// Id of the scan.
+        scan: String,
+    },
     /// Cancel a scan. The devices found so far are kept.
     Cancel {
         /// Id of the scan.
         scan: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Schedule {
+    /// Create a schedule.
+    Create(Scheduled),
+    /// Replace the scan and the times of a schedule.
+    Update {
+        /// Id or name of the schedule.
+        schedule: String,
+        #[command(flatten)]
+        new: Scheduled,
+    },
+    /// List the schedules by name.
+    List,
+    /// Show a schedule and its last runs.
+    Show {
+        /// Id or name of the schedule.
+        schedule: String,
+    },
+    /// Stop the runs of a schedule until it is resumed.
+    Pause {
+        /// Id or name of the schedule.
+        schedule: String,
+    },
+    /// Resume a paused schedule. Its runs act for you from now on.
+    Resume {
+        /// Id or name of the schedule.
+        schedule: String,
+    },
+    /// Start the scan of a schedule now and print its id. The next run stays.
+    Run {
+        /// Id or name of the schedule.
+        schedule: String,
+    },
+    /// Delete a schedule. Its scans are kept.
+    Delete {
+        /// Id or name of the schedule.
+        schedule: String,
+    },
+    /// Show the next runs of a timing without storing it.
+    Preview {
+        #[command(flatten)]
+        timing: Timing,
+        /// Number of runs, at most 50.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
+        count: u32,
+    },
+}
+
+/// A scan with its name and times.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Scheduled {
+    /// Name of the schedule, unique in the organization.
+    #[arg(long)]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) timing: Timing,
+    #[command(flatten)]
+    pub(crate) target: ScanTarget,
+}
+
+/// The times of a schedule.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Timing {
+    /// Five fields of cron ("30 2 * * mon-fri"), @hourly, @daily, @weekly, @monthly, @yearly, or "every 30m", "every 6h", "every 7d".
+    #[arg(long, value_name = "TIMES")]
+    pub(crate) when: String,
+    /// IANA name of the time zone, such as Europe/Berlin.
+    #[arg(long, default_value = "UTC", value_name = "ZONE")]
+    pub(crate) zone: String,
+    /// Delay each run by up to this time, in seconds, at most 3600.
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(0..=3600))]
+    pub(crate) jitter: i64,
+    /// Window without runs, such as "mon-fri 08:00-18:00" or "22:00-06:00"; repeatable.
+    #[arg(long = "blackout", value_name = "WINDOW")]
+    pub(crate) blackouts: Vec<String>,
 }
 
 /// The node and the targets of a scan.

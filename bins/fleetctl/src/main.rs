@@ -12,6 +12,7 @@ mod operators;
 mod output;
 mod pair;
 mod scans;
+mod schedules;
 mod server;
 mod times;
 mod watch;
@@ -72,6 +73,7 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         Command::Nodes(command) => nodes::run(&server, format, command).await,
         Command::Scan(command) => scans::run(&server, format, command).await,
+        Command::Schedule(command) => schedules::run(&server, format, command).await,
         Command::Devices(command) => devices::run(&server, format, command).await,
         Command::Direct(command) => direct::run(&server, format, command).await,
         Command::Audit(command) => audit::run(&server, format, command).await,

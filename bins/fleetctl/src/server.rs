@@ -9,7 +9,7 @@ use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
         AccountClient, AuditClient, DeviceClient, DevicePairingClient, DirectClient, KeyClient,
-        NodeClient, OperatorClient, ScanClient,
+        NodeClient, OperatorClient, ScanClient, ScheduleClient,
     },
     pairing::PairingClient,
 };
@@ -23,6 +23,7 @@ pub(crate) struct Server {
     pub(crate) nodes: NodeClient,
     pub(crate) admin: FleetNodeAdminClient,
     pub(crate) scans: ScanClient,
+    pub(crate) schedules: ScheduleClient,
     pub(crate) devices: DeviceClient,
     pub(crate) direct: DirectClient,
     pub(crate) own_network: PairingClient,
@@ -51,6 +52,7 @@ impl Server {
             nodes: NodeClient::new(channel.clone()),
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),
+            schedules: ScheduleClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
             direct: DirectClient::new(channel.clone()),
             own_network: PairingClient::new(channel.clone()),

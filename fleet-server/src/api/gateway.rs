@@ -5,8 +5,8 @@ use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use fleet_core::{
-    CommandId, DeviceReport, Fingerprint, PairRejectReason, PairResult, RawPairResult, SecretHash,
-    SecretKind, challenge, limits, registration_statement,
+    CommandId, DeviceReport, Fingerprint, HostReport, PairRejectReason, PairResult, RawPairResult,
+    SecretHash, SecretKind, challenge, limits, registration_statement,
 };
 use fleet_store::{
     Actor, Challenged, Halt, NewNode, NewPairResults, NewReport, NodeIdentity, OpenSessionError,
@@ -29,7 +29,7 @@ use super::Api;
 use crate::{
     audit::Attempt,
     auth::{call_permit, calling_address, calling_node},
-    convert::{printable, raw_report, timestamp},
+    convert::{printable, raw_host, raw_report, timestamp},
     failure::{self, Answered},
     public_keys::{bytes32, encryption_key, identity_key},
     stream,
@@ -187,6 +187,7 @@ impl FleetNodeGatewayService for Api {
                 Halt::Running
             }
         });
+        let _beating = call_permit(&context)?.beating().await;
         let served = self.app.store.heartbeat(node.node, halt, now).await;
         if !served.answered()? {
             return Err(RpcError::not_found(format!(
@@ -206,7 +207,6 @@ impl FleetNodeGatewayService for Api {
     ) -> Result<Reply<ReportDiscoveredDevicesResponse>, RpcError> {
         let (node, from) = calling_node(&context)?;
         let command = command_id(&request.command_id)?;
-        let _storing = call_permit(&context)?.storing().await;
         let recorded = self.record(node, from, command, &request).await;
         let subject = format!("command {command}");
         let answer = Attempt::by_node(node, from, "report.refuse", subject)
@@ -242,7 +242,6 @@ impl FleetNodeGatewayService for Api {
             rows: request.results.into_iter().map(pair_row).collect(),
             now: self.app.environment.now(),
         };
-        let _storing = call_permit(&context)?.storing().await;
         let recorded = self.app.store.record_pair_results(report).await;
         let subject = format!("command {command}");
         let answer = Attempt::by_node(node, from, "pairing.refuse", subject)
@@ -284,6 +283,10 @@ impl Api {
                 DeviceReport::parse(raw_report(device))
                     .map_err(|reason| (reason, printable(&device.ip_address, 64)))
             });
+            let hosts = request.hosts.iter().map(|host| {
+                HostReport::parse(raw_host(host))
+                    .map_err(|reason| (reason, printable(&host.ip_address, 64)))
+            });
             let report = NewReport {
                 node: node.node,
                 org: node.org,
@@ -291,6 +294,7 @@ impl Api {
                 command,
                 digest,
                 rows: rows.collect(),
+                hosts: hosts.collect(),
                 addresses: app.config.addresses,
                 now: app.environment.now(),
             };

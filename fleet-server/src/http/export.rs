@@ -21,7 +21,7 @@ use http_body_util::StreamBody;
 use serde_json::{Value, json};
 
 use super::response::{mark_known, respond};
-use crate::{app::App, auth, call_limits::CallerId, convert, failure};
+use crate::{app::App, auth, convert, failure};
 
 /// Rows of a page. A device takes about a kilobyte.
 const PAGE: u32 = 500;
@@ -151,9 +151,7 @@ async fn respond_with(
     mark_known(parts);
     let path = parts.uri.path();
     auth::permit(app, &operator, Permission::NodeRead, path, from).await?;
-    let permit = app
-        .call_limits
-        .acquire(CallerId::Operator(operator.operator))?;
+    let permit = auth::count_operator(app, &operator, true)?;
     if let Rows::Targets { names, .. } = &mut rows {
         let nodes = app.store.list_nodes(operator.org).await;
         let nodes = nodes.map_err(|error| failure::storage(&error))?;

@@ -24,6 +24,7 @@ mod pairing;
 mod replicas;
 mod requests;
 mod scans;
+mod schedules;
 mod stream;
 mod watching;
 mod web;

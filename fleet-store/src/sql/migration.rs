@@ -10,10 +10,20 @@ use sea_orm::{ConnectionTrait, DbBackend};
 use sea_orm_migration::prelude::*;
 
 /// All steps in order.
-const STEPS: [Step; 1] = [Step {
-    name: "m0001_first_schema",
-    sql: include_str!("migration/m0001_first_schema.sql"),
-}];
+const STEPS: [Step; 3] = [
+    Step {
+        name: "m0001_first_schema",
+        sql: include_str!("migration/m0001_first_schema.sql"),
+    },
+    Step {
+        name: "m0002_scan_hosts",
+        sql: include_str!("migration/m0002_scan_hosts.sql"),
+    },
+    Step {
+        name: "m0004_schedules",
+        sql: include_str!("migration/m0004_schedules.sql"),
+    },
+];
 
 /// One migration.
 #[derive(Clone, Copy)]

@@ -8,13 +8,13 @@ use fleet_discovery::{NoRoom, NodeLoad, OpenScan, PastScan, Scope, check_room};
 use super::{
     audit, codec, commands,
     entity::{chunk, node, operator, scan, scan_event, scan_request},
-    inserts,
+    hosts, inserts,
     locked::LockedScan,
     nodes,
 };
 use crate::{
-    CreateScanError, CreatedScan, EventPage, NewScan, Progress, Queueing, ScanHistory, ScanRow,
-    Scans, StoredEvent, sql::prelude::*,
+    CreateScanError, CreatedScan, EventPage, NewScan, Progress, Queueing, ScanHistory, ScanHost,
+    ScanRow, Scans, StoredEvent, sql::prelude::*,
 };
 
 #[async_trait]
@@ -35,43 +35,7 @@ impl Scans for SqlStore {
                     existing: true,
                 });
             }
-            let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
-                return refuse(CreateScanError::NodeNotFound(new.node));
-            };
-            if node.state.0 != NodeState::Confirmed {
-                return refuse(CreateScanError::NotConfirmed(new.node));
-            }
-            check_node(tx, &new).await?;
-            let (row, chunks) = rows(&new)?;
-            scan::Entity::insert(row).exec_without_returning(tx).await?;
-            // In a table of its own, because a request is big and is read only with one scan.
-            let request = scan_request::ActiveModel {
-                scan_id: Set(AsText(new.id)),
-                request: Set(codec::write_request(&new.request)?),
-            };
-            scan_request::Entity::insert(request)
-                .exec_without_returning(tx)
-                .await?;
-            let empty = chunks.is_empty();
-            inserts::all(tx, chunks).await?;
-            let subject = format!(
-                "scan {} on node {} ({} targets)",
-                new.id, new.node, new.plan.targets
-            );
-            audit::done(tx, new.org, &actor, "scan.start", subject, new.now).await?;
-            let Some(mut scan) = LockedScan::lock(tx, new.id).await? else {
-                return Err(DbErr::RecordNotFound("the scan that was just stored".into()).into());
-            };
-            scan.warn(new.plan.notes.iter().cloned(), new.now).await?;
-            // Every target is skipped, so no ack will ever end this scan.
-            if empty {
-                scan.conclude(new.now).await?;
-            }
-            let row = scan.save().await?;
-            Ok(CreatedScan {
-                scan: read_one(tx, row, new.now).await?,
-                existing: false,
-            })
+            insert(tx, &new, &actor, "").await
         })
     }
 
@@ -167,6 +131,24 @@ impl Scans for SqlStore {
             }))
         };
         page.await.during("read_events")
+    }
+
+    async fn scan_hosts(
+        &self,
+        org: OrgId,
+        scan: ScanId,
+        after: i64,
+        limit: u32,
+    ) -> Result<Option<Vec<ScanHost>>, StoreError> {
+        let page = async {
+            match of_org(self.reader(), org, scan).await? {
+                Some(_) => hosts::page(self.reader(), scan, after, limit)
+                    .await
+                    .map(Some),
+                None => Ok(None),
+            }
+        };
+        page.await.during("scan_hosts")
     }
 }
 
@@ -380,6 +362,52 @@ fn progress(row: &scan::Model, now: Timestamp) -> Result<Progress, DbErr> {
         total,
         phase: row.phase.clone(),
         elapsed: row.started_at.map_or(Duration::ZERO, |at| end.since(at.0)),
+    })
+}
+
+/// Stores a scan with its chunks and its audit record, whose subject ends with the `origin`.
+pub(crate) async fn insert(
+    tx: &DatabaseTransaction,
+    new: &NewScan,
+    actor: &Actor,
+    origin: &str,
+) -> Result<CreatedScan, Failure<CreateScanError>> {
+    let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
+        return refuse(CreateScanError::NodeNotFound(new.node));
+    };
+    if node.state.0 != NodeState::Confirmed {
+        return refuse(CreateScanError::NotConfirmed(new.node));
+    }
+    check_node(tx, new).await?;
+    let (row, chunks) = rows(new)?;
+    scan::Entity::insert(row).exec_without_returning(tx).await?;
+    // In a table of its own, because a request is big and is read only with one scan.
+    let request = scan_request::ActiveModel {
+        scan_id: Set(AsText(new.id)),
+        request: Set(codec::write_request(&new.request)?),
+    };
+    scan_request::Entity::insert(request)
+        .exec_without_returning(tx)
+        .await?;
+    let empty = chunks.is_empty();
+    inserts::all(tx, chunks).await?;
+    let subject = format!(
+        "scan {} on node {} ({} targets){origin}",
+        new.id, new.node, new.plan.targets
+    );
+    audit::done(tx, new.org, actor, "scan.start", subject, new.now).await?;
+    let Some(mut scan) = LockedScan::lock(tx, new.id).await? else {
+        return Err(DbErr::RecordNotFound("the scan that was just stored".into()).into());
+    };
+    scan.warn(new.plan.notes.iter().cloned(), new.now).await?;
+    // Every target is skipped, so no ack will ever end this scan.
+    if empty {
+        scan.conclude(new.now).await?;
+    }
+    let row = scan.save().await?;
+    Ok(CreatedScan {
+        scan: read_one(tx, row, new.now).await?,
+        existing: false,
     })
 }
 

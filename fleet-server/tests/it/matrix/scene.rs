@@ -8,8 +8,9 @@ use fleet_core::{Role, Secret, SecretKind};
 use fleet_wire::{
     admin::{CreateEnrollmentCodeRequest, PairDeviceToFleetNodeRequest, RevokeFleetNodeRequest},
     fleet::{
-        CancelEnrollmentCodeRequest, CreateKeyRequest, CreateOperatorRequest, KeyClient,
-        ListDevicesRequest, ListSessionsRequest, OperatorClient, StartPairingRequest,
+        CancelEnrollmentCodeRequest, CreateKeyRequest, CreateOperatorRequest,
+        CreateScheduleRequest, KeyClient, ListDevicesRequest, ListSessionsRequest, OperatorClient,
+        PauseScheduleRequest, ScheduleClient, ScheduleTiming, StartPairingRequest,
         UndoIdentityChangeRequest,
     },
     gateway::{AckCode, DiscoveredDeviceReport},
@@ -43,7 +44,7 @@ pub(super) struct Scene<'a> {
 
 /// Everything that a row can name. A procedure that takes something new adds its name here and makes it in
 /// [`Scene::make`].
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 26] = [
     "$awaitingCode",
     "$awaiting",
     "$bound",
@@ -61,10 +62,12 @@ const NAMES: [&str; 24] = [
     "$member",
     "$mine",
     "$pairing",
+    "$pausedSchedule",
     "$pubkey",
     "$queued",
     "$revoked",
     "$running",
+    "$schedule",
     "$session",
     "$token",
     "$undone",
@@ -402,6 +405,18 @@ impl<'a> Scene<'a> {
                 }
                 self.connected.push(link);
             }
+            "$schedule" | "$pausedSchedule" => {
+                let id = schedule(world, admin).await;
+                if name == "$pausedSchedule" {
+                    let pause = PauseScheduleRequest {
+                        schedule_id: id.clone(),
+                    };
+                    let schedules = ScheduleClient::new(world.channel());
+                    let paused = schedules.pause_schedule(&pause, admin.options()).await;
+                    paused.expect("is paused");
+                }
+                self.named.insert(name, id);
+            }
             "$change" | "$undone" => {
                 let change = renamed(world, admin).await;
                 if name == "$undone" {
@@ -417,6 +432,25 @@ impl<'a> Scene<'a> {
             _ => panic!("{name} is not made anywhere"),
         }
     }
+}
+
+/// A schedule of a new node; returns its id.
+async fn schedule(world: &World, admin: &Operator) -> String {
+    let node = Enrolled::new(world, admin).await;
+    let create = CreateScheduleRequest {
+        name: format!("schedule {}", unique()),
+        fleet_node_id: node.id.0,
+        request: Some(list(&["10.0.0.1"], &["80"])),
+        timing: Some(ScheduleTiming {
+            when: "@daily".to_owned(),
+            time_zone: "UTC".to_owned(),
+            ..ScheduleTiming::default()
+        }),
+    };
+    let schedules = ScheduleClient::new(world.channel());
+    let made = schedules.create_schedule(&create, admin.options()).await;
+    let made = made.expect("is made").schedule.expect("a schedule");
+    made.schedule_id
 }
 
 /// A device that was known by its endpoint and then reported its MAC; returns the id of that change.
