@@ -7,8 +7,8 @@ use fleet_core::outcome;
 use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
     CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DeleteDevicesError,
-    KeyError, MemberError, MoveNodeError, RegisterError, RenameNodeError, ReportError, RevokeError,
-    RunNowError, ScheduleError, StoreError, UnbindError, UndoError,
+    DifferenceError, KeyError, MemberError, MoveNodeError, RegisterError, RenameNodeError,
+    ReportError, RevokeError, RunNowError, ScheduleError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -103,6 +103,10 @@ refusals! {
         NotFound(_) => not_found NODE_NOT_FOUND;
         NotRevoked(_) => failed_precondition NODE_NOT_REVOKED;
         Replaced { .. } => failed_precondition NODE_ALREADY_REPLACED;
+    }
+    DifferenceError {
+        NotFound(_) => not_found SCAN_NOT_FOUND;
+        Itself(_) => invalid_argument SAME_SCAN;
     }
     UndoError {
         NotFound(_) => not_found IDENTITY_CHANGE_NOT_FOUND;

@@ -2,7 +2,8 @@
 
 mod assets;
 mod events;
-mod export;
+mod exports;
+mod lists;
 mod response;
 mod session;
 
@@ -51,15 +52,24 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
         (&Method::GET, ["api", "scans", scan, "events"]) => {
             events::stream(&app, from, &parts, scan).await
         }
-        (&Method::GET, ["api", "export", file]) => export::export(&app, from, &parts, file).await,
+        (&Method::GET, ["api", "export", file]) => lists::export(&app, from, &parts, file).await,
         (&Method::GET, ["api", "openapi.json"]) => Ok(respond(
             StatusCode::OK,
             "application/json",
             Body::from(fleet_wire::OPENAPI),
         )),
         (&Method::GET, ["api", "prometheus", "targets"]) => {
-            export::targets(&app, from, &parts).await
+            lists::targets(&app, from, &parts).await
         }
+        (
+            &Method::GET,
+            [
+                "api",
+                "scans",
+                scan,
+                file @ ("difference.csv" | "difference.json"),
+            ],
+        ) => exports::difference(&app, from, &parts, scan, file).await,
         (&Method::GET | &Method::HEAD, _) => assets::asset(&parts).ok_or_else(|| {
             RpcError::not_found(format!("nothing is served at {}", parts.uri.path()))
         }),

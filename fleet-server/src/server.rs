@@ -8,7 +8,7 @@ use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
         AccountServer, AuditServer, DevicePairingServer, DeviceServer, DirectServer, KeyServer,
-        NodeServer, OperatorServer, ScanServer, ScheduleServer,
+        NodeServer, OperatorServer, ResultServer, ScanServer, ScheduleServer,
     },
     gateway::FleetNodeGatewayServer,
     listener::ListenerCounts,
@@ -63,6 +63,7 @@ impl Server {
             .mount(PairingServer::from_arc(api.clone()))
             .mount(DirectServer::from_arc(api.clone()))
             .mount(ScanServer::from_arc(api.clone()))
+            .mount(ResultServer::from_arc(api.clone()))
             .mount(ScheduleServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
             .mount(DeviceServer::from_arc(api.clone()))

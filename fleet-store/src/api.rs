@@ -12,6 +12,7 @@ pub(crate) mod pairing;
 pub(crate) mod removal;
 pub(crate) mod replicas;
 pub(crate) mod reports;
+pub(crate) mod results;
 pub(crate) mod scans;
 pub(crate) mod schedules;
 pub(crate) mod sessions;

@@ -1,8 +1,8 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
 //! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
-//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Schedules`], [`Inventory`], [`Removal`], [`Pairing`],
-//! [`Direct`], [`Audit`] and [`Statistics`]. This crate
+//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`], [`Schedules`], [`Inventory`], [`Removal`],
+//! [`Pairing`], [`Direct`], [`Audit`] and [`Statistics`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
 //! decisions. Start with [`Reports::record_report`].
 
@@ -42,6 +42,9 @@ pub use api::{
     removal::{DeleteDevicesError, Removal},
     replicas::{Notification, Orders, Replicas},
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
+    results::{
+        Against, DifferenceError, RejectedReport, Results, ScanDifference, UnidentifiedHost,
+    },
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
         EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanHost,
@@ -73,6 +76,7 @@ pub trait Store:
     + Schedules
     + Reports
     + Completion
+    + Results
     + Inventory
     + Removal
     + Bindings

@@ -39,6 +39,7 @@ mod refused;
 mod removal;
 mod replicas;
 mod report;
+mod results;
 mod scans;
 mod schedules;
 mod schema;

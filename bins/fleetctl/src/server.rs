@@ -9,7 +9,7 @@ use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
         AccountClient, AuditClient, DeviceClient, DevicePairingClient, DirectClient, KeyClient,
-        NodeClient, OperatorClient, ScanClient, ScheduleClient,
+        NodeClient, OperatorClient, ResultClient, ScanClient, ScheduleClient,
     },
     pairing::PairingClient,
 };
@@ -23,6 +23,7 @@ pub(crate) struct Server {
     pub(crate) nodes: NodeClient,
     pub(crate) admin: FleetNodeAdminClient,
     pub(crate) scans: ScanClient,
+    pub(crate) results: ResultClient,
     pub(crate) schedules: ScheduleClient,
     pub(crate) devices: DeviceClient,
     pub(crate) direct: DirectClient,
@@ -52,6 +53,7 @@ impl Server {
             nodes: NodeClient::new(channel.clone()),
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),
+            results: ResultClient::new(channel.clone()),
             schedules: ScheduleClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
             direct: DirectClient::new(channel.clone()),

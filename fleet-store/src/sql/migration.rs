@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, DbBackend};
 use sea_orm_migration::prelude::*;
 
 /// All steps in order.
-const STEPS: [Step; 3] = [
+const STEPS: [Step; 4] = [
     Step {
         name: "m0001_first_schema",
         sql: include_str!("migration/m0001_first_schema.sql"),
@@ -18,6 +18,10 @@ const STEPS: [Step; 3] = [
     Step {
         name: "m0002_scan_hosts",
         sql: include_str!("migration/m0002_scan_hosts.sql"),
+    },
+    Step {
+        name: "m0003_scan_results",
+        sql: include_str!("migration/m0003_scan_results.sql"),
     },
     Step {
         name: "m0004_schedules",

@@ -1,6 +1,6 @@
 //! Exports: all devices or scans of an organization as CSV, JSON or NDJSON, and the devices as targets for Prometheus.
 //! Rows are read page by page while the caller reads, so that an export takes the memory of one page. Start with
-//! [`export`].
+//! [`export`]. Exports of differences are in `exports.rs`.
 
 mod encoder;
 
