@@ -8,7 +8,8 @@ use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
     CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DeleteDevicesError,
     DifferenceError, KeyError, MemberError, MoveNodeError, RegisterError, RenameNodeError,
-    ReportError, RevokeError, RunNowError, ScheduleError, StoreError, UnbindError, UndoError,
+    ReportError, RevokeError, RunNowError, ScheduleError, SiteError, StoreError, UnbindError,
+    UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -139,6 +140,14 @@ refusals! {
     MoveNodeError {
         NotFound(_) => not_found NODE_NOT_FOUND;
         NoSite(_) => not_found SITE_NOT_FOUND;
+    }
+    SiteError {
+        NotFound(_) => not_found SITE_NOT_FOUND;
+        NameTaken { .. } => failed_precondition SITE_NAME_TAKEN;
+        NotEmpty { .. } => failed_precondition SITE_NOT_EMPTY;
+        TooMany { .. } => failed_precondition TOO_MANY_EXCLUDES;
+        Excluded { .. } => failed_precondition ALREADY_EXCLUDED;
+        NoExclude(_) => not_found EXCLUDE_NOT_FOUND;
     }
     CreateScanError {
         NodeNotFound(_) => not_found NODE_NOT_FOUND;

@@ -106,6 +106,18 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         ],
     ),
     (
+        "fleet.v1.SiteService",
+        &[
+            ("ListSites", Operator(NodeRead)),
+            ("CreateSite", Operator(OrgAdmin)),
+            ("RenameSite", Operator(OrgAdmin)),
+            ("DeleteSite", Operator(OrgAdmin)),
+            ("ExcludeTargets", Operator(OrgAdmin)),
+            ("RemoveExclude", Operator(OrgAdmin)),
+            ("SetBlackouts", Operator(OrgAdmin)),
+        ],
+    ),
+    (
         "fleet.v1.DeviceService",
         &[
             ("ListDevices", Operator(NodeRead)),

@@ -16,5 +16,6 @@ pub(crate) mod results;
 pub(crate) mod scans;
 pub(crate) mod schedules;
 pub(crate) mod sessions;
+pub(crate) mod sites;
 pub(crate) mod statistics;
 pub(crate) mod streams;

@@ -44,6 +44,7 @@ mod scans;
 mod schedules;
 mod schema;
 mod sessions;
+mod sites;
 mod statistics;
 mod streams;
 mod transaction;

@@ -103,6 +103,9 @@ pub(crate) enum Command {
     /// Manage nodes and their enrollment.
     #[command(subcommand)]
     Nodes(Nodes),
+    /// Manage sites: their nodes, excluded targets and blackouts.
+    #[command(subcommand)]
+    Sites(Sites),
     /// Start, watch and cancel scans.
     #[command(subcommand)]
     Scan(Scan),
@@ -297,6 +300,68 @@ pub(crate) enum Nodes {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Sites {
+    /// List the sites.
+    List,
+    /// Show a site and the targets that it excludes.
+    Show {
+        /// Id or name of the site.
+        site: String,
+    },
+    /// Create a site without nodes. Needs org:admin.
+    Create {
+        /// Name of the site.
+        name: String,
+    },
+    /// Rename a site. Needs org:admin.
+    Rename {
+        /// Id or name of the site.
+        site: String,
+        /// New name.
+        name: String,
+    },
+    /// Delete a site without nodes. Needs org:admin.
+    Delete {
+        /// Id or name of the site.
+        site: String,
+    },
+    /// Move a node to a site. Needs org:admin.
+    AddNode {
+        /// Id or name of the site.
+        site: String,
+        /// Id or name of the node.
+        node: String,
+    },
+    /// Exclude targets from every later scan of the site's nodes. Needs org:admin.
+    Exclude {
+        /// Id or name of the site.
+        site: String,
+        /// Addresses, networks or ranges.
+        #[arg(required = true, value_name = "TARGET")]
+        targets: Vec<String>,
+        /// Why the targets are excluded. Plans and summaries show it.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Remove an exclude. Needs org:admin.
+    RemoveExclude {
+        /// Id of the exclude in the output of `sites show`.
+        id: i64,
+    },
+    /// Replace the blackouts of a site, in which its nodes run no scan. Needs org:admin.
+    Blackouts {
+        /// Id or name of the site.
+        site: String,
+        /// Windows such as `08:00-18:00` or `mon-fri 22:00-06:00`. Without one, the site has no blackouts.
+        #[arg(value_name = "WINDOW")]
+        windows: Vec<String>,
+        /// Time zone of the windows, as an IANA name.
+        #[arg(long, value_name = "ZONE", default_value = "UTC")]
+        time_zone: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Scan {
     /// Start a scan and watch it.
     Start(Start),
@@ -466,9 +531,12 @@ pub(crate) struct Start {
     /// Maximum time that the scan waits for its node, in seconds [default: 24 h].
     #[arg(long, value_name = "SECONDS")]
     pub(crate) queue_for: Option<i64>,
-    /// Queue the scan behind interactive scans.
+    /// Queue the scan behind interactive scans. In a blackout of the site, the scan waits.
     #[arg(long)]
     pub(crate) scheduled: bool,
+    /// Start the scan in spite of a blackout of the site. Needs org:admin and is recorded in the audit trail.
+    #[arg(long)]
+    pub(crate) override_blackout: bool,
     /// Print the scan and exit without watching it.
     #[arg(long)]
     pub(crate) no_watch: bool,

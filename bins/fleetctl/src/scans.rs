@@ -123,6 +123,7 @@ async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Fail
             ScanPriority::Interactive
         }
         .into(),
+        override_blackout: start.override_blackout,
     };
     let scan = server
         .scans

@@ -9,7 +9,7 @@ use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
         AccountClient, AuditClient, DeviceClient, DevicePairingClient, DirectClient, KeyClient,
-        NodeClient, OperatorClient, ResultClient, ScanClient, ScheduleClient,
+        NodeClient, OperatorClient, ResultClient, ScanClient, ScheduleClient, SiteClient,
     },
     pairing::PairingClient,
 };
@@ -21,6 +21,7 @@ use crate::{cli::Cli, failure::Failure};
 pub(crate) struct Server {
     key: Secret,
     pub(crate) nodes: NodeClient,
+    pub(crate) sites: SiteClient,
     pub(crate) admin: FleetNodeAdminClient,
     pub(crate) scans: ScanClient,
     pub(crate) results: ResultClient,
@@ -51,6 +52,7 @@ impl Server {
         Ok(Self {
             key,
             nodes: NodeClient::new(channel.clone()),
+            sites: SiteClient::new(channel.clone()),
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),
             results: ResultClient::new(channel.clone()),

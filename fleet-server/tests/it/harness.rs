@@ -26,7 +26,7 @@ use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig},
     fleet::{
         AccountClient, DeviceClient, DevicePairingClient, DirectClient, NodeClient, ResultClient,
-        ScanClient,
+        ScanClient, SiteClient,
     },
     gateway::FleetNodeGatewayClient,
     listener::{self, Drained, ListenerConfig},
@@ -395,6 +395,10 @@ impl Operator {
 
     pub(crate) fn nodes(&self) -> NodeClient {
         NodeClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn sites(&self) -> SiteClient {
+        SiteClient::new(self.channel.clone())
     }
 
     pub(crate) fn devices(&self) -> DeviceClient {

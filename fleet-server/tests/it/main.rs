@@ -26,6 +26,7 @@ mod requests;
 mod results;
 mod scans;
 mod schedules;
+mod site_rules;
 mod stream;
 mod watching;
 mod web;

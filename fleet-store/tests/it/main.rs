@@ -30,6 +30,7 @@ mod results;
 mod schedules;
 mod schema;
 mod sessions;
+mod site_rules;
 mod sites;
 mod streams;
 mod throughput;
