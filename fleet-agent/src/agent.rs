@@ -5,6 +5,7 @@
 mod ack;
 mod calls;
 mod command;
+mod counts;
 mod pairing;
 mod report;
 mod route;
@@ -17,6 +18,7 @@ mod work;
 use std::{sync::Arc, time::Duration};
 
 pub(crate) use command::denied_ports_note;
+pub use counts::AgentCounts;
 use fleet_core::{NodeId, limits};
 use fleet_discovery::SubnetChoice;
 use fleet_registry::link::StopReason;
@@ -88,6 +90,8 @@ pub struct AgentStatus {
     pub problem: Option<String>,
     /// The networks of this machine, and which of them are the local subnets. Empty before the first stream.
     pub subnets: Vec<SubnetChoice>,
+    /// What the agent has done since it started.
+    pub counts: AgentCounts,
 }
 
 /// Why an agent cannot be created.

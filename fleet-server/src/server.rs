@@ -12,6 +12,7 @@ use fleet_wire::{
         ScheduleServer, SiteServer,
     },
     gateway::FleetNodeGatewayServer,
+    listener::ListenerCounts,
     pairing::PairingServer,
     server::{Body, Health, HttpService, Services},
 };
@@ -20,7 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
     api::Api, app::App, auth::Gate, config::ServerConfig, dispatch, environment::Environment, http,
-    orders, readiness, replicas, schedules, seal, sweep,
+    metrics, orders, readiness, replicas, schedules, seal, sweep,
 };
 
 /// How long messages of nodes are still received after the goodbye, so that their last results are stored.
@@ -99,6 +100,12 @@ impl Server {
     /// The service that answers every request; cheap to clone.
     pub fn service(&self) -> HttpService {
         self.service.clone()
+    }
+
+    /// The service that answers `GET /metrics`, for a listener of its own: it needs no credential. `connections` are the
+    /// counters of the listener that serves [`Server::service`].
+    pub fn metrics(&self, connections: Arc<ListenerCounts>) -> HttpService {
+        metrics::service(self.app.clone(), connections)
     }
 
     /// Shuts down in order: nothing new is admitted or dispatched, nodes get their times to reconnect, watches end, the

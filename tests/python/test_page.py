@@ -17,7 +17,7 @@ SCAN = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad4f"
 OTHER = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad50"
 WIDTHS = [1440, 390, 320]
 CHANGES = f"#/scans/{SCAN}/changes/moved"
-VIEWS = ["#/scans", "#/scans/new", f"#/scans/{SCAN}", CHANGES, "#/devices", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/audit", "#/account"]
+VIEWS = ["#/scans", "#/scans/new", f"#/scans/{SCAN}", CHANGES, "#/devices", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/audit", "#/people", "#/account"]
 HOSTILE = "\u202eevil <img src=x onerror='window.hacked=1'> `code` ‮‭"
 """Right-to-left overrides, markup and backticks."""
 LONG_ADDRESS = "fd12:3456:789a:bcde:1234:5678:9abc:def0"
@@ -257,7 +257,7 @@ def test_every_view_recovers_after_an_outage(server, page, view):
     server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "1", "name": "nightly"}]}
     content = {
         "#/scans": "10.2.0.0/22", "#/scans/new": "barn-2", f"#/scans/{SCAN}": "10.2.0.0/22", CHANGES: "10.2.0.0/22", "#/devices": "Antminer S19", "#/nodes": "barn-2",
-        "#/nodes/enroll": "Create code", "#/nodes/8/confirm": "requests enrollment", "#/audit": "scan.start", "#/account": "nightly",
+        "#/nodes/enroll": "Create code", "#/nodes/8/confirm": "requests enrollment", "#/audit": "scan.start", "#/people": "nightly", "#/account": "nightly",
     }[view]
     page.open("#/account" if view != "#/account" else "#/scans")
     page.find("#sign-out")
@@ -327,6 +327,100 @@ def pairing_replies(server) -> None:
     server.replies["DeviceSearchService/SearchDevices"] = {"devices": devices}
     server.replies["DeviceService/ListDevices"] = {"devices": devices}
     server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, name="barn-3")]}
+
+
+def operator(number: int, email: str, role: str) -> dict:
+    return {"operatorId": str(number), "email": email, "role": role, "createdAt": ago(9_000), "hasPassword": True, "keys": 1}
+
+
+def sent(server, procedure: str) -> list[dict]:
+    return [request for name, request in server.requests if name == procedure]
+
+
+def test_an_administrator_manages_operators_keys_and_sessions(server, page):
+    people = [operator(1, "ops@example.org", "admin"), operator(2, "carl@example.org", "viewer")]
+    server.replies["OperatorService/ListOperators"] = lambda _request: {"operators": people}
+    server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "4", "name": "nightly", "email": "carl@example.org", "operatorId": "2"}]}
+    sessions = [{"sessionId": "1", "email": "ops@example.org", "createdAt": ago(5), "current": True}, {"sessionId": "2", "email": "carl@example.org", "createdAt": ago(50), "fromAddress": "10.9.0.4"}]
+    server.replies["AccountService/ListSessions"] = {"sessions": sessions}
+    page.open("#/people")
+    page.shows("ops@example.org", "carl@example.org", "nightly", "10.9.0.4")
+    assert sent(server, "KeyService/ListKeys")[-1] == {"allOperators": True}
+    assert sent(server, "AccountService/ListSessions")[-1] == {"allOperators": True}
+    assert len(page.browser.find_elements("css selector", "[data-session] button")) == 1, "this browser signs out at the top"
+    assert not page.browser.find_elements("css selector", "[data-email='ops@example.org'] .button-quiet-danger"), "nobody removes themselves"
+
+    loaded = lambda: len(sent(server, "OperatorService/ListOperators"))
+    def after_loading(count: int) -> None:
+        page.until("the lists", lambda: loaded() > count)
+        page.script("return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def create(request):
+        people.append(operator(3, request["email"], request["role"]))
+        return {"operatorId": "3", "oneTimePassword": "otp-abc-123", "expiresAt": ago(-86_400)}
+    server.replies["OperatorService/CreateOperator"] = create
+    page.type("#operator-email", "dora@example.org")
+    page.find("#operator-role option[value=operator]").click()
+    page.click("#create-operator")
+    page.shows("otp-abc-123", "shown only once")
+    page.find("[data-email='dora@example.org']")
+    assert sent(server, "OperatorService/CreateOperator") == [{"email": "dora@example.org", "role": "operator"}]
+
+    role = "[data-email='carl@example.org'] select"
+    page.find(f"{role} option[value=admin]").click()
+    page.find("dialog")
+    page.script("document.querySelector('dialog button[value=no]').click()")
+    page.until("the old role", lambda: page.script(f"return document.querySelector(\"{role}\").value") == "viewer")
+    assert sent(server, "OperatorService/SetOperatorRole") == []
+    server.replies["OperatorService/SetOperatorRole"] = {}
+    page.find(f"{role} option[value=admin]").click()
+    before = loaded()
+    page.click("#dialog-action")
+    after_loading(before)
+    assert sent(server, "OperatorService/SetOperatorRole") == [{"operatorId": "2", "role": "admin"}]
+
+    for button, procedure, request in [
+        ("[data-email='carl@example.org'] .button-quiet-danger", "OperatorService/RemoveOperator", {"operatorId": "2"}),
+        ("#people-keys .button-quiet-danger", "KeyService/RevokeKey", {"keyId": "4"}),
+    ]:
+        server.replies[procedure] = {}
+        page.click(button)
+        before = loaded()
+        page.click("#dialog-action")
+        after_loading(before)
+        assert sent(server, procedure) == [request]
+    server.replies["AccountService/EndSession"] = {}
+    page.click("[data-session='2'] button")
+    page.until("the call", lambda: sent(server, "AccountService/EndSession") == [{"sessionId": "2"}])
+
+
+def test_a_refused_role_is_shown_and_taken_back(server, page):
+    server.replies["OperatorService/ListOperators"] = {"operators": [operator(1, "ops@example.org", "admin")]}
+
+    def refuse(_request):
+        raise Refused(400, "failed_precondition", "operator 1 is the last administrator of this organization")
+    server.replies["OperatorService/SetOperatorRole"] = refuse
+    page.open("#/people")
+    page.find("[data-email='ops@example.org'] select option[value=viewer]").click()
+    page.click("#dialog-action")
+    page.shows("Operator 1 is the last administrator of this organization.")
+    page.until("the old role", lambda: page.script("return document.querySelector('.person select').value") == "admin")
+
+
+def test_a_node_is_renamed_in_a_dialog(server, page):
+    page.open("#/nodes")
+    page.shows("barn-2")
+    server.replies["NodeService/RenameNode"] = {}
+    rename = "button[aria-label^='Rename']"
+    page.click(rename)
+    field = page.find("dialog input")
+    assert field.get_attribute("value") == "barn-2"
+    field.clear()
+    page.click("#dialog-action")
+    assert page.browser.find_elements("css selector", "dialog"), "an empty name is not sent"
+    field.send_keys("north barn\n")
+    page.until("the call", lambda: sent(server, "NodeService/RenameNode") == [{"fleetNodeId": "7", "name": "north barn"}])
+    page.until("the focus", lambda: page.focused().startswith("Rename"))
 
 
 def test_unpair_is_offered_only_for_bound_devices(server, page):
@@ -416,7 +510,8 @@ def full(server) -> None:
         "AuditService/ListAudit": {"records": [{"seq": str(number), "at": ago(5), "actorName": "a.long.address@mail.example.org", "fromAddress": LONG_ADDRESS, "action": "operator.call", "subject": "fleet.v1.OperatorService/ListOperators", "refusal": "this needs the permission org:admin"} for number in range(1, 4)], "nextBefore": "1"},
         "AuditService/GetAuditHead": {"seq": "3", "hash": "qrvM3aq7zN2qu8zdqrvM3aq7zN2qu8zdqrvM3aq7zN0="},
         "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": "x" * 64, "lastUsedAt": ago(50)}]},
-        "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "userAgent": "Mozilla/5.0 " * 5}]},
+        "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "userAgent": "Mozilla/5.0 " * 5, "email": "o" * 60 + "@example.org"}]},
+        "OperatorService/ListOperators": {"operators": [operator(1, "o" * 60 + "@example.org", "admin"), operator(2, "carl@example.org", "viewer")]},
         "ResultService/GetScanDifference": difference(changed("moved", ip=LONG_ADDRESS, changed=["address", "firmware"], before=long, after=long), new=1_234, missing=99, unchanged=65_536, undecided=3),
     }
     server.events = {}

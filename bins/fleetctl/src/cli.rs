@@ -127,7 +127,7 @@ pub(crate) enum Command {
     /// Manage the operators of the organization; needs org:admin.
     #[command(subcommand)]
     Operators(Operators),
-    /// List and end your browser sessions.
+    /// List and end browser sessions.
     #[command(subcommand)]
     Sessions(Sessions),
     /// Change your password. Without a terminal, standard input holds the current and the new password, one per line.
@@ -219,8 +219,12 @@ pub(crate) enum Operators {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Sessions {
     /// List your browser sessions.
-    List,
-    /// End one of your browser sessions.
+    List {
+        /// List the sessions of all operators of the organization; needs org:admin.
+        #[arg(long)]
+        all: bool,
+    },
+    /// End one of your browser sessions; with org:admin, a session of any operator.
     End {
         /// Id of the session.
         session: i64,
@@ -261,6 +265,13 @@ pub(crate) enum Nodes {
         /// Fingerprint that the node shows. Without it, you are asked to compare the fingerprints.
         #[arg(long, value_name = "HEX")]
         fingerprint: Option<String>,
+    },
+    /// Change the name under which operators see a node. The node's own logs keep the old name.
+    Rename {
+        /// Id or name of the node.
+        node: String,
+        /// New name, unique among the nodes.
+        name: String,
     },
     /// Put two nodes on one site. Needs org:admin.
     ///
@@ -587,6 +598,18 @@ pub(crate) enum Devices {
     Show {
         /// Id of the device, or a current or former identifier.
         device: String,
+    },
+    /// Delete devices from the inventory, all or none, and unpair them. A later scan that finds one creates a new record.
+    Delete {
+        /// Ids of the devices, at most 256.
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<i64>,
+        /// The reason, which the audit trail keeps.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Skip the confirmation.
+        #[arg(long)]
+        yes: bool,
     },
     /// Undo a merge of two devices. Later reports do not merge them again.
     Undo {

@@ -5,12 +5,14 @@ use std::io::{self, Write};
 use fleet_wire::{
     admin::{PairDeviceToFleetNodeRequest, UnpairDeviceRequest},
     fleet::{
-        Device, DeviceAlias, GetDeviceRequest, ListDevicesRequest, ListRefusedDevicesRequest,
-        RefusedDevice, UndoIdentityChangeRequest, WhoAmIRequest, WhoAmIResponse,
+        DeleteDevicesRequest, Device, DeviceAlias, GetDeviceRequest, ListDevicesRequest,
+        ListRefusedDevicesRequest, RefusedDevice, UndoIdentityChangeRequest, WhoAmIRequest,
+        WhoAmIResponse,
     },
 };
 
 use crate::{
+    ask::agreed,
     cli::{Devices, Format},
     failure::Failure,
     nodes,
@@ -27,6 +29,24 @@ pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Re
             search::run(server, format, node, search).await?
         }
         Devices::Show { device } => show(server, format, &device).await?,
+        Devices::Delete {
+            devices,
+            reason,
+            yes,
+        } => {
+            if !yes {
+                let question = format!("Delete {} devices from the inventory?", devices.len());
+                agreed(&question, "use --yes")?;
+            }
+            let request = DeleteDevicesRequest {
+                device_ids: devices,
+                reason,
+            };
+            server
+                .devices
+                .delete_devices(&request, server.call()?)
+                .await?;
+        }
         Devices::Undo { change } => {
             let request = UndoIdentityChangeRequest {
                 identity_change_id: change,

@@ -209,6 +209,10 @@ pub(crate) struct RunArgs {
     /// Never try a plugin's default logins; by default, pairing without a password tries them.
     #[arg(long, env = "FLEETNODE_NO_DEFAULT_LOGINS")]
     pub(crate) no_default_logins: bool,
+    /// Serve metrics for Prometheus at /metrics of this port, on loopback unless an address is given; needs no credential
+    /// [default: off]
+    #[arg(long, env = "FLEETNODE_METRICS_LISTEN", value_name = "[ADDRESS:]PORT", value_parser = fleet_wire::metrics::address)]
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Not supported; upstream's flag for the interval of heartbeats.
     #[arg(long, hide = true, value_name = "DURATION")]
     pub(crate) heartbeat_interval: Option<String>,

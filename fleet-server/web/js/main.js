@@ -2,7 +2,8 @@
 //
 // The hash contains only a view and an id: `#/scans`, `#/scans/new`, `#/scans/<scan>`,
 // `#/scans/<scan>/changes/<group>/<other scan>`, `#/devices?search=…`, `#/nodes`,
-// `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/account`. It never contains keys, codes or passwords.
+// `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/people`, `#/account`. It never contains keys, codes or
+// passwords.
 
 import { banner, currentOperator, frame, may, onSignedOut, setSession, title } from "./app.js";
 import { auditView } from "./audit.js";
@@ -15,6 +16,7 @@ import { devicesView } from "./devices.js";
 import { confirmView, enrollView } from "./enroll.js";
 import { newScanView } from "./newscan.js";
 import { nodesView } from "./nodes.js";
+import { peopleView } from "./people.js";
 import { scanView } from "./scan.js";
 import { scansView } from "./scans.js";
 import { signInView } from "./signin.js";
@@ -30,6 +32,7 @@ const ROUTES = [
   [/^\/nodes\/enroll$/, "nodes", enrollView],
   [/^\/nodes\/(\d{1,19})\/confirm$/, "nodes", confirmView],
   [/^\/audit$/, "audit", auditView],
+  [/^\/people$/, "people", peopleView],
   [/^\/account$/, "account", accountView],
 ];
 

@@ -265,6 +265,7 @@ impl Shell {
             },
         );
         tracing::info!(%command, code = ack.code, reason = ack.error_message, accepted = tally.accepted, rejected = tally.rejected, dropped = tally.dropped, "a command ended");
+        self.counts.ended(ack.code, &ack.outcomes, tally);
         self.acks.insert(command.clone(), ack);
         self.link.finished(now(), &command);
     }
