@@ -53,6 +53,8 @@ pub struct AgentOptions {
     pub command_targets: u32,
     /// The site's kill switch: while it holds a reason, every scan and pairing stops and new ones are refused.
     pub halt: watch::Receiver<Option<String>>,
+    /// Whether scans may listen at the ports of IP report buttons.
+    pub listen_announcements: bool,
     /// Time limit for uploading results during the shutdown.
     pub drain: Duration,
 }
@@ -67,6 +69,7 @@ impl Default for AgentOptions {
             local_subnets: None,
             command_targets: u32::try_from(limits::COMMAND_TARGETS).unwrap_or(u32::MAX),
             halt: watch::channel(None).1,
+            listen_announcements: false,
             drain: Duration::from_secs(10),
         }
     }

@@ -504,6 +504,16 @@ def test_the_warnings_scroll_by_keyboard(server, page):
     page.until("a scrolled list", lambda: page.script("return document.querySelector('.warning-list').scrollTop") > 0)
 
 
+def test_unidentified_hosts_are_listed_with_the_command_that_records_them(server, page):
+    page.open(f"#/scans/{SCAN}")
+    host = {"type": "host", "ip": "10.2.0.9", "mac": "", "vendor": "", "host_name": "", "open_ports": [80], "reply_port": 80, "reply": HOSTILE, "requests": ["GET /"], "record_command": "fleetnode identify 10.2.0.9 --port 80 --record 10-2-0-9.txt", "elapsed_ms": 5}
+    server.send(SCAN, {**host, "seq": 1}, {**host, "seq": 2, "ip": "10.2.0.10", "reply": ""})
+    page.shows("2 unidentified hosts")
+    page.script("document.querySelectorAll('.hosts details').forEach((one) => { one.open = true; })")
+    page.shows("fleetnode identify 10.2.0.9 --port 80 --record 10-2-0-9.txt")
+    assert page.script("return document.querySelectorAll('.hosts script, .hosts img').length") == 0
+
+
 def full(server) -> None:
     """Sets replies that fill every view with long texts."""
     long = {"ip": LONG_ADDRESS, "port": 65535, "model": "Antminer S21+ Hyd. " * 3, "firmware": "LuxOS-2026.3.30.174759-b99dff377-" * 2}

@@ -505,17 +505,20 @@ pub(crate) struct Targets {
     /// Treat a single TARGET as an entry of a list instead of a target expression.
     #[arg(long)]
     pub(crate) list: bool,
-    /// Targets: addresses, host names, networks (10.0.0.0/24), ranges (10.0.0.1-50, 10.0.0.1..10.0.3.254, 10.0.0-3.*), or fleetnode-local-subnet. Exclude with !10.0.0.9.
-    #[arg(required_unless_present = "mdns", value_name = "TARGET")]
+    /// Targets: addresses, host names, networks (10.0.0.0/24), ranges (10.0.0.1-50, 10.0.0.1..10.0.3.254, 10.0.0-3.*), or fleetnode-local-subnet. @FILE and - (standard input) stand for the targets in them. Exclude with !10.0.0.9.
+    #[arg(required_unless_present = "listening", value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
     /// Scan the hosts in the node's local subnets that announce this mDNS service [default: _http._tcp]. The drivers choose the ports.
-    #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["targets", "list", "ports"])]
+    #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["targets", "list", "ports"], group = "listening")]
     pub(crate) mdns: Option<String>,
-    /// Time to listen for mDNS announcements, in seconds, 1 to 60 [default: 5].
+    /// Scan the devices whose IP report button is pressed, and print them in that order. The node must run with --listen-announcements.
+    #[arg(long, conflicts_with_all = ["targets", "list", "ports"], group = "listening")]
+    pub(crate) announcements: bool,
+    /// Time to listen, in seconds: for mDNS 1 to 60 [default: 5], for IP report buttons 1 to 540 [default: 300].
     #[arg(
         long,
         value_name = "SECONDS",
-        requires = "mdns",
+        requires = "listening",
         conflicts_with = "targets"
     )]
     pub(crate) listen: Option<i32>,

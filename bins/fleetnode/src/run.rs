@@ -44,6 +44,7 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
     let mut options = AgentOptions {
         command_targets: args.max_targets,
         halt: halt::watch(state_dir),
+        listen_announcements: args.listen_announcements,
         ..options::agent(args.site, args.engine)?
     };
     if let Some(value) = args.heartbeat_interval {

@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// The extensions that this node supports.
-const CAPABILITIES: [Capability; 8] = [
+const CAPABILITIES: [Capability; 9] = [
     Capability::Progress,
     Capability::Cancel,
     Capability::Goodbye,
@@ -46,6 +46,8 @@ const CAPABILITIES: [Capability; 8] = [
     Capability::Mdns,
     Capability::BigCommands,
     Capability::Hosts,
+    // Only with the option of the administrator of the site.
+    Capability::Announcements,
 ];
 /// Most queued stream events.
 const EVENTS: usize = 64;

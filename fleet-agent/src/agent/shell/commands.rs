@@ -56,6 +56,7 @@ impl Shell {
             default_ports: &self.default_ports,
             denied_default_ports: &denied_default_ports,
             upstream_server: self.server.is_empty(),
+            announcements: self.agent.options.listen_announcements,
         };
         let job = self.halted().map_or_else(|| reader.read(payload), Err);
         match job {
