@@ -106,6 +106,13 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         ],
     ),
     (
+        "fleet.v1.DeviceSearchService",
+        &[
+            ("SearchDevices", Operator(NodeRead)),
+            ("GetDeviceFacets", Operator(NodeRead)),
+        ],
+    ),
+    (
         "fleet.v1.SiteService",
         &[
             ("ListSites", Operator(NodeRead)),

@@ -7,8 +7,9 @@ use fleet_store::Store;
 use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
-        AccountServer, AuditServer, DevicePairingServer, DeviceServer, DirectServer, KeyServer,
-        NodeServer, OperatorServer, ResultServer, ScanServer, ScheduleServer, SiteServer,
+        AccountServer, AuditServer, DevicePairingServer, DeviceSearchServer, DeviceServer,
+        DirectServer, KeyServer, NodeServer, OperatorServer, ResultServer, ScanServer,
+        ScheduleServer, SiteServer,
     },
     gateway::FleetNodeGatewayServer,
     listener::ListenerCounts,
@@ -66,6 +67,7 @@ impl Server {
             .mount(ResultServer::from_arc(api.clone()))
             .mount(ScheduleServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
+            .mount(DeviceSearchServer::from_arc(api.clone()))
             .mount(SiteServer::from_arc(api.clone()))
             .mount(DeviceServer::from_arc(api.clone()))
             .mount(AuditServer::from_arc(api.clone()))

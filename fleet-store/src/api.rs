@@ -15,6 +15,7 @@ pub(crate) mod reports;
 pub(crate) mod results;
 pub(crate) mod scans;
 pub(crate) mod schedules;
+pub(crate) mod search;
 pub(crate) mod sessions;
 pub(crate) mod sites;
 pub(crate) mod statistics;

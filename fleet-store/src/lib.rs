@@ -1,7 +1,7 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
 //! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`], [`Sites`],
-//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`], [`Schedules`], [`Inventory`], [`Removal`],
+//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`], [`Schedules`], [`Inventory`], [`DeviceSearch`], [`Removal`],
 //! [`Pairing`], [`Direct`], [`Audit`] and [`Statistics`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
 //! decisions. Start with [`Reports::record_report`].
@@ -54,6 +54,7 @@ pub use api::{
         NewSchedule, RUNS_KEPT, RunNowError, SCHEDULES_OF_AN_ORG, ScheduleChange, ScheduleError,
         ScheduleRow, ScheduleRunRow, ScheduledScan, Schedules, Settled, SettledRun,
     },
+    search::{DeviceFacets, DeviceOrder, DevicePage, DevicePosition, DeviceQuery, DeviceSearch},
     sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
     sites::{NewBlackouts, SiteError, SiteExclude, SiteRow, Sites},
     statistics::{Statistics, Totals},
@@ -80,6 +81,7 @@ pub trait Store:
     + Completion
     + Results
     + Inventory
+    + DeviceSearch
     + Removal
     + Bindings
     + Pairing

@@ -43,6 +43,7 @@ mod results;
 mod scans;
 mod schedules;
 mod schema;
+mod search;
 mod sessions;
 mod sites;
 mod statistics;

@@ -240,18 +240,18 @@ def test_figures_beside_each_other_agree(server, page):
 
 
 def test_relative_times_update_live(server, page):
-    server.replies["DeviceService/ListDevices"] = {"devices": [device(1, lastSeen=ago(20))]}
+    server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(1, lastSeen=ago(20))]}
     page.open("#/devices")
     shown = lambda: page.script("return document.querySelector('.grid-body time')?.textContent")
     first = page.until("a time", shown)
     assert first.endswith(" s ago")
     page.until("a later time", lambda: shown() != first, 5)
-    assert [name for name, _ in server.requests].count("DeviceService/ListDevices") == 1
+    assert [name for name, _ in server.requests].count("DeviceSearchService/SearchDevices") == 1
 
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_recovers_after_an_outage(server, page, view):
-    server.replies["DeviceService/ListDevices"] = {"devices": [device(1)]}
+    server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(1)]}
     server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, enrollment="awaiting_confirmation", pendingEnrollmentId="3", name="barn-3")]}
     server.replies["AuditService/ListAudit"] = {"records": [{"seq": "1", "at": ago(5), "actor": "operator", "actorName": "ops@example.org", "action": "scan.start", "subject": "node 7"}]}
     server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "1", "name": "nightly"}]}
@@ -286,7 +286,7 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         "NodeService/ListRevokedNodes": {"nodes": [node(9, name=HOSTILE)]},
         "ScanService/ListScans": {"scans": [scan(nodeName=HOSTILE, request={"nmap": {"target": HOSTILE}})]},
         "ScanService/GetScan": {"scan": scan(nodeName=HOSTILE, startedBy=HOSTILE, request={"nmap": {"target": HOSTILE}})},
-        "DeviceService/ListDevices": {"devices": [device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, scheme="javascript", evidence=HOSTILE, pairingError=HOSTILE, boundToFleetNodeId="7", aliases=[alias])]},
+        "DeviceSearchService/SearchDevices": {"devices": [device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, scheme="javascript", evidence=HOSTILE, pairingError=HOSTILE, boundToFleetNodeId="7", aliases=[alias])]},
         "DeviceService/ListRefusedDevices": {"devices": [{**device(2), "identifier": HOSTILE, "reason": HOSTILE, "remedy": "Unpair it first", "count": 3}]},
         "ScheduleService/ListSchedules": {"schedules": [schedule(name="x" * 64, missed="2", lastScanId=SCAN)]},
         "AuditService/ListAudit": {"records": [{"seq": "1", "at": ago(5), "actorName": HOSTILE, "action": "scan.start", "subject": HOSTILE, "refusal": HOSTILE}]},
@@ -294,6 +294,7 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "userAgent": HOSTILE}]},
         "ResultService/GetScanDifference": difference(changed("moved", changed=["firmware"], identifier=HOSTILE, before={"firmware": HOSTILE}, after={"model": HOSTILE, "firmware": HOSTILE, "scheme": "javascript"}), changed("moved", 2, reason=HOSTILE)),
     }
+    server.replies["DeviceSearchService/GetDeviceFacets"] = {"total": "1", "models": [{"value": HOSTILE, "count": "1"}, {"value": "S19", "count": "1"}]}
     server.send(SCAN, found(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE), warning(2, f"said `{HOSTILE.replace('`', '')}`"))
     for view in VIEWS:
         page.open(view)
@@ -323,6 +324,7 @@ def pairing_replies(server) -> None:
     devices = [device(number) for number in range(1, 6)]
     devices += [device(10, pairingStatus="PAIRED", boundToFleetNodeId="7"), device(11, pairingStatus="AUTHENTICATION_NEEDED"), device(12, pairingStatus="AUTHENTICATION_NEEDED")]
     devices += [device(13, boundToServer=True, pairingStatus="PAIRED"), device(14, boundToFleetNodeId="8"), device(15, ip="", port=0), device(16, pairingStatus="FAILED", pairingError="no route")]
+    server.replies["DeviceSearchService/SearchDevices"] = {"devices": devices}
     server.replies["DeviceService/ListDevices"] = {"devices": devices}
     server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, name="barn-3")]}
 
@@ -479,7 +481,7 @@ def test_focus_continues_at_the_row_after_a_dialog(server, page):
     page.shows("Antminer S19")
     bound = device(10, pairingStatus="PAIRED", boundToFleetNodeId="7")
     page.browser.find_element("css selector", f"button[aria-label*='Unpair'][aria-label*='{bound['identifier']}']").click()
-    server.replies["DeviceService/ListDevices"] = {"devices": [device(number) for number in range(1, 11)]}
+    server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(number) for number in range(1, 11)]}
     page.click("#dialog-action")
     page.until("the focus on the row", lambda: page.focused().startswith("Pair ") and bound["identifier"] in page.focused())
 
@@ -522,7 +524,8 @@ def full(server) -> None:
         "NodeService/ListEnrollmentCodes": {"codes": [{"pendingEnrollmentId": "3", "state": "pending", "createdBy": "a.long.address@mail.example.org", "createdAt": ago(5), "expiresAt": ago(-50)}]},
         "ScanService/ListScans": {"scans": [scan(request={"ipRange": {"startIp": LONG_ADDRESS, "endIp": LONG_ADDRESS}}), queued(OTHER)]},
         "ScanService/GetScan": {"scan": scan(request={"ipRange": {"startIp": LONG_ADDRESS, "endIp": LONG_ADDRESS}})},
-        "DeviceService/ListDevices": {"devices": [device(1, **long), device(2, boundToFleetNodeId="7", pairingStatus="PAIRED")], "nextCursor": "2"},
+        "DeviceSearchService/SearchDevices": {"devices": [device(1, **long), device(2, boundToFleetNodeId="7", pairingStatus="PAIRED")], "nextCursor": "2:"},
+        "DeviceSearchService/GetDeviceFacets": {"total": "2", "models": [{"value": long["model"], "count": "1"}, {"value": "Antminer S19", "count": "1"}], "pairing": [{"value": "PAIRED", "count": "1"}, {"value": "UNPAIRED", "count": "1"}]},
         "DeviceService/ListRefusedDevices": {"devices": [{**device(2, **long), "reason": "it belongs to node 8", "remedy": "Revoke node 8", "count": 3}]},
         "AuditService/ListAudit": {"records": [{"seq": str(number), "at": ago(5), "actorName": "a.long.address@mail.example.org", "fromAddress": LONG_ADDRESS, "action": "operator.call", "subject": "fleet.v1.OperatorService/ListOperators", "refusal": "this needs the permission org:admin"} for number in range(1, 4)], "nextBefore": "1"},
         "AuditService/GetAuditHead": {"seq": "3", "hash": "qrvM3aq7zN2qu8zdqrvM3aq7zN2qu8zdqrvM3aq7zN0="},
@@ -633,3 +636,31 @@ def test_a_scan_without_devices_says_why(server, page):
     page.shows(why)
     page.open(f"#/scans/{SCAN}/changes/new")
     page.shows(why, "There is no earlier scan of the same targets", "No new devices.")
+
+
+def test_the_search_of_devices_is_in_the_url_and_pages_by_cursor(server, page):
+    pages = {"": {"devices": [device(1), device(2)], "nextCursor": "2:S19"}, "2:S19": {"devices": [device(3, model="Antminer S21")]}}
+    server.replies["DeviceSearchService/SearchDevices"] = lambda request: pages[request.get("cursor", "")]
+    server.replies["DeviceSearchService/GetDeviceFacets"] = {"total": "1234", "models": [{"value": "Antminer S19", "count": "1000"}, {"value": "", "count": "234"}], "pairing": [{"value": "AUTHENTICATION_NEEDED", "count": "7"}, {"value": "UNPAIRED", "count": "3"}]}
+    asked = lambda: [request for name, request in server.requests if name == "DeviceSearchService/SearchDevices"][-1]
+    page.open("#/devices?search=seen%3A%3C1d&order=model")
+    page.shows("1,234 devices", "Antminer S19 1,000", "password 7")
+    assert (asked()["search"], asked()["order"]) == ("seen:<1d", "DEVICE_ORDER_MODEL")
+    page.find(".pager button:last-child").click()
+    page.shows("Antminer S21")
+    assert asked()["cursor"] == "2:S19"
+    page.click("button[data-term*='Antminer S19']")
+    page.until("the first page of the new search", lambda: asked()["search"] == 'seen:<1d model:"Antminer S19"' and asked()["cursor"] == "")
+    assert page.script("return new URLSearchParams(location.hash.split('?')[1]).get('search')") == 'seen:<1d model:"Antminer S19"'
+    page.type("#device-search", "pairing:failed")
+    page.until("the typed search", lambda: asked()["search"] == "pairing:failed")
+    assert "antminer" not in page.text(), "names of drivers are internal"
+
+
+def test_an_invalid_search_names_the_term(server, page):
+    def invalid(_request):
+        raise Refused(400, "invalid_argument", "search: `colour:red`: there is no field `colour`; use model, make")
+    server.replies["DeviceSearchService/SearchDevices"] = invalid
+    server.replies["DeviceSearchService/GetDeviceFacets"] = invalid
+    page.open("#/devices?search=colour:red")
+    page.shows("there is no field", "colour")

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::difference;
+use crate::{difference, search};
 
 /// Headings of the flags that every command has, so that help shows a command's own flags first.
 const CONNECTION: &str = "Connection";
@@ -591,6 +591,8 @@ pub(crate) enum Devices {
         /// Show only devices of this node, by id or name.
         #[arg(long)]
         node: Option<String>,
+        #[command(flatten)]
+        search: search::Arguments,
     },
     /// Show a device with its former identifiers and why they belong to it.
     Show {

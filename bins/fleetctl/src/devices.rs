@@ -17,16 +17,16 @@ use crate::{
     failure::Failure,
     nodes,
     output::{self, Rows},
-    pair,
+    pair, search,
     server::Server,
     times,
 };
 
 pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Result<u8, Failure> {
     match command {
-        Devices::List { node } => {
+        Devices::List { node, search } => {
             let node = nodes::resolve_filter(server, node.as_deref()).await?;
-            list(server, format, node).await?
+            search::run(server, format, node, search).await?
         }
         Devices::Show { device } => show(server, format, &device).await?,
         Devices::Delete {
@@ -88,11 +88,6 @@ pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Re
         }
     }
     Ok(0)
-}
-
-async fn list(server: &Server, format: Format, node: i64) -> Result<(), Failure> {
-    output::rows(format, &all(server, node).await?)?;
-    Ok(())
 }
 
 /// Loads all devices of a node; 0 means all nodes.

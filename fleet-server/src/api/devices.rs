@@ -152,7 +152,7 @@ impl Api {
     }
 
     /// Adds the pairing of each device, with three queries for any number of devices.
-    async fn with_pairings(
+    pub(super) async fn with_pairings(
         &self,
         org: OrgId,
         rows: Vec<DeviceRow>,

@@ -25,8 +25,8 @@ use fleet_wire::{
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig},
     fleet::{
-        AccountClient, DeviceClient, DevicePairingClient, DirectClient, NodeClient, ResultClient,
-        ScanClient, SiteClient,
+        AccountClient, DeviceClient, DevicePairingClient, DeviceSearchClient, DirectClient,
+        NodeClient, ResultClient, ScanClient, SiteClient,
     },
     gateway::FleetNodeGatewayClient,
     listener::{self, Drained, ListenerConfig},
@@ -387,6 +387,10 @@ impl Operator {
 
     pub(crate) fn scans(&self) -> ScanClient {
         ScanClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn search(&self) -> DeviceSearchClient {
+        DeviceSearchClient::new(self.channel.clone())
     }
 
     pub(crate) fn results(&self) -> ResultClient {

@@ -1,7 +1,7 @@
 // Entry point: loads the session, then opens the view that the URL hash names. Read this file first.
 //
 // The hash contains only a view and an id: `#/scans`, `#/scans/new`, `#/scans/<scan>`,
-// `#/scans/<scan>/changes/<group>/<other scan>`, `#/devices`, `#/nodes`,
+// `#/scans/<scan>/changes/<group>/<other scan>`, `#/devices?search=…`, `#/nodes`,
 // `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/people`, `#/account`. It never contains keys, codes or
 // passwords.
 
@@ -27,7 +27,7 @@ const ROUTES = [
   [/^\/scans\/new$/, "scans", newScanView],
   [/^\/scans\/([0-9a-fA-F-]{36})$/, "scans", scanView],
   [/^\/scans\/([0-9a-fA-F-]{36})\/changes\/(new|missing|moved|changed|unchanged|unidentified|rejected|undecided)(?:\/([0-9a-fA-F-]{36}))?$/, "scans", changesView],
-  [/^\/devices$/, "devices", devicesView],
+  [/^\/devices(?:\?.*)?$/, "devices", devicesView],
   [/^\/nodes$/, "nodes", nodesView],
   [/^\/nodes\/enroll$/, "nodes", enrollView],
   [/^\/nodes\/(\d{1,19})\/confirm$/, "nodes", confirmView],
