@@ -350,10 +350,11 @@ def test_an_administrator_manages_operators_keys_and_sessions(server, page):
     assert len(page.browser.find_elements("css selector", "[data-session] button")) == 1, "this browser signs out at the top"
     assert not page.browser.find_elements("css selector", "[data-email='ops@example.org'] .button-quiet-danger"), "nobody removes themselves"
 
-    loaded = lambda: len(sent(server, "OperatorService/ListOperators"))
-    def after_loading(count: int) -> None:
-        page.until("the lists", lambda: loaded() > count)
-        page.script("return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    def agree() -> None:
+        """Confirms a dialog and waits until the lists were loaded again."""
+        page.script("document.querySelector('#people-operators').firstElementChild.dataset.old = 'yes'")
+        page.click("#dialog-action")
+        page.until("the lists", lambda: not page.browser.find_elements("css selector", "[data-old]"))
 
     def create(request):
         people.append(operator(3, request["email"], request["role"]))
@@ -374,9 +375,7 @@ def test_an_administrator_manages_operators_keys_and_sessions(server, page):
     assert sent(server, "OperatorService/SetOperatorRole") == []
     server.replies["OperatorService/SetOperatorRole"] = {}
     page.find(f"{role} option[value=admin]").click()
-    before = loaded()
-    page.click("#dialog-action")
-    after_loading(before)
+    agree()
     assert sent(server, "OperatorService/SetOperatorRole") == [{"operatorId": "2", "role": "admin"}]
 
     for button, procedure, request in [
@@ -385,9 +384,7 @@ def test_an_administrator_manages_operators_keys_and_sessions(server, page):
     ]:
         server.replies[procedure] = {}
         page.click(button)
-        before = loaded()
-        page.click("#dialog-action")
-        after_loading(before)
+        agree()
         assert sent(server, procedure) == [request]
     server.replies["AccountService/EndSession"] = {}
     page.click("[data-session='2'] button")
@@ -405,6 +402,29 @@ def test_a_refused_role_is_shown_and_taken_back(server, page):
     page.click("#dialog-action")
     page.shows("Operator 1 is the last administrator of this organization.")
     page.until("the old role", lambda: page.script("return document.querySelector('.person select').value") == "admin")
+
+
+def test_a_device_is_deleted_with_a_reason(server, page):
+    devices = [device(1), device(2)]
+    server.replies["DeviceService/ListDevices"] = lambda _request: {"devices": devices}
+
+    def delete(_request):
+        devices.pop(0)
+        return {}
+    server.replies["DeviceService/DeleteDevices"] = delete
+    page.open("#/devices")
+    page.shows("Antminer S19")
+    page.click(f"[data-key='1'] button[aria-label*='Delete']")
+    page.click("#dialog-action")
+    assert page.browser.find_elements("css selector", "dialog"), "a reason is required"
+    page.type("dialog input", "sold")
+    page.click("#dialog-action")
+    page.until("one row", lambda: len(page.browser.find_elements("css selector", ".grid-devices [data-key]")) == 1)
+    assert sent(server, "DeviceService/DeleteDevices") == [{"deviceIds": ["1"], "reason": "sold"}]
+    server.session["permissions"] = ["fleetnode:read"]
+    page.open("#/devices")
+    page.shows("Antminer S19")
+    assert not page.browser.find_elements("css selector", "button[aria-label*='Delete']")
 
 
 def test_a_node_is_renamed_in_a_dialog(server, page):

@@ -8,6 +8,7 @@ import { deviceAddress, grid } from "./grid.js";
 import { listNodes } from "./nodes.js";
 import { pagedTable } from "./paged.js";
 import { pairDialog, pairingCell } from "./pairing.js";
+import { deleteButton } from "./removal.js";
 import { call } from "./rpc.js";
 import { deviceSearch } from "./search.js";
 
@@ -160,7 +161,7 @@ function cells(device, names, actions) {
         " also ", foreign(names.get(String(fleetNodeId)) ?? `revoked node ${fleetNodeId}`))),
       int(device.claimedFromFleetNodeId) ? h("span", { class: "hint" }, ` claimed from revoked node ${device.claimedFromFleetNodeId}`) : null,
     ],
-    pairing: pairingCell(device, names, actions),
+    pairing: [pairingCell(device, names, actions), deleteButton(device, actions)],
     seen: timeAgo(device.lastSeen, `First seen ${absolute(device.firstSeen)}, last seen ${absolute(device.lastSeen)}`),
   };
 }
