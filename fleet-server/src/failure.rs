@@ -6,8 +6,8 @@ use std::time::Duration;
 use fleet_core::outcome;
 use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
-    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, KeyError,
-    MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, RunNowError,
+    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, FetchKeyError,
+    KeyError, MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, RunNowError,
     ScheduleError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
@@ -124,6 +124,12 @@ refusals! {
     CancelCodeError {
         NotFound(_) => not_found ENROLLMENT_CODE_NOT_FOUND;
         NotPending(..) => failed_precondition ENROLLMENT_STATE;
+    }
+    FetchKeyError {
+        NotFound => unauthenticated NODE_NOT_ENROLLED;
+        Repeated(_) => failed_precondition KEY_REQUEST_REPEATED;
+        Used => failed_precondition NODE_KEY_USED;
+        Expired => failed_precondition NODE_KEY_EXPIRED;
     }
     MoveNodeError {
         NotFound(_) => not_found NODE_NOT_FOUND;

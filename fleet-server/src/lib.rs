@@ -53,6 +53,7 @@ mod replicas;
 mod scans;
 mod schedules;
 mod seal;
+mod sealed_key;
 mod server;
 mod stream;
 mod sweep;

@@ -8,7 +8,8 @@ use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
         AccountServer, AuditServer, DevicePairingServer, DeviceServer, DirectServer, KeyServer,
-        NodeServer, OperatorServer, ScanServer, ScheduleServer,
+        NodeConfirmationServer, NodeKeyServer, NodeServer, OperatorServer, ScanServer,
+        ScheduleServer,
     },
     gateway::FleetNodeGatewayServer,
     pairing::PairingServer,
@@ -63,6 +64,8 @@ impl Server {
             .mount(DirectServer::from_arc(api.clone()))
             .mount(ScanServer::from_arc(api.clone()))
             .mount(ScheduleServer::from_arc(api.clone()))
+            .mount(NodeKeyServer::from_arc(api.clone()))
+            .mount(NodeConfirmationServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
             .mount(DeviceServer::from_arc(api.clone()))
             .mount(AuditServer::from_arc(api.clone()))

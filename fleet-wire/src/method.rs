@@ -86,6 +86,8 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         fleet::ScanClient::METHODS,
         fleet::ScheduleClient::METHODS,
         fleet::NodeClient::METHODS,
+        fleet::NodeKeyClient::METHODS,
+        fleet::NodeConfirmationClient::METHODS,
         fleet::DeviceClient::METHODS,
         fleet::AccountClient::METHODS,
         fleet::AuditClient::METHODS,

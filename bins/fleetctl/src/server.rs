@@ -9,7 +9,7 @@ use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
         AccountClient, AuditClient, DeviceClient, DevicePairingClient, DirectClient, KeyClient,
-        NodeClient, OperatorClient, ScanClient, ScheduleClient,
+        NodeClient, NodeConfirmationClient, OperatorClient, ScanClient, ScheduleClient,
     },
     pairing::PairingClient,
 };
@@ -21,6 +21,7 @@ use crate::{cli::Cli, failure::Failure};
 pub(crate) struct Server {
     key: Secret,
     pub(crate) nodes: NodeClient,
+    pub(crate) confirmation: NodeConfirmationClient,
     pub(crate) admin: FleetNodeAdminClient,
     pub(crate) scans: ScanClient,
     pub(crate) schedules: ScheduleClient,
@@ -50,6 +51,7 @@ impl Server {
         Ok(Self {
             key,
             nodes: NodeClient::new(channel.clone()),
+            confirmation: NodeConfirmationClient::new(channel.clone()),
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),
             schedules: ScheduleClient::new(channel.clone()),

@@ -16,6 +16,7 @@ mod examples;
 mod handshake;
 mod harness;
 mod hostile;
+mod key_fetch;
 mod matrix;
 mod names;
 mod pairing;

@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, DbBackend};
 use sea_orm_migration::prelude::*;
 
 /// All steps in order.
-const STEPS: [Step; 3] = [
+const STEPS: [Step; 4] = [
     Step {
         name: "m0001_first_schema",
         sql: include_str!("migration/m0001_first_schema.sql"),
@@ -22,6 +22,10 @@ const STEPS: [Step; 3] = [
     Step {
         name: "m0004_schedules",
         sql: include_str!("migration/m0004_schedules.sql"),
+    },
+    Step {
+        name: "m0005_key_fetches",
+        sql: include_str!("migration/m0005_key_fetches.sql"),
     },
 ];
 

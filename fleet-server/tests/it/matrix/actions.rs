@@ -69,6 +69,8 @@ const ACTIONS: &[(&str, Action)] = &[
     ("CancelEnrollmentCode", Named("code.cancel")),
     ("MoveNode", Named("node.move")),
     ("ConfirmFleetNode", Named("node.confirm")),
+    ("ConfirmFetchingNode", Named("node.confirm")),
+    ("FetchNodeKey", Named("node.fetch_key")),
     ("RevokeFleetNode", Named("node.revoke")),
     ("PairDeviceToFleetNode", Named("device.pair")),
     ("UnpairDevice", Named("device.unpair")),

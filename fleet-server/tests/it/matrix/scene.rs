@@ -18,7 +18,8 @@ use fleet_wire::{
 
 use super::{call::Answer, table::Row};
 use crate::harness::{
-    Enrolled, Http, Node, Operator, Profile, World, device, identity, list, request, start, unique,
+    Enrolled, Http, Node, Operator, Profile, World, device, fetch_key, identity, list, request,
+    start, unique,
 };
 
 /// The world of the table.
@@ -44,7 +45,7 @@ pub(super) struct Scene<'a> {
 
 /// Everything that a row can name. A procedure that takes something new adds its name here and makes it in
 /// [`Scene::make`].
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 28] = [
     "$awaitingCode",
     "$awaiting",
     "$bound",
@@ -56,6 +57,8 @@ const NAMES: [&str; 26] = [
     "$device",
     "$email",
     "$ended",
+    "$fetchingCode",
+    "$fetching",
     "$finder",
     "$identifier",
     "$key",
@@ -314,6 +317,14 @@ impl<'a> Scene<'a> {
                 self.named.insert("$awaitingCode", code.to_string());
                 let id = registered.fleet_node_id.to_string();
                 self.named.insert("$awaiting", id);
+            }
+            "$fetching" | "$fetchingCode" => {
+                let (signing, code, registered) = Enrolled::register_proved(world, admin).await;
+                let id = registered.fleet_node_id;
+                let announced = fetch_key(world, &signing, id, 1).await;
+                announced.expect("is announced");
+                self.named.insert("$fetchingCode", code.to_string());
+                self.named.insert("$fetching", id.to_string());
             }
             "$confirmed" => {
                 let node = Enrolled::new(world, admin).await;

@@ -9,7 +9,7 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes.
-const ROWS: [&[&str]; 3] = [
+const ROWS: [&[&str]; 4] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
@@ -33,6 +33,7 @@ const ROWS: [&[&str]; 3] = [
         "INSERT INTO schedule (id, org_id, operator_id, node_id, name, request, recurrence, zone, jitter_s, blackouts, since, created_at, paused_reason, runs, missed) VALUES ('s1', 1, 1, 1, 'nightly', '{}', '@daily', 'UTC', 0, '', 1, 1, '', 0, 0)",
         "INSERT INTO schedule_run (schedule_id, at, due, missed, reason) VALUES ('s1', 1, 1, 0, '')",
     ],
+    &["INSERT INTO key_fetch (node_id, sequence) VALUES (1, 1)"],
 ];
 
 /// The newest schema and a migration of this test after it.
