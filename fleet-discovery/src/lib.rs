@@ -7,6 +7,7 @@
 
 mod addresses;
 mod admit;
+mod coverage;
 mod estimate;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -26,9 +27,11 @@ mod service;
 mod shown;
 mod target;
 mod target_set;
+mod targets_key;
 
 pub use addresses::{AddressList, InvalidAddressList};
 pub use admit::{HostVerdicts, KnownRow, OverQuota, RowVerdict, admit, admit_hosts};
+pub use coverage::{ScannedChunk, endpoint_outcomes, unidentified_hosts};
 pub use estimate::{OpenScan, PastScan, estimate, queue_wait};
 pub use event::{DeviceFound, HostFound, LogEvent, ScanEnded};
 pub use gaps::Gaps;

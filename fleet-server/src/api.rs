@@ -12,6 +12,7 @@ mod keys;
 mod nodes;
 mod operators;
 mod pairing;
+mod results;
 mod scans;
 mod schedules;
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use fleet_core::outcome;
 use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
-    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, FetchKeyError,
-    KeyError, MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, RunNowError,
-    ScheduleError, StoreError, UnbindError, UndoError,
+    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DifferenceError,
+    FetchKeyError, KeyError, MemberError, MoveNodeError, RegisterError, ReportError, RevokeError,
+    RunNowError, ScheduleError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -103,6 +103,10 @@ refusals! {
         NotFound(_) => not_found NODE_NOT_FOUND;
         NotRevoked(_) => failed_precondition NODE_NOT_REVOKED;
         Replaced { .. } => failed_precondition NODE_ALREADY_REPLACED;
+    }
+    DifferenceError {
+        NotFound(_) => not_found SCAN_NOT_FOUND;
+        Itself(_) => invalid_argument SAME_SCAN;
     }
     UndoError {
         NotFound(_) => not_found IDENTITY_CHANGE_NOT_FOUND;

@@ -50,6 +50,7 @@ mod prober;
 mod public_keys;
 mod readiness;
 mod replicas;
+mod results;
 mod scans;
 mod schedules;
 mod seal;

@@ -77,6 +77,10 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         ],
     ),
     (
+        "fleet.v1.ResultService",
+        &[("GetScanDifference", Operator(NodeRead))],
+    ),
+    (
         "fleet.v1.ScheduleService",
         &[
             ("CreateSchedule", Operator(NodeManage)),

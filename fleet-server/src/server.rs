@@ -8,8 +8,8 @@ use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
         AccountServer, AuditServer, DevicePairingServer, DeviceServer, DirectServer, KeyServer,
-        NodeConfirmationServer, NodeKeyServer, NodeServer, OperatorServer, ScanServer,
-        ScheduleServer,
+        NodeConfirmationServer, NodeKeyServer, NodeServer, OperatorServer, ResultServer,
+        ScanServer, ScheduleServer,
     },
     gateway::FleetNodeGatewayServer,
     pairing::PairingServer,
@@ -63,6 +63,7 @@ impl Server {
             .mount(PairingServer::from_arc(api.clone()))
             .mount(DirectServer::from_arc(api.clone()))
             .mount(ScanServer::from_arc(api.clone()))
+            .mount(ResultServer::from_arc(api.clone()))
             .mount(ScheduleServer::from_arc(api.clone()))
             .mount(NodeKeyServer::from_arc(api.clone()))
             .mount(NodeConfirmationServer::from_arc(api.clone()))

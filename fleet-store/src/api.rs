@@ -11,6 +11,7 @@ pub(crate) mod operators;
 pub(crate) mod pairing;
 pub(crate) mod replicas;
 pub(crate) mod reports;
+pub(crate) mod results;
 pub(crate) mod scans;
 pub(crate) mod schedules;
 pub(crate) mod sessions;

@@ -1,7 +1,8 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
 //! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
-//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Schedules`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
+//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`],
+//! [`Schedules`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
 //! decisions. Start with [`Reports::record_report`].
 
@@ -40,6 +41,9 @@ pub use api::{
     },
     replicas::{Notification, Orders, Replicas},
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
+    results::{
+        Against, DifferenceError, RejectedReport, Results, ScanDifference, UnidentifiedHost,
+    },
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
         EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanHost,
@@ -70,6 +74,7 @@ pub trait Store:
     + Schedules
     + Reports
     + Completion
+    + Results
     + Inventory
     + Bindings
     + Pairing

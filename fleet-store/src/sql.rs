@@ -38,6 +38,7 @@ mod prelude;
 mod refused;
 mod replicas;
 mod report;
+mod results;
 mod scans;
 mod schedules;
 mod schema;

@@ -84,6 +84,7 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         admin::FleetNodeAdminClient::METHODS,
         pairing::PairingClient::METHODS,
         fleet::ScanClient::METHODS,
+        fleet::ResultClient::METHODS,
         fleet::ScheduleClient::METHODS,
         fleet::NodeClient::METHODS,
         fleet::NodeKeyClient::METHODS,

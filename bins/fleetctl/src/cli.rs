@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::difference;
+
 /// Headings of the flags that every command has, so that help shows a command's own flags first.
 const CONNECTION: &str = "Connection";
 const OUTPUT: &str = "Output";
@@ -314,6 +316,8 @@ pub(crate) enum Scan {
         /// Id of the scan.
         scan: String,
     },
+    /// Show what changed since the previous scan of the same targets, or since another scan.
+    Diff(difference::Arguments),
     /// List the hosts that answered a scan and that no driver identified, each with the command that records it.
     Hosts {
         /// Id of the scan.

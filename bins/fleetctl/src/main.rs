@@ -4,6 +4,7 @@ mod ask;
 mod audit;
 mod cli;
 mod devices;
+mod difference;
 mod direct;
 mod failure;
 mod keys;

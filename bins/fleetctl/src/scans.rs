@@ -16,6 +16,7 @@ use fleet_wire::{
 
 use crate::{
     cli::{Format, Scan, Start, Targets},
+    difference,
     failure::Failure,
     nodes,
     output::{self, Rows},
@@ -37,6 +38,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
             )?;
             Ok(0)
         }
+        Scan::Diff(arguments) => difference::run(server, format, arguments).await,
         Scan::Watch { scan, after } => watch::run(server, format, &scan, after).await,
         Scan::List { node, limit } => {
             let request = ListScansRequest {

@@ -9,7 +9,8 @@ use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
         AccountClient, AuditClient, DeviceClient, DevicePairingClient, DirectClient, KeyClient,
-        NodeClient, NodeConfirmationClient, OperatorClient, ScanClient, ScheduleClient,
+        NodeClient, NodeConfirmationClient, OperatorClient, ResultClient, ScanClient,
+        ScheduleClient,
     },
     pairing::PairingClient,
 };
@@ -24,6 +25,7 @@ pub(crate) struct Server {
     pub(crate) confirmation: NodeConfirmationClient,
     pub(crate) admin: FleetNodeAdminClient,
     pub(crate) scans: ScanClient,
+    pub(crate) results: ResultClient,
     pub(crate) schedules: ScheduleClient,
     pub(crate) devices: DeviceClient,
     pub(crate) direct: DirectClient,
@@ -54,6 +56,7 @@ impl Server {
             confirmation: NodeConfirmationClient::new(channel.clone()),
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),
+            results: ResultClient::new(channel.clone()),
             schedules: ScheduleClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
             direct: DirectClient::new(channel.clone()),

@@ -25,7 +25,8 @@ use fleet_wire::{
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig},
     fleet::{
-        AccountClient, DeviceClient, DevicePairingClient, DirectClient, NodeClient, ScanClient,
+        AccountClient, DeviceClient, DevicePairingClient, DirectClient, NodeClient, ResultClient,
+        ScanClient,
     },
     gateway::FleetNodeGatewayClient,
     listener::{self, Drained, ListenerConfig},
@@ -373,6 +374,10 @@ impl Operator {
 
     pub(crate) fn scans(&self) -> ScanClient {
         ScanClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn results(&self) -> ResultClient {
+        ResultClient::new(self.channel.clone())
     }
 
     pub(crate) fn nodes(&self) -> NodeClient {

@@ -22,6 +22,7 @@ mod names;
 mod pairing;
 mod replicas;
 mod requests;
+mod results;
 mod scans;
 mod schedules;
 mod stream;

@@ -20,6 +20,10 @@ const STEPS: [Step; 4] = [
         sql: include_str!("migration/m0002_scan_hosts.sql"),
     },
     Step {
+        name: "m0003_scan_results",
+        sql: include_str!("migration/m0003_scan_results.sql"),
+    },
+    Step {
         name: "m0004_schedules",
         sql: include_str!("migration/m0004_schedules.sql"),
     },

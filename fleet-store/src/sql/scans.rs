@@ -11,6 +11,7 @@ use super::{
     hosts, inserts,
     locked::LockedScan,
     nodes,
+    results::hash_of_targets,
 };
 use crate::{
     CreateScanError, CreatedScan, EventPage, NewScan, Progress, Queueing, ScanHistory, ScanHost,
@@ -241,7 +242,7 @@ fn event(row: scan_event::Model) -> Result<StoredEvent, DbErr> {
     })
 }
 
-async fn of_org(
+pub(crate) async fn of_org(
     db: &impl ConnectionTrait,
     org: OrgId,
     scan: ScanId,
@@ -490,6 +491,7 @@ fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), D
         rejected: Set(0),
         first_device_at: Set(None),
         ledger: Set(None),
+        targets_key: Set(Some(hash_of_targets(&new.plan.targets_key()))),
     };
     let chunk = |(position, chunk): (usize, &fleet_discovery::Chunk)| {
         Ok(chunk::ActiveModel {

@@ -26,6 +26,7 @@ mod races;
 mod refusals;
 mod replicas;
 mod reports;
+mod results;
 mod schedules;
 mod schema;
 mod sessions;

@@ -36,6 +36,8 @@ entity! {
         pub rejected: i64,
         pub first_device_at: Option<Micros>,
         pub ledger: Option<String>,
+        /// The hash of the targets, equal for scans of the same hosts.
+        pub targets_key: Option<String>,
     }
 }
 
@@ -118,6 +120,8 @@ entity! {
         pub device_id: Option<i64>,
         /// A MAC or serial that the row shows and that other devices show too.
         pub shared_identity: Option<AsText<DeviceIdentifier>>,
+        /// The reported facts, without evidence. They are unset for a refused row.
+        pub facts: Option<String>,
     }
 }
 

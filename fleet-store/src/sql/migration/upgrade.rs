@@ -30,6 +30,10 @@ const ROWS: [&[&str]; 4] = [
         "INSERT INTO scan_host (scan_id, ip, command_id, open_ports, reply, requests, at) VALUES ('s1', '10.0.0.7', 'c1', '80', 'HTTP 404', '[]', 1)",
     ],
     &[
+        "INSERT INTO scan (id, org_id, node_id, operator_id, state, priority, queues, queued_until, created_at, served_at, not_before, busy_answers, reason, open_scope, skipped, chunks, chunks_done, targets, estimate_ms, units, units_done, units_settled, phase, last_sequence, accepted, rejected, targets_key) VALUES ('s2', 1, 1, 1, 'completed', 'interactive', FALSE, 1, 1, 1, 1, 0, '', FALSE, '[]', 0, 0, 0, 0, 0, 0, 0, '', 0, 0, 0, 'k')",
+        "INSERT INTO report_row (command_id, ip, port, scan_id, identifier, device_id, facts) VALUES ('c1', '10.0.0.7', 80, 's2', 'auto:00ff00ff00ff00ff', 1, '{}')",
+    ],
+    &[
         "INSERT INTO schedule (id, org_id, operator_id, node_id, name, request, recurrence, zone, jitter_s, blackouts, since, created_at, paused_reason, runs, missed) VALUES ('s1', 1, 1, 1, 'nightly', '{}', '@daily', 'UTC', 0, '', 1, 1, '', 0, 0)",
         "INSERT INTO schedule_run (schedule_id, at, due, missed, reason) VALUES ('s1', 1, 1, 0, '')",
     ],
@@ -105,6 +109,8 @@ async fn rows(store: &SqlStore) -> i64 {
         "pairing",
         "command",
         "audit",
+        "scan",
+        "report_row",
     ] {
         sum += number(store.writer(), &format!("SELECT count(*) FROM {table}")).await;
     }
