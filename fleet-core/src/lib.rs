@@ -47,7 +47,7 @@ pub use identity::{DeviceIdentifier, Fingerprint, InvalidIdentifier, Serial, aut
 pub use ids::{
     BrowserSessionId, CommandId, ConnectionId, DeviceId, Epoch, IdentityChangeId, InstanceId,
     KeyId, NodeId, OperatorId, OrgId, PairingId, ParseUuidError, PendingEnrollmentId, ReplicaId,
-    ScanId, ScheduleId, SessionId, SiteId,
+    ScanId, ScheduleId, SessionId, SiteExcludeId, SiteId,
 };
 pub use mac::{InvalidMac, Mac};
 pub use pairing::{PairOutcome, PairRejectReason, PairResult, PairingStatus, RawPairResult};

@@ -9,6 +9,10 @@ pub const SCAN_TARGETS: usize = 65_536;
 pub const SCAN_PORTS: usize = 64;
 /// Most excludes of a scan: each is compared with each of the 65,536 targets, which takes about a second in all.
 pub const EXCLUDES: usize = 1_024;
+/// Maximum number of targets that a site excludes. Each is compared with every address of a plan.
+pub const SITE_EXCLUDES: usize = 256;
+/// Maximum number of nodes of one scan. The subnets of each are compared with every target.
+pub const SCAN_NODES: usize = 64;
 /// Maximum number of list entries in one request on the wire.
 pub const REQUEST_LIST_ENTRIES: usize = 4_096;
 /// Maximum number of ports in one request on the wire.
@@ -81,6 +85,11 @@ pub const NAME_TIMEOUT: Duration = Duration::from_secs(5);
 pub const MDNS_LISTEN: Duration = Duration::from_secs(5);
 /// Maximum time that a node listens to mDNS.
 pub const MDNS_LISTEN_MOST: Duration = Duration::from_secs(60);
+
+/// Default time that a node listens for the announcements of IP report buttons.
+pub const REPORTS_LISTEN: Duration = Duration::from_secs(300);
+/// Maximum time that a node listens for them. The rest of the [`COMMAND_BUDGET`] is for the last devices.
+pub const REPORTS_LISTEN_MOST: Duration = Duration::from_secs(540);
 
 /// Maximum number of addresses that the server itself dials at a time.
 pub const DIRECT_BATCH: usize = 1_024;

@@ -15,6 +15,8 @@ mod pairing;
 mod results;
 mod scans;
 mod schedules;
+mod search;
+mod sites;
 
 use std::sync::Arc;
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use fleet_core::outcome;
 use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
-    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DifferenceError,
-    FetchKeyError, KeyError, MemberError, MoveNodeError, RegisterError, ReportError, RevokeError,
-    RunNowError, ScheduleError, StoreError, UnbindError, UndoError,
+    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DeleteDevicesError,
+    DifferenceError, FetchKeyError, KeyError, MemberError, MoveNodeError, RegisterError,
+    RenameNodeError, ReportError, RevokeError, RunNowError, ScheduleError, SiteError, StoreError,
+    UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -135,9 +136,24 @@ refusals! {
         Used => failed_precondition NODE_KEY_USED;
         Expired => failed_precondition NODE_KEY_EXPIRED;
     }
+    RenameNodeError {
+        NotFound(_) => not_found NODE_NOT_FOUND;
+        NameTaken { .. } => failed_precondition NAME_TAKEN;
+    }
+    DeleteDevicesError {
+        NotFound(_) => not_found DEVICE_NOT_FOUND;
+    }
     MoveNodeError {
         NotFound(_) => not_found NODE_NOT_FOUND;
         NoSite(_) => not_found SITE_NOT_FOUND;
+    }
+    SiteError {
+        NotFound(_) => not_found SITE_NOT_FOUND;
+        NameTaken { .. } => failed_precondition SITE_NAME_TAKEN;
+        NotEmpty { .. } => failed_precondition SITE_NOT_EMPTY;
+        TooMany { .. } => failed_precondition TOO_MANY_EXCLUDES;
+        Excluded { .. } => failed_precondition ALREADY_EXCLUDED;
+        NoExclude(_) => not_found EXCLUDE_NOT_FOUND;
     }
     CreateScanError {
         NodeNotFound(_) => not_found NODE_NOT_FOUND;

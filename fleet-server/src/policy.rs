@@ -102,6 +102,26 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("CancelEnrollmentCode", Operator(NodeManage)),
             ("ListRevokedNodes", Operator(NodeRead)),
             ("MoveNode", Operator(OrgAdmin)),
+            ("RenameNode", Operator(NodeManage)),
+        ],
+    ),
+    (
+        "fleet.v1.DeviceSearchService",
+        &[
+            ("SearchDevices", Operator(NodeRead)),
+            ("GetDeviceFacets", Operator(NodeRead)),
+        ],
+    ),
+    (
+        "fleet.v1.SiteService",
+        &[
+            ("ListSites", Operator(NodeRead)),
+            ("CreateSite", Operator(OrgAdmin)),
+            ("RenameSite", Operator(OrgAdmin)),
+            ("DeleteSite", Operator(OrgAdmin)),
+            ("ExcludeTargets", Operator(OrgAdmin)),
+            ("RemoveExclude", Operator(OrgAdmin)),
+            ("SetBlackouts", Operator(OrgAdmin)),
         ],
     ),
     (
@@ -119,6 +139,7 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("ListDevices", Operator(NodeRead)),
             ("GetDevice", Operator(NodeRead)),
             ("UndoIdentityChange", Operator(NodeManage)),
+            ("DeleteDevices", Operator(NodeManage)),
             ("ListRefusedDevices", Operator(NodeRead)),
         ],
     ),
@@ -134,6 +155,7 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         "fleet.v1.AccountService",
         &[
             ("WhoAmI", AnyOperator),
+            // Everybody may manage their own sessions. The handlers check access to sessions of others.
             ("ListSessions", AnyOperator),
             ("EndSession", AnyOperator),
             ("ChangePassword", AnyOperator),

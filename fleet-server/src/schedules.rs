@@ -138,7 +138,11 @@ pub(crate) async fn run_now(
     let attempt = call.attempt("scan.start", format!("schedule {id}"));
     let started = async {
         let row = get(app, call, id).await?;
-        let (_, plan) = scans::planned(app, call.org, row.scan.node, &row.scan.request).await?;
+        let planned = scans::planned(app, call.org, row.scan.node, &row.scan.request).await?;
+        if let Some(blackout) = planned.blackout {
+            return Err(blackout.refusal());
+        }
+        let plan = planned.plan;
         let now = app.environment.now();
         let new = NewScan {
             id: app.environment.scan_id(),
@@ -150,6 +154,7 @@ pub(crate) async fn run_now(
             plan,
             priority: Priority::Interactive,
             queueing: Queueing::Until(now.plus(limits::QUEUE_FOR)),
+            ignores_blackout: false,
             now,
         };
         let started = app.store.run_schedule_now(id, new, call.actor());
@@ -316,12 +321,16 @@ async fn new_scan(
     now: Timestamp,
 ) -> Result<Box<NewScan>, String> {
     let planned = scans::planned(app, row.org, row.scan.node, &row.scan.request).await;
-    let (_, plan) = planned.map_err(|error| error.message)?;
+    let planned = planned.map_err(|error| error.message)?;
     // Waiting longer than until the next run would only leave that one out.
     let wait = next.map_or(limits::QUEUE_FOR, |next| {
         next.at.since(now).min(limits::QUEUE_FOR)
     });
     let now = app.environment.now();
+    // A run in a blackout of its site waits for the end of the blackout.
+    let held = planned.blackout.map(|blackout| blackout.end.at.since(now));
+    let wait = wait.max(held.map_or(Duration::ZERO, |held| held + limits::QUEUE_FOR));
+    let plan = planned.plan;
     Ok(Box::new(NewScan {
         id: app.environment.scan_id(),
         org: row.org,
@@ -332,6 +341,7 @@ async fn new_scan(
         plan,
         priority: Priority::Scheduled,
         queueing: Queueing::Until(now.plus(wait)),
+        ignores_blackout: false,
         now,
     }))
 }

@@ -1,8 +1,8 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
-//! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
-//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`],
-//! [`Schedules`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
+//! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`], [`Sites`],
+//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`], [`Schedules`], [`Inventory`], [`DeviceSearch`], [`Removal`],
+//! [`Pairing`], [`Direct`], [`Audit`] and [`Statistics`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
 //! decisions. Start with [`Reports::record_report`].
 
@@ -12,7 +12,7 @@ mod sql;
 pub use api::{
     accounts::{
         Account, Accounts, BrowserSession, KEYS_OF_AN_OPERATOR, KeyError, KeyScope, Keys, Member,
-        MemberError, Members, NewKey, OperatorKey, Rotation,
+        MemberError, MemberSession, Members, NewKey, OperatorKey, Rotation,
     },
     audit::{
         Actor, Audit, AuditChain, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow,
@@ -26,7 +26,7 @@ pub use api::{
     enrollment::{
         CancelCodeError, ConfirmError, CreateCodeError, Enrollment, FetchKeyError, FetchingNode,
         Hello, Invitation, Invitations, KeyAnswer, KeyRequest, MoveNodeError, NewCode, NewNode,
-        NodeRow, RegisterError, Registered, RevokeError, Revoked,
+        NodeRow, RegisterError, Registered, RenameNodeError, RevokeError, Revoked,
     },
     error::StoreError,
     operators::{
@@ -39,6 +39,7 @@ pub use api::{
         PairRow, PairSelection, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
         SealedCredentials, UnbindError,
     },
+    removal::{DeleteDevicesError, Removal},
     replicas::{Notification, Orders, Replicas},
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     results::{
@@ -53,7 +54,10 @@ pub use api::{
         NewSchedule, RUNS_KEPT, RunNowError, SCHEDULES_OF_AN_ORG, ScheduleChange, ScheduleError,
         ScheduleRow, ScheduleRunRow, ScheduledScan, Schedules, Settled, SettledRun,
     },
+    search::{DeviceFacets, DeviceOrder, DevicePage, DevicePosition, DeviceQuery, DeviceSearch},
     sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
+    sites::{NewBlackouts, SiteError, SiteExclude, SiteRow, Sites},
+    statistics::{Statistics, Totals},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
 pub use sql::{DatabaseUrl, MigrateMode, SqlStore, StoreOptions};
@@ -66,6 +70,7 @@ pub trait Store:
     + Members
     + Invitations
     + Enrollment
+    + Sites
     + Sessions
     + Streams
     + Replicas
@@ -76,11 +81,14 @@ pub trait Store:
     + Completion
     + Results
     + Inventory
+    + DeviceSearch
+    + Removal
     + Bindings
     + Pairing
     + Direct
     + Audit
     + AuditChain
+    + Statistics
     + std::fmt::Debug
 {
 }

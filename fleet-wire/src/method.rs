@@ -89,6 +89,8 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         fleet::NodeClient::METHODS,
         fleet::NodeKeyClient::METHODS,
         fleet::NodeConfirmationClient::METHODS,
+        fleet::DeviceSearchClient::METHODS,
+        fleet::SiteClient::METHODS,
         fleet::DeviceClient::METHODS,
         fleet::AccountClient::METHODS,
         fleet::AuditClient::METHODS,

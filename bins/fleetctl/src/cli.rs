@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::difference;
+use crate::{difference, search};
 
 /// Headings of the flags that every command has, so that help shows a command's own flags first.
 const CONNECTION: &str = "Connection";
@@ -103,6 +103,9 @@ pub(crate) enum Command {
     /// Manage nodes and their enrollment.
     #[command(subcommand)]
     Nodes(Nodes),
+    /// Manage sites: their nodes, excluded targets and blackouts.
+    #[command(subcommand)]
+    Sites(Sites),
     /// Start, watch and cancel scans.
     #[command(subcommand)]
     Scan(Scan),
@@ -124,7 +127,7 @@ pub(crate) enum Command {
     /// Manage the operators of the organization; needs org:admin.
     #[command(subcommand)]
     Operators(Operators),
-    /// List and end your browser sessions.
+    /// List and end browser sessions.
     #[command(subcommand)]
     Sessions(Sessions),
     /// Change your password. Without a terminal, standard input holds the current and the new password, one per line.
@@ -216,8 +219,12 @@ pub(crate) enum Operators {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Sessions {
     /// List your browser sessions.
-    List,
-    /// End one of your browser sessions.
+    List {
+        /// List the sessions of all operators of the organization; needs org:admin.
+        #[arg(long)]
+        all: bool,
+    },
+    /// End one of your browser sessions; with org:admin, a session of any operator.
     End {
         /// Id of the session.
         session: i64,
@@ -262,6 +269,13 @@ pub(crate) enum Nodes {
         #[arg(long)]
         paste: bool,
     },
+    /// Change the name under which operators see a node. The node's own logs keep the old name.
+    Rename {
+        /// Id or name of the node.
+        node: String,
+        /// New name, unique among the nodes.
+        name: String,
+    },
     /// Put two nodes on one site. Needs org:admin.
     ///
     /// A device without MAC or serial at one address and port of a site is one device for all nodes of the site. The
@@ -285,6 +299,68 @@ pub(crate) enum Nodes {
         /// Skip the confirmation.
         #[arg(long)]
         yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sites {
+    /// List the sites.
+    List,
+    /// Show a site and the targets that it excludes.
+    Show {
+        /// Id or name of the site.
+        site: String,
+    },
+    /// Create a site without nodes. Needs org:admin.
+    Create {
+        /// Name of the site.
+        name: String,
+    },
+    /// Rename a site. Needs org:admin.
+    Rename {
+        /// Id or name of the site.
+        site: String,
+        /// New name.
+        name: String,
+    },
+    /// Delete a site without nodes. Needs org:admin.
+    Delete {
+        /// Id or name of the site.
+        site: String,
+    },
+    /// Move a node to a site. Needs org:admin.
+    AddNode {
+        /// Id or name of the site.
+        site: String,
+        /// Id or name of the node.
+        node: String,
+    },
+    /// Exclude targets from every later scan of the site's nodes. Needs org:admin.
+    Exclude {
+        /// Id or name of the site.
+        site: String,
+        /// Addresses, networks or ranges.
+        #[arg(required = true, value_name = "TARGET")]
+        targets: Vec<String>,
+        /// Why the targets are excluded. Plans and summaries show it.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Remove an exclude. Needs org:admin.
+    RemoveExclude {
+        /// Id of the exclude in the output of `sites show`.
+        id: i64,
+    },
+    /// Replace the blackouts of a site, in which its nodes run no scan. Needs org:admin.
+    Blackouts {
+        /// Id or name of the site.
+        site: String,
+        /// Windows such as `08:00-18:00` or `mon-fri 22:00-06:00`. Without one, the site has no blackouts.
+        #[arg(value_name = "WINDOW")]
+        windows: Vec<String>,
+        /// Time zone of the windows, as an IANA name.
+        #[arg(long, value_name = "ZONE", default_value = "UTC")]
+        time_zone: String,
     },
 }
 
@@ -432,17 +508,20 @@ pub(crate) struct Targets {
     /// Treat a single TARGET as an entry of a list instead of a target expression.
     #[arg(long)]
     pub(crate) list: bool,
-    /// Targets: addresses, host names, networks (10.0.0.0/24), ranges (10.0.0.1-50, 10.0.0.1..10.0.3.254, 10.0.0-3.*), or fleetnode-local-subnet. Exclude with !10.0.0.9.
-    #[arg(required_unless_present = "mdns", value_name = "TARGET")]
+    /// Targets: addresses, host names, networks (10.0.0.0/24), ranges (10.0.0.1-50, 10.0.0.1..10.0.3.254, 10.0.0-3.*), or fleetnode-local-subnet. @FILE and - (standard input) stand for the targets in them. Exclude with !10.0.0.9.
+    #[arg(required_unless_present = "listening", value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
     /// Scan the hosts in the node's local subnets that announce this mDNS service [default: _http._tcp]. The drivers choose the ports.
-    #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["targets", "list", "ports"])]
+    #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["targets", "list", "ports"], group = "listening")]
     pub(crate) mdns: Option<String>,
-    /// Time to listen for mDNS announcements, in seconds, 1 to 60 [default: 5].
+    /// Scan the devices whose IP report button is pressed, and print them in that order. The node must run with --listen-announcements.
+    #[arg(long, conflicts_with_all = ["targets", "list", "ports"], group = "listening")]
+    pub(crate) announcements: bool,
+    /// Time to listen, in seconds: for mDNS 1 to 60 [default: 5], for IP report buttons 1 to 540 [default: 300].
     #[arg(
         long,
         value_name = "SECONDS",
-        requires = "mdns",
+        requires = "listening",
         conflicts_with = "targets"
     )]
     pub(crate) listen: Option<i32>,
@@ -458,9 +537,12 @@ pub(crate) struct Start {
     /// Maximum time that the scan waits for its node, in seconds [default: 24 h].
     #[arg(long, value_name = "SECONDS")]
     pub(crate) queue_for: Option<i64>,
-    /// Queue the scan behind interactive scans.
+    /// Queue the scan behind interactive scans. In a blackout of the site, the scan waits.
     #[arg(long)]
     pub(crate) scheduled: bool,
+    /// Start the scan in spite of a blackout of the site. Needs org:admin and is recorded in the audit trail.
+    #[arg(long)]
+    pub(crate) override_blackout: bool,
     /// Print the scan and exit without watching it.
     #[arg(long)]
     pub(crate) no_watch: bool,
@@ -512,11 +594,25 @@ pub(crate) enum Devices {
         /// Show only devices of this node, by id or name.
         #[arg(long)]
         node: Option<String>,
+        #[command(flatten)]
+        search: search::Arguments,
     },
     /// Show a device with its former identifiers and why they belong to it.
     Show {
         /// Id of the device, or a current or former identifier.
         device: String,
+    },
+    /// Delete devices from the inventory, all or none, and unpair them. A later scan that finds one creates a new record.
+    Delete {
+        /// Ids of the devices, at most 256.
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<i64>,
+        /// The reason, which the audit trail keeps.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Skip the confirmation.
+        #[arg(long)]
+        yes: bool,
     },
     /// Undo a merge of two devices. Later reports do not merge them again.
     Undo {

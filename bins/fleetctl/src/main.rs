@@ -14,7 +14,9 @@ mod output;
 mod pair;
 mod scans;
 mod schedules;
+mod search;
 mod server;
+mod sites;
 mod times;
 mod watch;
 
@@ -73,6 +75,7 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
     let format = cli.format();
     match cli.command {
         Command::Nodes(command) => nodes::run(&server, format, command).await,
+        Command::Sites(command) => sites::run(&server, format, command).await,
         Command::Scan(command) => scans::run(&server, format, command).await,
         Command::Schedule(command) => schedules::run(&server, format, command).await,
         Command::Devices(command) => devices::run(&server, format, command).await,

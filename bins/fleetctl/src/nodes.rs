@@ -11,7 +11,7 @@ use fleet_wire::{
     fleet::{
         CancelEnrollmentCodeRequest, ConfirmFetchingNodeRequest, EnrollmentCode,
         ListEnrollmentCodesRequest, ListNodesRequest, ListRevokedNodesRequest, MoveNodeRequest,
-        Node,
+        Node, RenameNodeRequest,
     },
 };
 
@@ -73,6 +73,13 @@ pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Resu
             fingerprint,
             paste,
         } => confirm(server, format, &node, fingerprint.as_deref(), paste).await?,
+        Nodes::Rename { node, name } => {
+            let request = RenameNodeRequest {
+                fleet_node_id: resolve(server, &node).await?,
+                name,
+            };
+            server.nodes.rename_node(&request, server.call()?).await?;
+        }
         Nodes::ShareSite { node, with } => {
             let with = find(server, &with).await?;
             move_to(server, &node, with.site_id).await?;

@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, DbBackend};
 use sea_orm_migration::prelude::*;
 
 /// All steps in order.
-const STEPS: [Step; 4] = [
+const STEPS: [Step; 7] = [
     Step {
         name: "m0001_first_schema",
         sql: include_str!("migration/m0001_first_schema.sql"),
@@ -28,8 +28,16 @@ const STEPS: [Step; 4] = [
         sql: include_str!("migration/m0004_schedules.sql"),
     },
     Step {
-        name: "m0005_key_fetches",
-        sql: include_str!("migration/m0005_key_fetches.sql"),
+        name: "m0005_sites",
+        sql: include_str!("migration/m0005_sites.sql"),
+    },
+    Step {
+        name: "m0006_device_search",
+        sql: include_str!("migration/m0006_device_search.sql"),
+    },
+    Step {
+        name: "m0007_key_fetches",
+        sql: include_str!("migration/m0007_key_fetches.sql"),
     },
 ];
 

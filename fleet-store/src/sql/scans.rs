@@ -392,8 +392,13 @@ pub(crate) async fn insert(
         .await?;
     let empty = chunks.is_empty();
     inserts::all(tx, chunks).await?;
+    let overriding = if new.ignores_blackout {
+        ", in spite of the blackouts of its site"
+    } else {
+        ""
+    };
     let subject = format!(
-        "scan {} on node {} ({} targets){origin}",
+        "scan {} on node {} ({} targets){origin}{overriding}",
         new.id, new.node, new.plan.targets
     );
     audit::done(tx, new.org, actor, "scan.start", subject, new.now).await?;
@@ -477,6 +482,7 @@ fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), D
         code: Set(None),
         reason: Set(String::new()),
         open_scope: Set(new.plan.open_scope),
+        ignores_blackout: Set(new.ignores_blackout),
         skipped: Set(codec::write_tallies(&new.plan.skipped)?),
         chunks: Set(count(new.plan.chunks.len() as u64)),
         chunks_done: Set(0),

@@ -9,8 +9,9 @@ use fleet_wire::{
     admin::{CreateEnrollmentCodeRequest, PairDeviceToFleetNodeRequest, RevokeFleetNodeRequest},
     fleet::{
         CancelEnrollmentCodeRequest, CreateKeyRequest, CreateOperatorRequest,
-        CreateScheduleRequest, KeyClient, ListDevicesRequest, ListSessionsRequest, OperatorClient,
-        PauseScheduleRequest, ScheduleClient, ScheduleTiming, StartPairingRequest,
+        CreateScheduleRequest, CreateSiteRequest, ExcludeTargetsRequest, KeyClient,
+        ListDevicesRequest, ListNodesRequest, ListSessionsRequest, ListSitesRequest,
+        OperatorClient, PauseScheduleRequest, ScheduleClient, ScheduleTiming, StartPairingRequest,
         UndoIdentityChangeRequest,
     },
     gateway::{AckCode, DiscoveredDeviceReport},
@@ -45,7 +46,7 @@ pub(super) struct Scene<'a> {
 
 /// Everything that a row can name. A procedure that takes something new adds its name here and makes it in
 /// [`Scene::make`].
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 31] = [
     "$awaitingCode",
     "$awaiting",
     "$bound",
@@ -57,9 +58,11 @@ const NAMES: [&str; 28] = [
     "$device",
     "$email",
     "$ended",
+    "$exclude",
     "$fetchingCode",
     "$fetching",
     "$finder",
+    "$home",
     "$identifier",
     "$key",
     "$member",
@@ -72,6 +75,7 @@ const NAMES: [&str; 28] = [
     "$running",
     "$schedule",
     "$session",
+    "$site",
     "$token",
     "$undone",
 ];
@@ -98,6 +102,16 @@ impl<'a> Scene<'a> {
             connected: Vec::new(),
             runner: None,
         }
+    }
+
+    /// A site without nodes.
+    async fn new_site(&self) -> i64 {
+        let request = CreateSiteRequest {
+            name: format!("site {}", unique()),
+        };
+        let sites = self.admin.sites();
+        let created = sites.create_site(&request, self.admin.options());
+        created.await.expect("created").site_id
     }
 
     /// Makes what a row names, without calling it.
@@ -304,7 +318,7 @@ impl<'a> Scene<'a> {
                 sign_in(world, admin).await;
                 let account = admin.account();
                 let listed = account
-                    .list_sessions(&ListSessionsRequest {}, admin.options())
+                    .list_sessions(&ListSessionsRequest::default(), admin.options())
                     .await;
                 let newest = listed.expect("lists").sessions.remove(0);
                 self.named.insert(name, newest.session_id.to_string());
@@ -331,6 +345,42 @@ impl<'a> Scene<'a> {
                 self.connected
                     .push(node.connect(world, Profile::ours()).await);
                 self.named.insert(name, node.id.to_string());
+            }
+            "$home" => {
+                let node = Enrolled::new(world, admin).await;
+                let nodes = admin
+                    .nodes()
+                    .list_nodes(&ListNodesRequest {}, admin.options())
+                    .await
+                    .expect("listed");
+                let found = nodes
+                    .nodes
+                    .iter()
+                    .find(|one| one.fleet_node_id == node.id.0);
+                let site = found.expect("the node").site_id;
+                self.named.insert(name, site.to_string());
+            }
+            "$site" => {
+                let site = self.new_site().await;
+                self.named.insert(name, site.to_string());
+            }
+            "$exclude" => {
+                let site = self.new_site().await;
+                let request = ExcludeTargetsRequest {
+                    site_id: site,
+                    targets: "10.0.0.9".to_owned(),
+                    reason: "printer".to_owned(),
+                };
+                let sites = admin.sites();
+                let excluded = sites.exclude_targets(&request, admin.options()).await;
+                excluded.expect("excluded");
+                let listed = sites
+                    .list_sites(&ListSitesRequest {}, admin.options())
+                    .await;
+                let listed = listed.expect("listed").sites;
+                let found = listed.iter().find(|one| one.site_id == site);
+                let exclude = found.expect("the site").excludes[0].site_exclude_id;
+                self.named.insert(name, exclude.to_string());
             }
             "$revoked" => {
                 let node = Enrolled::new(world, admin).await;

@@ -5,14 +5,15 @@ use fleet_core::enrollment::{InvitationStep, NodeState};
 use super::{fetches, invitations};
 use crate::{
     ConfirmError, Enrollment, FetchKeyError, FetchingNode, KeyAnswer, KeyRequest, MoveNodeError,
-    NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
+    NewNode, NodeRow, RegisterError, Registered, RenameNodeError, RevokeError, Revoked,
     sql::{
         audit, completion,
-        entity::{node, node_challenge, node_key, node_session, site},
+        entity::{node, node_challenge, node_key, node_session},
         nodes,
         nodes::Which,
         pairing,
         prelude::*,
+        sites,
     },
 };
 
@@ -36,7 +37,7 @@ impl Enrollment for SqlStore {
             {
                 return refuse(RegisterError::ReplacementTaken { node, by });
             }
-            let site = create_site(tx, code.org_id, &new.name, new.now).await?;
+            let site = sites::create(tx, code.org_id, &new.name, new.now).await?;
             let created = node::ActiveModel {
                 id: NotSet,
                 org_id: Set(code.org_id),
@@ -157,6 +158,44 @@ impl Enrollment for SqlStore {
         })
     }
 
+    async fn rename_node(
+        &self,
+        org: OrgId,
+        id: NodeId,
+        name: String,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), RenameNodeError> {
+        transaction!(self, "rename_node", |tx| {
+            let Some(node) = nodes::lock_of(tx, org, id).await? else {
+                return refuse(RenameNodeError::NotFound(id));
+            };
+            if node.name == name {
+                return Ok(());
+            }
+            // The unique index decides a race.
+            let other = node::Entity::find()
+                .filter(node::Column::OrgId.eq(org.0))
+                .filter(node::Column::Name.eq(name.as_str()))
+                .filter(node::Column::DeletedAt.is_null())
+                .one(tx)
+                .await?;
+            if let Some(other) = other {
+                let (name, node) = (name.clone(), NodeId(other.id));
+                return refuse(RenameNodeError::NameTaken { name, node });
+            }
+            let change = node::ActiveModel {
+                id: Set(node.id),
+                name: Set(name.clone()),
+                ..Default::default()
+            };
+            change.update(tx).await?;
+            let subject = format!("{} to {name}", shown(&node));
+            audit::done(tx, org, &actor, "node.rename", subject, now).await?;
+            Ok(())
+        })
+    }
+
     async fn move_node(
         &self,
         org: OrgId,
@@ -170,8 +209,8 @@ impl Enrollment for SqlStore {
                 return refuse(MoveNodeError::NotFound(id));
             };
             let to = match to {
-                None => create_site(tx, org.0, &node.name, now).await?,
-                Some(site) if is_site_of(tx, org, site).await? => site.0,
+                None => sites::create(tx, org.0, &node.name, now).await?,
+                Some(site) if sites::lock(tx, org, site).await?.is_some() => site.0,
                 Some(site) => return refuse(MoveNodeError::NoSite(site)),
             };
             let change = node::ActiveModel {
@@ -237,30 +276,6 @@ async fn confirm(
     invitations::advance(tx, &bound, next, bound.node_id).await?;
     set_state(tx, node.id, NodeState::Confirmed, None).await?;
     Ok(node)
-}
-
-/// Creates the site of a node that shares it with no other.
-async fn create_site(
-    tx: &DatabaseTransaction,
-    org: i64,
-    name: &str,
-    now: Timestamp,
-) -> Result<i64, DbErr> {
-    let created = site::ActiveModel {
-        id: NotSet,
-        org_id: Set(org),
-        name: Set(name.to_owned()),
-        created_at: Set(Micros(now)),
-    };
-    Ok(created.insert(tx).await?.id)
-}
-
-async fn is_site_of(tx: &DatabaseTransaction, org: OrgId, id: SiteId) -> Result<bool, DbErr> {
-    let found = site::Entity::find_by_id(id.0)
-        .filter(site::Column::OrgId.eq(org.0))
-        .one(tx)
-        .await?;
-    Ok(found.is_some())
 }
 
 /// The live node that replaces a revoked one. The unique index decides a race.

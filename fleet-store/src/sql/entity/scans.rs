@@ -22,6 +22,8 @@ entity! {
         pub code: Option<String>,
         pub reason: String,
         pub open_scope: bool,
+        /// Whether an administrator started it in spite of a blackout.
+        pub ignores_blackout: bool,
         pub skipped: String,
         pub chunks: i64,
         pub chunks_done: i64,

@@ -9,7 +9,7 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes.
-const ROWS: [&[&str]; 4] = [
+const ROWS: [&[&str]; 7] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
@@ -36,6 +36,12 @@ const ROWS: [&[&str]; 4] = [
     &[
         "INSERT INTO schedule (id, org_id, operator_id, node_id, name, request, recurrence, zone, jitter_s, blackouts, since, created_at, paused_reason, runs, missed) VALUES ('s1', 1, 1, 1, 'nightly', '{}', '@daily', 'UTC', 0, '', 1, 1, '', 0, 0)",
         "INSERT INTO schedule_run (schedule_id, at, due, missed, reason) VALUES ('s1', 1, 1, 0, '')",
+    ],
+    &[
+        "INSERT INTO site_exclude (id, org_id, site_id, target, reason, created_by, created_at) VALUES (1, 1, 1, '10.0.0.9', 'printer', 1, 1)",
+    ],
+    &[
+        "INSERT INTO device (id, org_id, identifier, node_id, scheme, driver, model, manufacturer, firmware, serial, evidence, first_seen, last_seen) VALUES (9, 1, 'mac:02:00:5E:00:00:09', 1, 'http', 'antminer', 'S19', '', '', '', '', 1, 2)",
     ],
     &["INSERT INTO key_fetch (node_id, sequence) VALUES (1, 1)"],
 ];
@@ -100,6 +106,7 @@ async fn rows(store: &SqlStore) -> i64 {
         "org",
         "operator",
         "operator_key",
+        "site",
         "node",
         "invitation",
         "device",
