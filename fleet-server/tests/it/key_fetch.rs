@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fleet_core::{NodeId, Role, key_statement};
+use fleet_store::AuditResult;
 use fleet_wire::{
     Code, RpcError,
     admin::ConfirmFleetNodeRequest,
@@ -98,11 +99,11 @@ async fn a_confirmed_node_fetches_its_key_until_it_has_used_one() {
     assert!(listed(&operator, id).await.key_fetched_at.is_some());
     refused(fetch(13).await, Code::FailedPrecondition);
     enrolled.sign_in(&world).await;
-    let audit = world.audit(operator.org).await;
-    let fetches = audit
+    let records = world.audited(operator.org, "node.fetch_key").await;
+    let done = records
         .iter()
-        .filter(|row| row.entry.action == "node.fetch_key");
-    assert!(fetches.count() >= 2);
+        .filter(|row| row.entry.result == AuditResult::Done);
+    assert_eq!(done.count(), 2, "{records:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,10 +116,10 @@ async fn nobody_else_fetches_the_key_and_a_pasted_one_is_not_replaced() {
     confirm(&world, &operator, id, code)
         .await
         .expect("is confirmed");
-    let stranger = fetch_key(&world, &identity(), id, 2).await;
+    let other = fetch_key(&world, &identity(), id, 2).await;
     let unknown = fetch_key(&world, &identity(), 987_654, 2).await;
-    let stranger = refused(stranger, Code::Unauthenticated).message;
-    assert_eq!(stranger, refused(unknown, Code::Unauthenticated).message);
+    let other = refused(other, Code::Unauthenticated).message;
+    assert_eq!(other, refused(unknown, Code::Unauthenticated).message);
     world.clock.pass(Duration::from_secs(3_601));
     let late = fetch_key(&world, &signing, id, 3).await;
     assert!(
