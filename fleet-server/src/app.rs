@@ -8,6 +8,7 @@ use fleet_store::{NodeRow, Notification, Store, StoreError};
 use fleet_wire::RpcError;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use zeroize::Zeroizing;
 
 use crate::{
     audit::Auditor,
@@ -20,6 +21,7 @@ use crate::{
     environment::Environment,
     hub::Hub,
     limiter::{Limiter, SourceLimiter},
+    pair::ForwardKey,
     passwords::Passwords,
     readiness::Readiness,
     replicas::Replicas,
@@ -64,6 +66,7 @@ pub(crate) struct App {
     pub(crate) environment: Arc<dyn Environment>,
     pub(crate) replica: ReplicaId,
     pub(crate) replicas: Replicas,
+    pub(crate) forward_key: ForwardKey,
     pub(crate) hub: Hub,
     pub(crate) dispatch_queue: Arc<DispatchQueue>,
     /// The database may have orders for a node that is connected here.
@@ -93,6 +96,7 @@ impl App {
         Arc::new(Self {
             replica,
             replicas: Replicas::new(replica),
+            forward_key: ForwardKey::new(&Zeroizing::new(environment.random())),
             hub: Hub::new(
                 environment.clone(),
                 dispatch_queue.clone(),

@@ -33,7 +33,7 @@ pub use api::{
     },
     pairing::{
         BindError, Bindings, BoundDevice, CancelPairingError, Changed, CreatePairingError,
-        DevicePairing, NewPairResults, NewPairing, PairPage, PairResultRow, PairResultsAnswer,
+        DevicePairing, ForwardedCredentials, ForwardedPairing, NewPairResults, NewPairing, PairPage, PairResultRow, PairResultsAnswer,
         PairRow, PairSelection, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
         SealedCredentials, UnbindError,
     },

@@ -12,6 +12,7 @@ use fleet_wire::{
         RevokeKeyRequest, StartPairingRequest, WatchScanRequest,
     },
     gateway::{AckCode, GoodbyeReason},
+    pairing::Credentials,
 };
 
 use crate::harness::{
@@ -23,7 +24,7 @@ on_both_databases! {
     a_cancel_through_another_server_stops_the_node_and_keeps_its_results
     a_cancel_without_a_notification_reaches_the_node
     a_revocation_through_another_server_ends_the_stream
-    a_pairing_is_canceled_through_another_server_and_started_only_where_the_stream_is
+    a_pairing_is_started_and_canceled_through_another_server
     discovery_through_another_server_finds_the_node
     a_watch_at_another_server_shows_the_same_events
     a_revoked_key_ends_its_watch_at_another_server
@@ -127,9 +128,7 @@ async fn a_revocation_through_another_server_ends_the_stream(url: &str) {
     pair.node.end().await.expect("ends cleanly");
 }
 
-async fn a_pairing_is_canceled_through_another_server_and_started_only_where_the_stream_is(
-    url: &str,
-) {
+async fn a_pairing_is_started_and_canceled_through_another_server(url: &str) {
     let mut pair = pair(url, Profile::ours()).await;
     let targets = list(&["10.0.0.1"], &["4028"]);
     let scan = start(&pair.operator, &pair.enrolled, targets).await;
@@ -138,18 +137,21 @@ async fn a_pairing_is_canceled_through_another_server_and_started_only_where_the
     found.expect("is accepted");
     pair.node.ack(&command, AckCode::Ok).await;
     scan.is("SCAN_STATE_COMPLETED").await;
+    let credentials = Credentials {
+        username: "root".to_owned(),
+        password: Some("correct horse".to_owned()),
+    };
     let request = StartPairingRequest {
         fleet_node_id: pair.enrolled.id.0,
         device_identifiers: vec![device("10.0.0.1").device_identifier],
+        credentials: Some(credentials.clone()),
         ..StartPairingRequest::default()
     };
     let far = pair.remote.device_pairing();
-    let answer = far.start_pairing(&request, pair.remote.options()).await;
-    let error = refused(answer, Code::FailedPrecondition);
-    assert!(error.message.contains("another server"), "{error}");
-    let near = pair.operator.device_pairing();
-    let started = near.start_pairing(&request, pair.operator.options()).await;
-    let (command, _) = pair.node.pairing().await;
+    let started = far.start_pairing(&request, pair.remote.options()).await;
+    let (command, received) = pair.node.pairing().await;
+    assert_eq!(received.credentials, Some(credentials));
+    assert_eq!(received.targets.len(), 1);
     let cancel = CancelPairingRequest {
         pairing_id: started.expect("starts").pairing_id,
     };

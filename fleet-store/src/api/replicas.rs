@@ -29,12 +29,16 @@ pub struct Orders {
 #[async_trait]
 pub trait Replicas: Send + Sync {
     /// Counts one more heartbeat of a server, and returns the counts of all servers. A server whose count stands still
-    /// was killed or hangs.
+    /// was killed or hangs. The key is the X25519 key to which other servers seal what only this one may read.
     async fn count_heartbeat(
         &self,
         replica: ReplicaId,
+        key: [u8; 32],
         now: Timestamp,
     ) -> Result<Vec<(ReplicaId, i64)>, StoreError>;
+
+    /// Returns the key of a server; `None` for an unknown one, and for one of a version without keys.
+    async fn replica_key(&self, replica: ReplicaId) -> Result<Option<[u8; 32]>, StoreError>;
 
     /// Reads the orders for the nodes whose streams a server holds. An order is repeated until the node has obeyed it.
     async fn orders(&self, replica: ReplicaId) -> Result<Orders, StoreError>;

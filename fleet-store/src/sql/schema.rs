@@ -40,7 +40,7 @@ impl SqlStore {
             scan scan_request chunk sweep command report report_row report_refusal scan_event
             device device_alias device_sighting identity_change refused_device node_endpoint binding
             direct_lease
-            device_pairing device_credential pairing pairing_target
+            device_pairing device_credential pairing pairing_target forwarded_pairing
         );
         Ok(differences)
     }

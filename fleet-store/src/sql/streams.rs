@@ -253,6 +253,7 @@ async fn next_epoch(
         claimed_at: Set(Micros(claim.now)),
         released_at: Set(None),
         takeovers: Set(takeovers),
+        end_reason: Set(None),
     };
     use node_stream::Column as C;
     let newest = OnConflict::column(C::NodeId)
@@ -264,6 +265,7 @@ async fn next_epoch(
             C::ClaimedAt,
             C::ReleasedAt,
             C::Takeovers,
+            C::EndReason,
         ])
         .to_owned();
     node_stream::Entity::insert(stream)

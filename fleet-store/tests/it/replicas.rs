@@ -22,7 +22,7 @@ contract! {
 async fn heartbeats_of_every_server_are_counted(site: Site) {
     let [one, two] = [ReplicaId([1; 16]), ReplicaId([2; 16])];
     let count = async |replica, seconds| {
-        let counted = site.store.count_heartbeat(replica, at(seconds)).await;
+        let counted = site.store.count_heartbeat(replica, [3; 32], at(seconds)).await;
         let mut counts = counted.expect("counted");
         counts.sort_unstable();
         counts
@@ -59,7 +59,7 @@ async fn coordination_needs_no_connection_of_the_requests(site: Site) {
     let mut notified = store.notifications().await.expect("subscribed");
     // The only connection of the requests is taken while the subscription holds its own.
     let held = store.list_nodes(site.org);
-    let heartbeat = store.count_heartbeat(ReplicaId([1; 16]), at(1));
+    let heartbeat = store.count_heartbeat(ReplicaId([1; 16]), [3; 32], at(1));
     let (held, heartbeat) = tokio::join!(held, heartbeat);
     assert_eq!(held.expect("read"), []);
     assert_eq!(heartbeat.expect("counted").len(), 1);

@@ -93,6 +93,8 @@ entity! {
         pub claimed_at: Micros,
         pub released_at: Option<Micros>,
         pub takeovers: Option<String>,
+        /// Why it ended; missing while it is open, and after a server that did not store its end.
+        pub end_reason: Option<String>,
     }
 }
 
@@ -103,5 +105,7 @@ entity! {
         pub id: Bytes16,
         pub heartbeats: i64,
         pub seen_at: Micros,
+        /// The key that other servers seal to; servers of older versions have none.
+        pub encryption_key: Option<Bytes32>,
     }
 }

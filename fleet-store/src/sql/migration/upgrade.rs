@@ -8,8 +8,9 @@ use sea_orm_migration::{MigrationTrait, MigratorTrait};
 use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
-/// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes.
-const ROWS: [&[&str]; 1] = [&[
+/// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes, `ID` for 16.
+const ROWS: [&[&str]; 2] = [
+    &[
     "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
     "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
     "INSERT INTO operator_key (id, operator_id, hash, name, created_at) VALUES (1, 1, KEY, 'laptop', 1)",
@@ -22,8 +23,13 @@ const ROWS: [&[&str]; 1] = [&[
     "INSERT INTO binding (device_id, org_id, node_id, created_at) VALUES (1, 1, 1, 2)",
     "INSERT INTO pairing (id, org_id, node_id, operator_id, parts, created_at, lease_until, ended_at, code, reason, last_sequence) VALUES ('p1', 1, 1, 1, 1, 1, 2, 3, 'ok', '', 1)",
     "INSERT INTO command (id, org_id, node_id, pairing_id, position, epoch, state, issued_at, deadline, ended_at, rows, refused_rows, flooded) VALUES ('c1', 1, 1, 'p1', 0, 1, 'acked', 1, 2, 3, 0, 0, FALSE)",
+    "INSERT INTO node_stream (node_id, epoch, replica, session_id, claimed_at) VALUES (1, 1, ID, 1, 1)",
     "INSERT INTO audit (id, org_id, principal, action, subject, count, at) VALUES (1, 1, 'system', 'code.expire', 'code 1', 1, 1)",
-]];
+],
+    &[
+        "INSERT INTO forwarded_pairing (pairing_id, replica, sealed) VALUES ('p1', ID, KEY)",
+    ],
+];
 
 /// The newest schema and a migration of this test after it.
 struct Longer;
@@ -67,13 +73,16 @@ async fn on_both<F: Future<Output = ()>>(name: &str, test: impl Fn(SqlStore) -> 
 }
 
 async fn populate(store: &SqlStore, rows: &[&str]) {
-    let bytes = if store.is_sqlite() {
-        format!("x'{}'", "00".repeat(32))
-    } else {
-        format!("'\\x{}'", "00".repeat(32))
+    let zeros = |count| {
+        let digits = "00".repeat(count);
+        if store.is_sqlite() {
+            format!("x'{digits}'")
+        } else {
+            format!("'\\x{digits}'")
+        }
     };
     for sql in rows {
-        let sql = sql.replace("KEY", &bytes);
+        let sql = sql.replace("KEY", &zeros(32)).replace(" ID,", &format!(" {},", zeros(16)));
         store.writer().execute_unprepared(&sql).await.expect(&sql);
     }
 }
@@ -91,6 +100,7 @@ async fn rows(store: &SqlStore) -> i64 {
         "device_alias",
         "node_endpoint",
         "binding",
+        "node_stream",
         "pairing",
         "command",
         "audit",

@@ -1,0 +1,15 @@
+-- What servers know of each other's nodes: keys for forwarded pairings, and why a stream ended.
+
+-- The X25519 key that other servers seal to. Servers of the first schema have none.
+ALTER TABLE replica ADD COLUMN encryption_key {bytes};
+
+-- A pairing that waits for the server that holds the node's stream, with credentials that only that
+-- server's process can open.
+CREATE TABLE forwarded_pairing (
+    pairing_id TEXT NOT NULL PRIMARY KEY REFERENCES pairing (id),
+    replica {bytes} NOT NULL,
+    sealed {bytes} NOT NULL
+);
+CREATE INDEX forwarded_pairing_replica ON forwarded_pairing (replica);
+
+ALTER TABLE node_stream ADD COLUMN end_reason TEXT;
