@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use fleet_core::{NodeId, OrgId, ReplicaId, Timestamp, presence};
+use fleet_core::{CommandId, NodeId, OrgId, ReplicaId, Timestamp, presence};
 use fleet_discovery::PlanPolicy;
 use fleet_store::{NodeRow, Notification, Store, StoreError};
 use fleet_wire::RpcError;
@@ -193,6 +193,17 @@ impl App {
             }
             Notification::Credentials(org) => self.wakeups.notify(org),
         }
+    }
+
+    /// Stops a command that the store has ended, if its node is connected here.
+    pub(crate) fn end_command(&self, node: NodeId, command: CommandId) {
+        if !self.hub.is_in_flight(node, command) {
+            return;
+        }
+        // Before `forget`, after which the hub no longer knows the command.
+        self.hub.cancel(node, command);
+        self.hub.forget(node, command);
+        self.dispatch_queue.push(node);
     }
 
     /// Whether a node is connected, to this or another server.

@@ -61,6 +61,7 @@ impl CallLimits {
                 "{name} may have {most} calls at a time: wait for one to end"
             ))
             .with_reason("TOO_MANY_CALLS")
+            .with_fact("limit", most)
             .with_retry_after(RETRY_AFTER));
         }
         active.calls += 1;

@@ -51,10 +51,13 @@ async fn read(app: &Arc<App>) {
 }
 
 async fn pass_on(app: &Arc<App>) {
-    match app.store.orders(app.replica).await {
+    match app.store.orders(app.replica, app.environment.now()).await {
         Ok(orders) => {
             for (node, command) in orders.canceled {
                 app.hub.cancel(node, command);
+            }
+            for (node, command) in orders.ended {
+                app.end_command(node, command);
             }
             for node in orders.revoked {
                 app.hub.revoked(node);

@@ -17,9 +17,9 @@ use fleet_wire::{
     },
     pairing::Credentials,
 };
-use http::{HeaderName, HeaderValue};
 use forward::Holder;
 pub(crate) use forward::{ForwardKey, take as take_forwarded};
+use http::{HeaderName, HeaderValue};
 use sender::Sender;
 
 use crate::{
@@ -124,11 +124,7 @@ async fn store(
 }
 
 /// The other server that holds the node's stream; `None` if this server does. Refuses a node that cannot pair now.
-async fn holder(
-    app: &App,
-    call: &OperatorCall,
-    node: NodeId,
-) -> Result<Option<Holder>, RpcError> {
+async fn holder(app: &App, call: &OperatorCall, node: NodeId) -> Result<Option<Holder>, RpcError> {
     let row = app.store.node(call.org, node).await.answered()?;
     let row =
         row.ok_or_else(|| RpcError::not_found(format!("no node {node} in this organization")))?;

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use fleet_core::{NodeId, OrgId, Priority, ScanId, enrollment::NodeState, limits};
-use fleet_discovery::{Plan, ScanRequest, estimate, plan, queue_wait};
+use fleet_discovery::{Plan, PlanError, ScanRequest, estimate, plan, queue_wait};
 use fleet_registry::{Capabilities, Capability};
 use fleet_store::{CreatedScan, NewScan, NodeRow, Queueing, ScanRow};
 use fleet_wire::RpcError;
@@ -113,11 +113,31 @@ pub(crate) async fn planned(
         fleet_discovery::NodeProfile::upstream,
         fleet_store::Hello::profile,
     );
-    let mut plan = plan(request, &profile, &app.plan_policy())
-        .map_err(|error| RpcError::new(failure::code(error.code()), error.to_string()))?;
+    let mut plan =
+        plan(request, &profile, &app.plan_policy()).map_err(|error| unplanned(&row, &error))?;
     let history = app.store.scan_history(call.org, node).await.answered()?;
     plan.estimate = estimate(&plan, &profile, &history.past);
     Ok((row, plan))
+}
+
+/// The answer to a request without a plan. A node that is too old for it is named with what it lacks.
+fn unplanned(node: &NodeRow, error: &PlanError) -> RpcError {
+    let refusal = |text| RpcError::new(failure::code(error.code()), text);
+    let Some(capability) = error.lacks() else {
+        return refusal(error.to_string());
+    };
+    let version = match &node.hello {
+        Some(hello) if !hello.version.is_empty() => format!("has version {}", hello.version),
+        Some(_) => "is an upstream node".to_owned(),
+        None => "has never connected".to_owned(),
+    };
+    refusal(format!(
+        "upgrade required: node {} ({version}) lacks the capability `{capability}`: {error}",
+        node.id
+    ))
+    .with_reason("UPGRADE_REQUIRED")
+    .with_fact("node_id", node.id)
+    .with_fact("capability", capability)
 }
 
 /// When a scan of this node would start, as a hint; none if it starts at once.

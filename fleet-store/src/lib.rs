@@ -21,7 +21,10 @@ pub use api::{
         DeviceAlias, DeviceName, DeviceRow, DeviceSighting, Inventory, RefusedDevice,
         SeparatedDevices, UndoError,
     },
-    direct::{DialRequest, Direct, DirectOutcome, Exclusion, NewSightings, ReleaseError, Released},
+    direct::{
+        DialRequest, Direct, DirectOutcome, Exclusion, NewSightings, ReleaseError, Released,
+        Sighted,
+    },
     enrollment::{
         CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Hello, Invitation, Invitations,
         MoveNodeError, NewCode, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
@@ -33,18 +36,18 @@ pub use api::{
     },
     pairing::{
         BindError, Bindings, BoundDevice, CancelPairingError, Changed, CreatePairingError,
-        DevicePairing, ForwardedCredentials, ForwardedPairing, NewPairResults, NewPairing, PairPage, PairResultRow, PairResultsAnswer,
-        PairRow, PairSelection, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
-        SealedCredentials, UnbindError,
+        DevicePairing, ForwardedCredentials, ForwardedPairing, NewPairResults, NewPairing,
+        PairPage, PairResultRow, PairResultsAnswer, PairRow, PairSelection, PairTarget,
+        PairTargets, Pairing, PairingRow, PairingStep, SealedCredentials, UnbindError,
     },
-    replicas::{Notification, Orders, Replicas},
+    replicas::{ENDED_FOR, Notification, Orders, Replicas},
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
         EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanRow,
         Scans, StoredEvent,
     },
-    sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
+    sessions::{BeginError, Challenged, Halt, Heartbeat, NodeIdentity, OpenSessionError, Sessions},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
 pub use sql::{DatabaseUrl, MigrateMode, SqlStore, StoreOptions};

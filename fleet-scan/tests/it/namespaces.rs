@@ -283,7 +283,10 @@ fn lab_without_privilege_only_a_fresh_answer_of_the_router_confirms_silence() {
         verify_soon(&node);
         let group = if pings { "0 0" } else { "1 0" };
         let set = node.run(move || std::fs::write("/proc/sys/net/ipv4/ping_group_range", group));
-        set.join().expect("no panic").expect("a namespace").expect("a setting");
+        set.join()
+            .expect("no panic")
+            .expect("a namespace")
+            .expect("a setting");
         let listening = router.run(move || {
             (!refusals).then(|| std::net::UdpSocket::bind("0.0.0.0:9").expect("the discard port"))
         });
@@ -294,7 +297,10 @@ fn lab_without_privilege_only_a_fresh_answer_of_the_router_confirms_silence() {
         router.ip("addr flush dev node").expect("no address");
         let summary = scan_without_privilege(&node);
         assert_eq!(summary.count(TargetOutcome::NotReached), 4, "{summary:?}");
-        let note = summary.notes.iter().any(|note| note.contains("router does not answer"));
+        let note = summary
+            .notes
+            .iter()
+            .any(|note| note.contains("router does not answer"));
         assert!(note, "{summary:?}");
     }
 }

@@ -22,7 +22,7 @@ use super::{
     entity::{command, node, node_stream, pairing, replica, scan},
     nodes,
 };
-use crate::{Notification, Orders, Replicas, sql::prelude::*};
+use crate::{ENDED_FOR, Notification, Orders, Replicas, sql::prelude::*};
 
 /// The channel of NOTIFY.
 const CHANNEL: &str = "fleet";
@@ -132,7 +132,7 @@ impl Replicas for SqlStore {
         Ok(row.and_then(|row| row.encryption_key).map(|key| key.0))
     }
 
-    async fn orders(&self, replica: ReplicaId) -> Result<Orders, StoreError> {
+    async fn orders(&self, replica: ReplicaId, now: Timestamp) -> Result<Orders, StoreError> {
         let held = || {
             node_stream::Entity::find()
                 .select_only()
@@ -162,10 +162,21 @@ impl Replicas for SqlStore {
                 .into_tuple::<(i64, AsText<CommandId>)>()
                 .all(self.reader())
                 .await?;
+            let flooded = command::Entity::find()
+                // As in the index.
+                .filter(Expr::col((command::Entity, command::Column::Flooded)))
+                .filter(command::Column::EndedAt.gte(Micros(now.minus(ENDED_FOR))))
+                .filter(command::Column::NodeId.in_subquery(held()))
+                .select_only()
+                .columns([command::Column::NodeId, command::Column::Id])
+                .into_tuple::<(i64, AsText<CommandId>)>()
+                .all(self.reader())
+                .await?;
             let command = |(node, AsText(command))| (NodeId(node), command);
             Ok(Orders {
                 canceled: canceled.into_iter().map(command).collect(),
                 revoked: revoked.into_iter().map(NodeId).collect(),
+                ended: flooded.into_iter().map(command).collect(),
             })
         };
         orders.await.during("orders")

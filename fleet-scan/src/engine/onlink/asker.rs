@@ -131,7 +131,9 @@ impl Direct {
         // The kernel writes the identifier and the checksum.
         self.echo
             .as_mut()
-            .map_or(Ok(0), |socket| socket.write(&[request, 0, 0, 0, 0, 0, 0, 1]))
+            .map_or(Ok(0), |socket| {
+                socket.write(&[request, 0, 0, 0, 0, 0, 0, 1])
+            })
             .map(drop)
     }
 

@@ -136,7 +136,11 @@ impl Path {
         let Some(Asked { first, last, tries }) = self.asked else {
             return Canary::Ask;
         };
-        let interval = if tries <= TRIES { WAIT } else { VERIFY_INTERVAL };
+        let interval = if tries <= TRIES {
+            WAIT
+        } else {
+            VERIFY_INTERVAL
+        };
         if now < last + interval {
             Canary::Wait(last + interval)
         } else if tries < TRIES || (unverified && now < first + VERIFY) {
@@ -248,7 +252,10 @@ mod tests {
             }
         }
         let took = now - start;
-        assert!(took >= VERIFY && took <= VERIFY + VERIFY_INTERVAL, "{took:?}");
+        assert!(
+            took >= VERIFY && took <= VERIFY + VERIFY_INTERVAL,
+            "{took:?}"
+        );
         assert!((50..=60).contains(&requests), "{requests} requests");
     }
 

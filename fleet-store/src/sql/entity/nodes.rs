@@ -28,6 +28,8 @@ entity! {
         pub hello: Option<String>,
         /// Set while the node is halted; may be empty.
         pub halt_reason: Option<String>,
+        /// Why it has no control stream although it reaches a server.
+        pub stream_problem: Option<String>,
         /// The revoked node that it replaces.
         pub replaces_node_id: Option<i64>,
     }

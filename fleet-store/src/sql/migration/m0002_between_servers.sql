@@ -13,3 +13,13 @@ CREATE TABLE forwarded_pairing (
 CREATE INDEX forwarded_pairing_replica ON forwarded_pairing (replica);
 
 ALTER TABLE node_stream ADD COLUMN end_reason TEXT;
+
+-- Why the node has no stream, as its heartbeats state.
+ALTER TABLE node ADD COLUMN stream_problem TEXT;
+
+-- How many of the rejected devices of a report belong to another owner.
+ALTER TABLE report ADD COLUMN owned_elsewhere BIGINT NOT NULL DEFAULT 0;
+
+-- Commands that were ended because too many of their rows were refused: the server that holds the
+-- node's stream looks for them.
+CREATE INDEX command_flooded ON command (node_id) WHERE flooded;
