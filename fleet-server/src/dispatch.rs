@@ -23,14 +23,14 @@ const AT_ONCE: usize = 6;
 /// Dispatches until the server drains.
 pub(crate) async fn run(app: Arc<App>) {
     let unsent = Arc::new(Unsent::default());
-    let mut turns = Turns::default();
+    let mut serving = Serving::default();
     let mut polls = tokio::time::interval(POLL_EVERY);
     polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = app.drain.cancelled() => break,
             () = app.dispatch_queue.wait() => {}
-            () = turns.next() => {}
+            () = serving.next() => {}
             _ = polls.tick() => match app.store.nodes_with_work(app.environment.now()).await {
                 Ok(nodes) => nodes
                     .into_iter()
@@ -39,12 +39,12 @@ pub(crate) async fn run(app: Arc<App>) {
                 Err(error) => tracing::warn!(%error, "cannot read which nodes have work"),
             }
         }
-        turns.start(app.dispatch_queue.take(), |node| {
+        serving.start(app.dispatch_queue.take(), |node| {
             serve(app.clone(), unsent.clone(), node)
         });
     }
     // What was begun is completed, so no command stays stored and unsent.
-    turns.finish().await;
+    serving.finish().await;
 }
 
 /// Serves one node.
@@ -66,13 +66,13 @@ async fn serve(app: Arc<App>, unsent: Arc<Unsent>, node: NodeId) {
 /// The nodes that are served now, each by a task of its own, and those that wait for a place. Tasks, because a future
 /// that nothing polls could hold a connection of the pool.
 #[derive(Default)]
-struct Turns {
+struct Serving {
     tasks: JoinSet<()>,
     served: HashMap<Id, NodeId>,
     waiting: BTreeSet<NodeId>,
 }
 
-impl Turns {
+impl Serving {
     /// Adds nodes, and serves as many as there are places. A node is never served twice at once.
     fn start<F>(&mut self, nodes: impl IntoIterator<Item = NodeId>, serve: impl Fn(NodeId) -> F)
     where
@@ -326,33 +326,33 @@ mod tests {
                 served.send(node).expect("somebody listens");
             }
         };
-        let mut turns = Turns::default();
+        let mut serving = Serving::default();
         let most = i64::try_from(AT_ONCE).expect("small");
         // More nodes than places, in two groups. The first waits for its row.
-        turns.start((1..=3 * most).map(NodeId), &serve);
-        assert_eq!(turns.served.len(), AT_ONCE);
-        turns.start([NODE], &serve);
+        serving.start((1..=3 * most).map(NodeId), &serve);
+        assert_eq!(serving.served.len(), AT_ONCE);
+        serving.start([NODE], &serve);
         for expected in 2..=3 * most {
             assert_eq!(heard.recv().await, Some(NodeId(expected)));
-            turns.next().await;
-            turns.start([], &serve);
+            serving.next().await;
+            serving.start([], &serve);
         }
-        assert_eq!(turns.served.len(), 1, "it waits for itself");
+        assert_eq!(serving.served.len(), 1, "it waits for itself");
         for _ in 0..2 {
             slow.notify_one();
             assert_eq!(heard.recv().await, Some(NODE));
-            turns.next().await;
-            turns.start([], &serve);
+            serving.next().await;
+            serving.start([], &serve);
         }
-        assert!(turns.served.is_empty() && turns.waiting.is_empty());
+        assert!(serving.served.is_empty() && serving.waiting.is_empty());
     }
 
     #[tokio::test]
-    async fn a_crashed_turn_frees_its_place() {
-        let mut turns = Turns::default();
-        turns.start([NODE], |_| async { panic!("for the test") });
-        turns.next().await;
-        assert!(turns.served.is_empty());
+    async fn a_crashed_dispatch_frees_its_place() {
+        let mut serving = Serving::default();
+        serving.start([NODE], |_| async { panic!("for the test") });
+        serving.next().await;
+        assert!(serving.served.is_empty());
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use fleet_wire::{
 
 use crate::harness::{
     Enrolled, Node, Operator, Profile, Started, World, bearer, device, eventually, list,
-    on_both_databases, refused, soon, start,
+    on_both_databases, soon, start,
 };
 
 on_both_databases! {

@@ -86,8 +86,13 @@ impl Asker {
                     Sign::None
                 }
             }
-            Self::Kernel(direct) if direct.has_answer() => Sign::Answered(now),
-            Self::Kernel(_) => confirmation(router, kernel, now),
+            Self::Kernel(direct) => {
+                if direct.has_answer() {
+                    Sign::Answered(now)
+                } else {
+                    confirmation(router, kernel, now)
+                }
+            }
         }
     }
 }
