@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn policy_admits_only_what_it_names() {
+    fn policy_admits_only_named_classes() {
         let ip = |text| parse_literal(text).expect("a literal");
         let default = AddressPolicy::default();
         assert_eq!(default.admit(ip("::ffff:10.0.0.1")), Ok(ip("10.0.0.1")));

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_keeps_what_the_newer_facts_leave_blank() {
+    fn an_update_keeps_facts_that_the_newer_ones_leave_blank() {
         let mut known = facts("S19", "1.0", "A1");
         assert!(known.update(&facts("", "1.1", "")));
         assert_eq!(known, facts("S19", "1.1", "A1"));

@@ -112,6 +112,8 @@ uuid_ids! {
     ScanId;
     /// A pairing that an operator requested of a node.
     PairingId;
+    /// A scan that is repeated at set times.
+    ScheduleId;
     /// One attempt of a chunk on a node, or one part of a pairing.
     CommandId;
 }

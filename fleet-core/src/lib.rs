@@ -13,6 +13,7 @@ mod facts;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
+mod host;
 mod identity;
 mod ids;
 pub mod limits;
@@ -39,11 +40,12 @@ pub use audit::{
 };
 pub use backoff::{Backoff, full_jitter};
 pub use facts::DeviceFacts;
+pub use host::{HostReport, NameSource, NamedBy, RawHostReport};
 pub use identity::{DeviceIdentifier, Fingerprint, InvalidIdentifier, Serial, auto_identifier};
 pub use ids::{
     BrowserSessionId, CommandId, ConnectionId, DeviceId, Epoch, IdentityChangeId, InstanceId,
     KeyId, NodeId, OperatorId, OrgId, PairingId, ParseUuidError, PendingEnrollmentId, ReplicaId,
-    ScanId, SessionId, SiteId,
+    ScanId, ScheduleId, SessionId, SiteId,
 };
 pub use mac::{InvalidMac, Mac};
 pub use pairing::{PairOutcome, PairRejectReason, PairResult, PairingStatus, RawPairResult};

@@ -235,7 +235,7 @@ mod tests {
     proptest! {
         #![proptest_config(crate::regressions!("presence"))]
 
-        /// Whatever counts an observer reads and when, a server is live exactly if its count changed within the last
+        /// For all counts and reading times of an observer, a server is live exactly if its count changed within the last
         /// 1.5 s.
         #[test]
         fn a_server_is_live_exactly_while_its_count_changes(

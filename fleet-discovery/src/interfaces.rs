@@ -177,7 +177,7 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// Why no scan of a network is useful, whatever its interface.
+/// Why no scan of a network is useful on any interface.
 fn unsuitable(interface: &Interface, subnet: Ipv4Network) -> Option<&'static str> {
     let private = |ip: std::net::Ipv4Addr| classify(ip.into()) == AddressClass::Private;
     if !interface.is_up {

@@ -28,9 +28,9 @@ mod target;
 mod target_set;
 
 pub use addresses::{AddressList, InvalidAddressList};
-pub use admit::{KnownRow, OverQuota, RowVerdict, admit};
+pub use admit::{HostVerdicts, KnownRow, OverQuota, RowVerdict, admit, admit_hosts};
 pub use estimate::{OpenScan, PastScan, estimate, queue_wait};
-pub use event::{DeviceFound, LogEvent, ScanEnded};
+pub use event::{DeviceFound, HostFound, LogEvent, ScanEnded};
 pub use gaps::Gaps;
 pub use interfaces::{Interface, InterfaceKind, LowerInterface, SubnetChoice, site_subnets};
 pub use ledger::{ChunkFacts, Ledger, LedgerFacts, settle};

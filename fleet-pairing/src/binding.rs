@@ -113,7 +113,7 @@ pub enum NotPairable {
     /// The device is bound to another node or to the server, or cannot be bound.
     #[error(transparent)]
     Bound(#[from] BindRefusal),
-    /// The node claimed the device from a revoked node, and credentials would go to whatever answers there.
+    /// The node claimed the device from a revoked node, and credentials would go to an unverified device at its endpoint.
     #[error(
         "revoked node {0} had found it, and this node claims it by its address: check that it is the same device, then bind it to this node"
     )]

@@ -153,7 +153,7 @@ fn row(line: &str, inventory: &mut Inventory) {
             "antminer",
             &report.facts.model,
         );
-        assert_eq!(identity, own, "whatever was sent: {line:?}");
+        assert_eq!(identity, own, "for every input: {line:?}");
     }
     let before: Vec<DeviceRecord> = inventory.records().cloned().collect();
     let Ok(planned) = inventory.decide(reporter, &report) else {

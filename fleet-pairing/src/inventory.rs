@@ -15,7 +15,7 @@ use crate::{
 
 /// The records that a report affects, updated while its rows are decided in order. This keeps two rows of one
 /// device, or of two devices at one endpoint, consistent. A row only reads records with its identifiers or its
-/// endpoint, whatever the size of the inventory.
+/// endpoint, for an inventory of any size.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
     records: BTreeMap<DeviceId, DeviceRecord>,

@@ -382,7 +382,7 @@ impl NodeLink {
     /// Fires every deadline that `now` has reached. Call it after all received events are handled.
     pub fn handle_timeout(&mut self, now: Instant) {
         // After a long pause of the process, several deadlines are due at once. An expired session must not serve the
-        // others, and a silent stream must not count an ack as delivered, whichever was due first.
+        // others, and a silent stream must not count an ack as delivered, even if another message was due first.
         let first =
             [Timer::SessionEnd, Timer::Silence].map(|timer| self.timers.pop_key(timer, now));
         for timer in first.into_iter().flatten() {

@@ -64,7 +64,7 @@ struct Open<R> {
     has_uploaded: bool,
     finished: bool,
     /// Whether the server rejects every report of the command.
-    dead: bool,
+    command_ended: bool,
     /// Whether a push failed or filled the spool, which requires [`Output::Room`] later.
     waiting_for_room: bool,
     tally: Tally,
@@ -90,7 +90,7 @@ pub struct Tally {
     pub rejected: u64,
     /// Rejected because the device belongs to another owner. The scan lacks nothing: the server counts them as such.
     pub owned_elsewhere: u64,
-    /// Not stored, because their report was rejected permanently or their command was dead.
+    /// Not stored, because their report was rejected permanently or their command had ended.
     pub dropped: u64,
     /// The first rejection of a report, at most [`REFUSAL_CHARS`] characters.
     pub refusal: Option<String>,
@@ -109,7 +109,7 @@ pub enum UploadFailure {
         /// The server's message.
         reason: String,
     },
-    /// The command is dead, and with it all of its reports: FAILED_PRECONDITION.
+    /// The command has ended, and with it all of its reports: FAILED_PRECONDITION.
     CommandDead {
         /// The server's message.
         reason: String,
@@ -133,7 +133,7 @@ pub enum Output<R> {
     /// The server rejects every further report of this command: stop its scan, then call [`Spool::finish`] as
     /// usual.
     CommandDead {
-        /// The dead command.
+        /// The ended command.
         command: WireCommandId,
     },
     /// The last row of a finished command is settled, so its ack may be sent. Emitted once per command.
@@ -187,15 +187,15 @@ impl<R> Spool<R> {
             upload: None,
             has_uploaded: false,
             finished: false,
-            dead: false,
+            command_ended: false,
             waiting_for_room: false,
             tally: Tally::default(),
         });
         Ok(())
     }
 
-    /// Adds a row. The first row of a command is sent at once, later ones in batches of 64 or after 250 ms, whichever
-    /// is first. Rows of a dead command are counted as dropped.
+    /// Adds a row. The first row of a command is sent at once, later ones in batches of 64 or after 250 ms, at
+    /// the earlier of the two. Rows of an ended command are counted as dropped.
     ///
     /// # Errors
     /// [`SpoolMisuse`]: the row was not added.
@@ -204,7 +204,7 @@ impl<R> Spool<R> {
         let open = self.open.as_mut().filter(|o| !o.finished);
         let open = open.ok_or(SpoolMisuse::NotOpen)?;
         // Before the check for room: the scan is about to stop and must not wait.
-        if open.dead {
+        if open.command_ended {
             open.tally.dropped += 1;
             return Ok(());
         }
@@ -274,7 +274,7 @@ impl<R> Spool<R> {
             UploadFailure::CommandDead { reason } => {
                 open.refuse_upload(&reason);
                 open.drop_waiting();
-                open.dead = true;
+                open.command_ended = true;
                 if !open.finished {
                     let command = open.command.clone();
                     self.outputs.push_back(Output::CommandDead { command });
@@ -321,7 +321,7 @@ impl<R> Spool<R> {
 
     /// Whether a row can be pushed. If not, the scan must wait for [`Output::Room`].
     pub fn has_room(&self) -> bool {
-        let takes = |o: &Open<R>| !o.finished && (o.dead || o.held() < self.capacity);
+        let takes = |o: &Open<R>| !o.finished && (o.command_ended || o.held() < self.capacity);
         self.open.as_ref().is_some_and(takes)
     }
 

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scan_takes_what_its_rate_needs_within_the_machines_limits() {
+    fn a_scan_takes_the_descriptors_of_its_rate_within_the_machines_limits() {
         let second = Duration::from_secs(1);
         let wide = Some(28_232);
         for (rate, files, ports, expected) in [

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn none_of_printers_raw_ports_is_a_default_port_whichever_driver_wants_it() {
+    fn no_drivers_default_ports_include_a_printers_raw_port() {
         assert_eq!(
             PRINTER_PORTS,
             [515, 631, 9100, 9101, 9102, 9103, 9104, 9105, 9106, 9107]

@@ -15,7 +15,7 @@ use crate::{
     auth::UndeclaredProxies,
     call_limits::CallLimits,
     config::{DirectPath, Rates, ServerConfig},
-    credential_limits::CredentialLimits,
+    credential_limits::{CredentialLimits, Lookups},
     direct_slots::DirectSlots,
     dispatch_queue::DispatchQueue,
     environment::Environment,
@@ -41,6 +41,7 @@ pub(crate) struct Limiters {
     pub(crate) claimed_sign_ins: Limiter,
     pub(crate) passwords_of_an_account: Limiter,
     pub(crate) credentials: CredentialLimits,
+    pub(crate) calls: Limiter,
 }
 
 impl Limiters {
@@ -52,7 +53,8 @@ impl Limiters {
             sign_ins: SourceLimiter::per_minute(rates.sign_ins),
             claimed_sign_ins: Limiter::per_minute(rates.sign_ins.saturating_mul(CLAIMED_CLIENTS)),
             passwords_of_an_account: Limiter::per_minute(rates.passwords_of_an_account),
-            credentials: CredentialLimits::new(rates.unknown_credentials),
+            credentials: CredentialLimits::new(rates.unknown_credentials, rates.calls_of_a_caller),
+            calls: Limiter::per_minute(rates.calls_of_a_caller),
         }
     }
 }
@@ -75,6 +77,7 @@ pub(crate) struct App {
     pub(crate) direct_slots: DirectSlots,
     pub(crate) limiters: Option<Limiters>,
     pub(crate) call_limits: CallLimits,
+    pub(crate) lookups: Lookups,
     pub(crate) undeclared_proxies: UndeclaredProxies,
     pub(crate) auditor: Auditor,
     pub(crate) passwords: Passwords,
@@ -109,6 +112,7 @@ impl App {
             limiters: config.rates.map(Limiters::new),
             auditor: Auditor::new(store.clone(), environment.clone()),
             call_limits: CallLimits::default(),
+            lookups: Lookups::default(),
             undeclared_proxies: UndeclaredProxies::default(),
             passwords: Passwords::new(),
             readiness: Readiness::new(),

@@ -7,22 +7,25 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{Permission, SecretHash, SecretKind};
+use fleet_core::{OrgId, Permission, SecretHash, SecretKind};
 use fleet_store::{Actor, NodeIdentity, OperatorIdentity, Principal, StoreError};
 use fleet_wire::{
-    Context, Peer, RpcError,
-    server::{Admission, Authenticate, Call},
+    Context, MethodKind, Peer, RpcError,
+    gateway::FleetNodeGatewayClient,
+    server::{Admission, Authenticate, Call, Payer},
 };
 use futures::{Stream, StreamExt, stream};
 use http::{HeaderMap, Method, header};
 use ipnetwork::IpNetwork;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     app::App,
     audit::Attempt,
-    call_limits::{CallPermit, CallerId},
+    call_limits::{CallPermit, CallerId, CountedCall},
     config::ServerConfig,
     failure::Answered,
+    limiter::source,
     policy::{Class, class_of},
 };
 
@@ -50,6 +53,24 @@ pub(crate) struct AuthenticatedCaller {
     pub(crate) from: IpAddr,
     /// Counts the call until the end of its response.
     pub(crate) permit: Arc<CallPermit>,
+    /// The turn of a node's report, taken before its body is read. One report at a time is read and stored.
+    _reporting: Option<Arc<OwnedMutexGuard<()>>>,
+}
+
+impl Caller {
+    fn id(&self) -> CallerId {
+        match self {
+            Self::Node(node) => CallerId::Node(node.node),
+            Self::Operator(operator) => CallerId::Operator(operator.operator),
+        }
+    }
+
+    fn org(&self) -> OrgId {
+        match self {
+            Self::Node(node) => node.org,
+            Self::Operator(operator) => operator.org,
+        }
+    }
 }
 
 /// Authenticates and authorizes every RPC.
@@ -75,7 +96,14 @@ impl Authenticate for Gate {
             .check(peer, headers, &app.config.trusted_proxies);
         let from = client_address(peer, headers, &app.config.trusted_proxies);
         let caller = match class_of(path.trim_start_matches('/')) {
-            Some(Class::Public) => return Ok(Admission::Public),
+            Some(Class::Public) => {
+                let permit = app.call_limits.acquire(CountedCall {
+                    caller: CallerId::Source(source(from)),
+                    org: None,
+                    is_stream: false,
+                })?;
+                return Ok(Admission::PublicHolding(permit));
+            }
             Some(Class::Node) => {
                 let identity = node(app, headers, from).await;
                 let identity = recorded(app, headers, from, "node.call", path, identity).await?;
@@ -90,19 +118,68 @@ impl Authenticate for Gate {
             }
             None => return Err(RpcError::unimplemented(format!("nobody may call {path}"))),
         };
-        let id = match &caller {
-            Caller::Node(node) => CallerId::Node(node.node),
-            Caller::Operator(operator) => CallerId::Operator(operator.operator),
+        let permit = count(app, &caller, is_stream(path))?;
+        let reporting = if is_report(path) {
+            Some(Arc::new(permit.reporting().await))
+        } else {
+            None
         };
-        // Counted only now, because an unverified credential could use up the calls of another
-        // caller.
-        let permit = app.call_limits.acquire(id)?;
         Ok(Admission::Known(AuthenticatedCaller {
             caller,
             from,
             permit,
+            _reporting: reporting,
         }))
     }
+
+    fn payer(&self, call: Call<'_>, principal: Option<&AuthenticatedCaller>) -> Payer {
+        Payer::of(match principal {
+            Some(principal) => principal.caller.id(),
+            None => CallerId::Source(source(client_address(
+                address(call.peer()),
+                call.headers(),
+                &self.app.config.trusted_proxies,
+            ))),
+        })
+    }
+}
+
+/// Counts a call of a known caller, and takes it from the caller's allowance. An unverified credential must not come
+/// here, because it could use up the calls of another caller.
+fn count(app: &App, caller: &Caller, is_stream: bool) -> Result<Arc<CallPermit>, RpcError> {
+    if let Some(limits) = &app.limiters {
+        let now = app.environment.instant();
+        limits
+            .calls
+            .allow(caller.id(), "calls of this caller", now)?;
+    }
+    app.call_limits.acquire(CountedCall {
+        caller: caller.id(),
+        org: Some(caller.org()),
+        is_stream,
+    })
+}
+
+/// The same for a plain request of an operator.
+pub(crate) fn count_operator(
+    app: &App,
+    identity: &OperatorIdentity,
+    is_stream: bool,
+) -> Result<Arc<CallPermit>, RpcError> {
+    count(app, &Caller::Operator(identity.clone()), is_stream)
+}
+
+fn is_stream(path: &str) -> bool {
+    fleet_wire::methods().any(|method| method.path() == path && method.kind() != MethodKind::Unary)
+}
+
+fn is_report(path: &str) -> bool {
+    [
+        FleetNodeGatewayClient::REPORT_DISCOVERED_DEVICES,
+        FleetNodeGatewayClient::REPORT_PAIRED_DEVICES,
+    ]
+    .iter()
+    .any(|report| report.path() == path)
 }
 
 impl Gate {
@@ -141,18 +218,23 @@ async fn recorded<T>(
 
 /// Looks a credential up. A source that presents unknown ones is limited, so that it costs a bounded amount of database
 /// work.
-async fn look_up<T>(
+pub(crate) async fn look_up<T>(
     app: &App,
     credential: &str,
     from: IpAddr,
     find: impl AsyncFnOnce(SecretHash) -> Result<Option<T>, StoreError>,
 ) -> Result<Option<T>, RpcError> {
     let (hash, now) = (SecretHash::of(credential), app.environment.instant());
-    let Some(limits) = &app.limiters else {
-        return find(hash).await.answered();
+    if let Some(limits) = &app.limiters {
+        limits.credentials.admit(&hash, from, now)?;
+    }
+    let found = {
+        let _turn = app.lookups.turn(&hash, from).await?;
+        find(hash).await.answered()?
     };
-    limits.credentials.admit(&hash, from, now)?;
-    let found = find(hash).await.answered()?;
+    let Some(limits) = &app.limiters else {
+        return Ok(found);
+    };
     limits.credentials.settle(&hash, found.is_some(), from, now);
     Ok(found)
 }
@@ -242,8 +324,8 @@ pub(crate) async fn permit(
 /// Interval of checks of a credential in use, in case the notification of its revocation is missed.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// Waits until the operator's credential is no longer valid or has lost the permission, on whichever server that was
-/// changed, and returns the refusal. A storage failure ends nothing. Dropping the future only stops the wait.
+/// Waits until the operator's credential is no longer valid or has lost the permission, also through another server,
+/// and returns the refusal. A storage failure ends nothing. Dropping the future only stops the wait.
 pub(crate) fn until_revoked(
     app: Arc<App>,
     identity: &OperatorIdentity,

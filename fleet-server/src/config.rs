@@ -61,6 +61,9 @@ pub struct Rates {
     pub passwords_of_an_account: NonZeroU32,
     /// Keys, sessions and node tokens that do not exist, per address. Each costs one look into the database.
     pub unknown_credentials: NonZeroU32,
+    /// Calls with one credential, and calls of one node or operator with all of its credentials. A node that scans a full
+    /// network makes a quarter of these.
+    pub calls_of_a_caller: NonZeroU32,
 }
 
 impl Default for Rates {
@@ -73,6 +76,7 @@ impl Default for Rates {
             sign_ins: per_minute(30),
             passwords_of_an_account: per_minute(10),
             unknown_credentials: per_minute(600),
+            calls_of_a_caller: per_minute(6_000),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Conversions between wire messages and domain values. They contain no decisions.
 
+mod hosts;
+
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
@@ -13,6 +15,7 @@ use fleet_store::{
     PairResultRow, Progress, ScanRow,
 };
 use fleet_wire::{RpcError, admin, fleet, fleetmanagement, gateway, pairing};
+pub(crate) use hosts::{host_found, raw_host, scan_host};
 
 /// A time on the wire.
 pub(crate) fn timestamp(at: Timestamp) -> fleet_wire::Timestamp {

@@ -12,18 +12,65 @@ use std::{
 use fleet_core::SecretHash;
 use fleet_wire::RpcError;
 
-use crate::limiter::SourceLimiter;
+use crate::{
+    limiter::{Limiter, SourceLimiter, source},
+    turns::{Turn, Turns},
+};
 
 /// Credentials of one generation. Two generations take 4 MiB, and hold those of twice as many callers as there are
 /// connections.
 const GENERATION: usize = 32_768;
 
+/// Concurrent lookups of one credential, and with those that wait. The calls of one hostile caller would otherwise fill
+/// the database pool before anybody knows whose calls they are.
+const LOOKUPS_OF_A_CREDENTIAL: (usize, usize) = (2, 256);
+/// The same for one source, which may be the address of a site with hundreds of nodes.
+const LOOKUPS_OF_A_SOURCE: (usize, usize) = (8, 4_096);
+
 /// Limits how often a source may present credentials that do not exist. Credentials that were valid before are exempt,
-/// so that a guesser behind the same proxy or NAT locks out no caller that works.
+/// so that a guesser behind the same proxy or NAT locks out no caller that works. They have an allowance of calls of
+/// their own, which is checked before they are looked up.
 #[derive(Debug)]
 pub(crate) struct CredentialLimits {
     refused: SourceLimiter,
+    calls: Limiter,
     valid: Mutex<Generations>,
+}
+
+/// The lookups in progress.
+#[derive(Debug)]
+pub(crate) struct Lookups {
+    credentials: Turns<[u8; 32]>,
+    sources: Turns<IpAddr>,
+}
+
+impl Default for Lookups {
+    fn default() -> Self {
+        let ((at_once, most), (of_source, most_of_source)) =
+            (LOOKUPS_OF_A_CREDENTIAL, LOOKUPS_OF_A_SOURCE);
+        Self {
+            credentials: Turns::new(at_once, most),
+            sources: Turns::new(of_source, most_of_source),
+        }
+    }
+}
+
+impl Lookups {
+    /// Waits until the credential may be looked up.
+    ///
+    /// # Errors
+    ///
+    /// RESOURCE_EXHAUSTED with a retry hint when too many calls wait.
+    pub(crate) async fn turn(
+        &self,
+        credential: &SecretHash,
+        from: IpAddr,
+    ) -> Result<(Turn<'_, [u8; 32]>, Turn<'_, IpAddr>), RpcError> {
+        // The credential first: a caller that waits for its own calls takes no place of its neighbors.
+        let of_credential = self.credentials.wait(*credential.as_bytes()).await?;
+        let of_source = self.sources.wait(source(from)).await?;
+        Ok((of_credential, of_source))
+    }
 }
 
 /// The hashes of credentials that were valid: at least the last [`GENERATION`] ones. Guesses are never in it, and
@@ -35,10 +82,11 @@ struct Generations {
 }
 
 impl CredentialLimits {
-    /// `refused` unknown credentials per minute and source.
-    pub(crate) fn new(refused: NonZeroU32) -> Self {
+    /// `refused` unknown credentials per minute and source, and `calls` with each credential that exists.
+    pub(crate) fn new(refused: NonZeroU32, calls: NonZeroU32) -> Self {
         Self {
             refused: SourceLimiter::per_minute(refused),
+            calls: Limiter::per_minute(calls),
             valid: Mutex::default(),
         }
     }
@@ -56,8 +104,11 @@ impl CredentialLimits {
     ) -> Result<(), RpcError> {
         let valid = self.valid.lock().unwrap_or_else(PoisonError::into_inner);
         if valid.contains(credential) {
-            return Ok(());
+            drop(valid);
+            let calls = "calls with this credential";
+            return self.calls.allow(credential.as_bytes(), calls, now);
         }
+        drop(valid);
         self.refused.check(from, "unknown credentials", now)
     }
 
@@ -98,9 +149,36 @@ mod tests {
 
     use super::*;
 
+    fn per_minute(calls: u32) -> NonZeroU32 {
+        NonZeroU32::new(calls).expect("not zero")
+    }
+
+    #[test]
+    fn a_credential_that_exists_is_limited_before_it_is_looked_up() {
+        let limits = CredentialLimits::new(per_minute(100), per_minute(5));
+        let (here, there) = ([192, 0, 2, 1].into(), [198, 51, 100, 1].into());
+        let now = Instant::now();
+        let (busy, other) = (SecretHash::of("busy"), SecretHash::of("other"));
+        for credential in [&busy, &other] {
+            limits.settle(credential, true, here, now);
+        }
+        for from in [here, there, here, there, here] {
+            limits
+                .admit(&busy, from, now)
+                .expect("within the allowance");
+        }
+        for from in [here, there] {
+            let refused = limits.admit(&busy, from, now).expect_err("is limited");
+            assert!(refused.retry_after().is_some());
+        }
+        limits
+            .admit(&other, here, now)
+            .expect("has its own allowance");
+    }
+
     #[test]
     fn a_guesser_is_limited_and_valid_callers_of_its_source_are_not() {
-        let limits = CredentialLimits::new(NonZeroU32::new(3).expect("not zero"));
+        let limits = CredentialLimits::new(per_minute(3), per_minute(5));
         let (here, there) = ([192, 0, 2, 1].into(), [198, 51, 100, 1].into());
         let now = Instant::now();
         let valid = SecretHash::of("valid");

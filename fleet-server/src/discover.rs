@@ -211,7 +211,7 @@ pub(crate) fn upstream(item: Item) -> Option<Result<DiscoverResponse, RpcError>>
                 error: String::new(),
             },
             // The upstream format has a field for the reason of the end only. Warnings of the scan are not that.
-            LogEvent::Warning { .. } => return None,
+            LogEvent::Warning { .. } | LogEvent::Host(_) => return None,
             LogEvent::Ended(ended) => match conclude(&ended.conclusion) {
                 Ok(None) => return None,
                 Ok(Some(error)) => DiscoverResponse {

@@ -55,6 +55,7 @@ mod seal;
 mod server;
 mod stream;
 mod sweep;
+mod turns;
 mod wakeups;
 mod watch;
 

@@ -73,6 +73,7 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("ListScans", Operator(NodeRead)),
             ("WatchScan", Operator(NodeRead)),
             ("CancelScan", Operator(NodeManage)),
+            ("ListScanHosts", Operator(NodeRead)),
         ],
     ),
     (

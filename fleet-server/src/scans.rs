@@ -42,7 +42,7 @@ pub(crate) async fn start(
 }
 
 async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<CreatedScan, RpcError> {
-    // A retry gets the scan of the first call, whatever has happened to the node since.
+    // A retry gets the scan of the first call, even if the node is revoked or gone since.
     if let Some(request_id) = &start.request_id {
         let stored = app.store.scan_by_request(call.org, request_id, call.now);
         if let Some(scan) = stored.await.answered()? {
@@ -163,7 +163,12 @@ pub(crate) async fn queue_hint(
 pub(crate) async fn get(app: &App, org: OrgId, scan: ScanId) -> Result<ScanRow, RpcError> {
     let now = app.environment.now();
     let row = app.store.scan(org, scan, now).await.answered()?;
-    row.ok_or_else(|| RpcError::not_found(format!("no scan {scan} in this organization")))
+    row.ok_or_else(|| unknown(scan))
+}
+
+/// The refusal for a scan that the organization does not have.
+pub(crate) fn unknown(scan: ScanId) -> RpcError {
+    RpcError::not_found(format!("no scan {scan} in this organization"))
 }
 
 /// Cancels a scan. A connected node of ours receives the cancel and has a moment to report its results.

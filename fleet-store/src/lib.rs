@@ -44,8 +44,8 @@ pub use api::{
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
-        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanRow,
-        Scans, StoredEvent,
+        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanHost,
+        ScanRow, Scans, StoredEvent,
     },
     sessions::{BeginError, Challenged, Halt, Heartbeat, NodeIdentity, OpenSessionError, Sessions},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},

@@ -24,6 +24,7 @@ mod endpoints;
 mod enrollment;
 mod entity;
 mod health;
+mod hosts;
 mod identity;
 mod inserts;
 mod ledger;

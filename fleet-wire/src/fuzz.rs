@@ -1,4 +1,4 @@
-//! The entry of the fuzz target: whatever bytes come, decoding and checking them ends in a value or an error.
+//! The entry of the fuzz target: decoding and checking any bytes ends in a value or an error.
 
 use bytes::Bytes;
 use connectrpc::CodecFormat;
@@ -43,7 +43,7 @@ pub fn decode_any(data: &[u8]) {
         },
         pairing::{DiscoverRequest, PairRequest},
         fleet::{
-            StartScanRequest, PlanScanRequest, GetScanRequest, ListScansRequest, WatchScanRequest, CancelScanRequest, ListNodesRequest,
+            StartScanRequest, PlanScanRequest, GetScanRequest, ListScansRequest, WatchScanRequest, CancelScanRequest, ListScanHostsRequest, ListNodesRequest,
             ListEnrollmentCodesRequest, CancelEnrollmentCodeRequest, ListDevicesRequest, WhoAmIRequest,
         },
     );

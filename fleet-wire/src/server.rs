@@ -4,6 +4,7 @@
 
 mod auth;
 mod body;
+mod budget;
 mod health;
 mod routes;
 mod service;
@@ -11,6 +12,7 @@ mod unread;
 
 pub use auth::{Admission, Authenticate, Call};
 pub use body::{Body, BoxError};
+pub use budget::{BodyLimits, Payer};
 pub use health::Health;
 pub use routes::{Mount, Routes};
 pub use service::{HttpService, Services};

@@ -34,7 +34,7 @@ MEANING = {
 }
 
 ANYCAST = "set aside for one service of the internet: no device lives there, so it is not public to us"
-UNALLOCATED = "not allocated as global unicast; Python calls global whatever it has no table entry for"
+UNALLOCATED = "not allocated as global unicast; Python calls every address global that has no table entry"
 EMBEDDED = "an IPv4 address travels inside, which Python does not look at, or only since some version"
 MULTICAST = "Python calls multicast global by its registry of scopes; to us it is multicast"
 SITE_LOCAL = "deprecated site-local; Python calls it global or private by version"
@@ -88,7 +88,7 @@ def test_a_property_of_python_means_our_class_or_the_difference_is_explained(nam
     assert not unexplained
 
 
-def test_what_we_would_scan_is_private_to_python_and_never_global():
+def test_scannable_addresses_are_private_to_python_and_never_global():
     scanned = {"private", "unique-local"}
     checked = [address for address, ours in addresses() if ours in scanned]
     assert len(checked) > 8
@@ -98,7 +98,7 @@ def test_what_we_would_scan_is_private_to_python_and_never_global():
             assert not getattr(address, other), (address, other)
 
 
-def test_what_python_calls_reserved_is_never_scanned_or_public_to_us():
+def test_addresses_reserved_in_python_are_never_scanned_or_public_here():
     # Python calls reserved 240.0.0.0/4 and what RFC 4291 does not allocate.
     allowed = {"reserved", "broadcast", "IPv4-embedding", "unspecified", "loopback"}
     for address, ours in addresses():
@@ -106,7 +106,7 @@ def test_what_python_calls_reserved_is_never_scanned_or_public_to_us():
             assert ours in allowed, f"{address}: {ours}"
 
 
-def test_what_is_private_to_python_only_is_not_scanned_for_a_reason():
+def test_addresses_private_only_in_python_are_unscanned_for_a_reason():
     # Python's `is_private` means "not globally reachable"; ours is RFC 1918 and RFC 4193, and nothing else.
     others = {
         "loopback",

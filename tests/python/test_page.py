@@ -123,7 +123,7 @@ class View(Page):
         return self.script("const one = document.activeElement; return one.getAttribute('aria-label') ?? one.textContent")
 
 
-def test_a_queued_scan_shows_what_it_waits_for_and_how_long(server, page):
+def test_a_queued_scan_shows_the_reason_and_the_time_of_its_wait(server, page):
     ahead = scan(OTHER, request={"nmap": {"target": "10.9.0.0/24"}}, progress={"done": "45", "total": "100"}, createdAt=ago(60))
     server.replies["ScanService/GetScan"] = {"scan": queued()}
     server.replies["ScanService/ListScans"] = {"scans": [queued(), ahead]}
@@ -276,7 +276,7 @@ def test_unpair_is_offered_only_for_bound_devices(server, page):
     assert len(labels("Pair")) == 9, "devices that are bound elsewhere or have no address cannot be paired"
 
 
-def test_pairing_shows_first_what_can_be_paired_and_then_results_by_reason(server, page):
+def test_pairing_shows_first_the_pairable_devices_and_then_results_by_reason(server, page):
     pairing_replies(server)
     results = [{"deviceIdentifier": f"mac:02:00:5E:10:00:{number:02X}", "pairingStatus": "PAIRING_STATUS_FAILED", "error": "no way to log in"} for number in range(1, 5)]
     results += [{"deviceIdentifier": "mac:02:00:5E:10:00:05", "pairingStatus": "PAIRING_STATUS_PAIRED"}]

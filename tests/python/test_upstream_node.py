@@ -51,7 +51,7 @@ def awaiting(server_url, enrolled, invitation) -> Node:
 # Enrollment
 
 
-def test_a_code_says_what_it_is_and_lives_an_hour(enrolled):
+def test_a_code_shows_its_kind_and_expires_after_an_hour(enrolled):
     code = enrolled.invitation["code"]
     assert code.startswith("fnc_")
     assert 20 <= len(code) <= 512

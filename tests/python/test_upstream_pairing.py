@@ -75,7 +75,7 @@ def test_the_node_is_sent_targets_and_credentials(pairing):
     assert pairing.command.pair.credentials.password == PASSWORD
 
 
-def test_only_what_was_asked_for_is_taken(pairing):
+def test_only_requested_results_are_accepted(pairing):
     assert pairing.counts == (2, 1)
     assert pairing.late == "failed_precondition"
 

@@ -100,7 +100,7 @@ def refusal_of(node, command_id: str, *devices) -> ConnectError | tuple[int, int
         return refusal
 
 
-def test_the_node_is_asked_for_exactly_what_the_operator_asked(scan):
+def test_the_node_gets_exactly_the_requested_targets(scan):
     command = decode_command(scan.command)
     assert command.WhichOneof("command") == "discover"
     assert command.discover.WhichOneof("mode") == "ip_list"

@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+/// Headings of the flags that every command has, so that help shows a command's own flags first.
+const CONNECTION: &str = "Connection";
+const OUTPUT: &str = "Output";
+
 /// Command-line client for operators of a fleet server.
 #[derive(Debug, Parser)]
 #[command(
@@ -18,17 +22,29 @@ pub(crate) struct Cli {
         env = "FLEET_SERVER",
         default_value = "http://127.0.0.1:8420",
         global = true,
+        help_heading = CONNECTION,
         value_name = "URL"
     )]
     pub(crate) server: String,
     /// File that contains the operator key, or `-` for standard input. The default is the variable FLEET_API_KEY.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = CONNECTION,
+        value_name = "FILE"
+    )]
     pub(crate) api_key: Option<PathBuf>,
     /// PEM file with the certificates to trust instead of those of the system.
-    #[arg(long, env = "FLEET_CA", global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "FLEET_CA",
+        global = true,
+        help_heading = CONNECTION,
+        value_name = "FILE"
+    )]
     pub(crate) ca: Option<PathBuf>,
-    /// Allows plain HTTP to another machine, which sends the key in clear text.
-    #[arg(long, global = true)]
+    /// Allow plain HTTP to another machine. The key is then sent in clear text.
+    #[arg(long, global = true, help_heading = CONNECTION)]
     pub(crate) allow_insecure_transport: bool,
     /// Output format.
     #[arg(
@@ -36,11 +52,12 @@ pub(crate) struct Cli {
         long,
         default_value = "table",
         global = true,
+        help_heading = OUTPUT,
         value_name = "FORMAT"
     )]
     pub(crate) output: Format,
     /// Show all columns of a table, however wide it is.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = OUTPUT)]
     pub(crate) wide: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -288,6 +305,11 @@ pub(crate) enum Scan {
     },
     /// Show a scan and its summary.
     Show {
+        /// Id of the scan.
+        scan: String,
+    },
+    /// List the hosts that answered a scan and that no driver identified, each with the command that records it.
+    Hosts {
         /// Id of the scan.
         scan: String,
     },

@@ -60,7 +60,7 @@ struct File {
     direct: DirectFile,
 }
 
-/// Limits per minute for calls without a credential. 0 means unlimited; an absent key is the default of [`Rates`].
+/// Limits of calls per minute. 0 means unlimited; an absent key is the default of [`Rates`].
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct RatesFile {
@@ -70,6 +70,7 @@ struct RatesFile {
     sign_ins: Option<u32>,
     passwords_of_an_account: Option<u32>,
     unknown_credentials: Option<u32>,
+    calls_of_a_caller: Option<u32>,
 }
 
 impl RatesFile {
@@ -89,6 +90,7 @@ impl RatesFile {
                 default.passwords_of_an_account,
             ),
             unknown_credentials: or(self.unknown_credentials, default.unknown_credentials),
+            calls_of_a_caller: or(self.calls_of_a_caller, default.calls_of_a_caller),
         }
     }
 }

@@ -17,11 +17,12 @@ use anyhow::{Result, bail};
 use crate::{proc, session};
 
 /// The crates that must stay pure.
-const PURE: [&str; 4] = [
+const PURE: [&str; 5] = [
     "fleet-core",
     "fleet-discovery",
     "fleet-registry",
     "fleet-pairing",
+    "fleet-inventory",
 ];
 
 /// A target without sockets, files, threads or clock. Code that compiles for it uses none of them.

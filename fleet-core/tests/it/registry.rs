@@ -36,7 +36,7 @@ const fn differ(
 
 const ANYCAST: &str =
     "globally reachable, but set aside for one service of the internet: no device lives there";
-const EMBEDDED: &str = "an IPv4 address travels inside: refused whatever that one is";
+const EMBEDDED: &str = "an IPv4 address travels inside: refused for every embedded address";
 const OTHER_REGISTRY: &str = "multicast has registries of its own";
 const METADATA: &str = "a cloud's metadata service at an address that could be scanned otherwise";
 const UNALLOCATED: &str =

@@ -221,7 +221,7 @@ fn a_network_loses_its_own_edges_only() {
 }
 
 #[test]
-fn commands_stay_within_what_their_node_takes() {
+fn commands_stay_within_their_nodes_limits() {
     let sizes = |mode, ports: &[&str], node: &NodeProfile| {
         planned(mode, ports, node)
             .chunks
@@ -298,7 +298,7 @@ fn names_need_a_node_that_pins_or_a_policy() {
 }
 
 #[test]
-fn the_local_subnet_is_what_the_node_announced() {
+fn the_local_subnet_is_the_announced_one() {
     let node = |subnets: &[&str]| {
         NodeProfile::announced(Announcement {
             capabilities: &texts(&["big-commands"]),
@@ -536,7 +536,7 @@ fn mdns(service_type: &str, domain: &str, timeout_seconds: i32) -> Mode {
 }
 
 #[test]
-fn the_limit_counts_names_by_what_they_may_become() {
+fn the_limit_counts_a_name_as_its_most_addresses() {
     let names = |count: usize| (0..count).map(|n| format!("m{n}.lan")).collect::<Vec<_>>();
     let node = ours();
     let plan = plan_for(

@@ -1,4 +1,4 @@
-//! Admission of whatever a node may report.
+//! Admission of every report that a node can make.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,7 +96,7 @@ proptest! {
     #![proptest_config(fleet_core::regressions!("admission-model"))]
 
     #[test]
-    fn scope_and_admission_do_what_their_model_does(ops in prop::collection::vec(any::<[u8; 4]>(), 2..24)) {
+    fn scope_and_admission_agree_with_their_model(ops in prop::collection::vec(any::<[u8; 4]>(), 2..24)) {
         fleet_discovery::fuzz::report_admission(ops.as_flattened());
     }
 }

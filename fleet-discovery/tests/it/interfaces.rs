@@ -111,7 +111,7 @@ fn the_names_of_interfaces_decide_nothing() {
 }
 
 #[test]
-fn the_reason_names_what_decided() {
+fn the_reason_names_the_deciding_rule() {
     let text = "eno1 device in=br-lan\n\
                 br-lan bridge 10.0.0.1/24 => site\n\
                 br-lan.5 vlan over=br-lan 10.5.0.1/24 => site\n\

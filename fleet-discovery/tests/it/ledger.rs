@@ -1,4 +1,4 @@
-//! Sums of whatever nodes may say.
+//! Sums of arbitrary node reports.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -13,7 +13,7 @@ proptest! {
     #![proptest_config(fleet_core::regressions!("scopes"))]
 
     #[test]
-    fn an_exact_scope_holds_what_it_was_made_of(
+    fn an_exact_scope_holds_its_addresses_and_no_others(
         addresses in prop::collection::btree_set(0_u32..64, 1..40),
         ports in prop::collection::btree_set(1_u16..12, 1..6),
     ) {

@@ -34,7 +34,7 @@ fn a_device_is_bound_to_one_confirmed_node_or_to_nobody_else() {
 }
 
 #[test]
-fn the_server_takes_only_what_no_node_ever_found() {
+fn the_server_takes_only_devices_that_no_node_ever_found() {
     for binding in [Binding::Free, Binding::Node(HERE), Binding::Server] {
         for owner in [None, Some(HERE)] {
             for endpoint_node in [None, Some(THERE)] {
@@ -62,7 +62,7 @@ fn the_server_takes_only_what_no_node_ever_found() {
 }
 
 #[test]
-fn a_node_pairs_what_it_found_or_what_is_bound_to_it() {
+fn a_node_pairs_devices_that_it_found_or_that_are_bound_to_it() {
     let candidate = PairCandidate {
         binding: Binding::Free,
         owner: Some(HERE),
@@ -138,7 +138,7 @@ fn a_node_pairs_what_it_found_or_what_is_bound_to_it() {
 }
 
 #[test]
-fn all_unpaired_leaves_out_the_paired_and_without_a_password_what_wants_one() {
+fn all_unpaired_leaves_out_paired_devices_and_without_a_password_those_with_a_login() {
     for status in PairingStatus::ALL.iter().copied() {
         let candidate = PairCandidate {
             binding: Binding::Node(HERE),

@@ -321,7 +321,7 @@ fn shows() -> impl Strategy<Value = &'static str> {
 proptest! {
     /// Attributed and bound records are never written, in any order. Nothing is merged.
     #[test]
-    fn the_server_never_touches_what_has_or_had_a_node(
+    fn the_server_never_touches_a_device_that_has_or_had_a_node(
         inventory in inventories(), shown in prop::collection::vec(shows(), 1..5)
     ) {
         let mut sightings = Sightings::new(inventory.clone());

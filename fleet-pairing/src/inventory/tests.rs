@@ -112,7 +112,7 @@ fn a_blank_field_erases_nothing() {
 }
 
 #[test]
-fn a_merged_record_leaves_what_it_knew_and_its_binding() {
+fn a_merged_record_leaves_its_facts_and_its_binding() {
     let mut inventory = Inventory::default();
     let weak = inventory
         .decide(ME.into(), &report("", "80", "S19"))

@@ -490,7 +490,7 @@ proptest! {
     #![proptest_config(fleet_core::regressions!("report", 4096))]
 
     #[test]
-    fn only_what_the_reporter_may_write_is_written(
+    fn only_records_of_the_reporter_are_written(
         records in prop::collection::vec(any_record(), 0..5),
         shows in prop::sample::select(vec!["", MAC, SERIAL, "mac:02:00:5E:10:00:01 serial:S-1"]),
         replaces in prop::sample::select(vec![None, Some(OTHER)]),

@@ -107,6 +107,7 @@ fn a_rejected_report_is_dropped_and_counted_and_the_next_one_is_sent() {
     let expected = Tally {
         accepted: 1,
         rejected: 1,
+        owned_elsewhere: 0,
         dropped: 1,
         refusal: Some("port `0`".to_owned()),
     };

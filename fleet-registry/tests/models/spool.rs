@@ -1,4 +1,4 @@
-//! A model of the spool that counts rows: none is lost, repeated or reordered, whatever the server answers.
+//! A model of the spool that counts rows: none is lost, repeated or reordered by any answer of the server.
 
 use std::{
     sync::Arc,

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_holds_the_answers_without_what_identifies_the_device_or_its_owner() {
+    fn a_recording_holds_the_answers_without_identifiers_of_the_device_or_its_owner() {
         let api = br#"{"STATUS":"S","Msg":{"mac":"d4:41:51:00:00:07","minersn":"HW123","User":"alice.1","fw_ver":"49.0.1.3"}}"#;
         let page = b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: today\r\nContent-Length: 34\r\n\r\n{\"ip\":\"10.1.2.3\",\"stratumUser\":\"x\"}";
         let text = recording(&[

@@ -98,7 +98,7 @@ fn a_wrong_file_is_refused_with_its_line_and_reason() {
 }
 
 #[test]
-fn the_rule_of_higher_rank_wins_whichever_matched_first() {
+fn the_rule_of_higher_rank_wins_in_every_order() {
     for (version, expected) in [
         (
             json!({"STATUS": [], "VERSION": [{"BMMiner": "1.0.0", "Type": "Antminer S19 Pro"}]}),
@@ -220,7 +220,7 @@ fn requests_are_asked_in_a_fixed_order() {
 }
 
 #[test]
-fn only_what_a_fact_needs_is_asked_for() {
+fn only_requests_that_a_fact_needs_are_sent() {
     let rules = Fingerprints::built_in();
     let whatsminer = rules
         .rules()

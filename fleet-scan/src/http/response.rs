@@ -301,7 +301,7 @@ mod tests {
         }
 
         #[test]
-        fn chunks_join_to_what_was_sent(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..50), 0..10)) {
+        fn chunks_join_to_the_sent_body(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..50), 0..10)) {
             let mut bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
             for chunk in &chunks {
                 bytes.extend(format!("{:x}\r\n", chunk.len()).into_bytes());

@@ -29,7 +29,7 @@ const QUERIES: u8 = 3;
 /// (RFC 6762, 6).
 const MORE_ANSWERS: Duration = Duration::from_millis(250);
 
-/// One more than a name may have: the name is then rejected, whatever other answers it has.
+/// One more than a name may have: the name is then rejected with all its answers.
 const MOST: usize = NAME_ADDRESSES + 1;
 
 /// A running lookup.

@@ -60,7 +60,7 @@ impl DnsResolver {
             builder
         };
         let options: &mut ResolverOpts = builder.options_mut();
-        // Query both families, whatever the system prefers. Otherwise some addresses would skip the check.
+        // Query both families, not only the one that the system prefers. Otherwise some addresses would skip the check.
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.cache_size = 0;
         builder.build()

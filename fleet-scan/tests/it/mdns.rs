@@ -89,7 +89,10 @@ async fn announced_hosts_are_found_while_the_scan_listens_and_the_others_are_sil
     assert_eq!(announcer.asked(), ["_http._tcp.local"; 4]);
     let phase = events.iter().find_map(|event| match event {
         ScanEvent::Progress(progress) => Some(progress.phase),
-        ScanEvent::Found(_) | ScanEvent::Note(_) | ScanEvent::Ended(_) => None,
+        ScanEvent::Found(_)
+        | ScanEvent::Unidentified(_)
+        | ScanEvent::Note(_)
+        | ScanEvent::Ended(_) => None,
     });
     assert_eq!(phase, Some(ScanPhase::Listen));
 }
@@ -245,7 +248,7 @@ async fn without_an_interface_in_the_subnet_no_host_counts_as_silent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancel_ends_listening_at_once_and_keeps_what_was_found() {
+async fn a_cancel_ends_listening_at_once_and_keeps_found_devices() {
     let running = start(Site::slow(3, Duration::ZERO), 84).await;
     let addresses = running.site().addresses();
     let announcements = vec![announced(1, &addresses[1..2], service_port(&running))];

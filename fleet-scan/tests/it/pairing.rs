@@ -3,7 +3,9 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use fleet_core::{AddressPolicy, DeviceFacts, Endpoint, PairOutcome, Port};
-use fleet_scan::{DriverSet, Guard, Login, LoginBudget, PairReport, PairableDevice, Pairer};
+use fleet_scan::{
+    DefaultPassword, DriverSet, Guard, Login, LoginBudget, PairReport, PairableDevice, Pairer,
+};
 use fleet_sim::{Device, DeviceLogin, Make, Manner, Protocol, RunningSite, Service, Site};
 
 use crate::{quick, start};
@@ -71,7 +73,7 @@ fn asked(site: &RunningSite) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_login_opens_what_it_belongs_to() {
+async fn a_login_opens_its_own_device() {
     let own = Some(DeviceLogin::new("root", "own"));
     let locked = Some(DeviceLogin {
         locked: true,
@@ -97,7 +99,10 @@ async fn a_login_opens_what_it_belongs_to() {
     ] {
         let report = pair(&site, at, password).await;
         assert_eq!(
-            (report.outcome, report.default_password),
+            (
+                report.outcome,
+                report.default_password.map(DefaultPassword::is_active)
+            ),
             (outcome, default),
             "{at} {password:?}: {report:?}"
         );
@@ -182,7 +187,7 @@ async fn credentials_go_only_to_the_device_that_the_server_named() {
 }
 
 #[tokio::test]
-async fn an_open_device_is_paired_without_a_login_and_the_guard_decides_what_is_dialed() {
+async fn an_open_device_is_paired_without_a_login_and_the_guard_judges_each_dial() {
     let site = start(site(vec![(Make::Bitaxe, None)]), 62).await;
     let bitaxe = PairableDevice {
         facts: DeviceFacts {
@@ -238,7 +243,11 @@ async fn simulated_makes_with_a_login_pair_with_their_default_password() {
             .await;
         if at < makes.len() {
             assert_eq!(report.outcome, PairOutcome::Paired, "{make:?}: {report:?}");
-            assert_eq!(report.default_password, Some(true), "{make:?}");
+            assert_eq!(
+                report.default_password,
+                Some(DefaultPassword::Inferred(true)),
+                "{make:?}"
+            );
             let mac = report.facts.mac.map(|mac| mac.to_string());
             assert_eq!(mac.as_deref(), Some("02:F1:00:00:00:07"), "{make:?}");
         } else {

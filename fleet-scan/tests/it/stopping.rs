@@ -49,7 +49,7 @@ async fn accepted(running: &RunningSite, connections: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_canceled_scan_opens_no_connection_and_keeps_what_it_found() {
+async fn a_canceled_scan_opens_no_connection_and_keeps_found_devices() {
     let running = start(Site::slow(DEVICES, Duration::from_millis(20)), 20).await;
     let mut scan = scanner(slow_sweep())
         .scan(job(running.site()))

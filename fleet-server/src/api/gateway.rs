@@ -5,8 +5,8 @@ use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use fleet_core::{
-    CommandId, DeviceReport, Fingerprint, PairRejectReason, PairResult, RawPairResult, SecretHash,
-    SecretKind, challenge, limits, registration_statement,
+    CommandId, DeviceReport, Fingerprint, HostReport, PairRejectReason, PairResult, RawPairResult,
+    SecretHash, SecretKind, challenge, limits, registration_statement,
 };
 use fleet_store::{
     Actor, Challenged, Halt, Heartbeat, NewNode, NewPairResults, NewReport, NodeIdentity,
@@ -29,7 +29,7 @@ use super::Api;
 use crate::{
     audit::Attempt,
     auth::{call_permit, calling_address, calling_node},
-    convert::{printable, raw_report, timestamp},
+    convert::{printable, raw_host, raw_report, timestamp},
     failure::{self, Answered},
     public_keys::{bytes32, encryption_key, identity_key},
     stream,
@@ -192,6 +192,7 @@ impl FleetNodeGatewayService for Api {
             halt,
             stream_problem: (!problem.is_empty()).then_some(problem),
         };
+        let _beating = call_permit(&context)?.beating().await;
         let served = self.app.store.heartbeat(node.node, heartbeat, now).await;
         if !served.answered()? {
             return Err(RpcError::not_found(format!(
@@ -211,7 +212,6 @@ impl FleetNodeGatewayService for Api {
     ) -> Result<Reply<ReportDiscoveredDevicesResponse>, RpcError> {
         let (node, from) = calling_node(&context)?;
         let command = command_id(&request.command_id)?;
-        let _storing = call_permit(&context)?.storing().await;
         let recorded = self.record(node, from, command, &request).await;
         let subject = format!("command {command}");
         let answer = Attempt::by_node(node, from, "report.refuse", subject)
@@ -246,7 +246,6 @@ impl FleetNodeGatewayService for Api {
             rows: request.results.into_iter().map(pair_row).collect(),
             now: self.app.environment.now(),
         };
-        let _storing = call_permit(&context)?.storing().await;
         let recorded = self.app.store.record_pair_results(report).await;
         let subject = format!("command {command}");
         let answer = Attempt::by_node(node, from, "pairing.refuse", subject)
@@ -288,6 +287,10 @@ impl Api {
                 DeviceReport::parse(raw_report(device))
                     .map_err(|reason| (reason, printable(&device.ip_address, 64)))
             });
+            let hosts = request.hosts.iter().map(|host| {
+                HostReport::parse(raw_host(host))
+                    .map_err(|reason| (reason, printable(&host.ip_address, 64)))
+            });
             let report = NewReport {
                 node: node.node,
                 org: node.org,
@@ -295,6 +298,7 @@ impl Api {
                 command,
                 digest,
                 rows: rows.collect(),
+                hosts: hosts.collect(),
                 addresses: app.config.addresses,
                 now: app.environment.now(),
             };

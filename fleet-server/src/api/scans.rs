@@ -7,9 +7,10 @@ use fleet_store::Queueing;
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
     fleet::{
-        CancelScanRequest, CancelScanResponse, GetScanRequest, GetScanResponse, ListScansRequest,
-        ListScansResponse, PlanScanRequest, PlanScanResponse, ScanPriority, ScanService,
-        StartScanRequest, StartScanResponse, WatchScanRequest, WatchScanResponse,
+        CancelScanRequest, CancelScanResponse, GetScanRequest, GetScanResponse,
+        ListScanHostsRequest, ListScanHostsResponse, ListScansRequest, ListScansResponse,
+        PlanScanRequest, PlanScanResponse, ScanPriority, ScanService, StartScanRequest,
+        StartScanResponse, WatchScanRequest, WatchScanResponse,
     },
 };
 use futures::StreamExt;
@@ -25,6 +26,8 @@ use crate::{
 
 /// Default and maximum number of scans on a page.
 const PAGE: (u32, u32) = (50, 200);
+/// Maximum number of hosts on a page, which is the default too.
+const HOST_PAGE: u32 = 1_000;
 
 impl ScanService for Api {
     async fn start_scan(
@@ -145,6 +148,26 @@ impl ScanService for Api {
         let row = scans::cancel(&self.app, &call, scan).await?;
         Ok(Reply::new(CancelScanResponse {
             scan: Some(convert::scan(row)),
+        }))
+    }
+
+    async fn list_scan_hosts(
+        &self,
+        context: Context,
+        request: ListScanHostsRequest,
+    ) -> Result<Reply<ListScanHostsResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let scan = convert::id("scan_id", &request.scan_id)?;
+        let limit = convert::page_size(request.limit, HOST_PAGE, HOST_PAGE);
+        let store = &self.app.store;
+        let hosts = store.scan_hosts(call.org, scan, request.cursor, limit);
+        let Some(hosts) = hosts.await.answered()? else {
+            return Err(scans::unknown(scan));
+        };
+        let full = hosts.len() >= limit as usize;
+        Ok(Reply::new(ListScanHostsResponse {
+            next_cursor: hosts.last().filter(|_| full).map_or(0, |host| host.id),
+            hosts: hosts.iter().map(convert::scan_host).collect(),
         }))
     }
 }

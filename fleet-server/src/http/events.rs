@@ -35,6 +35,7 @@ pub(super) async fn stream(
             Permission::NodeRead
         )));
     }
+    let permit = auth::count_operator(app, &operator, true)?;
     let scan = convert::id("scan_id", scan)?;
     let after = cursor(parts)?;
     let row = scans::get(app, operator.org, scan).await?;
@@ -68,7 +69,11 @@ pub(super) async fn stream(
     });
     let begin = futures::stream::iter([Bytes::from_static(b": scan events\nretry: 1000\n\n")]);
     let pieces = begin.chain(pieces.take_while(|piece| std::future::ready(!piece.is_empty())));
-    let frames = pieces.map(|piece| Ok::<_, std::convert::Infallible>(Frame::data(piece)));
+    let frames = pieces.map(move |piece| {
+        // Counted until the stream is dropped.
+        let _ = &permit;
+        Ok::<_, std::convert::Infallible>(Frame::data(piece))
+    });
     let mut response = respond(
         StatusCode::OK,
         "text/event-stream",

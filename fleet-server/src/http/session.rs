@@ -329,6 +329,7 @@ pub(super) async fn show(
 ) -> Result<Response<Body>, RpcError> {
     let operator = auth::operator(app, &Method::GET, &parts.headers, from).await?;
     mark_known(parts);
+    let _permit = auth::count_operator(app, &operator, false)?;
     let permissions: Vec<_> = Permission::ALL
         .into_iter()
         .filter(|p| operator.role.may(*p))
@@ -355,9 +356,10 @@ pub(super) async fn sign_out(
         )));
     }
     if let Some(token) = auth::cookie(&parts.headers, &app.config) {
-        let (token, now) = (SecretHash::of(token), app.environment.now());
-        let found = app.store.operator_by_session(token, now).await;
-        if let Some(identity) = found.answered()? {
+        let now = app.environment.now();
+        let find = async |hash| app.store.operator_by_session(hash, now).await;
+        if let Some(identity) = auth::look_up(app, token, from, find).await? {
+            let token = SecretHash::of(token);
             let actor = author(identity.operator, from);
             let closed = app.store.close_browser_session(token, actor, now).await;
             closed.answered()?;

@@ -183,6 +183,7 @@ async fn calls_without_a_credential_are_limited_with_a_retry_hint() {
             sign_ins: of(30),
             passwords_of_an_account: of(10),
             unknown_credentials: of(2),
+            calls_of_a_caller: of(6_000),
         }),
         ..ServerConfig::default()
     })

@@ -54,7 +54,7 @@ async fn names_are_pinned_before_the_first_report_and_limit_the_scope() {
         "{reported:?}"
     );
 
-    // One malformed address leaves the name out, whatever its other addresses are.
+    // One malformed address leaves the name out with all its other addresses.
     let scan = start(&operator, &enrolled, list(&["miner.example"], &["4028"])).await;
     let (command, _) = node.command().await;
     pin(&mut node, &command, "0x0a000007").await;

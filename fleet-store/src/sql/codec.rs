@@ -231,6 +231,15 @@ pub(crate) fn read_ports(text: &str) -> Result<Vec<Port>, DbErr> {
         .collect()
 }
 
+/// A list of texts.
+pub(crate) fn write_texts(texts: &[String]) -> Result<String, DbErr> {
+    write("texts", &texts)
+}
+
+pub(crate) fn read_texts(text: &str) -> Result<Vec<String>, DbErr> {
+    read("texts", text)
+}
+
 pub(crate) fn read_conclusion(
     state: &str,
     code: &str,

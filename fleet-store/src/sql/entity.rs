@@ -51,7 +51,8 @@ pub(crate) use pairings::{
     device_credential, device_pairing, forwarded_pairing, pairing, pairing_target,
 };
 pub(crate) use scans::{
-    chunk, command, report, report_refusal, report_row, scan, scan_event, scan_request, sweep,
+    chunk, command, report, report_refusal, report_row, scan, scan_event, scan_host, scan_request,
+    sweep,
 };
 
 /// The types that the column declarations use.
@@ -59,8 +60,8 @@ mod columns {
     pub(super) use std::net::IpAddr;
 
     pub(super) use fleet_core::{
-        ChunkState, CommandId, CommandState, DeviceIdentifier, Mac, PairOutcome, PairingId,
-        PairingStatus, Priority, RejectReason, Role, ScanId, ScanState,
+        ChunkState, CommandId, CommandState, DeviceIdentifier, Mac, NameSource, PairOutcome,
+        PairingId, PairingStatus, Priority, RejectReason, Role, ScanId, ScanState,
         enrollment::{InvitationState, NodeState},
     };
     pub(super) use fleet_discovery::Scope;

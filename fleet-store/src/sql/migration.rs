@@ -10,14 +10,18 @@ use sea_orm::{ConnectionTrait, DbBackend};
 use sea_orm_migration::prelude::*;
 
 /// All steps in order.
-const STEPS: [Step; 2] = [
+const STEPS: [Step; 3] = [
     Step {
         name: "m0001_first_schema",
         sql: include_str!("migration/m0001_first_schema.sql"),
     },
     Step {
-        name: "m0002_between_servers",
-        sql: include_str!("migration/m0002_between_servers.sql"),
+        name: "m0002_scan_hosts",
+        sql: include_str!("migration/m0002_scan_hosts.sql"),
+    },
+    Step {
+        name: "m0003_between_servers",
+        sql: include_str!("migration/m0003_between_servers.sql"),
     },
 ];
 

@@ -10,7 +10,7 @@ mod known;
 mod refusals;
 mod shared;
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use fleet_core::{
     DeviceFacts, DeviceReport,
@@ -26,6 +26,7 @@ use super::{
     commands::{self, Work},
     devices, endpoints,
     entity::{command, device, report, report_row},
+    hosts::{self, Hosts},
     inserts,
     locked::LockedScan,
     nodes,
@@ -93,6 +94,7 @@ impl Reports for SqlStore {
                     quota,
                 });
             };
+            let hosts = Hosts::judge(tx, &new, id, &scope).await?;
             command.scope = Some(AsText(scope));
 
             let ids = inventory.save(tx).await?;
@@ -114,7 +116,11 @@ impl Reports for SqlStore {
             command.rows = command.rows.saturating_add(count(rows.len() as u64));
             inserts::all(tx, rows).await?;
 
-            let events = outcome.events(&inventory, &ids, scan.elapsed_ms(new.now));
+            let elapsed_ms = scan.elapsed_ms(new.now);
+            let mut events = outcome.events(&inventory, &ids, elapsed_ms);
+            events.extend(hosts.events(elapsed_ms));
+            hosts.save(tx, &new, id).await?;
+            hosts::forget(tx, id, outcome.identified()).await?;
             let row = scan.row_mut();
             row.accepted += count(outcome.counted_accepted);
             row.rejected += count(outcome.refusals.counted());
@@ -126,7 +132,7 @@ impl Reports for SqlStore {
             claims::audit(tx, &new, id, &inventory).await?;
             outcome.refusals.save(tx, &new, id).await?;
 
-            let refused = count(outcome.refusals.all());
+            let refused = count(outcome.refusals.all() + hosts.refused());
             command.refused_rows = command.refused_rows.saturating_add(refused);
             command.flooded = is_flooded(read_count(command.refused_rows)?, quota);
             if command.flooded {
@@ -402,6 +408,13 @@ impl Outcome {
             }
         };
         self.stored.iter().map(row).collect()
+    }
+
+    /// The addresses of the accepted devices.
+    fn identified(&self) -> BTreeSet<IpAddr> {
+        let accepted = |row: &&StoredRow| matches!(row.judgment, Judgment::Accepted { .. });
+        let stored = self.stored.iter().filter(accepted);
+        stored.map(|row| row.report.endpoint.ip).collect()
     }
 
     fn events(&self, inventory: &Inventory, ids: &SavedIds, elapsed_ms: u64) -> Vec<LogEvent> {

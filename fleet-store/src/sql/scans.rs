@@ -8,13 +8,13 @@ use fleet_discovery::{NoRoom, NodeLoad, OpenScan, PastScan, Scope, check_room};
 use super::{
     audit, codec, commands,
     entity::{chunk, node, operator, scan, scan_event, scan_request},
-    inserts,
+    hosts, inserts,
     locked::LockedScan,
     nodes,
 };
 use crate::{
-    CreateScanError, CreatedScan, EventPage, NewScan, Progress, Queueing, ScanHistory, ScanRow,
-    Scans, StoredEvent, sql::prelude::*,
+    CreateScanError, CreatedScan, EventPage, NewScan, Progress, Queueing, ScanHistory, ScanHost,
+    ScanRow, Scans, StoredEvent, sql::prelude::*,
 };
 
 #[async_trait]
@@ -167,6 +167,24 @@ impl Scans for SqlStore {
             }))
         };
         page.await.during("read_events")
+    }
+
+    async fn scan_hosts(
+        &self,
+        org: OrgId,
+        scan: ScanId,
+        after: i64,
+        limit: u32,
+    ) -> Result<Option<Vec<ScanHost>>, StoreError> {
+        let page = async {
+            match of_org(self.reader(), org, scan).await? {
+                Some(_) => hosts::page(self.reader(), scan, after, limit)
+                    .await
+                    .map(Some),
+                None => Ok(None),
+            }
+        };
+        page.await.during("scan_hosts")
     }
 }
 

@@ -223,7 +223,7 @@ async fn a_reset_wins_over_a_password_change_that_began_before_it(site: Site) {
         "{late:?}"
     );
     assert_eq!(stored_password(&site).await.as_deref(), Some("reset"));
-    // Whichever comes first, the reset is what remains.
+    // In both orders the reset remains.
     for _ in 0..20 {
         set(&site, "old").await;
         let (_, ()) = tokio::join!(replace(&site, "old", "own"), set(&site, "reset"));

@@ -14,6 +14,7 @@ mod ending;
 mod enrollment;
 mod expiry;
 mod full_disk;
+mod hosts;
 mod identity;
 mod interruptions;
 mod inventory;

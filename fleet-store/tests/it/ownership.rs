@@ -36,10 +36,10 @@ struct Nodes {
     reporter: Node,
     second: Node,
     other: NodeId,
-    dead: NodeId,
+    revoked: NodeId,
     predecessor: NodeId,
     mate: NodeId,
-    dead_mate: NodeId,
+    revoked_mate: NodeId,
 }
 
 /// The outcomes by owner, binding and endpoint.
@@ -75,8 +75,12 @@ impl Table {
             Some(owner) if owner == node => "me",
             Some(owner) if owner == nodes.predecessor && node == nodes.reporter.id => "predecessor",
             Some(owner) if owner == nodes.mate && node == nodes.reporter.id => "mate",
-            Some(owner) if owner == nodes.dead_mate && node == nodes.reporter.id => "revoked-mate",
-            Some(owner) if [nodes.predecessor, nodes.dead, nodes.dead_mate].contains(&owner) => {
+            Some(owner) if owner == nodes.revoked_mate && node == nodes.reporter.id => {
+                "revoked-mate"
+            }
+            Some(owner)
+                if [nodes.predecessor, nodes.revoked, nodes.revoked_mate].contains(&owner) =>
+            {
                 "revoked"
             }
             Some(_) => "other",
@@ -220,15 +224,15 @@ async fn every_case_under_concurrency_ends_as_the_table_allows(site: Site) {
 }
 
 async fn nodes(site: &Site) -> Nodes {
-    let (other, dead, predecessor, mate, dead_mate) = (
+    let (other, revoked, predecessor, mate, revoked_mate) = (
         site.confirmed("other").await,
         site.confirmed("revoked").await,
         site.confirmed("predecessor").await,
         site.confirmed("mate").await,
         site.confirmed("revoked-mate").await,
     );
-    site.shares_site(dead_mate, mate).await;
-    for node in [dead, predecessor, dead_mate] {
+    site.shares_site(revoked_mate, mate).await;
+    for node in [revoked, predecessor, revoked_mate] {
         site.store
             .revoke_node(site.org, node, None, site.actor(), at(5))
             .await
@@ -240,10 +244,10 @@ async fn nodes(site: &Site) -> Nodes {
         reporter: replacement,
         second: site.node("second").await,
         other,
-        dead,
+        revoked,
         predecessor,
         mate,
-        dead_mate,
+        revoked_mate,
     }
 }
 
@@ -259,10 +263,10 @@ async fn set_up(site: &Site, raw: &DatabaseConnection, nodes: &Nodes, table: &Ta
         let owner_id = match owner {
             "me" => Some(me),
             "other" => Some(nodes.other),
-            "revoked" => Some(nodes.dead),
+            "revoked" => Some(nodes.revoked),
             "predecessor" => Some(nodes.predecessor),
             "mate" => Some(nodes.mate),
-            "revoked-mate" => Some(nodes.dead_mate),
+            "revoked-mate" => Some(nodes.revoked_mate),
             _ => None,
         };
         let bound_to = match bound {

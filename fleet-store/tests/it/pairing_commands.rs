@@ -29,7 +29,7 @@ contract! {
     a_node_that_comes_back_without_it_has_lost_it
     a_node_that_still_pairs_goes_on_under_its_new_stream
     a_node_that_says_nothing_runs_into_the_deadline
-    canceling_sends_no_more_and_keeps_what_came
+    canceling_sends_no_more_and_keeps_received_results
     a_result_of_a_device_that_was_released_is_not_taken
     a_part_whose_devices_were_released_is_not_sent
     another_nodes_device_is_not_taken_by_a_result
@@ -568,7 +568,7 @@ async fn a_node_that_says_nothing_runs_into_the_deadline(site: Site) {
     );
 }
 
-async fn canceling_sends_no_more_and_keeps_what_came(site: Site) {
+async fn canceling_sends_no_more_and_keeps_received_results(site: Site) {
     let north = site.node("north").await;
     let devices = site.several(north, 2).await;
     let parts = vec![

@@ -10,7 +10,7 @@ contract! {
     rows_and_tables_agree
     opening_again_changes_nothing
     a_newer_schema_is_refused
-    an_older_schema_says_what_to_run
+    an_older_schema_names_the_command_to_run
     a_node_with_devices_cannot_be_deleted
 }
 
@@ -60,7 +60,7 @@ async fn a_newer_schema_is_refused(site: Site) {
     }
 }
 
-async fn an_older_schema_says_what_to_run(site: Site) {
+async fn an_older_schema_names_the_command_to_run(site: Site) {
     let raw = site.raw().await;
     for sql in [
         "DELETE FROM seaql_migrations",

@@ -14,7 +14,7 @@ contract! {
     rotation_leaves_the_previous_session_a_minute
     a_session_needs_a_live_key
     heartbeats_move_last_seen
-    the_sweep_deletes_what_is_over
+    the_sweep_deletes_ended_sessions
 }
 
 fn identity(name: &str) -> [u8; 32] {
@@ -254,7 +254,7 @@ async fn heartbeats_move_last_seen(site: Site) {
     assert_eq!(row.last_seen_at, Some(at(77)));
 }
 
-async fn the_sweep_deletes_what_is_over(site: Site) {
+async fn the_sweep_deletes_ended_sessions(site: Site) {
     let node = site.confirmed("north").await;
     open(&site, node, "token", 10).await;
     begin(&site, "c", 40).await;

@@ -38,7 +38,7 @@ pub(super) async fn read<T: AsyncRead + Unpin>(
             (false, false) => return Ok((None, Rewind::after(io, seen))),
             _ => {}
         }
-        // Byte by byte: whatever follows a signature belongs to its own reader. This is at most twelve bytes.
+        // Byte by byte: the bytes after a signature belong to its own reader. This is at most twelve bytes.
         match io.read_u8().await {
             Ok(byte) => seen.push(byte),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {

@@ -1,10 +1,11 @@
 //! The hook that admits calls. It sees the path, the headers and the connection of a call, never its body.
 
-use std::{panic::AssertUnwindSafe, pin::Pin};
+use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 
 use futures::future::FutureExt;
 use http::{Extensions, HeaderMap};
 
+use super::budget::Payer;
 use crate::{Peer, RpcError, context::Principal, listener::ConnectionGuard};
 
 /// The properties of a call that are known before its body is read.
@@ -58,10 +59,12 @@ impl<'a> Call<'a> {
 }
 
 /// The decision about a call that is admitted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Admission<P> {
     /// The method is public. The call does not keep the connection alive.
     Public,
+    /// The same, with a value that is dropped at the end of the call, such as a permit.
+    PublicHolding(Arc<dyn Any + Send + Sync>),
     /// The caller is authenticated. Handlers read the principal with [`crate::Context::principal`].
     Known(P),
 }
@@ -80,12 +83,26 @@ pub trait Authenticate: Send + Sync + 'static {
         &self,
         call: Call<'_>,
     ) -> impl Future<Output = Result<Admission<Self::Principal>, RpcError>> + Send;
+
+    /// The party whose share of the memory for bodies the call uses; without a principal, the address of the peer.
+    fn payer(&self, call: Call<'_>, principal: Option<&Self::Principal>) -> Payer {
+        let _ = principal;
+        Payer::of(call.peer().map(|peer| peer.address.ip()))
+    }
 }
 
-type Verdict<'a> = Pin<Box<dyn Future<Output = Result<Option<Extensions>, RpcError>> + Send + 'a>>;
+/// A call that is admitted.
+pub(super) struct Admitted {
+    /// The principal, if there is one.
+    pub(super) principal: Option<Extensions>,
+    /// Dropped at the end of the call.
+    pub(super) held: Option<Arc<dyn Any + Send + Sync>>,
+    pub(super) payer: Payer,
+}
 
-/// [`Authenticate`] with its type erased. The principal is passed as an extension; `None` stands for
-/// [`Admission::Public`].
+type Verdict<'a> = Pin<Box<dyn Future<Output = Result<Admitted, RpcError>> + Send + 'a>>;
+
+/// [`Authenticate`] with its type erased.
 pub(super) trait Gate: Send + Sync {
     fn admit<'a>(&'a self, call: Call<'a>) -> Verdict<'a>;
 }
@@ -100,13 +117,20 @@ impl<A: Authenticate> Gate for A {
                     tracing::error!(path = call.path, "authentication panicked");
                     Err(RpcError::internal("internal error"))
                 })?;
-            Ok(match admission {
-                Admission::Public => None,
-                Admission::Known(principal) => {
+            let (principal, held) = match admission {
+                Admission::Public => (None, None),
+                Admission::PublicHolding(held) => (None, Some(held)),
+                Admission::Known(principal) => (Some(principal), None),
+            };
+            let payer = self.payer(call, principal.as_ref());
+            Ok(Admitted {
+                principal: principal.map(|principal| {
                     let mut extensions = Extensions::new();
                     extensions.insert(Principal(principal));
-                    Some(extensions)
-                }
+                    extensions
+                }),
+                held,
+                payer,
             })
         })
     }

@@ -12,9 +12,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use tokio::time::{Instant, Sleep};
+
+use super::budget::{Charging, Envelopes, Meter};
 
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -116,6 +118,8 @@ const WHOLE: Duration = Duration::from_secs(300);
 pub(super) enum BodyError {
     #[error("the request body stalled")]
     Stalled,
+    #[error("no memory for the request body")]
+    NoMemory,
     #[error("the connection failed")]
     Transport(#[source] BoxError),
 }
@@ -130,10 +134,11 @@ impl Stalled {
     }
 }
 
-/// The request body as the engine reads it. With a timer, it must arrive steadily.
+/// The request body as the engine reads it. It is charged before it is passed on. With a timer, it must arrive steadily.
 pub(super) struct RequestBody {
     inner: UnsyncBoxBody<Bytes, BoxError>,
     clock: Option<Clock>,
+    charge: Option<Charge>,
 }
 
 struct Clock {
@@ -142,24 +147,137 @@ struct Clock {
     stalled: Stalled,
 }
 
+/// How the memory of a body is counted.
+pub(super) struct Charge {
+    charging: Charging,
+    /// The largest message.
+    limit: usize,
+    counting: Counting,
+    /// A frame that waits for its memory, and what the body holds then.
+    waiting: Option<(Option<Frame<Bytes>>, usize)>,
+}
+
+enum Counting {
+    /// One request: its bytes, and whether it is compressed as a whole or as its only message.
+    Whole {
+        bytes: usize,
+        compressed: bool,
+        ended: bool,
+    },
+    /// The messages of a stream. The engine reads on when it has passed a message to the handler.
+    Messages { envelopes: Envelopes, ended: bool },
+}
+
+impl Charge {
+    /// A request that is read as a whole.
+    pub(super) fn whole(meter: Meter, limit: usize, compressed: bool) -> Self {
+        let counting = Counting::Whole {
+            bytes: 0,
+            compressed,
+            ended: false,
+        };
+        Self::new(meter, limit, counting)
+    }
+
+    /// A stream of messages.
+    pub(super) fn messages(meter: Meter, limit: usize) -> Self {
+        let counting = Counting::Messages {
+            envelopes: Envelopes::default(),
+            ended: false,
+        };
+        Self::new(meter, limit, counting)
+    }
+
+    fn new(meter: Meter, limit: usize, counting: Counting) -> Self {
+        Self {
+            charging: Charging::new(meter),
+            limit,
+            counting,
+            waiting: None,
+        }
+    }
+
+    /// Called before the next part is read.
+    fn read_on(&mut self) {
+        if let Counting::Messages { ended, .. } = &mut self.counting
+            && std::mem::take(ended)
+        {
+            self.charging.clear();
+        }
+    }
+
+    /// The bytes that the body takes with this part, or at its end. A message takes its own size again when it is
+    /// decoded, and a compressed one up to its limit before.
+    fn total(&mut self, part: Option<&[u8]>) -> usize {
+        let unpacked = 2 * self.limit;
+        match &mut self.counting {
+            Counting::Whole {
+                bytes,
+                compressed,
+                ended,
+            } => match part {
+                Some(part) => {
+                    *bytes += part.len();
+                    *bytes
+                }
+                None => {
+                    *ended = true;
+                    *bytes + if *compressed { unpacked } else { *bytes }
+                }
+            },
+            Counting::Messages { envelopes, ended } => {
+                let part = part.unwrap_or_default();
+                let before = envelopes.begun;
+                let messages = envelopes.follow(part);
+                *ended = messages.messages > 0;
+                let arrived = before + part.len();
+                match (*ended, messages.compressed) {
+                    (true, true) => arrived + unpacked,
+                    (true, false) => 2 * arrived,
+                    (false, _) => arrived,
+                }
+            }
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        !matches!(self.counting, Counting::Whole { ended: false, .. })
+    }
+
+    /// Takes the memory for a part, or for the end, and returns it.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some((_, bytes)) = &self.waiting else {
+            return Poll::Ready(None);
+        };
+        let has_memory = ready!(self.charging.poll(*bytes, cx));
+        let part = self.waiting.take().and_then(|(part, _)| part);
+        Poll::Ready(match has_memory {
+            true => part.map(Ok),
+            false => Some(Err(BodyError::NoMemory)),
+        })
+    }
+}
+
 impl RequestBody {
     pub(super) fn empty() -> Self {
         Self {
             inner: Empty::new().map_err(|e| match e {}).boxed_unsync(),
             clock: None,
+            charge: None,
         }
     }
 
     /// Wraps a stream of messages, which may pause without limit.
-    pub(super) fn open(body: Body) -> Self {
+    pub(super) fn open(body: Body, charge: Charge) -> Self {
         Self {
             inner: body.inner,
             clock: None,
+            charge: Some(charge),
         }
     }
 
     /// Wraps a body that is read as a whole.
-    pub(super) fn timed(body: Body, stalled: Stalled) -> Self {
+    pub(super) fn timed(body: Body, stalled: Stalled, charge: Charge) -> Self {
         let now = Instant::now();
         let clock = Clock {
             pause: Box::pin(tokio::time::sleep(STALL)),
@@ -169,7 +287,29 @@ impl RequestBody {
         Self {
             inner: body.inner,
             clock: Some(clock),
+            charge: Some(charge),
         }
+    }
+
+    fn poll_inner(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        // Data is read before the timer: a late poll must not discard what has arrived.
+        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
+            if let Some(clock) = &mut self.clock {
+                let next = (Instant::now() + STALL).min(clock.end);
+                clock.pause.as_mut().reset(next);
+            }
+            return Poll::Ready(frame.map(|f| f.map_err(BodyError::Transport)));
+        }
+        let Some(clock) = &mut self.clock else {
+            return Poll::Pending;
+        };
+        ready!(clock.pause.as_mut().poll(cx));
+        // The engine answers with an error of its own, which the service replaces if this is set.
+        clock.stalled.0.store(true, Ordering::Relaxed);
+        Poll::Ready(Some(Err(BodyError::Stalled)))
     }
 }
 
@@ -182,25 +322,35 @@ impl http_body::Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        // Data is read before the timer: a late poll must not discard what has arrived.
-        if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
-            if let Some(clock) = &mut this.clock {
-                let next = (Instant::now() + STALL).min(clock.end);
-                clock.pause.as_mut().reset(next);
-            }
-            return Poll::Ready(frame.map(|f| f.map_err(BodyError::Transport)));
+        if this
+            .charge
+            .as_ref()
+            .is_some_and(|charge| charge.waiting.is_some())
+        {
+            let Some(charge) = &mut this.charge else {
+                return Poll::Ready(None);
+            };
+            return charge.poll(cx);
         }
-        let Some(clock) = &mut this.clock else {
-            return Poll::Pending;
+        if let Some(charge) = &mut this.charge {
+            charge.read_on();
+        }
+        let part = match ready!(this.poll_inner(cx)) {
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Ok(part)) => Some(part),
+            None => None,
         };
-        ready!(clock.pause.as_mut().poll(cx));
-        // The engine answers with an error of its own, which the service replaces if this is set.
-        clock.stalled.0.store(true, Ordering::Relaxed);
-        Poll::Ready(Some(Err(BodyError::Stalled)))
+        let Some(charge) = &mut this.charge else {
+            return Poll::Ready(part.map(Ok));
+        };
+        let bytes = charge.total(part.as_ref().and_then(|part| part.data_ref().map(|b| &**b)));
+        charge.waiting = Some((part, bytes));
+        charge.poll(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        // The end of a request is charged too, so that it must be read.
+        self.charge.as_ref().is_none_or(Charge::is_ended) && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -21,7 +21,8 @@ use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 
 use super::{
     auth::{Authenticate, Call, Gate},
-    body::{Body, BoxError, RequestBody, Stalled},
+    body::{Body, BoxError, Charge, RequestBody, Stalled},
+    budget::{BodyBudget, BodyLimits, Meter},
     health::Health,
     routes::{Mount, Routes},
     unread::UnreadBodies,
@@ -46,6 +47,7 @@ const SMALL: usize = 16 << 10;
 pub struct Services {
     routes: Routes,
     plain: Option<Plain>,
+    bodies: BodyLimits,
 }
 
 impl Services {
@@ -76,10 +78,21 @@ impl Services {
         self
     }
 
+    /// Sets the memory that the bodies of all calls may take together.
+    #[must_use]
+    pub fn bodies(mut self, limits: BodyLimits) -> Self {
+        self.bodies = limits;
+        self
+    }
+
     /// Builds the service. Every call must pass `authenticate`.
     pub fn build<A: Authenticate>(self, authenticate: A) -> (HttpService, Health) {
         let health = Health::new(self.routes.services());
-        let Self { mut routes, plain } = self;
+        let Self {
+            mut routes,
+            plain,
+            bodies,
+        } = self;
         HealthServer::new(health.clone()).mount(&mut routes);
         let router = Router::new();
         let router = match connectrpc_reflection::Reflector::from_descriptor_set_bytes(DESCRIPTORS)
@@ -102,6 +115,7 @@ impl Services {
             gate: Box::new(authenticate),
             plain,
             unread: UnreadBodies::default(),
+            bodies: BodyBudget::new(bodies),
         };
         (HttpService(Arc::new(inner)), health)
     }
@@ -120,6 +134,7 @@ struct Inner {
     gate: Box<dyn Gate>,
     plain: Option<Plain>,
     unread: UnreadBodies,
+    bodies: BodyBudget,
 }
 
 /// Serves every protocol: gRPC, gRPC-Web, Connect, and plain HTTP. Cheap to clone.
@@ -167,7 +182,12 @@ impl Inner {
             .dispatcher()
             .lookup(path.strip_prefix('/').unwrap_or(path))
         {
-            Some(method) => self.call(method.kind, request).await,
+            Some(method) => {
+                let limit = method
+                    .limits
+                    .map_or(SMALL, |limits| limits.max_message_size());
+                self.call(method.kind, limit, request).await
+            }
             None if looks_like_a_call(&request) => {
                 // The engine answers 404 in Connect. The installed base expects UNIMPLEMENTED as 501.
                 refuse(
@@ -179,7 +199,12 @@ impl Inner {
         }
     }
 
-    async fn call(&self, kind: MethodKind, mut request: Request<Body>) -> Response<Body> {
+    async fn call(
+        &self,
+        kind: MethodKind,
+        limit: usize,
+        mut request: Request<Body>,
+    ) -> Response<Body> {
         let connection = request.extensions().get::<ConnectionGuard>().cloned();
         if request.uri().path() == WATCH {
             connection.iter().for_each(ConnectionGuard::mark_plain);
@@ -187,25 +212,23 @@ impl Inner {
         // Counted before admission: connections without a call are evicted first.
         let active = connection.as_ref().map(ConnectionGuard::begin_call);
         // The principal may own a separate permit.
-        let mut held = (active, None);
-        let verdict = self
-            .gate
-            .admit(Call::new(
-                request.uri().path(),
-                request.headers(),
-                request.extensions(),
-            ))
-            .await;
-        match verdict {
+        let mut held = (active, None, None);
+        let call = Call::new(
+            request.uri().path(),
+            request.headers(),
+            request.extensions(),
+        );
+        let admitted = match self.gate.admit(call).await {
             Err(error) => return refuse(error, request.headers()).map(|body| body.holding(held)),
-            Ok(None) => {}
-            Ok(Some(principal)) => {
-                held.1 = Some(principal.clone());
-                request.extensions_mut().extend(principal);
-                connection
-                    .iter()
-                    .for_each(ConnectionGuard::mark_authenticated);
-            }
+            Ok(admitted) => admitted,
+        };
+        held.2 = admitted.held;
+        if let Some(principal) = admitted.principal {
+            held.1 = Some(principal.clone());
+            request.extensions_mut().extend(principal);
+            connection
+                .iter()
+                .for_each(ConnectionGuard::mark_authenticated);
         }
         // The engine reads the body to its end before it reports an unknown method or encoding. An open stream has no
         // end, so such a request is passed on without its body.
@@ -217,24 +240,31 @@ impl Inner {
                 .await
                 .map(|body| body.holding(held));
         }
+        let meter = self.bodies.meter(admitted.payer);
         if kind == MethodKind::BidiStreaming {
+            let charge = Charge::messages(meter, limit);
             return self
-                .engine(request.map(RequestBody::open))
+                .engine(request.map(|body| RequestBody::open(body, charge)))
                 .await
                 .map(|body| body.holding(held));
         }
         let (stalled, headers) = (Stalled::default(), request.headers().clone());
+        let charge = Charge::whole(meter.clone(), limit, may_be_compressed(&headers));
         let response = self
-            .engine(request.map(|body| RequestBody::timed(body, stalled.clone())))
+            .engine(request.map(|body| RequestBody::timed(body, stalled.clone(), charge)))
             .await;
         let response = if stalled.is_set() {
             refuse(
                 RpcError::deadline_exceeded("the request did not arrive in time"),
                 &headers,
             )
+        } else if meter.is_refused() {
+            refuse(Meter::refusal(), &headers)
         } else {
             response
         };
+        // Here the memory of the request ends, because the handler has returned. Its response may be a long stream.
+        drop(meter);
         response.map(|body| body.holding(held))
     }
 
@@ -336,16 +366,22 @@ fn is_connect_get(query: &str) -> bool {
     pairs.any(|pair| pair == "connect=v1" || pair.starts_with("encoding="))
 }
 
+/// The headers that name the compression of a request.
+const ENCODINGS: [&str; 3] = [
+    "connect-content-encoding",
+    "grpc-encoding",
+    "content-encoding",
+];
+
 fn encoding_is_known(headers: &HeaderMap) -> bool {
-    [
-        "connect-content-encoding",
-        "grpc-encoding",
-        "content-encoding",
-    ]
-    .iter()
-    .all(|name| {
+    ENCODINGS.iter().all(|name| {
         headers
             .get(*name)
             .is_none_or(|value| matches!(value.as_bytes(), b"identity" | b"gzip" | b"zstd"))
     })
+}
+
+fn may_be_compressed(headers: &HeaderMap) -> bool {
+    let mut encodings = ENCODINGS.iter().filter_map(|name| headers.get(*name));
+    encodings.any(|value| value.as_bytes() != b"identity")
 }

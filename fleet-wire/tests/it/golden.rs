@@ -54,7 +54,7 @@ fn check<M: Message + Default + PartialEq + Debug + Serialize + DeserializeOwned
     );
 }
 
-/// Fields that no log may show, whichever message they are in. A new one is added to build.rs too.
+/// Fields that no log may show, in any message. A new one is added to build.rs too.
 const SECRETS: [&str; 7] = [
     "api_key",
     "enrollment_token",

@@ -16,7 +16,7 @@ use fleet_wire::{
     fleet::*,
     gateway::*,
     listener::{self, DevCertificate, Drained, ListenerConfig, TlsIdentity},
-    server::{Admission, Authenticate, Body, Call, Health, HttpService, Services},
+    server::{Admission, Authenticate, Body, BodyLimits, Call, Health, HttpService, Services},
 };
 use futures::{StreamExt, stream};
 use http::{HeaderName, HeaderValue, Request, Response};
@@ -146,6 +146,7 @@ impl FleetNodeGatewayService for Scripted {
         Ok(ReportDiscoveredDevicesResponse {
             accepted_count: request.devices.len() as i64,
             rejected_count: 0,
+            owned_elsewhere_count: 0,
         }
         .into())
     }
@@ -294,6 +295,14 @@ impl ScanService for Scripted {
     ) -> Result<Reply<CancelScanResponse>, RpcError> {
         Ok(CancelScanResponse::default().into())
     }
+
+    async fn list_scan_hosts(
+        &self,
+        _: Context,
+        _: ListScanHostsRequest,
+    ) -> Result<Reply<ListScanHostsResponse>, RpcError> {
+        Ok(ListScanHostsResponse::default().into())
+    }
 }
 
 /// Register, health and reflection are public; the rest needs [`TOKEN`].
@@ -330,7 +339,12 @@ fn plain()
 }
 
 pub(crate) fn services(scripted: &Scripted) -> (HttpService, Health) {
+    services_within(scripted, BodyLimits::default())
+}
+
+pub(crate) fn services_within(scripted: &Scripted, bodies: BodyLimits) -> (HttpService, Health) {
     Services::new()
+        .bodies(bodies)
         .mount(FleetNodeGatewayServer::new(scripted.clone()))
         .mount(ScanServer::new(scripted.clone()))
         .plain(plain())

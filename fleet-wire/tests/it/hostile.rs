@@ -145,6 +145,7 @@ fn largest_report() -> ReportDiscoveredDevicesRequest {
         evidence: text(512),
     };
     ReportDiscoveredDevicesRequest {
+        hosts: Vec::new(),
         devices: vec![device; limits::MAX_REPORT],
         command_id: text(128),
     }
@@ -210,6 +211,7 @@ async fn a_bound_that_is_broken_is_named_and_a_bad_element_is_not_the_envelopes_
         ..DiscoveredDeviceReport::default()
     };
     let mut report = ReportDiscoveredDevicesRequest {
+        hosts: Vec::new(),
         devices: vec![bad],
         command_id: "c".to_owned(),
     };
@@ -264,7 +266,7 @@ async fn a_small_body_cannot_ask_for_a_large_tree() {
 }
 
 #[test]
-fn no_request_is_read_beyond_what_its_bounds_need() {
+fn no_request_is_read_beyond_its_bounds() {
     for method in methods() {
         let limit = limits::request_limit(method);
         let most = match method.name() {

@@ -358,7 +358,7 @@ async fn peers_that_do_not_read_are_disconnected_after_forty_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_lets_requests_end_and_cuts_what_does_not() {
+async fn a_drain_lets_requests_end_and_cuts_the_others() {
     let server = Piped::start(ListenerConfig::plaintext());
     let (client, _open) = http2(server.connect()).await;
     let mut client = client.ready().await.expect("open");

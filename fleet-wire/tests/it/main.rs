@@ -9,6 +9,7 @@ mod golden;
 mod harness;
 mod hostile;
 mod listener;
+mod memory;
 mod pipes;
 mod protocols;
 mod shared;

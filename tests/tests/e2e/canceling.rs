@@ -7,7 +7,7 @@ use fleet_sim::Lab;
 use crate::harness::{ScanState, World, adds_up, eventually, found_addresses, range};
 
 on_both_databases! {
-    a_canceled_scan_stops_within_a_second_and_keeps_what_it_found
+    a_canceled_scan_stops_within_a_second_and_keeps_found_devices
     canceling_a_queued_scan_sends_no_packet
 }
 
@@ -16,7 +16,7 @@ const STOPS: Duration = Duration::from_secs(1);
 /// Time during which the devices are watched for connections after that.
 const WATCHED: Duration = Duration::from_secs(2);
 
-async fn a_canceled_scan_stops_within_a_second_and_keeps_what_it_found(world: World) {
+async fn a_canceled_scan_stops_within_a_second_and_keeps_found_devices(world: World) {
     let node = world.node("barn", &["--rate", "100"]).await;
     // Every address has a device, so every packet is recorded. The scan would take more than twelve seconds.
     let site = world.range.crowd(600, Duration::from_millis(50));

@@ -43,7 +43,7 @@ async fn the_newer_of_two_machines_wins_and_evictions_do_not_repeat_forever(worl
         },
     )
     .await;
-    expected.is_what_came_of(&world.operator, &scan).await;
+    expected.is_history_of(&world.operator, &scan).await;
 
     // The first machine reconnects and takes over. The second is then refused when it reconnects.
     eventually("a duplicate identity", async || {
@@ -54,7 +54,7 @@ async fn the_newer_of_two_machines_wins_and_evictions_do_not_repeat_forever(worl
     let streams = world.server.log_count(CONNECTED);
     assert!(streams <= 3, "{streams} streams became the newest");
     expected
-        .is_what_came_of(&world.operator, &start().await)
+        .is_history_of(&world.operator, &start().await)
         .await;
     let quiet = std::time::Instant::now();
     eventually("a while without a quarrel", async || {
@@ -69,6 +69,6 @@ async fn the_newer_of_two_machines_wins_and_evictions_do_not_repeat_forever(worl
     let node = world.operator.node_named("barn").await;
     assert!(node.connected, "{node:?}");
     expected
-        .is_what_came_of(&world.operator, &start().await)
+        .is_history_of(&world.operator, &start().await)
         .await;
 }

@@ -84,7 +84,7 @@ impl MidScan {
         let asked = (1..4095).map(|number| world.range.address(number));
         let expected = Expected::of(self.lab.site(), self.node.id, asked).skipping(2);
         assert_eq!(expected.devices(), usize::from(DEVICES));
-        let log = expected.is_what_came_of(&world.operator, &self.scan).await;
+        let log = expected.is_history_of(&world.operator, &self.scan).await;
         assert_eq!(log.events()[..self.seen.len()], self.seen);
         assert_eq!(
             self.lab.journal().touched_addresses().len(),

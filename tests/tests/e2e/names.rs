@@ -27,13 +27,14 @@ async fn a_host_name_is_scanned_at_the_addresses_that_the_node_pinned_it_to(worl
     let expected = Expected::of(lab.site(), node.id, asked.clone()).skipping(2);
     let request = list(["rigs.lan", "shed.lan", "mixed.lan", "gone.lan"]);
     let scan = world.operator.start(node.id, request).await.scan_id;
-    let history = expected.is_what_came_of(&world.operator, &scan).await;
+    let history = expected.is_history_of(&world.operator, &scan).await;
     let warnings: Vec<&str> = history
         .events()
         .iter()
         .filter_map(|event| match &event.event {
             Some(Event::Warning(warning)) => Some(warning.text.as_str()),
-            Some(Event::Device(_) | Event::Progress(_) | Event::Ended(_)) | None => None,
+            Some(Event::Device(_) | Event::Host(_) | Event::Progress(_) | Event::Ended(_))
+            | None => None,
         })
         .collect();
     let pinned = |name, numbers: &[u16]| {

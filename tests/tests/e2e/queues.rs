@@ -36,7 +36,7 @@ async fn a_busy_node_refuses_upstream_scans_and_runs_queued_scans_in_order(world
     let mut free_since = None;
     for (scan, numbers) in [(&first, 0..70), (&second, 0..20), (&third, 20..40)] {
         let expected = Expected::of(lab.site(), node.id, asked[numbers].to_vec());
-        expected.is_what_came_of(operator, scan).await;
+        expected.is_history_of(operator, scan).await;
         let scan = operator.scan(scan).await;
         let started = micros(scan.started_at.as_ref());
         assert!(free_since.is_none_or(|free| started >= free), "{scan:?}");
@@ -61,9 +61,7 @@ async fn a_scan_waits_for_an_offline_node(world: World) {
     assert_eq!(scan.state(), ScanState::Queued);
     node.start(&world.server).await;
     let expected = Expected::of(lab.site(), node.id, asked);
-    expected
-        .is_what_came_of(&world.operator, &scan.scan_id)
-        .await;
+    expected.is_history_of(&world.operator, &scan.scan_id).await;
 }
 
 fn micros(time: Option<&Timestamp>) -> i64 {

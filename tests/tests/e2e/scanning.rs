@@ -37,7 +37,7 @@ async fn a_scan_in_each_mode_finds_exactly_the_existing_devices(world: World) {
     for (request, asked, skipped) in cases {
         let expected = Expected::of(lab.site(), node.id, asked).skipping(skipped);
         let scan = world.operator.start(node.id, request).await.scan_id;
-        expected.is_what_came_of(&world.operator, &scan).await;
+        expected.is_history_of(&world.operator, &scan).await;
     }
     let per_host = lab.journal().max_concurrent_per_host();
     assert!(per_host <= 2, "{per_host} connections to a host at a time");
@@ -60,7 +60,7 @@ async fn devices_arrive_while_the_scan_runs(world: World) {
     assert!(!world.operator.devices().await.is_empty());
 
     let expected = Expected::of(lab.site(), node.id, asked);
-    expected.is_what_came_of(&world.operator, &scan).await;
+    expected.is_history_of(&world.operator, &scan).await;
 }
 
 async fn the_upstream_discovery_rpc_streams_the_devices_of_its_scan(world: World) {
@@ -89,7 +89,7 @@ async fn the_upstream_discovery_rpc_streams_the_devices_of_its_scan(world: World
     }
     assert!(seen_running, "devices come while the scan runs");
     let expected = Expected::of(lab.site(), node.id, asked);
-    let history = expected.is_what_came_of(&world.operator, &scan).await;
+    let history = expected.is_history_of(&world.operator, &scan).await;
     let logged: Vec<String> = history.devices().map(|device| device.ip.clone()).collect();
     assert_eq!(found, logged);
 }

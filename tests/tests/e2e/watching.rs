@@ -40,7 +40,7 @@ async fn a_reconnecting_watch_receives_every_event_once(world: World) {
     seen.extend(world.operator.watch(&scan, cursor).await.rest().await);
 
     let expected = Expected::of(lab.site(), node.id, asked);
-    let log = expected.is_what_came_of(&world.operator, &scan).await;
+    let log = expected.is_history_of(&world.operator, &scan).await;
     assert_eq!(History::complete(seen), log);
 }
 
@@ -73,7 +73,7 @@ async fn an_event_source_resumes_after_its_last_id(world: World) {
         }
     }
     let expected = Expected::of(lab.site(), node.id, asked);
-    let log = expected.is_what_came_of(&world.operator, &scan).await;
+    let log = expected.is_history_of(&world.operator, &scan).await;
     let logged: Vec<_> = log
         .events()
         .iter()
@@ -94,7 +94,7 @@ async fn a_watch_past_the_end_repeats_the_outcome_and_ends(world: World) {
         .await;
     let scan = scan.scan_id;
     let expected = Expected::of(lab.site(), node.id, asked);
-    let log = expected.is_what_came_of(&world.operator, &scan).await;
+    let log = expected.is_history_of(&world.operator, &scan).await;
 
     let end = log.events().last().expect("an end").sequence;
     for after in [end - 1, end, end + 100] {

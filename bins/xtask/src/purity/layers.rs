@@ -5,11 +5,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 /// Each library with the crates of this workspace that it may depend on, except for tests.
-const USES: [(&str, &[&str]); 11] = [
+const USES: [(&str, &[&str]); 12] = [
     ("fleet-core", &[]),
     ("fleet-discovery", &["fleet-core"]),
     ("fleet-registry", &["fleet-core"]),
     ("fleet-pairing", &["fleet-core"]),
+    ("fleet-inventory", &["fleet-core"]),
     (
         "fleet-store",
         &[
@@ -17,6 +18,7 @@ const USES: [(&str, &[&str]); 11] = [
             "fleet-discovery",
             "fleet-registry",
             "fleet-pairing",
+            "fleet-inventory",
         ],
     ),
     ("fleet-wire", &["fleet-core"]),
@@ -39,6 +41,7 @@ const USES: [(&str, &[&str]); 11] = [
             "fleet-discovery",
             "fleet-registry",
             "fleet-pairing",
+            "fleet-inventory",
             "fleet-store",
             "fleet-wire",
         ],

@@ -14,7 +14,7 @@ fn listening(subnets: &[&str], max_targets: u32) -> NodeProfile {
 }
 
 #[test]
-fn an_mdns_scan_is_one_command_over_what_the_node_announced() {
+fn an_mdns_scan_is_one_command_over_the_announced_subnets() {
     let node = listening(&["10.77.0.0/22", "10.77.1.0/24", "fd00::/64"], 16_384);
     let plan = planned(mdns("_HTTP._tcp.local.", "Local", 0), &[], &node);
     assert_eq!(

@@ -111,7 +111,7 @@ fn changes_something(row: &Row) -> bool {
 }
 
 #[test]
-fn every_mutating_procedure_declares_what_it_records() {
+fn every_mutating_procedure_declares_its_audit_record() {
     for row in rows().iter().filter(|row| changes_something(row)) {
         assert!(
             action(row).is_some(),

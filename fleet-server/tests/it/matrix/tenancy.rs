@@ -1,5 +1,5 @@
-//! Two organizations on one server: whatever an administrator of one asks, in whatever order and with whatever
-//! ids, no answer holds anything of the other.
+//! Two organizations on one server: for all calls of an administrator of one, in any order and with any ids, no
+//! answer holds anything of the other.
 
 use std::collections::BTreeSet;
 

@@ -134,6 +134,26 @@ entity! {
 }
 
 entity! {
+    /// A host that answered and that no driver identified.
+    scan_host "scan_host" {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub scan_id: AsText<ScanId>,
+        pub ip: AsText<IpAddr>,
+        /// The command that reported it last.
+        pub command_id: AsText<CommandId>,
+        pub mac: Option<AsText<Mac>>,
+        pub name: Option<String>,
+        pub name_source: Option<AsText<NameSource>>,
+        pub open_ports: String,
+        pub reply_port: Option<i64>,
+        pub reply: String,
+        pub requests: String,
+        pub at: Micros,
+    }
+}
+
+entity! {
     scan_event "scan_event" {
         #[sea_orm(primary_key, auto_increment = false)]
         pub scan_id: AsText<ScanId>,

@@ -9,7 +9,7 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes, `ID` for 16.
-const ROWS: [&[&str]; 2] = [
+const ROWS: [&[&str]; 3] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
@@ -25,6 +25,10 @@ const ROWS: [&[&str]; 2] = [
         "INSERT INTO command (id, org_id, node_id, pairing_id, position, epoch, state, issued_at, deadline, ended_at, rows, refused_rows, flooded) VALUES ('c1', 1, 1, 'p1', 0, 1, 'acked', 1, 2, 3, 0, 0, FALSE)",
         "INSERT INTO node_stream (node_id, epoch, replica, session_id, claimed_at) VALUES (1, 1, ID, 1, 1)",
         "INSERT INTO audit (id, org_id, principal, action, subject, count, at) VALUES (1, 1, 'system', 'code.expire', 'code 1', 1, 1)",
+    ],
+    &[
+        "INSERT INTO scan (id, org_id, node_id, operator_id, state, priority, queues, queued_until, created_at, served_at, not_before, busy_answers, reason, open_scope, skipped, chunks, chunks_done, targets, estimate_ms, units, units_done, units_settled, phase, last_sequence, accepted, rejected) VALUES ('s1', 1, 1, 1, 'completed', 'interactive', FALSE, 1, 1, 1, 1, 0, '', FALSE, '[]', 1, 1, 1, 1, 1, 1, 1, '', 0, 0, 0)",
+        "INSERT INTO scan_host (scan_id, ip, command_id, open_ports, reply, requests, at) VALUES ('s1', '10.0.0.7', 'c1', '80', 'HTTP 404', '[]', 1)",
     ],
     &["INSERT INTO forwarded_pairing (pairing_id, replica, sealed) VALUES ('p1', ID, KEY)"],
 ];

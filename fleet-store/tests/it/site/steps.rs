@@ -224,6 +224,7 @@ impl Site {
             command,
             digest,
             rows,
+            hosts: Vec::new(),
             addresses: AddressPolicy::default(),
             now: at(30),
         }
@@ -301,7 +302,7 @@ impl Site {
     pub(crate) async fn stored_events(&self, scan: ScanId) -> Vec<String> {
         let device = |event| match event {
             LogEvent::Device(found) => Some(format!("{} {}", found.identifier, found.endpoint)),
-            LogEvent::Warning { .. } | LogEvent::Ended(_) => None,
+            LogEvent::Host(_) | LogEvent::Warning { .. } | LogEvent::Ended(_) => None,
         };
         self.log(scan)
             .await

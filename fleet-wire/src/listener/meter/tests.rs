@@ -122,7 +122,7 @@ fn the_allowance_fills_with_time_and_not_beyond_its_bound() {
 }
 
 #[test]
-fn requests_earn_what_comes_with_them() {
+fn requests_earn_the_bytes_that_come_with_them() {
     let mut meter = Meter::new(0, 1);
     for request in 0..100_000 {
         let stream = 2 * request + 1;

@@ -199,6 +199,7 @@ impl Site {
                 command: node.command,
                 digest: environment().random(),
                 rows: vec![Ok(device.report()?)],
+                hosts: Vec::new(),
                 addresses: AddressPolicy::default(),
                 now: now(),
             };

@@ -63,7 +63,7 @@ impl Expected {
     }
 
     /// Asserts that the scan completed, and that events, inventory and ledger contain exactly the existing devices.
-    pub(crate) async fn is_what_came_of(&self, operator: &Operator, scan: &str) -> History {
+    pub(crate) async fn is_history_of(&self, operator: &Operator, scan: &str) -> History {
         let history = operator.history(scan).await;
         self.is_ledger(history.ended_as(ScanState::Completed));
         self.are_events(&history);

@@ -1,0 +1,122 @@
+//! Turns per key: a few holders at a time, a bounded number that waits, and a refusal for all others. The keys are the
+//! credentials and the sources of calls whose caller is not known yet.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use fleet_wire::RpcError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::call_limits::refusal;
+
+/// Turns of every key.
+#[derive(Debug)]
+pub(crate) struct Turns<K> {
+    at_once: usize,
+    most: usize,
+    keys: Mutex<HashMap<K, (Arc<Semaphore>, usize)>>,
+}
+
+/// A turn. Dropping it gives the next in line its turn.
+#[derive(Debug)]
+pub(crate) struct Turn<'a, K: Hash + Eq> {
+    turns: &'a Turns<K>,
+    key: K,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl<K: Hash + Eq + Clone> Turns<K> {
+    /// `at_once` holders of each key, and `most` together with those that wait.
+    pub(crate) fn new(at_once: usize, most: usize) -> Self {
+        Self {
+            at_once,
+            most,
+            keys: Mutex::default(),
+        }
+    }
+
+    /// Waits for a turn.
+    ///
+    /// # Errors
+    ///
+    /// RESOURCE_EXHAUSTED with a retry hint when too many wait.
+    pub(crate) async fn wait(&self, key: K) -> Result<Turn<'_, K>, RpcError> {
+        let (semaphore, mut turn) = {
+            let mut keys = self.lock();
+            let (semaphore, waiting) = keys
+                .entry(key.clone())
+                .or_insert_with(|| (Arc::new(Semaphore::new(self.at_once)), 0));
+            if *waiting >= self.most {
+                return Err(refusal(&format!(
+                    "{} calls with this credential or from this address are being admitted",
+                    self.most
+                )));
+            }
+            *waiting += 1;
+            let turn = Turn {
+                turns: self,
+                key,
+                permit: None,
+            };
+            (semaphore.clone(), turn)
+        };
+        // A closed semaphore does not exist: nothing closes it.
+        turn.permit = semaphore.acquire_owned().await.ok();
+        Ok(turn)
+    }
+}
+
+impl<K: Hash + Eq> Turns<K> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, (Arc<Semaphore>, usize)>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Hash + Eq> Drop for Turn<'_, K> {
+    fn drop(&mut self) {
+        self.permit = None;
+        let mut keys = self.turns.lock();
+        if let Some((_, waiting)) = keys.get_mut(&self.key) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                keys.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_has_its_turns_one_after_the_other_and_a_bounded_line() {
+        let turns = Turns::new(1, 2);
+        let first = turns.wait("a").await.expect("is free");
+        let mut second = std::pin::pin!(turns.wait("a"));
+        assert!(futures::poll!(&mut second).is_pending());
+        let refused = turns.wait("a").await.expect_err("the line is full");
+        assert!(refused.retry_after().is_some(), "{refused}");
+        let other = turns.wait("b").await.expect("another key");
+        drop((first, other));
+        drop(second.await.expect("has its turn"));
+        assert!(turns.lock().is_empty(), "idle keys cost no memory");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_leaves_the_line_frees_its_place() {
+        let turns = Turns::new(1, 2);
+        let first = turns.wait("a").await.expect("is free");
+        {
+            let mut left = std::pin::pin!(turns.wait("a"));
+            assert!(futures::poll!(&mut left).is_pending());
+        }
+        let mut next = std::pin::pin!(turns.wait("a"));
+        assert!(futures::poll!(&mut next).is_pending());
+        drop(first);
+        next.await.expect("has its turn");
+    }
+}
