@@ -319,6 +319,7 @@ async fn a_flood_that_another_server_received_is_stopped_on_the_node(url: &str) 
         let request = ReportDiscoveredDevicesRequest {
             devices: (0..1_024).map(outside).collect(),
             command_id: command.clone(),
+            ..ReportDiscoveredDevicesRequest::default()
         };
         let sent = gateway.report_discovered_devices(&request, bearer(&pair.node.token));
         refused = sent.await.is_err();

@@ -5,7 +5,7 @@ use fleet_core::{DeviceId, IdentityChangeId, NodeId, RawDeviceReport, limits, ou
 use fleet_store::*;
 use sea_orm::ConnectionTrait;
 
-use crate::site::{Node, Row, Site, at, blank, plain, row, with_mac};
+use crate::site::{Node, Row, Site, at, blank, mac, plain, row, with_mac};
 
 contract! {
     a_changed_name_says_why_and_is_taken_back
