@@ -206,7 +206,8 @@ pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
     }
 }
 
-fn scan_state(state: ScanState) -> fleet::ScanState {
+/// The state of a scan on the wire.
+pub(crate) fn scan_state(state: ScanState) -> fleet::ScanState {
     match state {
         ScanState::Queued => fleet::ScanState::Queued,
         ScanState::Running => fleet::ScanState::Running,
@@ -279,18 +280,20 @@ pub(crate) fn scan_ended(ended: &ScanEnded) -> fleet::ScanEnded {
     }
 }
 
+/// Counts of reasons on the wire.
+pub(crate) fn tallies(tallies: &[Tally]) -> Vec<fleet::ReasonCount> {
+    tallies
+        .iter()
+        .map(|tally| fleet::ReasonCount {
+            reason: tally.reason.clone(),
+            count: tally.count,
+            example: tally.example.clone(),
+        })
+        .collect()
+}
+
 /// The summary of a scan.
 pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
-    let tallies = |tallies: &[Tally]| {
-        tallies
-            .iter()
-            .map(|tally| fleet::ReasonCount {
-                reason: tally.reason.clone(),
-                count: tally.count,
-                example: tally.example.clone(),
-            })
-            .collect()
-    };
     fleet::Ledger {
         targets: ledger.targets,
         targets_unknown: ledger.targets_unknown,

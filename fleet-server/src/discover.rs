@@ -53,6 +53,7 @@ pub(crate) async fn start(
         request_id: None,
         priority: Priority::Interactive,
         queueing: Queueing::Never,
+        override_blackout: false,
     };
     let scan = scans::start(app, call, start).await?.scan.id;
     // The node may have disconnected since `ready`, and this scan must not queue.
@@ -82,7 +83,7 @@ async fn ready(
     node: NodeId,
     request: &ScanRequest,
 ) -> Result<(), RpcError> {
-    let (row, _) = scans::planned(app, call, node, request).await?;
+    let row = scans::planned(app, call.org, node, request).await?.node;
     if app.is_connected(&row) {
         return Ok(());
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use fleet_core::outcome;
 use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
-    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, KeyError,
-    MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, StoreError, UnbindError,
-    UndoError,
+    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DifferenceError,
+    KeyError, MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, RunNowError,
+    ScheduleError, SiteError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -107,6 +107,10 @@ refusals! {
         NotRevoked(node) => failed_precondition NODE_NOT_REVOKED [node_id = node];
         Replaced { .. } => failed_precondition NODE_ALREADY_REPLACED;
     }
+    DifferenceError {
+        NotFound(_) => not_found SCAN_NOT_FOUND;
+        Itself(_) => invalid_argument SAME_SCAN;
+    }
     UndoError {
         NotFound(_) => not_found IDENTITY_CHANGE_NOT_FOUND;
         Refused(_) => failed_precondition IDENTITY_CHANGE_FINAL;
@@ -132,11 +136,26 @@ refusals! {
         NotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
         NoSite(site) => not_found SITE_NOT_FOUND [site_id = site];
     }
+    SiteError {
+        NotFound(_) => not_found SITE_NOT_FOUND;
+        NameTaken { .. } => failed_precondition SITE_NAME_TAKEN;
+        NotEmpty { .. } => failed_precondition SITE_NOT_EMPTY;
+        TooMany { .. } => failed_precondition TOO_MANY_EXCLUDES;
+        Excluded { .. } => failed_precondition ALREADY_EXCLUDED;
+        NoExclude(_) => not_found EXCLUDE_NOT_FOUND;
+    }
     CreateScanError {
         NodeNotFound(node) => not_found NODE_NOT_FOUND [node_id = node];
         NotConfirmed(node) => failed_precondition NODE_NOT_CONFIRMED [node_id = node];
         Busy(node) => resource_exhausted NODE_BUSY [node_id = node];
         QueueFull { node, most } => resource_exhausted QUEUE_FULL [node_id = node, limit = most];
+    }
+    ScheduleError {
+        NotFound(_) => not_found SCHEDULE_NOT_FOUND;
+        NodeNotFound(_) => not_found NODE_NOT_FOUND;
+        NameTaken(_) => failed_precondition NAME_TAKEN;
+        TooMany => resource_exhausted TOO_MANY_SCHEDULES;
+        Paused(_) | NotPaused(_) => failed_precondition SCHEDULE_STATE;
     }
     CancelScanError {
         NotFound(scan) => not_found SCAN_NOT_FOUND [scan_id = scan];
@@ -174,6 +193,20 @@ refusals! {
     }
     UnbindError {
         NotFound(device) => not_found DEVICE_NOT_FOUND [device_id = device];
+    }
+}
+
+impl Refusal for RunNowError {
+    fn refusal(self) -> RpcError {
+        match self {
+            Self::NotFound(_) => {
+                RpcError::not_found(self.to_string()).with_reason("SCHEDULE_NOT_FOUND")
+            }
+            Self::Open(_) => {
+                RpcError::failed_precondition(self.to_string()).with_reason("SCHEDULE_RUNS")
+            }
+            Self::Scan(error) => error.refusal(),
+        }
     }
 }
 

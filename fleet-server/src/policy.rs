@@ -77,6 +77,24 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         ],
     ),
     (
+        "fleet.v1.ResultService",
+        &[("GetScanDifference", Operator(NodeRead))],
+    ),
+    (
+        "fleet.v1.ScheduleService",
+        &[
+            ("CreateSchedule", Operator(NodeManage)),
+            ("UpdateSchedule", Operator(NodeManage)),
+            ("ListSchedules", Operator(NodeRead)),
+            ("GetSchedule", Operator(NodeRead)),
+            ("PauseSchedule", Operator(NodeManage)),
+            ("ResumeSchedule", Operator(NodeManage)),
+            ("RunSchedule", Operator(NodeManage)),
+            ("DeleteSchedule", Operator(NodeManage)),
+            ("PreviewSchedule", Operator(NodeManage)),
+        ],
+    ),
+    (
         "fleet.v1.NodeService",
         &[
             ("ListNodes", Operator(NodeRead)),
@@ -84,6 +102,18 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("CancelEnrollmentCode", Operator(NodeManage)),
             ("ListRevokedNodes", Operator(NodeRead)),
             ("MoveNode", Operator(OrgAdmin)),
+        ],
+    ),
+    (
+        "fleet.v1.SiteService",
+        &[
+            ("ListSites", Operator(NodeRead)),
+            ("CreateSite", Operator(OrgAdmin)),
+            ("RenameSite", Operator(OrgAdmin)),
+            ("DeleteSite", Operator(OrgAdmin)),
+            ("ExcludeTargets", Operator(OrgAdmin)),
+            ("RemoveExclude", Operator(OrgAdmin)),
+            ("SetBlackouts", Operator(OrgAdmin)),
         ],
     ),
     (

@@ -16,6 +16,7 @@ use fleet_wire::{
 
 use crate::{
     cli::{Format, Scan, Start, Targets},
+    difference,
     failure::Failure,
     nodes,
     output::{self, Rows},
@@ -37,6 +38,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
             )?;
             Ok(0)
         }
+        Scan::Diff(arguments) => difference::run(server, format, arguments).await,
         Scan::Watch { scan, after } => watch::run(server, format, &scan, after).await,
         Scan::List { node, limit } => {
             let request = ListScansRequest {
@@ -121,6 +123,7 @@ async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Fail
             ScanPriority::Interactive
         }
         .into(),
+        override_blackout: start.override_blackout,
     };
     let scan = server
         .scans
@@ -190,7 +193,7 @@ pub(crate) fn request(what: Targets) -> DiscoverRequest {
 }
 
 /// Describes the targets of a request in one line.
-fn targets(request: Option<&DiscoverRequest>) -> String {
+pub(crate) fn targets(request: Option<&DiscoverRequest>) -> String {
     match request.and_then(|request| request.mode.as_ref()) {
         Some(Mode::IpList(list)) => match list.ip_addresses.as_slice() {
             [first, _, .., last] => {

@@ -47,6 +47,7 @@ impl ScanService for Api {
             request_id: Some(request.request_id),
             priority,
             queueing: Queueing::Until(call.now.plus(queue_for)),
+            override_blackout: request.override_blackout,
         };
         let created = scans::start(&self.app, &call, start).await?;
         Ok(Reply::new(StartScanResponse {
@@ -63,10 +64,17 @@ impl ScanService for Api {
         let call = self.operator(&context)?;
         let wanted = convert::scan_request(request.request)?;
         let node = NodeId(request.fleet_node_id);
-        let (_, mut plan) = scans::planned(&self.app, &call, node, &wanted).await?;
+        let planned = scans::planned(&self.app, call.org, node, &wanted).await?;
+        let mut plan = planned.plan;
         let priority = Priority::Interactive;
         let hint = scans::queue_hint(&self.app, &call, node, priority).await?;
         plan.notes.extend(hint);
+        if let Some(blackout) = &planned.blackout {
+            plan.notes.push(format!(
+                "site {} has a blackout (`{}`) until {}: an interactive scan is refused until then, and a scheduled one waits",
+                blackout.site, blackout.end.window, blackout.end.local
+            ));
+        }
         Ok(Reply::new(PlanScanResponse {
             targets: plan.targets,
             skipped: plan.skipped.iter().map(|tally| tally.count).sum(),
@@ -74,6 +82,10 @@ impl ScanService for Api {
             ports: plan.ports.iter().map(ToString::to_string).collect(),
             estimate: Some(convert::duration(plan.estimate)),
             notes: plan.notes,
+            skipped_reasons: convert::tallies(&plan.skipped),
+            blackout_until: planned
+                .blackout
+                .map(|blackout| convert::timestamp(blackout.end.at)),
         }))
     }
 

@@ -1,6 +1,6 @@
 //! Passing a pairing on to the server that holds the node's stream. Its credentials are sealed to a key that exists only
 //! in the memory of that server's process, so neither the database nor its backups can ever reveal them.
-//! [Decision 0038](../../../docs/decisions/0038-forwarded-pairings.md). Read [`ForwardKey`] first.
+//! [Decision 0041](../../../docs/decisions/0041-forwarded-pairings.md). Read [`ForwardKey`] first.
 
 use std::{fmt, sync::Arc};
 

@@ -44,6 +44,8 @@ pub struct NewScan {
     pub priority: Priority,
     /// Whether it may wait.
     pub queueing: Queueing,
+    /// Whether blackouts do not hold it back.
+    pub ignores_blackout: bool,
     /// The current time.
     pub now: Timestamp,
 }

@@ -2,11 +2,13 @@
 //! query searches are stored this way. Readers ignore unknown fields of newer versions.
 
 mod events;
+mod facts;
 mod takeovers;
 
 pub(crate) use events::{
     kind, read_event, read_ledger, read_tallies, write_event, write_ledger, write_tallies,
 };
+pub(crate) use facts::{read_facts, write_facts};
 use fleet_core::{
     DeviceIdentifier, Port, ScanState,
     outcome::{Code, Conclusion},

@@ -22,7 +22,7 @@ use known::KnownRows;
 use refusals::Refusals;
 
 use super::{
-    audit,
+    audit, codec,
     commands::{self, Work},
     devices, endpoints,
     entity::{command, device, report, report_row},
@@ -110,7 +110,7 @@ impl Reports for SqlStore {
             for verdict in verdicts {
                 outcome.add(verdict, &inventory, &known);
             }
-            let rows = outcome.rows(&new, id, &inventory, &ids);
+            let rows = outcome.rows(&new, id, &inventory, &ids)?;
             let stored = rows.len();
             let shared = shared::warnings(tx, id, &inventory).await?;
             command.rows = command.rows.saturating_add(count(rows.len() as u64));
@@ -385,18 +385,22 @@ impl Outcome {
         scan: ScanId,
         inventory: &Inventory,
         ids: &SavedIds,
-    ) -> Vec<report_row::ActiveModel> {
+    ) -> Result<Vec<report_row::ActiveModel>, DbErr> {
         let row = |stored: &StoredRow| {
             let Endpoint { ip, port } = stored.report.endpoint;
-            let (refusal, device) = match stored.judgment {
-                Judgment::Accepted { device, .. } => (None, Some(ids.of(device).0)),
+            let (refusal, device, facts) = match stored.judgment {
+                Judgment::Accepted { device, .. } => {
+                    let facts = codec::write_facts(&stored.report.facts)?;
+                    (None, Some(ids.of(device).0), Some(facts))
+                }
                 Judgment::Refused(reason) => (
                     Some(AsText(reason)),
                     inventory.conflict_at(stored.report.endpoint).map(|id| id.0),
+                    None,
                 ),
             };
             let shared = inventory.shared().get(&stored.report.endpoint);
-            report_row::ActiveModel {
+            Ok(report_row::ActiveModel {
                 command_id: Set(AsText(new.command)),
                 ip: Set(AsText(ip)),
                 port: Set(i64::from(port.number())),
@@ -405,7 +409,8 @@ impl Outcome {
                 refusal: Set(refusal),
                 device_id: Set(device),
                 shared_identity: Set(shared.map(|shared| AsText(shared.identifier.clone()))),
-            }
+                facts: Set(facts),
+            })
         };
         self.stored.iter().map(row).collect()
     }

@@ -22,6 +22,8 @@ entity! {
         pub code: Option<String>,
         pub reason: String,
         pub open_scope: bool,
+        /// Whether an administrator started it in spite of a blackout.
+        pub ignores_blackout: bool,
         pub skipped: String,
         pub chunks: i64,
         pub chunks_done: i64,
@@ -36,6 +38,8 @@ entity! {
         pub rejected: i64,
         pub first_device_at: Option<Micros>,
         pub ledger: Option<String>,
+        /// The hash of the targets, equal for scans of the same hosts.
+        pub targets_key: Option<String>,
     }
 }
 
@@ -119,6 +123,8 @@ entity! {
         pub device_id: Option<i64>,
         /// A MAC or serial that the row shows and that other devices show too.
         pub shared_identity: Option<AsText<DeviceIdentifier>>,
+        /// The reported facts, without evidence. They are unset for a refused row.
+        pub facts: Option<String>,
     }
 }
 

@@ -170,6 +170,7 @@ impl Site {
             plan,
             priority: Priority::Interactive,
             queueing: Queueing::Until(at(86_400)),
+            ignores_blackout: false,
             now: at(10),
         }
     }

@@ -162,6 +162,7 @@ impl Site {
             plan,
             priority: Priority::Interactive,
             queueing: Queueing::Never,
+            ignores_blackout: false,
             now: now(),
         };
         self.store.create_scan(new, self.actor()).await?;
