@@ -42,6 +42,7 @@ mod http;
 mod hub;
 mod limiter;
 mod messages;
+mod metrics;
 mod orders;
 mod pair;
 mod passwords;

@@ -56,6 +56,7 @@ struct File {
     migrate: Option<bool>,
     allow_carrier_shared: Option<bool>,
     allow_unpinned_names: Option<bool>,
+    metrics_listen: Option<MetricsListen>,
     rates: RatesFile,
     direct: DirectFile,
 }
@@ -132,6 +133,27 @@ pub(crate) struct Serve {
     pub(crate) demo_loopback: bool,
     /// The only networks that the server itself dials; `None` if this is disabled.
     pub(crate) direct: Option<Vec<IpNetwork>>,
+    /// Where metrics are served; `None` if they are off.
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// A port, or an address with a port.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum MetricsListen {
+    Port(u16),
+    Text(String),
+}
+
+impl MetricsListen {
+    fn interpret(self) -> Result<SocketAddr, ConfigError> {
+        let text = match self {
+            Self::Port(port) => port.to_string(),
+            Self::Text(text) => text,
+        };
+        fleet_wire::metrics::address(&text)
+            .map_err(|error| ConfigError(format!("metrics-listen: {error}")))
+    }
 }
 
 /// Files of the TLS identity.
@@ -217,6 +239,13 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         .unwrap_or(false)
         .then(|| direct_networks_of(direct_networks, addresses))
         .transpose()?;
+    let metrics = match args.metrics_listen {
+        Some(address) => Some(address),
+        None => file
+            .metrics_listen
+            .map(MetricsListen::interpret)
+            .transpose()?,
+    };
     Ok(Serve {
         database,
         listen,
@@ -232,6 +261,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         rates: file.rates.interpret(),
         demo_loopback: args.demo_allow_loopback,
         direct,
+        metrics,
     })
 }
 
@@ -422,12 +452,27 @@ mod tests {
     }
 
     #[test]
+    fn metrics_are_off_and_a_port_alone_is_on_loopback() {
+        assert_eq!(serve(args(None)).expect("is fine").metrics, None);
+        for (text, expected) in [
+            ("metrics-listen = 9420\n", "127.0.0.1:9420"),
+            ("metrics-listen = \"9420\"\n", "127.0.0.1:9420"),
+            ("metrics-listen = \"10.0.0.5:9420\"\n", "10.0.0.5:9420"),
+        ] {
+            let (_dir, given) = with_file(text);
+            let metrics = serve(given).expect("is fine").metrics;
+            assert_eq!(metrics, expected.parse().ok(), "{text}");
+        }
+    }
+
+    #[test]
     fn an_error_names_the_invalid_key_or_value() {
         for (text, named) in [
             ("lisen = 1\n", "lisen"),
             ("listen = \"nowhere\"\n", "listen"),
             ("tls-cert = \"c.pem\"\n", "tls-key"),
             ("public-url = \"fleet\"\n", "public-url"),
+            ("metrics-listen = \"here\"\n", "metrics-listen"),
             ("[rates]\nregistrations = 1\n", "registrations"),
         ] {
             let (_dir, given) = with_file(text);

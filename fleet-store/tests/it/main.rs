@@ -29,6 +29,7 @@ mod reports;
 mod results;
 mod schedules;
 mod schema;
+mod search;
 mod sessions;
 mod site_rules;
 mod sites;
