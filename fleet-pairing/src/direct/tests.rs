@@ -229,11 +229,11 @@ fn an_endpoint_is_lost_to_another_device_and_never_merges() {
 #[test]
 fn the_same_device_twice_is_one_record() {
     let mut sightings = Sightings::default();
-    let first = sightings.decide(&found(MAC));
+    let first = sightings.decide(&found(MAC), &mut Vec::new());
     let DirectDecision::Create { device, .. } = first else {
         panic!("{first:?}")
     };
-    let again = sightings.decide(&found(MAC));
+    let again = sightings.decide(&found(MAC), &mut Vec::new());
     let update = DirectDecision::Update {
         device,
         endpoint_taken_from: Vec::new(),
@@ -302,6 +302,8 @@ fn inventories() -> impl Strategy<Value = Vec<KnownDevice>> {
                 endpoint: at.map(endpoint),
                 owner,
                 binding,
+                shared: false,
+                seen_at: None,
             });
         }
         inventory
