@@ -148,6 +148,7 @@ refusals! {
         NotFound(_) => not_found KEY_NOT_FOUND;
         NoOperator(_) => not_found OPERATOR_NOT_FOUND;
         TooMany(_) => resource_exhausted TOO_MANY_KEYS;
+        MakerEnded => failed_precondition CREDENTIAL_INVALID;
     }
     BindError {
         NodeNotFound(_) => not_found NODE_NOT_FOUND;
@@ -176,9 +177,8 @@ refusals! {
 impl Refusal for CreateOperatorError {
     fn refusal(self) -> RpcError {
         match &self {
-            // The sentence does not say in which organization the operator exists.
             Self::EmailTaken(email) => RpcError::failed_precondition(format!(
-                "an operator with the e-mail `{email}` exists already: choose another one"
+                "an operator of this organization has the e-mail `{email}` already: choose another one"
             )),
             Self::OrgDiffersInCase { .. } => RpcError::failed_precondition(self.to_string()),
             Self::Storage(error) => storage(error),

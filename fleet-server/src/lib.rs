@@ -40,6 +40,7 @@ mod environment;
 mod failure;
 mod http;
 mod hub;
+mod key_slots;
 mod limiter;
 mod messages;
 mod orders;
@@ -55,7 +56,6 @@ mod seal;
 mod server;
 mod stream;
 mod sweep;
-mod turns;
 mod wakeups;
 mod watch;
 

@@ -58,6 +58,15 @@ struct File {
     allow_unpinned_names: Option<bool>,
     rates: RatesFile,
     direct: DirectFile,
+    retention: RetentionFile,
+}
+
+/// How long data is kept.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct RetentionFile {
+    /// Days after the end of a scan; 0 keeps its events for ever.
+    scan_events_days: Option<u32>,
 }
 
 /// Limits of calls per minute. 0 means unlimited; an absent key is the default of [`Rates`].
@@ -101,6 +110,7 @@ impl RatesFile {
 struct DirectFile {
     enabled: Option<bool>,
     networks: Vec<IpNetwork>,
+    organization: Option<String>,
 }
 
 /// Settings of a command that uses the database.
@@ -132,7 +142,14 @@ pub(crate) struct Serve {
     pub(crate) demo_loopback: bool,
     /// The only networks that the server itself dials; `None` if this is disabled.
     pub(crate) direct: Option<Vec<IpNetwork>>,
+    /// The name of the organization that owns these networks.
+    pub(crate) direct_organization: Option<String>,
+    /// How many days the events of an ended scan are kept; 0 means for ever.
+    pub(crate) scan_events_days: u32,
 }
+
+/// Days for which the events of an ended scan are kept by default.
+const EVENTS_KEPT_DAYS: u32 = 30;
 
 /// Files of the TLS identity.
 #[derive(Clone, Debug)]
@@ -232,6 +249,8 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         rates: file.rates.interpret(),
         demo_loopback: args.demo_allow_loopback,
         direct,
+        direct_organization: file.direct.organization,
+        scan_events_days: file.retention.scan_events_days.unwrap_or(EVENTS_KEPT_DAYS),
     })
 }
 
@@ -390,6 +409,13 @@ mod tests {
         assert_eq!(settings.register, NonZeroU32::MAX);
         assert_eq!(settings.handshakes_of_a_key.get(), 7);
         assert_eq!(settings.handshakes, default.handshakes);
+    }
+
+    #[test]
+    fn events_of_scans_are_kept_for_30_days_unless_the_file_says_otherwise() {
+        assert_eq!(serve(args(None)).expect("is fine").scan_events_days, 30);
+        let (_dir, given) = with_file("[retention]\nscan-events-days = 7\n");
+        assert_eq!(serve(given).expect("is fine").scan_events_days, 7);
     }
 
     #[test]

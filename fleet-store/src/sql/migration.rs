@@ -10,10 +10,16 @@ use sea_orm::{ConnectionTrait, DbBackend};
 use sea_orm_migration::prelude::*;
 
 /// All steps in order.
-const STEPS: [Step; 1] = [Step {
-    name: "m0001_first_schema",
-    sql: include_str!("migration/m0001_first_schema.sql"),
-}];
+const STEPS: [Step; 2] = [
+    Step {
+        name: "m0001_first_schema",
+        sql: include_str!("migration/m0001_first_schema.sql"),
+    },
+    Step {
+        name: "m0002_boundary",
+        sql: include_str!("migration/m0002_boundary.sql"),
+    },
+];
 
 /// One migration.
 #[derive(Clone, Copy)]

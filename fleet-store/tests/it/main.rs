@@ -25,6 +25,7 @@ mod races;
 mod refusals;
 mod replicas;
 mod reports;
+mod retention;
 mod schema;
 mod sessions;
 mod sites;

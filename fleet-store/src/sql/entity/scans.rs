@@ -36,6 +36,7 @@ entity! {
         pub rejected: i64,
         pub first_device_at: Option<Micros>,
         pub ledger: Option<String>,
+        pub events_deleted_at: Option<Micros>,
     }
 }
 

@@ -9,21 +9,27 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes.
-const ROWS: [&[&str]; 1] = [&[
-    "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
-    "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
-    "INSERT INTO operator_key (id, operator_id, hash, name, created_at) VALUES (1, 1, KEY, 'laptop', 1)",
-    "INSERT INTO site (id, org_id, name, created_at) VALUES (1, 1, 'north', 1)",
-    "INSERT INTO node (id, org_id, site_id, name, state, identity_key, encryption_key, keys_proved, created_at, duplicate_identity) VALUES (1, 1, 1, 'north', 'confirmed', KEY, KEY, FALSE, 1, FALSE)",
-    "INSERT INTO invitation (id, org_id, hash, state, created_at, expires_at, created_by, node_id) VALUES (1, 1, KEY, 'confirmed', 1, 2, 1, 1)",
-    "INSERT INTO device (id, org_id, identifier, node_id, ip, port, scheme, driver, model, manufacturer, firmware, mac, serial, evidence, first_seen, last_seen) VALUES (1, 1, 'mac:02:00:5E:00:00:01', 1, '10.0.0.7', 80, 'http', 'antminer', 'S19', '', '', '02:00:5E:00:00:01', '', 'title', 1, 2)",
-    "INSERT INTO device_alias (org_id, identifier, device_id, since) VALUES (1, 'auto:00ff00ff00ff00ff', 1, 2)",
-    "INSERT INTO node_endpoint (org_id, ip, port, node_id, since) VALUES (1, '10.0.0.7', 80, 1, 2)",
-    "INSERT INTO binding (device_id, org_id, node_id, created_at) VALUES (1, 1, 1, 2)",
-    "INSERT INTO pairing (id, org_id, node_id, operator_id, parts, created_at, lease_until, ended_at, code, reason, last_sequence) VALUES ('p1', 1, 1, 1, 1, 1, 2, 3, 'ok', '', 1)",
-    "INSERT INTO command (id, org_id, node_id, pairing_id, position, epoch, state, issued_at, deadline, ended_at, rows, refused_rows, flooded) VALUES ('c1', 1, 1, 'p1', 0, 1, 'acked', 1, 2, 3, 0, 0, FALSE)",
-    "INSERT INTO audit (id, org_id, principal, action, subject, count, at) VALUES (1, 1, 'system', 'code.expire', 'code 1', 1, 1)",
-]];
+const ROWS: [&[&str]; 2] = [
+    &[
+        "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
+        "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
+        "INSERT INTO operator_key (id, operator_id, hash, name, created_at) VALUES (1, 1, KEY, 'laptop', 1)",
+        "INSERT INTO site (id, org_id, name, created_at) VALUES (1, 1, 'north', 1)",
+        "INSERT INTO node (id, org_id, site_id, name, state, identity_key, encryption_key, keys_proved, created_at, duplicate_identity) VALUES (1, 1, 1, 'north', 'confirmed', KEY, KEY, FALSE, 1, FALSE)",
+        "INSERT INTO invitation (id, org_id, hash, state, created_at, expires_at, created_by, node_id) VALUES (1, 1, KEY, 'confirmed', 1, 2, 1, 1)",
+        "INSERT INTO device (id, org_id, identifier, node_id, ip, port, scheme, driver, model, manufacturer, firmware, mac, serial, evidence, first_seen, last_seen) VALUES (1, 1, 'mac:02:00:5E:00:00:01', 1, '10.0.0.7', 80, 'http', 'antminer', 'S19', '', '', '02:00:5E:00:00:01', '', 'title', 1, 2)",
+        "INSERT INTO device_alias (org_id, identifier, device_id, since) VALUES (1, 'auto:00ff00ff00ff00ff', 1, 2)",
+        "INSERT INTO node_endpoint (org_id, ip, port, node_id, since) VALUES (1, '10.0.0.7', 80, 1, 2)",
+        "INSERT INTO binding (device_id, org_id, node_id, created_at) VALUES (1, 1, 1, 2)",
+        "INSERT INTO pairing (id, org_id, node_id, operator_id, parts, created_at, lease_until, ended_at, code, reason, last_sequence) VALUES ('p1', 1, 1, 1, 1, 1, 2, 3, 'ok', '', 1)",
+        "INSERT INTO command (id, org_id, node_id, pairing_id, position, epoch, state, issued_at, deadline, ended_at, rows, refused_rows, flooded) VALUES ('c1', 1, 1, 'p1', 0, 1, 'acked', 1, 2, 3, 0, 0, FALSE)",
+        "INSERT INTO audit (id, org_id, principal, action, subject, count, at) VALUES (1, 1, 'system', 'code.expire', 'code 1', 1, 1)",
+    ],
+    &[
+        "INSERT INTO org (id, name, created_at) VALUES (2, 'other', 1)",
+        "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (2, 2, 'ann@acme.test', 'admin', 1)",
+    ],
+];
 
 /// The newest schema and a migration of this test after it.
 struct Longer;
