@@ -11,6 +11,7 @@ mod route;
 mod scan_task;
 mod shell;
 mod stream;
+mod upstream;
 mod work;
 
 use std::{sync::Arc, time::Duration};

@@ -32,6 +32,8 @@ integer_ids! {
     NodeId;
     /// A site: the networks in which its nodes stand. Within a site, an address means one host.
     SiteId;
+    /// A target that a site excludes from scans.
+    SiteExcludeId;
     /// An invitation for a node.
     PendingEnrollmentId;
     /// A session of a node, opened by a handshake.

@@ -8,11 +8,13 @@
 mod address;
 mod audit;
 mod backoff;
+mod endpoint_outcome;
 pub mod enrollment;
 mod facts;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
+mod host;
 mod identity;
 mod ids;
 pub mod limits;
@@ -38,12 +40,14 @@ pub use audit::{
     ChainFault, ChainHash, ChainHead, ChainRecord, ChainVerifier, InvalidHead, StoredLink,
 };
 pub use backoff::{Backoff, full_jitter};
+pub use endpoint_outcome::EndpointOutcome;
 pub use facts::DeviceFacts;
+pub use host::{HostReport, NameSource, NamedBy, RawHostReport};
 pub use identity::{DeviceIdentifier, Fingerprint, InvalidIdentifier, Serial, auto_identifier};
 pub use ids::{
     BrowserSessionId, CommandId, ConnectionId, DeviceId, Epoch, IdentityChangeId, InstanceId,
     KeyId, NodeId, OperatorId, OrgId, PairingId, ParseUuidError, PendingEnrollmentId, ReplicaId,
-    ScanId, ScheduleId, SessionId, SiteId,
+    ScanId, ScheduleId, SessionId, SiteExcludeId, SiteId,
 };
 pub use mac::{InvalidMac, Mac};
 pub use pairing::{PairOutcome, PairRejectReason, PairResult, PairingStatus, RawPairResult};

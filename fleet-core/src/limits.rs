@@ -9,6 +9,10 @@ pub const SCAN_TARGETS: usize = 65_536;
 pub const SCAN_PORTS: usize = 64;
 /// Most excludes of a scan: each is compared with each of the 65,536 targets, which takes about a second in all.
 pub const EXCLUDES: usize = 1_024;
+/// Maximum number of targets that a site excludes. Each is compared with every address of a plan.
+pub const SITE_EXCLUDES: usize = 256;
+/// Maximum number of nodes of one scan. The subnets of each are compared with every target.
+pub const SCAN_NODES: usize = 64;
 /// Maximum number of list entries in one request on the wire.
 pub const REQUEST_LIST_ENTRIES: usize = 4_096;
 /// Maximum number of ports in one request on the wire.

@@ -1,9 +1,12 @@
 //! The admission of a report: whether each row is new, repeated or refused, and whether the command may report that
 //! many rows. The caller decides about ownership. Start with [`admit`].
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use fleet_core::{AddressPolicy, DeviceReport, Endpoint, RejectReason, canonical};
+use fleet_core::{AddressPolicy, DeviceReport, Endpoint, HostReport, RejectReason, canonical};
 
 use crate::{Scope, shown::shown};
 
@@ -166,6 +169,64 @@ pub fn admit<D>(
     Ok(verdicts)
 }
 
+/// Decides about the unidentified hosts of a report: form, scope and class. Returns the hosts to store in order, each
+/// once, and the reason and example of each other one.
+///
+/// `hosts_stored` counts the hosts that the command has stored, and `known` holds at least those at the addresses of
+/// this report. A known host is stored again and does not count.
+///
+/// # Errors
+///
+/// [`OverQuota`] if the command would store more hosts than it may store devices.
+pub fn admit_hosts(
+    scope: &Scope,
+    addresses: AddressPolicy,
+    hosts_stored: u64,
+    known: &BTreeSet<IpAddr>,
+    reports: Vec<Result<HostReport, (RejectReason, String)>>,
+) -> Result<HostVerdicts, OverQuota> {
+    let quota = scope.quota();
+    let mut verdicts = HostVerdicts::default();
+    let mut seen = BTreeSet::new();
+    let mut rows = hosts_stored;
+    for row in reports {
+        let host = match row {
+            Ok(host) => host,
+            Err(refused) => {
+                verdicts.refused.push(refused);
+                continue;
+            }
+        };
+        let outside = host.open_ports.iter().find_map(|port| {
+            let endpoint = Endpoint {
+                ip: host.ip,
+                port: *port,
+            };
+            scope.check(endpoint).err()
+        });
+        let class = addresses.admit(host.ip).err();
+        if let Some(reason) = outside.or(class.map(|_| RejectReason::AddressClass)) {
+            verdicts.refused.push((reason, host.ip.to_string()));
+        } else if seen.insert(host.ip) {
+            rows += u64::from(!known.contains(&host.ip));
+            if rows > quota {
+                return Err(OverQuota { rows, quota });
+            }
+            verdicts.accepted.push(host);
+        }
+    }
+    Ok(verdicts)
+}
+
+/// The decisions about the unidentified hosts of a report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostVerdicts {
+    /// The hosts to store, each once.
+    pub accepted: Vec<HostReport>,
+    /// The reason of each refusal, with an example.
+    pub refused: Vec<(RejectReason, String)>,
+}
+
 /// Formats the row as the example of a tally.
 fn example_of(report: &DeviceReport) -> String {
     format!("{} {}", report.endpoint, shown(&report.sent_identifier))
@@ -173,7 +234,7 @@ fn example_of(report: &DeviceReport) -> String {
 
 #[cfg(test)]
 mod tests {
-    use fleet_core::RawDeviceReport;
+    use fleet_core::{RawDeviceReport, RawHostReport};
 
     use super::*;
 
@@ -344,5 +405,64 @@ mod tests {
             ])
         );
         assert_eq!(open, scope("1|subnet|10.2.0.0|80"));
+    }
+
+    fn host(ip: &str, ports: &[u32]) -> Result<HostReport, (RejectReason, String)> {
+        let raw = RawHostReport {
+            ip,
+            open_ports: ports,
+            ..RawHostReport::default()
+        };
+        HostReport::parse(raw).map_err(|reason| (reason, ip.to_owned()))
+    }
+
+    #[test]
+    fn hosts_are_judged_by_form_scope_and_class_and_kept_once() {
+        let scope = scope("1|exact|10.0.0.1-10.0.0.9|22,80");
+        let rows = vec![
+            host("10.0.0.1", &[22, 80]),
+            host("10.0.0.1", &[80]),
+            host("10.0.0.10", &[80]),
+            host("10.0.0.2", &[80, 443]),
+            host("10.0.0.3x", &[80]),
+            host("10.0.0.9", &[22]),
+        ];
+        let judged = admit_hosts(&scope, AddressPolicy::default(), 0, &BTreeSet::new(), rows);
+        let judged = judged.expect("within the quota");
+        let accepted: Vec<_> = judged
+            .accepted
+            .iter()
+            .map(|host| host.ip.to_string())
+            .collect();
+        assert_eq!(accepted, ["10.0.0.1", "10.0.0.9"]);
+        let refused: Vec<_> = judged.refused.iter().map(|(reason, _)| *reason).collect();
+        assert_eq!(
+            refused,
+            [
+                RejectReason::AddressOutOfScope,
+                RejectReason::PortOutOfScope,
+                RejectReason::Address
+            ]
+        );
+    }
+
+    #[test]
+    fn an_open_scope_bounds_the_hosts_and_is_not_closed_by_them() {
+        let open = scope("1|unpinned|a.lan=|80");
+        let rows = |last: u8| vec![host(&format!("10.0.0.{last}"), &[80])];
+        let policy = AddressPolicy::default();
+        let known = BTreeSet::from(["10.0.0.8".parse().expect("an address")]);
+        assert!(admit_hosts(&open, policy, 7, &known, rows(9)).is_ok());
+        assert_eq!(
+            admit_hosts(&open, policy, 8, &known, rows(9)),
+            Err(OverQuota { rows: 9, quota: 8 })
+        );
+        assert!(admit_hosts(&open, policy, 8, &known, rows(8)).is_ok());
+        let public = vec![host("8.8.8.8", &[80])];
+        let judged = admit_hosts(&open, policy, 0, &known, public).expect("within the quota");
+        assert_eq!(
+            judged.refused,
+            [(RejectReason::AddressClass, "8.8.8.8".to_owned())]
+        );
     }
 }

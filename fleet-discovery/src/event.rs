@@ -1,6 +1,8 @@
 //! The durable events of a scan. Progress is not an event but state, which is read separately from the log.
 
-use fleet_core::{DeviceFacts, DeviceId, DeviceIdentifier, Endpoint, outcome::Conclusion};
+use fleet_core::{
+    DeviceFacts, DeviceId, DeviceIdentifier, Endpoint, HostReport, outcome::Conclusion,
+};
 
 use crate::Ledger;
 
@@ -9,6 +11,8 @@ use crate::Ledger;
 pub enum LogEvent {
     /// A device was accepted.
     Device(DeviceFound),
+    /// A host answered, and no driver identified it. It is not a device, and no count includes it.
+    Host(HostFound),
     /// A problem that the operator should see while the scan runs.
     Warning {
         /// The text as a sentence; escaped and bounded.
@@ -29,6 +33,15 @@ pub struct DeviceFound {
     pub endpoint: Endpoint,
     /// Facts from the inventory at that time. The evidence is empty: only the inventory keeps it.
     pub facts: DeviceFacts,
+    /// Milliseconds since the scan's first command was issued.
+    pub elapsed_ms: u64,
+}
+
+/// A host that answered and that no driver identified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFound {
+    /// The host.
+    pub host: HostReport,
     /// Milliseconds since the scan's first command was issued.
     pub elapsed_ms: u64,
 }

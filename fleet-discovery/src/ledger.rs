@@ -114,7 +114,7 @@ impl Ledger {
 
 /// What is known about a target, in rising order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Known {
+pub(crate) enum Known {
     Skipped,
     NotReached,
     /// Probed, but the outcome was not reported.
@@ -174,10 +174,7 @@ pub fn settle(facts: LedgerFacts<'_>) -> Ledger {
         .collect();
     addresses.extend(facts.devices.iter().map(|ip| (*ip, Known::Identified)));
     for chunk in &facts.chunks {
-        let says_nothing = match chunk.grade {
-            Some(Grade::Complete | Grade::Partial) => Known::Unknown,
-            Some(Grade::Failed | Grade::Fatal) | None => Known::NotReached,
-        };
+        let says_nothing = says_nothing(chunk);
         for (ip, known) in outcomes(chunk, says_nothing) {
             // Every group of ports has its own chunk, so chunks share addresses and names.
             let best = addresses.entry(ip).or_insert(known);
@@ -259,8 +256,16 @@ impl Ledger {
     }
 }
 
+/// Returns what is known about the addresses of a chunk without bytes.
+pub(crate) fn says_nothing(chunk: &ChunkFacts<'_>) -> Known {
+    match chunk.grade {
+        Some(Grade::Complete | Grade::Partial) => Known::Unknown,
+        Some(Grade::Failed | Grade::Fatal) | None => Known::NotReached,
+    }
+}
+
 /// Returns the addresses of a chunk with the outcomes from its bytes.
-fn outcomes<'a>(
+pub(crate) fn outcomes<'a>(
     chunk: &ChunkFacts<'a>,
     says_nothing: Known,
 ) -> impl Iterator<Item = (IpAddr, Known)> + use<'a> {

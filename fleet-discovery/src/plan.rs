@@ -3,14 +3,19 @@
 
 mod build;
 mod error;
+mod exclude;
+mod joint;
 mod select;
 
 use std::time::Duration;
 
 pub use error::PlanError;
 use fleet_core::{AddressPolicy, Port};
+pub use joint::{JointPlan, Participant, PlannedShare, check_participants, plan_over};
 
-use crate::{Listening, Mode, NodeProfile, ScanRequest, Scope, Tally, estimate, parse_ports};
+use crate::{
+    Exclusion, Listening, Mode, NodeProfile, ScanRequest, Scope, Tally, estimate, parse_ports,
+};
 
 /// The plan of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +79,22 @@ pub fn plan(
     node: &NodeProfile,
     policy: &PlanPolicy,
 ) -> Result<Plan, PlanError> {
+    plan_at_site(request, node, policy, &[])
+}
+
+/// Plans a scan of a node whose site excludes targets.
+///
+/// # Errors
+///
+/// Those of [`plan`], nothing is left, or only the node knows the addresses of a target.
+pub fn plan_at_site(
+    request: &ScanRequest,
+    node: &NodeProfile,
+    policy: &PlanPolicy,
+    exclusions: &[Exclusion],
+) -> Result<Plan, PlanError> {
     let ports = parse_ports(&request.ports)?;
-    let selection = match &request.mode {
+    let mut selection = match &request.mode {
         Mode::List(entries) => select::list(entries, node, policy)?,
         Mode::Range { start, end } => select::range(start, end, policy)?,
         Mode::Target(text) => select::target(text, node, policy)?,
@@ -92,6 +111,10 @@ pub fn plan(
             select::announcers(listening, node, policy)?
         }
     };
+    exclude::exclude(&mut selection, exclusions)?;
+    if selection.is_empty() {
+        return Err(PlanError::AllExcluded(selection.notes.join("; ")));
+    }
     let mut plan = build::build(selection, ports, node);
     plan.estimate = estimate(&plan, node, &[]);
     Ok(plan)

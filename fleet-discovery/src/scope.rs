@@ -281,6 +281,11 @@ impl Scope {
         targets.saturating_mul(self.ports.most())
     }
 
+    /// Whether the node chose the ports itself. [`Self::ports`] then holds only those that it reported.
+    pub(crate) fn has_open_ports(&self) -> bool {
+        self.ports.kind() == ScopeKind::Open
+    }
+
     /// Returns the permitted ports in ascending order; for open ports, those reported so far.
     pub fn ports(&self) -> &[Port] {
         self.ports.known()

@@ -160,7 +160,7 @@ impl TargetEntry {
     }
 
     /// Whether its addresses are known without a node.
-    fn is_fixed(&self) -> bool {
+    pub(crate) fn is_fixed(&self) -> bool {
         !matches!(self, Self::Target(Target::Name(_) | Target::LocalSubnet))
     }
 }

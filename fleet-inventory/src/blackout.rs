@@ -1,6 +1,6 @@
 //! Windows in which a schedule does not run. Start with [`Blackout`].
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use fleet_core::Timestamp;
 
@@ -11,6 +11,9 @@ const MOST: usize = 16;
 /// The longest text of all windows, in bytes.
 const LONGEST: usize = 1024;
 const DAY: u16 = 24 * 60;
+/// Minutes of a week.
+const WEEK: usize = 7 * DAY as usize;
+const MINUTE: Duration = Duration::from_secs(60);
 const NAMES: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 /// A window that is repeated each week in the schedule's time zone, such as `mon-fri 08:00-18:00` or `22:00-06:00`.
@@ -141,6 +144,55 @@ impl fmt::Display for Blackout {
     }
 }
 
+/// The end of a blackout that contains a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlackoutEnd {
+    /// The first minute outside of all windows; a week after the moment if there is none.
+    pub at: Timestamp,
+    /// The same as local time with the name of the zone, such as `2026-11-30 18:00 Europe/Berlin`.
+    pub local: String,
+    /// The window that contains the moment.
+    pub window: Blackout,
+}
+
+/// Returns when the blackout around a moment ends; none if no window contains the moment. Windows that touch each other
+/// are one blackout.
+pub fn blackout_end(windows: &[Blackout], zone: &Zone, now: Timestamp) -> Option<BlackoutEnd> {
+    let around = |at| windows.iter().find(|window| window.contains(zone, at));
+    let window = around(now)?.clone();
+    // Windows start and end at full minutes of the local time. Zones differ from UTC by full minutes.
+    let minute = MINUTE.as_micros() as i64;
+    let first = now.as_micros().div_euclid(minute) + 1;
+    let minutes = (first..)
+        .take(WEEK)
+        .map(|at| Timestamp::from_micros(at * minute));
+    let at = minutes
+        .clone()
+        .find(|at| around(*at).is_none())
+        .or(minutes.last())?;
+    let local = zone.local(at);
+    Some(BlackoutEnd {
+        at,
+        local: format!(
+            "{} {:02}:{:02} {zone}",
+            local.date(),
+            local.hour(),
+            local.minute()
+        ),
+        window,
+    })
+}
+
+/// Whether the windows leave no minute of a week.
+pub fn is_always(windows: &[Blackout], zone: &Zone) -> bool {
+    // A week without a change of the clock, from Sunday, 4 January 1970.
+    let start = Timestamp::from_micros(0).plus(MINUTE * 60 * 24 * 3);
+    (0..WEEK as u32).all(|minute| {
+        let at = start.plus(MINUTE * minute);
+        windows.iter().any(|window| window.contains(zone, at))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,5 +247,68 @@ mod tests {
             Blackout::parse_list(&"x".repeat(2000)),
             Err(BlackoutError::TooLong(2000))
         );
+    }
+
+    fn end(windows: &str, now: &str) -> Option<(String, String)> {
+        let zone: Zone = "Europe/Berlin".parse().expect("known");
+        let now: jiff::Timestamp = now.parse().expect(now);
+        let windows = Blackout::parse_list(windows).expect(windows);
+        let end = blackout_end(&windows, &zone, crate::zone::to_timestamp(now))?;
+        let at = crate::zone::from_timestamp(end.at);
+        Some((at.to_string(), end.local))
+    }
+
+    #[test]
+    fn a_blackout_ends_at_the_first_minute_outside_of_all_windows() {
+        for (windows, now, expected) in [
+            ("08:00-18:00", "2026-11-30T05:00:00Z", None),
+            (
+                "08:00-18:00",
+                "2026-11-30T09:30:15Z",
+                Some(("2026-11-30T17:00:00Z", "2026-11-30 18:00 Europe/Berlin")),
+            ),
+            // The last minute belongs to the window.
+            (
+                "08:00-18:00",
+                "2026-11-30T16:59:59Z",
+                Some(("2026-11-30T17:00:00Z", "2026-11-30 18:00 Europe/Berlin")),
+            ),
+            ("08:00-18:00", "2026-11-30T17:00:00Z", None),
+            // Windows that touch each other are one blackout.
+            (
+                "mon 08:00-24:00; tue 00:00-06:00",
+                "2026-11-30T12:00:00Z",
+                Some(("2026-12-01T05:00:00Z", "2026-12-01 06:00 Europe/Berlin")),
+            ),
+            // The night of the change to winter time has an hour more.
+            (
+                "sat 22:00-06:00",
+                "2026-10-24T21:00:00Z",
+                Some(("2026-10-25T05:00:00Z", "2026-10-25 06:00 Europe/Berlin")),
+            ),
+            (
+                "00:00-12:00; 12:00-24:00",
+                "2026-11-30T09:00:00Z",
+                Some(("2026-12-07T09:00:00Z", "2026-12-07 10:00 Europe/Berlin")),
+            ),
+        ] {
+            let expected = expected.map(|(at, local)| (at.to_owned(), local.to_owned()));
+            assert_eq!(end(windows, now), expected, "{windows} at {now}");
+        }
+    }
+
+    #[test]
+    fn windows_that_leave_no_minute_are_recognized() {
+        let zone: Zone = "Asia/Kolkata".parse().expect("known");
+        for (windows, expected) in [
+            ("", false),
+            ("00:00-24:00", true),
+            ("00:00-23:59", false),
+            ("mon-sun 06:00-18:00; 18:00-06:00", true),
+            ("mon-sat 00:00-24:00", false),
+        ] {
+            let windows = Blackout::parse_list(windows).expect(windows);
+            assert_eq!(is_always(&windows, &zone), expected, "{windows:?}");
+        }
     }
 }

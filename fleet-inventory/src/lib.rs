@@ -1,16 +1,23 @@
-//! Decisions about an inventory over time: when a schedule runs, and what a due run does.
+//! Decisions about an inventory over time: when a schedule runs, what a due run does, and what changed between two
+//! scans.
 //!
 //! The crate has no clock, no randomness and no IO, and no storage or wire code. Start with [`Timing`], which converts
-//! an operator's texts to times. Then read [`decide`] and [`firing`].
+//! an operator's texts to times. Then read [`decide`] and [`firing`]. For changes, start with [`difference`].
 
 mod blackout;
 mod cron;
+mod difference;
 mod schedule;
+mod search;
 mod timing;
 mod zone;
 
-pub use blackout::{Blackout, BlackoutError};
+pub use blackout::{Blackout, BlackoutEnd, BlackoutError, blackout_end, is_always};
 pub use cron::{Cron, CronError};
+pub use difference::{
+    Counts, Field, Group, Later, Reason, Row, Seen, UnknownGroup, difference, explain_zero,
+};
 pub use schedule::{Circumstances, Decision, Firing, decide, firing};
+pub use search::{Age, Network, Pattern, Search, SearchError, TextField, TimeField};
 pub use timing::{Basis, Run, Timing, TimingError, TimingText};
 pub use zone::{UnknownZone, Zone};

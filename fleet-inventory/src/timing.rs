@@ -179,6 +179,11 @@ impl Timing {
         .flatten()
     }
 
+    /// The local time of a moment with its offset, such as `2026-03-29T03:00:00+02:00`.
+    pub fn local_text(&self, at: Timestamp) -> String {
+        self.zone.text(at)
+    }
+
     /// Whether a moment lies in a blackout window.
     pub fn is_blacked_out(&self, at: Timestamp) -> bool {
         self.blackouts

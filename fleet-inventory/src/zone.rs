@@ -66,6 +66,12 @@ impl Zone {
         self.0.to_datetime(from_timestamp(at))
     }
 
+    /// The local time of a moment with its offset.
+    pub(crate) fn text(&self, at: Timestamp) -> String {
+        let at = from_timestamp(at);
+        at.display_with_offset(self.0.to_offset(at)).to_string()
+    }
+
     /// The moments of a local time: one, or two if the clock shows the time twice and both count. A time that the
     /// clock skips is the moment when the clock was set forward.
     pub(crate) fn moments(&self, local: DateTime, repeated: Repeated) -> [Option<Timestamp>; 2] {

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use fleet_core::{DeviceFacts, Port};
-use fleet_scan::{Answer, Authenticated, BoxFuture, Driver, DriverError, Login, Probe};
+use fleet_scan::{
+    Answer, Authenticated, BoxFuture, DefaultPassword, Driver, DriverError, Login, Probe,
+};
 use fleet_wire::{Code, RpcError, sdk::DeviceInfo};
 use tokio::sync::Semaphore;
 
@@ -83,7 +85,8 @@ impl PluginDriver {
                 } => {
                     return Ok(Authenticated::Accepted {
                         // The plugin may not report it, but a default login has just worked.
-                        default_password: default_password.or(Some(true)),
+                        default_password: default_password
+                            .or(Some(DefaultPassword::Inferred(true))),
                         device,
                     });
                 }
@@ -107,7 +110,7 @@ impl PluginDriver {
             Ok(info) => {
                 let info = info.unwrap_or_default();
                 Ok(Authenticated::Accepted {
-                    default_password: info.default_password_active,
+                    default_password: info.default_password_active.map(DefaultPassword::Reported),
                     device: Box::new(self.identification(client, &info)),
                 })
             }

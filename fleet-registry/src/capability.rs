@@ -22,11 +22,13 @@ pub enum Capability {
     Mdns,
     /// Commands may carry more targets and ports than an upstream node accepts.
     BigCommands,
+    /// The node reports hosts that answered and that no driver identified.
+    Hosts,
 }
 
 impl Capability {
     /// Every capability, in declaration order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Progress,
         Self::Cancel,
         Self::Goodbye,
@@ -34,6 +36,7 @@ impl Capability {
         Self::Outcomes,
         Self::Mdns,
         Self::BigCommands,
+        Self::Hosts,
     ];
 
     /// The name on the wire.
@@ -46,10 +49,11 @@ impl Capability {
             Self::Outcomes => "outcomes",
             Self::Mdns => "mdns",
             Self::BigCommands => "big-commands",
+            Self::Hosts => "hosts",
         }
     }
 
-    fn bit(self) -> u8 {
+    fn bit(self) -> u16 {
         1 << self as u8
     }
 }
@@ -62,7 +66,7 @@ impl fmt::Display for Capability {
 
 /// A set of capabilities.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Capabilities(u8);
+pub struct Capabilities(u16);
 
 impl Capabilities {
     /// The empty set, which an upstream peer announces.

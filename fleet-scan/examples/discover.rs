@@ -21,7 +21,7 @@ pub(crate) async fn discover(job: ScanJob) -> Result<u64, Box<dyn Error>> {
         match event {
             ScanEvent::Found(device) => println!("{} {}", device.endpoint, device.facts.model),
             ScanEvent::Ended(summary) => return Ok(summary.found),
-            ScanEvent::Note(_) | ScanEvent::Progress(_) => {}
+            ScanEvent::Unidentified(_) | ScanEvent::Note(_) | ScanEvent::Progress(_) => {}
         }
     }
     Err("the scan crashed".into())

@@ -37,7 +37,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 facts.manufacturer, facts.model, facts.firmware, facts.evidence
             ),
             ScanEvent::Note(note) => println!("# {note}"),
-            ScanEvent::Progress(_) => {}
+            ScanEvent::Progress(_) | ScanEvent::Unidentified(_) => {}
             ScanEvent::Ended(summary) => println!(
                 "# {} of {} identified, {} not reached",
                 summary.found,

@@ -48,7 +48,8 @@ fn read(bytes: &[u8]) -> Reply {
     } else {
         json::parse(bytes)
     };
-    if let Some(value) = value.filter(|value| value.get("STATUS").is_some()) {
+    let has_status = |value: &Value| Some(json::member(value.as_object()?, "STATUS").is_some());
+    if let Some(value) = value.filter(|value| has_status(value) == Some(true)) {
         return Reply::Answer(value);
     }
     let first = bytes
@@ -71,20 +72,25 @@ fn is_complete(bytes: &[u8]) -> bool {
 
 /// The type and description of an answer, escaped. Operators use it to recognize the device.
 pub(crate) fn describe(reply: &Value) -> String {
-    let at = |path: &str| {
-        let found = reply.pointer(path).and_then(Value::as_str).map(text::field);
-        found.filter(|text| !text.is_empty())
+    let first = |list: &str, key: &str| {
+        let entry = json::member(reply.as_object()?, list)?.get(0)?;
+        text_of(entry, key)
     };
-    let kind = at("/VERSION/0/Type").or_else(|| at("/STATS/0/Type"));
+    let kind = first("VERSION", "Type").or_else(|| first("STATS", "Type"));
     let described = match kind {
         Some(kind) => Some(format!("type {kind}")),
-        None => at("/STATUS/0/Description").or_else(|| at("/Description")),
+        None => first("STATUS", "Description").or_else(|| text_of(reply, "Description")),
     };
     let words = match described {
         Some(described) => format!("CGMiner API, {described}"),
         None => "CGMiner API".to_owned(),
     };
     text::quotable(words.as_bytes(), text::EVIDENCE)
+}
+
+fn text_of(object: &Value, key: &str) -> Option<String> {
+    let found = json::member(object.as_object()?, key)?.as_str()?;
+    Some(text::field(found)).filter(|text| !text.is_empty())
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -108,6 +114,7 @@ mod tests {
                 "answer",
             ),
             (b"STATUS=S,Code=22|VERSION,API=3.7|\0", "answer"),
+            (br#"{"status":[{"STATUS":"S"}],"version":[]}"#, "answer"),
             (b",\"id\":1}\0", "garbled"),
             (b"{\"note\":\"no status\"}", "garbled"),
             (b"\0\0", "garbled"),
@@ -129,6 +136,10 @@ mod tests {
         for (reply, expected) in [
             (
                 r#"{"STATUS":[{"Description":"cgminer 4"}],"VERSION":[{"Type":"X1"}]}"#,
+                "CGMiner API, type X1",
+            ),
+            (
+                r#"{"status":[],"version":[{"type":"X1"}]}"#,
                 "CGMiner API, type X1",
             ),
             (

@@ -164,11 +164,15 @@ async fn fetch(probe: &mut Probe<'_>, request: &Request) -> Result<Fetched, Driv
     })
 }
 
-/// Fetches the root page and follows one redirect on the same host.
+/// Fetches the root page and follows one redirect on the same host. None if the server does not speak HTTP, or not
+/// without TLS.
 async fn root(probe: &mut Probe<'_>) -> Result<Option<Answered>, DriverError> {
     let Some(first) = http::get(probe, "/").await? else {
         return Ok(None);
     };
+    if !probe.is_encrypted() && http::wants_tls(&first) {
+        return Ok(None);
+    }
     let Some(path) = http::same_host_path(probe, &first) else {
         return Ok(Some(Answered::page(first)));
     };

@@ -44,7 +44,8 @@ impl ProtocolDriver {
         Self::new("http", Protocol::Http, HTTP_PRECEDENCE, http::PORT, rules)
     }
 
-    /// Web servers with TLS, at port 443. Certificates are not verified, because devices use self-signed ones.
+    /// Web servers at port 443, with TLS, or without it if they answer a handshake in plain HTTP. Certificates are not
+    /// verified, because devices use self-signed ones.
     pub fn https(rules: Arc<Fingerprints>) -> Self {
         let driver = Self::new(
             "https",
@@ -132,6 +133,14 @@ impl Driver for ProtocolDriver {
             if self.encrypts {
                 probe.encrypt();
             }
+            let answer = conversation::identify(probe, &self.rules, self.protocol).await;
+            // A server without TLS at this port answers the handshake in plain HTTP.
+            let is_plain = matches!(answer, Err(DriverError::Protocol(_)))
+                && probe.first_words().starts_with(b"HTTP/1.");
+            if !self.encrypts || !is_plain {
+                return answer;
+            }
+            probe.start_over();
             conversation::identify(probe, &self.rules, self.protocol).await
         })
     }

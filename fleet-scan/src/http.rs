@@ -179,6 +179,16 @@ fn refresh(page: &str) -> Option<String> {
     Some(url[..end].to_owned())
 }
 
+/// Whether a TLS server rejects a request without TLS. Go's, nginx and Apache answer it with 400 and an explanation.
+pub(crate) fn wants_tls(response: &Response) -> bool {
+    let body = &response.body[..response.body.len().min(TITLE_WITHIN)];
+    let body = String::from_utf8_lossy(body).to_ascii_lowercase();
+    response.status == 400
+        && ["https", "ssl-enabled"]
+            .iter()
+            .any(|word| body.contains(word))
+}
+
 /// Status, server, realm, redirect and title, escaped. Operators use them to recognize the server.
 pub(crate) fn describe(response: &Response) -> String {
     let mut words = format!("HTTP {}", response.status);

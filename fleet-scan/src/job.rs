@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, time::Duration};
 
 use fleet_core::{
-    DeviceFacts, Endpoint, Port, TargetOutcome,
+    DeviceFacts, Endpoint, HostReport, Port, TargetOutcome,
     limits::{COMMAND_BUDGET, DEFAULT_RATE, SCAN_PORTS, SCAN_TARGETS},
 };
 use fleet_discovery::{Gaps, Mode, NodeProfile, PlanError, PlanPolicy, ScanRequest, Target, plan};
@@ -140,6 +140,8 @@ pub enum TargetsError {
 pub enum ScanEvent {
     /// A driver identified a device. The scan waits until this event is taken.
     Found(FoundDevice),
+    /// A host answered, and no driver identified it. The scan waits until this event is taken.
+    Unidentified(HostReport),
     /// Progress, several times per second. It is dropped if the consumer is slow.
     Progress(ScanProgress),
     /// A warning for the operator. Each kind is sent once; the summary has the counts.

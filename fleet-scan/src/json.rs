@@ -34,6 +34,16 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Value> {
     .value(0)
 }
 
+/// The value of a key: the exact one, or else the first that differs only in case. Some firmware and test devices write
+/// the keys of the CGMiner API in lower case.
+pub(crate) fn member<'v>(map: &'v Map<String, Value>, key: &str) -> Option<&'v Value> {
+    map.get(key).or_else(|| {
+        let mut others = map.iter();
+        let (_, value) = others.find(|(other, _)| other.eq_ignore_ascii_case(key))?;
+        Some(value)
+    })
+}
+
 struct Reader<'a> {
     rest: &'a str,
 }

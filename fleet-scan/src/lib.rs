@@ -57,7 +57,7 @@ pub use job::{
     FoundDevice, Interruption, ScanError, ScanEvent, ScanJob, ScanOptions, ScanPhase, ScanProgress,
     ScanSummary, TargetsError,
 };
-pub use login::{Authenticated, Login, LoginBudget};
+pub use login::{Authenticated, DefaultPassword, Login, LoginBudget};
 pub use mdns::Listen;
 pub use names::{DnsResolver, LookupError, MulticastResolver, PinnedName, Resolver, pin_names};
 pub use pairing::{PairReport, PairableDevice, Pairer};

@@ -56,6 +56,24 @@ impl fmt::Debug for Login {
     }
 }
 
+/// Whether a device's factory-default password is active, and how that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultPassword {
+    /// The device or its plugin reports it.
+    Reported(bool),
+    /// Concluded from the login that worked.
+    Inferred(bool),
+}
+
+impl DefaultPassword {
+    /// Whether it is active.
+    pub fn is_active(self) -> bool {
+        match self {
+            Self::Reported(active) | Self::Inferred(active) => active,
+        }
+    }
+}
+
 /// The device's response to a login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authenticated {
@@ -64,7 +82,7 @@ pub enum Authenticated {
         /// The identity that the device reports after the login. Missing fields are empty.
         device: Box<DeviceFacts>,
         /// Whether the default password is active. None if unknown.
-        default_password: Option<bool>,
+        default_password: Option<DefaultPassword>,
     },
     /// The device requires no login. No password was sent or verified.
     Open,
@@ -106,7 +124,7 @@ fn accepted(
     login: &Login,
 ) -> Result<Authenticated, DriverError> {
     let device = shown(&known.shown, response)?;
-    let default_password = known.is_default(login);
+    let default_password = known.is_default(login).map(DefaultPassword::Inferred);
     Ok(Authenticated::Accepted {
         device: Box::new(device),
         default_password,

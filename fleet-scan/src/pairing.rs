@@ -4,6 +4,7 @@
 //! answer agrees with the facts from the server. The guard checks every connection.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use crate::{
     fingerprint::KnownLogin,
     guard::Guard,
     job::ScanOptions,
-    login::{self, Authenticated, Login, LoginBudget},
+    login::{self, Authenticated, DefaultPassword, Login, LoginBudget},
     probe::Probe,
     text,
 };
@@ -42,7 +43,7 @@ pub struct PairReport {
     /// The outcome.
     pub outcome: PairOutcome,
     /// Whether the factory-default password is active. None if unknown.
-    pub default_password: Option<bool>,
+    pub default_password: Option<DefaultPassword>,
     /// The identity that the device reports after the login.
     pub facts: DeviceFacts,
     /// Whether the device requires no login. In that case no login was sent, so no password is verified.
@@ -67,13 +68,23 @@ impl PairReport {
     }
 }
 
+/// Decides whether a text is another name of a device's make.
+type IsMake = dyn Fn(&DeviceFacts, &str) -> bool + Send + Sync;
+
 /// Tries logins at devices. Clones share rate limit and guard.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Pairer {
     options: ScanOptions,
     drivers: Arc<DriverSet>,
     dialer: Arc<Dialer>,
     budget: LoginBudget,
+    is_make: Arc<IsMake>,
+}
+
+impl fmt::Debug for Pairer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pairer").finish_non_exhaustive()
+    }
 }
 
 impl Pairer {
@@ -85,6 +96,19 @@ impl Pairer {
             drivers,
             dialer,
             budget: LoginBudget::default(),
+            is_make: Arc::new(|_, _| false),
+        }
+    }
+
+    /// Accepts other names of a device's make than those of the rules: `is_make` decides whether a target's make is one.
+    #[must_use]
+    pub fn with_makes(
+        self,
+        is_make: impl Fn(&DeviceFacts, &str) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            is_make: Arc::new(is_make),
+            ..self
         }
     }
 
@@ -130,8 +154,11 @@ impl Pairer {
         let Some((device, rule)) = self.identify(target.endpoint).await? else {
             return Ok(PairReport::failed("no known device answers there any more"));
         };
-        let same = is_the_same(&target.facts, &device)
-            .and_then(|()| has_the_same_make(&target.facts, &device));
+        let same = is_the_same(&target.facts, &device).and_then(|()| {
+            let known = target.facts.manufacturer.trim();
+            has_the_same_make(&target.facts, &device)
+                .or_else(|why| (self.is_make)(&device, known).then_some(()).ok_or(why))
+        });
         if let Err(why) = same {
             return Ok(PairReport::failed(why));
         }

@@ -17,6 +17,7 @@ use crate::{
     driver::DriverError,
     fingerprint::RuleVerdict,
     job::ScanOptions,
+    text,
 };
 
 /// The limit of requests per port, for all drivers together.
@@ -24,6 +25,9 @@ const MOST_REQUESTS: u32 = 16;
 
 /// Bytes of the first reply to keep as evidence if no driver identifies the port. A banner of SSH, FTP or SMTP fits.
 const FIRST_WORDS: usize = 64;
+
+/// Characters of a request in the row of an unidentified host.
+const REQUEST_LINE: usize = 128;
 
 /// One open port of one device. At most one connection is open at a time.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub struct Probe<'a> {
     /// Buffer permits for long replies. They are held while a driver may still use a reply.
     room: Option<SemaphorePermit<'a>>,
     first_words: Vec<u8>,
+    /// What was sent, for the row of an unidentified host: one line for each request.
+    sent: Vec<String>,
     /// A record of requests and replies, if the caller asked for one.
     notebook: Option<Notebook>,
     /// The name of the rule that identified the device.
@@ -113,6 +119,7 @@ impl<'a> Probe<'a> {
             reply_bytes: options.reply_bytes,
             room: None,
             first_words: Vec::new(),
+            sent: Vec::new(),
             notebook: None,
             rule: None,
         }
@@ -167,6 +174,7 @@ impl<'a> Probe<'a> {
             )));
         }
         self.requests += 1;
+        self.sent.push(request_line(request));
         let reused = self.line.is_some();
         let outcome = match self.exchange(request, complete).await {
             // A device may close an idle connection at any time, so this failure is not evidence about the request.
@@ -209,6 +217,11 @@ impl<'a> Probe<'a> {
 
     pub(crate) fn first_words(&self) -> &[u8] {
         &self.first_words
+    }
+
+    /// Returns the requests that were sent, one line each.
+    pub(crate) fn into_sent(self) -> Vec<String> {
+        self.sent
     }
 
     async fn exchange(
@@ -297,6 +310,14 @@ impl<'a> Probe<'a> {
             self.first_words = bytes.iter().take(FIRST_WORDS).copied().collect();
         }
     }
+}
+
+/// The first line of a request, escaped and bounded.
+fn request_line(request: &[u8]) -> String {
+    let line = request.split(|byte| matches!(byte, b'\r' | b'\n')).next();
+    let line = line.unwrap_or_default();
+    let line = line.strip_suffix(b" HTTP/1.1").unwrap_or(line);
+    text::quotable(line, REQUEST_LINE)
 }
 
 fn broken(error: &io::Error) -> DriverError {

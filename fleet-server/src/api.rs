@@ -11,7 +11,10 @@ mod keys;
 mod nodes;
 mod operators;
 mod pairing;
+mod results;
 mod scans;
+mod schedules;
+mod sites;
 
 use std::sync::Arc;
 

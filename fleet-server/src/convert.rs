@@ -1,5 +1,7 @@
 //! Conversions between wire messages and domain values. They contain no decisions.
 
+mod hosts;
+
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use fleet_core::{
@@ -13,6 +15,7 @@ use fleet_store::{
     PairResultRow, Progress, ScanRow,
 };
 use fleet_wire::{RpcError, admin, fleet, fleetmanagement, gateway, pairing};
+pub(crate) use hosts::{host_found, raw_host, scan_host};
 
 /// A time on the wire.
 pub(crate) fn timestamp(at: Timestamp) -> fleet_wire::Timestamp {
@@ -203,7 +206,8 @@ pub(crate) fn scan(row: ScanRow) -> fleet::Scan {
     }
 }
 
-fn scan_state(state: ScanState) -> fleet::ScanState {
+/// The state of a scan on the wire.
+pub(crate) fn scan_state(state: ScanState) -> fleet::ScanState {
     match state {
         ScanState::Queued => fleet::ScanState::Queued,
         ScanState::Running => fleet::ScanState::Running,
@@ -276,18 +280,20 @@ pub(crate) fn scan_ended(ended: &ScanEnded) -> fleet::ScanEnded {
     }
 }
 
+/// Counts of reasons on the wire.
+pub(crate) fn tallies(tallies: &[Tally]) -> Vec<fleet::ReasonCount> {
+    tallies
+        .iter()
+        .map(|tally| fleet::ReasonCount {
+            reason: tally.reason.clone(),
+            count: tally.count,
+            example: tally.example.clone(),
+        })
+        .collect()
+}
+
 /// The summary of a scan.
 pub(crate) fn ledger(ledger: &Ledger) -> fleet::Ledger {
-    let tallies = |tallies: &[Tally]| {
-        tallies
-            .iter()
-            .map(|tally| fleet::ReasonCount {
-                reason: tally.reason.clone(),
-                count: tally.count,
-                example: tally.example.clone(),
-            })
-            .collect()
-    };
     fleet::Ledger {
         targets: ledger.targets,
         identified: ledger.identified,

@@ -53,6 +53,7 @@ pub(crate) async fn start(
         request_id: None,
         priority: Priority::Interactive,
         queueing: Queueing::Never,
+        override_blackout: false,
     };
     let scan = scans::start(app, call, start).await?.scan.id;
     // The node may have disconnected since `ready`, and this scan must not queue.
@@ -82,7 +83,7 @@ async fn ready(
     node: NodeId,
     request: &ScanRequest,
 ) -> Result<(), RpcError> {
-    let (row, _) = scans::planned(app, call, node, request).await?;
+    let row = scans::planned(app, call.org, node, request).await?.node;
     if app.is_connected(&row) {
         return Ok(());
     }
@@ -211,7 +212,7 @@ pub(crate) fn upstream(item: Item) -> Option<Result<DiscoverResponse, RpcError>>
                 error: String::new(),
             },
             // The upstream format has a field for the reason of the end only. Warnings of the scan are not that.
-            LogEvent::Warning { .. } => return None,
+            LogEvent::Warning { .. } | LogEvent::Host(_) => return None,
             LogEvent::Ended(ended) => match conclude(&ended.conclusion) {
                 Ok(None) => return None,
                 Ok(Some(error)) => DiscoverResponse {

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Instant};
 
-use fleet_core::{CommandId, PairingId, ScanId, Secret, SecretKind, Timestamp};
+use fleet_core::{CommandId, PairingId, ScanId, ScheduleId, Secret, SecretKind, Timestamp};
 
 /// Clocks and randomness.
 pub trait Environment: Send + Sync + fmt::Debug {
@@ -32,6 +32,11 @@ impl dyn Environment {
     /// A new scan id.
     pub fn scan_id(&self) -> ScanId {
         ScanId::new(self.now(), self.random())
+    }
+
+    /// A new schedule id.
+    pub fn schedule_id(&self) -> ScheduleId {
+        ScheduleId::new(self.now(), self.random())
     }
 
     /// A new pairing id.

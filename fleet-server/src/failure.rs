@@ -6,9 +6,9 @@ use std::time::Duration;
 use fleet_core::outcome;
 use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
-    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, KeyError,
-    MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, StoreError, UnbindError,
-    UndoError,
+    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DifferenceError,
+    KeyError, MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, RunNowError,
+    ScheduleError, SiteError, StoreError, UnbindError, UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -104,6 +104,10 @@ refusals! {
         NotRevoked(_) => failed_precondition NODE_NOT_REVOKED;
         Replaced { .. } => failed_precondition NODE_ALREADY_REPLACED;
     }
+    DifferenceError {
+        NotFound(_) => not_found SCAN_NOT_FOUND;
+        Itself(_) => invalid_argument SAME_SCAN;
+    }
     UndoError {
         NotFound(_) => not_found IDENTITY_CHANGE_NOT_FOUND;
         Refused(_) => failed_precondition IDENTITY_CHANGE_FINAL;
@@ -129,11 +133,26 @@ refusals! {
         NotFound(_) => not_found NODE_NOT_FOUND;
         NoSite(_) => not_found SITE_NOT_FOUND;
     }
+    SiteError {
+        NotFound(_) => not_found SITE_NOT_FOUND;
+        NameTaken { .. } => failed_precondition SITE_NAME_TAKEN;
+        NotEmpty { .. } => failed_precondition SITE_NOT_EMPTY;
+        TooMany { .. } => failed_precondition TOO_MANY_EXCLUDES;
+        Excluded { .. } => failed_precondition ALREADY_EXCLUDED;
+        NoExclude(_) => not_found EXCLUDE_NOT_FOUND;
+    }
     CreateScanError {
         NodeNotFound(_) => not_found NODE_NOT_FOUND;
         NotConfirmed(_) => failed_precondition NODE_NOT_CONFIRMED;
         Busy(_) => resource_exhausted NODE_BUSY;
         QueueFull { .. } => resource_exhausted QUEUE_FULL;
+    }
+    ScheduleError {
+        NotFound(_) => not_found SCHEDULE_NOT_FOUND;
+        NodeNotFound(_) => not_found NODE_NOT_FOUND;
+        NameTaken(_) => failed_precondition NAME_TAKEN;
+        TooMany => resource_exhausted TOO_MANY_SCHEDULES;
+        Paused(_) | NotPaused(_) => failed_precondition SCHEDULE_STATE;
     }
     CancelScanError {
         NotFound(_) => not_found SCAN_NOT_FOUND;
@@ -171,6 +190,20 @@ refusals! {
     }
     UnbindError {
         NotFound(_) => not_found DEVICE_NOT_FOUND;
+    }
+}
+
+impl Refusal for RunNowError {
+    fn refusal(self) -> RpcError {
+        match self {
+            Self::NotFound(_) => {
+                RpcError::not_found(self.to_string()).with_reason("SCHEDULE_NOT_FOUND")
+            }
+            Self::Open(_) => {
+                RpcError::failed_precondition(self.to_string()).with_reason("SCHEDULE_RUNS")
+            }
+            Self::Scan(error) => error.refusal(),
+        }
     }
 }
 

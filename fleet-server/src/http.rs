@@ -2,6 +2,7 @@
 
 mod assets;
 mod events;
+mod exports;
 mod response;
 mod session;
 
@@ -48,6 +49,15 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
         (&Method::GET, ["api", "scans", scan, "events"]) => {
             events::stream(&app, from, &parts, scan).await
         }
+        (
+            &Method::GET,
+            [
+                "api",
+                "scans",
+                scan,
+                file @ ("difference.csv" | "difference.json"),
+            ],
+        ) => exports::difference(&app, from, &parts, scan, file).await,
         (&Method::GET | &Method::HEAD, _) => assets::asset(&parts).ok_or_else(|| {
             RpcError::not_found(format!("nothing is served at {}", parts.uri.path()))
         }),

@@ -11,7 +11,7 @@
 //! ```text
 //! server                                               mounts everything
 //! api/*, http/*                                        RPC handlers, plain HTTP
-//! dispatch, orders, sweep, seal, readiness, stream     background tasks, control streams
+//! dispatch, orders, schedules, sweep, seal, readiness, stream  background tasks, control streams
 //! discover, pair/*, direct/*                           operations with their own streams
 //! scans, watch, call                                   operations on scans; an operator's call
 //! auth                                                 who calls
@@ -51,7 +51,9 @@ mod prober;
 mod public_keys;
 mod readiness;
 mod replicas;
+mod results;
 mod scans;
+mod schedules;
 mod seal;
 mod server;
 mod stream;

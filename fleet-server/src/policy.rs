@@ -73,6 +73,25 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("ListScans", Operator(NodeRead)),
             ("WatchScan", Operator(NodeRead)),
             ("CancelScan", Operator(NodeManage)),
+            ("ListScanHosts", Operator(NodeRead)),
+        ],
+    ),
+    (
+        "fleet.v1.ResultService",
+        &[("GetScanDifference", Operator(NodeRead))],
+    ),
+    (
+        "fleet.v1.ScheduleService",
+        &[
+            ("CreateSchedule", Operator(NodeManage)),
+            ("UpdateSchedule", Operator(NodeManage)),
+            ("ListSchedules", Operator(NodeRead)),
+            ("GetSchedule", Operator(NodeRead)),
+            ("PauseSchedule", Operator(NodeManage)),
+            ("ResumeSchedule", Operator(NodeManage)),
+            ("RunSchedule", Operator(NodeManage)),
+            ("DeleteSchedule", Operator(NodeManage)),
+            ("PreviewSchedule", Operator(NodeManage)),
         ],
     ),
     (
@@ -83,6 +102,18 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("CancelEnrollmentCode", Operator(NodeManage)),
             ("ListRevokedNodes", Operator(NodeRead)),
             ("MoveNode", Operator(OrgAdmin)),
+        ],
+    ),
+    (
+        "fleet.v1.SiteService",
+        &[
+            ("ListSites", Operator(NodeRead)),
+            ("CreateSite", Operator(OrgAdmin)),
+            ("RenameSite", Operator(OrgAdmin)),
+            ("DeleteSite", Operator(OrgAdmin)),
+            ("ExcludeTargets", Operator(OrgAdmin)),
+            ("RemoveExclude", Operator(OrgAdmin)),
+            ("SetBlackouts", Operator(OrgAdmin)),
         ],
     ),
     (

@@ -3,7 +3,9 @@
 
 use std::{fmt, net::IpAddr, time::Duration};
 
-use fleet_core::{DeviceFacts, DeviceReport, Endpoint, PairOutcome, Port, TargetOutcome};
+use fleet_core::{
+    DeviceFacts, DeviceReport, Endpoint, HostReport, PairOutcome, Port, TargetOutcome,
+};
 use fleet_discovery::Gaps;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
@@ -90,6 +92,8 @@ pub struct ProbeOrder {
 pub enum ProbeEvent {
     /// A device, at the endpoint that was dialed.
     Found(DeviceReport),
+    /// A host that answered and that no driver identified.
+    Host(HostReport),
     /// A note for the operator.
     Note(String),
     /// How many addresses of the order are finished.

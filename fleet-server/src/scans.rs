@@ -3,10 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_core::{NodeId, OrgId, Priority, ScanId, enrollment::NodeState, limits};
-use fleet_discovery::{Plan, ScanRequest, estimate, plan, queue_wait};
+use fleet_core::{NodeId, OrgId, Permission, Priority, ScanId, enrollment::NodeState, limits};
+use fleet_discovery::{Plan, ScanRequest, estimate, plan_at_site, queue_wait};
+use fleet_inventory::BlackoutEnd;
 use fleet_registry::{Capabilities, Capability};
-use fleet_store::{CreatedScan, NewScan, NodeRow, Queueing, ScanRow};
+use fleet_store::{CreatedScan, NewScan, NodeRow, Queueing, ScanRow, SiteRow};
 use fleet_wire::RpcError;
 
 use crate::{
@@ -28,6 +29,8 @@ pub(crate) struct Start {
     pub(crate) request_id: Option<String>,
     pub(crate) priority: Priority,
     pub(crate) queueing: Queueing,
+    /// Starts it in spite of the blackouts of its site.
+    pub(crate) override_blackout: bool,
 }
 
 /// Plans and stores a scan, and queues it for dispatch.
@@ -49,7 +52,9 @@ async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<Crea
             return repeated(scan, start.node, &start.request, start.priority);
         }
     }
-    let (_, plan) = planned(app, call, start.node, &start.request).await?;
+    let planned = planned(app, call.org, start.node, &start.request).await?;
+    let plan = planned.plan;
+    let queueing = held_back(call, &start, planned.blackout)?;
     let (node, request, priority) = (start.node, start.request.clone(), start.priority);
     let new = NewScan {
         id: app.environment.scan_id(),
@@ -60,7 +65,8 @@ async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<Crea
         request: start.request,
         plan,
         priority: start.priority,
-        queueing: start.queueing,
+        queueing,
+        ignores_blackout: start.override_blackout,
         now: app.environment.now(),
     };
     let created = app.store.create_scan(new, call.actor()).await.answered()?;
@@ -93,14 +99,65 @@ fn repeated(
     })
 }
 
+/// Applies the blackout of a site to a new scan. An interactive scan is refused, and a scheduled one waits.
+fn held_back(
+    call: &OperatorCall,
+    start: &Start,
+    blackout: Option<SiteBlackout>,
+) -> Result<Queueing, RpcError> {
+    if start.override_blackout && !call.role.may(Permission::OrgAdmin) {
+        return Err(RpcError::permission_denied(
+            "override_blackout needs the permission `org:admin`: ask an administrator to start the scan",
+        ));
+    }
+    let Some(blackout) = blackout.filter(|_| !start.override_blackout) else {
+        return Ok(start.queueing);
+    };
+    match (start.queueing, start.priority) {
+        // The time in the queue begins when the blackout ends.
+        (Queueing::Until(until), Priority::Scheduled) => {
+            let wait = blackout.end.at.since(call.now);
+            Ok(Queueing::Until(until.plus(wait)))
+        }
+        (Queueing::Until(_) | Queueing::Never, _) => Err(blackout.refusal()),
+    }
+}
+
+/// The blackout of a site.
+#[derive(Clone, Debug)]
+pub(crate) struct SiteBlackout {
+    /// The name of the site.
+    pub(crate) site: String,
+    pub(crate) end: BlackoutEnd,
+}
+
+impl SiteBlackout {
+    /// The refusal of a scan that cannot wait.
+    pub(crate) fn refusal(&self) -> RpcError {
+        RpcError::failed_precondition(format!(
+            "site {} has a blackout (`{}`) until {}: start the scan then, or let an administrator override the blackout",
+            self.site, self.end.window, self.end.local
+        ))
+        .with_reason("SITE_BLACKOUT")
+    }
+}
+
+/// A plan for a node, with what its site says about the moment.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub(crate) node: NodeRow,
+    pub(crate) plan: Plan,
+    pub(crate) blackout: Option<SiteBlackout>,
+}
+
 /// Plans a request for a node without storing anything.
 pub(crate) async fn planned(
     app: &App,
-    call: &OperatorCall,
+    org: OrgId,
     node: NodeId,
     request: &ScanRequest,
-) -> Result<(NodeRow, Plan), RpcError> {
-    let row = app.store.node(call.org, node).await.answered()?;
+) -> Result<Planned, RpcError> {
+    let row = app.store.node(org, node).await.answered()?;
     let row =
         row.ok_or_else(|| RpcError::not_found(format!("no node {node} in this organization")))?;
     if row.state != NodeState::Confirmed {
@@ -113,11 +170,30 @@ pub(crate) async fn planned(
         fleet_discovery::NodeProfile::upstream,
         fleet_store::Hello::profile,
     );
-    let mut plan = plan(request, &profile, &app.plan_policy())
+    let site = app.store.site(org, row.site).await.answered()?;
+    let exclusions = site.as_ref().map_or(Ok(Vec::new()), SiteRow::exclusions);
+    let exclusions = exclusions.map_err(|error| {
+        RpcError::failed_precondition(format!(
+            "an exclude of site {} cannot be read, so nothing is scanned: {error}",
+            row.site_name
+        ))
+    })?;
+    let mut plan = plan_at_site(request, &profile, &app.plan_policy(), &exclusions)
         .map_err(|error| RpcError::new(failure::code(error.code()), error.to_string()))?;
-    let history = app.store.scan_history(call.org, node).await.answered()?;
+    let history = app.store.scan_history(org, node).await.answered()?;
     plan.estimate = estimate(&plan, &profile, &history.past);
-    Ok((row, plan))
+    let blackout = site.and_then(|site| {
+        let end = site.blackout(app.environment.now())?;
+        Some(SiteBlackout {
+            site: site.name,
+            end,
+        })
+    });
+    Ok(Planned {
+        node: row,
+        plan,
+        blackout,
+    })
 }
 
 /// When a scan of this node would start, as a hint; none if it starts at once.
@@ -143,7 +219,12 @@ pub(crate) async fn queue_hint(
 pub(crate) async fn get(app: &App, org: OrgId, scan: ScanId) -> Result<ScanRow, RpcError> {
     let now = app.environment.now();
     let row = app.store.scan(org, scan, now).await.answered()?;
-    row.ok_or_else(|| RpcError::not_found(format!("no scan {scan} in this organization")))
+    row.ok_or_else(|| unknown(scan))
+}
+
+/// The refusal for a scan that the organization does not have.
+pub(crate) fn unknown(scan: ScanId) -> RpcError {
+    RpcError::not_found(format!("no scan {scan} in this organization"))
 }
 
 /// Cancels a scan. A connected node of ours receives the cancel and has a moment to report its results.

@@ -8,7 +8,7 @@ use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
         AccountServer, AuditServer, DevicePairingServer, DeviceServer, DirectServer, KeyServer,
-        NodeServer, OperatorServer, ScanServer,
+        NodeServer, OperatorServer, ResultServer, ScanServer, ScheduleServer, SiteServer,
     },
     gateway::FleetNodeGatewayServer,
     pairing::PairingServer,
@@ -19,7 +19,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
     api::Api, app::App, auth::Gate, config::ServerConfig, dispatch, environment::Environment, http,
-    orders, readiness, replicas, seal, sweep,
+    orders, readiness, replicas, schedules, seal, sweep,
 };
 
 /// How long messages of nodes are still received after the goodbye, so that their last results are stored.
@@ -62,7 +62,10 @@ impl Server {
             .mount(PairingServer::from_arc(api.clone()))
             .mount(DirectServer::from_arc(api.clone()))
             .mount(ScanServer::from_arc(api.clone()))
+            .mount(ResultServer::from_arc(api.clone()))
+            .mount(ScheduleServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
+            .mount(SiteServer::from_arc(api.clone()))
             .mount(DeviceServer::from_arc(api.clone()))
             .mount(AuditServer::from_arc(api.clone()))
             .mount(DevicePairingServer::from_arc(api.clone()))
@@ -74,6 +77,7 @@ impl Server {
         let mut work = JoinSet::new();
         work.spawn(supervise("dispatch", app.clone(), dispatch::run));
         work.spawn(supervise("sweep", app.clone(), sweep::run));
+        work.spawn(supervise("schedules", app.clone(), schedules::run));
         work.spawn(supervise("orders", app.clone(), orders::run));
         work.spawn(supervise("replicas", app.clone(), replicas::run));
         work.spawn(supervise("seal", app.clone(), seal::run));

@@ -236,6 +236,7 @@ pub(crate) fn message(item: Item) -> WatchScanResponse {
         Item::Event(stored) => {
             let event = match &stored.event {
                 LogEvent::Device(found) => Event::Device(convert::device_found(found)),
+                LogEvent::Host(found) => Event::Host(convert::host_found(found)),
                 LogEvent::Warning { text } => Event::Warning(ScanWarning { text: text.clone() }),
                 LogEvent::Ended(ended) => Event::Ended(convert::scan_ended(ended)),
             };

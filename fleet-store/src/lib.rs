@@ -1,7 +1,8 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
-//! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`],
-//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
+//! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`], [`Sites`],
+//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`],
+//! [`Schedules`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
 //! decisions. Start with [`Reports::record_report`].
 
@@ -39,12 +40,20 @@ pub use api::{
     },
     replicas::{Notification, Orders, Replicas},
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
+    results::{
+        Against, DifferenceError, RejectedReport, Results, ScanDifference, UnidentifiedHost,
+    },
     scans::{
         Ack, Acked, CancelScanError, Canceled, Completion, CreateScanError, CreatedScan, Dispatch,
-        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanRow,
-        Scans, StoredEvent,
+        EventPage, Expired, IssuedCommand, NewScan, Progress, Queueing, ScanHistory, ScanHost,
+        ScanRow, Scans, StoredEvent,
+    },
+    schedules::{
+        NewSchedule, RUNS_KEPT, RunNowError, SCHEDULES_OF_AN_ORG, ScheduleChange, ScheduleError,
+        ScheduleRow, ScheduleRunRow, ScheduledScan, Schedules, Settled, SettledRun,
     },
     sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
+    sites::{NewBlackouts, SiteError, SiteExclude, SiteRow, Sites},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
 pub use sql::{DatabaseUrl, MigrateMode, SqlStore, StoreOptions};
@@ -57,13 +66,16 @@ pub trait Store:
     + Members
     + Invitations
     + Enrollment
+    + Sites
     + Sessions
     + Streams
     + Replicas
     + Scans
     + Dispatch
+    + Schedules
     + Reports
     + Completion
+    + Results
     + Inventory
     + Bindings
     + Pairing

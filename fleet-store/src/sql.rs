@@ -1,7 +1,7 @@
 //! The store on SQLite and PostgreSQL, one code for both.
 //!
 //! A node's row serves as its lock. Every transaction about a node's enrollment, stream, commands, scans or
-//! reports locks it first. All transactions take locks in one order: node, invitation, command, scan, devices
+//! reports locks it first. All transactions take locks in one order: schedule, node, invitation, command, scan, devices
 //! by id, bindings, the organization's endpoints. SQLite locks the whole file instead (BEGIN IMMEDIATE).
 //!
 //! Each file implements one trait of the store. The body of an operation is in the implementation
@@ -24,6 +24,7 @@ mod endpoints;
 mod enrollment;
 mod entity;
 mod health;
+mod hosts;
 mod identity;
 mod inserts;
 mod ledger;
@@ -37,9 +38,12 @@ mod prelude;
 mod refused;
 mod replicas;
 mod report;
+mod results;
 mod scans;
+mod schedules;
 mod schema;
 mod sessions;
+mod sites;
 mod streams;
 mod transaction;
 mod url;

@@ -43,8 +43,9 @@ pub fn decode_any(data: &[u8]) {
         },
         pairing::{DiscoverRequest, PairRequest},
         fleet::{
-            StartScanRequest, PlanScanRequest, GetScanRequest, ListScansRequest, WatchScanRequest, CancelScanRequest, ListNodesRequest,
+            StartScanRequest, PlanScanRequest, GetScanRequest, ListScansRequest, WatchScanRequest, CancelScanRequest, ListScanHostsRequest, ListNodesRequest,
             ListEnrollmentCodesRequest, CancelEnrollmentCodeRequest, ListDevicesRequest, WhoAmIRequest,
+            GetScanDifferenceRequest,
         },
     );
 }

@@ -9,6 +9,8 @@ use crate::{Method, admin, fleet, gateway, pairing};
 
 /// Devices in one report, results in one pairing report, targets of one pairing.
 pub const MAX_REPORT: usize = 1_024;
+/// Unidentified hosts of one report.
+pub const MAX_REPORT_HOSTS: usize = 64;
 /// Entries of an address list, as operators send it.
 pub const MAX_LIST: usize = 4_096;
 /// Targets of one command to a node that announced `big-commands`.
@@ -44,7 +46,18 @@ const DEVICE_REPORT: usize = FIELD
     + text(64)
     + text(255)
     + text(512);
-const DISCOVERED: usize = MAX_REPORT * DEVICE_REPORT + text(128);
+/// Ports are numbers of at most five digits, with a comma in JSON.
+const HOST_REPORT: usize = FIELD
+    + text(45)
+    + text(64)
+    + FIELD
+    + 64 * 6
+    + FIELD
+    + text(512)
+    + 16 * text(128)
+    + text(253)
+    + text(8);
+const DISCOVERED: usize = MAX_REPORT * DEVICE_REPORT + text(128) + MAX_REPORT_HOSTS * HOST_REPORT;
 const PAIR_RESULT: usize = FIELD
     + text(255)
     + FIELD

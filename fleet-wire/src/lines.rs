@@ -3,15 +3,16 @@
 use serde_json::{Value, json};
 
 use crate::fleet::{
-    DeviceFound, Ledger, ReasonCount, ScanEnded, ScanProgress, ScanState, WatchScanResponse,
-    watch_scan_response::Event,
+    DeviceFound, HostFound, Ledger, ReasonCount, ScanEnded, ScanHost, ScanProgress, ScanState,
+    WatchScanResponse, watch_scan_response::Event,
 };
 
-/// The line of an event, one JSON object whose `type` is `device`, `progress`, `warning` or `ledger`; none for a sign of
+/// The line of an event, one JSON object whose `type` is `device`, `host`, `progress`, `warning` or `ledger`; none for a sign of
 /// life.
 pub fn line(message: &WatchScanResponse) -> Option<Value> {
     Some(match message.event.as_ref()? {
         Event::Device(found) => device(message.sequence, found),
+        Event::Host(found) => host(message.sequence, found),
         Event::Progress(progress) => self::progress(progress),
         Event::Warning(warning) => {
             json!({ "type": "warning", "seq": message.sequence, "text": warning.text })
@@ -33,6 +34,26 @@ fn device(sequence: i64, found: &DeviceFound) -> Value {
         "model": found.model,
         "manufacturer": found.manufacturer,
         "firmware": found.firmware,
+        "elapsed_ms": found.elapsed_ms,
+    })
+}
+
+fn host(sequence: i64, found: &HostFound) -> Value {
+    let none = ScanHost::default();
+    let host = found.host.as_ref().unwrap_or(&none);
+    json!({
+        "type": "host",
+        "seq": sequence,
+        "ip": host.ip,
+        "mac": host.mac,
+        "vendor": host.vendor,
+        "host_name": host.host_name,
+        "host_name_source": host.host_name_source,
+        "open_ports": host.open_ports,
+        "reply_port": host.reply_port,
+        "reply": host.reply,
+        "requests": host.requests,
+        "record_command": host.record_command,
         "elapsed_ms": found.elapsed_ms,
     })
 }

@@ -16,7 +16,8 @@ from webpage import Page, chromium
 SCAN = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad4f"
 OTHER = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad50"
 WIDTHS = [1440, 390, 320]
-VIEWS = ["#/scans", "#/scans/new", f"#/scans/{SCAN}", "#/devices", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/audit", "#/account"]
+CHANGES = f"#/scans/{SCAN}/changes/moved"
+VIEWS = ["#/scans", "#/scans/new", f"#/scans/{SCAN}", CHANGES, "#/devices", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/audit", "#/account"]
 HOSTILE = "\u202eevil <img src=x onerror='window.hacked=1'> `code` ‮‭"
 """Right-to-left overrides, markup and backticks."""
 LONG_ADDRESS = "fd12:3456:789a:bcde:1234:5678:9abc:def0"
@@ -64,6 +65,23 @@ def warning(seq: int, text: str) -> dict:
     return {"type": "warning", "seq": seq, "text": text}
 
 
+def difference(*rows: dict, explanation: str = "", against: str = OTHER, **counts: int) -> dict:
+    """Returns a difference with these rows. The counts are those of the rows, unless they are given."""
+    groups = ["new", "missing", "moved", "changed", "unchanged", "unidentified", "rejected", "undecided"]
+    name = lambda group: f"DIFFERENCE_GROUP_{group.upper()}"
+    of_rows = lambda group: sum(row["group"] == name(group) for row in rows)
+    counted = [{"group": name(group), "count": str(counts.get(group, of_rows(group)))} for group in groups]
+    return {"scanId": SCAN, "againstScanId": against, "counts": counted, "rows": list(rows), "explanation": explanation}
+
+
+def changed(group: str, number: int = 1, **fields) -> dict:
+    seen = {"ip": f"10.2.0.{number + 1}", "port": 80, "scheme": "http", "manufacturer": "Bitmain", "model": "Antminer S19", "firmware": "1.0.0"}
+    return {
+        "group": f"DIFFERENCE_GROUP_{group.upper()}", "deviceId": str(number), "identifier": f"mac:02:00:5E:10:00:{number:02X}", "ip": seen["ip"], "port": 80,
+        "before": seen, "after": seen, "count": "1", **fields,
+    }
+
+
 @pytest.fixture
 def server():
     fake = FakeServer()
@@ -72,6 +90,7 @@ def server():
         "ScanService/ListScans": {"scans": [scan()]},
         "ScanService/GetScan": {"scan": scan()},
         "AuditService/GetAuditHead": {"seq": "0"},
+        "ResultService/GetScanDifference": difference(),
     }
     yield fake
     fake.close()
@@ -150,6 +169,45 @@ def test_a_scheduled_scan_is_behind_interactive_scans(server, page):
     page.shows("behind 10.9.0.0/24 (queued)")
 
 
+def schedule(**fields) -> dict:
+    return {
+        "scheduleId": OTHER, "name": "nightly", "fleetNodeId": "7", "nodeName": "barn-2", "request": {"nmap": {"target": "10.2.0.0/22"}},
+        "timing": {"when": "30 2 * * *", "timeZone": "Europe/Berlin", "jitter": "600s", "blackouts": "mon 08:00-09:00"},
+        "operator": "ops@example.org", "createdAt": ago(9_000), "nextRunAt": ago(-7_200), "runs": "3", **fields,
+    }
+
+
+def test_schedules_are_listed_with_their_next_run_and_are_run_and_paused(server, page):
+    server.replies["ScheduleService/ListSchedules"] = {"schedules": [schedule(missed="2", lastScanId=SCAN)]}
+    page.open("#/scans")
+    page.shows("nightly", "30 2 * * *, Europe/Berlin, up to 10 min later, not mon 08:00-09:00", "in 2 h", "2 runs were missed")
+    page.find('[aria-label="Run now: nightly"]').click()
+    page.until("a run", lambda: ("ScheduleService/RunSchedule", {"scheduleId": OTHER}) in server.requests)
+    page.find('[aria-label="Pause or resume: nightly"]').click()
+    page.until("a pause", lambda: ("ScheduleService/PauseSchedule", {"scheduleId": OTHER}) in server.requests)
+    paused = schedule(pausedAt=ago(1), pausedReason="paused by ops@example.org")
+    del paused["nextRunAt"]
+    server.replies["ScheduleService/ListSchedules"] = {"schedules": [paused]}
+    page.shows("Paused by ops@example.org.", "Resume")
+
+
+def test_a_scan_is_repeated_after_a_preview_of_its_runs(server, page):
+    server.replies["ScanService/PlanScan"] = {"targets": "1022", "commands": 1}
+    server.replies["ScheduleService/PreviewSchedule"] = {"runs": [{"dueAt": ago(-60), "local": "2026-03-29T03:00:00+02:00"}]}
+    page.open("#/scans/new")
+    page.until("the nodes", lambda: "barn-2" in page.text())
+    page.find("#target").send_keys("10.2.0.0/22")
+    page.find("#repeat").click()
+    page.find("#schedule-name").send_keys("nightly")
+    page.find("#schedule-when").send_keys("30 2 * * *")
+    page.shows("2026-03-29 03:00 (+02:00)", "Create schedule")
+    page.until("the form", lambda: page.find("#start-scan").is_enabled())
+    page.find("#start-scan").click()
+    page.until("a schedule", lambda: any(name == "ScheduleService/CreateSchedule" for name, _ in server.requests))
+    created = next(body for name, body in server.requests if name == "ScheduleService/CreateSchedule")
+    assert (created["name"], created["timing"]["when"], created["request"]["nmap"]["target"]) == ("nightly", "30 2 * * *", "10.2.0.0/22")
+
+
 def test_a_halted_node_is_shown_with_its_reason(server, page):
     server.replies["NodeService/ListNodes"] = {"nodes": [node(halted=True, haltReason="new switch")]}
     page.open("#/nodes")
@@ -198,7 +256,7 @@ def test_every_view_recovers_after_an_outage(server, page, view):
     server.replies["AuditService/ListAudit"] = {"records": [{"seq": "1", "at": ago(5), "actor": "operator", "actorName": "ops@example.org", "action": "scan.start", "subject": "node 7"}]}
     server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "1", "name": "nightly"}]}
     content = {
-        "#/scans": "10.2.0.0/22", "#/scans/new": "barn-2", f"#/scans/{SCAN}": "10.2.0.0/22", "#/devices": "Antminer S19", "#/nodes": "barn-2",
+        "#/scans": "10.2.0.0/22", "#/scans/new": "barn-2", f"#/scans/{SCAN}": "10.2.0.0/22", CHANGES: "10.2.0.0/22", "#/devices": "Antminer S19", "#/nodes": "barn-2",
         "#/nodes/enroll": "Create code", "#/nodes/8/confirm": "requests enrollment", "#/audit": "scan.start", "#/account": "nightly",
     }[view]
     page.open("#/account" if view != "#/account" else "#/scans")
@@ -230,9 +288,11 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         "ScanService/GetScan": {"scan": scan(nodeName=HOSTILE, startedBy=HOSTILE, request={"nmap": {"target": HOSTILE}})},
         "DeviceService/ListDevices": {"devices": [device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, scheme="javascript", evidence=HOSTILE, pairingError=HOSTILE, boundToFleetNodeId="7", aliases=[alias])]},
         "DeviceService/ListRefusedDevices": {"devices": [{**device(2), "identifier": HOSTILE, "reason": HOSTILE, "remedy": "Unpair it first", "count": 3}]},
+        "ScheduleService/ListSchedules": {"schedules": [schedule(name="x" * 64, missed="2", lastScanId=SCAN)]},
         "AuditService/ListAudit": {"records": [{"seq": "1", "at": ago(5), "actorName": HOSTILE, "action": "scan.start", "subject": HOSTILE, "refusal": HOSTILE}]},
         "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": HOSTILE}]},
         "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "userAgent": HOSTILE}]},
+        "ResultService/GetScanDifference": difference(changed("moved", changed=["firmware"], identifier=HOSTILE, before={"firmware": HOSTILE}, after={"model": HOSTILE, "firmware": HOSTILE, "scheme": "javascript"}), changed("moved", 2, reason=HOSTILE)),
     }
     server.send(SCAN, found(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE), warning(2, f"said `{HOSTILE.replace('`', '')}`"))
     for view in VIEWS:
@@ -344,6 +404,7 @@ def full(server) -> None:
         "AuditService/GetAuditHead": {"seq": "3", "hash": "qrvM3aq7zN2qu8zdqrvM3aq7zN2qu8zdqrvM3aq7zN0="},
         "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": "x" * 64, "lastUsedAt": ago(50)}]},
         "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "userAgent": "Mozilla/5.0 " * 5}]},
+        "ResultService/GetScanDifference": difference(changed("moved", ip=LONG_ADDRESS, changed=["address", "firmware"], before=long, after=long), new=1_234, missing=99, unchanged=65_536, undecided=3),
     }
     server.events = {}
     server.send(SCAN, found(1, **long), *[warning(number, f"Answered and said nothing (2 hosts): [{LONG_ADDRESS}]:65535, 10.2.0.{number}:80") for number in range(2, 9)])
@@ -407,3 +468,43 @@ def test_a_scan_that_does_not_exist_says_so(server, page):
     server.replies["ScanService/GetScan"] = missing
     page.open(f"#/scans/{SCAN}")
     page.shows("Scan not found", f"No scan {SCAN} in this organization.")
+
+
+def test_the_changes_of_a_scan_have_tabs_with_counts_and_links(server, page):
+    ended = scan(state="COMPLETED", ledger={"targets": "254", "identified": "5", "silent": "249", "elapsedMs": "4000"}, endedAt=ago(2))
+    server.replies["ScanService/GetScan"] = {"scan": ended}
+    server.replies["ScanService/ListScans"] = {"scans": [ended, scan(OTHER, "COMPLETED", request={"nmap": {"target": "10.9.0.0/24"}})]}
+    moved = changed("moved", changed=["address", "firmware"], before={"ip": "10.2.0.9", "firmware": "0.9"}, after={"ip": "10.2.0.2", "firmware": "1.0", "model": "S19"})
+    missing = changed("missing", 2, after=None, reason="its address did not answer")
+    server.replies["ResultService/GetScanDifference"] = lambda request: difference(
+        *[row for row in (moved, missing) if request.get("group", row["group"]) == row["group"]], new=3, missing=1, moved=1, unchanged=1_200,
+        against=request.get("againstScanId") or OTHER)
+    page.open(f"#/scans/{SCAN}")
+    page.shows("Since the previous scan", "New 3", "Missing 1", "Moved 1", "Unchanged 1,200")
+    assert "Undecided" not in page.text()
+    page.click("#changes a[data-group=moved]")
+    page.shows("Address: 10.2.0.9 → 10.2.0.2", "Firmware: 0.9 → 1.0", "Compared with the previous scan")
+    assert page.script("return document.querySelector('.tab[aria-current]').dataset.group") == "moved"
+    page.click("a[data-group=missing]")
+    page.shows("Its address did not answer.")
+    assert page.script("return location.hash") == f"#/scans/{SCAN}/changes/missing"
+    links = page.script("return [...document.querySelectorAll('.files a')].map((one) => one.getAttribute('href'))")
+    assert links == [f"/api/scans/{SCAN}/difference.csv?group=missing", f"/api/scans/{SCAN}/difference.json?group=missing"]
+    page.until("the other scan", lambda: page.script("return document.querySelector('#changes-against').options.length") == 2)
+    page.find("#changes-against").find_element("css selector", f"option[value='{OTHER}']").click()
+    page.shows("Compared with the chosen scan")
+    assert page.script("return location.hash") == f"#/scans/{SCAN}/changes/missing/{OTHER}"
+    assert server.requests[-1][1].get("againstScanId", OTHER) == OTHER
+    # The URL alone opens the same tab.
+    page.open(f"#/scans/{SCAN}/changes/missing/{OTHER}")
+    page.shows("Its address did not answer.")
+
+
+def test_a_scan_without_devices_says_why(server, page):
+    server.replies["ScanService/GetScan"] = {"scan": scan(state="COMPLETED", ledger={"targets": "254", "silent": "254", "elapsedMs": "4000"}, endedAt=ago(2))}
+    why = "No device was found: 254 of 254 targets did not answer. Check that the node is on this network and that the devices are on."
+    server.replies["ResultService/GetScanDifference"] = difference(explanation=why, against="")
+    page.open(f"#/scans/{SCAN}")
+    page.shows(why)
+    page.open(f"#/scans/{SCAN}/changes/new")
+    page.shows(why, "There is no earlier scan of the same targets", "No new devices.")

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::difference;
+
 /// Headings of the flags that every command has, so that help shows a command's own flags first.
 const CONNECTION: &str = "Connection";
 const OUTPUT: &str = "Output";
@@ -101,9 +103,15 @@ pub(crate) enum Command {
     /// Manage nodes and their enrollment.
     #[command(subcommand)]
     Nodes(Nodes),
+    /// Manage sites: their nodes, excluded targets and blackouts.
+    #[command(subcommand)]
+    Sites(Sites),
     /// Start, watch and cancel scans.
     #[command(subcommand)]
     Scan(Scan),
+    /// Repeat scans at set times.
+    #[command(subcommand)]
+    Schedule(Schedule),
     /// List, pair and bind devices of the inventory.
     #[command(subcommand)]
     Devices(Devices),
@@ -281,6 +289,68 @@ pub(crate) enum Nodes {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Sites {
+    /// List the sites.
+    List,
+    /// Show a site and the targets that it excludes.
+    Show {
+        /// Id or name of the site.
+        site: String,
+    },
+    /// Create a site without nodes. Needs org:admin.
+    Create {
+        /// Name of the site.
+        name: String,
+    },
+    /// Rename a site. Needs org:admin.
+    Rename {
+        /// Id or name of the site.
+        site: String,
+        /// New name.
+        name: String,
+    },
+    /// Delete a site without nodes. Needs org:admin.
+    Delete {
+        /// Id or name of the site.
+        site: String,
+    },
+    /// Move a node to a site. Needs org:admin.
+    AddNode {
+        /// Id or name of the site.
+        site: String,
+        /// Id or name of the node.
+        node: String,
+    },
+    /// Exclude targets from every later scan of the site's nodes. Needs org:admin.
+    Exclude {
+        /// Id or name of the site.
+        site: String,
+        /// Addresses, networks or ranges.
+        #[arg(required = true, value_name = "TARGET")]
+        targets: Vec<String>,
+        /// Why the targets are excluded. Plans and summaries show it.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Remove an exclude. Needs org:admin.
+    RemoveExclude {
+        /// Id of the exclude in the output of `sites show`.
+        id: i64,
+    },
+    /// Replace the blackouts of a site, in which its nodes run no scan. Needs org:admin.
+    Blackouts {
+        /// Id or name of the site.
+        site: String,
+        /// Windows such as `08:00-18:00` or `mon-fri 22:00-06:00`. Without one, the site has no blackouts.
+        #[arg(value_name = "WINDOW")]
+        windows: Vec<String>,
+        /// Time zone of the windows, as an IANA name.
+        #[arg(long, value_name = "ZONE", default_value = "UTC")]
+        time_zone: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Scan {
     /// Start a scan and watch it.
     Start(Start),
@@ -308,11 +378,95 @@ pub(crate) enum Scan {
         /// Id of the scan.
         scan: String,
     },
+    /// Show what changed since the previous scan of the same targets, or since another scan.
+    Diff(difference::Arguments),
+    /// List the hosts that answered a scan and that no driver identified, each with the command that records it.
+    Hosts {
+        /// Id of the scan.
+        scan: String,
+    },
     /// Cancel a scan. The devices found so far are kept.
     Cancel {
         /// Id of the scan.
         scan: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Schedule {
+    /// Create a schedule.
+    Create(Scheduled),
+    /// Replace the scan and the times of a schedule.
+    Update {
+        /// Id or name of the schedule.
+        schedule: String,
+        #[command(flatten)]
+        new: Scheduled,
+    },
+    /// List the schedules by name.
+    List,
+    /// Show a schedule and its last runs.
+    Show {
+        /// Id or name of the schedule.
+        schedule: String,
+    },
+    /// Stop the runs of a schedule until it is resumed.
+    Pause {
+        /// Id or name of the schedule.
+        schedule: String,
+    },
+    /// Resume a paused schedule. Its runs act for you from now on.
+    Resume {
+        /// Id or name of the schedule.
+        schedule: String,
+    },
+    /// Start the scan of a schedule now and print its id. The next run stays.
+    Run {
+        /// Id or name of the schedule.
+        schedule: String,
+    },
+    /// Delete a schedule. Its scans are kept.
+    Delete {
+        /// Id or name of the schedule.
+        schedule: String,
+    },
+    /// Show the next runs of a timing without storing it.
+    Preview {
+        #[command(flatten)]
+        timing: Timing,
+        /// Number of runs, at most 50.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
+        count: u32,
+    },
+}
+
+/// A scan with its name and times.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Scheduled {
+    /// Name of the schedule, unique in the organization.
+    #[arg(long)]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) timing: Timing,
+    #[command(flatten)]
+    pub(crate) target: ScanTarget,
+}
+
+/// The times of a schedule.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Timing {
+    /// Five fields of cron ("30 2 * * mon-fri"), @hourly, @daily, @weekly, @monthly, @yearly, or "every 30m", "every 6h", "every 7d".
+    #[arg(long, value_name = "TIMES")]
+    pub(crate) when: String,
+    /// IANA name of the time zone, such as Europe/Berlin.
+    #[arg(long, default_value = "UTC", value_name = "ZONE")]
+    pub(crate) zone: String,
+    /// Delay each run by up to this time, in seconds, at most 3600.
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(0..=3600))]
+    pub(crate) jitter: i64,
+    /// Window without runs, such as "mon-fri 08:00-18:00" or "22:00-06:00"; repeatable.
+    #[arg(long = "blackout", value_name = "WINDOW")]
+    pub(crate) blackouts: Vec<String>,
 }
 
 /// The node and the targets of a scan.
@@ -366,9 +520,12 @@ pub(crate) struct Start {
     /// Maximum time that the scan waits for its node, in seconds [default: 24 h].
     #[arg(long, value_name = "SECONDS")]
     pub(crate) queue_for: Option<i64>,
-    /// Queue the scan behind interactive scans.
+    /// Queue the scan behind interactive scans. In a blackout of the site, the scan waits.
     #[arg(long)]
     pub(crate) scheduled: bool,
+    /// Start the scan in spite of a blackout of the site. Needs org:admin and is recorded in the audit trail.
+    #[arg(long)]
+    pub(crate) override_blackout: bool,
     /// Print the scan and exit without watching it.
     #[arg(long)]
     pub(crate) no_watch: bool,

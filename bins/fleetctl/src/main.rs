@@ -4,6 +4,7 @@ mod ask;
 mod audit;
 mod cli;
 mod devices;
+mod difference;
 mod direct;
 mod failure;
 mod keys;
@@ -12,7 +13,9 @@ mod operators;
 mod output;
 mod pair;
 mod scans;
+mod schedules;
 mod server;
+mod sites;
 mod times;
 mod watch;
 
@@ -71,7 +74,9 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
     let format = cli.format();
     match cli.command {
         Command::Nodes(command) => nodes::run(&server, format, command).await,
+        Command::Sites(command) => sites::run(&server, format, command).await,
         Command::Scan(command) => scans::run(&server, format, command).await,
+        Command::Schedule(command) => schedules::run(&server, format, command).await,
         Command::Devices(command) => devices::run(&server, format, command).await,
         Command::Direct(command) => direct::run(&server, format, command).await,
         Command::Audit(command) => audit::run(&server, format, command).await,

@@ -189,8 +189,8 @@ mod tests {
     use fleet_wire::{
         admin::DevicePairingResult,
         fleet::{
-            AuditRecord, BrowserSession, Device, DeviceAlias, EnrollmentCode, Node, Operator,
-            OperatorKey, RefusedDevice, Scan,
+            AuditRecord, BrowserSession, Device, DeviceAlias, DifferenceRow, EnrollmentCode, Node,
+            Operator, OperatorKey, RefusedDevice, Scan,
         },
     };
 
@@ -311,6 +311,18 @@ mod tests {
                 ..RefusedDevice::default()
             },
             &[identifier],
+        );
+        fits(
+            DifferenceRow {
+                device_id: 123_456,
+                identifier: identifier.to_owned(),
+                ip: "fd12:3456:789a:bcde:1234:5678:9abc:def0".to_owned(),
+                port: 65_535,
+                reason: text.clone(),
+                count: 1,
+                ..DifferenceRow::default()
+            },
+            &["unspecified"],
         );
         fits(
             AuditRecord {

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use fleet_wire::{
     fleet::{
-        CancelScanRequest, GetScanRequest, Ledger, ListScansRequest, PlanScanRequest,
-        PlanScanResponse, Scan as Row, ScanPriority, StartScanRequest,
+        CancelScanRequest, GetScanRequest, Ledger, ListScanHostsRequest, ListScansRequest,
+        PlanScanRequest, PlanScanResponse, Scan as Row, ScanHost, ScanPriority, StartScanRequest,
     },
     lines::{self, outcome},
     pairing::{
@@ -16,6 +16,7 @@ use fleet_wire::{
 
 use crate::{
     cli::{Format, Scan, Start, Targets},
+    difference,
     failure::Failure,
     nodes,
     output::{self, Rows},
@@ -37,6 +38,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
             )?;
             Ok(0)
         }
+        Scan::Diff(arguments) => difference::run(server, format, arguments).await,
         Scan::Watch { scan, after } => watch::run(server, format, &scan, after).await,
         Scan::List { node, limit } => {
             let request = ListScansRequest {
@@ -64,6 +66,10 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
             show(format, &found)?;
             Ok(0)
         }
+        Scan::Hosts { scan } => {
+            output::rows(format, &hosts(server, &scan).await?)?;
+            Ok(0)
+        }
         Scan::Cancel { scan } => {
             let canceled = server
                 .scans
@@ -74,6 +80,28 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
             show(format, &canceled)?;
             Ok(0)
         }
+    }
+}
+
+/// All unidentified hosts of a scan.
+async fn hosts(server: &Server, scan: &str) -> Result<Vec<ScanHost>, Failure> {
+    let mut all = Vec::new();
+    let mut cursor = 0;
+    loop {
+        let request = ListScanHostsRequest {
+            scan_id: scan.to_owned(),
+            limit: 0,
+            cursor,
+        };
+        let page = server
+            .scans
+            .list_scan_hosts(&request, server.call()?)
+            .await?;
+        all.extend(page.hosts);
+        if page.next_cursor == 0 {
+            return Ok(all);
+        }
+        cursor = page.next_cursor;
     }
 }
 
@@ -95,6 +123,7 @@ async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Fail
             ScanPriority::Interactive
         }
         .into(),
+        override_blackout: start.override_blackout,
     };
     let scan = server
         .scans
@@ -164,7 +193,7 @@ pub(crate) fn request(what: Targets) -> DiscoverRequest {
 }
 
 /// Describes the targets of a request in one line.
-fn targets(request: Option<&DiscoverRequest>) -> String {
+pub(crate) fn targets(request: Option<&DiscoverRequest>) -> String {
     match request.and_then(|request| request.mode.as_ref()) {
         Some(Mode::IpList(list)) => match list.ip_addresses.as_slice() {
             [first, _, .., last] => {
@@ -255,6 +284,53 @@ impl Rows for Row {
             self.started_by.clone(),
             targets(self.request.as_ref()),
             self.reason.clone(),
+        ]
+    }
+}
+
+impl Rows for ScanHost {
+    const HEAD: &'static [&'static str] = &[
+        "Address",
+        "MAC",
+        "Vendor",
+        "Host name",
+        "Name source",
+        "Open ports",
+        "Reply",
+        "Reply port",
+        "Requests",
+        "Reported",
+        "Record",
+    ];
+    const OPTIONAL: &'static [&'static str] = &[
+        "Reported",
+        "Requests",
+        "Reply port",
+        "Name source",
+        "Record",
+        "MAC",
+        "Host name",
+    ];
+    const WHOLE: &'static [&'static str] = &["Address", "MAC"];
+
+    fn cells(&self) -> Vec<String> {
+        let ports: Vec<String> = self.open_ports.iter().map(ToString::to_string).collect();
+        let reply_port = match self.reply_port {
+            0 => String::new(),
+            port => port.to_string(),
+        };
+        vec![
+            self.ip.clone(),
+            self.mac.clone(),
+            self.vendor.clone(),
+            self.host_name.clone(),
+            self.host_name_source.clone(),
+            ports.join(" "),
+            self.reply.clone(),
+            reply_port,
+            self.requests.join("; "),
+            times::timestamp(self.reported_at.as_ref()),
+            self.record_command.clone(),
         ]
     }
 }

@@ -9,7 +9,7 @@ use fleet_wire::{
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
         AccountClient, AuditClient, DeviceClient, DevicePairingClient, DirectClient, KeyClient,
-        NodeClient, OperatorClient, ScanClient,
+        NodeClient, OperatorClient, ResultClient, ScanClient, ScheduleClient, SiteClient,
     },
     pairing::PairingClient,
 };
@@ -21,8 +21,11 @@ use crate::{cli::Cli, failure::Failure};
 pub(crate) struct Server {
     key: Secret,
     pub(crate) nodes: NodeClient,
+    pub(crate) sites: SiteClient,
     pub(crate) admin: FleetNodeAdminClient,
     pub(crate) scans: ScanClient,
+    pub(crate) results: ResultClient,
+    pub(crate) schedules: ScheduleClient,
     pub(crate) devices: DeviceClient,
     pub(crate) direct: DirectClient,
     pub(crate) own_network: PairingClient,
@@ -49,8 +52,11 @@ impl Server {
         Ok(Self {
             key,
             nodes: NodeClient::new(channel.clone()),
+            sites: SiteClient::new(channel.clone()),
             admin: FleetNodeAdminClient::new(channel.clone()),
             scans: ScanClient::new(channel.clone()),
+            results: ResultClient::new(channel.clone()),
+            schedules: ScheduleClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
             direct: DirectClient::new(channel.clone()),
             own_network: PairingClient::new(channel.clone()),

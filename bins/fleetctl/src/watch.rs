@@ -10,7 +10,7 @@ use fleet_core::Backoff;
 use fleet_wire::{
     Code, RpcError,
     fleet::{
-        DeviceFound, ScanEnded, ScanOwnNetworkRequest, ScanProgress, WatchScanRequest,
+        DeviceFound, HostFound, ScanEnded, ScanOwnNetworkRequest, ScanProgress, WatchScanRequest,
         WatchScanResponse, watch_scan_response::Event,
     },
     lines,
@@ -215,6 +215,9 @@ impl Screen {
                 None => Ok(()),
             },
             (Format::Table | Format::Wide, Some(Event::Device(found))) => self.row(found),
+            (Format::Table | Format::Wide, Some(Event::Host(found))) => self.host(found),
+            // The CSV has one kind of row. `scan hosts` exports hosts.
+            (Format::Csv, Some(Event::Host(_))) => Ok(()),
             (_, Some(Event::Progress(progress))) => {
                 self.progress(progress);
                 Ok(())
@@ -240,6 +243,26 @@ impl Screen {
         self.bar
             .suspend(|| written = writeln!(io::stdout(), "{}", line.trim_end()));
         written
+    }
+
+    fn host(&self, found: &HostFound) -> io::Result<()> {
+        let Some(host) = &found.host else {
+            return Ok(());
+        };
+        let about = [&host.vendor, &host.host_name, &host.reply].map(|text| output::plain(text));
+        let about: Vec<_> = about
+            .iter()
+            .filter(|text| !text.is_empty())
+            .cloned()
+            .collect();
+        let ports: Vec<String> = host.open_ports.iter().map(ToString::to_string).collect();
+        self.note(&format!(
+            "unidentified host {}, open ports {}{}{}",
+            host.ip,
+            ports.join(","),
+            if about.is_empty() { "" } else { ": " },
+            about.join(", ")
+        ))
     }
 
     fn progress(&self, progress: &ScanProgress) {

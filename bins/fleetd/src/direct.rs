@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use fleet_core::{DeviceReport, NodeId, Port};
 use fleet_scan::{
-    DriverSet, FoundDevice, Guard, Login, LoginBudget, PairableDevice, Pairer, ScanEvent, ScanJob,
-    ScanOptions, ScanSummary, Scanner,
+    DefaultPassword, DriverSet, FoundDevice, Guard, Login, LoginBudget, PairableDevice, Pairer,
+    ScanEvent, ScanJob, ScanOptions, ScanSummary, Scanner,
 };
 use fleet_server::{
     DirectPath, PairAnswer, PairOrder, ProbeEvent, ProbeOrder, ProbeSummary, Prober,
@@ -82,6 +82,7 @@ impl Prober for Engine {
                         return Ok(ProbeSummary { outcomes, gaps });
                     }
                     ScanEvent::Found(device) => found(device),
+                    ScanEvent::Unidentified(host) => ProbeEvent::Host(host),
                     ScanEvent::Note(text) => ProbeEvent::Note(text),
                     ScanEvent::Progress(progress) => ProbeEvent::Progress(progress.done),
                 };
@@ -113,7 +114,7 @@ impl Prober for Engine {
             let report = pairer.pair(&target, login.as_ref()).await;
             PairAnswer {
                 outcome: report.outcome,
-                default_password: report.default_password,
+                default_password: report.default_password.map(DefaultPassword::is_active),
                 error: report.error,
             }
         })

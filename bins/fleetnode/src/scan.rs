@@ -11,13 +11,13 @@ use std::{
 
 use anyhow::Context;
 use fleet_agent::{AgentOptions, LocalScan, LocalScanError, LocalSummary};
-use fleet_core::{NodeId, TargetOutcome};
+use fleet_core::{HostReport, NodeId, Port, TargetOutcome};
 use fleet_plugin::PluginHost;
 use fleet_scan::{DriverSet, FoundDevice, Interruption, ScanEvent};
 use fleet_wire::{
     fleet::{
-        DeviceFound, Ledger, ReasonCount, ScanEnded, ScanProgress, ScanState, ScanWarning,
-        WatchScanResponse, watch_scan_response::Event,
+        DeviceFound, HostFound, Ledger, ReasonCount, ScanEnded, ScanHost, ScanProgress, ScanState,
+        ScanWarning, WatchScanResponse, watch_scan_response::Event,
     },
     lines,
 };
@@ -221,6 +221,7 @@ impl Screen {
     fn show(&mut self, event: ScanEvent) -> io::Result<()> {
         match event {
             ScanEvent::Found(device) => self.device(&device),
+            ScanEvent::Unidentified(host) => self.host(&host),
             ScanEvent::Progress(progress) => self.progress(progress),
             ScanEvent::Note(text) => self.warning(text),
             ScanEvent::Ended(_) => Ok(()),
@@ -260,6 +261,27 @@ impl Screen {
             .collect();
         let endpoint = device.endpoint.to_string();
         self.row(&endpoint, &facts.driver, &identity, &what.join(" "))
+    }
+
+    /// The table shows the replies of unidentified hosts in its warnings.
+    fn host(&mut self, host: &HostReport) -> io::Result<()> {
+        if self.output == Format::Table {
+            return Ok(());
+        }
+        let number = |port: &Port| u32::from(port.number());
+        let elapsed_ms = self.elapsed();
+        self.line(Event::Host(HostFound {
+            host: Some(ScanHost {
+                ip: host.ip.to_string(),
+                mac: host.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+                open_ports: host.open_ports.iter().map(number).collect(),
+                reply_port: host.reply_port.as_ref().map_or(0, number),
+                reply: host.reply.clone(),
+                requests: host.requests.clone(),
+                ..ScanHost::default()
+            }),
+            elapsed_ms,
+        }))
     }
 
     fn row(&self, endpoint: &str, driver: &str, identity: &str, what: &str) -> io::Result<()> {
@@ -317,8 +339,10 @@ impl Screen {
             let is_kind = |event: &mut Value| event["type"] == kind;
             self.document.extract_if(.., is_kind).collect()
         };
-        let (devices, warnings, ledger) = (of("device"), of("warning"), of("ledger").pop());
-        let document = json!({ "devices": devices, "warnings": warnings, "ledger": ledger });
+        let (devices, hosts) = (of("device"), of("host"));
+        let (warnings, ledger) = (of("warning"), of("ledger").pop());
+        let document =
+            json!({ "devices": devices, "hosts": hosts, "warnings": warnings, "ledger": ledger });
         writeln!(io::stdout(), "{document}")
     }
 

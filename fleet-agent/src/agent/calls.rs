@@ -103,11 +103,11 @@ impl Calls {
         rows: &Arc<[Row]>,
     ) {
         let (client, options) = (client.clone(), session.options());
-        // All rows of a command are of one kind.
-        let (mut devices, mut results) = (Vec::new(), Vec::new());
+        let (mut devices, mut hosts, mut results) = (Vec::new(), Vec::new(), Vec::new());
         for row in rows.iter().cloned() {
             match row {
                 Row::Found(device) => devices.push(device),
+                Row::Host(host) => hosts.push(host),
                 Row::Paired(result) => results.push(result),
             }
         }
@@ -121,6 +121,7 @@ impl Calls {
                 let request = ReportDiscoveredDevicesRequest {
                     devices,
                     command_id,
+                    hosts,
                 };
                 let answer = client.report_discovered_devices(&request, options).await;
                 answer.map(|answer| counts(answer.accepted_count, answer.rejected_count))

@@ -16,6 +16,7 @@ use futures::{StreamExt, stream};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::upstream::Naming;
 use crate::{
     seal::{CredentialPart, seal},
     site::SitePolicy,
@@ -33,6 +34,7 @@ pub(super) struct PairJob {
     login: Option<Login>,
     guard: Guard,
     budget: LoginBudget,
+    naming: Naming,
 }
 
 /// The result of a pairing command.
@@ -64,6 +66,7 @@ impl PairJob {
             targets: request.targets.into_iter().map(parse).collect(),
             login,
             budget: LoginBudget::default(),
+            naming: Naming::Own,
             // The login of a device can be at another port than
             // its target, so each dial is checked as well.
             guard: Guard::new(move |endpoint: Endpoint| {
@@ -72,9 +75,13 @@ impl PairJob {
         }
     }
 
-    /// Counts wrong passwords together with those of earlier commands.
-    pub(super) fn with_budget(self, budget: LoginBudget) -> Self {
-        Self { budget, ..self }
+    /// Counts wrong passwords together with those of earlier commands, and names devices as the server does.
+    pub(super) fn with(self, budget: LoginBudget, naming: Naming) -> Self {
+        Self {
+            budget,
+            naming,
+            ..self
+        }
     }
 
     pub(super) fn targets(&self) -> usize {
@@ -126,13 +133,31 @@ pub(super) async fn run(
 ) -> PairSummary {
     let targets = job.targets.len() as u64;
     let mut tried = 0;
-    let pairer = Pairer::new(options, drivers, job.guard).with_budget(job.budget);
+    let naming = job.naming;
+    let pairer = Pairer::new(options, drivers, job.guard)
+        .with_budget(job.budget)
+        .with_makes(move |device, theirs| naming.is_make(device, theirs));
     let login = job.login.as_ref();
     let attempts = job.targets.into_iter().map(|(identifier, target)| {
         let pairer = &pairer;
         async move {
             match target {
-                Ok(target) => result(identifier, pairer.pair(&target, login).await, login, &key),
+                Ok(target) => {
+                    let report = pairer.pair(&target, login).await;
+                    let default =
+                        naming.default_password(&target.facts.driver, report.default_password);
+                    let mut facts = report.facts.clone();
+                    // The answer behind a login does not repeat the driver.
+                    facts.driver.clone_from(&target.facts.driver);
+                    let report = PairReport {
+                        facts: naming.facts(facts),
+                        ..report
+                    };
+                    FleetNodePairResult {
+                        default_password_active: default,
+                        ..result(identifier, report, login, &key)
+                    }
+                }
                 Err(why) => failed(identifier, why),
             }
         }
@@ -209,7 +234,7 @@ fn result(
         manufacturer: device.manufacturer,
         firmware_version: device.firmware,
         error_message: report.error.chars().take(ERROR).collect(),
-        default_password_active: report.default_password,
+        default_password_active: None,
         encrypted_credentials: sealed,
     }
 }

@@ -1,13 +1,14 @@
-//! Rows of reports: a found device, or a pairing result. Start with [`row`].
+//! Rows of reports: a found device, an unidentified host, or a pairing result. Start with [`row`].
 
-use fleet_core::{AddressPolicy, DeviceReport, NodeId};
+use fleet_core::{AddressPolicy, DeviceReport, HostReport, NodeId, Port};
 use fleet_scan::FoundDevice;
-use fleet_wire::gateway::{DiscoveredDeviceReport, FleetNodePairResult};
+use fleet_wire::gateway::{DiscoveredDeviceReport, FleetNodePairResult, UnidentifiedHostReport};
 
-/// A row of a report. All rows of a command are of one kind.
+/// A row of a report. The rows of a command are of a scan or of a pairing.
 #[derive(Clone, Debug)]
 pub(super) enum Row {
     Found(DiscoveredDeviceReport),
+    Host(UnidentifiedHostReport),
     Paired(FleetNodePairResult),
 }
 
@@ -39,9 +40,26 @@ pub(super) fn row(
     })
 }
 
+/// The row of an unidentified host; none if its address may not be reported.
+pub(super) fn host(host: &HostReport, addresses: AddressPolicy) -> Option<UnidentifiedHostReport> {
+    addresses.admit(host.ip).ok()?;
+    let number = |port: &Port| u32::from(port.number());
+    let name = host.name.as_ref();
+    Some(UnidentifiedHostReport {
+        ip_address: host.ip.to_string(),
+        mac_address: host.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        open_ports: host.open_ports.iter().map(number).collect(),
+        reply_port: host.reply_port.as_ref().map_or(0, number),
+        reply: host.reply.clone(),
+        requests: host.requests.clone(),
+        host_name: name.map_or_else(String::new, |name| name.name.clone()),
+        host_name_source: name.map_or_else(String::new, |name| name.source.to_string()),
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use fleet_core::{DeviceFacts, Endpoint, Port, parse_literal};
+    use fleet_core::{DeviceFacts, Endpoint, parse_literal};
 
     use super::*;
 

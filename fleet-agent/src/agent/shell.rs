@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// The extensions that this node supports.
-const CAPABILITIES: [Capability; 7] = [
+const CAPABILITIES: [Capability; 8] = [
     Capability::Progress,
     Capability::Cancel,
     Capability::Goodbye,
@@ -45,6 +45,7 @@ const CAPABILITIES: [Capability; 7] = [
     Capability::Outcomes,
     Capability::Mdns,
     Capability::BigCommands,
+    Capability::Hosts,
 ];
 /// Most queued stream events.
 const EVENTS: usize = 64;

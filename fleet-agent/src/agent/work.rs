@@ -2,6 +2,7 @@
 
 use std::{future::pending, sync::Arc};
 
+use fleet_core::Port;
 use fleet_discovery::Gaps;
 use fleet_registry::{link::WireCommandId, spool::SpoolMisuse};
 use fleet_scan::{
@@ -26,6 +27,8 @@ const SINK: usize = 64;
 pub(super) struct Work {
     pub(super) command: WireCommandId,
     stage: Option<Stage>,
+    /// The ports of a scan.
+    pub(super) ports: Vec<Port>,
     /// The addresses of its names, known before anything is dialed.
     pub(super) pins: Vec<PinnedName>,
     /// How it ended; set when the scan or pairing is over.
@@ -84,10 +87,11 @@ impl Work {
         scanner: &Scanner,
         resolver: &Arc<dyn Resolver>,
     ) -> Self {
-        let site_notes = task.notes.clone();
+        let (site_notes, ports) = (task.notes.clone(), task.ports.clone());
         if task.names().is_empty() {
             let mut work = Self {
                 site_notes,
+                ports,
                 ..Self::ended(command, None)
             };
             work.start_scan(scanner, task.job(&[]));
@@ -109,6 +113,7 @@ impl Work {
         Self {
             stage: Some(Stage::Pinning(Box::new(pinning))),
             site_notes,
+            ports,
             ..Self::ended(command, None)
         }
     }
@@ -147,6 +152,7 @@ impl Work {
         Self {
             command,
             stage: None,
+            ports: Vec::new(),
             pins: Vec::new(),
             ending,
             stopped: None,

@@ -28,7 +28,7 @@ pub(crate) async fn run(scan: LocalScan) -> (Vec<IpAddr>, LocalSummary) {
         match within("an event", running.scan.next()).await {
             Some(ScanEvent::Found(device)) => found.push(device.endpoint.ip),
             Some(ScanEvent::Ended(summary)) => return (found, running.summarize(summary)),
-            Some(ScanEvent::Progress(_) | ScanEvent::Note(_)) => {}
+            Some(ScanEvent::Unidentified(_) | ScanEvent::Progress(_) | ScanEvent::Note(_)) => {}
             None => panic!("the scan crashed"),
         }
     }

@@ -13,6 +13,7 @@ mod refusals;
 mod scans;
 mod sessions;
 mod subnets;
+mod upstream;
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 

@@ -27,6 +27,48 @@ pub enum PlanError {
     /// The excludes cover every target.
     #[error("every target is excluded: leave out one of the entries that begin with `!`")]
     NothingLeft,
+    /// The site excludes every target.
+    #[error("every target is excluded: {0}")]
+    AllExcluded(String),
+    /// The site excludes addresses, and only the node learns the addresses of a target.
+    #[error(
+        "`{target}` cannot be scanned at this site: only the node learns its addresses, and some must be left out ({exclusion}); name addresses, networks or ranges"
+    )]
+    ExcludedUnknown {
+        /// The target.
+        target: String,
+        /// The first exclusion.
+        exclusion: String,
+    },
+    /// No node of the scan covers a target.
+    #[error(
+        "none of the {count} targets, first {first}, is in a subnet that a node of the scan announced: to reach them through a router, name one node"
+    )]
+    Uncovered {
+        /// Number of targets.
+        count: u64,
+        /// The first one.
+        first: IpAddr,
+    },
+    /// The request over several nodes has a host name.
+    #[error(
+        "`{0}` is a host name, which belongs to no subnet, so its node cannot be chosen: name one node, or write its address"
+    )]
+    SplitName(HostName),
+    /// The request over several nodes has the local-subnet keyword, and no node announced a subnet.
+    #[error(
+        "`{LOCAL_SUBNET}`: no node of the scan announces its subnets: name one node, or a private IPv4 network"
+    )]
+    SplitLocalSubnet,
+    /// The request over several nodes is for multicast DNS.
+    #[error("an mDNS scan runs on one node: name one node, or scan addresses")]
+    SplitMdns,
+    /// The scan has too many nodes.
+    #[error(
+        "{0} nodes are too many for one scan, which runs on {most} at most: name fewer nodes or fewer targets",
+        most = limits::SCAN_NODES
+    )]
+    TooManyNodes(usize),
     /// The address may not be scanned.
     #[error(transparent)]
     Address(#[from] RefusedAddress),
@@ -131,6 +173,10 @@ impl PlanError {
             | Self::Target(_)
             | Self::EmptyList
             | Self::NothingLeft
+            | Self::AllExcluded(_)
+            | Self::SplitName(_)
+            | Self::SplitMdns
+            | Self::TooManyNodes(_)
             | Self::Address(_)
             | Self::Holds { .. }
             | Self::RangeEnd { .. }
@@ -139,6 +185,9 @@ impl PlanError {
             | Self::Listening(_)
             | Self::MdnsPorts(_) => Code::InvalidArgument,
             Self::LocalSubnetCombined
+            | Self::ExcludedUnknown { .. }
+            | Self::Uncovered { .. }
+            | Self::SplitLocalSubnet
             | Self::NameUnpinned(_)
             | Self::LocalSubnetTooLarge { .. }
             | Self::NoLocalSubnet { .. }

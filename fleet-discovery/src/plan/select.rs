@@ -24,7 +24,7 @@ pub(super) struct Selection {
 }
 
 /// The forms in which a node gets targets.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum TargetGroup {
     /// Addresses and names, sent as lists.
     Listed {
@@ -347,7 +347,7 @@ impl Selection {
         }
     }
 
-    fn skip(&mut self, reason: &str, count: u64, example: IpAddr) {
+    pub(super) fn skip(&mut self, reason: &str, count: u64, example: IpAddr) {
         Tally::add(&mut self.skipped, reason, count, &example.to_string());
     }
 }

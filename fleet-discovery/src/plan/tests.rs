@@ -1,6 +1,7 @@
 //! Tables of requests, each with its chunks or its error.
 
 mod mdns;
+mod sites;
 
 use fleet_core::{AddressPolicy, RejectReason, outcome::Code};
 

@@ -7,7 +7,7 @@ use std::{
 
 use fleet_core::{AddressPolicy, DeviceFacts, Endpoint, PairOutcome, Port, TargetOutcome};
 use fleet_plugin::{HostOptions, Timing};
-use fleet_scan::{Guard, Login, PairableDevice, Pairer, ScanJob};
+use fleet_scan::{DefaultPassword, Guard, Login, PairableDevice, Pairer, ScanJob};
 
 use crate::{
     PATIENCE, address, drivers, eventually, folder, job, options,
@@ -286,7 +286,9 @@ async fn a_plugin_pairs_the_devices_that_it_recognizes() {
         for target in [&target, &elsewhere] {
             let report = pairer.pair(target, login.as_ref()).await;
             assert_eq!(report.outcome, expected, "{password:?}: {report:?}");
-            let by_default = password.is_none().then_some(true);
+            let by_default = password
+                .is_none()
+                .then_some(DefaultPassword::Inferred(true));
             assert_eq!(report.default_password, by_default, "{report:?}");
         }
     }

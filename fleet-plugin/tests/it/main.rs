@@ -102,7 +102,7 @@ async fn scan_with(host: &PluginHost, job: ScanJob) -> (ScanSummary, Vec<FoundDe
         match event {
             ScanEvent::Found(device) => found.push(device),
             ScanEvent::Ended(summary) => return (summary, found),
-            ScanEvent::Note(_) | ScanEvent::Progress(_) => {}
+            ScanEvent::Unidentified(_) | ScanEvent::Note(_) | ScanEvent::Progress(_) => {}
         }
     }
     panic!("the scan crashed");

@@ -142,6 +142,15 @@ impl Host {
         (0..64).filter(move |port| ports & (1u64 << port) != 0)
     }
 
+    /// The ports that answered and were not identified.
+    pub(super) fn open_ports(&self) -> impl Iterator<Item = u8> + use<> {
+        let ports = self
+            .answers
+            .as_ref()
+            .map_or(0, |answers| answers.unidentified);
+        (0..64).filter(move |port| ports & (1u64 << port) != 0)
+    }
+
     /// Returns whether all ports are settled.
     pub(super) fn is_done(&self) -> bool {
         self.pending_ports == 0

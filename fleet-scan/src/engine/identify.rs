@@ -28,6 +28,8 @@ pub(super) struct Identified {
     pub(super) verdict: PortVerdict,
     /// Failures of drivers.
     pub(super) failures: Vec<DriverFailure>,
+    /// The requests that the drivers sent, one line each.
+    pub(super) sent: Vec<String>,
 }
 
 /// A failure of a driver, as a kind of note, and where it happened.
@@ -83,7 +85,11 @@ pub(super) async fn identify(
         }
         Err(_) => PortVerdict::CutOff(text::quotable(probe.first_words(), REPLY_EXCERPT)),
     };
-    Identified { verdict, failures }
+    Identified {
+        verdict,
+        failures,
+        sent: probe.into_sent(),
+    }
 }
 
 /// A port, its endpoint, and the drivers to ask about it.
@@ -111,7 +117,12 @@ pub(super) async fn identify_external(
                 Some(Ok(Answer::Named(identification))) => {
                     let device = Box::new(device(endpoint, *identification));
                     let verdict = PortVerdict::Named(driver.precedence(), device);
-                    return (port, Identified { verdict, failures });
+                    let identified = Identified {
+                        verdict,
+                        failures,
+                        sent: Vec::new(),
+                    };
+                    return (port, identified);
                 }
                 Some(Ok(Answer::Unidentified { evidence })) if reply.is_empty() => {
                     answered = port;
@@ -128,8 +139,13 @@ pub(super) async fn identify_external(
             }
         }
     }
-    let verdict = PortVerdict::Unidentified(reply);
-    (answered, Identified { verdict, failures })
+    let identified = Identified {
+        verdict: PortVerdict::Unidentified(reply),
+        failures,
+        // The drivers dial by themselves.
+        sent: Vec::new(),
+    };
+    (answered, identified)
 }
 
 /// Returns the answer of a driver, or none if it panicked.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_core::{Endpoint, Mac, Port, TargetOutcome};
+use fleet_core::{Endpoint, HostReport, Mac, Port, TargetOutcome};
 use fleet_discovery::Gaps;
 use tokio::{
     net::TcpStream,
@@ -44,6 +44,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a device that reports no identity waits for its hardware address.
 const IDENTITY_WAIT: Duration = Duration::from_secs(5);
 
+/// Requests in the row of an unidentified host.
+const REQUESTS: usize = 16;
+
 /// Batches of sweep events that may wait.
 const SWEEP_BATCHES: usize = 8;
 
@@ -75,6 +78,10 @@ pub(super) struct Run {
     neighbors: Option<BTreeMap<u32, Neighbor>>,
     /// Devices that wait for their hardware address, with the time of their arrival.
     nameless: VecDeque<(Instant, u32, FoundDevice)>,
+    /// Unidentified hosts that wait for their hardware address.
+    unreported: VecDeque<(Instant, u32)>,
+    /// The requests to hosts whose ports are not all settled, unless a port was identified.
+    sent: BTreeMap<u32, Vec<String>>,
     identifying: JoinSet<Answered>,
     notes: Notes,
     /// The host that first showed each MAC.
@@ -133,6 +140,8 @@ impl Run {
             listener,
             neighbors: None,
             nameless: VecDeque::new(),
+            unreported: VecDeque::new(),
+            sent: BTreeMap::new(),
             identifying: JoinSet::new(),
             notes: Notes::default(),
             macs: BTreeMap::new(),
@@ -373,11 +382,20 @@ impl Run {
 
     async fn identified(&mut self, answered: Answered) {
         match answered {
-            Answered::Port(host, port, Identified { verdict, failures }) => {
+            Answered::Port(host, port, identified) => {
+                let Identified {
+                    verdict,
+                    failures,
+                    sent,
+                } = identified;
                 self.note_failures(failures).await;
+                self.add_sent(host, &verdict, sent);
                 self.conclude(host, port, verdict).await;
             }
-            Answered::External(host, port, Identified { verdict, failures }) => {
+            Answered::External(host, port, identified) => {
+                let Identified {
+                    verdict, failures, ..
+                } = identified;
                 self.note_failures(failures).await;
                 self.conclude_external(host, port, verdict).await;
             }
@@ -461,6 +479,7 @@ impl Run {
         self.done += 1;
         let state = self.hosts.get(host as usize);
         let Some((port, reply)) = state.and_then(Host::unidentified_reply) else {
+            self.sent.remove(&host);
             return;
         };
         // At most 64 ports.
@@ -469,6 +488,53 @@ impl Run {
         {
             self.send(ScanEvent::Note(text)).await;
         }
+        if self.neighbors.is_none() && self.sweep.is_on_link(host) {
+            self.unreported.push_back((Instant::now(), host));
+        } else {
+            self.report_unidentified(host).await;
+        }
+    }
+
+    /// Keeps the requests to a host that may end as unidentified.
+    fn add_sent(&mut self, host: u32, verdict: &PortVerdict, sent: Vec<String>) {
+        if matches!(verdict, PortVerdict::Named(..)) {
+            self.sent.remove(&host);
+            return;
+        }
+        let known = self.sent.entry(host).or_default();
+        for line in sent {
+            if known.len() < REQUESTS && !known.contains(&line) {
+                known.push(line);
+            }
+        }
+    }
+
+    async fn report_unidentified(&mut self, host: u32) {
+        let state = self.hosts.get(host as usize);
+        let (Some(state), Some(ip)) = (state, self.targets.address(host)) else {
+            return;
+        };
+        let Some((reply_port, reply)) = state.unidentified_reply() else {
+            return;
+        };
+        let port = |port: u8| self.ports.get(usize::from(port)).copied();
+        let mut open_ports: Vec<Port> = state.open_ports().filter_map(port).collect();
+        open_ports.sort_unstable();
+        let neighbor = self.neighbors.as_ref().and_then(|all| all.get(&host));
+        let report = HostReport {
+            ip,
+            mac: neighbor.and_then(|neighbor| neighbor.own()),
+            name: None,
+            open_ports,
+            reply_port: self
+                .ports
+                .get(reply_port)
+                .copied()
+                .filter(|_| !reply.is_empty()),
+            reply: reply.to_owned(),
+            requests: self.sent.remove(&host).unwrap_or_default(),
+        };
+        self.send(ScanEvent::Unidentified(report)).await;
     }
 
     /// A device on the link that reports no identity waits for its hardware address. An address that answers for
@@ -485,11 +551,14 @@ impl Run {
         }
     }
 
-    /// Delivers the devices that waited for at least `waited`, or all of them.
+    /// Delivers the devices and unidentified hosts that waited for at least `waited`, or all of them.
     async fn deliver_nameless(&mut self, waited: Option<Duration>) {
         let late = |since: Instant| waited.is_none_or(|waited| since.elapsed() >= waited);
         while let Some((_, host, device)) = self.nameless.pop_front_if(|(since, ..)| late(*since)) {
             self.deliver(host, device).await;
+        }
+        while let Some((_, host)) = self.unreported.pop_front_if(|(since, _)| late(*since)) {
+            self.report_unidentified(host).await;
         }
     }
 

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::OnceLock};
 use serde_json::Value;
 
 use super::rule::Request;
-use crate::{http::Response, text};
+use crate::{http::Response, json, text};
 
 /// The searched prefix of a page, in bytes. Signatures are in the page's head.
 const READ: usize = 32 * 1024;
@@ -171,7 +171,7 @@ impl Answered {
                             .find(|(key, _)| key.to_ascii_lowercase().starts_with(&start))?
                             .1
                     }
-                    None => map.get(segment)?,
+                    None => json::member(map, segment)?,
                 },
                 Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return None,
             };
@@ -185,8 +185,8 @@ impl Answered {
 pub(crate) enum Selector {
     /// The whole answer: compact JSON, or the body of a page.
     Text,
-    /// A path into JSON, such as `/VERSION/0/Type`. A segment that ends in `*` selects the first key with that prefix,
-    /// in any case.
+    /// A path into JSON, such as `/VERSION/0/Type`. Keys match in any case, the exact one first. A segment that ends in
+    /// `*` selects the first key with that prefix.
     Pointer(Vec<String>),
     /// The text of the title element.
     Title,
@@ -307,6 +307,7 @@ mod tests {
             ("/VERSION/0/BOSer", Some("1")),
             ("/VERSION/0/bos*", Some("1")),
             ("/VERSION/0/n", Some("2")),
+            ("/version/0/boser", Some("1")),
             ("/VERSION/0/list", None),
             ("/VERSION/1/BOSer", None),
             ("/VERSION/0/BOSer/deeper", None),

@@ -8,7 +8,7 @@ use crate::{
     driver::{Answer, DriverError},
     fingerprint::{Fingerprints, LoginRule, Protocol, TokenRule},
     http::{self, Outgoing},
-    login::{Authenticated, Login, accepted, whole},
+    login::{Authenticated, DefaultPassword, Login, accepted, whole},
     probe::Probe,
 };
 
@@ -44,7 +44,7 @@ pub(super) async fn authenticate(
             match conversation::identify(probe, rules, Protocol::Http).await? {
                 Answer::Named(device) => Ok(Authenticated::Accepted {
                     device,
-                    default_password: known.is_default(login),
+                    default_password: known.is_default(login).map(DefaultPassword::Inferred),
                 }),
                 Answer::Unidentified { .. } | Answer::Foreign => {
                     let why = "the device did not identify itself again after the login".to_owned();

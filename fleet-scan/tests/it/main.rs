@@ -15,6 +15,7 @@ mod politeness;
 mod recorded;
 mod stopping;
 mod unidentified;
+mod upstream_devices;
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -80,7 +81,10 @@ fn found(events: &[ScanEvent]) -> Vec<FoundDevice> {
         .iter()
         .filter_map(|event| match event {
             ScanEvent::Found(device) => Some(device.clone()),
-            ScanEvent::Progress(_) | ScanEvent::Note(_) | ScanEvent::Ended(_) => None,
+            ScanEvent::Unidentified(_)
+            | ScanEvent::Progress(_)
+            | ScanEvent::Note(_)
+            | ScanEvent::Ended(_) => None,
         })
         .collect()
 }

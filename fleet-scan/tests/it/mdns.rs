@@ -89,7 +89,10 @@ async fn announced_hosts_are_found_while_the_scan_listens_and_the_others_are_sil
     assert_eq!(announcer.asked(), ["_http._tcp.local"; 4]);
     let phase = events.iter().find_map(|event| match event {
         ScanEvent::Progress(progress) => Some(progress.phase),
-        ScanEvent::Found(_) | ScanEvent::Note(_) | ScanEvent::Ended(_) => None,
+        ScanEvent::Found(_)
+        | ScanEvent::Unidentified(_)
+        | ScanEvent::Note(_)
+        | ScanEvent::Ended(_) => None,
     });
     assert_eq!(phase, Some(ScanPhase::Listen));
 }

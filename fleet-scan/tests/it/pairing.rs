@@ -3,7 +3,9 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use fleet_core::{AddressPolicy, DeviceFacts, Endpoint, PairOutcome, Port};
-use fleet_scan::{DriverSet, Guard, Login, LoginBudget, PairReport, PairableDevice, Pairer};
+use fleet_scan::{
+    DefaultPassword, DriverSet, Guard, Login, LoginBudget, PairReport, PairableDevice, Pairer,
+};
 use fleet_sim::{Device, DeviceLogin, Make, Manner, Protocol, RunningSite, Service, Site};
 
 use crate::{quick, start};
@@ -97,7 +99,10 @@ async fn a_login_opens_its_own_device() {
     ] {
         let report = pair(&site, at, password).await;
         assert_eq!(
-            (report.outcome, report.default_password),
+            (
+                report.outcome,
+                report.default_password.map(DefaultPassword::is_active)
+            ),
             (outcome, default),
             "{at} {password:?}: {report:?}"
         );
@@ -238,7 +243,11 @@ async fn simulated_makes_with_a_login_pair_with_their_default_password() {
             .await;
         if at < makes.len() {
             assert_eq!(report.outcome, PairOutcome::Paired, "{make:?}: {report:?}");
-            assert_eq!(report.default_password, Some(true), "{make:?}");
+            assert_eq!(
+                report.default_password,
+                Some(DefaultPassword::Inferred(true)),
+                "{make:?}"
+            );
             let mac = report.facts.mac.map(|mac| mac.to_string());
             assert_eq!(mac.as_deref(), Some("02:F1:00:00:00:07"), "{make:?}");
         } else {

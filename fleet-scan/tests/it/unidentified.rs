@@ -105,7 +105,10 @@ async fn the_first_reply_of_an_unidentified_host_is_in_a_note_and_in_the_summary
         .iter()
         .filter_map(|event| match event {
             ScanEvent::Note(text) => Some(text),
-            ScanEvent::Found(_) | ScanEvent::Progress(_) | ScanEvent::Ended(_) => None,
+            ScanEvent::Found(_)
+            | ScanEvent::Unidentified(_)
+            | ScanEvent::Progress(_)
+            | ScanEvent::Ended(_) => None,
         })
         .collect();
     for (_, expected) in replies {
@@ -160,4 +163,35 @@ async fn equal_replies_of_many_hosts_are_one_note() {
         .iter()
         .filter(|event| matches!(event, ScanEvent::Note(_)));
     assert_eq!(notes.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_unidentified_host_is_one_event_with_its_ports_reply_and_requests() {
+    let replies = [b"SSH-2.0-dropbear\r\n".to_vec(), vec![]];
+    let _senders = senders(4, UNCLAIMED, &replies).await;
+    let (_, events) = scan_all(4, UNCLAIMED, 2).await;
+    let mut hosts: Vec<_> = events
+        .into_iter()
+        .filter_map(|event| match event {
+            ScanEvent::Unidentified(host) => Some(host),
+            ScanEvent::Found(_)
+            | ScanEvent::Note(_)
+            | ScanEvent::Progress(_)
+            | ScanEvent::Ended(_) => None,
+        })
+        .collect();
+    hosts.sort_by_key(|host| host.ip);
+    let [ssh, silent] = hosts.as_slice() else {
+        panic!("{hosts:?}");
+    };
+    let port = Port::new(UNCLAIMED);
+    assert_eq!((&*ssh.open_ports, ssh.reply_port), (port.as_slice(), port));
+    assert_eq!(ssh.reply, r"SSH-2.0-dropbear\r\n");
+    assert!(ssh.requests.iter().any(|line| line == "GET /"), "{ssh:?}");
+    assert!(
+        ssh.requests.iter().any(|line| line.contains("version")),
+        "{ssh:?}"
+    );
+    assert_eq!((&*silent.reply, silent.reply_port), ("", None));
+    assert_eq!(silent.ip.to_string(), "127.92.4.2");
 }

@@ -5,8 +5,8 @@ use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use fleet_core::{
-    CommandId, DeviceReport, Fingerprint, PairRejectReason, PairResult, RawPairResult, SecretHash,
-    SecretKind, challenge, limits, registration_statement,
+    CommandId, DeviceReport, Fingerprint, HostReport, PairRejectReason, PairResult, RawPairResult,
+    SecretHash, SecretKind, challenge, limits, registration_statement,
 };
 use fleet_store::{
     Actor, Challenged, Halt, NewNode, NewPairResults, NewReport, NodeIdentity, OpenSessionError,
@@ -29,7 +29,7 @@ use super::Api;
 use crate::{
     audit::Attempt,
     auth::{call_permit, calling_address, calling_node},
-    convert::{printable, raw_report, timestamp},
+    convert::{printable, raw_host, raw_report, timestamp},
     failure::{self, Answered},
     public_keys::{bytes32, encryption_key, identity_key},
     stream,
@@ -282,6 +282,10 @@ impl Api {
                 DeviceReport::parse(raw_report(device))
                     .map_err(|reason| (reason, printable(&device.ip_address, 64)))
             });
+            let hosts = request.hosts.iter().map(|host| {
+                HostReport::parse(raw_host(host))
+                    .map_err(|reason| (reason, printable(&host.ip_address, 64)))
+            });
             let report = NewReport {
                 node: node.node,
                 org: node.org,
@@ -289,6 +293,7 @@ impl Api {
                 command,
                 digest,
                 rows: rows.collect(),
+                hosts: hosts.collect(),
                 addresses: app.config.addresses,
                 now: app.environment.now(),
             };

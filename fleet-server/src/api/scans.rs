@@ -7,9 +7,10 @@ use fleet_store::Queueing;
 use fleet_wire::{
     BoxStream, Context, Reply, RpcError,
     fleet::{
-        CancelScanRequest, CancelScanResponse, GetScanRequest, GetScanResponse, ListScansRequest,
-        ListScansResponse, PlanScanRequest, PlanScanResponse, ScanPriority, ScanService,
-        StartScanRequest, StartScanResponse, WatchScanRequest, WatchScanResponse,
+        CancelScanRequest, CancelScanResponse, GetScanRequest, GetScanResponse,
+        ListScanHostsRequest, ListScanHostsResponse, ListScansRequest, ListScansResponse,
+        PlanScanRequest, PlanScanResponse, ScanPriority, ScanService, StartScanRequest,
+        StartScanResponse, WatchScanRequest, WatchScanResponse,
     },
 };
 use futures::StreamExt;
@@ -25,6 +26,8 @@ use crate::{
 
 /// Default and maximum number of scans on a page.
 const PAGE: (u32, u32) = (50, 200);
+/// Maximum number of hosts on a page, which is the default too.
+const HOST_PAGE: u32 = 1_000;
 
 impl ScanService for Api {
     async fn start_scan(
@@ -44,6 +47,7 @@ impl ScanService for Api {
             request_id: Some(request.request_id),
             priority,
             queueing: Queueing::Until(call.now.plus(queue_for)),
+            override_blackout: request.override_blackout,
         };
         let created = scans::start(&self.app, &call, start).await?;
         Ok(Reply::new(StartScanResponse {
@@ -60,10 +64,17 @@ impl ScanService for Api {
         let call = self.operator(&context)?;
         let wanted = convert::scan_request(request.request)?;
         let node = NodeId(request.fleet_node_id);
-        let (_, mut plan) = scans::planned(&self.app, &call, node, &wanted).await?;
+        let planned = scans::planned(&self.app, call.org, node, &wanted).await?;
+        let mut plan = planned.plan;
         let priority = Priority::Interactive;
         let hint = scans::queue_hint(&self.app, &call, node, priority).await?;
         plan.notes.extend(hint);
+        if let Some(blackout) = &planned.blackout {
+            plan.notes.push(format!(
+                "site {} has a blackout (`{}`) until {}: an interactive scan is refused until then, and a scheduled one waits",
+                blackout.site, blackout.end.window, blackout.end.local
+            ));
+        }
         Ok(Reply::new(PlanScanResponse {
             targets: plan.targets,
             skipped: plan.skipped.iter().map(|tally| tally.count).sum(),
@@ -71,6 +82,10 @@ impl ScanService for Api {
             ports: plan.ports.iter().map(ToString::to_string).collect(),
             estimate: Some(convert::duration(plan.estimate)),
             notes: plan.notes,
+            skipped_reasons: convert::tallies(&plan.skipped),
+            blackout_until: planned
+                .blackout
+                .map(|blackout| convert::timestamp(blackout.end.at)),
         }))
     }
 
@@ -145,6 +160,26 @@ impl ScanService for Api {
         let row = scans::cancel(&self.app, &call, scan).await?;
         Ok(Reply::new(CancelScanResponse {
             scan: Some(convert::scan(row)),
+        }))
+    }
+
+    async fn list_scan_hosts(
+        &self,
+        context: Context,
+        request: ListScanHostsRequest,
+    ) -> Result<Reply<ListScanHostsResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let scan = convert::id("scan_id", &request.scan_id)?;
+        let limit = convert::page_size(request.limit, HOST_PAGE, HOST_PAGE);
+        let store = &self.app.store;
+        let hosts = store.scan_hosts(call.org, scan, request.cursor, limit);
+        let Some(hosts) = hosts.await.answered()? else {
+            return Err(scans::unknown(scan));
+        };
+        let full = hosts.len() >= limit as usize;
+        Ok(Reply::new(ListScanHostsResponse {
+            next_cursor: hosts.last().filter(|_| full).map_or(0, |host| host.id),
+            hosts: hosts.iter().map(convert::scan_host).collect(),
         }))
     }
 }

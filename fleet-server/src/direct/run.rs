@@ -12,7 +12,7 @@ use fleet_core::{
     DeviceFacts, DeviceReport, NodeId, OrgId, ScanId, ScanState, TargetOutcome, limits,
     outcome::{Code, Conclusion},
 };
-use fleet_discovery::{DeviceFound, Gaps, Ledger, LogEvent, ScanEnded, Tally};
+use fleet_discovery::{DeviceFound, Gaps, HostFound, Ledger, LogEvent, ScanEnded, Tally};
 use fleet_pairing::SERVER;
 use fleet_store::{
     Actor, AuditEntry, AuditResult, DeviceRow, DirectOutcome, NewSightings, Progress, Released,
@@ -301,6 +301,11 @@ impl Run {
         for event in events {
             match event {
                 ProbeEvent::Found(report) => rows.push(report),
+                ProbeEvent::Host(host) => {
+                    let elapsed_ms = self.elapsed_ms();
+                    self.emit(LogEvent::Host(HostFound { host, elapsed_ms }))
+                        .await?;
+                }
                 ProbeEvent::Note(text) => self.warn(printable(&text, 512)).await?,
                 ProbeEvent::Progress(done) => self.progress(done).await?,
             }

@@ -212,7 +212,7 @@ async fn to_its_end(
                 );
                 return (devices, warnings, ended);
             }
-            Some(Event::Progress(_)) | None => {}
+            Some(Event::Host(_) | Event::Progress(_)) | None => {}
         }
     }
 }

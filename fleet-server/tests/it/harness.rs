@@ -25,7 +25,8 @@ use fleet_wire::{
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig},
     fleet::{
-        AccountClient, DeviceClient, DevicePairingClient, DirectClient, NodeClient, ScanClient,
+        AccountClient, DeviceClient, DevicePairingClient, DirectClient, NodeClient, ResultClient,
+        ScanClient, SiteClient,
     },
     gateway::FleetNodeGatewayClient,
     listener::{self, Drained, ListenerConfig},
@@ -375,8 +376,16 @@ impl Operator {
         ScanClient::new(self.channel.clone())
     }
 
+    pub(crate) fn results(&self) -> ResultClient {
+        ResultClient::new(self.channel.clone())
+    }
+
     pub(crate) fn nodes(&self) -> NodeClient {
         NodeClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn sites(&self) -> SiteClient {
+        SiteClient::new(self.channel.clone())
     }
 
     pub(crate) fn devices(&self) -> DeviceClient {

@@ -6,8 +6,8 @@ use fleet_core::Role;
 use fleet_wire::{
     Code,
     admin::RevokeFleetNodeRequest,
-    fleet::{ListScansRequest, ScanPriority, StartScanRequest},
-    gateway::{AckCode, ControlAck, control_stream_request},
+    fleet::{ListScanHostsRequest, ListScansRequest, ScanPriority, StartScanRequest},
+    gateway::{AckCode, ControlAck, UnidentifiedHostReport, control_stream_request},
     pairing::discover_request::Mode,
 };
 
@@ -293,4 +293,79 @@ async fn an_mdns_scan_is_one_command_that_counts_every_address_of_the_nodes_subn
         (ledger.reported, ledger.accepted, ledger.rejected),
         (2, 1, 1)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unidentified_hosts_are_listed_and_logged_apart_from_devices() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    let asked = list(&["10.0.0.1", "10.0.0.2", "10.0.0.3"], &["4028"]);
+    let scan = start(&operator, &enrolled, asked).await;
+    let (command, _) = node.command().await;
+    let host = |ip: &str| UnidentifiedHostReport {
+        ip_address: ip.into(),
+        mac_address: "e0:a5:09:00:00:07".into(),
+        open_ports: vec![4_028],
+        reply_port: 4_028,
+        reply: "SSH-2.0-x".into(),
+        requests: vec!["{\"command\":\"version\"}".into()],
+        ..UnidentifiedHostReport::default()
+    };
+    let hosts = vec![
+        host("10.0.0.2"),
+        host("10.0.0.9"),
+        host("10.0.0.x"),
+        host("10.0.0.3"),
+    ];
+    let answer = node
+        .report_with(&command, vec![device("10.0.0.1")], hosts)
+        .await;
+    let answer = answer.expect("accepted");
+    assert_eq!((answer.accepted_count, answer.rejected_count), (1, 0));
+    node.ack(&command, AckCode::Ok).await;
+    let log: Vec<_> = scan
+        .log(0)
+        .await
+        .into_iter()
+        .map(|(_, about)| about)
+        .collect();
+    assert_eq!(
+        log,
+        [
+            "10.0.0.1",
+            "host 10.0.0.2",
+            "host 10.0.0.3",
+            "SCAN_STATE_COMPLETED"
+        ]
+    );
+    let request = ListScanHostsRequest {
+        scan_id: scan.id.clone(),
+        limit: 1,
+        cursor: 0,
+    };
+    let page = operator
+        .scans()
+        .list_scan_hosts(&request, operator.options())
+        .await;
+    let page = page.expect("answers");
+    assert_ne!(page.next_cursor, 0);
+    let [found] = page.hosts.as_slice() else {
+        panic!("{page:?}");
+    };
+    assert_eq!(
+        (&*found.ip, &*found.mac, &*found.reply, found.reply_port),
+        ("10.0.0.2", "E0:A5:09:00:00:07", "SSH-2.0-x", 4_028)
+    );
+    assert!(
+        found.vendor.to_lowercase().contains("bitmain"),
+        "{}",
+        found.vendor
+    );
+    assert_eq!(
+        found.record_command,
+        "fleetnode identify 10.0.0.2 --port 4028 --record 10-0-0-2.json"
+    );
+    assert_eq!(scan.get().await.ledger.expect("a summary").rejected, 0);
 }

@@ -1,6 +1,7 @@
 // Entry point: loads the session, then opens the view that the URL hash names. Read this file first.
 //
-// The hash contains only a view and an id: `#/scans`, `#/scans/new`, `#/scans/<scan>`, `#/devices`, `#/nodes`,
+// The hash contains only a view and an id: `#/scans`, `#/scans/new`, `#/scans/<scan>`,
+// `#/scans/<scan>/changes/<group>/<other scan>`, `#/devices`, `#/nodes`,
 // `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/account`. It never contains keys, codes or passwords.
 
 import { banner, currentOperator, frame, may, onSignedOut, setSession, title } from "./app.js";
@@ -9,6 +10,7 @@ import { fill, h, show, tickTimes } from "./dom.js";
 import { sentence } from "./format.js";
 import { currentSession, signOut } from "./rpc.js";
 import { accountView } from "./account.js";
+import { changesView } from "./changes.js";
 import { devicesView } from "./devices.js";
 import { confirmView, enrollView } from "./enroll.js";
 import { newScanView } from "./newscan.js";
@@ -22,6 +24,7 @@ const ROUTES = [
   [/^\/scans$/, "scans", scansView],
   [/^\/scans\/new$/, "scans", newScanView],
   [/^\/scans\/([0-9a-fA-F-]{36})$/, "scans", scanView],
+  [/^\/scans\/([0-9a-fA-F-]{36})\/changes\/(new|missing|moved|changed|unchanged|unidentified|rejected|undecided)(?:\/([0-9a-fA-F-]{36}))?$/, "scans", changesView],
   [/^\/devices$/, "devices", devicesView],
   [/^\/nodes$/, "nodes", nodesView],
   [/^\/nodes\/enroll$/, "nodes", enrollView],

@@ -8,6 +8,7 @@ import { listNodes, nodeStatus } from "./nodes.js";
 import { takePrefill } from "./prefill.js";
 import { entries, findNamed, LOCAL_SUBNET, requestOf, valuesOf } from "./request.js";
 import { call, isAborted } from "./rpc.js";
+import { repeatFields } from "./schedules.js";
 
 /** Interval between two looks at the nodes. */
 const NODES_MS = 3000;
@@ -57,6 +58,7 @@ export function newScanView(root) {
   const check = h("div", { id: "check", class: "check-panel", role: "status", "aria-live": "polite" });
   const submit = h("button", { type: "submit", class: "button button-primary", id: "start-scan", disabled: true }, "Start scan");
   const error = errorBox();
+  const repeat = repeatFields(() => showSubmit());
 
   const groups = {
     target: h("div", { class: "field" },
@@ -82,7 +84,7 @@ export function newScanView(root) {
     h("div", { class: "field" }, h("label", { for: "node" }, "Node"), node, nodeHint),
     h("fieldset", { class: "field" }, h("legend", {}, "What to scan"), h("div", { class: "segments" }, radios.map(({ element }) => element))),
     groups.target, groups.list, groups.range, groups.mdns, portsField,
-    check, error.element,
+    check, repeat.element, error.element,
     h("div", { class: "actions" }, submit, h("a", { class: "button button-quiet", href: "#/scans" }, "Cancel")));
   root.append(
     h("p", { class: "crumb" }, h("a", { href: "#/scans" }, "Scans")),
@@ -93,11 +95,17 @@ export function newScanView(root) {
   let timer = 0;
   let pending = null;
   let starting = false;
+  let planned = false;
   // The id stays the same until the form changes, so a retry after a lost response does not start a second scan.
   let requestId = freshRequestId();
 
   const mode = () => radios.find(({ input }) => input.checked)?.value ?? "target";
   const request = () => requestOf({ mode: mode(), target: target.value, list: list.value, start: start.value, end: end.value, service: service.value, seconds: seconds.value, ports: ports.value });
+
+  function showSubmit() {
+    setText(submit, repeat.repeats() ? "Create schedule" : "Start scan");
+    submit.disabled = starting || !planned || !repeat.ready();
+  }
 
   function clearInvalid() {
     for (const field of [target, list, start, end, service, seconds, ports]) field.removeAttribute("aria-invalid");
@@ -122,6 +130,8 @@ export function newScanView(root) {
   }
 
   function changed(event) {
+    // The fields of the schedule do not change the plan of the scan.
+    if (event && repeat.element.contains(event.target)) return;
     requestId = freshRequestId();
     error.clear();
     showMode();
@@ -129,7 +139,8 @@ export function newScanView(root) {
     clearTimeout(timer);
     // An answer about earlier targets must not be shown for these.
     pending?.abort();
-    submit.disabled = true;
+    planned = false;
+    showSubmit();
     clearInvalid();
     if (!node.value || !request()) {
       check.className = "check-panel";
@@ -148,7 +159,8 @@ export function newScanView(root) {
       if (signal.aborted) return;
       showPlan(check, plan);
       clearInvalid();
-      submit.disabled = starting;
+      planned = true;
+      showSubmit();
     } catch (failure) {
       if (isAborted(failure) || signal.aborted || handledSignOut(failure)) return;
       showError(failure);
@@ -178,10 +190,16 @@ export function newScanView(root) {
     if (submit.disabled || starting) return;
     starting = true;
     await attempt(error, async () => {
+      if (repeat.repeats()) {
+        await busy(submit, () => repeat.create({ fleetNodeId: node.value, request: request() }));
+        location.hash = "#/scans";
+        return;
+      }
       const { scan } = await busy(submit, () => call("fleet.v1.ScanService/StartScan", { requestId, fleetNodeId: node.value, request: request() }));
       location.hash = `#/scans/${scan.scanId}`;
     });
     starting = false;
+    showSubmit();
   }
 
   async function load() {
@@ -222,6 +240,7 @@ export function newScanView(root) {
   const stop = poll(NODES_MS, refresh, { failed: error.show });
   return () => {
     stop();
+    repeat.stop();
     clearTimeout(timer);
     pending?.abort();
   };

@@ -1,6 +1,7 @@
 // One scan: its progress, the devices found, warnings, and after its end the outcome and the scan summary.
 
 import { attempt, banner, currentOperator, handledSignOut, may, poll, title } from "./app.js";
+import { groupLinks, loadCounts } from "./changes.js";
 import { busy, confirmDialog, errorBox, restoreFocus } from "./dialog.js";
 import { announce, fill, foreign, h, rich, setText, show, timeAgo } from "./dom.js";
 import { followScan } from "./feed.js";
@@ -41,6 +42,7 @@ export function scanView(root, scanId) {
   let frame = 0;
   let unfollow = () => {};
   let unpoll = () => {};
+  let unchanged = () => {};
 
   title("Scan");
 
@@ -124,7 +126,19 @@ export function scanView(root, scanId) {
     show(parts.again, manage);
     if (focused) restoreFocus(parts.again);
     banner("");
-    if (first) announce(`${headline} ${reason}`);
+    if (first) {
+      announce(`${headline} ${reason}`);
+      unchanged = poll(0, compare, { quiet: true });
+    }
+  }
+
+  /** Shows how many devices are new, missing, moved and so on, and why a result is empty. */
+  async function compare() {
+    const { counts, against, explanation } = await loadCounts(scanId);
+    if (closed) return;
+    fill(parts.changes, h("h2", {}, against ? "Since the previous scan" : "Result"), groupLinks(scanId, counts),
+      explanation ? h("p", { class: "notice", id: "explanation" }, rich(explanation)) : null);
+    show(parts.changes, true);
   }
 
   function schedule() {
@@ -257,6 +271,7 @@ export function scanView(root, scanId) {
     closed = true;
     unfollow();
     unpoll();
+    unchanged();
     clearInterval(ticker);
     cancelAnimationFrame(frame);
   };
@@ -285,6 +300,7 @@ function layout(root) {
     waiting: h("p", { class: "waiting-note", id: "waiting", role: "status", hidden: true }),
     ledger: h("section", { class: "panel ledger-panel ledger-pending", id: "ledger", "aria-labelledby": "ledger-title" },
       h("h2", { id: "ledger-title" }, "Scan summary"), h("p", { class: "hint" }, "Available when the scan ends. It shows the outcome of every target.")),
+    changes: h("section", { class: "panel changes", id: "changes", "aria-label": "Changes", hidden: true }),
     devicesTitle: h("h2", { id: "devices-title" }, "Devices"),
     devices: h("div", {}),
     more: h("div", { class: "more" }),
@@ -308,6 +324,6 @@ function layout(root) {
   root.append(
     h("p", { class: "crumb" }, h("a", { href: "#/scans" }, "Scans")),
     h("div", { class: "page-head" }, h("div", { class: "page-title" }, parts.heading, parts.badge)),
-    parts.about, parts.error.element, parts.panel, parts.columns);
+    parts.about, parts.error.element, parts.panel, parts.changes, parts.columns);
   return parts;
 }

@@ -8,6 +8,7 @@ import { grid } from "./grid.js";
 import { listNodes } from "./nodes.js";
 import { summary } from "./request.js";
 import { call } from "./rpc.js";
+import { schedulesSection } from "./schedules.js";
 import { liveState, scansAhead, waitingText } from "./states.js";
 
 const PAGE = 50;
@@ -28,6 +29,7 @@ export function scansView(root) {
   title("Scans");
   const manage = may("fleetnode:manage");
   const error = errorBox();
+  const scheduled = schedulesSection(error);
   const table = grid({ kind: "scans", label: "Scans, newest first", columns: COLUMNS });
   const loading = h("p", { class: "loading" }, "Loading scans…");
   const empty = h("div", { class: "panel empty", hidden: true },
@@ -39,7 +41,7 @@ export function scansView(root) {
     h("div", { class: "page-head" },
       h("h1", { tabindex: "-1" }, "Scans"),
       manage ? h("a", { class: "button button-primary", href: "#/scans/new", id: "new-scan" }, "New scan") : null),
-    error.element, loading, empty, table.element, h("div", { class: "more" }, older));
+    error.element, scheduled.element, loading, empty, table.element, h("div", { class: "more" }, older));
   show(table.element, false);
 
   const rows = new Map();
@@ -100,6 +102,7 @@ export function scansView(root) {
   return () => {
     closed = true;
     stop();
+    scheduled.stop();
   };
 }
 

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use fleet_core::{
-    AddressPolicy, CommandId, DeviceReport, NodeId, OrgId, RejectReason, ScanId, Timestamp,
+    AddressPolicy, CommandId, DeviceReport, HostReport, NodeId, OrgId, RejectReason, ScanId,
+    Timestamp,
 };
 
 use crate::StoreError;
@@ -25,6 +26,8 @@ pub struct NewReport {
     pub digest: [u8; 32],
     /// Its rows in order; a malformed row with its reason and an escaped example.
     pub rows: Vec<Result<DeviceReport, (RejectReason, String)>>,
+    /// Its hosts that no driver identified; a malformed one with its reason and an escaped example.
+    pub hosts: Vec<Result<HostReport, (RejectReason, String)>>,
     /// The addresses that may be reported.
     pub addresses: AddressPolicy,
     /// The current time.
@@ -117,7 +120,8 @@ pub enum PinsError {
 #[async_trait]
 pub trait Reports: Send + Sync {
     /// Judges and stores a report in one transaction with set-based statements. An accepted device, its row,
-    /// its event and the counts become durable together.
+    /// its event and the counts become durable together. The unidentified hosts are stored with the scan; they
+    /// change no count.
     async fn record_report(&self, report: NewReport) -> Result<ReportAnswer, ReportError>;
 
     /// Stores the pins of a command as part of its scope. Reports of the command are refused until every name

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fleet_core::{
-    CommandId, Epoch, NodeId, OperatorId, OrgId, PairingId, Port, Priority, ScanId, ScanState,
-    Timestamp,
+    CommandId, Epoch, HostReport, NodeId, OperatorId, OrgId, PairingId, Port, Priority, ScanId,
+    ScanState, Timestamp,
     outcome::{AckVerdict, Conclusion},
 };
 use fleet_discovery::{ChunkCommand, Ledger, LogEvent, OpenScan, PastScan, Plan, ScanRequest};
@@ -44,6 +44,8 @@ pub struct NewScan {
     pub priority: Priority,
     /// Whether it may wait.
     pub queueing: Queueing,
+    /// Whether blackouts do not hold it back.
+    pub ignores_blackout: bool,
     /// The current time.
     pub now: Timestamp,
 }
@@ -230,6 +232,17 @@ pub struct EventPage {
     pub is_deleted: bool,
 }
 
+/// A host that answered a scan and that no driver identified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScanHost {
+    /// The position in the list, which grows with every host. A repeated report keeps it.
+    pub id: i64,
+    /// The host.
+    pub host: HostReport,
+    /// When it was last reported.
+    pub at: Timestamp,
+}
+
 /// A canceled scan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Canceled {
@@ -315,6 +328,16 @@ pub trait Scans: Send + Sync {
         limit: u32,
         now: Timestamp,
     ) -> Result<u64, StoreError>;
+
+    /// Lists the unidentified hosts of a scan after a position, in the order of their first reports, at most `limit`.
+    /// Returns `None` if the organization has no such scan.
+    async fn scan_hosts(
+        &self,
+        org: OrgId,
+        scan: ScanId,
+        after: i64,
+        limit: u32,
+    ) -> Result<Option<Vec<ScanHost>>, StoreError>;
 }
 
 /// The queue of chunks and the commands that nodes receive.

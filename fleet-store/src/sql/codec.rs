@@ -2,11 +2,13 @@
 //! query searches are stored this way. Readers ignore unknown fields of newer versions.
 
 mod events;
+mod facts;
 mod takeovers;
 
 pub(crate) use events::{
     kind, read_event, read_ledger, read_tallies, write_event, write_ledger, write_tallies,
 };
+pub(crate) use facts::{read_facts, write_facts};
 use fleet_core::{
     DeviceIdentifier, Port, ScanState,
     outcome::{Code, Conclusion},
@@ -229,6 +231,15 @@ pub(crate) fn read_ports(text: &str) -> Result<Vec<Port>, DbErr> {
     ports
         .map(|port| port.parse().map_err(|error| unreadable("ports", error)))
         .collect()
+}
+
+/// A list of texts.
+pub(crate) fn write_texts(texts: &[String]) -> Result<String, DbErr> {
+    write("texts", &texts)
+}
+
+pub(crate) fn read_texts(text: &str) -> Result<Vec<String>, DbErr> {
+    read("texts", text)
 }
 
 pub(crate) fn read_conclusion(

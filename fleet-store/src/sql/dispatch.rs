@@ -30,7 +30,11 @@ impl Dispatch for SqlStore {
             if current_epoch(tx, node).await? != Some(epoch) || commands::is_busy(tx, node).await? {
                 return Ok(None);
             }
-            let next = ready(now)
+            let mut candidates = ready(now);
+            if nodes::blackout(tx, &row, now).await?.is_some() {
+                candidates = candidates.filter(scan::Column::IgnoresBlackout.eq(true));
+            }
+            let next = candidates
                 .filter(scan::Column::NodeId.eq(node.0))
                 // "interactive" sorts before "scheduled". A scan that was never served has the time 0.
                 .order_by_asc(scan::Column::Priority)
@@ -125,13 +129,19 @@ impl Dispatch for SqlStore {
             .filter(scan::Column::NodeId.not_in_subquery(pairing::pairing_nodes()))
             .select_only()
             .column(scan::Column::NodeId)
+            .column(scan::Column::IgnoresBlackout)
             .distinct()
             .order_by_asc(scan::Column::NodeId)
-            .into_tuple::<i64>()
-            .all(self.reader())
-            .await
-            .during("nodes_with_work")?;
-        Ok(nodes.into_iter().map(NodeId).collect())
+            .into_tuple::<(i64, bool)>()
+            .all(self.reader());
+        let found = async {
+            let mut nodes = nodes.await?;
+            let held = nodes::in_blackout(self.reader(), now).await?;
+            nodes.retain(|(node, ignores)| *ignores || !held.contains(node));
+            nodes.dedup_by_key(|(node, _)| *node);
+            Ok::<_, DbErr>(nodes.into_iter().map(|(node, _)| NodeId(node)).collect())
+        };
+        found.await.during("nodes_with_work")
     }
 }
 

@@ -35,6 +35,7 @@ mod nodes;
 mod operators;
 mod pairings;
 mod scans;
+mod schedules;
 
 pub(crate) use chain::{audit_head, audit_link};
 pub(crate) use devices::{
@@ -43,22 +44,25 @@ pub(crate) use devices::{
 pub(crate) use direct::direct_lease;
 pub(crate) use nodes::{
     invitation, node, node_challenge, node_key, node_session, node_stream, replica, site,
+    site_exclude,
 };
 pub(crate) use operators::{
     audit, browser_session, operator, operator_key, operator_password, operator_source, org,
 };
 pub(crate) use pairings::{device_credential, device_pairing, pairing, pairing_target};
 pub(crate) use scans::{
-    chunk, command, report, report_refusal, report_row, scan, scan_event, scan_request, sweep,
+    chunk, command, report, report_refusal, report_row, scan, scan_event, scan_host, scan_request,
+    sweep,
 };
+pub(crate) use schedules::{schedule, schedule_run};
 
 /// The types that the column declarations use.
 mod columns {
     pub(super) use std::net::IpAddr;
 
     pub(super) use fleet_core::{
-        ChunkState, CommandId, CommandState, DeviceIdentifier, Mac, PairOutcome, PairingId,
-        PairingStatus, Priority, RejectReason, Role, ScanId, ScanState,
+        ChunkState, CommandId, CommandState, DeviceIdentifier, Mac, NameSource, PairOutcome,
+        PairingId, PairingStatus, Priority, RejectReason, Role, ScanId, ScanState, ScheduleId,
         enrollment::{InvitationState, NodeState},
     };
     pub(super) use fleet_discovery::Scope;

@@ -52,7 +52,7 @@ pub(crate) fn grade_name(grade: Grade) -> &'static str {
     }
 }
 
-fn read_grade(text: &str) -> Result<Grade, DbErr> {
+pub(crate) fn read_grade(text: &str) -> Result<Grade, DbErr> {
     let found = GRADES.into_iter().find(|grade| grade_name(*grade) == text);
     found.ok_or_else(|| unreadable("grade", text))
 }
@@ -191,7 +191,8 @@ async fn owned_elsewhere(
         .collect())
 }
 
-async fn refusals(tx: &impl ConnectionTrait, scan: ScanId) -> Result<Vec<Tally>, DbErr> {
+/// The rejected rows of a scan, by reason.
+pub(crate) async fn refusals(tx: &impl ConnectionTrait, scan: ScanId) -> Result<Vec<Tally>, DbErr> {
     let rows = report_refusal::Entity::find()
         .filter(report_refusal::Column::ScanId.eq(AsText(scan)))
         .order_by_asc(report_refusal::Column::Reason)

@@ -10,14 +10,30 @@ use sea_orm::{ConnectionTrait, DbBackend};
 use sea_orm_migration::prelude::*;
 
 /// All steps in order.
-const STEPS: [Step; 2] = [
+const STEPS: [Step; 6] = [
     Step {
         name: "m0001_first_schema",
         sql: include_str!("migration/m0001_first_schema.sql"),
     },
     Step {
-        name: "m0002_boundary",
-        sql: include_str!("migration/m0002_boundary.sql"),
+        name: "m0002_scan_hosts",
+        sql: include_str!("migration/m0002_scan_hosts.sql"),
+    },
+    Step {
+        name: "m0003_scan_results",
+        sql: include_str!("migration/m0003_scan_results.sql"),
+    },
+    Step {
+        name: "m0004_schedules",
+        sql: include_str!("migration/m0004_schedules.sql"),
+    },
+    Step {
+        name: "m0005_sites",
+        sql: include_str!("migration/m0005_sites.sql"),
+    },
+    Step {
+        name: "m0006_boundary",
+        sql: include_str!("migration/m0006_boundary.sql"),
     },
 ];
 

@@ -1,13 +1,15 @@
 //! Access to node rows: locking one, and reading nodes as operators see them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_core::{Fingerprint, ReplicaId, enrollment::InvitationState, presence::LastStream};
+use fleet_inventory::BlackoutEnd;
 use fleet_pairing::Reporter;
 
 use super::{
     codec,
     entity::{invitation, node, node_stream, scan, site},
+    sites,
 };
 use crate::{NodeRow, sql::prelude::*};
 
@@ -53,6 +55,49 @@ pub(crate) fn reporter(node: &node::Model) -> Reporter {
         site: SiteId(node.site_id),
         replaces: node.replaces_node_id.map(NodeId),
     }
+}
+
+/// The end of the blackout of a node's site at a moment.
+pub(crate) async fn blackout(
+    db: &impl ConnectionTrait,
+    node: &node::Model,
+    now: Timestamp,
+) -> Result<Option<BlackoutEnd>, DbErr> {
+    let site = site::Entity::find_by_id(node.site_id).one(db).await?;
+    match site {
+        Some(site) => sites::blackout(&site, now),
+        None => Ok(None),
+    }
+}
+
+/// The live nodes whose sites have a blackout at a moment.
+pub(crate) async fn in_blackout(
+    db: &impl ConnectionTrait,
+    now: Timestamp,
+) -> Result<BTreeSet<i64>, DbErr> {
+    let mut held = Vec::new();
+    let sites = site::Entity::find()
+        .filter(site::Column::Blackouts.ne(""))
+        .filter(site::Column::DeletedAt.is_null())
+        .all(db)
+        .await?;
+    for site in sites {
+        if sites::blackout(&site, now)?.is_some() {
+            held.push(site.id);
+        }
+    }
+    if held.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let nodes = node::Entity::find()
+        .filter(node::Column::SiteId.is_in(held))
+        .filter(node::Column::DeletedAt.is_null())
+        .select_only()
+        .column(node::Column::Id)
+        .into_tuple::<i64>()
+        .all(db)
+        .await?;
+    Ok(nodes.into_iter().collect())
 }
 
 /// The scan states that can still change.

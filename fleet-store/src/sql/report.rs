@@ -10,7 +10,7 @@ mod known;
 mod refusals;
 mod shared;
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use fleet_core::{
     DeviceFacts, DeviceReport,
@@ -22,10 +22,11 @@ use known::KnownRows;
 use refusals::Refusals;
 
 use super::{
-    audit,
+    audit, codec,
     commands::{self, Work},
     devices, endpoints,
     entity::{command, device, report, report_row},
+    hosts::{self, Hosts},
     inserts,
     locked::LockedScan,
     nodes,
@@ -93,6 +94,7 @@ impl Reports for SqlStore {
                     quota,
                 });
             };
+            let hosts = Hosts::judge(tx, &new, id, &scope).await?;
             command.scope = Some(AsText(scope));
 
             let ids = inventory.save(tx).await?;
@@ -108,13 +110,17 @@ impl Reports for SqlStore {
             for verdict in verdicts {
                 outcome.add(verdict, &inventory, &known);
             }
-            let rows = outcome.rows(&new, id, &inventory, &ids);
+            let rows = outcome.rows(&new, id, &inventory, &ids)?;
             let stored = rows.len();
             let shared = shared::warnings(tx, id, &inventory).await?;
             command.rows = command.rows.saturating_add(count(rows.len() as u64));
             inserts::all(tx, rows).await?;
 
-            let events = outcome.events(&inventory, &ids, scan.elapsed_ms(new.now));
+            let elapsed_ms = scan.elapsed_ms(new.now);
+            let mut events = outcome.events(&inventory, &ids, elapsed_ms);
+            events.extend(hosts.events(elapsed_ms));
+            hosts.save(tx, &new, id).await?;
+            hosts::forget(tx, id, outcome.identified()).await?;
             let row = scan.row_mut();
             row.accepted += count(outcome.counted_accepted);
             row.rejected += count(outcome.refusals.counted());
@@ -126,7 +132,7 @@ impl Reports for SqlStore {
             claims::audit(tx, &new, id, &inventory).await?;
             outcome.refusals.save(tx, &new, id).await?;
 
-            let refused = count(outcome.refusals.all());
+            let refused = count(outcome.refusals.all() + hosts.refused());
             command.refused_rows = command.refused_rows.saturating_add(refused);
             command.flooded = is_flooded(read_count(command.refused_rows)?, quota);
             if command.flooded {
@@ -373,18 +379,22 @@ impl Outcome {
         scan: ScanId,
         inventory: &Inventory,
         ids: &SavedIds,
-    ) -> Vec<report_row::ActiveModel> {
+    ) -> Result<Vec<report_row::ActiveModel>, DbErr> {
         let row = |stored: &StoredRow| {
             let Endpoint { ip, port } = stored.report.endpoint;
-            let (refusal, device) = match stored.judgment {
-                Judgment::Accepted { device, .. } => (None, Some(ids.of(device).0)),
+            let (refusal, device, facts) = match stored.judgment {
+                Judgment::Accepted { device, .. } => {
+                    let facts = codec::write_facts(&stored.report.facts)?;
+                    (None, Some(ids.of(device).0), Some(facts))
+                }
                 Judgment::Refused(reason) => (
                     Some(AsText(reason)),
                     inventory.conflict_at(stored.report.endpoint).map(|id| id.0),
+                    None,
                 ),
             };
             let shared = inventory.shared().get(&stored.report.endpoint);
-            report_row::ActiveModel {
+            Ok(report_row::ActiveModel {
                 command_id: Set(AsText(new.command)),
                 ip: Set(AsText(ip)),
                 port: Set(i64::from(port.number())),
@@ -393,9 +403,17 @@ impl Outcome {
                 refusal: Set(refusal),
                 device_id: Set(device),
                 shared_identity: Set(shared.map(|shared| AsText(shared.identifier.clone()))),
-            }
+                facts: Set(facts),
+            })
         };
         self.stored.iter().map(row).collect()
+    }
+
+    /// The addresses of the accepted devices.
+    fn identified(&self) -> BTreeSet<IpAddr> {
+        let accepted = |row: &&StoredRow| matches!(row.judgment, Judgment::Accepted { .. });
+        let stored = self.stored.iter().filter(accepted);
+        stored.map(|row| row.report.endpoint.ip).collect()
     }
 
     fn events(&self, inventory: &Inventory, ids: &SavedIds, elapsed_ms: u64) -> Vec<LogEvent> {

@@ -10,13 +10,14 @@ use fleet_discovery::{NoRoom, NodeLoad, OpenScan, PastScan, Scope, check_room};
 use super::{
     audit, codec, commands,
     entity::{chunk, node, operator, scan, scan_event, scan_request},
-    inserts,
+    hosts, inserts,
     locked::LockedScan,
     nodes,
+    results::hash_of_targets,
 };
 use crate::{
-    CreateScanError, CreatedScan, EventPage, NewScan, Progress, Queueing, ScanHistory, ScanRow,
-    Scans, StoredEvent, sql::prelude::*,
+    CreateScanError, CreatedScan, EventPage, NewScan, Progress, Queueing, ScanHistory, ScanHost,
+    ScanRow, Scans, StoredEvent, sql::prelude::*,
 };
 
 #[async_trait]
@@ -37,43 +38,7 @@ impl Scans for SqlStore {
                     existing: true,
                 });
             }
-            let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
-                return refuse(CreateScanError::NodeNotFound(new.node));
-            };
-            if node.state.0 != NodeState::Confirmed {
-                return refuse(CreateScanError::NotConfirmed(new.node));
-            }
-            check_node(tx, &new).await?;
-            let (row, chunks) = rows(&new)?;
-            scan::Entity::insert(row).exec_without_returning(tx).await?;
-            // In a table of its own, because a request is big and is read only with one scan.
-            let request = scan_request::ActiveModel {
-                scan_id: Set(AsText(new.id)),
-                request: Set(codec::write_request(&new.request)?),
-            };
-            scan_request::Entity::insert(request)
-                .exec_without_returning(tx)
-                .await?;
-            let empty = chunks.is_empty();
-            inserts::all(tx, chunks).await?;
-            let subject = format!(
-                "scan {} on node {} ({} targets)",
-                new.id, new.node, new.plan.targets
-            );
-            audit::done(tx, new.org, &actor, "scan.start", subject, new.now).await?;
-            let Some(mut scan) = LockedScan::lock(tx, new.id).await? else {
-                return Err(DbErr::RecordNotFound("the scan that was just stored".into()).into());
-            };
-            scan.warn(new.plan.notes.iter().cloned(), new.now).await?;
-            // Every target is skipped, so no ack will ever end this scan.
-            if empty {
-                scan.conclude(new.now).await?;
-            }
-            let row = scan.save().await?;
-            Ok(CreatedScan {
-                scan: read_one(tx, row, new.now).await?,
-                existing: false,
-            })
+            insert(tx, &new, &actor, "").await
         })
     }
 
@@ -183,6 +148,24 @@ impl Scans for SqlStore {
             Ok(retention::delete(tx, ended_before, u64::from(limit), now).await?)
         })
     }
+
+    async fn scan_hosts(
+        &self,
+        org: OrgId,
+        scan: ScanId,
+        after: i64,
+        limit: u32,
+    ) -> Result<Option<Vec<ScanHost>>, StoreError> {
+        let page = async {
+            match of_org(self.reader(), org, scan).await? {
+                Some(_) => hosts::page(self.reader(), scan, after, limit)
+                    .await
+                    .map(Some),
+                None => Ok(None),
+            }
+        };
+        page.await.during("scan_hosts")
+    }
 }
 
 /// The number of ended scans of a node that show how long its next one takes.
@@ -274,7 +257,7 @@ fn event(row: scan_event::Model) -> Result<StoredEvent, DbErr> {
     })
 }
 
-async fn of_org(
+pub(crate) async fn of_org(
     db: &impl ConnectionTrait,
     org: OrgId,
     scan: ScanId,
@@ -398,6 +381,57 @@ fn progress(row: &scan::Model, now: Timestamp) -> Result<Progress, DbErr> {
     })
 }
 
+/// Stores a scan with its chunks and its audit record, whose subject ends with the `origin`.
+pub(crate) async fn insert(
+    tx: &DatabaseTransaction,
+    new: &NewScan,
+    actor: &Actor,
+    origin: &str,
+) -> Result<CreatedScan, Failure<CreateScanError>> {
+    let Some(node) = nodes::lock_of(tx, new.org, new.node).await? else {
+        return refuse(CreateScanError::NodeNotFound(new.node));
+    };
+    if node.state.0 != NodeState::Confirmed {
+        return refuse(CreateScanError::NotConfirmed(new.node));
+    }
+    check_node(tx, new).await?;
+    let (row, chunks) = rows(new)?;
+    scan::Entity::insert(row).exec_without_returning(tx).await?;
+    // In a table of its own, because a request is big and is read only with one scan.
+    let request = scan_request::ActiveModel {
+        scan_id: Set(AsText(new.id)),
+        request: Set(codec::write_request(&new.request)?),
+    };
+    scan_request::Entity::insert(request)
+        .exec_without_returning(tx)
+        .await?;
+    let empty = chunks.is_empty();
+    inserts::all(tx, chunks).await?;
+    let overriding = if new.ignores_blackout {
+        ", in spite of the blackouts of its site"
+    } else {
+        ""
+    };
+    let subject = format!(
+        "scan {} on node {} ({} targets){origin}{overriding}",
+        new.id, new.node, new.plan.targets
+    );
+    audit::done(tx, new.org, actor, "scan.start", subject, new.now).await?;
+    let Some(mut scan) = LockedScan::lock(tx, new.id).await? else {
+        return Err(DbErr::RecordNotFound("the scan that was just stored".into()).into());
+    };
+    scan.warn(new.plan.notes.iter().cloned(), new.now).await?;
+    // Every target is skipped, so no ack will ever end this scan.
+    if empty {
+        scan.conclude(new.now).await?;
+    }
+    let row = scan.save().await?;
+    Ok(CreatedScan {
+        scan: read_one(tx, row, new.now).await?,
+        existing: false,
+    })
+}
+
 /// Checks that the node has room for the scan.
 async fn check_node(
     tx: &DatabaseTransaction,
@@ -463,6 +497,7 @@ fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), D
         code: Set(None),
         reason: Set(String::new()),
         open_scope: Set(new.plan.open_scope),
+        ignores_blackout: Set(new.ignores_blackout),
         skipped: Set(codec::write_tallies(&new.plan.skipped)?),
         chunks: Set(count(new.plan.chunks.len() as u64)),
         chunks_done: Set(0),
@@ -478,6 +513,7 @@ fn rows(new: &NewScan) -> Result<(scan::ActiveModel, Vec<chunk::ActiveModel>), D
         first_device_at: Set(None),
         ledger: Set(None),
         events_deleted_at: Set(None),
+        targets_key: Set(Some(hash_of_targets(&new.plan.targets_key()))),
     };
     let chunk = |(position, chunk): (usize, &fleet_discovery::Chunk)| {
         Ok(chunk::ActiveModel {

@@ -36,10 +36,11 @@ impl SqlStore {
         compare!(
             org operator operator_key operator_password operator_source browser_session
             audit audit_link audit_head
-            site node invitation node_key node_challenge node_session node_stream
-            scan scan_request chunk sweep command report report_row report_refusal scan_event
+            site site_exclude node invitation node_key node_challenge node_session node_stream
+            scan scan_request chunk sweep command report report_row report_refusal scan_event scan_host
             device device_alias device_sighting identity_change refused_device node_endpoint binding
             direct_lease
+            schedule schedule_run
             device_pairing device_credential pairing pairing_target
         );
         Ok(differences)

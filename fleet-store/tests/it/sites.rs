@@ -67,7 +67,7 @@ impl Site {
     async fn warnings(&self, scan: ScanId) -> Vec<String> {
         let warning = |event| match event {
             LogEvent::Warning { text } => Some(text),
-            LogEvent::Device(_) | LogEvent::Ended(_) => None,
+            LogEvent::Device(_) | LogEvent::Host(_) | LogEvent::Ended(_) => None,
         };
         self.log(scan)
             .await

@@ -40,6 +40,7 @@ macro_rules! cases {
 #[test]
 fn a_group_hides_no_elements_from_the_count() {
     let report = ReportDiscoveredDevicesRequest {
+        hosts: Vec::new(),
         devices: vec![DiscoveredDeviceReport::default(); 1_025],
         ..ReportDiscoveredDevicesRequest::default()
     };
@@ -115,6 +116,7 @@ fn the_calls_before_a_session() {
 fn uploads_of_a_node() {
     check(&heartbeat(), cases! { "sent_at": |m| m.sent_at = None; });
     let report = ReportDiscoveredDevicesRequest {
+        hosts: Vec::new(),
         devices: Vec::new(),
         command_id: "c".to_owned(),
     };

@@ -15,6 +15,7 @@ fn seeds() -> Vec<Vec<u8>> {
         ..DiscoveredDeviceReport::default()
     };
     let report = ReportDiscoveredDevicesRequest {
+        hosts: Vec::new(),
         devices: vec![device; 3],
         command_id: "c".to_owned(),
     };
@@ -54,7 +55,7 @@ proptest! {
     #[test]
     fn a_report_survives_binary_and_json(identifier in "\\PC{0,40}", model in "\\PC{0,40}", count in 0_usize..5) {
         let device = DiscoveredDeviceReport { device_identifier: identifier, model, ..DiscoveredDeviceReport::default() };
-        let report = ReportDiscoveredDevicesRequest { devices: vec![device; count], command_id: "c".to_owned() };
+        let report = ReportDiscoveredDevicesRequest { hosts: Vec::new(), devices: vec![device; count], command_id: "c".to_owned() };
         prop_assert_eq!(&ReportDiscoveredDevicesRequest::decode(report.encode_to_vec().as_slice()).expect("decodes"), &report);
         let json = serde_json::to_string(&report).expect("has a JSON form");
         prop_assert_eq!(&serde_json::from_str::<ReportDiscoveredDevicesRequest>(&json).expect("decodes"), &report);

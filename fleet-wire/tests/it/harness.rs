@@ -294,6 +294,14 @@ impl ScanService for Scripted {
     ) -> Result<Reply<CancelScanResponse>, RpcError> {
         Ok(CancelScanResponse::default().into())
     }
+
+    async fn list_scan_hosts(
+        &self,
+        _: Context,
+        _: ListScanHostsRequest,
+    ) -> Result<Reply<ListScanHostsResponse>, RpcError> {
+        Ok(ListScanHostsResponse::default().into())
+    }
 }
 
 /// Register, health and reflection are public; the rest needs [`TOKEN`].

@@ -145,6 +145,7 @@ fn largest_report() -> ReportDiscoveredDevicesRequest {
         evidence: text(512),
     };
     ReportDiscoveredDevicesRequest {
+        hosts: Vec::new(),
         devices: vec![device; limits::MAX_REPORT],
         command_id: text(128),
     }
@@ -210,6 +211,7 @@ async fn a_bound_that_is_broken_is_named_and_a_bad_element_is_not_the_envelopes_
         ..DiscoveredDeviceReport::default()
     };
     let mut report = ReportDiscoveredDevicesRequest {
+        hosts: Vec::new(),
         devices: vec![bad],
         command_id: "c".to_owned(),
     };

@@ -143,6 +143,7 @@ async fn report(
     devices: Vec<DiscoveredDeviceReport>,
 ) -> Result<(u64, u64)> {
     let request = ReportDiscoveredDevicesRequest {
+        hosts: Vec::new(),
         devices,
         command_id: command.to_owned(),
     };
@@ -177,6 +178,7 @@ async fn break_envelopes(node: &Node, command: &str) -> Result<usize> {
     let count = broken.len();
     for (command_id, devices, expected) in broken {
         let request = ReportDiscoveredDevicesRequest {
+            hosts: Vec::new(),
             devices,
             command_id,
         };

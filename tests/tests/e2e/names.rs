@@ -33,7 +33,8 @@ async fn a_host_name_is_scanned_at_the_addresses_that_the_node_pinned_it_to(worl
         .iter()
         .filter_map(|event| match &event.event {
             Some(Event::Warning(warning)) => Some(warning.text.as_str()),
-            Some(Event::Device(_) | Event::Progress(_) | Event::Ended(_)) | None => None,
+            Some(Event::Device(_) | Event::Host(_) | Event::Progress(_) | Event::Ended(_))
+            | None => None,
         })
         .collect();
     let pinned = |name, numbers: &[u16]| {

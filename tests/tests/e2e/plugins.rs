@@ -42,7 +42,8 @@ fn warnings(history: &History) -> Vec<&str> {
         .iter()
         .filter_map(|event| match &event.event {
             Some(Event::Warning(warning)) => Some(&*warning.text),
-            Some(Event::Device(_) | Event::Progress(_) | Event::Ended(_)) | None => None,
+            Some(Event::Device(_) | Event::Host(_) | Event::Progress(_) | Event::Ended(_))
+            | None => None,
         });
     texts.collect()
 }

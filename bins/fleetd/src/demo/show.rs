@@ -57,6 +57,10 @@ impl Show {
         match &message.event {
             Some(Event::Device(found)) => self.row(found),
             Some(Event::Progress(progress)) => self.progress(progress),
+            Some(Event::Host(found)) => {
+                let host = found.host.clone().unwrap_or_default();
+                self.above(&format!("unidentified host {}: {}", host.ip, host.reply))
+            }
             Some(Event::Warning(warning)) => self.above(&format!("warning: {}", warning.text)),
             Some(Event::Ended(ended)) => self.end(ended),
             None => Ok(()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fleet_core::outcome::AckCode;
 use fleet_registry::{Capability, link::WireCommandId, spool::Tally};
-use fleet_scan::{ScanEvent, ScanProgress};
+use fleet_scan::{FoundDevice, ScanEvent, ScanProgress};
 use fleet_wire::gateway::{ControlProgress, control_stream_request as up};
 use tokio::time::Instant;
 
@@ -13,6 +13,7 @@ use crate::agent::{
     ack::{self, Ending, StopCause, Unreported},
     command::{CommandReader, Job, Refusal},
     report, scan_task,
+    upstream::Naming,
     work::{Step, Work},
 };
 
@@ -75,7 +76,7 @@ impl Shell {
                     Arc::clone(&self.agent.options.drivers),
                 );
                 let key = self.agent.state.encryption_public();
-                let job = job.with_budget(self.login_budget.clone());
+                let job = job.with(self.login_budget.clone(), self.naming());
                 self.work = Some(Work::pairing(command, options, drivers, key, job));
             }
             Err(refusal) => {
@@ -98,7 +99,17 @@ impl Shell {
         }
     }
 
+    /// How the current server expects devices to be named.
+    fn naming(&self) -> Naming {
+        if self.server.is_empty() {
+            Naming::Upstream
+        } else {
+            Naming::Own
+        }
+    }
+
     pub(super) fn on_step(&mut self, step: Step) {
+        let naming = self.naming();
         let Some(work) = &mut self.work else {
             return;
         };
@@ -124,9 +135,26 @@ impl Shell {
             }
             Step::Event(ScanEvent::Found(found)) => {
                 tracing::debug!(endpoint = %found.endpoint, driver = found.facts.driver, model = found.facts.model, "found a device");
+                let (endpoint, facts) = naming.report(found.endpoint, found.facts, |page| {
+                    work.ports.contains(&page.port) && self.policy.check(page).is_ok()
+                });
+                let found = FoundDevice {
+                    endpoint,
+                    facts,
+                    ..found
+                };
                 let row = report::row(self.agent.node, found, self.policy.addresses);
                 let pushed = row.map(|row| self.spool.push(now(), report::Row::Found(row)));
                 work.count_pushed(pushed.ok_or_else(|| "a field is invalid".to_owned()));
+            }
+            // Other servers have no field for it, and its reply is in a note.
+            Step::Event(ScanEvent::Unidentified(_)) if !self.server.has(Capability::Hosts) => {}
+            Step::Event(ScanEvent::Unidentified(host)) => {
+                let row = report::host(&host, self.policy.addresses);
+                let pushed = row.map(|row| self.spool.push(now(), report::Row::Host(row)));
+                work.count_pushed(
+                    pushed.ok_or_else(|| "its address may not be reported".to_owned()),
+                );
             }
             Step::Event(ScanEvent::Progress(progress)) => {
                 work.progress = Some(progress);

@@ -19,6 +19,14 @@ pub(in crate::engine) enum Neighbor {
 }
 
 impl Neighbor {
+    /// The address, if it is the host's own.
+    pub(in crate::engine) fn own(self) -> Option<Mac> {
+        match self {
+            Self::Own(mac) => Some(mac),
+            Self::Shared(_) => None,
+        }
+    }
+
     /// Adds the address to the evidence of a device. A device that reports neither MAC nor serial takes it as its own.
     /// What a device reports has precedence, because several devices can share one hardware address.
     pub(in crate::engine) fn apply_to(self, device: &mut DeviceFacts) {

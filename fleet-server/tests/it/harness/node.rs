@@ -13,8 +13,9 @@ use fleet_wire::{
         ControlGoodbye, ControlHello, ControlStreamRequest, ControlStreamResponse,
         DiscoveredDeviceReport, FleetNodeGatewayClient, FleetNodePairResult, RegisterRequest,
         RegisterResponse, ReportDiscoveredDevicesRequest, ReportDiscoveredDevicesResponse,
-        ReportPairedDevicesRequest, ReportPairedDevicesResponse, UploadHeartbeatRequest,
-        agent_command, control_stream_request, control_stream_response::Kind,
+        ReportPairedDevicesRequest, ReportPairedDevicesResponse, UnidentifiedHostReport,
+        UploadHeartbeatRequest, agent_command, control_stream_request,
+        control_stream_response::Kind,
     },
     pairing::{DiscoverRequest, FleetNodePairRequest},
 };
@@ -329,7 +330,18 @@ impl Node {
         command: &str,
         devices: Vec<DiscoveredDeviceReport>,
     ) -> Result<ReportDiscoveredDevicesResponse, RpcError> {
+        self.report_with(command, devices, Vec::new()).await
+    }
+
+    /// The same, with unidentified hosts.
+    pub(crate) async fn report_with(
+        &self,
+        command: &str,
+        devices: Vec<DiscoveredDeviceReport>,
+        hosts: Vec<UnidentifiedHostReport>,
+    ) -> Result<ReportDiscoveredDevicesResponse, RpcError> {
         let request = ReportDiscoveredDevicesRequest {
+            hosts,
             devices,
             command_id: command.to_owned(),
         };

@@ -114,6 +114,7 @@ impl<'a> Started<'a> {
         while let Some(message) = soon(watch.message()).await.expect("continues") {
             let about = match message.event {
                 Some(Event::Device(device)) => device.ip,
+                Some(Event::Host(found)) => format!("host {}", found.host.unwrap_or_default().ip),
                 Some(Event::Warning(warning)) => warning.text,
                 Some(Event::Ended(ended)) => ended.state().as_str_name().to_owned(),
                 Some(Event::Progress(_)) | None => continue,

@@ -8,8 +8,10 @@ use fleet_core::{Role, Secret, SecretKind};
 use fleet_wire::{
     admin::{CreateEnrollmentCodeRequest, PairDeviceToFleetNodeRequest, RevokeFleetNodeRequest},
     fleet::{
-        CancelEnrollmentCodeRequest, CreateKeyRequest, CreateOperatorRequest, KeyClient,
-        ListDevicesRequest, ListSessionsRequest, OperatorClient, StartPairingRequest,
+        CancelEnrollmentCodeRequest, CreateKeyRequest, CreateOperatorRequest,
+        CreateScheduleRequest, CreateSiteRequest, ExcludeTargetsRequest, KeyClient,
+        ListDevicesRequest, ListNodesRequest, ListSessionsRequest, ListSitesRequest,
+        OperatorClient, PauseScheduleRequest, ScheduleClient, ScheduleTiming, StartPairingRequest,
         UndoIdentityChangeRequest,
     },
     gateway::{AckCode, DiscoveredDeviceReport},
@@ -43,7 +45,7 @@ pub(super) struct Scene<'a> {
 
 /// Everything that a row can name. A procedure that takes something new adds its name here and makes it in
 /// [`Scene::make`].
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 29] = [
     "$awaitingCode",
     "$awaiting",
     "$bound",
@@ -55,17 +57,22 @@ const NAMES: [&str; 24] = [
     "$device",
     "$email",
     "$ended",
+    "$exclude",
     "$finder",
+    "$home",
     "$identifier",
     "$key",
     "$member",
     "$mine",
     "$pairing",
+    "$pausedSchedule",
     "$pubkey",
     "$queued",
     "$revoked",
     "$running",
+    "$schedule",
     "$session",
+    "$site",
     "$token",
     "$undone",
 ];
@@ -92,6 +99,16 @@ impl<'a> Scene<'a> {
             connected: Vec::new(),
             runner: None,
         }
+    }
+
+    /// A site without nodes.
+    async fn new_site(&self) -> i64 {
+        let request = CreateSiteRequest {
+            name: format!("site {}", unique()),
+        };
+        let sites = self.admin.sites();
+        let created = sites.create_site(&request, self.admin.options());
+        created.await.expect("created").site_id
     }
 
     /// Makes what a row names, without calling it.
@@ -318,6 +335,42 @@ impl<'a> Scene<'a> {
                     .push(node.connect(world, Profile::ours()).await);
                 self.named.insert(name, node.id.to_string());
             }
+            "$home" => {
+                let node = Enrolled::new(world, admin).await;
+                let nodes = admin
+                    .nodes()
+                    .list_nodes(&ListNodesRequest {}, admin.options())
+                    .await
+                    .expect("listed");
+                let found = nodes
+                    .nodes
+                    .iter()
+                    .find(|one| one.fleet_node_id == node.id.0);
+                let site = found.expect("the node").site_id;
+                self.named.insert(name, site.to_string());
+            }
+            "$site" => {
+                let site = self.new_site().await;
+                self.named.insert(name, site.to_string());
+            }
+            "$exclude" => {
+                let site = self.new_site().await;
+                let request = ExcludeTargetsRequest {
+                    site_id: site,
+                    targets: "10.0.0.9".to_owned(),
+                    reason: "printer".to_owned(),
+                };
+                let sites = admin.sites();
+                let excluded = sites.exclude_targets(&request, admin.options()).await;
+                excluded.expect("excluded");
+                let listed = sites
+                    .list_sites(&ListSitesRequest {}, admin.options())
+                    .await;
+                let listed = listed.expect("listed").sites;
+                let found = listed.iter().find(|one| one.site_id == site);
+                let exclude = found.expect("the site").excludes[0].site_exclude_id;
+                self.named.insert(name, exclude.to_string());
+            }
             "$revoked" => {
                 let node = Enrolled::new(world, admin).await;
                 revoke(admin, &node).await;
@@ -402,6 +455,18 @@ impl<'a> Scene<'a> {
                 }
                 self.connected.push(link);
             }
+            "$schedule" | "$pausedSchedule" => {
+                let id = schedule(world, admin).await;
+                if name == "$pausedSchedule" {
+                    let pause = PauseScheduleRequest {
+                        schedule_id: id.clone(),
+                    };
+                    let schedules = ScheduleClient::new(world.channel());
+                    let paused = schedules.pause_schedule(&pause, admin.options()).await;
+                    paused.expect("is paused");
+                }
+                self.named.insert(name, id);
+            }
             "$change" | "$undone" => {
                 let change = renamed(world, admin).await;
                 if name == "$undone" {
@@ -417,6 +482,25 @@ impl<'a> Scene<'a> {
             _ => panic!("{name} is not made anywhere"),
         }
     }
+}
+
+/// A schedule of a new node; returns its id.
+async fn schedule(world: &World, admin: &Operator) -> String {
+    let node = Enrolled::new(world, admin).await;
+    let create = CreateScheduleRequest {
+        name: format!("schedule {}", unique()),
+        fleet_node_id: node.id.0,
+        request: Some(list(&["10.0.0.1"], &["80"])),
+        timing: Some(ScheduleTiming {
+            when: "@daily".to_owned(),
+            time_zone: "UTC".to_owned(),
+            ..ScheduleTiming::default()
+        }),
+    };
+    let schedules = ScheduleClient::new(world.channel());
+    let made = schedules.create_schedule(&create, admin.options()).await;
+    let made = made.expect("is made").schedule.expect("a schedule");
+    made.schedule_id
 }
 
 /// A device that was known by its endpoint and then reported its MAC; returns the id of that change.

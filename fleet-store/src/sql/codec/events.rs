@@ -1,7 +1,7 @@
 //! Serialized forms of the events, tallies and ledger of a scan.
 
-use fleet_core::{DeviceFacts, DeviceId, Endpoint, Serial};
-use fleet_discovery::{DeviceFound, Ledger, LogEvent, ScanEnded, Tally};
+use fleet_core::{DeviceFacts, DeviceId, Endpoint, HostReport, NamedBy, Port, Serial};
+use fleet_discovery::{DeviceFound, HostFound, Ledger, LogEvent, ScanEnded, Tally};
 use sea_orm::DbErr;
 use serde::{Deserialize, Serialize};
 
@@ -167,6 +167,7 @@ pub(crate) fn read_ledger(text: &str) -> Result<Ledger, DbErr> {
 pub(crate) fn kind(event: &LogEvent) -> &'static str {
     match event {
         LogEvent::Device(_) => "device",
+        LogEvent::Host(_) => "host",
         LogEvent::Warning { .. } => "warning",
         LogEvent::Ended(_) => "ended",
     }
@@ -176,6 +177,7 @@ pub(crate) fn kind(event: &LogEvent) -> &'static str {
 #[serde(rename_all = "snake_case")]
 enum StoredEventPayload {
     Device(StoredDevice),
+    Host(StoredHost),
     Warning(String),
     Ended {
         state: String,
@@ -201,6 +203,53 @@ struct StoredDevice {
     elapsed_ms: u64,
 }
 
+#[derive(Serialize, Deserialize)]
+struct StoredHost {
+    ip: std::net::IpAddr,
+    mac: Option<String>,
+    name: Option<(String, String)>,
+    open_ports: Vec<u16>,
+    reply_port: Option<u16>,
+    reply: String,
+    requests: Vec<String>,
+    elapsed_ms: u64,
+}
+
+impl From<&HostFound> for StoredHost {
+    fn from(HostFound { host, elapsed_ms }: &HostFound) -> Self {
+        let name = host.name.as_ref();
+        Self {
+            ip: host.ip,
+            mac: host.mac.map(|mac| mac.to_string()),
+            name: name.map(|name| (name.name.clone(), name.source.to_string())),
+            open_ports: host.open_ports.iter().map(|port| port.number()).collect(),
+            reply_port: host.reply_port.map(Port::number),
+            reply: host.reply.clone(),
+            requests: host.requests.clone(),
+            elapsed_ms: *elapsed_ms,
+        }
+    }
+}
+
+impl StoredHost {
+    fn read(self) -> Result<HostFound, DbErr> {
+        let ports = self.open_ports.into_iter().map(i64::from).map(read_port);
+        let name = self.name.as_ref();
+        Ok(HostFound {
+            host: HostReport {
+                ip: self.ip,
+                mac: self.mac.and_then(|mac| mac.parse().ok()),
+                name: name.and_then(|(name, source)| NamedBy::parse(name, source)),
+                open_ports: ports.collect::<Result<_, _>>()?,
+                reply_port: self.reply_port.and_then(Port::new),
+                reply: self.reply,
+                requests: self.requests,
+            },
+            elapsed_ms: self.elapsed_ms,
+        })
+    }
+}
+
 pub(crate) fn write_event(event: &LogEvent) -> Result<String, DbErr> {
     let twin = match event {
         LogEvent::Device(found) => StoredEventPayload::Device(StoredDevice {
@@ -221,6 +270,7 @@ pub(crate) fn write_event(event: &LogEvent) -> Result<String, DbErr> {
                 .map(|serial| serial.as_str().to_owned()),
             elapsed_ms: found.elapsed_ms,
         }),
+        LogEvent::Host(found) => StoredEventPayload::Host(found.into()),
         LogEvent::Warning { text } => StoredEventPayload::Warning(text.clone()),
         LogEvent::Ended(ScanEnded { conclusion, ledger }) => StoredEventPayload::Ended {
             state: conclusion.state.to_string(),
@@ -256,6 +306,7 @@ pub(crate) fn read_event(text: &str) -> Result<LogEvent, DbErr> {
             },
             elapsed_ms: stored.elapsed_ms,
         }),
+        StoredEventPayload::Host(stored) => LogEvent::Host(stored.read()?),
         StoredEventPayload::Warning(text) => LogEvent::Warning { text },
         StoredEventPayload::Ended {
             state,

@@ -8,11 +8,12 @@ use crate::{
     RevokeError, Revoked,
     sql::{
         audit, completion,
-        entity::{node, node_challenge, node_key, node_session, site},
+        entity::{node, node_challenge, node_key, node_session},
         nodes,
         nodes::Which,
         pairing,
         prelude::*,
+        sites,
     },
 };
 
@@ -36,7 +37,7 @@ impl Enrollment for SqlStore {
             {
                 return refuse(RegisterError::ReplacementTaken { node, by });
             }
-            let site = create_site(tx, code.org_id, &new.name, new.now).await?;
+            let site = sites::create(tx, code.org_id, &new.name, new.now).await?;
             let created = node::ActiveModel {
                 id: NotSet,
                 org_id: Set(code.org_id),
@@ -161,8 +162,8 @@ impl Enrollment for SqlStore {
                 return refuse(MoveNodeError::NotFound(id));
             };
             let to = match to {
-                None => create_site(tx, org.0, &node.name, now).await?,
-                Some(site) if is_site_of(tx, org, site).await? => site.0,
+                None => sites::create(tx, org.0, &node.name, now).await?,
+                Some(site) if sites::lock(tx, org, site).await?.is_some() => site.0,
                 Some(site) => return refuse(MoveNodeError::NoSite(site)),
             };
             let change = node::ActiveModel {
@@ -193,30 +194,6 @@ impl Enrollment for SqlStore {
         let rows = nodes::rows(self.reader(), org, Which::One(node)).await;
         rows.map(|rows| rows.into_iter().next()).during("node")
     }
-}
-
-/// Creates the site of a node that shares it with no other.
-async fn create_site(
-    tx: &DatabaseTransaction,
-    org: i64,
-    name: &str,
-    now: Timestamp,
-) -> Result<i64, DbErr> {
-    let created = site::ActiveModel {
-        id: NotSet,
-        org_id: Set(org),
-        name: Set(name.to_owned()),
-        created_at: Set(Micros(now)),
-    };
-    Ok(created.insert(tx).await?.id)
-}
-
-async fn is_site_of(tx: &DatabaseTransaction, org: OrgId, id: SiteId) -> Result<bool, DbErr> {
-    let found = site::Entity::find_by_id(id.0)
-        .filter(site::Column::OrgId.eq(org.0))
-        .one(tx)
-        .await?;
-    Ok(found.is_some())
 }
 
 /// The live node that replaces a revoked one. The unique index decides a race.

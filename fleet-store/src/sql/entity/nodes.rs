@@ -7,6 +7,24 @@ entity! {
         pub org_id: i64,
         pub name: String,
         pub created_at: Micros,
+        pub deleted_at: Option<Micros>,
+        /// The IANA name of the time zone of the blackouts.
+        pub time_zone: String,
+        /// Blackout windows as text; empty for none.
+        pub blackouts: String,
+    }
+}
+
+entity! {
+    site_exclude "site_exclude" {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub org_id: i64,
+        pub site_id: i64,
+        pub target: String,
+        pub reason: String,
+        pub created_by: i64,
+        pub created_at: Micros,
     }
 }
 

@@ -22,6 +22,8 @@ entity! {
         pub code: Option<String>,
         pub reason: String,
         pub open_scope: bool,
+        /// Whether an administrator started it in spite of a blackout.
+        pub ignores_blackout: bool,
         pub skipped: String,
         pub chunks: i64,
         pub chunks_done: i64,
@@ -37,6 +39,8 @@ entity! {
         pub first_device_at: Option<Micros>,
         pub ledger: Option<String>,
         pub events_deleted_at: Option<Micros>,
+        /// The hash of the targets, equal for scans of the same hosts.
+        pub targets_key: Option<String>,
     }
 }
 
@@ -119,6 +123,8 @@ entity! {
         pub device_id: Option<i64>,
         /// A MAC or serial that the row shows and that other devices show too.
         pub shared_identity: Option<AsText<DeviceIdentifier>>,
+        /// The reported facts, without evidence. They are unset for a refused row.
+        pub facts: Option<String>,
     }
 }
 
@@ -130,6 +136,26 @@ entity! {
         pub reason: String,
         pub count: i64,
         pub example: String,
+    }
+}
+
+entity! {
+    /// A host that answered and that no driver identified.
+    scan_host "scan_host" {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub scan_id: AsText<ScanId>,
+        pub ip: AsText<IpAddr>,
+        /// The command that reported it last.
+        pub command_id: AsText<CommandId>,
+        pub mac: Option<AsText<Mac>>,
+        pub name: Option<String>,
+        pub name_source: Option<AsText<NameSource>>,
+        pub open_ports: String,
+        pub reply_port: Option<i64>,
+        pub reply: String,
+        pub requests: String,
+        pub at: Micros,
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Migrator, STEPS, Step};
 use crate::{SqlStore, StoreOptions};
 
 /// Rows that fit each schema, oldest first. A migration must keep them all. `KEY` stands for 32 bytes.
-const ROWS: [&[&str]; 2] = [
+const ROWS: [&[&str]; 6] = [
     &[
         "INSERT INTO org (id, name, created_at) VALUES (1, 'acme', 1)",
         "INSERT INTO operator (id, org_id, email, role, created_at) VALUES (1, 1, 'ann@acme.test', 'admin', 1)",
@@ -24,6 +24,21 @@ const ROWS: [&[&str]; 2] = [
         "INSERT INTO pairing (id, org_id, node_id, operator_id, parts, created_at, lease_until, ended_at, code, reason, last_sequence) VALUES ('p1', 1, 1, 1, 1, 1, 2, 3, 'ok', '', 1)",
         "INSERT INTO command (id, org_id, node_id, pairing_id, position, epoch, state, issued_at, deadline, ended_at, rows, refused_rows, flooded) VALUES ('c1', 1, 1, 'p1', 0, 1, 'acked', 1, 2, 3, 0, 0, FALSE)",
         "INSERT INTO audit (id, org_id, principal, action, subject, count, at) VALUES (1, 1, 'system', 'code.expire', 'code 1', 1, 1)",
+    ],
+    &[
+        "INSERT INTO scan (id, org_id, node_id, operator_id, state, priority, queues, queued_until, created_at, served_at, not_before, busy_answers, reason, open_scope, skipped, chunks, chunks_done, targets, estimate_ms, units, units_done, units_settled, phase, last_sequence, accepted, rejected) VALUES ('s1', 1, 1, 1, 'completed', 'interactive', FALSE, 1, 1, 1, 1, 0, '', FALSE, '[]', 1, 1, 1, 1, 1, 1, 1, '', 0, 0, 0)",
+        "INSERT INTO scan_host (scan_id, ip, command_id, open_ports, reply, requests, at) VALUES ('s1', '10.0.0.7', 'c1', '80', 'HTTP 404', '[]', 1)",
+    ],
+    &[
+        "INSERT INTO scan (id, org_id, node_id, operator_id, state, priority, queues, queued_until, created_at, served_at, not_before, busy_answers, reason, open_scope, skipped, chunks, chunks_done, targets, estimate_ms, units, units_done, units_settled, phase, last_sequence, accepted, rejected, targets_key) VALUES ('s2', 1, 1, 1, 'completed', 'interactive', FALSE, 1, 1, 1, 1, 0, '', FALSE, '[]', 0, 0, 0, 0, 0, 0, 0, '', 0, 0, 0, 'k')",
+        "INSERT INTO report_row (command_id, ip, port, scan_id, identifier, device_id, facts) VALUES ('c1', '10.0.0.7', 80, 's2', 'auto:00ff00ff00ff00ff', 1, '{}')",
+    ],
+    &[
+        "INSERT INTO schedule (id, org_id, operator_id, node_id, name, request, recurrence, zone, jitter_s, blackouts, since, created_at, paused_reason, runs, missed) VALUES ('s1', 1, 1, 1, 'nightly', '{}', '@daily', 'UTC', 0, '', 1, 1, '', 0, 0)",
+        "INSERT INTO schedule_run (schedule_id, at, due, missed, reason) VALUES ('s1', 1, 1, 0, '')",
+    ],
+    &[
+        "INSERT INTO site_exclude (id, org_id, site_id, target, reason, created_by, created_at) VALUES (1, 1, 1, '10.0.0.9', 'printer', 1, 1)",
     ],
     &[
         "INSERT INTO org (id, name, created_at) VALUES (2, 'other', 1)",
@@ -91,6 +106,7 @@ async fn rows(store: &SqlStore) -> i64 {
         "org",
         "operator",
         "operator_key",
+        "site",
         "node",
         "invitation",
         "device",
@@ -100,6 +116,8 @@ async fn rows(store: &SqlStore) -> i64 {
         "pairing",
         "command",
         "audit",
+        "scan",
+        "report_row",
     ] {
         sum += number(store.writer(), &format!("SELECT count(*) FROM {table}")).await;
     }

@@ -170,6 +170,7 @@ impl Site {
             plan,
             priority: Priority::Interactive,
             queueing: Queueing::Until(at(86_400)),
+            ignores_blackout: false,
             now: at(10),
         }
     }
@@ -224,6 +225,7 @@ impl Site {
             command,
             digest,
             rows,
+            hosts: Vec::new(),
             addresses: AddressPolicy::default(),
             now: at(30),
         }
@@ -301,7 +303,7 @@ impl Site {
     pub(crate) async fn stored_events(&self, scan: ScanId) -> Vec<String> {
         let device = |event| match event {
             LogEvent::Device(found) => Some(format!("{} {}", found.identifier, found.endpoint)),
-            LogEvent::Warning { .. } | LogEvent::Ended(_) => None,
+            LogEvent::Host(_) | LogEvent::Warning { .. } | LogEvent::Ended(_) => None,
         };
         self.log(scan)
             .await

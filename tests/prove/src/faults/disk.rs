@@ -241,6 +241,7 @@ async fn report(node: &Node, command: &str, number: u64) -> Result<String, RpcEr
         ..DiscoveredDeviceReport::default()
     };
     let request = ReportDiscoveredDevicesRequest {
+        hosts: Vec::new(),
         devices: vec![device],
         command_id: command.to_owned(),
     };

@@ -162,6 +162,7 @@ async fn report(node: &Node, command: &str) -> Result<()> {
         ..DiscoveredDeviceReport::default()
     };
     let request = ReportDiscoveredDevicesRequest {
+        hosts: Vec::new(),
         devices: vec![device],
         command_id: command.to_owned(),
     };

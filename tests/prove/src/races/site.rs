@@ -162,6 +162,7 @@ impl Site {
             plan,
             priority: Priority::Interactive,
             queueing: Queueing::Never,
+            ignores_blackout: false,
             now: now(),
         };
         self.store.create_scan(new, self.actor()).await?;
@@ -199,6 +200,7 @@ impl Site {
                 command: node.command,
                 digest: environment().random(),
                 rows: vec![Ok(device.report()?)],
+                hosts: Vec::new(),
                 addresses: AddressPolicy::default(),
                 now: now(),
             };

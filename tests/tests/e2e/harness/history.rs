@@ -91,7 +91,8 @@ impl History {
     pub(crate) fn ended(&self) -> &ScanEnded {
         match self.events.last().and_then(|last| last.event.as_ref()) {
             Some(Event::Ended(ended)) => ended,
-            Some(Event::Device(_) | Event::Progress(_) | Event::Warning(_)) | None => {
+            Some(Event::Device(_) | Event::Host(_) | Event::Progress(_) | Event::Warning(_))
+            | None => {
                 unreachable!("checked when it was made")
             }
         }
@@ -109,7 +110,9 @@ impl History {
 pub(crate) fn devices(events: &[WatchScanResponse]) -> impl Iterator<Item = &DeviceFound> {
     events.iter().filter_map(|event| match &event.event {
         Some(Event::Device(found)) => Some(found),
-        Some(Event::Progress(_) | Event::Warning(_) | Event::Ended(_)) | None => None,
+        Some(Event::Host(_) | Event::Progress(_) | Event::Warning(_) | Event::Ended(_)) | None => {
+            None
+        }
     })
 }
 

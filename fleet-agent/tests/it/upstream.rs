@@ -1,0 +1,175 @@
+//! Under an upstream server: reports equal those of upstream's own node, column by column.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use fleet_sim::{Device, DeviceLogin, Make, Manner, Protocol, Service, Site};
+use fleet_wire::{
+    gateway::{DiscoveredDeviceReport, PairOutcome},
+    pairing::{Credentials, FleetNodePairRequest, FleetNodePairTarget},
+};
+
+use crate::{Running, gateway::Gateway, start};
+
+const PORT: u16 = 4028;
+const WEB_PORT: u16 = 18_082;
+
+fn device(make: Make, model: &str, firmware: &str, protocol: Protocol, port: u16) -> Device {
+    Device {
+        address: Ipv4Addr::LOCALHOST.into(),
+        make,
+        model: model.to_owned(),
+        firmware: firmware.to_owned(),
+        mac: None,
+        serial: None,
+        services: vec![Service {
+            port,
+            protocol,
+            manner: Manner::Proper,
+            delay_ms: 0,
+        }],
+        login: Some(DeviceLogin::new("root", "root")),
+    }
+}
+
+fn site() -> Site {
+    let api = |make, model, firmware| device(make, model, firmware, Protocol::Cgminer, PORT);
+    Site {
+        seed: 1,
+        devices: vec![
+            api(Make::Vnish, "Antminer S21 Pro", "1.2.7"),
+            api(Make::Whatsminer, "M60SVK40", "20240624.18.REL"),
+            api(Make::Antminer, "Antminer S19", "1.0.0"),
+            device(
+                Make::Antminer,
+                "Antminer S19",
+                "1.0.0",
+                Protocol::Http,
+                WEB_PORT,
+            ),
+        ],
+    }
+}
+
+/// The columns that upstream's server stores.
+fn columns(row: &DiscoveredDeviceReport) -> [&str; 6] {
+    [
+        &row.driver_name,
+        &row.manufacturer,
+        &row.model,
+        &row.firmware_version,
+        &row.port,
+        &row.url_scheme,
+    ]
+}
+
+#[tokio::test]
+async fn devices_are_named_as_upstreams_node_names_them_and_ours_keep_their_names() {
+    let site = start(site(), 50).await;
+    let addresses = site.site().addresses();
+    for (capabilities, vnish, whatsminer) in [
+        (
+            &[][..],
+            ["asicrs", "VNish", "S21Pro", "1.2.7", "80", "http"],
+            [
+                "asicrs",
+                "Whatsminer",
+                "M60SVK40",
+                "20240624.18.REL",
+                "4028",
+                "http",
+            ],
+        ),
+        (
+            &["progress"][..],
+            [
+                "asicrs",
+                "Bitmain",
+                "Antminer S21 Pro",
+                "VNish 1.2.7",
+                "4028",
+                "http",
+            ],
+            [
+                "asicrs",
+                "MicroBT",
+                "M60SVK40",
+                "20240624.18.REL",
+                "4028",
+                "http",
+            ],
+        ),
+    ] {
+        let gateway = Gateway::start().await;
+        let _node = Running::start(&gateway, 5_000);
+        let mut stream = gateway.stream().await;
+        stream.hello().await;
+        stream.accept(capabilities);
+        stream.discover("c", &addresses[..3], &[PORT, 80]);
+        stream.ack().await;
+        let seen = gateway.seen();
+        let of = |ip: &IpAddr| {
+            let mut rows = seen.rows();
+            let row = rows.find(|row| row.ip_address == ip.to_string());
+            columns(row.expect("it is reported"))
+        };
+        let antminer = [
+            "antminer",
+            "Bitmain",
+            "Antminer S19",
+            "1.0.0",
+            "4028",
+            "http",
+        ];
+        assert_eq!(of(&addresses[0]), vnish);
+        assert_eq!(of(&addresses[1]), whatsminer);
+        assert_eq!(of(&addresses[2]), antminer);
+    }
+}
+
+#[tokio::test]
+async fn pairing_knows_upstreams_makes_and_leaves_the_default_password_open() {
+    let site = start(site(), 51).await;
+    let addresses = site.site().addresses();
+    let gateway = Gateway::start().await;
+    let _node = Running::start(&gateway, 5_000);
+    let mut stream = gateway.stream().await;
+    stream.hello().await;
+    stream.accept(&[]);
+    let target = |id: &str, at: usize, port: u16, make: &str| FleetNodePairTarget {
+        device_identifier: id.to_owned(),
+        ip_address: addresses[at].to_string(),
+        port: port.to_string(),
+        driver_name: "asicrs".to_owned(),
+        manufacturer: make.to_owned(),
+        ..FleetNodePairTarget::default()
+    };
+    let request = FleetNodePairRequest {
+        targets: vec![
+            target("test:antminer", 3, WEB_PORT, "Bitmain"),
+            target("test:whatsminer", 1, PORT, "Whatsminer"),
+            target("test:other", 1, PORT, "Avalonminer"),
+        ],
+        credentials: Some(Credentials {
+            username: "root".to_owned(),
+            password: Some("root".to_owned()),
+        }),
+    };
+    stream.pair("p", request);
+    stream.ack().await;
+    let results = gateway.seen().paired;
+    let of = |id: &str| {
+        let found = results.iter().find(|result| result.device_identifier == id);
+        found.unwrap_or_else(|| panic!("no result of {id}: {results:?}"))
+    };
+    let antminer = of("test:antminer");
+    assert_eq!(antminer.outcome(), PairOutcome::Paired, "{antminer:?}");
+    assert_eq!(antminer.default_password_active, None);
+    // No read-only request proves a Whatsminer's password. That answer comes after the comparison of makes.
+    let whatsminer = of("test:whatsminer");
+    let other = of("test:other");
+    assert!(
+        whatsminer.error_message.contains("proves"),
+        "{whatsminer:?}"
+    );
+    assert!(other.error_message.contains("another device"), "{other:?}");
+}

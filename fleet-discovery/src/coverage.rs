@@ -1,0 +1,218 @@
+//! What a scan shows about single endpoints and hosts, from the outcome bytes of its chunks. The counts of all targets
+//! are in [`settle`](crate::settle). Start with [`endpoint_outcomes`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use fleet_core::{Endpoint, EndpointOutcome, Port};
+
+use crate::{
+    ChunkFacts,
+    ledger::{Known, outcomes, says_nothing},
+};
+
+/// A chunk of a scan, with what its node reported.
+#[derive(Clone, Copy, Debug)]
+pub struct ScannedChunk<'a> {
+    /// Its scope and its outcome bytes.
+    pub facts: ChunkFacts<'a>,
+    /// Whether only hosts that announced a service were probed.
+    pub only_announced: bool,
+}
+
+/// Returns what a scan shows about each of these endpoints. Several chunks can probe one endpoint; the strongest
+/// outcome counts.
+///
+/// A byte covers all ports of its chunk. `Silent` therefore means that no port of the chunk answered, and `Answered`
+/// that one of them did.
+pub fn endpoint_outcomes(
+    chunks: &[ScannedChunk<'_>],
+    endpoints: &BTreeSet<Endpoint>,
+) -> BTreeMap<Endpoint, EndpointOutcome> {
+    let mut known: BTreeMap<Endpoint, EndpointOutcome> = endpoints
+        .iter()
+        .map(|endpoint| (*endpoint, EndpointOutcome::NotATarget))
+        .collect();
+    let mut ports: BTreeMap<IpAddr, Vec<Port>> = BTreeMap::new();
+    for Endpoint { ip, port } in endpoints {
+        ports.entry(*ip).or_default().push(*port);
+    }
+    for chunk in chunks {
+        for (ip, outcome) in outcomes(&chunk.facts, says_nothing(&chunk.facts)) {
+            for port in ports.get(&ip).into_iter().flatten() {
+                let outcome = of_port(chunk, *port, outcome);
+                let best = known.entry(Endpoint { ip, port: *port }).or_default();
+                *best = outcome.max(*best);
+            }
+        }
+    }
+    known
+}
+
+fn of_port(chunk: &ScannedChunk<'_>, port: Port, host: Known) -> EndpointOutcome {
+    let scope = chunk.facts.scope;
+    if !scope.ports().contains(&port) {
+        // The node chose the ports itself and did not name them.
+        return if scope.has_open_ports() {
+            EndpointOutcome::Unknown
+        } else {
+            EndpointOutcome::PortNotScanned
+        };
+    }
+    match host {
+        Known::Skipped => EndpointOutcome::Skipped,
+        Known::NotReached => EndpointOutcome::NotReached,
+        Known::Unknown => EndpointOutcome::Unknown,
+        Known::Silent if chunk.only_announced => EndpointOutcome::NotAnnounced,
+        Known::Silent => EndpointOutcome::Silent,
+        Known::Refused => EndpointOutcome::Refused,
+        Known::Unidentified | Known::OwnedElsewhere | Known::Identified => {
+            EndpointOutcome::Answered
+        }
+    }
+}
+
+/// Returns the hosts that answered without an accepted device, in order. `devices` holds the addresses of accepted
+/// devices and of devices that belong to another owner.
+pub fn unidentified_hosts(
+    chunks: &[ScannedChunk<'_>],
+    devices: &BTreeSet<IpAddr>,
+) -> BTreeSet<IpAddr> {
+    chunks
+        .iter()
+        .flat_map(|chunk| outcomes(&chunk.facts, Known::NotReached))
+        .filter(|(ip, known)| *known == Known::Unidentified && !devices.contains(ip))
+        .map(|(ip, _)| ip)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use EndpointOutcome as E;
+    use fleet_core::outcome::Grade;
+
+    use super::*;
+    use crate::Scope;
+
+    fn endpoint(text: &str) -> Endpoint {
+        let socket: std::net::SocketAddr = text.parse().expect(text);
+        Endpoint {
+            ip: socket.ip(),
+            port: Port::new(socket.port()).expect(text),
+        }
+    }
+
+    /// Checks the outcome of an endpoint after chunks of a scope, their bytes and a grade.
+    #[track_caller]
+    fn check(
+        chunks: &[(&str, Option<&[u8]>, Option<Grade>)],
+        only_announced: bool,
+        at: &str,
+        expected: EndpointOutcome,
+    ) {
+        let scopes: Vec<Scope> = chunks
+            .iter()
+            .map(|(scope, ..)| scope.parse().expect(scope))
+            .collect();
+        let chunks: Vec<ScannedChunk<'_>> = chunks
+            .iter()
+            .zip(&scopes)
+            .map(|((_, outcomes, grade), scope)| ScannedChunk {
+                facts: ChunkFacts {
+                    scope,
+                    outcomes: *outcomes,
+                    grade: *grade,
+                },
+                only_announced,
+            })
+            .collect();
+        let found = endpoint_outcomes(&chunks, &[endpoint(at)].into());
+        assert_eq!(found[&endpoint(at)], expected, "{at}");
+    }
+
+    #[test]
+    fn an_endpoint_has_the_outcome_of_its_address_and_port() {
+        let done = Some(Grade::Complete);
+        let six: (&str, Option<&[u8]>, _) = (
+            "1|exact|10.0.0.1-10.0.0.6|80",
+            Some(&[0, 1, 2, 3, 4, 5]),
+            done,
+        );
+        for (at, expected) in [
+            ("10.0.0.1:80", E::NotReached),
+            ("10.0.0.2:80", E::Silent),
+            ("10.0.0.3:80", E::Refused),
+            ("10.0.0.4:80", E::Answered),
+            ("10.0.0.5:80", E::Answered),
+            ("10.0.0.6:80", E::Skipped),
+            ("10.0.0.2:4028", E::PortNotScanned),
+            ("10.0.0.7:80", E::NotATarget),
+        ] {
+            check(&[six], false, at, expected);
+        }
+        check(&[], false, "10.0.0.1:80", E::NotATarget);
+    }
+
+    #[test]
+    fn each_share_of_the_ports_counts_for_its_own_ports() {
+        let done = Some(Grade::Complete);
+        let web: (&str, Option<&[u8]>, _) = ("1|exact|10.0.0.1|80", Some(&[1]), done);
+        let rpc: (&str, Option<&[u8]>, _) = ("1|exact|10.0.0.1|4028", None, None);
+        check(&[web, rpc], false, "10.0.0.1:80", E::Silent);
+        check(&[web, rpc], false, "10.0.0.1:4028", E::NotReached);
+    }
+
+    #[test]
+    fn a_chunk_without_bytes_never_shows_that_a_host_is_silent() {
+        let scope = "1|exact|10.0.0.1|80";
+        check(
+            &[(scope, None, Some(Grade::Complete))],
+            false,
+            "10.0.0.1:80",
+            E::Unknown,
+        );
+        check(
+            &[(scope, None, Some(Grade::Failed))],
+            false,
+            "10.0.0.1:80",
+            E::NotReached,
+        );
+        check(&[(scope, None, None)], false, "10.0.0.1:80", E::NotReached);
+        // Bytes of the wrong length are ignored.
+        check(
+            &[(scope, Some(&[1, 1]), Some(Grade::Complete))],
+            false,
+            "10.0.0.1:80",
+            E::Unknown,
+        );
+    }
+
+    #[test]
+    fn a_host_without_announcement_was_not_probed() {
+        let chunk: (&str, Option<&[u8]>, _) = (
+            "1|announced|10.0.0.1-10.0.0.2|80",
+            Some(&[1, 2]),
+            Some(Grade::Complete),
+        );
+        check(&[chunk], true, "10.0.0.1:80", E::NotAnnounced);
+        check(&[chunk], true, "10.0.0.2:80", E::Refused);
+    }
+
+    #[test]
+    fn unidentified_hosts_answered_and_have_no_device() {
+        let scope: Scope = "1|exact|10.0.0.1-10.0.0.4|80".parse().expect("a scope");
+        let chunk = ScannedChunk {
+            facts: ChunkFacts {
+                scope: &scope,
+                outcomes: Some(&[3, 4, 4, 1]),
+                grade: Some(Grade::Complete),
+            },
+            only_announced: false,
+        };
+        let ip = |text: &str| fleet_core::parse_literal(text).expect(text);
+        let found = unidentified_hosts(&[chunk], &[ip("10.0.0.2")].into());
+        assert_eq!(found, [ip("10.0.0.1"), ip("10.0.0.3")].into());
+    }
+}

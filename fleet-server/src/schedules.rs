@@ -1,0 +1,366 @@
+//! Schedules: checking and storing them, and the task that starts their runs. `fleet-inventory` decides when; the store
+//! makes each run happen once, however many servers share the database.
+
+use std::{sync::Arc, time::Duration};
+
+use fleet_core::{NodeId, Priority, ScanId, ScheduleId, Timestamp, limits};
+use fleet_inventory::{Basis, Decision, Run, Timing, TimingText, decide};
+use fleet_store::{
+    Actor, CreateScanError, NewScan, NewSchedule, Queueing, ScheduleChange, ScheduleRow,
+    ScheduledScan, Settled, SettledRun, StoreError,
+};
+use fleet_wire::RpcError;
+
+use crate::{app::App, call::OperatorCall, failure::Answered, scans};
+
+/// Interval of looks at due runs. Times of schedules are whole minutes and seconds.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Most runs that one look settles. The others follow in the next.
+const RUNS_A_LOOK: u32 = 50;
+/// Why a run does not start that is late in a blackout window.
+const MISSED: &str = "no server was running when it was due, and a blackout window has begun since";
+
+/// A schedule as an operator wants it.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) name: String,
+    pub(crate) node: NodeId,
+    pub(crate) request: fleet_discovery::ScanRequest,
+    pub(crate) timing: TimingText,
+}
+
+/// Reads a timing, and checks that it has runs.
+pub(crate) fn timing(text: &TimingText, now: Timestamp) -> Result<Timing, RpcError> {
+    let refused =
+        |error: fleet_inventory::TimingError| RpcError::invalid_argument(error.to_string());
+    let timing = Timing::parse(text).map_err(refused)?;
+    timing.check(now).map_err(refused)?;
+    Ok(timing)
+}
+
+/// Stores a schedule.
+pub(crate) async fn create(
+    app: &App,
+    call: &OperatorCall,
+    wanted: Wanted,
+) -> Result<ScheduleRow, RpcError> {
+    let attempt = call.attempt("schedule.create", format!("schedule {}", wanted.name));
+    let created = async {
+        let (id, now) = (app.environment.schedule_id(), clock(app).await?);
+        let (scan, next) = checked(app, call, id, wanted, now).await?;
+        let new = NewSchedule {
+            id,
+            org: call.org,
+            operator: call.operator,
+            scan,
+            next,
+            now,
+        };
+        app.store
+            .create_schedule(new, call.actor())
+            .await
+            .answered()
+    };
+    attempt.or_refused(&app.auditor, created.await).await
+}
+
+/// Replaces the scan and the times of a schedule.
+pub(crate) async fn update(
+    app: &App,
+    call: &OperatorCall,
+    id: ScheduleId,
+    wanted: Wanted,
+) -> Result<ScheduleRow, RpcError> {
+    let attempt = call.attempt("schedule.update", format!("schedule {id}"));
+    let updated = async {
+        let now = clock(app).await?;
+        let (scan, next) = checked(app, call, id, wanted, now).await?;
+        let change = ScheduleChange::Replace {
+            scan: Box::new(scan),
+            operator: call.operator,
+            next,
+        };
+        changed(app, call, id, change, now).await
+    };
+    attempt.or_refused(&app.auditor, updated.await).await
+}
+
+/// Pauses a schedule.
+pub(crate) async fn pause(
+    app: &App,
+    call: &OperatorCall,
+    id: ScheduleId,
+) -> Result<ScheduleRow, RpcError> {
+    let attempt = call.attempt("schedule.pause", format!("schedule {id}"));
+    let paused = async {
+        let reason = format!("paused by {}", call.email);
+        let now = clock(app).await?;
+        changed(app, call, id, ScheduleChange::Pause { reason }, now).await
+    };
+    attempt.or_refused(&app.auditor, paused.await).await
+}
+
+/// Ends the pause of a schedule.
+pub(crate) async fn resume(
+    app: &App,
+    call: &OperatorCall,
+    id: ScheduleId,
+) -> Result<ScheduleRow, RpcError> {
+    let attempt = call.attempt("schedule.resume", format!("schedule {id}"));
+    let resumed = async {
+        let (row, now) = (get(app, call, id).await?, clock(app).await?);
+        let timing = timing(&row.scan.timing, now)?;
+        let change = ScheduleChange::Resume {
+            operator: call.operator,
+            next: timing.runs(basis(&row), now).next(),
+        };
+        changed(app, call, id, change, now).await
+    };
+    attempt.or_refused(&app.auditor, resumed.await).await
+}
+
+/// Deletes a schedule.
+pub(crate) async fn delete(app: &App, call: &OperatorCall, id: ScheduleId) -> Result<(), RpcError> {
+    let attempt = call.attempt("schedule.delete", format!("schedule {id}"));
+    let (change, now) = (ScheduleChange::Delete, app.environment.now());
+    let store = &app.store;
+    let deleted = store.change_schedule(call.org, id, change, call.actor(), now);
+    attempt.or_refused(&app.auditor, deleted.await).await?;
+    Ok(())
+}
+
+/// Starts the scan of a schedule for the operator who asks.
+pub(crate) async fn run_now(
+    app: &Arc<App>,
+    call: &OperatorCall,
+    id: ScheduleId,
+) -> Result<ScanId, RpcError> {
+    let attempt = call.attempt("scan.start", format!("schedule {id}"));
+    let started = async {
+        let row = get(app, call, id).await?;
+        let planned = scans::planned(app, call.org, row.scan.node, &row.scan.request).await?;
+        if let Some(blackout) = planned.blackout {
+            return Err(blackout.refusal());
+        }
+        let plan = planned.plan;
+        let now = app.environment.now();
+        let new = NewScan {
+            id: app.environment.scan_id(),
+            org: call.org,
+            node: row.scan.node,
+            operator: call.operator,
+            request_id: None,
+            request: row.scan.request,
+            plan,
+            priority: Priority::Interactive,
+            queueing: Queueing::Until(now.plus(limits::QUEUE_FOR)),
+            ignores_blackout: false,
+            now,
+        };
+        let started = app.store.run_schedule_now(id, new, call.actor());
+        let scan = started.await.answered()?;
+        app.notify_node(row.scan.node);
+        Ok::<_, RpcError>(scan)
+    };
+    attempt.or_refused(&app.auditor, started.await).await
+}
+
+/// One schedule of the operator's organization.
+pub(crate) async fn get(
+    app: &App,
+    call: &OperatorCall,
+    id: ScheduleId,
+) -> Result<ScheduleRow, RpcError> {
+    let found = app.store.schedule(call.org, id).await.answered()?;
+    found.map(|(row, _)| row).ok_or_else(|| unknown(id))
+}
+
+/// The answer about a schedule that the organization does not have.
+pub(crate) fn unknown(id: ScheduleId) -> RpcError {
+    RpcError::not_found(format!("no schedule {id} in this organization"))
+        .with_reason("SCHEDULE_NOT_FOUND")
+}
+
+/// The clock that all servers share.
+pub(crate) async fn clock(app: &App) -> Result<Timestamp, RpcError> {
+    app.store
+        .shared_clock(app.environment.now())
+        .await
+        .answered()
+}
+
+async fn changed(
+    app: &App,
+    call: &OperatorCall,
+    id: ScheduleId,
+    change: ScheduleChange,
+    now: Timestamp,
+) -> Result<ScheduleRow, RpcError> {
+    let store = &app.store;
+    let changed = store.change_schedule(call.org, id, change, call.actor(), now);
+    changed.await.answered()?.ok_or_else(|| unknown(id))
+}
+
+/// Checks a schedule, and finds its first run.
+async fn checked(
+    app: &App,
+    call: &OperatorCall,
+    id: ScheduleId,
+    wanted: Wanted,
+    now: Timestamp,
+) -> Result<(ScheduledScan, Option<Run>), RpcError> {
+    let timing = timing(&wanted.timing, now)?;
+    scans::planned(app, call.org, wanted.node, &wanted.request).await?;
+    let basis = Basis {
+        schedule: Some(id),
+        since: now,
+    };
+    let next = timing.runs(basis, now).next();
+    let scan = ScheduledScan {
+        name: wanted.name,
+        node: wanted.node,
+        request: wanted.request,
+        timing: timing.text(),
+    };
+    Ok((scan, next))
+}
+
+fn basis(row: &ScheduleRow) -> Basis {
+    Basis {
+        schedule: Some(row.id),
+        since: row.since,
+    }
+}
+
+/// Starts due runs until the server drains.
+pub(crate) async fn run(app: Arc<App>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = app.drain.cancelled() => return,
+            _ = looks.tick() => {}
+        }
+        if let Err(error) = look(&app).await {
+            tracing::warn!(%error, "cannot start the runs of schedules");
+        }
+    }
+}
+
+async fn look(app: &Arc<App>) -> Result<(), StoreError> {
+    let now = app.store.shared_clock(app.environment.now()).await?;
+    for row in app.store.due_schedules(now, RUNS_A_LOOK).await? {
+        if app.drain.is_cancelled() {
+            return Ok(());
+        }
+        settle(app, row, now).await?;
+    }
+    Ok(())
+}
+
+/// Settles the due runs of one schedule.
+async fn settle(app: &Arc<App>, row: ScheduleRow, now: Timestamp) -> Result<(), StoreError> {
+    let Some(expected) = row.next else {
+        return Ok(());
+    };
+    let timing = match Timing::parse(&row.scan.timing) {
+        Ok(timing) => timing,
+        // The rules that this program has can be other than those with which it was stored.
+        Err(error) => return give_up(app, &row, &error.to_string(), now).await,
+    };
+    let (due, missed, next, is_due) = match decide(&timing, basis(&row), expected, now) {
+        Decision::Wait => return Ok(()),
+        Decision::Start { run, missed, next } => (run.due, missed, next, true),
+        Decision::Missed { missed, next } => (expected.due, missed, next, false),
+    };
+    let scan = if is_due {
+        new_scan(app, &row, next, now).await
+    } else {
+        Err(MISSED.to_owned())
+    };
+    let mut run = SettledRun {
+        schedule: row.id,
+        expected,
+        due,
+        missed,
+        next,
+        scan,
+        now,
+    };
+    let settled = match app.store.settle_run(run.clone()).await {
+        Err(CreateScanError::Storage(error)) => return Err(error),
+        Err(refused) => {
+            run.scan = Err(refused.to_string());
+            match app.store.settle_run(run).await {
+                Err(CreateScanError::Storage(error)) => return Err(error),
+                Err(_) | Ok(_) => Settled::LeftOut(refused.to_string()),
+            }
+        }
+        Ok(settled) => settled,
+    };
+    let schedule = row.id;
+    match settled {
+        Settled::Scan(scan, node) => {
+            tracing::info!(%schedule, %scan, %node, missed, "a schedule started a scan");
+            app.notify_node(node);
+        }
+        Settled::LeftOut(reason) => {
+            tracing::warn!(%schedule, reason, missed, "a run of a schedule was left out")
+        }
+        Settled::Paused(reason) => tracing::warn!(%schedule, reason, "a schedule was paused"),
+        Settled::Stale => {}
+    }
+    Ok(())
+}
+
+/// Plans the scan of a run. A refusal becomes the sentence that operators read.
+async fn new_scan(
+    app: &App,
+    row: &ScheduleRow,
+    next: Option<Run>,
+    now: Timestamp,
+) -> Result<Box<NewScan>, String> {
+    let planned = scans::planned(app, row.org, row.scan.node, &row.scan.request).await;
+    let planned = planned.map_err(|error| error.message)?;
+    // Waiting longer than until the next run would only leave that one out.
+    let wait = next.map_or(limits::QUEUE_FOR, |next| {
+        next.at.since(now).min(limits::QUEUE_FOR)
+    });
+    let now = app.environment.now();
+    // A run in a blackout of its site waits for the end of the blackout.
+    let held = planned.blackout.map(|blackout| blackout.end.at.since(now));
+    let wait = wait.max(held.map_or(Duration::ZERO, |held| held + limits::QUEUE_FOR));
+    let plan = planned.plan;
+    Ok(Box::new(NewScan {
+        id: app.environment.scan_id(),
+        org: row.org,
+        node: row.scan.node,
+        operator: row.operator,
+        request_id: None,
+        request: row.scan.request.clone(),
+        plan,
+        priority: Priority::Scheduled,
+        queueing: Queueing::Until(now.plus(wait)),
+        ignores_blackout: false,
+        now,
+    }))
+}
+
+async fn give_up(
+    app: &App,
+    row: &ScheduleRow,
+    error: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let schedule = row.id;
+    tracing::warn!(%schedule, error, "a schedule cannot be read and is paused");
+    let reason = format!("its times cannot be read: {error}");
+    let change = ScheduleChange::Pause { reason };
+    let store = &app.store;
+    let paused = store.change_schedule(row.org, row.id, change, Actor::SYSTEM, now);
+    match paused.await {
+        Err(fleet_store::ScheduleError::Storage(error)) => Err(error),
+        // It was changed meanwhile.
+        Err(_) | Ok(_) => Ok(()),
+    }
+}

@@ -1,0 +1,215 @@
+//! Differences between scans: pages, files, the explanation of a result of zero.
+
+use fleet_core::Role;
+use fleet_wire::{
+    Code,
+    fleet::{DifferenceGroup, GetScanDifferenceRequest, GetScanDifferenceResponse},
+    gateway::{AckCode, ControlAck, DiscoveredDeviceReport, control_stream_request},
+};
+
+use crate::harness::{
+    Enrolled, Node, Operator, Profile, World, device, range, refused, request, start,
+};
+
+/// Scans ten addresses, of which the node reports these devices and outcomes. Returns the id.
+async fn scanned(
+    operator: &Operator,
+    enrolled: &Enrolled,
+    node: &mut Node,
+    devices: Vec<DiscoveredDeviceReport>,
+    outcomes: [u8; 10],
+) -> String {
+    let wanted = range("10.0.0.1", "10.0.0.10", &["80"]);
+    let scan = start(operator, enrolled, wanted).await;
+    let (command, _) = node.command().await;
+    if !devices.is_empty() {
+        node.report(&command, devices).await.expect("is taken");
+    }
+    node.say(control_stream_request::Kind::Ack(ControlAck {
+        command_id: command,
+        succeeded: true,
+        code: AckCode::Ok.into(),
+        outcomes: outcomes.to_vec().into(),
+        ..ControlAck::default()
+    }))
+    .await;
+    scan.is("SCAN_STATE_COMPLETED").await;
+    scan.id
+}
+
+fn miner(ip: &str, mac: u8, firmware: &str) -> DiscoveredDeviceReport {
+    DiscoveredDeviceReport {
+        port: "80".into(),
+        mac_address: format!("02:00:5E:00:00:{mac:02X}"),
+        firmware_version: firmware.into(),
+        ..device(ip)
+    }
+}
+
+async fn compared(
+    operator: &Operator,
+    wanted: &GetScanDifferenceRequest,
+) -> GetScanDifferenceResponse {
+    let answer = operator
+        .results()
+        .get_scan_difference(wanted, operator.options())
+        .await;
+    answer.expect("answers")
+}
+
+/// The rows of a page as group, address and reason or changes.
+fn lines(page: &GetScanDifferenceResponse) -> Vec<String> {
+    let line = |row: &fleet_wire::fleet::DifferenceRow| {
+        let group = row.group().as_str_name().replace("DIFFERENCE_GROUP_", "");
+        let line = format!("{group} {} {}{}", row.ip, row.changed.join(","), row.reason);
+        line.trim_end().to_owned()
+    };
+    page.rows.iter().map(line).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_difference_is_the_same_in_pages_and_files() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    let before = vec![
+        miner("10.0.0.1", 1, "1.0"),
+        miner("10.0.0.2", 2, "1.0"),
+        miner("10.0.0.3", 3, "1.0"),
+        miner("10.0.0.4", 4, "1.0"),
+        miner("10.0.0.5", 5, "1.0"),
+    ];
+    let first = scanned(&operator, &enrolled, &mut node, before, [1; 10]).await;
+    let after = vec![
+        miner("10.0.0.1", 1, "1.0"),
+        miner("10.0.0.2", 2, "1.1"),
+        miner("10.0.0.6", 3, "1.0"),
+        miner("10.0.0.7", 7, "1.0"),
+        miner("10.0.9.9", 9, "1.0"),
+    ];
+    let bytes = [4, 4, 1, 2, 0, 4, 4, 3, 1, 1];
+    let second = scanned(&operator, &enrolled, &mut node, after, bytes).await;
+
+    let expected = [
+        "NEW 10.0.0.7",
+        "MISSING 10.0.0.4 its address refused the connection",
+        "MOVED 10.0.0.6 address",
+        "CHANGED 10.0.0.2 firmware",
+        "UNCHANGED 10.0.0.1",
+        "UNIDENTIFIED 10.0.0.8 it answered without being identified",
+        "REJECTED  address out of scope, for example 10.0.9.9:80 mac:02:00:0A:00:09:09",
+        "UNDECIDED 10.0.0.5 its address was not reached",
+    ];
+    let wanted = GetScanDifferenceRequest {
+        scan_id: second.clone(),
+        ..GetScanDifferenceRequest::default()
+    };
+    let whole = compared(&operator, &wanted).await;
+    assert_eq!(lines(&whole), expected);
+    assert_eq!(whole.against_scan_id, first);
+    assert_eq!((whole.next_cursor, whole.explanation.as_str()), (0, ""));
+    assert!(whole.counts.iter().all(|count| count.count == 1));
+    assert_eq!(whole.counts.len(), 8);
+
+    // Page by page.
+    let mut paged = Vec::new();
+    let mut cursor = 0;
+    loop {
+        let page = GetScanDifferenceRequest {
+            limit: 3,
+            cursor,
+            ..wanted.clone()
+        };
+        let page = compared(&operator, &page).await;
+        paged.extend(lines(&page));
+        cursor = page.next_cursor;
+        if cursor == 0 {
+            break;
+        }
+    }
+    assert_eq!(paged, expected);
+
+    // One group, with the counts of all.
+    let missing = GetScanDifferenceRequest {
+        group: DifferenceGroup::Missing.into(),
+        ..wanted.clone()
+    };
+    let missing = compared(&operator, &missing).await;
+    assert_eq!(lines(&missing), expected[1..2]);
+    assert_eq!(missing.counts, whole.counts);
+
+    // As files.
+    let bearer = format!("Bearer {}", operator.key);
+    let file = async |name: &str| {
+        let path = format!("/api/scans/{second}/{name}");
+        let headers = [("authorization", bearer.as_str())];
+        request(world.address(), "GET", &path, &headers, "").await
+    };
+    let csv = file("difference.csv").await;
+    assert_eq!(
+        csv.header("content-type"),
+        "text/csv; charset=utf-8; header=present"
+    );
+    let records: Vec<&str> = csv.body.lines().collect();
+    assert_eq!(records.len(), expected.len() + 1, "{}", csv.body);
+    assert!(records[3].starts_with("moved,"), "{}", records[3]);
+    let json = file(&format!("difference.json?group=missing&against={first}"))
+        .await
+        .json();
+    assert_eq!(
+        json["rows"][0]["reason"],
+        "its address refused the connection"
+    );
+    assert_eq!(json["rows"].as_array().map(Vec::len), Some(1));
+    assert_eq!(json["againstScanId"], first);
+    for (name, word) in [
+        ("difference.csv?group=gone", "`gone` is not a group"),
+        ("difference.csv?against=x", "against"),
+    ] {
+        let answer = file(name).await;
+        assert_eq!(answer.status, 400, "{name}");
+        assert!(answer.body.contains(word), "{}", answer.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_of_zero_explains_itself() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &operator).await;
+    let mut node = enrolled.connect(&world, Profile::ours()).await;
+    for (bytes, part) in [
+        ([1; 10], "10 of 10 targets did not answer"),
+        ([2; 10], "10 of 10 targets refused the connection"),
+        ([3; 10], "10 of 10 targets answered, but no driver"),
+    ] {
+        let scan = scanned(&operator, &enrolled, &mut node, Vec::new(), bytes).await;
+        let wanted = GetScanDifferenceRequest {
+            scan_id: scan,
+            ..GetScanDifferenceRequest::default()
+        };
+        let found = compared(&operator, &wanted).await;
+        assert!(found.explanation.contains(part), "{}", found.explanation);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_is_not_compared_with_itself() {
+    let world = World::new().await;
+    let operator = world.operator(Role::Viewer).await;
+    let admin = world.operator(Role::Operator).await;
+    let enrolled = Enrolled::new(&world, &admin).await;
+    let scan = start(&admin, &enrolled, range("10.0.0.1", "10.0.0.9", &["80"])).await;
+    let wanted = GetScanDifferenceRequest {
+        scan_id: scan.id.clone(),
+        against_scan_id: scan.id.clone(),
+        ..GetScanDifferenceRequest::default()
+    };
+    let answer = operator
+        .results()
+        .get_scan_difference(&wanted, operator.options())
+        .await;
+    let error = refused(answer, Code::InvalidArgument);
+    assert!(error.message.contains("name another scan"), "{error}");
+}

@@ -1,0 +1,152 @@
+//! Reading the results of two scans for `fleet_inventory::difference`. Results are written with each report, see
+//! `report.rs`.
+
+mod load;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use fleet_inventory::{Later, difference};
+use load::Loaded;
+use sea_orm::sea_query::Query;
+use sha2::{Digest, Sha256};
+
+use super::{
+    entity::{node, scan},
+    hosts, scans,
+};
+use crate::{Against, DifferenceError, Results, ScanDifference, UnidentifiedHost, sql::prelude::*};
+
+#[async_trait]
+impl Results for SqlStore {
+    async fn scan_difference(
+        &self,
+        org: OrgId,
+        scan: ScanId,
+        against: Against,
+        now: Timestamp,
+    ) -> Result<ScanDifference, DifferenceError> {
+        let operation = "scan_difference";
+        let db = self.reader();
+        let find = async |id| {
+            let found = scans::of_org(db, org, id).await.during(operation)?;
+            found.ok_or(DifferenceError::NotFound(id))
+        };
+        let row = find(scan).await?;
+        let other = match against {
+            Against::Scan(id) if id == scan => return Err(DifferenceError::Itself(id)),
+            Against::Scan(id) => Some(find(id).await?),
+            Against::Previous => previous(db, &row).await.during(operation)?,
+        };
+        let difference = compare(db, row, other, now).await;
+        Ok(difference.during(operation)?)
+    }
+}
+
+/// The hash under which the scans of the same targets are found.
+pub(super) fn hash_of_targets(key: &str) -> String {
+    let digest = Sha256::digest(key.as_bytes());
+    // Half of the digest is enough to tell apart the targets of one organization.
+    digest
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The newest earlier scan of the same targets on the same site. An address means one host only within a site.
+async fn previous(
+    db: &impl ConnectionTrait,
+    row: &scan::Model,
+) -> Result<Option<scan::Model>, DbErr> {
+    let Some(key) = &row.targets_key else {
+        return Ok(None);
+    };
+    let site = Query::select()
+        .column(node::Column::SiteId)
+        .from(node::Entity)
+        .and_where(node::Column::Id.eq(row.node_id))
+        .to_owned();
+    let neighbors = Query::select()
+        .column(node::Column::Id)
+        .from(node::Entity)
+        .and_where(node::Column::SiteId.in_subquery(site))
+        .to_owned();
+    let complete = [ScanState::Completed, ScanState::Partial].map(AsText);
+    scan::Entity::find()
+        .filter(scan::Column::OrgId.eq(row.org_id))
+        .filter(scan::Column::TargetsKey.eq(key))
+        .filter(scan::Column::Id.lt(row.id))
+        .filter(scan::Column::State.is_in(complete))
+        .filter(scan::Column::NodeId.in_subquery(neighbors))
+        // Ids contain their time.
+        .order_by_desc(scan::Column::Id)
+        .one(db)
+        .await
+}
+
+async fn compare(
+    db: &impl ConnectionTrait,
+    row: scan::Model,
+    other: Option<scan::Model>,
+    now: Timestamp,
+) -> Result<ScanDifference, DbErr> {
+    let mut after = Loaded::load(db, row.id.0).await?;
+    let mut before = match &other {
+        Some(other) => Loaded::load(db, other.id.0).await?,
+        None => Loaded::default(),
+    };
+    let survivors = load::survivors(db, &[&before, &after]).await?;
+    before.resolve(&survivors);
+    after.resolve(&survivors);
+    let endpoints: BTreeSet<Endpoint> = before.seen.iter().map(|seen| seen.endpoint).collect();
+    let chunks = load::chunks(db, row.id.0).await?;
+    let scanned: Vec<_> = chunks.iter().map(load::Chunk::scanned).collect();
+    let rows = difference(
+        &before.seen,
+        &Later {
+            seen: &after.seen,
+            rejected: after.owned_elsewhere(),
+            outcomes: fleet_discovery::endpoint_outcomes(&scanned, &endpoints),
+        },
+    );
+    let devices = after.addresses();
+    let answered = fleet_discovery::unidentified_hosts(&scanned, &devices);
+    let unidentified = unidentified(db, row.id.0, answered, &devices).await?;
+    let rejected_otherwise =
+        load::rejected_otherwise(db, row.id.0, after.stored_refusals()).await?;
+    let mut identifiers = before.identifiers;
+    identifiers.append(&mut after.identifiers);
+    identifiers.extend(survivors.identifiers);
+    Ok(ScanDifference {
+        scan: scans::read_one(db, row, now).await?,
+        against: match other {
+            Some(other) => Some(scans::read_one(db, other, now).await?),
+            None => None,
+        },
+        rows,
+        identifiers,
+        unidentified,
+        rejected: after.rejected,
+        rejected_otherwise,
+    })
+}
+
+/// The hosts that answered by their outcome, or that the node reported, without those that have a device.
+async fn unidentified(
+    db: &impl ConnectionTrait,
+    scan: ScanId,
+    answered: BTreeSet<IpAddr>,
+    devices: &BTreeSet<IpAddr>,
+) -> Result<Vec<UnidentifiedHost>, DbErr> {
+    let mut hosts: BTreeMap<IpAddr, _> = answered.into_iter().map(|ip| (ip, None)).collect();
+    for stored in hosts::page(db, scan, 0, u32::MAX).await? {
+        if !devices.contains(&stored.host.ip) {
+            hosts.insert(stored.host.ip, Some(stored.host));
+        }
+    }
+    let host = |(ip, report)| UnidentifiedHost { ip, report };
+    Ok(hosts.into_iter().map(host).collect())
+}
