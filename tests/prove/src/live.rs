@@ -37,32 +37,31 @@ pub(crate) struct Live {
 
 impl Live {
     pub(crate) async fn start(store: &SqlStore) -> Result<Self> {
-        Self::serve(store, first_key(store).await?).await
-    }
-
-    /// The same with the rate limits of a server.
-    pub(crate) async fn start_limited(store: &SqlStore) -> Result<Self> {
-        let rates = Some(fleet_server::Rates::default());
-        Self::serve_with(store, first_key(store).await?, rates).await
+        let environment: Arc<dyn Environment> = Arc::new(SystemEnvironment);
+        let (email, now) = ("prover@example.org", environment.now());
+        let new = NewOperator {
+            org: "Proof".to_owned(),
+            email: email.to_owned(),
+            role: Role::Admin,
+            now,
+        };
+        store.create_operator(new, Actor::SYSTEM).await?;
+        let key = Secret::new(SecretKind::OperatorKey, &environment.random());
+        store
+            .create_operator_key(email, key.hash(), Actor::SYSTEM, now)
+            .await?;
+        Self::serve(store, key.expose().to_owned()).await
     }
 
     /// Starts a server on a database whose operator has this key: another replica, or a restarted server.
     pub(crate) async fn serve(store: &SqlStore, key: String) -> Result<Self> {
-        Self::serve_with(store, key, None).await
-    }
-
-    async fn serve_with(
-        store: &SqlStore,
-        key: String,
-        rates: Option<fleet_server::Rates>,
-    ) -> Result<Self> {
         let environment: Arc<dyn Environment> = Arc::new(SystemEnvironment);
         let parsed = Secret::parse(SecretKind::OperatorKey, &key)?;
         let operator = store
             .operator_by_key(parsed.hash(), environment.now())
             .await?;
         let config = ServerConfig {
-            rates,
+            rates: None,
             ..ServerConfig::default()
         };
         let server = Server::start(config, Arc::new(store.clone()), environment);
@@ -224,24 +223,6 @@ impl Live {
             .await?;
         Ok(started.scan.context("a scan")?.scan_id)
     }
-}
-
-/// Creates an administrator and returns a key of theirs.
-async fn first_key(store: &SqlStore) -> Result<String> {
-    let environment: &dyn Environment = &SystemEnvironment;
-    let (email, now) = ("prover@example.org", environment.now());
-    let new = NewOperator {
-        org: "Proof".to_owned(),
-        email: email.to_owned(),
-        role: Role::Admin,
-        now,
-    };
-    store.create_operator(new, Actor::SYSTEM).await?;
-    let key = Secret::new(SecretKind::OperatorKey, &environment.random());
-    store
-        .create_operator_key(email, key.hash(), Actor::SYSTEM, now)
-        .await?;
-    Ok(key.expose().to_owned())
 }
 
 /// Creates an identity key.
