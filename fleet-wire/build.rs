@@ -3,6 +3,8 @@
 
 #[path = "build/bounds.rs"]
 mod bounds;
+#[path = "build/openapi.rs"]
+mod openapi;
 
 use std::{
     error::Error,
@@ -56,11 +58,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     let table = std::fs::read_to_string("bounds.txt")?;
     let checks = bounds::generate(&table, &FileDescriptorSet::decode(&*encoded)?)?;
     std::fs::write(out.join("bounds.rs"), checks)?;
+    let version = std::env::var("CARGO_PKG_VERSION")?;
+    let documented = compiler("proto")?
+        .include_source_info(true)
+        .encode_file_descriptor_set();
+    let api = openapi::describe(&FileDescriptorSet::decode(&*documented)?, &version);
+    std::fs::write(out.join("openapi.json"), format!("{api:#}\n"))?;
     generate(&compile(PLUGIN)?, &["sdk", "plugin"], false)
 }
 
 /// Every definition below a folder, as an encoded set of descriptors.
 fn compile(folder: &str) -> Result<Vec<u8>, Box<dyn Error>> {
+    Ok(compiler(folder)?.encode_file_descriptor_set())
+}
+
+/// A compiler that has read every definition below a folder.
+fn compiler(folder: &str) -> Result<protox::Compiler, Box<dyn Error>> {
     println!("cargo:rerun-if-changed={folder}");
     let mut files = Vec::new();
     definitions(Path::new(folder), &mut files)?;
@@ -68,7 +81,7 @@ fn compile(folder: &str) -> Result<Vec<u8>, Box<dyn Error>> {
     files.sort();
     let mut compiler = protox::Compiler::new([folder])?;
     compiler.include_imports(true).open_files(&files)?;
-    Ok(compiler.encode_file_descriptor_set())
+    Ok(compiler)
 }
 
 /// Messages, services, and the JSON form of the messages of `packages`.

@@ -5,6 +5,7 @@
 mod ack;
 mod calls;
 mod command;
+mod counts;
 mod pairing;
 mod report;
 mod route;
@@ -17,6 +18,7 @@ mod work;
 use std::{sync::Arc, time::Duration};
 
 pub(crate) use command::denied_ports_note;
+pub use counts::AgentCounts;
 use fleet_core::{NodeId, limits};
 use fleet_discovery::SubnetChoice;
 use fleet_registry::link::StopReason;
@@ -51,6 +53,8 @@ pub struct AgentOptions {
     pub command_targets: u32,
     /// The site's kill switch: while it holds a reason, every scan and pairing stops and new ones are refused.
     pub halt: watch::Receiver<Option<String>>,
+    /// Whether scans may listen at the ports of IP report buttons.
+    pub listen_announcements: bool,
     /// Time limit for uploading results during the shutdown.
     pub drain: Duration,
 }
@@ -65,6 +69,7 @@ impl Default for AgentOptions {
             local_subnets: None,
             command_targets: u32::try_from(limits::COMMAND_TARGETS).unwrap_or(u32::MAX),
             halt: watch::channel(None).1,
+            listen_announcements: false,
             drain: Duration::from_secs(10),
         }
     }
@@ -85,6 +90,8 @@ pub struct AgentStatus {
     pub problem: Option<String>,
     /// The networks of this machine, and which of them are the local subnets. Empty before the first stream.
     pub subnets: Vec<SubnetChoice>,
+    /// What the agent has done since it started.
+    pub counts: AgentCounts,
 }
 
 /// Why an agent cannot be created.

@@ -8,13 +8,14 @@ mod agent;
 mod enroll;
 mod import;
 mod local;
+mod metrics;
 mod seal;
 mod session;
 mod site;
 mod state;
 mod transport;
 
-pub use agent::{Agent, AgentError, AgentOptions, AgentStatus};
+pub use agent::{Agent, AgentCounts, AgentError, AgentOptions, AgentStatus};
 pub use enroll::{
     ConfigureOptions, EnrollError, EnrollOptions, Registration, configure, finish, refresh,
     register,
@@ -22,6 +23,7 @@ pub use enroll::{
 pub use fleet_registry::link::StopReason;
 pub use import::import;
 pub use local::{LocalScan, LocalScanError, LocalSummary, RunningScan};
+pub use metrics::metrics;
 pub use seal::{CredentialPart, SealError, open, seal};
 pub use session::SessionError;
 pub use site::{PolicyViolation, SitePolicy};

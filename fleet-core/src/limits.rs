@@ -86,6 +86,11 @@ pub const MDNS_LISTEN: Duration = Duration::from_secs(5);
 /// Maximum time that a node listens to mDNS.
 pub const MDNS_LISTEN_MOST: Duration = Duration::from_secs(60);
 
+/// Default time that a node listens for the announcements of IP report buttons.
+pub const REPORTS_LISTEN: Duration = Duration::from_secs(300);
+/// Maximum time that a node listens for them. The rest of the [`COMMAND_BUDGET`] is for the last devices.
+pub const REPORTS_LISTEN_MOST: Duration = Duration::from_secs(540);
+
 /// Maximum number of addresses that the server itself dials at a time.
 pub const DIRECT_BATCH: usize = 1_024;
 /// How long the server may dial addresses after their release. Reports of nodes about them wait during this time.

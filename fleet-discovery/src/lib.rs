@@ -54,7 +54,7 @@ pub use plan::{
 pub use ports::{PortsError, parse_ports};
 pub use request::{Mode, ScanRequest, Tally};
 pub use scope::{InvalidScope, PinError, Pinned, Scope, ScopeKind, pinnable};
-pub use service::{InvalidServiceType, Listening, ListeningError, ServiceType};
+pub use service::{IP_REPORTS, InvalidServiceType, Listening, ListeningError, ServiceType};
 pub use shares::{Candidate, Coverage, coverage};
 pub use target::{LOCAL_SUBNET, Target, TargetError, TargetErrorKind};
-pub use target_set::{TargetEntry, TargetSet};
+pub use target_set::{TARGET_FILE, TargetEntry, TargetSet, expand_targets};

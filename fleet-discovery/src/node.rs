@@ -24,6 +24,8 @@ pub struct NodeProfile {
     pub pins: bool,
     /// Whether the node can listen to multicast DNS.
     pub mdns: bool,
+    /// Whether the node can listen for the announcements of IP report buttons.
+    pub announcements: bool,
     /// Whether its acks report the outcome of every target.
     pub outcomes: bool,
     /// Whether the node reports progress.
@@ -76,6 +78,7 @@ impl NodeProfile {
             big_commands: false,
             pins: false,
             mdns: false,
+            announcements: false,
             outcomes: false,
             progress: false,
             cancel: false,
@@ -121,6 +124,7 @@ impl NodeProfile {
             big_commands,
             pins: has("pins"),
             mdns: has("mdns"),
+            announcements: has("announcements"),
             outcomes: has("outcomes"),
             progress: has("progress"),
             cancel: has("cancel"),

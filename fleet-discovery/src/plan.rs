@@ -14,7 +14,8 @@ use fleet_core::{AddressPolicy, Port};
 pub use joint::{JointPlan, Participant, PlannedShare, check_participants, plan_over};
 
 use crate::{
-    Exclusion, Listening, Mode, NodeProfile, ScanRequest, Scope, Tally, estimate, parse_ports,
+    Exclusion, IP_REPORTS, Listening, Mode, NodeProfile, ScanRequest, Scope, Tally, estimate,
+    parse_ports,
 };
 
 /// The plan of a scan.
@@ -98,6 +99,9 @@ pub fn plan_at_site(
         Mode::List(entries) => select::list(entries, node, policy)?,
         Mode::Range { start, end } => select::range(start, end, policy)?,
         Mode::Target(text) => select::target(text, node, policy)?,
+        Mode::Mdns { service_type, .. } if service_type == IP_REPORTS && !node.announcements => {
+            return Err(PlanError::ReportsNotAnnounced);
+        }
         Mode::Mdns { .. } if !node.mdns => return Err(PlanError::MdnsNotAnnounced),
         Mode::Mdns {
             service_type,

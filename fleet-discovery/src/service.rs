@@ -12,6 +12,9 @@ const NAME: usize = 15;
 /// The default type. Devices that serve a web page announce it, as AxeOS does.
 const DEFAULT: &str = "_http._tcp";
 
+/// The word that stands for the announcements of IP report buttons, in place of a service type.
+pub const IP_REPORTS: &str = "ip-reports";
+
 /// Between a subtype and its type (RFC 6763, 7.1).
 const SUBTYPE: &str = "._sub.";
 /// Maximum length of a subtype: that of a DNS label.
@@ -26,6 +29,11 @@ impl ServiceType {
     /// The type with its subtype, without its domain.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it stands for the announcements of IP report buttons instead of a service.
+    pub fn is_ip_reports(&self) -> bool {
+        self.0 == IP_REPORTS
     }
 
     /// The type without its subtype, of which services are instances.
@@ -51,13 +59,13 @@ impl fmt::Display for ServiceType {
 pub struct Listening {
     /// The requested service type.
     pub service: ServiceType,
-    /// At least one second, at most [`limits::MDNS_LISTEN_MOST`].
+    /// At least one second, at most [`limits::MDNS_LISTEN_MOST`] or, for IP reports, [`limits::REPORTS_LISTEN_MOST`].
     pub time: Duration,
 }
 
 impl Listening {
     /// Parses the parameters of an operator. The default type is `_http._tcp`, the default domain is `local`, and 0
-    /// seconds stand for [`limits::MDNS_LISTEN`].
+    /// seconds stand for [`limits::MDNS_LISTEN`]. The word [`IP_REPORTS`] has limits of its own.
     ///
     /// # Errors
     ///
@@ -80,10 +88,21 @@ impl Listening {
         if !domain_is_local {
             return Err(ListeningError::Domain(shown(domain)));
         }
+        let (usual, most) = if service.is_ip_reports() {
+            (limits::REPORTS_LISTEN, limits::REPORTS_LISTEN_MOST)
+        } else {
+            (limits::MDNS_LISTEN, limits::MDNS_LISTEN_MOST)
+        };
         let time = match u64::try_from(timeout_seconds).map(Duration::from_secs) {
-            Ok(Duration::ZERO) => limits::MDNS_LISTEN,
-            Ok(time) if time <= limits::MDNS_LISTEN_MOST => time,
-            Ok(_) | Err(_) => return Err(ListeningError::Timeout(timeout_seconds)),
+            Ok(Duration::ZERO) => usual,
+            Ok(time) if time <= most => time,
+            Ok(_) | Err(_) => {
+                return Err(ListeningError::Timeout {
+                    seconds: timeout_seconds,
+                    most: most.as_secs(),
+                    usual: usual.as_secs(),
+                });
+            }
         };
         Ok(Self { service, time })
     }
@@ -106,8 +125,15 @@ pub enum ListeningError {
     )]
     Domain(String),
     /// The time is too long or negative.
-    #[error("a node cannot listen for {0} seconds: name 1 to {most}, or 0 for {usual}", most = limits::MDNS_LISTEN_MOST.as_secs(), usual = limits::MDNS_LISTEN.as_secs())]
-    Timeout(i32),
+    #[error("a node cannot listen for {seconds} seconds: name 1 to {most}, or 0 for {usual}")]
+    Timeout {
+        /// The requested time.
+        seconds: i32,
+        /// The longest time.
+        most: u64,
+        /// The default.
+        usual: u64,
+    },
 }
 
 /// A text that is not a service type.
@@ -127,6 +153,7 @@ impl FromStr for ServiceType {
         let bare = lower.strip_suffix('.').unwrap_or(&lower);
         let bare = bare.strip_suffix(".local").unwrap_or(bare);
         match fault(bare) {
+            _ if bare == IP_REPORTS => Ok(Self(bare.to_owned())),
             None => Ok(Self(bare.to_owned())),
             Some(why) => Err(InvalidServiceType {
                 input: shown(text),
@@ -272,5 +299,20 @@ mod tests {
             let error = read(domain, seconds).expect_err(named).to_string();
             assert!(error.contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn ip_reports_are_a_word_with_longer_times() {
+        let read = |seconds| Listening::read(IP_REPORTS, "", seconds);
+        let usual = read(0).expect("the default");
+        assert!(usual.service.is_ip_reports());
+        assert_eq!(usual.time, limits::REPORTS_LISTEN);
+        assert!(read(540).is_ok());
+        let error = read(541).expect_err("too long").to_string();
+        assert!(
+            error.contains("541") && error.contains("1 to 540"),
+            "{error}"
+        );
+        assert!(!ServiceType::default().is_ip_reports());
     }
 }

@@ -9,6 +9,7 @@ use fleet_core::{canonical, limits, parse_literal};
 
 use crate::{
     AddressList, HostName, Target, TargetError, TargetErrorKind,
+    shown::shown,
     target::{decimal, network},
 };
 
@@ -243,6 +244,66 @@ fn masked(text: &str) -> Option<Result<TargetEntry, TargetErrorKind>> {
     })
 }
 
+/// The longest file of targets, in bytes: a list of all addresses of a scan fits.
+pub const TARGET_FILE: u64 = 1 << 20;
+
+/// Replaces `@FILE` and `-` (standard input) by the targets in them. Other targets stay as they are. The result is not
+/// checked. `read` returns the text of a file, or of standard input for `-`.
+///
+/// # Errors
+///
+/// A text that names the file and the reason.
+pub fn expand_targets<E: fmt::Display>(
+    targets: Vec<String>,
+    mut read: impl FnMut(&str) -> Result<String, E>,
+) -> Result<Vec<String>, String> {
+    let mut all = Vec::new();
+    for target in targets {
+        let path = match target.strip_prefix('@') {
+            Some(path) => path,
+            None if target == "-" => "-",
+            None => {
+                all.push(target);
+                continue;
+            }
+        };
+        let text = read(path).map_err(|error| {
+            format!(
+                "the targets in `{}` cannot be read: {error}",
+                shown(&target)
+            )
+        })?;
+        if text.len() as u64 > TARGET_FILE {
+            return Err(format!(
+                "`{}` is larger than 1 MiB; split it",
+                shown(&target)
+            ));
+        }
+        let before = all.len();
+        all.extend(targets_of_text(&text));
+        if all.len() == before {
+            return Err(format!(
+                "there are no targets in `{}`; write one per line",
+                shown(&target)
+            ));
+        }
+    }
+    Ok(all)
+}
+
+/// Splits the text of a file into targets: one or several per line, separated by blanks, commas or semicolons. `#`
+/// starts a comment. The result is not checked.
+fn targets_of_text(text: &str) -> Vec<String> {
+    let targets = text.lines().flat_map(|line| {
+        let line = line.split('#').next().unwrap_or_default();
+        line.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '\u{feff}'))
+    });
+    targets
+        .filter(|target| !target.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -346,5 +407,42 @@ mod tests {
         assert_eq!(error.kind(), Kind::TooManyExcludes);
         let error = TargetSet::parse(&["10.0.0.1 !rig.lan"]).expect_err("a name");
         assert!(error.to_string().starts_with("`!rig.lan` "), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_targets_has_lists_lines_and_comments() {
+        let text = "\u{feff}# racks 1 to 4\r\n10.0.0.0/24, 10.0.1.5-40;10.0.2.7\n\n  !10.0.0.9 # the router\n";
+        assert_eq!(
+            targets_of_text(text),
+            ["10.0.0.0/24", "10.0.1.5-40", "10.0.2.7", "!10.0.0.9"]
+        );
+        assert!(targets_of_text("# nothing").is_empty());
+    }
+
+    #[test]
+    fn files_are_replaced_by_their_targets_and_errors_name_them() {
+        let read = |path: &str| match path {
+            "racks.txt" => Ok("10.0.0.1\n!10.0.0.2 # b\n".to_owned()),
+            "-" => Ok("10.0.0.3".to_owned()),
+            "none" => Ok("# none".to_owned()),
+            "large" => Ok("1".repeat(TARGET_FILE as usize + 1)),
+            _ => Err("no such file"),
+        };
+        let expand = |targets: &[&str]| {
+            expand_targets(
+                targets.iter().map(|text| (*text).to_owned()).collect(),
+                read,
+            )
+        };
+        let all = expand(&["10.0.9.9", "@racks.txt", "-"]).expect("targets");
+        assert_eq!(all, ["10.0.9.9", "10.0.0.1", "!10.0.0.2", "10.0.0.3"]);
+        for (target, reason) in [
+            ("@none", "no targets"),
+            ("@large", "1 MiB"),
+            ("@missing", "no such file"),
+        ] {
+            let error = expand(&[target]).expect_err(target);
+            assert!(error.contains(target) && error.contains(reason), "{error}");
+        }
     }
 }

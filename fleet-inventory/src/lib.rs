@@ -18,6 +18,6 @@ pub use difference::{
     Counts, Field, Group, Later, Reason, Row, Seen, UnknownGroup, difference, explain_zero,
 };
 pub use schedule::{Circumstances, Decision, Firing, decide, firing};
-pub use search::{Age, Network, Pattern, Search, SearchError, TextField, TimeField};
+pub use search::{AddressText, Age, Network, Pattern, Search, SearchError, TextField, TimeField};
 pub use timing::{Basis, Run, Timing, TimingError, TimingText};
 pub use zone::{UnknownZone, Zone};

@@ -84,6 +84,15 @@ pub struct Network {
     pub last: IpAddr,
 }
 
+/// Addresses as texts, which storage compares.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AddressText {
+    /// One address.
+    Exact(IpAddr),
+    /// Every address whose text begins with this one, which ends with a dot.
+    Prefix(String),
+}
+
 /// Why a search text is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SearchError {
@@ -188,7 +197,7 @@ impl Search {
         match field.as_str() {
             "ip" => self.networks.push(network(value).ok_or_else(|| {
                 invalid(
-                    "write an address, a network such as 10.0.0.0/24, or a prefix such as 10.0.*",
+                    "write an address, an IPv4 network such as 10.0.0.0/24, or a prefix such as 10.0.*",
                 )
             })?),
             "port" => self.ports.push(
@@ -223,6 +232,34 @@ impl Search {
             }
         }
         Ok(())
+    }
+}
+
+impl Network {
+    /// Returns texts that together match exactly the addresses of the network: at most 256.
+    pub fn texts(&self) -> Vec<AddressText> {
+        let (IpAddr::V4(first), IpAddr::V4(last)) = (self.first, self.last) else {
+            // Networks of IPv6 are not parsed.
+            return vec![AddressText::Exact(self.first)];
+        };
+        // The number of octets that all addresses share decides where a prefix can end.
+        let [a, b, c, d] = first.octets();
+        let [e, f, g, h] = last.octets();
+        let prefixes = |head: String, from: u8, to: u8| {
+            let prefix = |octet: u8| AddressText::Prefix(format!("{head}{octet}."));
+            (from..=to).map(prefix).collect()
+        };
+        if (a, b, c) == (e, f, g) && (d, h) != (0, u8::MAX) {
+            let exact =
+                |octet: u8| AddressText::Exact(std::net::Ipv4Addr::new(a, b, c, octet).into());
+            (d..=h).map(exact).collect()
+        } else if (a, b) == (e, f) && (c, g) != (0, u8::MAX) {
+            prefixes(format!("{a}.{b}."), c, g)
+        } else if a == e && (b, f) != (0, u8::MAX) {
+            prefixes(format!("{a}."), b, f)
+        } else {
+            prefixes(String::new(), a, e)
+        }
     }
 }
 
@@ -313,11 +350,10 @@ fn network(text: &str) -> Option<Network> {
     }
     // A prefix of whole octets.
     let octets = text.strip_suffix('*')?.strip_suffix('.')?;
-    let count = u32::try_from(octets.split('.').count()).ok()?;
-    let filled = format!(
-        "{octets}{}",
-        ".0".repeat(4_usize.checked_sub(count as usize)?)
-    );
+    let count = octets.split('.').count();
+    let missing = 4_usize.checked_sub(count).filter(|missing| *missing > 0)?;
+    let filled = format!("{octets}{}", ".0".repeat(missing));
+    let count = u32::try_from(count).ok()?;
     of_length(parse_literal(&filled)?, 8 * count)
 }
 
@@ -330,13 +366,11 @@ fn of_length(ip: IpAddr, length: u32) -> Option<Network> {
                 last: IpAddr::V4((ip.to_bits() | hosts).into()),
             })
         }
-        IpAddr::V6(ip) => {
-            let hosts = u128::MAX.checked_shr(length).unwrap_or(0);
-            (length <= 128).then(|| Network {
-                first: IpAddr::V6((ip.to_bits() & !hosts).into()),
-                last: IpAddr::V6((ip.to_bits() | hosts).into()),
-            })
-        }
+        // The text of an IPv6 address has no prefix in common with its network.
+        IpAddr::V6(ip) => (length == 128).then_some(Network {
+            first: ip.into(),
+            last: ip.into(),
+        }),
     }
 }
 

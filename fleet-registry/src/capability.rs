@@ -24,11 +24,13 @@ pub enum Capability {
     BigCommands,
     /// The node reports hosts that answered and that no driver identified.
     Hosts,
+    /// The node can listen for the announcements of IP report buttons.
+    Announcements,
 }
 
 impl Capability {
     /// Every capability, in declaration order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Progress,
         Self::Cancel,
         Self::Goodbye,
@@ -37,6 +39,7 @@ impl Capability {
         Self::Mdns,
         Self::BigCommands,
         Self::Hosts,
+        Self::Announcements,
     ];
 
     /// The name on the wire.
@@ -50,6 +53,7 @@ impl Capability {
             Self::Mdns => "mdns",
             Self::BigCommands => "big-commands",
             Self::Hosts => "hosts",
+            Self::Announcements => "announcements",
         }
     }
 

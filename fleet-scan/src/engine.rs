@@ -8,6 +8,7 @@
 mod host;
 mod identify;
 mod onlink;
+mod order;
 mod outbox;
 #[cfg(test)]
 mod pace;

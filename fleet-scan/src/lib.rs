@@ -34,6 +34,7 @@ mod examine;
 mod fingerprint;
 mod guard;
 mod http;
+mod ip_reports;
 mod job;
 mod json;
 mod login;
@@ -90,6 +91,11 @@ pub mod fuzz {
     /// Parses a frame of Whatsminer API 3.
     pub fn whatsminer_frame(bytes: &[u8]) {
         crate::whatsminer::fuzz(bytes);
+    }
+
+    /// Parses a datagram as the announcement of each make.
+    pub fn ip_report(bytes: &[u8]) {
+        crate::ip_reports::fuzz(bytes);
     }
 
     /// Receives mDNS datagrams, separated by the bytes `0xff 0xff`, and queries what is missing.

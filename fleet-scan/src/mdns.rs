@@ -29,6 +29,8 @@ use tokio::{
     time::{self, sleep_until},
 };
 
+use crate::ip_reports;
+
 /// The multicast group of mDNS over IPv4 (RFC 6762, 3).
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 
@@ -53,6 +55,8 @@ pub struct Listen {
     pub subnets: Vec<Ipv4Network>,
     /// The port of queries and answers: 5353, except for simulated devices with a port of their own.
     pub port: u16,
+    /// Added to the ports of IP reports: 0, except for simulated devices.
+    pub report_offset: u16,
 }
 
 impl Listen {
@@ -62,6 +66,7 @@ impl Listen {
             listening,
             subnets,
             port: PORT,
+            report_offset: 0,
         }
     }
 }
@@ -71,6 +76,8 @@ impl Listen {
 pub(crate) enum MdnsEvent {
     /// A host announced a service at one of its ports. Each service is reported once per link.
     Service(Endpoint),
+    /// A host announced itself, once.
+    Host(IpAddr),
     /// A warning for the operator: kind and example.
     Note(&'static str, String),
     /// The last event. If complete, hosts without an event do not announce the service.
@@ -92,7 +99,12 @@ impl Listener {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let until = time::Instant::now() + listen.listening.time;
-            let is_complete = on_every_link(&listen, most, until, &out).await;
+            let is_complete = if listen.listening.service.is_ip_reports() {
+                let offset = listen.report_offset;
+                ip_reports::listen(&listen.listening, offset, until, &out).await
+            } else {
+                on_every_link(&listen, most, until, &out).await
+            };
             // A failed send means that the scan is over.
             let _ = out.send(MdnsEvent::Ended { is_complete }).await;
         });

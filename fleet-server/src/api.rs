@@ -14,6 +14,7 @@ mod pairing;
 mod results;
 mod scans;
 mod schedules;
+mod search;
 mod sites;
 
 use std::sync::Arc;

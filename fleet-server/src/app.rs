@@ -21,6 +21,7 @@ use crate::{
     failure::Answered,
     hub::Hub,
     limiter::{Limiter, SourceLimiter},
+    metrics::Metrics,
     passwords::Passwords,
     readiness::Readiness,
     replicas::Replicas,
@@ -80,6 +81,7 @@ pub(crate) struct App {
     pub(crate) auditor: Auditor,
     pub(crate) passwords: Passwords,
     pub(crate) readiness: Readiness,
+    pub(crate) metrics: Metrics,
     /// Fires when the server begins to shut down: watches end, and nodes are notified.
     pub(crate) drain: CancellationToken,
     /// Streams, and actions that continue although their caller has hung up. A drain waits for them.
@@ -113,6 +115,7 @@ impl App {
             undeclared_proxies: UndeclaredProxies::default(),
             passwords: Passwords::new(),
             readiness: Readiness::new(),
+            metrics: Metrics::default(),
             drain: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,

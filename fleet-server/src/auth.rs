@@ -90,6 +90,29 @@ impl Authenticate for Gate {
         &self,
         call: Call<'_>,
     ) -> Result<Admission<AuthenticatedCaller>, RpcError> {
+        let admission = self.admit(call).await;
+        let procedure = fleet_wire::methods().find(|method| method.path() == call.path());
+        if let Some(procedure) = procedure {
+            let metrics = &self.app.metrics;
+            metrics.call(procedure.path(), admission.is_ok());
+        }
+        admission
+    }
+
+    fn payer(&self, call: Call<'_>, principal: Option<&AuthenticatedCaller>) -> Payer {
+        Payer::of(match principal {
+            Some(principal) => principal.caller.id(),
+            None => CallerId::Source(source(client_address(
+                address(call.peer()),
+                call.headers(),
+                &self.app.config.trusted_proxies,
+            ))),
+        })
+    }
+}
+
+impl Gate {
+    async fn admit(&self, call: Call<'_>) -> Result<Admission<AuthenticatedCaller>, RpcError> {
         let (app, headers, path) = (&*self.app, call.headers(), call.path());
         let peer = address(call.peer());
         app.undeclared_proxies
@@ -132,15 +155,19 @@ impl Authenticate for Gate {
         }))
     }
 
-    fn payer(&self, call: Call<'_>, principal: Option<&AuthenticatedCaller>) -> Payer {
-        Payer::of(match principal {
-            Some(principal) => principal.caller.id(),
-            None => CallerId::Source(source(client_address(
-                address(call.peer()),
-                call.headers(),
-                &self.app.config.trusted_proxies,
-            ))),
-        })
+    async fn operator(
+        &self,
+        headers: &HeaderMap,
+        path: &str,
+        from: IpAddr,
+        permissions: &[Permission],
+    ) -> Result<Caller, RpcError> {
+        let identity = operator(&self.app, &Method::POST, headers, from).await;
+        let identity = recorded(&self.app, headers, from, "operator.call", path, identity).await?;
+        for permission in permissions {
+            permit(&self.app, &identity, *permission, path, from).await?;
+        }
+        Ok(Caller::Operator(identity))
     }
 }
 
@@ -180,23 +207,6 @@ fn is_report(path: &str) -> bool {
     ]
     .iter()
     .any(|report| report.path() == path)
-}
-
-impl Gate {
-    async fn operator(
-        &self,
-        headers: &HeaderMap,
-        path: &str,
-        from: IpAddr,
-        permissions: &[Permission],
-    ) -> Result<Caller, RpcError> {
-        let identity = operator(&self.app, &Method::POST, headers, from).await;
-        let identity = recorded(&self.app, headers, from, "operator.call", path, identity).await?;
-        for permission in permissions {
-            permit(&self.app, &identity, *permission, path, from).await?;
-        }
-        Ok(Caller::Operator(identity))
-    }
 }
 
 /// Records a refused credential. A call without any credential leaves no record.

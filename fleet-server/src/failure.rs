@@ -6,9 +6,10 @@ use std::time::Duration;
 use fleet_core::outcome;
 use fleet_store::{
     BeginError, BindError, CancelCodeError, CancelPairingError, CancelScanError, ConfirmError,
-    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DifferenceError,
-    KeyError, MemberError, MoveNodeError, RegisterError, ReportError, RevokeError, RunNowError,
-    ScheduleError, SiteError, StoreError, UnbindError, UndoError,
+    CreateCodeError, CreateOperatorError, CreatePairingError, CreateScanError, DeleteDevicesError,
+    DifferenceError, KeyError, MemberError, MoveNodeError, RegisterError, RenameNodeError,
+    ReportError, RevokeError, RunNowError, ScheduleError, SiteError, StoreError, UnbindError,
+    UndoError,
 };
 use fleet_wire::{Code, RpcError};
 
@@ -128,6 +129,13 @@ refusals! {
     CancelCodeError {
         NotFound(_) => not_found ENROLLMENT_CODE_NOT_FOUND;
         NotPending(..) => failed_precondition ENROLLMENT_STATE;
+    }
+    RenameNodeError {
+        NotFound(_) => not_found NODE_NOT_FOUND;
+        NameTaken { .. } => failed_precondition NAME_TAKEN;
+    }
+    DeleteDevicesError {
+        NotFound(_) => not_found DEVICE_NOT_FOUND;
     }
     MoveNodeError {
         NotFound(_) => not_found NODE_NOT_FOUND;

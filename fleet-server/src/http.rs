@@ -3,6 +3,7 @@
 mod assets;
 mod events;
 mod exports;
+mod lists;
 mod response;
 mod session;
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use fleet_wire::{Peer, RpcError, server::Body};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use response::{failed, text};
+use response::{failed, respond, text};
 use session::Origin;
 
 use crate::{
@@ -42,12 +43,23 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Bo
         (&Method::GET | &Method::HEAD, ["readyz"]) => Ok(ready(&app).await),
         (&Method::POST, ["api", "session"]) => {
             let origin = Origin { from, claimed };
-            session::sign_in(&app, https, origin, &parts, body).await
+            let opened = session::sign_in(&app, https, origin, &parts, body).await;
+            app.metrics.sign_in(opened.is_ok());
+            opened
         }
         (&Method::GET, ["api", "session"]) => session::show(&app, from, &parts).await,
         (&Method::DELETE, ["api", "session"]) => session::sign_out(&app, https, from, &parts).await,
         (&Method::GET, ["api", "scans", scan, "events"]) => {
             events::stream(&app, from, &parts, scan).await
+        }
+        (&Method::GET, ["api", "export", file]) => lists::export(&app, from, &parts, file).await,
+        (&Method::GET, ["api", "openapi.json"]) => Ok(respond(
+            StatusCode::OK,
+            "application/json",
+            Body::from(fleet_wire::OPENAPI),
+        )),
+        (&Method::GET, ["api", "prometheus", "targets"]) => {
+            lists::targets(&app, from, &parts).await
         }
         (
             &Method::GET,

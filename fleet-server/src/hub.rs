@@ -375,6 +375,11 @@ impl Hub {
         self.lock().registry.current(node).is_some()
     }
 
+    /// The number of nodes that have a stream here.
+    pub(crate) fn connected_nodes(&self) -> usize {
+        self.lock().registry.connected_nodes().count()
+    }
+
     /// Sends every node its time to reconnect: after the next server had time to start, spread by the number of nodes
     /// over at most `longest`.
     pub(crate) fn drain(&self, longest: Duration) {

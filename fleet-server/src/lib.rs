@@ -43,6 +43,7 @@ mod hub;
 mod key_slots;
 mod limiter;
 mod messages;
+mod metrics;
 mod orders;
 mod pair;
 mod passwords;

@@ -102,6 +102,14 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("CancelEnrollmentCode", Operator(NodeManage)),
             ("ListRevokedNodes", Operator(NodeRead)),
             ("MoveNode", Operator(OrgAdmin)),
+            ("RenameNode", Operator(NodeManage)),
+        ],
+    ),
+    (
+        "fleet.v1.DeviceSearchService",
+        &[
+            ("SearchDevices", Operator(NodeRead)),
+            ("GetDeviceFacets", Operator(NodeRead)),
         ],
     ),
     (
@@ -122,6 +130,7 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
             ("ListDevices", Operator(NodeRead)),
             ("GetDevice", Operator(NodeRead)),
             ("UndoIdentityChange", Operator(NodeManage)),
+            ("DeleteDevices", Operator(NodeManage)),
             ("ListRefusedDevices", Operator(NodeRead)),
         ],
     ),
@@ -137,6 +146,7 @@ const TABLE: &[(&str, &[(&str, Class)])] = &[
         "fleet.v1.AccountService",
         &[
             ("WhoAmI", AnyOperator),
+            // Everybody may manage their own sessions. The handlers check access to sessions of others.
             ("ListSessions", AnyOperator),
             ("EndSession", AnyOperator),
             ("ChangePassword", AnyOperator),

@@ -74,6 +74,7 @@ async fn store(app: &Arc<App>, call: &OperatorCall, start: Start) -> Result<Crea
         // Another call with this request id was faster.
         return repeated(created.scan, node, &request, priority);
     }
+    app.metrics.scan_started();
     tracing::info!(scan = %created.scan.id, node = %created.scan.node, commands = created.scan.chunks, "scan stored");
     app.notify_node(created.scan.node);
     Ok(created)

@@ -7,10 +7,12 @@ use fleet_store::Store;
 use fleet_wire::{
     admin::FleetNodeAdminServer,
     fleet::{
-        AccountServer, AuditServer, DevicePairingServer, DeviceServer, DirectServer, KeyServer,
-        NodeServer, OperatorServer, ResultServer, ScanServer, ScheduleServer, SiteServer,
+        AccountServer, AuditServer, DevicePairingServer, DeviceSearchServer, DeviceServer,
+        DirectServer, KeyServer, NodeServer, OperatorServer, ResultServer, ScanServer,
+        ScheduleServer, SiteServer,
     },
     gateway::FleetNodeGatewayServer,
+    listener::ListenerCounts,
     pairing::PairingServer,
     server::{Body, Health, HttpService, Services},
 };
@@ -19,7 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
     api::Api, app::App, auth::Gate, config::ServerConfig, dispatch, environment::Environment, http,
-    orders, readiness, replicas, schedules, seal, sweep,
+    metrics, orders, readiness, replicas, schedules, seal, sweep,
 };
 
 /// How long messages of nodes are still received after the goodbye, so that their last results are stored.
@@ -65,6 +67,7 @@ impl Server {
             .mount(ResultServer::from_arc(api.clone()))
             .mount(ScheduleServer::from_arc(api.clone()))
             .mount(NodeServer::from_arc(api.clone()))
+            .mount(DeviceSearchServer::from_arc(api.clone()))
             .mount(SiteServer::from_arc(api.clone()))
             .mount(DeviceServer::from_arc(api.clone()))
             .mount(AuditServer::from_arc(api.clone()))
@@ -97,6 +100,12 @@ impl Server {
     /// The service that answers every request; cheap to clone.
     pub fn service(&self) -> HttpService {
         self.service.clone()
+    }
+
+    /// The service that answers `GET /metrics`, for a listener of its own: it needs no credential. `connections` are the
+    /// counters of the listener that serves [`Server::service`].
+    pub fn metrics(&self, connections: Arc<ListenerCounts>) -> HttpService {
+        metrics::service(self.app.clone(), connections)
     }
 
     /// Shuts down in order: nothing new is admitted or dispatched, nodes get their times to reconnect, watches end, the

@@ -5,11 +5,12 @@
 //! engine, so it can serve as the reference.
 //!
 //! Start with [`Site`]. The crate also has a [`NameServer`] for tests of host names, an [`Announcer`] for tests of
-//! mDNS, [`Namespace`] for tests with interfaces of their own, and [`attack`]: hostile HTTP/2 clients.
+//! mDNS, [`Button`]s for tests of IP reports, [`Namespace`] for tests with interfaces of their own, and [`attack`]: hostile HTTP/2 clients.
 
 mod announcer;
 mod answer;
 pub mod attack;
+mod button;
 mod journal;
 mod lab;
 mod names;
@@ -19,6 +20,7 @@ mod site;
 mod truth;
 
 pub use announcer::{Announcement, Announcer};
+pub use button::{Button, ButtonMake};
 pub use journal::{Connection, Journal, JournalError};
 pub use lab::{Lab, LabError, RunningSite, raise_descriptor_limit};
 pub use names::{NameRecord, NameServer};

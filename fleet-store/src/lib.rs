@@ -1,8 +1,8 @@
 //! Storage behind traits: coarse operations, each one transaction, on SQLite and PostgreSQL.
 //!
 //! Servers use [`Store`]. Its operations are grouped in [`Operators`], [`Accounts`], [`Enrollment`], [`Sites`],
-//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`],
-//! [`Schedules`], [`Inventory`], [`Pairing`], [`Direct`] and [`Audit`]. This crate
+//! [`Sessions`], [`Streams`], [`Replicas`], [`Scans`], [`Results`], [`Schedules`], [`Inventory`], [`DeviceSearch`], [`Removal`],
+//! [`Pairing`], [`Direct`], [`Audit`] and [`Statistics`]. This crate
 //! contains no rules. Each transaction loads and locks rows, lets the pure crates decide, and writes their
 //! decisions. Start with [`Reports::record_report`].
 
@@ -12,7 +12,7 @@ mod sql;
 pub use api::{
     accounts::{
         Account, Accounts, BrowserSession, CreatedKey, KEYS_OF_AN_OPERATOR, KeyError, KeyScope,
-        Keys, Member, MemberError, Members, NewKey, OperatorKey, Rotation,
+        Keys, Member, MemberError, MemberSession, Members, NewKey, OperatorKey, Rotation,
     },
     audit::{
         Actor, Audit, AuditChain, AuditEntry, AuditLink, AuditQuery, AuditResult, AuditRow,
@@ -25,7 +25,8 @@ pub use api::{
     direct::{DialRequest, Direct, DirectOutcome, Exclusion, NewSightings, ReleaseError, Released},
     enrollment::{
         CancelCodeError, ConfirmError, CreateCodeError, Enrollment, Hello, Invitation, Invitations,
-        MoveNodeError, NewCode, NewNode, NodeRow, RegisterError, Registered, RevokeError, Revoked,
+        MoveNodeError, NewCode, NewNode, NodeRow, RegisterError, Registered, RenameNodeError,
+        RevokeError, Revoked,
     },
     error::StoreError,
     operators::{
@@ -38,6 +39,7 @@ pub use api::{
         PairRow, PairSelection, PairTarget, PairTargets, Pairing, PairingRow, PairingStep,
         SealedCredentials, UnbindError,
     },
+    removal::{DeleteDevicesError, Removal},
     replicas::{Notification, Orders, Replicas},
     reports::{NewReport, Pins, PinsError, PinsTaken, ReportAnswer, ReportError, Reports},
     results::{
@@ -52,8 +54,10 @@ pub use api::{
         NewSchedule, RUNS_KEPT, RunNowError, SCHEDULES_OF_AN_ORG, ScheduleChange, ScheduleError,
         ScheduleRow, ScheduleRunRow, ScheduledScan, Schedules, Settled, SettledRun,
     },
+    search::{DeviceFacets, DeviceOrder, DevicePage, DevicePosition, DeviceQuery, DeviceSearch},
     sessions::{BeginError, Challenged, Halt, NodeIdentity, OpenSessionError, Sessions},
     sites::{NewBlackouts, SiteError, SiteExclude, SiteRow, Sites},
+    statistics::{Statistics, Totals},
     streams::{AdoptedCommand, ClaimError, ClaimedStream, StreamClaim, Streams},
 };
 pub use sql::{DatabaseUrl, MigrateMode, SqlStore, StoreOptions};
@@ -77,11 +81,14 @@ pub trait Store:
     + Completion
     + Results
     + Inventory
+    + DeviceSearch
+    + Removal
     + Bindings
     + Pairing
     + Direct
     + Audit
     + AuditChain
+    + Statistics
     + std::fmt::Debug
 {
 }

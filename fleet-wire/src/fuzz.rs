@@ -45,7 +45,7 @@ pub fn decode_any(data: &[u8]) {
         fleet::{
             StartScanRequest, PlanScanRequest, GetScanRequest, ListScansRequest, WatchScanRequest, CancelScanRequest, ListScanHostsRequest, ListNodesRequest,
             ListEnrollmentCodesRequest, CancelEnrollmentCodeRequest, ListDevicesRequest, WhoAmIRequest,
-            GetScanDifferenceRequest,
+            GetScanDifferenceRequest, SearchDevicesRequest, GetDeviceFacetsRequest,
         },
     );
 }

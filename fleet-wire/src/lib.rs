@@ -17,6 +17,7 @@ pub mod limits;
 pub mod lines;
 pub mod listener;
 mod method;
+pub mod metrics;
 mod secret;
 pub mod server;
 mod visible;
@@ -39,3 +40,6 @@ pub use visible::VisibleWriter;
 
 /// Every definition, imports included, as an encoded `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The OpenAPI 3.1 description of the unary procedures in Connect's JSON form, generated from the definitions.
+pub const OPENAPI: &str = include_str!(concat!(env!("OUT_DIR"), "/openapi.json"));

@@ -87,6 +87,7 @@ pub fn methods() -> impl Iterator<Item = &'static Method> {
         fleet::ResultClient::METHODS,
         fleet::ScheduleClient::METHODS,
         fleet::NodeClient::METHODS,
+        fleet::DeviceSearchClient::METHODS,
         fleet::SiteClient::METHODS,
         fleet::DeviceClient::METHODS,
         fleet::AccountClient::METHODS,

@@ -17,7 +17,7 @@ SCAN = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad4f"
 OTHER = "01a22a65-8f36-7b3a-83fc-a9ff3cbaad50"
 WIDTHS = [1440, 390, 320]
 CHANGES = f"#/scans/{SCAN}/changes/moved"
-VIEWS = ["#/scans", "#/scans/new", f"#/scans/{SCAN}", CHANGES, "#/devices", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/audit", "#/account"]
+VIEWS = ["#/scans", "#/scans/new", f"#/scans/{SCAN}", CHANGES, "#/devices", "#/nodes", "#/nodes/enroll", "#/nodes/8/confirm", "#/audit", "#/people", "#/account"]
 HOSTILE = "\u202eevil <img src=x onerror='window.hacked=1'> `code` ‮‭"
 """Right-to-left overrides, markup and backticks."""
 LONG_ADDRESS = "fd12:3456:789a:bcde:1234:5678:9abc:def0"
@@ -240,24 +240,24 @@ def test_figures_beside_each_other_agree(server, page):
 
 
 def test_relative_times_update_live(server, page):
-    server.replies["DeviceService/ListDevices"] = {"devices": [device(1, lastSeen=ago(20))]}
+    server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(1, lastSeen=ago(20))]}
     page.open("#/devices")
     shown = lambda: page.script("return document.querySelector('.grid-body time')?.textContent")
     first = page.until("a time", shown)
     assert first.endswith(" s ago")
     page.until("a later time", lambda: shown() != first, 5)
-    assert [name for name, _ in server.requests].count("DeviceService/ListDevices") == 1
+    assert [name for name, _ in server.requests].count("DeviceSearchService/SearchDevices") == 1
 
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_recovers_after_an_outage(server, page, view):
-    server.replies["DeviceService/ListDevices"] = {"devices": [device(1)]}
+    server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(1)]}
     server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, enrollment="awaiting_confirmation", pendingEnrollmentId="3", name="barn-3")]}
     server.replies["AuditService/ListAudit"] = {"records": [{"seq": "1", "at": ago(5), "actor": "operator", "actorName": "ops@example.org", "action": "scan.start", "subject": "node 7"}]}
     server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "1", "name": "nightly"}]}
     content = {
         "#/scans": "10.2.0.0/22", "#/scans/new": "barn-2", f"#/scans/{SCAN}": "10.2.0.0/22", CHANGES: "10.2.0.0/22", "#/devices": "Antminer S19", "#/nodes": "barn-2",
-        "#/nodes/enroll": "Create code", "#/nodes/8/confirm": "requests enrollment", "#/audit": "scan.start", "#/account": "nightly",
+        "#/nodes/enroll": "Create code", "#/nodes/8/confirm": "requests enrollment", "#/audit": "scan.start", "#/people": "nightly", "#/account": "nightly",
     }[view]
     page.open("#/account" if view != "#/account" else "#/scans")
     page.find("#sign-out")
@@ -286,7 +286,7 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         "NodeService/ListRevokedNodes": {"nodes": [node(9, name=HOSTILE)]},
         "ScanService/ListScans": {"scans": [scan(nodeName=HOSTILE, request={"nmap": {"target": HOSTILE}})]},
         "ScanService/GetScan": {"scan": scan(nodeName=HOSTILE, startedBy=HOSTILE, request={"nmap": {"target": HOSTILE}})},
-        "DeviceService/ListDevices": {"devices": [device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, scheme="javascript", evidence=HOSTILE, pairingError=HOSTILE, boundToFleetNodeId="7", aliases=[alias])]},
+        "DeviceSearchService/SearchDevices": {"devices": [device(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE, scheme="javascript", evidence=HOSTILE, pairingError=HOSTILE, boundToFleetNodeId="7", aliases=[alias])]},
         "DeviceService/ListRefusedDevices": {"devices": [{**device(2), "identifier": HOSTILE, "reason": HOSTILE, "remedy": "Unpair it first", "count": 3}]},
         "ScheduleService/ListSchedules": {"schedules": [schedule(name="x" * 64, missed="2", lastScanId=SCAN)]},
         "AuditService/ListAudit": {"records": [{"seq": "1", "at": ago(5), "actorName": HOSTILE, "action": "scan.start", "subject": HOSTILE, "refusal": HOSTILE}]},
@@ -294,6 +294,7 @@ def test_foreign_texts_are_isolated_and_never_markup(server, page):
         "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "userAgent": HOSTILE}]},
         "ResultService/GetScanDifference": difference(changed("moved", changed=["firmware"], identifier=HOSTILE, before={"firmware": HOSTILE}, after={"model": HOSTILE, "firmware": HOSTILE, "scheme": "javascript"}), changed("moved", 2, reason=HOSTILE)),
     }
+    server.replies["DeviceSearchService/GetDeviceFacets"] = {"total": "1", "models": [{"value": HOSTILE, "count": "1"}, {"value": "S19", "count": "1"}]}
     server.send(SCAN, found(1, identifier=HOSTILE, manufacturer=HOSTILE, model=HOSTILE, firmware=HOSTILE), warning(2, f"said `{HOSTILE.replace('`', '')}`"))
     for view in VIEWS:
         page.open(view)
@@ -323,8 +324,123 @@ def pairing_replies(server) -> None:
     devices = [device(number) for number in range(1, 6)]
     devices += [device(10, pairingStatus="PAIRED", boundToFleetNodeId="7"), device(11, pairingStatus="AUTHENTICATION_NEEDED"), device(12, pairingStatus="AUTHENTICATION_NEEDED")]
     devices += [device(13, boundToServer=True, pairingStatus="PAIRED"), device(14, boundToFleetNodeId="8"), device(15, ip="", port=0), device(16, pairingStatus="FAILED", pairingError="no route")]
+    server.replies["DeviceSearchService/SearchDevices"] = {"devices": devices}
     server.replies["DeviceService/ListDevices"] = {"devices": devices}
     server.replies["NodeService/ListNodes"] = {"nodes": [node(), node(8, name="barn-3")]}
+
+
+def operator(number: int, email: str, role: str) -> dict:
+    return {"operatorId": str(number), "email": email, "role": role, "createdAt": ago(9_000), "hasPassword": True, "keys": 1}
+
+
+def sent(server, procedure: str) -> list[dict]:
+    return [request for name, request in server.requests if name == procedure]
+
+
+def test_an_administrator_manages_operators_keys_and_sessions(server, page):
+    people = [operator(1, "ops@example.org", "admin"), operator(2, "carl@example.org", "viewer")]
+    server.replies["OperatorService/ListOperators"] = lambda _request: {"operators": people}
+    server.replies["KeyService/ListKeys"] = {"keys": [{"keyId": "4", "name": "nightly", "email": "carl@example.org", "operatorId": "2"}]}
+    sessions = [{"sessionId": "1", "email": "ops@example.org", "createdAt": ago(5), "current": True}, {"sessionId": "2", "email": "carl@example.org", "createdAt": ago(50), "fromAddress": "10.9.0.4"}]
+    server.replies["AccountService/ListSessions"] = {"sessions": sessions}
+    page.open("#/people")
+    page.shows("ops@example.org", "carl@example.org", "nightly", "10.9.0.4")
+    assert sent(server, "KeyService/ListKeys")[-1] == {"allOperators": True}
+    assert sent(server, "AccountService/ListSessions")[-1] == {"allOperators": True}
+    assert len(page.browser.find_elements("css selector", "[data-session] button")) == 1, "this browser signs out at the top"
+    assert not page.browser.find_elements("css selector", "[data-email='ops@example.org'] .button-quiet-danger"), "nobody removes themselves"
+
+    def agree() -> None:
+        """Confirms a dialog and waits until the lists were loaded again."""
+        page.script("document.querySelector('#people-operators').firstElementChild.dataset.old = 'yes'")
+        page.click("#dialog-action")
+        page.until("the lists", lambda: not page.browser.find_elements("css selector", "[data-old]"))
+
+    def create(request):
+        people.append(operator(3, request["email"], request["role"]))
+        return {"operatorId": "3", "oneTimePassword": "otp-abc-123", "expiresAt": ago(-86_400)}
+    server.replies["OperatorService/CreateOperator"] = create
+    page.type("#operator-email", "dora@example.org")
+    page.find("#operator-role option[value=operator]").click()
+    page.click("#create-operator")
+    page.shows("otp-abc-123", "shown only once")
+    page.find("[data-email='dora@example.org']")
+    assert sent(server, "OperatorService/CreateOperator") == [{"email": "dora@example.org", "role": "operator"}]
+
+    role = "[data-email='carl@example.org'] select"
+    page.find(f"{role} option[value=admin]").click()
+    page.find("dialog")
+    page.script("document.querySelector('dialog button[value=no]').click()")
+    page.until("the old role", lambda: page.script(f"return document.querySelector(\"{role}\").value") == "viewer")
+    assert sent(server, "OperatorService/SetOperatorRole") == []
+    server.replies["OperatorService/SetOperatorRole"] = {}
+    page.find(f"{role} option[value=admin]").click()
+    agree()
+    assert sent(server, "OperatorService/SetOperatorRole") == [{"operatorId": "2", "role": "admin"}]
+
+    for button, procedure, request in [
+        ("[data-email='carl@example.org'] .button-quiet-danger", "OperatorService/RemoveOperator", {"operatorId": "2"}),
+        ("#people-keys .button-quiet-danger", "KeyService/RevokeKey", {"keyId": "4"}),
+    ]:
+        server.replies[procedure] = {}
+        page.click(button)
+        agree()
+        assert sent(server, procedure) == [request]
+    server.replies["AccountService/EndSession"] = {}
+    page.click("[data-session='2'] button")
+    page.until("the call", lambda: sent(server, "AccountService/EndSession") == [{"sessionId": "2"}])
+
+
+def test_a_refused_role_is_shown_and_taken_back(server, page):
+    server.replies["OperatorService/ListOperators"] = {"operators": [operator(1, "ops@example.org", "admin")]}
+
+    def refuse(_request):
+        raise Refused(400, "failed_precondition", "operator 1 is the last administrator of this organization")
+    server.replies["OperatorService/SetOperatorRole"] = refuse
+    page.open("#/people")
+    page.find("[data-email='ops@example.org'] select option[value=viewer]").click()
+    page.click("#dialog-action")
+    page.shows("Operator 1 is the last administrator of this organization.")
+    page.until("the old role", lambda: page.script("return document.querySelector('.person select').value") == "admin")
+
+
+def test_a_device_is_deleted_with_a_reason(server, page):
+    devices = [device(1), device(2)]
+    server.replies["DeviceService/ListDevices"] = lambda _request: {"devices": devices}
+
+    def delete(_request):
+        devices.pop(0)
+        return {}
+    server.replies["DeviceService/DeleteDevices"] = delete
+    page.open("#/devices")
+    page.shows("Antminer S19")
+    page.click(f"[data-key='1'] button[aria-label*='Delete']")
+    page.click("#dialog-action")
+    assert page.browser.find_elements("css selector", "dialog"), "a reason is required"
+    page.type("dialog input", "sold")
+    page.click("#dialog-action")
+    page.until("one row", lambda: len(page.browser.find_elements("css selector", ".grid-devices [data-key]")) == 1)
+    assert sent(server, "DeviceService/DeleteDevices") == [{"deviceIds": ["1"], "reason": "sold"}]
+    server.session["permissions"] = ["fleetnode:read"]
+    page.open("#/devices")
+    page.shows("Antminer S19")
+    assert not page.browser.find_elements("css selector", "button[aria-label*='Delete']")
+
+
+def test_a_node_is_renamed_in_a_dialog(server, page):
+    page.open("#/nodes")
+    page.shows("barn-2")
+    server.replies["NodeService/RenameNode"] = {}
+    rename = "button[aria-label^='Rename']"
+    page.click(rename)
+    field = page.find("dialog input")
+    assert field.get_attribute("value") == "barn-2"
+    field.clear()
+    page.click("#dialog-action")
+    assert page.browser.find_elements("css selector", "dialog"), "an empty name is not sent"
+    field.send_keys("north barn\n")
+    page.until("the call", lambda: sent(server, "NodeService/RenameNode") == [{"fleetNodeId": "7", "name": "north barn"}])
+    page.until("the focus", lambda: page.focused().startswith("Rename"))
 
 
 def test_unpair_is_offered_only_for_bound_devices(server, page):
@@ -365,7 +481,7 @@ def test_focus_continues_at_the_row_after_a_dialog(server, page):
     page.shows("Antminer S19")
     bound = device(10, pairingStatus="PAIRED", boundToFleetNodeId="7")
     page.browser.find_element("css selector", f"button[aria-label*='Unpair'][aria-label*='{bound['identifier']}']").click()
-    server.replies["DeviceService/ListDevices"] = {"devices": [device(number) for number in range(1, 11)]}
+    server.replies["DeviceSearchService/SearchDevices"] = {"devices": [device(number) for number in range(1, 11)]}
     page.click("#dialog-action")
     page.until("the focus on the row", lambda: page.focused().startswith("Pair ") and bound["identifier"] in page.focused())
 
@@ -390,6 +506,16 @@ def test_the_warnings_scroll_by_keyboard(server, page):
     page.until("a scrolled list", lambda: page.script("return document.querySelector('.warning-list').scrollTop") > 0)
 
 
+def test_unidentified_hosts_are_listed_with_the_command_that_records_them(server, page):
+    page.open(f"#/scans/{SCAN}")
+    host = {"type": "host", "ip": "10.2.0.9", "mac": "", "vendor": "", "host_name": "", "open_ports": [80], "reply_port": 80, "reply": HOSTILE, "requests": ["GET /"], "record_command": "fleetnode identify 10.2.0.9 --port 80 --record 10-2-0-9.txt", "elapsed_ms": 5}
+    server.send(SCAN, {**host, "seq": 1}, {**host, "seq": 2, "ip": "10.2.0.10", "reply": ""})
+    page.shows("2 unidentified hosts")
+    page.script("document.querySelectorAll('.hosts details').forEach((one) => { one.open = true; })")
+    page.shows("fleetnode identify 10.2.0.9 --port 80 --record 10-2-0-9.txt")
+    assert page.script("return document.querySelectorAll('.hosts script, .hosts img').length") == 0
+
+
 def full(server) -> None:
     """Sets replies that fill every view with long texts."""
     long = {"ip": LONG_ADDRESS, "port": 65535, "model": "Antminer S21+ Hyd. " * 3, "firmware": "LuxOS-2026.3.30.174759-b99dff377-" * 2}
@@ -398,12 +524,14 @@ def full(server) -> None:
         "NodeService/ListEnrollmentCodes": {"codes": [{"pendingEnrollmentId": "3", "state": "pending", "createdBy": "a.long.address@mail.example.org", "createdAt": ago(5), "expiresAt": ago(-50)}]},
         "ScanService/ListScans": {"scans": [scan(request={"ipRange": {"startIp": LONG_ADDRESS, "endIp": LONG_ADDRESS}}), queued(OTHER)]},
         "ScanService/GetScan": {"scan": scan(request={"ipRange": {"startIp": LONG_ADDRESS, "endIp": LONG_ADDRESS}})},
-        "DeviceService/ListDevices": {"devices": [device(1, **long), device(2, boundToFleetNodeId="7", pairingStatus="PAIRED")], "nextCursor": "2"},
+        "DeviceSearchService/SearchDevices": {"devices": [device(1, **long), device(2, boundToFleetNodeId="7", pairingStatus="PAIRED")], "nextCursor": "2:"},
+        "DeviceSearchService/GetDeviceFacets": {"total": "2", "models": [{"value": long["model"], "count": "1"}, {"value": "Antminer S19", "count": "1"}], "pairing": [{"value": "PAIRED", "count": "1"}, {"value": "UNPAIRED", "count": "1"}]},
         "DeviceService/ListRefusedDevices": {"devices": [{**device(2, **long), "reason": "it belongs to node 8", "remedy": "Revoke node 8", "count": 3}]},
         "AuditService/ListAudit": {"records": [{"seq": str(number), "at": ago(5), "actorName": "a.long.address@mail.example.org", "fromAddress": LONG_ADDRESS, "action": "operator.call", "subject": "fleet.v1.OperatorService/ListOperators", "refusal": "this needs the permission org:admin"} for number in range(1, 4)], "nextBefore": "1"},
         "AuditService/GetAuditHead": {"seq": "3", "hash": "qrvM3aq7zN2qu8zdqrvM3aq7zN2qu8zdqrvM3aq7zN0="},
         "KeyService/ListKeys": {"keys": [{"keyId": "1", "name": "x" * 64, "lastUsedAt": ago(50)}]},
-        "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "userAgent": "Mozilla/5.0 " * 5}]},
+        "AccountService/ListSessions": {"sessions": [{"sessionId": "1", "createdAt": ago(5), "userAgent": "Mozilla/5.0 " * 5, "email": "o" * 60 + "@example.org"}]},
+        "OperatorService/ListOperators": {"operators": [operator(1, "o" * 60 + "@example.org", "admin"), operator(2, "carl@example.org", "viewer")]},
         "ResultService/GetScanDifference": difference(changed("moved", ip=LONG_ADDRESS, changed=["address", "firmware"], before=long, after=long), new=1_234, missing=99, unchanged=65_536, undecided=3),
     }
     server.events = {}
@@ -508,3 +636,31 @@ def test_a_scan_without_devices_says_why(server, page):
     page.shows(why)
     page.open(f"#/scans/{SCAN}/changes/new")
     page.shows(why, "There is no earlier scan of the same targets", "No new devices.")
+
+
+def test_the_search_of_devices_is_in_the_url_and_pages_by_cursor(server, page):
+    pages = {"": {"devices": [device(1), device(2)], "nextCursor": "2:S19"}, "2:S19": {"devices": [device(3, model="Antminer S21")]}}
+    server.replies["DeviceSearchService/SearchDevices"] = lambda request: pages[request.get("cursor", "")]
+    server.replies["DeviceSearchService/GetDeviceFacets"] = {"total": "1234", "models": [{"value": "Antminer S19", "count": "1000"}, {"value": "", "count": "234"}], "pairing": [{"value": "AUTHENTICATION_NEEDED", "count": "7"}, {"value": "UNPAIRED", "count": "3"}]}
+    asked = lambda: [request for name, request in server.requests if name == "DeviceSearchService/SearchDevices"][-1]
+    page.open("#/devices?search=seen%3A%3C1d&order=model")
+    page.shows("1,234 devices", "Antminer S19 1,000", "password 7")
+    assert (asked()["search"], asked()["order"]) == ("seen:<1d", "DEVICE_ORDER_MODEL")
+    page.find(".pager button:last-child").click()
+    page.shows("Antminer S21")
+    assert asked()["cursor"] == "2:S19"
+    page.click("button[data-term*='Antminer S19']")
+    page.until("the first page of the new search", lambda: asked()["search"] == 'seen:<1d model:"Antminer S19"' and asked()["cursor"] == "")
+    assert page.script("return new URLSearchParams(location.hash.split('?')[1]).get('search')") == 'seen:<1d model:"Antminer S19"'
+    page.type("#device-search", "pairing:failed")
+    page.until("the typed search", lambda: asked()["search"] == "pairing:failed")
+    assert "antminer" not in page.text(), "names of drivers are internal"
+
+
+def test_an_invalid_search_names_the_term(server, page):
+    def invalid(_request):
+        raise Refused(400, "invalid_argument", "search: `colour:red`: there is no field `colour`; use model, make")
+    server.replies["DeviceSearchService/SearchDevices"] = invalid
+    server.replies["DeviceSearchService/GetDeviceFacets"] = invalid
+    page.open("#/devices?search=colour:red")
+    page.shows("there is no field", "colour")

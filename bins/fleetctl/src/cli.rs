@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::difference;
+use crate::{difference, search};
 
 /// Headings of the flags that every command has, so that help shows a command's own flags first.
 const CONNECTION: &str = "Connection";
@@ -127,7 +127,7 @@ pub(crate) enum Command {
     /// Manage the operators of the organization; needs org:admin.
     #[command(subcommand)]
     Operators(Operators),
-    /// List and end your browser sessions.
+    /// List and end browser sessions.
     #[command(subcommand)]
     Sessions(Sessions),
     /// Change your password. Without a terminal, standard input holds the current and the new password, one per line.
@@ -219,8 +219,12 @@ pub(crate) enum Operators {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Sessions {
     /// List your browser sessions.
-    List,
-    /// End one of your browser sessions.
+    List {
+        /// List the sessions of all operators of the organization; needs org:admin.
+        #[arg(long)]
+        all: bool,
+    },
+    /// End one of your browser sessions; with org:admin, a session of any operator.
     End {
         /// Id of the session.
         session: i64,
@@ -261,6 +265,13 @@ pub(crate) enum Nodes {
         /// Fingerprint that the node shows. Without it, you are asked to compare the fingerprints.
         #[arg(long, value_name = "HEX")]
         fingerprint: Option<String>,
+    },
+    /// Change the name under which operators see a node. The node's own logs keep the old name.
+    Rename {
+        /// Id or name of the node.
+        node: String,
+        /// New name, unique among the nodes.
+        name: String,
     },
     /// Put two nodes on one site. Needs org:admin.
     ///
@@ -494,17 +505,20 @@ pub(crate) struct Targets {
     /// Treat a single TARGET as an entry of a list instead of a target expression.
     #[arg(long)]
     pub(crate) list: bool,
-    /// Targets: addresses, host names, networks (10.0.0.0/24), ranges (10.0.0.1-50, 10.0.0.1..10.0.3.254, 10.0.0-3.*), or fleetnode-local-subnet. Exclude with !10.0.0.9.
-    #[arg(required_unless_present = "mdns", value_name = "TARGET")]
+    /// Targets: addresses, host names, networks (10.0.0.0/24), ranges (10.0.0.1-50, 10.0.0.1..10.0.3.254, 10.0.0-3.*), or fleetnode-local-subnet. @FILE and - (standard input) stand for the targets in them. Exclude with !10.0.0.9.
+    #[arg(required_unless_present = "listening", value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
     /// Scan the hosts in the node's local subnets that announce this mDNS service [default: _http._tcp]. The drivers choose the ports.
-    #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["targets", "list", "ports"])]
+    #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["targets", "list", "ports"], group = "listening")]
     pub(crate) mdns: Option<String>,
-    /// Time to listen for mDNS announcements, in seconds, 1 to 60 [default: 5].
+    /// Scan the devices whose IP report button is pressed, and print them in that order. The node must run with --listen-announcements.
+    #[arg(long, conflicts_with_all = ["targets", "list", "ports"], group = "listening")]
+    pub(crate) announcements: bool,
+    /// Time to listen, in seconds: for mDNS 1 to 60 [default: 5], for IP report buttons 1 to 540 [default: 300].
     #[arg(
         long,
         value_name = "SECONDS",
-        requires = "mdns",
+        requires = "listening",
         conflicts_with = "targets"
     )]
     pub(crate) listen: Option<i32>,
@@ -577,11 +591,25 @@ pub(crate) enum Devices {
         /// Show only devices of this node, by id or name.
         #[arg(long)]
         node: Option<String>,
+        #[command(flatten)]
+        search: search::Arguments,
     },
     /// Show a device with its former identifiers and why they belong to it.
     Show {
         /// Id of the device, or a current or former identifier.
         device: String,
+    },
+    /// Delete devices from the inventory, all or none, and unpair them. A later scan that finds one creates a new record.
+    Delete {
+        /// Ids of the devices, at most 256.
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<i64>,
+        /// The reason, which the audit trail keeps.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Skip the confirmation.
+        #[arg(long)]
+        yes: bool,
     },
     /// Undo a merge of two devices. Later reports do not merge them again.
     Undo {

@@ -5,28 +5,48 @@ use std::io::{self, Write};
 use fleet_wire::{
     admin::{PairDeviceToFleetNodeRequest, UnpairDeviceRequest},
     fleet::{
-        Device, DeviceAlias, GetDeviceRequest, ListDevicesRequest, ListRefusedDevicesRequest,
-        RefusedDevice, UndoIdentityChangeRequest, WhoAmIRequest, WhoAmIResponse,
+        DeleteDevicesRequest, Device, DeviceAlias, GetDeviceRequest, ListDevicesRequest,
+        ListRefusedDevicesRequest, RefusedDevice, UndoIdentityChangeRequest, WhoAmIRequest,
+        WhoAmIResponse,
     },
 };
 
 use crate::{
+    ask::agreed,
     cli::{Devices, Format},
     failure::Failure,
     nodes,
     output::{self, Rows},
-    pair,
+    pair, search,
     server::Server,
     times,
 };
 
 pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Result<u8, Failure> {
     match command {
-        Devices::List { node } => {
+        Devices::List { node, search } => {
             let node = nodes::resolve_filter(server, node.as_deref()).await?;
-            list(server, format, node).await?
+            search::run(server, format, node, search).await?
         }
         Devices::Show { device } => show(server, format, &device).await?,
+        Devices::Delete {
+            devices,
+            reason,
+            yes,
+        } => {
+            if !yes {
+                let question = format!("Delete {} devices from the inventory?", devices.len());
+                agreed(&question, "use --yes")?;
+            }
+            let request = DeleteDevicesRequest {
+                device_ids: devices,
+                reason,
+            };
+            server
+                .devices
+                .delete_devices(&request, server.call()?)
+                .await?;
+        }
         Devices::Undo { change } => {
             let request = UndoIdentityChangeRequest {
                 identity_change_id: change,
@@ -68,11 +88,6 @@ pub(crate) async fn run(server: &Server, format: Format, command: Devices) -> Re
         }
     }
     Ok(0)
-}
-
-async fn list(server: &Server, format: Format, node: i64) -> Result<(), Failure> {
-    output::rows(format, &all(server, node).await?)?;
-    Ok(())
 }
 
 /// Loads all devices of a node; 0 means all nodes.

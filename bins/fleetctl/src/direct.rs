@@ -23,7 +23,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Direct) -> Res
     match command {
         Direct::Scan(targets) => {
             let request = ScanOwnNetworkRequest {
-                request: Some(scans::request(targets)),
+                request: Some(scans::request(targets)?),
             };
             watch::own_network(server, format, &request).await
         }

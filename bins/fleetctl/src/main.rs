@@ -14,6 +14,7 @@ mod output;
 mod pair;
 mod scans;
 mod schedules;
+mod search;
 mod server;
 mod sites;
 mod times;

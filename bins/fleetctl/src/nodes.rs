@@ -7,7 +7,7 @@ use fleet_wire::{
     admin::{ConfirmFleetNodeRequest, CreateEnrollmentCodeRequest, RevokeFleetNodeRequest},
     fleet::{
         CancelEnrollmentCodeRequest, EnrollmentCode, ListEnrollmentCodesRequest, ListNodesRequest,
-        ListRevokedNodesRequest, MoveNodeRequest, Node,
+        ListRevokedNodesRequest, MoveNodeRequest, Node, RenameNodeRequest,
     },
 };
 
@@ -66,6 +66,13 @@ pub(crate) async fn run(server: &Server, format: Format, command: Nodes) -> Resu
         }
         Nodes::Confirm { node, fingerprint } => {
             confirm(server, format, &node, fingerprint.as_deref()).await?
+        }
+        Nodes::Rename { node, name } => {
+            let request = RenameNodeRequest {
+                fleet_node_id: resolve(server, &node).await?,
+                name,
+            };
+            server.nodes.rename_node(&request, server.call()?).await?;
         }
         Nodes::ShareSite { node, with } => {
             let with = find(server, &with).await?;

@@ -82,10 +82,11 @@ pub(crate) async fn sessions(
     command: Sessions,
 ) -> Result<u8, Failure> {
     match command {
-        Sessions::List => {
+        Sessions::List { all } => {
+            let request = ListSessionsRequest { all_operators: all };
             let listed = server
                 .account
-                .list_sessions(&ListSessionsRequest {}, server.call()?)
+                .list_sessions(&request, server.call()?)
                 .await?;
             output::rows(format, &listed.sessions)?;
         }
@@ -168,12 +169,15 @@ impl Rows for Operator {
 impl Rows for BrowserSession {
     const HEAD: &'static [&'static str] = &[
         "Session",
+        "Operator",
         "Created",
         "Expires",
         "From",
         "Credential",
         "Browser",
     ];
+    const OPTIONAL: &'static [&'static str] = &["Expires", "Credential"];
+    const WHOLE: &'static [&'static str] = &["Session"];
 
     fn cells(&self) -> Vec<String> {
         let by = if self.key_id == 0 {
@@ -183,6 +187,7 @@ impl Rows for BrowserSession {
         };
         vec![
             self.session_id.to_string(),
+            self.email.clone(),
             times::timestamp(self.created_at.as_ref()),
             times::timestamp(self.expires_at.as_ref()),
             self.from_address.clone(),

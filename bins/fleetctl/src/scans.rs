@@ -1,7 +1,11 @@
 //! `fleetctl scan`, except for watching.
 
-use std::io::{self, Write};
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+};
 
+use fleet_discovery::{IP_REPORTS, TARGET_FILE, expand_targets};
 use fleet_wire::{
     fleet::{
         CancelScanRequest, GetScanRequest, Ledger, ListScanHostsRequest, ListScansRequest,
@@ -30,7 +34,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Scan) -> Resul
         Scan::Plan(what) => {
             let request = PlanScanRequest {
                 fleet_node_id: nodes::resolve(server, &what.node).await?,
-                request: Some(request(what.targets)),
+                request: Some(request(what.targets)?),
             };
             output::one(
                 format,
@@ -113,7 +117,7 @@ async fn start(server: &Server, format: Format, start: Start) -> Result<u8, Fail
     let request = StartScanRequest {
         request_id,
         fleet_node_id: nodes::resolve(server, &start.target.node).await?,
-        request: Some(request(start.target.targets)),
+        request: Some(request(start.target.targets)?),
         queue_for: start
             .queue_for
             .map(|seconds| fleet_wire::Duration { seconds, nanos: 0 }),
@@ -158,16 +162,18 @@ fn random_id() -> Result<String, Failure> {
 }
 
 /// Chooses the mode of the request: `--mdns`, a range with `..`, one target expression, or a list.
-pub(crate) fn request(what: Targets) -> DiscoverRequest {
-    if let Some(service_type) = what.mdns {
+pub(crate) fn request(mut what: Targets) -> Result<DiscoverRequest, Failure> {
+    what.targets = expand_targets(what.targets, read_targets).map_err(Failure::Usage)?;
+    let reports = what.announcements.then(|| IP_REPORTS.to_owned());
+    if let Some(service_type) = reports.or(what.mdns) {
         let mdns = MdnsModeRequest {
             service_type,
             domain: String::new(),
             timeout_seconds: what.listen.unwrap_or(0),
         };
-        return DiscoverRequest {
+        return Ok(DiscoverRequest {
             mode: Some(Mode::Mdns(mdns)),
-        };
+        });
     }
     let ports = what.ports;
     let mode = match what.targets.as_slice() {
@@ -189,7 +195,22 @@ pub(crate) fn request(what: Targets) -> DiscoverRequest {
             ports,
         }),
     };
-    DiscoverRequest { mode: Some(mode) }
+    Ok(DiscoverRequest { mode: Some(mode) })
+}
+
+/// Reads the targets of a file, or of standard input for `-`, up to the bound and one byte more.
+fn read_targets(path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    match path {
+        "-" => io::stdin()
+            .lock()
+            .take(TARGET_FILE + 1)
+            .read_to_string(&mut text),
+        path => File::open(path)?
+            .take(TARGET_FILE + 1)
+            .read_to_string(&mut text),
+    }?;
+    Ok(text)
 }
 
 /// Describes the targets of a request in one line.
@@ -203,6 +224,7 @@ pub(crate) fn targets(request: Option<&DiscoverRequest>) -> String {
         },
         Some(Mode::IpRange(range)) => format!("{}..{}", range.start_ip, range.end_ip),
         Some(Mode::Nmap(nmap)) => nmap.target.clone(),
+        Some(Mode::Mdns(mdns)) if mdns.service_type == IP_REPORTS => "IP report buttons".to_owned(),
         Some(Mode::Mdns(mdns)) => format!("mdns {}", mdns.service_type).trim_end().to_owned(),
         None => String::new(),
     }
@@ -375,7 +397,7 @@ mod tests {
     fn read(arguments: &[&str]) -> Result<DiscoverRequest, String> {
         let arguments = ["scan"].iter().chain(arguments);
         let line = Line::try_parse_from(arguments).map_err(|error| error.to_string())?;
-        Ok(request(line.targets))
+        request(line.targets).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -385,6 +407,7 @@ mod tests {
             (&["10.0.0.1..10.0.3.254"], "10.0.0.1..10.0.3.254"),
             (&["10.0.0.1", "a.lan"], "10.0.0.1 a.lan"),
             (&["--mdns"], "mdns"),
+            (&["--announcements"], "IP report buttons"),
             (
                 &["--mdns", "_axeos._tcp", "--listen", "9"],
                 "mdns _axeos._tcp",
@@ -416,8 +439,11 @@ mod tests {
         for (arguments, named) in [
             (&[][..], "TARGET"),
             (&["10.0.0.1", "--mdns"], "--mdns"),
+            (&["10.0.0.1", "--announcements"], "--announcements"),
+            (&["--mdns", "--announcements"], "--announcements"),
             (&["--mdns", "_http._tcp", "--port", "80"], "--port"),
             (&["10.0.0.1", "--listen", "9"], "--listen"),
+            (&["@/missing/racks"], "/missing/racks"),
         ] {
             let error = read(arguments).expect_err(named);
             assert!(error.contains(named), "{error}");

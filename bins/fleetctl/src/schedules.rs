@@ -28,7 +28,7 @@ pub(crate) async fn run(server: &Server, format: Format, command: Schedule) -> R
         Schedule::Create(new) => {
             let request = CreateScheduleRequest {
                 fleet_node_id: nodes::resolve(server, &new.target.node).await?,
-                request: Some(scans::request(new.target.targets)),
+                request: Some(scans::request(new.target.targets)?),
                 name: new.name,
                 timing: Some(timing(new.timing)),
             };
@@ -91,7 +91,7 @@ async fn update(
     let request = UpdateScheduleRequest {
         schedule_id: find(server, schedule).await?,
         fleet_node_id: nodes::resolve(server, &new.target.node).await?,
-        request: Some(scans::request(new.target.targets)),
+        request: Some(scans::request(new.target.targets)?),
         name: new.name,
         timing: Some(timing(new.timing)),
     };

@@ -8,8 +8,9 @@ use fleet_wire::{
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig, Roots},
     fleet::{
-        AccountClient, AuditClient, DeviceClient, DevicePairingClient, DirectClient, KeyClient,
-        NodeClient, OperatorClient, ResultClient, ScanClient, ScheduleClient, SiteClient,
+        AccountClient, AuditClient, DeviceClient, DevicePairingClient, DeviceSearchClient,
+        DirectClient, KeyClient, NodeClient, OperatorClient, ResultClient, ScanClient,
+        ScheduleClient, SiteClient,
     },
     pairing::PairingClient,
 };
@@ -26,6 +27,7 @@ pub(crate) struct Server {
     pub(crate) scans: ScanClient,
     pub(crate) results: ResultClient,
     pub(crate) schedules: ScheduleClient,
+    pub(crate) search: DeviceSearchClient,
     pub(crate) devices: DeviceClient,
     pub(crate) direct: DirectClient,
     pub(crate) own_network: PairingClient,
@@ -57,6 +59,7 @@ impl Server {
             scans: ScanClient::new(channel.clone()),
             results: ResultClient::new(channel.clone()),
             schedules: ScheduleClient::new(channel.clone()),
+            search: DeviceSearchClient::new(channel.clone()),
             devices: DeviceClient::new(channel.clone()),
             direct: DirectClient::new(channel.clone()),
             own_network: PairingClient::new(channel.clone()),

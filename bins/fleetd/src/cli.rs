@@ -120,6 +120,10 @@ pub(crate) struct ServeArgs {
         value_delimiter = ','
     )]
     pub(crate) direct_network: Vec<IpNetwork>,
+    /// Serve metrics for Prometheus at /metrics of this port, on loopback unless an address is given; needs no credential
+    /// [default: off]
+    #[arg(long, env = "FLEETD_METRICS_LISTEN", value_name = "[ADDRESS:]PORT", value_parser = fleet_wire::metrics::address)]
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Allow scans of loopback addresses, for demonstrations and tests with simulated devices on this machine.
     #[arg(long, hide = true)]
     pub(crate) demo_allow_loopback: bool,

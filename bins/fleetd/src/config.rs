@@ -56,6 +56,7 @@ struct File {
     migrate: Option<bool>,
     allow_carrier_shared: Option<bool>,
     allow_unpinned_names: Option<bool>,
+    metrics_listen: Option<MetricsListen>,
     rates: RatesFile,
     direct: DirectFile,
     retention: RetentionFile,
@@ -146,6 +147,27 @@ pub(crate) struct Serve {
     pub(crate) direct_organization: Option<String>,
     /// How many days the events of an ended scan are kept; 0 means for ever.
     pub(crate) scan_events_days: u32,
+    /// Where metrics are served; `None` if they are off.
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// A port, or an address with a port.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum MetricsListen {
+    Port(u16),
+    Text(String),
+}
+
+impl MetricsListen {
+    fn interpret(self) -> Result<SocketAddr, ConfigError> {
+        let text = match self {
+            Self::Port(port) => port.to_string(),
+            Self::Text(text) => text,
+        };
+        fleet_wire::metrics::address(&text)
+            .map_err(|error| ConfigError(format!("metrics-listen: {error}")))
+    }
 }
 
 /// Days for which the events of an ended scan are kept by default.
@@ -234,6 +256,13 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         .unwrap_or(false)
         .then(|| direct_networks_of(direct_networks, addresses))
         .transpose()?;
+    let metrics = match args.metrics_listen {
+        Some(address) => Some(address),
+        None => file
+            .metrics_listen
+            .map(MetricsListen::interpret)
+            .transpose()?,
+    };
     Ok(Serve {
         database,
         listen,
@@ -251,6 +280,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<Serve, ConfigError> {
         direct,
         direct_organization: file.direct.organization,
         scan_events_days: file.retention.scan_events_days.unwrap_or(EVENTS_KEPT_DAYS),
+        metrics,
     })
 }
 
@@ -448,12 +478,27 @@ mod tests {
     }
 
     #[test]
+    fn metrics_are_off_and_a_port_alone_is_on_loopback() {
+        assert_eq!(serve(args(None)).expect("is fine").metrics, None);
+        for (text, expected) in [
+            ("metrics-listen = 9420\n", "127.0.0.1:9420"),
+            ("metrics-listen = \"9420\"\n", "127.0.0.1:9420"),
+            ("metrics-listen = \"10.0.0.5:9420\"\n", "10.0.0.5:9420"),
+        ] {
+            let (_dir, given) = with_file(text);
+            let metrics = serve(given).expect("is fine").metrics;
+            assert_eq!(metrics, expected.parse().ok(), "{text}");
+        }
+    }
+
+    #[test]
     fn an_error_names_the_invalid_key_or_value() {
         for (text, named) in [
             ("lisen = 1\n", "lisen"),
             ("listen = \"nowhere\"\n", "listen"),
             ("tls-cert = \"c.pem\"\n", "tls-key"),
             ("public-url = \"fleet\"\n", "public-url"),
+            ("metrics-listen = \"here\"\n", "metrics-listen"),
             ("[rates]\nregistrations = 1\n", "registrations"),
         ] {
             let (_dir, given) = with_file(text);

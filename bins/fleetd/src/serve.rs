@@ -76,12 +76,17 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let descriptors = raise_descriptor_limit();
     let listener = bind(config.listen).await?;
     let listening = listener_config(&config, descriptors)?;
+    let counts = listening.counts.clone();
     let shutdown = on_signals()?;
     let server = Server::start(
         server_config(&config),
         Arc::new(store),
         Arc::new(SystemEnvironment),
     );
+    let metrics = match config.metrics {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
     let address = listener.local_addr().context("the port has no address")?;
     tracing::info!(%address, tls = config.tls.is_some(), version = env!("CARGO_PKG_VERSION"), "serving");
     // The port is bound, so connections wait in its backlog until the loop below accepts them.
@@ -92,6 +97,15 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
         let (service, closing) = (server.service(), closing.clone());
         tokio::spawn(async move { listener::serve(listener, service, &listening, closing).await })
     };
+    if let Some(metrics) = metrics {
+        let address = metrics.local_addr().context("the port has no address")?;
+        tracing::info!(%address, "serving metrics");
+        let (service, closing) = (server.metrics(counts), closing.clone());
+        tokio::spawn(async move {
+            let config = fleet_wire::metrics::listener();
+            listener::serve(metrics, service, &config, closing).await
+        });
+    }
     shutdown.cancelled().await;
     tracing::info!(
         "shutting down: notifying nodes and storing pending reports; a second signal exits at once"

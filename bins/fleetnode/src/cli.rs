@@ -203,9 +203,16 @@ pub(crate) struct RunArgs {
     /// Most targets of one command, 1024 to 16384; an interruption repeats at most one command.
     #[arg(long, value_name = "N", default_value_t = MOST_TARGETS, value_parser = clap::value_parser!(u32).range(LEAST_TARGETS..=i64::from(MOST_TARGETS)))]
     pub(crate) max_targets: u32,
+    /// Let scans listen for the IP report buttons and announcements of miners, at their UDP ports. The node never answers.
+    #[arg(long, env = "FLEETNODE_LISTEN_ANNOUNCEMENTS")]
+    pub(crate) listen_announcements: bool,
     /// Never try a plugin's default logins; by default, pairing without a password tries them.
     #[arg(long, env = "FLEETNODE_NO_DEFAULT_LOGINS")]
     pub(crate) no_default_logins: bool,
+    /// Serve metrics for Prometheus at /metrics of this port, on loopback unless an address is given; needs no credential
+    /// [default: off]
+    #[arg(long, env = "FLEETNODE_METRICS_LISTEN", value_name = "[ADDRESS:]PORT", value_parser = fleet_wire::metrics::address)]
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Not supported; upstream's flag for the interval of heartbeats.
     #[arg(long, hide = true, value_name = "DURATION")]
     pub(crate) heartbeat_interval: Option<String>,
@@ -213,17 +220,20 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ScanArgs {
-    /// Target: 10.0.0.7, 10.0.0.0/22, 10.0.0.5-40, a host name, or fleetnode-local-subnet.
-    #[arg(required_unless_present = "mdns", value_name = "TARGET")]
+    /// Target: 10.0.0.7, 10.0.0.0/22, 10.0.0.5-40, a host name, fleetnode-local-subnet, @FILE, or - for standard input.
+    #[arg(required_unless_present = "listening", value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
     /// Scan hosts in the local subnets that announce this mDNS service [default: _http._tcp]
-    #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with = "targets")]
+    #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "", conflicts_with = "targets", group = "listening")]
     pub(crate) mdns: Option<String>,
-    /// Listen to mDNS for this long, 1 to 60 [default: 5]
+    /// Scan devices whose IP report button is pressed, in that order.
+    #[arg(long, conflicts_with = "targets", group = "listening")]
+    pub(crate) announcements: bool,
+    /// Listen for this long: to mDNS 1 to 60 [default: 5], for announcements 1 to 540 [default: 300]
     #[arg(
         long,
         value_name = "SECONDS",
-        requires = "mdns",
+        requires = "listening",
         conflicts_with = "targets"
     )]
     pub(crate) listen: Option<i32>,

@@ -1,13 +1,17 @@
 //! `fleetnode run`: starts the agent, handles signals, and notifies the service manager. Start with [`run`].
 
-use std::{io, path::Path, pin::pin, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io, net::SocketAddr, path::Path, pin::pin, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use anyhow::Context;
 use fleet_agent::{Agent, AgentError, AgentOptions, AgentStatus, StateDir, StateError};
 use fleet_scan::DriverSet;
+use fleet_wire::{listener, server::HttpService};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::{
+    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
@@ -40,6 +44,7 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
     let mut options = AgentOptions {
         command_targets: args.max_targets,
         halt: halt::watch(state_dir),
+        listen_announcements: args.listen_announcements,
         ..options::agent(args.site, args.engine)?
     };
     if let Some(value) = args.heartbeat_interval {
@@ -71,7 +76,11 @@ pub(crate) async fn run(state_dir: &Path, args: RunArgs) -> anyhow::Result<ExitC
         }
         options.drivers = Arc::new(DriverSet::clone(&options.drivers).with(plugins.drivers())?);
     }
+    let halt = options.halt.clone();
     let agent = Agent::new(state, options)?;
+    if let Some(address) = args.metrics_listen {
+        serve_metrics(address, fleet_agent::metrics(agent.status(), halt)).await?;
+    }
     let ended = serve(agent, &mut signals, state_dir).await;
     if let Some(plugins) = plugins
         && !matches!(ended, Ok(Ended::BySecondSignal))
@@ -94,6 +103,19 @@ fn not_enrolled(state_dir: &Path) -> anyhow::Error {
         Some(advice) => error.context(advice),
         None => error,
     }
+}
+
+/// Serves metrics until the process ends.
+async fn serve_metrics(address: SocketAddr, service: HttpService) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot serve metrics on {address}; use another port with --metrics-listen")
+    })?;
+    tracing::info!(%address, "serving metrics");
+    tokio::spawn(async move {
+        let config = fleet_wire::metrics::listener();
+        listener::serve(listener, service, &config, CancellationToken::new()).await
+    });
+    Ok(())
 }
 
 /// How a node ended.

@@ -1,7 +1,8 @@
 //! `fleetnode scan`: a scan without a server. Prints a table and a progress bar, or events as JSON lines. Start with [`run`].
 
 use std::{
-    io::{self, IsTerminal, Write},
+    fs::File,
+    io::{self, IsTerminal, Read, Write},
     path::Path,
     pin::pin,
     process::ExitCode,
@@ -12,6 +13,7 @@ use std::{
 use anyhow::Context;
 use fleet_agent::{AgentOptions, LocalScan, LocalScanError, LocalSummary};
 use fleet_core::{HostReport, NodeId, Port, TargetOutcome};
+use fleet_discovery::{IP_REPORTS, TARGET_FILE, expand_targets};
 use fleet_plugin::PluginHost;
 use fleet_scan::{DriverSet, FoundDevice, Interruption, ScanEvent};
 use fleet_wire::{
@@ -44,8 +46,12 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
         args.engine.plugin_env.clone(),
     );
     let what = Request {
-        targets: args.targets,
-        mdns: args.mdns,
+        targets: expand_targets(args.targets, read_targets).map_err(Usage::new)?,
+        mdns: if args.announcements {
+            Some(IP_REPORTS.to_owned())
+        } else {
+            args.mdns
+        },
         listen: args.listen.unwrap_or(0),
         ports: args.ports,
     };
@@ -65,10 +71,25 @@ pub(crate) async fn run(state_dir: &Path, args: ScanArgs) -> anyhow::Result<Exit
     done
 }
 
+/// Reads the targets of a file, or of standard input for `-`, up to the bound and one byte more.
+fn read_targets(path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    match path {
+        "-" => io::stdin()
+            .lock()
+            .take(TARGET_FILE + 1)
+            .read_to_string(&mut text),
+        path => File::open(path)?
+            .take(TARGET_FILE + 1)
+            .read_to_string(&mut text),
+    }?;
+    Ok(text)
+}
+
 /// The targets and ports of the scan.
 struct Request {
     targets: Vec<String>,
-    /// The mDNS service, instead of targets.
+    /// The mDNS service or the word for IP reports, instead of targets.
     mdns: Option<String>,
     listen: i32,
     ports: Vec<String>,

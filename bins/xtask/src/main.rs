@@ -53,6 +53,7 @@ Usage: cargo xtask COMMAND
                minutes with --quick; release build, root, Linux)
   dial-patiently NETWORK PORT...
                connect 32 at a time and wait 10 s each: the baseline of `prove engine`
+  openapi      write docs/openapi.json, the description of the API in JSON, from the definitions
   dist         build the programs for deployment into target/dist, debug information beside them
   help         show this help
 
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         ["prove", "faults", names @ ..] => prove::faults(names),
         ["prove", "engine", names @ ..] => engine::prove(names),
         ["dial-patiently", network, ports @ ..] => engine::dial_patiently(network, ports),
+        ["openapi"] => openapi(),
         ["dist"] => dist::run(),
         ["help" | "--help" | "-h"] => {
             print!("{HELP}");
@@ -111,6 +113,16 @@ fn run_purity() -> Result<bool> {
     }
     println!("purity: {} violations", findings.violations.len());
     Ok(findings.violations.is_empty())
+}
+
+/// The test that compares the file also writes it.
+fn openapi() -> Result<bool> {
+    let mut cargo = std::process::Command::new("cargo");
+    cargo
+        .current_dir(session::root())
+        .env("FLEET_WRITE_OPENAPI", "1")
+        .args(["test", "-p", "fleet-wire", "--test", "it", "--", "openapi"]);
+    Ok(cargo.status()?.success())
 }
 
 fn run_postgres() -> Result<bool> {

@@ -38,6 +38,8 @@ pub(super) struct CommandReader<'a> {
     pub(super) denied_default_ports: &'a [Port],
     /// The server is an upstream one, which sends networks as the operator wrote them.
     pub(super) upstream_server: bool,
+    /// The site permits to listen for the announcements of IP report buttons.
+    pub(super) announcements: bool,
 }
 
 /// A command that the policy permits.
@@ -231,6 +233,12 @@ impl CommandReader<'_> {
     fn listen(&self, mdns: &MdnsModeRequest) -> Result<Listen, Refusal> {
         let listening = Listening::read(&mdns.service_type, &mdns.domain, mdns.timeout_seconds);
         let listening = listening.map_err(Refusal::bad)?;
+        if listening.service.is_ip_reports() && !self.announcements {
+            return Err(Refusal::new(
+                AckCode::AgentIncapable,
+                "this node does not listen for announcements; start it with --listen-announcements",
+            ));
+        }
         Ok(Listen::new(listening, self.local_subnets.to_vec()))
     }
 
@@ -366,6 +374,7 @@ mod tests {
             default_ports: &[Port::new(4028).expect("a port")],
             denied_default_ports: &[Port::new(22).expect("a port")],
             upstream_server,
+            announcements: false,
         };
         let command = AgentCommand {
             command: Some(agent_command::Command::Discover(DiscoverRequest {
@@ -478,6 +487,11 @@ mod tests {
             (target("-sV"), BadRequest, "-sV"),
             (Mode::IpRange(Default::default()), BadRequest, "range"),
             (mdns("http", "", 5), BadRequest, "`http`"),
+            (
+                mdns("ip-reports", "", 5),
+                AgentIncapable,
+                "--listen-announcements",
+            ),
             (mdns("", "example.com", 5), BadRequest, "`example.com`"),
             (mdns("", "local", 61), BadRequest, "61 seconds"),
         ] {
@@ -504,6 +518,7 @@ mod tests {
             default_ports: &[],
             denied_default_ports: &[],
             upstream_server: false,
+            announcements: false,
         };
         // Field 3, an empty message: an upstream command that this node does not support.
         assert_eq!(

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Agent, AgentStatus,
+    Agent, AgentCounts, AgentStatus,
     ack::{self, StopCause},
     calls::Calls,
     report,
@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// The extensions that this node supports.
-const CAPABILITIES: [Capability; 8] = [
+const CAPABILITIES: [Capability; 9] = [
     Capability::Progress,
     Capability::Cancel,
     Capability::Goodbye,
@@ -46,6 +46,8 @@ const CAPABILITIES: [Capability; 8] = [
     Capability::Mdns,
     Capability::BigCommands,
     Capability::Hosts,
+    // Only with the option of the administrator of the site.
+    Capability::Announcements,
 ];
 /// Most queued stream events.
 const EVENTS: usize = 64;
@@ -83,6 +85,7 @@ pub(super) struct Shell {
     pending_payload: Option<Bytes>,
     work: Option<Work>,
     login_budget: LoginBudget,
+    counts: AgentCounts,
     /// Acks that may have to be sent again, at most as many as a Hello lists.
     acks: BTreeMap<WireCommandId, ControlAck>,
     /// The deadline for uploads, if the process is shutting down.
@@ -107,6 +110,7 @@ impl Shell {
             default_ports: Vec::new(),
             subnets: Vec::new(),
             login_budget: LoginBudget::default(),
+            counts: AgentCounts::default(),
             session: None,
             clock: ServerClock::default(),
             stream: None,
@@ -184,7 +188,10 @@ impl Shell {
                     .link
                     .heartbeat_done(now(), Err(link::HeartbeatFailure::Other)),
             },
-            link::Output::OpenStream(attempt) => self.open_stream(attempt),
+            link::Output::OpenStream(attempt) => {
+                self.counts.streams += 1;
+                self.open_stream(attempt);
+            }
             link::Output::CloseStream(attempt) => {
                 self.stream.take_if(|stream| stream.attempt == attempt);
             }
@@ -312,6 +319,7 @@ impl Shell {
             spooled: self.spool.held(),
             problem: self.route.problem().map(str::to_owned),
             subnets: self.subnets.clone(),
+            counts: self.counts,
         };
         let sender: &watch::Sender<AgentStatus> = &self.agent.status;
         sender.send_if_modified(|last| {

@@ -267,6 +267,12 @@ fn notes_on(group: &TargetGroup, ports: &[Port], node: &NodeProfile) -> Vec<Stri
             notes.push(unpinned());
         }
         TargetGroup::Named(_) if !node.pins => notes.push(unpinned()),
+        TargetGroup::Announcing { listening, .. } if listening.service.is_ip_reports() => {
+            notes.push(format!(
+                "the node listens for {} seconds: press the IP report buttons during that time; devices without an announcement are not dialed, and count as silent",
+                listening.time.as_secs()
+            ));
+        }
         TargetGroup::Announcing { listening, .. } => notes.push(format!(
             "the node listens for {} for {} seconds: addresses that do not announce it are not dialed, and count as silent",
             listening.service,

@@ -135,6 +135,11 @@ pub enum PlanError {
     /// The request is for multicast DNS, which the node does not announce.
     #[error("this node cannot listen to mDNS: choose a node that announces it, or scan addresses")]
     MdnsNotAnnounced,
+    /// The node does not listen for the announcements of IP report buttons.
+    #[error(
+        "this node does not listen for announcements: start it with `fleetnode run --listen-announcements`"
+    )]
+    ReportsNotAnnounced,
     /// The service type, domain or time is invalid.
     #[error(transparent)]
     Listening(#[from] ListeningError),
@@ -192,6 +197,7 @@ impl PlanError {
             | Self::LocalSubnetTooLarge { .. }
             | Self::NoLocalSubnet { .. }
             | Self::MdnsNotAnnounced
+            | Self::ReportsNotAnnounced
             | Self::MdnsTooLarge { .. }
             | Self::MdnsNoSubnet { .. } => Code::FailedPrecondition,
         }

@@ -76,7 +76,7 @@ fn addresses_are_ranges() {
         ("ip:10.0.0.7/32", "10.0.0.7", "10.0.0.7"),
         ("ip:10.*", "10.0.0.0", "10.255.255.255"),
         ("ip:10.1.2.*", "10.1.2.0", "10.1.2.255"),
-        ("ip:fd00::7/64", "fd00::", "fd00::ffff:ffff:ffff:ffff"),
+        ("ip:fd00::7/128", "fd00::7", "fd00::7"),
         ("ip:fd00::7", "fd00::7", "fd00::7"),
     ] {
         let network = Network {
@@ -98,9 +98,10 @@ fn an_error_names_the_term_and_what_is_accepted() {
         ("model:", "`model:`: write a value after the colon"),
         ("port:0", "`port:0`: write a port"),
         ("port:99999", "`port:99999`: write a port"),
-        ("ip:10.0.0.0/33", "write an address, a network"),
-        ("ip:10.0.0.1.*", "write an address, a network"),
-        ("ip:barn", "write an address, a network"),
+        ("ip:10.0.0.0/33", "write an address, an IPv4 network"),
+        ("ip:fd00::/64", "write an address, an IPv4 network"),
+        ("ip:10.0.0.1.*", "write an address, an IPv4 network"),
+        ("ip:barn", "write an address, an IPv4 network"),
         ("pairing:maybe", "use unpaired, paired"),
         ("seen:1d", "write an age such as <30m"),
         ("seen:<d", "write an age"),
@@ -158,6 +159,21 @@ proptest! {
     #[test]
     fn no_text_panics(text in "\\PC{0,64}") {
         let _ = text.parse::<Search>();
+    }
+
+    #[test]
+    fn the_texts_of_a_network_match_exactly_its_addresses(a in any::<u32>(), length in 0_u32..=32, other in any::<u32>(), near in any::<bool>()) {
+        let ip = std::net::Ipv4Addr::from_bits(a);
+        let network = network(&format!("{ip}/{length}")).expect("a network");
+        let texts = network.texts();
+        prop_assert!(texts.len() <= 256, "{}", texts.len());
+        // An address nearby is more often inside.
+        let other = std::net::Ipv4Addr::from_bits(if near { a ^ (other >> 20) } else { other });
+        let matched = texts.iter().any(|text| match text {
+            AddressText::Exact(ip) => *ip == IpAddr::V4(other),
+            AddressText::Prefix(prefix) => other.to_string().starts_with(prefix.as_str()),
+        });
+        prop_assert_eq!(matched, network.first <= IpAddr::V4(other) && IpAddr::V4(other) <= network.last);
     }
 
     #[test]

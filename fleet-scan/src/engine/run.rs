@@ -23,6 +23,7 @@ use super::{
     host::{Host, PortVerdict},
     identify::{self, DriverFailure, Identified, identify, identify_external},
     onlink::Neighbor,
+    order::Order,
     sweep::{Absence, ConnectOutcome, Lease, Sweep, SweepEvent},
     targets::Targets,
     unidentified::UnidentifiedHosts,
@@ -83,6 +84,8 @@ pub(super) struct Run {
     /// The requests to hosts whose ports are not all settled, unless a port was identified.
     sent: BTreeMap<u32, Vec<String>>,
     identifying: JoinSet<Answered>,
+    /// The order of the announcements, if events follow it.
+    order: Option<Order<ScanEvent>>,
     notes: Notes,
     /// The host that first showed each MAC.
     macs: BTreeMap<Mac, IpAddr>,
@@ -119,6 +122,10 @@ impl Run {
             job.listen.is_some(),
             out,
         )?;
+        let reports = job
+            .listen
+            .as_ref()
+            .is_some_and(|listen| listen.listening.service.is_ip_reports());
         let listener = job
             .listen
             .map(|listen| Listener::start(listen, targets.len()));
@@ -143,6 +150,7 @@ impl Run {
             unreported: VecDeque::new(),
             sent: BTreeMap::new(),
             identifying: JoinSet::new(),
+            order: reports.then(Order::default),
             notes: Notes::default(),
             macs: BTreeMap::new(),
             unidentified: UnidentifiedHosts::default(),
@@ -186,6 +194,7 @@ impl Run {
                 },
                 Some(event) = next_announcement(&mut self.listener) => self.handle_mdns(event).await,
             }
+            self.advance().await;
         }
         self.listener = None;
         self.sweep.stop();
@@ -194,6 +203,9 @@ impl Run {
         // Waits for the aborted tasks, so no connection is open once the scan has ended.
         self.identifying.shutdown().await;
         self.deliver_pending().await;
+        for event in self.order.take().map(Order::into_rest).unwrap_or_default() {
+            self.send(event).await;
+        }
         self.judge_unreachable().await;
         self.send_progress(false);
         let sink = self.sink.clone();
@@ -290,6 +302,7 @@ impl Run {
     async fn handle_mdns(&mut self, event: MdnsEvent) {
         match event {
             MdnsEvent::Service(at) => self.announced(at).await,
+            MdnsEvent::Host(ip) => self.reported(ip).await,
             MdnsEvent::Note(kind, example) => self.note(kind, &example).await,
             MdnsEvent::Ended { is_complete } => {
                 self.listener = None;
@@ -315,6 +328,18 @@ impl Run {
             let kind = "mDNS named services at ports that this scan does not cover";
             self.note(kind, &at.to_string()).await;
         }
+    }
+
+    /// Dials a device that announced itself, if it is a target. The announcement is a hint and no more.
+    async fn reported(&mut self, ip: IpAddr) {
+        let Some(host) = self.targets.host(ip).map(|host| host as u32) else {
+            let kind = "devices announced addresses that are not among the targets";
+            return self.note(kind, &ip.to_string()).await;
+        };
+        if let Some(order) = &mut self.order {
+            order.add(host);
+        }
+        self.sweep.announce(host);
     }
 
     async fn settled(&mut self, host: u32, port: u8, reach: ConnectOutcome) {
@@ -477,6 +502,9 @@ impl Run {
 
     async fn finish(&mut self, host: u32) {
         self.done += 1;
+        if let Some(order) = &mut self.order {
+            order.finish(host);
+        }
         let state = self.hosts.get(host as usize);
         let Some((port, reply)) = state.and_then(Host::unidentified_reply) else {
             self.sent.remove(&host);
@@ -534,7 +562,7 @@ impl Run {
             reply: reply.to_owned(),
             requests: self.sent.remove(&host).unwrap_or_default(),
         };
-        self.send(ScanEvent::Unidentified(report)).await;
+        self.emit(host, ScanEvent::Unidentified(report)).await;
     }
 
     /// A device on the link that reports no identity waits for its hardware address. An address that answers for
@@ -577,8 +605,32 @@ impl Run {
                 self.note(&kind, &device.endpoint.to_string()).await;
             }
         }
-        if self.send(ScanEvent::Found(device)).await {
-            self.found += 1;
+        self.found += u64::from(self.emit(host, ScanEvent::Found(device)).await);
+    }
+
+    /// Sends an event about a host, in the order of the announcements if the scan has one. Returns whether the stream
+    /// exists.
+    async fn emit(&mut self, host: u32, event: ScanEvent) -> bool {
+        match &mut self.order {
+            Some(order) => match order.take(host, event) {
+                Some(event) => self.send(event).await,
+                None => true,
+            },
+            None => self.send(event).await,
+        }
+    }
+
+    /// Sends the events that waited for hosts that are settled now.
+    async fn advance(&mut self) {
+        let Some(order) = &mut self.order else {
+            return;
+        };
+        let waits = |host: u32| {
+            self.nameless.iter().any(|(_, other, _)| *other == host)
+                || self.unreported.iter().any(|(_, other)| *other == host)
+        };
+        for event in order.advance(waits) {
+            self.send(event).await;
         }
     }
 

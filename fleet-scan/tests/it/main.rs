@@ -6,6 +6,7 @@ mod drivers;
 mod examples;
 mod external;
 mod identification;
+mod ip_reports;
 mod logins;
 mod mdns;
 mod names;

@@ -1,7 +1,7 @@
 //! `fleet.v1.AccountService`: the caller's own account. Sign-in is plain HTTP, in [`crate::http`].
 
 use fleet_core::{BrowserSessionId, Password, Permission};
-use fleet_store::{Credential, PasswordHash};
+use fleet_store::{Credential, MemberSession, PasswordHash};
 use fleet_wire::{
     Context, Reply, RpcError,
     fleet::{
@@ -14,10 +14,14 @@ use zeroize::Zeroizing;
 
 use super::Api;
 use crate::{
+    auth::permit,
     convert::timestamp,
     failure::Answered,
     passwords::{PASSWORDS, Source, chosen},
 };
+
+/// Maximum number of sessions in a list of all operators.
+const SESSIONS_MOST: u32 = 10_000;
 
 impl AccountService for Api {
     async fn who_am_i(
@@ -43,25 +47,42 @@ impl AccountService for Api {
     async fn list_sessions(
         &self,
         context: Context,
-        _: ListSessionsRequest,
+        request: ListSessionsRequest,
     ) -> Result<Reply<ListSessionsResponse>, RpcError> {
         let call = self.operator(&context)?;
         let store = &self.app.store;
-        let sessions = store.list_browser_sessions(call.operator, call.now);
-        let shown = |session: fleet_store::BrowserSession| BrowserSession {
-            session_id: session.id.0,
-            created_at: Some(timestamp(session.created_at)),
-            expires_at: Some(timestamp(session.expires_at)),
-            from_address: session
+        let sessions = if request.all_operators {
+            let path = "fleet.v1.AccountService/ListSessions";
+            permit(&self.app, &call, Permission::OrgAdmin, path, call.from).await?;
+            let listed = store.list_member_sessions(call.org, SESSIONS_MOST, call.now);
+            listed.await.answered()?
+        } else {
+            let own = store.list_browser_sessions(call.operator, call.now).await;
+            let own = own.answered()?.into_iter();
+            own.map(|session| MemberSession {
+                operator: call.operator,
+                email: call.email.clone(),
+                session,
+            })
+            .collect()
+        };
+        let shown = |member: MemberSession| BrowserSession {
+            session_id: member.session.id.0,
+            created_at: Some(timestamp(member.session.created_at)),
+            expires_at: Some(timestamp(member.session.expires_at)),
+            from_address: member
+                .session
                 .from
                 .map(|from| from.to_string())
                 .unwrap_or_default(),
-            user_agent: session.agent,
-            key_id: session.key.map_or(0, |key| key.0),
-            current: call.credential == Credential::Session(session.id),
+            user_agent: member.session.agent,
+            key_id: member.session.key.map_or(0, |key| key.0),
+            current: call.credential == Credential::Session(member.session.id),
+            operator_id: member.operator.0,
+            email: member.email,
         };
         Ok(Reply::new(ListSessionsResponse {
-            sessions: sessions.await.answered()?.into_iter().map(shown).collect(),
+            sessions: sessions.into_iter().map(shown).collect(),
         }))
     }
 
@@ -73,10 +94,18 @@ impl AccountService for Api {
         let call = self.operator(&context)?;
         let id = BrowserSessionId(request.session_id);
         let store = &self.app.store;
-        let ended = store.end_browser_session(call.operator, id, call.actor(), call.now);
-        let ended = ended.await.answered()?.then_some(()).ok_or_else(|| {
+        let ended = if call.role.may(Permission::OrgAdmin) {
+            store
+                .end_member_session(call.org, id, call.actor(), call.now)
+                .await
+        } else {
+            store
+                .end_browser_session(call.operator, id, call.actor(), call.now)
+                .await
+        };
+        let ended = ended.answered()?.then_some(()).ok_or_else(|| {
             RpcError::not_found(format!(
-                "session {id} is not one of yours: `fleetctl sessions list` shows your sessions"
+                "no session {id} that you can end: `fleetctl sessions list` shows your sessions"
             ))
         });
         call.attempt("operator.end_session", format!("session {id}"))

@@ -1,16 +1,16 @@
 //! `fleet.v1.DeviceService`: devices with their former names, changes of identity, and devices that were refused because
 //! another node owns them.
 
-use std::str::FromStr;
+use std::{collections::BTreeSet, str::FromStr};
 
 use fleet_core::{DeviceId, DeviceIdentifier, IdentityChangeId, OrgId, RejectReason};
 use fleet_store::{DeviceName, DevicePairing, DeviceRow, RefusedDevice};
 use fleet_wire::{
     Context, Reply, RpcError,
     fleet::{
-        self, DeviceService, GetDeviceRequest, GetDeviceResponse, ListDevicesRequest,
-        ListDevicesResponse, ListRefusedDevicesRequest, ListRefusedDevicesResponse,
-        UndoIdentityChangeRequest, UndoIdentityChangeResponse,
+        self, DeleteDevicesRequest, DeleteDevicesResponse, DeviceService, GetDeviceRequest,
+        GetDeviceResponse, ListDevicesRequest, ListDevicesResponse, ListRefusedDevicesRequest,
+        ListRefusedDevicesResponse, UndoIdentityChangeRequest, UndoIdentityChangeResponse,
     },
 };
 
@@ -92,6 +92,24 @@ impl DeviceService for Api {
         }))
     }
 
+    async fn delete_devices(
+        &self,
+        context: Context,
+        request: DeleteDevicesRequest,
+    ) -> Result<Reply<DeleteDevicesResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let devices: BTreeSet<DeviceId> = request.device_ids.into_iter().map(DeviceId).collect();
+        let ids: Vec<String> = devices.iter().take(8).map(ToString::to_string).collect();
+        let subject = format!("{} devices: {}", devices.len(), ids.join(", "));
+        let store = &self.app.store;
+        let deleted =
+            store.delete_devices(call.org, devices, request.reason, call.actor(), call.now);
+        call.attempt("device.delete", subject)
+            .or_refused(&self.app.auditor, deleted.await)
+            .await?;
+        Ok(Reply::new(DeleteDevicesResponse {}))
+    }
+
     async fn list_refused_devices(
         &self,
         context: Context,
@@ -134,7 +152,7 @@ impl Api {
     }
 
     /// Adds the pairing of each device, with three queries for any number of devices.
-    async fn with_pairings(
+    pub(super) async fn with_pairings(
         &self,
         org: OrgId,
         rows: Vec<DeviceRow>,

@@ -212,6 +212,7 @@ impl FleetNodeGatewayService for Api {
         let answer = Attempt::by_node(node, from, "report.refuse", subject)
             .or_refused(&self.app.auditor, recorded)
             .await?;
+        self.app.metrics.reported(answer.accepted, answer.rejected);
         self.app.wakeups.notify(answer.scan);
         if answer.ended {
             tracing::warn!(node = %node.node, %command, "a command was ended because too many of its rows were refused");

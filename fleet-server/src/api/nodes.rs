@@ -8,7 +8,7 @@ use fleet_wire::{
         self, CancelEnrollmentCodeRequest, CancelEnrollmentCodeResponse,
         ListEnrollmentCodesRequest, ListEnrollmentCodesResponse, ListNodesRequest,
         ListNodesResponse, ListRevokedNodesRequest, ListRevokedNodesResponse, MoveNodeRequest,
-        MoveNodeResponse, NodeService,
+        MoveNodeResponse, NodeService, RenameNodeRequest, RenameNodeResponse,
     },
 };
 
@@ -88,6 +88,22 @@ impl NodeService for Api {
             .or_refused(&self.app.auditor, moved.await)
             .await?;
         Ok(Reply::new(MoveNodeResponse { site_id: site.0 }))
+    }
+
+    async fn rename_node(
+        &self,
+        context: Context,
+        request: RenameNodeRequest,
+    ) -> Result<Reply<RenameNodeResponse>, RpcError> {
+        let call = self.operator(&context)?;
+        let node = NodeId(request.fleet_node_id);
+        let subject = format!("node {node} to {}", request.name);
+        let store = &self.app.store;
+        let renamed = store.rename_node(call.org, node, request.name, call.actor(), call.now);
+        call.attempt("node.rename", subject)
+            .or_refused(&self.app.auditor, renamed.await)
+            .await?;
+        Ok(Reply::new(RenameNodeResponse {}))
     }
 }
 

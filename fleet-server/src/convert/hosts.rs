@@ -57,7 +57,7 @@ fn record_command(host: &HostReport) -> String {
     let ports: Vec<String> = host.open_ports.iter().map(ToString::to_string).collect();
     let file = host.ip.to_string().replace([':', '.'], "-");
     format!(
-        "fleetnode identify {} --port {} --record {file}.json",
+        "fleetnode identify {} --port {} --record {file}.txt",
         host.ip,
         ports.join(",")
     )
@@ -108,7 +108,7 @@ mod tests {
         let found = HostReport::parse(raw).expect("a host");
         assert_eq!(
             host(&found, None).record_command,
-            "fleetnode identify 10.0.0.7 --port 80,8080 --record 10-0-0-7.json"
+            "fleetnode identify 10.0.0.7 --port 80,8080 --record 10-0-0-7.txt"
         );
     }
 }

@@ -296,7 +296,7 @@ async fn a_key_sets_no_first_password_and_ends_sessions() {
     let none = sign_in(&world, &viewer.email, PASSWORD).await;
     assert_eq!(none.status, 401, "no password was set");
     let listed = account
-        .list_sessions(&ListSessionsRequest {}, viewer.options())
+        .list_sessions(&ListSessionsRequest::default(), viewer.options())
         .await
         .expect("lists");
     let end = EndSessionRequest {
@@ -571,6 +571,44 @@ async fn only_administrators_manage_keys_of_others() {
         .who_am_i(&WhoAmIRequest {}, operator.options())
         .await;
     refused(dead, Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_sees_and_ends_the_sessions_of_all_operators() {
+    let world = World::new().await;
+    let admin = world.operator(Role::Admin).await;
+    let stranger = world.operator_of("Other", Role::Admin).await;
+    with_password(&world, &admin, "ann@acme.example", "viewer").await;
+    let cookie = sign_in(&world, "ann@acme.example", PASSWORD).await.cookie();
+    let all = ListSessionsRequest {
+        all_operators: true,
+    };
+    let listed = admin.account().list_sessions(&all, admin.options()).await;
+    let sessions = listed.expect("lists").sessions;
+    let anns: Vec<_> = sessions
+        .iter()
+        .filter(|session| session.email == "ann@acme.example")
+        .collect();
+    assert!(!anns.is_empty(), "{sessions:?}");
+    let others = stranger
+        .account()
+        .list_sessions(&all, stranger.options())
+        .await;
+    assert_eq!(others.expect("lists").sessions, []);
+    for session in anns {
+        let end = EndSessionRequest {
+            session_id: session.session_id,
+        };
+        let foreign = stranger
+            .account()
+            .end_session(&end, stranger.options())
+            .await;
+        refused(foreign, Code::NotFound);
+        assert_eq!(self::session(&world, &cookie).await.status, 200);
+        let ended = admin.account().end_session(&end, admin.options()).await;
+        ended.expect("is ended");
+    }
+    assert_eq!(self::session(&world, &cookie).await.status, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,8 +25,8 @@ use fleet_wire::{
     admin::FleetNodeAdminClient,
     client::{CallOptions, Channel, ChannelConfig},
     fleet::{
-        AccountClient, DeviceClient, DevicePairingClient, DirectClient, NodeClient, ResultClient,
-        ScanClient, SiteClient,
+        AccountClient, DeviceClient, DevicePairingClient, DeviceSearchClient, DirectClient,
+        NodeClient, ResultClient, ScanClient, SiteClient,
     },
     gateway::FleetNodeGatewayClient,
     listener::{self, Drained, ListenerConfig},
@@ -204,6 +204,19 @@ impl World {
         });
     }
 
+    /// Opens the server's metrics on a port of their own, until the test ends.
+    pub(crate) async fn metrics(&self) -> std::net::SocketAddr {
+        let running = self.running.as_ref().expect("it runs");
+        let service = running.server.metrics(Arc::default());
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = socket.local_addr().expect("an address");
+        tokio::spawn(async move {
+            let config = fleet_wire::metrics::listener();
+            listener::serve(socket, service, &config, CancellationToken::new()).await
+        });
+        address
+    }
+
     /// Stops the server's background work at once, as in a process that hangs or is killed. Its streams stay open until
     /// the returned port is dropped.
     pub(crate) fn hang(&mut self) -> Hung {
@@ -374,6 +387,10 @@ impl Operator {
 
     pub(crate) fn scans(&self) -> ScanClient {
         ScanClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn search(&self) -> DeviceSearchClient {
+        DeviceSearchClient::new(self.channel.clone())
     }
 
     pub(crate) fn results(&self) -> ResultClient {

@@ -365,7 +365,7 @@ async fn unidentified_hosts_are_listed_and_logged_apart_from_devices() {
     );
     assert_eq!(
         found.record_command,
-        "fleetnode identify 10.0.0.2 --port 4028 --record 10-0-0-2.json"
+        "fleetnode identify 10.0.0.2 --port 4028 --record 10-0-0-2.txt"
     );
     assert_eq!(scan.get().await.ledger.expect("a summary").rejected, 0);
 }

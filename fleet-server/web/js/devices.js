@@ -8,7 +8,9 @@ import { deviceAddress, grid } from "./grid.js";
 import { listNodes } from "./nodes.js";
 import { pagedTable } from "./paged.js";
 import { pairDialog, pairingCell } from "./pairing.js";
+import { deleteButton } from "./removal.js";
 import { call } from "./rpc.js";
+import { deviceSearch } from "./search.js";
 
 const PAGE = 100;
 
@@ -44,22 +46,25 @@ export function devicesView(root) {
     labels: { previous: "Previous", next: "Next" },
     empty: h("div", { class: "panel empty" },
       h("h2", {}, "No devices"),
-      h("p", {}, "Devices appear when a scan finds them."),
+      h("p", {}, "Devices appear when a scan finds them and when they match the search."),
       h("a", { class: "button", href: "#/scans" }, "Show scans")),
     async load(cursor) {
       const [{ devices = [], nextCursor }] = await Promise.all([
-        call("fleet.v1.DeviceService/ListDevices", { fleetNodeId: node.value, limit: PAGE, cursor }),
+        // The first cursor of a paged table is "0", that of a search is empty.
+        call("fleet.v1.DeviceSearchService/SearchDevices", { ...search.request, fleetNodeId: node.value, limit: PAGE, cursor: cursor === "0" ? "" : cursor }),
         names.size ? null : loadNodes(),
       ]);
       return { rows: devices.map((device) => table.row(cells(device, names, actions), { "data-key": device.deviceId })), next: nextCursor };
     },
   });
+  const search = deviceSearch({ nodeId: () => node.value, changed: () => table.restart() });
   const actions = { error: table.error, changed: table.reload, separate };
   const refused = refusedSection(names);
   root.append(
     h("div", { class: "page-head" },
       h("h1", { tabindex: "-1" }, "Devices"),
       h("div", { class: "inline-field" }, h("label", { for: "device-node" }, "Node"), node, pairAll)),
+    search.element,
     ...table.elements, refused.element);
 
   async function loadNodes() {
@@ -88,11 +93,13 @@ export function devicesView(root) {
   node.addEventListener("change", () => {
     show(pairAll, may("miner:pair") && names.has(node.value));
     table.restart();
+    search.recount();
   });
   table.reload();
   const stopRefused = poll(0, refused.load);
   return () => {
     table.stop();
+    search.stop();
     stopRefused();
   };
 }
@@ -154,7 +161,7 @@ function cells(device, names, actions) {
         " also ", foreign(names.get(String(fleetNodeId)) ?? `revoked node ${fleetNodeId}`))),
       int(device.claimedFromFleetNodeId) ? h("span", { class: "hint" }, ` claimed from revoked node ${device.claimedFromFleetNodeId}`) : null,
     ],
-    pairing: pairingCell(device, names, actions),
+    pairing: [pairingCell(device, names, actions), deleteButton(device, actions)],
     seen: timeAgo(device.lastSeen, `First seen ${absolute(device.firstSeen)}, last seen ${absolute(device.lastSeen)}`),
   };
 }

@@ -40,6 +40,25 @@ export async function confirmDialog({ title, body, action, cancel = "Back", dang
   return await closed === "yes";
 }
 
+/**
+ * Asks for a short text. Resolves to the trimmed text, or to null if the operator declined. An empty text cannot be
+ * sent.
+ */
+export async function textDialog({ title, label, hint = "", value = "", action, cancel = "Back", danger = false }) {
+  const id = freshId("text");
+  const input = h("input", { id, class: "input", maxlength: 255, autocomplete: "off", required: true, autofocus: true, value });
+  if (hint) input.setAttribute("aria-describedby", `${id}-hint`);
+  const { closed } = openDialog(title, (heading) => h("form", { method: "dialog" },
+    heading,
+    h("div", { class: "dialog-body" }, h("div", { class: "field" },
+      h("label", { for: id }, label), input, hint ? h("p", { id: `${id}-hint`, class: "hint" }, hint) : null)),
+    h("div", { class: "actions actions-end" },
+      h("button", { class: "button", value: "no", formnovalidate: true, type: "button", onclick: (event) => event.target.closest("dialog").close("no") }, cancel),
+      h("button", { class: `button ${danger ? "button-danger" : "button-primary"}`, value: "yes", id: "dialog-action" }, action))));
+  const text = await closed === "yes" ? input.value.trim() : "";
+  return text || null;
+}
+
 /** Creates a box that shows an error and announces it at once. */
 export function errorBox() {
   const element = h("div", { class: "notice notice-error", role: "alert", hidden: true });

@@ -1,8 +1,9 @@
 // Entry point: loads the session, then opens the view that the URL hash names. Read this file first.
 //
 // The hash contains only a view and an id: `#/scans`, `#/scans/new`, `#/scans/<scan>`,
-// `#/scans/<scan>/changes/<group>/<other scan>`, `#/devices`, `#/nodes`,
-// `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/account`. It never contains keys, codes or passwords.
+// `#/scans/<scan>/changes/<group>/<other scan>`, `#/devices?search=…`, `#/nodes`,
+// `#/nodes/enroll`, `#/nodes/<node>/confirm`, `#/audit`, `#/people`, `#/account`. It never contains keys, codes or
+// passwords.
 
 import { banner, currentOperator, frame, may, onSignedOut, setSession, title } from "./app.js";
 import { auditView } from "./audit.js";
@@ -15,6 +16,7 @@ import { devicesView } from "./devices.js";
 import { confirmView, enrollView } from "./enroll.js";
 import { newScanView } from "./newscan.js";
 import { nodesView } from "./nodes.js";
+import { peopleView } from "./people.js";
 import { scanView } from "./scan.js";
 import { scansView } from "./scans.js";
 import { signInView } from "./signin.js";
@@ -25,11 +27,12 @@ const ROUTES = [
   [/^\/scans\/new$/, "scans", newScanView],
   [/^\/scans\/([0-9a-fA-F-]{36})$/, "scans", scanView],
   [/^\/scans\/([0-9a-fA-F-]{36})\/changes\/(new|missing|moved|changed|unchanged|unidentified|rejected|undecided)(?:\/([0-9a-fA-F-]{36}))?$/, "scans", changesView],
-  [/^\/devices$/, "devices", devicesView],
+  [/^\/devices(?:\?.*)?$/, "devices", devicesView],
   [/^\/nodes$/, "nodes", nodesView],
   [/^\/nodes\/enroll$/, "nodes", enrollView],
   [/^\/nodes\/(\d{1,19})\/confirm$/, "nodes", confirmView],
   [/^\/audit$/, "audit", auditView],
+  [/^\/people$/, "people", peopleView],
   [/^\/account$/, "account", accountView],
 ];
 

@@ -20,6 +20,7 @@ const MODES = [
   ["list", "List"],
   ["range", "Range"],
   ["mdns", "mDNS"],
+  ["reports", "IP report"],
 ];
 
 /** Shows the form. */
@@ -51,8 +52,9 @@ export function newScanView(root) {
   const end = text("end", { maxlength: 45, placeholder: "10.0.0.250", "aria-describedby": "range-hint check" });
   const service = text("service", { maxlength: 255, placeholder: "_http._tcp", "aria-describedby": "mdns-hint check" });
   const seconds = text("seconds", { type: "number", min: 1, max: 60, placeholder: "5", inputmode: "numeric", "aria-describedby": "mdns-hint check" });
+  const minutes = text("minutes", { type: "number", min: 1, max: 9, placeholder: "5", inputmode: "numeric", "aria-describedby": "reports-hint check" });
   const ports = text("ports", { maxlength: 2000, placeholder: "Default ports", "aria-describedby": "ports-hint check" });
-  Object.entries({ target, list, start, end, service, seconds, ports }).forEach(([name, field]) => { field.value = initial[name]; });
+  Object.entries({ target, list, start, end, service, seconds, minutes, ports }).forEach(([name, field]) => { field.value = initial[name]; });
   const portsHint = h("p", { id: "ports-hint", class: "hint" });
   const subnets = h("div", { class: "chips" });
   const check = h("div", { id: "check", class: "check-panel", role: "status", "aria-live": "polite" });
@@ -77,13 +79,17 @@ export function newScanView(root) {
         h("div", { class: "field" }, h("label", { for: "service" }, "Service type"), service),
         h("div", { class: "field" }, h("label", { for: "seconds" }, "Listen for (seconds)"), seconds)),
       h("p", { id: "mdns-hint", class: "hint" }, "The node listens for mDNS announcements in its local subnets and scans the hosts that announce the service, at the default ports.")),
+    reports: h("div", { class: "field" },
+      h("label", { for: "minutes" }, "Listen for (minutes)"), minutes,
+      h("p", { id: "reports-hint", class: "hint" }, "Press the IP report buttons while the node listens. Devices appear in the order in which you press them. The node must run with ", h("code", {}, "--listen-announcements"), ".")),
   };
+  const hasPorts = () => !["mdns", "reports"].includes(mode());
   const portsField = h("div", { class: "field" }, h("label", { for: "ports" }, "Ports", h("span", { class: "optional" }, " optional")), ports, portsHint);
 
   const form = h("form", { class: "stack scan-form", novalidate: true, onsubmit: begin, oninput: changed },
     h("div", { class: "field" }, h("label", { for: "node" }, "Node"), node, nodeHint),
     h("fieldset", { class: "field" }, h("legend", {}, "What to scan"), h("div", { class: "segments" }, radios.map(({ element }) => element))),
-    groups.target, groups.list, groups.range, groups.mdns, portsField,
+    groups.target, groups.list, groups.range, groups.mdns, groups.reports, portsField,
     check, repeat.element, error.element,
     h("div", { class: "actions" }, submit, h("a", { class: "button button-quiet", href: "#/scans" }, "Cancel")));
   root.append(
@@ -100,7 +106,7 @@ export function newScanView(root) {
   let requestId = freshRequestId();
 
   const mode = () => radios.find(({ input }) => input.checked)?.value ?? "target";
-  const request = () => requestOf({ mode: mode(), target: target.value, list: list.value, start: start.value, end: end.value, service: service.value, seconds: seconds.value, ports: ports.value });
+  const request = () => requestOf({ mode: mode(), target: target.value, list: list.value, start: start.value, end: end.value, service: service.value, seconds: seconds.value, minutes: minutes.value, ports: ports.value });
 
   function showSubmit() {
     setText(submit, repeat.repeats() ? "Create schedule" : "Start scan");
@@ -108,12 +114,12 @@ export function newScanView(root) {
   }
 
   function clearInvalid() {
-    for (const field of [target, list, start, end, service, seconds, ports]) field.removeAttribute("aria-invalid");
+    for (const field of [target, list, start, end, service, seconds, minutes, ports]) field.removeAttribute("aria-invalid");
   }
 
   function showMode() {
     for (const [name, group] of Object.entries(groups)) show(group, name === mode());
-    show(portsField, mode() !== "mdns");
+    show(portsField, hasPorts());
   }
 
   function showNode() {
@@ -171,8 +177,8 @@ export function newScanView(root) {
 
   function showError(failure) {
     check.className = "check-panel check-bad";
-    const fields = { target: [target], list: [list], range: [start, end], mdns: [service, seconds] }[mode()];
-    const inPorts = mode() !== "mdns" && /\bports?\b/i.test(failure.message);
+    const fields = { target: [target], list: [list], range: [start, end], mdns: [service, seconds], reports: [minutes] }[mode()];
+    const inPorts = hasPorts() && /\bports?\b/i.test(failure.message);
     const ordered = inPorts ? [ports, ...fields] : [...fields, ports];
     const hit = ordered.map((field) => ({ field, match: findNamed(field.value, failure.message) })).find(({ match }) => match);
     const named = hit?.field ?? (inPorts ? ports : fields[0]);

@@ -1,7 +1,7 @@
 // The nodes of the organization, with actions to enroll, confirm, scan with and revoke them.
 
 import { attempt, may, poll, title } from "./app.js";
-import { confirmDialog, errorBox } from "./dialog.js";
+import { confirmDialog, errorBox, textDialog } from "./dialog.js";
 import { announce, fill, foreign, h, setText, setTime, show, timeAgo } from "./dom.js";
 import { int, isolate, plural } from "./format.js";
 import { chooseNode } from "./prefill.js";
@@ -51,6 +51,21 @@ export async function revoke(node) {
   return true;
 }
 
+/** Asks for a new name of a node and sets it. Resolves to whether it was renamed. */
+export async function rename(node) {
+  const name = await textDialog({
+    title: ["Rename node “", foreign(node.name), "”"],
+    label: "New name",
+    hint: "The node's own logs keep the old name.",
+    value: node.name,
+    action: "Rename node",
+  });
+  if (name === null || name === node.name) return false;
+  await call("fleet.v1.NodeService/RenameNode", { fleetNodeId: node.fleetNodeId, name });
+  announce("Node renamed.");
+  return true;
+}
+
 /** Shows the nodes and the open enrollment codes. */
 export function nodesView(root) {
   title("Nodes");
@@ -86,7 +101,7 @@ export function nodesView(root) {
     for (const node of nodes) {
       let card = shown.get(node.fleetNodeId);
       if (!card) {
-        card = nodeCard(manage, revokeAndRefresh);
+        card = nodeCard(manage, revokeAndRefresh, renameAndRefresh);
         shown.set(node.fleetNodeId, card);
         list.append(card.element);
       }
@@ -96,6 +111,7 @@ export function nodesView(root) {
   }
 
   const revokeAndRefresh = (node) => attempt(error, async () => { if (await revoke(node)) await refresh(); });
+  const renameAndRefresh = (node) => attempt(error, async () => { if (await rename(node)) await refresh(); });
   const cancelCode = (code) => attempt(error, async () => {
     await call("fleet.v1.NodeService/CancelEnrollmentCode", { pendingEnrollmentId: code.pendingEnrollmentId });
     announce("Code canceled.");
@@ -109,7 +125,7 @@ export function nodesView(root) {
   };
 }
 
-function nodeCard(manage, onRevoke) {
+function nodeCard(manage, onRevoke, onRename) {
   let current = null;
   const badge = h("span", { class: "badge" });
   const name = h("bdi", {});
@@ -123,13 +139,14 @@ function nodeCard(manage, onRevoke) {
   const confirm = h("a", { class: "button button-primary", hidden: true }, "Compare and confirm");
   const scan = h("a", { class: "button", href: "#/scans/new", hidden: true, onclick: () => chooseNode(current.fleetNodeId) }, "Scan");
   const revokeButton = h("button", { type: "button", class: "button button-quiet-danger", hidden: !manage, onclick: () => onRevoke(current) }, "Revoke");
+  const renameButton = h("button", { type: "button", class: "button", hidden: !manage, onclick: () => onRename(current) }, "Rename");
   const element = h("li", { class: "card node" },
     h("div", { class: "card-head" }, h("h2", { class: "card-title" }, name), badge),
     means,
     h("dl", { class: "facts" },
       fact("seen", "Last seen"), fact("version", "Version"), fact("subnets", "Local subnets"), fact("queued", "Queued scans"),
       fact("print", "Fingerprint")),
-    h("div", { class: "actions" }, confirm, scan, revokeButton));
+    h("div", { class: "actions" }, confirm, scan, renameButton, revokeButton));
 
   facts.seen.append(lastSeen);
 
@@ -152,6 +169,7 @@ function nodeCard(manage, onRevoke) {
       confirm.href = `#/nodes/${node.fleetNodeId}/confirm`;
       show(scan, manage && !awaiting);
       scan.setAttribute("aria-label", `Scan with ${isolate(node.name)}`);
+      renameButton.setAttribute("aria-label", `Rename ${isolate(node.name)}`);
       setText(revokeButton, awaiting ? "Refuse" : "Revoke");
       revokeButton.setAttribute("aria-label", `${awaiting ? "Refuse" : "Revoke"} ${isolate(node.name)}`);
       current = node;

@@ -8,8 +8,11 @@ export function entries(text) {
 /** The target expression for the private subnets of the node. */
 export const LOCAL_SUBNET = "fleetnode-local-subnet";
 
+/** The service type that stands for the announcements of IP report buttons. */
+export const IP_REPORTS = "ip-reports";
+
 /** Builds the request from the values of the form; null while a required field is empty. */
-export function requestOf({ mode, target, list, start, end, service, seconds, ports }) {
+export function requestOf({ mode, target, list, start, end, service, seconds, minutes, ports }) {
   const wanted = entries(ports);
   switch (mode) {
     case "target":
@@ -25,6 +28,10 @@ export function requestOf({ mode, target, list, start, end, service, seconds, po
       const timeoutSeconds = Number.parseInt(seconds, 10);
       return { mdns: { serviceType: service.trim(), ...(Number.isNaN(timeoutSeconds) ? {} : { timeoutSeconds }) } };
     }
+    case "reports": {
+      const timeoutSeconds = Number.parseInt(minutes, 10) * 60;
+      return { mdns: { serviceType: IP_REPORTS, ...(Number.isNaN(timeoutSeconds) ? {} : { timeoutSeconds }) } };
+    }
     default:
       return null;
   }
@@ -32,7 +39,7 @@ export function requestOf({ mode, target, list, start, end, service, seconds, po
 
 /** Converts an earlier request to values of the form. */
 export function valuesOf(request = {}) {
-  const values = { mode: "target", target: "", list: "", start: "", end: "", service: "", seconds: "", ports: "" };
+  const values = { mode: "target", target: "", list: "", start: "", end: "", service: "", seconds: "", minutes: "", ports: "" };
   const mode = request.nmap ?? request.ipList ?? request.ipRange;
   values.ports = (mode?.ports ?? []).join(", ");
   if (request.ipList) {
@@ -42,6 +49,9 @@ export function valuesOf(request = {}) {
     values.mode = "range";
     values.start = request.ipRange.startIp ?? "";
     values.end = request.ipRange.endIp ?? "";
+  } else if (request.mdns?.serviceType === IP_REPORTS) {
+    values.mode = "reports";
+    values.minutes = request.mdns.timeoutSeconds ? String(Math.ceil(request.mdns.timeoutSeconds / 60)) : "";
   } else if (request.mdns) {
     values.mode = "mdns";
     values.service = request.mdns.serviceType ?? "";
@@ -60,6 +70,7 @@ export function summary(request = {}) {
     const addresses = request.ipList.ipAddresses ?? [];
     return addresses.length > 2 ? `${addresses[0]}, ${addresses[1]} and ${addresses.length - 2} more` : addresses.join(", ");
   }
+  if (request.mdns?.serviceType === IP_REPORTS) return "IP report buttons";
   if (request.mdns) return `mDNS ${request.mdns.serviceType || "_http._tcp"}`;
   return "";
 }

@@ -36,6 +36,7 @@ export function scanView(root, scanId) {
   let node;
   let ahead = [];
   let warnings = 0;
+  let hosts = 0;
   let announcedAt = performance.now();
   let over = false;
   let closed = false;
@@ -85,6 +86,12 @@ export function scanView(root, scanId) {
       case "device":
         rows.add(message);
         started();
+        break;
+      case "host":
+        hosts += 1;
+        show(parts.hosts, true);
+        setText(parts.hostsTitle, hosts === 1 ? "1 unidentified host" : `${count(hosts)} unidentified hosts`);
+        if (hosts <= 200) parts.hostList.append(hostItem(message));
         break;
       case "progress":
         setProgress(int(message.done), int(message.total), message.phase, int(message.elapsed_ms));
@@ -277,6 +284,18 @@ export function scanView(root, scanId) {
   };
 }
 
+/** One unidentified host. Every text in it comes from the network. */
+function hostItem(message) {
+  const about = [message.vendor, message.host_name, message.reply].filter(Boolean);
+  const details = h("details", {},
+    h("summary", {}, h("span", { class: "mono" }, message.ip), about.length ? [" ", foreign(about[0])] : null),
+    h("p", { class: "hint" }, `Open ports ${(message.open_ports ?? []).join(", ")}`, message.mac ? `, MAC ${message.mac}` : ""),
+    about.map((text) => h("p", { class: "hint" }, foreign(text))),
+    (message.requests ?? []).length ? h("p", { class: "hint" }, "Requests: ", foreign(message.requests.join("; "))) : null,
+    h("p", { class: "hint" }, "Record: ", h("code", {}, message.record_command)));
+  return h("li", {}, details);
+}
+
 const PHASES = { listen: "listening for services", sweep: "probing hosts", identify: "identifying devices" };
 
 function layout(root) {
@@ -297,6 +316,8 @@ function layout(root) {
     warningsTitle: h("h2", { id: "warnings-title" }, "Warnings"),
     // Focusable, because a list that scrolls must be scrollable by keyboard.
     warningList: h("ul", { class: "warning-list", tabindex: "0", "aria-labelledby": "warnings-title" }),
+    hostsTitle: h("h2", { id: "hosts-title" }, "Unidentified hosts"),
+    hostList: h("ul", { class: "warning-list", tabindex: "0", "aria-labelledby": "hosts-title" }),
     waiting: h("p", { class: "waiting-note", id: "waiting", role: "status", hidden: true }),
     ledger: h("section", { class: "panel ledger-panel ledger-pending", id: "ledger", "aria-labelledby": "ledger-title" },
       h("h2", { id: "ledger-title" }, "Scan summary"), h("p", { class: "hint" }, "Available when the scan ends. It shows the outcome of every target.")),
@@ -314,13 +335,15 @@ function layout(root) {
       h("div", { class: "figure" }, parts.elapsed, h("span", {}, "elapsed"))),
     parts.phase, parts.waiting);
   parts.warnings = h("section", { class: "panel warnings", "aria-labelledby": "warnings-title", hidden: true }, parts.warningsTitle, parts.warningList);
+  parts.hosts = h("section", { class: "panel hosts", "aria-labelledby": "hosts-title", hidden: true }, parts.hostsTitle,
+    h("p", { class: "hint" }, "They answered, but no rule identified them. Record one on its node to add its make."), parts.hostList);
   parts.panel = h("section", { class: "panel scan-panel", "aria-label": "Progress and outcome" },
     h("div", { class: "scan-panel-main" }, parts.live, parts.outcome),
     h("div", { class: "scan-panel-actions" }, parts.cancel, parts.again));
   parts.columns = h("div", { class: "columns" },
     h("section", { class: "column-main", "aria-labelledby": "devices-title" },
       h("div", { class: "section-head" }, parts.devicesTitle), parts.devices, parts.empty, parts.more),
-    h("div", { class: "column-side" }, parts.warnings, parts.ledger));
+    h("div", { class: "column-side" }, parts.warnings, parts.hosts, parts.ledger));
   root.append(
     h("p", { class: "crumb" }, h("a", { href: "#/scans" }, "Scans")),
     h("div", { class: "page-head" }, h("div", { class: "page-title" }, parts.heading, parts.badge)),

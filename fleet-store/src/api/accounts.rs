@@ -144,6 +144,17 @@ pub struct Member {
     pub keys: u32,
 }
 
+/// A browser session and its operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberSession {
+    /// The owner.
+    pub operator: OperatorId,
+    /// The owner's e-mail.
+    pub email: String,
+    /// The session.
+    pub session: BrowserSession,
+}
+
 /// Why an operator could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum MemberError {
@@ -276,6 +287,23 @@ pub trait Keys: Send + Sync {
 pub trait Members: Send + Sync {
     /// Lists the operators of an organization, oldest first.
     async fn list_members(&self, org: OrgId, now: Timestamp) -> Result<Vec<Member>, StoreError>;
+
+    /// Lists the live browser sessions of all operators of an organization, newest first, at most `limit`.
+    async fn list_member_sessions(
+        &self,
+        org: OrgId,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<MemberSession>, StoreError>;
+
+    /// Ends a browser session of any operator of an organization, audited. Returns whether the session existed.
+    async fn end_member_session(
+        &self,
+        org: OrgId,
+        session: BrowserSessionId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// Changes the role of an operator. Audited.
     async fn set_role(

@@ -144,6 +144,25 @@ pub enum ConfirmError {
     Storage(#[from] StoreError),
 }
 
+/// Why a node could not be renamed.
+#[derive(Debug, thiserror::Error)]
+pub enum RenameNodeError {
+    /// No such node in this organization.
+    #[error("no node {0} in this organization")]
+    NotFound(NodeId),
+    /// Another live node has this name.
+    #[error("node {node} is named `{name}` already: choose another name")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The node that has it.
+        node: NodeId,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+}
+
 /// Why a node could not be revoked.
 #[derive(Debug, thiserror::Error)]
 pub enum RevokeError {
@@ -335,6 +354,16 @@ pub trait Enrollment: Send + Sync {
         actor: Actor,
         now: Timestamp,
     ) -> Result<Revoked, RevokeError>;
+
+    /// Changes the name of a node. It applies to operators: the node keeps the name that its logs show. Audited.
+    async fn rename_node(
+        &self,
+        org: OrgId,
+        node: NodeId,
+        name: String,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), RenameNodeError>;
 
     /// Moves a node, with the devices that it found, to a site, or to a new one of its own. `auto:` devices at one
     /// endpoint of a site are one device, so the next report of a device joins the records that its site has for it.

@@ -125,15 +125,7 @@ impl Accounts for SqlStore {
                 .limit(MOST)
                 .all(db)
                 .await?;
-            let session = |row: browser_session::Model| BrowserSession {
-                id: BrowserSessionId(row.id),
-                created_at: row.created_at.0,
-                expires_at: row.expires_at.0,
-                from: row.from_address.map(|from| from.0),
-                agent: row.agent,
-                key: row.key_id.map(KeyId),
-            };
-            Ok(rows.into_iter().map(session).collect())
+            Ok(rows.into_iter().map(sessions::read).collect())
         };
         read.await.during("list_browser_sessions")
     }

@@ -78,6 +78,11 @@ impl Inventory for SqlStore {
             let Some(row) = row else {
                 return refuse(UndoError::NotFound(id));
             };
+            // An operator has deleted the device of the change.
+            let name = DeviceName::Id(DeviceId(row.device_id));
+            if identity::find(tx, org, &name).await?.is_none() {
+                return refuse(UndoError::NotFound(id));
+            }
             let survivor = lock_survivor(tx, org, &row).await?;
             let change = IdentityChange {
                 device: survivor.id,

@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, DbBackend};
 use sea_orm_migration::prelude::*;
 
 /// All steps in order.
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     Step {
         name: "m0001_first_schema",
         sql: include_str!("migration/m0001_first_schema.sql"),
@@ -32,8 +32,12 @@ const STEPS: [Step; 6] = [
         sql: include_str!("migration/m0005_sites.sql"),
     },
     Step {
-        name: "m0006_boundary",
-        sql: include_str!("migration/m0006_boundary.sql"),
+        name: "m0006_device_search",
+        sql: include_str!("migration/m0006_device_search.sql"),
+    },
+    Step {
+        name: "m0007_boundary",
+        sql: include_str!("migration/m0007_boundary.sql"),
     },
 ];
 

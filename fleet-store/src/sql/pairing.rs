@@ -5,7 +5,7 @@
 //! `bindings.rs` records which node a device is bound to, `ends.rs` how a pairing ends, `results.rs` what
 //! nodes report, and `targets.rs` which devices a node can pair.
 
-mod bindings;
+pub(in crate::sql) mod bindings;
 pub(crate) mod ends;
 mod results;
 mod targets;

@@ -1,7 +1,7 @@
 //! Invitations and nodes: every transition and every guard of both state machines.
 
 use fleet_core::{
-    Fingerprint, NodeId, PendingEnrollmentId, SecretHash,
+    Fingerprint, NodeId, OrgId, PendingEnrollmentId, SecretHash,
     enrollment::{InvitationState, NodeState},
 };
 use fleet_store::*;
@@ -20,6 +20,7 @@ contract! {
     the_sweep_expires_codes_and_unconfirmed_nodes
     a_revoked_node_leaves_its_name_and_key
     another_tenants_ids_are_not_found
+    a_node_is_renamed_to_a_free_name_only
 }
 
 async fn a_code_leads_to_a_confirmed_node(site: Site) {
@@ -465,4 +466,38 @@ async fn another_tenants_ids_are_not_found(site: Site) {
         .register_node(Site::newcomer("twin code", "twin"))
         .await
         .expect("unique by tenant only");
+}
+
+async fn a_node_is_renamed_to_a_free_name_only(site: Site) {
+    let (north, south) = (site.node("north").await, site.node("south").await);
+    let rename = async |node: &crate::site::Node, org, name: &str| {
+        let (name, actor) = (name.to_owned(), site.actor());
+        site.store
+            .rename_node(org, node.id, name, actor, at(50))
+            .await
+    };
+    let taken = rename(&north, site.org, "south").await;
+    assert!(
+        matches!(&taken, Err(RenameNodeError::NameTaken { node, .. }) if *node == south.id),
+        "{taken:?}"
+    );
+    let foreign = rename(&north, OrgId(987_654), "east").await;
+    assert!(
+        matches!(foreign, Err(RenameNodeError::NotFound(_))),
+        "{foreign:?}"
+    );
+    rename(&north, site.org, "east").await.expect("renamed");
+    rename(&south, site.org, "north").await.expect("renamed");
+    let nodes = site.store.list_nodes(site.org).await.expect("read");
+    let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["east", "north"]);
+    let audit = site.store.list_audit(site.org, None, 10).await;
+    let subjects: Vec<String> = audit
+        .expect("read")
+        .into_iter()
+        .filter(|row| row.entry.action == "node.rename")
+        .map(|row| row.entry.subject)
+        .collect();
+    assert_eq!(subjects.len(), 2);
+    assert!(subjects[1].ends_with("(north) to east"), "{subjects:?}");
 }

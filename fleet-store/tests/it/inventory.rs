@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use fleet_core::{DeviceId, RawDeviceReport, outcome::AckCode};
+use fleet_core::{
+    DeviceId, OrgId, RawDeviceReport, ScanState, enrollment::NodeState, outcome::AckCode,
+};
 use fleet_store::*;
 use sea_orm::ConnectionTrait;
 
@@ -21,6 +23,9 @@ contract! {
     every_endpoint_ever_attributed_is_stored
     last_seen_moves_by_accepted_reports_only
     devices_are_listed_page_by_page
+    a_deleted_device_that_is_found_again_is_a_new_one
+    devices_are_deleted_all_or_none
+    totals_count_live_nodes_scans_by_state_and_devices
 }
 
 const MAC: &str = "02:00:5E:00:00:01";
@@ -403,4 +408,91 @@ async fn devices_are_listed_page_by_page(site: Site) {
             .expect("read"),
         []
     );
+}
+
+async fn totals_count_live_nodes_scans_by_state_and_devices(site: Site) {
+    assert_eq!(site.store.totals().await.expect("reads"), Totals::default());
+    let node = site.node("north").await;
+    scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await;
+    site.running(node, "10.0.0.0/24").await;
+    let totals = site.store.totals().await.expect("reads");
+    assert_eq!(totals.devices, 1);
+    assert_eq!(totals.nodes, [(NodeState::Confirmed, 1)].into());
+    let scans = [(ScanState::Completed, 1), (ScanState::Running, 1)];
+    assert_eq!(totals.scans, scans.into());
+}
+
+async fn delete(site: &Site, org: OrgId, devices: &[DeviceId]) -> Result<(), DeleteDevicesError> {
+    let devices = devices.iter().copied().collect();
+    site.store
+        .delete_devices(org, devices, "sold".into(), site.actor(), at(60))
+        .await
+}
+
+async fn a_deleted_device_that_is_found_again_is_a_new_one(site: Site) {
+    let node = site.node("north").await;
+    // The second report gives the record a former name.
+    scan(&site, node, vec![plain("10.0.0.7", "80")]).await;
+    let former = only(&site).await.identifier;
+    scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await;
+    let first = only(&site).await;
+    let [alias] = &first.aliases[..] else {
+        panic!("one former name: {first:?}")
+    };
+    let bound = site
+        .store
+        .bind_device(site.org, node.id, first.id, site.actor(), at(50))
+        .await;
+    bound.expect("bound");
+    delete(&site, site.org, &[first.id]).await.expect("deleted");
+    assert_eq!(site.devices().await, []);
+    for name in [
+        DeviceName::Id(first.id),
+        DeviceName::Identifier(first.identifier.clone()),
+        DeviceName::Identifier(former),
+    ] {
+        let found = site.store.device(site.org, name.clone()).await;
+        assert_eq!(found.expect("read"), None, "{name:?}");
+    }
+    let bound = site.store.list_bound_devices(site.org, None).await;
+    assert_eq!(bound.expect("read"), []);
+    let undone = site
+        .store
+        .undo_identity_change(site.org, alias.change, site.actor(), at(61))
+        .await;
+    assert!(matches!(undone, Err(UndoError::NotFound(_))), "{undone:?}");
+    let audit = site.store.list_audit(site.org, None, 20).await;
+    let deleted: Vec<String> = audit
+        .expect("read")
+        .into_iter()
+        .filter(|row| row.entry.action == "device.delete")
+        .map(|row| row.entry.subject)
+        .collect();
+    let expected = format!("device {} ({}): sold", first.id, first.identifier);
+    assert_eq!(deleted, [expected]);
+
+    scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await;
+    let again = only(&site).await;
+    assert!(again.id > first.id, "{again:?}");
+    assert_eq!(
+        (again.identifier, again.aliases),
+        (first.identifier, vec![])
+    );
+}
+
+async fn devices_are_deleted_all_or_none(site: Site) {
+    let node = site.node("north").await;
+    scan(&site, node, vec![with_mac("10.0.0.7", MAC)]).await;
+    let device = only(&site).await.id;
+    for (org, ids, missing) in [
+        (site.org, vec![device, DeviceId(987_654)], DeviceId(987_654)),
+        (OrgId(987_654), vec![device], device),
+    ] {
+        let refused = delete(&site, org, &ids).await;
+        assert!(
+            matches!(refused, Err(DeleteDevicesError::NotFound(id)) if id == missing),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(only(&site).await.id, device);
 }

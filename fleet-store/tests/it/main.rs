@@ -30,6 +30,7 @@ mod results;
 mod retention;
 mod schedules;
 mod schema;
+mod search;
 mod sessions;
 mod site_rules;
 mod sites;

@@ -10,6 +10,7 @@ mod harness;
 mod hostile;
 mod listener;
 mod memory;
+mod openapi;
 mod pipes;
 mod protocols;
 mod shared;

@@ -56,6 +56,7 @@ impl Shell {
             default_ports: &self.default_ports,
             denied_default_ports: &denied_default_ports,
             upstream_server: self.server.is_empty(),
+            announcements: self.agent.options.listen_announcements,
         };
         let job = self.halted().map_or_else(|| reader.read(payload), Err);
         match job {
@@ -264,6 +265,7 @@ impl Shell {
             },
         );
         tracing::info!(%command, code = ack.code, reason = ack.error_message, accepted = tally.accepted, rejected = tally.rejected, dropped = tally.dropped, "a command ended");
+        self.counts.ended(ack.code, &ack.outcomes, tally);
         self.acks.insert(command.clone(), ack);
         self.link.finished(now(), &command);
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use fleet_core::{Port, limits};
 use fleet_registry::{
-    Capabilities,
+    Capabilities, Capability,
     link::{Attempt, GoodbyeReason, StreamEnd, WireCommandId},
     spool::UploadFailure,
 };
@@ -33,11 +33,15 @@ impl Shell {
         let named = self.agent.options.local_subnets.as_deref();
         self.subnets = self.policy.choose_subnets(named);
         let chosen = self.subnets.iter().filter(|choice| choice.is_chosen);
+        let listens = self.agent.options.listen_announcements;
+        let capabilities = CAPABILITIES
+            .iter()
+            .filter(|one| listens || **one != Capability::Announcements);
         let hello = ControlHello {
             // Upstream servers since September send commands only to nodes that support this version.
             max_command_protocol_version: CommandProtocolVersion::V1.into(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: CAPABILITIES.iter().map(ToString::to_string).collect(),
+            capabilities: capabilities.map(ToString::to_string).collect(),
             instance_id: self.agent.instance.to_vec().into(),
             running: self
                 .link

@@ -315,7 +315,7 @@ impl<'a> Scene<'a> {
                 sign_in(world, admin).await;
                 let account = admin.account();
                 let listed = account
-                    .list_sessions(&ListSessionsRequest {}, admin.options())
+                    .list_sessions(&ListSessionsRequest::default(), admin.options())
                     .await;
                 let newest = listed.expect("lists").sessions.remove(0);
                 self.named.insert(name, newest.session_id.to_string());

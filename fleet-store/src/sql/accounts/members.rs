@@ -6,10 +6,10 @@ use fleet_core::Role;
 
 use super::{keys::living, lock, passwords, sessions, shown};
 use crate::{
-    Member, MemberError, Members,
+    Member, MemberError, MemberSession, Members,
     sql::{
         audit,
-        entity::{operator, operator_key, operator_password, org},
+        entity::{browser_session, operator, operator_key, operator_password, org},
         prelude::*,
     },
 };
@@ -57,6 +57,58 @@ impl Members for SqlStore {
             Ok(rows.into_iter().map(member).collect())
         };
         read.await.during("list_members")
+    }
+
+    async fn list_member_sessions(
+        &self,
+        org: OrgId,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<MemberSession>, StoreError> {
+        let db = self.reader();
+        let read = async {
+            let emails: BTreeMap<i64, String> = operator::Entity::find()
+                .filter(operator::Column::OrgId.eq(org.0))
+                .filter(operator::Column::RemovedAt.is_null())
+                .all(db)
+                .await?
+                .into_iter()
+                .map(|row| (row.id, row.email))
+                .collect();
+            let rows = browser_session::Entity::find()
+                .filter(browser_session::Column::OperatorId.is_in(emails.keys().copied()))
+                .filter(browser_session::Column::ExpiresAt.gt(Micros(now)))
+                .order_by_desc(browser_session::Column::Id)
+                .limit(u64::from(limit))
+                .all(db)
+                .await?;
+            let session = |row: browser_session::Model| MemberSession {
+                operator: OperatorId(row.operator_id),
+                email: emails.get(&row.operator_id).cloned().unwrap_or_default(),
+                session: sessions::read(row),
+            };
+            Ok(rows.into_iter().map(session).collect())
+        };
+        read.await.during("list_member_sessions")
+    }
+
+    async fn end_member_session(
+        &self,
+        org: OrgId,
+        session: BrowserSessionId,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        transaction!(self, "end_member_session", |tx| {
+            let members = operator::Entity::find()
+                .select_only()
+                .column(operator::Column::Id)
+                .filter(operator::Column::OrgId.eq(org.0));
+            let which = Condition::all()
+                .add(browser_session::Column::Id.eq(session.0))
+                .add(browser_session::Column::OperatorId.in_subquery(members.into_query()));
+            Ok(sessions::end(tx, which, "operator.end_session", &actor, now).await?)
+        })
     }
 
     async fn set_role(

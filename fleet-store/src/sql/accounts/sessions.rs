@@ -1,11 +1,26 @@
 //! Browser sessions.
 
 use super::shown;
-use crate::sql::{
-    audit,
-    entity::{browser_session, operator},
-    prelude::*,
+use crate::{
+    BrowserSession,
+    sql::{
+        audit,
+        entity::{browser_session, operator},
+        prelude::*,
+    },
 };
+
+/// A session as operators see it.
+pub(super) fn read(row: browser_session::Model) -> BrowserSession {
+    BrowserSession {
+        id: BrowserSessionId(row.id),
+        created_at: row.created_at.0,
+        expires_at: row.expires_at.0,
+        from: row.from_address.map(|from| from.0),
+        agent: row.agent,
+        key: row.key_id.map(KeyId),
+    }
+}
 
 /// The most sessions of one operator.
 pub(super) const MOST: u64 = 32;

@@ -5,7 +5,7 @@ use fleet_core::enrollment::{InvitationStep, NodeState};
 use super::invitations;
 use crate::{
     ConfirmError, Enrollment, MoveNodeError, NewNode, NodeRow, RegisterError, Registered,
-    RevokeError, Revoked,
+    RenameNodeError, RevokeError, Revoked,
     sql::{
         audit, completion,
         entity::{node, node_challenge, node_key, node_session},
@@ -146,6 +146,44 @@ impl Enrollment for SqlStore {
             pairing::ends::end_of_revoked(tx, id, now).await?;
             audit::done(tx, org, &actor, "node.revoke", shown(&node), now).await?;
             Ok(Revoked { scans })
+        })
+    }
+
+    async fn rename_node(
+        &self,
+        org: OrgId,
+        id: NodeId,
+        name: String,
+        actor: Actor,
+        now: Timestamp,
+    ) -> Result<(), RenameNodeError> {
+        transaction!(self, "rename_node", |tx| {
+            let Some(node) = nodes::lock_of(tx, org, id).await? else {
+                return refuse(RenameNodeError::NotFound(id));
+            };
+            if node.name == name {
+                return Ok(());
+            }
+            // The unique index decides a race.
+            let other = node::Entity::find()
+                .filter(node::Column::OrgId.eq(org.0))
+                .filter(node::Column::Name.eq(name.as_str()))
+                .filter(node::Column::DeletedAt.is_null())
+                .one(tx)
+                .await?;
+            if let Some(other) = other {
+                let (name, node) = (name.clone(), NodeId(other.id));
+                return refuse(RenameNodeError::NameTaken { name, node });
+            }
+            let change = node::ActiveModel {
+                id: Set(node.id),
+                name: Set(name.clone()),
+                ..Default::default()
+            };
+            change.update(tx).await?;
+            let subject = format!("{} to {name}", shown(&node));
+            audit::done(tx, org, &actor, "node.rename", subject, now).await?;
+            Ok(())
         })
     }
 

@@ -55,7 +55,7 @@ pub(in crate::sql) fn bound(row: &binding::Model) -> Binding {
 }
 
 /// The device's name in audit records.
-fn shown(device: &device::Model) -> String {
+pub(in crate::sql) fn shown(device: &device::Model) -> String {
     format!("device {} ({})", device.id, device.identifier.0)
 }
 
@@ -158,7 +158,7 @@ pub(in crate::sql) async fn forget_credentials(
 
 /// Releases locked devices. Their binding, pairing status and sealed credentials are deleted, and results of
 /// earlier requests are refused. Returns whether anything changed.
-async fn release(
+pub(in crate::sql) async fn release(
     tx: &DatabaseTransaction,
     devices: &[i64],
     why: &'static str,

@@ -1,0 +1,407 @@
+//! Exports: all devices or scans of an organization as CSV, JSON or NDJSON, and the devices as targets for Prometheus.
+//! Rows are read page by page while the caller reads, so that an export takes the memory of one page. Start with
+//! [`export`]. Exports of differences are in `exports.rs`.
+
+mod encoder;
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use bytes::Bytes;
+use encoder::{Encoder, Format};
+use fleet_core::{DeviceId, NodeId, OrgId, Permission, ScanId};
+use fleet_store::{DevicePairing, StoreError};
+use fleet_wire::{
+    RpcError,
+    server::{Body, BoxError},
+};
+use futures::{Stream, StreamExt, stream};
+use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use serde_json::{Value, json};
+
+use super::response::{mark_known, respond};
+use crate::{app::App, auth, convert, failure};
+
+/// Rows of a page. A device takes about a kilobyte.
+const PAGE: u32 = 500;
+
+/// Columns of a CSV file of devices: the names of their JSON.
+const DEVICE_COLUMNS: &[&str] = &[
+    "deviceId",
+    "identifier",
+    "ip",
+    "port",
+    "scheme",
+    "manufacturer",
+    "model",
+    "firmware",
+    "driver",
+    "mac",
+    "serial",
+    "fleetNodeId",
+    "pairingStatus",
+    "boundToFleetNodeId",
+    "boundToServer",
+    "firstSeen",
+    "lastSeen",
+    "evidence",
+];
+
+/// Columns of a CSV file of scans: paths in their JSON.
+const SCAN_COLUMNS: &[&str] = &[
+    "scanId",
+    "nodeName",
+    "fleetNodeId",
+    "state",
+    "priority",
+    "createdAt",
+    "startedAt",
+    "endedAt",
+    "startedBy",
+    "code",
+    "reason",
+    "ledger.targets",
+    "ledger.identified",
+    "ledger.ownedElsewhere",
+    "ledger.unidentified",
+    "ledger.refused",
+    "ledger.silent",
+    "ledger.skipped",
+    "ledger.notReached",
+    "ledger.unknown",
+    "ledger.accepted",
+    "ledger.rejected",
+];
+
+/// The rows of an export, and the position in them.
+enum Rows {
+    Devices {
+        node: Option<NodeId>,
+        after: DeviceId,
+    },
+    Scans {
+        node: Option<NodeId>,
+        before: Option<ScanId>,
+    },
+    /// Devices in the form of Prometheus' HTTP service discovery.
+    Targets {
+        node: Option<NodeId>,
+        after: DeviceId,
+        names: BTreeMap<NodeId, String>,
+    },
+    End,
+}
+
+/// Streams `FILE`, such as `devices.csv`, with the filter of the query: `node=ID`.
+pub(super) async fn export(
+    app: &Arc<App>,
+    from: IpAddr,
+    parts: &Parts,
+    file: &str,
+) -> Result<Response<Body>, RpcError> {
+    let (name, format) = file
+        .split_once('.')
+        .and_then(|(name, ending)| Some((name, Format::of(ending)?)))
+        .ok_or_else(|| unknown(file))?;
+    let node = node_of(parts)?;
+    let (columns, rows) = match name {
+        "devices" => {
+            let after = DeviceId(0);
+            (DEVICE_COLUMNS, Rows::Devices { node, after })
+        }
+        "scans" => {
+            let before = None;
+            (SCAN_COLUMNS, Rows::Scans { node, before })
+        }
+        _ => return Err(unknown(file)),
+    };
+    let encoder = Encoder::new(format, columns);
+    let mut response = respond_with(app, from, parts, encoder, rows).await?;
+    // Both parts are known words.
+    if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{file}\"")) {
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_DISPOSITION, value);
+    }
+    Ok(response)
+}
+
+/// The devices with an endpoint, in the form that Prometheus' `http_sd_configs` reads.
+pub(super) async fn targets(
+    app: &Arc<App>,
+    from: IpAddr,
+    parts: &Parts,
+) -> Result<Response<Body>, RpcError> {
+    let rows = Rows::Targets {
+        node: node_of(parts)?,
+        after: DeviceId(0),
+        names: BTreeMap::new(),
+    };
+    respond_with(app, from, parts, Encoder::new(Format::Json, &[]), rows).await
+}
+
+async fn respond_with(
+    app: &Arc<App>,
+    from: IpAddr,
+    parts: &Parts,
+    encoder: Encoder,
+    mut rows: Rows,
+) -> Result<Response<Body>, RpcError> {
+    let operator = auth::operator(app, &Method::GET, &parts.headers, from).await?;
+    mark_known(parts);
+    let path = parts.uri.path();
+    auth::permit(app, &operator, Permission::NodeRead, path, from).await?;
+    let permit = auth::count_operator(app, &operator, true)?;
+    if let Rows::Targets { names, .. } = &mut rows {
+        let nodes = app.store.list_nodes(operator.org).await;
+        let nodes = nodes.map_err(|error| failure::storage(&error))?;
+        *names = nodes.into_iter().map(|node| (node.id, node.name)).collect();
+    }
+    let content_type = encoder.format().content_type();
+    let pieces = pieces(app.clone(), operator.org, encoder, rows);
+    let pieces = auth::while_permitted(app.clone(), &operator, Permission::NodeRead, pieces);
+    let frames = pieces.map(move |piece| {
+        let _held = &permit;
+        // The error breaks the connection, so that nobody takes a part for the whole.
+        piece.map(Frame::data).map_err(|error| {
+            tracing::debug!(%error, "an export ended early");
+            BoxError::from(error.to_string())
+        })
+    });
+    Ok(respond(
+        StatusCode::OK,
+        content_type,
+        Body::new(StreamBody::new(frames)),
+    ))
+}
+
+fn pieces(
+    app: Arc<App>,
+    org: OrgId,
+    encoder: Encoder,
+    rows: Rows,
+) -> impl Stream<Item = Result<Bytes, RpcError>> + Send {
+    stream::unfold((encoder, rows, false), move |(mut encoder, rows, ended)| {
+        let app = app.clone();
+        async move {
+            if ended {
+                return None;
+            }
+            Some(match next(&app, org, rows).await {
+                Ok((page, rest)) => {
+                    let mut piece = encoder.rows(&page);
+                    let ended = matches!(rest, Rows::End);
+                    if ended {
+                        piece.extend(encoder.end());
+                    }
+                    (Ok(Bytes::from(piece)), (encoder, rest, ended))
+                }
+                Err(error) => (Err(failure::storage(&error)), (encoder, Rows::End, true)),
+            })
+        }
+    })
+}
+
+/// Reads a page, and returns the rest.
+async fn next(app: &Arc<App>, org: OrgId, rows: Rows) -> Result<(Vec<Value>, Rows), StoreError> {
+    match rows {
+        Rows::Devices { node, after } => {
+            let (page, last) = devices(app, org, node, after).await?;
+            let page = page.iter().map(to_json).collect();
+            let rest = last.map_or(Rows::End, |after| Rows::Devices { node, after });
+            Ok((page, rest))
+        }
+        Rows::Targets { node, after, names } => {
+            let (page, last) = devices(app, org, node, after).await?;
+            let page = page.iter().filter_map(|device| target(device, &names));
+            let page = page.collect();
+            let rest = last.map_or(Rows::End, |after| Rows::Targets { node, after, names });
+            Ok((page, rest))
+        }
+        Rows::Scans { node, before } => {
+            let read = move |app: Arc<App>| async move {
+                let now = app.environment.now();
+                app.store.list_scans(org, node, before, PAGE, now).await
+            };
+            let page = app.detached(read).await?;
+            let full = page.len() >= PAGE as usize;
+            let last = page.last().filter(|_| full).map(|scan| scan.id);
+            let page = page.into_iter().map(convert::scan);
+            let page = page.map(|scan| to_json(&scan)).collect();
+            let rest = last.map_or(Rows::End, |last| Rows::Scans {
+                node,
+                before: Some(last),
+            });
+            Ok((page, rest))
+        }
+        Rows::End => Ok((Vec::new(), Rows::End)),
+    }
+}
+
+/// A page of devices, and the id to continue after.
+async fn devices(
+    app: &Arc<App>,
+    org: OrgId,
+    node: Option<NodeId>,
+    after: DeviceId,
+) -> Result<(Vec<fleet_wire::fleet::Device>, Option<DeviceId>), StoreError> {
+    let read = move |app: Arc<App>| async move {
+        let rows = app.store.list_devices(org, node, after, PAGE).await?;
+        let ids: Vec<DeviceId> = rows.iter().map(|row| row.id).collect();
+        let pairings = app.store.pairings_of(org, &ids).await?;
+        Ok((rows, pairings))
+    };
+    let (rows, mut pairings) = app.detached(read).await?;
+    let full = rows.len() >= PAGE as usize;
+    let last = rows.last().filter(|_| full).map(|row| row.id);
+    let device = |row: fleet_store::DeviceRow| {
+        let pairing = pairings.remove(&row.id).unwrap_or(DevicePairing::NONE);
+        convert::device(row, pairing)
+    };
+    Ok((rows.into_iter().map(device).collect(), last))
+}
+
+/// The JSON of the API.
+fn to_json(message: &impl serde::Serialize) -> Value {
+    serde_json::to_value(message).unwrap_or_default()
+}
+
+/// A target group of Prometheus. Its labels begin with `__meta_`, so that none of them reaches a time series before
+/// relabeling chooses it.
+fn target(device: &fleet_wire::fleet::Device, names: &BTreeMap<NodeId, String>) -> Option<Value> {
+    let ip: IpAddr = device.ip.parse().ok()?;
+    let port = u16::try_from(device.port).ok()?;
+    let node = names.get(&NodeId(device.fleet_node_id));
+    Some(json!({
+        "targets": [std::net::SocketAddr::new(ip, port).to_string()],
+        "labels": {
+            "__meta_fleet_device_id": device.device_id.to_string(),
+            "__meta_fleet_identifier": device.identifier,
+            "__meta_fleet_ip": device.ip,
+            "__meta_fleet_port": port.to_string(),
+            "__meta_fleet_scheme": device.scheme,
+            "__meta_fleet_manufacturer": device.manufacturer,
+            "__meta_fleet_model": device.model,
+            "__meta_fleet_firmware": device.firmware,
+            "__meta_fleet_mac": device.mac,
+            "__meta_fleet_serial": device.serial,
+            "__meta_fleet_node_id": device.fleet_node_id.to_string(),
+            "__meta_fleet_node": node.map_or("", String::as_str),
+            "__meta_fleet_pairing_status": device.pairing_status,
+        },
+    }))
+}
+
+/// The node of the query; none for all nodes.
+fn node_of(parts: &Parts) -> Result<Option<NodeId>, RpcError> {
+    let mut node = None;
+    for pair in parts.uri.query().unwrap_or_default().split('&') {
+        match pair.split_once('=') {
+            None if pair.is_empty() => {}
+            Some(("node", id)) => {
+                let id: i64 = convert::id("node", id)?;
+                node = convert::node_filter(id);
+            }
+            Some(_) | None => {
+                return Err(RpcError::invalid_argument(format!(
+                    "`{}` is not a filter: give node=ID or nothing",
+                    convert::printable(pair, 64)
+                )));
+            }
+        }
+    }
+    Ok(node)
+}
+
+fn unknown(file: &str) -> RpcError {
+    RpcError::not_found(format!(
+        "there is no export `{}`: the exports are devices and scans, each as .csv, .json or .ndjson",
+        convert::printable(file, 64)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_wire::fleet::{Device, Ledger, Scan};
+
+    use super::*;
+
+    #[test]
+    fn ipv6_targets_are_in_brackets_and_devices_without_endpoint_are_none() {
+        let device = Device {
+            ip: "fd00::7".into(),
+            port: 80,
+            fleet_node_id: 3,
+            ..Device::default()
+        };
+        let names = BTreeMap::from([(NodeId(3), "barn-1".to_owned())]);
+        let group = target(&device, &names).expect("has an endpoint");
+        assert_eq!(group["targets"], json!(["[fd00::7]:80"]));
+        assert_eq!(group["labels"]["__meta_fleet_node"], "barn-1");
+        assert_eq!(target(&Device::default(), &names), None);
+    }
+
+    /// A message without values has no keys in JSON, so each field is set.
+    #[test]
+    fn every_column_is_a_field_of_its_message() {
+        let time = Some(fleet_wire::Timestamp {
+            seconds: 1,
+            nanos: 0,
+        });
+        let text = || "x".to_owned();
+        let device = to_json(&Device {
+            device_id: 1,
+            identifier: text(),
+            fleet_node_id: 1,
+            ip: text(),
+            port: 1,
+            scheme: text(),
+            driver: text(),
+            model: text(),
+            manufacturer: text(),
+            firmware: text(),
+            mac: text(),
+            serial: text(),
+            first_seen: time,
+            last_seen: time,
+            evidence: text(),
+            pairing_status: text(),
+            bound_to_fleet_node_id: 1,
+            bound_to_server: true,
+            ..Device::default()
+        });
+        let scan = to_json(&Scan {
+            scan_id: text(),
+            node_name: text(),
+            fleet_node_id: 1,
+            state: 1,
+            priority: 1,
+            created_at: time,
+            started_at: time,
+            ended_at: time,
+            started_by: text(),
+            code: text(),
+            reason: text(),
+            ledger: Some(Ledger {
+                targets: 1,
+                identified: 1,
+                owned_elsewhere: 1,
+                unidentified: 1,
+                refused: 1,
+                silent: 1,
+                skipped: 1,
+                not_reached: 1,
+                unknown: 1,
+                accepted: 1,
+                rejected: 1,
+                ..Ledger::default()
+            }),
+            ..Scan::default()
+        });
+        for (value, columns) in [(device, DEVICE_COLUMNS), (scan, SCAN_COLUMNS)] {
+            for column in columns {
+                assert_ne!(encoder::cell(&value, column), "", "{column}");
+            }
+        }
+    }
+}

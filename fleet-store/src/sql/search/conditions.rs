@@ -1,0 +1,176 @@
+//! The conditions of a search. Texts are compared in lower case, because the databases differ in `LIKE`.
+
+use fleet_core::PairingStatus;
+use fleet_inventory::{AddressText, Age, Pattern, Search, TextField, TimeField};
+use sea_orm::sea_query::{ExprTrait, Func, LikeExpr, Query, SelectStatement};
+
+use crate::sql::{
+    entity::{device, device_pairing, device_sighting, node, site},
+    prelude::*,
+};
+
+/// The texts in which a word of a search may occur.
+const WORDS: [device::Column; 7] = [
+    device::Column::Identifier,
+    device::Column::Ip,
+    device::Column::Manufacturer,
+    device::Column::Model,
+    device::Column::Firmware,
+    device::Column::Mac,
+    device::Column::Serial,
+];
+
+/// The live devices of an organization that match.
+pub(super) fn matching(
+    org: OrgId,
+    search: &Search,
+    node: Option<NodeId>,
+    now: Timestamp,
+) -> Condition {
+    let mut all = Condition::all()
+        .add(device::Column::OrgId.eq(org.0))
+        .add(device::Column::DeletedAt.is_null());
+    if let Some(node) = node {
+        all = all.add(found_or_seen_by(node));
+    }
+    for word in &search.words {
+        let anywhere = WORDS
+            .into_iter()
+            .fold(Condition::any(), |any, column| any.add(like(column, word)));
+        all = all.add(anywhere);
+    }
+    for (field, patterns) in &search.texts {
+        let one = patterns.iter().fold(Condition::any(), |any, pattern| {
+            any.add(text(org, *field, pattern))
+        });
+        all = all.add(one);
+    }
+    if !search.networks.is_empty() {
+        let texts = search.networks.iter().flat_map(|network| network.texts());
+        all = all.add(addresses(texts));
+    }
+    if !search.ports.is_empty() {
+        let ports = search.ports.iter().map(|port| i64::from(port.number()));
+        all = all.add(device::Column::Port.is_in(ports));
+    }
+    if !search.pairing.is_empty() {
+        all = all.add(pairing(org, &search.pairing));
+    }
+    for (field, age) in &search.times {
+        let column = match field {
+            TimeField::Seen => device::Column::LastSeen,
+            TimeField::First => device::Column::FirstSeen,
+        };
+        all = all.add(match age {
+            Age::Less(age) => column.gt(Micros(now.minus(*age))),
+            Age::More(age) => column.lt(Micros(now.minus(*age))),
+        });
+    }
+    all
+}
+
+fn found_or_seen_by(node: NodeId) -> Condition {
+    let seen = Query::select()
+        .column(device_sighting::Column::DeviceId)
+        .from(device_sighting::Entity)
+        .and_where(device_sighting::Column::NodeId.eq(node.0))
+        .to_owned();
+    Condition::any()
+        .add(device::Column::NodeId.eq(node.0))
+        .add(device::Column::Id.in_subquery(seen))
+}
+
+fn text(org: OrgId, field: TextField, pattern: &Pattern) -> Expr {
+    match field {
+        TextField::Model => like(device::Column::Model, pattern),
+        TextField::Make => like(device::Column::Manufacturer, pattern),
+        TextField::Firmware => like(device::Column::Firmware, pattern),
+        TextField::Mac => like(device::Column::Mac, pattern),
+        TextField::Serial => like(device::Column::Serial, pattern),
+        TextField::Identifier => like(device::Column::Identifier, pattern),
+        TextField::Node => {
+            let named = nodes(org)
+                .and_where(like(node::Column::Name, pattern))
+                .to_owned();
+            device::Column::NodeId.in_subquery(named)
+        }
+        TextField::Site => {
+            let sites = Query::select()
+                .column(site::Column::Id)
+                .from(site::Entity)
+                .and_where(site::Column::OrgId.eq(org.0))
+                .and_where(like(site::Column::Name, pattern))
+                .to_owned();
+            let within = nodes(org)
+                .and_where(node::Column::SiteId.in_subquery(sites))
+                .to_owned();
+            device::Column::NodeId.in_subquery(within)
+        }
+    }
+}
+
+fn nodes(org: OrgId) -> SelectStatement {
+    Query::select()
+        .column(node::Column::Id)
+        .from(node::Entity)
+        .and_where(node::Column::OrgId.eq(org.0))
+        .to_owned()
+}
+
+fn like<C: ColumnTrait>(column: C, pattern: &Pattern) -> Expr {
+    let escaped = |text: &str| {
+        text.chars()
+            .flat_map(|c| {
+                let escape = matches!(c, '%' | '_' | '\\').then_some('\\');
+                escape.into_iter().chain([c])
+            })
+            .collect::<String>()
+    };
+    let pattern = match pattern {
+        Pattern::Contains(text) => format!("%{}%", escaped(text)),
+        Pattern::Parts(parts) => {
+            let parts: Vec<String> = parts.iter().map(|part| escaped(part)).collect();
+            parts.join("%")
+        }
+    };
+    Expr::expr(Func::lower(Expr::col(column.as_column_ref())))
+        .like(LikeExpr::new(pattern).escape('\\'))
+}
+
+/// Addresses are stored as text. A prefix therefore ends with a dot.
+fn addresses(texts: impl Iterator<Item = AddressText>) -> Condition {
+    let mut exact = Vec::new();
+    let mut any = Condition::any();
+    for text in texts {
+        match text {
+            AddressText::Exact(ip) => exact.push(ip.to_string()),
+            AddressText::Prefix(prefix) => {
+                any = any.add(device::Column::Ip.starts_with(prefix));
+            }
+        }
+    }
+    if !exact.is_empty() {
+        any = any.add(Expr::col(device::Column::Ip.as_column_ref()).is_in(exact));
+    }
+    any
+}
+
+fn pairing(org: OrgId, wanted: &[PairingStatus]) -> Condition {
+    let devices = |condition: Expr| {
+        Query::select()
+            .column(device_pairing::Column::DeviceId)
+            .from(device_pairing::Entity)
+            .and_where(device_pairing::Column::OrgId.eq(org.0))
+            .and_where(condition)
+            .to_owned()
+    };
+    let status = device_pairing::Column::Status;
+    let listed = status.is_in(wanted.iter().copied().map(AsText));
+    let mut any = Condition::any().add(device::Column::Id.in_subquery(devices(listed)));
+    if wanted.contains(&PairingStatus::Unpaired) {
+        // A device without a row was never paired.
+        let other = status.ne(AsText(PairingStatus::Unpaired));
+        any = any.add(device::Column::Id.not_in_subquery(devices(other)));
+    }
+    any
+}
